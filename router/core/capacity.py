@@ -1,0 +1,80 @@
+"""What is there: cards, residents, reservations, frozen into one Snapshot that the decision looks at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from router.core.catalog import ModelFacts
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One card. `free_bytes` is the driver's own free figure (never total − used). `context_bytes` is what one more
+    process takes for its driver context (measured, or ``40 + 3·SM`` MiB, 457 MiB when nothing is known)."""
+
+    index: int
+    uuid: str
+    name: str
+    total_bytes: int
+    free_bytes: int
+    context_bytes: int = 457 << 20
+    compute: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerOptions:
+    """The options that reload a runner when they differ (scheduler.md §2). None = automatic / not sent."""
+
+    num_ctx: int | None = None
+    num_batch: int | None = None
+    num_gpu: int | None = None
+    main_gpu: int | None = None
+    num_thread: int | None = None
+    use_mmap: bool | None = None
+    draft_num_predict: int | None = None
+    shift: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Resident:
+    """A model that is loaded now (`/api/ps`), with what the router knows of it.
+
+    `held_bytes` is what it holds per card (index → bytes, context included), measured where possible. `order` rises
+    with each load: the youngest has the highest. `options` is None for a runner that somebody else loaded.
+    """
+
+    name: str
+    weights: str
+    size_bytes: int
+    size_vram_bytes: int
+    context_length: int
+    held_bytes: Mapping[int, int] = field(default_factory=dict)
+    options: RunnerOptions | None = None
+    order: int = 0
+    in_flight: int = 0
+    pinned: bool = False
+    dwell_left_s: float = 0.0
+
+    @property
+    def is_fully_resident(self) -> bool:
+        """True when the upstream says that everything is on the GPU."""
+        return self.size_vram_bytes > 0 and self.size_vram_bytes >= self.size_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """Memory promised to a load under way: card index → bytes."""
+
+    owner: str
+    bytes_by_card: Mapping[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything that a decision may look at. `gpus` None = no reading (verify mode); () = there is no GPU."""
+
+    gpus: tuple[Gpu, ...] | None
+    residents: tuple[Resident, ...] = ()
+    reservations: tuple[Reservation, ...] = ()
+    catalog: Mapping[str, ModelFacts] = field(default_factory=dict)

@@ -1,0 +1,119 @@
+"""Every error of the router, one tree; each knows its HTTP status and a stable code.
+
+RouterError            500  internal_error
+├ ConfigError          startup only; names file, line, key and what is allowed
+├ BadRequest           400  invalid_request
+├ Forbidden            403  forbidden
+├ ModelNotFound        404  model_not_found
+├ RequestTimeout       408  request_timeout
+├ BodyTooLarge         413  body_too_large
+├ UnsupportedEncoding  415  unsupported_encoding
+├ Busy                 503  server_busy        carries Retry-After
+├ NoVariantFits        503  no_variant_fits    carries the explanation; Retry-After
+├ UpstreamError        502  upstream_error
+│ └ UpstreamTimeout    504  upstream_timeout
+├ LoadFailed           500  load_failed        carries the upstream's own text
+└ ProbeError           never reaches a client
+
+Rendering per dialect (Ollama, OpenAI, Anthropic) is `server/responses.py`.
+"""
+
+from __future__ import annotations
+
+
+class RouterError(Exception):
+    """The root. `message` is safe to show to a client; `retry_after_s` becomes a Retry-After header."""
+
+    status = 500
+    code = "internal_error"
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.retry_after_s = retry_after_s
+
+
+class ConfigError(RouterError):
+    """The configuration cannot be used; the message names file, line, key, what was found and what is allowed."""
+
+    code = "config_error"
+
+
+class BadRequest(RouterError):
+    status = 400
+    code = "invalid_request"
+
+
+class Forbidden(RouterError):
+    status = 403
+    code = "forbidden"
+
+
+class ModelNotFound(RouterError):
+    status = 404
+    code = "model_not_found"
+
+
+class RequestTimeout(RouterError):
+    status = 408
+    code = "request_timeout"
+
+
+class BodyTooLarge(RouterError):
+    status = 413
+    code = "body_too_large"
+
+
+class UnsupportedEncoding(RouterError):
+    status = 415
+    code = "unsupported_encoding"
+
+
+class Busy(RouterError):
+    """The queue is full, or the wait in it was too long. The default text is Ollama's own (two spaces)."""
+
+    status = 503
+    code = "server_busy"
+
+    def __init__(
+        self,
+        message: str = "server busy, please try again.  maximum pending requests exceeded",
+        *,
+        retry_after_s: float | None = 1.0,
+    ) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+
+
+class NoVariantFits(RouterError):
+    """No variant of the chain runs fully on the GPU now; the message explains each one with its bytes."""
+
+    status = 503
+    code = "no_variant_fits"
+
+
+class UpstreamError(RouterError):
+    """The upstream Ollama could not be reached, broke off, or answered what is no HTTP."""
+
+    status = 502
+    code = "upstream_error"
+
+
+class UpstreamTimeout(UpstreamError):
+    status = 504
+    code = "upstream_timeout"
+
+
+class LoadFailed(RouterError):
+    """The upstream answered a load with an error; the message is its own text."""
+
+    code = "load_failed"
+
+    def __init__(self, message: str, *, status: int = 500) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class ProbeError(RouterError):
+    """Free memory could not be read. `dispatch` applies the stated rule; no client ever sees this."""
+
+    code = "probe_error"
