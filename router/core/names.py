@@ -1,0 +1,149 @@
+"""Ollama's grammar of model names: `[scheme://][host/][namespace/]model[:tag]`, and the `:local` / `:cloud` endings.
+
+The rules are those of Ollama's `types/model/name.go` and `internal/modelref`; two names that Ollama takes for the same
+model have the same `key` here.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+from functools import lru_cache
+
+from router.errors import BadRequest
+
+DEFAULT_HOST = "registry.ollama.ai"
+DEFAULT_NAMESPACE = "library"
+DEFAULT_TAG = "latest"
+
+# What Go's strings.TrimSpace removes; str.strip() would also take \x1c to \x1f.
+_GO_SPACE = " \t\n\v\f\r\x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u2028\u2029\u202f\u205f\u3000"
+# A separator promises a part on both sides; this stands for one that is missing, and is no valid part.
+_MISSING = "!MISSING!"
+_PARTS = (
+    re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,349}"),  # host
+    re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,79}"),  # namespace
+    re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}"),  # model
+    re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}"),  # tag
+)
+_ESCAPES = {"\a": r"\a", "\b": r"\b", "\f": r"\f", "\n": r"\n", "\r": r"\r", "\t": r"\t", "\v": r"\v"}
+_ESCAPES |= {'"': r"\"", "\\": r"\\"}
+
+
+class Source(Enum):
+    """Where the name says that the model runs: `x:cloud` and `x:8b-cloud` are CLOUD, `x:local` is LOCAL."""
+
+    UNSPECIFIED = "unspecified"
+    LOCAL = "local"
+    CLOUD = "cloud"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelName:
+    """A valid name, every part filled in and in the spelling it was given in (names compare by `key`).
+
+    `tag` is without the `:local` / `:cloud` ending; `has_tag` is False when the tag is the default.
+    """
+
+    host: str
+    namespace: str
+    model: str
+    tag: str
+    source: Source = Source.UNSPECIFIED
+    has_tag: bool = True
+
+    @classmethod
+    def parse(cls, text: str) -> ModelName:
+        """Raises BadRequest with Ollama's own text: nothing named, no valid name, or both endings at once."""
+        raw = text.strip(_GO_SPACE)
+        if not raw:
+            raise BadRequest("model is required")
+        base, source = _cut_source(raw)
+        if source is not Source.UNSPECIFIED and _cut_source(base)[1] is not Source.UNSPECIFIED:
+            raise BadRequest(f"use either :local or :cloud, not both: {go_quoted(raw)}")
+        host, namespace, model, tag = _split(base)
+        parts = (host or DEFAULT_HOST, namespace or DEFAULT_NAMESPACE, model, tag or DEFAULT_TAG)
+        if not all(pattern.fullmatch(part) for pattern, part in zip(_PARTS, parts, strict=True)):
+            raise BadRequest("invalid model name")
+        return cls(*parts, source=source, has_tag=bool(tag))
+
+    @property
+    def key(self) -> str:
+        """The canonical lower-case form: equal exactly when Ollama means the same model."""
+        return self.full.lower()
+
+    @property
+    def full(self) -> str:
+        """Every part written out, in the given spelling; a cloud model keeps its ending."""
+        return f"{self.host}/{self.namespace}/{self.model}:{self._written_tag}"
+
+    @property
+    def short(self) -> str:
+        """As `ollama ls` shows it: default host and namespace left out, the tag always there."""
+        name = f"{self.model}:{self._written_tag}"
+        if self.host.lower() != DEFAULT_HOST:
+            return f"{self.host}/{self.namespace}/{name}"
+        return name if self.namespace.lower() == DEFAULT_NAMESPACE else f"{self.namespace}/{name}"
+
+    @property
+    def _written_tag(self) -> str:
+        """Cloud models are stored under `x:cloud` or `x:8b-cloud`, so those are what tells them from local ones."""
+        if self.source is not Source.CLOUD:
+            return self.tag
+        return f"{self.tag}-cloud" if self.has_tag else "cloud"
+
+
+@lru_cache(maxsize=4096)
+def key_of(text: str) -> str:
+    """`ModelName.parse(text).key`, remembered. Raises BadRequest."""
+    return ModelName.parse(text).key
+
+
+def go_quoted(text: str) -> str:
+    """`text` as Go's `%q` prints it, for error texts that must read like Ollama's."""
+    return '"' + "".join(map(_go_escape, text)) + '"'
+
+
+def _go_escape(char: str) -> str:
+    if char in _ESCAPES:
+        return _ESCAPES[char]
+    if char.isprintable():
+        return char
+    code = ord(char)
+    if code < 0x80:
+        return f"\\x{code:02x}"
+    if 0xD800 <= code < 0xE000:  # no such rune in a Go string
+        return "\ufffd"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def _cut_source(text: str) -> tuple[str, Source]:
+    base, colon, last = text.rpartition(":")
+    last = last.strip(_GO_SPACE)
+    ending = last.lower()
+    if colon and ending in ("cloud", "local"):
+        return base, Source(ending)
+    if colon and "/" not in last and ending.endswith("-cloud"):
+        return f"{base}:{last[: -len('-cloud')]}", Source.CLOUD
+    return text, Source.UNSPECIFIED
+
+
+def _split(text: str) -> tuple[str, str, str, str]:
+    """Host, namespace, model, tag from the right; "" where nothing announced the part."""
+    tag = ""
+    if text.rfind(":") > text.rfind("/"):
+        text, tag = _cut(text, ":")
+    if "/" not in text:
+        return "", "", text, tag
+    text, model = _cut(text, "/")
+    if "/" not in text:
+        return "", text, model, tag
+    text, namespace = _cut(text, "/")
+    scheme, separator, host = text.partition("://")
+    return host if separator else scheme, namespace, model, tag
+
+
+def _cut(text: str, separator: str) -> tuple[str, str]:
+    before, _, after = text.rpartition(separator)
+    return before or _MISSING, after or _MISSING
