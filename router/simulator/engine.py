@@ -38,7 +38,7 @@ class RunnerDied(EngineError):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SimModel:
-    """An installed model as the scheduler knows it. `blob` (``sha256-…``) orders ties, `blob_bytes` is its file size."""
+    """An installed model as the scheduler knows it: `blob` (``sha256-…``) orders ties, `blob_bytes` is its size."""
 
     facts: ModelFacts
     blob: str
