@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from router.core.catalog import ModelFacts
 
+GIB = 1 << 30
+
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
@@ -40,8 +42,10 @@ class RunnerOptions:
 class Resident:
     """A model that is loaded now (`/api/ps`), with what the router knows of it.
 
-    `held_bytes` is what it holds per card (index → bytes, context included), measured where possible. `order` rises
-    with each load: the youngest has the highest. `options` is None for a runner that somebody else loaded.
+    `held_bytes` is what it holds per card (index → bytes, context included), measured where possible, and
+    `free_at_load_bytes` what the driver had free per card just before its load. `order` rises with each load: the
+    youngest has the highest. `options` is None for a runner that somebody else loaded. `keep_alive_s` is what Ollama
+    was told (inf = for ever). `wanted` counts requests that wait for it; `kept` marks the models of `keep:`.
     """
 
     name: str
@@ -50,16 +54,20 @@ class Resident:
     size_vram_bytes: int
     context_length: int
     held_bytes: Mapping[int, int] = field(default_factory=dict)
+    free_at_load_bytes: Mapping[int, int] = field(default_factory=dict)
     options: RunnerOptions | None = None
     order: int = 0
+    keep_alive_s: float = 300.0
     in_flight: int = 0
-    pinned: bool = False
+    wanted: int = 0
+    kept: bool = False
     dwell_left_s: float = 0.0
+    is_spilled: bool = False
 
     @property
     def is_fully_resident(self) -> bool:
-        """True when the upstream says that everything is on the GPU."""
-        return self.size_vram_bytes > 0 and self.size_vram_bytes >= self.size_bytes
+        """True when the upstream says that everything is on the GPU and nothing measured contradicts it."""
+        return not self.is_spilled and self.size_vram_bytes > 0 and self.size_vram_bytes >= self.size_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +80,21 @@ class Reservation:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Everything that a decision may look at. `gpus` None = no reading (verify mode); () = there is no GPU."""
+    """Everything that a decision may look at. `gpus` None = no reading (verify mode); () = there is no GPU.
+
+    `catalog` maps canonical names to facts. `may_upgrade` is False while the swap budget of the minute is spent.
+    """
 
     gpus: tuple[Gpu, ...] | None
     residents: tuple[Resident, ...] = ()
     reservations: tuple[Reservation, ...] = ()
     catalog: Mapping[str, ModelFacts] = field(default_factory=dict)
+    may_upgrade: bool = True
+
+    def __repr__(self) -> str:
+        free = "unknown" if self.gpus is None else " + ".join(f"{gpu.free_bytes / GIB:.1f}" for gpu in self.gpus)
+        return f"<Snapshot [free {free} GiB, {len(self.residents)} resident, {len(self.reservations)} reserved]>"
+
+    def reserved_bytes(self, index: int) -> int:
+        """What loads under way have been promised on card `index`."""
+        return sum(reservation.bytes_by_card.get(index, 0) for reservation in self.reservations)

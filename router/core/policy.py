@@ -1,0 +1,277 @@
+"""The decision: which variant of a chain serves a request now, and why not the others.
+
+`choose` looks at the variants in the chain's order and gives each one a verdict, in these numbered cases:
+
+ 1. MISSING      it is not installed
+ 2. INCAPABLE    it cannot do what the request needs (vision, tools, thinking, insert, embedding)
+ 3. CONTEXT      its own maximum is below the context that the request needs
+ 4. RESIDENT     it is loaded, fully on the GPU, with enough context: no memory is needed
+ 5. FITS         it can be loaded fully on the GPU now, evicting idle residents at most
+ 6. WAITS        it can, once residents with requests in flight have become idle
+ 7. TRIES        free memory is unknown (verify mode): the load itself will tell
+ 8. SPILLED      it was measured to spill at this free level, or Ollama would interfere
+ 9. TOO_BIG      it does not fit whatever goes
+10. HELD_BACK    it fits, but evicting for it is an upgrade whose dwell time or swap budget does not allow it yet:
+                 a later variant that is resident serves
+
+The first variant of cases 4–7 is chosen, except in case 10. Nothing chosen: the outcome is REJECTED, or PASSTHROUGH
+where there is no GPU at all. Pure: no I/O, no clock, no await, no log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from enum import Enum
+
+from router.core.capacity import Resident, RunnerOptions, Snapshot
+from router.core.catalog import Chain, ModelFacts, Variant
+from router.core.context import ContextNeed, ContextRules, context_need
+from router.core.names import key_of
+from router.core.ollama_options import DEFAULT_BATCH, automatic_num_ctx, can_complete
+from router.core.payload import InferenceRequest
+from router.core.switching import MachineRules, Plan, Shortage, plan_switch
+
+
+class VerdictKind(Enum):
+    """The finding on one candidate; see the module's numbered cases."""
+
+    MISSING = "not installed"
+    INCAPABLE = "cannot do what the request needs"
+    CONTEXT = "its maximum context is too small"
+    RESIDENT = "resident"
+    FITS = "fits"
+    WAITS = "fits once busy residents are idle"
+    TRIES = "free memory unknown, will be verified"
+    SPILLED = "would spill"
+    TOO_BIG = "too big"
+    HELD_BACK = "fits, but an upgrade is held back"
+
+
+USABLE = frozenset({VerdictKind.RESIDENT, VerdictKind.FITS, VerdictKind.WAITS, VerdictKind.TRIES})
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The finding on one variant. Bytes are 0 where they were not computed; `detail` is a short sentence for people."""
+
+    variant: Variant
+    kind: VerdictKind
+    num_ctx: int = 0
+    need_bytes: int = 0
+    have_bytes: int = 0
+    detail: str = ""
+    plan: Plan | None = None
+    resident: Resident | None = None
+    facts: ModelFacts | None = None
+
+
+class Outcome(Enum):
+    """The kind of the answer."""
+
+    EXACT = "exact"
+    FALLBACK = "fallback"
+    PASSTHROUGH = "passthrough"
+    REJECTED = "rejected"
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What shall run, and one verdict for each variant that was looked at."""
+
+    outcome: Outcome
+    chosen: Verdict | None
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def reason(self) -> str:
+        """Why the chosen variant serves, in the words of the `X-Router-Reason` header."""
+        if self.chosen is None:
+            return self.outcome.value
+        if self.outcome is Outcome.EXACT:
+            return "resident" if self.chosen.kind is VerdictKind.RESIDENT else "fits"
+        first = self.verdicts[0]
+        return f"fallback: {first.variant.model} {first.kind.value}"
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The operator's rules for decisions."""
+
+    context: ContextRules = field(default_factory=ContextRules)
+    machine: MachineRules = field(default_factory=MachineRules)
+
+
+def choose(request: InferenceRequest, chain: Chain, snapshot: Snapshot, rules: Rules) -> Decision:
+    """The decision for `request` over `chain` under `snapshot`; never raises, always explained."""
+    if snapshot.gpus == ():
+        return Decision(Outcome.PASSTHROUGH, None, ())
+    asked = _facts(chain.variants[0], snapshot) if chain.variants else None
+    look = _looker(request, asked, snapshot, rules)
+    verdicts: list[Verdict] = []
+    upgrade: Verdict | None = None  # case 10: the first that fits, while something later is resident
+    for variant in chain.variants:
+        verdict = look(variant)
+        verdicts.append(verdict)
+        if verdict.kind is VerdictKind.RESIDENT:
+            break
+        if verdict.kind in USABLE and upgrade is None:
+            if not _is_held_back(verdict, snapshot):
+                break
+            upgrade = verdict
+    return _decide(verdicts, upgrade)
+
+
+def _decide(verdicts: list[Verdict], upgrade: Verdict | None) -> Decision:
+    last = verdicts[-1] if verdicts else None
+    if last is None or (last.kind not in USABLE and upgrade is None):
+        return Decision(Outcome.REJECTED, None, tuple(verdicts))
+    chosen = last
+    if upgrade is not None:
+        if last.kind is VerdictKind.RESIDENT:
+            verdicts[verdicts.index(upgrade)] = replace(upgrade, kind=VerdictKind.HELD_BACK)
+        else:  # nothing of the chain is resident: it is no upgrade, so nothing holds it back
+            chosen = upgrade
+            del verdicts[verdicts.index(upgrade) + 1 :]
+    outcome = Outcome.EXACT if verdicts[0] is chosen else Outcome.FALLBACK
+    return Decision(outcome, chosen, tuple(verdicts))
+
+
+def _is_held_back(verdict: Verdict, snapshot: Snapshot) -> bool:
+    """True when loading `verdict` evicts somebody and the swap budget or somebody's dwell time speaks against it."""
+    plan = verdict.plan
+    if plan is None or not plan.evict:
+        return False
+    going = [resident for resident in snapshot.residents if resident.weights in plan.evict]
+    return not snapshot.may_upgrade or any(resident.dwell_left_s > 0 for resident in going)
+
+
+def _facts(variant: Variant, snapshot: Snapshot) -> ModelFacts | None:
+    return snapshot.catalog.get(key_of(variant.model))
+
+
+def _looker(
+    request: InferenceRequest, asked: ModelFacts | None, snapshot: Snapshot, rules: Rules
+) -> Callable[[Variant], Verdict]:
+    settings = rules.machine.settings
+    automatic = automatic_num_ctx(snapshot.gpus, settings) if snapshot.gpus else rules.context.default_num_ctx
+
+    def look(variant: Variant) -> Verdict:
+        facts = _facts(variant, snapshot)
+        if facts is None:  # case 1
+            return Verdict(variant, VerdictKind.MISSING)
+        if lacking := _lacking(request, facts, asked):  # case 2
+            return Verdict(variant, VerdictKind.INCAPABLE, detail=f"lacks {', '.join(lacking)}", facts=facts)
+        need = context_need(request, variant, facts, asked, automatic, rules.context)
+        if not need.is_enough:  # case 3
+            detail = f"at most {facts.context_length} tokens"
+            return Verdict(variant, VerdictKind.CONTEXT, need.lower, detail=detail, facts=facts)
+        resident = usable_resident(facts, request, need, snapshot)
+        if resident is not None:  # case 4
+            return Verdict(
+                variant, VerdictKind.RESIDENT, resident.context_length, resident=resident, facts=facts, detail="loaded"
+            )
+        return _look_for_room(variant, facts, request, need, snapshot, rules)
+
+    return look
+
+
+def _lacking(request: InferenceRequest, facts: ModelFacts, asked: ModelFacts | None) -> list[str]:
+    """The needs that `facts` cannot serve. The asked model itself is left to Ollama's own answer."""
+    if asked is facts:
+        return []
+    if "embedding" in request.needs:
+        same = asked is not None and _is_same_embedder(asked, facts)
+        return [] if same else ["the same embedding space"]
+    return sorted(need for need in request.needs if facts.capabilities and need not in facts.capabilities)
+
+
+def _is_same_embedder(asked: ModelFacts, other: ModelFacts) -> bool:
+    """True for another quantization of the same weights: same family, size and embedding width."""
+    key = (asked.family, asked.parameter_size, asked.value("embedding_length"))
+    return key == (other.family, other.parameter_size, other.value("embedding_length"))
+
+
+def usable_resident(
+    facts: ModelFacts, request: InferenceRequest, need: ContextNeed, snapshot: Snapshot
+) -> Resident | None:
+    """The resident that serves the request as it is, without a reload; None when there is none.
+
+    A larger context than asked for is kept. `shift` is the one runner option with a meaning of its own for clients.
+    """
+    for resident in snapshot.residents:
+        if not _is_resident_of(resident, facts) or not resident.is_fully_resident:
+            continue
+        if resident.context_length < need.lower:
+            continue
+        shift = resident.options.shift if resident.options else None
+        if request.options.shift in (None, shift):
+            return resident
+    return None
+
+
+def _is_resident_of(resident: Resident, facts: ModelFacts) -> bool:
+    if resident.weights and facts.weights:
+        return resident.weights == facts.weights
+    return key_of(resident.name) == key_of(facts.name)
+
+
+def base_options(request: InferenceRequest, facts: ModelFacts) -> RunnerOptions:
+    """The runner options of a load for `request`, without num_ctx and main_gpu, which the plan decides.
+
+    512 where nobody names a batch: small, predictable, and the only one without a surcharge in Ollama's pre-flight.
+    num_gpu, num_thread, use_mmap and draft_num_predict are the router's business: one set of options per resident.
+    """
+    named = request.options.num_batch or facts.parameters.get("num_batch")
+    if not named and not can_complete(facts):
+        return RunnerOptions(shift=request.options.shift)  # an embedder wants its whole input in one batch
+    return RunnerOptions(num_batch=int(named or DEFAULT_BATCH), shift=request.options.shift)
+
+
+def _look_for_room(
+    variant: Variant,
+    facts: ModelFacts,
+    request: InferenceRequest,
+    need: ContextNeed,
+    snapshot: Snapshot,
+    rules: Rules,
+) -> Verdict:
+    base = base_options(request, facts)
+    if snapshot.gpus is None:
+        return _look_without_probe(variant, facts, base, need, snapshot, rules)
+    found = plan_switch(facts, base, need, snapshot, rules.machine)
+    if isinstance(found, Shortage):  # cases 8, 9
+        kind = VerdictKind.TOO_BIG if found.need_bytes > found.have_bytes else VerdictKind.SPILLED
+        return Verdict(variant, kind, need.lower, found.need_bytes, found.have_bytes, found.reason, facts=facts)
+    kind = VerdictKind.WAITS if found.waits_for else VerdictKind.FITS  # cases 6, 5
+    return Verdict(
+        variant, kind, found.options.num_ctx or 0, found.need_bytes, found.have_bytes, plan=found, facts=facts
+    )
+
+
+def _look_without_probe(
+    variant: Variant,
+    facts: ModelFacts,
+    base: RunnerOptions,
+    need: ContextNeed,
+    snapshot: Snapshot,
+    rules: Rules,
+) -> Verdict:
+    """Verify mode: everything else goes first, then the load is the judge; what spilled there is banned for a while."""
+    options = replace(base, num_ctx=need.upper)
+    if rules.machine.learned.spilled_alone(facts.weights, need.upper, rules.machine.now_s):
+        options = replace(base, num_ctx=need.lower)
+        if need.lower == need.upper or rules.machine.learned.spilled_alone(
+            facts.weights, need.lower, rules.machine.now_s
+        ):
+            return Verdict(variant, VerdictKind.SPILLED, need.lower, detail="spilled when it was tried", facts=facts)
+    going = sorted(snapshot.residents, key=lambda resident: -resident.order)
+    plan = Plan(
+        options=options,
+        evict=tuple(resident.weights for resident in going),
+        waits_for=tuple(resident.weights for resident in going if resident.in_flight),
+        cards=(),
+        need_bytes=0,
+        have_bytes=0,
+    )
+    return Verdict(variant, VerdictKind.TRIES, options.num_ctx or 0, plan=plan, facts=facts)

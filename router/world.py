@@ -1,0 +1,309 @@
+"""What the router knows of the upstream right now: cards, residents, catalog; refreshed in the background.
+
+One World per backend. `snapshot()` costs no I/O; `refresh()` reads `/api/ps` and the probe anew (before a switch).
+Everything here is told by the upstream or measured; what others do behind our back is noticed at the next refresh.
+A lost probe: the last reading holds for `stale_after_s`, then memory counts as unknown (verify mode).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+
+from router.adapters.gpu import ProbeReading, VramProbe
+from router.adapters.ollama import CatalogReader, ModelServer, PsRow
+from router.core.capacity import Gpu, Reservation, Resident, RunnerOptions, Snapshot
+from router.core.catalog import ModelFacts
+from router.core.names import key_of
+from router.errors import ProbeError, RouterError
+from router.telemetry import ProbeBack, ProbeLost, Telemetry, UpstreamDown, UpstreamUp
+
+FOREVER_S = math.inf
+
+
+@dataclass(slots=True)
+class Tracked:
+    """A resident with what only the router knows of it. Times are loop times."""
+
+    weights: str
+    name: str
+    row: PsRow
+    order: int
+    loaded_at_s: float
+    held_bytes: dict[int, int] = field(default_factory=dict)
+    free_at_load_bytes: dict[int, int] = field(default_factory=dict)
+    options: RunnerOptions | None = None
+    lease_s: float = 300.0
+    client_keep_alive_s: float | None = None
+    idle_since_s: float = 0.0
+    in_flight: int = 0
+    is_spilled: bool = False
+    told_keep_alive: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WorldSettings:
+    """Intervals and limits, each a config key (`snapshot.*`, `defaults.*`)."""
+
+    ps_interval_s: float = 1.0
+    catalog_interval_s: float = 30.0
+    stale_after_s: float = 10.0
+    dwell_s: float = 60.0
+    gpus: tuple[int | str, ...] | None = None
+    has_gpu: bool = True
+    keep: frozenset[str] = frozenset()
+
+
+class World:
+    """The state of one backend. All methods run on the loop; only `refresh*` await."""
+
+    def __init__(
+        self,
+        server: ModelServer,
+        catalog_reader: CatalogReader,
+        probe: VramProbe | None,
+        settings: WorldSettings,
+        telemetry: Telemetry,
+    ) -> None:
+        self.server = server
+        self.probe = probe
+        self.settings = settings
+        self.catalog: Mapping[str, ModelFacts] = {}
+        self.version = ""
+        self.is_up = False
+        self.last_error = "not asked yet"
+        self.residents: dict[str, Tracked] = {}
+        self.reservations: list[Reservation] = []
+        self.wanted: dict[str, int] = {}
+        self.epoch = 0
+        self.shown_as: dict[str, str] = {}  # key of a derived tag → the variant it stands for
+        self.on_change: Callable[[], None] = lambda: None
+        self.on_restart: Callable[[], None] = lambda: None
+        self._catalog_reader = catalog_reader
+        self._telemetry = telemetry
+        self._reading: ProbeReading | None = None
+        self._probe_lost = False
+        self._order = 0
+        self._catalog_at_s = -math.inf
+        self._refreshing: asyncio.Task[None] | None = None
+
+    # --- reading -----------------------------------------------------------------------------------------------
+
+    async def refresh(self) -> None:
+        """Read `/api/ps` and the probe now; shared by concurrent callers, and never cut by one of them leaving."""
+        if self._refreshing is None or self._refreshing.done():
+            self._refreshing = asyncio.create_task(self._refresh())
+        await asyncio.shield(self._refreshing)
+
+    async def refresh_fresh(self) -> None:
+        """A refresh that begins after this call: one under way may have read an older world."""
+        if self._refreshing is not None and not self._refreshing.done():
+            with suppress(Exception):
+                await asyncio.shield(self._refreshing)
+        await self.refresh()
+
+    async def _refresh(self) -> None:
+        await asyncio.gather(self._read_probe(), self._read_upstream())
+        self.on_change()
+
+    async def refresh_catalog(self) -> None:
+        """Read tags and show of what is installed (cached by digest)."""
+        self.catalog = await self._catalog_reader.refresh()
+        self._catalog_at_s = _now()
+        self.changed()
+
+    def catalog_changed(self) -> None:
+        """What is installed may have changed: the next refresh reads it anew."""
+        self._catalog_at_s = -math.inf
+
+    async def watch(self) -> None:
+        """Refresh for ever; the owner cancels it."""
+        while True:
+            with suppress(RouterError):
+                await self.refresh()
+            await asyncio.sleep(self.settings.ps_interval_s)
+
+    async def _read_upstream(self) -> None:
+        try:
+            if not self.is_up:
+                self.version = await self.server.version()
+            if not self.is_up or _now() - self._catalog_at_s >= self.settings.catalog_interval_s:
+                await self.refresh_catalog()
+            rows = await self.server.ps()
+        except RouterError as error:
+            self._went_down(error.message)
+            return
+        if not self.is_up:
+            self.is_up, self.last_error = True, ""
+            self._telemetry.emit(UpstreamUp(version=self.version))
+            self.on_restart()
+        if any(key_of(row.name) not in self.catalog and key_of(row.name) not in self.shown_as for row in rows):
+            with suppress(RouterError):
+                await self.refresh_catalog()
+        self._merge(rows)
+
+    def _went_down(self, message: str) -> None:
+        was_up, self.is_up, self.last_error = self.is_up, False, message
+        if was_up:
+            self._telemetry.emit(UpstreamDown(error=message))
+            self.changed()
+
+    async def _read_probe(self) -> None:
+        if self.probe is None:
+            return
+        try:
+            reading = await self.probe.read()
+        except ProbeError as error:
+            if not self._probe_lost:
+                self._probe_lost = True
+                self._telemetry.emit(ProbeLost(probe=self.probe.name, error=error.message))
+            return
+        if self._probe_lost:
+            self._probe_lost = False
+            self._telemetry.emit(ProbeBack(probe=self.probe.name))
+        if self._reading is None or reading.gpus != self._reading.gpus:
+            self.changed()
+        self._reading = reading
+
+    # --- what is known -----------------------------------------------------------------------------------------
+
+    def changed(self) -> None:
+        """A fact that decisions depend on has changed: cached decisions are void."""
+        self.epoch += 1
+
+    @property
+    def gpus(self) -> tuple[Gpu, ...] | None:
+        """The cards, restricted to those of the backend; None = no reading; () = there is no GPU."""
+        if not self.settings.has_gpu:
+            return ()
+        if self._reading is None or _now() - self._reading.taken_at_s > self.settings.stale_after_s:
+            return None
+        gpus = self._reading.gpus
+        if self.settings.gpus is None:
+            return gpus
+        chosen = [gpu for gpu in gpus if gpu.index in self.settings.gpus or gpu.uuid in self.settings.gpus]
+        return tuple(replace(gpu, index=index) for index, gpu in enumerate(chosen))
+
+    @property
+    def processes(self) -> Iterable[object]:
+        """Processes on the cards, where the probe can name them."""
+        return self._reading.processes if self._reading else ()
+
+    def mark_no_gpu(self) -> None:
+        """Even the smallest model showed no VRAM: there is no GPU, requests pass unchanged."""
+        self.settings = replace(self.settings, has_gpu=False)
+        self.changed()
+
+    def snapshot(self, *, may_upgrade: bool = True) -> Snapshot:
+        """Everything that a decision may look at, frozen. No I/O."""
+        now_s = _now()
+        return Snapshot(
+            gpus=self.gpus,
+            residents=tuple(self._resident(tracked, now_s) for tracked in self.residents.values()),
+            reservations=tuple(self.reservations),
+            catalog=self.catalog,
+            may_upgrade=may_upgrade,
+        )
+
+    def _resident(self, tracked: Tracked, now_s: float) -> Resident:
+        row = tracked.row
+        return Resident(
+            name=tracked.name,
+            weights=tracked.weights,
+            size_bytes=row.size_bytes,
+            size_vram_bytes=row.size_vram_bytes,
+            context_length=row.context_length,
+            held_bytes=tracked.held_bytes,
+            free_at_load_bytes=tracked.free_at_load_bytes,
+            options=tracked.options,
+            order=tracked.order,
+            keep_alive_s=tracked.lease_s,
+            in_flight=tracked.in_flight,
+            wanted=self.wanted.get(tracked.weights, 0),
+            kept=key_of(tracked.name) in self.settings.keep,
+            dwell_left_s=max(0.0, tracked.loaded_at_s + self.settings.dwell_s - now_s),
+            is_spilled=tracked.is_spilled,
+        )
+
+    def weights_of(self, name: str) -> str:
+        """The weights blob behind a name of `/api/ps`; the name's own key where the catalog does not know it."""
+        key = key_of(name)
+        if (variant := self.shown_as.get(key)) is not None:
+            key = key_of(variant)
+        facts = self.catalog.get(key)
+        return facts.weights if facts is not None and facts.weights else key
+
+    def _merge(self, rows: list[PsRow]) -> None:
+        """Take over what `/api/ps` says: new rows were loaded by somebody, missing ones have gone."""
+        now_s = _now()
+        seen = {self.weights_of(row.name): row for row in rows}
+        for weights in [weights for weights in self.residents if weights not in seen]:
+            del self.residents[weights]
+            self.changed()
+        for weights, row in seen.items():
+            tracked = self.residents.get(weights)
+            if tracked is None:
+                self.add(weights, row, now_s=now_s)
+            elif (tracked.row.size_bytes, tracked.row.size_vram_bytes, tracked.row.context_length) != (
+                row.size_bytes,
+                row.size_vram_bytes,
+                row.context_length,
+            ):
+                self._reloaded(tracked, row)
+            else:
+                tracked.row = row
+
+    def _reloaded(self, tracked: Tracked, row: PsRow) -> None:
+        """Somebody has loaded it with other options: nothing that we knew of it holds."""
+        tracked.row, tracked.options, tracked.is_spilled = row, None, False
+        tracked.held_bytes = self._guess_held(row)
+        tracked.free_at_load_bytes = {}
+        self.changed()
+
+    def add(self, weights: str, row: PsRow, *, now_s: float, options: RunnerOptions | None = None) -> Tracked:
+        """A resident that has just been seen or loaded."""
+        self._order += 1
+        name = self.shown_as.get(key_of(row.name), row.name)
+        tracked = Tracked(weights, name, row, self._order, now_s, self._guess_held(row), options=options)
+        tracked.idle_since_s = now_s
+        self.residents[weights] = tracked
+        self.changed()
+        return tracked
+
+    def _guess_held(self, row: PsRow) -> dict[int, int]:
+        """What a runner holds per card where it was not measured: ps' figure on the fullest cards, plus a context."""
+        gpus = self.gpus
+        if not gpus:
+            return {}
+        left, held = row.size_vram_bytes, {}
+        known = [tracked for tracked in self.residents.values() if tracked.row is not row]
+        for gpu in sorted(gpus, key=lambda gpu: gpu.free_bytes - gpu.total_bytes):
+            others = sum(tracked.held_bytes.get(gpu.index, 0) for tracked in known)
+            share = min(left, max(0, gpu.total_bytes - gpu.free_bytes - others))
+            if share > 0:
+                held[gpu.index] = min(share + gpu.context_bytes, gpu.total_bytes - gpu.free_bytes - others)
+                left -= share
+        return held
+
+    # --- requests in flight ------------------------------------------------------------------------------------
+
+    def enter(self, weights: str) -> Tracked | None:
+        """A request goes to the resident: it may not be unloaded until `leave`. None when it has gone meanwhile."""
+        tracked = self.residents.get(weights)
+        if tracked is not None:
+            tracked.in_flight += 1
+        return tracked
+
+    def leave(self, tracked: Tracked) -> None:
+        """The request has ended, on whatever path."""
+        tracked.in_flight -= 1
+        if tracked.in_flight == 0:
+            tracked.idle_since_s = _now()
+            self.on_change()
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
