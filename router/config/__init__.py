@@ -1,0 +1,54 @@
+"""The configuration: YAML, environment and command line in, one frozen `Config` of checked values out.
+
+`values` parses single values, `backends` and `sections` are the models, `root` is the whole with its chain rules,
+`source` reads YAML with positions, `load` merges and reports. Nothing downstream sees YAML, environment variables or
+raw dicts.
+"""
+
+from router.config.backends import Backend, Probe, ServerSettings, StaticGpu
+from router.config.chains import ChainRule, ChainRules
+from router.config.load import effective, load_config, schema
+from router.config.root import Config
+from router.config.sections import (
+    AutoChains,
+    ChainSection,
+    Defaults,
+    Limits,
+    NothingFits,
+    Queue,
+    SnapshotTimes,
+    Store,
+    Switch,
+    Telemetry,
+    Timeouts,
+    Upgrade,
+    VariantSection,
+)
+from router.config.values import Address
+
+__all__ = [
+    "Address",
+    "AutoChains",
+    "Backend",
+    "ChainRule",
+    "ChainRules",
+    "ChainSection",
+    "Config",
+    "Defaults",
+    "Limits",
+    "NothingFits",
+    "Probe",
+    "Queue",
+    "ServerSettings",
+    "SnapshotTimes",
+    "StaticGpu",
+    "Store",
+    "Switch",
+    "Telemetry",
+    "Timeouts",
+    "Upgrade",
+    "VariantSection",
+    "effective",
+    "load_config",
+    "schema",
+]

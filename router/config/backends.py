@@ -1,0 +1,83 @@
+"""The backend's sections: where the Ollama is, how its free VRAM is read, how it is set up.
+
+A field's description is its documentation everywhere: `config/router.yaml`, `config/router.schema.json` and the
+README's table repeat it.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import StrictBool, model_validator
+
+from router.config.section import Section
+from router.config.values import AtLeastOne, Count, Duration, Gpus, KeepAlive, Positive, Url, allowed
+
+ProbeKind = Literal["auto", "nvml", "command", "prometheus", "amd", "static", "none"]
+KvType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
+
+
+class StaticGpu(Section):
+    name: str = "GPU"
+    """what the card is called in explanations"""
+    total_mib: AtLeastOne
+    """its memory in MiB"""
+    free_mib: Count | None = None
+    """free memory in MiB when nothing is loaded; null = total_mib"""
+
+
+class Probe(Section):
+    kind: ProbeKind = "auto"
+    """how free VRAM is read: auto (NVML, else AMD sysfs, else none), nvml, command, prometheus, amd, static, none"""
+    command: tuple[str, ...] = ()
+    """for command: a program and its arguments that print nvidia-smi's CSV, e.g. through ssh to a remote Ollama"""
+    url: str | None = None
+    """for prometheus: address of the metrics (DCGM exporter's names)"""
+    root: str = "/"
+    """for amd: where /sys is mounted"""
+    gpus: tuple[StaticGpu, ...] = ()
+    """for static: the cards, as they are to be believed"""
+    cache_s: Duration = 1.0
+    """a reading is used again for this long"""
+    timeout_s: Positive = 0.25
+    """a reading that takes longer counts as lost"""
+
+    @model_validator(mode="after")
+    def _has_what_its_kind_needs(self) -> Probe:
+        needed = {"command": self.command, "prometheus": self.url, "static": self.gpus}
+        if self.kind in needed and not needed[self.kind]:
+            key = {"command": "command", "prometheus": "url", "static": "gpus"}[self.kind]
+            raise allowed(f'kind "{self.kind}" together with the key {key}')
+        return self
+
+
+class ServerSettings(Section):
+    num_parallel: AtLeastOne = 1
+    """OLLAMA_NUM_PARALLEL of that Ollama"""
+    kv_type: KvType = "f16"
+    """OLLAMA_KV_CACHE_TYPE of that Ollama"""
+    flash_attention: Literal["auto", "on", "off"] = "auto"
+    """OLLAMA_FLASH_ATTENTION of that Ollama; auto = not set"""
+    context_length: AtLeastOne | None = None
+    """OLLAMA_CONTEXT_LENGTH of that Ollama; null = not set"""
+    gpu_overhead_mib: Count = 0
+    """OLLAMA_GPU_OVERHEAD of that Ollama, in MiB"""
+    sched_spread: StrictBool = False
+    """OLLAMA_SCHED_SPREAD of that Ollama"""
+    fit_target_mib: Count | None = None
+    """LLAMA_ARG_FIT_TARGET of that Ollama, in MiB per card; null = not set (1024)"""
+    max_loaded_models: AtLeastOne | None = None
+    """OLLAMA_MAX_LOADED_MODELS of that Ollama; null = not set"""
+    keep_alive_s: KeepAlive = 300.0
+    """OLLAMA_KEEP_ALIVE of that Ollama"""
+
+
+class Backend(Section):
+    url: Url = "http://127.0.0.1:11434"
+    """where the Ollama listens"""
+    gpus: Gpus = "auto"
+    """its cards: auto (all that the probe sees), none (CPU only), or a list of indexes or UUIDs"""
+    probe: Probe = Probe()
+    """how its free VRAM is read"""
+    server: ServerSettings = ServerSettings()
+    """how that Ollama is set up; environment variables of it that change memory"""

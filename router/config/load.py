@@ -1,0 +1,191 @@
+"""Load the configuration: command line > environment > file > defaults, or a ConfigError that says what to change."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path as FilePath
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from router.config.backends import Backend, StaticGpu
+from router.config.root import Config, Path, Problem, disagreements
+from router.config.sections import ChainSection, VariantSection
+from router.config.source import FILE_VARIABLE, Document, environment, read_file
+from router.errors import ConfigError
+
+_PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]+")
+_SECRET = re.compile(r"(?<=//)[^/\s@]+(?=@)|((?:token|key|secret|password|passwd)[=:]\s*)[^&\s,\"']+", re.IGNORECASE)
+_TEAMS = "no key teams: teams and their keys are not supported yet"
+
+
+def load_config(
+    file: FilePath | None = None,
+    *,
+    env: Mapping[str, str] | None = None,
+    options: Mapping[str, object] | None = None,
+) -> Config:
+    """The configuration of `file` (or of $OLLAMA_ROUTER_CONFIG, or the defaults) with what overrides it.
+
+    `env` None means the process's environment. `options` are command line values by dotted key
+    (``{"listen": "127.0.0.1:0", "backends.local.url": …}``). Raises ConfigError naming file, line, key, what was
+    found and what is allowed, a line for each problem.
+    """
+    env = os.environ if env is None else env
+    if file is None and env.get(FILE_VARIABLE):
+        file = FilePath(env[FILE_VARIABLE])
+    document = read_file(file) if file is not None else Document("defaults", {})
+    for path, value, place in environment(env, document.data or {"backends": {"local": {}}}):
+        document = document.with_value(path, value, place)
+    for key, value in (options or {}).items():
+        place = f"command line: --{key.split('.')[-1].replace('_', '-')}"
+        document = document.with_value(tuple(key.split(".")), value, place)
+    return _checked(_with_ollama_origins(document, env))
+
+
+def effective(config: Config) -> dict[str, Any]:
+    """The configuration in force as plain data, every key written out and every secret masked."""
+    masked = _masked(config.model_dump(mode="json"))
+    assert isinstance(masked, dict)
+    return masked
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of the file, as shipped in config/router.schema.json."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Config.model_json_schema()}
+
+
+def _checked(document: Document) -> Config:
+    if "teams" in document.data:
+        raise _error(document, [Problem(("teams",), document.data["teams"], _TEAMS)])
+    try:
+        config = Config.model_validate(document.data)
+    except ValidationError as exc:
+        details = exc.errors(include_url=False, include_context=True)
+        raise _error(document, [_problem(detail, document.data) for detail in details]) from None
+    problems = list(disagreements(config))
+    if problems:
+        raise _error(document, problems)
+    return config
+
+
+def _with_ollama_origins(document: Document, env: Mapping[str, str]) -> Document:
+    """OLLAMA_ORIGINS counts where no origins are configured, so that web clients that worked with Ollama still do."""
+    given = [origin.strip() for origin in env.get("OLLAMA_ORIGINS", "").split(",") if origin.strip()]
+    if not given or "origins" in document.data:
+        return document
+    return document.with_value(("origins",), given, "environment: OLLAMA_ORIGINS")
+
+
+def _error(document: Document, problems: Iterable[Problem]) -> ConfigError:
+    lines = []
+    for problem in problems:
+        path = tuple(_present(problem.path, document.data))
+        found = "nothing" if problem.found is ... else _shown(problem.found)
+        lines.append(f"{document.place_of(path)}: {_key(path)}found {found}; allowed: {problem.allowed}")
+    return ConfigError("\n".join(dict.fromkeys(lines)))
+
+
+def _problem(detail: ErrorDetails, data: Mapping[str, Any]) -> Problem:
+    path = tuple(part for part in detail["loc"] if part != "[key]")
+    kind, context = detail["type"], detail.get("ctx", {})
+    if kind == "missing":
+        return Problem(path[:-1], ..., f"the key {path[-1]}")
+    if kind == "extra_forbidden":
+        return _unknown_key(path)
+    return Problem(path, detail["input"], _allowed(kind, context, detail["msg"]))
+
+
+def _allowed(kind: str, context: Mapping[str, Any], message: str) -> str:
+    texts = {
+        "allowed": context.get("allowed"),
+        "literal_error": str(context.get("expected", "")).replace("'", '"'),
+        "greater_than_equal": f"at least {context.get('ge')}",
+        "multiple_of": f"a multiple of {context.get('multiple_of')}",
+        "too_short": f"at least {context.get('min_length')}",
+        "int_type": "a whole number",
+        "bool_type": "true or false",
+        "string_type": "text",
+        "tuple_type": "a list",
+        "mapping_type": "a mapping of keys",
+        "model_type": "a mapping of keys",
+    }
+    return texts.get(kind) or message
+
+
+def _unknown_key(path: Path) -> Problem:
+    keys = list(_section_at(path[:-1]).model_fields)
+    near = difflib.get_close_matches(str(path[-1]), keys, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}? one of " if near else "one of "
+    return Problem(path, f"the unknown key {path[-1]}", hint + ", ".join(keys))
+
+
+def _section_at(path: Path) -> type[BaseModel]:
+    """The model that stands at `path`; mappings and lists lead to the model of their entries."""
+    if path[:1] == ("chains",):
+        return VariantSection if any(isinstance(part, int) for part in path) else ChainSection
+    if path[:1] == ("backends",):
+        path = path[2:]
+        section: type[BaseModel] = Backend
+    else:
+        section = Config
+    for part in path:
+        if isinstance(part, int):
+            return StaticGpu
+        annotation = section.model_fields[part].annotation
+        inner = [kind for kind in (annotation, *get_args(annotation)) if _is_section(kind)]
+        section = inner[0] if inner else section
+    return section
+
+
+def _is_section(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def _present(path: Path, data: object) -> Iterator[str | int]:
+    """`path` as the user wrote it: parts that stand for a short form (`variants`, `model`) are left out."""
+    node = data
+    for index, part in enumerate(path):
+        if isinstance(node, Mapping) and (part in node or index == len(path) - 1):
+            node = node.get(part)
+        elif isinstance(node, list) and isinstance(part, int) and part < len(node):
+            node = node[part]
+        else:
+            continue
+        yield part
+
+
+def _key(path: Path) -> str:
+    text = ""
+    for part in path:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        else:
+            text += ("." if text else "") + (part if _PLAIN_KEY.fullmatch(part) else json.dumps(part))
+    return f"{text}: " if text else ""
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, str) and value.startswith("the unknown key "):
+        return value
+    text = _SECRET.sub(_mask, json.dumps(value, default=str, ensure_ascii=False))
+    return text if len(text) <= 80 else text[:77] + "…"
+
+
+def _masked(value: object) -> object:
+    if isinstance(value, str):
+        return _SECRET.sub(_mask, value)
+    if isinstance(value, Mapping):
+        return {key: _masked(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_masked(inner) for inner in value]
+    return value
+
+
+def _mask(match: re.Match[str]) -> str:
+    return f"{match.group(1) or ''}***"

@@ -1,0 +1,153 @@
+"""The whole configuration, and what its parts must agree on."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from urllib.parse import urlsplit
+
+from pydantic import Field, StrictBool
+
+from router.config.backends import Backend
+from router.config.chains import ChainRules
+from router.config.section import Section
+from router.config.sections import (
+    ChainValue,
+    Defaults,
+    Limits,
+    Queue,
+    SnapshotTimes,
+    Store,
+    Switch,
+    Telemetry,
+    Timeouts,
+)
+from router.config.values import WILDCARDS, Address, Listen, ModelPattern
+from router.core.names import key_of
+
+Path = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that cannot stand: where, what was found there, and what is allowed."""
+
+    path: Path
+    found: object
+    allowed: str
+
+
+class Config(Section):
+    listen: Listen = Address("127.0.0.1", 11435)
+    """where clients connect"""
+    admin: Listen = Address("127.0.0.1", 11436)
+    """where /router/…, /metrics, /healthz, /readyz and the dashboard are"""
+    insecure_no_auth: StrictBool = False
+    """bound beyond this machine, anonymous clients may also pull, create and delete models"""
+    hosts: tuple[str, ...] = ()
+    """further host names under which clients may reach the router"""
+    origins: tuple[str, ...] = ()
+    """further origins of web pages that may use it (* matches within); OLLAMA_ORIGINS where nothing stands here"""
+    backends: Mapping[str, Backend] = Field(default={"local": Backend()}, min_length=1)
+    """the Ollama behind the router; exactly one for now"""
+    chains: Mapping[ModelPattern, ChainValue] = {}
+    """what may serve a model, biggest first; names with * or ? stand for many models"""
+    defaults: Defaults = Defaults()
+    """what holds where a chain or a request says nothing"""
+    queue: Queue = Queue()
+    """requests that wait for their model's turn"""
+    switch: Switch = Switch()
+    """one change of what is loaded"""
+    snapshot: SnapshotTimes = SnapshotTimes()
+    """how often the world is looked at"""
+    timeouts: Timeouts = Timeouts()
+    """towards clients and towards Ollama"""
+    limits: Limits = Limits()
+    """sizes and numbers"""
+    telemetry: Telemetry = Telemetry()
+    """log, headers, recent decisions"""
+    store: Store = Store()
+    """what was learned about footprints"""
+
+    @property
+    def backend(self) -> Backend:
+        """The one backend."""
+        return next(iter(self.backends.values()))
+
+    @property
+    def backend_name(self) -> str:
+        return next(iter(self.backends))
+
+    @cached_property
+    def rules(self) -> ChainRules:
+        """Which chain a model name has."""
+        return ChainRules(self.chains, self.defaults)
+
+
+def disagreements(config: Config) -> Iterator[Problem]:
+    """Everything in which parts of a configuration contradict each other."""
+    if len(config.backends) > 1:
+        second = list(config.backends)[1]
+        yield Problem(("backends", second), second, "exactly one backend for now")
+    yield from _addresses(config)
+    yield from _contexts(config.defaults)
+    yield from _chains(config)
+
+
+def _addresses(config: Config) -> Iterator[Problem]:
+    if config.listen == config.admin and config.listen.port != 0:
+        yield Problem(("admin",), str(config.admin), "another address than listen")
+    upstream = urlsplit(config.backend.url)
+    local = upstream.hostname in (config.listen.host, "localhost", "127.0.0.1", "::1")
+    reachable = config.listen.is_loopback or config.listen.host in ("0.0.0.0", "::", upstream.hostname)
+    if local and reachable and (upstream.port or 80) == config.listen.port:
+        path = ("backends", config.backend_name, "url")
+        yield Problem(path, config.backend.url, "the address of an Ollama, not the router's own (listen)")
+
+
+def _contexts(defaults: Defaults) -> Iterator[Problem]:
+    if defaults.min_num_ctx > defaults.num_ctx:
+        yield Problem(("defaults", "min_num_ctx"), defaults.min_num_ctx, f"at most num_ctx ({defaults.num_ctx})")
+    if defaults.max_num_ctx is not None and defaults.max_num_ctx < defaults.min_num_ctx:
+        allowed = f"at least min_num_ctx ({defaults.min_num_ctx})"
+        yield Problem(("defaults", "max_num_ctx"), defaults.max_num_ctx, allowed)
+
+
+def _chains(config: Config) -> Iterator[Problem]:
+    seen: dict[str, str] = {}
+    for name, chain in config.chains.items():
+        key = name.lower() if WILDCARDS.search(name) else key_of(name)
+        if key in seen:
+            yield Problem(("chains", name), name, f'one chain per model; "{seen[key]}" is the same model')
+        seen.setdefault(key, name)
+        if not isinstance(chain.variants, str):
+            entries = [(key_of(entry.model), entry.num_ctx) for entry in chain.variants]
+            for index in range(1, len(entries)):
+                if entries[index] in entries[:index]:
+                    found = chain.variants[index].model
+                    yield Problem(("chains", name, "variants", index), found, "each variant once")
+        if chain.preload and WILDCARDS.search(name):
+            yield Problem(("chains", name, "preload"), True, "false: a chain for many models has nothing to preload")
+    yield from _cycles(config)
+
+
+def _cycles(config: Config) -> Iterator[Problem]:
+    """Chains that only name each other lead to no model. One that lists its own name means the installed model."""
+    follows: dict[str, tuple[str, set[str]]] = {}
+    for name, chain in config.chains.items():
+        if not isinstance(chain.variants, str) and not WILDCARDS.search(name):
+            targets = {key_of(entry.model) for entry in chain.variants}
+            if key_of(name) not in targets:
+                follows[key_of(name)] = (name, targets)
+    for start, (name, targets) in follows.items():
+        reached: set[str] = set()
+        frontier = targets & follows.keys()
+        while frontier:
+            reached |= frontier
+            frontier = (
+                set(itertools.chain.from_iterable(follows[key][1] for key in frontier)) & follows.keys() - reached
+            )
+        if start in reached:
+            yield Problem(("chains", name), name, "models: these chains only name each other, in a circle")

@@ -1,0 +1,183 @@
+"""Where configuration comes from: a YAML file with positions, environment variables, command line options."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path as FilePath
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+from router.config.root import Path
+from router.errors import ConfigError
+
+ENV_PREFIX = "OLLAMA_ROUTER_"
+# OLLAMA_ROUTER_CONFIG names the file; it is no key of it.
+FILE_VARIABLE = ENV_PREFIX + "CONFIG"
+_MAX_DEPTH = 32
+_MAX_BYTES = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """Plain data with, for each key path, the place it came from (`router.yaml:12`, a variable, an option)."""
+
+    name: str
+    data: dict[str, Any]
+    places: dict[Path, str] = field(default_factory=dict)
+
+    def place_of(self, path: Path) -> str:
+        """The place of `path`, or of what surrounds it."""
+        for end in range(len(path), -1, -1):
+            place = self.places.get(path[:end])
+            if place is not None:
+                return place
+        return self.name
+
+    def with_value(self, path: Path, value: object, place: str) -> Document:
+        """The same with one value set; what stood at and below `path` is replaced."""
+        data, places = _set(self.data, path, value), dict(self.places)
+        for known in [known for known in places if known[: len(path)] == path]:
+            del places[known]
+        places[path] = place
+        return Document(self.name, data, places)
+
+
+def read_file(path: FilePath) -> Document:
+    """The YAML document in `path`. Raises ConfigError: unreadable, no UTF-8, no YAML, a key twice, no mapping."""
+    try:
+        raw = path.read_bytes()
+    except OSError as exc:
+        raise ConfigError(f"{path}: cannot be read: {exc.strerror or exc}; allowed: a readable YAML file") from exc
+    if len(raw) > _MAX_BYTES:
+        raise ConfigError(f"{path}: found {len(raw)} bytes; allowed: at most {_MAX_BYTES}")
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as exc:
+        line = raw.count(b"\n", 0, exc.start) + 1
+        raise ConfigError(f"{path}:{line}: found bytes that are no text; allowed: UTF-8") from exc
+    return read_text(text, str(path))
+
+
+def read_text(text: str, name: str) -> Document:
+    """As `read_file`, from a string; `name` stands in error messages."""
+    try:
+        node = YAML(typ="rt", pure=True).load(io.StringIO(text))
+    except MarkedYAMLError as exc:
+        raise ConfigError(_yaml_problem(exc, name)) from exc
+    except (YAMLError, ValueError, RecursionError, NotImplementedError, AssertionError) as exc:
+        summary = " ".join(str(exc).split())[:200]
+        raise ConfigError(f"{name}: no YAML: {summary or 'nested too deeply'}") from exc
+    if node is None:
+        return Document(name, {}, {(): f"{name}:1"})
+    if not isinstance(node, CommentedMap):
+        raise ConfigError(f"{name}:1: found {_kind(node)} at the top; allowed: a mapping of keys")
+    places: dict[Path, str] = {(): f"{name}:1"}
+    data = _plain(node, (), name, places)
+    assert isinstance(data, dict)
+    return Document(name, data, places)
+
+
+def environment(env: Mapping[str, str], known: Mapping[str, Any]) -> Iterator[tuple[Path, object, str]]:
+    """(path, value, place) of each `OLLAMA_ROUTER_…` variable; `__` separates keys, values are read as YAML.
+
+    `known` is the document so far: a name in it that differs only in case (a backend's) is meant by the variable.
+    """
+    for name in sorted(env):
+        if name.upper().startswith(ENV_PREFIX) and name.upper() != FILE_VARIABLE:
+            place = f"environment: {name}"
+            path = tuple(name[len(ENV_PREFIX) :].lower().split("__"))
+            yield _as_spelled(path, known), _parsed(env[name], place), place
+
+
+def _as_spelled(path: tuple[str, ...], known: Mapping[str, Any]) -> Path:
+    spelled: list[str | int] = []
+    node: object = known
+    for part in path:
+        match = part
+        if isinstance(node, Mapping):
+            match = next((key for key in node if key.lower() == part), part)
+            node = node.get(match)
+        spelled.append(match)
+    return tuple(spelled)
+
+
+def _parsed(text: str, place: str) -> object:
+    if not re.match(r"\s*[\[{\"']", text):  # only lists and mappings need YAML; "a: b" would be surprising
+        return _scalar(text)
+    try:
+        return _plain(YAML(typ="rt", pure=True).load(io.StringIO(text)), (), place, {})
+    except YAMLError as exc:
+        raise ConfigError(f"{place}: found {text[:80]!r}; allowed: a value in YAML, lists as [a, b]") from exc
+
+
+def _scalar(text: str) -> object:
+    stripped = text.strip()
+    if stripped in ("true", "false"):
+        return stripped == "true"
+    if stripped in ("null", "~"):
+        return None
+    for kind in (int, float):
+        try:
+            return kind(stripped)
+        except ValueError:
+            continue
+    return stripped
+
+
+def _plain(node: object, path: Path, name: str, places: dict[Path, str]) -> object:
+    """`node` as dict, list and scalars; fills `places`. A YAML alias to its own parent ends at the depth limit."""
+    if len(path) > _MAX_DEPTH:
+        raise ConfigError(f"{places.get(path[:1], name)}: found more than {_MAX_DEPTH} levels; allowed: fewer")
+    if isinstance(node, CommentedMap):
+        result: dict[str, object] = {}
+        for key, value in node.items():
+            line = node.lc.key(key)[0] + 1 if key in (node.lc.data or {}) else 1
+            if not isinstance(key, str):
+                raise ConfigError(f"{name}:{line}: found the key {key!r}; allowed: text, in quotes where needed")
+            places[(*path, str(key))] = f"{name}:{line}"
+            result[str(key)] = _plain(value, (*path, str(key)), name, places)
+        return result
+    if isinstance(node, CommentedSeq):
+        items = []
+        for index, value in enumerate(node):
+            places[(*path, index)] = f"{name}:{node.lc.item(index)[0] + 1}"
+            items.append(_plain(value, (*path, index), name, places))
+        return items
+    return _plain_scalar(node)
+
+
+def _plain_scalar(node: object) -> object:
+    if isinstance(node, bool) or node is None:
+        return node
+    for kind in (int, float, str):
+        if isinstance(node, kind):
+            return kind(node)
+    return str(node)
+
+
+def _set(data: Mapping[str, Any], path: Path, value: object) -> dict[str, Any]:
+    head, rest = str(path[0]), path[1:]
+    if not rest:
+        return {**data, head: value}
+    inner = data.get(head)
+    return {**data, head: _set(inner if isinstance(inner, Mapping) else {}, rest, value)}
+
+
+def _yaml_problem(exc: MarkedYAMLError, name: str) -> str:
+    mark = exc.problem_mark or exc.context_mark
+    line = mark.line + 1 if mark is not None else 1
+    problem = " ".join((exc.problem or exc.context or "no YAML").split())
+    if type(exc).__name__ == "DuplicateKeyError":
+        key = re.search(r'duplicate key "?(.*?)"? with', problem)
+        return f"{name}:{line}: found the key {key.group(1) if key else ''!s} twice; allowed: each key once"
+    return f"{name}:{line}: no YAML: {problem[:200]}"
+
+
+def _kind(node: object) -> str:
+    return "a list" if isinstance(node, CommentedSeq) else f"{str(node)[:40]!r}"
