@@ -1,0 +1,176 @@
+"""What the relay hands out: a request to send and the answer that is being read. No sockets here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from router.errors import UpstreamError
+
+HIGH_WATER_BYTES = 256 << 10
+"""So much of an answer is held for a reader that is slow; beyond it the upstream's connection is not read."""
+
+Header = tuple[bytes, bytes]
+
+
+@dataclass(slots=True)
+class UpstreamRequest:
+    """What to ask the upstream. `target` and `headers` go out as they are; Host, framing and Accept-Encoding are ours.
+
+    An iterator as `body` is streamed: with `content_length` under a Content-Length, else chunked. `safe_to_resend`
+    allows one more try on a fresh connection when a pooled one turns out to be dead before any byte of the answer
+    (bodies that are iterators never are; GET and HEAD always).
+    """
+
+    method: bytes
+    target: bytes
+    headers: Sequence[Header] = ()
+    body: bytes | AsyncIterator[bytes] | None = None
+    content_length: int | None = None
+    safe_to_resend: bool = False
+
+
+class Source(Protocol):
+    """The connection that an answer comes from."""
+
+    def pause(self) -> None: ...
+
+    def resume(self) -> None: ...
+
+    def abort(self) -> None: ...
+
+
+class UpstreamResponse:
+    """The answer of the upstream. Whoever holds it must read it to its end or `close` it.
+
+    `headers` are lower-cased names with their values, in the upstream's order, hop-by-hop ones included.
+    """
+
+    __slots__ = ("_buffered", "_chunks", "_ended", "_error", "_paused", "_source", "_waiter", "headers", "status")
+
+    def __init__(self, source: Source | None) -> None:
+        self.status = 0
+        self.headers: list[Header] = []
+        self._source = source
+        self._chunks: list[bytes] = []
+        self._buffered = 0
+        self._paused = False
+        self._ended = False
+        self._error: Exception | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    @classmethod
+    def of(cls, status: int, headers: Sequence[Header], body: bytes = b"") -> UpstreamResponse:
+        """A complete answer without a connection, for tests and for answers that we make ourselves."""
+        response = cls(None)
+        response.status, response.headers = status, list(headers)
+        if body:
+            response.feed(body)
+        response.finish()
+        return response
+
+    @property
+    def is_complete(self) -> bool:
+        """True when the whole answer has arrived (it may still wait to be read)."""
+        return self._ended
+
+    def read_nowait(self) -> bytes | None:
+        """What has arrived and was not read yet; b"" at the clean end; None when there is nothing yet.
+
+        Raises the UpstreamError that ended the answer, after all bytes before it were read.
+        """
+        chunks = self._chunks
+        if chunks:
+            chunk = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+            chunks.clear()
+            self._buffered = 0
+            if self._paused:
+                self._paused = False
+                if self._source is not None:
+                    self._source.resume()
+            return chunk
+        if self._error is not None:
+            raise self._error
+        return b"" if self._ended else None
+
+    def raise_error(self) -> None:
+        """Raise what ended the answer, if something did."""
+        if self._error is not None:
+            raise self._error
+
+    async def read(self) -> bytes:
+        """The next bytes as soon as there are any; b"" at the clean end. Raises UpstreamError when it was cut."""
+        while (chunk := self.read_nowait()) is None:
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        return chunk
+
+    def close(self) -> None:
+        """Give the answer up. Cancels it at the upstream unless it has arrived completely. Idempotent."""
+        source, self._source = self._source, None
+        if source is not None and not self._ended:
+            self._ended = True
+            self._chunks.clear()
+            source.abort()
+
+    def feed(self, chunk: bytes) -> None:
+        """The connection has read `chunk` of the body."""
+        self._chunks.append(chunk)
+        self._buffered += len(chunk)
+        if self._buffered > HIGH_WATER_BYTES and not self._paused and self._source is not None:
+            self._paused = True
+            self._source.pause()
+        self._wake()
+
+    def finish(self) -> None:
+        """The body is complete; the connection is no longer ours."""
+        self._ended = True
+        self._source = None
+        self._wake()
+
+    def fail(self, error: Exception) -> None:
+        """The answer was cut off: what arrived before can still be read, then `error` is raised."""
+        if not self._ended and self._error is None:
+            self._error = error
+            self._source = None
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+class Relay(Protocol):
+    """The way to an upstream's data plane."""
+
+    async def open(self, request: UpstreamRequest) -> UpstreamResponse:
+        """Send `request` and return when the head of its answer is there. Raises UpstreamError.
+
+        A caller that is cancelled here has cancelled the request at the upstream.
+        """
+        ...
+
+    async def aclose(self) -> None: ...
+
+
+class ScriptedRelay:
+    """A relay without a network, for tests: `answer` makes the answer to each request, which is kept in `requests`."""
+
+    def __init__(self, answer: Callable[[UpstreamRequest], UpstreamResponse]) -> None:
+        self._answer = answer
+        self.requests: list[UpstreamRequest] = []
+
+    async def open(self, request: UpstreamRequest) -> UpstreamResponse:
+        self.requests.append(request)
+        response = self._answer(request)
+        if response.status == 0:
+            raise UpstreamError("the upstream sent no answer")
+        return response
+
+    async def aclose(self) -> None:
+        """Nothing to close."""

@@ -1,0 +1,293 @@
+"""One connection to an upstream: HTTP/1.1 on asyncio.Protocol and httptools, one request at a time.
+
+A wire goes back to its pool the moment that an answer is complete, and is aborted for whatever is not plain HTTP:
+a wire is reused only after a request that was sent in full and an answer that ended by its own framing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any, Protocol, cast
+
+import httptools
+
+from router.adapters.relay_deadlines import NEVER
+from router.adapters.relay_response import UpstreamResponse
+from router.errors import UpstreamError, UpstreamTimeout
+
+MAX_HEADER_BYTES = 64 << 10
+MAX_HEADERS = 256
+
+
+class ConnectionGone(UpstreamError):
+    """The connection ended before the first byte of an answer: another one may be tried."""
+
+
+class Owner(Protocol):
+    """The pool that a wire belongs to."""
+
+    first_byte_timeout_s: float
+    idle_timeout_s: float
+
+    def give_back(self, wire: Wire) -> None: ...
+
+    def forget(self, wire: Wire) -> None: ...
+
+
+class Wire(asyncio.Protocol):
+    """See the module. `deadline` is swept by the pool's `Deadlines`."""
+
+    __slots__ = (
+        "_can_write",
+        "_head",
+        "_header_bytes",
+        "_is_head_request",
+        "_is_keep_alive",
+        "_is_sent",
+        "_loop",
+        "_owner",
+        "_parser",
+        "_parts",
+        "_response",
+        "_saw_byte",
+        "_until_eof",
+        "_upload",
+        "_wait_s",
+        "deadline",
+        "is_closed",
+        "is_owned",
+        "transport",
+    )
+
+    def __init__(self, owner: Owner, loop: asyncio.AbstractEventLoop) -> None:
+        self._owner = owner
+        self._loop = loop
+        self._parser = httptools.HttpResponseParser(self)
+        self._parts: list[bytes] = []
+        self._response: UpstreamResponse | None = None
+        self._head: asyncio.Future[None] | None = None
+        self._upload: asyncio.Task[None] | None = None
+        self._can_write: asyncio.Future[None] | None = None
+        self._header_bytes = 0
+        self._is_head_request = self._saw_byte = self._until_eof = self._is_keep_alive = False
+        self._is_sent = True
+        self._wait_s = NEVER
+        self.transport = cast(asyncio.Transport, None)
+        self.deadline = NEVER
+        self.is_closed = self.is_owned = False
+
+    # One exchange
+
+    async def exchange(
+        self, head: bytes, body: bytes | AsyncIterator[bytes] | None, *, chunked: bool
+    ) -> UpstreamResponse:
+        """Send a request and wait for the head of its answer. Any failure or cancellation aborts the connection."""
+        response = self._response = UpstreamResponse(self)
+        self._head = self._loop.create_future()
+        self._saw_byte = self._until_eof = False
+        self._is_head_request = head.startswith(b"HEAD ")
+        self._is_sent = True
+        self._wait_s = self._owner.first_byte_timeout_s
+        if body is None:
+            self.transport.write(head)
+        elif isinstance(body, bytes):
+            # One write, one packet for a small body; a large one is never copied.
+            self.transport.write(head + body) if len(body) < 65536 else self.transport.writelines((head, body))
+        else:
+            self._is_sent = False
+            self.transport.write(head)
+            self._upload = self._loop.create_task(self._send(body, chunked=chunked))
+        self.deadline = self._loop.time() + self._wait_s if self._is_sent else NEVER
+        try:
+            await self._head
+        except BaseException:
+            self.abort()
+            raise
+        finally:
+            self._head = None
+        if not response.status:
+            response.raise_error()
+        return response
+
+    async def _send(self, body: AsyncIterator[bytes], *, chunked: bool) -> None:
+        """Stream a request's body as fast as the upstream reads it; what its source raises ends the exchange."""
+        try:
+            async for chunk in body:
+                if self._response is None or self.is_closed:
+                    return
+                if not chunk:
+                    continue
+                self.transport.writelines((b"%x\r\n" % len(chunk), chunk, b"\r\n") if chunked else (chunk,))
+                if self._can_write is not None:
+                    self.deadline = self._loop.time() + self._owner.idle_timeout_s
+                    await self._can_write
+                    self.deadline = NEVER
+            if chunked and not self.is_closed:
+                self.transport.write(b"0\r\n\r\n")
+            self._is_sent = True
+            self.deadline = self._loop.time() + self._wait_s
+        except Exception as exc:
+            self._fail(exc)
+        finally:
+            self._upload = None
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        response = self._response
+        if response is None:
+            self.abort()  # nobody asked: an answer without a request must never meet the next one
+            return
+        self._saw_byte = True
+        self.deadline = self._loop.time() + self._wait_s if self._is_sent else NEVER
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as exc:
+            self._flush(response)
+            if self._response is None:  # what was asked for is complete: it stands, the connection does not
+                self._is_keep_alive = False
+                self._finish(response)
+            else:
+                self._fail(UpstreamError(f"the upstream's answer is no valid HTTP: {_reason(exc)}"))
+            return
+        if self._parts:
+            self._flush(response)
+        if self._response is None:
+            self._finish(response)
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.is_closed = True
+        response = self._response
+        if response is not None and exc is None and self._until_eof:
+            self._response = None
+            response.finish()
+        else:
+            self._fail(_lost(self._saw_byte, exc))
+        if self._can_write is not None and not self._can_write.done():
+            self._can_write.set_result(None)
+        self._owner.forget(self)
+
+    def pause_writing(self) -> None:
+        self._can_write = self._loop.create_future()
+
+    def resume_writing(self) -> None:
+        waiter, self._can_write = self._can_write, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    # httptools
+
+    def on_message_begin(self) -> None:
+        if self._response is None:
+            raise ValueError("bytes after the answer's end")
+        self._header_bytes = 0
+        self._response.headers.clear()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        response = cast(UpstreamResponse, self._response)
+        response.headers.append((name.lower(), value))
+        self._header_bytes += len(name) + len(value)
+        if self._header_bytes > MAX_HEADER_BYTES or len(response.headers) > MAX_HEADERS:
+            raise ValueError("too many headers")
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if status < 200:
+            if status == 101:
+                raise ValueError("an upgrade that nobody asked for")
+            return
+        response = cast(UpstreamResponse, self._response)
+        response.status = status
+        self._is_keep_alive = self._parser.should_keep_alive()
+        self._until_eof = _ends_with_connection(status, response.headers)
+        self._wait_s = self._owner.idle_timeout_s
+        if self._head is not None and not self._head.done():
+            self._head.set_result(None)
+        if self._is_head_request:
+            # The parser does not know that no body follows: the connection cannot be used again.
+            self._is_keep_alive = False
+            self._response = None
+
+    def on_body(self, chunk: bytes) -> None:
+        self._parts.append(chunk)
+
+    def on_message_complete(self) -> None:
+        if self._response is not None and self._response.status:
+            self._response = None
+
+    # The rest
+
+    def pause(self) -> None:
+        self.deadline, self._wait_s = NEVER, NEVER
+        self.transport.pause_reading()
+
+    def resume(self) -> None:
+        self._wait_s = self._owner.idle_timeout_s
+        self.deadline = self._loop.time() + self._wait_s
+        self.transport.resume_reading()
+
+    def abort(self) -> None:
+        """Close at once, without waiting for what was not written yet."""
+        if self._upload is not None:
+            self._upload.cancel()
+        self._response = None
+        self.is_closed = True
+        self.deadline = NEVER
+        self.transport.abort()
+
+    def expire(self) -> None:
+        """The deadline has passed: no first byte, no further byte, or (idle in the pool) nothing to do."""
+        if self._response is None:
+            self.abort()
+        elif self._saw_byte and self._response.status:
+            self._fail(UpstreamTimeout(f"the upstream has sent nothing for {self._owner.idle_timeout_s:g} s"))
+        else:
+            self._fail(UpstreamTimeout(f"the upstream did not answer within {self._owner.first_byte_timeout_s:g} s"))
+
+    def _flush(self, response: UpstreamResponse) -> None:
+        parts = self._parts
+        if parts and not self._is_head_request:
+            response.feed(parts[0] if len(parts) == 1 else b"".join(parts))
+        parts.clear()
+
+    def _finish(self, response: UpstreamResponse) -> None:
+        response.finish()
+        if self._is_keep_alive and self._is_sent and not self.is_closed:
+            self._owner.give_back(self)
+        else:
+            self.abort()
+
+    def _fail(self, error: Exception) -> None:
+        """End the exchange with `error`; a source that ran dry in mid-answer is told apart by what was read."""
+        response, self._response = self._response, None
+        if response is not None:
+            response.fail(error)
+        if self._head is not None and not self._head.done():
+            self._head.set_result(None)  # never set_exception: a waiter that leaves now would not retrieve it
+        self.abort()
+
+
+def _reason(exc: Exception) -> str:
+    cause: Any = exc.__context__
+    return str(cause if cause is not None else exc) or type(exc).__name__
+
+
+def _lost(saw_byte: bool, exc: Exception | None) -> UpstreamError:
+    why = str(exc) if exc else "it closed the connection"
+    if saw_byte:
+        return UpstreamError(f"the upstream broke off its answer: {why}")
+    return ConnectionGone(f"the upstream sent no answer: {why}")
+
+
+def _ends_with_connection(status: int, headers: list[tuple[bytes, bytes]]) -> bool:
+    """True when only the end of the connection ends the body (RFC 9112 §6.3 no. 8)."""
+    if status in (204, 304):
+        return False
+    return not any(name in (b"content-length", b"transfer-encoding") for name, _ in headers)
