@@ -175,6 +175,16 @@ class Residency:
             await self._wait_for_memory(tracked, before)
         return True
 
+    async def renew(self, tracked: Tracked) -> None:
+        """Prolong Ollama's lease of a resident by a load-only request with exactly its options."""
+        facts = self._facts(tracked)
+        await self._world.server.load(
+            tracked.name,
+            self.sent_options(tracked),
+            keep_alive_s=tracked.lease_s,
+            embedding=facts is not None and is_embedder(facts),
+        )
+
     async def _wait_for_memory(self, tracked: Tracked, before: tuple[Gpu, ...]) -> None:
         """Until the probe has seen the runner's memory come back; a driver may be late by seconds."""
         deadline_s = _now() + self._settings.memory_timeout_s
@@ -232,7 +242,7 @@ class Residency:
         cards = [gpu for gpu in before or () if gpu.index in target.plan.cards]
         observation = Observation(
             weights=target.facts.weights,
-            num_ctx=asked.num_ctx,
+            num_ctx=asked.num_ctx or row_ctx,
             num_batch=asked.num_batch,
             num_parallel=asked.num_parallel,
             kv_type=asked.kv_type,

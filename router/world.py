@@ -41,7 +41,7 @@ class Tracked:
     idle_since_s: float = 0.0
     in_flight: int = 0
     is_spilled: bool = False
-    told_keep_alive: bool = False
+    is_kept: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +79,7 @@ class World:
         self.reservations: list[Reservation] = []
         self.wanted: dict[str, int] = {}
         self.epoch = 0
+        self.barred: dict[str, tuple[float, str]] = {}  # weights → (until, why)
         self.shown_as: dict[str, str] = {}  # key of a derived tag → the variant it stands for
         self.on_change: Callable[[], None] = lambda: None
         self.on_restart: Callable[[], None] = lambda: None
@@ -206,7 +207,13 @@ class World:
             reservations=tuple(self.reservations),
             catalog=self.catalog,
             may_upgrade=may_upgrade,
+            barred={weights: why for weights, (until_s, why) in self.barred.items() if until_s > now_s},
         )
+
+    def bar(self, weights: str, for_s: float, why: str) -> None:
+        """Do not try these weights for a while: they just failed to load."""
+        self.barred[weights] = (_now() + for_s, why)
+        self.changed()
 
     def _resident(self, tracked: Tracked, now_s: float) -> Resident:
         row = tracked.row
@@ -223,7 +230,7 @@ class World:
             keep_alive_s=tracked.lease_s,
             in_flight=tracked.in_flight,
             wanted=self.wanted.get(tracked.weights, 0),
-            kept=key_of(tracked.name) in self.settings.keep,
+            kept=tracked.is_kept,
             dwell_left_s=max(0.0, tracked.loaded_at_s + self.settings.dwell_s - now_s),
             is_spilled=tracked.is_spilled,
         )
@@ -268,7 +275,7 @@ class World:
         self._order += 1
         name = self.shown_as.get(key_of(row.name), row.name)
         tracked = Tracked(weights, name, row, self._order, now_s, self._guess_held(row), options=options)
-        tracked.idle_since_s = now_s
+        tracked.idle_since_s, tracked.is_kept = now_s, key_of(name) in self.settings.keep
         self.residents[weights] = tracked
         self.changed()
         return tracked

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from router.core.catalog import ModelFacts, Variant
+from router.core.ollama_options import can_complete
 from router.core.payload import InferenceRequest
 
 BYTES_PER_TOKEN = 4  # a rough average of English text; only to see that a prompt cannot fit
@@ -73,6 +74,9 @@ def context_need(
     hold what the asked model would have held, never less.
     """
     cap = rules.max_num_ctx or facts.context_length or 1 << 30
+    if not can_complete(facts) and request.num_ctx is None:  # an embedder runs at Ollama's automatic context
+        num_ctx = _clamp(automatic_num_ctx, facts)
+        return ContextNeed(num_ctx, num_ctx)
     named = demanded(request, variant, facts)
     if named is not None:
         wanted = _clamp(named, asked) if asked is not None else named

@@ -9,7 +9,7 @@
  5. FITS         it can be loaded fully on the GPU now, evicting idle residents at most
  6. WAITS        it can, once residents with requests in flight have become idle
  7. TRIES        free memory is unknown (verify mode): the load itself will tell
- 8. SPILLED      it was measured to spill at this free level, or Ollama would interfere
+ 8. SPILLED      it was measured to spill at this free level, just failed to load, or Ollama would interfere
  9. TOO_BIG      it does not fit whatever goes
 10. HELD_BACK    it fits, but evicting for it is an upgrade whose dwell time or swap budget does not allow it yet:
                  a later variant that is resident serves
@@ -236,6 +236,8 @@ def _look_for_room(
     snapshot: Snapshot,
     rules: Rules,
 ) -> Verdict:
+    if (reason := snapshot.barred.get(facts.weights)) is not None:
+        return Verdict(variant, VerdictKind.SPILLED, need.lower, detail=reason, facts=facts)
     base = base_options(request, facts)
     if snapshot.gpus is None:
         return _look_without_probe(variant, facts, base, need, snapshot, rules)
@@ -244,9 +246,10 @@ def _look_for_room(
         kind = VerdictKind.TOO_BIG if found.need_bytes > found.have_bytes else VerdictKind.SPILLED
         return Verdict(variant, kind, need.lower, found.need_bytes, found.have_bytes, found.reason, facts=facts)
     kind = VerdictKind.WAITS if found.waits_for else VerdictKind.FITS  # cases 6, 5
-    return Verdict(
-        variant, kind, found.options.num_ctx or 0, found.need_bytes, found.have_bytes, plan=found, facts=facts
-    )
+    num_ctx, plan = found.options.num_ctx or 0, found
+    if not can_complete(facts) and request.num_ctx is None:  # Ollama's own choice, so that /v1 shares the runner
+        plan = replace(found, options=replace(found.options, num_ctx=None))
+    return Verdict(variant, kind, num_ctx, found.need_bytes, found.have_bytes, plan=plan, facts=facts)
 
 
 def _look_without_probe(

@@ -1,0 +1,58 @@
+"""The chain of a requested name: configured, derived from what is installed, or none (Ollama itself answers then)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from router.config import ChainRule, ChainRules
+from router.core.catalog import Chain, ModelFacts, Variant, auto_chain
+from router.core.names import ModelName, Source
+from router.errors import BadRequest
+
+MOST_REMEMBERED = 4096
+
+
+class Chains:
+    """Chains by requested name, remembered until the catalog changes."""
+
+    def __init__(self, rules: ChainRules) -> None:
+        self._rules = rules
+        self._remembered: dict[str, Chain | None] = {}
+        self._catalog: Mapping[str, ModelFacts] | None = None
+
+    def find(self, name: str, catalog: Mapping[str, ModelFacts]) -> Chain | None:
+        """The chain for `name` as a client spells it; None for what is unknown, no valid name, or a cloud model."""
+        if catalog is not self._catalog:
+            self._remembered.clear()
+            self._catalog = catalog
+        if name in self._remembered:
+            return self._remembered[name]
+        if len(self._remembered) >= MOST_REMEMBERED:
+            self._remembered.clear()
+        found = self._remembered[name] = self._find(name, catalog)
+        return found
+
+    def _find(self, name: str, catalog: Mapping[str, ModelFacts]) -> Chain | None:
+        try:
+            parsed = ModelName.parse(name)
+        except BadRequest:
+            return None
+        if parsed.source is Source.CLOUD:
+            return None
+        rule = self._rules.rule_for(name)
+        if rule.variants is not None:
+            return Chain(rule.name, rule.variants)
+        asked = catalog.get(parsed.key)
+        if asked is None:
+            return None
+        if rule.auto == "off":
+            return Chain(asked.name, (Variant(asked.name),))
+        return auto_chain(asked, catalog.values(), rule.auto)
+
+    def rule(self, name: str) -> ChainRule:
+        """The configured rule for a name that `find` has found."""
+        return self._rules.rule_for(name)
+
+    def explicit(self) -> list[Chain]:
+        """The chains that list their variants, by their own names."""
+        return [Chain(rule.name, rule.variants) for rule in self._rules.named if rule.variants is not None]

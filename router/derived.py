@@ -1,0 +1,81 @@
+"""Derived tags: how `/v1/*`, which cannot carry runner options, reaches a model loaded with explicit ones.
+
+A tag made by `/api/create` from the variant with `parameters: {num_ctx, num_batch, main_gpu}` is a manifest only: it
+shares the weights *and the runner* with native requests that carry the same options. The namespace is ours alone, so
+no model of a user is ever overwritten; every tag in it is removed at start and at the end, also after a crash.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+from router.adapters.ollama import ModelServer
+from router.core.capacity import RunnerOptions
+from router.core.names import ModelName, key_of
+from router.errors import RouterError
+from router.world import World
+
+NAMESPACE = "ollama-router-derived"
+
+
+def is_derived(name: str) -> bool:
+    """True for the name of a tag that a router has made."""
+    return f"{NAMESPACE}/" in name
+
+
+def derived_name(variant: str, options: RunnerOptions) -> str:
+    """The tag for `variant` with `options`: the same for the same, so that a second router finds it."""
+    name = ModelName.parse(variant)
+    parts = [name.namespace, name.model] if name.namespace != "library" else [name.model]
+    model = "-".join(part.replace(".", "_") for part in parts)
+    suffix = f"c{options.num_ctx or 0}-b{options.num_batch or 0}-g{'x' if options.main_gpu is None else options.main_gpu}"
+    return f"{NAMESPACE}/{model}:{name.tag[: 79 - len(suffix)]}-{suffix}"
+
+
+def parameters(options: RunnerOptions) -> dict[str, int]:
+    """What the tag's Modelfile must say to share the runner; {} when no tag is needed."""
+    named = {"num_ctx": options.num_ctx, "num_batch": options.num_batch, "main_gpu": options.main_gpu}
+    return {key: value for key, value in named.items() if value is not None}
+
+
+class DerivedTags:
+    """Makes derived tags on demand, one creation per tag however many ask, and removes them."""
+
+    def __init__(self, server: ModelServer, world: World) -> None:
+        self._server = server
+        self._world = world
+        self._made: dict[str, asyncio.Task[None]] = {}
+
+    async def ensure(self, variant: str, options: RunnerOptions) -> str:
+        """The name under which `/v1/*` reaches `variant` with `options`; made when it is missing."""
+        wanted = parameters(options)
+        if not wanted:
+            return variant
+        name = derived_name(variant, options)
+        making = self._made.get(name)
+        if making is None or (making.done() and making.exception() is not None):
+            making = self._made[name] = asyncio.create_task(self._make(name, variant, wanted))
+        if not making.done():
+            await asyncio.shield(making)
+        return name
+
+    async def _make(self, name: str, variant: str, wanted: dict[str, int]) -> None:
+        self._world.shown_as[key_of(name)] = variant
+        await self._server.create_derived(name, variant, wanted)
+
+    async def remove_all(self) -> None:
+        """Remove every derived tag of the server, also those that a router which died has left."""
+        self._made.clear()
+        with suppress(RouterError):
+            for row in await self._server.tags():
+                if is_derived(str(row.get("name", ""))):
+                    with suppress(RouterError):
+                        await self._server.delete(str(row["name"]))
+
+    async def remove_of(self, variant_key: str) -> None:
+        """Remove the tags of one variant: it was deleted, or has not been loaded for long."""
+        for name in [name for name in self._made if key_of(self._world.shown_as.get(key_of(name), name)) == variant_key]:
+            del self._made[name]
+            with suppress(RouterError):
+                await self._server.delete(name)

@@ -1,0 +1,431 @@
+"""The story of one request: snapshot → choose → (wait for a switch) → enter the resident → rewrite → relay → release.
+
+`Dispatcher.dispatch` may be cancelled at any await (the client has left): whatever it holds is given back there. What it
+returns is an `Answer` that the edge sends; `Answer.release` gives everything back on every exit path.
+
+Between `choose` and `World.enter` nothing is awaited, so a resident that was chosen cannot be unloaded in between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+
+from router.adapters.relay import Relay, UpstreamRequest, UpstreamResponse
+from router.core.capacity import RunnerOptions
+from router.core.catalog import Chain
+from router.core.names import key_of
+from router.core.payload import InferenceRequest, rewrite
+from router.core.policy import Decision, Outcome, Rules, Verdict, VerdictKind, choose
+from router.core.report import refusal
+from router.core.routes import Route
+from router.chains import Chains
+from router.derived import DerivedTags, is_derived
+from router.errors import LoadFailed, ModelNotFound, NoVariantFits, UpstreamError
+from router.keepalive import KeepAlive
+from router.queueing import Line
+from router.residency import Residency
+from router.telemetry import Decided, Finished, Telemetry
+from router.world import Tracked, World
+
+NothingFits = Literal["refuse", "wait", "allow_partial", "passthrough"]
+
+MOST_ATTEMPTS = 8
+"""Decisions of one request that may come to nothing (the world moved each time) before it is refused."""
+
+RETRY_S = 1.0  # how often a request that waits for room looks again
+
+UNSET: dict[str, int | bool | None] = dict.fromkeys(RunnerOptions.__dataclass_fields__)
+del UNSET["shift"]  # the one that is no option but a top-level key with a meaning for clients
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One inference request as the edge has read it. `headers` are those that may go upstream (E6)."""
+
+    route: Route
+    request: InferenceRequest
+    body: bytes
+    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    request_id: str = ""
+    team: str = "default"
+    strict: bool = False
+    nothing_fits: NothingFits | None = None
+    path_model: str | None = None
+
+
+@dataclass(slots=True)
+class Answer:
+    """What to send to the client: the upstream's answer, or `body` where `upstream` is None.
+
+    `headers` are the `X-Router-*` ones. `rename` is (name in the stream, name to show), for derived tags. `release`
+    is idempotent and must be called on every exit path.
+    """
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    upstream: UpstreamResponse | None
+    body: bytes = b""
+    content_type: bytes = b"application/json; charset=utf-8"
+    rename: tuple[bytes, bytes] | None = None
+    on_release: Callable[[str, int], None] | None = None
+
+    def release(self, outcome: str, *, sent_bytes: int = 0) -> None:
+        """Give back the connection and the place at the resident; `outcome` says how the relay ended."""
+        on_release, self.on_release = self.on_release, None
+        if self.upstream is not None:
+            self.upstream.close()
+        if on_release is not None:
+            on_release(outcome, sent_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class DispatchSettings:
+    """The operator's defaults for requests (`defaults.*`)."""
+
+    response_model: Literal["served", "requested"] = "served"
+    has_derived_tags: bool = True
+    wait_s: float = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class VirtualModel:
+    """A chain whose name is no installed model, as the lists show it."""
+
+    name: str
+    variants: tuple[str, ...]
+
+
+class Dispatcher:
+    """The only caller of both the core and the adapters on behalf of a request."""
+
+    def __init__(
+        self,
+        world: World,
+        line: Line,
+        residency: Residency,
+        keepalive: KeepAlive,
+        derived: DerivedTags,
+        relay: Relay,
+        chains: Chains,
+        rules: Callable[[], Rules],
+        settings: DispatchSettings,
+        telemetry: Telemetry,
+    ) -> None:
+        self._world = world
+        self._line = line
+        self._residency = residency
+        self._keepalive = keepalive
+        self._derived = derived
+        self._relay = relay
+        self._chains = chains
+        self._rules = rules
+        self._settings = settings
+        self._telemetry = telemetry
+        self._decisions: dict[Hashable, Decision] = {}
+        self._decisions_epoch = -1
+
+    # --- the story ---------------------------------------------------------------------------------------------
+
+    async def dispatch(self, call: Call) -> Answer:
+        """The answer to one inference request. Raises a RouterError where there is none of the upstream's own."""
+        if not self._world.is_up:
+            await self._world.refresh()
+            if not self._world.is_up:
+                raise UpstreamError(f"cannot reach Ollama: {self._world.last_error}")
+        if not call.request.has_model:
+            return await self._pass(call, "passthrough: no model named")
+        chain = self._chain(call)
+        if chain is None:
+            return await self._pass(call, "passthrough: not installed")
+        if call.request.is_unload:
+            return await self._unload(call, chain)
+        return await self._serve(call, chain)
+
+    async def _serve(self, call: Call, chain: Chain) -> Answer:
+        started_s = _now()
+        for _ in range(MOST_ATTEMPTS):
+            decision = self.decide(call.request, chain)
+            chosen = decision.chosen
+            if chosen is None:
+                answer = await self._without(call, chain, decision, started_s)
+                if answer is not None:
+                    return answer
+                continue
+            if chosen.resident is None or not self._line.may_enter(chosen.resident.weights):
+                key = self._key(call.request, chain)
+                await self._line.wait(key, lambda: self._decide(call.request, chain), started_s)
+                continue
+            tracked = self._world.enter(chosen.resident.weights)
+            if tracked is not None:
+                answer = await self._relay_to(call, decision, chosen, tracked, _now() - started_s)
+                if answer is not None:
+                    return answer
+        raise NoVariantFits(f"{call.request.model}: the card changed faster than it could be used", retry_after_s=1.0)
+
+    async def _relay_to(
+        self, call: Call, decision: Decision, chosen: Verdict, tracked: Tracked, queue_s: float
+    ) -> Answer | None:
+        """Send the request to the resident that it has entered; None when the model is gone upstream after all."""
+        self._line.served(tracked.weights)
+        try:
+            body, rename = await self._body(call, chosen, tracked)
+            upstream = await self._relay.open(_upstream(call, body))
+        except BaseException as error:
+            self._world.leave(tracked)
+            if isinstance(error, UpstreamError):
+                self._finished(call, chosen, "upstream_error", queue_s)
+            raise
+        if upstream.status == 404 and key_of(chosen.variant.model) != key_of(call.request.model):
+            upstream.close()  # deleted behind our back: the chain goes on without it
+            self._world.leave(tracked)
+            await self._world.refresh_catalog()
+            return None
+        self._keepalive.asked(tracked, call.request.keep_alive_s)
+        self._telemetry.emit(
+            Decided(
+                request_id=call.request_id,
+                team=call.team,
+                requested=call.request.model,
+                chosen=chosen.variant.model,
+                reason=decision.reason,
+                outcome=decision.outcome.value,
+            )
+        )
+
+        def on_release(outcome: str, sent_bytes: int) -> None:
+            self._world.leave(tracked)
+            self._finished(call, chosen, outcome, queue_s, sent_bytes, upstream.status)
+
+        headers = _headers(call.request.model, chosen.variant.model, decision.reason, queue_s)
+        return Answer(upstream.status, headers, upstream, rename=rename, on_release=on_release)
+
+    async def _body(self, call: Call, chosen: Verdict, tracked: Tracked) -> tuple[bytes, tuple[bytes, bytes] | None]:
+        """The body to send: the chosen model's name and exactly the options of its runner."""
+        options = self._residency.sent_options(tracked)
+        name = _spelled(call.request.model, chosen.variant.model)
+        shown = call.request.model if self._settings.response_model == "requested" else name
+        if call.route.dialect == "ollama":
+            runner: dict[str, int | bool | None] = {
+                **UNSET,
+                **{key: value for key in UNSET if (value := getattr(options, key)) is not None},
+            }
+            body = rewrite(call.body, model=name, options=runner, drop=_KEEP_ALIVE)
+        else:
+            if self._settings.has_derived_tags:
+                name = await self._derived.ensure(name, options)
+            body = rewrite(call.body, model=name, options={})
+        return body, None if name == shown else (name.encode(), shown.encode())
+
+    # --- requests that no variant can serve, or that need none ---------------------------------------------------
+
+    async def _without(self, call: Call, chain: Chain, decision: Decision, started_s: float) -> Answer | None:
+        """Nothing fits: refuse, wait and look again (None), let it spill, or pass it on; as configured."""
+        if decision.outcome is Outcome.PASSTHROUGH:
+            return await self._pass(call, "passthrough: no GPU")
+        rule = call.nothing_fits or self._chains.rule(call.request.model).nothing_fits
+        if rule in ("passthrough", "allow_partial"):
+            return await self._pass(call, f"{rule}: {refusal(chain, decision)}", _first_installed(decision))
+        if rule == "wait" and _now() - started_s < self._settings.wait_s:
+            await asyncio.sleep(RETRY_S)
+            return None
+        for verdict in decision.verdicts:
+            if verdict.facts is not None and (failed := self._residency.last_failure.get(verdict.facts.weights)):
+                raise LoadFailed(failed.message, status=failed.status)
+        self._telemetry.emit(
+            Decided(
+                request_id=call.request_id,
+                team=call.team,
+                requested=call.request.model,
+                chosen="",
+                reason="nothing fits",
+                outcome=decision.outcome.value,
+            )
+        )
+        raise NoVariantFits(refusal(chain, decision), retry_after_s=max(1.0, self._line.expected_wait_s()))
+
+    async def _unload(self, call: Call, chain: Chain) -> Answer:
+        """An unload goes to the variant that is loaded, and never loads anything."""
+        for variant in chain.variants:
+            tracked = self._world.residents.get(self._world.weights_of(variant.model))
+            if tracked is not None:
+                self._keepalive.asked(tracked, 0.0)
+                return await self._pass(call, "unload", variant.model)
+        return await self._pass(call, "unload: not loaded", chain.variants[0].model)
+
+    async def _pass(self, call: Call, reason: str, model: str | None = None) -> Answer:
+        """Send the request on as it is, but for the name where a chain's variant stands for it."""
+        name = _spelled(call.request.model, model) if model else call.request.model
+        body = rewrite(call.body, model=name, options={}) if call.request.has_model else call.body
+        upstream = await self._relay.open(_upstream(call, body))
+        started_s = _now()
+
+        def on_release(outcome: str, sent_bytes: int) -> None:
+            self._finished(call, None, outcome, 0.0, sent_bytes, upstream.status, since_s=started_s)
+
+        headers = _headers(call.request.model, name, reason, 0.0)
+        return Answer(upstream.status, headers, upstream, on_release=on_release)
+
+    def _finished(
+        self,
+        call: Call,
+        chosen: Verdict | None,
+        outcome: str,
+        queue_s: float,
+        sent_bytes: int = 0,
+        status: int = 502,
+        *,
+        since_s: float = 0.0,
+    ) -> None:
+        self._telemetry.emit(
+            Finished(
+                request_id=call.request_id,
+                team=call.team,
+                route=call.route.pattern,
+                status=status,
+                requested=call.request.model,
+                variant=chosen.variant.model if chosen else call.request.model,
+                outcome=outcome,
+                queue_s=queue_s,
+                sent_bytes=sent_bytes,
+            )
+        )
+
+    # --- deciding ----------------------------------------------------------------------------------------------
+
+    def _chain(self, call: Call) -> Chain | None:
+        """The chain of the requested name; None where Ollama itself should answer (unknown, cloud, no valid name)."""
+        chain = self._chains.find(call.request.model, self._world.catalog)
+        if chain is not None and call.strict:
+            return Chain(chain.name, chain.variants[:1])
+        return chain
+
+    def decide(self, request: InferenceRequest, chain: Chain) -> Decision:
+        """`choose`, remembered while nothing has changed for a request whose first usable variant is resident."""
+        if self._decisions_epoch != self._world.epoch:
+            self._decisions.clear()
+            self._decisions_epoch = self._world.epoch
+        key = self._key(request, chain)
+        known = self._decisions.get(key)
+        if known is None:
+            known = self._decide(request, chain)
+            if known.chosen is not None and _is_settled(known):
+                self._decisions[key] = known
+        return known
+
+    def _decide(self, request: InferenceRequest, chain: Chain) -> Decision:
+        snapshot = self._world.snapshot(may_upgrade=self._line.may_upgrade())
+        return choose(request, chain, snapshot, self._rules())
+
+    def _key(self, request: InferenceRequest, chain: Chain) -> Hashable:
+        """Requests with equal keys get equal decisions (the prompt's length in steps)."""
+        tokens = request.prompt_bytes // 8192, request.num_predict
+        return (chain.name, len(chain.variants), request.num_ctx, request.options, request.needs, tokens)
+
+    def explain(self, model: str, num_ctx: int | None = None) -> tuple[Chain, Decision] | None:
+        """The decision now for a plain request; None for a name that is neither a chain nor installed."""
+        request = InferenceRequest.plain(model, num_ctx=num_ctx)
+        chain = self._chains.find(model, self._world.catalog)
+        return None if chain is None else (chain, self._decide(request, chain))
+
+    # --- the rest of the API -----------------------------------------------------------------------------------
+
+    async def forward(self, request: UpstreamRequest) -> UpstreamResponse:
+        """A request that is not routed (management, lists), as it is."""
+        return await self._relay.open(request)
+
+    def virtual_models(self) -> list[VirtualModel]:
+        """Chains that are no installed model, with those of their variants that are installed."""
+        catalog = self._world.catalog
+        return [
+            VirtualModel(chain.name, tuple(v.model for v in chain.variants if key_of(v.model) in catalog))
+            for chain in self._chains.explicit()
+            if key_of(chain.name) not in catalog
+        ]
+
+    def is_hidden(self, name: str) -> bool:
+        """True for derived tags, which no list shows."""
+        return is_derived(name)
+
+    def shown_name(self, name: str) -> str:
+        """The variant that a derived tag stands for; any other name as it is."""
+        return self._world.shown_as.get(key_of(name), name) if is_derived(name) else name
+
+    async def show_name(self, name: str) -> str:
+        """The name that `/api/show` of `name` asks upstream for: the variant that would serve a virtual one."""
+        key = key_of(name)
+        if key in self._world.catalog or (chain := self._chains.find(name, self._world.catalog)) is None:
+            return name
+        chosen = self._decide(InferenceRequest.plain(name), chain).chosen
+        if chosen is not None:
+            return chosen.variant.model
+        installed = [v.model for v in chain.variants if key_of(v.model) in self._world.catalog]
+        if not installed:
+            raise ModelNotFound(f"model '{name}' not found")
+        return installed[-1]
+
+    def client_expiry(self, name: str) -> datetime | None:
+        """When clients are told that a resident expires; None: as the upstream says."""
+        return self._keepalive.expiry(self._world.residents.get(self._world.weights_of(name)))
+
+    def catalog_changed(self) -> None:
+        """Something was pulled, created, copied or deleted."""
+        self._world.catalog_changed()
+
+    def is_ready(self) -> tuple[bool, dict[str, object]]:
+        """Whether requests can be served, and how (for `/readyz`)."""
+        gpus = self._world.gpus
+        mode = "no GPU: requests pass unchanged" if gpus == () else "verify" if gpus is None else "probe"
+        return self._world.is_up, {"upstream": self._world.is_up, "error": self._world.last_error, "memory": mode}
+
+    async def version(self) -> str:
+        """The upstream's version (clients gate on it)."""
+        return self._world.version or await self._world.server.version()
+
+
+_KEEP_ALIVE = frozenset({"keep_alive"})
+
+
+def _is_settled(decision: Decision) -> bool:
+    """True when only a change of the world (its epoch) can change the decision: no budget or dwell time is in it."""
+    assert decision.chosen is not None
+    kinds = {verdict.kind for verdict in decision.verdicts}
+    return decision.chosen.kind is VerdictKind.RESIDENT and VerdictKind.HELD_BACK not in kinds
+
+
+def _spelled(requested: str, variant: str) -> str:
+    """The variant's name, in the client's own spelling where that names the same model."""
+    return requested if key_of(requested) == key_of(variant) else variant
+
+
+def _upstream(call: Call, body: bytes) -> UpstreamRequest:
+    target = call.route.pattern.encode()
+    return UpstreamRequest(call.route.method.encode(), target, call.headers, body, len(body))
+
+
+def _headers(requested: str, variant: str, reason: str, queue_s: float) -> list[tuple[bytes, bytes]]:
+    return [
+        (b"x-router-model", _latin(variant)),
+        (b"x-router-requested-model", _latin(requested)),
+        (b"x-router-reason", _latin(reason)),
+        (b"x-router-backend", b"local"),
+        (b"x-router-queue-ms", b"%d" % (queue_s * 1000)),
+    ]
+
+
+def _latin(text: str) -> bytes:
+    """A header value: one line of Latin-1."""
+    return text.replace("\r", " ").replace("\n", " ")[:512].encode("latin-1", "replace")
+
+
+def _first_installed(decision: Decision) -> str | None:
+    """The variant that may spill: the first of the chain that is installed and able."""
+    able = (v for v in decision.verdicts if v.facts is not None and v.kind is not VerdictKind.INCAPABLE)
+    return next((verdict.variant.model for verdict in able), None)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

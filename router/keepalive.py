@@ -1,0 +1,92 @@
+"""Clients' `keep_alive` as they see it, while the router does the unloading.
+
+Ollama is told one finite lease per load, so that nothing stays loaded for ever when the router dies, and clients'
+`keep_alive` is not forwarded: sent to Ollama it would save a runner from eviction and block its queue (scheduler.md
+§0.7). The last one that a client named counts, as in Ollama: 0 unloads when idle, a duration ends after the last
+request, a negative one stays. What outlasts the lease is renewed here while it is idle.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+
+from router.errors import RouterError
+from router.residency import Residency
+from router.world import Tracked, World
+
+NEVER = datetime(2318, 1, 1, tzinfo=UTC)
+"""What a pinned model shows as its expiry (Ollama itself shows a date some 292 years ahead)."""
+
+CHECK_S = 0.5
+
+
+class KeepAlive:
+    """Expiry of residents on behalf of clients. `is_switching` tells whether the card is being changed now."""
+
+    def __init__(
+        self,
+        world: World,
+        residency: Residency,
+        *,
+        default_s: float,
+        longest_s: float | None,
+        is_switching: Callable[[], bool],
+        now: Callable[[], datetime],
+    ) -> None:
+        self._world = world
+        self._residency = residency
+        self._default_s = default_s
+        self._longest_s = longest_s
+        self._is_switching = is_switching
+        self._now = now
+        self._touched: dict[str, float] = {}
+
+    def asked(self, tracked: Tracked, keep_alive_s: float | None) -> None:
+        """A client has named a keep_alive (None: it has not, and the last one stays)."""
+        if keep_alive_s is not None:
+            longest = math.inf if self._longest_s is None else self._longest_s
+            tracked.client_keep_alive_s = min(math.inf if keep_alive_s < 0 else keep_alive_s, longest)
+
+    def expiry(self, tracked: Tracked | None) -> datetime | None:
+        """What `/api/ps` shows for a resident; None: what the upstream says is right."""
+        if tracked is None or tracked.client_keep_alive_s is None:
+            return None
+        if math.isinf(tracked.client_keep_alive_s):
+            return NEVER
+        left_s = tracked.idle_since_s + tracked.client_keep_alive_s - asyncio.get_running_loop().time()
+        return self._now() + timedelta(seconds=left_s)
+
+    async def watch(self) -> None:
+        """Unload what has expired and renew what shall stay, for ever; the owner cancels it."""
+        while True:
+            await asyncio.sleep(CHECK_S)
+            with suppress(RouterError):
+                await self.check()
+
+    async def check(self) -> None:
+        """One round: at most one unload or renewal per resident, none while a switch runs."""
+        for tracked in list(self._world.residents.values()):
+            if self._is_switching() or tracked.in_flight:
+                continue
+            now_s = asyncio.get_running_loop().time()
+            keep_s = self._keep_s(tracked)
+            idle_s = now_s - tracked.idle_since_s
+            if keep_s is not None and idle_s >= keep_s:
+                await self._residency.unload(tracked)
+            elif keep_s is not None and keep_s > tracked.lease_s and self._is_due(tracked, now_s):
+                await self._residency.renew(tracked)
+                self._touched[tracked.weights] = now_s
+
+    def _keep_s(self, tracked: Tracked) -> float | None:
+        """How long it stays after its last request; None: as the upstream was told."""
+        if tracked.client_keep_alive_s is not None:
+            return tracked.client_keep_alive_s
+        return math.inf if tracked.is_kept else None
+
+    def _is_due(self, tracked: Tracked, now_s: float) -> bool:
+        last_s = max(tracked.idle_since_s, self._touched.get(tracked.weights, 0.0))
+        return now_s - last_s >= tracked.lease_s / 2
