@@ -7,6 +7,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any, get_args
 
@@ -22,6 +23,13 @@ from router.errors import ConfigError
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _SECRET = re.compile(r"(?<=//)[^/\s@]+(?=@)|((?:token|key|secret|password|passwd)[=:]\s*)[^&\s,\"']+", re.IGNORECASE)
 _TEAMS = "no key teams: teams and their keys are not supported yet"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What was found, told in words because it is no value."""
+
+    text: str
 
 
 def load_config(
@@ -63,11 +71,13 @@ def schema() -> dict[str, Any]:
 def _checked(document: Document) -> Config:
     if "teams" in document.data:
         raise _error(document, [Problem(("teams",), document.data["teams"], _TEAMS)])
+    # A section whose entries are all commented out is null in YAML: it means the defaults.
+    data = {key: value for key, value in document.data.items() if value is not None}
     try:
-        config = Config.model_validate(document.data)
+        config = Config.model_validate(data)
     except ValidationError as exc:
         details = exc.errors(include_url=False, include_context=True)
-        raise _error(document, [_problem(detail, document.data) for detail in details]) from None
+        raise _error(document, [_problem(detail) for detail in details if not _is_beside(detail["loc"])]) from None
     problems = list(disagreements(config))
     if problems:
         raise _error(document, problems)
@@ -86,16 +96,22 @@ def _error(document: Document, problems: Iterable[Problem]) -> ConfigError:
     lines = []
     for problem in problems:
         path = tuple(_present(problem.path, document.data))
-        found = "nothing" if problem.found is ... else _shown(problem.found)
-        lines.append(f"{document.place_of(path)}: {_key(path)}found {found}; allowed: {problem.allowed}")
+        lines.append(
+            f"{document.place_of(path)}: {_key(path)}found {_shown(problem.found)}; allowed: {problem.allowed}"
+        )
     return ConfigError("\n".join(dict.fromkeys(lines)))
 
 
-def _problem(detail: ErrorDetails, data: Mapping[str, Any]) -> Problem:
+def _is_beside(path: Path) -> bool:
+    """True for the finding that a list of variants is also none of the words that may stand instead of it."""
+    return any(str(part).startswith("literal[") for part in path)
+
+
+def _problem(detail: ErrorDetails) -> Problem:
     path = tuple(part for part in detail["loc"] if part != "[key]")
     kind, context = detail["type"], detail.get("ctx", {})
     if kind == "missing":
-        return Problem(path[:-1], ..., f"the key {path[-1]}")
+        return Problem(path[:-1], Found(f"no key {path[-1]}"), "only with it")
     if kind == "extra_forbidden":
         return _unknown_key(path)
     return Problem(path, detail["input"], _allowed(kind, context, detail["msg"]))
@@ -112,7 +128,7 @@ def _allowed(kind: str, context: Mapping[str, Any], message: str) -> str:
         "bool_type": "true or false",
         "string_type": "text",
         "tuple_type": "a list",
-        "mapping_type": "a mapping of keys",
+        "dict_type": "a mapping of keys",
         "model_type": "a mapping of keys",
     }
     return texts.get(kind) or message
@@ -121,8 +137,8 @@ def _allowed(kind: str, context: Mapping[str, Any], message: str) -> str:
 def _unknown_key(path: Path) -> Problem:
     keys = list(_section_at(path[:-1]).model_fields)
     near = difflib.get_close_matches(str(path[-1]), keys, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}? one of " if near else "one of "
-    return Problem(path, f"the unknown key {path[-1]}", hint + ", ".join(keys))
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    return Problem(path, Found(f"the unknown key {path[-1]}{hint}"), ", ".join(keys))
 
 
 def _section_at(path: Path) -> type[BaseModel]:
@@ -171,8 +187,8 @@ def _key(path: Path) -> str:
 
 
 def _shown(value: object) -> str:
-    if isinstance(value, str) and value.startswith("the unknown key "):
-        return value
+    if isinstance(value, Found):
+        return value.text
     text = _SECRET.sub(_mask, json.dumps(value, default=str, ensure_ascii=False))
     return text if len(text) <= 80 else text[:77] + "…"
 

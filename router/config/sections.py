@@ -19,7 +19,11 @@ AutoChains = Literal["auto", "quantizations", "off"]
 
 
 def _variant(value: object) -> object:
-    return {"model": value} if isinstance(value, str) else value
+    if isinstance(value, (dict, VariantSection)):
+        return value
+    if isinstance(value, str):
+        return {"model": value}
+    raise allowed("a model name, or a mapping with model and num_ctx")
 
 
 class VariantSection(Section):
@@ -39,7 +43,11 @@ def _variants(value: object) -> object:
 
 
 def _chain(value: object) -> object:
-    return {"variants": value} if isinstance(value, (str, list, tuple)) else value
+    if isinstance(value, (dict, ChainSection)):
+        return value
+    if isinstance(value, (str, list, tuple)):
+        return {"variants": value}
+    raise allowed('"auto", "quantizations", a list of models, or a mapping with variants')
 
 
 class ChainSection(Section):

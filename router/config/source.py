@@ -32,12 +32,10 @@ class Document:
     places: dict[Path, str] = field(default_factory=dict)
 
     def place_of(self, path: Path) -> str:
-        """The place of `path`, or of what surrounds it."""
-        for end in range(len(path), -1, -1):
-            place = self.places.get(path[:end])
-            if place is not None:
-                return place
-        return self.name
+        """The place of `path`, else of something below it (a variable), else of what surrounds it."""
+        below = (place for known, place in self.places.items() if path and known[: len(path)] == path)
+        around = (self.places[path[:end]] for end in range(len(path), -1, -1) if path[:end] in self.places)
+        return self.places.get(path) or next(below, None) or next(around, self.name)
 
     def with_value(self, path: Path, value: object, place: str) -> Document:
         """The same with one value set; what stood at and below `path` is replaced."""

@@ -1,0 +1,32 @@
+"""What holds for every test: options of the contract tests, hypothesis profiles, and nobody's real environment."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# `fast` on each run; `HYPOTHESIS_PROFILE=deep scripts/test tests/core` when a rule has changed.
+settings.register_profile(
+    "fast", max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("deep", max_examples=2000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("contract")
+    group.addoption("--ollama", metavar="URL", default=None, help="run the contract tests against this Ollama as well")
+    group.addoption("--data", metavar="DIR", default=None, help="replay the recordings in this folder")
+
+
+@pytest.fixture(autouse=True)
+def _no_environment_of_mine(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No variable of the person who runs the tests changes their outcome, and nothing is written to their home."""
+    for name in list(os.environ):
+        if name.upper().startswith(("OLLAMA_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")):
+            monkeypatch.delenv(name)
+    state: Path = tmp_path_factory.getbasetemp() / "state"
+    monkeypatch.setenv("XDG_STATE_HOME", str(state))

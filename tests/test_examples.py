@@ -1,0 +1,91 @@
+"""Every file in config/ loads, agrees with the schema, and config/router.yaml shows every key with its default."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from ruamel.yaml import YAML
+
+from router.config import ChainSection, Config, StaticGpu, VariantSection, load_config, schema
+
+ROOT = Path(__file__).parent.parent
+CONFIG = ROOT / "config"
+FILES = sorted(CONFIG.rglob("*.yaml"))
+SCHEMA = json.loads((CONFIG / "router.schema.json").read_text())
+
+
+def plain(path: Path) -> Any:
+    return YAML(typ="safe", pure=True).load(path.read_text())
+
+
+def leaves(data: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in data.items():
+        if isinstance(value, dict) and value:
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_file_loads(path: Path) -> None:
+    """A shipped configuration is a valid one."""
+    assert load_config(path, env={}).backends
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_file_agrees_with_the_schema(path: Path) -> None:
+    """Editors that check by the schema accept what is shipped."""
+    jsonschema.Draft202012Validator(SCHEMA).validate(plain(path))
+
+
+def test_schema_is_that_of_the_code() -> None:
+    """The shipped schema is written anew when the configuration changes: `ollama-router check --schema`."""
+    assert schema() == SCHEMA
+
+
+@pytest.mark.parametrize(
+    "text", ["queue: { wait_s: -1 }", "chains: { a: 5 }", "colour: red", "defaults: { num_ctx: x }"]
+)
+def test_schema_refuses_what_the_router_refuses(text: str) -> None:
+    """Typical mistakes are already seen in the editor."""
+    assert not jsonschema.Draft202012Validator(SCHEMA).is_valid(YAML(typ="safe", pure=True).load(text))
+
+
+def test_router_yaml_shows_every_key_with_its_default() -> None:
+    """Nothing can be configured that the commented file does not show, and what it shows is what holds without it."""
+    shown = dict(leaves(plain(CONFIG / "router.yaml")))
+    defaults = dict(leaves(Config().model_dump(mode="json")))
+    assert shown == defaults
+
+
+def test_router_yaml_explains_every_key() -> None:
+    """Each key has a comment: behind it, or in the line above."""
+    lines = (CONFIG / "router.yaml").read_text().splitlines()
+    for number, line in enumerate(lines):
+        if re.match(r"\s*[a-z_]+:", line) and line.strip() != "local:":
+            assert "  # " in line or lines[number - 1].lstrip().startswith("# "), line
+
+
+def test_example_chains_in_router_yaml_load(tmp_path: Path) -> None:
+    """The chains that stand there as comments are valid, and show every key of a chain."""
+    text = (CONFIG / "router.yaml").read_text()
+    example = "".join(line[2:] + "\n" for line in re.findall(r"^#   .*$", text, re.MULTILINE))
+    file = tmp_path / "router.yaml"
+    file.write_text(f"chains:\n{example}")
+    assert len(load_config(file, env={}).chains) == 3
+    for key in {*ChainSection.model_fields, *VariantSection.model_fields}:
+        assert f"{key}:" in example
+
+
+def test_every_key_has_a_description() -> None:
+    """The schema, router.yaml and the README can explain every key."""
+    for section in [*SCHEMA["$defs"].values(), SCHEMA]:
+        for key, value in section["properties"].items():
+            assert value.get("description"), key
+    assert all(field.description for field in StaticGpu.model_fields.values())
