@@ -1,24 +1,26 @@
-"""Bytes a variant needs on the GPU: weights, KV cache, recurrent state, compute buffer, projector (vram.md §3, §5)."""
+"""Bytes a variant needs on the GPU: weights, KV cache, recurrent state, compute buffer, projector (vram.md §3, §5).
+
+Everything follows from what `/api/show` says. What does not depend on the options is worked out once per model
+(`shape.shape_of`), so that a decision over many variants costs microseconds.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from functools import lru_cache
 
+from router.core import coarse
+from router.core.caches import LayerCache
 from router.core.catalog import ModelFacts
+from router.core.compute import compute_bytes
+from router.core.options import Backend as Backend
+from router.core.options import RunOptions as RunOptions
+from router.core.projector import projector_bytes
+from router.core.shape import Exactness, Shape, shape_of
 
-Backend = Literal["cuda", "vulkan", "rocm", "plain"]
-
-
-@dataclass(frozen=True, slots=True)
-class RunOptions:
-    """How a runner is started, as far as it changes memory. `num_ctx` is per slot."""
-
-    num_ctx: int
-    num_batch: int = 512
-    num_parallel: int = 1
-    kv_type: str = "f16"
-    flash_attention: bool = True
+_MIB = 1 << 20
+# Least bytes and least share of the need kept free, by how well the architecture is known (vram.md §5).
+_SAFETY = {"plans": (128 * _MIB, 0.01), "code": (256 * _MIB, 0.02), "none": (512 * _MIB, 0.08)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,7 @@ class Footprint:
     compute_bytes: int
     projector_bytes: int
     safety_bytes: int
-    exactness: Literal["exact", "general", "coarse"]
+    exactness: Exactness
     notes: tuple[str, ...] = ()
 
     @property
@@ -44,6 +46,49 @@ class Footprint:
         return self.weights_bytes + self.kv_bytes + self.state_bytes + self.compute_bytes + self.projector_bytes
 
 
+@lru_cache(maxsize=8192)
 def footprint(facts: ModelFacts, options: RunOptions, *, backend: Backend = "cuda", copies: int = 1) -> Footprint:
-    """The footprint of `facts` run with `options` on one device; `copies` = 4 when pipelined over several devices."""
-    raise NotImplementedError
+    """The footprint of `facts` run with `options` on one device; `copies` = 4 when pipelined over several devices.
+
+    Never raises. What metadata does not say is counted at its largest, and `exactness` and `notes` say so.
+    """
+    shape = shape_of(facts)
+    weights = shape.weights.device_bytes if facts.tensors else facts.size_bytes
+    if shape.layers:
+        kv = sum(layer_kv_bytes(shape, layer, options) * count for layer, count in shape.kinds)
+        compute = compute_bytes(
+            shape, options, is_embedding=is_embedding(facts, options), backend=backend, copies=copies
+        )
+    else:
+        kv, compute = coarse.kv_bytes(facts, options), coarse.compute_bytes(facts, options) * copies
+    state = shape.state_bytes * options.num_parallel
+    projector = projector_bytes(facts, shape.weights) if options.has_projector else 0
+    need = weights + kv + state + compute + projector
+    safety = safety_bytes_of(facts, need)
+    return Footprint(weights, kv, state, compute, projector, safety, shape.exactness, shape.notes)
+
+
+def layer_kv_bytes(shape: Shape, layer: LayerCache, options: RunOptions) -> int:
+    """The KV cache of one layer, all slots. Without flash attention V is as wide on every layer as on the widest."""
+    if not layer.k_width:
+        return 0
+    wide = layer
+    if not options.flash_attention and layer.v_width:
+        wide = LayerCache(layer.k_width, shape.widest_v)
+    cells = options.sliding_cells(shape.window) if layer.is_sliding else options.cells
+    return int(wide.cell_bytes(options.kv_type) * cells * options.num_parallel)
+
+
+def is_embedding(facts: ModelFacts, options: RunOptions) -> bool:
+    """True when Ollama starts the runner for embedding: the model cannot complete (llm/llama_server.go)."""
+    if options.is_embedding is not None:
+        return options.is_embedding
+    return "embedding" in facts.capabilities and "completion" not in facts.capabilities
+
+
+def safety_bytes_of(facts: ModelFacts, need_bytes: int) -> int:
+    """What to keep free beside `need_bytes` on a card, by how well the model's architecture is known."""
+    shape = shape_of(facts)
+    known = "none" if shape.exactness == "general" else shape.arch.source
+    least, share = _SAFETY[known]
+    return max(least, int(share * need_bytes))

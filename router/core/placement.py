@@ -1,12 +1,23 @@
-"""Where a model's layers go: one card, or llama.cpp's split over several, and whether every card keeps its margin."""
+"""Where a model's layers go: one card, or llama.cpp's split over several, and whether every card keeps its margin.
+
+llama.cpp's fit (common/fit.cpp) in three steps. 1. All layers are dealt out in proportion to free memory; where every
+card keeps its margin, that is the plan. 2. A mixture of experts that does not fit so moves experts to main memory: it
+does not fit. 3. A dense model is filled again from the last layer to the first, last card first.
+"""
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate
 
 from router.core.catalog import ModelFacts
-from router.core.footprint import Backend, RunOptions
+from router.core.footprint import Backend, Footprint, RunOptions, footprint, layer_kv_bytes, safety_bytes_of
+from router.core.shape import shape_of
+
+PIPELINE_COPIES = 4  # of the graph's inputs per device, once a fully offloaded model is split (ggml-backend.cpp)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +36,16 @@ class Card:
 
 @dataclass(frozen=True, slots=True)
 class DeviceNeed:
-    """What one card must hold: `need_bytes` includes context, margin and safety; it fits when need ≤ have."""
+    """What one card must hold: `need_bytes` includes context, margin and safety; it fits when need ≤ have.
+
+    `alloc_bytes` is what llama.cpp allocates there, the driver context included: what a probe sees go.
+    """
 
     index: int
     need_bytes: int
     have_bytes: int
     layers: int
+    alloc_bytes: int = 0
 
     @property
     def short_bytes(self) -> int:
@@ -47,10 +62,17 @@ class Placement:
 
     @property
     def need_bytes(self) -> int:
+        """What must be free over all cards."""
         return sum(device.need_bytes for device in self.devices)
 
     @property
+    def expected_bytes(self) -> int:
+        """What a probe should see go on loading: everything allocated, driver contexts included, no margins."""
+        return sum(device.alloc_bytes for device in self.devices)
+
+    @property
     def short_bytes(self) -> int:
+        """How much is missing over all cards; 0 where every card has what it needs."""
         return sum(device.short_bytes for device in self.devices)
 
 
@@ -63,16 +85,151 @@ def place(
     safety_bytes: int | None = None,
     residual_bytes: int = 0,
 ) -> Placement:
-    """llama.cpp's fit of all layers over exactly these `cards` (one card: no split).
+    """llama.cpp's fit of all layers over exactly these `cards` (one card: no split; none: nothing fits).
 
-    `safety_bytes` None takes the footprint's own; `residual_bytes` is what was learned for this model (spread over
-    the cards in proportion to their share).
+    `safety_bytes` is kept free on each card; None takes the footprint's own, by each card's share. `residual_bytes` is
+    what was learned for this model, spread over the cards in proportion to what they hold.
     """
-    raise NotImplementedError
+    copies = 1 if len(cards) == 1 else PIPELINE_COPIES
+    whole = footprint(facts, options, backend=backend, copies=copies)
+    split = _Split(facts, options, cards, whole, backend, safety_bytes, residual_bytes)
+    if len(cards) == 1:
+        return split.placement([split.blocks + 1])
+    if not cards:
+        return Placement(False, ())
+    first = split.placement(split.in_proportion())
+    if first.fits or facts.value("expert_count", 0):
+        return first
+    refilled = split.back_to_front()
+    return split.placement(refilled) if refilled is not None else first
 
 
 def max_num_ctx(
-    facts: ModelFacts, options: RunOptions, cards: Sequence[Card], *, step: int = 256, backend: Backend = "cuda"
+    facts: ModelFacts,
+    options: RunOptions,
+    cards: Sequence[Card],
+    *,
+    step: int = 256,
+    backend: Backend = "cuda",
+    safety_bytes: int | None = None,
+    residual_bytes: int = 0,
 ) -> int:
-    """The largest num_ctx (a multiple of `step`, at most the model's maximum) that fits over `cards`; 0 if none does."""
-    raise NotImplementedError
+    """The largest num_ctx (a multiple of `step`, at most the model's own) that fits over `cards`; 0 if none does.
+
+    A model that does not say its context is searched up to 131072.
+    """
+    low, high = 0, (facts.context_length or 131_072) // step
+    while low < high:
+        middle = (low + high + 1) // 2
+        asked = options.with_num_ctx(middle * step)
+        found = place(facts, asked, cards, backend=backend, safety_bytes=safety_bytes, residual_bytes=residual_bytes)
+        low, high = (middle, high) if found.fits else (low, middle - 1)
+    return low * step
+
+
+@dataclass(frozen=True, slots=True)
+class _Split:
+    """One question to the fit. Layer counts run over the blocks and the output, which is the last layer."""
+
+    facts: ModelFacts
+    options: RunOptions
+    cards: Sequence[Card]
+    whole: Footprint
+    backend: Backend
+    safety_bytes: int | None
+    residual_bytes: int
+
+    @property
+    def blocks(self) -> int:
+        return len(_layer_sums(self.facts, self.options)) - 2
+
+    def in_proportion(self) -> list[int]:
+        """How many layers each card gets by its share of the free memory."""
+        layers = self.blocks + 1
+        shares = list(accumulate(max(0, card.free_bytes - card.context_bytes) for card in self.cards))
+        counts = [0] * len(self.cards)
+        for il in range(layers):
+            counts[min(bisect_right(shares, il * shares[-1] / layers), len(self.cards) - 1)] += 1
+        return counts
+
+    def back_to_front(self) -> list[int] | None:
+        """The second plan: each card, last first, takes the most of the remaining layers; None if some are left over.
+
+        Until all are placed nothing is pipelined, so a card is filled as if there were one copy of the inputs.
+        """
+        single = footprint(self.facts, self.options, backend=self.backend).compute_bytes
+        counts, left = [0] * len(self.cards), self.blocks + 1
+        for at in range(len(self.cards) - 1, -1, -1):
+            if self._fits(at, left, left, self.whole.compute_bytes):
+                counts[at] = left
+                return counts
+            counts[at] = self._most(at, left, single)
+            left -= counts[at]
+        return None
+
+    def placement(self, counts: Sequence[int]) -> Placement:
+        """The outcome for `counts` layers per card. After a second plan a card may dip into its margin, as llama.cpp
+        lets it, but never below what it has."""
+        devices, end, fits = [], 0, True
+        refilled = len(self.cards) > 1 and counts != self.in_proportion()
+        for at, count in enumerate(counts):
+            end += count
+            device = self._device(at, end, count, self.whole.compute_bytes)
+            devices.append(device)
+            spare = self.cards[at].margin_bytes if refilled and at else 0
+            fits = fits and device.need_bytes - spare <= device.have_bytes
+        return Placement(fits, tuple(devices))
+
+    def _most(self, at: int, left: int, compute_bytes: int) -> int:
+        low, high = 0, left - 1
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if self._fits(at, left, middle, compute_bytes) else (low, middle - 1)
+        return low
+
+    def _fits(self, at: int, end: int, count: int, compute_bytes: int) -> bool:
+        device = self._device(at, end, count, compute_bytes)
+        return device.need_bytes <= device.have_bytes
+
+    def _device(self, at: int, end: int, count: int, compute_bytes: int) -> DeviceNeed:
+        """Card `at` holding the `count` layers before layer `end`."""
+        card = self.cards[at]
+        sums = _layer_sums(self.facts, self.options)
+        held = sums[end] - sums[end - count] + compute_bytes
+        projector = self.whole.projector_bytes if at == 0 else 0
+        need = held + projector + self._learned(held + projector)
+        safety = safety_bytes_of(self.facts, need) if self.safety_bytes is None else self.safety_bytes
+        alloc = held + projector + card.context_bytes
+        total = need + card.context_bytes + card.margin_bytes + safety
+        return DeviceNeed(card.index, total, card.free_bytes, count, alloc)
+
+    def _learned(self, held_bytes: int) -> int:
+        """This card's share of what was learned."""
+        if not self.residual_bytes:
+            return 0
+        everywhere = self.whole.need_bytes + (len(self.cards) - 1) * self.whole.compute_bytes
+        return self.residual_bytes * held_bytes // max(1, everywhere)
+
+
+@lru_cache(maxsize=4096)
+def _layer_sums(facts: ModelFacts, options: RunOptions) -> tuple[int, ...]:
+    """Bytes of the first n layers, weights and caches, for n = 0 … blocks + 1 (the output is the last layer)."""
+    shape = shape_of(facts)
+    if not shape.layers or not facts.tensors:
+        return _even_sums(facts, options)
+    weights = shape.weights.block_bytes
+    skipped = (0,) * (len(shape.layers) - len(weights))
+    layers = (
+        held + layer_kv_bytes(shape, layer, options) + layer.state_bytes * options.num_parallel
+        for held, layer in zip(weights + skipped, shape.layers, strict=True)
+    )
+    return tuple(accumulate((*layers, shape.weights.output_bytes), initial=0))
+
+
+def _even_sums(facts: ModelFacts, options: RunOptions) -> tuple[int, ...]:
+    """Layers of a model whose tensors are not known: all alike, and the output as large as a tenth of the file."""
+    whole = footprint(facts, options)
+    blocks = max(1, int(facts.value("block_count", 32)))
+    output = whole.weights_bytes // 10
+    rest = whole.weights_bytes - output + whole.kv_bytes + whole.state_bytes
+    return tuple(accumulate((*(rest // blocks + 1 for _ in range(blocks)), output), initial=0))
