@@ -1,0 +1,137 @@
+"""JSON lines, one for each request at its end and one for each thing that an operator should know. Never a prompt."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import msgspec
+
+from router.telemetry.events import (
+    Decided,
+    Event,
+    Finished,
+    Measured,
+    Noted,
+    ProbeBack,
+    ProbeLost,
+    Spilled,
+    Switched,
+    UpstreamDown,
+    UpstreamUp,
+)
+
+LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+Line = dict[str, object]
+
+
+def stderr_sink(line: bytes) -> None:
+    """One write to file descriptor 2. A full disk or a closed pipe loses the line, not the request."""
+    try:
+        os.write(2, line)
+    except OSError:
+        return
+
+
+class LogHook:
+    """Writes each event of at least `level` as one line; `unix_now` gives the date."""
+
+    def __init__(
+        self,
+        level: str = "info",
+        *,
+        sink: Callable[[bytes], None] = stderr_sink,
+        unix_now: Callable[[], float] = time.time,
+    ) -> None:
+        self._least = LEVELS[level]
+        self._sink = sink
+        self._unix_now = unix_now
+        self._encoder = msgspec.json.Encoder()
+
+    def on(self, event: Event) -> None:
+        level, message, facts = _line(event)
+        if LEVELS.get(level, 0) < self._least:
+            return
+        ts = datetime.fromtimestamp(self._unix_now(), UTC).isoformat(timespec="milliseconds")
+        self._sink(self._encoder.encode({"ts": ts, "level": level, "msg": message, **facts}) + b"\n")
+
+
+def _line(event: Event) -> tuple[str, str, Line]:
+    """Level, message and facts; the level "" is never written."""
+    match event:
+        case Finished():
+            return _request(event)
+        case Decided():
+            level = "info" if event.outcome == "rejected" else "debug"
+            return level, "decided", _decided(event)
+        case Switched():
+            return _switch(event)
+        case Spilled():
+            sizes: Line = {"size_bytes": event.size_bytes, "size_vram_bytes": event.size_vram_bytes}
+            return "warning", "model spilled after its load", {"model": event.model, **sizes}
+        case Measured():
+            foreseen: Line = {"predicted_bytes": event.predicted_bytes, "measured_bytes": event.measured_bytes}
+            return "debug", "load measured", {"model": event.model, **foreseen}
+        case ProbeLost():
+            return "warning", "free memory cannot be read", {"probe": event.probe, "error": event.error}
+        case ProbeBack():
+            return "info", "free memory can be read again", {"probe": event.probe}
+        case UpstreamDown():
+            return "error", "Ollama does not answer", {"backend": event.backend, "error": event.error}
+        case UpstreamUp():
+            return "info", "Ollama answers", {"backend": event.backend, "version": event.version}
+        case Noted():
+            return event.level, event.message, {}
+        case _:
+            return "", "", {}
+
+
+def _request(event: Finished) -> tuple[str, str, Line]:
+    line: Line = {
+        "request_id": event.request_id,
+        "team": event.team,
+        "method": event.method,
+        "route": event.route,
+        "status": event.status,
+        "requested": event.requested,
+        "variant": event.variant,
+        "backend": event.backend,
+        "reason": event.reason,
+        "queue_ms": _ms(event.queue_s),
+        "ttft_ms": _ms(event.ttft_s),
+        "duration_ms": _ms(event.duration_s),
+        "tokens_in": event.tokens_in,
+        "tokens_out": event.tokens_out,
+        "bytes": event.sent_bytes,
+        "outcome": event.outcome,
+    }
+    for name in ("trace_id", "error"):
+        if value := getattr(event, name):
+            line[name] = value
+    return "info", "request", line
+
+
+def _decided(event: Decided) -> Line:
+    return {
+        "request_id": event.request_id,
+        "team": event.team,
+        "requested": event.requested,
+        "variant": event.chosen,
+        "outcome": event.outcome,
+        "reason": event.reason,
+    }
+
+
+def _switch(event: Switched) -> tuple[str, str, Line]:
+    line: Line = {"model": event.model, "evicted": event.evicted}
+    if event.duration_s is not None:
+        line["duration_ms"] = _ms(event.duration_s)
+    if event.error:
+        line["error"] = event.error
+    return "warning" if event.phase == "failed" else "info", f"switch {event.phase}", line
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1000, 1)

@@ -1,0 +1,206 @@
+"""Prometheus metrics: OpenTelemetry's GenAI names for requests, `ollama_router_…` for what only the router knows.
+
+Labels are bounded: model names that are neither configured nor installed become `other`, and so does every value past
+a fixed number. Children are kept by their raw values, so that a request costs a dict look-up per metric.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from router.telemetry.events import (
+    Decided,
+    Event,
+    Finished,
+    LoopLagged,
+    Measured,
+    QueueChanged,
+    Spilled,
+    Switched,
+    UpstreamDown,
+    UpstreamUp,
+)
+
+OTHER = "other"
+_DURATION = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92, 163.84, 327.68)
+_TTFT = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 30, 60, 120, 300)
+_PER_TOKEN = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5)
+_TOKENS = tuple(4.0**power for power in range(14))
+_QUEUE = (0.001, 0.01, 0.1, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120)
+_LAG = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1)
+_ERROR = (-0.5, -0.2, -0.1, -0.05, -0.02, 0, 0.02, 0.05, 0.1, 0.2, 0.5)
+_MODELS = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model", "gen_ai_response_model")
+
+
+@dataclass(frozen=True, slots=True)
+class Gauges:
+    """What is read at each scrape instead of being told by events. Cards are named by index or UUID."""
+
+    inflight_requests: int = 0
+    free_bytes: Mapping[str, int] = field(default_factory=dict)
+    reserved_bytes: Mapping[str, int] = field(default_factory=dict)
+
+
+class Bounded:
+    """Label values: at most `limit` different ones that `is_known` accepts, every other one is `other`."""
+
+    def __init__(self, limit: int, is_known: Callable[[str], bool] = lambda value: True) -> None:
+        self._limit = limit
+        self._is_known = is_known
+        self._seen: set[str] = set()
+
+    def __call__(self, value: str) -> str:
+        if value in self._seen:
+            return value
+        if len(self._seen) >= self._limit or not self._is_known(value):
+            return OTHER
+        self._seen.add(value)
+        return value
+
+
+class MetricsHook:
+    """Counts events in a registry of its own. `is_known_model` bounds the model labels."""
+
+    def __init__(self, version: str = "", *, is_known_model: Callable[[str], bool] = lambda name: True) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.registry = CollectorRegistry()
+        self._model = Bounded(200, is_known_model)
+        self._word = Bounded(100)
+        self._children: dict[tuple[str, ...], Any] = {}
+        self._read: Callable[[], Gauges] = Gauges
+        self._make()
+        self._gauge("ollama_router_build_info", "version of the router", ("version",)).labels(version).set(1)
+
+    def watch(self, read: Callable[[], Gauges]) -> None:
+        """Read the gauges with `read` at each scrape."""
+        self._read = read
+
+    def render(self) -> tuple[bytes, str]:
+        """The exposition and its content type."""
+        gauges = self._read()
+        self._inflight.set(gauges.inflight_requests)
+        for metric, values in ((self._free, gauges.free_bytes), (self._reserved, gauges.reserved_bytes)):
+            metric.clear()
+            for card, count in values.items():
+                metric.labels(card).set(count)
+        return generate_latest(self.registry), CONTENT_TYPE_LATEST
+
+    def on(self, event: Event) -> None:
+        match event:
+            case Finished():
+                self._finished(event)
+            case Decided():
+                self._decided(event)
+            case QueueChanged():
+                self._depth.set(event.depth)
+            case Switched() if event.phase != "started":
+                self._switches.labels(event.phase).inc()
+                if event.duration_s is not None:
+                    self._switch_time.observe(event.duration_s)
+            case Spilled():
+                self._spills.labels(self._model(event.model)).inc()
+            case Measured() if event.measured_bytes > 0 and event.predicted_bytes > 0:
+                self._error.observe(event.predicted_bytes / event.measured_bytes - 1)
+            case UpstreamUp() | UpstreamDown():
+                self._up.labels(event.backend).set(isinstance(event, UpstreamUp))
+            case LoopLagged():
+                self._lag.observe(event.lag_s)
+            case _:
+                pass
+
+    def _make(self) -> None:
+        prefix = "ollama_router_"
+        self._decisions = self._counter(
+            f"{prefix}decisions", "requests by what was decided", ("team", "chain", "variant", "reason")
+        )
+        self._fallbacks = self._counter(
+            f"{prefix}fallbacks", "requests served by another variant", ("from", "to", "reason")
+        )
+        self._spills = self._counter(f"{prefix}spills", "loads that were not wholly on the GPU", ("model",))
+        self._gone = self._counter(f"{prefix}client_disconnects", "clients that left before the end", ("phase",))
+        self._switches = self._counter(f"{prefix}switches", "changes of what is loaded", ("result",))
+        self._depth = self._gauge(f"{prefix}queue_depth", "requests that wait for their model's turn")
+        self._inflight = self._gauge(f"{prefix}inflight_requests", "requests being answered")
+        self._up = self._gauge(f"{prefix}backend_up", "whether the backend answers", ("backend",))
+        self._free = self._gauge(f"{prefix}vram_free_bytes", "free memory of a card", ("gpu",))
+        self._reserved = self._gauge(f"{prefix}vram_reserved_bytes", "memory promised to loads under way", ("gpu",))
+        self._queue = self._histogram(f"{prefix}queue_wait_seconds", "time spent waiting", _QUEUE)
+        self._switch_time = self._histogram(f"{prefix}switch_duration_seconds", "duration of a switch", _DURATION)
+        self._error = self._histogram(f"{prefix}vram_estimate_error_ratio", "predicted over measured, less 1", _ERROR)
+        self._lag = self._histogram(f"{prefix}event_loop_lag_seconds", "how late timers run", _LAG)
+        server = "gen_ai_server_"
+        self._duration = self._histogram(
+            f"{server}request_duration_seconds", "duration of a request", _DURATION, (*_MODELS, "error_type")
+        )
+        self._ttft = self._histogram(f"{server}time_to_first_token_seconds", "time to the first token", _TTFT, _MODELS)
+        self._per_token = self._histogram(
+            f"{server}time_per_output_token_seconds", "time per token after the first", _PER_TOKEN, _MODELS
+        )
+        self._tokens = self._histogram(
+            "gen_ai_client_token_usage", "tokens of a request", _TOKENS, (*_MODELS, "gen_ai_token_type")
+        )
+
+    def _decided(self, event: Decided) -> None:
+        requested, chosen, reason = event.requested, event.chosen, event.cause or event.outcome
+        key = ("decided", event.team, event.chain or requested, chosen, reason)
+        child = self._children.get(key)
+        if child is None:
+            chain = self._model(event.chain or requested)
+            child = self._decisions.labels(self._word(event.team), chain, self._model(chosen), self._word(reason))
+            self._keep(key, child)
+        child.inc()
+        if event.outcome == "fallback":
+            self._fallbacks.labels(self._model(requested), self._model(chosen), self._word(reason)).inc()
+
+    def _finished(self, event: Finished) -> None:
+        self._queue.observe(event.queue_s)
+        if event.outcome == "client_gone":
+            self._gone.labels(event.phase or ("stream" if event.sent_bytes else "before_answer")).inc()
+        labels = self._labels(event)
+        if event.duration_s is not None:
+            error = "" if event.status < 400 and event.outcome == "completed" else _error_type(event)
+            self._child(self._duration, (*labels, error)).observe(event.duration_s)
+        if event.ttft_s is not None:
+            self._child(self._ttft, labels).observe(event.ttft_s)
+        for kind, tokens in (("input", event.tokens_in), ("output", event.tokens_out)):
+            if tokens is not None:
+                self._child(self._tokens, (*labels, kind)).observe(tokens)
+        if event.duration_s is not None and event.ttft_s is not None and event.tokens_out and event.tokens_out > 1:
+            per_token_s = (event.duration_s - event.ttft_s) / (event.tokens_out - 1)
+            self._child(self._per_token, labels).observe(max(0.0, per_token_s))
+
+    def _labels(self, event: Finished) -> tuple[str, str, str, str]:
+        operation = self._word(event.operation or "chat")
+        return operation, "ollama", self._model(event.requested), self._model(event.variant)
+
+    def _child(self, metric: Histogram, labels: tuple[str, ...]) -> Histogram:
+        key = (str(id(metric)), *labels)
+        child = self._children.get(key)
+        if child is None:
+            child = metric.labels(*labels)
+            self._keep(key, child)
+        return child
+
+    def _keep(self, key: tuple[str, ...], child: object) -> None:
+        """Raw values come from clients, so the memory of children is bounded too."""
+        if len(self._children) < 4096:
+            self._children[key] = child
+
+    def _counter(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Counter:
+        return Counter(name, text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Gauge:
+        return Gauge(name, text, labels, registry=self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...], labels: tuple[str, ...] = ()) -> Histogram:
+        return Histogram(name, text, labels, buckets=buckets, registry=self.registry)
+
+
+def _error_type(event: Finished) -> str:
+    """OpenTelemetry's `error.type`: the HTTP status, or how the request ended where that was not the reason."""
+    return str(event.status) if event.status >= 400 else event.outcome

@@ -1,0 +1,269 @@
+"""Events reach the log, the metrics and the ring of recent decisions."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from router.core.catalog import Variant
+from router.core.policy import Decision, Outcome, Verdict, VerdictKind
+from router.telemetry import (
+    Decided,
+    Event,
+    Finished,
+    Gauges,
+    LogHook,
+    LoopLagged,
+    Measured,
+    MetricsHook,
+    Noted,
+    ProbeBack,
+    ProbeLost,
+    QueueChanged,
+    RecentDecisions,
+    Spilled,
+    Switched,
+    Telemetry,
+    UpstreamDown,
+    UpstreamUp,
+    watch_loop_lag,
+)
+
+DECISION = Decision(
+    Outcome.FALLBACK,
+    Verdict(Variant("small"), VerdictKind.FITS, 8192, 5, 9),
+    (
+        Verdict(Variant("big"), VerdictKind.TOO_BIG, 8192, 50, 9, "GPU 0 lacks 41"),
+        Verdict(Variant("small"), VerdictKind.FITS),
+    ),
+)
+DECIDED = Decided(
+    "r1",
+    "default",
+    "big",
+    "small",
+    "fallback: big too big",
+    "fallback",
+    chain="big",
+    cause="too_big",
+    decision=DECISION,
+)
+FINISHED = Finished(
+    "r1", "default", "/api/chat", 200, "big", "small", "completed", queue_s=0.25, sent_bytes=1234, duration_s=2.5,
+    ttft_s=0.5, tokens_in=12, tokens_out=41, operation="chat", reason="fallback: big too big",
+)  # fmt: skip
+REFUSED = Decided("r2", "default", "big", "", "nothing fits", "rejected")
+EVERYTHING: tuple[Event, ...] = (
+    DECIDED,
+    FINISHED,
+    REFUSED,
+    Finished("r3", "default", "/api/chat", 499, "big", "small", "client_gone"),
+    QueueChanged(3),
+    Switched("started", "small"),
+    Switched("finished", "small", ("big",), 4.5),
+    Switched("failed", "big", (), 1.0, "out of memory"),
+    Spilled("big", 100, 60),
+    Measured("small", 102, 100),
+    ProbeLost("nvml", "GPU is lost"),
+    ProbeBack("nvml"),
+    UpstreamDown("connection refused"),
+    UpstreamUp("0.33.0"),
+    LoopLagged(0.002),
+    Noted("starting", "warning"),
+)
+
+
+def logged(*events: Event, level: str = "info") -> list[dict[str, Any]]:
+    lines: list[bytes] = []
+    hook = LogHook(level, sink=lines.append, unix_now=lambda: 1_800_000_000.25)
+    for event in events:
+        hook.on(event)
+    assert all(line.endswith(b"\n") and line.count(b"\n") == 1 for line in lines)
+    return [json.loads(line) for line in lines]
+
+
+def exposed(*events: Event, hook: MetricsHook | None = None) -> str:
+    hook = hook or MetricsHook("0.1.0")
+    for event in events:
+        hook.on(event)
+    body, content_type = hook.render()
+    assert content_type.startswith("text/plain")
+    return body.decode()
+
+
+def test_request_is_one_line_with_every_field_of_its_end() -> None:
+    """The line of a request has the fields that operators look for, times in milliseconds."""
+    assert logged(FINISHED) == [
+        {
+            "ts": "2027-01-15T08:00:00.250+00:00", "level": "info", "msg": "request", "request_id": "r1",
+            "team": "default", "method": "POST", "route": "/api/chat", "status": 200, "requested": "big",
+            "variant": "small", "backend": "local", "reason": "fallback: big too big", "queue_ms": 250.0,
+            "ttft_ms": 500.0, "duration_ms": 2500.0, "tokens_in": 12, "tokens_out": 41, "bytes": 1234,
+            "outcome": "completed",
+        }
+    ]  # fmt: skip
+
+
+def test_what_an_operator_should_know_is_logged_with_its_level() -> None:
+    """Faults are warnings or errors, everyday events are info, decisions of served requests only debug."""
+    lines = [(line["level"], line["msg"]) for line in logged(*EVERYTHING)]
+    assert lines == [
+        ("info", "request"),
+        ("info", "decided"),
+        ("info", "request"),
+        ("info", "switch started"),
+        ("info", "switch finished"),
+        ("warning", "switch failed"),
+        ("warning", "model spilled after its load"),
+        ("warning", "free memory cannot be read"),
+        ("info", "free memory can be read again"),
+        ("error", "Ollama does not answer"),
+        ("info", "Ollama answers"),
+        ("warning", "starting"),
+    ]
+    assert len(logged(*EVERYTHING, level="debug")) == len(lines) + 2
+    assert [line["level"] for line in logged(*EVERYTHING, level="error")] == ["error"]
+
+
+def test_log_goes_to_stderr_and_survives_a_closed_one() -> None:
+    """Without a sink of its own the log is standard error; where that is closed, the line is lost and nothing else."""
+    code = (
+        "import os; from router.telemetry import LogHook, Noted\n"
+        "hook = LogHook(); hook.on(Noted('first')); os.close(2); hook.on(Noted('second')); print('alive')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=os.getcwd())
+    assert json.loads(done.stderr)["msg"] == "first"
+    assert done.stdout == "alive\n"
+
+
+NAMES = (
+    "ollama_router_decisions_total",
+    "ollama_router_fallbacks_total",
+    "ollama_router_queue_depth",
+    "ollama_router_queue_wait_seconds",
+    "ollama_router_inflight_requests",
+    "ollama_router_backend_up",
+    "ollama_router_vram_free_bytes",
+    "ollama_router_vram_reserved_bytes",
+    "ollama_router_vram_estimate_error_ratio",
+    "ollama_router_spills_total",
+    "ollama_router_client_disconnects_total",
+    "ollama_router_build_info",
+    "ollama_router_event_loop_lag_seconds",
+    "gen_ai_server_request_duration_seconds",
+    "gen_ai_server_time_to_first_token_seconds",
+    "gen_ai_server_time_per_output_token_seconds",
+    "gen_ai_client_token_usage",
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_metric_has_a_sample(name: str) -> None:
+    """Every metric that is promised is there after one of each event."""
+    hook = MetricsHook("0.1.0")
+    hook.watch(lambda: Gauges(1, {"0": 5}, {"0": 0}))
+    samples = [line for line in exposed(*EVERYTHING, hook=hook).splitlines() if not line.startswith("#")]
+    assert any(line.split("{")[0].split(" ")[0].startswith(name) for line in samples)
+
+
+def test_metrics_tell_the_story_of_a_fallback() -> None:
+    """What was asked, what ran, and why are labels; the reason is one word, not a sentence with names."""
+    text = exposed(DECIDED, FINISHED)
+    labels = 'chain="big",reason="too_big",team="default",variant="small"'
+    assert f"ollama_router_decisions_total{{{labels}}} 1.0" in text
+    assert 'ollama_router_fallbacks_total{from="big",reason="too_big",to="small"} 1.0' in text
+    assert 'gen_ai_request_model="big",gen_ai_response_model="small"' in text
+    assert "_created" not in text
+
+
+def test_time_per_token_leaves_the_first_out() -> None:
+    """Forty tokens in the two seconds after the first are 0.05 s each."""
+    text = exposed(FINISHED)
+    (line,) = [line for line in text.splitlines() if line.startswith("gen_ai_server_time_per_output_token_seconds_sum")]
+    assert float(line.rpartition(" ")[2]) == pytest.approx(0.05)
+
+
+def test_gauges_are_read_at_the_scrape() -> None:
+    """Free memory is what it is now; a card that has gone is gone from the metrics."""
+    cards = {"0": 5.0, "1": 7.0}
+    hook = MetricsHook()
+    hook.watch(lambda: Gauges(2, {card: int(count) for card, count in cards.items()}))
+    assert 'ollama_router_vram_free_bytes{gpu="1"} 7.0' in exposed(hook=hook)
+    del cards["1"]
+    text = exposed(hook=hook)
+    assert 'gpu="1"' not in text
+    assert "ollama_router_inflight_requests 2.0" in text
+
+
+def test_names_that_clients_invent_do_not_become_labels() -> None:
+    """Ten thousand unknown models and teams leave a small exposition."""
+    hook = MetricsHook(is_known_model=lambda name: name == "big")
+    for number in range(10_000):
+        hook.on(Finished("", f"t{number}", "/api/chat", 404, f"m{number}", f"m{number}", "completed", duration_s=0.1))
+        hook.on(Decided("", f"t{number}", f"m{number}", f"m{number}", "", "exact"))
+    text = exposed(hook=hook)
+    assert 'gen_ai_request_model="other"' in text
+    assert 'gen_ai_request_model="m1"' not in text
+    assert len(text.splitlines()) < 400
+    assert len(hook._children) <= 4096
+
+
+def test_recent_decisions_join_the_decision_and_its_end() -> None:
+    """One row per request, newest first, with the verdicts' bytes and how it ended."""
+    recent = RecentDecisions(unix_now=lambda: 5.0)
+    for event in EVERYTHING:
+        recent.on(event)
+    rows = recent.rows()
+    assert [row["kind"] for row in rows] == ["spill", "switch failed", "switch finished", "request", "request"]
+    first = rows[-1]
+    assert (first["chosen"], first["status"], first["ended"], first["at"]) == ("small", 200, "completed", 5.0)
+    assert first["verdicts"][0] == {
+        "model": "big", "num_ctx": 8192, "verdict": "too big", "need_bytes": 50, "have_bytes": 9,
+        "detail": "GPU 0 lacks 41",
+    }  # fmt: skip
+    assert "verdicts" not in rows[-2]
+    json.dumps(rows)
+
+
+def test_recent_decisions_keep_a_fixed_number() -> None:
+    """The ring forgets the oldest."""
+    recent = RecentDecisions(3)
+    for number in range(10):
+        recent.on(Decided(f"r{number}", "", "a", "a", "", "exact"))
+    recent.on(Finished("r0", "", "", 200, "a", "a", "completed"))
+    assert [row["request_id"] for row in recent.rows()] == ["r9", "r8", "r7"]
+
+
+def test_failing_hook_is_counted_and_harms_nobody() -> None:
+    """The hooks after it are told, and the caller sees nothing."""
+
+    class Broken:
+        def on(self, event: Event) -> None:
+            raise RuntimeError("broken")
+
+    recent = RecentDecisions()
+    telemetry = Telemetry([Broken(), recent])
+    telemetry.emit(DECIDED)
+    assert (telemetry.failures, len(recent.rows())) == (1, 1)
+
+
+async def test_loop_lag_is_measured() -> None:
+    """A loop that was blocked runs its timers late, and says so."""
+    first: asyncio.Future[Event] = asyncio.get_running_loop().create_future()
+
+    class Seen:
+        def on(self, event: Event) -> None:
+            if not first.done():
+                first.set_result(event)
+
+    task = asyncio.create_task(watch_loop_lag(Telemetry([Seen()]), every_s=0.001))
+    event = await first
+    task.cancel()
+    assert isinstance(event, LoopLagged)
+    assert event.lag_s >= 0
