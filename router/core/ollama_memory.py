@@ -64,21 +64,18 @@ def _numbers(value: object) -> list[int]:
     return [int(number) for number in values if isinstance(number, (int, float))] or [1]
 
 
-def believed_free(gpus: Sequence[Gpu], live: Free, residents: Sequence[OllamaResident]) -> Free:
-    """What Ollama believes to be free per card when its map gives the residents in this order.
-
-    `live` is what a query of the device would say (`live_free`); it counts only while some card has no resident.
-    """
+def frozen_free(gpus: Sequence[Gpu], residents: Sequence[OllamaResident]) -> tuple[int | None, ...]:
+    """What Ollama reads off its residents, asked in this order until every card has a figure; None = no resident."""
     free: list[int | None] = [None] * len(gpus)
     for resident in residents:
         if any(free[card] is None for card in resident.cards):
             for card in resident.cards:
                 free[card] = resident.reported_free_bytes(card, gpus[card].total_bytes)
-    known = [left for left in free if left is not None]
-    return _without_booked(gpus, tuple(known) if len(known) == len(gpus) else live, residents)
+    return tuple(free)
 
 
-def _without_booked(gpus: Sequence[Gpu], free: Free, residents: Sequence[OllamaResident]) -> Free:
+def less_booked(gpus: Sequence[Gpu], free: Free, residents: Sequence[OllamaResident]) -> Free:
+    """`free`, but never more than a card's total less everything that is booked on it."""
     booked = (sum(resident.booked_bytes(gpu.index) for resident in residents) for gpu in gpus)
     return tuple(min(left, max(0, gpu.total_bytes - mine)) for gpu, left, mine in zip(gpus, free, booked, strict=True))
 
@@ -89,9 +86,10 @@ def live_free(gpus: Sequence[Gpu]) -> Free:
 
 
 def believed_free_outcomes(gpus: Sequence[Gpu], residents: Sequence[OllamaResident]) -> frozenset[Free]:
-    """Every value that `believed_free` can take over Go's map order.
+    """What Ollama may believe to be free per card, over every order in which its map can give the residents.
 
-    A resident split over several cards may have lost its free-at-load figures but the first; both are outcomes.
+    A query of the device (`live_free`) replaces all figures while some card has no resident. A resident split over
+    several cards may have lost its free-at-load figures but the first; both are outcomes.
     """
     found: set[Free] = set()
     seen: set[tuple[int | None, ...]] = set()
@@ -105,7 +103,7 @@ def believed_free_outcomes(gpus: Sequence[Gpu], residents: Sequence[OllamaReside
         waiting += after
         if not after:
             known = tuple(left for left in free if left is not None)
-            found.add(_without_booked(gpus, known if len(known) == len(gpus) else live_free(gpus), residents))
+            found.add(less_booked(gpus, known if len(known) == len(gpus) else live_free(gpus), residents))
     return frozenset(found)
 
 

@@ -1,48 +1,34 @@
 """Ollama's scheduler with its faults, on virtual cards: one queue, one load at a time, evictions, keep-alive.
 
-`Engine` behaves as `scheduler.md` says the real one does. Time is the running loop's, so it runs as well on a
-`VirtualTimeLoop`. The HTTP API is `simulator/server.py`; the runner's memory arithmetic is a plug (`arithmetic.py`).
+`Engine` behaves as `scheduler.md` says the real one does; the paragraph numbers here are its. Two loops: P takes one
+request from the queue and stays with it until it is served, load and eviction included; C handles what ends (requests,
+timers, unloads) and is blocked while it waits for memory to come back. Time is the running loop's, so it runs as well
+on a `VirtualTimeLoop`. The HTTP API is `simulator/server.py`; the runner's memory arithmetic is a plug.
 """
 
 from __future__ import annotations
 
+import asyncio
+import math
+import random
+from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from types import TracebackType
 
 from router.core.capacity import Gpu, RunnerOptions
-from router.core.catalog import ModelFacts
+from router.core.ollama_options import ServerSettings, automatic_num_ctx, merged, needs_reload
+from router.core.ollama_rules import max_loaded, victim
+from router.simulator.arithmetic import Arithmetic, SimModel
+from router.simulator.cards import Cards
+from router.simulator.discovery import Discovery
+from router.simulator.lease import Lease
+from router.simulator.loading import EngineBusy, EngineError, Events, Loader, LoadError, Request, RunnerDied
+from router.simulator.runner import Runner
 
-
-class EngineError(Exception):
-    """A request could not be scheduled; `text` is Ollama's own wording, `status` its HTTP status."""
-
-    def __init__(self, text: str, status: int = 500) -> None:
-        super().__init__(text)
-        self.text = text
-        self.status = status
-
-
-class EngineBusy(EngineError):
-    """The queue is full (503)."""
-
-
-class LoadError(EngineError):
-    """The runner did not start (500)."""
-
-
-class RunnerDied(EngineError):
-    """The runner died while it answered; `text` is the end of Ollama's error line."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class SimModel:
-    """An installed model as the scheduler knows it: `blob` (``sha256-…``) orders ties, `blob_bytes` is its size."""
-
-    facts: ModelFacts
-    blob: str
-    blob_bytes: int
+RETRY_S = 0.01
+"""An expired runner that is busy is looked at again after this long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,71 +42,276 @@ class LoadedRow:
     expires_at_s: float
 
 
-class Lease(AbstractAsyncContextManager["Lease"]):
-    """A request's hold on a runner. Released once, on every path; `async with` does it."""
+class Engine(AbstractAsyncContextManager["Engine"]):
+    """Ollama's scheduler. `async with Engine(cards, settings, arithmetic=…) as engine` starts and ends its loops.
 
-    model: SimModel
-    num_ctx: int
-    load_duration_s: float
-    tokens_per_s: float
-    prompt_tokens_per_s: float
-    is_fully_on_gpu: bool
+    `seed` decides what in Ollama is left to chance (map order, lost log lines). `on_event` is called with
+    (what, model name, detail): starting, loaded, load_failed, evicting, unloaded, died.
+    """
 
-    def slot(self) -> AbstractAsyncContextManager[None]:
-        """One of the runner's `num_parallel` slots; waits without limit (scheduler.md §2)."""
-        raise NotImplementedError
+    def __init__(
+        self,
+        cards: Cards,
+        settings: ServerSettings | None = None,
+        *,
+        arithmetic: Arithmetic,
+        seed: int = 0,
+        on_event: Callable[[str, str, str], None] | None = None,
+    ) -> None:
+        self.cards, self.settings = cards, settings or ServerSettings()
+        self.default_num_ctx = automatic_num_ctx(cards.gpus(), self.settings)
+        self._emit: Events = on_event or (lambda what, name, detail: None)
+        self._rng = random.Random(seed)
+        self._discovery = Discovery(cards, self._rng)
+        self._loader = Loader(cards, self.settings, arithmetic, self._rng, self._emit)
+        self._loaded: dict[str, Runner] = {}
+        self._lock = asyncio.Lock()  # Ollama's loadedMu, as far as anyone waits for it
+        self._pending: deque[Request] = deque()
+        self._wake = asyncio.Event()
+        self._is_idle = True
+        self._events: asyncio.Queue[tuple[bool, Runner]] = asyncio.Queue()
+        self._unloads: asyncio.Queue[Runner] = asyncio.Queue()
+        self._loops: list[asyncio.Task[None]] = []
 
-    def check(self) -> None:
-        """Raise `RunnerDied` when the runner is dead; call it before each token."""
-        raise NotImplementedError
-
-    def crash(self, *, out_of_memory: bool = False) -> None:
-        """Kill the runner as a failed assertion, or a CUDA OOM, would."""
-        raise NotImplementedError
-
-    def release(self) -> None:
-        """The request ended, well or not. Idempotent."""
-        raise NotImplementedError
+    async def __aenter__(self) -> Engine:
+        loop = asyncio.get_running_loop()
+        self._loops = [loop.create_task(self._serve_pending()), loop.create_task(self._serve_completed())]
+        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.release()
+        for task in self._loops:
+            task.cancel()
+        await asyncio.gather(*self._loops, return_exceptions=True)
+        self._loader.stop()
+        for runner in self._loaded.values():
+            self._stop_timer(runner)
+            runner.kill()
 
+    # ------------------------------------------------------------------ what the API asks for
 
-class Engine(AbstractAsyncContextManager["Engine"]):
-    """Ollama's scheduler. `async with Engine(cards, settings) as engine` starts and ends its two loops."""
+    async def acquire(self, model: SimModel, options: RunnerOptions, *, keep_alive_s: float | None = None) -> Lease:
+        """Get `model` resident with `options` (None = automatic; the Modelfile's parameters are merged in here).
 
-    async def acquire(
-        self, model: SimModel, options: RunnerOptions, *, keep_alive_s: float | None = None, embedding: bool = False
-    ) -> Lease:
-        """Get `model` resident with `options` (request merged over Modelfile; None = automatic).
-
-        `keep_alive_s` None = none sent, inf = for ever. `embedding` = the model has no completion capability.
-        Raises EngineBusy or LoadError; cancelling it is the client leaving.
+        `keep_alive_s` None = none sent, inf = for ever, 0 = unload at the end. Raises EngineBusy or LoadError;
+        cancelling it is the client leaving, which kills a load that it caused (§0.5).
         """
-        raise NotImplementedError
+        launch = merged(model.facts, options, self.settings, self.default_num_ctx)
+        request = Request(model, launch, keep_alive_s, asyncio.get_running_loop().create_future())
+        async with self._lock:
+            runner = self._loaded.get(model.blob)
+        if runner is not None and not self._must_reload(runner, request):
+            self._grant(runner, request)
+        elif len(self._pending) >= self.settings.max_queue + self._is_idle:
+            raise EngineBusy("server busy, please try again.  maximum pending requests exceeded", 503)
+        else:
+            self._pending.append(request)
+            self._wake.set()
+        try:
+            runner = await request.served
+        except asyncio.CancelledError:
+            request.is_cancelled = True
+            if request.served.done() and not request.served.cancelled() and request.served.exception() is None:
+                self._finished(request.served.result())
+            raise
+        return Lease(runner, request.launch, self.cards.machine.speeds, self._finished, self._out_of_memory, self._emit)
 
     def expire(self, model: SimModel) -> None:
         """`keep_alive: 0` without a prompt: marks the model; returns at once, also for one that is not loaded."""
-        raise NotImplementedError
+        runner = self._loaded.get(model.blob)
+        if runner is not None:
+            runner.expires_at_s = asyncio.get_running_loop().time()
+            self._mark(runner)
 
     def ps(self) -> list[LoadedRow]:
-        """`/api/ps`, in its order (latest expiry first)."""
-        raise NotImplementedError
+        """`/api/ps` in its order, the latest expiry first; a dead runner stays listed until its next request."""
+        now = asyncio.get_running_loop().time()
+        rows = [
+            LoadedRow(
+                runner.model,
+                runner.size_bytes,
+                runner.size_vram_bytes,
+                runner.launch.num_ctx,
+                now + runner.keep_alive_s if runner.expires_at_s is None else runner.expires_at_s,
+            )
+            for runner in self._loaded.values()
+        ]
+        return sorted(rows, key=lambda row: -row.expires_at_s // 1)
+
+    async def read_ps(self) -> list[LoadedRow]:
+        """`ps`, but waiting as the real one does while a device query holds the scheduler's lock (§8, e17)."""
+        async with self._lock:
+            return self.ps()
 
     def is_loaded(self, model: SimModel) -> bool:
         """Whether `/api/ps` lists it."""
-        raise NotImplementedError
+        return model.blob in self._loaded
 
     def gpus(self) -> tuple[Gpu, ...]:
         """What the driver says of every card now (virtual NVML)."""
-        raise NotImplementedError
+        return self.cards.gpus()
 
     def kill_runner(self, model: SimModel) -> None:
-        """SIGKILL from outside: memory is free, `/api/ps` goes on listing it (h07)."""
-        raise NotImplementedError
+        """SIGKILL from outside: the memory is free, `/api/ps` goes on listing it (h07)."""
+        runner = self._loaded.get(model.blob)
+        if runner is None:
+            self._loader.kill(model)
+        else:
+            runner.kill()
+            self._emit("died", model.name, runner.death)
+
+    # ------------------------------------------------------------------ P: one request at a time (§3)
+
+    async def _serve_pending(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._drop_stale_unloads()
+            if not self._pending:
+                self._wake.clear()
+                continue
+            request = self._pending.popleft()
+            self._is_idle = False
+            if not request.is_cancelled:
+                await self._schedule(request)
+            self._is_idle = not self._pending
+
+    def _drop_stale_unloads(self) -> None:
+        """Unload events that nobody waited for are thrown away, unless a request is taken first (by chance)."""
+        while not self._unloads.empty() and (not self._pending or self._rng.random() < 0.5):
+            self._unloads.get_nowait()
+
+    async def _schedule(self, request: Request) -> None:
+        while True:
+            async with self._lock:
+                runner, residents = self._loaded.get(request.model.blob), list(self._loaded.values())
+            if runner is not None and not self._must_reload(runner, request):
+                return self._grant(runner, request)
+            if runner is None and len(residents) < max_loaded(len(self.cards.machine.cards), self.settings):
+                free = await self._discovery.believed(residents if request.launch.num_gpu else [], request.launch)
+                try:
+                    loaded = await self._loader.load(request, free, self._loaded)
+                except LoadError as error:
+                    return self._answer(request, error)
+                if loaded is not None:
+                    return await self._enter(loaded, request)
+                if not residents:
+                    continue
+                if request.has_retried:
+                    await self._evict_all()
+                    continue
+            out = runner or self._victim()
+            if out is not None:
+                await self._evict(out)
+
+    async def _enter(self, runner: Runner, request: Request) -> None:
+        """A load is done: from now on it is in `/api/ps`. Where the client has left meanwhile, it is idle at once."""
+        async with self._lock:
+            self._loaded[runner.model.blob] = runner
+        runner.references += 1
+        self._emit("loaded", runner.model.name, f"{runner.load_s:.2f} s")
+        if request.served.done():
+            self._finished(runner)
+        else:
+            request.served.set_result(runner)
+
+    def _answer(self, request: Request, error: EngineError) -> None:
+        if not request.served.done():
+            request.served.set_exception(error)
+
+    def _victim(self) -> Runner | None:
+        if not self._loaded:
+            return None
+        return self._loaded[victim([runner.resident() for runner in self._loaded.values()]).weights]
+
+    async def _evict(self, runner: Runner) -> None:
+        self._emit("evicting", runner.model.name, "")
+        self._mark(runner)
+        await self._unloads.get()
+
+    async def _evict_all(self) -> None:
+        runners = list(self._loaded.values())
+        for runner in runners:
+            self._mark(runner)
+        for _ in runners:
+            await self._unloads.get()
+
+    def _must_reload(self, runner: Runner, request: Request) -> bool:
+        return not runner.is_alive or needs_reload(request.model.facts, runner.launch, request.launch)
+
+    def _grant(self, runner: Runner, request: Request) -> None:
+        if request.served.done():
+            return
+        runner.references += 1
+        self._stop_timer(runner)
+        if request.keep_alive_s is not None:
+            runner.keep_alive_s = request.keep_alive_s
+        request.served.set_result(runner)
+
+    # ------------------------------------------------------------------ C: what ends (§8)
+
+    def _finished(self, runner: Runner) -> None:
+        self._events.put_nowait((True, runner))
+
+    def _mark(self, runner: Runner) -> None:
+        """Expire as soon as idle."""
+        self._stop_timer(runner)
+        runner.keep_alive_s = 0.0
+        if runner.references <= 0:
+            self._events.put_nowait((False, runner))
+
+    def _out_of_memory(self) -> None:
+        """A CUDA OOM at run time expires every resident, also innocent ones (h06)."""
+        for runner in list(self._loaded.values()):
+            self._mark(runner)
+
+    async def _serve_completed(self) -> None:
+        while True:
+            is_end, runner = await self._events.get()
+            if is_end:
+                self._end_request(runner.model)
+            else:
+                await self._expired(runner)
+
+    def _end_request(self, model: SimModel) -> None:
+        runner = self._loaded.get(model.blob)
+        if runner is None:
+            return
+        runner.references = max(0, runner.references - 1)
+        if runner.references:
+            return
+        self._stop_timer(runner)
+        if runner.keep_alive_s <= 0:
+            self._events.put_nowait((False, runner))
+            return
+        loop = asyncio.get_running_loop()
+        runner.expires_at_s = loop.time() + runner.keep_alive_s
+        if runner.keep_alive_s < math.inf:
+            runner.timer = loop.call_later(runner.keep_alive_s, self._events.put_nowait, (False, runner))
+
+    def _stop_timer(self, runner: Runner) -> None:
+        if runner.timer is not None:
+            runner.timer.cancel()
+            runner.timer = None
+
+    async def _expired(self, runner: Runner) -> None:
+        if runner.references > 0:
+            asyncio.get_running_loop().call_later(RETRY_S, self._events.put_nowait, (False, runner))
+            return
+        async with self._lock:
+            if self._loaded.get(runner.model.blob) is not runner:
+                runner.kill()
+                return
+            others = [other for other in self._loaded.values() if other is not runner]
+            before = await self._discovery.baseline([runner, *others]) if runner.cards else None
+            self._stop_timer(runner)
+            runner.kill()
+            del self._loaded[runner.model.blob]
+        self._emit("unloaded", runner.model.name, "")
+        if before is not None:
+            await self._discovery.recovered(before, runner.size_vram_bytes, others)
+        self._unloads.put_nowait(runner)
+        self._wake.set()
 
 
-EventSink = Callable[[str, str, str], None]
-"""Called with (what, model name, detail): starting, loaded, load_failed, evicting, unloaded, died."""
+__all__ = ["Engine", "EngineBusy", "EngineError", "Lease", "LoadError", "LoadedRow", "RunnerDied", "SimModel"]

@@ -1,0 +1,100 @@
+"""The plug for a runner's memory arithmetic: what llama-server would allocate on its cards, and in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from router.core.catalog import ModelFacts
+
+MIB = 1 << 20
+Kind = Literal["context", "model", "kv", "state", "compute", "projector"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SimModel:
+    """An installed model as the scheduler knows it: `blob` (``sha256-…``) orders ties, `blob_bytes` is its file's size,
+    `projector_bytes` that of the vision projector that Ollama passes with ``--mmproj`` (0 = none)."""
+
+    facts: ModelFacts
+    blob: str
+    blob_bytes: int
+    projector_bytes: int = 0
+
+    @property
+    def name(self) -> str:
+        """The tag."""
+        return self.facts.name
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerStart:
+    """A runner's command line, as far as it decides over memory. `num_ctx` is per slot, `num_gpu` −1 = automatic.
+
+    `is_single` = ``--split-mode none``; `main_gpu` is then the runner's own device number. `has_projector` = the
+    projector goes to the GPU. `target_bytes` is what the fit leaves free on each card, before the runner's own addition
+    for the projector.
+    """
+
+    model: SimModel
+    num_ctx: int
+    num_batch: int
+    num_parallel: int = 1
+    num_gpu: int = -1
+    is_single: bool = False
+    kv_type: str = "f16"
+    flash_attention: bool = True
+    fit: bool = True
+    has_projector: bool = False
+    target_bytes: int = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Buffer:
+    """One allocation on one of the runner's devices. `logged_bytes` is what the log line says (0 = there is none);
+    of several with one `kind` and device Ollama keeps the last."""
+
+    kind: Kind
+    device: int
+    size_bytes: int
+    logged_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerPlan:
+    """What a runner holds once loaded, in the order of allocation. `host_bytes` is what Ollama books on the CPU side
+    (weights, caches, graph); it counts only while not every layer is on a GPU."""
+
+    buffers: tuple[Buffer, ...]
+    is_full: bool
+    gpu_weights_bytes: int
+    cpu_weights_bytes: int
+    host_bytes: int = 0
+
+    def booked(self, devices: int) -> tuple[int, ...]:
+        """Bytes that Ollama reads from the log, per device: last line wins, MiB with two decimals."""
+        last = {(b.kind, b.device): b.logged_bytes for b in self.buffers if b.logged_bytes}
+        return tuple(
+            sum(int(round(size / MIB, 2) * MIB) for (_, device), size in last.items() if device == wanted)
+            for wanted in range(devices)
+        )
+
+
+class LoadFailure(Exception):
+    """The runner died before it was ready; the text is the end of its log as Ollama shows it."""
+
+
+class Arithmetic(Protocol):
+    """How much memory a runner takes."""
+
+    def plan(self, start: RunnerStart, free: Sequence[int]) -> RunnerPlan:
+        """The allocations of `start` on devices with so many bytes free (its own contexts are up already).
+
+        Raises LoadFailure where the runner refuses.
+        """
+        ...
+
+    def projector_bytes(self, model: SimModel) -> int:
+        """What the runner takes for the projector, weights and graph: it adds this to the first card's target."""
+        ...

@@ -1,0 +1,89 @@
+"""What the simulated machine is: its cards, how fast it loads and answers, and which faults it has now.
+
+The JSON form is that of the lab's ``vgpu.json``, so one file drives this simulator and a real Ollama on virtual cards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class CardSpec:
+    """One virtual card. `foreign_mib` is what other programs hold, `context_mib` what a process takes to be there at
+    all, `reserved_mib` the driver's own (neither used nor free)."""
+
+    name: str = "CUDA0"
+    description: str = "NVIDIA RTX A5000"
+    total_mib: int = 24564
+    foreign_mib: float = 0
+    context_mib: int = 264
+    compute: str = "8.6"
+    reserved_mib: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Speeds:
+    """How fast things go.
+
+    `tokens_per_s` and `cpu_tokens_per_s` fix the speed of every model on the GPU and on the CPU; a model that is split
+    takes the time of both shares. Without them a token costs one pass over the weights it uses: bytes on the GPU over
+    `gpu_gb_per_s` plus bytes on the CPU over `cpu_gb_per_s`. The defaults are 65 % and 40 % of what the data sheets
+    say of an RTX A5000 (768 GB/s) and of two channels of DDR4-3200 (51.2 GB/s). gemma4:31b with 10 % on the CPU then
+    keeps 0.29 of its speed; measured was 0.14 (33.8 → 4.7 tokens/s on a 24 GB card, ollama issue 17099): what is
+    shown of the collapse is, if anything, too kind.
+    """
+
+    load_mib_per_s: float = 3000.0
+    tokens_per_s: float | None = None
+    cpu_tokens_per_s: float | None = None
+    prompt_tokens_per_s: float = 4000.0
+    gpu_gb_per_s: float = 500.0
+    cpu_gb_per_s: float = 20.0
+
+    def tokens_per_s_of(self, gpu_bytes: int, cpu_bytes: int) -> float:
+        """Tokens per second of a model that reads so many bytes of weights per token on either side."""
+        if self.tokens_per_s is None:
+            seconds = gpu_bytes / (self.gpu_gb_per_s * 1e9) + cpu_bytes / (self.cpu_gb_per_s * 1e9)
+            return 1.0 / max(seconds, 1e-3)
+        share = gpu_bytes / max(gpu_bytes + cpu_bytes, 1)
+        return 1.0 / (share / self.tokens_per_s + (1 - share) / (self.cpu_tokens_per_s or 4.0))
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Cards, speeds and the faults of the moment.
+
+    `free_lag_s`: memory of a dead process stays taken so long. `discovery_s`: extra time of one device query (a
+    sleeping card). `fail_load`: part of a model's blob or name → "oom", "corrupt" or "hang".
+    """
+
+    cards: tuple[CardSpec, ...] = (CardSpec(),)
+    speeds: Speeds = Speeds()
+    reply_tokens: int = 16
+    free_lag_s: float = 0.0
+    discovery_s: float = 0.0
+    fail_load: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of_json(cls, config: Mapping[str, Any]) -> Machine:
+        """The machine of a ``vgpu.json``; keys it does not know are left alone."""
+        known = {f.name for f in fields(CardSpec)}
+        cards = (CardSpec(**{k: v for k, v in device.items() if k in known}) for device in config.get("devices", ()))
+        named = {f.name: config[f.name] for f in fields(Speeds) if f.name in config}
+        if "tokens_per_s" not in named and not {"gpu_gb_per_s", "cpu_gb_per_s"} & named.keys():
+            named["tokens_per_s"] = 100.0  # the lab's defaults
+        own = {f.name for f in fields(cls)} - {"cards", "speeds"}
+        rest = {key: config[key] for key in own if key in config}
+        return cls(cards=tuple(cards), speeds=Speeds(**{"load_mib_per_s": 20000.0, **named}), **rest)
+
+    def with_foreign(self, card: int, foreign_mib: float) -> Machine:
+        """The same machine with other programs holding `foreign_mib` of one card."""
+        cards = (
+            replace(spec, foreign_mib=foreign_mib) if index == card else spec for index, spec in enumerate(self.cards)
+        )
+        return replace(self, cards=tuple(cards))
