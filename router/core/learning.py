@@ -1,0 +1,175 @@
+"""What loads have taught: how far a model's need is from the formula, where it spilled, what the server hides.
+
+Each verified load is an `Observation`. Its residual is what the load took beyond the formula: settings that the API
+does not show (KV type, parallel slots), driver context, growth. Rules, all on the side of caution:
+
+1. The same weights with the same options: the newest residual, an error bar from how far the others lie from it.
+2. The same weights with another context: the residual is partly constant, partly in proportion to the context. Both are
+   possible, so the larger of the two counts.
+3. Other weights: only what at least two models agree on (`drift.hidden_setting`).
+4. A load that spilled shows its need too: what the probe saw go and what `/api/ps` says lies in main memory. It counts
+   for an hour, since something else may have been to blame.
+5. Another version of Ollama resets trust: an old residual may only add, and the formula's own safety stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+from router.core.drift import Hidden, hidden_setting
+from router.core.observation import Observation as Observation
+from router.core.options import RunOptions
+
+_MIB = 1 << 20
+LEAST_SAFETY_BYTES = 64 * _MIB  # growth after the load is 12…100 MiB (vram.md §3)
+_EXTRAPOLATED_BYTES = 64 * _MIB
+_KEPT = 32  # observations per weights blob
+BAN_S = 3600.0
+_SAME_LEVEL_BYTES = 64 * _MIB
+
+Estimate = tuple[int, int | None, str]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Learned:
+    """Everything learned so far, a value: `of` makes a new one after each load."""
+
+    by_weights: Mapping[str, tuple[Observation, ...]]
+    version: str = ""
+    earlier_version: str = ""
+    hidden: Hidden | None = None
+
+    @staticmethod
+    def of(observations: Iterable[Observation]) -> Learned:
+        """The value for `observations`, in any order."""
+        ordered = sorted(observations, key=lambda seen: seen.at_s)
+        by_weights: dict[str, list[Observation]] = {}
+        for seen in (one for one in ordered if one.is_telling):
+            by_weights.setdefault(seen.weights, []).append(seen)
+        version = ordered[-1].ollama_version if ordered else ""
+        earlier = [seen.ollama_version for seen in ordered if seen.ollama_version != version]
+        kept = {weights: tuple(seen[-_KEPT:]) for weights, seen in by_weights.items()}
+        newest = [seen[-1] for seen in kept.values() if seen[-1].ollama_version == version]
+        return Learned(kept, version, earlier[-1] if earlier else "", hidden_setting(newest))
+
+    def residual_bytes(
+        self,
+        weights: str,
+        options: RunOptions,
+        gpu_names: tuple[str, ...],
+        version: str,
+        *,
+        cache_bytes: int = 0,
+        now_s: float | None = None,
+    ) -> Estimate:
+        """What to add to the formula for this load, the safety that then suffices, and where that comes from.
+
+        The safety is None where the footprint's own should stay. `cache_bytes` (KV and state by the formula) lets a
+        model that was never loaded profit from a hidden setting that others revealed. `now_s` is Unix time; without it
+        spilled loads count for ever.
+        """
+        seen = self.by_weights.get(weights, ())
+        if now_s is not None and any(one.spilled and now_s - one.at_s >= BAN_S for one in seen):
+            seen = tuple(one for one in seen if not one.spilled or now_s - one.at_s < BAN_S)
+        if not seen:
+            if self.hidden is None or self.hidden.models < 2 or version != self.version:
+                return 0, None, ""
+            return self.hidden.residual_bytes(cache_bytes), None, self.hidden.note
+        return _estimate(seen, options, gpu_names, version)
+
+    def banned(self, weights: str, options: RunOptions, free_bytes: int, now_s: float) -> bool:
+        """True when a load that asked no more spilled with no less free than now, within the last hour, on this version
+        of Ollama, and nothing since shows that it fits after all. `free_bytes` is that of the scarcest card."""
+        seen = self.by_weights.get(weights, ())
+        for at, spill in enumerate(seen):
+            if not self._counts(spill, now_s) or not _asks_no_more(spill, options):
+                continue
+            if free_bytes > spill.free_before_bytes + _SAME_LEVEL_BYTES:
+                continue
+            if not any(_refutes(later, spill) for later in seen[at + 1 :]):
+                return True
+        return False
+
+    def spilled_alone(self, weights: str, num_ctx: int | None, now_s: float) -> bool:
+        """True when, without any reading of free memory, a load with no more context than `num_ctx` spilled lately."""
+        seen = self.by_weights.get(weights, ())
+        asked = RunOptions(num_ctx or 0)
+        spills = (at for at, spill in enumerate(seen) if self._counts(spill, now_s) and spill.num_ctx <= asked.num_ctx)
+        return any(not any(_refutes(later, seen[at]) for later in seen[at + 1 :]) for at in spills)
+
+    def drift(self) -> tuple[str, ...]:
+        """What has moved, in words for `explain`: a hidden setting, a change of version."""
+        notes = []
+        if self.earlier_version:
+            notes.append(
+                f"Ollama changed from {self.earlier_version} to {self.version}: what was learned before is not trusted"
+            )
+        if self.hidden is not None:
+            notes.append(self.hidden.note)
+        return tuple(notes)
+
+    def _counts(self, spill: Observation, now_s: float) -> bool:
+        return spill.spilled and spill.ollama_version == self.version and 0 <= now_s - spill.at_s < BAN_S
+
+
+@lru_cache(maxsize=512)
+def _estimate(seen: tuple[Observation, ...], options: RunOptions, gpu_names: tuple[str, ...], version: str) -> Estimate:
+    """Cases 1, 2, 4 and 5 for one weights blob."""
+    trusted = [one for one in seen if one.ollama_version == version]
+    if not trusted:
+        residual = _extrapolated(seen[-1], options)
+        return max(0, residual), None, f"learned on Ollama {seen[-1].ollama_version}, which may differ"
+    here = [one for one in trusted if one.gpu_names == gpu_names] or trusted
+    same = [one for one in here if one.asks(options)]
+    newest = (same or here)[-1]
+    exact = bool(same) and not newest.spilled and newest.gpu_names == gpu_names
+    residual = max(_extrapolated(one, options) for one in _recent(same or here))
+    spread = residual - min(_extrapolated(one, options) for one in _recent(same or here))
+    safety = LEAST_SAFETY_BYTES + min(spread, _EXTRAPOLATED_BYTES) + (0 if exact else _EXTRAPOLATED_BYTES)
+    return residual, safety, f"learned from {len(same or here)} load{'s' if len(same or here) > 1 else ''}"
+
+
+def _recent(seen: list[Observation]) -> list[Observation]:
+    """The newest observations that agree: what lies before a jump was measured under other settings."""
+    newest = seen[-1]
+    recent = [newest]
+    for one in reversed(seen[:-1]):
+        if abs(_extrapolated_to(one, newest) - newest.residual_bytes) > _jump_bytes(newest):
+            break
+        recent.append(one)
+    return recent
+
+
+def _jump_bytes(newest: Observation) -> int:
+    return max(192 * _MIB, newest.predicted_bytes // 50)
+
+
+def _extrapolated(one: Observation, options: RunOptions) -> int:
+    return _scaled(one.residual_bytes, one.tokens, options.num_ctx * options.num_parallel)
+
+
+def _extrapolated_to(one: Observation, other: Observation) -> int:
+    return _scaled(one.residual_bytes, one.tokens, other.tokens)
+
+
+def _scaled(residual_bytes: int, tokens: int, asked_tokens: int) -> int:
+    """Case 2: the larger of "constant" and "in proportion to the context"."""
+    return max(residual_bytes, residual_bytes * asked_tokens // max(1, tokens))
+
+
+def _asks_no_more(spill: Observation, options: RunOptions) -> bool:
+    return (
+        spill.num_ctx <= options.num_ctx
+        and spill.num_batch <= options.num_batch
+        and spill.num_parallel <= options.num_parallel
+        and spill.kv_type == options.kv_type
+    )
+
+
+def _refutes(later: Observation, spill: Observation) -> bool:
+    """True when `later` asked no less with no more free, and did not spill."""
+    if later.spilled or later.num_ctx < spill.num_ctx or later.num_batch < spill.num_batch:
+        return False
+    return later.free_before_bytes <= spill.free_before_bytes + _SAME_LEVEL_BYTES
