@@ -1,0 +1,181 @@
+"""The admin listener: explanation, state, recent decisions, configuration, health, metrics and the dashboard.
+
+It only reads. It answers under no other host name than those allowed, so that no web page can reach it by rebinding
+a name (K4), and its pages load nothing from elsewhere (K2).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from router.errors import BadRequest, RouterError
+
+_DASHBOARD = Path(__file__).parent / "dashboard"
+_LOCAL_NAMES = frozenset({"localhost", "localhost.localdomain"})
+_ASSETS = {
+    "index.html": "text/html; charset=utf-8",
+    "dashboard.js": "text/javascript; charset=utf-8",
+    "dashboard.css": "text/css; charset=utf-8",
+    "favicon.svg": "image/svg+xml",
+}
+_SECURITY = [
+    (b"content-security-policy", b"default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cache-control", b"no-store"),
+]
+
+
+class Inspector(Protocol):
+    """What the admin listener asks; everything is plain data that JSON can carry."""
+
+    def explain(self, model: str, num_ctx: int | None) -> dict[str, Any]:
+        """The decision now, a row per variant. Raises BadRequest or ModelNotFound."""
+
+    def state(self) -> dict[str, Any]:
+        """Cards, residents, reservations, queue."""
+
+    def decisions(self) -> list[dict[str, Any]]:
+        """Recent decisions, newest first."""
+
+    def ready(self) -> tuple[bool, dict[str, Any]]:
+        """Whether requests can be served, and the facts behind it."""
+
+    def config(self) -> dict[str, Any]:
+        """The configuration in force, secrets masked."""
+
+
+def admin_app(
+    inspector: Inspector, metrics: Callable[[], tuple[bytes, str]], *, hosts: Iterable[str] = ()
+) -> Starlette:
+    """The ASGI application. `metrics` gives Prometheus's text; `hosts` are further names that may be asked under."""
+    pages = Pages(inspector, metrics)
+    routes = [
+        Route("/router/explain", pages.explain),
+        Route("/router/state", pages.state),
+        Route("/router/decisions", pages.decisions),
+        Route("/router/config", pages.config),
+        Route("/healthz", pages.health),
+        Route("/readyz", pages.ready),
+        Route("/metrics", pages.metrics),
+        *(Route(f"/{name}" if name != "index.html" else "/", pages.asset(name)) for name in _ASSETS),
+    ]
+    handlers: dict[Any, Any] = {HTTPException: _http_error, RouterError: _router_error}
+    return Starlette(routes=routes, exception_handlers=handlers, middleware=[Middleware(AdminGuard, hosts=hosts)])
+
+
+class Pages:
+    """The handlers."""
+
+    def __init__(self, inspector: Inspector, metrics: Callable[[], tuple[bytes, str]]) -> None:
+        self._inspector = inspector
+        self._metrics = metrics
+
+    async def explain(self, request: Request) -> Response:
+        model = request.query_params.get("model", "")
+        if not model:
+            raise BadRequest("the query needs model=NAME")
+        return _json(self._inspector.explain(model, _num_ctx(request.query_params.get("num_ctx"))))
+
+    async def state(self, request: Request) -> Response:
+        return _json(self._inspector.state())
+
+    async def decisions(self, request: Request) -> Response:
+        return _json({"decisions": self._inspector.decisions()})
+
+    async def config(self, request: Request) -> Response:
+        return _json(self._inspector.config())
+
+    async def health(self, request: Request) -> Response:
+        """The process lives; says nothing about what it depends on."""
+        return _json({"status": "ok"})
+
+    async def ready(self, request: Request) -> Response:
+        is_ready, facts = self._inspector.ready()
+        return _json({"ready": is_ready, **facts}, 200 if is_ready else 503)
+
+    async def metrics(self, request: Request) -> Response:
+        body, content_type = self._metrics()
+        return Response(body, headers={"content-type": content_type})
+
+    def asset(self, name: str) -> Callable[[Request], Any]:
+        """A handler for one file of the dashboard, read once."""
+        body = (_DASHBOARD / name).read_bytes()
+
+        async def handler(request: Request) -> Response:
+            return Response(body, headers={"content-type": _ASSETS[name]})
+
+        return handler
+
+
+class AdminGuard:
+    """Pure ASGI: refuses other host names, and adds the security headers to every answer."""
+
+    def __init__(self, app: ASGIApp, hosts: Iterable[str] = ()) -> None:
+        self._app = app
+        self._hosts = _LOCAL_NAMES | {host.lower() for host in hosts}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def secured(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", []), *_SECURITY]
+            await send(message)
+
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+        elif self._is_allowed([value for name, value in scope["headers"] if name == b"host"]):
+            await self._app(scope, receive, secured)
+        else:
+            await _json({"error": "host not allowed"}, 403)(scope, receive, secured)
+
+    def _is_allowed(self, values: list[bytes]) -> bool:
+        if len(values) != 1:
+            return False
+        host = _host_of(values[0].decode("latin-1"))
+        if host in self._hosts:
+            return True
+        try:
+            ipaddress.ip_address(host)
+        except ValueError:
+            return False
+        return True  # an address cannot be rebound
+
+
+def _host_of(value: str) -> str:
+    if value.startswith("["):
+        return value[1:].partition("]")[0].lower()
+    return value.rpartition(":")[0].lower() if ":" in value else value.lower()
+
+
+def _num_ctx(text: str | None) -> int | None:
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit() and 0 < int(text[:12]) < 2**31):
+        raise BadRequest("num_ctx is a number of tokens")
+    return int(text)
+
+
+def _json(data: object, status: int = 200) -> Response:
+    body = msgspec.json.encode(data, enc_hook=str)
+    return Response(body, status, headers={"content-type": "application/json; charset=utf-8"})
+
+
+async def _http_error(request: Request, exc: HTTPException) -> Response:
+    return _json({"error": str(exc.detail).lower()}, exc.status_code)
+
+
+async def _router_error(request: Request, exc: RouterError) -> Response:
+    return _json({"error": exc.message, "code": exc.code}, exc.status)

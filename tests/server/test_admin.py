@@ -1,0 +1,134 @@
+"""The admin listener: what it tells, to whom, and that its pages load nothing from elsewhere."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+
+from router.errors import ModelNotFound
+from router.server.admin import admin_app
+
+
+class Facts:
+    """An inspector with fixed answers."""
+
+    is_ready = True
+
+    def explain(self, model: str, num_ctx: int | None) -> dict[str, Any]:
+        if model == "gone":
+            raise ModelNotFound("model 'gone' not found")
+        return {"requested": model, "num_ctx": num_ctx, "variants": []}
+
+    def state(self) -> dict[str, Any]:
+        return {"gpus": [{"name": "<img src=x onerror=alert(1)>", "free_bytes": 1 << 34}], "expires_in_s": float("inf")}
+
+    def decisions(self) -> list[dict[str, Any]]:
+        return [{"request_id": "r1", "chosen": "a"}]
+
+    def ready(self) -> tuple[bool, dict[str, Any]]:
+        return self.is_ready, {"upstream": self.is_ready}
+
+    def config(self) -> dict[str, Any]:
+        return {"listen": "127.0.0.1:11435"}
+
+
+@pytest.fixture
+def facts() -> Facts:
+    return Facts()
+
+
+@pytest.fixture
+async def client(facts: Facts) -> AsyncIterator[httpx.AsyncClient]:
+    app = admin_app(facts, lambda: (b"up 1\n", "text/plain; version=1.0.0"), hosts=["router.example"])
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1:11436") as client:
+        yield client
+
+
+async def test_explanation_is_that_of_the_inspector(client: httpx.AsyncClient) -> None:
+    """Model and context come from the query."""
+    answer = await client.get("/router/explain", params={"model": "llama3.3:70b", "num_ctx": "8192"})
+    assert answer.json() == {"requested": "llama3.3:70b", "num_ctx": 8192, "variants": []}
+    assert (await client.get("/router/explain?model=a&num_ctx=")).json()["num_ctx"] is None
+
+
+@pytest.mark.parametrize(
+    ("query", "status"),
+    [("", 400), ("model=", 400), ("model=a&num_ctx=x", 400), ("model=a&num_ctx=0", 400), ("model=a&num_ctx=-1", 400),
+     ("model=a&num_ctx=" + "9" * 5000, 400), ("model=a&num_ctx=%D9%A3", 400), ("model=gone", 404)],
+)  # fmt: skip
+async def test_wrong_question_is_told_so(query: str, status: int, client: httpx.AsyncClient) -> None:
+    """Errors have the status of the router's error and a text."""
+    answer = await client.get(f"/router/explain?{query}")
+    assert (answer.status_code, bool(answer.json()["error"])) == (status, True)
+
+
+async def test_state_decisions_and_configuration_are_json(client: httpx.AsyncClient) -> None:
+    """Names from outside arrive as data; what JSON cannot say is text or null."""
+    state = (await client.get("/router/state")).json()
+    assert state["gpus"][0]["name"] == "<img src=x onerror=alert(1)>"
+    assert state["expires_in_s"] is None
+    assert (await client.get("/router/decisions")).json() == {"decisions": [{"request_id": "r1", "chosen": "a"}]}
+    assert (await client.get("/router/config")).json() == {"listen": "127.0.0.1:11435"}
+
+
+async def test_health_is_the_process_and_readiness_the_upstream(client: httpx.AsyncClient, facts: Facts) -> None:
+    """Without upstream the process is healthy and not ready."""
+    assert (await client.get("/readyz")).status_code == 200
+    facts.is_ready = False
+    ready = await client.get("/readyz")
+    assert (ready.status_code, ready.json()) == (503, {"ready": False, "upstream": False})
+    assert (await client.get("/healthz")).status_code == 200
+
+
+async def test_metrics_are_prometheus_text(client: httpx.AsyncClient) -> None:
+    """Body and content type are the exposition's own."""
+    answer = await client.get("/metrics")
+    assert (answer.text, answer.headers["content-type"]) == ("up 1\n", "text/plain; version=1.0.0")
+
+
+@pytest.mark.parametrize("path", ["/", "/dashboard.js", "/dashboard.css", "/favicon.svg", "/router/state", "/nowhere"])
+async def test_every_answer_has_the_security_headers(path: str, client: httpx.AsyncClient) -> None:
+    """Also errors: own scripts and styles only, no frames, no sniffing, no referrer."""
+    headers = (await client.get(path)).headers
+    assert headers["content-security-policy"].startswith("default-src 'self'; frame-ancestors 'none'")
+    assert "unsafe" not in headers["content-security-policy"]
+    assert (headers["x-content-type-options"], headers["referrer-policy"]) == ("nosniff", "no-referrer")
+
+
+async def test_dashboard_works_offline_and_shows_names_as_text(client: httpx.AsyncClient) -> None:
+    """No address of another host, no inline script or style, no way from data to markup."""
+    page = (await client.get("/")).text
+    script = (await client.get("/dashboard.js")).text
+    style = (await client.get("/dashboard.css")).text
+    assert not re.search(r"https?://|//[a-z]", page + style)
+    assert "<style" not in page and "style=" not in page and " on" not in re.sub(r"[^<]*>", "", page)
+    for name in re.findall(r'(?:href|src)="([^"]+)"', page):
+        assert (await client.get(f"/{name}")).status_code == 200
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", script)
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [("127.0.0.1:11436", 200), ("localhost", 200), ("LOCALHOST:1", 200), ("[::1]:11436", 200), ("192.0.2.1", 200),
+     ("router.example:80", 200), ("evil.example", 403), ("127.0.0.1.evil.example", 403), ("", 403)],
+)  # fmt: skip
+async def test_other_host_names_are_refused(host: str, status: int, client: httpx.AsyncClient) -> None:
+    """A name that was rebound to this address reads nothing."""
+    assert (await client.get("/router/state", headers={"host": host})).status_code == status
+
+
+async def test_only_reading_is_possible(client: httpx.AsyncClient) -> None:
+    """There is no route that changes anything."""
+    for path in ("/", "/router/explain?model=a", "/router/state", "/router/config", "/healthz"):
+        assert (await client.post(path)).status_code == 405
+
+
+async def test_unknown_path_is_json(client: httpx.AsyncClient) -> None:
+    """Scripts get an error that they can read."""
+    answer = await client.get("/debug/pprof")
+    assert (answer.status_code, json.loads(answer.content)) == (404, {"error": "not found"})
