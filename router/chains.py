@@ -41,7 +41,7 @@ class Chains:
             return None
         rule = self._rules.rule_for(name)
         if rule.variants is not None:
-            return Chain(rule.name, rule.variants)
+            return Chain(parsed.short, rule.variants)
         asked = catalog.get(parsed.key)
         if asked is None:
             return None

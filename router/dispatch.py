@@ -36,6 +36,9 @@ NothingFits = Literal["refuse", "wait", "allow_partial", "passthrough"]
 MOST_ATTEMPTS = 8
 """Decisions of one request that may come to nothing (the world moved each time) before it is refused."""
 
+RECENT_CHAINS = 32
+"""Chains that `upgrade: idle` looks after: those asked for lately."""
+
 RETRY_S = 1.0  # how often a request that waits for room looks again
 
 UNSET: dict[str, int | bool | None] = dict.fromkeys(RunnerOptions.__dataclass_fields__)
@@ -127,6 +130,7 @@ class Dispatcher:
         self._telemetry = telemetry
         self._decisions: dict[Hashable, Decision] = {}
         self._decisions_epoch = -1
+        self._recent: dict[str, Chain] = {}
 
     # --- the story ---------------------------------------------------------------------------------------------
 
@@ -141,6 +145,8 @@ class Dispatcher:
         chain = self._chain(call)
         if chain is None:
             return await self._pass(call, "passthrough: not installed")
+        if chain.name not in self._recent:
+            self._remember(chain)
         if call.request.is_unload:
             return await self._unload(call, chain)
         return await self._serve(call, chain)
@@ -161,15 +167,17 @@ class Dispatcher:
                 continue
             tracked = self._world.enter(chosen.resident.weights)
             if tracked is not None:
-                answer = await self._relay_to(call, decision, chosen, tracked, _now() - started_s)
+                self._decided(call, chain, decision)
+                answer = await self._relay_to(call, decision, chosen, tracked, started_s)
                 if answer is not None:
                     return answer
         raise NoVariantFits(f"{call.request.model}: the card changed faster than it could be used", retry_after_s=1.0)
 
     async def _relay_to(
-        self, call: Call, decision: Decision, chosen: Verdict, tracked: Tracked, queue_s: float
+        self, call: Call, decision: Decision, chosen: Verdict, tracked: Tracked, since_s: float
     ) -> Answer | None:
         """Send the request to the resident that it has entered; None when the model is gone upstream after all."""
+        queue_s = _now() - since_s
         self._line.served(tracked.weights)
         try:
             body, rename = await self._body(call, chosen, tracked)
@@ -177,7 +185,7 @@ class Dispatcher:
         except BaseException as error:
             self._world.leave(tracked)
             if isinstance(error, UpstreamError):
-                self._finished(call, chosen, "upstream_error", queue_s)
+                self._finished(call, chosen, "upstream_error", since_s, queue_s)
             raise
         if upstream.status == 404 and key_of(chosen.variant.model) != key_of(call.request.model):
             upstream.close()  # deleted behind our back: the chain goes on without it
@@ -185,20 +193,11 @@ class Dispatcher:
             await self._world.refresh_catalog()
             return None
         self._keepalive.asked(tracked, call.request.keep_alive_s)
-        self._telemetry.emit(
-            Decided(
-                request_id=call.request_id,
-                team=call.team,
-                requested=call.request.model,
-                chosen=chosen.variant.model,
-                reason=decision.reason,
-                outcome=decision.outcome.value,
-            )
-        )
+        ttft_s = _now() - since_s
 
         def on_release(outcome: str, sent_bytes: int) -> None:
             self._world.leave(tracked)
-            self._finished(call, chosen, outcome, queue_s, sent_bytes, upstream.status)
+            self._finished(call, chosen, outcome, since_s, queue_s, sent_bytes, upstream.status, ttft_s)
 
         headers = _headers(call.request.model, chosen.variant.model, decision.reason, queue_s)
         return Answer(upstream.status, headers, upstream, rename=rename, on_release=on_release)
@@ -220,6 +219,14 @@ class Dispatcher:
             body = rewrite(call.body, model=name, options={})
         return body, None if name == shown else (name.encode(), shown.encode())
 
+    async def make_resident(self, request: InferenceRequest, chain: Chain) -> None:
+        """Load what would serve `request`, without a request to relay (preload, idle upgrades)."""
+        for _ in range(MOST_ATTEMPTS):
+            chosen = self.decide(request, chain).chosen
+            if chosen is None or chosen.resident is not None:
+                return
+            await self._line.wait(self._key(request, chain), lambda: self._decide(request, chain), _now())
+
     # --- requests that no variant can serve, or that need none ---------------------------------------------------
 
     async def _without(self, call: Call, chain: Chain, decision: Decision, started_s: float) -> Answer | None:
@@ -235,16 +242,8 @@ class Dispatcher:
         for verdict in decision.verdicts:
             if verdict.facts is not None and (failed := self._residency.last_failure.get(verdict.facts.weights)):
                 raise LoadFailed(failed.message, status=failed.status)
-        self._telemetry.emit(
-            Decided(
-                request_id=call.request_id,
-                team=call.team,
-                requested=call.request.model,
-                chosen="",
-                reason="nothing fits",
-                outcome=decision.outcome.value,
-            )
-        )
+        self._decided(call, chain, decision)
+        self._finished(call, None, "shed", started_s, _now() - started_s, status=503)
         raise NoVariantFits(refusal(chain, decision), retry_after_s=max(1.0, self._line.expected_wait_s()))
 
     async def _unload(self, call: Call, chain: Chain) -> Answer:
@@ -260,25 +259,41 @@ class Dispatcher:
         """Send the request on as it is, but for the name where a chain's variant stands for it."""
         name = _spelled(call.request.model, model) if model else call.request.model
         body = rewrite(call.body, model=name, options={}) if call.request.has_model else call.body
-        upstream = await self._relay.open(_upstream(call, body))
         started_s = _now()
+        upstream = await self._relay.open(_upstream(call, body))
+        ttft_s = _now() - started_s
 
         def on_release(outcome: str, sent_bytes: int) -> None:
-            self._finished(call, None, outcome, 0.0, sent_bytes, upstream.status, since_s=started_s)
+            self._finished(call, None, outcome, started_s, 0.0, sent_bytes, upstream.status, ttft_s)
 
         headers = _headers(call.request.model, name, reason, 0.0)
         return Answer(upstream.status, headers, upstream, on_release=on_release)
+
+    def _decided(self, call: Call, chain: Chain, decision: Decision) -> None:
+        self._telemetry.emit(
+            Decided(
+                request_id=call.request_id,
+                team=call.team,
+                requested=call.request.model,
+                chosen=decision.chosen.variant.model if decision.chosen else "",
+                reason=decision.reason,
+                outcome=decision.outcome.value,
+                chain=chain.name,
+                cause=decision.verdicts[0].kind.name.lower() if decision.verdicts else "",
+                decision=decision,
+            )
+        )
 
     def _finished(
         self,
         call: Call,
         chosen: Verdict | None,
         outcome: str,
+        since_s: float,
         queue_s: float,
         sent_bytes: int = 0,
         status: int = 502,
-        *,
-        since_s: float = 0.0,
+        ttft_s: float | None = None,
     ) -> None:
         self._telemetry.emit(
             Finished(
@@ -291,6 +306,9 @@ class Dispatcher:
                 outcome=outcome,
                 queue_s=queue_s,
                 sent_bytes=sent_bytes,
+                duration_s=_now() - since_s,
+                ttft_s=ttft_s,
+                operation=call.route.kind,
             )
         )
 
@@ -317,7 +335,8 @@ class Dispatcher:
         return known
 
     def _decide(self, request: InferenceRequest, chain: Chain) -> Decision:
-        snapshot = self._world.snapshot(may_upgrade=self._line.may_upgrade())
+        may_upgrade = self._line.may_upgrade() and self._chains.rule(chain.name).upgrade != "never"
+        snapshot = self._world.snapshot(may_upgrade=may_upgrade)
         return choose(request, chain, snapshot, self._rules())
 
     def _key(self, request: InferenceRequest, chain: Chain) -> Hashable:
@@ -325,9 +344,18 @@ class Dispatcher:
         tokens = request.prompt_bytes // 8192, request.num_predict
         return (chain.name, len(chain.variants), request.num_ctx, request.options, request.needs, tokens)
 
+    def _remember(self, chain: Chain) -> None:
+        if len(self._recent) >= RECENT_CHAINS:
+            del self._recent[next(iter(self._recent))]
+        self._recent[chain.name] = chain
+
+    def recent_chains(self) -> list[Chain]:
+        """The chains that were asked for lately."""
+        return list(self._recent.values())
+
     def explain(self, model: str, num_ctx: int | None = None) -> tuple[Chain, Decision] | None:
         """The decision now for a plain request; None for a name that is neither a chain nor installed."""
-        request = InferenceRequest.plain(model, num_ctx=num_ctx)
+        request = InferenceRequest(model, num_ctx=num_ctx)
         chain = self._chains.find(model, self._world.catalog)
         return None if chain is None else (chain, self._decide(request, chain))
 
@@ -359,7 +387,7 @@ class Dispatcher:
         key = key_of(name)
         if key in self._world.catalog or (chain := self._chains.find(name, self._world.catalog)) is None:
             return name
-        chosen = self._decide(InferenceRequest.plain(name), chain).chosen
+        chosen = self._decide(InferenceRequest(name), chain).chosen
         if chosen is not None:
             return chosen.variant.model
         installed = [v.model for v in chain.variants if key_of(v.model) in self._world.catalog]

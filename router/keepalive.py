@@ -32,14 +32,12 @@ class KeepAlive:
         world: World,
         residency: Residency,
         *,
-        default_s: float,
         longest_s: float | None,
         is_switching: Callable[[], bool],
         now: Callable[[], datetime],
     ) -> None:
         self._world = world
         self._residency = residency
-        self._default_s = default_s
         self._longest_s = longest_s
         self._is_switching = is_switching
         self._now = now

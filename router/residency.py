@@ -242,7 +242,7 @@ class Residency:
         cards = [gpu for gpu in before or () if gpu.index in target.plan.cards]
         observation = Observation(
             weights=target.facts.weights,
-            num_ctx=asked.num_ctx or row_ctx,
+            num_ctx=asked.num_ctx or self._world.residents[target.weights].row.context_length,
             num_batch=asked.num_batch,
             num_parallel=asked.num_parallel,
             kv_type=asked.kv_type,

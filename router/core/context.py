@@ -64,14 +64,14 @@ def context_need(
     request: InferenceRequest,
     variant: Variant,
     facts: ModelFacts,
-    asked: ModelFacts | None,
+    limit: int,
     automatic_num_ctx: int,
     rules: ContextRules,
 ) -> ContextNeed:
     """The contexts with which `variant` may serve `request`.
 
-    `automatic_num_ctx` is Ollama's tier for the machine. `asked` is the model that the client named: a fallback must
-    hold what the asked model would have held, never less.
+    `automatic_num_ctx` is Ollama's tier for the machine. `limit` is the maximum of the model that the client named (0 =
+    unknown): a fallback must hold what that one would have held, never less.
     """
     cap = rules.max_num_ctx or facts.context_length or 1 << 30
     if not can_complete(facts) and request.num_ctx is None:  # an embedder runs at Ollama's automatic context
@@ -79,13 +79,12 @@ def context_need(
         return ContextNeed(num_ctx, num_ctx)
     named = demanded(request, variant, facts)
     if named is not None:
-        wanted = _clamp(named, asked) if asked is not None else named
+        wanted = min(named, limit or named, rules.max_num_ctx or named)
         num_ctx = min(_clamp(round_up(wanted, rules.step), facts), cap)
-        return ContextNeed(num_ctx, num_ctx, is_enough=num_ctx >= min(wanted, cap))
+        return ContextNeed(num_ctx, num_ctx, is_enough=num_ctx >= wanted)
     tokens = prompt_tokens(request)
     floor = max(rules.min_num_ctx, round_up(tokens, rules.step) if tokens > rules.min_num_ctx else 0)
     lower = min(_clamp(floor, facts), cap)
     ceiling = cap if variant.num_ctx == "max" else min(automatic_num_ctx, rules.default_num_ctx)
     upper = max(lower, min(_clamp(ceiling, facts), cap))
-    is_enough = asked is facts or not facts.context_length or tokens <= facts.context_length
-    return ContextNeed(lower, upper, is_enough)
+    return ContextNeed(lower, upper, is_enough=not facts.context_length or min(tokens, limit) <= facts.context_length)

@@ -107,34 +107,35 @@ def choose(request: InferenceRequest, chain: Chain, snapshot: Snapshot, rules: R
     if snapshot.gpus == ():
         return Decision(Outcome.PASSTHROUGH, None, ())
     asked = _facts(chain.variants[0], snapshot) if chain.variants else None
-    look = _looker(request, asked, snapshot, rules)
+    limit = _limit(chain, asked, snapshot)
+    look = _looker(request, asked, limit, snapshot, rules)
     verdicts: list[Verdict] = []
-    upgrade: Verdict | None = None  # case 10: the first that fits, while something later is resident
+    held: list[int] = []  # case 10: what fits, but only by evicting somebody for an upgrade
+    free: int | None = None  # the first after those that fits without
     for variant in chain.variants:
         verdict = look(variant)
         verdicts.append(verdict)
         if verdict.kind is VerdictKind.RESIDENT:
-            break
-        if verdict.kind in USABLE and upgrade is None:
-            if not _is_held_back(verdict, snapshot):
-                break
-            upgrade = verdict
-    return _decide(verdicts, upgrade)
+            return _decide(verdicts, held, len(verdicts) - 1 if free is None else free)
+        if verdict.kind in USABLE and free is None:
+            if _is_held_back(verdict, snapshot):
+                held.append(len(verdicts) - 1)
+            elif not held:
+                return _decide(verdicts, [], len(verdicts) - 1)
+            else:
+                free = len(verdicts) - 1
+    # nothing of the chain is resident: a switch is no upgrade then, and nothing holds it back
+    return _decide(verdicts, [], held[0] if held else None)
 
 
-def _decide(verdicts: list[Verdict], upgrade: Verdict | None) -> Decision:
-    last = verdicts[-1] if verdicts else None
-    if last is None or (last.kind not in USABLE and upgrade is None):
+def _decide(verdicts: list[Verdict], held: list[int], chosen: int | None) -> Decision:
+    """The decision for the verdict at `chosen`; what comes after it was only looked at to know who is resident."""
+    if chosen is None:
         return Decision(Outcome.REJECTED, None, tuple(verdicts))
-    chosen = last
-    if upgrade is not None:
-        if last.kind is VerdictKind.RESIDENT:
-            verdicts[verdicts.index(upgrade)] = replace(upgrade, kind=VerdictKind.HELD_BACK)
-        else:  # nothing of the chain is resident: it is no upgrade, so nothing holds it back
-            chosen = upgrade
-            del verdicts[verdicts.index(upgrade) + 1 :]
-    outcome = Outcome.EXACT if verdicts[0] is chosen else Outcome.FALLBACK
-    return Decision(outcome, chosen, tuple(verdicts))
+    for index in held:
+        verdicts[index] = replace(verdicts[index], kind=VerdictKind.HELD_BACK)
+    outcome = Outcome.EXACT if chosen == 0 else Outcome.FALLBACK
+    return Decision(outcome, verdicts[chosen], tuple(verdicts[: chosen + 1]))
 
 
 def _is_held_back(verdict: Verdict, snapshot: Snapshot) -> bool:
@@ -150,8 +151,16 @@ def _facts(variant: Variant, snapshot: Snapshot) -> ModelFacts | None:
     return snapshot.catalog.get(key_of(variant.model))
 
 
+def _limit(chain: Chain, asked: ModelFacts | None, snapshot: Snapshot) -> int:
+    """The most context that the request can mean: that of the asked model, or of the largest where none has that name."""
+    if asked is not None:
+        return asked.context_length
+    installed = (_facts(variant, snapshot) for variant in chain.variants)
+    return max((facts.context_length for facts in installed if facts is not None), default=0)
+
+
 def _looker(
-    request: InferenceRequest, asked: ModelFacts | None, snapshot: Snapshot, rules: Rules
+    request: InferenceRequest, asked: ModelFacts | None, limit: int, snapshot: Snapshot, rules: Rules
 ) -> Callable[[Variant], Verdict]:
     settings = rules.machine.settings
     automatic = automatic_num_ctx(snapshot.gpus, settings) if snapshot.gpus else rules.context.default_num_ctx
@@ -162,7 +171,7 @@ def _looker(
             return Verdict(variant, VerdictKind.MISSING)
         if lacking := _lacking(request, facts, asked):  # case 2
             return Verdict(variant, VerdictKind.INCAPABLE, detail=f"lacks {', '.join(lacking)}", facts=facts)
-        need = context_need(request, variant, facts, asked, automatic, rules.context)
+        need = context_need(request, variant, facts, limit, automatic, rules.context)
         if not need.is_enough:  # case 3
             detail = f"at most {facts.context_length} tokens"
             return Verdict(variant, VerdictKind.CONTEXT, need.lower, detail=detail, facts=facts)

@@ -1,0 +1,256 @@
+"""The composition root: config → adapters → world, line, residency → dispatcher → edge and admin. No logic of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from router.adapters.gpu import (
+    AmdSysfsProbe,
+    CommandProbe,
+    NvmlProbe,
+    PrometheusProbe,
+    StaticProbe,
+    VramProbe,
+    detect_probe,
+)
+from router.adapters.ollama import CatalogReader, OllamaClient
+from router.adapters.relay import HttpRelay
+from router.adapters.store import LearnedStore, MemoryStore, SqliteStore
+from router.chains import Chains
+from router.config import Backend, ChainRules, Config, Defaults, Probe
+from router.core.capacity import Gpu
+from router.core.context import ContextRules
+from router.core.names import key_of
+from router.core.ollama_options import ServerSettings
+from router.core.policy import Rules
+from router.core.switching import MachineRules
+from router.derived import DerivedTags
+from router.dispatch import Dispatcher, DispatchSettings
+from router.inspector import Inspector
+from router.keepalive import KeepAlive
+from router.queueing import Line, LineSettings
+from router.residency import Residency, SwitchSettings
+from router.telemetry import RecentDecisions, Telemetry
+from router.warmup import Warmup
+from router.world import World, WorldSettings
+
+MIB = 1 << 20
+
+
+class Router:
+    """Everything that runs for one configuration. `start` and `stop` belong to the lifespan of the server."""
+
+    def __init__(
+        self, config: Config, *, probe: VramProbe | None, telemetry: Telemetry, recent: RecentDecisions
+    ) -> None:
+        backend = next(iter(config.backends.values()))
+        self.config = config
+        self.telemetry = telemetry
+        self.recent = recent
+        self.server = OllamaClient(backend.url, load_timeout_s=config.switch.load_timeout_s)
+        self.relay = HttpRelay(
+            backend.url,
+            connect_timeout_s=config.timeouts.connect_s,
+            first_byte_timeout_s=config.timeouts.first_byte_s,
+            idle_timeout_s=config.timeouts.stream_idle_s,
+            pool_size=config.limits.pool,
+            pool_wait_s=config.queue.wait_s,
+        )
+        self.store = _store(config.store.path)
+        self.world = World(
+            self.server, CatalogReader(self.server), probe, _world_settings(config, backend), telemetry
+        )
+        self.residency = Residency(
+            self.world, self.store, _switch_settings(config), lambda: self._server_settings, telemetry, time.time
+        )
+        self.line = Line(self.world, self.residency, _line_settings(config), telemetry)
+        self.keepalive = KeepAlive(
+            self.world,
+            self.residency,
+            longest_s=config.defaults.max_keep_alive_s,
+            is_switching=lambda: self.line.loading is not None,
+            now=lambda: datetime.now(UTC),
+        )
+        self.derived = DerivedTags(self.server, self.world)
+        chains = Chains(ChainRules(config.chains, config.defaults))
+        self.dispatcher = Dispatcher(
+            self.world,
+            self.line,
+            self.residency,
+            self.keepalive,
+            self.derived,
+            self.relay,
+            chains,
+            self._rules,
+            DispatchSettings(
+                config.defaults.response_model, config.defaults.derived_tags, config.queue.wait_s
+            ),
+            telemetry,
+        )
+        self.warmup = Warmup(
+            self.world,
+            self.line,
+            self.dispatcher,
+            chains,
+            keep=config.defaults.keep,
+            preload=(*config.defaults.preload, *(name for name, chain in config.chains.items() if chain.preload)),
+        )
+        self.inspector = Inspector(self)
+        self._context = _context_rules(config.defaults)
+        self._backend = backend
+        self._tasks: list[asyncio.Task[None]] = []
+        self._remembered: Rules | None = None
+        self._remembered_for: tuple[object, ...] = ()
+        self.world.on_change = self.line.pump
+        self.world.on_restart = self._restarted
+
+    @property
+    def _server_settings(self) -> ServerSettings:
+        return _server_settings(self._backend, self.world.version)
+
+    def _rules(self) -> Rules:
+        """The rules of a decision; built anew only when something was learned or the version changed."""
+        now_s = time.time()
+        known_for = (self.residency.learned, self.world.version, int(now_s) // 10)
+        if self._remembered is None or known_for != self._remembered_for:
+            self._remembered_for = known_for
+            self._remembered = Rules(
+                self._context,
+                MachineRules(
+                    settings=self._server_settings,
+                    safety_bytes=_mib(self.config.defaults.safety_mib),
+                    learned=self.residency.learned,
+                    step=self.config.defaults.num_ctx_steps,
+                    now_s=now_s,
+                ),
+            )
+        return self._remembered
+
+    async def start(self) -> None:
+        """Read the world once, then keep watching it. An upstream that cannot be reached is no error here."""
+        await self.residency.recall()
+        await self.world.refresh()
+        for watcher in (self.world.watch(), self.keepalive.watch(), self.warmup.watch()):
+            self._own(watcher)
+
+    def _restarted(self) -> None:
+        """Ollama is there (again): tags of a router that died go, wanted models come."""
+        self.warmup.restart()
+        self._own(self.derived.remove_all())
+
+    def _own(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks = [known for known in self._tasks if not known.done()] + [task]
+
+    async def stop(self) -> None:
+        """Give everything back; idempotent."""
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.line.aclose()
+        if self.world.is_up:
+            await self.derived.remove_all()
+        await self.relay.aclose()
+        await self.server.aclose()
+        await self.store.aclose()
+        if self.world.probe is not None:
+            await self.world.probe.aclose()
+
+
+def build_probe(probe: Probe) -> VramProbe | None:
+    """The probe that the configuration names; None where there is nothing to read (verify mode)."""
+    cache_s, timeout_s = min(probe.cache_s, 0.05), probe.timeout_s
+    builders: dict[str, Callable[[], VramProbe | None]] = {
+        "auto": lambda: detect_probe(cache_s=cache_s, timeout_s=timeout_s),
+        "nvml": lambda: NvmlProbe(cache_s=cache_s, timeout_s=timeout_s),
+        "command": lambda: CommandProbe(probe.command, cache_s=probe.cache_s, timeout_s=max(timeout_s, 5.0)),
+        "prometheus": lambda: PrometheusProbe(str(probe.url), cache_s=cache_s, timeout_s=max(timeout_s, 2.0)),
+        "amd": lambda: AmdSysfsProbe(probe.root),
+        "static": lambda: StaticProbe(
+            tuple(
+                Gpu(
+                    index,
+                    f"static-{index}",
+                    gpu.name,
+                    gpu.total_mib * MIB,
+                    (gpu.total_mib if gpu.free_mib is None else gpu.free_mib) * MIB,
+                )
+                for index, gpu in enumerate(probe.gpus)
+            )
+        ),
+        "none": lambda: None,
+    }
+    return builders[probe.kind]()
+
+
+def _store(path: str | None) -> LearnedStore:
+    if path == ":memory:":
+        return MemoryStore()
+    if path is None:
+        state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+        path = str(Path(state) / "ollama-router" / "learned.sqlite")
+    return SqliteStore(path)
+
+
+def _mib(value: int | None) -> int | None:
+    return None if value is None else value * MIB
+
+
+def _server_settings(backend: Backend, version: str) -> ServerSettings:
+    server = backend.server
+    target = ServerSettings().fit_target_bytes if server.fit_target_mib is None else server.fit_target_mib * MIB
+    return ServerSettings(
+        num_parallel=server.num_parallel,
+        kv_type=server.kv_type,
+        flash_attention=server.flash_attention,
+        context_length=server.context_length,
+        gpu_overhead_bytes=server.gpu_overhead_mib * MIB,
+        sched_spread=server.sched_spread,
+        max_loaded_models=server.max_loaded_models or 0,
+        fit_target_bytes=target,
+        keep_alive_s=server.keep_alive_s,
+        version=version,
+    )
+
+
+def _world_settings(config: Config, backend: Backend) -> WorldSettings:
+    return WorldSettings(
+        ps_interval_s=min(config.snapshot.ps_interval_s, config.snapshot.probe_interval_s),
+        catalog_interval_s=config.snapshot.catalog_interval_s,
+        stale_after_s=config.snapshot.stale_after_s,
+        dwell_s=config.defaults.upgrade_after_s,
+        gpus=None if isinstance(backend.gpus, str) else tuple(backend.gpus),
+        has_gpu=backend.gpus != "none",
+        keep=frozenset(key_of(name) for name in config.defaults.keep),
+    )
+
+
+def _switch_settings(config: Config) -> SwitchSettings:
+    return SwitchSettings(
+        settle_s=config.switch.settle_s,
+        unload_timeout_s=config.switch.unload_timeout_s,
+        memory_timeout_s=config.switch.memory_timeout_s,
+        poll_s=config.switch.poll_s,
+        lease_s=config.defaults.keep_alive_s,
+    )
+
+
+def _line_settings(config: Config) -> LineSettings:
+    return LineSettings(
+        max_waiting=config.queue.max_waiting,
+        wait_s=config.queue.wait_s,
+        age_bound_s=config.queue.age_bound_s,
+        affinity_count=config.queue.affinity_count,
+        swaps_per_minute=config.defaults.swaps_per_minute,
+    )
+
+
+def _context_rules(defaults: Defaults) -> ContextRules:
+    return ContextRules(defaults.num_ctx, defaults.min_num_ctx, defaults.num_ctx_steps, defaults.max_num_ctx)

@@ -1,0 +1,129 @@
+"""What people may look at: the decision now, the state of the card, recent decisions, the configuration.
+
+Plain data for `GET /router/…`, `ollama-router explain` and `ollama-router ps`; nothing here changes anything.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from router import __version__
+from router.core.names import key_of
+from router.core.policy import VerdictKind
+from router.core.report import as_data, line
+from router.errors import BadRequest, ModelNotFound
+from router.world import Tracked
+
+if TYPE_CHECKING:
+    from router.app import Router
+
+
+class Inspector:
+    """Reads a Router."""
+
+    def __init__(self, router: Router) -> None:
+        self._router = router
+
+    def explain(self, model: str, num_ctx: int | None = None) -> dict[str, Any]:
+        """The decision for a plain request now, a line per variant with its bytes. Raises ModelNotFound, BadRequest."""
+        if not model:
+            raise BadRequest("model is required")
+        found = self._router.dispatcher.explain(model, num_ctx)
+        if found is None:
+            key_of(model)
+            raise ModelNotFound(f"model '{model}' not found")
+        chain, decision = found
+        snapshot = self._router.world.snapshot()
+        data = as_data(chain, decision)
+        data["gpus"] = None if snapshot.gpus is None else [_gpu(gpu) for gpu in snapshot.gpus]
+        data["memory"] = self._router.dispatcher.is_ready()[1]["memory"]
+        data["notes"] = [*self._router.residency.learned.drift(), *self._foreign()]
+        return data
+
+    def state(self) -> dict[str, Any]:
+        """Cards, residents, the line and the switch under way."""
+        world, router_line = self._router.world, self._router.line
+        loading = router_line.loading
+        return {
+            "version": __version__,
+            "ollama": {"up": world.is_up, "version": world.version, "error": world.last_error},
+            "gpus": None if world.gpus is None else [_gpu(gpu) for gpu in world.gpus],
+            "residents": [self._resident(tracked) for tracked in world.residents.values()],
+            "waiting": router_line.depth,
+            "loading": loading.facts.name if loading else None,
+            "may_upgrade": router_line.may_upgrade(),
+            "notes": [*self._router.residency.learned.drift(), *self._foreign()],
+        }
+
+    def _resident(self, tracked: Tracked) -> dict[str, Any]:
+        row = tracked.row
+        expiry = self._router.keepalive.expiry(tracked) or row.expires_at
+        is_full = row.size_vram_bytes >= row.size_bytes > 0 and not tracked.is_spilled
+        return {
+            "name": tracked.name,
+            "size_bytes": row.size_bytes,
+            "size_vram_bytes": row.size_vram_bytes,
+            "context_length": row.context_length,
+            "gpu_percent": round(100 * row.size_vram_bytes / row.size_bytes) if row.size_bytes else 0,
+            "is_fully_resident": is_full,
+            "held_bytes": {str(card): held for card, held in tracked.held_bytes.items()},
+            "in_flight": tracked.in_flight,
+            "loaded_by_router": tracked.options is not None,
+            "expires_at": expiry.isoformat() if expiry else None,
+            "advice": "" if is_full else self._advice(tracked.name),
+        }
+
+    def _advice(self, name: str) -> str:
+        """What would run fully instead of a model that is partly on the CPU."""
+        found = self._router.dispatcher.explain(name)
+        if found is None:
+            return ""
+        _, decision = found
+        why = line(decision.verdicts[0]) if decision.verdicts else ""
+        if decision.chosen is None:
+            return f"{why}; no variant of its chain fits"
+        if decision.chosen.kind is VerdictKind.RESIDENT:
+            return f"{why}; {decision.chosen.variant.model} is resident and would serve"
+        return f"{why}; {decision.chosen.variant.model} at {decision.chosen.num_ctx} would fit"
+
+    def _foreign(self) -> list[str]:
+        """Other programs that hold much of a card, by name where the probe can tell."""
+        world = self._router.world
+        notes = []
+        for gpu in world.gpus or ():
+            ours = sum(tracked.held_bytes.get(gpu.index, 0) for tracked in world.residents.values())
+            foreign = gpu.total_bytes - gpu.free_bytes - ours
+            if foreign > gpu.total_bytes // 20:
+                names = sorted(
+                    {
+                        str(process.name or process.pid)
+                        for process in world.processes
+                        if process.gpu_index == gpu.index and "ollama" not in process.name and "llama" not in process.name
+                    }
+                )
+                who = f" ({', '.join(names)})" if names else ""
+                notes.append(f"others hold {foreign / (1 << 30):.1f} GiB of {gpu.name}{who}")
+        return notes
+
+    def decisions(self) -> list[dict[str, Any]]:
+        """Recent decisions, newest first."""
+        return self._router.recent.rows()
+
+    def ready(self) -> tuple[bool, dict[str, Any]]:
+        """Whether requests can be served, for `/readyz`."""
+        return self._router.dispatcher.is_ready()
+
+    def config(self) -> dict[str, Any]:
+        """The effective configuration, without secrets."""
+        return self._router.config.model_dump(mode="json")
+
+
+def _gpu(gpu: Any) -> dict[str, Any]:
+    return {
+        "index": gpu.index,
+        "uuid": gpu.uuid,
+        "name": gpu.name,
+        "total_bytes": gpu.total_bytes,
+        "free_bytes": gpu.free_bytes,
+    }
+
