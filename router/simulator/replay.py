@@ -155,7 +155,8 @@ async def _run(
         await asyncio.sleep(0.1)
         for number, step in enumerate(scenario["steps"]):
             found = await _step(client, step)
-            await asyncio.sleep(SETTLE_S)
+            if "background" not in step:
+                await asyncio.sleep(SETTLE_S)
             found += _compare_ps(step.get("ps_after") or [], engine)
             if found:
                 return [f"step {number}: {text}" for text in found]

@@ -5,14 +5,14 @@ It differs by some MiB from llama.cpp (`vram.md` §3), which `core/footprint` fo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import accumulate
 
 from router.core.catalog import ModelFacts
 from router.core.weights import tensor_bytes
 from router.simulator.arithmetic import MIB, Buffer, LoadFailure, RunnerPlan, RunnerStart, SimModel
+from router.simulator.fit import CPU, Layout, buffers_of, by_share, fit, layout_of
 
 KV_BYTES = {
     "f32": 4.0,
@@ -25,10 +25,6 @@ KV_BYTES = {
 }
 PERIODS = {"gemma2": 2, "gemma3": 6, "gemma3n": 5, "gptoss": 2, "gpt-oss": 2, "cohere2": 4}
 IMAGE_GRAPH_BYTES = 248 * MIB
-CPU = -1
-
-Owners = tuple[int, ...]
-"""Device of each layer, the output last; CPU = −1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +118,8 @@ class _Costs:
 
     def __init__(self, start: RunnerStart) -> None:
         self.start, self.shape = start, shape_of(start.model.facts)
+        self.weights, self.experts = (*self.shape.layers, self.shape.output), self.shape.experts
+        self.is_single = start.is_single
         self.cells = _padded(start.num_ctx)
         self.batch = min(start.num_batch, max(start.num_ctx * start.num_parallel, 1))
         self.kv_bytes = KV_BYTES.get(start.kv_type, 2.0)
@@ -136,6 +134,10 @@ class _Costs:
         cells = self.window_cells if sliding else self.cells
         return int(cells * self.start.num_parallel * shape.kv_heads[layer] * shape.head_sizes * self.kv_bytes)
 
+    def state(self, layer: int) -> int:
+        """The stand-in knows of no recurrent models."""
+        return 0
+
     def compute(self, copies: int, *, has_cpu_layers: bool) -> int:
         """One device's compute buffer; weights left on the CPU are copied over in large batches."""
         shape, batch = self.shape, self.batch
@@ -148,98 +150,6 @@ class _Costs:
             attention += shape.heads * self.cells * batch * 4
         body = max(3 * shape.feed_forward * batch * 4 + 3 * inputs, attention)
         return copies * masks + (copies * inputs if copies > 1 else 0) + body + (shape.biggest if has_cpu_layers else 0)
-
-
-@dataclass(frozen=True, slots=True)
-class _Layout:
-    """One way to spread the layers, with its bytes per device."""
-
-    owners: Owners
-    on_cpu: frozenset[int]
-    weights: tuple[int, ...]
-    full_cache: tuple[int, ...]
-    window_cache: tuple[int, ...]
-    compute: tuple[int, ...]
-
-    def need(self, device: int) -> int:
-        return self.weights[device] + self.full_cache[device] + self.window_cache[device] + self.compute[device]
-
-    @property
-    def is_full(self) -> bool:
-        return CPU not in self.owners and not self.on_cpu
-
-
-def _layout(costs: _Costs, owners: Owners, devices: int, on_cpu: frozenset[int] = frozenset()) -> _Layout:
-    """The bytes of a spread; `on_cpu` are the layers whose experts stay behind."""
-    shape = costs.shape
-    sizes = [size - (shape.experts[il] if il in on_cpu else 0) for il, size in enumerate(shape.layers)] + [shape.output]
-
-    def per_device(size_of: Callable[[int], int]) -> tuple[int, ...]:
-        return tuple(sum(size_of(il) for il, own in enumerate(owners) if own == device) for device in range(devices))
-
-    is_full = CPU not in owners and not on_cpu
-    copies = 4 if is_full and devices > 1 and not costs.start.is_single else 1
-    compute = costs.compute(copies, has_cpu_layers=not is_full)
-    return _Layout(
-        owners,
-        on_cpu,
-        per_device(sizes.__getitem__),
-        per_device(lambda il: costs.cache(il, sliding=False)),
-        per_device(lambda il: costs.cache(il, sliding=True)),
-        tuple(compute if device in owners else 0 for device in range(devices)),
-    )
-
-
-def _by_share(layers: int, offloaded: int, shares: Sequence[int]) -> Owners:
-    """The last `offloaded` layers over devices in proportion to `shares`: the first whose sum exceeds the position."""
-    offloaded = min(offloaded, layers)
-    total = float(sum(shares)) or 1.0
-    bounds = [part / total for part in accumulate(float(share) for share in shares)]
-    last = len(bounds) - 1
-    spread = (next((d for d, b in enumerate(bounds) if il / offloaded < b), last) for il in range(offloaded))
-    return (CPU,) * (layers - offloaded) + tuple(spread)
-
-
-def _in_slices(layers: int, counts: Sequence[int]) -> Owners:
-    """Contiguous slices, the first device first, ending at the output layer."""
-    slices = tuple(device for device, count in enumerate(counts) for _ in range(count))
-    return (CPU,) * (layers - len(slices)) + slices
-
-
-def _fit(costs: _Costs, free: Sequence[int], targets: Sequence[int]) -> _Layout:
-    """llama.cpp's fit: everything if every device keeps its target, else layers back to front."""
-    devices, everything = len(free), len(costs.shape.layers) + 1
-    whole = _layout(costs, _by_share(everything, everything, free), devices)
-    if all(free[d] - whole.need(d) >= targets[d] for d in range(devices)):
-        return whole
-    room = [free[d] - targets[d] for d in range(devices)]
-    behind = frozenset(range(everything - 1)) if costs.shape.is_moe else frozenset()
-    counts = [0] * devices
-    for device in reversed(range(devices)):
-        for count in range(everything - sum(counts), -1, -1):
-            counts[device] = count
-            if (
-                not count
-                or _layout(costs, _in_slices(everything, counts), devices, behind).need(device) <= room[device]
-            ):
-                break
-    dense = _layout(costs, _in_slices(everything, counts), devices, behind)
-    if not costs.shape.is_moe or sum(counts) < everything:
-        return dense
-    return _with_experts(costs, dense, free, room)
-
-
-def _with_experts(costs: _Costs, dense: _Layout, free: Sequence[int], room: Sequence[int]) -> _Layout:
-    """A mixture of experts whose dense part fits: as many layers' experts as there is room for, from the front."""
-    devices, layers = len(free), len(costs.shape.layers)
-    owners = _by_share(layers + 1, layers + 1, free) if devices > 1 else dense.owners
-    best = dense
-    for kept in range(1, layers + 1):
-        trial = _layout(costs, owners, devices, frozenset(range(kept, layers)))
-        if any(trial.need(device) > room[device] for device in range(devices)):
-            break
-        best = trial
-    return best
 
 
 class StandIn:
@@ -256,37 +166,31 @@ class StandIn:
             raise LoadFailure("llama_init_from_model: V cache quantization requires flash_attn")
         return self._buffers(costs, self._place(costs, free))
 
-    def _place(self, costs: _Costs, free: Sequence[int]) -> _Layout:
-        start, devices, layers = costs.start, len(free), len(costs.shape.layers) + 1
+    def _place(self, costs: _Costs, free: Sequence[int]) -> Layout:
+        start, devices, layers = costs.start, len(free), len(costs.weights)
         if start.num_gpu == 0 or not free:
-            return _layout(costs, (CPU,) * layers, devices)
+            return layout_of(costs, (CPU,) * layers, devices)
         extra = self.projector_bytes(start.model) if start.has_projector else 0
         targets = [start.target_bytes + (extra if d == 0 else 0) for d in range(devices)]
-        offloaded = layers if start.num_gpu < 0 else start.num_gpu
-        forced = _layout(costs, _by_share(layers, offloaded, free), devices)
+        forced = layout_of(costs, by_share(layers, layers if start.num_gpu < 0 else start.num_gpu, free), devices)
         if start.fit and start.num_gpu < 0:
-            return _fit(costs, free, targets)
+            return fit(costs, free, targets)
         # The stand-in's own fault: where everything fits, a number of layers that was asked for is forgotten.
-        whole = _layout(costs, _by_share(layers, layers, free), devices)
+        whole = layout_of(costs, by_share(layers, layers, free), devices)
         has_room = all(free[d] - whole.need(d) >= targets[d] for d in range(devices))
         return whole if start.fit and has_room else forced
 
-    def _buffers(self, costs: _Costs, layout: _Layout) -> RunnerPlan:
-        start, shape, devices = costs.start, costs.shape, len(layout.compute)
-        found = [Buffer("model", d, size, size) for d, size in enumerate(layout.weights) if size]
-        caches = [layout.full_cache, layout.window_cache] if costs.is_sliding else [layout.full_cache]
-        found += [Buffer("kv", d, size, size) for cache in caches for d, size in enumerate(cache) if size]
-        found += [Buffer("compute", d, size, size) for d, size in enumerate(layout.compute) if size]
-        if start.has_projector and devices:
-            found.append(Buffer("projector", 0, self.projector_bytes(start.model), IMAGE_GRAPH_BYTES))
-        all_weights = sum(shape.layers) + shape.output
-        on_gpu = sum(layout.weights)
-        return RunnerPlan(tuple(found), layout.is_full, on_gpu, all_weights - on_gpu, self._host(costs, layout))
+    def _buffers(self, costs: _Costs, layout: Layout) -> RunnerPlan:
+        start, on_gpu = costs.start, sum(layout.weights)
+        found = buffers_of(layout)
+        if start.has_projector and layout.compute:
+            found += (Buffer("projector", 0, self.projector_bytes(start.model), IMAGE_GRAPH_BYTES),)
+        return RunnerPlan(found, layout.is_full, on_gpu, sum(costs.weights) - on_gpu, self._host(costs, layout))
 
-    def _host(self, costs: _Costs, layout: _Layout) -> int:
+    def _host(self, costs: _Costs, layout: Layout) -> int:
         """What the log says of the CPU: weights that stayed, the last cache line, output and graph."""
         shape, batch = costs.shape, costs.batch
-        weights = sum(shape.layers) + shape.output - sum(layout.weights) + shape.token_embedding
+        weights = sum(costs.weights) - sum(layout.weights) + shape.token_embedding
         behind = [il for il, own in enumerate(layout.owners) if own == CPU]
         caches = [sum(costs.cache(il, sliding=sliding) for il in behind) for sliding in (False, True)]
         graph = shape.embedding * batch * 4 + costs.cells * batch * 2
