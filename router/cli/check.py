@@ -1,0 +1,34 @@
+"""`ollama-router check`: is this configuration valid, and what is in force with it?"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from ruamel.yaml import YAML
+
+from router.config import effective, load_config, schema
+
+
+def check(
+    file: Annotated[
+        Path | None, typer.Argument(help="The file; else $OLLAMA_ROUTER_CONFIG, else the defaults.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the configuration as JSON.")] = False,
+    print_schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of the file instead.")] = False,
+) -> None:
+    """Check a configuration file and print what is in force with it and the environment. Exit code 2 if it is wrong."""
+    if print_schema:
+        typer.echo(json.dumps(schema(), indent=2, ensure_ascii=False))
+        return
+    config = effective(load_config(file))
+    if as_json:
+        typer.echo(json.dumps(config, indent=2, ensure_ascii=False))
+        return
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    yaml.dump(config, sys.stdout)

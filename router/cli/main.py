@@ -1,0 +1,88 @@
+"""`ollama-router`: the table of commands, `--version`, and what errors become.
+
+Exit codes: 0 done; 1 it failed (unreachable, nothing fits, refused); 2 wrong usage or configuration; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from router import __version__
+from router.errors import ConfigError, RouterError
+
+# name → module:function. Imported when asked for, so that `explain` does not pay for the simulator.
+COMMANDS = {
+    "serve": "router.cli.serve:serve",
+    "check": "router.cli.check:check",
+    "explain": "router.cli.explain:explain",
+    "ps": "router.cli.ps:ps",
+    "fit": "router.cli.fit:fit",
+    "advise": "router.cli.advise:advise",
+    "simulate": "router.cli.simulate:simulate",
+    "demo": "router.cli.demo:demo",
+}
+
+
+class LazyCommands(TyperGroup):
+    """The commands of `COMMANDS`, in its order."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        target = COMMANDS.get(cmd_name)
+        if target is None:
+            return None
+        module, _, function = target.partition(":")
+        one = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+        one.command(cmd_name)(getattr(importlib.import_module(module), function))
+        return typer.main.get_command(one)
+
+
+app = typer.Typer(
+    cls=LazyCommands,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"ollama-router {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: bool = typer.Option(
+        False, "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+    ),
+) -> None:
+    """An Ollama-compatible router that sends each request to the biggest variant that runs fully on the GPU now."""
+
+
+def run() -> None:
+    """The console script: commands raise RouterError, and this says it in one line and sets the exit code."""
+    try:
+        app(prog_name="ollama-router")
+    except ConfigError as error:
+        _exit(error.message, 2)
+    except RouterError as error:
+        _exit(error.message, 1)
+    except BrokenPipeError:  # `ollama-router … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _exit(message: str, code: int) -> None:
+    typer.echo(message, err=True)
+    sys.exit(code)

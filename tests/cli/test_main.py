@@ -1,0 +1,113 @@
+"""The command line itself: version, exit codes, and `check`."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from router import __version__
+from router.cli import main
+from router.config import Config, effective, schema
+from router.errors import ConfigError, UpstreamError
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *args: str) -> int:
+    """The exit code of `ollama-router ARGS` in this process."""
+    monkeypatch.setattr(sys, "argv", ["ollama-router", *args])
+    with pytest.raises(SystemExit) as ended:
+        main.run()
+    return int(ended.value.code or 0)
+
+
+def test_version_is_that_of_the_package(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--version` prints one line and succeeds."""
+    assert run(monkeypatch, "--version") == 0
+    assert capsys.readouterr().out == f"ollama-router {__version__}\n"
+
+
+def test_module_and_console_script_are_the_same() -> None:
+    """`python -m router` is `ollama-router`."""
+    done = subprocess.run([sys.executable, "-m", "router", "--version"], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stdout) == (0, f"ollama-router {__version__}\n")
+
+
+def test_valid_file_is_printed_as_it_is_in_force(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """`check FILE` exits 0 and prints every key, overrides included; what it prints is a valid file again."""
+    file = tmp_path / "router.yaml"
+    file.write_text("chains: { 'a:70b': [b, { model: c, num_ctx: max }] }\n")
+    monkeypatch.setenv("OLLAMA_ROUTER_DEFAULTS__KEEP_ALIVE_S", "forever")
+    assert run(monkeypatch, "check", str(file)) == 0
+    printed = capsys.readouterr().out
+    again = tmp_path / "again.yaml"
+    again.write_text(printed)
+    assert run(monkeypatch, "check", str(again), "--json") == 0
+    assert json.loads(capsys.readouterr().out) == YAML(typ="safe", pure=True).load(printed)
+    assert "keep_alive_s: forever" in printed
+
+
+def test_wrong_file_exits_2_with_its_place(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """The error is one line on standard error; standard output stays empty for scripts."""
+    file = tmp_path / "router.yaml"
+    file.write_text("\nlistn: x\n")
+    assert run(monkeypatch, "check", str(file)) == 2
+    streams = capsys.readouterr()
+    assert streams.out == ""
+    assert streams.err.startswith(f"{file}:2: listn: found the unknown key listn (did you mean listen?)")
+
+
+def test_check_without_file_prints_the_defaults(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing configured is a configuration too."""
+    assert run(monkeypatch, "check", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == effective(Config())
+
+
+def test_schema_can_be_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The shipped schema comes from here."""
+    assert run(monkeypatch, "check", "--schema") == 0
+    assert json.loads(capsys.readouterr().out) == schema()
+
+
+@pytest.mark.parametrize("args", [["frobnicate"], ["--frobnicate"], ["check", "--frobnicate"], []])
+def test_wrong_usage_exits_2(args: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unknown commands and options, and no command at all, are wrong usage."""
+    assert run(monkeypatch, *args) == 2
+
+
+@pytest.mark.parametrize(("error", "code"), [(ConfigError("bad file"), 2), (UpstreamError("not there"), 1)])
+def test_error_of_a_command_is_one_line_and_an_exit_code(
+    error: Exception, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No traceback for what the router itself expects to go wrong."""
+
+    def fails() -> None:
+        raise error
+
+    monkeypatch.setattr("router.cli.check.check", fails)
+    assert run(monkeypatch, "check") == code
+    assert capsys.readouterr().err == f"{error}\n"
+
+
+@pytest.mark.parametrize("command", main.COMMANDS)
+def test_command_has_help_without_colours_when_piped(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every command of the table exists, says what it is for, and is plain text in a pipe."""
+    assert run(monkeypatch, command, "--help") == 0
+    text = capsys.readouterr().out
+    assert re.search(rf"Usage: ollama-router {command}", text)
+    assert "\x1b" not in text
+    assert len(text.split("\n\n")[1].strip()) > 20
