@@ -24,7 +24,7 @@ from router.core.options import RunOptions
 
 _MIB = 1 << 20
 LEAST_SAFETY_BYTES = 64 * _MIB  # growth after the load is 12…100 MiB (vram.md §3)
-_EXTRAPOLATED_BYTES = 64 * _MIB
+_MOST_SPREAD_BYTES = 64 * _MIB
 _KEPT = 32  # observations per weights blob
 BAN_S = 3600.0
 _SAME_LEVEL_BYTES = 64 * _MIB
@@ -46,12 +46,12 @@ class Learned:
         """The value for `observations`, in any order."""
         ordered = sorted(observations, key=lambda seen: seen.at_s)
         by_weights: dict[str, list[Observation]] = {}
-        for seen in (one for one in ordered if one.is_telling):
+        for seen in ordered:
             by_weights.setdefault(seen.weights, []).append(seen)
         version = ordered[-1].ollama_version if ordered else ""
         earlier = [seen.ollama_version for seen in ordered if seen.ollama_version != version]
         kept = {weights: tuple(seen[-_KEPT:]) for weights, seen in by_weights.items()}
-        newest = [seen[-1] for seen in kept.values() if seen[-1].ollama_version == version]
+        newest = [seen[-1] for seen in kept.values() if seen[-1].ollama_version == version and seen[-1].is_telling]
         return Learned(kept, version, earlier[-1] if earlier else "", hidden_setting(newest))
 
     def residual_bytes(
@@ -71,8 +71,8 @@ class Learned:
         spilled loads count for ever.
         """
         seen = self.by_weights.get(weights, ())
-        if now_s is not None and any(one.spilled and now_s - one.at_s >= BAN_S for one in seen):
-            seen = tuple(one for one in seen if not one.spilled or now_s - one.at_s < BAN_S)
+        if any(not _tells(one, now_s) for one in seen):
+            seen = tuple(one for one in seen if _tells(one, now_s))
         if not seen:
             if self.hidden is None or self.hidden.models < 2 or version != self.version:
                 return 0, None, ""
@@ -114,6 +114,11 @@ class Learned:
         return spill.spilled and spill.ollama_version == self.version and 0 <= now_s - spill.at_s < BAN_S
 
 
+def _tells(one: Observation, now_s: float | None) -> bool:
+    """False for a load that nothing measured, and for a spill that is too old."""
+    return one.is_telling and not (one.spilled and now_s is not None and now_s - one.at_s >= BAN_S)
+
+
 @lru_cache(maxsize=512)
 def _estimate(seen: tuple[Observation, ...], options: RunOptions, gpu_names: tuple[str, ...], version: str) -> Estimate:
     """Cases 1, 2, 4 and 5 for one weights blob."""
@@ -123,12 +128,13 @@ def _estimate(seen: tuple[Observation, ...], options: RunOptions, gpu_names: tup
         return max(0, residual), None, f"learned on Ollama {seen[-1].ollama_version}, which may differ"
     here = [one for one in trusted if one.gpu_names == gpu_names] or trusted
     same = [one for one in here if one.asks(options)]
-    newest = (same or here)[-1]
-    exact = bool(same) and not newest.spilled and newest.gpu_names == gpu_names
-    residual = max(_extrapolated(one, options) for one in _recent(same or here))
-    spread = residual - min(_extrapolated(one, options) for one in _recent(same or here))
-    safety = LEAST_SAFETY_BYTES + min(spread, _EXTRAPOLATED_BYTES) + (0 if exact else _EXTRAPOLATED_BYTES)
-    return residual, safety, f"learned from {len(same or here)} load{'s' if len(same or here) > 1 else ''}"
+    recent = [_extrapolated(one, options) for one in _recent(same or here)]
+    newest, residual = (same or here)[-1], max(recent)
+    spread = min(residual - min(recent), _MOST_SPREAD_BYTES)
+    stretch = 0 if same else min(abs(residual), _MOST_SPREAD_BYTES)
+    elsewhere = _MOST_SPREAD_BYTES if newest.spilled or newest.gpu_names != gpu_names else 0
+    safety = LEAST_SAFETY_BYTES + spread + stretch + elsewhere
+    return residual, safety, f"learned from {len(recent)} load{'s' if len(recent) > 1 else ''}"
 
 
 def _recent(seen: list[Observation]) -> list[Observation]:
