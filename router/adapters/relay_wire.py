@@ -73,7 +73,7 @@ class Wire(asyncio.Protocol):
         self._is_head_request = self._saw_byte = self._until_eof = self._is_keep_alive = False
         self._is_sent = True
         self._wait_s = NEVER
-        self.transport = cast(asyncio.Transport, None)
+        self.transport = cast("asyncio.Transport", None)
         self.deadline = NEVER
         self.is_closed = self.is_owned = False
 
@@ -135,7 +135,7 @@ class Wire(asyncio.Protocol):
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
+        self.transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
         response = self._response
@@ -191,7 +191,7 @@ class Wire(asyncio.Protocol):
         self._response.headers.clear()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        response = cast(UpstreamResponse, self._response)
+        response = cast("UpstreamResponse", self._response)
         response.headers.append((name.lower(), value))
         self._header_bytes += len(name) + len(value)
         if self._header_bytes > MAX_HEADER_BYTES or len(response.headers) > MAX_HEADERS:
@@ -203,7 +203,7 @@ class Wire(asyncio.Protocol):
             if status == 101:
                 raise ValueError("an upgrade that nobody asked for")
             return
-        response = cast(UpstreamResponse, self._response)
+        response = cast("UpstreamResponse", self._response)
         response.status = status
         self._is_keep_alive = self._parser.should_keep_alive()
         self._until_eof = _ends_with_connection(status, response.headers)

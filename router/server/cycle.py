@@ -1,0 +1,250 @@
+"""One request and its answer on a client's connection: ASGI's `receive` and `send`, rendered to bytes.
+
+Differs from uvicorn's own cycle in what a relay needs: the head leaves together with the first bytes of the body (or
+with an empty body message), large bodies are not copied, and the task is cancelled when the client is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import Any, Protocol
+
+BODY_HIGH_WATER_BYTES = 512 << 10
+"""So much of a request's body is held for an application that does not read it; then the socket is not read."""
+
+_REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
+STATUS_LINES = {code: b"HTTP/1.1 %d %b\r\n" % (code, _REASONS.get(code, b"Unknown")) for code in range(100, 600)}
+DISCONNECT = {"type": "http.disconnect"}
+
+
+class Line(Protocol):
+    """What a cycle needs of its connection."""
+
+    transport: asyncio.Transport
+    loop: asyncio.AbstractEventLoop
+    is_write_paused: bool
+
+    def resume_body(self) -> None: ...
+
+    async def drain(self) -> None: ...
+
+    def cycle_done(self, cycle: Cycle) -> None: ...
+
+
+class DateLine:
+    """The Date header, rendered once a second."""
+
+    def __init__(self) -> None:
+        self._line = b""
+        self._until_s = -1.0
+
+    def at(self, loop_s: float) -> bytes:
+        if loop_s >= self._until_s:
+            self._line = b"date: %b\r\n" % formatdate(time.time(), usegmt=True).encode()
+            self._until_s = loop_s + 1.0 - time.time() % 1.0
+        return self._line
+
+
+DATE = DateLine()
+
+
+class Cycle:
+    """See the module. `is_gone` becomes True when the client has left before its answer was complete."""
+
+    __slots__ = (
+        "_chunks",
+        "_head",
+        "_is_chunked",
+        "_left_bytes",
+        "_line",
+        "_told_end",
+        "_waiter",
+        "buffered_bytes",
+        "expects_continue",
+        "http_10",
+        "is_gone",
+        "keep_alive",
+        "method",
+        "request_complete",
+        "response_complete",
+        "response_started",
+        "scope",
+        "task",
+    )
+
+    def __init__(
+        self, line: Line, scope: dict[str, Any], *, method: str, http_10: bool, keep_alive: bool, expects_continue: bool
+    ) -> None:
+        self._line = line
+        self.scope = scope
+        self.method = method
+        self.http_10 = http_10
+        self.keep_alive = keep_alive
+        self.expects_continue = expects_continue
+        self.task: asyncio.Task[None] | None = None
+        self.is_gone = False
+        self.request_complete = self.response_started = self.response_complete = False
+        self.buffered_bytes = 0
+        self._chunks: list[bytes] = []
+        self._waiter: asyncio.Future[None] | None = None
+        self._head: bytes | None = None
+        self._is_chunked = self._told_end = False
+        self._left_bytes = -1
+
+    # What the connection tells
+
+    def feed(self, chunk: bytes) -> None:
+        self._chunks.append(chunk)
+        self.buffered_bytes += len(chunk)
+        self._wake()
+
+    def end_request(self) -> None:
+        self.request_complete = True
+        self._wake()
+
+    def leave(self) -> None:
+        """The client is gone: whatever the application waits for is cancelled."""
+        if not self.response_complete:
+            self.is_gone = True
+            self._wake()
+            if self.task is not None:
+                self.task.cancel()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def abandon(self) -> None:
+        """The application has ended without a complete answer: a plain 500, or a visible cut."""
+        if self.response_started and self._head is None:
+            self._line.transport.abort()
+            return
+        body = b"Internal Server Error"
+        self.keep_alive = False
+        self.response_started, self._left_bytes, self._is_chunked = True, -1, False
+        self._head = self._render(500, ((b"content-type", b"text/plain"), (b"content-length", b"%d" % len(body))))
+        self._write(body, more=False)
+        self._complete()
+
+    # ASGI
+
+    def take_body(self) -> bytes | None:
+        """The whole body when it has arrived completely, else None. Nothing is taken then."""
+        if not self.request_complete:
+            return None
+        body = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+        self._chunks.clear()
+        self.buffered_bytes = 0
+        return body
+
+    async def receive(self) -> dict[str, Any]:
+        if self.expects_continue and not self.response_started and not self.is_gone:
+            self.expects_continue = False
+            self._line.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        while not (self.is_gone or self.response_complete or self._has_news()):
+            self._waiter = self._line.loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        if self.is_gone or self.response_complete:
+            return DISCONNECT
+        body = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+        self._chunks.clear()
+        if self.buffered_bytes > BODY_HIGH_WATER_BYTES:
+            self._line.resume_body()
+        self.buffered_bytes = 0
+        self._told_end = self.request_complete
+        return {"type": "http.request", "body": body, "more_body": not self.request_complete}
+
+    def _has_news(self) -> bool:
+        """True when there is something to receive; after the end was told only the client's leaving is news."""
+        return bool(self._chunks) or (self.request_complete and not self._told_end)
+
+    async def send(self, message: dict[str, Any]) -> None:
+        if self.is_gone:
+            return
+        if message["type"] == "http.response.start":
+            if self.response_started:
+                raise RuntimeError("the response was started before")
+            self.response_started = True
+            self._head = self._render(message["status"], message.get("headers", ()))
+            return
+        if not self.response_started or self.response_complete:
+            raise RuntimeError(f"unexpected ASGI message {message['type']!r}")
+        more = message.get("more_body", False)
+        self._write(message.get("body", b""), more=more)
+        if not more:
+            self._complete()
+        elif self._line.is_write_paused:
+            await self._line.drain()
+
+    def _render(self, status: int, headers: Any) -> bytes:
+        parts = [STATUS_LINES[status], DATE.at(self._line.loop.time())]
+        count = 0
+        self.keep_alive = self.keep_alive and self.request_complete
+        for name, value in headers:
+            if name == b"content-length":
+                self._left_bytes = int(value)
+            elif name == b"transfer-encoding":
+                continue
+            elif name == b"connection":
+                self.keep_alive = self.keep_alive and value.lower() != b"close"
+                continue
+            parts += (name, b": ", value, b"\r\n")
+            count += 1
+        if self.method == "HEAD" or status in (204, 304):
+            self._left_bytes = -2
+        elif self._left_bytes < 0:
+            if self.http_10:
+                self.keep_alive = False
+            else:
+                self._is_chunked = True
+                parts.append(b"transfer-encoding: chunked\r\n")
+                count += 1
+        if not self.keep_alive:
+            parts.append(b"connection: close\r\n")
+            count += 1
+        elif self.http_10:
+            parts.append(b"connection: keep-alive\r\n")
+            count += 1
+        parts.append(b"\r\n")
+        head = b"".join(parts)
+        if not head.count(b"\r") == head.count(b"\n") == count + 3 or b"\x00" in head:
+            self.response_started = False
+            raise ValueError("a response header holds a line break or a NUL")
+        return head
+
+    def _write(self, body: bytes, *, more: bool) -> None:
+        head, self._head = self._head or b"", None
+        if self._left_bytes == -2:
+            body = b""
+        elif self._left_bytes >= 0:
+            self._left_bytes -= len(body)
+            if self._left_bytes < 0 or (self._left_bytes and not more):
+                raise RuntimeError("the body does not match its content-length")
+        transport = self._line.transport
+        if not self._is_chunked:
+            if len(body) < 65536:
+                if head or body:
+                    transport.write(head + body)
+            else:
+                transport.writelines((head, body))
+            return
+        end = b"\r\n" if more else b"\r\n0\r\n\r\n"
+        if not body:
+            end = b"" if more else b"0\r\n\r\n"
+            if head or end:
+                transport.write(head + end)
+        elif len(body) < 65536:
+            transport.write(b"%b%x\r\n%b%b" % (head, len(body), body, end))
+        else:
+            transport.writelines((b"%b%x\r\n" % (head, len(body)), body, end))
+
+    def _complete(self) -> None:
+        self.response_complete = True
+        self._wake()
+        self._line.cycle_done(self)

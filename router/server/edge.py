@@ -1,0 +1,199 @@
+"""The clients' side: a bare ASGI app that speaks Ollama's API and hands every inference request to the dispatcher.
+
+Order of one request: Host → Origin → route → right → body → dispatch → relay. A request whose client leaves is
+cancelled by the connection (`protocol.py` cancels its task), so there is no watcher beside it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import secrets
+from typing import Any, cast
+
+import msgspec
+
+from router.core.names import ModelName, Source
+from router.core.payload import read_request
+from router.core.routes import Match, Route
+from router.dispatch import Call, Dispatcher, NothingFits
+from router.errors import BadRequest, Busy, Forbidden, RouterError, UpstreamError
+from router.server.exchange import ClientGone, Exchange, Receive, Send
+from router.server.local import LocalRoutes
+from router.server.middleware import HostRule, OriginRule
+from router.server.passing import Passing
+from router.server.paths import NotFound, Redirect, WrongMethod, find
+from router.server.responses import PLAIN, Header, request_headers
+from router.server.sending import Sender
+from router.server.settings import EdgeSettings
+from router.server.streams import Ending
+
+logger = logging.getLogger("router.server")
+
+NO_ENDING = Ending(is_terminated=False)
+RULES = ("refuse", "wait", "allow_partial", "passthrough")
+_encode = msgspec.json.encode
+
+
+class Edge:
+    """See the module. `drain()` turns `/readyz` to 503; the listener does the rest of a shutdown."""
+
+    def __init__(self, dispatcher: Dispatcher, settings: EdgeSettings | None = None) -> None:
+        self._dispatcher = dispatcher
+        self._settings = settings or EdgeSettings()
+        self._hosts = HostRule(self._settings.hosts, is_loopback=self._settings.is_loopback)
+        self._origins = OriginRule(self._settings.origins)
+        self._local = LocalRoutes(dispatcher, self._settings)
+        self._passing = Passing(dispatcher, self._settings)
+        self._prefix = secrets.token_hex(4)
+        self._count = itertools.count(1)
+        self.is_draining = False
+
+    def drain(self) -> None:
+        """We are going to stop: say so to whoever asks `/readyz`."""
+        self.is_draining = True
+
+    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        exchange = Exchange(scope, receive, send, self._settings)
+        try:
+            await self._serve(exchange)
+        except RouterError as exc:
+            await exchange.refuse(exc)
+        except ClientGone:
+            return
+        except asyncio.CancelledError:
+            if not exchange.is_gone():
+                await exchange.refuse(Busy("the router is shutting down"))
+        except Exception:
+            logger.exception("request %s failed", exchange.request_id)
+            await exchange.refuse(RouterError("internal error"))
+
+    async def _serve(self, exchange: Exchange) -> None:
+        client_id = exchange.headers.get(b"x-request-id")
+        exchange.request_id = f"{self._prefix}-{next(self._count):x}" if client_id is None else _echoed(client_id)
+        if self._settings.has_router_headers:
+            exchange.extra.append((b"x-request-id", exchange.request_id.encode("ascii")))
+        if await self._is_turned_away(exchange):
+            return
+        found = find(exchange.method, exchange.target)
+        if isinstance(found, Route):
+            await self._route(exchange, found, "")
+        elif isinstance(found, Match):
+            await self._route(exchange, found.route, found.argument)
+        else:
+            await self._without_route(exchange, found)
+
+    async def _is_turned_away(self, exchange: Exchange) -> bool:
+        """Host and Origin, before anything else is looked at; preflights are answered here."""
+        host = exchange.headers.get(b"host", b"")
+        origin = exchange.headers.get(b"origin")
+        if origin is not None:
+            is_preflight = exchange.method == "OPTIONS"
+            cors = self._origins.headers(origin, host, is_preflight=is_preflight)
+            if cors is None or not self._hosts.allows(host):
+                await exchange.answer(403, [])
+                return True
+            exchange.extra += cors
+            if is_preflight and cors:
+                await exchange.answer(204, [])
+                return True
+        elif not self._hosts.allows(host):
+            await exchange.answer(403, [])
+            return True
+        if exchange.method == "OPTIONS" and self._hosts.is_name(host):
+            await exchange.answer(204, [])
+            return True
+        return False
+
+    async def _route(self, exchange: Exchange, route: Route, argument: str) -> None:
+        exchange.dialect = route.dialect
+        if route.right in ("manage", "account") and not self._settings.may_manage:
+            if route.kind == "me":  # what the CLI reads as "signed out"
+                await exchange.answer(401, [(b"content-type", b"application/json")], b'{"error":"unauthorized"}')
+                return
+            raise Forbidden(f"{route.kind} is not allowed without a key on this router")
+        if route.kind == "v1_audio":
+            await self._passing.audio(exchange, route)
+        elif route.is_inference:
+            await self._infer(exchange, route)
+        elif route.right == "read":
+            await self._local.serve(exchange, route, argument)
+        else:
+            await self._passing.serve(exchange, route, argument)
+
+    async def _infer(self, exchange: Exchange, route: Route) -> None:
+        body = await exchange.body()
+        request = read_request(route.kind, body)
+        if not self._settings.may_manage and request.has_model and _is_cloud(request.model):
+            raise Forbidden("ollama cloud is disabled: remote model is unavailable")
+        headers = exchange.headers
+        call = Call(
+            route,
+            request,
+            body,
+            request_headers(exchange.client_headers),
+            exchange.request_id,
+            strict=headers.get(b"x-router-strict", b"").lower() in (b"true", b"1"),
+            nothing_fits=_nothing_fits(headers.get(b"x-router-nothing-fits")),
+        )
+        answer = await self._dispatcher.dispatch(call)
+        extra: list[Header] = exchange.extra
+        if self._settings.has_router_headers:
+            extra = answer.headers + extra
+        sender = Sender(exchange.send, route, extra, exchange.is_gone, answer.rename)
+        try:
+            if answer.upstream is not None:
+                await sender.relay(answer.upstream)
+            else:
+                await sender.whole(answer.status, [(b"content-type", answer.content_type)], answer.body)
+        except UpstreamError:
+            sender.sent.outcome = "upstream_error"
+            raise
+        except asyncio.CancelledError:
+            sender.sent.outcome = "client_gone" if exchange.is_gone() else "shutdown"
+            raise
+        finally:
+            exchange.is_started = sender.is_started
+            sent, ending = sender.sent, sender.sent.ending or NO_ENDING
+            answer.release(
+                sent.outcome, sent_bytes=sent.sent_bytes, tokens_in=ending.tokens_in, tokens_out=ending.tokens_out
+            )
+
+    async def _without_route(self, exchange: Exchange, found: NotFound | WrongMethod | Redirect) -> None:
+        """Ollama's own answers (gin's and net/http's) to what is in no table; `/readyz` is ours."""
+        if exchange.target == b"/readyz" and exchange.method == "GET":
+            is_ready, details = self._dispatcher.is_ready()
+            is_ready = is_ready and not self.is_draining
+            value = {"ready": is_ready, "draining": self.is_draining, **details}
+            await exchange.answer(200 if is_ready else 503, [(b"content-type", b"application/json")], _encode(value))
+        elif isinstance(found, WrongMethod):
+            await exchange.answer(405, [(b"allow", found.allow), PLAIN], b"405 method not allowed")
+        elif isinstance(found, Redirect):
+            await exchange.answer(found.status, [(b"location", found.location)])
+        else:
+            await exchange.answer(404, [PLAIN], b"404 page not found")
+
+
+def _echoed(client_id: bytes) -> str:
+    """A client's own request id, as far as it is one."""
+    text = client_id.decode("latin-1")[:128]
+    return "".join(char for char in text if char.isascii() and char.isprintable()) or "-"
+
+
+def _is_cloud(name: str) -> bool:
+    try:
+        return ModelName.parse(name).source is Source.CLOUD
+    except BadRequest:
+        return False
+
+
+def _nothing_fits(value: bytes | None) -> NothingFits | None:
+    if value is None:
+        return None
+    text = value.decode("latin-1").strip().lower()
+    if text not in RULES:
+        raise BadRequest(f"X-Router-Nothing-Fits is one of {', '.join(RULES)}, not {text!r}")
+    return cast("NothingFits", text)

@@ -1,0 +1,58 @@
+"""What a request's head must be before anything looks at its meaning. Pure; acceptance.md E1 and E2 are the reasons.
+
+httptools is strict already about line ends, folding, two lengths and a length beside a transfer coding.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+HOST_VALUE = re.compile(rb"[A-Za-z0-9\-._~%!$&'()*+,;=:\[\]]*\Z")
+UPGRADE = re.compile(rb"(?i)\r\nupgrade[ \t]*:")
+
+Refusal = tuple[int, bytes]
+"""A status and the text that is added to its reason (Go's own words where Go has some)."""
+
+
+def judge(headers: Sequence[tuple[bytes, bytes]], noted: dict[bytes, bytes], version: str) -> Refusal | None:
+    """None for headers that mean one thing only. `noted` is `headers` as a dict, names in lower case."""
+    if version not in ("1.1", "1.0"):
+        return (505, b"unsupported protocol version") if version[0] not in "01" else (400, b"")
+    if len(noted) != len(headers):
+        names = [name for name, _ in headers]
+        if names.count(b"host") > 1:
+            return 400, b"too many Host headers"
+        if names.count(b"transfer-encoding") > 1 or names.count(b"content-length") > 1:
+            return 400, b""
+    coding = noted.get(b"transfer-encoding")
+    if coding is not None:
+        if version == "1.0":
+            return 400, b""
+        if coding.lower() != b"chunked":
+            return 501, b"unsupported transfer encoding"
+    host = noted.get(b"host")
+    if host is None:
+        return (400, b"missing required Host header") if version == "1.1" else None
+    return None if HOST_VALUE.match(host) else (400, b"malformed Host header")
+
+
+def split_target(url: bytes, method: str) -> tuple[bytes, bytes | None] | None:
+    """The path (with its query) of a request target, and the authority that an absolute one names (RFC 9112 §3.2).
+
+    None for what is no path: an authority alone, another scheme, userinfo, no leading slash.
+    """
+    if url.startswith(b"/"):
+        return url, None
+    if url[:7].lower() != b"http://":
+        return (url, None) if url == b"*" and method == "OPTIONS" else None
+    authority, slash, path = url[7:].partition(b"/")
+    if not authority or b"?" in authority or b"#" in authority or not HOST_VALUE.match(authority):
+        return None
+    return slash + path or b"/", authority
+
+
+def disarm(data: bytes) -> bytes:
+    """Rename an Upgrade header: we never upgrade, and the parser would take the body for another protocol (E5)."""
+    head, end, rest = data.partition(b"\r\n\r\n")
+    return UPGRADE.sub(b"\r\nx-upgrd:", head) + end + rest

@@ -1,0 +1,102 @@
+"""A listening socket with our protocol: start, drain, stop. One process may have several (clients, admin)."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from router.adapters.relay_deadlines import Deadlines
+from router.server.protocol import HttpProtocol, WireLimits, protocol_factory
+
+INTERRUPT_S = 1.0
+"""After the grace period: so long may an interrupted answer take to say that it ends."""
+
+
+class Listener:
+    """Serves an ASGI `app` on `host`:`port` (0 = any free port), or on a socket that was bound before."""
+
+    def __init__(
+        self,
+        app: Callable[..., Awaitable[None]],
+        host: str = "127.0.0.1",
+        port: int = 0,
+        *,
+        limits: WireLimits | None = None,
+        sock: socket.socket | None = None,
+    ) -> None:
+        limits = limits or WireLimits()
+        shortest = min(limits.header_s, limits.keep_alive_s, limits.write_idle_s)
+        self._host, self._port, self._sock = host, port, sock
+        self._protocol, self._factory, self._state = protocol_factory(
+            app, limits, Deadlines(max(0.01, min(0.5, shortest / 4)))
+        )
+        self._server: asyncio.Server | None = None
+
+    @property
+    def port(self) -> int:
+        """The port that is listened on. Only after `start`."""
+        assert self._server is not None
+        return int(self._server.sockets[0].getsockname()[1])
+
+    @property
+    def url(self) -> str:
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"http://{host}:{self.port}"
+
+    @property
+    def open_connections(self) -> int:
+        return len(self._state.connections)
+
+    async def start(self) -> None:
+        """Listen. Raises OSError when the address cannot be had."""
+        loop = asyncio.get_running_loop()
+        where: dict[str, Any] = {"sock": self._sock} if self._sock else {"host": self._host, "port": self._port}
+        self._server = await loop.create_server(self._factory, backlog=2048, **where)
+
+    async def stop(self, grace_s: float = 0.0) -> None:
+        """Take nothing new, let what is under way end within `grace_s`, then interrupt it.
+
+        An interrupted stream still gets a well-formed end: its task is cancelled and has a second to say so.
+        """
+        if self._server is None:
+            return
+        self._protocol.is_draining = True
+        self._server.close()
+        for connection in tuple(self._state.connections):
+            connection.shutdown()
+        await self._wait_tasks(grace_s)
+        for task in tuple(self._state.tasks):
+            task.cancel()
+        await self._wait_tasks(INTERRUPT_S)
+        await self._flush()
+        await self._server.wait_closed()
+        self._server = None
+
+    async def __aenter__(self) -> Listener:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def _wait_tasks(self, timeout_s: float) -> None:
+        while self._state.tasks and timeout_s > 0:
+            started_s = asyncio.get_running_loop().time()
+            await asyncio.wait(tuple(self._state.tasks), timeout=timeout_s)
+            timeout_s -= asyncio.get_running_loop().time() - started_s
+
+    async def _flush(self) -> None:
+        """Give written bytes a moment to leave, then close what is still open."""
+        for _ in range(10):
+            if not any(_is_pending(connection) for connection in self._state.connections):
+                break
+            await asyncio.sleep(0.02)
+        for connection in tuple(self._state.connections):
+            connection.transport.abort()
+        await asyncio.sleep(0)
+
+
+def _is_pending(connection: Any) -> bool:
+    return isinstance(connection, HttpProtocol) and connection.transport.get_write_buffer_size() > 0

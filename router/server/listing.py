@@ -1,0 +1,181 @@
+"""The lists of models and what they show of the router: chains are added, derived tags hidden, expiries corrected.
+
+Pure. Where nothing is to be changed, the upstream's own bytes are the answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Protocol
+
+import msgspec
+
+from router.core.names import key_of
+from router.errors import BadRequest
+
+Row = dict[str, msgspec.Raw]
+
+_encode = msgspec.json.encode
+_read_rows = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_read_list = msgspec.json.Decoder(list[Row] | None).decode
+
+
+class Virtual(Protocol):
+    """A chain that is no installed model: its name and its installed variants, best first."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def variants(self) -> tuple[str, ...]: ...
+
+
+class Directory(Protocol):
+    """What the lists need to know (a part of `dispatch.Dispatcher`)."""
+
+    def virtual_models(self) -> Sequence[Virtual]: ...
+
+    def is_hidden(self, name: str) -> bool: ...
+
+    def shown_name(self, name: str) -> str: ...
+
+    def client_expiry(self, name: str) -> datetime | None: ...
+
+
+def tags(body: bytes, directory: Directory) -> bytes:
+    """`/api/tags` with a row for each chain: size, digest and details of its best installed variant."""
+    return _listed(body, "models", "name", directory, _virtual_tag)
+
+
+def models(body: bytes, directory: Directory) -> bytes:
+    """`/v1/models` with a row for each chain."""
+    return _listed(body, "data", "id", directory, _virtual_model)
+
+
+def running(body: bytes, directory: Directory) -> bytes:
+    """`/api/ps`: the truth under the variants' own names, with the expiry that clients asked for."""
+    found = _rows(body, "models")
+    if found is None:
+        return body
+    outer, rows = found
+    is_changed = False
+    for row in rows:
+        name = _text(row, "name")
+        shown, expiry = directory.shown_name(name), directory.client_expiry(name)
+        if shown != name:
+            row["name"] = row["model"] = _raw(shown)
+            is_changed = True
+        if expiry is not None:
+            row["expires_at"] = _raw(_go_time(expiry))
+            is_changed = True
+    return _encode({**outer, "models": rows}) + _tail(body) if is_changed else body
+
+
+def shown(body: bytes, variant: str) -> bytes:
+    """`/api/show` of a chain: the show of the variant that would serve it, which is named as its parent."""
+    outer = _object(body)
+    if outer is None or (details := _object(bytes(outer.get("details", b"")))) is None:
+        return body
+    details["parent_model"] = _raw(variant)
+    return _encode({**outer, "details": details}) + _tail(body)
+
+
+def model_of(body: bytes, name: str) -> bytes:
+    """`/v1/models/:model` of a chain: its variant's answer under the chain's name."""
+    outer = _object(body)
+    return body if outer is None or "id" not in outer else _encode({**outer, "id": name}) + _tail(body)
+
+
+def _listed(
+    body: bytes,
+    key: str,
+    name_key: str,
+    directory: Directory,
+    virtual_row: Callable[[str, Sequence[Row], Row], Row],
+) -> bytes:
+    found = _rows(body, key)
+    if found is None:
+        return body
+    outer, rows = found
+    kept = [row for row in rows if not directory.is_hidden(_text(row, name_key))]
+    by_key = {_key(_text(row, name_key)): row for row in kept}
+    added = []
+    for virtual in directory.virtual_models():
+        variants = [row for name in virtual.variants if (row := by_key.get(_key(name))) is not None]
+        if variants and _key(virtual.name) not in by_key:
+            added.append(virtual_row(_tagged(virtual.name), variants, variants[0]))
+    if not added and len(kept) == len(rows):
+        return body
+    return _encode({**outer, key: kept + added}) + _tail(body)
+
+
+def _virtual_tag(name: str, variants: Sequence[Row], best: Row) -> Row:
+    """Capabilities are those that every variant has: what is promised must hold whichever one serves."""
+    row: Row = {**best, "name": _raw(name), "model": _raw(name)}
+    listed = [_strings(variant) for variant in variants]
+    if any(listed):
+        common = [capability for capability in listed[0] if all(capability in other for other in listed)]
+        row["capabilities"] = _raw(common)
+    return row
+
+
+def _virtual_model(name: str, _: Sequence[Row], best: Row) -> Row:
+    return {**best, "id": _raw(name)}
+
+
+def _rows(body: bytes, key: str) -> tuple[Mapping[str, msgspec.Raw], list[Row]] | None:
+    outer = _object(body)
+    if outer is None or key not in outer:
+        return None
+    try:
+        return outer, _read_list(outer[key]) or []
+    except msgspec.DecodeError:
+        return None
+
+
+def _object(body: bytes) -> Row | None:
+    try:
+        return _read_rows(body)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+
+
+def _text(row: Row, key: str) -> str:
+    try:
+        return msgspec.json.decode(row.get(key, b'""'), type=str)
+    except msgspec.DecodeError:
+        return ""
+
+
+def _strings(row: Row) -> list[str]:
+    try:
+        return msgspec.json.decode(row.get("capabilities", b"[]"), type=list[str])
+    except msgspec.DecodeError:
+        return []
+
+
+def _key(name: str) -> str:
+    try:
+        return key_of(name)
+    except BadRequest:
+        return name
+
+
+def _tagged(name: str) -> str:
+    """The name with its tag, as lists show it."""
+    return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
+
+
+def _raw(value: Any) -> msgspec.Raw:
+    return msgspec.Raw(_encode(value))
+
+
+def _tail(body: bytes) -> bytes:
+    """Line breaks after the value: `/v1/*` has one."""
+    return body[len(body.rstrip(b"\n")) :]
+
+
+def _go_time(moment: datetime) -> str:
+    """RFC 3339 as Go prints it."""
+    return moment.isoformat().replace("+00:00", "Z")

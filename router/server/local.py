@@ -1,0 +1,99 @@
+"""Routes that read: answered here, or by the upstream with the router's view of names laid over its answer."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from urllib.parse import quote
+
+import msgspec
+
+from router.adapters.relay import UpstreamRequest
+from router.core.payload import read_names, rewrite
+from router.core.routes import Route
+from router.dispatch import Dispatcher
+from router.errors import ModelNotFound
+from router.server import listing
+from router.server.exchange import Exchange
+from router.server.responses import JSON_UTF8, Header, request_headers, response_headers
+from router.server.sending import read_whole
+from router.server.settings import EdgeSettings
+
+TEXT = (b"content-type", b"text/plain; charset=utf-8")
+NO_CLOUD = b'{"cloud":{"disabled":true,"source":"config"}}'
+_encode = msgspec.json.encode
+
+View = Callable[[bytes, listing.Directory], bytes]
+
+
+class LocalRoutes:
+    """See the module."""
+
+    def __init__(self, dispatcher: Dispatcher, settings: EdgeSettings) -> None:
+        self._dispatcher = dispatcher
+        self._settings = settings
+        self._views: dict[str, View] = {"tags": listing.tags, "v1_models": listing.models, "ps": listing.running}
+        self._handlers: dict[str, Callable[[Exchange, Route, str], Awaitable[None]]] = {
+            "root": self._root,
+            "version": self._version,
+            "status": self._status,
+            "show": self._show,
+            "v1_model": self._model,
+            "recommendations": self._plain,
+            **dict.fromkeys(self._views, self._list),
+        }
+
+    async def serve(self, exchange: Exchange, route: Route, argument: str) -> None:
+        await self._handlers[route.kind](exchange, route, argument)
+
+    async def _root(self, exchange: Exchange, _: Route, __: str) -> None:
+        await exchange.answer(200, [TEXT], b"Ollama is running")
+
+    async def _version(self, exchange: Exchange, _: Route, __: str) -> None:
+        await exchange.answer(200, [JSON_UTF8], _encode({"version": await self._dispatcher.version()}))
+
+    async def _status(self, exchange: Exchange, route: Route, _: str) -> None:
+        if self._settings.may_manage:
+            await self._plain(exchange, route, _)
+        else:
+            await exchange.answer(200, [JSON_UTF8], NO_CLOUD)
+
+    async def _plain(self, exchange: Exchange, route: Route, _: str) -> None:
+        status, headers, body = await self._fetch(exchange, b"GET", route.pattern.encode())
+        await exchange.answer(status, headers, body)
+
+    async def _list(self, exchange: Exchange, route: Route, _: str) -> None:
+        status, headers, body = await self._fetch(exchange, b"GET", route.pattern.encode())
+        if status == 200:
+            body = self._views[route.kind](body, self._dispatcher)
+        await exchange.answer(status, headers, body)
+
+    async def _show(self, exchange: Exchange, route: Route, _: str) -> None:
+        """A chain's name shows the variant that would serve it now; `ollama run` starts no pull then."""
+        body = await exchange.body()
+        asked = read_names("show", body).get("model", "")
+        name = await self._dispatcher.show_name(asked) if asked else ""
+        if name != asked:
+            body = rewrite(body, model=name, options={})
+        status, headers, answer = await self._fetch(exchange, b"POST", route.pattern.encode(), body)
+        if status == 200 and name != asked:
+            answer = listing.shown(answer, name)
+        await exchange.answer(status, headers, answer)
+
+    async def _model(self, exchange: Exchange, route: Route, name: str) -> None:
+        if self._dispatcher.is_hidden(name):
+            raise ModelNotFound(f"model '{name}' not found")
+        target = await self._dispatcher.show_name(name)
+        path = route.pattern.rpartition("/")[0] + "/" + quote(target, safe=":")
+        status, headers, body = await self._fetch(exchange, b"GET", path.encode())
+        if status == 200 and target != name:
+            body = listing.model_of(body, name)
+        await exchange.answer(status, headers, body)
+
+    async def _fetch(
+        self, exchange: Exchange, method: bytes, target: bytes, body: bytes | None = None
+    ) -> tuple[int, list[Header], bytes]:
+        """The upstream's whole answer; a Content-Length is left to who sends it."""
+        request = UpstreamRequest(method, target, request_headers(exchange.client_headers), body, safe_to_resend=True)
+        upstream = await self._dispatcher.forward(request)
+        headers = [pair for pair in response_headers(upstream.headers) if pair[0] != b"content-length"]
+        return upstream.status, headers, await read_whole(upstream)

@@ -1,0 +1,101 @@
+"""Routes that manage models or the account, and uploads: passed on as they are, body and answer streamed."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import quote
+
+from router.adapters.relay import UpstreamRequest, UpstreamResponse
+from router.core.names import key_of
+from router.core.payload import read_names
+from router.core.routes import Route
+from router.dispatch import Dispatcher
+from router.errors import BadRequest, Forbidden, UpstreamError
+from router.server.bodies import BodyStream
+from router.server.exchange import Exchange
+from router.server.responses import request_headers
+from router.server.sending import Sender
+from router.server.settings import EdgeSettings
+
+DIGEST = re.compile(r"sha256[:-][0-9a-f]{64}")
+AUDIO_BYTES = 25 << 20
+NAMED = frozenset(("pull", "push", "create", "copy", "delete"))
+CHANGING = frozenset(("pull", "create", "copy", "delete"))
+
+
+class Passing:
+    """See the module."""
+
+    def __init__(self, dispatcher: Dispatcher, settings: EdgeSettings) -> None:
+        self._dispatcher = dispatcher
+        self._settings = settings
+
+    async def serve(self, exchange: Exchange, route: Route, argument: str) -> None:
+        if route.kind in ("blob_put", "blob_head"):
+            await self._blob(exchange, route, argument)
+            return
+        body = await exchange.body()
+        if route.kind in NAMED:
+            self._check(route, body)
+        target = route.pattern if not argument else route.pattern.rpartition("/")[0] + "/" + quote(argument, safe="")
+        await self._pass(exchange, route, target.encode(), body or None)
+
+    async def audio(self, exchange: Exchange, route: Route) -> None:
+        """Multipart, so its model is not ours to choose: passed under Ollama's own limit."""
+        body = await exchange.body(AUDIO_BYTES)
+        await self._pass(exchange, route, route.pattern.encode(), body)
+
+    async def _blob(self, exchange: Exchange, route: Route, digest: str) -> None:
+        if DIGEST.fullmatch(digest) is None:
+            raise BadRequest("invalid digest format")
+        target = b"/api/blobs/" + digest.encode()
+        if route.kind == "blob_head":
+            await self._pass(exchange, route, target, None)
+            return
+        length = exchange.headers.get(b"content-length")
+        stream = BodyStream(exchange.receive, self._settings.body_idle_s)
+        if length is None and b"transfer-encoding" not in exchange.headers:
+            length = b"0"
+        await self._pass(exchange, route, target, stream, None if length is None else int(length))
+
+    def _check(self, route: Route, body: bytes) -> None:
+        """A chain is no model: nothing can be pulled into it, deleted from it or copied over it."""
+        names = read_names(route.kind, body)
+        for virtual in self._dispatcher.virtual_models():
+            for role, name in names.items():
+                if role != "source" and _is_same(name, virtual.name):
+                    variants = ", ".join(virtual.variants) or "none of them is installed"
+                    raise Forbidden(f"{name!r} is a chain of this router, not a model; its variants: {variants}")
+
+    async def _pass(
+        self,
+        exchange: Exchange,
+        route: Route,
+        target: bytes,
+        body: bytes | BodyStream | None,
+        length: int | None = None,
+    ) -> None:
+        headers = request_headers(exchange.client_headers)
+        request = UpstreamRequest(route.method.encode(), target, headers, body, length)
+        upstream = await self._dispatcher.forward(request)
+        sender = Sender(exchange.send, route, exchange.extra, exchange.is_gone)
+        try:
+            await self._send(sender, upstream)
+        finally:
+            exchange.is_started = sender.is_started
+            if route.kind in CHANGING:
+                self._dispatcher.catalog_changed()
+
+    async def _send(self, sender: Sender, upstream: UpstreamResponse) -> None:
+        try:
+            await sender.relay(upstream)
+        except UpstreamError:
+            if not sender.is_started:
+                raise
+
+
+def _is_same(name: str, other: str) -> bool:
+    try:
+        return key_of(name) == key_of(other)
+    except BadRequest:
+        return False

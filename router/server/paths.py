@@ -1,0 +1,75 @@
+"""From a request target to a route: one decode, one clean path, one table (acceptance.md E3, E4). Pure."""
+
+from __future__ import annotations
+
+import posixpath
+from dataclasses import dataclass
+from urllib.parse import quote, unquote_to_bytes
+
+from router.core.routes import TARGETS, Match, Route, allowed_methods, match
+
+_ORDER = ("HEAD", "GET", "POST", "DELETE")
+
+
+@dataclass(frozen=True, slots=True)
+class NotFound:
+    """No such path."""
+
+
+@dataclass(frozen=True, slots=True)
+class WrongMethod:
+    """The path has other methods; `allow` lists them as Ollama does."""
+
+    allow: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Redirect:
+    """Ollama sends the client to the clean spelling of the path."""
+
+    status: int
+    location: bytes
+
+
+Found = Route | Match | NotFound | WrongMethod | Redirect
+
+
+def find(method: str, target: bytes) -> Found:
+    """What the table says of `method` on the raw `target` (without its query)."""
+    route = TARGETS.get((method, target))
+    return route if route is not None else _find_slowly(method, target)
+
+
+def _find_slowly(method: str, target: bytes) -> Found:
+    path = decode(target)
+    if path is None:
+        return NotFound()
+    if (clean := _cleaned(path)) != path:
+        return Redirect(307, _location(clean))
+    found = match(method, path)
+    if isinstance(found, Match):
+        return found
+    other = path[:-1] if path.endswith("/") else path + "/"
+    if len(path) > 1 and not found and method in allowed_methods(other)[0] and path.endswith("/"):
+        return Redirect(301 if method == "GET" else 307, _location(other))
+    return WrongMethod(", ".join(name for name in _ORDER if name in found).encode()) if found else NotFound()
+
+
+def decode(target: bytes) -> str | None:
+    """The path of a target, decoded exactly once; None for what is no text or holds control characters."""
+    try:
+        path = unquote_to_bytes(target).decode("utf-8") if b"%" in target else target.decode("ascii")
+    except UnicodeDecodeError:
+        return None
+    return path if path.startswith("/") and path.isprintable() else None
+
+
+def _cleaned(path: str) -> str:
+    """Go's `cleanPath`: no `//`, `.` or `..`; a trailing slash stays."""
+    clean = posixpath.normpath(path)
+    clean = "/" + clean.lstrip("/")
+    return clean + "/" if path.endswith("/") and clean != "/" else clean
+
+
+def _location(path: str) -> bytes:
+    return quote(path, safe="/:@!$&'()*+,;=~").encode("ascii")

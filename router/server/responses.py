@@ -1,0 +1,106 @@
+"""What answers look like: errors in each dialect, header rules, Ollama's fixed texts. Pure.
+
+Shapes are those of ollama-api.md §2.1, byte for byte where Ollama has an own text.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from router.adapters.relay_wire import ConnectionGone
+from router.core.routes import Dialect
+from router.errors import BadRequest, Busy, NoVariantFits, RouterError, UpstreamError
+
+Header = tuple[bytes, bytes]
+
+JSON = (b"content-type", b"application/json")
+JSON_UTF8 = (b"content-type", b"application/json; charset=utf-8")
+PLAIN = (b"content-type", b"text/plain")
+NO_RETRY = (b"x-should-retry", b"false")
+
+_HOP_BY_HOP = frozenset(
+    b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer trailers "
+    b"transfer-encoding upgrade date".split()
+)
+UPSTREAM_HEADERS = frozenset(
+    b"content-type accept user-agent traceparent tracestate anthropic-version anthropic-beta openai-beta".split()
+)
+"""The only request headers that go to Ollama, which copies all it gets to ollama.com for cloud models (E6)."""
+
+_OPENAI_TYPES = {400: "invalid_request_error", 404: "not_found_error"}
+_ANTHROPIC_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "invalid_request_error",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    529: "overloaded_error",
+}
+_encode = msgspec.json.encode
+
+
+def error_value(message: str, status: int, dialect: Dialect) -> dict[str, Any]:
+    """The JSON value of an error: a string on `/api/*`, OpenAI's or Anthropic's envelope elsewhere."""
+    if dialect == "ollama":
+        return {"error": message}
+    if dialect == "openai":
+        kind = _OPENAI_TYPES.get(status, "api_error")
+        return {"error": {"message": message, "type": kind, "param": None, "code": None}}
+    kind = _ANTHROPIC_TYPES.get(status, "api_error")
+    error = {"type": kind, "message": message}
+    return {"type": "error", "error": error, "request_id": f"req_{secrets.token_hex(12)}"}
+
+
+def render_error(error: RouterError, dialect: Dialect) -> tuple[int, list[Header], bytes]:
+    """Status, headers and body of an answer that is an error."""
+    body = _encode(error_value(error.message, error.status, dialect))
+    if dialect == "ollama" or isinstance(error, BadRequest):
+        headers = [JSON_UTF8]
+    else:
+        headers, body = [JSON], body + b"\n"
+    if error.retry_after_s is not None:
+        headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s))))
+    if is_started(error):
+        headers.append(NO_RETRY)
+    return error.status, headers, body
+
+
+def is_started(error: RouterError) -> bool:
+    """True when a generation may have begun before `error`: a client that repeats it doubles the work (C4)."""
+    if isinstance(error, (Busy, NoVariantFits, ConnectionGone)):
+        return False
+    if isinstance(error, UpstreamError):
+        return not error.message.startswith(("cannot connect", "cannot reach", "no connection"))
+    return error.status >= 500
+
+
+def response_headers(upstream: Iterable[Header]) -> list[Header]:
+    """The upstream's headers that go to the client: none of one hop, none that `Connection` names (E5)."""
+    kept = [header for header in upstream if header[0] not in _HOP_BY_HOP]
+    for name, value in upstream:
+        if name == b"connection":
+            named = {token.strip().lower() for token in value.split(b",")}
+            kept = [header for header in kept if header[0] not in named]
+    return kept
+
+
+def request_headers(client: Sequence[Header]) -> list[Header]:
+    """The client's headers that go upstream (E6)."""
+    kept = [header for header in client if header[0] in UPSTREAM_HEADERS]
+    for name, value in client:
+        if name == b"connection" and value.lower() not in (b"keep-alive", b"close"):
+            named = {token.strip().lower() for token in value.split(b",")}
+            kept = [header for header in kept if header[0] not in named]
+    return kept
+
+
+def header(headers: Iterable[Header], name: bytes) -> bytes:
+    """The value of a header by its lower-case name; b"" where it is absent."""
+    return next((value for known, value in headers if known == name), b"")

@@ -1,0 +1,238 @@
+"""Whole lines and events of a stream, and what it means that one ends. Pure; fed with chunks, byte-exact.
+
+A stream is passed on by whole lines (NDJSON) or events (SSE), so that an error can follow at any time. Nothing is
+parsed on the way unless a name must be replaced; only the last line is looked at, when the stream has ended.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from router.core.routes import Route
+from router.server.responses import error_value
+
+Rename = tuple[bytes, bytes]
+_encode = msgspec.json.encode
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+
+
+class _Last(msgspec.Struct):
+    """What the last value of an answer may say."""
+
+    done: bool = False
+    status: str = ""
+    error: msgspec.Raw | None = None
+    type: str = ""
+    prompt_eval_count: int | None = None
+    eval_count: int | None = None
+    usage: _Usage | None = None
+
+
+_read_last = msgspec.json.Decoder(_Last).decode
+_read_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+_SSE_ENDS = frozenset(("message_stop", "response.completed", "response.incomplete", "response.failed", "error"))
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a stream ended: `is_terminated` when by its own last word (an error is one); tokens where it says so."""
+
+    is_terminated: bool
+    tokens_in: int | None = None
+    tokens_out: int | None = None
+
+
+class Stream:
+    """Common to both framings: hold what is not whole yet, remember the last whole piece."""
+
+    __slots__ = ("_held", "_last", "_rename", "_route")
+
+    separator = b"\n"
+
+    def __init__(self, route: Route, rename: Rename | None = None) -> None:
+        self._route = route
+        self._rename = rename
+        self._held: list[bytes] = []
+        self._last = b""
+
+    def feed(self, chunk: bytes) -> bytes:
+        """The whole lines or events that `chunk` completes, ready to be sent; b"" when it completes none."""
+        separator = self.separator
+        if self._held:
+            # A long line is joined once, when its end is there; the end may lie on the border of two chunks.
+            is_whole = separator in chunk or separator in self._held[-1][-1:] + chunk[:1]
+            self._held.append(chunk)
+            if not is_whole:
+                return b""
+            chunk = b"".join(self._held)
+            self._held.clear()
+        if not chunk.endswith(separator):
+            end = chunk.rfind(separator) + len(separator)
+            if end < len(separator):
+                self._held.append(chunk)
+                return b""
+            self._held.append(chunk[end:])
+            chunk = chunk[:end]
+        self._last = chunk
+        return chunk if self._rename is None else self._renamed(chunk)
+
+    def rest(self) -> bytes:
+        """What a clean end leaves: a last line without its line break where it is whole JSON, else b""."""
+        rest = b"".join(self._held)
+        self._held.clear()
+        return rest if rest and self._is_whole(rest) else b""
+
+    def error(self, message: str, status: int = 502) -> bytes:
+        """The line or event that says that the stream has failed. What was held of a broken piece is dropped."""
+        raise NotImplementedError
+
+    def ending(self) -> Ending:
+        raise NotImplementedError
+
+    def _renamed(self, piece: bytes) -> bytes:
+        raise NotImplementedError
+
+    def _is_whole(self, rest: bytes) -> bool:
+        raise NotImplementedError
+
+
+class LineStream(Stream):
+    """NDJSON: `/api/*`. The model's name is the first key of a line (recorded), so it is replaced as a prefix."""
+
+    __slots__ = ()
+
+    def error(self, message: str, status: int = 502) -> bytes:
+        return _encode(error_value(message, status, "ollama")) + b"\n"
+
+    def ending(self) -> Ending:
+        line = self._last.rstrip(b"\n")
+        last = _last(line[line.rfind(b"\n") + 1 :])
+        ended = last.done or last.status == "success" or last.error is not None
+        return Ending(ended, last.prompt_eval_count, last.eval_count)
+
+    def _is_whole(self, rest: bytes) -> bool:
+        try:
+            _read_object(rest)
+        except msgspec.DecodeError:
+            return False
+        self._last = rest
+        return True
+
+    def _renamed(self, piece: bytes) -> bytes:
+        assert self._rename is not None
+        old, new = (b'{"model":' + _encode(name.decode()) for name in self._rename)
+        lines = piece.split(b"\n")
+        return b"\n".join(new + line[len(old) :] if line.startswith(old) else line for line in lines)
+
+
+class EventStream(Stream):
+    """SSE: `/v1/*`. The name stands anywhere in an event, so events that hold it are parsed."""
+
+    __slots__ = ()
+
+    separator = b"\n\n"
+
+    def error(self, message: str, status: int = 502) -> bytes:
+        kind = self._route.kind
+        if kind == "v1_messages":
+            return b"event: error\ndata: " + _encode(error_value(message, status, "anthropic")) + b"\n\n"
+        if kind == "v1_responses":
+            value = {"type": "error", "code": "server_error", "message": message, "param": None}
+            return b"event: error\ndata: " + _encode(value) + b"\n\n"
+        return b"data: " + _encode(error_value(message, status, "openai")) + b"\n\n"
+
+    def ending(self) -> Ending:
+        events = [event for event in self._last.split(b"\n\n") if event]
+        values = [_data(event) for event in events]
+        if not values:
+            return Ending(is_terminated=False)
+        last = _last(values[-1])
+        ended = values[-1] == b"[DONE]" or last.type in _SSE_ENDS or last.error is not None
+        usage = next((found for value in reversed(values) if (found := _last(value).usage) is not None), None)
+        return Ending(ended, *_counts(usage))
+
+    def _is_whole(self, rest: bytes) -> bool:
+        if _data(rest) != b"[DONE]":
+            return False
+        self._last = rest
+        return True
+
+    def _renamed(self, piece: bytes) -> bytes:
+        assert self._rename is not None
+        events = piece.split(b"\n\n")
+        return b"\n\n".join(self._renamed_event(event) if b'"model"' in event else event for event in events)
+
+    def _renamed_event(self, event: bytes) -> bytes:
+        assert self._rename is not None
+        head, mark, value = event.rpartition(b"data: ")
+        return head + mark + renamed_json(value, self._rename)
+
+
+def stream_of(content_type: bytes, route: Route, rename: Rename | None) -> Stream | None:
+    """The framing of an answer of this type; None where it is not a stream."""
+    if content_type.startswith(b"application/x-ndjson"):
+        return LineStream(route, rename)
+    return EventStream(route, rename) if content_type.startswith(b"text/event-stream") else None
+
+
+def renamed_json(value: bytes, rename: Rename) -> bytes:
+    """`value` with another model name at the places where an answer says it; every other byte as it was."""
+    body = value.rstrip(b"\n")
+    try:
+        members = _read_object(body)
+        changed = _rename_in(members, rename)
+    except msgspec.DecodeError:
+        return value
+    return _encode(members) + value[len(body) :] if changed else value
+
+
+def body_ending(body: bytes) -> Ending:
+    """The token counts of an answer that was not streamed."""
+    last = _last(body)
+    if last.usage is not None:
+        return Ending(True, *_counts(last.usage))
+    return Ending(True, last.prompt_eval_count, last.eval_count)
+
+
+def _rename_in(members: dict[str, msgspec.Raw], rename: Rename) -> bool:
+    old, new = (_encode(name.decode()) for name in rename)
+    if "model" in members:
+        if bytes(members["model"]) != old:
+            return False
+        members["model"] = msgspec.Raw(new)
+        return True
+    for key in ("response", "message"):
+        if key in members and bytes(members[key][:1]) == b"{":
+            inner = _read_object(members[key])
+            if _rename_in(inner, rename):
+                members[key] = msgspec.Raw(_encode(inner))
+                return True
+    return False
+
+
+def _data(event: bytes) -> bytes:
+    return next((line[5:].strip() for line in event.split(b"\n") if line.startswith(b"data:")), b"")
+
+
+def _last(value: bytes) -> Any:
+    try:
+        return _read_last(value)
+    except (msgspec.DecodeError, RecursionError):
+        return _Last()
+
+
+def _counts(usage: _Usage | None) -> tuple[int | None, int | None]:
+    if usage is None:
+        return None, None
+    tokens_in = usage.prompt_tokens if usage.prompt_tokens is not None else usage.input_tokens
+    return tokens_in, usage.completion_tokens if usage.completion_tokens is not None else usage.output_tokens

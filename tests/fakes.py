@@ -1,0 +1,229 @@
+"""A dispatcher without decisions, an edge on a real socket, and a raw client: what the edge's tests stand on."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, cast
+
+from router.adapters.relay import Relay, UpstreamRequest, UpstreamResponse
+from router.dispatch import Answer, Call, Dispatcher, Released, VirtualModel
+from router.server.edge import Edge
+from router.server.listener import Listener
+from router.server.protocol import WireLimits
+from router.server.settings import EdgeSettings
+
+
+@dataclass
+class FakeDispatcher:
+    """Relays every call as it is. `before` runs first: it may wait, refuse or hold a place; `log` records releases."""
+
+    relay: Relay
+    before: Callable[[Call], Awaitable[None]] | None = None
+    rename: tuple[bytes, bytes] | None = None
+    virtual: list[VirtualModel] = field(default_factory=list)
+    hidden: dict[str, str] = field(default_factory=dict)
+    expiries: dict[str, datetime] = field(default_factory=dict)
+    calls: list[Call] = field(default_factory=list)
+    log: list[str] = field(default_factory=list)
+    released: list[Released] = field(default_factory=list)
+    catalog_changes: int = 0
+    ready: bool = True
+
+    async def dispatch(self, call: Call) -> Answer:
+        self.calls.append(call)
+        if self.before is not None:
+            await self.before(call)
+        target = call.route.pattern.encode()
+        request = UpstreamRequest(b"POST", target, call.headers, call.body, len(call.body))
+        upstream = await self.relay.open(request)
+
+        def on_release(released: Released) -> None:
+            self.log.append(released.outcome)
+            self.released.append(released)
+
+        headers = [(b"x-router-model", call.request.model.encode("latin-1", "replace"))]
+        return Answer(upstream.status, headers, upstream, rename=self.rename, on_release=on_release)
+
+    async def forward(self, request: UpstreamRequest) -> UpstreamResponse:
+        return await self.relay.open(request)
+
+    def virtual_models(self) -> list[VirtualModel]:
+        return self.virtual
+
+    def is_hidden(self, name: str) -> bool:
+        return name in self.hidden
+
+    def shown_name(self, name: str) -> str:
+        return self.hidden.get(name, name)
+
+    async def show_name(self, name: str) -> str:
+        return next((chain.variants[0] for chain in self.virtual if chain.name == name), name)
+
+    def client_expiry(self, name: str) -> datetime | None:
+        return self.expiries.get(name)
+
+    def catalog_changed(self) -> None:
+        self.catalog_changes += 1
+
+    def is_ready(self) -> tuple[bool, dict[str, object]]:
+        return self.ready, {"upstream": self.ready}
+
+    async def version(self) -> str:
+        return "0.33.0"
+
+
+@dataclass
+class RunningEdge:
+    """An edge that listens on a free port of 127.0.0.1."""
+
+    edge: Edge
+    listener: Listener
+    dispatcher: FakeDispatcher
+
+    @property
+    def port(self) -> int:
+        return self.listener.port
+
+
+@asynccontextmanager
+async def running_edge(
+    dispatcher: FakeDispatcher, settings: EdgeSettings | None = None, limits: WireLimits | None = None
+) -> AsyncIterator[RunningEdge]:
+    """The edge before `dispatcher`, stopped at the end without a grace period."""
+    edge = Edge(cast("Dispatcher", dispatcher), settings)
+    listener = Listener(edge, limits=limits)
+    await listener.start()
+    try:
+        yield RunningEdge(edge, listener, dispatcher)
+    finally:
+        await listener.stop()
+        await dispatcher.relay.aclose()
+
+
+@dataclass
+class Reply:
+    """An answer as a raw client reads it; `is_cut` when the connection ended before the answer did."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    is_cut: bool = False
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class RawClient:
+    """One connection to an edge, byte by byte where a test wants it so."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    @classmethod
+    async def to(cls, port: int, *, receive_buffer: int | None = None) -> RawClient:
+        sock = socket.socket()
+        if receive_buffer is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        sock.setblocking(False)  # noqa: FBT003
+        await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
+        return cls(*await asyncio.open_connection(sock=sock, limit=1 << 24 if receive_buffer is None else 1 << 12))
+
+    async def send(self, data: bytes) -> None:
+        self.writer.write(data)
+        await self.writer.drain()
+
+    async def ask(
+        self,
+        method: str,
+        target: str,
+        body: bytes | str | None = None,
+        headers: Sequence[tuple[str, str]] = (),
+        *,
+        host: str = "127.0.0.1",
+    ) -> Reply:
+        await self.send(request_bytes(method, target, body, headers, host=host))
+        return await self.reply(is_head=method == "HEAD")
+
+    async def reply(self, *, is_head: bool = False) -> Reply:
+        """Read one answer by its own framing."""
+        status, headers = await self.head()
+        try:
+            if is_head or status in (204, 304):
+                return Reply(status, headers, b"")
+            if headers.get("transfer-encoding") == "chunked":
+                return Reply(status, headers, *await self._chunks())
+            if "content-length" in headers:
+                return Reply(status, headers, await self.reader.readexactly(int(headers["content-length"])))
+            return Reply(status, headers, await self.reader.read())
+        except asyncio.IncompleteReadError as exc:
+            return Reply(status, headers, exc.partial, is_cut=True)
+
+    async def head(self) -> tuple[int, dict[str, str]]:
+        raw = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        first, *lines = raw.strip().split("\r\n")
+        pairs = [line.split(": ", 1) if ": " in line else (line.rstrip(":"), "") for line in lines]
+        return int(first.split(" ")[1]), {name.lower(): value for name, value in pairs}
+
+    async def _chunks(self) -> tuple[bytes, bool]:
+        parts: list[bytes] = []
+        try:
+            while (size := int(await self.reader.readline() or b"x", 16)) > 0:
+                parts.append(await self.reader.readexactly(size))
+                await self.reader.readexactly(2)
+            await self.reader.readexactly(2)
+        except (ValueError, asyncio.IncompleteReadError, ConnectionError):
+            return b"".join(parts), True
+        return b"".join(parts), False
+
+    async def is_closed(self, timeout_s: float = 2.0) -> bool:
+        """True when the server closes the connection within `timeout_s`; what it still says is thrown away."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while await self.reader.read(65536):
+                    pass
+        except TimeoutError:
+            return False
+        except ConnectionError:
+            return True
+        return True
+
+    def close(self) -> None:
+        self.writer.close()
+
+    def reset(self) -> None:
+        """Leave with a RST."""
+        sock = self.writer.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.writer.transport.abort()
+
+
+def request_bytes(
+    method: str,
+    target: str,
+    body: bytes | str | None = None,
+    headers: Sequence[tuple[str, str]] = (),
+    *,
+    host: str = "127.0.0.1",
+) -> bytes:
+    payload = body.encode() if isinstance(body, str) else body
+    lines = [f"{method} {target} HTTP/1.1", f"Host: {host}", *(f"{name}: {value}" for name, value in headers)]
+    if payload is not None:
+        lines.append(f"Content-Length: {len(payload)}")
+    return "\r\n".join([*lines, "", ""]).encode("latin-1") + (payload or b"")
+
+
+@asynccontextmanager
+async def client(port: int) -> AsyncIterator[RawClient]:
+    raw = await RawClient.to(port)
+    try:
+        yield raw
+    finally:
+        raw.close()
