@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -36,7 +38,12 @@ from router.inspector import Inspector
 from router.keepalive import KeepAlive
 from router.queueing import Line, LineSettings
 from router.residency import Residency, SwitchSettings
-from router.telemetry import RecentDecisions, Telemetry
+from router.server.admin import admin_app
+from router.server.edge import Edge
+from router.server.listener import Listener
+from router.server.protocol import WireLimits
+from router.server.settings import EdgeSettings
+from router.telemetry import Gauges, Hook, MetricsHook, Noted, RecentDecisions, Telemetry, watch_loop_lag
 from router.warmup import Warmup
 from router.world import World, WorldSettings
 
@@ -162,6 +169,104 @@ class Router:
         await self.store.aclose()
         if self.world.probe is not None:
             await self.world.probe.aclose()
+
+
+@dataclass(slots=True)
+class Running:
+    """A router that serves. `grace_s` is how long streams may go on when it stops."""
+
+    router: Router
+    clients: Listener
+    admin: Listener
+    grace_s: float = 0.0
+
+    @property
+    def url(self) -> str:
+        return self.clients.url
+
+    @property
+    def admin_url(self) -> str:
+        return self.admin.url
+
+
+@asynccontextmanager
+async def running(
+    config: Config, *, probe: VramProbe | None = None, hooks: Iterable[Hook] = (), is_probed: bool = False
+) -> AsyncIterator[Running]:
+    """Serve `config` until the context ends. `is_probed`: `probe` is given, and not built from the configuration."""
+    backend = next(iter(config.backends.values()))
+    if not is_probed and backend.gpus != "none":
+        probe = build_probe(backend.probe)
+    recent, metrics = RecentDecisions(config.telemetry.decisions_kept), MetricsHook()
+    telemetry = Telemetry([recent, metrics, *hooks])
+    router = Router(config, probe=probe, telemetry=telemetry, recent=recent)
+    metrics.watch(lambda: _gauges(router))
+    edge = Edge(router.dispatcher, _edge_settings(config))
+    limits = _wire_limits(config)
+    clients = Listener(edge, config.listen.host, config.listen.port, limits=limits)
+    admin_pages = admin_app(router.inspector, metrics.render, hosts=config.hosts)
+    admin = Listener(admin_pages, config.admin.host, config.admin.port, limits=limits)
+    await router.start()
+    lag = asyncio.get_running_loop().create_task(watch_loop_lag(telemetry))
+    try:
+        async with admin, clients:
+            running = Running(router, clients, admin)
+            for warning in _warnings(config, router):
+                telemetry.emit(Noted(warning, level="warning"))
+            try:
+                yield running
+            finally:
+                edge.drain()
+                await clients.stop(running.grace_s)
+    finally:
+        lag.cancel()
+        await router.stop()
+
+
+def _gauges(router: Router) -> Gauges:
+    snapshot = router.world.snapshot()
+    return Gauges(
+        inflight_requests=sum(resident.in_flight for resident in snapshot.residents),
+        free_bytes={str(gpu.index): gpu.free_bytes for gpu in snapshot.gpus or ()},
+        reserved_bytes={str(gpu.index): snapshot.reserved_bytes(gpu.index) for gpu in snapshot.gpus or ()},
+    )
+
+
+def _warnings(config: Config, router: Router) -> list[str]:
+    """What an operator should read once at start (acceptance.md S5, S6)."""
+    found = []
+    if not config.listen.is_loopback:
+        rights = "do everything" if config.insecure_no_auth else "infer and read"
+        found.append(f"listening on {config.listen.host} without keys: anybody who can connect may {rights}")
+    numbers = [int(part) for part in router.world.version.split(".") if part.isdigit()]
+    if numbers and (0, 0, 0) < tuple(numbers) < (0, 17, 1):
+        found.append(f"Ollama {router.world.version} is older than 0.17.1: see CVE-2026-7482")
+    return found
+
+
+def _edge_settings(config: Config) -> EdgeSettings:
+    return EdgeSettings(
+        is_loopback=config.listen.is_loopback,
+        insecure_no_auth=config.insecure_no_auth,
+        hosts=config.hosts,
+        origins=config.origins,
+        body_bytes=config.limits.body_bytes,
+        zstd_bytes=config.limits.zstd_bytes,
+        body_idle_s=config.timeouts.body_idle_s,
+        body_total_s=config.timeouts.body_total_s,
+        has_router_headers=config.telemetry.headers,
+    )
+
+
+def _wire_limits(config: Config) -> WireLimits:
+    return WireLimits(
+        header_s=config.timeouts.header_s,
+        keep_alive_s=config.timeouts.keep_alive_s,
+        write_idle_s=config.timeouts.write_idle_s,
+        header_bytes=config.limits.header_bytes,
+        headers=config.limits.headers,
+        connections=config.limits.connections,
+    )
 
 
 def build_probe(probe: Probe) -> VramProbe | None:

@@ -60,6 +60,16 @@ class Call:
     path_model: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Released:
+    """How sending an answer ended; token counts where the answer told them."""
+
+    outcome: str
+    sent_bytes: int = 0
+    tokens_in: int | None = None
+    tokens_out: int | None = None
+
+
 @dataclass(slots=True)
 class Answer:
     """What to send to the client: the upstream's answer, or `body` where `upstream` is None.
@@ -74,15 +84,17 @@ class Answer:
     body: bytes = b""
     content_type: bytes = b"application/json; charset=utf-8"
     rename: tuple[bytes, bytes] | None = None
-    on_release: Callable[[str, int], None] | None = None
+    on_release: Callable[[Released], None] | None = None
 
-    def release(self, outcome: str, *, sent_bytes: int = 0) -> None:
+    def release(
+        self, outcome: str, *, sent_bytes: int = 0, tokens_in: int | None = None, tokens_out: int | None = None
+    ) -> None:
         """Give back the connection and the place at the resident; `outcome` says how the relay ended."""
         on_release, self.on_release = self.on_release, None
         if self.upstream is not None:
             self.upstream.close()
         if on_release is not None:
-            on_release(outcome, sent_bytes)
+            on_release(Released(outcome, sent_bytes, tokens_in, tokens_out))
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +154,7 @@ class Dispatcher:
                 raise UpstreamError(f"cannot reach Ollama: {self._world.last_error}")
         if not call.request.has_model:
             return await self._pass(call, "passthrough: no model named")
-        chain = self._chain(call)
+        chain = None if call.request.options_error else self._chain(call)
         if chain is None:
             return await self._pass(call, "passthrough: not installed")
         if chain.name not in self._recent:
@@ -185,7 +197,7 @@ class Dispatcher:
         except BaseException as error:
             self._world.leave(tracked)
             if isinstance(error, UpstreamError):
-                self._finished(call, chosen, "upstream_error", since_s, queue_s)
+                self._finished(call, chosen, Released("upstream_error"), since_s, queue_s)
             raise
         if upstream.status == 404 and key_of(chosen.variant.model) != key_of(call.request.model):
             upstream.close()  # deleted behind our back: the chain goes on without it
@@ -195,9 +207,9 @@ class Dispatcher:
         self._keepalive.asked(tracked, call.request.keep_alive_s)
         ttft_s = _now() - since_s
 
-        def on_release(outcome: str, sent_bytes: int) -> None:
+        def on_release(released: Released) -> None:
             self._world.leave(tracked)
-            self._finished(call, chosen, outcome, since_s, queue_s, sent_bytes, upstream.status, ttft_s)
+            self._finished(call, chosen, released, since_s, queue_s, upstream.status, ttft_s)
 
         headers = _headers(call.request.model, chosen.variant.model, decision.reason, queue_s)
         return Answer(upstream.status, headers, upstream, rename=rename, on_release=on_release)
@@ -243,7 +255,7 @@ class Dispatcher:
             if verdict.facts is not None and (failed := self._residency.last_failure.get(verdict.facts.weights)):
                 raise LoadFailed(failed.message, status=failed.status)
         self._decided(call, chain, decision)
-        self._finished(call, None, "shed", started_s, _now() - started_s, status=503)
+        self._finished(call, None, Released("shed"), started_s, _now() - started_s, status=503)
         raise NoVariantFits(refusal(chain, decision), retry_after_s=max(1.0, self._line.expected_wait_s()))
 
     async def _unload(self, call: Call, chain: Chain) -> Answer:
@@ -263,8 +275,8 @@ class Dispatcher:
         upstream = await self._relay.open(_upstream(call, body))
         ttft_s = _now() - started_s
 
-        def on_release(outcome: str, sent_bytes: int) -> None:
-            self._finished(call, None, outcome, started_s, 0.0, sent_bytes, upstream.status, ttft_s)
+        def on_release(released: Released) -> None:
+            self._finished(call, None, released, started_s, 0.0, upstream.status, ttft_s)
 
         headers = _headers(call.request.model, name, reason, 0.0)
         return Answer(upstream.status, headers, upstream, on_release=on_release)
@@ -288,10 +300,9 @@ class Dispatcher:
         self,
         call: Call,
         chosen: Verdict | None,
-        outcome: str,
+        released: Released,
         since_s: float,
         queue_s: float,
-        sent_bytes: int = 0,
         status: int = 502,
         ttft_s: float | None = None,
     ) -> None:
@@ -303,9 +314,11 @@ class Dispatcher:
                 status=status,
                 requested=call.request.model,
                 variant=chosen.variant.model if chosen else call.request.model,
-                outcome=outcome,
+                outcome=released.outcome,
                 queue_s=queue_s,
-                sent_bytes=sent_bytes,
+                sent_bytes=released.sent_bytes,
+                tokens_in=released.tokens_in,
+                tokens_out=released.tokens_out,
                 duration_s=_now() - since_s,
                 ttft_s=ttft_s,
                 operation=call.route.kind,

@@ -238,11 +238,12 @@ class Residency:
         return Ending.SPILLED, f"{row.size_bytes - row.size_vram_bytes} bytes were not on the GPU"
 
     def _learn(self, target: Target, taken_bytes: int, before: tuple[Gpu, ...] | None, *, is_spilled: bool) -> None:
-        asked = run_options(target.facts, target.plan.options, self._server_settings())
+        settings, row = self._server_settings(), self._world.residents[target.weights].row
+        asked = run_options(target.facts, target.plan.options, settings)
         cards = [gpu for gpu in before or () if gpu.index in target.plan.cards]
         observation = Observation(
             weights=target.facts.weights,
-            num_ctx=asked.num_ctx or self._world.residents[target.weights].row.context_length,
+            num_ctx=asked.num_ctx or row.context_length,
             num_batch=asked.num_batch,
             num_parallel=asked.num_parallel,
             kv_type=asked.kv_type,
@@ -254,6 +255,10 @@ class Residency:
             free_before_bytes=min((gpu.free_bytes for gpu in cards), default=0),
             at_s=self._unix_now(),
             main_gpu=target.plan.options.main_gpu,
+            size_bytes=row.size_bytes,
+            size_vram_bytes=row.size_vram_bytes,
+            cache_bytes=target.plan.cache_bytes,
+            margin_bytes=settings.fit_target_bytes,
         )
         self._observations.append(observation)
         self.learned = Learned.of(self._observations)

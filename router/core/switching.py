@@ -13,13 +13,14 @@ from itertools import combinations
 from router.core.capacity import Gpu, Resident, RunnerOptions, Snapshot
 from router.core.catalog import ModelFacts
 from router.core.context import ContextNeed
-from router.core.footprint import Backend, RunOptions
+from router.core.footprint import Backend, RunOptions, footprint
 from router.core.learning import Learned
 from router.core.ollama_memory import OllamaResident
 from router.core.ollama_options import DEFAULT_BATCH, EMBEDDING_BATCH, ServerSettings, can_complete, parallel_slots
 from router.core.ollama_rules import foresee_load
 from router.core.placement import Card, Placement, place
 
+NOTHING_LEARNED = Learned.of(())
 MOST_RESIDENTS = 6  # subsets of more residents than this are tried youngest first only
 
 
@@ -30,7 +31,7 @@ class MachineRules:
     settings: ServerSettings = ServerSettings()
     backend: Backend = "cuda"
     safety_bytes: int | None = None
-    learned: Learned = Learned.of(())
+    learned: Learned = NOTHING_LEARNED
     step: int = 2048
     now_s: float = 0.0
 
@@ -51,6 +52,7 @@ class Plan:
     have_bytes: int
     need_by_card: tuple[int, ...] = ()
     expected_bytes: int = 0
+    cache_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +157,8 @@ def _plan_without(
     for group, pinned in _groups(gpus, options):
         placement = _place(facts, pinned, group, rules)
         if placement.fits and not (reason := _interferes(facts, pinned, group, gpus, stay, rules)):
-            return _plan(pinned, evicted, placement)
+            cache = cache_bytes(facts, run_options(facts, pinned, rules.settings), rules)
+            return _plan(pinned, evicted, placement, cache)
         reason = "" if not placement.fits else reason
         found = Shortage(placement.need_bytes, sum(d.have_bytes for d in placement.devices), reason or "too big")
         if best is None or found.have_bytes - found.need_bytes > best.have_bytes - best.need_bytes:
@@ -185,7 +188,12 @@ def _groups(gpus: tuple[Gpu, ...], options: RunnerOptions) -> Iterator[tuple[tup
 def _place(facts: ModelFacts, options: RunnerOptions, group: tuple[Gpu, ...], rules: MachineRules) -> Placement:
     asked = run_options(facts, options, rules.settings)
     residual, learned_safety, _ = rules.learned.residual_bytes(
-        facts.weights, asked, tuple(gpu.name for gpu in group), rules.settings.version
+        facts.weights,
+        asked,
+        tuple(gpu.name for gpu in group),
+        rules.settings.version,
+        cache_bytes=cache_bytes(facts, asked, rules),
+        now_s=rules.now_s,
     )
     cards = [Card(g.index, g.free_bytes, g.context_bytes, rules.settings.fit_target_bytes) for g in group]
     safety = learned_safety if learned_safety is not None else rules.safety_bytes
@@ -212,6 +220,12 @@ def _interferes(
     return ""
 
 
+def cache_bytes(facts: ModelFacts, asked: RunOptions, rules: MachineRules) -> int:
+    """KV cache and recurrent state by the formula: what a hidden KV type or slot count multiplies."""
+    found = footprint(facts, asked, backend=rules.backend)
+    return found.kv_bytes + found.state_bytes
+
+
 def booked(resident: Resident, gpus: tuple[Gpu, ...]) -> OllamaResident:
     """What Ollama has booked for `resident`, from what can be observed of it (see `OllamaResident`)."""
     pinned = resident.options.main_gpu if resident.options else None
@@ -235,7 +249,7 @@ def booked(resident: Resident, gpus: tuple[Gpu, ...]) -> OllamaResident:
     )
 
 
-def _plan(options: RunnerOptions, evicted: tuple[Resident, ...], placement: Placement) -> Plan:
+def _plan(options: RunnerOptions, evicted: tuple[Resident, ...], placement: Placement, cache: int) -> Plan:
     youngest_first = sorted(evicted, key=lambda resident: -resident.order)
     return Plan(
         options=options,
@@ -246,4 +260,5 @@ def _plan(options: RunnerOptions, evicted: tuple[Resident, ...], placement: Plac
         have_bytes=sum(device.have_bytes for device in placement.devices),
         need_by_card=tuple(device.need_bytes for device in placement.devices),
         expected_bytes=placement.expected_bytes,
+        cache_bytes=cache,
     )

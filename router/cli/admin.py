@@ -1,0 +1,37 @@
+"""Asking a running router's admin listener, for the commands that show what it sees."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.parse
+import urllib.request
+from typing import Any
+
+from router.errors import ModelNotFound, RouterError, UpstreamError
+
+TIMEOUT_S = 10.0
+DEFAULT = "http://127.0.0.1:11436"
+
+
+def ask(admin: str, path: str, **query: object) -> dict[str, Any]:
+    """The JSON of one page. Raises UpstreamError when no router answers there, ModelNotFound, or its own error."""
+    named = {key: value for key, value in query.items() if value is not None}
+    url = f"{admin.rstrip('/')}{path}" + (f"?{urllib.parse.urlencode(named)}" if named else "")
+    try:
+        with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer:
+            found: dict[str, Any] = json.load(answer)
+            return found
+    except urllib.error.HTTPError as exc:
+        message = _message(exc.read())
+        raise (ModelNotFound if exc.code == 404 else RouterError)(message) from None
+    except (urllib.error.URLError, OSError, ValueError) as exc:
+        text = f"no router answers at {admin} ({getattr(exc, 'reason', exc)}); start one with: ollama-router serve"
+        raise UpstreamError(text) from None
+
+
+def _message(body: bytes) -> str:
+    try:
+        return str(json.loads(body)["error"])
+    except (ValueError, KeyError, TypeError):
+        return body.decode("utf-8", "replace")[:500]

@@ -1,0 +1,74 @@
+"""`ollama-router explain MODEL`: what would serve it now, and why nothing bigger."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from router.cli.admin import DEFAULT, ask
+
+GIB = 1 << 30
+
+
+def explain(
+    model: Annotated[str, typer.Argument(help="A model or the name of a chain.")],
+    num_ctx: Annotated[int | None, typer.Option("--num-ctx", min=1, help="As if the request named it.")] = None,
+    admin: Annotated[str, typer.Option(help="Admin address of the router.", envvar="OLLAMA_ROUTER_ADMIN_URL")] = DEFAULT,
+    as_json: Annotated[bool, typer.Option("--json", help="The decision as JSON.")] = False,
+) -> None:
+    """Show the decision for MODEL now: a line per variant with what it needs and what there is.
+
+    Exit code 0 when something serves it, 1 when nothing fits.
+    """
+    found = ask(admin, "/router/explain", model=model, num_ctx=num_ctx)
+    if as_json:
+        print(json.dumps(found, indent=2))
+    else:
+        show(found)
+    if found["chosen"] is None and found["outcome"] != "passthrough":
+        sys.exit(1)
+
+
+def show(found: dict[str, Any]) -> None:
+    """Print a decision: a table on a terminal, tab-separated lines in a pipe."""
+    console = Console()
+    rows = [
+        (
+            ">" if row["model"] == found["chosen"] and row is found["variants"][-1] else "",
+            row["model"],
+            str(row["num_ctx"] or ""),
+            _gib(row["need_bytes"]),
+            _gib(row["have_bytes"]),
+            row["verdict"].replace("_", " "),
+            row["detail"],
+        )
+        for row in found["variants"]
+    ]
+    if console.is_terminal:
+        table = Table("", "variant", "num_ctx", "needs", "has", "verdict", "why", title=_title(found))
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+    else:
+        print(_title(found))
+        for row in rows:
+            print("\t".join(row))
+    for note in found.get("notes", []):
+        print(f"note: {note}")
+
+
+def _title(found: dict[str, Any]) -> str:
+    if found["outcome"] == "passthrough":
+        return f"{found['chain']}: passed on unchanged, there is no GPU"
+    gpus = found.get("gpus")
+    free = "free memory unknown" if gpus is None else ", ".join(f"{gpu['name']} {_gib(gpu['free_bytes'])} free" for gpu in gpus)
+    return f"{found['chain']}: {found['chosen'] or 'nothing fits'} ({found['reason']}); {free}"
+
+
+def _gib(count: int) -> str:
+    return f"{count / GIB:.1f} GiB" if count else ""

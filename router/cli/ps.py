@@ -1,0 +1,64 @@
+"""`ollama-router ps`: what is loaded, how much of it is on the GPU, why not all, and what would fit instead."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from router.cli.admin import DEFAULT, ask
+
+GIB = 1 << 30
+
+
+def ps(
+    admin: Annotated[str, typer.Option(help="Admin address of the router.", envvar="OLLAMA_ROUTER_ADMIN_URL")] = DEFAULT,
+    as_json: Annotated[bool, typer.Option("--json", help="The state as JSON.")] = False,
+) -> None:
+    """Show what is loaded on the cards that the router watches."""
+    state = ask(admin, "/router/state")
+    if as_json:
+        print(json.dumps(state, indent=2))
+        return
+    console = Console()
+    rows = [_row(resident) for resident in state["residents"]]
+    titles = ("model", "size", "on GPU", "context", "in flight", "loaded by", "advice")
+    if console.is_terminal:
+        table = Table(*titles, title=_cards(state))
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+    else:
+        print(_cards(state))
+        print("\t".join(titles))
+        for row in rows:
+            print("\t".join(row))
+    for note in state["notes"]:
+        print(f"note: {note}")
+
+
+def _row(resident: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        resident["name"],
+        f"{resident['size_bytes'] / GIB:.1f} GiB",
+        f"{resident['gpu_percent']} %",
+        str(resident["context_length"]),
+        str(resident["in_flight"]),
+        "router" if resident["loaded_by_router"] else "others",
+        resident["advice"],
+    )
+
+
+def _cards(state: dict[str, Any]) -> str:
+    if not state["ollama"]["up"]:
+        return f"Ollama cannot be reached: {state['ollama']['error']}"
+    if state["gpus"] is None:
+        return "free memory unknown: every load is verified"
+    if not state["gpus"]:
+        return "no GPU: requests pass unchanged"
+    return ", ".join(
+        f"{gpu['name']}: {gpu['free_bytes'] / GIB:.1f} of {gpu['total_bytes'] / GIB:.1f} GiB free" for gpu in state["gpus"]
+    )

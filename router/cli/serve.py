@@ -1,0 +1,59 @@
+"""`ollama-router serve`: run the router until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, cast
+
+import typer
+
+from router.app import running
+from router.config import Config, load_config
+from router.telemetry import LogHook, stderr_sink
+
+
+def serve(
+    config: Annotated[Path | None, typer.Option("--config", "-c", help="YAML file; without it: defaults.")] = None,
+    listen: Annotated[str | None, typer.Option(help="Where clients connect, e.g. 127.0.0.1:11435.")] = None,
+    admin: Annotated[str | None, typer.Option(help="Where /router/…, /metrics and the dashboard are.")] = None,
+    upstream: Annotated[str | None, typer.Option(help="URL of the Ollama behind the router.")] = None,
+    insecure_no_auth: Annotated[
+        bool, typer.Option("--insecure-no-auth", help="Anonymous clients may do everything on any bind.")
+    ] = False,
+) -> None:
+    """Serve Ollama's API on --listen, routed to the Ollama at --upstream."""
+    given = {
+        "listen": listen,
+        "admin": admin,
+        "insecure_no_auth": insecure_no_auth or None,
+        "backends.local.url": upstream,
+    }
+    loaded = load_config(config, options={key: value for key, value in given.items() if value is not None})
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(_serve(loaded))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop where it is installed (it is not on every platform)."""
+    try:
+        uvloop = importlib.import_module("uvloop")
+    except ImportError:
+        return None
+    return cast(Callable[[], asyncio.AbstractEventLoop], uvloop.new_event_loop)
+
+
+async def _serve(config: Config) -> None:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    log = LogHook(config.telemetry.log_level, sink=stderr_sink)
+    async with running(config, hooks=[log]) as service:
+        print(f"ollama-router listens on {service.url}, admin on {service.admin_url}", file=sys.stderr)
+        await stop.wait()
+        service.grace_s = config.timeouts.shutdown_s
