@@ -1,0 +1,32 @@
+# syntax=docker/dockerfile:1
+# The router alone: no compiler, no pip, no shell needed at run time; everything hash-locked.
+FROM python:3.12-slim AS build
+WORKDIR /src
+COPY requirements.lock requirements-build.lock ./
+RUN python -m venv /opt/build && /opt/build/bin/pip install --no-cache-dir --require-hashes -r requirements-build.lock \
+ && python -m venv /opt/router && /opt/router/bin/pip install --no-cache-dir --require-hashes -r requirements.lock
+COPY pyproject.toml README.md LICENSE ./
+COPY router ./router
+RUN /opt/build/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /wheels . \
+ && /opt/router/bin/pip install --no-cache-dir --no-deps /wheels/*.whl \
+ && /opt/router/bin/pip uninstall --yes pip
+
+FROM python:3.12-slim
+# `utility` is what NVML needs; the container never computes.
+ENV NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=utility \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    PATH=/opt/router/bin:$PATH
+RUN groupadd --system --gid 10001 router \
+ && useradd --system --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent router \
+ && install --directory --owner router --mode 0700 /var/lib/ollama-router
+COPY --from=build /opt/router /opt/router
+USER 10001:10001
+EXPOSE 11435
+VOLUME /var/lib/ollama-router
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=3s --start-period=15s --retries=3 \
+    CMD ["python", "-c", "import urllib.request as u; u.build_opener(u.ProxyHandler({})).open('http://127.0.0.1:11435/readyz', timeout=2)"]
+ENTRYPOINT ["ollama-router"]
+CMD ["serve"]

@@ -1,0 +1,136 @@
+"""What is shipped: few locked dependencies of safe versions, a complete wheel, scripts and an image that hold back."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+import router
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+RUNTIME = [Requirement(text) for text in PROJECT["dependencies"]]
+LOCKS = ["requirements.lock", "requirements-dev.lock", "requirements-build.lock"]
+
+# Versions below which a published hole, or a parser's difference that the router relies on, is not closed.
+FLOORS = {
+    "starlette": "1.10",  # CVE-2026-48710, -54282: request.url from Host and path; CVE-2025-62727
+    "uvicorn": "0.54",
+    "httptools": "0.9",
+    "h11": "0.16",  # CVE-2025-43859: smuggling by chunk terminators
+    "httpx": "0.28.1",
+    "httpcore": "1.0.9",
+    "pydantic": "2.12",
+    "msgspec": "0.20",
+    "zstandard": "0.25",
+    "ruamel.yaml": "0.18.16",
+    "prometheus-client": "0.23",
+    "nvidia-ml-py": "13.580",
+}
+
+
+def locked(name: str) -> dict[str, tuple[str, int]]:
+    """Package → (version, number of hashes) of a lock file."""
+    blocks = re.split(r"\n(?=\S)", (ROOT / name).read_text().strip())
+    found = (re.match(r"([A-Za-z0-9._-]+)==([^ ;\\\n]+)", block) for block in blocks)
+    return {canonicalize_name(match[1]): (match[2], match.string.count("--hash=sha256:")) for match in found if match}
+
+
+def test_runtime_dependencies_are_few() -> None:
+    """At most fifteen libraries are trusted directly."""
+    assert len(RUNTIME) <= 15
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_lock_pins_every_package_with_hashes(name: str) -> None:
+    """Each line pins one version with at least one hash, and names no index, host or path."""
+    text = (ROOT / name).read_text()
+    packages = locked(name)
+    assert packages
+    assert len(packages) == len(re.findall(r"^\S", text, re.MULTILINE))
+    assert all(hashes for _, hashes in packages.values())
+    assert "://" not in text and "--index" not in text and "@" not in text
+
+
+def test_locks_cover_what_the_project_asks_for() -> None:
+    """The locked versions satisfy pyproject.toml, and the locks agree with each other."""
+    runtime, development, build = (locked(name) for name in LOCKS)
+    for requirement in RUNTIME:
+        pinned, _ = runtime[canonicalize_name(requirement.name)]
+        assert requirement.specifier.contains(pinned), requirement
+    for text in PROJECT["optional-dependencies"]["test"]:
+        assert canonicalize_name(Requirement(text).name) in development
+    assert runtime.items() <= development.items()
+    assert build.items() <= development.items()
+
+
+@pytest.mark.parametrize(("package", "floor"), FLOORS.items())
+def test_installed_version_is_safe(package: str, floor: str) -> None:
+    """Installed, locked and allowed versions are at least those that close known holes."""
+    assert Version(version(package)) >= Version(floor)
+    asked = [
+        requirement for requirement in RUNTIME if canonicalize_name(requirement.name) == canonicalize_name(package)
+    ]
+    below = str(Version(f"{floor}.dev0"))
+    assert not any(requirement.specifier.contains(below, prereleases=True) for requirement in asked)
+
+
+def test_wheel_holds_the_package_and_nothing_else(tmp_path: Path) -> None:
+    """The dashboard, the simulator's models and the type marker are in it; tests and bytecode are not."""
+    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    assert wheel.name == f"ollama_router-{router.__version__}-py3-none-any.whl"
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {"router/py.typed", "router/server/dashboard/index.html", "router/core/policy.py"} <= names
+    assert any(name.startswith("router/simulator/models/") and name.endswith(".gz") for name in names)
+    assert all(name.startswith(("router/", "ollama_router-")) for name in names)
+    source = {path.relative_to(ROOT).as_posix() for path in (ROOT / "router").rglob("*.py")}
+    assert source <= names
+    entry = next(name for name in names if name.endswith("entry_points.txt"))
+    assert "ollama-router = router.cli.main:run" in zipfile.ZipFile(wheel).read(entry).decode()
+    assert not [name for name in names if name.endswith((".pth", ".pyc"))]
+
+
+@pytest.mark.parametrize("name", ["scripts/demo", "scripts/test", "scripts/lint", "scripts/check", ".ci/run"])
+def test_script_is_short_and_executable(name: str) -> None:
+    """A script can be read at a glance and run as it is; the shell accepts it."""
+    path = ROOT / name
+    assert path.stat().st_mode & 0o111
+    assert len(path.read_text().splitlines()) <= 12
+    subprocess.run(["sh", "-n", path], check=True)
+
+
+def test_ci_runs_the_same_tests() -> None:
+    """What the build server runs is what people run."""
+    assert "scripts/test" in (ROOT / ".ci/run").read_text()
+
+
+def test_image_runs_as_nobody_in_particular_and_installs_by_hash() -> None:
+    """No root, no pip, no shell form at run time; readiness is its health."""
+    lines = (ROOT / "Dockerfile").read_text()
+    stages = lines.split("\nFROM ")
+    assert all(f"--require-hashes -r {name}" in lines for name in ("requirements.lock", "requirements-build.lock"))
+    final = stages[-1]
+    assert re.search(r"^USER \d+:\d+$", final, re.MULTILINE)
+    assert "pip" not in final
+    assert "/readyz" in final
+    assert 'ENTRYPOINT ["ollama-router"]' in final
+    assert "NVIDIA_DRIVER_CAPABILITIES=utility" in final
+
+
+def test_changelog_and_license_are_for_this_version() -> None:
+    """The changelog keeps its form, the license is the one that the package names."""
+    assert "## [Unreleased]" in (ROOT / "CHANGELOG.md").read_text()
+    assert PROJECT["license"] == "MIT"
+    assert (ROOT / "LICENSE").read_text().startswith("MIT License")
