@@ -40,6 +40,18 @@ def read_scenarios(folder: Path) -> Iterator[dict[str, Any]]:
             yield found
 
 
+def pack(folder: Path) -> bytes:
+    """A folder's scenarios and models as one small file: without logs, time lines and free memory."""
+    kept = []
+    for scenario in read_scenarios(folder):
+        drop = {"log", "timeline", "free_mib_after"}
+        steps = [{key: value for key, value in step.items() if key not in drop} for step in scenario["steps"]]
+        kept.append({**{k: v for k, v in scenario.items() if k != "start_log"}, "steps": steps})
+    models = json.loads((folder / "models.json").read_text())
+    text = json.dumps({"scenarios": kept, "models": models}, separators=(",", ":"))
+    return gzip.compress(text.encode(), mtime=0)
+
+
 def read_models(folder: Path) -> dict[str, SimModel]:
     """The models of a folder by tag (``models.json``, or the packed file)."""
     packed = folder / "scenarios.json.gz"

@@ -17,7 +17,7 @@ from router.simulator.cards import Cards
 from router.simulator.clock import run_virtual
 from router.simulator.engine import Engine
 from router.simulator.machine import Machine
-from router.simulator.scenario import RecordedClient, is_sequential, settings_of
+from router.simulator.scenario import RecordedClient, is_sequential, settings_of, visible_cards
 
 DRAWS = 40
 SIZE_SLACK_BYTES = 16 * MIB
@@ -65,10 +65,11 @@ async def _run(
     seed: int,
     times: list[tuple[float, float]],
 ) -> list[str]:
-    machine = Machine.of_json({**scenario["vgpu"], "devices": scenario["gpus"]})
-    cards = Cards(machine)
+    visible = visible_cards(scenario)
+    devices = [scenario["gpus"][card] for card in visible]
+    cards = Cards(Machine.of_json({**scenario["vgpu"], "devices": devices}))
     async with Engine(cards, settings_of(scenario["env"]), arithmetic=arithmetic, seed=seed) as engine:
-        client = RecordedClient(engine, models, times)
+        client = RecordedClient(engine, models, times, visible)
         await asyncio.sleep(0.1)
         for number, step in enumerate(scenario["steps"]):
             found = await _step(client, step)
@@ -139,7 +140,8 @@ async def _watch(client: RecordedClient, step: Mapping[str, Any]) -> list[str]:
 
 async def _foreign(client: RecordedClient, step: Mapping[str, Any]) -> list[str]:
     for card, mib in step["set_foreign_mib"].items():
-        client.engine.cards.set_foreign(int(card), int(mib * MIB))
+        if int(card) in client.cards:
+            client.engine.cards.set_foreign(client.cards.index(int(card)), int(mib * MIB))
     return []
 
 

@@ -97,6 +97,8 @@ class Runner:
     async def _load(self, arithmetic: Arithmetic) -> None:
         try:
             await self._injected()
+            if self.launch.main_gpu is not None and not self.start_options.is_single:
+                raise LoadFailure(f"error: invalid value for main_gpu: {self.launch.main_gpu}")
             for device, card in enumerate(self.devices):
                 self._hold(Buffer("context", device, self._book.machine.cards[card].context_mib * MIB, 0))
             free = [self._book.free_bytes(card) for card in self.devices]

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
 from router.core.capacity import RunnerOptions
@@ -39,7 +40,7 @@ def settings_of(env: Mapping[str, str]) -> ServerSettings:
         gpu_overhead_bytes=int(env.get("OLLAMA_GPU_OVERHEAD", 0)),
         sched_spread=env.get("OLLAMA_SCHED_SPREAD", "") in ("1", "true"),
         max_loaded_models=int(env.get("OLLAMA_MAX_LOADED_MODELS", 0)),
-        fit=env.get("LLAMA_ARG_FIT", "on") != "off",
+        fit=env.get("LLAMA_ARG_FIT", "on") not in ("off", "0", "false"),
         fit_target_bytes=int(env.get("LLAMA_ARG_FIT_TARGET", "1024").split(",")[0]) * MIB,
         keep_alive_s=seconds(env.get("OLLAMA_KEEP_ALIVE", "5m")),
         load_timeout_s=seconds(env.get("OLLAMA_LOAD_TIMEOUT", "5m")) or math.inf,
@@ -71,6 +72,7 @@ class RecordedClient:
     engine: Engine
     models: Mapping[str, SimModel]
     times: list[tuple[float, float]]
+    cards: list[int] = field(default_factory=list)
     tasks: dict[str, asyncio.Task[Answered]] = field(default_factory=dict)
 
     def begin(self, do: Mapping[str, Any]) -> asyncio.Task[Answered]:
@@ -91,18 +93,20 @@ class RecordedClient:
         return Answered(status, asyncio.get_running_loop().time() - started)
 
     async def _status(self, do: Mapping[str, Any]) -> int:
-        body = do["body"]
+        body, path = do["body"], str(do["path"])
         model = self.models.get(body["model"])
         if model is None:
             return 404
-        prompt = str(body.get("prompt", "")) + " ".join(str(m.get("content", "")) for m in body.get("messages", ()))
+        prompt = prompt_of(body)
         keep_alive_s = seconds(body["keep_alive"]) if "keep_alive" in body else None
-        if not prompt and keep_alive_s == 0:
+        if not prompt and keep_alive_s == 0 and path in ("/api/generate", "/api/chat"):
             self.engine.expire(model)
             return 200
         try:
-            async with await self.engine.acquire(model, _options(body), keep_alive_s=keep_alive_s) as lease:
-                if prompt:
+            async with await self.engine.acquire(model, options_of(body), keep_alive_s=keep_alive_s) as lease:
+                if prompt and "embed" in path:
+                    await asyncio.sleep(len(prompt.split()) / lease.prompt_tokens_per_s)
+                elif prompt:
                     return await self._answer(lease, prompt, body)
         except EngineError as error:
             return error.status
@@ -127,6 +131,25 @@ class RecordedClient:
         return 200
 
 
-def _options(body: Mapping[str, Any]) -> RunnerOptions:
-    sent = body.get("options") or {}
+def prompt_of(body: Mapping[str, Any]) -> str:
+    """The words of a request, whatever its route calls them."""
+    said = [body.get("prompt"), body.get("input"), *(message.get("content") for message in body.get("messages", ()))]
+    return " ".join(str(text) for text in said if text)
+
+
+def options_of(body: Mapping[str, Any]) -> RunnerOptions:
+    """The runner's options that a request names."""
+    sent = {**(body.get("options") or {}), **({"shift": body["shift"]} if "shift" in body else {})}
     return RunnerOptions(**{key: sent[key] for key in RunnerOptions.__dataclass_fields__ if key in sent})
+
+
+def visible_cards(scenario: Mapping[str, Any]) -> list[int]:
+    """The cards that the server saw, in its order (CUDA_VISIBLE_DEVICES ends at the first entry that is no card)."""
+    count, named = len(scenario["gpus"]), scenario["env"].get("CUDA_VISIBLE_DEVICES", "").strip()
+    if not named:
+        return list(range(count))
+    return [int(one) for one in takewhile(lambda one: one.isdigit() and int(one) < count, _words(named))]
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",")]

@@ -1,0 +1,56 @@
+"""The simulated scheduler against recordings of a real Ollama's (`--data DIR` replays others of the same form)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from router.simulator.arithmetic import Arithmetic
+from router.simulator.llamacpp import FootprintArithmetic
+from router.simulator.recordings import read_models, read_scenarios
+from router.simulator.replay import Agreement, replay
+from router.simulator.standin import IMAGE_GRAPH_BYTES, StandIn
+
+OURS = Path(__file__).parent.parent / "data" / "scheduler"
+
+FOOTPRINT = FootprintArithmetic(image_bytes=IMAGE_GRAPH_BYTES, forgets_num_gpu=True)
+"""Our footprint in a runner that has the stand-in's two own ways: its figure for an image's graph, which is a guess,
+and that it forgets num_gpu where everything fits."""
+
+
+@pytest.fixture(scope="module")
+def recordings(request: pytest.FixtureRequest) -> Path:
+    """The folder of recordings to replay."""
+    named = request.config.getoption("--data")
+    folder = Path(named) if named else OURS
+    if not any((folder / name).exists() for name in ("models.json", "scenarios.json.gz")):
+        pytest.skip(f"{folder} holds no scheduler recordings")
+    return folder
+
+
+def replay_all(folder: Path, arithmetic: Arithmetic) -> list[Agreement]:
+    models = read_models(folder)
+    return [replay(scenario, models, arithmetic) for scenario in read_scenarios(folder)]
+
+
+def text_of(found: list[Agreement]) -> str:
+    return "\n".join(f"{one.scenario}: {'; '.join(one.differences)}" for one in found if not one.agrees)
+
+
+def test_rules_agree_with_every_sequential_recording(recordings: Path) -> None:
+    """With the recorded runner's own arithmetic, what is left are the scheduler's rules: they always hold."""
+    found = [one for one in replay_all(recordings, StandIn()) if one.is_sequential]
+    assert found and all(one.agrees for one in found), text_of(found)
+
+
+def test_rules_agree_with_recordings_of_concurrency_and_failures(recordings: Path) -> None:
+    """Queues, clients that leave, crashes, late memory: the same residents after each step in at least 95 %."""
+    found = [one for one in replay_all(recordings, StandIn()) if not one.is_sequential]
+    assert sum(one.agrees for one in found) >= 0.95 * len(found), text_of(found)
+
+
+def test_footprint_agrees_with_sequential_recordings(recordings: Path) -> None:
+    """With the router's own footprint as the runner, at least 97 % of the sequences agree from start to end."""
+    found = [one for one in replay_all(recordings, FOOTPRINT) if one.is_sequential]
+    assert sum(one.agrees for one in found) >= 0.97 * len(found), text_of(found)
