@@ -17,8 +17,9 @@ from router.config.root import Path
 from router.errors import ConfigError
 
 ENV_PREFIX = "OLLAMA_ROUTER_"
-# OLLAMA_ROUTER_CONFIG names the file; it is no key of it.
 FILE_VARIABLE = ENV_PREFIX + "CONFIG"
+# These name the file, and the router that `explain` and `ps` ask; they are no keys of the file.
+_NO_KEYS = {FILE_VARIABLE, ENV_PREFIX + "ADMIN_URL"}
 _MAX_DEPTH = 32
 _MAX_BYTES = 4 << 20
 
@@ -87,7 +88,7 @@ def environment(env: Mapping[str, str], known: Mapping[str, Any]) -> Iterator[tu
     `known` is the document so far: a name in it that differs only in case (a backend's) is meant by the variable.
     """
     for name in sorted(env):
-        if name.upper().startswith(ENV_PREFIX) and name.upper() != FILE_VARIABLE:
+        if name.upper().startswith(ENV_PREFIX) and name.upper() not in _NO_KEYS:
             place = f"environment: {name}"
             path = tuple(name[len(ENV_PREFIX) :].lower().split("__"))
             yield _as_spelled(path, known), _parsed(env[name], place), place

@@ -255,6 +255,11 @@ def test_variable_names_the_file(tmp_path: Path) -> None:
     assert load_config(env={"OLLAMA_ROUTER_CONFIG": str(file)}).hosts == ("a.example",)
 
 
+def test_variables_of_the_command_line_are_no_keys() -> None:
+    """Where `explain` finds its router does not disturb `serve`."""
+    assert load_config(env={"OLLAMA_ROUTER_ADMIN_URL": "http://h:1"}) == Config()
+
+
 def test_origins_of_ollama_count_where_none_are_configured(tmp_path: Path) -> None:
     """OLLAMA_ORIGINS is the fallback of `origins`, not an addition."""
     env = {"OLLAMA_ORIGINS": "app://*, http://a.example"}
