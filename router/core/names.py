@@ -18,7 +18,7 @@ DEFAULT_NAMESPACE = "library"
 DEFAULT_TAG = "latest"
 
 # What Go's strings.TrimSpace removes; str.strip() would also take \x1c to \x1f.
-_GO_SPACE = " \t\n\v\f\r\x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u2028\u2029\u202f\u205f\u3000"
+GO_SPACE = " \t\n\v\f\r\x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u2028\u2029\u202f\u205f\u3000"
 # A separator promises a part on both sides; this stands for one that is missing, and is no valid part.
 _MISSING = "!MISSING!"
 _PARTS = (
@@ -56,7 +56,7 @@ class ModelName:
     @classmethod
     def parse(cls, text: str) -> ModelName:
         """Raises BadRequest with Ollama's own text: nothing named, no valid name, or both endings at once."""
-        raw = text.strip(_GO_SPACE)
+        raw = text.strip(GO_SPACE)
         if not raw:
             raise BadRequest("model is required")
         base, source = _cut_source(raw)
@@ -120,7 +120,7 @@ def _go_escape(char: str) -> str:
 
 def _cut_source(text: str) -> tuple[str, Source]:
     base, colon, last = text.rpartition(":")
-    last = last.strip(_GO_SPACE)
+    last = last.strip(GO_SPACE)
     ending = last.lower()
     if colon and ending in ("cloud", "local"):
         return base, Source(ending)

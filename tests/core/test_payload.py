@@ -1,0 +1,289 @@
+"""Bodies are read for what they need, and rewritten without touching what is not ours."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.core.capacity import RunnerOptions
+from router.core.json_keys import fold, split
+from router.core.payload import read_names, read_request, rewrite, rewrite_names
+from router.errors import BadRequest
+
+PNG = "iVBORw0KGgo="
+
+
+def body(**members):
+    return json.dumps(members).encode()
+
+
+def messages(*contents):
+    return [{"role": "user", "content": content} for content in contents]
+
+
+@pytest.mark.parametrize(
+    ("kind", "members", "needs"),
+    [
+        ("generate", {"prompt": "x"}, {"completion"}),
+        ("generate", {"prompt": "x", "suffix": "y"}, {"completion", "insert"}),
+        ("generate", {"prompt": "x", "images": [PNG]}, {"completion", "vision"}),
+        ("generate", {"prompt": "x", "think": "low"}, {"completion", "thinking"}),
+        ("chat", {"messages": [{"role": "user", "content": "x", "images": [PNG]}]}, {"completion", "vision"}),
+        ("chat", {"messages": messages("x"), "tools": [{"type": "function"}]}, {"completion", "tools"}),
+        ("chat", {"messages": messages("x"), "tools": [], "think": False}, {"completion"}),
+        ("embed", {"input": "x"}, {"embedding"}),
+        ("embeddings", {"prompt": "x"}, {"embedding"}),
+        ("v1_embeddings", {"input": ["x"]}, {"embedding"}),
+        (
+            "v1_chat",
+            {"messages": messages([{"type": "image_url", "image_url": {"url": "x"}}])},
+            {"completion", "vision"},
+        ),
+        ("v1_chat", {"messages": messages("x"), "reasoning_effort": "high"}, {"completion", "thinking"}),
+        ("v1_chat", {"messages": messages("x"), "reasoning": {"effort": "low"}}, {"completion", "thinking"}),
+        ("v1_chat", {"messages": messages("x"), "reasoning_effort": "none"}, {"completion"}),
+        ("v1_chat", {"messages": messages("x"), "tools": [{"type": "function"}]}, {"completion", "tools"}),
+        ("v1_completions", {"prompt": "x", "suffix": "y"}, {"completion", "insert"}),
+        ("v1_messages", {"messages": messages([{"type": "image", "source": {}}])}, {"completion", "vision"}),
+        ("v1_messages", {"messages": messages("x"), "thinking": {"type": "enabled"}}, {"completion"}),
+        (
+            "v1_messages",
+            {"messages": messages([{"type": "tool_result", "content": [{"type": "image", "source": {}}]}])},
+            {"completion", "vision"},
+        ),
+        ("v1_responses", {"input": messages([{"type": "input_image", "image_url": "x"}])}, {"completion", "vision"}),
+        ("v1_responses", {"input": "x", "reasoning": {"effort": "low"}}, {"completion", "thinking"}),
+    ],
+)
+def test_needs(kind, members, needs):
+    """A capability is needed where the body uses it, wherever its dialect puts it."""
+    assert read_request(kind, body(model="m", **members)).needs == needs
+
+
+@pytest.mark.parametrize(
+    ("kind", "members", "size"),
+    [
+        ("generate", {"prompt": "12345", "system": "678"}, 8),
+        ("generate", {"prompt": "12345", "context": [1, 2, 3]}, 17),
+        ("generate", {"prompt": "1", "images": [PNG]}, 1),
+        ("chat", {"messages": messages("12345", "678")}, 8),
+        ("chat", {"messages": [{"role": "user", "content": "123", "thinking": "45"}]}, 9),
+        ("chat", {"messages": messages("1"), "tools": [{"type": "function"}]}, 23),
+        ("embed", {"input": ["123", "45"]}, 5),
+        ("embed", {"input": "123"}, 3),
+        ("embed", {"input": [[1, 2]]}, 2),
+        ("embed", {"input": {"a": 1}}, 8),
+        ("v1_chat", {"messages": messages("123", [{"type": "text", "text": "45"}])}, 7),
+        ("v1_messages", {"messages": messages("123"), "system": "45"}, 5),
+        ("v1_responses", {"input": "123", "instructions": "45"}, 5),
+        ("v1_completions", {"prompt": "123"}, 3),
+    ],
+)
+def test_prompt_bytes(kind, members, size):
+    """Text counts as it is written, images do not, a token of an old context counts as four."""
+    assert read_request(kind, body(model="m", **members)).prompt_bytes == size
+
+
+@pytest.mark.parametrize(
+    ("kind", "members", "load_only", "unload"),
+    [
+        ("generate", {}, True, False),
+        ("generate", {"prompt": "", "images": [PNG]}, True, False),
+        ("generate", {"prompt": "", "keep_alive": 0}, False, True),
+        ("generate", {"prompt": "", "keep_alive": "0s"}, False, True),
+        ("generate", {"prompt": "", "keep_alive": 1e10}, True, False),
+        ("generate", {"prompt": "x", "keep_alive": 0}, False, False),
+        ("chat", {"messages": None}, True, False),
+        ("chat", {"messages": [], "keep_alive": 0}, False, True),
+        ("embed", {"input": []}, True, False),
+        ("embed", {"input": ""}, True, False),
+        ("embed", {"input": [""]}, False, False),
+        ("embed", {"keep_alive": 0}, False, True),
+        ("embeddings", {"prompt": ""}, True, False),
+        ("v1_chat", {"messages": []}, False, False),
+    ],
+)
+def test_requests_without_a_prompt_load_or_unload(kind, members, load_only, unload):
+    """Nothing to answer means load, and with keep_alive 0 unload; `/v1` has neither."""
+    request = read_request(kind, body(model="m", **members))
+    assert (request.is_load_only, request.is_unload) == (load_only, unload)
+
+
+def test_options_are_those_the_client_named():
+    """Every option that reloads a runner is read; the rest of `options` is not ours."""
+    given = {"num_ctx": 1, "num_batch": 2, "num_gpu": 3, "main_gpu": 4, "num_thread": 5, "draft_num_predict": 6}
+    request = read_request(
+        "chat", body(model="m", options=given | {"use_mmap": False, "top_k": 1, "num_predict": 9}, shift=True)
+    )
+    assert request.options == RunnerOptions(**given, use_mmap=False, shift=True)
+    assert (request.num_ctx, request.num_predict, request.options_error) == (1, 9, "")
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"num_ctx": "x"}, 'option "num_ctx" must be of type integer'),
+        ({"num_predict": []}, 'option "num_predict" must be of type integer'),
+        ({"use_mmap": 1}, 'option "use_mmap" must be of type boolean'),
+        ({"num_ctx": None, "use_mmap": None}, ""),
+    ],
+)
+def test_options_of_the_wrong_type(options, error):
+    """The complaint is kept for when the model is known to exist; the value counts as not named."""
+    request = read_request("generate", body(model="m", options=options))
+    assert (request.options_error, request.options) == (error, RunnerOptions())
+
+
+def test_options_survive_a_lone_surrogate():
+    """What msgspec refuses and Go takes does not hide the options."""
+    sent = b'{"model":"m","options":{"a":"\\ud800","b":[1],"c":true,"d":null,"num_ctx":7},"options":{"num_batch":2}}'
+    assert read_request("generate", sent).options == RunnerOptions(num_ctx=7, num_batch=2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "members", "expected"),
+    [
+        ("chat", {"format": "json"}, True),
+        ("chat", {"format": {"type": "object"}}, True),
+        ("chat", {"format": ""}, False),
+        ("chat", {"format": None}, False),
+        ("v1_chat", {"response_format": {"type": "json_schema"}}, True),
+        ("v1_chat", {"response_format": {"type": "text"}}, False),
+        ("v1_responses", {"text": {"format": {"type": "json_schema"}}}, True),
+        ("v1_messages", {}, False),
+    ],
+)
+def test_format(kind, members, expected):
+    """A wanted output form is seen in each dialect that has one."""
+    assert read_request(kind, body(model="m", **members)).format is expected
+
+
+def test_a_body_of_endless_small_values_is_refused():
+    """What only the slow parser takes is bounded in work."""
+    with pytest.raises(BadRequest, match="too many values"):
+        read_request("chat", b'{"model":"\\ud800","x":[' + b"[]," * 300_000 + b"[]]}")
+
+
+def test_a_long_run_of_plain_values_is_cheap_even_there():
+    """Plain values are skipped in one step."""
+    sent = b'{"x":[1' + b",1.5e3" * 300_000 + b'],"y":{"a":1' + b',"b":"c"' * 300_000 + b'},"model":"\\ud800"}'
+    assert read_request("chat", sent).model == "\ufffd"
+
+
+def test_the_same_name_returns_the_same_object():
+    """Nothing changes, nothing is copied, whatever follows the object."""
+    sent = b' {"messages": [], "model" : "\\u006d" } x'
+    assert rewrite(sent, model="m") is sent
+    assert rewrite(sent, model="m", members=read_request("chat", sent).members) is sent
+    assert rewrite(sent, model="m", drop=frozenset({"keep_alive"}), options={"num_gpu": None}) is sent
+
+
+@pytest.mark.parametrize(
+    ("sent", "options", "expected"),
+    [
+        (b'{"model":"a","Model":"b","x": 1.50}', {}, b'{"model":"m","x":1.50}'),
+        (b'{"MODEL":"m"}', {}, b'{"model":"m"}'),
+        (b'{"name":"m","model":""}', {}, b'{"model":"m"}'),
+        (b'{"model":"m","Name":"x"}', {}, b'{"model":"m"}'),
+        (b"{}", {}, b'{"model":"m"}'),
+        (b"null", {}, b'{"model":"m"}'),
+        (b'{"model":"m"}', {"num_ctx": 5}, b'{"model":"m","options":{"num_ctx":5}}'),
+        (b'{"model":"m","options":{"num_ctx":5}}', {"num_ctx": 5}, None),
+        (b'{"model":"m","options":{"num_ctx":5}}', {"num_ctx": None}, b'{"model":"m","options":{}}'),
+        (
+            b'{"model":"m","options":{"b":1e2}}',
+            {"use_mmap": True},
+            b'{"model":"m","options":{"b":1e2,"use_mmap":true}}',
+        ),
+        (
+            b'{"model":"m","options":{"a":1},"OPTIONS":{"b":2}}',
+            {"num_ctx": 5},
+            b'{"model":"m","options":{"a":1,"b":2,"num_ctx":5}}',
+        ),
+        (b'{"model":"m","options":{"a":1},"options":null}', {"b": 5}, b'{"model":"m","options":{"b":5}}'),
+        (b'{"model":"m","shift":true}', {"shift": None}, b'{"model":"m"}'),
+        (b'{"model":"m","shift":true}', {"shift": False}, b'{"model":"m","shift":false}'),
+        (b'{"model":"m","shift":true}', {"shift": True}, None),
+    ],
+)
+def test_rewriting(sent, options, expected):
+    """One `model` in front, options merged as Go merges them, every other value as it was."""
+    found = rewrite(sent, model="m", options=options)
+    assert found == (sent if expected is None else expected)
+    assert (found is sent) is (expected is None)
+
+
+def test_top_level_keys_are_dropped_and_forced():
+    """A dropped key goes in every spelling; a forced one is set once."""
+    sent = b'{"model":"m","Keep_Alive":1,"keep_alive":2,"stream":true}'
+    assert rewrite(sent, model="m", drop=frozenset({"keep_alive"})) == b'{"model":"m","stream":true}'
+    assert rewrite(sent, model="m", force={"keep_alive": "5m"}) == b'{"model":"m","keep_alive":"5m","stream":true}'
+    assert rewrite(sent, model="m", force={"keep_alive": None}) == b'{"model":"m","keep_alive":null,"stream":true}'
+
+
+def test_a_body_that_is_no_json_is_refused_by_rewrite_too():
+    """Nothing unread is ever forwarded."""
+    with pytest.raises(BadRequest, match="unexpected EOF"):
+        rewrite(b'{"model":"m"', model="m")
+
+
+@pytest.mark.parametrize(
+    ("kind", "sent", "names", "expected"),
+    [
+        ("delete", b'{"model":"","name":"x"}', {"model": "y"}, b'{"model":"y"}'),
+        ("delete", b'{"model":"y"}', {"model": "y"}, None),
+        (
+            "copy",
+            b'{"SOURCE":"a","destination":"b"}',
+            {"source": "a", "destination": "b"},
+            b'{"source":"a","destination":"b"}',
+        ),
+        ("create", b'{"from":"a","model":"b","x":1}', {"model": "b", "from": "c"}, b'{"model":"b","from":"c","x":1}'),
+        ("show", b'{"name":"x","verbose":true}', {"model": "x"}, b'{"model":"x","verbose":true}'),
+    ],
+)
+def test_management_bodies(kind, sent, names, expected):
+    """Exactly the decided names go upstream, each under one key."""
+    found = rewrite_names(sent, names)
+    assert found == (expected or sent)
+    assert (found is sent) is (expected is None)
+    assert read_names(kind, found) == names
+
+
+KEYS = st.sampled_from(
+    ["model", "Model", "MODEL", "name", "mo\u0064el", "source", "\u017fource", "options", "Options", "x"]
+) | st.text(max_size=4)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=6),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=6,
+)
+BODIES = st.lists(st.tuples(KEYS, VALUES), max_size=6).map(
+    lambda members: (
+        "{" + ", ".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in members) + "}"
+    ).encode()
+)
+
+
+@given(BODIES, st.from_regex(r"[a-z][a-z0-9]{0,8}(:[a-z0-9]{1,4})?", fullmatch=True))
+def test_rewriting_changes_the_model_and_nothing_else(sent, name):
+    """The body reads back as the new model under one key; other members stay as they were; again is a no-op."""
+    found = rewrite(sent, model=name)
+    assert read_names("delete", found) == {"model": name}
+    assert [key for key, _ in split(found) if fold(key) in ("model", "name")] == ["model"]
+    rest = [(key, bytes(view)) for key, view in split(sent) if fold(key) not in ("model", "name")]
+    assert [(key, bytes(view)) for key, view in split(found) if key != "model"] == rest
+    assert rewrite(found, model=name) is found
+
+
+@given(st.binary(max_size=60) | st.text(alphabet='{}[]",:\\u0eE+-.tfn1 mdl', max_size=40).map(str.encode))
+def test_no_bytes_crash_the_reader(sent):
+    """Any body is a request or a BadRequest."""
+    try:
+        request = read_request("chat", sent)
+    except BadRequest:
+        return
+    assert read_request("chat", rewrite(sent, model=request.model)).model == request.model
