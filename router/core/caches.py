@@ -41,7 +41,7 @@ def layer_caches(facts: ModelFacts, arch: Architecture) -> tuple[LayerCache, ...
     own = blocks - (0 if arch.has_own_nextn_cache else int(facts.value("nextn_predict_layers", 0)))
     owners = _kv_owners(facts, arch, blocks)
     state = _state_bytes(facts)
-    recurrent, attending = _mixers(facts, named, blocks)
+    recurrent, attending = _mixers(facts, arch, named, blocks)
     found = []
     for il in range(blocks):
         k_width, v_width = _widths(facts, named, il, sliding[il])
@@ -136,17 +136,21 @@ def _widths(facts: ModelFacts, named: list[dict[str, int]], il: int, is_sliding:
     return heads * key, heads * value
 
 
-def _mixers(facts: ModelFacts, named: list[dict[str, int]], blocks: int) -> tuple[list[bool], list[bool]]:
-    """Per layer: is it recurrent, does it attend. Tensors decide; without them the arrays and intervals of metadata."""
-    if any(named):
-        recurrent = [any(name.startswith(_RECURRENT) for name in names) for names in named]
-        attending = [
-            any(name.startswith("attn_k.") for name in names)
-            or (not is_recurrent and any(name.startswith(_ATTENDING) for name in names))
-            for names, is_recurrent in zip(named, recurrent, strict=True)
-        ]
-        return recurrent, attending
-    return _mixers_by_metadata(facts, blocks)
+def _mixers(
+    facts: ModelFacts, arch: Architecture, named: list[dict[str, int]], blocks: int
+) -> tuple[list[bool], list[bool]]:
+    """Per layer: is it recurrent, does it attend. Tensors decide; where they name no mixer, metadata does."""
+    recurrent = [any(name.startswith(_RECURRENT) for name in names) for names in named]
+    attending = [
+        any(name.startswith("attn_k.") for name in names)
+        or (not is_recurrent and any(name.startswith(_ATTENDING) for name in names))
+        for names, is_recurrent in zip(named, recurrent, strict=True)
+    ]
+    if not any(recurrent) and not any(attending):
+        return _mixers_by_metadata(facts, blocks)
+    if arch.source == "none":  # its tensors may have names that nothing here knows
+        return recurrent, [attends or not state for attends, state in zip(attending, recurrent, strict=True)]
+    return recurrent, attending
 
 
 def _mixers_by_metadata(facts: ModelFacts, blocks: int) -> tuple[list[bool], list[bool]]:
