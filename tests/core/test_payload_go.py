@@ -1,4 +1,4 @@
-"""Bodies are read as Go's decoder reads them: 560 cases and more, with the verdicts of Go 1.26 on Ollama's own request types."""
+"""Bodies are read as Go reads them: 560 cases and more, with Go 1.26's verdicts on Ollama's own request types."""
 
 from __future__ import annotations
 
