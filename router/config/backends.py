@@ -38,9 +38,9 @@ class Probe(Section):
     gpus: tuple[StaticGpu, ...] = ()
     """for static: the cards, as they are to be believed"""
     cache_s: Duration = 1.0
-    """a reading is used again for this long"""
+    """for command: a reading is used again for this long"""
     timeout_s: Positive = 0.25
-    """a reading that takes longer counts as lost"""
+    """a reading that takes longer counts as lost; at least 5 for command, 2 for prometheus"""
 
     @model_validator(mode="after")
     def _has_what_its_kind_needs(self) -> Probe:

@@ -22,6 +22,7 @@ from router.errors import ConfigError
 
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _SECRET = re.compile(r"(?<=//)[^/\s@]+(?=@)|((?:token|key|secret|password|passwd)[=:]\s*)[^&\s,\"']+", re.IGNORECASE)
+_OPTIONS = {"backends.local.url": "upstream"}
 _TEAMS = "no key teams: teams and their keys are not supported yet"
 
 
@@ -41,7 +42,7 @@ def load_config(
     """The configuration of `file` (or of $OLLAMA_ROUTER_CONFIG, or the defaults) with what overrides it.
 
     `env` None means the process's environment. `options` are command line values by dotted key
-    (``{"listen": "127.0.0.1:0", "backends.local.url": …}``). Raises ConfigError naming file, line, key, what was
+    (``{"listen": "127.0.0.1:0", "backends.local.url": …}``, where `local` is the backend whatever its name). Raises ConfigError naming file, line, key, what was
     found and what is allowed, a line for each problem.
     """
     env = os.environ if env is None else env
@@ -51,8 +52,8 @@ def load_config(
     for path, value, place in environment(env, document.data or {"backends": {"local": {}}}):
         document = document.with_value(path, value, place)
     for key, value in (options or {}).items():
-        place = f"command line: --{key.split('.')[-1].replace('_', '-')}"
-        document = document.with_value(tuple(key.split(".")), value, place)
+        place = f"command line: --{_OPTIONS.get(key, key.split('.')[-1].replace('_', '-'))}"
+        document = document.with_value(_of_the_one_backend(key.split("."), document.data), value, place)
     return _checked(_with_ollama_origins(document, env))
 
 
@@ -82,6 +83,14 @@ def _checked(document: Document) -> Config:
     if problems:
         raise _error(document, problems)
     return config
+
+
+def _of_the_one_backend(path: list[str], data: Mapping[str, Any]) -> Path:
+    """The command line speaks of the backend that there is; its name is the file's business."""
+    backends = data.get("backends")
+    if path[:2] == ["backends", "local"] and isinstance(backends, Mapping) and len(backends) == 1:
+        path[1] = next(iter(backends))
+    return tuple(path)
 
 
 def _with_ollama_origins(document: Document, env: Mapping[str, str]) -> Document:

@@ -83,11 +83,9 @@ class Defaults(Section):
     upgrade: Upgrade = "on_request"
     """back to a bigger variant that fits again: idle (by itself), on_request (with the next request), never"""
     upgrade_after_s: Duration = 60.0
-    """a bigger variant must have fitted for this long"""
+    """a model just loaded stays this long before a bigger variant may take its place"""
     swaps_per_minute: AtLeastOne = 4
     """switches to a bigger variant per minute; going down is never held back"""
-    dwell_s: Duration = 0.0
-    """a model just loaded is not unloaded for another one within this time"""
     response_model: Literal["served", "requested"] = "served"
     """the model named in answers: the one that served (the truth), or the one that was asked for"""
     derived_tags: StrictBool = True
@@ -126,8 +124,6 @@ class Switch(Section):
     """longest load; Ollama itself gives up after 300 s without progress"""
     poll_s: Positive = 0.1
     """how often is looked while waiting"""
-    ban_s: Duration = 600.0
-    """a variant that spilled is not tried again for this long at the same free memory"""
 
 
 class SnapshotTimes(Section):

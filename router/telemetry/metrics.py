@@ -13,6 +13,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
+from router import __version__
 from router.telemetry.events import (
     Decided,
     Event,
@@ -66,7 +67,9 @@ class Bounded:
 class MetricsHook:
     """Counts events in a registry of its own. `is_known_model` bounds the model labels."""
 
-    def __init__(self, version: str = "", *, is_known_model: Callable[[str], bool] = lambda name: True) -> None:
+    def __init__(
+        self, version: str = __version__, *, is_known_model: Callable[[str], bool] = lambda name: True
+    ) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self._model = Bounded(200, is_known_model)

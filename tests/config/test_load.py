@@ -248,6 +248,17 @@ def test_wrong_option_is_named() -> None:
         load_config(env={}, options={"queue.max_waiting": 0})
 
 
+def test_option_for_the_upstream_means_the_backend_of_the_file(tmp_path: Path) -> None:
+    """`--upstream` changes the one backend, whatever the file calls it."""
+    file = tmp_path / "router.yaml"
+    file.write_text("backends: { gpu1: { server: { num_parallel: 4 } } }\n")
+    config = load_config(file, env={}, options={"backends.local.url": "http://h:1"})
+    assert (config.backend_name, config.backend.url) == ("gpu1", "http://h:1")
+    assert config.backend.server.num_parallel == 4
+    with pytest.raises(ConfigError, match="command line: --upstream: backends.local.url: found"):
+        load_config(env={}, options={"backends.local.url": "ftp://h"})
+
+
 def test_variable_names_the_file(tmp_path: Path) -> None:
     """OLLAMA_ROUTER_CONFIG is the file where none is given."""
     file = tmp_path / "router.yaml"
