@@ -49,6 +49,9 @@ from router.world import World, WorldSettings
 
 MIB = 1 << 20
 
+LEAST_LEASE_S, LONGEST_LEASE_S = 60.0, 3600.0
+"""Bounds of what Ollama is told to keep a model for: finite, so that nothing stays loaded when the router dies."""
+
 
 class Router:
     """Everything that runs for one configuration. `start` and `stop` belong to the lifespan of the server."""
@@ -80,6 +83,7 @@ class Router:
         self.keepalive = KeepAlive(
             self.world,
             self.residency,
+            default_s=config.defaults.keep_alive_s,
             longest_s=config.defaults.max_keep_alive_s,
             is_switching=lambda: self.line.loading is not None,
             now=lambda: datetime.now(UTC),
@@ -343,7 +347,7 @@ def _switch_settings(config: Config) -> SwitchSettings:
         unload_timeout_s=config.switch.unload_timeout_s,
         memory_timeout_s=config.switch.memory_timeout_s,
         poll_s=config.switch.poll_s,
-        lease_s=config.defaults.keep_alive_s,
+        lease_s=min(max(config.defaults.keep_alive_s, LEAST_LEASE_S), LONGEST_LEASE_S),
     )
 
 

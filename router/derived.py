@@ -12,32 +12,10 @@ from contextlib import suppress
 
 from router.adapters.ollama import ModelServer
 from router.core.capacity import RunnerOptions
-from router.core.names import ModelName, key_of
+from router.core.derived_names import derived_name, is_derived, parameters_of
+from router.core.names import key_of
 from router.errors import RouterError
 from router.world import World
-
-NAMESPACE = "ollama-router-derived"
-
-
-def is_derived(name: str) -> bool:
-    """True for the name of a tag that a router has made."""
-    return f"{NAMESPACE}/" in name
-
-
-def derived_name(variant: str, options: RunnerOptions) -> str:
-    """The tag for `variant` with `options`: the same for the same, so that a second router finds it."""
-    name = ModelName.parse(variant)
-    parts = [name.namespace, name.model] if name.namespace != "library" else [name.model]
-    model = "-".join(part.replace(".", "_") for part in parts)
-    suffix = f"c{options.num_ctx or 0}-b{options.num_batch or 0}-g{'x' if options.main_gpu is None else options.main_gpu}"
-    return f"{NAMESPACE}/{model}:{name.tag[: 79 - len(suffix)]}-{suffix}"
-
-
-def parameters(options: RunnerOptions) -> dict[str, int]:
-    """What the tag's Modelfile must say to share the runner; {} when no tag is needed."""
-    named = {"num_ctx": options.num_ctx, "num_batch": options.num_batch, "main_gpu": options.main_gpu}
-    return {key: value for key, value in named.items() if value is not None}
-
 
 class DerivedTags:
     """Makes derived tags on demand, one creation per tag however many ask, and removes them."""
@@ -49,7 +27,7 @@ class DerivedTags:
 
     async def ensure(self, variant: str, options: RunnerOptions) -> str:
         """The name under which `/v1/*` reaches `variant` with `options`; made when it is missing."""
-        wanted = parameters(options)
+        wanted = parameters_of(options)
         if not wanted:
             return variant
         name = derived_name(variant, options)

@@ -17,13 +17,14 @@ from typing import Literal
 from router.adapters.relay import Relay, UpstreamRequest, UpstreamResponse
 from router.core.capacity import RunnerOptions
 from router.core.catalog import Chain
+from router.core.derived_names import is_derived
 from router.core.names import key_of
 from router.core.payload import InferenceRequest, rewrite
 from router.core.policy import Decision, Outcome, Rules, Verdict, VerdictKind, choose
 from router.core.report import refusal
 from router.core.routes import Route
 from router.chains import Chains
-from router.derived import DerivedTags, is_derived
+from router.derived import DerivedTags
 from router.errors import LoadFailed, ModelNotFound, NoVariantFits, UpstreamError
 from router.keepalive import KeepAlive
 from router.queueing import Line

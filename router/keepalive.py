@@ -32,12 +32,14 @@ class KeepAlive:
         world: World,
         residency: Residency,
         *,
+        default_s: float,
         longest_s: float | None,
         is_switching: Callable[[], bool],
         now: Callable[[], datetime],
     ) -> None:
         self._world = world
         self._residency = residency
+        self._default_s = default_s
         self._longest_s = longest_s
         self._is_switching = is_switching
         self._now = now
@@ -83,7 +85,9 @@ class KeepAlive:
         """How long it stays after its last request; None: as the upstream was told."""
         if tracked.client_keep_alive_s is not None:
             return tracked.client_keep_alive_s
-        return math.inf if tracked.is_kept else None
+        if tracked.is_kept:
+            return math.inf
+        return self._default_s if tracked.options is not None else None
 
     def _is_due(self, tracked: Tracked, now_s: float) -> bool:
         last_s = max(tracked.idle_since_s, self._touched.get(tracked.weights, 0.0))

@@ -25,8 +25,11 @@ LOADING_BYTES_PER_S = 1 << 30
 
 MINUTE_S = 60.0
 
-MOST_STRIKES = 2
-"""So many switches to one model in a row may end without it; then it is left alone for `bar_s`."""
+MOST_STRIKES = 3
+"""So many switches to one model in a row may end without it; then it is left alone for a while."""
+
+PAUSE_S = 5.0
+"""That while, where only the world moved; after a failed load it is `LineSettings.bar_s`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +254,8 @@ class Line:
         self._strikes[weights] = self._strikes.get(weights, 0) + 1
         if ending is Ending.FAILED or self._strikes[weights] >= MOST_STRIKES:
             del self._strikes[weights]
-            self._world.bar(weights, self.settings.bar_s, ending.value)
+            is_failed = ending is Ending.FAILED
+            self._world.bar(weights, self.settings.bar_s if is_failed else PAUSE_S, ending.value)
 
     def _set_timer(self, delay_s: float | None) -> None:
         if self._timer is not None:

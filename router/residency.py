@@ -22,7 +22,7 @@ from router.core.catalog import ModelFacts
 from router.core.learning import Learned, Observation
 from router.core.ollama_rules import ServerSettings
 from router.core.switching import Plan, run_options
-from router.errors import LoadFailed, RouterError
+from router.errors import LoadFailed, ModelNotFound, RouterError
 from router.telemetry import Spilled, Switched, Telemetry
 from router.world import Tracked, World
 
@@ -166,7 +166,8 @@ class Residency:
             if _now() >= deadline_s:
                 return False
             if _now() >= again_s:  # an unload does nothing while the runner is busy: say it again
-                await self._world.server.unload(tracked.name, embedding=is_embedding)
+                with suppress(ModelNotFound):  # its tag was deleted while it is loaded: only time unloads it
+                    await self._world.server.unload(tracked.name, embedding=is_embedding)
                 again_s = _now() + 2.0
             await self._world.refresh_fresh()
             if tracked.weights in self._world.residents:

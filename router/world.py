@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
-from router.adapters.gpu import ProbeReading, VramProbe
+from router.adapters.gpu import GpuProcess, ProbeReading, VramProbe
 from router.adapters.ollama import CatalogReader, ModelServer, PsRow
 from router.core.capacity import Gpu, Reservation, Resident, RunnerOptions, Snapshot
 from router.core.catalog import ModelFacts
+from router.core.derived_names import is_derived
 from router.core.names import key_of
 from router.errors import ProbeError, RouterError
 from router.telemetry import ProbeBack, ProbeLost, Telemetry, UpstreamDown, UpstreamUp
@@ -72,6 +73,7 @@ class World:
         self.probe = probe
         self.settings = settings
         self.catalog: Mapping[str, ModelFacts] = {}
+        self._installed: Mapping[str, ModelFacts] = {}  # the catalog with derived tags
         self.version = ""
         self.is_up = False
         self.last_error = "not asked yet"
@@ -112,7 +114,8 @@ class World:
 
     async def refresh_catalog(self) -> None:
         """Read tags and show of what is installed (cached by digest)."""
-        self.catalog = await self._catalog_reader.refresh()
+        self._installed = await self._catalog_reader.refresh()
+        self.catalog = {key: facts for key, facts in self._installed.items() if not is_derived(facts.name)}
         self._catalog_at_s = _now()
         self.changed()
 
@@ -141,7 +144,7 @@ class World:
             self.is_up, self.last_error = True, ""
             self._telemetry.emit(UpstreamUp(version=self.version))
             self.on_restart()
-        if any(key_of(row.name) not in self.catalog and key_of(row.name) not in self.shown_as for row in rows):
+        if any(key_of(row.name) not in self._installed for row in rows):
             with suppress(RouterError):
                 await self.refresh_catalog()
         self._merge(rows)
@@ -182,14 +185,14 @@ class World:
             return ()
         if self._reading is None or _now() - self._reading.taken_at_s > self.settings.stale_after_s:
             return None
-        gpus = self._reading.gpus
+        gpus: tuple[Gpu, ...] = self._reading.gpus
         if self.settings.gpus is None:
             return gpus
         chosen = [gpu for gpu in gpus if gpu.index in self.settings.gpus or gpu.uuid in self.settings.gpus]
         return tuple(replace(gpu, index=index) for index, gpu in enumerate(chosen))
 
     @property
-    def processes(self) -> Iterable[object]:
+    def processes(self) -> Iterable[GpuProcess]:
         """Processes on the cards, where the probe can name them."""
         return self._reading.processes if self._reading else ()
 
@@ -238,9 +241,7 @@ class World:
     def weights_of(self, name: str) -> str:
         """The weights blob behind a name of `/api/ps`; the name's own key where the catalog does not know it."""
         key = key_of(name)
-        if (variant := self.shown_as.get(key)) is not None:
-            key = key_of(variant)
-        facts = self.catalog.get(key)
+        facts = self._installed.get(key)
         return facts.weights if facts is not None and facts.weights else key
 
     def _merge(self, rows: list[PsRow]) -> None:

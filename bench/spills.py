@@ -1,0 +1,110 @@
+"""Random request sequences on 1, 2 and 3 cards, each model only itself: loads that spilled although they fit.
+
+usage: bench/spills.py [--sequences 2000] [--seed 1]
+A sequence is 8 requests of one client. "Could fit" means: fully on the GPUs of the empty machine, one card or split.
+Exit 1 when through the router such a model spilled, or was refused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from bench.stage import Stage, stage, table
+from router.core.capacity import RunnerOptions, Snapshot
+from router.core.context import ContextNeed
+from router.core.names import key_of
+from router.core.switching import MachineRules, Plan, plan_switch
+from router.simulator.clock import run_virtual
+from router.simulator.machine import CardSpec, Machine, Speeds
+from router.simulator.server import SimConfig
+
+SIZES_MIB = (8192, 12288, 16384, 24564, 32768, 49152)
+MODELS = (
+    "llama3.3:70b-instruct-q2_K", "qwen3:32b", "gemma3:27b", "gpt-oss:20b", "qwen3:14b", "gemma3:12b",
+    "llama3.1:8b", "qwen3:8b", "mistral:7b", "qwen3:4b", "llama3.2:3b",
+)  # fmt: skip
+CONTEXTS = (4096, 8192, 16384, 32768)
+STEPS = 8
+ROUTER = {"defaults.auto_chains": "off", "queue.wait_s": 600}
+
+
+@dataclass
+class Counts:
+    """Over all sequences."""
+
+    requests: int = 0
+    spilled: int = 0
+    spilled_but_fits: int = 0
+    refused: int = 0
+    refused_but_fits: int = 0
+    evicted: int = 0
+
+    def add(self, other: Counts) -> None:
+        """Sum up."""
+        for name in self.__dataclass_fields__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+
+def could_fit(one: Stage, model: str, num_ctx: int) -> bool:
+    """Whether the model runs fully on the empty machine, by the router's own arithmetic (batch 512)."""
+    facts = one.sim.library.facts(key_of(model))
+    cards = tuple(one.sim.cards.gpus())
+    empty = tuple(gpu.__class__(**{**{f: getattr(gpu, f) for f in gpu.__dataclass_fields__}, "free_bytes": gpu.total_bytes}) for gpu in cards)
+    need = ContextNeed(num_ctx, num_ctx)
+    rules = MachineRules(safety_bytes=0)
+    return isinstance(plan_switch(facts, RunnerOptions(num_batch=512), need, Snapshot(empty), rules), Plan)
+
+
+async def sequence(seed: int, router: Mapping[str, object] | None) -> Counts:
+    """One machine, one client, eight requests."""
+    rng = random.Random(seed)
+    cards = tuple(
+        CardSpec(name=f"CUDA{index}", total_mib=rng.choice(SIZES_MIB)) for index in range(rng.choice((1, 2, 2, 3)))
+    )
+    speeds = Speeds(load_mib_per_s=50000, tokens_per_s=100, cpu_tokens_per_s=4)
+    config = SimConfig(machine=Machine(cards=cards, speeds=speeds), models=MODELS, seed=seed)
+    counts = Counts()
+    async with stage(config, router) as one:
+        for _ in range(STEPS):
+            model, num_ctx = rng.choice(MODELS), rng.choice(CONTEXTS)
+            body = {"model": model, "prompt": "[[tokens=4]] hi", "options": {"num_ctx": num_ctx}}
+            reply = await one.ask(body)
+            counts.requests += 1
+            fits = could_fit(one, model, num_ctx)
+            if reply.status != 200:
+                counts.refused += 1
+                counts.refused_but_fits += fits
+            elif reply.tokens_per_s < 95:
+                counts.spilled += 1
+                counts.spilled_but_fits += fits
+            await asyncio.sleep(rng.choice((0.0, 1.0, 10.0)))
+        counts.evicted = len(one.evictions)
+    return counts
+
+
+def main() -> int:
+    """Play all sequences both ways."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sequences", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=1)
+    asked = parser.parse_args()
+    alone, routed = Counts(), Counts()
+    for number in range(asked.sequences):
+        alone.add(run_virtual(sequence(asked.seed * 100_000 + number, None)))
+        routed.add(run_virtual(sequence(asked.seed * 100_000 + number, ROUTER)))
+    names = list(Counts.__dataclass_fields__)
+    rows = [(name.replace("_", " "), getattr(alone, name), getattr(routed, name)) for name in names]
+    print(table([("", "Ollama alone", "router"), *rows]))
+    return 1 if routed.spilled or routed.refused_but_fits else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,212 @@
+"""`ollama-router demo`: the story that the router exists for, on a simulated Ollama with a virtual RTX A5000.
+
+The same requests go first straight to (simulated) Ollama, then through the router; then another program takes 10 GB of
+VRAM, and gives it back. Everything is what the real router does; only the cards, the models and the time to load are
+simulated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from router.adapters.relay import HttpRelay, UpstreamRequest
+from router.app import Running, running
+from router.config import load_config
+from router.core.names import key_of
+from router.simulator.machine import CardSpec, Machine, Speeds
+from router.simulator.server import SimConfig, SimulatedOllama, running_simulator
+
+MIB = 1 << 20
+MODELS = (
+    "llama3.3:70b-instruct-q4_K_M",
+    "llama3.3:70b-instruct-q3_K_L",
+    "llama3.3:70b-instruct-q2_K",
+    "llama3.1:8b-instruct-fp16",
+    "llama3.1:8b-instruct-q8_0",
+    "llama3.1:8b",
+    "llama3.2:3b",
+    "llama3.2:1b",
+)
+ASKED = MODELS[0]
+REQUESTS = ((ASKED, "why is the sky blue?"), (ASKED, "and at night?"), ("llama3.2:3b", "one word for blue?"))
+TOKENS = 24
+FOREIGN_MIB = 10000
+TITLES = ("", "requested", "served by", "why", "on GPU", "tokens/s", "first token")
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """One row of the table."""
+
+    phase: str
+    requested: str
+    served: str
+    why: str
+    gpu_percent: int
+    tokens_per_s: float
+    ttft_s: float
+
+    def cells(self) -> tuple[str, ...]:
+        """The row as text."""
+        rate, first = f"{self.tokens_per_s:.1f}", f"{self.ttft_s:.1f} s"
+        return (self.phase, self.requested, self.served, self.why, f"{self.gpu_percent} %", rate, first)
+
+
+def demo(
+    once: Annotated[bool, typer.Option("--once", help="End after the table instead of staying up.")] = False,
+    listen: Annotated[str, typer.Option(help="Where the router of the demo listens.")] = "127.0.0.1:11435",
+    as_json: Annotated[bool, typer.Option("--json", help="The table as JSON.")] = False,
+) -> None:
+    """Play the story on an embedded simulator; nothing is downloaded, no GPU is needed.
+
+    Exit code 0 when the 70B spilled straight to Ollama and nothing spilled through the router, else 1.
+    """
+    with asyncio.Runner() as runner:
+        sys.exit(runner.run(_demo("127.0.0.1:0" if once else listen, once=once, as_json=as_json)))
+
+
+async def _demo(listen: str, *, once: bool, as_json: bool) -> int:
+    console = Console(stderr=as_json)
+    speeds = Speeds(load_mib_per_s=6000.0)
+    card = CardSpec(name="CUDA0", description="NVIDIA RTX A5000", total_mib=24564)
+    config = SimConfig(machine=Machine(cards=(card,), speeds=speeds), models=MODELS)
+    async with running_simulator(config) as sim:
+        rows = await _story(sim, listen, console, stays=not once)
+        _print(rows, console, as_json=as_json)
+        if not once:
+            await _stay(sim, listen, console)
+    straight = [row for row in rows if row.phase.startswith("Ollama")]
+    routed = [row for row in rows if not row.phase.startswith("Ollama")]
+    did_spill = any(row.requested == ASKED and row.gpu_percent < 100 for row in straight)
+    return 0 if did_spill and all(row.gpu_percent == 100 for row in routed) else 1
+
+
+async def _story(sim: SimulatedOllama, listen: str, console: Console, *, stays: bool) -> list[Shown]:
+    columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=None)
+
+        async def ask(url: str, phase: str, requests: Iterable[tuple[str, str]]) -> list[Shown]:
+            found = []
+            for model, prompt in requests:
+                progress.update(task, description=f"{phase}: {model}")
+                found.append(await _ask(sim, url, phase, model, prompt))
+            return found
+
+        rows = await ask(sim.url, "Ollama alone", REQUESTS)
+        await _empty(sim)
+        async with running(_config(sim, listen), probe=sim.probe(), is_probed=True) as router:
+            rows += await ask(router.url, "router", REQUESTS)
+            sim.cards.set_foreign(0, FOREIGN_MIB * MIB)
+            await _settle(router)
+            rows += await ask(router.url, "10 GB taken", REQUESTS[:2])
+            sim.cards.set_foreign(0, 0)
+            await _settle(router)
+            rows += await ask(router.url, "given back", REQUESTS[:2])
+    return rows
+
+
+def _config(sim: SimulatedOllama, listen: str) -> Any:
+    """The router's own defaults, but that an upgrade need not wait a minute here."""
+    options = {
+        "listen": listen,
+        "admin": "127.0.0.1:0" if listen.endswith(":0") else "127.0.0.1:11436",
+        "backends.local.url": sim.url,
+        "store.path": ":memory:",
+        "defaults.upgrade_after_s": 0,
+        "defaults.swaps_per_minute": 60,
+    }
+    return load_config(env={}, options=options)
+
+
+async def _empty(sim: SimulatedOllama) -> None:
+    """Unload what the first part has loaded, so that both parts begin alike."""
+    client = HttpRelay(sim.url)
+    for model in {model for model, _ in REQUESTS}:
+        await _post(client, "/api/generate", {"model": model, "keep_alive": 0})
+    while sim.engine.ps():
+        await asyncio.sleep(0.1)
+    await client.aclose()
+
+
+async def _settle(router: Running) -> None:
+    await router.router.world.refresh_fresh()
+
+
+async def _post(client: HttpRelay, path: str, body: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[bytes, bytes]]:
+    data = json.dumps(body).encode()
+    answer = await client.open(UpstreamRequest(b"POST", path.encode(), [], data, len(data)))
+    parts = []
+    while part := await answer.read():
+        parts.append(part)
+    return [json.loads(line) for line in b"".join(parts).splitlines()], dict(answer.headers)
+
+
+async def _ask(sim: SimulatedOllama, url: str, phase: str, model: str, prompt: str) -> Shown:
+    client = HttpRelay(url)
+    started_s = asyncio.get_running_loop().time()
+    body = {"model": model, "prompt": f"[[tokens={TOKENS}]] {prompt}", "stream": False}
+    lines, headers = await _post(client, "/api/generate", body)
+    took_s = asyncio.get_running_loop().time() - started_s
+    await client.aclose()
+    last = lines[-1]
+    if "error" in last:
+        return Shown(phase, model, "-", str(last["error"]), 100, 0.0, took_s)
+    eval_s = last.get("eval_duration", 0) / 1e9
+    served = headers.get(b"x-router-model", str(last["model"]).encode()).decode()
+    why = headers.get(b"x-router-reason", b"").decode()
+    rate = last.get("eval_count", 0) / eval_s if eval_s else 0.0
+    return Shown(phase, model, served, why, _gpu_percent(sim, served), rate, max(0.0, took_s - eval_s))
+
+
+def _gpu_percent(sim: SimulatedOllama, served: str) -> int:
+    """How much of the model that served is on the GPU, as `ollama ps` would say; 0 when it is not loaded."""
+    for row in sim.engine.ps():
+        if key_of(row.model.name) == key_of(served):
+            return round(100 * row.size_vram_bytes / row.size_bytes) if row.size_bytes else 0
+    return 0
+
+
+def _print(rows: list[Shown], console: Console, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps([dict(zip(("phase", *TITLES[1:]), row.cells(), strict=True)) for row in rows], indent=2))
+        return
+    if not console.is_terminal:
+        for cells in (("phase", *TITLES[1:]), *(row.cells() for row in rows)):
+            print("\t".join(cells))
+    else:
+        table = Table(*TITLES, title="llama3.3:70b on a virtual RTX A5000 with 24 GB")
+        for row in rows:
+            table.add_row(*row.cells(), style=None if row.gpu_percent == 100 else "red")
+        console.print(table)
+    routed = [row for row in rows if not row.phase.startswith("Ollama")]
+    straight = [row for row in rows if row.phase.startswith("Ollama")]
+    print(
+        f"spilled straight to Ollama: {sum(row.gpu_percent < 100 for row in straight)} of {len(straight)}; "
+        f"through the router: {sum(row.gpu_percent < 100 for row in routed)} of {len(routed)}"
+    )
+
+
+async def _stay(sim: SimulatedOllama, listen: str, console: Console) -> None:
+    async with running(_config(sim, listen), probe=sim.probe(), is_probed=True) as router:
+        console.print("\nThe router stays up. Three things to try from another terminal (Ctrl-C ends it):\n")
+        body = json.dumps({"model": ASKED, "prompt": "why is the sky blue?"})
+        lines = (
+            f"curl -i {router.url}/api/generate -d '{body}'",
+            f"OLLAMA_HOST={listen} ollama run {ASKED} 'why is the sky blue?'",
+            f"python3 -c \"import ollama; print(ollama.Client('{router.url}').generate('{ASKED}', 'hi').model)\"",
+        )
+        for text in lines:
+            print(f"  {text}")
+        console.print(f"\nWhy it decides so: ollama-router explain {ASKED}   or   {router.admin_url}/", highlight=False)
+        await asyncio.Event().wait()
