@@ -42,8 +42,8 @@ def load_config(
     """The configuration of `file` (or of $OLLAMA_ROUTER_CONFIG, or the defaults) with what overrides it.
 
     `env` None means the process's environment. `options` are command line values by dotted key
-    (``{"listen": "127.0.0.1:0", "backends.local.url": …}``, where `local` is the backend whatever its name). Raises ConfigError naming file, line, key, what was
-    found and what is allowed, a line for each problem.
+    (``{"listen": "127.0.0.1:0", "backends.local.url": …}``, where `local` is the backend whatever its name). Raises
+    ConfigError naming file, line, key, what was found and what is allowed, a line for each problem.
     """
     env = os.environ if env is None else env
     if file is None and env.get(FILE_VARIABLE):
