@@ -1,0 +1,128 @@
+"""Finding thoughts and tool calls in what a model streams, as Ollama's `thinking` and `tools` packages do."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+
+def overlap(text: str, tag: str) -> int:
+    """How many characters at the end of `text` could begin `tag`."""
+    return next((size for size in range(min(len(text), len(tag)), 0, -1) if text.endswith(tag[:size])), 0)
+
+
+def thinking_tags(template: str) -> tuple[str, str]:
+    """The tags around `.Thinking` in a template, ("", "") where there are none."""
+    match = re.search(r"\}\}([^{}]*)\{\{-?\s*\.Thinking\s*-?\}\}([^{}]*)\{\{", template)
+    return (match[1].strip(), match[2].strip()) if match else ("", "")
+
+
+def tool_tag(template: str) -> str:
+    """What the template writes before a tool call; "{" where there is nothing."""
+    match = re.search(r"range[^{}]*\.ToolCalls\s*-?\}\}\s*([^\s{}]+)", template)
+    return match[1] if match else "{"
+
+
+class ThinkingParser:
+    """Splits a stream into thinking and the rest; holds back what may be the start of a tag."""
+
+    def __init__(self, opening: str, closing: str) -> None:
+        self.opening, self.closing = opening, closing
+        self.state = "looking"
+        self.held = ""
+
+    def add(self, text: str) -> tuple[str, str]:
+        """(thinking, content) that can be sent now."""
+        self.held += text
+        thinking, content, again = "", "", True
+        while again:
+            more, rest, again = self._step()
+            thinking += more
+            content += rest
+        return thinking, content
+
+    def _step(self) -> tuple[str, str, bool]:
+        held = self.held
+        if self.state == "looking":
+            return self._look(held)
+        if self.state in ("started", "ended"):
+            self.held = held.lstrip()
+            if not self.held:
+                return "", "", False
+            self.state = "thinking" if self.state == "started" else "done"
+            return "", "", True
+        if self.state == "thinking":
+            return self._think(held)
+        self.held = ""
+        return "", held, False
+
+    def _look(self, held: str) -> tuple[str, str, bool]:
+        trimmed = held.lstrip()
+        if trimmed.startswith(self.opening):
+            self.held = trimmed[len(self.opening) :].lstrip()
+            self.state = "thinking" if self.held else "started"
+            return "", "", True
+        if self.opening.startswith(trimmed):
+            return "", "", False
+        self.state, self.held = "done", ""
+        return "", held, False
+
+    def _think(self, held: str) -> tuple[str, str, bool]:
+        if self.closing in held:
+            thinking, _, rest = held.partition(self.closing)
+            rest = rest.lstrip()
+            self.held, self.state = "", "done" if rest else "ended"
+            return thinking, rest, False
+        size = overlap(held, self.closing)
+        self.held = held[len(held) - size :]
+        return held[: len(held) - size], "", False
+
+
+class ToolParser:
+    """Finds calls of known tools in a stream; text before the tag is content, what follows a call is dropped."""
+
+    def __init__(self, tag: str, tools: list[dict[str, Any]]) -> None:
+        self.tag = tag
+        self.tools = tools
+        self.held = ""
+        self.state = "looking"
+        self.count = 0
+
+    def add(self, text: str) -> tuple[list[dict[str, Any]], str]:
+        """(calls without ids, content) that can be sent now."""
+        if self.state == "done":
+            return [], text
+        self.held += text
+        content = ""
+        if self.state == "looking":
+            at = self.held.find(self.tag)
+            if at < 0:
+                size = overlap(self.held, self.tag)
+                content, self.held = self.held[: len(self.held) - size], self.held[len(self.held) - size :]
+                return [], content
+            content, self.held, self.state = self.held[:at], self.held[at:], "calling"
+        return self._calls(), content
+
+    def rest(self) -> str:
+        """What was held back and turned out to be no call."""
+        return "" if self.count or self.tag != "{" else self.held
+
+    def _calls(self) -> list[dict[str, Any]]:
+        calls = []
+        while (call := self._next()) is not None:
+            calls.append({"index": self.count, "name": call["name"], "arguments": call.get("arguments") or {}})
+            self.count += 1
+        return calls
+
+    def _next(self) -> dict[str, Any] | None:
+        start = self.held.find("{")
+        if start < 0:
+            return None
+        try:
+            value, end = json.JSONDecoder().raw_decode(self.held, start)
+        except ValueError:
+            return None
+        self.held = self.held[end:]
+        names = {(tool.get("function") or {}).get("name") for tool in self.tools}
+        return value if isinstance(value, dict) and value.get("name") in names else None

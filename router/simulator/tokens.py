@@ -1,0 +1,106 @@
+"""Tokens: a sentence-piece vocabulary where a model has one, else an estimate of four bytes to a token.
+
+The scripted models have a real vocabulary (408 pieces); what they count is what llama.cpp counted.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+NORMAL, CONTROL, USER_DEFINED, BYTE = 1, 3, 4, 6
+
+
+class Vocabulary:
+    """A `llama` (sentence-piece) vocabulary of a GGUF file: pieces, scores, kinds."""
+
+    def __init__(self, info: Mapping[str, Any]) -> None:
+        self.pieces: list[str] = info["tokenizer.ggml.tokens"]
+        scores: list[float] = info["tokenizer.ggml.scores"]
+        kinds: list[int] = info["tokenizer.ggml.token_type"]
+        self.kinds = kinds
+        self.eos: int = info.get("tokenizer.ggml.eos_token_id", 2)
+        self._ids = {piece: number for number, piece in enumerate(self.pieces) if kinds[number] != BYTE}
+        self._scores = dict(enumerate(scores))
+        special = sorted(
+            (piece for piece, number in self._ids.items() if kinds[number] in (CONTROL, USER_DEFINED)), key=len, reverse=True
+        )
+        plain = [re.escape(piece.replace("▁", " ")) for piece in special]
+        self._special = re.compile("|".join(plain)) if plain else None
+        self._special_ids = {piece.replace("▁", " "): self._ids[piece] for piece in special}
+        self._bytes = {int(piece[3:5], 16): number for number, piece in enumerate(self.pieces) if kinds[number] == BYTE}
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids, special pieces recognised, no BOS."""
+        ids: list[int] = []
+        at = 0
+        for match in self._special.finditer(text) if self._special else ():
+            ids += self._plain(text[at : match.start()])
+            ids.append(self._special_ids[match[0]])
+            at = match.end()
+        return ids + self._plain(text[at:])
+
+    def text(self, number: int) -> str:
+        """What a token prints; nothing for control tokens."""
+        if self.kinds[number] == BYTE:
+            return bytes([int(self.pieces[number][3:5], 16)]).decode("utf-8", "ignore")
+        return "" if self.kinds[number] in (2, CONTROL) else self.pieces[number].replace("▁", " ")
+
+    def decode(self, numbers: list[int]) -> str:
+        """The text of some tokens, special ones written out."""
+        raw = b""
+        for number in numbers:
+            is_byte = self.kinds[number] == BYTE
+            piece = self.pieces[number]
+            raw += bytes([int(piece[3:5], 16)]) if is_byte else piece.replace("▁", " ").encode()
+        return raw.decode("utf-8", "replace")
+
+    def _plain(self, text: str) -> list[int]:
+        """Greedy bigram merges by score, as llama.cpp's SPM tokenizer."""
+        symbols = list(text.replace(" ", "▁"))
+        while True:
+            best, at = None, -1
+            for index in range(len(symbols) - 1):
+                number = self._ids.get(symbols[index] + symbols[index + 1])
+                if number is not None and (best is None or self._scores[number] > best):
+                    best, at = self._scores[number], index
+            if at < 0:
+                break
+            symbols[at : at + 2] = [symbols[at] + symbols[at + 1]]
+        ids: list[int] = []
+        for symbol in symbols:
+            number = self._ids.get(symbol)
+            ids += [number] if number is not None else [self._bytes[byte] for byte in symbol.encode()]
+        return ids
+
+
+@lru_cache(maxsize=64)
+def _vocabulary(key: int, holder: Any) -> Vocabulary | None:
+    info = holder.info
+    if info.get("tokenizer.ggml.model") == "llama" and info.get("tokenizer.ggml.tokens"):
+        return Vocabulary(info)
+    return None
+
+
+def vocabulary(weights: Any) -> Vocabulary | None:
+    """The vocabulary of some weights, None where it is not known."""
+    return _vocabulary(id(weights), weights)
+
+
+def encode(weights: Any, text: str) -> list[int]:
+    """Token ids of `text`, made up where the vocabulary is not known: about four bytes to a token."""
+    known = vocabulary(weights)
+    if known is not None:
+        return known.encode(text)
+    pieces = re.findall(r"<\|?[a-z_]+\|?>|\s?\w{1,6}|[^\w\s]|\s", text)
+    return [1000 + sum(piece.encode()) % 100_000 for piece in pieces]
+
+
+def decode(weights: Any, numbers: list[int]) -> str:
+    """The text of some token ids; words without meaning where the vocabulary is not known."""
+    known = vocabulary(weights)
+    if known is not None and all(0 <= number < len(known.pieces) for number in numbers):
+        return known.decode(numbers)
+    return " ".join(f"t{number}" for number in numbers)
