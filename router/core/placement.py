@@ -168,8 +168,8 @@ class _Split:
         return None
 
     def placement(self, counts: Sequence[int]) -> Placement:
-        """The outcome for `counts` layers per card. After a second plan a card may dip into its margin, as llama.cpp
-        lets it, but never below what it has."""
+        """The outcome for `counts` layers per card. After a second plan later cards may dip into their margin, since
+        llama.cpp filled them before the pipeline's copies were there; but nothing may exceed what a card has."""
         devices, end, fits = [], 0, True
         refilled = len(self.cards) > 1 and counts != self.in_proportion()
         for at, count in enumerate(counts):
@@ -177,7 +177,8 @@ class _Split:
             device = self._device(at, end, count, self.whole.compute_bytes)
             devices.append(device)
             spare = self.cards[at].margin_bytes if refilled and at else 0
-            fits = fits and device.need_bytes - spare <= device.have_bytes
+            is_empty = refilled and not count
+            fits = fits and (is_empty or device.need_bytes - spare <= device.have_bytes)
         return Placement(fits, tuple(devices))
 
     def _most(self, at: int, left: int, compute_bytes: int) -> int:
@@ -195,7 +196,7 @@ class _Split:
         """Card `at` holding the `count` layers before layer `end`."""
         card = self.cards[at]
         sums = _layer_sums(self.facts, self.options)
-        held = sums[end] - sums[end - count] + compute_bytes
+        held = sums[end] - sums[end - count] + compute_bytes if count else 0
         projector = self.whole.projector_bytes if at == 0 else 0
         need = held + projector + self._learned(held + projector)
         safety = safety_bytes_of(self.facts, need) if self.safety_bytes is None else self.safety_bytes

@@ -28,7 +28,7 @@ ROW = {
 }
 SHOW = {
     "modelfile": MODELFILE,
-    "parameters": 'num_ctx  2048\nstop  "<end>"\nstop  "<eos>"\ntemperature  0.7\nlow  1e+06\nuse_mmap  true',
+    "parameters": 'num_ctx  2048\nstop  "<end>"\nstop  "<eos>"\ntemperature  0.7\nlow  1e+06\n\nuse_mmap  true',
     "details": {"family": "gemma3", "quantization_level": "unknown"},
     "model_info": {
         "general.architecture": "gemma3",

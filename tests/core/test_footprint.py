@@ -194,6 +194,13 @@ def test_a_sliding_layer_keeps_window_and_batch_per_slot() -> None:
     assert RunOptions(num_ctx=256, num_batch=2048, num_parallel=2).ubatch == 512
 
 
+def test_sliding_layers_may_have_heads_of_another_size() -> None:
+    """gemma4: the layers that slide have smaller heads than those that do not."""
+    sizes = {"attention.key_length": 512, "attention.key_length_swa": 256, "attention.head_count_kv": 2}
+    layers = shape_of(decoder("gemma4", **PATTERN, **sizes)).layers
+    assert [layer.k_width for layer in layers[:2]] == [512, 1024]
+
+
 def test_layers_that_share_a_cache_own_none() -> None:
     """gemma4 says how many share; gemma3n owns the first twenty."""
     facts = decoder("gemma4", **{"attention.shared_kv_layers": 3})
