@@ -105,7 +105,7 @@ BROKEN = {
     "two documents": ("listen: 127.0.0.1:1\n---\nlisten: 127.0.0.1:2\n", "no YAML"),
     "a number as key": ("1: a\n", "router.yaml:1: found the key 1; allowed: text"),
     "an anchor within itself": ("chains: &a\n  x: *a\n", "chains.x: found null"),
-    "brackets without end": ("[" * 5000, "no YAML"),
+    "brackets without end": ("[" * 1000, "no YAML"),
     "too many levels": ("chains: " + "{a: " * 50 + "1" + "}" * 50, "found more than 32 levels"),
     "a control character": ("listen: \x01\n", "no YAML"),
 }
