@@ -19,7 +19,7 @@ function shown(key, value) {
   if (key === "at" && typeof value === "number") return new Date(value * 1000).toLocaleTimeString();
   if (key.endsWith("_bytes") && typeof value === "number") return (value / 2 ** 30).toFixed(2);
   if (typeof value === "number" && !Number.isInteger(value)) return value.toFixed(3);
-  if (Array.isArray(value)) return value.map((item) => shown("", item)).join(", ");
+  if (Array.isArray(value)) return !value.length ? "–" : value.map((item) => shown("", item)).join(", ");
   if (typeof value === "object") {
     return Object.entries(value).map(([name, inner]) => `${label(name)}: ${shown(name, inner)}`).join(", ");
   }
