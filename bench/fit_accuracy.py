@@ -24,7 +24,7 @@ from fit_truth import print_truth
 from router.core import placement, shape
 from router.core.architectures import UNKNOWN
 from router.core.catalog import ModelFacts
-from router.core.footprint import Footprint, footprint
+from router.core.footprint import Footprint, footprint, known_footprint
 from router.core.learning import Learned, Observation
 from router.core.options import RunOptions
 from router.core.placement import place
@@ -219,7 +219,7 @@ def print_left_out(recordings: Recordings) -> None:
 
 def _forget() -> None:
     shape.shape_of.cache_clear()
-    footprint.cache_clear()
+    known_footprint.cache_clear()
     placement._layer_sums.cache_clear()
 
 

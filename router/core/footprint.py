@@ -46,12 +46,17 @@ class Footprint:
         return self.weights_bytes + self.kv_bytes + self.state_bytes + self.compute_bytes + self.projector_bytes
 
 
-@lru_cache(maxsize=8192)
 def footprint(facts: ModelFacts, options: RunOptions, *, backend: Backend = "cuda", copies: int = 1) -> Footprint:
     """The footprint of `facts` run with `options` on one device; `copies` = 4 when pipelined over several devices.
 
     Never raises. What metadata does not say is counted at its largest, and `exactness` and `notes` say so.
     """
+    return known_footprint(facts, options, backend, copies)
+
+
+@lru_cache(maxsize=8192)
+def known_footprint(facts: ModelFacts, options: RunOptions, backend: Backend, copies: int) -> Footprint:
+    """The same, kept: facts and options are values, and decisions ask for the same ones again and again."""
     shape = shape_of(facts)
     weights = shape.weights.device_bytes if facts.tensors else facts.size_bytes
     if shape.layers:

@@ -14,7 +14,14 @@ from functools import lru_cache
 from itertools import accumulate
 
 from router.core.catalog import ModelFacts
-from router.core.footprint import Backend, Footprint, RunOptions, footprint, layer_kv_bytes, safety_bytes_of
+from router.core.footprint import (
+    Backend,
+    Footprint,
+    RunOptions,
+    known_footprint,
+    layer_kv_bytes,
+    safety_bytes_of,
+)
 from router.core.shape import shape_of
 
 PIPELINE_COPIES = 4  # of the graph's inputs per device, once a fully offloaded model is split (ggml-backend.cpp)
@@ -90,18 +97,26 @@ def place(
     `safety_bytes` is kept free on each card; None takes the footprint's own, by each card's share. `residual_bytes` is
     what was learned for this model, spread over the cards in proportion to what they hold.
     """
-    copies = 1 if len(cards) == 1 else PIPELINE_COPIES
-    whole = footprint(facts, options, backend=backend, copies=copies)
-    split = _Split(facts, options, cards, whole, backend, safety_bytes, residual_bytes)
     if len(cards) == 1:
-        return split.placement([split.blocks + 1])
+        known = known_footprint(facts, options, backend, 1)
+        return _on_one(known, len(shape_of(facts).layers) + 1, cards[0], safety_bytes, residual_bytes)
     if not cards:
         return Placement(False, ())
+    whole = known_footprint(facts, options, backend, PIPELINE_COPIES)
+    split = _Split(facts, options, cards, whole, backend, safety_bytes, residual_bytes)
     first = split.placement(split.in_proportion())
     if first.fits or facts.value("expert_count", 0):
         return first
     refilled = split.back_to_front()
     return split.placement(refilled) if refilled is not None else first
+
+
+def _on_one(known: Footprint, layers: int, card: Card, safety_bytes: int | None, residual_bytes: int) -> Placement:
+    """All layers on one card: decisions ask this for every variant and card, so it does nothing twice."""
+    alloc = known.need_bytes + card.context_bytes
+    safety = known.safety_bytes if safety_bytes is None else safety_bytes
+    need = alloc + card.margin_bytes + safety + residual_bytes
+    return Placement(need <= card.free_bytes, (DeviceNeed(card.index, need, card.free_bytes, layers, alloc),))
 
 
 def max_num_ctx(
@@ -157,7 +172,7 @@ class _Split:
 
         Until all are placed nothing is pipelined, so a card is filled as if there were one copy of the inputs.
         """
-        single = footprint(self.facts, self.options, backend=self.backend).compute_bytes
+        single = known_footprint(self.facts, self.options, self.backend, 1).compute_bytes
         counts, left = [0] * len(self.cards), self.blocks + 1
         for at in range(len(self.cards) - 1, -1, -1):
             if self._fits(at, left, left, self.whole.compute_bytes):
@@ -171,7 +186,7 @@ class _Split:
         """The outcome for `counts` layers per card. After a second plan later cards may dip into their margin, since
         llama.cpp filled them before the pipeline's copies were there; but nothing may exceed what a card has."""
         devices, end, fits = [], 0, True
-        refilled = len(self.cards) > 1 and counts != self.in_proportion()
+        refilled = counts != self.in_proportion()
         for at, count in enumerate(counts):
             end += count
             device = self._device(at, end, count, self.whole.compute_bytes)
@@ -229,7 +244,7 @@ def _layer_sums(facts: ModelFacts, options: RunOptions) -> tuple[int, ...]:
 
 def _even_sums(facts: ModelFacts, options: RunOptions) -> tuple[int, ...]:
     """Layers of a model whose tensors are not known: all alike, and the output as large as a tenth of the file."""
-    whole = footprint(facts, options)
+    whole = known_footprint(facts, options, "plain", 1)
     blocks = max(1, int(facts.value("block_count", 32)))
     output = whole.weights_bytes // 10
     rest = whole.weights_bytes - output + whole.kv_bytes + whole.state_bytes
