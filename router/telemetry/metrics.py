@@ -35,6 +35,14 @@ _TOKENS = tuple(4.0**power for power in range(14))
 _QUEUE = (0.001, 0.01, 0.1, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120)
 _LAG = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1)
 _ERROR = (-0.5, -0.2, -0.1, -0.05, -0.02, 0, 0.02, 0.05, 0.1, 0.2, 0.5)
+# What the routes' kinds are called by OpenTelemetry.
+_OPERATIONS = {
+    "generate": "text_completion",
+    "v1_completions": "text_completion",
+    "embed": "embeddings",
+    "embeddings": "embeddings",
+    "v1_embeddings": "embeddings",
+}
 _MODELS = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model", "gen_ai_response_model")
 
 
@@ -178,7 +186,7 @@ class MetricsHook:
             self._child(self._per_token, labels).observe(max(0.0, per_token_s))
 
     def _labels(self, event: Finished) -> tuple[str, str, str, str]:
-        operation = self._word(event.operation or "chat")
+        operation = _OPERATIONS.get(event.operation, "chat")
         return operation, "ollama", self._model(event.requested), self._model(event.variant)
 
     def _child(self, metric: Histogram, labels: tuple[str, ...]) -> Histogram:
