@@ -9,7 +9,6 @@ on a `VirtualTimeLoop`. The HTTP API is `simulator/server.py`; the runner's memo
 from __future__ import annotations
 
 import asyncio
-import math
 import random
 from collections import deque
 from collections.abc import Callable
@@ -23,12 +22,10 @@ from router.core.ollama_rules import max_loaded, victim
 from router.simulator.arithmetic import Arithmetic, SimModel
 from router.simulator.cards import Cards
 from router.simulator.discovery import Discovery
+from router.simulator.endings import Endings
 from router.simulator.lease import Lease
 from router.simulator.loading import EngineBusy, EngineError, Events, Loader, LoadError, Request, RunnerDied
 from router.simulator.runner import Runner
-
-RETRY_S = 0.01
-"""An expired runner that is busy is looked at again after this long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +66,12 @@ class Engine(AbstractAsyncContextManager["Engine"]):
         self._pending: deque[Request] = deque()
         self._wake = asyncio.Event()
         self._is_idle = True
-        self._events: asyncio.Queue[tuple[bool, Runner]] = asyncio.Queue()
-        self._unloads: asyncio.Queue[Runner] = asyncio.Queue()
+        self._endings = Endings(self._loaded, self._lock, self._discovery, self._wake, self._emit)
         self._loops: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Engine:
         loop = asyncio.get_running_loop()
-        self._loops = [loop.create_task(self._serve_pending()), loop.create_task(self._serve_completed())]
+        self._loops = [loop.create_task(self._serve_pending()), loop.create_task(self._endings.serve())]
         return self
 
     async def __aexit__(
@@ -86,7 +82,7 @@ class Engine(AbstractAsyncContextManager["Engine"]):
         await asyncio.gather(*self._loops, return_exceptions=True)
         self._loader.stop()
         for runner in self._loaded.values():
-            self._stop_timer(runner)
+            runner.stop_timer()
             runner.kill()
 
     # ------------------------------------------------------------------ what the API asks for
@@ -113,16 +109,23 @@ class Engine(AbstractAsyncContextManager["Engine"]):
         except asyncio.CancelledError:
             request.is_cancelled = True
             if request.served.done() and not request.served.cancelled() and request.served.exception() is None:
-                self._finished(request.served.result())
+                self._endings.finished(request.served.result())
             raise
-        return Lease(runner, request.launch, self.cards.machine.speeds, self._finished, self._out_of_memory, self._emit)
+        return Lease(
+            runner,
+            request.launch,
+            self.cards.machine.speeds,
+            self._endings.finished,
+            self._endings.mark_all,
+            self._emit,
+        )
 
     def expire(self, model: SimModel) -> None:
         """`keep_alive: 0` without a prompt: marks the model; returns at once, also for one that is not loaded."""
         runner = self._loaded.get(model.blob)
         if runner is not None:
             runner.expires_at_s = asyncio.get_running_loop().time()
-            self._mark(runner)
+            self._endings.mark(runner)
 
     def ps(self) -> list[LoadedRow]:
         """`/api/ps` in its order, the latest expiry first; a dead runner stays listed until its next request."""
@@ -178,8 +181,8 @@ class Engine(AbstractAsyncContextManager["Engine"]):
 
     def _drop_stale_unloads(self) -> None:
         """Unload events that nobody waited for are thrown away, unless a request is taken first (by chance)."""
-        while not self._unloads.empty() and (not self._pending or self._rng.random() < 0.5):
-            self._unloads.get_nowait()
+        while not self._endings.unloads.empty() and (not self._pending or self._rng.random() < 0.5):
+            self._endings.unloads.get_nowait()
 
     async def _schedule(self, request: Request) -> None:
         while True:
@@ -211,7 +214,7 @@ class Engine(AbstractAsyncContextManager["Engine"]):
         runner.references += 1
         self._emit("loaded", runner.model.name, f"{runner.load_s:.2f} s")
         if request.served.done():
-            self._finished(runner)
+            self._endings.finished(runner)
         else:
             request.served.set_result(runner)
 
@@ -226,15 +229,12 @@ class Engine(AbstractAsyncContextManager["Engine"]):
 
     async def _evict(self, runner: Runner) -> None:
         self._emit("evicting", runner.model.name, "")
-        self._mark(runner)
-        await self._unloads.get()
+        self._endings.mark(runner)
+        await self._endings.unloads.get()
 
     async def _evict_all(self) -> None:
-        runners = list(self._loaded.values())
-        for runner in runners:
-            self._mark(runner)
-        for _ in runners:
-            await self._unloads.get()
+        for _ in self._endings.mark_all():
+            await self._endings.unloads.get()
 
     def _must_reload(self, runner: Runner, request: Request) -> bool:
         return not runner.is_alive or needs_reload(request.model.facts, runner.launch, request.launch)
@@ -243,75 +243,10 @@ class Engine(AbstractAsyncContextManager["Engine"]):
         if request.served.done():
             return
         runner.references += 1
-        self._stop_timer(runner)
+        runner.stop_timer()
         if request.keep_alive_s is not None:
             runner.keep_alive_s = request.keep_alive_s
         request.served.set_result(runner)
-
-    # ------------------------------------------------------------------ C: what ends (§8)
-
-    def _finished(self, runner: Runner) -> None:
-        self._events.put_nowait((True, runner))
-
-    def _mark(self, runner: Runner) -> None:
-        """Expire as soon as idle."""
-        self._stop_timer(runner)
-        runner.keep_alive_s = 0.0
-        if runner.references <= 0:
-            self._events.put_nowait((False, runner))
-
-    def _out_of_memory(self) -> None:
-        """A CUDA OOM at run time expires every resident, also innocent ones (h06)."""
-        for runner in list(self._loaded.values()):
-            self._mark(runner)
-
-    async def _serve_completed(self) -> None:
-        while True:
-            is_end, runner = await self._events.get()
-            if is_end:
-                self._end_request(runner.model)
-            else:
-                await self._expired(runner)
-
-    def _end_request(self, model: SimModel) -> None:
-        runner = self._loaded.get(model.blob)
-        if runner is None:
-            return
-        runner.references = max(0, runner.references - 1)
-        if runner.references:
-            return
-        self._stop_timer(runner)
-        if runner.keep_alive_s <= 0:
-            self._events.put_nowait((False, runner))
-            return
-        loop = asyncio.get_running_loop()
-        runner.expires_at_s = loop.time() + runner.keep_alive_s
-        if runner.keep_alive_s < math.inf:
-            runner.timer = loop.call_later(runner.keep_alive_s, self._events.put_nowait, (False, runner))
-
-    def _stop_timer(self, runner: Runner) -> None:
-        if runner.timer is not None:
-            runner.timer.cancel()
-            runner.timer = None
-
-    async def _expired(self, runner: Runner) -> None:
-        if runner.references > 0:
-            asyncio.get_running_loop().call_later(RETRY_S, self._events.put_nowait, (False, runner))
-            return
-        async with self._lock:
-            if self._loaded.get(runner.model.blob) is not runner:
-                runner.kill()
-                return
-            others = [other for other in self._loaded.values() if other is not runner]
-            before = await self._discovery.baseline([runner, *others]) if runner.cards else None
-            self._stop_timer(runner)
-            runner.kill()
-            del self._loaded[runner.model.blob]
-        self._emit("unloaded", runner.model.name, "")
-        if before is not None:
-            await self._discovery.recovered(before, runner.size_vram_bytes, others)
-        self._unloads.put_nowait(runner)
-        self._wake.set()
 
 
 __all__ = ["Engine", "EngineBusy", "EngineError", "Lease", "LoadError", "LoadedRow", "RunnerDied", "SimModel"]

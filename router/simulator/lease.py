@@ -26,7 +26,7 @@ class Lease(AbstractAsyncContextManager["Lease"]):
         launch: Launch,
         speeds: Speeds,
         finished: Callable[[Runner], None],
-        out_of_memory: Callable[[], None],
+        out_of_memory: Callable[[], object],
         emit: Events,
     ) -> None:
         self._runner, self._finished, self._out_of_memory, self._emit = runner, finished, out_of_memory, emit

@@ -86,6 +86,12 @@ class Runner:
         self.active_at_s = asyncio.get_running_loop().time()
         self._task = asyncio.get_running_loop().create_task(self._load(arithmetic))
 
+    def stop_timer(self) -> None:
+        """No expiry for now."""
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
     def kill(self, reason: str = "signal: killed") -> None:
         """End the process; its memory comes back after the driver's lag. Idempotent."""
         if self.is_alive:
