@@ -79,11 +79,16 @@ class Cards:
             for index, spec in enumerate(self.machine.cards)
         )
 
-    def holders(self) -> list[tuple[str, int, int]]:
-        """(label, card, bytes) of every holder, and of the other programs as ``foreign``."""
-        found = [(self._labels[who], card, size) for who, held in self._held.items() for card, size in held.items()]
+    def holders(self) -> list[tuple[str, str, int, int]]:
+        """(holder, its program's name, card, bytes), the other programs of each card as one of name ``foreign``."""
+        found = [
+            (who, f"llama-server {self._labels[who]}", card, size)
+            for who, held in self._held.items()
+            for card, size in held.items()
+        ]
         specs = enumerate(self.machine.cards)
-        return found + [("foreign", card, int(spec.foreign_mib * MIB)) for card, spec in specs if spec.foreign_mib]
+        others = [(f"foreign-{card}", "foreign", card, int(spec.foreign_mib * MIB)) for card, spec in specs]
+        return found + [other for other in others if other[3]]
 
     def hold(self, who: str, label: str, card: int, size: int) -> bool:
         """Take `size` bytes of `card` for `who`; False (and nothing taken) when there is less."""
