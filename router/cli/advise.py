@@ -1,0 +1,97 @@
+"""`ollama-router advise MODEL`: what to do about a model that is too big for this machine, and what machine it wants.
+
+Exit codes: 0 it fits as it is, 1 it does not, 2 the question cannot be answered.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+import typer
+from rich.console import Console
+
+from router.cli.fit import (
+    AS_JSON,
+    FLASH,
+    GIB,
+    GPU,
+    IDLE,
+    KV_TYPE,
+    MODEL,
+    NUM_BATCH,
+    NUM_CTX,
+    PARALLEL,
+    UPSTREAM,
+    as_data,
+    headline,
+    print_table,
+    verdict,
+)
+from router.cli.question import DEFAULT_UPSTREAM, Settings, read_question
+from router.core.advice import Advice, Hardware
+from router.core.advice import advise as advise_on
+
+
+def advise(
+    model: MODEL,
+    gpu: GPU = [],  # noqa: B006 (typer copies it)
+    num_ctx: NUM_CTX = None,
+    num_batch: NUM_BATCH = None,
+    parallel: PARALLEL = 1,
+    kv_type: KV_TYPE = "f16",
+    flash_attn: FLASH = True,
+    idle: IDLE = False,
+    upstream: UPSTREAM = DEFAULT_UPSTREAM,
+    as_json: AS_JSON = False,
+) -> None:
+    """Say what would make MODEL run 100 % on the GPU here, and which cards would run it as it is."""
+    settings = Settings(tuple(gpu), num_ctx, num_batch, parallel, kv_type, flash_attn, idle)
+    question = read_question(model, upstream, settings, with_installed=True)
+    found = advise_on(question.facts, question.installed, question.options, question.cards)
+    if as_json:
+        print(json.dumps(_as_data(found), indent=2))
+    else:
+        print_advice(found, Console())
+    raise typer.Exit(0 if found.fit.fits else 1)
+
+
+def _as_data(found: Advice) -> dict[str, Any]:
+    return {
+        "fit": as_data(found.fit),
+        "cures": [asdict(cure) for cure in found.cures],
+        "hardware": [asdict(one) for one in found.hardware],
+        "main_memory_bytes": found.main_memory_bytes,
+    }
+
+
+def print_advice(found: Advice, console: Console) -> None:
+    """The advice for people."""
+    if found.fit.fits:
+        print(headline(found.fit))
+    else:
+        rows = [(cure.text, f"{_about(cure.is_estimate)}{cure.need_bytes / GIB:.1f} GiB") for cure in found.cures]
+        rows = rows or [("nothing on this machine would make it fit", "")]
+        print_table(console, ("what would help", "needs"), rows, title=headline(found.fit))
+    print(verdict(found.fit))
+    if found.main_memory_bytes:
+        size = found.main_memory_bytes / GIB
+        print(f"if it runs all the same, {size:.1f} GiB of it lie in main memory and the CPU works on them: slow")
+    for one in found.hardware:
+        print(f"runs it fully: {_cards(one)}")
+    if not found.hardware:
+        print("runs it fully: nothing up to two cards of 96 GB")
+    for note in found.fit.known.notes:
+        print(f"note: {note}")
+
+
+def _about(is_estimate: bool) -> str:
+    return "about " if is_estimate else ""
+
+
+def _cards(one: Hardware) -> str:
+    if one.cards == 1:
+        return f"one card of {one.size_gb} GB (needs {one.need_bytes / GIB:.1f} GiB)"
+    cost = f"the split costs {one.split_cost_bytes / GIB:.1f} GiB more and makes no token faster"
+    return f"{one.cards} cards of {one.size_gb} GB (need {one.need_bytes / GIB:.1f} GiB together; {cost})"

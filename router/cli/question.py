@@ -1,0 +1,169 @@
+"""What `fit` and `advise` are asked: model, cards and settings, from command line, file, server and probe."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from router.adapters.gpu import detect_probe
+from router.adapters.ollama import OllamaClient
+from router.core.capacity import Gpu, RunnerOptions
+from router.core.catalog import ModelFacts
+from router.core.fit_target import fit_target_bytes
+from router.core.footprint import RunOptions
+from router.core.names import key_of
+from router.core.ollama_options import ServerSettings, automatic_num_ctx, clamped, merged
+from router.core.placement import Card
+from router.core.weights import BLOCKS
+from router.errors import BadRequest, ConfigError, ModelNotFound, ProbeError, UpstreamError
+
+MIB = 1 << 20
+DEFAULT_UPSTREAM = "http://127.0.0.1:11434"
+DEFAULT_NUM_CTX = 32768  # the router's own `defaults.num_ctx`
+_UNITS = {"": 1, "m": 1, "mib": 1, "mb": 1, "g": 1024, "gib": 1024, "gb": 1024}
+_RESERVED_BYTES = 512 * MIB
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The options of the command line; None = as the model, the server or the router would have it."""
+
+    gpus: Sequence[str]
+    num_ctx: int | None = None
+    num_batch: int | None = None
+    num_parallel: int = 1
+    kv_type: str = "f16"
+    flash_attention: bool = True
+    is_idle: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A model on a machine. `installed` is everything the server has; empty when the model came from a file."""
+
+    facts: ModelFacts
+    installed: tuple[ModelFacts, ...]
+    options: RunOptions
+    cards: tuple[Card, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where the facts come from; a file knows neither other models nor a version."""
+
+    facts: ModelFacts
+    installed: tuple[ModelFacts, ...] = ()
+    version: str = ""
+
+
+def read_question(model: str, upstream: str, settings: Settings, *, with_installed: bool = False) -> Question:
+    """Everything that `examine` and `advise` need. Raises ConfigError (exit 2) for whatever cannot be used."""
+    _check(settings)
+    if Path(model).is_file():
+        source = Source(_from_file(Path(model)))
+    else:
+        source = asyncio.run(_from_server(model, _url(upstream), with_installed))
+    gpus = tuple(_gpu(at, text) for at, text in enumerate(settings.gpus)) or asyncio.run(_probed(settings.is_idle))
+    margin = fit_target_bytes(source.facts, source.version)
+    cards = tuple(Card(gpu.index, gpu.free_bytes, gpu.context_bytes, margin) for gpu in gpus)
+    return Question(source.facts, source.installed, _options(source.facts, gpus, settings), cards)
+
+
+def _check(settings: Settings) -> None:
+    if settings.kv_type.upper() not in BLOCKS:
+        allowed = "f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0, iq4_nl"
+        raise ConfigError(f"--kv-type {settings.kv_type}: not a cache type; allowed are {allowed}")
+    if RunOptions(256, kv_type=settings.kv_type).is_kv_quantized and not settings.flash_attention:
+        raise ConfigError(f"--kv-type {settings.kv_type} needs flash attention: llama.cpp refuses to load it without")
+
+
+def _options(facts: ModelFacts, gpus: Sequence[Gpu], settings: Settings) -> RunOptions:
+    """The Modelfile's parameters, then the command line; the context as the router would choose it."""
+    server = ServerSettings(num_parallel=settings.num_parallel, kv_type=settings.kv_type)
+    default = min(DEFAULT_NUM_CTX, automatic_num_ctx(gpus, server))
+    launch = merged(facts, RunnerOptions(num_ctx=settings.num_ctx, num_batch=settings.num_batch), server, default)
+    return RunOptions(
+        num_ctx=clamped(launch.num_ctx, facts),
+        num_batch=launch.num_batch,
+        num_parallel=launch.num_parallel,
+        kv_type=settings.kv_type,
+        flash_attention=settings.flash_attention,
+    )
+
+
+def _from_file(path: Path) -> ModelFacts:
+    """A saved answer of `/api/show`. Without tensors its size is not known: refused rather than guessed."""
+    try:
+        show: Any = json.loads(path.read_text())
+    except (OSError, ValueError) as exc:
+        raise ConfigError(f"{path}: not JSON: {exc}") from None
+    if not isinstance(show, dict) or not isinstance(show.get("model_info"), dict):
+        raise ConfigError(f"{path}: not an answer of /api/show: it has no model_info")
+    size = show.get("size")
+    facts = ModelFacts.of_show({"name": path.stem, "size": size if isinstance(size, int) else 0}, show)
+    if not facts.tensors and not facts.size_bytes:
+        raise ConfigError(f'{path}: it lists no tensors; ask for it with {{"model": …, "verbose": true}}')
+    return facts
+
+
+async def _from_server(model: str, upstream: str, with_installed: bool) -> Source:
+    client = OllamaClient(upstream)
+    try:
+        key, rows = _key(model), await client.tags()
+        found = [row for row in rows if key_of(str(row.get("name") or row.get("model"))) == key]
+        if not found:
+            raise ConfigError(f"{model} is neither a file nor installed at {upstream}")
+        facts = ModelFacts.of_show(found[0], await client.show(model, verbose=True))
+        others = [row for row in rows if row is not found[0]] if with_installed else []
+        shown = [ModelFacts.of_show(row, await client.show(str(row["name"]), verbose=True)) for row in others]
+        return Source(facts, tuple(shown), await client.version())
+    except (ModelNotFound, UpstreamError) as exc:
+        raise ConfigError(exc.message) from None
+    finally:
+        await client.aclose()
+
+
+def _key(model: str) -> str:
+    try:
+        return key_of(model)
+    except BadRequest:
+        raise ConfigError(f"{model} is neither a file nor a model name") from None
+
+
+def _url(upstream: str) -> str:
+    """OLLAMA_HOST may be an address without a scheme, or the server's own wildcard."""
+    url = upstream if "://" in upstream else f"http://{upstream}"
+    return url.replace("//0.0.0.0", "//127.0.0.1")
+
+
+def _gpu(index: int, text: str) -> Gpu:
+    """``24564`` (MiB) or ``24GiB``: a card with so much free."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", text.strip().lower())
+    if not match or match[2] not in _UNITS or float(match[1]) <= 0:
+        raise ConfigError(f"--gpu {text}: give the free memory of one card, in MiB (24564) or as 24GiB")
+    size = int(float(match[1]) * _UNITS[match[2]] * MIB)
+    return Gpu(index, f"GPU-{index}", "card", size, size)
+
+
+async def _probed(is_idle: bool) -> tuple[Gpu, ...]:
+    probe = detect_probe()
+    if probe is None:
+        raise ConfigError("no GPU was found on this machine; name the cards: --gpu 24564 [--gpu 24564]")
+    try:
+        gpus = (await probe.read()).gpus
+    except ProbeError as exc:
+        raise ConfigError(f"the GPUs cannot be read: {exc.message}; name them: --gpu 24564") from None
+    finally:
+        await probe.aclose()
+    return tuple(_idle(gpu) for gpu in gpus) if is_idle else gpus
+
+
+def _idle(gpu: Gpu) -> Gpu:
+    """The card as if nothing ran on it: the driver still keeps some."""
+    free = max(gpu.free_bytes, gpu.total_bytes - _RESERVED_BYTES)
+    return Gpu(gpu.index, gpu.uuid, gpu.name, gpu.total_bytes, free, gpu.context_bytes, gpu.compute)
