@@ -72,6 +72,30 @@ class Bounded:
         return value
 
 
+@dataclass(frozen=True, slots=True)
+class Series:
+    """The histograms of one operation on one pair of models, looked up once."""
+
+    duration: Histogram
+    ttft: Histogram
+    per_token: Histogram
+    tokens_in: Histogram
+    tokens_out: Histogram
+
+    def observe(self, event: Finished) -> None:
+        """Count one request; what is not known is not counted."""
+        if event.duration_s is not None:
+            self.duration.observe(event.duration_s)
+            if event.ttft_s is not None and event.tokens_out is not None and event.tokens_out > 1:
+                self.per_token.observe(max(0.0, (event.duration_s - event.ttft_s) / (event.tokens_out - 1)))
+        if event.ttft_s is not None:
+            self.ttft.observe(event.ttft_s)
+        if event.tokens_in is not None:
+            self.tokens_in.observe(event.tokens_in)
+        if event.tokens_out is not None:
+            self.tokens_out.observe(event.tokens_out)
+
+
 class MetricsHook:
     """Counts events in a registry of its own. `is_known_model` bounds the model labels."""
 
@@ -82,7 +106,8 @@ class MetricsHook:
         self.registry = CollectorRegistry()
         self._model = Bounded(200, is_known_model)
         self._word = Bounded(100)
-        self._children: dict[tuple[str, ...], Any] = {}
+        self._decided_by: dict[tuple[str, ...], Counter] = {}
+        self._series_by: dict[tuple[str, ...], Series] = {}
         self._read: Callable[[], Gauges] = Gauges
         self._make()
         self._gauge("ollama_router_build_info", "version of the router", ("version",)).labels(version).set(1)
@@ -158,12 +183,12 @@ class MetricsHook:
 
     def _decided(self, event: Decided) -> None:
         requested, chosen, reason = event.requested, event.chosen, event.cause or event.outcome
-        key = ("decided", event.team, event.chain or requested, chosen, reason)
-        child = self._children.get(key)
+        key = (event.team, event.chain or requested, chosen, reason)
+        child = self._decided_by.get(key)
         if child is None:
             chain = self._model(event.chain or requested)
             child = self._decisions.labels(self._word(event.team), chain, self._model(chosen), self._word(reason))
-            self._keep(key, child)
+            _remember(self._decided_by, key, child)
         child.inc()
         if event.outcome == "fallback":
             self._fallbacks.labels(self._model(requested), self._model(chosen), self._word(reason)).inc()
@@ -172,35 +197,24 @@ class MetricsHook:
         self._queue.observe(event.queue_s)
         if event.outcome == "client_gone":
             self._gone.labels(event.phase or ("stream" if event.sent_bytes else "before_answer")).inc()
-        labels = self._labels(event)
-        if event.duration_s is not None:
-            error = "" if event.status < 400 and event.outcome == "completed" else _error_type(event)
-            self._child(self._duration, (*labels, error)).observe(event.duration_s)
-        if event.ttft_s is not None:
-            self._child(self._ttft, labels).observe(event.ttft_s)
-        for kind, tokens in (("input", event.tokens_in), ("output", event.tokens_out)):
-            if tokens is not None:
-                self._child(self._tokens, (*labels, kind)).observe(tokens)
-        if event.duration_s is not None and event.ttft_s is not None and event.tokens_out and event.tokens_out > 1:
-            per_token_s = (event.duration_s - event.ttft_s) / (event.tokens_out - 1)
-            self._child(self._per_token, labels).observe(max(0.0, per_token_s))
+        error = "" if event.status < 400 and event.outcome == "completed" else _error_type(event)
+        key = (event.operation, event.requested, event.variant, error)
+        series = self._series_by.get(key)
+        if series is None:
+            series = self._series(event, error)
+            _remember(self._series_by, key, series)
+        series.observe(event)
 
-    def _labels(self, event: Finished) -> tuple[str, str, str, str]:
+    def _series(self, event: Finished, error: str) -> Series:
         operation = _OPERATIONS.get(event.operation, "chat")
-        return operation, "ollama", self._model(event.requested), self._model(event.variant)
-
-    def _child(self, metric: Histogram, labels: tuple[str, ...]) -> Histogram:
-        key = (str(id(metric)), *labels)
-        child = self._children.get(key)
-        if child is None:
-            child = metric.labels(*labels)
-            self._keep(key, child)
-        return child
-
-    def _keep(self, key: tuple[str, ...], child: object) -> None:
-        """Raw values come from clients, so the memory of children is bounded too."""
-        if len(self._children) < 4096:
-            self._children[key] = child
+        labels = (operation, "ollama", self._model(event.requested), self._model(event.variant))
+        return Series(
+            self._duration.labels(*labels, error),
+            self._ttft.labels(*labels),
+            self._per_token.labels(*labels),
+            self._tokens.labels(*labels, "input"),
+            self._tokens.labels(*labels, "output"),
+        )
 
     def _counter(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Counter:
         return Counter(name, text, labels, registry=self.registry)
@@ -210,6 +224,12 @@ class MetricsHook:
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...], labels: tuple[str, ...] = ()) -> Histogram:
         return Histogram(name, text, labels, buckets=buckets, registry=self.registry)
+
+
+def _remember(known: dict[tuple[str, ...], Any], key: tuple[str, ...], value: object) -> None:
+    """Raw values come from clients, so the memory of children is bounded too."""
+    if len(known) < 4096:
+        known[key] = value
 
 
 def _error_type(event: Finished) -> str:
