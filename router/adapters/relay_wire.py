@@ -84,7 +84,7 @@ class Wire(asyncio.Protocol):
     ) -> UpstreamResponse:
         """Send a request and wait for the head of its answer. Any failure or cancellation aborts the connection."""
         response = self._response = UpstreamResponse(self)
-        self._head = self._loop.create_future()
+        arrived = self._head = self._loop.create_future()
         self._saw_byte = self._until_eof = False
         self._is_head_request = head.startswith(b"HEAD ")
         self._is_sent = True
@@ -100,12 +100,11 @@ class Wire(asyncio.Protocol):
             self._upload = self._loop.create_task(self._send(body, chunked=chunked))
         self.deadline = self._loop.time() + self._wait_s if self._is_sent else NEVER
         try:
-            await self._head
+            await arrived
         except BaseException:
-            self.abort()
+            if self._response is response:  # else it is complete, and the wire may serve somebody else by now
+                self.abort()
             raise
-        finally:
-            self._head = None
         if not response.status:
             response.raise_error()
         return response
@@ -210,6 +209,7 @@ class Wire(asyncio.Protocol):
         self._wait_s = self._owner.idle_timeout_s
         if self._head is not None and not self._head.done():
             self._head.set_result(None)
+            self._head = None
         if self._is_head_request:
             # The parser does not know that no body follows: the connection cannot be used again.
             self._is_keep_alive = False

@@ -542,3 +542,25 @@ async def test_five_thousand_cancellations_leave_nothing_behind_a5() -> None:
         await asyncio.sleep(0.05)
         assert relay.open_connections == 0
         assert len(asyncio.all_tasks()) <= base + 2 + upstream.open_connections
+
+
+async def test_a_wire_given_back_early_serves_the_next_request_undisturbed() -> None:
+    """An answer that arrives in one piece frees its wire before its caller wakes; who takes it then is not harmed."""
+    async with raw_upstream(answer(b"x")) as upstream:
+        relay = HttpRelay(upstream.url)
+
+        async def ask() -> None:
+            for _ in range(50):
+                assert await read_all(await relay.open(GET)) == b"x"
+
+        async def leave() -> None:
+            for _ in range(50):
+                task = asyncio.create_task(relay.open(GET))
+                for _ in range(6):
+                    await asyncio.sleep(0)
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+
+        async with asyncio.timeout(5):
+            await asyncio.gather(*(ask() for _ in range(20)), *(leave() for _ in range(5)))
+        await relay.aclose()
