@@ -52,8 +52,10 @@ class Runner:
 
     @property
     def devices(self) -> tuple[int, ...]:
-        """Physical cards, by the process's own numbering."""
-        return self.cards or tuple(range(len(self._book.machine.cards)))
+        """Physical cards, by the process's own numbering. One without layers sees them all, or the one it is told."""
+        if self.cards or self.launch.main_gpu is None:
+            return self.cards or tuple(range(len(self._book.machine.cards)))
+        return (self.launch.main_gpu,)
 
     @property
     def is_alive(self) -> bool:
@@ -103,7 +105,7 @@ class Runner:
     async def _load(self, arithmetic: Arithmetic) -> None:
         try:
             await self._injected()
-            if self.launch.main_gpu is not None and not self.start_options.is_single:
+            if self.launch.main_gpu is not None and not 0 <= self.launch.main_gpu < len(self._book.machine.cards):
                 raise LoadFailure(f"error: invalid value for main_gpu: {self.launch.main_gpu}")
             for device, card in enumerate(self.devices):
                 self._hold(Buffer("context", device, self._book.machine.cards[card].context_mib * MIB, 0))
