@@ -12,19 +12,22 @@ import asyncio
 import random
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from bench.stage import Stage, stage, table
+from router.adapters.catalog import CatalogReader
+from router.adapters.ollama import OllamaClient
 from router.core.capacity import RunnerOptions, Snapshot
+from router.core.catalog import ModelFacts
 from router.core.context import ContextNeed
 from router.core.names import key_of
 from router.core.switching import MachineRules, Plan, plan_switch
 from router.simulator.clock import run_virtual
 from router.simulator.machine import CardSpec, Machine, Speeds
-from router.simulator.server import SimConfig
+from router.simulator.server import SimConfig, running_simulator
 
 SIZES_MIB = (8192, 12288, 16384, 24564, 32768, 49152)
 MODELS = (
@@ -53,17 +56,25 @@ class Counts:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
 
-def could_fit(one: Stage, model: str, num_ctx: int) -> bool:
-    """Whether the model runs fully on the empty machine, by the router's own arithmetic (batch 512)."""
-    facts = one.sim.library.facts(key_of(model))
-    cards = tuple(one.sim.cards.gpus())
-    empty = tuple(gpu.__class__(**{**{f: getattr(gpu, f) for f in gpu.__dataclass_fields__}, "free_bytes": gpu.total_bytes}) for gpu in cards)
+async def installed() -> Mapping[str, ModelFacts]:
+    """The facts of every model, as a catalog reads them."""
+    async with running_simulator(SimConfig(models=MODELS)) as sim:
+        client = OllamaClient(sim.url)
+        try:
+            return await CatalogReader(client).refresh()
+        finally:
+            await client.aclose()
+
+
+def could_fit(one: Stage, facts: ModelFacts, num_ctx: int) -> bool:
+    """Whether the model runs fully on the empty machine, by the router's own arithmetic (batch 512, no safety)."""
+    empty = tuple(replace(gpu, free_bytes=gpu.total_bytes) for gpu in one.sim.cards.gpus())
     need = ContextNeed(num_ctx, num_ctx)
-    rules = MachineRules(safety_bytes=0)
-    return isinstance(plan_switch(facts, RunnerOptions(num_batch=512), need, Snapshot(empty), rules), Plan)
+    found = plan_switch(facts, RunnerOptions(num_batch=512), need, Snapshot(empty), MachineRules(safety_bytes=0))
+    return isinstance(found, Plan)
 
 
-async def sequence(seed: int, router: Mapping[str, object] | None) -> Counts:
+async def sequence(seed: int, router: Mapping[str, object] | None, facts: Mapping[str, ModelFacts]) -> Counts:
     """One machine, one client, eight requests."""
     rng = random.Random(seed)
     cards = tuple(
@@ -78,7 +89,7 @@ async def sequence(seed: int, router: Mapping[str, object] | None) -> Counts:
             body = {"model": model, "prompt": "[[tokens=4]] hi", "options": {"num_ctx": num_ctx}}
             reply = await one.ask(body)
             counts.requests += 1
-            fits = could_fit(one, model, num_ctx)
+            fits = could_fit(one, facts[key_of(model)], num_ctx)
             if reply.status != 200:
                 counts.refused += 1
                 counts.refused_but_fits += fits
@@ -96,10 +107,10 @@ def main() -> int:
     parser.add_argument("--sequences", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=1)
     asked = parser.parse_args()
-    alone, routed = Counts(), Counts()
+    alone, routed, facts = Counts(), Counts(), run_virtual(installed())
     for number in range(asked.sequences):
-        alone.add(run_virtual(sequence(asked.seed * 100_000 + number, None)))
-        routed.add(run_virtual(sequence(asked.seed * 100_000 + number, ROUTER)))
+        alone.add(run_virtual(sequence(asked.seed * 100_000 + number, None, facts)))
+        routed.add(run_virtual(sequence(asked.seed * 100_000 + number, ROUTER, facts)))
     names = list(Counts.__dataclass_fields__)
     rows = [(name.replace("_", " "), getattr(alone, name), getattr(routed, name)) for name in names]
     print(table([("", "Ollama alone", "router"), *rows]))

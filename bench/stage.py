@@ -9,7 +9,7 @@ import json
 import statistics
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from router.adapters.gpu import ProbeReading
@@ -99,12 +99,12 @@ async def stage(
     evictions: list[str] = []
 
     def on_event(kind: str, model: str, detail: str) -> None:
-        if kind == "load":
+        if kind == "starting":
             loads.append(model)
-        elif kind == "evict":
+        elif kind == "evicting":
             evictions.append(model)
 
-    async with running_simulator(_with_events(sim_config, on_event)) as sim:
+    async with running_simulator(replace(sim_config, on_event=on_event)) as sim:
         client = HttpRelay(sim.url, pool_size=512, first_byte_timeout_s=1e5, idle_timeout_s=1e5)
         if router_config is None:
             yield Stage(sim, sim.url, client, None, loads, evictions)
@@ -123,11 +123,6 @@ async def stage(
             client = HttpRelay(router.url, pool_size=512, first_byte_timeout_s=1e5, idle_timeout_s=1e5)
             yield Stage(sim, router.url, client, router, loads, evictions)
             await client.aclose()
-
-
-def _with_events(config: SimConfig, on_event: Any) -> SimConfig:
-    config.on_event = on_event
-    return config
 
 
 def table(rows: Sequence[Sequence[object]]) -> str:

@@ -12,16 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from router.adapters.gpu import (
-    AmdSysfsProbe,
-    CommandProbe,
-    NvmlProbe,
-    PrometheusProbe,
-    StaticProbe,
-    VramProbe,
-    detect_probe,
-)
-from router.adapters.ollama import CatalogReader, OllamaClient
+from router.adapters.catalog import CatalogReader
+from router.adapters.gpu import AmdSysfsProbe, CommandProbe, NvmlProbe, PrometheusProbe, StaticProbe, VramProbe, detect_probe
+from router.adapters.ollama import OllamaClient
 from router.adapters.relay import HttpRelay
 from router.adapters.store import LearnedStore, MemoryStore, SqliteStore
 from router.chains import Chains

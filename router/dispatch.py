@@ -169,12 +169,12 @@ class Dispatcher:
         for _ in range(MOST_ATTEMPTS):
             decision = self.decide(call.request, chain)
             chosen = decision.chosen
-            if chosen is None:
+            if chosen is None and not self._line.is_switching:
                 answer = await self._without(call, chain, decision, started_s)
                 if answer is not None:
                     return answer
                 continue
-            if chosen.resident is None or not self._line.may_enter(chosen.resident.weights):
+            if chosen is None or chosen.resident is None or not self._line.may_enter(chosen.resident.weights):
                 key = self._key(call.request, chain)
                 await self._line.wait(key, lambda: self._decide(call.request, chain), started_s)
                 continue

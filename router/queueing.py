@@ -142,6 +142,11 @@ class Line:
         return max(1.0, sum(sizes.values()) / LOADING_BYTES_PER_S)
 
     @property
+    def is_switching(self) -> bool:
+        """True while a switch is under way."""
+        return self._switching is not None
+
+    @property
     def depth(self) -> int:
         return len(self._tickets)
 
@@ -160,8 +165,7 @@ class Line:
     def _pump(self) -> None:
         self._set_timer(None)
         if self._switching is not None:
-            self.closed = frozenset(self.loading.plan.evict) if self.loading else frozenset()
-            self._release_ready(self._groups())
+            self._release_ready(self._groups(), may_refuse=False)
             return
         groups = self._groups()
         self.closed = frozenset()
@@ -181,10 +185,15 @@ class Line:
             waits = [t.since_s + self.settings.age_bound_s for group in ordered for t in group.tickets]
             self._set_timer(max(0.05, min(waits) - _now()))
 
-    def _release_ready(self, groups: dict[str, Group]) -> None:
-        """Wake those whose model is resident and open, and those who can only be refused or passed through."""
+    def _release_ready(self, groups: dict[str, Group], *, may_refuse: bool = True) -> None:
+        """Wake those whose model is resident and open, and those who can only be refused or passed through.
+
+        While a switch runs its memory is on the way, so nobody is refused then.
+        """
         for group in groups.values():
             chosen = group.decision.chosen
+            if chosen is None and not may_refuse:
+                continue
             if chosen is not None and chosen.kind is not VerdictKind.RESIDENT:
                 continue
             if chosen is not None and chosen.resident is not None and not self.may_enter(chosen.resident.weights):
@@ -202,7 +211,7 @@ class Line:
                 continue
             if (decision := decisions.get(ticket.key)) is None:
                 decision = decisions[ticket.key] = ticket.decide()
-            ticket.weights = wanted_weights(decision)
+            ticket.weights = wanted_weights(decision) or ticket.weights
             where = f"{ticket.weights}|{decision.chosen.num_ctx if decision.chosen else ''}"
             groups.setdefault(where, Group(decision)).tickets.append(ticket)
         self._count_wanted()
@@ -234,15 +243,18 @@ class Line:
         if chosen.plan.evict:
             self._swaps.append(_now())
         self.loading = Target(chosen.facts, chosen.plan)
-        self.closed = frozenset(chosen.plan.evict)
+        self._world.loading = (self.loading.weights, chosen.num_ctx)
+        self._world.changed()
+        self.closed = frozenset((*chosen.plan.evict, self.loading.weights))  # the newcomer until it is verified
         self._switching = asyncio.create_task(self._switch(self.loading), name="switch")
 
     async def _switch(self, target: Target) -> None:
         try:
             ending = await self._residency.switch(target)
         finally:
-            self.loading = None
+            self.loading = self._world.loading = None
             self._switching = None
+            self._world.changed()
         self._count_strike(target.weights, ending)
         self.pump()
 

@@ -14,7 +14,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from router.adapters.gpu import GpuProcess, ProbeReading, VramProbe
-from router.adapters.ollama import CatalogReader, ModelServer, PsRow
+from router.adapters.catalog import CatalogReader
+from router.adapters.ollama import ModelServer, PsRow
 from router.core.capacity import Gpu, Reservation, Resident, RunnerOptions, Snapshot
 from router.core.catalog import ModelFacts
 from router.core.derived_names import is_derived
@@ -79,6 +80,7 @@ class World:
         self.last_error = "not asked yet"
         self.residents: dict[str, Tracked] = {}
         self.reservations: list[Reservation] = []
+        self.loading: tuple[str, int] | None = None  # weights and num_ctx of the switch under way
         self.wanted: dict[str, int] = {}
         self.epoch = 0
         self.barred: dict[str, tuple[float, str]] = {}  # weights → (until, why)
@@ -210,6 +212,7 @@ class World:
             reservations=tuple(self.reservations),
             catalog=self.catalog,
             may_upgrade=may_upgrade,
+            loading=self.loading,
             barred={weights: why for weights, (until_s, why) in self.barred.items() if until_s > now_s},
         )
 

@@ -83,7 +83,8 @@ class Snapshot:
     """Everything that a decision may look at. `gpus` None = no reading (verify mode); () = there is no GPU.
 
     `catalog` maps canonical names to facts. `may_upgrade` is False while the swap budget of the minute is spent.
-    `barred` names weights that just failed to load, with the reason.
+    `barred` names weights that just failed to load, with the reason. `loading` is what a switch under way loads:
+    weights and num_ctx.
     """
 
     gpus: tuple[Gpu, ...] | None
@@ -92,6 +93,7 @@ class Snapshot:
     catalog: Mapping[str, ModelFacts] = field(default_factory=dict)
     may_upgrade: bool = True
     barred: Mapping[str, str] = field(default_factory=dict)
+    loading: tuple[str, int] | None = None
 
     def __repr__(self) -> str:
         free = "unknown" if self.gpus is None else " + ".join(f"{gpu.free_bytes / GIB:.1f}" for gpu in self.gpus)

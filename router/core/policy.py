@@ -6,6 +6,7 @@
  2. INCAPABLE    it cannot do what the request needs (vision, tools, thinking, insert, embedding)
  3. CONTEXT      its own maximum is below the context that the request needs
  4. RESIDENT     it is loaded, fully on the GPU, with enough context: no memory is needed
+ 4b. LOADING     a switch under way makes it so
  5. FITS         it can be loaded fully on the GPU now, evicting idle residents at most
  6. WAITS        it can, once residents with requests in flight have become idle
  7. TRIES        free memory is unknown (verify mode): the load itself will tell
@@ -40,6 +41,7 @@ class VerdictKind(Enum):
     INCAPABLE = "cannot do what the request needs"
     CONTEXT = "its maximum context is too small"
     RESIDENT = "resident"
+    LOADING = "is being loaded"
     FITS = "fits"
     WAITS = "fits once busy residents are idle"
     TRIES = "free memory unknown, will be verified"
@@ -48,7 +50,8 @@ class VerdictKind(Enum):
     HELD_BACK = "fits, but an upgrade is held back"
 
 
-USABLE = frozenset({VerdictKind.RESIDENT, VerdictKind.FITS, VerdictKind.WAITS, VerdictKind.TRIES})
+READY = frozenset({VerdictKind.RESIDENT, VerdictKind.LOADING})
+USABLE = READY | frozenset({VerdictKind.FITS, VerdictKind.WAITS, VerdictKind.TRIES})
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +118,7 @@ def choose(request: InferenceRequest, chain: Chain, snapshot: Snapshot, rules: R
     for variant in chain.variants:
         verdict = look(variant)
         verdicts.append(verdict)
-        if verdict.kind is VerdictKind.RESIDENT:
+        if verdict.kind in READY:
             return _decide(verdicts, held, len(verdicts) - 1 if free is None else free)
         if verdict.kind in USABLE and free is None:
             if _is_held_back(verdict, snapshot):
@@ -180,6 +183,8 @@ def _looker(
             return Verdict(
                 variant, VerdictKind.RESIDENT, resident.context_length, resident=resident, facts=facts, detail="loaded"
             )
+        if snapshot.loading is not None and snapshot.loading[0] == facts.weights and snapshot.loading[1] >= need.lower:
+            return Verdict(variant, VerdictKind.LOADING, snapshot.loading[1], facts=facts)  # case 4b
         return _look_for_room(variant, facts, request, need, snapshot, rules)
 
     return look

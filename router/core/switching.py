@@ -258,7 +258,7 @@ def _plan(options: RunnerOptions, evicted: tuple[Resident, ...], placement: Plac
         cards=tuple(device.index for device in placement.devices),
         need_bytes=placement.need_bytes,
         have_bytes=sum(device.have_bytes for device in placement.devices),
-        need_by_card=tuple(device.need_bytes for device in placement.devices),
+        need_by_card=tuple(device.need_bytes if device.layers else 0 for device in placement.devices),
         expected_bytes=placement.expected_bytes,
         cache_bytes=cache,
     )
