@@ -176,7 +176,10 @@ class Engine(AbstractAsyncContextManager["Engine"]):
             request = self._pending.popleft()
             self._is_idle = False
             if not request.is_cancelled:
-                await self._schedule(request)
+                try:
+                    await self._schedule(request)
+                except Exception as error:  # a fault of ours: whoever asked shall see it, and the loop goes on
+                    self._answer(request, error)
             self._is_idle = not self._pending
 
     def _drop_stale_unloads(self) -> None:
@@ -218,7 +221,7 @@ class Engine(AbstractAsyncContextManager["Engine"]):
         else:
             request.served.set_result(runner)
 
-    def _answer(self, request: Request, error: EngineError) -> None:
+    def _answer(self, request: Request, error: Exception) -> None:
         if not request.served.done():
             request.served.set_exception(error)
 

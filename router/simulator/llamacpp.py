@@ -117,5 +117,7 @@ def _host_bytes(costs: _Costs, layout: Layout) -> int:
     """What the log says of the CPU side: weights that stayed, the last cache line, outputs."""
     behind = [il for il, own in enumerate(layout.owners) if own == CPU]
     caches = [sum(costs.cache(il, sliding=sliding) for il in behind) for sliding in (False, True)]
-    weights = sum(costs.weights) - sum(layout.weights) + costs.shape.weights.host_bytes
+    on_gpu = sum(layout.weights)
+    mapped = sum(costs.weights) - on_gpu + costs.shape.weights.host_bytes
+    weights = min(mapped, costs.start.model.blob_bytes - on_gpu)  # Ollama: never more than the file
     return weights + (caches[1] or caches[0]) + costs.facts.vocab * OUTPUT_BYTES_PER_TOKEN * costs.start.num_parallel

@@ -191,6 +191,7 @@ class Loader:
         """Ollama's wait for a runner: a look every 250 ms; the client's leaving ends it, and so does a long silence."""
         loop = asyncio.get_running_loop()
         while True:
+            runner.check()
             if request.is_cancelled:
                 raise _StartFailed("timed out waiting for llama-server to start: context canceled")
             if not runner.is_alive:

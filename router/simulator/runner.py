@@ -88,6 +88,11 @@ class Runner:
         self.active_at_s = asyncio.get_running_loop().time()
         self._task = asyncio.get_running_loop().create_task(self._load(arithmetic))
 
+    def check(self) -> None:
+        """Raise what went wrong in the arithmetic itself, if anything did: a fault of ours, not one that is played."""
+        if self._task is not None and self._task.done() and not self._task.cancelled():
+            self._task.result()
+
     def stop_timer(self) -> None:
         """No expiry for now."""
         if self.timer is not None:

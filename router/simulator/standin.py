@@ -190,7 +190,9 @@ class StandIn:
     def _host(self, costs: _Costs, layout: Layout) -> int:
         """What the log says of the CPU: weights that stayed, the last cache line, output and graph."""
         shape, batch = costs.shape, costs.batch
-        weights = sum(costs.weights) - sum(layout.weights) + shape.token_embedding
+        on_gpu = sum(layout.weights)
+        mapped = sum(costs.weights) - on_gpu + shape.token_embedding
+        weights = min(mapped, costs.start.model.blob_bytes - on_gpu)  # Ollama: never more than the file
         behind = [il for il, own in enumerate(layout.owners) if own == CPU]
         caches = [sum(costs.cache(il, sliding=sliding) for il in behind) for sliding in (False, True)]
         graph = shape.embedding * batch * 4 + costs.cells * batch * 2
