@@ -114,7 +114,7 @@ def _shown(exchange: Exchange, model: Installed, request: Mapping[str, Any]) -> 
         "parameters": parameters(model.parameters),
         "template": model.template,
         "system": system,
-        "details": {**model.details(), "quantization_level": model.weights.shown_quantization},
+        "details": {**model.details(), "quantization_level": model.weights.shown_quantization or model.weights.quantization},
         "messages": [{"role": m.get("role", ""), "content": m.get("content", "")} for m in model.messages],
         "model_info": model_info(model.weights, verbose=bool(request.get("verbose"))),
         "tensors": [{"name": t.name, "type": t.type, "shape": list(t.shape)} for t in model.weights.tensors],

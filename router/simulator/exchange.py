@@ -14,7 +14,7 @@ from router.errors import BadRequest
 from router.simulator.engine import Engine, EngineError
 from router.simulator.gojson import GoError, dump
 from router.simulator.gotypes import Struct, bind
-from router.simulator.library import Installed, Library
+from router.simulator.library import Installed, Library, Weights
 from router.simulator.requests import Request
 from router.simulator.response import Response
 
@@ -37,7 +37,10 @@ def wall_clock() -> datetime:
 
 @dataclass(slots=True)
 class Host:
-    """What all requests of one simulated server share."""
+    """What all requests of one simulated server share.
+
+    `registry` is what pull can reach (None: no network); `spare_weights` are GGUF files that create knows by digest.
+    """
 
     engine: Engine
     library: Library
@@ -48,7 +51,7 @@ class Host:
     models_dir: str = "/models"
     registry_error: str = "proxyconnect tcp: dial tcp 127.0.0.1:9: connect: connection refused"
     registry: Library | None = None
-    vectors: dict[str, list[float]] = field(default_factory=dict)
+    spare_weights: dict[str, Weights] = field(default_factory=dict)
 
     def stamp(self) -> str:
         """The date as Go prints it in JSON."""

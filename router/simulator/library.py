@@ -34,7 +34,8 @@ def digest_of(data: bytes) -> str:
 class Weights:
     """One weights blob: its metadata as `/api/show` gives it, its tensors, and what it says (`speech.py`).
 
-    `info` has the arrays that are known; `/api/show` without verbose shows them as null.
+    `info` has the arrays that are known; `/api/show` without verbose shows them as null. `shown_quantization` is what
+    show says where it differs from the manifest.
     """
 
     digest: str
@@ -46,6 +47,7 @@ class Weights:
     info: Mapping[str, Any]
     tensors: tuple[Tensor, ...]
     script: str = ""
+    shown_quantization: str = ""
 
     @property
     def arch(self) -> str:
@@ -56,11 +58,6 @@ class Weights:
     def has_projector(self) -> bool:
         """Whether the file brings the tensors that see images."""
         return any(tensor.name.startswith("v.") for tensor in self.tensors)
-
-    @property
-    def shown_quantization(self) -> str:
-        """What show says: the file's own type where the manifest says F32 of a file without one."""
-        return self.quantization
 
     def value(self, key: str) -> Any:
         """The metadata value ``<arch>.<key>``, None where absent."""
@@ -163,9 +160,17 @@ def config_layer(weights: Weights) -> Layer:
     return Layer(CONFIG_MEDIA, digest_of(data), len(data), data)
 
 
-def installed(name: ModelName, weights: Weights, layers: Iterable[Layer], at: datetime, *, parent: str = "") -> Installed:
-    """The tag `name` with these layers (weights first)."""
-    kept, config = tuple(layers), config_layer(weights)
+def installed(
+    name: ModelName,
+    weights: Weights,
+    layers: Iterable[Layer],
+    at: datetime,
+    *,
+    parent: str = "",
+    config: Layer | None = None,
+) -> Installed:
+    """The tag `name` with these layers (weights first); `config` where it is not Ollama's own."""
+    kept, config = tuple(layers), config or config_layer(weights)
     read = _read_layers(kept)
     made = Installed(name, weights, kept, config, at, parent=parent, **read)
     manifest = {
@@ -177,7 +182,7 @@ def installed(name: ModelName, weights: Weights, layers: Iterable[Layer], at: da
     size = sum(item.size for item in kept) + config.size
     made = replace(
         made,
-        digest=digest_of(dump(manifest))[7:],
+        digest=digest_of(dump(manifest) + b"\n")[7:],
         size_bytes=size,
         capabilities=capabilities_of(weights, made.template),
     )
@@ -327,3 +332,45 @@ def real_library(tags: Iterable[str]) -> Library:
     for number, tag in enumerate(tags):
         library.add(real_model(tag, INSTALLED_AT - timedelta(seconds=number)))
     return library
+
+
+def tiny_library() -> Library:
+    """The scripted models of the recordings: what they say, count and can do is known to the token."""
+    raw = resources.files("router.simulator").joinpath("models/tiny.json.gz").read_bytes()
+    data = json.loads(gzip.decompress(raw))
+    weights = {key: _tiny_weights(entry) for key, entry in data["weights"].items()}
+    library = Library()
+    for entry in data["models"]:
+        used = weights[entry["weights"]]
+        layers = [Layer(MEDIA + "model", used.digest, used.size_bytes), layer("template", entry["template"].encode())]
+        layers += extra_layers(entry)
+        at = datetime.fromisoformat(entry["modified_at"][:26].rstrip("Z") + "+00:00")
+        parent = entry.get("parent", "")
+        library.add(installed(ModelName.parse(entry["name"]), used, layers, at, parent=parent))
+    return library
+
+
+def _tiny_weights(entry: Mapping[str, Any]) -> Weights:
+    return Weights(
+        digest=entry["digest"],
+        size_bytes=entry["bytes"],
+        quantization=entry["quantization"],
+        size_label=entry["size_label"],
+        family=entry["family"],
+        families=(entry["family"],),
+        info=entry["info"],
+        tensors=tuple(Tensor(name, kind, tuple(shape)) for name, kind, shape in entry["tensors"]),
+        script=entry["script"],
+        shown_quantization=entry["shown_quantization"],
+    )
+
+
+def extra_layers(entry: Mapping[str, Any]) -> list[Layer]:
+    """Layers for `system`, `licenses`, `parameters`, `messages`, in the order in which create writes them."""
+    layers = [layer("system", entry["system"].encode())] if entry.get("system") else []
+    layers += [layer("license", text.encode()) for text in entry.get("licenses") or ()]
+    if entry.get("parameters"):
+        layers.append(layer("params", dump(dict(sorted(entry["parameters"].items()))) + b"\n"))
+    if entry.get("messages"):
+        layers.append(layer("messages", dump(list(entry["messages"])) + b"\n"))
+    return layers

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from router.core.ollama_options import ServerSettings
-from router.simulator import api_lists, api_native
+from router.simulator import api_anthropic, api_lists, api_manage, api_native, api_openai, api_responses
 from router.simulator.arithmetic import Arithmetic
 from router.simulator.cards import Cards
 from router.simulator.engine import Engine
@@ -83,13 +83,13 @@ class SimConfig:
 def _handlers() -> dict[str, Handler]:
     found: dict[str, Handler] = {}
     for module in _modules():
-        names = (name for name, value in vars(module).items() if asyncio.iscoroutinefunction(value))
-        found.update({name: getattr(module, name) for name in names if not name.startswith(("_", "answer_"))})
+        own = {name: value for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__}
+        found.update({name: value for name, value in own.items() if asyncio.iscoroutinefunction(value)})
     return found
 
 
 def _modules() -> list[Any]:
-    return [api_lists, api_native]
+    return [api_lists, api_native, api_manage, api_openai, api_responses, api_anthropic]
 
 
 class SimulatedOllama:
