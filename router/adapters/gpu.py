@@ -1,0 +1,82 @@
+"""The probes of free memory, one protocol: NVML, a command, Prometheus text, AMD sysfs, static; and which fits here."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from pathlib import Path
+
+import pynvml
+
+from router.adapters.gpu_amd import AmdSysfsProbe, read_sysfs
+from router.adapters.gpu_command import CommandProbe
+from router.adapters.gpu_nvml import NvmlProbe
+from router.adapters.gpu_prometheus import PrometheusProbe
+from router.adapters.gpu_reading import GpuProcess, ProbeReading, VramProbe
+from router.core.capacity import Gpu
+from router.errors import ProbeError
+
+__all__ = [
+    "AmdSysfsProbe",
+    "CommandProbe",
+    "GpuProcess",
+    "NvmlProbe",
+    "ProbeReading",
+    "PrometheusProbe",
+    "StaticProbe",
+    "VramProbe",
+    "detect_probe",
+]
+
+_DETECT_S = 5.0
+
+
+class StaticProbe:
+    """The cards as they are given; for tests, and for memory that nobody can read."""
+
+    name = "static"
+
+    def __init__(self, gpus: tuple[Gpu, ...]) -> None:
+        self.gpus = gpus
+
+    async def read(self) -> ProbeReading:
+        return ProbeReading(self.gpus, asyncio.get_running_loop().time())
+
+    async def aclose(self) -> None:
+        """Nothing to let go of."""
+
+
+def detect_probe(*, cache_s: float = 0.05, timeout_s: float = 0.25, root: str = "/") -> VramProbe | None:
+    """The probe for this machine's cards; None where there are none to see (verify mode).
+
+    NVML that is there but fails (driver not loaded, a lost card, a hang) still counts: it may recover, and until then
+    the router says so. NVML that sees no card does not: the upstream may sit in a container that sees more.
+    """
+    if _has_nvidia():
+        return NvmlProbe(cache_s=cache_s, timeout_s=timeout_s)
+    try:
+        has_amd = bool(read_sysfs(Path(root)))
+    except ProbeError:
+        has_amd = True
+    return AmdSysfsProbe(root, cache_s=cache_s, timeout_s=timeout_s) if has_amd else None
+
+
+def _has_nvidia() -> bool:
+    found: list[bool] = []
+    asking = threading.Thread(target=lambda: found.append(_asks_nvml()), name="NVML detection", daemon=True)
+    asking.start()
+    asking.join(_DETECT_S)
+    return not found or found[0]
+
+
+def _asks_nvml() -> bool:
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as exc:
+        return bool(exc.value != pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+    try:
+        return int(pynvml.nvmlDeviceGetCount()) > 0
+    except pynvml.NVMLError:
+        return True
+    finally:
+        pynvml.nvmlShutdown()

@@ -1,0 +1,128 @@
+"""Free memory from a command that prints nvidia-smi's CSV, here or on another machine (`ssh gpu1 nvidia-smi …`)."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Mapping, Sequence
+
+from router.adapters.gpu_nvml import UNKNOWN_CONTEXT_BYTES
+from router.adapters.gpu_reading import CachedReading, Cards, ProbeReading
+from router.core.capacity import Gpu
+from router.errors import ProbeError
+
+QUERY = ("--query-gpu=index,uuid,name,memory.total,memory.free,compute_cap", "--format=csv")
+_COLUMNS = ("index", "uuid", "name", "memory.total", "memory.free", "compute_cap")
+_UNITS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "kB": 10**3, "MB": 10**6, "GB": 10**9, "": 1 << 20}
+_AMOUNT = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)")
+_HEADING = re.compile(r"([a-z_.]+)(?:\s*\[(\w+)\])?")
+_NO_DEVICE = "No devices were found"
+
+
+class CommandProbe:
+    """Runs `argv` at most once per `cache_s`. A bare `… nvidia-smi` gets the query appended.
+
+    The columns are known by the header line (with or without units); without one they are those of `QUERY`. Raises
+    ProbeError for a command that fails, hangs beyond `timeout_s`, or prints no card whose memory is known.
+    """
+
+    name = "command"
+
+    def __init__(self, argv: Sequence[str], *, cache_s: float = 1.0, timeout_s: float = 5.0) -> None:
+        is_bare = bool(argv) and argv[-1].rpartition("/")[2] == "nvidia-smi"
+        self._argv = (*argv, *QUERY) if is_bare else tuple(argv)
+        self._timeout_s = timeout_s
+        self._cached = CachedReading(self._read_cards, cache_s)
+
+    async def read(self) -> ProbeReading:
+        return await self._cached.get()
+
+    async def aclose(self) -> None:
+        await self._cached.aclose()
+
+    async def _read_cards(self) -> Cards:
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *self._argv,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+            )
+        except (OSError, ValueError) as exc:
+            raise ProbeError(f"the probe's command cannot run: {exc}") from exc
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                output, complaint = await process.communicate()
+        except TimeoutError:
+            raise ProbeError(f"{self._argv[0]} did not end in {self._timeout_s:g} s") from None
+        finally:
+            await _end(process)
+        text = output.decode("utf-8", "replace")
+        if _NO_DEVICE in text:
+            return (), ()
+        if process.returncode != 0:
+            reason = (complaint.decode("utf-8", "replace").strip() or text.strip()).split("\n")[0]
+            raise ProbeError(f"{self._argv[0]} ended with status {process.returncode}: {reason[:200]}")
+        return parse_csv(text), ()
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        try:
+            process.kill()
+        except ProcessLookupError:
+            pass  # it ended by itself just now
+        await process.wait()
+
+
+def parse_csv(text: str) -> tuple[Gpu, ...]:
+    """The cards in nvidia-smi's CSV. A card whose memory is not known (``[N/A]``, ``[GPU is lost]``) is left out."""
+    rows = [[cell.strip() for cell in line.split(",")] for line in text.splitlines() if "," in line]
+    if not rows:
+        raise ProbeError(f"no CSV in the probe's output: {text.strip()[:100]!r}")
+    at = next((number for number, row in enumerate(rows) if any(cell.startswith("memory.") for cell in row)), None)
+    if at is None:
+        columns, units = list(_COLUMNS), [""] * len(_COLUMNS)
+    else:  # what a login shell printed before the header does not count
+        headings = [_HEADING.fullmatch(cell) for cell in rows[at]]
+        columns = [heading[1] if heading else "" for heading in headings]
+        units = [(heading[2] or "") if heading else "" for heading in headings]
+    gpus: list[Gpu] = []
+    for row in rows if at is None else rows[at + 1 :]:
+        cells = dict(zip(columns, row, strict=False))
+        gpu = _gpu(len(gpus), cells, dict(zip(columns, units, strict=False)))
+        if gpu is not None:
+            gpus.append(gpu)
+    if not gpus:
+        raise ProbeError("the probe's output names no card whose memory is known")
+    return tuple(gpus)
+
+
+def _gpu(position: int, cells: Mapping[str, str], units: Mapping[str, str]) -> Gpu | None:
+    total, free, used = (
+        _amount(cells.get(column, ""), units.get(column, ""))
+        for column in ("memory.total", "memory.free", "memory.used")
+    )
+    if free is None and total is not None and used is not None:
+        free = total - used - (_amount(cells.get("memory.reserved", ""), units.get("memory.reserved", "")) or 0)
+    if total is None or free is None:
+        return None
+    index = int(cells["index"]) if cells.get("index", "").isdecimal() else position
+    compute = cells.get("compute_cap", "")
+    return Gpu(
+        index=index,
+        uuid=cells.get("uuid") or cells.get("gpu_uuid") or f"gpu-{index}",
+        name=cells.get("name") or cells.get("gpu_name") or "GPU",
+        total_bytes=total,
+        free_bytes=max(0, free),
+        context_bytes=UNKNOWN_CONTEXT_BYTES,
+        compute=compute if re.fullmatch(r"[0-9]+\.[0-9]+", compute) else "",
+    )
+
+
+def _amount(cell: str, unit: str) -> int | None:
+    """Bytes; a number without a unit is in the header's, or in MiB. None for what is no number."""
+    match = _AMOUNT.fullmatch(cell)
+    if match is None or (scale := _UNITS.get(match[2] or unit)) is None:
+        return None
+    return int(float(match[1]) * scale)

@@ -1,0 +1,156 @@
+"""Free memory of NVIDIA cards through NVML, in process (nvidia-ml-py)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pynvml
+
+from router.adapters.gpu_reading import CachedReading, Cards, DeadlineThread, GpuProcess, ProbeReading
+from router.core.capacity import Gpu
+from router.errors import ProbeError
+
+_MIB = 1 << 20
+UNKNOWN_CONTEXT_BYTES = 457 * _MIB  # Ollama's own constant
+_MOST_CONTEXT_BYTES = 600 * _MIB
+# Cores of one multiprocessor by compute capability (CUDA C Programming Guide); 128 where it is not listed.
+_CORES = {"6.0": 64, "7.0": 64, "7.2": 64, "7.5": 64, "8.0": 64, "3.0": 192, "3.5": 192, "3.7": 192}
+# A card that says so has no memory that can be read: fallen off the bus, unified with the CPU's, or not ours to see.
+_SKIPPED = {pynvml.NVML_ERROR_GPU_IS_LOST, pynvml.NVML_ERROR_NOT_SUPPORTED, pynvml.NVML_ERROR_NO_PERMISSION}
+
+
+def context_bytes(multiprocessors: int) -> int:
+    """What one more process's driver context takes on a card (vram.md §4, measured); 0 multiprocessors = unknown."""
+    if multiprocessors <= 0:
+        return UNKNOWN_CONTEXT_BYTES
+    return min((40 + 3 * multiprocessors) * _MIB, _MOST_CONTEXT_BYTES)
+
+
+class NvmlProbe:
+    """The cards as the driver lists them (PCI order), MIG instances in place of a card that is divided.
+
+    A reading is kept for `cache_s`. After any error NVML is set up anew, so a reloaded driver is found again. A card
+    that is lost is left out; only when none is left is that an error.
+    """
+
+    name = "nvml"
+
+    def __init__(self, *, cache_s: float = 0.05, timeout_s: float = 0.25) -> None:
+        self._thread = DeadlineThread("NVML", timeout_s)
+        self._cached = CachedReading(self._read_cards, cache_s)
+        self._is_ready = False
+        self._fixed: dict[str, tuple[str, int]] = {}  # UUID → (compute capability, context bytes)
+        self._names: dict[int, str] = {}
+
+    async def read(self) -> ProbeReading:
+        return await self._cached.get()
+
+    async def aclose(self) -> None:
+        await self._cached.aclose()
+        self._thread.close()
+
+    async def _read_cards(self) -> Cards:
+        cards: Cards = await self._thread.run(self._read_all)
+        return cards
+
+    def _read_all(self) -> Cards:
+        """In the thread: every card and process."""
+        try:
+            if not self._is_ready:
+                pynvml.nvmlInit()
+                self._is_ready = True
+            return self._cards()
+        except (pynvml.NVMLError, pynvml.NVMLLibraryMismatchError, ValueError) as exc:
+            self._forget()
+            raise ProbeError(f"NVML: {exc}") from exc
+
+    def _forget(self) -> None:
+        """Begin anew at the next reading."""
+        if self._is_ready:
+            self._is_ready = False
+            self._fixed.clear()
+            try:
+                pynvml.nvmlShutdown()
+            except pynvml.NVMLError:
+                pass  # it was down already
+
+    def _cards(self) -> Cards:
+        handles = [handle for index in range(pynvml.nvmlDeviceGetCount()) for handle in _devices(index)]
+        gpus: list[Gpu] = []
+        processes: list[GpuProcess] = []
+        for handle in handles:
+            try:
+                gpus.append(self._gpu(len(gpus), handle))
+            except pynvml.NVMLError as exc:
+                if exc.value not in _SKIPPED:
+                    raise
+            else:
+                processes += self._processes(len(gpus) - 1, handle)
+        if handles and not gpus:
+            raise ProbeError("NVML: no card's memory can be read")
+        return tuple(gpus), tuple(processes)
+
+    def _gpu(self, index: int, handle: Any) -> Gpu:
+        memory, uuid = _memory(handle), str(pynvml.nvmlDeviceGetUUID(handle))
+        if uuid not in self._fixed:
+            self._fixed[uuid] = _compute_and_context(handle)
+        compute, context = self._fixed[uuid]
+        name = str(pynvml.nvmlDeviceGetName(handle))
+        return Gpu(index, uuid, name, int(memory.total), int(memory.free), context, compute)
+
+    def _processes(self, index: int, handle: Any) -> list[GpuProcess]:
+        """Those that the driver names; in a container it may name none."""
+        found = {}
+        for kind in ("Compute", "Graphics"):
+            for process in _optional(f"nvmlDeviceGet{kind}RunningProcesses_v3", handle) or ():
+                used = process.usedGpuMemory
+                found[process.pid] = GpuProcess(index, process.pid, self._process_name(process.pid), used)
+        return list(found.values())
+
+    def _process_name(self, pid: int) -> str:
+        if pid not in self._names:
+            if len(self._names) > 1000:
+                self._names.clear()
+            self._names[pid] = str(_optional("nvmlSystemGetProcessName", pid) or "")
+        return self._names[pid]
+
+
+def _devices(index: int) -> list[Any]:
+    """The card, or its MIG instances: a card that is divided runs nothing itself."""
+    try:
+        handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+    except pynvml.NVMLError as exc:
+        if exc.value in _SKIPPED:
+            return []
+        raise
+    mode = _optional("nvmlDeviceGetMigMode", handle)
+    if not mode or mode[0] != pynvml.NVML_DEVICE_MIG_ENABLE:
+        return [handle]
+    most = _optional("nvmlDeviceGetMaxMigDeviceCount", handle) or 0
+    instances = [_optional("nvmlDeviceGetMigDeviceHandleByIndex", handle, number) for number in range(most)]
+    return [instance for instance in instances if instance is not None]
+
+
+def _memory(handle: Any) -> Any:
+    """The second version counts what the driver reserves apart; drivers before 510 have only the first."""
+    try:
+        return pynvml.nvmlDeviceGetMemoryInfo(handle, version=pynvml.nvmlMemory_v2)
+    except pynvml.NVMLError as exc:
+        if exc.value not in (pynvml.NVML_ERROR_FUNCTION_NOT_FOUND, pynvml.NVML_ERROR_ARGUMENT_VERSION_MISMATCH):
+            raise
+        return pynvml.nvmlDeviceGetMemoryInfo(handle)
+
+
+def _compute_and_context(handle: Any) -> tuple[str, int]:
+    found = _optional("nvmlDeviceGetCudaComputeCapability", handle)
+    compute = f"{found[0]}.{found[1]}" if found else ""
+    cores = _optional("nvmlDeviceGetNumGpuCores", handle) or 0
+    return compute, context_bytes(int(cores) // _CORES.get(compute, 128))
+
+
+def _optional(function: str, *arguments: Any) -> Any:
+    """What a call returns that not every driver or card supports; None where this one does not."""
+    try:
+        return getattr(pynvml, function)(*arguments)
+    except (pynvml.NVMLError, AttributeError):
+        return None

@@ -1,0 +1,137 @@
+"""What a probe of free memory returns, and the two things most probes share: a cache with single flight, and a thread
+that may hang."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from router.core.capacity import Gpu
+from router.errors import ProbeError
+
+
+@dataclass(frozen=True, slots=True)
+class GpuProcess:
+    """A process that holds memory of a card. `name` is "" and `used_bytes` None where the driver does not say."""
+
+    gpu_index: int
+    pid: int
+    name: str
+    used_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeReading:
+    """The cards at `taken_at_s` (loop time). No cards: there is no GPU, which is not an error."""
+
+    gpus: tuple[Gpu, ...]
+    taken_at_s: float
+    processes: tuple[GpuProcess, ...] = ()
+
+
+class VramProbe(Protocol):
+    """Reads free memory; no policy inside. `name` says how, for `explain`."""
+
+    name: str
+
+    async def read(self) -> ProbeReading:
+        """The cards now, or as cached for the probe's stated time. Raises ProbeError, soon."""
+
+    async def aclose(self) -> None:
+        """Let go of the device."""
+
+
+Cards = tuple[tuple[Gpu, ...], tuple[GpuProcess, ...]]
+
+
+class CachedReading:
+    """Reads through `read_cards` at most once per `cache_s`, for all callers together; one that leaves cuts nobody."""
+
+    def __init__(self, read_cards: Callable[[], Awaitable[Cards]], cache_s: float) -> None:
+        self._read_cards = read_cards
+        self._cache_s = cache_s
+        self._latest: ProbeReading | None = None
+        self._reading: asyncio.Task[ProbeReading] | None = None
+
+    async def get(self) -> ProbeReading:
+        now_s = asyncio.get_running_loop().time()
+        if self._latest is not None and now_s - self._latest.taken_at_s < self._cache_s:
+            return self._latest
+        if self._reading is None or self._reading.done():
+            self._reading = asyncio.create_task(self._take(now_s))
+            self._reading.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return await asyncio.shield(self._reading)
+
+    async def _take(self, now_s: float) -> ProbeReading:
+        gpus, processes = await self._read_cards()
+        self._latest = ProbeReading(gpus, now_s, processes)
+        return self._latest
+
+    async def aclose(self) -> None:
+        if self._reading is not None and not self._reading.done():
+            self._reading.cancel()
+            await asyncio.gather(self._reading, return_exceptions=True)
+
+
+class DeadlineThread:
+    """Runs calls that may hang, one after the other, in one daemon thread.
+
+    A call that exceeds `timeout_s` raises ProbeError; until it returns, further calls are refused at once. So a hung
+    driver holds exactly one thread, delays nobody by more than one deadline, and does not keep the process from ending.
+    """
+
+    def __init__(self, name: str, timeout_s: float) -> None:
+        self._name = name
+        self._timeout_s = timeout_s
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._is_hung = False
+
+    async def run(self, call: Callable[[], Any]) -> Any:
+        """What `call` returns or raises. Raises ProbeError when it takes too long, or an earlier one still does."""
+        if self._is_hung:
+            raise ProbeError(f"{self._name} still hangs in an earlier call")
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
+            self._thread.start()
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[Any] = loop.create_future()
+        self._is_hung = True
+        self._jobs.put(lambda: self._deliver(loop, done, call))
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await asyncio.shield(done)
+        except TimeoutError:
+            done.add_done_callback(lambda future: future.exception())
+            raise ProbeError(f"{self._name} did not answer in {self._timeout_s:g} s") from None
+
+    def close(self) -> None:
+        """Ends the thread as soon as its call returns."""
+        self._jobs.put(None)
+        self._thread = None
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            job()
+
+    def _deliver(self, loop: asyncio.AbstractEventLoop, done: asyncio.Future[Any], call: Callable[[], Any]) -> None:
+        try:
+            result, error = call(), None
+        except Exception as exc:  # whatever it is, it belongs to the caller
+            result, error = None, exc
+        self._is_hung = False
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(_settle, done, result, error)
+
+
+def _settle(done: asyncio.Future[Any], result: Any, error: Exception | None) -> None:
+    if done.done():
+        return
+    if error is None:
+        done.set_result(result)
+    else:
+        done.set_exception(error)
