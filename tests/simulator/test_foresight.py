@@ -1,0 +1,81 @@
+"""The router's foresight against the simulated scheduler: what happens is always among what was foreseen."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from router.core.capacity import RunnerOptions
+from router.core.ollama_options import ServerSettings
+from router.core.ollama_rules import Outcome, foresee_load
+from router.simulator.cards import Cards
+from router.simulator.clock import run_virtual
+from router.simulator.engine import Engine
+from router.simulator.llamacpp import FootprintArithmetic
+from router.simulator.machine import CardSpec, Machine, Speeds
+from router.simulator.recordings import read_models
+
+MODELS = list(read_models(Path(__file__).parent.parent / "data" / "scheduler").values())
+MACHINES = ((24564,), (12288,), (24564, 12288), (8192, 8192), (12288, 12288, 24564))
+
+
+async def _one_sequence(seed: int) -> list[str]:
+    """Twelve loads of idle models; what was not foreseen. A runner that runs out of memory is nobody's to foresee here:
+    the router sends no load that does not fit."""
+    chance = random.Random(seed)
+    specs = tuple(CardSpec(name=f"CUDA{index}", total_mib=size) for index, size in enumerate(chance.choice(MACHINES)))
+    settings = ServerSettings(num_parallel=chance.choice((1, 1, 2)), sched_spread=chance.random() < 0.2)
+    gone: list[str] = []
+    failed: list[str] = []
+    names = {model.name: model.blob for model in MODELS}
+
+    def note(what: str, name: str, detail: str) -> None:
+        if what == "unloaded":
+            gone.append(names[name])
+        elif what == "load_failed":
+            failed.append(detail)
+
+    surprises = []
+    book = Cards(Machine(cards=specs, speeds=Speeds(load_mib_per_s=30000, tokens_per_s=100, cpu_tokens_per_s=4)))
+    async with Engine(book, settings, arithmetic=FootprintArithmetic(), seed=seed, on_event=note) as engine:
+        for turn in range(12):
+            model = chance.choice(MODELS)
+            asked = RunnerOptions(
+                num_ctx=chance.choice((None, 2048, 8192, 32768)), main_gpu=chance.choice((None, None, 0))
+            )
+            if chance.random() < 0.15:
+                book.set_foreign(chance.randrange(len(specs)), chance.choice((0, 2000, 6000)) << 20)
+            known = {runner.model.blob: runner for runner in engine._loaded.values()}
+            if model.blob in known:
+                continue
+            residents = [
+                replace(
+                    runner.resident(), held_bytes=tuple(_held(book, runner.who, card) for card in range(len(specs)))
+                )
+                for runner in known.values()
+            ]
+            seen = foresee_load(model.facts, asked, engine.gpus(), residents, settings, blob_bytes=model.blob_bytes)
+            gone.clear()
+            failed.clear()
+            async with await engine.acquire(model, asked):
+                runner = engine._loaded[model.blob]
+                happened = Outcome(tuple(gone), runner.cards, runner.launch.num_batch)
+                if not failed and (runner.launch.num_ctx != seen.num_ctx or happened not in seen.outcomes):
+                    surprises.append(f"seed {seed} turn {turn} {model.name}: {happened} not in {seen.outcomes}")
+            await asyncio.sleep(0.5)
+    return surprises
+
+
+def _held(book: Cards, who: str, card: int) -> int:
+    return book._held.get(who, {}).get(card, 0)
+
+
+@pytest.mark.parametrize("first", range(0, 60, 10))
+def test_what_happens_was_foreseen(first: int) -> None:
+    """Evictions in their order, cards and batch, over random sequences on one to three cards."""
+    surprises = [text for seed in range(first, first + 10) for text in run_virtual(_one_sequence(seed))]
+    assert not surprises
