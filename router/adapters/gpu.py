@@ -10,7 +10,7 @@ import pynvml
 
 from router.adapters.gpu_amd import AmdSysfsProbe, read_sysfs
 from router.adapters.gpu_command import CommandProbe
-from router.adapters.gpu_nvml import NvmlProbe
+from router.adapters.gpu_nvml import LIBRARY_NOT_FOUND, NvmlProbe
 from router.adapters.gpu_prometheus import PrometheusProbe
 from router.adapters.gpu_reading import GpuProcess, ProbeReading, VramProbe
 from router.core.capacity import Gpu
@@ -73,7 +73,7 @@ def _asks_nvml() -> bool:
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as exc:
-        return bool(exc.value != pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+        return bool(exc.value != LIBRARY_NOT_FOUND)
     try:
         return int(pynvml.nvmlDeviceGetCount()) > 0
     except pynvml.NVMLError:

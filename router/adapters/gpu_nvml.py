@@ -10,13 +10,23 @@ from router.adapters.gpu_reading import CachedReading, Cards, DeadlineThread, Gp
 from router.core.capacity import Gpu
 from router.errors import ProbeError
 
+# Numbers of nvml.h, part of the driver's ABI.
+NOT_SUPPORTED, NO_PERMISSION, LIBRARY_NOT_FOUND, FUNCTION_NOT_FOUND, GPU_IS_LOST, VERSION_MISMATCH = (
+    3,
+    4,
+    12,
+    13,
+    15,
+    25,
+)
+_MIG_ENABLED = 1
 _MIB = 1 << 20
 UNKNOWN_CONTEXT_BYTES = 457 * _MIB  # Ollama's own constant
 _MOST_CONTEXT_BYTES = 600 * _MIB
 # Cores of one multiprocessor by compute capability (CUDA C Programming Guide); 128 where it is not listed.
 _CORES = {"6.0": 64, "7.0": 64, "7.2": 64, "7.5": 64, "8.0": 64, "3.0": 192, "3.5": 192, "3.7": 192}
 # A card that says so has no memory that can be read: fallen off the bus, unified with the CPU's, or not ours to see.
-_SKIPPED = {pynvml.NVML_ERROR_GPU_IS_LOST, pynvml.NVML_ERROR_NOT_SUPPORTED, pynvml.NVML_ERROR_NO_PERMISSION}
+_SKIPPED = {GPU_IS_LOST, NOT_SUPPORTED, NO_PERMISSION}
 
 
 def context_bytes(multiprocessors: int) -> int:
@@ -60,7 +70,7 @@ class NvmlProbe:
                 pynvml.nvmlInit()
                 self._is_ready = True
             return self._cards()
-        except (pynvml.NVMLError, pynvml.NVMLLibraryMismatchError, ValueError) as exc:
+        except (pynvml.NVMLError, ValueError) as exc:
             self._forget()
             raise ProbeError(f"NVML: {exc}") from exc
 
@@ -124,7 +134,7 @@ def _devices(index: int) -> list[Any]:
             return []
         raise
     mode = _optional("nvmlDeviceGetMigMode", handle)
-    if not mode or mode[0] != pynvml.NVML_DEVICE_MIG_ENABLE:
+    if not mode or mode[0] != _MIG_ENABLED:
         return [handle]
     most = _optional("nvmlDeviceGetMaxMigDeviceCount", handle) or 0
     instances = [_optional("nvmlDeviceGetMigDeviceHandleByIndex", handle, number) for number in range(most)]
@@ -136,7 +146,7 @@ def _memory(handle: Any) -> Any:
     try:
         return pynvml.nvmlDeviceGetMemoryInfo(handle, version=pynvml.nvmlMemory_v2)
     except pynvml.NVMLError as exc:
-        if exc.value not in (pynvml.NVML_ERROR_FUNCTION_NOT_FOUND, pynvml.NVML_ERROR_ARGUMENT_VERSION_MISMATCH):
+        if exc.value not in (FUNCTION_NOT_FOUND, VERSION_MISMATCH):
             raise
         return pynvml.nvmlDeviceGetMemoryInfo(handle)
 
