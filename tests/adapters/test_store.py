@@ -1,0 +1,158 @@
+"""Observations are kept, in order and bounded, whatever becomes of the file."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from dataclasses import replace
+
+import pytest
+
+from router.adapters.store import MemoryStore, SqliteStore
+from router.core.observation import Observation
+
+SEEN = Observation(
+    weights="sha256-a",
+    num_ctx=8192,
+    num_batch=512,
+    num_parallel=1,
+    kv_type="f16",
+    gpu_names=("RTX A5000",),
+    ollama_version="0.33.0",
+    measured_bytes=10,
+    predicted_bytes=9,
+    spilled=False,
+    free_before_bytes=20,
+    at_s=1.5,
+    main_gpu=0,
+)
+
+
+def seen(number):
+    return replace(SEEN, measured_bytes=number)
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+async def store(request, tmp_path):
+    """Either kind, keeping three rows."""
+    found = MemoryStore(3) if request.param == "memory" else SqliteStore(tmp_path / "deep" / "x.sqlite", 3)
+    yield found
+    await found.aclose()
+
+
+async def test_what_is_put_is_kept_in_order(store):
+    """Every field comes back as it was."""
+    await store.put(seen(1))
+    await store.put(seen(2))
+    assert await store.all() == [seen(1), seen(2)]
+
+
+async def test_the_oldest_goes_when_there_are_too_many(store):
+    """The file does not grow for ever."""
+    for number in range(5):
+        await store.put(seen(number))
+    assert await store.all() == [seen(2), seen(3), seen(4)]
+
+
+async def test_many_puts_at_once_are_all_kept(tmp_path):
+    """They take their turns."""
+    store = SqliteStore(tmp_path / "x.sqlite")
+    await asyncio.gather(*(store.put(seen(number)) for number in range(20)))
+    assert sorted(found.measured_bytes for found in await store.all()) == list(range(20))
+    await store.aclose()
+
+
+async def test_a_file_outlives_the_store_and_can_be_shared(tmp_path):
+    """The next router, or a second one, reads what the first has learned."""
+    first, second = SqliteStore(tmp_path / "x.sqlite"), SqliteStore(tmp_path / "x.sqlite")
+    await first.put(seen(1))
+    await second.put(seen(2))
+    assert await first.all() == [seen(1), seen(2)]
+    await first.aclose()
+    await second.aclose()
+    again = SqliteStore(tmp_path / "x.sqlite")
+    assert await again.all() == [seen(1), seen(2)]
+    await again.aclose()
+
+
+def broken_text(path):
+    path.write_bytes(b"this is no database, and it is long enough to be looked at" * 100)
+
+
+def broken_form(path):
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA user_version=99")
+    connection.close()
+
+
+def broken_row(path):
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE observations (id INTEGER PRIMARY KEY, seen BLOB NOT NULL)")
+        connection.execute("INSERT INTO observations (seen) VALUES ('{\"weights\":1}')")
+    connection.close()
+
+
+@pytest.mark.parametrize("breaks", [broken_text, broken_form, broken_row])
+async def test_a_broken_file_is_moved_aside(tmp_path, breaks):
+    """Nothing is deleted, and learning goes on in a new file."""
+    path = tmp_path / "x.sqlite"
+    breaks(path)
+    store = SqliteStore(path)
+    assert await store.all() == []
+    await store.put(seen(1))
+    assert await store.all() == [seen(1)]
+    assert (store.moved_to, store.error) == (tmp_path / "x.sqlite.broken", "")
+    assert store.moved_to.exists()
+    await store.aclose()
+
+
+async def test_without_a_place_to_write_memory_serves(tmp_path):
+    """A read-only disk costs the memory over restarts, nothing else."""
+    (tmp_path / "file").write_text("")
+    store = SqliteStore(tmp_path / "file" / "x.sqlite")
+    await store.put(seen(1))
+    assert await store.all() == [seen(1)]
+    assert store.error
+    await store.aclose()
+
+
+async def test_a_locked_file_is_no_broken_file(tmp_path, monkeypatch):
+    """Another process that writes for long delays and does not harm; the row is still known here."""
+    monkeypatch.setattr("router.adapters.store._BUSY_S", 0.01)
+    path = tmp_path / "x.sqlite"
+    store = SqliteStore(path)
+    assert await store.all() == []
+    blocker = sqlite3.connect(path)
+    blocker.execute("BEGIN EXCLUSIVE")
+    await store.put(seen(1))
+    assert "locked" in store.error
+    blocker.rollback()
+    blocker.close()
+    await store.put(seen(2))
+    assert await store.all() == [seen(2)]
+    assert (store.moved_to, store.error) == (None, "")
+    await store.aclose()
+
+
+async def test_a_broken_file_that_cannot_be_moved(tmp_path, monkeypatch):
+    """Memory serves, and the error is told."""
+    path = tmp_path / "x.sqlite"
+    broken_text(path)
+    (tmp_path / "x.sqlite.broken" / "full").mkdir(parents=True)
+    store = SqliteStore(path)
+    await store.put(seen(1))
+    assert await store.all() == [seen(1)]
+    assert store.moved_to is None
+    assert store.error
+
+
+async def test_who_leaves_does_not_cut_a_write(tmp_path):
+    """The row is written all the same."""
+    store = SqliteStore(tmp_path / "x.sqlite")
+    writer = asyncio.create_task(store.put(seen(1)))
+    await asyncio.sleep(0)
+    writer.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await writer
+    assert await store.all() == [seen(1)]
+    await store.aclose()
