@@ -30,11 +30,11 @@ class Probe(Section):
     kind: ProbeKind = "auto"
     """how free VRAM is read: auto (NVML, else AMD sysfs, else none), nvml, command, prometheus, amd, static, none"""
     command: tuple[str, ...] = ()
-    """for command: a program and its arguments that print nvidia-smi's CSV, e.g. through ssh to a remote Ollama"""
+    """for command: what prints nvidia-smi's CSV, as [ssh, gpu1, nvidia-smi]; the query is added behind nvidia-smi"""
     url: str | None = None
     """for prometheus: address of the metrics (DCGM exporter's names)"""
     root: str = "/"
-    """for amd: where /sys is mounted"""
+    """for amd: the folder that holds sys/class/drm"""
     gpus: tuple[StaticGpu, ...] = ()
     """for static: the cards, as they are to be believed"""
     cache_s: Duration = 1.0
