@@ -48,7 +48,7 @@ async def _one_sequence(seed: int) -> list[str]:
                 num_ctx=chance.choice((None, 2048, 8192, 32768)), main_gpu=chance.choice((None, None, 0))
             )
             if chance.random() < 0.15:
-                book.set_foreign(chance.randrange(len(specs)), chance.choice((0, 2000, 6000)) << 20)
+                _let_others_take(book, chance.randrange(len(specs)), chance.choice((0, 2000, 6000)) << 20)
             known = {runner.model.blob: runner for runner in engine._loaded.values()}
             if model.blob in known:
                 continue
@@ -68,6 +68,12 @@ async def _one_sequence(seed: int) -> list[str]:
                     surprises.append(f"seed {seed} turn {turn} {model.name}: {happened} not in {seen.outcomes}")
             await asyncio.sleep(0.5)
     return surprises
+
+
+def _let_others_take(book: Cards, card: int, size: int) -> None:
+    """Other programs take what is free, never more."""
+    book.set_foreign(card, 0)
+    book.set_foreign(card, min(size, book.free_bytes(card)))
 
 
 def _held(book: Cards, who: str, card: int) -> int:
