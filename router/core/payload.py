@@ -23,7 +23,9 @@ from router.errors import BadRequest
 __all__ = ["InferenceRequest", "Members", "read_names", "read_request", "rewrite", "rewrite_names"]
 
 _EMBEDDING_KINDS = frozenset({"embed", "embeddings", "v1_embeddings"})
-_INT_OPTIONS = ("num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread", "draft_num_predict")
+_INT_OPTIONS = frozenset(
+    {"num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread", "draft_num_predict", "num_predict"}
+)
 _NO_OPTIONS = RunnerOptions()
 _EMBEDDING, _COMPLETION = frozenset({"embedding"}), frozenset({"completion"})
 
@@ -187,15 +189,19 @@ def _read_options(found: dict[str, Any]) -> tuple[RunnerOptions, int | None, str
     shift = _is_true(found["shift"], default=False) if "shift" in found else None
     if not given and shift is None:
         return _NO_OPTIONS, None, ""
-    numbers = {key: _int_option(given.get(key)) for key in _INT_OPTIONS}
+    numbers: dict[str, int] = {}
+    error = ""
+    for key, value in given.items():
+        if key in _INT_OPTIONS and value is not None:
+            if (number := _int_option(value)) is not None:
+                numbers[key] = number
+            else:
+                error = error or f"option {go_quoted(key)} must be of type integer"
     use_mmap = given.get("use_mmap")
-    bad = [
-        key for key in (*_INT_OPTIONS, "num_predict") if given.get(key) is not None and _int_option(given[key]) is None
-    ]
-    error = f"option {go_quoted(bad[0])} must be of type integer" if bad else ""
     if use_mmap is not None and not isinstance(use_mmap, bool):
         use_mmap, error = None, error or 'option "use_mmap" must be of type boolean'
-    return RunnerOptions(**numbers, use_mmap=use_mmap, shift=shift), _int_option(given.get("num_predict")), error
+    num_predict = numbers.pop("num_predict", None)
+    return RunnerOptions(**numbers, use_mmap=use_mmap, shift=shift), num_predict, error
 
 
 def _int_option(value: Any) -> int | None:

@@ -61,7 +61,7 @@ def _measure_part(view: memoryview, nesting: int) -> Prompt:
 
 
 class _Quick(msgspec.Struct, forbid_unknown_fields=True):
-    """A native message of the usual form. Any other spelling or type is looked at by the slow rules."""
+    """A message of the form usual in every dialect. Any other spelling or type is looked at by the slow rules."""
 
     role: str
     content: msgspec.Raw
@@ -77,11 +77,10 @@ class Messages(GoType):
 
     element: GoType = _ANY
     measure_one: Callable[[Any], Prompt] = lambda value: Prompt()
-    has_quick_form: bool = False
     resets: bool = True
 
     def read(self, view: memoryview, kind: str, place: Place, old: Any) -> Any:
-        if self.has_quick_form and (prompt := _quick_prompt(view)) is not None:
+        if (prompt := _quick_prompt(view)) is not None:
             return prompt
         found = Slice(self.name, element=self.element).read(view, kind, place, None) or []
         total = Prompt(len(found))
@@ -125,7 +124,6 @@ NATIVE = Messages(
     "[]api.Message",
     element=Custom("api.Message", parse=lambda view, kind: read_alone(_BODY, view, kind)),
     measure_one=_measure_native,
-    has_quick_form=True,
 )
 
 _V1_FUNCTION = Struct("struct { Name string; Arguments string }", fields={"name": _STR, "arguments": _STR})
