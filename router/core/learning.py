@@ -4,8 +4,8 @@ Each verified load is an `Observation`. Its residual is what the load took beyon
 does not show (KV type, parallel slots), driver context, growth. Rules, all on the side of caution:
 
 1. The same weights with the same options: the newest residual, an error bar from how far the others lie from it.
-2. The same weights with another context: the residual is partly constant, partly in proportion to the context. Both are
-   possible, so the larger of the two counts.
+2. The same weights with another context: the residual is partly constant, partly in proportion to the context. Each
+   load gives an upper bound, the larger of the two; the least of these bounds counts.
 3. Other weights: only what at least two models agree on (`drift.hidden_setting`).
 4. A load that spilled shows its need too: what the probe saw go and what `/api/ps` says lies in main memory. It counts
    for an hour, since something else may have been to blame.
@@ -25,6 +25,7 @@ from router.core.options import RunOptions
 _MIB = 1 << 20
 LEAST_SAFETY_BYTES = 64 * _MIB  # growth after the load is 12…100 MiB (vram.md §3)
 _MOST_SPREAD_BYTES = 64 * _MIB
+_NOISE_BYTES = 48 * _MIB  # between two loads under the same settings
 _KEPT = 32  # observations per weights blob
 BAN_S = 3600.0
 _SAME_LEVEL_BYTES = 64 * _MIB
@@ -124,45 +125,37 @@ def _estimate(seen: tuple[Observation, ...], options: RunOptions, gpu_names: tup
     """Cases 1, 2, 4 and 5 for one weights blob."""
     trusted = [one for one in seen if one.ollama_version == version]
     if not trusted:
-        residual = _extrapolated(seen[-1], options)
+        residual = _at_most(seen[-1], options)
         return max(0, residual), None, f"learned on Ollama {seen[-1].ollama_version}, which may differ"
     here = [one for one in trusted if one.gpu_names == gpu_names] or trusted
-    same = [one for one in here if one.asks(options)]
-    recent = [_extrapolated(one, options) for one in _recent(same or here)]
-    newest, residual = (same or here)[-1], max(recent)
-    spread = min(residual - min(recent), _MOST_SPREAD_BYTES)
+    recent = _since_last_change(here)
+    same = [one for one in recent if one.asks(options)]
+    residuals = [_at_most(one, options) for one in same or recent]
+    newest, residual = recent[0], max(residuals) if same else min(residuals)
+    spread = min(max(residuals) - min(residuals), _MOST_SPREAD_BYTES)
     stretch = 0 if same else min(abs(residual), _MOST_SPREAD_BYTES)
     elsewhere = _MOST_SPREAD_BYTES if newest.spilled or newest.gpu_names != gpu_names else 0
     safety = LEAST_SAFETY_BYTES + spread + stretch + elsewhere
-    return residual, safety, f"learned from {len(recent)} load{'s' if len(recent) > 1 else ''}"
+    return residual, safety, f"learned from {len(residuals)} load{'s' if len(residuals) > 1 else ''}"
 
 
-def _recent(seen: list[Observation]) -> list[Observation]:
-    """The newest observations that agree: what lies before a jump was measured under other settings."""
+def _since_last_change(seen: list[Observation]) -> list[Observation]:
+    """The newest observations that agree with the newest one, newest first: older ones knew other settings."""
     newest = seen[-1]
     recent = [newest]
     for one in reversed(seen[:-1]):
-        if abs(_extrapolated_to(one, newest) - newest.residual_bytes) > _jump_bytes(newest):
+        least, most = sorted((one.residual_bytes, one.residual_bytes * newest.tokens // max(1, one.tokens)))
+        noise = _NOISE_BYTES + newest.predicted_bytes // 300
+        if not least - noise <= newest.residual_bytes <= most + noise:
             break
         recent.append(one)
     return recent
 
 
-def _jump_bytes(newest: Observation) -> int:
-    return max(192 * _MIB, newest.predicted_bytes // 50)
-
-
-def _extrapolated(one: Observation, options: RunOptions) -> int:
-    return _scaled(one.residual_bytes, one.tokens, options.num_ctx * options.num_parallel)
-
-
-def _extrapolated_to(one: Observation, other: Observation) -> int:
-    return _scaled(one.residual_bytes, one.tokens, other.tokens)
-
-
-def _scaled(residual_bytes: int, tokens: int, asked_tokens: int) -> int:
-    """Case 2: the larger of "constant" and "in proportion to the context"."""
-    return max(residual_bytes, residual_bytes * asked_tokens // max(1, tokens))
+def _at_most(one: Observation, options: RunOptions) -> int:
+    """Case 2: the larger of "constant" and "in proportion to the context", an upper bound."""
+    asked_tokens = options.num_ctx * options.num_parallel
+    return max(one.residual_bytes, one.residual_bytes * asked_tokens // max(1, one.tokens))
 
 
 def _asks_no_more(spill: Observation, options: RunOptions) -> bool:

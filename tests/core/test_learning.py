@@ -200,3 +200,19 @@ def test_small_residuals_are_no_drift() -> None:
     assert hidden_setting([load("a", 100), spill("b")]) is None
     assert Learned.of([load("a", 100)]).drift() == ()
     assert hidden_setting([load("a", 500), load("b", 9000)]) is None
+
+
+def test_a_change_seen_at_another_context_forgets_the_old_loads() -> None:
+    """The old load at this very context was under other settings; the newest one's bound counts."""
+    before = [load(num_ctx=32768, at_s=1), load(num_ctx=2048, at_s=2)]
+    learned = Learned.of([*before, load(residual_mib=300, num_ctx=2048, at_s=3)])
+    assert learned.residual_bytes("a", RunOptions(32768), GPUS, "0.33.0")[0] == 4800 * MIB
+    assert Learned.of(before).residual_bytes("a", RunOptions(32768), GPUS, "0.33.0")[0] == 0
+
+
+def test_between_two_contexts_the_tighter_bound_counts() -> None:
+    """Each load bounds the residual from above; growth with the context is no change of settings."""
+    learned = Learned.of([load(residual_mib=200, num_ctx=2048), load(residual_mib=800, num_ctx=16384, at_s=2000)])
+    residual, _, note = learned.residual_bytes("a", RunOptions(8192), GPUS, "0.33.0")
+    assert (residual, note) == (800 * MIB, "learned from 2 loads")
+    assert learned.residual_bytes("a", RunOptions(32768), GPUS, "0.33.0")[0] == 1600 * MIB
