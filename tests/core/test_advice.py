@@ -98,7 +98,7 @@ def test_cures_of_a_70b_on_48_gib() -> None:
     assert 2048 <= found.cures[3].num_ctx < 16384
     assert found.cures[4].is_estimate
     assert all(cure.need_bytes <= 47.5 * GIB for cure in found.cures)
-    assert [(one.cards, one.size_gb) for one in found.hardware] == [(1, 80), (2, 48)]
+    assert [(one.cards, one.size_gb) for one in found.hardware] == [(1, 80), (2, 32)]
     assert found.main_memory_bytes > 0
 
 
