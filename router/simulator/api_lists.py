@@ -9,6 +9,7 @@ from typing import Any
 
 from router.core.names import ModelName, Source
 from router.errors import BadRequest
+from router.simulator.amx import amx_bytes
 from router.simulator.exchange import ApiError, Exchange, go_time
 from router.simulator.gojson import Number
 from router.simulator.library import Installed, Weights
@@ -56,8 +57,10 @@ async def ps(exchange: Exchange) -> None:
     """GET /api/ps: what the scheduler holds, under the name that loaded it."""
     now, now_s = exchange.host.now(), asyncio.get_running_loop().time()
     rows = []
-    for row in exchange.host.engine.ps():
+    engine = exchange.host.engine
+    for row in engine.ps():
         facts = row.model.facts
+        on_cpu = None if engine.gpus() else amx_bytes(facts.tensors)
         left_s = row.expires_at_s - now_s
         expires = now + (FOREVER if left_s > 1e10 else timedelta(seconds=left_s))
         details = {
@@ -72,11 +75,11 @@ async def ps(exchange: Exchange) -> None:
             {
                 "name": facts.name,
                 "model": facts.name,
-                "size": row.size_bytes,
+                "size": row.size_bytes if on_cpu is None else on_cpu,
                 "digest": facts.digest,
                 "details": details,
                 "expires_at": go_time(expires),
-                "size_vram": row.size_vram_bytes,
+                "size_vram": row.size_vram_bytes if on_cpu is None else on_cpu,
                 "context_length": row.context_length,
             }
         )

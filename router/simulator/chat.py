@@ -73,7 +73,7 @@ async def answer_chat(exchange: Exchange, request: dict[str, Any], *, relax_thin
         return Single({**empty, "_debug_info": {"rendered_template": prompt}})
     last = messages[-1].get("role") == "tool"
     images = any(message.get("images") for message in messages)
-    completion = asked.completion(model, prompt, lease, tools=request.get("tools") or [], is_tool_result=last)
+    completion = asked.completion(exchange, model, prompt, lease, tools=request.get("tools") or [], is_tool_result=last)
     return Chunks(_chat_chunks(exchange, asked, completion, lease, has_images=images))
 
 
@@ -105,7 +105,7 @@ async def answer_generate(exchange: Exchange, request: dict[str, Any]) -> Single
         lease.release()
         empty = {**head, "created_at": exchange.host.stamp(), "done": False}
         return Single({**empty, "_debug_info": {"rendered_template": rendered}})
-    completion = asked.completion(model, rendered, lease)
+    completion = asked.completion(exchange, model, rendered, lease)
     return Chunks(_generate_chunks(exchange, asked, completion, lease, has_images=bool(request.get("images"))))
 
 
@@ -121,7 +121,9 @@ class _Asked:
     def truncates(self) -> bool:
         return self.request.get("truncate") is not False
 
-    def completion(self, model: Installed, prompt: str, lease: Lease, **more: Any) -> Completion:
+    def completion(
+        self, exchange: Exchange, model: Installed, prompt: str, lease: Lease, **more: Any
+    ) -> Completion:
         return Completion(
             model=model,
             prompt=prompt,
@@ -131,6 +133,7 @@ class _Asked:
             shift=self.request.get("shift") is not False,
             thinks=bool(self.think) and "thinking" in model.capabilities,
             format=self.request.get("format"),
+            reply_tokens=exchange.host.engine.cards.machine.reply_tokens,
             **more,
         )
 
@@ -321,7 +324,8 @@ def _chunk(
 def _logprob(text: str, top: int) -> dict[str, Any]:
     entry: dict[str, Any] = {"token": text, "logprob": 0, "bytes": list(text.encode())}
     if top:
-        entry["top_logprobs"] = [dict(entry)]
+        others = [{"token": chr(97 + number), "logprob": -40 - number, "bytes": [97 + number]} for number in range(top - 1)]
+        entry["top_logprobs"] = [dict(entry), *others]
     return entry
 
 

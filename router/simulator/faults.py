@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     from router.simulator.response import Response
 
 KINDS = (
-    "slow drip cut reset short_length gzip eof hang status crash oom bad_header huge_line redirect bad_status_line raw".split()
-)
+    "slow drip cut reset short_length gzip eof hang status answer crash oom bad_header huge_line redirect"
+    " bad_status_line raw"
+).split()
 
 
 class FaultTaken(Exception):
@@ -25,7 +26,8 @@ class Fault:
 
     `kind`: slow (head after `delay_s`), drip (`delay_s` before each chunk), cut (half a chunk, then FIN), reset (RST),
     short_length (Content-Length of more than comes), gzip (a body that claims gzip and is none), eof (a clean end
-    without `done`), hang (nothing more), status (`status` and `body`), crash and oom (the runner dies after
+    without `done`), hang (nothing more), status (`status` and `body`), answer (status, headers and body or chunks as
+    they are given), crash and oom (the runner dies after
     `after_chunks` tokens), bad_header (CR LF inside a header), huge_line (one chunk of `size` bytes), redirect,
     bad_status_line, raw (`body` as it is, then FIN). cut, reset, eof and hang wait for `after_chunks` chunks; with 0
     they come before the head. `route` and `model` limit it to a path and a model as sent; `times` −1 = always.
@@ -34,12 +36,14 @@ class Fault:
     kind: str
     route: str = ""
     model: str = ""
+    method: str = ""
     times: int = 1
     after_chunks: int = 1
     delay_s: float = 0.0
     status: int = 500
     body: str = '{"error":"simulated"}'
     headers: list[tuple[str, str]] = field(default_factory=list)
+    chunks: list[str] = field(default_factory=list)
     size: int = 9_000_000
     hits: int = 0
 
@@ -47,15 +51,16 @@ class Fault:
         if self.kind not in KINDS:
             raise ValueError(f"unknown fault {self.kind!r}; one of {', '.join(KINDS)}")
 
-    def fits(self, path: str, model: str) -> bool:
+    def fits(self, method: str, path: str, model: str) -> bool:
         """Whether it is meant for this request."""
-        return self.times != 0 and self.route in ("", path) and self.model in ("", model)
+        fits_model = self.times != 0 and self.model in ("", model)
+        return fits_model and self.route in ("", path) and self.method in ("", method)
 
     async def instead(self, response: Response) -> None:
         """What comes in place of the handler. Raises FaultTaken where that is all."""
         if self.kind == "slow":
             await asyncio.sleep(self.delay_s)
-        elif self.kind in ("status", "redirect"):
+        elif self.kind in ("status", "redirect", "answer"):
             await self._plain(response)
         elif self.kind in ("bad_status_line", "raw", "gzip", "short_length"):
             await self._raw(response)
@@ -63,13 +68,17 @@ class Fault:
             await self._end(response, b"")
 
     async def _plain(self, response: Response) -> None:
-        response.status = self.status if self.kind == "status" else 307
-        response.set("Content-Type", "application/json; charset=utf-8")
+        response.status = 307 if self.kind == "redirect" else self.status
+        if self.kind != "answer":
+            response.set("Content-Type", "application/json; charset=utf-8")
         if self.kind == "redirect":
             response.set("Location", "http://127.0.0.1:9/elsewhere")
         for name, value in self.headers:
             response.set(name, value)
-        await response.write(self.body.encode())
+        for chunk in self.chunks:
+            await response.line(chunk.encode())
+        await response.write(self.body.encode() if not self.chunks else b"")
+        await response.finish()
         raise FaultTaken
 
     async def _raw(self, response: Response) -> None:
@@ -138,10 +147,10 @@ class FaultBook:
         """No more faults."""
         self.ordered.clear()
 
-    def take(self, path: str, model: str) -> Fault | None:
+    def take(self, method: str, path: str, model: str) -> Fault | None:
         """The fault for a request, if any."""
         for fault in self.ordered:
-            if fault.fits(path, model):
+            if fault.fits(method, path, model):
                 fault.times -= 1 if fault.times > 0 else 0
                 fault.hits += 1
                 return fault

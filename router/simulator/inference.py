@@ -51,6 +51,7 @@ class Completion:
     tools: Sequence[Mapping[str, Any]] = ()
     format: Any = None
     is_tool_result: bool = False
+    reply_tokens: int = 16
 
     @property
     def cells(self) -> int:
@@ -102,6 +103,7 @@ async def complete(lease: Lease, wanted: Completion) -> AsyncIterator[Piece]:
         tools=wanted.tools,
         format=wanted.format,
         is_tool_result=wanted.is_tool_result,
+        length=wanted.reply_tokens,
     )
     loop = asyncio.get_running_loop()
     async with lease.slot():

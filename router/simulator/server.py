@@ -212,7 +212,7 @@ class SimulatedOllama:
             return None
         if request.method == "POST" and "/blobs/" not in request.path:
             record.model = _model_of(await request.read())
-        return self.faults.take(request.path, record.model)
+        return self.faults.take(request.method, request.path, record.model)
 
     def _admits(self, request: Request, response: Response) -> bool:
         """CORS and the Host rule; False when the answer is already complete."""

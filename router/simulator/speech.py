@@ -18,13 +18,10 @@ from router.simulator.library import Weights
 WORDS = (
     "the model answers from a virtual card so that every token takes the time that its speed says and nothing more is meant by it"
 ).split()
-DEFAULT_TOKENS = 16
-"""Length of an answer that no `[[tokens=N]]` and no num_predict sets."""
-
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """All that an answer depends on. `tools` are the request's, `wants` what format asks for."""
+    """All that an answer depends on. `length` is that of an answer which no `[[tokens=N]]` and no num_predict sets."""
 
     prompt: str
     prompt_ids: Sequence[int]
@@ -33,6 +30,7 @@ class Ask:
     tools: Sequence[Mapping[str, Any]] = ()
     format: Any = None
     is_tool_result: bool = False
+    length: int = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +81,7 @@ def _words(ask: Ask) -> Iterator[str]:
         return
     wanted = controls(ask.prompt).length
     start = random.Random(f"{ask.seed} {ask.prompt}").randrange(len(WORDS))
-    for number in range(DEFAULT_TOKENS if wanted is None else wanted):
+    for number in range(ask.length if wanted is None else wanted):
         word = WORDS[(start + number) % len(WORDS)]
         yield word.capitalize() if number == 0 else f" {word}"
 

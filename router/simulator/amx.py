@@ -1,0 +1,30 @@
+"""What `/api/ps` says of a machine without a GPU whose CPU has AMX: llama.cpp's `AMX` buffers count as device memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from router.core.catalog import Tensor
+
+# Bytes per block and weights per block of the types that the AMX kernels take.
+BLOCKS = {"F16": (2, 1), "Q4_0": (18, 32), "Q4_1": (20, 32), "Q8_0": (34, 32), "Q4_K": (144, 256), "Q5_K": (176, 256)}
+BLOCKS |= {"Q6_K": (210, 256), "IQ4_XS": (136, 256)}
+MIB = 1 << 20
+
+
+def amx_bytes(tensors: Sequence[Tensor]) -> int:
+    """Bytes of the AMX buffer as Ollama reads it from the log (MiB with two decimals).
+
+    The kernels want matrices whose rows come in 32s; the token embedding is looked up elsewhere, but serves as a
+    second copy where there is no own output matrix.
+    """
+    has_output = any(tensor.name == "output.weight" for tensor in tensors)
+    total = 0
+    for tensor in tensors:
+        if tensor.type not in BLOCKS or len(tensor.shape) != 2 or tensor.shape[1] % 32:
+            continue
+        if tensor.name.startswith("token_embd") and has_output:
+            continue
+        size, weights = BLOCKS[tensor.type]
+        total += tensor.shape[0] * tensor.shape[1] // weights * size
+    return int(round(total / MIB, 2) * MIB)

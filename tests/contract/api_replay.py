@@ -1,0 +1,310 @@
+"""Replays one recorded conversation against a base URL: the same requests, in the same order and overlap."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from router.core.names import ModelName
+from router.core.ollama_options import ServerSettings
+from router.simulator.faults import FaultBook
+from router.simulator.gojson import dump
+from router.simulator.library import MEDIA, Layer, Library, extra_layers, installed, layer, tiny_library
+from router.simulator.machine import Machine, Speeds
+from router.simulator.server import SimConfig, SimulatedOllama
+from tests.contract.api_client import Client, Reply, request_body
+from tests.contract.api_normal import SAMPLED, normal, recorded
+
+DATA = Path(__file__).parent.parent / "data" / "api"
+# The recording machine: no card, a CPU that reads about 8 GB/s of weights, a disk of 120 MiB/s.
+MACHINE = Machine(cards=(), speeds=Speeds(load_mib_per_s=120, cpu_gb_per_s=8, prompt_tokens_per_s=500), reply_tokens=100_000)
+DURATIONS = {"1h": 3600.0, "0": 0.0}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one transcript: `difference` is empty where it agrees."""
+
+    id: str
+    group: str
+    difference: str
+
+
+def transcripts(folder: Path | None = None) -> Iterator[dict[str, Any]]:
+    """All recordings of a folder, plain or gzipped JSON lines."""
+    folder = folder or DATA
+    for path in sorted([*folder.glob("*.jsonl"), *folder.glob("*.jsonl.gz")]):
+        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        yield from (json.loads(line) for line in raw.decode().splitlines() if line)
+
+
+def settings_of(transcript: dict[str, Any]) -> tuple[ServerSettings, tuple[str, ...], bool]:
+    """The server's environment: settings, extra origins, whether the cloud is disabled."""
+    env = transcript.get("server_env") or {}
+    settings = ServerSettings()
+    if "OLLAMA_MAX_LOADED_MODELS" in env:
+        settings = replace(settings, max_loaded_models=int(env["OLLAMA_MAX_LOADED_MODELS"]))
+    if "OLLAMA_MAX_QUEUE" in env:
+        settings = replace(settings, max_queue=int(env["OLLAMA_MAX_QUEUE"]))
+    if "OLLAMA_CONTEXT_LENGTH" in env:
+        settings = replace(settings, context_length=int(env["OLLAMA_CONTEXT_LENGTH"]))
+    if "OLLAMA_KEEP_ALIVE" in env:
+        settings = replace(settings, keep_alive_s=DURATIONS[env["OLLAMA_KEEP_ALIVE"]])
+    origins = tuple(part for part in env.get("OLLAMA_ORIGINS", "").split(",") if part)
+    return settings, origins, env.get("OLLAMA_NO_CLOUD") != "0"
+
+
+def config_of(transcript: dict[str, Any], registry: Callable[[], Library] | None = None) -> SimConfig:
+    """A simulator in the state in which the recorded server was, as far as the recording tells."""
+    settings, origins, cloud_disabled = settings_of(transcript)
+    library = library_of(transcript)
+    start = datetime.fromisoformat("2026-11-23T01:00:00+00:00")
+
+    def now() -> datetime:
+        return start + timedelta(seconds=asyncio.get_running_loop().time())
+
+    return SimConfig(
+        library=library,
+        machine=MACHINE,
+        settings=settings,
+        origins=origins,
+        cloud_disabled=cloud_disabled,
+        now=now,
+        registry=registry() if registry else registry_library(),
+    )
+
+
+def registry_library() -> Library:
+    """The stand-in registry of the recordings: one small model."""
+    library = Library()
+    weights = replace(tiny_library().models[ModelName.parse("tiny-plain").key].weights, digest=PULLED)
+    layers = [Layer(MEDIA + "model", PULLED, 3145760), layer("template", b"{{ .Prompt }}<|assistant|>")]
+    config = Layer("application/vnd.docker.container.image.v1+json", "sha256:" + "a4" * 32, 207, b"{}")
+    name = ModelName.parse("127.0.0.1:11502/library/pulled:latest")
+    library.add(installed(name, weights, layers, datetime.fromisoformat("2026-11-23T01:00:00+00:00"), config=config))
+    return library
+
+
+PULLED = "sha256:9d647f302532468ce05c71aed4960c117bee96e03153bff23e0be81d40e85fc3"
+
+
+def library_of(transcript: dict[str, Any]) -> Library:
+    """The recording's models; those that an earlier conversation had left behind are inferred from the answers."""
+    library = tiny_library()
+    first = next(iter(_rows(transcript, "/api/tags")), None)
+    if first == [] or "tags-none" in transcript["id"]:
+        return Library()
+    made: set[str] = set()
+    for step in transcript["steps"]:
+        _infer(library, step, made)
+    return library
+
+
+def _infer(library: Library, step: dict[str, Any], made: set[str]) -> None:
+    request, response = step["request"], step["response"]
+    target = _target(request)
+    body = _json(request_body(request))
+    if not response or not isinstance(body, dict):
+        return
+    for key in ("destination", "model", "name"):
+        if target in ("/api/create", "/api/copy", "/api/pull") and body.get(key):
+            made.add(ModelName.parse(str(body[key])).key)
+    named = body.get("model") or body.get("name") or body.get("source")
+    if response["status"] != 200 or not isinstance(named, str) or target in ("/api/create", "/api/pull"):
+        return
+    name = ModelName.parse(named)
+    if name.key in made or library.get(name) is not None:
+        return
+    shown = _json(_body(response)) if target == "/api/show" else {}
+    library.add(_inferred(library, name, shown or {}))
+
+
+def _inferred(library: Library, name: ModelName, shown: dict[str, Any]) -> Any:
+    base = library.models[ModelName.parse("tiny-plain").key]
+    weights = base.weights
+    blob = (shown.get("modelfile") or "").partition("/blobs/sha256-")[2][:64]
+    for model in library.models.values():
+        if blob and model.weights.digest.endswith(blob):
+            weights = model.weights
+    template = shown.get("template", base.template)
+    layers = [Layer(MEDIA + "model", weights.digest, weights.size_bytes), layer("template", template.encode())]
+    entry = {key: shown.get(key) for key in ("system", "messages")}
+    layers += extra_layers({**entry, "parameters": _parameters(shown), "licenses": []})
+    at = datetime.fromisoformat("2026-11-23T00:59:00+00:00")
+    return installed(name, weights, layers, at, parent=(shown.get("details") or {}).get("parent_model", ""))
+
+
+def _parameters(shown: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for line in (shown.get("parameters") or "").splitlines():
+        key, _, value = line.partition(" ")
+        parsed = json.loads(value.strip())
+        found[key] = [*found.get(key, []), parsed] if key == "stop" else parsed
+    return found
+
+
+def _target(request: dict[str, Any]) -> str:
+    return str(request.get("target") or "").partition("?")[0]
+
+
+def _json(raw: bytes) -> Any:
+    try:
+        return json.loads(raw)
+    except ValueError:
+        return None
+
+
+def _body(response: dict[str, Any]) -> bytes:
+    reply = recorded(response)
+    assert reply is not None
+    return b"".join(reply.chunks) or reply.body
+
+
+def _rows(transcript: dict[str, Any], target: str) -> Iterator[list[Any]]:
+    for step in transcript["steps"]:
+        if _target(step["request"]).endswith(target) and step["response"] and step["response"]["status"] == 200:
+            value = _json(_body(step["response"]))
+            if isinstance(value, dict):
+                yield value.get("models") or []
+
+
+def resident_before(transcript: dict[str, Any]) -> list[str]:
+    """Models that were loaded before: said so, or listed by the first `/api/ps` though nothing had loaded them."""
+    if transcript.get("loaded_before") is not None:
+        return list(transcript["loaded_before"])
+    loading: set[str] = set()
+    for step in transcript["steps"]:
+        target = _target(step["request"])
+        if target == "/api/ps" and step["response"]:
+            rows = (_json(_body(step["response"])) or {}).get("models") or []
+            return [row["name"] for row in rows if ModelName.parse(row["name"]).key not in loading]
+        body = _json(request_body(step["request"]))
+        if isinstance(body, dict) and isinstance(body.get("model"), str) and body["model"]:
+            try:
+                loading.add(ModelName.parse(body["model"]).key)
+            except Exception:
+                continue
+    return []
+
+
+async def prepare(transcript: dict[str, Any], url: str) -> None:
+    """Load what was loaded."""
+    for name in resident_before(transcript):
+        body = dump({"model": name, "prompt": ""}) if "embed" not in name else dump({"model": name, "input": []})
+        target = "/api/generate" if "embed" not in name else "/api/embed"
+        head = [["Host", "127.0.0.1"], ["Content-Length", str(len(body))]]
+        request = {"method": "POST", "target": target, "headers": head, "body": body.decode()}
+        await Client(url).exchange({"request": request})
+
+
+async def replay(transcript: dict[str, Any], url: str) -> Outcome:
+    """Play all steps against `url` (prepared before) and compare every answer."""
+    steps = transcript["steps"]
+    loop = asyncio.get_running_loop()
+    began: list[float] = [0.0] * len(steps)
+    tasks: list[asyncio.Task[tuple[Reply | None, float]]] = []
+    for number, step in enumerate(steps):
+        await _turn(steps, number, tasks, began)
+        began[number] = loop.time()
+        tasks.append(asyncio.create_task(_play(url, steps, number)))
+    replies = [(await task)[0] for task in tasks]
+    parts = [
+        difference for number, reply in enumerate(replies) if (difference := _compare(transcript, number, reply))
+    ]
+    return Outcome(transcript["id"], transcript["group"], "\n".join(parts))
+
+
+async def _play(url: str, steps: list[dict[str, Any]], number: int) -> tuple[Reply | None, float]:
+    step = steps[number]
+    hang_up = None
+    if step.get("client_hung_up"):
+        later = [other["at_ms"] for other in steps[number + 1 :] if other["at_ms"] > step["at_ms"]]
+        end = (step["response"] or {}).get("end_ms")
+        hang_up = (end if end is not None else min([*later, step["at_ms"] + 400]) - step["at_ms"] - 5) / 1000
+    try:
+        reply = await Client(url).exchange(step, hang_up)
+    except (ConnectionError, asyncio.IncompleteReadError):
+        reply = None
+    return reply, asyncio.get_running_loop().time()
+
+
+def _end_ms(step: dict[str, Any]) -> float:
+    return float(step["at_ms"] + ((step["response"] or {}).get("end_ms") or 0))
+
+
+async def _turn(
+    steps: list[dict[str, Any]], number: int, tasks: list[asyncio.Task[tuple[Reply | None, float]]], began: list[float]
+) -> None:
+    """Wait as long as the recorded client did: for the ends that came before, and between the beginnings."""
+    at = steps[number]["at_ms"]
+    due = 0.0
+    for other, task in enumerate(tasks):
+        gap_ms = at - _end_ms(steps[other])
+        if gap_ms >= 0:
+            _, ended = await task
+            due = max(due, ended + gap_ms / 1000)
+        else:
+            due = max(due, began[other] + (at - steps[other]["at_ms"]) / 1000)
+    delay = due - asyncio.get_running_loop().time()
+    if tasks and delay > 0:
+        await asyncio.sleep(delay)
+
+
+def _compare(transcript: dict[str, Any], number: int, reply: Reply | None) -> str:
+    step = transcript["steps"][number]
+    sampled = bool(SAMPLED.search(request_body(step["request"]).decode("utf-8", "replace")))
+    if step.get("client_hung_up"):
+        return ""
+    wanted = normal(recorded(step["response"]), sampled=sampled)
+    found = normal(reply, sampled=sampled)
+    if wanted == found:
+        return ""
+    for left, right in zip([*wanted, "<end>"], [*found, "<end>"], strict=False):
+        if left != right:
+            at = next((i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), 0)
+            cut = max(0, at - 60)
+            return f"step {number}: recorded …{left[cut : at + 160]!r}, got …{right[cut : at + 160]!r}"
+    return f"step {number}: {len(wanted)} lines recorded, {len(found)} came"
+
+
+def order_stub(transcript: dict[str, Any], faults: FaultBook) -> None:
+    """cli-errors: the recorded server is a stub that answers what it was told; tell the simulator the same."""
+    for step in transcript["steps"]:
+        reply = recorded(step["response"])
+        if reply is None:
+            continue
+        skipped = ("date", "content-length", "transfer-encoding", "connection")
+        headers = [(name, value) for name, value in reply.headers if name.lower() not in skipped]
+        chunks = [chunk.decode() for chunk in reply.chunks] if reply.framing == "chunked" else []
+        faults.add(
+            "answer",
+            route=_target(step["request"]),
+            method=step["request"]["method"],
+            status=reply.status,
+            headers=headers,
+            body=reply.body.decode(),
+            chunks=chunks,
+        )
+
+
+async def against_simulator(transcript: dict[str, Any], front: Callable[[str], Any] | None = None) -> Outcome:
+    """Replay one transcript against a fresh simulator; `front` may put a router before it (an async context manager
+    that gets the simulator's URL and gives the URL to ask)."""
+    server = SimulatedOllama(config_of(transcript))
+    await server.start()
+    try:
+        await prepare(transcript, server.url)
+        if transcript["group"] == "cli-errors":
+            order_stub(transcript, server.faults)
+        if front is None:
+            return await replay(transcript, server.url)
+        async with front(server.url) as url:
+            return await replay(transcript, url)
+    finally:
+        await server.stop()
