@@ -30,7 +30,7 @@ class _Last(msgspec.Struct):
 
     done: bool = False
     status: str = ""
-    error: msgspec.Raw | None = None
+    error: Any = None
     type: str = ""
     prompt_eval_count: int | None = None
     eval_count: int | None = None
@@ -212,7 +212,7 @@ def _rename_in(members: dict[str, msgspec.Raw], rename: Rename) -> bool:
         members["model"] = msgspec.Raw(new)
         return True
     for key in ("response", "message"):
-        if key in members and bytes(members[key][:1]) == b"{":
+        if key in members and bytes(members[key]).startswith(b"{"):
             inner = _read_object(members[key])
             if _rename_in(inner, rename):
                 members[key] = msgspec.Raw(_encode(inner))
