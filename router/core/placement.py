@@ -7,7 +7,6 @@ does not fit. 3. A dense model is filled again from the last layer to the first,
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -102,13 +101,19 @@ def place(
         return _on_one(known, len(shape_of(facts).layers) + 1, cards[0], safety_bytes, residual_bytes)
     if not cards:
         return Placement(False, ())
-    whole = known_footprint(facts, options, backend, PIPELINE_COPIES)
-    split = _Split(facts, options, cards, whole, backend, safety_bytes, residual_bytes)
-    first = split.placement(split.in_proportion())
-    if first.fits or facts.value("expert_count", 0):
+    split = _Split(
+        facts,
+        cards,
+        known_footprint(facts, options, backend, PIPELINE_COPIES),
+        known_footprint(facts, options, backend, 1).compute_bytes,
+        _layer_sums(facts, options),
+        safety_bytes,
+        residual_bytes,
+    )
+    first = split.first_plan()
+    if first.fits or facts.value("expert_count", 0) or split.is_hopeless(first):
         return first
-    refilled = split.back_to_front()
-    return split.placement(refilled) if refilled is not None else first
+    return split.second_plan() or first
 
 
 def _on_one(known: Footprint, layers: int, card: Card, safety_bytes: int | None, residual_bytes: int) -> Placement:
@@ -144,85 +149,75 @@ def max_num_ctx(
 
 @dataclass(frozen=True, slots=True)
 class _Split:
-    """One question to the fit. Layer counts run over the blocks and the output, which is the last layer."""
+    """One question to the fit over several cards. `sums` are the bytes of the first n layers; layers are the blocks
+    and, last, the output. `single_bytes` is the compute buffer while nothing is pipelined."""
 
     facts: ModelFacts
-    options: RunOptions
     cards: Sequence[Card]
     whole: Footprint
-    backend: Backend
+    single_bytes: int
+    sums: tuple[int, ...]
     safety_bytes: int | None
     residual_bytes: int
 
-    @property
-    def blocks(self) -> int:
-        return len(_layer_sums(self.facts, self.options)) - 2
-
-    def in_proportion(self) -> list[int]:
-        """How many layers each card gets by its share of the free memory."""
-        layers = self.blocks + 1
+    def first_plan(self) -> Placement:
+        """Layers by each card's share of the free memory: layer il goes to the first card whose cumulated share
+        exceeds il / layers (llama-model.cpp, load_tensors)."""
+        layers = len(self.sums) - 1
         shares = list(accumulate(max(0, card.free_bytes - card.context_bytes) for card in self.cards))
-        counts = [0] * len(self.cards)
-        for il in range(layers):
-            counts[min(bisect_right(shares, il * shares[-1] / layers), len(self.cards) - 1)] += 1
-        return counts
+        total = shares[-1] or 1
+        ends = [-(-share * layers // total) for share in shares[:-1]] + [layers]
+        starts = [0, *ends[:-1]]
+        parts = enumerate(zip(starts, ends, strict=True))
+        devices = tuple(self._device(at, end, end - start) for at, (start, end) in parts)
+        return Placement(all(device.need_bytes <= device.have_bytes for device in devices), devices)
 
-    def back_to_front(self) -> list[int] | None:
-        """The second plan: each card, last first, takes the most of the remaining layers; None if some are left over.
+    def is_hopeless(self, first: Placement) -> bool:
+        """True when no other distribution can help: all cards together have too little, even unpipelined."""
+        unpipelined = len(self.cards) * (self.whole.compute_bytes - self.single_bytes)
+        return first.need_bytes - unpipelined > sum(device.have_bytes for device in first.devices)
 
-        Until all are placed nothing is pipelined, so a card is filled as if there were one copy of the inputs.
+    def second_plan(self) -> Placement | None:
+        """Each card, last first, takes the most of the remaining layers; None if some are left over.
+
+        Until all are placed nothing is pipelined, so a card is filled as if there were one copy of the inputs. In the
+        end later cards may so dip into their margin, as llama.cpp lets them, but nothing may exceed what a card has.
         """
-        single = known_footprint(self.facts, self.options, self.backend, 1).compute_bytes
-        counts, left = [0] * len(self.cards), self.blocks + 1
+        left, devices = len(self.sums) - 1, list[DeviceNeed]()
         for at in range(len(self.cards) - 1, -1, -1):
-            if self._fits(at, left, left, self.whole.compute_bytes):
-                counts[at] = left
-                return counts
-            counts[at] = self._most(at, left, single)
-            left -= counts[at]
-        return None
-
-    def placement(self, counts: Sequence[int]) -> Placement:
-        """The outcome for `counts` layers per card. After a second plan later cards may dip into their margin, since
-        llama.cpp filled them before the pipeline's copies were there; but nothing may exceed what a card has."""
-        devices, end, fits = [], 0, True
-        refilled = counts != self.in_proportion()
-        for at, count in enumerate(counts):
-            end += count
-            device = self._device(at, end, count, self.whole.compute_bytes)
+            device = self._device(at, left, left)
+            count = left if device.need_bytes <= device.have_bytes else self._most(at, left)
+            device = self._device(at, left, count)
+            spare = self.cards[at].margin_bytes if at else 0
+            if count and device.need_bytes - spare > device.have_bytes:
+                return None
             devices.append(device)
-            spare = self.cards[at].margin_bytes if refilled and at else 0
-            is_empty = refilled and not count
-            fits = fits and (is_empty or device.need_bytes - spare <= device.have_bytes)
-        return Placement(fits, tuple(devices))
+            left -= count
+        return Placement(True, tuple(reversed(devices))) if not left else None
 
-    def _most(self, at: int, left: int, compute_bytes: int) -> int:
+    def _most(self, at: int, left: int) -> int:
+        """The most layers before layer `left` that card `at` holds while nothing is pipelined; never all of them."""
         low, high = 0, left - 1
         while low < high:
             middle = (low + high + 1) // 2
-            low, high = (middle, high) if self._fits(at, left, middle, compute_bytes) else (low, middle - 1)
+            device = self._device(at, left, middle, self.single_bytes)
+            low, high = (middle, high) if device.need_bytes <= device.have_bytes else (low, middle - 1)
         return low
 
-    def _fits(self, at: int, end: int, count: int, compute_bytes: int) -> bool:
-        device = self._device(at, end, count, compute_bytes)
-        return device.need_bytes <= device.have_bytes
-
-    def _device(self, at: int, end: int, count: int, compute_bytes: int) -> DeviceNeed:
+    def _device(self, at: int, end: int, count: int, compute_bytes: int | None = None) -> DeviceNeed:
         """Card `at` holding the `count` layers before layer `end`."""
         card = self.cards[at]
-        sums = _layer_sums(self.facts, self.options)
-        held = sums[end] - sums[end - count] + compute_bytes if count else 0
-        projector = self.whole.projector_bytes if at == 0 else 0
-        need = held + projector + self._learned(held + projector)
+        held = self.whole.projector_bytes if at == 0 else 0
+        if count:
+            compute = self.whole.compute_bytes if compute_bytes is None else compute_bytes
+            held += self.sums[end] - self.sums[end - count] + compute
+        need = held + self._learned(held) if self.residual_bytes else held
         safety = safety_bytes_of(self.facts, need) if self.safety_bytes is None else self.safety_bytes
-        alloc = held + projector + card.context_bytes
         total = need + card.context_bytes + card.margin_bytes + safety
-        return DeviceNeed(card.index, total, card.free_bytes, count, alloc)
+        return DeviceNeed(card.index, total, card.free_bytes, count, held + card.context_bytes)
 
     def _learned(self, held_bytes: int) -> int:
         """This card's share of what was learned."""
-        if not self.residual_bytes:
-            return 0
         everywhere = self.whole.need_bytes + (len(self.cards) - 1) * self.whole.compute_bytes
         return self.residual_bytes * held_bytes // max(1, everywhere)
 
