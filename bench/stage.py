@@ -12,32 +12,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from router.adapters.gpu import ProbeReading
 from router.adapters.relay import HttpRelay, UpstreamRequest
 from router.app import Running, running
 from router.config import load_config
+from router.simulator.probe import CardsProbe
 from router.simulator.server import SimConfig, SimulatedOllama, running_simulator
 
 MIB = 1 << 20
-
-
-class CardsProbe:
-    """What NVML would say of the simulator's cards; `lag_s` makes each reading that slow."""
-
-    name = "virtual"
-
-    def __init__(self, sim: SimulatedOllama, lag_s: float = 0.0) -> None:
-        self._sim = sim
-        self.lag_s = lag_s
-
-    async def read(self) -> ProbeReading:
-        """Free memory per card, now."""
-        if self.lag_s:
-            await asyncio.sleep(self.lag_s)
-        return ProbeReading(tuple(self._sim.cards.gpus()), asyncio.get_running_loop().time(), ())
-
-    async def aclose(self) -> None:
-        """Nothing to close."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +99,7 @@ async def stage(
             **router_config,
         }
         config = load_config(env={}, options=options)
-        probe = CardsProbe(sim, probe_lag_s) if has_probe else None
+        probe = CardsProbe(sim.cards, probe_lag_s) if has_probe else None
         async with running(config, probe=probe, is_probed=True) as router:
             client = HttpRelay(router.url, pool_size=512, first_byte_timeout_s=1e5, idle_timeout_s=1e5)
             yield Stage(sim, router.url, client, router, loads, evictions)

@@ -24,6 +24,7 @@ from router.app import Running, running
 from router.config import load_config
 from router.core.names import key_of
 from router.simulator.machine import CardSpec, Machine, Speeds
+from router.simulator.probe import CardsProbe
 from router.simulator.server import SimConfig, SimulatedOllama, running_simulator
 
 MIB = 1 << 20
@@ -39,7 +40,7 @@ MODELS = (
 )
 ASKED = MODELS[0]
 REQUESTS = ((ASKED, "why is the sky blue?"), (ASKED, "and at night?"), ("llama3.2:3b", "one word for blue?"))
-TOKENS = 24
+TOKENS = 10
 FOREIGN_MIB = 10000
 TITLES = ("", "requested", "served by", "why", "on GPU", "tokens/s", "first token")
 
@@ -77,7 +78,7 @@ def demo(
 
 async def _demo(listen: str, *, once: bool, as_json: bool) -> int:
     console = Console(stderr=as_json)
-    speeds = Speeds(load_mib_per_s=6000.0)
+    speeds = Speeds(load_mib_per_s=12000.0)
     card = CardSpec(name="CUDA0", description="NVIDIA RTX A5000", total_mib=24564)
     config = SimConfig(machine=Machine(cards=(card,), speeds=speeds), models=MODELS)
     async with running_simulator(config) as sim:
@@ -105,7 +106,7 @@ async def _story(sim: SimulatedOllama, listen: str, console: Console, *, stays: 
 
         rows = await ask(sim.url, "Ollama alone", REQUESTS)
         await _empty(sim)
-        async with running(_config(sim, listen), probe=sim.probe(), is_probed=True) as router:
+        async with running(_config(sim, listen), probe=CardsProbe(sim.cards), is_probed=True) as router:
             rows += await ask(router.url, "router", REQUESTS)
             sim.cards.set_foreign(0, FOREIGN_MIB * MIB)
             await _settle(router)
@@ -198,7 +199,7 @@ def _print(rows: list[Shown], console: Console, *, as_json: bool) -> None:
 
 
 async def _stay(sim: SimulatedOllama, listen: str, console: Console) -> None:
-    async with running(_config(sim, listen), probe=sim.probe(), is_probed=True) as router:
+    async with running(_config(sim, listen), probe=CardsProbe(sim.cards), is_probed=True) as router:
         console.print("\nThe router stays up. Three things to try from another terminal (Ctrl-C ends it):\n")
         body = json.dumps({"model": ASKED, "prompt": "why is the sky blue?"})
         lines = (

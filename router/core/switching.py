@@ -41,7 +41,8 @@ class Plan:
     """One switch: unload `evict` (weights, in this order), then load the model with `options` on `cards`.
 
     `waits_for` are those of `evict` that have requests in flight: the switch starts when they are idle. The needs include
-    driver context, margin and safety; `expected_bytes` is what the probe should see go, by the formula alone.
+    driver context, margin and safety (a refilled split may dip into a margin: then it is what the card has);
+    `expected_bytes` is what the probe should see go, by the formula alone.
     """
 
     options: RunnerOptions
@@ -258,7 +259,7 @@ def _plan(options: RunnerOptions, evicted: tuple[Resident, ...], placement: Plac
         cards=tuple(device.index for device in placement.devices),
         need_bytes=placement.need_bytes,
         have_bytes=sum(device.have_bytes for device in placement.devices),
-        need_by_card=tuple(device.need_bytes if device.layers else 0 for device in placement.devices),
+        need_by_card=tuple(min(device.need_bytes, device.have_bytes) for device in placement.devices),
         expected_bytes=placement.expected_bytes,
         cache_bytes=cache,
     )

@@ -1,39 +1,27 @@
-"""The virtual driver: a probe that reads the simulated cards, in the form of the real ones (`adapters/gpu.py`)."""
+"""A probe of the virtual cards: what NVML would say of them, in process."""
 
 from __future__ import annotations
 
 import asyncio
 
-from router.adapters.gpu import GpuProcess, ProbeReading
-from router.errors import ProbeError
+from router.adapters.gpu import ProbeReading
 from router.simulator.cards import Cards
 
-FIRST_PID = 1000
 
-
-class VirtualProbe:
-    """A `VramProbe` of simulated cards. `delay_s` makes it slow, `is_lost` makes every reading fail."""
+class CardsProbe:
+    """Free memory per virtual card; `lag_s` makes each reading that slow. Implements `VramProbe`."""
 
     name = "virtual"
 
-    def __init__(self, cards: Cards, *, delay_s: float = 0.0) -> None:
-        self.delay_s = delay_s
-        self.is_lost = False
+    def __init__(self, cards: Cards, lag_s: float = 0.0) -> None:
         self._cards = cards
-        self._pids: dict[str, int] = {}
+        self.lag_s = lag_s
 
     async def read(self) -> ProbeReading:
-        """Free memory and processes now. Raises ProbeError while the driver is lost."""
-        if self.delay_s:
-            await asyncio.sleep(self.delay_s)
-        if self.is_lost:
-            raise ProbeError("GPU is lost")
-        found = self._cards.holders()
-        processes = (
-            GpuProcess(card, self._pids.setdefault(who, FIRST_PID + len(self._pids)), name, size)
-            for who, name, card, size in found
-        )
-        return ProbeReading(self._cards.gpus(), asyncio.get_running_loop().time(), tuple(processes))
+        """The cards as they are now."""
+        if self.lag_s:
+            await asyncio.sleep(self.lag_s)
+        return ProbeReading(tuple(self._cards.gpus()), asyncio.get_running_loop().time(), ())
 
     async def aclose(self) -> None:
         """Nothing to close."""
