@@ -14,6 +14,7 @@ from router.core.go_types import Place, Struct
 from router.core.json_keys import first_kind, fold, read_text, split
 from router.core.json_scan import EndOfBody
 from router.core.names import GO_SPACE, go_quoted
+from router.core.payload_checks import check
 from router.core.payload_fields import MANAGEMENT, REQUESTS
 from router.core.payload_messages import Prompt, measure
 from router.core.payload_rewrite import Members, rewrite, rewrite_names
@@ -62,6 +63,7 @@ def read_request(kind: str, body: bytes) -> InferenceRequest:
     members, found = _read(REQUESTS[kind], body, is_native=not kind.startswith("v1_"))
     model = read_text(found.get("model"))
     has_model = bool(model.strip(GO_SPACE))
+    check(kind, model if has_model else "", found)
     if kind.startswith("v1_"):
         return _read_v1(kind, model, has_model, found, members)
     return _read_native(kind, model, has_model, found, members)

@@ -47,11 +47,18 @@ def messages(*contents):
         ("v1_chat", {"messages": messages("x"), "reasoning_effort": "none"}, {"completion"}),
         ("v1_chat", {"messages": messages("x"), "tools": [{"type": "function"}]}, {"completion", "tools"}),
         ("v1_completions", {"prompt": "x", "suffix": "y"}, {"completion", "insert"}),
-        ("v1_messages", {"messages": messages([{"type": "image", "source": {}}])}, {"completion", "vision"}),
-        ("v1_messages", {"messages": messages("x"), "thinking": {"type": "enabled"}}, {"completion"}),
         (
             "v1_messages",
-            {"messages": messages([{"type": "tool_result", "content": [{"type": "image", "source": {}}]}])},
+            {"max_tokens": 9, "messages": messages([{"type": "image", "source": {}}])},
+            {"completion", "vision"},
+        ),
+        ("v1_messages", {"max_tokens": 9, "messages": messages("x"), "thinking": {"type": "enabled"}}, {"completion"}),
+        (
+            "v1_messages",
+            {
+                "max_tokens": 9,
+                "messages": messages([{"type": "tool_result", "content": [{"type": "image", "source": {}}]}]),
+            },
             {"completion", "vision"},
         ),
         ("v1_responses", {"input": messages([{"type": "input_image", "image_url": "x"}])}, {"completion", "vision"}),
@@ -74,10 +81,8 @@ def test_needs(kind, members, needs):
         ("chat", {"messages": messages("1"), "tools": [{"type": "function"}]}, 23),
         ("embed", {"input": ["123", "45"]}, 5),
         ("embed", {"input": "123"}, 3),
-        ("embed", {"input": [[1, 2]]}, 2),
-        ("embed", {"input": {"a": 1}}, 8),
         ("v1_chat", {"messages": messages("123", [{"type": "text", "text": "45"}])}, 7),
-        ("v1_messages", {"messages": messages("123"), "system": "45"}, 5),
+        ("v1_messages", {"max_tokens": 9, "messages": messages("123"), "system": "45"}, 5),
         ("v1_responses", {"input": "123", "instructions": "45"}, 5),
         ("v1_completions", {"prompt": "123"}, 3),
     ],
@@ -103,7 +108,7 @@ def test_prompt_bytes(kind, members, size):
         ("embed", {"input": [""]}, False, False),
         ("embed", {"keep_alive": 0}, False, True),
         ("embeddings", {"prompt": ""}, True, False),
-        ("v1_chat", {"messages": []}, False, False),
+        ("v1_completions", {"prompt": ""}, False, False),
     ],
 )
 def test_requests_without_a_prompt_load_or_unload(kind, members, load_only, unload):
@@ -150,15 +155,55 @@ def test_options_survive_a_lone_surrogate():
         ("chat", {"format": {"type": "object"}}, True),
         ("chat", {"format": ""}, False),
         ("chat", {"format": None}, False),
-        ("v1_chat", {"response_format": {"type": "json_schema"}}, True),
-        ("v1_chat", {"response_format": {"type": "text"}}, False),
+        ("v1_chat", {"messages": messages("x"), "response_format": {"type": "json_schema"}}, True),
+        ("v1_chat", {"messages": messages("x"), "response_format": {"type": "text"}}, False),
         ("v1_responses", {"text": {"format": {"type": "json_schema"}}}, True),
-        ("v1_messages", {}, False),
+        ("v1_messages", {"max_tokens": 9, "messages": messages("x")}, False),
     ],
 )
 def test_format(kind, members, expected):
     """A wanted output form is seen in each dialect that has one."""
     assert read_request(kind, body(model="m", **members)).format is expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "members", "text"),
+    [
+        ("generate", {"top_logprobs": 21}, "top_logprobs must be between 0 and 20"),
+        ("chat", {"top_logprobs": -1}, "top_logprobs must be between 0 and 20"),
+        ("chat", {"top_logprobs": 20}, None),
+        ("v1_chat", {}, "[] is too short - 'messages'"),
+        ("v1_chat", {"messages": []}, "[] is too short - 'messages'"),
+        ("v1_chat", {"messages": messages("x"), "top_logprobs": 21}, "top_logprobs must be between 0 and 20"),
+        ("v1_messages", {"messages": messages("x")}, "max_tokens is required and must be positive"),
+        ("v1_messages", {"messages": messages("x"), "max_tokens": 0}, "max_tokens is required and must be positive"),
+        ("v1_messages", {"messages": [], "max_tokens": 5}, "messages is required"),
+        ("v1_messages", {"messages": messages("x"), "max_tokens": 5}, None),
+        ("embed", {"input": 1}, "invalid input type"),
+        ("embed", {"input": {"a": 1}}, "invalid input type"),
+        ("embed", {"input": ["x", 1]}, "invalid input type"),
+        ("embed", {"input": ["x"]}, None),
+        ("embed", {"input": 1, "model": "a b"}, "invalid model name"),
+        ("v1_embeddings", {}, "invalid input"),
+        ("v1_embeddings", {"input": []}, "invalid input"),
+        ("v1_embeddings", {"input": [1, 2]}, "invalid input type"),
+        ("v1_embeddings", {"input": "x", "encoding_format": "BASE64"}, None),
+        (
+            "v1_embeddings",
+            {"input": "x", "encoding_format": "int8"},
+            "Invalid value for 'encoding_format' = int8. Supported values: ['float', 'base64'].",
+        ),
+    ],
+)
+def test_what_ollama_refuses_on_sight_is_refused_here(kind, members, text):
+    """Such a request must not load a model first; without a model, Ollama itself has the word."""
+    if text is None:
+        assert read_request(kind, body(**{"model": "m"} | members)).has_model
+    else:
+        with pytest.raises(BadRequest) as caught:
+            read_request(kind, body(**{"model": "m"} | members))
+        assert caught.value.message == text
+    assert not read_request(kind, body(**members | {"model": " "})).has_model
 
 
 def test_a_body_of_endless_small_values_is_refused():
