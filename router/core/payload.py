@@ -113,8 +113,8 @@ def _read_native(kind: str, model: str, has_model: bool, found: dict[str, Any], 
         format="format" in found and bytes(found["format"][:2]) != b'""',
         prompt_bytes=prompt.text_bytes + _tool_bytes(found, members),
         num_predict=num_predict,
-        is_load_only=prompt.count == 0 and keep_alive_ns != 0,
-        is_unload=prompt.count == 0 and keep_alive_ns == 0,
+        is_load_only=prompt.parts == 0 and keep_alive_ns != 0,
+        is_unload=prompt.parts == 0 and keep_alive_ns == 0,
         has_model=has_model,
         options_error=options_error,
         members=members,
@@ -137,7 +137,7 @@ def _read_v1(kind: str, model: str, has_model: bool, found: dict[str, Any], memb
 
 
 def _native_prompt(kind: str, found: dict[str, Any]) -> Prompt:
-    """What a native body asks about; `count` is 0 where Ollama only loads the model."""
+    """What a native body asks about; `parts` is 0 where Ollama only loads the model."""
     if kind == "chat":
         return found.get("messages") or Prompt()
     if kind == "embed":

@@ -30,7 +30,7 @@ def _generating(model: str, found: Mapping[str, Any]) -> None:
 
 
 def _v1_chat(model: str, found: Mapping[str, Any]) -> None:
-    if found.get("messages", _NOTHING).count == 0:
+    if found.get("messages", _NOTHING).parts == 0:
         raise BadRequest("[] is too short - 'messages'")
     _generating(model, found)
 
@@ -39,7 +39,7 @@ def _v1_messages(model: str, found: Mapping[str, Any]) -> None:
     limit = found.get("max_tokens")
     if limit is None or int(bytes(limit)) <= 0:
         raise BadRequest("max_tokens is required and must be positive")
-    if found.get("messages", _NOTHING).count == 0:
+    if found.get("messages", _NOTHING).parts == 0:
         raise BadRequest("messages is required")
 
 

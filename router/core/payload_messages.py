@@ -23,13 +23,13 @@ _MAX_NESTING = 4  # a tool's result inside a message inside the input
 class Prompt(NamedTuple):
     """`text_bytes` counts JSON text as written, images left out."""
 
-    count: int = 0
+    parts: int = 0
     text_bytes: int = 0
     has_images: bool = False
 
     def plus(self, other: Prompt) -> Prompt:
-        """Both together; `count` stays this one's."""
-        return Prompt(self.count, self.text_bytes + other.text_bytes, self.has_images or other.has_images)
+        """Both together; `parts` stays this one's."""
+        return Prompt(self.parts, self.text_bytes + other.text_bytes, self.has_images or other.has_images)
 
 
 def measure(view: memoryview | None, nesting: int = 0) -> Prompt:
