@@ -166,13 +166,16 @@ class Dispatcher:
 
     async def _serve(self, call: Call, chain: Chain) -> Answer:
         started_s = _now()
-        for _ in range(MOST_ATTEMPTS):
+        attempts = 0
+        while attempts < MOST_ATTEMPTS:
+            attempts += 1
             decision = self.decide(call.request, chain)
             chosen = decision.chosen
             if chosen is None and not self._line.is_switching:
                 answer = await self._without(call, chain, decision, started_s)
                 if answer is not None:
                     return answer
+                attempts = 0
                 continue
             if chosen is None or chosen.resident is None or not self._line.may_enter(chosen.resident.weights):
                 key = self._key(call.request, chain)

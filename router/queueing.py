@@ -169,18 +169,19 @@ class Line:
             return
         groups = self._groups()
         self.closed = frozenset()
+        self._release_ready(groups)
+        let_in = {ticket.weights for ticket in self._tickets if ticket.turn.done()}  # as good as in flight
         ordered = sorted(groups.values(), key=self._rank)
         for group in ordered:
             plan = group.decision.chosen.plan if group.decision.chosen else None
             if plan is None:
                 continue
-            if not plan.waits_for:
+            if not plan.waits_for and not let_in.intersection(plan.evict):
                 self._start(group)
                 break
             if self._is_impatient(group.oldest):
                 self.closed = frozenset(plan.evict)
                 break
-        self._release_ready(groups)
         if self._switching is None and ordered:
             waits = [t.since_s + self.settings.age_bound_s for group in ordered for t in group.tickets]
             self._set_timer(max(0.05, min(waits) - _now()))

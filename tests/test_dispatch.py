@@ -1,0 +1,448 @@
+"""The story of one request, told by the whole router before the simulated Ollama, on a virtual clock."""
+
+import asyncio
+import json
+import random
+
+import pytest
+
+from bench.stage import MIB, stage
+from router.adapters.relay import UpstreamRequest
+from router.errors import RouterError
+from router.simulator.clock import run_virtual
+from router.simulator.machine import CardSpec, Machine, Speeds
+from router.simulator.server import SimConfig
+
+BIG, MIDDLE, SMALL = "qwen3:32b", "llama3.1:8b", "llama3.2:3b"
+MODELS = ("llama3.3:70b-instruct-q4_K_M", BIG, "qwen3:14b", MIDDLE, SMALL, "nomic-embed-text:v1.5")
+SPEEDS = Speeds(load_mib_per_s=10000, tokens_per_s=100, cpu_tokens_per_s=4)
+ALONE = {"defaults.auto_chains": "off"}
+CHAIN = {"chains": {BIG: [BIG, MIDDLE, SMALL]}}
+
+
+def play(story, router=ALONE, *, cards=(24564,), has_probe=True, probe_lag_s=0.0, **sim):
+    """Run one story on a fresh stage; its result."""
+    specs = tuple(CardSpec(name=f"CUDA{index}", total_mib=size) for index, size in enumerate(cards))
+    config = SimConfig(machine=Machine(cards=specs, speeds=SPEEDS), models=MODELS, **sim)
+
+    async def run():
+        async with stage(config, router, has_probe=has_probe, probe_lag_s=probe_lag_s) as one:
+            return await story(one)
+
+    return run_virtual(run())
+
+
+def hello(model, tokens=4, **more):
+    return {"model": model, "prompt": f"[[tokens={tokens}]] hi", **more}
+
+
+def chat(model, tokens=4):
+    return {"model": model, "messages": [{"role": "user", "content": f"[[tokens={tokens}]] hi"}]}
+
+
+def asked(one, path):
+    """The requests that the upstream has seen on `path`, decoded."""
+    return [json.loads(seen.body) for seen in one.sim.seen if seen.path == path and seen.body]
+
+
+def residents(one):
+    return [row.model.name for row in one.sim.engine.ps()]
+
+
+def world(one):
+    return one.router.router.world
+
+
+def test_cold_request_loads_with_explicit_options_and_is_served_by_that_runner():
+    """The load is the router's own; the request carries exactly its options, so nothing reloads."""
+
+    async def story(one):
+        reply = await one.ask(hello(SMALL))
+        load, request = asked(one, "/api/generate")
+        assert load["options"] == request["options"] == {"num_ctx": 32768, "num_batch": 512}
+        assert "prompt" not in load
+        assert (reply.status, one.loads) == (200, [SMALL])
+
+    play(story)
+
+
+def test_requests_for_one_model_share_its_load():
+    """Ten requests at once cost one load."""
+
+    async def story(one):
+        replies = await asyncio.gather(*(one.ask(hello(SMALL)) for _ in range(10)))
+        assert [reply.status for reply in replies] == [200] * 10
+        assert one.loads == [SMALL]
+
+    play(story)
+
+
+def test_resident_model_costs_no_request_beside_the_clients_own():
+    """A decision for a resident takes no I/O."""
+
+    async def story(one):
+        await one.ask(hello(SMALL))
+        before = len(one.sim.seen)
+        await one.ask(hello(SMALL, tokens=1))
+        new = [seen.path for seen in one.sim.seen[before:]]
+        assert [path for path in new if path != "/api/ps"] == ["/api/generate"]
+
+    play(story)
+
+
+def test_load_goes_on_when_its_first_client_leaves():
+    """Whoever waits on is served by the same load."""
+
+    async def story(one):
+        first = asyncio.create_task(one.ask(hello(BIG)))
+        second = asyncio.create_task(one.ask(hello(BIG)))
+        await asyncio.sleep(1.0)
+        first.cancel()
+        reply = await second
+        assert (reply.status, one.loads) == (200, [BIG])
+
+    play(story)
+
+
+def test_clients_that_leave_at_any_instant_leave_nothing_behind():
+    """After random cancellations nothing is in flight, waiting, reserved or connected, and requests succeed."""
+
+    async def story(one):
+        rng = random.Random(7)
+
+        async def impatient():
+            task = asyncio.create_task(one.ask(hello(rng.choice([BIG, MIDDLE, SMALL]), tokens=rng.choice([1, 40]))))
+            await asyncio.sleep(rng.random() * 1.5)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+        for _ in range(15):
+            await asyncio.gather(*(impatient() for _ in range(20)))
+        await asyncio.sleep(15)
+        assert [tracked.in_flight for tracked in world(one).residents.values()] == [0] * len(world(one).residents)
+        assert (one.router.router.line.depth, world(one).reservations) == (0, [])
+        assert one.router.router.relay.open_connections == one.router.router.relay.idle_connections
+        assert (await one.ask(hello(SMALL))).status == 200
+
+    play(story)
+
+
+def test_fallback_is_named_in_the_answers_headers():
+    """The client sees who served and why; the body names the variant that served."""
+
+    async def story(one):
+        data = json.dumps(hello("llama3.3:70b-instruct-q4_K_M", stream=False)).encode()
+        answer = await one.client.open(UpstreamRequest(b"POST", b"/api/generate", [], data, len(data)))
+        headers = dict(answer.headers)
+        body = json.loads(await answer.read())
+        assert headers[b"x-router-model"] == body["model"].encode() == MIDDLE.encode()
+        assert headers[b"x-router-requested-model"] == b"llama3.3:70b-instruct-q4_K_M"
+        assert headers[b"x-router-reason"].startswith(b"fallback: llama3.3:70b-instruct-q4_K_M too big")
+        answer.close()
+
+    play(story, {})
+
+
+def test_h5_spilled_load_never_answers_and_the_next_one_is_right():
+    """Hidden server settings (4 slots) make the first load spill: it is unloaded, learned, and a smaller one serves."""
+    from router.core.ollama_options import ServerSettings
+
+    async def story(one):
+        first = await one.ask(hello("qwen3:14b", options={"num_ctx": 16384}))
+        second = await one.ask(hello("qwen3:14b", options={"num_ctx": 16384}))
+        assert [reply.tokens_per_s >= 95 for reply in (first, second)] == [True, True]
+        assert one.loads.count("qwen3:14b") == 1
+
+    play(story, {"chains": {"qwen3:14b": ["qwen3:14b", SMALL]}}, settings=ServerSettings(num_parallel=4))
+
+
+@pytest.mark.parametrize(
+    ("rule", "status", "served"),
+    [("refuse", 503, ""), ("allow_partial", 200, BIG), ("passthrough", 200, BIG)],
+)
+def test_nothing_fits_does_what_was_configured(rule, status, served):
+    """Refused with the bytes behind it, or let through as it is."""
+
+    async def story(one):
+        reply = await one.ask(hello(BIG))
+        assert (reply.status, reply.served) == (status, served)
+        if rule == "refuse":
+            assert "too big (needs 21" in reply.error
+
+    play(story, {**ALONE, "defaults.nothing_fits": rule}, cards=(8192,))
+
+
+def test_nothing_fits_wait_is_served_when_memory_comes_back():
+    """A waiting request is served once another program has given its memory back."""
+
+    async def story(one):
+        one.sim.cards.set_foreign(0, 20000 * MIB)
+        await one.router.router.world.refresh_fresh()
+        waiting = asyncio.create_task(one.ask(hello(BIG)))
+        await asyncio.sleep(10)
+        assert not waiting.done()
+        one.sim.cards.set_foreign(0, 0)
+        assert (await waiting).status == 200
+
+    play(story, {**ALONE, "defaults.nothing_fits": "wait"})
+
+
+def test_strict_request_is_served_by_the_asked_model_or_refused():
+    """X-Router-Strict takes the chain away."""
+
+    async def story(one):
+        data = json.dumps(hello("llama3.3:70b-instruct-q4_K_M")).encode()
+        headers = [(b"x-router-strict", b"true")]
+        answer = await one.client.open(UpstreamRequest(b"POST", b"/api/generate", headers, data, len(data)))
+        assert answer.status == 503
+        answer.close()
+
+    play(story, {})
+
+
+def test_unknown_model_gets_ollamas_own_404():
+    """What is no chain and not installed is left to Ollama."""
+
+    async def story(one):
+        reply = await one.ask(hello("nobody:1b"))
+        assert (reply.status, reply.error) == (404, "model 'nobody:1b' not found")
+
+    play(story)
+
+
+def test_native_and_v1_requests_share_one_runner():
+    """/v1 reaches it through a derived tag, whose name nobody sees."""
+
+    async def story(one):
+        for _ in range(5):
+            await one.ask(hello(SMALL, options={"num_ctx": 16384}))
+            reply = await one.ask(chat(SMALL), "/v1/chat/completions")
+            assert (reply.status, reply.served) == (200, SMALL)
+        assert one.loads == [SMALL]
+        answer = await one.client.open(UpstreamRequest(b"GET", b"/api/tags", [], None, None))
+        assert b"derived" not in await answer.read()
+
+    play(story)
+
+
+def test_derived_tags_of_a_router_that_died_are_removed():
+    """A new router on the same server finds and removes them, and uses what is loaded."""
+
+    async def story(one):
+        await one.ask(chat(SMALL), "/v1/chat/completions")
+        server = one.router.router.server
+        assert any("derived" in row["name"] for row in await server.tags())
+        world(one).on_restart()
+        await asyncio.sleep(1)
+        assert not any("derived" in row["name"] for row in await server.tags())
+        assert (await one.ask(chat(SMALL), "/v1/chat/completions")).status == 200
+        assert one.loads == [SMALL]
+
+    play(story)
+
+
+def test_g10_aiders_other_context_on_every_turn_never_reloads():
+    """Demands are rounded up and a larger loaded context is kept: few loads for many contexts."""
+
+    async def story(one):
+        for turn in range(12):
+            await one.ask(hello(SMALL, options={"num_ctx": 8192 + 137 * turn}))
+        assert len(one.loads) <= 2
+
+    play(story)
+
+
+def test_llama_index_maximum_context_is_a_demand_that_a_smaller_variant_may_serve():
+    """131072 tokens fit with the small model only."""
+
+    async def story(one):
+        reply = await one.ask(hello(MIDDLE, options={"num_ctx": 131072}))
+        assert (reply.status, reply.served) == (200, SMALL)
+
+    play(story, {"chains": {MIDDLE: [MIDDLE, SMALL]}}, cards=(20000,))
+
+
+def test_keep_alive_minus_one_stays_and_zero_unloads_at_once():
+    """Home Assistant's −1 outlives Ollama's own lease, and an unload goes to what is loaded."""
+
+    async def story(one):
+        await one.ask(hello(SMALL, keep_alive=-1))
+        assert "keep_alive" not in asked(one, "/api/generate")[1]
+        await asyncio.sleep(1200)
+        assert residents(one) == [SMALL]
+        reply = await one.ask({"model": SMALL, "keep_alive": 0})
+        await asyncio.sleep(1)
+        assert (reply.status, residents(one)) == (200, [])
+
+    play(story)
+
+
+def test_keep_alive_duration_ends_after_the_last_request():
+    """Ten seconds are ten seconds, although Ollama was told five minutes."""
+
+    async def story(one):
+        await one.ask(hello(SMALL, keep_alive="10s"))
+        await asyncio.sleep(8)
+        assert residents(one) == [SMALL]
+        await asyncio.sleep(5)
+        assert residents(one) == []
+
+    play(story)
+
+
+def test_h7_unload_of_a_chain_goes_to_its_loaded_variant_and_loads_nothing():
+    """`ollama stop` of a name that another variant stands for."""
+
+    async def story(one):
+        await one.ask(hello("llama3.3:70b-instruct-q4_K_M"))
+        assert residents(one) == [MIDDLE]
+        await one.ask({"model": "llama3.3:70b-instruct-q4_K_M", "keep_alive": "0s"})
+        await asyncio.sleep(1)
+        assert (residents(one), one.loads) == ([], [MIDDLE])
+
+    play(story, {})
+
+
+def test_embedder_lives_beside_a_chat_model_at_its_own_options():
+    """It is loaded at Ollama's automatic options, without evicting its neighbour."""
+
+    async def story(one):
+        await one.ask(hello(MIDDLE))
+        body = {"model": "nomic-embed-text:v1.5", "input": "hi"}
+        assert (await one.ask(body, "/api/embed")).status == 200
+        assert (await one.ask(body, "/v1/embeddings")).status == 200
+        assert sorted(residents(one)) == sorted([MIDDLE, "nomic-embed-text:v1.5"])
+        assert len(one.loads) == 2
+
+    play(story)
+
+
+def test_without_probe_the_first_variant_that_ps_shows_whole_serves():
+    """Verify mode: the bigger ones are tried, spill, are unloaded and remembered."""
+
+    async def story(one):
+        first = await one.ask(hello(BIG))
+        assert (first.served, first.tokens_per_s >= 95) == (MIDDLE, True)
+        tried = len(one.loads)
+        assert (await one.ask(hello(BIG))).served == MIDDLE
+        assert len(one.loads) == tried
+
+    play(story, CHAIN, cards=(8192,), has_probe=False)
+
+
+def test_without_any_gpu_requests_pass_unchanged():
+    """Where the first load shows no VRAM at all there is no GPU to speak of."""
+
+    async def story(one):
+        replies = [await one.ask(hello(SMALL)) for _ in range(2)]
+        assert [reply.status for reply in replies] == [200, 200]
+        assert world(one).gpus == ()
+
+    play(story, {}, cards=(1000,), has_probe=False)
+
+
+def test_upstream_that_comes_later_is_found_without_a_restart():
+    """502 while it is away, and served as soon as it is there."""
+
+    async def story(one):
+        port = int(one.sim.url.rsplit(":", 1)[1])
+        await one.sim.stop()
+        await asyncio.sleep(3)
+        assert (await one.ask(hello(SMALL))).status == 502
+        assert one.router.router.dispatcher.is_ready()[0] is False
+        await one.sim.start(port=port)
+        await asyncio.sleep(3)
+        assert (await one.ask(hello(SMALL))).status == 200
+
+    play(story)
+
+
+def test_alternating_models_that_do_not_fit_together_cost_two_loads():
+    """Twenty alternating requests are ordered by model."""
+
+    async def story(one):
+        names = [BIG, "qwen3:14b"] * 10
+        replies = await asyncio.gather(*(one.ask(hello(name, options={"num_ctx": 8192})) for name in names))
+        assert all(reply.status == 200 for reply in replies)
+        assert len(one.loads) == 2
+
+    play(story)
+
+
+def test_b5_full_line_is_refused_at_once_in_ollamas_words():
+    """Who would be one too many is told so."""
+
+    async def story(one):
+        await one.ask(hello(BIG, tokens=1))
+        busy = asyncio.create_task(one.ask(hello(BIG, tokens=400)))
+        await asyncio.sleep(0.5)
+        waiting = [asyncio.create_task(one.ask(hello("qwen3:14b"))) for _ in range(3)]
+        await asyncio.sleep(0.1)
+        replies = await asyncio.gather(*waiting, busy)
+        refused = [reply for reply in replies if reply.status == 503]
+        assert len(refused) == 1
+        assert refused[0].error == "server busy, please try again.  maximum pending requests exceeded"
+
+    play(story, {**ALONE, "queue.max_waiting": 2})
+
+
+def test_nobody_waits_longer_than_the_age_bound_while_a_resident_is_hot():
+    """A stream of requests for the loaded model does not starve another one."""
+
+    async def story(one):
+        await one.ask(hello(BIG, tokens=1))
+        is_over = asyncio.Event()
+
+        async def hot():
+            while not is_over.is_set():
+                await one.ask(hello(BIG, tokens=20))
+
+        tasks = [asyncio.create_task(hot()) for _ in range(3)]
+        reply = await one.ask(hello("qwen3:14b"))
+        is_over.set()
+        await asyncio.gather(*tasks)
+        assert reply.status == 200
+        assert reply.took_s < 40
+
+    play(story, {**ALONE, "queue.affinity_count": 1000, "queue.age_bound_s": 10})
+
+
+def test_failed_load_gives_ollamas_own_words_or_the_next_variant():
+    """The chain goes on without a model that cannot be loaded; without a chain its error is passed on."""
+
+    async def story(one):
+        one.sim.cards.change(fail_load={MIDDLE: "corrupt"})
+        assert (await one.ask(hello(BIG))).served == SMALL
+        reply = await one.ask(hello(MIDDLE))
+        assert reply.status == 500
+        assert reply.error
+
+    play(story, {"chains": {BIG: [MIDDLE, SMALL]}, **ALONE})
+
+
+def test_late_memory_is_waited_for():
+    """With a driver that is a second late, nothing spills after a switch."""
+    specs = (CardSpec(total_mib=24564),)
+    config = SimConfig(machine=Machine(cards=specs, speeds=SPEEDS, free_lag_s=1.5), models=MODELS)
+
+    async def run():
+        async with stage(config, ALONE) as one:
+            for name in (BIG, "qwen3:14b", BIG, "qwen3:14b"):
+                reply = await one.ask(hello(name, options={"num_ctx": 16384}))
+                assert (reply.status, reply.tokens_per_s >= 95) == (200, True)
+            assert len(one.loads) == 4
+
+    run_virtual(run())
+
+
+def test_dispatcher_explains_what_it_would_do():
+    """`explain` names every variant with its bytes and loads nothing."""
+
+    async def story(one):
+        found = one.router.router.inspector.explain("llama3.3:70b-instruct-q4_K_M")
+        assert [row["verdict"] for row in found["variants"]] == ["too_big", "fits"]
+        assert one.loads == []
+        with pytest.raises(RouterError):
+            one.router.router.inspector.explain("nobody:1b")
+
+    play(story, {})
