@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from router.core.catalog import ModelFacts
+from router.core.projector import tower_bytes
+from router.core.shape import shape_of
 
 MIB = 1 << 20
 Kind = Literal["context", "model", "kv", "state", "compute", "projector"]
@@ -15,17 +17,24 @@ Kind = Literal["context", "model", "kv", "state", "compute", "projector"]
 @dataclass(frozen=True, slots=True, eq=False)
 class SimModel:
     """An installed model as the scheduler knows it: `blob` (``sha256-…``) orders ties, `blob_bytes` is its file's size,
-    `projector_bytes` that of the vision projector that Ollama passes with ``--mmproj`` (0 = none)."""
+    `tower_bytes` that of its vision tower (None = as the footprint has it)."""
 
     facts: ModelFacts
     blob: str
     blob_bytes: int
-    projector_bytes: int = 0
+    tower_bytes: int | None = None
 
     @property
     def name(self) -> str:
         """The tag."""
         return self.facts.name
+
+    @property
+    def projector_bytes(self) -> int:
+        """Weights of the projector that Ollama passes with ``--mmproj``; 0 for a model that does not see."""
+        if self.tower_bytes is not None:
+            return self.tower_bytes
+        return tower_bytes(self.facts, shape_of(self.facts).weights) if "vision" in self.facts.capabilities else 0
 
 
 @dataclass(frozen=True, slots=True)

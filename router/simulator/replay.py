@@ -19,7 +19,7 @@ from router.simulator.engine import Engine
 from router.simulator.machine import Machine
 from router.simulator.scenario import RecordedClient, is_sequential, settings_of, visible_cards
 
-DRAWS = 40
+DRAWS = 100
 SIZE_SLACK_BYTES = 16 * MIB
 SETTLE_S = 0.006
 """Between a step's end and the look at ps: the recorder's own round trip."""
