@@ -191,6 +191,8 @@ class Wire(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         response = cast("UpstreamResponse", self._response)
+        if response.status:
+            return  # a trailer
         response.headers.append((name.lower(), value))
         self._header_bytes += len(name) + len(value)
         if self._header_bytes > MAX_HEADER_BYTES or len(response.headers) > MAX_HEADERS:

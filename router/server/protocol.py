@@ -62,6 +62,7 @@ class HttpProtocol(httptools_impl.HttpToolsProtocol):
         self._is_deaf = False  # what still comes in is thrown away
         self._in_head = False  # between the first byte of a request and the end of its headers
         self._head_bytes = 0
+        self._body_grew = False
         self._stuck_bytes = 0
         self._refused: tuple[int, bytes] | None = None
 
@@ -93,16 +94,22 @@ class HttpProtocol(httptools_impl.HttpToolsProtocol):
             self._in_head, self._head_bytes = True, 0
             if not self.queue:
                 self.deadline = self.loop.time() + self.limits.header_s
-        if self._in_head:
+        was_head = self._in_head
+        if was_head:
             self._head_bytes += len(data)
             if b"pgrade" in data or b"PGRADE" in data:
                 data = disarm(data)
+        self._body_grew = False
         try:
             self.parser.feed_data(data)
         except ParserErrors:
             self._bad_input()
             return
-        if self._in_head and self._head_bytes > self.limits.header_bytes:
+        if not was_head and not self._body_grew:  # trailers and chunk extensions without end
+            self._head_bytes += len(data)
+            if self._head_bytes > self.limits.header_bytes and not self._in_head:
+                self._bad_input()
+        elif self._in_head and self._head_bytes > self.limits.header_bytes:
             self._refuse(414 if len(self.url) > self.limits.header_bytes // 2 else 431)
 
     def pause_writing(self) -> None:
@@ -128,7 +135,8 @@ class HttpProtocol(httptools_impl.HttpToolsProtocol):
             self._in_head, self._head_bytes = True, 0
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers.append((name.lower(), value))
+        if self._in_head:  # else it is a trailer: dropped
+            self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         noted = dict(self.headers)
@@ -138,7 +146,7 @@ class HttpProtocol(httptools_impl.HttpToolsProtocol):
         target = split_target(self.url, method)
         if self._refused is not None or target is None:
             raise ValueError("refused")
-        self._in_head = False
+        self._in_head, self._head_bytes = False, 0
         if not self.is_write_paused:
             self.deadline = NEVER
         http_10 = version == "1.0"
@@ -179,6 +187,7 @@ class HttpProtocol(httptools_impl.HttpToolsProtocol):
             self.flow.pause_reading()
 
     def on_body(self, body: bytes) -> None:
+        self._body_grew = True
         cycle = cast("Cycle", self.cycle)
         if not cycle.response_complete:
             cycle.feed(body)

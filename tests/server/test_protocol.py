@@ -162,7 +162,13 @@ async def test_an_upgrade_is_ignored_with_its_body_intact_e5() -> None:
     async with raw_upstream(answer(b'{"done":true}')) as upstream:
         async with running_edge(FakeDispatcher(HttpRelay(upstream.url))) as running, client(running.port) as raw:
             for upgrade in (b"Upgrade: h2c", b"UPGRADE: websocket", b"upgrade:h2c"):
-                lines = (b"Host: a.local", b"Connection: Upgrade, HTTP2-Settings", upgrade, b"HTTP2-Settings: x", LENGTH)
+                lines = (
+                    b"Host: a.local",
+                    b"Connection: Upgrade, HTTP2-Settings",
+                    upgrade,
+                    b"HTTP2-Settings: x",
+                    LENGTH,
+                )
                 await raw.send(post(*lines, body=CHAT))
                 assert (await raw.reply()).status == 200
             for head, body in upstream.requests:
@@ -198,7 +204,7 @@ async def test_a_client_that_does_not_come_to_the_point_is_closed_b1(sent: bytes
 
 
 async def test_a_header_that_drips_does_not_move_the_deadline_b1() -> None:
-    """The deadline is for the whole head: a byte now and then buys no time, and hundreds of such clients cost nothing."""
+    """The deadline is for the whole head: a byte now and then buys no time, and such clients hold nobody up."""
     async with running_edge(fake(), limits=WireLimits(header_s=0.3)) as running:
         slow = [await RawClient.to(running.port) for _ in range(100)]
         started_at = asyncio.get_running_loop().time()
@@ -218,6 +224,9 @@ async def test_a_header_that_drips_does_not_move_the_deadline_b1() -> None:
         assert asyncio.get_running_loop().time() - started_at < 1.5
         dripping.cancel()
         await asyncio.gather(dripping, return_exceptions=True)
+        for raw in slow:
+            raw.close()
+        await asyncio.sleep(0.02)
 
 
 async def test_an_idle_connection_is_closed_and_a_busy_one_is_not_b1_b4() -> None:
@@ -248,6 +257,26 @@ async def test_connections_beyond_the_limit_are_told_so() -> None:
         assert (await first[1].ask("GET", "/")).status == 200
         for raw in [*first, extra]:
             raw.close()
+
+
+@pytest.mark.parametrize("flood", [b"X-T: " + b"a" * 200_000, b"X: y\r\n" * 40_000, b"5;x=" + b"a" * 200_000])
+async def test_trailers_and_chunk_extensions_have_an_end(flood: bytes) -> None:
+    """What is neither head nor body is bounded too, and a trailer is no header."""
+    dispatcher = fake()
+    async with running_edge(dispatcher) as running, client(running.port) as raw:
+        body = b"%x\r\n%b\r\n" % (len(CHAT), CHAT)
+        if not flood.startswith(b"5"):
+            body += b"0\r\n"
+        try:
+            await raw.send(post(b"Host: a.local", b"Transfer-Encoding: chunked", body=body))
+            for at in range(0, len(flood), 10_000):
+                await raw.send(flood[at : at + 10_000])
+                await asyncio.sleep(0)
+            said = await raw.reader.read()
+        except ConnectionError:
+            said = b""
+        assert said == b"" or said.startswith(b"HTTP/1.1 400 ")
+        assert not dispatcher.calls
 
 
 async def test_a_bad_application_never_splits_a_response_e8() -> None:

@@ -47,7 +47,7 @@ async def test_streams_that_end_in_time_end_normally_d1() -> None:
 
 @pytest.mark.parametrize("target", ["/api/chat", "/v1/chat/completions"])
 async def test_a_stream_that_outlives_the_grace_ends_with_an_error_d2(target: str) -> None:
-    """A well-formed error line or event and a proper end of the body, soon after the limit; the upstream is cancelled."""
+    """A well-formed error line or event and a proper end of the body, soon; the upstream is cancelled."""
     is_sse = target.startswith("/v1")
     first = b'data: {"n":1}\n\n' if is_sse else b'{"done":false}\n'
 

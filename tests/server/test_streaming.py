@@ -53,7 +53,7 @@ async def hang_mid_stream(visit: Visit) -> None:
 async def until(true: object, timeout_s: float = 2.0) -> None:
     """Wait for a condition that the loop brings about."""
     async with asyncio.timeout(timeout_s):
-        while not true():  # type: ignore[operator]
+        while not true():  # type: ignore[operator]  # noqa: ASYNC110
             await asyncio.sleep(0.002)
 
 
@@ -326,7 +326,7 @@ async def test_many_streams_lose_and_reorder_nothing_a8() -> None:
 
 
 async def test_a_reader_that_stops_pauses_the_upstream_and_is_cut_a14_a15() -> None:
-    """Little is held for a client that does not read; after the write-idle limit it is cut and the upstream cancelled."""
+    """Little is held for a client that does not read; after the write-idle limit it is cut, upstream too."""
     written = 0
 
     async def script(visit: Visit) -> None:
@@ -426,7 +426,7 @@ async def test_token_counts_are_told_at_release() -> None:
 
 
 async def test_an_answer_too_large_to_hold_back_is_cut_visibly() -> None:
-    """Beyond 4 MB an unstreamed answer is passed on as it comes; its break is a broken body, never a clean short end."""
+    """Beyond 4 MB an unstreamed answer is passed on as it comes; a break in it is visible as one."""
 
     async def script(visit: Visit) -> None:
         await visit.say(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n")
@@ -449,7 +449,10 @@ async def test_a_dispatcher_that_fails_is_rendered_in_the_dialect() -> None:
         raise UpstreamError("cannot connect to http://x: refused")
 
     async with raw_upstream(answer(b"x")) as upstream:
-        async with running_edge(FakeDispatcher(HttpRelay(upstream.url), before)) as running, client(running.port) as raw:
+        async with (
+            running_edge(FakeDispatcher(HttpRelay(upstream.url), before)) as running,
+            client(running.port) as raw,
+        ):
             reply = await raw.ask("POST", "/v1/messages", BODIES["/v1/messages"])
             assert (reply.status, reply.json()["error"]["type"]) == (502, "api_error")
             assert "x-should-retry" not in reply.headers
