@@ -105,7 +105,7 @@ class Defaults(Section):
 class Queue(Section):
     max_waiting: AtLeastOne = 512
     """requests that may wait; the next one gets 503"""
-    wait_s: Positive = 30.0
+    wait_s: Positive = 300.0
     """longest wait for a turn, then 503 with Retry-After; the load of the own model is not counted"""
     age_bound_s: Duration = 20.0
     """a request that waits longer than this goes before requests for the loaded model"""
