@@ -35,7 +35,7 @@ from router.world import Tracked, World
 NothingFits = Literal["refuse", "wait", "allow_partial", "passthrough"]
 
 MOST_ATTEMPTS = 8
-"""Decisions of one request that may come to nothing (the world moved each time) before it is refused."""
+"""Residents that one request may enter and find gone, before it is refused."""
 
 RECENT_CHAINS = 32
 """Chains that `upgrade: idle` looks after: those asked for lately."""
@@ -166,23 +166,24 @@ class Dispatcher:
 
     async def _serve(self, call: Call, chain: Chain) -> Answer:
         started_s = _now()
-        attempts = 0
+        attempts, is_let_in = 0, False
         while attempts < MOST_ATTEMPTS:
-            attempts += 1
             decision = self.decide(call.request, chain)
             chosen = decision.chosen
             if chosen is None and not self._line.is_switching:
                 answer = await self._without(call, chain, decision, started_s)
                 if answer is not None:
                     return answer
-                attempts = 0
                 continue
-            if chosen is None or chosen.resident is None or not self._line.may_enter(chosen.resident.weights):
+            resident = chosen.resident if chosen is not None else None
+            if resident is None or not (is_let_in or self._line.may_enter(resident.weights)):
                 key = self._key(call.request, chain)
                 await self._line.wait(key, lambda: self._decide(call.request, chain), started_s)
+                is_let_in = True
                 continue
-            tracked = self._world.enter(chosen.resident.weights)
-            if tracked is not None:
+            attempts, is_let_in = attempts + 1, False
+            tracked = self._world.enter(resident.weights)
+            if tracked is not None and chosen is not None:
                 self._decided(call, chain, decision)
                 answer = await self._relay_to(call, decision, chosen, tracked, started_s)
                 if answer is not None:
