@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from router.core.catalog import Tensor
 
-# Bytes per block and weights per block of the types that the AMX kernels take.
-BLOCKS = {"F16": (2, 1), "Q4_0": (18, 32), "Q4_1": (20, 32), "Q8_0": (34, 32), "Q4_K": (144, 256), "Q5_K": (176, 256)}
-BLOCKS |= {"Q6_K": (210, 256), "IQ4_XS": (136, 256)}
+# Bytes per block (as the kernels pack it: some types get a compensation of 2 or 4 bytes) and weights per block.
+BLOCKS = {"F16": (2, 1), "Q4_0": (18, 32), "Q4_1": (20, 32), "Q8_0": (38, 32), "Q4_K": (148, 256), "Q5_K": (180, 256)}
+BLOCKS |= {"Q6_K": (210, 256), "IQ4_XS": (138, 256)}
 MIB = 1 << 20
 
 

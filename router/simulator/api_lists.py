@@ -117,7 +117,7 @@ def _shown(exchange: Exchange, model: Installed, request: Mapping[str, Any]) -> 
         "parameters": parameters(model.parameters),
         "template": model.template,
         "system": system,
-        "details": {**model.details(), "quantization_level": model.weights.shown_quantization or model.weights.quantization},
+        "details": model.details(),
         "messages": [{"role": m.get("role", ""), "content": m.get("content", "")} for m in model.messages],
         "model_info": model_info(model.weights, verbose=bool(request.get("verbose"))),
         "tensors": [{"name": t.name, "type": t.type, "shape": list(t.shape)} for t in model.weights.tensors],
@@ -170,12 +170,31 @@ async def web_fetch(exchange: Exchange) -> None:
 
 async def recommendations(exchange: Exchange) -> None:
     """GET /api/experimental/model-recommendations: the built-in list."""
-    cloud = [] if exchange.host.cloud_disabled else list(CLOUD_RECOMMENDATIONS)
-    await exchange.json({"recommendations": [*cloud, *RECOMMENDATIONS]})
+    await exchange.json({"recommendations": list(RECOMMENDATIONS)})
 
 
-CLOUD_RECOMMENDATIONS: tuple[dict[str, Any], ...] = ()
-RECOMMENDATIONS: tuple[dict[str, Any], ...] = ()
+def _cloud(model: str, description: str, context: int, output: int) -> dict[str, Any]:
+    head = {"model": f"{model}:cloud", "description": description}
+    return {**head, "context_length": context, "max_output_tokens": output}
+
+
+def _local(model: str, description: str, gigabytes: int) -> dict[str, Any]:
+    return {"model": model, "description": description, "vram_bytes": gigabytes * 10**9}
+
+
+RECOMMENDATIONS: tuple[dict[str, Any], ...] = (
+    _cloud(
+        "kimi-k2.6",
+        "State-of-the-art coding, long-horizon execution, and multimodal agent swarm capability",
+        262144,
+        262144,
+    ),
+    _cloud("glm-5.1", "Reasoning and code generation", 202752, 131072),
+    _cloud("qwen3.5", "Reasoning, coding, and agentic tool use with vision", 262144, 32768),
+    _cloud("minimax-m2.7", "Fast, efficient coding and real-world productivity", 204800, 128000),
+    _local("gemma4", "Reasoning and code generation locally", 12),
+    _local("qwen3.5", "Reasoning, coding, and visual understanding locally", 14),
+)
 
 
 def parsed_or_none(text: str) -> ModelName | None:

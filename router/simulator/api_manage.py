@@ -79,6 +79,7 @@ async def _create(exchange: Exchange, request: Mapping[str, Any], name: ModelNam
     elif request.get("files") is not None:
         yield {"status": "parsing GGUF"}
         weights, layers, parent = *_from_files(exchange, request["files"]), ""
+        yield {"status": "verifying conversion"}
     else:
         raise ApiError(400, "neither 'from' or 'files' was specified")
     if request.get("quantize") or request.get("quantization"):
@@ -112,7 +113,7 @@ def _from_files(exchange: Exchange, files: Mapping[str, str]) -> tuple[Weights, 
         known = next((m.weights for m in exchange.host.library.models.values() if m.weights.digest == digest), None)
         known = known or exchange.host.spare_weights.get(digest)
         if known is not None:
-            return known, [Layer(MEDIA + "model", digest, known.size_bytes), layer("template", b"{{ .Prompt }}")]
+            return known, [Layer(MEDIA + "model", digest, known.size_bytes)]
         if digest not in exchange.host.library.blobs:
             raise ApiError(500, f"open {exchange.host.models_dir}/blobs/{digest.replace(':', '-')}: no such file or directory")
     if not files:

@@ -34,8 +34,8 @@ def digest_of(data: bytes) -> str:
 class Weights:
     """One weights blob: its metadata as `/api/show` gives it, its tensors, and what it says (`speech.py`).
 
-    `info` has the arrays that are known; `/api/show` without verbose shows them as null. `shown_quantization` is what
-    show says where it differs from the manifest.
+    `info` has the arrays that are known; `/api/show` without verbose shows them as null. `listed_quantization` is what
+    tags says where it differs from the manifest.
     """
 
     digest: str
@@ -47,7 +47,7 @@ class Weights:
     info: Mapping[str, Any]
     tensors: tuple[Tensor, ...]
     script: str = ""
-    shown_quantization: str = ""
+    listed_quantization: str = ""
 
     @property
     def arch(self) -> str:
@@ -97,7 +97,7 @@ class Installed:
     config: Layer
     modified_at: datetime
     parent: str = ""
-    template: str = ""
+    template: str = "{{ .Prompt }}"
     system: str = ""
     parameters: Mapping[str, Any] = field(default_factory=dict)
     messages: tuple[Mapping[str, Any], ...] = ()
@@ -123,6 +123,7 @@ class Installed:
             "quantization_level": self.weights.quantization,
         }
         if with_lengths:
+            details["quantization_level"] = self.weights.listed_quantization or self.weights.quantization
             for key in ("context_length", "embedding_length"):
                 if self.weights.value(key):
                     details[key] = self.weights.value(key)
@@ -342,7 +343,8 @@ def tiny_library() -> Library:
     library = Library()
     for entry in data["models"]:
         used = weights[entry["weights"]]
-        layers = [Layer(MEDIA + "model", used.digest, used.size_bytes), layer("template", entry["template"].encode())]
+        layers = [Layer(MEDIA + "model", used.digest, used.size_bytes)]
+        layers += [layer("template", entry["template"].encode())] if entry["template"] else []
         layers += extra_layers(entry)
         at = datetime.fromisoformat(entry["modified_at"][:26].rstrip("Z") + "+00:00")
         parent = entry.get("parent", "")
@@ -361,7 +363,7 @@ def _tiny_weights(entry: Mapping[str, Any]) -> Weights:
         info=entry["info"],
         tensors=tuple(Tensor(name, kind, tuple(shape)) for name, kind, shape in entry["tensors"]),
         script=entry["script"],
-        shown_quantization=entry["shown_quantization"],
+        listed_quantization=entry["listed_quantization"],
     )
 
 

@@ -87,23 +87,31 @@ def _message(message: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _tool(tool: Mapping[str, Any]) -> Json:
+    """A tool prints as JSON; its `.Function` alone as Go prints a struct."""
     function = tool.get("function") or {}
     parameters = function.get("parameters") or {}
-    shown: dict[str, Any] = {"name": function.get("name") or ""}
-    if function.get("description"):
-        shown["description"] = function["description"]
     inner: dict[str, Any] = {"type": parameters.get("type") or ""}
     for key in ("$defs", "items", "required"):
         if parameters.get(key):
             inner[key] = parameters[key]
-    inner["properties"] = parameters.get("properties")
-    shown["parameters"] = inner
-    made = Json({"type": tool.get("type") or "", "function": shown})
-    made.update({"Type": tool.get("type") or "", "Function": Json(shown)})
-    return _Tool(made, {"type": tool.get("type") or "", "function": shown})
+    inner["properties"] = _properties(parameters.get("properties"))
+    name, description = function.get("name") or "", function.get("description") or ""
+    shown = {"name": name, "description": description, "parameters": inner}
+    fields = {"Name": name, "Description": description, "Parameters": Json(inner)}
+    kind = tool.get("type") or ""
+    return _Shown({"Type": kind, "Function": _Struct(fields, inner)}, {"type": kind, "function": shown})
 
 
-class _Tool(Json):
+def _properties(properties: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Properties as a Go map prints: keys sorted, the fields of each in the struct's order."""
+    keys = ("anyOf", "type", "items", "description", "enum", "properties", "required")
+    made = {}
+    for name, value in sorted((properties or {}).items()):
+        made[name] = {key: value[key] for key in keys if (value or {}).get(key)}
+    return made
+
+
+class _Shown(Json):
     """A tool: fields for the template, JSON for printing."""
 
     def __init__(self, fields: Mapping[str, Any], shown: Mapping[str, Any]) -> None:
@@ -112,6 +120,27 @@ class _Tool(Json):
 
     def __str__(self) -> str:
         return str(self._shown)
+
+
+class _Struct(dict[str, Any]):
+    """A tool's function: fields for the template, Go's ``{name description {…}}`` for printing."""
+
+    def __init__(self, fields: Mapping[str, Any], parameters: Mapping[str, Any]) -> None:
+        super().__init__(fields)
+        self._parameters = parameters
+
+    def __str__(self) -> str:
+        inner = self._parameters
+        parts = [inner["type"], _go(inner.get("$defs")), _go(inner.get("items")), _go(inner.get("required") or [])]
+        properties = inner.get("properties")
+        parts.append(str(Json(properties)) if properties is not None else "null")
+        return f"{{{self['Name']} {self['Description']} {{{' '.join(parts)}}}}}"
+
+
+def _go(value: Any) -> str:
+    if value is None:
+        return "<nil>"
+    return "[" + " ".join(map(_go, value)) + "]" if isinstance(value, list) else str(value)
 
 
 def chat_prompt(

@@ -27,18 +27,24 @@ class Reply:
         return next((value for key, value in self.headers if key.lower() == name.lower()), "")
 
 
-def request_bytes(request: dict[str, Any], authority: str) -> list[bytes]:
-    """The pieces to send; Host and absolute targets are pointed at `authority` where they named the recorded server."""
+def request_bytes(request: dict[str, Any], authority: str, prefix: str = "") -> list[bytes]:
+    """The pieces to send; Host and absolute targets are pointed at `authority` where they named the recorded server.
+
+    `prefix` is a path prefix that the recorder took away before the server saw the request.
+    """
     if "raw" in request:
         return [request["raw"].encode("latin-1")]
     body = request_body(request)
-    target = request["target"].replace("http://127.0.0.1:11500", f"http://{authority}")
+    target = request["target"].replace("http://127.0.0.1:11500", f"http://{authority}").removeprefix(prefix)
     lines = [f"{request['method']} {target} {request.get('http', 'HTTP/1.1')}"]
     for name, value in request["headers"]:
         if name == "X-Big":
             value = "a" * 1_100_000
         lines.append(f"{name}: {_pointed(name, value, authority)}")
     head = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+    if "body_omitted" in request:
+        count = int(request["body_omitted"].split()[0])
+        return [head, *(b"8000\r\n" + b"\0" * 32768 + b"\r\n" for _ in range(count)), b"0\r\n\r\n"]
     if "chunks" in request:
         pieces = [f"{len(c['text'].encode()):x}\r\n{c['text']}\r\n".encode() for c in request["chunks"]]
         return [head, *pieces, b"0\r\n\r\n"]
@@ -66,7 +72,8 @@ def request_body(request: dict[str, Any]) -> bytes:
 class Client:
     """One connection for one recorded step."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, prefix: str = "") -> None:
+        self.prefix = prefix
         parts = urlsplit(url)
         self.host, self.port = parts.hostname or "127.0.0.1", parts.port or 80
 
@@ -75,7 +82,7 @@ class Client:
         reader, writer = await asyncio.open_connection(self.host, self.port, limit=1 << 26)
         try:
             request = step["request"]
-            for number, piece in enumerate(request_bytes(request, f"{self.host}:{self.port}")):
+            for number, piece in enumerate(request_bytes(request, f"{self.host}:{self.port}", self.prefix)):
                 if number > 1 and "chunks" in request:
                     await asyncio.sleep(0.1)
                 writer.write(piece)

@@ -26,7 +26,8 @@ def normal(reply: Reply | None, *, sampled: bool, unordered: bool = False) -> li
     """An answer as lines of text; two answers agree when these are equal."""
     if reply is None:
         return ["no answer"]
-    lines = [f"status {reply.status} {reply.reason}", f"framing {reply.framing}{' closed' if reply.closed else ''}"]
+    closed = reply.closed and reply.header("Connection") != "close"  # the header says it already
+    lines = [f"status {reply.status} {reply.reason}", f"framing {reply.framing}{' closed' if closed else ''}"]
     lines += [f"header {name}: {_header(name, value)}" for name, value in _headers(reply.headers)]
     if reply.incomplete:
         lines.append("incomplete")
@@ -39,6 +40,10 @@ def normal(reply: Reply | None, *, sampled: bool, unordered: bool = False) -> li
 
 
 def _headers(headers: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Without the name of the stub that stands for a server in `cli-errors`; Go's own order is Date before Content-Type
+    only where a stub wrote them."""
+    if any(name == "Server" for name, _ in headers):
+        return sorted((name, value) for name, value in headers if name not in ("Server", "Date"))
     return list(headers)
 
 
@@ -54,7 +59,7 @@ def _folded(chunks: list[str], sampled: bool) -> list[str]:
     """Runs of equal chunks of a sampled model, and a layer's progress, count once."""
     found: list[str] = []
     for chunk in chunks:
-        if found and chunk == found[-1] and (sampled or '"status":"pulling' in chunk):
+        if sampled and found and chunk == found[-1] or '"status": "pulling ' in chunk and chunk in found:
             continue
         found.append(chunk)
     return [f"chunk {chunk}" for chunk in found]
@@ -88,8 +93,6 @@ def _value(key: str, value: Any, sampled: bool) -> Any:  # noqa: PLR0911 - one r
         return _vectors(value)
     if key == "top_logprobs" and isinstance(value, list):
         return f"<{len(value)} alternatives>"
-    if key == "completed" and isinstance(value, int):
-        return "<bytes>"
     if key == "parameters" and isinstance(value, str):
         return "\n".join(sorted(value.split("\n")))
     if key == "modelfile":
@@ -97,6 +100,8 @@ def _value(key: str, value: Any, sampled: bool) -> Any:  # noqa: PLR0911 - one r
     if sampled and (masked := _sampled(key, value)) is not None:
         return masked
     if isinstance(value, dict):
+        if str(value.get("status", "")).startswith(("pulling ", "pushing ")):
+            value = {name: item for name, item in value.items() if name != "completed"}
         return {name: _value(name, item, sampled) for name, item in value.items()}
     if isinstance(value, list):
         items = [_value("", item, sampled) for item in value]
@@ -112,7 +117,7 @@ def _sampled(key: str, value: Any) -> Any:
         return "<count>"
     if key in ("done_reason", "finish_reason", "stop_reason") and value is not None and value not in ("load", "unload"):
         return "<reason>"
-    if key in ("completion_tokens", "context", "logprobs"):
+    if key in ("completion_tokens", "context", "logprobs", "sequence_number"):
         return "<tokens>"
     return None
 

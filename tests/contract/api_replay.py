@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -13,6 +14,7 @@ from typing import Any
 
 from router.core.names import ModelName
 from router.core.ollama_options import ServerSettings
+from router.errors import BadRequest
 from router.simulator.faults import FaultBook
 from router.simulator.gojson import dump
 from router.simulator.library import MEDIA, Layer, Library, extra_layers, installed, layer, tiny_library
@@ -109,20 +111,35 @@ def library_of(transcript: dict[str, Any]) -> Library:
 def _infer(library: Library, step: dict[str, Any], made: set[str]) -> None:
     request, response = step["request"], step["response"]
     target = _target(request)
+    target = target[target.find("/api/") :]
     body = _json(request_body(request))
     if not response or not isinstance(body, dict):
         return
-    for key in ("destination", "model", "name"):
-        if target in ("/api/create", "/api/copy", "/api/pull") and body.get(key):
-            made.add(ModelName.parse(str(body[key])).key)
+    if target == "/api/create":
+        for digest in re.findall(r"using existing layer (sha256:[0-9a-f]{64})", _body(response).decode()):
+            library.blobs.setdefault(digest, None)
+    made.update(key for name in ("destination", "model", "name") if (key := _made(target, body.get(name))))
     named = body.get("model") or body.get("name") or body.get("source")
-    if response["status"] != 200 or not isinstance(named, str) or target in ("/api/create", "/api/pull"):
+    if response["status"] != 200 or not isinstance(named, str) or target not in KNOWING:
         return
     name = ModelName.parse(named)
     if name.key in made or library.get(name) is not None:
         return
     shown = _json(_body(response)) if target == "/api/show" else {}
     library.add(_inferred(library, name, shown or {}))
+
+
+KNOWING = ("/api/show", "/api/generate", "/api/chat", "/api/embed", "/api/delete", "/api/copy")
+"""Routes whose 200 says that the model was there."""
+
+
+def _made(target: str, name: Any) -> str:
+    if target not in ("/api/create", "/api/copy", "/api/pull") or not isinstance(name, str) or not name:
+        return ""
+    try:
+        return ModelName.parse(name).key
+    except BadRequest:
+        return ""
 
 
 def _inferred(library: Library, name: ModelName, shown: dict[str, Any]) -> Any:
@@ -188,7 +205,7 @@ def resident_before(transcript: dict[str, Any]) -> list[str]:
         if isinstance(body, dict) and isinstance(body.get("model"), str) and body["model"]:
             try:
                 loading.add(ModelName.parse(body["model"]).key)
-            except Exception:
+            except BadRequest:
                 continue
     return []
 
@@ -203,16 +220,34 @@ async def prepare(transcript: dict[str, Any], url: str) -> None:
         await Client(url).exchange({"request": request})
 
 
-async def replay(transcript: dict[str, Any], url: str) -> Outcome:
-    """Play all steps against `url` (prepared before) and compare every answer."""
+def prefix_of(transcript: dict[str, Any]) -> str:
+    """The path prefix that the recorder's proxy took away, "" where the server saw the path as it was sent."""
+    for step in transcript["steps"]:
+        match = re.match(r"(/t/[^/]+)/", _target(step["request"]))
+        if match and step["response"] and step["response"]["status"] != 404:
+            return match[1]
+    return ""
+
+
+Kill = Callable[[str], None]
+
+
+async def replay(transcript: dict[str, Any], url: str, kill: Kill | None = None) -> Outcome:
+    """Play all steps against `url` (prepared before) and compare every answer. `kill` ends a model's runner where the
+    recorder did."""
     steps = transcript["steps"]
+    prefix = prefix_of(transcript)
     loop = asyncio.get_running_loop()
     began: list[float] = [0.0] * len(steps)
     tasks: list[asyncio.Task[tuple[Reply | None, float]]] = []
     for number, step in enumerate(steps):
         await _turn(steps, number, tasks, began)
+        if kill is not None and number and "killed" in transcript["id"]:
+            await prepare(transcript, url)
         began[number] = loop.time()
-        tasks.append(asyncio.create_task(_play(url, steps, number)))
+        tasks.append(asyncio.create_task(_play(Client(url, prefix), steps, number)))
+        if kill is not None and "killed" in transcript["id"]:
+            _kill_later(step, kill)
     replies = [(await task)[0] for task in tasks]
     parts = [
         difference for number, reply in enumerate(replies) if (difference := _compare(transcript, number, reply))
@@ -220,7 +255,14 @@ async def replay(transcript: dict[str, Any], url: str) -> Outcome:
     return Outcome(transcript["id"], transcript["group"], "\n".join(parts))
 
 
-async def _play(url: str, steps: list[dict[str, Any]], number: int) -> tuple[Reply | None, float]:
+def _kill_later(step: dict[str, Any], kill: Kill) -> None:
+    body = _json(request_body(step["request"]))
+    end_ms = (step["response"] or {}).get("end_ms")
+    if isinstance(body, dict) and body.get("model") and end_ms:
+        asyncio.get_running_loop().call_later((end_ms - 30) / 1000, kill, body["model"])
+
+
+async def _play(client: Client, steps: list[dict[str, Any]], number: int) -> tuple[Reply | None, float]:
     step = steps[number]
     hang_up = None
     if step.get("client_hung_up"):
@@ -228,7 +270,7 @@ async def _play(url: str, steps: list[dict[str, Any]], number: int) -> tuple[Rep
         end = (step["response"] or {}).get("end_ms")
         hang_up = (end if end is not None else min([*later, step["at_ms"] + 400]) - step["at_ms"] - 5) / 1000
     try:
-        reply = await Client(url).exchange(step, hang_up)
+        reply = await client.exchange(step, hang_up)
     except (ConnectionError, asyncio.IncompleteReadError):
         reply = None
     return reply, asyncio.get_running_loop().time()
@@ -262,6 +304,8 @@ def _compare(transcript: dict[str, Any], number: int, reply: Reply | None) -> st
     if step.get("client_hung_up"):
         return ""
     wanted = normal(recorded(step["response"]), sampled=sampled)
+    if transcript["group"] == "cli-errors" and reply is not None:
+        reply.headers.append(("Server", ""))
     found = normal(reply, sampled=sampled)
     if wanted == found:
         return ""
@@ -282,15 +326,30 @@ def order_stub(transcript: dict[str, Any], faults: FaultBook) -> None:
         skipped = ("date", "content-length", "transfer-encoding", "connection")
         headers = [(name, value) for name, value in reply.headers if name.lower() not in skipped]
         chunks = [chunk.decode() for chunk in reply.chunks] if reply.framing == "chunked" else []
+        length = int(reply.header("Content-Length") or 0)
+        is_head = step["request"]["method"] == "HEAD"
+        if is_head and not length:
+            headers.append(("Content-Length", "0"))
         faults.add(
             "answer",
             route=_target(step["request"]),
             method=step["request"]["method"],
             status=reply.status,
             headers=headers,
-            body=reply.body.decode(),
+            body="x" * length if is_head else reply.body.decode(),
             chunks=chunks,
         )
+
+
+def killer(server: SimulatedOllama) -> Kill:
+    """Kills the runner of a model by its name."""
+
+    def kill(name: str) -> None:
+        model = server.library.find(name)
+        if model is not None and model.sim is not None:
+            server.engine.kill_runner(model.sim)
+
+    return kill
 
 
 async def against_simulator(transcript: dict[str, Any], front: Callable[[str], Any] | None = None) -> Outcome:
@@ -303,8 +362,8 @@ async def against_simulator(transcript: dict[str, Any], front: Callable[[str], A
         if transcript["group"] == "cli-errors":
             order_stub(transcript, server.faults)
         if front is None:
-            return await replay(transcript, server.url)
+            return await replay(transcript, server.url, killer(server))
         async with front(server.url) as url:
-            return await replay(transcript, url)
+            return await replay(transcript, url, killer(server))
     finally:
         await server.stop()
