@@ -18,6 +18,9 @@ Events = Callable[[str, str, str], None]
 HEADROOM_BYTES = 1 << 30
 """What Ollama adds to a projector's weights."""
 
+SPAWN_S = 0.02
+"""Most that the start of a process takes: so that races which are open in reality are open here."""
+
 LOST_LINE = 0.7
 """How often the free-at-load line of a split runner's further cards is lost (by timing)."""
 
@@ -149,6 +152,7 @@ class Loader:
         begun = asyncio.get_running_loop().time()
         self._starting = runner
         try:
+            await asyncio.sleep(self._rng.uniform(0.0, SPAWN_S))
             runner.start(self._arithmetic)
             await self._ready(runner, request)
         except _StartFailed:

@@ -13,7 +13,7 @@ from router.errors import ProbeError
 from router.simulator.cards import Cards
 from router.simulator.clock import run_virtual
 from router.simulator.machine import CardSpec, Machine, Speeds
-from router.simulator.probe import VirtualProbe
+from router.simulator.probe import CardsProbe
 from router.simulator.run_log import log_to
 
 MIB = 1 << 20
@@ -50,7 +50,7 @@ def test_probe_names_runners_and_foreign_programs() -> None:
         cards = Cards()
         cards.hold("sim-1", "qwen3:8b", 0, 5000 * MIB)
         cards.set_foreign(0, 2000 * MIB)
-        probe = VirtualProbe(cards, delay_s=0.5)
+        probe = CardsProbe(cards, lag_s=0.5)
         reading = await probe.read()
         assert reading.taken_at_s == 0.5
         assert reading.gpus[0].free_bytes == 17564 * MIB
