@@ -44,12 +44,14 @@ class Agreement:
         return not self.differences
 
 
-def replay(scenario: Mapping[str, Any], models: Mapping[str, SimModel], arithmetic: Arithmetic) -> Agreement:
+def replay(
+    scenario: Mapping[str, Any], models: Mapping[str, SimModel], arithmetic: Arithmetic, draws: int = DRAWS
+) -> Agreement:
     """Replay one scenario; drawn again until it agrees or the draws are used up."""
     found: tuple[str, ...] = ()
     times: list[tuple[float, float]] = []
     seeds = 0
-    while seeds < DRAWS:
+    while seeds < draws:
         times.clear()
         found = tuple(run_virtual(_run(scenario, models, arithmetic, seeds, times)))
         seeds += 1

@@ -14,7 +14,8 @@ import pytest
 from router.simulator.arithmetic import Arithmetic
 from router.simulator.llamacpp import FootprintArithmetic
 from router.simulator.recordings import read_models, read_scenarios
-from router.simulator.replay import Agreement, replay
+from router.simulator.replay import DRAWS, Agreement, replay
+from router.simulator.scenario import is_sequential
 from router.simulator.standin import IMAGE_GRAPH_BYTES, StandIn
 
 OURS = Path(__file__).parent.parent / "data" / "scheduler"
@@ -37,9 +38,10 @@ def recordings(request: pytest.FixtureRequest) -> Path:
     return folder
 
 
-def replay_all(folder: Path, arithmetic: Arithmetic) -> list[Agreement]:
+def replay_all(folder: Path, arithmetic: Arithmetic, *, sequential: bool, draws: int = DRAWS) -> list[Agreement]:
     models = read_models(folder)
-    return [replay(scenario, models, arithmetic) for scenario in read_scenarios(folder)]
+    wanted = [scenario for scenario in read_scenarios(folder) if is_sequential(scenario) is sequential]
+    return [replay(scenario, models, arithmetic, draws) for scenario in wanted]
 
 
 def text_of(found: list[Agreement]) -> str:
@@ -48,13 +50,13 @@ def text_of(found: list[Agreement]) -> str:
 
 def test_rules_agree_with_every_sequential_recording(recordings: Path) -> None:
     """With the recorded runner's own arithmetic, what is left are the scheduler's rules: they always hold."""
-    found = [one for one in replay_all(recordings, StandIn()) if one.is_sequential]
+    found = replay_all(recordings, StandIn(), sequential=True)
     assert found and all(one.agrees for one in found), text_of(found)
 
 
 def test_rules_agree_with_recordings_of_concurrency_and_failures(recordings: Path) -> None:
     """Queues, clients that leave, crashes, late memory: the same residents after each step in at least 95 %."""
-    found = [one for one in replay_all(recordings, StandIn()) if not one.is_sequential]
+    found = replay_all(recordings, StandIn(), sequential=False)
     assert sum(one.agrees for one in found) >= 0.95 * len(found), text_of(found)
 
 
@@ -66,5 +68,5 @@ def test_footprint_agrees_with_sequential_recordings(recordings: Path) -> None:
     """
     if recordings != OURS:
         pytest.skip("the bound is one on the known recordings")
-    found = [one for one in replay_all(recordings, FOOTPRINT) if one.is_sequential]
+    found = replay_all(recordings, FOOTPRINT, sequential=True, draws=20)
     assert sum(one.agrees for one in found) >= 0.97 * len(found), text_of(found)
