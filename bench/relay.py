@@ -1,0 +1,200 @@
+"""What the router costs: requests/s, latency, chunk delay, CPU and memory, as ratios to nginx in the same run.
+
+    python bench/relay.py [--seconds 4] [--rounds 3] [--json bench/results/relay.json]
+
+Each proxy runs alone on core 0; upstream and clients are on core 1. The upstream is nginx (chats) in front of a simulated
+Ollama (everything else), so the router decides, verifies and reports as it does in front of a real one. Needs Debian's
+nginx-light and wrk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import re
+import shutil
+import statistics
+import subprocess
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import uvloop
+from relay_parts import CHAT, MODEL, Process, nginx, proxy_conf, python, started, upstream_conf
+from rich.console import Console
+from rich.table import Table
+
+SIMULATOR, STREAMER, UPSTREAM, PROXY, ROUTER = 18700, 18701, 18702, 18703, 18704
+CONNECTIONS = (1, 32, 256)
+STREAMS = (16, 64, 200)
+IDLE_STREAMS = 1000
+UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}
+LUA = f"wrk.method='POST'; wrk.headers['Content-Type']='application/json'; wrk.body='{CHAT}'"
+
+
+def wrk(port: int, connections: int, seconds: int, proxy: Process | None) -> dict[str, float]:
+    """One run of wrk: requests/s, p50 and p99 in seconds, CPU per request of the proxy in seconds."""
+    before = proxy.cpu_s() if proxy else 0.0
+    with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
+        script.write(LUA)
+        script.flush()
+        command = f"taskset -c 1 wrk -t1 -c{connections} -d{seconds}s --latency -s {script.name}"
+        url = f"http://127.0.0.1:{port}/api/chat"
+        said = subprocess.run([*command.split(), url], capture_output=True, text=True, check=True).stdout
+    if "Non-2xx" in said or "Socket errors" in said:
+        raise SystemExit(f"wrk saw failures at {connections} connections:\n{said}")
+    times = {
+        key: float(value) * UNITS[unit] for key, value, unit in re.findall(r"(50|99)%\s+([\d.]+)(us|ms|s|m)", said)
+    }
+    count = int(re.search(r"(\d+) requests in", said)[1])  # type: ignore[index]
+    rate = float(re.search(r"Requests/sec:\s+([\d.]+)", said)[1])  # type: ignore[index]
+    cpu_s = (proxy.cpu_s() - before) / count if proxy else 0.0
+    return {"per_s": rate, "p50_s": times["50"], "p99_s": times["99"], "cpu_s": cpu_s}
+
+
+async def one_stream(port: int, order: str, delays: list[float]) -> asyncio.StreamWriter:
+    """Read one stream to its end (`idle`: to its first chunk) and note each chunk's delay."""
+    body = json.dumps({"model": MODEL, "messages": [{"role": "user", "content": order}]}).encode()
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    head = b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    writer.write(head % len(body) + body)
+    while True:
+        line = await reader.readline()
+        if not line:
+            raise SystemExit("a stream was cut")
+        if not line.startswith(b"{"):
+            continue
+        value = json.loads(line)
+        if "at_ns" not in value:
+            raise SystemExit(f"a stream failed: {value}")
+        delays.append((time.monotonic_ns() - value["at_ns"]) / 1e9)
+        if value["done"] or order == "idle":
+            return writer
+
+
+async def many_streams(port: int, count: int, seconds: int) -> dict[str, float]:
+    delays: list[float] = []
+    writers = await asyncio.gather(*(one_stream(port, str(20 * seconds), delays) for _ in range(count)))
+    for writer in writers:
+        writer.close()
+    delays.sort()
+    return {"p50_s": delays[len(delays) // 2], "p99_s": delays[int(len(delays) * 0.99)]}
+
+
+async def idle_streams(port: int, router: Process) -> dict[str, float]:
+    """Memory with many open streams that say nothing."""
+    before = router.rss_mb()
+    writers = []
+    for _ in range(IDLE_STREAMS // 50):
+        writers += await asyncio.gather(*(one_stream(port, "idle", []) for _ in range(50)))
+    await asyncio.sleep(1)
+    found = {"streams": len(writers), "rss_mb": router.rss_mb(), "rss_before_mb": before}
+    for writer in writers:
+        writer.close()
+    return found
+
+
+@contextmanager
+def stage(streamer: int | None) -> Iterator[tuple[Process, Process]]:
+    """The proxy and the router, both ready and with a resident model."""
+    with ExitStack() as stack:
+        stack.enter_context(started(python("simulate", SIMULATOR), SIMULATOR, 1))
+        if streamer is not None:
+            stack.enter_context(started(python("stream", streamer), streamer, 1))
+        stack.enter_context(nginx(upstream_conf(UPSTREAM, SIMULATOR, streamer), UPSTREAM, 1))
+        proxy = stack.enter_context(nginx(proxy_conf(PROXY, UPSTREAM), PROXY, 0))
+        router = stack.enter_context(started(python("route", ROUTER, UPSTREAM), ROUTER, 0))
+        content = "2" if streamer is not None else "x"
+        body = json.dumps({"model": MODEL, "messages": [{"role": "user", "content": content}]}).encode()
+        with urllib.request.urlopen(f"http://127.0.0.1:{ROUTER}/api/chat", body, timeout=120) as answer:
+            print(f"resident: {answer.headers['X-Router-Model']} ({answer.headers['X-Router-Reason']})")
+        yield proxy, router
+
+
+def requests(seconds: int, rounds: int) -> list[dict[str, Any]]:
+    rows = []
+    with stage(None) as (proxy, router):
+        for count in CONNECTIONS:
+            runs: dict[str, list[dict[str, float]]] = {"direct": [], "nginx": [], "router": []}
+            for _ in range(rounds):
+                runs["direct"].append(wrk(UPSTREAM, count, max(1, seconds // 2), None))
+                runs["nginx"].append(wrk(PROXY, count, seconds, proxy))
+                runs["router"].append(wrk(ROUTER, count, seconds, router))
+            row: dict[str, Any] = {"connections": count}
+            for name, found in runs.items():
+                row[name] = {key: statistics.median(run[key] for run in found) for key in found[0]}
+            row["rss_mb"] = router.rss_mb()
+            row["ratio"] = {key: row["router"][key] / max(row["nginx"][key], 1e-9) for key in row["nginx"]}
+            rows.append(row)
+    return rows
+
+
+def streams(seconds: int) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    rows = []
+    with stage(STREAMER) as (_, router):
+        for count in STREAMS:
+            row: dict[str, Any] = {"streams": count}
+            for name, port in (("nginx", PROXY), ("router", ROUTER)):
+                before = router.cpu_s()
+                row[name] = uvloop.run(many_streams(port, count, seconds))
+                if name == "router":
+                    row["router_cores"] = (router.cpu_s() - before) / seconds
+            rows.append(row)
+        return rows, uvloop.run(idle_streams(ROUTER, router))
+
+
+def show(result: dict[str, Any]) -> None:
+    table = Table("connections", "", "requests/s", "p50 ms", "p99 ms", "added p50 ms", "CPU µs/request")
+    for row in result["requests"]:
+        for name in ("direct", "nginx", "router"):
+            run = row[name]
+            added = (run["p50_s"] - row["direct"]["p50_s"]) * 1e3
+            cells = [f"{run['per_s']:,.0f}", f"{run['p50_s'] * 1e3:.2f}", f"{run['p99_s'] * 1e3:.2f}"]
+            table.add_row(str(row["connections"]), name, *cells, f"{added:.2f}", f"{run['cpu_s'] * 1e6:.0f}")
+        ratio = row["ratio"]
+        cells = [f"{ratio['per_s']:.2f} ×", f"{ratio['p50_s']:.2f} ×", f"{ratio['p99_s']:.2f} ×"]
+        table.add_row("", "router ÷ nginx", *cells, "", f"{ratio['cpu_s']:.1f} ×", end_section=True)
+    console = Console(width=110)
+    console.print(table)
+    table = Table(
+        "streams × 20 chunks/s", "nginx p50 ms", "nginx p99 ms", "router p50 ms", "router p99 ms", "router cores"
+    )
+    for row in result["streams"]:
+        delays = [f"{row[name][key] * 1e3:.2f}" for name in ("nginx", "router") for key in ("p50_s", "p99_s")]
+        table.add_row(str(row["streams"]), *delays, f"{row['router_cores']:.2f}")
+    console.print(table)
+    idle = result["idle"]
+    console.print(
+        f"{idle['streams']:.0f} idle streams: RSS {idle['rss_mb']:.0f} MB ({idle['rss_before_mb']:.0f} before)"
+    )
+    one, many = result["requests"][0]["ratio"], result["requests"][1]["ratio"]
+    console.print(
+        f"bounds: p50 at 1 connection {one['p50_s']:.2f} (≤ 1.5), requests/s at 32 {many['per_s']:.2f} (≥ 0.20), "
+        f"p99 chunk delay at 200 {result['streams'][-1]['router']['p99_s'] * 1e3:.1f} ms (≤ 5), "
+        f"RSS {idle['rss_mb']:.0f} MB (≤ 90)"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", type=Path, default=Path(__file__).parent / "results" / "relay.json")
+    options = parser.parse_args()
+    for tool in ("nginx", "wrk", "taskset"):
+        if shutil.which(tool) is None:
+            raise SystemExit(f"{tool} is missing: apt-get install nginx-light wrk util-linux")
+    result: dict[str, Any] = {"requests": requests(options.seconds, options.rounds)}
+    result["streams"], result["idle"] = streams(options.seconds)
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    options.json.write_text(json.dumps(result, indent=1))
+    show(result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,191 @@
+"""The processes of `bench/relay.py`: a simulated Ollama, a streamer, nginx as upstream and as proxy, the router itself.
+
+Each role is one process, pinned to a core by its parent. Run by `python bench/relay_parts.py ROLE …`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvloop
+
+MODEL = "llama3.2:1b"
+MESSAGES = [{"role": "user", "content": "Why is the sky blue? Answer in one sentence."}]
+CHAT = json.dumps({"model": MODEL, "messages": MESSAGES, "stream": False, "options": {"temperature": 0.7}})
+ANSWER = json.dumps(
+    {
+        "model": MODEL,
+        "created_at": "2026-11-23T01:15:02.427208004Z",
+        "message": {"role": "assistant", "content": "Short waves scatter more than long ones."},
+        "done": True,
+        "done_reason": "stop",
+        "total_duration": 7480249,
+        "load_duration": 1242706,
+        "prompt_eval_count": 31,
+        "prompt_eval_duration": 3609000,
+        "eval_count": 11,
+        "eval_duration": 1000000,
+    },
+    separators=(",", ":"),
+)
+NGINX = """
+worker_processes 1; daemon off; pid {dir}/pid; error_log {dir}/error.log crit;
+events {{ worker_connections 8192; }}
+http {{
+  access_log off; keepalive_requests 100000000; keepalive_timeout 600s; client_max_body_size 0;
+  client_body_temp_path {dir}/b; proxy_temp_path {dir}/p; fastcgi_temp_path {dir}/f;
+  uwsgi_temp_path {dir}/u; scgi_temp_path {dir}/s;
+  proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off; proxy_read_timeout 600s;
+  {body}
+}}
+"""
+
+
+@dataclass
+class Process:
+    """A child: its pid is that of the process that does the work (nginx: the worker)."""
+
+    child: subprocess.Popen[bytes]
+    pid: int
+
+    def cpu_s(self) -> float:
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def rss_mb(self) -> float:
+        pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def wait_port(port: int, timeout_s: float = 30.0) -> None:
+    import socket
+
+    until = time.monotonic() + timeout_s
+    while time.monotonic() < until:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.2):
+            return
+        time.sleep(0.05)
+    raise SystemExit(f"nothing listens on port {port}")
+
+
+@contextmanager
+def started(command: list[str], port: int, core: int) -> Iterator[Process]:
+    """A pinned child that listens on `port`, ended by its own pid."""
+    child = subprocess.Popen(["taskset", "-c", str(core), *command], stdout=subprocess.DEVNULL)
+    try:
+        wait_port(port)
+        yield Process(child, child.pid)
+    finally:
+        child.terminate()
+        try:
+            child.wait(10)
+        except subprocess.TimeoutExpired:
+            child.kill()
+
+
+@contextmanager
+def nginx(body: str, port: int, core: int) -> Iterator[Process]:
+    if shutil.which("nginx") is None:
+        raise SystemExit("nginx is missing: apt-get install nginx-light")
+    with tempfile.TemporaryDirectory() as folder:
+        conf = Path(folder, "nginx.conf")
+        conf.write_text(NGINX.format(dir=folder, body=body))
+        with started(["nginx", "-c", str(conf)], port, core) as process:
+            workers = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, check=True, text=True)
+            yield Process(process.child, int(workers.stdout.split()[0]))
+
+
+def upstream_conf(port: int, simulator: int, streamer: int | None) -> str:
+    """Answers chats itself (or lets the streamer do it); everything else is the simulated Ollama's."""
+    if streamer is None:
+        chat = f"default_type application/json; return 200 '{ANSWER}';"
+    else:
+        chat = f"proxy_pass http://127.0.0.1:{streamer};"
+    return f"""server {{ listen 127.0.0.1:{port};
+      location = /api/chat {{ {chat} }}
+      location / {{ proxy_pass http://127.0.0.1:{simulator}; }} }}"""
+
+
+def proxy_conf(port: int, upstream: int) -> str:
+    return f"""upstream ollama {{ server 127.0.0.1:{upstream}; keepalive 1024; keepalive_requests 100000000; }}
+      server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass http://ollama; }} }}"""
+
+
+def python(role: str, *arguments: int) -> list[str]:
+    return [sys.executable, __file__, role, *map(str, arguments)]
+
+
+# The roles
+
+
+async def simulate(port: int) -> None:
+    from router.simulator.server import SimConfig, running_simulator
+
+    async with running_simulator(SimConfig(gpus_mib=(24564,), models=(MODEL,)), port=port):
+        await asyncio.Event().wait()
+
+
+async def route(port: int, upstream: int) -> None:
+    """The router with everything on: decisions, telemetry, limits."""
+    from router.app import running
+    from router.config import Config
+
+    card = {"name": "bench", "total_mib": 24564, "free_mib": 22000}
+    config = Config.model_validate(
+        {
+            "listen": f"127.0.0.1:{port}",
+            "admin": "127.0.0.1:0",
+            "backends": {"local": {"url": f"http://127.0.0.1:{upstream}", "probe": {"kind": "static", "gpus": [card]}}},
+            "limits": {"pool": 2048, "connections": 4096},
+            "store": {"path": ":memory:"},
+        }
+    )
+    async with running(config):
+        await asyncio.Event().wait()
+
+
+async def stream(port: int) -> None:
+    """Chunks with their time of birth: `idle` sends one and waits, `N` sends N at 20 a second."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0])
+                body = json.loads(await reader.readexactly(length))
+                await answer(writer, body["messages"][0]["content"])
+        writer.close()
+
+    async def answer(writer: asyncio.StreamWriter, order: str) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for _ in range(1 if order == "idle" else int(order)):
+            say(writer, done=False)
+            await asyncio.sleep(3600 if order == "idle" else 0.05)
+        say(writer, done=True)
+        writer.write(b"0\r\n\r\n")
+
+    def say(writer: asyncio.StreamWriter, *, done: bool) -> None:
+        value = {"model": MODEL, "at_ns": time.monotonic_ns(), "done": done}
+        line = json.dumps(value, separators=(",", ":")).encode() + b"\n"
+        writer.write(b"%x\r\n%b\r\n" % (len(line), line))
+
+    server = await asyncio.start_server(serve, "127.0.0.1", port, backlog=4096)
+    async with server:
+        await server.serve_forever()
+
+
+if __name__ == "__main__":
+    roles = {"simulate": simulate, "route": route, "stream": stream}
+    run = asyncio.run if sys.argv[1] == "simulate" else uvloop.run
+    run(roles[sys.argv[1]](*map(int, sys.argv[2:])))
