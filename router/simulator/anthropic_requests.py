@@ -30,11 +30,16 @@ _BLOCK = Struct(
 )
 
 
+_RAW = 'struct { Role string "json:\\"role\\""; Content json.RawMessage "json:\\"content\\"" }'
+
+
 def _message(value: Any) -> dict[str, Any]:
+    if value is None:
+        raise GoError("unexpected end of JSON input")
     if not isinstance(value, Object):
-        raise Mismatch(kind(value), "struct")
+        raise Mismatch(kind(value), _RAW)
     raw = dict(value)
-    role = convert(raw.get("role"), STRING) or ""
+    role = (convert(value, Struct("", {"role": STRING})) or {}).get("role") or ""
     content = raw.get("content")
     if isinstance(content, str):
         return {"role": role, "content": [{"type": "text", "text": content}]}
@@ -48,7 +53,7 @@ MESSAGES = Struct(
     {
         "model": STRING,
         "max_tokens": INT,
-        "messages": Slice(Custom(_message, "anthropic.MessageParam")),
+        "messages": Slice(Custom(_message, "anthropic.MessageParam", takes_null=True)),
         "system": ANY,
         "stream": BOOL,
         "temperature": FLOAT,

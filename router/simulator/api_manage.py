@@ -7,7 +7,7 @@ import re
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
-from router.core.names import ModelName, Source
+from router.core.names import DEFAULT_HOST, ModelName, Source
 from router.errors import BadRequest
 from router.simulator.exchange import ApiError, Exchange
 from router.simulator.gojson import dump, quoted
@@ -45,6 +45,15 @@ async def _progress(exchange: Exchange, request: Mapping[str, Any], steps: Progr
         await response.line(dump({"error": error.text}))
 
 
+def unqualified(text: str) -> str:
+    """A name that cannot be, with its missing parts filled in as Ollama prints it."""
+    path, colon, tag = text.rpartition(":")
+    path, tag = (path, tag) if colon and "/" not in tag else (text, "latest")
+    parts = path.split("/")
+    defaults = [DEFAULT_HOST, "library"]
+    return "/".join([*defaults[: max(0, 3 - len(parts))], *parts]) + f":{tag}"
+
+
 def _name(text: str, invalid: str) -> ModelName:
     """A name of a management route, where `:cloud` is part of the tag. Raises ApiError 400."""
     try:
@@ -77,8 +86,8 @@ async def _create(exchange: Exchange, request: Mapping[str, Any], name: ModelNam
         weights, parent = base.weights, base.name.short
         layers = [Layer(item.media, item.digest, item.size, item.data, parent) for item in base.layers]
     elif request.get("files") is not None:
-        yield {"status": "parsing GGUF"}
         weights, layers, parent = *_from_files(exchange, request["files"]), ""
+        yield {"status": "parsing GGUF"}
         yield {"status": "verifying conversion"}
     else:
         raise ApiError(400, "neither 'from' or 'files' was specified")
@@ -114,11 +123,7 @@ def _from_files(exchange: Exchange, files: Mapping[str, str]) -> tuple[Weights, 
         known = known or exchange.host.spare_weights.get(digest)
         if known is not None:
             return known, [Layer(MEDIA + "model", digest, known.size_bytes)]
-        if digest not in exchange.host.library.blobs:
-            raise ApiError(500, f"open {exchange.host.models_dir}/blobs/{digest.replace(':', '-')}: no such file or directory")
-    if not files:
-        raise ApiError(400, "no files provided to convert")
-    raise ApiError(400, "only GGUF files are supported")
+    raise ApiError(400, "unknown type")
 
 
 def _changed(layers: list[Layer], request: Mapping[str, Any]) -> list[Layer]:
@@ -274,7 +279,9 @@ async def _push(exchange: Exchange, text: str) -> Progress:
     try:
         name = ModelName.parse(text)
     except BadRequest:
-        raise ApiError(500, "unqualified name") from None
+        yield {"status": "retrieving manifest"}
+        yield {"status": "couldn't retrieve manifest"}
+        raise ApiError(500, f"unqualified name: {unqualified(text)}") from None
     yield {"status": "retrieving manifest"}
     model = exchange.host.library.get(name)
     if model is None:

@@ -56,7 +56,7 @@ async def body(exchange: Exchange, schema: Struct) -> dict[str, Any]:
     try:
         return bind(raw, schema)
     except GoError as error:
-        raise Rejected(error.text) from None
+        raise Rejected(exchange.request.read_error or error.text) from None
 
 
 def _model(raw: bytes) -> str:

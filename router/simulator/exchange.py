@@ -83,7 +83,8 @@ class Exchange:
         try:
             return bind(await self.request.read(), schema)
         except GoError as error:
-            raise ApiError(400, "missing request body" if error.is_eof else error.text) from None
+            text = "missing request body" if error.is_eof else error.text
+            raise ApiError(400, self.request.read_error or text) from None
 
     async def json(self, value: Any, status: int = 200, content_type: str = JSON, *, newline: bool = False) -> None:
         """One JSON value as the whole answer."""

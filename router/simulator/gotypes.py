@@ -87,7 +87,8 @@ class Slice(GoType):
         if not isinstance(value, list) or isinstance(value, Object):
             state.save(kind(value), self.title)
             return None
-        return [None if item is None else self.element.decode(item, state) for item in value]
+        takes_null = isinstance(self.element, Custom) and self.element.takes_null
+        return [self.element.decode(item, state) if takes_null or item is not None else None for item in value]
 
 
 @dataclass(frozen=True)
@@ -146,10 +147,14 @@ class Struct(GoType):
 
 @dataclass(frozen=True)
 class Custom(GoType):
-    """A type with its own UnmarshalJSON: `convert` gets the parsed value and raises GoError."""
+    """A type with its own UnmarshalJSON: `convert` gets the parsed value and raises GoError.
+
+    `takes_null`: as an element it is no pointer, so that null reaches it too.
+    """
 
     convert: Callable[[Any], Any]
     name: str = ""
+    takes_null: bool = False
 
     @property
     def title(self) -> str:

@@ -161,8 +161,9 @@ class Connection(asyncio.Protocol):
 
     async def _read_head(self) -> bytes | None:
         while True:
-            while self.buffer[:2] == b"\r\n":
-                del self.buffer[:2]
+            if self.buffer[:1] in (b"\r", b"\n"):
+                await self.write(BadHead("400 Bad Request").answer)
+                return None
             end = self.buffer.find(b"\r\n\r\n")
             bare = self.buffer.find(b"\n\n")
             if 0 <= bare and (bare < end or end < 0):

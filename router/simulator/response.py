@@ -50,6 +50,10 @@ class Response:
         self.headers = [pair for pair in self.headers if pair[0] != name]
         self.headers.append((name, value))
 
+    def close(self) -> None:
+        """End the connection after this answer."""
+        self._close = True
+
     async def write(self, data: bytes) -> None:
         """Write body bytes: held back up to 2,048, else one chunk."""
         if len(self._held) + len(data) <= BUFFER_BYTES:

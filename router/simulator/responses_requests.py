@@ -27,7 +27,12 @@ def _input(value: Any) -> Any:
     return items
 
 
+_PEEK = 'struct { Type string "json:\\"type\\""; Role string "json:\\"role\\"" }'
+
+
 def _item(raw: Any) -> dict[str, Any]:
+    if not isinstance(raw, Object) and raw is not None:
+        raise Mismatch(kind(raw), _PEEK)
     found: dict[str, Any] = convert(raw, Struct("", {"type": STRING, "role": STRING})) or {}
     item = dict(plain(raw)) if isinstance(raw, Object) else {}
     name = found.get("type") or ("message" if found.get("role") else "")
@@ -35,6 +40,11 @@ def _item(raw: Any) -> dict[str, Any]:
         raise GoError("input item missing required 'type' field")
     if name not in ("message", "function_call", "function_call_output", "reasoning", "web_search_call"):
         raise GoError(f"unknown input item type: {quoted(name)}")
+    content = item.get("content")
+    for number, part in enumerate(content if name == "message" and isinstance(content, list) else ()):
+        part_type = part.get("type") or "" if isinstance(part, dict) else ""
+        if part_type not in ("input_text", "output_text", "input_image", "input_file"):
+            raise GoError(f"content[{number}]: unknown content type: {part_type}")
     return {**item, "type": name}
 
 

@@ -103,7 +103,7 @@ def clean(path: str) -> str:
             del parts[-1:]
         elif part not in ("", "."):
             parts.append(part)
-    tail = "/" if parts and path.endswith(("/", "/.", "/..")) else ""
+    tail = "/" if parts and path.endswith("/") else ""
     return "/" + "/".join(parts) + tail
 
 
@@ -136,18 +136,30 @@ def is_same_origin(request: Request) -> bool:
 _LOCAL_SUFFIXES = ("localhost", "local", "internal")
 
 
-def is_allowed_host(host: str, hostname: str) -> bool:
-    """Ollama's DNS-rebinding guard on a loopback listener."""
-    name = host
-    if match := re.fullmatch(r"(.*?)(?::(\d*))?", host):
-        name = match[1] if not host.endswith("]") else host
-    name = name.strip("[]")
+_PRIVATE = [ipaddress.ip_network(net) for net in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")]
+
+
+def host_of(authority: str) -> str:
+    """net.SplitHostPort's host, or all of it where that finds no port."""
+    match = re.fullmatch(r"\[([^\[\]]*)\]:[^:\[\]]*|([^:\[\]]*):[^:\[\]]*", authority)
+    return (match[1] if match[1] is not None else match[2]) if match else authority
+
+
+def is_address(authority: str) -> bool:
+    """Whether a Host names an IP address."""
     try:
-        address = ipaddress.ip_address(name)
+        ipaddress.ip_address(host_of(authority))
     except ValueError:
-        lowered = name.lower()
-        return (
-            lowered in ("", "localhost", hostname.lower())
-            or any(lowered.endswith("." + suffix) for suffix in _LOCAL_SUFFIXES)
-        )
-    return address.is_loopback or address.is_private or address.is_unspecified
+        return False
+    return True
+
+
+def is_allowed_host(authority: str, hostname: str) -> bool:
+    """Ollama's DNS-rebinding guard on a loopback listener."""
+    name = host_of(authority)
+    if is_address(authority):
+        address = ipaddress.ip_address(name)
+        return address.is_loopback or address.is_unspecified or any(address in net for net in _PRIVATE)
+    lowered = name.lower()
+    known = lowered in ("", "localhost", hostname.lower())
+    return known or any(lowered.endswith("." + suffix) for suffix in _LOCAL_SUFFIXES)

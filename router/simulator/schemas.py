@@ -6,10 +6,11 @@ import base64
 import re
 from typing import Any
 
-from router.simulator.gojson import GoError, Number, Object, plain, quoted
-from router.simulator.gotypes import ANY, BOOL, FLOAT, INT, STRING, Custom, Map, Mismatch, Slice, Struct, convert, kind
+from router.simulator.gojson import GoError, Object, plain, quoted
+from router.simulator.gotypes import ANY, BOOL, INT, STRING, Custom, Map, Mismatch, Slice, Struct, convert, kind
 
 FOREVER_S = float("inf")
+NO_OBJECT = "Value looks like object, but can't find closing '}' symbol"
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _MAX_NS = (1 << 63) - 1
 
@@ -94,13 +95,13 @@ def _property_type(value: Any) -> Any:
 
 def _ordered_properties(value: Any) -> Any:
     if not isinstance(value, Object):
-        raise Mismatch(kind(value), "map[string]json.RawMessage")
+        raise GoError(NO_OBJECT)
     return {key: None if item is None else convert(item, PROPERTY) for key, item in value}
 
 
 def _arguments(value: Any) -> Any:
     if not isinstance(value, Object):
-        raise Mismatch(kind(value), "map[string]json.RawMessage")
+        raise GoError(NO_OBJECT)
     return plain(value)
 
 
@@ -145,12 +146,12 @@ _ALIAS = Struct(
 
 
 def _message(value: Any) -> dict[str, Any]:
-    message: dict[str, Any] = convert(value, _ALIAS)
+    message: dict[str, Any] = convert(value, _ALIAS) or {}
     message["role"] = (message.get("role") or "").lower()
     return message
 
 
-MESSAGES = Slice(Custom(_message, "api.Message"))
+MESSAGES = Slice(Custom(_message, "api.Message", takes_null=True))
 KEEP_ALIVE = Custom(_keep_alive)
 OPTIONS = Map(ANY)
 _INFERENCE = {
@@ -235,5 +236,3 @@ CREATE = Struct(
         "quantization": STRING,
     },
 )
-NUMBER = Number
-FLOAT64 = FLOAT

@@ -32,6 +32,7 @@ from router.simulator.routing import (
     DEFAULT_ORIGINS,
     clean,
     find,
+    is_address,
     is_allowed_host,
     is_same_origin,
     origin_rule,
@@ -184,8 +185,11 @@ class SimulatedOllama:
         response.fault = fault
         if fault is not None:
             await fault.instead(response)
-        cleaned = clean(request.path)
-        if cleaned != request.path and request.method != "CONNECT" and request.path != "*":
+        if request.raw_path == "*":
+            _asterisk(request, response)
+            return
+        cleaned = clean(request.raw_path)
+        if cleaned != request.raw_path and request.method != "CONNECT":
             await _redirect(response, 307, cleaned + (f"?{request.query}" if request.query else ""))
             return
         match = find(request.method, request.path, request.query)
@@ -231,7 +235,7 @@ class SimulatedOllama:
                 response.headers.clear()
                 response.status = 403
                 return False
-            if request.method == "OPTIONS" and not _is_address(request.host):
+            if request.method == "OPTIONS" and not is_address(request.host):
                 response.status = 204
                 return False
         return True
@@ -258,8 +262,12 @@ def _model_of(body: bytes) -> str:
     return str(names.get("model") or names.get("name") or "")
 
 
-def _is_address(host: str) -> bool:
-    return host.rsplit(":", 1)[0].replace(".", "").isdigit() or host.startswith("[")
+def _asterisk(request: Request, response: Response) -> None:
+    """net/http answers ``OPTIONS *`` itself, and refuses ``*`` with any other method."""
+    if request.method != "OPTIONS":
+        response.status = 400
+        response.set("Connection", "close")
+        response.close()
 
 
 def _preflight(response: Response) -> None:
