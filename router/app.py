@@ -327,7 +327,7 @@ def _world_settings(config: Config, backend: Backend) -> WorldSettings:
         ps_interval_s=min(config.snapshot.ps_interval_s, config.snapshot.probe_interval_s),
         catalog_interval_s=config.snapshot.catalog_interval_s,
         stale_after_s=config.snapshot.stale_after_s,
-        dwell_s=config.defaults.upgrade_after_s,
+        upgrade_after_s=config.defaults.upgrade_after_s,
         gpus=None if isinstance(backend.gpus, str) else tuple(backend.gpus),
         has_gpu=backend.gpus != "none",
         keep=frozenset(key_of(name) for name in config.defaults.keep),

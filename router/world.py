@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -53,7 +54,8 @@ class WorldSettings:
     ps_interval_s: float = 1.0
     catalog_interval_s: float = 30.0
     stale_after_s: float = 10.0
-    dwell_s: float = 60.0
+    dwell_s: float = 0.0
+    upgrade_after_s: float = 60.0
     gpus: tuple[int | str, ...] | None = None
     has_gpu: bool = True
     keep: frozenset[str] = frozenset()
@@ -91,6 +93,7 @@ class World:
         self._telemetry = telemetry
         self._reading: ProbeReading | None = None
         self._probe_lost = False
+        self._floors: deque[tuple[float, dict[int, int]]] = deque()
         self._order = 0
         self._catalog_at_s = -math.inf
         self._refreshing: asyncio.Task[None] | None = None
@@ -112,7 +115,20 @@ class World:
 
     async def _refresh(self) -> None:
         await asyncio.gather(self._read_probe(), self._read_upstream())
+        self._note_floor()
         self.on_change()
+
+    def _note_floor(self) -> None:
+        """Remember what others leave of each card; not during a switch, when memory is on its way."""
+        gpus, now_s = self.gpus, _now()
+        while self._floors and self._floors[0][0] < now_s - self.settings.upgrade_after_s:
+            self._floors.popleft()
+        if gpus and self.loading is None:
+            held = {
+                gpu.index: sum(tracked.held_bytes.get(gpu.index, 0) for tracked in self.residents.values())
+                for gpu in gpus
+            }
+            self._floors.append((now_s, {gpu.index: gpu.free_bytes + held[gpu.index] for gpu in gpus}))
 
     async def refresh_catalog(self) -> None:
         """Read tags and show of what is installed (cached by digest)."""
@@ -213,8 +229,16 @@ class World:
             catalog=self.catalog,
             may_upgrade=may_upgrade,
             loading=self.loading,
+            floor_bytes=self._floor_bytes(),
             barred={weights: why for weights, (until_s, why) in self.barred.items() if until_s > now_s},
         )
+
+    def _floor_bytes(self) -> dict[int, int]:
+        floors: dict[int, int] = {}
+        for _, left in self._floors:
+            for card, count in left.items():
+                floors[card] = min(floors.get(card, count), count)
+        return floors
 
     def bar(self, weights: str, for_s: float, why: str) -> None:
         """Do not try these weights for a while: they just failed to load."""

@@ -84,7 +84,8 @@ class Snapshot:
 
     `catalog` maps canonical names to facts. `may_upgrade` is False while the swap budget of the minute is spent.
     `barred` names weights that just failed to load, with the reason. `loading` is what a switch under way loads:
-    weights and num_ctx.
+    weights and num_ctx. `floor_bytes` is the least per card that was not taken by others over the dwell time of
+    upgrades (free + what residents hold); a card that is missing has no history.
     """
 
     gpus: tuple[Gpu, ...] | None
@@ -94,6 +95,7 @@ class Snapshot:
     may_upgrade: bool = True
     barred: Mapping[str, str] = field(default_factory=dict)
     loading: tuple[str, int] | None = None
+    floor_bytes: Mapping[int, int] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         free = "unknown" if self.gpus is None else " + ".join(f"{gpu.free_bytes / GIB:.1f}" for gpu in self.gpus)

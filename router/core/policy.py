@@ -12,8 +12,8 @@
  7. TRIES        free memory is unknown (verify mode): the load itself will tell
  8. SPILLED      it was measured to spill at this free level, just failed to load, or Ollama would interfere
  9. TOO_BIG      it does not fit whatever goes
-10. HELD_BACK    it fits, but evicting for it is an upgrade whose dwell time or swap budget does not allow it yet:
-                 a later variant that is resident serves
+10. HELD_BACK    it fits, but only by evicting somebody although a later variant is resident: an upgrade, and the swap
+                 budget is spent, somebody's dwell time has not passed, or the memory is there only since lately
 
 The first variant of cases 4–7 is chosen, except in case 10. Nothing chosen: the outcome is REJECTED, or PASSTHROUGH
 where there is no GPU at all. Pure: no I/O, no clock, no await, no log.
@@ -67,6 +67,7 @@ class Verdict:
     plan: Plan | None = None
     resident: Resident | None = None
     facts: ModelFacts | None = None
+    is_upgrade: bool = False
 
 
 class Outcome(Enum):
@@ -113,22 +114,32 @@ def choose(request: InferenceRequest, chain: Chain, snapshot: Snapshot, rules: R
     limit = _limit(chain, asked, snapshot)
     look = _looker(request, asked, limit, snapshot, rules)
     verdicts: list[Verdict] = []
-    held: list[int] = []  # case 10: what fits, but only by evicting somebody for an upgrade
-    free: int | None = None  # the first after those that fits without
-    for variant in chain.variants:
+    held: list[int] = []  # case 10
+    free: int | None = None  # the first after those that is no upgrade
+    for at, variant in enumerate(chain.variants):
         verdict = look(variant)
+        if verdict.plan is not None and verdict.plan.evict and _has_resident(chain.variants[at + 1 :], snapshot):
+            verdict = replace(verdict, is_upgrade=True)
         verdicts.append(verdict)
         if verdict.kind in READY:
-            return _decide(verdicts, held, len(verdicts) - 1 if free is None else free)
+            return _decide(verdicts, held, at if free is None else free)
         if verdict.kind in USABLE and free is None:
-            if _is_held_back(verdict, snapshot):
-                held.append(len(verdicts) - 1)
+            if verdict.is_upgrade and _is_held_back(verdict.plan, snapshot):
+                held.append(at)
             elif not held:
-                return _decide(verdicts, [], len(verdicts) - 1)
+                return _decide(verdicts, [], at)
             else:
-                free = len(verdicts) - 1
-    # nothing of the chain is resident: a switch is no upgrade then, and nothing holds it back
+                free = at
+    # nothing of the chain that is resident can serve: then it was no upgrade, and nothing holds it back
     return _decide(verdicts, [], held[0] if held else None)
+
+
+def _has_resident(variants: tuple[Variant, ...], snapshot: Snapshot) -> bool:
+    """Whether one of `variants` is resident, so that loading something bigger for them would be an upgrade."""
+    loaded = {resident.weights for resident in snapshot.residents if resident.is_fully_resident}
+    return bool(loaded) and any(
+        facts.weights in loaded for variant in variants if (facts := _facts(variant, snapshot)) is not None
+    )
 
 
 def _decide(verdicts: list[Verdict], held: list[int], chosen: int | None) -> Decision:
@@ -141,13 +152,14 @@ def _decide(verdicts: list[Verdict], held: list[int], chosen: int | None) -> Dec
     return Decision(outcome, verdicts[chosen], tuple(verdicts[: chosen + 1]))
 
 
-def _is_held_back(verdict: Verdict, snapshot: Snapshot) -> bool:
-    """True when loading `verdict` evicts somebody and the swap budget or somebody's dwell time speaks against it."""
-    plan = verdict.plan
-    if plan is None or not plan.evict:
-        return False
-    going = [resident for resident in snapshot.residents if resident.weights in plan.evict]
-    return not snapshot.may_upgrade or any(resident.dwell_left_s > 0 for resident in going)
+def _is_held_back(plan: Plan | None, snapshot: Snapshot) -> bool:
+    """True when swap budget, somebody's dwell time, or memory that is back only since lately speak against an upgrade."""
+    if plan is None or not snapshot.may_upgrade:
+        return True
+    if any(resident.dwell_left_s > 0 for resident in snapshot.residents if resident.weights in plan.evict):
+        return True
+    floors = snapshot.floor_bytes
+    return any(need > floors.get(card, need) for card, need in zip(plan.cards, plan.need_by_card, strict=True))
 
 
 def _facts(variant: Variant, snapshot: Snapshot) -> ModelFacts | None:
