@@ -6,7 +6,8 @@ does not show (KV type, parallel slots), driver context, growth. Rules, all on t
 1. The same weights with the same options: the newest residual, an error bar from how far the others lie from it.
 2. The same weights with another context: the residual is partly constant, partly in proportion to the context. Each
    load gives an upper bound, the larger of the two; the least of these bounds counts.
-3. Other weights: only what at least two models agree on (`drift.hidden_setting`).
+3. Other weights: only what at least two models agree on (`drift.hidden_setting`), as far as it adds. What explains
+   every load also tells how a residual of case 2 grows.
 4. A load that spilled shows its need too: what the probe saw go and what `/api/ps` says lies in main memory. It counts
    for an hour, since something else may have been to blame.
 5. Another version of Ollama resets trust: an old residual may only add, and the formula's own safety stays.
@@ -77,8 +78,26 @@ class Learned:
         if not seen:
             if self.hidden is None or self.hidden.models < 2 or version != self.version:
                 return 0, None, ""
-            return self.hidden.residual_bytes(cache_bytes), None, self.hidden.note
-        return _estimate(seen, options, gpu_names, version)
+            return max(0, self.hidden.residual_bytes(cache_bytes)), None, self.hidden.note
+        estimate = _estimate(seen, options, gpu_names, version)
+        resolved = self._resolved(seen, options, version, cache_bytes)
+        return estimate if resolved is None or resolved[0] >= estimate[0] else resolved
+
+    def _resolved(
+        self, seen: tuple[Observation, ...], options: RunOptions, version: str, cache_bytes: int
+    ) -> Estimate | None:
+        """Case 3 for a model that was loaded with another context only: where what others revealed explains its newest
+        load as well, it also says how the residual grows; None where it does not."""
+        newest, hidden = seen[-1], self.hidden
+        if hidden is None or not hidden.is_settled or version != self.version or not cache_bytes:
+            return None
+        if not newest.cache_bytes or any(one.asks(options) for one in seen):
+            return None
+        gap = newest.residual_bytes - hidden.residual_bytes(newest.cache_bytes)
+        if abs(gap) > max(2 * _MOST_SPREAD_BYTES, newest.residual_bytes // 16):
+            return None
+        residual = hidden.residual_bytes(cache_bytes) + max(0, gap)
+        return residual, LEAST_SAFETY_BYTES + 2 * _MOST_SPREAD_BYTES, hidden.note
 
     def banned(self, weights: str, options: RunOptions, free_bytes: int, now_s: float) -> bool:
         """True when a load that asked no more spilled with no less free than now, within the last hour, on this version

@@ -216,3 +216,38 @@ def test_between_two_contexts_the_tighter_bound_counts() -> None:
     residual, _, note = learned.residual_bytes("a", RunOptions(8192), GPUS, "0.33.0")
     assert (residual, note) == (800 * MIB, "learned from 2 loads")
     assert learned.residual_bytes("a", RunOptions(32768), GPUS, "0.33.0")[0] == 1600 * MIB
+
+
+def test_the_guess_that_fits_best_wins() -> None:
+    """Three slots of q8_0 would come near for caches of 1 GiB; a constant explains it exactly."""
+    hidden = hidden_setting([load("a", 700, cache_bytes=GIB), load("b", 700, cache_bytes=1100 * MIB)])
+    assert hidden is not None
+    assert hidden.factor == 1.0
+
+
+def settled(*more: Observation) -> Learned:
+    """Three models that each show four slots."""
+    shown = [load(name, 3 * cache, cache_bytes=cache * MIB) for name, cache in (("a", 512), ("b", 1024), ("c", 700))]
+    return Learned.of([*shown, *more])
+
+
+def test_a_settled_guess_tells_how_the_residual_grows() -> None:
+    """With a quarter of the context a model needs a quarter more, not all of it."""
+    learned = settled()
+    asked = RunOptions(2048)
+    residual, safety, note = learned.residual_bytes("b", asked, GPUS, "0.33.0", cache_bytes=256 * MIB)
+    assert (residual, safety) == (768 * MIB, 192 * MIB)
+    assert "OLLAMA_NUM_PARALLEL=4" in note
+    assert learned.residual_bytes("b", asked, GPUS, "0.33.0")[0] == 3072 * MIB
+    assert learned.residual_bytes("b", OPTIONS, GPUS, "0.33.0", cache_bytes=GIB)[0] == 3072 * MIB
+
+
+def test_a_load_that_the_guess_does_not_explain_stays_by_itself() -> None:
+    """Its cache is unknown, or it is off by something else; a model that nobody else explains is no guess."""
+    asked = RunOptions(2048)
+    for odd in (load("d", 5000, cache_bytes=512 * MIB, at_s=900), load("d", 100, at_s=900)):
+        with_odd = settled(odd)
+        alone = Learned.of([odd]).residual_bytes("d", asked, GPUS, "0.33.0")
+        assert with_odd.residual_bytes("d", asked, GPUS, "0.33.0", cache_bytes=128 * MIB)[0] == alone[0]
+    small = settled(load("d", 20, cache_bytes=512 * MIB, at_s=900))
+    assert small.residual_bytes("d", asked, GPUS, "0.33.0", cache_bytes=128 * MIB)[0] == 20 * MIB
