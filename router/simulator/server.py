@@ -16,15 +16,18 @@ from pathlib import Path
 from typing import Any
 
 from router.core.ollama_options import ServerSettings
-from router.simulator import api_anthropic, api_lists, api_manage, api_native, api_openai, api_responses
+from router.simulator import admin, api_anthropic, api_lists, api_manage, api_native, api_openai, api_responses
 from router.simulator.arithmetic import Arithmetic
 from router.simulator.cards import Cards
 from router.simulator.engine import Engine
 from router.simulator.exchange import ApiError, Exchange, Host, wall_clock
 from router.simulator.faults import Fault, FaultBook, FaultTaken, Seen
+from router.simulator.gojson import GoError, Object, parse
 from router.simulator.http import Connection
 from router.simulator.library import Library, real_library
+from router.simulator.llamacpp import FootprintArithmetic
 from router.simulator.machine import CardSpec, Machine, Speeds
+from router.simulator.probe import CardsProbe
 from router.simulator.requests import Request
 from router.simulator.response import Response
 from router.simulator.routing import (
@@ -37,7 +40,6 @@ from router.simulator.routing import (
     is_same_origin,
     origin_rule,
 )
-from router.simulator.standin import StandIn
 
 Handler = Callable[[Exchange], Awaitable[None]]
 
@@ -132,6 +134,10 @@ class SimulatedOllama:
         """The installed models."""
         return self.host.library
 
+    def probe(self) -> CardsProbe:
+        """The virtual cards as a `VramProbe`."""
+        return CardsProbe(self.cards)
+
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> None:
         """Listen. Raises OSError where that cannot be."""
         await self.engine.__aenter__()
@@ -179,7 +185,7 @@ class SimulatedOllama:
 
     async def _answer(self, request: Request, response: Response, record: Seen) -> None:
         if self.config.has_admin and request.path.startswith("/_sim/"):
-            await self._admin(request, response)
+            await admin.answer(self, request, response)
             return
         fault = await self._fault(request, record)
         response.fault = fault
@@ -240,20 +246,14 @@ class SimulatedOllama:
                 return False
         return True
 
-    async def _admin(self, request: Request, response: Response) -> None:
-        from router.simulator.admin import answer
-
-        await answer(self, request, response)
 
 
 def default_arithmetic() -> Arithmetic:
-    """The runner's memory where the configuration names no other plug."""
-    return StandIn()
+    """The runner's memory where the configuration names no other plug: what llama.cpp would take."""
+    return FootprintArithmetic()
 
 
 def _model_of(body: bytes) -> str:
-    from router.simulator.gojson import GoError, Object, parse
-
     try:
         value = parse(body)
     except GoError:

@@ -1,0 +1,122 @@
+"""`ollama-router simulate`: an Ollama that only pretends, on virtual GPUs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from router.core.ollama_options import ServerSettings
+from router.errors import ConfigError
+from router.simulator.foreign import ForeignStep, parse_script, play
+from router.simulator.gpu_metrics import serve_metrics
+from router.simulator.library import Library, canonical_tags, known_tags, real_library, tiny_library
+from router.simulator.machine import CardSpec, Machine, Speeds
+from router.simulator.run_log import log_to
+from router.simulator.server import DEFAULT_TAGS, SimConfig, SimulatedOllama
+
+
+def simulate(
+    gpu: Annotated[list[int] | None, typer.Option(help="MiB of one virtual card; repeat for more. 0: no card.")] = None,
+    listen: Annotated[str, typer.Option(help="Where the simulated Ollama listens.")] = "127.0.0.1:11434",
+    models: Annotated[str | None, typer.Option(help="Installed tags, comma-separated.")] = None,
+    library: Annotated[str | None, typer.Option(help="all: every known model; tiny: the scripted ones.")] = None,
+    load_mib_per_s: Annotated[float, typer.Option(help="How fast weights are loaded.")] = 3000.0,
+    tokens_per_s: Annotated[float | None, typer.Option(help="Fixed speed on the GPU (default: by size).")] = None,
+    cpu_tokens_per_s: Annotated[float | None, typer.Option(help="Fixed speed on the CPU (default: by size).")] = None,
+    parallel: Annotated[int, typer.Option(help="OLLAMA_NUM_PARALLEL of the simulated server.")] = 1,
+    seed: Annotated[int, typer.Option(help="What is left to chance is drawn from this.")] = 0,
+    run_dir: Annotated[Path | None, typer.Option(help="vgpu.json, state and log as the lab has them.")] = None,
+    gpu_metrics: Annotated[str | None, typer.Option(help="Serve DCGM exporter's metrics on this address.")] = None,
+    foreign_script: Annotated[Path | None, typer.Option(help="Lines of 'SECONDS CARD MIB'.")] = None,
+) -> None:
+    """Run a simulated Ollama until Ctrl-C. With --run-dir its vgpu.json says which cards there are."""
+    sizes = [size for size in ([24564] if gpu is None else gpu) if size > 0]
+    speeds = Speeds(load_mib_per_s, tokens_per_s, cpu_tokens_per_s)
+    cards = tuple(CardSpec(name=f"CUDA{index}", total_mib=size) for index, size in enumerate(sizes))
+    config = SimConfig(
+        machine=Machine(cards=cards, speeds=speeds),
+        library=_library(models, library),
+        settings=ServerSettings(num_parallel=parallel),
+        seed=seed,
+        run_dir=run_dir,
+        on_event=log_to(_prepared(run_dir, cards, speeds) / "log") if run_dir is not None else None,
+    )
+    with asyncio.Runner() as runner:
+        runner.run(_serve(config, listen, gpu_metrics, _script(foreign_script, len(sizes))))
+
+
+def _library(models: str | None, library: str | None) -> Library:
+    """The installed models. Raises ConfigError for a tag that nobody knows."""
+    if library not in (None, "all", "tiny"):
+        raise ConfigError(f"--library: unknown {library!r}; allowed: all, tiny")
+    if library == "tiny":
+        return tiny_library()
+    tags = [tag.strip() for tag in models.split(",") if tag.strip()] if models is not None else list(DEFAULT_TAGS)
+    try:
+        return real_library(canonical_tags() if library == "all" else tags)
+    except KeyError as error:
+        raise ConfigError(f"--models: unknown {error.args[0]!r}; known: {', '.join(known_tags())}") from None
+
+
+def _script(path: Path | None, cards: int) -> tuple[ForeignStep, ...]:
+    if path is None:
+        return ()
+    try:
+        steps = parse_script(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--foreign-script {path}: {error}") from None
+    if any(not 0 <= step.card < cards for step in steps):
+        raise ConfigError(f"--foreign-script {path}: there are only {cards} cards")
+    return steps
+
+
+def _prepared(run_dir: Path, cards: tuple[CardSpec, ...], speeds: Speeds) -> Path:
+    """A run directory with its vgpu.json; one that is there already is left as it is."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    path = run_dir / "vgpu.json"
+    if not path.exists():
+        keys = ("name", "description", "total_mib", "foreign_mib", "compute", "context_mib")
+        devices = [{key: getattr(card, key) for key in keys} for card in cards]
+        chosen = {"tokens_per_s": speeds.tokens_per_s, "cpu_tokens_per_s": speeds.cpu_tokens_per_s}
+        config = {"devices": devices, "load_mib_per_s": speeds.load_mib_per_s}
+        config |= {key: value for key, value in chosen.items() if value is not None}
+        if speeds.tokens_per_s is None:
+            config |= {"gpu_gb_per_s": speeds.gpu_gb_per_s, "cpu_gb_per_s": speeds.cpu_gb_per_s}
+        path.write_text(json.dumps(config, indent=1))
+    return run_dir
+
+
+async def _serve(config: SimConfig, listen: str, gpu_metrics: str | None, script: tuple[ForeignStep, ...]) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    server = SimulatedOllama(config)
+    async with AsyncExitStack() as stack:
+        try:
+            await server.start(*_address(listen))
+            stack.push_async_callback(server.stop)
+            if gpu_metrics is not None:
+                metrics = await serve_metrics(server.cards, *_address(gpu_metrics))
+                stack.callback(metrics.close)
+        except OSError as error:
+            raise ConfigError(f"cannot listen: {error.strerror or error}") from None
+        foreign = asyncio.create_task(play(server.cards, script))
+        stack.callback(foreign.cancel)
+        cards = ", ".join(f"{gpu.total_bytes >> 20} MiB" for gpu in server.engine.gpus()) or "none"
+        print(f"simulated Ollama on {server.url}; cards: {cards}; models: {len(server.library.models)}", file=sys.stderr)
+        await stop.wait()
+
+
+def _address(text: str) -> tuple[str, int]:
+    """HOST:PORT. Raises ConfigError."""
+    host, _, port = text.rpartition(":")
+    if not port.isdigit():
+        raise ConfigError(f"{text!r}: expected HOST:PORT")
+    return host.strip("[]") or "127.0.0.1", int(port)
