@@ -30,7 +30,8 @@ class Architecture:
     copied to the GPU as output.
 
     Compute buffer. `has_wide_attention`: the attention's output is alive together with the feed-forward (vram.md's q);
-    `extra_embeddings`: further vectors of `embedding_length` alive at the peak.
+    `extra_embeddings`: further vectors of `embedding_length` alive at the peak; `has_late_feed_forward`: with per-layer
+    embeddings the feed-forward is still alive when they are added.
     """
 
     source: Literal["plans", "code", "none"] = "code"
@@ -48,6 +49,7 @@ class Architecture:
     is_calibrated: bool = True
     has_wide_attention: bool = True
     extra_embeddings: int = 0
+    has_late_feed_forward: bool = False
 
 
 _PLANS = Architecture("plans")
@@ -60,7 +62,7 @@ _HYBRID = Architecture("plans", has_wide_attention=False)
 _READ_HYBRID = Architecture("code", has_wide_attention=False)
 _EXTRA_CACHES = Architecture("code", has_own_nextn_cache=False, is_calibrated=False)
 _GPT_OSS = Architecture("plans", period=2, window=128, needs_window=False)
-_GEMMA4 = Architecture("plans", needs_window=False)  # its pattern is always in the file
+_GEMMA4 = Architecture("plans", needs_window=False, has_late_feed_forward=True)  # its pattern is always in the file
 
 TABLE: dict[str, Architecture] = {
     **dict.fromkeys(

@@ -20,7 +20,7 @@ from router.core.shape import Exactness, Shape, shape_of
 
 _MIB = 1 << 20
 # Least bytes and least share of the need kept free, by how well the architecture is known (vram.md §5).
-_SAFETY = {"plans": (128 * _MIB, 0.01), "code": (256 * _MIB, 0.02), "none": (512 * _MIB, 0.08)}
+_SAFETY = {"plans": (128 * _MIB, 0.01), "code": (160 * _MIB, 0.0125), "none": (512 * _MIB, 0.08)}
 
 
 @dataclass(frozen=True, slots=True)

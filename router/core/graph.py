@@ -47,6 +47,8 @@ def graph_widths(facts: ModelFacts, arch: Architecture) -> GraphWidths:
     heads = largest(facts.value("attention.head_count", 0))
     attention = _attention_width(facts, heads) if arch.has_wide_attention else 0
     extra = arch.extra_embeddings * embedding + _per_layer_embeddings(facts)
+    if arch.has_late_feed_forward and _per_layer_embeddings(facts):
+        extra += max(0, _feed_forwards(facts)[0].width - 2 * embedding - attention // 2)
     return GraphWidths(
         embedding=embedding,
         vocabulary=vocabulary(facts),
