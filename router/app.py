@@ -42,6 +42,8 @@ from router.world import World, WorldSettings
 
 MIB = 1 << 20
 
+PROBE_TRIES, PROBE_PAUSE_S = 8, 0.25
+
 LEAST_LEASE_S, LONGEST_LEASE_S = 60.0, 3600.0
 """Bounds of what Ollama is told to keep a model for: finite, so that nothing stays loaded when the router dies."""
 
@@ -140,6 +142,11 @@ class Router:
         """Read the world once, then keep watching it. An upstream that cannot be reached is no error here."""
         await self.residency.recall()
         await self.world.refresh()
+        for _ in range(PROBE_TRIES):  # a driver that sleeps is slow at first
+            if self.world.probe is None or self.world.gpus is not None:
+                break
+            await asyncio.sleep(PROBE_PAUSE_S)
+            await self.world.refresh_fresh()
         for watcher in (self.world.watch(), self.keepalive.watch(), self.warmup.watch()):
             self._own(watcher)
 

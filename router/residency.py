@@ -223,7 +223,7 @@ class Residency:
         if taken and sum(taken.values()) < row.size_vram_bytes * SEEN_SHARE:
             is_full = False
         if taken and sum(taken.values()) >= row.size_vram_bytes * SEEN_SHARE:
-            tracked.held_bytes = taken
+            tracked.held_bytes, tracked.is_measured = taken, True
         self._learn(target, sum(taken.values()), before, is_spilled=not is_full)
         if before is None and row.size_vram_bytes == 0:
             self._world.mark_no_gpu()

@@ -45,6 +45,7 @@ class Tracked:
     in_flight: int = 0
     is_spilled: bool = False
     is_kept: bool = False
+    is_measured: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +116,16 @@ class World:
 
     async def _refresh(self) -> None:
         await asyncio.gather(self._read_probe(), self._read_upstream())
+        self._guess_unmeasured()
         self._note_floor()
         self.on_change()
+
+    def _guess_unmeasured(self) -> None:
+        """What others have loaded is not measured: say anew what it holds, by the newest reading."""
+        for tracked in self.residents.values():
+            if not tracked.is_measured and (held := self._guess_held(tracked.row)) != tracked.held_bytes:
+                tracked.held_bytes = held
+                self.changed()
 
     def _note_floor(self) -> None:
         """Remember what others leave of each card; not during a switch, when memory is on its way."""
@@ -294,7 +303,7 @@ class World:
     def _reloaded(self, tracked: Tracked, row: PsRow) -> None:
         """Somebody has loaded it with other options: nothing that we knew of it holds."""
         tracked.row, tracked.options, tracked.is_spilled = row, None, False
-        tracked.held_bytes = self._guess_held(row)
+        tracked.held_bytes, tracked.is_measured = self._guess_held(row), False
         tracked.free_at_load_bytes = {}
         self.changed()
 
