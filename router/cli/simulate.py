@@ -110,7 +110,9 @@ async def _serve(config: SimConfig, listen: str, gpu_metrics: str | None, script
         foreign = asyncio.create_task(play(server.cards, script))
         stack.callback(foreign.cancel)
         cards = ", ".join(f"{gpu.total_bytes >> 20} MiB" for gpu in server.engine.gpus()) or "none"
-        print(f"simulated Ollama on {server.url}; cards: {cards}; models: {len(server.library.models)}", file=sys.stderr)
+        print(
+            f"simulated Ollama on {server.url}; cards: {cards}; models: {len(server.library.models)}", file=sys.stderr
+        )
         await stop.wait()
 
 

@@ -1,4 +1,4 @@
-"""What `/api/ps` says of a machine without a GPU whose CPU has AMX: llama.cpp's `AMX` buffers count as device memory."""
+"""What `/api/ps` says of a machine without a GPU whose CPU has AMX: its `AMX` buffers count as device memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Routes that only tell: root, version, status, tags, ps, show; and the account and cloud routes of a server offline."""
+"""Routes that only tell: root, version, status, tags, ps, show; account and cloud routes of a server offline."""
 
 from __future__ import annotations
 

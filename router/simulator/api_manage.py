@@ -1,4 +1,4 @@
-"""Routes that change what is installed: create, copy, delete, blobs; and pull, push against a registry or without one."""
+"""Routes that change what is installed: create, copy, delete, blobs; pull and push, with a registry or without."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ async def _progress(exchange: Exchange, request: Mapping[str, Any], steps: Progr
     if request.get("stream") is False:
         last: dict[str, Any] = {}
         try:
-            async for last in steps:
-                pass
+            async for step in steps:
+                last = step
         except ApiError as error:
             await exchange.json({"error": error.text}, error.status, "application/json")
             return
@@ -75,7 +75,6 @@ async def create(exchange: Exchange) -> None:
 
 async def _create(exchange: Exchange, request: Mapping[str, Any], name: ModelName) -> Progress:
     library = exchange.host.library
-    statuses: list[str] = []
     if request.get("from"):
         base = await _base(exchange, request["from"])
         if base is None:
@@ -93,15 +92,10 @@ async def _create(exchange: Exchange, request: Mapping[str, Any], name: ModelNam
         raise ApiError(400, "neither 'from' or 'files' was specified")
     if request.get("quantize") or request.get("quantization"):
         yield {"status": "verifying conversion"}
-    statuses = [f"using existing layer {item.digest}" for item in layers]
     made = _changed(layers, request)
-    for item in made[len([one for one in made if one.origin or one in layers]) :]:
-        known = item.digest in library.blobs
-        statuses.append(f"{'using existing' if known else 'creating new'} layer {item.digest}")
-    kept = {item.digest for item in made}
-    for text in statuses:
-        if text.rsplit(" ", 1)[1] in kept:
-            yield {"status": text}
+    for item in made:
+        is_known = item in layers or item.digest in library.blobs
+        yield {"status": f"{'using existing' if is_known else 'creating new'} layer {item.digest}"}
     yield {"status": "writing manifest"}
     library.add(installed(_existing(exchange, name), weights, made, exchange.host.now(), parent=parent))
     yield {"status": "success"}
@@ -143,8 +137,8 @@ def _changed(layers: list[Layer], request: Mapping[str, Any]) -> list[Layer]:
     if request.get("system"):
         put("system", request["system"].encode())
     licenses = request.get("license") or []
-    for text in [licenses] if isinstance(licenses, str) else licenses:
-        made.append(layer("license", str(text).encode()))
+    texts = [licenses] if isinstance(licenses, str) else licenses
+    made += [layer("license", str(text).encode()) for text in texts]
     parameters = {**_parameters(made), **(request.get("parameters") or {})}
     if parameters:
         put("params", dump(dict(sorted(parameters.items()))) + b"\n")
@@ -295,4 +289,3 @@ async def _push(exchange: Exchange, text: str) -> Progress:
         yield {"status": status, "digest": item.digest, "total": size, "completed": size}
     yield {"status": "pushing manifest"}
     yield {"status": "success"}
-

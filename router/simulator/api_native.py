@@ -57,7 +57,9 @@ async def _stream(exchange: Exchange, answer: Chunks) -> None:
 
 async def gathered(answer: Chunks, field: str) -> dict[str, Any]:
     """All chunks as one object: texts and logprobs joined, the figures of the last. Raises ApiError."""
-    contents, thoughts, logprobs, calls = "", "", [], []
+    contents, thoughts = "", ""
+    logprobs: list[Any] = []
+    calls: list[Any] = []
     last: dict[str, Any] = {}
     async with aclosing(answer.stream) as chunks:  # type: ignore[type-var]
         async for last in chunks:

@@ -19,8 +19,6 @@ from router.simulator.exchange import JSON, ApiError, Exchange
 from router.simulator.gojson import dump
 from router.simulator.openai_requests import CHAT, COMPLETION, EMBED, chat_request, generate_request
 
-NEVER = datetime.min
-
 
 def failed(status: int, text: str) -> dict[str, Any]:
     """OpenAI's error object."""
@@ -101,7 +99,9 @@ class ChatDialect:
         delta = {**role, "content": text, **_optional(reasoning=thinking, tool_calls=calls)}
         return self._delta(chunk, delta, chunk.get("logprobs"))
 
-    def _delta(self, chunk: Mapping[str, Any], delta: dict[str, Any], logprobs: Any, reason: str | None = None) -> bytes:
+    def _delta(
+        self, chunk: Mapping[str, Any], delta: dict[str, Any], logprobs: Any, reason: str | None = None
+    ) -> bytes:
         choice: dict[str, Any] = {"index": 0, "delta": delta, "finish_reason": reason}
         if logprobs:
             choice["logprobs"] = {"content": logprobs}

@@ -59,8 +59,8 @@ class ResponsesDialect:
         found: list[bytes] = []
         if not self._is_open:
             self._is_open = True
-            for name in ("response.created", "response.in_progress"):
-                found.append(self._event(name, response=self._object("in_progress", [], None)))
+            begun = self._object("in_progress", [], None)
+            found += [self._event(name, response=begun) for name in ("response.created", "response.in_progress")]
         if message.get("thinking"):
             found += self._thinking(message["thinking"])
         calls = tool_calls(message.get("tool_calls") or [])

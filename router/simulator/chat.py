@@ -23,7 +23,10 @@ from router.simulator.parsers import ThinkingParser, ToolParser, thinking_tags, 
 from router.simulator.prompt import chat_prompt, generate_prompt
 from router.simulator.template import TemplateError
 
-MULTIMODAL = '{"error":{"code":400,"message":"Multimodal data provided, but model does not support multimodal requests.","type":"invalid_request_error"}}'
+MULTIMODAL = (
+    '{"error":{"code":400,"message":"Multimodal data provided, but model does not support multimodal requests."'
+    ',"type":"invalid_request_error"}}'
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +47,7 @@ async def answer_chat(exchange: Exchange, request: dict[str, Any], *, relax_thin
     """ChatHandler. Raises ApiError."""
     _check_logprobs(request)
     name = request.get("model") or ""
-    model = exchange.installed(
-        name, missing=f"model '{name}' not found", unnamed=(400, "model is required")
-    )
+    model = exchange.installed(name, missing=f"model '{name}' not found", unnamed=(400, "model is required"))
     messages = request.get("messages") or []
     head = {"model": name}
     if not messages and request.get("keep_alive") == 0:
@@ -121,9 +122,7 @@ class _Asked:
     def truncates(self) -> bool:
         return self.request.get("truncate") is not False
 
-    def completion(
-        self, exchange: Exchange, model: Installed, prompt: str, lease: Lease, **more: Any
-    ) -> Completion:
+    def completion(self, exchange: Exchange, model: Installed, prompt: str, lease: Lease, **more: Any) -> Completion:
         return Completion(
             model=model,
             prompt=prompt,
@@ -190,9 +189,7 @@ async def load(exchange: Exchange, request: Mapping[str, Any], model: Installed,
         raise engine_error(error) from None
 
 
-async def _load(
-    exchange: Exchange, request: Mapping[str, Any], model: Installed, wants: list[str], verb: str
-) -> Lease:
+async def _load(exchange: Exchange, request: Mapping[str, Any], model: Installed, wants: list[str], verb: str) -> Lease:
     lacking = [want for want in wants if want not in model.capabilities]
     if "completion" in lacking:
         raise ApiError(400, f"{quoted(request.get('model') or '')} does not support {verb}")
@@ -205,12 +202,12 @@ def check_format(value: Any) -> None:
     """`format` must be "json" or a schema. Raises ApiError 500 with Ollama's text."""
     if value in (None, "", "json") or isinstance(value, dict):
         return
-    raise ApiError(500, f'invalid format: {quoted(dump(value).decode())}; expected "json" or a valid JSON Schema object')
+    raise ApiError(
+        500, f'invalid format: {quoted(dump(value).decode())}; expected "json" or a valid JSON Schema object'
+    )
 
 
-async def _pieces(
-    completion: Completion, lease: Lease, *, has_images: bool
-) -> AsyncIterator[Piece]:
+async def _pieces(completion: Completion, lease: Lease, *, has_images: bool) -> AsyncIterator[Piece]:
     """The completion's pieces, with the runner's failures as ApiError; the lease ends with them."""
     try:
         check_format(completion.format)
@@ -324,7 +321,9 @@ def _chunk(
 def _logprob(text: str, top: int) -> dict[str, Any]:
     entry: dict[str, Any] = {"token": text, "logprob": 0, "bytes": list(text.encode())}
     if top:
-        others = [{"token": chr(97 + number), "logprob": -40 - number, "bytes": [97 + number]} for number in range(top - 1)]
+        others = [
+            {"token": chr(97 + number), "logprob": -40 - number, "bytes": [97 + number]} for number in range(top - 1)
+        ]
         entry["top_logprobs"] = [dict(entry), *others]
     return entry
 

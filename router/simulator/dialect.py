@@ -1,4 +1,4 @@
-"""What the `/v1/*` dialects share: the cloud check before them, their bodies, and how an answer or an error goes out."""
+"""What the `/v1/*` dialects share: the cloud check before them, their bodies, how an answer or an error goes out."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ async def send(
 ) -> None:
     """The answer in the dialect, streamed or whole. Raises ApiError before anything was written."""
     response = exchange.response
-    if isinstance(answer, Single) and not stream or isinstance(answer, Chunks) and not stream:
+    if (isinstance(answer, Single) and not stream) or (isinstance(answer, Chunks) and not stream):
         chunk = answer.value if isinstance(answer, Single) else await gathered(answer, field)
         await exchange.json(dialect.whole(chunk), 200, PLAIN_JSON, newline=True)
         return

@@ -10,10 +10,25 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from router.simulator.response import Response
 
-KINDS = (
-    "slow drip cut reset short_length gzip eof hang status answer crash oom bad_header huge_line redirect"
-    " bad_status_line raw"
-).split()
+KINDS = [
+    "slow",
+    "drip",
+    "cut",
+    "reset",
+    "short_length",
+    "gzip",
+    "eof",
+    "hang",
+    "status",
+    "answer",
+    "crash",
+    "oom",
+    "bad_header",
+    "huge_line",
+    "redirect",
+    "bad_status_line",
+    "raw",
+]
 
 
 class FaultTaken(Exception):

@@ -41,9 +41,7 @@ def _no_constant(name: str) -> Any:
     raise ValueError(name)
 
 
-_DECODER = json.JSONDecoder(
-    object_pairs_hook=Object, parse_float=Number, parse_constant=_no_constant, strict=True
-)
+_DECODER = json.JSONDecoder(object_pairs_hook=Object, parse_float=Number, parse_constant=_no_constant, strict=True)
 
 
 def parse(body: bytes) -> Any:

@@ -60,7 +60,7 @@ class Scalar(GoType):
 
     def decode(self, value: Any, state: _State, old: Any = None) -> Any:
         found = kind(value)
-        if self.name == "string" and found == "string" or self.name == "bool" and found == "bool":
+        if (self.name == "string" and found == "string") or (self.name == "bool" and found == "bool"):
             return value
         if found == "number" and self.name.startswith("float"):
             return float(value)
@@ -135,7 +135,7 @@ class Struct(GoType):
         struct, path = state.struct, state.path
         for key, item in value:
             tag = key if key in self.fields else self.folded.get(fold(key), "")
-            if not tag or item is None and tag in result and not isinstance(self.fields[tag], Custom):
+            if not tag or (item is None and tag in result and not isinstance(self.fields[tag], Custom)):
                 if tag and not isinstance(self.fields[tag], Scalar):
                     result[tag] = None
                 continue
@@ -164,7 +164,9 @@ class Custom(GoType):
         try:
             return self.convert(value)
         except Mismatch as error:
-            raise Mismatch(error.value, error.wanted, state.struct or error.struct, (*state.path, *error.path)) from None
+            raise Mismatch(
+                error.value, error.wanted, state.struct or error.struct, (*state.path, *error.path)
+            ) from None
 
 
 ANY = GoType()

@@ -32,7 +32,9 @@ async def serve_metrics(cards: Cards, host: str, port: int) -> asyncio.Server:
         try:
             await reader.readuntil(b"\r\n\r\n")
             body = page(cards).encode()
-            head = f"Content-Type: text/plain; version=0.0.4\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+            head = (
+                f"Content-Type: text/plain; version=0.0.4\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+            )
             writer.write(b"HTTP/1.1 200 OK\r\n" + head.encode() + body)
             await writer.drain()
         except (ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):

@@ -7,8 +7,11 @@ answers get a Content-Length and long or flushed ones are chunked, one chunk per
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import socket
+import struct
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from typing import Any
 
 from router.simulator.faults import Seen
 from router.simulator.requests import BadHead, Request, body_plan, parse_head
@@ -17,7 +20,7 @@ from router.simulator.response import ClientGone, Response
 MAX_HEAD = (1 << 20) + 4096
 """Go's DefaultMaxHeaderBytes and its slack: above it 431."""
 
-App = Callable[[Request, Response], Awaitable[None]]
+App = Callable[[Request, Response], Coroutine[Any, Any, None]]
 
 
 class Connection(asyncio.Protocol):
@@ -109,9 +112,6 @@ class Connection(asyncio.Protocol):
         """Close with an RST."""
         sock = self.transport.get_extra_info("socket")
         if sock is not None:
-            import socket
-            import struct
-
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.transport.abort()
 
@@ -161,12 +161,12 @@ class Connection(asyncio.Protocol):
 
     async def _read_head(self) -> bytes | None:
         while True:
-            if self.buffer[:1] in (b"\r", b"\n"):
+            if self.buffer.startswith((b"\r", b"\n")):
                 await self.write(BadHead("400 Bad Request").answer)
                 return None
             end = self.buffer.find(b"\r\n\r\n")
             bare = self.buffer.find(b"\n\n")
-            if 0 <= bare and (bare < end or end < 0):
+            if bare >= 0 and (bare < end or end < 0):
                 head = bytes(self.buffer[:bare])
                 del self.buffer[: bare + 2]
                 return head

@@ -270,7 +270,8 @@ TEMPLATES = {
     "{{- range .Messages }}<|{{ .Role }}|>{{- if .Thinking }}\n<think>\n{{ .Thinking }}\n</think>\n{{ end }}"
     "{{ .Content }}{{ range .ToolCalls }}<tool_call>\n"
     '{"name": "{{ .Function.Name }}", "arguments": {{ .Function.Arguments }}}\n'
-    "</tool_call>{{ end }}<|end|>{{ end }}{{- if and .IsThinkSet (not .Think) }}<|assistant|>{{ else }}<|think|>{{ end }}",
+    "</tool_call>{{ end }}<|end|>{{ end }}{{- if and .IsThinkSet (not .Think) }}<|assistant|>"
+    "{{ else }}<|think|>{{ end }}",
     "embed": "{{ .Prompt }}",
 }
 INSTALLED_AT = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
@@ -346,7 +347,7 @@ def tiny_library() -> Library:
         layers = [Layer(MEDIA + "model", used.digest, used.size_bytes)]
         layers += [layer("template", entry["template"].encode())] if entry["template"] else []
         layers += extra_layers(entry)
-        at = datetime.fromisoformat(entry["modified_at"][:26].rstrip("Z") + "+00:00")
+        at = datetime.fromisoformat(entry["modified_at"][:26])
         parent = entry.get("parent", "")
         library.add(installed(ModelName.parse(entry["name"]), used, layers, at, parent=parent))
     return library

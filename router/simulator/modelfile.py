@@ -49,8 +49,8 @@ def modelfile(model: Installed, system: str, values: Mapping[str, Any], models_d
     if system:
         lines.append(f"SYSTEM {quote(system)}")
     for key, value in values.items():
-        for item in value if isinstance(value, list) else [value]:
-            lines.append(f"PARAMETER {key} {quote(go_value(item))}")
+        items = value if isinstance(value, list) else [value]
+        lines += [f"PARAMETER {key} {quote(go_value(item))}" for item in items]
     lines += [f"LICENSE {quote(text)}" for text in model.licenses]
     lines += [f"MESSAGE {m.get('role', '')} {quote(m.get('content', ''))}" for m in model.messages]
     return "\n".join(lines) + "\n"

@@ -73,9 +73,7 @@ COMPLETION = Struct(
         "_debug_render_only": BOOL,
     },
 )
-EMBED = Struct(
-    "openai.EmbedRequest", {"input": ANY, "model": STRING, "dimensions": INT, "encoding_format": STRING}
-)
+EMBED = Struct("openai.EmbedRequest", {"input": ANY, "model": STRING, "dimensions": INT, "encoding_format": STRING})
 
 
 def chat_request(request: Mapping[str, Any]) -> dict[str, Any]:
@@ -191,10 +189,13 @@ def tool_calls_of(calls: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
             arguments = parse((function.get("arguments") or "").encode())
         except GoError:
             arguments = None
-        if not isinstance(arguments, Object) and arguments is not None or arguments is None:
+        if (not isinstance(arguments, Object) and arguments is not None) or arguments is None:
             raise Rejected("invalid tool call arguments")
         made.append(
-            {"id": call.get("id") or "", "function": {"name": function.get("name") or "", "arguments": plain(arguments)}}
+            {
+                "id": call.get("id") or "",
+                "function": {"name": function.get("name") or "", "arguments": plain(arguments)},
+            }
         )
     return made
 
@@ -229,7 +230,8 @@ def think_of(effort: str) -> bool | str | None:
 
 def generate_request(request: Mapping[str, Any]) -> dict[str, Any]:
     """The body that Ollama's generate handler gets. Raises Rejected."""
-    for item in request.get("stop") if isinstance(request.get("stop"), list) else ():
+    stop = request.get("stop")
+    for item in stop if isinstance(stop, list) else ():
         if not isinstance(item, str):
             raise Rejected(f"invalid type for 'stop' field: {_go_type(item)}")
     logprobs = request.get("logprobs") or 0

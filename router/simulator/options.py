@@ -8,10 +8,20 @@ from typing import Any
 
 from router.core.capacity import RunnerOptions
 
-INTEGERS = (
-    "num_keep seed num_predict top_k repeat_last_n num_ctx num_batch num_gpu num_thread draft_num_predict main_gpu"
-).split()
-FLOATS = "top_p min_p typical_p temperature repeat_penalty presence_penalty frequency_penalty".split()
+INTEGERS = [
+    "num_keep",
+    "seed",
+    "num_predict",
+    "top_k",
+    "repeat_last_n",
+    "num_ctx",
+    "num_batch",
+    "num_gpu",
+    "num_thread",
+    "draft_num_predict",
+    "main_gpu",
+]
+FLOATS = ["top_p", "min_p", "typical_p", "temperature", "repeat_penalty", "presence_penalty", "frequency_penalty"]
 
 
 class OptionError(Exception):

@@ -29,7 +29,10 @@ def collate(messages: Sequence[Mapping[str, Any]]) -> tuple[str, list[dict[str, 
 
 
 def render(
-    template: Template, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]], think: bool | str | None
+    template: Template,
+    messages: Sequence[Mapping[str, Any]],
+    tools: Sequence[Mapping[str, Any]],
+    think: bool | str | None,
 ) -> str:
     """The prompt of some messages."""
     flags = _flags(think)

@@ -28,7 +28,7 @@ def bad(text: str) -> BadHead:
 
 
 class Request:
-    """`path` is decoded once; `headers` as sent; `query` is the raw query. `remaining`: body bytes to come, −1 = chunked."""
+    """`path` is decoded once; `headers` as sent; `query` raw. `remaining`: body bytes to come, −1 = chunked."""
 
     def __init__(self, method: str, target: str, version: tuple[int, int], headers: list[tuple[str, str]]) -> None:
         self.method = method
@@ -146,7 +146,7 @@ def _headers(lines: list[bytes]) -> list[tuple[str, str]]:
         if not TOKEN.fullmatch(name_bytes):
             raise bad("invalid header name")
         value_bytes = value_bytes.strip(b" \t")
-        if any(byte < 0x20 and byte != 9 or byte == 0x7F for byte in value_bytes):
+        if any((byte < 0x20 and byte != 9) or byte == 0x7F for byte in value_bytes):
             raise BadHead("400 Bad Request")
         headers.append((name_bytes.decode(), value_bytes.decode("latin-1")))
     return headers

@@ -125,11 +125,11 @@ class Response:
         await self.connection.write(self.head(extra) + body)
 
     async def _drain_body(self) -> None:
-        """net/http reads up to 256 KiB of an unread body; when there is more, or it is cut, the connection must close."""
+        """net/http reads up to 256 KiB of an unread body; when there is more, or it is cut, the connection closes."""
         request = self.request
-        if request.body is None and request.remaining:
-            if request.awaits_continue or request.remaining >= DRAIN_BYTES or len(await request.read()) >= DRAIN_BYTES:
-                self._close = True
+        if request.body is None and request.remaining != 0:
+            is_late = request.awaits_continue or request.remaining >= DRAIN_BYTES
+            self._close = self._close or is_late or len(await request.read()) >= DRAIN_BYTES
         if not request.is_body_complete:
             self._close = True
 

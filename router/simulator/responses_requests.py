@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from router.simulator.dialect import Rejected
-from router.simulator.gojson import GoError, Object, parse, plain, quoted
-from router.simulator.gotypes import ANY, BOOL, FLOAT, INT, STRING, Custom, Map, Mismatch, Slice, Struct, kind
+from router.simulator.gojson import GoError, Object, dump, parse, plain, quoted
+from router.simulator.gotypes import ANY, BOOL, FLOAT, INT, STRING, Custom, Map, Mismatch, Slice, Struct, convert, kind
 from router.simulator.openai_requests import image_of, think_of
-from router.simulator.schemas import PARAMETERS, convert
+from router.simulator.schemas import PARAMETERS
 
 
 def _input(value: Any) -> Any:
@@ -107,15 +107,9 @@ def chat_request(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _tool(tool: Mapping[str, Any]) -> dict[str, Any]:
-    parameters = convert(parse(_json(tool.get("parameters") or {})), PARAMETERS)
+    parameters = convert(parse(dump(tool.get("parameters") or {})), PARAMETERS)
     function = {"name": tool.get("name") or "", "description": tool.get("description") or "", "parameters": parameters}
     return {"type": tool.get("type") or "", "function": function}
-
-
-def _json(value: Any) -> bytes:
-    from router.simulator.gojson import dump
-
-    return dump(value)
 
 
 def _add_items(messages: list[dict[str, Any]], items: list[dict[str, Any]]) -> None:

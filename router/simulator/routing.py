@@ -82,9 +82,9 @@ def _on(path: str) -> list[tuple[str, str, str]]:
     for method, pattern, handler in ROUTES:
         if pattern == path:
             found.append((method, "", handler))
-        elif pattern.endswith("/:") and path.startswith(pattern[:-1]) and len(path) >= len(pattern):
-            if "/" not in (rest := path[len(pattern) - 1 :]):
-                found.append((method, rest, handler))
+        rest = path.removeprefix(pattern[:-1]) if pattern.endswith("/:") and path.startswith(pattern[:-1]) else ""
+        if rest and "/" not in rest:
+            found.append((method, rest, handler))
     return found
 
 
@@ -107,11 +107,18 @@ def clean(path: str) -> str:
     return "/" + "/".join(parts) + tail
 
 
-DEFAULT_ORIGINS = tuple(
-    pattern
-    for host in ("localhost", "127.0.0.1", "0.0.0.0")
-    for pattern in (f"http://{host}", f"https://{host}", f"http://{host}:*", f"https://{host}:*")
-) + ("app://*", "file://*", "tauri://*", "vscode-webview://*", "vscode-file://*")
+DEFAULT_ORIGINS = (
+    *tuple(
+        pattern
+        for host in ("localhost", "127.0.0.1", "0.0.0.0")
+        for pattern in (f"http://{host}", f"https://{host}", f"http://{host}:*", f"https://{host}:*")
+    ),
+    "app://*",
+    "file://*",
+    "tauri://*",
+    "vscode-webview://*",
+    "vscode-file://*",
+)
 
 ALLOWED_HEADERS = (
     "Authorization,Content-Type,User-Agent,Accept,X-Requested-With,Openai-Beta,X-Stainless-Arch,X-Stainless-Async,"

@@ -45,7 +45,7 @@ def go_duration_s(text: str) -> float:
 
 
 def _keep_alive(value: Any) -> float:
-    """api.Duration in seconds: negative = for ever; a number beyond int64 nanoseconds overflows to a moment in the past."""
+    """api.Duration in seconds: negative = for ever; a number beyond int64 nanoseconds overflows into the past."""
     if isinstance(value, bool):
         raise GoError("Unsupported type: 'bool'")
     if isinstance(value, int | float):

@@ -57,7 +57,8 @@ DEFAULT_TAGS = (
 @dataclass(frozen=True, slots=True)
 class SimConfig:
     """What a simulated server is. `gpus_mib` are the sizes of its cards (none: CPU only); `machine` overrides them and
-    `speeds`. `models` are real tags; `library` overrides them. `run_dir` is the lab's RUN directory (vgpu.json, state)."""
+    `speeds`. `models` are real tags; `library` overrides them. `run_dir` is the lab's RUN
+    directory (vgpu.json, state)."""
 
     gpus_mib: Sequence[int] = (24564,)
     models: Sequence[str] = DEFAULT_TAGS
@@ -86,7 +87,9 @@ class SimConfig:
 def _handlers() -> dict[str, Handler]:
     found: dict[str, Handler] = {}
     for module in _modules():
-        own = {name: value for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__}
+        own = {
+            name: value for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__
+        }
         found.update({name: value for name, value in own.items() if asyncio.iscoroutinefunction(value)})
     return found
 
@@ -245,7 +248,6 @@ class SimulatedOllama:
                 response.status = 204
                 return False
         return True
-
 
 
 def default_arithmetic() -> Arithmetic:

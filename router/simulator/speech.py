@@ -5,6 +5,7 @@ A speaker gives token texts one by one and does not know of time; `inference.py`
 
 from __future__ import annotations
 
+import itertools
 import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,9 +16,34 @@ from router.simulator import tokens
 from router.simulator.gojson import dump
 from router.simulator.library import Weights
 
-WORDS = (
-    "the model answers from a virtual card so that every token takes the time that its speed says and nothing more is meant by it"
-).split()
+WORDS = [
+    "the",
+    "model",
+    "answers",
+    "from",
+    "a",
+    "virtual",
+    "card",
+    "so",
+    "that",
+    "every",
+    "token",
+    "takes",
+    "the",
+    "time",
+    "that",
+    "its",
+    "speed",
+    "says",
+    "and",
+    "nothing",
+    "more",
+    "is",
+    "meant",
+    "by",
+    "it",
+]
+
 
 @dataclass(frozen=True, slots=True)
 class Ask:
@@ -61,7 +87,7 @@ def _scripted(weights: Weights, known: tokens.Vocabulary, ask: Ask) -> Iterator[
     following: dict[str, str] = {}
     for line in weights.script.split("\n\n\n"):
         pieces = line.split("\t")
-        following.update(zip(pieces, pieces[1:], strict=False))
+        following.update(itertools.pairwise(pieces))
     piece = known.pieces[ask.prompt_ids[-1]] if ask.prompt_ids else ""
     piece = following.get(piece, following.get("*", ""))
     while piece:

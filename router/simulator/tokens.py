@@ -25,7 +25,9 @@ class Vocabulary:
         self._ids = {piece: number for number, piece in enumerate(self.pieces) if kinds[number] != BYTE}
         self._scores = dict(enumerate(scores))
         special = sorted(
-            (piece for piece, number in self._ids.items() if kinds[number] in (CONTROL, USER_DEFINED)), key=len, reverse=True
+            (piece for piece, number in self._ids.items() if kinds[number] in (CONTROL, USER_DEFINED)),
+            key=len,
+            reverse=True,
         )
         plain = [re.escape(piece.replace("▁", " ")) for piece in special]
         self._special = re.compile("|".join(plain)) if plain else None

@@ -59,7 +59,7 @@ def _folded(chunks: list[str], sampled: bool) -> list[str]:
     """Runs of equal chunks of a sampled model, and a layer's progress, count once."""
     found: list[str] = []
     for chunk in chunks:
-        if sampled and found and chunk == found[-1] or '"status": "pulling ' in chunk and chunk in found:
+        if (sampled and found and chunk == found[-1]) or ('"status": "pulling ' in chunk and chunk in found):
             continue
         found.append(chunk)
     return [f"chunk {chunk}" for chunk in found]
@@ -77,12 +77,12 @@ def _text(text: str, sampled: bool) -> str:
         if parsed is None:
             out.append(line)
             continue
-        own = sampled or isinstance(parsed, dict) and bool(SAMPLED.search(str(parsed.get("model", ""))))
+        own = sampled or (isinstance(parsed, dict) and bool(SAMPLED.search(str(parsed.get("model", "")))))
         out.append(prefix + json.dumps(_value("", parsed, own), ensure_ascii=False))
     return "\n".join(out)
 
 
-def _value(key: str, value: Any, sampled: bool) -> Any:  # noqa: PLR0911 - one rule a line
+def _value(key: str, value: Any, sampled: bool) -> Any:
     if key in TIMES and value is not None:
         return "<time>"
     if key in IDS and isinstance(value, str) and re.match(r"(call_|cmpl-|chatcmpl-|resp_|msg_|req_|rs_|fc_)", value):
@@ -153,7 +153,8 @@ def recorded(response: dict[str, Any] | None) -> Reply | None:
     reply.incomplete = bool(response.get("incomplete"))
     if "chunks" in response:
         reply.chunks = [
-            chunk["text"].encode() if "text" in chunk else base64.b64decode(chunk["b64"]) for chunk in response["chunks"]
+            chunk["text"].encode() if "text" in chunk else base64.b64decode(chunk["b64"])
+            for chunk in response["chunks"]
         ]
     reply.body = response["body"].encode() if "body" in response else base64.b64decode(response.get("body_b64") or "")
     return reply

@@ -25,7 +25,9 @@ from tests.contract.api_normal import SAMPLED, normal, recorded
 
 DATA = Path(__file__).parent.parent / "data" / "api"
 # The recording machine: no card, a CPU that reads about 8 GB/s of weights, a disk of 120 MiB/s.
-MACHINE = Machine(cards=(), speeds=Speeds(load_mib_per_s=120, cpu_gb_per_s=8, prompt_tokens_per_s=500), reply_tokens=100_000)
+MACHINE = Machine(
+    cards=(), speeds=Speeds(load_mib_per_s=120, cpu_gb_per_s=8, prompt_tokens_per_s=500), reply_tokens=100_000
+)
 DURATIONS = {"1h": 3600.0, "0": 0.0}
 
 
@@ -249,9 +251,7 @@ async def replay(transcript: dict[str, Any], url: str, kill: Kill | None = None)
         if kill is not None and "killed" in transcript["id"]:
             _kill_later(step, kill)
     replies = [(await task)[0] for task in tasks]
-    parts = [
-        difference for number, reply in enumerate(replies) if (difference := _compare(transcript, number, reply))
-    ]
+    parts = [difference for number, reply in enumerate(replies) if (difference := _compare(transcript, number, reply))]
     return Outcome(transcript["id"], transcript["group"], "\n".join(parts))
 
 
