@@ -41,7 +41,8 @@ class Wire(asyncio.Protocol):
     __slots__ = (
         "_can_write",
         "_head",
-        "_header_bytes",
+        "_head_bytes",
+        "_headers",
         "_is_head_request",
         "_is_keep_alive",
         "_is_sent",
@@ -69,7 +70,8 @@ class Wire(asyncio.Protocol):
         self._head: asyncio.Future[None] | None = None
         self._upload: asyncio.Task[None] | None = None
         self._can_write: asyncio.Future[None] | None = None
-        self._header_bytes = 0
+        self._head_bytes = 0
+        self._headers: list[tuple[bytes, bytes]] = []
         self._is_head_request = self._saw_byte = self._until_eof = self._is_keep_alive = False
         self._is_sent = True
         self._wait_s = NEVER
@@ -86,6 +88,7 @@ class Wire(asyncio.Protocol):
         response = self._response = UpstreamResponse(self)
         arrived = self._head = self._loop.create_future()
         self._saw_byte = self._until_eof = False
+        self._head_bytes = 0
         self._is_head_request = head.startswith(b"HEAD ")
         self._is_sent = True
         self._wait_s = self._owner.first_byte_timeout_s
@@ -142,6 +145,8 @@ class Wire(asyncio.Protocol):
             self.abort()  # nobody asked: an answer without a request must never meet the next one
             return
         self._saw_byte = True
+        if not response.status:
+            self._head_bytes += len(data)
         self.deadline = self._loop.time() + self._wait_s if self._is_sent else NEVER
         try:
             self._parser.feed_data(data)
@@ -157,6 +162,8 @@ class Wire(asyncio.Protocol):
             self._flush(response)
         if self._response is None:
             self._finish(response)
+        elif not response.status and self._head_bytes > MAX_HEADER_BYTES:
+            self._fail(UpstreamError("the upstream's answer is no valid HTTP: too many headers"))
 
     def eof_received(self) -> bool:
         return False
@@ -186,28 +193,26 @@ class Wire(asyncio.Protocol):
     def on_message_begin(self) -> None:
         if self._response is None:
             raise ValueError("bytes after the answer's end")
-        self._header_bytes = 0
-        self._response.headers.clear()
+        self._headers = []
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        response = cast("UpstreamResponse", self._response)
-        if response.status:
-            return  # a trailer
-        response.headers.append((name.lower(), value))
-        self._header_bytes += len(name) + len(value)
-        if self._header_bytes > MAX_HEADER_BYTES or len(response.headers) > MAX_HEADERS:
+        self._headers.append((name.lower(), value))
+        if len(self._headers) > MAX_HEADERS:
             raise ValueError("too many headers")
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
+        headers, self._headers = self._headers, []  # what comes later is a trailer, and dropped
         if status < 200:
             if status == 101:
                 raise ValueError("an upgrade that nobody asked for")
             return
+        if self._head_bytes > MAX_HEADER_BYTES and sum(map(_size, headers)) > MAX_HEADER_BYTES:
+            raise ValueError("too many headers")
         response = cast("UpstreamResponse", self._response)
-        response.status = status
+        response.status, response.headers = status, headers
         self._is_keep_alive = self._parser.should_keep_alive()
-        self._until_eof = _ends_with_connection(status, response.headers)
+        self._until_eof = _ends_with_connection(status, headers)
         self._wait_s = self._owner.idle_timeout_s
         if self._head is not None and not self._head.done():
             self._head.set_result(None)
@@ -276,6 +281,10 @@ class Wire(asyncio.Protocol):
         self.abort()
 
 
+def _size(header: tuple[bytes, bytes]) -> int:
+    return len(header[0]) + len(header[1])
+
+
 def _reason(exc: Exception) -> str:
     cause: Any = exc.__context__
     return str(cause if cause is not None else exc) or type(exc).__name__
@@ -292,4 +301,5 @@ def _ends_with_connection(status: int, headers: list[tuple[bytes, bytes]]) -> bo
     """True when only the end of the connection ends the body (RFC 9112 §6.3 no. 8)."""
     if status in (204, 304):
         return False
-    return not any(name in (b"content-length", b"transfer-encoding") for name, _ in headers)
+    noted = dict(headers)
+    return b"content-length" not in noted and b"transfer-encoding" not in noted

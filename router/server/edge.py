@@ -16,7 +16,7 @@ import msgspec
 
 from router.core.names import ModelName, Source
 from router.core.payload import read_request
-from router.core.routes import Match, Route
+from router.core.routes import TARGETS, Match, Route
 from router.dispatch import Call, Dispatcher, NothingFits
 from router.errors import BadRequest, Busy, Forbidden, RouterError, UpstreamError
 from router.server.exchange import ClientGone, Exchange, Receive, Send
@@ -78,7 +78,7 @@ class Edge:
             exchange.extra.append((b"x-request-id", exchange.request_id.encode("ascii")))
         if await self._is_turned_away(exchange):
             return
-        found = find(exchange.method, exchange.target)
+        found = TARGETS.get((exchange.method, exchange.target)) or find(exchange.method, exchange.target)
         if isinstance(found, Route):
             await self._route(exchange, found, "")
         elif isinstance(found, Match):
@@ -134,7 +134,7 @@ class Edge:
             route,
             request,
             body,
-            request_headers(exchange.client_headers),
+            request_headers(exchange.client_headers, exchange.headers),
             exchange.request_id,
             strict=headers.get(b"x-router-strict", b"").lower() in (b"true", b"1"),
             nothing_fits=_nothing_fits(headers.get(b"x-router-nothing-fits")),
@@ -143,7 +143,7 @@ class Edge:
         extra: list[Header] = exchange.extra
         if self._settings.has_router_headers:
             extra = answer.headers + extra
-        sender = Sender(exchange.send, route, extra, exchange.is_gone, answer.rename)
+        sender = Sender(exchange, route, extra, answer.rename)
         try:
             if answer.upstream is not None:
                 await sender.relay(answer.upstream)

@@ -35,7 +35,7 @@ class Exchange:
 
     def __init__(self, scope: dict[str, Any], receive: Receive, send: Send, settings: EdgeSettings) -> None:
         self.client_headers: list[Header] = scope["headers"]
-        self.headers: dict[bytes, bytes] = dict(self.client_headers)
+        self.headers: dict[bytes, bytes] = scope.get("router.noted") or dict(self.client_headers)
         self.method: str = scope["method"]
         self.target: bytes = scope["raw_path"]
         self.cycle: Any = scope.get("router.cycle")
@@ -77,6 +77,9 @@ class Exchange:
             return
         self.is_started = True
         length = (b"content-length", b"%d" % len(body))
+        if self.cycle is not None:
+            self.cycle.respond(status, [*headers, length, *self.extra], body)
+            return
         start = {"type": "http.response.start", "status": status, "headers": [*headers, length, *self.extra]}
         await self.send(start)
         await self.send({"type": "http.response.body", "body": body})

@@ -49,6 +49,12 @@ class Listener:
     def open_connections(self) -> int:
         return len(self._state.connections)
 
+    def tasks(self) -> list[asyncio.Task[None]]:
+        """The requests under way, those included whose client has left and that are cleaning up."""
+        connections: Any = self._state.connections
+        running = [cycle.task for connection in connections for cycle in connection.queue if cycle.task is not None]
+        return [*running, *self._state.tasks]
+
     async def start(self) -> None:
         """Listen. Raises OSError when the address cannot be had."""
         loop = asyncio.get_running_loop()
@@ -67,7 +73,7 @@ class Listener:
         for connection in tuple(self._state.connections):
             connection.shutdown()
         await self._wait_tasks(grace_s)
-        for task in tuple(self._state.tasks):
+        for task in self.tasks():
             task.cancel()
         await self._wait_tasks(INTERRUPT_S)
         await self._flush()
@@ -82,9 +88,9 @@ class Listener:
         await self.stop()
 
     async def _wait_tasks(self, timeout_s: float) -> None:
-        while self._state.tasks and timeout_s > 0:
+        while (tasks := self.tasks()) and timeout_s > 0:
             started_s = asyncio.get_running_loop().time()
-            await asyncio.wait(tuple(self._state.tasks), timeout=timeout_s)
+            await asyncio.wait(tasks, timeout=timeout_s)
             timeout_s -= asyncio.get_running_loop().time() - started_s
 
     async def _flush(self) -> None:

@@ -93,7 +93,11 @@ class LocalRoutes:
         self, exchange: Exchange, method: bytes, target: bytes, body: bytes | None = None
     ) -> tuple[int, list[Header], bytes]:
         """The upstream's whole answer; a Content-Length is left to who sends it."""
-        request = UpstreamRequest(method, target, request_headers(exchange.client_headers), body, safe_to_resend=True)
+        request = UpstreamRequest(
+            method, target, request_headers(exchange.client_headers, exchange.headers), body, safe_to_resend=True
+        )
         upstream = await self._dispatcher.forward(request)
-        headers = [pair for pair in response_headers(upstream.headers) if pair[0] != b"content-length"]
+        headers = [
+            pair for pair in response_headers(upstream.headers, dict(upstream.headers)) if pair[0] != b"content-length"
+        ]
         return upstream.status, headers, await read_whole(upstream)

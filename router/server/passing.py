@@ -75,10 +75,10 @@ class Passing:
         body: bytes | BodyStream | None,
         length: int | None = None,
     ) -> None:
-        headers = request_headers(exchange.client_headers)
+        headers = request_headers(exchange.client_headers, exchange.headers)
         request = UpstreamRequest(route.method.encode(), target, headers, body, length)
         upstream = await self._dispatcher.forward(request)
-        sender = Sender(exchange.send, route, exchange.extra, exchange.is_gone)
+        sender = Sender(exchange, route, exchange.extra)
         try:
             await self._send(sender, upstream)
         finally:

@@ -81,6 +81,9 @@ class HttpProtocol(httptools_impl.HttpToolsProtocol):
         self._is_deaf = True
         self.resume_writing()
         for cycle in self.queue:
+            if cycle.task is not None:  # it cleans up now: whoever stops the listener waits for it
+                self.tasks.add(cycle.task)
+                cycle.task.add_done_callback(self.tasks.discard)
             cycle.leave()
         self.queue.clear()
 
@@ -135,14 +138,14 @@ class HttpProtocol(httptools_impl.HttpToolsProtocol):
             self._in_head, self._head_bytes = True, 0
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._in_head:  # else it is a trailer: dropped
-            self.headers.append((name.lower(), value))
+        self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
-        noted = dict(self.headers)
+        headers, self.headers = self.headers, []  # what comes later is a trailer, and dropped
+        noted = dict(headers)
         version = self.parser.get_http_version()
         method = self.parser.get_method().decode()
-        self._refused = self._too_big() or judge(self.headers, noted, version)
+        self._refused = self._too_big(headers) or judge(headers, noted, version)
         target = split_target(self.url, method)
         if self._refused is not None or target is None:
             raise ValueError("refused")
@@ -152,7 +155,8 @@ class HttpProtocol(httptools_impl.HttpToolsProtocol):
         http_10 = version == "1.0"
         url, authority = target
         if authority is not None:
-            self.headers = [(name, authority if name == b"host" else value) for name, value in self.headers]
+            headers = [(name, authority if name == b"host" else value) for name, value in headers]
+            noted[b"host"] = authority
         raw_path, _, query = url.partition(b"?")
         path = raw_path.decode("latin-1")
         scope: dict[str, Any] = {
@@ -167,8 +171,9 @@ class HttpProtocol(httptools_impl.HttpToolsProtocol):
             "path": unquote(path) if "%" in path else path,
             "raw_path": raw_path,
             "query_string": query,
-            "headers": self.headers,
+            "headers": headers,
             "state": self.app_state,
+            "router.noted": noted,
         }
         cycle = Cycle(
             self,
@@ -255,17 +260,15 @@ class HttpProtocol(httptools_impl.HttpToolsProtocol):
     # The rest
 
     def _start(self, cycle: Cycle) -> None:
-        task = cycle.task = self.loop.create_task(run(cycle, self.app, self.logger.exception))
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+        cycle.task = self.loop.create_task(run(cycle, self.app, self.logger.exception))
 
-    def _too_big(self) -> tuple[int, bytes] | None:
+    def _too_big(self, headers: list[tuple[bytes, bytes]]) -> tuple[int, bytes] | None:
         """Exact where it matters: the segment that ended the headers may hold a body as well."""
-        if len(self.headers) > self.limits.headers:
+        if len(headers) > self.limits.headers:
             return 431, b""
         if self._head_bytes <= self.limits.header_bytes:
             return None
-        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in headers)
         return (431, b"") if size > self.limits.header_bytes else None
 
     def _bad_input(self) -> None:

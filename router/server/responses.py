@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -27,6 +27,7 @@ _HOP_BY_HOP = frozenset(
     b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer trailers "
     b"transfer-encoding upgrade date".split()
 )
+_PLAIN_CONNECTIONS = (b"keep-alive", b"close", b"Keep-Alive", b"Close")
 UPSTREAM_HEADERS = frozenset(
     b"content-type accept user-agent traceparent tracestate anthropic-version anthropic-beta openai-beta".split()
 )
@@ -81,26 +82,23 @@ def is_started(error: RouterError) -> bool:
     return error.status >= 500
 
 
-def response_headers(upstream: Iterable[Header]) -> list[Header]:
-    """The upstream's headers that go to the client: none of one hop, none that `Connection` names (E5)."""
+def response_headers(upstream: Sequence[Header], noted: Mapping[bytes, bytes]) -> list[Header]:
+    """The upstream's headers that go to the client: none of one hop, none that `Connection` names (E5).
+
+    `noted` is `upstream` as a dict.
+    """
     kept = [header for header in upstream if header[0] not in _HOP_BY_HOP]
-    for name, value in upstream:
-        if name == b"connection":
-            named = {token.strip().lower() for token in value.split(b",")}
-            kept = [header for header in kept if header[0] not in named]
-    return kept
+    return kept if noted.get(b"connection", b"close") in _PLAIN_CONNECTIONS else _unnamed(kept, upstream)
 
 
-def request_headers(client: Sequence[Header]) -> list[Header]:
-    """The client's headers that go upstream (E6)."""
+def request_headers(client: Sequence[Header], noted: Mapping[bytes, bytes]) -> list[Header]:
+    """The client's headers that go upstream (E6). `noted` is `client` as a dict."""
     kept = [header for header in client if header[0] in UPSTREAM_HEADERS]
-    for name, value in client:
-        if name == b"connection" and value.lower() not in (b"keep-alive", b"close"):
-            named = {token.strip().lower() for token in value.split(b",")}
-            kept = [header for header in kept if header[0] not in named]
-    return kept
+    return kept if noted.get(b"connection", b"close") in _PLAIN_CONNECTIONS else _unnamed(kept, client)
 
 
-def header(headers: Iterable[Header], name: bytes) -> bytes:
-    """The value of a header by its lower-case name; b"" where it is absent."""
-    return next((value for known, value in headers if known == name), b"")
+def _unnamed(kept: list[Header], sent: Sequence[Header]) -> list[Header]:
+    """`kept` without the headers that a Connection header of `sent` names."""
+    tokens = b",".join(value for name, value in sent if name == b"connection").split(b",")
+    named = {token.strip().lower() for token in tokens}
+    return [header for header in kept if header[0] not in named]

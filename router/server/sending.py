@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
 
 from router.adapters.relay import UpstreamResponse
 from router.core.routes import Route
 from router.errors import RouterError, UpstreamError
-from router.server.responses import JSON, NO_RETRY, Header, header, response_headers
+from router.server.exchange import Exchange
+from router.server.responses import NO_RETRY, Header, response_headers
 from router.server.streams import Ending, Rename, Stream, body_ending, renamed_json, stream_of
-
-Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 WHOLE_BYTES = 4 << 20
 """An answer that is no stream is held back up to here, so that one that breaks off can still become a clean error."""
@@ -39,67 +36,62 @@ class Sent:
 class Sender:
     """Sends one answer to one client. `extra` are our own headers."""
 
-    __slots__ = ("_extra", "_is_gone", "_rename", "_route", "_send", "is_started", "sent")
+    __slots__ = ("_cycle", "_extra", "_is_gone", "_rename", "_route", "_send", "is_started", "sent")
 
-    def __init__(
-        self, send: Send, route: Route, extra: list[Header], is_gone: Callable[[], bool], rename: Rename | None = None
-    ) -> None:
-        self._send = send
+    def __init__(self, exchange: Exchange, route: Route, extra: list[Header], rename: Rename | None = None) -> None:
+        self._send = exchange.send
+        self._cycle = exchange.cycle
+        self._is_gone = exchange.is_gone
         self._route = route
         self._extra = extra
-        self._is_gone = is_gone
         self._rename = rename
         self.is_started = False
         self.sent = Sent()
 
     async def relay(self, upstream: UpstreamResponse) -> Sent:
         """Pass `upstream` on to its end and close it. Raises UpstreamError while nothing was sent yet."""
+        noted = dict(upstream.headers)
         try:
-            if (encoding := header(upstream.headers, b"content-encoding")) not in (b"", b"identity"):
-                raise UpstreamError(f"the upstream answered in an encoding that was not asked for: {encoding!r}")
-            stream = stream_of(header(upstream.headers, b"content-type"), self._route, self._rename)
+            if noted.get(b"content-encoding", b"identity") != b"identity":
+                raise UpstreamError("the upstream answered in an encoding that was not asked for")
+            stream = stream_of(noted.get(b"content-type", b""), self._route, self._rename)
+            headers = response_headers(upstream.headers, noted)
             if stream is None:
-                await self._relay_whole(upstream)
+                await self._relay_whole(upstream, headers)
             else:
-                await self._relay_stream(upstream, stream)
+                await self._relay_stream(upstream, stream, headers)
         finally:
             upstream.close()
         return self.sent
 
     async def whole(self, status: int, headers: list[Header], body: bytes) -> Sent:
         """Send an answer that is all here."""
-        await self._start(status, [*headers, (b"content-length", b"%d" % len(body))])
-        await self._body(body, more=False)
+        await self._whole(status, [*headers, (b"content-length", b"%d" % len(body))], body)
         self.sent.outcome = "completed"
         return self.sent
 
-    async def _relay_whole(self, upstream: UpstreamResponse) -> None:
-        headers = response_headers(upstream.headers)
+    async def _relay_whole(self, upstream: UpstreamResponse, headers: list[Header]) -> None:
         if upstream.status >= 500 and self._route.is_inference and upstream.status != 503:
             headers.append(NO_RETRY)
-        body = await self._gather(upstream)
-        if upstream.is_complete:
+        body = upstream.read_nowait() if upstream.is_complete else await self._gather(upstream)
+        if body is not None and upstream.is_complete:
             if self._rename is not None:
                 body = renamed_json(body, self._rename)
                 headers = [pair for pair in headers if pair[0] != b"content-length"]
                 headers.append((b"content-length", b"%d" % len(body)))
             if self._route.is_inference and len(body) <= COUNTED_BYTES:
                 self.sent.ending = body_ending(body)
-            await self._start(upstream.status, headers)
-            await self._body(body, more=False)
+            await self._whole(upstream.status, headers, body)
         else:
             await self._start(upstream.status, headers)
-            await self._body(body, more=True)
+            await self._body(body or b"", more=True)
             await self._relay_rest(upstream)
         self.sent.outcome = "completed"
 
     async def _gather(self, upstream: UpstreamResponse) -> bytes:
         """The body as far as it may be held back."""
-        body = upstream.read_nowait()
-        if body is not None and upstream.is_complete:
-            return body
-        parts = [body] if body else []
-        size = len(body or b"")
+        parts: list[bytes] = []
+        size = 0
         while size <= WHOLE_BYTES and (part := await upstream.read()):
             parts.append(part)
             size += len(part)
@@ -115,10 +107,10 @@ class Sender:
             raise
         await self._body(b"", more=False)
 
-    async def _relay_stream(self, upstream: UpstreamResponse, stream: Stream) -> None:
+    async def _relay_stream(self, upstream: UpstreamResponse, stream: Stream, headers: list[Header]) -> None:
         last_words: bytes
         try:
-            await self._start(upstream.status, response_headers(upstream.headers))
+            await self._start(upstream.status, headers)
             await self._pump(upstream, stream)
             self.sent.ending = stream.ending()
             last_words = b"" if self.sent.ending.is_terminated else stream.error("the upstream ended the stream early")
@@ -147,6 +139,16 @@ class Sender:
         if rest := stream.rest():
             await self._body(rest, more=True)
 
+    async def _whole(self, status: int, headers: list[Header], body: bytes) -> None:
+        if self._cycle is None:
+            await self._start(status, headers)
+            await self._body(body, more=False)
+            return
+        self.is_started = True
+        self.sent.status = status
+        self.sent.sent_bytes = len(body)
+        self._cycle.respond(status, headers + self._extra, body)
+
     async def _start(self, status: int, headers: list[Header]) -> None:
         self.is_started = True
         self.sent.status = status
@@ -168,6 +170,3 @@ async def read_whole(upstream: UpstreamResponse, limit_bytes: int = 64 << 20) ->
             if size > limit_bytes:
                 raise UpstreamError("the upstream's answer is too large")
     return b"".join(parts)
-
-
-__all__ = ["JSON", "Sender", "Sent", "read_whole"]

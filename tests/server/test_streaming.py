@@ -141,7 +141,7 @@ async def test_a_thousand_cancellations_leave_nothing_behind_a5() -> None:
                 for _ in range(20):
                     async with asyncio.timeout(1):
                         assert (await raw.ask("POST", "/api/chat", CHAT)).status == 200
-            await until(lambda: not running.listener._state.tasks)
+            await until(lambda: not running.listener.tasks())
             dispatcher = running.dispatcher
             assert dispatcher.relay.open_connections <= 40  # type: ignore[attr-defined]
 
