@@ -230,7 +230,7 @@ def main(arguments: list[str]) -> int:
     asked = parser.parse_args(arguments)
     recordings = Recordings(asked.folder)
     try:
-        errors = errors_of(recordings)
+        errors, _ = errors_of(recordings), recordings.decisions
     except (OSError, KeyError, ValueError) as exc:
         print(f"{asked.folder} cannot be read: {exc!r}", file=sys.stderr)
         return 2
