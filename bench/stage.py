@@ -23,7 +23,7 @@ MIB = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One answer as a client saw it. `gpu_percent` is that of the model that served, read from ps while it was there."""
+    """One answer as a client saw it; `served` is the model that the answer names."""
 
     asked: str
     served: str
@@ -32,7 +32,6 @@ class Reply:
     ttft_s: float
     tokens_per_s: float
     error: str = ""
-    is_spilled: bool = False
 
 
 @dataclass
@@ -110,7 +109,9 @@ def table(rows: Sequence[Sequence[object]]) -> str:
     """Rows as aligned plain text, the first one the titles."""
     texts = [[str(cell) for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in texts) for column in range(len(texts[0]))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in texts)
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in texts
+    )
 
 
 def p95(values: Sequence[float]) -> float:

@@ -1,4 +1,4 @@
-"""Alternating models that do not fit together: loads and waits, straight to the simulated Ollama and through the router.
+"""Alternating models that do not fit together: loads and waits, straight to the simulated Ollama and routed.
 
 usage: bench/thrash.py [--requests 20 200]
 Cases: two models in turn, three in turn, one hot and one rare. Burst: all requests at once, as a busy team sends them.
@@ -31,7 +31,9 @@ CASES: dict[str, tuple[tuple[str, ...], Callable[[int], str]]] = {
 }
 
 
-async def play(names: tuple[str, ...], pick: Callable[[int], str], count: int, router: Mapping[str, object] | None) -> list[object]:
+async def play(
+    names: tuple[str, ...], pick: Callable[[int], str], count: int, router: Mapping[str, object] | None
+) -> list[object]:
     """Send `count` requests 20 ms apart, wait for all answers; the row of the table."""
     config = SimConfig(machine=Machine(cards=(CardSpec(),), speeds=SPEED), models=names)
     async with stage(config, router) as one:
@@ -53,7 +55,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, nargs="+", default=[20, 200])
     asked = parser.parse_args()
-    rows: list[tuple[object, ...]] = [("case", "requests", "through", "loads", "mean s", "p95 s", "max s", "failed", "spilled")]
+    rows: list[tuple[object, ...]] = [
+        ("case", "requests", "through", "loads", "mean s", "p95 s", "max s", "failed", "spilled")
+    ]
     is_good = True
     for name, (models, pick) in CASES.items():
         for count in asked.requests:

@@ -1,4 +1,4 @@
-"""The composition root: config → adapters → world, line, residency → dispatcher → edge and admin. No logic of its own."""
+"""The composition root: config → adapters → world, line, residency → dispatcher → edge and admin. No logic."""
 
 from __future__ import annotations
 
@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from router.adapters.catalog import CatalogReader
-from router.adapters.gpu import AmdSysfsProbe, CommandProbe, NvmlProbe, PrometheusProbe, StaticProbe, VramProbe, detect_probe
+from router.adapters.gpu import (
+    AmdSysfsProbe,
+    CommandProbe,
+    NvmlProbe,
+    PrometheusProbe,
+    StaticProbe,
+    VramProbe,
+    detect_probe,
+)
 from router.adapters.ollama import OllamaClient
 from router.adapters.relay import HttpRelay
 from router.adapters.store import LearnedStore, MemoryStore, SqliteStore
@@ -68,9 +76,7 @@ class Router:
             pool_wait_s=config.queue.wait_s,
         )
         self.store = _store(config.store.path)
-        self.world = World(
-            self.server, CatalogReader(self.server), probe, _world_settings(config, backend), telemetry
-        )
+        self.world = World(self.server, CatalogReader(self.server), probe, _world_settings(config, backend), telemetry)
         self.residency = Residency(
             self.world, self.store, _switch_settings(config), lambda: self._server_settings, telemetry, time.time
         )
@@ -94,9 +100,7 @@ class Router:
             self.relay,
             chains,
             self._rules,
-            DispatchSettings(
-                config.defaults.response_model, config.defaults.derived_tags, config.queue.wait_s
-            ),
+            DispatchSettings(config.defaults.response_model, config.defaults.derived_tags, config.queue.wait_s),
             telemetry,
         )
         self.warmup = Warmup(

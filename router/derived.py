@@ -17,6 +17,7 @@ from router.core.names import key_of
 from router.errors import RouterError
 from router.world import World
 
+
 class DerivedTags:
     """Makes derived tags on demand, one creation per tag however many ask, and removes them."""
 
@@ -53,7 +54,9 @@ class DerivedTags:
 
     async def remove_of(self, variant_key: str) -> None:
         """Remove the tags of one variant: it was deleted, or has not been loaded for long."""
-        for name in [name for name in self._made if key_of(self._world.shown_as.get(key_of(name), name)) == variant_key]:
+        for name in [
+            name for name in self._made if key_of(self._world.shown_as.get(key_of(name), name)) == variant_key
+        ]:
             del self._made[name]
             with suppress(RouterError):
                 await self._server.delete(name)

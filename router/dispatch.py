@@ -1,7 +1,7 @@
 """The story of one request: snapshot → choose → (wait for a switch) → enter the resident → rewrite → relay → release.
 
-`Dispatcher.dispatch` may be cancelled at any await (the client has left): whatever it holds is given back there. What it
-returns is an `Answer` that the edge sends; `Answer.release` gives everything back on every exit path.
+`Dispatcher.dispatch` may be cancelled at any await (the client has left): whatever it holds is given back there. What
+it returns is an `Answer` that the edge sends; `Answer.release` gives everything back on every exit path.
 
 Between `choose` and `World.enter` nothing is awaited, so a resident that was chosen cannot be unloaded in between.
 """
@@ -15,6 +15,7 @@ from datetime import datetime
 from typing import Literal
 
 from router.adapters.relay import Relay, UpstreamRequest, UpstreamResponse
+from router.chains import Chains
 from router.core.capacity import RunnerOptions
 from router.core.catalog import Chain
 from router.core.derived_names import is_derived
@@ -23,7 +24,6 @@ from router.core.payload import InferenceRequest, rewrite
 from router.core.policy import Decision, Outcome, Rules, Verdict, VerdictKind, choose
 from router.core.report import refusal
 from router.core.routes import Route
-from router.chains import Chains
 from router.derived import DerivedTags
 from router.errors import LoadFailed, ModelNotFound, NoVariantFits, UpstreamError
 from router.keepalive import KeepAlive

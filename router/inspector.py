@@ -69,7 +69,7 @@ class Inspector:
             "held_bytes": {str(card): held for card, held in tracked.held_bytes.items()},
             "in_flight": tracked.in_flight,
             "loaded_by_router": tracked.options is not None,
-            "expires_at": expiry.isoformat() if expiry else None,
+            "expires_at": expiry.isoformat(),
             "advice": "" if is_full else self._advice(tracked.name),
         }
 
@@ -98,7 +98,9 @@ class Inspector:
                     {
                         str(process.name or process.pid)
                         for process in world.processes
-                        if process.gpu_index == gpu.index and "ollama" not in process.name and "llama" not in process.name
+                        if process.gpu_index == gpu.index
+                        and "ollama" not in process.name
+                        and "llama" not in process.name
                     }
                 )
                 who = f" ({', '.join(names)})" if names else ""
@@ -126,4 +128,3 @@ def _gpu(gpu: Any) -> dict[str, Any]:
         "total_bytes": gpu.total_bytes,
         "free_bytes": gpu.free_bytes,
     }
-

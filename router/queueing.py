@@ -182,7 +182,7 @@ class Line:
             if self._is_impatient(group.oldest):
                 self.closed = frozenset(plan.evict)
                 break
-        if self._switching is None and ordered:
+        if ordered and not self.is_switching:
             waits = [t.since_s + self.settings.age_bound_s for group in ordered for t in group.tickets]
             self._set_timer(max(0.05, min(waits) - _now()))
 

@@ -189,9 +189,7 @@ class Residency:
     async def _wait_for_memory(self, tracked: Tracked, before: tuple[Gpu, ...]) -> None:
         """Until the probe has seen the runner's memory come back; a driver may be late by seconds."""
         deadline_s = _now() + self._settings.memory_timeout_s
-        wanted = {
-            gpu.index: gpu.free_bytes + int(tracked.held_bytes.get(gpu.index, 0) * BACK_SHARE) for gpu in before
-        }
+        wanted = {gpu.index: gpu.free_bytes + int(tracked.held_bytes.get(gpu.index, 0) * BACK_SHARE) for gpu in before}
         while _now() < deadline_s:
             gpus = self._world.gpus
             if gpus is None or all(gpu.free_bytes >= wanted.get(gpu.index, 0) for gpu in gpus):

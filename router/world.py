@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
-from router.adapters.gpu import GpuProcess, ProbeReading, VramProbe
 from router.adapters.catalog import CatalogReader
+from router.adapters.gpu import GpuProcess, ProbeReading, VramProbe
 from router.adapters.ollama import ModelServer, PsRow
 from router.core.capacity import Gpu, Reservation, Resident, RunnerOptions, Snapshot
 from router.core.catalog import ModelFacts

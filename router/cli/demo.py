@@ -135,7 +135,7 @@ async def _empty(sim: SimulatedOllama) -> None:
     client = HttpRelay(sim.url)
     for model in {model for model, _ in REQUESTS}:
         await _post(client, "/api/generate", {"model": model, "keep_alive": 0})
-    while sim.engine.ps():
+    while sim.engine.ps():  # noqa: ASYNC110 - the simulator has no event for it
         await asyncio.sleep(0.1)
     await client.aclose()
 

@@ -18,7 +18,9 @@ GIB = 1 << 30
 def explain(
     model: Annotated[str, typer.Argument(help="A model or the name of a chain.")],
     num_ctx: Annotated[int | None, typer.Option("--num-ctx", min=1, help="As if the request named it.")] = None,
-    admin: Annotated[str, typer.Option(help="Admin address of the router.", envvar="OLLAMA_ROUTER_ADMIN_URL")] = DEFAULT,
+    admin: Annotated[
+        str, typer.Option(help="Admin address of the router.", envvar="OLLAMA_ROUTER_ADMIN_URL")
+    ] = DEFAULT,
     as_json: Annotated[bool, typer.Option("--json", help="The decision as JSON.")] = False,
 ) -> None:
     """Show the decision for MODEL now: a line per variant with what it needs and what there is.
@@ -66,7 +68,11 @@ def _title(found: dict[str, Any]) -> str:
     if found["outcome"] == "passthrough":
         return f"{found['chain']}: passed on unchanged, there is no GPU"
     gpus = found.get("gpus")
-    free = "free memory unknown" if gpus is None else ", ".join(f"{gpu['name']} {_gib(gpu['free_bytes'])} free" for gpu in gpus)
+    free = (
+        "free memory unknown"
+        if gpus is None
+        else ", ".join(f"{gpu['name']} {_gib(gpu['free_bytes'])} free" for gpu in gpus)
+    )
     return f"{found['chain']}: {found['chosen'] or 'nothing fits'} ({found['reason']}); {free}"
 
 

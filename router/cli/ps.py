@@ -15,7 +15,9 @@ GIB = 1 << 30
 
 
 def ps(
-    admin: Annotated[str, typer.Option(help="Admin address of the router.", envvar="OLLAMA_ROUTER_ADMIN_URL")] = DEFAULT,
+    admin: Annotated[
+        str, typer.Option(help="Admin address of the router.", envvar="OLLAMA_ROUTER_ADMIN_URL")
+    ] = DEFAULT,
     as_json: Annotated[bool, typer.Option("--json", help="The state as JSON.")] = False,
 ) -> None:
     """Show what is loaded on the cards that the router watches."""
@@ -60,5 +62,6 @@ def _cards(state: dict[str, Any]) -> str:
     if not state["gpus"]:
         return "no GPU: requests pass unchanged"
     return ", ".join(
-        f"{gpu['name']}: {gpu['free_bytes'] / GIB:.1f} of {gpu['total_bytes'] / GIB:.1f} GiB free" for gpu in state["gpus"]
+        f"{gpu['name']}: {gpu['free_bytes'] / GIB:.1f} of {gpu['total_bytes'] / GIB:.1f} GiB free"
+        for gpu in state["gpus"]
     )

@@ -44,7 +44,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
         uvloop = importlib.import_module("uvloop")
     except ImportError:
         return None
-    return cast(Callable[[], asyncio.AbstractEventLoop], uvloop.new_event_loop)
+    return cast("Callable[[], asyncio.AbstractEventLoop]", uvloop.new_event_loop)
 
 
 async def _serve(config: Config) -> None:

@@ -153,7 +153,7 @@ def _decide(verdicts: list[Verdict], held: list[int], chosen: int | None) -> Dec
 
 
 def _is_held_back(plan: Plan | None, snapshot: Snapshot) -> bool:
-    """True when swap budget, somebody's dwell time, or memory that is back only since lately speak against an upgrade."""
+    """True when swap budget, a dwell time, or memory that is back only since lately speak against an upgrade."""
     if plan is None or not snapshot.may_upgrade:
         return True
     if any(resident.dwell_left_s > 0 for resident in snapshot.residents if resident.weights in plan.evict):
@@ -167,7 +167,7 @@ def _facts(variant: Variant, snapshot: Snapshot) -> ModelFacts | None:
 
 
 def _limit(chain: Chain, asked: ModelFacts | None, snapshot: Snapshot) -> int:
-    """The most context that the request can mean: that of the asked model, or of the largest where none has that name."""
+    """The most context that the request can mean: that of the asked model, else the largest of the chain."""
     if asked is not None:
         return asked.context_length
     installed = (_facts(variant, snapshot) for variant in chain.variants)

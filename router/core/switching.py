@@ -20,6 +20,7 @@ from router.core.ollama_options import DEFAULT_BATCH, EMBEDDING_BATCH, ServerSet
 from router.core.ollama_rules import foresee_load
 from router.core.placement import Card, Placement, place
 
+DEFAULT_SETTINGS = ServerSettings()
 NOTHING_LEARNED = Learned.of(())
 MOST_RESIDENTS = 6  # subsets of more residents than this are tried youngest first only
 
@@ -28,7 +29,7 @@ MOST_RESIDENTS = 6  # subsets of more residents than this are tried youngest fir
 class MachineRules:
     """What is known of the server and its cards beside the snapshot."""
 
-    settings: ServerSettings = ServerSettings()
+    settings: ServerSettings = DEFAULT_SETTINGS
     backend: Backend = "cuda"
     safety_bytes: int | None = None
     learned: Learned = NOTHING_LEARNED
@@ -40,8 +41,8 @@ class MachineRules:
 class Plan:
     """One switch: unload `evict` (weights, in this order), then load the model with `options` on `cards`.
 
-    `waits_for` are those of `evict` that have requests in flight: the switch starts when they are idle. The needs include
-    driver context, margin and safety (a refilled split may dip into a margin: then it is what the card has);
+    `waits_for` are those of `evict` that have requests in flight: the switch starts when they are idle. The needs
+    include driver context, margin and safety (a refilled split may dip into a margin: then it is what the card has);
     `expected_bytes` is what the probe should see go, by the formula alone.
     """
 
@@ -85,7 +86,7 @@ def plan_switch(
     snapshot: Snapshot,
     rules: MachineRules,
 ) -> Plan | Shortage:
-    """The cheapest sound plan to load `facts` with the largest context of `need` that fits; `base` has the other options.
+    """The cheapest sound plan to load `facts` with the largest context of `need` that fits; `base` has the rest.
 
     Evictions are weighed before context: a smaller context beside neighbours is not preferred to a full one alone,
     but a plan is only taken at a smaller context when no plan exists at a larger one.

@@ -3,12 +3,12 @@
 from dataclasses import replace
 
 import pytest
-from tests.core.facts import catalog_of, chain_of, facts_of, gpu_of, resident_of
 
 from router.core.capacity import RunnerOptions, Snapshot
 from router.core.catalog import Chain, Variant
 from router.core.payload import InferenceRequest
 from router.core.policy import Outcome, Rules, VerdictKind, choose
+from tests.core.facts import catalog_of, chain_of, facts_of, gpu_of, resident_of
 
 BIG, MIDDLE, SMALL = facts_of("big:70b", 40), facts_of("middle:30b", 18), facts_of("small:3b", 2)
 CHAIN = chain_of("big:70b", "middle:30b", "small:3b")

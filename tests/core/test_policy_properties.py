@@ -96,7 +96,9 @@ def test_monotone_more_free_memory_never_yields_a_smaller_variant(snapshot, chai
             for gpu in snapshot.gpus
         ),
     )
-    tight = replace(snapshot, gpus=tuple(replace(gpu, total_bytes=gpu.total_bytes + int(8 * GIB)) for gpu in snapshot.gpus))
+    tight = replace(
+        snapshot, gpus=tuple(replace(gpu, total_bytes=gpu.total_bytes + int(8 * GIB)) for gpu in snapshot.gpus)
+    )
     order = [variant.model for variant in chain.variants]
     few, many = (choose(request, chain, world, RULES).chosen for world in (tight, roomy))
     if few is not None:
