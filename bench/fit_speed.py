@@ -3,12 +3,14 @@
     python bench/fit_speed.py
 
 Prints medians. The bounds of the project: 200 µs for 8 × 8 once the models are known, 100 ms for `fit` and `advise`.
+`choose` gets a chain of which only the last variant fits anywhere, so that every variant is tried on every card.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -17,11 +19,17 @@ from fit_data import Recordings
 
 from router.core import placement, shape
 from router.core.advice import advise, examine
+from router.core.capacity import Gpu, Snapshot
+from router.core.catalog import Chain, Variant
 from router.core.footprint import known_footprint
+from router.core.names import key_of
 from router.core.options import RunOptions
+from router.core.payload import InferenceRequest
 from router.core.placement import Card, max_num_ctx, place
+from router.core.policy import Rules, choose
 
 GIB = 1 << 30
+RULES = Rules()
 CARDS = [Card(index, (8 + 10 * index) * GIB, 300 << 20) for index in range(8)]
 VARIANTS = (
     "llama3.3-70b",
@@ -46,6 +54,14 @@ def main() -> int:
             for card in CARDS:
                 place(facts, options, (card,))
 
+    completes = frozenset({"completion"})
+    named = [replace(known[name], name=f"{name}:x", capabilities=completes) for name in VARIANTS]
+    chain = Chain(named[0].name, tuple(Variant(facts.name) for facts in named))
+    gpus = tuple(Gpu(index, f"GPU-{index}", "card", 24 * GIB, 4 * GIB, 300 << 20, "8.6") for index in range(8))
+    snapshot = Snapshot(gpus[:1], catalog={key_of(facts.name): facts for facts in named})
+    everywhere = replace(snapshot, gpus=gpus)
+    request = InferenceRequest(model=chain.name, num_ctx=4096, needs=frozenset({"completion"}))
+
     def forget() -> None:
         shape.shape_of.cache_clear()
         known_footprint.cache_clear()
@@ -54,6 +70,8 @@ def main() -> int:
     cards = tuple(CARDS[:2])
     _print("8 variants × 8 cards, options seen before", 200, _time(eight_by_eight, 200))
     _print("8 variants × 8 cards, all for the first time", 100_000, _time(eight_by_eight, 20, before=forget))
+    _print("choose: 8 variants, 1 card", 200, _time(lambda: choose(request, chain, snapshot, RULES), 50))
+    _print("choose: 8 variants, 8 cards", 200, _time(lambda: choose(request, chain, everywhere, RULES), 50))
     _print("split over two cards", 100_000, _time(lambda: place(variants[0], options, cards), 200))
     _print("largest context, one card", 100_000, _time(lambda: max_num_ctx(variants[0], options, cards), 50))
     _print("fit, cold", 100_000, _time(lambda: examine(variants[0], options, cards), 20, before=forget))
