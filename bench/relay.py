@@ -2,9 +2,9 @@
 
     python bench/relay.py [--seconds 4] [--rounds 3] [--json bench/results/relay.json]
 
-Each proxy runs alone on core 0; upstream and clients are on core 1. The upstream is nginx (chats) in front of a simulated
-Ollama (everything else), so the router decides, verifies and reports as it does in front of a real one. Needs Debian's
-nginx-light and wrk.
+Each proxy runs alone on core 0; upstream and clients are on core 1. The upstream is nginx (chats) in front of a
+simulated Ollama (everything else), so the router decides, verifies and reports as it does in front of a real one.
+Needs Debian's nginx-light and wrk.
 """
 
 from __future__ import annotations

@@ -132,11 +132,11 @@ def python(role: str, *arguments: int) -> list[str]:
 async def simulate(port: int) -> None:
     from router.simulator.server import SimConfig, running_simulator
 
-    async with running_simulator(SimConfig(gpus_mib=(24564,), models=(MODEL,)), port=port):
+    async with running_simulator(SimConfig(gpus_mib=(24564,), models=(MODEL, "llama3.2:3b")), port=port):
         await asyncio.Event().wait()
 
 
-async def route(port: int, upstream: int) -> None:
+async def route(port: int, upstream: int, admin: int = 0) -> None:
     """The router with everything on: decisions, telemetry, limits."""
     from router.app import running
     from router.config import Config
@@ -145,7 +145,7 @@ async def route(port: int, upstream: int) -> None:
     config = Config.model_validate(
         {
             "listen": f"127.0.0.1:{port}",
-            "admin": "127.0.0.1:0",
+            "admin": f"127.0.0.1:{admin}",
             "backends": {"local": {"url": f"http://127.0.0.1:{upstream}", "probe": {"kind": "static", "gpus": [card]}}},
             "limits": {"pool": 2048, "connections": 4096},
             "store": {"path": ":memory:"},
