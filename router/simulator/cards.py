@@ -90,6 +90,10 @@ class Cards:
         others = [(f"foreign-{card}", "foreign", card, int(spec.foreign_mib * MIB)) for card, spec in specs]
         return found + [other for other in others if other[3]]
 
+    def held_bytes(self, who: str, card: int) -> int:
+        """What `who` holds of `card`."""
+        return self._held.get(who, {}).get(card, 0)
+
     def hold(self, who: str, label: str, card: int, size: int) -> bool:
         """Take `size` bytes of `card` for `who`; False (and nothing taken) when there is less."""
         if size > self.free_bytes(card):

@@ -13,10 +13,11 @@ import random
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 
 from router.core.capacity import Gpu, RunnerOptions
+from router.core.ollama_memory import OllamaResident
 from router.core.ollama_options import ServerSettings, automatic_num_ctx, merged, needs_reload
 from router.core.ollama_rules import max_loaded, victim
 from router.simulator.arithmetic import Arithmetic, SimModel
@@ -150,6 +151,14 @@ class Engine(AbstractAsyncContextManager["Engine"]):
     def is_loaded(self, model: SimModel) -> bool:
         """Whether `/api/ps` lists it."""
         return model.blob in self._loaded
+
+    def residents(self) -> list[OllamaResident]:
+        """What the scheduler has booked for each loaded model, and what the driver would get back from it."""
+        cards = range(len(self.cards.machine.cards))
+        return [
+            replace(runner.resident(), held_bytes=tuple(self.cards.held_bytes(runner.who, card) for card in cards))
+            for runner in self._loaded.values()
+        ]
 
     def gpus(self) -> tuple[Gpu, ...]:
         """What the driver says of every card now (virtual NVML)."""

@@ -18,7 +18,8 @@ RUNTIME_OOM = "CUDA error: out of memory"
 
 
 class Lease(AbstractAsyncContextManager["Lease"]):
-    """Released once, on every path; `async with` does it. `num_ctx` is that of the runner, per slot."""
+    """Released once, on every path; `async with` does it. `num_ctx` (per slot), `num_batch` and `cards` are those that
+    the runner was started with."""
 
     def __init__(
         self,
@@ -33,7 +34,7 @@ class Lease(AbstractAsyncContextManager["Lease"]):
         self._is_released = False
         self.model: SimModel = runner.model
         self.launch = launch
-        self.num_ctx = runner.launch.num_ctx
+        self.num_ctx, self.num_batch, self.cards = runner.launch.num_ctx, runner.launch.num_batch, runner.cards
         self.load_duration_s = runner.load_s
         self.is_fully_on_gpu = runner.plan.is_full
         plan = runner.plan

@@ -55,7 +55,12 @@ FIXED = RunnerOptions(num_ctx=4096)
 
 
 def with_engine(
-    play: Callable[[Engine], Awaitable[Any]], *, settings: ServerSettings | None = None, cards: int = 1, **machine: Any
+    play: Callable[[Engine], Awaitable[Any]],
+    *,
+    settings: ServerSettings | None = None,
+    cards: int = 1,
+    on_event: Callable[[str, str, str], None] | None = None,
+    **machine: Any,
 ) -> Any:
     """Run `play` on a fresh engine, in virtual time."""
 
@@ -63,7 +68,7 @@ def with_engine(
         specs = tuple(CardSpec(name=f"CUDA{index}") for index in range(cards))
         speeds = Speeds(load_mib_per_s=4000, tokens_per_s=100, cpu_tokens_per_s=4)
         book = Cards(Machine(cards=specs, speeds=speeds, **machine))
-        async with Engine(book, settings, arithmetic=FootprintArithmetic()) as engine:
+        async with Engine(book, settings, arithmetic=FootprintArithmetic(), on_event=on_event) as engine:
             return await play(engine)
 
     return run_virtual(scenario())
@@ -145,10 +150,9 @@ def test_queue_is_first_in_first_out_without_coalescing() -> None:
     starts: list[str] = []
 
     async def play(engine: Engine) -> None:
-        engine._loader._emit = lambda what, name, detail: starts.append(name) if what == "starting" else None
         await asyncio.gather(*(serve(engine, (BIG, OTHER)[turn % 2]) for turn in range(6)))
 
-    with_engine(play)
+    with_engine(play, on_event=lambda what, name, detail: starts.append(name) if what == "starting" else None)
     assert starts == ["big", "other"] * 3
 
 

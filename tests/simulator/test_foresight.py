@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -49,22 +48,15 @@ async def _one_sequence(seed: int) -> list[str]:
             )
             if chance.random() < 0.15:
                 _let_others_take(book, chance.randrange(len(specs)), chance.choice((0, 2000, 6000)) << 20)
-            known = {runner.model.blob: runner for runner in engine._loaded.values()}
-            if model.blob in known:
+            residents = engine.residents()
+            if model.blob in {resident.weights for resident in residents}:
                 continue
-            residents = [
-                replace(
-                    runner.resident(), held_bytes=tuple(_held(book, runner.who, card) for card in range(len(specs)))
-                )
-                for runner in known.values()
-            ]
             seen = foresee_load(model.facts, asked, engine.gpus(), residents, settings, blob_bytes=model.blob_bytes)
             gone.clear()
             failed.clear()
-            async with await engine.acquire(model, asked):
-                runner = engine._loaded[model.blob]
-                happened = Outcome(tuple(gone), runner.cards, runner.launch.num_batch)
-                if not failed and (runner.launch.num_ctx != seen.num_ctx or happened not in seen.outcomes):
+            async with await engine.acquire(model, asked) as lease:
+                happened = Outcome(tuple(gone), lease.cards, lease.num_batch)
+                if not failed and (lease.num_ctx != seen.num_ctx or happened not in seen.outcomes):
                     surprises.append(f"seed {seed} turn {turn} {model.name}: {happened} not in {seen.outcomes}")
             await asyncio.sleep(0.5)
     return surprises
@@ -74,10 +66,6 @@ def _let_others_take(book: Cards, card: int, size: int) -> None:
     """Other programs take what is free, never more."""
     book.set_foreign(card, 0)
     book.set_foreign(card, min(size, book.free_bytes(card)))
-
-
-def _held(book: Cards, who: str, card: int) -> int:
-    return book._held.get(who, {}).get(card, 0)
 
 
 @pytest.mark.parametrize("first", range(0, 60, 10))
