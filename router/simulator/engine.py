@@ -13,7 +13,7 @@ import random
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import TracebackType
 
 from router.core.capacity import Gpu, RunnerOptions
@@ -25,19 +25,9 @@ from router.simulator.cards import Cards
 from router.simulator.discovery import Discovery
 from router.simulator.endings import Endings
 from router.simulator.lease import Lease
+from router.simulator.listing import LoadedRow, listed
 from router.simulator.loading import EngineBusy, EngineError, Events, Loader, LoadError, Request, RunnerDied
 from router.simulator.runner import Runner
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedRow:
-    """One row of `/api/ps`. `expires_at_s` is loop time (inf = never); about now = marked for unloading."""
-
-    model: SimModel
-    size_bytes: int
-    size_vram_bytes: int
-    context_length: int
-    expires_at_s: float
 
 
 class Engine(AbstractAsyncContextManager["Engine"]):
@@ -130,18 +120,7 @@ class Engine(AbstractAsyncContextManager["Engine"]):
 
     def ps(self) -> list[LoadedRow]:
         """`/api/ps` in its order, the latest expiry first; a dead runner stays listed until its next request."""
-        now = asyncio.get_running_loop().time()
-        rows = [
-            LoadedRow(
-                runner.model,
-                runner.size_bytes,
-                runner.size_vram_bytes,
-                runner.launch.num_ctx,
-                now + runner.keep_alive_s if runner.expires_at_s is None else runner.expires_at_s,
-            )
-            for runner in self._loaded.values()
-        ]
-        return sorted(rows, key=lambda row: -row.expires_at_s // 1)
+        return listed(self._loaded.values(), asyncio.get_running_loop().time())
 
     async def read_ps(self) -> list[LoadedRow]:
         """`ps`, but waiting as the real one does while a device query holds the scheduler's lock (§8, e17)."""
