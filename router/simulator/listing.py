@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -32,4 +33,8 @@ def listed(runners: Iterable[Runner], now_s: float) -> list[LoadedRow]:
         )
         for runner in runners
     ]
-    return sorted(rows, key=lambda row: -row.expires_at_s // 1)
+    return sorted(rows, key=lambda row: -_whole(row.expires_at_s))
+
+
+def _whole(seconds: float) -> float:
+    return seconds if math.isinf(seconds) else math.floor(seconds)

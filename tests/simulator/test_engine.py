@@ -359,3 +359,14 @@ def test_device_query_holds_up_ps_on_a_machine_with_a_free_card() -> None:
         assert asyncio.get_running_loop().time() - began > 1
 
     with_engine(play, cards=2, discovery_s=1.0)
+
+
+def test_ps_lists_the_latest_expiry_first() -> None:
+    """For ever comes before any moment."""
+
+    async def play(engine: Engine) -> None:
+        for name, keep_alive_s in (("a", 60.0), ("b", math.inf), ("c", 600.0)):
+            await serve(engine, model(name, 1000), keep_alive_s=keep_alive_s)
+        assert [row.model.name for row in engine.ps()] == ["b", "c", "a"]
+
+    with_engine(play)
