@@ -24,7 +24,8 @@ from router.core.capacity import RunnerOptions, Snapshot
 from router.core.catalog import ModelFacts
 from router.core.context import ContextNeed
 from router.core.names import key_of
-from router.core.switching import MachineRules, Plan, plan_switch
+from router.core.room import MachineRules
+from router.core.switching import Plan, plan_switch
 from router.simulator.clock import run_virtual
 from router.simulator.machine import CardSpec, Machine, Speeds
 from router.simulator.server import SimConfig, running_simulator

@@ -32,7 +32,7 @@ from router.core.context import ContextRules
 from router.core.names import key_of
 from router.core.ollama_options import ServerSettings
 from router.core.policy import Rules
-from router.core.switching import MachineRules
+from router.core.room import MachineRules
 from router.derived import DerivedTags
 from router.dispatch import Dispatcher, DispatchSettings
 from router.inspector import Inspector

@@ -21,7 +21,8 @@ from router.core.capacity import Gpu, Reservation, RunnerOptions
 from router.core.catalog import ModelFacts
 from router.core.learning import Learned, Observation
 from router.core.ollama_rules import ServerSettings
-from router.core.switching import Plan, run_options
+from router.core.room import run_options
+from router.core.switching import Plan
 from router.errors import LoadFailed, ModelNotFound, RouterError
 from router.telemetry import Spilled, Switched, Telemetry
 from router.world import Tracked, World

@@ -37,6 +37,19 @@ class RunnerOptions:
     draft_num_predict: int | None = None
     shift: bool | None = None
 
+    def at(self, num_ctx: int | None, main_gpu: int | None = None) -> RunnerOptions:
+        """The same options at another context, on another card (by hand: `replace` costs ten times as much)."""
+        return RunnerOptions(
+            num_ctx,
+            self.num_batch,
+            self.num_gpu,
+            main_gpu,
+            self.num_thread,
+            self.use_mmap,
+            self.draft_num_predict,
+            self.shift,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Resident:

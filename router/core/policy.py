@@ -31,7 +31,8 @@ from router.core.context import ContextNeed, ContextRules, context_need
 from router.core.names import key_of
 from router.core.ollama_options import DEFAULT_BATCH, automatic_num_ctx, can_complete
 from router.core.payload import InferenceRequest
-from router.core.switching import MachineRules, Plan, Shortage, plan_switch
+from router.core.room import MachineRules
+from router.core.switching import Plan, Shortage, plan_switch
 
 
 class VerdictKind(Enum):
@@ -287,9 +288,9 @@ def _look_without_probe(
     rules: Rules,
 ) -> Verdict:
     """Verify mode: everything else goes first, then the load is the judge; what spilled there is banned for a while."""
-    options = replace(base, num_ctx=need.upper)
+    options = base.at(need.upper)
     if rules.machine.learned.spilled_alone(facts.weights, need.upper, rules.machine.now_s):
-        options = replace(base, num_ctx=need.lower)
+        options = base.at(need.lower)
         if need.lower == need.upper or rules.machine.learned.spilled_alone(
             facts.weights, need.lower, rules.machine.now_s
         ):

@@ -13,28 +13,12 @@ from itertools import combinations
 from router.core.capacity import Gpu, Resident, RunnerOptions, Snapshot
 from router.core.catalog import ModelFacts
 from router.core.context import ContextNeed
-from router.core.footprint import Backend, RunOptions, footprint
-from router.core.learning import Learned
 from router.core.ollama_memory import OllamaResident
-from router.core.ollama_options import DEFAULT_BATCH, EMBEDDING_BATCH, ServerSettings, can_complete, parallel_slots
 from router.core.ollama_rules import foresee_load
-from router.core.placement import Card, Placement, place
+from router.core.placement import Placement
+from router.core.room import MachineRules, Room, room_of
 
-DEFAULT_SETTINGS = ServerSettings()
-NOTHING_LEARNED = Learned.of(())
 MOST_RESIDENTS = 6  # subsets of more residents than this are tried youngest first only
-
-
-@dataclass(frozen=True, slots=True)
-class MachineRules:
-    """What is known of the server and its cards beside the snapshot."""
-
-    settings: ServerSettings = DEFAULT_SETTINGS
-    backend: Backend = "cuda"
-    safety_bytes: int | None = None
-    learned: Learned = NOTHING_LEARNED
-    step: int = 2048
-    now_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,19 +50,6 @@ class Shortage:
     reason: str
 
 
-def run_options(facts: ModelFacts, options: RunnerOptions, settings: ServerSettings) -> RunOptions:
-    """The footprint's view of a runner that Ollama starts with `options`; num_ctx and num_batch must be named."""
-    num_ctx = options.num_ctx or 0
-    batch = DEFAULT_BATCH if can_complete(facts) else min(EMBEDDING_BATCH, num_ctx)
-    return RunOptions(
-        num_ctx=num_ctx,
-        num_batch=options.num_batch or batch,
-        num_parallel=parallel_slots(facts, settings),
-        kv_type=settings.kv_type,
-        flash_attention=settings.flash_attention != "off",
-    )
-
-
 def plan_switch(
     facts: ModelFacts,
     base: RunnerOptions,
@@ -91,14 +62,18 @@ def plan_switch(
     Evictions are weighed before context: a smaller context beside neighbours is not preferred to a full one alone,
     but a plan is only taken at a smaller context when no plan exists at a larger one.
     """
-    shortage: Shortage | None = None
+    found = _plan_at(facts, base.at(need.upper), snapshot, rules)
+    if isinstance(found, Plan) or need.upper == need.lower:
+        return found
+    least = _plan_at(facts, base.at(need.lower), snapshot, rules)
+    if isinstance(least, Shortage):  # then nothing in between has a plan either
+        return least
     for num_ctx in contexts(need, rules.step):
-        found = _plan_at(facts, replace(base, num_ctx=num_ctx), snapshot, rules)
-        if isinstance(found, Plan):
-            return found
-        shortage = found
-    assert shortage is not None
-    return shortage
+        if need.lower < num_ctx < need.upper:
+            between = _plan_at(facts, base.at(num_ctx), snapshot, rules)
+            if isinstance(between, Plan):
+                return between
+    return least
 
 
 def contexts(need: ContextNeed, step: int) -> Iterator[int]:
@@ -112,16 +87,23 @@ def contexts(need: ContextNeed, step: int) -> Iterator[int]:
 
 def _plan_at(facts: ModelFacts, options: RunnerOptions, snapshot: Snapshot, rules: MachineRules) -> Plan | Shortage:
     assert snapshot.gpus
+    room = room_of(facts, options, rules)
     same = tuple(r for r in snapshot.residents if r.weights == facts.weights and facts.weights)
-    shortage: Shortage | None = None
+    nearest: Shortage | None = None
     for evicted in _subsets(snapshot.residents, same):
-        found = _plan_without(facts, options, evicted, snapshot, rules)
+        found = _plan_without(facts, options, room, evicted, snapshot, rules)
         if isinstance(found, Plan):
             return found
-        if shortage is None or found.have_bytes - found.need_bytes > shortage.have_bytes - shortage.need_bytes:
-            shortage = found
-    assert shortage is not None
-    return shortage
+        nearest = _nearer(nearest, found)
+    assert nearest is not None
+    return nearest
+
+
+def _nearer(one: Shortage | None, other: Shortage) -> Shortage:
+    """The shortage that misses by less."""
+    if one is None or other.have_bytes - other.need_bytes > one.have_bytes - one.need_bytes:
+        return other
+    return one
 
 
 def _cost(evicted: Sequence[Resident]) -> tuple[int, int, int, int, int]:
@@ -137,6 +119,8 @@ def _cost(evicted: Sequence[Resident]) -> tuple[int, int, int, int, int]:
 
 def _subsets(residents: Sequence[Resident], always: tuple[Resident, ...]) -> Iterable[tuple[Resident, ...]]:
     """Sets of residents to evict, cheapest first; `always` (an older runner of the same weights) is in each."""
+    if not residents:
+        return [()]
     others = sorted((r for r in residents if r not in always), key=lambda r: -r.order)
     if len(others) > MOST_RESIDENTS:
         return [(*always, *others[:count]) for count in range(len(others) + 1)]
@@ -147,26 +131,65 @@ def _subsets(residents: Sequence[Resident], always: tuple[Resident, ...]) -> Ite
 def _plan_without(
     facts: ModelFacts,
     options: RunnerOptions,
+    room: Room,
     evicted: tuple[Resident, ...],
     snapshot: Snapshot,
     rules: MachineRules,
 ) -> Plan | Shortage:
-    """The plan on the cards as they are once `evicted` has gone: one card if one suffices, else split over all."""
+    """The plan on the cards as they are once `evicted` has gone: one card if one suffices, else split over all.
+
+    Single cards come first, the tightest that does before roomier ones, so that a big card stays free. On a machine
+    with several cards a model on one card is pinned with `main_gpu`; a split one goes without.
+    """
+    gpus = _cards_without(evicted, snapshot)
+    stay = tuple(r for r in snapshot.residents if r not in evicted) if evicted else snapshot.residents
+    nearest: Shortage | None = None
+    for gpu in sorted(gpus, key=_by_free) if len(gpus) > 1 else gpus:
+        need = room.need_bytes(gpu)
+        if need > gpu.free_bytes:
+            nearest = _nearer(nearest, Shortage(need, gpu.free_bytes, "too big"))
+            continue
+        pinned = options.at(options.num_ctx, gpu.index) if len(gpus) > 1 else options
+        if not (reason := _interferes(facts, pinned, room, (gpu,), gpus, stay, rules)):
+            return _plan(pinned, evicted, room.on((gpu,)), room)
+        nearest = _nearer(nearest, Shortage(need, gpu.free_bytes, reason))
+    assert nearest is not None
+    return nearest if len(gpus) == 1 else _split(facts, options, room, evicted, gpus, stay, rules, nearest)
+
+
+def _split(
+    facts: ModelFacts,
+    options: RunnerOptions,
+    room: Room,
+    evicted: tuple[Resident, ...],
+    gpus: tuple[Gpu, ...],
+    stay: tuple[Resident, ...],
+    rules: MachineRules,
+    nearest: Shortage,
+) -> Plan | Shortage:
+    """The plan over all cards together."""
+    have = sum(gpu.free_bytes for gpu in gpus)
+    least = room.footprint.need_bytes + sum(gpu.context_bytes for gpu in gpus)
+    if least > have:  # not even without margins: no need to deal the layers out
+        return _nearer(nearest, Shortage(least, have, "too big"))
+    placement, spread = room.on(gpus), options.at(options.num_ctx)
+    reason = "too big"
+    if placement.fits and not (reason := _interferes(facts, spread, room, gpus, gpus, stay, rules)):
+        return _plan(spread, evicted, placement, room)
+    need = placement.need_bytes if placement.fits else max(placement.need_bytes, have + 1)
+    return _nearer(nearest, Shortage(need, have, reason))
+
+
+def _by_free(gpu: Gpu) -> tuple[int, int]:
+    return gpu.free_bytes, gpu.index
+
+
+def _cards_without(evicted: tuple[Resident, ...], snapshot: Snapshot) -> tuple[Gpu, ...]:
+    """The cards with what `evicted` hold given back and what loads under way were promised taken."""
     assert snapshot.gpus
-    gpus = tuple(replace(gpu, free_bytes=_free_bytes(gpu, evicted, snapshot)) for gpu in snapshot.gpus)
-    stay = tuple(r for r in snapshot.residents if r not in evicted)
-    best: Shortage | None = None
-    for group, pinned in _groups(gpus, options):
-        placement = _place(facts, pinned, group, rules)
-        if placement.fits and not (reason := _interferes(facts, pinned, group, gpus, stay, rules)):
-            cache = cache_bytes(facts, run_options(facts, pinned, rules.settings), rules)
-            return _plan(pinned, evicted, placement, cache)
-        reason = "" if not placement.fits else reason
-        found = Shortage(placement.need_bytes, sum(d.have_bytes for d in placement.devices), reason or "too big")
-        if best is None or found.have_bytes - found.need_bytes > best.have_bytes - best.need_bytes:
-            best = found
-    assert best is not None
-    return best
+    if not evicted and not snapshot.reservations:
+        return snapshot.gpus
+    return tuple(replace(gpu, free_bytes=_free_bytes(gpu, evicted, snapshot)) for gpu in snapshot.gpus)
 
 
 def _free_bytes(gpu: Gpu, evicted: Iterable[Resident], snapshot: Snapshot) -> int:
@@ -174,37 +197,10 @@ def _free_bytes(gpu: Gpu, evicted: Iterable[Resident], snapshot: Snapshot) -> in
     return min(gpu.total_bytes, gpu.free_bytes + coming_back) - snapshot.reserved_bytes(gpu.index)
 
 
-def _groups(gpus: tuple[Gpu, ...], options: RunnerOptions) -> Iterator[tuple[tuple[Gpu, ...], RunnerOptions]]:
-    """Single cards first, the tightest that might do first so that a big card stays free, then all cards together.
-
-    On a machine with several cards a model on one card is pinned with `main_gpu`; a split one goes without.
-    """
-    if len(gpus) == 1:
-        yield gpus, options
-        return
-    for gpu in sorted(gpus, key=lambda gpu: (gpu.free_bytes, gpu.index)):
-        yield (gpu,), replace(options, main_gpu=gpu.index)
-    yield gpus, replace(options, main_gpu=None)
-
-
-def _place(facts: ModelFacts, options: RunnerOptions, group: tuple[Gpu, ...], rules: MachineRules) -> Placement:
-    asked = run_options(facts, options, rules.settings)
-    residual, learned_safety, _ = rules.learned.residual_bytes(
-        facts.weights,
-        asked,
-        tuple(gpu.name for gpu in group),
-        rules.settings.version,
-        cache_bytes=cache_bytes(facts, asked, rules),
-        now_s=rules.now_s,
-    )
-    cards = [Card(g.index, g.free_bytes, g.context_bytes, rules.settings.fit_target_bytes) for g in group]
-    safety = learned_safety if learned_safety is not None else rules.safety_bytes
-    return place(facts, asked, cards, backend=rules.backend, safety_bytes=safety, residual_bytes=residual)
-
-
 def _interferes(
     facts: ModelFacts,
     options: RunnerOptions,
+    room: Room,
     group: tuple[Gpu, ...],
     gpus: tuple[Gpu, ...],
     stay: tuple[Resident, ...],
@@ -217,15 +213,9 @@ def _interferes(
     if foresight.cards and set(foresight.cards) != {gpu.index for gpu in group}:
         return "Ollama would place it elsewhere"
     free = min(gpu.free_bytes for gpu in group)
-    if rules.learned.banned(facts.weights, run_options(facts, options, rules.settings), free, rules.now_s):
+    if rules.learned.banned(facts.weights, room.asked, free, rules.now_s):
         return "it spilled before at this free level"
     return ""
-
-
-def cache_bytes(facts: ModelFacts, asked: RunOptions, rules: MachineRules) -> int:
-    """KV cache and recurrent state by the formula: what a hidden KV type or slot count multiplies."""
-    found = footprint(facts, asked, backend=rules.backend)
-    return found.kv_bytes + found.state_bytes
 
 
 def booked(resident: Resident, gpus: tuple[Gpu, ...]) -> OllamaResident:
@@ -251,7 +241,7 @@ def booked(resident: Resident, gpus: tuple[Gpu, ...]) -> OllamaResident:
     )
 
 
-def _plan(options: RunnerOptions, evicted: tuple[Resident, ...], placement: Placement, cache: int) -> Plan:
+def _plan(options: RunnerOptions, evicted: tuple[Resident, ...], placement: Placement, room: Room) -> Plan:
     youngest_first = sorted(evicted, key=lambda resident: -resident.order)
     return Plan(
         options=options,
@@ -262,5 +252,5 @@ def _plan(options: RunnerOptions, evicted: tuple[Resident, ...], placement: Plac
         have_bytes=sum(device.have_bytes for device in placement.devices),
         need_by_card=tuple(min(device.need_bytes, device.have_bytes) for device in placement.devices),
         expected_bytes=placement.expected_bytes,
-        cache_bytes=cache,
+        cache_bytes=room.cache_bytes,
     )

@@ -6,8 +6,12 @@ import pytest
 
 from router.core.capacity import RunnerOptions, Snapshot
 from router.core.catalog import Chain, Variant
+from router.core.learning import Learned
+from router.core.observation import Observation
+from router.core.ollama_options import ServerSettings
 from router.core.payload import InferenceRequest
 from router.core.policy import Outcome, Rules, VerdictKind, choose
+from router.core.room import MachineRules
 from tests.core.facts import catalog_of, chain_of, facts_of, gpu_of, resident_of
 
 BIG, MIDDLE, SMALL = facts_of("big:70b", 40), facts_of("middle:30b", 18), facts_of("small:3b", 2)
@@ -193,3 +197,26 @@ def test_chain_entry_names_its_own_context():
     assert choose(InferenceRequest("small:3b"), chain, snapshot(), RULES).chosen.num_ctx == 4096
     most = Chain("small:3b", (Variant("small:3b", "max"),))
     assert choose(InferenceRequest("small:3b"), most, snapshot(), RULES).chosen.num_ctx == 131072
+
+
+def spill_of(facts, num_ctx):
+    return Observation(facts.weights, num_ctx, 512, 1, "f16", (), "", 0, 0, True, 0, 100.0)
+
+
+def test_without_probe_what_spilled_is_tried_smaller_then_passed_over():
+    """Verify mode remembers: first the least context, then the next variant."""
+    blind = replace(snapshot(), gpus=None)
+    settings = ServerSettings(version="")
+    once = Rules(machine=MachineRules(settings, learned=Learned.of([spill_of(BIG, 32768)]), now_s=101.0))
+    assert choose(ask(), CHAIN, blind, once).chosen.num_ctx == 8192
+    twice = MachineRules(settings, learned=Learned.of([spill_of(BIG, 32768), spill_of(BIG, 8192)]), now_s=101.0)
+    assert choose(ask(), CHAIN, blind, Rules(machine=twice)).chosen.variant.model == "middle:30b"
+
+
+def test_memory_that_is_back_only_lately_is_no_reason_to_go_up():
+    """An upgrade needs memory that was there for the whole dwell time; a first load does not."""
+    loaded = resident_of(SMALL, held_gib=8)
+    fresh = snapshot(loaded, free_gib=16, floor_bytes={0: 10 << 30})
+    assert choose(ask(), CHAIN, fresh, RULES).chosen.variant.model == "small:3b"
+    empty = snapshot(floor_bytes={0: 10 << 30})
+    assert choose(ask(), CHAIN, empty, RULES).chosen.variant.model == "middle:30b"

@@ -11,7 +11,8 @@ from router.core.learning import Learned
 from router.core.observation import Observation
 from router.core.ollama_options import ServerSettings
 from router.core.ollama_rules import foresee_load
-from router.core.switching import MachineRules, Plan, Shortage, booked, contexts, plan_switch
+from router.core.room import MachineRules
+from router.core.switching import Plan, Shortage, booked, contexts, plan_switch
 from tests.core.facts import GIB, catalog_of, facts_of, gpu_of, resident_of
 from tests.core.test_policy_properties import FACTS, worlds
 
