@@ -22,10 +22,16 @@ SHORT_HEX = re.compile(r"\b(pulling|pushing) [0-9a-f]{12}\b")
 SAMPLED = re.compile(r"gemma3")
 
 
-def normal(reply: Reply | None, *, sampled: bool, unordered: bool = False) -> list[str]:
-    """An answer as lines of text; two answers agree when these are equal."""
+def normal(reply: Reply | None, *, sampled: bool, through_proxy: bool = False) -> list[str]:
+    """An answer as lines of text; two answers agree when these are equal.
+
+    `through_proxy`: what HTTP leaves to each hop is not compared: framing, chunk borders, order and case of headers, and
+    the headers that a router adds.
+    """
     if reply is None:
         return ["no answer"]
+    if through_proxy:
+        return _forwarded(reply, sampled)
     closed = reply.closed and reply.header("Connection") != "close"  # the header says it already
     lines = [f"status {reply.status} {reply.reason}", f"framing {reply.framing}{' closed' if closed else ''}"]
     lines += [f"header {name}: {_header(name, value)}" for name, value in _headers(reply.headers)]
@@ -37,6 +43,23 @@ def normal(reply: Reply | None, *, sampled: bool, unordered: bool = False) -> li
     else:
         lines.append(_text(reply.body.decode("utf-8", "replace"), sampled))
     return lines
+
+
+def _forwarded(reply: Reply, sampled: bool) -> list[str]:
+    """Status, end-to-end headers and the body as lines or events."""
+    shown = {name.lower(): value for name, value in reply.headers}
+    kept = {name: value for name, value in shown.items() if name not in HOP and not name.startswith("x-router-")}
+    if reply.status != 405:
+        kept.pop("allow", None)  # says nothing where no method was refused
+    body = (b"".join(reply.chunks) or reply.body).decode("utf-8", "replace")
+    separator = "\n\n" if "event-stream" in shown.get("content-type", "") else "\n"
+    parts = [_text(part, sampled) for part in body.split(separator)]
+    headers = [f"header {name}: {_header(name, kept[name])}" for name in sorted(kept)]
+    return [f"status {reply.status}", *headers, *_folded(parts, sampled)]
+
+
+HOP = {"date", "connection", "content-length", "transfer-encoding", "keep-alive", "server", "x-request-id"}
+HOP |= {"x-should-retry", "access-control-expose-headers"}
 
 
 def _headers(headers: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:

@@ -7,6 +7,7 @@ import gzip
 import json
 import re
 from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -234,7 +235,9 @@ def prefix_of(transcript: dict[str, Any]) -> str:
 Kill = Callable[[str], None]
 
 
-async def replay(transcript: dict[str, Any], url: str, kill: Kill | None = None) -> Outcome:
+async def replay(
+    transcript: dict[str, Any], url: str, kill: Kill | None = None, *, through_proxy: bool = False
+) -> Outcome:
     """Play all steps against `url` (prepared before) and compare every answer. `kill` ends a model's runner where the
     recorder did."""
     steps = transcript["steps"]
@@ -251,7 +254,7 @@ async def replay(transcript: dict[str, Any], url: str, kill: Kill | None = None)
         if kill is not None and "killed" in transcript["id"]:
             _kill_later(step, kill)
     replies = [(await task)[0] for task in tasks]
-    parts = [difference for number, reply in enumerate(replies) if (difference := _compare(transcript, number, reply))]
+    parts = [difference for number, reply in enumerate(replies) if (difference := _compare(transcript, number, reply, through_proxy))]
     return Outcome(transcript["id"], transcript["group"], "\n".join(parts))
 
 
@@ -298,15 +301,15 @@ async def _turn(
         await asyncio.sleep(delay)
 
 
-def _compare(transcript: dict[str, Any], number: int, reply: Reply | None) -> str:
+def _compare(transcript: dict[str, Any], number: int, reply: Reply | None, through_proxy: bool) -> str:
     step = transcript["steps"][number]
     sampled = bool(SAMPLED.search(request_body(step["request"]).decode("utf-8", "replace")))
     if step.get("client_hung_up"):
         return ""
-    wanted = normal(recorded(step["response"]), sampled=sampled)
+    wanted = normal(recorded(step["response"]), sampled=sampled, through_proxy=through_proxy)
     if transcript["group"] == "cli-errors" and reply is not None:
         reply.headers.append(("Server", ""))
-    found = normal(reply, sampled=sampled)
+    found = normal(reply, sampled=sampled, through_proxy=through_proxy)
     if wanted == found:
         return ""
     for left, right in zip([*wanted, "<end>"], [*found, "<end>"], strict=False):
@@ -352,9 +355,12 @@ def killer(server: SimulatedOllama) -> Kill:
     return kill
 
 
-async def against_simulator(transcript: dict[str, Any], front: Callable[[str], Any] | None = None) -> Outcome:
-    """Replay one transcript against a fresh simulator; `front` may put a router before it (an async context manager
-    that gets the simulator's URL and gives the URL to ask)."""
+Front = Callable[[str, dict[str, Any]], AbstractAsyncContextManager[str]]
+
+
+async def against_simulator(transcript: dict[str, Any], front: Front | None = None) -> Outcome:
+    """Replay one transcript against a fresh simulator; `front` may put a router before it: it gets the simulator's URL
+    and the transcript, and gives the URL to ask."""
     server = SimulatedOllama(config_of(transcript))
     await server.start()
     try:
@@ -363,7 +369,7 @@ async def against_simulator(transcript: dict[str, Any], front: Callable[[str], A
             order_stub(transcript, server.faults)
         if front is None:
             return await replay(transcript, server.url, killer(server))
-        async with front(server.url) as url:
-            return await replay(transcript, url, killer(server))
+        async with front(server.url, transcript) as url:
+            return await replay(transcript, url, killer(server), through_proxy=True)
     finally:
         await server.stop()

@@ -7,13 +7,18 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from router.app import running
+from router.config import load_config
 from router.simulator.clock import run_virtual
 from tests.contract.api_live import against_server
-from tests.contract.api_replay import DATA, Outcome, against_simulator, transcripts
+from tests.contract.api_replay import DATA, Outcome, against_simulator, settings_of, transcripts
 
 BOUND = 0.95
 KNOWN = {
@@ -22,8 +27,17 @@ KNOWN = {
     "scheduler-001-ps-during-load": "a load of 5.9 s from a cold disk; the simulated disk has one speed",
 }
 
+KNOWN_OF_THE_ROUTER = {
+    **KNOWN,
+    "embed-011-v1-errors": "the router refuses by itself what Ollama would refuse; content type with a charset",
+    "http-002-content-encoding": "the router decodes zstd itself and answers in the dialect of the route",
+    "http-008-short-body": "a body that ends early is refused before anything is sent on",
+    "openai-002-model": "the router refuses an invalid name by itself; content type with a charset",
+    "scheduler-028-runner-killed-other-routes": "the router tells the client of a stream that breaks off; Ollama is silent",
+}
 
-def _report(outcomes: list[Outcome], title: str) -> None:
+
+def _report(outcomes: list[Outcome], title: str, known: dict[str, str]) -> None:
     """The table of what differs, printed (pytest -s, or on failure), and the bound."""
     differing = [outcome for outcome in outcomes if outcome.difference]
     agree = len(outcomes) - len(differing)
@@ -33,7 +47,7 @@ def _report(outcomes: list[Outcome], title: str) -> None:
         good = sum(not outcome.difference for outcome in own)
         print(f"without cli-errors (a stub answered there): {good} of {len(own)}")
     for outcome in differing:
-        reason = KNOWN.get(outcome.id) or outcome.difference.split("\n")[0]
+        reason = known.get(outcome.id) or outcome.difference.split("\n")[0]
         print(f"  {outcome.id:45} {reason}")
     assert outcomes and agree / len(outcomes) >= BOUND
 
@@ -42,9 +56,35 @@ def test_simulator_reproduces_the_recordings(request: pytest.FixtureRequest) -> 
     """Each recorded conversation, replayed in virtual time against a fresh simulator, gives the recorded answers."""
     folder = request.config.getoption("--data")
     outcomes = [run_virtual(against_simulator(item)) for item in transcripts(Path(folder) if folder else None)]
-    _report(outcomes, "simulator")
+    _report(outcomes, "simulator", KNOWN)
     if not folder:
         assert {outcome.id for outcome in outcomes if outcome.difference} <= set(KNOWN)
+
+
+@asynccontextmanager
+async def _router(url: str, transcript: dict[str, Any]) -> AsyncIterator[str]:
+    """The router as it runs before a server without a GPU."""
+    origins = settings_of(transcript)[1]
+    options = {
+        "listen": "127.0.0.1:0",
+        "admin": "127.0.0.1:0",
+        "backends.local.url": url,
+        "backends.local.gpus": "none",
+        "store.path": ":memory:",
+        **({"origins": list(origins)} if origins else {}),
+    }
+    async with running(load_config(env={}, options=options), probe=None, is_probed=True) as router:
+        yield router.url
+
+
+def test_router_before_the_simulator_reproduces_the_recordings(request: pytest.FixtureRequest) -> None:
+    """Behind the router, clients of a server without a GPU get the recorded answers, but for what is each hop's own."""
+    folder = request.config.getoption("--data")
+    items = [item for item in transcripts(Path(folder) if folder else None) if item["group"] != "cli-errors"]
+    outcomes = [run_virtual(against_simulator(item, _router)) for item in items]
+    _report(outcomes, "router before the simulator", KNOWN_OF_THE_ROUTER)
+    if not folder:
+        assert {outcome.id for outcome in outcomes if outcome.difference} <= set(KNOWN_OF_THE_ROUTER)
 
 
 async def test_real_server_gives_the_recorded_answers(request: pytest.FixtureRequest) -> None:
@@ -54,7 +94,7 @@ async def test_real_server_gives_the_recorded_answers(request: pytest.FixtureReq
         pytest.skip("no --ollama URL")
     folder = request.config.getoption("--data")
     outcomes = await against_server(url, transcripts(Path(folder) if folder else None))
-    _report(outcomes, url)
+    _report(outcomes, url, {})
 
 
 def test_recordings_are_all_there() -> None:
