@@ -74,7 +74,7 @@ def test_command_is_in_the_readme(command: str) -> None:
 def test_readme_names_no_command_that_is_not_there() -> None:
     """Every `ollama-router X` of the text exists, and so does every script."""
     assert set(re.findall(r"ollama-router (?!`)([a-z]+)", README.partition("\n")[2])) <= {*COMMANDS, "speaks"}
-    for script in re.findall(r"scripts/\w+", README):
+    for script in re.findall(r"(?:scripts/\w+|bench/\w+\.py)", README):
         assert (ROOT / script).exists()
 
 
