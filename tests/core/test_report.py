@@ -1,5 +1,7 @@
 """Decisions in words and data, names of derived tags, and what a snapshot says of itself."""
 
+from dataclasses import replace
+
 from router.core.capacity import RunnerOptions, Snapshot
 from router.core.derived_names import derived_name, is_derived, parameters_of
 from router.core.names import ModelName
@@ -15,9 +17,12 @@ SNAPSHOT = Snapshot((gpu_of(),), catalog=catalog_of(BIG, SMALL))
 def test_a_verdict_says_model_context_reason_and_bytes_in_one_line():
     """What `explain`, the log and a refusal show of one variant."""
     decision = choose(InferenceRequest("big:70b"), chain_of("big:70b", "absent:1b"), SNAPSHOT, Rules())
-    assert line(decision.verdicts[0]).startswith("big:70b at 8192: too big (needs 42")
+    assert line(decision.verdicts[0]).startswith("big:70b at 8192: too big (needs 43")
     assert line(decision.verdicts[1]) == "absent:1b: not installed"
     assert refusal(chain_of("big:70b"), decision).count(";") == 1
+    barred = replace(SNAPSHOT, barred={SMALL.weights: "the load failed"})
+    verdict = choose(InferenceRequest("small:3b"), chain_of("small:3b"), barred, Rules()).verdicts[0]
+    assert line(verdict) == "small:3b at 8192: would spill, the load failed"
 
 
 def test_decision_as_data_holds_every_variant_and_who_would_go():

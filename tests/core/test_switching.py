@@ -120,12 +120,12 @@ def test_shortage_names_the_nearest_miss():
 def test_measured_spill_forbids_the_same_free_level():
     """A ban counts at this free level or below, not for ever."""
     spill = Observation(
-        NEW.weights, 8192, 512, 1, "f16", ("card",), "", 0, 10 * GIB, True, 12 * GIB, 1000.0, size_bytes=1
+        NEW.weights, 8192, 512, 1, "f16", ("card",), "", 0, 19 * GIB, True, 20 * GIB, 1000.0, size_bytes=1
     )
     rules = MachineRules(ServerSettings(version=""), learned=Learned.of([spill]), now_s=1010.0)
-    tight = Snapshot((gpu_of(total_gib=24, free_gib=12),), catalog=catalog_of(NEW))
+    tight = Snapshot((gpu_of(total_gib=24, free_gib=20),), catalog=catalog_of(NEW))
     found = plan(NEW, tight, rules=rules)
-    assert isinstance(found, Shortage)
+    assert found.reason == "it spilled before at this free level"
     roomy = Snapshot((gpu_of(free_gib=24),), catalog=catalog_of(NEW))
     assert isinstance(plan(NEW, roomy, rules=rules), Plan)
 
@@ -152,3 +152,20 @@ def test_split_resident_books_its_share_on_each_card():
     assert found.cards == (0, 1)
     assert sum(found.buffers_bytes) <= split.size_vram_bytes
     assert found.free_at_load_bytes == (None, None)
+
+
+def test_split_that_ollama_would_not_make_is_refused():
+    """Ollama's own prediction counts too little cache (S:e08): it would put all on one card, where it spills."""
+    wide = facts_of("wide:13b", 13, **{"llama.attention.key_length": 512, "llama.attention.value_length": 512})
+    cards = (gpu_of(0, 20), gpu_of(1, 20))
+    found = plan(wide, Snapshot(cards, catalog=catalog_of(wide)), ContextNeed(32768, 32768))
+    assert isinstance(found, Shortage)
+    assert found.reason == "Ollama would place it elsewhere"
+
+
+def test_pinned_resident_is_booked_on_its_card_by_its_own_number():
+    """A runner alone on card 1 calls it card 0, which is what Ollama then reads (scheduler.md §0.4)."""
+    pinned = resident_of(NEW, card=1, options=RunnerOptions(num_ctx=8192, num_batch=512, main_gpu=1))
+    found = booked(pinned, (gpu_of(0), gpu_of(1)))
+    assert (found.cards, len(found.buffers_bytes)) == ((1,), 1)
+    assert found.booked_bytes(1) == 0
