@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from router.simulator.anthropic_requests import MESSAGES, chat_request, estimated_tokens
-from router.simulator.chat import answer_chat, json_text
+from router.simulator.chat import answer_chat
 from router.simulator.dialect import Rejected, body, early_headers, fail, reject, send
 from router.simulator.exchange import ApiError, Exchange
-from router.simulator.gojson import dump
+from router.simulator.gojson import dump, json_text
 
 KINDS = {
     400: "invalid_request_error",

@@ -12,7 +12,7 @@ from router.errors import BadRequest
 from router.simulator.amx import amx_bytes
 from router.simulator.exchange import ApiError, Exchange, go_time
 from router.simulator.gojson import Number
-from router.simulator.library import Installed, Weights
+from router.simulator.installed import Installed, Weights
 from router.simulator.modelfile import modelfile, parameters
 from router.simulator.schemas import SHOW
 

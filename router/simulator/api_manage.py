@@ -11,7 +11,7 @@ from router.core.names import DEFAULT_HOST, ModelName, Source
 from router.errors import BadRequest
 from router.simulator.exchange import ApiError, Exchange
 from router.simulator.gojson import dump, quoted
-from router.simulator.library import MEDIA, Installed, Layer, Weights, digest_of, installed, layer
+from router.simulator.installed import MEDIA, Installed, Layer, Weights, digest_of, installed, layer
 from router.simulator.schemas import COPY, CREATE, DELETE, PULL, PUSH
 from router.simulator.template import Template, TemplateError
 

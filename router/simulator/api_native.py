@@ -12,7 +12,7 @@ from router.simulator import tokens
 from router.simulator.chat import Chunks, Single, answer_chat, answer_generate, load
 from router.simulator.exchange import ApiError, Exchange
 from router.simulator.gojson import dump
-from router.simulator.library import Installed
+from router.simulator.installed import Installed
 from router.simulator.schemas import CHAT, EMBED, EMBEDDING, GENERATE
 
 NO_EMBEDDINGS = "This server does not support embeddings. Start it with `--embeddings`"

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from router.simulator.api_openai import failed, tool_calls
 from router.simulator.chat import answer_chat
 from router.simulator.dialect import Rejected, body, early_headers, fail, reject, send
 from router.simulator.exchange import ApiError, Exchange
 from router.simulator.gojson import dump
+from router.simulator.openai_dialect import failed, tool_calls
 from router.simulator.responses_requests import RESPONSES, chat_request
 
 

@@ -5,28 +5,18 @@ The dialects (`api_native.py`, `api_openai.py`, `api_anthropic.py`) ask here and
 
 from __future__ import annotations
 
-import asyncio
-import json
 from collections.abc import AsyncIterator, Mapping
-from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
-from router.simulator import tokens
-from router.simulator.engine import EngineError, Lease, RunnerDied
+from router.simulator.chat_stream import Asked, chat_chunks, generate_chunks
+from router.simulator.engine import EngineError, Lease
 from router.simulator.exchange import ApiError, Exchange, engine_error
-from router.simulator.gojson import dump, quoted
-from router.simulator.inference import Completion, Piece, complete, died
-from router.simulator.library import Installed
-from router.simulator.options import OptionError, merged, runner_options, sampling
-from router.simulator.parsers import ThinkingParser, ToolParser, thinking_tags, tool_tag
+from router.simulator.gojson import quoted
+from router.simulator.installed import Installed
+from router.simulator.options import OptionError, merged, runner_options
 from router.simulator.prompt import chat_prompt, generate_prompt
 from router.simulator.template import TemplateError
-
-MULTIMODAL = (
-    '{"error":{"code":400,"message":"Multimodal data provided, but model does not support multimodal requests."'
-    ',"type":"invalid_request_error"}}'
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +49,7 @@ async def answer_chat(exchange: Exchange, request: dict[str, Any], *, relax_thin
         lease.release()
         return _single(exchange, {**head, "created_at": "", "message": {"role": "assistant", "content": ""}}, "load")
     values = merged(model.parameters, request.get("options"))
-    asked = _Asked(request, think, values)
+    asked = Asked(request, think, values)
     try:
         full = [*model.messages, *messages]
         if messages[0].get("role") != "system" and model.system:
@@ -75,7 +65,7 @@ async def answer_chat(exchange: Exchange, request: dict[str, Any], *, relax_thin
     last = messages[-1].get("role") == "tool"
     images = any(message.get("images") for message in messages)
     completion = asked.completion(exchange, model, prompt, lease, tools=request.get("tools") or [], is_tool_result=last)
-    return Chunks(_chat_chunks(exchange, asked, completion, lease, has_images=images))
+    return Chunks(chat_chunks(exchange, asked, completion, lease, has_images=images))
 
 
 async def answer_generate(exchange: Exchange, request: dict[str, Any]) -> Single | Chunks:
@@ -96,7 +86,7 @@ async def answer_generate(exchange: Exchange, request: dict[str, Any]) -> Single
     if not prompt:
         lease.release()
         return _single(exchange, head, "load")
-    asked = _Asked(request, think, merged(model.parameters, request.get("options")))
+    asked = Asked(request, think, merged(model.parameters, request.get("options")))
     try:
         rendered = generate_prompt(model, request, think, lease.num_ctx, asked.truncates)
     except TemplateError as error:
@@ -107,43 +97,7 @@ async def answer_generate(exchange: Exchange, request: dict[str, Any]) -> Single
         empty = {**head, "created_at": exchange.host.stamp(), "done": False}
         return Single({**empty, "_debug_info": {"rendered_template": rendered}})
     completion = asked.completion(exchange, model, rendered, lease)
-    return Chunks(_generate_chunks(exchange, asked, completion, lease, has_images=bool(request.get("images"))))
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """A request after its checks. `think`: True, False, a level, or None where nothing is said."""
-
-    request: Mapping[str, Any]
-    think: bool | str | None
-    values: Mapping[str, Any]
-
-    @property
-    def truncates(self) -> bool:
-        return self.request.get("truncate") is not False
-
-    def completion(self, exchange: Exchange, model: Installed, prompt: str, lease: Lease, **more: Any) -> Completion:
-        return Completion(
-            model=model,
-            prompt=prompt,
-            sampling=sampling(self.values),
-            num_ctx=lease.num_ctx,
-            truncate=self.truncates,
-            shift=self.request.get("shift") is not False,
-            thinks=bool(self.think) and "thinking" in model.capabilities,
-            format=self.request.get("format"),
-            reply_tokens=exchange.host.engine.cards.machine.reply_tokens,
-            **more,
-        )
-
-    def parser(self, model: Installed, prompt: str) -> ThinkingParser | None:
-        opening, closing = thinking_tags(model.template)
-        if not (self.think and opening and closing):
-            return None
-        parser = ThinkingParser(opening, closing)
-        if prompt.strip().endswith(opening):
-            parser.add(opening)
-        return parser
+    return Chunks(generate_chunks(exchange, asked, completion, lease, has_images=bool(request.get("images"))))
 
 
 def _check_logprobs(request: Mapping[str, Any]) -> None:
@@ -196,138 +150,3 @@ async def _load(exchange: Exchange, request: Mapping[str, Any], model: Installed
     if lacking:
         raise ApiError(400, f"{model.name.full} does not support {chr(10).join(lacking)}")
     return await load(exchange, request, model, request.get("shift"))
-
-
-def check_format(value: Any) -> None:
-    """`format` must be "json" or a schema. Raises ApiError 500 with Ollama's text."""
-    if value in (None, "", "json") or isinstance(value, dict):
-        return
-    raise ApiError(
-        500, f'invalid format: {quoted(dump(value).decode())}; expected "json" or a valid JSON Schema object'
-    )
-
-
-async def _pieces(completion: Completion, lease: Lease, *, has_images: bool) -> AsyncIterator[Piece]:
-    """The completion's pieces, with the runner's failures as ApiError; the lease ends with them."""
-    try:
-        check_format(completion.format)
-        if has_images and not any(tensor.name.startswith("v.") for tensor in completion.model.weights.tensors):
-            raise ApiError(400, MULTIMODAL)
-        async with aclosing(complete(lease, completion)) as pieces:  # type: ignore[type-var]
-            async for piece in pieces:
-                yield piece
-    except RunnerDied as error:
-        raise ApiError(500, died(error)) from None
-    finally:
-        lease.release()
-
-
-async def _chat_chunks(
-    exchange: Exchange, asked: _Asked, completion: Completion, lease: Lease, *, has_images: bool
-) -> AsyncIterator[dict[str, Any]]:
-    thoughts = asked.parser(completion.model, completion.prompt)
-    tools = list(completion.tools)
-    calls = ToolParser(tool_tag(completion.model.template), [dict(tool) for tool in tools]) if tools else None
-    loaded_s = asyncio.get_running_loop().time()
-    async with aclosing(_pieces(completion, lease, has_images=has_images)) as pieces:  # type: ignore[type-var]
-        async for piece in pieces:
-            message: dict[str, Any] = {"role": "assistant", "content": piece.text}
-            if thoughts is not None:
-                thinking, message["content"] = thoughts.add(piece.text)
-                if not thinking and not message["content"] and not piece.done:
-                    continue
-                if thinking:
-                    message["thinking"] = thinking
-            if calls is not None and not _tool_step(exchange, calls, message, piece):
-                continue
-            yield _chunk(exchange, asked, completion, piece, loaded_s, {"message": message})
-
-
-def _tool_step(exchange: Exchange, calls: ToolParser, message: dict[str, Any], piece: Piece) -> bool:
-    """Put calls into `message`; False when there is nothing to send yet."""
-    found, content = calls.add(message["content"])
-    if content:
-        message["content"] = content
-    elif found:
-        message["content"] = ""
-        ids = [f"call_{_base36(exchange)}" for _ in found]
-        message["tool_calls"] = [{"id": number, "function": call} for number, call in zip(ids, found, strict=True)]
-    elif not message.get("thinking"):
-        message["content"] = calls.rest() if piece.done else ""
-        return bool(piece.done)
-    else:
-        message["content"] = ""
-    return True
-
-
-def _base36(exchange: Exchange) -> str:
-    letters = "abcdefghijklmnopqrstuvwxyz0123456789"
-    return "".join(exchange.host.rng.choice(letters) for _ in range(8))
-
-
-async def _generate_chunks(
-    exchange: Exchange, asked: _Asked, completion: Completion, lease: Lease, *, has_images: bool
-) -> AsyncIterator[dict[str, Any]]:
-    thoughts = asked.parser(completion.model, completion.prompt)
-    loaded_s = asyncio.get_running_loop().time()
-    said = ""
-    async with aclosing(_pieces(completion, lease, has_images=has_images)) as pieces:  # type: ignore[type-var]
-        async for piece in pieces:
-            said += piece.text
-            body: dict[str, Any] = {"response": piece.text}
-            if thoughts is not None:
-                thinking, body["response"] = thoughts.add(piece.text)
-                if thinking:
-                    body["thinking"] = thinking
-            chunk = _chunk(exchange, asked, completion, piece, loaded_s, body)
-            if piece.done and not asked.request.get("raw"):
-                chunk = _with_context(chunk, tokens.encode(completion.model.weights, completion.prompt + said))
-            if "logprobs" in chunk:
-                chunk["logprobs"] = chunk.pop("logprobs")
-            yield chunk
-
-
-def _with_context(chunk: dict[str, Any], context: list[int]) -> dict[str, Any]:
-    """`context` stands before the figures."""
-    made: dict[str, Any] = {}
-    for key, value in chunk.items():
-        if key == "total_duration":
-            made["context"] = context
-        made[key] = value
-    return made
-
-
-def _chunk(
-    exchange: Exchange, asked: _Asked, completion: Completion, piece: Piece, loaded_s: float, body: dict[str, Any]
-) -> dict[str, Any]:
-    chunk: dict[str, Any] = {"model": asked.request.get("model") or "", "created_at": exchange.host.stamp(), **body}
-    chunk["done"] = bool(piece.done)
-    if piece.done:
-        chunk["done_reason"] = piece.done
-    if asked.request.get("logprobs") and piece.new_tokens:
-        top = asked.request.get("top_logprobs") or 0
-        chunk["logprobs"] = [_logprob(text, top) for text in piece.new_tokens]
-    if piece.done:
-        now_s = asyncio.get_running_loop().time()
-        chunk["total_duration"] = max(1, int((now_s - exchange.started_s) * 1e9))
-        chunk["load_duration"] = max(1, int((loaded_s - exchange.started_s) * 1e9))
-        chunk["prompt_eval_count"] = piece.prompt_count
-        chunk["prompt_eval_duration"] = max(1000, int(piece.prompt_s * 1e9))
-        chunk["eval_count"] = piece.count
-        chunk["eval_duration"] = int(piece.duration_s * 1e9)
-    return chunk
-
-
-def _logprob(text: str, top: int) -> dict[str, Any]:
-    entry: dict[str, Any] = {"token": text, "logprob": 0, "bytes": list(text.encode())}
-    if top:
-        others = [
-            {"token": chr(97 + number), "logprob": -40 - number, "bytes": [97 + number]} for number in range(top - 1)
-        ]
-        entry["top_logprobs"] = [dict(entry), *others]
-    return entry
-
-
-def json_text(value: Any) -> str:
-    """Compact JSON for texts inside answers."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

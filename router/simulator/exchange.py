@@ -14,7 +14,8 @@ from router.errors import BadRequest
 from router.simulator.engine import Engine, EngineError
 from router.simulator.gojson import GoError, dump
 from router.simulator.gotypes import Struct, bind
-from router.simulator.library import Installed, Library, Weights
+from router.simulator.installed import Installed, Weights
+from router.simulator.library import Library
 from router.simulator.requests import Request
 from router.simulator.response import Response
 

@@ -109,6 +109,11 @@ def _default(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} is not JSON")
 
 
+def json_text(value: Any) -> str:
+    """Compact JSON for texts inside answers: nothing escaped that need not be."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
 class _Scanner:
     """Walks a body that is not JSON, to find what Go says of it."""
 

@@ -11,7 +11,7 @@ from router.simulator import tokens
 from router.simulator.engine import Lease, RunnerDied
 from router.simulator.exchange import ApiError
 from router.simulator.gojson import dump
-from router.simulator.library import Installed
+from router.simulator.installed import Installed
 from router.simulator.options import Sampling
 from router.simulator.parsers import overlap
 from router.simulator.speech import Ask, controls, speak

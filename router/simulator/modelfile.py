@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from router.simulator.gojson import quoted
-from router.simulator.library import Installed
+from router.simulator.installed import Installed
 
 
 def quote(text: str) -> str:

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 from router.simulator import tokens
-from router.simulator.library import Installed
+from router.simulator.installed import Installed
 from router.simulator.template import Json, Template
 
 

@@ -22,6 +22,7 @@ from router.simulator.cards import Cards
 from router.simulator.engine import Engine
 from router.simulator.exchange import ApiError, Exchange, Host, wall_clock
 from router.simulator.faults import Fault, FaultBook, FaultTaken, Seen
+from router.simulator.gate import Gate
 from router.simulator.gojson import GoError, Object, parse
 from router.simulator.http import Connection
 from router.simulator.library import Library, real_library
@@ -30,16 +31,6 @@ from router.simulator.machine import CardSpec, Machine, Speeds
 from router.simulator.probe import CardsProbe
 from router.simulator.requests import Request
 from router.simulator.response import Response
-from router.simulator.routing import (
-    ALLOWED_HEADERS,
-    DEFAULT_ORIGINS,
-    clean,
-    find,
-    is_address,
-    is_allowed_host,
-    is_same_origin,
-    origin_rule,
-)
 
 Handler = Callable[[Exchange], Awaitable[None]]
 
@@ -126,11 +117,10 @@ class SimulatedOllama:
         self.seen: list[Seen] = []
         self.connections: set[Connection] = set()
         self.url = ""
-        self._allows = origin_rule((*DEFAULT_ORIGINS, *self.config.origins))
+        self._gate = Gate(self.config.origins)
         self._handlers = _handlers()
         self._server: asyncio.Server | None = None
         self._accepted = 0
-        self._checks_host = True
 
     @property
     def library(self) -> Library:
@@ -147,7 +137,7 @@ class SimulatedOllama:
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(self._connection, host, port)
         bound = self._server.sockets[0].getsockname()
-        self._checks_host = bound[0].startswith("127.") or bound[0] == "::1"
+        self._gate.checks_host = bound[0].startswith("127.") or bound[0] == "::1"
         self.url = f"http://{bound[0]}:{bound[1]}"
 
     async def stop(self) -> None:
@@ -194,25 +184,8 @@ class SimulatedOllama:
         response.fault = fault
         if fault is not None:
             await fault.instead(response)
-        if request.raw_path == "*":
-            _asterisk(request, response)
-            return
-        cleaned = clean(request.raw_path)
-        if cleaned != request.raw_path and request.method != "CONNECT":
-            await _redirect(response, 307, cleaned + (f"?{request.query}" if request.query else ""))
-            return
-        match = find(request.method, request.path, request.query)
-        if match.location:
-            await _redirect(response, match.status, match.location)
-            return
-        if match.allow:
-            response.set("Allow", match.allow)
-        if not self._admits(request, response):
-            return
-        if not match.handler:
-            response.status = match.status
-            response.set("Content-Type", "text/plain")
-            await response.write(b"404 page not found" if match.status == 404 else b"405 method not allowed")
+        match = await self._gate.route(request, response)
+        if match is None:
             return
         exchange = Exchange(self.host, request, response, match.parameter)
         try:
@@ -227,28 +200,6 @@ class SimulatedOllama:
             record.model = _model_of(await request.read())
         return self.faults.take(request.method, request.path, record.model)
 
-    def _admits(self, request: Request, response: Response) -> bool:
-        """CORS and the Host rule; False when the answer is already complete."""
-        origin = request.header("Origin")
-        if origin and not is_same_origin(request):
-            if not self._allows(origin):
-                response.status = 403
-                return False
-            response.set("Access-Control-Allow-Origin", origin)
-            if request.method == "OPTIONS":
-                _preflight(response)
-                return False
-            response.set("Vary", "Origin")
-        if self._checks_host:
-            if not is_allowed_host(request.host, "localhost"):
-                response.headers.clear()
-                response.status = 403
-                return False
-            if request.method == "OPTIONS" and not is_address(request.host):
-                response.status = 204
-                return False
-        return True
-
 
 def default_arithmetic() -> Arithmetic:
     """The runner's memory where the configuration names no other plug: what llama.cpp would take."""
@@ -262,34 +213,6 @@ def _model_of(body: bytes) -> str:
         return ""
     names = dict(value) if isinstance(value, Object) else {}
     return str(names.get("model") or names.get("name") or "")
-
-
-def _asterisk(request: Request, response: Response) -> None:
-    """net/http answers ``OPTIONS *`` itself, and refuses ``*`` with any other method."""
-    if request.method != "OPTIONS":
-        response.status = 400
-        response.set("Connection", "close")
-        response.close()
-
-
-def _preflight(response: Response) -> None:
-    response.status = 204
-    response.set("Access-Control-Allow-Headers", ALLOWED_HEADERS)
-    response.set("Access-Control-Allow-Methods", "GET,POST,PUT,PATCH,DELETE,HEAD,OPTIONS")
-    response.set("Access-Control-Max-Age", "43200")
-    names = ("Origin", "Access-Control-Request-Method", "Access-Control-Request-Headers")
-    response.headers += [("Vary", name) for name in names]
-
-
-async def _redirect(response: Response, status: int, location: str) -> None:
-    response.status = status
-    response.set("Location", location)
-    if response.request.method in ("GET", "HEAD"):
-        response.set("Content-Type", "text/html; charset=utf-8")
-    if response.request.method == "GET":
-        word = "Moved Permanently" if status == 301 else "Temporary Redirect"
-        shown = location.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace('"', "&#34;")
-        await response.write(f'<a href="{shown}">{word}</a>.\n\n'.encode())
 
 
 @asynccontextmanager

@@ -14,7 +14,7 @@ from typing import Any
 
 from router.simulator import tokens
 from router.simulator.gojson import dump
-from router.simulator.library import Weights
+from router.simulator.installed import Weights
 
 WORDS = [
     "the",

@@ -25,8 +25,8 @@ SAMPLED = re.compile(r"gemma3")
 def normal(reply: Reply | None, *, sampled: bool, through_proxy: bool = False) -> list[str]:
     """An answer as lines of text; two answers agree when these are equal.
 
-    `through_proxy`: what HTTP leaves to each hop is not compared: framing, chunk borders, order and case of headers, and
-    the headers that a router adds.
+    `through_proxy`: what HTTP leaves to each hop is not compared: framing, chunk borders, order and case of headers,
+    and the headers that a router adds.
     """
     if reply is None:
         return ["no answer"]

@@ -18,7 +18,8 @@ from router.core.ollama_options import ServerSettings
 from router.errors import BadRequest
 from router.simulator.faults import FaultBook
 from router.simulator.gojson import dump
-from router.simulator.library import MEDIA, Layer, Library, extra_layers, installed, layer, tiny_library
+from router.simulator.installed import MEDIA, Layer, extra_layers, installed, layer
+from router.simulator.library import Library, tiny_library
 from router.simulator.machine import Machine, Speeds
 from router.simulator.server import SimConfig, SimulatedOllama
 from tests.contract.api_client import Client, Reply, request_body
@@ -254,7 +255,11 @@ async def replay(
         if kill is not None and "killed" in transcript["id"]:
             _kill_later(step, kill)
     replies = [(await task)[0] for task in tasks]
-    parts = [difference for number, reply in enumerate(replies) if (difference := _compare(transcript, number, reply, through_proxy))]
+    parts = [
+        difference
+        for number, reply in enumerate(replies)
+        if (difference := _compare(transcript, number, reply, through_proxy))
+    ]
     return Outcome(transcript["id"], transcript["group"], "\n".join(parts))
 
 

@@ -33,7 +33,7 @@ KNOWN_OF_THE_ROUTER = {
     "http-002-content-encoding": "the router decodes zstd itself and answers in the dialect of the route",
     "http-008-short-body": "a body that ends early is refused before anything is sent on",
     "openai-002-model": "the router refuses an invalid name by itself; content type with a charset",
-    "scheduler-028-runner-killed-other-routes": "the router tells the client of a stream that breaks off; Ollama is silent",
+    "scheduler-028-runner-killed-other-routes": "the router says that a stream broke off; Ollama is silent",
 }
 
 
