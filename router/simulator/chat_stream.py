@@ -36,6 +36,7 @@ class Asked:
         return self.request.get("truncate") is not False
 
     def completion(self, exchange: Exchange, model: Installed, prompt: str, lease: Lease, **more: Any) -> Completion:
+        fault = exchange.response.fault
         return Completion(
             model=model,
             prompt=prompt,
@@ -46,6 +47,8 @@ class Asked:
             thinks=bool(self.think) and "thinking" in model.capabilities,
             format=self.request.get("format"),
             reply_tokens=exchange.host.engine.cards.machine.reply_tokens,
+            dies_after=max(1, fault.after_chunks) if fault is not None and fault.kind in ("crash", "oom") else 0,
+            dies_of_memory=fault is not None and fault.kind == "oom",
             **more,
         )
 

@@ -39,7 +39,10 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What is asked of a runner. `num_ctx` is what Ollama believes; llama-server rounds it up to 256."""
+    """What is asked of a runner. `num_ctx` is what Ollama believes; llama-server rounds it up to 256.
+
+    `dies_after` so many tokens the runner dies (0 = never), of a CUDA OOM where `dies_of_memory`.
+    """
 
     model: Installed
     prompt: str
@@ -52,6 +55,8 @@ class Completion:
     format: Any = None
     is_tool_result: bool = False
     reply_tokens: int = 16
+    dies_after: int = 0
+    dies_of_memory: bool = False
 
     @property
     def cells(self) -> int:
@@ -119,7 +124,7 @@ async def complete(lease: Lease, wanted: Completion) -> AsyncIterator[Piece]:
         spoken = speak(wanted.model.weights, ask)
         while not reason:
             await _pace(began_s + count / lease.tokens_per_s)
-            _apply_controls(lease, wanted.prompt, count)
+            _apply_controls(lease, wanted, count)
             lease.check()
             text = next(spoken, None)
             count += 1
@@ -139,10 +144,13 @@ async def _pace(due_s: float) -> None:
         await asyncio.sleep(delay)
 
 
-def _apply_controls(lease: Lease, prompt: str, count: int) -> None:
-    wanted = controls(prompt) if count == 3 else None
-    if wanted is not None and (wanted.crashes or wanted.runs_out_of_memory):
-        lease.crash(out_of_memory=wanted.runs_out_of_memory)
+def _apply_controls(lease: Lease, wanted: Completion, count: int) -> None:
+    """Let the runner die where a fault was ordered, or where the prompt says so."""
+    if wanted.dies_after and count == wanted.dies_after:
+        lease.crash(out_of_memory=wanted.dies_of_memory)
+    asked = controls(wanted.prompt) if count == 3 else None
+    if asked is not None and (asked.crashes or asked.runs_out_of_memory):
+        lease.crash(out_of_memory=asked.runs_out_of_memory)
 
 
 class _Stream:

@@ -1,0 +1,93 @@
+"""`ollama-router simulate`: what its options become."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from router.cli.simulate import _address, _library, _prepared, _script
+from router.errors import ConfigError
+from router.simulator.cards import Cards
+from router.simulator.clock import run_virtual
+from router.simulator.foreign import parse_script, play
+from router.simulator.gpu_metrics import page, serve_metrics
+from router.simulator.machine import CardSpec, Machine, Speeds
+
+MIB = 1 << 20
+
+
+def test_a_tag_that_nobody_knows_is_refused_with_the_known_ones() -> None:
+    """The message helps."""
+    with pytest.raises(ConfigError, match="llama3.3:70b-instruct-q4_K_M"):
+        _library("nonsense:1b", None)
+
+
+def test_the_whole_library_has_each_model_once() -> None:
+    """Second names of the same weights are left out, but can be asked for."""
+    everything = _library(None, "all")
+    blobs = [model.weights.digest for model in everything.models.values()]
+    assert len(blobs) == len(set(blobs)) > 60
+    alias = _library("llama3.3:70b,llama3.3", None)
+    assert len({model.weights.digest for model in alias.models.values()}) == 1
+
+
+def test_a_script_of_foreign_memory_is_followed() -> None:
+    """Other programs take and give back memory at the given seconds."""
+
+    async def story() -> list[int]:
+        cards = Cards(Machine(cards=(CardSpec(total_mib=1000),)))
+        task = asyncio.create_task(play(cards, parse_script("1 0 400\n# comment\n2 0 0\n")))
+        found = []
+        for _ in range(3):
+            found.append(cards.free_bytes(0) // MIB)
+            await asyncio.sleep(1.01)
+        await task
+        return found
+
+    assert run_virtual(story()) == [1000, 600, 1000]
+
+
+@pytest.mark.parametrize("text", ["1 0", "a 0 1", "1 7 100"])
+def test_a_broken_script_is_refused(text: str, tmp_path: Path) -> None:
+    """With the line, or the number of cards."""
+    path = tmp_path / "script"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match="--foreign-script"):
+        _script(path, 1)
+
+
+def test_metrics_are_those_of_the_dcgm_exporter() -> None:
+    """Free and used MiB with UUID and model name."""
+    shown = page(Cards(Machine(cards=(CardSpec(total_mib=1000, foreign_mib=300),))))
+    assert 'modelName="NVIDIA RTX A5000"} 700' in shown
+    assert "DCGM_FI_DEV_FB_USED{" in shown
+
+
+async def test_metrics_are_served_over_http() -> None:
+    """One page, whatever the path."""
+    server = await serve_metrics(Cards(), "127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+    writer.write(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+    answer = await reader.read()
+    writer.close()
+    server.close()
+    assert b"DCGM_FI_DEV_FB_FREE" in answer
+
+
+def test_a_run_directory_gets_its_cards_once(tmp_path: Path) -> None:
+    """A vgpu.json that is there already is left as it is."""
+    cards = (CardSpec(total_mib=24564),)
+    path = _prepared(tmp_path / "run", cards, Speeds()) / "vgpu.json"
+    assert json.loads(path.read_text())["devices"][0]["total_mib"] == 24564
+    _prepared(tmp_path / "run", (), Speeds())
+    assert json.loads(path.read_text())["devices"]
+
+
+def test_an_address_needs_a_port() -> None:
+    """HOST:PORT."""
+    assert _address("127.0.0.1:80") == ("127.0.0.1", 80)
+    with pytest.raises(ConfigError):
+        _address("localhost")
