@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any, Protocol, cast
-
-import httptools
+from typing import Protocol, cast
 
 from router.adapters.relay_deadlines import NEVER
+from router.adapters.relay_parser import (
+    MAX_HEADER_BYTES,
+    AnswerParser,
+    ConnectionGone,
+    ParserErrors,
+    lost,
+    reason,
+)
 from router.adapters.relay_response import UpstreamResponse
 from router.errors import UpstreamError, UpstreamTimeout
 
-MAX_HEADER_BYTES = 64 << 10
-MAX_HEADERS = 256
-
-
-class ConnectionGone(UpstreamError):
-    """The connection ended before the first byte of an answer: another one may be tried."""
+__all__ = ["ConnectionGone", "Wire"]
 
 
 class Owner(Protocol):
@@ -35,26 +36,16 @@ class Owner(Protocol):
     def forget(self, wire: Wire) -> None: ...
 
 
-class Wire(asyncio.Protocol):
+class Wire(AnswerParser):
     """See the module. `deadline` is swept by the pool's `Deadlines`."""
 
     __slots__ = (
         "_can_write",
-        "_head",
-        "_head_bytes",
-        "_headers",
-        "_is_head_request",
-        "_is_keep_alive",
         "_is_sent",
         "_loop",
         "_owner",
-        "_parser",
-        "_parts",
-        "_response",
         "_saw_byte",
-        "_until_eof",
         "_upload",
-        "_wait_s",
         "deadline",
         "is_closed",
         "is_owned",
@@ -62,19 +53,13 @@ class Wire(asyncio.Protocol):
     )
 
     def __init__(self, owner: Owner, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(owner.idle_timeout_s)
         self._owner = owner
         self._loop = loop
-        self._parser = httptools.HttpResponseParser(self)
-        self._parts: list[bytes] = []
-        self._response: UpstreamResponse | None = None
-        self._head: asyncio.Future[None] | None = None
         self._upload: asyncio.Task[None] | None = None
         self._can_write: asyncio.Future[None] | None = None
-        self._head_bytes = 0
-        self._headers: list[tuple[bytes, bytes]] = []
-        self._is_head_request = self._saw_byte = self._until_eof = self._is_keep_alive = False
+        self._saw_byte = False
         self._is_sent = True
-        self._wait_s = NEVER
         self.transport = cast("asyncio.Transport", None)
         self.deadline = NEVER
         self.is_closed = self.is_owned = False
@@ -150,13 +135,13 @@ class Wire(asyncio.Protocol):
         self.deadline = self._loop.time() + self._wait_s if self._is_sent else NEVER
         try:
             self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as exc:
+        except ParserErrors as exc:
             self._flush(response)
             if self._response is None:  # what was asked for is complete: it stands, the connection does not
                 self._is_keep_alive = False
                 self._finish(response)
             else:
-                self._fail(UpstreamError(f"the upstream's answer is no valid HTTP: {_reason(exc)}"))
+                self._fail(UpstreamError(f"the upstream's answer is no valid HTTP: {reason(exc)}"))
             return
         if self._parts:
             self._flush(response)
@@ -175,9 +160,10 @@ class Wire(asyncio.Protocol):
             self._response = None
             response.finish()
         else:
-            self._fail(_lost(self._saw_byte, exc))
+            self._fail(lost(self._saw_byte, exc))
         if self._can_write is not None and not self._can_write.done():
             self._can_write.set_result(None)
+        self._parser = None  # it refers to us: no cycle for the collector
         self._owner.forget(self)
 
     def pause_writing(self) -> None:
@@ -187,47 +173,6 @@ class Wire(asyncio.Protocol):
         waiter, self._can_write = self._can_write, None
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
-
-    # httptools
-
-    def on_message_begin(self) -> None:
-        if self._response is None:
-            raise ValueError("bytes after the answer's end")
-        self._headers = []
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers.append((name.lower(), value))
-        if len(self._headers) > MAX_HEADERS:
-            raise ValueError("too many headers")
-
-    def on_headers_complete(self) -> None:
-        status = self._parser.get_status_code()
-        headers, self._headers = self._headers, []  # what comes later is a trailer, and dropped
-        if status < 200:
-            if status == 101:
-                raise ValueError("an upgrade that nobody asked for")
-            return
-        if self._head_bytes > MAX_HEADER_BYTES and sum(map(_size, headers)) > MAX_HEADER_BYTES:
-            raise ValueError("too many headers")
-        response = cast("UpstreamResponse", self._response)
-        response.status, response.headers = status, headers
-        self._is_keep_alive = self._parser.should_keep_alive()
-        self._until_eof = _ends_with_connection(status, headers)
-        self._wait_s = self._owner.idle_timeout_s
-        if self._head is not None and not self._head.done():
-            self._head.set_result(None)
-            self._head = None
-        if self._is_head_request:
-            # The parser does not know that no body follows: the connection cannot be used again.
-            self._is_keep_alive = False
-            self._response = None
-
-    def on_body(self, chunk: bytes) -> None:
-        self._parts.append(chunk)
-
-    def on_message_complete(self) -> None:
-        if self._response is not None and self._response.status:
-            self._response = None
 
     # The rest
 
@@ -258,12 +203,6 @@ class Wire(asyncio.Protocol):
         else:
             self._fail(UpstreamTimeout(f"the upstream did not answer within {self._owner.first_byte_timeout_s:g} s"))
 
-    def _flush(self, response: UpstreamResponse) -> None:
-        parts = self._parts
-        if parts and not self._is_head_request:
-            response.feed(parts[0] if len(parts) == 1 else b"".join(parts))
-        parts.clear()
-
     def _finish(self, response: UpstreamResponse) -> None:
         response.finish()
         if self._is_keep_alive and self._is_sent and not self.is_closed:
@@ -279,27 +218,3 @@ class Wire(asyncio.Protocol):
         if self._head is not None and not self._head.done():
             self._head.set_result(None)  # never set_exception: a waiter that leaves now would not retrieve it
         self.abort()
-
-
-def _size(header: tuple[bytes, bytes]) -> int:
-    return len(header[0]) + len(header[1])
-
-
-def _reason(exc: Exception) -> str:
-    cause: Any = exc.__context__
-    return str(cause if cause is not None else exc) or type(exc).__name__
-
-
-def _lost(saw_byte: bool, exc: Exception | None) -> UpstreamError:
-    why = str(exc) if exc else "it closed the connection"
-    if saw_byte:
-        return UpstreamError(f"the upstream broke off its answer: {why}")
-    return ConnectionGone(f"the upstream sent no answer: {why}")
-
-
-def _ends_with_connection(status: int, headers: list[tuple[bytes, bytes]]) -> bool:
-    """True when only the end of the connection ends the body (RFC 9112 §6.3 no. 8)."""
-    if status in (204, 304):
-        return False
-    noted = dict(headers)
-    return b"content-length" not in noted and b"transfer-encoding" not in noted

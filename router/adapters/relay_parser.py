@@ -1,0 +1,120 @@
+"""What an upstream's bytes mean: httptools' callbacks, the limits of a head, and how an answer ends. No sockets.
+
+`AnswerParser` is the listening half of a connection; `relay_wire.Wire` is the rest of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+import httptools
+
+from router.adapters.relay_response import UpstreamResponse
+from router.errors import UpstreamError
+
+MAX_HEADER_BYTES = 64 << 10
+MAX_HEADERS = 256
+ParserErrors = (httptools.HttpParserError, httptools.HttpParserUpgrade)
+
+
+class ConnectionGone(UpstreamError):
+    """The connection ended before the first byte of an answer: another one may be tried."""
+
+
+class AnswerParser(asyncio.Protocol):
+    """Reads one answer after the other into `_response`, which is None when nothing is asked or all has been read."""
+
+    __slots__ = (
+        "_answer_wait_s",
+        "_head",
+        "_head_bytes",
+        "_headers",
+        "_is_head_request",
+        "_is_keep_alive",
+        "_parser",
+        "_parts",
+        "_response",
+        "_until_eof",
+        "_wait_s",
+    )
+
+    def __init__(self, answer_wait_s: float) -> None:
+        self._parser: Any = httptools.HttpResponseParser(self)
+        self._answer_wait_s = self._wait_s = answer_wait_s
+        self._parts: list[bytes] = []
+        self._response: UpstreamResponse | None = None
+        self._head: asyncio.Future[None] | None = None
+        self._head_bytes = 0
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._is_head_request = self._until_eof = self._is_keep_alive = False
+
+    def on_message_begin(self) -> None:
+        if self._response is None:
+            raise ValueError("bytes after the answer's end")
+        self._headers = []
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers.append((name.lower(), value))
+        if len(self._headers) > MAX_HEADERS:
+            raise ValueError("too many headers")
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        headers, self._headers = self._headers, []  # what comes later is a trailer, and dropped
+        if status < 200:
+            if status == 101:
+                raise ValueError("an upgrade that nobody asked for")
+            return
+        if self._head_bytes > MAX_HEADER_BYTES and sum(map(_size, headers)) > MAX_HEADER_BYTES:
+            raise ValueError("too many headers")
+        response = cast("UpstreamResponse", self._response)
+        response.status, response.headers = status, headers
+        self._is_keep_alive = self._parser.should_keep_alive()
+        self._until_eof = _ends_with_connection(status, headers)
+        self._wait_s = self._answer_wait_s
+        if self._head is not None and not self._head.done():
+            self._head.set_result(None)
+            self._head = None
+        if self._is_head_request:
+            # The parser does not know that no body follows: the connection cannot be used again.
+            self._is_keep_alive = False
+            self._response = None
+
+    def on_body(self, chunk: bytes) -> None:
+        self._parts.append(chunk)
+
+    def on_message_complete(self) -> None:
+        if self._response is not None and self._response.status:
+            self._response = None
+
+    def _flush(self, response: UpstreamResponse) -> None:
+        """Hand over what one read has brought, as one piece."""
+        parts = self._parts
+        if parts and not self._is_head_request:
+            response.feed(parts[0] if len(parts) == 1 else b"".join(parts))
+        parts.clear()
+
+
+def _size(header: tuple[bytes, bytes]) -> int:
+    return len(header[0]) + len(header[1])
+
+
+def reason(exc: Exception) -> str:
+    cause: Any = exc.__context__
+    return str(cause if cause is not None else exc) or type(exc).__name__
+
+
+def lost(saw_byte: bool, exc: Exception | None) -> UpstreamError:
+    why = str(exc) if exc else "it closed the connection"
+    if saw_byte:
+        return UpstreamError(f"the upstream broke off its answer: {why}")
+    return ConnectionGone(f"the upstream sent no answer: {why}")
+
+
+def _ends_with_connection(status: int, headers: list[tuple[bytes, bytes]]) -> bool:
+    """True when only the end of the connection ends the body (RFC 9112 §6.3 no. 8)."""
+    if status in (204, 304):
+        return False
+    noted = dict(headers)
+    return b"content-length" not in noted and b"transfer-encoding" not in noted
