@@ -77,15 +77,11 @@ class Wire(AnswerParser):
         self._is_head_request = head.startswith(b"HEAD ")
         self._is_sent = True
         self._wait_s = self._owner.first_byte_timeout_s
-        if body is None:
-            self.transport.write(head)
-        elif isinstance(body, bytes):
-            # One write, one packet for a small body; a large one is never copied.
-            self.transport.write(head + body) if len(body) < 65536 else self.transport.writelines((head, body))
-        else:
-            self._is_sent = False
-            self.transport.write(head)
-            self._upload = self._loop.create_task(self._send(body, chunked=chunked))
+        try:
+            self._begin(head, body, chunked=chunked)
+        except RuntimeError as exc:  # uvloop: closed by the upstream, and nobody has been told yet
+            self.abort()
+            raise ConnectionGone("the upstream has closed the connection") from exc
         self.deadline = self._loop.time() + self._wait_s if self._is_sent else NEVER
         try:
             await arrived
@@ -96,6 +92,17 @@ class Wire(AnswerParser):
         if not response.status:
             response.raise_error()
         return response
+
+    def _begin(self, head: bytes, body: bytes | AsyncIterator[bytes] | None, *, chunked: bool) -> None:
+        if body is None:
+            self.transport.write(head)
+        elif isinstance(body, bytes):
+            # One write, one packet for a small body; a large one is never copied.
+            self.transport.write(head + body) if len(body) < 65536 else self.transport.writelines((head, body))
+        else:
+            self._is_sent = False
+            self.transport.write(head)
+            self._upload = self._loop.create_task(self._send(body, chunked=chunked))
 
     async def _send(self, body: AsyncIterator[bytes], *, chunked: bool) -> None:
         """Stream a request's body as fast as the upstream reads it; what its source raises ends the exchange."""
