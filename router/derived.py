@@ -26,12 +26,12 @@ class DerivedTags:
         self._world = world
         self._made: dict[str, asyncio.Task[None]] = {}
 
-    async def ensure(self, variant: str, options: RunnerOptions) -> str:
+    async def ensure(self, variant: str, weights: str, options: RunnerOptions) -> str:
         """The name under which `/v1/*` reaches `variant` with `options`; made when it is missing."""
         wanted = parameters_of(options)
         if not wanted:
             return variant
-        name = derived_name(variant, options)
+        name = derived_name(variant, weights, options)
         making = self._made.get(name)
         if making is None or (making.done() and making.exception() is not None):
             making = self._made[name] = asyncio.create_task(self._make(name, variant, wanted))

@@ -18,7 +18,7 @@ from router.adapters.relay import Relay, UpstreamRequest, UpstreamResponse
 from router.chains import Chains
 from router.core.capacity import RunnerOptions
 from router.core.catalog import Chain
-from router.core.derived_names import is_derived
+from router.core.derived_names import is_derived, parameters_of
 from router.core.names import key_of
 from router.core.payload import InferenceRequest, rewrite
 from router.core.policy import Decision, Outcome, Rules, Verdict, VerdictKind, choose
@@ -229,11 +229,11 @@ class Dispatcher:
                 **UNSET,
                 **{key: value for key in UNSET if (value := getattr(options, key)) is not None},
             }
-            body = rewrite(call.body, model=name, options=runner, drop=_KEEP_ALIVE)
+            body = rewrite(call.body, model=name, options=runner, drop=_KEEP_ALIVE, members=call.request.members)
         else:
-            if self._settings.has_derived_tags:
-                name = await self._derived.ensure(name, options)
-            body = rewrite(call.body, model=name, options={})
+            if self._settings.has_derived_tags and parameters_of(options):
+                name = await self._derived.ensure(chosen.variant.model, tracked.weights, options)
+            body = rewrite(call.body, model=name, members=call.request.members)
         return body, None if name == shown else (name.encode(), shown.encode())
 
     async def make_resident(self, request: InferenceRequest, chain: Chain) -> None:
@@ -275,7 +275,7 @@ class Dispatcher:
     async def _pass(self, call: Call, reason: str, model: str | None = None) -> Answer:
         """Send the request on as it is, but for the name where a chain's variant stands for it."""
         name = _spelled(call.request.model, model) if model else call.request.model
-        body = rewrite(call.body, model=name, options={}) if call.request.has_model else call.body
+        body = rewrite(call.body, model=name, members=call.request.members) if call.request.has_model else call.body
         started_s = _now()
         upstream = await self._relay.open(_upstream(call, body))
         ttft_s = _now() - started_s

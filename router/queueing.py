@@ -241,7 +241,7 @@ class Line:
     def _start(self, group: Group) -> None:
         chosen = group.decision.chosen
         assert chosen is not None and chosen.plan is not None and chosen.facts is not None
-        if chosen.is_upgrade:
+        if chosen.plan.evict:
             self._swaps.append(_now())
         self.loading = Target(chosen.facts, chosen.plan)
         self._world.loading = (self.loading.weights, chosen.num_ctx)

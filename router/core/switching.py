@@ -18,6 +18,9 @@ from router.core.ollama_rules import foresee_load
 from router.core.placement import Placement
 from router.core.room import MachineRules, Room, room_of
 
+STALL_BYTES = 4 << 30
+"""Beside other residents each unload may stall Ollama for 5 s (scheduler.md §8): as long as loading this much."""
+
 MOST_RESIDENTS = 6  # subsets of more residents than this are tried youngest first only
 
 
@@ -112,7 +115,7 @@ def _cost(evicted: Sequence[Resident]) -> tuple[int, int, int, int, int]:
         sum(r.kept for r in evicted),
         sum(r.in_flight > 0 for r in evicted),
         sum(r.wanted for r in evicted),
-        sum(r.size_bytes for r in evicted),
+        sum(r.size_bytes + STALL_BYTES for r in evicted),
         -sum(r.order for r in evicted),
     )
 

@@ -59,11 +59,12 @@ def test_resident_without_known_weights_is_found_by_name():
 def test_derived_names_are_valid_names_of_their_own_namespace():
     """One name per variant and options, within Ollama's grammar, whatever the variant is called."""
     options = RunnerOptions(num_ctx=16384, num_batch=512, main_gpu=1)
-    plain = derived_name("llama3.3:70b-instruct-q4_K_M", options)
+    plain = derived_name("llama3.3:70b-instruct-q4_K_M", BIG.weights, options)
     assert is_derived(plain)
     assert ModelName.parse(plain).key
-    assert plain != derived_name("llama3.3:70b-instruct-q4_K_M", RunnerOptions(num_ctx=8192, num_batch=512))
-    long = derived_name("team/" + "m" * 80 + ":" + "t" * 80, options)
+    others = (("sha256-aa", options), (BIG.weights, RunnerOptions(num_ctx=8192, num_batch=512)))
+    assert plain not in {derived_name("llama3.3:70b-instruct-q4_K_M", *other) for other in others}
+    long = derived_name("team/" + "m" * 80 + ":" + "t" * 80, "sha256-" + "a" * 64, options)
     assert ModelName.parse(long).key
     assert parameters_of(options) == {"num_ctx": 16384, "num_batch": 512, "main_gpu": 1}
     assert parameters_of(RunnerOptions()) == {}
