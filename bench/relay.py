@@ -43,7 +43,7 @@ def wrk(port: int, connections: int, seconds: int, proxy: Process | None) -> dic
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
         script.write(LUA)
         script.flush()
-        command = f"taskset -c 1 wrk -t1 -c{connections} -d{seconds}s --latency -s {script.name}"
+        command = f"taskset -c 1 wrk -t1 -c{connections} -d{seconds}s --timeout 20s --latency -s {script.name}"
         url = f"http://127.0.0.1:{port}/api/chat"
         said = subprocess.run([*command.split(), url], capture_output=True, text=True, check=True).stdout
     if "Non-2xx" in said or "Socket errors" in said:
