@@ -1,0 +1,81 @@
+"""kill −9 of the router in the middle of a switch, and what the next one finds."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from router.adapters.ollama import OllamaClient
+from router.adapters.relay import HttpRelay, UpstreamRequest
+from router.core.derived_names import is_derived
+from router.errors import UpstreamError
+from router.simulator.machine import CardSpec, Machine, Speeds
+from router.simulator.server import SimConfig, running_simulator
+
+ROOT = Path(__file__).parent.parent.parent
+MODEL = "llama3.2:3b"
+BODY = json.dumps({"model": MODEL, "messages": [{"role": "user", "content": "[[tokens=2]] hi"}]}).encode()
+
+
+async def serve(upstream, tmp_path):
+    """A router in a process of its own; the process and its URL."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OLLAMA_ROUTER_STORE__PATH": str(tmp_path / "learned.sqlite")}
+    argv = [sys.executable, "-m", "router", "serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
+    process = await asyncio.create_subprocess_exec(
+        *argv, "--upstream", upstream, env=env, stderr=asyncio.subprocess.PIPE, cwd=tmp_path
+    )
+    while b"listens on" not in (line := await process.stderr.readline()):
+        assert line, "the router ended before it listened"
+    return process, line.decode().split("listens on ")[1].split(",")[0]
+
+
+async def ask(url):
+    """One /v1 request, so that a derived tag is made; its status, or 0 when the router went away."""
+    client = HttpRelay(url)
+    try:
+        request = UpstreamRequest(b"POST", b"/v1/chat/completions", [], BODY, len(BODY))
+        answer = await client.open(request)
+        while await answer.read():
+            pass
+        return answer.status
+    except UpstreamError:
+        return 0
+    finally:
+        await client.aclose()
+
+
+@pytest.mark.parametrize("killed_after_s", [0.3, 1.3], ids=["while it loads", "once it is loaded"])
+async def test_next_router_finds_what_a_killed_one_left(killed_after_s, tmp_path):
+    """Nothing is loaded a second time once it is there, and no derived tag is left over."""
+    loads = []
+    speeds = Speeds(load_mib_per_s=4000, tokens_per_s=100)
+    machine = Machine(cards=(CardSpec(),), speeds=speeds)
+    config = SimConfig(
+        machine=machine,
+        models=(MODEL,),
+        on_event=lambda what, name, _: loads.append(name) if what == "loaded" else None,
+    )
+    async with running_simulator(config) as sim:
+        first, url = await serve(sim.url, tmp_path)
+        asked = asyncio.create_task(ask(url))
+        await asyncio.sleep(killed_after_s)
+        first.send_signal(signal.SIGKILL)
+        await first.wait()
+        await asked
+        loaded_before = list(loads)
+        second, url = await serve(sim.url, tmp_path)
+        try:
+            assert await ask(url) == 200
+            assert len(loads) <= max(1, len(loaded_before))
+        finally:
+            second.send_signal(signal.SIGTERM)
+            assert await asyncio.wait_for(second.wait(), 10) == 0
+        client = OllamaClient(sim.url)
+        assert not [row["name"] for row in await client.tags() if is_derived(row["name"])]
+        await client.aclose()
