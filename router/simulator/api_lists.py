@@ -44,8 +44,14 @@ def _tag(model: Installed) -> dict[str, Any]:
         "size": model.size_bytes,
         "digest": model.digest,
         "details": model.details(with_lengths=True),
-        "capabilities": [name for name in model.capabilities if name != "vision" or model.weights.has_projector],
+        "capabilities": _tag_capabilities(model),
     }
+
+
+def _tag_capabilities(model: Installed) -> list[str]:
+    """In tags, other than in show, vision counts only with a projector, and then comes first."""
+    others = [name for name in model.capabilities if name != "vision"]
+    return ["vision", *others] if "vision" in model.capabilities and model.weights.has_projector else others
 
 
 async def tags(exchange: Exchange) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
@@ -11,15 +10,14 @@ from router.core.names import DEFAULT_HOST, ModelName, Source
 from router.errors import BadRequest
 from router.simulator.exchange import ApiError, Exchange
 from router.simulator.gojson import dump, quoted
-from router.simulator.installed import MEDIA, Installed, Layer, Weights, digest_of, installed, layer
-from router.simulator.schemas import COPY, CREATE, DELETE, PULL, PUSH
-from router.simulator.template import Template, TemplateError
+from router.simulator.installed import Installed, digest_of, installed
+from router.simulator.schemas import COPY, DELETE, PULL, PUSH
 
 Progress = AsyncIterator[dict[str, Any]]
 DIGEST = re.compile(r"sha256[:-][0-9a-fA-F]{64}")
 
 
-async def _progress(exchange: Exchange, request: Mapping[str, Any], steps: Progress) -> None:
+async def progress(exchange: Exchange, request: Mapping[str, Any], steps: Progress) -> None:
     """Status lines as a stream, or only the last one."""
     response = exchange.response
     if request.get("stream") is False:
@@ -54,7 +52,7 @@ def unqualified(text: str) -> str:
     return "/".join([*defaults[: max(0, 3 - len(parts))], *parts]) + f":{tag}"
 
 
-def _name(text: str, invalid: str) -> ModelName:
+def name_of(text: str, invalid: str) -> ModelName:
     """A name of a management route, where `:cloud` is part of the tag. Raises ApiError 400."""
     try:
         return ModelName.parse(text)
@@ -63,103 +61,7 @@ def _name(text: str, invalid: str) -> ModelName:
         raise ApiError(400, error.message if both else invalid) from None
 
 
-async def create(exchange: Exchange) -> None:
-    """POST /api/create."""
-    request = await exchange.bind(CREATE)
-    for digests in (request.get("files"), request.get("adapters")):
-        if any(not digest for digest in (digests or {}).values()):
-            raise ApiError(400, "invalid digest format")
-    name = _name(request.get("model") or request.get("name") or "", "invalid model name")
-    await _progress(exchange, request, _create(exchange, request, name))
-
-
-async def _create(exchange: Exchange, request: Mapping[str, Any], name: ModelName) -> Progress:
-    library = exchange.host.library
-    if request.get("from"):
-        base = await _base(exchange, request["from"])
-        if base is None:
-            async for step in _pull(exchange, ModelName.parse(request["from"])):
-                yield step
-            base = library.find(request["from"])
-            assert base is not None
-        weights, parent = base.weights, base.name.short
-        layers = [Layer(item.media, item.digest, item.size, item.data, parent) for item in base.layers]
-    elif request.get("files") is not None:
-        weights, layers, parent = *_from_files(exchange, request["files"]), ""
-        yield {"status": "parsing GGUF"}
-        yield {"status": "verifying conversion"}
-    else:
-        raise ApiError(400, "neither 'from' or 'files' was specified")
-    if request.get("quantize") or request.get("quantization"):
-        yield {"status": "verifying conversion"}
-    made = _changed(layers, request)
-    for item in made:
-        is_known = item in layers or item.digest in library.blobs
-        yield {"status": f"{'using existing' if is_known else 'creating new'} layer {item.digest}"}
-    yield {"status": "writing manifest"}
-    library.add(installed(_existing(exchange, name), weights, made, exchange.host.now(), parent=parent))
-    yield {"status": "success"}
-
-
-async def _base(exchange: Exchange, text: str) -> Installed | None:
-    try:
-        name = ModelName.parse(text)
-    except BadRequest:
-        raise ApiError(400, "invalid model name") from None
-    if name.source is Source.CLOUD:
-        raise ApiError(*exchange.cloud_refusal("remote model is unavailable"))
-    return exchange.host.library.get(name)
-
-
-def _from_files(exchange: Exchange, files: Mapping[str, str]) -> tuple[Weights, list[Layer]]:
-    for digest in files.values():
-        known = next((m.weights for m in exchange.host.library.models.values() if m.weights.digest == digest), None)
-        known = known or exchange.host.spare_weights.get(digest)
-        if known is not None:
-            return known, [Layer(MEDIA + "model", digest, known.size_bytes)]
-    raise ApiError(400, "unknown type")
-
-
-def _changed(layers: list[Layer], request: Mapping[str, Any]) -> list[Layer]:
-    """The layers after the request's own, in the order in which Ollama sets them."""
-    made = list(layers)
-
-    def put(kind: str, data: bytes) -> None:
-        made[:] = [item for item in made if item.media != MEDIA + kind]
-        made.append(layer(kind, data))
-
-    if request.get("template"):
-        try:
-            Template.parse(request["template"])
-        except TemplateError as error:
-            raise ApiError(400, f"template error: {error}") from None
-        put("template", request["template"].encode())
-    if request.get("system"):
-        put("system", request["system"].encode())
-    licenses = request.get("license") or []
-    texts = [licenses] if isinstance(licenses, str) else licenses
-    made += [layer("license", str(text).encode()) for text in texts]
-    parameters = {**_parameters(made), **(request.get("parameters") or {})}
-    if parameters:
-        put("params", dump(dict(sorted(parameters.items()))) + b"\n")
-    if request.get("messages"):
-        put("messages", dump([_message(item) for item in request["messages"]]) + b"\n")
-    return made
-
-
-def _message(message: Mapping[str, Any]) -> dict[str, Any]:
-    return {"role": message.get("role") or "", "content": message.get("content") or ""}
-
-
-def _parameters(layers: list[Layer]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for item in layers:
-        if item.media == MEDIA + "params":
-            found.update(json.loads(item.data))
-    return found
-
-
-def _existing(exchange: Exchange, name: ModelName) -> ModelName:
+def existing(exchange: Exchange, name: ModelName) -> ModelName:
     """The spelling of a name that is installed already."""
     known = exchange.host.library.get(name)
     return known.name if known is not None else name
@@ -169,13 +71,13 @@ async def copy(exchange: Exchange) -> None:
     """POST /api/copy."""
     request = await exchange.bind(COPY)
     source_text, target_text = request.get("source") or "", request.get("destination") or ""
-    source = _name(source_text, f"source {quoted(source_text)} is invalid")
-    target = _name(target_text, f"destination {quoted(target_text)} is invalid")
+    source = name_of(source_text, f"source {quoted(source_text)} is invalid")
+    target = name_of(target_text, f"destination {quoted(target_text)} is invalid")
     found = exchange.host.library.get(source)
     if found is None:
         raise ApiError(404, f"model {quoted(source_text)} not found")
     if found.name.key != target.key:
-        name = _existing(exchange, target)
+        name = existing(exchange, target)
         made = installed(name, found.weights, found.layers, exchange.host.now(), parent=found.parent)
         exchange.host.library.add(made)
     await exchange.response.finish()
@@ -187,7 +89,7 @@ async def delete(exchange: Exchange) -> None:
     text = request.get("model") or request.get("name") or ""
     if not text.strip():
         raise ApiError(400, "model is required")
-    name = _name(text, f"name {quoted(text)} is invalid")
+    name = name_of(text, f"name {quoted(text)} is invalid")
     if exchange.host.library.get(name) is None:
         raise ApiError(404, f"model '{text}' not found")
     exchange.host.library.remove(name)
@@ -222,11 +124,11 @@ async def pull(exchange: Exchange) -> None:
     """POST /api/pull."""
     request = await exchange.bind(PULL)
     text = request.get("model") or request.get("name") or ""
-    name = _name(text, "invalid model name")
-    await _progress(exchange, request, _pull(exchange, name))
+    name = name_of(text, "invalid model name")
+    await progress(exchange, request, pulled(exchange, name))
 
 
-async def _pull(exchange: Exchange, name: ModelName) -> Progress:
+async def pulled(exchange: Exchange, name: ModelName) -> Progress:
     yield {"status": "pulling manifest"}
     found = await _registry(exchange, name, "pull model manifest: Get", f"manifests/{_tag(name)}")
     if found is None:
@@ -240,7 +142,7 @@ async def _pull(exchange: Exchange, name: ModelName) -> Progress:
         }
     yield {"status": "verifying sha256 digest"}
     yield {"status": "writing manifest"}
-    made = installed(_existing(exchange, name), found.weights, found.layers, exchange.host.now(), config=found.config)
+    made = installed(existing(exchange, name), found.weights, found.layers, exchange.host.now(), config=found.config)
     exchange.host.library.add(made)
     yield {"status": "success"}
 
@@ -266,7 +168,7 @@ async def push(exchange: Exchange) -> None:
     text = request.get("model") or request.get("name") or ""
     if not text:
         raise ApiError(400, "model is required")
-    await _progress(exchange, request, _push(exchange, text))
+    await progress(exchange, request, _push(exchange, text))
 
 
 async def _push(exchange: Exchange, text: str) -> Progress:

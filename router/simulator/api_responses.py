@@ -52,7 +52,9 @@ class ResponsesDialect:
             content = [{"type": "output_text", "text": message["content"], "annotations": [], "logprobs": []}]
             head = {"id": self._item_id, "type": "message", "status": "completed", "role": "assistant"}
             output.append({**head, "content": content})
-        return self._object("completed", output, _usage(chunk), tools=self._request.get("tools") or [])
+        return self._object(
+            "completed", output, _usage(chunk), tools=[_tool(tool) for tool in self._request.get("tools") or ()]
+        )
 
     def events(self, chunk: dict[str, Any]) -> list[bytes]:
         message = chunk["message"]

@@ -62,7 +62,7 @@ class ChatDialect:
         if chunk.get("logprobs"):
             choice["logprobs"] = {"content": chunk["logprobs"]}
         head = self._head("chat.completion", unix(chunk["created_at"]), chunk["model"])
-        return {**head, "choices": [choice], "usage": _usage(chunk), **_optional(debug_info=chunk.get("_debug_info"))}
+        return {**head, "choices": [choice], "usage": _usage(chunk), **_optional(_debug_info=chunk.get("_debug_info"))}
 
     def _head(self, kind: str, created: int, model: str) -> dict[str, Any]:
         return {"id": self.id, "object": kind, "created": created, "model": model, "system_fingerprint": "fp_ollama"}

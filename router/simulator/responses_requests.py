@@ -161,7 +161,8 @@ def _add_call(messages: list[dict[str, Any]], item: Mapping[str, Any], thinking:
         try:
             arguments = plain(parse(item["arguments"].encode()))
         except GoError as error:
-            raise Rejected(f"failed to parse function call arguments: {error.text}") from None
+            text = "unexpected end of JSON input" if error.text == "unexpected EOF" else error.text
+            raise Rejected(f"failed to parse function call arguments: {text}") from None
     call = {"id": item.get("call_id") or "", "function": {"name": item.get("name") or "", "arguments": arguments}}
     if not messages or messages[-1]["role"] != "assistant":
         messages.append({"role": "assistant", "content": ""})

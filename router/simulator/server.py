@@ -16,7 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from router.core.ollama_options import ServerSettings
-from router.simulator import admin, api_anthropic, api_lists, api_manage, api_native, api_openai, api_responses
+from router.simulator import (
+    admin,
+    api_anthropic,
+    api_create,
+    api_lists,
+    api_manage,
+    api_native,
+    api_openai,
+    api_responses,
+)
 from router.simulator.arithmetic import Arithmetic
 from router.simulator.cards import Cards
 from router.simulator.engine import Engine
@@ -86,7 +95,7 @@ def _handlers() -> dict[str, Handler]:
 
 
 def _modules() -> list[Any]:
-    return [api_lists, api_native, api_manage, api_openai, api_responses, api_anthropic]
+    return [api_lists, api_native, api_manage, api_create, api_openai, api_responses, api_anthropic]
 
 
 class SimulatedOllama:
