@@ -97,7 +97,7 @@ def _summed(replies: list[Reply], one: Stage, took_s: float) -> dict[str, object
         "p95 first token s": round(p95([reply.ttft_s for reply in done]), 2),
         "mean tokens/s": round(mean([reply.tokens_per_s for reply in done]), 1),
         "total s": round(took_s, 1),
-        "errors": sorted({reply.error for reply in replies if reply.error})[:3],
+        "errors": sorted({reply.error[:40] for reply in replies if reply.error})[:2],
     }
 
 
