@@ -12,14 +12,16 @@ from router.errors import ModelNotFound, RouterError, UpstreamError
 
 TIMEOUT_S = 10.0
 DEFAULT = "http://127.0.0.1:11436"
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy of the environment is not meant for it
 
 
 def ask(admin: str, path: str, **query: object) -> dict[str, Any]:
     """The JSON of one page. Raises UpstreamError when no router answers there, ModelNotFound, or its own error."""
     named = {key: value for key, value in query.items() if value is not None}
-    url = f"{admin.rstrip('/')}{path}" + (f"?{urllib.parse.urlencode(named)}" if named else "")
+    base = admin if "://" in admin else f"http://{admin}"  # `serve --admin` takes HOST:PORT, so this does as well
+    url = f"{base.rstrip('/')}{path}" + (f"?{urllib.parse.urlencode(named)}" if named else "")
     try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer:
+        with _DIRECT.open(url, timeout=TIMEOUT_S) as answer:
             found: dict[str, Any] = json.load(answer)
             return found
     except urllib.error.HTTPError as exc:

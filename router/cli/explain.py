@@ -13,6 +13,7 @@ from rich.table import Table
 from router.cli.admin import DEFAULT, ask
 
 GIB = 1 << 30
+TITLES = ("", "variant", "num_ctx", "needs", "has", "verdict", "why")
 
 
 def explain(
@@ -47,18 +48,18 @@ def show(found: dict[str, Any]) -> None:
             _gib(row["need_bytes"]),
             _gib(row["have_bytes"]),
             row["verdict"].replace("_", " "),
-            row["detail"],
+            row["detail"] if row["detail"] != row["verdict"].replace("_", " ") else "",
         )
         for row in found["variants"]
     ]
     if console.is_terminal:
-        table = Table("", "variant", "num_ctx", "needs", "has", "verdict", "why", title=_title(found))
+        table = Table(*TITLES, title=_title(found))
         for row in rows:
             table.add_row(*row)
         console.print(table)
     else:
         print(_title(found))
-        for row in rows:
+        for row in (TITLES, *rows):
             print("\t".join(row))
     for note in found.get("notes", []):
         print(f"note: {note}")
