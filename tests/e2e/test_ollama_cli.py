@@ -70,6 +70,7 @@ def test_run_is_served_by_what_fits_and_pulls_nothing(street, identity):
 
 def test_interactive_run_with_set_save_and_load_works(street):
     """`/set parameter num_ctx`, `/save`, `/load`. To save what is no model but a chain is refused, and says so."""
+    street.unload()
     answers = command(street, "cli-025", {PLAIN: SERVED})
     assert [answer[1] for answer in answers] == [200] * len(answers)
     chats = [answer for answer in answers if answer[0] == "/api/chat"]
