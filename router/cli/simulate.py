@@ -46,6 +46,7 @@ def simulate(
         settings=ServerSettings(num_parallel=parallel),
         seed=seed,
         run_dir=run_dir,
+        keep_seen=100,
         on_event=log_to(_prepared(run_dir, cards, speeds) / "log") if run_dir is not None else None,
     )
     with asyncio.Runner() as runner:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+from collections import deque
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
@@ -41,7 +42,7 @@ class Connection(asyncio.Protocol):
         self._body_read = False
         self._paused = False
         self.task: asyncio.Task[None] | None = None
-        self.records: list[Seen] = []
+        self.records: deque[Seen] = deque(maxlen=1000)
 
     # asyncio.Protocol
 
@@ -85,15 +86,18 @@ class Connection(asyncio.Protocol):
 
     async def fill(self) -> bool:
         """Wait for more bytes; False at the end of what the client sends."""
-        if self._paused:
-            self._paused = False
-            with suppress(RuntimeError):
-                self.transport.resume_reading()
+        self._resume()
         if self.eof:
             return False
         self._changed.clear()
         await self._changed.wait()
         return True
+
+    def _resume(self) -> None:
+        if self._paused:
+            self._paused = False
+            with suppress(RuntimeError):
+                self.transport.resume_reading()
 
     async def write(self, data: bytes) -> None:
         """Send `data`, waiting while the client does not read. Raises ClientGone."""
@@ -104,6 +108,7 @@ class Connection(asyncio.Protocol):
 
     def body_ended(self) -> None:
         """The body was read to its end: from now on, an EOF means that the client has left."""
+        self._resume()
         self._body_read = True
         if self.eof:
             self._cancel_handler()

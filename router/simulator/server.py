@@ -58,7 +58,7 @@ DEFAULT_TAGS = (
 class SimConfig:
     """What a simulated server is. `gpus_mib` are the sizes of its cards (none: CPU only); `machine` overrides them and
     `speeds`. `models` are real tags; `library` overrides them. `run_dir` is the lab's RUN
-    directory (vgpu.json, state)."""
+    directory (vgpu.json, state). `keep_seen`: so many of the last requests are remembered."""
 
     gpus_mib: Sequence[int] = (24564,)
     models: Sequence[str] = DEFAULT_TAGS
@@ -73,6 +73,7 @@ class SimConfig:
     cloud_disabled: bool = True
     now: Callable[[], datetime] = wall_clock
     has_admin: bool = True
+    keep_seen: int = 100_000
     registry: Library | None = None
     on_event: Callable[[str, str, str], None] | None = None
 
@@ -171,6 +172,8 @@ class SimulatedOllama:
             request.method, request.target, request.path, request.headers, request.connection.number, loop.time()
         )
         self.seen.append(record)
+        if len(self.seen) > self.config.keep_seen:
+            del self.seen[: len(self.seen) // 2]
         request.connection.records.append(record)
         try:
             await self._answer(request, response, record)

@@ -272,3 +272,16 @@ def test_the_same_seed_gives_the_same_answers() -> None:
         return [line.partition(b'"model"')[2] for line in raw.splitlines()]
 
     assert without_times(run_virtual(story())) == without_times(run_virtual(story()))
+
+
+def test_a_client_that_leaves_after_a_large_body_is_noticed() -> None:
+    """Reading goes on once the body is complete, however large it was."""
+
+    async def story() -> float | None:
+        async with running_simulator(SMALL) as sim:
+            body = {"model": "llama3.2:1b", "prompt": "[[tokens=5000]]", "unknown": "x" * 3_000_000}
+            await ask(sim, "/api/generate", body, until=300)
+            await asyncio.sleep(1)
+            return sim.seen[-1].cancelled_at_s
+
+    assert run_virtual(story()) is not None
