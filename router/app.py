@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from router import __version__
 from router.adapters.catalog import CatalogReader
 from router.adapters.gpu import (
     AmdSysfsProbe,
@@ -205,7 +206,8 @@ async def running(
     backend = next(iter(config.backends.values()))
     if not is_probed and backend.gpus != "none":
         probe = build_probe(backend.probe)
-    recent, metrics = RecentDecisions(config.telemetry.decisions_kept), MetricsHook()
+    recent = RecentDecisions(config.telemetry.decisions_kept)
+    metrics = MetricsHook(__version__, is_known_model=lambda name: router.dispatcher.is_known(name))
     telemetry = Telemetry([recent, metrics, *hooks])
     router = Router(config, probe=probe, telemetry=telemetry, recent=recent)
     metrics.watch(lambda: _gauges(router))

@@ -325,7 +325,7 @@ class Dispatcher:
                 tokens_in=released.tokens_in,
                 tokens_out=released.tokens_out,
                 duration_s=_now() - since_s,
-                ttft_s=ttft_s,
+                ttft_s=ttft_s if call.request.stream else None,
                 operation=call.route.kind,
             )
         )
@@ -391,6 +391,10 @@ class Dispatcher:
             for chain in self._chains.explicit()
             if key_of(chain.name) not in catalog
         ]
+
+    def is_known(self, name: str) -> bool:
+        """True for a name that has a chain: installed, configured, or derived."""
+        return self._chains.find(name, self._world.catalog) is not None
 
     def is_hidden(self, name: str) -> bool:
         """True for derived tags, which no list shows."""

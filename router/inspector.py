@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from router import __version__
+from router.config import effective
 from router.core.names import key_of
 from router.core.policy import VerdictKind
 from router.core.report import as_data, line
@@ -117,7 +118,7 @@ class Inspector:
 
     def config(self) -> dict[str, Any]:
         """The effective configuration, without secrets."""
-        return self._router.config.model_dump(mode="json")
+        return effective(self._router.config)
 
 
 def _gpu(gpu: Any) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from router.core.ollama_rules import ServerSettings
 from router.core.room import run_options
 from router.core.switching import Plan
 from router.errors import LoadFailed, ModelNotFound, RouterError
-from router.telemetry import Spilled, Switched, Telemetry
+from router.telemetry import Measured, Spilled, Switched, Telemetry
 from router.world import Tracked, World
 
 SEEN_SHARE = 0.5
@@ -260,6 +260,8 @@ class Residency:
             cache_bytes=target.plan.cache_bytes,
             margin_bytes=settings.fit_target_bytes,
         )
+        if taken_bytes and not is_spilled and observation.predicted_bytes:
+            self._telemetry.emit(Measured(target.facts.name, observation.predicted_bytes, taken_bytes))
         self._observations.append(observation)
         self.learned = Learned.of(self._observations)
         task = asyncio.create_task(self._keep(observation))

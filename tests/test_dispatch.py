@@ -446,3 +446,62 @@ def test_dispatcher_explains_what_it_would_do():
             one.router.router.inspector.explain("nobody:1b")
 
     play(story, {})
+
+
+def test_memory_taken_during_the_load_costs_one_more_load_and_no_spilled_answer():
+    """Another program takes 12 GB while a 20 GB model loads: it is unloaded again and a smaller one serves."""
+
+    async def story(one):
+        asked_for = asyncio.create_task(one.ask(hello(BIG)))
+        await asyncio.sleep(0.02)
+        one.sim.cards.set_foreign(0, 12000 * MIB)
+        reply = await asked_for
+        assert (reply.served, reply.tokens_per_s >= 95) == (MIDDLE, True)
+        assert len(one.loads) <= 2
+
+    play(story, CHAIN)
+
+
+def test_slow_probe_delays_switches_but_no_resident():
+    """A probe that takes 1.5 s is waited for before a load; a resident is served at once."""
+
+    async def story(one):
+        for name in (BIG, "qwen3:14b", BIG):
+            reply = await one.ask(hello(name, options={"num_ctx": 16384}))
+            assert (reply.status, reply.tokens_per_s >= 95) == (200, True)
+        assert (await one.ask(hello(BIG, tokens=1, options={"num_ctx": 16384}))).took_s < 0.2
+
+    play(story, probe_lag_s=1.5)
+
+
+def test_model_that_somebody_loaded_behind_our_back_is_seen_and_used():
+    """Another client of the same Ollama loads a model: no second load, and its memory is counted."""
+
+    async def story(one):
+        direct = type(one.client)(one.sim.url)
+        data = json.dumps(hello(SMALL, tokens=1)).encode()
+        answer = await direct.open(UpstreamRequest(b"POST", b"/api/generate", [], data, len(data)))
+        while await answer.read():
+            pass
+        await direct.aclose()
+        await asyncio.sleep(2.5)
+        assert (await one.ask(hello(SMALL))).status == 200
+        assert one.loads == [SMALL]
+        assert sum(next(iter(world(one).residents.values())).held_bytes.values()) > 2 << 30
+
+    play(story)
+
+
+def test_lost_probe_is_verify_mode_after_a_while():
+    """The last reading holds for `stale_after_s`; then loads are verified by ps, and residents go on."""
+
+    async def story(one):
+        await one.ask(hello(SMALL))
+        world(one).probe.is_lost = True
+        await asyncio.sleep(15)
+        assert world(one).gpus is None
+        assert (await one.ask(hello(SMALL))).status == 200
+        assert (await one.ask(hello(MIDDLE))).status == 200
+        assert "verify" in str(one.router.router.dispatcher.is_ready()[1])
+
+    play(story)

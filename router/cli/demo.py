@@ -82,39 +82,41 @@ async def _demo(listen: str, *, once: bool, as_json: bool) -> int:
     card = CardSpec(name="CUDA0", description="NVIDIA RTX A5000", total_mib=24564)
     config = SimConfig(machine=Machine(cards=(card,), speeds=speeds), models=MODELS)
     async with running_simulator(config) as sim:
-        rows = await _story(sim, listen, console, stays=not once)
-        _print(rows, console, as_json=as_json)
-        if not once:
-            await _stay(sim, listen, console)
+        rows = await _ask_all(sim, sim.url, "Ollama alone", REQUESTS, console)
+        await _empty(sim)
+        probe = CardsProbe(sim.cards)
+        async with running(_config(sim, listen), probe=probe, is_probed=True) as router:
+            rows += await _routed(sim, router, console)
+            _print(rows, console, as_json=as_json)
+            if not once:
+                await _stay(router, listen, console)
     straight = [row for row in rows if row.phase.startswith("Ollama")]
     routed = [row for row in rows if not row.phase.startswith("Ollama")]
     did_spill = any(row.requested == ASKED and row.gpu_percent < 100 for row in straight)
     return 0 if did_spill and all(row.gpu_percent == 100 for row in routed) else 1
 
 
-async def _story(sim: SimulatedOllama, listen: str, console: Console, *, stays: bool) -> list[Shown]:
-    columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("", total=None)
-
-        async def ask(url: str, phase: str, requests: Iterable[tuple[str, str]]) -> list[Shown]:
-            found = []
-            for model, prompt in requests:
-                progress.update(task, description=f"{phase}: {model}")
-                found.append(await _ask(sim, url, phase, model, prompt))
-            return found
-
-        rows = await ask(sim.url, "Ollama alone", REQUESTS)
-        await _empty(sim)
-        async with running(_config(sim, listen), probe=CardsProbe(sim.cards), is_probed=True) as router:
-            rows += await ask(router.url, "router", REQUESTS)
-            sim.cards.set_foreign(0, FOREIGN_MIB * MIB)
-            await _settle(router)
-            rows += await ask(router.url, "10 GB taken", REQUESTS[:2])
-            sim.cards.set_foreign(0, 0)
-            await _settle(router)
-            rows += await ask(router.url, "given back", REQUESTS[:2])
+async def _routed(sim: SimulatedOllama, router: Running, console: Console) -> list[Shown]:
+    """The same through the router; then another program takes 10 GB, and gives it back."""
+    rows = await _ask_all(sim, router.url, "router", REQUESTS, console)
+    for phase, foreign_mib in (("10 GB taken", FOREIGN_MIB), ("given back", 0)):
+        sim.cards.set_foreign(0, foreign_mib * MIB)
+        await router.router.world.refresh_fresh()
+        rows += await _ask_all(sim, router.url, phase, REQUESTS[:2], console)
     return rows
+
+
+async def _ask_all(
+    sim: SimulatedOllama, url: str, phase: str, requests: Iterable[tuple[str, str]], console: Console
+) -> list[Shown]:
+    columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+    found = []
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+        task = progress.add_task("", total=None)
+        for model, prompt in requests:
+            progress.update(task, description=f"{phase}: {model}")
+            found.append(await _ask(sim, url, phase, model, prompt))
+    return found
 
 
 def _config(sim: SimulatedOllama, listen: str) -> Any:
@@ -138,10 +140,6 @@ async def _empty(sim: SimulatedOllama) -> None:
     while sim.engine.ps():  # noqa: ASYNC110 - the simulator has no event for it
         await asyncio.sleep(0.1)
     await client.aclose()
-
-
-async def _settle(router: Running) -> None:
-    await router.router.world.refresh_fresh()
 
 
 async def _post(client: HttpRelay, path: str, body: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[bytes, bytes]]:
@@ -198,16 +196,15 @@ def _print(rows: list[Shown], console: Console, *, as_json: bool) -> None:
     )
 
 
-async def _stay(sim: SimulatedOllama, listen: str, console: Console) -> None:
-    async with running(_config(sim, listen), probe=CardsProbe(sim.cards), is_probed=True) as router:
-        console.print("\nThe router stays up. Three things to try from another terminal (Ctrl-C ends it):\n")
-        body = json.dumps({"model": ASKED, "prompt": "why is the sky blue?"})
-        lines = (
-            f"curl -i {router.url}/api/generate -d '{body}'",
-            f"OLLAMA_HOST={listen} ollama run {ASKED} 'why is the sky blue?'",
-            f"python3 -c \"import ollama; print(ollama.Client('{router.url}').generate('{ASKED}', 'hi').model)\"",
-        )
-        for text in lines:
-            print(f"  {text}")
-        console.print(f"\nWhy it decides so: ollama-router explain {ASKED}   or   {router.admin_url}/", highlight=False)
-        await asyncio.Event().wait()
+async def _stay(router: Running, listen: str, console: Console) -> None:
+    console.print("\nThe router stays up. Three things to try from another terminal (Ctrl-C ends it):\n")
+    body = json.dumps({"model": ASKED, "prompt": "why is the sky blue?"})
+    lines = (
+        f"curl -i {router.url}/api/generate -d '{body}'",
+        f"OLLAMA_HOST={listen} ollama run {ASKED} 'why is the sky blue?'",
+        f"python3 -c \"import ollama; print(ollama.Client('{router.url}').generate('{ASKED}', 'hi').model)\"",
+    )
+    for text in lines:
+        print(f"  {text}", flush=True)
+    console.print(f"\nWhy it decides so: ollama-router explain {ASKED}   or   {router.admin_url}/", highlight=False)
+    await asyncio.Event().wait()

@@ -270,8 +270,10 @@ def _look_for_room(
         return _look_without_probe(variant, facts, base, need, snapshot, rules)
     found = plan_switch(facts, base, need, snapshot, rules.machine)
     if isinstance(found, Shortage):  # cases 8, 9
-        kind = VerdictKind.TOO_BIG if found.need_bytes > found.have_bytes else VerdictKind.SPILLED
-        return Verdict(variant, kind, need.lower, found.need_bytes, found.have_bytes, found.reason, facts=facts)
+        if found.need_bytes > found.have_bytes:
+            return Verdict(variant, VerdictKind.TOO_BIG, need.lower, found.need_bytes, found.have_bytes, facts=facts)
+        need_bytes, reason = found.need_bytes, found.reason
+        return Verdict(variant, VerdictKind.SPILLED, need.lower, need_bytes, found.have_bytes, reason, facts=facts)
     kind = VerdictKind.WAITS if found.waits_for else VerdictKind.FITS  # cases 6, 5
     num_ctx, plan = found.options.num_ctx or 0, found
     if not can_complete(facts) and request.num_ctx is None:  # Ollama's own choice, so that /v1 shares the runner

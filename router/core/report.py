@@ -29,6 +29,16 @@ def refusal(chain: Chain, decision: Decision) -> str:
     return f"no variant of {chain.name} runs fully on the GPU now: {lines}"
 
 
+def _why(verdict: Verdict) -> str:
+    """A short reason in bytes or in words, beside the verdict itself."""
+    short_bytes = verdict.need_bytes - verdict.have_bytes
+    if short_bytes > 0:
+        return f"{short_bytes / GIB:.1f} GiB short"
+    if verdict.plan is not None and verdict.plan.evict:
+        return f"evicts {len(verdict.plan.evict)}"
+    return verdict.kind.value if verdict.kind.value != verdict.kind.name.lower() else ""
+
+
 def as_data(chain: Chain, decision: Decision) -> dict[str, Any]:
     """The decision as JSON: the form of `GET /router/explain` and of `ollama-router explain --json`."""
     return {
@@ -43,7 +53,7 @@ def as_data(chain: Chain, decision: Decision) -> dict[str, Any]:
                 "num_ctx": verdict.num_ctx,
                 "need_bytes": verdict.need_bytes,
                 "have_bytes": verdict.have_bytes,
-                "detail": verdict.detail or verdict.kind.value,
+                "detail": verdict.detail or _why(verdict),
                 "evicts": list(verdict.plan.evict) if verdict.plan else [],
                 "cards": list(verdict.plan.cards) if verdict.plan else [],
             }
