@@ -107,6 +107,8 @@ def answer_show(exchange: Exchange, asked: str, request: Mapping[str, Any]) -> d
     model = exchange.host.library.get(name)
     if model is None:
         raise ApiError(404, f"model '{name.short}' not found")
+    if model.weights.damage:
+        raise ApiError(500, model.weights.damage)
     shown = _shown(exchange, model, request)
     if exchange.request.header("User-Agent").startswith("GitHubCopilotChat/"):
         shown["model_info"]["general.basename"] = asked

@@ -128,6 +128,8 @@ def _single(exchange: Exchange, head: dict[str, Any], reason: str) -> Single:
 async def load(exchange: Exchange, request: Mapping[str, Any], model: Installed, shift: bool | None = None) -> Lease:
     """The model, resident with the request's options. Raises ApiError."""
     assert model.sim is not None
+    if model.weights.damage:
+        raise ApiError(500, model.weights.damage)
     try:
         options = runner_options(merged(model.parameters, request.get("options")), shift)
     except OptionError as error:

@@ -14,10 +14,12 @@ from typing import Any
 
 from router.core.catalog import ModelFacts, Tensor
 from router.core.names import ModelName
+from router.core.weights import tensor_bytes
 from router.simulator.engine import SimModel
 from router.simulator.gojson import dump
 
 MEDIA = "application/vnd.ollama.image."
+ALIGNMENT = 32
 CONFIG_MEDIA = "application/vnd.docker.container.image.v1+json"
 
 
@@ -31,7 +33,7 @@ class Weights:
     """One weights blob: its metadata as `/api/show` gives it, its tensors, and what it says (`speech.py`).
 
     `info` has the arrays that are known; `/api/show` without verbose shows them as null. `listed_quantization` is what
-    tags says where it differs from the manifest.
+    tags says where it differs from the manifest. `file_bytes`: what is left of a file that was cut (None: all of it).
     """
 
     digest: str
@@ -44,6 +46,7 @@ class Weights:
     tensors: tuple[Tensor, ...]
     script: str = ""
     listed_quantization: str = ""
+    file_bytes: int | None = None
 
     @property
     def arch(self) -> str:
@@ -54,6 +57,18 @@ class Weights:
     def has_projector(self) -> bool:
         """Whether the file brings the tensors that see images."""
         return any(tensor.name.startswith("v.") for tensor in self.tensors)
+
+    @property
+    def damage(self) -> str:
+        """What Ollama says of a file that was cut short, "" for a whole one."""
+        sizes = [tensor_bytes(tensor) for tensor in self.tensors] if self.file_bytes is not None else []
+        start = self.size_bytes - sum(-(-size // ALIGNMENT) * ALIGNMENT for size in sizes)
+        for tensor, size in zip(self.tensors, sizes, strict=False):
+            end = start + size
+            if end > (self.file_bytes or 0):
+                return f'tensor "{tensor.name}" offset+size ({end}) exceeds file size ({self.file_bytes})'
+            start += -(-size // ALIGNMENT) * ALIGNMENT
+        return ""
 
     def value(self, key: str) -> Any:
         """The metadata value ``<arch>.<key>``, None where absent."""

@@ -21,6 +21,7 @@ from router.simulator.gojson import dump
 from router.simulator.installed import MEDIA, Layer, extra_layers, installed, layer
 from router.simulator.library import Library, tiny_library
 from router.simulator.machine import Machine, Speeds
+from router.simulator.schemas import go_duration_s
 from router.simulator.server import SimConfig, SimulatedOllama
 from tests.contract.api_client import Client, Reply, request_body
 from tests.contract.api_normal import SAMPLED, normal, recorded
@@ -30,7 +31,6 @@ DATA = Path(__file__).parent.parent / "data" / "api"
 MACHINE = Machine(
     cards=(), speeds=Speeds(load_mib_per_s=120, cpu_gb_per_s=8, prompt_tokens_per_s=500), reply_tokens=100_000
 )
-DURATIONS = {"1h": 3600.0, "0": 0.0}
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,17 @@ def settings_of(transcript: dict[str, Any]) -> tuple[ServerSettings, tuple[str, 
     if "OLLAMA_CONTEXT_LENGTH" in env:
         settings = replace(settings, context_length=int(env["OLLAMA_CONTEXT_LENGTH"]))
     if "OLLAMA_KEEP_ALIVE" in env:
-        settings = replace(settings, keep_alive_s=DURATIONS[env["OLLAMA_KEEP_ALIVE"]])
+        settings = replace(settings, keep_alive_s=_seconds(env["OLLAMA_KEEP_ALIVE"]))
+    if "OLLAMA_NUM_PARALLEL" in env:
+        settings = replace(settings, num_parallel=int(env["OLLAMA_NUM_PARALLEL"]))
     origins = tuple(part for part in env.get("OLLAMA_ORIGINS", "").split(",") if part)
     return settings, origins, env.get("OLLAMA_NO_CLOUD") != "0"
+
+
+def _seconds(text: str) -> float:
+    """A duration of the environment: seconds or Go's form, negative = for ever."""
+    value = float(text) if re.fullmatch(r"-?\d+", text) else go_duration_s(text)
+    return float("inf") if value < 0 else value
 
 
 def config_of(transcript: dict[str, Any], registry: Callable[[], Library] | None = None) -> SimConfig:
@@ -124,6 +132,11 @@ def _infer(library: Library, step: dict[str, Any], made: set[str]) -> None:
             library.blobs.setdefault(digest, None)
     made.update(key for name in ("destination", "model", "name") if (key := _made(target, body.get(name))))
     named = body.get("model") or body.get("name") or body.get("source")
+    cut = re.search(rb"exceeds file size \((\d+)\)", _body(response))
+    if cut and isinstance(named, str) and library.find(named) is None:
+        whole = library.models[ModelName.parse("tiny-plain").key]
+        weights = replace(whole.weights, digest=f"sha256:{'c' * 64}", file_bytes=int(cut[1]))
+        library.add(installed(ModelName.parse(named), weights, whole.layers[1:], whole.modified_at))
     if response["status"] != 200 or not isinstance(named, str) or target not in KNOWING:
         return
     name = ModelName.parse(named)
