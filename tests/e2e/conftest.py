@@ -138,4 +138,4 @@ def street(_street: Street) -> Iterator[Street]:
     yield _street
     assert _street.spilled() == []
     world = _street.router.router.world
-    assert _street.do(lambda: [one.in_flight for one in world.residents.values() if one.in_flight]) == []
+    _street.until(lambda: not _street.do(lambda: [one for one in world.residents.values() if one.in_flight]))
