@@ -35,6 +35,32 @@ def stderr_sink(line: bytes) -> None:
         return
 
 
+class RequestLine(msgspec.Struct, omit_defaults=True):
+    """The line that ends each request. A struct: its keys are encoded once, and it is built in one call."""
+
+    ts: str
+    level: str
+    msg: str
+    request_id: str
+    team: str
+    method: str
+    route: str
+    status: int
+    requested: str
+    variant: str
+    backend: str
+    reason: str
+    queue_ms: float | None
+    ttft_ms: float | None
+    duration_ms: float | None
+    tokens_in: int | None
+    tokens_out: int | None
+    bytes: int
+    outcome: str
+    trace_id: str = ""
+    error: str = ""
+
+
 class LogHook:
     """Writes each event of at least `level` as one line; `unix_now` gives the date."""
 
@@ -48,21 +74,33 @@ class LogHook:
         self._least = LEVELS[level]
         self._sink = sink
         self._unix_now = unix_now
-        self._encoder = msgspec.json.Encoder()
+        self._encode = msgspec.json.Encoder().encode
+        self._second = -1
+        self._date = ""
 
     def on(self, event: Event) -> None:
-        level, message, facts = _line(event)
-        if LEVELS.get(level, 0) < self._least:
+        if isinstance(event, Finished):
+            if self._least <= LEVELS["info"]:
+                self._sink(self._encode(_request(self._ts(), event)) + b"\n")
             return
-        ts = datetime.fromtimestamp(self._unix_now(), UTC).isoformat(timespec="milliseconds")
-        self._sink(self._encoder.encode({"ts": ts, "level": level, "msg": message, **facts}) + b"\n")
+        if isinstance(event, Decided) and event.outcome != "rejected" and self._least > LEVELS["debug"]:
+            return  # one for each request, too
+        level, message, facts = _line(event)
+        if LEVELS.get(level, 0) >= self._least:
+            self._sink(self._encode({"ts": self._ts(), "level": level, "msg": message, **facts}) + b"\n")
+
+    def _ts(self) -> str:
+        """Now, in ISO 8601 with milliseconds; the date is rendered once a second."""
+        thousandths = int(self._unix_now() * 1000)
+        second, rest = divmod(thousandths, 1000)
+        if second != self._second:
+            self._second, self._date = second, datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+        return f"{self._date}.{rest:03d}+00:00"
 
 
 def _line(event: Event) -> tuple[str, str, Line]:
     """Level, message and facts; the level "" is never written."""
     match event:
-        case Finished():
-            return _request(event)
         case Decided():
             level = "info" if event.outcome == "rejected" else "debug"
             return level, "decided", _decided(event)
@@ -88,29 +126,30 @@ def _line(event: Event) -> tuple[str, str, Line]:
             return "", "", {}
 
 
-def _request(event: Finished) -> tuple[str, str, Line]:
-    line: Line = {
-        "request_id": event.request_id,
-        "team": event.team,
-        "method": event.method,
-        "route": event.route,
-        "status": event.status,
-        "requested": event.requested,
-        "variant": event.variant,
-        "backend": event.backend,
-        "reason": event.reason,
-        "queue_ms": _ms(event.queue_s),
-        "ttft_ms": _ms(event.ttft_s),
-        "duration_ms": _ms(event.duration_s),
-        "tokens_in": event.tokens_in,
-        "tokens_out": event.tokens_out,
-        "bytes": event.sent_bytes,
-        "outcome": event.outcome,
-    }
-    for name in ("trace_id", "error"):
-        if value := getattr(event, name):
-            line[name] = value
-    return "info", "request", line
+def _request(ts: str, event: Finished) -> RequestLine:
+    return RequestLine(
+        ts,
+        "info",
+        "request",
+        event.request_id,
+        event.team,
+        event.method,
+        event.route,
+        event.status,
+        event.requested,
+        event.variant,
+        event.backend,
+        event.reason,
+        _ms(event.queue_s),
+        _ms(event.ttft_s),
+        _ms(event.duration_s),
+        event.tokens_in,
+        event.tokens_out,
+        event.sent_bytes,
+        event.outcome,
+        event.trace_id,
+        event.error,
+    )
 
 
 def _decided(event: Decided) -> Line:

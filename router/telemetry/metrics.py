@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from router import __version__
@@ -26,6 +26,7 @@ from router.telemetry.events import (
     UpstreamDown,
     UpstreamUp,
 )
+from router.telemetry.histograms import Counted, Histogram
 
 OTHER = "other"
 _DURATION = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92, 163.84, 327.68)
@@ -76,11 +77,11 @@ class Bounded:
 class Series:
     """The histograms of one operation on one pair of models, looked up once."""
 
-    duration: Histogram
-    ttft: Histogram
-    per_token: Histogram
-    tokens_in: Histogram
-    tokens_out: Histogram
+    duration: Counted
+    ttft: Counted
+    per_token: Counted
+    tokens_in: Counted
+    tokens_out: Counted
 
     def observe(self, event: Finished) -> None:
         """Count one request; what is not known is not counted."""
@@ -137,15 +138,15 @@ class MetricsHook:
             case Switched() if event.phase != "started":
                 self._switches.labels(event.phase).inc()
                 if event.duration_s is not None:
-                    self._switch_time.observe(event.duration_s)
+                    self._switch_time.labels().observe(event.duration_s)
             case Spilled():
                 self._spills.labels(self._model(event.model)).inc()
             case Measured() if event.measured_bytes > 0 and event.predicted_bytes > 0:
-                self._error.observe(event.predicted_bytes / event.measured_bytes - 1)
+                self._error.labels().observe(event.predicted_bytes / event.measured_bytes - 1)
             case UpstreamUp() | UpstreamDown():
                 self._up.labels(event.backend).set(isinstance(event, UpstreamUp))
             case LoopLagged():
-                self._lag.observe(event.lag_s)
+                self._lag.labels().observe(event.lag_s)
             case _:
                 pass
 
@@ -194,7 +195,7 @@ class MetricsHook:
             self._fallbacks.labels(self._model(requested), self._model(chosen), self._word(reason)).inc()
 
     def _finished(self, event: Finished) -> None:
-        self._queue.observe(event.queue_s)
+        self._queue.labels().observe(event.queue_s)
         if event.outcome == "client_gone":
             self._gone.labels(event.phase or ("stream" if event.sent_bytes else "before_answer")).inc()
         error = "" if event.status < 400 and event.outcome == "completed" else _error_type(event)
@@ -223,7 +224,7 @@ class MetricsHook:
         return Gauge(name, text, labels, registry=self.registry)
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...], labels: tuple[str, ...] = ()) -> Histogram:
-        return Histogram(name, text, labels, buckets=buckets, registry=self.registry)
+        return Histogram(name, text, labels, bounds=buckets, registry=self.registry)
 
 
 def _remember(known: dict[tuple[str, ...], Any], key: tuple[str, ...], value: object) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
@@ -14,44 +15,60 @@ from router.telemetry.events import Decided, Event, Finished, Spilled, Switched
 _FINISHED = ("status", "queue_s", "ttft_s", "duration_s", "tokens_out", "phase")
 
 
+@dataclass(slots=True)
+class Row:
+    """What happened at a time, and how it ended. Events are kept as they are: most are never looked at."""
+
+    at_s: float
+    event: Decided | Switched | Spilled
+    end: Finished | None = None
+
+
 class RecentDecisions:
-    """A ring of the last `kept` rows; verdicts are rendered when they are read, not when they happen."""
+    """A ring of the last `kept` rows; they are rendered when they are read, not when they happen."""
 
     def __init__(self, kept: int = 256, *, unix_now: Callable[[], float] = time.time) -> None:
         self._kept = kept
         self._unix_now = unix_now
-        self._rows: OrderedDict[str | int, dict[str, Any]] = OrderedDict()
+        self._rows: OrderedDict[str | int, Row] = OrderedDict()
         self._numbers = count()
 
     def on(self, event: Event) -> None:
-        match event:
-            case Decided():
-                self._add(event.request_id or next(self._numbers), _decided(event))
-            case Finished():
-                self._end(event)
-            case Switched() if event.phase != "started":
-                facts = {"model": event.model, "evicted": list(event.evicted), "duration_s": event.duration_s}
-                self._add(next(self._numbers), {"kind": f"switch {event.phase}", **facts, "error": event.error})
-            case Spilled():
-                sizes = {"size_bytes": event.size_bytes, "size_vram_bytes": event.size_vram_bytes}
-                self._add(next(self._numbers), {"kind": "spill", "model": event.model, **sizes})
-            case _:
-                pass
+        if isinstance(event, Finished):
+            if (row := self._rows.get(event.request_id)) is not None:
+                row.end = event
+        elif isinstance(event, Decided):
+            self._add(event.request_id or next(self._numbers), event)
+        elif isinstance(event, Spilled) or (isinstance(event, Switched) and event.phase != "started"):
+            self._add(next(self._numbers), event)
 
     def rows(self) -> list[dict[str, Any]]:
         """The rows, newest first, as plain data."""
         return [_rendered(row) for row in reversed(self._rows.values())]
 
-    def _add(self, key: str | int, row: dict[str, Any]) -> None:
-        self._rows[key] = {"at": round(self._unix_now(), 3), **row}
+    def _add(self, key: str | int, event: Decided | Switched | Spilled) -> None:
+        self._rows[key] = Row(self._unix_now(), event)
         if len(self._rows) > self._kept:
             self._rows.popitem(last=False)
 
-    def _end(self, event: Finished) -> None:
-        row = self._rows.get(event.request_id)
-        if row is not None:
-            row["ended"] = event.outcome
-            row.update({name: getattr(event, name) for name in _FINISHED})
+
+def _rendered(row: Row) -> dict[str, Any]:
+    event = row.event
+    if isinstance(event, Decided):
+        facts = _decided(event)
+    elif isinstance(event, Switched):
+        facts = {"kind": f"switch {event.phase}", "model": event.model, "evicted": list(event.evicted)}
+        facts |= {"duration_s": event.duration_s, "error": event.error}
+    else:
+        facts = {"kind": "spill", "model": event.model}
+        facts |= {"size_bytes": event.size_bytes, "size_vram_bytes": event.size_vram_bytes}
+    plain = {"at": round(row.at_s, 3), **facts}
+    if row.end is not None:
+        plain["ended"] = row.end.outcome
+        plain.update({name: getattr(row.end, name) for name in _FINISHED})
+    if isinstance(event, Decided) and event.decision is not None:
+        plain["verdicts"] = _verdicts(event.decision)
+    return plain
 
 
 def _decided(event: Decided) -> dict[str, Any]:
@@ -63,14 +80,7 @@ def _decided(event: Decided) -> dict[str, Any]:
         "chosen": event.chosen,
         "outcome": event.outcome,
         "reason": event.reason,
-        "decision": event.decision,
     }
-
-
-def _rendered(row: dict[str, Any]) -> dict[str, Any]:
-    decision = row.get("decision")
-    plain = {key: value for key, value in row.items() if key != "decision"}
-    return {**plain, "verdicts": _verdicts(decision)} if isinstance(decision, Decision) else plain
 
 
 def _verdicts(decision: Decision) -> list[dict[str, Any]]:
