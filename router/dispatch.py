@@ -166,7 +166,7 @@ class Dispatcher:
 
     async def _serve(self, call: Call, chain: Chain) -> Answer:
         started_s = _now()
-        attempts, is_let_in = 0, False
+        attempts, let_in = 0, ""
         while attempts < MOST_ATTEMPTS:
             decision = self.decide(call.request, chain)
             chosen = decision.chosen
@@ -176,12 +176,11 @@ class Dispatcher:
                     return answer
                 continue
             resident = chosen.resident if chosen is not None else None
-            if resident is None or not (is_let_in or self._line.may_enter(resident.weights)):
+            if resident is None or not (resident.weights == let_in or self._line.may_enter(resident.weights)):
                 key = self._key(call.request, chain)
-                await self._line.wait(key, lambda: self._decide(call.request, chain), started_s)
-                is_let_in = True
+                let_in = await self._line.wait(key, lambda: self._decide(call.request, chain), started_s)
                 continue
-            attempts, is_let_in = attempts + 1, False
+            attempts, let_in = attempts + 1, ""
             tracked = self._world.enter(resident.weights)
             if tracked is not None and chosen is not None:
                 self._decided(call, chain, decision)
@@ -257,7 +256,8 @@ class Dispatcher:
             await asyncio.sleep(RETRY_S)
             return None
         for verdict in decision.verdicts:
-            if verdict.facts is not None and (failed := self._residency.last_failure.get(verdict.facts.weights)):
+            failed = self._residency.last_failure.get(verdict.facts.weights) if verdict.facts is not None else None
+            if failed is not None and verdict.kind is VerdictKind.SPILLED:  # barred by it, that is
                 raise LoadFailed(failed.message, status=failed.status)
         self._decided(call, chain, decision)
         self._finished(call, None, Released("shed"), started_s, _now() - started_s, status=503)

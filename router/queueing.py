@@ -15,15 +15,17 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 
 from router.core.policy import Decision, VerdictKind
+from router.core.switching import Plan
 from router.errors import Busy
 from router.residency import Ending, Residency, Target
-from router.telemetry import QueueChanged, Telemetry
+from router.telemetry import Noted, QueueChanged, Telemetry
 from router.world import World
 
 LOADING_BYTES_PER_S = 1 << 30
 """For the expected wait in Retry-After, until loads have been measured."""
 
 MINUTE_S = 60.0
+IMPATIENT_S = 0.5  # how often is looked again while somebody has waited too long
 
 MOST_STRIKES = 3
 """So many switches to one model in a row may end without it; then it is left alone for a while."""
@@ -54,7 +56,7 @@ class Ticket:
     key: Hashable
     decide: Callable[[], Decision]
     since_s: float
-    turn: asyncio.Future[None]
+    turn: asyncio.Future[str]
     weights: str = ""
     overtaken: int = 0
 
@@ -65,6 +67,11 @@ class Group:
 
     decision: Decision
     tickets: list[Ticket] = field(default_factory=list)
+
+    @property
+    def plan(self) -> Plan | None:
+        """The switch that would serve them; None where none is needed or none exists."""
+        return self.decision.chosen.plan if self.decision.chosen is not None else None
 
     @property
     def oldest(self) -> Ticket:
@@ -106,10 +113,10 @@ class Line:
         for ticket in self._tickets:
             ticket.overtaken += 1
 
-    async def wait(self, key: Hashable, decide: Callable[[], Decision], since_s: float) -> None:
-        """Stand in line until the request should be decided anew. Raises Busy when the line is full or too slow.
+    async def wait(self, key: Hashable, decide: Callable[[], Decision], since_s: float) -> str:
+        """Stand in line until the request should be decided anew; the weights that it has been let in to ("" = none).
 
-        Leaving (cancellation) takes the ticket out at once; the time in which its own model loads does not count.
+        Raises Busy when the line is full or too slow. Leaving (cancellation) takes the ticket out at once; the time in which its own model loads does not count.
         """
         if len(self._tickets) >= self.settings.max_waiting:
             raise Busy(retry_after_s=self.expected_wait_s())
@@ -119,10 +126,17 @@ class Line:
         try:
             self.pump()
             await self._wait(ticket)
-        finally:
-            del self._tickets[ticket]
-            self._count_wanted()
-            self._telemetry.emit(QueueChanged(depth=len(self._tickets)))
+        except BaseException:
+            self._leave(ticket)
+            self.pump()  # what was closed for the sake of who has left opens again
+            raise
+        self._leave(ticket)
+        return ticket.turn.result()
+
+    def _leave(self, ticket: Ticket) -> None:
+        del self._tickets[ticket]
+        self._count_wanted()
+        self._telemetry.emit(QueueChanged(depth=len(self._tickets)))
 
     async def _wait(self, ticket: Ticket) -> None:
         deadline_s = ticket.since_s + self.settings.wait_s
@@ -168,23 +182,22 @@ class Line:
             self._release_ready(self._groups(), may_refuse=False)
             return
         groups = self._groups()
-        self.closed = frozenset()
+        ordered = sorted((group for group in groups.values() if group.plan is not None), key=self._rank)
+        first = next((group for group in ordered if self._is_impatient(group.oldest)), None)
+        # What stands in the way of an impatient group is closed before anybody else is let in to it.
+        self.closed = frozenset(first.plan.evict) if first is not None and first.plan is not None else frozenset()
         self._release_ready(groups)
         let_in = {ticket.weights for ticket in self._tickets if ticket.turn.done()}  # as good as in flight
-        ordered = sorted(groups.values(), key=self._rank)
         for group in ordered:
-            plan = group.decision.chosen.plan if group.decision.chosen else None
-            if plan is None:
-                continue
-            if not plan.waits_for and not let_in.intersection(plan.evict):
+            plan = group.plan
+            if plan is not None and not plan.waits_for and not let_in.intersection(plan.evict):
                 self._start(group)
                 break
-            if self._is_impatient(group.oldest):
-                self.closed = frozenset(plan.evict)
+            if group is first:
                 break
         if ordered and not self.is_switching:
             waits = [t.since_s + self.settings.age_bound_s for group in ordered for t in group.tickets]
-            self._set_timer(max(0.05, min(waits) - _now()))
+            self._set_timer(max(IMPATIENT_S, min(waits) - _now()))
 
     def _release_ready(self, groups: dict[str, Group], *, may_refuse: bool = True) -> None:
         """Wake those whose model is resident and open, and those who can only be refused or passed through.
@@ -201,7 +214,7 @@ class Line:
                 continue
             for ticket in group.tickets:
                 if not ticket.turn.done():
-                    ticket.turn.set_result(None)
+                    ticket.turn.set_result(ticket.weights)
 
     def _groups(self) -> dict[str, Group]:
         """Everybody who waits, by what they would get under the world as it is now."""
@@ -250,8 +263,11 @@ class Line:
         self._switching = asyncio.create_task(self._switch(self.loading), name="switch")
 
     async def _switch(self, target: Target) -> None:
+        ending = Ending.FAILED
         try:
             ending = await self._residency.switch(target)
+        except Exception as error:  # a fault of ours must not stop the line
+            self._telemetry.emit(Noted(f"a switch to {target.facts.name} broke off: {error!r}", level="error"))
         finally:
             self.loading = self._world.loading = None
             self._switching = None
@@ -261,7 +277,7 @@ class Line:
 
     def _count_strike(self, weights: str, ending: Ending) -> None:
         """A model that cannot be made resident is barred for a while, so that its chain goes on without it."""
-        if ending is Ending.DONE:
+        if ending in (Ending.DONE, Ending.ABANDONED, Ending.AWAY):
             self._strikes.pop(weights, None)
             return
         self._strikes[weights] = self._strikes.get(weights, 0) + 1

@@ -41,6 +41,8 @@ class Ending(Enum):
     MOVED = "the world moved; decide again"
     SPILLED = "spilled; unloaded again and learned"
     FAILED = "the load failed"
+    ABANDONED = "nobody waits for it any more"
+    AWAY = "the upstream went away"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +112,11 @@ class Residency:
         self._world.reservations.append(reservation)
         try:
             ending, text = await self._switch(target)
-        except RouterError as error:
+        except LoadFailed as error:
             ending, text = Ending.FAILED, error.message
-            self.last_failure[target.weights] = LoadFailed(error.message, status=error.status)
+            self.last_failure[target.weights] = error
+        except RouterError as error:  # it restarts, say: no fault of the model
+            ending, text = Ending.AWAY, error.message
         finally:
             self._world.reservations.remove(reservation)
             self._world.changed()
@@ -129,8 +133,10 @@ class Residency:
         return ending
 
     async def _switch(self, target: Target) -> tuple[Ending, str]:
-        if not await self._make_room(target.plan.evict):
+        if not await self._make_room(target):
             return Ending.MOVED, "a resident is busy again or would not go"
+        if not self._world.wanted.get(target.weights):
+            return Ending.ABANDONED, ""
         before = self._world.gpus
         if before is not None and not _still_fits(target.plan, before):
             return Ending.MOVED, "memory was taken meanwhile"
@@ -140,13 +146,13 @@ class Residency:
 
     # --- make room ---------------------------------------------------------------------------------------------
 
-    async def _make_room(self, evict: tuple[str, ...]) -> bool:
-        """Unload `evict` one by one; True when all have gone and the cards' figures are fresh."""
+    async def _make_room(self, target: Target) -> bool:
+        """Unload what must go, one by one; True when all have gone and the cards' figures are fresh."""
         await self._world.refresh_fresh()
         left_s = 0.0
-        for weights in evict:
+        for weights in target.plan.evict:
             tracked = self._world.residents.get(weights)
-            if tracked is None:
+            if tracked is None or not self._world.wanted.get(target.weights):
                 continue
             if tracked.in_flight or not await self.unload(tracked):
                 return False
@@ -228,6 +234,7 @@ class Residency:
             self._world.mark_no_gpu()
             return Ending.MOVED, "nothing was placed on a GPU: there is none"
         if is_full and row.context_length >= (target.plan.options.num_ctx or 0):
+            self.last_failure.pop(target.weights, None)
             return Ending.DONE, ""
         tracked.is_spilled = True
         self._world.changed()
