@@ -53,6 +53,7 @@ MIB = 1 << 20
 
 PROBE_TRIES, PROBE_PAUSE_S = 8, 0.25
 
+LEASE_MARGIN_S = 30.0
 LEAST_LEASE_S, LONGEST_LEASE_S = 60.0, 3600.0
 """Bounds of what Ollama is told to keep a model for: finite, so that nothing stays loaded when the router dies."""
 
@@ -248,6 +249,8 @@ def _warnings(config: Config, router: Router) -> list[str]:
     if not config.listen.is_loopback:
         rights = "do everything" if config.insecure_no_auth else "infer and read"
         found.append(f"listening on {config.listen.host} without keys: anybody who can connect may {rights}")
+    if router.world.gpus is None and router.world.is_up:
+        found.append("free VRAM cannot be read here: each load is tried and verified by what Ollama says (verify mode)")
     numbers = [int(part) for part in router.world.version.split(".") if part.isdigit()]
     if numbers and (0, 0, 0) < tuple(numbers) < (0, 17, 1):
         found.append(f"Ollama {router.world.version} is older than 0.17.1: see CVE-2026-7482")
@@ -353,7 +356,7 @@ def _switch_settings(config: Config) -> SwitchSettings:
         unload_timeout_s=config.switch.unload_timeout_s,
         memory_timeout_s=config.switch.memory_timeout_s,
         poll_s=config.switch.poll_s,
-        lease_s=min(max(config.defaults.keep_alive_s, LEAST_LEASE_S), LONGEST_LEASE_S),
+        lease_s=min(max(config.defaults.keep_alive_s + LEASE_MARGIN_S, LEAST_LEASE_S), LONGEST_LEASE_S),
     )
 
 

@@ -49,6 +49,14 @@ class Chains:
             return Chain(asked.name, (Variant(asked.name),))
         return auto_chain(asked, catalog.values(), rule.auto)
 
+    @staticmethod
+    def is_local(name: str) -> bool:
+        """True for a valid name that is no cloud model."""
+        try:
+            return ModelName.parse(name).source is not Source.CLOUD
+        except BadRequest:
+            return False
+
     def rule(self, name: str) -> ChainRule:
         """The configured rule for a name that `find` has found."""
         return self._rules.rule_for(name)

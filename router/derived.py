@@ -26,12 +26,17 @@ class DerivedTags:
         self._world = world
         self._made: dict[str, asyncio.Task[None]] = {}
 
-    async def ensure(self, variant: str, weights: str, options: RunnerOptions) -> str:
+    def forget(self, variant: str) -> None:
+        """Its tags are gone upstream: they are to be made again."""
+        for name in [name for name in self._made if self._world.shown_as.get(key_of(name)) == variant]:
+            del self._made[name]
+
+    async def ensure(self, variant: str, digest: str, options: RunnerOptions) -> str:
         """The name under which `/v1/*` reaches `variant` with `options`; made when it is missing."""
         wanted = parameters_of(options)
         if not wanted:
             return variant
-        name = derived_name(variant, weights, options)
+        name = derived_name(variant, digest, options)
         making = self._made.get(name)
         if making is None or (making.done() and making.exception() is not None):
             making = self._made[name] = asyncio.create_task(self._make(name, variant, wanted))
@@ -51,12 +56,3 @@ class DerivedTags:
                 if is_derived(str(row.get("name", ""))):
                     with suppress(RouterError):
                         await self._server.delete(str(row["name"]))
-
-    async def remove_of(self, variant_key: str) -> None:
-        """Remove the tags of one variant: it was deleted, or has not been loaded for long."""
-        for name in [
-            name for name in self._made if key_of(self._world.shown_as.get(key_of(name), name)) == variant_key
-        ]:
-            del self._made[name]
-            with suppress(RouterError):
-                await self._server.delete(name)

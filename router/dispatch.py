@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 from typing import Literal
 
 from router.adapters.relay import Relay, UpstreamRequest, UpstreamResponse
@@ -20,7 +21,7 @@ from router.core.capacity import RunnerOptions
 from router.core.catalog import Chain
 from router.core.derived_names import is_derived, parameters_of
 from router.core.names import key_of
-from router.core.payload import InferenceRequest, rewrite
+from router.core.payload import InferenceRequest, Patch, rewrite
 from router.core.policy import Decision, Outcome, Rules, Verdict, VerdictKind, choose
 from router.core.report import refusal
 from router.core.routes import Route
@@ -42,13 +43,16 @@ RECENT_CHAINS = 32
 
 RETRY_S = 1.0  # how often a request that waits for room looks again
 
-UNSET: dict[str, int | bool | None] = dict.fromkeys(RunnerOptions.__dataclass_fields__)
-del UNSET["shift"]  # the one that is no option but a top-level key with a meaning for clients
+IN_OPTIONS = tuple(key for key in RunnerOptions.__dataclass_fields__ if key != "shift")
+"""The options of a runner; `shift` is none but a top-level key with a meaning for clients."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Call:
-    """One inference request as the edge has read it. `headers` are those that may go upstream (E6)."""
+    """One inference request as the edge has read it. `headers` are those that may go upstream (E6).
+
+    Not frozen, like `Released`: one is built for every request, and frozen costs three times as much.
+    """
 
     route: Route
     request: InferenceRequest
@@ -61,7 +65,7 @@ class Call:
     path_model: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Released:
     """How sending an answer ended; token counts where the answer told them."""
 
@@ -144,6 +148,7 @@ class Dispatcher:
         self._decisions: dict[Hashable, Decision] = {}
         self._decisions_epoch = -1
         self._recent: dict[str, Chain] = {}
+        self._refused_at_s = -1.0
 
     # --- the story ---------------------------------------------------------------------------------------------
 
@@ -156,6 +161,9 @@ class Dispatcher:
         if not call.request.has_model:
             return await self._pass(call, "passthrough: no model named")
         chain = None if call.request.options_error else self._chain(call)
+        if chain is None and not call.request.options_error and self._chains.is_local(call.request.model):
+            await self._world.look_for(call.request.model)
+            chain = self._chain(call)
         if chain is None:
             return await self._pass(call, "passthrough: not installed")
         if chain.name not in self._recent:
@@ -166,7 +174,7 @@ class Dispatcher:
 
     async def _serve(self, call: Call, chain: Chain) -> Answer:
         started_s = _now()
-        attempts, let_in = 0, ""
+        attempts, let_in, reason = 0, "", ""
         while attempts < MOST_ATTEMPTS:
             decision = self.decide(call.request, chain)
             chosen = decision.chosen
@@ -176,6 +184,8 @@ class Dispatcher:
                     return answer
                 continue
             resident = chosen.resident if chosen is not None else None
+            if chosen is not None and resident is None and chosen.plan is not None:
+                reason = decision.reason
             if resident is None or not (resident.weights == let_in or self._line.may_enter(resident.weights)):
                 key = self._key(call.request, chain)
                 let_in = await self._line.wait(key, lambda: self._decide(call.request, chain), started_s)
@@ -184,13 +194,13 @@ class Dispatcher:
             tracked = self._world.enter(resident.weights)
             if tracked is not None and chosen is not None:
                 self._decided(call, chain, decision)
-                answer = await self._relay_to(call, decision, chosen, tracked, started_s)
+                answer = await self._relay_to(call, reason or decision.reason, chosen, tracked, started_s)
                 if answer is not None:
                     return answer
         raise NoVariantFits(f"{call.request.model}: the card changed faster than it could be used", retry_after_s=1.0)
 
     async def _relay_to(
-        self, call: Call, decision: Decision, chosen: Verdict, tracked: Tracked, since_s: float
+        self, call: Call, reason: str, chosen: Verdict, tracked: Tracked, since_s: float
     ) -> Answer | None:
         """Send the request to the resident that it has entered; None when the model is gone upstream after all."""
         queue_s = _now() - since_s
@@ -203,9 +213,10 @@ class Dispatcher:
             if isinstance(error, UpstreamError):
                 self._finished(call, chosen, Released("upstream_error"), since_s, queue_s)
             raise
-        if upstream.status == 404 and key_of(chosen.variant.model) != key_of(call.request.model):
-            upstream.close()  # deleted behind our back: the chain goes on without it
+        if upstream.status == 404 and (rename or key_of(chosen.variant.model) != key_of(call.request.model)):
+            upstream.close()  # deleted behind our back, the variant or its derived tag: the chain decides anew
             self._world.leave(tracked)
+            self._derived.forget(chosen.variant.model)
             await self._world.refresh_catalog()
             return None
         self._keepalive.asked(tracked, call.request.keep_alive_s)
@@ -215,7 +226,7 @@ class Dispatcher:
             self._world.leave(tracked)
             self._finished(call, chosen, released, since_s, queue_s, upstream.status, ttft_s)
 
-        headers = _headers(call.request.model, chosen.variant.model, decision.reason, queue_s)
+        headers = _headers(call.request.model, chosen.variant.model, reason, queue_s)
         return Answer(upstream.status, headers, upstream, rename=rename, on_release=on_release)
 
     async def _body(self, call: Call, chosen: Verdict, tracked: Tracked) -> tuple[bytes, tuple[bytes, bytes] | None]:
@@ -224,14 +235,11 @@ class Dispatcher:
         name = _spelled(call.request.model, chosen.variant.model)
         shown = call.request.model if self._settings.response_model == "requested" else name
         if call.route.dialect == "ollama":
-            runner: dict[str, int | bool | None] = {
-                **UNSET,
-                **{key: value for key in UNSET if (value := getattr(options, key)) is not None},
-            }
-            body = rewrite(call.body, model=name, options=runner, drop=_KEEP_ALIVE, members=call.request.members)
+            patch = _patch(options)
+            body = rewrite(call.body, model=name, options=patch, drop=_KEEP_ALIVE, members=call.request.members)
         else:
             if self._settings.has_derived_tags and parameters_of(options):
-                name = await self._derived.ensure(chosen.variant.model, tracked.weights, options)
+                name = await self._derived.ensure(chosen.variant.model, _digest(chosen), options)
             body = rewrite(call.body, model=name, members=call.request.members)
         return body, None if name == shown else (name.encode(), shown.encode())
 
@@ -249,6 +257,10 @@ class Dispatcher:
         """Nothing fits: refuse, wait and look again (None), let it spill, or pass it on; as configured."""
         if decision.outcome is Outcome.PASSTHROUGH:
             return await self._pass(call, "passthrough: no GPU")
+        if not self._is_fresh(started_s):
+            await self._world.refresh_fresh()  # nobody is refused by what was true a second ago
+            self._refused_at_s = _now()
+            return None
         rule = call.nothing_fits or self._chains.rule(call.request.model).nothing_fits
         if rule in ("passthrough", "allow_partial"):
             return await self._pass(call, f"{rule}: {refusal(chain, decision)}", _first_installed(decision))
@@ -269,6 +281,7 @@ class Dispatcher:
             tracked = self._world.residents.get(self._world.weights_of(variant.model))
             if tracked is not None:
                 self._keepalive.asked(tracked, 0.0)
+                self._world.going(tracked)
                 return await self._pass(call, "unload", variant.model)
         return await self._pass(call, "unload: not loaded", chain.variants[0].model)
 
@@ -285,6 +298,10 @@ class Dispatcher:
 
         headers = _headers(call.request.model, name, reason, 0.0)
         return Answer(upstream.status, headers, upstream, on_release=on_release)
+
+    def _is_fresh(self, since_s: float) -> bool:
+        """True when the world has been read for a refusal since the request came."""
+        return self._refused_at_s >= since_s
 
     def _decided(self, call: Call, chain: Chain, decision: Decision) -> None:
         self._telemetry.emit(
@@ -437,6 +454,13 @@ class Dispatcher:
 
 
 _KEEP_ALIVE = frozenset({"keep_alive"})
+_LONGEST_NAME = 512  # of a requested model whose headers are remembered
+
+
+@lru_cache(maxsize=256)
+def _patch(options: RunnerOptions) -> Patch:
+    """Exactly these options in a body, none of a client's own."""
+    return Patch.of({key: getattr(options, key) for key in IN_OPTIONS})
 
 
 def _is_settled(decision: Decision) -> bool:
@@ -446,9 +470,14 @@ def _is_settled(decision: Decision) -> bool:
     return decision.chosen.kind is VerdictKind.RESIDENT and VerdictKind.HELD_BACK not in kinds
 
 
+def _digest(chosen: Verdict) -> str:
+    """What a derived tag stands for: the variant's manifest, so that one created anew gets a new tag."""
+    return chosen.facts.digest if chosen.facts is not None else ""
+
+
 def _spelled(requested: str, variant: str) -> str:
     """The variant's name, in the client's own spelling where that names the same model."""
-    return requested if key_of(requested) == key_of(variant) else variant
+    return requested if requested == variant or key_of(requested) == key_of(variant) else variant
 
 
 def _upstream(call: Call, body: bytes) -> UpstreamRequest:
@@ -457,13 +486,19 @@ def _upstream(call: Call, body: bytes) -> UpstreamRequest:
 
 
 def _headers(requested: str, variant: str, reason: str, queue_s: float) -> list[tuple[bytes, bytes]]:
-    return [
+    fixed = _fixed_headers if len(requested) <= _LONGEST_NAME else _fixed_headers.__wrapped__
+    return [*fixed(requested, variant, reason), (b"x-router-queue-ms", b"%d" % (queue_s * 1000))]
+
+
+@lru_cache(maxsize=256)
+def _fixed_headers(requested: str, variant: str, reason: str) -> tuple[tuple[bytes, bytes], ...]:
+    """What the answers to many requests have in common."""
+    return (
         (b"x-router-model", _latin(variant)),
         (b"x-router-requested-model", _latin(requested)),
         (b"x-router-reason", _latin(reason)),
         (b"x-router-backend", b"local"),
-        (b"x-router-queue-ms", b"%d" % (queue_s * 1000)),
-    ]
+    )
 
 
 def _latin(text: str) -> bytes:

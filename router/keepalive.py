@@ -23,6 +23,9 @@ NEVER = datetime(2318, 1, 1, tzinfo=UTC)
 
 CHECK_S = 0.5
 
+MARGIN_S = 5.0
+"""Ollama's own lease must outlast ours by this, so that never Ollama unloads what a request was just sent to."""
+
 
 class KeepAlive:
     """Expiry of residents on behalf of clients. `is_switching` tells whether the card is being changed now."""
@@ -53,11 +56,12 @@ class KeepAlive:
 
     def expiry(self, tracked: Tracked | None) -> datetime | None:
         """What `/api/ps` shows for a resident; None: what the upstream says is right."""
-        if tracked is None or tracked.client_keep_alive_s is None:
+        keep_s = self._keep_s(tracked) if tracked is not None else None
+        if tracked is None or keep_s is None:
             return None
-        if math.isinf(tracked.client_keep_alive_s):
+        if math.isinf(keep_s):
             return NEVER
-        left_s = tracked.idle_since_s + tracked.client_keep_alive_s - asyncio.get_running_loop().time()
+        left_s = tracked.idle_since_s + keep_s - asyncio.get_running_loop().time()
         return self._now() + timedelta(seconds=left_s)
 
     async def watch(self) -> None:
@@ -70,14 +74,14 @@ class KeepAlive:
     async def check(self) -> None:
         """One round: at most one unload or renewal per resident, none while a switch runs."""
         for tracked in list(self._world.residents.values()):
-            if self._is_switching() or tracked.in_flight:
+            if self._is_switching() or tracked.in_flight or self._world.residents.get(tracked.weights) is not tracked:
                 continue
             now_s = asyncio.get_running_loop().time()
             keep_s = self._keep_s(tracked)
             idle_s = now_s - tracked.idle_since_s
             if keep_s is not None and idle_s >= keep_s:
                 await self._residency.unload(tracked)
-            elif keep_s is not None and keep_s > tracked.lease_s and self._is_due(tracked, now_s):
+            elif keep_s is not None and keep_s + MARGIN_S > tracked.lease_s and self._is_due(tracked, now_s):
                 await self._residency.renew(tracked)
                 self._touched[tracked.weights] = now_s
 

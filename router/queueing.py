@@ -116,7 +116,8 @@ class Line:
     async def wait(self, key: Hashable, decide: Callable[[], Decision], since_s: float) -> str:
         """Stand in line until the request should be decided anew; the weights that it has been let in to ("" = none).
 
-        Raises Busy when the line is full or too slow. Leaving (cancellation) takes the ticket out at once; the time in which its own model loads does not count.
+        Raises Busy when the line is full or too slow. Leaving (cancellation) takes the ticket out at
+        once; the time in which its own model loads does not count.
         """
         if len(self._tickets) >= self.settings.max_waiting:
             raise Busy(retry_after_s=self.expected_wait_s())
@@ -168,8 +169,8 @@ class Line:
 
     def pump(self) -> None:
         """Let go everybody who can go; start the next switch if none runs."""
-        if self._pumping:
-            return
+        if self._pumping or not (self._tickets or self.closed or self._timer):
+            return  # the usual end of a request: nobody waits
         self._pumping = True
         try:
             self._pump()

@@ -30,6 +30,12 @@ from router.world import Tracked, World
 SEEN_SHARE = 0.5
 """A load of which the probe saw less than this share of ps' figure is taken for a spill (AMX buffers count as VRAM)."""
 
+FOREIGN_BYTES = 1 << 30
+"""A load that took more than a quarter and this above what was expected was not alone: somebody else took memory."""
+
+CEILING_SLACK_BYTES = 1 << 30
+"""Without a probe: what may be left free beside a load that spilled (layers, margins)."""
+
 BACK_SHARE = 0.9
 """This share of what a runner held must be free again before its memory counts as back."""
 
@@ -107,7 +113,8 @@ class Residency:
     async def switch(self, target: Target) -> Ending:
         """Make `target` resident. Never raises a RouterError: each failure is an Ending, an event and a lesson."""
         started_s = _now()
-        self._telemetry.emit(Switched(phase="started", model=target.facts.name, evicted=target.plan.evict))
+        evicted = tuple(self._name(weights) for weights in target.plan.evict)
+        self._telemetry.emit(Switched(phase="started", model=target.facts.name, evicted=evicted))
         reservation = Reservation(target.weights, dict.fromkeys(target.plan.cards, 0))
         self._world.reservations.append(reservation)
         try:
@@ -125,7 +132,7 @@ class Residency:
             Switched(
                 phase=phase,
                 model=target.facts.name,
-                evicted=target.plan.evict,
+                evicted=evicted,
                 duration_s=_now() - started_s,
                 error=text or ("" if ending is Ending.DONE else ending.value),
             )
@@ -137,6 +144,8 @@ class Residency:
             return Ending.MOVED, "a resident is busy again or would not go"
         if not self._world.wanted.get(target.weights):
             return Ending.ABANDONED, ""
+        if target.weights in self._world.residents and not target.plan.adopts:
+            return Ending.MOVED, "somebody else has loaded it meanwhile"
         before = self._world.gpus
         if before is not None and not _still_fits(target.plan, before):
             return Ending.MOVED, "memory was taken meanwhile"
@@ -166,18 +175,20 @@ class Residency:
         """Unload a resident and wait until ps has dropped it and its memory is back; False when it would not go."""
         before = self._world.gpus
         deadline_s = _now() + self._settings.unload_timeout_s
+        self._world.going(tracked)
         facts = self._facts(tracked)
         is_embedding = facts is not None and is_embedder(facts)
         again_s = 0.0
-        while tracked.weights in self._world.residents:
-            if _now() >= deadline_s:
+        while self._world.residents.get(tracked.weights) is tracked:
+            if _now() >= deadline_s or tracked.in_flight:
+                self._world.stays(tracked)
                 return False
             if _now() >= again_s:  # an unload does nothing while the runner is busy: say it again
                 with suppress(ModelNotFound):  # its tag was deleted while it is loaded: only time unloads it
                     await self._world.server.unload(tracked.name, embedding=is_embedding)
                 again_s = _now() + 2.0
             await self._world.refresh_fresh()
-            if tracked.weights in self._world.residents:
+            if self._world.residents.get(tracked.weights) is tracked:
                 await asyncio.sleep(self._settings.poll_s)
         if before is not None:
             await self._wait_for_memory(tracked, before)
@@ -204,6 +215,10 @@ class Residency:
             await asyncio.sleep(self._settings.poll_s)
             await self._world.refresh_fresh()
 
+    def _name(self, weights: str) -> str:
+        tracked = self._world.residents.get(weights)
+        return tracked.name if tracked is not None else weights
+
     def _facts(self, tracked: Tracked) -> ModelFacts | None:
         return next((f for f in self._world.catalog.values() if f.weights == tracked.weights), None)
 
@@ -220,23 +235,29 @@ class Residency:
             return Ending.MOVED, "the load came back, but nothing is loaded"
         tracked.options, tracked.lease_s = target.plan.options, self._settings.lease_s
         tracked.loaded_at_s = _now()
-        taken = _taken(before, self._world.gpus)
-        if before is not None:
-            tracked.free_at_load_bytes = {gpu.index: gpu.free_bytes for gpu in before}
         row = tracked.row
+        taken = {} if target.plan.adopts else _taken(before, self._world.gpus)
+        if before is not None and not target.plan.adopts:
+            tracked.free_at_load_bytes = {gpu.index: gpu.free_bytes for gpu in before}
         is_full = row.size_vram_bytes > 0 and row.size_vram_bytes >= row.size_bytes
-        if taken and sum(taken.values()) < row.size_vram_bytes * SEEN_SHARE:
+        taken_bytes = sum(taken.values())
+        is_seen = before is not None and self._world.gpus is not None and not target.plan.adopts
+        if is_seen and taken_bytes < row.size_vram_bytes * SEEN_SHARE:
             is_full = False
-        if taken and sum(taken.values()) >= row.size_vram_bytes * SEEN_SHARE:
+        is_plausible = taken_bytes <= max(target.plan.expected_bytes, row.size_vram_bytes) * 1.25 + FOREIGN_BYTES
+        if is_full and is_seen and is_plausible:
             tracked.held_bytes, tracked.is_measured = taken, True
-        self._learn(target, sum(taken.values()), before, is_spilled=not is_full)
-        if before is None and row.size_vram_bytes == 0:
+        if not target.plan.adopts and (is_plausible or not is_full):
+            self._learn(target, taken_bytes, before, is_spilled=not is_full)
+        if self._world.probe is None and row.size_vram_bytes == 0:
             self._world.mark_no_gpu()
             return Ending.MOVED, "nothing was placed on a GPU: there is none"
         if is_full and row.context_length >= (target.plan.options.num_ctx or 0):
             self.last_failure.pop(target.weights, None)
             return Ending.DONE, ""
         tracked.is_spilled = True
+        if before is None and len(self._world.residents) == 1 and not is_full:
+            self._world.note_ceiling(row.size_vram_bytes + CEILING_SLACK_BYTES)
         self._world.changed()
         self._telemetry.emit(
             Spilled(model=tracked.name, size_bytes=row.size_bytes, size_vram_bytes=row.size_vram_bytes)

@@ -7,13 +7,13 @@ requests do, so it never cuts one, and it evicts nothing for a kept model.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 from router.chains import Chains
 from router.core.catalog import Chain
 from router.core.payload import InferenceRequest
-from router.core.policy import VerdictKind
+from router.core.policy import Verdict, VerdictKind
 from router.dispatch import Dispatcher
 from router.errors import RouterError
 from router.queueing import Line
@@ -62,26 +62,40 @@ class Warmup:
     async def check(self) -> None:
         """One round: preload what is due, bring kept models back, go up where a chain says so."""
         while self._to_preload:
-            await self._warm(self._to_preload.pop(0), may_evict=True)
+            await self._warm(self._to_preload.pop(0), self._may_preload)
         for name in self._keep:
-            await self._warm(name, may_evict=False)
+            await self._warm(name, lambda chosen, chain: not _evicted(chosen))
         for chain in self._dispatcher.recent_chains():
             if self._chains.rule(chain.name).upgrade == "idle" and not self._line.depth:
-                await self._warm(chain.name, may_evict=True)
+                await self._warm(chain.name, self._may_go_up)
 
-    async def _warm(self, name: str, *, may_evict: bool) -> None:
+    def _may_preload(self, chosen: Verdict, chain: Chain) -> bool:
+        """A preload may evict what was left over, but nothing that is wanted itself."""
+        wanted = {self._world.weights_of(name) for name in (*self._keep, *self._preload)}
+        return not wanted.intersection(_evicted(chosen))
+
+    def _may_go_up(self, chosen: Verdict, chain: Chain) -> bool:
+        """An idle upgrade replaces smaller variants of its own chain, and loads nothing where none is loaded."""
+        own = {self._world.weights_of(variant.model) for variant in chain.variants}
+        return chosen.is_upgrade and own.issuperset(_evicted(chosen))
+
+    async def _warm(self, name: str, may: Callable[[Verdict, Chain], bool]) -> None:
         now_s = asyncio.get_running_loop().time()
         chain = self._chains.find(name, self._world.catalog)
         if chain is None or now_s < self._not_before_s.get(name, 0.0):
             return
         request = InferenceRequest(name)
-        if self._wants(request, chain, may_evict=may_evict):
+        if self._wants(request, chain, may):
             self._not_before_s[name] = now_s + AGAIN_S
             await self._dispatcher.make_resident(request, chain)
 
-    def _wants(self, request: InferenceRequest, chain: Chain, *, may_evict: bool) -> bool:
+    def _wants(self, request: InferenceRequest, chain: Chain, may: Callable[[Verdict, Chain], bool]) -> bool:
         """True when a load is due and would disturb nobody."""
         chosen = self._dispatcher.decide(request, chain).chosen
         if chosen is None or chosen.plan is None or chosen.kind is VerdictKind.WAITS:
             return False
-        return may_evict or not chosen.plan.evict
+        return may(chosen, chain)
+
+
+def _evicted(chosen: Verdict) -> tuple[str, ...]:
+    return chosen.plan.evict if chosen.plan is not None else ()

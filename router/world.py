@@ -24,7 +24,14 @@ from router.core.names import key_of
 from router.errors import ProbeError, RouterError
 from router.telemetry import ProbeBack, ProbeLost, Telemetry, UpstreamDown, UpstreamUp
 
-FOREVER_S = math.inf
+LOOK_S = 1.0
+NO_GPU_S = 60.0
+CEILING_S = 600.0
+GOING_S = 10.0
+"""An unload that was asked for counts as under way so long; then the model is looked at again."""
+
+DEAD_SHARE = 0.5
+"""A runner of whose memory the probe finds more than this free again has died, whatever ps says (scheduler.md §9)."""
 
 
 @dataclass(slots=True)
@@ -46,6 +53,7 @@ class Tracked:
     is_spilled: bool = False
     is_kept: bool = False
     is_measured: bool = False
+    going_until_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +94,9 @@ class World:
         self.loading: tuple[str, int] | None = None  # weights and num_ctx of the switch under way
         self.wanted: dict[str, int] = {}
         self.epoch = 0
+        self._leaving: dict[str, Tracked] = {}  # gone from ps, but requests to it have not ended
+        self._no_gpu_until_s = -math.inf
+        self._ceiling: tuple[float, int] | None = None  # until when, and bytes
         self.barred: dict[str, tuple[float, str]] = {}  # weights → (until, why)
         self.shown_as: dict[str, str] = {}  # key of a derived tag → the variant it stands for
         self.on_change: Callable[[], None] = lambda: None
@@ -96,7 +107,7 @@ class World:
         self._probe_lost = False
         self._floors: deque[tuple[float, dict[int, int]]] = deque()
         self._order = 0
-        self._catalog_at_s = -math.inf
+        self._catalog_at_s = self._looked_at_s = -math.inf
         self._refreshing: asyncio.Task[None] | None = None
 
     # --- reading -----------------------------------------------------------------------------------------------
@@ -117,6 +128,7 @@ class World:
     async def _refresh(self) -> None:
         await asyncio.gather(self._read_probe(), self._read_upstream())
         self._guess_unmeasured()
+        self._find_dead()
         self._note_floor()
         self.on_change()
 
@@ -126,6 +138,29 @@ class World:
             if not tracked.is_measured and (held := self._guess_held(tracked.row)) != tracked.held_bytes:
                 tracked.held_bytes = held
                 self.changed()
+
+    def _find_dead(self) -> None:
+        """A runner that died stays in ps until its next request, which would load it again behind our back."""
+        if self.loading is not None:
+            return
+        for gpu in self.gpus or ():
+            measured = [tracked for tracked in self.residents.values() if tracked.is_measured]
+            missing = sum(t.held_bytes.get(gpu.index, 0) for t in measured) - (gpu.total_bytes - gpu.free_bytes)
+            for tracked in sorted(measured, key=lambda t: -t.held_bytes.get(gpu.index, 0)):
+                held = tracked.held_bytes.get(gpu.index, 0)
+                if held and missing > held * DEAD_SHARE and not tracked.is_spilled:
+                    tracked.is_spilled, missing = True, missing - held
+                    self.changed()
+
+    def going(self, tracked: Tracked) -> None:
+        """It is being unloaded: no request may rely on it any more."""
+        tracked.going_until_s = _now() + GOING_S
+        self.changed()
+
+    def stays(self, tracked: Tracked) -> None:
+        """It would not go after all."""
+        tracked.going_until_s = 0.0
+        self.changed()
 
     def _note_floor(self) -> None:
         """Remember what others leave of each card; not during a switch, when memory is on its way."""
@@ -145,6 +180,16 @@ class World:
         self.catalog = {key: facts for key, facts in self._installed.items() if not is_derived(facts.name)}
         self._catalog_at_s = _now()
         self.changed()
+
+    async def look_for(self, name: str) -> None:
+        """A name that the catalog does not know: it may have been installed a moment ago. At most one look a second."""
+        now_s = _now()
+        if now_s - self._catalog_at_s < LOOK_S or now_s - self._looked_at_s < LOOK_S:
+            return
+        self._looked_at_s = now_s
+        looking = asyncio.create_task(self.refresh_catalog())
+        with suppress(RouterError):
+            await asyncio.shield(looking)
 
     def catalog_changed(self) -> None:
         """What is installed may have changed: the next refresh reads it anew."""
@@ -169,6 +214,8 @@ class World:
             return
         if not self.is_up:
             self.is_up, self.last_error = True, ""
+            self.barred.clear()
+            self._no_gpu_until_s = -math.inf
             self._telemetry.emit(UpstreamUp(version=self.version))
             self.on_restart()
         if any(key_of(row.name) not in self._installed for row in rows):
@@ -208,7 +255,7 @@ class World:
     @property
     def gpus(self) -> tuple[Gpu, ...] | None:
         """The cards, restricted to those of the backend; None = no reading; () = there is no GPU."""
-        if not self.settings.has_gpu:
+        if not self.settings.has_gpu or _now() < self._no_gpu_until_s:
             return ()
         if self._reading is None or _now() - self._reading.taken_at_s > self.settings.stale_after_s:
             return None
@@ -224,8 +271,13 @@ class World:
         return self._reading.processes if self._reading else ()
 
     def mark_no_gpu(self) -> None:
-        """Even the smallest model showed no VRAM: there is no GPU, requests pass unchanged."""
-        self.settings = replace(self.settings, has_gpu=False)
+        """A model loaded alone showed no VRAM at all: there is no GPU, requests pass unchanged, for a minute."""
+        self._no_gpu_until_s = _now() + NO_GPU_S
+        self.changed()
+
+    def note_ceiling(self, placed_bytes: int) -> None:
+        """Without a probe: a model that had the cards for itself could place so much, and spilled."""
+        self._ceiling = (_now() + CEILING_S, placed_bytes)
         self.changed()
 
     def snapshot(self, *, may_upgrade: bool = True) -> Snapshot:
@@ -239,6 +291,7 @@ class World:
             may_upgrade=may_upgrade,
             loading=self.loading,
             floor_bytes=self._floor_bytes(),
+            ceiling_bytes=self._ceiling[1] if self._ceiling is not None and now_s < self._ceiling[0] else None,
             barred={weights: why for weights, (until_s, why) in self.barred.items() if until_s > now_s},
         )
 
@@ -272,20 +325,25 @@ class World:
             kept=tracked.is_kept,
             dwell_left_s=max(0.0, tracked.loaded_at_s + self.settings.dwell_s - now_s),
             is_spilled=tracked.is_spilled,
+            is_going=now_s < tracked.going_until_s,
         )
 
-    def weights_of(self, name: str) -> str:
+    def weights_of(self, name: str, digest: str = "") -> str:
         """The weights blob behind a name of `/api/ps`; the name's own key where the catalog does not know it."""
         key = key_of(name)
         facts = self._installed.get(key)
+        if facts is not None and digest and facts.digest and facts.digest != digest:
+            return f"gone:{digest}"  # the name was pulled or created anew while the old weights are loaded
         return facts.weights if facts is not None and facts.weights else key
 
     def _merge(self, rows: list[PsRow]) -> None:
         """Take over what `/api/ps` says: new rows were loaded by somebody, missing ones have gone."""
         now_s = _now()
-        seen = {self.weights_of(row.name): row for row in rows}
+        seen = {self.weights_of(row.name, row.digest): row for row in rows}
         for weights in [weights for weights in self.residents if weights not in seen]:
-            del self.residents[weights]
+            gone = self.residents.pop(weights)
+            if gone.in_flight:
+                self._leaving[weights] = gone
             self.changed()
         for weights, row in seen.items():
             tracked = self.residents.get(weights)
@@ -313,6 +371,11 @@ class World:
         name = self.shown_as.get(key_of(row.name), row.name)
         tracked = Tracked(weights, name, row, self._order, now_s, self._guess_held(row), options=options)
         tracked.idle_since_s, tracked.is_kept = now_s, key_of(name) in self.settings.keep
+        if (before := self._leaving.pop(weights, None)) is not None and before.in_flight:
+            before.order, before.row, before.name, before.options = tracked.order, row, name, options
+            before.held_bytes, before.loaded_at_s = tracked.held_bytes, now_s
+            before.is_measured = before.is_spilled = False
+            before.going_until_s, tracked = 0.0, before
         self.residents[weights] = tracked
         self.changed()
         return tracked

@@ -160,7 +160,7 @@ async def _ask(sim: SimulatedOllama, url: str, phase: str, model: str, prompt: s
     await client.aclose()
     last = lines[-1]
     if "error" in last:
-        return Shown(phase, model, "-", str(last["error"]), 100, 0.0, took_s)
+        return Shown(phase, model, "-", str(last["error"]), 0, 0.0, took_s)
     eval_s = last.get("eval_duration", 0) / 1e9
     served = headers.get(b"x-router-model", str(last["model"]).encode()).decode()
     why = headers.get(b"x-router-reason", b"").decode()

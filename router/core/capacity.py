@@ -59,6 +59,7 @@ class Resident:
     `free_at_load_bytes` what the driver had free per card just before its load. `order` rises with each load: the
     youngest has the highest. `options` is None for a runner that somebody else loaded. `keep_alive_s` is what Ollama
     was told (inf = for ever). `wanted` counts requests that wait for it; `kept` marks the models of `keep:`.
+    `is_spilled` marks what was measured not to be (wholly) there, `is_going` what is being unloaded.
     """
 
     name: str
@@ -76,11 +77,16 @@ class Resident:
     kept: bool = False
     dwell_left_s: float = 0.0
     is_spilled: bool = False
+    is_going: bool = False
 
     @property
     def is_fully_resident(self) -> bool:
         """True when the upstream says that everything is on the GPU and nothing measured contradicts it."""
-        return not self.is_spilled and self.size_vram_bytes > 0 and self.size_vram_bytes >= self.size_bytes
+        return (
+            not (self.is_spilled or self.is_going)
+            and self.size_vram_bytes > 0
+            and self.size_vram_bytes >= self.size_bytes
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +104,8 @@ class Snapshot:
     `catalog` maps canonical names to facts. `may_upgrade` is False while the swap budget of the minute is spent.
     `barred` names weights that just failed to load, with the reason. `loading` is what a switch under way loads:
     weights and num_ctx. `floor_bytes` is the least per card that was not taken by others over the dwell time of
-    upgrades (free + what residents hold); a card that is missing has no history.
+    upgrades (free + what residents hold); a card that is missing has no history. Without a probe, `ceiling_bytes` is
+    what a load that spilled alone could place on the cards.
     """
 
     gpus: tuple[Gpu, ...] | None
@@ -109,6 +116,7 @@ class Snapshot:
     barred: Mapping[str, str] = field(default_factory=dict)
     loading: tuple[str, int] | None = None
     floor_bytes: Mapping[int, int] = field(default_factory=dict)
+    ceiling_bytes: int | None = None
 
     def __repr__(self) -> str:
         free = "unknown" if self.gpus is None else " + ".join(f"{gpu.free_bytes / GIB:.1f}" for gpu in self.gpus)

@@ -14,16 +14,16 @@ def is_derived(name: str) -> bool:
     return f"{NAMESPACE}/" in name
 
 
-def derived_name(variant: str, weights: str, options: RunnerOptions) -> str:
+def derived_name(variant: str, digest: str, options: RunnerOptions) -> str:
     """The tag for `variant` with `options`: the same for the same, so that a second router finds it.
 
-    A piece of the `weights` blob's digest is in it: a variant that was pulled anew gets a new tag.
+    A piece of the variant's manifest `digest` is in it: a variant that was pulled or created anew gets a new tag.
     """
     name = ModelName.parse(variant)
     parts = [name.namespace, name.model] if name.namespace != "library" else [name.model]
     card = "x" if options.main_gpu is None else options.main_gpu
-    blob = "".join(char for char in weights.removeprefix("sha256") if char.isalnum())[:8]
-    suffix = f"-w{blob}-c{options.num_ctx or 0}-b{options.num_batch or 0}-g{card}"
+    blob = "".join(char for char in digest.removeprefix("sha256") if char.isalnum())[:8]
+    suffix = f"-d{blob}-c{options.num_ctx or 0}-b{options.num_batch or 0}-g{card}"
     return f"{NAMESPACE}/{'-'.join(parts)[:LONGEST_PART]}:{name.tag[: LONGEST_PART - len(suffix)]}{suffix}"
 
 

@@ -85,6 +85,8 @@ def read_text(view: bytes | memoryview | None) -> str:
 
 def fold(key: str) -> str:
     """A key as Go compares it with a field's ASCII name: simple folding, under which only ſ and K are ASCII letters."""
+    if key.isascii() and key.islower():  # the usual case, and far cheaper to see than to fold
+        return key
     return key.lower().replace("\u017f", "s")
 
 

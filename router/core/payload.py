@@ -6,8 +6,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from router.core.capacity import RunnerOptions
 from router.core.go_types import Place, Struct
@@ -17,23 +18,23 @@ from router.core.names import GO_SPACE, go_quoted
 from router.core.payload_checks import check
 from router.core.payload_fields import MANAGEMENT, REQUESTS
 from router.core.payload_messages import Prompt, measure
-from router.core.payload_rewrite import Members, rewrite, rewrite_names
+from router.core.payload_rewrite import Members, Patch, rewrite, rewrite_names
 from router.core.payload_values import MAX_NS
 from router.errors import BadRequest
 
-__all__ = ["InferenceRequest", "Members", "read_names", "read_request", "rewrite", "rewrite_names"]
+__all__ = ["InferenceRequest", "Members", "Patch", "read_names", "read_request", "rewrite", "rewrite_names"]
 
 _EMBEDDING_KINDS = frozenset({"embed", "embeddings", "v1_embeddings"})
 _INT_OPTIONS = frozenset(
     {"num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread", "draft_num_predict", "num_predict"}
 )
+_RUNNER_OPTIONS = _INT_OPTIONS | {"use_mmap"}
 _NO_OPTIONS = RunnerOptions()
 _EMBEDDING, _COMPLETION = frozenset({"embedding"}), frozenset({"completion"})
 
 
-@dataclass(frozen=True, slots=True)
-class InferenceRequest:
-    """What the body of an inference route asks for.
+class InferenceRequest(msgspec.Struct, frozen=True):
+    """What the body of an inference route asks for. One per request, hence a struct: quicker to build than a dataclass.
 
     `model` is as sent ("" when absent: `has_model` is False, and Ollama itself says what that means). `options` holds
     what the client named, None for the rest. `keep_alive_s` is None when absent and infinite for "for ever". `needs`
@@ -55,7 +56,7 @@ class InferenceRequest:
     is_unload: bool = False
     has_model: bool = True
     options_error: str = ""
-    members: Members = field(default_factory=list, repr=False, compare=False)
+    members: Members = []
 
 
 def read_request(kind: str, body: bytes) -> InferenceRequest:
@@ -189,7 +190,7 @@ def _read_options(found: dict[str, Any]) -> tuple[RunnerOptions, int | None, str
     """The runner's options, num_predict, and the first complaint that Ollama would have about their types."""
     given: dict[str, Any] = found.get("options") or {}
     shift = _is_true(found["shift"], default=False) if "shift" in found else None
-    if not given and shift is None:
+    if shift is None and _RUNNER_OPTIONS.isdisjoint(given):
         return _NO_OPTIONS, None, ""
     numbers: dict[str, int] = {}
     error = ""

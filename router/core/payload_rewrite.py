@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -15,13 +16,40 @@ Members = list[tuple[str, memoryview]]
 _NAME_KEYS = ("model", "name", "source", "destination", "from")
 _NOTHING: Mapping[str, Any] = {}
 _encode = msgspec.json.encode
+_OPTIONS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_OLD_NAME = frozenset({"name"})
+_LONGEST_KEPT = 64  # characters of a key whose spelling in JSON is remembered
+
+
+class Patch(NamedTuple):
+    """What `rewrite` does about a runner's options, encoded once for all requests to it.
+
+    `named` go into the body's "options", those in `unset` out of it; `shift` and `without` are the same for the top.
+    """
+
+    named: dict[str, msgspec.Raw]
+    unset: frozenset[str]
+    shift: Mapping[str, bytes]
+    without: frozenset[str]
+
+    @classmethod
+    def of(cls, options: Mapping[str, int | bool | None]) -> Patch:
+        """The patch that gives a body exactly `options`; None takes one out."""
+        encoded = {key: _encode(value) for key, value in options.items() if value is not None}
+        unset = frozenset(options) - encoded.keys() - {"shift"}
+        shift = {"shift": encoded.pop("shift")} if "shift" in encoded else {}
+        named = {key: msgspec.Raw(value) for key, value in encoded.items()}
+        return cls(named, unset, shift, frozenset(("shift",) if "shift" in options and not shift else ()))
+
+
+_NO_PATCH = Patch.of({})
 
 
 def rewrite(
     body: bytes,
     *,
     model: str,
-    options: Mapping[str, int | bool | None] = _NOTHING,
+    options: Mapping[str, int | bool | None] | Patch = _NO_PATCH,
     drop: frozenset[str] = frozenset(),
     force: Mapping[str, Any] = _NOTHING,
     members: Members | None = None,
@@ -33,14 +61,15 @@ def rewrite(
     Raises BadRequest for a body that `read_request` refuses too.
     """
     members = split(body) if members is None else members
-    wanted = {"model": _encode(model)} | {key: _encode(value) for key, value in force.items()}
-    if "shift" in options:
-        drop, wanted = _with_shift(options["shift"], drop, wanted)
-    if runner := {key: value for key, value in options.items() if key != "shift"}:
-        merged = _merge_options(members, runner)
-        if merged is not None:
-            wanted["options"] = merged
-    return _replace(body, members, wanted, drop | {"name"}, model)
+    patch = options if isinstance(options, Patch) else Patch.of(options)
+    wanted = {"model": _encode(model)}
+    if force:
+        wanted.update((key, _encode(value)) for key, value in force.items())
+    if patch.shift:
+        wanted.update(patch.shift)
+    if (patch.named or patch.unset) and (merged := _merge_options(members, patch)) is not None:
+        wanted["options"] = merged
+    return _replace(body, members, wanted, drop | patch.without | _OLD_NAME, model)
 
 
 def rewrite_names(body: bytes, names: Mapping[str, str], *, members: Members | None = None) -> bytes:
@@ -51,21 +80,23 @@ def rewrite_names(body: bytes, names: Mapping[str, str], *, members: Members | N
     return _replace(body, members, wanted, frozenset(_NAME_KEYS) - names.keys(), names.get("model"))
 
 
-def _with_shift(
-    shift: int | bool | None, drop: frozenset[str], wanted: dict[str, bytes]
-) -> tuple[frozenset[str], dict[str, bytes]]:
-    return (drop | {"shift"}, wanted) if shift is None else (drop, wanted | {"shift": _encode(shift)})
-
-
-def _merge_options(members: Members, runner: Mapping[str, int | bool | None]) -> bytes | None:
-    """The "options" object with `runner` in it; None when that changes nothing."""
-    found: dict[str, bytes | memoryview] = {}
+def _merge_options(members: Members, patch: Patch) -> bytes | None:
+    """The "options" object with `patch` in it; None when that changes nothing."""
+    found: dict[str, msgspec.Raw] = {}
     for key, view in members:
-        if key == "options" or fold(key) == "options":
-            found = {} if kind_of(view) == "null" else {**found, **dict(split(view))}
-    merged = {key: view for key, view in found.items() if runner.get(key, 0) is not None}
-    merged.update({key: _encode(value) for key, value in runner.items() if value is not None})
-    return None if merged == found else _join(list(merged.items()))
+        if len(key) == len("options") and fold(key) == "options":
+            found = {} if kind_of(view) == "null" else found | _read_options(view)
+    merged = {key: value for key, value in found.items() if key not in patch.unset}
+    is_same = len(merged) == len(found) and all(found.get(key) == value for key, value in patch.named.items())
+    return None if is_same else _encode(merged | patch.named)
+
+
+def _read_options(view: memoryview) -> dict[str, msgspec.Raw]:
+    """The members of an object as Go's map keeps them: the last of duplicates, at the place of the first."""
+    try:
+        return _OPTIONS.decode(view)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return {key: msgspec.Raw(item) for key, item in split(view)}
 
 
 def _replace(
@@ -76,7 +107,7 @@ def _replace(
     same: set[str] = set()
     is_changed = False
     for key, view in members:
-        name = key if key in wanted else fold(key)
+        name = key if key in wanted or (key.islower() and key.isascii()) else fold(key)
         if name in drop:
             is_changed = True
         elif name not in wanted:
@@ -94,8 +125,17 @@ def _is_same(name: str, view: memoryview, wanted: bytes, model: str | None) -> b
     return view == wanted or (name in _NAME_KEYS and kind_of(view) == "string" and _encode(read_text(view)) == wanted)
 
 
+@lru_cache(maxsize=1024)
+def _lead(key: str) -> bytes:
+    """What stands before the value of a key."""
+    return b",%b:" % _encode(key)
+
+
 def _join(members: list[tuple[str, bytes | memoryview]]) -> bytes:
+    """An object of `members`; its bytes are copied once."""
     parts: list[bytes | memoryview] = []
     for key, view in members:
-        parts += (b",", _encode(key), b":", view)
-    return b"{" + b"".join(parts[1:]) + b"}"
+        parts += (_lead(key) if len(key) <= _LONGEST_KEPT else b",%b:" % _encode(key), view)
+    parts[:1] = (b"{", bytes(parts[0])[1:]) if parts else (b"{",)
+    parts.append(b"}")
+    return b"".join(parts)

@@ -31,7 +31,7 @@ from router.core.context import ContextNeed, ContextRules, context_need
 from router.core.names import key_of
 from router.core.ollama_options import DEFAULT_BATCH, automatic_num_ctx, can_complete
 from router.core.payload import InferenceRequest
-from router.core.room import MachineRules
+from router.core.room import MachineRules, room_of
 from router.core.switching import Plan, Shortage, plan_switch
 
 
@@ -192,6 +192,8 @@ def _looker(
             detail = f"at most {facts.context_length} tokens"
             return Verdict(variant, VerdictKind.CONTEXT, need.lower, detail=detail, facts=facts)
         resident = usable_resident(facts, request, need, snapshot)
+        if resident is not None and resident.options is None:  # somebody else's: adopted before it is used
+            return _adopted(variant, facts, resident)
         if resident is not None:  # case 4
             return Verdict(
                 variant, VerdictKind.RESIDENT, resident.context_length, resident=resident, facts=facts, detail="loaded"
@@ -201,6 +203,17 @@ def _looker(
         return _look_for_room(variant, facts, request, need, snapshot, rules)
 
     return look
+
+
+def _adopted(variant: Variant, facts: ModelFacts, resident: Resident) -> Verdict:
+    """A runner that somebody else started, with options that nobody can see but its context: it becomes ours by a
+    load-only request with the options that will follow. Where they are the same that costs nothing; where they differ
+    Ollama reloads it under our eyes, and not by a client's request."""
+    waits = (resident.weights,) if resident.in_flight else ()
+    options = RunnerOptions(num_ctx=resident.context_length if can_complete(facts) else None)
+    plan = Plan(options, (), waits, (), 0, 0, adopts=True)
+    kind = VerdictKind.WAITS if waits else VerdictKind.FITS
+    return Verdict(variant, kind, resident.context_length, plan=plan, facts=facts, detail="loaded by somebody else")
 
 
 def _lacking(request: InferenceRequest, facts: ModelFacts, asked: ModelFacts | None) -> list[str]:
@@ -232,7 +245,7 @@ def usable_resident(
         if resident.context_length < need.lower:
             continue
         shift = resident.options.shift if resident.options else None
-        if request.options.shift in (None, shift):
+        if (request.options.shift is False) == (shift is False):  # shifting is Ollama's default
             return resident
     return None
 
@@ -290,6 +303,10 @@ def _look_without_probe(
     rules: Rules,
 ) -> Verdict:
     """Verify mode: everything else goes first, then the load is the judge; what spilled there is banned for a while."""
+    least_bytes = room_of(facts, base.at(need.lower), rules.machine).footprint.need_bytes
+    if snapshot.ceiling_bytes is not None and least_bytes > snapshot.ceiling_bytes:
+        have_bytes, why = snapshot.ceiling_bytes, "seen by a spill"
+        return Verdict(variant, VerdictKind.TOO_BIG, need.lower, least_bytes, have_bytes, why, facts=facts)
     options = base.at(need.upper)
     if rules.machine.learned.spilled_alone(facts.weights, need.upper, rules.machine.now_s):
         options = base.at(need.lower)

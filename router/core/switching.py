@@ -30,7 +30,8 @@ class Plan:
 
     `waits_for` are those of `evict` that have requests in flight: the switch starts when they are idle. The needs
     include driver context, margin and safety (a refilled split may dip into a margin: then it is what the card has);
-    `expected_bytes` is what the probe should see go, by the formula alone.
+    `adopts`: somebody else's runner is taken over as it is. `expected_bytes` is what the probe should see go, by the
+    formula alone.
     """
 
     options: RunnerOptions
@@ -42,6 +43,7 @@ class Plan:
     need_by_card: tuple[int, ...] = ()
     expected_bytes: int = 0
     cache_bytes: int = 0
+    adopts: bool = False
 
 
 @dataclass(frozen=True, slots=True)
