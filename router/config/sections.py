@@ -89,9 +89,9 @@ class Defaults(Section):
     response_model: Literal["served", "requested"] = "served"
     """the model named in answers: the one that served (the truth), or the one that was asked for"""
     derived_tags: StrictBool = True
-    """make hidden tags so that /v1 requests run with the context that was decided"""
+    """make hidden tags so that /v1 requests run with the context that was decided; false: they may reload and spill"""
     keep: tuple[ModelRef, ...] = ()
-    """models that are never unloaded to make room"""
+    """models that are unloaded last to make room"""
     preload: tuple[ModelRef, ...] = ()
     """models or chains that are loaded at start"""
     safety_mib: Count | None = None
@@ -132,7 +132,7 @@ class SnapshotTimes(Section):
     probe_interval_s: Positive = 1.0
     """how often free VRAM is read"""
     stale_after_s: Positive = 10.0
-    """with no reading for this long nothing new is loaded; what is loaded goes on"""
+    """with no reading for this long, memory counts as unknown and each load is verified"""
     catalog_interval_s: Positive = 30.0
     """how often the installed models are read"""
 
