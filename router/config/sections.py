@@ -107,7 +107,7 @@ class Queue(Section):
     """requests that may wait; the next one gets 503"""
     wait_s: Positive = 300.0
     """longest wait for a turn, then 503 with Retry-After; the load of the own model is not counted"""
-    age_bound_s: Duration = 20.0
+    age_bound_s: Duration = 10.0
     """a request that waits longer than this goes before requests for the loaded model"""
     affinity_count: AtLeastOne = 16
     """requests for the loaded model that may pass one for another model"""
