@@ -332,3 +332,11 @@ def test_no_bytes_crash_the_reader(sent):
     except BadRequest:
         return
     assert read_request("chat", rewrite(sent, model=request.model)).model == request.model
+
+
+def test_options_with_a_key_that_is_no_utf8_are_patched_all_the_same():
+    """Go takes such a key; the patch goes beside it."""
+    body = b'{"model":"x","options":{"k\xff":1,"num_ctx":4096}}'
+    found = rewrite(body, model="x", options={"num_ctx": 8192})
+    assert b'"num_ctx":8192' in found
+    assert b"4096" not in found

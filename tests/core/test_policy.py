@@ -220,3 +220,15 @@ def test_memory_that_is_back_only_lately_is_no_reason_to_go_up():
     assert choose(ask(), CHAIN, fresh, RULES).chosen.variant.model == "small:3b"
     empty = snapshot(floor_bytes={0: 10 << 30})
     assert choose(ask(), CHAIN, empty, RULES).chosen.variant.model == "middle:30b"
+
+
+def test_measured_spill_at_this_free_level_passes_the_variant_over():
+    """The bytes would do by the formula, but a load with as much free has spilled: the next variant serves."""
+    spill = Observation(
+        MIDDLE.weights, 8192, 512, 1, "f16", ("card",), "", 0, 23 << 30, True, 24 << 30, 100.0, size_bytes=1
+    )
+    rules = Rules(machine=MachineRules(ServerSettings(version=""), learned=Learned.of([spill]), now_s=101.0))
+    decision = choose(ask(num_ctx=8192), CHAIN, snapshot(), rules)
+    assert decision.verdicts[1].kind is VerdictKind.SPILLED
+    assert decision.verdicts[1].detail == "it spilled before at this free level"
+    assert decision.chosen.variant.model == "small:3b"
