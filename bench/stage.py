@@ -72,9 +72,12 @@ async def stage(
     router_config: Mapping[str, object] | None,
     *,
     probe_lag_s: float = 0.0,
-    has_probe: bool = True,
+    has_probe: bool | None = True,
 ) -> AsyncIterator[Stage]:
-    """A simulated Ollama, and the router before it unless `router_config` is None (its keys are dotted)."""
+    """A simulated Ollama, and the router before it unless `router_config` is None (its keys are dotted).
+
+    `has_probe` None: the probe that the configuration names.
+    """
     loads: list[str] = []
     evictions: list[str] = []
 
@@ -99,7 +102,7 @@ async def stage(
         }
         config = load_config(env={}, options=options)
         probe = CardsProbe(sim.cards, probe_lag_s) if has_probe else None
-        async with running(config, probe=probe, is_probed=True) as router:
+        async with running(config, probe=probe, is_probed=has_probe is not None) as router:
             client = HttpRelay(router.url, pool_size=512, first_byte_timeout_s=1e5, idle_timeout_s=1e5)
             yield Stage(sim, router.url, client, router, loads, evictions)
             await client.aclose()

@@ -241,14 +241,17 @@ class Residency:
             tracked.free_at_load_bytes = {gpu.index: gpu.free_bytes for gpu in before}
         is_full = row.size_vram_bytes > 0 and row.size_vram_bytes >= row.size_bytes
         taken_bytes = sum(taken.values())
-        is_seen = before is not None and self._world.gpus is not None and not target.plan.adopts
+        has_readings = before is not None and self._world.gpus is not None
+        is_seen = has_readings and self._world.is_measured and not target.plan.adopts
+        if has_readings and not self._world.is_measured and target.plan.cards:
+            self._world.assume_held(tracked, target.plan.cards)
         if is_seen and taken_bytes < row.size_vram_bytes * SEEN_SHARE:
             is_full = False
         is_plausible = taken_bytes <= max(target.plan.expected_bytes, row.size_vram_bytes) * 1.25 + FOREIGN_BYTES
         if is_full and is_seen and is_plausible:
             tracked.held_bytes, tracked.is_measured = taken, True
         if not target.plan.adopts and (is_plausible or not is_full):
-            self._learn(target, taken_bytes, before, is_spilled=not is_full)
+            self._learn(target, taken_bytes if is_seen else 0, before, is_spilled=not is_full)
         if self._world.probe is None and row.size_vram_bytes == 0:
             self._world.mark_no_gpu()
             return Ending.MOVED, "nothing was placed on a GPU: there is none"

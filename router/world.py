@@ -134,6 +134,8 @@ class World:
 
     def _guess_unmeasured(self) -> None:
         """What others have loaded is not measured: say anew what it holds, by the newest reading."""
+        if not self.is_measured:
+            return
         for tracked in self.residents.values():
             if not tracked.is_measured and (held := self._guess_held(tracked.row)) != tracked.held_bytes:
                 tracked.held_bytes = held
@@ -260,10 +262,26 @@ class World:
         if self._reading is None or _now() - self._reading.taken_at_s > self.settings.stale_after_s:
             return None
         gpus: tuple[Gpu, ...] = self._reading.gpus
-        if self.settings.gpus is None:
-            return gpus
-        chosen = [gpu for gpu in gpus if gpu.index in self.settings.gpus or gpu.uuid in self.settings.gpus]
-        return tuple(replace(gpu, index=index) for index, gpu in enumerate(chosen))
+        if self.settings.gpus is not None:
+            chosen = [gpu for gpu in gpus if gpu.index in self.settings.gpus or gpu.uuid in self.settings.gpus]
+            gpus = tuple(replace(gpu, index=index) for index, gpu in enumerate(chosen))
+        return gpus if self.is_measured else tuple(self._less_residents(gpu) for gpu in gpus)
+
+    @property
+    def is_measured(self) -> bool:
+        """True when the probe sees what loads take; a static one only states what an empty card has."""
+        return self.probe is not None and self.probe.is_live
+
+    def _less_residents(self, gpu: Gpu) -> Gpu:
+        held = sum(tracked.held_bytes.get(gpu.index, 0) for tracked in self.residents.values())
+        return replace(gpu, free_bytes=max(0, gpu.free_bytes - held))
+
+    def assume_held(self, tracked: Tracked, cards: tuple[int, ...]) -> None:
+        """Book a resident that no probe measures: what ps says, and a context, on each of `cards` alike."""
+        context = {gpu.index: gpu.context_bytes for gpu in self.gpus or ()}
+        share = tracked.row.size_vram_bytes // max(1, len(cards))
+        tracked.held_bytes = {card: share + context.get(card, 0) for card in cards}
+        self.changed()
 
     @property
     def processes(self) -> Iterable[GpuProcess]:
@@ -385,6 +403,9 @@ class World:
         gpus = self.gpus
         if not gpus:
             return {}
+        if not self.is_measured:
+            roomiest = max(gpus, key=lambda gpu: gpu.free_bytes)
+            return {roomiest.index: row.size_vram_bytes + roomiest.context_bytes}
         left, held = row.size_vram_bytes, {}
         known = [tracked for tracked in self.residents.values() if tracked.row is not row]
         for gpu in sorted(gpus, key=lambda gpu: gpu.free_bytes - gpu.total_bytes):

@@ -506,3 +506,34 @@ def test_lost_probe_is_verify_mode_after_a_while():
         assert "verify" in str(one.router.router.dispatcher.is_ready()[1])
 
     play(story)
+
+
+STATIC = {"kind": "static", "gpus": [{"name": "card", "total_mib": 24564}]}
+
+
+def test_static_probe_loads_serves_and_counts_what_is_resident():
+    """Cards that are only stated: nothing is measured, so residents are booked as ps says, and nothing spills."""
+
+    async def story(one):
+        for name in (SMALL, BIG, "qwen3:14b", SMALL):
+            reply = await one.ask(hello(name))
+            assert (reply.status, reply.served, reply.tokens_per_s >= 95) == (200, name, True)
+        assert one.loads == [SMALL, BIG, "qwen3:14b", SMALL]
+        assert one.evictions == []
+        assert all(not tracked.is_measured for tracked in world(one).residents.values())
+
+    play(story, {**ALONE, "backends.local.probe": STATIC}, has_probe=None)
+
+
+def test_static_probe_books_a_pinned_model_on_its_card():
+    """On two stated cards the second model goes to the card that is left."""
+    probe = {"kind": "static", "gpus": [{"name": "card", "total_mib": 16000}] * 2}
+
+    async def story(one):
+        for name in ("qwen3:14b", MIDDLE):
+            reply = await one.ask(hello(name, options={"num_ctx": 16384}))
+            assert (reply.status, reply.tokens_per_s >= 95) == (200, True)
+        held = [set(tracked.held_bytes) for tracked in world(one).residents.values()]
+        assert sorted(map(sorted, held)) == [[0], [1]]
+
+    play(story, {**ALONE, "backends.local.probe": probe}, cards=(16000, 16000), has_probe=None)

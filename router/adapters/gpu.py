@@ -35,6 +35,7 @@ class StaticProbe:
     """The cards as they are given; for tests, and for memory that nobody can read."""
 
     name = "static"
+    is_live = False
 
     def __init__(self, gpus: tuple[Gpu, ...]) -> None:
         self.gpus = gpus

@@ -17,6 +17,7 @@ class AmdSysfsProbe:
     """The amdgpu cards of the file system at `root`, in the order of their PCI addresses, as ROCm counts them."""
 
     name = "amd"
+    is_live = True
 
     def __init__(self, root: str | Path = "/", *, cache_s: float = 0.05, timeout_s: float = 0.25) -> None:
         self._root = Path(root)

@@ -27,6 +27,7 @@ class CommandProbe:
     """
 
     name = "command"
+    is_live = True
 
     def __init__(self, argv: Sequence[str], *, cache_s: float = 1.0, timeout_s: float = 5.0) -> None:
         is_bare = bool(argv) and argv[-1].rpartition("/")[2] == "nvidia-smi"

@@ -44,6 +44,7 @@ class NvmlProbe:
     """
 
     name = "nvml"
+    is_live = True
 
     def __init__(self, *, cache_s: float = 0.05, timeout_s: float = 0.25) -> None:
         self._thread = DeadlineThread("NVML", timeout_s)

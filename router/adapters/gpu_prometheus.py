@@ -27,6 +27,7 @@ class PrometheusProbe:
     """Reads `url` at most once per `cache_s`. Raises ProbeError where it cannot be read or shows no card."""
 
     name = "prometheus"
+    is_live = True
 
     def __init__(self, url: str, *, cache_s: float = 1.0, timeout_s: float = 2.0) -> None:
         self._url = url

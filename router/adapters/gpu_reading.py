@@ -37,6 +37,8 @@ class VramProbe(Protocol):
     """Reads free memory; no policy inside. `name` says how, for `explain`."""
 
     name: str
+    is_live: bool
+    """True when readings follow what happens on the cards; False when they are only stated once."""
 
     async def read(self) -> ProbeReading:
         """The cards now, or as cached for the probe's stated time. Raises ProbeError, soon."""

@@ -18,6 +18,7 @@ class CardsProbe:
     """
 
     name = "virtual"
+    is_live = True
 
     def __init__(self, cards: Cards, lag_s: float = 0.0) -> None:
         self._cards = cards
