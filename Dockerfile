@@ -3,8 +3,8 @@
 FROM python:3.12-slim AS build
 WORKDIR /src
 COPY requirements.lock requirements-build.lock ./
-RUN python -m venv /opt/build && /opt/build/bin/pip install --no-cache-dir --require-hashes -r requirements-build.lock \
- && python -m venv /opt/router && /opt/router/bin/pip install --no-cache-dir --require-hashes -r requirements.lock
+RUN python -m venv /opt/build && /opt/build/bin/pip install --no-cache-dir --no-deps --require-hashes -r requirements-build.lock \
+ && python -m venv /opt/router && /opt/router/bin/pip install --no-cache-dir --no-deps --require-hashes -r requirements.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY router ./router
 RUN /opt/build/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /wheels . \
