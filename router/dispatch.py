@@ -43,7 +43,7 @@ RECENT_CHAINS = 32
 
 RETRY_S = 1.0  # how often a request that waits for room looks again
 
-IN_OPTIONS = tuple(key for key in RunnerOptions.__dataclass_fields__ if key != "shift")
+IN_OPTIONS = tuple(key for key in RunnerOptions.__struct_fields__ if key != "shift")
 """The options of a runner; `shift` is none but a top-level key with a meaning for clients."""
 
 

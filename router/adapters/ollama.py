@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Coroutine, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -110,7 +110,7 @@ class OllamaClient:
         return [PsRow.parse(row) for row in _rows(await self._ask("GET", "/api/ps"))]
 
     async def load(self, name: str, options: RunnerOptions, keep_alive_s: float, embedding: bool = False) -> None:
-        given = {key: value for key, value in asdict(options).items() if value is not None}
+        given = {key: value for key, value in msgspec.structs.asdict(options).items() if value is not None}
         shift = given.pop("shift", None)
         body: dict[str, Any] = {"model": name, "keep_alive": _keep_alive(keep_alive_s), "options": given}
         if embedding:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib
 import signal
 import sys
@@ -52,8 +53,21 @@ async def _serve(config: Config) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    log = LogHook(config.telemetry.log_level, sink=stderr_sink)
+    log = LogHook(config.telemetry.log_level, sink=stderr_sink, later=loop.call_later)
     async with running(config, hooks=[log]) as service:
+        calm_collector()
         print(f"ollama-router listens on {service.url}, admin on {service.admin_url}", file=sys.stderr)
         await stop.wait()
         service.grace_s = config.timeouts.shutdown_s
+    log.flush()
+
+
+def calm_collector() -> None:
+    """Collect garbage rarely, and never look again at what was there at the start.
+
+    A request leaves no cycles behind, but Python's defaults look through the whole heap several times a second under
+    load: an eighth of the time, in pauses of 40 ms.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)

@@ -24,16 +24,19 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 _TRAILING = re.compile(r"trailing characters \(byte (\d+)\)")
 
 
-class _Key:
+Members = list[tuple[str, memoryview]]
+
+
+class _Key(str):
     """A key that equals no other, so that msgspec keeps duplicates."""
 
-    __slots__ = ("text",)
+    __slots__ = ()
 
-    def __init__(self, text: str) -> None:
-        self.text = text
+    __hash__ = object.__hash__
+    __eq__ = object.__eq__
 
 
-_MEMBERS = msgspec.json.Decoder(dict[_Key, msgspec.Raw], dec_hook=lambda _, text: _Key(text))
+_MEMBERS = msgspec.json.Decoder(dict[_Key, msgspec.Raw], dec_hook=str.__new__)
 _ELEMENTS = msgspec.json.Decoder(list[msgspec.Raw])
 _STRING = msgspec.json.Decoder(str)
 
@@ -48,13 +51,13 @@ def _decode(text: bytes | memoryview) -> dict[_Key, msgspec.Raw]:
         return _MEMBERS.decode(memoryview(text)[: int(trailing[1]) - 1])
 
 
-def split(text: bytes | memoryview) -> list[tuple[str, memoryview]]:
+def split(text: bytes | memoryview) -> Members:
     """Every member of the JSON object that `text` begins with, in order, duplicates included; none of another value.
 
     Raises EndOfBody or BadRequest where Go's decoder finds no valid JSON value.
     """
     try:
-        return [(key.text, memoryview(raw)) for key, raw in _decode(text).items()]
+        return [(str(key), memoryview(raw)) for key, raw in _decode(text).items()]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass
     whole = bytes(text)

@@ -126,13 +126,13 @@ def merged(facts: ModelFacts, options: RunnerOptions, settings: ServerSettings, 
 
 
 def _sent(options: RunnerOptions) -> dict[str, Any]:
-    named = {key: getattr(options, key) for key in RunnerOptions.__dataclass_fields__}
+    named = {key: getattr(options, key) for key in RunnerOptions.__struct_fields__}
     return {key: value for key, value in named.items() if value is not None}
 
 
 def _known(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """The Modelfile's runner options; the last of several counts, and `shift` is no option there."""
-    found = {key: parameters.get(key) for key in RunnerOptions.__dataclass_fields__ if key != "shift"}
+    found = {key: parameters.get(key) for key in RunnerOptions.__struct_fields__ if key != "shift"}
     last = {key: value[-1] if isinstance(value, tuple) else value for key, value in found.items()}
     return {key: value for key, value in last.items() if isinstance(value, int)}
 

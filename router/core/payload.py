@@ -12,14 +12,15 @@ import msgspec
 
 from router.core.capacity import RunnerOptions
 from router.core.go_types import Place, Struct
-from router.core.json_keys import first_kind, fold, read_text, split
+from router.core.json_keys import Members, first_kind, fold, read_text, split
 from router.core.json_scan import EndOfBody
 from router.core.names import GO_SPACE, go_quoted
 from router.core.payload_checks import check
 from router.core.payload_fields import MANAGEMENT, REQUESTS
 from router.core.payload_messages import Prompt, measure
-from router.core.payload_rewrite import Members, Patch, rewrite, rewrite_names
-from router.core.payload_values import MAX_NS
+from router.core.payload_quick import Usual, read_quick
+from router.core.payload_rewrite import Patch, rewrite, rewrite_names
+from router.core.payload_values import MAX_NS, keep_alive_ns_of
 from router.errors import BadRequest
 
 __all__ = ["InferenceRequest", "Members", "Patch", "read_names", "read_request", "rewrite", "rewrite_names"]
@@ -40,7 +41,8 @@ class InferenceRequest(msgspec.Struct, frozen=True):
     what the client named, None for the rest. `keep_alive_s` is None when absent and infinite for "for ever". `needs`
     are capabilities by Ollama's names. `prompt_bytes` counts the text, images left out. `num_predict` None = not named.
     A load-only request carries no prompt; with keep_alive 0 it is an unload instead. `options_error` is what Ollama
-    answers with status 500, once it has found the model, for an option of the wrong type.
+    answers with status 500, once it has found the model, for an option of the wrong type. `members` and `is_plain` are
+    for `rewrite`.
     """
 
     model: str
@@ -57,11 +59,25 @@ class InferenceRequest(msgspec.Struct, frozen=True):
     has_model: bool = True
     options_error: str = ""
     members: Members = []
+    is_plain: bool = False
 
 
 def read_request(kind: str, body: bytes) -> InferenceRequest:
     """The request in `body` of a route of `kind`. Raises BadRequest with the text that Ollama would answer."""
-    members, found = _read(REQUESTS[kind], body, is_native=not kind.startswith("v1_"))
+    members = _split(body, is_native=not kind.startswith("v1_"))
+    usual = read_quick(kind, body, members)
+    if usual is not None and (quick := _of_usual(usual, members)) is not None:
+        return quick
+    return _read_request(kind, body, members)
+
+
+def read_slowly(kind: str, body: bytes) -> InferenceRequest:
+    """The same as `read_request`, by the rules alone: what the quick way is held against."""
+    return _read_request(kind, body, _split(body, is_native=not kind.startswith("v1_")))
+
+
+def _read_request(kind: str, body: bytes, members: Members) -> InferenceRequest:
+    found = _read(REQUESTS[kind], body, members)
     model = read_text(found.get("model"))
     has_model = bool(model.strip(GO_SPACE))
     check(kind, model if has_model else "", found)
@@ -75,20 +91,23 @@ def read_names(kind: str, body: bytes) -> dict[str, str]:
 
     `model` is what the route acts on: its `model`, or the older `name` where that is empty. Raises BadRequest.
     """
-    _, found = _read(MANAGEMENT[kind], body, is_native=True)
+    found = _read(MANAGEMENT[kind], body, _split(body, is_native=True))
     names = {key: text for key in ("model", "source", "destination", "from") if (text := read_text(found.get(key)))}
     if "model" not in names and (name := read_text(found.get("name"))):
         names["model"] = name
     return names
 
 
-def _read(struct: Struct, body: bytes, *, is_native: bool) -> tuple[Members, dict[str, Any]]:
+def _split(body: bytes, *, is_native: bool) -> Members:
     try:
-        members = split(body)
+        return split(body)
     except EndOfBody:
         if is_native:
             raise BadRequest("missing request body") from None
         raise
+
+
+def _read(struct: Struct, body: bytes, members: Members) -> dict[str, Any]:
     place = Place()
     found: dict[str, Any] = {}
     if members:
@@ -97,7 +116,38 @@ def _read(struct: Struct, body: bytes, *, is_native: bool) -> tuple[Members, dic
         place.mismatch(kind, struct.name)
     if place.error is not None:
         raise place.error
-    return members, found
+    return found
+
+
+def _of_usual(usual: Usual, members: Members) -> InferenceRequest | None:
+    """The request of a usual body; None where one of its values needs a closer look."""
+    options, num_predict, keep_alive_ns = _NO_OPTIONS, usual.max_tokens, None
+    if not _RUNNER_OPTIONS.isdisjoint(usual.options):
+        options, num_predict, error = _read_options({"options": usual.options})
+        if error:
+            return None
+    if usual.keep_alive:
+        try:
+            keep_alive_ns = keep_alive_ns_of(usual.keep_alive)
+        except BadRequest:
+            return None
+    return InferenceRequest(
+        usual.model,
+        options.num_ctx,
+        options,
+        None if keep_alive_ns is None else _seconds(keep_alive_ns),
+        usual.stream,
+        _COMPLETION,
+        False,
+        usual.text_bytes,
+        num_predict,
+        not usual.parts and keep_alive_ns != 0,
+        not usual.parts and keep_alive_ns == 0,
+        True,
+        "",
+        members,
+        True,
+    )
 
 
 def _read_native(kind: str, model: str, has_model: bool, found: dict[str, Any], members: Members) -> InferenceRequest:

@@ -17,6 +17,7 @@ _P_STR = Scalar("string", resets=True)
 _ANY = Anything("any", resets=True)
 _IMAGE_PARTS = frozenset({"image", "image_url", "input_image"})
 _TEXT_KEYS = frozenset({"text", "thinking", "input", "output", "arguments"})
+_QUOTE = ord('"')
 _MAX_NESTING = 4  # a tool's result inside a message inside the input
 
 
@@ -60,7 +61,7 @@ def _measure_part(view: memoryview, nesting: int) -> Prompt:
     return total
 
 
-class _Quick(msgspec.Struct, forbid_unknown_fields=True):
+class Quick(msgspec.Struct, forbid_unknown_fields=True):
     """A message of the form usual in every dialect. Any other spelling or type is looked at by the slow rules."""
 
     role: str
@@ -68,7 +69,7 @@ class _Quick(msgspec.Struct, forbid_unknown_fields=True):
     images: list[msgspec.Raw] | None = None
 
 
-_QUICK = msgspec.json.Decoder(list[_Quick])
+_QUICK = msgspec.json.Decoder(list[Quick])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,13 +95,19 @@ def _quick_prompt(view: memoryview) -> Prompt | None:
         messages = _QUICK.decode(view)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
+    prompt = measure_quick(messages)
+    return None if prompt is None else Prompt(*prompt)
+
+
+def measure_quick(messages: list[Quick]) -> tuple[int, int] | None:
+    """How many messages, and the bytes of their text; None where one holds more than text."""
     text_bytes = 0
     for message in messages:
         content = memoryview(message.content)
-        if message.images or content[0] != ord('"'):
+        if message.images or content[0] != _QUOTE:
             return None
         text_bytes += len(content) - 2
-    return Prompt(len(messages), text_bytes)
+    return len(messages), text_bytes
 
 
 def _measure_native(message: dict[str, Any]) -> Prompt:

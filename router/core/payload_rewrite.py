@@ -8,9 +8,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from router.core.json_keys import fold, kind_of, read_text, split
-
-Members = list[tuple[str, memoryview]]
+from router.core.json_keys import Members, fold, kind_of, read_text, split
 
 # Every key under which some route of Ollama takes a model's name. A body that goes upstream holds each at most once.
 _NAME_KEYS = ("model", "name", "source", "destination", "from")
@@ -18,6 +16,7 @@ _NOTHING: Mapping[str, Any] = {}
 _encode = msgspec.json.encode
 _OPTIONS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _OLD_NAME = frozenset({"name"})
+_REBUILT = frozenset({"model", "name", "options"})
 _LONGEST_KEPT = 64  # characters of a key whose spelling in JSON is remembered
 
 
@@ -25,12 +24,15 @@ class Patch(NamedTuple):
     """What `rewrite` does about a runner's options, encoded once for all requests to it.
 
     `named` go into the body's "options", those in `unset` out of it; `shift` and `without` are the same for the top.
+    `tail` is `named` as JSON without its braces; `touched` are the keys of both.
     """
 
     named: dict[str, msgspec.Raw]
     unset: frozenset[str]
     shift: Mapping[str, bytes]
     without: frozenset[str]
+    tail: bytes
+    touched: frozenset[str]
 
     @classmethod
     def of(cls, options: Mapping[str, int | bool | None]) -> Patch:
@@ -39,7 +41,8 @@ class Patch(NamedTuple):
         unset = frozenset(options) - encoded.keys() - {"shift"}
         shift = {"shift": encoded.pop("shift")} if "shift" in encoded else {}
         named = {key: msgspec.Raw(value) for key, value in encoded.items()}
-        return cls(named, unset, shift, frozenset(("shift",) if "shift" in options and not shift else ()))
+        without = frozenset(("shift",) if "shift" in options and not shift else ())
+        return cls(named, unset, shift, without, _encode(named)[1:-1], unset | named.keys())
 
 
 _NO_PATCH = Patch.of({})
@@ -53,23 +56,38 @@ def rewrite(
     drop: frozenset[str] = frozenset(),
     force: Mapping[str, Any] = _NOTHING,
     members: Members | None = None,
+    is_plain: bool = False,
 ) -> bytes:
     """`body` with `model` under exactly one key; the same object when nothing changes.
 
     `options` go into the body's "options" (None takes one out; "shift" goes where Ollama has it, to the top); `drop`
-    names top-level keys to leave out, `force` such keys to set. A `members` from `InferenceRequest` saves a parse.
+    names top-level keys to leave out, `force` such keys to set. A `members` from `InferenceRequest` saves a parse, and
+    `is_plain` (each key is there once, in Ollama's own spelling) a look at every key.
     Raises BadRequest for a body that `read_request` refuses too.
     """
     members = split(body) if members is None else members
     patch = options if isinstance(options, Patch) else Patch.of(options)
+    merged = _merge_options(members, patch) if patch.touched else None
+    if is_plain and merged is not None and not (force or patch.shift):
+        return _rebuilt(members, _encode(model), merged, drop | patch.without)
     wanted = {"model": _encode(model)}
     if force:
         wanted.update((key, _encode(value)) for key, value in force.items())
     if patch.shift:
         wanted.update(patch.shift)
-    if (patch.named or patch.unset) and (merged := _merge_options(members, patch)) is not None:
+    if merged is not None:
         wanted["options"] = merged
     return _replace(body, members, wanted, drop | patch.without | _OLD_NAME, model)
+
+
+def _rebuilt(members: Members, model: bytes, options: bytes, drop: frozenset[str]) -> bytes:
+    """A plain body with another model and other options."""
+    parts: list[bytes | memoryview] = [b'{"model":', model, b',"options":', options]
+    for key, view in members:
+        if key not in _REBUILT and key not in drop:
+            parts += (_lead(key), view)
+    parts.append(b"}")
+    return b"".join(parts)
 
 
 def rewrite_names(body: bytes, names: Mapping[str, str], *, members: Members | None = None) -> bytes:
@@ -83,9 +101,13 @@ def rewrite_names(body: bytes, names: Mapping[str, str], *, members: Members | N
 def _merge_options(members: Members, patch: Patch) -> bytes | None:
     """The "options" object with `patch` in it; None when that changes nothing."""
     found: dict[str, msgspec.Raw] = {}
+    seen: list[memoryview] = []
     for key, view in members:
-        if len(key) == len("options") and fold(key) == "options":
+        if key == "options" or (len(key) == len("options") and fold(key) == "options"):
+            seen.append(view)
             found = {} if kind_of(view) == "null" else found | _read_options(view)
+    if len(seen) <= 1 and patch.tail and patch.touched.isdisjoint(found):  # the usual case: they go behind the others
+        return b"%b,%b}" % (bytes(seen[0][:-1]), patch.tail) if found else b"{%b}" % patch.tail
     merged = {key: value for key, value in found.items() if key not in patch.unset}
     is_same = len(merged) == len(found) and all(found.get(key) == value for key, value in patch.named.items())
     return None if is_same else _encode(merged | patch.named)

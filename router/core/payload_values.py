@@ -21,7 +21,8 @@ _DICT = msgspec.json.Decoder(dict[str, Any])
 
 
 @lru_cache(maxsize=512)
-def _keep_alive_ns(raw: bytes) -> int:
+def keep_alive_ns_of(raw: bytes) -> int:
+    """A keep_alive in nanoseconds, as `_keep_alive` says. Raises BadRequest with Ollama's text."""
     kind = kind_of(memoryview(raw))
     if kind == "string":
         nanoseconds = parse_duration_ns(read_text(raw))
@@ -39,7 +40,7 @@ def _keep_alive_ns(raw: bytes) -> int:
 
 def _keep_alive(view: memoryview, kind: str) -> int:
     """Nanoseconds as Ollama keeps them: MAX_NS = for ever; a number beyond 64 bits wraps to the negative end."""
-    return _keep_alive_ns(bytes(view))
+    return keep_alive_ns_of(bytes(view))
 
 
 def _think(view: memoryview, kind: str) -> bool:

@@ -290,7 +290,7 @@ def _look_for_room(
     kind = VerdictKind.WAITS if found.waits_for else VerdictKind.FITS  # cases 6, 5
     num_ctx, plan = found.options.num_ctx or 0, found
     if not can_complete(facts) and request.num_ctx is None:  # Ollama's own choice, so that /v1 shares the runner
-        plan = replace(found, options=replace(found.options, num_ctx=None))
+        plan = replace(found, options=found.options.at(None, found.options.main_gpu))
     return Verdict(variant, kind, num_ctx, found.need_bytes, found.have_bytes, plan=plan, facts=facts)
 
 

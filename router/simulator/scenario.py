@@ -140,7 +140,7 @@ def prompt_of(body: Mapping[str, Any]) -> str:
 def options_of(body: Mapping[str, Any]) -> RunnerOptions:
     """The runner's options that a request names."""
     sent = {**(body.get("options") or {}), **({"shift": body["shift"]} if "shift" in body else {})}
-    return RunnerOptions(**{key: sent[key] for key in RunnerOptions.__dataclass_fields__ if key in sent})
+    return RunnerOptions(**{key: sent[key] for key in RunnerOptions.__struct_fields__ if key in sent})
 
 
 def visible_cards(scenario: Mapping[str, Any]) -> list[int]:

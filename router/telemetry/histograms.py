@@ -6,7 +6,7 @@ than a decision.
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from itertools import accumulate
 
@@ -29,6 +29,17 @@ class Counted:
         """Count `value`."""
         self.buckets[bisect_left(self._bounds, value)] += 1
         self.total += value
+
+    def observe_all(self, values: list[float]) -> None:
+        """Count all of `values` (they get sorted): a look at each bound, not at each value."""
+        values.sort()
+        below = 0
+        for at, bound in enumerate(self._bounds):
+            end = bisect_right(values, bound, below)
+            self.buckets[at] += end - below
+            below = end
+        self.buckets[-1] += len(values) - below
+        self.total += sum(values)
 
 
 class Histogram(Collector):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 
 import msgspec
@@ -25,14 +26,14 @@ from router.telemetry.events import (
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 Line = dict[str, object]
+FLUSH_S = 0.1
 
 
 def stderr_sink(line: bytes) -> None:
-    """One write to file descriptor 2. A full disk or a closed pipe loses the line, not the request."""
-    try:
-        os.write(2, line)
-    except OSError:
-        return
+    """Write to file descriptor 2. A full disk or a closed pipe loses the lines, not the requests."""
+    with suppress(OSError):
+        while line:
+            line = line[os.write(2, line) :]
 
 
 class RequestLine(msgspec.Struct, omit_defaults=True):
@@ -62,7 +63,11 @@ class RequestLine(msgspec.Struct, omit_defaults=True):
 
 
 class LogHook:
-    """Writes each event of at least `level` as one line; `unix_now` gives the date."""
+    """Writes each event of at least `level` as one line; `unix_now` gives the date.
+
+    With `later` (a loop's `call_later`) the lines of requests are written together, `FLUSH_S` late at most: one write a
+    request costs more than its line. Whatever else is written at once, and `flush` writes what is left.
+    """
 
     def __init__(
         self,
@@ -70,7 +75,10 @@ class LogHook:
         *,
         sink: Callable[[bytes], None] = stderr_sink,
         unix_now: Callable[[], float] = time.time,
+        later: Callable[[float, Callable[[], None]], object] | None = None,
     ) -> None:
+        self._later = later
+        self._held: list[bytes] = []
         self._least = LEVELS[level]
         self._sink = sink
         self._unix_now = unix_now
@@ -81,13 +89,28 @@ class LogHook:
     def on(self, event: Event) -> None:
         if isinstance(event, Finished):
             if self._least <= LEVELS["info"]:
-                self._sink(self._encode(_request(self._ts(), event)) + b"\n")
+                self._put(self._encode(_request(self._ts(), event)) + b"\n")
             return
         if isinstance(event, Decided) and event.outcome != "rejected" and self._least > LEVELS["debug"]:
             return  # one for each request, too
         level, message, facts = _line(event)
         if LEVELS.get(level, 0) >= self._least:
+            self.flush()
             self._sink(self._encode({"ts": self._ts(), "level": level, "msg": message, **facts}) + b"\n")
+
+    def flush(self) -> None:
+        """Write what is held back."""
+        if self._held:
+            lines, self._held = b"".join(self._held), []
+            self._sink(lines)
+
+    def _put(self, line: bytes) -> None:
+        if self._later is None:
+            self._sink(line)
+            return
+        self._held.append(line)
+        if len(self._held) == 1:
+            self._later(FLUSH_S, self.flush)
 
     def _ts(self) -> str:
         """Now, in ISO 8601 with milliseconds; the date is rendered once a second."""

@@ -1,11 +1,12 @@
 """Prometheus metrics: OpenTelemetry's GenAI names for requests, `ollama_router_…` for what only the router knows.
 
 Labels are bounded: model names that are neither configured nor installed become `other`, and so does every value past
-a fixed number. Children are kept by their raw values, so that a request costs a dict look-up per metric.
+a fixed number. Children are kept by their raw values, and requests are counted many at once.
 """
 
 from __future__ import annotations
 
+from collections import Counter as Tally
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,6 +30,9 @@ from router.telemetry.events import (
 from router.telemetry.histograms import Counted, Histogram
 
 OTHER = "other"
+COUNTED_TOGETHER = 512
+"""So many events of requests are put by before they are counted; a scrape counts what there is."""
+
 _DURATION = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92, 163.84, 327.68)
 _TTFT = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 30, 60, 120, 300)
 _PER_TOKEN = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5)
@@ -83,18 +87,13 @@ class Series:
     tokens_in: Counted
     tokens_out: Counted
 
-    def observe(self, event: Finished) -> None:
-        """Count one request; what is not known is not counted."""
-        if event.duration_s is not None:
-            self.duration.observe(event.duration_s)
-            if event.ttft_s is not None and event.tokens_out is not None and event.tokens_out > 1:
-                self.per_token.observe(max(0.0, (event.duration_s - event.ttft_s) / (event.tokens_out - 1)))
-        if event.ttft_s is not None:
-            self.ttft.observe(event.ttft_s)
-        if event.tokens_in is not None:
-            self.tokens_in.observe(event.tokens_in)
-        if event.tokens_out is not None:
-            self.tokens_out.observe(event.tokens_out)
+    def observe_all(self, events: list[Finished]) -> None:
+        """Count these requests; what is not known is not counted."""
+        self.duration.observe_all([e.duration_s for e in events if e.duration_s is not None])
+        self.ttft.observe_all([e.ttft_s for e in events if e.ttft_s is not None])
+        self.per_token.observe_all([each for e in events if (each := _per_token_s(e)) is not None])
+        self.tokens_in.observe_all([e.tokens_in for e in events if e.tokens_in is not None])
+        self.tokens_out.observe_all([e.tokens_out for e in events if e.tokens_out is not None])
 
 
 class MetricsHook:
@@ -110,6 +109,7 @@ class MetricsHook:
         self._decided_by: dict[tuple[str, ...], Counter] = {}
         self._series_by: dict[tuple[str, ...], Series] = {}
         self._read: Callable[[], Gauges] = Gauges
+        self._requests: list[Decided | Finished] = []  # not counted yet
         self._make()
         self._gauge("ollama_router_build_info", "version of the router", ("version",)).labels(version).set(1)
 
@@ -119,6 +119,7 @@ class MetricsHook:
 
     def render(self) -> tuple[bytes, str]:
         """The exposition and its content type."""
+        self._count()
         gauges = self._read()
         self._inflight.set(gauges.inflight_requests)
         for metric, values in ((self._free, gauges.free_bytes), (self._reserved, gauges.reserved_bytes)):
@@ -128,11 +129,12 @@ class MetricsHook:
         return generate_latest(self.registry), CONTENT_TYPE_LATEST
 
     def on(self, event: Event) -> None:
+        if isinstance(event, Finished | Decided):
+            self._requests.append(event)
+            if len(self._requests) >= COUNTED_TOGETHER:
+                self._count()
+            return
         match event:
-            case Finished():
-                self._finished(event)
-            case Decided():
-                self._decided(event)
             case QueueChanged():
                 self._depth.set(event.depth)
             case Switched() if event.phase != "started":
@@ -182,29 +184,37 @@ class MetricsHook:
             "gen_ai_client_token_usage", "tokens of a request", _TOKENS, (*_MODELS, "gen_ai_token_type")
         )
 
-    def _decided(self, event: Decided) -> None:
-        requested, chosen, reason = event.requested, event.chosen, event.cause or event.outcome
-        key = (event.team, event.chain or requested, chosen, reason)
+    def _count(self) -> None:
+        """Count the requests that have been put by: many at once cost a fraction of each by itself."""
+        events, self._requests = self._requests, []
+        decided = (event for event in events if isinstance(event, Decided))
+        for key, count in Tally(map(_decision_key, decided)).items():
+            self._decided(key, count)
+        groups: dict[tuple[str, str, str, str], list[Finished]] = {}
+        finished = [event for event in events if isinstance(event, Finished)]
+        self._queue.labels().observe_all([event.queue_s for event in finished])
+        for event in finished:
+            if event.outcome == "client_gone":
+                self._gone.labels(event.phase or ("stream" if event.sent_bytes else "before_answer")).inc()
+            error = "" if event.status < 400 and event.outcome == "completed" else _error_type(event)
+            groups.setdefault((event.operation, event.requested, event.variant, error), []).append(event)
+        for ended_by, group in groups.items():
+            series = self._series_by.get(ended_by)
+            if series is None:
+                series = self._series(group[0], ended_by[3])
+                _remember(self._series_by, ended_by, series)
+            series.observe_all(group)
+
+    def _decided(self, key: tuple[str, str, str, str, str, str], count: int) -> None:
+        team, chain, requested, chosen, reason, outcome = key
         child = self._decided_by.get(key)
         if child is None:
-            chain = self._model(event.chain or requested)
-            child = self._decisions.labels(self._word(event.team), chain, self._model(chosen), self._word(reason))
+            labels = (self._word(team), self._model(chain), self._model(chosen), self._word(reason))
+            child = self._decisions.labels(*labels)
             _remember(self._decided_by, key, child)
-        child.inc()
-        if event.outcome == "fallback":
-            self._fallbacks.labels(self._model(requested), self._model(chosen), self._word(reason)).inc()
-
-    def _finished(self, event: Finished) -> None:
-        self._queue.labels().observe(event.queue_s)
-        if event.outcome == "client_gone":
-            self._gone.labels(event.phase or ("stream" if event.sent_bytes else "before_answer")).inc()
-        error = "" if event.status < 400 and event.outcome == "completed" else _error_type(event)
-        key = (event.operation, event.requested, event.variant, error)
-        series = self._series_by.get(key)
-        if series is None:
-            series = self._series(event, error)
-            _remember(self._series_by, key, series)
-        series.observe(event)
+        child.inc(count)
+        if outcome == "fallback":
+            self._fallbacks.labels(self._model(requested), self._model(chosen), self._word(reason)).inc(count)
 
     def _series(self, event: Finished, error: str) -> Series:
         operation = _OPERATIONS.get(event.operation, "chat")
@@ -231,6 +241,18 @@ def _remember(known: dict[tuple[str, ...], Any], key: tuple[str, ...], value: ob
     """Raw values come from clients, so the memory of children is bounded too."""
     if len(known) < 4096:
         known[key] = value
+
+
+def _decision_key(event: Decided) -> tuple[str, str, str, str, str, str]:
+    reason = event.cause or event.outcome
+    return event.team, event.chain or event.requested, event.requested, event.chosen, reason, event.outcome
+
+
+def _per_token_s(event: Finished) -> float | None:
+    """Seconds per token after the first; None where the answer does not tell."""
+    if event.duration_s is None or event.ttft_s is None or event.tokens_out is None or event.tokens_out <= 1:
+        return None
+    return max(0.0, (event.duration_s - event.ttft_s) / (event.tokens_out - 1))
 
 
 def _error_type(event: Finished) -> str:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from itertools import count
 from typing import Any
 
 from router.core.policy import Decision
@@ -15,45 +13,34 @@ from router.telemetry.events import Decided, Event, Finished, Spilled, Switched
 _FINISHED = ("status", "queue_s", "ttft_s", "duration_s", "tokens_out", "phase")
 
 
-@dataclass(slots=True)
-class Row:
-    """What happened at a time, and how it ended. Events are kept as they are: most are never looked at."""
-
-    at_s: float
-    event: Decided | Switched | Spilled
-    end: Finished | None = None
-
-
 class RecentDecisions:
-    """A ring of the last `kept` rows; they are rendered when they are read, not when they happen."""
+    """The last `kept` decisions and switches; they are joined with their ends and rendered when somebody reads them."""
 
     def __init__(self, kept: int = 256, *, unix_now: Callable[[], float] = time.time) -> None:
-        self._kept = kept
         self._unix_now = unix_now
-        self._rows: OrderedDict[str | int, Row] = OrderedDict()
-        self._numbers = count()
+        self._begun: deque[tuple[float, Decided | Switched | Spilled]] = deque(maxlen=kept)
+        self._ended: deque[Finished] = deque(maxlen=2 * kept)
 
     def on(self, event: Event) -> None:
-        if isinstance(event, Finished):
-            if (row := self._rows.get(event.request_id)) is not None:
-                row.end = event
-        elif isinstance(event, Decided):
-            self._add(event.request_id or next(self._numbers), event)
-        elif isinstance(event, Spilled) or (isinstance(event, Switched) and event.phase != "started"):
-            self._add(next(self._numbers), event)
+        kind = type(event)
+        if kind is Finished:
+            self._ended.append(event)  # type: ignore[arg-type]
+        elif kind is Decided or kind is Spilled or (isinstance(event, Switched) and event.phase != "started"):
+            self._begun.append((self._unix_now(), event))  # type: ignore[arg-type]
 
     def rows(self) -> list[dict[str, Any]]:
-        """The rows, newest first, as plain data."""
-        return [_rendered(row) for row in reversed(self._rows.values())]
+        """The rows, newest first, as plain data; of a request that decided several times the last decision."""
+        ends = {event.request_id: event for event in self._ended if event.request_id}
+        rows, seen = [], set[str]()
+        for at_s, event in reversed(self._begun):
+            request_id = event.request_id if isinstance(event, Decided) else ""
+            if request_id not in seen or not request_id:
+                seen.add(request_id)
+                rows.append(_rendered(at_s, event, ends.get(request_id)))
+        return rows
 
-    def _add(self, key: str | int, event: Decided | Switched | Spilled) -> None:
-        self._rows[key] = Row(self._unix_now(), event)
-        if len(self._rows) > self._kept:
-            self._rows.popitem(last=False)
 
-
-def _rendered(row: Row) -> dict[str, Any]:
-    event = row.event
+def _rendered(at_s: float, event: Decided | Switched | Spilled, end: Finished | None) -> dict[str, Any]:
     if isinstance(event, Decided):
         facts = _decided(event)
     elif isinstance(event, Switched):
@@ -62,10 +49,10 @@ def _rendered(row: Row) -> dict[str, Any]:
     else:
         facts = {"kind": "spill", "model": event.model}
         facts |= {"size_bytes": event.size_bytes, "size_vram_bytes": event.size_vram_bytes}
-    plain = {"at": round(row.at_s, 3), **facts}
-    if row.end is not None:
-        plain["ended"] = row.end.outcome
-        plain.update({name: getattr(row.end, name) for name in _FINISHED})
+    plain = {"at": round(at_s, 3), **facts}
+    if end is not None:
+        plain["ended"] = end.outcome
+        plain.update({name: getattr(end, name) for name in _FINISHED})
     if isinstance(event, Decided) and event.decision is not None:
         plain["verdicts"] = _verdicts(event.decision)
     return plain

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from router.core import payload
 from router.core.capacity import RunnerOptions
 from router.core.json_keys import fold, split
 from router.core.payload import read_names, read_request, rewrite, rewrite_names
@@ -340,3 +342,74 @@ def test_options_with_a_key_that_is_no_utf8_are_patched_all_the_same():
     found = rewrite(body, model="x", options={"num_ctx": 8192})
     assert b'"num_ctx":8192' in found
     assert b"4096" not in found
+
+
+TEXTS = st.text(max_size=12)
+CONTENTS = TEXTS | st.none() | st.lists(TEXTS, max_size=2)
+PATCHES = [{}, {"num_ctx": 8192, "num_batch": 512}, {"num_ctx": None, "main_gpu": 1, "shift": True}]
+USUAL = st.fixed_dictionaries(
+    {"model": st.sampled_from(["m", " ", "", "llama3.2:3b", "ſ"])},
+    optional={
+        "messages": st.lists(
+            st.fixed_dictionaries(
+                {
+                    "role": st.sampled_from(["user", "system"]),
+                    "content": TEXTS | st.none() | st.lists(TEXTS, max_size=2),
+                },
+                optional={"images": st.lists(st.just("aGk="), max_size=1), "Content": TEXTS},
+            ),
+            max_size=3,
+        )
+        | st.none(),
+        "prompt": TEXTS | st.integers(),
+        "system": TEXTS | st.none(),
+        "stream": st.booleans() | st.none() | TEXTS,
+        "options": st.dictionaries(
+            st.sampled_from(["num_ctx", "temperature", "num_predict", "use_mmap", "main_gpu"]),
+            st.integers(-10, 1 << 70) | st.floats(allow_nan=False) | st.booleans() | st.none() | TEXTS,
+            max_size=3,
+        )
+        | st.none(),
+        "keep_alive": st.sampled_from([0, -1, 1e10, 300, "5m", "-1", "x", None, True, 1e30]),
+        "max_tokens": st.integers(-(1 << 65), 1 << 65) | st.floats(allow_nan=False) | st.none(),
+        "think": st.booleans(),
+        "Stream": st.booleans(),
+        "tools": st.just([]),
+    },
+)
+
+
+@given(st.sampled_from(["chat", "generate", "v1_chat"]), USUAL, st.booleans(), st.booleans())
+def test_a_usual_body_reads_the_same_in_one_step_as_the_long_way(kind, members, is_compact, is_doubled):
+    """The quick reader changes nothing that is seen: same request, or same refusal."""
+    text = json.dumps(members, separators=(",", ":") if is_compact else None)
+    if is_doubled:
+        text = text[:-1] + ',"model":"other"}'
+    quick, long = read_or_refusal(kind, text.encode()), read_or_refusal(kind, text.encode(), is_quick=False)
+    assert quick == long
+
+
+def read_or_refusal(kind, text, *, is_quick=True):
+    """The request as plain data, without what only tells how it was read; else the refusal's text."""
+    try:
+        found = read_request(kind, text) if is_quick else payload.read_slowly(kind, text)
+    except BadRequest as error:
+        return error.message
+    values = msgspec.structs.asdict(found)
+    del values["members"], values["is_plain"]
+    return values
+
+
+@given(
+    USUAL, st.sampled_from(PATCHES)
+)
+def test_a_usual_body_is_rewritten_to_the_same_values_as_any_other(members, options):
+    """Same members after it, whichever way the body was read."""
+    text = json.dumps(members).encode()
+    try:
+        request = read_request("chat", text)
+    except BadRequest:
+        return
+    drop = frozenset({"keep_alive"})
+    quick = rewrite(text, model="x", options=options, drop=drop, members=request.members, is_plain=request.is_plain)
+    assert json.loads(quick) == json.loads(rewrite(text, model="x", options=options, drop=drop))
