@@ -82,7 +82,9 @@ def wait_port(port: int, timeout_s: float = 30.0) -> None:
 @contextmanager
 def started(command: list[str], port: int, core: int) -> Iterator[Process]:
     """A pinned child that listens on `port`, ended by its own pid."""
-    child = subprocess.Popen(["taskset", "-c", str(core), *command], stdout=subprocess.DEVNULL)
+    child = subprocess.Popen(
+        ["taskset", "-c", str(core), *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         wait_port(port)
         yield Process(child, child.pid)
@@ -137,9 +139,11 @@ async def simulate(port: int) -> None:
 
 
 async def route(port: int, upstream: int, admin: int = 0) -> None:
-    """The router with everything on: decisions, telemetry, limits."""
+    """The router with everything on: decisions, telemetry, limits, and the log as `serve` writes it."""
     from router.app import running
+    from router.cli.serve import calm_collector
     from router.config import Config
+    from router.telemetry import LogHook
 
     card = {"name": "bench", "total_mib": 24564, "free_mib": 22000}
     config = Config.model_validate(
@@ -151,7 +155,9 @@ async def route(port: int, upstream: int, admin: int = 0) -> None:
             "store": {"path": ":memory:"},
         }
     )
-    async with running(config):
+    log = LogHook(later=asyncio.get_running_loop().call_later)
+    async with running(config, hooks=[log]):
+        calm_collector()
         await asyncio.Event().wait()
 
 

@@ -177,6 +177,7 @@ class Router:
         await self.relay.aclose()
         await self.server.aclose()
         await self.store.aclose()
+        self.telemetry.flush()
         if self.world.probe is not None:
             await self.world.probe.aclose()
 
@@ -209,13 +210,18 @@ async def running(
         probe = build_probe(backend.probe)
     recent = RecentDecisions(config.telemetry.decisions_kept)
     metrics = MetricsHook(__version__, is_known_model=lambda name: router.dispatcher.is_known(name))
-    telemetry = Telemetry([recent, metrics, *hooks])
+    telemetry = Telemetry([recent, metrics, *hooks], later=asyncio.get_running_loop().call_later)
     router = Router(config, probe=probe, telemetry=telemetry, recent=recent)
     metrics.watch(lambda: _gauges(router))
+
+    def exposition() -> tuple[bytes, str]:
+        telemetry.flush()
+        return metrics.render()
+
     edge = Edge(router.dispatcher, _edge_settings(config))
     limits = _wire_limits(config)
     clients = Listener(edge, config.listen.host, config.listen.port, limits=limits)
-    admin_pages = admin_app(router.inspector, metrics.render, hosts=config.hosts)
+    admin_pages = admin_app(router.inspector, exposition, hosts=config.hosts)
     admin = Listener(admin_pages, config.admin.host, config.admin.port, limits=limits)
     await router.start()
     lag = asyncio.get_running_loop().create_task(watch_loop_lag(telemetry))

@@ -44,6 +44,13 @@ class DerivedTags:
             await asyncio.shield(making)
         return name
 
+    def made(self, variant: str, digest: str, options: RunnerOptions) -> str | None:
+        """The name under which `ensure` would find it; None where it is still to be made."""
+        name = derived_name(variant, digest, options)
+        making = self._made.get(name)
+        is_there = making is not None and making.done() and not making.cancelled() and making.exception() is None
+        return name if is_there else None
+
     async def _make(self, name: str, variant: str, wanted: dict[str, int]) -> None:
         self._world.shown_as[key_of(name)] = variant
         await self._server.create_derived(name, variant, wanted)

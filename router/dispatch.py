@@ -4,18 +4,22 @@
 it returns is an `Answer` that the edge sends; `Answer.release` gives everything back on every exit path.
 
 Between `choose` and `World.enter` nothing is awaited, so a resident that was chosen cannot be unloaded in between.
+
+`Dispatcher.at_once` tells the same story where nothing has to be waited for: the decision is settled, the resident is
+open, a connection is free. It is remembered as `Ready` and costs a look-up; any other request takes the long way.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from typing import Literal
 
 from router.adapters.relay import Relay, UpstreamRequest, UpstreamResponse
+from router.call import Answer, Call, Released, header_lines, router_headers, spelled
 from router.chains import Chains
 from router.core.capacity import RunnerOptions
 from router.core.catalog import Chain
@@ -24,16 +28,13 @@ from router.core.names import key_of
 from router.core.payload import InferenceRequest, Patch, rewrite
 from router.core.policy import Decision, Outcome, Rules, Verdict, VerdictKind, choose
 from router.core.report import refusal
-from router.core.routes import Route
 from router.derived import DerivedTags
-from router.errors import LoadFailed, ModelNotFound, NoVariantFits, UpstreamError
+from router.errors import LoadFailed, ModelNotFound, NoVariantFits, RouterError, UpstreamError
 from router.keepalive import KeepAlive
 from router.queueing import Line
 from router.residency import Residency
 from router.telemetry import Decided, Finished, Telemetry
 from router.world import Tracked, World
-
-NothingFits = Literal["refuse", "wait", "allow_partial", "passthrough"]
 
 MOST_ATTEMPTS = 8
 """Residents that one request may enter and find gone, before it is refused."""
@@ -41,65 +42,19 @@ MOST_ATTEMPTS = 8
 RECENT_CHAINS = 32
 """Chains that `upgrade: idle` looks after: those asked for lately."""
 
+MOST_REMEMBERED = 4096
+"""Settled decisions that are kept while the world stays the same."""
+
+PROMPT_STEP_BYTES = 8192
+"""Prompts whose lengths differ by less than this get the same decision."""
+
 RETRY_S = 1.0  # how often a request that waits for room looks again
 
 IN_OPTIONS = tuple(key for key in RunnerOptions.__struct_fields__ if key != "shift")
 """The options of a runner; `shift` is none but a top-level key with a meaning for clients."""
 
 
-@dataclass(slots=True)
-class Call:
-    """One inference request as the edge has read it. `headers` are those that may go upstream (E6).
-
-    Not frozen, like `Released`: one is built for every request, and frozen costs three times as much.
-    """
-
-    route: Route
-    request: InferenceRequest
-    body: bytes
-    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
-    request_id: str = ""
-    team: str = "default"
-    strict: bool = False
-    nothing_fits: NothingFits | None = None
-    path_model: str | None = None
-
-
-@dataclass(slots=True)
-class Released:
-    """How sending an answer ended; token counts where the answer told them."""
-
-    outcome: str
-    sent_bytes: int = 0
-    tokens_in: int | None = None
-    tokens_out: int | None = None
-
-
-@dataclass(slots=True)
-class Answer:
-    """What to send to the client: the upstream's answer, or `body` where `upstream` is None.
-
-    `headers` are the `X-Router-*` ones. `rename` is (name in the stream, name to show), for derived tags. `release`
-    is idempotent and must be called on every exit path.
-    """
-
-    status: int
-    headers: list[tuple[bytes, bytes]]
-    upstream: UpstreamResponse | None
-    body: bytes = b""
-    content_type: bytes = b"application/json; charset=utf-8"
-    rename: tuple[bytes, bytes] | None = None
-    on_release: Callable[[Released], None] | None = None
-
-    def release(
-        self, outcome: str, *, sent_bytes: int = 0, tokens_in: int | None = None, tokens_out: int | None = None
-    ) -> None:
-        """Give back the connection and the place at the resident; `outcome` says how the relay ended."""
-        on_release, self.on_release = self.on_release, None
-        if self.upstream is not None:
-            self.upstream.close()
-        if on_release is not None:
-            on_release(Released(outcome, sent_bytes, tokens_in, tokens_out))
+Reply = Callable[[Answer | RouterError | None], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +64,22 @@ class DispatchSettings:
     response_model: Literal["served", "requested"] = "served"
     has_derived_tags: bool = True
     wait_s: float = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """What a settled decision means for every request with the same key, as long as the world stays the same."""
+
+    chain: Chain
+    decision: Decision
+    chosen: Verdict
+    weights: str
+    reason: str
+    name: str
+    patch: Patch
+    rename: tuple[bytes, bytes] | None
+    headers: list[tuple[bytes, bytes]]
+    lines: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +116,9 @@ class Dispatcher:
         self._rules = rules
         self._settings = settings
         self._telemetry = telemetry
+        self._now = asyncio.get_running_loop().time
         self._decisions: dict[Hashable, Decision] = {}
+        self._ready: dict[Hashable, Ready] = {}
         self._decisions_epoch = -1
         self._recent: dict[str, Chain] = {}
         self._refused_at_s = -1.0
@@ -173,7 +146,7 @@ class Dispatcher:
         return await self._serve(call, chain)
 
     async def _serve(self, call: Call, chain: Chain) -> Answer:
-        started_s = _now()
+        started_s = self._now()
         attempts, let_in, reason = 0, "", ""
         while attempts < MOST_ATTEMPTS:
             decision = self.decide(call.request, chain)
@@ -187,8 +160,7 @@ class Dispatcher:
             if chosen is not None and resident is None and chosen.plan is not None:
                 reason = decision.reason
             if resident is None or not (resident.weights == let_in or self._line.may_enter(resident.weights)):
-                key = self._key(call.request, chain)
-                let_in = await self._line.wait(key, lambda: self._decide(call.request, chain), started_s)
+                let_in = await self._wait(call, chain, started_s)
                 continue
             attempts, let_in = attempts + 1, ""
             tracked = self._world.enter(resident.weights)
@@ -199,49 +171,114 @@ class Dispatcher:
                     return answer
         raise NoVariantFits(f"{call.request.model}: the card changed faster than it could be used", retry_after_s=1.0)
 
+    async def _wait(self, call: Call, chain: Chain, since_s: float) -> str:
+        """Stand in line until the request may be decided anew; the weights that it was let in to."""
+        key = self._key(call.request, chain)
+        try:
+            return await self._line.wait(key, lambda: self._decide(call.request, chain), since_s)
+        except asyncio.CancelledError:
+            queue_s = self._now() - since_s
+            self._finished(call, None, Released("client_gone", phase="queued"), since_s, queue_s, 499)
+            raise
+
+    def at_once(self, call: Call, reply: Reply) -> Underway | None:
+        """The same for the usual request, without waiting for anything: it is sent now, and `reply` called later, once.
+
+        None: `dispatch` it. `reply` gets the answer when its head is there, or the error that there is instead, or None
+        when the request is to be dispatched after all. It is not called any more after `Underway.give_up`.
+        """
+        ready = self._ready_for(call)
+        if ready is None or not self._line.may_enter(ready.weights):
+            return None
+        tracked = self._world.residents.get(ready.weights)
+        if tracked is None:
+            return None
+        request = call.request
+        body = rewrite(
+            call.body,
+            model=ready.name,
+            options=ready.patch,
+            drop=_drop(call),
+            members=request.members,
+            is_plain=request.is_plain,
+        )
+        underway = Underway(self, call, ready, tracked, self._now(), reply)
+        underway.upstream = self._relay.open_now(call.upstream(body), underway.on_head)
+        if underway.upstream is None:
+            return None
+        self._world.enter(ready.weights)
+        self._line.served(ready.weights)
+        self._decided(call, ready.chain, ready.decision, ready.reason)
+        return underway
+
     async def _relay_to(
         self, call: Call, reason: str, chosen: Verdict, tracked: Tracked, since_s: float
     ) -> Answer | None:
         """Send the request to the resident that it has entered; None when the model is gone upstream after all."""
-        queue_s = _now() - since_s
+        queue_s = self._now() - since_s
         self._line.served(tracked.weights)
         try:
             body, rename = await self._body(call, chosen, tracked)
-            upstream = await self._relay.open(_upstream(call, body))
+            upstream = await self._relay.open(call.upstream(body))
         except BaseException as error:
             self._world.leave(tracked)
             if isinstance(error, UpstreamError):
                 self._finished(call, chosen, Released("upstream_error"), since_s, queue_s)
+            elif isinstance(error, asyncio.CancelledError):
+                self._finished(call, chosen, Released("client_gone", phase="before_answer"), since_s, queue_s, 499)
             raise
+        headers = router_headers(call.request.model, chosen.variant.model, reason, queue_s)
+        answer = self._answer(call, chosen, tracked, upstream, headers, rename, since_s, queue_s)
+        if answer is None:
+            await self._world.refresh_catalog()
+        return answer
+
+    def _answer(
+        self,
+        call: Call,
+        chosen: Verdict,
+        tracked: Tracked,
+        upstream: UpstreamResponse,
+        headers: list[tuple[bytes, bytes]],
+        rename: tuple[bytes, bytes] | None,
+        since_s: float,
+        queue_s: float,
+    ) -> Answer | None:
+        """The answer whose head has come; None, with all given back, when the model is gone upstream."""
         if upstream.status == 404 and (rename or key_of(chosen.variant.model) != key_of(call.request.model)):
             upstream.close()  # deleted behind our back, the variant or its derived tag: the chain decides anew
             self._world.leave(tracked)
             self._derived.forget(chosen.variant.model)
-            await self._world.refresh_catalog()
             return None
         self._keepalive.asked(tracked, call.request.keep_alive_s)
-        ttft_s = _now() - since_s
+        ttft_s = self._now() - since_s
 
         def on_release(released: Released) -> None:
             self._world.leave(tracked)
             self._finished(call, chosen, released, since_s, queue_s, upstream.status, ttft_s)
 
-        headers = _headers(call.request.model, chosen.variant.model, reason, queue_s)
         return Answer(upstream.status, headers, upstream, rename=rename, on_release=on_release)
 
     async def _body(self, call: Call, chosen: Verdict, tracked: Tracked) -> tuple[bytes, tuple[bytes, bytes] | None]:
         """The body to send: the chosen model's name and exactly the options of its runner."""
         options = self._residency.sent_options(tracked)
-        name = _spelled(call.request.model, chosen.variant.model)
-        shown = call.request.model if self._settings.response_model == "requested" else name
-        if call.route.dialect == "ollama":
-            patch = _patch(options)
-            body = rewrite(call.body, model=name, options=patch, drop=_KEEP_ALIVE, members=call.request.members)
-        else:
-            if self._settings.has_derived_tags and parameters_of(options):
-                name = await self._derived.ensure(chosen.variant.model, _digest(chosen), options)
-            body = rewrite(call.body, model=name, members=call.request.members)
-        return body, None if name == shown else (name.encode(), shown.encode())
+        name = spelled(call.request.model, chosen.variant.model)
+        if self._needs_tag(call, options):
+            name = await self._derived.ensure(chosen.variant.model, _digest(chosen), options)
+        patch = _patch(options) if call.route.dialect == "ollama" else _NO_PATCH
+        body = rewrite(call.body, model=name, options=patch, drop=_drop(call), members=call.request.members)
+        return body, self._rename(call, chosen, name)
+
+    def _needs_tag(self, call: Call, options: RunnerOptions) -> bool:
+        """True where the runner's options can only travel in a derived tag."""
+        is_v1 = call.route.dialect != "ollama"
+        return is_v1 and self._settings.has_derived_tags and bool(parameters_of(options))
+
+    def _rename(self, call: Call, chosen: Verdict, name: str) -> tuple[bytes, bytes] | None:
+        """What the answer calls the model and what it shall call it; None where that is the same."""
+        is_echo = self._settings.response_model == "requested"
+        shown = call.request.model if is_echo else spelled(call.request.model, chosen.variant.model)
+        return None if name == shown else (name.encode(), shown.encode())
 
     async def make_resident(self, request: InferenceRequest, chain: Chain) -> None:
         """Load what would serve `request`, without a request to relay (preload, idle upgrades)."""
@@ -249,7 +286,7 @@ class Dispatcher:
             chosen = self.decide(request, chain).chosen
             if chosen is None or chosen.resident is not None:
                 return
-            await self._line.wait(self._key(request, chain), lambda: self._decide(request, chain), _now())
+            await self._line.wait(self._key(request, chain), lambda: self._decide(request, chain), self._now())
 
     # --- requests that no variant can serve, or that need none ---------------------------------------------------
 
@@ -259,12 +296,12 @@ class Dispatcher:
             return await self._pass(call, "passthrough: no GPU")
         if not self._is_fresh(started_s):
             await self._world.refresh_fresh()  # nobody is refused by what was true a second ago
-            self._refused_at_s = _now()
+            self._refused_at_s = self._now()
             return None
         rule = call.nothing_fits or self._chains.rule(call.request.model).nothing_fits
         if rule in ("passthrough", "allow_partial"):
             return await self._pass(call, f"{rule}: {refusal(chain, decision)}", _first_installed(decision))
-        if rule == "wait" and _now() - started_s < self._settings.wait_s:
+        if rule == "wait" and self._now() - started_s < self._settings.wait_s:
             await asyncio.sleep(RETRY_S)
             return None
         for verdict in decision.verdicts:
@@ -272,7 +309,7 @@ class Dispatcher:
             if failed is not None and verdict.kind is VerdictKind.SPILLED:  # barred by it, that is
                 raise LoadFailed(failed.message, status=failed.status)
         self._decided(call, chain, decision)
-        self._finished(call, None, Released("shed"), started_s, _now() - started_s, status=503)
+        self._finished(call, None, Released("shed"), started_s, self._now() - started_s, status=503)
         raise NoVariantFits(refusal(chain, decision), retry_after_s=max(1.0, self._line.expected_wait_s()))
 
     async def _unload(self, call: Call, chain: Chain) -> Answer:
@@ -287,34 +324,34 @@ class Dispatcher:
 
     async def _pass(self, call: Call, reason: str, model: str | None = None) -> Answer:
         """Send the request on as it is, but for the name where a chain's variant stands for it."""
-        name = _spelled(call.request.model, model) if model else call.request.model
+        name = spelled(call.request.model, model) if model else call.request.model
         body = rewrite(call.body, model=name, members=call.request.members) if call.request.has_model else call.body
-        started_s = _now()
-        upstream = await self._relay.open(_upstream(call, body))
-        ttft_s = _now() - started_s
+        started_s = self._now()
+        upstream = await self._relay.open(call.upstream(body))
+        ttft_s = self._now() - started_s
 
         def on_release(released: Released) -> None:
             self._finished(call, None, released, started_s, 0.0, upstream.status, ttft_s)
 
-        headers = _headers(call.request.model, name, reason, 0.0)
+        headers = router_headers(call.request.model, name, reason, 0.0)
         return Answer(upstream.status, headers, upstream, on_release=on_release)
 
     def _is_fresh(self, since_s: float) -> bool:
         """True when the world has been read for a refusal since the request came."""
         return self._refused_at_s >= since_s
 
-    def _decided(self, call: Call, chain: Chain, decision: Decision) -> None:
+    def _decided(self, call: Call, chain: Chain, decision: Decision, reason: str = "") -> None:
         self._telemetry.emit(
             Decided(
-                request_id=call.request_id,
-                team=call.team,
-                requested=call.request.model,
-                chosen=decision.chosen.variant.model if decision.chosen else "",
-                reason=decision.reason,
-                outcome=decision.outcome.value,
-                chain=chain.name,
-                cause=decision.verdicts[0].kind.name.lower() if decision.verdicts else "",
-                decision=decision,
+                call.request_id,
+                call.team,
+                call.request.model,
+                decision.chosen.variant.model if decision.chosen else "",
+                reason or decision.reason,
+                decision.outcome.value,
+                chain.name,
+                _CAUSES[decision.verdicts[0].kind] if decision.verdicts else "",
+                decision,
             )
         )
 
@@ -330,20 +367,21 @@ class Dispatcher:
     ) -> None:
         self._telemetry.emit(
             Finished(
-                request_id=call.request_id,
-                team=call.team,
-                route=call.route.pattern,
-                status=status,
-                requested=call.request.model,
-                variant=chosen.variant.model if chosen else call.request.model,
-                outcome=released.outcome,
-                queue_s=queue_s,
-                sent_bytes=released.sent_bytes,
-                tokens_in=released.tokens_in,
-                tokens_out=released.tokens_out,
-                duration_s=_now() - since_s,
-                ttft_s=ttft_s if call.request.stream else None,
+                call.request_id,
+                call.team,
+                call.route.pattern,
+                status,
+                call.request.model,
+                chosen.variant.model if chosen else call.request.model,
+                released.outcome,
+                queue_s,
+                released.sent_bytes,
+                self._now() - since_s,
+                ttft_s if call.request.stream else None,
+                released.tokens_in,
+                released.tokens_out,
                 operation=call.route.kind,
+                phase=released.phase,
             )
         )
 
@@ -358,9 +396,7 @@ class Dispatcher:
 
     def decide(self, request: InferenceRequest, chain: Chain) -> Decision:
         """`choose`, remembered while nothing has changed for a request whose first usable variant is resident."""
-        if self._decisions_epoch != self._world.epoch:
-            self._decisions.clear()
-            self._decisions_epoch = self._world.epoch
+        self._forget_what_changed()
         key = self._key(request, chain)
         known = self._decisions.get(key)
         if known is None:
@@ -369,6 +405,62 @@ class Dispatcher:
                 self._decisions[key] = known
         return known
 
+    def _forget_what_changed(self) -> None:
+        """Decisions hold for one epoch of the world; what clients ask for is without bounds, so it is counted too."""
+        is_old = self._decisions_epoch != self._world.epoch
+        if is_old or len(self._decisions) > MOST_REMEMBERED or len(self._ready) > MOST_REMEMBERED:
+            self._decisions.clear()
+            self._ready.clear()
+            self._decisions_epoch = self._world.epoch
+
+    def _ready_for(self, call: Call) -> Ready | None:
+        """What `at_once` does for this call; None where something has to be waited for or looked at."""
+        self._forget_what_changed()
+        request = call.request
+        if request.is_unload or not self._world.is_up:
+            return None
+        tokens = request.prompt_bytes // PROMPT_STEP_BYTES, request.num_predict
+        key = (call.route.kind, request.model, request.options, request.needs, tokens)
+        known = self._ready.get(key)
+        if known is None and (found := self._make_ready(call)) is not None:
+            known = self._ready[key] = found
+        return known
+
+    def _make_ready(self, call: Call) -> Ready | None:
+        request = call.request
+        if not request.has_model or request.options_error or (chain := self._chain(call)) is None:
+            return None
+        decision = self.decide(request, chain)
+        chosen = decision.chosen
+        if chosen is None or chosen.resident is None or not _is_settled(decision):
+            return None
+        tracked = self._world.residents.get(chosen.resident.weights)
+        if tracked is None:
+            return None
+        options = self._residency.sent_options(tracked)
+        name = spelled(request.model, chosen.variant.model)
+        if self._needs_tag(call, options):
+            tag = self._derived.made(chosen.variant.model, _digest(chosen), options)
+            if tag is None:
+                return None
+            name = tag
+        if chain.name not in self._recent:
+            self._remember(chain)
+        patch = _patch(options) if call.route.dialect == "ollama" else _NO_PATCH
+        headers = router_headers(request.model, chosen.variant.model, decision.reason, 0.0)
+        return Ready(
+            chain,
+            decision,
+            chosen,
+            tracked.weights,
+            decision.reason,
+            name,
+            patch,
+            self._rename(call, chosen, name),
+            headers,
+            header_lines(headers),
+        )
+
     def _decide(self, request: InferenceRequest, chain: Chain) -> Decision:
         may_upgrade = self._line.may_upgrade() and self._chains.rule(chain.name).upgrade != "never"
         snapshot = self._world.snapshot(may_upgrade=may_upgrade)
@@ -376,7 +468,7 @@ class Dispatcher:
 
     def _key(self, request: InferenceRequest, chain: Chain) -> Hashable:
         """Requests with equal keys get equal decisions (the prompt's length in steps)."""
-        tokens = request.prompt_bytes // 8192, request.num_predict
+        tokens = request.prompt_bytes // PROMPT_STEP_BYTES, request.num_predict
         return (chain.name, len(chain.variants), request.num_ctx, request.options, request.needs, tokens)
 
     def _remember(self, chain: Chain) -> None:
@@ -453,8 +545,55 @@ class Dispatcher:
         return self._world.version or await self._world.server.version()
 
 
+class Underway:
+    """A request that `at_once` has sent, until the head of its answer is there."""
+
+    __slots__ = ("_call", "_dispatcher", "_ready", "_reply", "_since_s", "_tracked", "upstream")
+
+    def __init__(
+        self, dispatcher: Dispatcher, call: Call, ready: Ready, tracked: Tracked, since_s: float, reply: Reply
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._call = call
+        self._ready = ready
+        self._tracked = tracked
+        self._since_s = since_s
+        self._reply = reply
+        self.upstream: UpstreamResponse | None = None
+
+    def on_head(self) -> None:
+        """The head of the answer is there, or there will be none."""
+        upstream, ready, of = self.upstream, self._ready, self._dispatcher
+        assert upstream is not None
+        if upstream.status:
+            args = (self._call, ready.chosen, self._tracked, upstream, ready.headers, ready.rename)
+            answer = of._answer(*args, self._since_s, 0.0)
+            if answer is not None:
+                answer.lines = ready.lines
+            self._reply(answer)
+            return
+        self._end("upstream_error", 502)
+        try:
+            upstream.raise_error()
+        except UpstreamError as error:
+            self._reply(error)
+
+    def give_up(self) -> None:
+        """The client has left, or there is no more time: cancel it at the upstream and give everything back."""
+        if self.upstream is not None:
+            self.upstream.close()
+        self._end("client_gone", 499)
+
+    def _end(self, outcome: str, status: int) -> None:
+        self._dispatcher._world.leave(self._tracked)
+        released = Released(outcome, phase="before_answer" if outcome == "client_gone" else "")
+        self._dispatcher._finished(self._call, self._ready.chosen, released, self._since_s, 0.0, status)
+
+
 _KEEP_ALIVE = frozenset({"keep_alive"})
-_LONGEST_NAME = 512  # of a requested model whose headers are remembered
+_NOTHING: frozenset[str] = frozenset()
+_NO_PATCH = Patch.of({})
+_CAUSES = {kind: kind.name.lower() for kind in VerdictKind}
 
 
 @lru_cache(maxsize=256)
@@ -470,47 +609,17 @@ def _is_settled(decision: Decision) -> bool:
     return decision.chosen.kind is VerdictKind.RESIDENT and VerdictKind.HELD_BACK not in kinds
 
 
+def _drop(call: Call) -> frozenset[str]:
+    """The top-level keys that do not go upstream: a keep_alive is honoured here."""
+    return _KEEP_ALIVE if call.route.dialect == "ollama" else _NOTHING
+
+
 def _digest(chosen: Verdict) -> str:
     """What a derived tag stands for: the variant's manifest, so that one created anew gets a new tag."""
     return chosen.facts.digest if chosen.facts is not None else ""
-
-
-def _spelled(requested: str, variant: str) -> str:
-    """The variant's name, in the client's own spelling where that names the same model."""
-    return requested if requested == variant or key_of(requested) == key_of(variant) else variant
-
-
-def _upstream(call: Call, body: bytes) -> UpstreamRequest:
-    target = call.route.pattern.encode()
-    return UpstreamRequest(call.route.method.encode(), target, call.headers, body, len(body))
-
-
-def _headers(requested: str, variant: str, reason: str, queue_s: float) -> list[tuple[bytes, bytes]]:
-    fixed = _fixed_headers if len(requested) <= _LONGEST_NAME else _fixed_headers.__wrapped__
-    return [*fixed(requested, variant, reason), (b"x-router-queue-ms", b"%d" % (queue_s * 1000))]
-
-
-@lru_cache(maxsize=256)
-def _fixed_headers(requested: str, variant: str, reason: str) -> tuple[tuple[bytes, bytes], ...]:
-    """What the answers to many requests have in common."""
-    return (
-        (b"x-router-model", _latin(variant)),
-        (b"x-router-requested-model", _latin(requested)),
-        (b"x-router-reason", _latin(reason)),
-        (b"x-router-backend", b"local"),
-    )
-
-
-def _latin(text: str) -> bytes:
-    """A header value: one line of Latin-1."""
-    return text.replace("\r", " ").replace("\n", " ")[:512].encode("latin-1", "replace")
 
 
 def _first_installed(decision: Decision) -> str | None:
     """The variant that may spill: the first of the chain that is installed and able."""
     able = (v for v in decision.verdicts if v.facts is not None and v.kind is not VerdictKind.INCAPABLE)
     return next((verdict.variant.model for verdict in able), None)
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()

@@ -110,6 +110,7 @@ class Inspector:
 
     def decisions(self) -> list[dict[str, Any]]:
         """Recent decisions, newest first."""
+        self._router.telemetry.flush()
         return self._router.recent.rows()
 
     def ready(self) -> tuple[bool, dict[str, Any]]:

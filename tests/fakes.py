@@ -13,7 +13,8 @@ from datetime import datetime
 from typing import Any, cast
 
 from router.adapters.relay import Relay, UpstreamRequest, UpstreamResponse
-from router.dispatch import Answer, Call, Dispatcher, Released, VirtualModel
+from router.call import Answer, Call, Released
+from router.dispatch import Dispatcher, VirtualModel
 from router.server.edge import Edge
 from router.server.listener import Listener
 from router.server.protocol import WireLimits
@@ -35,6 +36,9 @@ class FakeDispatcher:
     released: list[Released] = field(default_factory=list)
     catalog_changes: int = 0
     ready: bool = True
+
+    def at_once(self, call: Call, reply: object) -> None:
+        """Nothing is ever at hand."""
 
     async def dispatch(self, call: Call) -> Answer:
         self.calls.append(call)

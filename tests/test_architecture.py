@@ -15,7 +15,7 @@ LAYER = {
     "errors": 0,
     "core": 1,
     "config": 2, "adapters": 2, "telemetry": 2,
-    "world": 3, "chains": 3, "simulator": 3,
+    "world": 3, "chains": 3, "call": 3, "simulator": 3,
     "residency": 4,
     "queueing": 5, "keepalive": 5, "derived": 5,
     "dispatch": 6,

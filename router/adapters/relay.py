@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from router.adapters.relay_deadlines import NEVER, Deadlines
@@ -84,6 +85,17 @@ class HttpRelay:
                 raise
         return await (await self._connect()).exchange(head, request.body, chunked=chunked)
 
+    def open_now(self, request: UpstreamRequest, on_head: Callable[[], None]) -> UpstreamResponse | None:
+        """Send `request`, whose body is all there, on a free connection without waiting; see `Relay`."""
+        while self._idle:
+            wire = self._idle.pop()
+            head, chunked = self._render(request)
+            try:
+                return wire.begin(head, request.body, chunked=chunked, on_head=on_head)
+            except ConnectionGone:  # closed, and nobody has been told yet: the next one
+                continue
+        return None
+
     async def aclose(self) -> None:
         """Close the unused connections. Answers that are being read go on."""
         self._pool_size = 0
@@ -103,7 +115,7 @@ class HttpRelay:
         if self._pool_size == 0:
             wire.abort()
             return
-        wire.deadline = asyncio.get_running_loop().time() + self._idle_expiry_s
+        wire.deadline = wire.loop.time() + self._idle_expiry_s
         self._idle.append(wire)
 
     def forget(self, wire: Wire) -> None:

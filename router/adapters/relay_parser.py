@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, cast
 
 import httptools
@@ -27,11 +28,11 @@ class AnswerParser(asyncio.Protocol):
 
     __slots__ = (
         "_answer_wait_s",
-        "_head",
         "_head_bytes",
         "_headers",
         "_is_head_request",
         "_is_keep_alive",
+        "_on_head",
         "_parser",
         "_parts",
         "_response",
@@ -44,7 +45,7 @@ class AnswerParser(asyncio.Protocol):
         self._answer_wait_s = self._wait_s = answer_wait_s
         self._parts: list[bytes] = []
         self._response: UpstreamResponse | None = None
-        self._head: asyncio.Future[None] | None = None
+        self._on_head: Callable[[], None] | None = None  # called once, when there is a head or none will come
         self._head_bytes = 0
         self._headers: list[tuple[bytes, bytes]] = []
         self._is_head_request = self._until_eof = self._is_keep_alive = False
@@ -56,8 +57,6 @@ class AnswerParser(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._headers.append((name.lower(), value))
-        if len(self._headers) > MAX_HEADERS:
-            raise ValueError("too many headers")
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
@@ -66,16 +65,15 @@ class AnswerParser(asyncio.Protocol):
             if status == 101:
                 raise ValueError("an upgrade that nobody asked for")
             return
+        if len(headers) > MAX_HEADERS:
+            raise ValueError("too many headers")
         if self._head_bytes > MAX_HEADER_BYTES and sum(map(_size, headers)) > MAX_HEADER_BYTES:
             raise ValueError("too many headers")
         response = cast("UpstreamResponse", self._response)
-        response.status, response.headers = status, headers
+        response.status, response.headers, response.noted = status, headers, dict(headers)
         self._is_keep_alive = self._parser.should_keep_alive()
-        self._until_eof = _ends_with_connection(status, headers)
+        self._until_eof = _ends_with_connection(status, response.noted)
         self._wait_s = self._answer_wait_s
-        if self._head is not None and not self._head.done():
-            self._head.set_result(None)
-            self._head = None
         if self._is_head_request:
             # The parser does not know that no body follows: the connection cannot be used again.
             self._is_keep_alive = False
@@ -112,9 +110,8 @@ def lost(saw_byte: bool, exc: Exception | None) -> UpstreamError:
     return ConnectionGone(f"the upstream sent no answer: {why}")
 
 
-def _ends_with_connection(status: int, headers: list[tuple[bytes, bytes]]) -> bool:
+def _ends_with_connection(status: int, noted: dict[bytes, bytes]) -> bool:
     """True when only the end of the connection ends the body (RFC 9112 §6.3 no. 8)."""
     if status in (204, 304):
         return False
-    noted = dict(headers)
     return b"content-length" not in noted and b"transfer-encoding" not in noted

@@ -45,14 +45,27 @@ class Source(Protocol):
 class UpstreamResponse:
     """The answer of the upstream. Whoever holds it must read it to its end or `close` it.
 
-    `headers` are lower-cased names with their values, in the upstream's order, hop-by-hop ones included.
+    `headers` are lower-cased names with their values, in the upstream's order, hop-by-hop ones included; `noted` are
+    the same as a dict. `status` is 0 while there is no head.
     """
 
-    __slots__ = ("_buffered", "_chunks", "_ended", "_error", "_paused", "_source", "_waiter", "headers", "status")
+    __slots__ = (
+        "_buffered",
+        "_chunks",
+        "_ended",
+        "_error",
+        "_paused",
+        "_source",
+        "_waiter",
+        "headers",
+        "noted",
+        "status",
+    )
 
     def __init__(self, source: Source | None) -> None:
         self.status = 0
         self.headers: list[Header] = []
+        self.noted: dict[bytes, bytes] = {}
         self._source = source
         self._chunks: list[bytes] = []
         self._buffered = 0
@@ -65,7 +78,7 @@ class UpstreamResponse:
     def of(cls, status: int, headers: Sequence[Header], body: bytes = b"") -> UpstreamResponse:
         """A complete answer without a connection, for tests and for answers that we make ourselves."""
         response = cls(None)
-        response.status, response.headers = status, list(headers)
+        response.status, response.headers, response.noted = status, list(headers), dict(headers)
         if body:
             response.feed(body)
         response.finish()
@@ -155,6 +168,14 @@ class Relay(Protocol):
         """
         ...
 
+    def open_now(self, request: UpstreamRequest, on_head: Callable[[], None]) -> UpstreamResponse | None:
+        """The same without waiting, for a request whose body is all there: None when no connection is free.
+
+        `on_head` is called once, when the head is there or none will come (`status` is 0 then, and `raise_error` says
+        why); never before this returns, and not after the answer was closed.
+        """
+        ...
+
     async def aclose(self) -> None: ...
 
 
@@ -171,6 +192,10 @@ class ScriptedRelay:
         if response.status == 0:
             raise UpstreamError("the upstream sent no answer")
         return response
+
+    def open_now(self, request: UpstreamRequest, on_head: Callable[[], None]) -> UpstreamResponse | None:
+        """No connection is ever free."""
+        return None
 
     async def aclose(self) -> None:
         """Nothing to close."""

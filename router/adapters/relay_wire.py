@@ -7,7 +7,8 @@ a wire is reused only after a request that was sent in full and an answer that e
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Protocol, cast
 
 from router.adapters.relay_deadlines import NEVER
@@ -42,20 +43,20 @@ class Wire(AnswerParser):
     __slots__ = (
         "_can_write",
         "_is_sent",
-        "_loop",
         "_owner",
         "_saw_byte",
         "_upload",
         "deadline",
         "is_closed",
         "is_owned",
+        "loop",
         "transport",
     )
 
     def __init__(self, owner: Owner, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(owner.idle_timeout_s)
         self._owner = owner
-        self._loop = loop
+        self.loop = loop
         self._upload: asyncio.Task[None] | None = None
         self._can_write: asyncio.Future[None] | None = None
         self._saw_byte = False
@@ -70,19 +71,8 @@ class Wire(AnswerParser):
         self, head: bytes, body: bytes | AsyncIterator[bytes] | None, *, chunked: bool
     ) -> UpstreamResponse:
         """Send a request and wait for the head of its answer. Any failure or cancellation aborts the connection."""
-        response = self._response = UpstreamResponse(self)
-        arrived = self._head = self._loop.create_future()
-        self._saw_byte = self._until_eof = False
-        self._head_bytes = 0
-        self._is_head_request = head.startswith(b"HEAD ")
-        self._is_sent = True
-        self._wait_s = self._owner.first_byte_timeout_s
-        try:
-            self._begin(head, body, chunked=chunked)
-        except RuntimeError as exc:  # uvloop: closed by the upstream, and nobody has been told yet
-            self.abort()
-            raise ConnectionGone("the upstream has closed the connection") from exc
-        self.deadline = self._loop.time() + self._wait_s if self._is_sent else NEVER
+        arrived: asyncio.Future[None] = self.loop.create_future()
+        response = self.begin(head, body, chunked=chunked, on_head=partial(_wake, arrived))
         try:
             await arrived
         except BaseException:
@@ -93,7 +83,34 @@ class Wire(AnswerParser):
             response.raise_error()
         return response
 
-    def _begin(self, head: bytes, body: bytes | AsyncIterator[bytes] | None, *, chunked: bool) -> None:
+    def begin(
+        self,
+        head: bytes,
+        body: bytes | AsyncIterator[bytes] | None,
+        *,
+        chunked: bool,
+        on_head: Callable[[], None],
+    ) -> UpstreamResponse:
+        """Send a request; `on_head` is called once, when its answer has a head or will have none.
+
+        Raises ConnectionGone, and closes the connection, when it is closed already.
+        """
+        response = self._response = UpstreamResponse(self)
+        self._on_head = on_head
+        self._saw_byte = self._until_eof = False
+        self._head_bytes = 0
+        self._is_head_request = head.startswith(b"HEAD ")
+        self._is_sent = True
+        self._wait_s = self._owner.first_byte_timeout_s
+        try:
+            self._send_out(head, body, chunked=chunked)
+        except RuntimeError as exc:  # uvloop: closed by the upstream, and nobody has been told yet
+            self.abort()
+            raise ConnectionGone("the upstream has closed the connection") from exc
+        self.deadline = self.loop.time() + self._wait_s if self._is_sent else NEVER
+        return response
+
+    def _send_out(self, head: bytes, body: bytes | AsyncIterator[bytes] | None, *, chunked: bool) -> None:
         if body is None:
             self.transport.write(head)
         elif isinstance(body, bytes):
@@ -102,7 +119,7 @@ class Wire(AnswerParser):
         else:
             self._is_sent = False
             self.transport.write(head)
-            self._upload = self._loop.create_task(self._send(body, chunked=chunked))
+            self._upload = self.loop.create_task(self._send(body, chunked=chunked))
 
     async def _send(self, body: AsyncIterator[bytes], *, chunked: bool) -> None:
         """Stream a request's body as fast as the upstream reads it; what its source raises ends the exchange."""
@@ -114,13 +131,13 @@ class Wire(AnswerParser):
                     continue
                 self.transport.writelines((b"%x\r\n" % len(chunk), chunk, b"\r\n") if chunked else (chunk,))
                 if self._can_write is not None:
-                    self.deadline = self._loop.time() + self._owner.idle_timeout_s
+                    self.deadline = self.loop.time() + self._owner.idle_timeout_s
                     await self._can_write
                     self.deadline = NEVER
             if chunked and not self.is_closed:
                 self.transport.write(b"0\r\n\r\n")
             self._is_sent = True
-            self.deadline = self._loop.time() + self._wait_s
+            self.deadline = self.loop.time() + self._wait_s
         except Exception as exc:
             self._fail(exc)
         finally:
@@ -139,23 +156,26 @@ class Wire(AnswerParser):
         self._saw_byte = True
         if not response.status:
             self._head_bytes += len(data)
-        self.deadline = self._loop.time() + self._wait_s if self._is_sent else NEVER
+        self.deadline = self.loop.time() + self._wait_s if self._is_sent else NEVER
         try:
             self._parser.feed_data(data)
         except ParserErrors as exc:
             self._flush(response)
-            if self._response is None:  # what was asked for is complete: it stands, the connection does not
-                self._is_keep_alive = False
-                self._finish(response)
-            else:
+            if self._response is not None:
                 self._fail(UpstreamError(f"the upstream's answer is no valid HTTP: {reason(exc)}"))
-            return
+                return
+            self._is_keep_alive = False  # what was asked for is complete: it stands, the connection does not
         if self._parts:
             self._flush(response)
+        if not response.status:
+            if self._head_bytes > MAX_HEADER_BYTES:
+                self._fail(UpstreamError("the upstream's answer is no valid HTTP: too many headers"))
+            return
+        on_head, self._on_head = self._on_head, None
         if self._response is None:
             self._finish(response)
-        elif not response.status and self._head_bytes > MAX_HEADER_BYTES:
-            self._fail(UpstreamError("the upstream's answer is no valid HTTP: too many headers"))
+        if on_head is not None:
+            on_head()
 
     def eof_received(self) -> bool:
         return False
@@ -174,7 +194,7 @@ class Wire(AnswerParser):
         self._owner.forget(self)
 
     def pause_writing(self) -> None:
-        self._can_write = self._loop.create_future()
+        self._can_write = self.loop.create_future()
 
     def resume_writing(self) -> None:
         waiter, self._can_write = self._can_write, None
@@ -189,14 +209,14 @@ class Wire(AnswerParser):
 
     def resume(self) -> None:
         self._wait_s = self._owner.idle_timeout_s
-        self.deadline = self._loop.time() + self._wait_s
+        self.deadline = self.loop.time() + self._wait_s
         self.transport.resume_reading()
 
     def abort(self) -> None:
         """Close at once, without waiting for what was not written yet."""
         if self._upload is not None:
             self._upload.cancel()
-        self._response = None
+        self._response = self._on_head = None
         self.is_closed = True
         self.deadline = NEVER
         self.transport.abort()
@@ -222,6 +242,13 @@ class Wire(AnswerParser):
         response, self._response = self._response, None
         if response is not None:
             response.fail(error)
-        if self._head is not None and not self._head.done():
-            self._head.set_result(None)  # never set_exception: a waiter that leaves now would not retrieve it
+        on_head, self._on_head = self._on_head, None
         self.abort()
+        if on_head is not None:
+            on_head()
+
+
+def _wake(waiter: asyncio.Future[None]) -> None:
+    """Never by `set_exception`: a waiter that leaves now would not retrieve it."""
+    if not waiter.done():
+        waiter.set_result(None)

@@ -5,7 +5,7 @@ Pure data. A path that is not in the table is never forwarded. Source: `Generate
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 Right = Literal["infer", "read", "manage", "account"]
@@ -30,6 +30,14 @@ class Route:
     dialect: Dialect = "ollama"
     stream_default: bool | None = None
     model_field: str = ""
+
+    method_bytes: bytes = field(init=False, default=b"")
+    target: bytes = field(init=False, default=b"")
+
+    def __post_init__(self) -> None:
+        """Both as they go upstream, encoded once."""
+        object.__setattr__(self, "method_bytes", self.method.encode())
+        object.__setattr__(self, "target", self.pattern.encode())
 
     @property
     def is_inference(self) -> bool:

@@ -38,6 +38,7 @@ class ClientConnection(httptools_impl.HttpToolsProtocol):
     limits = WireLimits()
     deadlines = Deadlines()
     is_draining = False
+    take: Callable[[Cycle], bool]
 
     def __init__(
         self,
@@ -50,6 +51,7 @@ class ClientConnection(httptools_impl.HttpToolsProtocol):
         self.parser.set_dangerous_leniencies(lenient_data_after_close=False)
         self.cycle: Cycle | None = None  # type: ignore[assignment]
         self.queue: list[Cycle] = []  # started or pipelined, oldest first
+        self._next: Cycle | None = None  # the first of them while it is not started
         self.deadline = NEVER
         self.is_write_paused = False
         self._writable: asyncio.Future[None] | None = None
@@ -147,8 +149,32 @@ class ClientConnection(httptools_impl.HttpToolsProtocol):
         else:
             self.transport.close()
 
+    def _start_next(self) -> None:
+        """Start what the bytes just parsed have brought, unless it is gone again."""
+        cycle, self._next = self._next, None
+        if cycle is not None and cycle in self.queue:
+            self._start(cycle)
+
     def _start(self, cycle: Cycle) -> None:
-        cycle.task = self.loop.create_task(run(cycle, self.app, self.logger.exception))
+        if not (cycle.request_complete and self.take(cycle)):
+            self.begin(cycle)
+
+    def begin(self, cycle: Cycle) -> None:
+        """Run the application for `cycle`."""
+        self.spawn(cycle, lambda: self.app(cycle.scope, cycle.receive, cycle.send))
+
+    def spawn(self, cycle: Cycle, work: Callable[[], Awaitable[None]]) -> None:
+        """Run `work`, which answers `cycle`."""
+        cycle.task = self.loop.create_task(run(cycle, work, self.logger.exception))
+
+    def interrupt(self) -> None:
+        """There is no more time: end what is under way."""
+        for cycle in tuple(self.queue):
+            underway, cycle.underway = cycle.underway, None
+            if underway is not None:
+                underway.interrupt()
+            elif cycle.task is not None:
+                cycle.task.cancel()
 
     def _leave(self, cycle: Cycle) -> None:
         """The client has given `cycle` up. It cleans up now; whoever stops the listener waits for it."""
@@ -183,10 +209,10 @@ class ClientConnection(httptools_impl.HttpToolsProtocol):
             self.transport.close()
 
 
-async def run(cycle: Cycle, app: Callable[..., Awaitable[None]], report: Callable[..., None]) -> None:
+async def run(cycle: Cycle, work: Callable[[], Awaitable[None]], report: Callable[..., None]) -> None:
     """Run the application for one request; what it leaves undone is closed here."""
     try:
-        await app(cycle.scope, cycle.receive, cycle.send)
+        await work()
     except asyncio.CancelledError:
         if not cycle.is_gone:
             raise

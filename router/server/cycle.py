@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Any, Protocol
@@ -17,6 +18,7 @@ BODY_HIGH_WATER_BYTES = 512 << 10
 
 _REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
 STATUS_LINES = {code: b"HTTP/1.1 %d %b\r\n" % (code, _REASONS.get(code, b"Unknown")) for code in range(100, 600)}
+_ABOUT_THE_BODY = frozenset((b"content-length", b"transfer-encoding", b"connection"))
 DISCONNECT = {"type": "http.disconnect"}
 
 
@@ -29,9 +31,23 @@ class Line(Protocol):
 
     def resume_body(self) -> None: ...
 
+    def scope_of(self, cycle: Cycle) -> dict[str, Any]: ...
+
+    def begin(self, cycle: Cycle) -> None: ...
+
+    def spawn(self, cycle: Cycle, work: Callable[[], Awaitable[None]]) -> None: ...
+
     async def drain(self) -> None: ...
 
     def cycle_done(self, cycle: Cycle) -> None: ...
+
+
+class Underway(Protocol):
+    """Work for a request that runs without a task. The client has left: no answer; no more time: a short one."""
+
+    def give_up(self) -> None: ...
+
+    def interrupt(self) -> None: ...
 
 
 class DateLine:
@@ -52,7 +68,10 @@ DATE = DateLine()
 
 
 class Cycle:
-    """See the module. `is_gone` becomes True when the client has left before its answer was complete."""
+    """See the module. `is_gone` becomes True when the client has left before its answer was complete.
+
+    `task` is the application at work for it, `underway` what is at work instead where no task is needed.
+    """
 
     __slots__ = (
         "_chunks",
@@ -64,27 +83,44 @@ class Cycle:
         "_waiter",
         "buffered_bytes",
         "expects_continue",
+        "headers",
         "http_10",
         "is_gone",
         "keep_alive",
         "method",
+        "noted",
         "request_complete",
         "response_complete",
         "response_started",
-        "scope",
+        "target",
         "task",
+        "underway",
+        "url",
     )
 
     def __init__(
-        self, line: Line, scope: dict[str, Any], *, method: str, http_10: bool, keep_alive: bool, expects_continue: bool
+        self,
+        line: Line,
+        method: str,
+        url: bytes,
+        headers: list[tuple[bytes, bytes]],
+        noted: dict[bytes, bytes],
+        *,
+        http_10: bool = False,
+        keep_alive: bool = True,
+        expects_continue: bool = False,
     ) -> None:
         self._line = line
-        self.scope = scope
         self.method = method
+        self.url = url
+        self.target = url.partition(b"?")[0] if b"?" in url else url
+        self.headers = headers
+        self.noted = noted
         self.http_10 = http_10
         self.keep_alive = keep_alive
         self.expects_continue = expects_continue
         self.task: asyncio.Task[None] | None = None
+        self.underway: Underway | None = None
         self.is_gone = False
         self.request_complete = self.response_started = self.response_complete = False
         self.buffered_bytes = 0
@@ -110,7 +146,10 @@ class Cycle:
         if not self.response_complete:
             self.is_gone = True
             self._wake()
-            if self.task is not None:
+            underway, self.underway = self.underway, None
+            if underway is not None:
+                underway.give_up()
+            elif self.task is not None:
                 self.task.cancel()
 
     def _wake(self) -> None:
@@ -129,6 +168,29 @@ class Cycle:
         self._write(body, more=False)
         self._complete()
 
+    @property
+    def scope(self) -> dict[str, Any]:
+        """The request as ASGI has it."""
+        return self._line.scope_of(self)
+
+    # Without ASGI: for what can be answered on the spot
+
+    def begin(self) -> None:
+        """Run the application for it after all."""
+        self._line.begin(self)
+
+    def spawn(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Run `work`, which sends the answer, in a task that is cancelled when the client leaves."""
+        self._line.spawn(self, work)
+
+    def peek_body(self) -> bytes | None:
+        """The whole body when it has arrived completely, else None. It can still be taken or received."""
+        if not self.request_complete:
+            return None
+        if len(self._chunks) > 1:
+            self._chunks = [b"".join(self._chunks)]
+        return self._chunks[0] if self._chunks else b""
+
     # ASGI
 
     def take_body(self) -> bytes | None:
@@ -140,11 +202,14 @@ class Cycle:
         self.buffered_bytes = 0
         return body
 
-    def respond(self, status: int, headers: Any, body: bytes) -> None:
-        """A whole answer at once: what two `send`s would do, in one write and without an await."""
+    def respond(self, status: int, headers: Any, body: bytes, lines: bytes = b"") -> None:
+        """A whole answer at once: what two `send`s would do, in one write and without an await.
+
+        `lines` are further headers, ready to be sent; none of them is about the body or the connection.
+        """
         if not self.is_gone:
             self.response_started = True
-            self._head = self._render(status, headers)
+            self._head = self._render(status, headers, lines)
             self._write(body, more=False)
             self._complete()
 
@@ -190,11 +255,15 @@ class Cycle:
         elif self._line.is_write_paused:
             await self._line.drain()
 
-    def _render(self, status: int, headers: Any) -> bytes:
-        parts = [STATUS_LINES[status], DATE.at(self._line.loop.time())]
-        count = 0
+    def _render(self, status: int, headers: Any, lines: bytes = b"") -> bytes:
+        parts = [STATUS_LINES[status], DATE.at(self._line.loop.time()), lines]
+        count = lines.count(b"\n")
         self.keep_alive = self.keep_alive and self.request_complete
         for name, value in headers:
+            if name not in _ABOUT_THE_BODY:
+                parts += (name, b": ", value, b"\r\n")
+                count += 1
+                continue
             if name == b"content-length":
                 self._left_bytes = int(value)
             elif name == b"transfer-encoding":

@@ -10,15 +10,19 @@ import asyncio
 import itertools
 import logging
 import secrets
+from collections.abc import Awaitable
 from typing import Any, cast
 
 import msgspec
 
+from router.call import Answer, Call, NothingFits
 from router.core.names import ModelName, Source
 from router.core.payload import read_request
 from router.core.routes import TARGETS, Match, Route
-from router.dispatch import Call, Dispatcher, NothingFits
+from router.dispatch import Dispatcher
 from router.errors import BadRequest, Busy, Forbidden, RouterError, UpstreamError
+from router.server.at_once import AtOnce
+from router.server.cycle import Cycle
 from router.server.exchange import ClientGone, Exchange, Receive, Send
 from router.server.local import LocalRoutes
 from router.server.middleware import HostRule, OriginRule
@@ -48,6 +52,10 @@ class Edge:
         self._passing = Passing(dispatcher, self._settings)
         self._prefix = secrets.token_hex(4)
         self._count = itertools.count(1)
+        self._at_once = AtOnce(
+            dispatcher, self._settings, self._hosts, next_id=self._next_id, finish=self._finish_answer
+        )
+        self.take = self._at_once.take
         self.is_draining = False
 
     def drain(self) -> None:
@@ -58,8 +66,12 @@ class Edge:
         if scope["type"] != "http":
             return
         exchange = Exchange(scope, receive, send, self._settings)
+        await self._guarded(exchange, self._serve(exchange))
+
+    async def _guarded(self, exchange: Exchange, work: Awaitable[None]) -> None:
+        """Do `work`, and answer with the error that ends it."""
         try:
-            await self._serve(exchange)
+            await work
         except RouterError as exc:
             await exchange.refuse(exc)
         except ClientGone:
@@ -73,9 +85,7 @@ class Edge:
 
     async def _serve(self, exchange: Exchange) -> None:
         client_id = exchange.headers.get(b"x-request-id")
-        exchange.request_id = f"{self._prefix}-{next(self._count):x}" if client_id is None else _echoed(client_id)
-        if self._settings.has_router_headers:
-            exchange.extra.append((b"x-request-id", exchange.request_id.encode("ascii")))
+        self._name(exchange, self._next_id() if client_id is None else _echoed(client_id))
         if await self._is_turned_away(exchange):
             return
         found = TARGETS.get((exchange.method, exchange.target)) or find(exchange.method, exchange.target)
@@ -85,6 +95,14 @@ class Edge:
             await self._route(exchange, found.route, found.argument)
         else:
             await self._without_route(exchange, found)
+
+    def _next_id(self) -> str:
+        return f"{self._prefix}-{next(self._count):x}"
+
+    def _name(self, exchange: Exchange, request_id: str) -> None:
+        exchange.request_id = request_id
+        if self._settings.has_router_headers:
+            exchange.extra.append((b"x-request-id", request_id.encode("ascii")))
 
     async def _is_turned_away(self, exchange: Exchange) -> bool:
         """Host and Origin, before anything else is looked at; preflights are answered here."""
@@ -139,7 +157,16 @@ class Edge:
             strict=headers.get(b"x-router-strict", b"").lower() in (b"true", b"1"),
             nothing_fits=_nothing_fits(headers.get(b"x-router-nothing-fits")),
         )
-        answer = await self._dispatcher.dispatch(call)
+        await self._send(exchange, route, await self._dispatcher.dispatch(call))
+
+    async def _finish_answer(self, cycle: Cycle, route: Route, answer: Answer, request_id: str) -> None:
+        """Send the answer to a request that was taken at once."""
+        exchange = Exchange(cycle.scope, cycle.receive, cycle.send, self._settings)
+        self._name(exchange, request_id)
+        await self._guarded(exchange, self._send(exchange, route, answer))
+
+    async def _send(self, exchange: Exchange, route: Route, answer: Answer) -> None:
+        """Send `answer` to its end and give back what it holds, on every path."""
         extra: list[Header] = exchange.extra
         if self._settings.has_router_headers:
             extra = answer.headers + extra

@@ -10,6 +10,8 @@ from typing import Any
 from router.adapters.relay_deadlines import Deadlines
 from router.server.protocol import HttpProtocol, WireLimits, protocol_factory
 
+LOOK_S = 0.02  # how often is looked for the end of what runs without a task
+
 INTERRUPT_S = 1.0
 """After the grace period: so long may an interrupted answer take to say that it ends."""
 
@@ -72,10 +74,12 @@ class Listener:
         self._server.close()
         for connection in tuple(self._state.connections):
             connection.shutdown()
-        await self._wait_tasks(grace_s)
+        await self._wait(grace_s)
+        for connection in tuple(self._state.connections):
+            connection.interrupt()  # type: ignore[union-attr]
         for task in self.tasks():
             task.cancel()
-        await self._wait_tasks(INTERRUPT_S)
+        await self._wait(INTERRUPT_S)
         await self._flush()
         await self._server.wait_closed()
         self._server = None
@@ -87,11 +91,23 @@ class Listener:
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
 
-    async def _wait_tasks(self, timeout_s: float) -> None:
-        while (tasks := self.tasks()) and timeout_s > 0:
-            started_s = asyncio.get_running_loop().time()
-            await asyncio.wait(tasks, timeout=timeout_s)
-            timeout_s -= asyncio.get_running_loop().time() - started_s
+    def _has_underway(self) -> bool:
+        """True while a request is under way without a task."""
+        connections: Any = self._state.connections
+        return any(cycle.underway is not None for connection in connections for cycle in connection.queue)
+
+    async def _wait(self, timeout_s: float) -> None:
+        """Until nothing is under way any more."""
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + timeout_s
+        while (left_s := until_s - loop.time()) > 0:
+            tasks, has_underway = self.tasks(), self._has_underway()
+            if tasks:
+                await asyncio.wait(tasks, timeout=min(left_s, LOOK_S) if has_underway else left_s)
+            elif has_underway:
+                await asyncio.sleep(min(left_s, LOOK_S))
+            else:
+                return
 
     async def _flush(self) -> None:
         """Give written bytes a moment to leave, then close what is still open."""

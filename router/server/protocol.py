@@ -45,7 +45,9 @@ class HttpProtocol(ClientConnection):
             self.parser.feed_data(data)
         except ParserErrors:
             self._bad_input()
+            self._start_next()
             return
+        self._start_next()
         if not was_head and not self._body_grew:  # trailers and chunk extensions without end
             self._head_bytes += len(data)
             if self._head_bytes > self.limits.header_bytes and not self._in_head:
@@ -81,39 +83,44 @@ class HttpProtocol(ClientConnection):
         if authority is not None:
             headers = [(name, authority if name == b"host" else value) for name, value in headers]
             noted[b"host"] = authority
-        raw_path, _, query = url.partition(b"?")
+        cycle = Cycle(
+            self,
+            method,
+            url,
+            headers,
+            noted,
+            http_10=http_10,
+            keep_alive=self.parser.should_keep_alive() and not self.is_draining and authority is None,
+            expects_continue=b"expect" in noted and not http_10 and noted[b"expect"].lower() == b"100-continue",
+        )
+        self.cycle = cycle
+        self.queue.append(cycle)
+        if len(self.queue) == 1:
+            self._next = cycle  # it starts when all of this read is parsed: most often its body is in it
+        else:
+            self.flow.pause_reading()
+
+    def scope_of(self, cycle: Cycle) -> dict[str, Any]:
+        """The request as ASGI has it."""
+        raw_path, _, query = cycle.url.partition(b"?")
         path = raw_path.decode("latin-1")
-        scope: dict[str, Any] = {
+        return {
             "type": "http",
             "asgi": ASGI,
-            "http_version": "1.0" if http_10 else "1.1",
+            "http_version": "1.0" if cycle.http_10 else "1.1",
             "server": self.server,
             "client": self.client,
             "scheme": self.scheme,
             "root_path": "",
-            "method": method,
+            "method": cycle.method,
             "path": unquote(path) if "%" in path else path,
             "raw_path": raw_path,
             "query_string": query,
-            "headers": headers,
+            "headers": cycle.headers,
             "state": self.app_state,
-            "router.noted": noted,
+            "router.noted": cycle.noted,
+            "router.cycle": cycle,
         }
-        cycle = Cycle(
-            self,
-            scope,
-            method=method,
-            http_10=http_10,
-            keep_alive=self.parser.should_keep_alive() and not self.is_draining and authority is None,
-            expects_continue=not http_10 and noted.get(b"expect", b"").lower() == b"100-continue",
-        )
-        scope["router.cycle"] = cycle
-        self.cycle = cycle
-        self.queue.append(cycle)
-        if len(self.queue) == 1:
-            self._start(cycle)
-        else:
-            self.flow.pause_reading()
 
     def on_body(self, body: bytes) -> None:
         self._body_grew = True
@@ -155,13 +162,21 @@ class HttpProtocol(ClientConnection):
         self._refuse(status, text)
 
 
+def _take_nothing(cycle: Cycle) -> bool:
+    return False
+
+
 def protocol_factory(
     app: Callable[..., Awaitable[None]], limits: WireLimits, deadlines: Deadlines
 ) -> tuple[type[HttpProtocol], Callable[[], HttpProtocol], ServerState]:
-    """The protocol class of one listener (its `is_draining` is the listener's), its factory, and what is open on it."""
+    """The protocol class of one listener (its `is_draining` is the listener's), its factory, and what is open on it.
+
+    An `app` with a method `take` is asked with each request that is all there whether it answers it by itself.
+    """
     own = cast(
         "type[HttpProtocol]", type("ListenerProtocol", (HttpProtocol,), {"limits": limits, "deadlines": deadlines})
     )
+    own.take = staticmethod(getattr(app, "take", _take_nothing))
     config = Config(cast("Any", app), lifespan="off", ws="none", log_config=None, access_log=False, proxy_headers=False)
     config.load()
     state = ServerState()

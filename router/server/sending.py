@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from router.adapters.relay import UpstreamResponse
@@ -19,6 +20,7 @@ from router.server.streams import Ending, Rename, Stream, body_ending, renamed_j
 WHOLE_BYTES = 4 << 20
 """An answer that is no stream is held back up to here, so that one that breaks off can still become a clean error."""
 
+UNCOUNTED = Ending(is_terminated=True)
 COUNTED_BYTES = 64 << 10
 """Token counts are read from unstreamed answers up to this size; beyond it are only embeddings."""
 
@@ -50,10 +52,9 @@ class Sender:
 
     async def relay(self, upstream: UpstreamResponse) -> Sent:
         """Pass `upstream` on to its end and close it. Raises UpstreamError while nothing was sent yet."""
-        noted = dict(upstream.headers)
+        noted = upstream.noted
         try:
-            if noted.get(b"content-encoding", b"identity") != b"identity":
-                raise UpstreamError("the upstream answered in an encoding that was not asked for")
+            check_encoding(noted)
             stream = stream_of(noted.get(b"content-type", b""), self._route, self._rename)
             headers = response_headers(upstream.headers, noted)
             if stream is None:
@@ -71,18 +72,13 @@ class Sender:
         return self.sent
 
     async def _relay_whole(self, upstream: UpstreamResponse, headers: list[Header]) -> None:
-        if upstream.status >= 500 and self._route.is_inference and upstream.status != 503:
-            headers.append(NO_RETRY)
         body = upstream.read_nowait() if upstream.is_complete else await self._gather(upstream)
         if body is not None and upstream.is_complete:
-            if self._rename is not None:
-                body = renamed_json(body, self._rename)
-                headers = [pair for pair in headers if pair[0] != b"content-length"]
-                headers.append((b"content-length", b"%d" % len(body)))
-            if self._route.is_inference and len(body) <= COUNTED_BYTES:
-                self.sent.ending = body_ending(body)
+            headers, body, self.sent.ending = _worded(upstream.status, headers, body, self._route, self._rename)
             await self._whole(upstream.status, headers, body)
         else:
+            if _is_final_error(upstream.status, self._route):
+                headers.append(NO_RETRY)
             await self._start(upstream.status, headers)
             await self._body(body or b"", more=True)
             await self._relay_rest(upstream)
@@ -157,6 +153,46 @@ class Sender:
     async def _body(self, body: bytes, *, more: bool) -> None:
         self.sent.sent_bytes += len(body)
         await self._send({"type": "http.response.body", "body": body, "more_body": more})
+
+
+def whole_answer(
+    upstream: UpstreamResponse, route: Route, rename: Rename | None
+) -> tuple[list[Header], bytes, Ending] | None:
+    """Headers, body and ending of an answer that has arrived completely; None for a stream, and nothing is read then.
+
+    Raises UpstreamError.
+    """
+    noted = upstream.noted
+    check_encoding(noted)
+    if stream_of(noted.get(b"content-type", b""), route, None) is not None:
+        return None
+    body = upstream.read_nowait() or b""
+    return _worded(upstream.status, response_headers(upstream.headers, noted), body, route, rename)
+
+
+def check_encoding(noted: Mapping[bytes, bytes]) -> None:
+    """Raises UpstreamError for a body that nobody here can read."""
+    if noted.get(b"content-encoding", b"identity") != b"identity":
+        raise UpstreamError("the upstream answered in an encoding that was not asked for")
+
+
+def _worded(
+    status: int, headers: list[Header], body: bytes, route: Route, rename: Rename | None
+) -> tuple[list[Header], bytes, Ending]:
+    """A whole answer as the client gets it, under the name that it shall see, and what the answer tells of itself."""
+    if _is_final_error(status, route):
+        headers.append(NO_RETRY)
+    if rename is not None:
+        body = renamed_json(body, rename)
+        headers = [pair for pair in headers if pair[0] != b"content-length"]
+        headers.append((b"content-length", b"%d" % len(body)))
+    is_counted = route.is_inference and len(body) <= COUNTED_BYTES
+    return headers, body, body_ending(body) if is_counted else UNCOUNTED
+
+
+def _is_final_error(status: int, route: Route) -> bool:
+    """True when a client that repeats the request would only double the work (C4)."""
+    return status >= 500 and status != 503 and route.is_inference
 
 
 async def read_whole(upstream: UpstreamResponse, limit_bytes: int = 64 << 20) -> bytes:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
-from router.telemetry.events import Event
+from router.telemetry.events import Decided, Event, Finished
+
+HOLD_S, MOST_HELD = 0.01, 256
+"""The events of requests are told so late at most, and so many of them at once."""
 
 
 class Hook(Protocol):
@@ -15,14 +18,39 @@ class Hook(Protocol):
 
 
 class Telemetry:
-    """Hands each event to every hook, in their order."""
+    """Hands each event to every hook, in their order.
 
-    def __init__(self, hooks: Iterable[Hook] = ()) -> None:
+    With `later` (a loop's `call_later`) the events of requests are told together, so that no client waits for what is
+    written about it. Whoever reads a hook calls `flush` first.
+    """
+
+    def __init__(
+        self, hooks: Iterable[Hook] = (), *, later: Callable[[float, Callable[[], None]], object] | None = None
+    ) -> None:
         self._hooks = tuple(hooks)
+        self._later = later
+        self._held: list[Event] = []
         self.failures = 0
 
     def emit(self, event: Event) -> None:
-        """Tell every hook. Never raises."""
+        """Tell every hook, perhaps in a moment. Never raises."""
+        if self._later is not None and (type(event) is Finished or type(event) is Decided):
+            self._held.append(event)
+            if len(self._held) == 1:
+                self._later(HOLD_S, self.flush)
+            elif len(self._held) >= MOST_HELD:
+                self.flush()
+            return
+        self.flush()
+        self._tell(event)
+
+    def flush(self) -> None:
+        """Tell what is held back."""
+        held, self._held = self._held, []
+        for event in held:
+            self._tell(event)
+
+    def _tell(self, event: Event) -> None:
         for hook in self._hooks:
             try:
                 hook.on(event)

@@ -26,7 +26,7 @@ from router.telemetry.events import (
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 Line = dict[str, object]
-FLUSH_S = 0.1
+FLUSH_S, MOST_HELD = 0.1, 256
 
 
 def stderr_sink(line: bytes) -> None:
@@ -65,8 +65,8 @@ class RequestLine(msgspec.Struct, omit_defaults=True):
 class LogHook:
     """Writes each event of at least `level` as one line; `unix_now` gives the date.
 
-    With `later` (a loop's `call_later`) the lines of requests are written together, `FLUSH_S` late at most: one write a
-    request costs more than its line. Whatever else is written at once, and `flush` writes what is left.
+    With `later` (a loop's `call_later`) the lines of requests are made and written together, `FLUSH_S` late at most:
+    one write a request costs more than its line. Whatever else is written at once; `flush` writes what is left.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class LogHook:
         later: Callable[[float, Callable[[], None]], object] | None = None,
     ) -> None:
         self._later = later
-        self._held: list[bytes] = []
+        self._held: list[tuple[float, Finished]] = []
         self._least = LEVELS[level]
         self._sink = sink
         self._unix_now = unix_now
@@ -89,32 +89,33 @@ class LogHook:
     def on(self, event: Event) -> None:
         if isinstance(event, Finished):
             if self._least <= LEVELS["info"]:
-                self._put(self._encode(_request(self._ts(), event)) + b"\n")
+                self._put(event)
             return
         if isinstance(event, Decided) and event.outcome != "rejected" and self._least > LEVELS["debug"]:
             return  # one for each request, too
         level, message, facts = _line(event)
         if LEVELS.get(level, 0) >= self._least:
             self.flush()
-            self._sink(self._encode({"ts": self._ts(), "level": level, "msg": message, **facts}) + b"\n")
+            self._sink(
+                self._encode({"ts": self._ts(self._unix_now()), "level": level, "msg": message, **facts}) + b"\n"
+            )
 
     def flush(self) -> None:
         """Write what is held back."""
         if self._held:
-            lines, self._held = b"".join(self._held), []
-            self._sink(lines)
+            held, self._held = self._held, []
+            self._sink(b"".join(self._encode(_request(self._ts(at_s), event)) + b"\n" for at_s, event in held))
 
-    def _put(self, line: bytes) -> None:
-        if self._later is None:
-            self._sink(line)
-            return
-        self._held.append(line)
-        if len(self._held) == 1:
+    def _put(self, event: Finished) -> None:
+        self._held.append((self._unix_now(), event))
+        if self._later is None or len(self._held) >= MOST_HELD:
+            self.flush()
+        elif len(self._held) == 1:
             self._later(FLUSH_S, self.flush)
 
-    def _ts(self) -> str:
-        """Now, in ISO 8601 with milliseconds; the date is rendered once a second."""
-        thousandths = int(self._unix_now() * 1000)
+    def _ts(self, at_s: float) -> str:
+        """A time in ISO 8601 with milliseconds; the date is rendered once a second."""
+        thousandths = int(at_s * 1000)
         second, rest = divmod(thousandths, 1000)
         if second != self._second:
             self._second, self._date = second, datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")

@@ -129,7 +129,7 @@ class MetricsHook:
         return generate_latest(self.registry), CONTENT_TYPE_LATEST
 
     def on(self, event: Event) -> None:
-        if isinstance(event, Finished | Decided):
+        if type(event) is Finished or type(event) is Decided:
             self._requests.append(event)
             if len(self._requests) >= COUNTED_TOGETHER:
                 self._count()

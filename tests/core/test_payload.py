@@ -400,9 +400,7 @@ def read_or_refusal(kind, text, *, is_quick=True):
     return values
 
 
-@given(
-    USUAL, st.sampled_from(PATCHES)
-)
+@given(USUAL, st.sampled_from(PATCHES))
 def test_a_usual_body_is_rewritten_to_the_same_values_as_any_other(members, options):
     """Same members after it, whichever way the body was read."""
     text = json.dumps(members).encode()

@@ -10,8 +10,9 @@ import pytest
 import zstandard
 
 from router.adapters.relay import HttpRelay, ScriptedRelay, UpstreamRequest, UpstreamResponse
+from router.call import Call
 from router.core.routes import ROUTES
-from router.dispatch import Call, VirtualModel
+from router.dispatch import VirtualModel
 from router.errors import Busy, LoadFailed, ModelNotFound, NoVariantFits, RouterError, UpstreamError, UpstreamTimeout
 from router.server.settings import EdgeSettings
 from tests.adapters.raw_upstream import Visit, answer, chunk, raw_upstream

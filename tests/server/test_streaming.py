@@ -10,7 +10,7 @@ import random
 import pytest
 
 from router.adapters.relay import HttpRelay
-from router.dispatch import Call
+from router.call import Call
 from router.errors import UpstreamError
 from router.server.protocol import WireLimits
 from tests.adapters.raw_upstream import STREAM_HEAD, Script, Visit, answer, chunk, raw_upstream, reset

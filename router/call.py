@@ -1,0 +1,112 @@
+"""What goes into the dispatcher and what comes out of it: a call, its answer, how it was released. No story here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Literal
+
+from router.adapters.relay import UpstreamRequest, UpstreamResponse
+from router.core.names import key_of
+from router.core.payload import InferenceRequest
+from router.core.routes import Route
+
+NothingFits = Literal["refuse", "wait", "allow_partial", "passthrough"]
+Header = tuple[bytes, bytes]
+
+_LONGEST_NAME = 512  # of a requested model whose headers are remembered
+
+
+@dataclass(slots=True)
+class Call:
+    """One inference request as the edge has read it. `headers` are those that may go upstream (E6).
+
+    Not frozen, like `Released`: one is built for every request, and frozen costs three times as much.
+    """
+
+    route: Route
+    request: InferenceRequest
+    body: bytes
+    headers: list[Header] = field(default_factory=list)
+    request_id: str = ""
+    team: str = "default"
+    strict: bool = False
+    nothing_fits: NothingFits | None = None
+    path_model: str | None = None
+
+    def upstream(self, body: bytes) -> UpstreamRequest:
+        """The request to send upstream, with `body`."""
+        return UpstreamRequest(self.route.method_bytes, self.route.target, self.headers, body, len(body))
+
+
+@dataclass(slots=True)
+class Released:
+    """How sending an answer ended; token counts where the answer told them. `phase`: where a client left."""
+
+    outcome: str
+    sent_bytes: int = 0
+    tokens_in: int | None = None
+    tokens_out: int | None = None
+    phase: str = ""
+
+
+@dataclass(slots=True)
+class Answer:
+    """What to send to the client: the upstream's answer, or `body` where `upstream` is None.
+
+    `headers` are the `X-Router-*` ones; `lines` are the same ready to be sent, where that was worth while. `rename` is
+    (name in the stream, name to show), for derived tags. `release`
+    is idempotent and must be called on every exit path.
+    """
+
+    status: int
+    headers: list[Header]
+    upstream: UpstreamResponse | None
+    body: bytes = b""
+    content_type: bytes = b"application/json; charset=utf-8"
+    rename: tuple[bytes, bytes] | None = None
+    lines: bytes = b""
+    on_release: Callable[[Released], None] | None = None
+
+    def release(
+        self, outcome: str, *, sent_bytes: int = 0, tokens_in: int | None = None, tokens_out: int | None = None
+    ) -> None:
+        """Give back the connection and the place at the resident; `outcome` says how the relay ended."""
+        on_release, self.on_release = self.on_release, None
+        if self.upstream is not None:
+            self.upstream.close()
+        if on_release is not None:
+            on_release(Released(outcome, sent_bytes, tokens_in, tokens_out))
+
+
+def spelled(requested: str, variant: str) -> str:
+    """The variant's name, in the client's own spelling where that names the same model."""
+    return requested if requested == variant or key_of(requested) == key_of(variant) else variant
+
+
+def router_headers(requested: str, variant: str, reason: str, queue_s: float) -> list[Header]:
+    """The `X-Router-*` headers of an answer."""
+    fixed = _fixed_headers if len(requested) <= _LONGEST_NAME else _fixed_headers.__wrapped__
+    return [*fixed(requested, variant, reason), (b"x-router-queue-ms", b"%d" % (queue_s * 1000))]
+
+
+def header_lines(headers: list[Header]) -> bytes:
+    """Headers as they are sent."""
+    return b"".join(b"%b: %b\r\n" % pair for pair in headers)
+
+
+@lru_cache(maxsize=256)
+def _fixed_headers(requested: str, variant: str, reason: str) -> tuple[Header, ...]:
+    """What the answers to many requests have in common."""
+    return (
+        (b"x-router-model", _latin(variant)),
+        (b"x-router-requested-model", _latin(requested)),
+        (b"x-router-reason", _latin(reason)),
+        (b"x-router-backend", b"local"),
+    )
+
+
+def _latin(text: str) -> bytes:
+    """A header value: one line of Latin-1."""
+    return text.replace("\r", " ").replace("\n", " ")[:512].encode("latin-1", "replace")

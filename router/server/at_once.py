@@ -1,0 +1,140 @@
+"""The usual request, answered on the spot: no task, no ASGI, nothing awaited.
+
+What is not usual (a model that must be loaded, a browser, a header of ours, a large or compressed body, no free
+connection) is left to the edge before anything was done about it. An answer that is a stream, or not all here, is sent
+by a task from its head on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+
+from router.call import Answer, Call
+from router.core.payload import read_request
+from router.core.routes import TARGETS, Route
+from router.dispatch import Dispatcher, Underway
+from router.errors import BadRequest, Busy, RouterError, UpstreamError
+from router.server.cycle import Cycle
+from router.server.middleware import HostRule
+from router.server.responses import Header, render_error, request_headers
+from router.server.sending import whole_answer
+from router.server.settings import EdgeSettings
+
+logger = logging.getLogger("router.server")
+
+MOST_BYTES = 64 << 10
+"""Larger bodies go the long way, where they are read under their limits."""
+
+_ROUTES = {target: route for target, route in TARGETS.items() if route.is_inference and route.kind != "v1_audio"}
+_UNUSUAL = frozenset(b"origin content-encoding x-request-id x-router-strict x-router-nothing-fits".split())
+
+Finish = Callable[[Cycle, Route, Answer, str], Awaitable[None]]
+
+
+class AtOnce:
+    """See the module. `finish` sends an answer that has begun, as a task; `next_id` names the next request."""
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        settings: EdgeSettings,
+        hosts: HostRule,
+        *,
+        next_id: Callable[[], str],
+        finish: Finish,
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._has_headers = settings.has_router_headers
+        self._hosts = hosts
+        self._next_id = next_id
+        self._finish = finish
+
+    def take(self, cycle: Cycle) -> bool:
+        """True when the request is taken: it has been sent upstream, and its answer will be sent from here."""
+        route = _ROUTES.get((cycle.method, cycle.target))
+        noted = cycle.noted
+        if route is None or not _UNUSUAL.isdisjoint(noted) or not self._hosts.allows(noted.get(b"host", b"")):
+            return False
+        body = cycle.peek_body()
+        if body is None or len(body) > MOST_BYTES:
+            return False
+        try:
+            request = read_request(route.kind, body)
+        except BadRequest:
+            return False
+        call = Call(route, request, body, request_headers(cycle.headers, noted), self._next_id())
+        taken = _Taken(self, cycle, route, call.request_id)
+        underway = self._dispatcher.at_once(call, taken.reply)
+        if underway is None:
+            return False
+        taken.underway, cycle.underway = underway, taken
+        return True
+
+    def answer(self, cycle: Cycle, route: Route, answer: Answer, request_id: str) -> None:
+        """Send `answer` now if it is all here and no stream, else by a task."""
+        upstream = answer.upstream
+        whole = whole_answer(upstream, route, answer.rename) if upstream is not None and upstream.is_complete else None
+        if whole is None:
+            cycle.spawn(lambda: self._finish(cycle, route, answer, request_id))
+            assert cycle.task is not None
+            cycle.task.add_done_callback(lambda _: answer.release("client_gone"))  # also of one that never began
+            return
+        headers, body, ending = whole
+        own = b"%bx-request-id: %b\r\n" % (answer.lines, request_id.encode("ascii")) if self._has_headers else b""
+        outcome = "upstream_error"
+        try:
+            cycle.respond(answer.status, headers, body, own)
+            outcome = "completed"
+        finally:
+            size = len(body)
+            answer.release(outcome, sent_bytes=size, tokens_in=ending.tokens_in, tokens_out=ending.tokens_out)
+
+    def refuse(self, cycle: Cycle, route: Route, error: RouterError, request_id: str) -> None:
+        """Answer with an error of ours."""
+        status, headers, body = render_error(error, route.dialect)
+        own: list[Header] = [(b"x-request-id", request_id.encode("ascii"))] if self._has_headers else []
+        cycle.respond(status, [*headers, (b"content-length", b"%d" % len(body)), *own], body)
+
+
+class _Taken:
+    """One request under way: what its connection and the dispatcher tell it."""
+
+    __slots__ = ("_at_once", "_cycle", "_request_id", "_route", "underway")
+
+    def __init__(self, at_once: AtOnce, cycle: Cycle, route: Route, request_id: str) -> None:
+        self._at_once = at_once
+        self._cycle = cycle
+        self._route = route
+        self._request_id = request_id
+        self.underway: Underway | None = None
+
+    def reply(self, answer: Answer | RouterError | None) -> None:
+        """What the dispatcher has to say. Never raises: it is called from the upstream's connection."""
+        cycle = self._cycle
+        cycle.underway = self.underway = None  # they know each other: nothing is left for the collector
+        try:
+            if isinstance(answer, Answer):
+                self._at_once.answer(cycle, self._route, answer, self._request_id)
+            elif answer is None:
+                cycle.begin()
+            else:
+                self._at_once.refuse(cycle, self._route, answer, self._request_id)
+        except Exception as exc:
+            if isinstance(answer, Answer):
+                answer.release("upstream_error")
+            if not isinstance(exc, UpstreamError):
+                logger.exception("request %s failed", self._request_id)
+            if not cycle.response_complete:
+                error = exc if isinstance(exc, UpstreamError) else RouterError("internal error")
+                self._at_once.refuse(cycle, self._route, error, self._request_id)
+
+    def give_up(self) -> None:
+        """The client has left."""
+        if self.underway is not None:
+            self.underway.give_up()
+
+    def interrupt(self) -> None:
+        """There is no more time for it."""
+        self.give_up()
+        self._at_once.refuse(self._cycle, self._route, Busy("the router is shutting down"), self._request_id)
