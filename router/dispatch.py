@@ -80,6 +80,7 @@ class Ready:
     rename: tuple[bytes, bytes] | None
     headers: list[tuple[bytes, bytes]]
     lines: bytes
+    told: tuple[object, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +209,7 @@ class Dispatcher:
             return None
         self._world.enter(ready.weights)
         self._line.served(ready.weights)
-        self._decided(call, ready.chain, ready.decision, ready.reason)
+        self._telemetry.emit(Decided(call.request_id, call.team, *ready.told))  # type: ignore[arg-type]
         return underway
 
     async def _relay_to(
@@ -340,20 +341,9 @@ class Dispatcher:
         """True when the world has been read for a refusal since the request came."""
         return self._refused_at_s >= since_s
 
-    def _decided(self, call: Call, chain: Chain, decision: Decision, reason: str = "") -> None:
-        self._telemetry.emit(
-            Decided(
-                call.request_id,
-                call.team,
-                call.request.model,
-                decision.chosen.variant.model if decision.chosen else "",
-                reason or decision.reason,
-                decision.outcome.value,
-                chain.name,
-                _CAUSES[decision.verdicts[0].kind] if decision.verdicts else "",
-                decision,
-            )
-        )
+    def _decided(self, call: Call, chain: Chain, decision: Decision) -> None:
+        told = _told(call.request.model, chain, decision)
+        self._telemetry.emit(Decided(call.request_id, call.team, *told))  # type: ignore[arg-type]
 
     def _finished(
         self,
@@ -459,6 +449,7 @@ class Dispatcher:
             self._rename(call, chosen, name),
             headers,
             header_lines(headers),
+            _told(request.model, chain, decision),
         )
 
     def _decide(self, request: InferenceRequest, chain: Chain) -> Decision:
@@ -593,7 +584,6 @@ class Underway:
 _KEEP_ALIVE = frozenset({"keep_alive"})
 _NOTHING: frozenset[str] = frozenset()
 _NO_PATCH = Patch.of({})
-_CAUSES = {kind: kind.name.lower() for kind in VerdictKind}
 
 
 @lru_cache(maxsize=256)
@@ -607,6 +597,13 @@ def _is_settled(decision: Decision) -> bool:
     assert decision.chosen is not None
     kinds = {verdict.kind for verdict in decision.verdicts}
     return decision.chosen.kind is VerdictKind.RESIDENT and VerdictKind.HELD_BACK not in kinds
+
+
+def _told(requested: str, chain: Chain, decision: Decision) -> tuple[object, ...]:
+    """What `Decided` says of a decision, behind the request's id and team."""
+    chosen = decision.chosen.variant.model if decision.chosen else ""
+    cause = decision.verdicts[0].kind.name.lower() if decision.verdicts else ""
+    return requested, chosen, decision.reason, decision.outcome.value, chain.name, cause, decision
 
 
 def _drop(call: Call) -> frozenset[str]:

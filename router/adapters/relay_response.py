@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from router.errors import UpstreamError
 
@@ -15,8 +16,7 @@ HIGH_WATER_BYTES = 256 << 10
 Header = tuple[bytes, bytes]
 
 
-@dataclass(slots=True)
-class UpstreamRequest:
+class UpstreamRequest(msgspec.Struct):
     """What to ask the upstream. `target` and `headers` go out as they are; Host, framing and Accept-Encoding are ours.
 
     An iterator as `body` is streamed: with `content_length` under a Content-Length, else chunked. `safe_to_resend`

@@ -64,7 +64,7 @@ _NO_OPTIONS: dict[str, Any] = {}
 def read_quick(kind: str, body: bytes, members: Members) -> Usual | None:
     """What `body` asks for; None where it is not a usual one. `members` are those of `body`."""
     read = _READERS.get(kind)
-    if read is None or len({key for key, _ in members}) != len(members):
+    if read is None or len(dict(members)) != len(members):
         return None
     try:
         usual = read(body)
