@@ -182,8 +182,11 @@ async def stream(port: int) -> None:
         writer.write(b"0\r\n\r\n")
 
     def say(writer: asyncio.StreamWriter, *, done: bool) -> None:
-        value = {"model": MODEL, "at_ns": time.monotonic_ns(), "done": done}
-        line = json.dumps(value, separators=(",", ":")).encode() + b"\n"
+        line = b'{"model":"%b","at_ns":%d,"done":%b}\n' % (
+            MODEL.encode(),
+            time.monotonic_ns(),
+            b"true" if done else b"false",
+        )
         writer.write(b"%x\r\n%b\r\n" % (len(line), line))
 
     server = await asyncio.start_server(serve, "127.0.0.1", port, backlog=4096)

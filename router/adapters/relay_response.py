@@ -55,6 +55,8 @@ class UpstreamResponse:
         "_ended",
         "_error",
         "_paused",
+        "_refused",
+        "_sink",
         "_source",
         "_waiter",
         "headers",
@@ -72,6 +74,8 @@ class UpstreamResponse:
         self._paused = False
         self._ended = False
         self._error: Exception | None = None
+        self._sink: Callable[[bytes], bool] | None = None
+        self._refused: Exception | bool = False  # by the sink: what it raised, or that it wants no more
         self._waiter: asyncio.Future[None] | None = None
 
     @classmethod
@@ -123,6 +127,29 @@ class UpstreamResponse:
                 self._waiter = None
         return chunk
 
+    async def pour(self, sink: Callable[[bytes], bool]) -> bool:
+        """Hand each piece to `sink` as soon as it is read, without a turn of the loop in between.
+
+        True at the clean end; False when `sink` has said (by False) that it wants no more for now: call again then.
+        Raises UpstreamError when the answer was cut, and what `sink` raised.
+        """
+        while (chunk := self.read_nowait()) != b"":
+            if chunk is not None:
+                if not sink(chunk):
+                    return False
+                continue
+            self._waiter, self._sink = asyncio.get_running_loop().create_future(), sink
+            try:
+                await self._waiter
+            finally:
+                self._waiter = self._sink = None
+            refused, self._refused = self._refused, False
+            if isinstance(refused, Exception):
+                raise refused
+            if refused:
+                return False
+        return True
+
     def close(self) -> None:
         """Give the answer up. Cancels it at the upstream unless it has arrived completely. Idempotent."""
         source, self._source = self._source, None
@@ -133,6 +160,15 @@ class UpstreamResponse:
 
     def feed(self, chunk: bytes) -> None:
         """The connection has read `chunk` of the body."""
+        if self._sink is not None:
+            try:
+                self._refused = not self._sink(chunk)
+            except Exception as exc:
+                self._refused = exc
+            if self._refused is not False:
+                self._sink = None
+                self._wake()
+            return
         self._chunks.append(chunk)
         self._buffered += len(chunk)
         if self._buffered > HIGH_WATER_BYTES and not self._paused and self._source is not None:

@@ -103,7 +103,7 @@ def _merge_options(members: Members, patch: Patch) -> bytes | None:
     found: dict[str, msgspec.Raw] = {}
     seen: list[memoryview] = []
     for key, view in members:
-        if key == "options" or (len(key) == len("options") and fold(key) == "options"):
+        if key == "options" or (len(key) == 7 and fold(key) == "options"):
             seen.append(view)
             found = {} if kind_of(view) == "null" else found | _read_options(view)
     if len(seen) <= 1 and patch.tail and patch.touched.isdisjoint(found):  # the usual case: they go behind the others

@@ -191,6 +191,17 @@ class Cycle:
             self._chunks = [b"".join(self._chunks)]
         return self._chunks[0] if self._chunks else b""
 
+    def push(self, body: bytes) -> bool:
+        """Send a piece of an answer that has started, without waiting; False when the client should be waited for."""
+        if self.is_gone:
+            return True
+        self._write(body, more=True)
+        return not self._line.is_write_paused
+
+    async def drain(self) -> None:
+        """Until the client has taken most of what was written."""
+        await self._line.drain()
+
     # ASGI
 
     def take_body(self) -> bytes | None:

@@ -72,14 +72,15 @@ class HttpProtocol(ClientConnection):
         version = self.parser.get_http_version()
         method = self.parser.get_method().decode()
         self._refused = self._too_big(headers) or judge(headers, noted, version)
-        target = split_target(self.url, method)
-        if self._refused is not None or target is None:
+        url, authority = self.url, None
+        if not url.startswith(b"/"):
+            url, authority = split_target(url, method) or (b"", None)
+        if self._refused is not None or not url:
             raise ValueError("refused")
         self._in_head, self._head_bytes = False, 0
         if not self.is_write_paused:
             self.deadline = NEVER
         http_10 = version == "1.0"
-        url, authority = target
         if authority is not None:
             headers = [(name, authority if name == b"host" else value) for name, value in headers]
             noted[b"host"] = authority

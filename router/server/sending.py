@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from router.adapters.relay import UpstreamResponse
 from router.core.routes import Route
 from router.errors import RouterError, UpstreamError
+from router.server.cycle import Cycle
 from router.server.exchange import Exchange
 from router.server.responses import NO_RETRY, Header, response_headers
 from router.server.streams import Ending, Rename, Stream, body_ending, renamed_json, stream_of
@@ -122,6 +123,9 @@ class Sender:
         await self._body(last_words, more=False)
 
     async def _pump(self, upstream: UpstreamResponse, stream: Stream) -> None:
+        if self._cycle is not None:
+            await self._pour(self._cycle, upstream, stream)
+            return
         while True:
             chunk = upstream.read_nowait()
             if chunk is None:
@@ -132,6 +136,25 @@ class Sender:
                 break
             if whole := stream.feed(chunk):
                 await self._body(whole, more=True)
+        if rest := stream.rest():
+            await self._body(rest, more=True)
+
+    async def _pour(self, cycle: Cycle, upstream: UpstreamResponse, stream: Stream) -> None:
+        """The same where the client's connection is ours: what comes in goes out before anything else happens."""
+
+        def push(chunk: bytes) -> bool:
+            if whole := stream.feed(chunk):
+                self.sent.sent_bytes += len(whole)
+                return cycle.push(whole)
+            return True
+
+        first = upstream.read_nowait()
+        if first is None:
+            await self._body(b"", more=True)  # the head must not wait for the first line
+        elif first and not push(first):
+            await cycle.drain()
+        while not await upstream.pour(push):
+            await cycle.drain()
         if rest := stream.rest():
             await self._body(rest, more=True)
 
