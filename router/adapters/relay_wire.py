@@ -21,6 +21,7 @@ from router.adapters.relay_parser import (
     reason,
 )
 from router.adapters.relay_response import UpstreamResponse
+from router.adapters.relay_socket import NOT_PLAIN, plain_fd, write_now
 from router.errors import UpstreamError, UpstreamTimeout
 
 __all__ = ["ConnectionGone", "Wire"]
@@ -42,6 +43,7 @@ class Wire(AnswerParser):
 
     __slots__ = (
         "_can_write",
+        "_fd",
         "_is_sent",
         "_owner",
         "_saw_byte",
@@ -62,6 +64,7 @@ class Wire(AnswerParser):
         self._saw_byte = False
         self._is_sent = True
         self.transport = cast("asyncio.Transport", None)
+        self._fd = NOT_PLAIN
         self.deadline = NEVER
         self.is_closed = self.is_owned = False
 
@@ -115,7 +118,10 @@ class Wire(AnswerParser):
             self.transport.write(head)
         elif isinstance(body, bytes):
             # One write, one packet for a small body; a large one is never copied.
-            self.transport.write(head + body) if len(body) < 65536 else self.transport.writelines((head, body))
+            if len(body) < 65536:
+                write_now(self.transport, self._fd, head + body)
+            else:
+                self.transport.writelines((head, body))
         else:
             self._is_sent = False
             self.transport.write(head)
@@ -147,6 +153,7 @@ class Wire(AnswerParser):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
+        self._fd = plain_fd(self.transport)
 
     def data_received(self, data: bytes) -> None:
         response = self._response

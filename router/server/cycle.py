@@ -13,6 +13,8 @@ from email.utils import formatdate
 from http import HTTPStatus
 from typing import Any, Protocol
 
+from router.adapters.relay_socket import write_now
+
 BODY_HIGH_WATER_BYTES = 512 << 10
 """So much of a request's body is held for an application that does not read it; then the socket is not read."""
 
@@ -26,6 +28,7 @@ class Line(Protocol):
     """What a cycle needs of its connection."""
 
     transport: asyncio.Transport
+    fd: int
     loop: asyncio.AbstractEventLoop
     is_write_paused: bool
 
@@ -318,7 +321,7 @@ class Cycle:
         if not self._is_chunked:
             if len(body) < 65536:
                 if head or body:
-                    transport.write(head + body)
+                    write_now(transport, self._line.fd, head + body)
             else:
                 transport.writelines((head, body))
             return
@@ -328,7 +331,7 @@ class Cycle:
             if head or end:
                 transport.write(head + end)
         elif len(body) < 65536:
-            transport.write(b"%b%x\r\n%b%b" % (head, len(body), body, end))
+            write_now(transport, self._line.fd, b"%b%x\r\n%b%b" % (head, len(body), body, end))
         else:
             transport.writelines((b"%b%x\r\n" % (head, len(body)), body, end))
 
