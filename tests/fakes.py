@@ -7,14 +7,18 @@ import json
 import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
-from router.adapters.relay import Relay, UpstreamRequest, UpstreamResponse
+import pytest
+
+from router import dispatch
+from router.adapters.relay import HttpRelay, Relay, UpstreamRequest, UpstreamResponse
 from router.call import Answer, Call, Released
 from router.dispatch import Dispatcher, VirtualModel
+from router.errors import UpstreamError
 from router.server.edge import Edge
 from router.server.listener import Listener
 from router.server.protocol import WireLimits
@@ -37,17 +41,30 @@ class FakeDispatcher:
     catalog_changes: int = 0
     ready: bool = True
 
-    def at_once(self, call: Call, reply: object) -> None:
-        """Nothing is ever at hand."""
+    takes_at_once: ClassVar[bool] = False
+
+    def at_once(self, call: Call, reply: dispatch.Reply) -> Sent | None:
+        """Sent on a free connection, where the test wants that and there is one."""
+        if not self.takes_at_once or self.before is not None:
+            return None
+        sent = Sent(self, call, reply)
+        sent.upstream = self.relay.open_now(call.upstream(call.body), sent.on_head)
+        if sent.upstream is None:
+            return None
+        self.calls.append(call)
+        return sent
 
     async def dispatch(self, call: Call) -> Answer:
         self.calls.append(call)
         if self.before is not None:
             await self.before(call)
-        target = call.route.pattern.encode()
-        request = UpstreamRequest(b"POST", target, call.headers, call.body, len(call.body))
-        upstream = await self.relay.open(request)
+        try:
+            return self.answer(call, await self.relay.open(call.upstream(call.body)))
+        except BaseException:
+            self.released.append(Released("client_gone", phase="before_answer"))
+            raise
 
+    def answer(self, call: Call, upstream: UpstreamResponse) -> Answer:
         def on_release(released: Released) -> None:
             self.log.append(released.outcome)
             self.released.append(released)
@@ -83,6 +100,29 @@ class FakeDispatcher:
         return "0.33.0"
 
 
+class Sent:
+    """A request that was sent at once."""
+
+    def __init__(self, dispatcher: FakeDispatcher, call: Call, reply: dispatch.Reply) -> None:
+        self.upstream: UpstreamResponse | None = None
+        self._dispatcher, self._call, self._reply = dispatcher, call, reply
+
+    def on_head(self) -> None:
+        assert self.upstream is not None
+        if self.upstream.status:
+            self._reply(self._dispatcher.answer(self._call, self.upstream))
+            return
+        with pytest.raises(UpstreamError) as caught:
+            self.upstream.raise_error()
+        self._dispatcher.released.append(Released("upstream_error"))
+        self._reply(caught.value)
+
+    def give_up(self) -> None:
+        assert self.upstream is not None
+        self.upstream.close()
+        self._dispatcher.released.append(Released("client_gone", phase="before_answer"))
+
+
 @dataclass
 class RunningEdge:
     """An edge that listens on a free port of 127.0.0.1."""
@@ -96,6 +136,13 @@ class RunningEdge:
         return self.listener.port
 
 
+async def warm(relay: HttpRelay, connections: int = 4) -> None:
+    """Open connections ahead, so that there is a free one."""
+    with suppress(UpstreamError):
+        for wire in [await relay._connect() for _ in range(connections)]:
+            relay.give_back(wire)
+
+
 @asynccontextmanager
 async def running_edge(
     dispatcher: FakeDispatcher, settings: EdgeSettings | None = None, limits: WireLimits | None = None
@@ -104,6 +151,8 @@ async def running_edge(
     edge = Edge(cast("Dispatcher", dispatcher), settings)
     listener = Listener(edge, limits=limits)
     await listener.start()
+    if dispatcher.takes_at_once and isinstance(dispatcher.relay, HttpRelay):
+        await warm(dispatcher.relay)
     try:
         yield RunningEdge(edge, listener, dispatcher)
     finally:
