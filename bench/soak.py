@@ -222,6 +222,7 @@ def main() -> int:
     bounds = {
         "error rate ≤ 0.1 % outside fault windows": float(str(result["error_rate"])) <= 0.001,
         "RSS slope ≤ 1 MB/min": not is_long or float(str(result["rss_slope_mb_per_minute"])) <= 1.0,
+        "loop lag p99 ≤ 20 ms": result["loop_lag_p99_s"] is not None and float(str(result["loop_lag_p99_s"])) <= 0.02,
         "no complaints of asyncio, no traceback": result["asyncio_complaints"] == 0,
     }
     for bound, holds in bounds.items():
