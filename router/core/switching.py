@@ -21,6 +21,10 @@ from router.core.room import MachineRules, Room, room_of
 STALL_BYTES = 4 << 30
 """Beside other residents each unload may stall Ollama for 5 s (scheduler.md §8): as long as loading this much."""
 
+SPLIT_SLACK = 1.1
+"""How Ollama has booked a split runner is only known in sum (caches that it loses, a projector on one card): each part
+is taken for so much larger, so that no eviction by Ollama comes as a surprise."""
+
 MOST_RESIDENTS = 6  # subsets of more residents than this are tried youngest first only
 
 
@@ -229,10 +233,11 @@ def booked(resident: Resident, gpus: tuple[Gpu, ...]) -> OllamaResident:
     cards = tuple(sorted(index for index, held in resident.held_bytes.items() if held)) or (0,)
     if pinned is not None:
         cards = (pinned,)
-    held = [resident.held_bytes.get(card, 0) for card in cards]
-    buffers = [resident.size_vram_bytes * part // (sum(held) or 1) for part in held]
-    free = [resident.free_at_load_bytes.get(card) for card in cards]
     context = {gpu.index: gpu.context_bytes for gpu in gpus}
+    # the driver's contexts are in what the probe saw, but not in what Ollama has booked
+    held = [max(0, resident.held_bytes.get(card, 0) - context.get(card, 0)) for card in cards]
+    buffers = [int(resident.size_vram_bytes * part * SPLIT_SLACK) // (sum(held) or 1) for part in held]
+    free = [resident.free_at_load_bytes.get(card) for card in cards]
     return OllamaResident(
         weights=resident.weights,
         cards=cards,

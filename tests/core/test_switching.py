@@ -12,7 +12,7 @@ from router.core.observation import Observation
 from router.core.ollama_options import ServerSettings
 from router.core.ollama_rules import foresee_load
 from router.core.room import MachineRules
-from router.core.switching import Plan, Shortage, booked, contexts, plan_switch
+from router.core.switching import SPLIT_SLACK, Plan, Shortage, booked, contexts, plan_switch
 from tests.core.facts import GIB, catalog_of, facts_of, gpu_of, resident_of
 from tests.core.test_policy_properties import FACTS, worlds
 
@@ -146,11 +146,14 @@ def test_smaller_context_is_taken_only_where_the_larger_has_no_plan():
 
 
 def test_split_resident_books_its_share_on_each_card():
-    """size_vram is dealt out as the probe saw it; free at load is unknown where nobody measured it."""
+    """size_vram is dealt out as the probe saw it, less the contexts, each part on the safe side; free at load is unknown
+    where nobody measured it."""
     split = resident_of(NEW, options=None, held_bytes={0: 6 * GIB, 1: 4 * GIB}, free_at_load_bytes={})
     found = booked(split, (gpu_of(0), gpu_of(1)))
     assert found.cards == (0, 1)
-    assert sum(found.buffers_bytes) <= split.size_vram_bytes
+    cards = [6 * GIB - gpu_of(0).context_bytes, 4 * GIB - gpu_of(1).context_bytes]
+    fair = [split.size_vram_bytes * card // sum(cards) for card in cards]
+    assert all(part < taken <= part * SPLIT_SLACK for part, taken in zip(fair, found.buffers_bytes, strict=True))
     assert found.free_at_load_bytes == (None, None)
 
 
