@@ -146,14 +146,13 @@ def test_smaller_context_is_taken_only_where_the_larger_has_no_plan():
 
 
 def test_split_resident_books_its_share_on_each_card():
-    """size_vram is dealt out as the probe saw it, less the contexts, each part on the safe side; free at load is unknown
-    where nobody measured it."""
+    """size_vram is dealt out as the probe saw it, less contexts and on the safe side; free at load may be unknown."""
     split = resident_of(NEW, options=None, held_bytes={0: 6 * GIB, 1: 4 * GIB}, free_at_load_bytes={})
     found = booked(split, (gpu_of(0), gpu_of(1)))
     assert found.cards == (0, 1)
     cards = [6 * GIB - gpu_of(0).context_bytes, 4 * GIB - gpu_of(1).context_bytes]
     fair = [split.size_vram_bytes * card // sum(cards) for card in cards]
-    assert all(part < taken <= part * SPLIT_SLACK for part, taken in zip(fair, found.buffers_bytes, strict=True))
+    assert all(part < taken <= part * SPLIT_SLACK + 1 for part, taken in zip(fair, found.buffers_bytes, strict=True))
     assert found.free_at_load_bytes == (None, None)
 
 
