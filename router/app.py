@@ -76,6 +76,9 @@ class Router:
             idle_timeout_s=config.timeouts.stream_idle_s,
             pool_size=config.limits.pool,
             pool_wait_s=config.queue.wait_s,
+            suppress_cancel=backend.suppress_cancel,
+            unwanted_bytes=config.limits.unwanted_bytes,
+            unwanted_s=config.timeouts.unwanted_s,
         )
         self.store = _store(config.store.path)
         self.world = World(self.server, CatalogReader(self.server), probe, _world_settings(config, backend), telemetry)

@@ -169,6 +169,8 @@ class Dispatcher:
                 self._decided(call, chain, decision)
                 answer = await self._relay_to(call, reason or decision.reason, chosen, tracked, started_s)
                 if answer is not None:
+                    if attempts > 1:
+                        answer.headers.append((b"x-router-attempts", b"%d" % attempts))
                     return answer
         raise NoVariantFits(f"{call.request.model}: the card changed faster than it could be used", retry_after_s=1.0)
 

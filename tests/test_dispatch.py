@@ -463,7 +463,7 @@ def test_memory_taken_during_the_load_costs_one_more_load_and_no_spilled_answer(
     play(story, CHAIN)
 
 
-def test_slow_probe_delays_switches_but_no_resident():
+def test_h2_slow_probe_delays_switches_but_no_resident():
     """A probe that takes 1.5 s is waited for before a load; a resident is served at once."""
 
     async def story(one):
@@ -493,7 +493,7 @@ def test_model_that_somebody_loaded_behind_our_back_is_seen_and_used():
     play(story)
 
 
-def test_lost_probe_is_verify_mode_after_a_while():
+def test_h1_lost_probe_is_verify_mode_after_a_while():
     """The last reading holds for `stale_after_s`; then loads are verified by ps, and residents go on."""
 
     async def story(one):
@@ -537,3 +537,78 @@ def test_static_probe_books_a_pinned_model_on_its_card():
         assert sorted(map(sorted, held)) == [[0], [1]]
 
     play(story, {**ALONE, "backends.local.probe": probe}, cards=(16000, 16000), has_probe=None)
+
+
+def test_b6_three_times_what_can_be_served_is_served_as_fast_as_it_can_be():
+    """Offered 3 × the capacity for a minute: all are answered, nothing is lost, and the model is never idle."""
+
+    async def story(one):
+        await one.ask(hello(SMALL))
+        loop = asyncio.get_running_loop()
+        alone_s = (await one.ask(hello(SMALL, tokens=50))).took_s
+        started_s = loop.time()
+
+        async def send(index):
+            await asyncio.sleep(index * alone_s / 3)
+            return await one.ask(hello(SMALL, tokens=50))
+
+        count = int(3 * 60 / alone_s)
+        replies = await asyncio.gather(*(send(index) for index in range(count)))
+        assert {reply.status for reply in replies} == {200}
+        assert count * alone_s >= 0.95 * (loop.time() - started_s)
+
+    play(story)
+
+
+def test_c7_clients_that_leave_and_their_mistakes_never_count_against_the_upstream():
+    """A thousand aborts and refusals later the upstream counts as up, and the next request is served at once."""
+
+    async def story(one):
+        await one.ask(hello(SMALL))
+
+        async def impatient(index):
+            task = asyncio.create_task(one.ask(hello(SMALL, tokens=40)))
+            await asyncio.sleep(0.001 * (index % 50))
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+        for _ in range(20):
+            await asyncio.gather(*(impatient(index) for index in range(50)))
+        for _ in range(50):
+            assert (await one.ask({"model": "no-such-model", "prompt": "x"})).status == 404
+            assert (await one.ask({"model": SMALL, "prompt": 1})).status == 400
+        assert world(one).is_up
+        assert (await one.ask(hello(SMALL))).status == 200
+        assert len(one.loads) == 1
+
+    play(story)
+
+
+def test_c9_a_chain_ends_with_the_last_error_and_a_bounded_number_of_upstream_calls():
+    """Every load fails: each variant is tried once, and the client reads the upstream's own words."""
+
+    async def story(one):
+        one.sim.cards.change(fail_load=dict.fromkeys((BIG, MIDDLE, SMALL), "corrupt"))
+        reply = await one.ask(hello(BIG))
+        assert (reply.status, "llama" in reply.error) == (500, True)
+        loads = [body for body in asked(one, "/api/generate") if not body.get("prompt") and body.get("keep_alive")]
+        assert len(loads) <= 3 + 2
+
+    play(story, CHAIN)
+
+
+def test_h4_two_models_that_fit_alone_but_not_together_never_both_get_their_memory():
+    """Asked for at the same instant, in any order: one after the other, no spill, no double booking."""
+    rng = random.Random(4)
+
+    async def story(one):
+        for _ in range(25):
+            pair = [hello("qwen3:14b", options={"num_ctx": 16384}), hello(BIG, options={"num_ctx": 8192})]
+            rng.shuffle(pair)
+            replies = await asyncio.gather(*(one.ask(body) for body in pair))
+            assert [reply.status for reply in replies] == [200, 200]
+            assert min(reply.tokens_per_s for reply in replies) > 95
+            assert len(residents(one)) == 1
+            assert world(one).reservations == []
+
+    play(story)

@@ -25,7 +25,9 @@ class HttpRelay:
 
     `base_url` may be ``https://`` and may carry a path that goes in front of every target. `pool_size` bounds the open
     connections; who finds none free waits at most `pool_wait_s`, then Busy is raised. An unused connection is closed
-    after `idle_expiry_s`. Raises ValueError for a `base_url` that cannot be one.
+    after `idle_expiry_s`. With `suppress_cancel` an answer that is given up is read on and thrown away, up to
+    `unwanted_bytes` and for `unwanted_s`.
+    Raises ValueError for a `base_url` that cannot be one.
     """
 
     def __init__(
@@ -39,6 +41,9 @@ class HttpRelay:
         pool_wait_s: float = 30.0,
         idle_expiry_s: float = 60.0,
         tls: ssl.SSLContext | None = None,
+        suppress_cancel: bool = False,
+        unwanted_bytes: int = 64 << 20,
+        unwanted_s: float = 300.0,
     ) -> None:
         url = urlsplit(base_url)
         if url.scheme not in ("http", "https") or not url.hostname or url.username or url.query or url.fragment:
@@ -46,6 +51,9 @@ class HttpRelay:
         self.base_url = base_url
         self.first_byte_timeout_s = first_byte_timeout_s
         self.idle_timeout_s = idle_timeout_s
+        self.suppress_cancel = suppress_cancel
+        self.unwanted_bytes = unwanted_bytes
+        self.unwanted_s = unwanted_s
         self._host = url.hostname
         self._port = url.port or (443 if url.scheme == "https" else 80)
         self._prefix = url.path.rstrip("/").encode("ascii")

@@ -39,7 +39,7 @@ class Source(Protocol):
 
     def resume(self) -> None: ...
 
-    def abort(self) -> None: ...
+    def cancel(self) -> None: ...
 
 
 class UpstreamResponse:
@@ -156,7 +156,20 @@ class UpstreamResponse:
         if source is not None and not self._ended:
             self._ended = True
             self._chunks.clear()
-            source.abort()
+            source.cancel()
+
+    def drop(self, most_bytes: int, too_much: Callable[[], None]) -> None:
+        """Throw away what comes, and call `too_much` when it is more than `most_bytes`."""
+        left = most_bytes
+
+        def swallow(chunk: bytes) -> bool:
+            nonlocal left
+            left -= len(chunk)
+            if left < 0:
+                too_much()
+            return True
+
+        self._sink = swallow
 
     def feed(self, chunk: bytes) -> None:
         """The connection has read `chunk` of the body."""

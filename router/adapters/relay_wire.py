@@ -32,6 +32,9 @@ class Owner(Protocol):
 
     first_byte_timeout_s: float
     idle_timeout_s: float
+    suppress_cancel: bool
+    unwanted_bytes: int
+    unwanted_s: float
 
     def give_back(self, wire: Wire) -> None: ...
 
@@ -47,6 +50,7 @@ class Wire(AnswerParser):
         "_is_sent",
         "_owner",
         "_saw_byte",
+        "_unwanted_until_s",
         "_upload",
         "deadline",
         "is_closed",
@@ -65,6 +69,7 @@ class Wire(AnswerParser):
         self._is_sent = True
         self.transport = cast("asyncio.Transport", None)
         self._fd = NOT_PLAIN
+        self._unwanted_until_s = NEVER
         self.deadline = NEVER
         self.is_closed = self.is_owned = False
 
@@ -80,7 +85,7 @@ class Wire(AnswerParser):
             await arrived
         except BaseException:
             if self._response is response:  # else it is complete, and the wire may serve somebody else by now
-                self.abort()
+                self.cancel()
             raise
         if not response.status:
             response.raise_error()
@@ -100,6 +105,7 @@ class Wire(AnswerParser):
         """
         response = self._response = UpstreamResponse(self)
         self._on_head = on_head
+        self._unwanted_until_s = NEVER
         self._saw_byte = self._until_eof = False
         self._head_bytes = 0
         self._is_head_request = head.startswith(b"HEAD ")
@@ -163,7 +169,10 @@ class Wire(AnswerParser):
         self._saw_byte = True
         if not response.status:
             self._head_bytes += len(data)
-        self.deadline = self.loop.time() + self._wait_s if self._is_sent else NEVER
+        if self._is_sent:
+            self.deadline = min(self.loop.time() + self._wait_s, self._unwanted_until_s)
+        else:
+            self.deadline = NEVER
         try:
             self._parser.feed_data(data)
         except ParserErrors as exc:
@@ -217,6 +226,19 @@ class Wire(AnswerParser):
     def resume(self) -> None:
         self._wait_s = self._owner.idle_timeout_s
         self.deadline = self.loop.time() + self._wait_s
+        self.transport.resume_reading()
+
+    def cancel(self) -> None:
+        """Nobody wants the answer any more: close, or read it to its end where the upstream must not be cut off."""
+        if not (self._owner.suppress_cancel and self._is_sent) or self.is_closed:
+            self.abort()
+            return
+        unwanted = self._response = UpstreamResponse(None)
+        unwanted.status = 200  # whatever its head says
+        unwanted.drop(self._owner.unwanted_bytes, self.abort)
+        self._on_head = None
+        self._unwanted_until_s = self.loop.time() + self._owner.unwanted_s
+        self.deadline = self._unwanted_until_s
         self.transport.resume_reading()
 
     def abort(self) -> None:

@@ -79,5 +79,7 @@ class Backend(Section):
     """its cards: auto (all that the probe sees), none (CPU only), or a list of indexes or UUIDs"""
     probe: Probe = Probe()
     """how its free VRAM is read"""
+    suppress_cancel: StrictBool = False
+    """read an answer on when its client has left, for a server that crashes when it is cut off"""
     server: ServerSettings = ServerSettings()
     """how that Ollama is set up; environment variables of it that change memory"""

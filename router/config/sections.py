@@ -152,6 +152,8 @@ class Timeouts(Section):
     """until Ollama begins to answer"""
     stream_idle_s: Positive = 300.0
     """longest pause within an answer of Ollama"""
+    unwanted_s: Positive = 300.0
+    """with suppress_cancel: so long is an answer read whose client has left at most"""
     write_idle_s: Positive = 300.0
     """a client that takes nothing for this long is dropped"""
     shutdown_s: Positive = 30.0
@@ -171,6 +173,8 @@ class Limits(Section):
     """most client connections"""
     pool: AtLeastOne = 256
     """most connections to Ollama"""
+    unwanted_bytes: AtLeastOne = 64 << 20
+    """with suppress_cancel: so much of an answer whose client has left is read at most"""
 
 
 class Telemetry(Section):

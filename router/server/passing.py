@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from urllib.parse import quote
 
 from router.adapters.relay import UpstreamRequest, UpstreamResponse
 from router.core.names import key_of
-from router.core.payload import read_names
+from router.core.payload import read_names, rewrite_names
 from router.core.routes import Route
 from router.dispatch import Dispatcher
 from router.errors import BadRequest, Forbidden, UpstreamError
@@ -36,7 +37,10 @@ class Passing:
             return
         body = await exchange.body()
         if route.kind in NAMED:
-            self._check(route, body)
+            names = read_names(route.kind, body)
+            self._check(names)
+            if names:  # each name under one key, in Ollama's own spelling: what we looked at is what it will see
+                body = rewrite_names(body, names)
         target = route.pattern if not argument else route.pattern.rpartition("/")[0] + "/" + quote(argument, safe="")
         await self._pass(exchange, route, target.encode(), body or None)
 
@@ -58,9 +62,8 @@ class Passing:
             length = b"0"
         await self._pass(exchange, route, target, stream, None if length is None else int(length))
 
-    def _check(self, route: Route, body: bytes) -> None:
+    def _check(self, names: Mapping[str, str]) -> None:
         """A chain is no model: nothing can be pulled into it, deleted from it or copied over it."""
-        names = read_names(route.kind, body)
         for virtual in self._dispatcher.virtual_models():
             for role, name in names.items():
                 if role != "source" and _is_same(name, virtual.name):

@@ -96,7 +96,7 @@ async def test_a_divided_card_without_instances_is_no_card(stub, probe):
 
 @pytest.mark.parametrize("function", ["nvmlInitWithFlags", "nvmlDeviceGetCount_v2", "nvmlDeviceGetUUID"])
 @pytest.mark.parametrize("code", EVERY_ERROR)
-async def test_every_error_of_nvml_is_a_probe_error(stub, probe, function, code):
+async def test_every_error_of_nvml_is_a_probe_error_h1(stub, probe, function, code):
     """Whatever call fails in whatever way; and when the driver is back, so are the cards."""
     stub.stub_fault(function.encode(), EVERY_DEVICE, code, 0)
     with pytest.raises(ProbeError, match="NVML"):
@@ -106,7 +106,7 @@ async def test_every_error_of_nvml_is_a_probe_error(stub, probe, function, code)
 
 
 @pytest.mark.parametrize("code", EVERY_ERROR)
-async def test_every_error_of_the_memory_call(stub, probe, code):
+async def test_every_error_of_the_memory_call_h1(stub, probe, code):
     """An old driver is asked the old way; everything else says that the memory is unknown."""
     stub.stub_fault(b"nvmlDeviceGetMemoryInfo_v2", EVERY_DEVICE, code, 0)
     if code in (FUNCTION_NOT_FOUND, pynvml.NVML_ERROR_ARGUMENT_VERSION_MISMATCH):
@@ -173,7 +173,7 @@ async def test_a_reading_is_kept_for_its_time(stub):
     await probe.aclose()
 
 
-async def test_a_hung_driver_delays_nobody_twice(stub):
+async def test_a_hung_driver_delays_nobody_twice_h2(stub):
     """One deadline for the first, an error at once for the rest, one thread in all; and it recovers by itself."""
     stub.stub_fault(b"nvmlDeviceGetCount_v2", EVERY_DEVICE, 0, 300)
     probe = NvmlProbe(cache_s=0.0, timeout_s=0.02)

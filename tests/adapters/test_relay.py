@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import shutil
+import socket
 import ssl
 import subprocess
 from collections.abc import AsyncIterator
@@ -564,3 +565,68 @@ async def test_a_wire_given_back_early_serves_the_next_request_undisturbed() -> 
         async with asyncio.timeout(5):
             await asyncio.gather(*(ask() for _ in range(20)), *(leave() for _ in range(5)))
         await relay.aclose()
+
+
+async def test_an_answer_that_nobody_wants_is_read_to_its_end_where_asked_for_a6() -> None:
+    """`suppress_cancel`: the upstream is not cut off, before the head or after; the connection is reused."""
+
+    async def script(visit: Visit) -> None:
+        await asyncio.sleep(0.02)
+        await visit.say(STREAM_HEAD)
+        for _ in range(5):
+            await visit.say(chunk(b"x" * 1000))
+            await asyncio.sleep(0.01)
+        await visit.say(b"0\r\n\r\n")
+
+    async with raw_upstream(script) as upstream:
+        relay = HttpRelay(upstream.url, suppress_cancel=True)
+        early = asyncio.create_task(relay.open(POST))
+        await asyncio.sleep(0.01)
+        early.cancel()
+        await asyncio.gather(early, return_exceptions=True)
+        (await relay.open(POST)).close()
+        assert relay.idle_connections == 0
+        async with asyncio.timeout(2):
+            while relay.idle_connections < 2:  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+        assert len(await read_all(await relay.open(POST))) == 5000
+        assert (upstream.connections, upstream.open_connections) == (2, 2)
+        await relay.aclose()
+
+
+@pytest.mark.parametrize("bound", [{"unwanted_bytes": 3000}, {"unwanted_s": 0.05}])
+async def test_reading_on_has_bounds_a6(bound: dict[str, float]) -> None:
+    """Too much or too long: then the connection is closed after all."""
+
+    async def script(visit: Visit) -> None:
+        await visit.say(STREAM_HEAD)
+        for _ in range(200):
+            await visit.say(chunk(b"x" * 1000))
+            await asyncio.sleep(0.01)
+
+    async with raw_upstream(script) as upstream:
+        relay = HttpRelay(upstream.url, suppress_cancel=True, idle_timeout_s=1.0, **bound)  # type: ignore[arg-type]
+        (await relay.open(POST)).close()
+        async with asyncio.timeout(1.5):
+            while relay.open_connections:  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+        await relay.aclose()
+
+
+async def test_a_black_hole_is_given_up_in_time_b3() -> None:
+    """A listener whose backlog is full answers nothing: the connect timeout ends it, and nothing is left open."""
+    hole = socket.create_server(("127.0.0.1", 0), backlog=0)
+    filling = []
+    for _ in range(3):
+        sock = socket.socket()
+        sock.setblocking(False)
+        sock.connect_ex(hole.getsockname())
+        filling.append(sock)
+    relay = HttpRelay(f"http://127.0.0.1:{hole.getsockname()[1]}", connect_timeout_s=0.2)
+    started_s = asyncio.get_running_loop().time()
+    with pytest.raises(UpstreamTimeout):
+        await relay.open(POST)
+    assert asyncio.get_running_loop().time() - started_s < 0.4
+    assert relay.open_connections == 0
+    for sock in (*filling, hole):
+        sock.close()

@@ -32,7 +32,7 @@ LLAMA3 = "registry.ollama.ai/library/llama3:latest"
         "llama3:latest:local",
     ],
 )
-def test_spellings_of_one_model_have_one_key(text):
+def test_spellings_of_one_model_have_one_key_f4(text):
     """Case, outer spaces, defaults, a scheme and `:local` do not make another model."""
     assert key_of(text) == LLAMA3
 
@@ -99,7 +99,7 @@ def test_grammar(text, full, short):
         ("h:1/n-cloud/m", Source.UNSPECIFIED, None),
     ],
 )
-def test_source_endings(text, source, key):
+def test_source_endings_f4(text, source, key):
     """`:local` names the plain model; both ways to write a cloud model share a key that no local model has."""
     name = ModelName.parse(text)
     assert name.source is source

@@ -292,7 +292,7 @@ def test_a_body_that_is_no_json_is_refused_by_rewrite_too():
         ("show", b'{"name":"x","verbose":true}', {"model": "x"}, b'{"model":"x","verbose":true}'),
     ],
 )
-def test_management_bodies(kind, sent, names, expected):
+def test_management_bodies_f2_f3(kind, sent, names, expected):
     """Exactly the decided names go upstream, each under one key."""
     found = rewrite_names(sent, names)
     assert found == (expected or sent)
@@ -316,7 +316,7 @@ BODIES = st.lists(st.tuples(KEYS, VALUES), max_size=6).map(
 
 
 @given(BODIES, st.from_regex(r"[a-z][a-z0-9]{0,8}(:[a-z0-9]{1,4})?", fullmatch=True))
-def test_rewriting_changes_the_model_and_nothing_else(sent, name):
+def test_rewriting_changes_the_model_and_nothing_else_f2(sent, name):
     """The body reads back as the new model under one key; other members stay as they were; again is a no-op."""
     found = rewrite(sent, model=name)
     assert read_names("delete", found) == {"model": name}

@@ -43,7 +43,7 @@ def error_text(kind, go):
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case["kind"] in REQUESTS], ids=name_of)
-def test_an_inference_body_is_read_as_go_reads_it(case):
+def test_an_inference_body_is_read_as_go_reads_it_f1(case):
     """The same model, options, times and flags, or the same error in the same words."""
     kind, go = case["kind"], case["go"]
     if "error" in go:
@@ -98,7 +98,7 @@ def test_keep_alive_is_the_time_that_go_keeps(case):
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case["kind"] not in REQUESTS], ids=name_of)
-def test_a_management_body_names_what_go_names(case):
+def test_a_management_body_names_what_go_names_f1_f3(case):
     """`model` before `name`, the last of duplicates, any case; or Go's error."""
     kind, go = case["kind"], case["go"]
     if "error" in go:

@@ -232,3 +232,22 @@ def test_measured_spill_at_this_free_level_passes_the_variant_over():
     assert decision.verdicts[1].kind is VerdictKind.SPILLED
     assert decision.verdicts[1].detail == "it spilled before at this free level"
     assert decision.chosen.variant.model == "small:3b"
+
+
+@pytest.mark.parametrize("need", ["vision", "tools", "thinking", "insert", "embedding", "context"])
+def test_a_fallback_never_crosses_what_the_request_needs_c10(need):
+    """Where only the asked model can do it and does not fit, nothing else is taken."""
+    able = ("completion", "embedding") if need == "embedding" else ("completion", *({need} - {"context"}))
+    big = facts_of("big:70b", 40, capabilities=able, context_length=131072)
+    small = facts_of("small:3b", 2, context_length=131072 if need != "context" else 8192)
+    request = InferenceRequest(
+        "big:70b",
+        num_ctx=65536 if need == "context" else 8192,
+        needs=frozenset(
+            {"completion"} if need == "context" else {need} if need == "embedding" else {"completion", need}
+        ),
+    )
+    world = replace(snapshot(), catalog=catalog_of(big, small))
+    decision = choose(request, chain_of("big:70b", "small:3b"), world, RULES)
+    assert decision.chosen is None
+    assert kinds(decision)[1] is (VerdictKind.CONTEXT if need == "context" else VerdictKind.INCAPABLE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 import zstandard
@@ -14,6 +15,7 @@ from router.call import Call
 from router.core.routes import ROUTES
 from router.dispatch import VirtualModel
 from router.errors import Busy, LoadFailed, ModelNotFound, NoVariantFits, RouterError, UpstreamError, UpstreamTimeout
+from router.server.listener import Listener
 from router.server.settings import EdgeSettings
 from tests.adapters.raw_upstream import Visit, answer, chunk, raw_upstream
 from tests.fakes import FakeDispatcher, RawClient, client, request_bytes, running_edge
@@ -537,3 +539,41 @@ async def test_readiness_is_told_on_the_clients_port_too() -> None:
         async with running_edge(dispatcher) as running, client(running.port) as raw:
             reply = await raw.ask("GET", "/readyz")
             assert (reply.status, reply.json()["upstream"]) == (200 if ready else 503, ready)
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "sent", "expected"),
+    [
+        ("POST", "/api/pull", '{"Model":"x","model":"a","NAME":"b"}', b'{"model":"a"}'),
+        ("POST", "/api/pull", '{"model":"","name":"c","stream":false}', b'{"model":"c","stream":false}'),
+        ("DELETE", "/api/delete", '{"name":"d"}', b'{"model":"d"}'),
+        ("POST", "/api/copy", '{"source":"a","Source":"b","destination":"c"}', b'{"source":"b","destination":"c"}'),
+        ("POST", "/api/create", '{"from":"a","FROM":"b","model":"c"}', b'{"model":"c","from":"b"}'),
+    ],
+)
+async def test_a_management_body_goes_upstream_with_each_name_once_f2(
+    method: str, target: str, sent: str, expected: bytes
+) -> None:
+    """What the router has looked at is all that Ollama can see."""
+    async with raw_upstream(answer(b'{"status":"success"}')) as upstream:
+        async with running_edge(FakeDispatcher(HttpRelay(upstream.url))) as running, client(running.port) as raw:
+            assert (await raw.ask(method, target, sent)).status == 200
+            assert json.loads(upstream.requests[-1][1]) == json.loads(expected)
+            assert upstream.requests[-1][1].lower().count(b'"model"') <= 1
+
+
+async def test_nobody_says_who_a_client_is_e7() -> None:
+    """X-Forwarded-For and Forwarded change neither the address that is seen nor what goes upstream."""
+    seen: list[object] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(scope["client"][0])
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body"})
+
+    async with Listener(app) as listener:
+        raw = await RawClient.to(listener.port)
+        headers = [("X-Forwarded-For", "1.2.3.4"), ("Forwarded", "for=1.2.3.4"), ("X-Real-Ip", "1.2.3.4")]
+        assert (await raw.ask("GET", "/", None, headers)).status == 204
+        raw.close()
+    assert seen == ["127.0.0.1"]
