@@ -18,6 +18,8 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Literal
 
+import msgspec
+
 from router.adapters.relay import Relay, UpstreamRequest, UpstreamResponse
 from router.call import Answer, Call, Released, header_lines, router_headers, spelled
 from router.chains import Chains
@@ -134,6 +136,8 @@ class Dispatcher:
                 raise UpstreamError(f"cannot reach Ollama: {self._world.last_error}")
         if not call.request.has_model:
             return await self._pass(call, "passthrough: no model named")
+        if self._is_automatic(call):
+            call.request = msgspec.structs.replace(call.request, is_automatic=True)
         chain = None if call.request.options_error else self._chain(call)
         if chain is None and not call.request.options_error and self._chains.is_local(call.request.model):
             await self._world.look_for(call.request.model)
@@ -277,6 +281,10 @@ class Dispatcher:
         is_v1 = call.route.dialect != "ollama"
         return is_v1 and self._settings.has_derived_tags and bool(parameters_of(options))
 
+    def _is_automatic(self, call: Call) -> bool:
+        """True where a request can carry no options and no tag may carry them: it runs at Ollama's own."""
+        return call.route.dialect != "ollama" and not self._settings.has_derived_tags
+
     def _rename(self, call: Call, chosen: Verdict, name: str) -> tuple[bytes, bytes] | None:
         """What the answer calls the model and what it shall call it; None where that is the same."""
         is_echo = self._settings.response_model == "requested"
@@ -409,7 +417,7 @@ class Dispatcher:
         """What `at_once` does for this call; None where something has to be waited for or looked at."""
         self._forget_what_changed()
         request = call.request
-        if request.is_unload or not self._world.is_up:
+        if request.is_unload or not self._world.is_up or self._is_automatic(call):
             return None
         tokens = request.prompt_bytes // PROMPT_STEP_BYTES, request.num_predict
         key = (call.route.kind, request.model, request.options, request.needs, tokens)
@@ -462,7 +470,8 @@ class Dispatcher:
     def _key(self, request: InferenceRequest, chain: Chain) -> Hashable:
         """Requests with equal keys get equal decisions (the prompt's length in steps)."""
         tokens = request.prompt_bytes // PROMPT_STEP_BYTES, request.num_predict
-        return (chain.name, len(chain.variants), request.num_ctx, request.options, request.needs, tokens)
+        shape = request.num_ctx, request.options, request.needs, request.is_automatic
+        return (chain.name, len(chain.variants), shape, tokens)
 
     def _remember(self, chain: Chain) -> None:
         if len(self._recent) >= RECENT_CHAINS:

@@ -270,7 +270,7 @@ class Residency:
 
     def _learn(self, target: Target, taken_bytes: int, before: tuple[Gpu, ...] | None, *, is_spilled: bool) -> None:
         settings, row = self._server_settings(), self._world.residents[target.weights].row
-        asked = run_options(target.facts, target.plan.options, settings)
+        asked = run_options(target.facts, target.plan.counted or target.plan.options, settings)
         cards = [gpu for gpu in before or () if gpu.index in target.plan.cards]
         observation = Observation(
             weights=target.facts.weights,

@@ -34,7 +34,7 @@ HOME = {
     "cachetools": {"adapters"},
     "httptools": {"adapters/relay", "simulator", "server"},
     "httpx": {"adapters", "cli"},
-    "msgspec": {"call", "core", "adapters", "telemetry", "server", "simulator", "cli"},
+    "msgspec": {"call", "core", "dispatch", "adapters", "telemetry", "server", "simulator", "cli"},
     "prometheus_client": {"telemetry"},
     "pydantic": {"config"},
     "pydantic_core": {"config"},

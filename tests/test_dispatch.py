@@ -225,6 +225,25 @@ def test_native_and_v1_requests_share_one_runner():
     play(story)
 
 
+def test_without_derived_tags_v1_runs_at_the_automatic_context_and_never_spills():
+    """It shares the runner with native requests, and a model that only fits at a smaller context is not taken."""
+    router = {**CHAIN, "defaults.derived_tags": False}
+
+    async def story(one):
+        for _ in range(3):
+            reply = await one.ask(chat(BIG), "/v1/chat/completions")
+            assert (reply.status, reply.served) == (200, MIDDLE)  # 32768 at 24 GB: too much for the big one
+            reply = await one.ask(hello(MIDDLE, options={"num_ctx": 8192}))
+            assert (reply.status, reply.tokens_per_s > 95) == (200, True)
+        assert one.loads == [MIDDLE]
+        assert one.evictions == []
+        assert [tracked.row.context_length for tracked in world(one).residents.values()] == [32768]
+        answer = await one.client.open(UpstreamRequest(b"GET", b"/api/tags", [], None, None))
+        assert b"derived" not in await answer.read()
+
+    play(story, router)
+
+
 def test_derived_tags_of_a_router_that_died_are_removed():
     """A new router on the same server finds and removes them, and uses what is loaded."""
 

@@ -89,7 +89,7 @@ class Defaults(Section):
     response_model: Literal["served", "requested"] = "served"
     """the model named in answers: the one that served (the truth), or the one that was asked for"""
     derived_tags: StrictBool = True
-    """make hidden tags so that /v1 requests run with the context that was decided; false: they may reload and spill"""
+    """make hidden tags so that /v1 requests run with the context that was decided; false: at Ollama's automatic one"""
     keep: tuple[ModelRef, ...] = ()
     """models that are unloaded last to make room"""
     preload: tuple[ModelRef, ...] = ()

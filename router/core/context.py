@@ -74,7 +74,7 @@ def context_need(
     unknown): a fallback must hold what that one would have held, never less.
     """
     cap = rules.max_num_ctx or facts.context_length or 1 << 30
-    if not can_complete(facts) and request.num_ctx is None:  # an embedder runs at Ollama's automatic context
+    if request.is_automatic or (not can_complete(facts) and request.num_ctx is None):  # at Ollama's own context
         num_ctx = _clamp(automatic_num_ctx, facts)
         return ContextNeed(num_ctx, num_ctx)
     named = demanded(request, variant, facts)

@@ -12,6 +12,9 @@ from router.core.catalog import ModelFacts
 
 GIB = 1 << 30
 DEFAULT_BATCH = 512
+LARGEST_BATCH = 2048
+"""The largest num_batch that Ollama chooses by itself."""
+
 EMBEDDING_BATCH = 2048
 TIERS = ((47 * GIB, 262144), (23 * GIB, 32768), (0, 4096))
 """(least Σ total memory, automatic num_ctx)."""

@@ -42,7 +42,7 @@ class InferenceRequest(msgspec.Struct, frozen=True):
     are capabilities by Ollama's names. `prompt_bytes` counts the text, images left out. `num_predict` None = not named.
     A load-only request carries no prompt; with keep_alive 0 it is an unload instead. `options_error` is what Ollama
     answers with status 500, once it has found the model, for an option of the wrong type. `members` and `is_plain` are
-    for `rewrite`.
+    for `rewrite`. `is_automatic` requests can only reach a runner that has Ollama's own options (no derived tags).
     """
 
     model: str
@@ -60,6 +60,7 @@ class InferenceRequest(msgspec.Struct, frozen=True):
     options_error: str = ""
     members: Members = []
     is_plain: bool = False
+    is_automatic: bool = False
 
 
 def read_request(kind: str, body: bytes) -> InferenceRequest:

@@ -29,7 +29,7 @@ from router.core.capacity import Resident, RunnerOptions, Snapshot
 from router.core.catalog import Chain, ModelFacts, Variant
 from router.core.context import ContextNeed, ContextRules, context_need
 from router.core.names import key_of
-from router.core.ollama_options import DEFAULT_BATCH, automatic_num_ctx, can_complete
+from router.core.ollama_options import DEFAULT_BATCH, LARGEST_BATCH, automatic_num_ctx, can_complete
 from router.core.payload import InferenceRequest
 from router.core.room import MachineRules, room_of
 from router.core.switching import Plan, Shortage, plan_switch
@@ -193,7 +193,7 @@ def _looker(
             return Verdict(variant, VerdictKind.CONTEXT, need.lower, detail=detail, facts=facts)
         resident = usable_resident(facts, request, need, snapshot)
         if resident is not None and resident.options is None:  # somebody else's: adopted before it is used
-            return _adopted(variant, facts, resident)
+            return _adopted(variant, facts, resident, is_automatic=request.is_automatic)
         if resident is not None:  # case 4
             return Verdict(
                 variant, VerdictKind.RESIDENT, resident.context_length, resident=resident, facts=facts, detail="loaded"
@@ -205,12 +205,13 @@ def _looker(
     return look
 
 
-def _adopted(variant: Variant, facts: ModelFacts, resident: Resident) -> Verdict:
+def _adopted(variant: Variant, facts: ModelFacts, resident: Resident, *, is_automatic: bool) -> Verdict:
     """A runner that somebody else started, with options that nobody can see but its context: it becomes ours by a
     load-only request with the options that will follow. Where they are the same that costs nothing; where they differ
     Ollama reloads it under our eyes, and not by a client's request."""
     waits = (resident.weights,) if resident.in_flight else ()
-    options = RunnerOptions(num_ctx=resident.context_length if can_complete(facts) else None)
+    is_named = can_complete(facts) and not is_automatic
+    options = RunnerOptions(num_ctx=resident.context_length if is_named else None)
     plan = Plan(options, (), waits, (), 0, 0, adopts=True)
     kind = VerdictKind.WAITS if waits else VerdictKind.FITS
     return Verdict(variant, kind, resident.context_length, plan=plan, facts=facts, detail="loaded by somebody else")
@@ -244,6 +245,8 @@ def usable_resident(
             continue
         if resident.context_length < need.lower:
             continue
+        if request.is_automatic and resident.options not in (None, RunnerOptions()):
+            continue
         shift = resident.options.shift if resident.options else None
         if (request.options.shift is False) == (shift is False):  # shifting is Ollama's default
             return resident
@@ -263,6 +266,8 @@ def base_options(request: InferenceRequest, facts: ModelFacts) -> RunnerOptions:
     num_gpu, num_thread, use_mmap and draft_num_predict are the router's business: one set of options per resident.
     """
     named = request.options.num_batch or facts.parameters.get("num_batch")
+    if request.is_automatic:
+        return RunnerOptions(num_batch=int(named or LARGEST_BATCH))  # what Ollama may choose, counted at its largest
     if not named and not can_complete(facts):
         return RunnerOptions(shift=request.options.shift)  # an embedder wants its whole input in one batch
     return RunnerOptions(num_batch=int(named or DEFAULT_BATCH), shift=request.options.shift)
@@ -280,8 +285,12 @@ def _look_for_room(
         return Verdict(variant, VerdictKind.SPILLED, need.lower, detail=reason, facts=facts)
     base = base_options(request, facts)
     if snapshot.gpus is None:
-        return _look_without_probe(variant, facts, base, need, snapshot, rules)
-    found = plan_switch(facts, base, need, snapshot, rules.machine)
+        verdict = _look_without_probe(variant, facts, base, need, snapshot, rules)
+        if request.is_automatic and verdict.plan is not None:
+            plan = replace(verdict.plan, options=RunnerOptions(), counted=verdict.plan.options)
+            verdict = replace(verdict, plan=plan)
+        return verdict
+    found = plan_switch(facts, base, need, snapshot, rules.machine, may_pin=not request.is_automatic)
     if isinstance(found, Shortage):  # cases 8, 9
         if found.need_bytes > found.have_bytes:
             return Verdict(variant, VerdictKind.TOO_BIG, need.lower, found.need_bytes, found.have_bytes, facts=facts)
@@ -289,8 +298,10 @@ def _look_for_room(
         return Verdict(variant, VerdictKind.SPILLED, need.lower, need_bytes, found.have_bytes, reason, facts=facts)
     kind = VerdictKind.WAITS if found.waits_for else VerdictKind.FITS  # cases 6, 5
     num_ctx, plan = found.options.num_ctx or 0, found
-    if not can_complete(facts) and request.num_ctx is None:  # Ollama's own choice, so that /v1 shares the runner
-        plan = replace(found, options=found.options.at(None, found.options.main_gpu))
+    if request.is_automatic:
+        plan = replace(found, options=RunnerOptions(), counted=found.options)
+    elif not can_complete(facts) and request.num_ctx is None:  # Ollama's own choice, so that /v1 shares the runner
+        plan = replace(found, options=found.options.at(None, found.options.main_gpu), counted=found.options)
     return Verdict(variant, kind, num_ctx, found.need_bytes, found.have_bytes, plan=plan, facts=facts)
 
 

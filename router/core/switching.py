@@ -34,6 +34,7 @@ class Plan:
 
     `waits_for` are those of `evict` that have requests in flight: the switch starts when they are idle. The needs
     include driver context, margin and safety (a refilled split may dip into a margin: then it is what the card has);
+    `counted` are the options that the bytes stand for, where `options` leave a choice to Ollama.
     `adopts`: somebody else's runner is taken over as it is. `expected_bytes` is what the probe should see go, by the
     formula alone.
     """
@@ -48,6 +49,7 @@ class Plan:
     expected_bytes: int = 0
     cache_bytes: int = 0
     adopts: bool = False
+    counted: RunnerOptions | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,21 +67,24 @@ def plan_switch(
     need: ContextNeed,
     snapshot: Snapshot,
     rules: MachineRules,
+    *,
+    may_pin: bool = True,
 ) -> Plan | Shortage:
     """The cheapest sound plan to load `facts` with the largest context of `need` that fits; `base` has the rest.
 
     Evictions are weighed before context: a smaller context beside neighbours is not preferred to a full one alone,
-    but a plan is only taken at a smaller context when no plan exists at a larger one.
+    but a plan is only taken at a smaller context when no plan exists at a larger one. Without `may_pin` the request
+    cannot name a card, so Ollama must choose the one that we would.
     """
-    found = _plan_at(facts, base.at(need.upper), snapshot, rules)
+    found = _plan_at(facts, base.at(need.upper), snapshot, rules, may_pin=may_pin)
     if isinstance(found, Plan) or need.upper == need.lower:
         return found
-    least = _plan_at(facts, base.at(need.lower), snapshot, rules)
+    least = _plan_at(facts, base.at(need.lower), snapshot, rules, may_pin=may_pin)
     if isinstance(least, Shortage):  # then nothing in between has a plan either
         return least
     for num_ctx in contexts(need, rules.step):
         if need.lower < num_ctx < need.upper:
-            between = _plan_at(facts, base.at(num_ctx), snapshot, rules)
+            between = _plan_at(facts, base.at(num_ctx), snapshot, rules, may_pin=may_pin)
             if isinstance(between, Plan):
                 return between
     return least
@@ -94,13 +99,15 @@ def contexts(need: ContextNeed, step: int) -> Iterator[int]:
     yield need.lower
 
 
-def _plan_at(facts: ModelFacts, options: RunnerOptions, snapshot: Snapshot, rules: MachineRules) -> Plan | Shortage:
+def _plan_at(
+    facts: ModelFacts, options: RunnerOptions, snapshot: Snapshot, rules: MachineRules, *, may_pin: bool
+) -> Plan | Shortage:
     assert snapshot.gpus
     room = room_of(facts, options, rules)
     same = tuple(r for r in snapshot.residents if r.weights == facts.weights and facts.weights)
     nearest: Shortage | None = None
     for evicted in _subsets(snapshot.residents, same):
-        found = _plan_without(facts, options, room, evicted, snapshot, rules)
+        found = _plan_without(facts, options, room, evicted, snapshot, rules, may_pin=may_pin)
         if isinstance(found, Plan):
             return found
         nearest = _nearer(nearest, found)
@@ -144,6 +151,8 @@ def _plan_without(
     evicted: tuple[Resident, ...],
     snapshot: Snapshot,
     rules: MachineRules,
+    *,
+    may_pin: bool,
 ) -> Plan | Shortage:
     """The plan on the cards as they are once `evicted` has gone: one card if one suffices, else split over all.
 
@@ -158,7 +167,7 @@ def _plan_without(
         if need > gpu.free_bytes:
             nearest = _nearer(nearest, Shortage(need, gpu.free_bytes, "too big"))
             continue
-        pinned = options.at(options.num_ctx, gpu.index) if len(gpus) > 1 else options
+        pinned = options.at(options.num_ctx, gpu.index) if may_pin and len(gpus) > 1 else options
         if not (reason := _interferes(facts, pinned, room, (gpu,), gpus, stay, rules)):
             return _plan(pinned, evicted, room.on((gpu,)), room)
         nearest = _nearer(nearest, Shortage(need, gpu.free_bytes, reason))
