@@ -2,6 +2,8 @@
 
 Requests for a resident model go at once (affinity) until somebody else has waited longer than the age bound, or has
 been overtaken too often: then the residents that stand in his way take no new requests, finish those in flight, and go.
+But whoever waited while a model was loaded is served by that load: else two models whose loads take longer than the age
+bound would push each other out for ever, and serve nobody.
 Among the models that wait, the one that waits too long is first, else the one with most waiters per byte to load.
 
 `Line.pump` looks at everything that waits whenever something has changed; it starts at most one switch at a time.
@@ -50,7 +52,8 @@ class LineSettings:
 class Ticket:
     """One request in line. `decide` decides anew under the world as it is; equal `key` means equal decisions.
 
-    `overtaken` counts requests that a resident in its way has served since it came.
+    `overtaken` counts requests that a resident in its way has served since it came; `is_due` is True for one that has
+    waited for the switch that has just ended: it goes in although the way is closed to newcomers.
     """
 
     key: Hashable
@@ -59,6 +62,7 @@ class Ticket:
     turn: asyncio.Future[str]
     weights: str = ""
     overtaken: int = 0
+    is_due: bool = False
 
 
 @dataclass(slots=True)
@@ -91,6 +95,7 @@ class Line:
         self._tickets: dict[Ticket, None] = {}
         self._swaps: deque[float] = deque()
         self._strikes: dict[str, int] = {}
+        self._loaded = ""  # what the last switch has made resident, until those who waited for it were called
         self._switching: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._pumping = False
@@ -183,6 +188,7 @@ class Line:
             self._release_ready(self._groups(), may_refuse=False)
             return
         groups = self._groups()
+        self._call_due(groups)
         ordered = sorted((group for group in groups.values() if group.plan is not None), key=self._rank)
         first = next((group for group in ordered if self._is_impatient(group.oldest)), None)
         # What stands in the way of an impatient group is closed before anybody else is let in to it.
@@ -211,11 +217,19 @@ class Line:
                 continue
             if chosen is not None and chosen.kind is not VerdictKind.RESIDENT:
                 continue
-            if chosen is not None and chosen.resident is not None and not self.may_enter(chosen.resident.weights):
-                continue
+            is_closed = chosen is not None and chosen.resident is not None and chosen.resident.weights in self.closed
             for ticket in group.tickets:
-                if not ticket.turn.done():
+                if not ticket.turn.done() and (ticket.is_due or not is_closed):
                     ticket.turn.set_result(ticket.weights)
+
+    def _call_due(self, groups: dict[str, Group]) -> None:
+        """Whoever has waited for the switch that has just ended may use what it has loaded."""
+        loaded, self._loaded = self._loaded, ""
+        for group in groups.values():
+            chosen = group.decision.chosen
+            if loaded and chosen is not None and chosen.resident is not None and chosen.resident.weights == loaded:
+                for ticket in group.tickets:
+                    ticket.is_due = True
 
     def _groups(self) -> dict[str, Group]:
         """Everybody who waits, by what they would get under the world as it is now."""
@@ -271,6 +285,7 @@ class Line:
             self._telemetry.emit(Noted(f"a switch to {target.facts.name} broke off: {error!r}", level="error"))
         finally:
             self.loading = self._world.loading = None
+            self._loaded = target.weights if ending is Ending.DONE else ""
             self._switching = None
             self._world.changed()
         self._count_strike(target.weights, ending)

@@ -20,10 +20,10 @@ ALONE = {"defaults.auto_chains": "off"}
 CHAIN = {"chains": {BIG: [BIG, MIDDLE, SMALL]}}
 
 
-def play(story, router=ALONE, *, cards=(24564,), has_probe=True, probe_lag_s=0.0, **sim):
+def play(story, router=ALONE, *, cards=(24564,), has_probe=True, probe_lag_s=0.0, speeds=SPEEDS, **sim):
     """Run one story on a fresh stage; its result."""
     specs = tuple(CardSpec(name=f"CUDA{index}", total_mib=size) for index, size in enumerate(cards))
-    config = SimConfig(machine=Machine(cards=specs, speeds=SPEEDS), models=MODELS, **sim)
+    config = SimConfig(machine=Machine(cards=specs, speeds=speeds), models=MODELS, **sim)
 
     async def run():
         async with stage(config, router, has_probe=has_probe, probe_lag_s=probe_lag_s) as one:
@@ -631,3 +631,19 @@ def test_h4_two_models_that_fit_alone_but_not_together_never_both_get_their_memo
             assert world(one).reservations == []
 
     play(story)
+
+
+def test_a_model_that_was_loaded_serves_all_who_waited_for_it_before_it_goes_again():
+    """Loads slower than the age bound: each load answers everybody who waited for it, however impatient the others."""
+    slow = Speeds(load_mib_per_s=1500, tokens_per_s=40, cpu_tokens_per_s=3)
+
+    async def story(one):
+        async def send(index):
+            await asyncio.sleep(index * 0.5)
+            return await one.ask(hello((BIG, "qwen3:14b")[index % 2], tokens=100, options={"num_ctx": 8192}))
+
+        replies = await asyncio.gather(*(send(index) for index in range(24)))
+        assert [reply.status for reply in replies] == [200] * 24
+        assert len(one.loads) <= 5
+
+    play(story, speeds=slow)
