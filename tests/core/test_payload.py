@@ -411,3 +411,34 @@ def test_a_usual_body_is_rewritten_to_the_same_values_as_any_other(members, opti
     drop = frozenset({"keep_alive"})
     quick = rewrite(text, model="x", options=options, drop=drop, members=request.members, is_plain=request.is_plain)
     assert json.loads(quick) == json.loads(rewrite(text, model="x", options=options, drop=drop))
+
+
+@pytest.mark.parametrize(
+    ("members", "seen"),
+    [
+        ({"options": {"num_ctx": "8192"}}, {"options_error": 'option "num_ctx" must be of type integer'}),
+        ({"options": {"num_ctx": 4096, "num_predict": 7}}, {"num_ctx": 4096, "num_predict": 7}),
+        ({"keep_alive": "5m"}, {"keep_alive_s": 300.0}),
+        ({"keep_alive": None}, {"keep_alive_s": None}),
+    ],
+)
+def test_the_usual_body_with_a_value_that_needs_a_look(members, seen):
+    """The quick way gives up on what is odd, and the rules decide."""
+    found = read_request("chat", body(model="m", messages=[{"role": "user", "content": "x"}], **members))
+    assert {key: getattr(found, key) for key in seen} == seen
+    with pytest.raises(BadRequest):
+        read_request("chat", body(model="m", messages=[], keep_alive="x"))
+
+
+def test_a_plain_body_keeps_its_other_values_and_gets_the_options_behind_its_own():
+    """No value but the model's and the options' is touched."""
+    sent = (
+        b'{"model":"a", "messages":[{"role":"user","content":"\\u00e9"}],'
+        b' "options":{"temperature": 0.70}, "stream":false}'
+    )
+    request = read_request("chat", sent)
+    found = rewrite(sent, model="b", options={"num_ctx": 4096}, members=request.members, is_plain=request.is_plain)
+    assert found == (
+        b'{"model":"b","options":{"temperature": 0.70,"num_ctx":4096},'
+        b'"messages":[{"role":"user","content":"\\u00e9"}],"stream":false}'
+    )

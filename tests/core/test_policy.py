@@ -251,3 +251,33 @@ def test_a_fallback_never_crosses_what_the_request_needs_c10(need):
     decision = choose(request, chain_of("big:70b", "small:3b"), world, RULES)
     assert decision.chosen is None
     assert kinds(decision)[1] is (VerdictKind.CONTEXT if need == "context" else VerdictKind.INCAPABLE)
+
+
+def automatic(**more):
+    """A request that can carry no options."""
+    return InferenceRequest("small:3b", is_automatic=True, **more)
+
+
+def test_a_request_without_options_loads_at_ollamas_own_and_is_counted_at_their_largest():
+    """32768 at 24 GB, batch 2048; what is sent names nothing."""
+    decision = choose(automatic(), chain_of("small:3b"), snapshot(), RULES)
+    plan = decision.chosen.plan
+    assert plan.options == RunnerOptions()
+    assert (plan.counted.num_ctx, plan.counted.num_batch, plan.counted.main_gpu) == (32768, 2048, None)
+
+
+def test_a_request_without_options_uses_only_a_runner_that_has_ollamas_own():
+    """One with explicit options would be reloaded by it; one of somebody else is adopted as it is."""
+    explicit = resident_of(SMALL, held_gib=8, options=RunnerOptions(num_ctx=32768, num_batch=512))
+    assert choose(automatic(), chain_of("small:3b"), snapshot(explicit), RULES).chosen.kind is VerdictKind.FITS
+    own = resident_of(SMALL, held_gib=8, options=RunnerOptions())
+    assert choose(automatic(), chain_of("small:3b"), snapshot(own), RULES).chosen.kind is VerdictKind.RESIDENT
+    foreign = resident_of(SMALL, held_gib=8, options=None)
+    adopting = choose(automatic(), chain_of("small:3b"), snapshot(foreign), RULES).chosen.plan
+    assert (adopting.adopts, adopting.options) == (True, RunnerOptions())
+
+
+def test_a_request_without_options_is_tried_at_ollamas_own_where_memory_is_unknown():
+    """Verify mode names nothing either."""
+    decision = choose(automatic(), chain_of("small:3b"), replace(snapshot(), gpus=None), RULES)
+    assert (decision.chosen.kind, decision.chosen.plan.options) == (VerdictKind.TRIES, RunnerOptions())
