@@ -72,6 +72,9 @@ def main() -> int:
     _print("8 variants × 8 cards, all for the first time", 100_000, _time(eight_by_eight, 20, before=forget))
     _print("choose: 8 variants, 1 card", 200, _time(lambda: choose(request, chain, snapshot, RULES), 50))
     _print("choose: 8 variants, 8 cards", 200, _time(lambda: choose(request, chain, everywhere, RULES), 50))
+    copies = [replace(facts, name=f"{facts.name}-{number}") for number in range(125) for facts in named]
+    crowd = replace(snapshot, catalog=snapshot.catalog | {key_of(facts.name): facts for facts in copies})
+    _print("choose: 8 variants, 1,000 models installed", 1000, _time(lambda: choose(request, chain, crowd, RULES), 50))
     _print("split over two cards", 100_000, _time(lambda: place(variants[0], options, cards), 200))
     _print("largest context, one card", 100_000, _time(lambda: max_num_ctx(variants[0], options, cards), 50))
     _print("fit, cold", 100_000, _time(lambda: examine(variants[0], options, cards), 20, before=forget))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal
 
 from router.core import show as shown
@@ -144,6 +145,7 @@ def auto_chain(
     return Chain(asked.name, tuple(Variant(facts.name) for facts in (asked, *same, *smaller)))
 
 
+@lru_cache(maxsize=8192)
 def series(name: str) -> tuple[str, frozenset[str]]:
     """The series of a model name and its flavour: ``llama3.1:8b-instruct-q8_0`` → ("llama", {}).
 
