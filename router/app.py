@@ -34,8 +34,9 @@ from router.core.names import key_of
 from router.core.ollama_options import ServerSettings
 from router.core.policy import Rules
 from router.core.room import MachineRules
+from router.decisions import Decisions, DispatchSettings
 from router.derived import DerivedTags
-from router.dispatch import Dispatcher, DispatchSettings
+from router.dispatch import Dispatcher
 from router.inspector import Inspector
 from router.keepalive import KeepAlive
 from router.queueing import Line, LineSettings
@@ -96,6 +97,8 @@ class Router:
         )
         self.derived = DerivedTags(self.server, self.world)
         chains = Chains(ChainRules(config.chains, config.defaults))
+        settings = DispatchSettings(config.defaults.response_model, config.defaults.derived_tags, config.queue.wait_s)
+        parts = (self.world, self.line, self.residency, self.derived, chains, self._rules, settings)
         self.dispatcher = Dispatcher(
             self.world,
             self.line,
@@ -104,8 +107,8 @@ class Router:
             self.derived,
             self.relay,
             chains,
-            self._rules,
-            DispatchSettings(config.defaults.response_model, config.defaults.derived_tags, config.queue.wait_s),
+            Decisions(*parts),
+            settings,
             telemetry,
         )
         self.warmup = Warmup(

@@ -12,24 +12,22 @@ open, a connection is free. It is remembered as `Ready` and costs a look-up; any
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
-from typing import Literal
 
 import msgspec
 
 from router.adapters.relay import Relay, UpstreamRequest, UpstreamResponse
-from router.call import Answer, Call, Released, header_lines, router_headers, spelled
+from router.call import Answer, Call, Released, router_headers, spelled
 from router.chains import Chains
-from router.core.capacity import RunnerOptions
 from router.core.catalog import Chain
-from router.core.derived_names import is_derived, parameters_of
+from router.core.derived_names import is_derived
 from router.core.names import key_of
-from router.core.payload import InferenceRequest, Patch, rewrite
-from router.core.policy import Decision, Outcome, Rules, Verdict, VerdictKind, choose
+from router.core.payload import InferenceRequest, rewrite
+from router.core.policy import Decision, Outcome, Verdict, VerdictKind
 from router.core.report import refusal
+from router.decisions import NO_PATCH, Decisions, DispatchSettings, Ready, digest_of, dropped, patch_of, told
 from router.derived import DerivedTags
 from router.errors import LoadFailed, ModelNotFound, NoVariantFits, RouterError, UpstreamError
 from router.keepalive import KeepAlive
@@ -41,48 +39,9 @@ from router.world import Tracked, World
 MOST_ATTEMPTS = 8
 """Residents that one request may enter and find gone, before it is refused."""
 
-RECENT_CHAINS = 32
-"""Chains that `upgrade: idle` looks after: those asked for lately."""
-
-MOST_REMEMBERED = 4096
-"""Settled decisions that are kept while the world stays the same."""
-
-PROMPT_STEP_BYTES = 8192
-"""Prompts whose lengths differ by less than this get the same decision."""
-
 RETRY_S = 1.0  # how often a request that waits for room looks again
 
-IN_OPTIONS = tuple(key for key in RunnerOptions.__struct_fields__ if key != "shift")
-"""The options of a runner; `shift` is none but a top-level key with a meaning for clients."""
-
-
 Reply = Callable[[Answer | RouterError | None], None]
-
-
-@dataclass(frozen=True, slots=True)
-class DispatchSettings:
-    """The operator's defaults for requests (`defaults.*`)."""
-
-    response_model: Literal["served", "requested"] = "served"
-    has_derived_tags: bool = True
-    wait_s: float = 300.0
-
-
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """What a settled decision means for every request with the same key, as long as the world stays the same."""
-
-    chain: Chain
-    decision: Decision
-    chosen: Verdict
-    weights: str
-    reason: str
-    name: str
-    patch: Patch
-    rename: tuple[bytes, bytes] | None
-    headers: list[tuple[bytes, bytes]]
-    lines: bytes
-    told: tuple[object, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +64,11 @@ class Dispatcher:
         derived: DerivedTags,
         relay: Relay,
         chains: Chains,
-        rules: Callable[[], Rules],
+        decisions: Decisions,
         settings: DispatchSettings,
         telemetry: Telemetry,
     ) -> None:
+        self.decisions = decisions
         self._world = world
         self._line = line
         self._residency = residency
@@ -116,14 +76,9 @@ class Dispatcher:
         self._derived = derived
         self._relay = relay
         self._chains = chains
-        self._rules = rules
         self._settings = settings
         self._telemetry = telemetry
         self._now = asyncio.get_running_loop().time
-        self._decisions: dict[Hashable, Decision] = {}
-        self._ready: dict[Hashable, Ready] = {}
-        self._decisions_epoch = -1
-        self._recent: dict[str, Chain] = {}
         self._refused_at_s = -1.0
 
     # --- the story ---------------------------------------------------------------------------------------------
@@ -136,16 +91,15 @@ class Dispatcher:
                 raise UpstreamError(f"cannot reach Ollama: {self._world.last_error}")
         if not call.request.has_model:
             return await self._pass(call, "passthrough: no model named")
-        if self._is_automatic(call):
+        if self.decisions.is_automatic(call):
             call.request = msgspec.structs.replace(call.request, is_automatic=True)
-        chain = None if call.request.options_error else self._chain(call)
+        chain = None if call.request.options_error else self.decisions.chain_of(call)
         if chain is None and not call.request.options_error and self._chains.is_local(call.request.model):
             await self._world.look_for(call.request.model)
-            chain = self._chain(call)
+            chain = self.decisions.chain_of(call)
         if chain is None:
             return await self._pass(call, "passthrough: not installed")
-        if chain.name not in self._recent:
-            self._remember(chain)
+        self.decisions.note(chain)
         if call.request.is_unload:
             return await self._unload(call, chain)
         return await self._serve(call, chain)
@@ -154,7 +108,7 @@ class Dispatcher:
         started_s = self._now()
         attempts, let_in, reason = 0, "", ""
         while attempts < MOST_ATTEMPTS:
-            decision = self.decide(call.request, chain)
+            decision = self.decisions.decide(call.request, chain)
             chosen = decision.chosen
             if chosen is None and not self._line.is_switching:
                 answer = await self._without(call, chain, decision, started_s)
@@ -180,9 +134,9 @@ class Dispatcher:
 
     async def _wait(self, call: Call, chain: Chain, since_s: float) -> str:
         """Stand in line until the request may be decided anew; the weights that it was let in to."""
-        key = self._key(call.request, chain)
+        key = self.decisions.key(call.request, chain)
         try:
-            return await self._line.wait(key, lambda: self._decide(call.request, chain), since_s)
+            return await self._line.wait(key, lambda: self.decisions.decide_anew(call.request, chain), since_s)
         except asyncio.CancelledError:
             queue_s = self._now() - since_s
             self._finished(call, None, Released("client_gone", phase="queued"), since_s, queue_s, 499)
@@ -194,7 +148,7 @@ class Dispatcher:
         None: `dispatch` it. `reply` gets the answer when its head is there, or the error that there is instead, or None
         when the request is to be dispatched after all. It is not called any more after `Underway.give_up`.
         """
-        ready = self._ready_for(call)
+        ready = self.decisions.ready_for(call)
         if ready is None or not self._line.may_enter(ready.weights):
             return None
         tracked = self._world.residents.get(ready.weights)
@@ -205,7 +159,7 @@ class Dispatcher:
             call.body,
             model=ready.name,
             options=ready.patch,
-            drop=_drop(call),
+            drop=dropped(call),
             members=request.members,
             is_plain=request.is_plain,
         )
@@ -270,34 +224,20 @@ class Dispatcher:
         """The body to send: the chosen model's name and exactly the options of its runner."""
         options = self._residency.sent_options(tracked)
         name = spelled(call.request.model, chosen.variant.model)
-        if self._needs_tag(call, options):
-            name = await self._derived.ensure(chosen.variant.model, _digest(chosen), options)
-        patch = _patch(options) if call.route.dialect == "ollama" else _NO_PATCH
-        body = rewrite(call.body, model=name, options=patch, drop=_drop(call), members=call.request.members)
-        return body, self._rename(call, chosen, name)
-
-    def _needs_tag(self, call: Call, options: RunnerOptions) -> bool:
-        """True where the runner's options can only travel in a derived tag."""
-        is_v1 = call.route.dialect != "ollama"
-        return is_v1 and self._settings.has_derived_tags and bool(parameters_of(options))
-
-    def _is_automatic(self, call: Call) -> bool:
-        """True where a request can carry no options and no tag may carry them: it runs at Ollama's own."""
-        return call.route.dialect != "ollama" and not self._settings.has_derived_tags
-
-    def _rename(self, call: Call, chosen: Verdict, name: str) -> tuple[bytes, bytes] | None:
-        """What the answer calls the model and what it shall call it; None where that is the same."""
-        is_echo = self._settings.response_model == "requested"
-        shown = call.request.model if is_echo else spelled(call.request.model, chosen.variant.model)
-        return None if name == shown else (name.encode(), shown.encode())
+        if self.decisions.needs_tag(call, options):
+            name = await self._derived.ensure(chosen.variant.model, digest_of(chosen), options)
+        patch = patch_of(options) if call.route.dialect == "ollama" else NO_PATCH
+        body = rewrite(call.body, model=name, options=patch, drop=dropped(call), members=call.request.members)
+        return body, self.decisions.rename(call, chosen, name)
 
     async def make_resident(self, request: InferenceRequest, chain: Chain) -> None:
         """Load what would serve `request`, without a request to relay (preload, idle upgrades)."""
         for _ in range(MOST_ATTEMPTS):
-            chosen = self.decide(request, chain).chosen
+            chosen = self.decisions.decide(request, chain).chosen
             if chosen is None or chosen.resident is not None:
                 return
-            await self._line.wait(self._key(request, chain), lambda: self._decide(request, chain), self._now())
+            key = self.decisions.key(request, chain)
+            await self._line.wait(key, lambda: self.decisions.decide_anew(request, chain), self._now())
 
     # --- requests that no variant can serve, or that need none ---------------------------------------------------
 
@@ -352,8 +292,8 @@ class Dispatcher:
         return self._refused_at_s >= since_s
 
     def _decided(self, call: Call, chain: Chain, decision: Decision) -> None:
-        told = _told(call.request.model, chain, decision)
-        self._telemetry.emit(Decided(call.request_id, call.team, *told))  # type: ignore[arg-type]
+        facts = told(call.request.model, chain, decision)
+        self._telemetry.emit(Decided(call.request_id, call.team, *facts))  # type: ignore[arg-type]
 
     def _finished(
         self,
@@ -384,109 +324,6 @@ class Dispatcher:
                 phase=released.phase,
             )
         )
-
-    # --- deciding ----------------------------------------------------------------------------------------------
-
-    def _chain(self, call: Call) -> Chain | None:
-        """The chain of the requested name; None where Ollama itself should answer (unknown, cloud, no valid name)."""
-        chain = self._chains.find(call.request.model, self._world.catalog)
-        if chain is not None and call.strict:
-            return Chain(chain.name, chain.variants[:1])
-        return chain
-
-    def decide(self, request: InferenceRequest, chain: Chain) -> Decision:
-        """`choose`, remembered while nothing has changed for a request whose first usable variant is resident."""
-        self._forget_what_changed()
-        key = self._key(request, chain)
-        known = self._decisions.get(key)
-        if known is None:
-            known = self._decide(request, chain)
-            if known.chosen is not None and _is_settled(known):
-                self._decisions[key] = known
-        return known
-
-    def _forget_what_changed(self) -> None:
-        """Decisions hold for one epoch of the world; what clients ask for is without bounds, so it is counted too."""
-        is_old = self._decisions_epoch != self._world.epoch
-        if is_old or len(self._decisions) > MOST_REMEMBERED or len(self._ready) > MOST_REMEMBERED:
-            self._decisions.clear()
-            self._ready.clear()
-            self._decisions_epoch = self._world.epoch
-
-    def _ready_for(self, call: Call) -> Ready | None:
-        """What `at_once` does for this call; None where something has to be waited for or looked at."""
-        self._forget_what_changed()
-        request = call.request
-        if request.is_unload or not self._world.is_up or self._is_automatic(call):
-            return None
-        tokens = request.prompt_bytes // PROMPT_STEP_BYTES, request.num_predict
-        key = (call.route.kind, request.model, request.options, request.needs, tokens)
-        known = self._ready.get(key)
-        if known is None and (found := self._make_ready(call)) is not None:
-            known = self._ready[key] = found
-        return known
-
-    def _make_ready(self, call: Call) -> Ready | None:
-        request = call.request
-        if not request.has_model or request.options_error or (chain := self._chain(call)) is None:
-            return None
-        decision = self.decide(request, chain)
-        chosen = decision.chosen
-        if chosen is None or chosen.resident is None or not _is_settled(decision):
-            return None
-        tracked = self._world.residents.get(chosen.resident.weights)
-        if tracked is None:
-            return None
-        options = self._residency.sent_options(tracked)
-        name = spelled(request.model, chosen.variant.model)
-        if self._needs_tag(call, options):
-            tag = self._derived.made(chosen.variant.model, _digest(chosen), options)
-            if tag is None:
-                return None
-            name = tag
-        if chain.name not in self._recent:
-            self._remember(chain)
-        patch = _patch(options) if call.route.dialect == "ollama" else _NO_PATCH
-        headers = router_headers(request.model, chosen.variant.model, decision.reason, 0.0)
-        return Ready(
-            chain,
-            decision,
-            chosen,
-            tracked.weights,
-            decision.reason,
-            name,
-            patch,
-            self._rename(call, chosen, name),
-            headers,
-            header_lines(headers),
-            _told(request.model, chain, decision),
-        )
-
-    def _decide(self, request: InferenceRequest, chain: Chain) -> Decision:
-        may_upgrade = self._line.may_upgrade() and self._chains.rule(chain.name).upgrade != "never"
-        snapshot = self._world.snapshot(may_upgrade=may_upgrade)
-        return choose(request, chain, snapshot, self._rules())
-
-    def _key(self, request: InferenceRequest, chain: Chain) -> Hashable:
-        """Requests with equal keys get equal decisions (the prompt's length in steps)."""
-        tokens = request.prompt_bytes // PROMPT_STEP_BYTES, request.num_predict
-        shape = request.num_ctx, request.options, request.needs, request.is_automatic
-        return (chain.name, len(chain.variants), shape, tokens)
-
-    def _remember(self, chain: Chain) -> None:
-        if len(self._recent) >= RECENT_CHAINS:
-            del self._recent[next(iter(self._recent))]
-        self._recent[chain.name] = chain
-
-    def recent_chains(self) -> list[Chain]:
-        """The chains that were asked for lately."""
-        return list(self._recent.values())
-
-    def explain(self, model: str, num_ctx: int | None = None) -> tuple[Chain, Decision] | None:
-        """The decision now for a plain request; None for a name that is neither a chain nor installed."""
-        request = InferenceRequest(model, num_ctx=num_ctx)
-        chain = self._chains.find(model, self._world.catalog)
-        return None if chain is None else (chain, self._decide(request, chain))
 
     # --- the rest of the API -----------------------------------------------------------------------------------
 
@@ -520,7 +357,7 @@ class Dispatcher:
         key = key_of(name)
         if key in self._world.catalog or (chain := self._chains.find(name, self._world.catalog)) is None:
             return name
-        chosen = self._decide(InferenceRequest(name), chain).chosen
+        chosen = self.decisions.decide_anew(InferenceRequest(name), chain).chosen
         if chosen is not None:
             return chosen.variant.model
         installed = [v.model for v in chain.variants if key_of(v.model) in self._world.catalog]
@@ -590,41 +427,6 @@ class Underway:
         self._dispatcher._world.leave(self._tracked)
         released = Released(outcome, phase="before_answer" if outcome == "client_gone" else "")
         self._dispatcher._finished(self._call, self._ready.chosen, released, self._since_s, 0.0, status)
-
-
-_KEEP_ALIVE = frozenset({"keep_alive"})
-_NOTHING: frozenset[str] = frozenset()
-_NO_PATCH = Patch.of({})
-
-
-@lru_cache(maxsize=256)
-def _patch(options: RunnerOptions) -> Patch:
-    """Exactly these options in a body, none of a client's own."""
-    return Patch.of({key: getattr(options, key) for key in IN_OPTIONS})
-
-
-def _is_settled(decision: Decision) -> bool:
-    """True when only a change of the world (its epoch) can change the decision: no budget or dwell time is in it."""
-    assert decision.chosen is not None
-    kinds = {verdict.kind for verdict in decision.verdicts}
-    return decision.chosen.kind is VerdictKind.RESIDENT and VerdictKind.HELD_BACK not in kinds
-
-
-def _told(requested: str, chain: Chain, decision: Decision) -> tuple[object, ...]:
-    """What `Decided` says of a decision, behind the request's id and team."""
-    chosen = decision.chosen.variant.model if decision.chosen else ""
-    cause = decision.verdicts[0].kind.name.lower() if decision.verdicts else ""
-    return requested, chosen, decision.reason, decision.outcome.value, chain.name, cause, decision
-
-
-def _drop(call: Call) -> frozenset[str]:
-    """The top-level keys that do not go upstream: a keep_alive is honoured here."""
-    return _KEEP_ALIVE if call.route.dialect == "ollama" else _NOTHING
-
-
-def _digest(chosen: Verdict) -> str:
-    """What a derived tag stands for: the variant's manifest, so that one created anew gets a new tag."""
-    return chosen.facts.digest if chosen.facts is not None else ""
 
 
 def _first_installed(decision: Decision) -> str | None:

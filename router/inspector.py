@@ -29,7 +29,7 @@ class Inspector:
         """The decision for a plain request now, a line per variant with its bytes. Raises ModelNotFound, BadRequest."""
         if not model:
             raise BadRequest("model is required")
-        found = self._router.dispatcher.explain(model, num_ctx)
+        found = self._router.dispatcher.decisions.explain(model, num_ctx)
         if found is None:
             key_of(model)
             raise ModelNotFound(f"model '{model}' not found")
@@ -76,7 +76,7 @@ class Inspector:
 
     def _advice(self, name: str) -> str:
         """What would run fully instead of a model that is partly on the CPU."""
-        found = self._router.dispatcher.explain(name)
+        found = self._router.dispatcher.decisions.explain(name)
         if found is None:
             return ""
         _, decision = found

@@ -65,7 +65,7 @@ class Warmup:
             await self._warm(self._to_preload.pop(0), self._may_preload)
         for name in self._keep:
             await self._warm(name, lambda chosen, chain: not _evicted(chosen))
-        for chain in self._dispatcher.recent_chains():
+        for chain in self._dispatcher.decisions.recent_chains():
             if self._chains.rule(chain.name).upgrade == "idle" and not self._line.depth:
                 await self._warm(chain.name, self._may_go_up)
 
@@ -91,7 +91,7 @@ class Warmup:
 
     def _wants(self, request: InferenceRequest, chain: Chain, may: Callable[[Verdict, Chain], bool]) -> bool:
         """True when a load is due and would disturb nobody."""
-        chosen = self._dispatcher.decide(request, chain).chosen
+        chosen = self._dispatcher.decisions.decide(request, chain).chosen
         if chosen is None or chosen.plan is None or chosen.kind is VerdictKind.WAITS:
             return False
         return may(chosen, chain)

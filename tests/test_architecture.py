@@ -18,11 +18,12 @@ LAYER = {
     "world": 3, "chains": 3, "call": 3, "simulator": 3,
     "residency": 4,
     "queueing": 5, "keepalive": 5, "derived": 5,
-    "dispatch": 6,
-    "server": 7, "inspector": 7, "warmup": 7,
-    "app": 8,
-    "cli": 9,
-    "__main__": 10,
+    "decisions": 6,
+    "dispatch": 7,
+    "server": 8, "inspector": 8, "warmup": 8,
+    "app": 9,
+    "cli": 10,
+    "__main__": 11,
     "__init__": 0,  # the version, nothing else
 }  # fmt: skip
 PURE_STDLIB = {
