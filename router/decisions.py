@@ -131,7 +131,7 @@ class Decisions:
         """What `at_once` does for this call; None where something has to be waited for or looked at."""
         self._forget_what_changed()
         request = call.request
-        if request.is_unload or not self._world.is_up or self.is_automatic(call):
+        if request.is_unload or request.options_error or not self._world.is_up or self.is_automatic(call):
             return None
         tokens = request.prompt_bytes // PROMPT_STEP_BYTES, request.num_predict
         key = (call.route.kind, request.model, request.options, request.needs, tokens)

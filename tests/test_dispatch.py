@@ -616,6 +616,18 @@ def test_c9_a_chain_ends_with_the_last_error_and_a_bounded_number_of_upstream_ca
     play(story, CHAIN)
 
 
+def test_an_option_of_the_wrong_type_gets_ollamas_answer_however_often_the_model_was_asked():
+    """A decision that is remembered does not hide what is wrong with a request."""
+
+    async def story(one):
+        for _ in range(3):
+            assert (await one.ask(hello(SMALL))).status == 200
+            reply = await one.ask(hello(SMALL, options={"num_ctx": "abc"}))
+            assert (reply.status, reply.error) == (500, 'option "num_ctx" must be of type integer')
+
+    play(story)
+
+
 def test_h4_two_models_that_fit_alone_but_not_together_never_both_get_their_memory():
     """Asked for at the same instant, in any order: one after the other, no spill, no double booking."""
     rng = random.Random(4)

@@ -85,7 +85,8 @@ class HttpRelay:
         dead pooled connection costs one silent retry if not a single byte came back and the request may be resent.
         """
         head, chunked = self._render(request)
-        wire, is_reused = (self._idle.pop(), True) if self._idle else await self._acquire()
+        free = self._free_wire()
+        wire, is_reused = (free, True) if free is not None else await self._acquire()
         try:
             return await wire.exchange(head, request.body, chunked=chunked)
         except ConnectionGone:
@@ -95,13 +96,21 @@ class HttpRelay:
 
     def open_now(self, request: UpstreamRequest, on_head: Callable[[], None]) -> UpstreamResponse | None:
         """Send `request`, whose body is all there, on a free connection without waiting; see `Relay`."""
-        while self._idle:
-            wire = self._idle.pop()
+        while (wire := self._free_wire()) is not None:
             head, chunked = self._render(request)
             try:
                 return wire.begin(head, request.body, chunked=chunked, on_head=on_head)
             except ConnectionGone:  # closed, and nobody has been told yet: the next one
                 continue
+        return None
+
+    def _free_wire(self) -> Wire | None:
+        """An unused connection that can be used."""
+        while self._idle:
+            wire = self._idle.pop()
+            if wire.is_usable:
+                return wire
+            wire.abort()
         return None
 
     async def aclose(self) -> None:

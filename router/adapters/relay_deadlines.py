@@ -44,4 +44,5 @@ class Deadlines:
         self._timer = loop.call_later(self._interval_s, self._sweep)
         now = loop.time()
         for member in [member for member in self._members if member.deadline <= now]:
-            member.expire()
+            if member.deadline <= now:  # another one's end may have given it something new to wait for
+                member.expire()

@@ -28,6 +28,7 @@ class AnswerParser(asyncio.Protocol):
 
     __slots__ = (
         "_answer_wait_s",
+        "_has_head",
         "_head_bytes",
         "_headers",
         "_is_head_request",
@@ -48,7 +49,7 @@ class AnswerParser(asyncio.Protocol):
         self._on_head: Callable[[], None] | None = None  # called once, when there is a head or none will come
         self._head_bytes = 0
         self._headers: list[tuple[bytes, bytes]] = []
-        self._is_head_request = self._until_eof = self._is_keep_alive = False
+        self._is_head_request = self._until_eof = self._is_keep_alive = self._has_head = False
 
     def on_message_begin(self) -> None:
         if self._response is None:
@@ -69,6 +70,7 @@ class AnswerParser(asyncio.Protocol):
             raise ValueError("too many headers")
         if self._head_bytes > MAX_HEADER_BYTES and sum(map(_size, headers)) > MAX_HEADER_BYTES:
             raise ValueError("too many headers")
+        self._has_head = True
         response = cast("UpstreamResponse", self._response)
         response.status, response.headers, response.noted = status, headers, dict(headers)
         self._is_keep_alive = self._parser.should_keep_alive()
@@ -83,7 +85,7 @@ class AnswerParser(asyncio.Protocol):
         self._parts.append(chunk)
 
     def on_message_complete(self) -> None:
-        if self._response is not None and self._response.status:
+        if self._has_head:  # not the end of a 1xx
             self._response = None
 
     def _flush(self, response: UpstreamResponse) -> None:

@@ -73,6 +73,11 @@ class Wire(AnswerParser):
         self.deadline = NEVER
         self.is_closed = self.is_owned = False
 
+    @property
+    def is_usable(self) -> bool:
+        """False for a connection that is closed, or about to be: what is written to it would be lost without a word."""
+        return not (self.is_closed or self.transport.is_closing())
+
     # One exchange
 
     async def exchange(
@@ -104,7 +109,11 @@ class Wire(AnswerParser):
         Raises ConnectionGone, and closes the connection, when it is closed already.
         """
         response = self._response = UpstreamResponse(self)
+        if not self.is_usable:
+            self.abort()
+            raise ConnectionGone("the upstream has closed the connection")
         self._on_head = on_head
+        self._has_head = self._is_keep_alive = False
         self._unwanted_until_s = NEVER
         self._saw_byte = self._until_eof = False
         self._head_bytes = 0
@@ -220,6 +229,8 @@ class Wire(AnswerParser):
     # The rest
 
     def pause(self) -> None:
+        if self._response is None:
+            return  # all of the answer is here: whoever gets the connection next must be able to read
         self.deadline, self._wait_s = NEVER, NEVER
         self.transport.pause_reading()
 

@@ -46,6 +46,7 @@ class AtOnce:
     ) -> None:
         self._dispatcher = dispatcher
         self._has_headers = settings.has_router_headers
+        self._most_bytes = min(MOST_BYTES, settings.body_bytes)
         self._hosts = hosts
         self._next_id = next_id
         self._finish = finish
@@ -57,7 +58,7 @@ class AtOnce:
         if route is None or not _UNUSUAL.isdisjoint(noted) or not self._hosts.allows(noted.get(b"host", b"")):
             return False
         body = cycle.peek_body()
-        if body is None or len(body) > MOST_BYTES:
+        if body is None or len(body) > self._most_bytes:
             return False
         try:
             request = read_request(route.kind, body)

@@ -57,6 +57,7 @@ class ClientConnection(httptools_impl.HttpToolsProtocol):
         self.fd = NOT_PLAIN
         self.is_write_paused = False
         self._writable: asyncio.Future[None] | None = None
+        self._is_held = False  # the next request waits until the client has taken the last answer
         self._is_deaf = False  # what still comes in is thrown away
         self._in_head = False  # between the first byte of a request and the end of its headers
         self._head_bytes = 0
@@ -75,7 +76,7 @@ class ClientConnection(httptools_impl.HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.connections.discard(self)
         self.deadlines.discard(self)
-        self._is_deaf = True
+        self._is_deaf, self._is_held = True, False
         self.resume_writing()
         for cycle in self.queue:
             self._leave(cycle)
@@ -98,6 +99,9 @@ class ClientConnection(httptools_impl.HttpToolsProtocol):
         waiter, self._writable = self._writable, None
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
+        if self._is_held:
+            self._is_held = False
+            self._go_on()
 
     def resume_body(self) -> None:
         if len(self.queue) == 1:
@@ -121,12 +125,21 @@ class ClientConnection(httptools_impl.HttpToolsProtocol):
             self._is_deaf = True
             self.deadline = self.loop.time() + self.limits.write_idle_s
             self.transport.close()
-        elif self.queue:
+        elif self.is_write_paused:  # nothing further for a client that does not read what it has been sent
+            self._is_held = True
+            self.flow.pause_reading()
+        else:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """The next request: one that is here already, else one that is still to come."""
+        if self.queue:
+            if not self.queue[0].request_complete:  # its head had stopped the reading
+                self.flow.resume_reading()
             self._start(self.queue[0])
         else:
             self.flow.resume_reading()
-            if not self.is_write_paused:
-                self.deadline = self.loop.time() + self.limits.keep_alive_s
+            self.deadline = self.loop.time() + self.limits.keep_alive_s
 
     def shutdown(self) -> None:
         """Finish what is under way, take nothing new."""
@@ -155,7 +168,7 @@ class ClientConnection(httptools_impl.HttpToolsProtocol):
     def _start_next(self) -> None:
         """Start what the bytes just parsed have brought, unless it is gone again."""
         cycle, self._next = self._next, None
-        if cycle is not None and cycle in self.queue:
+        if cycle is not None and cycle in self.queue and not self._is_held:
             self._start(cycle)
 
     def _start(self, cycle: Cycle) -> None:

@@ -630,3 +630,56 @@ async def test_a_black_hole_is_given_up_in_time_b3() -> None:
     assert relay.open_connections == 0
     for sock in (*filling, hole):
         sock.close()
+
+
+async def test_a_connection_that_was_full_when_its_answer_ended_can_be_read_again() -> None:
+    """More than is held, and its end, in one read: the next one on the connection gets its answer."""
+
+    async def script(visit: Visit) -> None:
+        await answer(b"x" * 400_000)(visit)
+
+    async with raw_upstream(script) as upstream:
+        relay = HttpRelay(upstream.url, first_byte_timeout_s=2.0)
+        for _ in range(5):
+            response = await relay.open(POST)
+            await asyncio.sleep(0.03)  # a reader that comes late
+            assert len(await read_all(response)) == 400_000
+        await relay.aclose()
+
+
+async def test_a_provisional_answer_that_nobody_waits_for_ends_nothing_a6() -> None:
+    """`suppress_cancel`: a 103 behind the client's back, then the real answer: it goes to nobody else."""
+
+    async def script(visit: Visit) -> None:
+        if b"slow" in visit.head:
+            await visit.say(b"HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n")
+            await asyncio.sleep(0.05)
+        await answer(visit.target)(visit)
+
+    async with raw_upstream(script) as upstream:
+        relay = HttpRelay(upstream.url, suppress_cancel=True)
+        assert await read_all(await relay.open(GET)) == b"/api/tags"
+        slow = asyncio.create_task(relay.open(UpstreamRequest(b"GET", b"/slow")))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        slow.cancel()
+        await asyncio.gather(slow, return_exceptions=True)
+        await asyncio.sleep(0.02)
+        for _ in range(3):
+            assert await read_all(await relay.open(GET)) == b"/api/tags"
+        await relay.aclose()
+
+
+async def test_a_connection_that_is_closing_is_passed_over() -> None:
+    """One of two unused connections has been closed under us: the other one serves, and nothing is lost."""
+    async with raw_upstream(answer(b"x")) as upstream:
+        relay = HttpRelay(upstream.url)
+        both = await asyncio.gather(relay.open(GET), relay.open(GET))
+        for response in both:
+            await read_all(response)
+        assert relay.idle_connections == 2
+        relay._idle[-1].transport.close()
+        assert await read_all(await relay.open(POST)) == b"x"
+        relay._idle[-1].transport.close()
+        assert relay.open_now(POST, lambda: None) is None
+        await relay.aclose()

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from router.adapters.relay import HttpRelay
+from router.server.settings import EdgeSettings
 from tests.adapters.raw_upstream import Visit, answer, raw_upstream
 from tests.fakes import FakeDispatcher, RawClient, RunningEdge, request_bytes, running_edge, warm
 
@@ -129,3 +130,13 @@ async def test_a_client_that_leaves_as_its_stream_begins_leaves_nothing_behind()
                 while running.listener.open_connections:  # noqa: ASYNC110
                     await asyncio.sleep(0.005)
             assert tasks_of(running) == 0
+
+
+async def test_a_body_over_a_small_limit_is_refused_all_the_same() -> None:
+    """413 although it would be small enough to be taken."""
+    async with raw_upstream(answer(DONE)) as upstream:
+        async with running_edge(FakeDispatcher(HttpRelay(upstream.url)), EdgeSettings(body_bytes=50)) as running:
+            raw = await RawClient.to(running.port)
+            assert (await raw.ask("POST", "/api/chat", CHAT)).status == 413
+            assert upstream.requests == []
+            raw.close()

@@ -294,3 +294,36 @@ async def test_a_bad_application_never_splits_a_response_e8() -> None:
         reply = await raw.reply()
         assert reply.status == 500
         assert "set-cookie" not in reply.headers
+
+
+@pytest.mark.parametrize("size", [10, 1_000_000])
+async def test_a_pipelined_request_whose_body_comes_later_is_read_on(size: int) -> None:
+    """The head of the second stops the reading while the first is answered; then its body is awaited."""
+    body = '{"model":"m","prompt":"%s"}' % ("x" * size)
+    async with raw_upstream(answer(b'{"done":true}')) as upstream:
+        async with running_edge(FakeDispatcher(HttpRelay(upstream.url))) as running, client(running.port) as raw:
+            first, second = (
+                request_bytes("POST", "/api/generate", text) for text in ('{"model":"m","prompt":"1"}', body)
+            )
+            await raw.send(first + second[:-5])
+            assert (await raw.reply()).status == 200
+            await raw.send(second[-5:])
+            async with asyncio.timeout(5):
+                assert (await raw.reply()).status == 200
+
+
+async def test_a_client_that_only_asks_is_not_answered_for_ever_a14() -> None:
+    """Requests without end, no answer read: what is held for it stays small; reading goes on where it begins to."""
+    async with raw_upstream(answer(b"x" * 200_000)) as upstream:
+        async with running_edge(FakeDispatcher(HttpRelay(upstream.url))) as running:
+            raw = await RawClient.to(running.port, receive_buffer=4096)
+            asked = request_bytes("POST", "/api/generate", '{"model":"m","prompt":"1"}')
+            for _ in range(200):
+                raw.writer.write(asked)
+            await asyncio.sleep(0.3)
+            (connection,) = running.listener._state.connections
+            assert connection.transport.get_write_buffer_size() < 1_000_000
+            assert len(upstream.requests) < 100
+            for _ in range(200):
+                assert len((await raw.reply()).body) == 200_000
+            raw.close()
