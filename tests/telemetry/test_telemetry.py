@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -34,6 +35,7 @@ from router.telemetry import (
     UpstreamUp,
     watch_loop_lag,
 )
+from router.telemetry.hub import MOST_HELD
 
 DECISION = Decision(
     Outcome.FALLBACK,
@@ -267,3 +269,41 @@ async def test_loop_lag_is_measured() -> None:
     task.cancel()
     assert isinstance(event, LoopLagged)
     assert event.lag_s >= 0
+
+
+def test_events_of_requests_are_told_together_and_before_what_comes_after_them() -> None:
+    """With a timer nothing is told at once; any other event, a full hand or the timer tells what is held, in order."""
+    told: list[str] = []
+
+    class Recorder:
+        def on(self, event: Event) -> None:
+            told.append(getattr(event, "request_id", None) or type(event).__name__)
+
+    timers: list[Callable[[], None]] = []
+    telemetry = Telemetry([Recorder()], later=lambda _, call: timers.append(call))
+    telemetry.emit(Decided("r1", "", "a", "a", "", "exact"))
+    telemetry.emit(Finished("r1", "", "", 200, "a", "a", "completed"))
+    assert (told, len(timers)) == ([], 1)
+    telemetry.emit(Noted("careful", level="warning"))
+    assert told == ["r1", "r1", "Noted"]
+    telemetry.emit(Decided("r2", "", "a", "a", "", "exact"))
+    timers[-1]()
+    assert told[-1] == "r2"
+    for number in range(MOST_HELD):
+        telemetry.emit(Decided(f"s{number}", "", "a", "a", "", "exact"))
+    assert len(told) == 4 + MOST_HELD
+
+
+def test_lines_of_requests_are_written_together_a_warning_at_once() -> None:
+    """One write for many requests; what is held goes out before a line that cannot wait."""
+    written: list[bytes] = []
+    timers: list[Callable[[], None]] = []
+    hook = LogHook(sink=written.append, unix_now=lambda: 1.0, later=lambda _, call: timers.append(call))
+    for number in range(3):
+        hook.on(Finished(f"r{number}", "", "", 200, "a", "a", "completed"))
+    assert (written, len(timers)) == ([], 1)
+    hook.on(Noted("careful", level="warning"))
+    assert [line.count(b"\n") for line in written] == [3, 1]
+    hook.on(Finished("r9", "", "", 200, "a", "a", "completed"))
+    timers[-1]()
+    assert b'"r9"' in written[-1]
