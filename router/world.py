@@ -109,6 +109,7 @@ class World:
         self._order = 0
         self._catalog_at_s = self._looked_at_s = -math.inf
         self._refreshing: asyncio.Task[None] | None = None
+        self._time = asyncio.get_running_loop().time  # on the way of each request: asking for the loop is a system call
 
     # --- reading -----------------------------------------------------------------------------------------------
 
@@ -429,7 +430,7 @@ class World:
         """The request has ended, on whatever path."""
         tracked.in_flight -= 1
         if tracked.in_flight == 0:
-            tracked.idle_since_s = _now()
+            tracked.idle_since_s = self._time()
             self.on_change()
 
 
