@@ -161,7 +161,7 @@ class Dispatcher:
             options=ready.patch,
             drop=dropped(call),
             members=request.members,
-            is_plain=request.is_plain,
+            plain=request.plain,
         )
         underway = Underway(self, call, ready, tracked, self._now(), reply)
         underway.upstream = self._relay.open_now(call.upstream(body), underway.on_head)

@@ -18,7 +18,7 @@ from router.core.names import GO_SPACE, go_quoted
 from router.core.payload_checks import check
 from router.core.payload_fields import MANAGEMENT, REQUESTS
 from router.core.payload_messages import Prompt, measure
-from router.core.payload_quick import Usual, read_quick
+from router.core.payload_quick import Plain, Usual, read_quick
 from router.core.payload_rewrite import Patch, rewrite, rewrite_names
 from router.core.payload_values import MAX_NS, keep_alive_ns_of
 from router.errors import BadRequest
@@ -41,7 +41,7 @@ class InferenceRequest(msgspec.Struct, frozen=True):
     what the client named, None for the rest. `keep_alive_s` is None when absent and infinite for "for ever". `needs`
     are capabilities by Ollama's names. `prompt_bytes` counts the text, images left out. `num_predict` None = not named.
     A load-only request carries no prompt; with keep_alive 0 it is an unload instead. `options_error` is what Ollama
-    answers with status 500, once it has found the model, for an option of the wrong type. `members` and `is_plain` are
+    answers with status 500, once it has found the model, for an option of the wrong type. `members` or `plain` are
     for `rewrite`. `is_automatic` requests can only reach a runner that has Ollama's own options (no derived tags).
     """
 
@@ -58,26 +58,22 @@ class InferenceRequest(msgspec.Struct, frozen=True):
     is_unload: bool = False
     has_model: bool = True
     options_error: str = ""
-    members: Members = []
-    is_plain: bool = False
+    members: Members | None = None
+    plain: Plain | None = None
     is_automatic: bool = False
 
 
 def read_request(kind: str, body: bytes) -> InferenceRequest:
     """The request in `body` of a route of `kind`. Raises BadRequest with the text that Ollama would answer."""
-    members = _split(body, is_native=not kind.startswith("v1_"))
-    usual = read_quick(kind, body, members)
-    if usual is not None and (quick := _of_usual(usual, members)) is not None:
+    usual = read_quick(kind, body)
+    if usual is not None and (quick := _of_usual(usual)) is not None:
         return quick
-    return _read_request(kind, body, members)
+    return read_slowly(kind, body)
 
 
 def read_slowly(kind: str, body: bytes) -> InferenceRequest:
     """The same as `read_request`, by the rules alone: what the quick way is held against."""
-    return _read_request(kind, body, _split(body, is_native=not kind.startswith("v1_")))
-
-
-def _read_request(kind: str, body: bytes, members: Members) -> InferenceRequest:
+    members = _split(body, is_native=not kind.startswith("v1_"))
     found = _read(REQUESTS[kind], body, members)
     model = read_text(found.get("model"))
     has_model = bool(model.strip(GO_SPACE))
@@ -120,7 +116,7 @@ def _read(struct: Struct, body: bytes, members: Members) -> dict[str, Any]:
     return found
 
 
-def _of_usual(usual: Usual, members: Members) -> InferenceRequest | None:
+def _of_usual(usual: Usual) -> InferenceRequest | None:
     """The request of a usual body; None where one of its values needs a closer look."""
     options, num_predict, keep_alive_ns = _NO_OPTIONS, usual.max_tokens, None
     if not _RUNNER_OPTIONS.isdisjoint(usual.options):
@@ -146,8 +142,8 @@ def _of_usual(usual: Usual, members: Members) -> InferenceRequest | None:
         not usual.parts and keep_alive_ns == 0,
         True,
         "",
-        members,
-        True,
+        None,
+        usual.plain,
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from router.core.json_keys import Members, fold, kind_of, read_text, split
+from router.core.payload_quick import Plain
 
 # Every key under which some route of Ollama takes a model's name. A body that goes upstream holds each at most once.
 _NAME_KEYS = ("model", "name", "source", "destination", "from")
@@ -16,7 +17,6 @@ _NOTHING: Mapping[str, Any] = {}
 _encode = msgspec.json.encode
 _OPTIONS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _OLD_NAME = frozenset({"name"})
-_REBUILT = frozenset({"model", "name", "options"})
 _LONGEST_KEPT = 64  # characters of a key whose spelling in JSON is remembered
 
 
@@ -56,20 +56,21 @@ def rewrite(
     drop: frozenset[str] = frozenset(),
     force: Mapping[str, Any] = _NOTHING,
     members: Members | None = None,
-    is_plain: bool = False,
+    plain: Plain | None = None,
 ) -> bytes:
     """`body` with `model` under exactly one key; the same object when nothing changes.
 
     `options` go into the body's "options" (None takes one out; "shift" goes where Ollama has it, to the top); `drop`
-    names top-level keys to leave out, `force` such keys to set. A `members` from `InferenceRequest` saves a parse, and
-    `is_plain` (each key is there once, in Ollama's own spelling) a look at every key.
+    names top-level keys to leave out, `force` such keys to set. A `members` from `InferenceRequest` saves a parse, its
+    `plain` (only where a keep_alive is to be dropped) a look at every key.
     Raises BadRequest for a body that `read_request` refuses too.
     """
-    members = split(body) if members is None else members
     patch = options if isinstance(options, Patch) else Patch.of(options)
+    if plain is not None and patch.tail and not (force or patch.shift) and patch.touched.isdisjoint(plain.given):
+        named = _behind(plain.options, patch) if plain.given else b"{%b}" % patch.tail
+        return b"".join((b'{"model":', _encode(model), b',"options":', named, *plain.rest, b"}"))
+    members = split(body) if members is None else members
     merged = _merge_options(members, patch) if patch.touched else None
-    if is_plain and merged is not None and not (force or patch.shift):
-        return _rebuilt(members, _encode(model), merged, drop | patch.without)
     wanted = {"model": _encode(model)}
     if force:
         wanted.update((key, _encode(value)) for key, value in force.items())
@@ -80,14 +81,9 @@ def rewrite(
     return _replace(body, members, wanted, drop | patch.without | _OLD_NAME, model)
 
 
-def _rebuilt(members: Members, model: bytes, options: bytes, drop: frozenset[str]) -> bytes:
-    """A plain body with another model and other options."""
-    parts: list[bytes | memoryview] = [b'{"model":', model, b',"options":', options]
-    for key, view in members:
-        if key not in _REBUILT and key not in drop:
-            parts += (_lead(key), view)
-    parts.append(b"}")
-    return b"".join(parts)
+def _behind(options: memoryview, patch: Patch) -> bytes:
+    """`options`, an object with members, with those of `patch` behind them."""
+    return b"%b,%b}" % (bytes(options[:-1]), patch.tail)
 
 
 def rewrite_names(body: bytes, names: Mapping[str, str], *, members: Members | None = None) -> bytes:
@@ -107,7 +103,7 @@ def _merge_options(members: Members, patch: Patch) -> bytes | None:
             seen.append(view)
             found = {} if kind_of(view) == "null" else found | _read_options(view)
     if len(seen) <= 1 and patch.tail and patch.touched.isdisjoint(found):  # the usual case: they go behind the others
-        return b"%b,%b}" % (bytes(seen[0][:-1]), patch.tail) if found else b"{%b}" % patch.tail
+        return _behind(seen[0], patch) if found else b"{%b}" % patch.tail
     merged = {key: value for key, value in found.items() if key not in patch.unset}
     is_same = len(merged) == len(found) and all(found.get(key) == value for key, value in patch.named.items())
     return None if is_same else _encode(merged | patch.named)

@@ -18,7 +18,7 @@ from router.errors import BadRequest, Busy, RouterError, UpstreamError
 from router.server.cycle import Cycle
 from router.server.middleware import HostRule
 from router.server.responses import Header, render_error, request_headers
-from router.server.sending import whole_answer
+from router.server.sending import ending_of, whole_answer
 from router.server.settings import EdgeSettings
 
 logger = logging.getLogger("router.server")
@@ -81,14 +81,14 @@ class AtOnce:
             assert cycle.task is not None
             cycle.task.add_done_callback(lambda _: answer.release("client_gone"))  # also of one that never began
             return
-        headers, body, ending = whole
+        headers, body = whole
         own = b"%bx-request-id: %b\r\n" % (answer.lines, request_id.encode("ascii")) if self._has_headers else b""
         outcome = "upstream_error"
         try:
             cycle.respond(answer.status, headers, body, own)
             outcome = "completed"
         finally:
-            size = len(body)
+            size, ending = len(body), ending_of(body, route)
             answer.release(outcome, sent_bytes=size, tokens_in=ending.tokens_in, tokens_out=ending.tokens_out)
 
     def refuse(self, cycle: Cycle, route: Route, error: RouterError, request_id: str) -> None:

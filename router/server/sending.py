@@ -75,8 +75,9 @@ class Sender:
     async def _relay_whole(self, upstream: UpstreamResponse, headers: list[Header]) -> None:
         body = upstream.read_nowait() if upstream.is_complete else await self._gather(upstream)
         if body is not None and upstream.is_complete:
-            headers, body, self.sent.ending = _worded(upstream.status, headers, body, self._route, self._rename)
+            headers, body = _worded(upstream.status, headers, body, self._route, self._rename)
             await self._whole(upstream.status, headers, body)
+            self.sent.ending = ending_of(body, self._route)
         else:
             if _is_final_error(upstream.status, self._route):
                 headers.append(NO_RETRY)
@@ -178,10 +179,8 @@ class Sender:
         await self._send({"type": "http.response.body", "body": body, "more_body": more})
 
 
-def whole_answer(
-    upstream: UpstreamResponse, route: Route, rename: Rename | None
-) -> tuple[list[Header], bytes, Ending] | None:
-    """Headers, body and ending of an answer that has arrived completely; None for a stream, and nothing is read then.
+def whole_answer(upstream: UpstreamResponse, route: Route, rename: Rename | None) -> tuple[list[Header], bytes] | None:
+    """Headers and body of an answer that has arrived completely; None for a stream, and nothing is read then.
 
     Raises UpstreamError.
     """
@@ -201,16 +200,20 @@ def check_encoding(noted: Mapping[bytes, bytes]) -> None:
 
 def _worded(
     status: int, headers: list[Header], body: bytes, route: Route, rename: Rename | None
-) -> tuple[list[Header], bytes, Ending]:
-    """A whole answer as the client gets it, under the name that it shall see, and what the answer tells of itself."""
+) -> tuple[list[Header], bytes]:
+    """A whole answer as the client gets it, under the name that it shall see."""
     if _is_final_error(status, route):
         headers.append(NO_RETRY)
     if rename is not None:
         body = renamed_json(body, rename)
         headers = [pair for pair in headers if pair[0] != b"content-length"]
         headers.append((b"content-length", b"%d" % len(body)))
-    is_counted = route.is_inference and len(body) <= COUNTED_BYTES
-    return headers, body, body_ending(body) if is_counted else UNCOUNTED
+    return headers, body
+
+
+def ending_of(body: bytes, route: Route) -> Ending:
+    """What a whole answer tells of itself; read once it has been sent."""
+    return body_ending(body) if route.is_inference and len(body) <= COUNTED_BYTES else UNCOUNTED
 
 
 def _is_final_error(status: int, route: Route) -> bool:

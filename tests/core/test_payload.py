@@ -396,7 +396,7 @@ def read_or_refusal(kind, text, *, is_quick=True):
     except BadRequest as error:
         return error.message
     values = msgspec.structs.asdict(found)
-    del values["members"], values["is_plain"]
+    del values["members"], values["plain"]
     return values
 
 
@@ -409,7 +409,7 @@ def test_a_usual_body_is_rewritten_to_the_same_values_as_any_other(members, opti
     except BadRequest:
         return
     drop = frozenset({"keep_alive"})
-    quick = rewrite(text, model="x", options=options, drop=drop, members=request.members, is_plain=request.is_plain)
+    quick = rewrite(text, model="x", options=options, drop=drop, members=request.members, plain=request.plain)
     assert json.loads(quick) == json.loads(rewrite(text, model="x", options=options, drop=drop))
 
 
@@ -437,7 +437,7 @@ def test_a_plain_body_keeps_its_other_values_and_gets_the_options_behind_its_own
         b' "options":{"temperature": 0.70}, "stream":false}'
     )
     request = read_request("chat", sent)
-    found = rewrite(sent, model="b", options={"num_ctx": 4096}, members=request.members, is_plain=request.is_plain)
+    found = rewrite(sent, model="b", options={"num_ctx": 4096}, members=request.members, plain=request.plain)
     assert found == (
         b'{"model":"b","options":{"temperature": 0.70,"num_ctx":4096},'
         b'"messages":[{"role":"user","content":"\\u00e9"}],"stream":false}'
