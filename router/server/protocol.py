@@ -71,7 +71,8 @@ class HttpProtocol(ClientConnection):
         noted = dict(headers)
         version = self.parser.get_http_version()
         method = self.parser.get_method().decode()
-        self._refused = self._too_big(headers) or judge(headers, noted, version)
+        is_small = self._head_bytes <= self.limits.header_bytes and len(headers) <= self.limits.headers
+        self._refused = (None if is_small else self._too_big(headers)) or judge(headers, noted, version)
         url, authority = self.url, None
         if not url.startswith(b"/"):
             url, authority = split_target(url, method) or (b"", None)
