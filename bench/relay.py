@@ -1,6 +1,6 @@
 """What the router costs: requests/s, latency, chunk delay, CPU and memory, as ratios to nginx in the same run.
 
-    python bench/relay.py [--seconds 4] [--rounds 3] [--json bench/results/relay.json]
+    python bench/relay.py [--seconds 3] [--rounds 7] [--json bench/results/relay.json]
 
 Each proxy runs alone on core 0; upstream and clients are on core 1. The upstream is nginx (chats) in front of a
 simulated Ollama (everything else), so the router decides, verifies and reports as it does in front of a real one.
@@ -211,8 +211,8 @@ def show(result: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", type=Path, default=Path(__file__).parent / "results" / "relay.json")
     options = parser.parse_args()
     for tool in ("nginx", "wrk", "taskset"):
