@@ -442,3 +442,25 @@ def test_a_plain_body_keeps_its_other_values_and_gets_the_options_behind_its_own
         b'{"model":"b","options":{"temperature": 0.70,"num_ctx":4096},'
         b'"messages":[{"role":"user","content":"\\u00e9"}],"stream":false}'
     )
+
+
+@pytest.mark.parametrize("kind", ["chat", "generate", "v1_chat"])
+@pytest.mark.parametrize(
+    "more",
+    [
+        '"messages":[{"role":"user","content":"second"}]',
+        '"options":{"num_ctx":8192}',
+        '"\\u006dessages":[{"role":"user","content":"hidden"}]',
+        '"prompt":"second"',
+        '"system":"a pirate"',
+    ],
+)
+def test_a_key_that_is_there_twice_is_read_as_go_reads_it(kind, more):
+    """By the rules, whichever way it is hidden."""
+    first = (
+        '"prompt":"hi","options":{"num_ctx":2048}'
+        if kind == "generate"
+        else '"messages":[{"role":"user","content":"x"}]'
+    )
+    for text in (f'{{"model":"m",{first},{more}}}', f'{{"model":"m",{more},{first},{more}}}'):
+        assert read_or_refusal(kind, text.encode()) == read_or_refusal(kind, text.encode(), is_quick=False)
