@@ -73,6 +73,7 @@ async def stage(
     *,
     probe_lag_s: float = 0.0,
     has_probe: bool | None = True,
+    backend: str = "local",
 ) -> AsyncIterator[Stage]:
     """A simulated Ollama, and the router before it unless `router_config` is None (its keys are dotted).
 
@@ -96,7 +97,7 @@ async def stage(
         options = {
             "listen": "127.0.0.1:0",
             "admin": "127.0.0.1:0",
-            "backends.local.url": sim.url,
+            f"backends.{backend}.url": sim.url,
             "store.path": ":memory:",
             **router_config,
         }

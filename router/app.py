@@ -97,7 +97,12 @@ class Router:
         )
         self.derived = DerivedTags(self.server, self.world)
         chains = Chains(ChainRules(config.chains, config.defaults))
-        settings = DispatchSettings(config.defaults.response_model, config.defaults.derived_tags, config.queue.wait_s)
+        settings = DispatchSettings(
+            config.defaults.response_model,
+            config.defaults.derived_tags,
+            config.queue.wait_s,
+            next(iter(config.backends)),
+        )
         parts = (self.world, self.line, self.residency, self.derived, chains, self._rules, settings)
         self.dispatcher = Dispatcher(
             self.world,
@@ -356,6 +361,7 @@ def _world_settings(config: Config, backend: Backend) -> WorldSettings:
         catalog_interval_s=config.snapshot.catalog_interval_s,
         stale_after_s=config.snapshot.stale_after_s,
         upgrade_after_s=config.defaults.upgrade_after_s,
+        name=next(iter(config.backends)),
         gpus=None if isinstance(backend.gpus, str) else tuple(backend.gpus),
         has_gpu=backend.gpus != "none",
         keep=frozenset(key_of(name) for name in config.defaults.keep),

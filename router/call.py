@@ -20,7 +20,8 @@ _LONGEST_NAME = 512  # of a requested model whose headers are remembered
 
 
 class Call(msgspec.Struct):
-    """One inference request as the edge has read it. `headers` are those that may go upstream (E6).
+    """One inference request as the edge has read it. `headers` are those that may go upstream (E6). `served` and
+    `reason` are noted by the dispatcher: the model that it was sent to, and why.
 
     A struct, like the others here: one is built for every request, and a dataclass costs three times as much.
     """
@@ -34,6 +35,8 @@ class Call(msgspec.Struct):
     strict: bool = False
     nothing_fits: NothingFits | None = None
     path_model: str | None = None
+    served: str = ""
+    reason: str = ""
 
     def upstream(self, body: bytes) -> UpstreamRequest:
         """The request to send upstream, with `body`."""
@@ -83,10 +86,10 @@ def spelled(requested: str, variant: str) -> str:
     return requested if requested == variant or key_of(requested) == key_of(variant) else variant
 
 
-def router_headers(requested: str, variant: str, reason: str, queue_s: float) -> list[Header]:
+def router_headers(requested: str, variant: str, reason: str, queue_s: float, backend: str) -> list[Header]:
     """The `X-Router-*` headers of an answer."""
     fixed = _fixed_headers if len(requested) <= _LONGEST_NAME else _fixed_headers.__wrapped__
-    return [*fixed(requested, variant, reason), (b"x-router-queue-ms", b"%d" % (queue_s * 1000))]
+    return [*fixed(requested, variant, reason, backend), (b"x-router-queue-ms", b"%d" % (queue_s * 1000))]
 
 
 def header_lines(headers: list[Header]) -> bytes:
@@ -95,13 +98,13 @@ def header_lines(headers: list[Header]) -> bytes:
 
 
 @lru_cache(maxsize=256)
-def _fixed_headers(requested: str, variant: str, reason: str) -> tuple[Header, ...]:
+def _fixed_headers(requested: str, variant: str, reason: str, backend: str) -> tuple[Header, ...]:
     """What the answers to many requests have in common."""
     return (
         (b"x-router-model", _latin(variant)),
         (b"x-router-requested-model", _latin(requested)),
         (b"x-router-reason", _latin(reason)),
-        (b"x-router-backend", b"local"),
+        (b"x-router-backend", _latin(backend)),
     )
 
 

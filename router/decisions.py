@@ -46,6 +46,7 @@ class DispatchSettings:
     response_model: Literal["served", "requested"] = "served"
     has_derived_tags: bool = True
     wait_s: float = 300.0
+    backend: str = "local"
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +161,7 @@ class Decisions:
             name = tag
         self.note(chain)
         patch = patch_of(options) if call.route.dialect == "ollama" else NO_PATCH
-        headers = router_headers(request.model, chosen.variant.model, decision.reason, 0.0)
+        headers = router_headers(request.model, chosen.variant.model, decision.reason, 0.0, self._settings.backend)
         return Ready(
             chain,
             decision,

@@ -169,6 +169,7 @@ class Dispatcher:
             return None
         self._world.enter(ready.weights)
         self._line.served(ready.weights)
+        call.reason = ready.reason
         self._telemetry.emit(Decided(call.request_id, call.team, *ready.told))  # type: ignore[arg-type]
         return underway
 
@@ -178,6 +179,7 @@ class Dispatcher:
         """Send the request to the resident that it has entered; None when the model is gone upstream after all."""
         queue_s = self._now() - since_s
         self._line.served(tracked.weights)
+        call.reason = reason
         try:
             body, rename = await self._body(call, chosen, tracked)
             upstream = await self._relay.open(call.upstream(body))
@@ -188,7 +190,7 @@ class Dispatcher:
             elif isinstance(error, asyncio.CancelledError):
                 self._finished(call, chosen, Released("client_gone", phase="before_answer"), since_s, queue_s, 499)
             raise
-        headers = router_headers(call.request.model, chosen.variant.model, reason, queue_s)
+        headers = router_headers(call.request.model, chosen.variant.model, reason, queue_s, self._settings.backend)
         answer = self._answer(call, chosen, tracked, upstream, headers, rename, since_s, queue_s)
         if answer is None:
             await self._world.refresh_catalog()
@@ -277,6 +279,7 @@ class Dispatcher:
         """Send the request on as it is, but for the name where a chain's variant stands for it."""
         name = spelled(call.request.model, model) if model else call.request.model
         body = rewrite(call.body, model=name, members=call.request.members) if call.request.has_model else call.body
+        call.served, call.reason = name, reason
         started_s = self._now()
         upstream = await self._relay.open(call.upstream(body))
         ttft_s = self._now() - started_s
@@ -284,7 +287,7 @@ class Dispatcher:
         def on_release(released: Released) -> None:
             self._finished(call, None, released, started_s, 0.0, upstream.status, ttft_s)
 
-        headers = router_headers(call.request.model, name, reason, 0.0)
+        headers = router_headers(call.request.model, name, reason, 0.0, self._settings.backend)
         return Answer(upstream.status, headers, upstream, on_release=on_release)
 
     def _is_fresh(self, since_s: float) -> bool:
@@ -312,7 +315,7 @@ class Dispatcher:
                 call.route.pattern,
                 status,
                 call.request.model,
-                chosen.variant.model if chosen else call.request.model,
+                chosen.variant.model if chosen else call.served or call.request.model,
                 released.outcome,
                 queue_s,
                 released.sent_bytes,
@@ -320,6 +323,8 @@ class Dispatcher:
                 ttft_s if call.request.stream else None,
                 released.tokens_in,
                 released.tokens_out,
+                call.reason,
+                backend=self._settings.backend,
                 operation=call.route.kind,
                 phase=released.phase,
             )

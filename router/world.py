@@ -68,6 +68,7 @@ class WorldSettings:
     gpus: tuple[int | str, ...] | None = None
     has_gpu: bool = True
     keep: frozenset[str] = frozenset()
+    name: str = "local"
 
 
 class World:
@@ -219,7 +220,7 @@ class World:
             self.is_up, self.last_error = True, ""
             self.barred.clear()
             self._no_gpu_until_s = -math.inf
-            self._telemetry.emit(UpstreamUp(version=self.version))
+            self._telemetry.emit(UpstreamUp(version=self.version, backend=self.settings.name))
             self.on_restart()
         if any(key_of(row.name) not in self._installed for row in rows):
             with suppress(RouterError):
@@ -229,7 +230,7 @@ class World:
     def _went_down(self, message: str) -> None:
         was_up, self.is_up, self.last_error = self.is_up, False, message
         if was_up:
-            self._telemetry.emit(UpstreamDown(error=message))
+            self._telemetry.emit(UpstreamDown(error=message, backend=self.settings.name))
             self.changed()
 
     async def _read_probe(self) -> None:

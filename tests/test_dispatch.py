@@ -659,3 +659,24 @@ def test_a_model_that_was_loaded_serves_all_who_waited_for_it_before_it_goes_aga
         assert len(one.loads) <= 5
 
     play(story, speeds=slow)
+
+
+def test_answers_log_and_metrics_name_the_backend_of_the_configuration_and_the_reason():
+    """What an operator has called it, not a word of ours."""
+
+    async def story(one):
+        data = json.dumps(hello(SMALL, stream=False)).encode()
+        for _ in range(2):
+            answer = await one.client.open(UpstreamRequest(b"POST", b"/api/generate", [], data, len(data)))
+            await answer.read()
+            assert dict(answer.headers)[b"x-router-backend"] == b"gpu1"
+        telemetry = one.router.router.telemetry
+        telemetry.flush()
+        ends = one.router.router.recent._ended
+        assert {(end.backend, end.reason) for end in ends} == {("gpu1", "fits"), ("gpu1", "resident")}
+
+    async def run():
+        async with stage(SimConfig(models=MODELS), ALONE, backend="gpu1") as one:
+            await story(one)
+
+    run_virtual(run())

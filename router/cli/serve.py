@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import importlib
 import signal
@@ -36,7 +37,14 @@ def serve(
     }
     loaded = load_config(config, options={key: value for key, value in given.items() if value is not None})
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_serve(loaded))
+        try:
+            runner.run(_serve(loaded))
+        except OSError as error:
+            if error.errno not in (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES):
+                raise
+            places = f"{loaded.listen.host}:{loaded.listen.port} or {loaded.admin.host}:{loaded.admin.port}"
+            print(f"cannot listen on {places}: {error.strerror}", file=sys.stderr)
+            raise typer.Exit(1) from None
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
