@@ -103,7 +103,7 @@ class Router:
             config.queue.wait_s,
             next(iter(config.backends)),
         )
-        parts = (self.world, self.line, self.residency, self.derived, chains, self._rules, settings)
+        decisions = Decisions(self.world, self.line, self.residency, self.derived, chains, self._rules, settings)
         self.dispatcher = Dispatcher(
             self.world,
             self.line,
@@ -112,7 +112,7 @@ class Router:
             self.derived,
             self.relay,
             chains,
-            Decisions(*parts),
+            decisions,
             settings,
             telemetry,
         )

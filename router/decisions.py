@@ -53,8 +53,6 @@ class DispatchSettings:
 class Ready:
     """What a settled decision means for every request with the same key, as long as the world stays the same."""
 
-    chain: Chain
-    decision: Decision
     chosen: Verdict
     weights: str
     reason: str
@@ -116,9 +114,7 @@ class Decisions:
 
     def key(self, request: InferenceRequest, chain: Chain) -> Hashable:
         """Requests with equal keys get equal decisions (the prompt's length in steps)."""
-        tokens = request.prompt_bytes // PROMPT_STEP_BYTES, request.num_predict
-        shape = request.num_ctx, request.options, request.needs, request.is_automatic
-        return (chain.name, len(chain.variants), shape, tokens)
+        return (chain.name, len(chain.variants), _shape(request))
 
     def _forget_what_changed(self) -> None:
         """Decisions hold for one epoch of the world; what clients ask for is without bounds, so it is counted too."""
@@ -134,8 +130,7 @@ class Decisions:
         request = call.request
         if request.is_unload or request.options_error or not self._world.is_up or self.is_automatic(call):
             return None
-        tokens = request.prompt_bytes // PROMPT_STEP_BYTES, request.num_predict
-        key = (call.route.kind, request.model, request.options, request.needs, tokens)
+        key = (call.route.kind, request.model, _shape(request))
         known = self._ready.get(key)
         if known is None and (found := self._make_ready(call)) is not None:
             known = self._ready[key] = found
@@ -143,7 +138,7 @@ class Decisions:
 
     def _make_ready(self, call: Call) -> Ready | None:
         request = call.request
-        if not request.has_model or request.options_error or (chain := self.chain_of(call)) is None:
+        if not request.has_model or (chain := self.chain_of(call)) is None:
             return None
         decision = self.decide(request, chain)
         chosen = decision.chosen
@@ -163,8 +158,6 @@ class Decisions:
         patch = patch_of(options) if call.route.dialect == "ollama" else NO_PATCH
         headers = router_headers(request.model, chosen.variant.model, decision.reason, 0.0, self._settings.backend)
         return Ready(
-            chain,
-            decision,
             chosen,
             tracked.weights,
             decision.reason,
@@ -214,6 +207,12 @@ class Decisions:
 def patch_of(options: RunnerOptions) -> Patch:
     """Exactly these options in a body, none of a client's own."""
     return Patch.of({key: getattr(options, key) for key in IN_OPTIONS})
+
+
+def _shape(request: InferenceRequest) -> Hashable:
+    """What a decision depends on beside the chain."""
+    tokens = request.prompt_bytes // PROMPT_STEP_BYTES, request.num_predict
+    return request.num_ctx, request.options, request.needs, request.is_automatic, tokens
 
 
 def _is_settled(decision: Decision) -> bool:

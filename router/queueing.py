@@ -217,17 +217,18 @@ class Line:
                 continue
             if chosen is not None and chosen.kind is not VerdictKind.RESIDENT:
                 continue
-            is_closed = chosen is not None and chosen.resident is not None and chosen.resident.weights in self.closed
+            resident = chosen.resident if chosen is not None else None
+            is_open = resident is None or self.may_enter(resident.weights)
             for ticket in group.tickets:
-                if not ticket.turn.done() and (ticket.is_due or not is_closed):
+                if not ticket.turn.done() and (ticket.is_due or is_open):
                     ticket.turn.set_result(ticket.weights)
 
     def _call_due(self, groups: dict[str, Group]) -> None:
         """Whoever has waited for the switch that has just ended may use what it has loaded."""
         loaded, self._loaded = self._loaded, ""
-        for group in groups.values():
+        for group in groups.values() if loaded else ():
             chosen = group.decision.chosen
-            if loaded and chosen is not None and chosen.resident is not None and chosen.resident.weights == loaded:
+            if chosen is not None and chosen.resident is not None and chosen.resident.weights == loaded:
                 for ticket in group.tickets:
                     ticket.is_due = True
 

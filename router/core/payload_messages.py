@@ -61,7 +61,7 @@ def _measure_part(view: memoryview, nesting: int) -> Prompt:
     return total
 
 
-class Quick(msgspec.Struct, forbid_unknown_fields=True):
+class _Quick(msgspec.Struct, forbid_unknown_fields=True):
     """A message of the form usual in every dialect. Any other spelling or type is looked at by the slow rules."""
 
     role: str
@@ -69,7 +69,7 @@ class Quick(msgspec.Struct, forbid_unknown_fields=True):
     images: list[msgspec.Raw] | None = None
 
 
-_QUICK = msgspec.json.Decoder(list[Quick])
+_QUICK = msgspec.json.Decoder(list[_Quick])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,7 +81,7 @@ class Messages(GoType):
     resets: bool = True
 
     def read(self, view: memoryview, kind: str, place: Place, old: Any) -> Any:
-        if (prompt := _quick_prompt(view)) is not None:
+        if (prompt := quick_prompt(view)) is not None:
             return prompt
         found = Slice(self.name, element=self.element).read(view, kind, place, None) or []
         total = Prompt(len(found))
@@ -90,24 +90,19 @@ class Messages(GoType):
         return total
 
 
-def _quick_prompt(view: memoryview) -> Prompt | None:
+def quick_prompt(view: memoryview | msgspec.Raw) -> Prompt | None:
+    """A list of messages of the usual form, measured; None where one is not, or holds more than text."""
     try:
         messages = _QUICK.decode(view)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    prompt = measure_quick(messages)
-    return None if prompt is None else Prompt(*prompt)
-
-
-def measure_quick(messages: list[Quick]) -> tuple[int, int] | None:
-    """How many messages, and the bytes of their text; None where one holds more than text."""
     text_bytes = 0
     for message in messages:
         content = memoryview(message.content)
         if message.images or content[0] != _QUOTE:
             return None
         text_bytes += len(content) - 2
-    return len(messages), text_bytes
+    return Prompt(len(messages), text_bytes)
 
 
 def _measure_native(message: dict[str, Any]) -> Prompt:

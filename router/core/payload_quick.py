@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from router.core.names import GO_SPACE
-from router.core.payload_messages import Quick, measure_quick
+from router.core.payload_messages import Prompt, quick_prompt
 
 _MOST_TOKENS = 1 << 31
 _QUOTE = ord('"')
@@ -39,29 +39,27 @@ class Usual(NamedTuple):
 
     model: str
     stream: bool
-    parts: int
-    text_bytes: int
+    prompt: Prompt
     options: dict[str, Any]
     keep_alive: bytes = b""
     max_tokens: int | None = None
     plain: Plain | None = None
 
 
-class _Chat(msgspec.Struct, forbid_unknown_fields=True):
+class _Native(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     model: str
-    messages: msgspec.Raw
     stream: bool | msgspec.UnsetType = msgspec.UNSET
     options: msgspec.Raw = _ABSENT
     keep_alive: msgspec.Raw = _ABSENT
 
 
-class _Generate(msgspec.Struct, forbid_unknown_fields=True):
-    model: str
+class _Chat(_Native, kw_only=True):
+    messages: msgspec.Raw
+
+
+class _Generate(_Native, kw_only=True):
     prompt: msgspec.Raw
     system: msgspec.Raw = _NO_TEXT
-    stream: bool | msgspec.UnsetType = msgspec.UNSET
-    options: msgspec.Raw = _ABSENT
-    keep_alive: msgspec.Raw = _ABSENT
 
 
 class _V1Chat(msgspec.Struct, forbid_unknown_fields=True):
@@ -74,7 +72,6 @@ class _V1Chat(msgspec.Struct, forbid_unknown_fields=True):
 _CHAT = msgspec.json.Decoder(_Chat).decode
 _GENERATE = msgspec.json.Decoder(_Generate).decode
 _V1_CHAT = msgspec.json.Decoder(_V1Chat).decode
-_MESSAGES = msgspec.json.Decoder(list[Quick]).decode
 _OPTIONS = msgspec.json.Decoder(dict[str, Any]).decode
 _NO_OPTIONS: dict[str, Any] = {}
 _STREAM: dict[object, tuple[bytes, ...]] = {
@@ -98,7 +95,7 @@ def read_quick(kind: str, body: bytes) -> Usual | None:
 
 def _read_chat(body: bytes) -> Usual | None:
     asked = _CHAT(body)
-    prompt = measure_quick(_MESSAGES(asked.messages))
+    prompt = quick_prompt(asked.messages)
     if prompt is None or body.count(b'"messages"') > 1 or body.count(b'"options"') > 1:
         return None
     rest: tuple[bytes | memoryview, ...] = (b',"messages":', memoryview(asked.messages), *_STREAM[asked.stream])
@@ -113,25 +110,25 @@ def _read_generate(body: bytes) -> Usual | None:
     rest: tuple[bytes | memoryview, ...] = (b',"prompt":', prompt, *_STREAM[asked.stream])
     if asked.system is not _NO_TEXT:
         rest = (*rest, b',"system":', system)
-    return _native(asked, (int(len(prompt) > 2), len(prompt) - 2 + len(system) - 2), rest)
+    return _native(asked, Prompt(int(len(prompt) > 2), len(prompt) - 2 + len(system) - 2), rest)
 
 
-def _native(asked: _Chat | _Generate, prompt: tuple[int, int], rest: tuple[bytes | memoryview, ...]) -> Usual:
+def _native(asked: _Native, prompt: Prompt, rest: tuple[bytes | memoryview, ...]) -> Usual:
     options = memoryview(asked.options)
     given = _OPTIONS(options) if options else _NO_OPTIONS
     plain = Plain(options, given, rest)
-    return Usual(asked.model, asked.stream is not False, *prompt, given, bytes(asked.keep_alive), None, plain)
+    return Usual(asked.model, asked.stream is not False, prompt, given, bytes(asked.keep_alive), None, plain)
 
 
 def _read_v1_chat(body: bytes) -> Usual | None:
     asked = _V1_CHAT(body)
-    prompt = measure_quick(_MESSAGES(asked.messages))
+    prompt = quick_prompt(asked.messages)
     limit = asked.max_tokens
-    if prompt is None or not prompt[0] or (limit is not None and not -_MOST_TOKENS < limit < _MOST_TOKENS):
+    if prompt is None or not prompt.parts or (limit is not None and not -_MOST_TOKENS < limit < _MOST_TOKENS):
         return None
     if body.count(b'"messages"') > 1:
         return None
-    return Usual(asked.model, asked.stream, *prompt, _NO_OPTIONS, b"", limit)
+    return Usual(asked.model, asked.stream, prompt, _NO_OPTIONS, b"", limit)
 
 
 _READERS = {"chat": _read_chat, "generate": _read_generate, "v1_chat": _read_v1_chat}

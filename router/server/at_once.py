@@ -73,7 +73,7 @@ class AtOnce:
         return True
 
     def answer(self, cycle: Cycle, route: Route, answer: Answer, request_id: str) -> None:
-        """Send `answer` now if it is all here and no stream, else by a task."""
+        """Send `answer` now if it is all here and no stream, else by a task. What this raises, `reply` cleans up."""
         upstream = answer.upstream
         whole = whole_answer(upstream, route, answer.rename) if upstream is not None and upstream.is_complete else None
         if whole is None:
@@ -83,13 +83,9 @@ class AtOnce:
             return
         headers, body = whole
         own = b"%bx-request-id: %b\r\n" % (answer.lines, request_id.encode("ascii")) if self._has_headers else b""
-        outcome = "upstream_error"
-        try:
-            cycle.respond(answer.status, headers, body, own)
-            outcome = "completed"
-        finally:
-            size, ending = len(body), ending_of(body, route)
-            answer.release(outcome, sent_bytes=size, tokens_in=ending.tokens_in, tokens_out=ending.tokens_out)
+        cycle.respond(answer.status, headers, body, own)
+        ending = ending_of(body, route)
+        answer.release("completed", sent_bytes=len(body), tokens_in=ending.tokens_in, tokens_out=ending.tokens_out)
 
     def refuse(self, cycle: Cycle, route: Route, error: RouterError, request_id: str) -> None:
         """Answer with an error of ours."""

@@ -184,13 +184,11 @@ class ClientConnection(httptools_impl.HttpToolsProtocol):
         cycle.task = self.loop.create_task(run(cycle, work, self.logger.exception))
 
     def interrupt(self) -> None:
-        """There is no more time: end what is under way."""
+        """There is no more time: end what is under way without a task."""
         for cycle in tuple(self.queue):
             underway, cycle.underway = cycle.underway, None
             if underway is not None:
                 underway.interrupt()
-            elif cycle.task is not None:
-                cycle.task.cancel()
 
     def _leave(self, cycle: Cycle) -> None:
         """The client has given `cycle` up. It cleans up now; whoever stops the listener waits for it."""

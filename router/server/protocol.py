@@ -71,13 +71,11 @@ class HttpProtocol(ClientConnection):
         noted = dict(headers)
         version = self.parser.get_http_version()
         method = self.parser.get_method().decode()
-        is_small = self._head_bytes <= self.limits.header_bytes and len(headers) <= self.limits.headers
-        self._refused = (None if is_small else self._too_big(headers)) or judge(headers, noted, version)
-        url, authority = self.url, None
-        if not url.startswith(b"/"):
-            url, authority = split_target(url, method) or (b"", None)
-        if self._refused is not None or not url:
+        self._refused = self._too_big(headers) or judge(headers, noted, version)
+        target = split_target(self.url, method)
+        if self._refused is not None or target is None:
             raise ValueError("refused")
+        url, authority = target
         self._in_head, self._head_bytes = False, 0
         if not self.is_write_paused:
             self.deadline = NEVER
