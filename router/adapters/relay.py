@@ -13,11 +13,19 @@ from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from router.adapters.relay_deadlines import NEVER, Deadlines
-from router.adapters.relay_response import Header, Relay, ScriptedRelay, UpstreamRequest, UpstreamResponse
+from router.adapters.relay_repeats import Repeats
+from router.adapters.relay_response import (
+    AnswerHead,
+    Header,
+    Relay,
+    ScriptedRelay,
+    UpstreamRequest,
+    UpstreamResponse,
+)
 from router.adapters.relay_wire import ConnectionGone, Wire
 from router.errors import Busy, UpstreamError, UpstreamTimeout
 
-__all__ = ["Header", "HttpRelay", "Relay", "ScriptedRelay", "UpstreamRequest", "UpstreamResponse"]
+__all__ = ["AnswerHead", "Header", "HttpRelay", "Relay", "ScriptedRelay", "UpstreamRequest", "UpstreamResponse"]
 
 
 class HttpRelay:
@@ -51,6 +59,7 @@ class HttpRelay:
         self.base_url = base_url
         self.first_byte_timeout_s = first_byte_timeout_s
         self.idle_timeout_s = idle_timeout_s
+        self.repeats: Repeats[AnswerHead] = Repeats(is_dated=True)
         self.suppress_cancel = suppress_cancel
         self.unwanted_bytes = unwanted_bytes
         self.unwanted_s = unwanted_s

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import httptools
 
-from router.adapters.relay_response import UpstreamResponse
+from router.adapters.relay_response import AnswerHead, UpstreamResponse
 from router.errors import UpstreamError
 
 MAX_HEADER_BYTES = 64 << 10
@@ -72,9 +72,10 @@ class AnswerParser(asyncio.Protocol):
             raise ValueError("too many headers")
         self._has_head = True
         response = cast("UpstreamResponse", self._response)
-        response.status, response.headers, response.noted = status, headers, dict(headers)
+        head = AnswerHead(status, headers, dict(headers))
+        response.begin(head)
         self._is_keep_alive = self._parser.should_keep_alive()
-        self._until_eof = _ends_with_connection(status, response.noted)
+        self._until_eof = _ends_with_connection(status, head.noted)
         self._wait_s = self._answer_wait_s
         if self._is_head_request:
             # The parser does not know that no body follows: the connection cannot be used again.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -42,47 +42,66 @@ class Source(Protocol):
     def cancel(self) -> None: ...
 
 
-class UpstreamResponse:
-    """The answer of the upstream. Whoever holds it must read it to its end or `close` it.
+class AnswerHead(msgspec.Struct, eq=False):
+    """What the head of an answer says. Answers that repeat a head share it (its date too): nobody changes its headers.
 
     `headers` are lower-cased names with their values, in the upstream's order, hop-by-hop ones included; `noted` are
-    the same as a dict. `status` is 0 while there is no head.
+    the same as a dict. `reading` is what is sent on of it, kept by whoever sends it, for the repeats.
     """
 
-    __slots__ = (
-        "_buffered",
-        "_chunks",
-        "_ended",
-        "_error",
-        "_paused",
-        "_refused",
-        "_sink",
-        "_source",
-        "_waiter",
-        "headers",
-        "noted",
-        "status",
-    )
+    status: int
+    headers: list[Header]
+    noted: dict[bytes, bytes]
+    reading: Any = None
 
-    def __init__(self, source: Source | None) -> None:
-        self.status = 0
-        self.headers: list[Header] = []
-        self.noted: dict[bytes, bytes] = {}
-        self._source = source
-        self._chunks: list[bytes] = []
-        self._buffered = 0
-        self._paused = False
-        self._ended = False
-        self._error: Exception | None = None
-        self._sink: Callable[[bytes], bool] | None = None
-        self._refused: Exception | bool = False  # by the sink: what it raised, or that it wants no more
-        self._waiter: asyncio.Future[None] | None = None
+    def with_length(self, digits: bytes) -> AnswerHead:
+        """The same head of a body of another length."""
+        if self.noted[b"content-length"] == digits:
+            return self
+        headers = [(name, digits if name == b"content-length" else value) for name, value in self.headers]
+        return AnswerHead(self.status, headers, dict(headers), self.reading)
+
+
+NO_HEAD = AnswerHead(0, [], {})
+"""Of an answer that has not come yet."""
+
+
+class UpstreamResponse(msgspec.Struct, eq=False):
+    """The answer of the upstream. Whoever holds it must read it to its end or `close` it.
+
+    `status` is 0 while there is no head.
+    """
+
+    source: Source | None
+    head: AnswerHead
+    status: int = 0
+    _chunks: list[bytes] = []
+    _buffered: int = 0
+    _paused: bool = False
+    _ended: bool = False
+    _error: Exception | None = None
+    _sink: Callable[[bytes], bool] | None = None
+    _refused: Exception | bool = False  # by the sink: what it raised, or that it wants no more
+    _waiter: asyncio.Future[None] | None = None
+
+    @property
+    def headers(self) -> list[Header]:
+        return self.head.headers
+
+    @property
+    def noted(self) -> dict[bytes, bytes]:
+        return self.head.noted
+
+    def begin(self, head: AnswerHead) -> None:
+        """The head has come."""
+        self.head = head
+        self.status = head.status
 
     @classmethod
     def of(cls, status: int, headers: Sequence[Header], body: bytes = b"") -> UpstreamResponse:
         """A complete answer without a connection, for tests and for answers that we make ourselves."""
-        response = cls(None)
-        response.status, response.headers, response.noted = status, list(headers), dict(headers)
+        response = cls(None, NO_HEAD)
+        response.begin(AnswerHead(status, list(headers), dict(headers)))
         if body:
             response.feed(body)
         response.finish()
@@ -105,8 +124,8 @@ class UpstreamResponse:
             self._buffered = 0
             if self._paused:
                 self._paused = False
-                if self._source is not None:
-                    self._source.resume()
+                if self.source is not None:
+                    self.source.resume()
             return chunk
         if self._error is not None:
             raise self._error
@@ -152,7 +171,7 @@ class UpstreamResponse:
 
     def close(self) -> None:
         """Give the answer up. Cancels it at the upstream unless it has arrived completely. Idempotent."""
-        source, self._source = self._source, None
+        source, self.source = self.source, None
         if source is not None and not self._ended:
             self._ended = True
             self._chunks.clear()
@@ -184,22 +203,22 @@ class UpstreamResponse:
             return
         self._chunks.append(chunk)
         self._buffered += len(chunk)
-        if self._buffered > HIGH_WATER_BYTES and not self._paused and self._source is not None:
+        if self._buffered > HIGH_WATER_BYTES and not self._paused and self.source is not None:
             self._paused = True
-            self._source.pause()
+            self.source.pause()
         self._wake()
 
     def finish(self) -> None:
         """The body is complete; the connection is no longer ours."""
         self._ended = True
-        self._source = None
+        self.source = None
         self._wake()
 
     def fail(self, error: Exception) -> None:
         """The answer was cut off: what arrived before can still be read, then `error` is raised."""
         if not self._ended and self._error is None:
             self._error = error
-            self._source = None
+            self.source = None
             self._wake()
 
     def _wake(self) -> None:

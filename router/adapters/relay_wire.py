@@ -20,7 +20,8 @@ from router.adapters.relay_parser import (
     lost,
     reason,
 )
-from router.adapters.relay_response import UpstreamResponse
+from router.adapters.relay_repeats import Repeat, Repeats
+from router.adapters.relay_response import NO_HEAD, AnswerHead, UpstreamResponse
 from router.adapters.relay_socket import NOT_PLAIN, plain_fd, write_now
 from router.errors import UpstreamError, UpstreamTimeout
 
@@ -32,6 +33,7 @@ class Owner(Protocol):
 
     first_byte_timeout_s: float
     idle_timeout_s: float
+    repeats: Repeats[AnswerHead]
     suppress_cancel: bool
     unwanted_bytes: int
     unwanted_s: float
@@ -49,6 +51,7 @@ class Wire(AnswerParser):
         "_fd",
         "_is_sent",
         "_owner",
+        "_repeat",
         "_saw_byte",
         "_unwanted_until_s",
         "_upload",
@@ -62,6 +65,7 @@ class Wire(AnswerParser):
     def __init__(self, owner: Owner, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(owner.idle_timeout_s)
         self._owner = owner
+        self._repeat: Repeat[AnswerHead] | None = None
         self.loop = loop
         self._upload: asyncio.Task[None] | None = None
         self._can_write: asyncio.Future[None] | None = None
@@ -108,7 +112,7 @@ class Wire(AnswerParser):
 
         Raises ConnectionGone, and closes the connection, when it is closed already.
         """
-        response = self._response = UpstreamResponse(self)
+        response = self._response = UpstreamResponse(self, NO_HEAD)
         if not self.is_usable:
             self.abort()
             raise ConnectionGone("the upstream has closed the connection")
@@ -175,7 +179,10 @@ class Wire(AnswerParser):
         if response is None:
             self.abort()  # nobody asked: an answer without a request must never meet the next one
             return
-        self._saw_byte = True
+        is_first, self._saw_byte = not self._saw_byte, True
+        if is_first and self._repeat is not None and self._is_sent and (found := self._repeat.read(data)) is not None:
+            self._repeated(response, self._repeat.says.with_length(found[0]), found[1])
+            return
         if not response.status:
             self._head_bytes += len(data)
         if self._is_sent:
@@ -196,6 +203,27 @@ class Wire(AnswerParser):
             if self._head_bytes > MAX_HEADER_BYTES:
                 self._fail(UpstreamError("the upstream's answer is no valid HTTP: too many headers"))
             return
+        if is_first and self._response is None and self._is_keep_alive and response.head.status:
+            self._learn(data, response.head)
+        self._hand_over(response)
+
+    def _repeated(self, response: UpstreamResponse, head: AnswerHead, body: bytes) -> None:
+        """A whole answer with a head that is known has come."""
+        self._response = None
+        self._is_keep_alive = True
+        response.begin(head)
+        if body:
+            response.feed(body)
+        self._hand_over(response)
+
+    def _learn(self, data: bytes, head: AnswerHead) -> None:
+        """`data` was one whole answer: the next one may have the same head."""
+        length = head.noted.get(b"content-length")
+        if length is not None and not self._is_head_request:
+            self._repeat = self._owner.repeats.of(data, head.noted, int(length), head)
+
+    def _hand_over(self, response: UpstreamResponse) -> None:
+        """Tell that there is a head, unless that is known; and that all is here, if it is."""
         on_head, self._on_head = self._on_head, None
         if self._response is None:
             self._finish(response)
@@ -244,7 +272,7 @@ class Wire(AnswerParser):
         if not (self._owner.suppress_cancel and self._is_sent) or self.is_closed:
             self.abort()
             return
-        unwanted = self._response = UpstreamResponse(None)
+        unwanted = self._response = UpstreamResponse(None, NO_HEAD)
         unwanted.status = 200  # whatever its head says
         unwanted.drop(self._owner.unwanted_bytes, self.abort)
         self._on_head = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from typing import Literal, NamedTuple
 
 from router.call import Answer, Call
 from router.core.payload import read_request
@@ -16,9 +17,10 @@ from router.core.routes import TARGETS, Route
 from router.dispatch import Dispatcher, Underway
 from router.errors import BadRequest, Busy, RouterError, UpstreamError
 from router.server.cycle import Cycle
+from router.server.heads import Head
 from router.server.middleware import HostRule
 from router.server.responses import Header, render_error, request_headers
-from router.server.sending import ending_of, whole_answer
+from router.server.sending import ending_of, usual_lines, whole_answer
 from router.server.settings import EdgeSettings
 
 logger = logging.getLogger("router.server")
@@ -30,6 +32,13 @@ _ROUTES = {target: route for target, route in TARGETS.items() if route.is_infere
 _UNUSUAL = frozenset(b"origin content-encoding x-request-id x-router-strict x-router-nothing-fits".split())
 
 Finish = Callable[[Cycle, Route, Answer, str], Awaitable[None]]
+
+
+class _Usual(NamedTuple):
+    """A usual head: its route, and those of its headers that go upstream."""
+
+    route: Route
+    headers: list[Header]
 
 
 class AtOnce:
@@ -53,39 +62,59 @@ class AtOnce:
 
     def take(self, cycle: Cycle) -> bool:
         """True when the request is taken: it has been sent upstream, and its answer will be sent from here."""
-        route = _ROUTES.get((cycle.method, cycle.target))
-        noted = cycle.noted
-        if route is None or not _UNUSUAL.isdisjoint(noted) or not self._hosts.allows(noted.get(b"host", b"")):
+        head = cycle.head
+        usual = head.reading
+        if usual is None:
+            usual = head.reading = self._read(head)
+        if not usual:
             return False
         body = cycle.peek_body()
         if body is None or len(body) > self._most_bytes:
             return False
         try:
-            request = read_request(route.kind, body)
+            request = read_request(usual.route.kind, body)
         except BadRequest:
             return False
-        call = Call(route, request, body, request_headers(cycle.headers, noted), self._next_id())
-        taken = _Taken(self, cycle, route, call.request_id)
+        call = Call(usual.route, request, body, usual.headers, self._next_id())
+        taken = _Taken(self, cycle, usual.route, call.request_id)
         underway = self._dispatcher.at_once(call, taken.reply)
         if underway is None:
             return False
         taken.underway, cycle.underway = underway, taken
         return True
 
+    def _read(self, head: Head) -> _Usual | Literal[False]:
+        """What a head means here: False for one that is not usual."""
+        route, noted = _ROUTES.get((head.method, head.target)), head.noted
+        if route is None or not _UNUSUAL.isdisjoint(noted) or not self._hosts.allows(noted.get(b"host", b"")):
+            return False
+        return _Usual(route, request_headers(head.headers, noted))
+
     def answer(self, cycle: Cycle, route: Route, answer: Answer, request_id: str) -> None:
         """Send `answer` now if it is all here and no stream, else by a task. What this raises, `reply` cleans up."""
         upstream = answer.upstream
-        whole = whole_answer(upstream, route, answer.rename) if upstream is not None and upstream.is_complete else None
-        if whole is None:
-            cycle.spawn(lambda: self._finish(cycle, route, answer, request_id))
-            assert cycle.task is not None
-            cycle.task.add_done_callback(lambda _: answer.release("client_gone"))  # also of one that never began
+        if upstream is None or not upstream.is_complete:
+            self._go_on(cycle, route, answer, request_id)
             return
-        headers, body = whole
         own = b"%bx-request-id: %b\r\n" % (answer.lines, request_id.encode("ascii")) if self._has_headers else b""
-        cycle.respond(answer.status, headers, body, own)
+        lines = usual_lines(upstream.head) if answer.rename is None else b""
+        if lines:
+            body = upstream.read_nowait() or b""
+            cycle.respond(200, ((b"content-length", b"%d" % len(body)),), body, lines + own)
+        elif (whole := whole_answer(upstream, route, answer.rename)) is not None:
+            headers, body = whole
+            cycle.respond(answer.status, headers, body, own)
+        else:
+            self._go_on(cycle, route, answer, request_id)
+            return
         ending = ending_of(body, route)
         answer.release("completed", sent_bytes=len(body), tokens_in=ending.tokens_in, tokens_out=ending.tokens_out)
+
+    def _go_on(self, cycle: Cycle, route: Route, answer: Answer, request_id: str) -> None:
+        """Send `answer` by a task."""
+        cycle.spawn(lambda: self._finish(cycle, route, answer, request_id))
+        assert cycle.task is not None
+        cycle.task.add_done_callback(lambda _: answer.release("client_gone"))  # also of one that never began
 
     def refuse(self, cycle: Cycle, route: Route, error: RouterError, request_id: str) -> None:
         """Answer with an error of ours."""

@@ -15,8 +15,10 @@ from uvicorn.protocols.http import httptools_impl
 from uvicorn.server import ServerState
 
 from router.adapters.relay_deadlines import NEVER, Deadlines
+from router.adapters.relay_repeats import Repeat, Repeats
 from router.adapters.relay_socket import NOT_PLAIN, plain_fd
 from router.server.cycle import STATUS_LINES, Cycle
+from router.server.heads import Head
 
 LINGER_S = 2.0
 
@@ -34,12 +36,13 @@ class WireLimits:
 
 
 class ClientConnection(httptools_impl.HttpToolsProtocol):
-    """See the module. `limits`, `deadlines` and `is_draining` are set by the listener on a subclass of its own."""
+    """See the module. The listener sets `limits`, `deadlines`, `repeats`, `is_draining` on a subclass of its own."""
 
     limits = WireLimits()
     deadlines = Deadlines()
     is_draining = False
     take: Callable[[Cycle], bool]
+    repeats: Repeats[Head] = Repeats()
 
     def __init__(
         self,
@@ -64,6 +67,7 @@ class ClientConnection(httptools_impl.HttpToolsProtocol):
         self._body_grew = False
         self._stuck_bytes = 0
         self._refused: tuple[int, bytes] | None = None
+        self._repeat: Repeat[Head] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)

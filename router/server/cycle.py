@@ -13,7 +13,10 @@ from email.utils import formatdate
 from http import HTTPStatus
 from typing import Any, Protocol
 
+import msgspec
+
 from router.adapters.relay_socket import write_now
+from router.server.heads import Head
 
 BODY_HIGH_WATER_BYTES = 512 << 10
 """So much of a request's body is held for an application that does not read it; then the socket is not read."""
@@ -57,86 +60,47 @@ class DateLine:
     """The Date header, rendered once a second."""
 
     def __init__(self) -> None:
-        self._line = b""
+        self.line = b""
         self._until_s = -1.0
 
     def at(self, loop_s: float) -> bytes:
         if loop_s >= self._until_s:
-            self._line = b"date: %b\r\n" % formatdate(time.time(), usegmt=True).encode()
+            self.line = b"date: %b\r\n" % formatdate(time.time(), usegmt=True).encode()
             self._until_s = loop_s + 1.0 - time.time() % 1.0
-        return self._line
+        return self.line
 
 
 DATE = DateLine()
 
 
-class Cycle:
+class Cycle(msgspec.Struct, eq=False):
     """See the module. `is_gone` becomes True when the client has left before its answer was complete.
 
     `task` is the application at work for it, `underway` what is at work instead where no task is needed.
     """
 
-    __slots__ = (
-        "_chunks",
-        "_head",
-        "_is_chunked",
-        "_left_bytes",
-        "_line",
-        "_told_end",
-        "_waiter",
-        "buffered_bytes",
-        "expects_continue",
-        "headers",
-        "http_10",
-        "is_gone",
-        "keep_alive",
-        "method",
-        "noted",
-        "request_complete",
-        "response_complete",
-        "response_started",
-        "target",
-        "task",
-        "underway",
-        "url",
-    )
-
-    def __init__(
-        self,
-        line: Line,
-        method: str,
-        url: bytes,
-        headers: list[tuple[bytes, bytes]],
-        noted: dict[bytes, bytes],
-        *,
-        http_10: bool = False,
-        keep_alive: bool = True,
-        expects_continue: bool = False,
-    ) -> None:
-        self._line = line
-        self.method = method
-        self.url = url
-        self.target = url.partition(b"?")[0] if b"?" in url else url
-        self.headers = headers
-        self.noted = noted
-        self.http_10 = http_10
-        self.keep_alive = keep_alive
-        self.expects_continue = expects_continue
-        self.task: asyncio.Task[None] | None = None
-        self.underway: Underway | None = None
-        self.is_gone = False
-        self.request_complete = self.response_started = self.response_complete = False
-        self.buffered_bytes = 0
-        self._chunks: list[bytes] = []
-        self._waiter: asyncio.Future[None] | None = None
-        self._head: bytes | None = None
-        self._is_chunked = self._told_end = False
-        self._left_bytes = -1
+    line: Line
+    head: Head
+    keep_alive: bool = True
+    request_complete: bool = False
+    chunks: list[bytes] = []
+    buffered_bytes: int = 0
+    expects_continue: bool = False
+    task: asyncio.Task[None] | None = None
+    underway: Underway | None = None
+    is_gone: bool = False
+    response_started: bool = False
+    response_complete: bool = False
+    waiter: asyncio.Future[None] | None = None
+    head_bytes: bytes | None = None
+    is_chunked: bool = False
+    told_end: bool = False
+    left_bytes: int = -1
 
     # What the connection tells
 
     def feed(self, chunk: bytes) -> None:
-        self._chunks.append(chunk)
+        self.chunks.append(chunk)
         self.buffered_bytes += len(chunk)
         self._wake()
 
@@ -156,54 +120,54 @@ class Cycle:
                 self.task.cancel()
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        if self.waiter is not None and not self.waiter.done():
+            self.waiter.set_result(None)
 
     def abandon(self) -> None:
         """The application has ended without a complete answer: a plain 500, or a visible cut."""
-        if self.response_started and self._head is None:
-            self._line.transport.abort()
+        if self.response_started and self.head_bytes is None:
+            self.line.transport.abort()
             return
         body = b"Internal Server Error"
         self.keep_alive = False
-        self.response_started, self._left_bytes, self._is_chunked = True, -1, False
-        self._head = self._render(500, ((b"content-type", b"text/plain"), (b"content-length", b"%d" % len(body))))
+        self.response_started, self.left_bytes, self.is_chunked = True, -1, False
+        self.head_bytes = self._render(500, ((b"content-type", b"text/plain"), (b"content-length", b"%d" % len(body))))
         self._write(body, more=False)
         self._complete()
 
     @property
     def scope(self) -> dict[str, Any]:
         """The request as ASGI has it."""
-        return self._line.scope_of(self)
+        return self.line.scope_of(self)
 
     # Without ASGI: for what can be answered on the spot
 
     def begin(self) -> None:
         """Run the application for it after all."""
-        self._line.begin(self)
+        self.line.begin(self)
 
     def spawn(self, work: Callable[[], Awaitable[None]]) -> None:
         """Run `work`, which sends the answer, in a task that is cancelled when the client leaves."""
-        self._line.spawn(self, work)
+        self.line.spawn(self, work)
 
     def peek_body(self) -> bytes | None:
         """The whole body when it has arrived completely, else None. It can still be taken or received."""
         if not self.request_complete:
             return None
-        if len(self._chunks) > 1:
-            self._chunks = [b"".join(self._chunks)]
-        return self._chunks[0] if self._chunks else b""
+        if len(self.chunks) > 1:
+            self.chunks = [b"".join(self.chunks)]
+        return self.chunks[0] if self.chunks else b""
 
     def push(self, body: bytes) -> bool:
         """Send a piece of an answer that has started, without waiting; False when the client should be waited for."""
         if self.is_gone:
             return True
         self._write(body, more=True)
-        return not self._line.is_write_paused
+        return not self.line.is_write_paused
 
     async def drain(self) -> None:
         """Until the client has taken most of what was written."""
-        await self._line.drain()
+        await self.line.drain()
 
     # ASGI
 
@@ -211,8 +175,8 @@ class Cycle:
         """The whole body when it has arrived completely, else None. Nothing is taken then."""
         if not self.request_complete:
             return None
-        body = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
-        self._chunks.clear()
+        body = self.chunks[0] if len(self.chunks) == 1 else b"".join(self.chunks)
+        self.chunks.clear()
         self.buffered_bytes = 0
         return body
 
@@ -223,33 +187,33 @@ class Cycle:
         """
         if not self.is_gone:
             self.response_started = True
-            self._head = self._render(status, headers, lines)
+            self.head_bytes = self._render(status, headers, lines)
             self._write(body, more=False)
             self._complete()
 
     async def receive(self) -> dict[str, Any]:
         if self.expects_continue and not self.response_started and not self.is_gone:
             self.expects_continue = False
-            self._line.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self.line.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         while not (self.is_gone or self.response_complete or self._has_news()):
-            self._waiter = self._line.loop.create_future()
+            self.waiter = self.line.loop.create_future()
             try:
-                await self._waiter
+                await self.waiter
             finally:
-                self._waiter = None
+                self.waiter = None
         if self.is_gone or self.response_complete:
             return DISCONNECT
-        body = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
-        self._chunks.clear()
+        body = self.chunks[0] if len(self.chunks) == 1 else b"".join(self.chunks)
+        self.chunks.clear()
         if self.buffered_bytes > BODY_HIGH_WATER_BYTES:
-            self._line.resume_body()
+            self.line.resume_body()
         self.buffered_bytes = 0
-        self._told_end = self.request_complete
+        self.told_end = self.request_complete
         return {"type": "http.request", "body": body, "more_body": not self.request_complete}
 
     def _has_news(self) -> bool:
         """True when there is something to receive; after the end was told only the client's leaving is news."""
-        return bool(self._chunks) or (self.request_complete and not self._told_end)
+        return bool(self.chunks) or (self.request_complete and not self.told_end)
 
     async def send(self, message: dict[str, Any]) -> None:
         if self.is_gone:
@@ -258,7 +222,7 @@ class Cycle:
             if self.response_started:
                 raise RuntimeError("the response was started before")
             self.response_started = True
-            self._head = self._render(message["status"], message.get("headers", ()))
+            self.head_bytes = self._render(message["status"], message.get("headers", ()))
             return
         if not self.response_started or self.response_complete:
             raise RuntimeError(f"unexpected ASGI message {message['type']!r}")
@@ -266,11 +230,11 @@ class Cycle:
         self._write(message.get("body", b""), more=more)
         if not more:
             self._complete()
-        elif self._line.is_write_paused:
-            await self._line.drain()
+        elif self.line.is_write_paused:
+            await self.line.drain()
 
     def _render(self, status: int, headers: Any, lines: bytes = b"") -> bytes:
-        parts = [STATUS_LINES[status], DATE.at(self._line.loop.time()), lines]
+        parts = [STATUS_LINES[status], DATE.at(self.line.loop.time()), lines]
         count = lines.count(b"\n")
         self.keep_alive = self.keep_alive and self.request_complete
         for name, value in headers:
@@ -279,7 +243,7 @@ class Cycle:
                 count += 1
                 continue
             if name == b"content-length":
-                self._left_bytes = int(value)
+                self.left_bytes = int(value)
             elif name == b"transfer-encoding":
                 continue
             elif name == b"connection":
@@ -287,19 +251,19 @@ class Cycle:
                 continue
             parts += (name, b": ", value, b"\r\n")
             count += 1
-        if self.method == "HEAD" or status in (204, 304):
-            self._left_bytes = -2
-        elif self._left_bytes < 0:
-            if self.http_10:
+        if self.head.method == "HEAD" or status in (204, 304):
+            self.left_bytes = -2
+        elif self.left_bytes < 0:
+            if self.head.http_10:
                 self.keep_alive = False
             else:
-                self._is_chunked = True
+                self.is_chunked = True
                 parts.append(b"transfer-encoding: chunked\r\n")
                 count += 1
         if not self.keep_alive:
             parts.append(b"connection: close\r\n")
             count += 1
-        elif self.http_10:
+        elif self.head.http_10:
             parts.append(b"connection: keep-alive\r\n")
             count += 1
         parts.append(b"\r\n")
@@ -310,18 +274,18 @@ class Cycle:
         return head
 
     def _write(self, body: bytes, *, more: bool) -> None:
-        head, self._head = self._head or b"", None
-        if self._left_bytes == -2:
+        head, self.head_bytes = self.head_bytes or b"", None
+        if self.left_bytes == -2:
             body = b""
-        elif self._left_bytes >= 0:
-            self._left_bytes -= len(body)
-            if self._left_bytes < 0 or (self._left_bytes and not more):
+        elif self.left_bytes >= 0:
+            self.left_bytes -= len(body)
+            if self.left_bytes < 0 or (self.left_bytes and not more):
                 raise RuntimeError("the body does not match its content-length")
-        transport = self._line.transport
-        if not self._is_chunked:
+        transport = self.line.transport
+        if not self.is_chunked:
             if len(body) < 65536:
                 if head or body:
-                    write_now(transport, self._line.fd, head + body)
+                    write_now(transport, self.line.fd, head + body)
             else:
                 transport.writelines((head, body))
             return
@@ -331,11 +295,11 @@ class Cycle:
             if head or end:
                 transport.write(head + end)
         elif len(body) < 65536:
-            write_now(transport, self._line.fd, b"%b%x\r\n%b%b" % (head, len(body), body, end))
+            write_now(transport, self.line.fd, b"%b%x\r\n%b%b" % (head, len(body), body, end))
         else:
             transport.writelines((b"%b%x\r\n" % (head, len(body)), body, end))
 
     def _complete(self) -> None:
         self.response_complete = True
         self._wake()
-        self._line.cycle_done(self)
+        self.line.cycle_done(self)

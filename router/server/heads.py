@@ -7,12 +7,43 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
+
+import msgspec
 
 HOST_VALUE = re.compile(rb"[A-Za-z0-9\-._~%!$&'()*+,;=:\[\]]*\Z")
 UPGRADE = re.compile(rb"(?i)\r\nupgrade[ \t]*:")
 
 MOST_SEEN = 256
 _SEEN_HOSTS: set[bytes | None] = set()  # values that were found well-formed
+
+Header = tuple[bytes, bytes]
+
+
+class Head(msgspec.Struct, eq=False):
+    """What the head of a request says. Requests that repeat a head share it: nobody changes its headers.
+
+    `noted` is `headers` as a dict, names in lower case; `target` is `url` without its query. `reading` is what the
+    application has found in it, kept for the repeats.
+    """
+
+    method: str
+    url: bytes
+    target: bytes
+    headers: list[Header]
+    noted: dict[bytes, bytes]
+    http_10: bool = False
+    keep_alive: bool = True
+    expects_continue: bool = False
+    reading: Any = None
+
+    def with_length(self, digits: bytes) -> Head:
+        """The same head of a body of another length."""
+        if self.noted[b"content-length"] == digits:
+            return self
+        headers = [(name, digits if name == b"content-length" else value) for name, value in self.headers]
+        return msgspec.structs.replace(self, headers=headers, noted=dict(headers))
+
 
 Refusal = tuple[int, bytes]
 """A status and the text that is added to its reason (Go's own words where Go has some)."""

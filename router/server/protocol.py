@@ -15,9 +15,10 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from router.adapters.relay_deadlines import NEVER, Deadlines
+from router.adapters.relay_repeats import Repeats
 from router.server.connection import ClientConnection, WireLimits
 from router.server.cycle import BODY_HIGH_WATER_BYTES, Cycle
-from router.server.heads import disarm, judge, split_target
+from router.server.heads import Head, disarm, judge, split_target
 
 __all__ = ["HttpProtocol", "WireLimits", "protocol_factory"]
 
@@ -31,7 +32,12 @@ class HttpProtocol(ClientConnection):
     def data_received(self, data: bytes) -> None:
         if self._is_deaf:
             return
-        if not self._in_head and (self.cycle is None or self.cycle.request_complete):
+        repeat = self._repeat
+        if repeat is not None and not self.queue and not self._in_head and (found := repeat.read(data)) is not None:
+            self._repeated(repeat.says.with_length(found[0]), found[1])
+            return
+        is_first = not self._in_head and (self.cycle is None or self.cycle.request_complete)
+        if is_first:
             self._in_head, self._head_bytes = True, 0
             if not self.queue:
                 self.deadline = self.loop.time() + self.limits.header_s
@@ -39,7 +45,7 @@ class HttpProtocol(ClientConnection):
         if was_head:
             self._head_bytes += len(data)
             if b"pgrade" in data or b"PGRADE" in data:
-                data = disarm(data)
+                data, is_first = disarm(data), False
         self._body_grew = False
         try:
             self.parser.feed_data(data)
@@ -47,6 +53,8 @@ class HttpProtocol(ClientConnection):
             self._bad_input()
             self._start_next()
             return
+        if is_first and not self._in_head and self._next is not None and self._next is self.cycle:
+            self._learn(data, self.cycle)
         self._start_next()
         if not was_head and not self._body_grew:  # trailers and chunk extensions without end
             self._head_bytes += len(data)
@@ -54,6 +62,22 @@ class HttpProtocol(ClientConnection):
                 self._bad_input()
         elif self._in_head and self._head_bytes > self.limits.header_bytes:
             self._refuse(414 if len(self.url) > self.limits.header_bytes // 2 else 431)
+
+    def _repeated(self, head: Head, body: bytes) -> None:
+        """A whole request with a head that is known has come."""
+        cycle = Cycle(self, head, head.keep_alive and not self.is_draining, True, [body], len(body))
+        self.cycle = cycle
+        self.queue.append(cycle)
+        if not self.is_write_paused:
+            self.deadline = NEVER
+        self._next = cycle
+        self._start_next()
+
+    def _learn(self, data: bytes, cycle: Cycle) -> None:
+        """`data` was the beginning of one request: where it was all of it, the next one may have the same head."""
+        head = cycle.head
+        if cycle.request_complete and not head.http_10 and not head.expects_continue:
+            self._repeat = self.repeats.of(data, head.noted, cycle.buffered_bytes, head)
 
     # httptools
 
@@ -83,16 +107,10 @@ class HttpProtocol(ClientConnection):
         if authority is not None:
             headers = [(name, authority if name == b"host" else value) for name, value in headers]
             noted[b"host"] = authority
-        cycle = Cycle(
-            self,
-            method,
-            url,
-            headers,
-            noted,
-            http_10=http_10,
-            keep_alive=self.parser.should_keep_alive() and not self.is_draining and authority is None,
-            expects_continue=b"expect" in noted and not http_10 and noted[b"expect"].lower() == b"100-continue",
-        )
+        expects = b"expect" in noted and not http_10 and noted[b"expect"].lower() == b"100-continue"
+        keep_alive = self.parser.should_keep_alive() and authority is None
+        head = Head(method, url, url.partition(b"?")[0], headers, noted, http_10, keep_alive, expects)
+        cycle = Cycle(self, head, keep_alive and not self.is_draining, expects_continue=expects)
         self.cycle = cycle
         self.queue.append(cycle)
         if len(self.queue) == 1:
@@ -102,23 +120,23 @@ class HttpProtocol(ClientConnection):
 
     def scope_of(self, cycle: Cycle) -> dict[str, Any]:
         """The request as ASGI has it."""
-        raw_path, _, query = cycle.url.partition(b"?")
-        path = raw_path.decode("latin-1")
+        head = cycle.head
+        path = head.target.decode("latin-1")
         return {
             "type": "http",
             "asgi": ASGI,
-            "http_version": "1.0" if cycle.http_10 else "1.1",
+            "http_version": "1.0" if head.http_10 else "1.1",
             "server": self.server,
             "client": self.client,
             "scheme": self.scheme,
             "root_path": "",
-            "method": cycle.method,
+            "method": head.method,
             "path": unquote(path) if "%" in path else path,
-            "raw_path": raw_path,
-            "query_string": query,
-            "headers": cycle.headers,
+            "raw_path": head.target,
+            "query_string": head.url[len(head.target) + 1 :],
+            "headers": head.headers,
             "state": self.app_state,
-            "router.noted": cycle.noted,
+            "router.noted": head.noted,
             "router.cycle": cycle,
         }
 
@@ -173,9 +191,8 @@ def protocol_factory(
 
     An `app` with a method `take` is asked with each request that is all there whether it answers it by itself.
     """
-    own = cast(
-        "type[HttpProtocol]", type("ListenerProtocol", (HttpProtocol,), {"limits": limits, "deadlines": deadlines})
-    )
+    own_state = {"limits": limits, "deadlines": deadlines, "repeats": Repeats()}
+    own = cast("type[HttpProtocol]", type("ListenerProtocol", (HttpProtocol,), own_state))
     own.take = staticmethod(getattr(app, "take", _take_nothing))
     config = Config(cast("Any", app), lifespan="off", ws="none", log_config=None, access_log=False, proxy_headers=False)
     config.load()

@@ -9,9 +9,11 @@ import asyncio
 import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
-from router.adapters.relay import UpstreamResponse
-from router.core.routes import Route
+from router.adapters.relay import AnswerHead, UpstreamResponse
+from router.call import header_lines
+from router.core.routes import TARGETS, Route
 from router.errors import RouterError, UpstreamError
 from router.server.cycle import Cycle
 from router.server.exchange import Exchange
@@ -21,6 +23,7 @@ from router.server.streams import Ending, Rename, Stream, body_ending, renamed_j
 WHOLE_BYTES = 4 << 20
 """An answer that is no stream is held back up to here, so that one that breaks off can still become a clean error."""
 
+_ANY_ROUTE = TARGETS["POST", b"/api/chat"]  # whether an answer is a stream does not depend on it
 UNCOUNTED = Ending(is_terminated=True)
 COUNTED_BYTES = 64 << 10
 """Token counts are read from unstreamed answers up to this size; beyond it are only embeddings."""
@@ -177,6 +180,20 @@ class Sender:
     async def _body(self, body: bytes, *, more: bool) -> None:
         self.sent.sent_bytes += len(body)
         await self._send({"type": "http.response.body", "body": body, "more_body": more})
+
+
+def usual_lines(head: AnswerHead) -> bytes:
+    """The header lines of a usual answer, but for that of its length; b"" where it is a stream, an error, or unusual.
+
+    Read once for all answers that repeat this head.
+    """
+    if head.reading is None:
+        noted = head.noted
+        kept = [pair for pair in response_headers(head.headers, noted) if pair[0] != b"content-length"]
+        is_stream = stream_of(noted.get(b"content-type", b""), _ANY_ROUTE, None) is not None
+        is_usual = head.status == 200 and not is_stream and b"content-encoding" not in noted
+        head.reading = header_lines(kept) if is_usual and b"content-length" in noted else b""
+    return cast("bytes", head.reading)
 
 
 def whole_answer(upstream: UpstreamResponse, route: Route, rename: Rename | None) -> tuple[list[Header], bytes] | None:
