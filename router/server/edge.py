@@ -41,7 +41,10 @@ _encode = msgspec.json.encode
 
 
 class Edge:
-    """See the module. `drain()` turns `/readyz` to 503; the listener does the rest of a shutdown."""
+    """See the module. It runs under our own `Listener`, whose `Cycle` it finds in the scope.
+
+    `drain()` turns `/readyz` to 503; the listener does the rest of a shutdown.
+    """
 
     def __init__(self, dispatcher: Dispatcher, settings: EdgeSettings | None = None) -> None:
         self._dispatcher = dispatcher
@@ -65,7 +68,7 @@ class Edge:
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        exchange = Exchange(scope, receive, send, self._settings)
+        exchange = Exchange(scope["router.cycle"], self._settings)
         await self._guarded(exchange, self._serve(exchange))
 
     async def _guarded(self, exchange: Exchange, work: Awaitable[None]) -> None:
@@ -161,7 +164,7 @@ class Edge:
 
     async def _finish_answer(self, cycle: Cycle, route: Route, answer: Answer, request_id: str) -> None:
         """Send the answer to a request that was taken at once."""
-        exchange = Exchange(cycle.scope, cycle.receive, cycle.send, self._settings)
+        exchange = Exchange(cycle, self._settings)
         self._name(exchange, request_id)
         await self._guarded(exchange, self._send(exchange, route, answer))
 
@@ -175,7 +178,7 @@ class Edge:
             if answer.upstream is not None:
                 await sender.relay(answer.upstream)
             else:
-                await sender.whole(answer.status, [(b"content-type", answer.content_type)], answer.body)
+                sender.whole(answer.status, [(b"content-type", answer.content_type)], answer.body)
         except UpstreamError:
             sender.sent.outcome = "upstream_error"
             raise

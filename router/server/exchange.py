@@ -8,6 +8,7 @@ from typing import Any
 from router.core.routes import Dialect
 from router.errors import RouterError
 from router.server.bodies import ClientGone, decoded, read_body, too_large
+from router.server.cycle import Cycle
 from router.server.responses import Header, render_error
 from router.server.settings import EdgeSettings
 
@@ -27,20 +28,17 @@ class Exchange:
         "headers",
         "is_started",
         "method",
-        "receive",
         "request_id",
-        "send",
         "target",
     )
 
-    def __init__(self, scope: dict[str, Any], receive: Receive, send: Send, settings: EdgeSettings) -> None:
-        self.client_headers: list[Header] = scope["headers"]
-        self.headers: dict[bytes, bytes] = scope.get("router.noted") or dict(self.client_headers)
-        self.method: str = scope["method"]
-        self.target: bytes = scope["raw_path"]
-        self.cycle: Any = scope.get("router.cycle")
-        self.receive = receive
-        self.send = send
+    def __init__(self, cycle: Cycle, settings: EdgeSettings) -> None:
+        head = cycle.head
+        self.client_headers: list[Header] = head.headers
+        self.headers: dict[bytes, bytes] = head.noted
+        self.method: str = head.method
+        self.target: bytes = head.target
+        self.cycle = cycle
         self._settings = settings
         self.dialect: Dialect = "anthropic" if self.target == b"/v1/messages" else "ollama"
         if self.target.startswith(b"/v1/") and self.dialect == "ollama":
@@ -51,7 +49,7 @@ class Exchange:
 
     def is_gone(self) -> bool:
         """True when the client has left."""
-        return self.cycle is not None and bool(self.cycle.is_gone)
+        return self.cycle.is_gone
 
     async def body(self, limit_bytes: int | None = None) -> bytes:
         """The body, under the limits and without its zstd. Raises a RouterError, or ClientGone."""
@@ -59,10 +57,10 @@ class Exchange:
         limit = settings.body_bytes if limit_bytes is None else limit_bytes
         if int(self.headers.get(b"content-length", b"0")) > limit:
             raise too_large(limit)
-        body = self.cycle.take_body() if self.cycle is not None else None
+        body = self.cycle.take_body()
         if body is None:
             body = await read_body(
-                self.receive, limit_bytes=limit, idle_s=settings.body_idle_s, total_s=settings.body_total_s
+                self.cycle.receive, limit_bytes=limit, idle_s=settings.body_idle_s, total_s=settings.body_total_s
             )
         elif len(body) > limit:
             raise too_large(limit)
@@ -77,12 +75,7 @@ class Exchange:
             return
         self.is_started = True
         length = (b"content-length", b"%d" % len(body))
-        if self.cycle is not None:
-            self.cycle.respond(status, [*headers, length, *self.extra], body)
-            return
-        start = {"type": "http.response.start", "status": status, "headers": [*headers, length, *self.extra]}
-        await self.send(start)
-        await self.send({"type": "http.response.body", "body": body})
+        self.cycle.respond(status, [*headers, length, *self.extra], body)
 
     async def refuse(self, error: RouterError) -> None:
         """The answer that says `error`, in the dialect of the path. Nothing where an answer has begun already."""

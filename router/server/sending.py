@@ -15,7 +15,6 @@ from router.adapters.relay import AnswerHead, UpstreamResponse
 from router.call import header_lines
 from router.core.routes import TARGETS, Route
 from router.errors import RouterError, UpstreamError
-from router.server.cycle import Cycle
 from router.server.exchange import Exchange
 from router.server.responses import NO_RETRY, Header, response_headers
 from router.server.streams import Ending, Rename, Stream, body_ending, renamed_json, stream_of
@@ -42,10 +41,9 @@ class Sent:
 class Sender:
     """Sends one answer to one client. `extra` are our own headers."""
 
-    __slots__ = ("_cycle", "_extra", "_is_gone", "_rename", "_route", "_send", "is_started", "sent")
+    __slots__ = ("_cycle", "_extra", "_is_gone", "_rename", "_route", "is_started", "sent")
 
     def __init__(self, exchange: Exchange, route: Route, extra: list[Header], rename: Rename | None = None) -> None:
-        self._send = exchange.send
         self._cycle = exchange.cycle
         self._is_gone = exchange.is_gone
         self._route = route
@@ -69,9 +67,9 @@ class Sender:
             upstream.close()
         return self.sent
 
-    async def whole(self, status: int, headers: list[Header], body: bytes) -> Sent:
+    def whole(self, status: int, headers: list[Header], body: bytes) -> Sent:
         """Send an answer that is all here."""
-        await self._whole(status, [*headers, (b"content-length", b"%d" % len(body))], body)
+        self._whole(status, [*headers, (b"content-length", b"%d" % len(body))], body)
         self.sent.outcome = "completed"
         return self.sent
 
@@ -79,7 +77,7 @@ class Sender:
         body = upstream.read_nowait() if upstream.is_complete else await self._gather(upstream)
         if body is not None and upstream.is_complete:
             headers, body = _worded(upstream.status, headers, body, self._route, self._rename)
-            await self._whole(upstream.status, headers, body)
+            self._whole(upstream.status, headers, body)
             self.sent.ending = ending_of(body, self._route)
         else:
             if _is_final_error(upstream.status, self._route):
@@ -127,24 +125,8 @@ class Sender:
         await self._body(last_words, more=False)
 
     async def _pump(self, upstream: UpstreamResponse, stream: Stream) -> None:
-        if self._cycle is not None:
-            await self._pour(self._cycle, upstream, stream)
-            return
-        while True:
-            chunk = upstream.read_nowait()
-            if chunk is None:
-                if self.sent.sent_bytes == 0:
-                    await self._body(b"", more=True)  # the head must not wait for the first line
-                chunk = await upstream.read()
-            if not chunk:
-                break
-            if whole := stream.feed(chunk):
-                await self._body(whole, more=True)
-        if rest := stream.rest():
-            await self._body(rest, more=True)
-
-    async def _pour(self, cycle: Cycle, upstream: UpstreamResponse, stream: Stream) -> None:
-        """The same where the client's connection is ours: what comes in goes out before anything else happens."""
+        """What comes in goes out before anything else happens."""
+        cycle = self._cycle
 
         def push(chunk: bytes) -> bool:
             if whole := stream.feed(chunk):
@@ -162,11 +144,7 @@ class Sender:
         if rest := stream.rest():
             await self._body(rest, more=True)
 
-    async def _whole(self, status: int, headers: list[Header], body: bytes) -> None:
-        if self._cycle is None:
-            await self._start(status, headers)
-            await self._body(body, more=False)
-            return
+    def _whole(self, status: int, headers: list[Header], body: bytes) -> None:
         self.is_started = True
         self.sent.status = status
         self.sent.sent_bytes = len(body)
@@ -175,11 +153,11 @@ class Sender:
     async def _start(self, status: int, headers: list[Header]) -> None:
         self.is_started = True
         self.sent.status = status
-        await self._send({"type": "http.response.start", "status": status, "headers": headers + self._extra})
+        await self._cycle.send({"type": "http.response.start", "status": status, "headers": headers + self._extra})
 
     async def _body(self, body: bytes, *, more: bool) -> None:
         self.sent.sent_bytes += len(body)
-        await self._send({"type": "http.response.body", "body": body, "more_body": more})
+        await self._cycle.send({"type": "http.response.body", "body": body, "more_body": more})
 
 
 def usual_lines(head: AnswerHead) -> bytes:
