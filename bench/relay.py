@@ -36,14 +36,34 @@ IDLE_STREAMS = 1000
 HEAD = b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
 BIRTH = re.compile(rb'"at_ns":(\d+)')
 UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}
+HEADS = 512  # where no head shall come twice: as many as nobody remembers
+KINDS = (*((count, False) for count in CONNECTIONS), (1, True), (32, True))
 LUA = f"wrk.method='POST'; wrk.headers['Content-Type']='application/json'; wrk.body='{CHAT}'"
+VARIED = (
+    LUA
+    + f"""
+local pool, next = {{}}, 0
+init = function(args)
+  for i = 1, {HEADS} do
+    wrk.headers['traceparent'] = string.format('00-%032x-%016x-01', i * 7919, i)
+    pool[i] = wrk.format(nil, nil, nil, (wrk.body:gsub('blue', 'blue' .. string.rep('!', i % 50))))
+  end
+end
+request = function() next = next % {HEADS} + 1; return pool[next] end
+"""
+)
 
 
-def wrk(port: int, connections: int, seconds: int, proxy: Process | None) -> dict[str, float]:
-    """One run of wrk: requests/s, p50 and p99 in seconds, CPU per request of the proxy in seconds."""
+def wrk(
+    port: int, connections: int, seconds: int, proxy: Process | None, *, is_varied: bool = False
+) -> dict[str, float]:
+    """One run of wrk: requests/s, p50 and p99 in seconds, CPU per request of the proxy in seconds.
+
+    `is_varied`: neither requests nor answers repeat a head, and the bodies have many lengths.
+    """
     before = proxy.cpu_s() if proxy else 0.0
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
-        script.write(LUA)
+        script.write(VARIED if is_varied else LUA)
         script.flush()
         command = f"taskset -c 1 wrk -t1 -c{connections} -d{seconds}s --timeout 20s --latency -s {script.name}"
         url = f"http://127.0.0.1:{port}/api/chat"
@@ -146,13 +166,13 @@ def stage(streamer: int | None) -> Iterator[tuple[Process, Process]]:
 def requests(seconds: int, rounds: int) -> list[dict[str, Any]]:
     rows = []
     with stage(None) as (proxy, router):
-        for count in CONNECTIONS:
+        for count, is_varied in KINDS:
             runs: dict[str, list[dict[str, float]]] = {"direct": [], "nginx": [], "router": []}
             for _ in range(rounds):
-                runs["direct"].append(wrk(UPSTREAM, count, max(1, seconds // 2), None))
-                runs["nginx"].append(wrk(PROXY, count, seconds, proxy))
-                runs["router"].append(wrk(ROUTER, count, seconds, router))
-            row: dict[str, Any] = {"connections": count}
+                runs["direct"].append(wrk(UPSTREAM, count, max(1, seconds // 2), None, is_varied=is_varied))
+                runs["nginx"].append(wrk(PROXY, count, seconds, proxy, is_varied=is_varied))
+                runs["router"].append(wrk(ROUTER, count, seconds, router, is_varied=is_varied))
+            row: dict[str, Any] = {"connections": count, "is_varied": is_varied}
             for name, found in runs.items():
                 row[name] = {key: statistics.median(run[key] for run in found) for key in found[0]}
             row["rss_mb"] = router.rss_mb()
@@ -178,11 +198,12 @@ def streams(seconds: int) -> tuple[list[dict[str, Any]], dict[str, float]]:
 def show(result: dict[str, Any]) -> None:
     table = Table("connections", "", "requests/s", "p50 ms", "p99 ms", "added p50 ms", "CPU µs/request")
     for row in result["requests"]:
+        title = f"{row['connections']}{', no head twice' if row['is_varied'] else ''}"
         for name in ("direct", "nginx", "router"):
             run = row[name]
             added = (run["p50_s"] - row["direct"]["p50_s"]) * 1e3
             cells = [f"{run['per_s']:,.0f}", f"{run['p50_s'] * 1e3:.2f}", f"{run['p99_s'] * 1e3:.2f}"]
-            table.add_row(str(row["connections"]), name, *cells, f"{added:.2f}", f"{run['cpu_s'] * 1e6:.0f}")
+            table.add_row(title, name, *cells, f"{added:.2f}", f"{run['cpu_s'] * 1e6:.0f}")
         ratio = row["ratio"]
         cells = [f"{ratio['per_s']:.2f} ×", f"{ratio['p50_s']:.2f} ×", f"{ratio['p99_s']:.2f} ×"]
         table.add_row("", "router ÷ nginx", *cells, "", f"{ratio['cpu_s']:.1f} ×", end_section=True)

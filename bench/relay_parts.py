@@ -111,7 +111,7 @@ def nginx(body: str, port: int, core: int) -> Iterator[Process]:
 def upstream_conf(port: int, simulator: int, streamer: int | None) -> str:
     """Answers chats itself (or lets the streamer do it); everything else is the simulated Ollama's."""
     if streamer is None:
-        chat = f"default_type application/json; return 200 '{ANSWER}';"
+        chat = f"default_type application/json; add_header X-Trace $http_traceparent; return 200 '{ANSWER}';"
     else:
         chat = f"proxy_pass http://127.0.0.1:{streamer};"
     return f"""server {{ listen 127.0.0.1:{port};

@@ -20,8 +20,9 @@ _LONGEST_NAME = 512  # of a requested model whose headers are remembered
 
 
 class Call(msgspec.Struct):
-    """One inference request as the edge has read it. `headers` are those that may go upstream (E6). `served` and
-    `reason` are noted by the dispatcher: the model that it was sent to, and why.
+    """One inference request as the edge has read it. `headers` are those that may go upstream (E6). `is_gone` says of a
+    request that was cancelled whether its client has left. The rest is noted by the dispatcher: `served`, the model that
+    it was sent to, and why; how long it waited for that, and where it is (`phase`: queued, before_answer).
 
     A struct, like the others here: one is built for every request, and a dataclass costs three times as much.
     """
@@ -35,8 +36,11 @@ class Call(msgspec.Struct):
     strict: bool = False
     nothing_fits: NothingFits | None = None
     path_model: str | None = None
+    is_gone: Callable[[], bool] = bool  # False; the edge knows better
     served: str = ""
     reason: str = ""
+    queue_s: float = 0.0
+    phase: str = "before_answer"
 
     def upstream(self, body: bytes) -> UpstreamRequest:
         """The request to send upstream, with `body`."""

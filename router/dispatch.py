@@ -85,6 +85,14 @@ class Dispatcher:
 
     async def dispatch(self, call: Call) -> Answer:
         """The answer to one inference request. Raises a RouterError where there is none of the upstream's own."""
+        started_s = self._now()
+        try:
+            return await self._answer_to(call)
+        except BaseException as error:
+            self._failed(call, error, started_s)
+            raise
+
+    async def _answer_to(self, call: Call) -> Answer:
         if not self._world.is_up:
             await self._world.refresh()
             if not self._world.is_up:
@@ -135,12 +143,10 @@ class Dispatcher:
     async def _wait(self, call: Call, chain: Chain, since_s: float) -> str:
         """Stand in line until the request may be decided anew; the weights that it was let in to."""
         key = self.decisions.key(call.request, chain)
-        try:
-            return await self._line.wait(key, lambda: self.decisions.decide_anew(call.request, chain), since_s)
-        except asyncio.CancelledError:
-            queue_s = self._now() - since_s
-            self._finished(call, None, Released("client_gone", phase="queued"), since_s, queue_s, 499)
-            raise
+        call.phase = "queued"
+        let_in = await self._line.wait(key, lambda: self.decisions.decide_anew(call.request, chain), since_s)
+        call.phase = "before_answer"
+        return let_in
 
     def at_once(self, call: Call, reply: Reply) -> Underway | None:
         """The same for the usual request, without waiting for anything: it is sent now, and `reply` called later, once.
@@ -169,7 +175,7 @@ class Dispatcher:
             return None
         self._world.enter(ready.weights)
         self._line.served(ready.weights)
-        call.reason = ready.reason
+        call.served, call.reason = ready.chosen.variant.model, ready.reason
         self._telemetry.emit(Decided(call.request_id, call.team, *ready.told))  # type: ignore[arg-type]
         return underway
 
@@ -177,21 +183,16 @@ class Dispatcher:
         self, call: Call, reason: str, chosen: Verdict, tracked: Tracked, since_s: float
     ) -> Answer | None:
         """Send the request to the resident that it has entered; None when the model is gone upstream after all."""
-        queue_s = self._now() - since_s
         self._line.served(tracked.weights)
-        call.reason = reason
+        call.served, call.reason, call.queue_s = chosen.variant.model, reason, self._now() - since_s
         try:
             body, rename = await self._body(call, chosen, tracked)
             upstream = await self._relay.open(call.upstream(body))
-        except BaseException as error:
+        except BaseException:
             self._world.leave(tracked)
-            if isinstance(error, UpstreamError):
-                self._finished(call, chosen, Released("upstream_error"), since_s, queue_s)
-            elif isinstance(error, asyncio.CancelledError):
-                self._finished(call, chosen, Released("client_gone", phase="before_answer"), since_s, queue_s, 499)
             raise
-        headers = router_headers(call.request.model, chosen.variant.model, reason, queue_s, self._settings.backend)
-        answer = self._answer(call, chosen, tracked, upstream, headers, rename, since_s, queue_s)
+        headers = router_headers(call.request.model, call.served, reason, call.queue_s, self._settings.backend)
+        answer = self._answer(call, tracked, upstream, headers, rename, since_s)
         if answer is None:
             await self._world.refresh_catalog()
         return answer
@@ -199,26 +200,24 @@ class Dispatcher:
     def _answer(
         self,
         call: Call,
-        chosen: Verdict,
         tracked: Tracked,
         upstream: UpstreamResponse,
         headers: list[tuple[bytes, bytes]],
         rename: tuple[bytes, bytes] | None,
         since_s: float,
-        queue_s: float,
     ) -> Answer | None:
         """The answer whose head has come; None, with all given back, when the model is gone upstream."""
-        if upstream.status == 404 and (rename or key_of(chosen.variant.model) != key_of(call.request.model)):
+        if upstream.status == 404 and (rename or key_of(call.served) != key_of(call.request.model)):
             upstream.close()  # deleted behind our back, the variant or its derived tag: the chain decides anew
             self._world.leave(tracked)
-            self._derived.forget(chosen.variant.model)
+            self._derived.forget(call.served)
             return None
         self._keepalive.asked(tracked, call.request.keep_alive_s)
         ttft_s = self._now() - since_s
 
         def on_release(released: Released) -> None:
             self._world.leave(tracked)
-            self._finished(call, chosen, released, since_s, queue_s, upstream.status, ttft_s)
+            self._finished(call, released, since_s, upstream.status, ttft_s)
 
         return Answer(upstream.status, headers, upstream, rename=rename, on_release=on_release)
 
@@ -262,7 +261,7 @@ class Dispatcher:
             if failed is not None and verdict.kind is VerdictKind.SPILLED:  # barred by it, that is
                 raise LoadFailed(failed.message, status=failed.status)
         self._decided(call, chain, decision)
-        self._finished(call, None, Released("shed"), started_s, self._now() - started_s, status=503)
+        call.queue_s = self._now() - started_s
         raise NoVariantFits(refusal(chain, decision), retry_after_s=max(1.0, self._line.expected_wait_s()))
 
     async def _unload(self, call: Call, chain: Chain) -> Answer:
@@ -285,7 +284,7 @@ class Dispatcher:
         ttft_s = self._now() - started_s
 
         def on_release(released: Released) -> None:
-            self._finished(call, None, released, started_s, 0.0, upstream.status, ttft_s)
+            self._finished(call, released, started_s, upstream.status, ttft_s)
 
         headers = router_headers(call.request.model, name, reason, 0.0, self._settings.backend)
         return Answer(upstream.status, headers, upstream, on_release=on_release)
@@ -298,15 +297,24 @@ class Dispatcher:
         facts = told(call.request.model, chain, decision)
         self._telemetry.emit(Decided(call.request_id, call.team, *facts))  # type: ignore[arg-type]
 
+    def _failed(self, call: Call, error: BaseException, since_s: float) -> None:
+        """The request has no answer: say how it ended."""
+        phase = ""
+        if isinstance(error, asyncio.CancelledError) and call.is_gone():
+            outcome, status, phase = "client_gone", 499, call.phase
+        elif isinstance(error, asyncio.CancelledError):
+            outcome, status = "shutdown", 503
+        elif isinstance(error, RouterError):
+            outcome = "upstream_error" if isinstance(error, (UpstreamError, LoadFailed)) else "shed"
+            status = error.status
+        else:
+            outcome, status = "failed", 500
+        if call.phase == "queued":
+            call.queue_s = self._now() - since_s
+        self._finished(call, Released(outcome, phase=phase), since_s, status, error=str(error))
+
     def _finished(
-        self,
-        call: Call,
-        chosen: Verdict | None,
-        released: Released,
-        since_s: float,
-        queue_s: float,
-        status: int = 502,
-        ttft_s: float | None = None,
+        self, call: Call, released: Released, since_s: float, status: int, ttft_s: float | None = None, error: str = ""
     ) -> None:
         self._telemetry.emit(
             Finished(
@@ -315,9 +323,9 @@ class Dispatcher:
                 call.route.pattern,
                 status,
                 call.request.model,
-                chosen.variant.model if chosen else call.served or call.request.model,
+                call.served or call.request.model,
                 released.outcome,
-                queue_s,
+                call.queue_s,
                 released.sent_bytes,
                 self._now() - since_s,
                 ttft_s if call.request.stream else None,
@@ -327,6 +335,7 @@ class Dispatcher:
                 backend=self._settings.backend,
                 operation=call.route.kind,
                 phase=released.phase,
+                error=error,
             )
         )
 
@@ -410,28 +419,27 @@ class Underway:
         upstream, ready, of = self.upstream, self._ready, self._dispatcher
         assert upstream is not None
         if upstream.status:
-            args = (self._call, ready.chosen, self._tracked, upstream, ready.headers, ready.rename)
-            answer = of._answer(*args, self._since_s, 0.0)
+            answer = of._answer(self._call, self._tracked, upstream, ready.headers, ready.rename, self._since_s)
             if answer is not None:
                 answer.lines = ready.lines
             self._reply(answer)
             return
-        self._end("upstream_error", 502)
         try:
             upstream.raise_error()
         except UpstreamError as error:
+            self._end(error)
             self._reply(error)
 
-    def give_up(self) -> None:
+    def give_up(self, *, is_gone: bool = True) -> None:
         """The client has left, or there is no more time: cancel it at the upstream and give everything back."""
         if self.upstream is not None:
             self.upstream.close()
-        self._end("client_gone", 499)
+        self._call.is_gone = lambda: is_gone
+        self._end(asyncio.CancelledError())
 
-    def _end(self, outcome: str, status: int) -> None:
+    def _end(self, error: BaseException) -> None:
         self._dispatcher._world.leave(self._tracked)
-        released = Released(outcome, phase="before_answer" if outcome == "client_gone" else "")
-        self._dispatcher._finished(self._call, self._ready.chosen, released, self._since_s, 0.0, status)
+        self._dispatcher._failed(self._call, error, self._since_s)
 
 
 def _first_installed(decision: Decision) -> str | None:

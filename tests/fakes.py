@@ -117,10 +117,10 @@ class Sent:
         self._dispatcher.released.append(Released("upstream_error"))
         self._reply(caught.value)
 
-    def give_up(self) -> None:
+    def give_up(self, *, is_gone: bool = True) -> None:
         assert self.upstream is not None
         self.upstream.close()
-        self._dispatcher.released.append(Released("client_gone", phase="before_answer"))
+        self._dispatcher.released.append(Released("client_gone" if is_gone else "shutdown", phase="before_answer"))
 
 
 @dataclass

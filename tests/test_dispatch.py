@@ -680,3 +680,62 @@ def test_answers_log_and_metrics_name_the_backend_of_the_configuration_and_the_r
             await story(one)
 
     run_virtual(run())
+
+
+def ends(one):
+    """How the requests have ended so far: outcome, status, phase, and whether the line says why."""
+    one.router.router.telemetry.flush()
+    return [(end.outcome, end.status, end.phase, bool(end.error)) for end in one.router.router.recent._ended]
+
+
+def test_every_request_that_reached_the_dispatcher_ends_once_and_says_how():
+    """Served, refused, turned away from a full line, left while waiting or before its answer, no Ollama: one end each."""
+
+    async def story(one):
+        await one.ask(hello(SMALL))
+        await one.ask(hello("llama3.3:70b-instruct-q4_K_M"))
+        switching = asyncio.create_task(one.ask(hello(MIDDLE, tokens=500)))
+        await asyncio.sleep(0.2)
+        waiting = asyncio.create_task(one.ask(hello("qwen3:14b")))
+        await asyncio.sleep(0.2)
+        await one.ask(hello(BIG, options={"num_ctx": 8192}))
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        await switching
+        long = asyncio.create_task(one.ask(hello(MIDDLE, tokens=5000, stream=False)))
+        await asyncio.sleep(1.0)
+        long.cancel()
+        await asyncio.gather(long, return_exceptions=True)
+        await asyncio.sleep(1.0)
+        await one.sim.stop()
+        await asyncio.sleep(5.0)
+        await one.ask(hello(MIDDLE))
+        assert sorted(ends(one)) == sorted(
+            [
+                ("completed", 200, "", False),
+                ("shed", 503, "", True),
+                ("shed", 503, "", True),
+                ("client_gone", 499, "queued", False),
+                ("completed", 200, "", False),
+                ("client_gone", 499, "before_answer", False),
+                ("upstream_error", 502, "", True),
+            ]
+        )
+
+    play(story, ALONE | {"queue.max_waiting": 2})
+
+
+def test_requests_that_a_shutdown_ends_are_not_said_to_have_left():
+    """One that is being answered and one that waits for its turn: each ends as shutdown, with 503."""
+
+    async def story(one):
+        await one.ask(hello(SMALL))
+        bodies = [hello(SMALL, tokens=5000, stream=False), hello("qwen3:14b")]
+        asked = [asyncio.create_task(one.ask(body)) for body in bodies]
+        await asyncio.sleep(0.5)
+        await one.router.clients.stop(0.5)
+        replies = await asyncio.gather(*asked)
+        assert [reply.status for reply in replies] == [503, 503]
+        assert ends(one)[1:] == [("shutdown", 503, "", False)] * 2
+
+    play(story)

@@ -20,6 +20,9 @@ LONGEST_BYTES = 2048
 MOST_KNOWN = 256
 """Heads that are known at once on all connections of one listener, or to one upstream."""
 
+MOST_VAIN = 4
+"""A connection whose heads were learnt so often in a row, and never came again, is left alone."""
+
 _MOST_DIGITS = 8
 _LENGTH = re.compile(rb"(?i)\r\ncontent-length:[ \t]*([0-9]{1,%d})[ \t]*\r\n" % _MOST_DIGITS)
 _DATE = re.compile(rb"(?i)\r\ndate:[ \t]*([a-z]{3}, [0-9]{2} [a-z]{3} [0-9]{4} [0-9:]{8} GMT)[ \t]*\r\n")

@@ -20,7 +20,7 @@ from router.adapters.relay_parser import (
     lost,
     reason,
 )
-from router.adapters.relay_repeats import Repeat, Repeats
+from router.adapters.relay_repeats import MOST_VAIN, Repeat, Repeats
 from router.adapters.relay_response import NO_HEAD, AnswerHead, UpstreamResponse
 from router.adapters.relay_socket import NOT_PLAIN, plain_fd, write_now
 from router.errors import UpstreamError, UpstreamTimeout
@@ -50,6 +50,7 @@ class Wire(AnswerParser):
         "_can_write",
         "_fd",
         "_is_sent",
+        "_learnt_in_vain",
         "_owner",
         "_repeat",
         "_saw_byte",
@@ -66,6 +67,7 @@ class Wire(AnswerParser):
         super().__init__(owner.idle_timeout_s)
         self._owner = owner
         self._repeat: Repeat[AnswerHead] | None = None
+        self._learnt_in_vain = 0
         self.loop = loop
         self._upload: asyncio.Task[None] | None = None
         self._can_write: asyncio.Future[None] | None = None
@@ -209,6 +211,7 @@ class Wire(AnswerParser):
 
     def _repeated(self, response: UpstreamResponse, head: AnswerHead, body: bytes) -> None:
         """A whole answer with a head that is known has come."""
+        self._learnt_in_vain = 0
         self._response = None
         self._is_keep_alive = True
         response.begin(head)
@@ -219,7 +222,8 @@ class Wire(AnswerParser):
     def _learn(self, data: bytes, head: AnswerHead) -> None:
         """`data` was one whole answer: the next one may have the same head."""
         length = head.noted.get(b"content-length")
-        if length is not None and not self._is_head_request:
+        if length is not None and not self._is_head_request and self._learnt_in_vain < MOST_VAIN:
+            self._learnt_in_vain += 1
             self._repeat = self._owner.repeats.of(data, head.noted, int(length), head)
 
     def _hand_over(self, response: UpstreamResponse) -> None:

@@ -158,7 +158,7 @@ class _Taken:
     def give_up(self) -> None:
         """The client has left."""
         if self.underway is not None:
-            self.underway.give_up()
+            self.underway.give_up(is_gone=self._cycle.is_gone)
 
     def interrupt(self) -> None:
         """There is no more time for it."""

@@ -68,6 +68,7 @@ class ClientConnection(httptools_impl.HttpToolsProtocol):
         self._stuck_bytes = 0
         self._refused: tuple[int, bytes] | None = None
         self._repeat: Repeat[Head] | None = None
+        self._learnt_in_vain = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)

@@ -159,6 +159,7 @@ class Edge:
             exchange.request_id,
             strict=headers.get(b"x-router-strict", b"").lower() in (b"true", b"1"),
             nothing_fits=_nothing_fits(headers.get(b"x-router-nothing-fits")),
+            is_gone=exchange.is_gone,
         )
         await self._send(exchange, route, await self._dispatcher.dispatch(call))
 

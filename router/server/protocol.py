@@ -15,7 +15,7 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from router.adapters.relay_deadlines import NEVER, Deadlines
-from router.adapters.relay_repeats import Repeats
+from router.adapters.relay_repeats import MOST_VAIN, Repeats
 from router.server.connection import ClientConnection, WireLimits
 from router.server.cycle import BODY_HIGH_WATER_BYTES, Cycle
 from router.server.heads import Head, disarm, judge, split_target
@@ -53,7 +53,7 @@ class HttpProtocol(ClientConnection):
             self._bad_input()
             self._start_next()
             return
-        if is_first and not self._in_head and self._next is not None and self._next is self.cycle:
+        if is_first and self._learnt_in_vain < MOST_VAIN and self._next is not None and self._next is self.cycle:
             self._learn(data, self.cycle)
         self._start_next()
         if not was_head and not self._body_grew:  # trailers and chunk extensions without end
@@ -65,6 +65,7 @@ class HttpProtocol(ClientConnection):
 
     def _repeated(self, head: Head, body: bytes) -> None:
         """A whole request with a head that is known has come."""
+        self._learnt_in_vain = 0
         cycle = Cycle(self, head, head.keep_alive and not self.is_draining, True, [body], len(body))
         self.cycle = cycle
         self.queue.append(cycle)
@@ -76,7 +77,8 @@ class HttpProtocol(ClientConnection):
     def _learn(self, data: bytes, cycle: Cycle) -> None:
         """`data` was the beginning of one request: where it was all of it, the next one may have the same head."""
         head = cycle.head
-        if cycle.request_complete and not head.http_10 and not head.expects_continue:
+        if cycle.request_complete and not (self._in_head or head.http_10 or head.expects_continue):
+            self._learnt_in_vain += 1
             self._repeat = self.repeats.of(data, head.noted, cycle.buffered_bytes, head)
 
     # httptools
