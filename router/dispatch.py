@@ -96,7 +96,8 @@ class Dispatcher:
         if not self._world.is_up:
             await self._world.refresh()
             if not self._world.is_up:
-                raise UpstreamError(f"cannot reach Ollama: {self._world.last_error}")
+                why = self._world.last_error
+                raise UpstreamError(why if why.startswith("cannot reach") else f"cannot reach Ollama: {why}")
         if not call.request.has_model:
             return await self._pass(call, "passthrough: no model named")
         if self.decisions.is_automatic(call):

@@ -169,7 +169,7 @@ class OllamaClient:
             raise UpstreamTimeout(f"Ollama at {self._http.base_url} did not answer {method} {path} in time") from exc
         except (httpx.HTTPError, httpx.InvalidURL) as exc:
             reason = str(exc) or type(exc).__name__
-            raise UpstreamError(f"Ollama at {self._http.base_url} cannot be reached: {reason}") from exc
+            raise UpstreamError(f"cannot reach Ollama at {self._http.base_url}: {reason}") from exc
         return await _answer(response, path, None if body is None else body.get("model"))
 
 

@@ -56,7 +56,7 @@ def _row(resident: dict[str, Any]) -> tuple[str, ...]:
 
 def _cards(state: dict[str, Any]) -> str:
     if not state["ollama"]["up"]:
-        return f"Ollama cannot be reached: {state['ollama']['error']}"
+        return f"no Ollama: {state['ollama']['error']}"
     if state["gpus"] is None:
         return "free memory unknown: every load is verified"
     if not state["gpus"]:

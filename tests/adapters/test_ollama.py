@@ -142,7 +142,7 @@ async def test_an_unknown_model_is_told_apart(client, server, call):
 @pytest.mark.parametrize(
     ("answer", "error", "text"),
     [
-        (httpx.ConnectError("refused"), UpstreamError, "cannot be reached: refused"),
+        (httpx.ConnectError("refused"), UpstreamError, "cannot reach Ollama at http"),
         (httpx.RemoteProtocolError(""), UpstreamError, "RemoteProtocolError"),
         (httpx.ReadTimeout("late"), UpstreamTimeout, "GET /api/ps in time"),
         (httpx.Response(502, text="<html>bad gateway"), UpstreamError, "502: <html>bad gateway"),
