@@ -21,8 +21,8 @@ _LONGEST_NAME = 512  # of a requested model whose headers are remembered
 
 class Call(msgspec.Struct):
     """One inference request as the edge has read it. `headers` are those that may go upstream (E6). `is_gone` says of a
-    request that was cancelled whether its client has left. The rest is noted by the dispatcher: `served`, the model that
-    it was sent to, and why; how long it waited for that, and where it is (`phase`: queued, before_answer).
+    request that was cancelled whether its client has left. The rest is noted by the dispatcher: the model that it was
+    sent to (`served`) and why; how long it waited for that, and where it is (`phase`: queued, before_answer).
 
     A struct, like the others here: one is built for every request, and a dataclass costs three times as much.
     """

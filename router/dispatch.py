@@ -21,10 +21,11 @@ import msgspec
 from router.adapters.relay import Relay, UpstreamRequest, UpstreamResponse
 from router.call import Answer, Call, Released, router_headers, spelled
 from router.chains import Chains
+from router.core.capacity import RunnerOptions
 from router.core.catalog import Chain
 from router.core.derived_names import is_derived
 from router.core.names import key_of
-from router.core.payload import InferenceRequest, rewrite
+from router.core.payload import InferenceRequest, Patch, rewrite
 from router.core.policy import Decision, Outcome, Verdict, VerdictKind
 from router.core.report import refusal
 from router.decisions import NO_PATCH, Decisions, DispatchSettings, Ready, digest_of, dropped, patch_of, told
@@ -253,7 +254,10 @@ class Dispatcher:
             return None
         rule = call.nothing_fits or self._chains.rule(call.request.model).nothing_fits
         if rule in ("passthrough", "allow_partial"):
-            return await self._pass(call, f"{rule}: {refusal(chain, decision)}", _first_installed(decision))
+            reason, first = f"{rule}: {refusal(chain, decision)}", _first_installed(decision)
+            model = first.variant.model if first is not None else None
+            spilling = first if rule == "allow_partial" else None
+            return await self._pass(call, reason, model, spilling)
         if rule == "wait" and self._now() - started_s < self._settings.wait_s:
             await asyncio.sleep(RETRY_S)
             return None
@@ -275,11 +279,23 @@ class Dispatcher:
                 return await self._pass(call, "unload", variant.model)
         return await self._pass(call, "unload: not loaded", chain.variants[0].model)
 
-    async def _pass(self, call: Call, reason: str, model: str | None = None) -> Answer:
-        """Send the request on as it is, but for the name where a chain's variant stands for it."""
-        name = spelled(call.request.model, model) if model else call.request.model
-        body = rewrite(call.body, model=name, members=call.request.members) if call.request.has_model else call.body
-        call.served, call.reason = name, reason
+    async def _pass(self, call: Call, reason: str, model: str | None = None, spilling: Verdict | None = None) -> Answer:
+        """Send the request on as it is, but for the name where a chain's variant stands for it.
+
+        `spilling` is a variant that may spill: then with the context that was decided for it, for more spills more.
+        """
+        name = call.served = spelled(call.request.model, model) if model else call.request.model
+        patch, rename, call.reason = NO_PATCH, None, reason
+        if spilling is not None and spilling.num_ctx and "completion" in call.request.needs:
+            options = RunnerOptions(num_ctx=spilling.num_ctx)
+            if self.decisions.needs_tag(call, options):
+                name = await self._derived.ensure(spilling.variant.model, digest_of(spilling), options)
+                rename = self.decisions.rename(call, spilling, name)
+            elif call.route.dialect == "ollama":
+                patch = Patch.of({"num_ctx": spilling.num_ctx})
+        body = call.body
+        if call.request.has_model:
+            body = rewrite(body, model=name, options=patch, members=call.request.members)
         started_s = self._now()
         upstream = await self._relay.open(call.upstream(body))
         ttft_s = self._now() - started_s
@@ -287,8 +303,8 @@ class Dispatcher:
         def on_release(released: Released) -> None:
             self._finished(call, released, started_s, upstream.status, ttft_s)
 
-        headers = router_headers(call.request.model, name, reason, 0.0, self._settings.backend)
-        return Answer(upstream.status, headers, upstream, on_release=on_release)
+        headers = router_headers(call.request.model, call.served, reason, 0.0, self._settings.backend)
+        return Answer(upstream.status, headers, upstream, rename=rename, on_release=on_release)
 
     def _is_fresh(self, since_s: float) -> bool:
         """True when the world has been read for a refusal since the request came."""
@@ -443,7 +459,7 @@ class Underway:
         self._dispatcher._failed(self._call, error, self._since_s)
 
 
-def _first_installed(decision: Decision) -> str | None:
+def _first_installed(decision: Decision) -> Verdict | None:
     """The variant that may spill: the first of the chain that is installed and able."""
     able = (v for v in decision.verdicts if v.facts is not None and v.kind is not VerdictKind.INCAPABLE)
-    return next((verdict.variant.model for verdict in able), None)
+    return next(able, None)

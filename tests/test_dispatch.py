@@ -172,6 +172,21 @@ def test_nothing_fits_does_what_was_configured(rule, status, served):
     play(story, {**ALONE, "defaults.nothing_fits": rule}, cards=(8192,))
 
 
+@pytest.mark.parametrize(("path", "body"), [("/api/generate", hello(BIG)), ("/v1/chat/completions", chat(BIG))])
+def test_what_may_spill_gets_the_context_that_was_decided_and_no_more(path, body):
+    """`allow_partial` with a chain that says 8192: one load at 8192, on both APIs, under the name asked for."""
+
+    async def story(one):
+        for _ in range(2):
+            reply = await one.ask(body, path)
+            assert (reply.status, reply.served) == (200, BIG)
+        (row,) = one.sim.engine.ps()
+        assert (row.context_length, len(one.loads)) == (8192, 1)
+
+    config = {"chains": {BIG: [{"model": BIG, "num_ctx": 8192}]}, "defaults.nothing_fits": "allow_partial"}
+    play(story, {**ALONE, **config}, cards=(8192,))
+
+
 def test_nothing_fits_wait_is_served_when_memory_comes_back():
     """A waiting request is served once another program has given its memory back."""
 
@@ -689,7 +704,7 @@ def ends(one):
 
 
 def test_every_request_that_reached_the_dispatcher_ends_once_and_says_how():
-    """Served, refused, turned away from a full line, left while waiting or before its answer, no Ollama: one end each."""
+    """Served, refused, turned away from a full line, left in line or before its answer, no Ollama: one end each."""
 
     async def story(one):
         await one.ask(hello(SMALL))

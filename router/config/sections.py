@@ -71,7 +71,7 @@ class Defaults(Section):
     auto_chains: AutoChains = "auto"
     """chain of a model that has none: auto (other quantizations, then its smaller relatives), quantizations, off"""
     nothing_fits: NothingFits = "refuse"
-    """when no variant fits: refuse (503 and why), wait (in the queue), allow_partial, passthrough (as it came)"""
+    """when none fits: refuse (503, why), wait (in line), allow_partial (the first may spill), passthrough (as it is)"""
     num_ctx: AtLeastOne = 32768
     """largest context given where neither request, chain nor Modelfile names one"""
     min_num_ctx: AtLeastOne = 8192

@@ -34,8 +34,9 @@ class Decided(msgspec.Struct, frozen=True):
 class Finished(msgspec.Struct, frozen=True):
     """The end of one request; exactly one for each that reached the dispatcher.
 
-    `outcome` is completed, client_gone, upstream_error, shed, shutdown or failed. `duration_s` counts from the first byte of the request
-    to the last of the answer, `ttft_s` to the first of the answer, `queue_s` is the part spent waiting.
+    `outcome` is completed, client_gone, upstream_error, shed, shutdown or failed. `duration_s` counts from the first
+    byte of the request to the last of the answer, `ttft_s` to the first of the answer, `queue_s` is the part spent
+    waiting.
     `phase` says where a client left: queued, before_answer, stream.
     """
 
