@@ -255,18 +255,20 @@ class Dispatcher:
         rule = call.nothing_fits or self._chains.rule(call.request.model).nothing_fits
         if rule in ("passthrough", "allow_partial"):
             reason, first = f"{rule}: {refusal(chain, decision)}", _first_installed(decision)
-            model = first.variant.model if first is not None else None
-            spilling = first if rule == "allow_partial" else None
-            return await self._pass(call, reason, model, spilling)
+            if rule == "allow_partial" and first is not None:
+                return await self._let_spill(call, reason, first)
+            return await self._pass(call, reason, first.variant.model if first is not None else None)
         if rule == "wait" and self._now() - started_s < self._settings.wait_s:
+            call.phase = "queued"
             await asyncio.sleep(RETRY_S)
+            call.phase = "before_answer"
             return None
+        call.queue_s = self._now() - started_s
         for verdict in decision.verdicts:
             failed = self._residency.last_failure.get(verdict.facts.weights) if verdict.facts is not None else None
             if failed is not None and verdict.kind is VerdictKind.SPILLED:  # barred by it, that is
                 raise LoadFailed(failed.message, status=failed.status)
         self._decided(call, chain, decision)
-        call.queue_s = self._now() - started_s
         raise NoVariantFits(refusal(chain, decision), retry_after_s=max(1.0, self._line.expected_wait_s()))
 
     async def _unload(self, call: Call, chain: Chain) -> Answer:
@@ -279,23 +281,33 @@ class Dispatcher:
                 return await self._pass(call, "unload", variant.model)
         return await self._pass(call, "unload: not loaded", chain.variants[0].model)
 
-    async def _pass(self, call: Call, reason: str, model: str | None = None, spilling: Verdict | None = None) -> Answer:
-        """Send the request on as it is, but for the name where a chain's variant stands for it.
+    async def _let_spill(self, call: Call, reason: str, first: Verdict) -> Answer:
+        """Send the request on with the context that the chain names, for more of it spills more; else as it is."""
+        num_ctx, model = first.variant.num_ctx, first.variant.model
+        if not isinstance(num_ctx, int) or call.request.num_ctx is not None or first.num_ctx != num_ctx:
+            return await self._pass(call, reason, model)
+        options = RunnerOptions(num_ctx=num_ctx)
+        if not self.decisions.needs_tag(call, options):
+            patch = Patch.of({"num_ctx": num_ctx}) if call.route.dialect == "ollama" else NO_PATCH
+            return await self._pass(call, reason, model, patch)
+        for _ in range(2):
+            tag = await self._derived.ensure(model, digest_of(first), options)
+            answer = await self._pass(call, reason, model, tag=tag)
+            if answer.status != 404 or answer.upstream is None:
+                answer.rename = self.decisions.rename(call, first, tag)
+                return answer
+            answer.upstream.close()
+            self._derived.forget(model)  # somebody has removed its tag
+        raise ModelNotFound(f"model '{model}' not found")
 
-        `spilling` is a variant that may spill: then with the context that was decided for it, for more spills more.
-        """
+    async def _pass(
+        self, call: Call, reason: str, model: str | None = None, patch: Patch = NO_PATCH, tag: str = ""
+    ) -> Answer:
+        """Send the request on as it is, but for the name where a chain's variant stands for it."""
         name = call.served = spelled(call.request.model, model) if model else call.request.model
-        patch, rename, call.reason = NO_PATCH, None, reason
-        if spilling is not None and spilling.num_ctx and "completion" in call.request.needs:
-            options = RunnerOptions(num_ctx=spilling.num_ctx)
-            if self.decisions.needs_tag(call, options):
-                name = await self._derived.ensure(spilling.variant.model, digest_of(spilling), options)
-                rename = self.decisions.rename(call, spilling, name)
-            elif call.route.dialect == "ollama":
-                patch = Patch.of({"num_ctx": spilling.num_ctx})
-        body = call.body
+        body, call.reason = call.body, reason
         if call.request.has_model:
-            body = rewrite(body, model=name, options=patch, members=call.request.members)
+            body = rewrite(body, model=tag or name, options=patch, members=call.request.members)
         started_s = self._now()
         upstream = await self._relay.open(call.upstream(body))
         ttft_s = self._now() - started_s
@@ -303,8 +315,8 @@ class Dispatcher:
         def on_release(released: Released) -> None:
             self._finished(call, released, started_s, upstream.status, ttft_s)
 
-        headers = router_headers(call.request.model, call.served, reason, 0.0, self._settings.backend)
-        return Answer(upstream.status, headers, upstream, rename=rename, on_release=on_release)
+        headers = router_headers(call.request.model, name, reason, 0.0, self._settings.backend)
+        return Answer(upstream.status, headers, upstream, on_release=on_release)
 
     def _is_fresh(self, since_s: float) -> bool:
         """True when the world has been read for a refusal since the request came."""

@@ -187,6 +187,34 @@ def test_what_may_spill_gets_the_context_that_was_decided_and_no_more(path, body
     play(story, {**ALONE, **config}, cards=(8192,))
 
 
+def test_what_may_spill_is_served_again_when_somebody_has_removed_its_tag():
+    """The hidden tag of `/v1` is made anew; nobody ever reads its name."""
+
+    async def story(one):
+        assert (await one.ask(chat(BIG), "/v1/chat/completions")).status == 200
+        server = one.router.router.server
+        for row in await server.tags():
+            if "derived" in row["name"]:
+                await server.delete(row["name"])
+        reply = await one.ask(chat(BIG), "/v1/chat/completions")
+        assert (reply.status, reply.served) == (200, BIG)
+
+    config = {"chains": {BIG: [{"model": BIG, "num_ctx": 8192}]}, "defaults.nothing_fits": "allow_partial"}
+    play(story, {**ALONE, **config}, cards=(8192,))
+
+
+def test_what_may_spill_does_not_reload_as_its_prompt_grows():
+    """Where no context is named it is Ollama's own: one load, whatever the length of the conversation."""
+
+    async def story(one):
+        for length in (9000, 12000, 9000, 16000):
+            reply = await one.ask({**hello(BIG), "prompt": "[[tokens=4]] " + "x " * length})
+            assert reply.status == 200
+        assert len(one.loads) == 1
+
+    play(story, {**ALONE, "defaults.nothing_fits": "allow_partial"}, cards=(8192,))
+
+
 def test_nothing_fits_wait_is_served_when_memory_comes_back():
     """A waiting request is served once another program has given its memory back."""
 
@@ -738,6 +766,26 @@ def test_every_request_that_reached_the_dispatcher_ends_once_and_says_how():
         )
 
     play(story, ALONE | {"queue.max_waiting": 2})
+
+
+def test_a_request_keeps_its_id_when_its_tag_is_gone_and_it_is_decided_again():
+    """Sent at once, answered 404, dispatched anew: one id in every event and on the answer, one end."""
+
+    async def story(one):
+        path = "/v1/chat/completions"
+        for _ in range(3):
+            await one.ask(chat(SMALL), path)
+        server, recent = one.router.router.server, one.router.router.recent
+        for row in await server.tags():
+            if "derived" in row["name"]:
+                await server.delete(row["name"])
+        before = len(ends(one))
+        assert (await one.ask(chat(SMALL), path)).status == 200
+        assert len(ends(one)) == before + 1
+        decided = [event.request_id for _, event in recent._begun if hasattr(event, "request_id")]
+        assert decided[-2] == decided[-1] == recent._ended[-1].request_id
+
+    play(story)
 
 
 def test_requests_that_a_shutdown_ends_are_not_said_to_have_left():

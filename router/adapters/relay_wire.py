@@ -182,8 +182,9 @@ class Wire(AnswerParser):
             self.abort()  # nobody asked: an answer without a request must never meet the next one
             return
         is_first, self._saw_byte = not self._saw_byte, True
-        if is_first and self._repeat is not None and self._is_sent and (found := self._repeat.read(data)) is not None:
-            self._repeated(response, self._repeat.says.with_length(found[0]), found[1])
+        repeat = self._repeat if is_first and self._is_sent and not self._is_head_request else None
+        if repeat is not None and (found := repeat.read(data)) is not None:
+            self._repeated(response, repeat.says.with_length(found[0]), found[1])
             return
         if not response.status:
             self._head_bytes += len(data)
@@ -222,7 +223,8 @@ class Wire(AnswerParser):
     def _learn(self, data: bytes, head: AnswerHead) -> None:
         """`data` was one whole answer: the next one may have the same head."""
         length = head.noted.get(b"content-length")
-        if length is not None and not self._is_head_request and self._learnt_in_vain < MOST_VAIN:
+        has_body = not self._is_head_request and head.status not in (204, 304)
+        if length is not None and has_body and self._learnt_in_vain < MOST_VAIN:
             self._learnt_in_vain += 1
             self._repeat = self._owner.repeats.of(data, head.noted, int(length), head)
 

@@ -31,7 +31,7 @@ MOST_BYTES = 64 << 10
 _ROUTES = {target: route for target, route in TARGETS.items() if route.is_inference and route.kind != "v1_audio"}
 _UNUSUAL = frozenset(b"origin content-encoding x-request-id x-router-strict x-router-nothing-fits".split())
 
-Finish = Callable[[Cycle, Route, Answer, str], Awaitable[None]]
+Finish = Callable[[Cycle, Route, Answer], Awaitable[None]]
 
 
 class _Usual(NamedTuple):
@@ -75,8 +75,9 @@ class AtOnce:
             request = read_request(usual.route.kind, body)
         except BadRequest:
             return False
-        call = Call(usual.route, request, body, usual.headers, self._next_id())
-        taken = _Taken(self, cycle, usual.route, call.request_id)
+        cycle.request_id = self._next_id()  # it keeps it, whichever way it goes
+        call = Call(usual.route, request, body, usual.headers, cycle.request_id)
+        taken = _Taken(self, cycle, usual.route)
         underway = self._dispatcher.at_once(call, taken.reply)
         if underway is None:
             return False
@@ -90,13 +91,13 @@ class AtOnce:
             return False
         return _Usual(route, request_headers(head.headers, noted))
 
-    def answer(self, cycle: Cycle, route: Route, answer: Answer, request_id: str) -> None:
+    def answer(self, cycle: Cycle, route: Route, answer: Answer) -> None:
         """Send `answer` now if it is all here and no stream, else by a task. What this raises, `reply` cleans up."""
         upstream = answer.upstream
         if upstream is None or not upstream.is_complete:
-            self._go_on(cycle, route, answer, request_id)
+            self._go_on(cycle, route, answer)
             return
-        own = b"%bx-request-id: %b\r\n" % (answer.lines, request_id.encode("ascii")) if self._has_headers else b""
+        own = b"%bx-request-id: %b\r\n" % (answer.lines, cycle.request_id.encode("ascii")) if self._has_headers else b""
         lines = usual_lines(upstream.head) if answer.rename is None else b""
         if lines:
             body = upstream.read_nowait() or b""
@@ -105,34 +106,34 @@ class AtOnce:
             headers, body = whole
             cycle.respond(answer.status, headers, body, own)
         else:
-            self._go_on(cycle, route, answer, request_id)
+            self._go_on(cycle, route, answer)
             return
         ending = ending_of(body, route)
         answer.release("completed", sent_bytes=len(body), tokens_in=ending.tokens_in, tokens_out=ending.tokens_out)
 
-    def _go_on(self, cycle: Cycle, route: Route, answer: Answer, request_id: str) -> None:
+    def _go_on(self, cycle: Cycle, route: Route, answer: Answer) -> None:
         """Send `answer` by a task."""
-        cycle.spawn(lambda: self._finish(cycle, route, answer, request_id))
+        cycle.spawn(lambda: self._finish(cycle, route, answer))
         assert cycle.task is not None
-        cycle.task.add_done_callback(lambda _: answer.release("client_gone"))  # also of one that never began
+        # Also of one that never began.
+        cycle.task.add_done_callback(lambda _: answer.release("client_gone" if cycle.is_gone else "shutdown"))
 
-    def refuse(self, cycle: Cycle, route: Route, error: RouterError, request_id: str) -> None:
+    def refuse(self, cycle: Cycle, route: Route, error: RouterError) -> None:
         """Answer with an error of ours."""
         status, headers, body = render_error(error, route.dialect)
-        own: list[Header] = [(b"x-request-id", request_id.encode("ascii"))] if self._has_headers else []
+        own: list[Header] = [(b"x-request-id", cycle.request_id.encode("ascii"))] if self._has_headers else []
         cycle.respond(status, [*headers, (b"content-length", b"%d" % len(body)), *own], body)
 
 
 class _Taken:
     """One request under way: what its connection and the dispatcher tell it."""
 
-    __slots__ = ("_at_once", "_cycle", "_request_id", "_route", "underway")
+    __slots__ = ("_at_once", "_cycle", "_route", "underway")
 
-    def __init__(self, at_once: AtOnce, cycle: Cycle, route: Route, request_id: str) -> None:
+    def __init__(self, at_once: AtOnce, cycle: Cycle, route: Route) -> None:
         self._at_once = at_once
         self._cycle = cycle
         self._route = route
-        self._request_id = request_id
         self.underway: Underway | None = None
 
     def reply(self, answer: Answer | RouterError | None) -> None:
@@ -141,19 +142,19 @@ class _Taken:
         cycle.underway = self.underway = None  # they know each other: nothing is left for the collector
         try:
             if isinstance(answer, Answer):
-                self._at_once.answer(cycle, self._route, answer, self._request_id)
+                self._at_once.answer(cycle, self._route, answer)
             elif answer is None:
                 cycle.begin()
             else:
-                self._at_once.refuse(cycle, self._route, answer, self._request_id)
+                self._at_once.refuse(cycle, self._route, answer)
         except Exception as exc:
             if isinstance(answer, Answer):
                 answer.release("upstream_error")
             if not isinstance(exc, UpstreamError):
-                logger.exception("request %s failed", self._request_id)
+                logger.exception("request %s failed", cycle.request_id)
             if not cycle.response_complete:
                 error = exc if isinstance(exc, UpstreamError) else RouterError("internal error")
-                self._at_once.refuse(cycle, self._route, error, self._request_id)
+                self._at_once.refuse(cycle, self._route, error)
 
     def give_up(self) -> None:
         """The client has left."""
@@ -163,4 +164,4 @@ class _Taken:
     def interrupt(self) -> None:
         """There is no more time for it."""
         self.give_up()
-        self._at_once.refuse(self._cycle, self._route, Busy("the router is shutting down"), self._request_id)
+        self._at_once.refuse(self._cycle, self._route, Busy("the router is shutting down"))

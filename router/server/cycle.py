@@ -96,6 +96,7 @@ class Cycle(msgspec.Struct, eq=False):
     is_chunked: bool = False
     told_end: bool = False
     left_bytes: int = -1
+    request_id: str = ""  # once it has one
 
     # What the connection tells
 

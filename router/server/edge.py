@@ -88,7 +88,7 @@ class Edge:
 
     async def _serve(self, exchange: Exchange) -> None:
         client_id = exchange.headers.get(b"x-request-id")
-        self._name(exchange, self._next_id() if client_id is None else _echoed(client_id))
+        self._name(exchange, exchange.cycle.request_id or self._next_id() if client_id is None else _echoed(client_id))
         if await self._is_turned_away(exchange):
             return
         found = TARGETS.get((exchange.method, exchange.target)) or find(exchange.method, exchange.target)
@@ -163,10 +163,10 @@ class Edge:
         )
         await self._send(exchange, route, await self._dispatcher.dispatch(call))
 
-    async def _finish_answer(self, cycle: Cycle, route: Route, answer: Answer, request_id: str) -> None:
+    async def _finish_answer(self, cycle: Cycle, route: Route, answer: Answer) -> None:
         """Send the answer to a request that was taken at once."""
         exchange = Exchange(cycle, self._settings)
-        self._name(exchange, request_id)
+        self._name(exchange, cycle.request_id)
         await self._guarded(exchange, self._send(exchange, route, answer))
 
     async def _send(self, exchange: Exchange, route: Route, answer: Answer) -> None:

@@ -170,7 +170,8 @@ def usual_lines(head: AnswerHead) -> bytes:
         kept = [pair for pair in response_headers(head.headers, noted) if pair[0] != b"content-length"]
         is_stream = stream_of(noted.get(b"content-type", b""), _ANY_ROUTE, None) is not None
         is_usual = head.status == 200 and not is_stream and b"content-encoding" not in noted
-        head.reading = header_lines(kept) if is_usual and b"content-length" in noted else b""
+        lines = header_lines(kept) if is_usual and b"content-length" in noted else b""
+        head.reading = lines if lines.count(b"\n") == lines.count(b"\r") == len(kept) else b""
     return cast("bytes", head.reading)
 
 
