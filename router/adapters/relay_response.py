@@ -127,14 +127,17 @@ class UpstreamResponse(msgspec.Struct, eq=False):
                 if self.source is not None:
                     self.source.resume()
             return chunk
-        if self._error is not None:
-            raise self._error
+        self.raise_error()
         return b"" if self._ended else None
 
     def raise_error(self) -> None:
         """Raise what ended the answer, if something did."""
-        if self._error is not None:
-            raise self._error
+        if (error := self._error) is not None:
+            self._error = UpstreamError(str(error))  # what is raised is not kept: its traceback leads back here
+            try:
+                raise error
+            finally:
+                del error
 
     async def read(self) -> bytes:
         """The next bytes as soon as there are any; b"" at the clean end. Raises UpstreamError when it was cut."""

@@ -86,7 +86,8 @@ class ClientConnection(httptools_impl.HttpToolsProtocol):
         for cycle in self.queue:
             self._leave(cycle)
         self.queue.clear()
-        self.parser = None  # type: ignore[assignment]  # it refers to us: no cycle for the collector
+        self.cycle = self._next = None  # they refer to us, as the parser does: no cycle is left for the collector
+        self.parser = None  # type: ignore[assignment]
 
     def eof_received(self) -> None:
         """A half-closed client counts as gone, as with Ollama itself: the transport closes."""

@@ -203,3 +203,33 @@ async def test_mutated_answers_are_read_as_on_a_connection_of_their_own() -> Non
             mutated = bytes(data)
             async with asyncio.timeout(5):
                 await compare()
+
+
+@pytest.mark.parametrize(
+    ("method", "head"),
+    [
+        (b"POST", b"HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n"),
+        (b"POST", b"HTTP/1.1 304 Not Modified\r\nContent-Length: 0\r\n\r\n"),
+        (b"HEAD", b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"),
+    ],
+)
+async def test_an_answer_that_has_no_body_is_never_given_one_by_a_head_that_is_known(
+    method: bytes, head: bytes
+) -> None:
+    """The head is seen first with no body, where one may be; then with bytes behind it, where none may be."""
+    sent = head
+
+    async def script(visit: Visit) -> None:
+        await visit.say(sent)
+
+    async with raw_upstream(script) as upstream:
+        relay = HttpRelay(upstream.url)
+        for _ in range(2):
+            response = await relay.open(UpstreamRequest(b"POST", b"/", body=b"{}"))
+            assert await response.read() == b""
+        sent = head.replace(b": 0", b": 5") + b"HELLO"
+        response = await relay.open(UpstreamRequest(method, b"/", body=b"{}"))
+        assert await response.read() == b""
+        await asyncio.sleep(0.01)
+        assert relay.idle_connections == 0
+        await relay.aclose()
