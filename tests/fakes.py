@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, ClassVar, cast
 
-import pytest
-
 from router import dispatch
 from router.adapters.relay import HttpRelay, Relay, UpstreamRequest, UpstreamResponse
 from router.call import Answer, Call, Released
@@ -112,10 +110,11 @@ class Sent:
         if self.upstream.status:
             self._reply(self._dispatcher.answer(self._call, self.upstream))
             return
-        with pytest.raises(UpstreamError) as caught:
-            self.upstream.raise_error()
         self._dispatcher.released.append(Released("upstream_error"))
-        self._reply(caught.value)
+        try:
+            self.upstream.raise_error()
+        except UpstreamError as error:
+            self._reply(error)
 
     def give_up(self, *, is_gone: bool = True) -> None:
         assert self.upstream is not None

@@ -316,6 +316,7 @@ class Wire(AnswerParser):
         response, self._response = self._response, None
         if response is not None:
             response.fail(error)
+        del error  # whoever raises it below us keeps this frame with it
         on_head, self._on_head = self._on_head, None
         self.abort()
         if on_head is not None:

@@ -158,8 +158,9 @@ class _Taken:
 
     def give_up(self) -> None:
         """The client has left."""
-        if self.underway is not None:
-            self.underway.give_up(is_gone=self._cycle.is_gone)
+        underway, self.underway = self.underway, None
+        if underway is not None:
+            underway.give_up(is_gone=self._cycle.is_gone)
 
     def interrupt(self) -> None:
         """There is no more time for it."""
