@@ -36,6 +36,7 @@ from router.core.policy import Rules
 from router.core.room import MachineRules
 from router.decisions import Decisions, DispatchSettings
 from router.derived import DerivedTags
+from router.directory import Directory
 from router.dispatch import Dispatcher
 from router.inspector import Inspector
 from router.keepalive import KeepAlive
@@ -104,6 +105,7 @@ class Router:
             next(iter(config.backends)),
         )
         decisions = Decisions(self.world, self.line, self.residency, self.derived, chains, self._rules, settings)
+        self.directory = Directory(self.world, chains, decisions, self.keepalive, self.relay)
         self.dispatcher = Dispatcher(
             self.world,
             self.line,
@@ -220,7 +222,7 @@ async def running(
     if not is_probed and backend.gpus != "none":
         probe = build_probe(backend.probe)
     recent = RecentDecisions(config.telemetry.decisions_kept)
-    metrics = MetricsHook(__version__, is_known_model=lambda name: router.dispatcher.is_known(name))
+    metrics = MetricsHook(__version__, is_known_model=lambda name: router.directory.is_known(name))
     telemetry = Telemetry([recent, metrics, *hooks], later=asyncio.get_running_loop().call_later)
     router = Router(config, probe=probe, telemetry=telemetry, recent=recent)
     metrics.watch(lambda: _gauges(router))
@@ -229,7 +231,7 @@ async def running(
         telemetry.flush()
         return metrics.render()
 
-    edge = Edge(router.dispatcher, _edge_settings(config))
+    edge = Edge(router.dispatcher, router.directory, _edge_settings(config))
     limits = _wire_limits(config)
     clients = Listener(edge, config.listen.host, config.listen.port, limits=limits)
     admin_pages = admin_app(router.inspector, exposition, hosts=config.hosts)

@@ -37,7 +37,7 @@ class Inspector:
         snapshot = self._router.world.snapshot()
         data = as_data(chain, decision)
         data["gpus"] = None if snapshot.gpus is None else [_gpu(gpu) for gpu in snapshot.gpus]
-        data["memory"] = self._router.dispatcher.is_ready()[1]["memory"]
+        data["memory"] = self._router.directory.is_ready()[1]["memory"]
         data["notes"] = [*self._router.residency.learned.drift(), *self._foreign()]
         return data
 
@@ -115,7 +115,7 @@ class Inspector:
 
     def ready(self) -> tuple[bool, dict[str, Any]]:
         """Whether requests can be served, for `/readyz`."""
-        return self._router.dispatcher.is_ready()
+        return self._router.directory.is_ready()
 
     def config(self) -> dict[str, Any]:
         """The effective configuration, without secrets."""

@@ -15,7 +15,8 @@ from typing import Any, ClassVar, cast
 from router import dispatch
 from router.adapters.relay import HttpRelay, Relay, UpstreamRequest, UpstreamResponse
 from router.call import Answer, Call, Released
-from router.dispatch import Dispatcher, VirtualModel
+from router.directory import Directory, VirtualModel
+from router.dispatch import Dispatcher
 from router.errors import UpstreamError
 from router.server.edge import Edge
 from router.server.listener import Listener
@@ -25,7 +26,10 @@ from router.server.settings import EdgeSettings
 
 @dataclass
 class FakeDispatcher:
-    """Relays every call as it is. `before` runs first: it may wait, refuse or hold a place; `log` records releases."""
+    """Relays every call as it is, and is the directory as well.
+
+    `before` runs first: it may wait, refuse or hold a place; `log` records releases.
+    """
 
     relay: Relay
     before: Callable[[Call], Awaitable[None]] | None = None
@@ -147,7 +151,7 @@ async def running_edge(
     dispatcher: FakeDispatcher, settings: EdgeSettings | None = None, limits: WireLimits | None = None
 ) -> AsyncIterator[RunningEdge]:
     """The edge before `dispatcher`, stopped at the end without a grace period."""
-    edge = Edge(cast("Dispatcher", dispatcher), settings)
+    edge = Edge(cast("Dispatcher", dispatcher), cast("Directory", dispatcher), settings)
     listener = Listener(edge, limits=limits)
     await listener.start()
     if dispatcher.takes_at_once and isinstance(dispatcher.relay, HttpRelay):

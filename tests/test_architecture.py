@@ -19,7 +19,7 @@ LAYER = {
     "residency": 4,
     "queueing": 5, "keepalive": 5, "derived": 5,
     "decisions": 6,
-    "dispatch": 7,
+    "dispatch": 7, "directory": 7,
     "server": 8, "inspector": 8, "warmup": 8,
     "app": 9,
     "cli": 10,

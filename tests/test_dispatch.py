@@ -411,7 +411,7 @@ def test_upstream_that_comes_later_is_found_without_a_restart():
         await one.sim.stop()
         await asyncio.sleep(3)
         assert (await one.ask(hello(SMALL))).status == 502
-        assert one.router.router.dispatcher.is_ready()[0] is False
+        assert one.router.router.directory.is_ready()[0] is False
         await one.sim.start(port=port)
         await asyncio.sleep(3)
         assert (await one.ask(hello(SMALL))).status == 200
@@ -565,7 +565,7 @@ def test_h1_lost_probe_is_verify_mode_after_a_while():
         assert world(one).gpus is None
         assert (await one.ask(hello(SMALL))).status == 200
         assert (await one.ask(hello(MIDDLE))).status == 200
-        assert "verify" in str(one.router.router.dispatcher.is_ready()[1])
+        assert "verify" in str(one.router.router.directory.is_ready()[1])
 
     play(story)
 

@@ -19,6 +19,7 @@ from router.call import Answer, Call, NothingFits
 from router.core.names import ModelName, Source
 from router.core.payload import read_request
 from router.core.routes import TARGETS, Match, Route
+from router.directory import Directory
 from router.dispatch import Dispatcher
 from router.errors import BadRequest, Busy, Forbidden, RouterError, UpstreamError
 from router.server.at_once import AtOnce
@@ -46,13 +47,14 @@ class Edge:
     `drain()` turns `/readyz` to 503; the listener does the rest of a shutdown.
     """
 
-    def __init__(self, dispatcher: Dispatcher, settings: EdgeSettings | None = None) -> None:
+    def __init__(self, dispatcher: Dispatcher, directory: Directory, settings: EdgeSettings | None = None) -> None:
         self._dispatcher = dispatcher
+        self._directory = directory
         self._settings = settings or EdgeSettings()
         self._hosts = HostRule(self._settings.hosts, is_loopback=self._settings.is_loopback)
         self._origins = OriginRule(self._settings.origins)
-        self._local = LocalRoutes(dispatcher, self._settings)
-        self._passing = Passing(dispatcher, self._settings)
+        self._local = LocalRoutes(directory, self._settings)
+        self._passing = Passing(directory, self._settings)
         self._prefix = secrets.token_hex(4)
         self._count = itertools.count(1)
         self._at_once = AtOnce(
@@ -196,7 +198,7 @@ class Edge:
     async def _without_route(self, exchange: Exchange, found: NotFound | WrongMethod | Redirect) -> None:
         """Ollama's own answers (gin's and net/http's) to what is in no table; `/readyz` is ours."""
         if exchange.target == b"/readyz" and exchange.method == "GET":
-            is_ready, details = self._dispatcher.is_ready()
+            is_ready, details = self._directory.is_ready()
             is_ready = is_ready and not self.is_draining
             value = {"ready": is_ready, "draining": self.is_draining, **details}
             await exchange.answer(200 if is_ready else 503, [(b"content-type", b"application/json")], _encode(value))

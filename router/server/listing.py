@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
 from router.core.names import key_of
+from router.directory import Directory
 from router.errors import BadRequest
 
 Row = dict[str, msgspec.Raw]
@@ -19,28 +20,6 @@ Row = dict[str, msgspec.Raw]
 _encode = msgspec.json.encode
 _read_rows = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _read_list = msgspec.json.Decoder(list[Row] | None).decode
-
-
-class Virtual(Protocol):
-    """A chain that is no installed model: its name and its installed variants, best first."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def variants(self) -> tuple[str, ...]: ...
-
-
-class Directory(Protocol):
-    """What the lists need to know (a part of `dispatch.Dispatcher`)."""
-
-    def virtual_models(self) -> Sequence[Virtual]: ...
-
-    def is_hidden(self, name: str) -> bool: ...
-
-    def shown_name(self, name: str) -> str: ...
-
-    def client_expiry(self, name: str) -> datetime | None: ...
 
 
 def tags(body: bytes, directory: Directory) -> bytes:

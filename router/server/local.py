@@ -10,7 +10,7 @@ import msgspec
 from router.adapters.relay import UpstreamRequest
 from router.core.payload import read_names, rewrite
 from router.core.routes import Route
-from router.dispatch import Dispatcher
+from router.directory import Directory
 from router.errors import ModelNotFound
 from router.server import listing
 from router.server.exchange import Exchange
@@ -22,14 +22,14 @@ TEXT = (b"content-type", b"text/plain; charset=utf-8")
 NO_CLOUD = b'{"cloud":{"disabled":true,"source":"config"}}'
 _encode = msgspec.json.encode
 
-View = Callable[[bytes, listing.Directory], bytes]
+View = Callable[[bytes, Directory], bytes]
 
 
 class LocalRoutes:
     """See the module."""
 
-    def __init__(self, dispatcher: Dispatcher, settings: EdgeSettings) -> None:
-        self._dispatcher = dispatcher
+    def __init__(self, directory: Directory, settings: EdgeSettings) -> None:
+        self._directory = directory
         self._settings = settings
         self._views: dict[str, View] = {"tags": listing.tags, "v1_models": listing.models, "ps": listing.running}
         self._handlers: dict[str, Callable[[Exchange, Route, str], Awaitable[None]]] = {
@@ -49,7 +49,7 @@ class LocalRoutes:
         await exchange.answer(200, [TEXT], b"Ollama is running")
 
     async def _version(self, exchange: Exchange, _: Route, __: str) -> None:
-        await exchange.answer(200, [JSON_UTF8], _encode({"version": await self._dispatcher.version()}))
+        await exchange.answer(200, [JSON_UTF8], _encode({"version": await self._directory.version()}))
 
     async def _status(self, exchange: Exchange, route: Route, _: str) -> None:
         if self._settings.may_manage:
@@ -64,14 +64,14 @@ class LocalRoutes:
     async def _list(self, exchange: Exchange, route: Route, _: str) -> None:
         status, headers, body = await self._fetch(exchange, b"GET", route.pattern.encode())
         if status == 200:
-            body = self._views[route.kind](body, self._dispatcher)
+            body = self._views[route.kind](body, self._directory)
         await exchange.answer(status, headers, body)
 
     async def _show(self, exchange: Exchange, route: Route, _: str) -> None:
         """A chain's name shows the variant that would serve it now; `ollama run` starts no pull then."""
         body = await exchange.body()
         asked = read_names("show", body).get("model", "")
-        name = await self._dispatcher.show_name(asked) if asked else ""
+        name = await self._directory.show_name(asked) if asked else ""
         if name != asked:
             body = rewrite(body, model=name, options={})
         status, headers, answer = await self._fetch(exchange, b"POST", route.pattern.encode(), body)
@@ -80,9 +80,9 @@ class LocalRoutes:
         await exchange.answer(status, headers, answer)
 
     async def _model(self, exchange: Exchange, route: Route, name: str) -> None:
-        if self._dispatcher.is_hidden(name):
+        if self._directory.is_hidden(name):
             raise ModelNotFound(f"model '{name}' not found")
-        target = await self._dispatcher.show_name(name)
+        target = await self._directory.show_name(name)
         path = route.pattern.rpartition("/")[0] + "/" + quote(target, safe=":")
         status, headers, body = await self._fetch(exchange, b"GET", path.encode())
         if status == 200 and target != name:
@@ -96,7 +96,7 @@ class LocalRoutes:
         request = UpstreamRequest(
             method, target, request_headers(exchange.client_headers, exchange.headers), body, safe_to_resend=True
         )
-        upstream = await self._dispatcher.forward(request)
+        upstream = await self._directory.forward(request)
         headers = [
             pair for pair in response_headers(upstream.headers, dict(upstream.headers)) if pair[0] != b"content-length"
         ]

@@ -10,7 +10,7 @@ from router.adapters.relay import UpstreamRequest, UpstreamResponse
 from router.core.names import key_of
 from router.core.payload import read_names, rewrite_names
 from router.core.routes import Route
-from router.dispatch import Dispatcher
+from router.directory import Directory
 from router.errors import BadRequest, Forbidden, UpstreamError
 from router.server.bodies import BodyStream
 from router.server.exchange import Exchange
@@ -27,8 +27,8 @@ CHANGING = frozenset(("pull", "create", "copy", "delete"))
 class Passing:
     """See the module."""
 
-    def __init__(self, dispatcher: Dispatcher, settings: EdgeSettings) -> None:
-        self._dispatcher = dispatcher
+    def __init__(self, directory: Directory, settings: EdgeSettings) -> None:
+        self._directory = directory
         self._settings = settings
 
     async def serve(self, exchange: Exchange, route: Route, argument: str) -> None:
@@ -64,7 +64,7 @@ class Passing:
 
     def _check(self, names: Mapping[str, str]) -> None:
         """A chain is no model: nothing can be pulled into it, deleted from it or copied over it."""
-        for virtual in self._dispatcher.virtual_models():
+        for virtual in self._directory.virtual_models():
             for role, name in names.items():
                 if role != "source" and _is_same(name, virtual.name):
                     variants = ", ".join(virtual.variants) or "none of them is installed"
@@ -80,14 +80,14 @@ class Passing:
     ) -> None:
         headers = request_headers(exchange.client_headers, exchange.headers)
         request = UpstreamRequest(route.method.encode(), target, headers, body, length)
-        upstream = await self._dispatcher.forward(request)
+        upstream = await self._directory.forward(request)
         sender = Sender(exchange, route, exchange.extra)
         try:
             await self._send(sender, upstream)
         finally:
             exchange.is_started = sender.is_started
             if route.kind in CHANGING:
-                self._dispatcher.catalog_changed()
+                self._directory.catalog_changed()
 
     async def _send(self, sender: Sender, upstream: UpstreamResponse) -> None:
         try:

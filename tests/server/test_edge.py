@@ -13,7 +13,7 @@ import zstandard
 from router.adapters.relay import HttpRelay, ScriptedRelay, UpstreamRequest, UpstreamResponse
 from router.call import Call
 from router.core.routes import ROUTES
-from router.dispatch import VirtualModel
+from router.directory import VirtualModel
 from router.errors import Busy, LoadFailed, ModelNotFound, NoVariantFits, RouterError, UpstreamError, UpstreamTimeout
 from router.server.listener import Listener
 from router.server.settings import EdgeSettings
