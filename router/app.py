@@ -363,6 +363,7 @@ def _world_settings(config: Config, backend: Backend) -> WorldSettings:
         catalog_interval_s=config.snapshot.catalog_interval_s,
         stale_after_s=config.snapshot.stale_after_s,
         upgrade_after_s=config.defaults.upgrade_after_s,
+        memory_timeout_s=config.switch.memory_timeout_s,
         name=next(iter(config.backends)),
         gpus=None if isinstance(backend.gpus, str) else tuple(backend.gpus),
         has_gpu=backend.gpus != "none",

@@ -25,7 +25,7 @@ from router.core.room import run_options
 from router.core.switching import Plan
 from router.errors import LoadFailed, ModelNotFound, RouterError
 from router.telemetry import Measured, Spilled, Switched, Telemetry
-from router.world import Tracked, World
+from router.world import BACK_SHARE, Tracked, World
 
 SEEN_SHARE = 0.5
 """A load of which the probe saw less than this share of ps' figure is taken for a spill (AMX buffers count as VRAM)."""
@@ -35,9 +35,6 @@ FOREIGN_BYTES = 1 << 30
 
 CEILING_SLACK_BYTES = 1 << 30
 """Without a probe: what may be left free beside a load that spilled (layers, margins)."""
-
-BACK_SHARE = 0.9
-"""This share of what a runner held must be free again before its memory counts as back."""
 
 
 class Ending(Enum):
@@ -149,9 +146,11 @@ class Residency:
         before = self._world.gpus
         if before is not None and not _still_fits(target.plan, before):
             return Ending.MOVED, "memory was taken meanwhile"
+        present = self._world.residents.keys() - {target.weights}
         await self._load(target)
         await self._world.refresh_fresh()
-        return await self._verify(target, before)
+        has_left = not present <= self._world.residents.keys()
+        return await self._verify(target, before, has_left=has_left)
 
     # --- make room ---------------------------------------------------------------------------------------------
 
@@ -168,6 +167,9 @@ class Residency:
             left_s = _now() + self._settings.settle_s
         if left_s:
             await asyncio.sleep(max(0.0, left_s - _now()))
+            await self._world.refresh_fresh()
+        while self._world.is_memory_returning():  # of one that somebody else has unloaded
+            await asyncio.sleep(self._settings.poll_s)
             await self._world.refresh_fresh()
         return True
 
@@ -192,6 +194,7 @@ class Residency:
                 await asyncio.sleep(self._settings.poll_s)
         if before is not None:
             await self._wait_for_memory(tracked, before)
+        self._world.memory_is_back()
         return True
 
     async def renew(self, tracked: Tracked) -> None:
@@ -229,7 +232,8 @@ class Residency:
             target.facts.name, target.plan.options, keep_alive_s=self._settings.lease_s, embedding=target.is_embedding
         )
 
-    async def _verify(self, target: Target, before: tuple[Gpu, ...] | None) -> tuple[Ending, str]:
+    async def _verify(self, target: Target, before: tuple[Gpu, ...] | None, *, has_left: bool) -> tuple[Ending, str]:
+        """Look at what was loaded. `has_left`: another resident went meanwhile, so the readings say nothing of it."""
         tracked = self._world.residents.get(target.weights)
         if tracked is None:  # seen on a real Ollama: a load answered 200 with nothing in ps
             return Ending.MOVED, "the load came back, but nothing is loaded"
@@ -242,7 +246,7 @@ class Residency:
         is_full = row.size_vram_bytes > 0 and row.size_vram_bytes >= row.size_bytes
         taken_bytes = sum(taken.values())
         has_readings = before is not None and self._world.gpus is not None
-        is_seen = has_readings and self._world.is_measured and not target.plan.adopts
+        is_seen = has_readings and self._world.is_measured and not (target.plan.adopts or has_left)
         if has_readings and not self._world.is_measured and target.plan.cards:
             self._world.assume_held(tracked, target.plan.cards)
         if is_seen and taken_bytes < row.size_vram_bytes * SEEN_SHARE:
@@ -250,7 +254,7 @@ class Residency:
         is_plausible = taken_bytes <= max(target.plan.expected_bytes, row.size_vram_bytes) * 1.25 + FOREIGN_BYTES
         if is_full and is_seen and is_plausible:
             tracked.held_bytes, tracked.is_measured = taken, True
-        if not target.plan.adopts and (is_plausible or not is_full):
+        if not (target.plan.adopts or has_left) and (is_plausible or not is_full):
             self._learn(target, taken_bytes if is_seen else 0, before, is_spilled=not is_full)
         if self._world.probe is None and row.size_vram_bytes == 0:
             self._world.mark_no_gpu()

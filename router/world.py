@@ -56,15 +56,20 @@ class Tracked:
     going_until_s: float = 0.0
 
 
+BACK_SHARE = 0.9
+"""This share of what a runner held must be free again before its memory counts as back."""
+
+
 @dataclass(frozen=True, slots=True)
 class WorldSettings:
-    """Intervals and limits, each a config key (`snapshot.*`, `defaults.*`)."""
+    """Intervals and limits, each a config key (`snapshot.*`, `defaults.*`, `switch.*`)."""
 
     ps_interval_s: float = 1.0
     catalog_interval_s: float = 30.0
     stale_after_s: float = 10.0
     dwell_s: float = 0.0
     upgrade_after_s: float = 60.0
+    memory_timeout_s: float = 10.0
     gpus: tuple[int | str, ...] | None = None
     has_gpu: bool = True
     keep: frozenset[str] = frozenset()
@@ -107,6 +112,7 @@ class World:
         self._reading: ProbeReading | None = None
         self._probe_lost = False
         self._floors: deque[tuple[float, dict[int, int]]] = deque()
+        self._returning: tuple[float, dict[int, int]] = (-math.inf, {})  # until when at most, and what is waited for
         self._order = 0
         self._catalog_at_s = self._looked_at_s = -math.inf
         self._refreshing: asyncio.Task[None] | None = None
@@ -114,10 +120,10 @@ class World:
 
     # --- reading -----------------------------------------------------------------------------------------------
 
-    async def refresh(self) -> None:
+    async def refresh(self, *, is_fresh: bool = False) -> None:
         """Read `/api/ps` and the probe now; shared by concurrent callers, and never cut by one of them leaving."""
         if self._refreshing is None or self._refreshing.done():
-            self._refreshing = asyncio.create_task(self._refresh())
+            self._refreshing = asyncio.create_task(self._refresh(is_fresh=is_fresh))
         await asyncio.shield(self._refreshing)
 
     async def refresh_fresh(self) -> None:
@@ -125,10 +131,10 @@ class World:
         if self._refreshing is not None and not self._refreshing.done():
             with suppress(Exception):
                 await asyncio.shield(self._refreshing)
-        await self.refresh()
+        await self.refresh(is_fresh=True)
 
-    async def _refresh(self) -> None:
-        await asyncio.gather(self._read_probe(), self._read_upstream())
+    async def _refresh(self, *, is_fresh: bool) -> None:
+        await asyncio.gather(self._read_probe(is_fresh=is_fresh), self._read_upstream())
         self._guess_unmeasured()
         self._find_dead()
         self._note_floor()
@@ -171,12 +177,33 @@ class World:
         gpus, now_s = self.gpus, _now()
         while self._floors and self._floors[0][0] < now_s - self.settings.upgrade_after_s:
             self._floors.popleft()
-        if gpus and self.loading is None:
-            held = {
-                gpu.index: sum(tracked.held_bytes.get(gpu.index, 0) for tracked in self.residents.values())
-                for gpu in gpus
-            }
-            self._floors.append((now_s, {gpu.index: gpu.free_bytes + held[gpu.index] for gpu in gpus}))
+        if gpus and self.loading is None and not self.is_memory_returning():
+            self._floors.append((now_s, self._left_by_others(gpus)))
+
+    def _left_by_others(self, gpus: tuple[Gpu, ...]) -> dict[int, int]:
+        """What each card would have free without the residents."""
+        residents = self.residents.values()
+        return {gpu.index: gpu.free_bytes + sum(one.held_bytes.get(gpu.index, 0) for one in residents) for gpu in gpus}
+
+    def _expect_back(self, gone: Tracked) -> None:
+        """A resident has left ps by itself or for a client: its memory may take a moment, and so may the reading."""
+        if self._floors and self.is_measured and gone.is_measured:
+            late = {card: int(held * (1 - BACK_SHARE)) for card, held in gone.held_bytes.items()}
+            left = {card: count - late.get(card, 0) for card, count in self._floors[-1][1].items()}
+            self._returning = _now() + self.settings.memory_timeout_s, left
+
+    def is_memory_returning(self) -> bool:
+        """True while the cards do not show yet what a resident that has gone has given back."""
+        until_s, left = self._returning
+        gpus = self.gpus if _now() < until_s else None
+        if gpus and any(count < left.get(card, 0) for card, count in self._left_by_others(gpus).items()):
+            return True
+        self.memory_is_back()
+        return False
+
+    def memory_is_back(self) -> None:
+        """Nothing is waited for: it has been seen, or somebody else has waited."""
+        self._returning = -math.inf, {}
 
     async def refresh_catalog(self) -> None:
         """Read tags and show of what is installed (cached by digest)."""
@@ -233,11 +260,11 @@ class World:
             self._telemetry.emit(UpstreamDown(error=message, backend=self.settings.name))
             self.changed()
 
-    async def _read_probe(self) -> None:
+    async def _read_probe(self, *, is_fresh: bool = False) -> None:
         if self.probe is None:
             return
         try:
-            reading = await self.probe.read()
+            reading = await self.probe.read(is_fresh=is_fresh)
         except ProbeError as error:
             if not self._probe_lost:
                 self._probe_lost = True
@@ -362,6 +389,7 @@ class World:
         seen = {self.weights_of(row.name, row.digest): row for row in rows}
         for weights in [weights for weights in self.residents if weights not in seen]:
             gone = self.residents.pop(weights)
+            self._expect_back(gone)
             if gone.in_flight:
                 self._leaving[weights] = gone
             self.changed()

@@ -12,6 +12,7 @@ from router.errors import RouterError
 from router.simulator.clock import run_virtual
 from router.simulator.machine import CardSpec, Machine, Speeds
 from router.simulator.server import SimConfig
+from router.telemetry import Spilled
 
 BIG, MIDDLE, SMALL = "qwen3:32b", "llama3.1:8b", "llama3.2:3b"
 MODELS = ("llama3.3:70b-instruct-q4_K_M", BIG, "qwen3:14b", MIDDLE, SMALL, "nomic-embed-text:v1.5")
@@ -800,5 +801,21 @@ def test_requests_that_a_shutdown_ends_are_not_said_to_have_left():
         replies = await asyncio.gather(*asked)
         assert [reply.status for reply in replies] == [503, 503]
         assert ends(one)[1:] == [("shutdown", 503, "", False)] * 2
+
+    play(story)
+
+
+def test_memory_that_a_clients_unload_gives_back_is_waited_for():
+    """`ollama stop`, and at once another model: had memory been read too early, its load would look like a spill."""
+
+    async def story(one):
+        one.router.router.world.probe.cache_s = 0.3
+        await one.ask(hello(SMALL))
+        for _ in range(5):
+            for old, new in ((SMALL, MIDDLE), (MIDDLE, SMALL)):
+                await one.ask({"model": old, "keep_alive": 0})
+                assert (await one.ask(hello(new))).status == 200
+        assert one.loads == [SMALL, *[MIDDLE, SMALL] * 5]
+        assert [event for _, event in one.router.router.recent._begun if isinstance(event, Spilled)] == []
 
     play(story)

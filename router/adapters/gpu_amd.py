@@ -24,8 +24,8 @@ class AmdSysfsProbe:
         self._thread = DeadlineThread("sysfs", timeout_s)
         self._cached = CachedReading(self._read_cards, cache_s)
 
-    async def read(self) -> ProbeReading:
-        return await self._cached.get()
+    async def read(self, *, is_fresh: bool = False) -> ProbeReading:
+        return await self._cached.get(is_fresh=is_fresh)
 
     async def aclose(self) -> None:
         await self._cached.aclose()

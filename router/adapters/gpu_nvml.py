@@ -53,8 +53,8 @@ class NvmlProbe:
         self._fixed: dict[str, tuple[str, int]] = {}  # UUID → (compute capability, context bytes)
         self._names: dict[int, str] = {}
 
-    async def read(self) -> ProbeReading:
-        return await self._cached.get()
+    async def read(self, *, is_fresh: bool = False) -> ProbeReading:
+        return await self._cached.get(is_fresh=is_fresh)
 
     async def aclose(self) -> None:
         await self._cached.aclose()

@@ -34,8 +34,8 @@ class PrometheusProbe:
         self._http = httpx.AsyncClient(timeout=timeout_s, trust_env=False)
         self._cached = CachedReading(self._read_cards, cache_s)
 
-    async def read(self) -> ProbeReading:
-        return await self._cached.get()
+    async def read(self, *, is_fresh: bool = False) -> ProbeReading:
+        return await self._cached.get(is_fresh=is_fresh)
 
     async def aclose(self) -> None:
         await self._cached.aclose()

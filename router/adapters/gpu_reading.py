@@ -40,8 +40,8 @@ class VramProbe(Protocol):
     is_live: bool
     """True when readings follow what happens on the cards; False when they are only stated once."""
 
-    async def read(self) -> ProbeReading:
-        """The cards now, or as cached for the probe's stated time. Raises ProbeError, soon."""
+    async def read(self, *, is_fresh: bool = False) -> ProbeReading:
+        """The cards now, or as cached for the probe's stated time unless `is_fresh`. Raises ProbeError, soon."""
 
     async def aclose(self) -> None:
         """Let go of the device."""
@@ -51,7 +51,10 @@ Cards = tuple[tuple[Gpu, ...], tuple[GpuProcess, ...]]
 
 
 class CachedReading:
-    """Reads through `read_cards` at most once per `cache_s`, for all callers together; one that leaves cuts nobody."""
+    """Reads through `read_cards` at most once per `cache_s`, for all callers together; one that leaves cuts nobody.
+
+    Who wants it fresh gets a reading that has begun after the call.
+    """
 
     def __init__(self, read_cards: Callable[[], Awaitable[Cards]], cache_s: float) -> None:
         self._read_cards = read_cards
@@ -59,9 +62,11 @@ class CachedReading:
         self._latest: ProbeReading | None = None
         self._reading: asyncio.Task[ProbeReading] | None = None
 
-    async def get(self) -> ProbeReading:
+    async def get(self, *, is_fresh: bool = False) -> ProbeReading:
+        if is_fresh and self._reading is not None and not self._reading.done():
+            await asyncio.wait([self._reading])
         now_s = asyncio.get_running_loop().time()
-        if self._latest is not None and now_s - self._latest.taken_at_s < self._cache_s:
+        if not is_fresh and self._latest is not None and now_s - self._latest.taken_at_s < self._cache_s:
             return self._latest
         if self._reading is None or self._reading.done():
             self._reading = asyncio.create_task(self._take(now_s))

@@ -14,7 +14,7 @@ FIRST_PID = 1000
 class CardsProbe:
     """Free memory and processes per virtual card. Implements `VramProbe`.
 
-    `lag_s` makes each reading that slow, `is_lost` makes it fail, as a driver can.
+    `lag_s` makes each reading that slow, `cache_s` uses one again for so long, `is_lost` makes it fail, as drivers can.
     """
 
     name = "virtual"
@@ -25,18 +25,24 @@ class CardsProbe:
         self._pids: dict[str, int] = {}
         self.lag_s = lag_s
         self.is_lost = False
+        self.cache_s = 0.0
+        self._last: ProbeReading | None = None
 
-    async def read(self) -> ProbeReading:
+    async def read(self, *, is_fresh: bool = False) -> ProbeReading:
         """The cards as they are now. Raises ProbeError while the driver is lost."""
         if self.lag_s:
             await asyncio.sleep(self.lag_s)
         if self.is_lost:
             raise ProbeError("GPU is lost")
+        now_s = asyncio.get_running_loop().time()
+        if self._last is not None and not is_fresh and now_s - self._last.taken_at_s < self.cache_s:
+            return self._last
         processes = (
             GpuProcess(card, self._pids.setdefault(who, FIRST_PID + len(self._pids)), name, size)
             for who, name, card, size in self._cards.holders()
         )
-        return ProbeReading(self._cards.gpus(), asyncio.get_running_loop().time(), tuple(processes))
+        self._last = ProbeReading(self._cards.gpus(), now_s, tuple(processes))
+        return self._last
 
     async def aclose(self) -> None:
         """Nothing to close."""
