@@ -247,6 +247,7 @@ async def running(
                 yield running
             finally:
                 edge.drain()
+                router.inspector.is_draining = True
                 await clients.stop(running.grace_s)
     finally:
         lag.cancel()

@@ -55,6 +55,7 @@ class Released(msgspec.Struct):
     tokens_in: int | None = None
     tokens_out: int | None = None
     phase: str = ""
+    error: str = ""
 
 
 class Answer(msgspec.Struct):
@@ -75,14 +76,20 @@ class Answer(msgspec.Struct):
     on_release: Callable[[Released], None] | None = None
 
     def release(
-        self, outcome: str, *, sent_bytes: int = 0, tokens_in: int | None = None, tokens_out: int | None = None
+        self,
+        outcome: str,
+        *,
+        sent_bytes: int = 0,
+        tokens_in: int | None = None,
+        tokens_out: int | None = None,
+        error: str = "",
     ) -> None:
         """Give back the connection and the place at the resident; `outcome` says how the relay ended."""
         on_release, self.on_release = self.on_release, None
         if self.upstream is not None:
             self.upstream.close()
         if on_release is not None:
-            on_release(Released(outcome, sent_bytes, tokens_in, tokens_out))
+            on_release(Released(outcome, sent_bytes, tokens_in, tokens_out, "", error))
 
 
 def spelled(requested: str, variant: str) -> str:

@@ -92,12 +92,14 @@ class Dispatcher:
             return await self._pass(call, "passthrough: no model named")
         if self.decisions.is_automatic(call):
             call.request = msgspec.structs.replace(call.request, is_automatic=True)
-        chain = None if call.request.options_error else self.decisions.chain_of(call)
-        if chain is None and not call.request.options_error and self._chains.is_local(call.request.model):
+        chain = self.decisions.chain_of(call)
+        if chain is None and self._chains.is_local(call.request.model):
             await self._world.look_for(call.request.model)
             chain = self.decisions.chain_of(call)
         if chain is None:
             return await self._pass(call, "passthrough: not installed")
+        if call.request.options_error:
+            return await self._pass(call, f"passthrough: {call.request.options_error}", self._installed(call, chain))
         self.decisions.note(chain)
         if call.request.is_unload:
             return await self._unload(call, chain)
@@ -105,7 +107,7 @@ class Dispatcher:
 
     async def _serve(self, call: Call, chain: Chain) -> Answer:
         started_s = self._now()
-        attempts, let_in, reason = 0, "", ""
+        attempts, let_in, made = 0, "", None  # the decision that made the model resident, if one did
         while attempts < MOST_ATTEMPTS:
             decision = self.decisions.decide(call.request, chain)
             chosen = decision.chosen
@@ -116,15 +118,17 @@ class Dispatcher:
                 continue
             resident = chosen.resident if chosen is not None else None
             if chosen is not None and resident is None and chosen.plan is not None:
-                reason = decision.reason
+                made = decision
             if resident is None or not (resident.weights == let_in or self._line.may_enter(resident.weights)):
                 let_in = await self._wait(call, chain, started_s)
                 continue
             attempts, let_in = attempts + 1, ""
             tracked = self._world.enter(resident.weights)
             if tracked is not None and chosen is not None:
+                if made is not None and made.chosen is not None and made.chosen.variant == chosen.variant:
+                    decision = made
                 self._decided(call, chain, decision)
-                answer = await self._relay_to(call, reason or decision.reason, chosen, tracked, started_s)
+                answer = await self._relay_to(call, decision.reason, chosen, tracked, started_s)
                 if answer is not None:
                     if attempts > 1:
                         answer.headers.append((b"x-router-attempts", b"%d" % attempts))
@@ -236,6 +240,7 @@ class Dispatcher:
     async def _without(self, call: Call, chain: Chain, decision: Decision, started_s: float) -> Answer | None:
         """Nothing fits: refuse, wait and look again (None), let it spill, or pass it on; as configured."""
         if decision.outcome is Outcome.PASSTHROUGH:
+            self._decided(call, chain, decision)
             return await self._pass(call, "passthrough: no GPU")
         if not self._is_fresh(started_s):
             await self._world.refresh_fresh()  # nobody is refused by what was true a second ago
@@ -244,6 +249,7 @@ class Dispatcher:
         rule = call.nothing_fits or self._chains.rule(call.request.model).nothing_fits
         if rule in ("passthrough", "allow_partial"):
             reason, first = f"{rule}: {refusal(chain, decision)}", _first_installed(decision)
+            self._decided(call, chain, decision, rule, first)
             if rule == "allow_partial" and first is not None:
                 return await self._let_spill(call, reason, first)
             return await self._pass(call, reason, first.variant.model if first is not None else None)
@@ -311,8 +317,20 @@ class Dispatcher:
         """True when the world has been read for a refusal since the request came."""
         return self._refused_at_s >= since_s
 
-    def _decided(self, call: Call, chain: Chain, decision: Decision) -> None:
+    def _installed(self, call: Call, chain: Chain) -> str | None:
+        """The first installed variant of a chain whose name is no model; None where it is one."""
+        if key_of(call.request.model) in self._world.catalog:
+            return None
+        return next((v.model for v in chain.variants if key_of(v.model) in self._world.catalog), None)
+
+    def _decided(
+        self, call: Call, chain: Chain, decision: Decision, rule: str = "", passed_to: Verdict | None = None
+    ) -> None:
+        """Tell the decision; with a `rule`, that nothing fitted and to what the request was passed on by it."""
         facts = told(call.request.model, chain, decision)
+        if rule:
+            model = passed_to.variant.model if passed_to is not None else call.request.model
+            facts = (call.request.model, model, rule, Outcome.PASSTHROUGH.value, *facts[4:])
         self._telemetry.emit(Decided(call.request_id, call.team, *facts))  # type: ignore[arg-type]
 
     def _failed(self, call: Call, error: BaseException, since_s: float) -> None:
@@ -329,10 +347,11 @@ class Dispatcher:
             outcome, status = "failed", 500
         if call.phase == "queued":
             call.queue_s = self._now() - since_s
-        self._finished(call, Released(outcome, phase=phase), since_s, status, error=str(error))
+        text = str(error) or ("the router is shutting down" if outcome == "shutdown" else "")
+        self._finished(call, Released(outcome, phase=phase, error=text), since_s, status)
 
     def _finished(
-        self, call: Call, released: Released, since_s: float, status: int, ttft_s: float | None = None, error: str = ""
+        self, call: Call, released: Released, since_s: float, status: int, ttft_s: float | None = None
     ) -> None:
         self._telemetry.emit(
             Finished(
@@ -353,7 +372,7 @@ class Dispatcher:
                 backend=self._settings.backend,
                 operation=call.route.kind,
                 phase=released.phase,
-                error=error,
+                error=released.error,
             )
         )
 

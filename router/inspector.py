@@ -24,6 +24,7 @@ class Inspector:
 
     def __init__(self, router: Router) -> None:
         self._router = router
+        self.is_draining = False
 
     def explain(self, model: str, num_ctx: int | None = None) -> dict[str, Any]:
         """The decision for a plain request now, a line per variant with its bytes. Raises ModelNotFound, BadRequest."""
@@ -115,7 +116,8 @@ class Inspector:
 
     def ready(self) -> tuple[bool, dict[str, Any]]:
         """Whether requests can be served, for `/readyz`."""
-        return self._router.directory.is_ready()
+        is_ready, details = self._router.directory.is_ready()
+        return is_ready and not self.is_draining, {**details, "draining": self.is_draining}
 
     def config(self) -> dict[str, Any]:
         """The effective configuration, without secrets."""

@@ -24,6 +24,7 @@ from router.core.names import key_of
 from router.errors import ProbeError, RouterError
 from router.telemetry import ProbeBack, ProbeLost, Telemetry, UpstreamDown, UpstreamUp
 
+NOT_ASKED = "not asked yet"
 LOOK_S = 1.0
 NO_GPU_S = 60.0
 CEILING_S = 600.0
@@ -94,7 +95,7 @@ class World:
         self._installed: Mapping[str, ModelFacts] = {}  # the catalog with derived tags
         self.version = ""
         self.is_up = False
-        self.last_error = "not asked yet"
+        self.last_error = NOT_ASKED
         self.residents: dict[str, Tracked] = {}
         self.reservations: list[Reservation] = []
         self.loading: tuple[str, int] | None = None  # weights and num_ctx of the switch under way
@@ -255,8 +256,9 @@ class World:
         self._merge(rows)
 
     def _went_down(self, message: str) -> None:
-        was_up, self.is_up, self.last_error = self.is_up, False, message
-        if was_up:
+        is_news = self.is_up or self.last_error == NOT_ASKED
+        self.is_up, self.last_error = False, message
+        if is_news:
             self._telemetry.emit(UpstreamDown(error=message, backend=self.settings.name))
             self.changed()
 

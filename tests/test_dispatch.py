@@ -12,7 +12,8 @@ from router.errors import RouterError
 from router.simulator.clock import run_virtual
 from router.simulator.machine import CardSpec, Machine, Speeds
 from router.simulator.server import SimConfig
-from router.telemetry import Spilled
+from router.telemetry import Decided, Spilled, UpstreamDown
+from router.world import NOT_ASKED
 
 BIG, MIDDLE, SMALL = "qwen3:32b", "llama3.1:8b", "llama3.2:3b"
 MODELS = ("llama3.3:70b-instruct-q4_K_M", BIG, "qwen3:14b", MIDDLE, SMALL, "nomic-embed-text:v1.5")
@@ -800,7 +801,7 @@ def test_requests_that_a_shutdown_ends_are_not_said_to_have_left():
         await one.router.clients.stop(0.5)
         replies = await asyncio.gather(*asked)
         assert [reply.status for reply in replies] == [503, 503]
-        assert ends(one)[1:] == [("shutdown", 503, "", False)] * 2
+        assert ends(one)[1:] == [("shutdown", 503, "", True)] * 2
 
     play(story)
 
@@ -819,3 +820,65 @@ def test_memory_that_a_clients_unload_gives_back_is_waited_for():
         assert [event for _, event in one.router.router.recent._begun if isinstance(event, Spilled)] == []
 
     play(story)
+
+
+def decided(one):
+    one.router.router.telemetry.flush()
+    return [event for _, event in one.router.router.recent._begun if isinstance(event, Decided)]
+
+
+@pytest.mark.parametrize("rule", ["allow_partial", "passthrough"])
+def test_what_is_passed_on_though_nothing_fits_is_told_with_its_verdicts(rule):
+    """In the recent decisions and so in the metrics: by which rule, to which variant, and why none fitted."""
+
+    async def story(one):
+        assert (await one.ask(hello(BIG))).status == 200
+        (event,) = decided(one)
+        assert (event.outcome, event.reason, event.chosen) == ("passthrough", rule, BIG)
+        assert event.decision.chosen is None
+
+    play(story, {**ALONE, "defaults.nothing_fits": rule}, cards=(8192,))
+
+
+def test_a_request_that_caused_a_load_is_told_with_the_decision_that_did():
+    """Not as resident, which it is by then: header, log and decision say the same."""
+
+    async def story(one):
+        await one.ask(hello(SMALL))
+        await one.ask(hello(SMALL))
+        first, second = decided(one)
+        assert (first.reason, second.reason) == ("fits", "resident")
+        assert first.decision.chosen.need_bytes > 0
+
+    play(story)
+
+
+def test_an_option_of_a_wrong_type_is_ollamas_error_for_a_chain_that_is_no_model_too():
+    """It is said by the first installed variant; the log says why the request was passed on."""
+
+    async def story(one):
+        reply = await one.ask(hello("team", options={"num_ctx": "big"}))
+        assert (reply.status, reply.error) == (500, 'option "num_ctx" must be of type integer')
+        one.router.router.telemetry.flush()
+        assert "num_ctx" in one.router.router.recent._ended[-1].reason
+
+    play(story, {**ALONE, "chains": {"team": ["nowhere:1b", SMALL]}})
+
+
+def test_an_ollama_that_is_not_there_at_start_is_told_once():
+    """One event, though it is looked for again and again."""
+
+    async def story(one):
+        world = one.router.router.world
+        world.is_up, world.last_error, seen = False, NOT_ASKED, []
+        one.router.router.telemetry._hooks = (*one.router.router.telemetry._hooks, Told(seen))
+        await one.sim.stop()
+        await asyncio.sleep(10)
+        assert [type(event) for event in seen if isinstance(event, UpstreamDown)] == [UpstreamDown]
+
+    play(story)
+
+
+class Told:
+    def __init__(self, seen):
+        self.on = seen.append

@@ -20,7 +20,7 @@ from router.core.names import key_of
 from router.core.ollama_options import ServerSettings, automatic_num_ctx, clamped, merged
 from router.core.placement import Card
 from router.core.weights import BLOCKS
-from router.errors import BadRequest, ConfigError, ModelNotFound, ProbeError, UpstreamError
+from router.errors import BadRequest, ConfigError, ModelNotFound, ProbeError
 
 MIB = 1 << 20
 DEFAULT_UPSTREAM = "http://127.0.0.1:11434"
@@ -117,13 +117,11 @@ async def _from_server(model: str, upstream: str, with_installed: bool) -> Sourc
         key, rows = _key(model), await client.tags()
         found = [row for row in rows if key_of(str(row.get("name") or row.get("model"))) == key]
         if not found:
-            raise ConfigError(f"{model} is neither a file nor installed at {upstream}")
+            raise ModelNotFound(f"{model} is neither a file nor installed at {upstream}")
         facts = ModelFacts.of_show(found[0], await client.show(model, verbose=True))
         others = [row for row in rows if row is not found[0]] if with_installed else []
         shown = [ModelFacts.of_show(row, await client.show(str(row["name"]), verbose=True)) for row in others]
         return Source(facts, tuple(shown), await client.version())
-    except (ModelNotFound, UpstreamError) as exc:
-        raise ConfigError(exc.message) from None
     finally:
         await client.aclose()
 

@@ -159,7 +159,7 @@ class Edge:
             body,
             request_headers(exchange.client_headers, exchange.headers),
             exchange.request_id,
-            strict=headers.get(b"x-router-strict", b"").lower() in (b"true", b"1"),
+            strict=_is_strict(headers.get(b"x-router-strict", b"")),
             nothing_fits=_nothing_fits(headers.get(b"x-router-nothing-fits")),
             is_gone=exchange.is_gone,
         )
@@ -182,8 +182,8 @@ class Edge:
                 await sender.relay(answer.upstream)
             else:
                 sender.whole(answer.status, [(b"content-type", answer.content_type)], answer.body)
-        except UpstreamError:
-            sender.sent.outcome = "upstream_error"
+        except UpstreamError as exc:
+            sender.sent.outcome, sender.sent.error = "upstream_error", exc.message
             raise
         except asyncio.CancelledError:
             sender.sent.outcome = "client_gone" if exchange.is_gone() else "shutdown"
@@ -192,7 +192,11 @@ class Edge:
             exchange.is_started = sender.is_started
             sent, ending = sender.sent, sender.sent.ending or NO_ENDING
             answer.release(
-                sent.outcome, sent_bytes=sent.sent_bytes, tokens_in=ending.tokens_in, tokens_out=ending.tokens_out
+                sent.outcome,
+                sent_bytes=sent.sent_bytes,
+                tokens_in=ending.tokens_in,
+                tokens_out=ending.tokens_out,
+                error=sent.error,
             )
 
     async def _without_route(self, exchange: Exchange, found: NotFound | WrongMethod | Redirect) -> None:
@@ -221,6 +225,13 @@ def _is_cloud(name: str) -> bool:
         return ModelName.parse(name).source is Source.CLOUD
     except BadRequest:
         return False
+
+
+def _is_strict(value: bytes) -> bool:
+    text = value.decode("latin-1").strip().lower()
+    if text not in ("true", "1", "false", "0", ""):
+        raise BadRequest(f"X-Router-Strict is true or false, not {text!r}")
+    return text in ("true", "1")
 
 
 def _nothing_fits(value: bytes | None) -> NothingFits | None:

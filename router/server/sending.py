@@ -36,6 +36,7 @@ class Sent:
     status: int = 0
     sent_bytes: int = 0
     ending: Ending | None = None
+    error: str = ""
 
 
 class Sender:
@@ -112,16 +113,17 @@ class Sender:
             await self._start(upstream.status, headers)
             await self._pump(upstream, stream)
             self.sent.ending = stream.ending()
-            last_words = b"" if self.sent.ending.is_terminated else stream.error("the upstream ended the stream early")
+            self.sent.error = "" if self.sent.ending.is_terminated else "the upstream ended the stream early"
+            last_words = stream.error(self.sent.error) if self.sent.error else b""
             self.sent.outcome = "upstream_error" if last_words else "completed"
         except RouterError as exc:
-            self.sent.outcome = "upstream_error"
+            self.sent.outcome, self.sent.error = "upstream_error", exc.message
             last_words = stream.error(exc.message, exc.status)
         except asyncio.CancelledError:
             if self._is_gone():
                 raise
-            self.sent.outcome = "shutdown"
-            last_words = stream.error("the router is shutting down", 503)
+            self.sent.outcome, self.sent.error = "shutdown", "the router is shutting down"
+            last_words = stream.error(self.sent.error, 503)
         await self._body(last_words, more=False)
 
     async def _pump(self, upstream: UpstreamResponse, stream: Stream) -> None:

@@ -171,20 +171,22 @@ def test_advise_where_nothing_helps(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "message"),
-    [("nothere:1b", "neither a file nor installed"), ("/no/such/file.json ", "neither a file nor")],
+    ("model", "message", "expected"),
+    [("nothere:1b", "neither a file nor installed", 1), ("/no/such/file.json ", "neither a file nor", 2)],
 )
-def test_unknown_models_exit_2(server: respx.MockRouter, model: str, message: str) -> None:
+def test_a_model_that_is_not_there_exits_1_and_what_is_no_name_2(
+    server: respx.MockRouter, model: str, message: str, expected: int
+) -> None:
     """Neither a file nor a model of the server."""
     code, text = run("fit", model, "--gpu", "24GiB", "--upstream", UPSTREAM)
-    assert code == 2
+    assert code == expected
     assert message in text
 
 
-def test_an_unreachable_server_exits_2() -> None:
+def test_an_unreachable_server_exits_1() -> None:
     """An address without a scheme is taken as http."""
     code, text = run("fit", "llama3.1:8b", "--gpu", "24GiB", "--upstream", "127.0.0.1:1")
-    assert code == 2
+    assert code == 1
     assert text
 
 

@@ -228,6 +228,7 @@ async def test_a_request_says_how_strict_it_is() -> None:
         await raw.ask("POST", "/api/chat", CHAT)
         assert [(call.strict, call.nothing_fits) for call in dispatcher.calls] == [(True, "wait"), (False, None)]
         assert (await raw.ask("POST", "/api/chat", CHAT, [("X-Router-Nothing-Fits", "pray")])).status == 400
+        assert (await raw.ask("POST", "/api/chat", CHAT, [("X-Router-Strict", "banana")])).status == 400
 
 
 # Errors

@@ -69,6 +69,7 @@ async def test_a_stream_that_outlives_the_grace_ends_with_an_error_d2(target: st
             assert reply.body.startswith(first)
             assert b"the router is shutting down" in reply.body[len(first) :]
             assert running.dispatcher.log == ["shutdown"]
+            assert running.dispatcher.released[0].error == "the router is shutting down"
             await asyncio.sleep(0.02)
             assert upstream.gone_at
 

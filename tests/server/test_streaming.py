@@ -440,6 +440,7 @@ async def test_an_answer_too_large_to_hold_back_is_cut_visibly() -> None:
             assert reply.status == 200
             assert reply.is_cut
             await until(lambda: running.dispatcher.log == ["upstream_error"])
+            assert "broke off" in running.dispatcher.released[0].error
 
 
 async def test_a_dispatcher_that_fails_is_rendered_in_the_dialect() -> None:
