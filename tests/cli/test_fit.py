@@ -18,7 +18,7 @@ from router.cli import question
 from router.cli.fit import print_table
 from router.cli.main import app
 from router.core.capacity import Gpu
-from router.errors import ConfigError, ProbeError
+from router.errors import ConfigError, ProbeError, RouterError
 
 RECORDED = Recordings(Path(__file__).parent.parent / "data" / "fit")
 UPSTREAM = "http://ollama.test:11434"
@@ -47,10 +47,10 @@ def saved(tmp_path: Path) -> str:
 
 
 def run(*arguments: str) -> tuple[int, str]:
-    """Exit code and output, with ConfigError as `run()` would end: 2."""
+    """Exit code and output, with errors as `run()` would end: 2 for a ConfigError, 1 for any other."""
     result = RUNNER.invoke(app, list(arguments))
-    if isinstance(result.exception, ConfigError):
-        return 2, result.exception.message
+    if isinstance(result.exception, RouterError):
+        return 2 if isinstance(result.exception, ConfigError) else 1, result.exception.message
     return result.exit_code, result.output
 
 
