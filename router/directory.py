@@ -45,7 +45,7 @@ class Directory:
         """Chains that are no installed model, with those of their variants that are installed."""
         catalog = self._world.catalog
         return [
-            VirtualModel(chain.name, tuple(v.model for v in chain.variants if key_of(v.model) in catalog))
+            VirtualModel(chain.name, chain.installed(catalog))
             for chain in self._chains.explicit()
             if key_of(chain.name) not in catalog
         ]
@@ -70,7 +70,7 @@ class Directory:
         chosen = self._decisions.decide_anew(InferenceRequest(name), chain).chosen
         if chosen is not None:
             return chosen.variant.model
-        installed = [v.model for v in chain.variants if key_of(v.model) in self._world.catalog]
+        installed = chain.installed(self._world.catalog)
         if not installed:
             raise ModelNotFound(f"model '{name}' not found")
         return installed[-1]

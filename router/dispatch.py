@@ -321,7 +321,7 @@ class Dispatcher:
         """The first installed variant of a chain whose name is no model; None where it is one."""
         if key_of(call.request.model) in self._world.catalog:
             return None
-        return next((v.model for v in chain.variants if key_of(v.model) in self._world.catalog), None)
+        return next(iter(chain.installed(self._world.catalog)), None)
 
     def _decided(
         self, call: Call, chain: Chain, decision: Decision, rule: str = "", passed_to: Verdict | None = None

@@ -183,8 +183,7 @@ class World:
 
     def _left_by_others(self, gpus: tuple[Gpu, ...]) -> dict[int, int]:
         """What each card would have free without the residents."""
-        residents = self.residents.values()
-        return {gpu.index: gpu.free_bytes + sum(one.held_bytes.get(gpu.index, 0) for one in residents) for gpu in gpus}
+        return {gpu.index: gpu.free_bytes + self._held_on(gpu.index) for gpu in gpus}
 
     def _expect_back(self, gone: Tracked) -> None:
         """A resident has left ps by itself or for a client: its memory may take a moment, and so may the reading."""
@@ -304,8 +303,11 @@ class World:
         return self.probe is not None and self.probe.is_live
 
     def _less_residents(self, gpu: Gpu) -> Gpu:
-        held = sum(tracked.held_bytes.get(gpu.index, 0) for tracked in self.residents.values())
-        return replace(gpu, free_bytes=max(0, gpu.free_bytes - held))
+        return replace(gpu, free_bytes=max(0, gpu.free_bytes - self._held_on(gpu.index)))
+
+    def _held_on(self, card: int) -> int:
+        """What the residents hold of a card."""
+        return sum(tracked.held_bytes.get(card, 0) for tracked in self.residents.values())
 
     def assume_held(self, tracked: Tracked, cards: tuple[int, ...]) -> None:
         """Book a resident that no probe measures: what ps says, and a context, on each of `cards` alike."""

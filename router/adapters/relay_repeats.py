@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import string
 from collections.abc import Mapping
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
@@ -29,6 +29,7 @@ _DATE = re.compile(rb"(?i)\r\ndate:[ \t]*([a-z]{3}, [0-9]{2} [a-z]{3} [0-9]{4} [
 _IN_DATES = b", :" + string.ascii_letters.encode() + string.digits.encode()
 
 T = TypeVar("T")
+H = TypeVar("H", bound=msgspec.Struct)
 
 
 class Repeat(msgspec.Struct, Generic[T], eq=False):
@@ -61,6 +62,15 @@ class Repeat(msgspec.Struct, Generic[T], eq=False):
             return None
         body = data[end + len(self.behind) :]
         return (digits, body) if len(body) == int(digits) else None
+
+
+def with_length(head: H, digits: bytes) -> H:
+    """`head`, which has `headers` and the same as a dict (`noted`), for a body of another length."""
+    said: Any = head
+    if said.noted[b"content-length"] == digits:
+        return head
+    headers = [(name, digits if name == b"content-length" else value) for name, value in said.headers]
+    return msgspec.structs.replace(head, headers=headers, noted=dict(headers))
 
 
 class Repeats(Generic[T]):

@@ -54,13 +54,6 @@ class AnswerHead(msgspec.Struct, eq=False):
     noted: dict[bytes, bytes]
     reading: Any = None
 
-    def with_length(self, digits: bytes) -> AnswerHead:
-        """The same head of a body of another length."""
-        if self.noted[b"content-length"] == digits:
-            return self
-        headers = [(name, digits if name == b"content-length" else value) for name, value in self.headers]
-        return AnswerHead(self.status, headers, dict(headers), self.reading)
-
 
 NO_HEAD = AnswerHead(0, [], {})
 """Of an answer that has not come yet."""

@@ -20,7 +20,7 @@ from router.adapters.relay_parser import (
     lost,
     reason,
 )
-from router.adapters.relay_repeats import MOST_VAIN, Repeat, Repeats
+from router.adapters.relay_repeats import MOST_VAIN, Repeat, Repeats, with_length
 from router.adapters.relay_response import NO_HEAD, AnswerHead, UpstreamResponse
 from router.adapters.relay_socket import NOT_PLAIN, plain_fd, write_now
 from router.errors import UpstreamError, UpstreamTimeout
@@ -184,7 +184,7 @@ class Wire(AnswerParser):
         is_first, self._saw_byte = not self._saw_byte, True
         repeat = self._repeat if is_first and self._is_sent and not self._is_head_request else None
         if repeat is not None and (found := repeat.read(data)) is not None:
-            self._repeated(response, repeat.says.with_length(found[0]), found[1])
+            self._repeated(response, with_length(repeat.says, found[0]), found[1])
             return
         if not response.status:
             self._head_bytes += len(data)

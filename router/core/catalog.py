@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from router.core import show as shown
+from router.core.names import key_of
 
 _QUANTIZATION = re.compile(
     r"(?<![a-z0-9])(?:ud[-_])?(?:[it]?q\d\w*|(?:mx|nv)fp4\w*|b?fp?(?:16|32)|fp8|int\d)\b", re.ASCII
@@ -119,6 +120,10 @@ class Chain:
 
     name: str
     variants: tuple[Variant, ...]
+
+    def installed(self, catalog: Mapping[str, ModelFacts]) -> tuple[str, ...]:
+        """The models of its variants that are installed, in their order; `catalog` is keyed by `names.key_of`."""
+        return tuple(variant.model for variant in self.variants if key_of(variant.model) in catalog)
 
 
 def auto_chain(

@@ -37,13 +37,6 @@ class Head(msgspec.Struct, eq=False):
     expects_continue: bool = False
     reading: Any = None
 
-    def with_length(self, digits: bytes) -> Head:
-        """The same head of a body of another length."""
-        if self.noted[b"content-length"] == digits:
-            return self
-        headers = [(name, digits if name == b"content-length" else value) for name, value in self.headers]
-        return msgspec.structs.replace(self, headers=headers, noted=dict(headers))
-
 
 Refusal = tuple[int, bytes]
 """A status and the text that is added to its reason (Go's own words where Go has some)."""

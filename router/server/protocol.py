@@ -15,7 +15,7 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from router.adapters.relay_deadlines import NEVER, Deadlines
-from router.adapters.relay_repeats import MOST_VAIN, Repeats
+from router.adapters.relay_repeats import MOST_VAIN, Repeats, with_length
 from router.server.connection import ClientConnection, WireLimits
 from router.server.cycle import BODY_HIGH_WATER_BYTES, Cycle
 from router.server.heads import Head, disarm, judge, split_target
@@ -34,7 +34,7 @@ class HttpProtocol(ClientConnection):
             return
         repeat = self._repeat
         if repeat is not None and not self.queue and not self._in_head and (found := repeat.read(data)) is not None:
-            self._repeated(repeat.says.with_length(found[0]), found[1])
+            self._repeated(with_length(repeat.says, found[0]), found[1])
             return
         is_first = not self._in_head and (self.cycle is None or self.cycle.request_complete)
         if is_first:

@@ -13,16 +13,15 @@ from typing import cast
 
 from router.adapters.relay import AnswerHead, UpstreamResponse
 from router.call import header_lines
-from router.core.routes import TARGETS, Route
+from router.core.routes import Route
 from router.errors import RouterError, UpstreamError
 from router.server.exchange import Exchange
 from router.server.responses import NO_RETRY, Header, response_headers
-from router.server.streams import Ending, Rename, Stream, body_ending, renamed_json, stream_of
+from router.server.streams import Ending, Rename, Stream, body_ending, is_stream, renamed_json, stream_of
 
 WHOLE_BYTES = 4 << 20
 """An answer that is no stream is held back up to here, so that one that breaks off can still become a clean error."""
 
-_ANY_ROUTE = TARGETS["POST", b"/api/chat"]  # whether an answer is a stream does not depend on it
 UNCOUNTED = Ending(is_terminated=True)
 COUNTED_BYTES = 64 << 10
 """Token counts are read from unstreamed answers up to this size; beyond it are only embeddings."""
@@ -42,11 +41,10 @@ class Sent:
 class Sender:
     """Sends one answer to one client. `extra` are our own headers."""
 
-    __slots__ = ("_cycle", "_extra", "_is_gone", "_rename", "_route", "is_started", "sent")
+    __slots__ = ("_cycle", "_extra", "_rename", "_route", "is_started", "sent")
 
     def __init__(self, exchange: Exchange, route: Route, extra: list[Header], rename: Rename | None = None) -> None:
         self._cycle = exchange.cycle
-        self._is_gone = exchange.is_gone
         self._route = route
         self._extra = extra
         self._rename = rename
@@ -120,7 +118,7 @@ class Sender:
             self.sent.outcome, self.sent.error = "upstream_error", exc.message
             last_words = stream.error(exc.message, exc.status)
         except asyncio.CancelledError:
-            if self._is_gone():
+            if self._cycle.is_gone:
                 raise
             self.sent.outcome, self.sent.error = "shutdown", "the router is shutting down"
             last_words = stream.error(self.sent.error, 503)
@@ -170,8 +168,8 @@ def usual_lines(head: AnswerHead) -> bytes:
     if head.reading is None:
         noted = head.noted
         kept = [pair for pair in response_headers(head.headers, noted) if pair[0] != b"content-length"]
-        is_stream = stream_of(noted.get(b"content-type", b""), _ANY_ROUTE, None) is not None
-        is_usual = head.status == 200 and not is_stream and b"content-encoding" not in noted
+        is_plain = not is_stream(noted.get(b"content-type", b"")) and b"content-encoding" not in noted
+        is_usual = head.status == 200 and is_plain
         lines = header_lines(kept) if is_usual and b"content-length" in noted else b""
         head.reading = lines if lines.count(b"\n") == lines.count(b"\r") == len(kept) else b""
     return cast("bytes", head.reading)
@@ -184,7 +182,7 @@ def whole_answer(upstream: UpstreamResponse, route: Route, rename: Rename | None
     """
     noted = upstream.noted
     check_encoding(noted)
-    if stream_of(noted.get(b"content-type", b""), route, None) is not None:
+    if is_stream(noted.get(b"content-type", b"")):
         return None
     body = upstream.read_nowait() or b""
     return _worded(upstream.status, response_headers(upstream.headers, noted), body, route, rename)

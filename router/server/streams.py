@@ -178,6 +178,11 @@ class EventStream(Stream):
         return head + mark + renamed_json(value, self._rename)
 
 
+def is_stream(content_type: bytes) -> bool:
+    """True for the types that `stream_of` has a framing for."""
+    return content_type.startswith((b"application/x-ndjson", b"text/event-stream"))
+
+
 def stream_of(content_type: bytes, route: Route, rename: Rename | None) -> Stream | None:
     """The framing of an answer of this type; None where it is not a stream."""
     if content_type.startswith(b"application/x-ndjson"):
