@@ -82,7 +82,7 @@ class Router:
             unwanted_bytes=config.limits.unwanted_bytes,
             unwanted_s=config.timeouts.unwanted_s,
         )
-        self.store = _store(config.store.path)
+        self.store = _store(config.store.path, lambda text: telemetry.emit(Noted(text, level="warning")))
         self.world = World(self.server, CatalogReader(self.server), probe, _world_settings(config, backend), telemetry)
         self.residency = Residency(
             self.world, self.store, _switch_settings(config), lambda: self._server_settings, telemetry, time.time
@@ -259,7 +259,7 @@ def _gauges(router: Router) -> Gauges:
     return Gauges(
         inflight_requests=sum(resident.in_flight for resident in snapshot.residents),
         free_bytes={str(gpu.index): gpu.free_bytes for gpu in snapshot.gpus or ()},
-        reserved_bytes={str(gpu.index): snapshot.reserved_bytes(gpu.index) for gpu in snapshot.gpus or ()},
+        reserved_bytes={str(gpu.index): router.line.reserved_bytes(gpu.index) for gpu in snapshot.gpus or ()},
     )
 
 
@@ -328,13 +328,13 @@ def build_probe(probe: Probe) -> VramProbe | None:
     return builders[probe.kind]()
 
 
-def _store(path: str | None) -> LearnedStore:
+def _store(path: str | None, report: Callable[[str], None]) -> LearnedStore:
     if path == ":memory:":
         return MemoryStore()
     if path is None:
         state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
         path = str(Path(state) / "ollama-router" / "learned.sqlite")
-    return SqliteStore(path)
+    return SqliteStore(path, report=report)
 
 
 def _mib(value: int | None) -> int | None:

@@ -35,7 +35,6 @@ class Call(msgspec.Struct):
     team: str = "default"
     strict: bool = False
     nothing_fits: NothingFits | None = None
-    path_model: str | None = None
     is_gone: Callable[[], bool] = bool  # False; the edge knows better
     served: str = ""
     reason: str = ""

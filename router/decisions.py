@@ -216,7 +216,7 @@ def _shape(request: InferenceRequest) -> Hashable:
 
 
 def _is_settled(decision: Decision) -> bool:
-    """True when only a change of the world (its epoch) can change the decision: no budget or dwell time is in it."""
+    """True when only a change of the world (its epoch) can change the decision: no swap budget is in it."""
     assert decision.chosen is not None
     kinds = {verdict.kind for verdict in decision.verdicts}
     return decision.chosen.kind is VerdictKind.RESIDENT and VerdictKind.HELD_BACK not in kinds

@@ -169,7 +169,6 @@ class Dispatcher:
         if underway.upstream is None:
             return None
         self._world.enter(ready.weights)
-        self._line.served(ready.weights)
         call.served, call.reason = ready.chosen.variant.model, ready.reason
         self._telemetry.emit(Decided(call.request_id, call.team, *ready.told))  # type: ignore[arg-type]
         return underway
@@ -178,7 +177,6 @@ class Dispatcher:
         self, call: Call, reason: str, chosen: Verdict, tracked: Tracked, since_s: float
     ) -> Answer | None:
         """Send the request to the resident that it has entered; None when the model is gone upstream after all."""
-        self._line.served(tracked.weights)
         call.served, call.reason, call.queue_s = chosen.variant.model, reason, self._now() - since_s
         try:
             body, rename = await self._body(call, chosen, tracked)

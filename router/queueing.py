@@ -52,16 +52,16 @@ class LineSettings:
 class Ticket:
     """One request in line. `decide` decides anew under the world as it is; equal `key` means equal decisions.
 
-    `overtaken` counts requests that a resident in its way has served since it came; `is_due` is True for one that has
-    waited for the switch that has just ended: it goes in although the way is closed to newcomers.
+    `served_before` is how many requests each resident (by its `order`) had served when this one came. `is_due` is True
+    for one that has waited for the switch that has just ended: it goes in although the way is closed to newcomers.
     """
 
     key: Hashable
     decide: Callable[[], Decision]
     since_s: float
     turn: asyncio.Future[str]
+    served_before: dict[int, int]
     weights: str = ""
-    overtaken: int = 0
     is_due: bool = False
 
 
@@ -113,11 +113,6 @@ class Line:
         """True when a request for this resident may go at once."""
         return weights not in self.closed
 
-    def served(self, weights: str) -> None:
-        """A resident has been given a request: everybody in line has been overtaken once more."""
-        for ticket in self._tickets:
-            ticket.overtaken += 1
-
     async def wait(self, key: Hashable, decide: Callable[[], Decision], since_s: float) -> str:
         """Stand in line until the request should be decided anew; the weights that it has been let in to ("" = none).
 
@@ -126,7 +121,8 @@ class Line:
         """
         if len(self._tickets) >= self.settings.max_waiting:
             raise Busy(retry_after_s=self.expected_wait_s())
-        ticket = Ticket(key, decide, since_s, asyncio.get_running_loop().create_future())
+        served = {tracked.order: tracked.served for tracked in self._world.residents.values()}
+        ticket = Ticket(key, decide, since_s, asyncio.get_running_loop().create_future(), served)
         self._tickets[ticket] = None
         self._telemetry.emit(QueueChanged(depth=len(self._tickets)))
         try:
@@ -170,6 +166,11 @@ class Line:
     def depth(self) -> int:
         return len(self._tickets)
 
+    def reserved_bytes(self, card: int) -> int:
+        """What the switch under way needs of `card`; 0 when none runs or it loads elsewhere."""
+        plan = self.loading.plan if self.loading is not None else None
+        return dict(zip(plan.cards, plan.need_by_card, strict=True)).get(card, 0) if plan is not None else 0
+
     # --- the side of the card ----------------------------------------------------------------------------------
 
     def pump(self) -> None:
@@ -190,7 +191,7 @@ class Line:
         groups = self._groups()
         self._call_due(groups)
         ordered = sorted((group for group in groups.values() if group.plan is not None), key=self._rank)
-        first = next((group for group in ordered if self._is_impatient(group.oldest)), None)
+        first = next((group for group in ordered if self._is_impatient(group)), None)
         # What stands in the way of an impatient group is closed before anybody else is let in to it.
         self.closed = frozenset(first.plan.evict) if first is not None and first.plan is not None else frozenset()
         self._release_ready(groups)
@@ -256,13 +257,21 @@ class Line:
     def _rank(self, group: Group) -> tuple[int, float]:
         """Impatient groups by age; then most waiters for the least to load."""
         oldest = group.oldest
-        if self._is_impatient(oldest):
+        if self._is_impatient(group):
             return (0, oldest.since_s)
         return (1, -len(group.tickets) / max(1, self._size_bytes(oldest.weights)))
 
-    def _is_impatient(self, ticket: Ticket) -> bool:
-        is_old = _now() - ticket.since_s >= self.settings.age_bound_s
-        return is_old or ticket.overtaken >= self.settings.affinity_count
+    def _is_impatient(self, group: Group) -> bool:
+        """True when its oldest has waited too long, or has been overtaken too often by a resident in its way."""
+        oldest = group.oldest
+        is_old = _now() - oldest.since_s >= self.settings.age_bound_s
+        return is_old or self._overtaken(oldest, group.plan) >= self.settings.affinity_count
+
+    def _overtaken(self, ticket: Ticket, plan: Plan | None) -> int:
+        """Requests that the residents which `plan` would evict have served since `ticket` came."""
+        known = self._world.residents
+        in_the_way = [known[weights] for weights in plan.evict if weights in known] if plan is not None else []
+        return sum(tracked.served - ticket.served_before.get(tracked.order, 0) for tracked in in_the_way)
 
     def _size_bytes(self, weights: str) -> int:
         return next((f.size_bytes for f in self._world.catalog.values() if f.weights == weights), 0)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from router.adapters.store import LearnedStore
-from router.core.capacity import Gpu, Reservation, RunnerOptions
+from router.core.capacity import Gpu, RunnerOptions
 from router.core.catalog import ModelFacts
 from router.core.learning import Learned, Observation
 from router.core.ollama_rules import ServerSettings
@@ -112,8 +112,6 @@ class Residency:
         started_s = _now()
         evicted = tuple(self._name(weights) for weights in target.plan.evict)
         self._telemetry.emit(Switched(phase="started", model=target.facts.name, evicted=evicted))
-        reservation = Reservation(target.weights, dict.fromkeys(target.plan.cards, 0))
-        self._world.reservations.append(reservation)
         try:
             ending, text = await self._switch(target)
         except LoadFailed as error:
@@ -122,7 +120,6 @@ class Residency:
         except RouterError as error:  # it restarts, say: no fault of the model
             ending, text = Ending.AWAY, error.message
         finally:
-            self._world.reservations.remove(reservation)
             self._world.changed()
         phase = "finished" if ending is Ending.DONE else "failed"
         self._telemetry.emit(
@@ -178,8 +175,6 @@ class Residency:
         before = self._world.gpus
         deadline_s = _now() + self._settings.unload_timeout_s
         self._world.going(tracked)
-        facts = self._facts(tracked)
-        is_embedding = facts is not None and is_embedder(facts)
         again_s = 0.0
         while self._world.residents.get(tracked.weights) is tracked:
             if _now() >= deadline_s or tracked.in_flight:
@@ -187,7 +182,7 @@ class Residency:
                 return False
             if _now() >= again_s:  # an unload does nothing while the runner is busy: say it again
                 with suppress(ModelNotFound):  # its tag was deleted while it is loaded: only time unloads it
-                    await self._world.server.unload(tracked.name, embedding=is_embedding)
+                    await self._world.server.unload(tracked.name)
                 again_s = _now() + 2.0
             await self._world.refresh_fresh()
             if self._world.residents.get(tracked.weights) is tracked:

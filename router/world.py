@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from router.adapters.catalog import CatalogReader
 from router.adapters.gpu import GpuProcess, ProbeReading, VramProbe
 from router.adapters.ollama import ModelServer, PsRow
-from router.core.capacity import Gpu, Reservation, Resident, RunnerOptions, Snapshot
+from router.core.capacity import Gpu, Resident, RunnerOptions, Snapshot
 from router.core.catalog import ModelFacts
 from router.core.derived_names import is_derived
 from router.core.names import key_of
@@ -51,6 +51,7 @@ class Tracked:
     client_keep_alive_s: float | None = None
     idle_since_s: float = 0.0
     in_flight: int = 0
+    served: int = 0
     is_spilled: bool = False
     is_kept: bool = False
     is_measured: bool = False
@@ -68,7 +69,6 @@ class WorldSettings:
     ps_interval_s: float = 1.0
     catalog_interval_s: float = 30.0
     stale_after_s: float = 10.0
-    dwell_s: float = 0.0
     upgrade_after_s: float = 60.0
     memory_timeout_s: float = 10.0
     gpus: tuple[int | str, ...] | None = None
@@ -97,7 +97,6 @@ class World:
         self.is_up = False
         self.last_error = NOT_ASKED
         self.residents: dict[str, Tracked] = {}
-        self.reservations: list[Reservation] = []
         self.loading: tuple[str, int] | None = None  # weights and num_ctx of the switch under way
         self.wanted: dict[str, int] = {}
         self.epoch = 0
@@ -337,7 +336,6 @@ class World:
         return Snapshot(
             gpus=self.gpus,
             residents=tuple(self._resident(tracked, now_s) for tracked in self.residents.values()),
-            reservations=tuple(self.reservations),
             catalog=self.catalog,
             may_upgrade=may_upgrade,
             loading=self.loading,
@@ -374,7 +372,6 @@ class World:
             in_flight=tracked.in_flight,
             wanted=self.wanted.get(tracked.weights, 0),
             kept=tracked.is_kept,
-            dwell_left_s=max(0.0, tracked.loaded_at_s + self.settings.dwell_s - now_s),
             is_spilled=tracked.is_spilled,
             is_going=now_s < tracked.going_until_s,
         )
@@ -457,6 +454,7 @@ class World:
         tracked = self.residents.get(weights)
         if tracked is not None:
             tracked.in_flight += 1
+            tracked.served += 1
         return tracked
 
     def leave(self, tracked: Tracked) -> None:

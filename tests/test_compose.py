@@ -63,7 +63,7 @@ def test_mounted_configuration_fits_the_compose_file() -> None:
     source, target, mode = ROUTER["volumes"][0].split(":")
     config = load_config(ROOT / source, env={})
     assert (ROUTER["command"], mode) == (["serve", "--config", target], "ro")
-    assert config.backend.url == "http://ollama:11434"
+    assert [backend.url for backend in config.backends.values()] == ["http://ollama:11434"]
     assert str(config.listen) == "0.0.0.0:11435"
     assert config.admin.is_loopback
     store = Path(config.store.path or "")

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from bench.stage import MIB, stage
-from router.adapters.relay import UpstreamRequest
+from router.adapters.relay import HttpRelay, UpstreamRequest
 from router.errors import RouterError
 from router.simulator.clock import run_virtual
 from router.simulator.machine import CardSpec, Machine, Speeds
@@ -53,6 +53,21 @@ def residents(one):
 
 def world(one):
     return one.router.router.world
+
+
+async def metric(one, name):
+    """The samples of one metric of the admin listener: labels → value."""
+    admin = HttpRelay(one.router.admin_url)
+    answer = await admin.open(UpstreamRequest(b"GET", b"/metrics"))
+    text = b"".join([part async for part in parts_of(answer)]).decode()
+    await admin.aclose()
+    rows = (line.rpartition(" ") for line in text.splitlines() if line.startswith(f"{name}{{"))
+    return {labels.partition("{")[2].rstrip("}"): float(value) for labels, _, value in rows}
+
+
+async def parts_of(answer):
+    while part := await answer.read():
+        yield part
 
 
 def test_cold_request_loads_with_explicit_options_and_is_served_by_that_runner():
@@ -107,7 +122,7 @@ def test_load_goes_on_when_its_first_client_leaves():
 
 
 def test_clients_that_leave_at_any_instant_leave_nothing_behind():
-    """After random cancellations nothing is in flight, waiting, reserved or connected, and requests succeed."""
+    """After random cancellations nothing is in flight, waiting or connected, and requests succeed."""
 
     async def story(one):
         rng = random.Random(7)
@@ -122,7 +137,7 @@ def test_clients_that_leave_at_any_instant_leave_nothing_behind():
             await asyncio.gather(*(impatient() for _ in range(20)))
         await asyncio.sleep(15)
         assert [tracked.in_flight for tracked in world(one).residents.values()] == [0] * len(world(one).residents)
-        assert (one.router.router.line.depth, world(one).reservations) == (0, [])
+        assert one.router.router.line.depth == 0
         assert one.router.router.relay.open_connections == one.router.router.relay.idle_connections
         assert (await one.ask(hello(SMALL))).status == 200
 
@@ -472,6 +487,41 @@ def test_nobody_waits_longer_than_the_age_bound_while_a_resident_is_hot():
     play(story, {**ALONE, "queue.affinity_count": 1000, "queue.age_bound_s": 10})
 
 
+def test_a_request_on_one_card_does_not_overtake_one_that_waits_for_another():
+    """Only what a resident in its way has served counts against a waiting request's patience."""
+
+    async def story(one):
+        await one.ask(hello(MIDDLE, tokens=1, options={"num_ctx": 8192}))
+        await one.ask(hello(BIG, tokens=1, options={"num_ctx": 8192}))
+        assert sorted(residents(one)) == sorted([MIDDLE, BIG])
+        busy = asyncio.create_task(one.ask(hello(BIG, tokens=600, options={"num_ctx": 8192})))
+        await asyncio.sleep(0.2)
+        waiting = asyncio.create_task(one.ask(hello("qwen3:14b", options={"num_ctx": 8192})))
+        await asyncio.sleep(0.2)
+        for _ in range(8):
+            await one.ask(hello(MIDDLE, tokens=1, options={"num_ctx": 8192}))
+        reply = await one.ask(hello(BIG, tokens=1, options={"num_ctx": 8192}))
+        assert (reply.status, waiting.done(), one.evictions) == (200, False, [])
+        await asyncio.gather(busy, waiting)
+
+    play(story, {**ALONE, "queue.affinity_count": 8, "queue.age_bound_s": 1000}, cards=(24564, 12288))
+
+
+def test_memory_that_a_load_under_way_needs_is_in_the_metrics():
+    """`vram_reserved_bytes` is what the switch needs of each card while it runs, and 0 after it."""
+
+    async def story(one):
+        loading = asyncio.create_task(one.ask(hello(BIG)))
+        await asyncio.sleep(1.0)
+        assert one.router.router.line.is_switching
+        during = await metric(one, "ollama_router_vram_reserved_bytes")
+        await loading
+        assert during['gpu="0"'] > 15 << 30
+        assert await metric(one, "ollama_router_vram_reserved_bytes") == {'gpu="0"': 0.0}
+
+    play(story)
+
+
 def test_failed_load_gives_ollamas_own_words_or_the_next_variant():
     """The chain goes on without a model that cannot be loaded; without a chain its error is passed on."""
 
@@ -685,7 +735,6 @@ def test_h4_two_models_that_fit_alone_but_not_together_never_both_get_their_memo
             assert [reply.status for reply in replies] == [200, 200]
             assert min(reply.tokens_per_s for reply in replies) > 95
             assert len(residents(one)) == 1
-            assert world(one).reservations == []
 
     play(story)
 

@@ -71,7 +71,7 @@ class ModelServer(Protocol):
     async def load(self, name: str, options: RunnerOptions, keep_alive_s: float, embedding: bool = False) -> None:
         """Load with exactly these options and nothing to answer; returns when it is loaded. Raises LoadFailed."""
 
-    async def unload(self, name: str, embedding: bool = False) -> None:
+    async def unload(self, name: str) -> None:
         """Ask for an unload; returns at once, and does nothing while the model is busy. Raises ModelNotFound."""
 
     async def create_derived(self, name: str, from_: str, parameters: Mapping[str, int]) -> None:
@@ -122,7 +122,7 @@ class OllamaClient:
         except _Refused as exc:
             raise LoadFailed(exc.text, status=exc.status_code) from exc
 
-    async def unload(self, name: str, embedding: bool = False) -> None:
+    async def unload(self, name: str) -> None:
         # Also for embedding models: /api/generate expires the runner before it asks what the model can do, whereas
         # /api/embed would load it first.
         await self._ask("POST", "/api/generate", {"model": name, "keep_alive": 0, "stream": False})

@@ -22,7 +22,6 @@ from router.adapters.relay_parser import (
 )
 from router.adapters.relay_repeats import MOST_VAIN, Repeat, Repeats, with_length
 from router.adapters.relay_response import NO_HEAD, AnswerHead, UpstreamResponse
-from router.adapters.relay_socket import NOT_PLAIN, plain_fd, write_now
 from router.errors import UpstreamError, UpstreamTimeout
 
 __all__ = ["ConnectionGone", "Wire"]
@@ -48,7 +47,6 @@ class Wire(AnswerParser):
 
     __slots__ = (
         "_can_write",
-        "_fd",
         "_is_sent",
         "_learnt_in_vain",
         "_owner",
@@ -74,7 +72,6 @@ class Wire(AnswerParser):
         self._saw_byte = False
         self._is_sent = True
         self.transport = cast("asyncio.Transport", None)
-        self._fd = NOT_PLAIN
         self._unwanted_until_s = NEVER
         self.deadline = NEVER
         self.is_closed = self.is_owned = False
@@ -140,7 +137,7 @@ class Wire(AnswerParser):
         elif isinstance(body, bytes):
             # One write, one packet for a small body; a large one is never copied.
             if len(body) < 65536:
-                write_now(self.transport, self._fd, head + body)
+                self.transport.write(head + body)
             else:
                 self.transport.writelines((head, body))
         else:
@@ -174,7 +171,6 @@ class Wire(AnswerParser):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
-        self._fd = plain_fd(self.transport)
 
     def data_received(self, data: bytes) -> None:
         response = self._response

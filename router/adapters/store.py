@@ -53,14 +53,19 @@ class SqliteStore:
     """Keeps observations in one SQLite file (WAL, so that two routers may share it).
 
     All work is done in a thread, one call after the other. A file that is broken or of another form is renamed to
-    `….broken` (`moved_to` says so) and a new one begun. Where no file can be written (read-only, full, no directory),
-    memory serves, and `error` says why.
+    `….broken` (`moved_to` names it) and a new one begun. Where no file can be written (read-only, full, no directory),
+    memory serves, and `error` is the reason. `report` is called on the loop, once per new trouble, with a sentence for
+    the operator.
     """
 
-    def __init__(self, path: str | Path, most_rows: int = _MOST_ROWS) -> None:
+    def __init__(
+        self, path: str | Path, most_rows: int = _MOST_ROWS, *, report: Callable[[str], None] = lambda text: None
+    ) -> None:
         self.path = Path(path)
         self.moved_to: Path | None = None
         self.error = ""
+        self._report = report
+        self._reported: tuple[Path | None, str] = (None, "")
         self._most_rows = most_rows
         self._memory = MemoryStore(most_rows)
         self._connection: sqlite3.Connection | None = None
@@ -87,7 +92,19 @@ class SqliteStore:
 
     async def _locked(self, work: Callable[[sqlite3.Connection], _T], otherwise: _T) -> _T:
         async with self._turn:
-            return await asyncio.to_thread(self._in_thread, work, otherwise)
+            try:
+                return await asyncio.to_thread(self._in_thread, work, otherwise)
+            finally:
+                self._report_news()
+
+    def _report_news(self) -> None:
+        """Report what has gone wrong since the last report; an error that lasts is reported once."""
+        moved_to, error = self._reported
+        self._reported = self.moved_to, self.error
+        if self.moved_to is not None and self.moved_to != moved_to:
+            self._report(f"the learned store {self.path} cannot be read: moved to {self.moved_to}, a new one is begun")
+        if self.error and self.error != error:
+            self._report(f"the learned store {self.path} cannot be used, memory serves until it can: {self.error}")
 
     def _in_thread(self, work: Callable[[sqlite3.Connection], _T], otherwise: _T) -> _T:
         for _ in range(2):

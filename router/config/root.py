@@ -5,13 +5,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from urllib.parse import urlsplit
 
 from pydantic import Field, StrictBool
 
 from router.config.backends import Backend
-from router.config.chains import ChainRules
 from router.config.section import Section
 from router.config.sections import (
     ChainValue,
@@ -71,20 +69,6 @@ class Config(Section):
     store: Store = Store()
     """what was learned about footprints"""
 
-    @property
-    def backend(self) -> Backend:
-        """The one backend."""
-        return next(iter(self.backends.values()))
-
-    @property
-    def backend_name(self) -> str:
-        return next(iter(self.backends))
-
-    @cached_property
-    def rules(self) -> ChainRules:
-        """Which chain a model name has."""
-        return ChainRules(self.chains, self.defaults)
-
 
 def disagreements(config: Config) -> Iterator[Problem]:
     """Everything in which parts of a configuration contradict each other."""
@@ -99,12 +83,13 @@ def disagreements(config: Config) -> Iterator[Problem]:
 def _addresses(config: Config) -> Iterator[Problem]:
     if config.listen == config.admin and config.listen.port != 0:
         yield Problem(("admin",), str(config.admin), "another address than listen")
-    upstream = urlsplit(config.backend.url)
-    local = upstream.hostname in (config.listen.host, "localhost", "127.0.0.1", "::1")
-    reachable = config.listen.is_loopback or config.listen.host in ("0.0.0.0", "::", upstream.hostname)
-    if local and reachable and (upstream.port or 80) == config.listen.port:
-        path = ("backends", config.backend_name, "url")
-        yield Problem(path, config.backend.url, "the address of an Ollama, not the router's own (listen)")
+    for name, backend in config.backends.items():
+        upstream = urlsplit(backend.url)
+        local = upstream.hostname in (config.listen.host, "localhost", "127.0.0.1", "::1")
+        reachable = config.listen.is_loopback or config.listen.host in ("0.0.0.0", "::", upstream.hostname)
+        if local and reachable and (upstream.port or 80) == config.listen.port:
+            path = ("backends", name, "url")
+            yield Problem(path, backend.url, "the address of an Ollama, not the router's own (listen)")
 
 
 def _contexts(defaults: Defaults) -> Iterator[Problem]:

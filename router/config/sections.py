@@ -83,7 +83,7 @@ class Defaults(Section):
     upgrade: Upgrade = "on_request"
     """back to a bigger variant that fits again: idle (by itself), on_request (with the next request), never"""
     upgrade_after_s: Duration = 60.0
-    """a model just loaded stays this long before a bigger variant may take its place"""
+    """memory must have been free for this long before a bigger variant is loaded into it"""
     swaps_per_minute: AtLeastOne = 4
     """switches to a bigger variant per minute; going down is never held back"""
     response_model: Literal["served", "requested"] = "served"

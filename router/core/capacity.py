@@ -1,4 +1,4 @@
-"""What is there: cards, residents, reservations, frozen into one Snapshot that the decision looks at."""
+"""What is there: cards and residents, frozen into one Snapshot that the decision looks at."""
 
 from __future__ import annotations
 
@@ -79,7 +79,6 @@ class Resident:
     in_flight: int = 0
     wanted: int = 0
     kept: bool = False
-    dwell_left_s: float = 0.0
     is_spilled: bool = False
     is_going: bool = False
 
@@ -94,27 +93,18 @@ class Resident:
 
 
 @dataclass(frozen=True, slots=True)
-class Reservation:
-    """Memory promised to a load under way: card index → bytes."""
-
-    owner: str
-    bytes_by_card: Mapping[int, int]
-
-
-@dataclass(frozen=True, slots=True)
 class Snapshot:
     """Everything that a decision may look at. `gpus` None = no reading (verify mode); () = there is no GPU.
 
     `catalog` maps canonical names to facts. `may_upgrade` is False while the swap budget of the minute is spent.
     `barred` names weights that just failed to load, with the reason. `loading` is what a switch under way loads:
-    weights and num_ctx. `floor_bytes` is the least per card that was not taken by others over the dwell time of
-    upgrades (free + what residents hold); a card that is missing has no history. Without a probe, `ceiling_bytes` is
-    what a load that spilled alone could place on the cards.
+    weights and num_ctx. `floor_bytes` is the least per card that was not taken by others over
+    `defaults.upgrade_after_s` (free + what residents hold); a card that is missing has no history. Without a probe,
+    `ceiling_bytes` is what a load that spilled alone could place on the cards.
     """
 
     gpus: tuple[Gpu, ...] | None
     residents: tuple[Resident, ...] = ()
-    reservations: tuple[Reservation, ...] = ()
     catalog: Mapping[str, ModelFacts] = field(default_factory=dict)
     may_upgrade: bool = True
     barred: Mapping[str, str] = field(default_factory=dict)
@@ -124,8 +114,4 @@ class Snapshot:
 
     def __repr__(self) -> str:
         free = "unknown" if self.gpus is None else " + ".join(f"{gpu.free_bytes / GIB:.1f}" for gpu in self.gpus)
-        return f"<Snapshot [free {free} GiB, {len(self.residents)} resident, {len(self.reservations)} reserved]>"
-
-    def reserved_bytes(self, index: int) -> int:
-        """What loads under way have been promised on card `index`."""
-        return sum(reservation.bytes_by_card.get(index, 0) for reservation in self.reservations)
+        return f"<Snapshot [free {free} GiB, {len(self.residents)} resident]>"

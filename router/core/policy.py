@@ -13,7 +13,7 @@
  8. SPILLED      it was measured to spill at this free level, just failed to load, or Ollama would interfere
  9. TOO_BIG      it does not fit whatever goes
 10. HELD_BACK    it fits, but only by evicting somebody although a later variant is resident: an upgrade, and the swap
-                 budget is spent, somebody's dwell time has not passed, or the memory is there only since lately
+                 budget is spent, or the memory has not been free for long enough
 
 The first variant of cases 4–7 is chosen, except in case 10. Nothing chosen: the outcome is REJECTED, or PASSTHROUGH
 where there is no GPU at all. Pure: no I/O, no clock, no await, no log.
@@ -154,10 +154,8 @@ def _decide(verdicts: list[Verdict], held: list[int], chosen: int | None) -> Dec
 
 
 def _is_held_back(plan: Plan | None, snapshot: Snapshot) -> bool:
-    """True when swap budget, a dwell time, or memory that is back only since lately speak against an upgrade."""
+    """True while the swap budget is spent, or memory that an upgrade needs has not been free for long enough."""
     if plan is None or not snapshot.may_upgrade:
-        return True
-    if any(resident.dwell_left_s > 0 for resident in snapshot.residents if resident.weights in plan.evict):
         return True
     floors = snapshot.floor_bytes
     return any(need > floors.get(card, need) for card, need in zip(plan.cards, plan.need_by_card, strict=True))

@@ -18,9 +18,7 @@ class Route:
 
     `pattern` ends in ``/:name`` where the last path segment is an argument. `kind` names what the route does (for
     inference it is the kind that `payload.read_request` takes). `right` is what the client must be allowed to do;
-    `dialect` is the shape of its errors. `stream_default` is what an absent ``stream`` means, None where the answer
-    is never streamed. `model_field` says where the model's name is: a JSON key, "cmp" (``model``, else the older
-    ``name``), "path", "form" or "" for none.
+    `dialect` is the shape of its errors.
     """
 
     method: str
@@ -28,8 +26,6 @@ class Route:
     kind: str
     right: Right
     dialect: Dialect = "ollama"
-    stream_default: bool | None = None
-    model_field: str = ""
 
     method_bytes: bytes = field(init=False, default=b"")
     target: bytes = field(init=False, default=b"")
@@ -51,19 +47,19 @@ ROUTES: tuple[Route, ...] = (
     Route("HEAD", "/api/version", "version", "read"),
     Route("GET", "/api/version", "version", "read"),
     Route("GET", "/api/status", "status", "read"),
-    Route("POST", "/api/generate", "generate", "infer", "ollama", True, "model"),
-    Route("POST", "/api/chat", "chat", "infer", "ollama", True, "model"),
-    Route("POST", "/api/embed", "embed", "infer", "ollama", None, "model"),
-    Route("POST", "/api/embeddings", "embeddings", "infer", "ollama", None, "model"),
+    Route("POST", "/api/generate", "generate", "infer"),
+    Route("POST", "/api/chat", "chat", "infer"),
+    Route("POST", "/api/embed", "embed", "infer"),
+    Route("POST", "/api/embeddings", "embeddings", "infer"),
     Route("HEAD", "/api/tags", "tags", "read"),
     Route("GET", "/api/tags", "tags", "read"),
-    Route("POST", "/api/show", "show", "read", "ollama", None, "cmp"),
+    Route("POST", "/api/show", "show", "read"),
     Route("GET", "/api/ps", "ps", "read"),
-    Route("POST", "/api/pull", "pull", "manage", "ollama", True, "cmp"),
-    Route("POST", "/api/push", "push", "manage", "ollama", True, "cmp"),
-    Route("POST", "/api/create", "create", "manage", "ollama", True, "cmp"),
-    Route("POST", "/api/copy", "copy", "manage", "ollama", None, "source"),
-    Route("DELETE", "/api/delete", "delete", "manage", "ollama", None, "cmp"),
+    Route("POST", "/api/pull", "pull", "manage"),
+    Route("POST", "/api/push", "push", "manage"),
+    Route("POST", "/api/create", "create", "manage"),
+    Route("POST", "/api/copy", "copy", "manage"),
+    Route("DELETE", "/api/delete", "delete", "manage"),
     Route("POST", "/api/blobs/:digest", "blob_put", "manage"),
     Route("HEAD", "/api/blobs/:digest", "blob_head", "manage"),
     Route("POST", "/api/me", "me", "account"),
@@ -72,14 +68,14 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", "/api/experimental/web_search", "web_search", "account"),
     Route("POST", "/api/experimental/web_fetch", "web_fetch", "account"),
     Route("GET", "/api/experimental/model-recommendations", "recommendations", "read"),
-    Route("POST", "/v1/chat/completions", "v1_chat", "infer", "openai", False, "model"),
-    Route("POST", "/v1/completions", "v1_completions", "infer", "openai", False, "model"),
-    Route("POST", "/v1/embeddings", "v1_embeddings", "infer", "openai", None, "model"),
-    Route("POST", "/v1/responses", "v1_responses", "infer", "openai", False, "model"),
-    Route("POST", "/v1/messages", "v1_messages", "infer", "anthropic", False, "model"),
+    Route("POST", "/v1/chat/completions", "v1_chat", "infer", "openai"),
+    Route("POST", "/v1/completions", "v1_completions", "infer", "openai"),
+    Route("POST", "/v1/embeddings", "v1_embeddings", "infer", "openai"),
+    Route("POST", "/v1/responses", "v1_responses", "infer", "openai"),
+    Route("POST", "/v1/messages", "v1_messages", "infer", "anthropic"),
     Route("GET", "/v1/models", "v1_models", "read", "openai"),
-    Route("GET", "/v1/models/:model", "v1_model", "read", "openai", None, "path"),
-    Route("POST", "/v1/audio/transcriptions", "v1_audio", "infer", "openai", None, "form"),
+    Route("GET", "/v1/models/:model", "v1_model", "read", "openai"),
+    Route("POST", "/v1/audio/transcriptions", "v1_audio", "infer", "openai"),
 )
 
 

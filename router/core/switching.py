@@ -203,16 +203,16 @@ def _by_free(gpu: Gpu) -> tuple[int, int]:
 
 
 def _cards_without(evicted: tuple[Resident, ...], snapshot: Snapshot) -> tuple[Gpu, ...]:
-    """The cards with what `evicted` hold given back and what loads under way were promised taken."""
+    """The cards with what `evicted` hold given back."""
     assert snapshot.gpus
-    if not evicted and not snapshot.reservations:
+    if not evicted:
         return snapshot.gpus
-    return tuple(replace(gpu, free_bytes=_free_bytes(gpu, evicted, snapshot)) for gpu in snapshot.gpus)
+    return tuple(replace(gpu, free_bytes=_free_bytes(gpu, evicted)) for gpu in snapshot.gpus)
 
 
-def _free_bytes(gpu: Gpu, evicted: Iterable[Resident], snapshot: Snapshot) -> int:
+def _free_bytes(gpu: Gpu, evicted: Iterable[Resident]) -> int:
     coming_back = sum(resident.held_bytes.get(gpu.index, 0) for resident in evicted)
-    return min(gpu.total_bytes, gpu.free_bytes + coming_back) - snapshot.reserved_bytes(gpu.index)
+    return min(gpu.total_bytes, gpu.free_bytes + coming_back)
 
 
 def _interferes(

@@ -16,7 +16,6 @@ from uvicorn.server import ServerState
 
 from router.adapters.relay_deadlines import NEVER, Deadlines
 from router.adapters.relay_repeats import Repeat, Repeats
-from router.adapters.relay_socket import NOT_PLAIN, plain_fd
 from router.server.cycle import STATUS_LINES, Cycle
 from router.server.heads import Head
 
@@ -57,7 +56,6 @@ class ClientConnection(httptools_impl.HttpToolsProtocol):
         self.queue: list[Cycle] = []  # started or pipelined, oldest first
         self._next: Cycle | None = None  # the first of them while it is not started
         self.deadline = NEVER
-        self.fd = NOT_PLAIN
         self.is_write_paused = False
         self._writable: asyncio.Future[None] | None = None
         self._is_held = False  # the next request waits until the client has taken the last answer
@@ -72,7 +70,6 @@ class ClientConnection(httptools_impl.HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.fd = plain_fd(transport)
         self.deadlines.add(self)
         self.deadline = self.loop.time() + self.limits.header_s
         if self.is_draining or len(self.connections) > self.limits.connections:

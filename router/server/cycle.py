@@ -15,7 +15,6 @@ from typing import Any, Protocol
 
 import msgspec
 
-from router.adapters.relay_socket import write_now
 from router.server.heads import Head
 
 BODY_HIGH_WATER_BYTES = 512 << 10
@@ -31,7 +30,6 @@ class Line(Protocol):
     """What a cycle needs of its connection."""
 
     transport: asyncio.Transport
-    fd: int
     loop: asyncio.AbstractEventLoop
     is_write_paused: bool
 
@@ -286,7 +284,7 @@ class Cycle(msgspec.Struct, eq=False):
         if not self.is_chunked:
             if len(body) < 65536:
                 if head or body:
-                    write_now(transport, self.line.fd, head + body)
+                    transport.write(head + body)
             else:
                 transport.writelines((head, body))
             return
@@ -296,7 +294,7 @@ class Cycle(msgspec.Struct, eq=False):
             if head or end:
                 transport.write(head + end)
         elif len(body) < 65536:
-            write_now(transport, self.line.fd, b"%b%x\r\n%b%b" % (head, len(body), body, end))
+            transport.write(b"%b%x\r\n%b%b" % (head, len(body), body, end))
         else:
             transport.writelines((b"%b%x\r\n" % (head, len(body)), body, end))
 

@@ -138,7 +138,6 @@ class HttpProtocol(ClientConnection):
             "query_string": head.url[len(head.target) + 1 :],
             "headers": head.headers,
             "state": self.app_state,
-            "router.noted": head.noted,
             "router.cycle": cycle,
         }
 

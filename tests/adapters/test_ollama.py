@@ -98,11 +98,10 @@ async def test_an_embedding_model_loads_by_its_own_route(client, server):
     assert sent(route) == {"model": "e", "keep_alive": 60, "options": {"num_ctx": 512}, "input": []}
 
 
-@pytest.mark.parametrize("embedding", [False, True])
-async def test_an_unload_never_loads(client, server, embedding):
+async def test_an_unload_never_loads(client, server):
     """The route that expires a runner before it looks at the model, for every kind of model."""
     route = server.post("/api/generate").respond(json={"done": True, "done_reason": "unload"})
-    await client.unload("x", embedding=embedding)
+    await client.unload("x")
     assert sent(route) == {"model": "x", "keep_alive": 0, "stream": False}
 
 

@@ -146,6 +146,36 @@ async def test_a_broken_file_that_cannot_be_moved(tmp_path, monkeypatch):
     assert store.error
 
 
+async def test_a_moved_file_is_reported_once(tmp_path):
+    """The operator reads where the old file is, at the first use and not again."""
+    reports = []
+    broken_text(tmp_path / "x.sqlite")
+    store = SqliteStore(tmp_path / "x.sqlite", report=reports.append)
+    for number in range(3):
+        await store.put(seen(number))
+    assert len(reports) == 1
+    assert str(tmp_path / "x.sqlite.broken") in reports[0]
+    await store.aclose()
+
+
+async def test_each_new_error_is_reported_once_and_again_after_a_success(tmp_path, monkeypatch):
+    """A disk that stays full costs one line, not one a load; what comes back after a cure is new."""
+    monkeypatch.setattr("router.adapters.store._BUSY_S", 0.01)
+    reports = []
+    store = SqliteStore(tmp_path / "x.sqlite", report=reports.append)
+    blocker = sqlite3.connect(tmp_path / "x.sqlite")
+    for _ in range(2):
+        await store.all()
+        blocker.execute("BEGIN EXCLUSIVE")
+        await store.put(seen(1))
+        await store.put(seen(2))
+        blocker.rollback()
+    blocker.close()
+    assert len(reports) == 2
+    assert all("locked" in report and str(tmp_path) in report for report in reports)
+    await store.aclose()
+
+
 async def test_who_leaves_does_not_cut_a_write(tmp_path):
     """The row is written all the same."""
     store = SqliteStore(tmp_path / "x.sqlite")

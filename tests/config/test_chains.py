@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from router.config import ChainRule, Config, load_config
+from router.config import ChainRule, ChainRules, load_config
 from router.core.catalog import Variant
 from router.errors import BadRequest
 
@@ -23,26 +23,31 @@ defaults: { auto_chains: "off", nothing_fits: passthrough }
 """
 
 
+def rules_of(folder: Path, text: str) -> ChainRules:
+    file = folder / "router.yaml"
+    file.write_text(text)
+    config = load_config(file, env={})
+    return ChainRules(config.chains, config.defaults)
+
+
 @pytest.fixture
-def config(tmp_path: Path) -> Config:
-    file = tmp_path / "router.yaml"
-    file.write_text(TEXT)
-    return load_config(file, env={})
+def rules(tmp_path: Path) -> ChainRules:
+    return rules_of(tmp_path, TEXT)
 
 
-def test_chain_of_a_name_lists_its_variants(config: Config) -> None:
+def test_chain_of_a_name_lists_its_variants(rules: ChainRules) -> None:
     """Short forms become core variants; what the chain leaves out comes from the defaults."""
     variants = (Variant("llama3.3:70b-instruct-q4_K_M"), Variant("llama3.1:8b", "max"))
     expected = ChainRule("llama3.3:70b", variants, "auto", "passthrough", "on_request")
-    assert config.rules.rule_for("llama3.3:70b") == expected
+    assert rules.rule_for("llama3.3:70b") == expected
 
 
 @pytest.mark.parametrize(
     "spelling", ["LLAMA3.3:70B", "library/llama3.3:70b", "registry.ollama.ai/library/llama3.3:70b"]
 )
-def test_every_spelling_of_a_name_has_its_chain(spelling: str, config: Config) -> None:
+def test_every_spelling_of_a_name_has_its_chain(spelling: str, rules: ChainRules) -> None:
     """Names are compared as Ollama does."""
-    assert config.rules.rule_for(spelling).name == "llama3.3:70b"
+    assert rules.rule_for(spelling).name == "llama3.3:70b"
 
 
 @pytest.mark.parametrize(
@@ -56,47 +61,45 @@ def test_every_spelling_of_a_name_has_its_chain(spelling: str, config: Config) -
         ("qwen35:4b", "", "off"),
     ],
 )
-def test_most_specific_pattern_wins_else_the_default(model: str, rule: str, auto: str, config: Config) -> None:
+def test_most_specific_pattern_wins_else_the_default(model: str, rule: str, auto: str, rules: ChainRules) -> None:
     """More literal characters beat fewer; a name without chain has the default."""
-    found = config.rules.rule_for(model)
+    found = rules.rule_for(model)
     assert (found.name, found.auto) == (rule, auto)
 
 
-def test_chain_overrides_the_defaults_it_names(config: Config) -> None:
+def test_chain_overrides_the_defaults_it_names(rules: ChainRules) -> None:
     """A chain's own settings win, the rest is inherited."""
-    waiting, never = config.rules.rule_for("qwen3:8b"), config.rules.rule_for("team/x")
+    waiting, never = rules.rule_for("qwen3:8b"), rules.rule_for("team/x")
     assert (waiting.nothing_fits, waiting.upgrade) == ("wait", "on_request")
     assert (never.nothing_fits, never.upgrade) == ("passthrough", "never")
     assert never.variants == (Variant("team/small"), Variant("team/small", 4096))
 
 
-def test_named_chains_are_those_with_a_name_and_variants(config: Config) -> None:
+def test_named_chains_are_those_with_a_name_and_variants(rules: ChainRules) -> None:
     """Patterns and derived chains are no models of their own."""
-    assert [rule.name for rule in config.rules.named] == ["llama3.3:70b", "chat"]
-    assert config.rules.rule_for("chat").preload
+    assert [rule.name for rule in rules.named] == ["llama3.3:70b", "chat"]
+    assert rules.rule_for("chat").preload
 
 
-def test_rule_is_remembered(config: Config) -> None:
+def test_rule_is_remembered(rules: ChainRules) -> None:
     """The same name gives the same object, so that a request costs one look-up."""
-    assert config.rules.rule_for("qwen3:4b") is config.rules.rule_for("qwen3:4b")
-    assert config.rules is config.rules
+    assert rules.rule_for("qwen3:4b") is rules.rule_for("qwen3:4b")
 
 
-def test_memory_of_names_is_bounded(config: Config) -> None:
+def test_memory_of_names_is_bounded(rules: ChainRules) -> None:
     """Ten thousand invented names leave a small memory behind."""
     for number in range(10_000):
-        config.rules.rule_for(f"m{number}")
-    assert len(config.rules._remembered) <= 4096
+        rules.rule_for(f"m{number}")
+    assert len(rules._remembered) <= 4096
 
 
-def test_no_model_name_is_a_bad_request(config: Config) -> None:
+def test_no_model_name_is_a_bad_request(rules: ChainRules) -> None:
     """What Ollama refuses as a name is refused here."""
     with pytest.raises(BadRequest):
-        config.rules.rule_for("a b")
+        rules.rule_for("a b")
 
 
 def test_chain_may_list_its_own_name(tmp_path: Path) -> None:
     """A chain that lists itself means the installed model of that name, even where two chains name each other."""
-    file = tmp_path / "router.yaml"
-    file.write_text("chains: { 'a:8b': ['a:8b', 'b:8b'], 'b:8b': ['b:8b', 'a:8b'] }\n")
-    assert len(load_config(file, env={}).rules.named) == 2
+    text = "chains: { 'a:8b': ['a:8b', 'b:8b'], 'b:8b': ['b:8b', 'a:8b'] }\n"
+    assert len(rules_of(tmp_path, text).named) == 2

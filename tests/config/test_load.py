@@ -213,7 +213,7 @@ def test_environment_reaches_every_kind_of_value() -> None:
     defaults = config.defaults
     assert (defaults.nothing_fits, defaults.safety_mib, defaults.derived_tags) == ("wait", 300, False)
     assert (config.queue.wait_s, config.timeouts.connect_s) == (1.5, 0.25)
-    assert (config.backend_name, config.backend.url, config.backend.gpus) == ("local", "http://gpu1:11434", (0, 1))
+    assert [(name, b.url, b.gpus) for name, b in config.backends.items()] == [("local", "http://gpu1:11434", (0, 1))]
     assert list(config.chains) == ["llama3.3:70b"]
 
 
@@ -222,7 +222,7 @@ def test_variable_finds_a_backend_whose_name_has_capitals(tmp_path: Path) -> Non
     file = tmp_path / "router.yaml"
     file.write_text("backends: { GPU1: {} }\n")
     config = load_config(file, env={"OLLAMA_ROUTER_BACKENDS__GPU1__URL": "http://h:1"})
-    assert (config.backend_name, config.backend.url) == ("GPU1", "http://h:1")
+    assert [(name, b.url) for name, b in config.backends.items()] == [("GPU1", "http://h:1")]
 
 
 @pytest.mark.parametrize(
@@ -253,8 +253,8 @@ def test_option_for_the_upstream_means_the_backend_of_the_file(tmp_path: Path) -
     file = tmp_path / "router.yaml"
     file.write_text("backends: { gpu1: { server: { num_parallel: 4 } } }\n")
     config = load_config(file, env={}, options={"backends.local.url": "http://h:1"})
-    assert (config.backend_name, config.backend.url) == ("gpu1", "http://h:1")
-    assert config.backend.server.num_parallel == 4
+    assert [(name, b.url) for name, b in config.backends.items()] == [("gpu1", "http://h:1")]
+    assert config.backends["gpu1"].server.num_parallel == 4
     with pytest.raises(ConfigError, match="command line: --upstream: backends.local.url: found"):
         load_config(env={}, options={"backends.local.url": "ftp://h"})
 

@@ -92,17 +92,19 @@ def test_busy_resident_is_waited_for_not_cut():
     assert decision.chosen.plan.waits_for == (other.weights,)
 
 
-@pytest.mark.parametrize("held", [{"may_upgrade": False}, {}], ids=["swap budget", "dwell time"])
+@pytest.mark.parametrize(
+    "held", [{"may_upgrade": False}, {"floor_bytes": {0: 10 << 30}}], ids=["swap budget", "memory free only lately"]
+)
 def test_upgrade_is_held_back_while_a_smaller_variant_is_resident(held):
-    """Evicting for a bigger variant waits for budget and dwell time; the resident one serves meanwhile."""
-    loaded = resident_of(SMALL, held_gib=8, dwell_left_s=0.0 if held else 5.0)
+    """Evicting for a bigger variant waits for budget and lasting memory; the resident one serves meanwhile."""
+    loaded = resident_of(SMALL, held_gib=8)
     decision = choose(ask(), CHAIN, snapshot(loaded, free_gib=16, **held), RULES)
     assert decision.chosen.variant.model == "small:3b"
     assert VerdictKind.HELD_BACK in kinds(decision)
 
 
 def test_upgrade_is_taken_when_nothing_holds_it_back():
-    """With budget left and no dwell time the bigger variant is loaded."""
+    """With budget left and memory that lasts the bigger variant is loaded."""
     loaded = resident_of(SMALL, held_gib=8)
     decision = choose(ask(), CHAIN, snapshot(loaded, free_gib=16), RULES)
     assert decision.chosen.variant.model == "middle:30b"
@@ -110,9 +112,9 @@ def test_upgrade_is_taken_when_nothing_holds_it_back():
 
 
 def test_going_down_is_immediate():
-    """Without any resident of the chain a switch is no upgrade: neither budget nor dwell time hold it back."""
+    """Without any resident of the chain a switch is no upgrade: the budget does not hold it back."""
     other = facts_of("other:30b", 18)
-    loaded = resident_of(other, held_gib=20, dwell_left_s=50)
+    loaded = resident_of(other, held_gib=20)
     decision = choose(ask(), CHAIN, snapshot(loaded, free_gib=4, may_upgrade=False), RULES)
     assert decision.chosen.variant.model == "middle:30b"
 
@@ -214,7 +216,7 @@ def test_without_probe_what_spilled_is_tried_smaller_then_passed_over():
 
 
 def test_memory_that_is_back_only_lately_is_no_reason_to_go_up():
-    """An upgrade needs memory that was there for the whole dwell time; a first load does not."""
+    """An upgrade needs memory that was there for the whole of `upgrade_after_s`; a first load does not."""
     loaded = resident_of(SMALL, held_gib=8)
     fresh = snapshot(loaded, free_gib=16, floor_bytes={0: 10 << 30})
     assert choose(ask(), CHAIN, fresh, RULES).chosen.variant.model == "small:3b"

@@ -28,7 +28,7 @@ def worlds(draw):
         if held > left[card]:
             continue
         left[card] -= held
-        busy, dwell = draw(st.integers(0, 1)), draw(st.sampled_from([0.0, 9.0]))
+        busy = draw(st.integers(0, 1))
         residents.append(
             resident_of(
                 facts,
@@ -36,7 +36,6 @@ def worlds(draw):
                 card=card,
                 order=order,
                 in_flight=busy,
-                dwell_left_s=dwell,
                 free_at_load_gib=left[card] + held,
             )
         )
@@ -76,14 +75,14 @@ def test_sound_a_chosen_variant_fits_or_is_resident(snapshot, chain, request):
 
 @given(worlds(), chains, requests)
 def test_maximal_no_earlier_variant_is_usable_but_held_back_ones(snapshot, chain, request):
-    """Everything before the chosen variant cannot serve, or is an upgrade that dwell time or budget hold back."""
+    """Everything before the chosen variant cannot serve, or is an upgrade that the budget holds back."""
     decision = choose(request, chain, snapshot, RULES)
     if decision.chosen is None:
         return
     before = decision.verdicts[: decision.verdicts.index(decision.chosen)]
     assert not any(verdict.kind in USABLE for verdict in before)
     if any(verdict.kind is VerdictKind.HELD_BACK for verdict in before):
-        assert not snapshot.may_upgrade or any(resident.dwell_left_s for resident in snapshot.residents)
+        assert not snapshot.may_upgrade
 
 
 @given(worlds(), chains, requests, st.floats(0, 8))

@@ -73,5 +73,5 @@ def test_derived_names_are_valid_names_of_their_own_namespace():
 
 def test_snapshot_tells_its_state():
     """The repr is for logs and failures."""
-    assert repr(SNAPSHOT) == "<Snapshot [free 24.0 GiB, 0 resident, 0 reserved]>"
+    assert repr(SNAPSHOT) == "<Snapshot [free 24.0 GiB, 0 resident]>"
     assert "unknown" in repr(Snapshot(None))
