@@ -21,13 +21,13 @@ from unittest.mock import patch
 from fit_data import MIB, Recordings, Row, cards_of, is_whole, options_of
 from fit_truth import print_truth
 
-from router.core import placement, shape
-from router.core.architectures import UNKNOWN
-from router.core.catalog import ModelFacts
-from router.core.footprint import Footprint, footprint, known_footprint
-from router.core.learning import Learned, Observation
-from router.core.options import RunOptions
-from router.core.placement import place
+from router.core.learning.residuals import Learned, Observation
+from router.core.memory import placement, shape
+from router.core.memory.architectures import UNKNOWN
+from router.core.memory.footprint import Footprint, footprint, known_footprint
+from router.core.memory.options import RunOptions
+from router.core.memory.placement import place
+from router.core.ollama.model import ModelFacts
 
 TERMS = ("weights", "caches", "compute", "sum")
 

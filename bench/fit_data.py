@@ -11,9 +11,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from router.core.catalog import ModelFacts, Tensor
-from router.core.options import RunOptions
-from router.core.placement import Card
+from router.core.memory.options import RunOptions
+from router.core.memory.placement import Card
+from router.core.ollama.model import ModelFacts, Tensor
 
 MIB = 1 << 20
 Row = dict[str, str]

@@ -17,16 +17,16 @@ from time import perf_counter
 
 from fit_data import Recordings
 
-from router.core import placement, shape
-from router.core.advice import advise, examine
-from router.core.capacity import Gpu, Snapshot
-from router.core.catalog import Chain, Variant
-from router.core.footprint import known_footprint
-from router.core.names import key_of
-from router.core.options import RunOptions
-from router.core.payload import InferenceRequest
-from router.core.placement import Card, max_num_ctx, place
-from router.core.policy import Rules, choose
+from router.core.advice.advise import advise, examine
+from router.core.decision.policy import Rules, choose
+from router.core.memory import placement, shape
+from router.core.memory.footprint import known_footprint
+from router.core.memory.options import RunOptions
+from router.core.memory.placement import Card, max_num_ctx, place
+from router.core.ollama.model import Chain, Variant
+from router.core.ollama.names import key_of
+from router.core.ollama.runner import Gpu, Snapshot
+from router.core.payload.read import InferenceRequest
 
 GIB = 1 << 30
 RULES = Rules()

@@ -13,9 +13,9 @@ from statistics import median
 
 from fit_data import MIB, Recordings, Row
 
-from router.core.catalog import ModelFacts
-from router.core.footprint import footprint
-from router.core.options import RunOptions
+from router.core.memory.footprint import footprint
+from router.core.memory.options import RunOptions
+from router.core.ollama.model import ModelFacts
 
 # How the reports spell models whose shape is recorded under another name.
 ALIASES = (

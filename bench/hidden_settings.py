@@ -19,11 +19,11 @@ from pathlib import Path
 
 from fit_data import MIB, Recordings
 
-from router.core.catalog import ModelFacts
-from router.core.footprint import footprint
-from router.core.learning import Learned, Observation
-from router.core.options import RunOptions
-from router.core.placement import Card, place
+from router.core.learning.residuals import Learned, Observation
+from router.core.memory.footprint import footprint
+from router.core.memory.options import RunOptions
+from router.core.memory.placement import Card, place
+from router.core.ollama.model import ModelFacts
 
 STEP, MOST, LEAST = 2048, 32768, 2048
 ROUNDS_BEFORE = 2

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from router.core import ollama_memory, ollama_options, ollama_rules
+from router.core.ollama import bookkeeping, options, scheduler
 from router.simulator import discovery, engine, loading
 from router.simulator.arithmetic import Arithmetic, RunnerPlan
 from router.simulator.llamacpp import FootprintArithmetic
@@ -65,7 +65,7 @@ def _patched(*changes: tuple[Any, str, Any]) -> Iterator[None]:
 
 def _ninety_percent() -> Any:
     """80 % of available memory becomes 90 %, in placement, batch and pre-flight."""
-    keep = ollama_rules.preflight
+    keep = scheduler.preflight
 
     def preflight(facts: Any, launch: Any, gpus: Any, free: Any, settings: Any, **rest: Any) -> Any:
         return keep(facts, launch, gpus, tuple(left * 9 // 8 for left in free), settings, **rest)
@@ -89,10 +89,10 @@ def _oldest_victim() -> Any:
 
 
 def _right_card_names() -> Any:
-    def booked_bytes(self: ollama_memory.OllamaResident, card: int) -> int:
+    def booked_bytes(self: bookkeeping.OllamaResident, card: int) -> int:
         return self.buffers_bytes[self.cards.index(card)] if card in self.cards else 0
 
-    return _patched((ollama_memory.OllamaResident, "booked_bytes", booked_bytes))
+    return _patched((bookkeeping.OllamaResident, "booked_bytes", booked_bytes))
 
 
 def _first_card() -> Any:
@@ -102,17 +102,17 @@ def _first_card() -> Any:
             return cards, is_single
         return (next(card for card, left in enumerate(free) if predicted <= left * 80 // 100),), True
 
-    keep = ollama_rules.placement
-    return _patched((ollama_rules, "placement", placement))
+    keep = scheduler.placement
+    return _patched((scheduler, "placement", placement))
 
 
 def _tier_48_gib() -> Any:
     gib = 1 << 30
-    return _patched((ollama_options, "TIERS", ((48 * gib, 262144), (23 * gib, 32768), (0, 4096))))
+    return _patched((options, "TIERS", ((48 * gib, 262144), (23 * gib, 32768), (0, 4096))))
 
 
 def _no_surcharge() -> Any:
-    return _patched((ollama_rules, "SURCHARGES", ((1024, 768 << 20),)))
+    return _patched((scheduler, "SURCHARGES", ((1024, 768 << 20),)))
 
 
 MUTATIONS = {

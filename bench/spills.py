@@ -21,12 +21,12 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from bench.stage import Stage, stage, table
 from router.adapters.catalog import CatalogReader
 from router.adapters.ollama import OllamaClient
-from router.core.capacity import RunnerOptions, Snapshot
-from router.core.catalog import ModelFacts
-from router.core.context import ContextNeed
-from router.core.names import key_of
-from router.core.room import MachineRules
-from router.core.switching import Plan, plan_switch
+from router.core.decision.context import ContextNeed
+from router.core.decision.need import MachineRules
+from router.core.decision.switching import Plan, plan_switch
+from router.core.ollama.model import ModelFacts
+from router.core.ollama.names import key_of
+from router.core.ollama.runner import RunnerOptions, Snapshot
 from router.simulator.clock import run_virtual
 from router.simulator.machine import CardSpec, Machine, Speeds
 from router.simulator.server import SimConfig, running_simulator

@@ -28,12 +28,12 @@ from router.adapters.relay import HttpRelay
 from router.adapters.store import LearnedStore, MemoryStore, SqliteStore
 from router.chains import Chains
 from router.config import Backend, ChainRules, Config, Defaults, Probe
-from router.core.capacity import Gpu
-from router.core.context import ContextRules
-from router.core.names import key_of
-from router.core.ollama_options import ServerSettings
-from router.core.policy import Rules
-from router.core.room import MachineRules
+from router.core.decision.context import ContextRules
+from router.core.decision.need import MachineRules
+from router.core.decision.policy import Rules
+from router.core.ollama.names import key_of
+from router.core.ollama.options import ServerSettings
+from router.core.ollama.runner import Gpu
 from router.decisions import Decisions, DispatchSettings
 from router.derived import DerivedTags
 from router.directory import Directory

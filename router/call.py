@@ -9,9 +9,9 @@ from typing import Literal
 import msgspec
 
 from router.adapters.relay import UpstreamRequest, UpstreamResponse
-from router.core.names import key_of
-from router.core.payload import InferenceRequest
-from router.core.routes import Route
+from router.core.ollama.names import key_of
+from router.core.ollama.routes import Route
+from router.core.payload.read import InferenceRequest
 
 NothingFits = Literal["refuse", "wait", "allow_partial", "passthrough"]
 Header = tuple[bytes, bytes]

@@ -11,9 +11,9 @@ import asyncio
 from contextlib import suppress
 
 from router.adapters.ollama import ModelServer
-from router.core.capacity import RunnerOptions
-from router.core.derived_names import derived_name, is_derived, parameters_of
-from router.core.names import key_of
+from router.core.ollama.derived_names import derived_name, is_derived, parameters_of
+from router.core.ollama.names import key_of
+from router.core.ollama.runner import RunnerOptions
 from router.errors import RouterError
 from router.world import World
 

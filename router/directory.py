@@ -10,9 +10,9 @@ from datetime import datetime
 
 from router.adapters.relay import Relay, UpstreamRequest, UpstreamResponse
 from router.chains import Chains
-from router.core.derived_names import is_derived
-from router.core.names import key_of
-from router.core.payload import InferenceRequest
+from router.core.ollama.derived_names import is_derived
+from router.core.ollama.names import key_of
+from router.core.payload.read import InferenceRequest
 from router.decisions import Decisions
 from router.errors import ModelNotFound
 from router.keepalive import KeepAlive

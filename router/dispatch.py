@@ -19,12 +19,12 @@ import msgspec
 from router.adapters.relay import Relay, UpstreamResponse
 from router.call import Answer, Call, Released, router_headers, spelled
 from router.chains import Chains
-from router.core.capacity import RunnerOptions
-from router.core.catalog import Chain
-from router.core.names import key_of
-from router.core.payload import InferenceRequest, Patch, rewrite
-from router.core.policy import Decision, Outcome, Verdict, VerdictKind
-from router.core.report import refusal
+from router.core.decision.policy import Decision, Outcome, Verdict, VerdictKind
+from router.core.decision.report import refusal
+from router.core.ollama.model import Chain
+from router.core.ollama.names import key_of
+from router.core.ollama.runner import RunnerOptions
+from router.core.payload.read import InferenceRequest, Patch, rewrite
 from router.decisions import NO_PATCH, Decisions, DispatchSettings, Ready, digest_of, dropped, patch_of, told
 from router.derived import DerivedTags
 from router.errors import LoadFailed, ModelNotFound, NoVariantFits, RouterError, UpstreamError

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from router import __version__
 from router.config import effective
-from router.core.names import key_of
-from router.core.policy import VerdictKind
-from router.core.report import as_data, line
+from router.core.decision.policy import VerdictKind
+from router.core.decision.report import as_data, line
+from router.core.ollama.names import key_of
 from router.errors import BadRequest, ModelNotFound
 from router.world import Tracked
 

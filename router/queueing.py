@@ -16,8 +16,8 @@ from collections import deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 
-from router.core.policy import Decision, VerdictKind
-from router.core.switching import Plan
+from router.core.decision.policy import Decision, VerdictKind
+from router.core.decision.switching import Plan
 from router.errors import Busy
 from router.residency import Ending, Residency, Target
 from router.telemetry import Noted, QueueChanged, Telemetry

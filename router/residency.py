@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from enum import Enum
 
 from router.adapters.store import LearnedStore
-from router.core.capacity import Gpu, RunnerOptions
-from router.core.catalog import ModelFacts
-from router.core.learning import Learned, Observation
-from router.core.ollama_rules import ServerSettings
-from router.core.room import run_options
-from router.core.switching import Plan
+from router.core.decision.need import run_options
+from router.core.decision.switching import Plan
+from router.core.learning.residuals import Learned, Observation
+from router.core.ollama.model import ModelFacts
+from router.core.ollama.runner import Gpu, RunnerOptions
+from router.core.ollama.scheduler import ServerSettings
 from router.errors import LoadFailed, ModelNotFound, RouterError
 from router.telemetry import Measured, Spilled, Switched, Telemetry
 from router.world import BACK_SHARE, Tracked, World

@@ -60,7 +60,7 @@ def name_of(path: Path) -> str:
 
 
 def room_of(dotted: str) -> str:
-    """``router.core.policy`` → ``core``."""
+    """``router.core.decision.policy`` → ``core``."""
     parts = dotted.split(".")
     return parts[1] if len(parts) > 1 else "__init__"
 

@@ -162,7 +162,7 @@ def test_fallback_is_named_in_the_answers_headers():
 
 def test_h5_spilled_load_never_answers_and_the_next_one_is_right():
     """Hidden server settings (4 slots) make the first load spill: it is unloaded, learned, and a smaller one serves."""
-    from router.core.ollama_options import ServerSettings
+    from router.core.ollama.options import ServerSettings
 
     async def story(one):
         first = await one.ask(hello("qwen3:14b", options={"num_ctx": 16384}))

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 from cachetools import LRUCache
 
-from router.core.catalog import ModelFacts
-from router.core.names import key_of
+from router.core.ollama.model import ModelFacts
+from router.core.ollama.names import key_of
 from router.errors import BadRequest, RouterError
 
 _SHOWS_AT_ONCE = 4

@@ -13,7 +13,7 @@ from router.adapters.gpu_command import CommandProbe
 from router.adapters.gpu_nvml import LIBRARY_NOT_FOUND, NvmlProbe
 from router.adapters.gpu_prometheus import PrometheusProbe
 from router.adapters.gpu_reading import GpuProcess, ProbeReading, VramProbe
-from router.core.capacity import Gpu
+from router.core.ollama.runner import Gpu
 from router.errors import ProbeError
 
 __all__ = [

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from router.adapters.gpu_nvml import UNKNOWN_CONTEXT_BYTES
 from router.adapters.gpu_reading import CachedReading, Cards, DeadlineThread, ProbeReading
-from router.core.capacity import Gpu
+from router.core.ollama.runner import Gpu
 from router.errors import ProbeError
 
 # Less is the slice of main memory that an integrated GPU draws its desktop in.

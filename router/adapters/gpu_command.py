@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from router.adapters.gpu_nvml import UNKNOWN_CONTEXT_BYTES
 from router.adapters.gpu_reading import CachedReading, Cards, ProbeReading
-from router.core.capacity import Gpu
+from router.core.ollama.runner import Gpu
 from router.errors import ProbeError
 
 QUERY = ("--query-gpu=index,uuid,name,memory.total,memory.free,compute_cap", "--format=csv")

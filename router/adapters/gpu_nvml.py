@@ -7,7 +7,7 @@ from typing import Any
 import pynvml
 
 from router.adapters.gpu_reading import CachedReading, Cards, DeadlineThread, GpuProcess, ProbeReading
-from router.core.capacity import Gpu
+from router.core.ollama.runner import Gpu
 from router.errors import ProbeError
 
 # Numbers of nvml.h, part of the driver's ABI.

@@ -14,7 +14,7 @@ import httpx
 
 from router.adapters.gpu_nvml import UNKNOWN_CONTEXT_BYTES
 from router.adapters.gpu_reading import CachedReading, Cards, ProbeReading
-from router.core.capacity import Gpu
+from router.core.ollama.runner import Gpu
 from router.errors import ProbeError
 
 _MIB = 1 << 20

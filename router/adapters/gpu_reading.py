@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from router.core.capacity import Gpu
+from router.core.ollama.runner import Gpu
 from router.errors import ProbeError
 
 

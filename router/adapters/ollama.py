@@ -17,7 +17,7 @@ import httpx
 import msgspec
 
 from router.adapters.catalog import CatalogReader
-from router.core.capacity import RunnerOptions
+from router.core.ollama.runner import RunnerOptions
 from router.errors import LoadFailed, ModelNotFound, UpstreamError, UpstreamTimeout
 
 __all__ = ["CatalogReader", "ModelServer", "OllamaClient", "PsRow"]

@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from router.core.observation import Observation
+from router.core.learning.observation import Observation
 
 _MOST_ROWS = 5000
 _FORM = 1  # of the table; a file of another form is moved aside like a broken one

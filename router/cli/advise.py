@@ -30,8 +30,8 @@ from router.cli.fit import (
     verdict,
 )
 from router.cli.question import DEFAULT_UPSTREAM, Settings, read_question
-from router.core.advice import Advice, Hardware
-from router.core.advice import advise as advise_on
+from router.core.advice.advise import Advice, Hardware
+from router.core.advice.advise import advise as advise_on
 
 
 def advise(

@@ -22,7 +22,7 @@ from rich.table import Table
 from router.adapters.relay import HttpRelay, UpstreamRequest
 from router.app import Running, running
 from router.config import load_config
-from router.core.names import key_of
+from router.core.ollama.names import key_of
 from router.simulator.machine import CardSpec, Machine, Speeds
 from router.simulator.probe import CardsProbe
 from router.simulator.server import SimConfig, SimulatedOllama, running_simulator

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from router.cli.question import DEFAULT_UPSTREAM, Settings, read_question
-from router.core.examine import DeviceTerms, Fit, examine
+from router.core.advice.examine import DeviceTerms, Fit, examine
 
 GIB = 1 << 30
 MODEL = Annotated[str, typer.Argument(help="An installed model, or a file with the JSON of /api/show (verbose).")]

@@ -12,14 +12,14 @@ from typing import Any
 
 from router.adapters.gpu import detect_probe
 from router.adapters.ollama import OllamaClient
-from router.core.capacity import Gpu, RunnerOptions
-from router.core.catalog import ModelFacts
-from router.core.fit_target import fit_target_bytes
-from router.core.footprint import RunOptions
-from router.core.names import key_of
-from router.core.ollama_options import ServerSettings, automatic_num_ctx, clamped, merged
-from router.core.placement import Card
-from router.core.weights import BLOCKS
+from router.core.memory.fit_target import fit_target_bytes
+from router.core.memory.footprint import RunOptions
+from router.core.memory.placement import Card
+from router.core.memory.weights import BLOCKS
+from router.core.ollama.model import ModelFacts
+from router.core.ollama.names import key_of
+from router.core.ollama.options import ServerSettings, automatic_num_ctx, clamped, merged
+from router.core.ollama.runner import Gpu, RunnerOptions
 from router.errors import BadRequest, ConfigError, ModelNotFound, ProbeError
 
 MIB = 1 << 20

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from router.core.ollama_options import ServerSettings
+from router.core.ollama.options import ServerSettings
 from router.errors import ConfigError
 from router.simulator.foreign import ForeignStep, parse_script, play
 from router.simulator.gpu_metrics import serve_metrics

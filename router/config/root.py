@@ -23,7 +23,7 @@ from router.config.sections import (
     Timeouts,
 )
 from router.config.values import WILDCARDS, Address, Listen, ModelPattern
-from router.core.names import key_of
+from router.core.ollama.names import key_of
 
 Path = tuple[str | int, ...]
 

@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable
 from typing import Literal, NamedTuple
 
 from router.call import Answer, Call
-from router.core.payload import read_request
-from router.core.routes import TARGETS, Route
+from router.core.ollama.routes import TARGETS, Route
+from router.core.payload.read import read_request
 from router.dispatch import Dispatcher, Underway
 from router.errors import BadRequest, Busy, RouterError, UpstreamError
 from router.server.cycle import Cycle

@@ -16,9 +16,9 @@ from typing import Any, cast
 import msgspec
 
 from router.call import Answer, Call, NothingFits
-from router.core.names import ModelName, Source
-from router.core.payload import read_request
-from router.core.routes import TARGETS, Match, Route
+from router.core.ollama.names import ModelName, Source
+from router.core.ollama.routes import TARGETS, Match, Route
+from router.core.payload.read import read_request
 from router.directory import Directory
 from router.dispatch import Dispatcher
 from router.errors import BadRequest, Busy, Forbidden, RouterError, UpstreamError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from router.core.routes import Dialect
+from router.core.ollama.routes import Dialect
 from router.errors import RouterError
 from router.server.bodies import ClientGone, decoded, read_body, too_large
 from router.server.cycle import Cycle

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from router.core.names import key_of
+from router.core.ollama.names import key_of
 from router.directory import Directory
 from router.errors import BadRequest
 

@@ -8,8 +8,8 @@ from urllib.parse import quote
 import msgspec
 
 from router.adapters.relay import UpstreamRequest
-from router.core.payload import read_names, rewrite
-from router.core.routes import Route
+from router.core.ollama.routes import Route
+from router.core.payload.read import read_names, rewrite
 from router.directory import Directory
 from router.errors import ModelNotFound
 from router.server import listing

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from urllib.parse import quote
 
 from router.adapters.relay import UpstreamRequest, UpstreamResponse
-from router.core.names import key_of
-from router.core.payload import read_names, rewrite_names
-from router.core.routes import Route
+from router.core.ollama.names import key_of
+from router.core.ollama.routes import Route
+from router.core.payload.read import read_names, rewrite_names
 from router.directory import Directory
 from router.errors import BadRequest, Forbidden, UpstreamError
 from router.server.bodies import BodyStream

@@ -6,7 +6,7 @@ import posixpath
 from dataclasses import dataclass
 from urllib.parse import quote, unquote_to_bytes
 
-from router.core.routes import TARGETS, Match, Route, allowed_methods, match
+from router.core.ollama.routes import TARGETS, Match, Route, allowed_methods, match
 
 _ORDER = ("HEAD", "GET", "POST", "DELETE")
 

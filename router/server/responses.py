@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from router.adapters.relay_wire import ConnectionGone
-from router.core.routes import Dialect
+from router.core.ollama.routes import Dialect
 from router.errors import BadRequest, Busy, NoVariantFits, RouterError, UpstreamError
 
 Header = tuple[bytes, bytes]

@@ -13,7 +13,7 @@ from typing import cast
 
 from router.adapters.relay import AnswerHead, UpstreamResponse
 from router.call import header_lines
-from router.core.routes import Route
+from router.core.ollama.routes import Route
 from router.errors import RouterError, UpstreamError
 from router.server.exchange import Exchange
 from router.server.responses import NO_RETRY, Header, response_headers

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from router.core.routes import Route
+from router.core.ollama.routes import Route
 from router.server.responses import error_value
 
 Rename = tuple[bytes, bytes]

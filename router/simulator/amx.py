@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from router.core.catalog import Tensor
+from router.core.ollama.model import Tensor
 
 # Bytes per block (as the kernels pack it: some types get a compensation of 2 or 4 bytes) and weights per block.
 BLOCKS = {"F16": (2, 1), "Q4_0": (18, 32), "Q4_1": (20, 32), "Q8_0": (38, 32), "Q4_K": (148, 256), "Q5_K": (180, 256)}

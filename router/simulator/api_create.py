@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from router.core.names import ModelName, Source
+from router.core.ollama.names import ModelName, Source
 from router.errors import BadRequest
 from router.simulator.api_manage import Progress, existing, name_of, progress, pulled
 from router.simulator.exchange import ApiError, Exchange

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
-from router.core.names import ModelName, Source
+from router.core.ollama.names import ModelName, Source
 from router.errors import BadRequest
 from router.simulator.amx import amx_bytes
 from router.simulator.exchange import ApiError, Exchange, go_time

@@ -6,7 +6,7 @@ import re
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
-from router.core.names import DEFAULT_HOST, ModelName, Source
+from router.core.ollama.names import DEFAULT_HOST, ModelName, Source
 from router.errors import BadRequest
 from router.simulator.exchange import ApiError, Exchange
 from router.simulator.gojson import dump, quoted

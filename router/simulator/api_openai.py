@@ -8,7 +8,7 @@ import struct
 from collections.abc import Mapping
 from typing import Any
 
-from router.core.names import ModelName
+from router.core.ollama.names import ModelName
 from router.errors import BadRequest
 from router.simulator.api_lists import answer_show
 from router.simulator.api_native import answer_embed

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from router.core.catalog import ModelFacts
-from router.core.projector import tower_bytes
-from router.core.shape import shape_of
+from router.core.memory.projector import tower_bytes
+from router.core.memory.shape import shape_of
+from router.core.ollama.model import ModelFacts
 
 MIB = 1 << 20
 Kind = Literal["context", "model", "kv", "state", "compute", "projector"]

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from router.core.capacity import Gpu
+from router.core.ollama.runner import Gpu
 from router.simulator.machine import MIB, Machine
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import aclosing
 from typing import Any, Protocol
 
-from router.core.names import ModelName, Source
+from router.core.ollama.names import ModelName, Source
 from router.errors import BadRequest
 from router.simulator.api_native import gathered
 from router.simulator.chat import Chunks, Single

@@ -6,8 +6,8 @@ import asyncio
 import random
 from collections.abc import Sequence
 
-from router.core.ollama_memory import Free, OllamaResident, frozen_free, less_booked, live_free
-from router.core.ollama_options import Launch
+from router.core.ollama.bookkeeping import Free, OllamaResident, frozen_free, less_booked, live_free
+from router.core.ollama.options import Launch
 from router.simulator.cards import Cards
 from router.simulator.runner import Runner
 

@@ -16,10 +16,10 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from types import TracebackType
 
-from router.core.capacity import Gpu, RunnerOptions
-from router.core.ollama_memory import OllamaResident
-from router.core.ollama_options import ServerSettings, automatic_num_ctx, merged, needs_reload
-from router.core.ollama_rules import max_loaded, victim
+from router.core.ollama.bookkeeping import OllamaResident
+from router.core.ollama.options import ServerSettings, automatic_num_ctx, merged, needs_reload
+from router.core.ollama.runner import Gpu, RunnerOptions
+from router.core.ollama.scheduler import max_loaded, victim
 from router.simulator.arithmetic import Arithmetic, SimModel
 from router.simulator.cards import Cards
 from router.simulator.discovery import Discovery

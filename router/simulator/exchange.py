@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from router.core.names import ModelName, Source
+from router.core.ollama.names import ModelName, Source
 from router.errors import BadRequest
 from router.simulator.engine import Engine, EngineError
 from router.simulator.gojson import GoError, dump

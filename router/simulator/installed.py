@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from router.core.catalog import ModelFacts, Tensor
-from router.core.names import ModelName
-from router.core.weights import tensor_bytes
+from router.core.memory.weights import tensor_bytes
+from router.core.ollama.model import ModelFacts, Tensor
+from router.core.ollama.names import ModelName
 from router.simulator.engine import SimModel
 from router.simulator.gojson import dump
 

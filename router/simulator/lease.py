@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
 
-from router.core.ollama_options import Launch
+from router.core.ollama.options import Launch
 from router.simulator.arithmetic import SimModel
 from router.simulator.loading import Events, RunnerDied
 from router.simulator.machine import Speeds

@@ -14,8 +14,8 @@ from functools import lru_cache
 from importlib import resources
 from typing import Any
 
-from router.core.catalog import Tensor
-from router.core.names import ModelName
+from router.core.ollama.model import Tensor
+from router.core.ollama.names import ModelName
 from router.simulator.installed import MEDIA, Installed, Layer, Weights, extra_layers, installed, layer
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from router.core.compute import compute_bytes
-from router.core.footprint import is_embedding, layer_kv_bytes
-from router.core.options import RunOptions
-from router.core.projector import projector_bytes, worst_image_bytes
-from router.core.shape import shape_of
-from router.core.weights import tensor_bytes
+from router.core.memory.compute import compute_bytes
+from router.core.memory.footprint import is_embedding, layer_kv_bytes
+from router.core.memory.options import RunOptions
+from router.core.memory.projector import projector_bytes, worst_image_bytes
+from router.core.memory.shape import shape_of
+from router.core.memory.weights import tensor_bytes
 from router.simulator.arithmetic import Buffer, LoadFailure, RunnerPlan, RunnerStart, SimModel
 from router.simulator.fit import CPU, Layout, buffers_of, by_share, fit, layout_of
 

@@ -7,9 +7,9 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from router.core.ollama_memory import Free
-from router.core.ollama_options import Launch, ServerSettings, clamped, next_lower_num_ctx, supports_flash_attention
-from router.core.ollama_rules import Preflight, preflight
+from router.core.ollama.bookkeeping import Free
+from router.core.ollama.options import Launch, ServerSettings, clamped, next_lower_num_ctx, supports_flash_attention
+from router.core.ollama.scheduler import Preflight, preflight
 from router.simulator.arithmetic import MIB, Arithmetic, RunnerStart, SimModel
 from router.simulator.cards import Cards
 from router.simulator.runner import OOM, POLL_S, Runner, command_line

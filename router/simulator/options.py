@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from router.core.capacity import RunnerOptions
+from router.core.ollama.runner import RunnerOptions
 
 INTEGERS = [
     "num_keep",

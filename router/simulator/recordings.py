@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from router.core.catalog import ModelFacts, Tensor
-from router.core.weights import tensor_bytes
+from router.core.memory.weights import tensor_bytes
+from router.core.ollama.model import ModelFacts, Tensor
 from router.simulator.arithmetic import SimModel
 
 BASE = {"MXFP4": "MXFP4", "Q4_K_M": "Q4_K", "Q4_K_S": "Q4_K", "Q3_K_L": "Q3_K", "Q3_K_M": "Q3_K", "Q5_K_M": "Q5_K"}

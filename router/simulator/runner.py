@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Sequence
 from itertools import count
 
-from router.core.ollama_memory import OllamaResident
-from router.core.ollama_options import Launch, ServerSettings
+from router.core.ollama.bookkeeping import OllamaResident
+from router.core.ollama.options import Launch, ServerSettings
 from router.simulator.arithmetic import MIB, Arithmetic, Buffer, LoadFailure, RunnerPlan, RunnerStart, SimModel
 from router.simulator.cards import Cards
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any
 
-from router.core.capacity import RunnerOptions
-from router.core.ollama_options import ServerSettings
+from router.core.ollama.options import ServerSettings
+from router.core.ollama.runner import RunnerOptions
 from router.simulator.arithmetic import MIB, SimModel
 from router.simulator.engine import Engine, EngineError
 from router.simulator.lease import Lease

@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from router.core.ollama_options import ServerSettings
+from router.core.ollama.options import ServerSettings
 from router.simulator import (
     admin,
     api_anthropic,

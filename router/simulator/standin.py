@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from router.core.catalog import ModelFacts
-from router.core.weights import tensor_bytes
+from router.core.memory.weights import tensor_bytes
+from router.core.ollama.model import ModelFacts
 from router.simulator.arithmetic import MIB, Buffer, LoadFailure, RunnerPlan, RunnerStart, SimModel
 from router.simulator.fit import CPU, Layout, buffers_of, by_share, fit, layout_of
 

@@ -13,7 +13,7 @@ from router.adapters.gpu import AmdSysfsProbe, CommandProbe, PrometheusProbe, St
 from router.adapters.gpu_command import QUERY, parse_csv
 from router.adapters.gpu_prometheus import parse_metrics
 from router.adapters.gpu_reading import CachedReading
-from router.core.capacity import Gpu
+from router.core.ollama.runner import Gpu
 from router.errors import ProbeError
 
 MIB = 1 << 20

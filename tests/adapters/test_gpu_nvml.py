@@ -13,7 +13,7 @@ import pytest
 
 from router.adapters.gpu import AmdSysfsProbe, GpuProcess, NvmlProbe, detect_probe
 from router.adapters.gpu_nvml import context_bytes
-from router.core.capacity import Gpu
+from router.core.ollama.runner import Gpu
 from router.errors import ProbeError
 
 MIB = 1 << 20

@@ -12,7 +12,7 @@ import pytest
 import respx
 
 from router.adapters.ollama import CatalogReader, OllamaClient, PsRow
-from router.core.capacity import RunnerOptions
+from router.core.ollama.runner import RunnerOptions
 from router.errors import LoadFailed, ModelNotFound, UpstreamError, UpstreamTimeout
 
 URL = "http://ollama.test:11434"

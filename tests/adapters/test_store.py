@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from router.adapters.store import MemoryStore, SqliteStore
-from router.core.observation import Observation
+from router.core.learning.observation import Observation
 
 SEEN = Observation(
     weights="sha256-a",

@@ -17,7 +17,7 @@ from router.adapters.gpu import StaticProbe
 from router.cli import question
 from router.cli.fit import print_table
 from router.cli.main import app
-from router.core.capacity import Gpu
+from router.core.ollama.runner import Gpu
 from router.errors import ConfigError, ProbeError, RouterError
 
 RECORDED = Recordings(Path(__file__).parent.parent / "data" / "fit")

@@ -13,8 +13,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from router.core.names import ModelName
-from router.core.ollama_options import ServerSettings
+from router.core.ollama.names import ModelName
+from router.core.ollama.options import ServerSettings
 from router.errors import BadRequest
 from router.simulator.faults import FaultBook
 from router.simulator.gojson import dump

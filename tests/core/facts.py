@@ -1,8 +1,8 @@
 """Model facts for tests of the decision: plain llama-shaped metadata, sized by their layers."""
 
-from router.core.capacity import Gpu, Resident, RunnerOptions
-from router.core.catalog import Chain, ModelFacts, Tensor, Variant
-from router.core.names import key_of
+from router.core.ollama.model import Chain, ModelFacts, Tensor, Variant
+from router.core.ollama.names import key_of
+from router.core.ollama.runner import Gpu, Resident, RunnerOptions
 
 MIB = 1 << 20
 GIB = 1 << 30

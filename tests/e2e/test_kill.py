@@ -13,7 +13,7 @@ import pytest
 
 from router.adapters.ollama import OllamaClient
 from router.adapters.relay import HttpRelay, UpstreamRequest
-from router.core.derived_names import is_derived
+from router.core.ollama.derived_names import is_derived
 from router.errors import UpstreamError
 from router.simulator.machine import CardSpec, Machine, Speeds
 from router.simulator.server import SimConfig, running_simulator

@@ -12,7 +12,7 @@ import zstandard
 
 from router.adapters.relay import HttpRelay, ScriptedRelay, UpstreamRequest, UpstreamResponse
 from router.call import Call
-from router.core.routes import ROUTES
+from router.core.ollama.routes import ROUTES
 from router.directory import VirtualModel
 from router.errors import Busy, LoadFailed, ModelNotFound, NoVariantFits, RouterError, UpstreamError, UpstreamTimeout
 from router.server.listener import Listener

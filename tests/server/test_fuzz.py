@@ -9,7 +9,7 @@ import random
 import pytest
 
 from router.adapters.relay import ScriptedRelay, UpstreamResponse
-from router.core.routes import ROUTES
+from router.core.ollama.routes import ROUTES
 from router.server.protocol import WireLimits
 from tests.fakes import FakeDispatcher, RawClient, client, request_bytes, running_edge
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.adapters.relay import ScriptedRelay, UpstreamResponse
-from router.core.routes import EXACT, ROUTES, Match, Route
+from router.core.ollama.routes import EXACT, ROUTES, Match, Route
 from router.server.middleware import HostRule, OriginRule
 from router.server.paths import NotFound, Redirect, WrongMethod, find
 from router.server.settings import EdgeSettings

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from router.core.capacity import RunnerOptions
-from router.core.catalog import ModelFacts, Tensor
-from router.core.ollama_options import ServerSettings
+from router.core.ollama.model import ModelFacts, Tensor
+from router.core.ollama.options import ServerSettings
+from router.core.ollama.runner import RunnerOptions
 from router.simulator.arithmetic import SimModel
 from router.simulator.cards import Cards
 from router.simulator.clock import run_virtual

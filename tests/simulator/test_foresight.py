@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from router.core.capacity import RunnerOptions
-from router.core.ollama_options import ServerSettings
-from router.core.ollama_rules import Outcome, foresee_load
+from router.core.ollama.options import ServerSettings
+from router.core.ollama.runner import RunnerOptions
+from router.core.ollama.scheduler import Outcome, foresee_load
 from router.simulator.cards import Cards
 from router.simulator.clock import run_virtual
 from router.simulator.engine import Engine

@@ -1,0 +1,1 @@
+"""What an operator can do about a model that is too big."""

@@ -1,0 +1,159 @@
+"""What to do about a model that is too big: the cures on this machine, and the machine that would need no cure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from router.core.advice.examine import Fit, examine, groups
+from router.core.memory.footprint import RunOptions, footprint
+from router.core.memory.placement import PIPELINE_COPIES, Card, place
+from router.core.memory.shape import shape_of
+from router.core.ollama.model import ModelFacts, auto_chain
+
+GIB = 1 << 30
+LEAST_USEFUL_CTX = 2048
+# Bits per weight of llama.cpp's quantizations on a dense decoder, rounded up (llama.cpp, tools/quantize/README.md).
+BITS = {
+    "q8_0": 8.5, "q6_K": 6.6, "q5_K_M": 5.75, "q5_K_S": 5.6, "q4_K_M": 4.95, "q4_K_S": 4.7, "q3_K_L": 4.4,
+    "q3_K_M": 4.05, "q3_K_S": 3.7, "q2_K": 3.25,
+}  # fmt: skip
+CARD_SIZES_GB = (24, 32, 48, 80, 96)
+# An idle card has a little less free than its size: the driver reserves memory (vram.md §3).
+_RESERVED_BYTES = GIB // 2
+_CONTEXT_BYTES = 457 << 20
+
+Kind = Literal["variant", "context", "cache", "slots", "batch", "quantization", "sibling"]
+
+
+@dataclass(frozen=True, slots=True)
+class Cure:
+    """One change that makes it run fully on the GPU. `is_estimate`: the bytes of a file that is not here."""
+
+    kind: Kind
+    text: str
+    model: str
+    num_ctx: int
+    need_bytes: int
+    is_estimate: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """Cards that would run the asked model fully. `split_cost_bytes` is what sharing it between them takes extra."""
+
+    cards: int
+    size_gb: int
+    need_bytes: int
+    split_cost_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """`cures` best first; `hardware` the smallest single card and the smallest pair that would do; `main_memory_bytes`
+    what must be free in main memory if it runs here all the same, partly on the CPU."""
+
+    fit: Fit
+    cures: tuple[Cure, ...]
+    hardware: tuple[Hardware, ...]
+    main_memory_bytes: int
+
+
+def advise(asked: ModelFacts, installed: Iterable[ModelFacts], options: RunOptions, cards: Sequence[Card]) -> Advice:
+    """What to do about `asked` with `options` on `cards`; `installed` is everything the server has."""
+    fit = examine(asked, options, cards)
+    cures = () if fit.fits else tuple(_cures(asked, tuple(installed), options, cards, fit))
+    spilled = 0 if fit.fits else main_memory_bytes(asked, options, cards)
+    return Advice(fit, cures, tuple(hardware_for(asked, options)), spilled)
+
+
+def _cures(
+    asked: ModelFacts, installed: tuple[ModelFacts, ...], options: RunOptions, cards: Sequence[Card], fit: Fit
+) -> Iterator[Cure]:
+    """In order of what it costs the answers: another quantization, fewer settings, a file to fetch, a smaller model."""
+    same, smaller = _stand_ins(asked, installed)
+    yield from _first_fitting("variant", "use {model}, which is installed", same, options, cards)
+    yield from _other_settings(asked, options, cards)
+    if fit.largest_num_ctx >= LEAST_USEFUL_CTX and fit.largest_num_ctx < options.num_ctx:
+        shorter = examine(asked, options.with_num_ctx(fit.largest_num_ctx), cards, largest=False)
+        text = f"ask for a context of {fit.largest_num_ctx} instead of {options.num_ctx}"
+        yield Cure("context", text, asked.name, fit.largest_num_ctx, shorter.placement.need_bytes)
+    yield from _file_to_fetch(asked, options, cards)
+    yield from _first_fitting("sibling", "use {model}, a smaller member of the series", smaller, options, cards)
+
+
+def _stand_ins(asked: ModelFacts, installed: tuple[ModelFacts, ...]) -> tuple[list[ModelFacts], list[ModelFacts]]:
+    """The installed models of `asked`'s automatic chain: its other quantizations, and the smaller members."""
+    by_name = {facts.name: facts for facts in installed}
+    same = [by_name[one.model] for one in auto_chain(asked, installed, "quantizations").variants[1:]]
+    chain = [by_name[one.model] for one in auto_chain(asked, installed).variants[1:]]
+    return same, [facts for facts in chain if facts not in same]
+
+
+def _first_fitting(
+    kind: Kind, text: str, candidates: Iterable[ModelFacts], options: RunOptions, cards: Sequence[Card]
+) -> Iterator[Cure]:
+    for facts in candidates:
+        asked = options.with_num_ctx(min(options.num_ctx, facts.context_length or options.num_ctx))
+        found = examine(facts, asked, cards, largest=False)
+        if found.fits:
+            words = text.format(model=facts.name)
+            yield Cure(kind, words, facts.name, asked.num_ctx, found.placement.need_bytes)
+            return
+
+
+def _other_settings(asked: ModelFacts, options: RunOptions, cards: Sequence[Card]) -> Iterator[Cure]:
+    """Server settings that help without changing the answers much."""
+    changes: list[tuple[Kind, str, RunOptions]] = []
+    if options.num_parallel > 1:
+        changes.append(("slots", "set OLLAMA_NUM_PARALLEL=1", replace(options, num_parallel=1)))
+    if options.num_batch > 512:
+        changes.append(("batch", "ask for num_batch 512", replace(options, num_batch=512)))
+    if not options.is_kv_quantized:
+        quantized = replace(options, kv_type="q8_0", flash_attention=True)
+        changes.append(("cache", "set OLLAMA_KV_CACHE_TYPE=q8_0 (needs flash attention)", quantized))
+    for kind, text, changed in changes:
+        found = examine(asked, changed, cards, largest=False)
+        if found.fits:
+            yield Cure(kind, text, asked.name, options.num_ctx, found.placement.need_bytes)
+
+
+def _file_to_fetch(asked: ModelFacts, options: RunOptions, cards: Sequence[Card]) -> Iterator[Cure]:
+    """The biggest smaller quantization that would fit; its size follows from bits per weight."""
+    weights = footprint(asked, options).weights_bytes
+    bits = 8 * weights / asked.parameter_count if asked.parameter_count else 0.0
+    for name, of_name in BITS.items():
+        if of_name >= 0.97 * bits:
+            continue
+        saved = int(weights * (1 - of_name / bits))
+        for group in groups(cards):
+            found = place(asked, options, group, residual_bytes=-saved)
+            if found.fits:
+                text = f"fetch it as {name}, about {(weights - saved) / GIB:.1f} GiB of weights"
+                yield Cure("quantization", text, asked.name, options.num_ctx, found.need_bytes, is_estimate=True)
+                return
+
+
+def hardware_for(facts: ModelFacts, options: RunOptions) -> Iterator[Hardware]:
+    """The smallest single card, and the smallest pair of cards, that run `facts` fully with `options`."""
+    for count in (1, 2):
+        for size_gb in CARD_SIZES_GB:
+            cards = [Card(at, size_gb * GIB - _RESERVED_BYTES, _CONTEXT_BYTES) for at in range(count)]
+            found = place(facts, options, cards)
+            if found.fits:
+                yield Hardware(count, size_gb, found.need_bytes, split_cost_bytes(facts, options) if count > 1 else 0)
+                break
+
+
+def split_cost_bytes(facts: ModelFacts, options: RunOptions) -> int:
+    """What a second card costs in memory: its own context, margin and compute buffer, and the pipeline's copies."""
+    one, pipelined = (footprint(facts, options, copies=copies).compute_bytes for copies in (1, PIPELINE_COPIES))
+    return 2 * pipelined - one + _CONTEXT_BYTES + Card(0, 0, 0).margin_bytes
+
+
+def main_memory_bytes(facts: ModelFacts, options: RunOptions, cards: Sequence[Card]) -> int:
+    """Main memory taken when it runs all the same: what the cards cannot hold, and what never leaves the host."""
+    known = footprint(facts, options)
+    room = sum(max(0, card.free_bytes - card.context_bytes - card.margin_bytes) for card in cards)
+    return max(0, known.need_bytes - room) + shape_of(facts).weights.host_bytes

@@ -1,0 +1,115 @@
+"""What one model, started with given options, needs on one card or split over several, with all that was learned.
+
+The need on a single card does not depend on what is free there, so it is computed once for all cards of a kind; a plan
+over many cards and many sets of victims then costs comparisons only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from router.core.learning.residuals import Learned
+from router.core.memory.fit_target import fit_target_bytes
+from router.core.memory.footprint import Backend, Footprint, RunOptions, known_footprint
+from router.core.memory.placement import Card, DeviceNeed, Placement, place
+from router.core.ollama.model import ModelFacts
+from router.core.ollama.options import DEFAULT_BATCH, EMBEDDING_BATCH, ServerSettings, can_complete, parallel_slots
+from router.core.ollama.runner import Gpu, RunnerOptions
+
+DEFAULT_SETTINGS = ServerSettings()
+NOTHING_LEARNED = Learned.of(())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MachineRules:
+    """What is known of the server and its cards beside the snapshot. `now_s` is Unix time, for what was learned.
+
+    Compared and hashed by identity, so it can be a cache key.
+    """
+
+    settings: ServerSettings = DEFAULT_SETTINGS
+    backend: Backend = "cuda"
+    safety_bytes: int | None = None
+    learned: Learned = NOTHING_LEARNED
+    step: int = 2048
+    now_s: float = 0.0
+
+
+def run_options(facts: ModelFacts, options: RunnerOptions, settings: ServerSettings) -> RunOptions:
+    """The footprint's view of a runner that Ollama starts with `options`; num_ctx must be named."""
+    num_ctx = options.num_ctx or 0
+    batch = DEFAULT_BATCH if can_complete(facts) else min(EMBEDDING_BATCH, num_ctx)
+    return RunOptions(
+        num_ctx=num_ctx,
+        num_batch=options.num_batch or batch,
+        num_parallel=parallel_slots(facts, settings),
+        kv_type=settings.kv_type,
+        flash_attention=settings.flash_attention != "off",
+    )
+
+
+@lru_cache(maxsize=512)
+def room_of(facts: ModelFacts, options: RunnerOptions, rules: MachineRules) -> Room:
+    """The needs of `facts` with `options`, remembered as long as the rules are the same object."""
+    return Room(facts, options, rules)
+
+
+class Room:
+    """See `room_of`."""
+
+    __slots__ = ("_facts", "_margin_bytes", "_rules", "_singles", "asked", "footprint")
+
+    def __init__(self, facts: ModelFacts, options: RunnerOptions, rules: MachineRules) -> None:
+        self.asked = run_options(facts, options, rules.settings)
+        self.footprint: Footprint = known_footprint(facts, self.asked, rules.backend, 1)
+        self._facts = facts
+        self._rules = rules
+        settings = rules.settings
+        self._margin_bytes = fit_target_bytes(facts, settings.version, base_bytes=settings.fit_target_bytes)
+        self._singles: dict[tuple[int, str], Placement] = {}
+
+    @property
+    def cache_bytes(self) -> int:
+        """KV cache and recurrent state by the formula: what a hidden KV type or slot count multiplies."""
+        return self.footprint.kv_bytes + self.footprint.state_bytes
+
+    def need_bytes(self, gpu: Gpu) -> int:
+        """What must be free on `gpu` for all of it there: driver context, margin and safety included."""
+        return self._single(gpu).devices[0].need_bytes
+
+    def on(self, group: Sequence[Gpu]) -> Placement:
+        """The placement over exactly `group`, with each card's free memory as it says."""
+        if len(group) != 1:
+            return self._place(group)
+        gpu = group[0]
+        device = self._single(gpu).devices[0]
+        here: DeviceNeed = replace(device, index=gpu.index, have_bytes=gpu.free_bytes)
+        return Placement(device.need_bytes <= gpu.free_bytes, (here,))
+
+    def _single(self, gpu: Gpu) -> Placement:
+        kind = (gpu.context_bytes, gpu.name)
+        found = self._singles.get(kind)
+        if found is None:
+            found = self._singles[kind] = self._place((gpu,))
+        return found
+
+    def _place(self, group: Sequence[Gpu]) -> Placement:
+        rules = self._rules
+        residual, learned_safety, _ = rules.learned.residual_bytes(
+            self._facts.weights,
+            self.asked,
+            tuple(gpu.name for gpu in group),
+            rules.settings.version,
+            cache_bytes=self.cache_bytes,
+            now_s=rules.now_s,
+        )
+        return place(
+            self._facts,
+            self.asked,
+            [Card(gpu.index, gpu.free_bytes, gpu.context_bytes, self._margin_bytes) for gpu in group],
+            backend=rules.backend,
+            safety_bytes=rules.safety_bytes if learned_safety is None else learned_safety,
+            residual_bytes=residual,
+        )

@@ -1,0 +1,62 @@
+"""A decision in words and bytes, for people: refusals, `explain`, the log. One line per variant."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from router.core.decision.policy import Decision, Verdict
+from router.core.ollama.model import Chain
+
+GIB = 1 << 30
+
+
+def line(verdict: Verdict) -> str:
+    """One verdict: ``llama3.3:70b at 8192: too big (needs 44.1 GiB, has 23.4 GiB)``."""
+    text = verdict.variant.model
+    if verdict.num_ctx:
+        text += f" at {verdict.num_ctx}"
+    text += f": {verdict.kind.value}"
+    if verdict.need_bytes:
+        text += f" (needs {verdict.need_bytes / GIB:.1f} GiB, has {verdict.have_bytes / GIB:.1f} GiB)"
+    if verdict.detail and verdict.detail not in text:
+        text += f", {verdict.detail}"
+    return text
+
+
+def refusal(chain: Chain, decision: Decision) -> str:
+    """Why nothing of the chain can serve, in one sentence with every variant's bytes."""
+    lines = "; ".join(line(verdict) for verdict in decision.verdicts)
+    return f"no variant of {chain.name} runs fully on the GPU now: {lines}"
+
+
+def _why(verdict: Verdict) -> str:
+    """A short reason in bytes or in words, beside the verdict itself."""
+    short_bytes = verdict.need_bytes - verdict.have_bytes
+    if short_bytes > 0:
+        return f"{short_bytes / GIB:.1f} GiB short"
+    if verdict.plan is not None and verdict.plan.evict:
+        return f"evicts {len(verdict.plan.evict)}"
+    return verdict.kind.value if verdict.kind.value != verdict.kind.name.lower() else ""
+
+
+def as_data(chain: Chain, decision: Decision) -> dict[str, Any]:
+    """The decision as JSON: the form of `GET /router/explain` and of `ollama-router explain --json`."""
+    return {
+        "chain": chain.name,
+        "outcome": decision.outcome.value,
+        "reason": decision.reason,
+        "chosen": decision.chosen.variant.model if decision.chosen else None,
+        "variants": [
+            {
+                "model": verdict.variant.model,
+                "verdict": verdict.kind.name.lower(),
+                "num_ctx": verdict.num_ctx,
+                "need_bytes": verdict.need_bytes,
+                "have_bytes": verdict.have_bytes,
+                "detail": verdict.detail or _why(verdict),
+                "evicts": list(verdict.plan.evict) if verdict.plan else [],
+                "cards": list(verdict.plan.cards) if verdict.plan else [],
+            }
+            for verdict in decision.verdicts
+        ],
+    }

@@ -1,0 +1,1 @@
+"""What Go does: its JSON, its struct types, its durations, its quoting. Nothing here knows of models."""

@@ -1,0 +1,200 @@
+"""A JSON scanner that agrees with Go's `encoding/json` on what is valid and on the words of each error.
+
+It is the slow path: msgspec splits ordinary bodies. This one takes what msgspec refuses and Go does not (lone
+surrogates, deep nesting, invalid UTF-8 in a key), and says what is wrong with what both refuse. It never recurses.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from router.core.ollama.names import go_quoted
+from router.errors import BadRequest
+
+_MAX_DEPTH = 10_000  # Go's own
+# Steps before a body counts as an attack, about 0.2 s of work. A run of plain values is one step.
+_MAX_STEPS = 200_000
+
+_SPACE = re.compile(rb"[ \t\r\n]*+")
+_STRING = rb'"(?:[^"\\\x00-\x1f]++|\\(?:["\\/bfnrt]|u[0-9A-Fa-f]{4}))*+'
+_STRING_START = re.compile(_STRING)
+_INTEGER = re.compile(rb"-?(?:0|[1-9][0-9]*+)")
+_DIGITS = re.compile(rb"[0-9]++")
+_HEX = re.compile(rb"[0-9A-Fa-f]{0,4}")
+_LITERALS = {ord("t"): b"true", ord("f"): b"false", ord("n"): b"null"}
+_NUMBER_STARTS = frozenset(b"-0123456789")
+_CLOSER = {ord("{"): ord("}"), ord("["): ord("]")}
+
+# Runs of plain values are skipped at once; where one is not plainly valid the run ends and the single steps look at it.
+_PLAIN = _STRING + rb'"|-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?+(?:[eE][+-]?[0-9]++)?+(?![.eE0-9])|true|false|null'
+_S = rb"[ \t\r\n]*+"
+_RUN = {
+    ord("["): re.compile(rb"(?:%b,%b(?:%b))++" % (_S, _S, _PLAIN)),
+    ord("{"): re.compile(rb'(?:%b,%b%b"%b:%b(?:%b))++' % (_S, _S, _STRING, _S, _S, _PLAIN)),
+}
+
+
+class EndOfBody(BadRequest):
+    """Nothing but white space. Native routes say `missing request body`, `/v1` says `EOF`."""
+
+    def __init__(self) -> None:
+        super().__init__("EOF")
+
+
+class Span(NamedTuple):
+    """A direct child of the scanned value: its key as written with quotes (b"" in an array), and where the value is."""
+
+    key: bytes
+    start: int
+    end: int
+
+
+def scan(text: bytes) -> list[Span]:
+    """The children of the first JSON value of `text`; none when it is no container. What follows it is ignored.
+
+    Raises EndOfBody, or BadRequest with Go's own words.
+    """
+    return _Scanner(text).run()
+
+
+class _Scanner:
+    __slots__ = ("children", "key", "stack", "started", "text")
+
+    def __init__(self, text: bytes) -> None:
+        self.text = text
+        self.stack = bytearray()  # the brackets that are open
+        self.children: list[Span] = []
+        self.key = b""
+        self.started = 0
+
+    def run(self) -> list[Span]:
+        pos = self._skip(0)
+        if pos == len(self.text):
+            raise EndOfBody
+        for _ in range(_MAX_STEPS):
+            opener = self._at(pos)
+            if opener in _CLOSER:
+                is_empty, pos = self._open(pos, opener)
+                if not is_empty:
+                    continue
+            else:
+                pos = self._plain(pos, opener)
+            pos = self._after(pos)
+            if not self.stack:
+                return self.children
+        raise BadRequest("the request body has too many values that only a slow parser takes")
+
+    def _open(self, pos: int, opener: int) -> tuple[bool, int]:
+        """Opens a container: (True, behind it) when it is empty, else (False, where its first value begins)."""
+        self.stack.append(opener)
+        if len(self.stack) > _MAX_DEPTH:
+            raise self._error(pos, "exceeded max depth")
+        pos = self._skip(pos + 1)
+        if self._at(pos) == _CLOSER[opener]:
+            self.stack.pop()
+            return True, pos + 1
+        return False, self._next(pos)
+
+    def _next(self, pos: int) -> int:
+        """Before a value, reads the key in an object; returns where the value begins."""
+        if self.stack[-1] == ord("{"):
+            key_start = pos
+            if self._at(pos) != ord('"'):
+                raise self._error(pos, "looking for beginning of object key string")
+            pos = self._string(pos)
+            key_end, pos = pos, self._skip(pos)
+            if self._at(pos) != ord(":"):
+                raise self._error(pos, "after object key")
+            pos = self._skip(pos + 1)
+            if len(self.stack) == 1:
+                self.key = self.text[key_start:key_end]
+        if len(self.stack) == 1:
+            self.started = pos
+        return pos
+
+    def _after(self, pos: int) -> int:
+        """A value ended at `pos`: closes what ends there too, up to where the next value begins."""
+        while self.stack:
+            opener = self.stack[-1]
+            if len(self.stack) == 1:
+                self.children.append(Span(self.key, self.started, pos))
+            elif run := _RUN[opener].match(self.text, pos):
+                pos = run.end()
+            pos = self._skip(pos)
+            char = self._at(pos)
+            if char == ord(","):
+                return self._next(self._skip(pos + 1))
+            if char != _CLOSER[opener]:
+                raise self._error(pos, f"after {'object key:value pair' if opener == ord('{') else 'array element'}")
+            self.stack.pop()
+            pos += 1
+        return pos
+
+    def _plain(self, pos: int, first: int) -> int:
+        if first == ord('"'):
+            return self._string(pos)
+        if first in _NUMBER_STARTS:
+            return self._number(pos)
+        if first not in _LITERALS:
+            raise self._error(pos, "looking for beginning of value")
+        word = _LITERALS[first]
+        for offset, expected in enumerate(word):
+            if self._at(pos + offset) != expected:
+                raise self._error(pos + offset, f"in literal {word.decode()} (expecting '{chr(expected)}')")
+        return pos + len(word)
+
+    def _string(self, pos: int) -> int:
+        match = _STRING_START.match(self.text, pos)
+        assert match is not None
+        pos = match.end()
+        char = self._at(pos)
+        if char == ord('"'):
+            return pos + 1
+        if char != ord("\\"):
+            raise self._error(pos, "in string literal")
+        if self._at(pos + 1) != ord("u"):
+            raise self._error(pos + 1, "in string escape code")
+        hexadecimal = _HEX.match(self.text, pos + 2)
+        assert hexadecimal is not None
+        raise self._error(hexadecimal.end(), "in \\u hexadecimal character escape")
+
+    def _number(self, pos: int) -> int:
+        match = _INTEGER.match(self.text, pos)
+        if match is None:
+            raise self._error(pos + 1, "in numeric literal")
+        pos = match.end()
+        if self.text[pos : pos + 1] == b".":
+            pos = self._digits(pos + 1, "after decimal point in numeric literal")
+        if self.text[pos : pos + 1] in (b"e", b"E"):
+            pos += 2 if self.text[pos + 1 : pos + 2] in (b"+", b"-") else 1
+            pos = self._digits(pos, "in exponent of numeric literal")
+        return pos
+
+    def _digits(self, pos: int, context: str) -> int:
+        match = _DIGITS.match(self.text, pos)
+        if match is None:
+            raise self._error(pos, context)
+        return match.end()
+
+    def _skip(self, pos: int) -> int:
+        match = _SPACE.match(self.text, pos)
+        assert match is not None
+        return match.end()
+
+    def _at(self, pos: int) -> int:
+        if pos >= len(self.text):
+            raise BadRequest("unexpected EOF")
+        return self.text[pos]
+
+    def _error(self, pos: int, context: str) -> BadRequest:
+        return BadRequest(f"invalid character {_quoted_char(self._at(pos))} {context}")
+
+
+def _quoted_char(char: int) -> str:
+    """One byte as Go's decoder quotes it: as the Latin-1 character of that number, in single quotes."""
+    if char == ord("'"):
+        return "'\\''"
+    if char == ord('"'):
+        return "'\"'"
+    return f"'{go_quoted(chr(char))[1:-1]}'"

@@ -1,0 +1,229 @@
+"""The rules by which Go's `encoding/json` reads a value into a struct, with its own words for a wrong type.
+
+Keys match in any case and with Unicode folding, the last duplicate wins (objects are merged), null leaves scalars as
+they are, what no field names is skipped. A value of the wrong type is noted, the first one told at the end; a type with
+its own UnmarshalJSON ends it at once. Values stay views of the body.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from router.core.go.json_keys import KINDS, elements, fold, kind_of, split
+from router.errors import BadRequest
+
+_INTEGER = re.compile(r"-?[0-9]{1,19}")
+_INTS = msgspec.json.Decoder(list[int])
+# Only the head of an image is looked at: enough for a data URL or another encoding, cheap for twenty megabytes.
+_BASE64_HEAD = 256
+_NOT_BASE64 = re.compile(rb"[^A-Za-z0-9+/=\r\n\\]")
+
+
+class Mismatch(BadRequest):
+    """A value of the wrong type for a field: Go goes on and reports the first of these at the end."""
+
+    def __init__(self, found: str, wanted: str, struct: str, path: tuple[str, ...]) -> None:
+        place = f"struct field {struct}.{'.'.join(path)}" if struct or path else "value"
+        super().__init__(f"json: cannot unmarshal {found} into Go {place} of type {wanted}")
+        self.found, self.wanted, self.path = found, wanted, path
+
+
+class Place:
+    """Where the decoder is (the innermost struct, the fields on the way) and the first error that it only noted."""
+
+    __slots__ = ("error", "path", "struct")
+
+    def __init__(self) -> None:
+        self.struct = ""
+        self.path: list[str] = []
+        self.error: BadRequest | None = None
+
+    def note(self, error: BadRequest) -> None:
+        if self.error is None:
+            self.error = error
+
+    def mismatch(self, found: str, wanted: str) -> None:
+        self.note(Mismatch(found, wanted, self.struct, tuple(self.path)))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GoType:
+    """A Go type: `name` as its errors print it. `resets` is True where null empties the field instead of leaving it."""
+
+    name: str
+    resets: bool = False
+
+    def read(self, view: memoryview, kind: str, place: Place, old: Any) -> Any:
+        """The value for the field; on a mismatch, notes it and returns `old`. `old` is what a duplicate key gave."""
+
+
+class Scalar(GoType):
+    """string, bool, int, float64, float32: the view itself, its type checked."""
+
+    __slots__ = ()
+
+    def read(self, view: memoryview, kind: str, place: Place, old: Any) -> Any:
+        if kind == "null":
+            return old
+        if kind == "number" and self.name not in ("string", "bool"):
+            return self._number(view, place, old)
+        if kind != self.name:
+            place.mismatch(kind, self.name)
+            return old
+        return view
+
+    def _number(self, view: memoryview, place: Place, old: Any) -> Any:
+        text = bytes(view).decode()
+        if self.name == "int":
+            fits = _INTEGER.fullmatch(text) is not None and -(1 << 63) <= int(text) < 1 << 63
+        else:
+            fits = abs(float(text)) < (3.4028235677973366e38 if self.name == "float32" else float("inf"))
+        if not fits:
+            place.mismatch(f"number {text}", self.name)
+            return old
+        return view
+
+
+class Anything(GoType):
+    """`any` or json.RawMessage: the view as it is."""
+
+    __slots__ = ()
+
+    def read(self, view: memoryview, kind: str, place: Place, old: Any) -> Any:
+        if kind == "number" and self.name == "any" and abs(float(bytes(view))) == float("inf"):
+            place.mismatch(f"number {bytes(view).decode()}", "float64")
+        return view
+
+
+_ANYTHING = Anything("any")
+
+
+class Image(GoType):
+    """[]byte: a string in base64, of which only the beginning is checked."""
+
+    __slots__ = ()
+
+    def read(self, view: memoryview, kind: str, place: Place, old: Any) -> Any:
+        if kind == "null":
+            return view
+        if kind != "string":
+            place.mismatch(kind, self.name)
+        elif bad := _NOT_BASE64.search(bytes(view[1 : min(len(view) - 1, _BASE64_HEAD)])):
+            place.note(BadRequest(f"illegal base64 data at input byte {bad.start()}"))
+        return view
+
+
+def _quick_ints(view: memoryview) -> list[int] | None:
+    """A long `context` at msgspec's speed; None where the slow way must look."""
+    try:
+        return _INTS.decode(view)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Slice(GoType):
+    """A list of what its elements read as."""
+
+    element: GoType = _ANYTHING
+    resets: bool = True
+
+    def read(self, view: memoryview, kind: str, place: Place, old: Any) -> Any:
+        if kind != "array":
+            place.mismatch(kind, self.name)
+            return old
+        element = self.element
+        if element.name == "int" and (numbers := _quick_ints(view)) is not None:
+            return numbers
+        return [element.read(item, kind_of(item), place, None) for item in elements(view)]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Map(GoType):
+    """map[string]T: a dict; a second object adds its keys to the first."""
+
+    value: GoType = _ANYTHING
+    resets: bool = True
+
+    def read(self, view: memoryview, kind: str, place: Place, old: Any) -> Any:
+        if kind != "object":
+            place.mismatch(kind, self.name)
+            return old
+        found: dict[str, Any] = dict(old or {})
+        for key, item in split(view):
+            found[key] = self.value.read(item, kind_of(item), place, None)
+        return found
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Struct(GoType):
+    """A dict of the fields that are there, under Go's own spelling of their keys."""
+
+    fields: Mapping[str, GoType] = field(default_factory=dict)
+
+    short_name: str = field(init=False, default="")
+
+    def __post_init__(self) -> None:
+        """Errors name a struct without its package; an anonymous one has no name."""
+        object.__setattr__(self, "short_name", "" if " " in self.name else self.name.rpartition(".")[2])
+
+    def read(self, view: memoryview, kind: str, place: Place, old: Any) -> Any:
+        if kind == "null":
+            return old or {}
+        if kind != "object":
+            place.mismatch(kind, self.name)
+            return old or {}
+        return self.read_members(split(view), place, dict(old or {}))
+
+    def read_members(
+        self, members: list[tuple[str, memoryview]], place: Place, found: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Puts into `found` what the members of an object say."""
+        outer, place.struct = place.struct, self.short_name
+        fields = self.fields
+        for key, view in members:
+            name = key if key in fields else fold(key)
+            wanted = fields.get(name)
+            if wanted is None:
+                continue
+            kind = KINDS.get(view[0], "number")
+            if kind == wanted.name:  # a plain string or bool, the usual case
+                found[name] = view
+            elif kind != "null":
+                place.path.append(name)
+                if (value := wanted.read(view, kind, place, found.get(name))) is not None:
+                    found[name] = value
+                place.path.pop()
+            elif wanted.resets:
+                found.pop(name, None)
+            elif not isinstance(wanted, Scalar):
+                found[name] = wanted.read(view, kind, place, found.get(name))
+        place.struct = outer
+        return found
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Custom(GoType):
+    """A type with its own UnmarshalJSON. `parse` raises at once; in it a wrong type is told without this place."""
+
+    parse: Callable[[memoryview, str], Any] = lambda view, kind: view
+
+    def read(self, view: memoryview, kind: str, place: Place, old: Any) -> Any:
+        try:
+            return self.parse(view, kind)
+        except Mismatch as exc:
+            raise Mismatch(exc.found, exc.wanted, place.struct, (*place.path, *exc.path)) from None
+
+
+def read_alone(wanted: GoType, view: memoryview, kind: str) -> Any:
+    """One value by itself. Raises BadRequest for the error that Go's Unmarshal would return."""
+    place = Place()
+    found = wanted.read(view, kind, place, None)
+    if place.error is not None:
+        raise place.error
+    return found

@@ -1,0 +1,1 @@
+"""What loads have taught: observations, residuals, drift."""

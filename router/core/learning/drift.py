@@ -1,0 +1,106 @@
+"""What the server hides: a KV type, a slot count or a constant that the API never shows, guessed from residuals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from statistics import fmean, median
+
+from router.core.learning.observation import Observation
+from router.core.memory.weights import row_bytes
+
+_MIB = 1 << 20
+_NOTABLE_BYTES = 256 * _MIB
+_NEARLY_BYTES = 48 * _MIB
+_KV_TYPES = ("f16", "q8_0", "q4_0")
+_SLOTS = (1, 2, 3, 4, 8)
+
+
+@dataclass(frozen=True, slots=True)
+class Hidden:
+    """One guess that explains the residuals of `models` models: caches `factor` times as large as assumed, or
+    `constant_bytes` more with each load. `of_models`: how many models were notably off. `misfit_bytes`: by how much it
+    fails to explain them, on average. `note` says it in words."""
+
+    models: int
+    factor: float
+    constant_bytes: int
+    note: str
+    of_models: int = 0
+    misfit_bytes: int = 0
+
+    @property
+    def is_settled(self) -> bool:
+        """True when it explains every model whose load was off, and at least three: chance does not do that."""
+        return self.models >= 3 and self.models == self.of_models
+
+    def residual_bytes(self, cache_bytes: int) -> int:
+        """What the guess adds to a load whose caches are `cache_bytes` by the formula."""
+        return int((self.factor - 1) * cache_bytes) + self.constant_bytes
+
+
+def hidden_setting(newest: Iterable[Observation]) -> Hidden | None:
+    """The guess that explains the newest load of each model; None where the formula explains them well enough.
+
+    The guess that explains the most models wins, then the one that fits best; one changed setting is preferred to a
+    constant that fits a little better. Where the caches are not known only a constant can be told.
+    """
+    notable = [seen for seen in newest if not seen.spilled and abs(seen.residual_bytes) > _NOTABLE_BYTES]
+    if not notable:
+        return None
+    guesses = [guess for guess in (*_factors(notable), _constant(notable)) if guess is not None]
+    best = min(guesses, key=lambda guess: (-guess.models, guess.misfit_bytes), default=None)
+    return None if best is None else replace(best, of_models=len(notable))
+
+
+def _factors(notable: Sequence[Observation]) -> list[Hidden]:
+    """Guesses about KV type and slots, those that change fewest settings first."""
+    assumed = notable[0].kv_type, notable[0].num_parallel
+    settings = sorted(product(_KV_TYPES, _SLOTS), key=lambda pair: (pair[0] != assumed[0]) + (pair[1] != assumed[1]))
+    explained = ((kind, slots, [seen for seen in notable if _explains(seen, kind, slots)]) for kind, slots in settings)
+    return [_factor(seen, kind, slots) for kind, slots, seen in explained if seen]
+
+
+def _explains(seen: Observation, kind: str, slots: int) -> bool:
+    if not seen.cache_bytes or (kind, slots) == (seen.kv_type, seen.num_parallel):
+        return False
+    expected = (_factor_of(seen, kind, slots) - 1) * seen.cache_bytes
+    return abs(expected - seen.residual_bytes) <= max(128 * _MIB, 0.06 * abs(seen.residual_bytes))
+
+
+def _factor_of(seen: Observation, kind: str, slots: int) -> float:
+    return slots / seen.num_parallel * row_bytes(kind, 256) / row_bytes(seen.kv_type, 256)
+
+
+def _factor(explained: Sequence[Observation], kind: str, slots: int) -> Hidden:
+    seen = explained[0]
+    settings = []
+    if kind != seen.kv_type:
+        settings.append(f"OLLAMA_KV_CACHE_TYPE={kind}")
+    if slots != seen.num_parallel:
+        settings.append(f"OLLAMA_NUM_PARALLEL={slots}")
+    factor = _factor_of(seen, kind, slots)
+    note = f"{_models(len(explained))} {factor:.2g} × the computed cache: the server seems to run with "
+    misfit = _mean(abs((factor - 1) * one.cache_bytes - one.residual_bytes) for one in explained)
+    preferred = _NEARLY_BYTES if len(settings) == 1 else 0
+    return Hidden(len(explained), factor, 0, note + " and ".join(settings), misfit_bytes=misfit - preferred)
+
+
+def _constant(notable: Sequence[Observation]) -> Hidden | None:
+    middle = int(median(seen.residual_bytes for seen in notable))
+    near = [seen for seen in notable if abs(seen.residual_bytes - middle) <= max(128 * _MIB, abs(middle) // 5)]
+    if not near:
+        return None
+    direction = "more" if middle > 0 else "less"
+    note = f"{_models(len(near))} {abs(middle) // _MIB} MiB {direction} than computed, for no known reason"
+    misfit = _mean(abs(seen.residual_bytes - middle) for seen in near)
+    return Hidden(len(near), 1.0, middle, note, misfit_bytes=misfit)
+
+
+def _mean(sizes: Iterable[float]) -> int:
+    return int(fmean(sizes))
+
+
+def _models(count: int) -> str:
+    return "1 model takes" if count == 1 else f"{count} models take"

@@ -1,0 +1,193 @@
+"""What loads have taught: how far a model's need is from the formula, where it spilled, what the server hides.
+
+Each verified load is an `Observation`. Its residual is what the load took beyond the formula: settings that the API
+does not show (KV type, parallel slots), driver context, growth. Rules, all on the side of caution:
+
+1. The same weights with the same options: the newest residual, an error bar from how far the others lie from it.
+2. The same weights with another context: the residual is partly constant, partly in proportion to the context. Each
+   load gives an upper bound, the larger of the two; the least of these bounds counts.
+3. Other weights: only what at least two models agree on (`drift.hidden_setting`), as far as it adds. What explains
+   every load also tells how a residual of case 2 grows.
+4. A load that spilled shows its need too: what the probe saw go and what `/api/ps` says lies in main memory. It counts
+   for an hour, since something else may have been to blame.
+5. Another version of Ollama resets trust: an old residual may only add, and the formula's own safety stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+from router.core.learning.drift import Hidden, hidden_setting
+from router.core.learning.observation import Observation as Observation
+from router.core.memory.options import RunOptions
+
+_MIB = 1 << 20
+LEAST_SAFETY_BYTES = 64 * _MIB  # growth after the load is 12…100 MiB (vram.md §3)
+_MOST_SPREAD_BYTES = 64 * _MIB
+_NOISE_BYTES = 48 * _MIB  # between two loads under the same settings
+_KEPT = 32  # observations per weights blob
+BAN_S = 3600.0
+_SAME_LEVEL_BYTES = 64 * _MIB
+
+Estimate = tuple[int, int | None, str]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Learned:
+    """Everything learned so far, a value: `of` makes a new one after each load."""
+
+    by_weights: Mapping[str, tuple[Observation, ...]]
+    version: str = ""
+    earlier_version: str = ""
+    hidden: Hidden | None = None
+
+    @staticmethod
+    def of(observations: Iterable[Observation]) -> Learned:
+        """The value for `observations`, in any order."""
+        ordered = sorted(observations, key=lambda seen: seen.at_s)
+        by_weights: dict[str, list[Observation]] = {}
+        for seen in ordered:
+            by_weights.setdefault(seen.weights, []).append(seen)
+        version = ordered[-1].ollama_version if ordered else ""
+        earlier = [seen.ollama_version for seen in ordered if seen.ollama_version != version]
+        kept = {weights: tuple(seen[-_KEPT:]) for weights, seen in by_weights.items()}
+        newest = [seen[-1] for seen in kept.values() if seen[-1].ollama_version == version and seen[-1].is_telling]
+        return Learned(kept, version, earlier[-1] if earlier else "", hidden_setting(newest))
+
+    def residual_bytes(
+        self,
+        weights: str,
+        options: RunOptions,
+        gpu_names: tuple[str, ...],
+        version: str,
+        *,
+        cache_bytes: int = 0,
+        now_s: float | None = None,
+    ) -> Estimate:
+        """What to add to the formula for this load, the safety that then suffices, and where that comes from.
+
+        The safety is None where the footprint's own should stay. `cache_bytes` (KV and state by the formula) lets a
+        model that was never loaded profit from a hidden setting that others revealed. `now_s` is Unix time; without it
+        spilled loads count for ever.
+        """
+        seen = self.by_weights.get(weights, ())
+        if any(not _tells(one, now_s) for one in seen):
+            seen = tuple(one for one in seen if _tells(one, now_s))
+        if not seen:
+            if self.hidden is None or self.hidden.models < 2 or version != self.version:
+                return 0, None, ""
+            return max(0, self.hidden.residual_bytes(cache_bytes)), None, self.hidden.note
+        estimate = _estimate(seen, options, gpu_names, version)
+        resolved = self._resolved(seen, options, version, cache_bytes)
+        return estimate if resolved is None or resolved[0] >= estimate[0] else resolved
+
+    def _resolved(
+        self, seen: tuple[Observation, ...], options: RunOptions, version: str, cache_bytes: int
+    ) -> Estimate | None:
+        """Case 3 for a model that was loaded with another context only: where what others revealed explains its newest
+        load as well, it also says how the residual grows; None where it does not."""
+        newest, hidden = seen[-1], self.hidden
+        if hidden is None or not hidden.is_settled or version != self.version or not cache_bytes:
+            return None
+        if not newest.cache_bytes or any(one.asks(options) for one in seen):
+            return None
+        gap = newest.residual_bytes - hidden.residual_bytes(newest.cache_bytes)
+        if abs(gap) > max(2 * _MOST_SPREAD_BYTES, newest.residual_bytes // 16):
+            return None
+        residual = hidden.residual_bytes(cache_bytes) + max(0, gap)
+        return residual, LEAST_SAFETY_BYTES + 2 * _MOST_SPREAD_BYTES, hidden.note
+
+    def banned(self, weights: str, options: RunOptions, free_bytes: int, now_s: float) -> bool:
+        """True when a load that asked no more spilled with no less free than now, within the last hour, on this version
+        of Ollama, and nothing since shows that it fits after all. `free_bytes` is that of the scarcest card."""
+        seen = self.by_weights.get(weights, ())
+        for at, spill in enumerate(seen):
+            if not self._counts(spill, now_s) or not _asks_no_more(spill, options):
+                continue
+            if free_bytes > spill.free_before_bytes + _SAME_LEVEL_BYTES:
+                continue
+            if not any(_refutes(later, spill) for later in seen[at + 1 :]):
+                return True
+        return False
+
+    def spilled_alone(self, weights: str, num_ctx: int | None, now_s: float) -> bool:
+        """True when, without any reading of free memory, a load with no more context than `num_ctx` spilled lately."""
+        seen = self.by_weights.get(weights, ())
+        asked = RunOptions(num_ctx or 0)
+        spills = (at for at, spill in enumerate(seen) if self._counts(spill, now_s) and spill.num_ctx <= asked.num_ctx)
+        return any(not any(_refutes(later, seen[at]) for later in seen[at + 1 :]) for at in spills)
+
+    def drift(self) -> tuple[str, ...]:
+        """What has moved, in words for `explain`: a hidden setting, a change of version."""
+        notes = []
+        if self.earlier_version:
+            notes.append(
+                f"Ollama changed from {self.earlier_version} to {self.version}: what was learned before is not trusted"
+            )
+        if self.hidden is not None:
+            notes.append(self.hidden.note)
+        return tuple(notes)
+
+    def _counts(self, spill: Observation, now_s: float) -> bool:
+        return spill.spilled and spill.ollama_version == self.version and 0 <= now_s - spill.at_s < BAN_S
+
+
+def _tells(one: Observation, now_s: float | None) -> bool:
+    """False for a load that nothing measured, and for a spill that is too old."""
+    return one.is_telling and not (one.spilled and now_s is not None and now_s - one.at_s >= BAN_S)
+
+
+@lru_cache(maxsize=512)
+def _estimate(seen: tuple[Observation, ...], options: RunOptions, gpu_names: tuple[str, ...], version: str) -> Estimate:
+    """Cases 1, 2, 4 and 5 for one weights blob."""
+    trusted = [one for one in seen if one.ollama_version == version]
+    if not trusted:
+        residual = _at_most(seen[-1], options)
+        return max(0, residual), None, f"learned on Ollama {seen[-1].ollama_version}, which may differ"
+    here = [one for one in trusted if one.gpu_names == gpu_names] or trusted
+    recent = _since_last_change(here)
+    same = [one for one in recent if one.asks(options)]
+    residuals = [_at_most(one, options) for one in same or recent]
+    newest, residual = recent[0], max(residuals) if same else min(residuals)
+    spread = min(max(residuals) - min(residuals), _MOST_SPREAD_BYTES)
+    stretch = 0 if same else min(abs(residual), _MOST_SPREAD_BYTES)
+    elsewhere = _MOST_SPREAD_BYTES if newest.spilled or newest.gpu_names != gpu_names else 0
+    safety = LEAST_SAFETY_BYTES + spread + stretch + elsewhere
+    return residual, safety, f"learned from {len(residuals)} load{'s' if len(residuals) > 1 else ''}"
+
+
+def _since_last_change(seen: list[Observation]) -> list[Observation]:
+    """The newest observations that agree with the newest one, newest first: older ones knew other settings."""
+    newest = seen[-1]
+    recent = [newest]
+    for one in reversed(seen[:-1]):
+        least, most = sorted((one.residual_bytes, one.residual_bytes * newest.tokens // max(1, one.tokens)))
+        noise = _NOISE_BYTES + newest.predicted_bytes // 300
+        if not least - noise <= newest.residual_bytes <= most + noise:
+            break
+        recent.append(one)
+    return recent
+
+
+def _at_most(one: Observation, options: RunOptions) -> int:
+    """Case 2: the larger of "constant" and "in proportion to the context", an upper bound."""
+    asked_tokens = options.num_ctx * options.num_parallel
+    return max(one.residual_bytes, one.residual_bytes * asked_tokens // max(1, one.tokens))
+
+
+def _asks_no_more(spill: Observation, options: RunOptions) -> bool:
+    return (
+        spill.num_ctx <= options.num_ctx
+        and spill.num_batch <= options.num_batch
+        and spill.num_parallel <= options.num_parallel
+        and spill.kv_type == options.kv_type
+    )
+
+
+def _refutes(later: Observation, spill: Observation) -> bool:
+    """True when `later` asked no less with no more free, and did not spill."""
+    if later.spilled or later.num_ctx < spill.num_ctx or later.num_batch < spill.num_batch:
+        return False
+    return later.free_before_bytes <= spill.free_before_bytes + _SAME_LEVEL_BYTES

@@ -1,0 +1,36 @@
+"""How much of each card the server wants to keep free, by its version (vram.md §1, §2)."""
+
+from __future__ import annotations
+
+import re
+
+from router.core.memory.projector import tower_bytes
+from router.core.memory.shape import shape_of
+from router.core.ollama.model import ModelFacts
+
+_MIB = 1 << 20
+FIT_TARGET_BYTES = 1024 * _MIB  # llama.cpp's --fit-target, since Ollama 0.30
+OLD_OVERHEAD_BYTES = 457 * _MIB  # Ollama's own constant before
+# From here Ollama adds the projector to the target, although llama-server does so too (#17099).
+_DOUBLE_PROJECTOR = (0, 31, 2)
+
+
+def fit_target_bytes(facts: ModelFacts, version: str, *, base_bytes: int = FIT_TARGET_BYTES) -> int:
+    """The margin that a load of `facts` needs on every card under Ollama `version`.
+
+    `base_bytes` is LLAMA_ARG_FIT_TARGET where somebody set it; then nothing is added. A version that cannot be read,
+    and 0.0.0 (a development build), count as the newest.
+    """
+    known = version_of(version)
+    if known < (0, 30, 0):
+        return OLD_OVERHEAD_BYTES
+    if base_bytes != FIT_TARGET_BYTES or known < _DOUBLE_PROJECTOR:
+        return base_bytes
+    return base_bytes + tower_bytes(facts, shape_of(facts).weights)
+
+
+def version_of(text: str) -> tuple[int, ...]:
+    """``0.31.2-rc1`` → (0, 31, 2); what cannot be read, and 0.0.0, is newer than everything."""
+    match = re.match(r"v?(\d+)\.(\d+)\.(\d+)", text)
+    numbers = tuple(int(part) for part in match.groups()) if match else (0, 0, 0)
+    return numbers if any(numbers) else (999, 0, 0)

@@ -1,0 +1,1 @@
+"""What Ollama says and does: names, routes, model facts, options, its scheduler and its bookkeeping."""

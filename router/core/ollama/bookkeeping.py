@@ -1,0 +1,119 @@
+"""What Ollama has booked and so believes to be free; right or wrong, it decides by it (scheduler.md §4, §5)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from router.core.ollama.model import ModelFacts
+from router.core.ollama.runner import Gpu
+
+MIB = 1 << 20
+
+Free = tuple[int, ...]
+"""Bytes believed free, per card."""
+
+
+@dataclass(frozen=True, slots=True)
+class OllamaResident:
+    """What Ollama has booked for one loaded model.
+
+    `weights` is its blob (`ModelFacts.weights`). `cards` are the cards it was placed on, in the server's numbering:
+    the pinned one, else those where the probe saw memory go. `buffers_bytes` and `free_at_load_bytes` are by the
+    *runner's own* device number, which starts at 0 on whichever cards it got: that Ollama reads them with the server's
+    number is its fault §0.4, mirrored here. A resident on one card has booked ``(size_vram,)`` of `/api/ps`; split over
+    several, share size_vram out as the probe saw it. Free at load is what the probe showed on that card right before
+    the load, less the card's `context_bytes`; None = the figure got lost, or nobody knows it. `held_bytes` is what the
+    driver gives back when it goes, per card (context included); it only matters for what follows an eviction.
+    """
+
+    weights: str
+    cards: tuple[int, ...]
+    buffers_bytes: Free
+    free_at_load_bytes: tuple[int | None, ...]
+    keep_alive_s: float = 300.0
+    is_idle: bool = True
+    held_bytes: Free = ()
+
+    def booked_bytes(self, card: int) -> int:
+        """What Ollama believes this model to hold on `card` (wrong on purpose for a runner on a subset)."""
+        return self.buffers_bytes[card] if card in self.cards and card < len(self.buffers_bytes) else 0
+
+    def reported_free_bytes(self, card: int, total_bytes: int) -> int:
+        """What Ollama takes as free on `card` when it reads this resident: frozen at its load."""
+        booked = self.booked_bytes(card)
+        frozen = self.free_at_load_bytes[card] if card < len(self.free_at_load_bytes) else None
+        accounted = max(0, total_bytes - booked)
+        return accounted if frozen is None else min(accounted, max(0, frozen - booked))
+
+
+def predicted_bytes(facts: ModelFacts, context_cells: int, blob_bytes: int | None = None) -> int:
+    """Ollama's PredictServerVRAM: file and a crude f16 KV cache of `context_cells` = num_ctx × slots.
+
+    `blob_bytes` is the size of the weights blob; the sum of the model's layers stands in for it (never less).
+    """
+    layers, embedding = int(facts.value("block_count", 0)), int(facts.value("embedding_length", 0))
+    heads, kv_heads = _numbers(facts.value("attention.head_count")), _numbers(facts.value("attention.head_count_kv"))
+    head_size = embedding // max(heads) if max(heads) > 0 else 0
+    cache = 2 * layers * max(min(kv_heads), 1) * head_size * context_cells * 2
+    return (facts.size_bytes if blob_bytes is None else blob_bytes) + cache
+
+
+def _numbers(value: object) -> list[int]:
+    values = value if isinstance(value, (list, tuple)) else [value]
+    return [int(number) for number in values if isinstance(number, (int, float))] or [1]
+
+
+def frozen_free(gpus: Sequence[Gpu], residents: Sequence[OllamaResident]) -> tuple[int | None, ...]:
+    """What Ollama reads off its residents, asked in this order until every card has a figure; None = no resident."""
+    free: list[int | None] = [None] * len(gpus)
+    for resident in residents:
+        if any(free[card] is None for card in resident.cards):
+            for card in resident.cards:
+                free[card] = resident.reported_free_bytes(card, gpus[card].total_bytes)
+    return tuple(free)
+
+
+def less_booked(gpus: Sequence[Gpu], free: Free, residents: Sequence[OllamaResident]) -> Free:
+    """`free`, but never more than a card's total less everything that is booked on it."""
+    booked = (sum(resident.booked_bytes(gpu.index) for resident in residents) for gpu in gpus)
+    return tuple(min(left, max(0, gpu.total_bytes - mine)) for gpu, left, mine in zip(gpus, free, booked, strict=True))
+
+
+def live_free(gpus: Sequence[Gpu]) -> Free:
+    """What a query of the device says: it takes a context for itself, and counts in MiB."""
+    return tuple(max(0, gpu.free_bytes - gpu.context_bytes) // MIB * MIB for gpu in gpus)
+
+
+def believed_free_outcomes(gpus: Sequence[Gpu], residents: Sequence[OllamaResident]) -> frozenset[Free]:
+    """What Ollama may believe to be free per card, over every order in which its map can give the residents.
+
+    A query of the device (`live_free`) replaces all figures while some card has no resident. A resident split over
+    several cards may have lost its free-at-load figures but the first; both are outcomes.
+    """
+    found: set[Free] = set()
+    seen: set[tuple[int | None, ...]] = set()
+    waiting: list[tuple[int | None, ...]] = [(None,) * len(gpus)]
+    while waiting:
+        free = waiting.pop()
+        if free in seen:
+            continue
+        seen.add(free)
+        after = [step for resident in residents for step in _readings(gpus, free, resident)]
+        waiting += after
+        if not after:
+            known = tuple(left for left in free if left is not None)
+            found.add(less_booked(gpus, known if len(known) == len(gpus) else live_free(gpus), residents))
+    return frozenset(found)
+
+
+def _readings(
+    gpus: Sequence[Gpu], free: tuple[int | None, ...], resident: OllamaResident
+) -> Iterator[tuple[int | None, ...]]:
+    """`free` after Ollama has read `resident`; nothing where it would be passed over."""
+    if all(free[card] is not None for card in resident.cards):
+        return
+    lost = replace(resident, free_at_load_bytes=resident.free_at_load_bytes[:1])
+    for reading in (resident, lost) if len(resident.cards) > 1 else (resident,):
+        update = {card: reading.reported_free_bytes(card, gpus[card].total_bytes) for card in resident.cards}
+        yield tuple(update.get(card, left) for card, left in enumerate(free))

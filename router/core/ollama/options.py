@@ -1,0 +1,168 @@
+"""Options as Ollama merges them, and which differences reload a runner (scheduler.md §2, §10; vram.md §1)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from router.core.ollama.model import ModelFacts
+from router.core.ollama.runner import Gpu, RunnerOptions
+
+GIB = 1 << 30
+DEFAULT_BATCH = 512
+LARGEST_BATCH = 2048
+"""The largest num_batch that Ollama chooses by itself."""
+
+EMBEDDING_BATCH = 2048
+TIERS = ((47 * GIB, 262144), (23 * GIB, 32768), (0, 4096))
+"""(least Σ total memory, automatic num_ctx)."""
+
+ONE_SLOT_FAMILIES = frozenset(
+    (
+        *("mllama", "qwen3vl", "qwen3vlmoe", "qwen35", "qwen35moe", "qwen3next", "lfm2", "lfm2moe"),
+        *("nemotron_h", "nemotron_h_moe", "nemotron_h_omni"),
+    )
+)
+"""Families that Ollama never runs with more than one slot."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """What the environment of an Ollama server decides (`OLLAMA_*`, `LLAMA_ARG_*`); defaults are Ollama's own.
+
+    `context_length` None = by VRAM tier. `max_loaded_models` 0 = three per card. `fit` off: all layers or an error.
+    `keep_alive_s` and `load_timeout_s` inf = for ever.
+    """
+
+    num_parallel: int = 1
+    kv_type: str = "f16"
+    flash_attention: Literal["auto", "on", "off"] = "auto"
+    context_length: int | None = None
+    gpu_overhead_bytes: int = 0
+    sched_spread: bool = False
+    max_loaded_models: int = 0
+    fit: bool = True
+    fit_target_bytes: int = GIB
+    keep_alive_s: float = 300.0
+    load_timeout_s: float = 300.0
+    max_queue: int = 512
+    version: str = "0.33.0"
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """The options of one request after Modelfile, environment and defaults: what a runner is started with.
+
+    `num_ctx` is per slot and not yet clamped to the model's maximum. `num_gpu` −1 = automatic.
+    """
+
+    num_ctx: int
+    num_ctx_auto: bool
+    num_batch: int
+    num_batch_auto: bool
+    num_parallel: int = 1
+    num_gpu: int = -1
+    main_gpu: int | None = None
+    num_thread: int = 0
+    use_mmap: bool | None = None
+    draft_num_predict: int = 0
+    shift: bool = True
+
+
+def automatic_num_ctx(gpus: Iterable[Gpu], settings: ServerSettings) -> int:
+    """The default context of a server started on these cards: their total (not free) memory less the overhead each."""
+    total = sum(gpu.total_bytes - settings.gpu_overhead_bytes for gpu in gpus)
+    return next((num_ctx for least, num_ctx in TIERS if total >= least), TIERS[-1][1])
+
+
+def next_lower_num_ctx(num_ctx: int) -> int | None:
+    """The context of Ollama's one retry after a load of automatic context ran out of memory; None: there is none."""
+    if num_ctx > 32768:
+        return 32768
+    return 4096 if num_ctx > 4096 else None
+
+
+def parallel_slots(facts: ModelFacts, settings: ServerSettings) -> int:
+    """Slots of a runner: OLLAMA_NUM_PARALLEL, but one for models without completion and for some families."""
+    if not can_complete(facts) or facts.family in ONE_SLOT_FAMILIES:
+        return 1
+    return max(settings.num_parallel, 1)
+
+
+def can_complete(facts: ModelFacts) -> bool:
+    """Whether the model generates text; servers that name no capabilities are taken at their most common."""
+    return "completion" in facts.capabilities or not facts.capabilities
+
+
+def clamped(num_ctx: int, facts: ModelFacts) -> int:
+    """`num_ctx`, at most what the model was trained with (where that is known)."""
+    trained = facts.context_length
+    return min(num_ctx, trained) if trained > 0 else num_ctx
+
+
+def merged(facts: ModelFacts, options: RunnerOptions, settings: ServerSettings, default_num_ctx: int) -> Launch:
+    """What Ollama makes of `options`: request over Modelfile over environment over default.
+
+    `default_num_ctx` is the server's tier (`automatic_num_ctx`).
+    """
+    said = {**_known(facts.parameters), **_sent(options)}
+    num_ctx = int(said.get("num_ctx", settings.context_length or default_num_ctx))
+    num_ctx = max(num_ctx, 2048 if "vision" in facts.capabilities else 4)
+    is_embedding = "embedding" in facts.capabilities
+    default_batch = min(EMBEDDING_BATCH, num_ctx) if is_embedding else DEFAULT_BATCH
+    shift = said.get("shift")
+    return Launch(
+        num_ctx=num_ctx,
+        num_ctx_auto="num_ctx" not in said and not settings.context_length,
+        num_batch=int(said.get("num_batch", default_batch)),
+        num_batch_auto="num_batch" not in said and not is_embedding,
+        num_parallel=parallel_slots(facts, settings),
+        num_gpu=int(said.get("num_gpu", -1)),
+        main_gpu=said.get("main_gpu"),
+        num_thread=int(said.get("num_thread", 0)),
+        use_mmap=said.get("use_mmap"),
+        draft_num_predict=int(said.get("draft_num_predict", 0)),
+        shift=facts.family != "deepseek2" if shift is None else bool(shift),
+    )
+
+
+def _sent(options: RunnerOptions) -> dict[str, Any]:
+    named = {key: getattr(options, key) for key in RunnerOptions.__struct_fields__}
+    return {key: value for key, value in named.items() if value is not None}
+
+
+def _known(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The Modelfile's runner options; the last of several counts, and `shift` is no option there."""
+    found = {key: parameters.get(key) for key in RunnerOptions.__struct_fields__ if key != "shift"}
+    last = {key: value[-1] if isinstance(value, tuple) else value for key, value in found.items()}
+    return {key: value for key, value in last.items() if isinstance(value, int)}
+
+
+def needs_reload(facts: ModelFacts, running: Launch, asked: Launch) -> bool:
+    """Whether a request with `asked` makes Ollama reload the runner that was started with `running`.
+
+    Automatic context or batch on both sides never differ; an automatic side otherwise counts with its default.
+    Adapters, projectors and a runner that no longer answers reload as well, which is not seen here.
+    """
+    if running.shift != asked.shift:
+        return True
+    if not (running.num_ctx_auto and asked.num_ctx_auto) and clamped(asked.num_ctx, facts) != running.num_ctx:
+        return True
+    if not (running.num_batch_auto and asked.num_batch_auto) and asked.num_batch != running.num_batch:
+        return True
+    if asked.num_gpu >= 0 and asked.num_gpu != running.num_gpu:
+        return True
+    rest = ("main_gpu", "num_thread", "use_mmap", "draft_num_predict")
+    return any(getattr(running, key) != getattr(asked, key) for key in rest)
+
+
+def supports_flash_attention(gpus: Sequence[Gpu]) -> bool:
+    """Every card can: CUDA compute 6.0 and above but 7.2; a card of unknown compute counts as able."""
+    return all(_compute(gpu.compute) >= (6, 0) and _compute(gpu.compute) != (7, 2) for gpu in gpus)
+
+
+def _compute(text: str) -> tuple[float, int]:
+    major, _, minor = text.partition(".")
+    return (int(major), int(minor or 0)) if major.isdigit() and (minor or "0").isdigit() else (math.inf, 0)

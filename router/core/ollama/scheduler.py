@@ -1,0 +1,202 @@
+"""What Ollama would do to a load: prediction, what it believes to be free, placement, batch, pre-flight, victim.
+
+These are the rules of `scheduler.md` §3–§5. They are used twice: the router asks `foresee_load` before it sends a load,
+and the simulator takes the same steps one by one. Where Ollama depends on the order of a Go map, the functions here
+give every outcome that can happen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from router.core.ollama.bookkeeping import Free, OllamaResident, believed_free_outcomes, live_free, predicted_bytes
+from router.core.ollama.model import ModelFacts
+from router.core.ollama.options import (
+    Launch,
+    ServerSettings,
+    automatic_num_ctx,
+    can_complete,
+    clamped,
+    merged,
+    supports_flash_attention,
+)
+from router.core.ollama.runner import Gpu, RunnerOptions
+
+GIB = 1 << 30
+SURCHARGES = ((2048, 2 * GIB), (1024, 768 << 20))
+"""(least num_batch, bytes that Ollama adds to its prediction)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preflight:
+    """Ollama's look at one load: where it would go, with which batch, and whether somebody must go first.
+
+    `is_single` says that one card was chosen out of several, or by `main_gpu` (no split).
+    """
+
+    evicts: bool
+    cards: tuple[int, ...]
+    is_single: bool
+    num_batch: int
+    predicted_bytes: int
+    available_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One thing that may happen: who goes (weights, in order), then where and with which batch the load starts."""
+
+    evicts: tuple[str, ...]
+    cards: tuple[int, ...]
+    num_batch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Foresight:
+    """Every outcome of a load. `num_ctx` is per slot, clamped."""
+
+    num_ctx: int
+    num_parallel: int
+    outcomes: tuple[Outcome, ...]
+
+    @property
+    def evicts(self) -> tuple[str, ...]:
+        """The weights of every resident that may have to go, in the order of eviction; () = certainly nobody."""
+        return tuple(dict.fromkeys(weights for outcome in self.outcomes for weights in outcome.evicts))
+
+    @property
+    def cards(self) -> tuple[int, ...]:
+        """Where it goes; () when that is not certain."""
+        places = {outcome.cards for outcome in self.outcomes}
+        return next(iter(places)) if len(places) == 1 else ()
+
+    @property
+    def num_batch(self) -> int:
+        """The largest batch that Ollama may choose (the most memory)."""
+        return max(outcome.num_batch for outcome in self.outcomes)
+
+
+def surcharge_bytes(num_batch: int) -> int:
+    """What Ollama adds to its prediction for a large batch."""
+    return next((size for least, size in SURCHARGES if num_batch >= least), 0)
+
+
+def automatic_batch(cells: int, predicted: int, available: int, free: Sequence[int], *, flash_attention: bool) -> int:
+    """Ollama's num_batch where none was sent, for num_ctx × slots = `cells`; `free` are the cards chosen (CUDA)."""
+    if not flash_attention and free:
+        return 256 if cells > 4096 and any(0 < left <= 8 * GIB for left in free) else 512
+    wanted = 2048 if cells > 32768 else 1024 if cells > 4096 else 512
+    return next(batch for batch in (2048, 1024, 512) if batch <= wanted and _batch_fits(batch, predicted, available))
+
+
+def _batch_fits(batch: int, predicted: int, available: int) -> bool:
+    if batch <= 512 or not predicted or not available:
+        return True
+    threshold, headroom = available * 80 // 100, available * (60 if batch >= 2048 else 75) // 100
+    return predicted <= min(threshold, headroom) and surcharge_bytes(batch) <= threshold - predicted
+
+
+def placement(free: Free, predicted: int, launch: Launch, settings: ServerSettings) -> tuple[tuple[int, ...], bool]:
+    """Which cards a load goes to, and whether as one (no split): `main_gpu`, else the emptiest with room, else all."""
+    everywhere = tuple(range(len(free)))
+    if launch.num_gpu == 0:
+        return (), False
+    if launch.main_gpu is not None and 0 <= launch.main_gpu < len(free):
+        return (launch.main_gpu,), True
+    if len(free) <= 1 or launch.main_gpu is not None or settings.sched_spread:
+        return everywhere, False
+    roomy = [card for card in everywhere if predicted <= free[card] * 80 // 100]
+    return ((max(roomy, key=lambda card: (free[card], -card)),), True) if roomy else (everywhere, False)
+
+
+def preflight(
+    facts: ModelFacts,
+    launch: Launch,
+    gpus: Sequence[Gpu],
+    free: Free,
+    settings: ServerSettings,
+    *,
+    has_residents: bool,
+    blob_bytes: int | None = None,
+) -> Preflight:
+    """Ollama's look at a load of `facts`, given what it believes to be `free`. Without residents nobody is evicted."""
+    cells = clamped(launch.num_ctx, facts) * launch.num_parallel
+    predicted = predicted_bytes(facts, cells, blob_bytes)
+    cards, is_single = placement(free, predicted, launch, settings)
+    chosen = [free[card] for card in cards]
+    batch, completes = launch.num_batch, can_complete(facts)
+    if launch.num_batch_auto and completes:
+        has_flash = {"on": True, "off": False}.get(
+            settings.flash_attention, supports_flash_attention([gpus[card] for card in cards])
+        )
+        batch = automatic_batch(cells, predicted, sum(chosen), chosen, flash_attention=has_flash)
+    wanted = predicted + (surcharge_bytes(batch) if completes else 0)
+    is_partial = 0 < launch.num_gpu <= int(facts.value("block_count", 0))
+    evicts = has_residents and bool(cards) and not is_partial and wanted > sum(chosen) * 80 // 100
+    return Preflight(evicts, cards, is_single, batch, predicted, sum(chosen))
+
+
+def victim(residents: Sequence[OllamaResident]) -> OllamaResident:
+    """Whom Ollama unloads: idle before busy, then the shortest keep-alive, then the blob's name. Not empty."""
+    return min(residents, key=lambda resident: (not resident.is_idle, resident.keep_alive_s, resident.weights))
+
+
+def max_loaded(gpu_count: int, settings: ServerSettings) -> int:
+    """How many models may be resident."""
+    return settings.max_loaded_models or 3 * max(gpu_count, 1)
+
+
+def foresee_load(
+    facts: ModelFacts,
+    options: RunnerOptions,
+    gpus: Sequence[Gpu],
+    residents: Sequence[OllamaResident],
+    settings: ServerSettings,
+    *,
+    blob_bytes: int | None = None,
+) -> Foresight:
+    """What Ollama would do, were it asked now to load `facts` with `options` beside `residents`.
+
+    `gpus` is every card of that server, in its order, with free memory as the probe reads it now. A resident with the
+    weights of `facts` counts as reloaded: it goes first. Sound, not tight: what can happen is among the outcomes.
+    """
+    launch = merged(facts, options, settings, automatic_num_ctx(gpus, settings))
+    found: dict[Outcome, None] = {}
+    own = tuple(resident for resident in residents if resident.weights == facts.weights)
+    others = tuple(resident for resident in residents if resident.weights != facts.weights)
+    gone = tuple(resident.weights for resident in own)
+    waiting = [(gone, others, _given_back(gpus, own))]
+    while waiting:
+        gone, left, cards = waiting.pop()
+        must_go = len(left) >= max_loaded(len(gpus), settings)
+        frees = [live_free(cards)] if not left or must_go else sorted(believed_free_outcomes(cards, left))
+        looks = [
+            preflight(facts, launch, cards, free, settings, has_residents=bool(left), blob_bytes=blob_bytes)
+            for free in frees
+        ]
+        if must_go or any(look.evicts for look in looks):
+            out = victim(left)
+            rest = tuple(resident for resident in left if resident is not out)
+            waiting.append(((*gone, out.weights), rest, _given_back(cards, (out,))))
+        if not must_go:
+            found.update({Outcome(gone, look.cards, look.num_batch): None for look in looks if not look.evicts})
+    return Foresight(clamped(launch.num_ctx, facts), launch.num_parallel, tuple(found))
+
+
+def _given_back(gpus: Sequence[Gpu], gone: Sequence[OllamaResident]) -> tuple[Gpu, ...]:
+    """The cards after the driver has taken back what `gone` held."""
+    held = {gpu.index: sum(dict(enumerate(r.held_bytes)).get(gpu.index, 0) for r in gone) for gpu in gpus}
+    return tuple(replace(gpu, free_bytes=min(gpu.total_bytes, gpu.free_bytes + held[gpu.index])) for gpu in gpus)
+
+
+__all__ = [
+    "Foresight",
+    "Launch",
+    "OllamaResident",
+    "Outcome",
+    "Preflight",
+    "ServerSettings",
+    "foresee_load",
+    "victim",
+]

@@ -1,0 +1,1 @@
+"""A request's body: read, checked, rewritten for another model."""

@@ -1,0 +1,72 @@
+"""What Ollama refuses in a well-typed body before it looks for the model.
+
+Refused here as well, since such a request must not cause a switch. Source: the handlers in `server/routes.go` and
+`middleware/` of Ollama 0.33.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from router.core.go.json_keys import elements, kind_of, read_text
+from router.core.ollama.names import key_of
+from router.core.payload.messages import Prompt
+from router.errors import BadRequest
+
+_NOTHING = Prompt()
+
+
+def check(kind: str, model: str, found: Mapping[str, Any]) -> None:
+    """Raises BadRequest with Ollama's text. A body that names no model is left to Ollama, which says so first."""
+    if kind in _CHECKS and model:
+        _CHECKS[kind](model, found)
+
+
+def _generating(model: str, found: Mapping[str, Any]) -> None:
+    asked = found.get("top_logprobs")
+    if asked is not None and not 0 <= int(bytes(asked)) <= 20:
+        raise BadRequest("top_logprobs must be between 0 and 20")
+
+
+def _v1_chat(model: str, found: Mapping[str, Any]) -> None:
+    if found.get("messages", _NOTHING).parts == 0:
+        raise BadRequest("[] is too short - 'messages'")
+    _generating(model, found)
+
+
+def _v1_messages(model: str, found: Mapping[str, Any]) -> None:
+    limit = found.get("max_tokens")
+    if limit is None or int(bytes(limit)) <= 0:
+        raise BadRequest("max_tokens is required and must be positive")
+    if found.get("messages", _NOTHING).parts == 0:
+        raise BadRequest("messages is required")
+
+
+def _v1_embeddings(model: str, found: Mapping[str, Any]) -> None:
+    encoding = read_text(found.get("encoding_format"))
+    if encoding and encoding.lower() not in ("float", "base64"):
+        raise BadRequest(f"Invalid value for 'encoding_format' = {encoding}. Supported values: ['float', 'base64'].")
+    asked = found.get("input")
+    if asked is None or (kind_of(asked) == "array" and not elements(asked)):
+        raise BadRequest("invalid input")
+    _embed(model, found)
+
+
+def _embed(model: str, found: Mapping[str, Any]) -> None:
+    asked = found.get("input")
+    if asked is None or kind_of(asked) == "string":
+        return
+    key_of(model)  # a name that is none comes first
+    if kind_of(asked) != "array" or any(kind_of(item) != "string" for item in elements(asked)):
+        raise BadRequest("invalid input type")
+
+
+_CHECKS: Mapping[str, Callable[[str, Mapping[str, Any]], None]] = {
+    "generate": _generating,
+    "chat": _generating,
+    "embed": _embed,
+    "v1_chat": _v1_chat,
+    "v1_messages": _v1_messages,
+    "v1_embeddings": _v1_embeddings,
+}

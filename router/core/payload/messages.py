@@ -1,0 +1,176 @@
+"""Messages and prompts: how many there are, how much text they hold, whether there is an image among them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import msgspec
+
+from router.core.go.json_keys import elements, fold, kind_of, read_text, split
+from router.core.go.types import Anything, Custom, GoType, Image, Mismatch, Place, Scalar, Slice, Struct, read_alone
+from router.errors import BadRequest
+
+_STR, _BOOL, _INT = Scalar("string"), Scalar("bool"), Scalar("int")
+_P_STR = Scalar("string", resets=True)
+_ANY = Anything("any", resets=True)
+_IMAGE_PARTS = frozenset({"image", "image_url", "input_image"})
+_TEXT_KEYS = frozenset({"text", "thinking", "input", "output", "arguments"})
+_QUOTE = ord('"')
+_MAX_NESTING = 4  # a tool's result inside a message inside the input
+
+
+class Prompt(NamedTuple):
+    """`text_bytes` counts JSON text as written, images left out."""
+
+    parts: int = 0
+    text_bytes: int = 0
+    has_images: bool = False
+
+    def plus(self, other: Prompt) -> Prompt:
+        """Both together; `parts` stays this one's."""
+        return Prompt(self.parts, self.text_bytes + other.text_bytes, self.has_images or other.has_images)
+
+
+def measure(view: memoryview | None, nesting: int = 0) -> Prompt:
+    """The text and images of a string, or of a list of content parts or items of any dialect."""
+    if view is None or (kind := kind_of(view)) == "null":
+        return Prompt()
+    if kind == "string":
+        return Prompt(1, len(view) - 2)
+    if kind != "array" or nesting > _MAX_NESTING:
+        return Prompt(1, len(view))
+    items = elements(view)
+    total = Prompt(len(items))
+    for item in items:
+        total = total.plus(_measure_part(item, nesting) if item[0] == ord("{") else measure(item, nesting + 1))
+    return total
+
+
+def _measure_part(view: memoryview, nesting: int) -> Prompt:
+    total = Prompt()
+    for key, value in split(view):
+        name = fold(key)
+        if name == "type" and value[0] == ord('"') and read_text(value) in _IMAGE_PARTS:
+            return Prompt(0, 0, True)
+        if name in _TEXT_KEYS:
+            total = total.plus(Prompt(0, len(value)))
+        elif name == "content":
+            total = total.plus(measure(value, nesting + 1))
+    return total
+
+
+class _Quick(msgspec.Struct, forbid_unknown_fields=True):
+    """A message of the form usual in every dialect. Any other spelling or type is looked at by the slow rules."""
+
+    role: str
+    content: msgspec.Raw
+    images: list[msgspec.Raw] | None = None
+
+
+_QUICK = msgspec.json.Decoder(list[_Quick])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Messages(GoType):
+    """A list of messages read as a Prompt: each element checked as `element`, measured by `measure_one`."""
+
+    element: GoType = _ANY
+    measure_one: Callable[[Any], Prompt] = lambda value: Prompt()
+    resets: bool = True
+
+    def read(self, view: memoryview, kind: str, place: Place, old: Any) -> Any:
+        if (prompt := quick_prompt(view)) is not None:
+            return prompt
+        found = Slice(self.name, element=self.element).read(view, kind, place, None) or []
+        total = Prompt(len(found))
+        for message in found:
+            total = total.plus(self.measure_one(message or {}))
+        return total
+
+
+def quick_prompt(view: memoryview | msgspec.Raw) -> Prompt | None:
+    """A list of messages of the usual form, measured; None where one is not, or holds more than text."""
+    try:
+        messages = _QUICK.decode(view)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    text_bytes = 0
+    for message in messages:
+        content = memoryview(message.content)
+        if message.images or content[0] != _QUOTE:
+            return None
+        text_bytes += len(content) - 2
+    return Prompt(len(messages), text_bytes)
+
+
+def _measure_native(message: dict[str, Any]) -> Prompt:
+    text_bytes = sum(len(message[key]) for key in ("content", "thinking") if key in message)
+    return Prompt(1, text_bytes, bool(message.get("images")))
+
+
+def _measure_content(message: dict[str, Any]) -> Prompt:
+    return measure(message.get("content"))
+
+
+IMAGES = Slice("[]api.ImageData", element=Image("api.ImageData"))
+_CALL = Struct("api.ToolCall", fields={"id": _STR, "function": Struct("api.ToolCallFunction", fields={"name": _STR})})
+_CALLS = Slice("[]api.ToolCall", element=_CALL)
+_BODY = Struct(
+    "api.Alias",
+    fields=dict.fromkeys(("role", "content", "thinking", "tool_name", "tool_call_id"), _STR)
+    | {"images": IMAGES, "tool_calls": _CALLS},
+)
+NATIVE = Messages(
+    "[]api.Message",
+    element=Custom("api.Message", parse=lambda view, kind: read_alone(_BODY, view, kind)),
+    measure_one=_measure_native,
+)
+
+_V1_FUNCTION = Struct("struct { Name string; Arguments string }", fields={"name": _STR, "arguments": _STR})
+_V1_CALL = Struct("openai.ToolCall", fields={"id": _STR, "index": _INT, "type": _STR, "function": _V1_FUNCTION})
+_V1_MESSAGE = Struct(
+    "openai.Message",
+    fields=dict.fromkeys(("role", "reasoning", "name", "tool_call_id"), _STR)
+    | {"content": _ANY, "tool_calls": Slice("[]openai.ToolCall", element=_V1_CALL)},
+)
+OPENAI = Messages("[]openai.Message", element=_V1_MESSAGE, measure_one=_measure_content)
+
+_BLOCK = Struct(
+    "anthropic.ContentBlock",
+    fields=dict.fromkeys(("type", "id", "name", "tool_use_id", "signature"), _STR)
+    | {"text": _P_STR, "thinking": _P_STR, "is_error": _BOOL, "content": _ANY},
+)
+_PARAM = Struct(
+    'struct { Role string "json:\\"role\\""; Content json.RawMessage "json:\\"content\\"" }',
+    fields={"role": _STR, "content": Anything("json.RawMessage")},
+)
+
+
+def _param(view: memoryview, kind: str) -> dict[str, Any]:
+    """A message of /v1/messages: `content` must be a string or a list of blocks."""
+    found: dict[str, Any] = read_alone(_PARAM, view, kind)
+    if "content" not in found:
+        raise BadRequest("unexpected end of JSON input")
+    if (content_kind := kind_of(found["content"])) not in ("string", "null"):
+        read_alone(Slice("[]anthropic.ContentBlock", element=_BLOCK), found["content"], content_kind)
+    return found
+
+
+ANTHROPIC = Messages(
+    "[]anthropic.MessageParam",
+    element=Custom("anthropic.MessageParam", parse=_param),
+    measure_one=_measure_content,
+)
+
+
+def _input(view: memoryview, kind: str) -> Prompt:
+    """The input of /v1/responses: a string or a list of items."""
+    if kind not in ("string", "null", "array"):
+        wrong = Mismatch(kind, "[]json.RawMessage", "", ())
+        raise BadRequest(f"input must be a string or array: {wrong.message}")
+    return measure(view)
+
+
+RESPONSES_INPUT = Custom("openai.ResponsesInput", parse=_input)

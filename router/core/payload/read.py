@@ -1,0 +1,272 @@
+"""What a request body asks for, and the same body for another model.
+
+`read_request` sees in a body what Ollama's Go decoder sees (`go_types.py`), so no spelling gets past a decision;
+`rewrite` sends exactly one `model`, ours, and leaves every other value as its bytes were.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from router.core.go.json_keys import Members, first_kind, fold, read_text, split
+from router.core.go.json_scan import EndOfBody
+from router.core.go.types import Place, Struct
+from router.core.ollama.names import GO_SPACE, go_quoted
+from router.core.ollama.runner import RunnerOptions
+from router.core.payload.checks import check
+from router.core.payload.fields import MANAGEMENT, REQUESTS
+from router.core.payload.messages import Prompt, measure
+from router.core.payload.quick import Plain, Usual, read_quick
+from router.core.payload.rewrite import Patch, rewrite, rewrite_names
+from router.core.payload.values import MAX_NS, keep_alive_ns_of
+from router.errors import BadRequest
+
+__all__ = ["InferenceRequest", "Members", "Patch", "read_names", "read_request", "rewrite", "rewrite_names"]
+
+_EMBEDDING_KINDS = frozenset({"embed", "embeddings", "v1_embeddings"})
+_INT_OPTIONS = frozenset(
+    {"num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread", "draft_num_predict", "num_predict"}
+)
+_RUNNER_OPTIONS = _INT_OPTIONS | {"use_mmap"}
+_NO_OPTIONS = RunnerOptions()
+_EMBEDDING, _COMPLETION = frozenset({"embedding"}), frozenset({"completion"})
+
+
+class InferenceRequest(msgspec.Struct, frozen=True):
+    """What the body of an inference route asks for. One per request, hence a struct: quicker to build than a dataclass.
+
+    `model` is as sent ("" when absent: `has_model` is False, and Ollama itself says what that means). `options` holds
+    what the client named, None for the rest. `keep_alive_s` is None when absent and infinite for "for ever". `needs`
+    are capabilities by Ollama's names. `prompt_bytes` counts the text, images left out. `num_predict` None = not named.
+    A load-only request carries no prompt; with keep_alive 0 it is an unload instead. `options_error` is what Ollama
+    answers with status 500, once it has found the model, for an option of the wrong type. `members` or `plain` are
+    for `rewrite`. `is_automatic` requests can only reach a runner that has Ollama's own options (no derived tags).
+    """
+
+    model: str
+    num_ctx: int | None = None
+    options: RunnerOptions = _NO_OPTIONS
+    keep_alive_s: float | None = None
+    stream: bool = False
+    needs: frozenset[str] = _COMPLETION
+    format: bool = False
+    prompt_bytes: int = 0
+    num_predict: int | None = None
+    is_load_only: bool = False
+    is_unload: bool = False
+    has_model: bool = True
+    options_error: str = ""
+    members: Members | None = None
+    plain: Plain | None = None
+    is_automatic: bool = False
+
+
+def read_request(kind: str, body: bytes) -> InferenceRequest:
+    """The request in `body` of a route of `kind`. Raises BadRequest with the text that Ollama would answer."""
+    usual = read_quick(kind, body)
+    if usual is not None and (quick := _of_usual(usual)) is not None:
+        return quick
+    return read_slowly(kind, body)
+
+
+def read_slowly(kind: str, body: bytes) -> InferenceRequest:
+    """The same as `read_request`, by the rules alone: what the quick way is held against."""
+    members = _split(body, is_native=not kind.startswith("v1_"))
+    found = _read(REQUESTS[kind], body, members)
+    model = read_text(found.get("model"))
+    has_model = bool(model.strip(GO_SPACE))
+    check(kind, model if has_model else "", found)
+    if kind.startswith("v1_"):
+        return _read_v1(kind, model, has_model, found, members)
+    return _read_native(kind, model, has_model, found, members)
+
+
+def read_names(kind: str, body: bytes) -> dict[str, str]:
+    """The names in the body of a management route ("show" "pull" "push" "create" "copy" "delete"), those that are set.
+
+    `model` is what the route acts on: its `model`, or the older `name` where that is empty. Raises BadRequest.
+    """
+    found = _read(MANAGEMENT[kind], body, _split(body, is_native=True))
+    names = {key: text for key in ("model", "source", "destination", "from") if (text := read_text(found.get(key)))}
+    if "model" not in names and (name := read_text(found.get("name"))):
+        names["model"] = name
+    return names
+
+
+def _split(body: bytes, *, is_native: bool) -> Members:
+    try:
+        return split(body)
+    except EndOfBody:
+        if is_native:
+            raise BadRequest("missing request body") from None
+        raise
+
+
+def _read(struct: Struct, body: bytes, members: Members) -> dict[str, Any]:
+    place = Place()
+    found: dict[str, Any] = {}
+    if members:
+        struct.read_members(members, place, found)
+    elif (kind := first_kind(body)) not in ("object", "null"):
+        place.mismatch(kind, struct.name)
+    if place.error is not None:
+        raise place.error
+    return found
+
+
+def _of_usual(usual: Usual) -> InferenceRequest | None:
+    """The request of a usual body; None where one of its values needs a closer look."""
+    options, num_predict, keep_alive_ns = _NO_OPTIONS, usual.max_tokens, None
+    if not _RUNNER_OPTIONS.isdisjoint(usual.options):
+        options, num_predict, error = _read_options({"options": usual.options})
+        if error:
+            return None
+    if usual.keep_alive:
+        try:
+            keep_alive_ns = keep_alive_ns_of(usual.keep_alive)
+        except BadRequest:
+            return None
+    return InferenceRequest(
+        usual.model,
+        options.num_ctx,
+        options,
+        None if keep_alive_ns is None else _seconds(keep_alive_ns),
+        usual.stream,
+        _COMPLETION,
+        False,
+        usual.prompt.text_bytes,
+        num_predict,
+        not usual.prompt.parts and keep_alive_ns != 0,
+        not usual.prompt.parts and keep_alive_ns == 0,
+        True,
+        "",
+        None,
+        usual.plain,
+    )
+
+
+def _read_native(kind: str, model: str, has_model: bool, found: dict[str, Any], members: Members) -> InferenceRequest:
+    prompt = _native_prompt(kind, found)
+    keep_alive_ns: int | None = found.get("keep_alive")
+    options, num_predict, options_error = _read_options(found)
+    return InferenceRequest(
+        model=model,
+        num_ctx=options.num_ctx,
+        options=options,
+        keep_alive_s=None if keep_alive_ns is None else _seconds(keep_alive_ns),
+        stream=kind in ("generate", "chat") and _is_true(found.get("stream"), default=True),
+        needs=_needs(kind, found, prompt, thinks=found.get("think", False)),
+        format="format" in found and bytes(found["format"][:2]) != b'""',
+        prompt_bytes=prompt.text_bytes + _tool_bytes(found, members),
+        num_predict=num_predict,
+        is_load_only=prompt.parts == 0 and keep_alive_ns != 0,
+        is_unload=prompt.parts == 0 and keep_alive_ns == 0,
+        has_model=has_model,
+        options_error=options_error,
+        members=members,
+    )
+
+
+def _read_v1(kind: str, model: str, has_model: bool, found: dict[str, Any], members: Members) -> InferenceRequest:
+    prompt = _v1_prompt(kind, found)
+    limit = found.get("max_output_tokens" if kind == "v1_responses" else "max_tokens")
+    return InferenceRequest(
+        model=model,
+        stream=_is_true(found.get("stream"), default=False),
+        needs=_needs(kind, found, prompt, thinks=_has_effort(kind, found)),
+        format=_has_format(kind, found),
+        prompt_bytes=prompt.text_bytes + _tool_bytes(found, members),
+        num_predict=None if limit is None else int(bytes(limit)),
+        has_model=has_model,
+        members=members,
+    )
+
+
+def _native_prompt(kind: str, found: dict[str, Any]) -> Prompt:
+    """What a native body asks about; `parts` is 0 where Ollama only loads the model."""
+    if kind == "chat":
+        return found.get("messages") or Prompt()
+    if kind == "embed":
+        prompt = measure(found.get("input"))
+        return Prompt() if prompt == Prompt(1, 0) and bytes(found["input"]) == b'""' else prompt
+    text_bytes = sum(len(found[key]) - 2 for key in ("prompt", "system", "suffix") if key in found)
+    text_bytes += 4 * len(found.get("context", ()))  # tokens, about four bytes of text each
+    return Prompt(0 if len(found.get("prompt", ())) <= 2 else 1, text_bytes, bool(found.get("images")))
+
+
+def _v1_prompt(kind: str, found: dict[str, Any]) -> Prompt:
+    if kind == "v1_responses":
+        asked: Prompt = found.get("input") or Prompt()
+        return asked.plus(measure(found.get("instructions")))
+    if kind in ("v1_chat", "v1_messages"):
+        messages: Prompt = found.get("messages") or Prompt()
+        return messages.plus(measure(found.get("system")))
+    return measure(found.get("input" if kind == "v1_embeddings" else "prompt"))
+
+
+def _needs(kind: str, found: dict[str, Any], prompt: Prompt, *, thinks: bool) -> frozenset[str]:
+    if kind in _EMBEDDING_KINDS:
+        return _EMBEDDING
+    if not (thinks or prompt.has_images or found.get("tools") or "suffix" in found):
+        return _COMPLETION
+    extra = {"thinking": thinks, "vision": prompt.has_images, "tools": bool(found.get("tools"))}
+    extra["insert"] = len(found.get("suffix", ())) > 2
+    return _COMPLETION | {need for need, is_needed in extra.items() if is_needed}
+
+
+def _has_effort(kind: str, found: dict[str, Any]) -> bool:
+    """True when a `/v1` body asks for thinking. Anthropic's does not count: there Ollama drops it where it must."""
+    if kind not in ("v1_chat", "v1_responses"):
+        return False
+    effort = read_text(found.get("reasoning", {}).get("effort")) or read_text(found.get("reasoning_effort"))
+    return effort not in ("", "none")
+
+
+def _has_format(kind: str, found: dict[str, Any]) -> bool:
+    wanted = found.get("response_format") if kind == "v1_chat" else found.get("text", {}).get("format")
+    return read_text((wanted or {}).get("type")) in ("json_object", "json_schema")
+
+
+def _tool_bytes(found: dict[str, Any], members: Members) -> int:
+    return sum(len(view) for key, view in members if fold(key) == "tools") if found.get("tools") else 0
+
+
+def _read_options(found: dict[str, Any]) -> tuple[RunnerOptions, int | None, str]:
+    """The runner's options, num_predict, and the first complaint that Ollama would have about their types."""
+    given: dict[str, Any] = found.get("options") or {}
+    shift = _is_true(found["shift"], default=False) if "shift" in found else None
+    if shift is None and _RUNNER_OPTIONS.isdisjoint(given):
+        return _NO_OPTIONS, None, ""
+    numbers: dict[str, int] = {}
+    error = ""
+    for key, value in given.items():
+        if key in _INT_OPTIONS and value is not None:
+            if (number := _int_option(value)) is not None:
+                numbers[key] = number
+            else:
+                error = error or f"option {go_quoted(key)} must be of type integer"
+    use_mmap = given.get("use_mmap")
+    if use_mmap is not None and not isinstance(use_mmap, bool):
+        use_mmap, error = None, error or 'option "use_mmap" must be of type boolean'
+    num_predict = numbers.pop("num_predict", None)
+    return RunnerOptions(**numbers, use_mmap=use_mmap, shift=shift), num_predict, error
+
+
+def _int_option(value: Any) -> int | None:
+    """Ollama cuts a fraction off; what is beyond 64 bits becomes the smallest number. None for what is no number."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return int(value) if abs(value) < 2.0**63 else -(1 << 63)
+
+
+def _seconds(nanoseconds: int) -> float:
+    """Infinite for "for ever"; what overflowed is over at once."""
+    if nanoseconds == MAX_NS:
+        return float("inf")
+    return max(0, nanoseconds) / 1e9
+
+
+def _is_true(view: memoryview | None, *, default: bool) -> bool:
+    return default if view is None else view[0] == ord("t")

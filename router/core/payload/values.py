@@ -1,0 +1,86 @@
+"""Values inside request bodies that Ollama reads by rules of their own: keep_alive, think, options."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+
+from router.core.go.durations import parse_duration_ns
+from router.core.go.json_keys import kind_of, read_text
+from router.core.go.types import Anything, Custom, GoType, Map, Mismatch, Place
+from router.core.ollama.names import go_quoted
+from router.errors import BadRequest
+
+MAX_NS = (1 << 63) - 1
+
+_EFFORTS = ("high", "medium", "low", "max")
+_THINK_ALLOWED = '"high", "medium", "low", "max", true, or false'
+_DICT = msgspec.json.Decoder(dict[str, Any])
+
+
+@lru_cache(maxsize=512)
+def keep_alive_ns_of(raw: bytes) -> int:
+    """A keep_alive in nanoseconds, as `_keep_alive` says. Raises BadRequest with Ollama's text."""
+    kind = kind_of(memoryview(raw))
+    if kind == "string":
+        nanoseconds = parse_duration_ns(read_text(raw))
+        return MAX_NS if nanoseconds < 0 else nanoseconds
+    if kind != "number":
+        go_type = {"array": "[]interface {}", "object": "map[string]interface {}"}.get(kind, kind)
+        raise BadRequest(f"Unsupported type: '{go_type}'")
+    seconds = float(raw)
+    if abs(seconds) == float("inf"):
+        raise Mismatch(f"number {raw.decode()}", "float64", "", ())
+    if seconds < 0:
+        return MAX_NS
+    return int(seconds * 1e9) if seconds * 1e9 < 2.0**63 else -MAX_NS - 1
+
+
+def _keep_alive(view: memoryview, kind: str) -> int:
+    """Nanoseconds as Ollama keeps them: MAX_NS = for ever; a number beyond 64 bits wraps to the negative end."""
+    return keep_alive_ns_of(bytes(view))
+
+
+def _think(view: memoryview, kind: str) -> bool:
+    """True when thinking is asked for."""
+    if kind == "bool":
+        return view[0] == ord("t")
+    if kind != "string":
+        raise BadRequest(f"think must be a boolean or string ({_THINK_ALLOWED})")
+    text = read_text(view)
+    if text not in _EFFORTS:
+        raise BadRequest(f"invalid think value: {go_quoted(text)} (must be {_THINK_ALLOWED})")
+    return True
+
+
+class Options(GoType):
+    """map[string]any as a plain dict; what only Go takes (lone surrogates and the like) is kept as an opaque value."""
+
+    __slots__ = ()
+
+    def read(self, view: memoryview, kind: str, place: Place, old: Any) -> Any:
+        if kind == "object":
+            try:
+                found: dict[str, Any] = _DICT.decode(view)
+                return found if not old else {**old, **found}
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                pass
+        views = Map(self.name, value=Anything("any")).read(view, kind, place, None)
+        return {**(old or {}), **{key: _plain(item) for key, item in (views or {}).items()}}
+
+
+def _plain(view: memoryview) -> Any:
+    """A scalar as Python has it; containers, which no option of interest is, as the word for their kind."""
+    kind = kind_of(view)
+    if kind == "number":
+        return float(bytes(view))
+    if kind == "bool":
+        return view[0] == ord("t")
+    return {"null": None, "string": ""}.get(kind, [])
+
+
+KEEP_ALIVE = Custom("api.Duration", resets=True, parse=_keep_alive)
+THINK = Custom("api.ThinkValue", resets=True, parse=_think)
+OPTIONS = Options("map[string]interface {}", resets=True)

@@ -1,0 +1,134 @@
+"""What fits a machine, term by term, and what would cure a model that is too big."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bench.fit_data import MIB, Recordings
+from router.core.advice.advise import advise, hardware_for, main_memory_bytes
+from router.core.advice.examine import examine, groups
+from router.core.memory.footprint import RunOptions, footprint
+from router.core.memory.placement import Card
+from router.core.ollama.model import ModelFacts
+
+RECORDED = Recordings(Path(__file__).parents[2] / "data" / "fit")
+GIB = 1 << 30
+
+
+def named(model: str, quant: str, name: str) -> ModelFacts:
+    """A recorded model under a name that Ollama would give it."""
+    return replace(RECORDED.facts[model, quant], name=name)
+
+
+ASKED = named("llama3.3-70b", "Q4_K_M", "llama3.3:70b")
+SMALLER_QUANT = named("llama3.3-70b", "Q2_K", "llama3.3:70b-instruct-q2_K")
+SIBLING = named("llama3.1-8b", "Q4_K_M", "llama3.1:8b")
+INSTALLED = (ASKED, SMALLER_QUANT, SIBLING)
+OPTIONS = RunOptions(8192)
+
+
+def cards(*gib: float) -> tuple[Card, ...]:
+    """Cards with so many GiB free."""
+    return tuple(Card(at, int(size * GIB), 300 * MIB) for at, size in enumerate(gib))
+
+
+@pytest.mark.parametrize("sizes", [(24.0,), (80.0,), (24.0, 24.0), (48.0, 12.0)])
+def test_terms_of_each_device_add_up(sizes: tuple[float, ...]) -> None:
+    """Need is the sum of the terms, and have less need is what is spare."""
+    for facts in (ASKED, RECORDED.facts["gemma3-4b", "Q4_K_M"], RECORDED.facts["qwen3.5-4b", "Q4_K_M"]):
+        for device in examine(facts, OPTIONS, cards(*sizes)).devices:
+            parts = (device.weights_bytes, device.cache_bytes, device.compute_bytes, device.projector_bytes,
+                     device.context_bytes, device.margin_bytes, device.safety_bytes)  # fmt: skip
+            assert sum(parts) == device.need_bytes
+            assert min(parts) >= 0
+            assert device.spare_bytes == device.have_bytes - device.need_bytes
+
+
+def test_the_weights_of_all_devices_are_those_of_the_footprint() -> None:
+    """Nothing is lost in the split."""
+    found = examine(ASKED, OPTIONS, cards(24, 24))
+    assert found.fits
+    assert found.is_split
+    assert sum(device.weights_bytes for device in found.devices) == footprint(ASKED, OPTIONS).weights_bytes
+    assert sum(device.cache_bytes for device in found.devices) == footprint(ASKED, OPTIONS).kv_bytes
+
+
+def test_the_tightest_card_that_fits_is_taken() -> None:
+    """So that a big card stays free; where none fits, the attempt that falls short by least is shown."""
+    found = examine(SIBLING, OPTIONS, cards(80, 24))
+    assert [device.index for device in found.devices] == [1]
+    assert found.largest_num_ctx == 131072
+    assert examine(SIBLING, OPTIONS, cards(80, 24), largest=False).largest_num_ctx == 0
+    assert not examine(ASKED, OPTIONS, cards(24)).fits
+
+
+def test_a_machine_without_cards_fits_nothing() -> None:
+    """No devices, no context."""
+    found = examine(ASKED, OPTIONS, ())
+    assert (found.fits, found.devices, found.largest_num_ctx, groups(())) == (False, (), 0, [])
+
+
+def test_a_model_without_metadata_still_adds_up() -> None:
+    """Coarse figures have a cache term too."""
+    bare = ModelFacts("x", "d", 8 * GIB, parameter_size="8B")
+    (device,) = examine(bare, OPTIONS, cards(24)).devices
+    assert device.weights_bytes == 8 * GIB
+    assert device.cache_bytes > 0
+
+
+def test_a_model_that_fits_needs_no_cure() -> None:
+    """No cures, no spill; the hardware is told all the same."""
+    found = advise(SIBLING, INSTALLED, OPTIONS, cards(24))
+    assert found.fit.fits
+    assert found.cures == ()
+    assert found.main_memory_bytes == 0
+    assert found.hardware[0].size_gb == 24
+
+
+def test_cures_of_a_70b_on_48_gib() -> None:
+    """Another quantization first, then settings, a shorter context, a file to fetch, a smaller member."""
+    options = RunOptions(16384, num_batch=1024, num_parallel=2)
+    found = advise(ASKED, INSTALLED, options, cards(47.5))
+    kinds = [cure.kind for cure in found.cures]
+    assert kinds == ["variant", "slots", "cache", "context", "quantization", "sibling"]
+    assert found.cures[0].model == SMALLER_QUANT.name
+    assert 2048 <= found.cures[3].num_ctx < 16384
+    assert found.cures[4].is_estimate
+    assert all(cure.need_bytes <= 47.5 * GIB for cure in found.cures)
+    assert [(one.cards, one.size_gb) for one in found.hardware] == [(1, 80), (2, 32)]
+    assert found.main_memory_bytes > 0
+
+
+def test_a_quantized_cache_or_a_smaller_batch_may_be_enough() -> None:
+    """Each is offered where it alone makes the model fit."""
+    facts = RECORDED.facts["qwen2.5-14b", "Q4_K_M"]
+    need = footprint(facts, RunOptions(32768)).need_bytes
+    batch = advise(facts, (), RunOptions(32768, num_batch=2048), (Card(0, need + 1600 * MIB, 300 * MIB),))
+    assert [cure.kind for cure in batch.cures][:2] == ["batch", "cache"]
+    cache = advise(facts, (), RunOptions(32768), (Card(0, need, 300 * MIB),))
+    assert [cure.kind for cure in cache.cures][:2] == ["cache", "context"]
+
+
+def test_stand_ins_that_do_not_fit_are_passed_over() -> None:
+    """The first that fits is named, not the first there is."""
+    found = advise(ASKED, (SMALLER_QUANT, SIBLING), OPTIONS, cards(12))
+    assert [cure.model for cure in found.cures] == [SIBLING.name]
+
+
+def test_nothing_helps_on_a_tiny_card() -> None:
+    """No cure, and the whole model in main memory, token embedding included."""
+    options = RunOptions(8192, kv_type="q8_0")
+    found = advise(ASKED, (), options, cards(2))
+    assert found.cures == ()
+    known = footprint(ASKED, options)
+    assert known.need_bytes < main_memory_bytes(ASKED, options, cards(1)) < known.need_bytes + GIB
+
+
+def test_hardware_for_more_than_two_big_cards_is_none() -> None:
+    """A 671B model does not fit two cards of 96 GB; without a parameter count no file to fetch is guessed."""
+    assert list(hardware_for(RECORDED.facts["deepseek-r1-671b", "Q4_K_M"], OPTIONS)) == []
+    unknown = ModelFacts("x", "d", 80 * GIB)
+    assert advise(unknown, (), OPTIONS, cards(24)).cures == ()

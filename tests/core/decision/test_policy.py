@@ -1,0 +1,285 @@
+"""The decision, case by case."""
+
+from dataclasses import replace
+
+import pytest
+
+from router.core.decision.need import MachineRules
+from router.core.decision.policy import Outcome, Rules, VerdictKind, choose
+from router.core.learning.observation import Observation
+from router.core.learning.residuals import Learned
+from router.core.ollama.model import Chain, Variant
+from router.core.ollama.options import ServerSettings
+from router.core.ollama.runner import RunnerOptions, Snapshot
+from router.core.payload.read import InferenceRequest
+from tests.core.facts import catalog_of, chain_of, facts_of, gpu_of, resident_of
+
+BIG, MIDDLE, SMALL = facts_of("big:70b", 40), facts_of("middle:30b", 18), facts_of("small:3b", 2)
+CHAIN = chain_of("big:70b", "middle:30b", "small:3b")
+CATALOG = catalog_of(BIG, MIDDLE, SMALL)
+RULES = Rules()
+
+
+def ask(**more):
+    return InferenceRequest(model="big:70b", needs=frozenset({"completion"}), **more)
+
+
+def snapshot(*residents, free_gib=24.0, total_gib=24.0, **more):
+    return Snapshot((gpu_of(free_gib=free_gib, total_gib=total_gib),), residents, catalog=CATALOG, **more)
+
+
+def kinds(decision):
+    return [verdict.kind for verdict in decision.verdicts]
+
+
+def test_first_variant_that_fits_is_chosen_and_the_bigger_is_explained_with_its_bytes():
+    """On an empty 24 GB card the 40 GB model is passed over for the 18 GB one."""
+    decision = choose(ask(), CHAIN, snapshot(), RULES)
+    assert decision.outcome is Outcome.FALLBACK
+    assert decision.chosen.variant.model == "middle:30b"
+    assert kinds(decision) == [VerdictKind.TOO_BIG, VerdictKind.FITS]
+    assert decision.verdicts[0].need_bytes > decision.verdicts[0].have_bytes > 0
+    assert decision.chosen.plan.options.num_batch == 512
+
+
+def test_asked_model_is_exact_on_a_card_that_holds_it():
+    """On 80 GB the asked model itself serves."""
+    decision = choose(ask(), CHAIN, snapshot(free_gib=80, total_gib=80), RULES)
+    assert decision.outcome is Outcome.EXACT
+    assert decision.reason == "fits"
+
+
+def test_resident_variant_needs_no_memory():
+    """A resident with enough context serves although nothing more fits."""
+    decision = choose(ask(), CHAIN, snapshot(resident_of(MIDDLE, held_gib=21), free_gib=2.5), RULES)
+    assert decision.chosen.kind is VerdictKind.RESIDENT
+    assert decision.chosen.plan is None
+    assert decision.reason.startswith("fallback: big:70b")
+
+
+def test_resident_with_too_small_a_context_is_loaded_anew():
+    """A demand above the loaded context evicts the older runner of the same weights."""
+    loaded = resident_of(SMALL, held_gib=4, num_ctx=8192)
+    chain = chain_of("small:3b")
+    request = InferenceRequest(model="small:3b", num_ctx=20000)
+    decision = choose(request, chain, snapshot(loaded, free_gib=20), RULES)
+    assert decision.chosen.kind is VerdictKind.FITS
+    assert decision.chosen.plan.evict == (SMALL.weights,)
+    assert decision.chosen.plan.options.num_ctx == 20480
+
+
+def test_larger_loaded_context_is_kept():
+    """A smaller demand is served by the runner as it is."""
+    loaded = resident_of(SMALL, num_ctx=32768)
+    decision = choose(InferenceRequest("small:3b", num_ctx=4096), chain_of("small:3b"), snapshot(loaded), RULES)
+    assert decision.chosen.kind is VerdictKind.RESIDENT
+
+
+def test_spilled_resident_never_serves():
+    """A resident that is partly on the CPU is replaced, not used."""
+    loaded = resident_of(MIDDLE, held_gib=12, size_vram_bytes=MIDDLE.size_bytes // 2)
+    decision = choose(ask(), CHAIN, snapshot(loaded, free_gib=12), RULES)
+    assert decision.chosen.kind is VerdictKind.FITS
+    assert MIDDLE.weights in decision.chosen.plan.evict
+
+
+def test_busy_resident_is_waited_for_not_cut():
+    """What fits only once a busy neighbour has gone is chosen as WAITS, with the neighbour's name."""
+    other = facts_of("other:30b", 18)
+    loaded = resident_of(other, held_gib=20, in_flight=1)
+    decision = choose(ask(), CHAIN, replace(snapshot(loaded, free_gib=3), catalog=catalog_of(BIG, MIDDLE)), RULES)
+    assert decision.chosen.kind is VerdictKind.WAITS
+    assert decision.chosen.plan.waits_for == (other.weights,)
+
+
+@pytest.mark.parametrize(
+    "held", [{"may_upgrade": False}, {"floor_bytes": {0: 10 << 30}}], ids=["swap budget", "memory free only lately"]
+)
+def test_upgrade_is_held_back_while_a_smaller_variant_is_resident(held):
+    """Evicting for a bigger variant waits for budget and lasting memory; the resident one serves meanwhile."""
+    loaded = resident_of(SMALL, held_gib=8)
+    decision = choose(ask(), CHAIN, snapshot(loaded, free_gib=16, **held), RULES)
+    assert decision.chosen.variant.model == "small:3b"
+    assert VerdictKind.HELD_BACK in kinds(decision)
+
+
+def test_upgrade_is_taken_when_nothing_holds_it_back():
+    """With budget left and memory that lasts the bigger variant is loaded."""
+    loaded = resident_of(SMALL, held_gib=8)
+    decision = choose(ask(), CHAIN, snapshot(loaded, free_gib=16), RULES)
+    assert decision.chosen.variant.model == "middle:30b"
+    assert decision.chosen.plan.evict == (SMALL.weights,)
+
+
+def test_going_down_is_immediate():
+    """Without any resident of the chain a switch is no upgrade: the budget does not hold it back."""
+    other = facts_of("other:30b", 18)
+    loaded = resident_of(other, held_gib=20)
+    decision = choose(ask(), CHAIN, snapshot(loaded, free_gib=4, may_upgrade=False), RULES)
+    assert decision.chosen.variant.model == "middle:30b"
+
+
+def test_missing_incapable_and_short_variants_are_passed_over():
+    """Cases 1 to 3 each have their verdict."""
+    blind, short = facts_of("blind:7b", 4), facts_of("short:7b", 4, context_length=4096)
+    eye = facts_of("eye:3b", 2, capabilities=("completion", "vision"))
+    short = replace(short, capabilities=frozenset({"completion", "vision"}))
+    chain = chain_of("absent:1b", "blind:7b", "short:7b", "eye:3b")
+    request = InferenceRequest("absent:1b", needs=frozenset({"completion", "vision"}), num_ctx=16384)
+    world = replace(snapshot(), catalog=catalog_of(blind, short, eye))
+    decision = choose(request, chain, world, RULES)
+    assert kinds(decision) == [
+        VerdictKind.MISSING,
+        VerdictKind.INCAPABLE,
+        VerdictKind.CONTEXT,
+        VerdictKind.FITS,
+    ]
+
+
+def test_embedding_never_changes_the_model():
+    """Another embedder is refused even though it fits; another quantization of the same one is not."""
+    one = facts_of("embed:f16", 30, capabilities=("embedding",))
+    same = facts_of("embed:q8", 1, capabilities=("embedding",))
+    same = replace(same, parameter_size=one.parameter_size)
+    other = facts_of("other-embed", 1, capabilities=("embedding",))
+    request = InferenceRequest("embed:f16", needs=frozenset({"embedding"}))
+    world = replace(snapshot(), catalog=catalog_of(one, same, other))
+    decision = choose(request, chain_of("embed:f16", "other-embed", "embed:q8"), world, RULES)
+    assert decision.chosen.variant.model == "embed:q8"
+    assert decision.verdicts[1].kind is VerdictKind.INCAPABLE
+    assert decision.chosen.plan.options.num_ctx is None
+
+
+def test_nothing_fits_is_rejected_with_a_verdict_for_each():
+    """A chain of one model that is too big is refused, explained."""
+    decision = choose(ask(), chain_of("big:70b"), snapshot(), RULES)
+    assert (decision.outcome, decision.chosen, decision.reason) == (Outcome.REJECTED, None, "rejected")
+    assert kinds(decision) == [VerdictKind.TOO_BIG]
+
+
+def test_empty_chain_is_rejected():
+    """A chain without variants has nothing to choose from."""
+    assert choose(ask(), Chain("empty", ()), snapshot(), RULES).outcome is Outcome.REJECTED
+
+
+def test_no_gpu_passes_through():
+    """Where there is no GPU, nothing is decided."""
+    decision = choose(ask(), CHAIN, replace(snapshot(), gpus=()), RULES)
+    assert decision.outcome is Outcome.PASSTHROUGH
+
+
+def test_without_probe_the_first_variant_is_tried_alone():
+    """Verify mode starts from the top and makes the card empty first."""
+    decision = choose(ask(), CHAIN, replace(snapshot(resident_of(SMALL)), gpus=None), RULES)
+    assert decision.chosen.kind is VerdictKind.RESIDENT or decision.chosen.kind is VerdictKind.TRIES
+    alone = choose(ask(), CHAIN, replace(snapshot(), gpus=None), RULES)
+    assert alone.chosen.variant.model == "big:70b"
+    assert alone.chosen.kind is VerdictKind.TRIES
+
+
+def test_barred_weights_are_passed_over_with_their_reason():
+    """A model that just failed to load is not tried again at once."""
+    decision = choose(ask(), CHAIN, snapshot(barred={MIDDLE.weights: "the load failed"}), RULES)
+    assert decision.chosen.variant.model == "small:3b"
+    assert decision.verdicts[1].detail == "the load failed"
+
+
+def test_shift_is_a_runner_option_of_its_own():
+    """A request that forbids shifting is not served by a runner that shifts."""
+    loaded = resident_of(SMALL, options=RunnerOptions(num_ctx=32768, num_batch=512, shift=True))
+    request = InferenceRequest("small:3b", options=RunnerOptions(shift=False))
+    decision = choose(request, chain_of("small:3b"), snapshot(loaded, free_gib=20), RULES)
+    assert decision.chosen.kind is VerdictKind.FITS
+    assert decision.chosen.plan.options.shift is False
+
+
+def test_chain_entry_names_its_own_context():
+    """num_ctx of an entry counts where the request names none; max means the model's own."""
+    chain = Chain("small:3b", (Variant("small:3b", 4096),))
+    assert choose(InferenceRequest("small:3b"), chain, snapshot(), RULES).chosen.num_ctx == 4096
+    most = Chain("small:3b", (Variant("small:3b", "max"),))
+    assert choose(InferenceRequest("small:3b"), most, snapshot(), RULES).chosen.num_ctx == 131072
+
+
+def spill_of(facts, num_ctx):
+    return Observation(facts.weights, num_ctx, 512, 1, "f16", (), "", 0, 0, True, 0, 100.0)
+
+
+def test_without_probe_what_spilled_is_tried_smaller_then_passed_over():
+    """Verify mode remembers: first the least context, then the next variant."""
+    blind = replace(snapshot(), gpus=None)
+    settings = ServerSettings(version="")
+    once = Rules(machine=MachineRules(settings, learned=Learned.of([spill_of(BIG, 32768)]), now_s=101.0))
+    assert choose(ask(), CHAIN, blind, once).chosen.num_ctx == 8192
+    twice = MachineRules(settings, learned=Learned.of([spill_of(BIG, 32768), spill_of(BIG, 8192)]), now_s=101.0)
+    assert choose(ask(), CHAIN, blind, Rules(machine=twice)).chosen.variant.model == "middle:30b"
+
+
+def test_memory_that_is_back_only_lately_is_no_reason_to_go_up():
+    """An upgrade needs memory that was there for the whole of `upgrade_after_s`; a first load does not."""
+    loaded = resident_of(SMALL, held_gib=8)
+    fresh = snapshot(loaded, free_gib=16, floor_bytes={0: 10 << 30})
+    assert choose(ask(), CHAIN, fresh, RULES).chosen.variant.model == "small:3b"
+    empty = snapshot(floor_bytes={0: 10 << 30})
+    assert choose(ask(), CHAIN, empty, RULES).chosen.variant.model == "middle:30b"
+
+
+def test_measured_spill_at_this_free_level_passes_the_variant_over():
+    """The bytes would do by the formula, but a load with as much free has spilled: the next variant serves."""
+    spill = Observation(
+        MIDDLE.weights, 8192, 512, 1, "f16", ("card",), "", 0, 23 << 30, True, 24 << 30, 100.0, size_bytes=1
+    )
+    rules = Rules(machine=MachineRules(ServerSettings(version=""), learned=Learned.of([spill]), now_s=101.0))
+    decision = choose(ask(num_ctx=8192), CHAIN, snapshot(), rules)
+    assert decision.verdicts[1].kind is VerdictKind.SPILLED
+    assert decision.verdicts[1].detail == "it spilled before at this free level"
+    assert decision.chosen.variant.model == "small:3b"
+
+
+@pytest.mark.parametrize("need", ["vision", "tools", "thinking", "insert", "embedding", "context"])
+def test_a_fallback_never_crosses_what_the_request_needs_c10(need):
+    """Where only the asked model can do it and does not fit, nothing else is taken."""
+    able = ("completion", "embedding") if need == "embedding" else ("completion", *({need} - {"context"}))
+    big = facts_of("big:70b", 40, capabilities=able, context_length=131072)
+    small = facts_of("small:3b", 2, context_length=131072 if need != "context" else 8192)
+    request = InferenceRequest(
+        "big:70b",
+        num_ctx=65536 if need == "context" else 8192,
+        needs=frozenset(
+            {"completion"} if need == "context" else {need} if need == "embedding" else {"completion", need}
+        ),
+    )
+    world = replace(snapshot(), catalog=catalog_of(big, small))
+    decision = choose(request, chain_of("big:70b", "small:3b"), world, RULES)
+    assert decision.chosen is None
+    assert kinds(decision)[1] is (VerdictKind.CONTEXT if need == "context" else VerdictKind.INCAPABLE)
+
+
+def automatic(**more):
+    """A request that can carry no options."""
+    return InferenceRequest("small:3b", is_automatic=True, **more)
+
+
+def test_a_request_without_options_loads_at_ollamas_own_and_is_counted_at_their_largest():
+    """32768 at 24 GB, batch 2048; what is sent names nothing."""
+    decision = choose(automatic(), chain_of("small:3b"), snapshot(), RULES)
+    plan = decision.chosen.plan
+    assert plan.options == RunnerOptions()
+    assert (plan.counted.num_ctx, plan.counted.num_batch, plan.counted.main_gpu) == (32768, 2048, None)
+
+
+def test_a_request_without_options_uses_only_a_runner_that_has_ollamas_own():
+    """One with explicit options would be reloaded by it; one of somebody else is adopted as it is."""
+    explicit = resident_of(SMALL, held_gib=8, options=RunnerOptions(num_ctx=32768, num_batch=512))
+    assert choose(automatic(), chain_of("small:3b"), snapshot(explicit), RULES).chosen.kind is VerdictKind.FITS
+    own = resident_of(SMALL, held_gib=8, options=RunnerOptions())
+    assert choose(automatic(), chain_of("small:3b"), snapshot(own), RULES).chosen.kind is VerdictKind.RESIDENT
+    foreign = resident_of(SMALL, held_gib=8, options=None)
+    adopting = choose(automatic(), chain_of("small:3b"), snapshot(foreign), RULES).chosen.plan
+    assert (adopting.adopts, adopting.options) == (True, RunnerOptions())
+
+
+def test_a_request_without_options_is_tried_at_ollamas_own_where_memory_is_unknown():
+    """Verify mode names nothing either."""
+    decision = choose(automatic(), chain_of("small:3b"), replace(snapshot(), gpus=None), RULES)
+    assert (decision.chosen.kind, decision.chosen.plan.options) == (VerdictKind.TRIES, RunnerOptions())

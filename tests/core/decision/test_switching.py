@@ -1,0 +1,173 @@
+"""Plans of a switch: what goes, what is loaded where, and that Ollama has no decision left."""
+
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.core.decision.context import ContextNeed
+from router.core.decision.need import MachineRules
+from router.core.decision.switching import SPLIT_SLACK, Plan, Shortage, booked, contexts, plan_switch
+from router.core.learning.observation import Observation
+from router.core.learning.residuals import Learned
+from router.core.ollama.options import ServerSettings
+from router.core.ollama.runner import RunnerOptions, Snapshot
+from router.core.ollama.scheduler import foresee_load
+from tests.core.decision.test_policy_properties import FACTS, worlds
+from tests.core.facts import GIB, catalog_of, facts_of, gpu_of, resident_of
+
+BASE = RunnerOptions(num_batch=512)
+NEED = ContextNeed(8192, 8192)
+RULES = MachineRules()
+NEW = facts_of("new:9b", 9)
+
+
+def plan(facts, snapshot, need=NEED, rules=RULES):
+    return plan_switch(facts, BASE, need, snapshot, rules)
+
+
+@given(worlds(), st.sampled_from(FACTS))
+def test_replayed_on_ollamas_own_rules_a_plan_evicts_nothing_else(snapshot, facts):
+    """After the plan's unloads Ollama's pre-flight keeps everybody and places the model where the plan does."""
+    found = plan(facts, snapshot)
+    if isinstance(found, Shortage):
+        return
+    going = [resident for resident in snapshot.residents if resident.weights in found.evict]
+    stay = [resident for resident in snapshot.residents if resident not in going]
+    gpus = tuple(
+        replace(
+            gpu,
+            free_bytes=min(gpu.total_bytes, gpu.free_bytes + sum(r.held_bytes.get(gpu.index, 0) for r in going)),
+        )
+        for gpu in snapshot.gpus
+    )
+    foresight = foresee_load(facts, found.options, gpus, [booked(r, gpus) for r in stay], RULES.settings)
+    assert foresight.evicts == ()
+    assert foresight.cards == found.cards
+
+
+@given(worlds(), st.sampled_from(FACTS))
+def test_plans_unload_the_youngest_first_and_only_residents(snapshot, facts):
+    """What goes is resident, named once, and ordered from the youngest load."""
+    found = plan(facts, snapshot)
+    if isinstance(found, Plan):
+        order = {resident.weights: resident.order for resident in snapshot.residents}
+        ranks = [order[weights] for weights in found.evict]
+        assert ranks == sorted(ranks, reverse=True)
+        assert len(set(found.evict)) == len(found.evict)
+
+
+@given(worlds(), st.sampled_from(FACTS))
+def test_on_several_cards_what_fits_on_one_is_pinned(snapshot, facts):
+    """main_gpu names the one card; a split model goes without."""
+    found = plan(facts, snapshot)
+    if isinstance(found, Plan) and len(snapshot.gpus) > 1:
+        assert found.options.main_gpu == (found.cards[0] if len(found.cards) == 1 else None)
+
+
+def test_nothing_is_evicted_for_what_fits_beside():
+    """A small newcomer lives beside a small resident."""
+    other = facts_of("other:5b", 5)
+    snapshot = Snapshot((gpu_of(free_gib=17),), (resident_of(other, held_gib=7),), catalog=catalog_of(other, NEW))
+    assert plan(NEW, snapshot).evict == ()
+
+
+def test_kept_model_goes_last():
+    """Of two residents, each of which would do, the one that is not kept goes."""
+    kept, other = facts_of("kept:6b", 6), facts_of("other:8b", 8)
+    residents = (
+        resident_of(kept, held_gib=8, order=1, kept=True),
+        resident_of(other, held_gib=10, order=2, free_at_load_gib=16),
+    )
+    snapshot = Snapshot((gpu_of(free_gib=6),), residents, catalog=catalog_of(kept, other, NEW))
+    assert plan(NEW, snapshot).evict == (other.weights,)
+
+
+def test_neighbour_that_ollama_would_evict_is_unloaded_by_the_plan():
+    """Stale figures: what stayed was loaded beside something that has gone, so Ollama believes less than there is."""
+    stale = facts_of("stale:5b", 5)
+    resident = resident_of(stale, held_gib=7, free_at_load_gib=10)
+    snapshot = Snapshot((gpu_of(free_gib=17),), (resident,), catalog=catalog_of(stale, NEW))
+    assert plan(NEW, snapshot).evict == (stale.weights,)
+
+
+def test_older_runner_of_the_same_weights_always_goes():
+    """A reload frees its own memory first."""
+    mine = resident_of(NEW, held_gib=11, num_ctx=4096)
+    snapshot = Snapshot((gpu_of(free_gib=13),), (mine,), catalog=catalog_of(NEW))
+    assert plan(NEW, snapshot).evict == (NEW.weights,)
+
+
+def test_many_residents_are_tried_youngest_first():
+    """Beyond six residents only prefixes of the youngest are tried."""
+    many = [facts_of(f"tiny{n}:1b", 1) for n in range(8)]
+    residents = tuple(resident_of(f, held_gib=2.5, order=n) for n, f in enumerate(many))
+    snapshot = Snapshot((gpu_of(free_gib=4),), residents, catalog=catalog_of(*many, NEW))
+    found = plan(NEW, snapshot, rules=MachineRules(ServerSettings(max_loaded_models=20)))
+    assert found.evict[0] == many[-1].weights
+    assert list(found.evict) == [f.weights for f in reversed(many)][: len(found.evict)]
+
+
+def test_shortage_names_the_nearest_miss():
+    """What comes closest is reported, with the bytes of that try."""
+    huge = facts_of("huge:70b", 40)
+    found = plan(huge, Snapshot((gpu_of(),), catalog=catalog_of(huge)))
+    assert isinstance(found, Shortage)
+    assert found.need_bytes > found.have_bytes == 24 * GIB
+    assert found.reason == "too big"
+
+
+def test_measured_spill_forbids_the_same_free_level():
+    """A ban counts at this free level or below, not for ever."""
+    spill = Observation(
+        NEW.weights, 8192, 512, 1, "f16", ("card",), "", 0, 19 * GIB, True, 20 * GIB, 1000.0, size_bytes=1
+    )
+    rules = MachineRules(ServerSettings(version=""), learned=Learned.of([spill]), now_s=1010.0)
+    tight = Snapshot((gpu_of(total_gib=24, free_gib=20),), catalog=catalog_of(NEW))
+    found = plan(NEW, tight, rules=rules)
+    assert found.reason == "it spilled before at this free level"
+    roomy = Snapshot((gpu_of(free_gib=24),), catalog=catalog_of(NEW))
+    assert isinstance(plan(NEW, roomy, rules=rules), Plan)
+
+
+def test_contexts_go_down_to_the_least_and_end_there():
+    """Largest first, multiples of the step in between."""
+    found = list(contexts(ContextNeed(8192, 32768), 2048))
+    assert (found[0], found[-1]) == (32768, 8192)
+    assert found == sorted(found, reverse=True)
+    assert all(num_ctx % 2048 == 0 for num_ctx in found)
+
+
+def test_smaller_context_is_taken_only_where_the_larger_has_no_plan():
+    """The largest context that fits is chosen within what serves the request."""
+    snapshot = Snapshot((gpu_of(total_gib=12),), catalog=catalog_of(NEW))
+    found = plan(NEW, snapshot, ContextNeed(8192, 131072))
+    assert 8192 <= found.options.num_ctx < 131072
+
+
+def test_split_resident_books_its_share_on_each_card():
+    """size_vram is dealt out as the probe saw it, less contexts and on the safe side; free at load may be unknown."""
+    split = resident_of(NEW, options=None, held_bytes={0: 6 * GIB, 1: 4 * GIB}, free_at_load_bytes={})
+    found = booked(split, (gpu_of(0), gpu_of(1)))
+    assert found.cards == (0, 1)
+    cards = [6 * GIB - gpu_of(0).context_bytes, 4 * GIB - gpu_of(1).context_bytes]
+    fair = [split.size_vram_bytes * card // sum(cards) for card in cards]
+    assert all(part < taken <= part * SPLIT_SLACK + 1 for part, taken in zip(fair, found.buffers_bytes, strict=True))
+    assert found.free_at_load_bytes == (None, None)
+
+
+def test_split_that_ollama_would_not_make_is_refused():
+    """Ollama's own prediction counts too little cache (S:e08): it would put all on one card, where it spills."""
+    wide = facts_of("wide:13b", 13, **{"llama.attention.key_length": 512, "llama.attention.value_length": 512})
+    cards = (gpu_of(0, 20), gpu_of(1, 20))
+    found = plan(wide, Snapshot(cards, catalog=catalog_of(wide)), ContextNeed(32768, 32768))
+    assert isinstance(found, Shortage)
+    assert found.reason == "Ollama would place it elsewhere"
+
+
+def test_pinned_resident_is_booked_on_its_card_by_its_own_number():
+    """A runner alone on card 1 calls it card 0, which is what Ollama then reads (scheduler.md §0.4)."""
+    pinned = resident_of(NEW, card=1, options=RunnerOptions(num_ctx=8192, num_batch=512, main_gpu=1))
+    found = booked(pinned, (gpu_of(0), gpu_of(1)))
+    assert (found.cards, len(found.buffers_bytes)) == ((1,), 1)
+    assert found.booked_bytes(1) == 0

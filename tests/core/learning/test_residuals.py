@@ -1,0 +1,253 @@
+"""What loads teach: residuals, error bars, bans, hidden settings, a change of version."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from router.core.learning.drift import hidden_setting
+from router.core.learning.residuals import BAN_S, LEAST_SAFETY_BYTES, Learned, Observation
+from router.core.memory.options import RunOptions
+
+MIB = 1 << 20
+GIB = 1 << 30
+OPTIONS = RunOptions(8192)
+GPUS = ("RTX 3090",)
+
+
+def load(weights: str = "a", residual_mib: float = 0, **changes: object) -> Observation:
+    """A load that took `residual_mib` beyond the 10 GiB that the formula said."""
+    seen = Observation(weights, 8192, 512, 1, "f16", GPUS, "0.33.0", int(10 * GIB + residual_mib * MIB), 10 * GIB,
+                       spilled=False, free_before_bytes=20 * GIB, at_s=1000.0)  # fmt: skip
+    return replace(seen, **changes)  # type: ignore[arg-type]
+
+
+def spill(weights: str = "a", **changes: object) -> Observation:
+    """A load that spilled: 20 GiB were free, the probe saw 18.5 go, ps says 6 more lie in main memory."""
+    told = {"measured_bytes": int(18.5 * GIB), "size_bytes": 24 * GIB, "size_vram_bytes": 18 * GIB}
+    return replace(load(weights, spilled=True, **told), **changes)  # type: ignore[arg-type]
+
+
+def test_nothing_learned_leaves_the_formula_alone() -> None:
+    """No residual, the footprint's own safety."""
+    assert Learned.of(()).residual_bytes("a", OPTIONS, GPUS, "0.33.0") == (0, None, "")
+
+
+def test_one_load_narrows_the_safety() -> None:
+    """The same options on the same card: 64 MiB for growth are enough."""
+    learned = Learned.of([load(residual_mib=30)])
+    assert learned.residual_bytes("a", OPTIONS, GPUS, "0.33.0") == (30 * MIB, LEAST_SAFETY_BYTES, "learned from 1 load")
+
+
+def test_loads_that_differ_widen_the_error_bar() -> None:
+    """The largest recent residual counts, and the spread comes on top."""
+    learned = Learned.of([load(residual_mib=30, at_s=1), load(residual_mib=10, at_s=2)])
+    assert learned.residual_bytes("a", OPTIONS, GPUS, "0.33.0") == (30 * MIB, 84 * MIB, "learned from 2 loads")
+
+
+def test_a_jump_forgets_what_lay_before() -> None:
+    """Settings changed under the router: only loads since then count."""
+    learned = Learned.of([load(residual_mib=10, at_s=1), load(residual_mib=3000, at_s=2), load(residual_mib=0, at_s=3)])
+    residual, _, note = learned.residual_bytes("a", OPTIONS, GPUS, "0.33.0")
+    assert (residual, note) == (0, "learned from 1 load")
+
+
+@pytest.mark.parametrize(
+    ("residual_mib", "num_ctx", "expected_mib"),
+    [(400, 16384, 800), (400, 4096, 400), (-400, 16384, -400), (-400, 4096, -200)],
+)
+def test_another_context_takes_the_larger_of_constant_and_proportional(
+    residual_mib: int, num_ctx: int, expected_mib: int
+) -> None:
+    """A hidden slot count grows with the context, a driver context does not; nobody knows which it is."""
+    learned = Learned.of([load(residual_mib=residual_mib)])
+    residual, safety, _ = learned.residual_bytes("a", RunOptions(num_ctx), GPUS, "0.33.0")
+    assert residual == expected_mib * MIB
+    assert safety is not None
+    assert safety > LEAST_SAFETY_BYTES
+
+
+def test_another_card_widens_the_safety() -> None:
+    """Its driver context may differ."""
+    learned = Learned.of([load(residual_mib=10)])
+    assert learned.residual_bytes("a", OPTIONS, ("RTX 4090",), "0.33.0")[1] == 128 * MIB
+
+
+def test_another_version_resets_trust() -> None:
+    """An old residual may only add, and the formula's own safety stays."""
+    more, less = Learned.of([load(residual_mib=500)]), Learned.of([load(residual_mib=-500)])
+    residual, safety, note = more.residual_bytes("a", OPTIONS, GPUS, "0.34.0")
+    assert (residual, safety) == (500 * MIB, None)
+    assert "0.33.0" in note
+    assert less.residual_bytes("a", OPTIONS, GPUS, "0.34.0")[0] == 0
+
+
+def test_a_spilled_load_shows_its_need() -> None:
+    """What the probe saw go and what ps says lies outside; at least what the card had beside the margin."""
+    assert spill().residual_bytes == int(14.5 * GIB)
+    assert spill(size_bytes=0, size_vram_bytes=0, measured_bytes=5 * GIB).residual_bytes == 9 * GIB
+
+
+def test_a_spill_counts_for_an_hour() -> None:
+    """Something else may have been to blame."""
+    learned = Learned.of([spill(at_s=0)])
+    assert learned.residual_bytes("a", OPTIONS, GPUS, "0.33.0", now_s=BAN_S - 1)[0] > 0
+    assert learned.residual_bytes("a", OPTIONS, GPUS, "0.33.0", now_s=BAN_S) == (0, None, "")
+    assert learned.residual_bytes("a", OPTIONS, GPUS, "0.33.0")[1] == 128 * MIB
+
+
+def test_a_load_without_a_reading_teaches_nothing() -> None:
+    """In verify mode nothing is measured."""
+    assert Learned.of([load(measured_bytes=0)]).residual_bytes("a", OPTIONS, GPUS, "0.33.0") == (0, None, "")
+
+
+def test_too_small_a_reading_is_not_believed() -> None:
+    """A third less than predicted is the most."""
+    assert load(measured_bytes=1 * GIB).residual_bytes == -(10 * GIB) // 3
+
+
+@pytest.mark.parametrize(
+    ("weights", "options", "free_gib", "now_s", "banned"),
+    [
+        ("a", OPTIONS, 20, 2000, True),
+        ("a", OPTIONS, 19, 2000, True),
+        ("a", RunOptions(16384), 20, 2000, True),
+        ("a", OPTIONS, 21, 2000, False),
+        ("a", RunOptions(4096), 20, 2000, False),
+        ("a", RunOptions(8192, num_batch=256), 20, 2000, False),
+        ("a", RunOptions(8192, kv_type="q8_0"), 20, 2000, False),
+        ("b", OPTIONS, 20, 2000, False),
+        ("a", OPTIONS, 20, 1000 + BAN_S, False),
+    ],
+)
+def test_a_spill_bans_what_asks_no_less_at_that_free_level(
+    weights: str, options: RunOptions, free_gib: int, now_s: float, banned: bool
+) -> None:
+    """Not for ever, not with more free, not with less asked."""
+    assert Learned.of([spill()]).banned(weights, options, free_gib * GIB, now_s) is banned
+
+
+def test_a_later_success_lifts_the_ban() -> None:
+    """It asked no less with no more free."""
+    learned = Learned.of([spill(), load(at_s=1500)])
+    assert not learned.banned("a", OPTIONS, 20 * GIB, 2000)
+    assert Learned.of([spill(), load(at_s=1500, num_ctx=4096)]).banned("a", OPTIONS, 20 * GIB, 2000)
+    assert Learned.of([spill(), load(at_s=1500, free_before_bytes=30 * GIB)]).banned("a", OPTIONS, 20 * GIB, 2000)
+    assert Learned.of([spill(), spill(at_s=1500)]).banned("a", OPTIONS, 20 * GIB, 2000)
+
+
+def test_a_new_version_lifts_bans() -> None:
+    """The rules may have changed."""
+    learned = Learned.of([spill(), load("b", at_s=1500, ollama_version="0.34.0")])
+    assert not learned.banned("a", OPTIONS, 20 * GIB, 2000)
+    assert learned.drift()[0].startswith("Ollama changed from 0.33.0 to 0.34.0")
+
+
+def test_spilled_alone_in_verify_mode() -> None:
+    """Without a reading of free memory only the context tells."""
+    learned = Learned.of([spill(measured_bytes=0, free_before_bytes=0)])
+    assert learned.spilled_alone("a", 8192, 2000)
+    assert not learned.spilled_alone("a", 4096, 2000)
+    assert not learned.spilled_alone("a", None, 2000)
+    assert not learned.spilled_alone("b", 8192, 2000)
+    later = load(at_s=1500, measured_bytes=0, free_before_bytes=0)
+    assert not Learned.of([spill(measured_bytes=0, free_before_bytes=0), later]).spilled_alone("a", 8192, 2000)
+
+
+def test_hidden_slots_are_recognised_from_two_models() -> None:
+    """Both take four times their cache."""
+    seen = [load("a", 3 * 512, cache_bytes=512 * MIB), load("b", 3 * 1024, cache_bytes=GIB)]
+    learned = Learned.of(seen)
+    assert learned.hidden is not None
+    assert learned.drift() == (
+        "2 models take 4 × the computed cache: the server seems to run with OLLAMA_NUM_PARALLEL=4",
+    )
+    residual, safety, note = learned.residual_bytes("new", OPTIONS, GPUS, "0.33.0", cache_bytes=256 * MIB)
+    assert (residual, safety, note) == (768 * MIB, None, learned.hidden.note)
+    assert learned.residual_bytes("new", OPTIONS, GPUS, "0.34.0") == (0, None, "")
+
+
+def test_a_hidden_kv_type_is_recognised() -> None:
+    """A cache in q8_0 takes 0.53 of one in f16."""
+    hidden = hidden_setting([load("a", -0.46875 * 2048, cache_bytes=2 * GIB)])
+    assert hidden is not None
+    assert "OLLAMA_KV_CACHE_TYPE=q8_0" in hidden.note
+    assert hidden.note.startswith("1 model takes")
+
+
+def test_two_hidden_settings_at_once() -> None:
+    """Type and slots together, where neither alone explains it."""
+    factor = 4 * 1.0625 / 2
+    hidden = hidden_setting([load("a", (factor - 1) * 4096, cache_bytes=4 * GIB)])
+    assert hidden is not None
+    assert "OLLAMA_KV_CACHE_TYPE=q8_0 and OLLAMA_NUM_PARALLEL=4" in hidden.note
+
+
+def test_an_unexplained_constant_is_said_as_one() -> None:
+    """+700 MiB with every model, whatever its cache."""
+    hidden = hidden_setting([load("a", 700, cache_bytes=100 * MIB), load("b", 710, cache_bytes=4 * GIB), load("c", 5)])
+    assert hidden is not None
+    assert hidden.note == "2 models take 705 MiB more than computed, for no known reason"
+    assert hidden.residual_bytes(GIB) == 705 * MIB
+    less = hidden_setting([load("a", -700)])
+    assert less is not None
+    assert "700 MiB less" in less.note
+
+
+def test_small_residuals_are_no_drift() -> None:
+    """The formula explains them well enough; residuals that agree on nothing are not explained at all."""
+    assert hidden_setting([load("a", 100), spill("b")]) is None
+    assert Learned.of([load("a", 100)]).drift() == ()
+    assert hidden_setting([load("a", 500), load("b", 9000)]) is None
+
+
+def test_a_change_seen_at_another_context_forgets_the_old_loads() -> None:
+    """The old load at this very context was under other settings; the newest one's bound counts."""
+    before = [load(num_ctx=32768, at_s=1), load(num_ctx=2048, at_s=2)]
+    learned = Learned.of([*before, load(residual_mib=300, num_ctx=2048, at_s=3)])
+    assert learned.residual_bytes("a", RunOptions(32768), GPUS, "0.33.0")[0] == 4800 * MIB
+    assert Learned.of(before).residual_bytes("a", RunOptions(32768), GPUS, "0.33.0")[0] == 0
+
+
+def test_between_two_contexts_the_tighter_bound_counts() -> None:
+    """Each load bounds the residual from above; growth with the context is no change of settings."""
+    learned = Learned.of([load(residual_mib=200, num_ctx=2048), load(residual_mib=800, num_ctx=16384, at_s=2000)])
+    residual, _, note = learned.residual_bytes("a", RunOptions(8192), GPUS, "0.33.0")
+    assert (residual, note) == (800 * MIB, "learned from 2 loads")
+    assert learned.residual_bytes("a", RunOptions(32768), GPUS, "0.33.0")[0] == 1600 * MIB
+
+
+def test_the_guess_that_fits_best_wins() -> None:
+    """Three slots of q8_0 would come near for caches of 1 GiB; a constant explains it exactly."""
+    hidden = hidden_setting([load("a", 700, cache_bytes=GIB), load("b", 700, cache_bytes=1100 * MIB)])
+    assert hidden is not None
+    assert hidden.factor == 1.0
+
+
+def settled(*more: Observation) -> Learned:
+    """Three models that each show four slots."""
+    shown = [load(name, 3 * cache, cache_bytes=cache * MIB) for name, cache in (("a", 512), ("b", 1024), ("c", 700))]
+    return Learned.of([*shown, *more])
+
+
+def test_a_settled_guess_tells_how_the_residual_grows() -> None:
+    """With a quarter of the context a model needs a quarter more, not all of it."""
+    learned = settled()
+    asked = RunOptions(2048)
+    residual, safety, note = learned.residual_bytes("b", asked, GPUS, "0.33.0", cache_bytes=256 * MIB)
+    assert (residual, safety) == (768 * MIB, 192 * MIB)
+    assert "OLLAMA_NUM_PARALLEL=4" in note
+    assert learned.residual_bytes("b", asked, GPUS, "0.33.0")[0] == 3072 * MIB
+    assert learned.residual_bytes("b", OPTIONS, GPUS, "0.33.0", cache_bytes=GIB)[0] == 3072 * MIB
+
+
+def test_a_load_that_the_guess_does_not_explain_stays_by_itself() -> None:
+    """Its cache is unknown, or it is off by something else; a model that nobody else explains is no guess."""
+    asked = RunOptions(2048)
+    for odd in (load("d", 5000, cache_bytes=512 * MIB, at_s=900), load("d", 100, at_s=900)):
+        with_odd = settled(odd)
+        alone = Learned.of([odd]).residual_bytes("d", asked, GPUS, "0.33.0")
+        assert with_odd.residual_bytes("d", asked, GPUS, "0.33.0", cache_bytes=128 * MIB)[0] == alone[0]
+    small = settled(load("d", 20, cache_bytes=512 * MIB, at_s=900))
+    assert small.residual_bytes("d", asked, GPUS, "0.33.0", cache_bytes=128 * MIB)[0] == 20 * MIB

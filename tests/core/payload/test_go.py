@@ -1,0 +1,112 @@
+"""Bodies are read as Go reads them: 560 cases and more, with Go 1.26's verdicts on Ollama's own request types."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+
+import pytest
+
+from router.core.payload.fields import REQUESTS
+from router.core.payload.read import read_names, read_request
+from router.errors import BadRequest
+
+CASES = json.loads((Path(__file__).parents[2] / "data" / "go_json.json").read_text())
+# A time in nanoseconds that stands for "for ever".
+FOREVER_NS = (1 << 63) - 1
+REFUSED_AFTER_DECODING = {
+    "[] is too short - 'messages'",
+    "invalid input",
+    "invalid input type",
+    "max_tokens is required and must be positive",
+    "messages is required",
+    "top_logprobs must be between 0 and 20",
+}
+
+
+def body_of(case):
+    body = case["body"]
+    if isinstance(body, str):
+        return body.encode()
+    if "b64" in body:
+        return base64.b64decode(body["b64"])
+    return "".join(unit * times for unit, times in body["pieces"]).encode()
+
+
+def name_of(case):
+    return f"{case['kind']} {str(case['body'])[:60]}"
+
+
+def error_text(kind, go):
+    return "missing request body" if go["error"] == "EOF" and not kind.startswith("v1_") else go["error"]
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case["kind"] in REQUESTS], ids=name_of)
+def test_an_inference_body_is_read_as_go_reads_it_f1(case):
+    """The same model, options, times and flags, or the same error in the same words."""
+    kind, go = case["kind"], case["go"]
+    if "error" in go:
+        with pytest.raises(BadRequest) as caught:
+            read_request(kind, body_of(case))
+        assert caught.value.message == error_text(kind, go)
+        return
+    try:
+        request = read_request(kind, body_of(case))
+    except BadRequest as exc:
+        if exc.message not in REFUSED_AFTER_DECODING:
+            raise
+        return  # well-typed, and refused by Ollama's handler: test_payload.py
+    assert request.model == go.get("model", "")
+    assert request.has_model is bool(go.get("model", "").strip())
+    assert request.num_predict == (go.get("num_predict") if kind.startswith("v1_") else None)
+    options = go.get("options", {})
+    given = options.get("num_ctx")
+    is_number = isinstance(given, int | float) and not isinstance(given, bool)
+    expected = None if not is_number else int(given) if abs(given) < 2**63 else -(1 << 63)
+    assert (request.num_ctx, request.options.num_ctx) == (expected, expected)
+    assert bool(request.options_error) == (given is not None and not is_number)
+    assert request.options.num_batch == options.get("num_batch")
+    assert_flags(kind, case, request)
+
+
+def assert_flags(kind, case, request):
+    go = case["go"]
+    if kind in ("generate", "chat"):
+        assert request.stream is go.get("stream", True)
+        assert ("thinking" in request.needs) is bool(go.get("think"))
+        assert ("vision" in request.needs) is bool(go.get("images"))
+        assert request.format is (go.get("format", "null") not in ("null", '""'))
+        is_empty = not (go.get("prompt") if kind == "generate" else go.get("messages"))
+        is_zero = go.get("keep_alive_ns") == "0"
+        assert (request.is_load_only, request.is_unload) == (is_empty and not is_zero, is_empty and is_zero)
+    elif kind.startswith("v1_"):
+        assert request.stream is bool(go.get("stream"))
+    assert ("tools" in request.needs) is bool(go.get("tools"))
+    assert ("insert" in request.needs) is bool(go.get("suffix"))
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case["go"].get("keep_alive_ns")], ids=name_of)
+def test_keep_alive_is_the_time_that_go_keeps(case):
+    """Seconds, Go durations, "for ever", and the overflow that unloads at once."""
+    nanoseconds = int(case["go"]["keep_alive_ns"])
+    seconds = read_request(case["kind"], body_of(case)).keep_alive_s
+    if nanoseconds == FOREVER_NS:
+        assert seconds == float("inf")
+    else:
+        assert seconds == max(0, nanoseconds) / 1e9
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case["kind"] not in REQUESTS], ids=name_of)
+def test_a_management_body_names_what_go_names_f1_f3(case):
+    """`model` before `name`, the last of duplicates, any case; or Go's error."""
+    kind, go = case["kind"], case["go"]
+    if "error" in go:
+        with pytest.raises(BadRequest) as caught:
+            read_names(kind, body_of(case))
+        assert caught.value.message == error_text(kind, go)
+        return
+    expected = {key: go[key] for key in ("source", "destination", "from") if go.get(key)}
+    if model := go.get("model") or go.get("name"):
+        expected["model"] = model
+    assert read_names(kind, body_of(case)) == expected
