@@ -18,14 +18,15 @@ from time import perf_counter
 from fit_data import Recordings
 
 from router.core.advice.advise import advise, examine
+from router.core.decision.chain import Chain, Variant
 from router.core.decision.policy import Rules, choose
+from router.core.decision.snapshot import Snapshot
 from router.core.memory import placement, shape
 from router.core.memory.footprint import known_footprint
 from router.core.memory.options import RunOptions
 from router.core.memory.placement import Card, max_num_ctx, place
-from router.core.ollama.model import Chain, Variant
 from router.core.ollama.names import key_of
-from router.core.ollama.runner import Gpu, Snapshot
+from router.core.ollama.runner import Gpu
 from router.core.payload.read import InferenceRequest
 
 GIB = 1 << 30

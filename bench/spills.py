@@ -23,10 +23,11 @@ from router.adapters.catalog import CatalogReader
 from router.adapters.ollama import OllamaClient
 from router.core.decision.context import ContextNeed
 from router.core.decision.need import MachineRules
+from router.core.decision.snapshot import Snapshot
 from router.core.decision.switching import Plan, plan_switch
 from router.core.ollama.model import ModelFacts
 from router.core.ollama.names import key_of
-from router.core.ollama.runner import RunnerOptions, Snapshot
+from router.core.ollama.runner import RunnerOptions
 from router.simulator.clock import run_virtual
 from router.simulator.machine import CardSpec, Machine, Speeds
 from router.simulator.server import SimConfig, running_simulator

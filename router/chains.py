@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from router.config import ChainRule, ChainRules
-from router.core.ollama.model import Chain, ModelFacts, Variant, auto_chain
+from router.core.decision.chain import Chain, Variant, auto_chain
+from router.core.ollama.model import ModelFacts
 from router.core.ollama.names import ModelName, Source
 from router.errors import BadRequest
 

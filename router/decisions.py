@@ -12,9 +12,9 @@ from typing import Literal
 
 from router.call import Call, header_lines, router_headers, spelled
 from router.chains import Chains
+from router.core.decision.chain import Chain
 from router.core.decision.policy import Decision, Rules, Verdict, VerdictKind, choose
 from router.core.ollama.derived_names import parameters_of
-from router.core.ollama.model import Chain
 from router.core.ollama.runner import RunnerOptions
 from router.core.payload.read import InferenceRequest, Patch
 from router.derived import DerivedTags

@@ -19,9 +19,9 @@ import msgspec
 from router.adapters.relay import Relay, UpstreamResponse
 from router.call import Answer, Call, Released, router_headers, spelled
 from router.chains import Chains
+from router.core.decision.chain import Chain
 from router.core.decision.policy import Decision, Outcome, Verdict, VerdictKind
 from router.core.decision.report import refusal
-from router.core.ollama.model import Chain
 from router.core.ollama.names import key_of
 from router.core.ollama.runner import RunnerOptions
 from router.core.payload.read import InferenceRequest, Patch, rewrite

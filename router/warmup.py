@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 from router.chains import Chains
+from router.core.decision.chain import Chain
 from router.core.decision.policy import Verdict, VerdictKind
-from router.core.ollama.model import Chain
 from router.core.payload.read import InferenceRequest
 from router.dispatch import Dispatcher
 from router.errors import RouterError

@@ -17,10 +17,11 @@ from dataclasses import dataclass, field, replace
 from router.adapters.catalog import CatalogReader
 from router.adapters.gpu import GpuProcess, ProbeReading, VramProbe
 from router.adapters.ollama import ModelServer, PsRow
+from router.core.decision.snapshot import Resident, Snapshot
 from router.core.ollama.derived_names import is_derived
 from router.core.ollama.model import ModelFacts
 from router.core.ollama.names import key_of
-from router.core.ollama.runner import Gpu, Resident, RunnerOptions, Snapshot
+from router.core.ollama.runner import Gpu, RunnerOptions
 from router.errors import ProbeError, RouterError
 from router.telemetry import ProbeBack, ProbeLost, Telemetry, UpstreamDown, UpstreamUp
 

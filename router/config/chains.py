@@ -9,7 +9,7 @@ from typing import Literal
 
 from router.config.sections import AutoChains, ChainSection, Defaults, NothingFits, Upgrade
 from router.config.values import WILDCARDS
-from router.core.ollama.model import Variant
+from router.core.decision.chain import Variant
 from router.core.ollama.names import ModelName, key_of
 
 _MAX_REMEMBERED = 4096

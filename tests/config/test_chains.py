@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from router.config import ChainRule, ChainRules, load_config
-from router.core.ollama.model import Variant
+from router.core.decision.chain import Variant
 from router.errors import BadRequest
 
 TEXT = """

@@ -1,8 +1,10 @@
 """Model facts for tests of the decision: plain llama-shaped metadata, sized by their layers."""
 
-from router.core.ollama.model import Chain, ModelFacts, Tensor, Variant
+from router.core.decision.chain import Chain, Variant
+from router.core.decision.snapshot import Resident
+from router.core.ollama.model import ModelFacts, Tensor
 from router.core.ollama.names import key_of
-from router.core.ollama.runner import Gpu, Resident, RunnerOptions
+from router.core.ollama.runner import Gpu, RunnerOptions
 
 MIB = 1 << 20
 GIB = 1 << 30

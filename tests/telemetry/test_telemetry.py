@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from router.core.decision.chain import Variant
 from router.core.decision.policy import Decision, Outcome, Verdict, VerdictKind
-from router.core.ollama.model import Variant
 from router.telemetry import (
     Decided,
     Event,

@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from router.core.advice.examine import Fit, examine, groups
+from router.core.decision.chain import auto_chain
 from router.core.memory.footprint import RunOptions, footprint
 from router.core.memory.placement import PIPELINE_COPIES, Card, place
 from router.core.memory.shape import shape_of
-from router.core.ollama.model import ModelFacts, auto_chain
+from router.core.ollama.model import ModelFacts
 
 GIB = 1 << 30
 LEAST_USEFUL_CTX = 2048

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from router.core.ollama.model import ModelFacts, Variant
+from router.core.decision.chain import Variant
+from router.core.ollama.model import ModelFacts
 from router.core.ollama.options import can_complete
 from router.core.payload.read import InferenceRequest
 

@@ -25,13 +25,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
+from router.core.decision.chain import Chain, Variant
 from router.core.decision.context import ContextNeed, ContextRules, context_need
 from router.core.decision.need import MachineRules, room_of
+from router.core.decision.snapshot import Resident, Snapshot
 from router.core.decision.switching import Plan, Shortage, plan_switch
-from router.core.ollama.model import Chain, ModelFacts, Variant
+from router.core.ollama.model import ModelFacts
 from router.core.ollama.names import key_of
 from router.core.ollama.options import DEFAULT_BATCH, LARGEST_BATCH, automatic_num_ctx, can_complete
-from router.core.ollama.runner import Resident, RunnerOptions, Snapshot
+from router.core.ollama.runner import RunnerOptions
 from router.core.payload.read import InferenceRequest
 
 

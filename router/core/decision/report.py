@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from router.core.decision.chain import Chain
 from router.core.decision.policy import Decision, Verdict
-from router.core.ollama.model import Chain
 
 GIB = 1 << 30
 

@@ -12,10 +12,11 @@ from itertools import combinations
 
 from router.core.decision.context import ContextNeed
 from router.core.decision.need import MachineRules, Room, room_of
+from router.core.decision.snapshot import Resident, Snapshot
 from router.core.memory.placement import Placement
 from router.core.ollama.bookkeeping import OllamaResident
 from router.core.ollama.model import ModelFacts
-from router.core.ollama.runner import Gpu, Resident, RunnerOptions, Snapshot
+from router.core.ollama.runner import Gpu, RunnerOptions
 from router.core.ollama.scheduler import foresee_load
 
 STALL_BYTES = 4 << 30

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from router.core.ollama.names import go_quoted
+from router.core.go.quoting import go_quoted
 from router.errors import BadRequest
 
 _MAX_DEPTH = 10_000  # Go's own

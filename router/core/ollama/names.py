@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
 
+from router.core.go.quoting import GO_SPACE, go_quoted
 from router.errors import BadRequest
 
 DEFAULT_HOST = "registry.ollama.ai"
 DEFAULT_NAMESPACE = "library"
 DEFAULT_TAG = "latest"
 
-# What Go's strings.TrimSpace removes; str.strip() would also take \x1c to \x1f.
-GO_SPACE = " \t\n\v\f\r\x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u2028\u2029\u202f\u205f\u3000"
 # A separator promises a part on both sides; this stands for one that is missing, and is no valid part.
 _MISSING = "!MISSING!"
 _PARTS = (
@@ -27,8 +26,6 @@ _PARTS = (
     re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}"),  # model
     re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}"),  # tag
 )
-_ESCAPES = {"\a": r"\a", "\b": r"\b", "\f": r"\f", "\n": r"\n", "\r": r"\r", "\t": r"\t", "\v": r"\v"}
-_ESCAPES |= {'"': r"\"", "\\": r"\\"}
 
 
 class Source(Enum):
@@ -98,24 +95,6 @@ class ModelName:
 def key_of(text: str) -> str:
     """`ModelName.parse(text).key`, remembered. Raises BadRequest."""
     return ModelName.parse(text).key
-
-
-def go_quoted(text: str) -> str:
-    """`text` as Go's `%q` prints it, for error texts that must read like Ollama's."""
-    return '"' + "".join(map(_go_escape, text)) + '"'
-
-
-def _go_escape(char: str) -> str:
-    if char in _ESCAPES:
-        return _ESCAPES[char]
-    if char.isprintable():
-        return char
-    code = ord(char)
-    if code < 0x80:
-        return f"\\x{code:02x}"
-    if 0xD800 <= code < 0xE000:  # no such rune in a Go string
-        return "\ufffd"
-    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def _cut_source(text: str) -> tuple[str, Source]:

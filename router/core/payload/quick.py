@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from router.core.ollama.names import GO_SPACE
+from router.core.go.quoting import GO_SPACE
 from router.core.payload.messages import Prompt, quick_prompt
 
 _MOST_TOKENS = 1 << 31

@@ -12,8 +12,8 @@ import msgspec
 
 from router.core.go.json_keys import Members, first_kind, fold, read_text, split
 from router.core.go.json_scan import EndOfBody
+from router.core.go.quoting import GO_SPACE, go_quoted
 from router.core.go.types import Place, Struct
-from router.core.ollama.names import GO_SPACE, go_quoted
 from router.core.ollama.runner import RunnerOptions
 from router.core.payload.checks import check
 from router.core.payload.fields import MANAGEMENT, REQUESTS

@@ -9,8 +9,8 @@ import msgspec
 
 from router.core.go.durations import parse_duration_ns
 from router.core.go.json_keys import kind_of, read_text
+from router.core.go.quoting import go_quoted
 from router.core.go.types import Anything, Custom, GoType, Map, Mismatch, Place
-from router.core.ollama.names import go_quoted
 from router.errors import BadRequest
 
 MAX_NS = (1 << 63) - 1

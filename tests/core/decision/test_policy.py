@@ -4,13 +4,14 @@ from dataclasses import replace
 
 import pytest
 
+from router.core.decision.chain import Chain, Variant
 from router.core.decision.need import MachineRules
 from router.core.decision.policy import Outcome, Rules, VerdictKind, choose
+from router.core.decision.snapshot import Snapshot
 from router.core.learning.observation import Observation
 from router.core.learning.residuals import Learned
-from router.core.ollama.model import Chain, Variant
 from router.core.ollama.options import ServerSettings
-from router.core.ollama.runner import RunnerOptions, Snapshot
+from router.core.ollama.runner import RunnerOptions
 from router.core.payload.read import InferenceRequest
 from tests.core.facts import catalog_of, chain_of, facts_of, gpu_of, resident_of
 

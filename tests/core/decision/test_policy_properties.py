@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.core.decision.policy import USABLE, Outcome, Rules, VerdictKind, choose
-from router.core.ollama.runner import Snapshot
+from router.core.decision.snapshot import Snapshot
 from router.core.payload.read import InferenceRequest
 from tests.core.facts import GIB, catalog_of, chain_of, facts_of, gpu_of, resident_of
 

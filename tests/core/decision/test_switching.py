@@ -7,11 +7,12 @@ from hypothesis import strategies as st
 
 from router.core.decision.context import ContextNeed
 from router.core.decision.need import MachineRules
+from router.core.decision.snapshot import Snapshot
 from router.core.decision.switching import SPLIT_SLACK, Plan, Shortage, booked, contexts, plan_switch
 from router.core.learning.observation import Observation
 from router.core.learning.residuals import Learned
 from router.core.ollama.options import ServerSettings
-from router.core.ollama.runner import RunnerOptions, Snapshot
+from router.core.ollama.runner import RunnerOptions
 from router.core.ollama.scheduler import foresee_load
 from tests.core.decision.test_policy_properties import FACTS, worlds
 from tests.core.facts import GIB, catalog_of, facts_of, gpu_of, resident_of

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.core.ollama.names import ModelName, Source, go_quoted, key_of
+from router.core.ollama.names import ModelName, Source, key_of
 from router.errors import BadRequest
 
 LLAMA3 = "registry.ollama.ai/library/llama3:latest"
@@ -118,14 +118,6 @@ def test_nothing_named(text):
     """An empty name is missing, not invalid."""
     with pytest.raises(BadRequest, match=r"^model is required$"):
         ModelName.parse(text)
-
-
-def test_go_quoting():
-    """Error texts quote as Go does."""
-    assert go_quoted('a"b\\\n\x01é\u2028\U000e0001\ud800') == '"a\\"b\\\\\\n\\x01é\\u2028\\U000e0001\ufffd"'
-
-
-PART = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,20}", fullmatch=True)
 
 
 @given(st.text(max_size=40))

@@ -1,0 +1,92 @@
+"""What could run: a variant (model + num_ctx), a chain of variants, and the chain that a model gets by itself."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+from router.core.ollama.model import ModelFacts
+from router.core.ollama.names import key_of
+
+_QUANTIZATION = re.compile(
+    r"(?<![a-z0-9])(?:ud[-_])?(?:[it]?q\d\w*|(?:mx|nv)fp4\w*|b?fp?(?:16|32)|fp8|int\d)\b", re.ASCII
+)
+_VERSION = re.compile(r"[-_.]?v?\d+(?:\.\d+)*(?![a-z0-9])|\d+(?:\.\d+)*")
+_SIZE = re.compile(r"(?:\d+x)?[ae]?\d+[bme]?|v\d+|\d+k")
+_PLAIN = frozenset({"latest", "instruct", "it", "chat", "qat"})
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One candidate of a chain: a model name, perhaps with its own context (a number, or "max" = what fits)."""
+
+    model: str
+    num_ctx: int | Literal["max"] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """Ordered variants, biggest first. `name` is what clients ask for."""
+
+    name: str
+    variants: tuple[Variant, ...]
+
+    def installed(self, catalog: Mapping[str, ModelFacts]) -> tuple[str, ...]:
+        """The models of its variants that are installed, in their order; `catalog` is keyed by `names.key_of`."""
+        return tuple(variant.model for variant in self.variants if key_of(variant.model) in catalog)
+
+
+def auto_chain(
+    asked: ModelFacts, installed: Iterable[ModelFacts], mode: Literal["auto", "quantizations"] = "auto"
+) -> Chain:
+    """The chain that `asked` gets without configuration: itself, then what may stand in for it, biggest first.
+
+    1. Smaller quantizations: same series, same flavour (instruct, vision, coder …), equal parameter count.
+    2. Unless mode is "quantizations": members of the series with fewer parameters.
+    Of several tags that share one weights blob the first by name is taken. Nothing that lacks a capability of `asked`
+    enters. An embedding model stands alone, since vectors of two models do not compare (design.md §4); with
+    "quantizations" asked for, its own quantizations may follow.
+    """
+    if mode == "auto" and "embedding" in asked.capabilities:
+        return Chain(asked.name, (Variant(asked.name),))
+    by_weights: dict[tuple[str, tuple[str, ...]], ModelFacts] = {}
+    for facts in sorted(installed, key=lambda facts: facts.name):
+        if (facts.weights, facts.parts) != (asked.weights, asked.parts) and _may_replace(asked, facts):
+            by_weights.setdefault((facts.weights, facts.parts), facts)
+    same = [facts for facts in by_weights.values() if _is_same_size(asked, facts)]
+    smaller = [facts for facts in by_weights.values() if mode == "auto" and _is_smaller(asked, facts)]
+    same.sort(key=lambda facts: (-facts.size_bytes, facts.name))
+    smaller.sort(key=lambda facts: (-facts.parameter_count, -facts.size_bytes, facts.name))
+    return Chain(asked.name, tuple(Variant(facts.name) for facts in (asked, *same, *smaller)))
+
+
+@lru_cache(maxsize=8192)
+def series(name: str) -> tuple[str, frozenset[str]]:
+    """The series of a model name and its flavour: ``llama3.1:8b-instruct-q8_0`` → ("llama", {}).
+
+    The stem is namespace and model without version numbers; the flavour is what the tag says beyond size and
+    quantization. ``instruct``, ``it`` and ``chat`` are what a plain tag means in Ollama's library.
+    """
+    path, _, last = name.rpartition("/")
+    model, _, tag = last.partition(":")
+    words = re.split(r"[-_.]+", re.sub(_QUANTIZATION, "", tag.lower()))
+    flavour = frozenset(word for word in words if word and not _SIZE.fullmatch(word) and word not in _PLAIN)
+    return f"{path}/{_VERSION.sub('', model.lower())}", flavour
+
+
+def _may_replace(asked: ModelFacts, other: ModelFacts) -> bool:
+    if not asked.capabilities <= other.capabilities or not other.capabilities:
+        return False
+    return asked.family == other.family and series(asked.name) == series(other.name)
+
+
+def _is_same_size(asked: ModelFacts, other: ModelFacts) -> bool:
+    ours, theirs = asked.parameter_count, other.parameter_count
+    return bool(ours) and abs(ours - theirs) <= 0.01 * ours and other.size_bytes < asked.size_bytes
+
+
+def _is_smaller(asked: ModelFacts, other: ModelFacts) -> bool:
+    return 0 < other.parameter_count < 0.99 * asked.parameter_count
