@@ -12,9 +12,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from router.adapters.relay import HttpRelay, UpstreamRequest
 from router.app import Running, running
 from router.config import load_config
+from router.http.client.pool import HttpRelay
+from router.http.client.response import UpstreamRequest
 from router.simulator.probe import CardsProbe
 from router.simulator.server import SimConfig, SimulatedOllama, running_simulator
 

@@ -24,7 +24,6 @@ from router.adapters.gpu import (
     detect_probe,
 )
 from router.adapters.ollama import OllamaClient
-from router.adapters.relay import HttpRelay
 from router.adapters.store import LearnedStore, MemoryStore, SqliteStore
 from router.chains import Chains
 from router.config import Backend, ChainRules, Config, Defaults, Probe
@@ -38,14 +37,15 @@ from router.decisions import Decisions, DispatchSettings
 from router.derived import DerivedTags
 from router.directory import Directory
 from router.dispatch import Dispatcher
+from router.http.client.pool import HttpRelay
+from router.http.server.connection import WireLimits
+from router.http.server.listener import Listener
 from router.inspector import Inspector
 from router.keepalive import KeepAlive
 from router.queueing import Line, LineSettings
 from router.residency import Residency, SwitchSettings
 from router.server.admin import admin_app
 from router.server.edge import Edge
-from router.server.listener import Listener
-from router.server.protocol import WireLimits
 from router.server.settings import EdgeSettings
 from router.telemetry import Gauges, Hook, MetricsHook, Noted, RecentDecisions, Telemetry, watch_loop_lag
 from router.warmup import Warmup

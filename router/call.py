@@ -8,10 +8,10 @@ from typing import Literal
 
 import msgspec
 
-from router.adapters.relay import UpstreamRequest, UpstreamResponse
 from router.core.ollama.names import key_of
 from router.core.ollama.routes import Route
 from router.core.payload.read import InferenceRequest
+from router.http.client.response import UpstreamRequest, UpstreamResponse
 
 NothingFits = Literal["refuse", "wait", "allow_partial", "passthrough"]
 Header = tuple[bytes, bytes]

@@ -8,13 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from router.adapters.relay import Relay, UpstreamRequest, UpstreamResponse
 from router.chains import Chains
 from router.core.ollama.derived_names import is_derived
 from router.core.ollama.names import key_of
 from router.core.payload.read import InferenceRequest
 from router.decisions import Decisions
 from router.errors import ModelNotFound
+from router.http.client.response import Relay, UpstreamRequest, UpstreamResponse
 from router.keepalive import KeepAlive
 from router.world import World
 

@@ -16,7 +16,6 @@ from collections.abc import Callable
 
 import msgspec
 
-from router.adapters.relay import Relay, UpstreamResponse
 from router.call import Answer, Call, Released, router_headers, spelled
 from router.chains import Chains
 from router.core.decision.chain import Chain
@@ -28,6 +27,7 @@ from router.core.payload.read import InferenceRequest, Patch, rewrite
 from router.decisions import NO_PATCH, Decisions, DispatchSettings, Ready, digest_of, dropped, patch_of, told
 from router.derived import DerivedTags
 from router.errors import LoadFailed, ModelNotFound, NoVariantFits, RouterError, UpstreamError
+from router.http.client.response import Relay, UpstreamResponse
 from router.keepalive import KeepAlive
 from router.queueing import Line
 from router.residency import Residency

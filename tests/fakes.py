@@ -13,14 +13,15 @@ from datetime import datetime
 from typing import Any, ClassVar, cast
 
 from router import dispatch
-from router.adapters.relay import HttpRelay, Relay, UpstreamRequest, UpstreamResponse
 from router.call import Answer, Call, Released
 from router.directory import Directory, VirtualModel
 from router.dispatch import Dispatcher
 from router.errors import UpstreamError
+from router.http.client.pool import HttpRelay
+from router.http.client.response import Relay, UpstreamRequest, UpstreamResponse
+from router.http.server.connection import WireLimits
+from router.http.server.listener import Listener
 from router.server.edge import Edge
-from router.server.listener import Listener
-from router.server.protocol import WireLimits
 from router.server.settings import EdgeSettings
 
 

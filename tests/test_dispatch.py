@@ -7,8 +7,9 @@ import random
 import pytest
 
 from bench.stage import MIB, stage
-from router.adapters.relay import HttpRelay, UpstreamRequest
 from router.errors import RouterError
+from router.http.client.pool import HttpRelay
+from router.http.client.response import UpstreamRequest
 from router.simulator.clock import run_virtual
 from router.simulator.machine import CardSpec, Machine, Speeds
 from router.simulator.server import SimConfig

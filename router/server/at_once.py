@@ -16,8 +16,8 @@ from router.core.ollama.routes import TARGETS, Route
 from router.core.payload.read import read_request
 from router.dispatch import Dispatcher, Underway
 from router.errors import BadRequest, Busy, RouterError, UpstreamError
-from router.server.cycle import Cycle
-from router.server.heads import Head
+from router.http.server.cycle import Cycle
+from router.http.server.heads import Head
 from router.server.middleware import HostRule
 from router.server.responses import Header, render_error, request_headers
 from router.server.sending import ending_of, usual_lines, whole_answer

@@ -22,8 +22,8 @@ from router.core.payload.read import read_request
 from router.directory import Directory
 from router.dispatch import Dispatcher
 from router.errors import BadRequest, Busy, Forbidden, RouterError, UpstreamError
+from router.http.server.cycle import Cycle
 from router.server.at_once import AtOnce
-from router.server.cycle import Cycle
 from router.server.exchange import ClientGone, Exchange, Receive, Send
 from router.server.local import LocalRoutes
 from router.server.middleware import HostRule, OriginRule

@@ -7,8 +7,8 @@ from typing import Any
 
 from router.core.ollama.routes import Dialect
 from router.errors import RouterError
+from router.http.server.cycle import Cycle
 from router.server.bodies import ClientGone, decoded, read_body, too_large
-from router.server.cycle import Cycle
 from router.server.responses import Header, render_error
 from router.server.settings import EdgeSettings
 

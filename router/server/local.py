@@ -7,11 +7,11 @@ from urllib.parse import quote
 
 import msgspec
 
-from router.adapters.relay import UpstreamRequest
 from router.core.ollama.routes import Route
 from router.core.payload.read import read_names, rewrite
 from router.directory import Directory
 from router.errors import ModelNotFound
+from router.http.client.response import UpstreamRequest
 from router.server import listing
 from router.server.exchange import Exchange
 from router.server.responses import JSON_UTF8, Header, request_headers, response_headers

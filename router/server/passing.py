@@ -6,12 +6,12 @@ import re
 from collections.abc import Mapping
 from urllib.parse import quote
 
-from router.adapters.relay import UpstreamRequest, UpstreamResponse
 from router.core.ollama.names import key_of
 from router.core.ollama.routes import Route
 from router.core.payload.read import read_names, rewrite_names
 from router.directory import Directory
 from router.errors import BadRequest, Forbidden, UpstreamError
+from router.http.client.response import UpstreamRequest, UpstreamResponse
 from router.server.bodies import BodyStream
 from router.server.exchange import Exchange
 from router.server.responses import request_headers

@@ -12,9 +12,9 @@ from typing import Any
 
 import msgspec
 
-from router.adapters.relay_wire import ConnectionGone
 from router.core.ollama.routes import Dialect
 from router.errors import BadRequest, Busy, NoVariantFits, RouterError, UpstreamError
+from router.http.client.parser import ConnectionGone
 
 Header = tuple[bytes, bytes]
 

@@ -15,8 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.adapters.relay import HttpRelay, UpstreamRequest, UpstreamResponse
 from router.errors import Busy, UpstreamError, UpstreamTimeout
+from router.http.client.pool import HttpRelay
+from router.http.client.response import UpstreamRequest, UpstreamResponse
 from tests.adapters.raw_upstream import STREAM_HEAD, Visit, answer, chunk, raw_upstream, reset
 
 POST = UpstreamRequest(b"POST", b"/api/chat", ((b"content-type", b"application/json"),), b'{"model":"m"}')

@@ -8,9 +8,10 @@ import random
 import httptools
 import pytest
 
-from router.adapters.relay import HttpRelay, UpstreamRequest
-from router.adapters.relay_repeats import LONGEST_BYTES, MOST_KNOWN, Repeat, Repeats
 from router.errors import UpstreamError
+from router.http.client.pool import HttpRelay
+from router.http.client.response import UpstreamRequest
+from router.http.repeats import LONGEST_BYTES, MOST_KNOWN, Repeat, Repeats
 from tests.adapters.raw_upstream import Visit, raw_upstream
 
 ANSWER = (

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from router.adapters.ollama import OllamaClient
-from router.adapters.relay import HttpRelay, UpstreamRequest
 from router.core.ollama.derived_names import is_derived
 from router.errors import UpstreamError
+from router.http.client.pool import HttpRelay
+from router.http.client.response import UpstreamRequest
 from router.simulator.machine import CardSpec, Machine, Speeds
 from router.simulator.server import SimConfig, running_simulator
 

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from router.adapters.relay import HttpRelay
+from router.http.client.pool import HttpRelay
 from router.server.settings import EdgeSettings
 from tests.adapters.raw_upstream import Visit, answer, raw_upstream
 from tests.fakes import FakeDispatcher, RawClient, RunningEdge, request_bytes, running_edge, warm

@@ -8,9 +8,9 @@ import random
 
 import pytest
 
-from router.adapters.relay import ScriptedRelay, UpstreamResponse
 from router.core.ollama.routes import ROUTES
-from router.server.protocol import WireLimits
+from router.http.client.response import ScriptedRelay, UpstreamResponse
+from router.http.server.connection import WireLimits
 from tests.fakes import FakeDispatcher, RawClient, client, request_bytes, running_edge
 
 SEEDS = (

@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-from router.adapters.relay import HttpRelay
+from router.http.client.pool import HttpRelay
 from tests.adapters.raw_upstream import STREAM_HEAD, Script, Visit, answer, chunk, raw_upstream
 from tests.fakes import FakeDispatcher, RawClient, request_bytes, running_edge, warm
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.adapters.relay import ScriptedRelay, UpstreamResponse
 from router.core.ollama.routes import EXACT, ROUTES, Match, Route
+from router.http.client.response import ScriptedRelay, UpstreamResponse
 from router.server.middleware import HostRule, OriginRule
 from router.server.paths import NotFound, Redirect, WrongMethod, find
 from router.server.settings import EdgeSettings

@@ -6,8 +6,9 @@ import asyncio
 
 import pytest
 
-from router.adapters.relay import HttpRelay, ScriptedRelay, UpstreamResponse
-from router.server.protocol import WireLimits
+from router.http.client.pool import HttpRelay
+from router.http.client.response import ScriptedRelay, UpstreamResponse
+from router.http.server.connection import WireLimits
 from tests.adapters.raw_upstream import Visit, answer, raw_upstream
 from tests.fakes import FakeDispatcher, RawClient, client, request_bytes, running_edge
 
@@ -287,7 +288,7 @@ async def test_a_bad_application_never_splits_a_response_e8() -> None:
             {"type": "http.response.start", "status": 200, "headers": [(b"x", b"a\r\nSet-Cookie: b")]}
         )
 
-    from router.server.listener import Listener
+    from router.http.server.listener import Listener
 
     async with Listener(split) as listener, client(listener.port) as raw:
         await raw.send(request_bytes("GET", "/"))

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from router.adapters.relay import HttpRelay
+from router.http.client.pool import HttpRelay
 from tests.adapters.raw_upstream import STREAM_HEAD, Visit, answer, chunk, raw_upstream
 from tests.fakes import FakeDispatcher, RawClient, client, request_bytes, running_edge
 

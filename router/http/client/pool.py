@@ -12,18 +12,12 @@ from collections import deque
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
-from router.adapters.relay_deadlines import NEVER, Deadlines
-from router.adapters.relay_repeats import Repeats
-from router.adapters.relay_response import (
-    AnswerHead,
-    Header,
-    Relay,
-    ScriptedRelay,
-    UpstreamRequest,
-    UpstreamResponse,
-)
-from router.adapters.relay_wire import ConnectionGone, Wire
 from router.errors import Busy, UpstreamError, UpstreamTimeout
+from router.http.client.parser import ConnectionGone
+from router.http.client.response import AnswerHead, Header, Relay, ScriptedRelay, UpstreamRequest, UpstreamResponse
+from router.http.client.wire import Wire
+from router.http.deadlines import NEVER, Deadlines
+from router.http.repeats import Repeats
 
 __all__ = ["AnswerHead", "Header", "HttpRelay", "Relay", "ScriptedRelay", "UpstreamRequest", "UpstreamResponse"]
 

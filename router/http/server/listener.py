@@ -7,8 +7,9 @@ import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from router.adapters.relay_deadlines import Deadlines
-from router.server.protocol import HttpProtocol, WireLimits, protocol_factory
+from router.http.deadlines import Deadlines
+from router.http.server.connection import WireLimits
+from router.http.server.protocol import HttpProtocol, protocol_factory
 
 LOOK_S = 0.02  # how often is looked for the end of what runs without a task
 

@@ -14,10 +14,10 @@ from uvicorn.config import Config
 from uvicorn.protocols.http import httptools_impl
 from uvicorn.server import ServerState
 
-from router.adapters.relay_deadlines import NEVER, Deadlines
-from router.adapters.relay_repeats import Repeat, Repeats
-from router.server.cycle import STATUS_LINES, Cycle
-from router.server.heads import Head
+from router.http.deadlines import NEVER, Deadlines
+from router.http.repeats import Repeat, Repeats
+from router.http.server.cycle import STATUS_LINES, Cycle
+from router.http.server.heads import Head
 
 LINGER_S = 2.0
 

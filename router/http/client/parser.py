@@ -11,8 +11,8 @@ from typing import Any, cast
 
 import httptools
 
-from router.adapters.relay_response import AnswerHead, UpstreamResponse
 from router.errors import UpstreamError
+from router.http.client.response import AnswerHead, UpstreamResponse
 
 MAX_HEADER_BYTES = 64 << 10
 MAX_HEADERS = 256

@@ -14,11 +14,11 @@ import httptools
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from router.adapters.relay_deadlines import NEVER, Deadlines
-from router.adapters.relay_repeats import MOST_VAIN, Repeats, with_length
-from router.server.connection import ClientConnection, WireLimits
-from router.server.cycle import BODY_HIGH_WATER_BYTES, Cycle
-from router.server.heads import Head, disarm, judge, split_target
+from router.http.deadlines import NEVER, Deadlines
+from router.http.repeats import MOST_VAIN, Repeats, with_length
+from router.http.server.connection import ClientConnection, WireLimits
+from router.http.server.cycle import BODY_HIGH_WATER_BYTES, Cycle
+from router.http.server.heads import Head, disarm, judge, split_target
 
 __all__ = ["HttpProtocol", "WireLimits", "protocol_factory"]
 

@@ -11,18 +11,11 @@ from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Protocol, cast
 
-from router.adapters.relay_deadlines import NEVER
-from router.adapters.relay_parser import (
-    MAX_HEADER_BYTES,
-    AnswerParser,
-    ConnectionGone,
-    ParserErrors,
-    lost,
-    reason,
-)
-from router.adapters.relay_repeats import MOST_VAIN, Repeat, Repeats, with_length
-from router.adapters.relay_response import NO_HEAD, AnswerHead, UpstreamResponse
 from router.errors import UpstreamError, UpstreamTimeout
+from router.http.client.parser import MAX_HEADER_BYTES, AnswerParser, ConnectionGone, ParserErrors, lost, reason
+from router.http.client.response import NO_HEAD, AnswerHead, UpstreamResponse
+from router.http.deadlines import NEVER
+from router.http.repeats import MOST_VAIN, Repeat, Repeats, with_length
 
 __all__ = ["ConnectionGone", "Wire"]
 

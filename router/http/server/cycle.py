@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from router.server.heads import Head
+from router.http.server.heads import Head
 
 BODY_HIGH_WATER_BYTES = 512 << 10
 """So much of a request's body is held for an application that does not read it; then the socket is not read."""
