@@ -25,6 +25,10 @@ from router.adapters.gpu import (
 )
 from router.adapters.ollama import OllamaClient
 from router.adapters.store import LearnedStore, MemoryStore, SqliteStore
+from router.admin.inspector import Inspector
+from router.admin.pages import admin_app
+from router.api.edge import Edge
+from router.api.settings import EdgeSettings
 from router.chains import Chains
 from router.config import Backend, ChainRules, Config, Defaults, Probe
 from router.core.decision.context import ContextRules
@@ -40,13 +44,9 @@ from router.dispatch import Dispatcher
 from router.http.client.pool import HttpRelay
 from router.http.server.connection import WireLimits
 from router.http.server.listener import Listener
-from router.inspector import Inspector
 from router.keepalive import KeepAlive
 from router.queueing import Line, LineSettings
 from router.residency import Residency, SwitchSettings
-from router.server.admin import admin_app
-from router.server.edge import Edge
-from router.server.settings import EdgeSettings
 from router.telemetry import Gauges, Hook, MetricsHook, Noted, RecentDecisions, Telemetry, watch_loop_lag
 from router.warmup import Warmup
 from router.world import World, WorldSettings
@@ -234,7 +234,7 @@ async def running(
     edge = Edge(router.dispatcher, router.directory, _edge_settings(config))
     limits = _wire_limits(config)
     clients = Listener(edge, config.listen.host, config.listen.port, limits=limits)
-    admin_pages = admin_app(router.inspector, exposition, hosts=config.hosts)
+    admin_pages = admin_app(router.admin.inspector, exposition, hosts=config.hosts)
     admin = Listener(admin_pages, config.admin.host, config.admin.port, limits=limits)
     await router.start()
     lag = asyncio.get_running_loop().create_task(watch_loop_lag(telemetry))
@@ -247,7 +247,7 @@ async def running(
                 yield running
             finally:
                 edge.drain()
-                router.inspector.is_draining = True
+                router.admin.inspector.is_draining = True
                 await clients.stop(running.grace_s)
     finally:
         lag.cancel()

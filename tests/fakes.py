@@ -13,6 +13,8 @@ from datetime import datetime
 from typing import Any, ClassVar, cast
 
 from router import dispatch
+from router.api.edge import Edge
+from router.api.settings import EdgeSettings
 from router.call import Answer, Call, Released
 from router.directory import Directory, VirtualModel
 from router.dispatch import Dispatcher
@@ -21,8 +23,6 @@ from router.http.client.pool import HttpRelay
 from router.http.client.response import Relay, UpstreamRequest, UpstreamResponse
 from router.http.server.connection import WireLimits
 from router.http.server.listener import Listener
-from router.server.edge import Edge
-from router.server.settings import EdgeSettings
 
 
 @dataclass

@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
+from router.admin.pages import admin_app
 from router.errors import ModelNotFound
-from router.server.admin import admin_app
 
 
 class Facts:

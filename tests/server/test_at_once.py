@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
+from router.api.settings import EdgeSettings
 from router.http.client.pool import HttpRelay
-from router.server.settings import EdgeSettings
 from tests.adapters.raw_upstream import Visit, answer, raw_upstream
 from tests.fakes import FakeDispatcher, RawClient, RunningEdge, request_bytes, running_edge, warm
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import zstandard
 
+from router.api.settings import EdgeSettings
 from router.call import Call
 from router.core.ollama.routes import ROUTES
 from router.directory import VirtualModel
@@ -17,7 +18,6 @@ from router.errors import Busy, LoadFailed, ModelNotFound, NoVariantFits, Router
 from router.http.client.pool import HttpRelay
 from router.http.client.response import ScriptedRelay, UpstreamRequest, UpstreamResponse
 from router.http.server.listener import Listener
-from router.server.settings import EdgeSettings
 from tests.adapters.raw_upstream import Visit, answer, chunk, raw_upstream
 from tests.fakes import FakeDispatcher, RawClient, client, request_bytes, running_edge
 

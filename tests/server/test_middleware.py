@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from router.api.origins import HostRule, OriginRule
+from router.api.paths import NotFound, Redirect, WrongMethod, find
+from router.api.settings import EdgeSettings
 from router.core.ollama.routes import EXACT, ROUTES, Match, Route
 from router.http.client.response import ScriptedRelay, UpstreamResponse
-from router.server.middleware import HostRule, OriginRule
-from router.server.paths import NotFound, Redirect, WrongMethod, find
-from router.server.settings import EdgeSettings
 from tests.fakes import FakeDispatcher, client, running_edge
 
 LOOPBACK = HostRule(("gpu.corp.example",), is_loopback=True)

@@ -7,10 +7,10 @@ import random
 
 import pytest
 
+from router.api.settings import EdgeSettings
 from router.http.client.pool import HttpRelay
 from router.http.server.connection import WireLimits
 from router.http.server.protocol import HttpProtocol
-from router.server.settings import EdgeSettings
 from tests.adapters.raw_upstream import Visit, raw_upstream
 from tests.fakes import FakeDispatcher, RawClient, client, request_bytes, running_edge
 

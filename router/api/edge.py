@@ -15,6 +15,16 @@ from typing import Any, cast
 
 import msgspec
 
+from router.api.at_once import AtOnce
+from router.api.exchange import ClientGone, Exchange, Receive, Send
+from router.api.local import LocalRoutes
+from router.api.origins import HostRule, OriginRule
+from router.api.passing import Passing
+from router.api.paths import NotFound, Redirect, WrongMethod, find
+from router.api.responses import PLAIN, Header, request_headers
+from router.api.sending import Sender
+from router.api.settings import EdgeSettings
+from router.api.streams import Ending
 from router.call import Answer, Call, NothingFits
 from router.core.ollama.names import ModelName, Source
 from router.core.ollama.routes import TARGETS, Match, Route
@@ -23,16 +33,6 @@ from router.directory import Directory
 from router.dispatch import Dispatcher
 from router.errors import BadRequest, Busy, Forbidden, RouterError, UpstreamError
 from router.http.server.cycle import Cycle
-from router.server.at_once import AtOnce
-from router.server.exchange import ClientGone, Exchange, Receive, Send
-from router.server.local import LocalRoutes
-from router.server.middleware import HostRule, OriginRule
-from router.server.passing import Passing
-from router.server.paths import NotFound, Redirect, WrongMethod, find
-from router.server.responses import PLAIN, Header, request_headers
-from router.server.sending import Sender
-from router.server.settings import EdgeSettings
-from router.server.streams import Ending
 
 logger = logging.getLogger("router.server")
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import msgspec
 
+from router.api.responses import error_value
 from router.core.ollama.routes import Route
-from router.server.responses import error_value
 
 Rename = tuple[bytes, bytes]
 _encode = msgspec.json.encode

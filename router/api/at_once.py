@@ -11,6 +11,10 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Literal, NamedTuple
 
+from router.api.origins import HostRule
+from router.api.responses import Header, render_error, request_headers
+from router.api.sending import ending_of, usual_lines, whole_answer
+from router.api.settings import EdgeSettings
 from router.call import Answer, Call
 from router.core.ollama.routes import TARGETS, Route
 from router.core.payload.read import read_request
@@ -18,10 +22,6 @@ from router.dispatch import Dispatcher, Underway
 from router.errors import BadRequest, Busy, RouterError, UpstreamError
 from router.http.server.cycle import Cycle
 from router.http.server.heads import Head
-from router.server.middleware import HostRule
-from router.server.responses import Header, render_error, request_headers
-from router.server.sending import ending_of, usual_lines, whole_answer
-from router.server.settings import EdgeSettings
 
 logger = logging.getLogger("router.server")
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from router.api.bodies import ClientGone, decoded, read_body, too_large
+from router.api.responses import Header, render_error
+from router.api.settings import EdgeSettings
 from router.core.ollama.routes import Dialect
 from router.errors import RouterError
 from router.http.server.cycle import Cycle
-from router.server.bodies import ClientGone, decoded, read_body, too_large
-from router.server.responses import Header, render_error
-from router.server.settings import EdgeSettings
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]

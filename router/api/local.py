@@ -7,16 +7,16 @@ from urllib.parse import quote
 
 import msgspec
 
+from router.api import listing
+from router.api.exchange import Exchange
+from router.api.responses import JSON_UTF8, Header, request_headers, response_headers
+from router.api.sending import read_whole
+from router.api.settings import EdgeSettings
 from router.core.ollama.routes import Route
 from router.core.payload.read import read_names, rewrite
 from router.directory import Directory
 from router.errors import ModelNotFound
 from router.http.client.response import UpstreamRequest
-from router.server import listing
-from router.server.exchange import Exchange
-from router.server.responses import JSON_UTF8, Header, request_headers, response_headers
-from router.server.sending import read_whole
-from router.server.settings import EdgeSettings
 
 TEXT = (b"content-type", b"text/plain; charset=utf-8")
 NO_CLOUD = b'{"cloud":{"disabled":true,"source":"config"}}'

@@ -6,17 +6,17 @@ import re
 from collections.abc import Mapping
 from urllib.parse import quote
 
+from router.api.bodies import BodyStream
+from router.api.exchange import Exchange
+from router.api.responses import request_headers
+from router.api.sending import Sender
+from router.api.settings import EdgeSettings
 from router.core.ollama.names import key_of
 from router.core.ollama.routes import Route
 from router.core.payload.read import read_names, rewrite_names
 from router.directory import Directory
 from router.errors import BadRequest, Forbidden, UpstreamError
 from router.http.client.response import UpstreamRequest, UpstreamResponse
-from router.server.bodies import BodyStream
-from router.server.exchange import Exchange
-from router.server.responses import request_headers
-from router.server.sending import Sender
-from router.server.settings import EdgeSettings
 
 DIGEST = re.compile(r"sha256[:-][0-9a-f]{64}")
 AUDIO_BYTES = 25 << 20

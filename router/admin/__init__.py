@@ -1,0 +1,1 @@
+"""The admin listener: explanation, state, recent decisions, metrics and the dashboard."""

@@ -1,0 +1,1 @@
+"""Ollama's API as clients see it."""
