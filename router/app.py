@@ -14,15 +14,12 @@ from typing import Any
 
 from router import __version__
 from router.adapters.catalog import CatalogReader
-from router.adapters.gpu import (
-    AmdSysfsProbe,
-    CommandProbe,
-    NvmlProbe,
-    PrometheusProbe,
-    StaticProbe,
-    VramProbe,
-    detect_probe,
-)
+from router.adapters.gpu.amd import AmdSysfsProbe
+from router.adapters.gpu.command import CommandProbe
+from router.adapters.gpu.detect import StaticProbe, detect_probe
+from router.adapters.gpu.nvml import NvmlProbe
+from router.adapters.gpu.prometheus import PrometheusProbe
+from router.adapters.gpu.reading import VramProbe
 from router.adapters.ollama import OllamaClient
 from router.adapters.store import LearnedStore, MemoryStore, SqliteStore
 from router.admin.inspector import Inspector

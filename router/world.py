@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from router.adapters.catalog import CatalogReader
-from router.adapters.gpu import GpuProcess, ProbeReading, VramProbe
+from router.adapters.gpu.reading import GpuProcess, ProbeReading, VramProbe
 from router.adapters.ollama import ModelServer, PsRow
 from router.core.decision.snapshot import Resident, Snapshot
 from router.core.ollama.derived_names import is_derived

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from router.adapters.gpu import detect_probe
+from router.adapters.gpu.detect import detect_probe
 from router.adapters.ollama import OllamaClient
 from router.core.memory.fit_target import fit_target_bytes
 from router.core.memory.footprint import RunOptions

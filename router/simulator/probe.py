@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from router.adapters.gpu import GpuProcess, ProbeReading
+from router.adapters.gpu.reading import GpuProcess, ProbeReading
 from router.errors import ProbeError
 from router.simulator.cards import Cards
 

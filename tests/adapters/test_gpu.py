@@ -9,10 +9,11 @@ import httpx
 import pytest
 import respx
 
-from router.adapters.gpu import AmdSysfsProbe, CommandProbe, PrometheusProbe, StaticProbe
-from router.adapters.gpu_command import QUERY, parse_csv
-from router.adapters.gpu_prometheus import parse_metrics
-from router.adapters.gpu_reading import CachedReading
+from router.adapters.gpu.amd import AmdSysfsProbe
+from router.adapters.gpu.command import QUERY, CommandProbe, parse_csv
+from router.adapters.gpu.detect import StaticProbe
+from router.adapters.gpu.prometheus import PrometheusProbe, parse_metrics
+from router.adapters.gpu.reading import CachedReading
 from router.core.ollama.runner import Gpu
 from router.errors import ProbeError
 

@@ -11,8 +11,10 @@ from pathlib import Path
 import pynvml
 import pytest
 
-from router.adapters.gpu import AmdSysfsProbe, GpuProcess, NvmlProbe, detect_probe
-from router.adapters.gpu_nvml import context_bytes
+from router.adapters.gpu.amd import AmdSysfsProbe
+from router.adapters.gpu.detect import detect_probe
+from router.adapters.gpu.nvml import NvmlProbe, context_bytes
+from router.adapters.gpu.reading import GpuProcess
 from router.core.ollama.runner import Gpu
 from router.errors import ProbeError
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from bench.fit_data import Recordings
-from router.adapters.gpu import StaticProbe
+from router.adapters.gpu.detect import StaticProbe
 from router.cli import question
 from router.cli.fit import print_table
 from router.cli.main import app

@@ -6,7 +6,7 @@ from typing import Any
 
 import pynvml
 
-from router.adapters.gpu_reading import CachedReading, Cards, DeadlineThread, GpuProcess, ProbeReading
+from router.adapters.gpu.reading import CachedReading, Cards, DeadlineThread, GpuProcess, ProbeReading
 from router.core.ollama.runner import Gpu
 from router.errors import ProbeError
 

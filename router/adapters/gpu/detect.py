@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pynvml
 
-from router.adapters.gpu_amd import AmdSysfsProbe, read_sysfs
-from router.adapters.gpu_command import CommandProbe
-from router.adapters.gpu_nvml import LIBRARY_NOT_FOUND, NvmlProbe
-from router.adapters.gpu_prometheus import PrometheusProbe
-from router.adapters.gpu_reading import GpuProcess, ProbeReading, VramProbe
+from router.adapters.gpu.amd import AmdSysfsProbe, read_sysfs
+from router.adapters.gpu.command import CommandProbe
+from router.adapters.gpu.nvml import LIBRARY_NOT_FOUND, NvmlProbe
+from router.adapters.gpu.prometheus import PrometheusProbe
+from router.adapters.gpu.reading import GpuProcess, ProbeReading, VramProbe
 from router.core.ollama.runner import Gpu
 from router.errors import ProbeError
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from router.adapters.gpu_nvml import UNKNOWN_CONTEXT_BYTES
-from router.adapters.gpu_reading import CachedReading, Cards, DeadlineThread, ProbeReading
+from router.adapters.gpu.nvml import UNKNOWN_CONTEXT_BYTES
+from router.adapters.gpu.reading import CachedReading, Cards, DeadlineThread, ProbeReading
 from router.core.ollama.runner import Gpu
 from router.errors import ProbeError
 

@@ -6,8 +6,8 @@ import asyncio
 import re
 from collections.abc import Mapping, Sequence
 
-from router.adapters.gpu_nvml import UNKNOWN_CONTEXT_BYTES
-from router.adapters.gpu_reading import CachedReading, Cards, ProbeReading
+from router.adapters.gpu.nvml import UNKNOWN_CONTEXT_BYTES
+from router.adapters.gpu.reading import CachedReading, Cards, ProbeReading
 from router.core.ollama.runner import Gpu
 from router.errors import ProbeError
 

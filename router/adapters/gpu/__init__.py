@@ -1,0 +1,1 @@
+"""Probes of free memory: NVML, a command, Prometheus text, AMD sysfs, static."""
