@@ -26,7 +26,11 @@ from router.admin.inspector import Inspector
 from router.admin.pages import admin_app
 from router.api.edge import Edge
 from router.api.settings import EdgeSettings
-from router.chains import Chains
+from router.backend.derived import DerivedTags
+from router.backend.keepalive import KeepAlive
+from router.backend.line import Line, LineSettings
+from router.backend.residency import Residency, SwitchSettings
+from router.backend.world import World, WorldSettings
 from router.config import Backend, ChainRules, Config, Defaults, Probe
 from router.core.decision.context import ContextRules
 from router.core.decision.need import MachineRules
@@ -34,19 +38,15 @@ from router.core.decision.policy import Rules
 from router.core.ollama.names import key_of
 from router.core.ollama.options import ServerSettings
 from router.core.ollama.runner import Gpu
-from router.decisions import Decisions, DispatchSettings
-from router.derived import DerivedTags
-from router.directory import Directory
-from router.dispatch import Dispatcher
 from router.http.client.pool import HttpRelay
 from router.http.server.connection import WireLimits
 from router.http.server.listener import Listener
-from router.keepalive import KeepAlive
-from router.queueing import Line, LineSettings
-from router.residency import Residency, SwitchSettings
+from router.routing.chains import Chains
+from router.routing.decisions import Decisions, DispatchSettings
+from router.routing.directory import Directory
+from router.routing.dispatch import Dispatcher
+from router.routing.warmup import Warmup
 from router.telemetry import Gauges, Hook, MetricsHook, Noted, RecentDecisions, Telemetry, watch_loop_lag
-from router.warmup import Warmup
-from router.world import World, WorldSettings
 
 MIB = 1 << 20
 
@@ -219,7 +219,7 @@ async def running(
     if not is_probed and backend.gpus != "none":
         probe = build_probe(backend.probe)
     recent = RecentDecisions(config.telemetry.decisions_kept)
-    metrics = MetricsHook(__version__, is_known_model=lambda name: router.directory.is_known(name))
+    metrics = MetricsHook(__version__, is_known_model=lambda name: router.routing.directory.is_known(name))
     telemetry = Telemetry([recent, metrics, *hooks], later=asyncio.get_running_loop().call_later)
     router = Router(config, probe=probe, telemetry=telemetry, recent=recent)
     metrics.watch(lambda: _gauges(router))
@@ -228,7 +228,7 @@ async def running(
         telemetry.flush()
         return metrics.render()
 
-    edge = Edge(router.dispatcher, router.directory, _edge_settings(config))
+    edge = Edge(router.dispatcher, router.routing.directory, _edge_settings(config))
     limits = _wire_limits(config)
     clients = Listener(edge, config.listen.host, config.listen.port, limits=limits)
     admin_pages = admin_app(router.admin.inspector, exposition, hosts=config.hosts)
@@ -252,7 +252,7 @@ async def running(
 
 
 def _gauges(router: Router) -> Gauges:
-    snapshot = router.world.snapshot()
+    snapshot = router.backend.world.snapshot()
     return Gauges(
         inflight_requests=sum(resident.in_flight for resident in snapshot.residents),
         free_bytes={str(gpu.index): gpu.free_bytes for gpu in snapshot.gpus or ()},
@@ -266,11 +266,11 @@ def _warnings(config: Config, router: Router) -> list[str]:
     if not config.listen.is_loopback:
         rights = "do everything" if config.insecure_no_auth else "infer and read"
         found.append(f"listening on {config.listen.host} without keys: anybody who can connect may {rights}")
-    if router.world.gpus is None and router.world.is_up:
+    if router.backend.world.gpus is None and router.backend.world.is_up:
         found.append("free VRAM cannot be read here: each load is tried and verified by what Ollama says (verify mode)")
-    numbers = [int(part) for part in router.world.version.split(".") if part.isdigit()]
+    numbers = [int(part) for part in router.backend.world.version.split(".") if part.isdigit()]
     if numbers and (0, 0, 0) < tuple(numbers) < (0, 17, 1):
-        found.append(f"Ollama {router.world.version} is older than 0.17.1: see CVE-2026-7482")
+        found.append(f"Ollama {router.backend.world.version} is older than 0.17.1: see CVE-2026-7482")
     return found
 
 

@@ -12,17 +12,17 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, ClassVar, cast
 
-from router import dispatch
 from router.api.edge import Edge
 from router.api.settings import EdgeSettings
-from router.call import Answer, Call, Released
-from router.directory import Directory, VirtualModel
-from router.dispatch import Dispatcher
 from router.errors import UpstreamError
 from router.http.client.pool import HttpRelay
 from router.http.client.response import Relay, UpstreamRequest, UpstreamResponse
 from router.http.server.connection import WireLimits
 from router.http.server.listener import Listener
+from router.routing import dispatch
+from router.routing.call import Answer, Call, Released
+from router.routing.directory import Directory, VirtualModel
+from router.routing.dispatch import Dispatcher
 
 
 @dataclass

@@ -7,6 +7,7 @@ import random
 import pytest
 
 from bench.stage import MIB, stage
+from router.backend.world import NOT_ASKED
 from router.errors import RouterError
 from router.http.client.pool import HttpRelay
 from router.http.client.response import UpstreamRequest
@@ -14,7 +15,6 @@ from router.simulator.clock import run_virtual
 from router.simulator.machine import CardSpec, Machine, Speeds
 from router.simulator.server import SimConfig
 from router.telemetry import Decided, Spilled, UpstreamDown
-from router.world import NOT_ASKED
 
 BIG, MIDDLE, SMALL = "qwen3:32b", "llama3.1:8b", "llama3.2:3b"
 MODELS = ("llama3.3:70b-instruct-q4_K_M", BIG, "qwen3:14b", MIDDLE, SMALL, "nomic-embed-text:v1.5")

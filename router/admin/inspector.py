@@ -8,12 +8,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from router import __version__
+from router.backend.world import Tracked
 from router.config import effective
 from router.core.decision.policy import VerdictKind
 from router.core.decision.report import as_data, line
 from router.core.ollama.names import key_of
 from router.errors import BadRequest, ModelNotFound
-from router.world import Tracked
 
 if TYPE_CHECKING:
     from router.app import Router

@@ -15,13 +15,13 @@ from router.api.origins import HostRule
 from router.api.responses import Header, render_error, request_headers
 from router.api.sending import ending_of, usual_lines, whole_answer
 from router.api.settings import EdgeSettings
-from router.call import Answer, Call
 from router.core.ollama.routes import TARGETS, Route
 from router.core.payload.read import read_request
-from router.dispatch import Dispatcher, Underway
 from router.errors import BadRequest, Busy, RouterError, UpstreamError
 from router.http.server.cycle import Cycle
 from router.http.server.heads import Head
+from router.routing.call import Answer, Call
+from router.routing.dispatch import Dispatcher, Underway
 
 logger = logging.getLogger("router.server")
 

@@ -25,14 +25,14 @@ from router.api.responses import PLAIN, Header, request_headers
 from router.api.sending import Sender
 from router.api.settings import EdgeSettings
 from router.api.streams import Ending
-from router.call import Answer, Call, NothingFits
 from router.core.ollama.names import ModelName, Source
 from router.core.ollama.routes import TARGETS, Match, Route
 from router.core.payload.read import read_request
-from router.directory import Directory
-from router.dispatch import Dispatcher
 from router.errors import BadRequest, Busy, Forbidden, RouterError, UpstreamError
 from router.http.server.cycle import Cycle
+from router.routing.call import Answer, Call, NothingFits
+from router.routing.directory import Directory
+from router.routing.dispatch import Dispatcher
 
 logger = logging.getLogger("router.server")
 

@@ -12,8 +12,8 @@ from typing import Any
 import msgspec
 
 from router.core.ollama.names import key_of
-from router.directory import Directory
 from router.errors import BadRequest
+from router.routing.directory import Directory
 
 Row = dict[str, msgspec.Raw]
 

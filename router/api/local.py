@@ -14,9 +14,9 @@ from router.api.sending import read_whole
 from router.api.settings import EdgeSettings
 from router.core.ollama.routes import Route
 from router.core.payload.read import read_names, rewrite
-from router.directory import Directory
 from router.errors import ModelNotFound
 from router.http.client.response import UpstreamRequest
+from router.routing.directory import Directory
 
 TEXT = (b"content-type", b"text/plain; charset=utf-8")
 NO_CLOUD = b'{"cloud":{"disabled":true,"source":"config"}}'

@@ -14,9 +14,9 @@ from router.api.settings import EdgeSettings
 from router.core.ollama.names import key_of
 from router.core.ollama.routes import Route
 from router.core.payload.read import read_names, rewrite_names
-from router.directory import Directory
 from router.errors import BadRequest, Forbidden, UpstreamError
 from router.http.client.response import UpstreamRequest, UpstreamResponse
+from router.routing.directory import Directory
 
 DIGEST = re.compile(r"sha256[:-][0-9a-f]{64}")
 AUDIO_BYTES = 25 << 20

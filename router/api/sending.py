@@ -14,10 +14,10 @@ from typing import cast
 from router.api.exchange import Exchange
 from router.api.responses import NO_RETRY, Header, response_headers
 from router.api.streams import Ending, Rename, Stream, body_ending, is_stream, renamed_json, stream_of
-from router.call import header_lines
 from router.core.ollama.routes import Route
 from router.errors import RouterError, UpstreamError
 from router.http.client.response import AnswerHead, UpstreamResponse
+from router.routing.call import header_lines
 
 WHOLE_BYTES = 4 << 20
 """An answer that is no stream is held back up to here, so that one that breaks off can still become a clean error."""

@@ -11,13 +11,13 @@ import pytest
 import zstandard
 
 from router.api.settings import EdgeSettings
-from router.call import Call
 from router.core.ollama.routes import ROUTES
-from router.directory import VirtualModel
 from router.errors import Busy, LoadFailed, ModelNotFound, NoVariantFits, RouterError, UpstreamError, UpstreamTimeout
 from router.http.client.pool import HttpRelay
 from router.http.client.response import ScriptedRelay, UpstreamRequest, UpstreamResponse
 from router.http.server.listener import Listener
+from router.routing.call import Call
+from router.routing.directory import VirtualModel
 from tests.adapters.raw_upstream import Visit, answer, chunk, raw_upstream
 from tests.fakes import FakeDispatcher, RawClient, client, request_bytes, running_edge
 

@@ -9,10 +9,10 @@ import random
 
 import pytest
 
-from router.call import Call
 from router.errors import UpstreamError
 from router.http.client.pool import HttpRelay
 from router.http.server.connection import WireLimits
+from router.routing.call import Call
 from tests.adapters.raw_upstream import STREAM_HEAD, Script, Visit, answer, chunk, raw_upstream, reset
 from tests.fakes import FakeDispatcher, RawClient, client, request_bytes, running_edge
 

@@ -14,9 +14,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
+from router.backend.residency import Residency
+from router.backend.world import Tracked, World
 from router.errors import RouterError
-from router.residency import Residency
-from router.world import Tracked, World
 
 NEVER = datetime(2318, 1, 1, tzinfo=UTC)
 """What a pinned model shows as its expiry (Ollama itself shows a date some 292 years ahead)."""

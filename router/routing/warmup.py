@@ -10,14 +10,14 @@ import asyncio
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
-from router.chains import Chains
+from router.backend.line import Line
+from router.backend.world import World
 from router.core.decision.chain import Chain
 from router.core.decision.policy import Verdict, VerdictKind
 from router.core.payload.read import InferenceRequest
-from router.dispatch import Dispatcher
 from router.errors import RouterError
-from router.queueing import Line
-from router.world import World
+from router.routing.chains import Chains
+from router.routing.dispatch import Dispatcher
 
 CHECK_S = 1.0
 AGAIN_S = 60.0

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from router.adapters.store import LearnedStore
+from router.backend.world import BACK_SHARE, Tracked, World
 from router.core.decision.need import run_options
 from router.core.decision.switching import Plan
 from router.core.learning.residuals import Learned, Observation
@@ -25,7 +26,6 @@ from router.core.ollama.runner import Gpu, RunnerOptions
 from router.core.ollama.scheduler import ServerSettings
 from router.errors import LoadFailed, ModelNotFound, RouterError
 from router.telemetry import Measured, Spilled, Switched, Telemetry
-from router.world import BACK_SHARE, Tracked, World
 
 SEEN_SHARE = 0.5
 """A load of which the probe saw less than this share of ps' figure is taken for a spill (AMX buffers count as VRAM)."""

@@ -8,15 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from router.chains import Chains
+from router.backend.keepalive import KeepAlive
+from router.backend.world import World
 from router.core.ollama.derived_names import is_derived
 from router.core.ollama.names import key_of
 from router.core.payload.read import InferenceRequest
-from router.decisions import Decisions
 from router.errors import ModelNotFound
 from router.http.client.response import Relay, UpstreamRequest, UpstreamResponse
-from router.keepalive import KeepAlive
-from router.world import World
+from router.routing.chains import Chains
+from router.routing.decisions import Decisions
 
 
 @dataclass(frozen=True, slots=True)

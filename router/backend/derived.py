@@ -11,11 +11,11 @@ import asyncio
 from contextlib import suppress
 
 from router.adapters.ollama import ModelServer
+from router.backend.world import World
 from router.core.ollama.derived_names import derived_name, is_derived, parameters_of
 from router.core.ollama.names import key_of
 from router.core.ollama.runner import RunnerOptions
 from router.errors import RouterError
-from router.world import World
 
 
 class DerivedTags:

@@ -16,23 +16,23 @@ from collections.abc import Callable
 
 import msgspec
 
-from router.call import Answer, Call, Released, router_headers, spelled
-from router.chains import Chains
+from router.backend.derived import DerivedTags
+from router.backend.keepalive import KeepAlive
+from router.backend.line import Line
+from router.backend.residency import Residency
+from router.backend.world import Tracked, World
 from router.core.decision.chain import Chain
 from router.core.decision.policy import Decision, Outcome, Verdict, VerdictKind
 from router.core.decision.report import refusal
 from router.core.ollama.names import key_of
 from router.core.ollama.runner import RunnerOptions
 from router.core.payload.read import InferenceRequest, Patch, rewrite
-from router.decisions import NO_PATCH, Decisions, DispatchSettings, Ready, digest_of, dropped, patch_of, told
-from router.derived import DerivedTags
 from router.errors import LoadFailed, ModelNotFound, NoVariantFits, RouterError, UpstreamError
 from router.http.client.response import Relay, UpstreamResponse
-from router.keepalive import KeepAlive
-from router.queueing import Line
-from router.residency import Residency
+from router.routing.call import Answer, Call, Released, router_headers, spelled
+from router.routing.chains import Chains
+from router.routing.decisions import NO_PATCH, Decisions, DispatchSettings, Ready, digest_of, dropped, patch_of, told
 from router.telemetry import Decided, Finished, Telemetry
-from router.world import Tracked, World
 
 MOST_ATTEMPTS = 8
 """Residents that one request may enter and find gone, before it is refused."""

@@ -16,12 +16,12 @@ from collections import deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 
+from router.backend.residency import Ending, Residency, Target
+from router.backend.world import World
 from router.core.decision.policy import Decision, VerdictKind
 from router.core.decision.switching import Plan
 from router.errors import Busy
-from router.residency import Ending, Residency, Target
 from router.telemetry import Noted, QueueChanged, Telemetry
-from router.world import World
 
 LOADING_BYTES_PER_S = 1 << 30
 """For the expected wait in Retry-After, until loads have been measured."""

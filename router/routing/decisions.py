@@ -10,17 +10,17 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-from router.call import Call, header_lines, router_headers, spelled
-from router.chains import Chains
+from router.backend.derived import DerivedTags
+from router.backend.line import Line
+from router.backend.residency import Residency
+from router.backend.world import World
 from router.core.decision.chain import Chain
 from router.core.decision.policy import Decision, Rules, Verdict, VerdictKind, choose
 from router.core.ollama.derived_names import parameters_of
 from router.core.ollama.runner import RunnerOptions
 from router.core.payload.read import InferenceRequest, Patch
-from router.derived import DerivedTags
-from router.queueing import Line
-from router.residency import Residency
-from router.world import World
+from router.routing.call import Call, header_lines, router_headers, spelled
+from router.routing.chains import Chains
 
 RECENT_CHAINS = 32
 """Chains that `upgrade: idle` looks after: those asked for lately."""

@@ -1,0 +1,1 @@
+"""One request: its chain, the decision, the way to the backend and back."""
