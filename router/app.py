@@ -219,7 +219,7 @@ async def running(
     if not is_probed and backend.gpus != "none":
         probe = build_probe(backend.probe)
     recent = RecentDecisions(config.telemetry.decisions_kept)
-    metrics = MetricsHook(__version__, is_known_model=lambda name: router.routing.directory.is_known(name))
+    metrics = MetricsHook(__version__, is_known_model=lambda name: router.directory.is_known(name))
     telemetry = Telemetry([recent, metrics, *hooks], later=asyncio.get_running_loop().call_later)
     router = Router(config, probe=probe, telemetry=telemetry, recent=recent)
     metrics.watch(lambda: _gauges(router))
@@ -228,10 +228,10 @@ async def running(
         telemetry.flush()
         return metrics.render()
 
-    edge = Edge(router.dispatcher, router.routing.directory, _edge_settings(config))
+    edge = Edge(router.dispatcher, router.directory, _edge_settings(config))
     limits = _wire_limits(config)
     clients = Listener(edge, config.listen.host, config.listen.port, limits=limits)
-    admin_pages = admin_app(router.admin.inspector, exposition, hosts=config.hosts)
+    admin_pages = admin_app(router.inspector, exposition, hosts=config.hosts)
     admin = Listener(admin_pages, config.admin.host, config.admin.port, limits=limits)
     await router.start()
     lag = asyncio.get_running_loop().create_task(watch_loop_lag(telemetry))
@@ -244,7 +244,7 @@ async def running(
                 yield running
             finally:
                 edge.drain()
-                router.admin.inspector.is_draining = True
+                router.inspector.is_draining = True
                 await clients.stop(running.grace_s)
     finally:
         lag.cancel()
@@ -252,7 +252,7 @@ async def running(
 
 
 def _gauges(router: Router) -> Gauges:
-    snapshot = router.backend.world.snapshot()
+    snapshot = router.world.snapshot()
     return Gauges(
         inflight_requests=sum(resident.in_flight for resident in snapshot.residents),
         free_bytes={str(gpu.index): gpu.free_bytes for gpu in snapshot.gpus or ()},
@@ -266,11 +266,11 @@ def _warnings(config: Config, router: Router) -> list[str]:
     if not config.listen.is_loopback:
         rights = "do everything" if config.insecure_no_auth else "infer and read"
         found.append(f"listening on {config.listen.host} without keys: anybody who can connect may {rights}")
-    if router.backend.world.gpus is None and router.backend.world.is_up:
+    if router.world.gpus is None and router.world.is_up:
         found.append("free VRAM cannot be read here: each load is tried and verified by what Ollama says (verify mode)")
-    numbers = [int(part) for part in router.backend.world.version.split(".") if part.isdigit()]
+    numbers = [int(part) for part in router.world.version.split(".") if part.isdigit()]
     if numbers and (0, 0, 0) < tuple(numbers) < (0, 17, 1):
-        found.append(f"Ollama {router.backend.world.version} is older than 0.17.1: see CVE-2026-7482")
+        found.append(f"Ollama {router.world.version} is older than 0.17.1: see CVE-2026-7482")
     return found
 
 

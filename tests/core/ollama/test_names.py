@@ -120,6 +120,9 @@ def test_nothing_named(text):
         ModelName.parse(text)
 
 
+PART = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,20}", fullmatch=True)
+
+
 @given(st.text(max_size=40))
 def test_any_text_is_a_name_or_a_bad_request(text):
     """No text crashes the parser, and what it accepts it accepts again in the long, short and canonical form."""
