@@ -19,12 +19,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from bench.stage import Stage, stage, table
-from router.simulator.arithmetic import Buffer, RunnerPlan, RunnerStart, SimModel
-from router.simulator.clock import run_virtual
-from router.simulator.llamacpp import FootprintArithmetic
-from router.simulator.machine import CardSpec, Machine, Speeds
-from router.simulator.server import SimConfig
+from ollama_simulator.clock import run_virtual
+from ollama_simulator.machine.arithmetic import Buffer, RunnerPlan, RunnerStart, SimModel
+from ollama_simulator.machine.llamacpp import FootprintArithmetic
+from ollama_simulator.machine.spec import CardSpec, Machine, Speeds
+from ollama_simulator.server import SimConfig
+from router.planning.stage import Stage, stage, table
 
 MIB = 1 << 20
 MODELS = (

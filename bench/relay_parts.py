@@ -132,7 +132,7 @@ def python(role: str, *arguments: int) -> list[str]:
 
 
 async def simulate(port: int) -> None:
-    from router.simulator.server import SimConfig, running_simulator
+    from ollama_simulator.server import SimConfig, running_simulator
 
     async with running_simulator(SimConfig(gpus_mib=(24564,), models=(MODEL, "llama3.2:3b")), port=port):
         await asyncio.Event().wait()

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from ollama_simulator.machine.arithmetic import Arithmetic, RunnerPlan
+from ollama_simulator.machine.llamacpp import FootprintArithmetic
+from ollama_simulator.recorded.recordings import pack, read_models, read_scenarios
+from ollama_simulator.recorded.replay import Agreement, replay
+from ollama_simulator.recorded.standin import IMAGE_GRAPH_BYTES, StandIn
+from ollama_simulator.scheduler import discovery, engine, loading
 from router.core.ollama import bookkeeping, options, scheduler
-from router.simulator import discovery, engine, loading
-from router.simulator.arithmetic import Arithmetic, RunnerPlan
-from router.simulator.llamacpp import FootprintArithmetic
-from router.simulator.recordings import pack, read_models, read_scenarios
-from router.simulator.replay import Agreement, replay
-from router.simulator.standin import IMAGE_GRAPH_BYTES, StandIn
 
 OURS = Path(__file__).parent.parent / "tests" / "data" / "scheduler"
 WITHIN_S = 0.5

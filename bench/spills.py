@@ -18,7 +18,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from bench.stage import Stage, stage, table
+from ollama_simulator.clock import run_virtual
+from ollama_simulator.machine.spec import CardSpec, Machine, Speeds
+from ollama_simulator.server import SimConfig, running_simulator
 from router.adapters.catalog import CatalogReader
 from router.adapters.ollama import OllamaClient
 from router.core.decision.context import ContextNeed
@@ -28,9 +30,7 @@ from router.core.decision.switching import Plan, plan_switch
 from router.core.ollama.model import ModelFacts
 from router.core.ollama.names import key_of
 from router.core.ollama.runner import RunnerOptions
-from router.simulator.clock import run_virtual
-from router.simulator.machine import CardSpec, Machine, Speeds
-from router.simulator.server import SimConfig, running_simulator
+from router.planning.stage import Stage, stage, table
 
 SIZES_MIB = (8192, 12288, 16384, 24564, 32768, 49152)
 MODELS = (

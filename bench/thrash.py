@@ -16,10 +16,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from bench.stage import Reply, mean, p95, stage, table
-from router.simulator.clock import run_virtual
-from router.simulator.machine import CardSpec, Machine, Speeds
-from router.simulator.server import SimConfig
+from ollama_simulator.clock import run_virtual
+from ollama_simulator.machine.spec import CardSpec, Machine, Speeds
+from ollama_simulator.server import SimConfig
+from router.planning.stage import Reply, mean, p95, stage, table
 
 A, B, C = "qwen3:14b", "gemma3:12b", "llama3.1:8b-instruct-fp16"
 SPEED = Speeds(load_mib_per_s=6000, tokens_per_s=60, cpu_tokens_per_s=4)

@@ -17,10 +17,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from bench.stage import MIB, Reply, Stage, mean, p95, stage, table
-from router.simulator.clock import run_virtual
-from router.simulator.machine import CardSpec, Machine, Speeds
-from router.simulator.server import SimConfig
+from ollama_simulator.clock import run_virtual
+from ollama_simulator.machine.spec import CardSpec, Machine, Speeds
+from ollama_simulator.server import SimConfig
+from router.planning.stage import MIB, Reply, Stage, mean, p95, stage, table
 
 LADDER = (
     "llama3.3:70b-instruct-q4_K_M",

@@ -31,7 +31,7 @@ from router.backend.keepalive import KeepAlive
 from router.backend.line import Line, LineSettings
 from router.backend.residency import Residency, SwitchSettings
 from router.backend.world import World, WorldSettings
-from router.config import Backend, ChainRules, Config, Defaults, Probe
+from router.config import Backend, ChainRules, Config, Defaults, Probe, effective
 from router.core.decision.context import ContextRules
 from router.core.decision.need import MachineRules
 from router.core.decision.policy import Rules
@@ -123,7 +123,17 @@ class Router:
             keep=config.defaults.keep,
             preload=(*config.defaults.preload, *(name for name, chain in config.chains.items() if chain.preload)),
         )
-        self.inspector = Inspector(self)
+        self.inspector = Inspector(
+            self.world,
+            self.line,
+            self.residency,
+            self.keepalive,
+            decisions,
+            self.directory,
+            telemetry,
+            recent,
+            effective(config),
+        )
         self._context = _context_rules(config.defaults)
         self._backend = backend
         self._tasks: list[asyncio.Task[None]] = []

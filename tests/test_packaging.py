@@ -92,10 +92,11 @@ def test_wheel_holds_the_package_and_nothing_else(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("*.whl")
     assert wheel.name == f"ollama_router-{router.__version__}-py3-none-any.whl"
     names = set(zipfile.ZipFile(wheel).namelist())
-    assert {"router/py.typed", "router/server/dashboard/index.html", "router/core/policy.py"} <= names
-    assert any(name.startswith("router/simulator/models/") and name.endswith(".gz") for name in names)
-    assert all(name.startswith(("router/", "ollama_router-")) for name in names)
-    source = {path.relative_to(ROOT).as_posix() for path in (ROOT / "router").rglob("*.py")}
+    assert {"router/py.typed", "router/admin/dashboard/index.html", "router/core/decision/policy.py"} <= names
+    assert any(name.startswith("ollama_simulator/models/") and name.endswith(".gz") for name in names)
+    assert all(name.startswith(("router/", "ollama_simulator/", "ollama_router-")) for name in names)
+    tops = ("router", "ollama_simulator")
+    source = {path.relative_to(ROOT).as_posix() for top in tops for path in (ROOT / top).rglob("*.py")}
     assert source <= names
     entry = next(name for name in names if name.endswith("entry_points.txt"))
     assert "ollama-router = router.cli.main:run" in zipfile.ZipFile(wheel).read(entry).decode()

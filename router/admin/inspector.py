@@ -5,61 +5,82 @@ Plain data for `GET /router/…`, `ollama-router explain` and `ollama-router ps`
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from router import __version__
-from router.backend.world import Tracked
-from router.config import effective
+from router.backend.keepalive import KeepAlive
+from router.backend.line import Line
+from router.backend.residency import Residency
+from router.backend.world import Tracked, World
 from router.core.decision.policy import VerdictKind
 from router.core.decision.report import as_data, line
 from router.core.ollama.names import key_of
 from router.errors import BadRequest, ModelNotFound
-
-if TYPE_CHECKING:
-    from router.app import Router
+from router.routing.decisions import Decisions
+from router.routing.directory import Directory
+from router.telemetry import RecentDecisions, Telemetry
 
 
 class Inspector:
-    """Reads a Router."""
+    """See the module. `config` is the effective configuration, without secrets."""
 
-    def __init__(self, router: Router) -> None:
-        self._router = router
+    def __init__(
+        self,
+        world: World,
+        line: Line,
+        residency: Residency,
+        keepalive: KeepAlive,
+        decisions: Decisions,
+        directory: Directory,
+        telemetry: Telemetry,
+        recent: RecentDecisions,
+        config: dict[str, Any],
+    ) -> None:
         self.is_draining = False
+        self._world = world
+        self._line = line
+        self._residency = residency
+        self._keepalive = keepalive
+        self._decisions = decisions
+        self._directory = directory
+        self._telemetry = telemetry
+        self._recent = recent
+        self._config = config
 
     def explain(self, model: str, num_ctx: int | None = None) -> dict[str, Any]:
         """The decision for a plain request now, a line per variant with its bytes. Raises ModelNotFound, BadRequest."""
         if not model:
             raise BadRequest("model is required")
-        found = self._router.dispatcher.decisions.explain(model, num_ctx)
+        found = self._decisions.explain(model, num_ctx)
         if found is None:
             key_of(model)
             raise ModelNotFound(f"model '{model}' not found")
         chain, decision = found
-        snapshot = self._router.world.snapshot()
+        snapshot = self._world.snapshot()
         data = as_data(chain, decision)
         data["gpus"] = None if snapshot.gpus is None else [_gpu(gpu) for gpu in snapshot.gpus]
-        data["memory"] = self._router.directory.is_ready()[1]["memory"]
-        data["notes"] = [*self._router.residency.learned.drift(), *self._foreign()]
+        data["memory"] = self._directory.is_ready()[1]["memory"]
+        data["notes"] = [*self._residency.learned.drift(), *self._foreign()]
         return data
 
     def state(self) -> dict[str, Any]:
         """Cards, residents, the line and the switch under way."""
-        world, router_line = self._router.world, self._router.line
-        loading = router_line.loading
+        world, queue = self._world, self._line
+        loading = queue.loading
         return {
             "version": __version__,
             "ollama": {"up": world.is_up, "version": world.version, "error": world.last_error},
             "gpus": None if world.gpus is None else [_gpu(gpu) for gpu in world.gpus],
             "residents": [self._resident(tracked) for tracked in world.residents.values()],
-            "waiting": router_line.depth,
+            "waiting": queue.depth,
             "loading": loading.facts.name if loading else None,
-            "may_upgrade": router_line.may_upgrade(),
-            "notes": [*self._router.residency.learned.drift(), *self._foreign()],
+            "may_upgrade": queue.may_upgrade(),
+            "notes": [*self._residency.learned.drift(), *self._foreign()],
         }
 
     def _resident(self, tracked: Tracked) -> dict[str, Any]:
         row = tracked.row
-        expiry = self._router.keepalive.expiry(tracked) or row.expires_at
+        expiry = self._keepalive.expiry(tracked) or row.expires_at
         is_full = row.size_vram_bytes >= row.size_bytes > 0 and not tracked.is_spilled
         return {
             "name": tracked.name,
@@ -77,7 +98,7 @@ class Inspector:
 
     def _advice(self, name: str) -> str:
         """What would run fully instead of a model that is partly on the CPU."""
-        found = self._router.dispatcher.decisions.explain(name)
+        found = self._decisions.explain(name)
         if found is None:
             return ""
         _, decision = found
@@ -90,7 +111,7 @@ class Inspector:
 
     def _foreign(self) -> list[str]:
         """Other programs that hold much of a card, by name where the probe can tell."""
-        world = self._router.world
+        world = self._world
         notes = []
         for gpu in world.gpus or ():
             ours = sum(tracked.held_bytes.get(gpu.index, 0) for tracked in world.residents.values())
@@ -111,17 +132,17 @@ class Inspector:
 
     def decisions(self) -> list[dict[str, Any]]:
         """Recent decisions, newest first."""
-        self._router.telemetry.flush()
-        return self._router.recent.rows()
+        self._telemetry.flush()
+        return self._recent.rows()
 
     def ready(self) -> tuple[bool, dict[str, Any]]:
         """Whether requests can be served, for `/readyz`."""
-        is_ready, details = self._router.directory.is_ready()
+        is_ready, details = self._directory.is_ready()
         return is_ready and not self.is_draining, {**details, "draining": self.is_draining}
 
     def config(self) -> dict[str, Any]:
         """The effective configuration, without secrets."""
-        return effective(self._router.config)
+        return self._config
 
 
 def _gpu(gpu: Any) -> dict[str, Any]:

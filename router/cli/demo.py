@@ -19,14 +19,14 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from ollama_simulator.machine.probe import CardsProbe
+from ollama_simulator.machine.spec import CardSpec, Machine, Speeds
+from ollama_simulator.server import SimConfig, SimulatedOllama, running_simulator
 from router.app import Running, running
 from router.config import load_config
 from router.core.ollama.names import key_of
 from router.http.client.pool import HttpRelay
 from router.http.client.response import UpstreamRequest
-from router.simulator.machine import CardSpec, Machine, Speeds
-from router.simulator.probe import CardsProbe
-from router.simulator.server import SimConfig, SimulatedOllama, running_simulator
 
 MIB = 1 << 20
 MODELS = (

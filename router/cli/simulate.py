@@ -12,14 +12,14 @@ from typing import Annotated
 
 import typer
 
+from ollama_simulator.machine.foreign import ForeignStep, parse_script, play
+from ollama_simulator.machine.gpu_metrics import serve_metrics
+from ollama_simulator.machine.spec import CardSpec, Machine, Speeds
+from ollama_simulator.models.library import Library, canonical_tags, known_tags, real_library, tiny_library
+from ollama_simulator.run_log import log_to
+from ollama_simulator.server import DEFAULT_TAGS, SimConfig, SimulatedOllama
 from router.core.ollama.options import ServerSettings
 from router.errors import ConfigError
-from router.simulator.foreign import ForeignStep, parse_script, play
-from router.simulator.gpu_metrics import serve_metrics
-from router.simulator.library import Library, canonical_tags, known_tags, real_library, tiny_library
-from router.simulator.machine import CardSpec, Machine, Speeds
-from router.simulator.run_log import log_to
-from router.simulator.server import DEFAULT_TAGS, SimConfig, SimulatedOllama
 
 
 def simulate(

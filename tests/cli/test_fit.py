@@ -12,7 +12,7 @@ import respx
 from rich.console import Console
 from typer.testing import CliRunner
 
-from bench.fit_data import Recordings
+from ollama_simulator.recorded.plans import Recordings
 from router.adapters.gpu.detect import StaticProbe
 from router.cli import question
 from router.cli.fit import print_table

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from ollama_simulator.clock import run_virtual
+from ollama_simulator.machine.cards import Cards
+from ollama_simulator.machine.foreign import parse_script, play
+from ollama_simulator.machine.gpu_metrics import page, serve_metrics
+from ollama_simulator.machine.spec import CardSpec, Machine, Speeds
 from router.cli.simulate import _address, _library, _prepared, _script
 from router.errors import ConfigError
-from router.simulator.cards import Cards
-from router.simulator.clock import run_virtual
-from router.simulator.foreign import parse_script, play
-from router.simulator.gpu_metrics import page, serve_metrics
-from router.simulator.machine import CardSpec, Machine, Speeds
 
 MIB = 1 << 20
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from router.simulator.library import tiny_library
+from ollama_simulator.models.library import tiny_library
 from tests.contract.api_client import Client, request_body
 from tests.contract.api_replay import Outcome, _target, replay
 

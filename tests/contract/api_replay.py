@@ -13,16 +13,16 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from ollama_simulator.api.schemas import go_duration_s
+from ollama_simulator.gojson.values import dump
+from ollama_simulator.http.faults import FaultBook
+from ollama_simulator.machine.spec import Machine, Speeds
+from ollama_simulator.models.installed import MEDIA, Layer, extra_layers, installed, layer
+from ollama_simulator.models.library import Library, tiny_library
+from ollama_simulator.server import SimConfig, SimulatedOllama
 from router.core.ollama.names import ModelName
 from router.core.ollama.options import ServerSettings
 from router.errors import BadRequest
-from router.simulator.faults import FaultBook
-from router.simulator.gojson import dump
-from router.simulator.installed import MEDIA, Layer, extra_layers, installed, layer
-from router.simulator.library import Library, tiny_library
-from router.simulator.machine import Machine, Speeds
-from router.simulator.schemas import go_duration_s
-from router.simulator.server import SimConfig, SimulatedOllama
 from tests.contract.api_client import Client, Reply, request_body
 from tests.contract.api_normal import SAMPLED, normal, recorded
 

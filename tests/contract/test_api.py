@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
+from ollama_simulator.clock import run_virtual
 from router.app import running
 from router.config import load_config
-from router.simulator.clock import run_virtual
 from tests.contract.api_live import against_server
 from tests.contract.api_replay import DATA, Front, Outcome, against_simulator, settings_of, transcripts
 

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from router.simulator.arithmetic import Arithmetic
-from router.simulator.llamacpp import FootprintArithmetic
-from router.simulator.recordings import read_models, read_scenarios
-from router.simulator.replay import DRAWS, Agreement, replay
-from router.simulator.scenario import is_sequential
-from router.simulator.standin import IMAGE_GRAPH_BYTES, StandIn
+from ollama_simulator.machine.arithmetic import Arithmetic
+from ollama_simulator.machine.llamacpp import FootprintArithmetic
+from ollama_simulator.recorded.recordings import read_models, read_scenarios
+from ollama_simulator.recorded.replay import DRAWS, Agreement, replay
+from ollama_simulator.recorded.scenario import is_sequential
+from ollama_simulator.recorded.standin import IMAGE_GRAPH_BYTES, StandIn
 
 OURS = Path(__file__).parent.parent / "data" / "scheduler"
 MORE = Path(__file__).parent.parent / "data" / "scheduler_more"

@@ -12,11 +12,11 @@ from typing import Any, TypeVar
 
 import pytest
 
+from ollama_simulator.http.faults import FaultBook
+from ollama_simulator.machine.spec import CardSpec, Machine, Speeds
+from ollama_simulator.server import SimConfig, SimulatedOllama, running_simulator
 from router.app import Running, running
 from router.config import load_config
-from router.simulator.faults import FaultBook
-from router.simulator.machine import CardSpec, Machine, Speeds
-from router.simulator.server import SimConfig, SimulatedOllama, running_simulator
 
 T = TypeVar("T")
 

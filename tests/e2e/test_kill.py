@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from ollama_simulator.machine.spec import CardSpec, Machine, Speeds
+from ollama_simulator.server import SimConfig, running_simulator
 from router.adapters.ollama import OllamaClient
 from router.core.ollama.derived_names import is_derived
 from router.errors import UpstreamError
 from router.http.client.pool import HttpRelay
 from router.http.client.response import UpstreamRequest
-from router.simulator.machine import CardSpec, Machine, Speeds
-from router.simulator.server import SimConfig, running_simulator
 
 ROOT = Path(__file__).parent.parent.parent
 MODEL = "llama3.2:3b"

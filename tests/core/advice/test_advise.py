@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.fit_data import MIB, Recordings
+from ollama_simulator.recorded.plans import MIB, Recordings
 from router.core.advice.advise import advise, hardware_for, main_memory_bytes
 from router.core.advice.examine import examine, groups
 from router.core.memory.footprint import RunOptions, footprint

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bench.fit_data import MIB, Recordings, facts_of, options_of
+from ollama_simulator.recorded.plans import MIB, Recordings, facts_of, options_of
 from router.core.memory.footprint import RunOptions, footprint, is_embedding, safety_bytes_of
 from router.core.memory.shape import shape_of
 from router.core.memory.weights import Weights, row_bytes, tensor_bytes

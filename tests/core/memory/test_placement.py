@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.fit_data import MIB, Recordings, cards_of, is_whole, options_of
+from ollama_simulator.recorded.plans import MIB, Recordings, cards_of, is_whole, options_of
 from router.core.memory.fit_target import fit_target_bytes, version_of
 from router.core.memory.footprint import RunOptions, footprint
 from router.core.memory.placement import Card, max_num_ctx, place

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.fit_data import Recordings
+from ollama_simulator.recorded.plans import Recordings
 from router.core.memory.footprint import RunOptions
 from router.core.memory.placement import Card, place
 

@@ -1,0 +1,1 @@
+"""Ollama's HTTP API: its own routes, OpenAI's and Anthropic's dialects."""

@@ -1,0 +1,171 @@
+"""`/api/create`: a new manifest from an installed model or from files, layer by layer as Ollama writes it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from ollama_simulator.api.exchange import ApiError, Exchange
+from ollama_simulator.api.manage import Progress, existing, name_of, progress, pulled
+from ollama_simulator.api.schemas import CREATE
+from ollama_simulator.gojson.structs import kind
+from ollama_simulator.gojson.values import dump
+from ollama_simulator.models.installed import MEDIA, Installed, Layer, Weights, installed, layer
+from ollama_simulator.models.template import Template, TemplateError
+from router.core.ollama.names import ModelName, Source
+from router.errors import BadRequest
+
+QUANTIZATIONS = ("F32", "F16", "Q4_K_S", "Q4_K_M", "Q8_0")
+
+
+async def create(exchange: Exchange) -> None:
+    """POST /api/create."""
+    request = await exchange.bind(CREATE)
+    for path, digest in (request.get("files") or {}).items():
+        if path.startswith("/") or any(part in ("", ".", "..") for part in path.split("/")):
+            raise ApiError(400, "file path must be relative")
+        _check_digest(digest)
+    if request.get("draft_quantize") and not request.get("draft_files"):
+        raise ApiError(400, "--draft-quantize requires a DRAFT model")
+    for digest in (request.get("adapters") or {}).values():
+        _check_digest(digest)
+    name = name_of(request.get("model") or request.get("name") or "", "invalid model name")
+    await progress(exchange, request, _create(exchange, request, name))
+
+
+def _check_digest(digest: str) -> None:
+    if not digest:
+        raise ApiError(400, "invalid digest format")
+
+
+async def _create(exchange: Exchange, request: Mapping[str, Any], name: ModelName) -> Progress:
+    if request.get("from") and (request.get("remote_host") or _parsed(request["from"]).source is Source.CLOUD):
+        yield {"status": "writing manifest"}  # a stub for the cloud; what it points at cannot be reached from here
+        yield {"status": "success"}
+        return
+    if request.get("from"):
+        async for step in _fetched(exchange, _parsed(request["from"])):
+            yield step
+        base = _base(exchange, _parsed(request["from"]))
+        assert base is not None
+        weights, parent = base.weights, base.name.short
+        layers = [Layer(item.media, item.digest, item.size, item.data, parent) for item in base.layers]
+    elif request.get("files") is not None:
+        for text in _conversion(exchange, request["files"]):
+            yield {"status": text}
+        weights, layers, parent = *_from_files(exchange, request["files"]), ""
+        yield {"status": "verifying conversion"}
+    else:
+        raise ApiError(400, "neither 'from' or 'files' was specified")
+    if request.get("adapters"):
+        raise ApiError(400, "unknown type")
+    if wanted := request.get("quantize") or request.get("quantization"):
+        _check_quantization(wanted, weights)
+        yield {"status": "verifying conversion"}
+    made = _changed(layers, request)
+    for item in made:
+        is_known = item in layers or item.digest in exchange.host.library.blobs
+        yield {"status": f"{'using existing' if is_known else 'creating new'} layer {item.digest}"}
+    yield {"status": "writing manifest"}
+    made_at = exchange.host.now()
+    exchange.host.library.add(installed(existing(exchange, name), weights, made, made_at, parent=parent))
+    yield {"status": "success"}
+
+
+def _parsed(text: str) -> ModelName:
+    try:
+        return ModelName.parse(text)
+    except BadRequest:
+        raise ApiError(400, "invalid model name") from None
+
+
+def _base(exchange: Exchange, name: ModelName) -> Installed | None:
+    """The model to start from: here Ollama compares the spelling, as the files on its disk do."""
+    found = exchange.host.library.get(name)
+    return found if found is not None and found.name.full == name.full else None
+
+
+async def _fetched(exchange: Exchange, name: ModelName) -> Progress:
+    """A base that is not there is pulled."""
+    if _base(exchange, name) is None:
+        async for step in pulled(exchange, name):
+            yield step
+
+
+def _check_quantization(wanted: str, weights: Weights) -> None:
+    if wanted.upper() not in QUANTIZATIONS:
+        known = ", ".join(QUANTIZATIONS)
+        raise ApiError(500, f"unsupported quantization type {wanted.upper()} - supported types are {known}")
+    if weights.quantization not in ("F16", "BF16", "F32"):
+        raise ApiError(500, "quantization is only supported for F16, BF16 and F32 models")
+
+
+def _conversion(exchange: Exchange, files: Mapping[str, str]) -> list[str]:
+    return ["parsing GGUF"] if any(_is_gguf(exchange, path, digest) for path, digest in files.items()) else []
+
+
+def _is_gguf(exchange: Exchange, path: str, digest: str) -> bool:
+    return path.endswith(".gguf") or _known(exchange, digest) is not None
+
+
+def _known(exchange: Exchange, digest: str) -> Weights | None:
+    models = exchange.host.library.models.values()
+    installed_here = next((model.weights for model in models if model.weights.digest == digest), None)
+    return installed_here or exchange.host.spare_weights.get(digest)
+
+
+def _from_files(exchange: Exchange, files: Mapping[str, str]) -> tuple[Weights, list[Layer]]:
+    for path, digest in files.items():
+        known = _known(exchange, digest)
+        if known is not None:
+            return known, [Layer(MEDIA + "model", digest, known.size_bytes)]
+        if path.endswith(".gguf") and digest not in exchange.host.library.blobs:
+            blob = f"{exchange.host.models_dir}/blobs/{digest.replace(':', '-')}"
+            raise ApiError(500, f"open {blob}: no such file or directory")
+    raise ApiError(400, "unknown type")
+
+
+def _changed(layers: list[Layer], request: Mapping[str, Any]) -> list[Layer]:
+    """The layers after the request's own, in the order in which Ollama sets them."""
+    made = list(layers)
+
+    def put(media: str, data: bytes) -> None:
+        made[:] = [item for item in made if item.media != MEDIA + media]
+        made.append(layer(media, data))
+
+    if request.get("template"):
+        try:
+            Template.parse(request["template"])
+        except TemplateError as error:
+            raise ApiError(400, f"template error: {error}") from None
+        put("template", request["template"].encode())
+    if request.get("system"):
+        put("system", request["system"].encode())
+    made += [layer("license", text.encode()) for text in _licenses(request.get("license"))]
+    parameters = {**_parameters(made), **(request.get("parameters") or {})}
+    if parameters:
+        put("params", dump(dict(sorted(parameters.items()))) + b"\n")
+    if request.get("messages"):
+        put("messages", dump([_message(item) for item in request["messages"]]) + b"\n")
+    return made
+
+
+def _licenses(value: Any) -> list[str]:
+    if isinstance(value, str) or value is None:
+        return [value] if value else []
+    if not isinstance(value, list):
+        raise ApiError(500, f"json: cannot unmarshal {kind(value)} into Go value of type []string")
+    return [str(item) for item in value]
+
+
+def _message(message: Mapping[str, Any]) -> dict[str, Any]:
+    return {"role": message.get("role") or "", "content": message.get("content") or ""}
+
+
+def _parameters(layers: list[Layer]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for item in layers:
+        if item.media == MEDIA + "params":
+            found.update(json.loads(item.data))
+    return found

@@ -1,0 +1,131 @@
+"""What the `/v1/*` dialects share: the cloud check before them, their bodies, how an answer or an error goes out."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from typing import Any, Protocol
+
+from ollama_simulator.api.chat import Chunks, Single
+from ollama_simulator.api.exchange import JSON, ApiError, Exchange
+from ollama_simulator.api.native import gathered
+from ollama_simulator.gojson.structs import Struct, bind
+from ollama_simulator.gojson.values import GoError, Object, dump, parse
+from router.core.ollama.names import ModelName, Source
+from router.errors import BadRequest
+
+PLAIN_JSON = "application/json"
+
+
+class Rejected(Exception):
+    """An error that the dialect's own middleware finds: its shape, but Ollama's usual content type, no newline."""
+
+    def __init__(self, text: str, status: int = 400) -> None:
+        super().__init__(text)
+        self.text = text
+        self.status = status
+
+
+class Dialect(Protocol):
+    """How one dialect writes. `starts_early`: it sets its stream headers before it knows of errors."""
+
+    starts_early: bool
+
+    def failed(self, status: int, text: str) -> dict[str, Any]:
+        """The error object."""
+        ...
+
+    def whole(self, chunk: dict[str, Any]) -> dict[str, Any]:
+        """The one object of an answer that is not streamed."""
+        ...
+
+    def events(self, chunk: dict[str, Any]) -> list[bytes]:
+        """The HTTP chunks of one response object of a stream."""
+        ...
+
+    def broken(self) -> list[bytes]:
+        """What goes out when the runner dies in mid-stream (Ollama says it to nobody)."""
+        ...
+
+
+async def body(exchange: Exchange, schema: Struct) -> dict[str, Any]:
+    """The request's body. Raises ApiError (cloud, zstd: in Ollama's shape) or Rejected."""
+    raw = await exchange.request.read()
+    if exchange.request.header("Content-Encoding") == "zstd" and not raw.startswith(b"\x28\xb5\x2f\xfd"):
+        raise ApiError(400, "invalid input: magic number mismatch")
+    refuse_cloud(exchange, _model(raw))
+    try:
+        return bind(raw, schema)
+    except GoError as error:
+        raise Rejected(exchange.request.read_error or error.text) from None
+
+
+def _model(raw: bytes) -> str:
+    try:
+        value = parse(raw)
+    except GoError:
+        return ""
+    found = dict(value).get("model") if isinstance(value, Object) else None
+    return found if isinstance(found, str) else ""
+
+
+def refuse_cloud(exchange: Exchange, model: str, operation: str = "remote model is unavailable") -> None:
+    """Models of the cloud are passed on before anything else, so refused in Ollama's own shape. Raises ApiError."""
+    try:
+        name = ModelName.parse(model)
+    except BadRequest:
+        return
+    if name.source is Source.CLOUD:
+        path = exchange.request.path
+        if exchange.parameter:
+            path = path.removesuffix(exchange.parameter) + model.rsplit(":", 1)[0]
+        raise ApiError(*exchange.cloud_refusal(operation, path))
+
+
+async def reject(exchange: Exchange, dialect: Dialect, error: Rejected) -> None:
+    """The middleware's own error."""
+    await exchange.json(dialect.failed(error.status, error.text), error.status, JSON)
+
+
+async def fail(exchange: Exchange, dialect: Dialect, error: ApiError) -> None:
+    """The handler's error, in the dialect's shape."""
+    await exchange.json(dialect.failed(error.status, error.text), error.status, PLAIN_JSON, newline=True)
+
+
+def early_headers(exchange: Exchange) -> None:
+    """What responses and messages set before they know whether there is a stream."""
+    exchange.response.set("Cache-Control", "no-cache")
+    exchange.response.set("Connection", "keep-alive")
+
+
+async def send(
+    exchange: Exchange, dialect: Dialect, answer: Single | Chunks, *, stream: bool, field: str = "message"
+) -> None:
+    """The answer in the dialect, streamed or whole. Raises ApiError before anything was written."""
+    response = exchange.response
+    if (isinstance(answer, Single) and not stream) or (isinstance(answer, Chunks) and not stream):
+        chunk = answer.value if isinstance(answer, Single) else await gathered(answer, field)
+        await exchange.json(dialect.whole(chunk), 200, PLAIN_JSON, newline=True)
+        return
+    response.set("Content-Type", "text/event-stream")
+    if isinstance(answer, Single):
+        for data in dialect.events(answer.value):
+            await (response.line(data) if dialect.starts_early else response.write(data))
+        return
+    async with aclosing(answer.stream) as chunks:  # type: ignore[type-var]
+        try:
+            async for chunk in chunks:
+                for data in dialect.events(chunk):
+                    await response.line(data)
+        except ApiError as error:
+            await _break(exchange, dialect, error)
+
+
+async def _break(exchange: Exchange, dialect: Dialect, error: ApiError) -> None:
+    response = exchange.response
+    if response.is_started:
+        for data in dialect.broken():
+            await response.line(data)
+        return
+    response.status = error.status
+    response.set("Content-Type", PLAIN_JSON)
+    await response.line(dump(dialect.failed(error.status, error.text)) + b"\n")

@@ -1,0 +1,213 @@
+"""Routes that only tell: root, version, status, tags, ps, show; account and cloud routes of a server offline."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+from ollama_simulator.api.exchange import ApiError, Exchange, go_time
+from ollama_simulator.api.schemas import SHOW
+from ollama_simulator.gojson.values import Number
+from ollama_simulator.machine.amx import amx_bytes
+from ollama_simulator.models.installed import Installed, Weights
+from ollama_simulator.models.modelfile import modelfile, parameters
+from router.core.ollama.names import ModelName, Source
+from router.errors import BadRequest
+
+FOREVER = timedelta(microseconds=((1 << 63) - 1) // 1000)
+
+
+async def root(exchange: Exchange) -> None:
+    """GET, HEAD /."""
+    exchange.response.set("Content-Type", "text/plain; charset=utf-8")
+    await exchange.response.write(b"Ollama is running")
+
+
+async def version(exchange: Exchange) -> None:
+    """GET, HEAD /api/version."""
+    await exchange.json({"version": exchange.host.version})
+
+
+async def status(exchange: Exchange) -> None:
+    """GET /api/status."""
+    disabled = exchange.host.cloud_disabled
+    await exchange.json({"cloud": {"disabled": disabled, "source": "env" if disabled else "none"}})
+
+
+def _tag(model: Installed) -> dict[str, Any]:
+    return {
+        "name": model.show_name,
+        "model": model.show_name,
+        "modified_at": go_time(model.modified_at),
+        "size": model.size_bytes,
+        "digest": model.digest,
+        "details": model.details(with_lengths=True),
+        "capabilities": _tag_capabilities(model),
+    }
+
+
+def _tag_capabilities(model: Installed) -> list[str]:
+    """In tags, other than in show, vision counts only with a projector, and then comes first."""
+    others = [name for name in model.capabilities if name != "vision"]
+    return ["vision", *others] if "vision" in model.capabilities and model.weights.has_projector else others
+
+
+async def tags(exchange: Exchange) -> None:
+    """GET, HEAD /api/tags."""
+    await exchange.json({"models": [_tag(model) for model in exchange.host.library.newest_first()]})
+
+
+async def ps(exchange: Exchange) -> None:
+    """GET /api/ps: what the scheduler holds, under the name that loaded it."""
+    now, now_s = exchange.host.now(), asyncio.get_running_loop().time()
+    rows = []
+    engine = exchange.host.engine
+    for row in engine.ps():
+        facts = row.model.facts
+        on_cpu = None if engine.gpus() else amx_bytes(facts.tensors)
+        left_s = row.expires_at_s - now_s
+        expires = now + (FOREVER if left_s > 1e10 else timedelta(seconds=left_s))
+        details = {
+            "parent_model": "",
+            "format": "gguf",
+            "family": facts.family,
+            "families": [facts.family],
+            "parameter_size": facts.parameter_size,
+            "quantization_level": facts.quantization,
+        }
+        rows.append(
+            {
+                "name": facts.name,
+                "model": facts.name,
+                "size": row.size_bytes if on_cpu is None else on_cpu,
+                "digest": facts.digest,
+                "details": details,
+                "expires_at": go_time(expires),
+                "size_vram": row.size_vram_bytes if on_cpu is None else on_cpu,
+                "context_length": row.context_length,
+            }
+        )
+    await exchange.json({"models": rows})
+
+
+async def show(exchange: Exchange) -> None:
+    """POST /api/show."""
+    request = await exchange.bind(SHOW)
+    asked = request.get("model") or request.get("name") or ""
+    await exchange.json(answer_show(exchange, asked, request))
+
+
+def answer_show(exchange: Exchange, asked: str, request: Mapping[str, Any]) -> dict[str, Any]:
+    """ShowHandler. Raises ApiError."""
+    name = exchange.name(asked, unnamed=(400, "model is required"))
+    if name.source is Source.CLOUD:
+        raise ApiError(*exchange.cloud_refusal("remote model details are unavailable"))
+    model = exchange.host.library.get(name)
+    if model is None:
+        raise ApiError(404, f"model '{name.short}' not found")
+    if model.weights.damage:
+        raise ApiError(500, model.weights.damage)
+    shown = _shown(exchange, model, request)
+    if exchange.request.header("User-Agent").startswith("GitHubCopilotChat/"):
+        shown["model_info"]["general.basename"] = asked
+        shown["model_info"] = dict(sorted(shown["model_info"].items()))
+    return shown
+
+
+def _shown(exchange: Exchange, model: Installed, request: Mapping[str, Any]) -> dict[str, Any]:
+    system = request.get("system") or model.system
+    options = {**model.parameters, **(request.get("options") or {})}
+    shown: dict[str, Any] = {
+        "license": "\n".join(model.licenses),
+        "modelfile": modelfile(model, system, options, exchange.host.models_dir),
+        "parameters": parameters(model.parameters),
+        "template": model.template,
+        "system": system,
+        "details": model.details(),
+        "messages": [{"role": m.get("role", ""), "content": m.get("content", "")} for m in model.messages],
+        "model_info": model_info(model.weights, verbose=bool(request.get("verbose"))),
+        "tensors": [{"name": t.name, "type": t.type, "shape": list(t.shape)} for t in model.weights.tensors],
+        "capabilities": list(model.capabilities),
+        "modified_at": go_time(model.modified_at),
+    }
+    return {key: value for key, value in shown.items() if value or key in ("details", "model_info", "modified_at")}
+
+
+def model_info(weights: Weights, *, verbose: bool) -> dict[str, Any]:
+    """Metadata sorted by key; without `verbose` every array is null."""
+    return {
+        key: go_number(value) if verbose or not isinstance(value, list) else None
+        for key, value in sorted(weights.info.items())
+        if key not in ("general.name", "tokenizer.chat_template")
+    }
+
+
+def go_number(value: Any) -> Any:
+    """Floats with integral values print without a fraction in Go."""
+    if isinstance(value, list):
+        return [go_number(item) for item in value]
+    if isinstance(value, float) and not isinstance(value, Number) and value.is_integer() and abs(value) < 1e21:
+        return int(value)
+    return value
+
+
+# account and cloud
+
+
+async def me(exchange: Exchange) -> None:
+    """POST /api/me, nobody signed in and no network."""
+    await exchange.error(503, "account unavailable")
+
+
+async def signout(exchange: Exchange) -> None:
+    """POST /api/signout and DELETE /api/user/keys/:k."""
+    await exchange.error(500, "there was an error signing out")
+
+
+async def web_search(exchange: Exchange) -> None:
+    """POST /api/experimental/web_search."""
+    raise ApiError(*exchange.cloud_refusal("web search is unavailable", "/api/web_search"))
+
+
+async def web_fetch(exchange: Exchange) -> None:
+    """POST /api/experimental/web_fetch."""
+    raise ApiError(*exchange.cloud_refusal("web fetch is unavailable", "/api/web_fetch"))
+
+
+async def recommendations(exchange: Exchange) -> None:
+    """GET /api/experimental/model-recommendations: the built-in list."""
+    await exchange.json({"recommendations": list(RECOMMENDATIONS)})
+
+
+def _cloud(model: str, description: str, context: int, output: int) -> dict[str, Any]:
+    head = {"model": f"{model}:cloud", "description": description}
+    return {**head, "context_length": context, "max_output_tokens": output}
+
+
+def _local(model: str, description: str, gigabytes: int) -> dict[str, Any]:
+    return {"model": model, "description": description, "vram_bytes": gigabytes * 10**9}
+
+
+RECOMMENDATIONS: tuple[dict[str, Any], ...] = (
+    _cloud(
+        "kimi-k2.6",
+        "State-of-the-art coding, long-horizon execution, and multimodal agent swarm capability",
+        262144,
+        262144,
+    ),
+    _cloud("glm-5.1", "Reasoning and code generation", 202752, 131072),
+    _cloud("qwen3.5", "Reasoning, coding, and agentic tool use with vision", 262144, 32768),
+    _cloud("minimax-m2.7", "Fast, efficient coding and real-world productivity", 204800, 128000),
+    _local("gemma4", "Reasoning and code generation locally", 12),
+    _local("qwen3.5", "Reasoning, coding, and visual understanding locally", 14),
+)
+
+
+def parsed_or_none(text: str) -> ModelName | None:
+    """A name, None where it cannot be one."""
+    try:
+        return ModelName.parse(text)
+    except BadRequest:
+        return None

@@ -1,0 +1,187 @@
+"""Ollama's own inference routes: generate and chat (NDJSON or one object), embed, embeddings."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+from contextlib import aclosing
+from typing import Any
+
+from ollama_simulator.api.chat import Chunks, Single, answer_chat, answer_generate, load
+from ollama_simulator.api.exchange import ApiError, Exchange
+from ollama_simulator.api.schemas import CHAT, EMBED, EMBEDDING, GENERATE
+from ollama_simulator.gojson.values import dump
+from ollama_simulator.models import tokens
+from ollama_simulator.models.installed import Installed
+
+NO_EMBEDDINGS = "This server does not support embeddings. Start it with `--embeddings`"
+
+
+async def generate(exchange: Exchange) -> None:
+    """POST /api/generate."""
+    request = await exchange.bind(GENERATE)
+    await _write(exchange, request, await answer_generate(exchange, request), "response")
+
+
+async def chat(exchange: Exchange) -> None:
+    """POST /api/chat."""
+    request = await exchange.bind(CHAT)
+    await _write(exchange, request, await answer_chat(exchange, request), "message")
+
+
+async def _write(exchange: Exchange, request: dict[str, Any], answer: Single | Chunks, field: str) -> None:
+    if isinstance(answer, Single):
+        await exchange.json(answer.value)
+    elif request.get("stream") is False:
+        await exchange.json(await gathered(answer, field))
+    else:
+        await _stream(exchange, answer)
+
+
+async def _stream(exchange: Exchange, answer: Chunks) -> None:
+    response = exchange.response
+    response.set("Content-Type", "application/x-ndjson")
+    async with aclosing(answer.stream) as chunks:  # type: ignore[type-var]
+        try:
+            async for chunk in chunks:
+                await response.line(dump(chunk) + b"\n")
+        except ApiError as error:
+            if response.is_started:
+                await response.line(dump({"error": error.text}) + b"\n")
+                return
+            response.status = error.status
+            response.set("Content-Type", "application/json")
+            await response.line(dump({"error": error.text}))
+
+
+async def gathered(answer: Chunks, field: str) -> dict[str, Any]:
+    """All chunks as one object: texts and logprobs joined, the figures of the last. Raises ApiError."""
+    contents, thoughts = "", ""
+    logprobs: list[Any] = []
+    calls: list[Any] = []
+    last: dict[str, Any] = {}
+    async with aclosing(answer.stream) as chunks:  # type: ignore[type-var]
+        async for last in chunks:
+            part = last["message"] if field == "message" else {"content": last["response"], **last}
+            contents += part["content"]
+            thoughts += part.get("thinking") or ""
+            calls += part.get("tool_calls") or []
+            logprobs += last.get("logprobs") or []
+    return _joined(last, field, contents, thoughts, calls, logprobs)
+
+
+def _joined(
+    last: dict[str, Any], field: str, contents: str, thoughts: str, calls: list[Any], logprobs: list[Any]
+) -> dict[str, Any]:
+    whole: dict[str, Any] = {}
+    for key, value in last.items():
+        if key == "total_duration" and field == "message" and logprobs:
+            whole["logprobs"] = logprobs
+        if key == "message":
+            value = {"role": "assistant", "content": contents}
+            if thoughts:
+                value["thinking"] = thoughts
+            if calls:
+                value["tool_calls"] = calls
+        elif key == "response":
+            value = contents
+        elif key in ("thinking", "logprobs"):
+            continue
+        whole[key] = value
+        if key == "response" and thoughts:
+            whole["thinking"] = thoughts
+    if field == "response" and logprobs:
+        whole["logprobs"] = logprobs
+    return whole
+
+
+async def embed(exchange: Exchange) -> None:
+    """POST /api/embed."""
+    request = await exchange.bind(EMBED)
+    await exchange.json(await answer_embed(exchange, request))
+
+
+async def answer_embed(exchange: Exchange, request: dict[str, Any]) -> dict[str, Any]:
+    """EmbedHandler. Raises ApiError."""
+    name = request.get("model") or ""
+    unnamed = (404, f"model '{name}' not found")
+    exchange.name(name, unnamed=unnamed)
+    texts = _inputs(request.get("input"))
+    missing = f'model "{name}" not found, try pulling it first'
+    model = exchange.installed(name, missing=missing, unnamed=unnamed)
+    lease = await load(exchange, request, model)
+    try:
+        if not texts:
+            return {"model": name, "embeddings": []}
+        loaded_s = asyncio.get_running_loop().time()
+        vectors, count = [], 0
+        for text in texts:
+            found, used = await _embedding(exchange, model, text, lease.num_ctx, request.get("truncate") is not False)
+            dimensions = request.get("dimensions") or 0
+            vectors.append(normalized(found[:dimensions]) if 0 < dimensions < len(found) else found)
+            count += used
+        await asyncio.sleep(count / lease.prompt_tokens_per_s)
+    finally:
+        lease.release()
+    now_s = asyncio.get_running_loop().time()
+    return {
+        "model": name,
+        "embeddings": vectors,
+        "total_duration": max(1, int((now_s - exchange.started_s) * 1e9)),
+        "load_duration": max(1, int((loaded_s - exchange.started_s) * 1e9)),
+        "prompt_eval_count": count,
+    }
+
+
+def _inputs(value: Any) -> list[str]:
+    if value is None or value == "":
+        return []
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return value
+    raise ApiError(400, "invalid input type")
+
+
+async def embeddings(exchange: Exchange) -> None:
+    """POST /api/embeddings (the old one: not normalised)."""
+    request = await exchange.bind(EMBEDDING)
+    name = request.get("model") or ""
+    missing = f'model "{name}" not found, try pulling it first'
+    model = exchange.installed(name, missing=missing, unnamed=(400, "model is required"))
+    lease = await load(exchange, request, model)
+    try:
+        if not request.get("prompt"):
+            await exchange.json({"embedding": []})
+            return
+        try:
+            vector, _ = await _embedding(exchange, model, request["prompt"], lease.num_ctx, True)
+        except ApiError as error:
+            raise ApiError(500, error.text) from None
+    finally:
+        lease.release()
+    await exchange.json({"embedding": [round(value * 3.7, 6) for value in vector]})
+
+
+async def _embedding(
+    exchange: Exchange, model: Installed, text: str, num_ctx: int, truncate: bool
+) -> tuple[list[float], int]:
+    """A made-up unit vector that depends on the words only, and the tokens it took."""
+    if "embedding" not in model.capabilities:
+        raise ApiError(501, NO_EMBEDDINGS)
+    limit = min(num_ctx, int(model.weights.value("context_length") or num_ctx))
+    count = len(tokens.encode(model.weights, text)) + 2
+    if count > limit:
+        if not truncate:
+            raise ApiError(400, "the input length exceeds the context length")
+        count = limit
+    size = int(model.weights.value("embedding_length") or 8)
+    rng = random.Random(f"{model.weights.digest} {text}")
+    return normalized([rng.gauss(0, 1) for _ in range(size)]), count
+
+
+def normalized(vector: list[float]) -> list[float]:
+    """The vector with length 1, with a float32's digits."""
+    norm = math.sqrt(sum(value * value for value in vector)) or 1e-12
+    return [float(f"{value / norm:.8g}") for value in vector]

@@ -1,0 +1,194 @@
+"""Prompts: Ollama's way from messages to the template's values, and the dropping of old messages that do not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+from ollama_simulator.models import tokens
+from ollama_simulator.models.installed import Installed
+from ollama_simulator.models.template import Json, Template
+
+
+@lru_cache(maxsize=256)
+def _parsed(text: str) -> Template:
+    return Template.parse(text)
+
+
+def collate(messages: Sequence[Mapping[str, Any]]) -> tuple[str, list[dict[str, Any]]]:
+    """All system texts joined, and the messages with neighbours of one role merged (not tool results)."""
+    joined: list[dict[str, Any]] = []
+    for message in messages:
+        role = message.get("role") or ""
+        if joined and joined[-1]["role"] == role and role != "tool":
+            joined[-1]["content"] += "\n\n" + (message.get("content") or "")
+        else:
+            joined.append({**message, "role": role, "content": message.get("content") or ""})
+    return "\n\n".join(m.get("content") or "" for m in messages if m.get("role") == "system"), joined
+
+
+def render(
+    template: Template,
+    messages: Sequence[Mapping[str, Any]],
+    tools: Sequence[Mapping[str, Any]],
+    think: bool | str | None,
+) -> str:
+    """The prompt of some messages."""
+    flags = _flags(think)
+    system, joined = collate(messages)
+    if template.uses("Messages"):
+        values = {"System": system, "Messages": [_message(m) for m in joined], "Tools": [_tool(t) for t in tools]}
+        return template.render({**values, "Response": "", **flags})
+    return _legacy(template, joined, flags)
+
+
+def _flags(think: bool | str | None) -> dict[str, Any]:
+    level = think if isinstance(think, str) else ""
+    return {"Think": bool(think), "ThinkLevel": level, "IsThinkSet": think is not None}
+
+
+def _legacy(template: Template, messages: Sequence[Mapping[str, Any]], flags: Mapping[str, Any]) -> str:
+    """Templates with .System, .Prompt and .Response: one round for each exchange."""
+    if not template.uses("Response"):
+        template = _parsed(template.text + "{{ .Response }}")
+    out: list[str] = []
+    turn = {"System": "", "Prompt": "", "Response": ""}
+    for message in messages:
+        role, content = message["role"], message["content"]
+        if (role == "system" and (turn["Prompt"] or turn["Response"])) or (role == "user" and turn["Response"]):
+            out.append(template.render({**turn, **flags}))
+            turn = {"System": "", "Prompt": "", "Response": ""}
+        field = {"system": "System", "user": "Prompt", "assistant": "Response"}.get(role)
+        if field:
+            turn[field] = content
+    out.append(template.render({**turn, **flags}, until="Response"))
+    if turn["Response"]:
+        out.append(turn["Response"])
+    return "".join(out)
+
+
+def _message(message: Mapping[str, Any]) -> dict[str, Any]:
+    calls = [
+        {
+            "ID": call.get("id", ""),
+            "Function": {
+                "Name": (call.get("function") or {}).get("name", ""),
+                "Arguments": Json((call.get("function") or {}).get("arguments") or {}),
+            },
+        }
+        for call in message.get("tool_calls") or ()
+    ]
+    return {
+        "Role": message.get("role", ""),
+        "Content": message.get("content", ""),
+        "Thinking": message.get("thinking") or "",
+        "ToolCalls": calls,
+        "ToolName": message.get("tool_name") or "",
+        "ToolCallID": message.get("tool_call_id") or "",
+    }
+
+
+def _tool(tool: Mapping[str, Any]) -> Json:
+    """A tool prints as JSON; its `.Function` alone as Go prints a struct."""
+    function = tool.get("function") or {}
+    parameters = function.get("parameters") or {}
+    inner: dict[str, Any] = {"type": parameters.get("type") or ""}
+    for key in ("$defs", "items", "required"):
+        if parameters.get(key):
+            inner[key] = parameters[key]
+    inner["properties"] = _properties(parameters.get("properties"))
+    name, description = function.get("name") or "", function.get("description") or ""
+    shown = {"name": name, "description": description, "parameters": inner}
+    fields = {"Name": name, "Description": description, "Parameters": Json(inner)}
+    kind = tool.get("type") or ""
+    return _Shown({"Type": kind, "Function": _Struct(fields, inner)}, {"type": kind, "function": shown})
+
+
+def _properties(properties: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Properties as a Go map prints: keys sorted, the fields of each in the struct's order."""
+    keys = ("anyOf", "type", "items", "description", "enum", "properties", "required")
+    made = {}
+    for name, value in sorted((properties or {}).items()):
+        made[name] = {key: value[key] for key in keys if (value or {}).get(key)}
+    return made
+
+
+class _Shown(Json):
+    """A tool: fields for the template, JSON for printing."""
+
+    def __init__(self, fields: Mapping[str, Any], shown: Mapping[str, Any]) -> None:
+        super().__init__(fields)
+        self._shown = Json(shown)
+
+    def __str__(self) -> str:
+        return str(self._shown)
+
+
+class _Struct(dict[str, Any]):
+    """A tool's function: fields for the template, Go's ``{name description {…}}`` for printing."""
+
+    def __init__(self, fields: Mapping[str, Any], parameters: Mapping[str, Any]) -> None:
+        super().__init__(fields)
+        self._parameters = parameters
+
+    def __str__(self) -> str:
+        inner = self._parameters
+        parts = [inner["type"], _go(inner.get("$defs")), _go(inner.get("items")), _go(inner.get("required") or [])]
+        properties = inner.get("properties")
+        parts.append(str(Json(properties)) if properties is not None else "null")
+        return f"{{{self['Name']} {self['Description']} {{{' '.join(parts)}}}}}"
+
+
+def _go(value: Any) -> str:
+    if value is None:
+        return "<nil>"
+    return "[" + " ".join(map(_go, value)) + "]" if isinstance(value, list) else str(value)
+
+
+def chat_prompt(
+    model: Installed,
+    messages: Sequence[Mapping[str, Any]],
+    tools: Sequence[Mapping[str, Any]],
+    think: bool | str | None,
+    num_ctx: int,
+    truncate: bool,
+) -> str:
+    """The prompt of a chat; with `truncate` the oldest messages go until it fits (system messages stay)."""
+    template = _parsed(model.template)
+    first = 0
+    if truncate:
+        for first in range(len(messages)):
+            prompt = render(template, _from(messages, first), tools, think)
+            if len(tokens.encode(model.weights, prompt)) <= num_ctx:
+                return prompt
+    return render(template, _from(messages, first), tools, think)
+
+
+def _from(messages: Sequence[Mapping[str, Any]], first: int) -> list[Mapping[str, Any]]:
+    return [message for message in messages[:first] if message.get("role") == "system"] + list(messages[first:])
+
+
+def generate_prompt(
+    model: Installed, request: Mapping[str, Any], think: bool | str | None, num_ctx: int, truncate: bool
+) -> str:
+    """The prompt of `/api/generate`. Raises TemplateError."""
+    prompt: str = request["prompt"]
+    if request.get("raw"):
+        return prompt
+    own = request.get("template")
+    template = Template.parse(own) if own else _parsed(model.template)
+    before = tokens.decode(model.weights, request["context"]) if request.get("context") is not None else ""
+    if request.get("suffix"):
+        values = {"Prompt": prompt, "Suffix": request["suffix"], "Response": "", **_flags(think)}
+        return before + template.render(values)
+    messages: list[Mapping[str, Any]] = []
+    system = request.get("system") or model.system
+    if system:
+        messages.append({"role": "system", "content": system})
+    if request.get("context") is None:
+        messages += model.messages
+    messages.append({"role": "user", "content": prompt})
+    if own:
+        return before + render(template, messages, (), think)
+    return before + chat_prompt(model, messages, (), think, num_ctx, truncate)

@@ -1,0 +1,100 @@
+"""What happens to a request before a handler sees it: clean paths, routes, who may ask (Origin, Host)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ollama_simulator.http.requests import Request
+from ollama_simulator.http.response import Response
+from ollama_simulator.http.routing import (
+    ALLOWED_HEADERS,
+    DEFAULT_ORIGINS,
+    Match,
+    clean,
+    find,
+    is_address,
+    is_allowed_host,
+    is_same_origin,
+    origin_rule,
+)
+
+
+class Gate:
+    """`origins` are added to Ollama's own; `checks_host` is the guard of a loopback listener."""
+
+    def __init__(self, origins: Sequence[str]) -> None:
+        self.checks_host = True
+        self._allows = origin_rule((*DEFAULT_ORIGINS, *origins))
+
+    async def route(self, request: Request, response: Response) -> Match | None:
+        """The route to serve, or None when the answer is in `response` already."""
+        if request.raw_path == "*":
+            _asterisk(request, response)
+            return None
+        cleaned = clean(request.raw_path)
+        if cleaned != request.raw_path and request.method != "CONNECT":
+            await _redirect(response, 307, cleaned + (f"?{request.query}" if request.query else ""))
+            return None
+        match = find(request.method, request.path, request.query)
+        if match.location:
+            await _redirect(response, match.status, match.location)
+            return None
+        if match.allow:
+            response.set("Allow", match.allow)
+        if not self._admits(request, response):
+            return None
+        if not match.handler:
+            response.status = match.status
+            response.set("Content-Type", "text/plain")
+            await response.write(b"404 page not found" if match.status == 404 else b"405 method not allowed")
+            return None
+        return match
+
+    def _admits(self, request: Request, response: Response) -> bool:
+        """CORS and the Host rule; False when the answer is already complete."""
+        origin = request.header("Origin")
+        if origin and not is_same_origin(request):
+            if not self._allows(origin):
+                response.status = 403
+                return False
+            response.set("Access-Control-Allow-Origin", origin)
+            if request.method == "OPTIONS":
+                _preflight(response)
+                return False
+            response.set("Vary", "Origin")
+        if self.checks_host and not is_allowed_host(request.host, "localhost"):
+            response.headers.clear()
+            response.status = 403
+            return False
+        if self.checks_host and request.method == "OPTIONS" and not is_address(request.host):
+            response.status = 204
+            return False
+        return True
+
+
+def _asterisk(request: Request, response: Response) -> None:
+    """net/http answers ``OPTIONS *`` itself, and refuses ``*`` with any other method."""
+    if request.method != "OPTIONS":
+        response.status = 400
+        response.set("Connection", "close")
+        response.close()
+
+
+def _preflight(response: Response) -> None:
+    response.status = 204
+    response.set("Access-Control-Allow-Headers", ALLOWED_HEADERS)
+    response.set("Access-Control-Allow-Methods", "GET,POST,PUT,PATCH,DELETE,HEAD,OPTIONS")
+    response.set("Access-Control-Max-Age", "43200")
+    names = ("Origin", "Access-Control-Request-Method", "Access-Control-Request-Headers")
+    response.headers += [("Vary", name) for name in names]
+
+
+async def _redirect(response: Response, status: int, location: str) -> None:
+    response.status = status
+    response.set("Location", location)
+    if response.request.method in ("GET", "HEAD"):
+        response.set("Content-Type", "text/html; charset=utf-8")
+    if response.request.method == "GET":
+        word = "Moved Permanently" if status == 301 else "Temporary Redirect"
+        shown = location.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace('"', "&#34;")
+        await response.write(f'<a href="{shown}">{word}</a>.\n\n'.encode())

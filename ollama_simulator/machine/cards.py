@@ -1,0 +1,143 @@
+"""The book of a simulated machine's memory: who holds what on which card, and what the driver calls free.
+
+With a run directory the machine is read anew from ``vgpu.json`` at each use, and every holder has a file in ``state``
+as the lab's ``vgpu_nvml`` reads it: so another process sees the same cards through ``pynvml``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ollama_simulator.machine.spec import MIB, Machine
+from router.core.ollama.runner import Gpu
+
+
+class Cards:
+    """Virtual cards. `machine` says what they are now; holders (runners) take and give back bytes."""
+
+    def __init__(self, machine: Machine | None = None, *, run_dir: Path | None = None) -> None:
+        self._run_dir = run_dir
+        self._machine = machine or Machine()
+        self._seen: tuple[int, int, int] | None = None
+        self._held: dict[str, dict[int, int]] = {}
+        self._labels: dict[str, str] = {}
+        if run_dir is not None:
+            (run_dir / "state").mkdir(parents=True, exist_ok=True)
+            self._clear_state()
+
+    @property
+    def machine(self) -> Machine:
+        """The machine as it is now. A file that is just being written, or gone, leaves it as it was."""
+        if self._run_dir is not None:
+            path = self._run_dir / "vgpu.json"
+            try:
+                found = path.stat()
+                key = (found.st_mtime_ns, found.st_ino, found.st_size)
+                if key != self._seen:
+                    self._machine, self._seen = Machine.of_json(json.loads(path.read_text())), key
+            except (OSError, ValueError):
+                pass
+        return self._machine
+
+    def change(self, **faults: Any) -> None:
+        """Set fields of the machine, such as `free_lag_s` or `fail_load` (not with a run directory: write its file)."""
+        self._machine = replace(self._machine, **faults)
+
+    def set_foreign(self, card: int, foreign_bytes: int) -> None:
+        """Let other programs hold so much of `card` from now on; with a run directory this is written to its file."""
+        self._machine = self.machine.with_foreign(card, foreign_bytes / MIB)
+        if self._run_dir is not None:
+            path = self._run_dir / "vgpu.json"
+            config = json.loads(path.read_text())
+            config["devices"][card]["foreign_mib"] = foreign_bytes / MIB
+            self._write(path, config)
+
+    def free_bytes(self, card: int) -> int:
+        """What the driver says is free on `card`."""
+        spec = self.machine.cards[card]
+        used = spec.foreign_mib * MIB + sum(held.get(card, 0) for held in self._held.values())
+        return max(0, int((spec.total_mib - spec.reserved_mib) * MIB - used))
+
+    def gpus(self) -> tuple[Gpu, ...]:
+        """Every card as a probe shows it."""
+        return tuple(
+            Gpu(
+                index=index,
+                uuid=f"GPU-00000000-0000-0000-0000-{index:012d}",
+                name=spec.description,
+                total_bytes=spec.total_mib * MIB,
+                free_bytes=self.free_bytes(index),
+                context_bytes=spec.context_mib * MIB,
+                compute=spec.compute,
+            )
+            for index, spec in enumerate(self.machine.cards)
+        )
+
+    def holders(self) -> list[tuple[str, str, int, int]]:
+        """(holder, its program's name, card, bytes), the other programs of each card as one of name ``foreign``."""
+        found = [
+            (who, f"llama-server {self._labels[who]}", card, size)
+            for who, held in self._held.items()
+            for card, size in held.items()
+        ]
+        specs = enumerate(self.machine.cards)
+        others = [(f"foreign-{card}", "foreign", card, int(spec.foreign_mib * MIB)) for card, spec in specs]
+        return found + [other for other in others if other[3]]
+
+    def held_bytes(self, who: str, card: int) -> int:
+        """What `who` holds of `card`."""
+        return self._held.get(who, {}).get(card, 0)
+
+    def hold(self, who: str, label: str, card: int, size: int) -> bool:
+        """Take `size` bytes of `card` for `who`; False (and nothing taken) when there is less."""
+        if size > self.free_bytes(card):
+            return False
+        self._labels[who] = label
+        mine = self._held.setdefault(who, {})
+        mine[card] = mine.get(card, 0) + size
+        self._record(who)
+        return True
+
+    def drop(self, who: str) -> None:
+        """`who` has died: its memory is free, after the driver's lag."""
+        lag_s = self.machine.free_lag_s
+        if lag_s > 0:
+            asyncio.get_running_loop().call_later(lag_s, self._forget, who)
+        else:
+            self._forget(who)
+
+    def _forget(self, who: str) -> None:
+        self._held.pop(who, None)
+        if self._run_dir is not None:
+            (self._run_dir / "state" / f"{who}.json").unlink(missing_ok=True)
+
+    def _record(self, who: str) -> None:
+        if self._run_dir is not None:
+            alloc = {str(card): size for card, size in self._held[who].items()}
+            entry = {"pid": os.getpid(), "start": _started(), "model": self._labels[who], "port": 0, "alloc": alloc}
+            self._write(self._run_dir / "state" / f"{who}.json", entry)
+
+    def _write(self, path: Path, value: Mapping[str, Any]) -> None:
+        fresh = path.with_suffix(f".{os.getpid()}.tmp")
+        fresh.write_text(json.dumps(value))
+        fresh.replace(path)
+
+    def _clear_state(self) -> None:
+        """Files of an earlier run of this process hold nothing."""
+        assert self._run_dir is not None
+        for path in (self._run_dir / "state").glob("sim-*.json"):
+            path.unlink(missing_ok=True)
+
+
+def _started() -> str | None:
+    """This process's start in ticks: the lab's reader takes an entry for living while it matches."""
+    try:
+        return Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()[19]
+    except (OSError, IndexError):
+        return None

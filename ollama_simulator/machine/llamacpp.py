@@ -1,0 +1,123 @@
+"""The memory arithmetic of llama.cpp itself, by `core/footprint`: what simulator, demo and tests stand on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ollama_simulator.machine.arithmetic import Buffer, LoadFailure, RunnerPlan, RunnerStart, SimModel
+from ollama_simulator.machine.fit import CPU, Layout, buffers_of, by_share, fit, layout_of
+from router.core.memory.compute import compute_bytes
+from router.core.memory.footprint import is_embedding, layer_kv_bytes
+from router.core.memory.options import RunOptions
+from router.core.memory.projector import projector_bytes, worst_image_bytes
+from router.core.memory.shape import shape_of
+from router.core.memory.weights import tensor_bytes
+
+OUTPUT_BYTES_PER_TOKEN = 4
+
+
+class _Costs:
+    """Bytes of one model run one way, as the footprint counts them."""
+
+    def __init__(self, start: RunnerStart) -> None:
+        facts = start.model.facts
+        self.start, self.facts, self.shape = start, facts, shape_of(facts)
+        self.is_single = start.is_single
+        self.options = RunOptions(
+            num_ctx=start.num_ctx,
+            num_batch=start.num_batch,
+            num_parallel=start.num_parallel,
+            kv_type=start.kv_type,
+            flash_attention=start.flash_attention,
+            has_projector=start.has_projector,
+        )
+        skipped = (0,) * (len(self.shape.layers) - len(self.shape.weights.block_bytes))
+        self.weights = (*self.shape.weights.block_bytes, *skipped, self.shape.weights.output_bytes)
+        self.experts, self.largest_tensor = _experts(start.model, len(self.weights))
+
+    def cache(self, layer: int, *, sliding: bool) -> int:
+        """KV cache of a layer, if it is of that kind."""
+        if layer >= len(self.shape.layers) or self.shape.layers[layer].is_sliding != sliding:
+            return 0
+        return layer_kv_bytes(self.shape, self.shape.layers[layer], self.options)
+
+    def state(self, layer: int) -> int:
+        """Recurrent state of a layer, all slots."""
+        layers = self.shape.layers
+        return layers[layer].state_bytes * self.start.num_parallel if layer < len(layers) else 0
+
+    def compute(self, copies: int, *, has_cpu_layers: bool) -> int:
+        """One device's compute buffer; large batches copy the weights of layers on the CPU over, one at a time."""
+        embeds = is_embedding(self.facts, self.options)
+        size = compute_bytes(self.shape, self.options, is_embedding=embeds, backend="cuda", copies=copies)
+        return size + (self.largest_tensor if has_cpu_layers else 0)
+
+
+def _experts(model: SimModel, layers: int) -> tuple[tuple[int, ...], int]:
+    """Bytes of experts per layer, and the largest tensor of any block."""
+    experts, largest = [0] * layers, 0
+    for tensor in model.facts.tensors:
+        head, _, rest = tensor.name.partition(".")
+        if head != "blk":
+            continue
+        size, number = tensor_bytes(tensor), int(rest.partition(".")[0])
+        largest = max(largest, size)
+        if "_exps" in rest and number < layers - 1:
+            experts[number] += size
+    return tuple(experts), largest
+
+
+class FootprintArithmetic:
+    """`Arithmetic` by `core/footprint`.
+
+    The options are for replaying recordings of a stand-in runner: `image_bytes` is its figure for the projector's graph
+    (None = the footprint's own), `forgets_num_gpu` that it puts every layer on the GPU where there is room, whatever
+    number was asked for.
+    """
+
+    def __init__(self, *, image_bytes: int | None = None, forgets_num_gpu: bool = False) -> None:
+        self._image_bytes, self._forgets_num_gpu = image_bytes, forgets_num_gpu
+
+    def projector_bytes(self, model: SimModel) -> int:
+        """Weights of the tower and its worst image."""
+        if self._image_bytes is not None:
+            return model.projector_bytes + self._image_bytes
+        return projector_bytes(model.facts, shape_of(model.facts).weights)
+
+    def plan(self, start: RunnerStart, free: Sequence[int]) -> RunnerPlan:
+        """See `Arithmetic`."""
+        costs = _Costs(start)
+        if costs.options.is_kv_quantized and not start.flash_attention:
+            raise LoadFailure("llama_init_from_model: V cache quantization requires flash_attn")
+        layout = self._place(costs, free)
+        found = buffers_of(layout)
+        if start.has_projector and free:
+            found += (Buffer("projector", 0, self.projector_bytes(start.model), self._image(start.model)),)
+        on_gpu = sum(layout.weights)
+        return RunnerPlan(found, layout.is_full, on_gpu, sum(costs.weights) - on_gpu, _host_bytes(costs, layout))
+
+    def _image(self, model: SimModel) -> int:
+        return worst_image_bytes(model.facts) if self._image_bytes is None else self._image_bytes
+
+    def _place(self, costs: _Costs, free: Sequence[int]) -> Layout:
+        start, devices, layers = costs.start, len(free), len(costs.weights)
+        if start.num_gpu == 0 or not free:
+            return layout_of(costs, (CPU,) * layers, devices)
+        extra = self.projector_bytes(start.model) if start.has_projector else 0
+        targets = [start.target_bytes + (extra if d == 0 else 0) for d in range(devices)]
+        if start.num_gpu < 0 and start.fit:
+            return fit(costs, free, targets)
+        if self._forgets_num_gpu and start.fit and (whole := fit(costs, free, targets)).is_full:
+            return whole
+        offloaded = layers if start.num_gpu < 0 else start.num_gpu  # the fit leaves a number that was asked for alone
+        return layout_of(costs, by_share(layers, offloaded, free), devices)
+
+
+def _host_bytes(costs: _Costs, layout: Layout) -> int:
+    """What the log says of the CPU side: weights that stayed, the last cache line, outputs."""
+    behind = [il for il, own in enumerate(layout.owners) if own == CPU]
+    caches = [sum(costs.cache(il, sliding=sliding) for il in behind) for sliding in (False, True)]
+    on_gpu = sum(layout.weights)
+    mapped = sum(costs.weights) - on_gpu + costs.shape.weights.host_bytes
+    weights = min(mapped, costs.start.model.blob_bytes - on_gpu)  # Ollama: never more than the file
+    return weights + (caches[1] or caches[0]) + costs.facts.vocab * OUTPUT_BYTES_PER_TOKEN * costs.start.num_parallel

@@ -1,0 +1,48 @@
+"""A probe of the virtual cards: what NVML would say of them, in process."""
+
+from __future__ import annotations
+
+import asyncio
+
+from ollama_simulator.machine.cards import Cards
+from router.adapters.gpu.reading import GpuProcess, ProbeReading
+from router.errors import ProbeError
+
+FIRST_PID = 1000
+
+
+class CardsProbe:
+    """Free memory and processes per virtual card. Implements `VramProbe`.
+
+    `lag_s` makes each reading that slow, `cache_s` uses one again for so long, `is_lost` makes it fail, as drivers can.
+    """
+
+    name = "virtual"
+    is_live = True
+
+    def __init__(self, cards: Cards, lag_s: float = 0.0) -> None:
+        self._cards = cards
+        self._pids: dict[str, int] = {}
+        self.lag_s = lag_s
+        self.is_lost = False
+        self.cache_s = 0.0
+        self._last: ProbeReading | None = None
+
+    async def read(self, *, is_fresh: bool = False) -> ProbeReading:
+        """The cards as they are now. Raises ProbeError while the driver is lost."""
+        if self.lag_s:
+            await asyncio.sleep(self.lag_s)
+        if self.is_lost:
+            raise ProbeError("GPU is lost")
+        now_s = asyncio.get_running_loop().time()
+        if self._last is not None and not is_fresh and now_s - self._last.taken_at_s < self.cache_s:
+            return self._last
+        processes = (
+            GpuProcess(card, self._pids.setdefault(who, FIRST_PID + len(self._pids)), name, size)
+            for who, name, card, size in self._cards.holders()
+        )
+        self._last = ProbeReading(self._cards.gpus(), now_s, tuple(processes))
+        return self._last
+
+    async def aclose(self) -> None:
+        """Nothing to close."""

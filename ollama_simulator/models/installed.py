@@ -1,0 +1,246 @@
+"""What is installed: weights blobs, manifests of layers with Ollama's own digests, tags and what they can do.
+
+What a model can do follows from its template and metadata, never from its name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any
+
+from ollama_simulator.gojson.values import dump
+from ollama_simulator.scheduler.engine import SimModel
+from router.core.memory.weights import tensor_bytes
+from router.core.ollama.model import ModelFacts, Tensor
+from router.core.ollama.names import ModelName
+
+MEDIA = "application/vnd.ollama.image."
+ALIGNMENT = 32
+CONFIG_MEDIA = "application/vnd.docker.container.image.v1+json"
+
+
+def digest_of(data: bytes) -> str:
+    """``sha256:…`` of some bytes."""
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """One weights blob: its metadata as `/api/show` gives it, its tensors, and what it says (`speech.py`).
+
+    `info` has the arrays that are known; `/api/show` without verbose shows them as null. `listed_quantization` is what
+    tags says where it differs from the manifest. `file_bytes`: what is left of a file that was cut (None: all of it).
+    """
+
+    digest: str
+    size_bytes: int
+    quantization: str
+    size_label: str
+    family: str
+    families: tuple[str, ...]
+    info: Mapping[str, Any]
+    tensors: tuple[Tensor, ...]
+    script: str = ""
+    listed_quantization: str = ""
+    file_bytes: int | None = None
+
+    @property
+    def arch(self) -> str:
+        """`general.architecture`."""
+        return str(self.info.get("general.architecture", ""))
+
+    @property
+    def has_projector(self) -> bool:
+        """Whether the file brings the tensors that see images."""
+        return any(tensor.name.startswith("v.") for tensor in self.tensors)
+
+    @property
+    def damage(self) -> str:
+        """What Ollama says of a file that was cut short, "" for a whole one."""
+        sizes = [tensor_bytes(tensor) for tensor in self.tensors] if self.file_bytes is not None else []
+        start = self.size_bytes - sum(-(-size // ALIGNMENT) * ALIGNMENT for size in sizes)
+        for tensor, size in zip(self.tensors, sizes, strict=False):
+            end = start + size
+            if end > (self.file_bytes or 0):
+                return f'tensor "{tensor.name}" offset+size ({end}) exceeds file size ({self.file_bytes})'
+            start += -(-size // ALIGNMENT) * ALIGNMENT
+        return ""
+
+    def value(self, key: str) -> Any:
+        """The metadata value ``<arch>.<key>``, None where absent."""
+        return self.info.get(f"{self.arch}.{key}")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer of a manifest. `data` is empty for weights."""
+
+    media: str
+    digest: str
+    size: int
+    data: bytes = b""
+    origin: str = ""
+
+    def manifest(self) -> dict[str, Any]:
+        """As the manifest lists it."""
+        entry: dict[str, Any] = {"mediaType": self.media, "digest": self.digest, "size": self.size}
+        if self.origin:
+            entry["from"] = self.origin
+        return entry
+
+
+def layer(kind: str, data: bytes) -> Layer:
+    """A layer of Ollama's media type `kind` with these bytes."""
+    return Layer(MEDIA + kind, digest_of(data), len(data), data)
+
+
+@dataclass(frozen=True, eq=False)
+class Installed:
+    """One tag: its manifest and everything read from it. Made anew whenever the tag is written."""
+
+    name: ModelName
+    weights: Weights
+    layers: tuple[Layer, ...]
+    config: Layer
+    modified_at: datetime
+    parent: str = ""
+    template: str = "{{ .Prompt }}"
+    system: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    messages: tuple[Mapping[str, Any], ...] = ()
+    licenses: tuple[str, ...] = ()
+    capabilities: tuple[str, ...] = ()
+    digest: str = ""
+    size_bytes: int = 0
+    sim: SimModel | None = None
+
+    @property
+    def show_name(self) -> str:
+        """The name as lists show it."""
+        return self.name.short
+
+    def details(self, *, with_lengths: bool = False) -> dict[str, Any]:
+        """`details` of tags (with lengths), show and ps."""
+        details: dict[str, Any] = {
+            "parent_model": self.parent,
+            "format": "gguf",
+            "family": self.weights.family,
+            "families": list(self.weights.families),
+            "parameter_size": self.weights.size_label,
+            "quantization_level": self.weights.quantization,
+        }
+        if with_lengths:
+            details["quantization_level"] = self.weights.listed_quantization or self.weights.quantization
+            for key in ("context_length", "embedding_length"):
+                if self.weights.value(key):
+                    details[key] = self.weights.value(key)
+        return details
+
+
+def capabilities_of(weights: Weights, template: str, *, with_vision: bool = True) -> tuple[str, ...]:
+    """What weights and template can do, in Ollama's order."""
+    if weights.value("pooling_type") is not None:
+        return ("embedding",)
+    found = ["completion"]
+    if with_vision and weights.value("vision.block_count") is not None:
+        found.append("vision")
+    if ".Tools" in template:
+        found.append("tools")
+    if ".Suffix" in template:
+        found.append("insert")
+    if ".Thinking" in template:
+        found.append("thinking")
+    return tuple(found)
+
+
+def config_layer(weights: Weights) -> Layer:
+    """The config blob as Ollama writes it, byte for byte."""
+    config = {
+        "model_format": "gguf",
+        "model_family": weights.family,
+        "model_families": list(weights.families),
+        "model_type": weights.size_label,
+        "file_type": weights.quantization,
+        "architecture": "amd64",
+        "os": "linux",
+    }
+    data = dump(config) + b"\n"
+    return Layer(CONFIG_MEDIA, digest_of(data), len(data), data)
+
+
+def installed(
+    name: ModelName,
+    weights: Weights,
+    layers: Iterable[Layer],
+    at: datetime,
+    *,
+    parent: str = "",
+    config: Layer | None = None,
+) -> Installed:
+    """The tag `name` with these layers (weights first); `config` where it is not Ollama's own."""
+    kept, config = tuple(layers), config or config_layer(weights)
+    read = _read_layers(kept)
+    made = Installed(name, weights, kept, config, at, parent=parent, **read)
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.docker.distribution.manifest.v2+json",
+        "config": config.manifest(),
+        "layers": [item.manifest() for item in kept],
+    }
+    size = sum(item.size for item in kept) + config.size
+    made = replace(
+        made,
+        digest=digest_of(dump(manifest) + b"\n")[7:],
+        size_bytes=size,
+        capabilities=capabilities_of(weights, made.template),
+    )
+    return replace(made, sim=sim_model(made))
+
+
+def _read_layers(layers: tuple[Layer, ...]) -> dict[str, Any]:
+    read: dict[str, Any] = {"licenses": ()}
+    for item in layers:
+        kind = item.media.removeprefix(MEDIA)
+        if kind in ("template", "system"):
+            read[kind] = item.data.decode()
+        elif kind == "params":
+            read["parameters"] = json.loads(item.data)
+        elif kind == "messages":
+            read["messages"] = tuple(json.loads(item.data))
+        elif kind == "license":
+            read["licenses"] = (*read["licenses"], item.data.decode())
+    return read
+
+
+def sim_model(model: Installed) -> SimModel:
+    """The model as the scheduler knows it."""
+    weights = model.weights
+    facts = ModelFacts(
+        name=model.show_name,
+        digest=model.digest,
+        size_bytes=model.size_bytes,
+        family=weights.family,
+        parameter_size=weights.size_label,
+        quantization=weights.quantization,
+        capabilities=frozenset(model.capabilities),
+        weights=weights.digest,
+        parameters=model.parameters,
+        info=weights.info,
+        tensors=weights.tensors,
+    )
+    return SimModel(facts=facts, blob=weights.digest.replace(":", "-"), blob_bytes=weights.size_bytes)
+
+
+def extra_layers(entry: Mapping[str, Any]) -> list[Layer]:
+    """Layers for `system`, `licenses`, `parameters`, `messages`, in the order in which create writes them."""
+    layers = [layer("system", entry["system"].encode())] if entry.get("system") else []
+    layers += [layer("license", text.encode()) for text in entry.get("licenses") or ()]
+    if entry.get("parameters"):
+        layers.append(layer("params", dump(dict(sorted(entry["parameters"].items()))) + b"\n"))
+    if entry.get("messages"):
+        layers.append(layer("messages", dump(list(entry["messages"])) + b"\n"))
+    return layers

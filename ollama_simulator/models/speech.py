@@ -1,0 +1,140 @@
+"""What the models say: the scripted ones by their transition table, all others words without meaning.
+
+A speaker gives token texts one by one and does not know of time; `inference.py` paces it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ollama_simulator.gojson.values import dump
+from ollama_simulator.models import tokens
+from ollama_simulator.models.installed import Weights
+
+WORDS = [
+    "the",
+    "model",
+    "answers",
+    "from",
+    "a",
+    "virtual",
+    "card",
+    "so",
+    "that",
+    "every",
+    "token",
+    "takes",
+    "the",
+    "time",
+    "that",
+    "its",
+    "speed",
+    "says",
+    "and",
+    "nothing",
+    "more",
+    "is",
+    "meant",
+    "by",
+    "it",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """All that an answer depends on. `length` is that of an answer which no `[[tokens=N]]` and no num_predict sets."""
+
+    prompt: str
+    prompt_ids: Sequence[int]
+    seed: int = 0
+    thinks: bool = False
+    tools: Sequence[Mapping[str, Any]] = ()
+    format: Any = None
+    is_tool_result: bool = False
+    length: int = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Controls:
+    """What the prompt demands of the simulator itself: `[[tokens=N]]`, `[[crash]]`, `[[oom]]`."""
+
+    length: int | None = None
+    crashes: bool = False
+    runs_out_of_memory: bool = False
+
+
+def controls(prompt: str) -> Controls:
+    """The controls in a prompt; of several lengths the last one counts."""
+    lengths = re.findall(r"\[\[tokens=(\d+)\]\]", prompt)
+    return Controls(int(lengths[-1]) if lengths else None, "[[crash]]" in prompt, "[[oom]]" in prompt)
+
+
+def speak(weights: Weights, ask: Ask) -> Iterator[str]:
+    """Token texts until the model ends its answer (its end token is not among them)."""
+    known = tokens.vocabulary(weights)
+    if weights.script and known is not None:
+        return _scripted(weights, known, ask)
+    return _words(ask)
+
+
+def _scripted(weights: Weights, known: tokens.Vocabulary, ask: Ask) -> Iterator[str]:
+    """Each token has one successor (`weights.script`: lines of pieces, the first of a line starts it)."""
+    following: dict[str, str] = {}
+    for line in weights.script.split("\n\n\n"):
+        pieces = line.split("\t")
+        following.update(itertools.pairwise(pieces))
+    piece = known.pieces[ask.prompt_ids[-1]] if ask.prompt_ids else ""
+    piece = following.get(piece, following.get("*", ""))
+    while piece:
+        yield piece.replace("▁", " ")
+        piece = following.get(piece, "")
+
+
+def _words(ask: Ask) -> Iterator[str]:
+    if ask.thinks:
+        yield from ("<think>", "Let", " me", " see", ".", "</think>", "\n\n")
+    if ask.tools and not ask.is_tool_result:
+        yield from _pieces(_tool_call(ask.tools[0]))
+        return
+    if ask.format:
+        schema = ask.format if isinstance(ask.format, Mapping) else {"type": "object"}
+        yield from _pieces(dump(sample(schema)).decode())
+        return
+    wanted = controls(ask.prompt).length
+    start = random.Random(f"{ask.seed} {ask.prompt}").randrange(len(WORDS))
+    for number in range(ask.length if wanted is None else wanted):
+        word = WORDS[(start + number) % len(WORDS)]
+        yield word.capitalize() if number == 0 else f" {word}"
+
+
+def _tool_call(tool: Mapping[str, Any]) -> str:
+    function = tool.get("function") or {}
+    call = {"name": function.get("name", ""), "arguments": sample(function.get("parameters") or {})}
+    return f"<tool_call>\n{dump(call).decode()}\n</tool_call>"
+
+
+def _pieces(text: str) -> list[str]:
+    return re.findall(r"</?\w+>|\w+|[^\w]+?", text)
+
+
+def sample(schema: Mapping[str, Any]) -> Any:
+    """A value that satisfies a (plain) JSON schema."""
+    if schema.get("enum"):
+        return schema["enum"][0]
+    kind = schema.get("type")
+    kind = kind[0] if isinstance(kind, list) and kind else kind
+    if kind == "array":
+        return [sample(schema.get("items") or {})]
+    if kind in ("integer", "number"):
+        return 1
+    if kind == "boolean":
+        return True
+    if kind == "string":
+        return "Paris"
+    properties: Mapping[str, Any] = schema.get("properties") or {}
+    return {key: sample(value or {}) for key, value in properties.items()}

@@ -1,0 +1,1 @@
+"""Ollama's scheduler on virtual cards: one queue, loads, runners, endings."""

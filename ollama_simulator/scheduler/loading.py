@@ -1,0 +1,207 @@
+"""P's part of a load: pre-flight, starting the runner, waiting for it, Ollama's retries (scheduler.md §5, §7)."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from ollama_simulator.machine.arithmetic import MIB, Arithmetic, RunnerStart, SimModel
+from ollama_simulator.machine.cards import Cards
+from ollama_simulator.scheduler.runner import OOM, POLL_S, Runner, command_line
+from router.core.ollama.bookkeeping import Free
+from router.core.ollama.options import Launch, ServerSettings, clamped, next_lower_num_ctx, supports_flash_attention
+from router.core.ollama.scheduler import Preflight, preflight
+
+Events = Callable[[str, str, str], None]
+HEADROOM_BYTES = 1 << 30
+"""What Ollama adds to a projector's weights."""
+
+SPAWN_S = 0.02
+"""Most that the start of a process takes: so that races which are open in reality are open here."""
+
+LOST_LINE = 0.7
+"""How often the free-at-load line of a split runner's further cards is lost (by timing)."""
+
+
+class EngineError(Exception):
+    """A request could not be scheduled; `text` is Ollama's own wording, `status` its HTTP status."""
+
+    def __init__(self, text: str, status: int = 500) -> None:
+        super().__init__(text)
+        self.text = text
+        self.status = status
+
+
+class EngineBusy(EngineError):
+    """The queue is full (503)."""
+
+
+class LoadError(EngineError):
+    """The runner did not start (500)."""
+
+
+class RunnerDied(EngineError):
+    """The runner died while it answered; `text` is Ollama's error line."""
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """A request in the scheduler's hands. `served` ends with its runner, or with an EngineError."""
+
+    model: SimModel
+    launch: Launch
+    keep_alive_s: float | None
+    served: asyncio.Future[Runner]
+    is_cancelled: bool = False
+    has_retried: bool = False
+
+
+class _StartFailed(Exception):
+    """A runner did not get ready."""
+
+
+class Loader:
+    """Starts runners, one at a time."""
+
+    def __init__(
+        self, cards: Cards, settings: ServerSettings, arithmetic: Arithmetic, rng: random.Random, emit: Events
+    ) -> None:
+        self._cards, self._settings, self._arithmetic, self._rng, self._emit = cards, settings, arithmetic, rng, emit
+        self._starting: Runner | None = None
+
+    def stop(self) -> None:
+        """The server ends: a runner that is starting ends with it."""
+        if self._starting is not None:
+            self._starting.kill()
+
+    def kill(self, model: SimModel) -> None:
+        """SIGKILL to `model`'s runner, if it is the one that is starting."""
+        if self._starting is not None and self._starting.model is model:
+            self._starting.kill()
+
+    async def load(self, request: Request, free: Free, loaded: Mapping[str, Runner]) -> Runner | None:
+        """The loaded runner, or None: somebody must go first, or it is worth another try after everyone has gone.
+
+        Raises LoadError when the load failed for good.
+        """
+        model = request.model
+        look = preflight(
+            model.facts,
+            request.launch,
+            self._cards.gpus(),
+            free,
+            self._settings,
+            has_residents=bool(loaded),
+            blob_bytes=model.blob_bytes,
+        )
+        request.launch = replace(request.launch, num_batch=look.num_batch)
+        if look.evicts:
+            return None
+        try:
+            return await self._started(request, look, free)
+        except _StartFailed as failure:
+            self._emit("load_failed", model.name, str(failure))
+            if self._retries(request, str(failure), has_others=bool(loaded)):
+                return None
+            raise LoadError(str(failure)) from None
+
+    def _retries(self, request: Request, text: str, *, has_others: bool) -> bool:
+        """Ollama's one retry after an OOM: less of an automatic context, else everybody else out."""
+        if request.has_retried or OOM.rpartition(": ")[2] not in text:
+            return False
+        launch = request.launch
+        lower = next_lower_num_ctx(clamped(launch.num_ctx, request.model.facts)) if launch.num_ctx_auto else None
+        if lower is not None and lower < launch.num_ctx:
+            request.launch = replace(launch, num_ctx=lower)
+            request.has_retried = True
+        elif has_others:
+            request.has_retried = True
+        return request.has_retried
+
+    async def _started(self, request: Request, look: Preflight, free: Free) -> Runner:
+        """A runner that answers. One that dies of OOM is tried once more with its projector on the CPU."""
+        has_projector = self._offloads_projector(request, look, free)
+        try:
+            return await self._attempt(request, look, has_projector=has_projector)
+        except _StartFailed as failure:
+            if not has_projector or OOM not in str(failure):
+                raise
+        try:
+            return await self._attempt(request, look, has_projector=False)
+        except _StartFailed as failure:
+            prefix = "llama-server startup failed after projector CPU offload retry: "
+            raise _StartFailed(f"{prefix}{failure}") from None
+
+    def _offloads_projector(self, request: Request, look: Preflight, free: Free) -> bool:
+        needed, launch = request.model.projector_bytes, request.launch
+        if not needed or launch.num_gpu == 0:
+            return False
+        if 0 < launch.num_gpu <= int(request.model.facts.value("block_count", 0)):
+            return False
+        totals = [gpu.total_bytes for gpu in self._cards.gpus()]
+        return all((free[card] or totals[card]) >= needed + HEADROOM_BYTES for card in look.cards)
+
+    async def _attempt(self, request: Request, look: Preflight, *, has_projector: bool) -> Runner:
+        launch = replace(request.launch, num_ctx=clamped(request.launch.num_ctx, request.model.facts))
+        start = self._start_options(request, launch, look, has_projector=has_projector)
+        keep_alive_s = self._settings.keep_alive_s if request.keep_alive_s is None else request.keep_alive_s
+        runner = Runner(request.model, launch, start, look.cards, self._cards, keep_alive_s)
+        self._emit("starting", request.model.name, command_line(runner, self._settings))
+        begun = asyncio.get_running_loop().time()
+        self._starting = runner
+        try:
+            await asyncio.sleep(self._rng.uniform(0.0, SPAWN_S))
+            runner.start(self._arithmetic)
+            await self._ready(runner, request)
+        except _StartFailed:
+            runner.kill()
+            raise
+        finally:
+            self._starting = None
+        runner.load_s = asyncio.get_running_loop().time() - begun
+        further = len(runner.free_at_load_bytes) - 1
+        lost = [self._rng.random() < LOST_LINE for _ in range(further)]
+        figures = zip(runner.free_at_load_bytes[1:], lost, strict=True)
+        runner.free_at_load_bytes = (
+            *runner.free_at_load_bytes[:1],
+            *(None if is_lost else figure for figure, is_lost in figures),
+        )
+        return runner
+
+    def _start_options(self, request: Request, launch: Launch, look: Preflight, *, has_projector: bool) -> RunnerStart:
+        settings, model = self._settings, request.model
+        target = settings.fit_target_bytes
+        if has_projector and target == HEADROOM_BYTES:  # a target that the user has set is left alone
+            target = -(-(model.projector_bytes + HEADROOM_BYTES) // MIB) * MIB
+        gpus = self._cards.gpus()
+        can_flash = supports_flash_attention([gpus[card] for card in look.cards])
+        return RunnerStart(
+            model=model,
+            num_ctx=launch.num_ctx,
+            num_batch=launch.num_batch,
+            num_parallel=launch.num_parallel,
+            num_gpu=launch.num_gpu,
+            is_single=look.is_single,
+            kv_type=settings.kv_type,
+            flash_attention={"on": True, "off": False}.get(settings.flash_attention, can_flash),
+            fit=settings.fit,
+            has_projector=has_projector,
+            target_bytes=target,
+        )
+
+    async def _ready(self, runner: Runner, request: Request) -> None:
+        """Ollama's wait for a runner: a look every 250 ms; the client's leaving ends it, and so does a long silence."""
+        loop = asyncio.get_running_loop()
+        while True:
+            runner.check()
+            if request.is_cancelled:
+                raise _StartFailed("timed out waiting for llama-server to start: context canceled")
+            if not runner.is_alive:
+                raise _StartFailed(f"llama-server process has terminated: {runner.death}")
+            if loop.time() > runner.active_at_s + self._settings.load_timeout_s:
+                raise _StartFailed("timed out waiting for llama-server to start - ")
+            if runner.is_ready:
+                return
+            await asyncio.sleep(POLL_S)

@@ -1,0 +1,192 @@
+"""One simulated llama-server process: takes memory step by step, loads, is ready, dies."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from itertools import count
+
+from ollama_simulator.machine.arithmetic import (
+    MIB,
+    Arithmetic,
+    Buffer,
+    LoadFailure,
+    RunnerPlan,
+    RunnerStart,
+    SimModel,
+)
+from ollama_simulator.machine.cards import Cards
+from router.core.ollama.bookkeeping import OllamaResident
+from router.core.ollama.options import Launch, ServerSettings
+
+POLL_S = 0.25
+"""How often Ollama asks a starting runner for its health."""
+
+OOM = "cudaMalloc failed: out of memory"
+_ids = count(1)
+
+
+class Runner:
+    """A process and what Ollama's scheduler keeps of it.
+
+    `cards` are the cards it was given, in the server's numbering; () = none, and then it still makes a context on
+    every card. `free_at_load_bytes` is what it logged, by its own device number.
+    """
+
+    def __init__(
+        self,
+        model: SimModel,
+        launch: Launch,
+        start: RunnerStart,
+        cards: tuple[int, ...],
+        book: Cards,
+        keep_alive_s: float,
+    ) -> None:
+        self.model, self.launch, self.start_options, self.cards = model, launch, start, cards
+        self.keep_alive_s = keep_alive_s
+        self.expires_at_s: float | None = None
+        self.timer: asyncio.TimerHandle | None = None
+        self.references = 0
+        self.plan = RunnerPlan((), False, 0, 0)
+        self.free_at_load_bytes: tuple[int | None, ...] = ()
+        self.slots = asyncio.Semaphore(launch.num_parallel)
+        self.load_s = 0.0
+        self.is_ready = False
+        self.death = ""
+        self.who = f"sim-{next(_ids)}"
+        self.active_at_s = 0.0
+        self._book = book
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def devices(self) -> tuple[int, ...]:
+        """Physical cards, by the process's own numbering. One without layers sees them all, or the one it is told."""
+        if self.cards or self.launch.main_gpu is None:
+            return self.cards or tuple(range(len(self._book.machine.cards)))
+        return (self.launch.main_gpu,)
+
+    @property
+    def is_alive(self) -> bool:
+        """False once it has died or was killed."""
+        return not self.death
+
+    @property
+    def size_vram_bytes(self) -> int:
+        """What `/api/ps` calls size_vram."""
+        return sum(self.plan.booked(len(self.devices)))
+
+    @property
+    def size_bytes(self) -> int:
+        """What `/api/ps` calls size: equal to size_vram when every layer is on a GPU."""
+        return self.size_vram_bytes + (0 if self.plan.is_full else self.plan.host_bytes)
+
+    def resident(self) -> OllamaResident:
+        """What Ollama has booked for it."""
+        return OllamaResident(
+            weights=self.model.blob,
+            cards=self.cards,
+            buffers_bytes=self.plan.booked(len(self.devices)),
+            free_at_load_bytes=self.free_at_load_bytes,
+            keep_alive_s=self.keep_alive_s,
+            is_idle=self.references <= 0,
+        )
+
+    def start(self, arithmetic: Arithmetic) -> None:
+        """Begin to load; `is_ready` or `death` say how it went."""
+        self.active_at_s = asyncio.get_running_loop().time()
+        self._task = asyncio.get_running_loop().create_task(self._load(arithmetic))
+
+    def check(self) -> None:
+        """Raise what went wrong in the arithmetic itself, if anything did: a fault of ours, not one that is played."""
+        if self._task is not None and self._task.done() and not self._task.cancelled():
+            self._task.result()
+
+    def stop_timer(self) -> None:
+        """No expiry for now."""
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
+    def kill(self, reason: str = "signal: killed") -> None:
+        """End the process; its memory comes back after the driver's lag. Idempotent."""
+        if self.is_alive:
+            self.death = reason
+            self._book.drop(self.who)
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _load(self, arithmetic: Arithmetic) -> None:
+        try:
+            await self._injected()
+            if self.launch.main_gpu is not None and not 0 <= self.launch.main_gpu < len(self._book.machine.cards):
+                raise LoadFailure(f"error: invalid value for main_gpu: {self.launch.main_gpu}")
+            for device, card in enumerate(self.devices):
+                self._hold(Buffer("context", device, self._book.machine.cards[card].context_mib * MIB, 0))
+            free = [self._book.free_bytes(card) for card in self.devices]
+            self.free_at_load_bytes = tuple(left // MIB * MIB for left in free)
+            self.plan = arithmetic.plan(self.start_options, free)
+            await self._allocate(self.plan.buffers)
+        except LoadFailure as failure:
+            self.kill(f"exit status 1: {failure}")
+        else:
+            self.is_ready = True
+
+    async def _allocate(self, buffers: Sequence[Buffer]) -> None:
+        for buffer in buffers:
+            if buffer.kind == "model":
+                self._hold(buffer)
+        size = self.plan.gpu_weights_bytes + self.plan.cpu_weights_bytes
+        left_s = size / MIB / self._book.machine.speeds.load_mib_per_s
+        while left_s > 0:  # llama.cpp prints a dot now and then: Ollama watches for activity
+            await asyncio.sleep(min(0.5, left_s))
+            left_s -= 0.5
+            self.active_at_s = asyncio.get_running_loop().time()
+        for buffer in buffers:
+            if buffer.kind != "model":
+                self._hold(buffer)
+
+    def _hold(self, buffer: Buffer) -> None:
+        if not self._book.hold(self.who, self.model.name, self.devices[buffer.device], buffer.size_bytes):
+            raise LoadFailure(_oom_text(buffer))
+
+    async def _injected(self) -> None:
+        """A fault set for this model: "oom" and "corrupt" die at once, "hang" never gets ready."""
+        faults = self._book.machine.fail_load.items()
+        mode = next((mode for part, mode in faults if part in f"{self.model.blob} {self.model.name}"), None)
+        if mode == "oom":
+            raise LoadFailure(OOM)
+        if mode == "corrupt":
+            lost = "tensor 'blk.0.attn_q.weight' data is not within the file bounds, model is corrupted or incomplete"
+            raise LoadFailure(f"error loading model: {lost}")
+        if mode == "hang":
+            await asyncio.Event().wait()
+
+
+def _oom_text(buffer: Buffer) -> str:
+    """The end of the log as Ollama quotes it."""
+    name, size = f"CUDA{buffer.device}", buffer.size_bytes
+    if buffer.kind == "model":
+        return (
+            f"{OOM}\nalloc_tensor_range: failed to allocate {name} buffer of size {size}\n"
+            f"error loading model: unable to allocate {name} buffer"
+        )
+    return (
+        f"{OOM}\nggml_gallocr_reserve_n_impl: failed to allocate {name} buffer of size {size}\n"
+        "llama_init_from_model: failed to initialize the context: failed to allocate buffer for kv cache"
+    )
+
+
+def command_line(runner: Runner, settings: ServerSettings) -> str:
+    """How Ollama started it, as its log says."""
+    start, launch = runner.start_options, runner.launch
+    words = ["llama-server", "--model", runner.model.name]
+    words += ["-c", str(start.num_ctx * start.num_parallel), "-np", str(start.num_parallel)]
+    if runner.model.projector_bytes:
+        words += ["--mmproj", runner.model.name] + ([] if start.has_projector else ["--no-mmproj-offload"])
+    if settings.kv_type != "f16":
+        words += ["--cache-type-k", settings.kv_type, "--cache-type-v", settings.kv_type]
+    words += ["--flash-attn", settings.flash_attention if start.flash_attention else "off"]
+    words += ["-b", str(launch.num_batch), "-ub", str(launch.num_batch)]
+    words += ["-ngl", str(launch.num_gpu)] if launch.num_gpu >= 0 else []
+    words += ["--split-mode", "none", "--main-gpu", "0"] if start.is_single else []
+    return " ".join(words + (["--context-shift", "--keep", "4"] if launch.shift else []))

@@ -1,0 +1,142 @@
+"""Requests that are answered on the spot: what is taken, and that nothing is left behind on any way out."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from router.api.settings import EdgeSettings
+from router.http.client.pool import HttpRelay
+from tests.fakes import FakeDispatcher, RawClient, RunningEdge, request_bytes, running_edge, warm
+from tests.http.raw_upstream import Visit, answer, raw_upstream
+
+CHAT = '{"model":"llama3:8b","messages":[{"role":"user","content":"hi"}],"stream":false}'
+DONE = b'{"model":"llama3:8b","done":true,"prompt_eval_count":3,"eval_count":2}'
+
+
+@pytest.fixture(autouse=True)
+def _at_once(_way: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakeDispatcher, "takes_at_once", True)
+
+
+def tasks_of(running: RunningEdge) -> int:
+    return len(running.listener.tasks())
+
+
+async def test_a_usual_request_is_answered_without_a_task() -> None:
+    """The upstream holds its answer back: meanwhile no task stands for the request, and afterwards it is released."""
+    go = asyncio.Event()
+
+    async def script(visit: Visit) -> None:
+        await go.wait()
+        await answer(DONE)(visit)
+
+    async with raw_upstream(script) as upstream:
+        async with running_edge(FakeDispatcher(HttpRelay(upstream.url))) as running:
+            raw = await RawClient.to(running.port)
+            await raw.send(request_bytes("POST", "/api/chat", CHAT))
+            while not upstream.requests:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+            assert tasks_of(running) == 0
+            go.set()
+            reply = await raw.reply()
+            assert (reply.status, reply.body) == (200, DONE)
+            assert "x-request-id" in reply.headers
+            (released,) = running.dispatcher.released
+            assert (released.outcome, released.tokens_in, released.tokens_out) == ("completed", 3, 2)
+            raw.close()
+
+
+async def test_what_is_unusual_goes_the_long_way() -> None:
+    """A browser, a name of the client's own for the request, a large body: a task each."""
+    large = CHAT.replace('"hi"', '"' + "x" * (80 << 10) + '"')
+    cases: list[tuple[str, list[tuple[str, str]]]] = [
+        (CHAT, [("Origin", "http://localhost")]),
+        (CHAT, [("X-Request-Id", "mine")]),
+        (CHAT, [("X-Router-Strict", "true")]),
+        (large, []),
+    ]
+    seen: list[int] = []
+
+    async def script(visit: Visit) -> None:
+        seen.append(tasks_of(running))
+        await answer(DONE)(visit)
+
+    async with raw_upstream(script) as upstream:
+        async with running_edge(FakeDispatcher(HttpRelay(upstream.url))) as running:
+            raw = await RawClient.to(running.port)
+            for body, headers in cases:
+                assert (await raw.ask("POST", "/api/chat", body, headers)).status == 200
+            raw.close()
+    assert seen == [1] * len(cases)
+
+
+async def test_pipelined_requests_are_answered_in_their_order() -> None:
+    """Three in one write: three answers, the second not before the first."""
+
+    async def script(visit: Visit) -> None:
+        await answer(b'{"done":true,"n":%d}' % len(visit.upstream.requests))(visit)
+
+    async with raw_upstream(script) as upstream:
+        async with running_edge(FakeDispatcher(HttpRelay(upstream.url))) as running:
+            raw = await RawClient.to(running.port)
+            await raw.send(request_bytes("POST", "/api/chat", CHAT) * 3)
+            assert [(await raw.reply()).body[-2:] for _ in range(3)] == [b"1}", b"2}", b"3}"]
+            raw.close()
+
+
+@pytest.mark.parametrize(
+    "garbage", [b"", b"no http at all\r\n\r\n", b"HTTP/1.1 200 OK\r\ncontent-encoding: br\r\n\r\nx"]
+)
+async def test_an_upstream_that_breaks_off_gives_one_clean_error(garbage: bytes) -> None:
+    """502 with the reason; the place is free again, and the connection serves the next request."""
+
+    async def script(visit: Visit) -> None:
+        if len(visit.upstream.requests) == 1:
+            await visit.say(garbage)
+            visit.writer.close()
+        else:
+            await answer(DONE)(visit)
+
+    async with raw_upstream(script) as upstream:
+        async with running_edge(FakeDispatcher(HttpRelay(upstream.url))) as running:
+            raw = await RawClient.to(running.port)
+            assert (await raw.ask("POST", "/api/chat", CHAT)).status == 502
+            assert (await raw.ask("POST", "/api/chat", CHAT)).status == 200
+            assert tasks_of(running) == 0
+            raw.close()
+
+
+async def test_a_client_that_leaves_as_its_stream_begins_leaves_nothing_behind() -> None:
+    """The task that would send the stream is cancelled before its first step: the place is given back all the same."""
+
+    async def script(visit: Visit) -> None:
+        await visit.say(b"HTTP/1.1 200 OK\r\ncontent-type: application/x-ndjson\r\ntransfer-encoding: chunked\r\n\r\n")
+        visit.upstream.gone_at.append(await visit.gone())
+
+    async with raw_upstream(script) as upstream:
+        async with running_edge(FakeDispatcher(HttpRelay(upstream.url))) as running:
+            for _ in range(50):
+                assert isinstance(running.dispatcher.relay, HttpRelay)
+                await warm(running.dispatcher.relay, 1)
+                raw = await RawClient.to(running.port)
+                await raw.send(request_bytes("POST", "/api/chat", CHAT.replace("false", "true")))
+                await asyncio.sleep(0)
+                raw.reset()
+            async with asyncio.timeout(3):
+                while len(running.dispatcher.released) < len(running.dispatcher.calls):  # noqa: ASYNC110
+                    await asyncio.sleep(0.005)
+                while running.listener.open_connections:  # noqa: ASYNC110
+                    await asyncio.sleep(0.005)
+            assert tasks_of(running) == 0
+
+
+async def test_a_body_over_a_small_limit_is_refused_all_the_same() -> None:
+    """413 although it would be small enough to be taken."""
+    async with raw_upstream(answer(DONE)) as upstream:
+        async with running_edge(FakeDispatcher(HttpRelay(upstream.url)), EdgeSettings(body_bytes=50)) as running:
+            raw = await RawClient.to(running.port)
+            assert (await raw.ask("POST", "/api/chat", CHAT)).status == 413
+            assert upstream.requests == []
+            raw.close()

@@ -1,0 +1,109 @@
+"""Nothing of a request waits for the collector: its long pauses are put off, so what it has to find would pile up."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections import Counter
+
+import pytest
+
+from router.http.client.pool import HttpRelay
+from tests.fakes import FakeDispatcher, RawClient, request_bytes, running_edge, warm
+from tests.http.raw_upstream import STREAM_HEAD, Script, Visit, answer, chunk, raw_upstream
+
+OURS = (
+    "Protocol",
+    "Cycle",
+    "Head",
+    "Exchange",
+    "Sender",
+    "Call",
+    "Answer",
+    "Wire",
+    "Response",
+    "Task",
+    "Error",
+    "Sent",
+)
+CHAT = '{"model":"m","messages":[{"role":"user","content":"x"}],"stream":true}'
+
+
+async def stream(visit: Visit) -> None:
+    await visit.say(STREAM_HEAD + chunk(b'{"done":false}\n'))
+    await asyncio.sleep(0.002)
+    await visit.say(chunk(b'{"done":true}\n') + b"0\r\n\r\n")
+
+
+async def silence(visit: Visit) -> None:
+    await visit.gone()
+
+
+async def endless(visit: Visit) -> None:
+    await visit.say(STREAM_HEAD + chunk(b'{"done":false}\n'))
+    await visit.gone()
+
+
+async def cut(visit: Visit) -> None:
+    visit.writer.close()
+
+
+async def cut_in_mid_stream(visit: Visit) -> None:
+    await visit.say(STREAM_HEAD + chunk(b'{"done":false}\n'))
+    visit.writer.close()
+
+
+def ours() -> Counter[str]:
+    names = (type(found).__name__ for found in gc.get_objects())
+    return Counter(name for name in names if name.endswith(OURS) and not name.startswith("StreamReader"))
+
+
+@pytest.mark.parametrize(
+    ("script", "leaves"),
+    [
+        (answer(b'{"done":true}'), False),
+        (stream, False),
+        (silence, True),
+        (endless, True),
+        (cut, False),
+        (cut_in_mid_stream, False),
+    ],
+    ids=["whole", "stream", "left-before", "left-in-mid-stream", "cut", "cut-in-mid-stream"],
+)
+async def test_a_request_and_its_connection_leave_no_reference_cycle(script: Script, leaves: bool) -> None:
+    """Ten requests on connections of their own, with the collector off: afterwards none of their objects is left."""
+    async with raw_upstream(script) as upstream, running_edge(FakeDispatcher(HttpRelay(upstream.url))) as running:
+        relay = running.dispatcher.relay
+        assert isinstance(relay, HttpRelay)
+
+        async def one() -> None:
+            if FakeDispatcher.takes_at_once and not relay.idle_connections:
+                await warm(relay, 1)
+            raw = await RawClient.to(running.port)
+            await raw.send(request_bytes("POST", "/api/chat", CHAT))
+            if not leaves:
+                await raw.reply()
+            elif script is endless:
+                await raw.head()
+            else:
+                await asyncio.sleep(0.01)
+            raw.close()
+
+        def forget() -> None:
+            for kept in (running.dispatcher.calls, running.dispatcher.released, upstream.requests):
+                kept.clear()
+
+        await one()
+        await asyncio.sleep(0.05)
+        forget()
+        gc.collect()
+        gc.disable()
+        try:
+            before = ours()
+            for _ in range(10):
+                await one()
+            await asyncio.sleep(0.1)
+            forget()
+            assert {name: more for name, more in (ours() - before).items() if more >= 5} == {}
+        finally:
+            gc.enable()

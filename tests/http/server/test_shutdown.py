@@ -1,0 +1,107 @@
+"""Drain and stop: what is under way ends well, or is told why not; nothing new is taken."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from router.http.client.pool import HttpRelay
+from tests.fakes import FakeDispatcher, RawClient, client, request_bytes, running_edge
+from tests.http.raw_upstream import STREAM_HEAD, Visit, answer, chunk, raw_upstream
+
+CHAT = '{"model":"m","messages":[{"role":"user","content":"x"}]}'
+
+
+async def test_streams_that_end_in_time_end_normally_d1() -> None:
+    """50 streams, a drain in the middle: none is cut, no new connection is accepted, `/readyz` says draining."""
+
+    async def script(visit: Visit) -> None:
+        await visit.say(STREAM_HEAD + chunk(b'{"done":false}\n'))
+        await asyncio.sleep(0.2)
+        await visit.say(chunk(b'{"done":true}\n') + b"0\r\n\r\n")
+
+    async with raw_upstream(script) as upstream:
+        async with running_edge(FakeDispatcher(HttpRelay(upstream.url))) as running:
+            async with client(running.port) as raw:
+                running.edge.drain()
+                reply = await raw.ask("GET", "/readyz")
+                assert (reply.status, reply.json()["draining"]) == (503, True)
+                port = running.port
+                clients = [await RawClient.to(port) for _ in range(50)]
+                for each in clients:
+                    await each.send(request_bytes("POST", "/api/chat", CHAT))
+                replies = [asyncio.create_task(each.reply()) for each in clients]
+                await asyncio.sleep(0.1)
+                await running.listener.stop(grace_s=5)
+                for task in replies:
+                    reply = await task
+                    assert reply.body == b'{"done":false}\n{"done":true}\n'
+                    assert not reply.is_cut
+                with pytest.raises(OSError, match=r".*"):
+                    await RawClient.to(port)
+                assert await raw.is_closed()
+                for each in clients:
+                    each.close()
+
+
+@pytest.mark.parametrize("target", ["/api/chat", "/v1/chat/completions"])
+async def test_a_stream_that_outlives_the_grace_ends_with_an_error_d2(target: str) -> None:
+    """A well-formed error line or event and a proper end of the body, soon; the upstream is cancelled."""
+    is_sse = target.startswith("/v1")
+    first = b'data: {"n":1}\n\n' if is_sse else b'{"done":false}\n'
+
+    async def script(visit: Visit) -> None:
+        head = STREAM_HEAD.replace(b"application/x-ndjson", b"text/event-stream") if is_sse else STREAM_HEAD
+        await visit.say(head + chunk(first))
+        visit.upstream.gone_at.append(await visit.gone())
+
+    async with raw_upstream(script) as upstream:
+        async with running_edge(FakeDispatcher(HttpRelay(upstream.url))) as running, client(running.port) as raw:
+            await raw.send(request_bytes("POST", target, CHAT[:-1] + ',"stream":true}'))
+            task = asyncio.create_task(raw.reply())
+            await asyncio.sleep(0.05)
+            started_at = asyncio.get_running_loop().time()
+            await running.listener.stop(grace_s=0.1)
+            assert asyncio.get_running_loop().time() - started_at < 2.0
+            reply = await task
+            assert not reply.is_cut
+            assert reply.body.startswith(first)
+            assert b"the router is shutting down" in reply.body[len(first) :]
+            assert running.dispatcher.log == ["shutdown"]
+            assert running.dispatcher.released[0].error == "the router is shutting down"
+            await asyncio.sleep(0.02)
+            assert upstream.gone_at
+
+
+async def test_a_request_without_an_answer_yet_gets_503_d2() -> None:
+    """What waits for its first byte when the grace ends is told to come back."""
+
+    async def script(visit: Visit) -> None:
+        await visit.gone()
+
+    async with raw_upstream(script) as upstream:
+        async with running_edge(FakeDispatcher(HttpRelay(upstream.url))) as running, client(running.port) as raw:
+            await raw.send(request_bytes("POST", "/api/chat", CHAT))
+            await asyncio.sleep(0.05)
+            await running.listener.stop(grace_s=0.05)
+            reply = await raw.reply()
+            assert (reply.status, "shutting down" in reply.json()["error"]) == (503, True)
+            assert reply.headers["retry-after"] == "1"
+
+
+async def test_an_answer_during_a_drain_closes_its_connection_d1() -> None:
+    """Keep-alive ends with the request that was under way."""
+
+    async def script(visit: Visit) -> None:
+        await asyncio.sleep(0.1)
+        await answer(b'{"done":true}')(visit)
+
+    async with raw_upstream(script) as upstream:
+        async with running_edge(FakeDispatcher(HttpRelay(upstream.url))) as running, client(running.port) as raw:
+            await raw.send(request_bytes("POST", "/api/chat", CHAT))
+            await asyncio.sleep(0.03)
+            stopping = asyncio.create_task(running.listener.stop(grace_s=2))
+            reply = await raw.reply()
+            assert (reply.status, reply.headers["connection"]) == (200, "close")
+            await stopping

@@ -1,0 +1,236 @@
+"""Heads that come again: known only where a parser would read the very same, whatever was changed in them."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import httptools
+import pytest
+
+from router.errors import UpstreamError
+from router.http.client.pool import HttpRelay
+from router.http.client.response import UpstreamRequest
+from router.http.repeats import LONGEST_BYTES, MOST_KNOWN, Repeat, Repeats
+from tests.http.raw_upstream import Visit, raw_upstream
+
+ANSWER = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: application/json; charset=utf-8\r\n"
+    b"Date: Tue, 24 Nov 2026 18:00:00 GMT\r\nContent-Length: 12\r\n\r\n"
+)
+REQUEST = b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: 12\r\nAccept: */*\r\n\r\n"
+BODY = b'{"done":true'
+
+
+class Read:
+    """What httptools reads in one message, `whole` when it ended with the bytes."""
+
+    def __init__(self, data: bytes, *, is_answer: bool) -> None:
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.first = b""
+        self.body = b""
+        self.ends = 0
+        parser = httptools.HttpResponseParser(self) if is_answer else httptools.HttpRequestParser(self)
+        try:
+            parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            self.ends = -1
+
+    def on_url(self, url: bytes) -> None:
+        self.first += url
+
+    def on_status(self, status: bytes) -> None:
+        self.first += status
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name.lower(), value))
+
+    def on_body(self, body: bytes) -> None:
+        self.body += body
+
+    def on_message_complete(self) -> None:
+        self.ends += 1
+
+    def constant(self) -> list[tuple[bytes, bytes]]:
+        return [pair for pair in self.headers if pair[0] not in (b"date", b"content-length")]
+
+
+def learn(head: bytes, body: bytes = BODY, *, is_dated: bool = False) -> Repeat[str] | None:
+    noted = dict(Read(head + body, is_answer=head.startswith(b"HTTP")).headers)
+    return Repeats[str](is_dated=is_dated).of(head + body, noted, len(body), "it")
+
+
+@pytest.mark.parametrize("head", [ANSWER, REQUEST])
+def test_the_same_head_is_known_whatever_the_length_and_the_date(head: bytes) -> None:
+    known = learn(head, is_dated=True)
+    assert known is not None and known.says == "it"
+    assert known.read(head + BODY) == (b"12", BODY)
+    longer = head.replace(b": 12\r", b": 1001\r").replace(b"24 Nov 2026 18:00:00", b"25 Dec 2027 23:59:59")
+    assert known.read(longer + b"x" * 1001) == (b"1001", b"x" * 1001)
+
+
+def test_a_date_may_differ_only_where_nobody_reads_it() -> None:
+    known = learn(ANSWER)
+    assert known is not None
+    assert known.read(ANSWER + BODY) == (b"12", BODY)
+    assert known.read(ANSWER.replace(b":00 GMT", b":01 GMT") + BODY) is None
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        REQUEST + BODY[:-1],
+        REQUEST + BODY + b"x",
+        REQUEST,
+        REQUEST[:40],
+        b"\r\n" + REQUEST + BODY,
+        REQUEST.replace(b"12", b"+12") + BODY,
+        REQUEST.replace(b"12", b"1 2") + BODY,
+        REQUEST.replace(b"12", b"") + BODY,
+        REQUEST.replace(b"12", b"000000012") + BODY,
+        REQUEST.replace(b"12", b"\xb2\xb2") + BODY,
+        REQUEST.replace(b": 12", b":12") + BODY,
+        REQUEST.replace(b"localhost", b"localhose") + BODY,
+        REQUEST.replace(b"12\r\n", b"12\r\nTransfer-Encoding: chunked\r\n") + BODY,
+        REQUEST.replace(b"12\r\n", b"12\r\nContent-Length: 12\r\n") + BODY,
+        REQUEST.replace(b"12\r\n", b"12\n") + BODY,
+        REQUEST.replace(b"*/*\r\n", b"*/*\r\nX: y\r\n") + BODY,
+    ],
+)
+def test_what_is_not_whole_and_alone_with_that_head_is_left_to_the_parser(data: bytes) -> None:
+    known = learn(REQUEST)
+    assert known is not None
+    assert known.read(data) is None
+
+
+@pytest.mark.parametrize(
+    ("head", "body"),
+    [
+        (REQUEST.replace(b"Content-Length: 12", b"X: y"), b""),
+        (REQUEST.replace(b": 12", b": 13"), BODY),
+        (REQUEST.replace(b"Accept", b"X-Content-Length"), BODY),
+        (b"\r\n\r\n" + REQUEST, BODY),
+        (REQUEST.replace(b"*/*", b"a" * LONGEST_BYTES), BODY),
+        (ANSWER.replace(b"Content-Type: application/json; charset=utf-8", b"Date: today"), BODY),
+    ],
+    ids=["no-length", "another-length", "length-twice", "empty-lines-before", "long", "two-dates"],
+)
+def test_a_head_with_doubts_is_not_learnt(head: bytes, body: bytes) -> None:
+    assert learn(head, body, is_dated=True) is None
+
+
+def test_two_messages_in_one_read_are_not_taken_for_one_with_a_longer_head() -> None:
+    """The first body plays the rest of a head: had it been learnt, a later body could hide a request."""
+    tail = b"x\r\nHost: a\r\n\r\n"
+    first = b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(tail) + tail
+    data = first + b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+    for claimed in range(len(data)):
+        assert Repeats[str]().of(data, {b"content-length": b"%d" % len(tail)}, claimed, "it") is None
+
+
+def test_whatever_is_known_reads_as_a_parser_reads_it() -> None:
+    """20,000 mutated messages: what is known is whole for httptools too, with the same headers and the same body."""
+    rng = random.Random(5)
+    bits = [b"\r\n", b"\n", b"\r", b" ", b"0", b"1", b"9", b":", b"\x00", b"Date: ", b"Content-Length: 1\r\n", b"GMT"]
+    hits = 0
+    for number in range(20_000):
+        head, is_answer = ((ANSWER, True), (REQUEST, False))[number % 2]
+        known = learn(head, is_dated=is_answer)
+        assert known is not None
+        body = bytes(rng.choices(b'{"a":1}\r\n', k=rng.choice((1, 9, 12, 120))))
+        data = bytearray(head.replace(b": 12", b": %d" % len(body)) + body)
+        for _ in range(rng.randrange(3)):
+            at = rng.randrange(len(data))
+            data[at : at + rng.randrange(3)] = rng.choice(bits)
+        found = known.read(bytes(data))
+        if found is None:
+            continue
+        hits += 1
+        read, first = Read(bytes(data), is_answer=is_answer), Read(head + BODY, is_answer=is_answer)
+        assert (read.ends, read.body, read.first) == (1, found[1], first.first), bytes(data)
+        assert read.constant() == first.constant()
+        assert int(found[0]) == int(dict(read.headers)[b"content-length"])
+    assert hits > 5000
+
+
+def test_so_many_heads_are_kept_and_no_more() -> None:
+    repeats = Repeats[int]()
+    heads = [REQUEST.replace(b"*/*", b"%d" % number) for number in range(MOST_KNOWN + 1)]
+    noted = {b"content-length": b"12"}
+    kept = [repeats.of(head + BODY, noted, 12, number) for number, head in enumerate(heads)]
+    assert repeats.of(heads[-1] + BODY, noted, 12, -1) is kept[-1]
+    again = repeats.of(heads[0] + BODY, noted, 12, -1)
+    assert again is not None and again.says == -1
+
+
+async def test_mutated_answers_are_read_as_on_a_connection_of_their_own() -> None:
+    """200 answers, each behind a well-formed one and alone: the same head and body, or an error both times."""
+    rng = random.Random(9)
+    bits = [b"\r\n", b"\n", b" ", b"0", b"7", b":", b"\x00", b"Content-Length: 9\r\n", b"\r\n\r\n", b"GMT", b"1xx"]
+    mutated = b""
+
+    async def script(visit: Visit) -> None:
+        await visit.say(ANSWER + BODY if visit.target == b"/first" else mutated)
+
+    async def ask(relay: HttpRelay, target: bytes) -> tuple[object, ...]:
+        try:
+            response = await relay.open(UpstreamRequest(b"POST", target, body=b"{}"))
+            body = b""
+            while part := await response.read():
+                body += part
+        except UpstreamError:
+            return ("error",)
+        return response.status, [pair for pair in response.headers if pair[0] != b"date"], body
+
+    async def compare() -> None:
+        relay = HttpRelay(upstream.url, first_byte_timeout_s=0.05, idle_timeout_s=0.05)
+        alone = await ask(relay, b"/mutated")
+        if relay.idle_connections == 0:
+            await ask(relay, b"/first")
+        await ask(relay, b"/first")
+        connections = upstream.connections
+        assert await ask(relay, b"/mutated") == alone, mutated
+        assert upstream.connections == connections  # it was the connection that had seen the first
+        assert (await ask(relay, b"/first"))[2] == BODY
+        await relay.aclose()
+
+    async with raw_upstream(script) as upstream:
+        for _ in range(200):
+            body = bytes(rng.choices(b'{"a":1}\r\n', k=rng.choice((1, 9, 12, 120))))
+            data = bytearray(ANSWER.replace(b": 12", b": %d" % len(body)) + body)
+            for _ in range(rng.randrange(3)):
+                at = rng.randrange(len(data))
+                data[at : at + rng.randrange(3)] = rng.choice(bits)
+            mutated = bytes(data)
+            async with asyncio.timeout(5):
+                await compare()
+
+
+@pytest.mark.parametrize(
+    ("method", "head"),
+    [
+        (b"POST", b"HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n"),
+        (b"POST", b"HTTP/1.1 304 Not Modified\r\nContent-Length: 0\r\n\r\n"),
+        (b"HEAD", b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"),
+    ],
+)
+async def test_an_answer_that_has_no_body_is_never_given_one_by_a_head_that_is_known(
+    method: bytes, head: bytes
+) -> None:
+    """The head is seen first with no body, where one may be; then with bytes behind it, where none may be."""
+    sent = head
+
+    async def script(visit: Visit) -> None:
+        await visit.say(sent)
+
+    async with raw_upstream(script) as upstream:
+        relay = HttpRelay(upstream.url)
+        for _ in range(2):
+            response = await relay.open(UpstreamRequest(b"POST", b"/", body=b"{}"))
+            assert await response.read() == b""
+        sent = head.replace(b": 0", b": 5") + b"HELLO"
+        response = await relay.open(UpstreamRequest(method, b"/", body=b"{}"))
+        assert await response.read() == b""
+        await asyncio.sleep(0.01)
+        assert relay.idle_connections == 0
+        await relay.aclose()

@@ -1,0 +1,94 @@
+"""Go templates, tokens and stops: what a prompt becomes, and where an answer ends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ollama_simulator.api.inference import _Stream
+from ollama_simulator.api.parsers import ThinkingParser, ToolParser, thinking_tags, tool_tag
+from ollama_simulator.api.prompt import chat_prompt, collate
+from ollama_simulator.models import tokens
+from ollama_simulator.models.library import tiny_library
+from ollama_simulator.models.template import Template, TemplateError
+
+CASES: list[tuple[str, dict[str, Any], str]] = [
+    ("a{{ .X }}b", {"X": 1}, "a1b"),
+    ("a {{- .X -}} b", {"X": "x"}, "axb"),
+    ("{{ if .A }}1{{ else if .B }}2{{ else }}3{{ end }}", {"A": "", "B": True}, "2"),
+    ("{{ range .L }}[{{ . }}]{{ else }}none{{ end }}", {"L": [1, 2]}, "[1][2]"),
+    ("{{ range $i, $m := .L }}{{ $i }}{{ $m }}{{ end }}", {"L": ["a", "b"]}, "0a1b"),
+    ('{{ $last := "" }}{{ range .L }}{{ $last = . }}{{ end }}{{ $last }}', {"L": ["a", "b"]}, "b"),
+    ("{{ if and .A (not .B) }}yes{{ end }}", {"A": 1, "B": 0}, "yes"),
+    ('{{ if eq .R "tool" "user" }}yes{{ end }}', {"R": "user"}, "yes"),
+    ("{{ with .A }}{{ .B }}{{ end }}", {"A": {"B": "x"}}, "x"),
+    ("{{ len .L }} {{ index .L 1 }} {{ slice .L 1 }}", {"L": ["a", "b"]}, "2 b [b]"),
+    ("{{ json .A }}{{/* nothing */}}", {"A": {"x": [1]}}, '{"x":[1]}'),
+    ("{{ range .L }}{{ $.X }}{{ .Y }}{{ end }}", {"L": [{"Y": 1}], "X": "x"}, "x1"),
+]
+
+
+@pytest.mark.parametrize(("text", "values", "shown"), CASES)
+def test_a_template_renders_as_go_does(text: str, values: dict[str, Any], shown: str) -> None:
+    """The actions that chat templates use."""
+    assert Template.parse(text).render(values) == shown
+
+
+def test_an_open_action_fails_with_go_s_words() -> None:
+    """As `/api/generate` with a broken `template` says it."""
+    with pytest.raises(TemplateError, match="template: :1: unclosed action"):
+        Template.parse("{{ .Broken")
+
+
+def test_neighbours_of_one_role_are_merged() -> None:
+    """But tool results stay apart."""
+    messages = [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]
+    results = [{"role": "tool", "content": "1"}, {"role": "tool", "content": "2"}]
+    assert [message["content"] for message in collate([*messages, *results])[1]] == ["a\n\nb", "1", "2"]
+
+
+def test_old_messages_go_first_and_system_messages_stay() -> None:
+    """A history that is longer than the context keeps its system text and its end."""
+    model = tiny_library().find("tiny-plain")
+    assert model is not None
+    history = [{"role": "system", "content": "S"}, {"role": "user", "content": "x" * 200}]
+    history += [{"role": "assistant", "content": "y"}, {"role": "user", "content": "hi"}]
+    prompt = chat_prompt(model, history, (), None, 64, True)
+    assert "x" not in prompt
+    assert prompt.endswith("<|system|>S<|end|><|assistant|>y<|end|><|user|>hi<|end|><|assistant|>")
+
+
+def test_the_scripted_vocabulary_counts_as_llama_cpp_does() -> None:
+    """Special pieces, merges and bytes: the ids that a real server gave as `context`."""
+    model = tiny_library().find("tiny-plain")
+    assert model is not None
+    ids = tokens.encode(model.weights, "<|user|>Why?<|end|><|assistant|>Hello! I am é")
+    assert ids == [355, 314, 331, 348, 290, 357, 356, 299, 328, 335, 335, 338, 260, 259, 300, 365, 259, 198, 172]
+    assert tokens.decode(model.weights, ids[1:5]) == "Why?"
+
+
+def test_a_stop_sequence_is_cut_and_its_start_is_held_back() -> None:
+    """Nothing of it is ever sent."""
+    stream = _Stream(["stop now"])
+    assert [stream.add(text) for text in ("a st", "op n", "o", "x")] == ["a ", "", "", "stop nox"]
+    assert not stream.is_stopped
+    assert [stream.add(text) for text in ("b stop", " now c")] == ["b ", ""]
+    assert stream.is_stopped
+
+
+def test_thoughts_are_split_from_the_answer() -> None:
+    """Tags may come in pieces; blanks around them are eaten."""
+    template = "{{ range .Messages }}{{ if .Thinking }}\n<think>\n{{ .Thinking }}\n</think>\n{{ end }}{{ end }}"
+    parser = ThinkingParser(*thinking_tags(template))
+    parts = [parser.add(text) for text in ("<thi", "nk>", " hm", "m</th", "ink>", "\n\nyes")]
+    assert ("".join(part[0] for part in parts), "".join(part[1] for part in parts)) == ("hmm", "yes")
+
+
+def test_calls_of_known_tools_are_found() -> None:
+    """Text before the tag is content."""
+    template = "{{ range .ToolCalls }}<tool_call>\n{{ .Function.Name }}</tool_call>{{ end }}"
+    parser = ToolParser(tool_tag(template), [{"function": {"name": "f"}}])
+    found = [parser.add(text) for text in ("hi <tool", '_call>{"name":"f",', '"arguments":{"a":1}}', "</tool_call>")]
+    assert "".join(content for _, content in found) == "hi "
+    assert [call for calls, _ in found for call in calls] == [{"index": 0, "name": "f", "arguments": {"a": 1}}]

@@ -1,0 +1,69 @@
+"""The virtual clock: jumps over waiting, never over work."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+
+import pytest
+
+from ollama_simulator.clock import run_virtual
+
+
+def test_sleeping_takes_no_time() -> None:
+    """A day of timers in order, at their very moments."""
+
+    async def scenario() -> list[float]:
+        loop, seen = asyncio.get_running_loop(), []
+        for delay_s in (86400.0, 0.25, 3600.0):
+            loop.call_later(delay_s, lambda: seen.append(loop.time()))
+        await asyncio.sleep(90000)
+        return seen
+
+    assert run_virtual(scenario()) == pytest.approx([0.25, 3600.0, 86400.0])
+
+
+def test_bytes_through_loopback_arrive_before_time_moves() -> None:
+    """An answer that is under way is read before the deadline around it ends."""
+
+    async def scenario() -> tuple[bytes, float]:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readline()
+            await asyncio.sleep(100)
+            writer.write(b"done")
+            writer.close()
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname()[:2])
+        writer.write(b"go\n")
+        answer = await asyncio.wait_for(reader.read(), 101)
+        writer.close()
+        server.close()
+        return answer, asyncio.get_running_loop().time()
+
+    answer, took_s = run_virtual(scenario())
+    assert answer == b"done"
+    assert 100 <= took_s < 101
+
+
+def test_time_does_not_jump_while_a_thread_works() -> None:
+    """A far deadline around a short piece of work in a thread is not hit."""
+
+    async def scenario() -> float:
+        await asyncio.wait_for(asyncio.to_thread(time.sleep, 0.02), 10)
+        return asyncio.get_running_loop().time()
+
+    assert run_virtual(scenario()) < 5
+
+
+def test_deadline_ends_a_thread_that_hangs() -> None:
+    """While a thread works time flows as it does outside, so its deadline still comes."""
+    done = threading.Event()
+
+    async def scenario() -> None:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(asyncio.to_thread(done.wait), 0.05)
+        done.set()
+
+    run_virtual(scenario())

@@ -1,0 +1,99 @@
+"""Loads without a request: preload, kept models, and going up at idle time."""
+
+import asyncio
+
+from router.planning.stage import MIB
+from tests.routing.test_dispatch import BIG, CHAIN, MIDDLE, SMALL, hello, play, residents
+
+
+def test_preloaded_model_is_there_before_the_first_request():
+    """`preload:` loads at start; the first request finds it."""
+
+    async def story(one):
+        await asyncio.sleep(8)
+        assert residents(one) == [SMALL]
+        assert (await one.ask(hello(SMALL))).took_s < 1
+
+    play(story, {"defaults.auto_chains": "off", "defaults.preload": [SMALL]})
+
+
+def test_preload_of_a_chain_loads_its_first_variant_that_fits():
+    """A chain may say `preload: true` itself."""
+
+    async def story(one):
+        await asyncio.sleep(10)
+        assert residents(one) == [MIDDLE]
+
+    chain = {"variants": ["llama3.3:70b-instruct-q4_K_M", MIDDLE, SMALL], "preload": True}
+    play(story, {"chains": {"team/big:latest": chain}})
+
+
+def test_preloaded_models_come_back_after_a_restart_of_ollama():
+    """What was wanted is wanted again."""
+
+    async def story(one):
+        await asyncio.sleep(8)
+        port = int(one.sim.url.rsplit(":", 1)[1])
+        await one.sim.stop()
+        await asyncio.sleep(5)
+        await one.sim.start(port=port)
+        await asyncio.sleep(15)
+        assert residents(one) == [SMALL]
+
+    play(story, {"defaults.auto_chains": "off", "defaults.preload": [SMALL]})
+
+
+def test_kept_embedder_stays_while_chat_models_change():
+    """Its eviction costs more than its bytes: others go before it."""
+
+    async def story(one):
+        embed = {"model": "nomic-embed-text:v1.5", "input": "hi"}
+        await one.ask(embed, "/api/embed")
+        for name in ("qwen3:14b", MIDDLE, "qwen3:14b", MIDDLE):
+            assert (await one.ask(hello(name, options={"num_ctx": 32768}))).status == 200
+            assert (await one.ask(embed, "/api/embed")).status == 200
+        assert (one.loads.count("nomic-embed-text:v1.5"), len(one.loads)) == (1, 5)
+
+    play(story, {"defaults.auto_chains": "off", "defaults.keep": ["nomic-embed-text:v1.5"]})
+
+
+def test_idle_upgrade_goes_up_without_a_request_once_memory_is_back():
+    """`upgrade: idle`: after another program has gone the bigger variant is loaded in the background."""
+
+    async def story(one):
+        one.sim.cards.set_foreign(0, 12000 * MIB)
+        await one.router.router.world.refresh_fresh()
+        assert (await one.ask(hello(BIG))).served == MIDDLE
+        one.sim.cards.set_foreign(0, 0)
+        await asyncio.sleep(200)
+        assert residents(one) == [BIG]
+
+    play(story, {**CHAIN, "defaults.upgrade": "idle"})
+
+
+def test_upgrade_never_stays_down():
+    """`upgrade: never` keeps what is loaded as long as it serves."""
+
+    async def story(one):
+        one.sim.cards.set_foreign(0, 12000 * MIB)
+        await one.router.router.world.refresh_fresh()
+        await one.ask(hello(BIG))
+        one.sim.cards.set_foreign(0, 0)
+        await asyncio.sleep(120)
+        assert (await one.ask(hello(BIG))).served == MIDDLE
+
+    play(story, {**CHAIN, "defaults.upgrade": "never"})
+
+
+def test_h6_free_memory_that_swings_around_a_threshold_causes_at_most_two_switches():
+    """Five minutes of another program that comes and goes: one way down, and no way up in between."""
+
+    async def story(one):
+        for turn in range(30):
+            one.sim.cards.set_foreign(0, (3500 if turn % 2 else 0) * MIB)
+            await asyncio.sleep(5)
+            assert (await one.ask(hello(BIG, options={"num_ctx": 8192}))).status == 200
+            await asyncio.sleep(5)
+        assert len(one.loads) <= 3
+
+    play(story, CHAIN)
