@@ -18,9 +18,9 @@ from pathlib import Path
 from statistics import median
 from unittest.mock import patch
 
-from fit_data import MIB, Recordings, Row, cards_of, is_whole, options_of
 from fit_truth import print_truth
 
+from ollama_simulator.recorded.plans import MIB, Recordings, Row, cards_of, is_whole, options_of
 from router.core.learning.residuals import Learned, Observation
 from router.core.memory import placement, shape
 from router.core.memory.architectures import UNKNOWN

@@ -15,8 +15,7 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter
 
-from fit_data import Recordings
-
+from ollama_simulator.recorded.plans import Recordings
 from router.core.advice.advise import advise, examine
 from router.core.decision.chain import Chain, Variant
 from router.core.decision.policy import Rules, choose
@@ -28,8 +27,8 @@ from router.core.memory.placement import Card, max_num_ctx, place
 from router.core.ollama.names import key_of
 from router.core.ollama.runner import Gpu
 from router.core.payload.read import InferenceRequest
+from router.core.units import GIB
 
-GIB = 1 << 30
 RULES = Rules()
 CARDS = [Card(index, (8 + 10 * index) * GIB, 300 << 20) for index in range(8)]
 VARIANTS = (

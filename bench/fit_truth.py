@@ -11,8 +11,7 @@ import re
 from collections import defaultdict
 from statistics import median
 
-from fit_data import MIB, Recordings, Row
-
+from ollama_simulator.recorded.plans import MIB, Recordings, Row
 from router.core.memory.footprint import footprint
 from router.core.memory.options import RunOptions
 from router.core.ollama.model import ModelFacts

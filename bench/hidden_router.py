@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from router.core.units import MIB
+
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from ollama_simulator.clock import run_virtual
@@ -26,7 +28,6 @@ from ollama_simulator.machine.spec import CardSpec, Machine, Speeds
 from ollama_simulator.server import SimConfig
 from router.planning.stage import Stage, stage, table
 
-MIB = 1 << 20
 MODELS = (
     "llama3.1:8b", "qwen3:8b", "gemma3:12b", "mistral:7b", "qwen3:14b", "qwen2.5:14b", "gpt-oss:20b", "llama3.2:3b",
     "qwen3:32b", "gemma3:4b", "qwen3:4b", "llama3.1:8b-instruct-q8_0",

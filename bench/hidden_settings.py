@@ -17,8 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fit_data import MIB, Recordings
-
+from ollama_simulator.recorded.plans import MIB, Recordings
 from router.core.learning.residuals import Learned, Observation
 from router.core.memory.footprint import footprint
 from router.core.memory.options import RunOptions

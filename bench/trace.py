@@ -15,12 +15,14 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from router.core.units import MIB
+
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from ollama_simulator.clock import run_virtual
 from ollama_simulator.machine.spec import CardSpec, Machine, Speeds
 from ollama_simulator.server import SimConfig
-from router.planning.stage import MIB, Reply, Stage, mean, p95, stage, table
+from router.planning.stage import Reply, Stage, mean, p95, stage, table
 
 LADDER = (
     "llama3.3:70b-instruct-q4_K_M",

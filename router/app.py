@@ -38,6 +38,7 @@ from router.core.decision.policy import Rules
 from router.core.ollama.names import key_of
 from router.core.ollama.options import ServerSettings
 from router.core.ollama.runner import Gpu
+from router.core.units import MIB
 from router.http.client.pool import HttpRelay
 from router.http.server.connection import WireLimits
 from router.http.server.listener import Listener
@@ -47,8 +48,6 @@ from router.routing.directory import Directory
 from router.routing.dispatch import Dispatcher
 from router.routing.warmup import Warmup
 from router.telemetry import Gauges, Hook, MetricsHook, Noted, RecentDecisions, Telemetry, watch_loop_lag
-
-MIB = 1 << 20
 
 PROBE_TRIES, PROBE_PAUSE_S = 8, 0.25
 

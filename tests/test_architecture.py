@@ -20,6 +20,7 @@ ROUTER = {
     "router/core/learning": 4, "router/core/payload": 4,
     "router/core/decision": 5,
     "router/core/advice": 6,
+    "router/core/units": 0,
     "router/core": 0,  # its docstring, nothing else
     "router/adapters": 7, "router/config": 7, "router/http": 7, "router/telemetry": 7,
     "router/backend": 8,
@@ -49,8 +50,8 @@ LAYER = {**ROUTER, **SIMULATOR}
 ONLY = {
     "router/http": {"router/errors"},
     "ollama_simulator": {
-        "ollama_simulator", "router/errors", "router/core/go", "router/core/ollama", "router/core/memory",
-        "router/adapters/gpu/reading",
+        "ollama_simulator", "router/errors", "router/core/units", "router/core/go", "router/core/ollama",
+        "router/core/memory", "router/adapters/gpu/reading",
     },
 }  # fmt: skip
 MAY_IMPORT_THE_SIMULATOR = {"router/planning", "router/cli"}

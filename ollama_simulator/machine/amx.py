@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from router.core.ollama.model import Tensor
+from router.core.units import MIB
 
 # Bytes per block (as the kernels pack it: some types get a compensation of 2 or 4 bytes) and weights per block.
 BLOCKS = {"F16": (2, 1), "Q4_0": (18, 32), "Q4_1": (20, 32), "Q8_0": (38, 32), "Q4_K": (148, 256), "Q5_K": (180, 256)}
 BLOCKS |= {"Q6_K": (210, 256), "IQ4_XS": (138, 256)}
-MIB = 1 << 20
 
 
 def amx_bytes(tensors: Sequence[Tensor]) -> int:

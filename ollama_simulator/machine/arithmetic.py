@@ -9,8 +9,8 @@ from typing import Literal, Protocol
 from router.core.memory.projector import tower_bytes
 from router.core.memory.shape import shape_of
 from router.core.ollama.model import ModelFacts
+from router.core.units import MIB
 
-MIB = 1 << 20
 Kind = Literal["context", "model", "kv", "state", "compute", "projector"]
 
 

@@ -14,8 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ollama_simulator.machine.spec import MIB, Machine
+from ollama_simulator.machine.spec import Machine
 from router.core.ollama.runner import Gpu
+from router.core.units import MIB
 
 
 class Cards:

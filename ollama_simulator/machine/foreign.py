@@ -6,8 +6,7 @@ import asyncio
 from dataclasses import dataclass
 
 from ollama_simulator.machine.cards import Cards
-
-MIB = 1 << 20
+from router.core.units import MIB
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from ollama_simulator.machine.cards import Cards
+from router.core.units import MIB
 
-MIB = 1 << 20
 FIELDS = (
     ("DCGM_FI_DEV_FB_FREE", "Framebuffer memory free (in MiB)."),
     ("DCGM_FI_DEV_FB_USED", "Framebuffer memory used (in MiB)."),

@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-MIB = 1 << 20
-
 
 @dataclass(frozen=True, slots=True)
 class CardSpec:

@@ -14,8 +14,8 @@ from typing import Any
 from router.core.memory.options import RunOptions
 from router.core.memory.placement import Card
 from router.core.ollama.model import ModelFacts, Tensor
+from router.core.units import MIB
 
-MIB = 1 << 20
 Row = dict[str, str]
 
 

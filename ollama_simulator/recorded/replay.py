@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from ollama_simulator.clock import run_virtual
-from ollama_simulator.machine.arithmetic import MIB, Arithmetic, SimModel
+from ollama_simulator.machine.arithmetic import Arithmetic, SimModel
 from ollama_simulator.machine.cards import Cards
 from ollama_simulator.machine.spec import Machine
 from ollama_simulator.recorded.scenario import RecordedClient, is_sequential, settings_of, visible_cards
 from ollama_simulator.scheduler.engine import Engine
+from router.core.units import MIB
 
 DRAWS = 100
 SIZE_SLACK_BYTES = 16 * MIB

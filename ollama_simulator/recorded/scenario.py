@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any
 
-from ollama_simulator.machine.arithmetic import MIB, SimModel
+from ollama_simulator.machine.arithmetic import SimModel
 from ollama_simulator.scheduler.engine import Engine, EngineError
 from ollama_simulator.scheduler.lease import Lease
 from router.core.ollama.options import ServerSettings
 from router.core.ollama.runner import RunnerOptions
+from router.core.units import MIB
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _FORCED = re.compile(r"\[\[tokens=(\d+)\]\]")

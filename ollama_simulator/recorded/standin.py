@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from ollama_simulator.machine.arithmetic import MIB, Buffer, LoadFailure, RunnerPlan, RunnerStart, SimModel
+from ollama_simulator.machine.arithmetic import Buffer, LoadFailure, RunnerPlan, RunnerStart, SimModel
 from ollama_simulator.machine.fit import CPU, Layout, buffers_of, by_share, fit, layout_of
 from router.core.memory.weights import tensor_bytes
 from router.core.ollama.model import ModelFacts
+from router.core.units import MIB
 
 KV_BYTES = {
     "f32": 4.0,

@@ -7,12 +7,13 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from ollama_simulator.machine.arithmetic import MIB, Arithmetic, RunnerStart, SimModel
+from ollama_simulator.machine.arithmetic import Arithmetic, RunnerStart, SimModel
 from ollama_simulator.machine.cards import Cards
 from ollama_simulator.scheduler.runner import OOM, POLL_S, Runner, command_line
 from router.core.ollama.bookkeeping import Free
 from router.core.ollama.options import Launch, ServerSettings, clamped, next_lower_num_ctx, supports_flash_attention
 from router.core.ollama.scheduler import Preflight, preflight
+from router.core.units import MIB
 
 Events = Callable[[str, str, str], None]
 HEADROOM_BYTES = 1 << 30

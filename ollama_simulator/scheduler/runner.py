@@ -6,21 +6,15 @@ import asyncio
 from collections.abc import Sequence
 from itertools import count
 
-from ollama_simulator.machine.arithmetic import (
-    MIB,
-    Arithmetic,
-    Buffer,
-    LoadFailure,
-    RunnerPlan,
-    RunnerStart,
-    SimModel,
-)
+from ollama_simulator.machine.arithmetic import Arithmetic, Buffer, LoadFailure, RunnerPlan, RunnerStart, SimModel
 from ollama_simulator.machine.cards import Cards
 from router.core.ollama.bookkeeping import OllamaResident
 from router.core.ollama.options import Launch, ServerSettings
+from router.core.units import MIB
 
 POLL_S = 0.25
 """How often Ollama asks a starting runner for its health."""
+
 
 OOM = "cudaMalloc failed: out of memory"
 _ids = count(1)

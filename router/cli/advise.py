@@ -15,7 +15,6 @@ from rich.console import Console
 from router.cli.fit import (
     AS_JSON,
     FLASH,
-    GIB,
     GPU,
     IDLE,
     KV_TYPE,
@@ -32,6 +31,7 @@ from router.cli.fit import (
 from router.cli.question import DEFAULT_UPSTREAM, Settings, read_question
 from router.core.advice.advise import Advice, Hardware
 from router.core.advice.advise import advise as advise_on
+from router.core.units import GIB
 
 
 def advise(

@@ -25,10 +25,10 @@ from ollama_simulator.server import SimConfig, SimulatedOllama, running_simulato
 from router.app import Running, running
 from router.config import load_config
 from router.core.ollama.names import key_of
+from router.core.units import MIB
 from router.http.client.pool import HttpRelay
 from router.http.client.response import UpstreamRequest
 
-MIB = 1 << 20
 MODELS = (
     "llama3.3:70b-instruct-q4_K_M",
     "llama3.3:70b-instruct-q3_K_L",

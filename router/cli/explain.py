@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from router.cli.admin import DEFAULT, ask
+from router.core.units import GIB
 
-GIB = 1 << 30
 TITLES = ("", "variant", "num_ctx", "needs", "has", "verdict", "why")
 
 

@@ -16,8 +16,8 @@ from rich.table import Table
 
 from router.cli.question import DEFAULT_UPSTREAM, Settings, read_question
 from router.core.advice.examine import DeviceTerms, Fit, examine
+from router.core.units import GIB
 
-GIB = 1 << 30
 MODEL = Annotated[str, typer.Argument(help="An installed model, or a file with the JSON of /api/show (verbose).")]
 UPSTREAM = Annotated[str, typer.Option(envvar="OLLAMA_HOST", help="The Ollama to ask.")]
 GPU = Annotated[list[str], typer.Option("--gpu", help="Free memory of a card, MiB or 24GiB; once per card.")]

@@ -10,8 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from router.cli.admin import DEFAULT, ask
-
-GIB = 1 << 30
+from router.core.units import GIB
 
 
 def ps(

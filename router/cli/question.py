@@ -20,9 +20,9 @@ from router.core.ollama.model import ModelFacts
 from router.core.ollama.names import key_of
 from router.core.ollama.options import ServerSettings, automatic_num_ctx, clamped, merged
 from router.core.ollama.runner import Gpu, RunnerOptions
+from router.core.units import MIB
 from router.errors import BadRequest, ConfigError, ModelNotFound, ProbeError
 
-MIB = 1 << 20
 DEFAULT_UPSTREAM = "http://127.0.0.1:11434"
 DEFAULT_NUM_CTX = 32768  # the router's own `defaults.num_ctx`
 _UNITS = {"": 1, "m": 1, "mib": 1, "mb": 1, "g": 1024, "gib": 1024, "gb": 1024}

@@ -19,8 +19,6 @@ from router.config import load_config
 from router.http.client.pool import HttpRelay
 from router.http.client.response import UpstreamRequest
 
-MIB = 1 << 20
-
 
 @dataclass(frozen=True, slots=True)
 class Reply:

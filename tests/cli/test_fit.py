@@ -18,11 +18,11 @@ from router.cli import question
 from router.cli.fit import print_table
 from router.cli.main import app
 from router.core.ollama.runner import Gpu
+from router.core.units import GIB
 from router.errors import ConfigError, ProbeError, RouterError
 
 RECORDED = Recordings(Path(__file__).parent.parent / "data" / "fit")
 UPSTREAM = "http://ollama.test:11434"
-GIB = 1 << 30
 RUNNER = CliRunner()
 
 

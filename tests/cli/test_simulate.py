@@ -14,9 +14,8 @@ from ollama_simulator.machine.foreign import parse_script, play
 from ollama_simulator.machine.gpu_metrics import page, serve_metrics
 from ollama_simulator.machine.spec import CardSpec, Machine, Speeds
 from router.cli.simulate import _address, _library, _prepared, _script
+from router.core.units import MIB
 from router.errors import ConfigError
-
-MIB = 1 << 20
 
 
 def test_a_tag_that_nobody_knows_is_refused_with_the_known_ones() -> None:

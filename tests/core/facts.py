@@ -5,9 +5,7 @@ from router.core.decision.snapshot import Resident
 from router.core.ollama.model import ModelFacts, Tensor
 from router.core.ollama.names import key_of
 from router.core.ollama.runner import Gpu, RunnerOptions
-
-MIB = 1 << 20
-GIB = 1 << 30
+from router.core.units import GIB, MIB
 
 
 def facts_of(name, gib=4.0, *, context_length=131072, capabilities=("completion",), family="llama", **info):

@@ -12,8 +12,8 @@ from ollama_simulator.clock import run_virtual
 from ollama_simulator.machine.spec import CardSpec, Machine, Speeds
 from ollama_simulator.models.library import tiny_library
 from ollama_simulator.server import SimConfig, SimulatedOllama, running_simulator
+from router.core.units import MIB
 
-MIB = 1 << 20
 CARD = Machine(cards=(CardSpec(total_mib=24564),), speeds=Speeds(tokens_per_s=100, cpu_tokens_per_s=5))
 SMALL = SimConfig(machine=CARD, models=("llama3.2:1b", "llama3.2:3b", "llama3.3:70b-instruct-q4_K_M"))
 

@@ -10,10 +10,11 @@ from ollama_simulator.clock import run_virtual
 from ollama_simulator.machine.spec import CardSpec, Machine, Speeds
 from ollama_simulator.server import SimConfig
 from router.backend.world import NOT_ASKED
+from router.core.units import MIB
 from router.errors import RouterError
 from router.http.client.pool import HttpRelay
 from router.http.client.response import UpstreamRequest
-from router.planning.stage import MIB, stage
+from router.planning.stage import stage
 from router.telemetry import Decided, Spilled, UpstreamDown
 
 BIG, MIDDLE, SMALL = "qwen3:32b", "llama3.1:8b", "llama3.2:3b"

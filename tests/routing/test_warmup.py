@@ -2,7 +2,7 @@
 
 import asyncio
 
-from router.planning.stage import MIB
+from router.core.units import MIB
 from tests.routing.test_dispatch import BIG, CHAIN, MIDDLE, SMALL, hello, play, residents
 
 

@@ -8,6 +8,7 @@ import pynvml
 
 from router.adapters.gpu.reading import CachedReading, Cards, DeadlineThread, GpuProcess, ProbeReading
 from router.core.ollama.runner import Gpu
+from router.core.units import MIB
 from router.errors import ProbeError
 
 # Numbers of nvml.h, part of the driver's ABI.
@@ -20,9 +21,8 @@ NOT_SUPPORTED, NO_PERMISSION, LIBRARY_NOT_FOUND, FUNCTION_NOT_FOUND, GPU_IS_LOST
     25,
 )
 _MIG_ENABLED = 1
-_MIB = 1 << 20
-UNKNOWN_CONTEXT_BYTES = 457 * _MIB  # Ollama's own constant
-_MOST_CONTEXT_BYTES = 600 * _MIB
+UNKNOWN_CONTEXT_BYTES = 457 * MIB  # Ollama's own constant
+_MOST_CONTEXT_BYTES = 600 * MIB
 # Cores of one multiprocessor by compute capability (CUDA C Programming Guide); 128 where it is not listed.
 _CORES = {"6.0": 64, "7.0": 64, "7.2": 64, "7.5": 64, "8.0": 64, "3.0": 192, "3.5": 192, "3.7": 192}
 # A card that says so has no memory that can be read: fallen off the bus, unified with the CPU's, or not ours to see.
@@ -33,7 +33,7 @@ def context_bytes(multiprocessors: int) -> int:
     """What one more process's driver context takes on a card (vram.md §4, measured); 0 multiprocessors = unknown."""
     if multiprocessors <= 0:
         return UNKNOWN_CONTEXT_BYTES
-    return min((40 + 3 * multiprocessors) * _MIB, _MOST_CONTEXT_BYTES)
+    return min((40 + 3 * multiprocessors) * MIB, _MOST_CONTEXT_BYTES)
 
 
 class NvmlProbe:

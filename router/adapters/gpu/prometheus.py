@@ -15,9 +15,9 @@ import httpx
 from router.adapters.gpu.nvml import UNKNOWN_CONTEXT_BYTES
 from router.adapters.gpu.reading import CachedReading, Cards, ProbeReading
 from router.core.ollama.runner import Gpu
+from router.core.units import MIB
 from router.errors import ProbeError
 
-_MIB = 1 << 20
 _SAMPLE = re.compile(r"DCGM_FI_DEV_FB_(FREE|USED|TOTAL|RESERVED)\{([^\n]*)\}\s+([^\s]+)")
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 _Card = tuple[str, str, int, str]  # host, index as text is in the labels: (Hostname, UUID, gpu, MIG instance)
@@ -74,7 +74,7 @@ def _samples(text: str) -> Iterator[tuple[str, Mapping[str, str], int]]:
         except ValueError:
             continue
         if math.isfinite(value):
-            yield match[1], dict(_LABEL.findall(match[2])), int(value * _MIB)
+            yield match[1], dict(_LABEL.findall(match[2])), int(value * MIB)
 
 
 def _gpu(index: int, card: _Card, found: Mapping[str, int], name: str) -> Gpu:

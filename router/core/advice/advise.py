@@ -12,8 +12,8 @@ from router.core.memory.footprint import RunOptions, footprint
 from router.core.memory.placement import PIPELINE_COPIES, Card, place
 from router.core.memory.shape import shape_of
 from router.core.ollama.model import ModelFacts
+from router.core.units import GIB
 
-GIB = 1 << 30
 LEAST_USEFUL_CTX = 2048
 # Bits per weight of llama.cpp's quantizations on a dense decoder, rounded up (llama.cpp, tools/quantize/README.md).
 BITS = {

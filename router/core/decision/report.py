@@ -6,8 +6,7 @@ from typing import Any
 
 from router.core.decision.chain import Chain
 from router.core.decision.policy import Decision, Verdict
-
-GIB = 1 << 30
+from router.core.units import GIB
 
 
 def line(verdict: Verdict) -> str:

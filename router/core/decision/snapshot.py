@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 
 from router.core.ollama.model import ModelFacts
 from router.core.ollama.runner import Gpu, RunnerOptions
-
-GIB = 1 << 30
+from router.core.units import GIB
 
 
 @dataclass(frozen=True, slots=True)

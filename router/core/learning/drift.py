@@ -9,10 +9,10 @@ from statistics import fmean, median
 
 from router.core.learning.observation import Observation
 from router.core.memory.weights import row_bytes
+from router.core.units import MIB
 
-_MIB = 1 << 20
-_NOTABLE_BYTES = 256 * _MIB
-_NEARLY_BYTES = 48 * _MIB
+_NOTABLE_BYTES = 256 * MIB
+_NEARLY_BYTES = 48 * MIB
 _KV_TYPES = ("f16", "q8_0", "q4_0")
 _SLOTS = (1, 2, 3, 4, 8)
 
@@ -66,7 +66,7 @@ def _explains(seen: Observation, kind: str, slots: int) -> bool:
     if not seen.cache_bytes or (kind, slots) == (seen.kv_type, seen.num_parallel):
         return False
     expected = (_factor_of(seen, kind, slots) - 1) * seen.cache_bytes
-    return abs(expected - seen.residual_bytes) <= max(128 * _MIB, 0.06 * abs(seen.residual_bytes))
+    return abs(expected - seen.residual_bytes) <= max(128 * MIB, 0.06 * abs(seen.residual_bytes))
 
 
 def _factor_of(seen: Observation, kind: str, slots: int) -> float:
@@ -89,11 +89,11 @@ def _factor(explained: Sequence[Observation], kind: str, slots: int) -> Hidden:
 
 def _constant(notable: Sequence[Observation]) -> Hidden | None:
     middle = int(median(seen.residual_bytes for seen in notable))
-    near = [seen for seen in notable if abs(seen.residual_bytes - middle) <= max(128 * _MIB, abs(middle) // 5)]
+    near = [seen for seen in notable if abs(seen.residual_bytes - middle) <= max(128 * MIB, abs(middle) // 5)]
     if not near:
         return None
     direction = "more" if middle > 0 else "less"
-    note = f"{_models(len(near))} {abs(middle) // _MIB} MiB {direction} than computed, for no known reason"
+    note = f"{_models(len(near))} {abs(middle) // MIB} MiB {direction} than computed, for no known reason"
     misfit = _mean(abs(seen.residual_bytes - middle) for seen in near)
     return Hidden(len(near), 1.0, middle, note, misfit_bytes=misfit)
 

@@ -22,14 +22,14 @@ from functools import lru_cache
 from router.core.learning.drift import Hidden, hidden_setting
 from router.core.learning.observation import Observation as Observation
 from router.core.memory.options import RunOptions
+from router.core.units import MIB
 
-_MIB = 1 << 20
-LEAST_SAFETY_BYTES = 64 * _MIB  # growth after the load is 12…100 MiB (vram.md §3)
-_MOST_SPREAD_BYTES = 64 * _MIB
-_NOISE_BYTES = 48 * _MIB  # between two loads under the same settings
+LEAST_SAFETY_BYTES = 64 * MIB  # growth after the load is 12…100 MiB (vram.md §3)
+_MOST_SPREAD_BYTES = 64 * MIB
+_NOISE_BYTES = 48 * MIB  # between two loads under the same settings
 _KEPT = 32  # observations per weights blob
 BAN_S = 3600.0
-_SAME_LEVEL_BYTES = 64 * _MIB
+_SAME_LEVEL_BYTES = 64 * MIB
 
 Estimate = tuple[int, int | None, str]
 

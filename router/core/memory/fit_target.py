@@ -7,10 +7,10 @@ import re
 from router.core.memory.projector import tower_bytes
 from router.core.memory.shape import shape_of
 from router.core.ollama.model import ModelFacts
+from router.core.units import MIB
 
-_MIB = 1 << 20
-FIT_TARGET_BYTES = 1024 * _MIB  # llama.cpp's --fit-target, since Ollama 0.30
-OLD_OVERHEAD_BYTES = 457 * _MIB  # Ollama's own constant before
+FIT_TARGET_BYTES = 1024 * MIB  # llama.cpp's --fit-target, since Ollama 0.30
+OLD_OVERHEAD_BYTES = 457 * MIB  # Ollama's own constant before
 # From here Ollama adds the projector to the target, although llama-server does so too (#17099).
 _DOUBLE_PROJECTOR = (0, 31, 2)
 

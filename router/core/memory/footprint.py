@@ -17,10 +17,10 @@ from router.core.memory.options import RunOptions as RunOptions
 from router.core.memory.projector import projector_bytes
 from router.core.memory.shape import Exactness, Shape, shape_of
 from router.core.ollama.model import ModelFacts
+from router.core.units import MIB
 
-_MIB = 1 << 20
 # Least bytes and least share of the need kept free, by how well the architecture is known (vram.md §5).
-_SAFETY = {"plans": (128 * _MIB, 0.01), "code": (160 * _MIB, 0.0125), "none": (512 * _MIB, 0.08)}
+_SAFETY = {"plans": (128 * MIB, 0.01), "code": (160 * MIB, 0.0125), "none": (512 * MIB, 0.08)}
 
 
 @dataclass(frozen=True, slots=True)

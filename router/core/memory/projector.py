@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from router.core.memory.weights import Weights
 from router.core.ollama.model import ModelFacts
+from router.core.units import MIB
 
-_MIB = 1 << 20
 # A header holds the vocabulary, a few megabytes; leaving it in keeps the figure an upper bound.
-_UNKNOWN_FACTOR, _UNKNOWN_BYTES = 1.25, 64 * _MIB
+_UNKNOWN_FACTOR, _UNKNOWN_BYTES = 1.25, 64 * MIB
 
 
 def projector_bytes(facts: ModelFacts, weights: Weights) -> int:

@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 
 from router.core.ollama.model import ModelFacts
 from router.core.ollama.runner import Gpu
-
-MIB = 1 << 20
+from router.core.units import MIB
 
 Free = tuple[int, ...]
 """Bytes believed free, per card."""

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from router.core.ollama.model import ModelFacts
 from router.core.ollama.runner import Gpu, RunnerOptions
+from router.core.units import GIB
 
-GIB = 1 << 30
 DEFAULT_BATCH = 512
 LARGEST_BATCH = 2048
 """The largest num_batch that Ollama chooses by itself."""

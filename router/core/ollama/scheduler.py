@@ -22,8 +22,8 @@ from router.core.ollama.options import (
     supports_flash_attention,
 )
 from router.core.ollama.runner import Gpu, RunnerOptions
+from router.core.units import GIB
 
-GIB = 1 << 30
 SURCHARGES = ((2048, 2 * GIB), (1024, 768 << 20))
 """(least num_batch, bytes that Ollama adds to its prediction)."""
 

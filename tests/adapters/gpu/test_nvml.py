@@ -16,9 +16,9 @@ from router.adapters.gpu.detect import detect_probe
 from router.adapters.gpu.nvml import NvmlProbe, context_bytes
 from router.adapters.gpu.reading import GpuProcess
 from router.core.ollama.runner import Gpu
+from router.core.units import MIB
 from router.errors import ProbeError
 
-MIB = 1 << 20
 SOURCE = Path(__file__).parents[2] / "data" / "nvml_stub.c"
 EVERY_DEVICE = -1
 EVERY_ERROR = sorted(

@@ -15,9 +15,9 @@ from router.adapters.gpu.detect import StaticProbe
 from router.adapters.gpu.prometheus import PrometheusProbe, parse_metrics
 from router.adapters.gpu.reading import CachedReading
 from router.core.ollama.runner import Gpu
+from router.core.units import MIB
 from router.errors import ProbeError
 
-MIB = 1 << 20
 HEADER = "index, uuid, name, memory.total [MiB], memory.free [MiB], compute_cap"
 A5000 = "0, GPU-1a, NVIDIA RTX A5000, 24564 MiB, 24240 MiB, 8.6"
 

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from ollama_simulator.recorded.plans import MIB, Recordings
+from ollama_simulator.recorded.plans import Recordings
 from router.core.advice.advise import advise, hardware_for, main_memory_bytes
 from router.core.advice.examine import examine, groups
 from router.core.memory.footprint import RunOptions, footprint
 from router.core.memory.placement import Card
 from router.core.ollama.model import ModelFacts
+from router.core.units import GIB, MIB
 
 RECORDED = Recordings(Path(__file__).parents[2] / "data" / "fit")
-GIB = 1 << 30
 
 
 def named(model: str, quant: str, name: str) -> ModelFacts:

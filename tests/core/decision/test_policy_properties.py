@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from router.core.decision.policy import USABLE, Outcome, Rules, VerdictKind, choose
 from router.core.decision.snapshot import Snapshot
 from router.core.payload.read import InferenceRequest
-from tests.core.facts import GIB, catalog_of, chain_of, facts_of, gpu_of, resident_of
+from router.core.units import GIB
+from tests.core.facts import catalog_of, chain_of, facts_of, gpu_of, resident_of
 
 FACTS = [facts_of(f"m{size}:{size}b", size) for size in (40, 26, 18, 9, 5, 2)]
 CATALOG = catalog_of(*FACTS)

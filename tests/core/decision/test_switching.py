@@ -14,8 +14,9 @@ from router.core.learning.residuals import Learned
 from router.core.ollama.options import ServerSettings
 from router.core.ollama.runner import RunnerOptions
 from router.core.ollama.scheduler import foresee_load
+from router.core.units import GIB
 from tests.core.decision.test_policy_properties import FACTS, worlds
-from tests.core.facts import GIB, catalog_of, facts_of, gpu_of, resident_of
+from tests.core.facts import catalog_of, facts_of, gpu_of, resident_of
 
 BASE = RunnerOptions(num_batch=512)
 NEED = ContextNeed(8192, 8192)

@@ -9,9 +9,8 @@ import pytest
 from router.core.learning.drift import hidden_setting
 from router.core.learning.residuals import BAN_S, LEAST_SAFETY_BYTES, Learned, Observation
 from router.core.memory.options import RunOptions
+from router.core.units import GIB, MIB
 
-MIB = 1 << 20
-GIB = 1 << 30
 OPTIONS = RunOptions(8192)
 GPUS = ("RTX 3090",)
 

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from ollama_simulator.recorded.plans import MIB, Recordings, facts_of, options_of
+from ollama_simulator.recorded.plans import Recordings, facts_of, options_of
 from router.core.memory.footprint import RunOptions, footprint, is_embedding, safety_bytes_of
 from router.core.memory.shape import shape_of
 from router.core.memory.weights import Weights, row_bytes, tensor_bytes
 from router.core.ollama.model import ModelFacts, Tensor
+from router.core.units import MIB
 
 RECORDED = Recordings(Path(__file__).parents[2] / "data" / "fit")
 

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from ollama_simulator.recorded.plans import MIB, Recordings, cards_of, is_whole, options_of
+from ollama_simulator.recorded.plans import Recordings, cards_of, is_whole, options_of
 from router.core.memory.fit_target import fit_target_bytes, version_of
 from router.core.memory.footprint import RunOptions, footprint
 from router.core.memory.placement import Card, max_num_ctx, place
 from router.core.ollama.model import ModelFacts
+from router.core.units import GIB, MIB
 
 RECORDED = Recordings(Path(__file__).parents[2] / "data" / "fit")
-GIB = 1 << 30
 LLAMA_70B = RECORDED.facts["llama3.3-70b", "Q4_K_M"]
 LLAMA_8B = RECORDED.facts["llama3.1-8b", "Q4_K_M"]
 MOE = RECORDED.facts["qwen3-30b-a3b", "Q4_K_M"]

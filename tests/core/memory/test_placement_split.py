@@ -7,8 +7,8 @@ from pathlib import Path
 from ollama_simulator.recorded.plans import Recordings
 from router.core.memory.footprint import RunOptions
 from router.core.memory.placement import Card, place
+from router.core.units import GIB
 
-GIB = 1 << 30
 LLAMA_8B = Recordings(Path(__file__).parents[2] / "data" / "fit").facts["llama3.1-8b", "Q4_K_M"]
 
 

@@ -38,8 +38,8 @@ from router.core.ollama.scheduler import (
     surcharge_bytes,
     victim,
 )
+from router.core.units import GIB, MIB
 
-MIB, GIB = 1 << 20, 1 << 30
 DEFAULTS = ServerSettings()
 
 

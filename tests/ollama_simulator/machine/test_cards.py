@@ -14,9 +14,8 @@ from ollama_simulator.machine.cards import Cards
 from ollama_simulator.machine.probe import CardsProbe
 from ollama_simulator.machine.spec import CardSpec, Machine, Speeds
 from ollama_simulator.run_log import log_to
+from router.core.units import MIB
 from router.errors import ProbeError
-
-MIB = 1 << 20
 
 
 def test_free_is_total_less_reserved_foreign_and_held() -> None:

@@ -18,8 +18,7 @@ from ollama_simulator.scheduler.engine import Engine, EngineBusy, LoadError, Run
 from router.core.ollama.model import ModelFacts, Tensor
 from router.core.ollama.options import ServerSettings
 from router.core.ollama.runner import RunnerOptions
-
-MIB = 1 << 20
+from router.core.units import MIB
 
 
 def model(name: str, mib: int) -> SimModel:
