@@ -8,10 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from router import __version__
-from router.backend.keepalive import KeepAlive
-from router.backend.line import Line
-from router.backend.residency import Residency
-from router.backend.world import Tracked, World
+from router.backend.backend import Backend
+from router.backend.residents import Tracked
 from router.core.decision.policy import VerdictKind
 from router.core.decision.report import as_data, line
 from router.core.ollama.names import key_of
@@ -26,26 +24,25 @@ class Inspector:
 
     def __init__(
         self,
-        world: World,
-        line: Line,
-        residency: Residency,
-        keepalive: KeepAlive,
-        decisions: Decisions,
+        backend: Backend,
         directory: Directory,
+        decisions: Decisions,
         telemetry: Telemetry,
         recent: RecentDecisions,
         config: dict[str, Any],
     ) -> None:
-        self.is_draining = False
-        self._world = world
-        self._line = line
-        self._residency = residency
-        self._keepalive = keepalive
-        self._decisions = decisions
+        self._backend = backend
+        self._world = backend.world
         self._directory = directory
+        self._decisions = decisions
         self._telemetry = telemetry
         self._recent = recent
         self._config = config
+        self._is_draining = False
+
+    def drain(self) -> None:
+        """The router is about to stop: `ready` says no from now on."""
+        self._is_draining = True
 
     def explain(self, model: str, num_ctx: int | None = None) -> dict[str, Any]:
         """The decision for a plain request now, a line per variant with its bytes. Raises ModelNotFound, BadRequest."""
@@ -60,27 +57,27 @@ class Inspector:
         data = as_data(chain, decision)
         data["gpus"] = None if snapshot.gpus is None else [_gpu(gpu) for gpu in snapshot.gpus]
         data["memory"] = self._directory.is_ready()[1]["memory"]
-        data["notes"] = [*self._residency.learned.drift(), *self._foreign()]
+        data["notes"] = [*self._backend.lessons.learned.drift(), *self._foreign()]
         return data
 
     def state(self) -> dict[str, Any]:
         """Cards, residents, the line and the switch under way."""
-        world, queue = self._world, self._line
+        world, queue = self._world, self._backend.line
         loading = queue.loading
         return {
             "version": __version__,
             "ollama": {"up": world.is_up, "version": world.version, "error": world.last_error},
-            "gpus": None if world.gpus is None else [_gpu(gpu) for gpu in world.gpus],
+            "gpus": None if world.cards.gpus is None else [_gpu(gpu) for gpu in world.cards.gpus],
             "residents": [self._resident(tracked) for tracked in world.residents.values()],
             "waiting": queue.depth,
             "loading": loading.facts.name if loading else None,
             "may_upgrade": queue.may_upgrade(),
-            "notes": [*self._residency.learned.drift(), *self._foreign()],
+            "notes": [*self._backend.lessons.learned.drift(), *self._foreign()],
         }
 
     def _resident(self, tracked: Tracked) -> dict[str, Any]:
         row = tracked.row
-        expiry = self._keepalive.expiry(tracked) or row.expires_at
+        expiry = self._backend.keepalive.expiry(tracked) or row.expires_at
         is_full = row.size_vram_bytes >= row.size_bytes > 0 and not tracked.is_spilled
         return {
             "name": tracked.name,
@@ -113,14 +110,13 @@ class Inspector:
         """Other programs that hold much of a card, by name where the probe can tell."""
         world = self._world
         notes = []
-        for gpu in world.gpus or ():
-            ours = sum(tracked.held_bytes.get(gpu.index, 0) for tracked in world.residents.values())
-            foreign = gpu.total_bytes - gpu.free_bytes - ours
+        for gpu in world.cards.gpus or ():
+            foreign = gpu.total_bytes - gpu.free_bytes - world.residents.held_on(gpu.index)
             if foreign > gpu.total_bytes // 20:
                 names = sorted(
                     {
                         str(process.name or process.pid)
-                        for process in world.processes
+                        for process in world.cards.processes
                         if process.gpu_index == gpu.index
                         and "ollama" not in process.name
                         and "llama" not in process.name
@@ -138,7 +134,7 @@ class Inspector:
     def ready(self) -> tuple[bool, dict[str, Any]]:
         """Whether requests can be served, for `/readyz`."""
         is_ready, details = self._directory.is_ready()
-        return is_ready and not self.is_draining, {**details, "draining": self.is_draining}
+        return is_ready and not self._is_draining, {**details, "draining": self._is_draining}
 
     def config(self) -> dict[str, Any]:
         """The effective configuration, without secrets."""

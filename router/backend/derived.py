@@ -11,9 +11,8 @@ import asyncio
 from contextlib import suppress
 
 from router.adapters.ollama import ModelServer
-from router.backend.world import World
+from router.backend.installed import Installed
 from router.core.ollama.derived_names import derived_name, is_derived, parameters_of
-from router.core.ollama.names import key_of
 from router.core.ollama.runner import RunnerOptions
 from router.errors import RouterError
 
@@ -21,14 +20,14 @@ from router.errors import RouterError
 class DerivedTags:
     """Makes derived tags on demand, one creation per tag however many ask, and removes them."""
 
-    def __init__(self, server: ModelServer, world: World) -> None:
+    def __init__(self, server: ModelServer, installed: Installed) -> None:
         self._server = server
-        self._world = world
+        self._installed = installed
         self._made: dict[str, asyncio.Task[None]] = {}
 
     def forget(self, variant: str) -> None:
         """Its tags are gone upstream: they are to be made again."""
-        for name in [name for name in self._made if self._world.shown_as.get(key_of(name)) == variant]:
+        for name in [name for name in self._made if self._installed.variant_behind(name) == variant]:
             del self._made[name]
 
     async def ensure(self, variant: str, digest: str, options: RunnerOptions) -> str:
@@ -52,7 +51,7 @@ class DerivedTags:
         return name if is_there else None
 
     async def _make(self, name: str, variant: str, wanted: dict[str, int]) -> None:
-        self._world.shown_as[key_of(name)] = variant
+        self._installed.derive(name, variant)
         await self._server.create_derived(name, variant, wanted)
 
     async def remove_all(self) -> None:

@@ -12,10 +12,11 @@ import asyncio
 import math
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from router.backend.residency import Residency
-from router.backend.world import Tracked, World
+from router.backend.residents import Residents, Tracked
+from router.config import Defaults
 from router.errors import RouterError
 
 NEVER = datetime(2318, 1, 1, tzinfo=UTC)
@@ -28,31 +29,30 @@ MARGIN_S = 5.0
 
 
 class KeepAlive:
-    """Expiry of residents on behalf of clients. `is_switching` tells whether the card is being changed now."""
+    """Expiry of residents on behalf of clients. While `is_switching` nothing is unloaded or renewed."""
 
     def __init__(
         self,
-        world: World,
         residency: Residency,
+        residents: Residents,
+        defaults: Defaults,
         *,
-        default_s: float,
-        longest_s: float | None,
         is_switching: Callable[[], bool],
-        now: Callable[[], datetime],
+        unix_now: Callable[[], float],
     ) -> None:
-        self._world = world
         self._residency = residency
-        self._default_s = default_s
-        self._longest_s = longest_s
+        self._residents = residents
+        self._default_s = defaults.keep_alive_s
+        self._longest_s = math.inf if defaults.max_keep_alive_s is None else defaults.max_keep_alive_s
         self._is_switching = is_switching
-        self._now = now
-        self._touched: dict[str, float] = {}
+        self._unix_now = unix_now
+        self._renewed_at_s: dict[str, float] = {}
+        self._now = asyncio.get_running_loop().time
 
     def asked(self, tracked: Tracked, keep_alive_s: float | None) -> None:
         """A client has named a keep_alive (None: it has not, and the last one stays)."""
         if keep_alive_s is not None:
-            longest = math.inf if self._longest_s is None else self._longest_s
-            tracked.client_keep_alive_s = min(math.inf if keep_alive_s < 0 else keep_alive_s, longest)
+            tracked.keep_for(min(math.inf if keep_alive_s < 0 else keep_alive_s, self._longest_s))
 
     def expiry(self, tracked: Tracked | None) -> datetime | None:
         """What `/api/ps` shows for a resident; None: what the upstream says is right."""
@@ -61,8 +61,8 @@ class KeepAlive:
             return None
         if math.isinf(keep_s):
             return NEVER
-        left_s = tracked.idle_since_s + keep_s - asyncio.get_running_loop().time()
-        return self._now() + timedelta(seconds=left_s)
+        left_s = tracked.idle_since_s + keep_s - self._now()
+        return datetime.fromtimestamp(self._unix_now() + left_s, UTC)
 
     async def watch(self) -> None:
         """Unload what has expired and renew what shall stay, for ever; the owner cancels it."""
@@ -73,17 +73,17 @@ class KeepAlive:
 
     async def check(self) -> None:
         """One round: at most one unload or renewal per resident, none while a switch runs."""
-        for tracked in list(self._world.residents.values()):
-            if self._is_switching() or tracked.in_flight or self._world.residents.get(tracked.weights) is not tracked:
+        for tracked in list(self._residents.values()):
+            if self._is_switching() or tracked.in_flight or self._residents.get(tracked.weights) is not tracked:
                 continue
-            now_s = asyncio.get_running_loop().time()
+            now_s = self._now()
             keep_s = self._keep_s(tracked)
             idle_s = now_s - tracked.idle_since_s
             if keep_s is not None and idle_s >= keep_s:
                 await self._residency.unload(tracked)
             elif keep_s is not None and keep_s + MARGIN_S > tracked.lease_s and self._is_due(tracked, now_s):
                 await self._residency.renew(tracked)
-                self._touched[tracked.weights] = now_s
+                self._renewed_at_s[tracked.weights] = now_s
 
     def _keep_s(self, tracked: Tracked) -> float | None:
         """How long it stays after its last request; None: as the upstream was told."""
@@ -94,5 +94,5 @@ class KeepAlive:
         return self._default_s if tracked.options is not None else None
 
     def _is_due(self, tracked: Tracked, now_s: float) -> bool:
-        last_s = max(tracked.idle_since_s, self._touched.get(tracked.weights, 0.0))
+        last_s = max(tracked.idle_since_s, self._renewed_at_s.get(tracked.weights, 0.0))
         return now_s - last_s >= tracked.lease_s / 2

@@ -102,7 +102,7 @@ async def _routed(sim: SimulatedOllama, router: Running, console: Console) -> li
     rows = await _ask_all(sim, router.url, "router", REQUESTS, console)
     for phase, foreign_mib in (("10 GB taken", FOREIGN_MIB), ("given back", 0)):
         sim.cards.set_foreign(0, foreign_mib * MIB)
-        await router.router.world.refresh_fresh()
+        await router.router.backend.world.refresh_fresh()
         rows += await _ask_all(sim, router.url, phase, REQUESTS[:2], console)
     return rows
 

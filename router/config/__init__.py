@@ -5,7 +5,7 @@
 raw dicts.
 """
 
-from router.config.backends import Backend, Probe, ServerSettings, StaticGpu
+from router.config.backends import BackendSection, Probe, ServerSection, StaticGpu
 from router.config.chains import ChainRule, ChainRules
 from router.config.load import effective, load_config, schema
 from router.config.root import Config
@@ -19,32 +19,33 @@ from router.config.sections import (
     SnapshotTimes,
     Store,
     Switch,
-    Telemetry,
+    TelemetrySection,
     Timeouts,
     Upgrade,
     VariantSection,
 )
-from router.config.values import Address
+from router.config.values import Address, Gpus
 
 __all__ = [
     "Address",
     "AutoChains",
-    "Backend",
+    "BackendSection",
     "ChainRule",
     "ChainRules",
     "ChainSection",
     "Config",
     "Defaults",
+    "Gpus",
     "Limits",
     "NothingFits",
     "Probe",
     "Queue",
-    "ServerSettings",
+    "ServerSection",
     "SnapshotTimes",
     "StaticGpu",
     "Store",
     "Switch",
-    "Telemetry",
+    "TelemetrySection",
     "Timeouts",
     "Upgrade",
     "VariantSection",

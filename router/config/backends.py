@@ -51,7 +51,7 @@ class Probe(Section):
         return self
 
 
-class ServerSettings(Section):
+class ServerSection(Section):
     num_parallel: AtLeastOne = 1
     """OLLAMA_NUM_PARALLEL of that Ollama"""
     kv_type: KvType = "f16"
@@ -72,7 +72,7 @@ class ServerSettings(Section):
     """OLLAMA_KEEP_ALIVE of that Ollama"""
 
 
-class Backend(Section):
+class BackendSection(Section):
     url: Url = "http://127.0.0.1:11434"
     """where the Ollama listens"""
     gpus: Gpus = "auto"
@@ -81,5 +81,5 @@ class Backend(Section):
     """how its free VRAM is read"""
     suppress_cancel: StrictBool = False
     """read an answer on when its client has left, for a server that crashes when it is cut off"""
-    server: ServerSettings = ServerSettings()
+    server: ServerSection = ServerSection()
     """how that Ollama is set up; environment variables of it that change memory"""

@@ -14,7 +14,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from router.config.backends import Backend, StaticGpu
+from router.config.backends import BackendSection, StaticGpu
 from router.config.root import Config, Path, Problem, disagreements
 from router.config.sections import ChainSection, VariantSection
 from router.config.source import FILE_VARIABLE, Document, environment, read_file
@@ -156,7 +156,7 @@ def _section_at(path: Path) -> type[BaseModel]:
         return VariantSection if any(isinstance(part, int) for part in path) else ChainSection
     if path[:1] == ("backends",):
         path = path[2:]
-        section: type[BaseModel] = Backend
+        section: type[BaseModel] = BackendSection
     else:
         section = Config
     for part in path:

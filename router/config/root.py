@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, StrictBool
 
-from router.config.backends import Backend
+from router.config.backends import BackendSection
 from router.config.section import Section
 from router.config.sections import (
     ChainValue,
@@ -19,7 +19,7 @@ from router.config.sections import (
     SnapshotTimes,
     Store,
     Switch,
-    Telemetry,
+    TelemetrySection,
     Timeouts,
 )
 from router.config.values import WILDCARDS, Address, Listen, ModelPattern
@@ -48,7 +48,7 @@ class Config(Section):
     """further host names under which clients may reach the router"""
     origins: tuple[str, ...] = ()
     """further origins of web pages that may use it (* matches within); OLLAMA_ORIGINS where nothing stands here"""
-    backends: Mapping[str, Backend] = Field(default={"local": Backend()}, min_length=1)
+    backends: Mapping[str, BackendSection] = Field(default={"local": BackendSection()}, min_length=1)
     """the Ollama behind the router; exactly one for now"""
     chains: Mapping[ModelPattern, ChainValue] = {}
     """what may serve a model, biggest first; names with * or ? stand for many models"""
@@ -64,7 +64,7 @@ class Config(Section):
     """towards clients and towards Ollama"""
     limits: Limits = Limits()
     """sizes and numbers"""
-    telemetry: Telemetry = Telemetry()
+    telemetry: TelemetrySection = TelemetrySection()
     """log, headers, recent decisions"""
     store: Store = Store()
     """what was learned about footprints"""

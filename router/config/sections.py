@@ -177,7 +177,7 @@ class Limits(Section):
     """with suppress_cancel: so much of an answer whose client has left is read at most"""
 
 
-class Telemetry(Section):
+class TelemetrySection(Section):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """what is logged (JSON lines on stderr, never a prompt)"""
     headers: StrictBool = True

@@ -5,17 +5,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
 
-from router.backend.derived import DerivedTags
-from router.backend.line import Line
-from router.backend.residency import Residency
-from router.backend.world import World
+from router.backend.backend import Backend
+from router.config import Defaults
 from router.core.decision.chain import Chain
-from router.core.decision.policy import Decision, Rules, Verdict, VerdictKind, choose
+from router.core.decision.policy import Decision, Verdict, VerdictKind, choose
 from router.core.ollama.derived_names import parameters_of
 from router.core.ollama.runner import RunnerOptions
 from router.core.payload.read import InferenceRequest, Patch
@@ -40,16 +37,6 @@ _NOTHING: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
-class DispatchSettings:
-    """The operator's defaults for requests (`defaults.*`)."""
-
-    response_model: Literal["served", "requested"] = "served"
-    has_derived_tags: bool = True
-    wait_s: float = 300.0
-    backend: str = "local"
-
-
-@dataclass(frozen=True, slots=True)
 class Ready:
     """What a settled decision means for every request with the same key, as long as the world stays the same."""
 
@@ -67,23 +54,15 @@ class Ready:
 class Decisions:
     """See the module. `decide` and `ready_for` remember; `decide_anew` does not."""
 
-    def __init__(
-        self,
-        world: World,
-        line: Line,
-        residency: Residency,
-        derived: DerivedTags,
-        chains: Chains,
-        rules: Callable[[], Rules],
-        settings: DispatchSettings,
-    ) -> None:
-        self._world = world
-        self._line = line
-        self._residency = residency
-        self._derived = derived
+    def __init__(self, backend: Backend, chains: Chains, defaults: Defaults) -> None:
+        self._name = backend.name
+        self._world = backend.world
+        self._line = backend.line
+        self._derived = backend.derived
+        self._rules = backend.rules
         self._chains = chains
-        self._rules = rules
-        self._settings = settings
+        self._response_model = defaults.response_model
+        self._has_derived_tags = defaults.derived_tags
         self._remembered: dict[Hashable, Decision] = {}
         self._ready: dict[Hashable, Ready] = {}
         self._epoch = -1
@@ -118,11 +97,11 @@ class Decisions:
 
     def _forget_what_changed(self) -> None:
         """Decisions hold for one epoch of the world; what clients ask for is without bounds, so it is counted too."""
-        is_old = self._epoch != self._world.epoch
+        is_old = self._epoch != self._world.epoch.number
         if is_old or len(self._remembered) > MOST_REMEMBERED or len(self._ready) > MOST_REMEMBERED:
             self._remembered.clear()
             self._ready.clear()
-            self._epoch = self._world.epoch
+            self._epoch = self._world.epoch.number
 
     def ready_for(self, call: Call) -> Ready | None:
         """What `at_once` does for this call; None where something has to be waited for or looked at."""
@@ -147,7 +126,7 @@ class Decisions:
         tracked = self._world.residents.get(chosen.resident.weights)
         if tracked is None:
             return None
-        options = self._residency.sent_options(tracked)
+        options = tracked.sent_options
         name = spelled(request.model, chosen.variant.model)
         if self.needs_tag(call, options):
             tag = self._derived.made(chosen.variant.model, digest_of(chosen), options)
@@ -156,7 +135,7 @@ class Decisions:
             name = tag
         self.note(chain)
         patch = patch_of(options) if call.route.dialect == "ollama" else NO_PATCH
-        headers = router_headers(request.model, chosen.variant.model, decision.reason, 0.0, self._settings.backend)
+        headers = router_headers(request.model, chosen.variant.model, decision.reason, 0.0, self._name)
         return Ready(
             chosen,
             tracked.weights,
@@ -172,15 +151,15 @@ class Decisions:
     def needs_tag(self, call: Call, options: RunnerOptions) -> bool:
         """True where the runner's options can only travel in a derived tag."""
         is_v1 = call.route.dialect != "ollama"
-        return is_v1 and self._settings.has_derived_tags and bool(parameters_of(options))
+        return is_v1 and self._has_derived_tags and bool(parameters_of(options))
 
     def is_automatic(self, call: Call) -> bool:
         """True where a request can carry no options and no tag may carry them: it runs at Ollama's own."""
-        return call.route.dialect != "ollama" and not self._settings.has_derived_tags
+        return call.route.dialect != "ollama" and not self._has_derived_tags
 
     def rename(self, call: Call, chosen: Verdict, name: str) -> tuple[bytes, bytes] | None:
         """What the answer calls the model and what it shall call it; None where that is the same."""
-        is_echo = self._settings.response_model == "requested"
+        is_echo = self._response_model == "requested"
         shown = call.request.model if is_echo else spelled(call.request.model, chosen.variant.model)
         return None if name == shown else (name.encode(), shown.encode())
 

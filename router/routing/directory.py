@@ -8,13 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from router.backend.keepalive import KeepAlive
-from router.backend.world import World
+from router.backend.backend import Backend
 from router.core.ollama.derived_names import is_derived
 from router.core.ollama.names import key_of
 from router.core.payload.read import InferenceRequest
 from router.errors import ModelNotFound
-from router.http.client.response import Relay, UpstreamRequest, UpstreamResponse
+from router.http.client.response import UpstreamRequest, UpstreamResponse
 from router.routing.chains import Chains
 from router.routing.decisions import Decisions
 
@@ -30,12 +29,13 @@ class VirtualModel:
 class Directory:
     """See the module."""
 
-    def __init__(self, world: World, chains: Chains, decisions: Decisions, keepalive: KeepAlive, relay: Relay) -> None:
-        self._world = world
+    def __init__(self, backend: Backend, chains: Chains, decisions: Decisions) -> None:
+        self._world = backend.world
+        self._installed = backend.installed
         self._chains = chains
         self._decisions = decisions
-        self._keepalive = keepalive
-        self._relay = relay
+        self._keepalive = backend.keepalive
+        self._relay = backend.relay
 
     async def forward(self, request: UpstreamRequest) -> UpstreamResponse:
         """A request that is not routed (management, lists), as it is."""
@@ -60,7 +60,7 @@ class Directory:
 
     def shown_name(self, name: str) -> str:
         """The variant that a derived tag stands for; any other name as it is."""
-        return self._world.shown_as.get(key_of(name), name) if is_derived(name) else name
+        return self._installed.shown(name) if is_derived(name) else name
 
     async def show_name(self, name: str) -> str:
         """The name that `/api/show` of `name` asks upstream for: the variant that would serve a virtual one."""
@@ -77,15 +77,15 @@ class Directory:
 
     def client_expiry(self, name: str) -> datetime | None:
         """When clients are told that a resident expires; None: as the upstream says."""
-        return self._keepalive.expiry(self._world.residents.get(self._world.weights_of(name)))
+        return self._keepalive.expiry(self._world.residents.get(self._installed.weights_of(name)))
 
     def catalog_changed(self) -> None:
         """Something was pulled, created, copied or deleted."""
-        self._world.catalog_changed()
+        self._installed.has_changed()
 
     def is_ready(self) -> tuple[bool, dict[str, object]]:
         """Whether requests can be served, and how (for `/readyz`)."""
-        gpus = self._world.gpus
+        gpus = self._world.cards.gpus
         mode = "no GPU: requests pass unchanged" if gpus == () else "verify" if gpus is None else "probe"
         return self._world.is_up, {"upstream": self._world.is_up, "error": self._world.last_error, "memory": mode}
 

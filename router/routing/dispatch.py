@@ -16,11 +16,8 @@ from collections.abc import Callable
 
 import msgspec
 
-from router.backend.derived import DerivedTags
-from router.backend.keepalive import KeepAlive
-from router.backend.line import Line
-from router.backend.residency import Residency
-from router.backend.world import Tracked, World
+from router.backend.backend import Backend
+from router.backend.residents import Tracked
 from router.core.decision.chain import Chain
 from router.core.decision.policy import Decision, Outcome, Verdict, VerdictKind
 from router.core.decision.report import refusal
@@ -28,10 +25,10 @@ from router.core.ollama.names import key_of
 from router.core.ollama.runner import RunnerOptions
 from router.core.payload.read import InferenceRequest, Patch, rewrite
 from router.errors import LoadFailed, ModelNotFound, NoVariantFits, RouterError, UpstreamError
-from router.http.client.response import Relay, UpstreamResponse
+from router.http.client.response import UpstreamResponse
 from router.routing.call import Answer, Call, Released, router_headers, spelled
 from router.routing.chains import Chains
-from router.routing.decisions import NO_PATCH, Decisions, DispatchSettings, Ready, digest_of, dropped, patch_of, told
+from router.routing.decisions import NO_PATCH, Decisions, Ready, digest_of, dropped, patch_of, told
 from router.telemetry import Decided, Finished, Telemetry
 
 MOST_ATTEMPTS = 8
@@ -46,27 +43,19 @@ class Dispatcher:
     """The only caller of both the core and the adapters on behalf of a request."""
 
     def __init__(
-        self,
-        world: World,
-        line: Line,
-        residency: Residency,
-        keepalive: KeepAlive,
-        derived: DerivedTags,
-        relay: Relay,
-        chains: Chains,
-        decisions: Decisions,
-        settings: DispatchSettings,
-        telemetry: Telemetry,
+        self, backend: Backend, chains: Chains, decisions: Decisions, wait_s: float, telemetry: Telemetry
     ) -> None:
         self.decisions = decisions
-        self._world = world
-        self._line = line
-        self._residency = residency
-        self._keepalive = keepalive
-        self._derived = derived
-        self._relay = relay
+        self._name = backend.name
+        self._world = backend.world
+        self._residents = backend.world.residents
+        self._line = backend.line
+        self._residency = backend.residency
+        self._keepalive = backend.keepalive
+        self._derived = backend.derived
+        self._relay = backend.relay
         self._chains = chains
-        self._settings = settings
+        self._wait_s = wait_s
         self._telemetry = telemetry
         self._now = asyncio.get_running_loop().time
         self._refused_at_s = -1.0
@@ -94,7 +83,7 @@ class Dispatcher:
             call.request = msgspec.structs.replace(call.request, is_automatic=True)
         chain = self.decisions.chain_of(call)
         if chain is None and self._chains.is_local(call.request.model):
-            await self._world.look_for(call.request.model)
+            await self._world.installed.look_up(call.request.model)
             chain = self.decisions.chain_of(call)
         if chain is None:
             return await self._pass(call, "passthrough: not installed")
@@ -123,7 +112,7 @@ class Dispatcher:
                 let_in = await self._wait(call, chain, started_s)
                 continue
             attempts, let_in = attempts + 1, ""
-            tracked = self._world.enter(resident.weights)
+            tracked = self._residents.enter(resident.weights)
             if tracked is not None and chosen is not None:
                 if made is not None and made.chosen is not None and made.chosen.variant == chosen.variant:
                     decision = made
@@ -152,7 +141,7 @@ class Dispatcher:
         ready = self.decisions.ready_for(call)
         if ready is None or not self._line.may_enter(ready.weights):
             return None
-        tracked = self._world.residents.get(ready.weights)
+        tracked = self._residents.get(ready.weights)
         if tracked is None:
             return None
         request = call.request
@@ -168,7 +157,7 @@ class Dispatcher:
         underway.upstream = self._relay.open_now(call.upstream(body), underway.on_head)
         if underway.upstream is None:
             return None
-        self._world.enter(ready.weights)
+        self._residents.enter(ready.weights)
         call.served, call.reason = ready.chosen.variant.model, ready.reason
         self._telemetry.emit(Decided(call.request_id, call.team, *ready.told))  # type: ignore[arg-type]
         return underway
@@ -182,12 +171,12 @@ class Dispatcher:
             body, rename = await self._body(call, chosen, tracked)
             upstream = await self._relay.open(call.upstream(body))
         except BaseException:
-            self._world.leave(tracked)
+            self._residents.leave(tracked, self._now())
             raise
-        headers = router_headers(call.request.model, call.served, reason, call.queue_s, self._settings.backend)
+        headers = router_headers(call.request.model, call.served, reason, call.queue_s, self._name)
         answer = self._answer(call, tracked, upstream, headers, rename, since_s)
         if answer is None:
-            await self._world.refresh_catalog()
+            await self._world.installed.refresh()
         return answer
 
     def _answer(
@@ -202,21 +191,21 @@ class Dispatcher:
         """The answer whose head has come; None, with all given back, when the model is gone upstream."""
         if upstream.status == 404 and (rename or key_of(call.served) != key_of(call.request.model)):
             upstream.close()  # deleted behind our back, the variant or its derived tag: the chain decides anew
-            self._world.leave(tracked)
+            self._residents.leave(tracked, self._now())
             self._derived.forget(call.served)
             return None
         self._keepalive.asked(tracked, call.request.keep_alive_s)
         ttft_s = self._now() - since_s
 
         def on_release(released: Released) -> None:
-            self._world.leave(tracked)
+            self._residents.leave(tracked, self._now())
             self._finished(call, released, since_s, upstream.status, ttft_s)
 
         return Answer(upstream.status, headers, upstream, rename=rename, on_release=on_release)
 
     async def _body(self, call: Call, chosen: Verdict, tracked: Tracked) -> tuple[bytes, tuple[bytes, bytes] | None]:
         """The body to send: the chosen model's name and exactly the options of its runner."""
-        options = self._residency.sent_options(tracked)
+        options = tracked.sent_options
         name = spelled(call.request.model, chosen.variant.model)
         if self.decisions.needs_tag(call, options):
             name = await self._derived.ensure(chosen.variant.model, digest_of(chosen), options)
@@ -251,14 +240,14 @@ class Dispatcher:
             if rule == "allow_partial" and first is not None:
                 return await self._let_spill(call, reason, first)
             return await self._pass(call, reason, first.variant.model if first is not None else None)
-        if rule == "wait" and self._now() - started_s < self._settings.wait_s:
+        if rule == "wait" and self._now() - started_s < self._wait_s:
             call.phase = "queued"
             await asyncio.sleep(RETRY_S)
             call.phase = "before_answer"
             return None
         call.queue_s = self._now() - started_s
         for verdict in decision.verdicts:
-            failed = self._residency.last_failure.get(verdict.facts.weights) if verdict.facts is not None else None
+            failed = self._residency.last_failure(verdict.facts.weights) if verdict.facts is not None else None
             if failed is not None and verdict.kind is VerdictKind.SPILLED:  # barred by it, that is
                 raise LoadFailed(failed.message, status=failed.status)
         self._decided(call, chain, decision)
@@ -267,10 +256,10 @@ class Dispatcher:
     async def _unload(self, call: Call, chain: Chain) -> Answer:
         """An unload goes to the variant that is loaded, and never loads anything."""
         for variant in chain.variants:
-            tracked = self._world.residents.get(self._world.weights_of(variant.model))
+            tracked = self._residents.get(self._world.installed.weights_of(variant.model))
             if tracked is not None:
                 self._keepalive.asked(tracked, 0.0)
-                self._world.going(tracked)
+                self._residents.go(tracked, self._now())
                 return await self._pass(call, "unload", variant.model)
         return await self._pass(call, "unload: not loaded", chain.variants[0].model)
 
@@ -308,7 +297,7 @@ class Dispatcher:
         def on_release(released: Released) -> None:
             self._finished(call, released, started_s, upstream.status, ttft_s)
 
-        headers = router_headers(call.request.model, name, reason, 0.0, self._settings.backend)
+        headers = router_headers(call.request.model, name, reason, 0.0, self._name)
         return Answer(upstream.status, headers, upstream, on_release=on_release)
 
     def _is_fresh(self, since_s: float) -> bool:
@@ -367,7 +356,7 @@ class Dispatcher:
                 released.tokens_in,
                 released.tokens_out,
                 call.reason,
-                backend=self._settings.backend,
+                backend=self._name,
                 operation=call.route.kind,
                 phase=released.phase,
                 error=released.error,
@@ -415,7 +404,7 @@ class Underway:
         self._end(asyncio.CancelledError())
 
     def _end(self, error: BaseException) -> None:
-        self._dispatcher._world.leave(self._tracked)
+        self._dispatcher._residents.leave(self._tracked, self._dispatcher._now())
         self._dispatcher._failed(self._call, error, self._since_s)
 
 

@@ -7,11 +7,11 @@ requests do, so it never cuts one, and it evicts nothing for a kept model.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 
-from router.backend.line import Line
-from router.backend.world import World
+from router.backend.backend import Backend
+from router.config import Config
 from router.core.decision.chain import Chain
 from router.core.decision.policy import Verdict, VerdictKind
 from router.core.payload.read import InferenceRequest
@@ -27,22 +27,14 @@ AGAIN_S = 60.0
 class Warmup:
     """Keeps the wanted models loaded while nobody waits."""
 
-    def __init__(
-        self,
-        world: World,
-        line: Line,
-        dispatcher: Dispatcher,
-        chains: Chains,
-        *,
-        keep: Iterable[str],
-        preload: Iterable[str],
-    ) -> None:
-        self._world = world
-        self._line = line
+    def __init__(self, backend: Backend, dispatcher: Dispatcher, chains: Chains, config: Config) -> None:
+        self._world = backend.world
+        self._line = backend.line
         self._dispatcher = dispatcher
         self._chains = chains
-        self._keep = tuple(keep)
-        self._preload = tuple(preload)
+        self._keep = config.defaults.keep
+        preloaded = (name for name, chain in config.chains.items() if chain.preload)
+        self._preload = (*config.defaults.preload, *preloaded)
         self._to_preload: list[str] = []
         self._not_before_s: dict[str, float] = {}
 
@@ -71,12 +63,12 @@ class Warmup:
 
     def _may_preload(self, chosen: Verdict, chain: Chain) -> bool:
         """A preload may evict what was left over, but nothing that is wanted itself."""
-        wanted = {self._world.weights_of(name) for name in (*self._keep, *self._preload)}
+        wanted = {self._world.installed.weights_of(name) for name in (*self._keep, *self._preload)}
         return not wanted.intersection(_evicted(chosen))
 
     def _may_go_up(self, chosen: Verdict, chain: Chain) -> bool:
         """An idle upgrade replaces smaller variants of its own chain, and loads nothing where none is loaded."""
-        own = {self._world.weights_of(variant.model) for variant in chain.variants}
+        own = {self._world.installed.weights_of(variant.model) for variant in chain.variants}
         return chosen.is_upgrade and own.issuperset(_evicted(chosen))
 
     async def _warm(self, name: str, may: Callable[[Verdict, Chain], bool]) -> None:

@@ -10,7 +10,8 @@ import pytest
 from router.config import schema
 
 ROOT = Path(__file__).parent.parent.parent / "router"
-READERS = [ROOT / "app.py", *ROOT.glob("cli/*.py"), ROOT / "config" / "chains.py"]
+READERS = [path for room in ("", "backend", "routing", "cli") for path in (ROOT / room).glob("*.py")]
+READERS.append(ROOT / "config" / "chains.py")
 SOURCE = "\n".join(path.read_text() for path in READERS)
 SECTIONS = {**schema()["$defs"], "Config": schema()}
 KEYS = sorted((name, key) for name, section in SECTIONS.items() for key in section["properties"])

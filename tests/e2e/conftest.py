@@ -74,7 +74,7 @@ class Street:
         """Empty the card, and wait until the router has seen it."""
         self.do(lambda: [self.sim.engine.expire(row.model) for row in self.sim.engine.ps()])
         self.until(lambda: not self.residents())
-        self.until(lambda: not self.do(lambda: list(self.router.router.world.residents)))
+        self.until(lambda: not self.do(lambda: list(self.router.router.backend.world.residents)))
 
     @staticmethod
     def until(is_so: Callable[[], bool]) -> None:
@@ -137,5 +137,5 @@ def street(_street: Street) -> Iterator[Street]:
     _street.loads.clear()
     yield _street
     assert _street.spilled() == []
-    world = _street.router.router.world
+    world = _street.router.router.backend.world
     _street.until(lambda: not _street.do(lambda: [one for one in world.residents.values() if one.in_flight]))

@@ -62,7 +62,7 @@ def test_idle_upgrade_goes_up_without_a_request_once_memory_is_back():
 
     async def story(one):
         one.sim.cards.set_foreign(0, 12000 * MIB)
-        await one.router.router.world.refresh_fresh()
+        await one.router.router.backend.world.refresh_fresh()
         assert (await one.ask(hello(BIG))).served == MIDDLE
         one.sim.cards.set_foreign(0, 0)
         await asyncio.sleep(200)
@@ -76,7 +76,7 @@ def test_upgrade_never_stays_down():
 
     async def story(one):
         one.sim.cards.set_foreign(0, 12000 * MIB)
-        await one.router.router.world.refresh_fresh()
+        await one.router.router.backend.world.refresh_fresh()
         await one.ask(hello(BIG))
         one.sim.cards.set_foreign(0, 0)
         await asyncio.sleep(120)

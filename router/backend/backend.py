@@ -1,0 +1,132 @@
+"""One Ollama with all that the router keeps for it: the parts, how they are tied together, and their life."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from router.adapters.catalog import CatalogReader
+from router.adapters.gpu.reading import VramProbe
+from router.adapters.ollama import OllamaClient
+from router.adapters.store import LearnedStore
+from router.backend.cards import Cards
+from router.backend.derived import DerivedTags
+from router.backend.epoch import Epoch
+from router.backend.installed import Installed
+from router.backend.keepalive import KeepAlive
+from router.backend.lessons import Lessons
+from router.backend.line import Line
+from router.backend.residency import Residency
+from router.backend.residents import Residents
+from router.backend.rules import DecisionRules
+from router.backend.world import World
+from router.config import BackendSection, Config
+from router.core.decision.policy import Rules
+from router.core.ollama.names import key_of
+from router.http.client.pool import HttpRelay
+from router.http.client.response import Relay
+from router.telemetry import Telemetry
+
+PROBE_TRIES, PROBE_PAUSE_S = 8, 0.25
+"""A driver that sleeps is slow at first: the probe is read this often at start before memory counts as unknown."""
+
+
+class Backend:
+    """See the module. `start` and `stop` belong to the lifespan of the server; `unix_now` is the wall clock."""
+
+    def __init__(
+        self,
+        name: str,
+        config: Config,
+        probe: VramProbe | None,
+        store: LearnedStore,
+        telemetry: Telemetry,
+        unix_now: Callable[[], float],
+    ) -> None:
+        section, epoch = config.backends[name], Epoch()
+        self.name = name
+        self.server = OllamaClient(section.url, load_timeout_s=config.switch.load_timeout_s)
+        self.relay: Relay = relay_to(section, config)
+        residents = Residents(frozenset(map(key_of, config.defaults.keep)), epoch, on_idle=self._changed)
+        self.installed = Installed(CatalogReader(self.server), epoch, config.snapshot.catalog_interval_s)
+        self.cards = Cards(probe, residents, epoch, telemetry, section.gpus, config)
+        self.world = World(self.server, self.installed, residents, self.cards, epoch, telemetry, name, config.snapshot)
+        self._rules = DecisionRules(section, config.defaults, unix_now)
+        self.lessons = Lessons(store, lambda: self._rules.server_settings(self.world.version), telemetry, unix_now)
+        self.residency = Residency(self.world, self.lessons, config, telemetry)
+        self.line = Line(self.world, self.residency, config, telemetry)
+        self.keepalive = KeepAlive(
+            self.residency, residents, config.defaults, is_switching=lambda: self.line.is_switching, unix_now=unix_now
+        )
+        self.derived = DerivedTags(self.server, self.installed)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def rules(self) -> Rules:
+        """The rules of a decision now; the same object as long as they are the same."""
+        return self._rules.current(self.lessons.learned, self.world.version)
+
+    def reserved_bytes(self) -> dict[int, int]:
+        """What a switch under way needs of each card."""
+        return {gpu.index: self.line.reserved_bytes(gpu.index) for gpu in self.cards.gpus or ()}
+
+    # --- its life ----------------------------------------------------------------------------------------------
+
+    async def start(self, on_restart: Callable[[], None]) -> None:
+        """Read the state once, then keep watching it. An Ollama that cannot be reached is not an error here.
+
+        `on_restart` is called whenever Ollama answers for the first time, or again.
+        """
+        self.world.notify(on_change=self._changed, on_restart=lambda: self._restarted(on_restart))
+        await self.lessons.recall()
+        await self.world.refresh()
+        for _ in range(PROBE_TRIES):
+            if self.cards.probe is None or self.cards.gpus is not None:
+                break
+            await asyncio.sleep(PROBE_PAUSE_S)
+            await self.world.refresh_fresh()
+        self._own(self.world.watch())
+        self._own(self.keepalive.watch())
+
+    async def stop(self) -> None:
+        """Give everything back; idempotent."""
+        tasks = tuple(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.line.aclose()
+        if self.world.is_up:
+            await self.derived.remove_all()
+        await self.relay.aclose()
+        await self.server.aclose()
+        if self.cards.probe is not None:
+            await self.cards.probe.aclose()
+
+    def _changed(self) -> None:
+        """The state was read again, or a resident has become idle."""
+        self.line.pump()
+
+    def _restarted(self, on_restart: Callable[[], None]) -> None:
+        """Ollama answers (again): tags that a router which died has left are removed."""
+        self._own(self.derived.remove_all())
+        on_restart()
+
+    def _own(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def relay_to(section: BackendSection, config: Config) -> HttpRelay:
+    """The data plane of the backend."""
+    return HttpRelay(
+        section.url,
+        connect_timeout_s=config.timeouts.connect_s,
+        first_byte_timeout_s=config.timeouts.first_byte_s,
+        idle_timeout_s=config.timeouts.stream_idle_s,
+        pool_size=config.limits.pool,
+        pool_wait_s=config.queue.wait_s,
+        suppress_cancel=section.suppress_cancel,
+        unwanted_bytes=config.limits.unwanted_bytes,
+        unwanted_s=config.timeouts.unwanted_s,
+    )

@@ -1,0 +1,94 @@
+"""What loads have taught one backend: kept in memory for decisions, and in a store over restarts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+
+from router.adapters.ollama import PsRow
+from router.adapters.store import LearnedStore
+from router.core.decision.need import run_options
+from router.core.decision.switching import Plan
+from router.core.learning.observation import Observation
+from router.core.learning.residuals import Learned
+from router.core.ollama.model import ModelFacts
+from router.core.ollama.options import ServerSettings
+from router.core.ollama.runner import Gpu
+from router.errors import RouterError
+from router.telemetry import Measured, Telemetry
+
+
+class Lessons:
+    """See the module. `learned` is replaced, never changed, when something new was learned."""
+
+    def __init__(
+        self,
+        store: LearnedStore,
+        server_settings: Callable[[], ServerSettings],
+        telemetry: Telemetry,
+        unix_now: Callable[[], float],
+    ) -> None:
+        self.learned = Learned.of(())
+        self._observations: list[Observation] = []
+        self._store = store
+        self._server_settings = server_settings
+        self._telemetry = telemetry
+        self._unix_now = unix_now
+        self._writing: set[asyncio.Task[None]] = set()
+
+    async def recall(self) -> None:
+        """Take over what earlier runs of the router have learned."""
+        self._observations = list(await self._store.all())
+        self.learned = Learned.of(self._observations)
+
+    def learn(
+        self,
+        facts: ModelFacts,
+        plan: Plan,
+        row: PsRow,
+        before: tuple[Gpu, ...] | None,
+        *,
+        taken_bytes: int,
+        is_spilled: bool,
+    ) -> None:
+        """Remember one verified load: `before` are the cards just before it, `taken_bytes` what the probe saw it take
+        (0 = not seen), `row` what ps shows of it.
+        """
+        settings = self._server_settings()
+        asked = run_options(facts, plan.counted or plan.options, settings)
+        cards = [gpu for gpu in before or () if gpu.index in plan.cards]
+        observation = Observation(
+            weights=facts.weights,
+            num_ctx=asked.num_ctx or row.context_length,
+            num_batch=asked.num_batch,
+            num_parallel=asked.num_parallel,
+            kv_type=asked.kv_type,
+            gpu_names=tuple(gpu.name for gpu in cards),
+            ollama_version=settings.version,
+            measured_bytes=taken_bytes,
+            predicted_bytes=plan.expected_bytes,
+            spilled=is_spilled,
+            free_before_bytes=min((gpu.free_bytes for gpu in cards), default=0),
+            at_s=self._unix_now(),
+            main_gpu=plan.options.main_gpu,
+            size_bytes=row.size_bytes,
+            size_vram_bytes=row.size_vram_bytes,
+            cache_bytes=plan.cache_bytes,
+            margin_bytes=settings.fit_target_bytes,
+        )
+        if taken_bytes and not is_spilled and observation.predicted_bytes:
+            self._telemetry.emit(Measured(facts.name, observation.predicted_bytes, taken_bytes))
+        self._observations.append(observation)
+        self.learned = Learned.of(self._observations)
+        self._write(observation)
+
+    def _write(self, observation: Observation) -> None:
+        """Store it in the background: a slow disk delays no switch."""
+        task = asyncio.create_task(self._put(observation))
+        self._writing.add(task)  # the loop keeps no strong reference to a task
+        task.add_done_callback(self._writing.discard)
+
+    async def _put(self, observation: Observation) -> None:
+        with suppress(RouterError):
+            await self._store.put(observation)

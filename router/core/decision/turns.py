@@ -1,0 +1,198 @@
+"""Whose turn it is on one backend: who is let in now, what is loaded next, what must close for it. Pure.
+
+`turns` applies these rules, in this order:
+
+ 1. GROUPS     Tickets that wait for the same weights at the same context form a group; one load serves all of them.
+ 2. DUE        A ticket that waited while its model was loaded is let in to it, even where rule 5 has closed it:
+               otherwise two models whose loads take longer than the age bound would push each other out indefinitely.
+ 3. RESIDENT   A ticket whose model is resident is let in, unless rule 5 has closed it.
+ 4. REFUSED    A ticket that nothing can serve is let in, to be refused or passed on. Not during a switch: its memory
+               is on the way, so what does not fit now may fit in a moment.
+ 5. IMPATIENT  A group whose oldest ticket has waited for the age bound, or was overtaken too often by the residents
+               in its way. The first such group closes those residents: they take no new requests, finish those in
+               flight, and go.
+ 6. ORDER      Impatient groups by age; then the others, most tickets per byte to load first.
+ 7. START      The first group in order whose plan waits for no busy resident, and evicts none that a request was
+               just let in to. Nothing behind the first impatient group is started: it would take its memory.
+ 8. LOOK AGAIN Where something waits and nothing starts: when the next ticket turns impatient.
+
+During a switch only rules 1 to 4 apply, with what the switch has closed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from router.core.decision.policy import Decision, VerdictKind
+from router.core.decision.switching import Plan
+
+LOOK_AGAIN_S = 0.5
+"""Shortest pause before the rules are applied again while somebody is impatient."""
+
+
+class Serving(Protocol):
+    """What the rules need of a resident: `served` requests since it was loaded as number `order`."""
+
+    @property
+    def order(self) -> int: ...
+
+    @property
+    def served(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A request in line, and what it would get now.
+
+    `number` identifies it. `served_before` is what each resident (by its `order`) had served when it came. `is_due`:
+    its model was loaded while it waited.
+    """
+
+    number: int
+    since_s: float
+    decision: Decision
+    served_before: Mapping[int, int] = field(default_factory=dict)
+    is_due: bool = False
+
+    @property
+    def weights(self) -> str:
+        """What it waits for."""
+        return wanted_weights(self.decision)
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """When a group turns impatient (rule 5)."""
+
+    age_bound_s: float
+    affinity_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """The numbers of the tickets to let in, the residents closed to newcomers, what to load now (the decision of its
+    group), and when to look again (None = when something changes).
+    """
+
+    let_in: tuple[int, ...]
+    closed: frozenset[str]
+    start: Decision | None = None
+    look_again_s: float | None = None
+
+
+@dataclass(slots=True)
+class _Group:
+    """Tickets that one load serves."""
+
+    decision: Decision
+    tickets: list[Waiting] = field(default_factory=list)
+
+    @property
+    def plan(self) -> Plan | None:
+        """The switch that would serve them; None where none is needed or none exists."""
+        return self.decision.chosen.plan if self.decision.chosen is not None else None
+
+    @property
+    def oldest(self) -> Waiting:
+        return min(self.tickets, key=lambda ticket: ticket.since_s)
+
+
+def turns(
+    waiting: Sequence[Waiting],
+    residents: Mapping[str, Serving],
+    now_s: float,
+    patience: Patience,
+    *,
+    entering: frozenset[str] = frozenset(),
+    closed_by_switch: frozenset[str] | None = None,
+) -> Turns:
+    """Apply the rules of the module. `entering` are the weights that requests let in before are about to use;
+    `closed_by_switch` is None while no switch runs.
+    """
+    groups = _groups(waiting)  # rule 1
+    if closed_by_switch is not None:
+        return Turns(_let_in(groups, closed_by_switch, may_refuse=False), closed_by_switch)
+    ordered = sorted(
+        (group for group in groups if group.plan is not None),
+        key=lambda group: _rank(group, residents, now_s, patience),  # rule 6
+    )
+    first = next((group for group in ordered if _is_impatient(group, residents, now_s, patience)), None)
+    closed = frozenset(first.plan.evict) if first is not None and first.plan is not None else frozenset()  # rule 5
+    let_in = _let_in(groups, closed, may_refuse=True)
+    start = _start(ordered, first, entering | _weights_of(waiting, let_in))
+    look_again_s = None
+    if ordered and start is None:  # rule 8
+        next_s = min(ticket.since_s for group in ordered for ticket in group.tickets) + patience.age_bound_s
+        look_again_s = max(LOOK_AGAIN_S, next_s - now_s)
+    return Turns(let_in, closed, start, look_again_s)
+
+
+def wanted_weights(decision: Decision) -> str:
+    """The weights that a decision waits for; "" when it waits for nothing."""
+    chosen = decision.chosen
+    if chosen is None:
+        return ""
+    if chosen.resident is not None:
+        return chosen.resident.weights
+    return chosen.facts.weights if chosen.facts is not None else ""
+
+
+def _groups(waiting: Sequence[Waiting]) -> list[_Group]:
+    groups: dict[tuple[str, int], _Group] = {}
+    for ticket in waiting:
+        chosen = ticket.decision.chosen
+        key = (ticket.weights, chosen.num_ctx if chosen is not None else 0)
+        groups.setdefault(key, _Group(ticket.decision)).tickets.append(ticket)
+    return list(groups.values())
+
+
+def _let_in(groups: Sequence[_Group], closed: frozenset[str], *, may_refuse: bool) -> tuple[int, ...]:
+    """Rules 2 to 4."""
+    numbers: list[int] = []
+    for group in groups:
+        chosen = group.decision.chosen
+        if chosen is None and may_refuse:
+            numbers += (ticket.number for ticket in group.tickets)
+        elif chosen is not None and chosen.kind is VerdictKind.RESIDENT:
+            is_open = chosen.resident is None or chosen.resident.weights not in closed
+            numbers += (ticket.number for ticket in group.tickets if ticket.is_due or is_open)
+    return tuple(numbers)
+
+
+def _rank(group: _Group, residents: Mapping[str, Serving], now_s: float, patience: Patience) -> tuple[int, float]:
+    oldest, chosen = group.oldest, group.decision.chosen
+    if _is_impatient(group, residents, now_s, patience):
+        return (0, oldest.since_s)
+    size_bytes = chosen.facts.size_bytes if chosen is not None and chosen.facts is not None else 0
+    return (1, -len(group.tickets) / max(1, size_bytes))
+
+
+def _is_impatient(group: _Group, residents: Mapping[str, Serving], now_s: float, patience: Patience) -> bool:
+    oldest = group.oldest
+    is_old = now_s - oldest.since_s >= patience.age_bound_s
+    return is_old or _overtaken(oldest, group.plan, residents) >= patience.affinity_count
+
+
+def _overtaken(ticket: Waiting, plan: Plan | None, residents: Mapping[str, Serving]) -> int:
+    """Requests that the residents which `plan` would evict have served since the ticket came."""
+    in_the_way = [residents[weights] for weights in plan.evict if weights in residents] if plan is not None else []
+    return sum(resident.served - ticket.served_before.get(resident.order, 0) for resident in in_the_way)
+
+
+def _weights_of(waiting: Sequence[Waiting], let_in: tuple[int, ...]) -> frozenset[str]:
+    """What those who were let in are about to use: as good as in flight."""
+    numbers = set(let_in)
+    return frozenset(ticket.weights for ticket in waiting if ticket.number in numbers)
+
+
+def _start(ordered: Sequence[_Group], first: _Group | None, in_use: frozenset[str]) -> Decision | None:
+    """Rule 7."""
+    for group in ordered:
+        plan = group.plan
+        if plan is not None and not plan.waits_for and not in_use.intersection(plan.evict):
+            return group.decision
+        if group is first:
+            break
+    return None

@@ -1,0 +1,100 @@
+"""The configuration unpacked: probes, the store, and the settings of the HTTP layer, which knows no configuration."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from router.adapters.gpu.amd import AmdSysfsProbe
+from router.adapters.gpu.command import CommandProbe
+from router.adapters.gpu.detect import StaticProbe, detect_probe
+from router.adapters.gpu.nvml import NvmlProbe
+from router.adapters.gpu.prometheus import PrometheusProbe
+from router.adapters.gpu.reading import VramProbe
+from router.adapters.store import LearnedStore, MemoryStore, SqliteStore
+from router.api.settings import EdgeSettings
+from router.backend.backend import Backend
+from router.config import Config, Probe, StaticGpu
+from router.core.ollama.runner import Gpu
+from router.core.units import MIB
+from router.http.server.connection import WireLimits
+
+MOST_CACHE_S = 0.05
+"""A local probe is read again for each switch: its readings are cached for no longer than this."""
+
+LEAST_COMMAND_TIMEOUT_S, LEAST_HTTP_TIMEOUT_S = 5.0, 2.0
+"""A probe that starts a process, or asks another machine, is given at least this long."""
+
+
+def build_probe(probe: Probe) -> VramProbe | None:
+    """The probe that the configuration names; None where there is nothing to read (verify mode)."""
+    cache_s, timeout_s = min(probe.cache_s, MOST_CACHE_S), probe.timeout_s
+    command_s, http_s = max(timeout_s, LEAST_COMMAND_TIMEOUT_S), max(timeout_s, LEAST_HTTP_TIMEOUT_S)
+    builders: dict[str, Callable[[], VramProbe | None]] = {
+        "auto": lambda: detect_probe(cache_s=cache_s, timeout_s=timeout_s),
+        "nvml": lambda: NvmlProbe(cache_s=cache_s, timeout_s=timeout_s),
+        "command": lambda: CommandProbe(probe.command, cache_s=probe.cache_s, timeout_s=command_s),
+        "prometheus": lambda: PrometheusProbe(str(probe.url), cache_s=cache_s, timeout_s=http_s),
+        "amd": lambda: AmdSysfsProbe(probe.root),
+        "static": lambda: StaticProbe(tuple(_static(index, gpu) for index, gpu in enumerate(probe.gpus))),
+        "none": lambda: None,
+    }
+    return builders[probe.kind]()
+
+
+def _static(index: int, gpu: StaticGpu) -> Gpu:
+    free_mib = gpu.total_mib if gpu.free_mib is None else gpu.free_mib
+    return Gpu(index, f"static-{index}", gpu.name, gpu.total_mib * MIB, free_mib * MIB)
+
+
+def build_store(path: str | None, report: Callable[[str], None]) -> LearnedStore:
+    """Where what was learned is kept; `report` gets a sentence for the operator when that fails."""
+    if path == ":memory:":
+        return MemoryStore()
+    if path is None:
+        state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+        path = str(Path(state) / "ollama-router" / "learned.sqlite")
+    return SqliteStore(path, report=report)
+
+
+def edge_settings(config: Config) -> EdgeSettings:
+    """What the edge must know."""
+    return EdgeSettings(
+        is_loopback=config.listen.is_loopback,
+        insecure_no_auth=config.insecure_no_auth,
+        hosts=config.hosts,
+        origins=config.origins,
+        body_bytes=config.limits.body_bytes,
+        zstd_bytes=config.limits.zstd_bytes,
+        body_idle_s=config.timeouts.body_idle_s,
+        body_total_s=config.timeouts.body_total_s,
+        has_router_headers=config.telemetry.headers,
+    )
+
+
+def wire_limits(config: Config) -> WireLimits:
+    """What one client's connection may take."""
+    return WireLimits(
+        header_s=config.timeouts.header_s,
+        keep_alive_s=config.timeouts.keep_alive_s,
+        write_idle_s=config.timeouts.write_idle_s,
+        header_bytes=config.limits.header_bytes,
+        headers=config.limits.headers,
+        connections=config.limits.connections,
+    )
+
+
+def warnings(config: Config, backend: Backend) -> list[str]:
+    """What an operator should read once at start."""
+    found = []
+    if not config.listen.is_loopback:
+        rights = "do everything" if config.insecure_no_auth else "infer and read"
+        found.append(f"listening on {config.listen.host} without keys: anybody who can connect may {rights}")
+    world = backend.world
+    if backend.cards.gpus is None and world.is_up:
+        found.append("free VRAM cannot be read here: each load is tried and verified by what Ollama says (verify mode)")
+    numbers = [int(part) for part in world.version.split(".") if part.isdigit()]
+    if numbers and (0, 0, 0) < tuple(numbers) < (0, 17, 1):
+        found.append(f"Ollama {world.version} is older than 0.17.1: see CVE-2026-7482")
+    return found
