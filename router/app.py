@@ -40,7 +40,7 @@ class Router:
         decisions = Decisions(self.backend, chains, config.defaults)
         self.directory = Directory(self.backend, chains, decisions)
         self.dispatcher = Dispatcher(self.backend, chains, decisions, config.queue.wait_s, telemetry)
-        self.warmup = Warmup(self.backend, self.dispatcher, chains, config)
+        self.warmup = Warmup(self.backend, decisions, chains, config)
         self.inspector = Inspector(self.backend, self.directory, decisions, telemetry, recent, effective(config))
         self._warming: asyncio.Task[None] | None = None
 

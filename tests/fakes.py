@@ -19,10 +19,11 @@ from router.http.client.pool import HttpRelay
 from router.http.client.response import Relay, UpstreamRequest, UpstreamResponse
 from router.http.server.connection import WireLimits
 from router.http.server.listener import Listener
-from router.routing import dispatch
+from router.routing import underway
 from router.routing.call import Answer, Call, Released
 from router.routing.directory import Directory, VirtualModel
 from router.routing.dispatch import Dispatcher
+from router.routing.outcomes import Blocked
 
 
 @dataclass
@@ -46,18 +47,21 @@ class FakeDispatcher:
 
     takes_at_once: ClassVar[bool] = False
 
-    def at_once(self, call: Call, reply: dispatch.Reply) -> Sent | None:
-        """Sent on a free connection, where the test wants that and there is one."""
+    def start(self, call: Call, reply: underway.Reply) -> Sent | Blocked:
+        """Sent on a free connection, where the test wants that and there is one; else it goes on in a task."""
         if not self.takes_at_once or self.before is not None:
-            return None
+            return Blocked("turn", asyncio.Event().wait)
         sent = Sent(self, call, reply)
         sent.upstream = self.relay.open_now(call.upstream(call.body), sent.on_head)
         if sent.upstream is None:
-            return None
+            return Blocked("connection", asyncio.Event().wait)
         self.calls.append(call)
         return sent
 
-    async def dispatch(self, call: Call) -> Answer:
+    def abandon(self, call: Call) -> None:
+        """Nothing is held by a call."""
+
+    async def dispatch(self, call: Call, blocked: Blocked | None = None) -> Answer:
         self.calls.append(call)
         if self.before is not None:
             await self.before(call)
@@ -103,10 +107,10 @@ class FakeDispatcher:
         return "0.33.0"
 
 
-class Sent:
-    """A request that was sent at once."""
+class Sent(underway.Underway):
+    """A request that was sent without a task."""
 
-    def __init__(self, dispatcher: FakeDispatcher, call: Call, reply: dispatch.Reply) -> None:
+    def __init__(self, dispatcher: FakeDispatcher, call: Call, reply: underway.Reply) -> None:
         self.upstream: UpstreamResponse | None = None
         self._dispatcher, self._call, self._reply = dispatcher, call, reply
 

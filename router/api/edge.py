@@ -11,11 +11,12 @@ import itertools
 import logging
 import secrets
 from collections.abc import Awaitable
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 
 from router.api.at_once import AtOnce
+from router.api.calls import read_call
 from router.api.exchange import ClientGone, Exchange, Receive, Send
 from router.api.local import LocalRoutes
 from router.api.origins import HostRule, OriginRule
@@ -25,19 +26,17 @@ from router.api.responses import PLAIN, Header, request_headers
 from router.api.sending import Sender
 from router.api.settings import EdgeSettings
 from router.api.streams import Ending
-from router.core.ollama.names import ModelName, Source
 from router.core.ollama.routes import TARGETS, Match, Route
-from router.core.payload.read import read_request
-from router.errors import BadRequest, Busy, Forbidden, RouterError, UpstreamError
+from router.errors import Busy, Forbidden, RouterError, UpstreamError
 from router.http.server.cycle import Cycle
-from router.routing.call import Answer, Call, NothingFits
+from router.routing.call import Answer, Call
 from router.routing.directory import Directory
 from router.routing.dispatch import Dispatcher
+from router.routing.outcomes import Blocked
 
-logger = logging.getLogger("router.server")
+logger = logging.getLogger("router.api")
 
 NO_ENDING = Ending(is_terminated=False)
-RULES = ("refuse", "wait", "allow_partial", "passthrough")
 _encode = msgspec.json.encode
 
 
@@ -57,9 +56,7 @@ class Edge:
         self._passing = Passing(directory, self._settings)
         self._prefix = secrets.token_hex(4)
         self._count = itertools.count(1)
-        self._at_once = AtOnce(
-            dispatcher, self._settings, self._hosts, next_id=self._next_id, finish=self._finish_answer
-        )
+        self._at_once = AtOnce(dispatcher, self._settings, self._hosts, next_id=self._next_id, tasks=self)
         self.take = self._at_once.take
         self.is_draining = False
 
@@ -149,27 +146,27 @@ class Edge:
 
     async def _infer(self, exchange: Exchange, route: Route) -> None:
         body = await exchange.body()
-        request = read_request(route.kind, body)
-        if not self._settings.may_manage and request.has_model and _is_cloud(request.model):
-            raise Forbidden("ollama cloud is disabled: remote model is unavailable")
-        headers = exchange.headers
-        call = Call(
-            route,
-            request,
-            body,
-            request_headers(exchange.client_headers, exchange.headers),
-            exchange.request_id,
-            strict=_is_strict(headers.get(b"x-router-strict", b"")),
-            nothing_fits=_nothing_fits(headers.get(b"x-router-nothing-fits")),
-            is_gone=exchange.is_gone,
-        )
+        headers = request_headers(exchange.client_headers, exchange.headers)
+        call = read_call(self._settings, route, body, headers, exchange.request_id, exchange.is_gone, exchange.headers)
         await self._send(exchange, route, await self._dispatcher.dispatch(call))
 
-    async def _finish_answer(self, cycle: Cycle, route: Route, answer: Answer) -> None:
-        """Send the answer to a request that was taken at once."""
+    async def send(self, cycle: Cycle, route: Route, answer: Answer) -> None:
+        """Send the answer to a request that was taken without a task."""
+        exchange = self._taken(cycle)
+        await self._guarded(exchange, self._send(exchange, route, answer))
+
+    async def go_on(self, cycle: Cycle, call: Call, blocked: Blocked) -> None:
+        """Go on with a request that was taken without a task, and must wait."""
+        exchange = self._taken(cycle)
+        await self._guarded(exchange, self._dispatch(exchange, call, blocked))
+
+    async def _dispatch(self, exchange: Exchange, call: Call, blocked: Blocked) -> None:
+        await self._send(exchange, call.route, await self._dispatcher.dispatch(call, blocked))
+
+    def _taken(self, cycle: Cycle) -> Exchange:
         exchange = Exchange(cycle, self._settings)
         self._name(exchange, cycle.request_id)
-        await self._guarded(exchange, self._send(exchange, route, answer))
+        return exchange
 
     async def _send(self, exchange: Exchange, route: Route, answer: Answer) -> None:
         """Send `answer` to its end and give back what it holds, on every path."""
@@ -218,26 +215,3 @@ def _echoed(client_id: bytes) -> str:
     """A client's own request id, as far as it is one."""
     text = client_id.decode("latin-1")[:128]
     return "".join(char for char in text if char.isascii() and char.isprintable()) or "-"
-
-
-def _is_cloud(name: str) -> bool:
-    try:
-        return ModelName.parse(name).source is Source.CLOUD
-    except BadRequest:
-        return False
-
-
-def _is_strict(value: bytes) -> bool:
-    text = value.decode("latin-1").strip().lower()
-    if text not in ("true", "1", "false", "0", ""):
-        raise BadRequest(f"X-Router-Strict is true or false, not {text!r}")
-    return text in ("true", "1")
-
-
-def _nothing_fits(value: bytes | None) -> NothingFits | None:
-    if value is None:
-        return None
-    text = value.decode("latin-1").strip().lower()
-    if text not in RULES:
-        raise BadRequest(f"X-Router-Nothing-Fits is one of {', '.join(RULES)}, not {text!r}")
-    return cast("NothingFits", text)

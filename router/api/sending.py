@@ -17,7 +17,7 @@ from router.api.streams import Ending, Rename, Stream, body_ending, is_stream, r
 from router.core.ollama.routes import Route
 from router.errors import RouterError, UpstreamError
 from router.http.client.response import AnswerHead, UpstreamResponse
-from router.routing.call import header_lines
+from router.routing.destination import header_lines
 
 WHOLE_BYTES = 4 << 20
 """An answer that is no stream is held back up to here, so that one that breaks off can still become a clean error."""

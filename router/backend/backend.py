@@ -18,7 +18,7 @@ from router.backend.keepalive import KeepAlive
 from router.backend.lessons import Lessons
 from router.backend.line import Line
 from router.backend.residency import Residency
-from router.backend.residents import Residents
+from router.backend.residents import Residents, Tracked
 from router.backend.rules import DecisionRules
 from router.backend.world import World
 from router.config import BackendSection, Config
@@ -46,6 +46,7 @@ class Backend:
     ) -> None:
         section, epoch = config.backends[name], Epoch()
         self.name = name
+        self.now = asyncio.get_running_loop().time
         self.server = OllamaClient(section.url, load_timeout_s=config.switch.load_timeout_s)
         self.relay: Relay = relay_to(section, config)
         residents = Residents(frozenset(map(key_of, config.defaults.keep)), epoch, on_idle=self._changed)
@@ -65,6 +66,11 @@ class Backend:
     def rules(self) -> Rules:
         """The rules of a decision now; the same object as long as they are the same."""
         return self._rules.current(self.lessons.learned, self.world.version)
+
+    def leave(self, tracked: Tracked | None) -> None:
+        """A request gives back the resident that it held, if it held one."""
+        if tracked is not None:
+            self.world.residents.leave(tracked, self.now())
 
     def reserved_bytes(self) -> dict[int, int]:
         """What a switch under way needs of each card."""

@@ -18,19 +18,26 @@ class Chains:
 
     def __init__(self, rules: ChainRules) -> None:
         self._rules = rules
-        self._remembered: dict[str, Chain | None] = {}
+        self._remembered: dict[tuple[str, bool], Chain | None] = {}
         self._catalog: Mapping[str, ModelFacts] | None = None
 
-    def find(self, name: str, catalog: Mapping[str, ModelFacts]) -> Chain | None:
-        """The chain for `name` as a client spells it; None for what is unknown, no valid name, or a cloud model."""
+    def find(self, name: str, catalog: Mapping[str, ModelFacts], *, is_strict: bool = False) -> Chain | None:
+        """The chain for `name` as a client spells it; None for what is unknown, no valid name, or a cloud model.
+
+        A strict request gets the chain's first variant only. The same object until the catalog changes.
+        """
         if catalog is not self._catalog:
             self._remembered.clear()
             self._catalog = catalog
-        if name in self._remembered:
-            return self._remembered[name]
+        key = name, is_strict
+        if key in self._remembered:
+            return self._remembered[key]
         if len(self._remembered) >= MOST_REMEMBERED:
             self._remembered.clear()
-        found = self._remembered[name] = self._find(name, catalog)
+        found = self._find(name, catalog)
+        if found is not None and is_strict:
+            found = Chain(found.name, found.variants[:1])
+        self._remembered[key] = found
         return found
 
     def _find(self, name: str, catalog: Mapping[str, ModelFacts]) -> Chain | None:

@@ -67,7 +67,7 @@ class Directory:
         key = key_of(name)
         if key in self._world.catalog or (chain := self._chains.find(name, self._world.catalog)) is None:
             return name
-        chosen = self._decisions.decide_anew(InferenceRequest(name), chain).chosen
+        chosen = self._decisions.decide_afresh(InferenceRequest(name), chain).chosen
         if chosen is not None:
             return chosen.variant.model
         installed = chain.installed(self._world.catalog)

@@ -17,9 +17,12 @@ from router.core.decision.policy import Verdict, VerdictKind
 from router.core.payload.read import InferenceRequest
 from router.errors import RouterError
 from router.routing.chains import Chains
-from router.routing.dispatch import Dispatcher
+from router.routing.decisions import Decisions
 
 CHECK_S = 1.0
+MOST_ATTEMPTS = 8
+"""Turns in line that one load may take; the state may change before each."""
+
 AGAIN_S = 60.0
 """A name that could not be loaded is tried again after this."""
 
@@ -27,10 +30,11 @@ AGAIN_S = 60.0
 class Warmup:
     """Keeps the wanted models loaded while nobody waits."""
 
-    def __init__(self, backend: Backend, dispatcher: Dispatcher, chains: Chains, config: Config) -> None:
+    def __init__(self, backend: Backend, decisions: Decisions, chains: Chains, config: Config) -> None:
+        self._now = backend.now
         self._world = backend.world
         self._line = backend.line
-        self._dispatcher = dispatcher
+        self._decisions = decisions
         self._chains = chains
         self._keep = config.defaults.keep
         preloaded = (name for name, chain in config.chains.items() if chain.preload)
@@ -57,7 +61,7 @@ class Warmup:
             await self._warm(self._to_preload.pop(0), self._may_preload)
         for name in self._keep:
             await self._warm(name, lambda chosen, chain: not _evicted(chosen))
-        for chain in self._dispatcher.decisions.recent_chains():
+        for chain in self._decisions.recent_chains():
             if self._chains.rule(chain.name).upgrade == "idle" and not self._line.depth:
                 await self._warm(chain.name, self._may_go_up)
 
@@ -72,21 +76,30 @@ class Warmup:
         return chosen.is_upgrade and own.issuperset(_evicted(chosen))
 
     async def _warm(self, name: str, may: Callable[[Verdict, Chain], bool]) -> None:
-        now_s = asyncio.get_running_loop().time()
+        now_s = self._now()
         chain = self._chains.find(name, self._world.catalog)
         if chain is None or now_s < self._not_before_s.get(name, 0.0):
             return
         request = InferenceRequest(name)
         if self._wants(request, chain, may):
             self._not_before_s[name] = now_s + AGAIN_S
-            await self._dispatcher.make_resident(request, chain)
+            await self._make_resident(request, chain)
 
     def _wants(self, request: InferenceRequest, chain: Chain, may: Callable[[Verdict, Chain], bool]) -> bool:
         """True when a load is due and would disturb nobody."""
-        chosen = self._dispatcher.decisions.decide(request, chain).chosen
+        chosen = self._decisions.decide(request, chain).chosen
         if chosen is None or chosen.plan is None or chosen.kind is VerdictKind.WAITS:
             return False
         return may(chosen, chain)
+
+    async def _make_resident(self, request: InferenceRequest, chain: Chain) -> None:
+        """Stand in line until what would serve `request` is loaded."""
+        for _ in range(MOST_ATTEMPTS):
+            chosen = self._decisions.decide(request, chain).chosen
+            if chosen is None or chosen.resident is not None:
+                return
+            key = self._decisions.key(request, chain)
+            await self._line.wait(key, lambda: self._decisions.decide_afresh(request, chain), self._now())
 
 
 def _evicted(chosen: Verdict) -> tuple[str, ...]:

@@ -27,9 +27,12 @@ class Variant:
     num_ctx: int | Literal["max"] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Chain:
-    """Ordered variants, biggest first. `name` is what clients ask for."""
+    """Ordered variants, biggest first. `name` is what clients ask for.
+
+    Compared and hashed by identity, so it can be a cache key: two chains may have one name.
+    """
 
     name: str
     variants: tuple[Variant, ...]

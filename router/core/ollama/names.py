@@ -92,6 +92,15 @@ class ModelName:
 
 
 @lru_cache(maxsize=4096)
+def is_cloud(text: str) -> bool:
+    """True for a valid name that says that the model runs in Ollama's cloud."""
+    try:
+        return ModelName.parse(text).source is Source.CLOUD
+    except BadRequest:
+        return False
+
+
+@lru_cache(maxsize=4096)
 def key_of(text: str) -> str:
     """`ModelName.parse(text).key`, remembered. Raises BadRequest."""
     return ModelName.parse(text).key

@@ -10,16 +10,15 @@ import asyncio
 import ssl
 from collections import deque
 from collections.abc import Callable
+from typing import cast
 from urllib.parse import urlsplit
 
 from router.errors import Busy, UpstreamError, UpstreamTimeout
 from router.http.client.parser import ConnectionGone
-from router.http.client.response import AnswerHead, Header, Relay, ScriptedRelay, UpstreamRequest, UpstreamResponse
+from router.http.client.response import AnswerHead, Connection, UpstreamRequest, UpstreamResponse
 from router.http.client.wire import Wire
 from router.http.deadlines import NEVER, Deadlines
 from router.http.repeats import Repeats
-
-__all__ = ["AnswerHead", "Header", "HttpRelay", "Relay", "ScriptedRelay", "UpstreamRequest", "UpstreamResponse"]
 
 
 class HttpRelay:
@@ -97,15 +96,22 @@ class HttpRelay:
                 raise
         return await (await self._connect()).exchange(head, request.body, chunked=chunked)
 
-    def open_now(self, request: UpstreamRequest, on_head: Callable[[], None]) -> UpstreamResponse | None:
-        """Send `request`, whose body is all there, on a free connection without waiting; see `Relay`."""
-        while (wire := self._free_wire()) is not None:
+    def open_now(
+        self, request: UpstreamRequest, on_head: Callable[[], None], connection: Connection | None = None
+    ) -> UpstreamResponse | None:
+        """Send `request`, whose body is complete, on a free connection without waiting; see `Relay`."""
+        wire = cast("Wire | None", connection) or self._free_wire()
+        while wire is not None:
             head, chunked = self._render(request)
             try:
                 return wire.begin(head, request.body, chunked=chunked, on_head=on_head)
-            except ConnectionGone:  # closed, and nobody has been told yet: the next one
-                continue
+            except ConnectionGone:  # it is closed, and its protocol was not called yet: the next one
+                wire = self._free_wire()
         return None
+
+    async def connect(self) -> Wire:
+        """A free connection: a pooled one, else a new one while there is room, else the next that is given back."""
+        return self._free_wire() or (await self._acquire())[0]
 
     def _free_wire(self) -> Wire | None:
         """An unused connection that can be used."""
@@ -124,8 +130,12 @@ class HttpRelay:
         self._idle.clear()
         await asyncio.sleep(0)
 
-    def give_back(self, wire: Wire) -> None:
-        """`wire` has done its exchange and can do another."""
+    def give_back(self, connection: Connection) -> None:
+        """A connection has done its exchange and can do another, or was not used at all."""
+        wire = cast("Wire", connection)
+        if not wire.is_usable:
+            wire.abort()
+            return
         while self._waiters:
             waiter = self._waiters.popleft()
             if not waiter.done():

@@ -222,6 +222,10 @@ class UpstreamResponse(msgspec.Struct, eq=False):
             self._waiter.set_result(None)
 
 
+class Connection(Protocol):
+    """A connection to the upstream that is free for one request."""
+
+
 class Relay(Protocol):
     """The way to an upstream's data plane."""
 
@@ -232,13 +236,23 @@ class Relay(Protocol):
         """
         ...
 
-    def open_now(self, request: UpstreamRequest, on_head: Callable[[], None]) -> UpstreamResponse | None:
-        """The same without waiting, for a request whose body is all there: None when no connection is free.
+    def open_now(
+        self, request: UpstreamRequest, on_head: Callable[[], None], connection: Connection | None = None
+    ) -> UpstreamResponse | None:
+        """Send a request whose body is complete, without waiting; None when no connection is free.
 
-        `on_head` is called once, when the head is there or none will come (`status` is 0 then, and `raise_error` says
-        why); never before this returns, and not after the answer was closed.
+        `connection` is one that `connect` has returned. `on_head` is called once, when the head is there or none will
+        come (`status` is 0 then, and `raise_error` raises the reason); never before this returns, and not after the
+        answer was closed.
         """
         ...
+
+    async def connect(self) -> Connection:
+        """A free connection, for `open_now` or `give_back`. Raises UpstreamError, UpstreamTimeout or Busy."""
+        ...
+
+    def give_back(self, connection: Connection) -> None:
+        """Return a connection that is not used after all."""
 
     async def aclose(self) -> None: ...
 
@@ -257,9 +271,21 @@ class ScriptedRelay:
             raise UpstreamError("the upstream sent no answer")
         return response
 
-    def open_now(self, request: UpstreamRequest, on_head: Callable[[], None]) -> UpstreamResponse | None:
-        """No connection is ever free."""
-        return None
+    def open_now(
+        self, request: UpstreamRequest, on_head: Callable[[], None], connection: Connection | None = None
+    ) -> UpstreamResponse | None:
+        """No connection is ever free, except one that was asked for."""
+        if connection is None:
+            return None
+        self.requests.append(request)
+        asyncio.get_running_loop().call_soon(on_head)
+        return self._answer(request)
+
+    async def connect(self) -> Connection:
+        return self
+
+    def give_back(self, connection: Connection) -> None:
+        """Nothing to keep."""
 
     async def aclose(self) -> None:
         """Nothing to close."""

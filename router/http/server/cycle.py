@@ -145,9 +145,18 @@ class Cycle(msgspec.Struct, eq=False):
         """Run the application for it after all."""
         self.line.begin(self)
 
-    def spawn(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Run `work`, which sends the answer, in a task that is cancelled when the client leaves."""
+    def spawn(self, work: Callable[[], Awaitable[None]], at_end: Callable[[], None]) -> None:
+        """Run `work`, which sends the answer, in a task that is cancelled when the client leaves.
+
+        `at_end` is called when the task has ended, even if it was cancelled before it began.
+        """
         self.line.spawn(self, work)
+        assert self.task is not None
+        self.task.add_done_callback(lambda _: at_end())
+
+    def has_client_gone(self) -> bool:
+        """True when the client has left before its answer was complete."""
+        return self.is_gone
 
     def peek_body(self) -> bytes | None:
         """The whole body when it has arrived completely, else None. It can still be taken or received."""

@@ -1,0 +1,59 @@
+"""From a head and a body to a `Call`: what is asked, what the client's own headers say, and whether it may."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import cast
+
+from router.api.responses import Header
+from router.api.settings import EdgeSettings
+from router.core.ollama.names import is_cloud
+from router.core.ollama.routes import Route
+from router.core.payload.read import read_request
+from router.errors import BadRequest, Forbidden
+from router.routing.call import Call, NothingFits
+
+RULES = ("refuse", "wait", "allow_partial", "passthrough")
+OWN_HEADERS = frozenset((b"x-router-strict", b"x-router-nothing-fits"))
+"""Headers by which a client changes how its request is decided."""
+
+
+def read_call(
+    settings: EdgeSettings,
+    route: Route,
+    body: bytes,
+    headers: list[Header],
+    request_id: str,
+    is_gone: Callable[[], bool],
+    noted: Mapping[bytes, bytes],
+) -> Call:
+    """The call for a request: `headers` are those that may go upstream, `noted` all of its headers.
+
+    Raises BadRequest in Ollama's own words, or Forbidden.
+    """
+    request = read_request(route.kind, body)
+    if not settings.may_manage and request.has_model and is_cloud(request.model):
+        raise Forbidden("ollama cloud is disabled: remote model is unavailable")
+    call = Call(route, request, body, headers, request_id, is_gone=is_gone)
+    if not OWN_HEADERS.isdisjoint(noted):
+        call.demand(
+            is_strict=_is_strict(noted.get(b"x-router-strict", b"")),
+            nothing_fits=_nothing_fits(noted.get(b"x-router-nothing-fits")),
+        )
+    return call
+
+
+def _is_strict(value: bytes) -> bool:
+    text = value.decode("latin-1").strip().lower()
+    if text not in ("true", "1", "false", "0", ""):
+        raise BadRequest(f"X-Router-Strict is true or false, not {text!r}")
+    return text in ("true", "1")
+
+
+def _nothing_fits(value: bytes | None) -> NothingFits | None:
+    if value is None:
+        return None
+    text = value.decode("latin-1").strip().lower()
+    if text not in RULES:
+        raise BadRequest(f"X-Router-Nothing-Fits is one of {', '.join(RULES)}, not {text!r}")
+    return cast("NothingFits", text)

@@ -1,0 +1,105 @@
+"""Makes destinations, by what the operator has set for answers and hidden tags."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from router.config import Defaults
+from router.core.decision.policy import Verdict
+from router.core.ollama.derived_names import parameters_of
+from router.core.ollama.runner import RunnerOptions
+from router.core.payload.read import Patch
+from router.routing.call import Call
+from router.routing.destination import Destination, Rename, header_lines, router_headers, spelled
+from router.telemetry import Decided
+
+IN_OPTIONS = tuple(key for key in RunnerOptions.__struct_fields__ if key != "shift")
+"""The options of a runner; `shift` is not one of them but a top-level key with a meaning for clients."""
+
+NO_PATCH = Patch.of({})
+_KEEP_ALIVE = frozenset({"keep_alive"})
+_NOTHING: frozenset[str] = frozenset()
+
+
+class Destinations:
+    """Makes destinations for one backend, by what the operator has set for answers and hidden tags."""
+
+    def __init__(self, backend: str, defaults: Defaults) -> None:
+        self.backend = backend
+        self._is_echo = defaults.response_model == "requested"
+        self._has_derived_tags = defaults.derived_tags
+
+    def to_resident(
+        self, call: Call, chosen: Verdict, weights: str, reason: str, options: RunnerOptions, tag: str, decided: Decided
+    ) -> Destination:
+        """To a resident that runs with `options`; `tag` is the derived tag that carries them, "" where none does."""
+        served = spelled(call.request.model, chosen.variant.model)
+        name = tag or served
+        headers = router_headers(call.request.model, chosen.variant.model, reason, 0.0, self.backend)
+        is_native = call.route.dialect == "ollama"
+        return Destination(
+            weights=weights,
+            variant=chosen.variant.model,
+            served=chosen.variant.model,
+            reason=reason,
+            name=name,
+            patch=patch_of(options) if is_native else NO_PATCH,
+            drop=_KEEP_ALIVE if is_native else _NOTHING,  # a keep_alive is honoured here
+            rename=self._rename(call, served, name),
+            headers=headers,
+            lines=header_lines(headers),
+            decided=decided,
+            may_vanish=bool(tag) or served != call.request.model,
+        )
+
+    def passed_on(
+        self,
+        call: Call,
+        reason: str,
+        model: str = "",
+        *,
+        patch: Patch = NO_PATCH,
+        tag: str = "",
+        decided: Decided | None = None,
+    ) -> Destination:
+        """To Ollama as it is, but for the name where a variant (and perhaps its tag) stands for it."""
+        served = spelled(call.request.model, model) if model else call.request.model
+        headers = router_headers(call.request.model, served, reason, 0.0, self.backend)
+        return Destination(
+            weights="",
+            variant=model,
+            served=served,
+            reason=reason,
+            name=tag or served,
+            patch=patch,
+            drop=_NOTHING,
+            rename=self._rename(call, served, tag) if tag else None,
+            headers=headers,
+            lines=header_lines(headers),
+            decided=decided,
+            may_vanish=bool(tag),
+        )
+
+    def needs_tag(self, call: Call, options: RunnerOptions) -> bool:
+        """True where the runner's options can only travel in a derived tag."""
+        return call.route.dialect != "ollama" and self._has_derived_tags and bool(parameters_of(options))
+
+    def is_automatic(self, call: Call) -> bool:
+        """True where a request can carry no options and no tag may carry them: it runs at Ollama's own."""
+        return call.route.dialect != "ollama" and not self._has_derived_tags
+
+    def _rename(self, call: Call, served: str, name: str) -> Rename | None:
+        """What the answer calls the model and what it shall call it; None where that is the same."""
+        shown = call.request.model if self._is_echo else served
+        return None if name == shown else (name.encode(), shown.encode())
+
+
+@lru_cache(maxsize=256)
+def patch_of(options: RunnerOptions) -> Patch:
+    """Exactly these options in a body, none of a client's own."""
+    return Patch.of({key: getattr(options, key) for key in IN_OPTIONS})
+
+
+def digest_of(chosen: Verdict) -> str:
+    """What a derived tag stands for: the variant's manifest, so that one created again gets a new tag."""
+    return chosen.facts.digest if chosen.facts is not None else ""

@@ -1,0 +1,83 @@
+"""How requests are reported: the decision, and the one end that every request has."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import msgspec
+
+from router.core.decision.chain import Chain
+from router.core.decision.policy import Decision, Outcome
+from router.errors import LoadFailed, RouterError, UpstreamError
+from router.routing.call import Call, Released
+from router.telemetry import Decided, Finished, Telemetry
+
+
+class Ends:
+    """Emits `Decided` and `Finished` for the requests of one backend; `now` is the loop's time."""
+
+    def __init__(self, backend: str, telemetry: Telemetry, now: Callable[[], float]) -> None:
+        self._backend = backend
+        self._telemetry = telemetry
+        self._now = now
+
+    def decided(self, call: Call, template: Decided) -> None:
+        """Report the decision of `template` for this call."""
+        self._telemetry.emit(template.of(call.request_id, call.team))
+
+    def failed(self, call: Call, error: BaseException) -> None:
+        """Report that the request has no answer, and why."""
+        outcome, status, phase = _how(call, error)
+        text = str(error) or ("the router is shutting down" if outcome == "shutdown" else "")
+        self.finished(call, Released(outcome, phase=phase, error=text), status)
+
+    def finished(self, call: Call, released: Released, status: int, ttft_s: float | None = None) -> None:
+        """Report the end of the request, unless it was reported before."""
+        now_s = self._now()
+        if not call.end(now_s):
+            return
+        self._telemetry.emit(
+            Finished(
+                call.request_id,
+                call.team,
+                call.route.pattern,
+                status,
+                call.request.model,
+                call.served or call.request.model,
+                released.outcome,
+                call.queue_s,
+                released.sent_bytes,
+                now_s - call.since_s,
+                ttft_s if call.request.stream else None,
+                released.tokens_in,
+                released.tokens_out,
+                call.reason,
+                backend=self._backend,
+                operation=call.route.kind,
+                phase=released.phase,
+                error=released.error,
+            )
+        )
+
+
+def _how(call: Call, error: BaseException) -> tuple[str, int, str]:
+    """Outcome, status, and the phase in which a client left."""
+    if isinstance(error, asyncio.CancelledError):
+        return ("client_gone", 499, call.phase) if call.is_gone() else ("shutdown", 503, "")
+    if isinstance(error, RouterError):
+        is_upstream = isinstance(error, (UpstreamError, LoadFailed))
+        return "upstream_error" if is_upstream else "shed", error.status, ""
+    return "failed", 500, ""
+
+
+def decided_by(requested: str, chain: Chain, decision: Decision) -> Decided:
+    """The template of the event that reports `decision`."""
+    chosen = decision.chosen.variant.model if decision.chosen else ""
+    cause = decision.verdicts[0].kind.name.lower() if decision.verdicts else ""
+    return Decided("", "", requested, chosen, decision.reason, decision.outcome.value, chain.name, cause, decision)
+
+
+def passed_by(rule: str, model: str, template: Decided) -> Decided:
+    """The template for a request that no variant can serve, and that a `rule` passes on to `model`."""
+    return msgspec.structs.replace(template, chosen=model, reason=rule, outcome=Outcome.PASSTHROUGH.value)

@@ -1,0 +1,81 @@
+"""A request that was sent, until the head of its answer is there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from router.backend.backend import Backend
+from router.errors import RouterError, UpstreamError
+from router.http.client.response import UpstreamResponse
+from router.routing.call import Answer, Call, Released
+from router.routing.destination import Destination
+from router.routing.ends import Ends
+
+Reply = Callable[[Answer | RouterError | None], None]
+"""Gets the answer when its head is there, or the error that there is instead; None: try again, the variant has gone."""
+
+
+class Underway:
+    """See the module. `reply` is called once, and not after `give_up`. The resident is held until the answer's end."""
+
+    __slots__ = ("_backend", "_call", "_destination", "_ends", "_reply", "_upstream")
+
+    def __init__(self, backend: Backend, ends: Ends, call: Call, destination: Destination, reply: Reply) -> None:
+        self._backend = backend
+        self._ends = ends
+        self._call = call
+        self._destination = destination
+        self._reply = reply
+        self._upstream: UpstreamResponse | None = None
+
+    def sent(self, upstream: UpstreamResponse) -> None:
+        """The request has been sent; `upstream` will hold its answer."""
+        self._upstream = upstream
+
+    def on_head(self) -> None:
+        """The head of the answer is there, or there will be none."""
+        upstream, call = self._upstream, self._call
+        assert upstream is not None
+        if not upstream.status:
+            self._fail(upstream)
+        elif upstream.status == 404 and self._destination.may_vanish:
+            upstream.close()  # deleted behind our back, the variant or its derived tag: the chain decides again
+            self._backend.leave(call.leave())
+            self._backend.derived.forget(self._destination.variant)
+            self._reply(None)
+        else:
+            if call.held is not None:
+                self._backend.keepalive.asked(call.held, call.request.keep_alive_s)
+            self._reply(self._answer(upstream))
+
+    def _answer(self, upstream: UpstreamResponse) -> Answer:
+        call, destination, backend, ends = self._call, self._destination, self._backend, self._ends
+        ttft_s = backend.now() - call.since_s
+
+        def on_release(released: Released) -> None:
+            backend.leave(call.leave())
+            ends.finished(call, released, upstream.status, ttft_s)
+
+        headers, lines = destination.headers, destination.lines
+        if call.queue_s or call.attempts > 1:
+            lines = b""
+            headers = destination.headers_after(call.request.model, call.queue_s, call.attempts, backend.name)
+        rename = destination.rename
+        return Answer(upstream.status, headers, upstream, rename=rename, lines=lines, on_release=on_release)
+
+    def _fail(self, upstream: UpstreamResponse) -> None:
+        try:
+            upstream.raise_error()
+        except UpstreamError as error:
+            self._backend.leave(self._call.leave())
+            self._ends.failed(self._call, error)
+            self._reply(error)
+
+    def give_up(self, *, is_gone: bool = True) -> None:
+        """The client has left, or there is no more time: cancel it at the upstream and give everything back."""
+        if self._upstream is not None:
+            self._upstream.close()
+        self._backend.leave(self._call.leave())
+        self._call.give_up(is_gone=is_gone)
+        self._ends.failed(self._call, asyncio.CancelledError())
