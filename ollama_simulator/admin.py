@@ -6,12 +6,13 @@ from collections.abc import Sized
 from dataclasses import dataclass
 from typing import Any
 
-from ollama_simulator.gojson.values import GoError, dump, parse, plain
+from ollama_simulator.gojson import dump, parse
 from ollama_simulator.http.faults import FaultBook
 from ollama_simulator.http.requests import Request
 from ollama_simulator.http.response import Response
 from ollama_simulator.machine.cards import Cards
 from ollama_simulator.scheduler.engine import Engine
+from router.errors import BadRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ async def answer(controls: Controls, request: Request, response: Response) -> No
     response.set("Content-Type", "application/json")
     try:
         value = _act(controls, request.method, request.path, await request.read())
-    except (GoError, ValueError, TypeError, IndexError) as error:
+    except (BadRequest, ValueError, TypeError, IndexError) as error:
         response.status = 400
         value = {"error": str(error)}
     await response.write(dump(value) + b"\n")
@@ -38,10 +39,10 @@ async def answer(controls: Controls, request: Request, response: Response) -> No
 
 def _act(controls: Controls, method: str, path: str, body: bytes) -> Any:
     if (method, path) == ("POST", "/_sim/faults"):
-        controls.faults.load(plain(parse(body)) if body else [])
+        controls.faults.load(parse(body) if body else [])
         return {"faults": len(controls.faults.ordered)}
     if (method, path) == ("POST", "/_sim/foreign"):
-        for card, size in plain(parse(body)).items():
+        for card, size in parse(body).items():
             controls.cards.set_foreign(int(card), int(size))
     return state(controls)
 

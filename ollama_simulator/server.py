@@ -18,7 +18,7 @@ from typing import Any
 from ollama_simulator import admin
 from ollama_simulator.api import anthropic, create, lists, manage, native, openai, openai_responses
 from ollama_simulator.api.exchange import ApiError, Exchange, Host, wall_clock
-from ollama_simulator.gojson.values import GoError, Object, parse
+from ollama_simulator.gojson import parse
 from ollama_simulator.http.connection import Connection
 from ollama_simulator.http.faults import Fault, FaultBook, FaultTaken
 from ollama_simulator.http.gate import Gate
@@ -32,6 +32,7 @@ from ollama_simulator.machine.spec import CardSpec, Machine, Speeds
 from ollama_simulator.models.library import Library, real_library
 from ollama_simulator.scheduler.engine import Engine
 from router.core.ollama.options import ServerSettings
+from router.errors import BadRequest
 
 Handler = Callable[[Exchange], Awaitable[None]]
 
@@ -214,9 +215,9 @@ def default_arithmetic() -> Arithmetic:
 def _model_of(body: bytes) -> str:
     try:
         value = parse(body)
-    except GoError:
+    except BadRequest:
         return ""
-    names = dict(value) if isinstance(value, Object) else {}
+    names = value if isinstance(value, dict) else {}
     return str(names.get("model") or names.get("name") or "")
 
 

@@ -9,7 +9,7 @@ from ollama_simulator.api.anthropic_requests import MESSAGES, chat_request, esti
 from ollama_simulator.api.chat import answer_chat
 from ollama_simulator.api.dialect import Rejected, body, early_headers, fail, reject, send
 from ollama_simulator.api.exchange import ApiError, Exchange
-from ollama_simulator.gojson.values import dump, json_text
+from ollama_simulator.gojson import dump, json_text
 
 KINDS = {
     400: "invalid_request_error",

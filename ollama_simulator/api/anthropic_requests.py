@@ -6,34 +6,27 @@ from collections.abc import Mapping
 from typing import Any
 
 from ollama_simulator.api.dialect import Rejected
-from ollama_simulator.api.schemas import PARAMETERS, go_base64
-from ollama_simulator.gojson.structs import (
-    ANY,
-    BOOL,
-    FLOAT,
-    INT,
-    STRING,
-    Custom,
-    Map,
-    Mismatch,
-    Slice,
-    Struct,
-    convert,
-    kind,
-)
-from ollama_simulator.gojson.values import GoError, Object, dump, parse, plain, quoted
+from ollama_simulator.api.tool_schemas import PARAMETERS
+from ollama_simulator.api.values import ANY, BOOL, FLOAT64, INT, RAW, STRING, STRINGS, go_base64
+from ollama_simulator.gojson import bind, dump
+from router.core.go.json_keys import kind_of, read_text
+from router.core.go.quoting import go_quoted
+from router.core.go.types import Anything, Custom, Slice, Struct, read_alone
+from router.errors import BadRequest
 
 _BLOCK = Struct(
     "anthropic.ContentBlock",
-    {
+    fields={
         "type": STRING,
         "text": STRING,
         "source": Struct(
-            "anthropic.ImageSource", {"type": STRING, "media_type": STRING, "data": STRING, "url": STRING}
+            "anthropic.ImageSource",
+            resets=True,
+            fields={"type": STRING, "media_type": STRING, "data": STRING, "url": STRING},
         ),
         "id": STRING,
         "name": STRING,
-        "input": Custom(plain),
+        "input": RAW,
         "tool_use_id": STRING,
         "content": ANY,
         "is_error": BOOL,
@@ -41,48 +34,48 @@ _BLOCK = Struct(
         "signature": STRING,
     },
 )
+_BLOCKS = Slice("[]anthropic.ContentBlock", element=_BLOCK)
+_PARAM = Struct(
+    'struct { Role string "json:\\"role\\""; Content json.RawMessage "json:\\"content\\"" }',
+    fields={"role": STRING, "content": Anything("json.RawMessage")},
+)
 
 
-_RAW = 'struct { Role string "json:\\"role\\""; Content json.RawMessage "json:\\"content\\"" }'
-
-
-def _message(value: Any) -> dict[str, Any]:
-    if value is None:
-        raise GoError("unexpected end of JSON input")
-    if not isinstance(value, Object):
-        raise Mismatch(kind(value), _RAW)
-    raw = dict(value)
-    role = (convert(value, Struct("", {"role": STRING})) or {}).get("role") or ""
-    content = raw.get("content")
-    if isinstance(content, str):
-        return {"role": role, "content": [{"type": "text", "text": content}]}
-    if "content" not in raw:
-        raise GoError("unexpected end of JSON input")
-    return {"role": role, "content": convert(content, Slice(_BLOCK)) or []}
+def _message(view: memoryview, kind: str) -> dict[str, Any]:
+    found = read_alone(_PARAM, view, kind)
+    if "content" not in found:
+        raise BadRequest("unexpected end of JSON input")
+    content, content_kind = found["content"], kind_of(found["content"])
+    if content_kind == "string":
+        blocks = [{"type": "text", "text": content}]
+    else:
+        blocks = [] if content_kind == "null" else read_alone(_BLOCKS, content, content_kind)
+    return {"role": read_text(found.get("role")), "content": blocks}
 
 
 MESSAGES = Struct(
     "anthropic.MessagesRequest",
-    {
+    fields={
         "model": STRING,
         "max_tokens": INT,
-        "messages": Slice(Custom(_message, "anthropic.MessageParam", takes_null=True)),
+        "messages": Slice("[]anthropic.MessageParam", element=Custom("anthropic.MessageParam", parse=_message)),
         "system": ANY,
         "stream": BOOL,
-        "temperature": FLOAT,
-        "top_p": FLOAT,
+        "temperature": FLOAT64,
+        "top_p": FLOAT64,
         "top_k": INT,
-        "stop_sequences": Slice(STRING),
+        "stop_sequences": STRINGS,
         "tools": Slice(
-            Struct(
+            "[]anthropic.Tool",
+            element=Struct(
                 "anthropic.Tool",
-                {"type": STRING, "name": STRING, "description": STRING, "input_schema": Custom(plain), "max_uses": INT},
-            )
+                fields={"type": STRING, "name": STRING, "description": STRING, "input_schema": RAW, "max_uses": INT},
+            ),
         ),
-        "tool_choice": Map(ANY),
-        "thinking": Struct("anthropic.ThinkingConfig", {"type": STRING, "budget_tokens": INT}),
-        "metadata": Map(ANY),
-        "output_config": Struct("anthropic.OutputConfig", {"effort": STRING}),
+        "tool_choice": Struct("anthropic.ToolChoice", resets=True, fields={"type": STRING, "name": STRING}),
+        "thinking": Struct("anthropic.ThinkingConfig", resets=True, fields={"type": STRING, "budget_tokens": INT}),
+        "metadata": Struct("anthropic.Metadata", resets=True, fields={"user_id": STRING}),
+        "output_config": Struct("anthropic.OutputConfig", resets=True, fields={"effort": STRING}),
     },
 )
 
@@ -127,9 +120,9 @@ def _think(request: Mapping[str, Any]) -> bool | str | None:
 
 def _tool(tool: Mapping[str, Any]) -> dict[str, Any]:
     try:
-        schema = convert(parse(dump(tool.get("input_schema") or {})), PARAMETERS)
-    except GoError as error:
-        raise Rejected(f"invalid input_schema for tool {quoted(tool.get('name') or '')}: {error.text}") from None
+        schema = bind(dump(tool.get("input_schema") or {}), PARAMETERS)
+    except BadRequest as error:
+        raise Rejected(f"invalid input_schema for tool {go_quoted(tool.get('name') or '')}: {error.message}") from None
     function = {"name": tool.get("name") or "", "description": tool.get("description") or "", "parameters": schema}
     return {"type": "function", "function": function}
 
@@ -172,8 +165,8 @@ def _image(source: Mapping[str, Any] | None) -> bytes:
         raise Rejected(f"invalid image source type: {source.get('type') or ''}. Only base64 images are supported.")
     try:
         return go_base64(source.get("data") or "")
-    except GoError as error:
-        raise Rejected(f"invalid base64 image data: {error.text}") from None
+    except BadRequest as error:
+        raise Rejected(f"invalid base64 image data: {error.message}") from None
 
 
 def _result(content: Any) -> str:

@@ -13,10 +13,10 @@ from ollama_simulator.api.chat_stream import Asked, chat_chunks, generate_chunks
 from ollama_simulator.api.exchange import ApiError, Exchange, engine_error
 from ollama_simulator.api.options import OptionError, merged, runner_options
 from ollama_simulator.api.prompt import chat_prompt, generate_prompt
-from ollama_simulator.gojson.values import quoted
 from ollama_simulator.models.installed import Installed
 from ollama_simulator.models.template import TemplateError
 from ollama_simulator.scheduler.engine import EngineError, Lease
+from router.core.go.quoting import go_quoted
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ def _think(request: Mapping[str, Any], model: Installed, name: str, *, relax: bo
     if "thinking" in model.capabilities:
         return True if think is None else think
     if think and not relax:
-        raise ApiError(400, f"{quoted(name)} does not support thinking")
+        raise ApiError(400, f"{go_quoted(name)} does not support thinking")
     return None if think else think
 
 
@@ -148,7 +148,7 @@ async def load(exchange: Exchange, request: Mapping[str, Any], model: Installed,
 async def _load(exchange: Exchange, request: Mapping[str, Any], model: Installed, wants: list[str], verb: str) -> Lease:
     lacking = [want for want in wants if want not in model.capabilities]
     if "completion" in lacking:
-        raise ApiError(400, f"{quoted(request.get('model') or '')} does not support {verb}")
+        raise ApiError(400, f"{go_quoted(request.get('model') or '')} does not support {verb}")
     if lacking:
         raise ApiError(400, f"{model.name.full} does not support {chr(10).join(lacking)}")
     return await load(exchange, request, model, request.get("shift"))

@@ -12,10 +12,11 @@ from ollama_simulator.api.exchange import ApiError, Exchange
 from ollama_simulator.api.inference import Completion, Piece, complete, died
 from ollama_simulator.api.options import sampling
 from ollama_simulator.api.parsers import ThinkingParser, ToolParser, thinking_tags, tool_tag
-from ollama_simulator.gojson.values import dump, quoted
+from ollama_simulator.gojson import dump
 from ollama_simulator.models import tokens
 from ollama_simulator.models.installed import Installed
 from ollama_simulator.scheduler.engine import Lease, RunnerDied
+from router.core.go.quoting import go_quoted
 
 MULTIMODAL = (
     '{"error":{"code":400,"message":"Multimodal data provided, but model does not support multimodal requests."'
@@ -67,7 +68,7 @@ def check_format(value: Any) -> None:
     if value in (None, "", "json") or isinstance(value, dict):
         return
     raise ApiError(
-        500, f'invalid format: {quoted(dump(value).decode())}; expected "json" or a valid JSON Schema object'
+        500, f'invalid format: {go_quoted(dump(value).decode())}; expected "json" or a valid JSON Schema object'
     )
 
 

@@ -9,10 +9,12 @@ from typing import Any
 from ollama_simulator.api.exchange import ApiError, Exchange
 from ollama_simulator.api.manage import Progress, existing, name_of, progress, pulled
 from ollama_simulator.api.schemas import CREATE
-from ollama_simulator.gojson.structs import kind
-from ollama_simulator.gojson.values import dump
+from ollama_simulator.api.values import STRINGS
+from ollama_simulator.gojson import dump, value_of
 from ollama_simulator.models.installed import MEDIA, Installed, Layer, Weights, installed, layer
 from ollama_simulator.models.template import Template, TemplateError
+from router.core.go.json_keys import kind_of
+from router.core.go.types import read_alone
 from router.core.ollama.names import ModelName, Source
 from router.errors import BadRequest
 
@@ -154,9 +156,12 @@ def _changed(layers: list[Layer], request: Mapping[str, Any]) -> list[Layer]:
 def _licenses(value: Any) -> list[str]:
     if isinstance(value, str) or value is None:
         return [value] if value else []
-    if not isinstance(value, list):
-        raise ApiError(500, f"json: cannot unmarshal {kind(value)} into Go value of type []string")
-    return [str(item) for item in value]
+    view = memoryview(dump(value))
+    try:
+        texts: list[str | None] = value_of(read_alone(STRINGS, view, kind_of(view)))
+    except BadRequest as error:
+        raise ApiError(500, error.message) from None
+    return [text or "" for text in texts]
 
 
 def _message(message: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 from ollama_simulator.api.chat import Chunks, Single
 from ollama_simulator.api.exchange import JSON, ApiError, Exchange
 from ollama_simulator.api.native import gathered
-from ollama_simulator.gojson.structs import Struct, bind
-from ollama_simulator.gojson.values import GoError, Object, dump, parse
+from ollama_simulator.gojson import bind, dump, parse
+from router.core.go.types import Struct
 from router.core.ollama.names import ModelName, Source
 from router.errors import BadRequest
 
@@ -55,16 +55,16 @@ async def body(exchange: Exchange, schema: Struct) -> dict[str, Any]:
     refuse_cloud(exchange, _model(raw))
     try:
         return bind(raw, schema)
-    except GoError as error:
-        raise Rejected(exchange.request.read_error or error.text) from None
+    except BadRequest as error:
+        raise Rejected(exchange.request.read_error or error.message) from None
 
 
 def _model(raw: bytes) -> str:
     try:
         value = parse(raw)
-    except GoError:
+    except BadRequest:
         return ""
-    found = dict(value).get("model") if isinstance(value, Object) else None
+    found = value.get("model") if isinstance(value, dict) else None
     return found if isinstance(found, str) else ""
 
 

@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from ollama_simulator.gojson.structs import Struct, bind
-from ollama_simulator.gojson.values import GoError, dump
+from ollama_simulator.gojson import bind, dump
 from ollama_simulator.http.requests import Request
 from ollama_simulator.http.response import Response
 from ollama_simulator.models.installed import Installed, Weights
 from ollama_simulator.models.library import Library
 from ollama_simulator.scheduler.engine import Engine, EngineError
+from router.core.go.json_scan import EndOfBody
+from router.core.go.types import Struct
 from router.core.ollama.names import ModelName, Source
 from router.errors import BadRequest
 
@@ -83,8 +84,8 @@ class Exchange:
         """The body as `schema`. Raises ApiError 400 with Go's text."""
         try:
             return bind(await self.request.read(), schema)
-        except GoError as error:
-            text = "missing request body" if error.is_eof else error.text
+        except BadRequest as error:
+            text = "missing request body" if isinstance(error, EndOfBody) else error.message
             raise ApiError(400, self.request.read_error or text) from None
 
     async def json(self, value: Any, status: int = 200, content_type: str = JSON, *, newline: bool = False) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from ollama_simulator.api.exchange import ApiError
 from ollama_simulator.api.options import Sampling
 from ollama_simulator.api.parsers import overlap
-from ollama_simulator.gojson.values import dump
+from ollama_simulator.gojson import dump
 from ollama_simulator.models import tokens
 from ollama_simulator.models.installed import Installed
 from ollama_simulator.models.speech import Ask, controls, speak

@@ -9,7 +9,6 @@ from typing import Any
 
 from ollama_simulator.api.exchange import ApiError, Exchange, go_time
 from ollama_simulator.api.schemas import SHOW
-from ollama_simulator.gojson.values import Number
 from ollama_simulator.machine.amx import amx_bytes
 from ollama_simulator.models.installed import Installed, Weights
 from ollama_simulator.models.modelfile import modelfile, parameters
@@ -148,7 +147,7 @@ def go_number(value: Any) -> Any:
     """Floats with integral values print without a fraction in Go."""
     if isinstance(value, list):
         return [go_number(item) for item in value]
-    if isinstance(value, float) and not isinstance(value, Number) and value.is_integer() and abs(value) < 1e21:
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e21:
         return int(value)
     return value
 

@@ -8,8 +8,9 @@ from typing import Any
 
 from ollama_simulator.api.exchange import ApiError, Exchange
 from ollama_simulator.api.schemas import COPY, DELETE, PULL, PUSH
-from ollama_simulator.gojson.values import dump, quoted
+from ollama_simulator.gojson import dump
 from ollama_simulator.models.installed import Installed, digest_of, installed
+from router.core.go.quoting import go_quoted
 from router.core.ollama.names import DEFAULT_HOST, ModelName, Source
 from router.errors import BadRequest
 
@@ -71,11 +72,11 @@ async def copy(exchange: Exchange) -> None:
     """POST /api/copy."""
     request = await exchange.bind(COPY)
     source_text, target_text = request.get("source") or "", request.get("destination") or ""
-    source = name_of(source_text, f"source {quoted(source_text)} is invalid")
-    target = name_of(target_text, f"destination {quoted(target_text)} is invalid")
+    source = name_of(source_text, f"source {go_quoted(source_text)} is invalid")
+    target = name_of(target_text, f"destination {go_quoted(target_text)} is invalid")
     found = exchange.host.library.get(source)
     if found is None:
-        raise ApiError(404, f"model {quoted(source_text)} not found")
+        raise ApiError(404, f"model {go_quoted(source_text)} not found")
     if found.name.key != target.key:
         name = existing(exchange, target)
         made = installed(name, found.weights, found.layers, exchange.host.now(), parent=found.parent)
@@ -89,7 +90,7 @@ async def delete(exchange: Exchange) -> None:
     text = request.get("model") or request.get("name") or ""
     if not text.strip():
         raise ApiError(400, "model is required")
-    name = name_of(text, f"name {quoted(text)} is invalid")
+    name = name_of(text, f"name {go_quoted(text)} is invalid")
     if exchange.host.library.get(name) is None:
         raise ApiError(404, f"model '{text}' not found")
     exchange.host.library.remove(name)
@@ -104,7 +105,7 @@ def _digest(exchange: Exchange) -> str:
 async def head_blob(exchange: Exchange) -> None:
     """HEAD /api/blobs/:digest."""
     if _digest(exchange) not in exchange.host.library.blobs:
-        raise ApiError(404, f"blob {quoted(exchange.parameter)} not found")
+        raise ApiError(404, f"blob {go_quoted(exchange.parameter)} not found")
 
 
 async def create_blob(exchange: Exchange) -> None:
@@ -116,7 +117,7 @@ async def create_blob(exchange: Exchange) -> None:
     found = digest_of(data)
     blobs[found] = data
     if found != exchange.parameter:
-        raise ApiError(400, f"digest mismatch, expected {quoted(exchange.parameter)}, got {quoted(found)}")
+        raise ApiError(400, f"digest mismatch, expected {go_quoted(exchange.parameter)}, got {go_quoted(found)}")
     exchange.response.status = 201
 
 

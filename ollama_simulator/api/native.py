@@ -11,7 +11,7 @@ from typing import Any
 from ollama_simulator.api.chat import Chunks, Single, answer_chat, answer_generate, load
 from ollama_simulator.api.exchange import ApiError, Exchange
 from ollama_simulator.api.schemas import CHAT, EMBED, EMBEDDING, GENERATE
-from ollama_simulator.gojson.values import dump
+from ollama_simulator.gojson import dump
 from ollama_simulator.models import tokens
 from ollama_simulator.models.installed import Installed
 

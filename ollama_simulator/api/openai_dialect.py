@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from ollama_simulator.gojson.values import dump, json_text
+from ollama_simulator.gojson import dump, json_text
 
 
 def failed(status: int, text: str) -> dict[str, Any]:

@@ -6,48 +6,54 @@ from collections.abc import Mapping
 from typing import Any
 
 from ollama_simulator.api.dialect import Rejected
-from ollama_simulator.api.schemas import TOOLS, go_base64
-from ollama_simulator.gojson.structs import ANY, BOOL, FLOAT, INT, STRING, Custom, Scalar, Slice, Struct
-from ollama_simulator.gojson.values import GoError, Object, parse, plain, quoted
+from ollama_simulator.api.tool_schemas import TOOL
+from ollama_simulator.api.values import ANY, BOOL, FLOAT32, FLOAT64, INT, RAW, STRING, go_base64
+from ollama_simulator.gojson import parse
+from router.core.go.quoting import go_quoted
+from router.core.go.types import Slice, Struct
+from router.errors import BadRequest
 
-FLOAT32 = Scalar("float32")
-STREAM_OPTIONS = Struct("openai.StreamOptions", {"include_usage": BOOL})
+STREAM_OPTIONS = Struct("openai.StreamOptions", resets=True, fields={"include_usage": BOOL})
+_CALL_FUNCTION = Struct(
+    'struct { Name string "json:\\"name\\""; Arguments string "json:\\"arguments\\"" }',
+    fields={"name": STRING, "arguments": STRING},
+)
 _CALL = Struct(
     "openai.ToolCall",
-    {"id": STRING, "index": INT, "type": STRING, "function": Struct("", {"name": STRING, "arguments": STRING})},
+    fields={"id": STRING, "index": INT, "type": STRING, "function": _CALL_FUNCTION},
 )
 MESSAGE = Struct(
     "openai.Message",
-    {
+    fields={
         "role": STRING,
         "content": ANY,
         "reasoning": STRING,
-        "tool_calls": Slice(_CALL),
+        "tool_calls": Slice("[]openai.ToolCall", element=_CALL),
         "name": STRING,
         "tool_call_id": STRING,
     },
 )
 _FORMAT = Struct(
     "openai.ResponseFormat",
-    {"type": STRING, "json_schema": Struct("openai.JsonSchema", {"schema": Custom(plain)})},
+    fields={"type": STRING, "json_schema": Struct("openai.JsonSchema", fields={"schema": RAW})},
 )
 CHAT = Struct(
     "openai.ChatCompletionRequest",
-    {
+    fields={
         "model": STRING,
-        "messages": Slice(MESSAGE),
+        "messages": Slice("[]openai.Message", element=MESSAGE),
         "stream": BOOL,
         "stream_options": STREAM_OPTIONS,
         "max_tokens": INT,
         "seed": INT,
         "stop": ANY,
-        "temperature": FLOAT,
-        "frequency_penalty": FLOAT,
-        "presence_penalty": FLOAT,
-        "top_p": FLOAT,
+        "temperature": FLOAT64,
+        "frequency_penalty": FLOAT64,
+        "presence_penalty": FLOAT64,
+        "top_p": FLOAT64,
         "response_format": _FORMAT,
-        "tools": Slice(TOOLS.element),
-        "reasoning": Struct("openai.Reasoning", {"effort": STRING}),
+        "tools": Slice("[]api.Tool", element=TOOL),
+        "reasoning": Struct("openai.Reasoning", resets=True, fields={"effort": STRING}),
         "reasoning_effort": STRING,
         "logprobs": BOOL,
         "top_logprobs": INT,
@@ -56,7 +62,7 @@ CHAT = Struct(
 )
 COMPLETION = Struct(
     "openai.CompletionRequest",
-    {
+    fields={
         "model": STRING,
         "prompt": STRING,
         "frequency_penalty": FLOAT32,
@@ -73,7 +79,9 @@ COMPLETION = Struct(
         "_debug_render_only": BOOL,
     },
 )
-EMBED = Struct("openai.EmbedRequest", {"input": ANY, "model": STRING, "dimensions": INT, "encoding_format": STRING})
+EMBED = Struct(
+    "openai.EmbedRequest", fields={"input": ANY, "model": STRING, "dimensions": INT, "encoding_format": STRING}
+)
 
 
 def chat_request(request: Mapping[str, Any]) -> dict[str, Any]:
@@ -162,8 +170,8 @@ def _audio(value: Any) -> bytes:
         raise Rejected("invalid input_audio format: missing data")
     try:
         return go_base64(value["data"])
-    except GoError as error:
-        raise Rejected(f"invalid input_audio base64 data: {error.text}") from None
+    except BadRequest as error:
+        raise Rejected(f"invalid input_audio base64 data: {error.message}") from None
 
 
 def image_of(url: str) -> bytes:
@@ -175,7 +183,7 @@ def image_of(url: str) -> bytes:
         if url.startswith(prefix):
             try:
                 return go_base64(url.removeprefix(prefix))
-            except GoError:
+            except BadRequest:
                 break
     raise Rejected("invalid image input")
 
@@ -187,16 +195,12 @@ def tool_calls_of(calls: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
         function = call.get("function") or {}
         try:
             arguments = parse((function.get("arguments") or "").encode())
-        except GoError:
+        except BadRequest:
             arguments = None
-        if (not isinstance(arguments, Object) and arguments is not None) or arguments is None:
+        if not isinstance(arguments, dict):
             raise Rejected("invalid tool call arguments")
-        made.append(
-            {
-                "id": call.get("id") or "",
-                "function": {"name": function.get("name") or "", "arguments": plain(arguments)},
-            }
-        )
+        function = {"name": function.get("name") or "", "arguments": arguments}
+        made.append({"id": call.get("id") or "", "function": function})
     return made
 
 
@@ -224,7 +228,7 @@ def think_of(effort: str) -> bool | str | None:
         return effort
     if effort not in known:
         choices = '(must be "minimal", "low", "medium", "high", "xhigh", "ultra", "max", or "none")'
-        raise Rejected(f"invalid reasoning value: {quoted(effort)} {choices}")
+        raise Rejected(f"invalid reasoning value: {go_quoted(effort)} {choices}")
     return known[effort]
 
 

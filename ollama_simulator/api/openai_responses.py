@@ -10,7 +10,7 @@ from ollama_simulator.api.dialect import Rejected, body, early_headers, fail, re
 from ollama_simulator.api.exchange import ApiError, Exchange
 from ollama_simulator.api.openai_dialect import failed, tool_calls
 from ollama_simulator.api.responses_requests import RESPONSES, chat_request
-from ollama_simulator.gojson.values import dump
+from ollama_simulator.gojson import dump
 
 
 class ResponsesDialect:

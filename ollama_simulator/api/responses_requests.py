@@ -7,57 +7,48 @@ from typing import Any
 
 from ollama_simulator.api.dialect import Rejected
 from ollama_simulator.api.openai_requests import image_of, think_of
-from ollama_simulator.api.schemas import PARAMETERS
-from ollama_simulator.gojson.structs import (
-    ANY,
-    BOOL,
-    FLOAT,
-    INT,
-    STRING,
-    Custom,
-    Map,
-    Mismatch,
-    Slice,
-    Struct,
-    convert,
-    kind,
+from ollama_simulator.api.tool_schemas import PARAMETERS
+from ollama_simulator.api.values import ANY, BOOL, FLOAT64, INT, RAW, STRING, STRINGS
+from ollama_simulator.gojson import bind, dump, parse, value_of
+from router.core.go.json_keys import elements, kind_of, read_text
+from router.core.go.quoting import go_quoted
+from router.core.go.types import Custom, Map, Mismatch, Slice, Struct, read_alone
+from router.errors import BadRequest
+
+_PEEK = Struct(
+    'struct { Type string "json:\\"type\\""; Role string "json:\\"role\\"" }',
+    fields={"type": STRING, "role": STRING},
 )
-from ollama_simulator.gojson.values import GoError, Object, dump, parse, plain, quoted
 
 
-def _input(value: Any) -> Any:
-    if isinstance(value, str):
-        return value
-    if not isinstance(value, list) or isinstance(value, Object):
-        error = Mismatch(kind(value), "[]json.RawMessage")
-        raise GoError(f"input must be a string or array: {error.text}")
+def _input(view: memoryview, kind: str) -> Any:
+    if kind == "string":
+        return view
+    if kind != "array":
+        error = Mismatch(kind, "[]json.RawMessage", "", ())
+        raise BadRequest(f"input must be a string or array: {error.message}")
     items = []
-    for number, raw in enumerate(value):
+    for number, item in enumerate(elements(view)):
         try:
-            items.append(_item(raw))
-        except GoError as error:
-            raise GoError(f"input[{number}]: {error.text}") from None
+            items.append(_item(item))
+        except BadRequest as error:
+            raise BadRequest(f"input[{number}]: {error.message}") from None
     return items
 
 
-_PEEK = 'struct { Type string "json:\\"type\\""; Role string "json:\\"role\\"" }'
-
-
-def _item(raw: Any) -> dict[str, Any]:
-    if not isinstance(raw, Object) and raw is not None:
-        raise Mismatch(kind(raw), _PEEK)
-    found: dict[str, Any] = convert(raw, Struct("", {"type": STRING, "role": STRING})) or {}
-    item = dict(plain(raw)) if isinstance(raw, Object) else {}
-    name = found.get("type") or ("message" if found.get("role") else "")
+def _item(view: memoryview) -> dict[str, Any]:
+    found = read_alone(_PEEK, view, kind_of(view))
+    name = read_text(found.get("type")) or ("message" if read_text(found.get("role")) else "")
     if not name:
-        raise GoError("input item missing required 'type' field")
+        raise BadRequest("input item missing required 'type' field")
     if name not in ("message", "function_call", "function_call_output", "reasoning", "web_search_call"):
-        raise GoError(f"unknown input item type: {quoted(name)}")
+        raise BadRequest(f"unknown input item type: {go_quoted(name)}")
+    item = value_of(view)
     content = item.get("content")
     for number, part in enumerate(content if name == "message" and isinstance(content, list) else ()):
         part_type = part.get("type") or "" if isinstance(part, dict) else ""
         if part_type not in ("input_text", "output_text", "input_image", "input_file"):
-            raise GoError(f"content[{number}]: unknown content type: {part_type}")
+            raise BadRequest(f"content[{number}]: unknown content type: {part_type}")
     return {**item, "type": name}
 
 
@@ -66,30 +57,28 @@ _TOOL_FIELDS: dict[str, Any] = {
     "name": STRING,
     "description": STRING,
     "strict": BOOL,
-    "parameters": Map(ANY),
-    "tools": Slice(ANY),
+    "parameters": Map("map[string]interface {}", value=ANY),
+    "tools": Slice("[]interface {}", element=ANY),
 }
-_FORMAT = Struct(
-    "openai.ResponsesTextFormat", {"type": STRING, "name": STRING, "schema": Custom(plain), "strict": BOOL}
-)
+_FORMAT = Struct("openai.ResponsesTextFormat", fields={"type": STRING, "name": STRING, "schema": RAW, "strict": BOOL})
 RESPONSES = Struct(
     "openai.ResponsesRequest",
-    {
+    fields={
         "model": STRING,
         "background": BOOL,
-        "conversation": Custom(plain),
-        "include": Slice(STRING),
-        "input": Custom(_input),
+        "conversation": RAW,
+        "include": STRINGS,
+        "input": Custom("openai.ResponsesInput", resets=True, parse=_input),
         "instructions": STRING,
         "max_output_tokens": INT,
         "reasoning": Struct(
-            "openai.ResponsesReasoning", {"effort": STRING, "generate_summary": STRING, "summary": STRING}
+            "openai.ResponsesReasoning", fields={"effort": STRING, "generate_summary": STRING, "summary": STRING}
         ),
-        "temperature": FLOAT,
-        "text": Struct("openai.ResponsesText", {"format": _FORMAT}),
-        "top_p": FLOAT,
+        "temperature": FLOAT64,
+        "text": Struct("openai.ResponsesText", fields={"format": _FORMAT}),
+        "top_p": FLOAT64,
         "truncation": STRING,
-        "tools": Slice(Struct("openai.ResponsesTool", _TOOL_FIELDS)),
+        "tools": Slice("[]openai.ResponsesTool", element=Struct("openai.ResponsesTool", fields=_TOOL_FIELDS)),
         "stream": BOOL,
     },
 )
@@ -120,7 +109,7 @@ def chat_request(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _tool(tool: Mapping[str, Any]) -> dict[str, Any]:
-    parameters = convert(parse(dump(tool.get("parameters") or {})), PARAMETERS)
+    parameters = bind(dump(tool.get("parameters") or {}), PARAMETERS)
     function = {"name": tool.get("name") or "", "description": tool.get("description") or "", "parameters": parameters}
     return {"type": tool.get("type") or "", "function": function}
 
@@ -172,9 +161,9 @@ def _add_call(messages: list[dict[str, Any]], item: Mapping[str, Any], thinking:
     arguments: Any = {}
     if item.get("arguments"):
         try:
-            arguments = plain(parse(item["arguments"].encode()))
-        except GoError as error:
-            text = "unexpected end of JSON input" if error.text == "unexpected EOF" else error.text
+            arguments = parse(item["arguments"].encode())
+        except BadRequest as error:
+            text = "unexpected end of JSON input" if error.message == "unexpected EOF" else error.message
             raise Rejected(f"failed to parse function call arguments: {text}") from None
     call = {"id": item.get("call_id") or "", "function": {"name": item.get("name") or "", "arguments": arguments}}
     if not messages or messages[-1]["role"] != "assistant":

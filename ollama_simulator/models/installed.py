@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from ollama_simulator.gojson.values import dump
+from ollama_simulator.gojson import dump
 from ollama_simulator.scheduler.engine import SimModel
 from router.core.memory.weights import tensor_bytes
 from router.core.ollama.model import ModelFacts, Tensor

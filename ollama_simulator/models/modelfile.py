@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ollama_simulator.gojson.values import quoted
 from ollama_simulator.models.installed import Installed
+from router.core.go.quoting import go_quoted
 
 
 def quote(text: str) -> str:
@@ -30,7 +30,7 @@ def parameters(values: Mapping[str, Any]) -> str:
     lines = []
     for key, value in values.items():
         for item in value if isinstance(value, list) else [value]:
-            shown = quoted(item) if isinstance(item, str) else go_value(item)
+            shown = go_quoted(item) if isinstance(item, str) else go_value(item)
             lines.append(f"{key:<30} {shown}")
     return "\n".join(lines)
 

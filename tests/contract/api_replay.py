@@ -13,13 +13,13 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from ollama_simulator.api.schemas import go_duration_s
-from ollama_simulator.gojson.values import dump
+from ollama_simulator.gojson import dump
 from ollama_simulator.http.faults import FaultBook
 from ollama_simulator.machine.spec import Machine, Speeds
 from ollama_simulator.models.installed import MEDIA, Layer, extra_layers, installed, layer
 from ollama_simulator.models.library import Library, tiny_library
 from ollama_simulator.server import SimConfig, SimulatedOllama
+from router.core.go.durations import parse_duration_ns
 from router.core.ollama.names import ModelName
 from router.core.ollama.options import ServerSettings
 from router.errors import BadRequest
@@ -70,7 +70,7 @@ def settings_of(transcript: dict[str, Any]) -> tuple[ServerSettings, tuple[str, 
 
 def _seconds(text: str) -> float:
     """A duration of the environment: seconds or Go's form, negative = for ever."""
-    value = float(text) if re.fullmatch(r"-?\d+", text) else go_duration_s(text)
+    value = float(text) if re.fullmatch(r"-?\d+", text) else parse_duration_ns(text) / 1e9
     return float("inf") if value < 0 else value
 
 

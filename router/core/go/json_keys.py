@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 import re
+from typing import TypeVar
 
 import msgspec
 
-from router.core.go.json_scan import scan
+from router.core.go.json_scan import scan, scan_first
 
 KINDS = {
     ord('"'): "string",
@@ -39,16 +40,30 @@ class _Key(str):
 _MEMBERS = msgspec.json.Decoder(dict[_Key, msgspec.Raw], dec_hook=str.__new__)
 _ELEMENTS = msgspec.json.Decoder(list[msgspec.Raw])
 _STRING = msgspec.json.Decoder(str)
+_VALUE = msgspec.json.Decoder(msgspec.Raw)
+_T = TypeVar("_T")
 
 
-def _decode(text: bytes | memoryview) -> dict[_Key, msgspec.Raw]:
+def _decode(decoder: msgspec.json.Decoder[_T], text: bytes | memoryview) -> _T:
     try:
-        return _MEMBERS.decode(text)
+        return decoder.decode(text)
     except msgspec.DecodeError as exc:
         if (trailing := _TRAILING.search(str(exc))) is None:
             raise
         # Go ignores what follows the value; the number counts the first such byte.
-        return _MEMBERS.decode(memoryview(text)[: int(trailing[1]) - 1])
+        return decoder.decode(memoryview(text)[: int(trailing[1]) - 1])
+
+
+def first_value(text: bytes) -> memoryview:
+    """The JSON value that `text` begins with, without the white space around it and without what follows.
+
+    Raises EndOfBody or BadRequest where Go's decoder finds no valid JSON value.
+    """
+    try:
+        return memoryview(_decode(_VALUE, text))
+    except (msgspec.DecodeError, RecursionError):
+        span = scan_first(text)
+        return memoryview(text)[span.start : span.end]
 
 
 def split(text: bytes | memoryview) -> Members:
@@ -57,7 +72,7 @@ def split(text: bytes | memoryview) -> Members:
     Raises EndOfBody or BadRequest where Go's decoder finds no valid JSON value.
     """
     try:
-        return [(str(key), memoryview(raw)) for key, raw in _decode(text).items()]
+        return [(str(key), memoryview(raw)) for key, raw in _decode(_MEMBERS, text).items()]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass
     whole = bytes(text)

@@ -55,6 +55,13 @@ def scan(text: bytes) -> list[Span]:
 
     Raises EndOfBody, or BadRequest with Go's own words.
     """
+    scanner = _Scanner(text)
+    scanner.run()
+    return scanner.children
+
+
+def scan_first(text: bytes) -> Span:
+    """The first JSON value of `text` as a whole, without a key. Raises as `scan` does."""
     return _Scanner(text).run()
 
 
@@ -68,8 +75,8 @@ class _Scanner:
         self.key = b""
         self.started = 0
 
-    def run(self) -> list[Span]:
-        pos = self._skip(0)
+    def run(self) -> Span:
+        begin = pos = self._skip(0)
         if pos == len(self.text):
             raise EndOfBody
         for _ in range(_MAX_STEPS):
@@ -82,7 +89,7 @@ class _Scanner:
                 pos = self._plain(pos, opener)
             pos = self._after(pos)
             if not self.stack:
-                return self.children
+                return Span(b"", begin, pos)
         raise BadRequest("the request body has too many values that only a slow parser takes")
 
     def _open(self, pos: int, opener: int) -> tuple[bool, int]:

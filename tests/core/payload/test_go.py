@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import json
-from pathlib import Path
-
 import pytest
 
 from router.core.payload.fields import REQUESTS
 from router.core.payload.read import read_names, read_request
 from router.errors import BadRequest
+from tests.go_verdicts import CASES, body_of, error_text, name_of
 
-CASES = json.loads((Path(__file__).parents[2] / "data" / "go_json.json").read_text())
 # A time in nanoseconds that stands for "for ever".
 FOREVER_NS = (1 << 63) - 1
 REFUSED_AFTER_DECODING = {
@@ -23,23 +19,6 @@ REFUSED_AFTER_DECODING = {
     "messages is required",
     "top_logprobs must be between 0 and 20",
 }
-
-
-def body_of(case):
-    body = case["body"]
-    if isinstance(body, str):
-        return body.encode()
-    if "b64" in body:
-        return base64.b64decode(body["b64"])
-    return "".join(unit * times for unit, times in body["pieces"]).encode()
-
-
-def name_of(case):
-    return f"{case['kind']} {str(case['body'])[:60]}"
-
-
-def error_text(kind, go):
-    return "missing request body" if go["error"] == "EOF" and not kind.startswith("v1_") else go["error"]
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case["kind"] in REQUESTS], ids=name_of)

@@ -1,0 +1,57 @@
+"""Tools and tool calls in request bodies as Go structs (api/types.go), with the decoders of their own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ollama_simulator.api.values import ANY, INT, STRING, STRINGS
+from router.core.go.json_keys import kind_of, split
+from router.core.go.types import Custom, Slice, Struct, read_alone
+from router.errors import BadRequest
+
+_NO_OBJECT = "Value looks like object, but can't find closing '}' symbol"
+
+
+def _property_type(view: memoryview, kind: str) -> Any:
+    return view if kind == "string" else read_alone(STRINGS, view, kind)
+
+
+def _ordered_properties(view: memoryview, kind: str) -> dict[str, Any]:
+    if kind != "object":
+        raise BadRequest(_NO_OBJECT)
+    return {key: read_alone(PROPERTY, item, kind_of(item)) for key, item in split(view)}
+
+
+def _arguments(view: memoryview, kind: str) -> memoryview:
+    if kind != "object":
+        raise BadRequest(_NO_OBJECT)
+    return view
+
+
+_PROPERTIES = Custom("api.ToolPropertiesMap", resets=True, parse=_ordered_properties)
+PROPERTY = Struct(
+    "api.ToolProperty",
+    fields={
+        "type": Custom("api.PropertyType", resets=True, parse=_property_type),
+        "items": ANY,
+        "description": STRING,
+        "enum": Slice("[]interface {}", element=ANY),
+        "properties": _PROPERTIES,
+        "required": STRINGS,
+    },
+)
+PARAMETERS = Struct(
+    "api.ToolFunctionParameters",
+    fields={"type": STRING, "$defs": ANY, "items": ANY, "required": STRINGS, "properties": _PROPERTIES},
+)
+_FUNCTION = Struct("api.ToolFunction", fields={"name": STRING, "description": STRING, "parameters": PARAMETERS})
+TOOL = Struct("api.Tool", fields={"type": STRING, "items": ANY, "function": _FUNCTION})
+_CALL_FUNCTION = Struct(
+    "api.ToolCallFunction",
+    fields={
+        "index": INT,
+        "name": STRING,
+        "arguments": Custom("api.ToolCallFunctionArguments", resets=True, parse=_arguments),
+    },
+)
+TOOL_CALLS = Slice("[]api.ToolCall", element=Struct("api.ToolCall", fields={"id": STRING, "function": _CALL_FUNCTION}))

@@ -1,0 +1,74 @@
+"""JSON as a Go server holds it (`any`) and writes it (`json.Marshal`). How it is read is `router/core/go`."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from router.core.go.json_keys import elements, first_value, kind_of, read_text, split
+from router.core.go.types import Struct, read_alone
+from router.errors import BadRequest
+
+_INTEGER = re.compile("-?[0-9]{1,309}")  # a longer one is beyond a float64
+_HTML = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
+_HTML_PATTERN = re.compile("[<>&\u2028\u2029]")
+
+
+def bind(body: bytes, wanted: Struct) -> dict[str, Any]:
+    """A request body as the fields it sets, like gin's ShouldBindJSON. Raises BadRequest with Go's text.
+
+    A field that the body leaves out is absent, so that "absent" and "zero" stay apart.
+    """
+    view = first_value(body)
+    found: dict[str, Any] = value_of(read_alone(wanted, view, kind_of(view)))
+    return found
+
+
+def parse(body: bytes) -> Any:
+    """The first JSON value of `body`; what follows it is not read. Raises BadRequest with Go's text."""
+    return value_of(first_value(body))
+
+
+def value_of(found: Any) -> Any:
+    """`found` with Python values in place of the views of JSON in it. Of duplicate keys the last one wins."""
+    try:
+        return _value_of(found)
+    except RecursionError:
+        raise BadRequest("exceeded max depth") from None
+
+
+def _value_of(found: Any) -> Any:
+    if isinstance(found, memoryview):
+        return _decoded(found)
+    if isinstance(found, dict):
+        return {key: _value_of(item) for key, item in found.items()}
+    if isinstance(found, list):
+        return [_value_of(item) for item in found]
+    return found
+
+
+def _decoded(view: memoryview) -> Any:
+    kind = kind_of(view)
+    if kind == "string":
+        return read_text(view)
+    if kind == "object":
+        return {key: _decoded(item) for key, item in split(view)}
+    if kind == "array":
+        return [_decoded(item) for item in elements(view)]
+    if kind == "number":
+        text = bytes(view).decode()
+        return int(text) if _INTEGER.fullmatch(text) else float(text)
+    return {"t": True, "f": False}.get(chr(view[0]))
+
+
+def dump(value: Any) -> bytes:
+    """`value` as json.Marshal writes it: compact, UTF-8, `<`, `>` and `&` escaped."""
+    text = json_text(value)
+    text = text.replace("\\b", "\\u0008").replace("\\f", "\\u000c") if "\\b" in text or "\\f" in text else text
+    return _HTML_PATTERN.sub(lambda match: _HTML[match[0]], text).encode("utf-8", "replace")
+
+
+def json_text(value: Any) -> str:
+    """Compact JSON for texts inside answers: only what must be escaped is."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
