@@ -22,7 +22,7 @@ from router.core.units import MIB
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from ollama_simulator.clock import run_virtual
-from ollama_simulator.machine.arithmetic import Buffer, RunnerPlan, RunnerStart, SimModel
+from ollama_simulator.machine.arithmetic import Buffer, RunnerPlan, RunnerSpec, SimModel
 from ollama_simulator.machine.llamacpp import FootprintArithmetic
 from ollama_simulator.machine.spec import CardSpec, Machine, Speeds
 from ollama_simulator.server import SimConfig
@@ -46,24 +46,24 @@ class Hidden:
     extra_bytes: int = 0
     inner: FootprintArithmetic = field(default_factory=FootprintArithmetic)
     loads: list[tuple[str, bool]] = field(default_factory=list)
-    starts: dict[str, RunnerStart] = field(default_factory=dict)
+    specs: dict[str, RunnerSpec] = field(default_factory=dict)
 
-    def plan(self, start: RunnerStart, free: Sequence[int]) -> RunnerPlan:
+    def plan(self, spec: RunnerSpec, free: Sequence[int]) -> RunnerPlan:
         """As the server really runs."""
-        found = self._plan(start, free)
-        self.starts[start.model.name] = start
-        self.loads.append((start.model.name, found.is_full))
+        found = self._plan(spec, free)
+        self.specs[spec.model.name] = spec
+        self.loads.append((spec.model.name, found.is_full))
         extra = (Buffer("context", 0, self.extra_bytes, 0),) if self.extra_bytes else ()
         return replace(found, buffers=(*found.buffers, *extra))
 
-    def _plan(self, start: RunnerStart, free: Sequence[int]) -> RunnerPlan:
-        true = replace(start, kv_type=self.kv_type or start.kv_type, num_parallel=self.slots or start.num_parallel)
+    def _plan(self, spec: RunnerSpec, free: Sequence[int]) -> RunnerPlan:
+        true = replace(spec, kv_type=self.kv_type or spec.kv_type, num_parallel=self.slots or spec.num_parallel)
         return self.inner.plan(true, [max(0, have - self.extra_bytes) for have in free])
 
     def could_fit(self, model: str, num_ctx: int, free_bytes: int) -> bool:
         """Whether the model would run fully on an empty card with so much free; False if it was never loaded."""
-        start = self.starts.get(model)
-        return start is not None and self._plan(replace(start, num_ctx=num_ctx), [free_bytes]).is_full
+        spec = self.specs.get(model)
+        return spec is not None and self._plan(replace(spec, num_ctx=num_ctx), [free_bytes]).is_full
 
     def projector_bytes(self, model: SimModel) -> int:
         """Nothing hidden there."""

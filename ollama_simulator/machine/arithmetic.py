@@ -38,7 +38,7 @@ class SimModel:
 
 
 @dataclass(frozen=True, slots=True)
-class RunnerStart:
+class RunnerSpec:
     """A runner's command line, as far as it decides over memory. `num_ctx` is per slot, `num_gpu` −1 = automatic.
 
     `is_single` = ``--split-mode none``; `main_gpu` is then the runner's own device number. `has_projector` = the
@@ -97,8 +97,8 @@ class LoadFailure(Exception):
 class Arithmetic(Protocol):
     """How much memory a runner takes."""
 
-    def plan(self, start: RunnerStart, free: Sequence[int]) -> RunnerPlan:
-        """The allocations of `start` on devices with so many bytes free (its own contexts are up already).
+    def plan(self, spec: RunnerSpec, free: Sequence[int]) -> RunnerPlan:
+        """The allocations of `spec` on devices with so many bytes free (its own contexts are up already).
 
         Raises LoadFailure where the runner refuses.
         """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ollama_simulator.machine.arithmetic import Buffer, LoadFailure, RunnerPlan, RunnerStart, SimModel
+from ollama_simulator.machine.arithmetic import Buffer, LoadFailure, RunnerPlan, RunnerSpec, SimModel
 from ollama_simulator.machine.fit import CPU, Layout, buffers_of, by_share, fit, layout_of
 from router.core.memory.compute import compute_bytes
 from router.core.memory.footprint import is_embedding, layer_kv_bytes
@@ -19,21 +19,21 @@ OUTPUT_BYTES_PER_TOKEN = 4
 class _Costs:
     """Bytes of one model run one way, as the footprint counts them."""
 
-    def __init__(self, start: RunnerStart) -> None:
-        facts = start.model.facts
-        self.start, self.facts, self.shape = start, facts, shape_of(facts)
-        self.is_single = start.is_single
+    def __init__(self, spec: RunnerSpec) -> None:
+        facts = spec.model.facts
+        self.spec, self.facts, self.shape = spec, facts, shape_of(facts)
+        self.is_single = spec.is_single
         self.options = RunOptions(
-            num_ctx=start.num_ctx,
-            num_batch=start.num_batch,
-            num_parallel=start.num_parallel,
-            kv_type=start.kv_type,
-            flash_attention=start.flash_attention,
-            has_projector=start.has_projector,
+            num_ctx=spec.num_ctx,
+            num_batch=spec.num_batch,
+            num_parallel=spec.num_parallel,
+            kv_type=spec.kv_type,
+            flash_attention=spec.flash_attention,
+            has_projector=spec.has_projector,
         )
         skipped = (0,) * (len(self.shape.layers) - len(self.shape.weights.block_bytes))
         self.weights = (*self.shape.weights.block_bytes, *skipped, self.shape.weights.output_bytes)
-        self.experts, self.largest_tensor = _experts(start.model, len(self.weights))
+        self.experts, self.largest_tensor = _experts(spec.model, len(self.weights))
 
     def cache(self, layer: int, *, sliding: bool) -> int:
         """KV cache of a layer, if it is of that kind."""
@@ -44,7 +44,7 @@ class _Costs:
     def state(self, layer: int) -> int:
         """Recurrent state of a layer, all slots."""
         layers = self.shape.layers
-        return layers[layer].state_bytes * self.start.num_parallel if layer < len(layers) else 0
+        return layers[layer].state_bytes * self.spec.num_parallel if layer < len(layers) else 0
 
     def compute(self, copies: int, *, has_cpu_layers: bool) -> int:
         """One device's compute buffer; large batches copy the weights of layers on the CPU over, one at a time."""
@@ -84,15 +84,15 @@ class FootprintArithmetic:
             return model.projector_bytes + self._image_bytes
         return projector_bytes(model.facts, shape_of(model.facts).weights)
 
-    def plan(self, start: RunnerStart, free: Sequence[int]) -> RunnerPlan:
+    def plan(self, spec: RunnerSpec, free: Sequence[int]) -> RunnerPlan:
         """See `Arithmetic`."""
-        costs = _Costs(start)
-        if costs.options.is_kv_quantized and not start.flash_attention:
+        costs = _Costs(spec)
+        if costs.options.is_kv_quantized and not spec.flash_attention:
             raise LoadFailure("llama_init_from_model: V cache quantization requires flash_attn")
         layout = self._place(costs, free)
         found = buffers_of(layout)
-        if start.has_projector and free:
-            found += (Buffer("projector", 0, self.projector_bytes(start.model), self._image(start.model)),)
+        if spec.has_projector and free:
+            found += (Buffer("projector", 0, self.projector_bytes(spec.model), self._image(spec.model)),)
         on_gpu = sum(layout.weights)
         return RunnerPlan(found, layout.is_full, on_gpu, sum(costs.weights) - on_gpu, _host_bytes(costs, layout))
 
@@ -100,16 +100,16 @@ class FootprintArithmetic:
         return worst_image_bytes(model.facts) if self._image_bytes is None else self._image_bytes
 
     def _place(self, costs: _Costs, free: Sequence[int]) -> Layout:
-        start, devices, layers = costs.start, len(free), len(costs.weights)
-        if start.num_gpu == 0 or not free:
+        spec, devices, layers = costs.spec, len(free), len(costs.weights)
+        if spec.num_gpu == 0 or not free:
             return layout_of(costs, (CPU,) * layers, devices)
-        extra = self.projector_bytes(start.model) if start.has_projector else 0
-        targets = [start.target_bytes + (extra if d == 0 else 0) for d in range(devices)]
-        if start.num_gpu < 0 and start.fit:
+        extra = self.projector_bytes(spec.model) if spec.has_projector else 0
+        targets = [spec.target_bytes + (extra if d == 0 else 0) for d in range(devices)]
+        if spec.num_gpu < 0 and spec.fit:
             return fit(costs, free, targets)
-        if self._forgets_num_gpu and start.fit and (whole := fit(costs, free, targets)).is_full:
+        if self._forgets_num_gpu and spec.fit and (whole := fit(costs, free, targets)).is_full:
             return whole
-        offloaded = layers if start.num_gpu < 0 else start.num_gpu  # the fit leaves a number that was asked for alone
+        offloaded = layers if spec.num_gpu < 0 else spec.num_gpu  # the fit leaves a number that was asked for alone
         return layout_of(costs, by_share(layers, offloaded, free), devices)
 
 
@@ -119,5 +119,5 @@ def _host_bytes(costs: _Costs, layout: Layout) -> int:
     caches = [sum(costs.cache(il, sliding=sliding) for il in behind) for sliding in (False, True)]
     on_gpu = sum(layout.weights)
     mapped = sum(costs.weights) - on_gpu + costs.shape.weights.host_bytes
-    weights = min(mapped, costs.start.model.blob_bytes - on_gpu)  # Ollama: never more than the file
-    return weights + (caches[1] or caches[0]) + costs.facts.vocab * OUTPUT_BYTES_PER_TOKEN * costs.start.num_parallel
+    weights = min(mapped, costs.spec.model.blob_bytes - on_gpu)  # Ollama: never more than the file
+    return weights + (caches[1] or caches[0]) + costs.facts.vocab * OUTPUT_BYTES_PER_TOKEN * costs.spec.num_parallel

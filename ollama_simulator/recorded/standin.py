@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from ollama_simulator.machine.arithmetic import Buffer, LoadFailure, RunnerPlan, RunnerStart, SimModel
+from ollama_simulator.machine.arithmetic import Buffer, LoadFailure, RunnerPlan, RunnerSpec, SimModel
 from ollama_simulator.machine.fit import CPU, Layout, buffers_of, by_share, fit, layout_of
 from router.core.memory.weights import tensor_bytes
 from router.core.ollama.model import ModelFacts
@@ -117,13 +117,13 @@ def _padded(cells: int) -> int:
 class _Costs:
     """Bytes of one model run one way."""
 
-    def __init__(self, start: RunnerStart) -> None:
-        self.start, self.shape = start, shape_of(start.model.facts)
+    def __init__(self, spec: RunnerSpec) -> None:
+        self.spec, self.shape = spec, shape_of(spec.model.facts)
         self.weights, self.experts = (*self.shape.layers, self.shape.output), self.shape.experts
-        self.is_single = start.is_single
-        self.cells = _padded(start.num_ctx)
-        self.batch = min(start.num_batch, max(start.num_ctx * start.num_parallel, 1))
-        self.kv_bytes = KV_BYTES.get(start.kv_type, 2.0)
+        self.is_single = spec.is_single
+        self.cells = _padded(spec.num_ctx)
+        self.batch = min(spec.num_batch, max(spec.num_ctx * spec.num_parallel, 1))
+        self.kv_bytes = KV_BYTES.get(spec.kv_type, 2.0)
         self.window_cells = min(self.cells, _padded(self.shape.window + self.batch))
         self.is_sliding = any(self.shape.sliding)
 
@@ -133,7 +133,7 @@ class _Costs:
         if layer >= len(shape.layers) or not shape.has_cache or shape.sliding[layer] != sliding:
             return 0
         cells = self.window_cells if sliding else self.cells
-        return int(cells * self.start.num_parallel * shape.kv_heads[layer] * shape.head_sizes * self.kv_bytes)
+        return int(cells * self.spec.num_parallel * shape.kv_heads[layer] * shape.head_sizes * self.kv_bytes)
 
     def state(self, layer: int) -> int:
         """The stand-in knows of no recurrent models."""
@@ -147,7 +147,7 @@ class _Costs:
         attention = 4 * inputs
         if self.kv_bytes < 2:
             attention += int(self.cells * max(shape.kv_heads) * shape.head_sizes * 2)
-        if not self.start.flash_attention:
+        if not self.spec.flash_attention:
             attention += shape.heads * self.cells * batch * 4
         body = max(3 * shape.feed_forward * batch * 4 + 3 * inputs, attention)
         return copies * masks + (copies * inputs if copies > 1 else 0) + body + (shape.biggest if has_cpu_layers else 0)
@@ -160,32 +160,32 @@ class StandIn:
         """Weights and an image graph of fixed size (a guess of the stand-in's)."""
         return model.projector_bytes + IMAGE_GRAPH_BYTES
 
-    def plan(self, start: RunnerStart, free: Sequence[int]) -> RunnerPlan:
+    def plan(self, spec: RunnerSpec, free: Sequence[int]) -> RunnerPlan:
         """See `Arithmetic`."""
-        costs = _Costs(start)
-        if costs.kv_bytes < 2 and not start.flash_attention:
+        costs = _Costs(spec)
+        if costs.kv_bytes < 2 and not spec.flash_attention:
             raise LoadFailure("llama_init_from_model: V cache quantization requires flash_attn")
         return self._buffers(costs, self._place(costs, free))
 
     def _place(self, costs: _Costs, free: Sequence[int]) -> Layout:
-        start, devices, layers = costs.start, len(free), len(costs.weights)
-        if start.num_gpu == 0 or not free:
+        spec, devices, layers = costs.spec, len(free), len(costs.weights)
+        if spec.num_gpu == 0 or not free:
             return layout_of(costs, (CPU,) * layers, devices)
-        extra = self.projector_bytes(start.model) if start.has_projector else 0
-        targets = [start.target_bytes + (extra if d == 0 else 0) for d in range(devices)]
-        forced = layout_of(costs, by_share(layers, layers if start.num_gpu < 0 else start.num_gpu, free), devices)
-        if start.fit and start.num_gpu < 0:
+        extra = self.projector_bytes(spec.model) if spec.has_projector else 0
+        targets = [spec.target_bytes + (extra if d == 0 else 0) for d in range(devices)]
+        forced = layout_of(costs, by_share(layers, layers if spec.num_gpu < 0 else spec.num_gpu, free), devices)
+        if spec.fit and spec.num_gpu < 0:
             return fit(costs, free, targets)
         # The stand-in's own fault: where everything fits, a number of layers that was asked for is forgotten.
         whole = layout_of(costs, by_share(layers, layers, free), devices)
         has_room = all(free[d] - whole.need(d) >= targets[d] for d in range(devices))
-        return whole if start.fit and has_room else forced
+        return whole if spec.fit and has_room else forced
 
     def _buffers(self, costs: _Costs, layout: Layout) -> RunnerPlan:
-        start, on_gpu = costs.start, sum(layout.weights)
+        spec, on_gpu = costs.spec, sum(layout.weights)
         found = buffers_of(layout)
-        if start.has_projector and layout.compute:
-            found += (Buffer("projector", 0, self.projector_bytes(start.model), IMAGE_GRAPH_BYTES),)
+        if spec.has_projector and layout.compute:
+            found += (Buffer("projector", 0, self.projector_bytes(spec.model), IMAGE_GRAPH_BYTES),)
         return RunnerPlan(found, layout.is_full, on_gpu, sum(costs.weights) - on_gpu, self._host(costs, layout))
 
     def _host(self, costs: _Costs, layout: Layout) -> int:
@@ -193,9 +193,9 @@ class StandIn:
         shape, batch = costs.shape, costs.batch
         on_gpu = sum(layout.weights)
         mapped = sum(costs.weights) - on_gpu + shape.token_embedding
-        weights = min(mapped, costs.start.model.blob_bytes - on_gpu)  # Ollama: never more than the file
+        weights = min(mapped, costs.spec.model.blob_bytes - on_gpu)  # Ollama: never more than the file
         behind = [il for il, own in enumerate(layout.owners) if own == CPU]
         caches = [sum(costs.cache(il, sliding=sliding) for il in behind) for sliding in (False, True)]
         graph = shape.embedding * batch * 4 + costs.cells * batch * 2
         graph += 0 if CPU not in layout.owners else 3 * shape.feed_forward * batch * 4
-        return weights + (caches[1] or caches[0]) + graph + max(shape.vocab, 1) * 4 * costs.start.num_parallel
+        return weights + (caches[1] or caches[0]) + graph + max(shape.vocab, 1) * 4 * costs.spec.num_parallel

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from ollama_simulator.machine.arithmetic import Arithmetic, RunnerStart, SimModel
+from ollama_simulator.machine.arithmetic import Arithmetic, RunnerSpec, SimModel
 from ollama_simulator.machine.cards import Cards
 from ollama_simulator.scheduler.runner import OOM, POLL_S, Runner, command_line
 from router.core.ollama.bookkeeping import Free
@@ -146,9 +146,9 @@ class Loader:
 
     async def _attempt(self, request: Request, look: Preflight, *, has_projector: bool) -> Runner:
         launch = replace(request.launch, num_ctx=clamped(request.launch.num_ctx, request.model.facts))
-        start = self._start_options(request, launch, look, has_projector=has_projector)
+        spec = self._spec(request, launch, look, has_projector=has_projector)
         keep_alive_s = self._settings.keep_alive_s if request.keep_alive_s is None else request.keep_alive_s
-        runner = Runner(request.model, launch, start, look.cards, self._cards, keep_alive_s)
+        runner = Runner(request.model, launch, spec, look.cards, self._cards, keep_alive_s)
         self._emit("starting", request.model.name, command_line(runner, self._settings))
         begun = asyncio.get_running_loop().time()
         self._starting = runner
@@ -171,14 +171,14 @@ class Loader:
         )
         return runner
 
-    def _start_options(self, request: Request, launch: Launch, look: Preflight, *, has_projector: bool) -> RunnerStart:
+    def _spec(self, request: Request, launch: Launch, look: Preflight, *, has_projector: bool) -> RunnerSpec:
         settings, model = self._settings, request.model
         target = settings.fit_target_bytes
         if has_projector and target == HEADROOM_BYTES:  # a target that the user has set is left alone
             target = -(-(model.projector_bytes + HEADROOM_BYTES) // MIB) * MIB
         gpus = self._cards.gpus()
         can_flash = supports_flash_attention([gpus[card] for card in look.cards])
-        return RunnerStart(
+        return RunnerSpec(
             model=model,
             num_ctx=launch.num_ctx,
             num_batch=launch.num_batch,

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from itertools import count
 
-from ollama_simulator.machine.arithmetic import Arithmetic, Buffer, LoadFailure, RunnerPlan, RunnerStart, SimModel
+from ollama_simulator.machine.arithmetic import Arithmetic, Buffer, LoadFailure, RunnerPlan, RunnerSpec, SimModel
 from ollama_simulator.machine.cards import Cards
 from router.core.ollama.bookkeeping import OllamaResident
 from router.core.ollama.options import Launch, ServerSettings
@@ -31,12 +31,12 @@ class Runner:
         self,
         model: SimModel,
         launch: Launch,
-        start: RunnerStart,
+        spec: RunnerSpec,
         cards: tuple[int, ...],
         book: Cards,
         keep_alive_s: float,
     ) -> None:
-        self.model, self.launch, self.start_options, self.cards = model, launch, start, cards
+        self.model, self.launch, self.spec, self.cards = model, launch, spec, cards
         self.keep_alive_s = keep_alive_s
         self.expires_at_s: float | None = None
         self.timer: asyncio.TimerHandle | None = None
@@ -118,7 +118,7 @@ class Runner:
                 self._hold(Buffer("context", device, self._book.machine.cards[card].context_mib * MIB, 0))
             free = [self._book.free_bytes(card) for card in self.devices]
             self.free_at_load_bytes = tuple(left // MIB * MIB for left in free)
-            self.plan = arithmetic.plan(self.start_options, free)
+            self.plan = arithmetic.plan(self.spec, free)
             await self._allocate(self.plan.buffers)
         except LoadFailure as failure:
             self.kill(f"exit status 1: {failure}")
@@ -172,15 +172,15 @@ def _oom_text(buffer: Buffer) -> str:
 
 def command_line(runner: Runner, settings: ServerSettings) -> str:
     """How Ollama started it, as its log says."""
-    start, launch = runner.start_options, runner.launch
+    spec, launch = runner.spec, runner.launch
     words = ["llama-server", "--model", runner.model.name]
-    words += ["-c", str(start.num_ctx * start.num_parallel), "-np", str(start.num_parallel)]
+    words += ["-c", str(spec.num_ctx * spec.num_parallel), "-np", str(spec.num_parallel)]
     if runner.model.projector_bytes:
-        words += ["--mmproj", runner.model.name] + ([] if start.has_projector else ["--no-mmproj-offload"])
+        words += ["--mmproj", runner.model.name] + ([] if spec.has_projector else ["--no-mmproj-offload"])
     if settings.kv_type != "f16":
         words += ["--cache-type-k", settings.kv_type, "--cache-type-v", settings.kv_type]
-    words += ["--flash-attn", settings.flash_attention if start.flash_attention else "off"]
+    words += ["--flash-attn", settings.flash_attention if spec.flash_attention else "off"]
     words += ["-b", str(launch.num_batch), "-ub", str(launch.num_batch)]
     words += ["-ngl", str(launch.num_gpu)] if launch.num_gpu >= 0 else []
-    words += ["--split-mode", "none", "--main-gpu", "0"] if start.is_single else []
+    words += ["--split-mode", "none", "--main-gpu", "0"] if spec.is_single else []
     return " ".join(words + (["--context-shift", "--keep", "4"] if launch.shift else []))
