@@ -1,1 +1,1 @@
-"""An Ollama that only pretends: the real API and the real scheduler rules, on virtual GPUs (scheduler.md)."""
+"""A simulated Ollama: the real API and the real scheduling rules, on virtual GPUs."""

@@ -1,4 +1,4 @@
-"""The simulator's own routes under `/_sim/`: order faults, set foreign memory, look at what came in."""
+"""The simulator's own routes under `/_sim/`: order faults, set foreign memory, read the state."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from router.errors import BadRequest
 
 @dataclass(frozen=True, slots=True)
 class Controls:
-    """What the routes act on: the parts of one simulated controls."""
+    """The parts of one simulated server that the routes act on."""
 
     faults: FaultBook
     cards: Cards

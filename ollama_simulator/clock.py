@@ -1,9 +1,9 @@
 """Virtual time: an asyncio loop that jumps to the next timer instead of waiting for it.
 
-Code that asks `loop.time()` and `asyncio.sleep` runs minutes of simulated time in milliseconds, and always alike.
-Sockets on this machine keep working: before each jump the loop looks whether something has arrived. While a thread of
-the executor works (a file read, a name look-up, SQLite) time flows as it really does, so a deadline around a thread
-that hangs still ends. Threads that the loop did not start are not known to it.
+Code that uses `loop.time()` and `asyncio.sleep` runs minutes of simulated time in milliseconds, always with the same
+result. Sockets on this machine keep working: the loop polls them in front of each jump. While a thread of the executor
+works (a file read, a name look-up, SQLite), time runs at its real speed, so a deadline around a thread that hangs still
+expires. The loop does not know of threads that it did not start.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 SETTLE_S = 0.001
-"""Real seconds given to the kernel to hand over bytes sent through loopback before a jump of more than a tick."""
+"""Real seconds for the kernel to deliver bytes sent through loopback, allowed ahead of a jump longer than a tick."""
 
 TICK_S = 0.02
-"""Jumps up to this long are taken without settling: a token more or less early changes nothing."""
+"""Longest jump made without waiting for the kernel. Whether a token arrives one tick earlier does not matter."""
 
 
 class _JumpingSelector(selectors.DefaultSelector):
-    """Answers `select` at once and moves the loop's clock on by the time it would have waited."""
+    """Returns from `select` at once and advances the loop's clock by the time that it would have waited."""
 
     def __init__(self, busy: Callable[[], bool]) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class _JumpingSelector(selectors.DefaultSelector):
             return ready
         if timeout is None or self._busy():
             return self._wait_really(timeout)
-        has_sockets = len(self.get_map()) > 1  # one is the loop's own wake-up pipe
+        has_sockets = len(self.get_map()) > 1  # the loop's own wake-up pipe is always registered
         if has_sockets and timeout > TICK_S and (ready := super().select(SETTLE_S)):
             return ready
         if not self._busy():
@@ -54,7 +54,7 @@ class _JumpingSelector(selectors.DefaultSelector):
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """A selector loop whose `time()` starts at 0 and moves only when every task waits for a timer."""
+    """A selector loop whose `time()` starts at 0 and advances only while every task waits for a timer."""
 
     def __init__(self) -> None:
         self._in_executor = 0
@@ -68,7 +68,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def run_in_executor(
         self, executor: Executor | None, func: Callable[[Unpack[Ts]], T], *args: *Ts
     ) -> asyncio.Future[T]:
-        """As asyncio's own; no jump happens until the work is done."""
+        """As in asyncio; time does not jump until the work is done."""
         future = super().run_in_executor(executor, func, *args)
         self._in_executor += 1
         future.add_done_callback(self._left_executor)

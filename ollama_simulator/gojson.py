@@ -1,4 +1,4 @@
-"""JSON as a Go server holds it (`any`) and writes it (`json.Marshal`). How it is read is `router/core/go`."""
+"""JSON bodies as Python values, read by the types of `router/core/go`, and JSON as Go's json.Marshal writes it."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from router.core.go.json_keys import elements, first_value, kind_of, read_text, 
 from router.core.go.types import Struct, read_alone
 from router.errors import BadRequest
 
-_INTEGER = re.compile("-?[0-9]{1,309}")  # a longer one is beyond a float64
+_INTEGER = re.compile("-?[0-9]{1,309}")  # longer ones exceed a float64
 _HTML = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 _HTML_PATTERN = re.compile("[<>&\u2028\u2029]")
 
 
 def bind(body: bytes, wanted: Struct) -> dict[str, Any]:
-    """A request body as the fields it sets, like gin's ShouldBindJSON. Raises BadRequest with Go's text.
+    """The fields that a request body sets, as gin's ShouldBindJSON reads them. Raises BadRequest with Go's text.
 
-    A field that the body leaves out is absent, so that "absent" and "zero" stay apart.
+    A field that the body leaves out is absent from the result, so that "absent" and "zero" differ.
     """
     view = first_value(body)
     found: dict[str, Any] = value_of(read_alone(wanted, view, kind_of(view)))
@@ -26,12 +26,12 @@ def bind(body: bytes, wanted: Struct) -> dict[str, Any]:
 
 
 def parse(body: bytes) -> Any:
-    """The first JSON value of `body`; what follows it is not read. Raises BadRequest with Go's text."""
+    """The first JSON value of `body`; what follows is ignored. Raises BadRequest with Go's text."""
     return value_of(first_value(body))
 
 
 def value_of(found: Any) -> Any:
-    """`found` with Python values in place of the views of JSON in it. Of duplicate keys the last one wins."""
+    """`found` with every view of JSON in it decoded to a Python value. The last of duplicate keys wins."""
     try:
         return _value_of(found)
     except RecursionError:
@@ -70,5 +70,5 @@ def dump(value: Any) -> bytes:
 
 
 def json_text(value: Any) -> str:
-    """Compact JSON for texts inside answers: only what must be escaped is."""
+    """Compact JSON for text inside a response: nothing is escaped that JSON does not require."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

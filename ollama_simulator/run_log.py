@@ -1,4 +1,4 @@
-"""The simulator's log in a run directory: the lines of Ollama's own that others count, one per start of a runner."""
+"""The simulator's log in a run directory: those lines of Ollama's log that other programs evaluate."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TEXTS = {
 
 
 def log_to(path: Path, also: Callable[[str, str, str], None] | None = None) -> Callable[[str, str, str], None]:
-    """An event sink for `Engine` that appends to `path` (made at once, so that readers find it), and tells `also`."""
+    """An event sink for `Engine` that appends to `path` and calls `also`. Creates the file at once, for its readers."""
     path.touch()
 
     def sink(what: str, name: str, detail: str) -> None:

@@ -1,7 +1,7 @@
-"""A simulated Ollama: the HTTP API of `api_*.py` over the scheduler of `engine.py`, on virtual cards.
+"""A simulated Ollama: the HTTP API (`api/`) on the scheduler (`scheduler/`) on virtual cards (`machine/`).
 
-In tests: ``async with running_simulator(SimConfig(...)) as sim`` gives `sim.url`, `sim.engine`, `sim.probe()`,
-`sim.faults` (misbehaviour on order) and `sim.seen` (what came in).
+In tests: ``async with running_simulator(SimConfig(...)) as sim`` provides `sim.url`, `sim.engine`, `sim.probe()`,
+`sim.faults` (faults to inject) and `sim.seen` (the requests received).
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ DEFAULT_TAGS = (
 
 @dataclass(frozen=True, slots=True)
 class SimConfig:
-    """What a simulated server is. `gpus_mib` are the sizes of its cards (none: CPU only); `machine` overrides them and
-    `speeds`. `models` are real tags; `library` overrides them. `run_dir` is the lab's RUN
-    directory (vgpu.json, state). `keep_seen`: so many of the last requests are remembered."""
+    """The configuration of a simulated server. `gpus_mib` are the sizes of its cards (none: CPU only); `machine`
+    overrides them and `speeds`. `models` are real tags; `library` overrides them. `run_dir` has `vgpu.json` and
+    `state/` (see `machine/cards.py`). `keep_seen`: the number of requests kept in `seen`."""
 
     gpus_mib: Sequence[int] = (24564,)
     models: Sequence[str] = DEFAULT_TAGS
@@ -93,7 +93,7 @@ def _modules() -> list[Any]:
 
 
 class SimulatedOllama:
-    """One simulated server. `start` binds, `stop` cuts every connection; `url` is valid in between."""
+    """One simulated server. `url` is valid from `start` to `stop`."""
 
     def __init__(self, config: SimConfig | None = None) -> None:
         self.config = config or SimConfig()
@@ -135,7 +135,7 @@ class SimulatedOllama:
         return CardsProbe(self.cards)
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> None:
-        """Listen. Raises OSError where that cannot be."""
+        """Start to listen. Raises OSError if the address is not available."""
         await self.engine.__aenter__()
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(self._connection, host, port)
@@ -144,7 +144,7 @@ class SimulatedOllama:
         self.url = f"http://{bound[0]}:{bound[1]}"
 
     async def stop(self) -> None:
-        """Stop listening, cut every connection, stop the scheduler."""
+        """Stop listening, close every connection, stop the scheduler."""
         if self._server is not None:
             self._server.close()
         tasks = [connection.task for connection in self.connections if connection.task is not None]
@@ -208,7 +208,7 @@ class SimulatedOllama:
 
 
 def default_arithmetic() -> Arithmetic:
-    """The runner's memory where the configuration names no other plug: what llama.cpp would take."""
+    """The memory arithmetic if the configuration has none: that of llama.cpp."""
     return FootprintArithmetic()
 
 
@@ -223,7 +223,7 @@ def _model_of(body: bytes) -> str:
 
 @asynccontextmanager
 async def running_simulator(config: SimConfig | None = None, port: int = 0) -> AsyncIterator[SimulatedOllama]:
-    """A simulated server on an ephemeral loopback port, stopped at the end."""
+    """Run a simulated server on a loopback port, by default a free one."""
     server = SimulatedOllama(config)
     await server.start("127.0.0.1", port)
     try:

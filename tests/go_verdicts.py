@@ -11,7 +11,7 @@ CASES: list[dict[str, Any]] = json.loads((Path(__file__).parent / "data" / "go_j
 
 
 def body_of(case: dict[str, Any]) -> bytes:
-    """The body: given as text, in base64, or as pieces with their numbers of repetitions."""
+    """The body, stored as text, in base64, or as pieces with repetition counts."""
     body = case["body"]
     if isinstance(body, str):
         return body.encode()

@@ -1,4 +1,4 @@
-"""Anthropic's `/v1/messages` as Ollama speaks it."""
+"""Anthropic's `/v1/messages` as Ollama implements it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _stop_reason(reason: str, *, has_calls: bool) -> str:
 
 
 class MessagesDialect:
-    """The state of one answer."""
+    """The state of one response."""
 
     starts_early = True
 

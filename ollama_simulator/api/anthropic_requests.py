@@ -1,4 +1,4 @@
-"""Requests of `/v1/messages`, turned into Ollama's own (anthropic/anthropic.go)."""
+"""Requests of `/v1/messages`, converted to Ollama's own (anthropic/anthropic.go)."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ MESSAGES = Struct(
 
 
 def chat_request(request: Mapping[str, Any]) -> dict[str, Any]:
-    """The body that Ollama's chat handler gets. Raises Rejected."""
+    """The request for Ollama's chat handler. Raises Rejected."""
     if not request.get("model"):
         raise Rejected("model is required")
     if (request.get("max_tokens") or 0) <= 0:
@@ -177,7 +177,7 @@ def _result(content: Any) -> str:
 
 
 def estimated_tokens(request: Mapping[str, Any]) -> int:
-    """Ollama's guess for message_start: a quarter of all bytes."""
+    """Ollama's estimate for message_start: one token per four bytes."""
     total = _length(request.get("system"))
     for message in request.get("messages") or ():
         total += len(message["role"]) + sum(_length([block]) for block in message["content"])

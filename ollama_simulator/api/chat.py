@@ -1,6 +1,6 @@
-"""`/api/generate` and `/api/chat` as values: checks, prompt, and a stream of response objects in Ollama's form.
+"""The handlers of `/api/generate` and `/api/chat`: checks, prompt, and a stream of response objects.
 
-The dialects (`api_native.py`, `api_openai.py`, `api_anthropic.py`) ask here and write the answer in their own shape.
+`native.py`, `openai.py`, `openai_responses.py` and `anthropic.py` call them and write the result in their own format.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from router.core.go.quoting import go_quoted
 
 @dataclass(frozen=True, slots=True)
 class Single:
-    """One object and no stream: loads, unloads, rendered prompts."""
+    """A response of one object: load, unload, rendered prompt."""
 
     value: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Chunks:
-    """Response objects, the last one done. Raises ApiError, before the first or between any two."""
+    """Response objects, the last with `done`. The stream may raise ApiError at any point."""
 
     stream: AsyncIterator[dict[str, Any]]
 
@@ -126,7 +126,7 @@ def _single(exchange: Exchange, head: dict[str, Any], reason: str) -> Single:
 
 
 async def load(exchange: Exchange, request: Mapping[str, Any], model: Installed, shift: bool | None = None) -> Lease:
-    """The model, resident with the request's options. Raises ApiError."""
+    """Load the model with the request's options, unless it is loaded already. Raises ApiError."""
     assert model.sim is not None
     if model.weights.damage:
         raise ApiError(500, model.weights.damage)

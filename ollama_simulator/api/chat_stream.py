@@ -1,4 +1,4 @@
-"""The stream of one answer: a completion's pieces with thoughts and tool calls found, as Ollama's response objects."""
+"""A completion as a stream of Ollama's response objects, with thinking and tool calls parsed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MULTIMODAL = (
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A request after its checks. `think`: True, False, a level, or None where nothing is said."""
+    """A checked request. `think`: True, False, a level, or None if the request has none."""
 
     request: Mapping[str, Any]
     think: bool | str | None
@@ -73,7 +73,7 @@ def check_format(value: Any) -> None:
 
 
 async def _pieces(completion: Completion, lease: Lease, *, has_images: bool) -> AsyncIterator[Piece]:
-    """The completion's pieces, with the runner's failures as ApiError; the lease ends with them."""
+    """The completion's pieces; failures of the runner become ApiError. Releases the lease at the end."""
     try:
         check_format(completion.format)
         if has_images and not any(tensor.name.startswith("v.") for tensor in completion.model.weights.tensors):
@@ -109,7 +109,7 @@ async def chat_chunks(
 
 
 def _tool_step(exchange: Exchange, calls: ToolParser, message: dict[str, Any], piece: Piece) -> bool:
-    """Put calls into `message`; False when there is nothing to send yet."""
+    """Put the tool calls found into `message`. False if there is nothing to send yet."""
     found, content = calls.add(message["content"])
     if content:
         message["content"] = content
@@ -153,7 +153,7 @@ async def generate_chunks(
 
 
 def _with_context(chunk: dict[str, Any], context: list[int]) -> dict[str, Any]:
-    """`context` stands before the figures."""
+    """Insert `context` in front of the durations and counts, where Ollama has it."""
     made: dict[str, Any] = {}
     for key, value in chunk.items():
         if key == "total_duration":

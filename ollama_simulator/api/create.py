@@ -43,7 +43,7 @@ def _check_digest(digest: str) -> None:
 
 async def _create(exchange: Exchange, request: Mapping[str, Any], name: ModelName) -> Progress:
     if request.get("from") and (request.get("remote_host") or _parsed(request["from"]).source is Source.CLOUD):
-        yield {"status": "writing manifest"}  # a stub for the cloud; what it points at cannot be reached from here
+        yield {"status": "writing manifest"}  # a stub for a cloud model; no cloud is simulated
         yield {"status": "success"}
         return
     if request.get("from"):
@@ -83,13 +83,13 @@ def _parsed(text: str) -> ModelName:
 
 
 def _base(exchange: Exchange, name: ModelName) -> Installed | None:
-    """The model to start from: here Ollama compares the spelling, as the files on its disk do."""
+    """The model to start from. Ollama looks it up as a file name, so case matters here."""
     found = exchange.host.library.get(name)
     return found if found is not None and found.name.full == name.full else None
 
 
 async def _fetched(exchange: Exchange, name: ModelName) -> Progress:
-    """A base that is not there is pulled."""
+    """Pull the base model if it is not installed."""
     if _base(exchange, name) is None:
         async for step in pulled(exchange, name):
             yield step
@@ -129,7 +129,7 @@ def _from_files(exchange: Exchange, files: Mapping[str, str]) -> tuple[Weights, 
 
 
 def _changed(layers: list[Layer], request: Mapping[str, Any]) -> list[Layer]:
-    """The layers after the request's own, in the order in which Ollama sets them."""
+    """The layers with the request's changes applied, in Ollama's order."""
     made = list(layers)
 
     def put(media: str, data: bytes) -> None:

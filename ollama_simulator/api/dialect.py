@@ -1,4 +1,4 @@
-"""What the `/v1/*` dialects share: the cloud check before them, their bodies, how an answer or an error goes out."""
+"""Shared by the `/v1/*` dialects: the check for cloud models, request bodies, sending responses and errors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PLAIN_JSON = "application/json"
 
 
 class Rejected(Exception):
-    """An error that the dialect's own middleware finds: its shape, but Ollama's usual content type, no newline."""
+    """An error of the dialect's middleware: in its own format, but with Ollama's content type and no newline."""
 
     def __init__(self, text: str, status: int = 400) -> None:
         super().__init__(text)
@@ -26,7 +26,7 @@ class Rejected(Exception):
 
 
 class Dialect(Protocol):
-    """How one dialect writes. `starts_early`: it sets its stream headers before it knows of errors."""
+    """The output format of one dialect. `starts_early`: stream headers are set before errors are known."""
 
     starts_early: bool
 
@@ -35,7 +35,7 @@ class Dialect(Protocol):
         ...
 
     def whole(self, chunk: dict[str, Any]) -> dict[str, Any]:
-        """The one object of an answer that is not streamed."""
+        """The single object of a response that is not streamed."""
         ...
 
     def events(self, chunk: dict[str, Any]) -> list[bytes]:
@@ -43,12 +43,12 @@ class Dialect(Protocol):
         ...
 
     def broken(self) -> list[bytes]:
-        """What goes out when the runner dies in mid-stream (Ollama says it to nobody)."""
+        """The chunks sent when the runner dies in mid-stream. They contain no error, as in Ollama."""
         ...
 
 
 async def body(exchange: Exchange, schema: Struct) -> dict[str, Any]:
-    """The request's body. Raises ApiError (cloud, zstd: in Ollama's shape) or Rejected."""
+    """The request's body. Raises ApiError for cloud models and bad zstd (in Ollama's format), else Rejected."""
     raw = await exchange.request.read()
     if exchange.request.header("Content-Encoding") == "zstd" and not raw.startswith(b"\x28\xb5\x2f\xfd"):
         raise ApiError(400, "invalid input: magic number mismatch")
@@ -69,7 +69,7 @@ def _model(raw: bytes) -> str:
 
 
 def refuse_cloud(exchange: Exchange, model: str, operation: str = "remote model is unavailable") -> None:
-    """Models of the cloud are passed on before anything else, so refused in Ollama's own shape. Raises ApiError."""
+    """Refuse a cloud model. Ollama proxies these ahead of the dialect, hence its own format. Raises ApiError."""
     try:
         name = ModelName.parse(model)
     except BadRequest:
@@ -82,17 +82,17 @@ def refuse_cloud(exchange: Exchange, model: str, operation: str = "remote model 
 
 
 async def reject(exchange: Exchange, dialect: Dialect, error: Rejected) -> None:
-    """The middleware's own error."""
+    """Send an error of the middleware."""
     await exchange.json(dialect.failed(error.status, error.text), error.status, JSON)
 
 
 async def fail(exchange: Exchange, dialect: Dialect, error: ApiError) -> None:
-    """The handler's error, in the dialect's shape."""
+    """Send an error of the handler in the dialect's format."""
     await exchange.json(dialect.failed(error.status, error.text), error.status, PLAIN_JSON, newline=True)
 
 
 def early_headers(exchange: Exchange) -> None:
-    """What responses and messages set before they know whether there is a stream."""
+    """Set the headers that `/v1/responses` and `/v1/messages` send whether or not the response is a stream."""
     exchange.response.set("Cache-Control", "no-cache")
     exchange.response.set("Connection", "keep-alive")
 
@@ -100,7 +100,7 @@ def early_headers(exchange: Exchange) -> None:
 async def send(
     exchange: Exchange, dialect: Dialect, answer: Single | Chunks, *, stream: bool, field: str = "message"
 ) -> None:
-    """The answer in the dialect, streamed or whole. Raises ApiError before anything was written."""
+    """Send the response, streamed or whole. Raises ApiError only if nothing has been written yet."""
     response = exchange.response
     if (isinstance(answer, Single) and not stream) or (isinstance(answer, Chunks) and not stream):
         chunk = answer.value if isinstance(answer, Single) else await gathered(answer, field)

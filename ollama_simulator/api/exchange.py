@@ -1,4 +1,4 @@
-"""One request being answered: what every handler needs, and the plain JSON answers."""
+"""One request and its response, as the handlers use them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ JSON = "application/json; charset=utf-8"
 
 
 class ApiError(Exception):
-    """An answer with a status and Ollama's text."""
+    """An error response: its status and Ollama's text."""
 
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text)
@@ -33,15 +33,15 @@ class ApiError(Exception):
 
 
 def wall_clock() -> datetime:
-    """The date now; the only look at it, replaced in tests."""
+    """The current date. Tests replace it; nothing else reads the wall clock."""
     return datetime.now(UTC)
 
 
 @dataclass(slots=True)
 class Host:
-    """What all requests of one simulated server share.
+    """The state shared by all requests of one simulated server.
 
-    `registry` is what pull can reach (None: no network); `spare_weights` are GGUF files that create knows by digest.
+    `registry` is what pull and push reach (None: no network). `spare_weights`: GGUF files that create knows by digest.
     """
 
     engine: Engine
@@ -56,23 +56,23 @@ class Host:
     spare_weights: dict[str, Weights] = field(default_factory=dict)
 
     def stamp(self) -> str:
-        """The date as Go prints it in JSON."""
+        """The current date in Go's JSON format."""
         return go_time(self.now(), self.rng.randrange(1000))
 
     def random_hex(self, length: int) -> str:
-        """Seeded hex digits."""
+        """`length` random hexadecimal digits, determined by the seed."""
         return f"{self.rng.getrandbits(4 * length):0{length}x}"
 
 
 def go_time(at: datetime, nanos: int = 0) -> str:
-    """RFC 3339 with nanoseconds, trailing zeros cut, as Go prints UTC."""
+    """RFC 3339 in UTC as Go prints it: nanoseconds without trailing zeros."""
     fraction = f"{at.microsecond:06d}{nanos:03d}".rstrip("0")
     return f"{at:%Y-%m-%dT%H:%M:%S}" + (f".{fraction}" if fraction else "") + "Z"
 
 
 @dataclass(slots=True)
 class Exchange:
-    """A request, its answer, and the server they belong to. `parameter` is the path's."""
+    """A request, its response, and their server. `parameter` is the path parameter."""
 
     host: Host
     request: Request
@@ -89,17 +89,17 @@ class Exchange:
             raise ApiError(400, self.request.read_error or text) from None
 
     async def json(self, value: Any, status: int = 200, content_type: str = JSON, *, newline: bool = False) -> None:
-        """One JSON value as the whole answer."""
+        """Send one JSON value as the whole response."""
         self.response.status = status
         self.response.set("Content-Type", content_type)
         await self.response.write(dump(value) + (b"\n" if newline else b""))
 
     async def error(self, status: int, text: str) -> None:
-        """Ollama's error shape."""
+        """Send an error in Ollama's format."""
         await self.json({"error": text}, status)
 
     def installed(self, text: str, *, missing: str, missing_status: int = 404, unnamed: tuple[int, str]) -> Installed:
-        """The model that a request names. Raises ApiError in the shapes of the route at hand."""
+        """The installed model named `text`. Raises ApiError with the statuses and texts of the route."""
         name = self.name(text, unnamed=unnamed)
         if name.source is Source.CLOUD:
             raise ApiError(*self.cloud_refusal("remote model is unavailable"))
@@ -109,7 +109,7 @@ class Exchange:
         return model
 
     def name(self, text: str, *, unnamed: tuple[int, str]) -> ModelName:
-        """The parsed name. Raises ApiError: `unnamed` for none at all, else 400."""
+        """The parsed name. Raises ApiError: `unnamed` if `text` is empty, 400 if it is invalid."""
         try:
             return ModelName.parse(text)
         except BadRequest as error:
@@ -118,7 +118,7 @@ class Exchange:
             raise ApiError(400, error.message) from None
 
     def cloud_refusal(self, operation: str, path: str = "") -> tuple[int, str]:
-        """Status and text for a model of the cloud: refused by policy, or the cloud is out of reach."""
+        """Status and text for a cloud model: refused by policy, or the cloud cannot be reached."""
         if self.host.cloud_disabled:
             return 403, f"ollama cloud is disabled: {operation}"
         method = "Get" if self.request.method == "GET" else "Post"
@@ -128,5 +128,5 @@ class Exchange:
 
 
 def engine_error(error: EngineError) -> ApiError:
-    """A failed load as handleScheduleError answers it."""
+    """The response of handleScheduleError to a failed load."""
     return ApiError(error.status, error.text)

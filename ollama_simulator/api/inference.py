@@ -1,4 +1,4 @@
-"""One completion, as llama-server gives it to Ollama: prompt cut to the context, tokens paced, stops and limits."""
+"""One completion as llama-server returns it to Ollama: truncation, pacing of tokens, stop sequences, limits."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ TOO_LONG = (
     " context length in settings, or use a model with a longer context length"
 )
 OPEN_ENDED = 10
-"""An answer without limit ends after so many contexts."""
+"""An unlimited answer ends after this many times its context."""
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Text that can be sent, the tokens behind it; the last one is `done` with its reason and the figures."""
+    """Text to send and its tokens. The last piece has the reason in `done`, with the counts and durations."""
 
     text: str
     new_tokens: tuple[str, ...] = ()
@@ -39,9 +39,9 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What is asked of a runner. `num_ctx` is what Ollama believes; llama-server rounds it up to 256.
+    """A request to a runner. `num_ctx` is Ollama's figure; llama-server rounds it up to a multiple of 256.
 
-    `dies_after` so many tokens the runner dies (0 = never), of a CUDA OOM where `dies_of_memory`.
+    The runner dies after `dies_after` tokens (0 = never), of a CUDA OOM if `dies_of_memory`.
     """
 
     model: Installed
@@ -60,12 +60,12 @@ class Completion:
 
     @property
     def cells(self) -> int:
-        """The context of the slot."""
+        """The size of the slot's context, in tokens."""
         return (self.num_ctx + 255) // 256 * 256
 
 
 def prompt_tokens(wanted: Completion) -> list[int]:
-    """The prompt's tokens with BOS, cut where Ollama cuts it. Raises ApiError 400 where it refuses."""
+    """The prompt's tokens with BOS, truncated as Ollama does. Raises ApiError 400 if the prompt is refused."""
     weights = wanted.model.weights
     bos = [weights.info.get("tokenizer.ggml.bos_token_id") or 1] if _adds_bos(wanted.model) else []
     found = bos + tokens.encode(weights, wanted.prompt)
@@ -98,7 +98,7 @@ def _exceeds(count: int, cells: int) -> str:
 
 
 async def complete(lease: Lease, wanted: Completion) -> AsyncIterator[Piece]:
-    """The pieces of one answer. Raises ApiError before the first, RunnerDied between any two."""
+    """The pieces of one answer. Raises ApiError in place of the first, RunnerDied at any point."""
     prompt = prompt_tokens(wanted)
     ask = Ask(
         prompt=wanted.prompt,
@@ -145,7 +145,7 @@ async def _pace(due_s: float) -> None:
 
 
 def _apply_controls(lease: Lease, wanted: Completion, count: int) -> None:
-    """Let the runner die where a fault was ordered, or where the prompt says so."""
+    """Kill the runner if a fault or the prompt demands it at this token."""
     if wanted.dies_after and count == wanted.dies_after:
         lease.crash(out_of_memory=wanted.dies_of_memory)
     asked = controls(wanted.prompt) if count == 3 else None
@@ -154,7 +154,7 @@ def _apply_controls(lease: Lease, wanted: Completion, count: int) -> None:
 
 
 class _Stream:
-    """Holds back what may be the start of a stop sequence, and ends at a whole one."""
+    """Ends the text at a stop sequence; holds back what may be the start of one."""
 
     def __init__(self, stops: Sequence[str]) -> None:
         self.stops = [stop for stop in stops if stop]
@@ -162,7 +162,7 @@ class _Stream:
         self.is_stopped = False
 
     def add(self, text: str | None) -> str:
-        """What can be sent now; None is the model's own end."""
+        """The text that can be sent now. None as `text`: the model has ended its answer."""
         if text is None:
             return self.flush()
         self.held += text
@@ -176,11 +176,11 @@ class _Stream:
         return ready
 
     def flush(self) -> str:
-        """What was held back after all."""
+        """The text held back, which turned out not to be a stop sequence."""
         ready, self.held = self.held, ""
         return ready
 
 
 def died(error: RunnerDied) -> str:
-    """Ollama's words for a runner that died while it answered."""
+    """Ollama's text for a runner that died during an answer."""
     return error.text

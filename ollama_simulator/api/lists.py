@@ -1,4 +1,4 @@
-"""Routes that only tell: root, version, status, tags, ps, show; account and cloud routes of a server offline."""
+"""Routes that only read: root, version, status, tags, ps, show; the account and cloud routes of an offline server."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _tag(model: Installed) -> dict[str, Any]:
 
 
 def _tag_capabilities(model: Installed) -> list[str]:
-    """In tags, other than in show, vision counts only with a projector, and then comes first."""
+    """Unlike show, tags lists vision only for a model with a projector, and lists it first."""
     others = [name for name in model.capabilities if name != "vision"]
     return ["vision", *others] if "vision" in model.capabilities and model.weights.has_projector else others
 
@@ -59,7 +59,7 @@ async def tags(exchange: Exchange) -> None:
 
 
 async def ps(exchange: Exchange) -> None:
-    """GET /api/ps: what the scheduler holds, under the name that loaded it."""
+    """GET /api/ps: the loaded models, each under the name that loaded it."""
     now, now_s = exchange.host.now(), asyncio.get_running_loop().time()
     rows = []
     engine = exchange.host.engine
@@ -156,7 +156,7 @@ def go_number(value: Any) -> Any:
 
 
 async def me(exchange: Exchange) -> None:
-    """POST /api/me, nobody signed in and no network."""
+    """POST /api/me: nobody is signed in and there is no network."""
     await exchange.error(503, "account unavailable")
 
 
@@ -205,7 +205,7 @@ RECOMMENDATIONS: tuple[dict[str, Any], ...] = (
 
 
 def parsed_or_none(text: str) -> ModelName | None:
-    """A name, None where it cannot be one."""
+    """The parsed name, or None if it is invalid."""
     try:
         return ModelName.parse(text)
     except BadRequest:

@@ -56,7 +56,7 @@ async def _stream(exchange: Exchange, answer: Chunks) -> None:
 
 
 async def gathered(answer: Chunks, field: str) -> dict[str, Any]:
-    """All chunks as one object: texts and logprobs joined, the figures of the last. Raises ApiError."""
+    """All chunks as one object: texts and logprobs joined, counts and durations of the last. Raises ApiError."""
     contents, thoughts = "", ""
     logprobs: list[Any] = []
     calls: list[Any] = []
@@ -145,7 +145,7 @@ def _inputs(value: Any) -> list[str]:
 
 
 async def embeddings(exchange: Exchange) -> None:
-    """POST /api/embeddings (the old one: not normalised)."""
+    """POST /api/embeddings (the older route: not normalised)."""
     request = await exchange.bind(EMBEDDING)
     name = request.get("model") or ""
     missing = f'model "{name}" not found, try pulling it first'
@@ -167,7 +167,7 @@ async def embeddings(exchange: Exchange) -> None:
 async def _embedding(
     exchange: Exchange, model: Installed, text: str, num_ctx: int, truncate: bool
 ) -> tuple[list[float], int]:
-    """A made-up unit vector that depends on the words only, and the tokens it took."""
+    """A made-up unit vector that depends only on the text, and the number of tokens read."""
     if "embedding" not in model.capabilities:
         raise ApiError(501, NO_EMBEDDINGS)
     limit = min(num_ctx, int(model.weights.value("context_length") or num_ctx))
@@ -182,6 +182,6 @@ async def _embedding(
 
 
 def normalized(vector: list[float]) -> list[float]:
-    """The vector with length 1, with a float32's digits."""
+    """The vector scaled to length 1, with the precision of a float32."""
     norm = math.sqrt(sum(value * value for value in vector)) or 1e-12
     return [float(f"{value / norm:.8g}") for value in vector]

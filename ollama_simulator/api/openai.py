@@ -1,4 +1,4 @@
-"""OpenAI's chat, completions, embeddings, models and transcriptions as Ollama speaks them."""
+"""OpenAI's chat, completions, embeddings, models and transcriptions as Ollama implements them."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def _model(name: str, created: int) -> dict[str, Any]:
 
 
 async def v1_transcriptions(exchange: Exchange) -> None:
-    """POST /v1/audio/transcriptions; no model here can hear."""
+    """POST /v1/audio/transcriptions. No simulated model accepts audio."""
     dialect = ChatDialect(0, usage=False)
     try:
         name = _transcription(exchange.request.header("Content-Type"), await exchange.request.read())
@@ -138,7 +138,7 @@ async def v1_transcriptions(exchange: Exchange) -> None:
 
 
 def _transcription(content_type: str, raw: bytes) -> str:
-    """The model of a multipart form that also brings a file. Raises Rejected."""
+    """The model named in a multipart form, which must also contain a file. Raises Rejected."""
     match = re.match(r'multipart/form-data.*boundary="?([^";]+)"?', content_type)
     if match is None:
         raise Rejected("failed to parse multipart form: request Content-Type isn't multipart/form-data")

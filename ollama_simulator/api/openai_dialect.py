@@ -1,4 +1,4 @@
-"""How Ollama writes OpenAI's chat and completion answers: one object, or chunks whose last carries `[DONE]`."""
+"""OpenAI's chat and completion responses as Ollama writes them: one object, or chunks ended by `[DONE]`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def unix(stamp: str) -> int:
 
 
 def tool_calls(calls: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Calls as OpenAI writes them."""
+    """Tool calls in OpenAI's form."""
     return [
         {
             "id": call["id"],

@@ -1,4 +1,4 @@
-"""Requests of OpenAI's dialect, turned into Ollama's own (openai/openai.go)."""
+"""OpenAI requests, converted to Ollama's own (openai/openai.go)."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ EMBED = Struct(
 
 
 def chat_request(request: Mapping[str, Any]) -> dict[str, Any]:
-    """The body that Ollama's chat handler gets. Raises Rejected."""
+    """The request for Ollama's chat handler. Raises Rejected."""
     messages: list[dict[str, Any]] = []
     for message in request["messages"]:
         messages += _messages(message or {}, request["messages"])
@@ -175,7 +175,7 @@ def _audio(value: Any) -> bytes:
 
 
 def image_of(url: str) -> bytes:
-    """The bytes of a data URL. Raises Rejected."""
+    """The bytes in a data URL. Raises Rejected."""
     if url.startswith(("http://", "https://")):
         raise Rejected("image URLs are not currently supported, please use base64 encoded data instead")
     prefixes = ["data:;base64,", *(f"data:image/{kind};base64," for kind in ("jpeg", "jpg", "png", "webp"))]
@@ -189,7 +189,7 @@ def image_of(url: str) -> bytes:
 
 
 def tool_calls_of(calls: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Calls with their arguments parsed. Raises Rejected."""
+    """Tool calls with their arguments parsed. Raises Rejected."""
     made = []
     for call in calls:
         function = call.get("function") or {}
@@ -222,7 +222,7 @@ def _options(request: Mapping[str, Any], penalties: tuple[str, ...]) -> dict[str
 
 
 def think_of(effort: str) -> bool | str | None:
-    """`think` for a reasoning effort. Raises Rejected."""
+    """The value of `think` for a reasoning effort. Raises Rejected."""
     known: dict[str, bool | str | None] = {"": None, "none": False, "minimal": "low", "xhigh": "max", "ultra": "max"}
     if effort in ("low", "medium", "high", "max"):
         return effort
@@ -233,7 +233,7 @@ def think_of(effort: str) -> bool | str | None:
 
 
 def generate_request(request: Mapping[str, Any]) -> dict[str, Any]:
-    """The body that Ollama's generate handler gets. Raises Rejected."""
+    """The request for Ollama's generate handler. Raises Rejected."""
     stop = request.get("stop")
     for item in stop if isinstance(stop, list) else ():
         if not isinstance(item, str):

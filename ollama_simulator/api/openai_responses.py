@@ -1,4 +1,4 @@
-"""OpenAI's `/v1/responses` as Ollama speaks it: one object, or typed events with sorted keys."""
+"""OpenAI's `/v1/responses` as Ollama implements it: one object, or typed events with sorted keys."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ollama_simulator.gojson import dump
 
 
 class ResponsesDialect:
-    """The state of one answer."""
+    """The state of one response."""
 
     starts_early = True
 

@@ -1,4 +1,4 @@
-"""What a request's and a model's options mean: runner options, sampling limits, and Go's complaints about types."""
+"""The options of a request and of a model: runner options, sampling limits, type checks."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ FLOATS = ["top_p", "min_p", "typical_p", "temperature", "repeat_penalty", "prese
 
 
 class OptionError(Exception):
-    """An option of a wrong type; the text is Ollama's."""
+    """An option of the wrong type; the text is Ollama's."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """What bounds an answer. `num_predict` ≤ 0 = no limit; `num_keep` tokens survive a cut prompt."""
+    """The limits of an answer. `num_predict` ≤ 0 = no limit; `num_keep` tokens survive truncation of the prompt."""
 
     num_predict: int = -1
     num_keep: int = 4
@@ -39,7 +39,7 @@ class Sampling:
 
 
 def merged(model: Mapping[str, Any], request: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Options of a model under those of a request, checked as `Options.FromMap` does. Raises OptionError."""
+    """A model's options, overridden by the request's; checked as in `Options.FromMap`. Raises OptionError."""
     values: dict[str, Any] = {}
     for source in (model, request or {}):
         for key, value in source.items():
@@ -74,7 +74,7 @@ def _checked(key: str, value: Any) -> Any:
 
 
 def runner_options(values: Mapping[str, Any], shift: bool | None) -> RunnerOptions:
-    """The part of the options that a runner is started with; None = automatic."""
+    """The options that a runner is started with; None = automatic."""
     num_ctx = values.get("num_ctx")
     return RunnerOptions(
         num_ctx=max(4, num_ctx) if num_ctx is not None else None,
@@ -89,7 +89,7 @@ def runner_options(values: Mapping[str, Any], shift: bool | None) -> RunnerOptio
 
 
 def sampling(values: Mapping[str, Any]) -> Sampling:
-    """The part of the options that bounds an answer."""
+    """The options that limit an answer."""
     return Sampling(
         num_predict=values.get("num_predict", -1),
         num_keep=values.get("num_keep", 4),

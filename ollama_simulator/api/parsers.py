@@ -1,4 +1,4 @@
-"""Finding thoughts and tool calls in what a model streams, as Ollama's `thinking` and `tools` packages do."""
+"""Parsers of thinking and tool calls in a stream, after Ollama's `thinking` and `tools` packages."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from typing import Any
 
 
 def overlap(text: str, tag: str) -> int:
-    """How many characters at the end of `text` could begin `tag`."""
+    """The number of characters at the end of `text` that may be the start of `tag`."""
     return next((size for size in range(min(len(text), len(tag)), 0, -1) if text.endswith(tag[:size])), 0)
 
 
 def thinking_tags(template: str) -> tuple[str, str]:
-    """The tags around `.Thinking` in a template, ("", "") where there are none."""
+    """The tags around `.Thinking` in a template; ("", "") if it has none."""
     match = re.search(r"\}\}([^{}]*)\{\{-?\s*\.Thinking\s*-?\}\}([^{}]*)\{\{", template)
     return (match[1].strip(), match[2].strip()) if match else ("", "")
 
 
 def tool_tag(template: str) -> str:
-    """What the template writes before a tool call; "{" where there is nothing."""
+    """The text in front of a tool call in the template; "{" if there is none."""
     match = re.search(r"range[^{}]*\.ToolCalls\s*-?\}\}\s*([^\s{}]+)", template)
     return match[1] if match else "{"
 
 
 class ThinkingParser:
-    """Splits a stream into thinking and the rest; holds back what may be the start of a tag."""
+    """Splits a stream into thinking and content; holds back what may be the start of a tag."""
 
     def __init__(self, opening: str, closing: str) -> None:
         self.opening, self.closing = opening, closing
@@ -80,7 +80,7 @@ class ThinkingParser:
 
 
 class ToolParser:
-    """Finds calls of known tools in a stream; text before the tag is content, what follows a call is dropped."""
+    """Finds calls of known tools in a stream. Text in front of the tag is content, text after a call is dropped."""
 
     def __init__(self, tag: str, tools: list[dict[str, Any]]) -> None:
         self.tag = tag
@@ -105,7 +105,7 @@ class ToolParser:
         return self._calls(), content
 
     def rest(self) -> str:
-        """What was held back and turned out to be no call."""
+        """The text held back, which turned out not to be a call."""
         return "" if self.count or self.tag != "{" else self.held
 
     def _calls(self) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Prompts: Ollama's way from messages to the template's values, and the dropping of old messages that do not fit."""
+"""Prompts: messages converted to a template's values, old messages dropped if they do not fit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _parsed(text: str) -> Template:
 
 
 def collate(messages: Sequence[Mapping[str, Any]]) -> tuple[str, list[dict[str, Any]]]:
-    """All system texts joined, and the messages with neighbours of one role merged (not tool results)."""
+    """All system texts joined, and the messages with adjacent ones of the same role merged (except tool results)."""
     joined: list[dict[str, Any]] = []
     for message in messages:
         role = message.get("role") or ""
@@ -49,7 +49,7 @@ def _flags(think: bool | str | None) -> dict[str, Any]:
 
 
 def _legacy(template: Template, messages: Sequence[Mapping[str, Any]], flags: Mapping[str, Any]) -> str:
-    """Templates with .System, .Prompt and .Response: one round for each exchange."""
+    """Render a template with .System, .Prompt and .Response, once per exchange."""
     if not template.uses("Response"):
         template = _parsed(template.text + "{{ .Response }}")
     out: list[str] = []
@@ -90,7 +90,7 @@ def _message(message: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _tool(tool: Mapping[str, Any]) -> Json:
-    """A tool prints as JSON; its `.Function` alone as Go prints a struct."""
+    """A tool, which prints as JSON; its `.Function` prints as a Go struct."""
     function = tool.get("function") or {}
     parameters = function.get("parameters") or {}
     inner: dict[str, Any] = {"type": parameters.get("type") or ""}
@@ -106,7 +106,7 @@ def _tool(tool: Mapping[str, Any]) -> Json:
 
 
 def _properties(properties: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Properties as a Go map prints: keys sorted, the fields of each in the struct's order."""
+    """Properties in the order of a Go map: keys sorted, the fields of each in the struct's order."""
     keys = ("anyOf", "type", "items", "description", "enum", "properties", "required")
     made = {}
     for name, value in sorted((properties or {}).items()):
@@ -154,7 +154,7 @@ def chat_prompt(
     num_ctx: int,
     truncate: bool,
 ) -> str:
-    """The prompt of a chat; with `truncate` the oldest messages go until it fits (system messages stay)."""
+    """The prompt of a chat. With `truncate`, the oldest messages are dropped until it fits; system messages stay."""
     template = _parsed(model.template)
     first = 0
     if truncate:

@@ -1,4 +1,4 @@
-"""Requests of `/v1/responses`, turned into Ollama's own (openai/responses.go)."""
+"""Requests of `/v1/responses`, converted to Ollama's own (openai/responses.go)."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ RESPONSES = Struct(
 
 
 def chat_request(request: Mapping[str, Any]) -> dict[str, Any]:
-    """The body that Ollama's chat handler gets. Raises Rejected."""
+    """The request for Ollama's chat handler. Raises Rejected."""
     messages: list[dict[str, Any]] = []
     if request.get("instructions"):
         messages.append({"role": "system", "content": request["instructions"]})

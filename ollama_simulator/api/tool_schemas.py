@@ -1,4 +1,4 @@
-"""Tools and tool calls in request bodies as Go structs (api/types.go), with the decoders of their own."""
+"""Tools and tool calls in request bodies as Go structs (api/types.go), with their custom decoders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The types of single fields in request bodies; keep_alive, think and images have decoders of their own."""
+"""The types of single fields in request bodies, with the custom decoders of keep_alive, think and images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MAX_NS = (1 << 63) - 1
 
 
 def _keep_alive(view: memoryview, kind: str) -> float:
-    """api.Duration in seconds: negative = indefinitely; a number beyond int64 nanoseconds overflows into the past."""
+    """api.Duration in seconds; negative = infinite. A number beyond 64 bits of nanoseconds overflows to −1."""
     if kind == "string":
         seconds = parse_duration_ns(read_text(view)) / 1e9
         return _FOREVER_S if seconds < 0 else seconds

@@ -1,1 +1,1 @@
-"""HTTP/1.1 as Go's net/http and gin speak it, and the faults that can be ordered."""
+"""HTTP/1.1 with the behaviour of Go's net/http and gin, and injected faults."""

@@ -1,7 +1,7 @@
-"""A raw HTTP/1.1 server that frames as Go's net/http does, and that can misbehave (`faults.py`).
+"""An HTTP/1.1 server with the framing of Go's net/http, in which faults can be injected (`faults.py`).
 
 One `Connection` per client; `Request` reads its body lazily; `Response` buffers up to 2,048 bytes, so that short
-answers get a Content-Length and long or flushed ones are chunked, one chunk per write.
+responses get a Content-Length and long or flushed ones are chunked, one chunk per write.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ollama_simulator.http.requests import BadHead, Request, Seen, body_plan, pa
 from ollama_simulator.http.response import ClientGone, Response
 
 MAX_HEAD = (1 << 20) + 4096
-"""Go's DefaultMaxHeaderBytes and its slack: above it 431."""
+"""Go's DefaultMaxHeaderBytes plus its slack; a longer head gets a 431."""
 
 App = Callable[[Request, Response], Coroutine[Any, Any, None]]
 
@@ -84,7 +84,7 @@ class Connection(asyncio.Protocol):
     # for Request and Response
 
     async def fill(self) -> bool:
-        """Wait for more bytes; False at the end of what the client sends."""
+        """Wait for more bytes. False: the client sends no more."""
         self._resume()
         if self.eof:
             return False
@@ -106,7 +106,7 @@ class Connection(asyncio.Protocol):
         await self._writable.wait()
 
     def body_ended(self) -> None:
-        """The body was read to its end: from now on, an EOF means that the client has left."""
+        """The body has been read completely. From now on, an EOF means that the client has left."""
         self._resume()
         self._body_read = True
         if self.eof:
@@ -131,13 +131,13 @@ class Connection(asyncio.Protocol):
                 pass
         except (ClientGone, ConnectionError):
             pass
-        except Exception as error:  # what Go's server does with a panic: log it and cut the connection
+        except Exception as error:  # as Go's server handles a panic: log it and close the connection
             asyncio.get_running_loop().call_exception_handler({"message": "handler failed", "exception": error})
         finally:
             self.transport.close()
 
     async def _one(self) -> bool:
-        """Serve one request; True when another may follow."""
+        """Serve one request. True if another may follow on the connection."""
         head = await self._read_head()
         if head is None:
             return False
@@ -155,7 +155,7 @@ class Connection(asyncio.Protocol):
         try:
             await self._handling
         except asyncio.CancelledError:
-            if not self._handling.cancelled():  # we are being stopped
+            if not self._handling.cancelled():  # the server is stopping
                 self._handling.cancel()
                 raise
             return False

@@ -1,4 +1,4 @@
-"""Faults that a test or the admin route orders, and the record of what the simulated server saw."""
+"""Faults that tests or the admin route inject into responses."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ KINDS = [
 
 
 class Answer(Protocol):
-    """What a fault needs of the answer that it spoils."""
+    """The response as a fault uses it."""
 
     status: int
     is_started: bool
@@ -49,20 +49,20 @@ class Answer(Protocol):
 
 
 class FaultTaken(Exception):
-    """The fault has answered (or closed) by itself."""
+    """The fault has sent the response or closed the connection itself."""
 
 
 @dataclass(slots=True)
 class Fault:
-    """One ordered misbehaviour.
+    """One injected fault.
 
-    `kind`: slow (head after `delay_s`), drip (`delay_s` before each chunk), cut (half a chunk, then FIN), reset (RST),
-    short_length (Content-Length of more than comes), gzip (a body that claims gzip and is none), eof (a clean end
-    without `done`), hang (nothing more), status (`status` and `body`), answer (status, headers and body or chunks as
-    they are given), crash and oom (the runner dies after
-    `after_chunks` tokens), bad_header (CR LF inside a header), huge_line (one chunk of `size` bytes), redirect,
-    bad_status_line, raw (`body` as it is, then FIN). cut, reset, eof and hang wait for `after_chunks` chunks; with 0
-    they come before the head. `route` and `model` limit it to a path and a model as sent; `times` −1 = always.
+    `kind`: slow (head delayed by `delay_s`), drip (each chunk delayed by `delay_s`), cut (half a chunk, then FIN),
+    reset (RST), short_length (fewer bytes than Content-Length), gzip (labelled gzip without being compressed), eof (a
+    clean end without `done`), hang (nothing more), status (`status` and `body`), answer (`status`, `headers`, and
+    `body` or `chunks`), crash and oom (the runner dies after `after_chunks` tokens), bad_header (CR LF inside a
+    header), huge_line (one chunk of `size` bytes), redirect, bad_status_line, raw (the bytes of `body`, then FIN).
+    cut, reset, eof and hang take effect after `after_chunks` chunks, with 0 in place of the head. `route` and `model`
+    restrict the fault to a path and to a model name as sent. `times` −1 = always.
     """
 
     kind: str
@@ -84,12 +84,12 @@ class Fault:
             raise ValueError(f"unknown fault {self.kind!r}; one of {', '.join(KINDS)}")
 
     def fits(self, method: str, path: str, model: str) -> bool:
-        """Whether it is meant for this request."""
+        """Whether the fault applies to this request."""
         fits_model = self.times != 0 and self.model in ("", model)
         return fits_model and self.route in ("", path) and self.method in ("", method)
 
     async def instead(self, response: Answer) -> None:
-        """What comes in place of the handler. Raises FaultTaken where that is all."""
+        """Act in place of the handler. Raises FaultTaken if the handler must not run."""
         if self.kind == "slow":
             await asyncio.sleep(self.delay_s)
         elif self.kind in ("status", "redirect", "answer"):
@@ -127,12 +127,12 @@ class Fault:
         raise FaultTaken
 
     async def before_head(self, response: Answer) -> None:
-        """Called when the head is about to go out."""
+        """Act just ahead of the head."""
         if self.kind == "bad_header":
             response.set("X-Broken", "a\r\nX-Injected: 1\r\n b")
 
     async def before_chunk(self, response: Answer, data: bytes) -> None:
-        """Called before each chunk. Raises FaultTaken when nothing may follow."""
+        """Act just ahead of a chunk. Raises FaultTaken if nothing may follow."""
         if self.kind == "drip":
             await asyncio.sleep(self.delay_s)
         if self.kind == "huge_line" and response.chunks_written == self.after_chunks:
@@ -158,29 +158,29 @@ class Fault:
 
 
 class FaultBook:
-    """The faults that are ordered now; the first that fits is taken, and counts down."""
+    """The faults to inject. The first that fits a request is used, and its `times` is reduced."""
 
     def __init__(self) -> None:
         self.ordered: list[Fault] = []
 
     def add(self, kind: str, **details: Any) -> Fault:
-        """Order a fault. Raises ValueError for an unknown kind."""
+        """Add a fault. Raises ValueError for an unknown kind."""
         fault = Fault(kind, **details)
         self.ordered.append(fault)
         return fault
 
     def load(self, entries: Iterable[Mapping[str, Any]]) -> None:
-        """Replace all faults by these (the admin route). Raises ValueError or TypeError."""
+        """Replace all faults, as the admin route does. Raises ValueError or TypeError."""
         known = {item.name for item in fields(Fault)}
         made = [Fault(**{key: value for key, value in entry.items() if key in known}) for entry in entries]
         self.ordered = made
 
     def clear(self) -> None:
-        """No more faults."""
+        """Remove all faults."""
         self.ordered.clear()
 
     def take(self, method: str, path: str, model: str) -> Fault | None:
-        """The fault for a request, if any."""
+        """Return the fault for a request, if any, and count its use."""
         for fault in self.ordered:
             if fault.fits(method, path, model):
                 fault.times -= 1 if fault.times > 0 else 0

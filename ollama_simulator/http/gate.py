@@ -1,4 +1,4 @@
-"""What happens to a request before a handler sees it: clean paths, routes, who may ask (Origin, Host)."""
+"""Checks ahead of a handler: path cleaning, routing, Origin and Host."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from ollama_simulator.http.routing import (
 
 
 class Gate:
-    """`origins` are added to Ollama's own; `checks_host` is the guard of a loopback listener."""
+    """`origins` extend Ollama's own list. `checks_host`: apply the Host rule of a loopback listener."""
 
     def __init__(self, origins: Sequence[str]) -> None:
         self.checks_host = True
         self._allows = origin_rule((*DEFAULT_ORIGINS, *origins))
 
     async def route(self, request: Request, response: Response) -> Match | None:
-        """The route to serve, or None when the answer is in `response` already."""
+        """The route to serve, or None if `response` is complete already."""
         if request.raw_path == "*":
             _asterisk(request, response)
             return None
@@ -51,7 +51,7 @@ class Gate:
         return match
 
     def _admits(self, request: Request, response: Response) -> bool:
-        """CORS and the Host rule; False when the answer is already complete."""
+        """Apply CORS and the Host rule. False if `response` is complete already."""
         origin = request.header("Origin")
         if origin and not is_same_origin(request):
             if not self._allows(origin):
@@ -73,7 +73,7 @@ class Gate:
 
 
 def _asterisk(request: Request, response: Response) -> None:
-    """net/http answers ``OPTIONS *`` itself, and refuses ``*`` with any other method."""
+    """Answer ``OPTIONS *`` and refuse ``*`` with other methods, as net/http does without a handler."""
     if request.method != "OPTIONS":
         response.status = 400
         response.set("Connection", "close")

@@ -1,4 +1,4 @@
-"""One HTTP request as the simulated server sees it: head parsed by net/http's rules, body read when asked for."""
+"""One HTTP request: its head parsed by the rules of net/http, its body read on demand."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ERROR_HEADERS = "\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: clos
 
 @dataclass(slots=True)
 class Seen:
-    """One request as the server saw it. Times are the loop's; `closed_at_s`: when its connection ended."""
+    """A record of one request. Times are the loop's; `closed_at_s`: when its connection ended."""
 
     method: str
     target: str
@@ -32,18 +32,18 @@ class Seen:
     closed_at_s: float | None = None
 
     def header(self, name: str) -> str:
-        """The first header of that name, "" where there is none."""
+        """The value of the first header of that name, or ""."""
         return next((value for key, value in self.headers if key.lower() == name.lower()), "")
 
 
 class Transport(Protocol):
-    """What a fault closes."""
+    """The transport as a fault uses it."""
 
     def close(self) -> None: ...
 
 
 class Connection(Protocol):
-    """What a request and its answer need of the client's connection."""
+    """The client's connection as requests and responses use it."""
 
     buffer: bytearray
     number: int
@@ -62,7 +62,7 @@ class Connection(Protocol):
 
 
 class BadHead(Exception):
-    """A head that net/http refuses; `answer` is what it writes before it closes."""
+    """A head that net/http refuses; `answer` is the response that it sends, after which it closes."""
 
     def __init__(self, reason: str, body: str | None = None) -> None:
         super().__init__(reason)
@@ -70,12 +70,12 @@ class BadHead(Exception):
 
 
 def bad(text: str) -> BadHead:
-    """400 with net/http's own explanation."""
+    """A 400 with net/http's own text."""
     return BadHead(f"400 Bad Request: {text}")
 
 
 class Request:
-    """`path` is decoded once; `headers` as sent; `query` raw. `remaining`: body bytes to come, −1 = chunked."""
+    """A request. `path` is decoded once, `query` raw. `remaining`: body bytes not read yet, −1 = chunked."""
 
     def __init__(self, method: str, target: str, version: tuple[int, int], headers: list[tuple[str, str]]) -> None:
         self.method = method
@@ -94,18 +94,18 @@ class Request:
         self.awaits_continue = False
 
     def header(self, name: str, default: str = "") -> str:
-        """The first header of that name, "" where there is none."""
+        """The value of the first header of that name, or ""."""
         name = name.lower()
         return next((value for key, value in self.headers if key.lower() == name), default)
 
     @property
     def wants_close(self) -> bool:
-        """Whether the client asked for the connection to end (or is HTTP/1.0 and did not ask for it to stay)."""
+        """Whether the connection ends after this request: the client said so, or is HTTP/1.0 without keep-alive."""
         tokens = {part.strip().lower() for part in self.header("Connection").split(",")}
         return "close" in tokens or (self.version < (1, 1) and "keep-alive" not in tokens)
 
     async def read(self) -> bytes:
-        """The whole body. A body that ends early gives what came, with `is_body_complete` False."""
+        """Read the whole body. If it ends early, return what was received and clear `is_body_complete`."""
         if self.body is None:
             if self.awaits_continue and self.version >= (1, 1):
                 self.awaits_continue = False
@@ -164,7 +164,7 @@ def _is_hex(line: bytes) -> bool:
 
 
 def parse_head(head: bytes, connection: Connection) -> Request:
-    """The request line and headers, refused where net/http refuses them. Raises BadHead."""
+    """Parse the request line and headers. Raises BadHead where net/http refuses them."""
     lines = head.replace(b"\r\n", b"\n").split(b"\n")
     parts = lines[0].split(b" ")
     if len(parts) < 3 or not TOKEN.fullmatch(parts[0]):
@@ -233,7 +233,7 @@ def _split_target(request: Request, target: bytes) -> None:
 
 
 def body_plan(request: Request) -> None:
-    """How the body is framed. Raises BadHead for what net/http refuses."""
+    """Set the framing of the body. Raises BadHead where net/http refuses it."""
     codings = [value for key, value in request.headers if key.lower() == "transfer-encoding"]
     lengths = [value.strip() for key, value in request.headers if key.lower() == "content-length"]
     if codings and request.version >= (1, 1):

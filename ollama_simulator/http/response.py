@@ -1,4 +1,4 @@
-"""One HTTP answer, framed as Go's net/http does it, with the hooks through which a fault spoils it."""
+"""One HTTP response, framed as by Go's net/http, with hooks for faults."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from ollama_simulator.http.faults import Fault
 from ollama_simulator.http.requests import Connection, Request
 
 BUFFER_BYTES = 2048
-"""What net/http holds back before it must decide for chunks."""
+"""Bytes that net/http buffers before it resorts to chunked encoding."""
 
 DRAIN_BYTES = 256 << 10
-"""How much of a body that the handler did not read net/http reads to keep the connection."""
+"""Bytes of an unread body that net/http reads at most to keep the connection."""
 
 
 class ClientGone(Exception):
-    """The client closed its connection while we wrote."""
+    """The client closed its connection during the response."""
 
 
 class Response:
-    """Headers are sent sorted by name, then Date, Content-Length, Connection, Transfer-Encoding, as Go sends them."""
+    """A response. Headers are sent in Go's order: by name, then Date, Content-Length, Connection, Transfer-Encoding."""
 
     def __init__(self, request: Request, connection: Connection) -> None:
         self.request = request
@@ -42,7 +42,7 @@ class Response:
         return self.is_finished and not self._close
 
     def set(self, name: str, value: str) -> None:
-        """Set a header, in place of one of that name."""
+        """Set a header, replacing those of the same name."""
         self.headers = [pair for pair in self.headers if pair[0] != name]
         self.headers.append((name, value))
 
@@ -51,7 +51,7 @@ class Response:
         self._close = True
 
     async def write(self, data: bytes) -> None:
-        """Write body bytes: held back up to 2,048, else one chunk."""
+        """Write body bytes: up to 2,048 are buffered, more are sent as one chunk."""
         if len(self._held) + len(data) <= BUFFER_BYTES:
             self._held += data
             return
@@ -62,17 +62,17 @@ class Response:
         await self._send(data)
 
     async def flush(self) -> None:
-        """Send what is held as one chunk, headers first."""
+        """Send the buffer as one chunk, after the headers."""
         held, self._held = bytes(self._held), bytearray()
         await self._send(held)
 
     async def line(self, data: bytes) -> None:
-        """One line or event of a stream: its own chunk, at once."""
+        """Send one line or event of a stream immediately, as its own chunk."""
         self._held += data
         await self.flush()
 
     async def finish(self) -> None:
-        """The end of the answer. A client that left does not matter any more."""
+        """End the response."""
         if self.is_finished:
             return
         if not self.is_started:
@@ -121,7 +121,7 @@ class Response:
         await self.connection.write(self.head(extra) + body)
 
     async def _drain_body(self) -> None:
-        """net/http reads up to 256 KiB of an unread body; when there is more, or it is cut, the connection closes."""
+        """Read up to 256 KiB of an unread body. Longer and incomplete ones close the connection, as in net/http."""
         request = self.request
         if request.body is None and request.remaining != 0:
             is_late = request.awaits_continue or request.remaining >= DRAIN_BYTES

@@ -1,4 +1,4 @@
-"""Gin's routing: one table, decoded paths, redirects for odd slashes, 404 and 405; and who may ask (Origin, Host)."""
+"""Gin's routing (decoded paths, redirects for odd slashes, 404, 405) and Ollama's rules for Origin and Host."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ollama_simulator.http.requests import Request
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A found route: its handler's name and the path parameter, or an answer of the router itself."""
+    """The result of routing: a handler's name and the path parameter, or a response of gin itself."""
 
     handler: str = ""
     parameter: str = ""
@@ -62,7 +62,7 @@ _METHODS = list(dict.fromkeys(method for method, _, _ in ROUTES))
 
 
 def find(method: str, path: str, query: str = "") -> Match:
-    """The route of a decoded path, or gin's own answer: redirect, 404, 405 with Allow."""
+    """The route of a decoded path, or gin's own response: redirect, 404, 405 with Allow."""
     fitting = {route_method: (handler, rest) for route_method, rest, handler in _on(path)}
     if method in fitting:
         handler, parameter = fitting[method]
@@ -96,7 +96,7 @@ def _redirect(method: str, path: str) -> str:
 
 
 def clean(path: str) -> str:
-    """The path as net/http's ServeMux cleans it: no `//`, `/./`, `/../`; a trailing slash stays."""
+    """The path cleaned as by net/http's ServeMux: no `//`, `/./`, `/../`; a trailing slash stays."""
     parts: list[str] = []
     for part in path.split("/"):
         if part == "..":
@@ -129,13 +129,13 @@ ALLOWED_HEADERS = (
 
 
 def origin_rule(patterns: Sequence[str]) -> Callable[[str], bool]:
-    """Whether an Origin is allowed; each pattern may have one wildcard."""
+    """A predicate for allowed Origins; each pattern may have one wildcard."""
     compiled = [re.compile(re.escape(pattern.lower()).replace(r"\*", ".*", 1)) for pattern in patterns]
     return lambda origin: any(pattern.fullmatch(origin) for pattern in compiled)
 
 
 def is_same_origin(request: Request) -> bool:
-    """gin-contrib/cors does nothing when the Origin is this host itself."""
+    """Whether the Origin is this host itself; gin-contrib/cors ignores such requests."""
     origin = request.header("Origin")
     return origin in (f"http://{request.host}", f"https://{request.host}")
 
@@ -147,7 +147,7 @@ _PRIVATE = [ipaddress.ip_network(net) for net in ("10.0.0.0/8", "172.16.0.0/12",
 
 
 def host_of(authority: str) -> str:
-    """net.SplitHostPort's host, or all of it where that finds no port."""
+    """The host by net.SplitHostPort, or the whole text if it has no port."""
     match = re.fullmatch(r"\[([^\[\]]*)\]:[^:\[\]]*|([^:\[\]]*):[^:\[\]]*", authority)
     return (match[1] if match[1] is not None else match[2]) if match else authority
 
@@ -162,7 +162,7 @@ def is_address(authority: str) -> bool:
 
 
 def is_allowed_host(authority: str, hostname: str) -> bool:
-    """Ollama's DNS-rebinding guard on a loopback listener."""
+    """Whether Ollama accepts this Host on a loopback listener (its protection against DNS rebinding)."""
     name = host_of(authority)
     if is_address(authority):
         address = ipaddress.ip_address(name)

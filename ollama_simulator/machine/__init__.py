@@ -1,1 +1,1 @@
-"""The simulated machine: its cards, who holds what of them, and what a runner takes."""
+"""The simulated machine: its cards, their memory, and what a runner allocates."""

@@ -1,4 +1,4 @@
-"""What `/api/ps` says of a machine without a GPU whose CPU has AMX: its `AMX` buffers count as device memory."""
+"""Sizes in `/api/ps` on a machine without GPU whose CPU has AMX: its `AMX` buffers count as device memory."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from router.core.ollama.model import Tensor
 from router.core.units import MIB
 
-# Bytes per block (as the kernels pack it: some types get a compensation of 2 or 4 bytes) and weights per block.
+# Bytes per block as the kernels pack it (some types get 2 or 4 bytes of compensation) and weights per block.
 BLOCKS = {"F16": (2, 1), "Q4_0": (18, 32), "Q4_1": (20, 32), "Q8_0": (38, 32), "Q4_K": (148, 256), "Q5_K": (180, 256)}
 BLOCKS |= {"Q6_K": (210, 256), "IQ4_XS": (138, 256)}
 
@@ -15,8 +15,8 @@ BLOCKS |= {"Q6_K": (210, 256), "IQ4_XS": (138, 256)}
 def amx_bytes(tensors: Sequence[Tensor]) -> int:
     """Bytes of the AMX buffer as Ollama reads it from the log (MiB with two decimals).
 
-    The kernels want matrices whose rows come in 32s; the token embedding is looked up elsewhere, but serves as a
-    second copy where there is no own output matrix.
+    The kernels take matrices with a multiple of 32 rows. The token embedding counts only if it doubles as the output
+    matrix.
     """
     has_output = any(tensor.name == "output.weight" for tensor in tensors)
     total = 0

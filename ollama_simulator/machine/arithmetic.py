@@ -1,4 +1,4 @@
-"""The plug for a runner's memory arithmetic: what llama-server would allocate on its cards, and in which order."""
+"""The interface of a runner's memory arithmetic: what llama-server allocates on its cards, and in which order."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ Kind = Literal["context", "model", "kv", "state", "compute", "projector"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SimModel:
-    """An installed model as the scheduler knows it: `blob` (``sha256-…``) orders ties, `blob_bytes` is its file's size,
-    `tower_bytes` that of its vision tower (None = as the footprint has it)."""
+    """An installed model as the scheduler knows it. `blob` (``sha256-…``) breaks ties, `blob_bytes` is the size of its
+    file, `tower_bytes` that of its vision tower (None = by the footprint)."""
 
     facts: ModelFacts
     blob: str
@@ -31,7 +31,7 @@ class SimModel:
 
     @property
     def projector_bytes(self) -> int:
-        """Weights of the projector that Ollama passes with ``--mmproj``; 0 for a model that does not see."""
+        """Bytes of the projector that Ollama passes with ``--mmproj``; 0 for a model without vision."""
         if self.tower_bytes is not None:
             return self.tower_bytes
         return tower_bytes(self.facts, shape_of(self.facts).weights) if "vision" in self.facts.capabilities else 0
@@ -39,11 +39,10 @@ class SimModel:
 
 @dataclass(frozen=True, slots=True)
 class RunnerSpec:
-    """A runner's command line, as far as it decides over memory. `num_ctx` is per slot, `num_gpu` −1 = automatic.
+    """The part of a runner's command line that determines its memory. `num_ctx` is per slot, `num_gpu` −1 = automatic.
 
-    `is_single` = ``--split-mode none``; `main_gpu` is then the runner's own device number. `has_projector` = the
-    projector goes to the GPU. `target_bytes` is what the fit leaves free on each card, before the runner's own addition
-    for the projector.
+    `is_single` = ``--split-mode none``. `has_projector`: the projector is on the GPU. `target_bytes` is what the fit
+    leaves free on each card, without the runner's own addition for the projector.
     """
 
     model: SimModel
@@ -61,8 +60,8 @@ class RunnerSpec:
 
 @dataclass(frozen=True, slots=True)
 class Buffer:
-    """One allocation on one of the runner's devices. `logged_bytes` is what the log line says (0 = there is none);
-    of several with one `kind` and device Ollama keeps the last."""
+    """One allocation on one of the runner's devices. `logged_bytes` is the size in its log line (0 = no line).
+    Of several with the same `kind` and device, Ollama keeps the last."""
 
     kind: Kind
     device: int
@@ -72,8 +71,8 @@ class Buffer:
 
 @dataclass(frozen=True, slots=True)
 class RunnerPlan:
-    """What a runner holds once loaded, in the order of allocation. `host_bytes` is what Ollama books on the CPU side
-    (weights, caches, graph); it counts only while not every layer is on a GPU."""
+    """The memory of a loaded runner, in the order of allocation. `host_bytes` is what Ollama books for the CPU
+    (weights, caches, graph); it counts only if not every layer is on a GPU."""
 
     buffers: tuple[Buffer, ...]
     is_full: bool
@@ -82,7 +81,7 @@ class RunnerPlan:
     host_bytes: int = 0
 
     def booked(self, devices: int) -> tuple[int, ...]:
-        """Bytes that Ollama reads from the log, per device: last line wins, MiB with two decimals."""
+        """Bytes per device as Ollama reads them from the log: in MiB with two decimals, the last line wins."""
         last = {(b.kind, b.device): b.logged_bytes for b in self.buffers if b.logged_bytes}
         return tuple(
             sum(int(round(size / MIB, 2) * MIB) for (_, device), size in last.items() if device == wanted)
@@ -91,19 +90,19 @@ class RunnerPlan:
 
 
 class LoadFailure(Exception):
-    """The runner died before it was ready; the text is the end of its log as Ollama shows it."""
+    """The runner died during the load; the text is the end of its log as Ollama shows it."""
 
 
 class Arithmetic(Protocol):
-    """How much memory a runner takes."""
+    """The memory that a runner allocates."""
 
     def plan(self, spec: RunnerSpec, free: Sequence[int]) -> RunnerPlan:
-        """The allocations of `spec` on devices with so many bytes free (its own contexts are up already).
+        """The allocations of `spec` on devices with `free` bytes each, its own contexts already subtracted.
 
-        Raises LoadFailure where the runner refuses.
+        Raises LoadFailure if the runner refuses.
         """
         ...
 
     def projector_bytes(self, model: SimModel) -> int:
-        """What the runner takes for the projector, weights and graph: it adds this to the first card's target."""
+        """Bytes of the projector, weights and graph. The runner adds them to the first card's target."""
         ...

@@ -1,7 +1,7 @@
-"""The book of a simulated machine's memory: who holds what on which card, and what the driver calls free.
+"""The memory of a simulated machine: what each process holds on each card, and what the driver reports as free.
 
-With a run directory the machine is read anew from ``vgpu.json`` at each use, and every holder has a file in ``state``
-as the lab's ``vgpu_nvml`` reads it: so another process sees the same cards through ``pynvml``.
+With a run directory the machine is read from ``vgpu.json`` again at each use, and every holder has a file in ``state``.
+A virtual NVML can read both, so that another process sees the same cards through ``pynvml``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from router.core.units import MIB
 
 
 class Cards:
-    """Virtual cards. `machine` says what they are now; holders (runners) take and give back bytes."""
+    """Virtual cards. `machine` describes them; holders (runners) take and return bytes."""
 
     def __init__(self, machine: Machine | None = None, *, run_dir: Path | None = None) -> None:
         self._run_dir = run_dir
@@ -34,7 +34,7 @@ class Cards:
 
     @property
     def machine(self) -> Machine:
-        """The machine as it is now. A file that is just being written, or gone, leaves it as it was."""
+        """The current machine. Unchanged while its file is missing or incomplete."""
         if self._run_dir is not None:
             path = self._run_dir / "vgpu.json"
             try:
@@ -47,11 +47,11 @@ class Cards:
         return self._machine
 
     def change(self, **faults: Any) -> None:
-        """Set fields of the machine, such as `free_lag_s` or `fail_load` (not with a run directory: write its file)."""
+        """Set fields of the machine, such as `free_lag_s`. With a run directory, write its file instead."""
         self._machine = replace(self._machine, **faults)
 
     def set_foreign(self, card: int, foreign_bytes: int) -> None:
-        """Let other programs hold so much of `card` from now on; with a run directory this is written to its file."""
+        """Set the memory that other programs hold on `card`. With a run directory, also in its file."""
         self._machine = self.machine.with_foreign(card, foreign_bytes / MIB)
         if self._run_dir is not None:
             path = self._run_dir / "vgpu.json"
@@ -60,13 +60,13 @@ class Cards:
             self._write(path, config)
 
     def free_bytes(self, card: int) -> int:
-        """What the driver says is free on `card`."""
+        """Bytes free on `card`, as the driver reports them."""
         spec = self.machine.cards[card]
         used = spec.foreign_mib * MIB + sum(held.get(card, 0) for held in self._held.values())
         return max(0, int((spec.total_mib - spec.reserved_mib) * MIB - used))
 
     def gpus(self) -> tuple[Gpu, ...]:
-        """Every card as a probe shows it."""
+        """Every card as a probe reports it."""
         return tuple(
             Gpu(
                 index=index,
@@ -81,7 +81,7 @@ class Cards:
         )
 
     def holders(self) -> list[tuple[str, str, int, int]]:
-        """(holder, its program's name, card, bytes), the other programs of each card as one of name ``foreign``."""
+        """(holder, program name, card, bytes) of each; the other programs of a card are one, named ``foreign``."""
         found = [
             (who, f"llama-server {self._labels[who]}", card, size)
             for who, held in self._held.items()
@@ -92,11 +92,11 @@ class Cards:
         return found + [other for other in others if other[3]]
 
     def held_bytes(self, who: str, card: int) -> int:
-        """What `who` holds of `card`."""
+        """Bytes that `who` holds on `card`."""
         return self._held.get(who, {}).get(card, 0)
 
     def hold(self, who: str, label: str, card: int, size: int) -> bool:
-        """Take `size` bytes of `card` for `who`; False (and nothing taken) when there is less."""
+        """Take `size` bytes of `card` for `who`. False, with nothing taken, if less is free."""
         if size > self.free_bytes(card):
             return False
         self._labels[who] = label
@@ -106,7 +106,7 @@ class Cards:
         return True
 
     def drop(self, who: str) -> None:
-        """`who` has died: its memory is free, after the driver's lag."""
+        """Free all memory of `who`, which has died, after the driver's lag."""
         lag_s = self.machine.free_lag_s
         if lag_s > 0:
             asyncio.get_running_loop().call_later(lag_s, self._forget, who)
@@ -130,14 +130,14 @@ class Cards:
         fresh.replace(path)
 
     def _clear_state(self) -> None:
-        """Files of an earlier run of this process hold nothing."""
+        """Remove the files that an earlier process left."""
         assert self._run_dir is not None
         for path in (self._run_dir / "state").glob("sim-*.json"):
             path.unlink(missing_ok=True)
 
 
 def _started() -> str | None:
-    """This process's start in ticks: the lab's reader takes an entry for living while it matches."""
+    """The start time of this process in ticks: with its pid, readers of ``state`` verify that it is alive."""
     try:
         return Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()[19]
     except (OSError, IndexError):

@@ -1,7 +1,7 @@
-"""llama.cpp's fit: which layers go to which device (vram.md §3), over any way of counting bytes.
+"""llama.cpp's fit: the distribution of layers over devices, for any way of counting bytes.
 
-First everything is dealt out in proportion to free memory; where a device would not keep its target, dense layers are
-filled again back to front, last device first, and a mixture of experts leaves experts on the CPU.
+Layers are first distributed in proportion to free memory. If a device then misses its target, dense layers are assigned
+back to front, last device first, and a mixture of experts leaves experts on the CPU.
 """
 
 from __future__ import annotations
@@ -21,39 +21,39 @@ Owners = tuple[int, ...]
 
 
 class Costs(Protocol):
-    """Bytes of one model run one way. Layers are the blocks, then the output."""
+    """Bytes of one model with given options. Layers are the blocks, then the output."""
 
     @property
     def weights(self) -> Sequence[int]:
-        """Of each layer."""
+        """Bytes of each layer."""
         ...
 
     @property
     def experts(self) -> Sequence[int]:
-        """Of each block: how much of its weights are experts."""
+        """Bytes of the experts in each block."""
         ...
 
     @property
     def is_single(self) -> bool:
-        """No pipeline, whatever the number of devices."""
+        """Whether there is no pipeline, for any number of devices."""
         ...
 
     def cache(self, layer: int, *, sliding: bool) -> int:
-        """KV cache of a layer, if it is of that kind."""
+        """Bytes of a layer's KV cache; 0 if the layer is of the other kind."""
         ...
 
     def state(self, layer: int) -> int:
-        """Recurrent state of a layer."""
+        """Bytes of a layer's recurrent state."""
         ...
 
     def compute(self, copies: int, *, has_cpu_layers: bool) -> int:
-        """One device's compute buffer."""
+        """Bytes of one device's compute buffer."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """One way to spread the layers, with its bytes per device."""
+    """A distribution of the layers, with its bytes per device."""
 
     owners: Owners
     on_cpu: frozenset[int]
@@ -64,18 +64,18 @@ class Layout:
     compute: tuple[int, ...]
 
     def need(self, device: int) -> int:
-        """Bytes on one device."""
+        """Bytes needed on one device."""
         caches = self.full_cache[device] + self.window_cache[device] + self.state[device]
         return self.weights[device] + caches + self.compute[device]
 
     @property
     def is_full(self) -> bool:
-        """Every layer on a device, with all its experts."""
+        """Whether every layer is on a device, with all its experts."""
         return CPU not in self.owners and not self.on_cpu
 
 
 def layout_of(costs: Costs, owners: Owners, devices: int, on_cpu: frozenset[int] = frozenset()) -> Layout:
-    """The bytes of a spread; `on_cpu` are the layers whose experts stay behind."""
+    """The layout of a distribution; `on_cpu` are the layers whose experts stay on the CPU."""
     sizes = [size - (costs.experts[il] if il in on_cpu else 0) for il, size in enumerate(costs.weights)]
 
     def per_device(size_of: Callable[[int], int]) -> tuple[int, ...]:
@@ -96,7 +96,7 @@ def layout_of(costs: Costs, owners: Owners, devices: int, on_cpu: frozenset[int]
 
 
 def by_share(layers: int, offloaded: int, shares: Sequence[int]) -> Owners:
-    """The last `offloaded` layers over devices in proportion to `shares`: the first whose sum exceeds the position."""
+    """The last `offloaded` layers, in proportion to `shares`: each goes to the first device whose sum exceeds it."""
     offloaded = min(offloaded, layers)
     total = float(sum(shares)) or 1.0
     bounds = [part / total for part in accumulate(float(share) for share in shares)]
@@ -106,34 +106,34 @@ def by_share(layers: int, offloaded: int, shares: Sequence[int]) -> Owners:
 
 
 def _in_slices(layers: int, counts: Sequence[int]) -> Owners:
-    """Contiguous slices, the first device first, ending at the output layer."""
+    """`counts` layers per device in contiguous slices, first device first, ending at the output layer."""
     slices = tuple(device for device, count in enumerate(counts) for _ in range(count))
     return (CPU,) * (layers - len(slices)) + slices
 
 
 def fit(costs: Costs, free: Sequence[int], targets: Sequence[int]) -> Layout:
-    """llama.cpp's fit: everything if every device keeps its target, else layers back to front."""
+    """llama.cpp's layout: everything on the devices if each keeps its target, else layers back to front."""
     devices, everything = len(free), len(costs.weights)
     whole = layout_of(costs, by_share(everything, everything, free), devices)
     if all(free[d] - whole.need(d) >= targets[d] for d in range(devices)):
         return whole
     room = [free[d] - targets[d] for d in range(devices)]
-    behind = frozenset(range(everything - 1)) if any(costs.experts) else frozenset()
+    on_cpu = frozenset(range(everything - 1)) if any(costs.experts) else frozenset()
     counts = [0] * devices
     for device in reversed(range(devices)):
         for count in range(everything - sum(counts), -1, -1):
             counts[device] = count
-            trial = layout_of(costs, _in_slices(everything, counts), devices, behind)
+            trial = layout_of(costs, _in_slices(everything, counts), devices, on_cpu)
             if not count or trial.need(device) <= room[device]:
                 break
-    dense = layout_of(costs, _in_slices(everything, counts), devices, behind)
+    dense = layout_of(costs, _in_slices(everything, counts), devices, on_cpu)
     if not any(costs.experts) or sum(counts) < everything:
         return dense
     return _with_experts(costs, dense, free, room)
 
 
 def _with_experts(costs: Costs, dense: Layout, free: Sequence[int], room: Sequence[int]) -> Layout:
-    """A mixture of experts whose dense part fits: as many layers' experts as there is room for, from the front."""
+    """The layout of a mixture of experts whose dense part fits: with the experts of the first layers that fit."""
     devices, layers = len(free), len(costs.weights) - 1
     owners = by_share(layers + 1, layers + 1, free) if devices > 1 else dense.owners
     best = dense
@@ -146,7 +146,7 @@ def _with_experts(costs: Costs, dense: Layout, free: Sequence[int], room: Sequen
 
 
 def buffers_of(layout: Layout) -> tuple[Buffer, ...]:
-    """The allocations of a layout in llama.cpp's order; a sliding cache is logged after the full one."""
+    """The allocations of a layout in llama.cpp's order: the sliding cache comes after the full one."""
     found = [Buffer("model", d, size, size) for d, size in enumerate(layout.weights) if size]
     for cache in (layout.full_cache, layout.window_cache):
         found += [Buffer("kv", d, size, size) for d, size in enumerate(cache) if size]

@@ -1,4 +1,4 @@
-"""Other programs that take and give back VRAM on a script: lines of ``SECONDS CARD MIB``."""
+"""A script of the VRAM that other programs take and return: lines of ``SECONDS CARD MIB``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from router.core.units import MIB
 
 @dataclass(frozen=True, slots=True)
 class ForeignStep:
-    """From `at_s` on, other programs hold `mib` of `card`."""
+    """From `at_s` on, other programs hold `mib` on `card`."""
 
     at_s: float
     card: int
@@ -19,7 +19,7 @@ class ForeignStep:
 
 
 def parse_script(text: str) -> tuple[ForeignStep, ...]:
-    """The steps in order of time; empty lines and ``# …`` are skipped. Raises ValueError with the line's number."""
+    """The steps in order of time, without comments (``# …``). Raises ValueError with the line number."""
     steps = []
     for number, line in enumerate(text.splitlines(), 1):
         words = line.partition("#")[0].split()
@@ -34,7 +34,7 @@ def parse_script(text: str) -> tuple[ForeignStep, ...]:
 
 
 async def play(cards: Cards, steps: tuple[ForeignStep, ...]) -> None:
-    """Follow the script from now on, on the running loop's clock."""
+    """Run the script, starting now, on the running loop's clock."""
     began_s = asyncio.get_running_loop().time()
     for step in steps:
         await asyncio.sleep(max(0.0, began_s + step.at_s - asyncio.get_running_loop().time()))

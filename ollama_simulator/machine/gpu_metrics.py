@@ -1,4 +1,4 @@
-"""The virtual cards as NVIDIA's DCGM exporter would show them, for a Prometheus probe in another process."""
+"""The virtual cards in the format of NVIDIA's DCGM exporter, for a Prometheus probe in another process."""
 
 from __future__ import annotations
 

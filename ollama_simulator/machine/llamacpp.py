@@ -1,4 +1,4 @@
-"""The memory arithmetic of llama.cpp itself, by `core/footprint`: what simulator, demo and tests stand on."""
+"""The memory arithmetic of llama.cpp, by `router/core/memory/footprint.py`: the default of the simulator."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OUTPUT_BYTES_PER_TOKEN = 4
 
 
 class _Costs:
-    """Bytes of one model run one way, as the footprint counts them."""
+    """Bytes of one model with given options, by the footprint."""
 
     def __init__(self, spec: RunnerSpec) -> None:
         facts = spec.model.facts
@@ -36,18 +36,18 @@ class _Costs:
         self.experts, self.largest_tensor = _experts(spec.model, len(self.weights))
 
     def cache(self, layer: int, *, sliding: bool) -> int:
-        """KV cache of a layer, if it is of that kind."""
+        """Bytes of a layer's KV cache; 0 if the layer is of the other kind."""
         if layer >= len(self.shape.layers) or self.shape.layers[layer].is_sliding != sliding:
             return 0
         return layer_kv_bytes(self.shape, self.shape.layers[layer], self.options)
 
     def state(self, layer: int) -> int:
-        """Recurrent state of a layer, all slots."""
+        """Bytes of a layer's recurrent state, all slots."""
         layers = self.shape.layers
         return layers[layer].state_bytes * self.spec.num_parallel if layer < len(layers) else 0
 
     def compute(self, copies: int, *, has_cpu_layers: bool) -> int:
-        """One device's compute buffer; large batches copy the weights of layers on the CPU over, one at a time."""
+        """Bytes of one device's compute buffer. Large batches copy layers from the CPU to it, one at a time."""
         embeds = is_embedding(self.facts, self.options)
         size = compute_bytes(self.shape, self.options, is_embedding=embeds, backend="cuda", copies=copies)
         return size + (self.largest_tensor if has_cpu_layers else 0)
@@ -68,24 +68,23 @@ def _experts(model: SimModel, layers: int) -> tuple[tuple[int, ...], int]:
 
 
 class FootprintArithmetic:
-    """`Arithmetic` by `core/footprint`.
+    """`Arithmetic` by the router's own footprint.
 
-    The options are for replaying recordings of a stand-in runner: `image_bytes` is its figure for the projector's graph
-    (None = the footprint's own), `forgets_num_gpu` that it puts every layer on the GPU where there is room, whatever
-    number was asked for.
+    The options are for replaying recordings of a stand-in runner. `image_bytes` is its figure for the projector's graph
+    (None = the footprint's own). `forgets_num_gpu`: every layer is put on the GPU if all fit, in spite of num_gpu.
     """
 
     def __init__(self, *, image_bytes: int | None = None, forgets_num_gpu: bool = False) -> None:
         self._image_bytes, self._forgets_num_gpu = image_bytes, forgets_num_gpu
 
     def projector_bytes(self, model: SimModel) -> int:
-        """Weights of the tower and its worst image."""
+        """Bytes of the tower's weights and of its largest image."""
         if self._image_bytes is not None:
             return model.projector_bytes + self._image_bytes
         return projector_bytes(model.facts, shape_of(model.facts).weights)
 
     def plan(self, spec: RunnerSpec, free: Sequence[int]) -> RunnerPlan:
-        """See `Arithmetic`."""
+        """As `Arithmetic`."""
         costs = _Costs(spec)
         if costs.options.is_kv_quantized and not spec.flash_attention:
             raise LoadFailure("llama_init_from_model: V cache quantization requires flash_attn")
@@ -109,15 +108,15 @@ class FootprintArithmetic:
             return fit(costs, free, targets)
         if self._forgets_num_gpu and spec.fit and (whole := fit(costs, free, targets)).is_full:
             return whole
-        offloaded = layers if spec.num_gpu < 0 else spec.num_gpu  # the fit leaves a number that was asked for alone
+        offloaded = layers if spec.num_gpu < 0 else spec.num_gpu  # the fit does not change an explicit number
         return layout_of(costs, by_share(layers, offloaded, free), devices)
 
 
 def _host_bytes(costs: _Costs, layout: Layout) -> int:
-    """What the log says of the CPU side: weights that stayed, the last cache line, outputs."""
-    behind = [il for il, own in enumerate(layout.owners) if own == CPU]
-    caches = [sum(costs.cache(il, sliding=sliding) for il in behind) for sliding in (False, True)]
+    """Bytes on the CPU by the log: weights left there, the last cache line, outputs."""
+    on_cpu = [il for il, own in enumerate(layout.owners) if own == CPU]
+    caches = [sum(costs.cache(il, sliding=sliding) for il in on_cpu) for sliding in (False, True)]
     on_gpu = sum(layout.weights)
     mapped = sum(costs.weights) - on_gpu + costs.shape.weights.host_bytes
-    weights = min(mapped, costs.spec.model.blob_bytes - on_gpu)  # Ollama: never more than the file
+    weights = min(mapped, costs.spec.model.blob_bytes - on_gpu)  # Ollama counts at most the file's size
     return weights + (caches[1] or caches[0]) + costs.facts.vocab * OUTPUT_BYTES_PER_TOKEN * costs.spec.num_parallel

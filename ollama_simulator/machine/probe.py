@@ -1,4 +1,4 @@
-"""A probe of the virtual cards: what NVML would say of them, in process."""
+"""A probe of the virtual cards, in place of NVML."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ FIRST_PID = 1000
 class CardsProbe:
     """Free memory and processes per virtual card. Implements `VramProbe`.
 
-    `lag_s` makes each reading that slow, `cache_s` uses one again for so long, `is_lost` makes it fail, as drivers can.
+    `lag_s`: duration of each reading. `cache_s`: time for which a reading is reused. `is_lost`: readings fail, as they
+    do when a driver loses its GPU.
     """
 
     name = "virtual"
@@ -29,7 +30,7 @@ class CardsProbe:
         self._last: ProbeReading | None = None
 
     async def read(self, *, is_fresh: bool = False) -> ProbeReading:
-        """The cards as they are now. Raises ProbeError while the driver is lost."""
+        """Read the cards. Raises ProbeError while `is_lost`."""
         if self.lag_s:
             await asyncio.sleep(self.lag_s)
         if self.is_lost:

@@ -1,6 +1,6 @@
-"""What the simulated machine is: its cards, how fast it loads and answers, and which faults it has now.
+"""The description of a simulated machine: its cards, its speeds, its current faults.
 
-The JSON form is that of the lab's ``vgpu.json``, so one file drives this simulator and a real Ollama on virtual cards.
+Its JSON form, ``vgpu.json``, is also that of a virtual NVML for a real Ollama, so that one file can describe both.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class CardSpec:
-    """One virtual card. `foreign_mib` is what other programs hold, `context_mib` what a process takes to be there at
-    all, `reserved_mib` the driver's own (neither used nor free)."""
+    """One virtual card. `foreign_mib` is held by other programs, `context_mib` is the size of a process's driver
+    context, `reserved_mib` belongs to the driver (neither used nor free)."""
 
     name: str = "CUDA0"
     description: str = "NVIDIA RTX A5000"
@@ -26,14 +26,14 @@ class CardSpec:
 
 @dataclass(frozen=True, slots=True)
 class Speeds:
-    """How fast things go.
+    """The speeds of a machine.
 
-    `tokens_per_s` and `cpu_tokens_per_s` fix the speed of every model on the GPU and on the CPU; a model that is split
-    takes the time of both shares. Without them a token costs one pass over the weights it uses: bytes on the GPU over
-    `gpu_gb_per_s` plus bytes on the CPU over `cpu_gb_per_s`. The defaults are 65 % and 40 % of what the data sheets
-    say of an RTX A5000 (768 GB/s) and of two channels of DDR4-3200 (51.2 GB/s). gemma4:31b with 10 % on the CPU then
-    keeps 0.29 of its speed; measured was 0.14 (33.8 → 4.7 tokens/s on a 24 GB card, ollama issue 17099): what is
-    shown of the collapse is, if anything, too kind.
+    `tokens_per_s` and `cpu_tokens_per_s` fix the speed of every model on the GPU and on the CPU; a split model takes
+    the time of both shares. Without them a token costs one pass over the weights it uses: bytes on the GPU over
+    `gpu_gb_per_s` plus bytes on the CPU over `cpu_gb_per_s`. The defaults are 65 % and 40 % of the data sheets of an
+    RTX A5000 (768 GB/s) and of two channels of DDR4-3200 (51.2 GB/s). gemma4:31b with 10 % on the CPU then keeps 0.29
+    of its speed. Measured was 0.14 (33.8 → 4.7 tokens/s on a 24 GB card, ollama issue 17099), so the simulated loss of
+    speed is on the small side.
     """
 
     load_mib_per_s: float = 3000.0
@@ -44,7 +44,7 @@ class Speeds:
     cpu_gb_per_s: float = 20.0
 
     def tokens_per_s_of(self, gpu_bytes: int, cpu_bytes: int) -> float:
-        """Tokens per second of a model that reads so many bytes of weights per token on either side."""
+        """Tokens per second of a model that reads these bytes of weights per token on the GPU and on the CPU."""
         if self.tokens_per_s is None:
             seconds = gpu_bytes / (self.gpu_gb_per_s * 1e9) + cpu_bytes / (self.cpu_gb_per_s * 1e9)
             return 1.0 / max(seconds, 1e-3)
@@ -54,9 +54,9 @@ class Speeds:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Cards, speeds and the faults of the moment.
+    """Cards, speeds and current faults.
 
-    `free_lag_s`: memory of a dead process stays taken so long. `discovery_s`: extra time of one device query (a
+    `free_lag_s`: time until the memory of a dead process is free. `discovery_s`: extra time of one device query (a
     sleeping card). `fail_load`: part of a model's blob or name → "oom", "corrupt" or "hang".
     """
 
@@ -69,12 +69,12 @@ class Machine:
 
     @classmethod
     def of_json(cls, config: Mapping[str, Any]) -> Machine:
-        """The machine of a ``vgpu.json``; keys it does not know are left alone."""
+        """The machine described by a ``vgpu.json``; unknown keys are ignored."""
         known = {f.name for f in fields(CardSpec)}
         cards = (CardSpec(**{k: v for k, v in device.items() if k in known}) for device in config.get("devices", ()))
         named = {f.name: config[f.name] for f in fields(Speeds) if f.name in config}
         if "tokens_per_s" not in named and not {"gpu_gb_per_s", "cpu_gb_per_s"} & named.keys():
-            named["tokens_per_s"] = 100.0  # the lab's defaults
+            named["tokens_per_s"] = 100.0  # the defaults of the file format
         own = {f.name for f in fields(cls)} - {"cards", "speeds"}
         rest = {key: config[key] for key in own if key in config}
         return cls(cards=tuple(cards), speeds=Speeds(**{"load_mib_per_s": 20000.0, **named}), **rest)

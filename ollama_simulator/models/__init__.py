@@ -1,1 +1,1 @@
-"""What is installed, and what the models say."""
+"""The installed models, and the text that they generate."""

@@ -1,6 +1,6 @@
-"""What is installed: weights blobs, manifests of layers with Ollama's own digests, tags and what they can do.
+"""Installed models: weights, manifests of layers with Ollama's own digests, tags and their capabilities.
 
-What a model can do follows from its template and metadata, never from its name.
+Capabilities follow from a model's template and metadata, never from its name.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ CONFIG_MEDIA = "application/vnd.docker.container.image.v1+json"
 
 
 def digest_of(data: bytes) -> str:
-    """``sha256:…`` of some bytes."""
+    """The digest of some bytes, as ``sha256:…``."""
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """One weights blob: its metadata as `/api/show` gives it, its tensors, and what it says (`speech.py`).
+    """One weights blob: its metadata as in `/api/show`, its tensors, and its script (`speech.py`).
 
-    `info` has the arrays that are known; `/api/show` without verbose shows them as null. `listed_quantization` is what
-    tags says where it differs from the manifest. `file_bytes`: what is left of a file that was cut (None: all of it).
+    `info` has all known arrays; `/api/show` without verbose shows them as null. `listed_quantization`: the value in
+    tags if it differs from the manifest. `file_bytes`: the size of a truncated file (None: the file is whole).
     """
 
     digest: str
@@ -55,12 +55,12 @@ class Weights:
 
     @property
     def has_projector(self) -> bool:
-        """Whether the file brings the tensors that see images."""
+        """Whether the file contains the vision tensors."""
         return any(tensor.name.startswith("v.") for tensor in self.tensors)
 
     @property
     def damage(self) -> str:
-        """What Ollama says of a file that was cut short, "" for a whole one."""
+        """Ollama's text for a truncated file, "" for a whole one."""
         sizes = [tensor_bytes(tensor) for tensor in self.tensors] if self.file_bytes is not None else []
         start = self.size_bytes - sum(-(-size // ALIGNMENT) * ALIGNMENT for size in sizes)
         for tensor, size in zip(self.tensors, sizes, strict=False):
@@ -71,7 +71,7 @@ class Weights:
         return ""
 
     def value(self, key: str) -> Any:
-        """The metadata value ``<arch>.<key>``, None where absent."""
+        """The metadata value ``<arch>.<key>``, or None."""
         return self.info.get(f"{self.arch}.{key}")
 
 
@@ -86,7 +86,7 @@ class Layer:
     origin: str = ""
 
     def manifest(self) -> dict[str, Any]:
-        """As the manifest lists it."""
+        """The layer's entry in the manifest."""
         entry: dict[str, Any] = {"mediaType": self.media, "digest": self.digest, "size": self.size}
         if self.origin:
             entry["from"] = self.origin
@@ -100,7 +100,7 @@ def layer(kind: str, data: bytes) -> Layer:
 
 @dataclass(frozen=True, eq=False)
 class Installed:
-    """One tag: its manifest and everything read from it. Made anew whenever the tag is written."""
+    """One tag: its manifest and everything read from it. Replaced as a whole whenever the tag is written."""
 
     name: ModelName
     weights: Weights
@@ -120,7 +120,7 @@ class Installed:
 
     @property
     def show_name(self) -> str:
-        """The name as lists show it."""
+        """The name as shown in lists."""
         return self.name.short
 
     def details(self, *, with_lengths: bool = False) -> dict[str, Any]:
@@ -142,7 +142,7 @@ class Installed:
 
 
 def capabilities_of(weights: Weights, template: str, *, with_vision: bool = True) -> tuple[str, ...]:
-    """What weights and template can do, in Ollama's order."""
+    """The capabilities of weights with a template, in Ollama's order."""
     if weights.value("pooling_type") is not None:
         return ("embedding",)
     found = ["completion"]
@@ -158,7 +158,7 @@ def capabilities_of(weights: Weights, template: str, *, with_vision: bool = True
 
 
 def config_layer(weights: Weights) -> Layer:
-    """The config blob as Ollama writes it, byte for byte."""
+    """The config blob, byte for byte as Ollama writes it."""
     config = {
         "model_format": "gguf",
         "model_family": weights.family,
@@ -181,7 +181,7 @@ def installed(
     parent: str = "",
     config: Layer | None = None,
 ) -> Installed:
-    """The tag `name` with these layers (weights first); `config` where it is not Ollama's own."""
+    """The tag `name` with these layers, weights first. `config`: a config blob that Ollama did not write itself."""
     kept, config = tuple(layers), config or config_layer(weights)
     read = _read_layers(kept)
     made = Installed(name, weights, kept, config, at, parent=parent, **read)

@@ -1,7 +1,7 @@
-"""The library of one simulated server, and the models that it can be filled with.
+"""The installed models of one simulated server, and the models available for installation.
 
-Facts of real models (sizes, tensors, hyperparameters) come from `models/library.json.gz`, the scripted tiny ones from
-`models/tiny.json.gz`; `models/README.md` says where both are from.
+Facts of real models (sizes, tensors, hyperparameters) come from `library.json.gz`, the scripted tiny ones from
+`tiny.json.gz`; `README.md` describes the origin of both.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from router.core.ollama.names import ModelName
 
 
 class Library:
-    """The tags and blobs of one server. Lookups compare names case-insensitively, as on Ollama's disk."""
+    """The tags and blobs of one server. Lookups ignore the case of names, as Ollama does."""
 
     def __init__(self) -> None:
         self.models: dict[str, Installed] = {}
@@ -34,15 +34,15 @@ class Library:
             self.blobs.setdefault(item.digest, item.data or None)
 
     def find(self, text: str) -> Installed | None:
-        """The tag that a (valid) name means. Raises BadRequest for a name that cannot be."""
+        """The tag of that name, or None. Raises BadRequest for an invalid name."""
         return self.models.get(ModelName.parse(text).key)
 
     def get(self, name: ModelName) -> Installed | None:
-        """The tag of a parsed name."""
+        """The tag of a parsed name, or None."""
         return self.models.get(name.key)
 
     def remove(self, name: ModelName) -> None:
-        """Forget a tag, and the blobs that no other tag uses."""
+        """Remove a tag, and the blobs that no other tag uses."""
         gone = self.models.pop(name.key)
         used = {item.digest for model in self.models.values() for item in (*model.layers, model.config)}
         for item in (*gone.layers, gone.config):
@@ -50,7 +50,7 @@ class Library:
                 self.blobs.pop(item.digest, None)
 
     def newest_first(self) -> list[Installed]:
-        """In the order of `/api/tags`."""
+        """All tags in the order of `/api/tags`."""
         return sorted(self.models.values(), key=lambda model: int(model.modified_at.timestamp()), reverse=True)
 
 
@@ -106,7 +106,7 @@ def known_tags() -> list[str]:
 
 
 def canonical_tags() -> list[str]:
-    """The known tags without second names for the same weights: what `--library all` installs."""
+    """One tag for each of the known weights: what `--library all` installs."""
     seen: dict[str, str] = {}
     for tag, entry in _data()["tags"].items():
         seen.setdefault(entry["weights"], tag)
@@ -132,7 +132,7 @@ def real_library(tags: Iterable[str]) -> Library:
 
 
 def tiny_library() -> Library:
-    """The scripted models of the recordings: what they say, count and can do is known to the token."""
+    """The scripted models of the recordings, whose answers and token counts are known exactly."""
     data, weights = _tiny()
     library = Library()
     for entry in data["models"]:

@@ -1,4 +1,4 @@
-"""The Modelfile and the parameters block that `/api/show` prints, as Ollama's parser package writes them."""
+"""The Modelfile and the parameters in `/api/show`, as Ollama's parser package writes them."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from router.core.go.quoting import go_quoted
 
 
 def quote(text: str) -> str:
-    """A Modelfile argument: quoted when it has line breaks or outer blanks."""
+    """A Modelfile argument, quoted if it has line breaks or outer blanks."""
     if "\n" in text or text.startswith(" ") or text.endswith(" "):
         return f'"""{text}"""' if '"' in text else f'"{text}"'
     return text
 
 
 def go_value(value: Any) -> str:
-    """A value as fmt's %v prints it."""
+    """A value as Go's %v prints it."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float):
@@ -26,7 +26,7 @@ def go_value(value: Any) -> str:
 
 
 def parameters(values: Mapping[str, Any]) -> str:
-    """The `parameters` text: one line a value, names padded to 30."""
+    """The `parameters` text: one line per value, names padded to 30 characters."""
     lines = []
     for key, value in values.items():
         for item in value if isinstance(value, list) else [value]:

@@ -1,6 +1,6 @@
-"""What the models say: the scripted ones by their transition table, all others words without meaning.
+"""The text that models generate: scripted ones by their transition table, all others random words.
 
-A speaker gives token texts one by one and does not know of time; `inference.py` paces it.
+A speaker yields token texts one by one, without regard to time; `inference.py` paces them.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ WORDS = [
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """All that an answer depends on. `length` is that of an answer which no `[[tokens=N]]` and no num_predict sets."""
+    """Everything that an answer depends on. `length`: tokens, unless `[[tokens=N]]` or num_predict sets them."""
 
     prompt: str
     prompt_ids: Sequence[int]
@@ -61,7 +61,7 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Controls:
-    """What the prompt demands of the simulator itself: `[[tokens=N]]`, `[[crash]]`, `[[oom]]`."""
+    """Commands to the simulator in a prompt: `[[tokens=N]]`, `[[crash]]`, `[[oom]]`."""
 
     length: int | None = None
     crashes: bool = False
@@ -69,13 +69,13 @@ class Controls:
 
 
 def controls(prompt: str) -> Controls:
-    """The controls in a prompt; of several lengths the last one counts."""
+    """The commands in a prompt; of several lengths the last one counts."""
     lengths = re.findall(r"\[\[tokens=(\d+)\]\]", prompt)
     return Controls(int(lengths[-1]) if lengths else None, "[[crash]]" in prompt, "[[oom]]" in prompt)
 
 
 def speak(weights: Weights, ask: Ask) -> Iterator[str]:
-    """Token texts until the model ends its answer (its end token is not among them)."""
+    """Yield the answer's token texts, without the end token."""
     known = tokens.vocabulary(weights)
     if weights.script and known is not None:
         return _scripted(weights, known, ask)
@@ -83,7 +83,7 @@ def speak(weights: Weights, ask: Ask) -> Iterator[str]:
 
 
 def _scripted(weights: Weights, known: tokens.Vocabulary, ask: Ask) -> Iterator[str]:
-    """Each token has one successor (`weights.script`: lines of pieces, the first of a line starts it)."""
+    """Yield each token's one successor in `weights.script` (lines of pieces, of which the first starts the line)."""
     following: dict[str, str] = {}
     for line in weights.script.split("\n\n\n"):
         pieces = line.split("\t")

@@ -1,6 +1,6 @@
-"""Go's text/template, as much of it as chat templates use: fields, variables, if, range, with, and the usual functions.
+"""The part of Go's text/template that chat templates use: fields, variables, if, range, with, and common functions.
 
-`Template.parse` raises TemplateError with Go's text for an unclosed action; `render` runs it on plain dicts and lists.
+`Template.parse` raises TemplateError with Go's text for an unclosed action. `render` works on plain dicts and lists.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _TOKEN = re.compile(
 
 
 class TemplateError(Exception):
-    """The template cannot be parsed; the text is Go's where it is known."""
+    """The template cannot be parsed; the text is Go's where known."""
 
 
 class Json(dict[str, Any]):
@@ -47,17 +47,17 @@ class Template:
 
     @classmethod
     def parse(cls, text: str) -> Template:
-        """Raises TemplateError."""
+        """Parse `text`. Raises TemplateError."""
         pieces = _pieces(text)
         nodes, _ = _block(pieces, ())
         return cls(text, nodes)
 
     def uses(self, name: str) -> bool:
-        """Whether a field of that name stands anywhere in it."""
+        """Whether the template contains a field of that name."""
         return re.search(rf"\{{\{{[^}}]*\.{name}\b", self.text) is not None
 
     def render(self, data: Mapping[str, Any], *, until: str = "") -> str:
-        """The text for `data`. With `until`, everything from the first use of that field on is left out."""
+        """Render `data`. With `until`, stop at the first use of that field."""
         out: list[str] = []
         try:
             _run(self._nodes, data, {"$": data}, out, until)
@@ -67,7 +67,7 @@ class Template:
 
 
 class _Cut(Exception):
-    """The field named by `until` was reached."""
+    """Rendering reached the field named by `until`."""
 
 
 def _pieces(text: str) -> list[tuple[str, str]]:

@@ -1,6 +1,6 @@
-"""Tokens: a sentence-piece vocabulary where a model has one, else an estimate of four bytes to a token.
+"""Tokens: by a model's sentence-piece vocabulary if it has one, else estimated at four bytes per token.
 
-The scripted models have a real vocabulary (408 pieces); what they count is what llama.cpp counted.
+The scripted models have a real vocabulary of 408 pieces; their counts are those of llama.cpp.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Vocabulary:
         self._bytes = {int(piece[3:5], 16): number for number, piece in enumerate(self.pieces) if kinds[number] == BYTE}
 
     def encode(self, text: str) -> list[int]:
-        """Token ids, special pieces recognised, no BOS."""
+        """The token ids of a text: special pieces recognised, no BOS."""
         ids: list[int] = []
         at = 0
         for match in self._special.finditer(text) if self._special else ():
@@ -45,13 +45,13 @@ class Vocabulary:
         return ids + self._plain(text[at:])
 
     def text(self, number: int) -> str:
-        """What a token prints; nothing for control tokens."""
+        """The text of a token; "" for control tokens."""
         if self.kinds[number] == BYTE:
             return bytes([int(self.pieces[number][3:5], 16)]).decode("utf-8", "ignore")
         return "" if self.kinds[number] in (2, CONTROL) else self.pieces[number].replace("▁", " ")
 
     def decode(self, numbers: list[int]) -> str:
-        """The text of some tokens, special ones written out."""
+        """The text of some tokens, including special ones."""
         raw = b""
         for number in numbers:
             is_byte = self.kinds[number] == BYTE
@@ -60,7 +60,7 @@ class Vocabulary:
         return raw.decode("utf-8", "replace")
 
     def _plain(self, text: str) -> list[int]:
-        """Greedy bigram merges by score, as llama.cpp's SPM tokenizer."""
+        """Merge bigrams greedily by score, as llama.cpp's SPM tokenizer does."""
         symbols = list(text.replace(" ", "▁"))
         while True:
             best, at = None, -1
@@ -87,12 +87,12 @@ def _vocabulary(key: int, holder: Any) -> Vocabulary | None:
 
 
 def vocabulary(weights: Any) -> Vocabulary | None:
-    """The vocabulary of some weights, None where it is not known."""
+    """The vocabulary of some weights, or None if unknown."""
     return _vocabulary(id(weights), weights)
 
 
 def encode(weights: Any, text: str) -> list[int]:
-    """Token ids of `text`, made up where the vocabulary is not known: about four bytes to a token."""
+    """Token ids of `text`; made up if the vocabulary is unknown, about one per four bytes."""
     known = vocabulary(weights)
     if known is not None:
         return known.encode(text)
@@ -101,7 +101,7 @@ def encode(weights: Any, text: str) -> list[int]:
 
 
 def decode(weights: Any, numbers: list[int]) -> str:
-    """The text of some token ids; words without meaning where the vocabulary is not known."""
+    """The text of some token ids; random words if the vocabulary is unknown."""
     known = vocabulary(weights)
     if known is not None and all(0 <= number < len(known.pieces) for number in numbers):
         return known.decode(numbers)

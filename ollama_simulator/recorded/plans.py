@@ -1,4 +1,4 @@
-"""Reads a folder of recorded memory plans: `memory.csv`, `decisions.csv` and `models/*.json`, or their gz forms."""
+"""Recorded memory plans: a folder of `memory.csv`, `decisions.csv` and `models/*.json`, or their gz forms."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Row = dict[str, str]
 
 @dataclass(frozen=True)
 class Recordings:
-    """One folder. Facts are made once per model and quantization, as the catalog does."""
+    """One folder. Facts are built once per model and quantization, as in the catalog."""
 
     folder: Path
 
@@ -35,7 +35,7 @@ class Recordings:
 
     @cached_property
     def facts(self) -> dict[tuple[str, str], ModelFacts]:
-        """Model and quantization → facts."""
+        """Facts by model and quantization."""
         return {
             (name, quant): facts_of(model, quant) for name, model in self._models().items() for quant in model["quants"]
         }
@@ -56,7 +56,7 @@ class Recordings:
 
 
 def facts_of(model: dict[str, Any], quant: str) -> ModelFacts:
-    """What `/api/show` would have given for one recorded model."""
+    """The facts of one recorded model, as from `/api/show`."""
     kinds = model["quants"][quant]
     return ModelFacts(
         name=f"{model['model']}:{quant}",
@@ -76,7 +76,7 @@ def facts_of(model: dict[str, Any], quant: str) -> ModelFacts:
 
 
 def options_of(row: Row) -> RunOptions:
-    """How the recorded run was started."""
+    """The options of the recorded run."""
     return RunOptions(
         num_ctx=int(row["num_ctx"]),
         num_batch=int(row["num_batch"]),
@@ -88,7 +88,7 @@ def options_of(row: Row) -> RunOptions:
 
 
 def cards_of(row: Row) -> list[Card]:
-    """The devices of a recorded decision: no driver context, the target as given, the projector on the first one."""
+    """The devices of a recorded decision: no driver context, the recorded target, the projector on the first one."""
     free = [float(text) for text in row["dev_free_mib"].split("|")]
     free = free[:1] if "none" in row["split"] else free
     target, projector = float(row["fit_target_mib"] or 1024), float(row["mmproj_device_mib"] or 0)
@@ -97,5 +97,5 @@ def cards_of(row: Row) -> list[Card]:
 
 
 def is_whole(row: Row) -> bool:
-    """True for cards of whole GiB; the others sit exactly on the edge."""
+    """Whether the cards have whole GiB; the others are exactly at the limit."""
     return all(float(text) % 1024 == 0 for text in row["dev_free_mib"].split("|"))

@@ -1,7 +1,7 @@
-"""Scheduler recordings as files: reading them, and their models as `SimModel`s (form: scheduler recordings' README).
+"""Scheduler recordings as files: reading them, and their models as `SimModel`.
 
-A ``models.json`` row gives bytes per layer, not tensors. The tensors made here have the right names, sizes per layer
-and largest member, so that every arithmetic can work with them; what is left of a layer goes into one tensor ``rest``.
+A ``models.json`` row has bytes per layer, not tensors. The tensors built here have the right names, sizes per layer and
+largest member, which every arithmetic needs. The remainder of a layer becomes one tensor ``rest``.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ DOWN = {
     "Q4_K_M": ("Q6_K",),
     "Q5_K_M": ("Q6_K",),
 }
-"""Types that llama.cpp gives some layers' down projection, the largest first."""
+"""Types that llama.cpp chooses for the down projection of some layers, largest first."""
 
 
 def read_scenarios(folder: Path) -> Iterator[dict[str, Any]]:
-    """Every recorded scenario of a folder, by name: ``<id>.json`` files, or one ``scenarios.json.gz`` with them all."""
+    """Every recorded scenario of a folder, sorted by name: ``<id>.json`` files, or all in one ``scenarios.json.gz``."""
     packed = folder / "scenarios.json.gz"
     if packed.exists():
         yield from json.loads(gzip.decompress(packed.read_bytes()))["scenarios"]
@@ -41,7 +41,7 @@ def read_scenarios(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def pack(folder: Path) -> bytes:
-    """A folder's scenarios and models as one small file: without logs, time lines and free memory."""
+    """Pack a folder's scenarios and models into small files, without logs, time lines and free memory."""
     kept = []
     for scenario in read_scenarios(folder):
         drop = {"log", "timeline", "free_mib_after"}
@@ -63,7 +63,7 @@ def read_models(folder: Path) -> dict[str, SimModel]:
 
 
 def model_of(name: str, row: Mapping[str, Any]) -> SimModel:
-    """One row of ``models.json``."""
+    """The model of one row of ``models.json``."""
     tower = int(row["bytes"].get("vision") or 0)
     capabilities = {"embedding"} if row.get("embedding_model") else {"completion"}
     facts = ModelFacts(
@@ -122,7 +122,7 @@ def _tensors(row: Mapping[str, Any]) -> Iterator[Tensor]:
 
 
 def _layer(row: Mapping[str, Any], il: int, size: int, expert_bytes: int) -> Iterator[Tensor]:
-    """The tensors of one block; their sum is `size`."""
+    """The tensors of one block, `size` bytes in all."""
     base = BASE.get(row["quantization"], row["quantization"])
     head, kv = int(row["key_length"]), int(row["head_count_kv"]) * int(row["key_length"])
     embedding, wide = int(row["embedding_length"]), int(row["head_count"]) * head
@@ -142,7 +142,7 @@ def _layer(row: Mapping[str, Any], il: int, size: int, expert_bytes: int) -> Ite
 
 
 def _experts(row: Mapping[str, Any], block: str, base: str, size: int) -> Iterator[Tensor]:
-    """Gate, up and down of all experts, and their biases as what is left."""
+    """Gate, up and down of all experts, their biases as the remainder."""
     shape = (int(row["embedding_length"]), int(row["feed_forward_length"]), int(row["experts"]))
     found = [Tensor(f"{block}ffn_{name}_exps.weight", base, shape) for name in ("gate", "up", "down")]
     yield from found
@@ -150,7 +150,7 @@ def _experts(row: Mapping[str, Any], block: str, base: str, size: int) -> Iterat
 
 
 def _feed_forward(row: Mapping[str, Any], block: str, base: str, size: int, before: list[Tensor]) -> list[Tensor]:
-    """Gate, up and down; down in the largest type that leaves room for what is known of the layer."""
+    """Gate, up and down; down in the largest type that leaves room for the known tensors of the layer."""
     shape = (int(row["embedding_length"]), int(row["feed_forward_length"]))
     pair = [Tensor(f"{block}ffn_{name}.weight", base, shape) for name in ("gate", "up")]
     room = size - sum(tensor_bytes(tensor) for tensor in [*before, *pair])
@@ -160,7 +160,7 @@ def _feed_forward(row: Mapping[str, Any], block: str, base: str, size: int, befo
 
 
 def _sized(name: str, size: int, shape: tuple[int, ...]) -> Tensor:
-    """A tensor of exactly `size` bytes: of `shape` where a type gives that, else bytes in a row."""
+    """A tensor of exactly `size` bytes: of `shape` if some type gives that size, else a row of bytes."""
     for kind in ("F16", "BF16", "F32", "Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q3_K", "Q2_K", "MXFP4"):
         if tensor_bytes(Tensor(name, kind, shape)) == size:
             return Tensor(name, kind, shape)

@@ -1,8 +1,8 @@
-"""Replays a scheduler recording against the simulated scheduler, in virtual time, and says where they differ.
+"""Replay of a scheduler recording against the simulated scheduler, in virtual time, with the differences as the result.
 
-Compared after each step: statuses, which models are resident, their context, full or partial, size_vram (± 16 MiB).
-Times are not compared. A model that is marked for unloading (expires now) may be listed or gone: that is a race of
-milliseconds in the recording. What Ollama leaves to chance is drawn again, up to `DRAWS` times, until a run agrees.
+Compared after each step: statuses, resident models, their context, full or partial, size_vram (± 16 MiB). Times are not
+compared. A model marked for unloading (expires now) may be listed or gone, as a race of milliseconds decides in the
+recording. Ollama's random choices are drawn again, up to `DRAWS` times, until a run agrees.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from router.core.units import MIB
 DRAWS = 100
 SIZE_SLACK_BYTES = 16 * MIB
 SETTLE_S = 0.006
-"""Between a step's end and the look at ps: the recorder's own round trip."""
+"""Time from a step's end to the read of ps: the recorder's own round trip."""
 
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """What a replay found. `seeds` is how many draws it took; `differences` and `times_s` are those of the last one.
+    """The result of a replay. `seeds` is the number of draws; `differences` and `times_s` are those of the last one.
 
-    `times_s` holds, for every request, how long it took in the recording and here.
+    `times_s` has the duration of every request in the recording and in the replay.
     """
 
     scenario: str
@@ -41,14 +41,14 @@ class Agreement:
 
     @property
     def agrees(self) -> bool:
-        """No difference left."""
+        """Whether there is no difference."""
         return not self.differences
 
 
 def replay(
     scenario: Mapping[str, Any], models: Mapping[str, SimModel], arithmetic: Arithmetic, draws: int = DRAWS
 ) -> Agreement:
-    """Replay one scenario; drawn again until it agrees or the draws are used up."""
+    """Replay one scenario, with new draws until it agrees or `draws` are used up."""
     found: tuple[str, ...] = ()
     times: list[tuple[float, float]] = []
     seeds = 0
@@ -88,7 +88,7 @@ async def _run(
 
 
 async def _step(client: RecordedClient, step: Mapping[str, Any]) -> list[str]:
-    """Do one step; what differed in statuses."""
+    """Play one step and return the differences in statuses."""
     for action, play in _ACTIONS.items():
         if action in step:
             return await play(client, step)

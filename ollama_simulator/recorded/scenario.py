@@ -1,4 +1,4 @@
-"""A recorded scenario's settings, and its client: requests go straight to the engine, as the API would send them."""
+"""A recorded scenario's settings, and its client, which sends requests directly to the engine."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from typing import Any
 from ollama_simulator.machine.arithmetic import SimModel
 from ollama_simulator.scheduler.engine import Engine, EngineError
 from ollama_simulator.scheduler.lease import Lease
+from router.core.go.durations import parse_duration_ns
 from router.core.ollama.options import ServerSettings
 from router.core.ollama.runner import RunnerOptions
 from router.core.units import MIB
 
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _FORCED = re.compile(r"\[\[tokens=(\d+)\]\]")
 
 
 def is_sequential(scenario: Mapping[str, Any]) -> bool:
-    """One client, one request at a time, no injected failure and no late memory: what the rules alone decide."""
+    """Whether the rules alone determine the scenario: one request at a time, no injected failure, no late memory."""
     concurrent = {"background", "burst", "join", "cancel", "set_vgpu", "kill_runner"}
     has_late_memory = bool(scenario["vgpu"].get("free_lag_s"))
     prompts = (str(step.get("do", {}).get("body", {}).get("prompt", "")) for step in scenario["steps"])
@@ -31,7 +31,7 @@ def is_sequential(scenario: Mapping[str, Any]) -> bool:
 
 
 def settings_of(env: Mapping[str, str]) -> ServerSettings:
-    """The settings that a recorded environment stands for."""
+    """The settings in a recorded environment."""
     flash = {"1": "on", "true": "on", "0": "off", "false": "off"}.get(env.get("OLLAMA_FLASH_ATTENTION", ""), "auto")
     return ServerSettings(
         num_parallel=int(env.get("OLLAMA_NUM_PARALLEL", 1)),
@@ -50,17 +50,15 @@ def settings_of(env: Mapping[str, str]) -> ServerSettings:
 
 
 def seconds(value: float | str) -> float:
-    """A keep_alive as Ollama reads it: seconds, or a Go duration such as ``10m``; negative = for ever."""
-    if isinstance(value, str) and not re.fullmatch(r"-?\d+", value):
-        sign = -1 if value.startswith("-") else 1
-        total = sum(float(number) * _UNITS[unit] for number, unit in re.findall(r"([\d.]+)(ms|s|m|h)", value))
-        return math.inf if sign < 0 else total
-    return math.inf if float(value) < 0 else float(value)
+    """A keep_alive as Ollama reads it: seconds, or a Go duration such as ``10m``. Negative = infinite."""
+    is_duration = isinstance(value, str) and not re.fullmatch(r"-?\d+", value)
+    found = parse_duration_ns(str(value)) / 1e9 if is_duration else float(value)
+    return math.inf if found < 0 else found
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """A request's end."""
+    """The result of a request."""
 
     status: int
     total_s: float
@@ -68,7 +66,7 @@ class Answered:
 
 @dataclass(slots=True)
 class RecordedClient:
-    """Plays the requests of a recording straight against the engine, as the API would."""
+    """Sends the requests of a recording to the engine, as the API does."""
 
     engine: Engine
     models: Mapping[str, SimModel]
@@ -81,14 +79,14 @@ class RecordedClient:
         return asyncio.ensure_future(self.send(do))
 
     def compare(self, what: str, answered: Answered, result: Mapping[str, Any]) -> list[str]:
-        """What differs between an answer and the recorded one; their times are noted."""
+        """The differences between an answer and the recorded one. Adds both durations to `times`."""
         if "total_s" in result:
             self.times.append((float(result["total_s"]), answered.total_s))
         recorded = result.get("status")
         return [] if recorded in (None, answered.status) else [f"{what}: {recorded} recorded, {answered.status} here"]
 
     async def send(self, do: Mapping[str, Any]) -> Answered:
-        """One request."""
+        """Send a request and wait for its end."""
         started = asyncio.get_running_loop().time()
         status = await self._status(do)
         return Answered(status, asyncio.get_running_loop().time() - started)
@@ -114,7 +112,7 @@ class RecordedClient:
         return 200
 
     async def _answer(self, lease: Lease, prompt: str, body: Mapping[str, Any]) -> int:
-        """The words, in time; a failure after the first one leaves the status at 200 while streaming."""
+        """Generate the answer and return its status. A stream whose runner fails keeps its 200."""
         forced = _FORCED.search(prompt)
         wanted = int(forced[1]) if forced else self.engine.cards.machine.reply_tokens
         budget = (body.get("options") or {}).get("num_predict", -1)
@@ -133,19 +131,19 @@ class RecordedClient:
 
 
 def prompt_of(body: Mapping[str, Any]) -> str:
-    """The words of a request, whatever its route calls them."""
+    """The text of a request in any of its fields."""
     said = [body.get("prompt"), body.get("input"), *(message.get("content") for message in body.get("messages", ()))]
     return " ".join(str(text) for text in said if text)
 
 
 def options_of(body: Mapping[str, Any]) -> RunnerOptions:
-    """The runner's options that a request names."""
+    """The runner options in a request."""
     sent = {**(body.get("options") or {}), **({"shift": body["shift"]} if "shift" in body else {})}
     return RunnerOptions(**{key: sent[key] for key in RunnerOptions.__struct_fields__ if key in sent})
 
 
 def visible_cards(scenario: Mapping[str, Any]) -> list[int]:
-    """The cards that the server saw, in its order (CUDA_VISIBLE_DEVICES ends at the first entry that is no card)."""
+    """The cards visible to the server, in its order. CUDA_VISIBLE_DEVICES ends at its first invalid entry."""
     count, named = len(scenario["gpus"]), scenario["env"].get("CUDA_VISIBLE_DEVICES", "").strip()
     if not named:
         return list(range(count))

@@ -1,6 +1,6 @@
-"""The memory arithmetic of the lab's stand-in runner: only for replaying recordings that were made with it.
+"""The memory arithmetic of a stand-in runner, for replaying the scheduler recordings that were made with it.
 
-It differs by some MiB from llama.cpp (`vram.md` §3), which `core/footprint` follows (`lab/vgpu_llama_server.py`).
+It differs by some MiB from llama.cpp, which `llamacpp.py` follows.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ IMAGE_GRAPH_BYTES = 248 * MIB
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What the arithmetic needs of a model."""
+    """The properties of a model that the arithmetic uses."""
 
     layers: tuple[int, ...]
     experts: tuple[int, ...]
@@ -115,7 +115,7 @@ def _padded(cells: int) -> int:
 
 
 class _Costs:
-    """Bytes of one model run one way."""
+    """Bytes of one model with given options."""
 
     def __init__(self, spec: RunnerSpec) -> None:
         self.spec, self.shape = spec, shape_of(spec.model.facts)
@@ -128,7 +128,7 @@ class _Costs:
         self.is_sliding = any(self.shape.sliding)
 
     def cache(self, layer: int, *, sliding: bool) -> int:
-        """K and V of one layer, in the cache of full or of sliding layers."""
+        """Bytes of K and V of one layer, in the cache of full or of sliding layers."""
         shape = self.shape
         if layer >= len(shape.layers) or not shape.has_cache or shape.sliding[layer] != sliding:
             return 0
@@ -136,11 +136,11 @@ class _Costs:
         return int(cells * self.spec.num_parallel * shape.kv_heads[layer] * shape.head_sizes * self.kv_bytes)
 
     def state(self, layer: int) -> int:
-        """The stand-in knows of no recurrent models."""
+        """0: the stand-in does not support recurrent models."""
         return 0
 
     def compute(self, copies: int, *, has_cpu_layers: bool) -> int:
-        """One device's compute buffer; weights left on the CPU are copied over in large batches."""
+        """Bytes of one device's compute buffer. Large batches copy layers from the CPU to it."""
         shape, batch = self.shape, self.batch
         inputs = shape.embedding * batch * 4
         masks = (self.cells + (self.window_cells if self.is_sliding else 0)) * batch * 2
@@ -154,14 +154,14 @@ class _Costs:
 
 
 class StandIn:
-    """`Arithmetic` of the stand-in."""
+    """`Arithmetic` of the stand-in runner."""
 
     def projector_bytes(self, model: SimModel) -> int:
-        """Weights and an image graph of fixed size (a guess of the stand-in's)."""
+        """Bytes of the weights and of an image graph, to which the stand-in gives a fixed size."""
         return model.projector_bytes + IMAGE_GRAPH_BYTES
 
     def plan(self, spec: RunnerSpec, free: Sequence[int]) -> RunnerPlan:
-        """See `Arithmetic`."""
+        """As `Arithmetic`."""
         costs = _Costs(spec)
         if costs.kv_bytes < 2 and not spec.flash_attention:
             raise LoadFailure("llama_init_from_model: V cache quantization requires flash_attn")
@@ -176,7 +176,7 @@ class StandIn:
         forced = layout_of(costs, by_share(layers, layers if spec.num_gpu < 0 else spec.num_gpu, free), devices)
         if spec.fit and spec.num_gpu < 0:
             return fit(costs, free, targets)
-        # The stand-in's own fault: where everything fits, a number of layers that was asked for is forgotten.
+        # A fault of the stand-in: it ignores an explicit number of layers if all of them fit.
         whole = layout_of(costs, by_share(layers, layers, free), devices)
         has_room = all(free[d] - whole.need(d) >= targets[d] for d in range(devices))
         return whole if spec.fit and has_room else forced
@@ -189,13 +189,13 @@ class StandIn:
         return RunnerPlan(found, layout.is_full, on_gpu, sum(costs.weights) - on_gpu, self._host(costs, layout))
 
     def _host(self, costs: _Costs, layout: Layout) -> int:
-        """What the log says of the CPU: weights that stayed, the last cache line, output and graph."""
+        """Bytes on the CPU by the log: weights left there, the last cache line, output and graph."""
         shape, batch = costs.shape, costs.batch
         on_gpu = sum(layout.weights)
         mapped = sum(costs.weights) - on_gpu + shape.token_embedding
-        weights = min(mapped, costs.spec.model.blob_bytes - on_gpu)  # Ollama: never more than the file
-        behind = [il for il, own in enumerate(layout.owners) if own == CPU]
-        caches = [sum(costs.cache(il, sliding=sliding) for il in behind) for sliding in (False, True)]
+        weights = min(mapped, costs.spec.model.blob_bytes - on_gpu)  # Ollama counts at most the file's size
+        on_cpu = [il for il, own in enumerate(layout.owners) if own == CPU]
+        caches = [sum(costs.cache(il, sliding=sliding) for il in on_cpu) for sliding in (False, True)]
         graph = shape.embedding * batch * 4 + costs.cells * batch * 2
         graph += 0 if CPU not in layout.owners else 3 * shape.feed_forward * batch * 4
         return weights + (caches[1] or caches[0]) + graph + max(shape.vocab, 1) * 4 * costs.spec.num_parallel

@@ -1,1 +1,1 @@
-"""Ollama's scheduler on virtual cards: one queue, loads, runners, endings."""
+"""Ollama's scheduler on virtual cards: queue, loads, runners, unloads."""

@@ -1,4 +1,4 @@
-"""How the simulated Ollama learns of free memory, and how it waits for it after an unload (scheduler.md §4, §8)."""
+"""How Ollama determines free memory, and how it waits for memory to return after an unload."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from router.core.ollama.bookkeeping import Free, OllamaResident, frozen_free, le
 from router.core.ollama.options import Launch
 
 QUERY_S = 0.06
-"""One query of the devices: two short starts of llama-server."""
+"""Duration of a device query: two short runs of llama-server."""
 GIVE_UP_S = 3.0
-"""A query that takes longer leaves the old figures."""
+"""Timeout of a device query; after it the old figures stay in use."""
 TICK_S = 0.25
 RECOVERY_S = 5.0
 
 
 class Discovery:
-    """Free memory as Ollama sees it: figures frozen in its residents, or a query of the devices."""
+    """Free memory as Ollama determines it: from figures stored at load time, or from a query of the devices."""
 
     def __init__(self, cards: Cards, rng: random.Random) -> None:
         self._cards, self._rng = cards, rng
@@ -28,7 +28,7 @@ class Discovery:
         self._lock = asyncio.Lock()
 
     async def believed(self, residents: Sequence[Runner], launch: Launch) -> Free:
-        """What Ollama believes to be free per card before a load; nothing is asked for a load without layers."""
+        """Bytes per card that Ollama considers free ahead of a load. A load without GPU layers causes no query."""
         if launch.num_gpu == 0:
             await asyncio.sleep(0)
             return live_free(self._cards.gpus())
@@ -36,11 +36,11 @@ class Discovery:
         return less_booked(self._cards.gpus(), raw, [runner.resident() for runner in residents])
 
     async def baseline(self, residents: Sequence[Runner]) -> int:
-        """Σ free before an unload, the victim still among the residents."""
+        """Free bytes of all cards ahead of an unload, the victim still counted among the residents."""
         return sum(await self._refreshed(residents))
 
     async def recovered(self, before: int, freed_bytes: int, others: Sequence[Runner]) -> None:
-        """Ollama's wait for memory: the difference is unsigned, so a figure below the baseline ends it at once."""
+        """Wait for memory as Ollama does. Its difference is unsigned, so a figure below the baseline ends the wait."""
         loop = asyncio.get_running_loop()
         started = loop.time()
         deadline, tick = started + RECOVERY_S, started + TICK_S
@@ -54,7 +54,7 @@ class Discovery:
         await asyncio.sleep(max(0.0, deadline - loop.time()))
 
     async def _refreshed(self, residents: Sequence[Runner], deadline: float | None = None) -> Free:
-        """Figures per card: read off the residents in random order, or live when one card has none."""
+        """Figures per card: from the residents in random order, or from a query if a card has no resident."""
         async with self._lock:
             order: list[OllamaResident] = [runner.resident() for runner in residents]
             self._rng.shuffle(order)

@@ -1,6 +1,6 @@
-"""C, the scheduler's second loop: requests that end, timers that run out, unloads (scheduler.md §8).
+"""The scheduler's second loop: ends of requests, expired timers, unloads.
 
-While it waits for memory to come back after an unload it does nothing else: idle runners look busy meanwhile.
+It blocks while it waits for memory to return after an unload: idle runners count as busy during that time.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from ollama_simulator.scheduler.loading import Events
 from ollama_simulator.scheduler.runner import Runner
 
 RETRY_S = 0.01
-"""An expired runner that is busy is looked at again after this long."""
+"""Delay until an expired runner that is busy is checked again."""
 
 
 class Endings:
-    """The loop and its queue. `unloads` gets every runner once it is gone and its memory was waited for."""
+    """The loop and its queue. Every unloaded runner enters `unloads` after the wait for its memory."""
 
     def __init__(
         self, loaded: dict[str, Runner], lock: asyncio.Lock, discovery: Discovery, wake: asyncio.Event, emit: Events
@@ -27,25 +27,25 @@ class Endings:
         self._events: asyncio.Queue[tuple[bool, Runner]] = asyncio.Queue()
 
     def finished(self, runner: Runner) -> None:
-        """A request on `runner` has ended."""
+        """Report the end of a request on `runner`."""
         self._events.put_nowait((True, runner))
 
     def mark(self, runner: Runner) -> None:
-        """Unload `runner` as soon as it is idle."""
+        """Mark `runner` to be unloaded once it is idle."""
         runner.stop_timer()
         runner.keep_alive_s = 0.0
         if runner.references <= 0:
             self._events.put_nowait((False, runner))
 
     def mark_all(self) -> list[Runner]:
-        """Everything goes: after an OOM at run time also innocent residents (h06)."""
+        """Mark every runner and return them. Ollama does so after an OOM at run time."""
         runners = list(self._loaded.values())
         for runner in runners:
             self.mark(runner)
         return runners
 
     async def serve(self) -> None:
-        """The loop."""
+        """Run the loop."""
         while True:
             is_end, runner = await self._events.get()
             if is_end:
@@ -54,7 +54,7 @@ class Endings:
                 await self._expired(runner)
 
     def _end_request(self, ended: Runner) -> None:
-        """Counted on whoever runs the model now, as Ollama does."""
+        """Count the end on the runner that has the model now, as Ollama does."""
         runner = self._loaded.get(ended.model.blob)
         if runner is None:
             return

@@ -1,9 +1,8 @@
 """Ollama's scheduler with its faults, on virtual cards: one queue, one load at a time, evictions, keep-alive.
 
-`Engine` behaves as `scheduler.md` says the real one does; the paragraph numbers here are its. Two loops: P takes one
-request from the queue and stays with it until it is served, load and eviction included; C handles what ends (requests,
-timers, unloads) and is blocked while it waits for memory to come back. Time is the running loop's, so it runs as well
-on a `VirtualTimeLoop`. The HTTP API is `simulator/server.py`; the runner's memory arithmetic is a plug.
+There are two loops. The first takes one request from the queue and handles it to the end, load and evictions included.
+The second (`endings.py`) handles ends of requests, timers and unloads, and blocks while it waits for memory to return.
+Time is the running loop's, so that the scheduler also runs on a `VirtualTimeLoop`.
 """
 
 from __future__ import annotations
@@ -39,9 +38,9 @@ from router.core.ollama.scheduler import max_loaded, victim
 
 
 class Engine(AbstractAsyncContextManager["Engine"]):
-    """Ollama's scheduler. `async with Engine(cards, settings, arithmetic=…) as engine` starts and ends its loops.
+    """Ollama's scheduler. `async with Engine(cards, settings, arithmetic=…) as engine` runs its loops.
 
-    `seed` decides what in Ollama is left to chance (map order, lost log lines). `on_event` is called with
+    `seed` determines what is random in Ollama (map order, lost log lines). `on_event` is called with
     (what, model name, detail): starting, loaded, load_failed, evicting, unloaded, died.
     """
 
@@ -61,7 +60,7 @@ class Engine(AbstractAsyncContextManager["Engine"]):
         self._discovery = Discovery(cards, self._rng)
         self._loader = Loader(cards, self.settings, arithmetic, self._rng, self._emit)
         self._loaded: dict[str, Runner] = {}
-        self._lock = asyncio.Lock()  # Ollama's loadedMu, as far as anyone waits for it
+        self._lock = asyncio.Lock()  # Ollama's loadedMu
         self._pending: deque[Request] = deque()
         self._wake = asyncio.Event()
         self._is_idle = True
@@ -84,13 +83,13 @@ class Engine(AbstractAsyncContextManager["Engine"]):
             runner.stop_timer()
             runner.kill()
 
-    # ------------------------------------------------------------------ what the API asks for
+    # ------------------------------------------------------------------ used by the API
 
     async def acquire(self, model: SimModel, options: RunnerOptions, *, keep_alive_s: float | None = None) -> Lease:
-        """Get `model` resident with `options` (None = automatic; the Modelfile's parameters are merged in here).
+        """Load `model` with `options` unless it is loaded so already. Options that are None are automatic.
 
-        `keep_alive_s` None = none sent, inf = for ever, 0 = unload at the end. Raises EngineBusy or LoadError;
-        cancelling it is the client leaving, which kills a load that it caused (§0.5).
+        `keep_alive_s`: None = the default, inf = indefinitely, 0 = unload at the end of the request. Raises EngineBusy
+        or LoadError. Cancelling means that the client has left, which kills a load that it caused.
         """
         launch = merged(model.facts, options, self.settings, self.default_num_ctx)
         request = Request(model, launch, keep_alive_s, asyncio.get_running_loop().create_future())
@@ -120,27 +119,27 @@ class Engine(AbstractAsyncContextManager["Engine"]):
         )
 
     def expire(self, model: SimModel) -> None:
-        """`keep_alive: 0` without a prompt: marks the model; returns at once, also for one that is not loaded."""
+        """Mark the model for unloading if it is loaded (`keep_alive: 0` without a prompt). Returns at once."""
         runner = self._loaded.get(model.blob)
         if runner is not None:
             runner.expires_at_s = asyncio.get_running_loop().time()
             self._endings.mark(runner)
 
     def ps(self) -> list[LoadedRow]:
-        """`/api/ps` in its order, the latest expiry first; a dead runner stays listed until its next request."""
+        """The rows of `/api/ps`, latest expiry first. A dead runner stays listed until its next request."""
         return listed(self._loaded.values(), asyncio.get_running_loop().time())
 
     async def read_ps(self) -> list[LoadedRow]:
-        """`ps`, but waiting as the real one does while a device query holds the scheduler's lock (§8, e17)."""
+        """`ps` with Ollama's delay: it waits while a device query holds the scheduler's lock."""
         async with self._lock:
             return self.ps()
 
     def is_loaded(self, model: SimModel) -> bool:
-        """Whether `/api/ps` lists it."""
+        """Whether `/api/ps` lists the model."""
         return model.blob in self._loaded
 
     def residents(self) -> list[OllamaResident]:
-        """What the scheduler has booked for each loaded model, and what the driver would get back from it."""
+        """What the scheduler has booked for each loaded model, and the memory it actually holds."""
         cards = range(len(self.cards.machine.cards))
         return [
             replace(runner.resident(), held_bytes=tuple(self.cards.held_bytes(runner.who, card) for card in cards))
@@ -148,11 +147,11 @@ class Engine(AbstractAsyncContextManager["Engine"]):
         ]
 
     def gpus(self) -> tuple[Gpu, ...]:
-        """What the driver says of every card now (virtual NVML)."""
+        """Every card as the (virtual) driver reports it."""
         return self.cards.gpus()
 
     def kill_runner(self, model: SimModel) -> None:
-        """SIGKILL from outside: the memory is free, `/api/ps` goes on listing it (h07)."""
+        """Kill the runner as SIGKILL from outside would: its memory is freed, `/api/ps` still lists it."""
         runner = self._loaded.get(model.blob)
         if runner is None:
             self._loader.kill(model)
@@ -160,7 +159,7 @@ class Engine(AbstractAsyncContextManager["Engine"]):
             runner.kill()
             self._emit("died", model.name, runner.death)
 
-    # ------------------------------------------------------------------ P: one request at a time (§3)
+    # ------------------------------------------------------------------ the first loop: one request at a time
 
     async def _serve_pending(self) -> None:
         while True:
@@ -174,12 +173,12 @@ class Engine(AbstractAsyncContextManager["Engine"]):
             if not request.is_cancelled:
                 try:
                     await self._schedule(request)
-                except Exception as error:  # a fault of ours: whoever asked shall see it, and the loop goes on
+                except Exception as error:  # a fault of the simulator: reported to the client, the loop continues
                     self._answer(request, error)
             self._is_idle = not self._pending
 
     def _drop_stale_unloads(self) -> None:
-        """Unload events that nobody waited for are thrown away, unless a request is taken first (by chance)."""
+        """Discard unload events that no eviction waits for. As in Ollama, a request may be taken first, at random."""
         while not self._endings.unloads.empty() and (not self._pending or self._rng.random() < 0.5):
             self._endings.unloads.get_nowait()
 
@@ -207,7 +206,7 @@ class Engine(AbstractAsyncContextManager["Engine"]):
                 await self._evict(out)
 
     async def _enter(self, runner: Runner, request: Request) -> None:
-        """A load is done: from now on it is in `/api/ps`. Where the client has left meanwhile, it is idle at once."""
+        """Add a loaded runner to `/api/ps`. It is idle at once if its client has left."""
         async with self._lock:
             self._loaded[runner.model.blob] = runner
         runner.references += 1

@@ -1,4 +1,4 @@
-"""A request's hold on a runner, from the moment it is served to its end."""
+"""A request's use of a runner, from the grant to the end of the request."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ RUNTIME_OOM = "CUDA error: out of memory"
 
 
 class Lease(AbstractAsyncContextManager["Lease"]):
-    """Released once, on every path; `async with` does it. `num_ctx` (per slot), `num_batch` and `cards` are those that
-    the runner was started with."""
+    """A request's use of a runner, released by `async with`. `num_ctx` (per slot), `num_batch` and `cards` are those
+    with which the runner was started."""
 
     def __init__(
         self,
@@ -46,25 +46,25 @@ class Lease(AbstractAsyncContextManager["Lease"]):
 
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[None]:
-        """One of the runner's `num_parallel` slots; waits without limit (scheduler.md §2)."""
+        """Occupy one of the runner's `num_parallel` slots; waits indefinitely."""
         async with self._runner.slots:
             yield
 
     def check(self) -> None:
-        """Raise `RunnerDied` when the runner is dead; call it before each token."""
+        """Raise `RunnerDied` if the runner is dead. Call it ahead of each token."""
         if not self._runner.is_alive:
             known = self._runner.death in (ASSERTION, RUNTIME_OOM)
             raise RunnerDied(PREFIX + (self._runner.death if known else "unexpected EOF"))
 
     def crash(self, *, out_of_memory: bool = False) -> None:
-        """Kill the runner as a failed assertion, or a CUDA OOM, would; the next `check` raises."""
+        """Kill the runner as a failed assertion or a CUDA OOM would."""
         self._runner.kill(RUNTIME_OOM if out_of_memory else ASSERTION)
         self._emit("died", self.model.name, self._runner.death)
         if out_of_memory:
             self._out_of_memory()
 
     def release(self) -> None:
-        """The request ended, well or not. Idempotent."""
+        """End the use of the runner. Idempotent."""
         if not self._is_released:
             self._is_released = True
             self._finished(self._runner)
@@ -76,7 +76,7 @@ class Lease(AbstractAsyncContextManager["Lease"]):
 
 
 def active_share(model: SimModel) -> float:
-    """Share of the weights that one token reads: below 1 for a mixture of experts (experts used of all, and a tenth
-    for what every token passes)."""
+    """The share of the weights that one token reads. For a mixture of experts: a tenth, plus nine tenths times the
+    share of experts used."""
     experts, used = int(model.facts.value("expert_count", 0)), int(model.facts.value("expert_used_count", 0))
     return min(1.0, 0.1 + 0.9 * used / experts) if experts and used else 1.0

@@ -1,4 +1,4 @@
-"""What `/api/ps` lists, and in which order."""
+"""The rows of `/api/ps` and their order."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ollama_simulator.scheduler.runner import Runner
 
 @dataclass(frozen=True, slots=True)
 class LoadedRow:
-    """One row. `expires_at_s` is loop time (inf = never); about now = marked for unloading."""
+    """One row. `expires_at_s` is loop time (inf = never); a time that has passed = marked for unloading."""
 
     model: SimModel
     size_bytes: int
@@ -22,7 +22,7 @@ class LoadedRow:
 
 
 def listed(runners: Iterable[Runner], now_s: float) -> list[LoadedRow]:
-    """The rows, the latest expiry (in whole seconds) first. A runner that was never idle expires from now on."""
+    """The rows, latest expiry (in whole seconds) first. The keep-alive of a runner that was never idle starts now."""
     rows = [
         LoadedRow(
             runner.model,

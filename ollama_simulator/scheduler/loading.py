@@ -1,4 +1,4 @@
-"""P's part of a load: pre-flight, starting the runner, waiting for it, Ollama's retries (scheduler.md §5, §7)."""
+"""Loads: checks ahead of the start, starting the runner, waiting for it, Ollama's retries."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from router.core.units import MIB
 
 Events = Callable[[str, str, str], None]
 HEADROOM_BYTES = 1 << 30
-"""What Ollama adds to a projector's weights."""
+"""Memory that Ollama requires in addition to a projector's weights."""
 
 SPAWN_S = 0.02
-"""Most that the start of a process takes: so that races which are open in reality are open here."""
+"""Longest start of a process. It is random, so that races of real processes can end either way here too."""
 
 LOST_LINE = 0.7
-"""How often the free-at-load line of a split runner's further cards is lost (by timing)."""
+"""Probability that the log line of a split runner with the free memory of a further card is lost."""
 
 
 class EngineError(Exception):
@@ -44,12 +44,12 @@ class LoadError(EngineError):
 
 
 class RunnerDied(EngineError):
-    """The runner died while it answered; `text` is Ollama's error line."""
+    """The runner died during an answer; `text` is Ollama's error."""
 
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """A request in the scheduler's hands. `served` ends with its runner, or with an EngineError."""
+    """A request in the scheduler. `served` yields its runner or an EngineError."""
 
     model: SimModel
     launch: Launch
@@ -60,7 +60,7 @@ class Request:
 
 
 class _StartFailed(Exception):
-    """A runner did not get ready."""
+    """A runner failed to become ready."""
 
 
 class Loader:
@@ -73,19 +73,19 @@ class Loader:
         self._starting: Runner | None = None
 
     def stop(self) -> None:
-        """The server ends: a runner that is starting ends with it."""
+        """Kill the runner that is starting, as the server stops."""
         if self._starting is not None:
             self._starting.kill()
 
     def kill(self, model: SimModel) -> None:
-        """SIGKILL to `model`'s runner, if it is the one that is starting."""
+        """Kill `model`'s runner if it is starting now."""
         if self._starting is not None and self._starting.model is model:
             self._starting.kill()
 
     async def load(self, request: Request, free: Free, loaded: Mapping[str, Runner]) -> Runner | None:
-        """The loaded runner, or None: somebody must go first, or it is worth another try after everyone has gone.
+        """Load the model. None: retry after an eviction, or after evicting all if `has_retried` is set.
 
-        Raises LoadError when the load failed for good.
+        Raises LoadError if the load has failed finally.
         """
         model = request.model
         look = preflight(
@@ -109,7 +109,7 @@ class Loader:
             raise LoadError(str(failure)) from None
 
     def _retries(self, request: Request, text: str, *, has_others: bool) -> bool:
-        """Ollama's one retry after an OOM: less of an automatic context, else everybody else out."""
+        """Prepare Ollama's one retry after an OOM: less of an automatic context, else all others evicted."""
         if request.has_retried or OOM.rpartition(": ")[2] not in text:
             return False
         launch = request.launch
@@ -122,7 +122,7 @@ class Loader:
         return request.has_retried
 
     async def _started(self, request: Request, look: Preflight, free: Free) -> Runner:
-        """A runner that answers. One that dies of OOM is tried once more with its projector on the CPU."""
+        """Start a runner. After an OOM, try once more with its projector on the CPU."""
         has_projector = self._offloads_projector(request, look, free)
         try:
             return await self._attempt(request, look, has_projector=has_projector)
@@ -174,7 +174,7 @@ class Loader:
     def _spec(self, request: Request, launch: Launch, look: Preflight, *, has_projector: bool) -> RunnerSpec:
         settings, model = self._settings, request.model
         target = settings.fit_target_bytes
-        if has_projector and target == HEADROOM_BYTES:  # a target that the user has set is left alone
+        if has_projector and target == HEADROOM_BYTES:  # a target set by the user is not changed
             target = -(-(model.projector_bytes + HEADROOM_BYTES) // MIB) * MIB
         gpus = self._cards.gpus()
         can_flash = supports_flash_attention([gpus[card] for card in look.cards])
@@ -193,7 +193,7 @@ class Loader:
         )
 
     async def _ready(self, runner: Runner, request: Request) -> None:
-        """Ollama's wait for a runner: a look every 250 ms; the client's leaving ends it, and so does a long silence."""
+        """Wait for a runner, polling as Ollama does. Fails if the client leaves or the runner shows no activity."""
         loop = asyncio.get_running_loop()
         while True:
             runner.check()

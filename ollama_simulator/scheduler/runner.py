@@ -1,4 +1,4 @@
-"""One simulated llama-server process: takes memory step by step, loads, is ready, dies."""
+"""One simulated llama-server process: allocates memory step by step, loads, becomes ready, dies."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from router.core.ollama.options import Launch, ServerSettings
 from router.core.units import MIB
 
 POLL_S = 0.25
-"""How often Ollama asks a starting runner for its health."""
+"""Interval at which Ollama checks a starting runner's health."""
 
 
 OOM = "cudaMalloc failed: out of memory"
@@ -21,10 +21,10 @@ _ids = count(1)
 
 
 class Runner:
-    """A process and what Ollama's scheduler keeps of it.
+    """A process, and the scheduler's state for it.
 
-    `cards` are the cards it was given, in the server's numbering; () = none, and then it still makes a context on
-    every card. `free_at_load_bytes` is what it logged, by its own device number.
+    `cards` are the cards assigned to it, in the server's numbering; () = none, but then it still creates a context
+    on every card. `free_at_load_bytes` is the free memory that it logged, by its own device numbers.
     """
 
     def __init__(
@@ -54,28 +54,28 @@ class Runner:
 
     @property
     def devices(self) -> tuple[int, ...]:
-        """Physical cards, by the process's own numbering. One without layers sees them all, or the one it is told."""
+        """Physical cards in the process's own numbering. Without GPU layers: all cards, or only `main_gpu`."""
         if self.cards or self.launch.main_gpu is None:
             return self.cards or tuple(range(len(self._book.machine.cards)))
         return (self.launch.main_gpu,)
 
     @property
     def is_alive(self) -> bool:
-        """False once it has died or was killed."""
+        """False once the process has died."""
         return not self.death
 
     @property
     def size_vram_bytes(self) -> int:
-        """What `/api/ps` calls size_vram."""
+        """The `size_vram` of `/api/ps`."""
         return sum(self.plan.booked(len(self.devices)))
 
     @property
     def size_bytes(self) -> int:
-        """What `/api/ps` calls size: equal to size_vram when every layer is on a GPU."""
+        """The `size` of `/api/ps`: equal to `size_vram` if every layer is on a GPU."""
         return self.size_vram_bytes + (0 if self.plan.is_full else self.plan.host_bytes)
 
     def resident(self) -> OllamaResident:
-        """What Ollama has booked for it."""
+        """The scheduler's bookkeeping of this runner."""
         return OllamaResident(
             weights=self.model.blob,
             cards=self.cards,
@@ -86,23 +86,23 @@ class Runner:
         )
 
     def start(self, arithmetic: Arithmetic) -> None:
-        """Begin to load; `is_ready` or `death` say how it went."""
+        """Begin to load. `is_ready` or `death` is set at the end."""
         self.active_at_s = asyncio.get_running_loop().time()
         self._task = asyncio.get_running_loop().create_task(self._load(arithmetic))
 
     def check(self) -> None:
-        """Raise what went wrong in the arithmetic itself, if anything did: a fault of ours, not one that is played."""
+        """Raise an exception of the simulator itself, if there was one. Simulated failures are in `death`."""
         if self._task is not None and self._task.done() and not self._task.cancelled():
             self._task.result()
 
     def stop_timer(self) -> None:
-        """No expiry for now."""
+        """Cancel the expiry."""
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
 
     def kill(self, reason: str = "signal: killed") -> None:
-        """End the process; its memory comes back after the driver's lag. Idempotent."""
+        """End the process; its memory is freed after the driver's lag. Idempotent."""
         if self.is_alive:
             self.death = reason
             self._book.drop(self.who)
@@ -131,7 +131,7 @@ class Runner:
                 self._hold(buffer)
         size = self.plan.gpu_weights_bytes + self.plan.cpu_weights_bytes
         left_s = size / MIB / self._book.machine.speeds.load_mib_per_s
-        while left_s > 0:  # llama.cpp prints a dot now and then: Ollama watches for activity
+        while left_s > 0:  # llama.cpp prints dots, which Ollama counts as activity
             await asyncio.sleep(min(0.5, left_s))
             left_s -= 0.5
             self.active_at_s = asyncio.get_running_loop().time()
@@ -144,7 +144,7 @@ class Runner:
             raise LoadFailure(_oom_text(buffer))
 
     async def _injected(self) -> None:
-        """A fault set for this model: "oom" and "corrupt" die at once, "hang" never gets ready."""
+        """Apply the fault set for this model: "oom" and "corrupt" fail at once, "hang" never becomes ready."""
         faults = self._book.machine.fail_load.items()
         mode = next((mode for part, mode in faults if part in f"{self.model.blob} {self.model.name}"), None)
         if mode == "oom":
@@ -171,7 +171,7 @@ def _oom_text(buffer: Buffer) -> str:
 
 
 def command_line(runner: Runner, settings: ServerSettings) -> str:
-    """How Ollama started it, as its log says."""
+    """The runner's command line as in Ollama's log."""
     spec, launch = runner.spec, runner.launch
     words = ["llama-server", "--model", runner.model.name]
     words += ["-c", str(spec.num_ctx * spec.num_parallel), "-np", str(spec.num_parallel)]

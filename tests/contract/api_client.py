@@ -1,4 +1,4 @@
-"""A raw HTTP client for replaying recorded requests byte by byte, and for seeing how an answer is framed."""
+"""A raw HTTP client that sends recorded requests byte for byte and returns responses with their framing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 @dataclass
 class Reply:
-    """An answer as it came: `chunks` of a chunked body, or `body`; `framing` none, length, chunked or close."""
+    """A response: `chunks` of a chunked body, or `body`. `framing`: none, length, chunked or close."""
 
     status: int = 0
     reason: str = ""
@@ -28,9 +28,9 @@ class Reply:
 
 
 def request_bytes(request: dict[str, Any], authority: str, prefix: str = "") -> list[bytes]:
-    """The pieces to send; Host and absolute targets are pointed at `authority` where they named the recorded server.
+    """The pieces to send. Host and absolute targets that name the recorded server are changed to `authority`.
 
-    `prefix` is a path prefix that the recorder took away before the server saw the request.
+    `prefix` is a path prefix that the recorder removed from the request.
     """
     if "raw" in request:
         return [request["raw"].encode("latin-1")]
@@ -78,7 +78,7 @@ class Client:
         self.host, self.port = parts.hostname or "127.0.0.1", parts.port or 80
 
     async def exchange(self, step: dict[str, Any], hang_up_after_s: float | None = None) -> Reply | None:
-        """Send a step's request and read its answer; None where there is none."""
+        """Send a step's request and read the response, None if there is none."""
         reader, writer = await asyncio.open_connection(self.host, self.port, limit=1 << 26)
         try:
             request = step["request"]
@@ -108,7 +108,7 @@ class Client:
 
 
 def _is_short(request: dict[str, Any]) -> bool:
-    """A raw request whose body is shorter than it says: the recorder half closed then."""
+    """Whether a raw request's body is shorter than its Content-Length: the recorder half closed the connection then."""
     raw = request.get("raw", "")
     head, _, body = raw.partition("\r\n\r\n")
     for line in head.split("\r\n")[1:]:
@@ -119,7 +119,7 @@ def _is_short(request: dict[str, Any]) -> bool:
 
 
 async def _until(reading: Any, after_s: float) -> Reply | None:
-    """What has come after some time, when the client hangs up."""
+    """The response if it arrives within `after_s`, when the client hangs up; else None."""
     task = asyncio.ensure_future(reading)
     done, _ = await asyncio.wait({task}, timeout=after_s)
     if not done:
@@ -140,7 +140,7 @@ async def _is_closed(reader: asyncio.StreamReader, reply: Reply) -> bool:
 
 
 async def read_reply(reader: asyncio.StreamReader, method: str) -> Reply | None:
-    """One answer, interim ones skipped."""
+    """Read one response; interim ones are skipped."""
     while True:
         try:
             head = await reader.readuntil(b"\r\n\r\n")

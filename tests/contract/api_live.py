@@ -1,4 +1,4 @@
-"""Replays against a real server: what it can be asked without the recording's models and without changing anything."""
+"""Replays against a real server: conversations that need no recorded models and change nothing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CHANGES = re.compile(r"^/api/(delete|copy|create|pull|push|blobs|me|signout|user
 
 
 def needs_models(transcript: dict[str, Any]) -> bool:
-    """Whether an answer depends on what is installed, loaded or configured, or a request would change something."""
+    """Whether the responses depend on the server's models or configuration, or a request changes something."""
     names = [model.name.model.lower() for model in tiny_library().models.values()]
     if transcript.get("client") or transcript.get("server_env") or transcript.get("loaded_before"):
         return True
@@ -31,6 +31,6 @@ def needs_models(transcript: dict[str, Any]) -> bool:
 
 
 async def against_server(url: str, items: Iterable[dict[str, Any]]) -> list[Outcome]:
-    """The outcomes of all transcripts that such a server can be asked."""
+    """The outcomes of all transcripts that can be replayed against this server."""
     await Client(url).exchange({"request": {"method": "GET", "target": "/", "headers": [["Host", "127.0.0.1"]]}})
     return [await replay(item, url) for item in items if not needs_models(item)]

@@ -1,6 +1,6 @@
-"""What two answers must have in common: everything but times, ids, digests, vectors and what a sampled model says.
+"""Normalisation of responses for comparison: times, ids, digests, vectors and sampled text are masked.
 
-`tests/contract/README.md` lists each rule. Key order, framing, chunk borders, header order and statuses are compared.
+`tests/contract/README.md` lists each rule. Key order, header order, framing, chunks and statuses are compared.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ SAMPLED = re.compile(r"gemma3")
 
 
 def normal(reply: Reply | None, *, sampled: bool, through_proxy: bool = False) -> list[str]:
-    """An answer as lines of text; two answers agree when these are equal.
+    """A response as lines of text; two responses agree if these are equal.
 
-    `through_proxy`: what HTTP leaves to each hop is not compared: framing, chunk borders, order and case of headers,
-    and the headers that a router adds.
+    `through_proxy`: without everything that HTTP leaves to each hop (framing, chunk boundaries, order and case of
+    headers) and without the headers that the router adds.
     """
     if reply is None:
         return ["no answer"]
     if through_proxy:
         return _forwarded(reply, sampled)
-    closed = reply.closed and reply.header("Connection") != "close"  # the header says it already
+    closed = reply.closed and reply.header("Connection") != "close"  # implied by the header
     lines = [f"status {reply.status} {reply.reason}", f"framing {reply.framing}{' closed' if closed else ''}"]
     lines += [f"header {name}: {_header(name, value)}" for name, value in _headers(reply.headers)]
     if reply.incomplete:
@@ -50,7 +50,7 @@ def _forwarded(reply: Reply, sampled: bool) -> list[str]:
     shown = {name.lower(): value for name, value in reply.headers}
     kept = {name: value for name, value in shown.items() if name not in HOP and not name.startswith("x-router-")}
     if reply.status != 405:
-        kept.pop("allow", None)  # says nothing where no method was refused
+        kept.pop("allow", None)  # irrelevant if no method was refused
     body = (b"".join(reply.chunks) or reply.body).decode("utf-8", "replace")
     separator = "\n\n" if "event-stream" in shown.get("content-type", "") else "\n"
     parts = [_text(part, sampled) for part in body.split(separator)]
@@ -63,8 +63,7 @@ HOP |= {"x-should-retry", "access-control-expose-headers"}
 
 
 def _headers(headers: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Without the name of the stub that stands for a server in `cli-errors`; Go's own order is Date before Content-Type
-    only where a stub wrote them."""
+    """The headers, sorted and without Date if they are of the stub server in `cli-errors`."""
     if any(name == "Server" for name, _ in headers):
         return sorted((name, value) for name, value in headers if name not in ("Server", "Date"))
     return list(headers)
@@ -79,7 +78,7 @@ def _header(name: str, value: str) -> str:
 
 
 def _folded(chunks: list[str], sampled: bool) -> list[str]:
-    """Runs of equal chunks of a sampled model, and a layer's progress, count once."""
+    """The chunks, with equal adjacent ones of a sampled model and a layer's progress lines counted once."""
     found: list[str] = []
     for chunk in chunks:
         if (sampled and found and chunk == found[-1]) or ('"status": "pulling ' in chunk and chunk in found):
@@ -89,7 +88,7 @@ def _folded(chunks: list[str], sampled: bool) -> list[str]:
 
 
 def _text(text: str, sampled: bool) -> str:
-    """A body or chunk: each JSON value in it normalised, the text around it kept."""
+    """A body or chunk with each JSON value in it normalised and the text around it kept."""
     out = []
     for line in text.split("\n"):
         prefix, value = ("data: ", line[6:]) if line.startswith("data: ") else ("", line)
@@ -133,7 +132,7 @@ def _value(key: str, value: Any, sampled: bool) -> Any:
 
 
 def _sampled(key: str, value: Any) -> Any:
-    """What a sampled model decides: its words, and the counts of a tokenizer that nobody recorded."""
+    """The mask for a value that sampling determines (words, counts of an unrecorded tokenizer), else None."""
     if key in ("response", "content", "text", "delta", "thinking") and isinstance(value, str):
         return "<words>"
     if key in ("prompt_eval_count", "prompt_tokens", "total_tokens", "input_tokens", "eval_count", "output_tokens"):
@@ -167,7 +166,7 @@ def _string(text: str) -> str:
 
 
 def recorded(response: dict[str, Any] | None) -> Reply | None:
-    """A recorded answer in the same form."""
+    """A recorded response as a Reply."""
     if response is None:
         return None
     reply = Reply(response["status"], response["reason"], [(name, value) for name, value in response["headers"]])

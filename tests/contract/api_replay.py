@@ -1,4 +1,4 @@
-"""Replays one recorded conversation against a base URL: the same requests, in the same order and overlap."""
+"""Replay of one recorded conversation against a base URL: the same requests with the same order and overlap."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from ollama_simulator.http.faults import FaultBook
 from ollama_simulator.machine.spec import Machine, Speeds
 from ollama_simulator.models.installed import MEDIA, Layer, extra_layers, installed, layer
 from ollama_simulator.models.library import Library, tiny_library
+from ollama_simulator.recorded.scenario import seconds
 from ollama_simulator.server import SimConfig, SimulatedOllama
-from router.core.go.durations import parse_duration_ns
 from router.core.ollama.names import ModelName
 from router.core.ollama.options import ServerSettings
 from router.errors import BadRequest
@@ -35,7 +35,7 @@ MACHINE = Machine(
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one transcript: `difference` is empty where it agrees."""
+    """The result for one transcript; `difference` is empty if it agrees."""
 
     id: str
     group: str
@@ -51,7 +51,7 @@ def transcripts(folder: Path | None = None) -> Iterator[dict[str, Any]]:
 
 
 def settings_of(transcript: dict[str, Any]) -> tuple[ServerSettings, tuple[str, ...], bool]:
-    """The server's environment: settings, extra origins, whether the cloud is disabled."""
+    """The server's settings, additional origins, and whether the cloud is disabled."""
     env = transcript.get("server_env") or {}
     settings = ServerSettings()
     if "OLLAMA_MAX_LOADED_MODELS" in env:
@@ -61,21 +61,15 @@ def settings_of(transcript: dict[str, Any]) -> tuple[ServerSettings, tuple[str, 
     if "OLLAMA_CONTEXT_LENGTH" in env:
         settings = replace(settings, context_length=int(env["OLLAMA_CONTEXT_LENGTH"]))
     if "OLLAMA_KEEP_ALIVE" in env:
-        settings = replace(settings, keep_alive_s=_seconds(env["OLLAMA_KEEP_ALIVE"]))
+        settings = replace(settings, keep_alive_s=seconds(env["OLLAMA_KEEP_ALIVE"]))
     if "OLLAMA_NUM_PARALLEL" in env:
         settings = replace(settings, num_parallel=int(env["OLLAMA_NUM_PARALLEL"]))
     origins = tuple(part for part in env.get("OLLAMA_ORIGINS", "").split(",") if part)
     return settings, origins, env.get("OLLAMA_NO_CLOUD") != "0"
 
 
-def _seconds(text: str) -> float:
-    """A duration of the environment: seconds or Go's form, negative = for ever."""
-    value = float(text) if re.fullmatch(r"-?\d+", text) else parse_duration_ns(text) / 1e9
-    return float("inf") if value < 0 else value
-
-
 def config_of(transcript: dict[str, Any], registry: Callable[[], Library] | None = None) -> SimConfig:
-    """A simulator in the state in which the recorded server was, as far as the recording tells."""
+    """A simulator in the state of the recorded server, as far as it is known."""
     settings, origins, cloud_disabled = settings_of(transcript)
     library = library_of(transcript)
     start = datetime.fromisoformat("2026-11-23T01:00:00+00:00")
@@ -95,7 +89,7 @@ def config_of(transcript: dict[str, Any], registry: Callable[[], Library] | None
 
 
 def registry_library() -> Library:
-    """The stand-in registry of the recordings: one small model."""
+    """The registry of the recordings: one small model."""
     library = Library()
     weights = replace(tiny_library().models[ModelName.parse("tiny-plain").key].weights, digest=PULLED)
     layers = [Layer(MEDIA + "model", PULLED, 3145760), layer("template", b"{{ .Prompt }}<|assistant|>")]
@@ -109,7 +103,7 @@ PULLED = "sha256:9d647f302532468ce05c71aed4960c117bee96e03153bff23e0be81d40e85fc
 
 
 def library_of(transcript: dict[str, Any]) -> Library:
-    """The recording's models; those that an earlier conversation had left behind are inferred from the answers."""
+    """The recording's models. Those left by an earlier conversation are inferred from the responses."""
     library = tiny_library()
     first = next(iter(_rows(transcript, "/api/tags")), None)
     if first == [] or "tags-none" in transcript["id"]:
@@ -147,7 +141,7 @@ def _infer(library: Library, step: dict[str, Any], made: set[str]) -> None:
 
 
 KNOWING = ("/api/show", "/api/generate", "/api/chat", "/api/embed", "/api/delete", "/api/copy")
-"""Routes whose 200 says that the model was there."""
+"""Routes whose 200 implies that the model is installed."""
 
 
 def _made(target: str, name: Any) -> str:
@@ -209,7 +203,7 @@ def _rows(transcript: dict[str, Any], target: str) -> Iterator[list[Any]]:
 
 
 def resident_before(transcript: dict[str, Any]) -> list[str]:
-    """Models that were loaded before: said so, or listed by the first `/api/ps` though nothing had loaded them."""
+    """Models loaded ahead of the conversation: recorded as such, or in the first `/api/ps` without a load."""
     if transcript.get("loaded_before") is not None:
         return list(transcript["loaded_before"])
     loading: set[str] = set()
@@ -228,7 +222,7 @@ def resident_before(transcript: dict[str, Any]) -> list[str]:
 
 
 async def prepare(transcript: dict[str, Any], url: str) -> None:
-    """Load what was loaded."""
+    """Load the models that were loaded ahead of the conversation."""
     for name in resident_before(transcript):
         body = dump({"model": name, "prompt": ""}) if "embed" not in name else dump({"model": name, "input": []})
         target = "/api/generate" if "embed" not in name else "/api/embed"
@@ -238,7 +232,7 @@ async def prepare(transcript: dict[str, Any], url: str) -> None:
 
 
 def prefix_of(transcript: dict[str, Any]) -> str:
-    """The path prefix that the recorder's proxy took away, "" where the server saw the path as it was sent."""
+    """The path prefix that the recorder's proxy removed, or ""."""
     for step in transcript["steps"]:
         match = re.match(r"(/t/[^/]+)/", _target(step["request"]))
         if match and step["response"] and step["response"]["status"] != 404:
@@ -252,7 +246,7 @@ Kill = Callable[[str], None]
 async def replay(
     transcript: dict[str, Any], url: str, kill: Kill | None = None, *, through_proxy: bool = False
 ) -> Outcome:
-    """Play all steps against `url` (prepared before) and compare every answer. `kill` ends a model's runner where the
+    """Send all steps to `url`, already prepared, and compare every response. `kill` ends a model's runner where the
     recorder did."""
     steps = transcript["steps"]
     prefix = prefix_of(transcript)
@@ -304,7 +298,7 @@ def _end_ms(step: dict[str, Any]) -> float:
 async def _turn(
     steps: list[dict[str, Any]], number: int, tasks: list[asyncio.Task[tuple[Reply | None, float]]], began: list[float]
 ) -> None:
-    """Wait as long as the recorded client did: for the ends that came before, and between the beginnings."""
+    """Wait as long as the recorded client did: since the ends of earlier steps and since their starts."""
     at = steps[number]["at_ms"]
     due = 0.0
     for other, task in enumerate(tasks):
@@ -335,11 +329,11 @@ def _compare(transcript: dict[str, Any], number: int, reply: Reply | None, throu
             at = next((i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), 0)
             cut = max(0, at - 60)
             return f"step {number}: recorded …{left[cut : at + 160]!r}, got …{right[cut : at + 160]!r}"
-    return f"step {number}: {len(wanted)} lines recorded, {len(found)} came"
+    return f"step {number}: {len(wanted)} lines recorded, {len(found)} received"
 
 
 def order_stub(transcript: dict[str, Any], faults: FaultBook) -> None:
-    """cli-errors: the recorded server is a stub that answers what it was told; tell the simulator the same."""
+    """Make the simulator send the responses of the stub server that was recorded in `cli-errors`."""
     for step in transcript["steps"]:
         reply = recorded(step["response"])
         if reply is None:
@@ -363,7 +357,7 @@ def order_stub(transcript: dict[str, Any], faults: FaultBook) -> None:
 
 
 def killer(server: SimulatedOllama) -> Kill:
-    """Kills the runner of a model by its name."""
+    """A function that kills the runner of a model by name."""
 
     def kill(name: str) -> None:
         model = server.library.find(name)
@@ -377,8 +371,8 @@ Front = Callable[[str, dict[str, Any]], AbstractAsyncContextManager[str]]
 
 
 async def against_simulator(transcript: dict[str, Any], front: Front | None = None) -> Outcome:
-    """Replay one transcript against a fresh simulator; `front` may put a router before it: it gets the simulator's URL
-    and the transcript, and gives the URL to ask."""
+    """Replay one transcript against a fresh simulator. `front` may put a router in front of it: it gets the simulator's
+    URL and the transcript, and returns the URL for the requests."""
     server = SimulatedOllama(config_of(transcript))
     await server.start()
     try:

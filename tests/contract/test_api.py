@@ -1,8 +1,8 @@
-"""The simulated Ollama, and the router before it, answer as the real Ollama of the recordings did.
+"""The simulated Ollama, alone and behind the router, gives the responses that a real Ollama gave when recorded.
 
     pytest tests/contract/test_api.py [--data DIR] [--ollama URL]
 
-`README.md` beside this file says what is compared, what is masked, and why the rest differs.
+`README.md` in this folder lists what is compared, what is masked, and the reasons for differences.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from tests.contract.api_replay import DATA, Front, Outcome, against_simulator, s
 
 BOUND = 0.95
 KNOWN = {
-    "failures-013-broken-manifest": "the recorder broke a manifest on the server's disk",
+    "failures-013-broken-manifest": "the recorder damaged a manifest on the server's disk",
     "scheduler-001-ps-during-load": "a load of 5.9 s from a cold disk; the simulated disk has one speed",
 }
 
 KNOWN_OF_THE_ROUTER = {
     **KNOWN,
-    "embed-011-v1-errors": "the router refuses by itself what Ollama would refuse; content type with a charset",
-    "http-002-content-encoding": "the router decodes zstd itself and answers in the dialect of the route",
-    "http-008-short-body": "a body that ends early is refused before anything is sent on",
-    "openai-002-model": "the router refuses an invalid name by itself; content type with a charset",
-    "scheduler-028-runner-killed-other-routes": "the router says that a stream broke off; Ollama is silent",
+    "embed-011-v1-errors": "refused by the router itself; content type with a charset",
+    "http-002-content-encoding": "the router decodes zstd itself and sends errors in the dialect of the route",
+    "http-008-short-body": "the router refuses an incomplete body without forwarding it",
+    "openai-002-model": "an invalid name is refused by the router itself; content type with a charset",
+    "scheduler-028-runner-killed-other-routes": "the router reports an interrupted stream; Ollama does not",
 }
 
 
 def _outcome(item: dict[str, Any], front: Front | None = None) -> Outcome:
-    """One transcript's outcome; a replay that breaks differs, and does not hide the others."""
+    """One transcript's outcome; a replay that fails counts as different and does not hide the others."""
     try:
         return run_virtual(against_simulator(item, front))
     except Exception as error:
@@ -45,7 +45,7 @@ def _outcome(item: dict[str, Any], front: Front | None = None) -> Outcome:
 
 
 def _report(outcomes: list[Outcome], title: str, known: dict[str, str]) -> None:
-    """The table of what differs, printed (pytest -s, or on failure), and the bound."""
+    """Print the table of differences (shown by pytest -s or on failure) and check the bound."""
     differing = [outcome for outcome in outcomes if outcome.difference]
     agree = len(outcomes) - len(differing)
     print(f"\n{title}: {agree} of {len(outcomes)} transcripts reproduced")
@@ -60,7 +60,7 @@ def _report(outcomes: list[Outcome], title: str, known: dict[str, str]) -> None:
 
 
 def test_simulator_reproduces_the_recordings(request: pytest.FixtureRequest) -> None:
-    """Each recorded conversation, replayed in virtual time against a fresh simulator, gives the recorded answers."""
+    """Each recorded conversation, replayed in virtual time against a fresh simulator, gets the recorded responses."""
     folder = request.config.getoption("--data")
     outcomes = [_outcome(item) for item in transcripts(Path(folder) if folder else None)]
     _report(outcomes, "simulator", KNOWN)
@@ -70,7 +70,7 @@ def test_simulator_reproduces_the_recordings(request: pytest.FixtureRequest) -> 
 
 @asynccontextmanager
 async def _router(url: str, transcript: dict[str, Any]) -> AsyncIterator[str]:
-    """The router as it runs before a server without a GPU."""
+    """A router in front of a server without a GPU."""
     origins = settings_of(transcript)[1]
     options = {
         "listen": "127.0.0.1:0",
@@ -84,18 +84,18 @@ async def _router(url: str, transcript: dict[str, Any]) -> AsyncIterator[str]:
         yield router.url
 
 
-def test_router_before_the_simulator_reproduces_the_recordings(request: pytest.FixtureRequest) -> None:
-    """Behind the router, clients of a server without a GPU get the recorded answers, but for what is each hop's own."""
+def test_router_in_front_of_the_simulator_reproduces_the_recordings(request: pytest.FixtureRequest) -> None:
+    """Through the router, clients of a server without a GPU get the recorded responses, except for hop-by-hop parts."""
     folder = request.config.getoption("--data")
     items = [item for item in transcripts(Path(folder) if folder else None) if item["group"] != "cli-errors"]
     outcomes = [_outcome(item, _router) for item in items]
-    _report(outcomes, "router before the simulator", KNOWN_OF_THE_ROUTER)
+    _report(outcomes, "router in front of the simulator", KNOWN_OF_THE_ROUTER)
     if not folder:
         assert {outcome.id for outcome in outcomes if outcome.difference} <= set(KNOWN_OF_THE_ROUTER)
 
 
 async def test_real_server_gives_the_recorded_answers(request: pytest.FixtureRequest) -> None:
-    """A real Ollama (`--ollama URL`) answers the requests that need none of the recording's models as recorded."""
+    """A real Ollama (`--ollama URL`) gives the recorded responses to the requests that need no recorded models."""
     url = request.config.getoption("--ollama")
     if not url:
         pytest.skip("no --ollama URL")
@@ -104,6 +104,6 @@ async def test_real_server_gives_the_recorded_answers(request: pytest.FixtureReq
     _report(outcomes, url, {})
 
 
-def test_recordings_are_all_there() -> None:
-    """The project's own copy has every group of the recordings."""
+def test_all_groups_of_recordings_are_present() -> None:
+    """`tests/data/api` has every group of the recordings."""
     assert len(list(DATA.glob("*.jsonl.gz"))) == 15

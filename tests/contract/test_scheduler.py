@@ -1,8 +1,8 @@
 """The simulated scheduler against recordings of a real Ollama's (`--data DIR` replays others of the same form).
 
-`data/scheduler` are the 101 scenarios that the rules were written from; `data/scheduler_more` are 92 recorded later in
-the same way (v0.33 rc, stand-in runner) to test them: 62 random sequences with odd settings, 30 of concurrency,
-failures and options.
+`data/scheduler` has the 101 scenarios from which the rules were derived. `data/scheduler_more` has 92 recorded later in
+the same way (v0.33 rc, stand-in runner) to test the rules: 62 random sequences with unusual settings, 30 of
+concurrency, failures and options.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ OURS = Path(__file__).parent.parent / "data" / "scheduler"
 MORE = Path(__file__).parent.parent / "data" / "scheduler_more"
 
 FOOTPRINT = FootprintArithmetic(image_bytes=IMAGE_GRAPH_BYTES, forgets_num_gpu=True)
-"""Our footprint in a runner that has the stand-in's two own ways: its figure for an image's graph, which is a guess,
-and that it forgets num_gpu where everything fits."""
+"""The router's footprint with two peculiarities of the stand-in runner: its estimate for an image's graph, and that it
+ignores num_gpu if everything fits."""
 
 
 @pytest.fixture(scope="module", params=[OURS, MORE], ids=["known", "more"])
@@ -49,22 +49,23 @@ def text_of(found: list[Agreement]) -> str:
 
 
 def test_rules_agree_with_every_sequential_recording(recordings: Path) -> None:
-    """With the recorded runner's own arithmetic, what is left are the scheduler's rules: they always hold."""
+    """With the recorded runner's own arithmetic only the scheduler's rules are tested: they always hold."""
     found = replay_all(recordings, StandIn(), sequential=True)
     assert found and all(one.agrees for one in found), text_of(found)
 
 
 def test_rules_agree_with_recordings_of_concurrency_and_failures(recordings: Path) -> None:
-    """Queues, clients that leave, crashes, late memory: the same residents after each step in at least 95 %."""
+    """Queues, clients that leave, crashes, late memory: in at least 95 % the same residents after each step."""
     found = replay_all(recordings, StandIn(), sequential=False)
     assert sum(one.agrees for one in found) >= 0.95 * len(found), text_of(found)
 
 
 def test_footprint_agrees_with_sequential_recordings(recordings: Path) -> None:
-    """With the router's own footprint as the runner at least 97 % of the known sequences agree from start to end.
+    """With the router's own footprint at least 97 % of the known sequences agree from start to end.
 
-    What differs is the stand-in runner's memory, which is not llama.cpp's: wide attention in a pipeline over cards,
-    quantised KV with several slots, flash attention off, embedding models. Other recordings may be made of just these.
+    The rest differs where the stand-in runner's memory is not that of llama.cpp: wide attention in a pipeline over
+    cards, quantised KV with several slots, flash attention off, embedding models. Other recordings may consist of only
+    these.
     """
     if recordings != OURS:
         pytest.skip("the bound is one on the known recordings")

@@ -1,4 +1,4 @@
-"""The virtual clock: jumps over waiting, never over work."""
+"""The virtual clock jumps over waiting, never over work."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ollama_simulator.clock import run_virtual
 
 
 def test_sleeping_takes_no_time() -> None:
-    """A day of timers in order, at their very moments."""
+    """A day of timers runs in order, each at its exact time."""
 
     async def scenario() -> list[float]:
         loop, seen = asyncio.get_running_loop(), []
@@ -25,7 +25,7 @@ def test_sleeping_takes_no_time() -> None:
 
 
 def test_bytes_through_loopback_arrive_before_time_moves() -> None:
-    """An answer that is under way is read before the deadline around it ends."""
+    """A response in transit is read ahead of the deadline around it."""
 
     async def scenario() -> tuple[bytes, float]:
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -48,7 +48,7 @@ def test_bytes_through_loopback_arrive_before_time_moves() -> None:
 
 
 def test_time_does_not_jump_while_a_thread_works() -> None:
-    """A far deadline around a short piece of work in a thread is not hit."""
+    """A distant deadline around short work in a thread does not expire."""
 
     async def scenario() -> float:
         await asyncio.wait_for(asyncio.to_thread(time.sleep, 0.02), 10)
@@ -58,7 +58,7 @@ def test_time_does_not_jump_while_a_thread_works() -> None:
 
 
 def test_deadline_ends_a_thread_that_hangs() -> None:
-    """While a thread works time flows as it does outside, so its deadline still comes."""
+    """Time runs at its real speed while a thread works, so the deadline expires."""
     done = threading.Event()
 
     async def scenario() -> None:

@@ -1,4 +1,4 @@
-"""The simulated server as its users see it: loads, honest speeds, what it records, how it misbehaves."""
+"""The simulated server over HTTP: loads, speeds, records of requests, injected faults."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SMALL = SimConfig(machine=CARD, models=("llama3.2:1b", "llama3.2:3b", "llama3.3:
 async def ask(
     sim: SimulatedOllama, path: str, body: Any = None, *, method: str = "POST", until: int = -1
 ) -> tuple[int, bytes]:
-    """Status and everything that came before the server closed; `until` bytes, then the client leaves."""
+    """Send a request; return the status and all bytes received. With `until`, the client leaves after these bytes."""
     host, port = sim.url.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port), limit=1 << 26)
     data = b"" if body is None else json.dumps(body).encode()
@@ -40,8 +40,8 @@ def chat(model: str, text: str = "hi", **more: Any) -> dict[str, Any]:
     return {"model": model, "messages": [{"role": "user", "content": text}], **more}
 
 
-def test_a_model_that_spills_answers_slowly_and_says_so() -> None:
-    """The 70B on 24 GB shows size above size_vram, and its eval_duration is that of the CPU."""
+def test_a_model_that_spills_answers_slowly_and_reports_it() -> None:
+    """The 70B on 24 GB has size above size_vram, and the eval_duration of a CPU."""
 
     async def story() -> tuple[dict[str, Any], list[Any]]:
         async with running_simulator(SMALL) as sim:
@@ -56,7 +56,7 @@ def test_a_model_that_spills_answers_slowly_and_says_so() -> None:
 
 
 def test_a_model_that_fits_answers_at_the_speed_of_the_card() -> None:
-    """The 3B on 24 GB gives 100 tokens a second."""
+    """The 3B on 24 GB generates 100 tokens per second."""
 
     async def story() -> dict[str, Any]:
         async with running_simulator(SMALL) as sim:
@@ -69,7 +69,7 @@ def test_a_model_that_fits_answers_at_the_speed_of_the_card() -> None:
 
 
 def test_foreign_memory_shows_in_the_probe() -> None:
-    """What other programs hold is missing from the virtual NVML's free figure."""
+    """Memory of other programs is not free in the probe's reading."""
 
     async def story() -> tuple[int, int]:
         async with running_simulator(SMALL) as sim:
@@ -82,7 +82,7 @@ def test_foreign_memory_shows_in_the_probe() -> None:
 
 
 def test_requests_are_recorded_with_the_end_of_their_connection() -> None:
-    """A test can read what came in, and when the client was gone."""
+    """`seen` has each request, and the time when its client left."""
 
     async def story() -> SimulatedOllama:
         async with running_simulator(SMALL) as sim:
@@ -99,7 +99,7 @@ def test_requests_are_recorded_with_the_end_of_their_connection() -> None:
 
 
 def test_a_client_that_leaves_frees_the_slot_for_the_next() -> None:
-    """The generation of a client that hung up ends at once."""
+    """The generation ends at once when its client hangs up."""
 
     async def story() -> float:
         async with running_simulator(SMALL) as sim:
@@ -127,7 +127,7 @@ FAULTS = [
 def test_an_ordered_fault_comes_once_instead_of_the_answer(
     kind: str, details: dict[str, Any], status: int, start: bytes
 ) -> None:
-    """The next request on that route is spoiled; the one after it is served."""
+    """The next request on that route gets the fault; the one after it is served."""
 
     async def story() -> tuple[int, bytes, int]:
         async with running_simulator(SMALL) as sim:
@@ -145,13 +145,13 @@ def test_an_ordered_fault_comes_once_instead_of_the_answer(
 
 
 def lines_of(body: bytes) -> list[bytes]:
-    """The JSON lines in a chunked body, whole ones only."""
+    """The complete JSON lines in a chunked body."""
     return [line for line in body.split(b"\r\n") if line.startswith(b"{") and line.endswith(b"}\n")]
 
 
 @pytest.mark.parametrize("kind", ["cut", "eof", "reset"])
 def test_a_stream_breaks_after_the_ordered_number_of_chunks(kind: str) -> None:
-    """Two whole lines come, never the one that says done."""
+    """Two complete lines arrive, but not the one with `done`."""
 
     async def story() -> bytes:
         async with running_simulator(SMALL) as sim:
@@ -184,7 +184,7 @@ def test_a_crash_and_an_oom_end_the_stream_as_in_ollama() -> None:
 
 
 def test_a_huge_line_and_a_split_header_can_be_ordered() -> None:
-    """The relay's limits can be tried."""
+    """These faults test the limits of a client's parser."""
 
     async def story() -> tuple[bytes, bytes]:
         async with running_simulator(SMALL) as sim:
@@ -213,7 +213,7 @@ def test_faults_can_be_ordered_over_http() -> None:
 
 
 def test_a_derived_tag_shares_the_runner_of_its_weights() -> None:
-    """`/api/create` from a model writes a manifest only: the tag is served by the runner that is loaded."""
+    """`/api/create` from a model writes only a manifest: the loaded runner serves the tag."""
 
     async def story() -> tuple[int, list[str], dict[str, Any]]:
         async with running_simulator(SMALL) as sim:
@@ -232,7 +232,7 @@ def test_a_derived_tag_shares_the_runner_of_its_weights() -> None:
 
 
 def test_a_scripted_model_calls_its_tool() -> None:
-    """The tiny model with tools asks for the weather in Paris, in every dialect."""
+    """The tiny model with tools calls the weather tool for Paris, in every dialect."""
     tool = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object", "properties": {}}}}
 
     async def story() -> tuple[dict[str, Any], dict[str, Any]]:
@@ -262,7 +262,7 @@ def test_an_answer_follows_a_schema() -> None:
 
 
 def test_the_same_seed_gives_the_same_answers() -> None:
-    """Nothing is left to chance but what the seed decides."""
+    """The seed determines all randomness."""
 
     async def story() -> bytes:
         async with running_simulator(SMALL) as sim:
@@ -275,7 +275,7 @@ def test_the_same_seed_gives_the_same_answers() -> None:
 
 
 def test_a_client_that_leaves_after_a_large_body_is_noticed() -> None:
-    """Reading goes on once the body is complete, however large it was."""
+    """The server keeps reading after the body, of any size."""
 
     async def story() -> float | None:
         async with running_simulator(SMALL) as sim:

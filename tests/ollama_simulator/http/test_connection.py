@@ -1,4 +1,4 @@
-"""The raw server: framing, routes, who may ask; each expectation was seen on a real server."""
+"""The HTTP server: framing, routes, Origin and Host. Each expectation was observed on a real server."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ RAW = [
 
 
 @pytest.mark.parametrize(("raw", "start"), RAW, ids=range(len(RAW)))
-def test_a_request_is_met_as_net_http_and_gin_meet_it(raw: str, start: str) -> None:
-    """The first bytes of the answer."""
+def test_a_request_gets_the_response_of_net_http_and_gin(raw: str, start: str) -> None:
+    """The response starts with these bytes."""
 
     async def story() -> bytes:
         async with running_simulator(SimConfig(machine=Machine(cards=()), library=Library())) as sim:
@@ -73,12 +73,12 @@ def test_requests_in_one_write_are_answered_in_order() -> None:
     [("//", "/"), ("/api/x/../tags", "/api/tags"), ("/api/tags/.", "/api/tags"), ("/a//", "/a/"), ("", "/")],
 )
 def test_paths_are_cleaned_as_the_mux_does(path: str, cleaned: str) -> None:
-    """A trailing slash stays only where it was written."""
+    """A trailing slash stays."""
     assert clean(path) == cleaned
 
 
 def test_a_path_parameter_takes_one_segment() -> None:
-    """`/v1/models/a/b` is no route."""
+    """`/v1/models/a/b` is not a route."""
     assert find("GET", "/v1/models/a").parameter == "a"
     assert find("GET", "/v1/models/a/b").status == 404
 

@@ -1,4 +1,4 @@
-"""The book of memory, in process and through a run directory that others read."""
+"""Memory of the virtual cards, in process and through a run directory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from router.errors import ProbeError
 
 
 def test_free_is_total_less_reserved_foreign_and_held() -> None:
-    """Nobody gets more than there is."""
+    """A holder cannot take more than is free."""
     cards = Cards(Machine(cards=(CardSpec(total_mib=8000, foreign_mib=1000, reserved_mib=400),)))
     assert cards.hold("a", "m", 0, 6000 * MIB)
     assert cards.free_bytes(0) == 600 * MIB
@@ -29,7 +29,7 @@ def test_free_is_total_less_reserved_foreign_and_held() -> None:
 
 
 def test_memory_of_the_dead_comes_back_after_the_lag() -> None:
-    """`free_lag_s`."""
+    """The lag is `free_lag_s`."""
 
     async def scenario() -> tuple[int, int]:
         cards = Cards(Machine(free_lag_s=1.0))
@@ -43,7 +43,7 @@ def test_memory_of_the_dead_comes_back_after_the_lag() -> None:
 
 
 def test_probe_names_runners_and_foreign_programs() -> None:
-    """Processes as the driver lists them; a lost driver raises."""
+    """Processes are listed as by the driver; a lost driver raises."""
 
     async def scenario() -> None:
         cards = Cards()
@@ -66,8 +66,8 @@ def test_probe_names_runners_and_foreign_programs() -> None:
     run_virtual(scenario())
 
 
-def test_run_directory_is_read_anew_and_written_for_others(tmp_path: Path) -> None:
-    """vgpu.json changes take effect at once; each holder has a file naming a living process."""
+def test_run_directory_is_read_at_each_use_and_written_for_others(tmp_path: Path) -> None:
+    """Changes of vgpu.json take effect at once; each holder has a file with a live process."""
     config = tmp_path / "vgpu.json"
     config.write_text(json.dumps({"devices": [{"name": "CUDA0", "total_mib": 8000}], "tokens_per_s": 40}))
     cards = Cards(run_dir=tmp_path)
@@ -87,20 +87,20 @@ def test_run_directory_is_read_anew_and_written_for_others(tmp_path: Path) -> No
     assert not (tmp_path / "state" / "sim-7.json").exists()
 
 
-def test_log_has_the_lines_that_others_count(tmp_path: Path) -> None:
+def test_log_has_the_lines_that_others_evaluate(tmp_path: Path) -> None:
     """One line per start of a runner, with its command."""
-    told: list[str] = []
-    sink = log_to(tmp_path / "log", lambda what, name, detail: told.append(what))
+    events: list[str] = []
+    sink = log_to(tmp_path / "log", lambda what, name, detail: events.append(what))
     sink("starting", "qwen3:8b", "llama-server --model qwen3:8b -c 4096")
     sink("load_failed", "qwen3:8b", 'a "b"\nc')
     first, second = (tmp_path / "log").read_text().splitlines()
     assert 'msg="starting llama-server" cmd="llama-server --model qwen3:8b -c 4096"' in first
     assert "error=\"a 'b'\\nc\"" in second
-    assert told == ["starting", "load_failed"]
+    assert events == ["starting", "load_failed"]
 
 
 def test_speed_collapses_with_weights_on_the_cpu() -> None:
-    """By bandwidth: ten percent on the CPU cost more than half of the speed."""
+    """By bandwidth: ten percent on the CPU costs more than half of the speed."""
     speeds = Speeds()
     whole, split = speeds.tokens_per_s_of(20 * 10**9, 0), speeds.tokens_per_s_of(18 * 10**9, 2 * 10**9)
     assert whole == pytest.approx(25)

@@ -1,4 +1,4 @@
-"""Go templates, tokens and stops: what a prompt becomes, and where an answer ends."""
+"""Go templates, tokens, stop sequences, and the parsers of answers."""
 
 from __future__ import annotations
 
@@ -31,25 +31,25 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("text", "values", "shown"), CASES)
 def test_a_template_renders_as_go_does(text: str, values: dict[str, Any], shown: str) -> None:
-    """The actions that chat templates use."""
+    """Actions that chat templates use."""
     assert Template.parse(text).render(values) == shown
 
 
 def test_an_open_action_fails_with_go_s_words() -> None:
-    """As `/api/generate` with a broken `template` says it."""
+    """The text is that of `/api/generate` with a broken `template`."""
     with pytest.raises(TemplateError, match="template: :1: unclosed action"):
         Template.parse("{{ .Broken")
 
 
-def test_neighbours_of_one_role_are_merged() -> None:
-    """But tool results stay apart."""
+def test_adjacent_messages_of_one_role_are_merged() -> None:
+    """Tool results stay separate."""
     messages = [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]
     results = [{"role": "tool", "content": "1"}, {"role": "tool", "content": "2"}]
     assert [message["content"] for message in collate([*messages, *results])[1]] == ["a\n\nb", "1", "2"]
 
 
-def test_old_messages_go_first_and_system_messages_stay() -> None:
-    """A history that is longer than the context keeps its system text and its end."""
+def test_the_oldest_messages_are_dropped_first_and_system_messages_stay() -> None:
+    """A history longer than the context keeps its system text and its end."""
     model = tiny_library().find("tiny-plain")
     assert model is not None
     history = [{"role": "system", "content": "S"}, {"role": "user", "content": "x" * 200}]
@@ -60,7 +60,7 @@ def test_old_messages_go_first_and_system_messages_stay() -> None:
 
 
 def test_the_scripted_vocabulary_counts_as_llama_cpp_does() -> None:
-    """Special pieces, merges and bytes: the ids that a real server gave as `context`."""
+    """Special pieces, merges and bytes: the ids are those that a real server returned as `context`."""
     model = tiny_library().find("tiny-plain")
     assert model is not None
     ids = tokens.encode(model.weights, "<|user|>Why?<|end|><|assistant|>Hello! I am é")
@@ -69,7 +69,7 @@ def test_the_scripted_vocabulary_counts_as_llama_cpp_does() -> None:
 
 
 def test_a_stop_sequence_is_cut_and_its_start_is_held_back() -> None:
-    """Nothing of it is ever sent."""
+    """No part of it is sent."""
     stream = _Stream(["stop now"])
     assert [stream.add(text) for text in ("a st", "op n", "o", "x")] == ["a ", "", "", "stop nox"]
     assert not stream.is_stopped
@@ -78,7 +78,7 @@ def test_a_stop_sequence_is_cut_and_its_start_is_held_back() -> None:
 
 
 def test_thoughts_are_split_from_the_answer() -> None:
-    """Tags may come in pieces; blanks around them are eaten."""
+    """Tags may arrive in pieces; blanks around them are removed."""
     template = "{{ range .Messages }}{{ if .Thinking }}\n<think>\n{{ .Thinking }}\n</think>\n{{ end }}{{ end }}"
     parser = ThinkingParser(*thinking_tags(template))
     parts = [parser.add(text) for text in ("<thi", "nk>", " hm", "m</th", "ink>", "\n\nyes")]

@@ -22,7 +22,7 @@ from router.core.units import MIB
 
 
 def model(name: str, mib: int) -> SimModel:
-    """A llama-shaped model of 16 layers whose file is `mib` large."""
+    """A llama model of 16 layers with a file of `mib` MiB."""
     rows = mib * MIB // 16 // 2 // 1024
     blocks = [
         Tensor(f"blk.{il}.{part}.weight", "F16", (1024, size))
@@ -74,7 +74,7 @@ def with_engine(
 
 
 async def serve(engine: Engine, wanted: SimModel, seconds: float = 0.1, **more: Any) -> float:
-    """One request that answers for so long; when it was done."""
+    """Serve one request whose answer takes `seconds`; return the time of its end."""
     async with await engine.acquire(wanted, more.pop("options", FIXED), **more) as lease, lease.slot():
         await asyncio.sleep(seconds)
     return asyncio.get_running_loop().time()
@@ -85,7 +85,7 @@ def names(engine: Engine) -> list[str]:
 
 
 def test_load_takes_bytes_over_speed_and_shows_up_when_ready() -> None:
-    """16000 MiB at 4000 MiB/s: 4 s, polled every 250 ms; until then `/api/ps` is empty but memory is taken (d09)."""
+    """16000 MiB at 4000 MiB/s: 4 s, polled every 250 ms. `/api/ps` is empty until then, but memory is taken (d09)."""
 
     async def play(engine: Engine) -> None:
         task = asyncio.create_task(serve(engine, BIG))
@@ -100,7 +100,7 @@ def test_load_takes_bytes_over_speed_and_shows_up_when_ready() -> None:
 
 
 def test_spilled_model_is_slow_and_says_so() -> None:
-    """A model that does not fit loads all the same, with part of it on the CPU."""
+    """A model that does not fit is loaded with part of it on the CPU."""
 
     async def play(engine: Engine) -> None:
         engine.cards.set_foreign(0, 12000 * MIB)
@@ -114,7 +114,7 @@ def test_spilled_model_is_slow_and_says_so() -> None:
 
 
 def test_client_that_leaves_kills_the_load_it_caused() -> None:
-    """g04; the next in the queue begins from zero (g05)."""
+    """g04; the next in the queue starts from the beginning (g05)."""
 
     async def play(engine: Engine) -> None:
         first = asyncio.create_task(serve(engine, BIG))
@@ -145,7 +145,7 @@ def test_client_that_leaves_in_the_queue_is_never_loaded() -> None:
 
 
 def test_queue_is_first_in_first_out_without_coalescing() -> None:
-    """g01: alternating requests for two models that do not fit together are as many loads."""
+    """g01: alternating requests for two models that do not fit together cause one load each."""
     starts: list[str] = []
 
     async def play(engine: Engine) -> None:
@@ -156,7 +156,7 @@ def test_queue_is_first_in_first_out_without_coalescing() -> None:
 
 
 def test_requests_for_a_loaded_model_jump_the_queue() -> None:
-    """g09: they are served while another model loads."""
+    """g09: they are served during the load of another model."""
 
     async def play(engine: Engine) -> None:
         await serve(engine, SMALL)
@@ -171,7 +171,7 @@ def test_requests_for_a_loaded_model_jump_the_queue() -> None:
 
 
 def test_full_queue_answers_busy() -> None:
-    """g03: one in hand, MAX_QUEUE more wait; the text has two spaces. A loaded model is served all the same (g13)."""
+    """g03: one is handled, MAX_QUEUE more wait; the text has two spaces. A loaded model is still served (g13)."""
 
     async def play(engine: Engine) -> None:
         await serve(engine, SMALL)
@@ -186,7 +186,7 @@ def test_full_queue_answers_busy() -> None:
 
 
 def test_keep_alive_of_a_request_saves_a_marked_runner() -> None:
-    """b20: the newcomer waits until that keep_alive has run out; a request without one does not save it (d25)."""
+    """b20: the new model waits until that keep_alive has expired; a request without one does not save it (d25)."""
 
     async def play(engine: Engine) -> None:
         busy = asyncio.create_task(serve(engine, BIG, 8))
@@ -201,7 +201,7 @@ def test_keep_alive_of_a_request_saves_a_marked_runner() -> None:
 
 
 def test_runner_expires_after_its_keep_alive() -> None:
-    """From the last request's end; inf stays, 0 unloads at the end."""
+    """Counted from the last request's end; inf = indefinitely, 0 unloads at the end."""
 
     async def play(engine: Engine) -> None:
         await serve(engine, SMALL, keep_alive_s=30.0)
@@ -220,7 +220,7 @@ def test_runner_expires_after_its_keep_alive() -> None:
 
 
 def test_unload_of_a_busy_model_waits_for_its_request() -> None:
-    """d15; an unload of what is not loaded does nothing (d17)."""
+    """d15; unloading a model that is not loaded has no effect (d17)."""
 
     async def play(engine: Engine) -> None:
         engine.expire(OTHER)
@@ -237,7 +237,7 @@ def test_unload_of_a_busy_model_waits_for_its_request() -> None:
 
 
 def test_late_memory_lets_the_next_model_spill() -> None:
-    """d18: the wait for memory is broken, a driver that lags by a second makes a fitting model spill."""
+    """d18: the wait for memory is broken: if the driver lags by a second, a model that fits spills."""
 
     async def play(engine: Engine) -> None:
         await serve(engine, BIG)
@@ -249,7 +249,7 @@ def test_late_memory_lets_the_next_model_spill() -> None:
 
 
 def test_load_started_at_once_after_an_unload_stalls_everything_for_five_seconds() -> None:
-    """d22: the new load eats the freed memory, so the wait never sees it; unloads do nothing meanwhile."""
+    """d22: the new load takes the freed memory, so the wait never sees it; unloads are blocked during that time."""
 
     async def play(engine: Engine) -> None:
         await serve(engine, OTHER)
@@ -266,7 +266,7 @@ def test_load_started_at_once_after_an_unload_stalls_everything_for_five_seconds
 
 
 def test_crash_in_mid_answer_leaves_the_dead_listed() -> None:
-    """h04, h07: memory is free, ps goes on listing; the next request reloads."""
+    """h04, h07: memory is free, ps still lists the model; the next request reloads it."""
 
     async def play(engine: Engine) -> None:
         async with await engine.acquire(SMALL, FIXED) as lease:
@@ -287,7 +287,7 @@ def test_crash_in_mid_answer_leaves_the_dead_listed() -> None:
 
 
 def test_out_of_memory_in_mid_answer_expires_everyone() -> None:
-    """h06: also the innocent."""
+    """h06: also runners that had memory enough."""
 
     async def play(engine: Engine) -> None:
         await serve(engine, SMALL)
@@ -302,8 +302,8 @@ def test_out_of_memory_in_mid_answer_expires_everyone() -> None:
     with_engine(play)
 
 
-def test_failed_loads_say_what_ollama_says() -> None:
-    """h01, h02, h10: corrupt, out of memory even after the retry with less context, and silence."""
+def test_failed_loads_have_the_texts_of_ollama() -> None:
+    """h01, h02, h10: corrupt file, out of memory even after the retry with less context, no activity."""
 
     async def play(engine: Engine) -> None:
         for mode, text in (
@@ -321,7 +321,7 @@ def test_failed_loads_say_what_ollama_says() -> None:
 
 
 def test_automatic_context_is_lowered_once_after_running_out_of_memory() -> None:
-    """c04: memory taken during the load; the answer comes with a context of 4096."""
+    """c04: memory is taken during the load; the request is served with a context of 4096."""
 
     async def play(engine: Engine) -> None:
         task = asyncio.create_task(serve(engine, SMALL, options=RunnerOptions()))
@@ -334,8 +334,8 @@ def test_automatic_context_is_lowered_once_after_running_out_of_memory() -> None
     with_engine(play)
 
 
-def test_slots_are_as_many_as_num_parallel() -> None:
-    """f01: further requests wait inside the runner."""
+def test_a_runner_has_num_parallel_slots() -> None:
+    """f01: more requests wait inside the runner."""
 
     async def play(engine: Engine) -> None:
         await serve(engine, SMALL)
@@ -347,7 +347,7 @@ def test_slots_are_as_many_as_num_parallel() -> None:
 
 
 def test_device_query_holds_up_ps_on_a_machine_with_a_free_card() -> None:
-    """e17: an unload asks the devices with the lock held."""
+    """e17: an unload queries the devices while it holds the lock."""
 
     async def play(engine: Engine) -> None:
         await serve(engine, SMALL)
@@ -361,7 +361,7 @@ def test_device_query_holds_up_ps_on_a_machine_with_a_free_card() -> None:
 
 
 def test_ps_lists_the_latest_expiry_first() -> None:
-    """For ever comes before any moment."""
+    """An infinite keep_alive comes first."""
 
     async def play(engine: Engine) -> None:
         for name, keep_alive_s in (("a", 60.0), ("b", math.inf), ("c", 600.0)):

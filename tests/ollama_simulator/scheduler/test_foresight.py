@@ -1,4 +1,4 @@
-"""The router's foresight against the simulated scheduler: what happens is always among what was foreseen."""
+"""The router's predictions against the simulated scheduler: the outcome is always among the predicted ones."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MACHINES = ((24564,), (12288,), (24564, 12288), (8192, 8192), (12288, 12288, 245
 
 
 async def _one_sequence(seed: int) -> list[str]:
-    """Twelve loads of idle models; what was not foreseen. A runner that runs out of memory is nobody's to foresee here:
+    """Load idle models in turn and return outcomes that were not predicted. Loads that run out of memory do not count:
     the router sends no load that does not fit."""
     chance = random.Random(seed)
     specs = tuple(CardSpec(name=f"CUDA{index}", total_mib=size) for index, size in enumerate(chance.choice(MACHINES)))
@@ -63,13 +63,13 @@ async def _one_sequence(seed: int) -> list[str]:
 
 
 def _let_others_take(book: Cards, card: int, size: int) -> None:
-    """Other programs take what is free, never more."""
+    """Let other programs take free memory, at most all of it."""
     book.set_foreign(card, 0)
     book.set_foreign(card, min(size, book.free_bytes(card)))
 
 
 @pytest.mark.parametrize("first", range(0, 60, 10))
-def test_what_happens_was_foreseen(first: int) -> None:
-    """Evictions in their order, cards and batch, over random sequences on one to three cards."""
+def test_every_outcome_was_predicted(first: int) -> None:
+    """Evictions in their order, cards and batch, in random sequences on one to three cards."""
     surprises = [text for seed in range(first, first + 10) for text in run_virtual(_one_sequence(seed))]
     assert not surprises
