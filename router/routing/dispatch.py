@@ -104,8 +104,9 @@ class Dispatcher:
         try:
             found = await head
         except asyncio.CancelledError:
-            if head.done() and isinstance(found := head.result(), Answer):
-                found.release("client_gone" if call.is_gone() else "shutdown")
+            came = None if head.cancelled() else head.result()  # the answer may have come in the same instant
+            if isinstance(came, Answer):
+                came.release("client_gone" if call.is_gone() else "shutdown")
             else:
                 underway.give_up(is_gone=call.is_gone())
             raise
