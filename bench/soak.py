@@ -4,7 +4,7 @@
 
 20 requests/s of every kind and 30 streams, every fifth client leaves at a random instant, and the (simulated) Ollama is
 killed and started again every 60 s. Requests within a fault window (from the kill until it has served again for 5 s)
-may fail; outside of it the bounds of issue 6 hold. Exit status 1 when one does not.
+may fail; outside of it the bounds of docs/reliability.md, J4 and J5, hold. Exit status 1 when one does not.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ RouterError            500  internal_error
 ├ LoadFailed           500  load_failed        carries the upstream's own text
 └ ProbeError           never reaches a client
 
-Rendering per dialect (Ollama, OpenAI, Anthropic) is `server/responses.py`.
+Rendering per dialect (Ollama, OpenAI, Anthropic) is `router/api/responses.py`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Ollama's control plane: what is installed, what is loaded, load and unload. Never the data path (`relay.py`).
+"""Ollama's control plane: what is installed, what is loaded, load and unload. The data path is `router/http/client`.
 
 Nothing here is on a path that a client can cancel: every call runs in a task of its own that outlives its caller, since
 httpx's pool does not survive cancellations. The only importer of httpx beside the probe that reads a URL.

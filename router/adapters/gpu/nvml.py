@@ -30,7 +30,10 @@ _SKIPPED = {GPU_IS_LOST, NOT_SUPPORTED, NO_PERMISSION}
 
 
 def context_bytes(multiprocessors: int) -> int:
-    """What one more process's driver context takes on a card (vram.md §4, measured); 0 multiprocessors = unknown."""
+    """Bytes of one more process's driver context on a card; 0 multiprocessors = unknown.
+
+    Measured: docs/memory.md, "Driver context".
+    """
     if multiprocessors <= 0:
         return UNKNOWN_CONTEXT_BYTES
     return min((40 + 3 * multiprocessors) * MIB, _MOST_CONTEXT_BYTES)

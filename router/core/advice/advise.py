@@ -15,13 +15,13 @@ from router.core.ollama.model import ModelFacts
 from router.core.units import GIB
 
 LEAST_USEFUL_CTX = 2048
-# Bits per weight of llama.cpp's quantizations on a dense decoder, rounded up (llama.cpp, tools/quantize/README.md).
+# Bits per weight of llama.cpp's quantizations on a dense decoder, rounded up (llama.cpp, tools/quantize).
 BITS = {
     "q8_0": 8.5, "q6_K": 6.6, "q5_K_M": 5.75, "q5_K_S": 5.6, "q4_K_M": 4.95, "q4_K_S": 4.7, "q3_K_L": 4.4,
     "q3_K_M": 4.05, "q3_K_S": 3.7, "q2_K": 3.25,
 }  # fmt: skip
 CARD_SIZES_GB = (24, 32, 48, 80, 96)
-# An idle card has a little less free than its size: the driver reserves memory (vram.md §3).
+# An idle card has a little less free than its size: the driver reserves memory (docs/memory.md, "Driver context").
 _RESERVED_BYTES = GIB // 2
 _CONTEXT_BYTES = 457 << 20
 

@@ -50,7 +50,7 @@ def auto_chain(
     1. Smaller quantizations: same series, same flavour (instruct, vision, coder …), equal parameter count.
     2. Unless mode is "quantizations": members of the series with fewer parameters.
     Of several tags that share one weights blob the first by name is taken. Nothing that lacks a capability of `asked`
-    enters. An embedding model stands alone, since vectors of two models do not compare (design.md §4); with
+    enters. An embedding model stands alone, since vectors of two models do not compare (docs/reliability.md, C10); with
     "quantizations" asked for, its own quantizations may follow.
     """
     if mode == "auto" and "embedding" in asked.capabilities:

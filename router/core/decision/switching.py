@@ -1,7 +1,7 @@
 """Planning one switch, pure: which residents go, where the newcomer is loaded, so that Ollama has no decision left.
 
 A plan is sound when the newcomer fits by llama.cpp's own arithmetic *and* Ollama's pre-flight, replayed on what it
-believes, evicts nothing and places the newcomer where we do (`ollama_rules.foresee_load`).
+believes, evicts nothing and places the newcomer where we do (`ollama/scheduler.py`, `foresee_load`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from router.core.ollama.runner import Gpu, RunnerOptions
 from router.core.ollama.scheduler import foresee_load
 
 STALL_BYTES = 4 << 30
-"""Beside other residents each unload may stall Ollama for 5 s (scheduler.md §8): as long as loading this much."""
+"""Beside other residents each unload may stall Ollama for 5 s: as long as loading this much. See docs/ollama.md,
+"Keep-alive and unload"."""
 
 SPLIT_SLACK = 1.1
 """How Ollama has booked a split runner is only known in sum (caches that it loses, a projector on one card): each part

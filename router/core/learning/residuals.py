@@ -24,7 +24,7 @@ from router.core.learning.observation import Observation as Observation
 from router.core.memory.options import RunOptions
 from router.core.units import MIB
 
-LEAST_SAFETY_BYTES = 64 * MIB  # growth after the load is 12…100 MiB (vram.md §3)
+LEAST_SAFETY_BYTES = 64 * MIB  # growth after the load is 12…100 MiB (docs/memory.md, "Margins")
 _MOST_SPREAD_BYTES = 64 * MIB
 _NOISE_BYTES = 48 * MIB  # between two loads under the same settings
 _KEPT = 32  # observations per weights blob

@@ -2,7 +2,8 @@
 
 Keyed by `general.architecture`, never by a model's name. An architecture that is missing here gets the general rule:
 every layer keeps the full context, the plain graph, and a wider safety. Sources: the architecture's file in llama.cpp's
-`src/models/` (sync of 2026-08-04) for windows and caches; the plans of b10434 (vram.md §3) for the compute buffer.
+`src/models/` (sync of 2026-08-04) for windows and caches; for the compute buffer the plans of b10434 (docs/memory.md,
+"Compute buffer").
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ class Architecture:
     Output. `has_lm_head`: it predicts tokens. `copies_embedding`: without an `output.weight` the token embedding is
     copied to the GPU as output.
 
-    Compute buffer. `has_wide_attention`: the attention's output is alive together with the feed-forward (vram.md's q);
-    `extra_embeddings`: further vectors of `embedding_length` alive at the peak; `has_late_feed_forward`: with per-layer
-    embeddings the feed-forward is still alive when they are added.
+    Compute buffer. `has_wide_attention`: the attention's output is alive together with the feed-forward (`attention` in
+    `graph.py`); `extra_embeddings`: further vectors of `embedding_length` alive at the peak; `has_late_feed_forward`:
+    with per-layer embeddings the feed-forward is still alive when they are added.
     """
 
     source: Literal["plans", "code", "none"] = "code"

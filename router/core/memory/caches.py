@@ -1,4 +1,6 @@
-"""What each layer keeps between tokens: KV cells (full or sliding) and recurrent state (vram.md §3).
+"""What each layer keeps between tokens: KV cells (full or sliding) and recurrent state.
+
+The rules are in docs/memory.md, "KV cache" and "Recurrent state".
 
 Where tensors are known they decide which layers attend and which are recurrent; metadata fills in the rest. What
 neither says is taken as the largest possible: full attention on every layer.

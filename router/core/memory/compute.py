@@ -1,4 +1,4 @@
-"""The compute buffer: what llama.cpp's graph needs beside weights and caches (vram.md §3).
+"""The compute buffer: what llama.cpp's graph needs beside weights and caches (docs/memory.md, "Compute buffer").
 
 Its peak is the largest of a few moments: the feed-forward of one block, the state-space mixer, the dequantised cache of
 the CUDA backend, the logits of an embedding run, the KQ matrix without flash attention. On top lie the masks, once, or

@@ -1,4 +1,4 @@
-"""How much of each card the server wants to keep free, by its version (vram.md §1, §2)."""
+"""How much of each card the server wants to keep free, by its version (docs/memory.md, "Margins")."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from router.core.units import MIB
 
 FIT_TARGET_BYTES = 1024 * MIB  # llama.cpp's --fit-target, since Ollama 0.30
 OLD_OVERHEAD_BYTES = 457 * MIB  # Ollama's own constant before
-# From here Ollama adds the projector to the target, although llama-server does so too (#17099).
+# From here Ollama adds the projector to the target, although llama-server does so too (ollama issue 17099).
 _DOUBLE_PROJECTOR = (0, 31, 2)
 
 

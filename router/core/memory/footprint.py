@@ -1,4 +1,4 @@
-"""Bytes a variant needs on the GPU: weights, KV cache, recurrent state, compute buffer, projector (vram.md §3, §5).
+"""Bytes a variant needs on the GPU: weights, KV cache, recurrent state, compute buffer, projector (docs/memory.md).
 
 Everything follows from what `/api/show` says. What does not depend on the options is worked out once per model
 (`shape.shape_of`), so that a decision over many variants costs microseconds.
@@ -19,7 +19,7 @@ from router.core.memory.shape import Exactness, Shape, shape_of
 from router.core.ollama.model import ModelFacts
 from router.core.units import MIB
 
-# Least bytes and least share of the need kept free, by how well the architecture is known (vram.md §5).
+# Least bytes and least share of the need kept free, by how well the architecture is known (docs/memory.md, "Margins").
 _SAFETY = {"plans": (128 * MIB, 0.01), "code": (160 * MIB, 0.0125), "none": (512 * MIB, 0.08)}
 
 

@@ -1,4 +1,4 @@
-"""Widths of a model's graph: how many elements per token are alive at its peaks (vram.md §3, from 1,601 real plans).
+"""Widths of a model's graph: how many elements per token are alive at its peaks (docs/memory.md, "Compute buffer").
 
 `compute.compute_bytes` turns them into the compute buffer. Everything here is f32.
 """
@@ -15,8 +15,8 @@ from router.core.ollama.model import ModelFacts
 
 @dataclass(frozen=True, slots=True)
 class GraphWidths:
-    """Widths of the graph of one model. `body` is vram.md's A, `mixer` its ssm term, `attention` its q;
-    `attention_off` is what lives beside the KQ matrix when flash attention is off."""
+    """Widths of the graph of one model. `body` is the A of docs/memory.md, `mixer` its state-space term, `attention`
+    the width of the attention's output; `attention_off` is what lives beside the KQ matrix without flash attention."""
 
     embedding: int
     vocabulary: int

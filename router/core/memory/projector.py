@@ -1,4 +1,4 @@
-"""Bytes of a vision tower on the GPU: its tensors and its worst-case image (vram.md §3, §5)."""
+"""Bytes of a vision tower on the GPU: its tensors and its worst-case image (docs/memory.md, "Projector")."""
 
 from __future__ import annotations
 

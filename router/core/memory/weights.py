@@ -1,4 +1,4 @@
-"""Bytes of the weights by where llama.cpp puts them: each block, output, host, vision tower (vram.md §3)."""
+"""Bytes of the weights by where llama.cpp puts them: block, output, host, vision tower (docs/memory.md, "Weights")."""
 
 from __future__ import annotations
 

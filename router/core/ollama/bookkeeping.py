@@ -1,4 +1,7 @@
-"""What Ollama has booked and so believes to be free; right or wrong, it decides by it (scheduler.md §4, §5)."""
+"""What Ollama has booked and so believes to be free; right or wrong, it decides by it.
+
+See docs/ollama.md, "Booked memory".
+"""
 
 from __future__ import annotations
 
@@ -20,10 +23,10 @@ class OllamaResident:
     `weights` is its blob (`ModelFacts.weights`). `cards` are the cards it was placed on, in the server's numbering:
     the pinned one, else those where the probe saw memory go. `buffers_bytes` and `free_at_load_bytes` are by the
     *runner's own* device number, which starts at 0 on whichever cards it got: that Ollama reads them with the server's
-    number is its fault §0.4, mirrored here. A resident on one card has booked ``(size_vram,)`` of `/api/ps`; split over
-    several, share size_vram out as the probe saw it. Free at load is what the probe showed on that card right before
-    the load, less the card's `context_bytes`; None = the figure got lost, or nobody knows it. `held_bytes` is what the
-    driver gives back when it goes, per card (context included); it only matters for what follows an eviction.
+    number is a fault of its own, mirrored here. A resident on one card has booked ``(size_vram,)`` of `/api/ps`; split
+    over several, share size_vram out as the probe saw it. Free at load is what the probe showed on that card right
+    before the load, less the card's `context_bytes`; None = the figure got lost, or nobody knows it. `held_bytes` is
+    what the driver gives back when it goes, per card (context included); it only matters for what follows an eviction.
     """
 
     weights: str

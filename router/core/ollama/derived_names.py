@@ -1,4 +1,4 @@
-"""Names of derived tags (see `router/derived.py`): a namespace of ours, so no user's model is overwritten."""
+"""Names of derived tags (see `router/backend/derived.py`): a namespace of ours, so no user's model is overwritten."""
 
 from __future__ import annotations
 

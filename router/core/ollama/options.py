@@ -1,4 +1,7 @@
-"""Options as Ollama merges them, and which differences reload a runner (scheduler.md §2, §10; vram.md §1)."""
+"""Options as Ollama merges them, and which differences reload a runner.
+
+See docs/ollama.md, "Arrival and reload" and "Default context".
+"""
 
 from __future__ import annotations
 

@@ -22,9 +22,10 @@ class Gpu:
 
 
 class RunnerOptions(msgspec.Struct, frozen=True):
-    """The options that reload a runner when they differ (scheduler.md §2). None = automatic / not sent.
+    """The options that reload a runner when they differ. None = automatic / not sent.
 
-    A struct because it is part of many keys: a dataclass takes five times as long to hash and compare.
+    See docs/ollama.md, "Arrival and reload". A struct because it is part of many keys: a dataclass takes five times as
+    long to hash and compare.
     """
 
     num_ctx: int | None = None

@@ -1,8 +1,8 @@
 """What Ollama would do to a load: prediction, what it believes to be free, placement, batch, pre-flight, victim.
 
-These are the rules of `scheduler.md` §3–§5. They are used twice: the router asks `foresee_load` before it sends a load,
-and the simulator takes the same steps one by one. Where Ollama depends on the order of a Go map, the functions here
-give every outcome that can happen.
+The rules are in docs/ollama.md, "One request at a time" and "Prediction and placement". They are used twice: the router
+asks `foresee_load` before it sends a load, and the simulator takes the same steps one by one. Where Ollama depends on
+the order of a Go map, the functions here give every outcome that can happen.
 """
 
 from __future__ import annotations

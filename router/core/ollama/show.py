@@ -1,4 +1,4 @@
-"""Reads the pieces of an `/api/tags` row and an `/api/show` answer that `catalog.ModelFacts` is made of.
+"""Reads the pieces of an `/api/tags` row and an `/api/show` answer that `model.ModelFacts` is made of.
 
 Servers of all ages answer here: whatever is missing or of another type becomes empty, never an error.
 """

@@ -1,4 +1,4 @@
-"""The eight statements about `choose` (style.md 3.6), on generated cards, residents and chains."""
+"""The eight statements about `choose`, on generated cards, residents and chains."""
 
 from dataclasses import replace
 

@@ -168,7 +168,7 @@ def test_split_that_ollama_would_not_make_is_refused():
 
 
 def test_pinned_resident_is_booked_on_its_card_by_its_own_number():
-    """A runner alone on card 1 calls it card 0, which is what Ollama then reads (scheduler.md §0.4)."""
+    """A runner alone on card 1 calls it card 0, which is what Ollama then reads (docs/ollama.md, "Booked memory")."""
     pinned = resident_of(NEW, card=1, options=RunnerOptions(num_ctx=8192, num_batch=512, main_gpu=1))
     found = booked(pinned, (gpu_of(0), gpu_of(1)))
     assert (found.cards, len(found.buffers_bytes)) == ((1,), 1)

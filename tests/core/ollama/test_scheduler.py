@@ -1,4 +1,4 @@
-"""What Ollama would do to a load, by the rules of scheduler.md (ids in brackets are its scenarios)."""
+"""What Ollama would do to a load, by the rules of docs/ollama.md (ids in comments are its scenarios)."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_retry_after_running_out_of_memory_takes_the_next_lower_context(num_ctx:
 
 
 def test_request_wins_over_modelfile_over_environment_over_tier() -> None:
-    """vram.md §1: the order of precedence of num_ctx."""
+    """The order of precedence of num_ctx (docs/ollama.md, "Default context")."""
     plain, tuned = model(), replace(model(), parameters={"num_ctx": 8192, "stop": "x", "num_gpu": (1, 2)})
     settings = ServerSettings(context_length=16384)
     assert merged(tuned, RunnerOptions(num_ctx=2048), settings, 32768).num_ctx == 2048
@@ -159,7 +159,7 @@ def test_context_is_clamped_to_what_the_model_was_trained_with() -> None:
     ],
 )
 def test_reload_rule(running: RunnerOptions, asked: RunnerOptions, reloads: bool) -> None:
-    """Which differences reload a runner (§2)."""
+    """Which differences reload a runner (docs/ollama.md, "Arrival and reload")."""
     facts = model()
     started = merged(facts, running, DEFAULTS, 32768)
     started = replace(started, num_ctx=clamped(started.num_ctx, facts))
