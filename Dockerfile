@@ -7,6 +7,7 @@ RUN python -m venv /opt/build && /opt/build/bin/pip install --no-cache-dir --no-
  && python -m venv /opt/router && /opt/router/bin/pip install --no-cache-dir --no-deps --require-hashes -r requirements.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY router ./router
+COPY ollama_simulator ./ollama_simulator
 RUN /opt/build/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /wheels . \
  && /opt/router/bin/pip install --no-cache-dir --no-deps /wheels/*.whl \
  && /opt/router/bin/pip uninstall --yes pip
