@@ -15,6 +15,7 @@ from router.admin.pages import admin_app
 from router.api.edge import Edge
 from router.backend.backend import Backend
 from router.config import ChainRules, Config, effective
+from router.http.server.asgi import Asgi
 from router.http.server.listener import Listener
 from router.routing.chains import Chains
 from router.routing.decisions import Decisions
@@ -108,7 +109,7 @@ async def running(
     limits = wire_limits(config)
     clients = Listener(edge, config.listen.host, config.listen.port, limits=limits)
     admin_pages = admin_app(router.inspector, exposition, hosts=config.hosts)
-    admin = Listener(admin_pages, config.admin.host, config.admin.port, limits=limits)
+    admin = Listener(Asgi(admin_pages), config.admin.host, config.admin.port, limits=limits)
     await router.start()
     lag = asyncio.get_running_loop().create_task(watch_loop_lag(telemetry))
     try:

@@ -77,7 +77,6 @@ HOME = {
     "ruamel": {"router/config", "router/cli/check"},
     "starlette": {"router/admin"},
     "typer": {"router/cli"},
-    "uvicorn": {"router/http/server"},
     "uvloop": {"router/cli"},
     "zstandard": {"router/api"},
 }  # fmt: skip

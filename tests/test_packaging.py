@@ -25,7 +25,6 @@ LOCKS = ["requirements.lock", "requirements-dev.lock", "requirements-build.lock"
 # Versions below which a published hole, or a parser's difference that the router relies on, is not closed.
 FLOORS = {
     "starlette": "1.10",  # CVE-2026-48710, -54282: request.url from Host and path; CVE-2025-62727
-    "uvicorn": "0.54",
     "httptools": "0.9",
     "h11": "0.16",  # CVE-2025-43859: smuggling by chunk terminators
     "httpx": "0.28.1",

@@ -18,7 +18,7 @@ from router.api.sending import ending_of, usual_lines, whole_answer
 from router.api.settings import EdgeSettings
 from router.core.ollama.routes import TARGETS, Route
 from router.errors import Busy, RouterError, UpstreamError
-from router.http.server.cycle import Cycle
+from router.http.server.cycle import Cycle, Phase
 from router.http.server.heads import Head
 from router.routing.call import Answer, Call
 from router.routing.destination import header_lines
@@ -78,8 +78,7 @@ class AtOnce:
             common = head.reading = self._read(head)
         if not common:
             return False
-        body = cycle.peek_body()
-        if body is None or len(body) > self._most_bytes:
+        if cycle.buffered_bytes > self._most_bytes or (body := cycle.take_body()) is None:
             return False
         cycle.request_id = self._next_id()
         try:
@@ -123,7 +122,7 @@ class AtOnce:
 
     def _send_by_task(self, cycle: Cycle, route: Route, answer: Answer) -> None:
         outcome = answer.release
-        cycle.spawn(
+        cycle.work_by_task(
             lambda: self._tasks.send(cycle, route, answer),
             # also where the task is cancelled before it begins
             lambda: outcome("client_gone" if cycle.is_gone else "shutdown"),
@@ -131,7 +130,7 @@ class AtOnce:
 
     def go_on(self, cycle: Cycle, call: Call, blocked: Blocked) -> None:
         """Await what blocks the request, in a task."""
-        cycle.spawn(lambda: self._tasks.go_on(cycle, call, blocked), lambda: self.dispatcher.abandon(call))
+        cycle.work_by_task(lambda: self._tasks.go_on(cycle, call, blocked), lambda: self.dispatcher.abandon(call))
 
     def refuse(self, cycle: Cycle, route: Route, error: RouterError) -> None:
         """Answer with an error of ours."""
@@ -154,7 +153,8 @@ class _Taken:
     def go(self, started: Underway | Blocked | RouterError) -> None:
         """Go on as the first attempt has ended."""
         if isinstance(started, Underway):
-            self._underway, self._cycle.underway = started, self
+            self._underway = started
+            self._cycle.work_by(self)
         elif isinstance(started, Blocked):
             self._at_once.go_on(self._cycle, self._call, started)
         else:
@@ -163,7 +163,8 @@ class _Taken:
     def reply(self, answer: Answer | RouterError | None) -> None:
         """Take what the dispatcher has for the request. Never raises: the upstream's connection calls it."""
         cycle, call, at_once = self._cycle, self._call, self._at_once
-        cycle.underway = self._underway = None  # they refer to each other: nothing is left for the collector
+        cycle.work_by(None)
+        self._underway = None  # they refer to each other: nothing is left for the collector
         try:
             if isinstance(answer, Answer):
                 at_once.answer(cycle, call.route, answer)
@@ -176,9 +177,11 @@ class _Taken:
                 answer.release("upstream_error")
             if not isinstance(exc, UpstreamError):
                 logger.exception("request %s failed", cycle.request_id)
-            if not cycle.response_complete:
+            if cycle.phase is Phase.OPEN:
                 error = exc if isinstance(exc, UpstreamError) else RouterError("internal error")
                 at_once.refuse(cycle, call.route, error)
+            elif not cycle.is_complete:
+                cycle.abandon()
 
     def give_up(self) -> None:
         """The client has left."""

@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any
 
 import zstandard
 
 from router.errors import BadRequest, BodyTooLarge, RequestTimeout, UnsupportedEncoding
-
-Receive = Callable[[], Awaitable[dict[str, Any]]]
+from router.http.server.cycle import Cycle
 
 MAX_WINDOW_BYTES = 8 << 20
 _CHUNK_BYTES = 256 << 10
 
 
-class ClientGone(Exception):
-    """The client left before its request was complete: there is nobody to answer."""
-
-
-async def read_body(receive: Receive, *, limit_bytes: int, idle_s: float, total_s: float) -> bytes:
+async def read_body(cycle: Cycle, *, limit_bytes: int, idle_s: float, total_s: float) -> bytes:
     """The whole body. Raises BodyTooLarge with the first byte too many, RequestTimeout, or ClientGone."""
     loop = asyncio.get_running_loop()
     until_s = loop.time() + total_s
@@ -29,16 +22,13 @@ async def read_body(receive: Receive, *, limit_bytes: int, idle_s: float, total_
     try:
         while True:
             async with asyncio.timeout_at(min(until_s, loop.time() + idle_s)):
-                message = await receive()
-            if message["type"] == "http.disconnect":
-                raise ClientGone
-            if part := message.get("body"):
-                size += len(part)
-                if size > limit_bytes:
-                    raise too_large(limit_bytes)
-                parts.append(part)
-            if not message.get("more_body"):
+                part = await cycle.read()
+            if not part:
                 return parts[0] if len(parts) == 1 else b"".join(parts)
+            size += len(part)
+            if size > limit_bytes:
+                raise too_large(limit_bytes)
+            parts.append(part)
     except TimeoutError:
         raise RequestTimeout("the request's body did not arrive in time") from None
 
@@ -46,26 +36,22 @@ async def read_body(receive: Receive, *, limit_bytes: int, idle_s: float, total_
 class BodyStream:
     """A body that is passed on as it comes in (uploads): an async iterator with an idle limit and none on its size."""
 
-    def __init__(self, receive: Receive, idle_s: float) -> None:
-        self._receive = receive
+    def __init__(self, cycle: Cycle, idle_s: float) -> None:
+        self._cycle = cycle
         self._idle_s = idle_s
-        self._ended = False
 
     def __aiter__(self) -> BodyStream:
         return self
 
     async def __anext__(self) -> bytes:
-        if self._ended:
-            raise StopAsyncIteration
         try:
             async with asyncio.timeout(self._idle_s):
-                message = await self._receive()
+                part = await self._cycle.read()
         except TimeoutError:
             raise RequestTimeout("the request's body did not arrive in time") from None
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        self._ended = not message.get("more_body")
-        return bytes(message.get("body", b""))
+        if not part:
+            raise StopAsyncIteration
+        return part
 
 
 def too_large(limit_bytes: int) -> BodyTooLarge:

@@ -1,7 +1,7 @@
-"""The clients' side: a bare ASGI app that speaks Ollama's API and hands every inference request to the dispatcher.
+"""The clients' side: speaks Ollama's API and hands every inference request to the dispatcher.
 
 Order of one request: Host → Origin → route → right → body → dispatch → relay. A request whose client leaves is
-cancelled by the connection (`protocol.py` cancels its task), so there is no watcher beside it.
+cancelled by the connection (`Cycle.leave` cancels its task), so there is no watcher beside it.
 """
 
 from __future__ import annotations
@@ -11,13 +11,12 @@ import itertools
 import logging
 import secrets
 from collections.abc import Awaitable
-from typing import Any
 
 import msgspec
 
 from router.api.at_once import AtOnce
 from router.api.calls import read_call
-from router.api.exchange import ClientGone, Exchange, Receive, Send
+from router.api.exchange import Exchange
 from router.api.local import LocalRoutes
 from router.api.origins import HostRule, OriginRule
 from router.api.passing import Passing
@@ -28,7 +27,7 @@ from router.api.settings import EdgeSettings
 from router.api.streams import Ending
 from router.core.ollama.routes import TARGETS, Match, Route
 from router.errors import Busy, Forbidden, RouterError, UpstreamError
-from router.http.server.cycle import Cycle
+from router.http.server.cycle import ClientGone, Cycle
 from router.routing.call import Answer, Call
 from router.routing.directory import Directory
 from router.routing.dispatch import Dispatcher
@@ -41,7 +40,7 @@ _encode = msgspec.json.encode
 
 
 class Edge:
-    """See the module. It runs under our own `Listener`, whose `Cycle` it finds in the scope.
+    """See the module: the application of our own `Listener`.
 
     `drain()` turns `/readyz` to 503; the listener does the rest of a shutdown.
     """
@@ -64,10 +63,9 @@ class Edge:
         """We are going to stop: say so to whoever asks `/readyz`."""
         self.is_draining = True
 
-    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return
-        exchange = Exchange(scope["router.cycle"], self._settings)
+    async def serve(self, cycle: Cycle) -> None:
+        """Answer one request, in its task."""
+        exchange = Exchange(cycle, self._settings)
         await self._guarded(exchange, self._serve(exchange))
 
     async def _guarded(self, exchange: Exchange, work: Awaitable[None]) -> None:

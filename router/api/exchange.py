@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any
-
-from router.api.bodies import ClientGone, decoded, read_body, too_large
+from router.api.bodies import decoded, read_body, too_large
 from router.api.responses import Header, render_error
 from router.api.settings import EdgeSettings
 from router.core.ollama.routes import Dialect
 from router.errors import RouterError
 from router.http.server.cycle import Cycle
-
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
 class Exchange:
@@ -60,7 +54,7 @@ class Exchange:
         body = self.cycle.take_body()
         if body is None:
             body = await read_body(
-                self.cycle.receive, limit_bytes=limit, idle_s=settings.body_idle_s, total_s=settings.body_total_s
+                self.cycle, limit_bytes=limit, idle_s=settings.body_idle_s, total_s=settings.body_total_s
             )
         elif len(body) > limit:
             raise too_large(limit)
@@ -80,6 +74,3 @@ class Exchange:
     async def refuse(self, error: RouterError) -> None:
         """The answer that says `error`, in the dialect of the path. Nothing where an answer has begun already."""
         await self.answer(*render_error(error, self.dialect))
-
-
-__all__ = ["ClientGone", "Exchange", "Receive", "Send"]

@@ -57,7 +57,7 @@ class Passing:
             await self._pass(exchange, route, target, None)
             return
         length = exchange.headers.get(b"content-length")
-        stream = BodyStream(exchange.cycle.receive, self._settings.body_idle_s)
+        stream = BodyStream(exchange.cycle, self._settings.body_idle_s)
         if length is None and b"transfer-encoding" not in exchange.headers:
             length = b"0"
         await self._pass(exchange, route, target, stream, None if length is None else int(length))

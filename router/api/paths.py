@@ -1,4 +1,4 @@
-"""From a request target to a route: one decode, one clean path, one table (acceptance.md E3, E4). Pure."""
+"""From a request target to a route: one decode, one clean path, one table (docs/reliability.md, E3, E4). Pure."""
 
 from __future__ import annotations
 

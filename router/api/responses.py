@@ -1,6 +1,6 @@
 """What answers look like: errors in each dialect, header rules, Ollama's fixed texts. Pure.
 
-Shapes are those of ollama-api.md §2.1, byte for byte where Ollama has an own text.
+Shapes are those of docs/ollama.md, "Error texts", byte for byte where Ollama has an own text.
 """
 
 from __future__ import annotations

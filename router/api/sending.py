@@ -81,7 +81,7 @@ class Sender:
         else:
             if _is_final_error(upstream.status, self._route):
                 headers.append(NO_RETRY)
-            await self._start(upstream.status, headers)
+            self._start(upstream.status, headers)
             await self._body(body or b"", more=True)
             await self._relay_rest(upstream)
         self.sent.outcome = "completed"
@@ -108,7 +108,7 @@ class Sender:
     async def _relay_stream(self, upstream: UpstreamResponse, stream: Stream, headers: list[Header]) -> None:
         last_words: bytes
         try:
-            await self._start(upstream.status, headers)
+            self._start(upstream.status, headers)
             await self._pump(upstream, stream)
             self.sent.ending = stream.ending()
             self.sent.error = "" if self.sent.ending.is_terminated else "the upstream ended the stream early"
@@ -150,14 +150,14 @@ class Sender:
         self.sent.sent_bytes = len(body)
         self._cycle.respond(status, headers + self._extra, body)
 
-    async def _start(self, status: int, headers: list[Header]) -> None:
+    def _start(self, status: int, headers: list[Header]) -> None:
         self.is_started = True
         self.sent.status = status
-        await self._cycle.send({"type": "http.response.start", "status": status, "headers": headers + self._extra})
+        self._cycle.start(status, headers + self._extra)
 
     async def _body(self, body: bytes, *, more: bool) -> None:
         self.sent.sent_bytes += len(body)
-        await self._cycle.send({"type": "http.response.body", "body": body, "more_body": more})
+        await self._cycle.write(body, more=more)
 
 
 def usual_lines(head: AnswerHead) -> bytes:

@@ -1,9 +1,9 @@
 """Clients' `keep_alive` as they see it, while the router does the unloading.
 
-Ollama is told one finite lease per load, so that nothing stays loaded for ever when the router dies, and clients'
-`keep_alive` is not forwarded: sent to Ollama it would save a runner from eviction and block its queue (scheduler.md
-§0.7). The last one that a client named counts, as in Ollama: 0 unloads when idle, a duration ends after the last
-request, a negative one stays. What outlasts the lease is renewed here while it is idle.
+Ollama is given one finite lease per load, so that nothing stays loaded indefinitely when the router dies. Clients'
+`keep_alive` is not forwarded: in Ollama it would save a runner from eviction and block its queue (docs/ollama.md,
+"Keep-alive and unload"). The last one that a client named counts, as in Ollama: 0 unloads when idle, a duration ends
+after the last request, a negative one stays. What outlasts the lease is renewed here while it is idle.
 """
 
 from __future__ import annotations

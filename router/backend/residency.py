@@ -3,10 +3,10 @@
 A switch belongs to the router, never to a client's connection. Only one runs at a time per backend (`Line` starts
 them); every step has a deadline and ends in a stated `SwitchResult`, so none holds the card indefinitely.
 
-Each wait has a cause in how Ollama works (docs/ollama.md, "Eviction"): its own wait for memory after an eviction is
-broken, it spills instead of refusing, and it evicts neighbours by stale figures. So we unload ourselves, youngest
-first, until `/api/ps` has dropped the model and the probe has its memory back, give Ollama one more tick, and load with
-exactly the options that follow.
+Each wait has a cause in how Ollama works (docs/ollama.md, "Keep-alive and unload"): its own wait for memory after an
+eviction is broken, it spills instead of refusing, and it evicts neighbours by stale figures. So we unload ourselves,
+youngest first, until `/api/ps` has dropped the model and the probe has its memory back, give Ollama one more tick, and
+load with exactly the options that follow.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from router.core.ollama.routes import ROUTES
 from router.errors import Busy, LoadFailed, ModelNotFound, NoVariantFits, RouterError, UpstreamError, UpstreamTimeout
 from router.http.client.pool import HttpRelay
 from router.http.client.response import ScriptedRelay, UpstreamRequest, UpstreamResponse
+from router.http.server.asgi import Asgi
 from router.http.server.listener import Listener
 from router.routing.call import Call
 from router.routing.directory import VirtualModel
@@ -573,7 +574,7 @@ async def test_nobody_says_who_a_client_is_e7() -> None:
         await send({"type": "http.response.start", "status": 204, "headers": []})
         await send({"type": "http.response.body"})
 
-    async with Listener(app) as listener:
+    async with Listener(Asgi(app)) as listener:
         raw = await RawClient.to(listener.port)
         headers = [("X-Forwarded-For", "1.2.3.4"), ("Forwarded", "for=1.2.3.4"), ("X-Real-Ip", "1.2.3.4")]
         assert (await raw.ask("GET", "/", None, headers)).status == 204

@@ -1,7 +1,8 @@
 """The data plane: a lean HTTP/1.1 client for one upstream, with a keep-alive pool.
 
-Why our own (design.md §7): a pool that dies under cancellations is of no use to a streaming proxy, and the general
-clients cost more than the whole rest of a request. It does no redirects, no proxies, no cookies, no decoding.
+Why our own (docs/adr/0001-own-http-client-and-server-layer.md): a pool that dies under cancellations is of no use to a
+streaming proxy, and the general clients cost more than all the rest of a request. It does no redirects, no proxies, no
+cookies, no decoding.
 """
 
 from __future__ import annotations

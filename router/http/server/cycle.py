@@ -1,45 +1,61 @@
-"""One request and its answer on a client's connection: ASGI's `receive` and `send`, rendered to bytes.
+"""One request and its answer on a client's connection, rendered to bytes.
 
-Differs from uvicorn's own cycle in what a relay needs: the head leaves together with the first bytes of the body (or
-with an empty body message), large bodies are not copied, and the task is cancelled when the client is gone.
+The answer goes through these phases; what is done in the wrong one raises RuntimeError:
+
+    OPEN ── start, respond ──▶ STARTED ── last piece ──▶ COMPLETE
+      └───────── the client leaves ─┴──▶ GONE            (nothing is sent any more; not after COMPLETE)
+
+The head leaves together with the first bytes of the body (or with an empty piece), large bodies are not copied, and the
+task at work is cancelled when the client leaves.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Awaitable, Callable
-from email.utils import formatdate
-from http import HTTPStatus
-from typing import Any, Protocol
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from enum import Enum
+from typing import Protocol
 
 import msgspec
 
 from router.http.server.heads import Head
+from router.http.server.rendering import NO_BODY, UNKNOWN, Header, render
 
-BODY_HIGH_WATER_BYTES = 512 << 10
-"""So much of a request's body is held for an application that does not read it; then the socket is not read."""
+logger = logging.getLogger("router.http")
 
-_REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
-STATUS_LINES = {code: b"HTTP/1.1 %d %b\r\n" % (code, _REASONS.get(code, b"Unknown")) for code in range(100, 600)}
-_ABOUT_THE_BODY = frozenset((b"content-length", b"transfer-encoding", b"connection"))
-DISCONNECT = {"type": "http.disconnect"}
+HIGH_WATER_BYTES = 512 << 10
+"""A request's body that is not read is held up to here; then the socket is not read."""
+
+LARGE_BYTES = 65536
+"""Pieces from this size on are handed to the transport without being copied."""
+
+GONE_WRONG = b"Internal Server Error"
 
 
-class Line(Protocol):
+class ClientGone(Exception):
+    """The client left before its request was complete: there is nobody to answer."""
+
+
+class Phase(Enum):
+    """See the module."""
+
+    OPEN = "open"
+    STARTED = "started"
+    COMPLETE = "complete"
+    GONE = "gone"
+
+
+class Carrier(Protocol):
     """What a cycle needs of its connection."""
 
     transport: asyncio.Transport
     loop: asyncio.AbstractEventLoop
-    is_write_paused: bool
+
+    @property
+    def is_write_paused(self) -> bool: ...
 
     def resume_body(self) -> None: ...
-
-    def scope_of(self, cycle: Cycle) -> dict[str, Any]: ...
-
-    def begin(self, cycle: Cycle) -> None: ...
-
-    def spawn(self, cycle: Cycle, work: Callable[[], Awaitable[None]]) -> None: ...
 
     async def drain(self) -> None: ...
 
@@ -47,137 +63,108 @@ class Line(Protocol):
 
 
 class Underway(Protocol):
-    """Work for a request that runs without a task. The client has left: no answer; no more time: a short one."""
+    """Work for a request that runs without a task."""
 
-    def give_up(self) -> None: ...
+    def give_up(self) -> None:
+        """The client has left: no answer."""
 
-    def interrupt(self) -> None: ...
-
-
-class DateLine:
-    """The Date header, rendered once a second."""
-
-    def __init__(self) -> None:
-        self.line = b""
-        self._until_s = -1.0
-
-    def at(self, loop_s: float) -> bytes:
-        if loop_s >= self._until_s:
-            self.line = b"date: %b\r\n" % formatdate(time.time(), usegmt=True).encode()
-            self._until_s = loop_s + 1.0 - time.time() % 1.0
-        return self.line
-
-
-DATE = DateLine()
+    def interrupt(self) -> None:
+        """There is no more time: a short answer."""
 
 
 class Cycle(msgspec.Struct, eq=False):
-    """See the module. `is_gone` becomes True when the client has left before its answer was complete.
+    """See the module. `task` is at work for it, or `underway`, where no task is needed."""
 
-    `task` is the application at work for it, `underway` what is at work instead where no task is needed.
-    """
-
-    line: Line
+    carrier: Carrier
     head: Head
     keep_alive: bool = True
     request_complete: bool = False
     chunks: list[bytes] = []
     buffered_bytes: int = 0
     expects_continue: bool = False
+    phase: Phase = Phase.OPEN
     task: asyncio.Task[None] | None = None
     underway: Underway | None = None
-    is_gone: bool = False
-    response_started: bool = False
-    response_complete: bool = False
     waiter: asyncio.Future[None] | None = None
-    head_bytes: bytes | None = None
+    head_bytes: bytes = b""  # rendered, not sent
     is_chunked: bool = False
-    told_end: bool = False
-    left_bytes: int = -1
+    left_bytes: int = UNKNOWN
     request_id: str = ""  # once it has one
 
-    # What the connection tells
+    @property
+    def is_gone(self) -> bool:
+        """True when the client has left before its answer was complete."""
+        return self.phase is Phase.GONE
+
+    def has_client_gone(self) -> bool:
+        """`is_gone`, for those who ask later."""
+        return self.phase is Phase.GONE
+
+    @property
+    def is_complete(self) -> bool:
+        """True when the whole answer was sent."""
+        return self.phase is Phase.COMPLETE
+
+    # --- what the connection reports ---------------------------------------------------------------------------
 
     def feed(self, chunk: bytes) -> None:
+        """A piece of the request's body has come."""
         self.chunks.append(chunk)
         self.buffered_bytes += len(chunk)
         self._wake()
 
     def end_request(self) -> None:
+        """The request is complete."""
         self.request_complete = True
         self._wake()
 
     def leave(self) -> None:
-        """The client is gone: whatever the application waits for is cancelled."""
-        if not self.response_complete:
-            self.is_gone = True
-            self._wake()
-            underway, self.underway = self.underway, None
-            if underway is not None:
-                underway.give_up()
-            elif self.task is not None:
-                self.task.cancel()
+        """The client is gone: what works for it is cancelled."""
+        if self.phase is Phase.COMPLETE:
+            return
+        self.phase = Phase.GONE
+        self._wake()
+        underway, self.underway = self.underway, None
+        if underway is not None:
+            underway.give_up()
+        elif self.task is not None:
+            self.task.cancel()
 
-    def _wake(self) -> None:
-        if self.waiter is not None and not self.waiter.done():
-            self.waiter.set_result(None)
+    def close_after(self) -> None:
+        """The answer is the last one on its connection."""
+        self.keep_alive = False
+
+    def interrupt(self) -> None:
+        """There is no more time for what runs without a task."""
+        underway, self.underway = self.underway, None
+        if underway is not None:
+            underway.interrupt()
 
     def abandon(self) -> None:
-        """The application has ended without a complete answer: a plain 500, or a visible cut."""
-        if self.response_started and self.head_bytes is None:
-            self.line.transport.abort()
+        """The work for it has ended without a complete answer: a plain 500, or a visible cut."""
+        if self.phase is Phase.STARTED and not self.head_bytes:
+            self.carrier.transport.abort()
             return
-        body = b"Internal Server Error"
-        self.keep_alive = False
-        self.response_started, self.left_bytes, self.is_chunked = True, -1, False
-        self.head_bytes = self._render(500, ((b"content-type", b"text/plain"), (b"content-length", b"%d" % len(body))))
-        self._write(body, more=False)
-        self._complete()
+        self.keep_alive, self.is_chunked, self.left_bytes = False, False, UNKNOWN
+        self._start(500, ((b"content-type", b"text/plain"), (b"content-length", b"%d" % len(GONE_WRONG))), b"")
+        self._write(GONE_WRONG, more=False)
 
-    @property
-    def scope(self) -> dict[str, Any]:
-        """The request as ASGI has it."""
-        return self.line.scope_of(self)
+    # --- who works for it --------------------------------------------------------------------------------------
 
-    # Without ASGI: for what can be answered on the spot
-
-    def begin(self) -> None:
-        """Run the application for it after all."""
-        self.line.begin(self)
-
-    def spawn(self, work: Callable[[], Awaitable[None]], at_end: Callable[[], None]) -> None:
+    def work_by_task(self, work: Callable[[], Awaitable[None]], at_end: Callable[[], None] | None = None) -> None:
         """Run `work`, which sends the answer, in a task that is cancelled when the client leaves.
 
         `at_end` is called when the task has ended, even if it was cancelled before it began.
         """
-        self.line.spawn(self, work)
-        assert self.task is not None
-        self.task.add_done_callback(lambda _: at_end())
+        self.task = self.carrier.loop.create_task(run(self, work))
+        if at_end is not None:
+            self.task.add_done_callback(lambda _: at_end())
 
-    def has_client_gone(self) -> bool:
-        """True when the client has left before its answer was complete."""
-        return self.is_gone
+    def work_by(self, underway: Underway | None) -> None:
+        """`underway` works for it without a task; None: it has done its work."""
+        self.underway = underway
 
-    def peek_body(self) -> bytes | None:
-        """The whole body when it has arrived completely, else None. It can still be taken or received."""
-        if not self.request_complete:
-            return None
-        if len(self.chunks) > 1:
-            self.chunks = [b"".join(self.chunks)]
-        return self.chunks[0] if self.chunks else b""
-
-    def push(self, body: bytes) -> bool:
-        """Send a piece of an answer that has started, without waiting; False when the client should be waited for."""
-        if self.is_gone:
-            return True
-        self._write(body, more=True)
-        return not self.line.is_write_paused
-
-    async def drain(self) -> None:
-        """Until the client has taken most of what was written."""
-        await self.line.drain()
-
-    # ASGI
+    # --- reading the request -----------------------------------------------------------------------------------
 
     def take_body(self) -> bytes | None:
         """The whole body when it has arrived completely, else None. Nothing is taken then."""
@@ -188,126 +175,119 @@ class Cycle(msgspec.Struct, eq=False):
         self.buffered_bytes = 0
         return body
 
-    def respond(self, status: int, headers: Any, body: bytes, lines: bytes = b"") -> None:
-        """A whole answer at once: what two `send`s would do, in one write and without an await.
-
-        `lines` are further headers, ready to be sent; none of them is about the body or the connection.
-        """
-        if not self.is_gone:
-            self.response_started = True
-            self.head_bytes = self._render(status, headers, lines)
-            self._write(body, more=False)
-            self._complete()
-
-    async def receive(self) -> dict[str, Any]:
-        if self.expects_continue and not self.response_started and not self.is_gone:
+    async def read(self) -> bytes:
+        """The next bytes of the body as soon as there are any; b"" at its end. Raises ClientGone."""
+        if self.expects_continue and self.phase is Phase.OPEN:
             self.expects_continue = False
-            self.line.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        while not (self.is_gone or self.response_complete or self._has_news()):
-            self.waiter = self.line.loop.create_future()
-            try:
-                await self.waiter
-            finally:
-                self.waiter = None
-        if self.is_gone or self.response_complete:
-            return DISCONNECT
-        body = self.chunks[0] if len(self.chunks) == 1 else b"".join(self.chunks)
+            self.carrier.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        while not (self.chunks or self.request_complete or self.phase is Phase.GONE):
+            await self._news()
+        if self.phase is Phase.GONE:
+            raise ClientGone
+        body = b"".join(self.chunks)
         self.chunks.clear()
-        if self.buffered_bytes > BODY_HIGH_WATER_BYTES:
-            self.line.resume_body()
+        if self.buffered_bytes > HIGH_WATER_BYTES:
+            self.carrier.resume_body()
         self.buffered_bytes = 0
-        self.told_end = self.request_complete
-        return {"type": "http.request", "body": body, "more_body": not self.request_complete}
+        return body
 
-    def _has_news(self) -> bool:
-        """True when there is something to receive; after the end was told only the client's leaving is news."""
-        return bool(self.chunks) or (self.request_complete and not self.told_end)
+    async def ended(self) -> None:
+        """Return when the answer is complete, or the client has left."""
+        while self.phase in (Phase.OPEN, Phase.STARTED):
+            await self._news()
 
-    async def send(self, message: dict[str, Any]) -> None:
-        if self.is_gone:
+    async def _news(self) -> None:
+        self.waiter = self.carrier.loop.create_future()
+        try:
+            await self.waiter
+        finally:
+            self.waiter = None
+
+    def _wake(self) -> None:
+        if self.waiter is not None and not self.waiter.done():
+            self.waiter.set_result(None)
+
+    # --- writing the answer ------------------------------------------------------------------------------------
+
+    def respond(self, status: int, headers: Iterable[Header], body: bytes, lines: bytes = b"") -> None:
+        """Send a whole answer in one write.
+
+        `lines` are further headers, rendered; none of them is about the body or the connection.
+        """
+        if self.phase is Phase.GONE:
             return
-        if message["type"] == "http.response.start":
-            if self.response_started:
-                raise RuntimeError("the response was started before")
-            self.response_started = True
-            self.head_bytes = self._render(message["status"], message.get("headers", ()))
-            return
-        if not self.response_started or self.response_complete:
-            raise RuntimeError(f"unexpected ASGI message {message['type']!r}")
-        more = message.get("more_body", False)
-        self._write(message.get("body", b""), more=more)
-        if not more:
-            self._complete()
-        elif self.line.is_write_paused:
-            await self.line.drain()
+        if self.phase is not Phase.OPEN:
+            raise RuntimeError(f"the answer is {self.phase.value}")
+        self._start(status, headers, lines)
+        self._write(body, more=False)
 
-    def _render(self, status: int, headers: Any, lines: bytes = b"") -> bytes:
-        parts = [STATUS_LINES[status], DATE.at(self.line.loop.time()), lines]
-        count = lines.count(b"\n")
-        self.keep_alive = self.keep_alive and self.request_complete
-        for name, value in headers:
-            if name not in _ABOUT_THE_BODY:
-                parts += (name, b": ", value, b"\r\n")
-                count += 1
-                continue
-            if name == b"content-length":
-                self.left_bytes = int(value)
-            elif name == b"transfer-encoding":
-                continue
-            elif name == b"connection":
-                self.keep_alive = self.keep_alive and value.lower() != b"close"
-                continue
-            parts += (name, b": ", value, b"\r\n")
-            count += 1
-        if self.head.method == "HEAD" or status in (204, 304):
-            self.left_bytes = -2
-        elif self.left_bytes < 0:
-            if self.head.http_10:
-                self.keep_alive = False
-            else:
-                self.is_chunked = True
-                parts.append(b"transfer-encoding: chunked\r\n")
-                count += 1
-        if not self.keep_alive:
-            parts.append(b"connection: close\r\n")
-            count += 1
-        elif self.head.http_10:
-            parts.append(b"connection: keep-alive\r\n")
-            count += 1
-        parts.append(b"\r\n")
-        head = b"".join(parts)
-        if not head.count(b"\r") == head.count(b"\n") == count + 3 or b"\x00" in head:
-            self.response_started = False
-            raise ValueError("a response header holds a line break or a NUL")
-        return head
+    def start(self, status: int, headers: Iterable[Header]) -> None:
+        """Begin an answer: its head goes out with the first piece of its body."""
+        if self.phase is Phase.GONE:
+            return
+        if self.phase is not Phase.OPEN:
+            raise RuntimeError(f"the answer is {self.phase.value}")
+        self._start(status, headers, b"")
+
+    def push(self, piece: bytes) -> bool:
+        """Send a piece of an answer that has started; False when the client should be waited for (`drain`)."""
+        if self.phase is Phase.GONE:
+            return True
+        self._write(piece, more=True)
+        return not self.carrier.is_write_paused
+
+    async def write(self, piece: bytes, *, more: bool) -> None:
+        """Send a piece of the body, the last one without `more`; wait until the client has taken most of it."""
+        if self.phase is Phase.GONE:
+            return
+        if self.phase is not Phase.STARTED:
+            raise RuntimeError(f"the answer is {self.phase.value}")
+        self._write(piece, more=more)
+        if more and self.carrier.is_write_paused:
+            await self.carrier.drain()
+
+    async def drain(self) -> None:
+        """Wait until the client has taken most of what was written."""
+        await self.carrier.drain()
+
+    def _start(self, status: int, headers: Iterable[Header], lines: bytes) -> None:
+        is_kept = self.keep_alive and self.request_complete
+        head = render(self.head, status, headers, lines, self.carrier.loop.time(), is_kept=is_kept)
+        self.phase, self.head_bytes = Phase.STARTED, head.data
+        self.keep_alive, self.is_chunked, self.left_bytes = head.is_kept, head.is_chunked, head.body_bytes
 
     def _write(self, body: bytes, *, more: bool) -> None:
-        head, self.head_bytes = self.head_bytes or b"", None
-        if self.left_bytes == -2:
+        head, self.head_bytes = self.head_bytes, b""
+        if self.left_bytes == NO_BODY:
             body = b""
         elif self.left_bytes >= 0:
             self.left_bytes -= len(body)
             if self.left_bytes < 0 or (self.left_bytes and not more):
                 raise RuntimeError("the body does not match its content-length")
-        transport = self.line.transport
-        if not self.is_chunked:
-            if len(body) < 65536:
-                if head or body:
-                    transport.write(head + body)
-            else:
-                transport.writelines((head, body))
-            return
-        end = b"\r\n" if more else b"\r\n0\r\n\r\n"
-        if not body:
-            end = b"" if more else b"0\r\n\r\n"
-            if head or end:
-                transport.write(head + end)
-        elif len(body) < 65536:
-            transport.write(b"%b%x\r\n%b%b" % (head, len(body), body, end))
-        else:
-            transport.writelines((b"%b%x\r\n" % (head, len(body)), body, end))
+        transport = self.carrier.transport
+        end = b""
+        if self.is_chunked:
+            if body:
+                head, end = b"%b%x\r\n" % (head, len(body)), b"\r\n"
+            end += b"" if more else b"0\r\n\r\n"
+        if len(body) >= LARGE_BYTES:
+            transport.writelines((head, body, end) if end else (head, body))
+        elif head or body or end:
+            transport.write(head + body + end)
+        if not more:
+            self.phase = Phase.COMPLETE
+            self._wake()
+            self.carrier.cycle_done(self)
 
-    def _complete(self) -> None:
-        self.response_complete = True
-        self._wake()
-        self.line.cycle_done(self)
+
+async def run(cycle: Cycle, work: Callable[[], Awaitable[None]]) -> None:
+    """Do the work for one request; what it leaves undone is closed here."""
+    try:
+        await work()
+    except asyncio.CancelledError:
+        if not cycle.is_gone:
+            raise
+    except Exception:
+        logger.exception("the application failed")
+    if not (cycle.is_complete or cycle.is_gone):
+        cycle.abandon()

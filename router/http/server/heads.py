@@ -1,4 +1,4 @@
-"""What a request's head must be before anything looks at its meaning. Pure; acceptance.md E1 and E2 are the reasons.
+"""What a request's head must be before anything looks at its meaning; the reasons: docs/reliability.md, E1 and E2.
 
 httptools is strict already about line ends, folding, two lengths and a length beside a transfer coding.
 """

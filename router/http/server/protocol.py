@@ -1,155 +1,145 @@
-"""The wire to clients: uvicorn's httptools protocol with deadlines, caps and no doubts about what a request is.
+"""The bytes of a client: httptools' callbacks, deadlines and caps, and no doubts about what a request is.
 
-Refuses what two parsers could read differently (acceptance.md E1): httptools is strict about framing already, here
-come TE, Host, versions and targets. One answer per request: after a refusal nothing is parsed any more.
+Refuses what two parsers could read differently (docs/reliability.md, E1): httptools is strict about framing already,
+here come TE, Host, versions and targets. One answer per request: after a refusal nothing is parsed any more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
 from typing import Any, cast
-from urllib.parse import unquote
 
 import httptools
-from uvicorn.config import Config
-from uvicorn.server import ServerState
 
-from router.http.deadlines import NEVER, Deadlines
-from router.http.repeats import MOST_VAIN, Repeats, with_length
-from router.http.server.connection import ClientConnection, WireLimits
-from router.http.server.cycle import BODY_HIGH_WATER_BYTES, Cycle
+from router.http.repeats import MOST_VAIN, Repeat, with_length
+from router.http.server.connection import ClientConnection, Reading, Shared
+from router.http.server.cycle import HIGH_WATER_BYTES, Cycle, Phase
 from router.http.server.heads import Head, disarm, judge, split_target
 
-__all__ = ["HttpProtocol", "WireLimits", "protocol_factory"]
-
 ParserErrors = (httptools.HttpParserError, httptools.HttpParserUpgrade)
-ASGI = {"version": "3.0", "spec_version": "2.3"}
 
 
 class HttpProtocol(ClientConnection):
     """See the module: what the connection hears."""
 
+    def __init__(self, shared: Shared, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(shared, loop)
+        self._parser: Any = httptools.HttpRequestParser(self)
+        self._parser.set_dangerous_leniencies(lenient_data_after_close=False)
+        self._url = b""
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._head_bytes = 0
+        self._body_grew = False
+        self._refused: tuple[int, bytes] | None = None
+        self._repeat: Repeat[Head] | None = None
+        self._learnt_in_vain = 0
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._parser = None  # it refers to us: nothing is left for the collector
+
     def data_received(self, data: bytes) -> None:
-        if self._is_deaf:
+        if self.reading is Reading.DEAF:
             return
+        is_first = self.reading is Reading.BETWEEN
         repeat = self._repeat
-        if repeat is not None and not self.queue and not self._in_head and (found := repeat.read(data)) is not None:
+        if repeat is not None and is_first and not self.queue and (found := repeat.read(data)) is not None:
             self._repeated(with_length(repeat.says, found[0]), found[1])
             return
-        is_first = not self._in_head and (self.cycle is None or self.cycle.request_complete)
         if is_first:
-            self._in_head, self._head_bytes = True, 0
+            self.reading, self._head_bytes = Reading.HEAD, 0
             if not self.queue:
                 self.deadline = self.loop.time() + self.limits.header_s
-        was_head = self._in_head
+        was_head = self.reading is Reading.HEAD
         if was_head:
             self._head_bytes += len(data)
             if b"pgrade" in data or b"PGRADE" in data:
                 data, is_first = disarm(data), False
+        self._parse(data, is_first=is_first)
+        if self.reading is not Reading.DEAF:
+            self._bound(len(data), was_head=was_head)
+
+    def _parse(self, data: bytes, *, is_first: bool) -> None:
+        """Feed the parser, and start what has come."""
         self._body_grew = False
         try:
-            self.parser.feed_data(data)
+            self._parser.feed_data(data)
         except ParserErrors:
             self._bad_input()
-            self._start_next()
-            return
-        if is_first and self._learnt_in_vain < MOST_VAIN and self._next is not None and self._next is self.cycle:
-            self._learn(data, self.cycle)
-        self._start_next()
-        if not was_head and not self._body_grew:  # trailers and chunk extensions without end
-            self._head_bytes += len(data)
-            if self._head_bytes > self.limits.header_bytes and not self._in_head:
+        else:
+            if is_first and self._learnt_in_vain < MOST_VAIN and self._next is not None and self._next is self.cycle:
+                self._learn(data, self._next)
+        self.start_next()
+
+    def _bound(self, size: int, *, was_head: bool) -> None:
+        """Refuse heads, and trailers and chunk extensions, without end."""
+        if not was_head and not self._body_grew:
+            self._head_bytes += size
+            if self._head_bytes > self.limits.header_bytes and self.reading is not Reading.HEAD:
                 self._bad_input()
-        elif self._in_head and self._head_bytes > self.limits.header_bytes:
-            self._refuse(414 if len(self.url) > self.limits.header_bytes // 2 else 431)
+        elif self.reading is Reading.HEAD and self._head_bytes > self.limits.header_bytes:
+            self.refuse(414 if len(self._url) > self.limits.header_bytes // 2 else 431)
 
     def _repeated(self, head: Head, body: bytes) -> None:
         """A whole request with a head that is known has come."""
         self._learnt_in_vain = 0
-        cycle = Cycle(self, head, head.keep_alive and not self.is_draining, True, [body], len(body))
-        self.cycle = cycle
-        self.queue.append(cycle)
-        if not self.is_write_paused:
-            self.deadline = NEVER
-        self._next = cycle
-        self._start_next()
+        is_kept = head.keep_alive and not self.shared.is_draining
+        self.enqueue(Cycle(self, head, is_kept, True, [body], len(body)))
+        self.start_next()
 
     def _learn(self, data: bytes, cycle: Cycle) -> None:
         """`data` was the beginning of one request: where it was all of it, the next one may have the same head."""
         head = cycle.head
-        if cycle.request_complete and not (self._in_head or head.http_10 or head.expects_continue):
+        is_whole = cycle.request_complete and self.reading is Reading.BETWEEN
+        if is_whole and not (head.http_10 or head.expects_continue):
             self._learnt_in_vain += 1
-            self._repeat = self.repeats.of(data, head.noted, cycle.buffered_bytes, head)
+            self._repeat = self.shared.repeats.of(data, head.noted, cycle.buffered_bytes, head)
 
-    # httptools
+    # --- httptools ---------------------------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
-        self.url = b""
-        self.headers = []
-        if not self._in_head:
-            self._in_head, self._head_bytes = True, 0
+        self._url = b""
+        self._headers = []
+        if self.reading is not Reading.HEAD:
+            self.reading, self._head_bytes = Reading.HEAD, 0
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers.append((name.lower(), value))
+        self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
-        headers, self.headers = self.headers, []  # what comes later is a trailer, and dropped
+        headers, self._headers = self._headers, []  # what comes later is a trailer, and dropped
         noted = dict(headers)
-        version = self.parser.get_http_version()
-        method = self.parser.get_method().decode()
+        version = self._parser.get_http_version()
+        method = self._parser.get_method().decode()
         self._refused = self._too_big(headers) or judge(headers, noted, version)
-        target = split_target(self.url, method)
+        target = split_target(self._url, method)
         if self._refused is not None or target is None:
             raise ValueError("refused")
         url, authority = target
-        self._in_head, self._head_bytes = False, 0
-        if not self.is_write_paused:
-            self.deadline = NEVER
+        self.reading, self._head_bytes = Reading.BODY, 0
         http_10 = version == "1.0"
         if authority is not None:
             headers = [(name, authority if name == b"host" else value) for name, value in headers]
             noted[b"host"] = authority
         expects = b"expect" in noted and not http_10 and noted[b"expect"].lower() == b"100-continue"
-        keep_alive = self.parser.should_keep_alive() and authority is None
-        head = Head(method, url, url.partition(b"?")[0], headers, noted, http_10, keep_alive, expects)
-        cycle = Cycle(self, head, keep_alive and not self.is_draining, expects_continue=expects)
-        self.cycle = cycle
-        self.queue.append(cycle)
-        if len(self.queue) == 1:
-            self._next = cycle  # it starts when all of this read is parsed: most often its body is in it
-        else:
-            self.flow.pause_reading()
-
-    def scope_of(self, cycle: Cycle) -> dict[str, Any]:
-        """The request as ASGI has it."""
-        head = cycle.head
-        path = head.target.decode("latin-1")
-        return {
-            "type": "http",
-            "asgi": ASGI,
-            "http_version": "1.0" if head.http_10 else "1.1",
-            "server": self.server,
-            "client": self.client,
-            "scheme": self.scheme,
-            "root_path": "",
-            "method": head.method,
-            "path": unquote(path) if "%" in path else path,
-            "raw_path": head.target,
-            "query_string": head.url[len(head.target) + 1 :],
-            "headers": head.headers,
-            "state": self.app_state,
-            "router.cycle": cycle,
-        }
+        is_kept = self._parser.should_keep_alive() and authority is None
+        head = Head(method, url, url.partition(b"?")[0], headers, noted, http_10, is_kept, expects)
+        self.enqueue(Cycle(self, head, is_kept and not self.shared.is_draining, expects_continue=expects))
 
     def on_body(self, body: bytes) -> None:
         self._body_grew = True
         cycle = cast("Cycle", self.cycle)
-        if not cycle.response_complete:
+        if cycle.phase is not Phase.COMPLETE:
             cycle.feed(body)
-            if cycle.buffered_bytes > BODY_HIGH_WATER_BYTES:
-                self.flow.pause_reading()
+            if cycle.buffered_bytes > HIGH_WATER_BYTES:
+                self.pause_reading()
 
     def on_message_complete(self) -> None:
+        if self.reading is Reading.BODY:
+            self.reading = Reading.BETWEEN
         cast("Cycle", self.cycle).end_request()
 
     def _too_big(self, headers: list[tuple[bytes, bytes]]) -> tuple[int, bytes] | None:
@@ -158,7 +148,7 @@ class HttpProtocol(ClientConnection):
             return 431, b""
         if self._head_bytes <= self.limits.header_bytes:
             return None
-        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in headers)
+        size = len(self._url) + sum(len(name) + len(value) + 4 for name, value in headers)
         return (431, b"") if size > self.limits.header_bytes else None
 
     def _bad_input(self) -> None:
@@ -168,34 +158,10 @@ class HttpProtocol(ClientConnection):
         if cycle is not None and not cycle.request_complete and cycle in self.queue:
             # The body of a request that is being served has broken off.
             self.queue.remove(cycle)
-            started = cycle.response_started
-            self._leave(cycle)
-            if started or self.queue:
-                self._is_deaf = True
+            has_answer = cycle.phase is not Phase.OPEN
+            self.leave(cycle)
+            if has_answer or self.queue:
+                self.reading = Reading.DEAF
                 self.transport.abort()
                 return
-        if self.queue:
-            self.queue[-1].keep_alive = False  # the answer under way ends the connection
-            self._is_deaf = True
-            return
-        self._refuse(status, text)
-
-
-def _take_nothing(cycle: Cycle) -> bool:
-    return False
-
-
-def protocol_factory(
-    app: Callable[..., Awaitable[None]], limits: WireLimits, deadlines: Deadlines
-) -> tuple[type[HttpProtocol], Callable[[], HttpProtocol], ServerState]:
-    """The protocol class of one listener (its `is_draining` is the listener's), its factory, and what is open on it.
-
-    An `app` with a method `take` is asked with each request that is all there whether it answers it by itself.
-    """
-    own_state = {"limits": limits, "deadlines": deadlines, "repeats": Repeats()}
-    own = cast("type[HttpProtocol]", type("ListenerProtocol", (HttpProtocol,), own_state))
-    own.take = staticmethod(getattr(app, "take", _take_nothing))
-    config = Config(cast("Any", app), lifespan="off", ws="none", log_config=None, access_log=False, proxy_headers=False)
-    config.load()
-    state = ServerState()
-    return own, lambda: own(config, state, {}), state
+        self.refuse(status, text)

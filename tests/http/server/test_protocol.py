@@ -8,7 +8,9 @@ import pytest
 
 from router.http.client.pool import HttpRelay
 from router.http.client.response import ScriptedRelay, UpstreamResponse
+from router.http.server.asgi import Asgi
 from router.http.server.connection import WireLimits
+from router.http.server.listener import Listener
 from tests.fakes import FakeDispatcher, RawClient, client, request_bytes, running_edge
 from tests.http.raw_upstream import Visit, answer, raw_upstream
 
@@ -288,9 +290,7 @@ async def test_a_bad_application_never_splits_a_response_e8() -> None:
             {"type": "http.response.start", "status": 200, "headers": [(b"x", b"a\r\nSet-Cookie: b")]}
         )
 
-    from router.http.server.listener import Listener
-
-    async with Listener(split) as listener, client(listener.port) as raw:
+    async with Listener(Asgi(split)) as listener, client(listener.port) as raw:
         await raw.send(request_bytes("GET", "/"))
         reply = await raw.reply()
         assert reply.status == 500
@@ -322,7 +322,7 @@ async def test_a_client_that_only_asks_is_not_answered_for_ever_a14() -> None:
             for _ in range(200):
                 raw.writer.write(asked)
             await asyncio.sleep(0.3)
-            (connection,) = running.listener._state.connections
+            (connection,) = running.listener._shared.connections
             assert connection.transport.get_write_buffer_size() < 1_000_000
             assert len(upstream.requests) < 100
             for _ in range(200):

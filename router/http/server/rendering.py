@@ -1,0 +1,84 @@
+"""The head of an answer as bytes: which framing its body gets, and whether the connection stays open."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import NamedTuple
+
+from router.http.server.heads import Head
+
+Header = tuple[bytes, bytes]
+
+UNKNOWN, NO_BODY = -1, -2
+"""Lengths of a body: it ends with its last chunk, or with the connection; there is none."""
+
+_REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
+STATUS_LINES = {code: b"HTTP/1.1 %d %b\r\n" % (code, _REASONS.get(code, b"Unknown")) for code in range(100, 600)}
+_ABOUT_THE_BODY = frozenset((b"content-length", b"transfer-encoding", b"connection"))
+
+
+class DateLine:
+    """The Date header, rendered once a second."""
+
+    def __init__(self) -> None:
+        self._line = b""
+        self._until_s = -1.0
+
+    def at(self, loop_s: float) -> bytes:
+        """The header line at a loop time."""
+        if loop_s >= self._until_s:
+            self._line = b"date: %b\r\n" % formatdate(time.time(), usegmt=True).encode()
+            self._until_s = loop_s + 1.0 - time.time() % 1.0
+        return self._line
+
+
+DATE = DateLine()
+
+
+class AnswerHeadLines(NamedTuple):
+    """A rendered head. `body_bytes` is the length of the body, or UNKNOWN or NO_BODY."""
+
+    data: bytes
+    is_kept: bool
+    is_chunked: bool
+    body_bytes: int
+
+
+def render(
+    request: Head, status: int, headers: Iterable[Header], lines: bytes, loop_s: float, *, is_kept: bool
+) -> AnswerHeadLines:
+    """Render the head of the answer to `request`; `lines` are further headers, rendered.
+
+    Raises ValueError for a header that holds a line break or a NUL.
+    """
+    parts = [STATUS_LINES[status], DATE.at(loop_s), lines]
+    count = lines.count(b"\n")
+    body_bytes = UNKNOWN
+    for name, value in headers:
+        if name in _ABOUT_THE_BODY:
+            if name != b"content-length":
+                is_kept = is_kept and not (name == b"connection" and value.lower() == b"close")
+                continue
+            body_bytes = int(value)
+        parts += (name, b": ", value, b"\r\n")
+        count += 1
+    is_chunked = False
+    if request.method == "HEAD" or status in (204, 304):
+        body_bytes = NO_BODY
+    elif body_bytes < 0 and request.http_10:
+        is_kept = False
+    elif body_bytes < 0:
+        is_chunked = True
+        parts.append(b"transfer-encoding: chunked\r\n")
+        count += 1
+    if not is_kept or request.http_10:
+        parts.append(b"connection: keep-alive\r\n" if is_kept else b"connection: close\r\n")
+        count += 1
+    parts.append(b"\r\n")
+    data = b"".join(parts)
+    if not data.count(b"\r") == data.count(b"\n") == count + 3 or b"\x00" in data:
+        raise ValueError("a response header holds a line break or a NUL")
+    return AnswerHeadLines(data, is_kept, is_chunked, body_bytes)
