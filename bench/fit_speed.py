@@ -18,8 +18,9 @@ from time import perf_counter
 from ollama_simulator.recorded.plans import Recordings
 from router.core.advice.advise import advise, examine
 from router.core.decision.chain import Chain, Variant
-from router.core.decision.policy import Rules, choose
+from router.core.decision.policy import choose
 from router.core.decision.snapshot import Snapshot
+from router.core.decision.verdict import Rules
 from router.core.memory import placement, shape
 from router.core.memory.footprint import known_footprint
 from router.core.memory.options import RunOptions

@@ -18,7 +18,7 @@ from router.backend.backend import Backend
 from router.config import Config, Probe, StaticGpu
 from router.core.ollama.runner import Gpu
 from router.core.units import MIB
-from router.http.server.connection import WireLimits
+from router.http.server.limits import WireLimits
 
 MOST_CACHE_S = 0.05
 """A local probe is read again for each switch: its readings are cached for no longer than this."""

@@ -17,7 +17,7 @@ from router.api.settings import EdgeSettings
 from router.errors import UpstreamError
 from router.http.client.pool import HttpRelay
 from router.http.client.response import Relay, UpstreamRequest, UpstreamResponse
-from router.http.server.connection import WireLimits
+from router.http.server.limits import WireLimits
 from router.http.server.listener import Listener
 from router.routing import underway
 from router.routing.call import Answer, Call, Released

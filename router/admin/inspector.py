@@ -10,8 +10,8 @@ from typing import Any
 from router import __version__
 from router.backend.backend import Backend
 from router.backend.residents import Tracked
-from router.core.decision.policy import VerdictKind
 from router.core.decision.report import as_data, line
+from router.core.decision.verdict import VerdictKind
 from router.core.ollama.names import key_of
 from router.errors import BadRequest, ModelNotFound
 from router.routing.decisions import Decisions

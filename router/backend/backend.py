@@ -22,7 +22,7 @@ from router.backend.residents import Residents, Tracked
 from router.backend.rules import DecisionRules
 from router.backend.world import World
 from router.config import BackendSection, Config
-from router.core.decision.policy import Rules
+from router.core.decision.verdict import Rules
 from router.core.ollama.names import key_of
 from router.http.client.pool import HttpRelay
 from router.http.client.response import Relay

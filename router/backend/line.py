@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from router.backend.residency import Residency, SwitchResult, Target
 from router.backend.world import World
 from router.config import Config
-from router.core.decision.policy import Decision
 from router.core.decision.turns import Patience, Waiting, turns, wanted_weights
+from router.core.decision.verdict import Decision
 from router.core.units import GIB
 from router.errors import Busy
 from router.telemetry import Noted, QueueChanged, Telemetry

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from router.config import BackendSection, Defaults
 from router.core.decision.context import ContextRules
 from router.core.decision.need import MachineRules
-from router.core.decision.policy import Rules
+from router.core.decision.verdict import Rules
 from router.core.learning.residuals import Learned
 from router.core.ollama.options import ServerSettings
 from router.core.units import MIB

@@ -7,6 +7,9 @@ from typing import Protocol
 
 NEVER = float("inf")
 
+LEAST_INTERVAL_S = 0.01
+"""No sweep is more frequent than this."""
+
 
 class HasDeadline(Protocol):
     """Something that waits. `deadline` is in loop time, `NEVER` while it waits for nothing."""
@@ -27,6 +30,11 @@ class Deadlines:
         self._interval_s = interval_s
         self._members: set[HasDeadline] = set()
         self._timer: asyncio.TimerHandle | None = None
+
+    @classmethod
+    def of(cls, *limits_s: float, most_s: float = 0.5) -> Deadlines:
+        """Deadlines that are at most a quarter of the shortest limit, and at most `most_s`, late."""
+        return cls(max(LEAST_INTERVAL_S, min(most_s, min(limits_s) / 4)))
 
     def add(self, member: HasDeadline) -> None:
         self._members.add(member)

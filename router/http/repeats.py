@@ -1,8 +1,8 @@
-"""A message that repeats the head of an earlier one, but for the digits of its length (and its date): no parser needed.
+"""Header cache: a header block identical to an earlier one, except for Content-Length and Date, is not parsed again.
 
-Who keeps a connection sends nearly the same head with every message. What the parser and the rules have made of those
-bytes once holds whenever they come again, so nothing is judged here: a repeat is as good as what it repeats, and
-whatever is not one, whole and alone, goes to the parser.
+A client that keeps a connection sends nearly the same head with every message. What the parser and the rules have made
+of those bytes once holds whenever they come again, so nothing is judged here: whatever is not one whole message with a
+known head, and nothing more, goes to the parser.
 """
 
 from __future__ import annotations
@@ -105,3 +105,28 @@ class Repeats(Generic[T]):
                 del self._known[next(iter(self._known))]
             known = self._known[key] = Repeat(key[0], end - start, key[1], key[2], says)
         return known
+
+
+class Known(Generic[H]):
+    """The head that one connection's peer sent last, if it may come again."""
+
+    __slots__ = ("_repeat", "_repeats", "_vain")
+
+    def __init__(self, repeats: Repeats[H]) -> None:
+        self._repeats = repeats
+        self._repeat: Repeat[H] | None = None
+        self._vain = 0
+
+    def read(self, data: bytes) -> tuple[H, bytes] | None:
+        """Head and body of `data`, where that is one whole message with the known head."""
+        repeat = self._repeat
+        if repeat is None or (found := repeat.read(data)) is None:
+            return None
+        self._vain = 0
+        return with_length(repeat.says, found[0]), found[1]
+
+    def learn(self, data: bytes, noted: Mapping[bytes, bytes], body_bytes: int, says: H) -> None:
+        """Know `data`, one whole message that was parsed, by its bytes; not where that was in vain too often."""
+        if self._vain < MOST_VAIN:
+            self._vain += 1
+            self._repeat = self._repeats.of(data, noted, body_bytes, says)

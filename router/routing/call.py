@@ -9,7 +9,7 @@ import msgspec
 
 from router.backend.residents import Tracked
 from router.core.decision.chain import Chain
-from router.core.decision.policy import Decision
+from router.core.decision.verdict import Decision
 from router.core.ollama.routes import Route
 from router.core.payload.read import InferenceRequest
 from router.http.client.response import UpstreamRequest, UpstreamResponse

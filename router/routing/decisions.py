@@ -10,7 +10,8 @@ from collections.abc import Hashable
 from router.backend.backend import Backend
 from router.config import Defaults
 from router.core.decision.chain import Chain
-from router.core.decision.policy import Decision, VerdictKind, choose
+from router.core.decision.policy import choose
+from router.core.decision.verdict import Decision, VerdictKind
 from router.core.payload.read import InferenceRequest
 from router.routing.call import Call
 from router.routing.chains import Chains

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from router.config import Defaults
-from router.core.decision.policy import Verdict
+from router.core.decision.verdict import Verdict
 from router.core.ollama.derived_names import parameters_of
 from router.core.ollama.runner import RunnerOptions
 from router.core.payload.read import Patch

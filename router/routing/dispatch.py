@@ -15,7 +15,7 @@ from typing import cast
 
 from router.backend.backend import Backend
 from router.core.decision.chain import Chain
-from router.core.decision.policy import Decision, Verdict
+from router.core.decision.verdict import Decision, Verdict
 from router.errors import NoVariantFits, RouterError, UpstreamError
 from router.http.client.response import Connection
 from router.routing.call import Answer, Call

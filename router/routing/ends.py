@@ -8,7 +8,7 @@ from collections.abc import Callable
 import msgspec
 
 from router.core.decision.chain import Chain
-from router.core.decision.policy import Decision, Outcome
+from router.core.decision.verdict import Decision, Outcome
 from router.errors import LoadFailed, RouterError, UpstreamError
 from router.routing.call import Call, Released
 from router.telemetry import Decided, Finished, Telemetry

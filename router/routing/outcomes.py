@@ -11,8 +11,8 @@ from typing import Literal, NamedTuple
 
 from router.backend.backend import Backend
 from router.core.decision.chain import Chain
-from router.core.decision.policy import Decision, Outcome, Verdict, VerdictKind
 from router.core.decision.report import refusal
+from router.core.decision.verdict import Decision, Outcome, Verdict, VerdictKind
 from router.core.ollama.names import key_of
 from router.core.ollama.runner import RunnerOptions
 from router.core.payload.read import Patch

@@ -13,7 +13,7 @@ from contextlib import suppress
 from router.backend.backend import Backend
 from router.config import Config
 from router.core.decision.chain import Chain
-from router.core.decision.policy import Verdict, VerdictKind
+from router.core.decision.verdict import Verdict, VerdictKind
 from router.core.payload.read import InferenceRequest
 from router.errors import RouterError
 from router.routing.chains import Chains

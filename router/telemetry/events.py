@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from router.core.decision.policy import Decision
+from router.core.decision.verdict import Decision
 
 
 class Decided(msgspec.Struct, frozen=True):

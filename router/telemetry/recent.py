@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from router.core.decision.policy import Decision
+from router.core.decision.verdict import Decision
 from router.telemetry.events import Decided, Event, Finished, Spilled, Switched
 
 _FINISHED = ("status", "queue_s", "ttft_s", "duration_s", "tokens_out", "phase")

@@ -10,7 +10,7 @@ import pytest
 
 from router.core.ollama.routes import ROUTES
 from router.http.client.response import ScriptedRelay, UpstreamResponse
-from router.http.server.connection import WireLimits
+from router.http.server.limits import WireLimits
 from tests.fakes import FakeDispatcher, RawClient, client, request_bytes, running_edge
 
 SEEDS = (

@@ -11,7 +11,7 @@ import pytest
 
 from router.errors import UpstreamError
 from router.http.client.pool import HttpRelay
-from router.http.server.connection import WireLimits
+from router.http.server.limits import WireLimits
 from router.routing.call import Call
 from tests.fakes import FakeDispatcher, RawClient, client, request_bytes, running_edge
 from tests.http.raw_upstream import STREAM_HEAD, Script, Visit, answer, chunk, raw_upstream, reset

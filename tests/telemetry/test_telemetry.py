@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from router.core.decision.chain import Variant
-from router.core.decision.policy import Decision, Outcome, Verdict, VerdictKind
+from router.core.decision.verdict import Decision, Outcome, Verdict, VerdictKind
 from router.telemetry import (
     Decided,
     Event,

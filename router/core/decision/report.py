@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from router.core.decision.chain import Chain
-from router.core.decision.policy import Decision, Verdict
+from router.core.decision.verdict import Decision, Verdict
 from router.core.units import GIB
 
 

@@ -25,8 +25,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from router.core.decision.policy import Decision, VerdictKind
 from router.core.decision.switching import Plan
+from router.core.decision.verdict import Decision, VerdictKind
 
 LOOK_AGAIN_S = 0.5
 """Shortest pause before the rules are applied again while somebody is impatient."""

@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import cast
-from urllib.parse import urlsplit
 
 from router.errors import Busy, UpstreamError, UpstreamTimeout
+from router.http.client.address import Address
 from router.http.client.parser import ConnectionGone
 from router.http.client.response import AnswerHead, Connection, UpstreamRequest, UpstreamResponse
 from router.http.client.wire import Wire
@@ -47,21 +48,13 @@ class HttpRelay:
         unwanted_bytes: int = 64 << 20,
         unwanted_s: float = 300.0,
     ) -> None:
-        url = urlsplit(base_url)
-        if url.scheme not in ("http", "https") or not url.hostname or url.username or url.query or url.fragment:
-            raise ValueError(f"not a base URL of an upstream: {base_url!r}")
-        self.base_url = base_url
         self.first_byte_timeout_s = first_byte_timeout_s
         self.idle_timeout_s = idle_timeout_s
         self.repeats: Repeats[AnswerHead] = Repeats(is_dated=True)
         self.suppress_cancel = suppress_cancel
         self.unwanted_bytes = unwanted_bytes
         self.unwanted_s = unwanted_s
-        self._host = url.hostname
-        self._port = url.port or (443 if url.scheme == "https" else 80)
-        self._prefix = url.path.rstrip("/").encode("ascii")
-        self._tls = (tls or ssl.create_default_context()) if url.scheme == "https" else None
-        self._fixed = b" HTTP/1.1\r\nhost: %b\r\naccept-encoding: identity\r\n" % url.netloc.encode("ascii")
+        self._address = Address.of(base_url, tls)
         self._connect_timeout_s = connect_timeout_s
         self._pool_size = pool_size
         self._pool_wait_s = pool_wait_s
@@ -69,8 +62,7 @@ class HttpRelay:
         self._idle: deque[Wire] = deque()
         self._waiters: deque[asyncio.Future[Wire | None]] = deque()
         self._open = 0
-        shortest = min(first_byte_timeout_s, idle_timeout_s, idle_expiry_s)
-        self._deadlines = Deadlines(max(0.01, min(1.0, shortest / 4)))
+        self._deadlines = Deadlines.of(first_byte_timeout_s, idle_timeout_s, idle_expiry_s, most_s=1.0)
 
     @property
     def open_connections(self) -> int:
@@ -91,11 +83,11 @@ class HttpRelay:
         free = self._free_wire()
         wire, is_reused = (free, True) if free is not None else await self._acquire()
         try:
-            return await wire.exchange(head, request.body, chunked=chunked)
+            return await exchange(wire, head, request.body, chunked=chunked)
         except ConnectionGone:
             if not (is_reused and _may_resend(request)):
                 raise
-        return await (await self._connect()).exchange(head, request.body, chunked=chunked)
+        return await exchange(await self._connect(), head, request.body, chunked=chunked)
 
     def open_now(
         self, request: UpstreamRequest, on_head: Callable[[], None], connection: Connection | None = None
@@ -159,7 +151,7 @@ class HttpRelay:
             self._free_slot()
 
     def _render(self, request: UpstreamRequest) -> tuple[bytes, bool]:
-        parts = [request.method, b" ", self._prefix, request.target, self._fixed]
+        parts = [request.method, b" ", self._address.prefix, request.target, self._address.fixed]
         for name, value in request.headers:
             parts += (name, b": ", value, b"\r\n")
         body, length = request.body, request.content_length
@@ -208,19 +200,19 @@ class HttpRelay:
             async with asyncio.timeout(self._connect_timeout_s):
                 _, wire = await loop.create_connection(
                     lambda: Wire(self, loop),
-                    self._host,
-                    self._port,
-                    ssl=self._tls,
-                    server_hostname=self._host if self._tls else None,
+                    self._address.host,
+                    self._address.port,
+                    ssl=self._address.tls,
+                    server_hostname=self._address.host if self._address.tls else None,
                 )
             if wire.is_closed:
                 raise ConnectionGone("the upstream closed the connection at once")
         except TimeoutError as exc:
             self._free_slot()
-            raise UpstreamTimeout(f"no connection to {self.base_url} within {self._connect_timeout_s:g} s") from exc
+            raise UpstreamTimeout(f"no connection to {self._address.url} within {self._connect_timeout_s:g} s") from exc
         except (OSError, ssl.SSLError) as exc:
             self._free_slot()
-            raise UpstreamError(f"cannot connect to {self.base_url}: {exc.strerror or exc}") from exc
+            raise UpstreamError(f"cannot connect to {self._address.url}: {exc.strerror or exc}") from exc
         except BaseException:
             self._free_slot()
             raise
@@ -238,6 +230,29 @@ class HttpRelay:
             if not waiter.done():
                 waiter.set_result(None)
                 return
+
+
+async def exchange(
+    wire: Wire, head: bytes, body: bytes | AsyncIterator[bytes] | None, *, chunked: bool
+) -> UpstreamResponse:
+    """Send a request and wait for the head of its answer. Any failure or cancellation aborts the connection."""
+    arrived: asyncio.Future[None] = wire.loop.create_future()
+    response = wire.begin(head, body, chunked=chunked, on_head=partial(_wake, arrived))
+    try:
+        await arrived
+    except BaseException:
+        if wire.is_answering(response):
+            wire.cancel()
+        raise
+    if not response.status:
+        response.raise_error()
+    return response
+
+
+def _wake(waiter: asyncio.Future[None]) -> None:
+    """Never by `set_exception`: a waiter that leaves now would not retrieve it."""
+    if not waiter.done():
+        waiter.set_result(None)
 
 
 def _may_resend(request: UpstreamRequest) -> bool:

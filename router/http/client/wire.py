@@ -1,23 +1,26 @@
 """One connection to an upstream: HTTP/1.1 on asyncio.Protocol and httptools, one request at a time.
 
-A wire goes back to its pool the moment that an answer is complete, and is aborted for whatever is not plain HTTP:
-a wire is reused only after a request that was sent in full and an answer that ended by its own framing.
+Its phases; `is_sent` is the other side, for a request may be answered before it was sent in full:
+
+    IDLE ── begin ──▶ AWAITING ── first byte ──▶ ANSWERING ── the answer is complete ──▶ IDLE
+      └─────────────────┴────────── abort, an error, the end of the connection ──┴──▶ CLOSED
+
+A wire goes back to its pool the moment that an answer is complete, and is aborted for whatever is not plain HTTP: it is
+reused only after a request that was sent in full and an answer that ended by its own framing.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from functools import partial
+from enum import Enum
 from typing import Protocol, cast
 
 from router.errors import UpstreamError, UpstreamTimeout
 from router.http.client.parser import MAX_HEADER_BYTES, AnswerParser, ConnectionGone, ParserErrors, lost, reason
 from router.http.client.response import NO_HEAD, AnswerHead, UpstreamResponse
 from router.http.deadlines import NEVER
-from router.http.repeats import MOST_VAIN, Repeat, Repeats, with_length
-
-__all__ = ["ConnectionGone", "Wire"]
+from router.http.repeats import Known, Repeats
 
 
 class Owner(Protocol):
@@ -35,62 +38,46 @@ class Owner(Protocol):
     def forget(self, wire: Wire) -> None: ...
 
 
+class Phase(Enum):
+    """See the module."""
+
+    IDLE = "idle"
+    AWAITING = "awaiting"
+    ANSWERING = "answering"
+    CLOSED = "closed"
+
+
 class Wire(AnswerParser):
     """See the module. `deadline` is swept by the pool's `Deadlines`."""
-
-    __slots__ = (
-        "_can_write",
-        "_is_sent",
-        "_learnt_in_vain",
-        "_owner",
-        "_repeat",
-        "_saw_byte",
-        "_unwanted_until_s",
-        "_upload",
-        "deadline",
-        "is_closed",
-        "is_owned",
-        "loop",
-        "transport",
-    )
 
     def __init__(self, owner: Owner, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(owner.idle_timeout_s)
         self._owner = owner
-        self._repeat: Repeat[AnswerHead] | None = None
-        self._learnt_in_vain = 0
+        self._known = Known(owner.repeats)
+        self._phase = Phase.IDLE
         self.loop = loop
         self._upload: asyncio.Task[None] | None = None
         self._can_write: asyncio.Future[None] | None = None
-        self._saw_byte = False
         self._is_sent = True
         self.transport = cast("asyncio.Transport", None)
         self._unwanted_until_s = NEVER
         self.deadline = NEVER
-        self.is_closed = self.is_owned = False
+        self.is_owned = False
+
+    @property
+    def is_closed(self) -> bool:
+        return self._phase is Phase.CLOSED
 
     @property
     def is_usable(self) -> bool:
         """False for a connection that is closed, or about to be: what is written to it would be lost without a word."""
-        return not (self.is_closed or self.transport.is_closing())
+        return self._phase is not Phase.CLOSED and not self.transport.is_closing()
 
-    # One exchange
+    # --- one exchange ------------------------------------------------------------------------------------------
 
-    async def exchange(
-        self, head: bytes, body: bytes | AsyncIterator[bytes] | None, *, chunked: bool
-    ) -> UpstreamResponse:
-        """Send a request and wait for the head of its answer. Any failure or cancellation aborts the connection."""
-        arrived: asyncio.Future[None] = self.loop.create_future()
-        response = self.begin(head, body, chunked=chunked, on_head=partial(_wake, arrived))
-        try:
-            await arrived
-        except BaseException:
-            if self._response is response:  # else it is complete, and the wire may serve somebody else by now
-                self.cancel()
-            raise
-        if not response.status:
-            response.raise_error()
-        return response
+    def is_answering(self, response: UpstreamResponse) -> bool:
+        """True while `response` is read from here; else it is complete, and the wire may serve somebody else by now."""
+        return self._response is response
 
     def begin(
         self,
@@ -111,14 +98,15 @@ class Wire(AnswerParser):
         self._on_head = on_head
         self._has_head = self._is_keep_alive = False
         self._unwanted_until_s = NEVER
-        self._saw_byte = self._until_eof = False
+        self._phase = Phase.AWAITING
+        self._until_eof = False
         self._head_bytes = 0
         self._is_head_request = head.startswith(b"HEAD ")
         self._is_sent = True
         self._wait_s = self._owner.first_byte_timeout_s
         try:
             self._send_out(head, body, chunked=chunked)
-        except RuntimeError as exc:  # uvloop: closed by the upstream, and nobody has been told yet
+        except RuntimeError as exc:  # uvloop: closed by the upstream, and its protocol was not called yet
             self.abort()
             raise ConnectionGone("the upstream has closed the connection") from exc
         self.deadline = self.loop.time() + self._wait_s if self._is_sent else NEVER
@@ -139,18 +127,14 @@ class Wire(AnswerParser):
             self._upload = self.loop.create_task(self._send(body, chunked=chunked))
 
     async def _send(self, body: AsyncIterator[bytes], *, chunked: bool) -> None:
-        """Stream a request's body as fast as the upstream reads it; what its source raises ends the exchange."""
+        """Stream a request's body; what its source raises ends the exchange."""
         try:
             async for chunk in body:
                 if self._response is None or self.is_closed:
                     return
-                if not chunk:
-                    continue
-                self.transport.writelines((b"%x\r\n" % len(chunk), chunk, b"\r\n") if chunked else (chunk,))
-                if self._can_write is not None:
-                    self.deadline = self.loop.time() + self._owner.idle_timeout_s
-                    await self._can_write
-                    self.deadline = NEVER
+                if chunk:
+                    self.transport.writelines((b"%x\r\n" % len(chunk), chunk, b"\r\n") if chunked else (chunk,))
+                    await self._until_writable()
             if chunked and not self.is_closed:
                 self.transport.write(b"0\r\n\r\n")
             self._is_sent = True
@@ -160,7 +144,14 @@ class Wire(AnswerParser):
         finally:
             self._upload = None
 
-    # asyncio.Protocol
+    async def _until_writable(self) -> None:
+        """Wait while the upstream does not read as fast as we write."""
+        if self._can_write is not None:
+            self.deadline = self.loop.time() + self._owner.idle_timeout_s
+            await self._can_write
+            self.deadline = NEVER
+
+    # --- asyncio.Protocol --------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
@@ -170,17 +161,15 @@ class Wire(AnswerParser):
         if response is None:
             self.abort()  # nobody asked: an answer without a request must never meet the next one
             return
-        is_first, self._saw_byte = not self._saw_byte, True
-        repeat = self._repeat if is_first and self._is_sent and not self._is_head_request else None
-        if repeat is not None and (found := repeat.read(data)) is not None:
-            self._repeated(response, with_length(repeat.says, found[0]), found[1])
+        is_first, self._phase = self._phase is Phase.AWAITING, Phase.ANSWERING
+        is_plain = is_first and self._is_sent and not self._is_head_request
+        if is_plain and (found := self._known.read(data)) is not None:
+            self._repeated(response, *found)
             return
         if not response.status:
             self._head_bytes += len(data)
-        if self._is_sent:
-            self.deadline = min(self.loop.time() + self._wait_s, self._unwanted_until_s)
-        else:
-            self.deadline = NEVER
+        until_s = min(self.loop.time() + self._wait_s, self._unwanted_until_s)
+        self.deadline = until_s if self._is_sent else NEVER
         try:
             self._parser.feed_data(data)
         except ParserErrors as exc:
@@ -201,7 +190,6 @@ class Wire(AnswerParser):
 
     def _repeated(self, response: UpstreamResponse, head: AnswerHead, body: bytes) -> None:
         """A whole answer with a head that is known has come."""
-        self._learnt_in_vain = 0
         self._response = None
         self._is_keep_alive = True
         response.begin(head)
@@ -213,29 +201,26 @@ class Wire(AnswerParser):
         """`data` was one whole answer: the next one may have the same head."""
         length = head.noted.get(b"content-length")
         has_body = not self._is_head_request and head.status not in (204, 304)
-        if length is not None and has_body and self._learnt_in_vain < MOST_VAIN:
-            self._learnt_in_vain += 1
-            self._repeat = self._owner.repeats.of(data, head.noted, int(length), head)
+        if length is not None and has_body:
+            self._known.learn(data, head.noted, int(length), head)
 
     def _hand_over(self, response: UpstreamResponse) -> None:
-        """Tell that there is a head, unless that is known; and that all is here, if it is."""
+        """Report the head, once; and the end, if the answer is complete."""
         on_head, self._on_head = self._on_head, None
         if self._response is None:
             self._finish(response)
         if on_head is not None:
             on_head()
 
-    def eof_received(self) -> bool:
-        return False
-
     def connection_lost(self, exc: Exception | None) -> None:
-        self.is_closed = True
+        has_begun = self._phase is Phase.ANSWERING
+        self._phase = Phase.CLOSED
         response = self._response
         if response is not None and exc is None and self._until_eof:
             self._response = None
             response.finish()
         else:
-            self._fail(lost(self._saw_byte, exc))
+            self._fail(lost(has_begun, exc))
         if self._can_write is not None and not self._can_write.done():
             self._can_write.set_result(None)
         self._parser = None  # it refers to us: no cycle for the collector
@@ -249,7 +234,7 @@ class Wire(AnswerParser):
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
-    # The rest
+    # --- what the answer and the pool need ---------------------------------------------------------------------
 
     def pause(self) -> None:
         if self._response is None:
@@ -280,7 +265,7 @@ class Wire(AnswerParser):
         if self._upload is not None:
             self._upload.cancel()
         self._response = self._on_head = None
-        self.is_closed = True
+        self._phase = Phase.CLOSED
         self.deadline = NEVER
         self.transport.abort()
 
@@ -288,7 +273,7 @@ class Wire(AnswerParser):
         """The deadline has passed: no first byte, no further byte, or (idle in the pool) nothing to do."""
         if self._response is None:
             self.abort()
-        elif self._saw_byte and self._response.status:
+        elif self._phase is Phase.ANSWERING and self._response.status:
             self._fail(UpstreamTimeout(f"the upstream has sent nothing for {self._owner.idle_timeout_s:g} s"))
         else:
             self._fail(UpstreamTimeout(f"the upstream did not answer within {self._owner.first_byte_timeout_s:g} s"))
@@ -296,6 +281,7 @@ class Wire(AnswerParser):
     def _finish(self, response: UpstreamResponse) -> None:
         response.finish()
         if self._is_keep_alive and self._is_sent and not self.is_closed:
+            self._phase = Phase.IDLE
             self._owner.give_back(self)
         else:
             self.abort()
@@ -310,9 +296,3 @@ class Wire(AnswerParser):
         self.abort()
         if on_head is not None:
             on_head()
-
-
-def _wake(waiter: asyncio.Future[None]) -> None:
-    """Never by `set_exception`: a waiter that leaves now would not retrieve it."""
-    if not waiter.done():
-        waiter.set_result(None)

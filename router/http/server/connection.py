@@ -27,6 +27,7 @@ from router.http.deadlines import NEVER, Deadlines
 from router.http.repeats import Repeats
 from router.http.server.cycle import Cycle
 from router.http.server.heads import Head
+from router.http.server.limits import WireLimits
 from router.http.server.rendering import STATUS_LINES
 
 logger = logging.getLogger("router.http")
@@ -52,18 +53,6 @@ class Writing(Enum):
     FREE = "free"
     FULL = "full"
     HELD = "held"
-
-
-@dataclass(frozen=True, slots=True)
-class WireLimits:
-    """What one client's connection may take. Seconds and bytes; `connections` counts all of a listener's."""
-
-    header_s: float = 10.0
-    keep_alive_s: float = 75.0
-    write_idle_s: float = 300.0
-    header_bytes: int = 65536
-    headers: int = 128
-    connections: int = 2048
 
 
 class App(Protocol):

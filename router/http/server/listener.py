@@ -7,7 +7,8 @@ import socket
 from typing import Any
 
 from router.http.deadlines import Deadlines
-from router.http.server.connection import App, Shared, WireLimits
+from router.http.server.connection import App, Shared
+from router.http.server.limits import WireLimits
 from router.http.server.protocol import HttpProtocol
 
 POLL_S = 0.02
@@ -33,9 +34,8 @@ class Listener:
         sock: socket.socket | None = None,
     ) -> None:
         limits = limits or WireLimits()
-        shortest = min(limits.header_s, limits.keep_alive_s, limits.write_idle_s)
         self._host, self._port, self._sock = host, port, sock
-        self._shared = Shared(app, limits, Deadlines(max(0.01, min(0.5, shortest / 4))))
+        self._shared = Shared(app, limits, Deadlines.of(limits.header_s, limits.keep_alive_s, limits.write_idle_s))
         self._server: asyncio.Server | None = None
 
     @property

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import httptools
 
-from router.http.repeats import MOST_VAIN, Repeat, with_length
+from router.http.repeats import Known
 from router.http.server.connection import ClientConnection, Reading, Shared
 from router.http.server.cycle import HIGH_WATER_BYTES, Cycle, Phase
 from router.http.server.heads import Head, disarm, judge, split_target
@@ -31,8 +31,7 @@ class HttpProtocol(ClientConnection):
         self._head_bytes = 0
         self._body_grew = False
         self._refused: tuple[int, bytes] | None = None
-        self._repeat: Repeat[Head] | None = None
-        self._learnt_in_vain = 0
+        self._known = Known(shared.repeats)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -42,9 +41,8 @@ class HttpProtocol(ClientConnection):
         if self.reading is Reading.DEAF:
             return
         is_first = self.reading is Reading.BETWEEN
-        repeat = self._repeat
-        if repeat is not None and is_first and not self.queue and (found := repeat.read(data)) is not None:
-            self._repeated(with_length(repeat.says, found[0]), found[1])
+        if is_first and not self.queue and (found := self._known.read(data)) is not None:
+            self._repeated(*found)
             return
         if is_first:
             self.reading, self._head_bytes = Reading.HEAD, 0
@@ -67,7 +65,7 @@ class HttpProtocol(ClientConnection):
         except ParserErrors:
             self._bad_input()
         else:
-            if is_first and self._learnt_in_vain < MOST_VAIN and self._next is not None and self._next is self.cycle:
+            if is_first and self._next is not None and self._next is self.cycle:
                 self._learn(data, self._next)
         self.start_next()
 
@@ -82,7 +80,6 @@ class HttpProtocol(ClientConnection):
 
     def _repeated(self, head: Head, body: bytes) -> None:
         """A whole request with a head that is known has come."""
-        self._learnt_in_vain = 0
         is_kept = head.keep_alive and not self.shared.is_draining
         self.enqueue(Cycle(self, head, is_kept, True, [body], len(body)))
         self.start_next()
@@ -92,8 +89,7 @@ class HttpProtocol(ClientConnection):
         head = cycle.head
         is_whole = cycle.request_complete and self.reading is Reading.BETWEEN
         if is_whole and not (head.http_10 or head.expects_continue):
-            self._learnt_in_vain += 1
-            self._repeat = self.shared.repeats.of(data, head.noted, cycle.buffered_bytes, head)
+            self._known.learn(data, head.noted, cycle.buffered_bytes, head)
 
     # --- httptools ---------------------------------------------------------------------------------------------
 

@@ -6,8 +6,9 @@ import pytest
 
 from router.core.decision.chain import Chain, Variant
 from router.core.decision.need import MachineRules
-from router.core.decision.policy import Outcome, Rules, VerdictKind, choose
+from router.core.decision.policy import choose
 from router.core.decision.snapshot import Snapshot
+from router.core.decision.verdict import Outcome, Rules, VerdictKind
 from router.core.learning.observation import Observation
 from router.core.learning.residuals import Learned
 from router.core.ollama.options import ServerSettings

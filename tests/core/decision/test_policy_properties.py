@@ -5,8 +5,9 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.core.decision.policy import USABLE, Outcome, Rules, VerdictKind, choose
+from router.core.decision.policy import choose
 from router.core.decision.snapshot import Snapshot
+from router.core.decision.verdict import USABLE, Outcome, Rules, VerdictKind
 from router.core.payload.read import InferenceRequest
 from router.core.units import GIB
 from tests.core.facts import catalog_of, chain_of, facts_of, gpu_of, resident_of

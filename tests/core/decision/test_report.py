@@ -2,9 +2,10 @@
 
 from dataclasses import replace
 
-from router.core.decision.policy import Rules, VerdictKind, choose
+from router.core.decision.policy import choose
 from router.core.decision.report import as_data, line, refusal
 from router.core.decision.snapshot import Snapshot
+from router.core.decision.verdict import Rules, VerdictKind
 from router.core.ollama.derived_names import derived_name, is_derived, parameters_of
 from router.core.ollama.names import ModelName
 from router.core.ollama.runner import RunnerOptions

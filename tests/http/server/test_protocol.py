@@ -9,7 +9,7 @@ import pytest
 from router.http.client.pool import HttpRelay
 from router.http.client.response import ScriptedRelay, UpstreamResponse
 from router.http.server.asgi import Asgi
-from router.http.server.connection import WireLimits
+from router.http.server.limits import WireLimits
 from router.http.server.listener import Listener
 from tests.fakes import FakeDispatcher, RawClient, client, request_bytes, running_edge
 from tests.http.raw_upstream import Visit, answer, raw_upstream

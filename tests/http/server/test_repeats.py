@@ -9,7 +9,7 @@ import pytest
 
 from router.api.settings import EdgeSettings
 from router.http.client.pool import HttpRelay
-from router.http.server.connection import WireLimits
+from router.http.server.limits import WireLimits
 from router.http.server.protocol import HttpProtocol
 from tests.fakes import FakeDispatcher, RawClient, client, request_bytes, running_edge
 from tests.http.raw_upstream import Visit, raw_upstream

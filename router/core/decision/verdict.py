@@ -1,0 +1,85 @@
+"""The words of a decision: the finding on one variant, and the decision over a chain with the rules that it follows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from router.core.decision.chain import Variant
+from router.core.decision.context import ContextRules
+from router.core.decision.need import MachineRules
+from router.core.decision.snapshot import Resident
+from router.core.decision.switching import Plan
+from router.core.ollama.model import ModelFacts
+
+
+class VerdictKind(Enum):
+    """The finding on one candidate; see the module's numbered cases."""
+
+    MISSING = "not installed"
+    INCAPABLE = "cannot do what the request needs"
+    CONTEXT = "its maximum context is too small"
+    RESIDENT = "resident"
+    LOADING = "is being loaded"
+    FITS = "fits"
+    WAITS = "fits once busy residents are idle"
+    TRIES = "free memory unknown, will be verified"
+    SPILLED = "would spill"
+    TOO_BIG = "too big"
+    HELD_BACK = "fits, but an upgrade is held back"
+
+
+READY = frozenset({VerdictKind.RESIDENT, VerdictKind.LOADING})
+USABLE = READY | frozenset({VerdictKind.FITS, VerdictKind.WAITS, VerdictKind.TRIES})
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The finding on one variant. Bytes are 0 where they were not computed; `detail` is a short sentence for people."""
+
+    variant: Variant
+    kind: VerdictKind
+    num_ctx: int = 0
+    need_bytes: int = 0
+    have_bytes: int = 0
+    detail: str = ""
+    plan: Plan | None = None
+    resident: Resident | None = None
+    facts: ModelFacts | None = None
+    is_upgrade: bool = False
+
+
+class Outcome(Enum):
+    """The kind of the answer."""
+
+    EXACT = "exact"
+    FALLBACK = "fallback"
+    PASSTHROUGH = "passthrough"
+    REJECTED = "rejected"
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What shall run, and one verdict for each variant that was looked at."""
+
+    outcome: Outcome
+    chosen: Verdict | None
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def reason(self) -> str:
+        """Why the chosen variant serves, in the words of the `X-Router-Reason` header."""
+        if self.chosen is None:
+            return self.outcome.value
+        if self.outcome is Outcome.EXACT:
+            return "resident" if self.chosen.kind is VerdictKind.RESIDENT else "fits"
+        first = self.verdicts[0]
+        return f"fallback: {first.variant.model} {first.kind.value}"
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The operator's rules for decisions."""
+
+    context: ContextRules = field(default_factory=ContextRules)
+    machine: MachineRules = field(default_factory=MachineRules)

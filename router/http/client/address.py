@@ -1,0 +1,33 @@
+"""The address of an upstream, and what follows from it for each request."""
+
+from __future__ import annotations
+
+import ssl
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+
+class Address(NamedTuple):
+    """Where an upstream is, and what of it stands in every request: `prefix` of the target, `fixed` header lines."""
+
+    url: str
+    host: str
+    port: int
+    prefix: bytes
+    fixed: bytes
+    tls: ssl.SSLContext | None
+
+    @classmethod
+    def of(cls, base_url: str, tls: ssl.SSLContext | None) -> Address:
+        """Read a base URL; `tls` is for ``https``, the default where it is None.
+
+        Raises ValueError for what cannot be the base URL of an upstream.
+        """
+        url = urlsplit(base_url)
+        is_tls = url.scheme == "https"
+        if url.scheme not in ("http", "https") or not url.hostname or url.username or url.query or url.fragment:
+            raise ValueError(f"not a base URL of an upstream: {base_url!r}")
+        fixed = b" HTTP/1.1\r\nhost: %b\r\naccept-encoding: identity\r\n" % url.netloc.encode("ascii")
+        port = url.port or (443 if is_tls else 80)
+        context = (tls or ssl.create_default_context()) if is_tls else None
+        return cls(base_url, url.hostname, port, url.path.rstrip("/").encode("ascii"), fixed, context)
