@@ -25,7 +25,7 @@ from router.core.learning.residuals import Learned, Observation
 from router.core.memory import placement, shape
 from router.core.memory.architectures import UNKNOWN
 from router.core.memory.footprint import Footprint, footprint, known_footprint
-from router.core.memory.options import RunOptions
+from router.core.memory.options import MemoryOptions
 from router.core.memory.placement import place
 from router.core.ollama.model import ModelFacts
 
@@ -112,7 +112,7 @@ def _share(text: str, good: list[bool], least: float) -> Bound:
     return Bound(text, sum(good) / len(good) if good else 1.0, least, len(good))
 
 
-Placer = Callable[[ModelFacts, RunOptions, Row], bool]
+Placer = Callable[[ModelFacts, MemoryOptions, Row], bool]
 
 
 def placed(safety_bytes: int | None) -> Placer:
@@ -130,7 +130,7 @@ def placed_after_one_load(recordings: Recordings) -> Placer:
     seen = [_observation(recordings, row) for row in first.values()]
     learned = Learned.of(seen)
 
-    def decide(facts: ModelFacts, options: RunOptions, row: Row) -> bool:
+    def decide(facts: ModelFacts, options: MemoryOptions, row: Row) -> bool:
         residual, safety, _ = learned.residual_bytes(facts.weights, options, ("virtual",), "1")
         cards = cards_of(row)
         found = place(facts, options, cards, backend="plain", safety_bytes=safety, residual_bytes=residual)

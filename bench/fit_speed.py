@@ -23,7 +23,7 @@ from router.core.decision.snapshot import Snapshot
 from router.core.decision.verdict import Rules
 from router.core.memory import placement, shape
 from router.core.memory.footprint import known_footprint
-from router.core.memory.options import RunOptions
+from router.core.memory.options import MemoryOptions
 from router.core.memory.placement import Card, max_num_ctx, place
 from router.core.ollama.names import key_of
 from router.core.ollama.runner import Gpu
@@ -48,7 +48,7 @@ def main() -> int:
     recordings = Recordings(Path(__file__).parent.parent / "tests" / "data" / "fit")
     known = {name: facts for (name, _), facts in recordings.facts.items()}
     variants = [known[name] for name in VARIANTS]
-    options = RunOptions(8192)
+    options = MemoryOptions(8192)
 
     def eight_by_eight() -> None:
         for facts in variants:

@@ -13,7 +13,7 @@ from statistics import median
 
 from ollama_simulator.recorded.plans import MIB, Recordings, Row
 from router.core.memory.footprint import footprint
-from router.core.memory.options import RunOptions
+from router.core.memory.options import MemoryOptions
 from router.core.ollama.model import ModelFacts
 
 # How the reports spell models whose shape is recorded under another name.
@@ -97,12 +97,12 @@ def _is_same_quant(facts: ModelFacts, row: Row) -> bool:
     return facts.quantization == row["quant"]
 
 
-def _options(row: Row) -> RunOptions | None:
+def _options(row: Row) -> MemoryOptions | None:
     if not row["num_ctx"]:
         return None
     batch = re.search(r"n_ubatch[= ](\d+)", row["note"])
     slots = int(row["num_parallel"] or 1)
-    return RunOptions(
+    return MemoryOptions(
         num_ctx=max(256, int(row["num_ctx"]) // max(1, slots)),
         num_batch=int(batch[1]) if batch else 512,
         num_parallel=slots,

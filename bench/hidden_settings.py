@@ -20,7 +20,7 @@ from pathlib import Path
 from ollama_simulator.recorded.plans import MIB, Recordings
 from router.core.learning.residuals import Learned, Observation
 from router.core.memory.footprint import footprint
-from router.core.memory.options import RunOptions
+from router.core.memory.options import MemoryOptions
 from router.core.memory.placement import Card, place
 from router.core.ollama.model import ModelFacts
 
@@ -41,7 +41,7 @@ class Truth:
     extra_bytes: int = 0
     is_blind: bool = False
 
-    def options(self, asked: RunOptions) -> RunOptions:
+    def options(self, asked: MemoryOptions) -> MemoryOptions:
         return replace(asked, kv_type=self.kv_type, num_parallel=self.slots)
 
 
@@ -104,10 +104,12 @@ def _contexts(facts: ModelFacts) -> Iterator[int]:
     return iter(range(most, 0, -STEP))
 
 
-def _choose(facts: ModelFacts, truth: Truth, free_bytes: int, learned: Learned, fixed: int | None) -> RunOptions | None:
+def _choose(
+    facts: ModelFacts, truth: Truth, free_bytes: int, learned: Learned, fixed: int | None
+) -> MemoryOptions | None:
     """The largest context that the router believes to fit; with `fixed` only that one."""
     for num_ctx in (fixed,) if fixed else _contexts(facts):
-        options = RunOptions(num_ctx, kv_type=truth.assumed_kv)
+        options = MemoryOptions(num_ctx, kv_type=truth.assumed_kv)
         known = footprint(facts, options)
         residual, safety, _ = learned.residual_bytes(
             facts.weights, options, GPUS, VERSION, cache_bytes=known.kv_bytes + known.state_bytes
@@ -121,12 +123,12 @@ def _choose(facts: ModelFacts, truth: Truth, free_bytes: int, learned: Learned, 
 
 
 def _fits(facts: ModelFacts, num_ctx: int, truth: Truth, free_bytes: int) -> bool:
-    need = footprint(facts, truth.options(RunOptions(num_ctx))).need_bytes + truth.extra_bytes
+    need = footprint(facts, truth.options(MemoryOptions(num_ctx))).need_bytes + truth.extra_bytes
     return need + CONTEXT_BYTES + (1 << 30) <= free_bytes
 
 
 def _load(
-    facts: ModelFacts, asked: RunOptions, truth: Truth, free_bytes: int, now_s: float
+    facts: ModelFacts, asked: MemoryOptions, truth: Truth, free_bytes: int, now_s: float
 ) -> tuple[bool, Observation]:
     """What the probe and `/api/ps` show of a load with the true settings."""
     need = footprint(facts, truth.options(asked)).need_bytes

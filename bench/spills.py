@@ -29,7 +29,7 @@ from router.core.decision.snapshot import Snapshot
 from router.core.decision.switching import Plan, plan_switch
 from router.core.ollama.model import ModelFacts
 from router.core.ollama.names import key_of
-from router.core.ollama.runner import RunnerOptions
+from router.core.ollama.runner import LoadOptions
 from router.planning.stage import Stage, stage, table
 
 SIZES_MIB = (8192, 12288, 16384, 24564, 32768, 49152)
@@ -75,7 +75,7 @@ def could_fit(one: Stage, facts: ModelFacts, num_ctx: int, safety_bytes: int | N
     empty = tuple(replace(gpu, free_bytes=gpu.total_bytes) for gpu in one.sim.cards.gpus())
     need = ContextNeed(num_ctx, num_ctx)
     found = plan_switch(
-        facts, RunnerOptions(num_batch=512), need, Snapshot(empty), MachineRules(safety_bytes=safety_bytes)
+        facts, LoadOptions(num_batch=512), need, Snapshot(empty), MachineRules(safety_bytes=safety_bytes)
     )
     return isinstance(found, Plan)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from router.core.ollama.runner import RunnerOptions
+from router.core.ollama.runner import LoadOptions
 
 INTEGERS = [
     "num_keep",
@@ -73,10 +73,10 @@ def _checked(key: str, value: Any) -> Any:
     return value
 
 
-def runner_options(values: Mapping[str, Any], shift: bool | None) -> RunnerOptions:
+def runner_options(values: Mapping[str, Any], shift: bool | None) -> LoadOptions:
     """The options that a runner is started with; None = automatic."""
     num_ctx = values.get("num_ctx")
-    return RunnerOptions(
+    return LoadOptions(
         num_ctx=max(4, num_ctx) if num_ctx is not None else None,
         num_batch=values.get("num_batch"),
         num_gpu=values.get("num_gpu"),

@@ -8,7 +8,7 @@ from ollama_simulator.machine.arithmetic import Buffer, LoadFailure, RunnerPlan,
 from ollama_simulator.machine.fit import CPU, Layout, buffers_of, by_share, fit, layout_of
 from router.core.memory.compute import compute_bytes
 from router.core.memory.footprint import is_embedding, layer_kv_bytes
-from router.core.memory.options import RunOptions
+from router.core.memory.options import MemoryOptions
 from router.core.memory.projector import projector_bytes, worst_image_bytes
 from router.core.memory.shape import shape_of
 from router.core.memory.weights import tensor_bytes
@@ -23,7 +23,7 @@ class _Costs:
         facts = spec.model.facts
         self.spec, self.facts, self.shape = spec, facts, shape_of(facts)
         self.is_single = spec.is_single
-        self.options = RunOptions(
+        self.options = MemoryOptions(
             num_ctx=spec.num_ctx,
             num_batch=spec.num_batch,
             num_parallel=spec.num_parallel,

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from router.core.memory.options import RunOptions
+from router.core.memory.options import MemoryOptions
 from router.core.memory.placement import Card
 from router.core.ollama.model import ModelFacts, Tensor
 from router.core.units import MIB
@@ -75,9 +75,9 @@ def facts_of(model: dict[str, Any], quant: str) -> ModelFacts:
     )
 
 
-def options_of(row: Row) -> RunOptions:
+def options_of(row: Row) -> MemoryOptions:
     """The options of the recorded run."""
-    return RunOptions(
+    return MemoryOptions(
         num_ctx=int(row["num_ctx"]),
         num_batch=int(row["num_batch"]),
         num_parallel=int(row["num_parallel"]),

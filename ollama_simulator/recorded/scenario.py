@@ -15,7 +15,7 @@ from ollama_simulator.scheduler.engine import Engine, EngineError
 from ollama_simulator.scheduler.lease import Lease
 from router.core.go.durations import parse_duration_ns
 from router.core.ollama.options import ServerSettings
-from router.core.ollama.runner import RunnerOptions
+from router.core.ollama.runner import LoadOptions
 from router.core.units import MIB
 
 _FORCED = re.compile(r"\[\[tokens=(\d+)\]\]")
@@ -136,10 +136,10 @@ def prompt_of(body: Mapping[str, Any]) -> str:
     return " ".join(str(text) for text in said if text)
 
 
-def options_of(body: Mapping[str, Any]) -> RunnerOptions:
+def options_of(body: Mapping[str, Any]) -> LoadOptions:
     """The runner options in a request."""
     sent = {**(body.get("options") or {}), **({"shift": body["shift"]} if "shift" in body else {})}
-    return RunnerOptions(**{key: sent[key] for key in RunnerOptions.__struct_fields__ if key in sent})
+    return LoadOptions(**{key: sent[key] for key in LoadOptions.__struct_fields__ if key in sent})
 
 
 def visible_cards(scenario: Mapping[str, Any]) -> list[int]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from ollama_simulator.machine.cards import Cards
 from ollama_simulator.scheduler.runner import Runner
 from router.core.ollama.bookkeeping import Free, OllamaResident, frozen_free, less_booked, live_free
-from router.core.ollama.options import Launch
+from router.core.ollama.options import EffectiveOptions
 
 QUERY_S = 0.06
 """Duration of a device query: two short runs of llama-server."""
@@ -27,7 +27,7 @@ class Discovery:
         self._figures: list[int] = list(live_free(cards.gpus()))
         self._lock = asyncio.Lock()
 
-    async def believed(self, residents: Sequence[Runner], launch: Launch) -> Free:
+    async def believed(self, residents: Sequence[Runner], launch: EffectiveOptions) -> Free:
         """Bytes per card that Ollama considers free ahead of a load. A load without GPU layers causes no query."""
         if launch.num_gpu == 0:
             await asyncio.sleep(0)

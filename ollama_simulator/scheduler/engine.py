@@ -33,7 +33,7 @@ from ollama_simulator.scheduler.loading import (
 from ollama_simulator.scheduler.runner import Runner
 from router.core.ollama.bookkeeping import OllamaResident
 from router.core.ollama.options import ServerSettings, automatic_num_ctx, merged, needs_reload
-from router.core.ollama.runner import Gpu, RunnerOptions
+from router.core.ollama.runner import Gpu, LoadOptions
 from router.core.ollama.scheduler import max_loaded, victim
 
 
@@ -85,7 +85,7 @@ class Engine(AbstractAsyncContextManager["Engine"]):
 
     # ------------------------------------------------------------------ used by the API
 
-    async def acquire(self, model: SimModel, options: RunnerOptions, *, keep_alive_s: float | None = None) -> Lease:
+    async def acquire(self, model: SimModel, options: LoadOptions, *, keep_alive_s: float | None = None) -> Lease:
         """Load `model` with `options` unless it is loaded so already. Options that are None are automatic.
 
         `keep_alive_s`: None = the default, inf = indefinitely, 0 = unload at the end of the request. Raises EngineBusy

@@ -10,7 +10,7 @@ from ollama_simulator.machine.arithmetic import SimModel
 from ollama_simulator.machine.spec import Speeds
 from ollama_simulator.scheduler.loading import Events, RunnerDied
 from ollama_simulator.scheduler.runner import Runner
-from router.core.ollama.options import Launch
+from router.core.ollama.options import EffectiveOptions
 
 PREFIX = "an error was encountered while running the model: "
 ASSERTION = "GGML_ASSERT(ggml_can_mul_mat(a, b)) failed"
@@ -24,7 +24,7 @@ class Lease(AbstractAsyncContextManager["Lease"]):
     def __init__(
         self,
         runner: Runner,
-        launch: Launch,
+        launch: EffectiveOptions,
         speeds: Speeds,
         finished: Callable[[Runner], None],
         out_of_memory: Callable[[], object],

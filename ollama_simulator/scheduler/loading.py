@@ -11,7 +11,13 @@ from ollama_simulator.machine.arithmetic import Arithmetic, RunnerSpec, SimModel
 from ollama_simulator.machine.cards import Cards
 from ollama_simulator.scheduler.runner import OOM, POLL_S, Runner, command_line
 from router.core.ollama.bookkeeping import Free
-from router.core.ollama.options import Launch, ServerSettings, clamped, next_lower_num_ctx, supports_flash_attention
+from router.core.ollama.options import (
+    EffectiveOptions,
+    ServerSettings,
+    clamped,
+    next_lower_num_ctx,
+    supports_flash_attention,
+)
 from router.core.ollama.scheduler import Preflight, preflight
 from router.core.units import MIB
 
@@ -52,7 +58,7 @@ class Request:
     """A request in the scheduler. `served` yields its runner or an EngineError."""
 
     model: SimModel
-    launch: Launch
+    launch: EffectiveOptions
     keep_alive_s: float | None
     served: asyncio.Future[Runner]
     is_cancelled: bool = False
@@ -171,7 +177,7 @@ class Loader:
         )
         return runner
 
-    def _spec(self, request: Request, launch: Launch, look: Preflight, *, has_projector: bool) -> RunnerSpec:
+    def _spec(self, request: Request, launch: EffectiveOptions, look: Preflight, *, has_projector: bool) -> RunnerSpec:
         settings, model = self._settings, request.model
         target = settings.fit_target_bytes
         if has_projector and target == HEADROOM_BYTES:  # a target set by the user is not changed

@@ -9,7 +9,7 @@ from itertools import count
 from ollama_simulator.machine.arithmetic import Arithmetic, Buffer, LoadFailure, RunnerPlan, RunnerSpec, SimModel
 from ollama_simulator.machine.cards import Cards
 from router.core.ollama.bookkeeping import OllamaResident
-from router.core.ollama.options import Launch, ServerSettings
+from router.core.ollama.options import EffectiveOptions, ServerSettings
 from router.core.units import MIB
 
 POLL_S = 0.25
@@ -30,7 +30,7 @@ class Runner:
     def __init__(
         self,
         model: SimModel,
-        launch: Launch,
+        launch: EffectiveOptions,
         spec: RunnerSpec,
         cards: tuple[int, ...],
         book: Cards,

@@ -17,7 +17,7 @@ import httpx
 import msgspec
 
 from router.adapters.catalog import CatalogReader
-from router.core.ollama.runner import RunnerOptions
+from router.core.ollama.runner import LoadOptions
 from router.errors import LoadFailed, ModelNotFound, UpstreamError, UpstreamTimeout
 
 __all__ = ["CatalogReader", "ModelServer", "OllamaClient", "PsRow"]
@@ -68,7 +68,7 @@ class ModelServer(Protocol):
     async def ps(self) -> list[PsRow]:
         """What is loaded. A model that is still loading is not in it."""
 
-    async def load(self, name: str, options: RunnerOptions, keep_alive_s: float, embedding: bool = False) -> None:
+    async def load(self, name: str, options: LoadOptions, keep_alive_s: float, embedding: bool = False) -> None:
         """Load with exactly these options and nothing to answer; returns when it is loaded. Raises LoadFailed."""
 
     async def unload(self, name: str) -> None:
@@ -109,7 +109,7 @@ class OllamaClient:
     async def ps(self) -> list[PsRow]:
         return [PsRow.parse(row) for row in _rows(await self._ask("GET", "/api/ps"))]
 
-    async def load(self, name: str, options: RunnerOptions, keep_alive_s: float, embedding: bool = False) -> None:
+    async def load(self, name: str, options: LoadOptions, keep_alive_s: float, embedding: bool = False) -> None:
         given = {key: value for key, value in msgspec.structs.asdict(options).items() if value is not None}
         shift = given.pop("shift", None)
         body: dict[str, Any] = {"model": name, "keep_alive": _keep_alive(keep_alive_s), "options": given}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 from starlette.applications import Starlette
@@ -20,6 +20,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from router.admin.inspector import Inspector
 from router.errors import BadRequest, RouterError
 
 _DASHBOARD = Path(__file__).parent / "dashboard"
@@ -37,25 +38,6 @@ _SECURITY = [
     (b"referrer-policy", b"no-referrer"),
     (b"cache-control", b"no-store"),
 ]
-
-
-class Inspector(Protocol):
-    """What the admin listener asks; everything is plain data that JSON can carry."""
-
-    def explain(self, model: str, num_ctx: int | None) -> dict[str, Any]:
-        """The decision now, a row per variant. Raises BadRequest or ModelNotFound."""
-
-    def state(self) -> dict[str, Any]:
-        """Cards, residents, reservations, queue."""
-
-    def decisions(self) -> list[dict[str, Any]]:
-        """Recent decisions, newest first."""
-
-    def ready(self) -> tuple[bool, dict[str, Any]]:
-        """Whether requests can be served, and the facts behind it."""
-
-    def config(self) -> dict[str, Any]:
-        """The configuration in force, secrets masked."""
 
 
 def admin_app(

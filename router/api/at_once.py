@@ -13,11 +13,12 @@ from typing import Literal, NamedTuple, Protocol
 
 from router.api.calls import read_call
 from router.api.origins import HostRule
-from router.api.responses import Header, render_error, request_headers
+from router.api.responses import render_error, request_headers
 from router.api.sending import ending_of, usual_lines, whole_answer
 from router.api.settings import EdgeSettings
 from router.core.ollama.routes import TARGETS, Route
 from router.errors import Busy, RouterError, UpstreamError
+from router.http.headers import Header
 from router.http.server.cycle import Cycle, Phase
 from router.http.server.heads import Head
 from router.routing.call import Answer, Call

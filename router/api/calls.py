@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import cast
 
-from router.api.responses import Header
 from router.api.settings import EdgeSettings
+from router.config import NothingFits
 from router.core.ollama.names import is_cloud
 from router.core.ollama.routes import Route
 from router.core.payload.read import read_request
 from router.errors import BadRequest, Forbidden
-from router.routing.call import Call, NothingFits
+from router.http.headers import Header
+from router.routing.call import Call
 
 RULES = ("refuse", "wait", "allow_partial", "passthrough")
 OWN_HEADERS = frozenset((b"x-router-strict", b"x-router-nothing-fits"))

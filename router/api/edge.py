@@ -21,12 +21,13 @@ from router.api.local import LocalRoutes
 from router.api.origins import HostRule, OriginRule
 from router.api.passing import Passing
 from router.api.paths import NotFound, Redirect, WrongMethod, find
-from router.api.responses import PLAIN, Header, request_headers
+from router.api.responses import PLAIN, request_headers
 from router.api.sending import Sender
 from router.api.settings import EdgeSettings
-from router.api.streams import Ending
+from router.api.streams import StreamEnd
 from router.core.ollama.routes import TARGETS, Match, Route
 from router.errors import Busy, Forbidden, RouterError, UpstreamError
+from router.http.headers import Header
 from router.http.server.cycle import ClientGone, Cycle
 from router.routing.call import Answer, Call
 from router.routing.directory import Directory
@@ -35,7 +36,7 @@ from router.routing.outcomes import Blocked
 
 logger = logging.getLogger("router.api")
 
-NO_ENDING = Ending(is_terminated=False)
+NO_ENDING = StreamEnd(is_terminated=False)
 _encode = msgspec.json.encode
 
 

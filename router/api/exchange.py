@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from router.api.bodies import decoded, read_body, too_large
-from router.api.responses import Header, render_error
+from router.api.responses import render_error
 from router.api.settings import EdgeSettings
 from router.core.ollama.routes import Dialect
 from router.errors import RouterError
+from router.http.headers import Header
 from router.http.server.cycle import Cycle
 
 

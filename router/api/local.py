@@ -9,13 +9,14 @@ import msgspec
 
 from router.api import listing
 from router.api.exchange import Exchange
-from router.api.responses import JSON_UTF8, Header, request_headers, response_headers
+from router.api.responses import JSON_UTF8, request_headers, response_headers
 from router.api.sending import read_whole
 from router.api.settings import EdgeSettings
 from router.core.ollama.routes import Route
 from router.core.payload.read import read_names, rewrite
 from router.errors import ModelNotFound
 from router.http.client.response import UpstreamRequest
+from router.http.headers import Header
 from router.routing.directory import Directory
 
 TEXT = (b"content-type", b"text/plain; charset=utf-8")

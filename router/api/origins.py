@@ -10,7 +10,7 @@ import socket
 from functools import lru_cache
 from ipaddress import ip_address
 
-Header = tuple[bytes, bytes]
+from router.http.headers import Header
 
 _LOCAL = ("localhost", "127.0.0.1", "0.0.0.0")
 DEFAULT_ORIGINS = (

@@ -15,8 +15,7 @@ import msgspec
 from router.core.ollama.routes import Dialect
 from router.errors import BadRequest, Busy, NoVariantFits, RouterError, UpstreamError
 from router.http.client.parser import ConnectionGone
-
-Header = tuple[bytes, bytes]
+from router.http.headers import Header
 
 JSON = (b"content-type", b"application/json")
 JSON_UTF8 = (b"content-type", b"application/json; charset=utf-8")

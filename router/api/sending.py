@@ -12,17 +12,18 @@ from dataclasses import dataclass
 from typing import cast
 
 from router.api.exchange import Exchange
-from router.api.responses import NO_RETRY, Header, response_headers
-from router.api.streams import Ending, Rename, Stream, body_ending, is_stream, renamed_json, stream_of
+from router.api.responses import NO_RETRY, response_headers
+from router.api.streams import Rename, Stream, StreamEnd, body_ending, is_stream, renamed_json, stream_of
 from router.core.ollama.routes import Route
 from router.errors import RouterError, UpstreamError
 from router.http.client.response import AnswerHead, UpstreamResponse
+from router.http.headers import Header
 from router.routing.destination import header_lines
 
 WHOLE_BYTES = 4 << 20
 """An answer that is no stream is held back up to here, so that one that breaks off can still become a clean error."""
 
-UNCOUNTED = Ending(is_terminated=True)
+UNCOUNTED = StreamEnd(is_terminated=True)
 COUNTED_BYTES = 64 << 10
 """Token counts are read from unstreamed answers up to this size; beyond it are only embeddings."""
 
@@ -34,7 +35,7 @@ class Sent:
     outcome: str = "client_gone"
     status: int = 0
     sent_bytes: int = 0
-    ending: Ending | None = None
+    ending: StreamEnd | None = None
     error: str = ""
 
 
@@ -207,7 +208,7 @@ def _worded(
     return headers, body
 
 
-def ending_of(body: bytes, route: Route) -> Ending:
+def ending_of(body: bytes, route: Route) -> StreamEnd:
     """What a whole answer tells of itself; read once it has been sent."""
     return body_ending(body) if route.is_inference and len(body) <= COUNTED_BYTES else UNCOUNTED
 

@@ -44,7 +44,7 @@ _SSE_ENDS = frozenset(("message_stop", "response.completed", "response.incomplet
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
+class StreamEnd:
     """How a stream ended: `is_terminated` when by its own last word (an error is one); tokens where it says so."""
 
     is_terminated: bool
@@ -96,7 +96,7 @@ class Stream:
         """The line or event that says that the stream has failed. What was held of a broken piece is dropped."""
         raise NotImplementedError
 
-    def ending(self) -> Ending:
+    def ending(self) -> StreamEnd:
         raise NotImplementedError
 
     def _renamed(self, piece: bytes) -> bytes:
@@ -114,11 +114,11 @@ class LineStream(Stream):
     def error(self, message: str, status: int = 502) -> bytes:
         return _encode(error_value(message, status, "ollama")) + b"\n"
 
-    def ending(self) -> Ending:
+    def ending(self) -> StreamEnd:
         line = self._last.rstrip(b"\n")
         last = _last(line[line.rfind(b"\n") + 1 :])
         ended = last.done or last.status == "success" or last.error is not None
-        return Ending(ended, last.prompt_eval_count, last.eval_count)
+        return StreamEnd(ended, last.prompt_eval_count, last.eval_count)
 
     def _is_whole(self, rest: bytes) -> bool:
         try:
@@ -151,15 +151,15 @@ class EventStream(Stream):
             return b"event: error\ndata: " + _encode(value) + b"\n\n"
         return b"data: " + _encode(error_value(message, status, "openai")) + b"\n\n"
 
-    def ending(self) -> Ending:
+    def ending(self) -> StreamEnd:
         events = [event for event in self._last.split(b"\n\n") if event]
         values = [_data(event) for event in events]
         if not values:
-            return Ending(is_terminated=False)
+            return StreamEnd(is_terminated=False)
         last = _last(values[-1])
         ended = values[-1] == b"[DONE]" or last.type in _SSE_ENDS or last.error is not None
         usage = next((found for value in reversed(values) if (found := _last(value).usage) is not None), None)
-        return Ending(ended, *_counts(usage))
+        return StreamEnd(ended, *_counts(usage))
 
     def _is_whole(self, rest: bytes) -> bool:
         if _data(rest) != b"[DONE]":
@@ -201,12 +201,12 @@ def renamed_json(value: bytes, rename: Rename) -> bytes:
     return _encode(members) + value[len(body) :] if changed else value
 
 
-def body_ending(body: bytes) -> Ending:
+def body_ending(body: bytes) -> StreamEnd:
     """The token counts of an answer that was not streamed."""
     last = _last(body)
     if last.usage is not None:
-        return Ending(True, *_counts(last.usage))
-    return Ending(True, last.prompt_eval_count, last.eval_count)
+        return StreamEnd(True, *_counts(last.usage))
+    return StreamEnd(True, last.prompt_eval_count, last.eval_count)
 
 
 def _rename_in(members: dict[str, msgspec.Raw], rename: Rename) -> bool:

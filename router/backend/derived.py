@@ -13,7 +13,7 @@ from contextlib import suppress
 from router.adapters.ollama import ModelServer
 from router.backend.installed import Installed
 from router.core.ollama.derived_names import derived_name, is_derived, parameters_of
-from router.core.ollama.runner import RunnerOptions
+from router.core.ollama.runner import LoadOptions
 from router.errors import RouterError
 
 
@@ -30,7 +30,7 @@ class DerivedTags:
         for name in [name for name in self._made if self._installed.variant_behind(name) == variant]:
             del self._made[name]
 
-    async def ensure(self, variant: str, digest: str, options: RunnerOptions) -> str:
+    async def ensure(self, variant: str, digest: str, options: LoadOptions) -> str:
         """The name under which `/v1/*` reaches `variant` with `options`; made when it is missing."""
         wanted = parameters_of(options)
         if not wanted:
@@ -43,7 +43,7 @@ class DerivedTags:
             await asyncio.shield(making)
         return name
 
-    def made(self, variant: str, digest: str, options: RunnerOptions) -> str | None:
+    def made(self, variant: str, digest: str, options: LoadOptions) -> str | None:
         """The name under which `ensure` would find it; None where it is still to be made."""
         name = derived_name(variant, digest, options)
         making = self._made.get(name)

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from router.adapters.ollama import PsRow
 from router.adapters.store import LearnedStore
-from router.core.decision.need import run_options
+from router.core.decision.need import memory_options
 from router.core.decision.switching import Plan
 from router.core.learning.observation import Observation
 from router.core.learning.residuals import Learned
@@ -56,7 +56,7 @@ class Lessons:
         (0 = not seen), `row` what ps shows of it.
         """
         settings = self._server_settings()
-        asked = run_options(facts, plan.counted or plan.options, settings)
+        asked = memory_options(facts, plan.counted or plan.options, settings)
         cards = [gpu for gpu in before or () if gpu.index in plan.cards]
         observation = Observation(
             weights=facts.weights,

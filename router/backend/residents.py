@@ -13,7 +13,7 @@ from router.adapters.ollama import PsRow
 from router.backend.epoch import Epoch
 from router.core.decision.snapshot import Resident
 from router.core.ollama.names import key_of
-from router.core.ollama.runner import RunnerOptions
+from router.core.ollama.runner import LoadOptions
 
 GOING_S = 10.0
 """An unload counts as under way for at most this long; then the model is usable again if it is still there."""
@@ -38,7 +38,7 @@ class Tracked:
     loaded_at_s: float
     held_bytes: dict[int, int] = field(default_factory=dict)
     free_at_load_bytes: dict[int, int] = field(default_factory=dict)
-    options: RunnerOptions | None = None
+    options: LoadOptions | None = None
     lease_s: float = 300.0
     client_keep_alive_s: float | None = None
     idle_since_s: float = 0.0
@@ -50,9 +50,9 @@ class Tracked:
     going_until_s: float = 0.0
 
     @property
-    def sent_options(self) -> RunnerOptions:
+    def sent_options(self) -> LoadOptions:
         """The options that each request to it carries, so that Ollama never reloads it."""
-        return self.options if self.options is not None else RunnerOptions(num_ctx=self.row.context_length)
+        return self.options if self.options is not None else LoadOptions(num_ctx=self.row.context_length)
 
     def enter(self) -> None:
         """Count a request in."""
@@ -66,7 +66,7 @@ class Tracked:
             self.idle_since_s = now_s
         return self.in_flight == 0
 
-    def loaded(self, options: RunnerOptions, lease_s: float, now_s: float, free_before: Mapping[int, int]) -> None:
+    def loaded(self, options: LoadOptions, lease_s: float, now_s: float, free_before: Mapping[int, int]) -> None:
         """Record that we have loaded it; `free_before` is what each card had free just before."""
         self.options, self.lease_s, self.loaded_at_s = options, lease_s, now_s
         self.free_at_load_bytes = dict(free_before)

@@ -13,13 +13,13 @@ from typing import Any
 from router.adapters.gpu.detect import detect_probe
 from router.adapters.ollama import OllamaClient
 from router.core.memory.fit_target import fit_target_bytes
-from router.core.memory.footprint import RunOptions
+from router.core.memory.footprint import MemoryOptions
 from router.core.memory.placement import Card
 from router.core.memory.weights import BLOCKS
 from router.core.ollama.model import ModelFacts
 from router.core.ollama.names import key_of
 from router.core.ollama.options import ServerSettings, automatic_num_ctx, clamped, merged
-from router.core.ollama.runner import Gpu, RunnerOptions
+from router.core.ollama.runner import Gpu, LoadOptions
 from router.core.units import MIB
 from router.errors import BadRequest, ConfigError, ModelNotFound, ProbeError
 
@@ -48,12 +48,12 @@ class Question:
 
     facts: ModelFacts
     installed: tuple[ModelFacts, ...]
-    options: RunOptions
+    options: MemoryOptions
     cards: tuple[Card, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class Subject:
     """Where the facts come from; a file knows neither other models nor a version."""
 
     facts: ModelFacts
@@ -65,7 +65,7 @@ def read_question(model: str, upstream: str, settings: Settings, *, with_install
     """Everything that `examine` and `advise` need. Raises ConfigError (exit 2) for whatever cannot be used."""
     _check(settings)
     if Path(model).is_file():
-        source = Source(_from_file(Path(model)))
+        source = Subject(_from_file(Path(model)))
     else:
         source = asyncio.run(_from_server(model, _url(upstream), with_installed))
     gpus = tuple(_gpu(at, text) for at, text in enumerate(settings.gpus)) or asyncio.run(_probed(settings.is_idle))
@@ -78,16 +78,16 @@ def _check(settings: Settings) -> None:
     if settings.kv_type.upper() not in BLOCKS:
         allowed = "f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0, iq4_nl"
         raise ConfigError(f"--kv-type {settings.kv_type}: not a cache type; allowed are {allowed}")
-    if RunOptions(256, kv_type=settings.kv_type).is_kv_quantized and not settings.flash_attention:
+    if MemoryOptions(256, kv_type=settings.kv_type).is_kv_quantized and not settings.flash_attention:
         raise ConfigError(f"--kv-type {settings.kv_type} needs flash attention: llama.cpp refuses to load it without")
 
 
-def _options(facts: ModelFacts, gpus: Sequence[Gpu], settings: Settings) -> RunOptions:
+def _options(facts: ModelFacts, gpus: Sequence[Gpu], settings: Settings) -> MemoryOptions:
     """The Modelfile's parameters, then the command line; the context as the router would choose it."""
     server = ServerSettings(num_parallel=settings.num_parallel, kv_type=settings.kv_type)
     default = min(DEFAULT_NUM_CTX, automatic_num_ctx(gpus, server))
-    launch = merged(facts, RunnerOptions(num_ctx=settings.num_ctx, num_batch=settings.num_batch), server, default)
-    return RunOptions(
+    launch = merged(facts, LoadOptions(num_ctx=settings.num_ctx, num_batch=settings.num_batch), server, default)
+    return MemoryOptions(
         num_ctx=clamped(launch.num_ctx, facts),
         num_batch=launch.num_batch,
         num_parallel=launch.num_parallel,
@@ -111,7 +111,7 @@ def _from_file(path: Path) -> ModelFacts:
     return facts
 
 
-async def _from_server(model: str, upstream: str, with_installed: bool) -> Source:
+async def _from_server(model: str, upstream: str, with_installed: bool) -> Subject:
     client = OllamaClient(upstream)
     try:
         key, rows = _key(model), await client.tags()
@@ -121,7 +121,7 @@ async def _from_server(model: str, upstream: str, with_installed: bool) -> Sourc
         facts = ModelFacts.of_show(found[0], await client.show(model, verbose=True))
         others = [row for row in rows if row is not found[0]] if with_installed else []
         shown = [ModelFacts.of_show(row, await client.show(str(row["name"]), verbose=True)) for row in others]
-        return Source(facts, tuple(shown), await client.version())
+        return Subject(facts, tuple(shown), await client.version())
     finally:
         await client.aclose()
 

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 import msgspec
 
 from router.backend.residents import Tracked
+from router.config import NothingFits
 from router.core.decision.chain import Chain
 from router.core.decision.verdict import Decision
 from router.core.ollama.routes import Route
 from router.core.payload.read import InferenceRequest
 from router.http.client.response import UpstreamRequest, UpstreamResponse
-from router.routing.destination import Destination, Header, Rename
-
-NothingFits = Literal["refuse", "wait", "allow_partial", "passthrough"]
+from router.http.headers import Header
+from router.routing.destination import Destination, Rename
 
 
 class Call(msgspec.Struct, eq=False):

@@ -7,9 +7,9 @@ from functools import lru_cache
 
 from router.core.ollama.names import key_of
 from router.core.payload.read import InferenceRequest, Patch, rewrite
+from router.http.headers import Header
 from router.telemetry import Decided
 
-Header = tuple[bytes, bytes]
 Rename = tuple[bytes, bytes]
 
 _LONGEST_NAME = 512  # of a requested model whose headers are remembered

@@ -7,13 +7,13 @@ from functools import lru_cache
 from router.config import Defaults
 from router.core.decision.verdict import Verdict
 from router.core.ollama.derived_names import parameters_of
-from router.core.ollama.runner import RunnerOptions
+from router.core.ollama.runner import LoadOptions
 from router.core.payload.read import Patch
 from router.routing.call import Call
 from router.routing.destination import Destination, Rename, header_lines, router_headers, spelled
 from router.telemetry import Decided
 
-IN_OPTIONS = tuple(key for key in RunnerOptions.__struct_fields__ if key != "shift")
+IN_OPTIONS = tuple(key for key in LoadOptions.__struct_fields__ if key != "shift")
 """The options of a runner; `shift` is not one of them but a top-level key with a meaning for clients."""
 
 NO_PATCH = Patch.of({})
@@ -30,7 +30,7 @@ class Destinations:
         self._has_derived_tags = defaults.derived_tags
 
     def to_resident(
-        self, call: Call, chosen: Verdict, weights: str, reason: str, options: RunnerOptions, tag: str, decided: Decided
+        self, call: Call, chosen: Verdict, weights: str, reason: str, options: LoadOptions, tag: str, decided: Decided
     ) -> Destination:
         """To a resident that runs with `options`; `tag` is the derived tag that carries them, "" where none does."""
         served = spelled(call.request.model, chosen.variant.model)
@@ -80,7 +80,7 @@ class Destinations:
             may_vanish=bool(tag),
         )
 
-    def needs_tag(self, call: Call, options: RunnerOptions) -> bool:
+    def needs_tag(self, call: Call, options: LoadOptions) -> bool:
         """True where the runner's options can only travel in a derived tag."""
         return call.route.dialect != "ollama" and self._has_derived_tags and bool(parameters_of(options))
 
@@ -95,7 +95,7 @@ class Destinations:
 
 
 @lru_cache(maxsize=256)
-def patch_of(options: RunnerOptions) -> Patch:
+def patch_of(options: LoadOptions) -> Patch:
     """Exactly these options in a body, none of a client's own."""
     return Patch.of({key: getattr(options, key) for key in IN_OPTIONS})
 

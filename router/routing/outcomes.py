@@ -14,7 +14,7 @@ from router.core.decision.chain import Chain
 from router.core.decision.report import refusal
 from router.core.decision.verdict import Decision, Outcome, Verdict, VerdictKind
 from router.core.ollama.names import key_of
-from router.core.ollama.runner import RunnerOptions
+from router.core.ollama.runner import LoadOptions
 from router.core.payload.read import Patch
 from router.errors import LoadFailed, NoVariantFits
 from router.routing.call import Call
@@ -129,7 +129,7 @@ class Outcomes:
         num_ctx, model = first.variant.num_ctx, first.variant.model
         if not isinstance(num_ctx, int) or call.request.num_ctx is not None or first.num_ctx != num_ctx:
             return self._destinations.passed_on(call, reason, model, decided=passed)
-        options = RunnerOptions(num_ctx=num_ctx)
+        options = LoadOptions(num_ctx=num_ctx)
         if not self._destinations.needs_tag(call, options):
             patch = Patch.of({"num_ctx": num_ctx}) if call.route.dialect == "ollama" else NO_PATCH
             return self._destinations.passed_on(call, reason, model, patch=patch, decided=passed)

@@ -25,7 +25,7 @@ from router.telemetry.events import (
 )
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
-Line = dict[str, object]
+Facts = dict[str, object]
 FLUSH_S, MOST_HELD = 0.1, 256
 
 
@@ -122,7 +122,7 @@ class LogHook:
         return f"{self._date}.{rest:03d}+00:00"
 
 
-def _line(event: Event) -> tuple[str, str, Line]:
+def _line(event: Event) -> tuple[str, str, Facts]:
     """Level, message and facts; the level "" is never written."""
     match event:
         case Decided():
@@ -131,10 +131,10 @@ def _line(event: Event) -> tuple[str, str, Line]:
         case Switched():
             return _switch(event)
         case Spilled():
-            sizes: Line = {"size_bytes": event.size_bytes, "size_vram_bytes": event.size_vram_bytes}
+            sizes: Facts = {"size_bytes": event.size_bytes, "size_vram_bytes": event.size_vram_bytes}
             return "warning", "model spilled after its load", {"model": event.model, **sizes}
         case Measured():
-            foreseen: Line = {"predicted_bytes": event.predicted_bytes, "measured_bytes": event.measured_bytes}
+            foreseen: Facts = {"predicted_bytes": event.predicted_bytes, "measured_bytes": event.measured_bytes}
             return "debug", "load measured", {"model": event.model, **foreseen}
         case ProbeLost():
             return "warning", "free memory cannot be read", {"probe": event.probe, "error": event.error}
@@ -176,7 +176,7 @@ def _request(ts: str, event: Finished) -> RequestLine:
     )
 
 
-def _decided(event: Decided) -> Line:
+def _decided(event: Decided) -> Facts:
     return {
         "request_id": event.request_id,
         "team": event.team,
@@ -187,8 +187,8 @@ def _decided(event: Decided) -> Line:
     }
 
 
-def _switch(event: Switched) -> tuple[str, str, Line]:
-    line: Line = {"model": event.model, "evicted": event.evicted}
+def _switch(event: Switched) -> tuple[str, str, Facts]:
+    line: Facts = {"model": event.model, "evicted": event.evicted}
     if event.duration_s is not None:
         line["duration_ms"] = _ms(event.duration_s)
     if event.error:

@@ -12,7 +12,7 @@ import pytest
 import respx
 
 from router.adapters.ollama import CatalogReader, OllamaClient, PsRow
-from router.core.ollama.runner import RunnerOptions
+from router.core.ollama.runner import LoadOptions
 from router.errors import LoadFailed, ModelNotFound, UpstreamError, UpstreamTimeout
 
 URL = "http://ollama.test:11434"
@@ -82,9 +82,9 @@ async def test_show_is_verbose(client, server):
 async def test_a_load_names_exactly_its_options(client, server):
     """No prompt, no stream, and no option that was not asked for; shift is not an option but a field."""
     route = server.post("/api/generate").respond(json={"done": True, "done_reason": "load"})
-    await client.load("llama3", RunnerOptions(num_ctx=8192, num_gpu=99, shift=False), keep_alive_s=300.0)
-    await client.load("llama3", RunnerOptions(), keep_alive_s=math.inf)
-    await client.load("llama3", RunnerOptions(use_mmap=True), keep_alive_s=1.5)
+    await client.load("llama3", LoadOptions(num_ctx=8192, num_gpu=99, shift=False), keep_alive_s=300.0)
+    await client.load("llama3", LoadOptions(), keep_alive_s=math.inf)
+    await client.load("llama3", LoadOptions(use_mmap=True), keep_alive_s=1.5)
     options = {"num_ctx": 8192, "num_gpu": 99}
     assert sent(route) == {"model": "llama3", "keep_alive": 300, "options": options, "stream": False, "shift": False}
     assert sent(route, 1) == {"model": "llama3", "keep_alive": -1, "options": {}, "stream": False}
@@ -94,7 +94,7 @@ async def test_a_load_names_exactly_its_options(client, server):
 async def test_an_embedding_model_loads_by_its_own_route(client, server):
     """Nothing to embed loads; /api/generate would refuse the model."""
     route = server.post("/api/embed").respond(json={"model": "e", "embeddings": []})
-    await client.load("e", RunnerOptions(num_ctx=512), keep_alive_s=60.0, embedding=True)
+    await client.load("e", LoadOptions(num_ctx=512), keep_alive_s=60.0, embedding=True)
     assert sent(route) == {"model": "e", "keep_alive": 60, "options": {"num_ctx": 512}, "input": []}
 
 
@@ -109,7 +109,7 @@ async def test_a_failed_load_keeps_the_servers_own_text_and_status(client, serve
     """What Ollama says of a load goes to the client as it is."""
     server.post("/api/generate").respond(500, json={"error": "llama-server process has terminated: exit status 1"})
     with pytest.raises(LoadFailed, match="exit status 1") as caught:
-        await client.load("x", RunnerOptions(), 60.0)
+        await client.load("x", LoadOptions(), 60.0)
     assert caught.value.status == 500
 
 

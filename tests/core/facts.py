@@ -4,7 +4,7 @@ from router.core.decision.chain import Chain, Variant
 from router.core.decision.snapshot import Resident
 from router.core.ollama.model import ModelFacts, Tensor
 from router.core.ollama.names import key_of
-from router.core.ollama.runner import Gpu, RunnerOptions
+from router.core.ollama.runner import Gpu, LoadOptions
 from router.core.units import GIB, MIB
 
 
@@ -68,7 +68,7 @@ def resident_of(facts, *, held_gib=None, card=0, num_ctx=32768, order=1, free_at
         "context_length": num_ctx,
         "held_bytes": {card: held},
         "free_at_load_bytes": {card: int(free_at_load_gib * GIB)},
-        "options": RunnerOptions(num_ctx=num_ctx, num_batch=512),
+        "options": LoadOptions(num_ctx=num_ctx, num_batch=512),
         "order": order,
     }
     return Resident(**(values | more))

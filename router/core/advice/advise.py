@@ -8,7 +8,7 @@ from typing import Literal
 
 from router.core.advice.examine import Fit, examine, groups
 from router.core.decision.chain import auto_chain
-from router.core.memory.footprint import RunOptions, footprint
+from router.core.memory.footprint import MemoryOptions, footprint
 from router.core.memory.placement import PIPELINE_COPIES, Card, place
 from router.core.memory.shape import shape_of
 from router.core.ollama.model import ModelFacts
@@ -61,7 +61,7 @@ class Advice:
     main_memory_bytes: int
 
 
-def advise(asked: ModelFacts, installed: Iterable[ModelFacts], options: RunOptions, cards: Sequence[Card]) -> Advice:
+def advise(asked: ModelFacts, installed: Iterable[ModelFacts], options: MemoryOptions, cards: Sequence[Card]) -> Advice:
     """What to do about `asked` with `options` on `cards`; `installed` is everything the server has."""
     fit = examine(asked, options, cards)
     cures = () if fit.fits else tuple(_cures(asked, tuple(installed), options, cards, fit))
@@ -70,7 +70,7 @@ def advise(asked: ModelFacts, installed: Iterable[ModelFacts], options: RunOptio
 
 
 def _cures(
-    asked: ModelFacts, installed: tuple[ModelFacts, ...], options: RunOptions, cards: Sequence[Card], fit: Fit
+    asked: ModelFacts, installed: tuple[ModelFacts, ...], options: MemoryOptions, cards: Sequence[Card], fit: Fit
 ) -> Iterator[Cure]:
     """In order of what it costs the answers: another quantization, fewer settings, a file to fetch, a smaller model."""
     same, smaller = _stand_ins(asked, installed)
@@ -93,7 +93,7 @@ def _stand_ins(asked: ModelFacts, installed: tuple[ModelFacts, ...]) -> tuple[li
 
 
 def _first_fitting(
-    kind: Kind, text: str, candidates: Iterable[ModelFacts], options: RunOptions, cards: Sequence[Card]
+    kind: Kind, text: str, candidates: Iterable[ModelFacts], options: MemoryOptions, cards: Sequence[Card]
 ) -> Iterator[Cure]:
     for facts in candidates:
         asked = options.with_num_ctx(min(options.num_ctx, facts.context_length or options.num_ctx))
@@ -104,9 +104,9 @@ def _first_fitting(
             return
 
 
-def _other_settings(asked: ModelFacts, options: RunOptions, cards: Sequence[Card]) -> Iterator[Cure]:
+def _other_settings(asked: ModelFacts, options: MemoryOptions, cards: Sequence[Card]) -> Iterator[Cure]:
     """Server settings that help without changing the answers much."""
-    changes: list[tuple[Kind, str, RunOptions]] = []
+    changes: list[tuple[Kind, str, MemoryOptions]] = []
     if options.num_parallel > 1:
         changes.append(("slots", "set OLLAMA_NUM_PARALLEL=1", replace(options, num_parallel=1)))
     if options.num_batch > 512:
@@ -120,7 +120,7 @@ def _other_settings(asked: ModelFacts, options: RunOptions, cards: Sequence[Card
             yield Cure(kind, text, asked.name, options.num_ctx, found.placement.need_bytes)
 
 
-def _file_to_fetch(asked: ModelFacts, options: RunOptions, cards: Sequence[Card]) -> Iterator[Cure]:
+def _file_to_fetch(asked: ModelFacts, options: MemoryOptions, cards: Sequence[Card]) -> Iterator[Cure]:
     """The biggest smaller quantization that would fit; its size follows from bits per weight."""
     weights = footprint(asked, options).weights_bytes
     bits = 8 * weights / asked.parameter_count if asked.parameter_count else 0.0
@@ -136,7 +136,7 @@ def _file_to_fetch(asked: ModelFacts, options: RunOptions, cards: Sequence[Card]
                 return
 
 
-def hardware_for(facts: ModelFacts, options: RunOptions) -> Iterator[Hardware]:
+def hardware_for(facts: ModelFacts, options: MemoryOptions) -> Iterator[Hardware]:
     """The smallest single card, and the smallest pair of cards, that run `facts` fully with `options`."""
     for count in (1, 2):
         for size_gb in CARD_SIZES_GB:
@@ -147,13 +147,13 @@ def hardware_for(facts: ModelFacts, options: RunOptions) -> Iterator[Hardware]:
                 break
 
 
-def split_cost_bytes(facts: ModelFacts, options: RunOptions) -> int:
+def split_cost_bytes(facts: ModelFacts, options: MemoryOptions) -> int:
     """What a second card costs in memory: its own context, margin and compute buffer, and the pipeline's copies."""
     one, pipelined = (footprint(facts, options, copies=copies).compute_bytes for copies in (1, PIPELINE_COPIES))
     return 2 * pipelined - one + _CONTEXT_BYTES + Card(0, 0, 0).margin_bytes
 
 
-def main_memory_bytes(facts: ModelFacts, options: RunOptions, cards: Sequence[Card]) -> int:
+def main_memory_bytes(facts: ModelFacts, options: MemoryOptions, cards: Sequence[Card]) -> int:
     """Main memory taken when it runs all the same: what the cards cannot hold, and what never leaves the host."""
     known = footprint(facts, options)
     room = sum(max(0, card.free_bytes - card.context_bytes - card.margin_bytes) for card in cards)

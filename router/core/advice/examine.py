@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from router.core.memory.footprint import Backend, Footprint, RunOptions, footprint, layer_kv_bytes
+from router.core.memory.footprint import ComputeBackend, Footprint, MemoryOptions, footprint, layer_kv_bytes
 from router.core.memory.placement import PIPELINE_COPIES, Card, DeviceNeed, Placement, max_num_ctx, place
 from router.core.memory.shape import shape_of
 from router.core.ollama.model import ModelFacts
@@ -42,7 +42,7 @@ class Fit:
 
     model: str
     arch: str
-    options: RunOptions
+    options: MemoryOptions
     fits: bool
     known: Footprint
     placement: Placement
@@ -56,7 +56,12 @@ class Fit:
 
 
 def examine(
-    facts: ModelFacts, options: RunOptions, cards: Sequence[Card], *, backend: Backend = "cuda", largest: bool = True
+    facts: ModelFacts,
+    options: MemoryOptions,
+    cards: Sequence[Card],
+    *,
+    backend: ComputeBackend = "cuda",
+    largest: bool = True,
 ) -> Fit:
     """Try each card alone, the tightest first, then all together, as the router does. `largest` False skips the
     search for the largest context (then 0)."""
@@ -85,7 +90,7 @@ def groups(cards: Sequence[Card]) -> list[tuple[Card, ...]]:
 
 
 def _terms(
-    facts: ModelFacts, options: RunOptions, cards: Sequence[Card], placement: Placement, backend: Backend
+    facts: ModelFacts, options: MemoryOptions, cards: Sequence[Card], placement: Placement, backend: ComputeBackend
 ) -> tuple[DeviceTerms, ...]:
     whole = footprint(facts, options, backend=backend, copies=1 if len(cards) == 1 else PIPELINE_COPIES)
     found, start = [], 0
@@ -96,7 +101,7 @@ def _terms(
 
 
 def _device_terms(
-    facts: ModelFacts, options: RunOptions, card: Card, device: DeviceNeed, whole: Footprint, start: int
+    facts: ModelFacts, options: MemoryOptions, card: Card, device: DeviceNeed, whole: Footprint, start: int
 ) -> DeviceTerms:
     shape = shape_of(facts)
     layers = shape.layers[start : start + device.layers]

@@ -7,14 +7,14 @@ from dataclasses import replace
 
 from router.core.decision.chain import Variant
 from router.core.decision.context import ContextNeed, context_need
-from router.core.decision.need import room_of
+from router.core.decision.need import need_of
 from router.core.decision.snapshot import Resident, Snapshot
 from router.core.decision.switching import Plan, Shortage, plan_switch
 from router.core.decision.verdict import Rules, Verdict, VerdictKind
 from router.core.ollama.model import ModelFacts
 from router.core.ollama.names import key_of
 from router.core.ollama.options import DEFAULT_BATCH, LARGEST_BATCH, automatic_num_ctx, can_complete
-from router.core.ollama.runner import RunnerOptions
+from router.core.ollama.runner import LoadOptions
 from router.core.payload.read import InferenceRequest
 
 
@@ -58,7 +58,7 @@ def _adopted(variant: Variant, facts: ModelFacts, resident: Resident, *, is_auto
     Ollama reloads it under our eyes, and not by a client's request."""
     waits = (resident.weights,) if resident.in_flight else ()
     is_named = can_complete(facts) and not is_automatic
-    options = RunnerOptions(num_ctx=resident.context_length if is_named else None)
+    options = LoadOptions(num_ctx=resident.context_length if is_named else None)
     plan = Plan(options, (), waits, (), 0, 0, adopts=True)
     kind = VerdictKind.WAITS if waits else VerdictKind.FITS
     return Verdict(variant, kind, resident.context_length, plan=plan, facts=facts, detail="loaded by somebody else")
@@ -92,7 +92,7 @@ def usable_resident(
             continue
         if resident.context_length < need.lower:
             continue
-        if request.is_automatic and resident.options not in (None, RunnerOptions()):
+        if request.is_automatic and resident.options not in (None, LoadOptions()):
             continue
         shift = resident.options.shift if resident.options else None
         if (request.options.shift is False) == (shift is False):  # shifting is Ollama's default
@@ -106,7 +106,7 @@ def _is_resident_of(resident: Resident, facts: ModelFacts) -> bool:
     return key_of(resident.name) == key_of(facts.name)
 
 
-def base_options(request: InferenceRequest, facts: ModelFacts) -> RunnerOptions:
+def base_options(request: InferenceRequest, facts: ModelFacts) -> LoadOptions:
     """The runner options of a load for `request`, without num_ctx and main_gpu, which the plan decides.
 
     512 where nobody names a batch: small, predictable, and the only one without a surcharge in Ollama's pre-flight.
@@ -114,10 +114,10 @@ def base_options(request: InferenceRequest, facts: ModelFacts) -> RunnerOptions:
     """
     named = request.options.num_batch or facts.parameters.get("num_batch")
     if request.is_automatic:
-        return RunnerOptions(num_batch=int(named or LARGEST_BATCH))  # what Ollama may choose, counted at its largest
+        return LoadOptions(num_batch=int(named or LARGEST_BATCH))  # what Ollama may choose, counted at its largest
     if not named and not can_complete(facts):
-        return RunnerOptions(shift=request.options.shift)  # an embedder wants its whole input in one batch
-    return RunnerOptions(num_batch=int(named or DEFAULT_BATCH), shift=request.options.shift)
+        return LoadOptions(shift=request.options.shift)  # an embedder wants its whole input in one batch
+    return LoadOptions(num_batch=int(named or DEFAULT_BATCH), shift=request.options.shift)
 
 
 def _look_for_room(
@@ -134,7 +134,7 @@ def _look_for_room(
     if snapshot.gpus is None:
         verdict = _look_without_probe(variant, facts, base, need, snapshot, rules)
         if request.is_automatic and verdict.plan is not None:
-            plan = replace(verdict.plan, options=RunnerOptions(), counted=verdict.plan.options)
+            plan = replace(verdict.plan, options=LoadOptions(), counted=verdict.plan.options)
             verdict = replace(verdict, plan=plan)
         return verdict
     found = plan_switch(facts, base, need, snapshot, rules.machine, may_pin=not request.is_automatic)
@@ -146,7 +146,7 @@ def _look_for_room(
     kind = VerdictKind.WAITS if found.waits_for else VerdictKind.FITS  # cases 6, 5
     num_ctx, plan = found.options.num_ctx or 0, found
     if request.is_automatic:
-        plan = replace(found, options=RunnerOptions(), counted=found.options)
+        plan = replace(found, options=LoadOptions(), counted=found.options)
     elif not can_complete(facts) and request.num_ctx is None:  # Ollama's own choice, so that /v1 shares the runner
         plan = replace(found, options=found.options.at(None, found.options.main_gpu), counted=found.options)
     return Verdict(variant, kind, num_ctx, found.need_bytes, found.have_bytes, plan=plan, facts=facts)
@@ -155,13 +155,13 @@ def _look_for_room(
 def _look_without_probe(
     variant: Variant,
     facts: ModelFacts,
-    base: RunnerOptions,
+    base: LoadOptions,
     need: ContextNeed,
     snapshot: Snapshot,
     rules: Rules,
 ) -> Verdict:
     """Verify mode: everything else goes first, then the load is the judge; what spilled there is banned for a while."""
-    least_bytes = room_of(facts, base.at(need.lower), rules.machine).footprint.need_bytes
+    least_bytes = need_of(facts, base.at(need.lower), rules.machine).footprint.need_bytes
     if snapshot.ceiling_bytes is not None and least_bytes > snapshot.ceiling_bytes:
         have_bytes, why = snapshot.ceiling_bytes, "seen by a spill"
         return Verdict(variant, VerdictKind.TOO_BIG, need.lower, least_bytes, have_bytes, why, facts=facts)

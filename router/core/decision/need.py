@@ -12,11 +12,11 @@ from functools import lru_cache
 
 from router.core.learning.residuals import Learned
 from router.core.memory.fit_target import fit_target_bytes
-from router.core.memory.footprint import Backend, Footprint, RunOptions, known_footprint
+from router.core.memory.footprint import ComputeBackend, Footprint, MemoryOptions, known_footprint
 from router.core.memory.placement import Card, DeviceNeed, Placement, place
 from router.core.ollama.model import ModelFacts
 from router.core.ollama.options import DEFAULT_BATCH, EMBEDDING_BATCH, ServerSettings, can_complete, parallel_slots
-from router.core.ollama.runner import Gpu, RunnerOptions
+from router.core.ollama.runner import Gpu, LoadOptions
 
 DEFAULT_SETTINGS = ServerSettings()
 NOTHING_LEARNED = Learned.of(())
@@ -30,18 +30,18 @@ class MachineRules:
     """
 
     settings: ServerSettings = DEFAULT_SETTINGS
-    backend: Backend = "cuda"
+    backend: ComputeBackend = "cuda"
     safety_bytes: int | None = None
     learned: Learned = NOTHING_LEARNED
     step: int = 2048
     now_s: float = 0.0
 
 
-def run_options(facts: ModelFacts, options: RunnerOptions, settings: ServerSettings) -> RunOptions:
+def memory_options(facts: ModelFacts, options: LoadOptions, settings: ServerSettings) -> MemoryOptions:
     """The footprint's view of a runner that Ollama starts with `options`; num_ctx must be named."""
     num_ctx = options.num_ctx or 0
     batch = DEFAULT_BATCH if can_complete(facts) else min(EMBEDDING_BATCH, num_ctx)
-    return RunOptions(
+    return MemoryOptions(
         num_ctx=num_ctx,
         num_batch=options.num_batch or batch,
         num_parallel=parallel_slots(facts, settings),
@@ -51,18 +51,18 @@ def run_options(facts: ModelFacts, options: RunnerOptions, settings: ServerSetti
 
 
 @lru_cache(maxsize=512)
-def room_of(facts: ModelFacts, options: RunnerOptions, rules: MachineRules) -> Room:
+def need_of(facts: ModelFacts, options: LoadOptions, rules: MachineRules) -> MemoryNeed:
     """The needs of `facts` with `options`, remembered as long as the rules are the same object."""
-    return Room(facts, options, rules)
+    return MemoryNeed(facts, options, rules)
 
 
-class Room:
-    """See `room_of`."""
+class MemoryNeed:
+    """See `need_of`."""
 
     __slots__ = ("_facts", "_margin_bytes", "_rules", "_singles", "asked", "footprint")
 
-    def __init__(self, facts: ModelFacts, options: RunnerOptions, rules: MachineRules) -> None:
-        self.asked = run_options(facts, options, rules.settings)
+    def __init__(self, facts: ModelFacts, options: LoadOptions, rules: MachineRules) -> None:
+        self.asked = memory_options(facts, options, rules.settings)
         self.footprint: Footprint = known_footprint(facts, self.asked, rules.backend, 1)
         self._facts = facts
         self._rules = rules

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from router.core.ollama.model import ModelFacts
-from router.core.ollama.runner import Gpu, RunnerOptions
+from router.core.ollama.runner import Gpu, LoadOptions
 from router.core.units import GIB
 
 
@@ -28,7 +28,7 @@ class Resident:
     context_length: int
     held_bytes: Mapping[int, int] = field(default_factory=dict)
     free_at_load_bytes: Mapping[int, int] = field(default_factory=dict)
-    options: RunnerOptions | None = None
+    options: LoadOptions | None = None
     order: int = 0
     keep_alive_s: float = 300.0
     in_flight: int = 0

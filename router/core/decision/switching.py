@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 
 from router.core.decision.context import ContextNeed
-from router.core.decision.need import MachineRules, Room, room_of
+from router.core.decision.need import MachineRules, MemoryNeed, need_of
 from router.core.decision.snapshot import Resident, Snapshot
 from router.core.memory.placement import Placement
 from router.core.ollama.bookkeeping import OllamaResident
 from router.core.ollama.model import ModelFacts
-from router.core.ollama.runner import Gpu, RunnerOptions
+from router.core.ollama.runner import Gpu, LoadOptions
 from router.core.ollama.scheduler import foresee_load
 
 STALL_BYTES = 4 << 30
@@ -41,7 +41,7 @@ class Plan:
     formula alone.
     """
 
-    options: RunnerOptions
+    options: LoadOptions
     evict: tuple[str, ...]
     waits_for: tuple[str, ...]
     cards: tuple[int, ...]
@@ -51,7 +51,7 @@ class Plan:
     expected_bytes: int = 0
     cache_bytes: int = 0
     adopts: bool = False
-    counted: RunnerOptions | None = None
+    counted: LoadOptions | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class Shortage:
 
 def plan_switch(
     facts: ModelFacts,
-    base: RunnerOptions,
+    base: LoadOptions,
     need: ContextNeed,
     snapshot: Snapshot,
     rules: MachineRules,
@@ -102,14 +102,14 @@ def contexts(need: ContextNeed, step: int) -> Iterator[int]:
 
 
 def _plan_at(
-    facts: ModelFacts, options: RunnerOptions, snapshot: Snapshot, rules: MachineRules, *, may_pin: bool
+    facts: ModelFacts, options: LoadOptions, snapshot: Snapshot, rules: MachineRules, *, may_pin: bool
 ) -> Plan | Shortage:
     assert snapshot.gpus
-    room = room_of(facts, options, rules)
+    memory = need_of(facts, options, rules)
     same = tuple(r for r in snapshot.residents if r.weights == facts.weights and facts.weights)
     nearest: Shortage | None = None
     for evicted in _subsets(snapshot.residents, same):
-        found = _plan_without(facts, options, room, evicted, snapshot, rules, may_pin=may_pin)
+        found = _plan_without(facts, options, memory, evicted, snapshot, rules, may_pin=may_pin)
         if isinstance(found, Plan):
             return found
         nearest = _nearer(nearest, found)
@@ -148,8 +148,8 @@ def _subsets(residents: Sequence[Resident], always: tuple[Resident, ...]) -> Ite
 
 def _plan_without(
     facts: ModelFacts,
-    options: RunnerOptions,
-    room: Room,
+    options: LoadOptions,
+    memory: MemoryNeed,
     evicted: tuple[Resident, ...],
     snapshot: Snapshot,
     rules: MachineRules,
@@ -165,22 +165,22 @@ def _plan_without(
     stay = tuple(r for r in snapshot.residents if r not in evicted) if evicted else snapshot.residents
     nearest: Shortage | None = None
     for gpu in sorted(gpus, key=_by_free) if len(gpus) > 1 else gpus:
-        need = room.need_bytes(gpu)
+        need = memory.need_bytes(gpu)
         if need > gpu.free_bytes:
             nearest = _nearer(nearest, Shortage(need, gpu.free_bytes, "too big"))
             continue
         pinned = options.at(options.num_ctx, gpu.index) if may_pin and len(gpus) > 1 else options
-        if not (reason := _interferes(facts, pinned, room, (gpu,), gpus, stay, rules)):
-            return _plan(pinned, evicted, room.on((gpu,)), room)
+        if not (reason := _interferes(facts, pinned, memory, (gpu,), gpus, stay, rules)):
+            return _plan(pinned, evicted, memory.on((gpu,)), memory)
         nearest = _nearer(nearest, Shortage(need, gpu.free_bytes, reason))
     assert nearest is not None
-    return nearest if len(gpus) == 1 else _split(facts, options, room, evicted, gpus, stay, rules, nearest)
+    return nearest if len(gpus) == 1 else _split(facts, options, memory, evicted, gpus, stay, rules, nearest)
 
 
 def _split(
     facts: ModelFacts,
-    options: RunnerOptions,
-    room: Room,
+    options: LoadOptions,
+    memory: MemoryNeed,
     evicted: tuple[Resident, ...],
     gpus: tuple[Gpu, ...],
     stay: tuple[Resident, ...],
@@ -189,13 +189,13 @@ def _split(
 ) -> Plan | Shortage:
     """The plan over all cards together."""
     have = sum(gpu.free_bytes for gpu in gpus)
-    least = room.footprint.need_bytes + sum(gpu.context_bytes for gpu in gpus)
+    least = memory.footprint.need_bytes + sum(gpu.context_bytes for gpu in gpus)
     if least > have:  # not even without margins: no need to deal the layers out
         return _nearer(nearest, Shortage(least, have, "too big"))
-    placement, spread = room.on(gpus), options.at(options.num_ctx)
+    placement, spread = memory.on(gpus), options.at(options.num_ctx)
     reason = "too big"
-    if placement.fits and not (reason := _interferes(facts, spread, room, gpus, gpus, stay, rules)):
-        return _plan(spread, evicted, placement, room)
+    if placement.fits and not (reason := _interferes(facts, spread, memory, gpus, gpus, stay, rules)):
+        return _plan(spread, evicted, placement, memory)
     need = placement.need_bytes if placement.fits else max(placement.need_bytes, have + 1)
     return _nearer(nearest, Shortage(need, have, reason))
 
@@ -219,8 +219,8 @@ def _free_bytes(gpu: Gpu, evicted: Iterable[Resident]) -> int:
 
 def _interferes(
     facts: ModelFacts,
-    options: RunnerOptions,
-    room: Room,
+    options: LoadOptions,
+    memory: MemoryNeed,
     group: tuple[Gpu, ...],
     gpus: tuple[Gpu, ...],
     stay: tuple[Resident, ...],
@@ -233,7 +233,7 @@ def _interferes(
     if foresight.cards and set(foresight.cards) != {gpu.index for gpu in group}:
         return "Ollama would place it elsewhere"
     free = min(gpu.free_bytes for gpu in group)
-    if rules.learned.banned(facts.weights, room.asked, free, rules.now_s):
+    if rules.learned.banned(facts.weights, memory.asked, free, rules.now_s):
         return "it spilled before at this free level"
     return ""
 
@@ -262,7 +262,7 @@ def booked(resident: Resident, gpus: tuple[Gpu, ...]) -> OllamaResident:
     )
 
 
-def _plan(options: RunnerOptions, evicted: tuple[Resident, ...], placement: Placement, room: Room) -> Plan:
+def _plan(options: LoadOptions, evicted: tuple[Resident, ...], placement: Placement, memory: MemoryNeed) -> Plan:
     youngest_first = sorted(evicted, key=lambda resident: -resident.order)
     return Plan(
         options=options,
@@ -273,5 +273,5 @@ def _plan(options: RunnerOptions, evicted: tuple[Resident, ...], placement: Plac
         have_bytes=sum(device.have_bytes for device in placement.devices),
         need_by_card=tuple(min(device.need_bytes, device.have_bytes) for device in placement.devices),
         expected_bytes=placement.expected_bytes,
-        cache_bytes=room.cache_bytes,
+        cache_bytes=memory.cache_bytes,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from router.core.memory.options import RunOptions
+from router.core.memory.options import MemoryOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class Observation:
         had = self.free_before_bytes * max(1, len(self.gpu_names)) - self.margin_bytes
         return max(self.measured_bytes + outside, had) - self.predicted_bytes
 
-    def asks(self, options: RunOptions) -> bool:
+    def asks(self, options: MemoryOptions) -> bool:
         """True when `options` start the same runner, as far as memory goes."""
         return (self.num_ctx, self.num_batch, self.num_parallel, self.kv_type) == (
             options.num_ctx,

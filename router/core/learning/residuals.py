@@ -21,7 +21,7 @@ from functools import lru_cache
 
 from router.core.learning.drift import Hidden, hidden_setting
 from router.core.learning.observation import Observation as Observation
-from router.core.memory.options import RunOptions
+from router.core.memory.options import MemoryOptions
 from router.core.units import MIB
 
 LEAST_SAFETY_BYTES = 64 * MIB  # growth after the load is 12…100 MiB (docs/memory.md, "Margins")
@@ -59,7 +59,7 @@ class Learned:
     def residual_bytes(
         self,
         weights: str,
-        options: RunOptions,
+        options: MemoryOptions,
         gpu_names: tuple[str, ...],
         version: str,
         *,
@@ -84,7 +84,7 @@ class Learned:
         return estimate if resolved is None or resolved[0] >= estimate[0] else resolved
 
     def _resolved(
-        self, seen: tuple[Observation, ...], options: RunOptions, version: str, cache_bytes: int
+        self, seen: tuple[Observation, ...], options: MemoryOptions, version: str, cache_bytes: int
     ) -> Estimate | None:
         """Case 3 for a model that was loaded with another context only: where what others revealed explains its newest
         load as well, it also says how the residual grows; None where it does not."""
@@ -99,7 +99,7 @@ class Learned:
         residual = hidden.residual_bytes(cache_bytes) + max(0, gap)
         return residual, LEAST_SAFETY_BYTES + 2 * _MOST_SPREAD_BYTES, hidden.note
 
-    def banned(self, weights: str, options: RunOptions, free_bytes: int, now_s: float) -> bool:
+    def banned(self, weights: str, options: MemoryOptions, free_bytes: int, now_s: float) -> bool:
         """True when a load that asked no more spilled with no less free than now, within the last hour, on this version
         of Ollama, and nothing since shows that it fits after all. `free_bytes` is that of the scarcest card."""
         seen = self.by_weights.get(weights, ())
@@ -115,7 +115,7 @@ class Learned:
     def spilled_alone(self, weights: str, num_ctx: int | None, now_s: float) -> bool:
         """True when, without any reading of free memory, a load with no more context than `num_ctx` spilled lately."""
         seen = self.by_weights.get(weights, ())
-        asked = RunOptions(num_ctx or 0)
+        asked = MemoryOptions(num_ctx or 0)
         spills = (at for at, spill in enumerate(seen) if self._counts(spill, now_s) and spill.num_ctx <= asked.num_ctx)
         return any(not any(_refutes(later, seen[at]) for later in seen[at + 1 :]) for at in spills)
 
@@ -140,7 +140,9 @@ def _tells(one: Observation, now_s: float | None) -> bool:
 
 
 @lru_cache(maxsize=512)
-def _estimate(seen: tuple[Observation, ...], options: RunOptions, gpu_names: tuple[str, ...], version: str) -> Estimate:
+def _estimate(
+    seen: tuple[Observation, ...], options: MemoryOptions, gpu_names: tuple[str, ...], version: str
+) -> Estimate:
     """Cases 1, 2, 4 and 5 for one weights blob."""
     trusted = [one for one in seen if one.ollama_version == version]
     if not trusted:
@@ -171,13 +173,13 @@ def _since_last_change(seen: list[Observation]) -> list[Observation]:
     return recent
 
 
-def _at_most(one: Observation, options: RunOptions) -> int:
+def _at_most(one: Observation, options: MemoryOptions) -> int:
     """Case 2: the larger of "constant" and "in proportion to the context", an upper bound."""
     asked_tokens = options.num_ctx * options.num_parallel
     return max(one.residual_bytes, one.residual_bytes * asked_tokens // max(1, one.tokens))
 
 
-def _asks_no_more(spill: Observation, options: RunOptions) -> bool:
+def _asks_no_more(spill: Observation, options: MemoryOptions) -> bool:
     return (
         spill.num_ctx <= options.num_ctx
         and spill.num_batch <= options.num_batch

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from router.core.memory.options import RunOptions
+from router.core.memory.options import MemoryOptions
 from router.core.ollama.model import ModelFacts
 
 _BITS_AT_LEAST = 2.0
 _LAYER_SHAPE = 128 / 12  # a decoder has about 12·E² parameters per layer and E/128 layers
 
 
-def kv_bytes(facts: ModelFacts, options: RunOptions) -> int:
+def kv_bytes(facts: ModelFacts, options: MemoryOptions) -> int:
     """KV cache of a model without metadata: full attention on every layer of a decoder of that many parameters."""
     parameters = facts.parameter_count or facts.size_bytes * 8 / _BITS_AT_LEAST
     embedding = (parameters * _LAYER_SHAPE) ** (1 / 3)
@@ -17,7 +17,7 @@ def kv_bytes(facts: ModelFacts, options: RunOptions) -> int:
     return int(1.25 * elements_per_token * 2 * options.cells * options.num_parallel)
 
 
-def compute_bytes(facts: ModelFacts, options: RunOptions) -> int:
+def compute_bytes(facts: ModelFacts, options: MemoryOptions) -> int:
     """Compute buffer of a model without metadata: wide feed-forward, the vocabulary's logits, one full mask."""
     parameters = facts.parameter_count or facts.size_bytes * 8 / _BITS_AT_LEAST
     embedding = (parameters * _LAYER_SHAPE) ** (1 / 3)

@@ -7,14 +7,16 @@ four times when several devices work in a pipeline.
 
 from __future__ import annotations
 
-from router.core.memory.options import Backend, RunOptions
+from router.core.memory.options import ComputeBackend, MemoryOptions
 from router.core.memory.shape import Shape
 
 _F32 = 4
 _F16 = 2
 
 
-def compute_bytes(shape: Shape, options: RunOptions, *, is_embedding: bool, backend: Backend, copies: int) -> int:
+def compute_bytes(
+    shape: Shape, options: MemoryOptions, *, is_embedding: bool, backend: ComputeBackend, copies: int
+) -> int:
     """Bytes of the compute buffer on one device. `copies` is 4 in a pipeline over several devices, else 1."""
     u = options.ubatch * _F32
     masks = _mask_bytes(shape, options)
@@ -33,23 +35,23 @@ def compute_bytes(shape: Shape, options: RunOptions, *, is_embedding: bool, back
     return copies * inputs + max(peaks)
 
 
-def _mask_bytes(shape: Shape, options: RunOptions) -> int:
+def _mask_bytes(shape: Shape, options: MemoryOptions) -> int:
     if not shape.arch.has_cache:
         return len(shape.mask_kinds) * options.ubatch * options.ubatch * _F16
     return sum(_cells(shape, options, kind) for kind in shape.mask_kinds) * options.ubatch * _F16
 
 
-def _cells(shape: Shape, options: RunOptions, is_sliding: bool) -> int:
+def _cells(shape: Shape, options: MemoryOptions, is_sliding: bool) -> int:
     return options.sliding_cells(shape.window) if is_sliding else options.cells
 
 
-def _widest_cache_f16(shape: Shape, options: RunOptions) -> int:
+def _widest_cache_f16(shape: Shape, options: MemoryOptions) -> int:
     """One layer's whole K and V as f16, which CUDA's attention kernels make of a quantised cache."""
     widths = ((layer.k_width + layer.v_width) * _cells(shape, options, layer.is_sliding) for layer, _ in shape.kinds)
     return max(widths, default=0) * options.num_parallel * _F16
 
 
-def _kq_bytes(shape: Shape, options: RunOptions) -> int:
+def _kq_bytes(shape: Shape, options: MemoryOptions) -> int:
     """Attention without flash attention: the KQ matrix of all heads, and what lives beside it."""
     graph, u = shape.graph, options.ubatch * _F32
     cells = options.cells if shape.arch.has_cache else options.ubatch

@@ -12,8 +12,8 @@ from functools import lru_cache
 from router.core.memory import coarse
 from router.core.memory.caches import LayerCache
 from router.core.memory.compute import compute_bytes
-from router.core.memory.options import Backend as Backend
-from router.core.memory.options import RunOptions as RunOptions
+from router.core.memory.options import ComputeBackend as ComputeBackend
+from router.core.memory.options import MemoryOptions as MemoryOptions
 from router.core.memory.projector import projector_bytes
 from router.core.memory.shape import Exactness, Shape, shape_of
 from router.core.ollama.model import ModelFacts
@@ -46,7 +46,9 @@ class Footprint:
         return self.weights_bytes + self.kv_bytes + self.state_bytes + self.compute_bytes + self.projector_bytes
 
 
-def footprint(facts: ModelFacts, options: RunOptions, *, backend: Backend = "cuda", copies: int = 1) -> Footprint:
+def footprint(
+    facts: ModelFacts, options: MemoryOptions, *, backend: ComputeBackend = "cuda", copies: int = 1
+) -> Footprint:
     """The footprint of `facts` run with `options` on one device; `copies` = 4 when pipelined over several devices.
 
     Never raises. What metadata does not say is counted at its largest, and `exactness` and `notes` say so.
@@ -55,7 +57,7 @@ def footprint(facts: ModelFacts, options: RunOptions, *, backend: Backend = "cud
 
 
 @lru_cache(maxsize=8192)
-def known_footprint(facts: ModelFacts, options: RunOptions, backend: Backend, copies: int) -> Footprint:
+def known_footprint(facts: ModelFacts, options: MemoryOptions, backend: ComputeBackend, copies: int) -> Footprint:
     """The same, kept: facts and options are values, and decisions ask for the same ones again and again."""
     shape = shape_of(facts)
     weights = shape.weights.device_bytes if facts.tensors else facts.size_bytes
@@ -73,7 +75,7 @@ def known_footprint(facts: ModelFacts, options: RunOptions, backend: Backend, co
     return Footprint(weights, kv, state, compute, projector, safety, shape.exactness, shape.notes)
 
 
-def layer_kv_bytes(shape: Shape, layer: LayerCache, options: RunOptions) -> int:
+def layer_kv_bytes(shape: Shape, layer: LayerCache, options: MemoryOptions) -> int:
     """The KV cache of one layer, all slots. Without flash attention V is as wide on every layer as on the widest."""
     if not layer.k_width:
         return 0
@@ -84,7 +86,7 @@ def layer_kv_bytes(shape: Shape, layer: LayerCache, options: RunOptions) -> int:
     return int(wide.cell_bytes(options.kv_type) * cells * options.num_parallel)
 
 
-def is_embedding(facts: ModelFacts, options: RunOptions) -> bool:
+def is_embedding(facts: ModelFacts, options: MemoryOptions) -> bool:
     """True when Ollama starts the runner for embedding: the model cannot complete (llm/llama_server.go)."""
     if options.is_embedding is not None:
         return options.is_embedding

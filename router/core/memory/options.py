@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-Backend = Literal["cuda", "vulkan", "rocm", "plain"]
+ComputeBackend = Literal["cuda", "vulkan", "rocm", "plain"]
 
 
 @dataclass(frozen=True, slots=True)
-class RunOptions:
+class MemoryOptions:
     """How a runner is started, as far as it changes memory. `num_ctx` is per slot.
 
     `is_embedding` None: derived from the capabilities (no completion, as Ollama does). `has_projector` False: the
@@ -24,7 +24,7 @@ class RunOptions:
     is_embedding: bool | None = None
     has_projector: bool = True
 
-    def with_num_ctx(self, num_ctx: int) -> RunOptions:
+    def with_num_ctx(self, num_ctx: int) -> MemoryOptions:
         """The same run with another context."""
         return replace(self, num_ctx=num_ctx)
 

@@ -13,9 +13,9 @@ from functools import lru_cache
 from itertools import accumulate
 
 from router.core.memory.footprint import (
-    Backend,
+    ComputeBackend,
     Footprint,
-    RunOptions,
+    MemoryOptions,
     known_footprint,
     layer_kv_bytes,
     safety_bytes_of,
@@ -84,10 +84,10 @@ class Placement:
 
 def place(
     facts: ModelFacts,
-    options: RunOptions,
+    options: MemoryOptions,
     cards: Sequence[Card],
     *,
-    backend: Backend = "cuda",
+    backend: ComputeBackend = "cuda",
     safety_bytes: int | None = None,
     residual_bytes: int = 0,
 ) -> Placement:
@@ -126,11 +126,11 @@ def _on_one(known: Footprint, layers: int, card: Card, safety_bytes: int | None,
 
 def max_num_ctx(
     facts: ModelFacts,
-    options: RunOptions,
+    options: MemoryOptions,
     cards: Sequence[Card],
     *,
     step: int = 256,
-    backend: Backend = "cuda",
+    backend: ComputeBackend = "cuda",
     safety_bytes: int | None = None,
     residual_bytes: int = 0,
 ) -> int:
@@ -223,7 +223,7 @@ class _Split:
 
 
 @lru_cache(maxsize=4096)
-def _layer_sums(facts: ModelFacts, options: RunOptions) -> tuple[int, ...]:
+def _layer_sums(facts: ModelFacts, options: MemoryOptions) -> tuple[int, ...]:
     """Bytes of the first n layers, weights and caches, for n = 0 … blocks + 1 (the output is the last layer)."""
     shape = shape_of(facts)
     if not shape.layers or not facts.tensors:
@@ -237,7 +237,7 @@ def _layer_sums(facts: ModelFacts, options: RunOptions) -> tuple[int, ...]:
     return tuple(accumulate((*layers, shape.weights.output_bytes), initial=0))
 
 
-def _even_sums(facts: ModelFacts, options: RunOptions) -> tuple[int, ...]:
+def _even_sums(facts: ModelFacts, options: MemoryOptions) -> tuple[int, ...]:
     """Layers of a model whose tensors are not known: all alike, and the output as large as a tenth of the file."""
     whole = known_footprint(facts, options, "plain", 1)
     blocks = max(1, int(facts.value("block_count", 32)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from router.core.ollama.names import ModelName
-from router.core.ollama.runner import RunnerOptions
+from router.core.ollama.runner import LoadOptions
 
 NAMESPACE = "ollama-router-derived"
 LONGEST_PART = 80  # of a name's part, by Ollama's grammar
@@ -14,7 +14,7 @@ def is_derived(name: str) -> bool:
     return f"{NAMESPACE}/" in name
 
 
-def derived_name(variant: str, digest: str, options: RunnerOptions) -> str:
+def derived_name(variant: str, digest: str, options: LoadOptions) -> str:
     """The tag for `variant` with `options`: the same for the same, so that a second router finds it.
 
     A piece of the variant's manifest `digest` is in it: a variant that was pulled or created anew gets a new tag.
@@ -27,7 +27,7 @@ def derived_name(variant: str, digest: str, options: RunnerOptions) -> str:
     return f"{NAMESPACE}/{'-'.join(parts)[:LONGEST_PART]}:{name.tag[: LONGEST_PART - len(suffix)]}{suffix}"
 
 
-def parameters_of(options: RunnerOptions) -> dict[str, int]:
+def parameters_of(options: LoadOptions) -> dict[str, int]:
     """What the tag's Modelfile must say to share the runner; {} when no tag is needed."""
     named = {"num_ctx": options.num_ctx, "num_batch": options.num_batch, "main_gpu": options.main_gpu}
     return {key: value for key, value in named.items() if value is not None}

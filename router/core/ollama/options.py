@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from router.core.ollama.model import ModelFacts
-from router.core.ollama.runner import Gpu, RunnerOptions
+from router.core.ollama.runner import Gpu, LoadOptions
 from router.core.units import GIB
 
 DEFAULT_BATCH = 512
@@ -55,7 +55,7 @@ class ServerSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class Launch:
+class EffectiveOptions:
     """The options of one request after Modelfile, environment and defaults: what a runner is started with.
 
     `num_ctx` is per slot and not yet clamped to the model's maximum. `num_gpu` −1 = automatic.
@@ -105,7 +105,7 @@ def clamped(num_ctx: int, facts: ModelFacts) -> int:
     return min(num_ctx, trained) if trained > 0 else num_ctx
 
 
-def merged(facts: ModelFacts, options: RunnerOptions, settings: ServerSettings, default_num_ctx: int) -> Launch:
+def merged(facts: ModelFacts, options: LoadOptions, settings: ServerSettings, default_num_ctx: int) -> EffectiveOptions:
     """What Ollama makes of `options`: request over Modelfile over environment over default.
 
     `default_num_ctx` is the server's tier (`automatic_num_ctx`).
@@ -116,7 +116,7 @@ def merged(facts: ModelFacts, options: RunnerOptions, settings: ServerSettings, 
     is_embedding = "embedding" in facts.capabilities
     default_batch = min(EMBEDDING_BATCH, num_ctx) if is_embedding else DEFAULT_BATCH
     shift = said.get("shift")
-    return Launch(
+    return EffectiveOptions(
         num_ctx=num_ctx,
         num_ctx_auto="num_ctx" not in said and not settings.context_length,
         num_batch=int(said.get("num_batch", default_batch)),
@@ -131,19 +131,19 @@ def merged(facts: ModelFacts, options: RunnerOptions, settings: ServerSettings, 
     )
 
 
-def _sent(options: RunnerOptions) -> dict[str, Any]:
-    named = {key: getattr(options, key) for key in RunnerOptions.__struct_fields__}
+def _sent(options: LoadOptions) -> dict[str, Any]:
+    named = {key: getattr(options, key) for key in LoadOptions.__struct_fields__}
     return {key: value for key, value in named.items() if value is not None}
 
 
 def _known(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """The Modelfile's runner options; the last of several counts, and `shift` is no option there."""
-    found = {key: parameters.get(key) for key in RunnerOptions.__struct_fields__ if key != "shift"}
+    found = {key: parameters.get(key) for key in LoadOptions.__struct_fields__ if key != "shift"}
     last = {key: value[-1] if isinstance(value, tuple) else value for key, value in found.items()}
     return {key: value for key, value in last.items() if isinstance(value, int)}
 
 
-def needs_reload(facts: ModelFacts, running: Launch, asked: Launch) -> bool:
+def needs_reload(facts: ModelFacts, running: EffectiveOptions, asked: EffectiveOptions) -> bool:
     """Whether a request with `asked` makes Ollama reload the runner that was started with `running`.
 
     Automatic context or batch on both sides never differ; an automatic side otherwise counts with its default.

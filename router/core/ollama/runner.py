@@ -21,7 +21,7 @@ class Gpu:
     compute: str = ""
 
 
-class RunnerOptions(msgspec.Struct, frozen=True):
+class LoadOptions(msgspec.Struct, frozen=True):
     """The options that reload a runner when they differ. None = automatic / not sent.
 
     See docs/ollama.md, "Arrival and reload". A struct because it is part of many keys: a dataclass takes five times as
@@ -37,9 +37,9 @@ class RunnerOptions(msgspec.Struct, frozen=True):
     draft_num_predict: int | None = None
     shift: bool | None = None
 
-    def at(self, num_ctx: int | None, main_gpu: int | None = None) -> RunnerOptions:
+    def at(self, num_ctx: int | None, main_gpu: int | None = None) -> LoadOptions:
         """The same options at another context, on another card (by hand: `replace` costs ten times as much)."""
-        return RunnerOptions(
+        return LoadOptions(
             num_ctx,
             self.num_batch,
             self.num_gpu,

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from router.core.ollama.bookkeeping import Free, OllamaResident, believed_free_outcomes, live_free, predicted_bytes
 from router.core.ollama.model import ModelFacts
 from router.core.ollama.options import (
-    Launch,
+    EffectiveOptions,
     ServerSettings,
     automatic_num_ctx,
     can_complete,
@@ -21,7 +21,7 @@ from router.core.ollama.options import (
     merged,
     supports_flash_attention,
 )
-from router.core.ollama.runner import Gpu, RunnerOptions
+from router.core.ollama.runner import Gpu, LoadOptions
 from router.core.units import GIB
 
 SURCHARGES = ((2048, 2 * GIB), (1024, 768 << 20))
@@ -44,7 +44,7 @@ class Preflight:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class LoadOutcome:
     """One thing that may happen: who goes (weights, in order), then where and with which batch the load starts."""
 
     evicts: tuple[str, ...]
@@ -58,7 +58,7 @@ class Foresight:
 
     num_ctx: int
     num_parallel: int
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[LoadOutcome, ...]
 
     @property
     def evicts(self) -> tuple[str, ...]:
@@ -97,7 +97,9 @@ def _batch_fits(batch: int, predicted: int, available: int) -> bool:
     return predicted <= min(threshold, headroom) and surcharge_bytes(batch) <= threshold - predicted
 
 
-def placement(free: Free, predicted: int, launch: Launch, settings: ServerSettings) -> tuple[tuple[int, ...], bool]:
+def placement(
+    free: Free, predicted: int, launch: EffectiveOptions, settings: ServerSettings
+) -> tuple[tuple[int, ...], bool]:
     """Which cards a load goes to, and whether as one (no split): `main_gpu`, else the emptiest with room, else all."""
     everywhere = tuple(range(len(free)))
     if launch.num_gpu == 0:
@@ -112,7 +114,7 @@ def placement(free: Free, predicted: int, launch: Launch, settings: ServerSettin
 
 def preflight(
     facts: ModelFacts,
-    launch: Launch,
+    launch: EffectiveOptions,
     gpus: Sequence[Gpu],
     free: Free,
     settings: ServerSettings,
@@ -149,7 +151,7 @@ def max_loaded(gpu_count: int, settings: ServerSettings) -> int:
 
 def foresee_load(
     facts: ModelFacts,
-    options: RunnerOptions,
+    options: LoadOptions,
     gpus: Sequence[Gpu],
     residents: Sequence[OllamaResident],
     settings: ServerSettings,
@@ -162,7 +164,7 @@ def foresee_load(
     weights of `facts` counts as reloaded: it goes first. Sound, not tight: what can happen is among the outcomes.
     """
     launch = merged(facts, options, settings, automatic_num_ctx(gpus, settings))
-    found: dict[Outcome, None] = {}
+    found: dict[LoadOutcome, None] = {}
     own = tuple(resident for resident in residents if resident.weights == facts.weights)
     others = tuple(resident for resident in residents if resident.weights != facts.weights)
     gone = tuple(resident.weights for resident in own)
@@ -180,7 +182,7 @@ def foresee_load(
             rest = tuple(resident for resident in left if resident is not out)
             waiting.append(((*gone, out.weights), rest, _given_back(cards, (out,))))
         if not must_go:
-            found.update({Outcome(gone, look.cards, look.num_batch): None for look in looks if not look.evicts})
+            found.update({LoadOutcome(gone, look.cards, look.num_batch): None for look in looks if not look.evicts})
     return Foresight(clamped(launch.num_ctx, facts), launch.num_parallel, tuple(found))
 
 
@@ -191,10 +193,10 @@ def _given_back(gpus: Sequence[Gpu], gone: Sequence[OllamaResident]) -> tuple[Gp
 
 
 __all__ = [
+    "EffectiveOptions",
     "Foresight",
-    "Launch",
+    "LoadOutcome",
     "OllamaResident",
-    "Outcome",
     "Preflight",
     "ServerSettings",
     "foresee_load",

@@ -14,7 +14,7 @@ from router.core.go.json_keys import Members, first_kind, fold, read_text, split
 from router.core.go.json_scan import EndOfBody
 from router.core.go.quoting import GO_SPACE, go_quoted
 from router.core.go.types import Place, Struct
-from router.core.ollama.runner import RunnerOptions
+from router.core.ollama.runner import LoadOptions
 from router.core.payload.checks import check
 from router.core.payload.fields import MANAGEMENT, REQUESTS
 from router.core.payload.messages import Prompt, measure
@@ -30,7 +30,7 @@ _INT_OPTIONS = frozenset(
     {"num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread", "draft_num_predict", "num_predict"}
 )
 _RUNNER_OPTIONS = _INT_OPTIONS | {"use_mmap"}
-_NO_OPTIONS = RunnerOptions()
+_NO_OPTIONS = LoadOptions()
 _EMBEDDING, _COMPLETION = frozenset({"embedding"}), frozenset({"completion"})
 
 
@@ -47,7 +47,7 @@ class InferenceRequest(msgspec.Struct, frozen=True):
 
     model: str
     num_ctx: int | None = None
-    options: RunnerOptions = _NO_OPTIONS
+    options: LoadOptions = _NO_OPTIONS
     keep_alive_s: float | None = None
     stream: bool = False
     needs: frozenset[str] = _COMPLETION
@@ -233,7 +233,7 @@ def _tool_bytes(found: dict[str, Any], members: Members) -> int:
     return sum(len(view) for key, view in members if fold(key) == "tools") if found.get("tools") else 0
 
 
-def _read_options(found: dict[str, Any]) -> tuple[RunnerOptions, int | None, str]:
+def _read_options(found: dict[str, Any]) -> tuple[LoadOptions, int | None, str]:
     """The runner's options, num_predict, and the first complaint that Ollama would have about their types."""
     given: dict[str, Any] = found.get("options") or {}
     shift = _is_true(found["shift"], default=False) if "shift" in found else None
@@ -251,7 +251,7 @@ def _read_options(found: dict[str, Any]) -> tuple[RunnerOptions, int | None, str
     if use_mmap is not None and not isinstance(use_mmap, bool):
         use_mmap, error = None, error or 'option "use_mmap" must be of type boolean'
     num_predict = numbers.pop("num_predict", None)
-    return RunnerOptions(**numbers, use_mmap=use_mmap, shift=shift), num_predict, error
+    return LoadOptions(**numbers, use_mmap=use_mmap, shift=shift), num_predict, error
 
 
 def _int_option(value: Any) -> int | None:

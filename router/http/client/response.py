@@ -9,11 +9,10 @@ from typing import Any, Protocol
 import msgspec
 
 from router.errors import UpstreamError
+from router.http.headers import Header
 
 HIGH_WATER_BYTES = 256 << 10
 """So much of an answer is held for a reader that is slow; beyond it the upstream's connection is not read."""
-
-Header = tuple[bytes, bytes]
 
 
 class UpstreamRequest(msgspec.Struct):
@@ -32,7 +31,7 @@ class UpstreamRequest(msgspec.Struct):
     safe_to_resend: bool = False
 
 
-class Source(Protocol):
+class AnswerSource(Protocol):
     """The connection that an answer comes from."""
 
     def pause(self) -> None: ...
@@ -65,7 +64,7 @@ class UpstreamResponse(msgspec.Struct, eq=False):
     `status` is 0 while there is no head.
     """
 
-    source: Source | None
+    source: AnswerSource | None
     head: AnswerHead
     status: int = 0
     _chunks: list[bytes] = []

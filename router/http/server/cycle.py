@@ -19,8 +19,9 @@ from typing import Protocol
 
 import msgspec
 
+from router.http.headers import Header
 from router.http.server.heads import Head
-from router.http.server.rendering import NO_BODY, UNKNOWN, Header, render
+from router.http.server.rendering import NO_BODY, UNKNOWN, render
 
 logger = logging.getLogger("router.http")
 
@@ -62,7 +63,7 @@ class Carrier(Protocol):
     def cycle_done(self, cycle: Cycle) -> None: ...
 
 
-class Underway(Protocol):
+class Taskless(Protocol):
     """Work for a request that runs without a task."""
 
     def give_up(self) -> None:
@@ -73,7 +74,7 @@ class Underway(Protocol):
 
 
 class Cycle(msgspec.Struct, eq=False):
-    """See the module. `task` is at work for it, or `underway`, where no task is needed."""
+    """See the module. `task` is at work for it, or `taskless`, where no task is needed."""
 
     carrier: Carrier
     head: Head
@@ -84,7 +85,7 @@ class Cycle(msgspec.Struct, eq=False):
     expects_continue: bool = False
     phase: Phase = Phase.OPEN
     task: asyncio.Task[None] | None = None
-    underway: Underway | None = None
+    taskless: Taskless | None = None
     waiter: asyncio.Future[None] | None = None
     head_bytes: bytes = b""  # rendered, not sent
     is_chunked: bool = False
@@ -124,9 +125,9 @@ class Cycle(msgspec.Struct, eq=False):
             return
         self.phase = Phase.GONE
         self._wake()
-        underway, self.underway = self.underway, None
-        if underway is not None:
-            underway.give_up()
+        taskless, self.taskless = self.taskless, None
+        if taskless is not None:
+            taskless.give_up()
         elif self.task is not None:
             self.task.cancel()
 
@@ -136,9 +137,9 @@ class Cycle(msgspec.Struct, eq=False):
 
     def interrupt(self) -> None:
         """There is no more time for what runs without a task."""
-        underway, self.underway = self.underway, None
-        if underway is not None:
-            underway.interrupt()
+        taskless, self.taskless = self.taskless, None
+        if taskless is not None:
+            taskless.interrupt()
 
     def abandon(self) -> None:
         """The work for it has ended without a complete answer: a plain 500, or a visible cut."""
@@ -160,9 +161,9 @@ class Cycle(msgspec.Struct, eq=False):
         if at_end is not None:
             self.task.add_done_callback(lambda _: at_end())
 
-    def work_by(self, underway: Underway | None) -> None:
-        """`underway` works for it without a task; None: it has done its work."""
-        self.underway = underway
+    def work_by(self, taskless: Taskless | None) -> None:
+        """`taskless` works for it without a task; None: it has done its work."""
+        self.taskless = taskless
 
     # --- reading the request -----------------------------------------------------------------------------------
 

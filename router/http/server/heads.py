@@ -11,13 +11,13 @@ from typing import Any
 
 import msgspec
 
+from router.http.headers import Header
+
 HOST_VALUE = re.compile(rb"[A-Za-z0-9\-._~%!$&'()*+,;=:\[\]]*\Z")
 UPGRADE = re.compile(rb"(?i)\r\nupgrade[ \t]*:")
 
 MOST_SEEN = 256
 _SEEN_HOSTS: set[bytes | None] = set()  # values that were found well-formed
-
-Header = tuple[bytes, bytes]
 
 
 class Head(msgspec.Struct, eq=False):

@@ -94,20 +94,20 @@ class Listener:
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
 
-    def _has_underway(self) -> bool:
+    def _has_taskless(self) -> bool:
         """True while a request is under way without a task."""
         connections = self._shared.connections
-        return any(cycle.underway is not None for connection in connections for cycle in connection.queue)
+        return any(cycle.taskless is not None for connection in connections for cycle in connection.queue)
 
     async def _wait(self, timeout_s: float) -> None:
         """Wait until nothing is under way any more."""
         loop = asyncio.get_running_loop()
         until_s = loop.time() + timeout_s
         while (left_s := until_s - loop.time()) > 0:
-            tasks, has_underway = self.tasks(), self._has_underway()
+            tasks, has_taskless = self.tasks(), self._has_taskless()
             if tasks:
-                await asyncio.wait(tasks, timeout=min(left_s, POLL_S) if has_underway else left_s)
-            elif has_underway:
+                await asyncio.wait(tasks, timeout=min(left_s, POLL_S) if has_taskless else left_s)
+            elif has_taskless:
                 await asyncio.sleep(min(left_s, POLL_S))
             else:
                 return

@@ -8,9 +8,8 @@ from email.utils import formatdate
 from http import HTTPStatus
 from typing import NamedTuple
 
+from router.http.headers import Header
 from router.http.server.heads import Head
-
-Header = tuple[bytes, bytes]
 
 UNKNOWN, NO_BODY = -1, -2
 """Lengths of a body: it ends with its last chunk, or with the connection; there is none."""

@@ -10,7 +10,7 @@ import pytest
 from ollama_simulator.recorded.plans import Recordings
 from router.core.advice.advise import advise, hardware_for, main_memory_bytes
 from router.core.advice.examine import examine, groups
-from router.core.memory.footprint import RunOptions, footprint
+from router.core.memory.footprint import MemoryOptions, footprint
 from router.core.memory.placement import Card
 from router.core.ollama.model import ModelFacts
 from router.core.units import GIB, MIB
@@ -27,7 +27,7 @@ ASKED = named("llama3.3-70b", "Q4_K_M", "llama3.3:70b")
 SMALLER_QUANT = named("llama3.3-70b", "Q2_K", "llama3.3:70b-instruct-q2_K")
 SIBLING = named("llama3.1-8b", "Q4_K_M", "llama3.1:8b")
 INSTALLED = (ASKED, SMALLER_QUANT, SIBLING)
-OPTIONS = RunOptions(8192)
+OPTIONS = MemoryOptions(8192)
 
 
 def cards(*gib: float) -> tuple[Card, ...]:
@@ -90,7 +90,7 @@ def test_a_model_that_fits_needs_no_cure() -> None:
 
 def test_cures_of_a_70b_on_48_gib() -> None:
     """Another quantization first, then settings, a shorter context, a file to fetch, a smaller member."""
-    options = RunOptions(16384, num_batch=1024, num_parallel=2)
+    options = MemoryOptions(16384, num_batch=1024, num_parallel=2)
     found = advise(ASKED, INSTALLED, options, cards(47.5))
     kinds = [cure.kind for cure in found.cures]
     assert kinds == ["variant", "slots", "cache", "context", "quantization", "sibling"]
@@ -105,10 +105,10 @@ def test_cures_of_a_70b_on_48_gib() -> None:
 def test_a_quantized_cache_or_a_smaller_batch_may_be_enough() -> None:
     """Each is offered where it alone makes the model fit."""
     facts = RECORDED.facts["qwen2.5-14b", "Q4_K_M"]
-    need = footprint(facts, RunOptions(32768)).need_bytes
-    batch = advise(facts, (), RunOptions(32768, num_batch=2048), (Card(0, need + 1600 * MIB, 300 * MIB),))
+    need = footprint(facts, MemoryOptions(32768)).need_bytes
+    batch = advise(facts, (), MemoryOptions(32768, num_batch=2048), (Card(0, need + 1600 * MIB, 300 * MIB),))
     assert [cure.kind for cure in batch.cures][:2] == ["batch", "cache"]
-    cache = advise(facts, (), RunOptions(32768), (Card(0, need, 300 * MIB),))
+    cache = advise(facts, (), MemoryOptions(32768), (Card(0, need, 300 * MIB),))
     assert [cure.kind for cure in cache.cures][:2] == ["cache", "context"]
 
 
@@ -120,7 +120,7 @@ def test_stand_ins_that_do_not_fit_are_passed_over() -> None:
 
 def test_nothing_helps_on_a_tiny_card() -> None:
     """No cure, and the whole model in main memory, token embedding included."""
-    options = RunOptions(8192, kv_type="q8_0")
+    options = MemoryOptions(8192, kv_type="q8_0")
     found = advise(ASKED, (), options, cards(2))
     assert found.cures == ()
     known = footprint(ASKED, options)

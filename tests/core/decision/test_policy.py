@@ -12,7 +12,7 @@ from router.core.decision.verdict import Outcome, Rules, VerdictKind
 from router.core.learning.observation import Observation
 from router.core.learning.residuals import Learned
 from router.core.ollama.options import ServerSettings
-from router.core.ollama.runner import RunnerOptions
+from router.core.ollama.runner import LoadOptions
 from router.core.payload.read import InferenceRequest
 from tests.core.facts import catalog_of, chain_of, facts_of, gpu_of, resident_of
 
@@ -188,8 +188,8 @@ def test_barred_weights_are_passed_over_with_their_reason():
 
 def test_shift_is_a_runner_option_of_its_own():
     """A request that forbids shifting is not served by a runner that shifts."""
-    loaded = resident_of(SMALL, options=RunnerOptions(num_ctx=32768, num_batch=512, shift=True))
-    request = InferenceRequest("small:3b", options=RunnerOptions(shift=False))
+    loaded = resident_of(SMALL, options=LoadOptions(num_ctx=32768, num_batch=512, shift=True))
+    request = InferenceRequest("small:3b", options=LoadOptions(shift=False))
     decision = choose(request, chain_of("small:3b"), snapshot(loaded, free_gib=20), RULES)
     assert decision.chosen.kind is VerdictKind.FITS
     assert decision.chosen.plan.options.shift is False
@@ -266,22 +266,22 @@ def test_a_request_without_options_loads_at_ollamas_own_and_is_counted_at_their_
     """32768 at 24 GB, batch 2048; what is sent names nothing."""
     decision = choose(automatic(), chain_of("small:3b"), snapshot(), RULES)
     plan = decision.chosen.plan
-    assert plan.options == RunnerOptions()
+    assert plan.options == LoadOptions()
     assert (plan.counted.num_ctx, plan.counted.num_batch, plan.counted.main_gpu) == (32768, 2048, None)
 
 
 def test_a_request_without_options_uses_only_a_runner_that_has_ollamas_own():
     """One with explicit options would be reloaded by it; one of somebody else is adopted as it is."""
-    explicit = resident_of(SMALL, held_gib=8, options=RunnerOptions(num_ctx=32768, num_batch=512))
+    explicit = resident_of(SMALL, held_gib=8, options=LoadOptions(num_ctx=32768, num_batch=512))
     assert choose(automatic(), chain_of("small:3b"), snapshot(explicit), RULES).chosen.kind is VerdictKind.FITS
-    own = resident_of(SMALL, held_gib=8, options=RunnerOptions())
+    own = resident_of(SMALL, held_gib=8, options=LoadOptions())
     assert choose(automatic(), chain_of("small:3b"), snapshot(own), RULES).chosen.kind is VerdictKind.RESIDENT
     foreign = resident_of(SMALL, held_gib=8, options=None)
     adopting = choose(automatic(), chain_of("small:3b"), snapshot(foreign), RULES).chosen.plan
-    assert (adopting.adopts, adopting.options) == (True, RunnerOptions())
+    assert (adopting.adopts, adopting.options) == (True, LoadOptions())
 
 
 def test_a_request_without_options_is_tried_at_ollamas_own_where_memory_is_unknown():
     """Verify mode names nothing either."""
     decision = choose(automatic(), chain_of("small:3b"), replace(snapshot(), gpus=None), RULES)
-    assert (decision.chosen.kind, decision.chosen.plan.options) == (VerdictKind.TRIES, RunnerOptions())
+    assert (decision.chosen.kind, decision.chosen.plan.options) == (VerdictKind.TRIES, LoadOptions())

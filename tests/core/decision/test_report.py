@@ -8,7 +8,7 @@ from router.core.decision.snapshot import Snapshot
 from router.core.decision.verdict import Rules, VerdictKind
 from router.core.ollama.derived_names import derived_name, is_derived, parameters_of
 from router.core.ollama.names import ModelName
-from router.core.ollama.runner import RunnerOptions
+from router.core.ollama.runner import LoadOptions
 from router.core.payload.read import InferenceRequest
 from tests.core.facts import catalog_of, chain_of, facts_of, gpu_of, resident_of
 
@@ -60,16 +60,16 @@ def test_resident_without_known_weights_is_found_by_name():
 
 def test_derived_names_are_valid_names_of_their_own_namespace():
     """One name per variant and options, within Ollama's grammar, whatever the variant is called."""
-    options = RunnerOptions(num_ctx=16384, num_batch=512, main_gpu=1)
+    options = LoadOptions(num_ctx=16384, num_batch=512, main_gpu=1)
     plain = derived_name("llama3.3:70b-instruct-q4_K_M", BIG.weights, options)
     assert is_derived(plain)
     assert ModelName.parse(plain).key
-    others = (("sha256-aa", options), (BIG.weights, RunnerOptions(num_ctx=8192, num_batch=512)))
+    others = (("sha256-aa", options), (BIG.weights, LoadOptions(num_ctx=8192, num_batch=512)))
     assert plain not in {derived_name("llama3.3:70b-instruct-q4_K_M", *other) for other in others}
     long = derived_name("team/" + "m" * 80 + ":" + "t" * 80, "sha256-" + "a" * 64, options)
     assert ModelName.parse(long).key
     assert parameters_of(options) == {"num_ctx": 16384, "num_batch": 512, "main_gpu": 1}
-    assert parameters_of(RunnerOptions()) == {}
+    assert parameters_of(LoadOptions()) == {}
     assert not is_derived("llama3.2:3b")
 
 

@@ -12,13 +12,13 @@ from router.core.decision.switching import SPLIT_SLACK, Plan, Shortage, booked, 
 from router.core.learning.observation import Observation
 from router.core.learning.residuals import Learned
 from router.core.ollama.options import ServerSettings
-from router.core.ollama.runner import RunnerOptions
+from router.core.ollama.runner import LoadOptions
 from router.core.ollama.scheduler import foresee_load
 from router.core.units import GIB
 from tests.core.decision.test_policy_properties import FACTS, worlds
 from tests.core.facts import catalog_of, facts_of, gpu_of, resident_of
 
-BASE = RunnerOptions(num_batch=512)
+BASE = LoadOptions(num_batch=512)
 NEED = ContextNeed(8192, 8192)
 RULES = MachineRules()
 NEW = facts_of("new:9b", 9)
@@ -169,7 +169,7 @@ def test_split_that_ollama_would_not_make_is_refused():
 
 def test_pinned_resident_is_booked_on_its_card_by_its_own_number():
     """A runner alone on card 1 calls it card 0, which is what Ollama then reads (docs/ollama.md, "Booked memory")."""
-    pinned = resident_of(NEW, card=1, options=RunnerOptions(num_ctx=8192, num_batch=512, main_gpu=1))
+    pinned = resident_of(NEW, card=1, options=LoadOptions(num_ctx=8192, num_batch=512, main_gpu=1))
     found = booked(pinned, (gpu_of(0), gpu_of(1)))
     assert (found.cards, len(found.buffers_bytes)) == ((1,), 1)
     assert found.booked_bytes(1) == 0

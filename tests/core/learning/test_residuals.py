@@ -8,10 +8,10 @@ import pytest
 
 from router.core.learning.drift import hidden_setting
 from router.core.learning.residuals import BAN_S, LEAST_SAFETY_BYTES, Learned, Observation
-from router.core.memory.options import RunOptions
+from router.core.memory.options import MemoryOptions
 from router.core.units import GIB, MIB
 
-OPTIONS = RunOptions(8192)
+OPTIONS = MemoryOptions(8192)
 GPUS = ("RTX 3090",)
 
 
@@ -61,7 +61,7 @@ def test_another_context_takes_the_larger_of_constant_and_proportional(
 ) -> None:
     """A hidden slot count grows with the context, a driver context does not; nobody knows which it is."""
     learned = Learned.of([load(residual_mib=residual_mib)])
-    residual, safety, _ = learned.residual_bytes("a", RunOptions(num_ctx), GPUS, "0.33.0")
+    residual, safety, _ = learned.residual_bytes("a", MemoryOptions(num_ctx), GPUS, "0.33.0")
     assert residual == expected_mib * MIB
     assert safety is not None
     assert safety > LEAST_SAFETY_BYTES
@@ -111,17 +111,17 @@ def test_too_small_a_reading_is_not_believed() -> None:
     [
         ("a", OPTIONS, 20, 2000, True),
         ("a", OPTIONS, 19, 2000, True),
-        ("a", RunOptions(16384), 20, 2000, True),
+        ("a", MemoryOptions(16384), 20, 2000, True),
         ("a", OPTIONS, 21, 2000, False),
-        ("a", RunOptions(4096), 20, 2000, False),
-        ("a", RunOptions(8192, num_batch=256), 20, 2000, False),
-        ("a", RunOptions(8192, kv_type="q8_0"), 20, 2000, False),
+        ("a", MemoryOptions(4096), 20, 2000, False),
+        ("a", MemoryOptions(8192, num_batch=256), 20, 2000, False),
+        ("a", MemoryOptions(8192, kv_type="q8_0"), 20, 2000, False),
         ("b", OPTIONS, 20, 2000, False),
         ("a", OPTIONS, 20, 1000 + BAN_S, False),
     ],
 )
 def test_a_spill_bans_what_asks_no_less_at_that_free_level(
-    weights: str, options: RunOptions, free_gib: int, now_s: float, banned: bool
+    weights: str, options: MemoryOptions, free_gib: int, now_s: float, banned: bool
 ) -> None:
     """Not for ever, not with more free, not with less asked."""
     assert Learned.of([spill()]).banned(weights, options, free_gib * GIB, now_s) is banned
@@ -205,16 +205,16 @@ def test_a_change_seen_at_another_context_forgets_the_old_loads() -> None:
     """The old load at this very context was under other settings; the newest one's bound counts."""
     before = [load(num_ctx=32768, at_s=1), load(num_ctx=2048, at_s=2)]
     learned = Learned.of([*before, load(residual_mib=300, num_ctx=2048, at_s=3)])
-    assert learned.residual_bytes("a", RunOptions(32768), GPUS, "0.33.0")[0] == 4800 * MIB
-    assert Learned.of(before).residual_bytes("a", RunOptions(32768), GPUS, "0.33.0")[0] == 0
+    assert learned.residual_bytes("a", MemoryOptions(32768), GPUS, "0.33.0")[0] == 4800 * MIB
+    assert Learned.of(before).residual_bytes("a", MemoryOptions(32768), GPUS, "0.33.0")[0] == 0
 
 
 def test_between_two_contexts_the_tighter_bound_counts() -> None:
     """Each load bounds the residual from above; growth with the context is no change of settings."""
     learned = Learned.of([load(residual_mib=200, num_ctx=2048), load(residual_mib=800, num_ctx=16384, at_s=2000)])
-    residual, _, note = learned.residual_bytes("a", RunOptions(8192), GPUS, "0.33.0")
+    residual, _, note = learned.residual_bytes("a", MemoryOptions(8192), GPUS, "0.33.0")
     assert (residual, note) == (800 * MIB, "learned from 2 loads")
-    assert learned.residual_bytes("a", RunOptions(32768), GPUS, "0.33.0")[0] == 1600 * MIB
+    assert learned.residual_bytes("a", MemoryOptions(32768), GPUS, "0.33.0")[0] == 1600 * MIB
 
 
 def test_the_guess_that_fits_best_wins() -> None:
@@ -233,7 +233,7 @@ def settled(*more: Observation) -> Learned:
 def test_a_settled_guess_tells_how_the_residual_grows() -> None:
     """With a quarter of the context a model needs a quarter more, not all of it."""
     learned = settled()
-    asked = RunOptions(2048)
+    asked = MemoryOptions(2048)
     residual, safety, note = learned.residual_bytes("b", asked, GPUS, "0.33.0", cache_bytes=256 * MIB)
     assert (residual, safety) == (768 * MIB, 192 * MIB)
     assert "OLLAMA_NUM_PARALLEL=4" in note
@@ -243,7 +243,7 @@ def test_a_settled_guess_tells_how_the_residual_grows() -> None:
 
 def test_a_load_that_the_guess_does_not_explain_stays_by_itself() -> None:
     """Its cache is unknown, or it is off by something else; a model that nobody else explains is no guess."""
-    asked = RunOptions(2048)
+    asked = MemoryOptions(2048)
     for odd in (load("d", 5000, cache_bytes=512 * MIB, at_s=900), load("d", 100, at_s=900)):
         with_odd = settled(odd)
         alone = Learned.of([odd]).residual_bytes("d", asked, GPUS, "0.33.0")

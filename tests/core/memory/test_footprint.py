@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ollama_simulator.recorded.plans import Recordings, facts_of, options_of
-from router.core.memory.footprint import RunOptions, footprint, is_embedding, safety_bytes_of
+from router.core.memory.footprint import MemoryOptions, footprint, is_embedding, safety_bytes_of
 from router.core.memory.shape import shape_of
 from router.core.memory.weights import Weights, row_bytes, tensor_bytes
 from router.core.ollama.model import ModelFacts, Tensor
@@ -54,7 +54,7 @@ def test_compute_buffer_is_within_a_tenth_or_64_mib_of_every_recorded_plan() -> 
 def test_every_recorded_architecture_is_exact_and_says_nothing() -> None:
     """Notes are for what is not known."""
     for facts in RECORDED.facts.values():
-        known = footprint(facts, RunOptions(4096))
+        known = footprint(facts, MemoryOptions(4096))
         assert (known.exactness, known.notes) == ("exact", ())
 
 
@@ -62,7 +62,7 @@ def test_an_unknown_architecture_gets_the_general_rule_and_a_wider_safety() -> N
     """Never less than with the table, and it says why."""
     facts = recorded("gemma3-4b")
     renamed = as_architecture(facts, "newarch")
-    known, unknown = footprint(facts, RunOptions(32768)), footprint(renamed, RunOptions(32768))
+    known, unknown = footprint(facts, MemoryOptions(32768)), footprint(renamed, MemoryOptions(32768))
     assert unknown.exactness == "general"
     assert "newarch is not in the table" in unknown.notes[0]
     assert unknown.kv_bytes > known.kv_bytes
@@ -74,7 +74,7 @@ def test_an_architecture_with_unmodelled_caches_says_so() -> None:
     facts = ModelFacts("x", "d", 1, info={"general.architecture": "glm-dsa", "glm-dsa.block_count": 1,
                                           "glm-dsa.embedding_length": 64},
                        tensors=(Tensor("blk.0.attn_k.weight", "F16", (64, 64)),))  # fmt: skip
-    known = footprint(facts, RunOptions(4096))
+    known = footprint(facts, MemoryOptions(4096))
     assert known.exactness == "general"
     assert "not modelled" in known.notes[0]
 
@@ -93,7 +93,7 @@ def test_layers_with_unknown_tensor_names_are_taken_to_attend() -> None:
 def test_without_tensors_the_footprint_is_never_optimistic(model: str) -> None:
     """Weights become the whole download, and it says so."""
     facts = recorded(model)
-    known, coarse = footprint(facts, RunOptions(8192)), footprint(replace(facts, tensors=()), RunOptions(8192))
+    known, coarse = footprint(facts, MemoryOptions(8192)), footprint(replace(facts, tensors=()), MemoryOptions(8192))
     assert coarse.exactness == "coarse"
     assert "no tensors" in coarse.notes[0]
     assert coarse.need_bytes >= known.need_bytes
@@ -104,18 +104,18 @@ def test_without_any_metadata_the_footprint_is_never_optimistic(model: str) -> N
     """Only the size of the download and the parameter count are left."""
     facts = recorded(model)
     bare = ModelFacts("x", "d", facts.size_bytes, parameter_size=f"{facts.parameter_count / 1e9:.1f}B")
-    known, coarse = footprint(facts, RunOptions(8192)), footprint(bare, RunOptions(8192))
+    known, coarse = footprint(facts, MemoryOptions(8192)), footprint(bare, MemoryOptions(8192))
     assert coarse.exactness == "coarse"
     assert "no metadata" in coarse.notes[0]
     assert coarse.need_bytes >= known.need_bytes
-    assert footprint(ModelFacts("x", "d", facts.size_bytes), RunOptions(8192)).need_bytes >= known.need_bytes
+    assert footprint(ModelFacts("x", "d", facts.size_bytes), MemoryOptions(8192)).need_bytes >= known.need_bytes
 
 
 def test_arrays_that_the_server_left_out_are_read_from_the_tensors() -> None:
     """Without verbose every array is null; the key tensors still tell the heads of each layer."""
     facts = recorded("granite4-h-tiny")
-    assert footprint(without(facts, **{"attention.head_count_kv": None}), RunOptions(8192)).kv_bytes == (
-        footprint(facts, RunOptions(8192)).kv_bytes
+    assert footprint(without(facts, **{"attention.head_count_kv": None}), MemoryOptions(8192)).kv_bytes == (
+        footprint(facts, MemoryOptions(8192)).kv_bytes
     )
 
 
@@ -188,11 +188,11 @@ def test_a_fixed_window_ignores_the_file() -> None:
 
 def test_a_sliding_layer_keeps_window_and_batch_per_slot() -> None:
     """Padded to 256, never more than the context."""
-    options = RunOptions(num_ctx=8192, num_batch=512, num_parallel=4)
+    options = MemoryOptions(num_ctx=8192, num_batch=512, num_parallel=4)
     assert options.sliding_cells(1024) == 1536
-    assert RunOptions(num_ctx=1000).sliding_cells(4096) == 1024
-    assert RunOptions(num_ctx=1500, num_parallel=4).cells == 1536
-    assert RunOptions(num_ctx=256, num_batch=2048, num_parallel=2).ubatch == 512
+    assert MemoryOptions(num_ctx=1000).sliding_cells(4096) == 1024
+    assert MemoryOptions(num_ctx=1500, num_parallel=4).cells == 1536
+    assert MemoryOptions(num_ctx=256, num_batch=2048, num_parallel=2).ubatch == 512
 
 
 def test_sliding_layers_may_have_heads_of_another_size() -> None:
@@ -240,7 +240,7 @@ def test_recurrent_state(values: dict[str, int], state: int) -> None:
 def test_fallback_widths_without_heads_are_zero() -> None:
     """A model without heads has no KV cache to size."""
     facts = decoder("mamba", **{"attention.head_count": 0, "ssm.inner_size": 128, "ssm.state_size": 16})
-    assert footprint(facts, RunOptions(4096)).kv_bytes == 0
+    assert footprint(facts, MemoryOptions(4096)).kv_bytes == 0
     assert shape_of(decoder("llama", **{"attention.head_count": "?"})).layers[0].k_width == 0
     assert shape_of(decoder("llama", **{"attention.head_count_kv": [2]})).layers[7].k_width == 4 * 16
 
@@ -252,7 +252,7 @@ def test_tensor_sizes_follow_ggml_blocks() -> None:
     assert row_bytes("q8_0", 128) == 136
     assert row_bytes("nonsense", 2) == 8
     facts = replace(decoder("llama"), tensors=(Tensor("blk.0.attn_k.weight", "Z9", (64, 64)),))
-    assert footprint(facts, RunOptions(4096)).notes == ("unknown tensor types counted as F32: Z9",)
+    assert footprint(facts, MemoryOptions(4096)).notes == ("unknown tensor types counted as F32: Z9",)
 
 
 def test_weights_are_sorted_by_where_they_go() -> None:
@@ -273,7 +273,7 @@ def test_weights_are_sorted_by_where_they_go() -> None:
 def test_several_cards_take_four_copies_of_the_inputs() -> None:
     """Masks and embedding are there four times once a split model is pipelined."""
     facts = recorded("llama3.1-8b")
-    one, four = (footprint(facts, RunOptions(8192), copies=copies).compute_bytes for copies in (1, 4))
+    one, four = (footprint(facts, MemoryOptions(8192), copies=copies).compute_bytes for copies in (1, 4))
     inputs = 8192 * 512 * 2
     assert four - one == 3 * inputs + 4 * 512 * 4 * 4096
 
@@ -283,13 +283,13 @@ def test_per_layer_embeddings_widen_the_graph() -> None:
     wide = {"feed_forward_length": 1024, "attention.sliding_window": 512}
     plain = decoder("gemma4", **wide)
     layered = decoder("gemma4", **wide, embedding_length_per_layer_input=16)
-    more = footprint(layered, RunOptions(4096)).compute_bytes - footprint(plain, RunOptions(4096)).compute_bytes
+    more = footprint(layered, MemoryOptions(4096)).compute_bytes - footprint(plain, MemoryOptions(4096)).compute_bytes
     assert more == 4 * 512 * (16 * 8 + 1024 - 2 * 64 - 64 // 2)
 
 
 def test_cuda_widens_a_quantized_cache_and_others_do_not() -> None:
     """CUDA's kernels make f16 of one layer's whole cache."""
-    facts, options = recorded("qwen2.5-14b"), RunOptions(32768, kv_type="q8_0")
+    facts, options = recorded("qwen2.5-14b"), MemoryOptions(32768, kv_type="q8_0")
     cuda, vulkan = (footprint(facts, options, backend=backend).compute_bytes for backend in ("cuda", "vulkan"))
     assert cuda > vulkan
 
@@ -298,9 +298,9 @@ def test_embedding_runs_are_told_by_capabilities() -> None:
     """A model that cannot complete is started for embedding."""
     facts = recorded("llama3.2-1b", "Q8_0")
     embeds = replace(facts, capabilities=frozenset({"embedding"}))
-    assert is_embedding(embeds, RunOptions(512))
-    assert not is_embedding(facts, RunOptions(512))
-    assert is_embedding(facts, RunOptions(512, is_embedding=True))
+    assert is_embedding(embeds, MemoryOptions(512))
+    assert not is_embedding(facts, MemoryOptions(512))
+    assert is_embedding(facts, MemoryOptions(512, is_embedding=True))
 
 
 def test_safety_widens_with_doubt() -> None:
@@ -320,12 +320,14 @@ def test_projector_in_its_own_blob_is_the_rest_of_the_download() -> None:
     text = recorded("gemma3-4b")
     file_bytes = shape_of(text).weights.file_bytes
     vision = replace(text, size_bytes=file_bytes + 812 * MIB, projector=VISION)
-    known = footprint(vision, RunOptions(8192)).projector_bytes
+    known = footprint(vision, MemoryOptions(8192)).projector_bytes
     assert 951 * MIB <= known <= 970 * MIB
-    unknown = footprint(replace(vision, projector={"general.architecture": "clip"}), RunOptions(8192)).projector_bytes
+    unknown = footprint(
+        replace(vision, projector={"general.architecture": "clip"}), MemoryOptions(8192)
+    ).projector_bytes
     assert unknown == int(812 * MIB * 1.25) + 64 * MIB
-    assert footprint(text, RunOptions(8192)).projector_bytes == 0
-    assert footprint(vision, RunOptions(8192, has_projector=False)).projector_bytes == 0
+    assert footprint(text, MemoryOptions(8192)).projector_bytes == 0
+    assert footprint(vision, MemoryOptions(8192, has_projector=False)).projector_bytes == 0
 
 
 def test_projector_inside_the_file_is_sized_by_its_tensors() -> None:
@@ -334,8 +336,8 @@ def test_projector_inside_the_file_is_sized_by_its_tensors() -> None:
     tower = {key.replace("clip", "gemma3"): value for key, value in VISION.items()}
     tensors = (*text.tensors, Tensor("v.patch_embd.weight", "F16", (1024, 1024)))
     inline = replace(text, tensors=tensors, info={**text.info, **tower})
-    assert footprint(inline, RunOptions(8192)).projector_bytes == 2 * MIB + 4096 * 4 * (4304 + 5 * 1152)
-    assert footprint(inline, RunOptions(8192)).weights_bytes == footprint(text, RunOptions(8192)).weights_bytes
+    assert footprint(inline, MemoryOptions(8192)).projector_bytes == 2 * MIB + 4096 * 4 * (4304 + 5 * 1152)
+    assert footprint(inline, MemoryOptions(8192)).weights_bytes == footprint(text, MemoryOptions(8192)).weights_bytes
 
 
 def test_facts_of_a_recording_look_like_those_of_a_server() -> None:

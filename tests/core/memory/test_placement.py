@@ -8,7 +8,7 @@ import pytest
 
 from ollama_simulator.recorded.plans import Recordings, cards_of, is_whole, options_of
 from router.core.memory.fit_target import fit_target_bytes, version_of
-from router.core.memory.footprint import RunOptions, footprint
+from router.core.memory.footprint import MemoryOptions, footprint
 from router.core.memory.placement import Card, max_num_ctx, place
 from router.core.ollama.model import ModelFacts
 from router.core.units import GIB, MIB
@@ -42,7 +42,7 @@ def test_the_default_safety_is_never_optimistic() -> None:
 
 def test_one_card_needs_footprint_context_margin_and_safety() -> None:
     """To the byte, and one byte less does not fit."""
-    options = RunOptions(8192)
+    options = MemoryOptions(8192)
     known = footprint(LLAMA_8B, options)
     need = known.need_bytes + 300 * MIB + GIB + known.safety_bytes
     fitting = place(LLAMA_8B, options, [Card(0, need, 300 * MIB)])
@@ -56,20 +56,20 @@ def test_one_card_needs_footprint_context_margin_and_safety() -> None:
 
 def test_no_card_fits_nothing() -> None:
     """A machine without GPUs has nothing to place on."""
-    assert not place(LLAMA_8B, RunOptions(4096), []).fits
-    assert max_num_ctx(LLAMA_8B, RunOptions(4096), []) == 0
+    assert not place(LLAMA_8B, MemoryOptions(4096), []).fits
+    assert max_num_ctx(LLAMA_8B, MemoryOptions(4096), []) == 0
 
 
 def test_layers_are_dealt_out_in_proportion_to_free_memory() -> None:
     """Every layer and the output go somewhere, the bigger card takes more."""
-    found = place(LLAMA_70B, RunOptions(8192), [card(48), card(24, 1)])
+    found = place(LLAMA_70B, MemoryOptions(8192), [card(48), card(24, 1)])
     assert found.fits
     assert [device.layers for device in found.devices] == [54, 27]
 
 
 def test_a_dense_model_is_filled_again_from_the_back() -> None:
     """In proportion the small card falls short; filled from the back it takes what fits and the big one the rest."""
-    options = RunOptions(32768, num_batch=2048)
+    options = MemoryOptions(32768, num_batch=2048)
     proportional = place(LLAMA_70B, options, [card(48), card(14, 1)], safety_bytes=0)
     assert proportional.fits
     assert sum(device.layers for device in proportional.devices) == 81
@@ -78,21 +78,21 @@ def test_a_dense_model_is_filled_again_from_the_back() -> None:
 
 def test_a_big_last_card_may_take_everything() -> None:
     """Then the first card, too small even for its share of the inputs, holds nothing."""
-    found = place(LLAMA_8B, RunOptions(8192), [card(1.1), card(24, 1)], safety_bytes=0)
+    found = place(LLAMA_8B, MemoryOptions(8192), [card(1.1), card(24, 1)], safety_bytes=0)
     assert found.fits
     assert [device.layers for device in found.devices] == [0, 33]
 
 
 def test_a_mixture_of_experts_is_not_filled_again() -> None:
     """llama.cpp moves its experts to main memory instead."""
-    need = place(MOE, RunOptions(8192), [card(100)], safety_bytes=0).need_bytes
+    need = place(MOE, MemoryOptions(8192), [card(100)], safety_bytes=0).need_bytes
     total = need / GIB + 1.6
-    assert not place(MOE, RunOptions(8192), [card(total - 2), card(2, 1)], safety_bytes=0).fits
+    assert not place(MOE, MemoryOptions(8192), [card(total - 2), card(2, 1)], safety_bytes=0).fits
 
 
 def test_what_was_learned_is_spread_over_the_cards() -> None:
     """A residual raises each card's need by its share, and the sum by about the residual."""
-    options, cards = RunOptions(8192), [card(48), card(48, 1)]
+    options, cards = MemoryOptions(8192), [card(48), card(48, 1)]
     plain, learned = (place(LLAMA_70B, options, cards, residual_bytes=extra) for extra in (0, 1000 * MIB))
     raised = [
         after.need_bytes - before.need_bytes for before, after in zip(plain.devices, learned.devices, strict=True)
@@ -106,7 +106,7 @@ def test_what_was_learned_is_spread_over_the_cards() -> None:
 def test_without_tensors_layers_are_taken_as_equal() -> None:
     """A split can still be planned, on the safe side."""
     bare = ModelFacts("x", "d", 8 * GIB, parameter_size="8.0B")
-    found = place(bare, RunOptions(4096), [card(24), card(24, 1)])
+    found = place(bare, MemoryOptions(4096), [card(24), card(24, 1)])
     assert found.fits
     assert sum(device.layers for device in found.devices) == 33
     assert found.expected_bytes > 8 * GIB
@@ -114,11 +114,11 @@ def test_without_tensors_layers_are_taken_as_equal() -> None:
 
 def test_max_num_ctx_is_the_last_step_that_fits() -> None:
     """One step more does not; a bigger card ends at the model's own maximum."""
-    options = RunOptions(4096)
+    options = MemoryOptions(4096)
     most = max_num_ctx(LLAMA_8B, options, [card(12)], step=2048)
     assert most % 2048 == 0
-    assert place(LLAMA_8B, RunOptions(most), [card(12)]).fits
-    assert not place(LLAMA_8B, RunOptions(most + 2048), [card(12)]).fits
+    assert place(LLAMA_8B, MemoryOptions(most), [card(12)]).fits
+    assert not place(LLAMA_8B, MemoryOptions(most + 2048), [card(12)]).fits
     assert max_num_ctx(LLAMA_8B, options, [card(80)]) == 131072
     assert max_num_ctx(LLAMA_70B, options, [card(24)]) == 0
     assert max_num_ctx(ModelFacts("x", "d", GIB, parameter_size="1B"), options, [card(1000)]) == 131072

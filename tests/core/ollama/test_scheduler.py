@@ -28,7 +28,7 @@ from router.core.ollama.options import (
     parallel_slots,
     supports_flash_attention,
 )
-from router.core.ollama.runner import Gpu, RunnerOptions
+from router.core.ollama.runner import Gpu, LoadOptions
 from router.core.ollama.scheduler import (
     automatic_batch,
     foresee_load,
@@ -103,25 +103,25 @@ def test_request_wins_over_modelfile_over_environment_over_tier() -> None:
     """The order of precedence of num_ctx (docs/ollama.md, "Default context")."""
     plain, tuned = model(), replace(model(), parameters={"num_ctx": 8192, "stop": "x", "num_gpu": (1, 2)})
     settings = ServerSettings(context_length=16384)
-    assert merged(tuned, RunnerOptions(num_ctx=2048), settings, 32768).num_ctx == 2048
-    assert merged(tuned, RunnerOptions(), settings, 32768).num_ctx == 8192
-    assert merged(tuned, RunnerOptions(), settings, 32768).num_gpu == 2
-    assert merged(plain, RunnerOptions(), settings, 32768).num_ctx == 16384
-    assert not merged(plain, RunnerOptions(), settings, 32768).num_ctx_auto
-    assert merged(plain, RunnerOptions(), DEFAULTS, 32768).num_ctx == 32768
-    assert merged(plain, RunnerOptions(), DEFAULTS, 32768).num_ctx_auto
+    assert merged(tuned, LoadOptions(num_ctx=2048), settings, 32768).num_ctx == 2048
+    assert merged(tuned, LoadOptions(), settings, 32768).num_ctx == 8192
+    assert merged(tuned, LoadOptions(), settings, 32768).num_gpu == 2
+    assert merged(plain, LoadOptions(), settings, 32768).num_ctx == 16384
+    assert not merged(plain, LoadOptions(), settings, 32768).num_ctx_auto
+    assert merged(plain, LoadOptions(), DEFAULTS, 32768).num_ctx == 32768
+    assert merged(plain, LoadOptions(), DEFAULTS, 32768).num_ctx_auto
 
 
 def test_context_is_never_below_what_ollama_needs() -> None:
     """Four, or 2048 for a model that sees."""
-    assert merged(model(), RunnerOptions(num_ctx=1), DEFAULTS, 4096).num_ctx == 4
-    assert merged(model(caps="completion vision"), RunnerOptions(num_ctx=1), DEFAULTS, 4096).num_ctx == 2048
+    assert merged(model(), LoadOptions(num_ctx=1), DEFAULTS, 4096).num_ctx == 4
+    assert merged(model(caps="completion vision"), LoadOptions(num_ctx=1), DEFAULTS, 4096).num_ctx == 2048
 
 
 def test_embedding_models_have_one_slot_and_a_batch_of_their_own() -> None:
     """Parallel 1, batch min(2048, num_ctx), and not automatic."""
     facts = model(caps="embedding")
-    launch = merged(facts, RunnerOptions(num_ctx=512), ServerSettings(num_parallel=4), 4096)
+    launch = merged(facts, LoadOptions(num_ctx=512), ServerSettings(num_parallel=4), 4096)
     assert (launch.num_batch, launch.num_batch_auto, launch.num_parallel) == (512, False, 1)
 
 
@@ -141,24 +141,24 @@ def test_context_is_clamped_to_what_the_model_was_trained_with() -> None:
 @pytest.mark.parametrize(
     ("running", "asked", "reloads"),
     [
-        (RunnerOptions(num_ctx=4096), RunnerOptions(num_ctx=8192), True),
-        (RunnerOptions(num_ctx=131072), RunnerOptions(num_ctx=200000), False),  # d02
-        (RunnerOptions(), RunnerOptions(num_ctx=32768), False),  # d03
-        (RunnerOptions(num_ctx=8192), RunnerOptions(), True),  # d03, d06
-        (RunnerOptions(), RunnerOptions(num_batch=256), True),
-        (RunnerOptions(), RunnerOptions(num_batch=512), False),
-        (RunnerOptions(num_gpu=20), RunnerOptions(), False),  # d05
-        (RunnerOptions(), RunnerOptions(num_gpu=20), True),
-        (RunnerOptions(), RunnerOptions(num_gpu=-1), False),
-        (RunnerOptions(), RunnerOptions(main_gpu=0), True),
-        (RunnerOptions(), RunnerOptions(num_thread=0), False),  # d28
-        (RunnerOptions(), RunnerOptions(num_thread=4), True),
-        (RunnerOptions(), RunnerOptions(use_mmap=True), True),  # d28
-        (RunnerOptions(), RunnerOptions(shift=True), False),
-        (RunnerOptions(), RunnerOptions(shift=False), True),  # d20
+        (LoadOptions(num_ctx=4096), LoadOptions(num_ctx=8192), True),
+        (LoadOptions(num_ctx=131072), LoadOptions(num_ctx=200000), False),  # d02
+        (LoadOptions(), LoadOptions(num_ctx=32768), False),  # d03
+        (LoadOptions(num_ctx=8192), LoadOptions(), True),  # d03, d06
+        (LoadOptions(), LoadOptions(num_batch=256), True),
+        (LoadOptions(), LoadOptions(num_batch=512), False),
+        (LoadOptions(num_gpu=20), LoadOptions(), False),  # d05
+        (LoadOptions(), LoadOptions(num_gpu=20), True),
+        (LoadOptions(), LoadOptions(num_gpu=-1), False),
+        (LoadOptions(), LoadOptions(main_gpu=0), True),
+        (LoadOptions(), LoadOptions(num_thread=0), False),  # d28
+        (LoadOptions(), LoadOptions(num_thread=4), True),
+        (LoadOptions(), LoadOptions(use_mmap=True), True),  # d28
+        (LoadOptions(), LoadOptions(shift=True), False),
+        (LoadOptions(), LoadOptions(shift=False), True),  # d20
     ],
 )
-def test_reload_rule(running: RunnerOptions, asked: RunnerOptions, reloads: bool) -> None:
+def test_reload_rule(running: LoadOptions, asked: LoadOptions, reloads: bool) -> None:
     """Which differences reload a runner (docs/ollama.md, "Arrival and reload")."""
     facts = model()
     started = merged(facts, running, DEFAULTS, 32768)
@@ -169,7 +169,7 @@ def test_reload_rule(running: RunnerOptions, asked: RunnerOptions, reloads: bool
 def test_automatic_batch_on_both_sides_never_reloads() -> None:
     """Whatever Ollama chose at the load."""
     facts = model()
-    launch = merged(facts, RunnerOptions(), DEFAULTS, 32768)
+    launch = merged(facts, LoadOptions(), DEFAULTS, 32768)
     assert not needs_reload(facts, replace(launch, num_batch=2048), launch)
 
 
@@ -291,7 +291,7 @@ def test_every_order_of_the_map_is_among_the_outcomes(found: list[OllamaResident
 
 def test_placement_takes_the_emptiest_card_with_room() -> None:
     """e01: by free memory, the lowest index in a tie."""
-    launch = merged(model(), RunnerOptions(), DEFAULTS, 4096)
+    launch = merged(model(), LoadOptions(), DEFAULTS, 4096)
     assert placement((10 * GIB, 20 * GIB), 8 * GIB, launch, DEFAULTS) == ((1,), True)
     assert placement((20 * GIB, 20 * GIB), 8 * GIB, launch, DEFAULTS) == ((0,), True)
     assert placement((10 * GIB, 9 * GIB), 9 * GIB, launch, DEFAULTS) == ((0, 1), False)
@@ -301,7 +301,7 @@ def test_placement_takes_the_emptiest_card_with_room() -> None:
 
 def test_placement_obeys_main_gpu_and_num_gpu() -> None:
     """e05: a card that there is not is passed through; no layers, no cards."""
-    launch = merged(model(), RunnerOptions(main_gpu=0), DEFAULTS, 4096)
+    launch = merged(model(), LoadOptions(main_gpu=0), DEFAULTS, 4096)
     free = (GIB, 20 * GIB)
     assert placement(free, 8 * GIB, launch, DEFAULTS) == ((0,), True)
     assert placement(free, 8 * GIB, replace(launch, main_gpu=7), DEFAULTS) == ((0, 1), False)
@@ -310,7 +310,7 @@ def test_placement_obeys_main_gpu_and_num_gpu() -> None:
 
 def test_preflight_evicts_above_80_percent_of_available() -> None:
     """The surcharge of the batch counts; alone nobody is evicted."""
-    launch = merged(model(mib=7000), RunnerOptions(num_ctx=4096), DEFAULTS, 4096)
+    launch = merged(model(mib=7000), LoadOptions(num_ctx=4096), DEFAULTS, 4096)
     facts, gpus = model(mib=7000), [card()]
 
     def evicts(free: int, has_residents: bool = True) -> bool:
@@ -326,14 +326,14 @@ def test_explicit_partial_offload_skips_the_preflight() -> None:
     """b15, b16: num_gpu from 1 to block_count, and 0; 999 does not (d04)."""
     facts = model(mib=20000)
     for num_gpu, evicts in ((10, False), (32, False), (0, False), (33, True), (999, True)):
-        launch = merged(facts, RunnerOptions(num_ctx=4096, num_gpu=num_gpu), DEFAULTS, 4096)
+        launch = merged(facts, LoadOptions(num_ctx=4096, num_gpu=num_gpu), DEFAULTS, 4096)
         assert preflight(facts, launch, [card()], (GIB,), DEFAULTS, has_residents=True).evicts is evicts
 
 
 def test_embedding_models_carry_no_surcharge() -> None:
     """Their large batch costs nothing in the prediction."""
     facts = model(caps="embedding", mib=300)
-    launch = merged(facts, RunnerOptions(num_ctx=2048), DEFAULTS, 4096)
+    launch = merged(facts, LoadOptions(num_ctx=2048), DEFAULTS, 4096)
     look = preflight(facts, launch, [card()], (800 * MIB,), DEFAULTS, has_residents=True)
     assert look.num_batch == 2048
     assert not look.evicts
@@ -342,7 +342,7 @@ def test_embedding_models_carry_no_surcharge() -> None:
 def test_flash_attention_setting_overrides_the_cards() -> None:
     """on and off as set; auto asks the cards."""
     facts = model()
-    launch = merged(facts, RunnerOptions(num_ctx=32768), DEFAULTS, 4096)
+    launch = merged(facts, LoadOptions(num_ctx=32768), DEFAULTS, 4096)
     for setting, compute, batch in (
         ("off", "8.6", 512),
         ("on", "5.2", 1024),
@@ -374,9 +374,7 @@ def test_three_models_per_card_unless_set() -> None:
 
 def test_nothing_goes_where_there_is_room() -> None:
     """The certain case: one outcome."""
-    seen = foresee_load(
-        model("n"), RunnerOptions(num_ctx=8192), [card(free_mib=19000)], [resident("a", 5000)], DEFAULTS
-    )
+    seen = foresee_load(model("n"), LoadOptions(num_ctx=8192), [card(free_mib=19000)], [resident("a", 5000)], DEFAULTS)
     assert (seen.evicts, seen.cards, seen.num_ctx, seen.num_parallel) == ((), (0,), 8192, 1)
     assert seen.num_batch == 1024
 
@@ -384,7 +382,7 @@ def test_nothing_goes_where_there_is_room() -> None:
 def test_residents_go_one_by_one_until_it_fits() -> None:
     """b17: a model that never fits evicts everybody first."""
     residents = [resident("a", 5000), resident("b", 5000, free_mib=19000)]
-    seen = foresee_load(model("n", mib=40000), RunnerOptions(num_ctx=4096), [card(free_mib=13000)], residents, DEFAULTS)
+    seen = foresee_load(model("n", mib=40000), LoadOptions(num_ctx=4096), [card(free_mib=13000)], residents, DEFAULTS)
     assert seen.evicts == ("sha256-a", "sha256-b")
     assert seen.cards == (0,)
 
@@ -392,7 +390,7 @@ def test_residents_go_one_by_one_until_it_fits() -> None:
 def test_map_order_makes_several_outcomes() -> None:
     """b13: with the older read there is room; with the younger there is not, and then it goes as well, for nothing."""
     residents = [resident("a", 2000), resident("b", 2000, free_mib=9000)]
-    seen = foresee_load(model("n", mib=8000), RunnerOptions(num_ctx=4096), [card(free_mib=20000)], residents, DEFAULTS)
+    seen = foresee_load(model("n", mib=8000), LoadOptions(num_ctx=4096), [card(free_mib=20000)], residents, DEFAULTS)
     assert {outcome.evicts for outcome in seen.outcomes} == {(), ("sha256-a", "sha256-b")}
     assert seen.evicts == ("sha256-a", "sha256-b")
 
@@ -401,7 +399,7 @@ def test_cards_are_uncertain_where_outcomes_differ() -> None:
     """Two places, depending on chance: then () is said."""
     gpus = [card(0, free_mib=19000), card(1, free_mib=16000)]
     split = resident("s", 8000, cards=(0, 1), free_mib=16000)
-    seen = foresee_load(model("n", mib=5000), RunnerOptions(num_ctx=4096), gpus, [split], DEFAULTS)
+    seen = foresee_load(model("n", mib=5000), LoadOptions(num_ctx=4096), gpus, [split], DEFAULTS)
     assert len({outcome.cards for outcome in seen.outcomes}) == 2
     assert seen.cards == ()
 
@@ -409,12 +407,12 @@ def test_cards_are_uncertain_where_outcomes_differ() -> None:
 def test_a_reload_is_an_eviction_of_oneself() -> None:
     """b24: the own runner goes first, then the look at the rest."""
     own = resident("n", 5000)
-    seen = foresee_load(model("n"), RunnerOptions(num_ctx=4096), [card(free_mib=19000)], [own], DEFAULTS)
+    seen = foresee_load(model("n"), LoadOptions(num_ctx=4096), [card(free_mib=19000)], [own], DEFAULTS)
     assert seen.evicts == ("sha256-n",)
 
 
 def test_the_limit_of_models_evicts_as_well() -> None:
     """f06."""
     settings = ServerSettings(max_loaded_models=1)
-    seen = foresee_load(model("n"), RunnerOptions(num_ctx=4096), [card()], [resident("a", 100)], settings)
+    seen = foresee_load(model("n"), LoadOptions(num_ctx=4096), [card()], [resident("a", 100)], settings)
     assert [outcome.evicts for outcome in seen.outcomes] == [("sha256-a",)]

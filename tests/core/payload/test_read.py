@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.core.go.json_keys import fold, split
-from router.core.ollama.runner import RunnerOptions
+from router.core.ollama.runner import LoadOptions
 from router.core.payload import read
 from router.core.payload.read import read_names, read_request, rewrite, rewrite_names
 from router.errors import BadRequest
@@ -125,7 +125,7 @@ def test_options_are_those_the_client_named():
     request = read_request(
         "chat", body(model="m", options=given | {"use_mmap": False, "top_k": 1, "num_predict": 9}, shift=True)
     )
-    assert request.options == RunnerOptions(**given, use_mmap=False, shift=True)
+    assert request.options == LoadOptions(**given, use_mmap=False, shift=True)
     assert (request.num_ctx, request.num_predict, request.options_error) == (1, 9, "")
 
 
@@ -141,13 +141,13 @@ def test_options_are_those_the_client_named():
 def test_options_of_the_wrong_type(options, error):
     """The complaint is kept for when the model is known to exist; the value counts as not named."""
     request = read_request("generate", body(model="m", options=options))
-    assert (request.options_error, request.options) == (error, RunnerOptions())
+    assert (request.options_error, request.options) == (error, LoadOptions())
 
 
 def test_options_survive_a_lone_surrogate():
     """What msgspec refuses and Go takes does not hide the options."""
     sent = b'{"model":"m","options":{"a":"\\ud800","b":[1],"c":true,"d":null,"num_ctx":7},"options":{"num_batch":2}}'
-    assert read_request("generate", sent).options == RunnerOptions(num_ctx=7, num_batch=2)
+    assert read_request("generate", sent).options == LoadOptions(num_ctx=7, num_batch=2)
 
 
 @pytest.mark.parametrize(

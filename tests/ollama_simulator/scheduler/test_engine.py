@@ -17,7 +17,7 @@ from ollama_simulator.machine.spec import CardSpec, Machine, Speeds
 from ollama_simulator.scheduler.engine import Engine, EngineBusy, LoadError, RunnerDied
 from router.core.ollama.model import ModelFacts, Tensor
 from router.core.ollama.options import ServerSettings
-from router.core.ollama.runner import RunnerOptions
+from router.core.ollama.runner import LoadOptions
 from router.core.units import MIB
 
 
@@ -50,7 +50,7 @@ def model(name: str, mib: int) -> SimModel:
 
 
 SMALL, BIG, OTHER = model("small", 4000), model("big", 16000), model("other", 15000)
-FIXED = RunnerOptions(num_ctx=4096)
+FIXED = LoadOptions(num_ctx=4096)
 
 
 def with_engine(
@@ -178,7 +178,7 @@ def test_full_queue_answers_busy() -> None:
         waiting = [asyncio.create_task(serve(engine, one)) for one in (model("mid", 8000), OTHER)]
         await asyncio.sleep(0.1)
         with pytest.raises(EngineBusy, match="server busy, please try again.  maximum pending requests exceeded"):
-            await engine.acquire(BIG, RunnerOptions(num_ctx=2048))
+            await engine.acquire(BIG, LoadOptions(num_ctx=2048))
         await serve(engine, SMALL)
         await asyncio.gather(*waiting)
 
@@ -313,7 +313,7 @@ def test_failed_loads_have_the_texts_of_ollama() -> None:
         ):
             engine.cards.change(fail_load={"small": mode})
             with pytest.raises(LoadError, match=text):
-                await engine.acquire(SMALL, RunnerOptions())
+                await engine.acquire(SMALL, LoadOptions())
         engine.cards.change(fail_load={})
         await serve(engine, SMALL)
 
@@ -324,7 +324,7 @@ def test_automatic_context_is_lowered_once_after_running_out_of_memory() -> None
     """c04: memory is taken during the load; the request is served with a context of 4096."""
 
     async def play(engine: Engine) -> None:
-        task = asyncio.create_task(serve(engine, SMALL, options=RunnerOptions()))
+        task = asyncio.create_task(serve(engine, SMALL, options=LoadOptions()))
         await asyncio.sleep(0.5)
         engine.cards.set_foreign(0, engine.gpus()[0].free_bytes - 400 * MIB)
         await asyncio.sleep(0.8)

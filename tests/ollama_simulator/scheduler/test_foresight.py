@@ -15,8 +15,8 @@ from ollama_simulator.machine.spec import CardSpec, Machine, Speeds
 from ollama_simulator.recorded.recordings import read_models
 from ollama_simulator.scheduler.engine import Engine
 from router.core.ollama.options import ServerSettings
-from router.core.ollama.runner import RunnerOptions
-from router.core.ollama.scheduler import Outcome, foresee_load
+from router.core.ollama.runner import LoadOptions
+from router.core.ollama.scheduler import LoadOutcome, foresee_load
 
 MODELS = list(read_models(Path(__file__).parents[2] / "data" / "scheduler").values())
 MACHINES = ((24564,), (12288,), (24564, 12288), (8192, 8192), (12288, 12288, 24564))
@@ -43,7 +43,7 @@ async def _one_sequence(seed: int) -> list[str]:
     async with Engine(book, settings, arithmetic=FootprintArithmetic(), seed=seed, on_event=note) as engine:
         for turn in range(12):
             model = chance.choice(MODELS)
-            asked = RunnerOptions(
+            asked = LoadOptions(
                 num_ctx=chance.choice((None, 2048, 8192, 32768)), main_gpu=chance.choice((None, None, 0))
             )
             if chance.random() < 0.15:
@@ -55,7 +55,7 @@ async def _one_sequence(seed: int) -> list[str]:
             gone.clear()
             failed.clear()
             async with await engine.acquire(model, asked) as lease:
-                happened = Outcome(tuple(gone), lease.cards, lease.num_batch)
+                happened = LoadOutcome(tuple(gone), lease.cards, lease.num_batch)
                 if not failed and (lease.num_ctx != seen.num_ctx or happened not in seen.outcomes):
                     surprises.append(f"seed {seed} turn {turn} {model.name}: {happened} not in {seen.outcomes}")
             await asyncio.sleep(0.5)
