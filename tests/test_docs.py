@@ -158,6 +158,6 @@ def test_number_of_libraries_is_right() -> None:
     names = re.findall(
         r'^    "([a-z.-]+)>=', project.partition("dependencies = [")[2].partition("]\n")[0], re.MULTILINE
     )
-    assert len(names) == 14
-    assert "The fourteen libraries" in README
+    assert len(names) == 13
+    assert "The thirteen libraries" in README
     assert all(name in README for name in names)

@@ -21,7 +21,7 @@ import asyncio
 import logging
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol
+from typing import Protocol, cast
 
 from router.http.deadlines import NEVER, Deadlines
 from router.http.repeats import Repeats
@@ -104,8 +104,7 @@ class ClientConnection(asyncio.Protocol):
     # --- asyncio.Protocol --------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's is one by its methods only
         self.shared.connections.add(self)
         self.shared.deadlines.add(self)
         self.deadline = self.loop.time() + self.limits.header_s
