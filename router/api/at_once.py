@@ -84,7 +84,14 @@ class AtOnce:
         cycle.request_id = self._next_id()
         try:
             call = read_call(
-                self._settings, common.route, body, common.headers, cycle.request_id, cycle.has_client_gone, head.noted
+                self._settings,
+                common.route,
+                body,
+                common.headers,
+                cycle.request_id,
+                cycle.has_client_gone,
+                head.noted,
+                cycle.carrier.loop.time(),
             )
         except RouterError as error:
             self.refuse(cycle, common.route, error)
@@ -164,8 +171,7 @@ class _Taken:
     def reply(self, answer: Answer | RouterError | None) -> None:
         """Take what the dispatcher has for the request. Never raises: the upstream's connection calls it."""
         cycle, call, at_once = self._cycle, self._call, self._at_once
-        cycle.work_by(None)
-        self._underway = None  # they refer to each other: nothing is left for the collector
+        self._underway = None  # it refers to us: nothing is left for the collector
         try:
             if isinstance(answer, Answer):
                 at_once.answer(cycle, call.route, answer)

@@ -27,15 +27,17 @@ def read_call(
     request_id: str,
     is_gone: Callable[[], bool],
     noted: Mapping[bytes, bytes],
+    since_s: float,
 ) -> Call:
-    """The call for a request: `headers` are those that may go upstream, `noted` all of its headers.
+    """The call for a request: `headers` are those that may go upstream, `noted` all of its headers; it came at
+    `since_s` (loop time).
 
     Raises BadRequest in Ollama's own words, or Forbidden.
     """
     request = read_request(route.kind, body)
     if not settings.may_manage and request.has_model and is_cloud(request.model):
         raise Forbidden("ollama cloud is disabled: remote model is unavailable")
-    call = Call(route, request, body, headers, request_id, is_gone=is_gone)
+    call = Call(route, request, body, headers, request_id, is_gone=is_gone, since_s=since_s)
     if not OWN_HEADERS.isdisjoint(noted):
         call.demand(
             is_strict=_is_strict(noted.get(b"x-router-strict", b"")),

@@ -146,7 +146,10 @@ class Edge:
     async def _infer(self, exchange: Exchange, route: Route) -> None:
         body = await exchange.body()
         headers = request_headers(exchange.client_headers, exchange.headers)
-        call = read_call(self._settings, route, body, headers, exchange.request_id, exchange.is_gone, exchange.headers)
+        now_s = asyncio.get_running_loop().time()
+        call = read_call(
+            self._settings, route, body, headers, exchange.request_id, exchange.is_gone, exchange.headers, now_s
+        )
         await self._send(exchange, route, await self._dispatcher.dispatch(call))
 
     async def send(self, cycle: Cycle, route: Route, answer: Answer) -> None:

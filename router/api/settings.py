@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,9 @@ class EdgeSettings:
     body_total_s: float = 120.0
     has_router_headers: bool = True
 
-    @property
-    def may_manage(self) -> bool:
-        """True when a client without a key may do all that Ollama allows."""
-        return self.is_loopback or self.insecure_no_auth
+    may_manage: bool = field(init=False, default=True)
+    """True when a client without a key may do all that Ollama allows."""
+
+    def __post_init__(self) -> None:
+        """Settle the right once: it is asked for with each request."""
+        object.__setattr__(self, "may_manage", self.is_loopback or self.insecure_no_auth)

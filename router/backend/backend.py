@@ -49,7 +49,7 @@ class Backend:
         self.now = asyncio.get_running_loop().time
         self.server = OllamaClient(section.url, load_timeout_s=config.switch.load_timeout_s)
         self.relay: Relay = relay_to(section, config)
-        residents = Residents(frozenset(map(key_of, config.defaults.keep)), epoch, on_idle=self._changed)
+        residents = Residents(frozenset(map(key_of, config.defaults.keep)), epoch)
         self.installed = Installed(CatalogReader(self.server), epoch, config.snapshot.catalog_interval_s)
         self.cards = Cards(probe, residents, epoch, telemetry, section.gpus, config)
         self.world = World(self.server, self.installed, residents, self.cards, epoch, telemetry, name, config.snapshot)
@@ -61,6 +61,7 @@ class Backend:
             self.residency, residents, config.defaults, is_switching=lambda: self.line.is_switching, unix_now=unix_now
         )
         self.derived = DerivedTags(self.server, self.installed)
+        residents.notify(on_idle=self.line.pump)
         self._tasks: set[asyncio.Task[None]] = set()
 
     def rules(self) -> Rules:
@@ -83,7 +84,7 @@ class Backend:
 
         `on_restart` is called whenever Ollama answers for the first time, or again.
         """
-        self.world.notify(on_change=self._changed, on_restart=lambda: self._restarted(on_restart))
+        self.world.notify(on_change=self.line.pump, on_restart=lambda: self._restarted(on_restart))
         await self.lessons.recall()
         await self.world.refresh()
         for _ in range(PROBE_TRIES):
@@ -107,10 +108,6 @@ class Backend:
         await self.server.aclose()
         if self.cards.probe is not None:
             await self.cards.probe.aclose()
-
-    def _changed(self) -> None:
-        """The state was read again, or a resident has become idle."""
-        self.line.pump()
 
     def _restarted(self, on_restart: Callable[[], None]) -> None:
         """Ollama answers (again): tags that a router which died has left are removed."""

@@ -133,17 +133,19 @@ class Tracked:
 
 
 class Residents(Mapping[str, Tracked]):
-    """Weights → entry. `keep` are the keys of the models that are unloaded last; `on_idle` is called when the last
-    request to an entry has ended.
-    """
+    """Weights → entry. `keep` are the keys of the models that are unloaded last."""
 
-    def __init__(self, keep: frozenset[str], epoch: Epoch, on_idle: Callable[[], None]) -> None:
+    def __init__(self, keep: frozenset[str], epoch: Epoch) -> None:
         self._entries: dict[str, Tracked] = {}
         self._leaving: dict[str, Tracked] = {}  # gone from ps, but requests to it have not ended
         self._keep = keep
         self._epoch = epoch
-        self._on_idle = on_idle
+        self._on_idle: Callable[[], None] = lambda: None
         self._order = 0
+
+    def notify(self, on_idle: Callable[[], None]) -> None:
+        """Call `on_idle` whenever the last request to an entry has ended."""
+        self._on_idle = on_idle
 
     def __getitem__(self, weights: str) -> Tracked:
         return self._entries[weights]

@@ -110,23 +110,19 @@ class Repeats(Generic[T]):
 class Known(Generic[H]):
     """The head that one connection's peer sent last, if it may come again."""
 
-    __slots__ = ("_repeat", "_repeats", "_vain")
+    __slots__ = ("_repeats", "repeat", "vain")
 
     def __init__(self, repeats: Repeats[H]) -> None:
+        self.repeat: Repeat[H] | None = None
         self._repeats = repeats
-        self._repeat: Repeat[H] | None = None
-        self._vain = 0
+        self.vain = 0
 
-    def read(self, data: bytes) -> tuple[H, bytes] | None:
-        """Head and body of `data`, where that is one whole message with the known head."""
-        repeat = self._repeat
-        if repeat is None or (found := repeat.read(data)) is None:
-            return None
-        self._vain = 0
-        return with_length(repeat.says, found[0]), found[1]
+    def came_again(self) -> None:
+        """A message with the known head has come: it was not learnt in vain."""
+        self.vain = 0
 
     def learn(self, data: bytes, noted: Mapping[bytes, bytes], body_bytes: int, says: H) -> None:
         """Know `data`, one whole message that was parsed, by its bytes; not where that was in vain too often."""
-        if self._vain < MOST_VAIN:
-            self._vain += 1
-            self._repeat = self._repeats.of(data, noted, body_bytes, says)
+        if self.vain < MOST_VAIN:
+            self.vain += 1
+            self.repeat = self._repeats.of(data, noted, body_bytes, says)

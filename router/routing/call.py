@@ -38,7 +38,7 @@ class Call(msgspec.Struct, eq=False):
     strict: bool = False
     nothing_fits: NothingFits | None = None
     is_gone: Callable[[], bool] = bool  # False; the edge knows better
-    since_s: float = 0.0
+    since_s: float = 0.0  # when it came, in loop time
     served: str = ""
     reason: str = ""
     queue_s: float = 0.0
@@ -60,10 +60,6 @@ class Call(msgspec.Struct, eq=False):
     def demand(self, *, is_strict: bool, nothing_fits: NothingFits | None) -> None:
         """Record what the client's own headers demand."""
         self.strict, self.nothing_fits = is_strict, nothing_fits
-
-    def begin(self, now_s: float) -> None:
-        """Start the clock of the request."""
-        self.since_s = now_s
 
     def without_options(self) -> None:
         """It can reach only a runner that has Ollama's own options."""

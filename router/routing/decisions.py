@@ -81,21 +81,14 @@ class Decisions:
     def known_destination(self, call: Call) -> Destination | None:
         """The destination of an earlier request with the same demands, while nothing has changed since."""
         self._forget_what_changed()
-        key = self._destination_key(call)
-        return None if key is None else self._destinations.get(key)
+        if call.request.is_unload or call.request.options_error:
+            return None
+        return self._destinations.get(_demands(call))
 
     def remember(self, call: Call, decision: Decision, destination: Destination) -> None:
         """Keep a destination that holds until something changes."""
-        key = self._destination_key(call)
-        if key is not None and is_settled(decision):
-            self._destinations[key] = destination
-
-    def _destination_key(self, call: Call) -> Hashable:
-        """By chain and route: two teams' chains may have one name, and the spelling of the name is in the answer."""
-        request = call.request
-        chain = self.chain_of(call)
-        is_plain = chain is not None and not (request.is_unload or request.options_error)
-        return (chain, request.model, call.route.kind, _shape(request)) if is_plain else None
+        if is_settled(decision):
+            self._destinations[_demands(call)] = destination
 
     def _forget_what_changed(self) -> None:
         """Decisions hold for one epoch; what clients can ask for is unbounded, so the number is bounded too."""
@@ -132,3 +125,8 @@ def _shape(request: InferenceRequest) -> Hashable:
     """What a decision depends on beside the chain."""
     tokens = request.prompt_bytes // PROMPT_STEP_BYTES, request.num_predict
     return request.num_ctx, request.options, request.needs, request.is_automatic, tokens
+
+
+def _demands(call: Call) -> Hashable:
+    """What a destination depends on: team and name give the chain, and the name's spelling is in the answer."""
+    return call.team, call.request.model, call.strict, call.route.kind, _shape(call.request)

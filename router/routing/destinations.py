@@ -27,7 +27,7 @@ class Destinations:
     def __init__(self, backend: str, defaults: Defaults) -> None:
         self.backend = backend
         self._is_echo = defaults.response_model == "requested"
-        self._has_derived_tags = defaults.derived_tags
+        self.has_automatic = not defaults.derived_tags
 
     def to_resident(
         self, call: Call, chosen: Verdict, weights: str, reason: str, options: LoadOptions, tag: str, decided: Decided
@@ -82,11 +82,11 @@ class Destinations:
 
     def needs_tag(self, call: Call, options: LoadOptions) -> bool:
         """True where the runner's options can only travel in a derived tag."""
-        return call.route.dialect != "ollama" and self._has_derived_tags and bool(parameters_of(options))
+        return call.route.dialect != "ollama" and not self.has_automatic and bool(parameters_of(options))
 
     def is_automatic(self, call: Call) -> bool:
         """True where a request can carry no options and no tag may carry them: it runs at Ollama's own."""
-        return call.route.dialect != "ollama" and not self._has_derived_tags
+        return self.has_automatic and call.route.dialect != "ollama"
 
     def _rename(self, call: Call, served: str, name: str) -> Rename | None:
         """What the answer calls the model and what it shall call it; None where that is the same."""

@@ -44,6 +44,7 @@ class Dispatcher:
         self._line = backend.line
         self._relay = backend.relay
         self._now = backend.now
+        self._telemetry = telemetry
         self._chains = chains
         self._decisions = decisions
         self._destinations = decisions.destinations
@@ -54,7 +55,6 @@ class Dispatcher:
 
     def start(self, call: Call, reply: Reply) -> Underway | Blocked | RouterError:
         """Attempt once. `reply` is called later, once, unless the request is blocked (`dispatch` it) or refused."""
-        call.begin(self._now())
         try:
             return self.attempt(call, reply)
         except RouterError as error:
@@ -66,8 +66,6 @@ class Dispatcher:
 
         Raises a RouterError where there is no answer of the upstream's own.
         """
-        if blocked is None:
-            call.begin(self._now())
         try:
             while True:
                 connection = await self._unblock(call, blocked) if blocked is not None else None
@@ -146,7 +144,7 @@ class Dispatcher:
         underway.sent(upstream)
         call.send_to(destination.served, destination.reason, self._now())
         if destination.decided is not None:
-            self._ends.decided(call, destination.decided)
+            self._telemetry.emit(destination.decided.of(call.request_id, call.team))
         return underway
 
     def _destination(self, call: Call) -> Destination | Blocked:
@@ -158,7 +156,7 @@ class Dispatcher:
             raise NoVariantFits(text, retry_after_s=1.0)
         if call.held is not None and call.choice is not None:
             return self._to_resident(call, *call.choice)
-        if not call.request.is_automatic and self._destinations.is_automatic(call):
+        if self._destinations.has_automatic and self._destinations.is_automatic(call):
             call.without_options()
         known = self._decisions.known_destination(call)
         tracked = self._residents.get(known.weights) if known is not None else None

@@ -12,7 +12,10 @@ HOLD_S, MOST_HELD = 0.01, 256
 
 
 class Hook(Protocol):
-    """Something that is told of every event, at once and on the loop: it must not block."""
+    """Something that gets every event, on the loop: it must not block.
+
+    A hook that also has `on_requests(events)` gets the events of requests that were held back in one call.
+    """
 
     def on(self, event: Event) -> None: ...
 
@@ -47,12 +50,24 @@ class Telemetry:
     def flush(self) -> None:
         """Tell what is held back."""
         held, self._held = self._held, []
-        for event in held:
-            self._tell(event)
+        for hook in self._hooks if held else ():
+            many = getattr(hook, "on_requests", None)
+            try:
+                if many is not None:
+                    many(held)
+                    continue
+            except Exception:
+                self.failures += 1
+                continue
+            for event in held:
+                self._tell_one(hook, event)
 
     def _tell(self, event: Event) -> None:
         for hook in self._hooks:
-            try:
-                hook.on(event)
-            except Exception:
-                self.failures += 1
+            self._tell_one(hook, event)
+
+    def _tell_one(self, hook: Hook, event: Event) -> None:
+        try:
+            hook.on(event)
+        except Exception:
+            self.failures += 1

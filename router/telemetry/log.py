@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 
@@ -89,7 +89,7 @@ class LogHook:
     def on(self, event: Event) -> None:
         if isinstance(event, Finished):
             if self._least <= LEVELS["info"]:
-                self._put(event)
+                self._put(event, self._unix_now())
             return
         if isinstance(event, Decided) and event.outcome != "rejected" and self._least > LEVELS["debug"]:
             return  # one for each request, too
@@ -100,14 +100,23 @@ class LogHook:
                 self._encode({"ts": self._ts(self._unix_now()), "level": level, "msg": message, **facts}) + b"\n"
             )
 
+    def on_requests(self, events: Sequence[Decided | Finished]) -> None:
+        """Write the ends of requests; their decisions only where the level asks for them, or one is refused."""
+        now_s, is_wanted = self._unix_now(), self._least <= LEVELS["info"]
+        for event in events:
+            if type(event) is Finished and is_wanted:
+                self._put(event, now_s)
+            elif type(event) is Decided:
+                self.on(event)
+
     def flush(self) -> None:
         """Write what is held back."""
         if self._held:
             held, self._held = self._held, []
             self._sink(b"".join(self._encode(_request(self._ts(at_s), event)) + b"\n" for at_s, event in held))
 
-    def _put(self, event: Finished) -> None:
-        self._held.append((self._unix_now(), event))
+    def _put(self, event: Finished, at_s: float) -> None:
+        self._held.append((at_s, event))
         if self._later is None or len(self._held) >= MOST_HELD:
             self.flush()
         elif len(self._held) == 1:
@@ -164,8 +173,8 @@ def _request(ts: str, event: Finished) -> RequestLine:
         event.variant,
         event.backend,
         event.reason,
-        _ms(event.queue_s),
-        _ms(event.ttft_s),
+        _ms(event.queue_s) if event.queue_s else 0.0,
+        _ms(event.ttft_s) if event.ttft_s is not None else None,
         _ms(event.duration_s),
         event.tokens_in,
         event.tokens_out,

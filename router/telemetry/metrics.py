@@ -7,7 +7,7 @@ a fixed number. Children are kept by their raw values, and requests are counted 
 from __future__ import annotations
 
 from collections import Counter as Tally
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -130,9 +130,7 @@ class MetricsHook:
 
     def on(self, event: Event) -> None:
         if type(event) is Finished or type(event) is Decided:
-            self._requests.append(event)
-            if len(self._requests) >= COUNTED_TOGETHER:
-                self._count()
+            self.on_requests((event,))
             return
         match event:
             case QueueChanged():
@@ -151,6 +149,12 @@ class MetricsHook:
                 self._lag.labels().observe(event.lag_s)
             case _:
                 pass
+
+    def on_requests(self, events: Sequence[Decided | Finished]) -> None:
+        """Put the events of requests by; they are counted many at once."""
+        self._requests.extend(events)
+        if len(self._requests) >= COUNTED_TOGETHER:
+            self._count()
 
     def _make(self) -> None:
         prefix = "ollama_router_"

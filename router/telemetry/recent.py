@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from router.core.decision.verdict import Decision
@@ -27,6 +27,15 @@ class RecentDecisions:
             self._ended.append(event)  # type: ignore[arg-type]
         elif kind is Decided or kind is Spilled or (isinstance(event, Switched) and event.phase != "started"):
             self._begun.append((self._unix_now(), event))  # type: ignore[arg-type]
+
+    def on_requests(self, events: Sequence[Decided | Finished]) -> None:
+        """Keep the decisions and ends of requests."""
+        now_s = self._unix_now()
+        for event in events:
+            if type(event) is Finished:
+                self._ended.append(event)
+            else:
+                self._begun.append((now_s, event))  # type: ignore[arg-type]
 
     def rows(self) -> list[dict[str, Any]]:
         """The rows, newest first, as plain data; of a request that decided several times the last decision."""

@@ -93,7 +93,7 @@ class HttpRelay:
         self, request: UpstreamRequest, on_head: Callable[[], None], connection: Connection | None = None
     ) -> UpstreamResponse | None:
         """Send `request`, whose body is complete, on a free connection without waiting; see `Relay`."""
-        wire = cast("Wire | None", connection) or self._free_wire()
+        wire: Wire | None = connection or self._free_wire()  # type: ignore[assignment]
         while wire is not None:
             head, chunked = self._render(request)
             try:
@@ -124,11 +124,15 @@ class HttpRelay:
         await asyncio.sleep(0)
 
     def give_back(self, connection: Connection) -> None:
-        """A connection has done its exchange and can do another, or was not used at all."""
+        """Return a connection that was not used after all."""
         wire = cast("Wire", connection)
-        if not wire.is_usable:
+        if wire.is_usable:
+            self.put_back(wire)
+        else:
             wire.abort()
-            return
+
+    def put_back(self, wire: Wire) -> None:
+        """`wire` has done its exchange and can do another."""
         while self._waiters:
             waiter = self._waiters.popleft()
             if not waiter.done():
@@ -191,7 +195,7 @@ class HttpRelay:
         if wire is None:
             self._wake_one()
         elif not wire.is_closed:
-            self.give_back(wire)
+            self.put_back(wire)
 
     async def _connect(self) -> Wire:
         loop = asyncio.get_running_loop()

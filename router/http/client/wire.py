@@ -20,7 +20,7 @@ from router.errors import UpstreamError, UpstreamTimeout
 from router.http.client.parser import MAX_HEADER_BYTES, AnswerParser, ConnectionGone, ParserErrors, lost, reason
 from router.http.client.response import NO_HEAD, AnswerHead, UpstreamResponse
 from router.http.deadlines import NEVER
-from router.http.repeats import Known, Repeats
+from router.http.repeats import Known, Repeats, with_length
 
 
 class Owner(Protocol):
@@ -33,7 +33,7 @@ class Owner(Protocol):
     unwanted_bytes: int
     unwanted_s: float
 
-    def give_back(self, wire: Wire) -> None: ...
+    def put_back(self, wire: Wire) -> None: ...
 
     def forget(self, wire: Wire) -> None: ...
 
@@ -162,9 +162,9 @@ class Wire(AnswerParser):
             self.abort()  # nobody asked: an answer without a request must never meet the next one
             return
         is_first, self._phase = self._phase is Phase.AWAITING, Phase.ANSWERING
-        is_plain = is_first and self._is_sent and not self._is_head_request
-        if is_plain and (found := self._known.read(data)) is not None:
-            self._repeated(response, *found)
+        repeat = self._known.repeat if is_first and self._is_sent and not self._is_head_request else None
+        if repeat is not None and (found := repeat.read(data)) is not None:
+            self._repeated(response, with_length(repeat.says, found[0]), found[1])
             return
         if not response.status:
             self._head_bytes += len(data)
@@ -190,6 +190,8 @@ class Wire(AnswerParser):
 
     def _repeated(self, response: UpstreamResponse, head: AnswerHead, body: bytes) -> None:
         """A whole answer with a head that is known has come."""
+        if self._known.vain:
+            self._known.came_again()
         self._response = None
         self._is_keep_alive = True
         response.begin(head)
@@ -221,8 +223,7 @@ class Wire(AnswerParser):
             response.finish()
         else:
             self._fail(lost(has_begun, exc))
-        if self._can_write is not None and not self._can_write.done():
-            self._can_write.set_result(None)
+        self.resume_writing()
         self._parser = None  # it refers to us: no cycle for the collector
         self._owner.forget(self)
 
@@ -282,7 +283,7 @@ class Wire(AnswerParser):
         response.finish()
         if self._is_keep_alive and self._is_sent and not self.is_closed:
             self._phase = Phase.IDLE
-            self._owner.give_back(self)
+            self._owner.put_back(self)
         else:
             self.abort()
 

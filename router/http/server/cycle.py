@@ -157,12 +157,13 @@ class Cycle(msgspec.Struct, eq=False):
 
         `at_end` is called when the task has ended, even if it was cancelled before it began.
         """
+        self.taskless = None
         self.task = self.carrier.loop.create_task(run(self, work))
         if at_end is not None:
             self.task.add_done_callback(lambda _: at_end())
 
-    def work_by(self, taskless: Taskless | None) -> None:
-        """`taskless` works for it without a task; None: it has done its work."""
+    def work_by(self, taskless: Taskless) -> None:
+        """`taskless` works for it without a task, until the answer is complete or a task takes over."""
         self.taskless = taskless
 
     # --- reading the request -----------------------------------------------------------------------------------
@@ -253,9 +254,9 @@ class Cycle(msgspec.Struct, eq=False):
 
     def _start(self, status: int, headers: Iterable[Header], lines: bytes) -> None:
         is_kept = self.keep_alive and self.request_complete
-        head = render(self.head, status, headers, lines, self.carrier.loop.time(), is_kept=is_kept)
-        self.phase, self.head_bytes = Phase.STARTED, head.data
-        self.keep_alive, self.is_chunked, self.left_bytes = head.is_kept, head.is_chunked, head.body_bytes
+        rendered = render(self.head, status, headers, lines, self.carrier.loop.time(), is_kept=is_kept)
+        self.phase = Phase.STARTED
+        self.head_bytes, self.keep_alive, self.is_chunked, self.left_bytes = rendered
 
     def _write(self, body: bytes, *, more: bool) -> None:
         head, self.head_bytes = self.head_bytes, b""
@@ -276,7 +277,7 @@ class Cycle(msgspec.Struct, eq=False):
         elif head or body or end:
             transport.write(head + body + end)
         if not more:
-            self.phase = Phase.COMPLETE
+            self.phase, self.taskless = Phase.COMPLETE, None  # they refer to each other
             self._wake()
             self.carrier.cycle_done(self)
 

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import httptools
 
-from router.http.repeats import Known
+from router.http.repeats import Known, with_length
 from router.http.server.connection import ClientConnection, Reading, Shared
 from router.http.server.cycle import HIGH_WATER_BYTES, Cycle, Phase
 from router.http.server.heads import Head, disarm, judge, split_target
@@ -41,8 +41,9 @@ class HttpProtocol(ClientConnection):
         if self.reading is Reading.DEAF:
             return
         is_first = self.reading is Reading.BETWEEN
-        if is_first and not self.queue and (found := self._known.read(data)) is not None:
-            self._repeated(*found)
+        repeat = self._known.repeat
+        if repeat is not None and is_first and not self.queue and (found := repeat.read(data)) is not None:
+            self._repeated(with_length(repeat.says, found[0]), found[1])
             return
         if is_first:
             self.reading, self._head_bytes = Reading.HEAD, 0
@@ -80,6 +81,8 @@ class HttpProtocol(ClientConnection):
 
     def _repeated(self, head: Head, body: bytes) -> None:
         """A whole request with a head that is known has come."""
+        if self._known.vain:
+            self._known.came_again()
         is_kept = head.keep_alive and not self.shared.is_draining
         self.enqueue(Cycle(self, head, is_kept, True, [body], len(body)))
         self.start_next()

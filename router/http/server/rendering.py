@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterable
 from email.utils import formatdate
 from http import HTTPStatus
-from typing import NamedTuple
 
 from router.http.headers import Header
 from router.http.server.heads import Head
@@ -37,21 +36,13 @@ class DateLine:
 DATE = DateLine()
 
 
-class AnswerHeadLines(NamedTuple):
-    """A rendered head. `body_bytes` is the length of the body, or UNKNOWN or NO_BODY."""
-
-    data: bytes
-    is_kept: bool
-    is_chunked: bool
-    body_bytes: int
-
-
 def render(
     request: Head, status: int, headers: Iterable[Header], lines: bytes, loop_s: float, *, is_kept: bool
-) -> AnswerHeadLines:
+) -> tuple[bytes, bool, bool, int]:
     """Render the head of the answer to `request`; `lines` are further headers, rendered.
 
-    Raises ValueError for a header that holds a line break or a NUL.
+    Returns the bytes, whether the connection is kept, whether the body is chunked, and its length in bytes (or UNKNOWN
+    or NO_BODY). Raises ValueError for a header that holds a line break or a NUL.
     """
     parts = [STATUS_LINES[status], DATE.at(loop_s), lines]
     count = lines.count(b"\n")
@@ -80,4 +71,4 @@ def render(
     data = b"".join(parts)
     if not data.count(b"\r") == data.count(b"\n") == count + 3 or b"\x00" in data:
         raise ValueError("a response header holds a line break or a NUL")
-    return AnswerHeadLines(data, is_kept, is_chunked, body_bytes)
+    return data, is_kept, is_chunked, body_bytes
