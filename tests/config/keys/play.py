@@ -17,8 +17,10 @@ from ollama_simulator.machine.spec import CardSpec, Machine, Speeds
 from ollama_simulator.server import SimConfig
 from router.app import running
 from router.config import load_config, schema
+from router.core.units import MIB
 from router.planning.stage import stage
 from tests.fakes import RawClient, Reply
+from tests.http.raw_upstream import answer, raw_upstream
 
 HUGE, HUGE_Q2 = "llama3.3:70b-instruct-q4_K_M", "llama3.3:70b-instruct-q2_K"
 BIG, MIDDLE, SMALL, EMBEDDER = "qwen3:32b", "llama3.1:8b", "llama3.2:3b", "nomic-embed-text:v1.5"
@@ -31,10 +33,19 @@ in_force: list[dict] = []
 """The effective configuration of every router that the running test has started."""
 
 
-def play(story, config=ALONE, **sim):
-    """What `story` returns for a router with `config`, on a virtual clock."""
+def play(story, config=ALONE, *, page=False, **sim):
+    """What `story` returns for a router with `config`, on a virtual clock.
+
+    With `page` the router reads the cards from a page of metrics, and the story gets that page as well.
+    """
 
     async def run():
+        if page:
+            async with metrics_page() as metrics:
+                probe = {"backends.local.probe.kind": "prometheus", "backends.local.probe.url": metrics.url}
+                async with routed({**probe, **config}, has_probe=None, **sim) as one:
+                    metrics.cards = one.sim.cards
+                    return await story(one, metrics)
         async with routed(config, **sim) as one:
             return await story(one)
 
@@ -47,11 +58,11 @@ def compare(story, key, values, config=ALONE, **sim):
 
 
 @asynccontextmanager
-async def routed(config=ALONE, *, cards=(24564,), has_probe=True, free_lag_s=0.0, speeds=SPEEDS, **sim):
+async def routed(config=ALONE, *, cards=(24564,), models=MODELS, has_probe=True, free_lag_s=0.0, speeds=SPEEDS, **sim):
     """A stage whose router runs with `config`; for the simulated machine see `SimConfig`."""
     specs = tuple(CardSpec(name=f"CUDA{index}", total_mib=size) for index, size in enumerate(cards))
     machine = Machine(cards=specs, speeds=speeds, free_lag_s=free_lag_s)
-    async with stage(SimConfig(machine=machine, models=MODELS, **sim), config, has_probe=has_probe) as one:
+    async with stage(SimConfig(machine=machine, models=models, **sim), config, has_probe=has_probe) as one:
         await record(one.router.admin_url)
         yield one
 
@@ -141,9 +152,38 @@ def seen(one, path, method=None):
     return [found for found in one.sim.seen if found.path == path and method in (None, found.method)]
 
 
-async def learn_of(one, free_lag_s=1.5):
-    """Let the router read the cards again."""
-    await asyncio.sleep(free_lag_s)
+class MetricsPage:
+    """The cards of a simulated machine as DCGM exporter shows them; until there are any, one empty card of 24 GB."""
+
+    def __init__(self):
+        self.url = ""
+        self.cards = None
+        self.hits = 0
+        self.delay_s = 0.0
+        self.is_broken = False
+
+    async def show(self, visit):
+        """Answer one request."""
+        self.hits += 1
+        await asyncio.sleep(self.delay_s)
+        rows = self.cards.gpus() if self.cards is not None else ()
+        free = [(gpu.index, gpu.free_bytes // MIB, gpu.total_bytes // MIB) for gpu in rows] or [(0, 24564, 24564)]
+        lines = [
+            f'DCGM_FI_DEV_FB_{figure}{{gpu="{index}",UUID="GPU-{index}",modelName="page"}} {value}'
+            for index, left, total in free
+            for figure, value in (("FREE", left), ("TOTAL", total))
+        ]
+        status = b"500 Internal Server Error" if self.is_broken else b"200 OK"
+        await answer("\n".join(lines).encode(), status=status, type_=b"text/plain")(visit)
+
+
+@asynccontextmanager
+async def metrics_page():
+    """A page of metrics on a free port."""
+    page = MetricsPage()
+    async with raw_upstream(page.show) as server:
+        page.url = f"{server.url}/metrics"
+        yield page
 
 
 # --- keys ------------------------------------------------------------------------------------------------------------

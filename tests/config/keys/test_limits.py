@@ -1,0 +1,86 @@
+"""`limits`: sizes and numbers."""
+
+import asyncio
+import json
+
+import pytest
+import zstandard
+
+from tests.config.keys.play import SMALL, chat, compare, connect, get, hello, seen, send
+
+
+@pytest.mark.key("limits.body_bytes")
+def test_a_body_above_body_bytes_is_refused():
+    """Of about 1100 bytes."""
+
+    async def story(one):
+        body = hello(SMALL, system="x" * 1000)
+        return (await send(one.router.url, "POST", "/api/generate", body)).status
+
+    assert compare(story, "limits.body_bytes", [1000, 2000]) == [413, 200]
+
+
+@pytest.mark.key("limits.header_bytes")
+def test_a_head_above_header_bytes_is_refused():
+    """Of about 3100 bytes."""
+
+    async def story(one):
+        return (await get(one.router.url, "/api/version", headers=[("X-Long", "x" * 3000)])).status
+
+    assert compare(story, "limits.header_bytes", [2048, 4096]) == [431, 200]
+
+
+@pytest.mark.key("limits.headers")
+def test_more_header_lines_than_headers_are_refused():
+    """Twenty, and the host."""
+
+    async def story(one):
+        lines = [(f"X-{number}", "x") for number in range(20)]
+        return (await get(one.router.url, "/api/version", headers=lines)).status
+
+    assert compare(story, "limits.headers", [20, 21]) == [431, 200]
+
+
+@pytest.mark.key("limits.zstd_bytes")
+def test_a_body_that_unpacks_to_more_than_zstd_bytes_is_refused():
+    """Packed it is small."""
+
+    async def story(one):
+        body = chat(SMALL) | {"user": "x" * 5000}
+        raw = await connect(one.router.url)
+        packed = zstandard.compress(json.dumps(body).encode())
+        assert len(packed) < 1000
+        reply = await raw.ask("POST", "/v1/chat/completions", packed, [("Content-Encoding", "zstd")])
+        raw.close()
+        return reply.status
+
+    assert compare(story, "limits.zstd_bytes", [4000, 6000]) == [413, 200]
+
+
+@pytest.mark.key("limits.connections")
+def test_a_connection_beyond_connections_is_turned_away():
+    """The third."""
+
+    async def story(one):
+        open_ones = [await connect(one.router.url) for _ in range(2)]
+        statuses = [(await raw.ask("GET", "/api/version")).status for raw in open_ones]
+        third = await get(one.router.url, "/api/version")
+        for raw in open_ones:
+            raw.close()
+        return [*statuses, third.status]
+
+    assert compare(story, "limits.connections", [2, 3]) == [[200, 200, 503], [200, 200, 200]]
+
+
+@pytest.mark.key("limits.pool")
+def test_at_most_pool_connections_to_ollama_are_open():
+    """Three requests at once."""
+
+    async def story(one):
+        await one.ask(hello(SMALL, tokens=1))
+        before = len(seen(one, "/api/generate"))
+        replies = await asyncio.gather(*(one.ask(hello(SMALL, tokens=50)) for _ in range(3)))
+        assert [reply.status for reply in replies] == [200] * 3
+        return len({found.connection for found in seen(one, "/api/generate")[before:]})
+
+    assert compare(story, "limits.pool", [1, 2, 9]) == [1, 2, 3]

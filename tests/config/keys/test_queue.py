@@ -1,0 +1,110 @@
+"""`queue`: who may wait for a model's turn, for how long, and who goes first."""
+
+import asyncio
+import json
+
+import pytest
+
+from tests.config.keys.play import ALONE, BIG, compare, hello, send
+
+OTHER = "qwen3:14b"
+"""Does not fit beside the big model."""
+
+
+async def busy(one, tokens):
+    """The big model, loaded, with one request under way that takes `tokens` / 100 seconds."""
+    await one.ask(hello(BIG, tokens=1))
+    task = asyncio.create_task(one.ask(hello(BIG, tokens=tokens)))
+    await asyncio.sleep(0.2)
+    return task
+
+
+@pytest.mark.key("queue.max_waiting")
+def test_a_request_beyond_max_waiting_is_refused():
+    """Three want to wait."""
+
+    async def story(one):
+        first = await busy(one, 300)
+        replies = await asyncio.gather(*(one.ask(hello(OTHER)) for _ in range(3)))
+        await first
+        return sorted(reply.status for reply in replies)
+
+    assert compare(story, "queue.max_waiting", [1, 2, 3]) == [[200, 503, 503], [200, 200, 503], [200, 200, 200]]
+
+
+@pytest.mark.key("queue.wait_s")
+def test_a_request_that_waits_for_wait_s_is_refused_with_a_retry_after():
+    """The model in its way is busy for ten seconds; the load that follows, of a second, does not count."""
+
+    async def story(one):
+        first = await busy(one, 1000)
+        loop = asyncio.get_running_loop()
+        started_s = loop.time()
+        reply = await send(one.router.url, "POST", "/api/generate", hello(OTHER, tokens=1))
+        took_s = loop.time() - started_s
+        await first
+        return reply.status, "retry-after" in reply.headers, took_s
+
+    refused, served = compare(story, "queue.wait_s", [3, 10.5])
+    assert refused == (503, True, pytest.approx(3, abs=0.5))
+    assert served == (200, False, pytest.approx(11.5, abs=1.5))
+
+
+async def overtaken(one):
+    """One request for another model while the loaded one is never idle: how long it took, how many went before it."""
+    served, is_over = 0, asyncio.Event()
+
+    async def hot():
+        nonlocal served
+        while not is_over.is_set():
+            await one.ask(hello(BIG, tokens=50))
+            served += 1
+
+    await one.ask(hello(BIG, tokens=1))
+    tasks = []
+    for _ in range(2):
+        tasks.append(asyncio.create_task(hot()))
+        await asyncio.sleep(0.25)
+    before = served
+    reply = await one.ask(hello(OTHER, tokens=1))
+    count = served - before
+    is_over.set()
+    await asyncio.gather(*tasks)
+    assert reply.status == 200
+    return reply.took_s, count
+
+
+@pytest.mark.key("queue.age_bound_s")
+def test_a_request_that_has_waited_for_age_bound_s_goes_before_those_for_the_loaded_model():
+    """The rest is the last request that was let in before, and a load of a second and a half."""
+    config = {**ALONE, "queue.affinity_count": 10**6}
+    waits = [took_s for took_s, _ in compare(overtaken, "queue.age_bound_s", [2, 8], config)]
+    assert waits == [pytest.approx(2 + 3, abs=1.5), pytest.approx(8 + 3, abs=1.5)]
+
+
+@pytest.mark.key("queue.affinity_count")
+def test_affinity_count_requests_for_the_loaded_model_may_pass_another():
+    """However old that one gets. Two were under way when it came."""
+    config = {**ALONE, "queue.age_bound_s": 1000}
+    (_, few), (_, many) = compare(overtaken, "queue.affinity_count", [2, 12], config)
+    assert few <= 2 + 2 + 2
+    assert many - few == pytest.approx(10, abs=1)
+
+
+@pytest.mark.key("queue.wait_s")
+def test_a_request_that_waits_for_memory_is_refused_after_wait_s_as_well():
+    """`nothing_fits: wait`, and the memory never comes."""
+
+    async def story(one):
+        loop = asyncio.get_running_loop()
+        started_s = loop.time()
+        reply = await send(one.router.url, "POST", "/api/generate", hello(BIG))
+        return reply.status, loop.time() - started_s, json.loads(reply.body)["error"]
+
+    config = {**ALONE, "defaults.nothing_fits": "wait"}
+    found = compare(story, "queue.wait_s", [2, 6], config, cards=(8192,))
+    assert [(status, took_s) for status, took_s, _ in found] == [
+        (503, pytest.approx(2, abs=1.1)),
+        (503, pytest.approx(6, abs=1.1)),
+    ]
+    assert all("too big" in text for _, _, text in found)

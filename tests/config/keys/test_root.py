@@ -1,0 +1,78 @@
+"""The keys at the top: where the router listens, who may reach it, and what anonymous clients may do."""
+
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.config.keys.play import ALONE, BIG, SMALL, compare, get, play, send
+
+
+@pytest.mark.key("listen")
+def test_clients_connect_where_listen_says():
+    """Two addresses of this machine."""
+
+    async def story(one):
+        return urlsplit(one.router.url).hostname, (await get(one.router.url, "/")).body
+
+    found = compare(story, "listen", ["127.0.0.1:0", "127.0.0.2:0"])
+    assert found == [("127.0.0.1", b"Ollama is running"), ("127.0.0.2", b"Ollama is running")]
+
+
+@pytest.mark.key("admin")
+def test_the_admin_pages_are_where_admin_says():
+    """And not where clients connect."""
+
+    async def story(one):
+        where = urlsplit(one.router.admin_url).hostname
+        healthy = (await get(one.router.admin_url, "/healthz")).status
+        return where, healthy, (await get(one.router.url, "/healthz")).status
+
+    assert compare(story, "admin", ["127.0.0.1:0", "127.0.0.2:0"]) == [("127.0.0.1", 200, 404), ("127.0.0.2", 200, 404)]
+
+
+@pytest.mark.key("insecure_no_auth")
+def test_beyond_this_machine_anonymous_clients_manage_models_only_with_insecure_no_auth():
+    """On a loopback address they may in any case."""
+
+    async def story(one):
+        body = {"source": SMALL, "destination": "copy"}
+        return (await send(one.router.url, "POST", "/api/copy", body)).status
+
+    everywhere = {**ALONE, "listen": "0.0.0.0:0"}
+    assert compare(story, "insecure_no_auth", [False, True], everywhere) == [403, 200]
+    assert play(story) == 200
+
+
+@pytest.mark.key("hosts")
+def test_clients_reach_the_router_under_the_names_in_hosts():
+    """Both listeners."""
+
+    async def story(one):
+        urls = one.router.url, one.router.admin_url
+        return [(await get(url, "/readyz", host="gpu.example:80")).status for url in urls]
+
+    assert compare(story, "hosts", [[], ["gpu.example"]]) == [[403, 403], [200, 200]]
+
+
+@pytest.mark.key("origins")
+def test_web_pages_of_the_origins_may_use_the_router():
+    """`*` stands for any text."""
+
+    async def story(one):
+        reply = await get(one.router.url, "/api/version", [("Origin", "https://chat.example")])
+        return reply.status, reply.headers.get("access-control-allow-origin")
+
+    refused, allowed = (403, None), (200, "https://chat.example")
+    found = compare(story, "origins", [[], ["https://*.other"], ["https://chat.example"], ["https://*.example"]])
+    assert found == [refused, refused, allowed, allowed]
+
+
+@pytest.mark.key("backends.*.url")
+def test_requests_go_to_the_ollama_at_url():
+    """Each of two routers shows the models of its own."""
+
+    async def story(one):
+        rows = (await get(one.router.url, "/api/tags")).json()["models"]
+        return [row["name"] for row in rows]
+
+    assert [play(story, models=(name,)) for name in (SMALL, BIG)] == [[SMALL], [BIG]]

@@ -1,0 +1,220 @@
+"""`timeouts`: how long a client may take, and how long Ollama may."""
+
+import asyncio
+import json
+import socket
+import struct
+
+import pytest
+
+from ollama_simulator.clock import run_virtual
+from tests.config.keys.play import SMALL, compare, connect, get, hello, in_front_of, seen
+from tests.fakes import RawClient, request_bytes
+
+HEAD = b"POST /api/generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n"
+
+
+async def until_closed(raw):
+    """The seconds until the router closes the connection, and what it has said before."""
+    loop = asyncio.get_running_loop()
+    started_s = loop.time()
+    said = await raw.reader.read()
+    raw.close()
+    return loop.time() - started_s, said
+
+
+def about(*seconds):
+    """Deadlines are swept once a second, so each may pass by up to one."""
+    return [pytest.approx(one + 0.5, abs=0.6) for one in seconds]
+
+
+@pytest.mark.key("timeouts.header_s")
+def test_a_request_whose_head_does_not_end_within_header_s_is_refused():
+    """Half a head."""
+
+    async def story(one):
+        raw = await connect(one.router.url)
+        await raw.send(b"GET /api/version HTTP/1.1\r\nHost: local")
+        took_s, said = await until_closed(raw)
+        assert said.startswith(b"HTTP/1.1 408 ")
+        return took_s
+
+    assert compare(story, "timeouts.header_s", [2, 6]) == about(2, 6)
+
+
+@pytest.mark.key("timeouts.keep_alive_s")
+def test_an_idle_connection_is_closed_after_keep_alive_s():
+    """Once its request was answered."""
+
+    async def story(one):
+        raw = await connect(one.router.url)
+        assert (await raw.ask("GET", "/api/version")).status == 200
+        return (await until_closed(raw))[0]
+
+    assert compare(story, "timeouts.keep_alive_s", [2, 6]) == about(2, 6)
+
+
+@pytest.mark.key("timeouts.body_idle_s")
+def test_a_body_that_pauses_for_body_idle_s_is_refused():
+    """Ten bytes of a hundred."""
+
+    async def story(one):
+        raw = await connect(one.router.url)
+        await raw.send(HEAD + b"x" * 10)
+        took_s, said = await until_closed(raw)
+        assert said.startswith(b"HTTP/1.1 408 ")
+        return took_s
+
+    assert compare(story, "timeouts.body_idle_s", [2, 6]) == about(2, 6)
+
+
+@pytest.mark.key("timeouts.body_total_s")
+def test_a_body_that_takes_body_total_s_is_refused_though_it_never_pauses():
+    """A byte in half a second."""
+
+    async def story(one):
+        raw = await connect(one.router.url)
+        await raw.send(HEAD)
+
+        async def drip():
+            while True:
+                await raw.send(b"x")
+                await asyncio.sleep(0.5)
+
+        dripping = asyncio.create_task(drip())
+        took_s, said = await until_closed(raw)
+        dripping.cancel()
+        assert said.startswith(b"HTTP/1.1 408 ")
+        return took_s
+
+    assert compare(story, "timeouts.body_total_s", [2, 6]) == about(2, 6)
+
+
+@pytest.mark.key("timeouts.connect_s")
+def test_an_upstream_that_takes_no_connection_is_given_up_after_connect_s():
+    """Its queue of connections is full, so the system ignores further ones."""
+    hole = socket.socket()
+    hole.bind(("127.0.0.1", 0))
+    hole.listen(0)
+    filling = [socket.socket() for _ in range(3)]
+    for sock in filling:
+        sock.setblocking(False)
+        sock.connect_ex(hole.getsockname())
+
+    async def took(connect_s):
+        url = f"http://127.0.0.1:{hole.getsockname()[1]}"
+        async with in_front_of(url, {"timeouts.connect_s": connect_s}) as router:
+            started_s = asyncio.get_running_loop().time()
+            assert (await get(router.url, "/api/tags")).status in (502, 504)
+            return asyncio.get_running_loop().time() - started_s
+
+    found = [run_virtual(took(connect_s)) for connect_s in (1, 5)]
+    for sock in (*filling, hole):
+        sock.close()
+    assert found == about(1, 5)
+
+
+async def asked(one):
+    """A request to a model that is loaded: when its answer ended, its status, and its last line."""
+    reply = await one.ask(hello(SMALL, tokens=50))
+    return reply.took_s, reply.status, reply.error
+
+
+@pytest.mark.key("timeouts.first_byte_s")
+def test_an_answer_that_does_not_begin_within_first_byte_s_is_given_up():
+    """Ollama takes the request and says nothing."""
+
+    async def story(one):
+        await one.ask(hello(SMALL, tokens=1))
+        one.sim.faults.add("slow", route="/api/generate", delay_s=100.0)
+        took_s, status, error = await asked(one)
+        assert status == 504
+        assert error
+        return took_s
+
+    assert compare(story, "timeouts.first_byte_s", [2, 6]) == about(2, 6)
+
+
+@pytest.mark.key("timeouts.stream_idle_s")
+def test_an_answer_that_pauses_for_stream_idle_s_is_given_up():
+    """After its fifth line: the client gets an error as the last one."""
+
+    async def story(one):
+        await one.ask(hello(SMALL, tokens=1))
+        one.sim.faults.add("hang", route="/api/generate", after_chunks=5)
+        took_s, status, error = await asked(one)
+        assert status == 200
+        assert error
+        return took_s
+
+    assert compare(story, "timeouts.stream_idle_s", [2, 6]) == about(2, 6)
+
+
+async def leave(raw, one):
+    """Begin a long answer and leave: how long Ollama went on with it."""
+    await one.ask(hello(SMALL, tokens=1))
+    await raw.send(request_bytes("POST", "/api/generate", json.dumps(hello(SMALL, tokens=2000))))
+    await raw.reader.read(1)
+    raw.close()
+    left_s = asyncio.get_running_loop().time()
+    await asyncio.sleep(25)
+    answer = seen(one, "/api/generate")[-1]
+    return None if answer.is_finished else answer.closed_at_s - left_s
+
+
+UNWANTED = {"backends.local.suppress_cancel": True}
+
+
+@pytest.mark.key("timeouts.unwanted_s")
+def test_an_answer_whose_client_has_left_is_read_for_unwanted_s():
+    """With `suppress_cancel`; to its end, where that comes first."""
+
+    async def story(one):
+        return await leave(await connect(one.router.url), one)
+
+    *cut, finished = compare(story, "timeouts.unwanted_s", [2, 6, 60], UNWANTED)
+    assert cut == about(2, 6)
+    assert finished is None
+
+
+@pytest.mark.key("limits.unwanted_bytes")
+def test_at_most_unwanted_bytes_are_read_of_an_answer_whose_client_has_left():
+    """With `suppress_cancel`: five times the bytes are five times the seconds."""
+
+    async def story(one):
+        return await leave(await connect(one.router.url), one)
+
+    few, many = compare(story, "limits.unwanted_bytes", [20_000, 100_000], UNWANTED)
+    assert many / few == pytest.approx(5, rel=0.1)
+
+
+@pytest.mark.key("backends.*.suppress_cancel")
+def test_an_answer_whose_client_has_left_is_read_on_only_with_suppress_cancel():
+    """Else Ollama is cut off at once."""
+
+    async def story(one):
+        return await leave(await connect(one.router.url), one)
+
+    cut_s, finished = compare(story, "backends.local.suppress_cancel", [False, True])
+    assert cut_s < 1
+    assert finished is None
+
+
+@pytest.mark.key("timeouts.write_idle_s")
+def test_a_client_that_takes_nothing_for_write_idle_s_is_dropped():
+    """It reads nothing of nine megabytes; Ollama is cut off with it."""
+
+    async def story(one):
+        await one.ask(hello(SMALL, tokens=1))
+        one.sim.faults.add("huge_line", route="/api/generate", size=9_000_000)
+        raw = await RawClient.to(int(one.router.url.rpartition(":")[2]), receive_buffer=4096)
+        sock = raw.writer.get_extra_info("socket")
+        raw.writer.transport.pause_reading()
+        await raw.send(request_bytes("POST", "/api/generate", json.dumps(hello(SMALL, tokens=2000))))
+        started_s = asyncio.get_running_loop().time()
+        await asyncio.sleep(12)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        raw.writer.transport.abort()
+        return seen(one, "/api/generate")[-1].closed_at_s - started_s
+
+    assert compare(story, "timeouts.write_idle_s", [2, 6]) == about(2, 6)
