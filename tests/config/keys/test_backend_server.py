@@ -1,0 +1,148 @@
+"""`backends.*.server`: what the router is told of how Ollama is set up.
+
+The simulated Ollama is set up so in each test; the router is told of it, or is not. One that is told foresees what
+happens. One that is not learns it by a load that spills, or refuses what would have fitted.
+"""
+
+import asyncio
+import json
+
+import pytest
+
+from router.core.ollama.options import ServerSettings
+from router.core.units import MIB
+from tests.config.keys.play import (
+    ALONE,
+    MIDDLE,
+    SMALL,
+    chat,
+    compare,
+    contexts,
+    get,
+    hello,
+    residents,
+    seen,
+    send,
+    state,
+)
+
+SERVER = "backends.local.server"
+
+
+async def small_at_16k(one):
+    """The small model at 16384 tokens, which takes about 5200 MiB as a rule: the status, and the loads that it cost."""
+    return (await one.ask(hello(SMALL, options={"num_ctx": 16384}))).status, one.loads
+
+
+SPILLS, FORESEES, REFUSES, SERVES = (503, [SMALL]), (503, []), (503, []), (200, [SMALL])
+
+
+@pytest.mark.key("backends.*.server.num_parallel")
+def test_a_router_that_is_told_num_parallel_counts_a_cache_for_each_slot():
+    """Four slots take twice the memory."""
+    found = compare(
+        small_at_16k, f"{SERVER}.num_parallel", [1, 4], cards=(8000,), settings=ServerSettings(num_parallel=4)
+    )
+    assert found == [SPILLS, FORESEES]
+
+
+@pytest.mark.key("backends.*.server.kv_type")
+def test_a_router_that_is_told_kv_type_counts_the_cache_in_it():
+    """A cache in q8_0 takes half of what it takes in f16."""
+    found = compare(
+        small_at_16k, f"{SERVER}.kv_type", ["f16", "q8_0"], cards=(4800,), settings=ServerSettings(kv_type="q8_0")
+    )
+    assert found == [REFUSES, SERVES]
+
+
+@pytest.mark.key("backends.*.server.flash_attention")
+def test_a_router_that_is_told_flash_attention_is_off_counts_its_larger_buffers():
+    """Some 700 MiB more."""
+    settings = ServerSettings(flash_attention="off")
+    found = compare(small_at_16k, f"{SERVER}.flash_attention", ["auto", "off"], cards=(5600,), settings=settings)
+    assert found == [SPILLS, FORESEES]
+
+
+@pytest.mark.key("backends.*.server.fit_target_mib")
+def test_a_router_that_is_told_fit_target_mib_counts_on_that_margin():
+    """Not on 1024 MiB: with a larger one the load would spill, with a smaller one more fits."""
+    key = f"{SERVER}.fit_target_mib"
+    wide = compare(small_at_16k, key, [None, 2048], cards=(5600,), settings=ServerSettings(fit_target_bytes=2048 * MIB))
+    narrow = compare(small_at_16k, key, [None, 256], cards=(4800,), settings=ServerSettings(fit_target_bytes=256 * MIB))
+    assert (wide, narrow) == ([SPILLS, FORESEES], [REFUSES, SERVES])
+
+
+@pytest.mark.key("backends.*.server.gpu_overhead_mib")
+def test_a_router_that_is_told_gpu_overhead_mib_expects_a_smaller_automatic_context():
+    """With 2 GB less Ollama no longer counts this card among those of 24 GB, and its automatic context is 4096."""
+
+    async def story(one):
+        await one.ask(hello(SMALL))
+        return contexts(one)
+
+    settings = ServerSettings(gpu_overhead_bytes=2048 * MIB)
+    found = compare(story, f"{SERVER}.gpu_overhead_mib", [0, 2048], settings=settings)
+    assert found == [[32768], [8192]]
+
+
+@pytest.mark.key("backends.*.server.sched_spread")
+def test_a_router_that_is_told_sched_spread_expects_a_model_on_all_cards():
+    """Where a request can name no card: while it loads, memory is reserved on one of two cards, or on both."""
+
+    async def story(one):
+        asked = asyncio.create_task(one.ask(chat(MIDDLE), "/v1/chat/completions"))
+        await asyncio.sleep(0.2)
+        page = (await get(one.router.admin_url, "/metrics")).body.decode()
+        assert (await asked).status == 200
+        rows = [line for line in page.splitlines() if line.startswith("ollama_router_vram_reserved_bytes{")]
+        return sum(float(row.split()[-1]) > 0 for row in rows)
+
+    config = {**ALONE, "defaults.derived_tags": False}
+    settings = ServerSettings(sched_spread=True)
+    cards = (16000, 16000)
+    assert compare(story, f"{SERVER}.sched_spread", [False, True], config, cards=cards, settings=settings) == [1, 2]
+
+
+@pytest.mark.key("backends.*.server.max_loaded_models")
+def test_a_router_that_is_told_max_loaded_models_makes_room_itself():
+    """Else Ollama unloads a model behind its back, of which there is room for both."""
+
+    async def story(one):
+        for model in (SMALL, MIDDLE):
+            assert (await one.ask(hello(model))).status == 200
+        bodies = [json.loads(found.body) for found in seen(one, "/api/generate")]
+        return [body["model"] for body in bodies if body.get("keep_alive") == 0]
+
+    found = compare(story, f"{SERVER}.max_loaded_models", [None, 1], settings=ServerSettings(max_loaded_models=1))
+    assert found == [[], [SMALL]]
+
+
+@pytest.mark.key("backends.*.server.context_length")
+@pytest.mark.xfail(raises=AssertionError, reason="the automatic context is taken from the cards alone")
+def test_a_router_that_is_told_context_length_counts_a_request_without_a_context_at_it():
+    """One on `/v1` without derived tags runs at Ollama's own context, which is larger than the card's usual one."""
+
+    async def story(one):
+        return (await one.ask(chat(SMALL), "/v1/chat/completions")).status, one.loads
+
+    config = {**ALONE, "defaults.derived_tags": False}
+    settings = ServerSettings(context_length=131072)
+    found = compare(story, f"{SERVER}.context_length", [None, 131072], config, cards=(10000,), settings=settings)
+    assert found == [SPILLS, FORESEES]
+
+
+@pytest.mark.key("backends.*.server.keep_alive_s")
+@pytest.mark.xfail(raises=AssertionError, reason="nothing reads it")
+def test_a_router_that_is_told_keep_alive_s_does_something_else():
+    """Somebody else loads a model, and does not say how long it shall stay; then the router is asked for it."""
+
+    async def story(one):
+        await send(one.sim.url, "POST", "/api/generate", hello(SMALL, tokens=1))
+        await asyncio.sleep(2)
+        rows = [{**row, "expires_at": ""} for row in (await state(one))["residents"]]
+        await one.ask(hello(SMALL, tokens=1))
+        await asyncio.sleep(10)
+        return rows, residents(one), [found.body for found in seen(one, "/api/generate")]
+
+    unset, told = compare(story, f"{SERVER}.keep_alive_s", [300, 5], settings=ServerSettings(keep_alive_s=5))
+    assert unset != told

@@ -1,0 +1,115 @@
+"""The keys that only `ollama-router serve` reads: how long it takes to stop, and what it logs."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.config.keys.play import connect, record
+from tests.fakes import request_bytes
+from tests.http.raw_upstream import STREAM_HEAD, answer, chunk, raw_upstream
+
+ROOT = Path(__file__).parents[3]
+START_S = 60.0
+ASK = request_bytes("POST", "/api/generate", json.dumps({"model": "m", "prompt": "hi"}))
+
+
+class Served:
+    """A router in a process of its own: where it listens, and the lines that it has logged before."""
+
+    def __init__(self, process, url, lines):
+        self.process, self.url, self.lines = process, url, lines
+
+    def stop(self):
+        """Ask it to stop."""
+        self.process.send_signal(signal.SIGTERM)
+
+    async def log(self):
+        """The messages of all lines that it has logged, once it has ended."""
+        lines = [*self.lines, *(await self.process.stderr.read()).splitlines()]
+        return [json.loads(line)["msg"] for line in lines if line.startswith(b"{")]
+
+
+@asynccontextmanager
+async def served(upstream, folder, **config):
+    """`ollama-router serve` in front of `upstream`, with further keys from the environment."""
+    keys = {"STORE__PATH": ":memory:", "BACKENDS__LOCAL__PROBE__KIND": "none", **config}
+    env = {**os.environ, "PYTHONPATH": str(ROOT), **{f"OLLAMA_ROUTER_{key}": value for key, value in keys.items()}}
+    argv = [sys.executable, "-m", "router", "serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
+    process = await asyncio.create_subprocess_exec(
+        *argv, "--upstream", upstream, env=env, stderr=asyncio.subprocess.PIPE, cwd=folder
+    )
+    try:
+        async with asyncio.timeout(START_S):
+            lines = [await process.stderr.readline()]
+            while b"listens on " not in lines[-1]:
+                assert lines[-1], "the router ended before it listened"
+                lines.append(await process.stderr.readline())
+        url, admin_url = lines[-1].decode().split("listens on ")[1].strip().split(", admin on ")
+        await record(admin_url)
+        yield Served(process, url, lines)
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+def ollama(script):
+    """An Ollama without models whose inference is `script`; a model that it does not have is left to it."""
+    facts = {b"/api/version": b'{"version":"0.33.0"}', b"/api/tags": b'{"models":[]}', b"/api/ps": b'{"models":[]}'}
+
+    async def answers(visit):
+        await (answer(facts[visit.target]) if visit.target in facts else script)(visit)
+
+    return raw_upstream(answers)
+
+
+@pytest.mark.key("timeouts.shutdown_s")
+async def test_an_answer_under_way_may_go_on_for_shutdown_s(tmp_path):
+    """Two routers are stopped in the middle of one: the one with little time cuts it, the other one lets it end."""
+    is_cut = asyncio.Event()
+
+    async def script(visit):
+        await visit.say(STREAM_HEAD + chunk(b'{"response":"a"}\n'))
+        await is_cut.wait()
+        await visit.say(chunk(b'{"response":"b","done":true}\n') + chunk(b""))
+
+    async with ollama(script) as upstream, AsyncExitStack() as stack, asyncio.timeout(START_S):
+        starting = (served(upstream.url, tmp_path, TIMEOUTS__SHUTDOWN_S=grace) for grace in ("100ms", "1h"))
+        hasty, patient = await asyncio.gather(*map(stack.enter_async_context, starting))
+        clients = [await connect(router.url) for router in (hasty, patient)]
+        for raw, router in zip(clients, (hasty, patient), strict=True):
+            await raw.send(ASK)
+            await raw.reader.readuntil(b'"a"')
+            router.stop()
+        cut = await clients[0].reader.read()
+        is_cut.set()
+        whole = await clients[1].reader.read()
+        for raw in clients:
+            raw.close()
+        assert (b'"b"' in cut, b'"b"' in whole) == (False, True)
+        assert await hasty.process.wait() == await patient.process.wait() == 0
+
+
+@pytest.mark.key("telemetry.log_level")
+async def test_log_level_says_what_is_logged(tmp_path):
+    """The end of a request counts as info, that no memory can be read as a warning."""
+    script = answer(b'{"response":"a","done":true}')
+    async with ollama(script) as upstream, AsyncExitStack() as stack, asyncio.timeout(START_S):
+        starting = (served(upstream.url, tmp_path, TELEMETRY__LOG_LEVEL=level) for level in ("info", "warning"))
+        logs = []
+        for router in await asyncio.gather(*map(stack.enter_async_context, starting)):
+            raw = await connect(router.url)
+            await raw.send(ASK)
+            await raw.reader.readuntil(b'"a"')
+            raw.close()
+            router.stop()
+            logs.append(await router.log())
+    everything, warnings = logs
+    assert {"request", "Ollama answers", warnings[0]} <= set(everything)
+    assert [text[:30] for text in warnings] == ["free VRAM cannot be read here:"]
