@@ -108,3 +108,19 @@ def test_a_request_that_waits_for_memory_is_refused_after_wait_s_as_well():
         (503, pytest.approx(6, abs=1.1)),
     ]
     assert all("too big" in text for _, _, text in found)
+
+
+@pytest.mark.key("queue.wait_s")
+def test_a_request_that_waits_for_a_connection_to_ollama_is_refused_after_wait_s_as_well():
+    """The only one is busy for ten seconds."""
+
+    async def story(one):
+        await one.ask(hello(BIG, tokens=1))
+        first = asyncio.create_task(one.ask(hello(BIG, tokens=1000)))
+        await asyncio.sleep(0.2)
+        reply = await one.ask(hello(BIG, tokens=1))
+        await first
+        return reply.status, reply.took_s
+
+    found = compare(story, "queue.wait_s", [2, 30], {**ALONE, "limits.pool": 1})
+    assert found == [(503, pytest.approx(2, abs=0.5)), (200, pytest.approx(10, abs=1))]
