@@ -5,10 +5,7 @@ import json
 
 import pytest
 
-from tests.config.keys.play import ALONE, BIG, compare, hello, send
-
-OTHER = "qwen3:14b"
-"""Does not fit beside the big model."""
+from tests.config.keys.play import ALONE, BIG, OTHER, compare, hello, send
 
 
 async def busy(one, tokens):

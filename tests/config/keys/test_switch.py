@@ -5,10 +5,7 @@ import json
 
 import pytest
 
-from tests.config.keys.play import ALONE, BIG, MIDDLE, SMALL, compare, decisions, hello, seen
-
-OTHER = "qwen3:14b"
-"""Does not fit beside the big model."""
+from tests.config.keys.play import ALONE, BIG, MIDDLE, OTHER, SMALL, compare, decisions, hello, seen
 
 
 def unloads(one, model):
@@ -63,8 +60,8 @@ def test_a_model_that_will_not_go_is_given_up_after_unload_timeout_s():
         await asyncio.gather(asked, return_exceptions=True)
         return found
 
-    found = compare(story, "switch.unload_timeout_s", [2, 6])
-    assert found == [("switch failed", pytest.approx(2, abs=0.5)), ("switch failed", pytest.approx(6, abs=0.5))]
+    found = compare(story, "switch.unload_timeout_s", [1, 4])
+    assert found == [("switch failed", pytest.approx(1, abs=0.5)), ("switch failed", pytest.approx(4, abs=0.5))]
 
 
 @pytest.mark.key("switch.poll_s")
@@ -86,7 +83,7 @@ def test_ps_is_read_every_poll_s_while_an_unload_is_waited_for():
 
 @pytest.mark.key("switch.memory_timeout_s")
 def test_memory_that_does_not_come_back_is_waited_for_for_memory_timeout_s():
-    """The driver gives it back ten seconds after the unload."""
+    """The driver gives it back six seconds after the unload."""
 
     async def story(one):
         await one.ask(hello(BIG, tokens=1))
@@ -96,9 +93,9 @@ def test_memory_that_does_not_come_back_is_waited_for_for_memory_timeout_s():
         await asyncio.gather(asked, return_exceptions=True)
         return found
 
-    given_up, waited = compare(story, "switch.memory_timeout_s", [3, 30], free_lag_s=10.0)
-    assert given_up == ("switch failed", pytest.approx(3.6, abs=0.5))
-    assert waited == ("switch finished", pytest.approx(12, abs=1))
+    given_up, waited = compare(story, "switch.memory_timeout_s", [2, 30], free_lag_s=6.0)
+    assert given_up == ("switch failed", pytest.approx(2.6, abs=0.5))
+    assert waited == ("switch finished", pytest.approx(8, abs=1))
 
 
 @pytest.mark.key("switch.memory_timeout_s")
@@ -111,9 +108,9 @@ def test_memory_of_a_model_that_a_client_has_unloaded_is_waited_for_as_well():
         await asyncio.sleep(1.5)
         return (await one.ask(hello(MIDDLE, tokens=1))).took_s
 
-    given_up, waited = compare(story, "switch.memory_timeout_s", [3, 30], free_lag_s=10.0)
-    assert given_up < 3
-    assert waited == pytest.approx(9, abs=1)
+    given_up, waited = compare(story, "switch.memory_timeout_s", [2, 30], free_lag_s=6.0)
+    assert given_up < 2
+    assert waited == pytest.approx(5, abs=1)
 
 
 @pytest.mark.key("switch.load_timeout_s")
@@ -128,5 +125,5 @@ def test_a_load_is_given_up_after_load_timeout_s():
         await asyncio.gather(asked, return_exceptions=True)
         return found
 
-    found = compare(story, "switch.load_timeout_s", [3, 9])
-    assert found == [("switch failed", pytest.approx(3, abs=0.5)), ("switch failed", pytest.approx(9, abs=0.5))]
+    found = compare(story, "switch.load_timeout_s", [2, 5])
+    assert found == [("switch failed", pytest.approx(2, abs=0.5)), ("switch failed", pytest.approx(5, abs=0.5))]

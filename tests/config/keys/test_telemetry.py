@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from router.core.ollama.options import ServerSettings
-from tests.config.keys.play import ALONE, SMALL, compare, decisions, hello, play, send
+from tests.config.keys.play import ALONE, OTHER, SMALL, compare, decisions, hello, play, send
 
 
 @pytest.mark.key("telemetry.headers")
@@ -42,16 +42,16 @@ SLOTS = ServerSettings(num_parallel=4)
 
 async def loads(one):
     """The loads that a model costs whose first one spills."""
-    await one.ask(hello("qwen3:14b", options={"num_ctx": 16384}))
+    await one.ask(hello(OTHER, options={"num_ctx": 16384}))
     await asyncio.sleep(1)
-    return one.loads.count("qwen3:14b")
+    return one.loads.count(OTHER)
 
 
 @pytest.mark.key("store.path")
 def test_what_was_learned_is_kept_in_the_file_at_path(tmp_path):
     """The second router on it does not load again what has spilled before; without a file it does."""
     for path, expected in ((str(tmp_path / "learned.sqlite"), [1, 0]), (":memory:", [1, 1])):
-        config = {"chains": {"qwen3:14b": ["qwen3:14b", SMALL]}, "store.path": path}
+        config = {"chains": {OTHER: [OTHER, SMALL]}, "store.path": path}
         assert [play(loads, config, cards=(18000,), settings=SLOTS) for _ in range(2)] == expected
 
 
