@@ -17,6 +17,7 @@ from tests.config.keys.play import (
     SMALL,
     chat,
     compare,
+    compare_small,
     contexts,
     get,
     hello,
@@ -40,7 +41,7 @@ SPILLS, FORESEES, REFUSES, SERVES = (503, [SMALL]), (503, []), (503, []), (200, 
 @pytest.mark.key("backends.*.server.num_parallel")
 def test_a_router_that_is_told_num_parallel_counts_a_cache_for_each_slot():
     """Four slots take twice the memory."""
-    found = compare(
+    found = compare_small(
         small_at_16k, f"{SERVER}.num_parallel", [1, 4], cards=(8000,), settings=ServerSettings(num_parallel=4)
     )
     assert found == [SPILLS, FORESEES]
@@ -49,7 +50,7 @@ def test_a_router_that_is_told_num_parallel_counts_a_cache_for_each_slot():
 @pytest.mark.key("backends.*.server.kv_type")
 def test_a_router_that_is_told_kv_type_counts_the_cache_in_it():
     """A cache in q8_0 takes half of what it takes in f16."""
-    found = compare(
+    found = compare_small(
         small_at_16k, f"{SERVER}.kv_type", ["f16", "q8_0"], cards=(4800,), settings=ServerSettings(kv_type="q8_0")
     )
     assert found == [REFUSES, SERVES]
@@ -59,7 +60,7 @@ def test_a_router_that_is_told_kv_type_counts_the_cache_in_it():
 def test_a_router_that_is_told_flash_attention_is_off_counts_its_larger_buffers():
     """Some 700 MiB more."""
     settings = ServerSettings(flash_attention="off")
-    found = compare(small_at_16k, f"{SERVER}.flash_attention", ["auto", "off"], cards=(5600,), settings=settings)
+    found = compare_small(small_at_16k, f"{SERVER}.flash_attention", ["auto", "off"], cards=(5600,), settings=settings)
     assert found == [SPILLS, FORESEES]
 
 
@@ -67,8 +68,12 @@ def test_a_router_that_is_told_flash_attention_is_off_counts_its_larger_buffers(
 def test_a_router_that_is_told_fit_target_mib_counts_on_that_margin():
     """Not on 1024 MiB: with a larger one the load would spill, with a smaller one more fits."""
     key = f"{SERVER}.fit_target_mib"
-    wide = compare(small_at_16k, key, [None, 2048], cards=(5600,), settings=ServerSettings(fit_target_bytes=2048 * MIB))
-    narrow = compare(small_at_16k, key, [None, 256], cards=(4800,), settings=ServerSettings(fit_target_bytes=256 * MIB))
+    wide = compare_small(
+        small_at_16k, key, [None, 2048], cards=(5600,), settings=ServerSettings(fit_target_bytes=2048 * MIB)
+    )
+    narrow = compare_small(
+        small_at_16k, key, [None, 256], cards=(4800,), settings=ServerSettings(fit_target_bytes=256 * MIB)
+    )
     assert (wide, narrow) == ([SPILLS, FORESEES], [REFUSES, SERVES])
 
 
@@ -81,7 +86,7 @@ def test_a_router_that_is_told_gpu_overhead_mib_expects_a_smaller_automatic_cont
         return contexts(one)
 
     settings = ServerSettings(gpu_overhead_bytes=2048 * MIB)
-    found = compare(story, f"{SERVER}.gpu_overhead_mib", [0, 2048], settings=settings)
+    found = compare_small(story, f"{SERVER}.gpu_overhead_mib", [0, 2048], settings=settings)
     assert found == [[32768], [8192]]
 
 
@@ -127,7 +132,7 @@ def test_a_router_that_is_told_context_length_counts_a_request_without_a_context
 
     config = {**ALONE, "defaults.derived_tags": False}
     settings = ServerSettings(context_length=131072)
-    found = compare(story, f"{SERVER}.context_length", [None, 131072], config, cards=(10000,), settings=settings)
+    found = compare_small(story, f"{SERVER}.context_length", [None, 131072], config, cards=(10000,), settings=settings)
     assert found == [SPILLS, FORESEES]
 
 
@@ -144,5 +149,5 @@ def test_a_router_that_is_told_keep_alive_s_does_something_else():
         await asyncio.sleep(10)
         return rows, residents(one), [found.body for found in seen(one, "/api/generate")]
 
-    unset, told = compare(story, f"{SERVER}.keep_alive_s", [300, 5], settings=ServerSettings(keep_alive_s=5))
+    unset, told = compare_small(story, f"{SERVER}.keep_alive_s", [300, 5], settings=ServerSettings(keep_alive_s=5))
     assert unset != told

@@ -17,6 +17,7 @@ from tests.config.keys.play import (
     SMALL,
     chat,
     compare,
+    compare_small,
     contexts,
     explained,
     hello,
@@ -67,7 +68,7 @@ async def loaded_context(one):
 @pytest.mark.key("defaults.num_ctx")
 def test_num_ctx_is_the_largest_context_of_a_load_that_names_none():
     """Much more would fit."""
-    assert compare(loaded_context, "defaults.num_ctx", [8192, 16384]) == [[8192], [16384]]
+    assert compare_small(loaded_context, "defaults.num_ctx", [8192, 16384]) == [[8192], [16384]]
 
 
 @pytest.mark.key("defaults.min_num_ctx")
@@ -89,7 +90,7 @@ def test_a_named_context_is_rounded_up_to_num_ctx_steps():
         await one.ask(hello(SMALL, options={"num_ctx": 8300}))
         return contexts(one)
 
-    assert compare(story, "defaults.num_ctx_steps", [256, 2048]) == [[8448], [10240]]
+    assert compare_small(story, "defaults.num_ctx_steps", [256, 2048]) == [[8448], [10240]]
 
 
 @pytest.mark.key("defaults.max_num_ctx")
@@ -100,7 +101,7 @@ def test_no_request_gets_more_context_than_max_num_ctx():
         await one.ask(hello(SMALL, options={"num_ctx": 65536}))
         return contexts(one)
 
-    assert compare(story, "defaults.max_num_ctx", [None, 16384]) == [[65536], [16384]]
+    assert compare_small(story, "defaults.max_num_ctx", [None, 16384]) == [[65536], [16384]]
 
 
 async def served_after(one, wait_s):
@@ -186,7 +187,7 @@ def test_v1_requests_run_at_the_decided_context_or_without_derived_tags_at_ollam
         return contexts(one), len(seen(one, "/api/create"))
 
     config = {**ALONE, "defaults.num_ctx": 8192}
-    assert compare(story, "defaults.derived_tags", [True, False], config) == [([8192], 1), ([32768], 0)]
+    assert compare_small(story, "defaults.derived_tags", [True, False], config) == [([8192], 1), ([32768], 0)]
 
 
 @pytest.mark.key("defaults.keep")
@@ -226,7 +227,7 @@ def test_safety_is_kept_free_on_top_of_the_estimate():
         need = (await explained(one, SMALL))["variants"][0]["need_bytes"]
         return need, (await one.ask(hello(SMALL))).status
 
-    (least, _), (more, ok), (_, refused) = compare(story, "defaults.safety_mib", [0, 1000, 30000])
+    (least, _), (more, ok), (_, refused) = compare_small(story, "defaults.safety_mib", [0, 1000, 30000])
     assert (more - least, ok, refused) == (1000 * MIB, 200, 503)
 
 
@@ -241,7 +242,7 @@ def test_safety_is_kept_free_of_a_model_that_was_loaded_before_as_well():
         await asyncio.sleep(2)
         return (await explained(one, SMALL))["variants"][0]["need_bytes"]
 
-    least, more = compare(story, "defaults.safety_mib", [0, 1000])
+    least, more = compare_small(story, "defaults.safety_mib", [0, 1000])
     assert more - least == 1000 * MIB
 
 
@@ -255,7 +256,7 @@ async def loaded_after(one, wait_s, **more):
 @pytest.mark.key("defaults.keep_alive_s")
 def test_an_idle_model_stays_for_keep_alive_s_where_its_request_does_not_say():
     """Eight seconds later."""
-    assert compare(lambda one: loaded_after(one, 8), "defaults.keep_alive_s", [4, 12]) == [False, True]
+    assert compare_small(lambda one: loaded_after(one, 8), "defaults.keep_alive_s", [4, 12]) == [False, True]
 
 
 @pytest.mark.key("defaults.max_keep_alive_s")
@@ -265,7 +266,7 @@ def test_no_request_keeps_a_model_longer_than_max_keep_alive_s():
     async def story(one):
         return await loaded_after(one, 8, keep_alive=-1)
 
-    assert compare(story, "defaults.max_keep_alive_s", [None, 4]) == [True, False]
+    assert compare_small(story, "defaults.max_keep_alive_s", [None, 4]) == [True, False]
 
 
 @pytest.mark.key("defaults.max_keep_alive_s")
@@ -276,4 +277,4 @@ def test_a_request_that_does_not_say_keeps_a_model_no_longer_than_max_keep_alive
     async def story(one):
         return await loaded_after(one, 8)
 
-    assert compare(story, "defaults.max_keep_alive_s", [None, 4]) == [True, False]
+    assert compare_small(story, "defaults.max_keep_alive_s", [None, 4]) == [True, False]
