@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.config.keys.play import in_force, unproven
+from tests.config.keys.marks import unproven
+from tests.config.keys.play import in_force
 
 
 @pytest.hookimpl(wrapper=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 from urllib.parse import urlsplit
@@ -17,11 +16,11 @@ from ollama_simulator.clock import run_virtual
 from ollama_simulator.machine.spec import CardSpec, Machine, Speeds
 from ollama_simulator.server import SimConfig
 from router.app import running
-from router.config import load_config, schema
+from router.config import load_config
 from router.core.units import MIB
 from router.planning.stage import stage
+from tests.config.keys.page import metrics_page
 from tests.fakes import RawClient, Reply
-from tests.http.raw_upstream import answer, raw_upstream
 
 HUGE, HUGE_Q2 = "llama3.3:70b-instruct-q4_K_M", "llama3.3:70b-instruct-q2_K"
 BIG, OTHER, MIDDLE, SMALL = "qwen3:32b", "qwen3:14b", "llama3.1:8b", "llama3.2:3b"
@@ -137,6 +136,14 @@ async def state(one):
     return (await get(one.router.admin_url, "/router/state")).json()
 
 
+async def cards(one):
+    """The cards that the router sees: their names, sizes and free memory in MiB; None where they are unknown."""
+    gpus = (await state(one))["gpus"]
+    if gpus is None:
+        return None
+    return [(gpu["name"], gpu["total_bytes"] // MIB, gpu["free_bytes"] // MIB) for gpu in gpus]
+
+
 async def memory_mode(one):
     """How free memory is known: "probe", "verify" or that there is no GPU."""
     return (await get(one.router.admin_url, "/readyz")).json()["memory"]
@@ -158,81 +165,3 @@ def contexts(one):
 def seen(one, path, method=None):
     """The requests that Ollama has had on `path`."""
     return [found for found in one.sim.seen if found.path == path and method in (None, found.method)]
-
-
-class MetricsPage:
-    """The cards of a simulated machine as DCGM exporter shows them; until there are any, one empty card of 24 GB."""
-
-    def __init__(self):
-        self.url = ""
-        self.cards = None
-        self.hits = 0
-        self.delay_s = 0.0
-        self.is_broken = False
-
-    async def show(self, visit):
-        """Answer one request."""
-        self.hits += 1
-        await asyncio.sleep(self.delay_s)
-        rows = self.cards.gpus() if self.cards is not None else ()
-        free = [(gpu.index, gpu.free_bytes // MIB, gpu.total_bytes // MIB) for gpu in rows] or [(0, 24564, 24564)]
-        lines = [
-            f'DCGM_FI_DEV_FB_{figure}{{gpu="{index}",UUID="GPU-{index}",modelName="page"}} {value}'
-            for index, left, total in free
-            for figure, value in (("FREE", left), ("TOTAL", total))
-        ]
-        status = b"500 Internal Server Error" if self.is_broken else b"200 OK"
-        await answer("\n".join(lines).encode(), status=status, type_=b"text/plain")(visit)
-
-
-@asynccontextmanager
-async def metrics_page():
-    """A page of metrics on a free port."""
-    page = MetricsPage()
-    async with raw_upstream(page.show) as server:
-        page.url = f"{server.url}/metrics"
-        yield page
-
-
-# --- keys ------------------------------------------------------------------------------------------------------------
-
-
-def keys() -> set[str]:
-    """Every key of the schema, dotted; `*` stands for the name of a backend or chain and for a place in a list."""
-    whole = schema()
-    return set(_leaves(whole, whole["$defs"], ()))
-
-
-def unproven(wanted, configurations) -> list[str]:
-    """Those of the keys `wanted` that do not have two different values in `configurations`."""
-    return [key for key in wanted if len({tuple(values_of(one, key.split("."))) for one in configurations}) < 2]
-
-
-def values_of(node, path) -> Iterator[str]:
-    """What stands at `path` within a configuration, as JSON."""
-    if not path:
-        yield json.dumps(node, sort_keys=True)
-    elif path[0] == "*" and isinstance(node, (dict, list)):
-        for inner in node.values() if isinstance(node, dict) else node:
-            yield from values_of(inner, path[1:])
-    elif isinstance(node, dict) and path[0] in node:
-        yield from values_of(node[path[0]], path[1:])
-
-
-def _leaves(node, sections, path) -> Iterator[str]:
-    if "$ref" in node:
-        yield from _leaves(sections[node["$ref"].rpartition("/")[2]], sections, path)
-    elif "anyOf" in node:
-        mappings = [branch for branch in node["anyOf"] if "$ref" in branch or "properties" in branch]
-        for branch in mappings or node["anyOf"]:  # beside a mapping the others are short forms of it
-            yield from _leaves(branch, sections, path)
-    elif "properties" in node:
-        for name, inner in node["properties"].items():
-            yield from _leaves(inner, sections, (*path, name))
-    elif isinstance(node.get("additionalProperties"), dict):
-        yield from _leaves(node["additionalProperties"], sections, (*path, "*"))
-    else:
-        entries = list(_leaves(node.get("items", {}), sections, (*path, "*"))) if "items" in node else []
-        yield from entries
-        if not entries and path[-1] != "*":
-            yield ".".join(path)

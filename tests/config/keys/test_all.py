@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-from tests.config.keys.play import keys, unproven
+from tests.config.keys.marks import keys, unproven
 
 HERE = Path(__file__).parent
 

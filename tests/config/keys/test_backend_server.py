@@ -1,7 +1,7 @@
-"""`backends.*.server`: what the router is told of how Ollama is set up.
+"""`backends.*.server`: how Ollama is set up, as far as that changes memory.
 
-The simulated Ollama is set up so in each test; the router is told of it, or is not. One that is told foresees what
-happens. One that is not learns it by a load that spills, or refuses what would have fitted.
+The simulated Ollama has the setting in each test; the router's configuration has it or lacks it. A router that knows it
+foresees what happens. One that does not learns it by a load that spills, or refuses what would have fitted.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ SPILLS, FORESEES, REFUSES, SERVES = (503, [SMALL]), (503, []), (503, []), (200, 
 
 
 @pytest.mark.key("backends.*.server.num_parallel")
-def test_a_router_that_is_told_num_parallel_counts_a_cache_for_each_slot():
+def test_a_router_that_knows_num_parallel_counts_a_cache_for_each_slot():
     """Four slots take twice the memory."""
     found = compare_small(
         small_at_16k, f"{SERVER}.num_parallel", [1, 4], cards=(8000,), settings=ServerSettings(num_parallel=4)
@@ -48,7 +48,7 @@ def test_a_router_that_is_told_num_parallel_counts_a_cache_for_each_slot():
 
 
 @pytest.mark.key("backends.*.server.kv_type")
-def test_a_router_that_is_told_kv_type_counts_the_cache_in_it():
+def test_a_router_that_knows_kv_type_counts_the_cache_in_it():
     """A cache in q8_0 takes half of what it takes in f16."""
     found = compare_small(
         small_at_16k, f"{SERVER}.kv_type", ["f16", "q8_0"], cards=(4800,), settings=ServerSettings(kv_type="q8_0")
@@ -57,7 +57,7 @@ def test_a_router_that_is_told_kv_type_counts_the_cache_in_it():
 
 
 @pytest.mark.key("backends.*.server.flash_attention")
-def test_a_router_that_is_told_flash_attention_is_off_counts_its_larger_buffers():
+def test_a_router_that_knows_flash_attention_is_off_counts_its_larger_buffers():
     """Some 700 MiB more."""
     settings = ServerSettings(flash_attention="off")
     found = compare_small(small_at_16k, f"{SERVER}.flash_attention", ["auto", "off"], cards=(5600,), settings=settings)
@@ -65,7 +65,7 @@ def test_a_router_that_is_told_flash_attention_is_off_counts_its_larger_buffers(
 
 
 @pytest.mark.key("backends.*.server.fit_target_mib")
-def test_a_router_that_is_told_fit_target_mib_counts_on_that_margin():
+def test_a_router_that_knows_fit_target_mib_counts_on_that_margin():
     """Not on 1024 MiB: with a larger one the load would spill, with a smaller one more fits."""
     key = f"{SERVER}.fit_target_mib"
     wide = compare_small(
@@ -78,7 +78,7 @@ def test_a_router_that_is_told_fit_target_mib_counts_on_that_margin():
 
 
 @pytest.mark.key("backends.*.server.gpu_overhead_mib")
-def test_a_router_that_is_told_gpu_overhead_mib_expects_a_smaller_automatic_context():
+def test_a_router_that_knows_gpu_overhead_mib_expects_a_smaller_automatic_context():
     """With 2 GB less Ollama no longer counts this card among those of 24 GB, and its automatic context is 4096."""
 
     async def story(one):
@@ -91,7 +91,7 @@ def test_a_router_that_is_told_gpu_overhead_mib_expects_a_smaller_automatic_cont
 
 
 @pytest.mark.key("backends.*.server.sched_spread")
-def test_a_router_that_is_told_sched_spread_expects_a_model_on_all_cards():
+def test_a_router_that_knows_sched_spread_expects_a_model_on_all_cards():
     """Where a request can name no card: while it loads, memory is reserved on one of two cards, or on both."""
 
     async def story(one):
@@ -109,7 +109,7 @@ def test_a_router_that_is_told_sched_spread_expects_a_model_on_all_cards():
 
 
 @pytest.mark.key("backends.*.server.max_loaded_models")
-def test_a_router_that_is_told_max_loaded_models_makes_room_itself():
+def test_a_router_that_knows_max_loaded_models_makes_room_itself():
     """Else Ollama unloads a model behind its back, of which there is room for both."""
 
     async def story(one):
@@ -124,8 +124,8 @@ def test_a_router_that_is_told_max_loaded_models_makes_room_itself():
 
 @pytest.mark.key("backends.*.server.context_length")
 @pytest.mark.xfail(raises=AssertionError, reason="the automatic context is taken from the cards alone")
-def test_a_router_that_is_told_context_length_counts_a_request_without_a_context_at_it():
-    """One on `/v1` without derived tags runs at Ollama's own context, which is larger than the card's usual one."""
+def test_a_router_that_knows_context_length_counts_a_request_without_a_context_at_it():
+    """One on `/v1` without derived tags runs at Ollama's own context, here a larger one than by the card."""
 
     async def story(one):
         return (await one.ask(chat(SMALL), "/v1/chat/completions")).status, one.loads
@@ -138,7 +138,7 @@ def test_a_router_that_is_told_context_length_counts_a_request_without_a_context
 
 @pytest.mark.key("backends.*.server.keep_alive_s")
 @pytest.mark.xfail(raises=AssertionError, reason="nothing reads it")
-def test_a_router_that_is_told_keep_alive_s_does_something_else():
+def test_a_router_that_knows_keep_alive_s_does_something_else():
     """Somebody else loads a model, and does not say how long it shall stay; then the router is asked for it."""
 
     async def story(one):
@@ -149,5 +149,5 @@ def test_a_router_that_is_told_keep_alive_s_does_something_else():
         await asyncio.sleep(10)
         return rows, residents(one), [found.body for found in seen(one, "/api/generate")]
 
-    unset, told = compare_small(story, f"{SERVER}.keep_alive_s", [300, 5], settings=ServerSettings(keep_alive_s=5))
-    assert unset != told
+    unset, known = compare_small(story, f"{SERVER}.keep_alive_s", [300, 5], settings=ServerSettings(keep_alive_s=5))
+    assert unset != known

@@ -4,7 +4,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.config.keys.play import ALONE, BIG, SMALL, compare_small, get, play, send
+from tests.config.keys.play import ALONE, SMALL, compare_small, get, play, send
 
 
 @pytest.mark.key("listen")
@@ -68,14 +68,3 @@ def test_web_pages_of_the_origins_may_use_the_router():
     refused, allowed = (403, None), (200, "https://chat.example")
     found = compare_small(story, "origins", [[], ["https://*.other"], ["https://chat.example"], ["https://*.example"]])
     assert found == [refused, refused, allowed, allowed]
-
-
-@pytest.mark.key("backends.*.url")
-def test_requests_go_to_the_ollama_at_url():
-    """Each of two routers shows the models of its own."""
-
-    async def story(one):
-        rows = (await get(one.router.url, "/api/tags")).json()["models"]
-        return [row["name"] for row in rows]
-
-    assert [play(story, models=(name,)) for name in (SMALL, BIG)] == [[SMALL], [BIG]]

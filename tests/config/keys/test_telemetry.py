@@ -1,4 +1,4 @@
-"""`telemetry` and `store`: what is said of requests, and what is remembered of loads."""
+"""`telemetry` and `store`: headers, recent decisions, and what is remembered of loads."""
 
 import asyncio
 
@@ -37,7 +37,7 @@ def test_decisions_kept_are_the_newest_ones():
 
 
 SLOTS = ServerSettings(num_parallel=4)
-"""What the router is not told: a load takes more than it expects, and spills."""
+"""What the configuration does not mention: a load takes more than the router expects, and spills."""
 
 
 async def loads(one):
