@@ -36,7 +36,7 @@ def build_probe(probe: Probe) -> VramProbe | None:
         "nvml": lambda: NvmlProbe(cache_s=cache_s, timeout_s=timeout_s),
         "command": lambda: CommandProbe(probe.command, cache_s=probe.cache_s, timeout_s=command_s),
         "prometheus": lambda: PrometheusProbe(str(probe.url), cache_s=cache_s, timeout_s=http_s),
-        "amd": lambda: AmdSysfsProbe(probe.root),
+        "amd": lambda: AmdSysfsProbe(probe.root, cache_s=cache_s, timeout_s=timeout_s),
         "static": lambda: StaticProbe(tuple(_static(index, gpu) for index, gpu in enumerate(probe.gpus))),
         "none": lambda: None,
     }

@@ -47,7 +47,9 @@ class Backend:
         section, epoch = config.backends[name], Epoch()
         self.name = name
         self.now = asyncio.get_running_loop().time
-        self.server = OllamaClient(section.url, load_timeout_s=config.switch.load_timeout_s)
+        self.server = OllamaClient(
+            section.url, connect_timeout_s=config.timeouts.connect_s, load_timeout_s=config.switch.load_timeout_s
+        )
         self.relay: Relay = relay_to(section, config)
         residents = Residents(frozenset(map(key_of, config.defaults.keep)), epoch)
         self.installed = Installed(CatalogReader(self.server), epoch, config.snapshot.catalog_interval_s)

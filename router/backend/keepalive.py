@@ -91,7 +91,7 @@ class KeepAlive:
             return tracked.client_keep_alive_s
         if tracked.is_kept:
             return math.inf
-        return self._default_s if tracked.options is not None else None
+        return min(self._default_s, self._longest_s) if tracked.options is not None else None
 
     def _is_due(self, tracked: Tracked, now_s: float) -> bool:
         last_s = max(tracked.idle_since_s, self._renewed_at_s.get(tracked.weights, 0.0))

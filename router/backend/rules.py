@@ -59,6 +59,5 @@ class DecisionRules:
             sched_spread=server.sched_spread,
             max_loaded_models=server.max_loaded_models or 0,
             fit_target_bytes=target,
-            keep_alive_s=server.keep_alive_s,
             version=version,
         )

@@ -8,8 +8,10 @@ probe. What others do behind our back is noticed at the next refresh.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
+from functools import partial
 
 from router.adapters.ollama import ModelServer, PsRow
 from router.backend.cards import Cards
@@ -50,7 +52,8 @@ class World:
         self.loading: tuple[str, int] | None = None  # weights and num_ctx of the switch under way
         self.wanted: Mapping[str, int] = {}  # weights → requests that wait for them
         self._name = name
-        self._interval_s = min(times.ps_interval_s, times.probe_interval_s)
+        self._times = times
+        self._asked_at_s = self._probed_at_s = -math.inf
         self._barred: dict[str, tuple[float, str]] = {}  # weights → (until, why)
         self._on_change: Callable[[], None] = lambda: None
         self._on_restart: Callable[[], None] = lambda: None
@@ -66,8 +69,11 @@ class World:
 
     async def refresh(self, *, is_fresh: bool = False) -> None:
         """Read `/api/ps` and the probe now; shared by concurrent callers, and never cut by one of them leaving."""
+        await self._share(lambda: self._refresh(is_fresh=is_fresh))
+
+    async def _share(self, work: Callable[[], Coroutine[None, None, None]]) -> None:
         if self._refreshing is None or self._refreshing.done():
-            self._refreshing = asyncio.create_task(self._refresh(is_fresh=is_fresh))
+            self._refreshing = asyncio.create_task(work())
         await asyncio.shield(self._refreshing)
 
     async def refresh_fresh(self) -> None:
@@ -79,19 +85,37 @@ class World:
 
     async def watch(self) -> None:
         """Refresh without end; the owner cancels it."""
+        ps_s, probe_s = self._times.ps_interval_s, self._times.probe_interval_s
+        tick_s = min(ps_s, probe_s)
         while True:
-            with suppress(RouterError):
-                await self.refresh()
-            await asyncio.sleep(self._interval_s)
+            now_s = self._now() + tick_s / 2  # a reading that is due before the next tick is due now
+            has_ps, has_probe = now_s - self._asked_at_s >= ps_s, now_s - self._probed_at_s >= probe_s
+            if has_ps or has_probe:
+                await self._share(partial(self._refresh, is_fresh=False, has_ps=has_ps, has_probe=has_probe))
+            await asyncio.sleep(tick_s)
 
-    async def _refresh(self, *, is_fresh: bool) -> None:
-        await asyncio.gather(self.cards.read(is_fresh=is_fresh), self._read_upstream())
+    async def _refresh(self, *, is_fresh: bool, has_ps: bool = True, has_probe: bool = True) -> None:
+        now_s = self._now()
+        if has_ps and has_probe:
+            self._asked_at_s = self._probed_at_s = now_s
+            await asyncio.gather(self.cards.read(is_fresh=is_fresh), self._read_upstream())
+        elif has_ps:
+            self._asked_at_s = now_s
+            await self._read_upstream()
+        else:
+            self._probed_at_s = now_s
+            await self.cards.read(is_fresh=is_fresh)
+        if has_probe:
+            self._compare_memory()
+        self._on_change()
+
+    def _compare_memory(self) -> None:
+        """Hold the newest reading against what is booked."""
         self.cards.reconcile()
         if self.loading is None:
             for tracked in self.cards.find_dead():
                 self.residents.spilled(tracked)
         self.cards.note_floor(is_switching=self.loading is not None)
-        self._on_change()
 
     async def _read_upstream(self) -> None:
         try:

@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import StrictBool, model_validator
 
 from router.config.section import Section
-from router.config.values import AtLeastOne, Count, Duration, Gpus, KeepAlive, Positive, Url, allowed
+from router.config.values import AtLeastOne, Count, Duration, Gpus, Positive, Url, allowed
 
 ProbeKind = Literal["auto", "nvml", "command", "prometheus", "amd", "static", "none"]
 KvType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
@@ -68,8 +68,6 @@ class ServerSection(Section):
     """LLAMA_ARG_FIT_TARGET of that Ollama, in MiB per card; null = not set (1024)"""
     max_loaded_models: AtLeastOne | None = None
     """OLLAMA_MAX_LOADED_MODELS of that Ollama; null = not set"""
-    keep_alive_s: KeepAlive = 300.0
-    """OLLAMA_KEEP_ALIVE of that Ollama"""
 
 
 class BackendSection(Section):

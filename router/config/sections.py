@@ -85,7 +85,7 @@ class Defaults(Section):
     upgrade_after_s: Duration = 60.0
     """memory must have been free for this long before a bigger variant is loaded into it"""
     swaps_per_minute: AtLeastOne = 4
-    """switches to a bigger variant per minute; going down is never held back"""
+    """after this many switches within a minute that unload something, no bigger variant replaces a smaller one"""
     response_model: Literal["served", "requested"] = "served"
     """the model named in answers: the one that served (the truth), or the one that was asked for"""
     derived_tags: StrictBool = True
@@ -95,11 +95,11 @@ class Defaults(Section):
     preload: tuple[ModelRef, ...] = ()
     """models or chains that are loaded at start"""
     safety_mib: Count | None = None
-    """VRAM kept free on top of the estimate, in MiB per card; null = as unsure as the estimate is"""
+    """VRAM kept free on top of the estimate, in MiB per card; null = as much as the estimate may be wrong"""
     keep_alive_s: KeepAlive = 300.0
     """how long an idle model stays loaded where the request does not say"""
     max_keep_alive_s: KeepAlive | None = None
-    """no request keeps a model longer than this; null = no limit"""
+    """no model stays loaded longer than this after its last request, but those of keep; null = no limit"""
 
 
 class Queue(Section):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from router.core.decision.chain import Variant
-from router.core.decision.context import ContextNeed, context_need
+from router.core.decision.context import Automatic, ContextNeed, context_need
 from router.core.decision.need import need_of
 from router.core.decision.snapshot import Resident, Snapshot
 from router.core.decision.switching import Plan, Shortage, plan_switch
@@ -26,7 +26,8 @@ def looker(
     request: InferenceRequest, asked: ModelFacts | None, limit: int, snapshot: Snapshot, rules: Rules
 ) -> Callable[[Variant], Verdict]:
     settings = rules.machine.settings
-    automatic = automatic_num_ctx(snapshot.gpus, settings) if snapshot.gpus else rules.context.default_num_ctx
+    tier = automatic_num_ctx(snapshot.gpus, settings) if snapshot.gpus else rules.context.default_num_ctx
+    automatic = Automatic(tier, settings.context_length or tier)
 
     def look(variant: Variant) -> Verdict:
         facts = facts_of(variant, snapshot)

@@ -6,6 +6,7 @@ The router always names num_ctx: the automatic tiers of Ollama (32768 at 24 GB, 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from router.core.decision.chain import Variant
 from router.core.ollama.model import ModelFacts
@@ -37,6 +38,13 @@ class ContextNeed:
     is_enough: bool = True
 
 
+class Automatic(NamedTuple):
+    """Ollama's automatic contexts: its tier for the cards, and its own one (OLLAMA_CONTEXT_LENGTH, else the tier)."""
+
+    tier_num_ctx: int
+    own_num_ctx: int
+
+
 def round_up(num_ctx: int, step: int) -> int:
     """`num_ctx` rounded up to `step`, so that clients which change it on every turn do not reload."""
     return -(-max(num_ctx, 4) // step) * step
@@ -66,17 +74,17 @@ def context_need(
     variant: Variant,
     facts: ModelFacts,
     limit: int,
-    automatic_num_ctx: int,
+    automatic: Automatic,
     rules: ContextRules,
 ) -> ContextNeed:
     """The contexts with which `variant` may serve `request`.
 
-    `automatic_num_ctx` is Ollama's tier for the machine. `limit` is the maximum of the model that the client named (0 =
+    `limit` is the maximum of the model that the client named (0 =
     unknown): a fallback must hold what that one would have held, never less.
     """
     cap = rules.max_num_ctx or facts.context_length or 1 << 30
     if request.is_automatic or (not can_complete(facts) and request.num_ctx is None):  # at Ollama's own context
-        num_ctx = _clamp(automatic_num_ctx, facts)
+        num_ctx = _clamp(automatic.own_num_ctx, facts)
         return ContextNeed(num_ctx, num_ctx)
     named = demanded(request, variant, facts)
     if named is not None:
@@ -86,6 +94,6 @@ def context_need(
     tokens = prompt_tokens(request)
     floor = max(rules.min_num_ctx, round_up(tokens, rules.step) if tokens > rules.min_num_ctx else 0)
     lower = min(_clamp(floor, facts), cap)
-    ceiling = cap if variant.num_ctx == "max" else min(automatic_num_ctx, rules.default_num_ctx)
+    ceiling = cap if variant.num_ctx == "max" else min(automatic.tier_num_ctx, rules.default_num_ctx)
     upper = max(lower, min(_clamp(ceiling, facts), cap))
     return ContextNeed(lower, upper, is_enough=not facts.context_length or min(tokens, limit) <= facts.context_length)

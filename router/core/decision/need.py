@@ -105,11 +105,12 @@ class MemoryNeed:
             cache_bytes=self.cache_bytes,
             now_s=rules.now_s,
         )
+        stated = rules.safety_bytes
         return place(
             self._facts,
             self.asked,
             [Card(gpu.index, gpu.free_bytes, gpu.context_bytes, self._margin_bytes) for gpu in group],
             backend=rules.backend,
-            safety_bytes=rules.safety_bytes if learned_safety is None else learned_safety,
+            safety_bytes=learned_safety if stated is None else stated,
             residual_bytes=residual,
         )

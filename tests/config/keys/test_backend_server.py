@@ -21,10 +21,7 @@ from tests.config.keys.play import (
     contexts,
     get,
     hello,
-    residents,
     seen,
-    send,
-    state,
 )
 
 SERVER = "backends.local.server"
@@ -123,7 +120,6 @@ def test_a_router_that_knows_max_loaded_models_makes_room_itself():
 
 
 @pytest.mark.key("backends.*.server.context_length")
-@pytest.mark.xfail(raises=AssertionError, reason="the automatic context is taken from the cards alone")
 def test_a_router_that_knows_context_length_counts_a_request_without_a_context_at_it():
     """One on `/v1` without derived tags runs at Ollama's own context, here a larger one than by the card."""
 
@@ -134,20 +130,3 @@ def test_a_router_that_knows_context_length_counts_a_request_without_a_context_a
     settings = ServerSettings(context_length=131072)
     found = compare_small(story, f"{SERVER}.context_length", [None, 131072], config, cards=(10000,), settings=settings)
     assert found == [SPILLS, FORESEES]
-
-
-@pytest.mark.key("backends.*.server.keep_alive_s")
-@pytest.mark.xfail(raises=AssertionError, reason="nothing reads it")
-def test_a_router_that_knows_keep_alive_s_does_something_else():
-    """Somebody else loads a model, and does not say how long it shall stay; then the router is asked for it."""
-
-    async def story(one):
-        await send(one.sim.url, "POST", "/api/generate", hello(SMALL, tokens=1))
-        await asyncio.sleep(2)
-        rows = [{**row, "expires_at": ""} for row in (await state(one))["residents"]]
-        await one.ask(hello(SMALL, tokens=1))
-        await asyncio.sleep(10)
-        return rows, residents(one), [found.body for found in seen(one, "/api/generate")]
-
-    unset, known = compare_small(story, f"{SERVER}.keep_alive_s", [300, 5], settings=ServerSettings(keep_alive_s=5))
-    assert unset != known

@@ -136,7 +136,6 @@ def test_safety_is_kept_free_on_top_of_the_estimate():
 
 
 @pytest.mark.key("defaults.safety_mib")
-@pytest.mark.xfail(raises=AssertionError, reason="what was learned of a model replaces it")
 def test_safety_is_kept_free_of_a_model_that_was_loaded_before_as_well():
     """Its second load needs as much more memory as its first one."""
 

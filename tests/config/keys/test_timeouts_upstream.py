@@ -54,7 +54,6 @@ def test_an_upstream_that_takes_no_connection_is_given_up_after_connect_s():
 
 
 @pytest.mark.key("timeouts.connect_s")
-@pytest.mark.xfail(raises=AssertionError, reason="the router's own requests have two seconds, whatever it says")
 def test_the_routers_own_requests_may_take_connect_s_to_connect_as_well():
     """They come before the answer to a request that needs a model."""
     assert [given_up(connect_s, "POST", "/api/generate", hello(SMALL)) for connect_s in (1, 5)] == about(1, 5)
