@@ -147,7 +147,7 @@ class RunningEdge:
 async def warm(relay: HttpRelay, connections: int = 4) -> None:
     """Open connections ahead, so that there is a free one."""
     with suppress(UpstreamError):
-        for wire in [await relay._connect() for _ in range(connections)]:
+        for wire in await asyncio.gather(*(relay.connect() for _ in range(connections))):
             relay.give_back(wire)
 
 

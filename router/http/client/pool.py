@@ -9,18 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections import deque
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import cast
 
-from router.errors import Busy, UpstreamError, UpstreamTimeout
 from router.http.client.address import Address
+from router.http.client.connections import Connections
+from router.http.client.limits import ExchangeLimits, PoolLimits
 from router.http.client.parser import ConnectionGone
-from router.http.client.response import AnswerHead, Connection, UpstreamRequest, UpstreamResponse
+from router.http.client.response import Connection, UpstreamRequest, UpstreamResponse
 from router.http.client.wire import Wire
-from router.http.deadlines import NEVER, Deadlines
-from router.http.repeats import Repeats
 
 
 class HttpRelay:
@@ -48,30 +46,22 @@ class HttpRelay:
         unwanted_bytes: int = 64 << 20,
         unwanted_s: float = 300.0,
     ) -> None:
-        self.first_byte_timeout_s = first_byte_timeout_s
-        self.idle_timeout_s = idle_timeout_s
-        self.repeats: Repeats[AnswerHead] = Repeats(is_dated=True)
-        self.suppress_cancel = suppress_cancel
-        self.unwanted_bytes = unwanted_bytes
-        self.unwanted_s = unwanted_s
         self._address = Address.of(base_url, tls)
-        self._connect_timeout_s = connect_timeout_s
-        self._pool_size = pool_size
-        self._pool_wait_s = pool_wait_s
-        self._idle_expiry_s = idle_expiry_s
-        self._idle: deque[Wire] = deque()
-        self._waiters: deque[asyncio.Future[Wire | None]] = deque()
-        self._open = 0
-        self._deadlines = Deadlines.of(first_byte_timeout_s, idle_timeout_s, idle_expiry_s, most_s=1.0)
+        self._connections = Connections(
+            self._address,
+            PoolLimits(pool_size, connect_timeout_s, pool_wait_s, idle_expiry_s),
+            ExchangeLimits(first_byte_timeout_s, idle_timeout_s, suppress_cancel, unwanted_bytes, unwanted_s),
+        )
 
     @property
     def open_connections(self) -> int:
         """Connections that are open or being opened, the unused ones included."""
-        return self._open
+        return self._connections.opened
 
     @property
     def idle_connections(self) -> int:
-        return len(self._idle)
+        """Connections that are open and unused."""
+        return self._connections.idle
 
     async def open(self, request: UpstreamRequest) -> UpstreamResponse:
         """Send `request` and return when the head of its answer is there.
@@ -80,79 +70,43 @@ class HttpRelay:
         dead pooled connection costs one silent retry if not a single byte came back and the request may be resent.
         """
         head, chunked = self._render(request)
-        free = self._free_wire()
-        wire, is_reused = (free, True) if free is not None else await self._acquire()
+        wire = await self._connections.take()
+        is_reused = wire.was_used
         try:
             return await exchange(wire, head, request.body, chunked=chunked)
         except ConnectionGone:
             if not (is_reused and _may_resend(request)):
                 raise
-        return await exchange(await self._connect(), head, request.body, chunked=chunked)
+        return await exchange(await self._connections.fresh(), head, request.body, chunked=chunked)
 
     def open_now(
         self, request: UpstreamRequest, on_head: Callable[[], None], connection: Connection | None = None
     ) -> UpstreamResponse | None:
         """Send `request`, whose body is complete, on a free connection without waiting; see `Relay`."""
-        wire: Wire | None = connection or self._free_wire()  # type: ignore[assignment]
+        wire: Wire | None = connection or self._connections.free()  # type: ignore[assignment]
         while wire is not None:
             head, chunked = self._render(request)
             try:
                 return wire.begin(head, request.body, chunked=chunked, on_head=on_head)
             except ConnectionGone:  # it is closed, and its protocol was not called yet: the next one
-                wire = self._free_wire()
+                wire = self._connections.free()
         return None
 
     async def connect(self) -> Wire:
-        """A free connection: a pooled one, else a new one while there is room, else the next that is given back."""
-        return self._free_wire() or (await self._acquire())[0]
-
-    def _free_wire(self) -> Wire | None:
-        """An unused connection that can be used."""
-        while self._idle:
-            wire = self._idle.pop()
-            if wire.is_usable:
-                return wire
-            wire.abort()
-        return None
-
-    async def aclose(self) -> None:
-        """Close the unused connections. Answers that are being read go on."""
-        self._pool_size = 0
-        for wire in tuple(self._idle):
-            wire.abort()
-        self._idle.clear()
-        await asyncio.sleep(0)
+        """A free connection: a pooled one, a new one, or the next that is given back, whichever is there first."""
+        return await self._connections.take()
 
     def give_back(self, connection: Connection) -> None:
         """Return a connection that was not used after all."""
         wire = cast("Wire", connection)
         if wire.is_usable:
-            self.put_back(wire)
+            self._connections.put_back(wire)
         else:
             wire.abort()
 
-    def put_back(self, wire: Wire) -> None:
-        """`wire` has done its exchange and can do another."""
-        while self._waiters:
-            waiter = self._waiters.popleft()
-            if not waiter.done():
-                wire.deadline = NEVER
-                waiter.set_result(wire)
-                return
-        if self._pool_size == 0:
-            wire.abort()
-            return
-        wire.deadline = wire.loop.time() + self._idle_expiry_s
-        self._idle.append(wire)
-
-    def forget(self, wire: Wire) -> None:
-        """`wire` is closed."""
-        self._deadlines.discard(wire)
-        if wire in self._idle:
-            self._idle.remove(wire)
-        if wire.is_owned:
-            wire.is_owned = False
-            self._free_slot()
+    async def aclose(self) -> None:
+        """Close the unused connections. Answers that are being read go on."""
+        await self._connections.aclose()
 
     def _render(self, request: UpstreamRequest) -> tuple[bytes, bool]:
         parts = [request.method, b" ", self._address.prefix, request.target, self._address.fixed]
@@ -167,73 +121,6 @@ class HttpRelay:
         else:
             parts.append(b"transfer-encoding: chunked\r\n\r\n" if chunked else b"\r\n")
         return b"".join(parts), chunked
-
-    async def _acquire(self) -> tuple[Wire, bool]:
-        """A connection and whether it was used before: a new one while there is room, else the next given back."""
-        while self._open >= self._pool_size:
-            wire = await self._wait()
-            if wire is not None and not wire.is_closed:
-                return wire, True
-        return await self._connect(), False
-
-    async def _wait(self) -> Wire | None:
-        """Queue for a connection; None means that there is room for a new one. Raises Busy after `pool_wait_s`."""
-        waiter: asyncio.Future[Wire | None] = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
-        try:
-            async with asyncio.timeout(self._pool_wait_s):
-                return await waiter
-        except BaseException as exc:
-            if waiter.done() and not waiter.cancelled():
-                self._pass_on(waiter.result())
-            if isinstance(exc, TimeoutError):
-                raise Busy from None
-            raise
-
-    def _pass_on(self, wire: Wire | None) -> None:
-        """Somebody was given `wire` (or room for one) and left."""
-        if wire is None:
-            self._wake_one()
-        elif not wire.is_closed:
-            self.put_back(wire)
-
-    async def _connect(self) -> Wire:
-        loop = asyncio.get_running_loop()
-        self._open += 1
-        try:
-            async with asyncio.timeout(self._connect_timeout_s):
-                _, wire = await loop.create_connection(
-                    lambda: Wire(self, loop),
-                    self._address.host,
-                    self._address.port,
-                    ssl=self._address.tls,
-                    server_hostname=self._address.host if self._address.tls else None,
-                )
-            if wire.is_closed:
-                raise ConnectionGone("the upstream closed the connection at once")
-        except TimeoutError as exc:
-            self._free_slot()
-            raise UpstreamTimeout(f"no connection to {self._address.url} within {self._connect_timeout_s:g} s") from exc
-        except (OSError, ssl.SSLError) as exc:
-            self._free_slot()
-            raise UpstreamError(f"cannot connect to {self._address.url}: {exc.strerror or exc}") from exc
-        except BaseException:
-            self._free_slot()
-            raise
-        wire.is_owned = True
-        self._deadlines.add(wire)
-        return wire
-
-    def _free_slot(self) -> None:
-        self._open -= 1
-        self._wake_one()
-
-    def _wake_one(self) -> None:
-        while self._waiters and self._open < self._pool_size:
-            waiter = self._waiters.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
-                return
 
 
 async def exchange(

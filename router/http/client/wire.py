@@ -17,6 +17,7 @@ from enum import Enum
 from typing import Protocol, cast
 
 from router.errors import UpstreamError, UpstreamTimeout
+from router.http.client.limits import ExchangeLimits
 from router.http.client.parser import MAX_HEADER_BYTES, AnswerParser, ConnectionGone, ParserErrors, lost, reason
 from router.http.client.response import NO_HEAD, AnswerHead, UpstreamResponse
 from router.http.deadlines import NEVER
@@ -26,12 +27,8 @@ from router.http.repeats import Known, Repeats, with_length
 class Owner(Protocol):
     """The pool that a wire belongs to."""
 
-    first_byte_timeout_s: float
-    idle_timeout_s: float
     repeats: Repeats[AnswerHead]
-    suppress_cancel: bool
-    unwanted_bytes: int
-    unwanted_s: float
+    limits: ExchangeLimits
 
     def put_back(self, wire: Wire) -> None: ...
 
@@ -51,8 +48,8 @@ class Wire(AnswerParser):
     """See the module. `deadline` is swept by the pool's `Deadlines`."""
 
     def __init__(self, owner: Owner, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(owner.idle_timeout_s)
-        self._owner = owner
+        super().__init__(owner.limits.idle_timeout_s)
+        self._owner, self._limits = owner, owner.limits
         self._known = Known(owner.repeats)
         self._phase = Phase.IDLE
         self.loop = loop
@@ -62,7 +59,7 @@ class Wire(AnswerParser):
         self.transport = cast("asyncio.Transport", None)
         self._unwanted_until_s = NEVER
         self.deadline = NEVER
-        self.is_owned = False
+        self.is_owned = self.was_used = False
 
     @property
     def is_closed(self) -> bool:
@@ -103,7 +100,7 @@ class Wire(AnswerParser):
         self._head_bytes = 0
         self._is_head_request = head.startswith(b"HEAD ")
         self._is_sent = True
-        self._wait_s = self._owner.first_byte_timeout_s
+        self._wait_s = self._limits.first_byte_timeout_s
         try:
             self._send_out(head, body, chunked=chunked)
         except RuntimeError as exc:  # uvloop: closed by the upstream, and its protocol was not called yet
@@ -147,7 +144,7 @@ class Wire(AnswerParser):
     async def _until_writable(self) -> None:
         """Wait while the upstream does not read as fast as we write."""
         if self._can_write is not None:
-            self.deadline = self.loop.time() + self._owner.idle_timeout_s
+            self.deadline = self.loop.time() + self._limits.idle_timeout_s
             await self._can_write
             self.deadline = NEVER
 
@@ -244,20 +241,20 @@ class Wire(AnswerParser):
         self.transport.pause_reading()
 
     def resume(self) -> None:
-        self._wait_s = self._owner.idle_timeout_s
+        self._wait_s = self._limits.idle_timeout_s
         self.deadline = self.loop.time() + self._wait_s
         self.transport.resume_reading()
 
     def cancel(self) -> None:
         """Nobody wants the answer any more: close, or read it to its end where the upstream must not be cut off."""
-        if not (self._owner.suppress_cancel and self._is_sent) or self.is_closed:
+        if not (self._limits.suppress_cancel and self._is_sent) or self.is_closed:
             self.abort()
             return
         unwanted = self._response = UpstreamResponse(None, NO_HEAD)
         unwanted.status = 200  # whatever its head says
-        unwanted.drop(self._owner.unwanted_bytes, self.abort)
+        unwanted.drop(self._limits.unwanted_bytes, self.abort)
         self._on_head = None
-        self._unwanted_until_s = self.loop.time() + self._owner.unwanted_s
+        self._unwanted_until_s = self.loop.time() + self._limits.unwanted_s
         self.deadline = self._unwanted_until_s
         self.transport.resume_reading()
 
@@ -275,14 +272,14 @@ class Wire(AnswerParser):
         if self._response is None:
             self.abort()
         elif self._phase is Phase.ANSWERING and self._response.status:
-            self._fail(UpstreamTimeout(f"the upstream has sent nothing for {self._owner.idle_timeout_s:g} s"))
+            self._fail(UpstreamTimeout(f"the upstream has sent nothing for {self._limits.idle_timeout_s:g} s"))
         else:
-            self._fail(UpstreamTimeout(f"the upstream did not answer within {self._owner.first_byte_timeout_s:g} s"))
+            self._fail(UpstreamTimeout(f"the upstream did not answer within {self._limits.first_byte_timeout_s:g} s"))
 
     def _finish(self, response: UpstreamResponse) -> None:
         response.finish()
         if self._is_keep_alive and self._is_sent and not self.is_closed:
-            self._phase = Phase.IDLE
+            self._phase, self.was_used = Phase.IDLE, True
             self._owner.put_back(self)
         else:
             self.abort()

@@ -10,6 +10,7 @@ import ssl
 import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -679,8 +680,46 @@ async def test_a_connection_that_is_closing_is_passed_over() -> None:
         for response in both:
             await read_all(response)
         assert relay.idle_connections == 2
-        relay._idle[-1].transport.close()
+        relay._connections._idle[-1].transport.close()
         assert await read_all(await relay.open(POST)) == b"x"
-        relay._idle[-1].transport.close()
+        relay._connections._idle[-1].transport.close()
         assert relay.open_now(POST, lambda: None) is None
         await relay.aclose()
+
+
+async def test_a_request_takes_the_first_connection_that_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that is opened for it takes its time; meanwhile another request gives its own back."""
+    go, loop = asyncio.Event(), asyncio.get_running_loop()
+    connect = loop.create_connection
+
+    async def slowly(*arguments: Any, **details: Any) -> Any:
+        await go.wait()
+        return await connect(*arguments, **details)
+
+    async with raw_upstream(answer(b"{}")) as upstream:
+        relay = HttpRelay(upstream.url)
+        first = await relay.connect()
+        monkeypatch.setattr(loop, "create_connection", slowly)
+        second = asyncio.create_task(relay.open(GET))
+        await asyncio.sleep(0)
+        assert relay.open_connections == 2
+        relay.give_back(first)
+        async with asyncio.timeout(5):
+            assert await (await second).read() == b"{}"
+            assert upstream.connections == 1
+            go.set()
+            while relay.idle_connections < 2:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+        await relay.aclose()
+
+
+async def test_each_that_waits_for_a_connection_that_cannot_be_opened_is_told_so() -> None:
+    """Three requests at once, and nobody listens: three errors, nothing left open."""
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    relay = HttpRelay(f"http://127.0.0.1:{port}", pool_wait_s=30)
+    async with asyncio.timeout(5):
+        found = await asyncio.gather(*(relay.open(GET) for _ in range(3)), return_exceptions=True)
+    assert [type(error) for error in found] == [UpstreamError] * 3
+    assert relay.open_connections == 0
+    await relay.aclose()
