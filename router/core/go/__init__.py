@@ -1,1 +1,1 @@
-"""What Go does: its JSON, its struct types, its durations, its quoting. Nothing here knows of models."""
+"""The rules of Go that Ollama's bodies and error texts follow: JSON, struct types, durations, quoting."""

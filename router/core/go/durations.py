@@ -22,7 +22,7 @@ _UNIT = re.compile(r"[^.0-9]*")
 
 
 def parse_duration_ns(text: str) -> int:
-    """Nanoseconds. Raises BadRequest with Go's own words for what is no duration or beyond 64 bits."""
+    """Return the duration in nanoseconds. Raise BadRequest with Go's error text if it is invalid or exceeds 64 bits."""
     negative = text.startswith("-")
     rest = text[1:] if text[:1] in ("-", "+") else text
     if rest == "0":
@@ -41,7 +41,7 @@ def parse_duration_ns(text: str) -> int:
 
 
 def _part(text: str, rest: str) -> tuple[int, str]:
-    """The first amount with its unit, in nanoseconds, and what follows."""
+    """Return the first amount with its unit, in nanoseconds, and the remaining text."""
     match = _AMOUNT.match(rest)
     assert match is not None
     whole, fraction = match[1], match[2] or ""
@@ -69,7 +69,7 @@ def _invalid(text: str) -> BadRequest:
 
 
 def _quoted(text: str) -> str:
-    """As Go's time package quotes: everything but printable ASCII as bytes in hexadecimal."""
+    """Quote like Go's time package: bytes that are not printable ASCII in hexadecimal."""
     quoted = []
     for char in text:
         if char in '"\\':

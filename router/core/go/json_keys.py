@@ -1,6 +1,6 @@
-"""JSON bodies cut into members and elements without copying, as Go's `encoding/json` would cut them.
+"""Split JSON bodies into members and elements without copying, like Go's `encoding/json`.
 
-msgspec does the work; what it refuses goes through `json_scan.py`, which accepts and refuses exactly what Go does.
+msgspec is the fast path. What it rejects goes to `json_scan.py`, which accepts and rejects exactly what Go does.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Members = list[tuple[str, memoryview]]
 
 
 class _Key(str):
-    """A key that equals no other, so that msgspec keeps duplicates."""
+    """A key that equals no other key, so that msgspec keeps duplicates."""
 
     __slots__ = ()
 
@@ -50,14 +50,14 @@ def _decode(decoder: msgspec.json.Decoder[_T], text: bytes | memoryview) -> _T:
     except msgspec.DecodeError as exc:
         if (trailing := _TRAILING.search(str(exc))) is None:
             raise
-        # Go ignores what follows the value; the number counts the first such byte.
+        # Go ignores trailing characters. The number is the position of the first of them, counted from 1.
         return decoder.decode(memoryview(text)[: int(trailing[1]) - 1])
 
 
 def first_value(text: bytes) -> memoryview:
-    """The JSON value that `text` begins with, without the white space around it and without what follows.
+    """Return the first JSON value in `text`, without the white space around it and without trailing characters.
 
-    Raises EndOfBody or BadRequest where Go's decoder finds no valid JSON value.
+    Raise EndOfBody or BadRequest if Go's decoder would find no valid JSON value.
     """
     try:
         return memoryview(_decode(_VALUE, text))
@@ -67,9 +67,9 @@ def first_value(text: bytes) -> memoryview:
 
 
 def split(text: bytes | memoryview) -> Members:
-    """Every member of the JSON object that `text` begins with, in order, duplicates included; none of another value.
+    """Return every member of the JSON object at the start of `text`, in order, with duplicates; [] for other values.
 
-    Raises EndOfBody or BadRequest where Go's decoder finds no valid JSON value.
+    Raise EndOfBody or BadRequest if Go's decoder would find no valid JSON value.
     """
     try:
         return [(str(key), memoryview(raw)) for key, raw in _decode(_MEMBERS, text).items()]
@@ -81,7 +81,7 @@ def split(text: bytes | memoryview) -> Members:
 
 
 def elements(view: memoryview) -> list[memoryview]:
-    """The elements of a valid JSON array."""
+    """Return the elements of a valid JSON array."""
     try:
         return [memoryview(raw) for raw in _ELEMENTS.decode(view)]
     except (msgspec.DecodeError, RecursionError):
@@ -90,7 +90,7 @@ def elements(view: memoryview) -> list[memoryview]:
 
 
 def read_text(view: bytes | memoryview | None) -> str:
-    """A valid JSON string as Go reads it: what is no Unicode becomes U+FFFD. None and null read as ""."""
+    """Return a valid JSON string as Go decodes it: invalid Unicode becomes U+FFFD. None and null become "" (empty)."""
     if view is None:
         return ""
     try:
@@ -102,17 +102,20 @@ def read_text(view: bytes | memoryview | None) -> str:
 
 
 def fold(key: str) -> str:
-    """A key as Go compares it with a field's ASCII name: simple folding, under which only ſ and K are ASCII letters."""
-    if key.isascii() and key.islower():  # the usual case, and far cheaper to see than to fold
+    """Return `key` folded as Go folds it before it compares it with a field's ASCII name.
+
+    Under simple folding only U+017F (ſ) and U+212A (the Kelvin sign) become ASCII letters.
+    """
+    if key.isascii() and key.islower():  # the common case, far cheaper to detect than to fold
         return key
     return key.lower().replace("\u017f", "s")
 
 
 def kind_of(view: memoryview) -> str:
-    """What a valid JSON value is, in the words of Go's decoder."""
+    """Return the kind of a valid JSON value in the terms of Go's decoder: "string", "number", "object" …"""
     return KINDS.get(view[0], "number")
 
 
 def first_kind(body: bytes) -> str:
-    """What the first JSON value of a valid body is."""
+    """Return the kind of the first JSON value of a valid body."""
     return kind_of(memoryview(body.lstrip(b" \t\r\n")[:1]))

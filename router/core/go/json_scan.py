@@ -1,7 +1,7 @@
-"""A JSON scanner that agrees with Go's `encoding/json` on what is valid and on the words of each error.
+"""A JSON scanner that agrees with Go's `encoding/json` on what is valid and on the text of each error.
 
-It is the slow path: msgspec splits ordinary bodies. This one takes what msgspec refuses and Go does not (lone
-surrogates, deep nesting, invalid UTF-8 in a key), and says what is wrong with what both refuse. It never recurses.
+It is the slow path for what msgspec rejects. Some of that Go accepts (lone surrogates, deep nesting, invalid UTF-8 in a
+key); for the rest the scanner raises Go's error. It never recurses.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import NamedTuple
 from router.core.go.quoting import go_quoted
 from router.errors import BadRequest
 
-_MAX_DEPTH = 10_000  # Go's own
-# Steps before a body counts as an attack, about 0.2 s of work. A run of plain values is one step.
+_MAX_DEPTH = 10_000  # Go's own limit
+# A body that takes more steps (about 0.2 s of work) is rejected as an attack. A run of plain values is one step.
 _MAX_STEPS = 200_000
 
 _SPACE = re.compile(rb"[ \t\r\n]*+")
@@ -26,7 +26,7 @@ _LITERALS = {ord("t"): b"true", ord("f"): b"false", ord("n"): b"null"}
 _NUMBER_STARTS = frozenset(b"-0123456789")
 _CLOSER = {ord("{"): ord("}"), ord("["): ord("]")}
 
-# Runs of plain values are skipped at once; where one is not plainly valid the run ends and the single steps look at it.
+# A run of plain values is skipped in one match. It ends at the first value that may be invalid: single steps check it.
 _PLAIN = _STRING + rb'"|-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?+(?:[eE][+-]?[0-9]++)?+(?![.eE0-9])|true|false|null'
 _S = rb"[ \t\r\n]*+"
 _RUN = {
@@ -36,14 +36,14 @@ _RUN = {
 
 
 class EndOfBody(BadRequest):
-    """Nothing but white space. Native routes say `missing request body`, `/v1` says `EOF`."""
+    """The body is empty or white space. Native routes answer `missing request body`, `/v1` answers `EOF`."""
 
     def __init__(self) -> None:
         super().__init__("EOF")
 
 
 class Span(NamedTuple):
-    """A direct child of the scanned value: its key as written with quotes (b"" in an array), and where the value is."""
+    """A direct child of the scanned value: its key as written, with quotes (b"" in an array), and its position."""
 
     key: bytes
     start: int
@@ -51,9 +51,11 @@ class Span(NamedTuple):
 
 
 def scan(text: bytes) -> list[Span]:
-    """The children of the first JSON value of `text`; none when it is no container. What follows it is ignored.
+    """Return the children of the first JSON value in `text`; [] if it is not a container.
 
-    Raises EndOfBody, or BadRequest with Go's own words.
+    Trailing characters are ignored.
+
+    Raise EndOfBody, or BadRequest with Go's error text.
     """
     scanner = _Scanner(text)
     scanner.run()
@@ -61,7 +63,7 @@ def scan(text: bytes) -> list[Span]:
 
 
 def scan_first(text: bytes) -> Span:
-    """The first JSON value of `text` as a whole, without a key. Raises as `scan` does."""
+    """Return the position of the first JSON value in `text`, without a key. Raise like `scan`."""
     return _Scanner(text).run()
 
 
@@ -70,7 +72,7 @@ class _Scanner:
 
     def __init__(self, text: bytes) -> None:
         self.text = text
-        self.stack = bytearray()  # the brackets that are open
+        self.stack = bytearray()  # the open brackets
         self.children: list[Span] = []
         self.key = b""
         self.started = 0
@@ -90,10 +92,13 @@ class _Scanner:
             pos = self._after(pos)
             if not self.stack:
                 return Span(b"", begin, pos)
-        raise BadRequest("the request body has too many values that only a slow parser takes")
+        raise BadRequest("the request body has too many values for the slow JSON parser")
 
     def _open(self, pos: int, opener: int) -> tuple[bool, int]:
-        """Opens a container: (True, behind it) when it is empty, else (False, where its first value begins)."""
+        """Open a container.
+
+        Return (True, the position after it) if it is empty, else (False, where its first value begins).
+        """
         self.stack.append(opener)
         if len(self.stack) > _MAX_DEPTH:
             raise self._error(pos, "exceeded max depth")
@@ -104,7 +109,7 @@ class _Scanner:
         return False, self._next(pos)
 
     def _next(self, pos: int) -> int:
-        """Before a value, reads the key in an object; returns where the value begins."""
+        """Read the key if the container is an object, and return where the next value begins."""
         if self.stack[-1] == ord("{"):
             key_start = pos
             if self._at(pos) != ord('"'):
@@ -121,7 +126,7 @@ class _Scanner:
         return pos
 
     def _after(self, pos: int) -> int:
-        """A value ended at `pos`: closes what ends there too, up to where the next value begins."""
+        """Close every container that ends after the value that ended at `pos`. Return where the next value begins."""
         while self.stack:
             opener = self.stack[-1]
             if len(self.stack) == 1:
@@ -199,7 +204,7 @@ class _Scanner:
 
 
 def _quoted_char(char: int) -> str:
-    """One byte as Go's decoder quotes it: as the Latin-1 character of that number, in single quotes."""
+    """Quote one byte like Go's decoder: as the Latin-1 character of that number, in single quotes."""
     if char == ord("'"):
         return "'\\''"
     if char == ord('"'):

@@ -1,4 +1,4 @@
-"""Text as Go trims and quotes it (`strings.TrimSpace`, `%q`)."""
+"""Trim and quote text like Go (`strings.TrimSpace`, `%q`)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _ESCAPES |= {'"': r"\"", "\\": r"\\"}
 
 
 def go_quoted(text: str) -> str:
-    """`text` as Go's `%q` prints it, for error texts that must read like Ollama's."""
+    """Return `text` as Go's `%q` prints it, for error texts that must equal Ollama's."""
     return '"' + "".join(map(_go_escape, text)) + '"'
 
 

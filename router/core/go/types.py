@@ -1,8 +1,8 @@
-"""The rules by which Go's `encoding/json` reads a value into a struct, with its own words for a wrong type.
+"""Go's `encoding/json` rules for decoding a value into a struct, with Go's error text for a wrong type.
 
-Keys match in any case and with Unicode folding, the last duplicate wins (objects are merged), null leaves scalars as
-they are, what no field names is skipped. A value of the wrong type is noted, the first one told at the end; a type with
-its own UnmarshalJSON ends it at once. Values stay views of the body.
+Keys match in any case and with Unicode folding; the last duplicate wins (objects are merged); null leaves scalars
+unchanged; unknown keys are skipped. A value of the wrong type is recorded, decoding goes on, and the first such error
+is raised at the end. A type with its own UnmarshalJSON fails at once. Values stay views of the body.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from router.errors import BadRequest
 
 _INTEGER = re.compile(r"-?[0-9]{1,19}")
 _INTS = msgspec.json.Decoder(list[int])
-# Only the head of an image is looked at: enough for a data URL or another encoding, cheap for twenty megabytes.
+# Only the start of an image is checked: enough to detect a data URL or another encoding, and cheap for 20 MB.
 _BASE64_HEAD = 256
 _NOT_BASE64 = re.compile(rb"[^A-Za-z0-9+/=\r\n\\]")
 
 
 class Mismatch(BadRequest):
-    """A value of the wrong type for a field: Go goes on and reports the first of these at the end."""
+    """A value of the wrong type for a field. Go goes on decoding and reports the first one at the end."""
 
     def __init__(self, found: str, wanted: str, struct: str, path: tuple[str, ...]) -> None:
         place = f"struct field {struct}.{'.'.join(path)}" if struct or path else "value"
@@ -34,7 +34,7 @@ class Mismatch(BadRequest):
 
 
 class Place:
-    """Where the decoder is (the innermost struct, the fields on the way) and the first error that it only noted."""
+    """The position of the decoder (innermost struct, path of fields), and the first error that it recorded."""
 
     __slots__ = ("error", "path", "struct")
 
@@ -43,27 +43,32 @@ class Place:
         self.path: list[str] = []
         self.error: BadRequest | None = None
 
-    def note(self, error: BadRequest) -> None:
+    def record(self, error: BadRequest) -> None:
+        """Keep `error` if it is the first. It is raised when decoding has ended."""
         if self.error is None:
             self.error = error
 
-    def mismatch(self, found: str, wanted: str) -> None:
-        self.note(Mismatch(found, wanted, self.struct, tuple(self.path)))
+    def record_mismatch(self, found: str, wanted: str) -> None:
+        """Record a value of the kind `found` where the type `wanted` is expected."""
+        self.record(Mismatch(found, wanted, self.struct, tuple(self.path)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GoType:
-    """A Go type: `name` as its errors print it. `resets` is True where null empties the field instead of leaving it."""
+    """A Go type; `name` is what Go's errors print. `resets`: null clears the field instead of leaving it unchanged."""
 
     name: str
     resets: bool = False
 
     def read(self, view: memoryview, kind: str, place: Place, old: Any) -> Any:
-        """The value for the field; on a mismatch, notes it and returns `old`. `old` is what a duplicate key gave."""
+        """Return the value for the field.
+
+        On a mismatch record it and return `old`, the value of an earlier duplicate key.
+        """
 
 
 class Scalar(GoType):
-    """string, bool, int, float64, float32: the view itself, its type checked."""
+    """string, bool, int, float64, float32: a view of the value, with its type checked."""
 
     __slots__ = ()
 
@@ -73,7 +78,7 @@ class Scalar(GoType):
         if kind == "number" and self.name not in ("string", "bool"):
             return self._number(view, place, old)
         if kind != self.name:
-            place.mismatch(kind, self.name)
+            place.record_mismatch(kind, self.name)
             return old
         return view
 
@@ -84,19 +89,19 @@ class Scalar(GoType):
         else:
             fits = abs(float(text)) < (3.4028235677973366e38 if self.name == "float32" else float("inf"))
         if not fits:
-            place.mismatch(f"number {text}", self.name)
+            place.record_mismatch(f"number {text}", self.name)
             return old
         return view
 
 
 class Anything(GoType):
-    """`any` or json.RawMessage: the view as it is."""
+    """`any` or json.RawMessage: a view of the value."""
 
     __slots__ = ()
 
     def read(self, view: memoryview, kind: str, place: Place, old: Any) -> Any:
         if kind == "number" and self.name == "any" and abs(float(bytes(view))) == float("inf"):
-            place.mismatch(f"number {bytes(view).decode()}", "float64")
+            place.record_mismatch(f"number {bytes(view).decode()}", "float64")
         return view
 
 
@@ -104,7 +109,7 @@ _ANYTHING = Anything("any")
 
 
 class Image(GoType):
-    """[]byte: a string in base64, of which only the beginning is checked."""
+    """[]byte: a string in base64, of which only the start is checked."""
 
     __slots__ = ()
 
@@ -112,14 +117,14 @@ class Image(GoType):
         if kind == "null":
             return view
         if kind != "string":
-            place.mismatch(kind, self.name)
+            place.record_mismatch(kind, self.name)
         elif bad := _NOT_BASE64.search(bytes(view[1 : min(len(view) - 1, _BASE64_HEAD)])):
-            place.note(BadRequest(f"illegal base64 data at input byte {bad.start()}"))
+            place.record(BadRequest(f"illegal base64 data at input byte {bad.start()}"))
         return view
 
 
 def _quick_ints(view: memoryview) -> list[int] | None:
-    """A long `context` at msgspec's speed; None where the slow way must look."""
+    """Decode a long `context` at msgspec's speed. Return None if it must be decoded element by element."""
     try:
         return _INTS.decode(view)
     except (msgspec.DecodeError, RecursionError):
@@ -128,14 +133,14 @@ def _quick_ints(view: memoryview) -> list[int] | None:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Slice(GoType):
-    """A list of what its elements read as."""
+    """A list of its decoded elements."""
 
     element: GoType = _ANYTHING
     resets: bool = True
 
     def read(self, view: memoryview, kind: str, place: Place, old: Any) -> Any:
         if kind != "array":
-            place.mismatch(kind, self.name)
+            place.record_mismatch(kind, self.name)
             return old
         element = self.element
         if element.name == "int" and (numbers := _quick_ints(view)) is not None:
@@ -145,14 +150,14 @@ class Slice(GoType):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Map(GoType):
-    """map[string]T: a dict; a second object adds its keys to the first."""
+    """map[string]T as a dict; a second object adds its keys to the first."""
 
     value: GoType = _ANYTHING
     resets: bool = True
 
     def read(self, view: memoryview, kind: str, place: Place, old: Any) -> Any:
         if kind != "object":
-            place.mismatch(kind, self.name)
+            place.record_mismatch(kind, self.name)
             return old
         found: dict[str, Any] = dict(old or {})
         for key, item in split(view):
@@ -162,28 +167,28 @@ class Map(GoType):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Struct(GoType):
-    """A dict of the fields that are there, under Go's own spelling of their keys."""
+    """A dict of the fields that are present, under Go's own spelling of their keys."""
 
     fields: Mapping[str, GoType] = field(default_factory=dict)
 
     short_name: str = field(init=False, default="")
 
     def __post_init__(self) -> None:
-        """Errors name a struct without its package; an anonymous one has no name."""
+        """Derive the name for errors: without the package, and empty for an anonymous struct."""
         object.__setattr__(self, "short_name", "" if " " in self.name else self.name.rpartition(".")[2])
 
     def read(self, view: memoryview, kind: str, place: Place, old: Any) -> Any:
         if kind == "null":
             return old or {}
         if kind != "object":
-            place.mismatch(kind, self.name)
+            place.record_mismatch(kind, self.name)
             return old or {}
         return self.read_members(split(view), place, dict(old or {}))
 
     def read_members(
         self, members: list[tuple[str, memoryview]], place: Place, found: dict[str, Any]
     ) -> dict[str, Any]:
-        """Puts into `found` what the members of an object say."""
+        """Decode the members of an object into `found`, and return it."""
         outer, place.struct = place.struct, self.short_name
         fields = self.fields
         for key, view in members:
@@ -192,7 +197,7 @@ class Struct(GoType):
             if wanted is None:
                 continue
             kind = KINDS.get(view[0], "number")
-            if kind == wanted.name:  # a plain string or bool, the usual case
+            if kind == wanted.name:  # fast path: a string or bool of the right type
                 found[name] = view
             elif kind != "null":
                 place.path.append(name)
@@ -209,7 +214,10 @@ class Struct(GoType):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Custom(GoType):
-    """A type with its own UnmarshalJSON. `parse` raises at once; in it a wrong type is told without this place."""
+    """A type with its own UnmarshalJSON.
+
+    `parse` raises at once; to a Mismatch that it raises, the path to this field is added.
+    """
 
     parse: Callable[[memoryview, str], Any] = lambda view, kind: view
 
@@ -221,7 +229,7 @@ class Custom(GoType):
 
 
 def read_alone(wanted: GoType, view: memoryview, kind: str) -> Any:
-    """One value by itself. Raises BadRequest for the error that Go's Unmarshal would return."""
+    """Decode one value by itself. Raise BadRequest for the error that Go's Unmarshal would return."""
     place = Place()
     found = wanted.read(view, kind, place, None)
     if place.error is not None:

@@ -1,1 +1,1 @@
-"""What Ollama says and does: names, routes, model facts, options, its scheduler and its bookkeeping."""
+"""Ollama's own rules: names, routes, facts of a model, options, the scheduler and its bookkeeping of memory."""

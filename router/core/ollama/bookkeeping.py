@@ -1,4 +1,4 @@
-"""What Ollama has booked and so believes to be free; right or wrong, it decides by it.
+"""What Ollama has booked for its loaded models and so believes to be free; it decides by this even if it is wrong.
 
 See docs/ollama.md, "Booked memory".
 """
@@ -20,13 +20,13 @@ Free = tuple[int, ...]
 class OllamaResident:
     """What Ollama has booked for one loaded model.
 
-    `weights` is its blob (`ModelFacts.weights`). `cards` are the cards it was placed on, in the server's numbering:
-    the pinned one, else those where the probe saw memory go. `buffers_bytes` and `free_at_load_bytes` are by the
-    *runner's own* device number, which starts at 0 on whichever cards it got: that Ollama reads them with the server's
-    number is a fault of its own, mirrored here. A resident on one card has booked ``(size_vram,)`` of `/api/ps`; split
-    over several, share size_vram out as the probe saw it. Free at load is what the probe showed on that card right
-    before the load, less the card's `context_bytes`; None = the figure got lost, or nobody knows it. `held_bytes` is
-    what the driver gives back when it goes, per card (context included); it only matters for what follows an eviction.
+    `weights` is its blob (`ModelFacts.weights`). `cards` are the cards it was placed on, in the server's numbering: the
+    pinned card, else those on which the probe saw free memory drop. `buffers_bytes` and `free_at_load_bytes` are
+    indexed by the *runner's own* device number, which starts at 0 on whichever cards it got. Ollama reads them with the
+    server's number; that bug is reproduced here. A resident on one card has booked ``(size_vram,)`` of `/api/ps`; for a
+    split one divide size_vram in the proportions that the probe saw. `free_at_load_bytes` is the probe's reading on
+    that card right before the load, less the card's `context_bytes`; None = lost or unknown. `held_bytes` is what the
+    driver frees per card when the model is unloaded (context included); it matters only for what follows an eviction.
     """
 
     weights: str
@@ -38,11 +38,14 @@ class OllamaResident:
     held_bytes: Free = ()
 
     def booked_bytes(self, card: int) -> int:
-        """What Ollama believes this model to hold on `card` (wrong on purpose for a runner on a subset)."""
+        """Return the bytes that Ollama believes this model to hold on `card`.
+
+        Wrong for a runner on a subset of the cards, as Ollama is.
+        """
         return self.buffers_bytes[card] if card in self.cards and card < len(self.buffers_bytes) else 0
 
     def reported_free_bytes(self, card: int, total_bytes: int) -> int:
-        """What Ollama takes as free on `card` when it reads this resident: frozen at its load."""
+        """Return the bytes that Ollama takes as free on `card` when it asks this resident: frozen at its load."""
         booked = self.booked_bytes(card)
         frozen = self.free_at_load_bytes[card] if card < len(self.free_at_load_bytes) else None
         accounted = max(0, total_bytes - booked)
@@ -50,9 +53,11 @@ class OllamaResident:
 
 
 def predicted_bytes(facts: ModelFacts, context_cells: int, blob_bytes: int | None = None) -> int:
-    """Ollama's PredictServerVRAM: file and a crude f16 KV cache of `context_cells` = num_ctx × slots.
+    """Return Ollama's PredictServerVRAM in bytes: the file and a rough f16 KV cache of `context_cells` cells.
 
-    `blob_bytes` is the size of the weights blob; the sum of the model's layers stands in for it (never less).
+    Cells are num_ctx × slots.
+
+    `blob_bytes` is the size of the weights blob. Without it the sum of the model's layers is used, which is never less.
     """
     layers, embedding = int(facts.value("block_count", 0)), int(facts.value("embedding_length", 0))
     heads, kv_heads = _numbers(facts.value("attention.head_count")), _numbers(facts.value("attention.head_count_kv"))
@@ -67,7 +72,10 @@ def _numbers(value: object) -> list[int]:
 
 
 def frozen_free(gpus: Sequence[Gpu], residents: Sequence[OllamaResident]) -> tuple[int | None, ...]:
-    """What Ollama reads off its residents, asked in this order until every card has a figure; None = no resident."""
+    """Return the free bytes that Ollama reads off its residents, asked in this order until every card has a figure.
+
+    None = no resident on that card.
+    """
     free: list[int | None] = [None] * len(gpus)
     for resident in residents:
         if any(free[card] is None for card in resident.cards):
@@ -77,21 +85,21 @@ def frozen_free(gpus: Sequence[Gpu], residents: Sequence[OllamaResident]) -> tup
 
 
 def less_booked(gpus: Sequence[Gpu], free: Free, residents: Sequence[OllamaResident]) -> Free:
-    """`free`, but never more than a card's total less everything that is booked on it."""
+    """Return `free`, limited on each card to its total less everything that is booked on it."""
     booked = (sum(resident.booked_bytes(gpu.index) for resident in residents) for gpu in gpus)
     return tuple(min(left, max(0, gpu.total_bytes - mine)) for gpu, left, mine in zip(gpus, free, booked, strict=True))
 
 
 def live_free(gpus: Sequence[Gpu]) -> Free:
-    """What a query of the device says: it takes a context for itself, and counts in MiB."""
+    """Return the free bytes that a query of the device reports: less a driver context of its own, in whole MiB."""
     return tuple(max(0, gpu.free_bytes - gpu.context_bytes) // MIB * MIB for gpu in gpus)
 
 
 def believed_free_outcomes(gpus: Sequence[Gpu], residents: Sequence[OllamaResident]) -> frozenset[Free]:
-    """What Ollama may believe to be free per card, over every order in which its map can give the residents.
+    """Return every set of free bytes per card that Ollama may believe, over all orders of its map of residents.
 
-    A query of the device (`live_free`) replaces all figures while some card has no resident. A resident split over
-    several cards may have lost its free-at-load figures but the first; both are outcomes.
+    While a card has no resident, a query of the device (`live_free`) replaces all figures. A resident split over
+    several cards may have lost all of its free-at-load figures but the first; both cases are outcomes.
     """
     found: set[Free] = set()
     seen: set[tuple[int | None, ...]] = set()
@@ -112,7 +120,7 @@ def believed_free_outcomes(gpus: Sequence[Gpu], residents: Sequence[OllamaReside
 def _readings(
     gpus: Sequence[Gpu], free: tuple[int | None, ...], resident: OllamaResident
 ) -> Iterator[tuple[int | None, ...]]:
-    """`free` after Ollama has read `resident`; nothing where it would be passed over."""
+    """Yield `free` after Ollama has read `resident`; nothing if Ollama would skip it."""
     if all(free[card] is not None for card in resident.cards):
         return
     lost = replace(resident, free_at_load_bytes=resident.free_at_load_bytes[:1])

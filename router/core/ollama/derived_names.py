@@ -1,4 +1,4 @@
-"""Names of derived tags (see `router/backend/derived.py`): a namespace of ours, so no user's model is overwritten."""
+"""Names of derived tags (see `router/backend/derived.py`), in a namespace of their own to overwrite no user's model."""
 
 from __future__ import annotations
 
@@ -6,18 +6,21 @@ from router.core.ollama.names import ModelName
 from router.core.ollama.runner import LoadOptions
 
 NAMESPACE = "ollama-router-derived"
-LONGEST_PART = 80  # of a name's part, by Ollama's grammar
+LONGEST_PART = 80  # characters in one part of a name, by Ollama's grammar
 
 
 def is_derived(name: str) -> bool:
-    """True for the name of a tag that a router has made."""
+    """Return whether `name` is that of a tag that a router has made."""
     return f"{NAMESPACE}/" in name
 
 
 def derived_name(variant: str, digest: str, options: LoadOptions) -> str:
-    """The tag for `variant` with `options`: the same for the same, so that a second router finds it.
+    """Return the tag for `variant` with `options`.
 
-    A piece of the variant's manifest `digest` is in it: a variant that was pulled or created anew gets a new tag.
+    Equal arguments give equal names, so that a second router finds the tag.
+
+    The name contains a piece of the variant's manifest `digest`: a variant that was pulled or created again gets a new
+    tag.
     """
     name = ModelName.parse(variant)
     parts = [name.namespace, name.model] if name.namespace != "library" else [name.model]
@@ -28,6 +31,6 @@ def derived_name(variant: str, digest: str, options: LoadOptions) -> str:
 
 
 def parameters_of(options: LoadOptions) -> dict[str, int]:
-    """What the tag's Modelfile must say to share the runner; {} when no tag is needed."""
+    """Return the parameters that the tag's Modelfile must set to share the runner; {} if no tag is needed."""
     named = {"num_ctx": options.num_ctx, "num_batch": options.num_batch, "main_gpu": options.main_gpu}
     return {key: value for key, value in named.items() if value is not None}

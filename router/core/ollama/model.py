@@ -14,7 +14,7 @@ from router.core.ollama import show as shown
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """One tensor of a GGUF file as `/api/show` (verbose) lists it: `type` as ggml names it, e.g. ``Q4_K``."""
+    """One tensor of a GGUF file as `/api/show` (verbose) lists it; `type` is ggml's name, e.g. ``Q4_K``."""
 
     name: str
     type: str
@@ -23,14 +23,14 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ModelFacts:
-    """What the upstream says of one installed model. Compared and hashed by identity, so it can be a cache key.
+    """What the upstream reports about one installed model. Compared and hashed by identity, so it can be a cache key.
 
-    `name` is the tag as `/api/tags` spells it, `digest` its manifest digest, `size_bytes` the sum of all layers.
-    `weights` is the blob of the ``FROM …sha256-…`` line of `/api/show`: siblings with equal weights share a runner;
+    `name` is the tag as spelled in `/api/tags`, `digest` its manifest digest, `size_bytes` the sum of all layers.
+    `weights` is the blob in the ``FROM …sha256-…`` line of `/api/show`: models with equal weights share a runner.
     `parts` are further blobs (projectors, adapters). `parameters` is the Modelfile's PARAMETER block. `info` is
-    `model_info` with its arrays where the server gave them (the tokenizer's left out, `vocab` is their length or 0);
-    `projector` is `projector_info`, the metadata of a vision tower in a blob of its own; `tensors` is empty when the
-    server gave none.
+    `model_info`, with its arrays if the server sent them, but without the tokenizer's (`vocab` is their length, or 0).
+    `projector` is `projector_info`, the metadata of a vision tower in a blob of its own. `tensors` is empty if the
+    server listed none.
     """
 
     name: str
@@ -50,9 +50,9 @@ class ModelFacts:
 
     @staticmethod
     def of_show(row: Mapping[str, Any], show: Mapping[str, Any]) -> ModelFacts:
-        """The facts from a row of `/api/tags` and the model's `/api/show` answer (verbose where the server has it).
+        """Build the facts from a row of `/api/tags` and the model's `/api/show` answer (verbose if supported).
 
-        Never raises on what an old or odd server leaves out: what is missing stays empty, and the footprint says so.
+        Never raise on what an old or odd server leaves out: the field stays empty, and the footprint reports it.
         """
         details, info = shown.details(row, show), shown.mapping(show.get("model_info"))
         blobs = shown.blobs(str(show.get("modelfile") or ""))
@@ -80,17 +80,17 @@ class ModelFacts:
         return str(self.info.get("general.architecture", ""))
 
     def value(self, key: str, default: Any = None) -> Any:
-        """The metadata value ``<arch>.<key>``, or `default` where it is absent or null."""
+        """Return the metadata value ``<arch>.<key>``, or `default` if it is absent or null."""
         found = self.info.get(f"{self.arch}.{key}")
         return default if found is None else found
 
     @property
     def context_length(self) -> int:
-        """The context that the model was trained with; 0 when unknown."""
+        """The context in tokens that the model was trained with; 0 if unknown."""
         return int(self.value("context_length", 0))
 
     @property
     def parameter_count(self) -> float:
-        """How many parameters: the metadata's figure, else that of details (``8.0B``, ``268.10M``); 0 when unknown."""
+        """The number of parameters: from the metadata, else from details (``8.0B``, ``268.10M``); 0 if unknown."""
         exact = self.info.get("general.parameter_count")
         return float(exact) if exact else shown.count(self.parameter_size)

@@ -1,7 +1,7 @@
 """Ollama's grammar of model names: `[scheme://][host/][namespace/]model[:tag]`, and the `:local` / `:cloud` endings.
 
-The rules are those of Ollama's `types/model/name.go` and `internal/modelref`; two names that Ollama takes for the same
-model have the same `key` here.
+The rules are those of Ollama's `types/model/name.go` and `internal/modelref`. Two names have the same `key` exactly if
+Ollama takes them for the same model.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ DEFAULT_HOST = "registry.ollama.ai"
 DEFAULT_NAMESPACE = "library"
 DEFAULT_TAG = "latest"
 
-# A separator promises a part on both sides; this stands for one that is missing, and is no valid part.
+# A separator needs a part on both sides. This placeholder for a missing one is never a valid part.
 _MISSING = "!MISSING!"
 _PARTS = (
     re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,349}"),  # host
@@ -29,7 +29,7 @@ _PARTS = (
 
 
 class Source(Enum):
-    """Where the name says that the model runs: `x:cloud` and `x:8b-cloud` are CLOUD, `x:local` is LOCAL."""
+    """Where a name asks the model to run: `x:cloud` and `x:8b-cloud` are CLOUD, `x:local` is LOCAL."""
 
     UNSPECIFIED = "unspecified"
     LOCAL = "local"
@@ -38,9 +38,9 @@ class Source(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ModelName:
-    """A valid name, every part filled in and in the spelling it was given in (names compare by `key`).
+    """A valid name with every part filled in, in its original spelling (names compare by `key`).
 
-    `tag` is without the `:local` / `:cloud` ending; `has_tag` is False when the tag is the default.
+    `tag` is without the `:local` / `:cloud` ending; `has_tag` is False if the tag is the default.
     """
 
     host: str
@@ -52,7 +52,7 @@ class ModelName:
 
     @classmethod
     def parse(cls, text: str) -> ModelName:
-        """Raises BadRequest with Ollama's own text: nothing named, no valid name, or both endings at once."""
+        """Parse a name. Raise BadRequest with Ollama's text if it is empty, is invalid, or has both endings."""
         raw = text.strip(GO_SPACE)
         if not raw:
             raise BadRequest("model is required")
@@ -67,17 +67,17 @@ class ModelName:
 
     @property
     def key(self) -> str:
-        """The canonical lower-case form: equal exactly when Ollama means the same model."""
+        """The canonical lower-case form: equal exactly if Ollama means the same model."""
         return self.full.lower()
 
     @property
     def full(self) -> str:
-        """Every part written out, in the given spelling; a cloud model keeps its ending."""
+        """The name with every part, in its original spelling; a cloud model keeps its ending."""
         return f"{self.host}/{self.namespace}/{self.model}:{self._written_tag}"
 
     @property
     def short(self) -> str:
-        """As `ollama ls` shows it: default host and namespace left out, the tag always there."""
+        """The name as `ollama ls` prints it: without the default host and namespace, always with a tag."""
         name = f"{self.model}:{self._written_tag}"
         if self.host.lower() != DEFAULT_HOST:
             return f"{self.host}/{self.namespace}/{name}"
@@ -85,7 +85,7 @@ class ModelName:
 
     @property
     def _written_tag(self) -> str:
-        """Cloud models are stored under `x:cloud` or `x:8b-cloud`, so those are what tells them from local ones."""
+        """The tag with the ending of a cloud model: the ending distinguishes stored cloud models from local ones."""
         if self.source is not Source.CLOUD:
             return self.tag
         return f"{self.tag}-cloud" if self.has_tag else "cloud"
@@ -93,7 +93,7 @@ class ModelName:
 
 @lru_cache(maxsize=4096)
 def is_cloud(text: str) -> bool:
-    """True for a valid name that says that the model runs in Ollama's cloud."""
+    """Return whether `text` is a valid name of a model that runs in Ollama's cloud."""
     try:
         return ModelName.parse(text).source is Source.CLOUD
     except BadRequest:
@@ -102,7 +102,7 @@ def is_cloud(text: str) -> bool:
 
 @lru_cache(maxsize=4096)
 def key_of(text: str) -> str:
-    """`ModelName.parse(text).key`, remembered. Raises BadRequest."""
+    """Return `ModelName.parse(text).key`, cached. Raise BadRequest."""
     return ModelName.parse(text).key
 
 
@@ -118,7 +118,7 @@ def _cut_source(text: str) -> tuple[str, Source]:
 
 
 def _split(text: str) -> tuple[str, str, str, str]:
-    """Host, namespace, model, tag from the right; "" where nothing announced the part."""
+    """Return host, namespace, model and tag, parsed from the right; "" for a part that is absent."""
     tag = ""
     if text.rfind(":") > text.rfind("/"):
         text, tag = _cut(text, ":")

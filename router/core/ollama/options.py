@@ -33,10 +33,10 @@ ONE_SLOT_FAMILIES = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class ServerSettings:
-    """What the environment of an Ollama server decides (`OLLAMA_*`, `LLAMA_ARG_*`); defaults are Ollama's own.
+    """What the environment of an Ollama server sets (`OLLAMA_*`, `LLAMA_ARG_*`); the defaults are Ollama's own.
 
-    `context_length` None = by VRAM tier. `max_loaded_models` 0 = three per card. `fit` off: all layers or an error.
-    `keep_alive_s` and `load_timeout_s` inf = for ever.
+    `context_length` None = by VRAM tier. `max_loaded_models` 0 = three per card. `fit` False: all layers or an error.
+    `keep_alive_s` and `load_timeout_s` inf = no limit.
     """
 
     num_parallel: int = 1
@@ -56,7 +56,7 @@ class ServerSettings:
 
 @dataclass(frozen=True, slots=True)
 class EffectiveOptions:
-    """The options of one request after Modelfile, environment and defaults: what a runner is started with.
+    """The options of one request merged with Modelfile, environment and defaults: a runner is started with these.
 
     `num_ctx` is per slot and not yet clamped to the model's maximum. `num_gpu` −1 = automatic.
     """
@@ -75,79 +75,79 @@ class EffectiveOptions:
 
 
 def automatic_num_ctx(gpus: Iterable[Gpu], settings: ServerSettings) -> int:
-    """The default context of a server started on these cards: their total (not free) memory less the overhead each."""
+    """Return the default context of a server on these cards, by their total (not free) memory less the overheads."""
     total = sum(gpu.total_bytes - settings.gpu_overhead_bytes for gpu in gpus)
     return next((num_ctx for least, num_ctx in TIERS if total >= least), TIERS[-1][1])
 
 
 def next_lower_num_ctx(num_ctx: int) -> int | None:
-    """The context of Ollama's one retry after a load of automatic context ran out of memory; None: there is none."""
+    """Return the context of Ollama's one retry after a load of automatic context ran out of memory; None = no retry."""
     if num_ctx > 32768:
         return 32768
     return 4096 if num_ctx > 4096 else None
 
 
 def parallel_slots(facts: ModelFacts, settings: ServerSettings) -> int:
-    """Slots of a runner: OLLAMA_NUM_PARALLEL, but one for models without completion and for some families."""
+    """Return the slots of a runner: OLLAMA_NUM_PARALLEL, but 1 for models without completion and for some families."""
     if not can_complete(facts) or facts.family in ONE_SLOT_FAMILIES:
         return 1
     return max(settings.num_parallel, 1)
 
 
 def can_complete(facts: ModelFacts) -> bool:
-    """Whether the model generates text; servers that name no capabilities are taken at their most common."""
+    """Return whether the model generates text; True if the server lists no capabilities."""
     return "completion" in facts.capabilities or not facts.capabilities
 
 
 def clamped(num_ctx: int, facts: ModelFacts) -> int:
-    """`num_ctx`, at most what the model was trained with (where that is known)."""
+    """Return `num_ctx`, at most the context that the model was trained with (if it is known)."""
     trained = facts.context_length
     return min(num_ctx, trained) if trained > 0 else num_ctx
 
 
 def merged(facts: ModelFacts, options: LoadOptions, settings: ServerSettings, default_num_ctx: int) -> EffectiveOptions:
-    """What Ollama makes of `options`: request over Modelfile over environment over default.
+    """Return what Ollama makes of `options`: request over Modelfile over environment over default.
 
     `default_num_ctx` is the server's tier (`automatic_num_ctx`).
     """
-    said = {**_known(facts.parameters), **_sent(options)}
-    num_ctx = int(said.get("num_ctx", settings.context_length or default_num_ctx))
+    named = {**_known(facts.parameters), **_sent(options)}
+    num_ctx = int(named.get("num_ctx", settings.context_length or default_num_ctx))
     num_ctx = max(num_ctx, 2048 if "vision" in facts.capabilities else 4)
     is_embedding = "embedding" in facts.capabilities
     default_batch = min(EMBEDDING_BATCH, num_ctx) if is_embedding else DEFAULT_BATCH
-    shift = said.get("shift")
+    shift = named.get("shift")
     return EffectiveOptions(
         num_ctx=num_ctx,
-        num_ctx_auto="num_ctx" not in said and not settings.context_length,
-        num_batch=int(said.get("num_batch", default_batch)),
-        num_batch_auto="num_batch" not in said and not is_embedding,
+        num_ctx_auto="num_ctx" not in named and not settings.context_length,
+        num_batch=int(named.get("num_batch", default_batch)),
+        num_batch_auto="num_batch" not in named and not is_embedding,
         num_parallel=parallel_slots(facts, settings),
-        num_gpu=int(said.get("num_gpu", -1)),
-        main_gpu=said.get("main_gpu"),
-        num_thread=int(said.get("num_thread", 0)),
-        use_mmap=said.get("use_mmap"),
-        draft_num_predict=int(said.get("draft_num_predict", 0)),
+        num_gpu=int(named.get("num_gpu", -1)),
+        main_gpu=named.get("main_gpu"),
+        num_thread=int(named.get("num_thread", 0)),
+        use_mmap=named.get("use_mmap"),
+        draft_num_predict=int(named.get("draft_num_predict", 0)),
         shift=facts.family != "deepseek2" if shift is None else bool(shift),
     )
 
 
 def _sent(options: LoadOptions) -> dict[str, Any]:
-    named = {key: getattr(options, key) for key in LoadOptions.__struct_fields__}
-    return {key: value for key, value in named.items() if value is not None}
+    values = {key: getattr(options, key) for key in LoadOptions.__struct_fields__}
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def _known(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The Modelfile's runner options; the last of several counts, and `shift` is no option there."""
+    """Return the Modelfile's runner options: the last of repeated ones counts, and `shift` cannot be set there."""
     found = {key: parameters.get(key) for key in LoadOptions.__struct_fields__ if key != "shift"}
     last = {key: value[-1] if isinstance(value, tuple) else value for key, value in found.items()}
     return {key: value for key, value in last.items() if isinstance(value, int)}
 
 
 def needs_reload(facts: ModelFacts, running: EffectiveOptions, asked: EffectiveOptions) -> bool:
-    """Whether a request with `asked` makes Ollama reload the runner that was started with `running`.
+    """Return whether a request with `asked` makes Ollama reload the runner that was started with `running`.
 
-    Automatic context or batch on both sides never differ; an automatic side otherwise counts with its default.
-    Adapters, projectors and a runner that no longer answers reload as well, which is not seen here.
+    Context or batch that is automatic on both sides never differs; automatic on one side counts with its default.
+    Adapters, projectors and a runner that does not respond also cause a reload; that is not checked here.
     """
     if running.shift != asked.shift:
         return True
@@ -162,7 +162,10 @@ def needs_reload(facts: ModelFacts, running: EffectiveOptions, asked: EffectiveO
 
 
 def supports_flash_attention(gpus: Sequence[Gpu]) -> bool:
-    """Every card can: CUDA compute 6.0 and above but 7.2; a card of unknown compute counts as able."""
+    """Return whether every card supports it: CUDA compute 6.0 and above, except 7.2.
+
+    Unknown compute counts as support.
+    """
     return all(_compute(gpu.compute) >= (6, 0) and _compute(gpu.compute) != (7, 2) for gpu in gpus)
 
 

@@ -16,9 +16,9 @@ Dialect = Literal["ollama", "openai", "anthropic"]
 class Route:
     """One method on one path.
 
-    `pattern` ends in ``/:name`` where the last path segment is an argument. `kind` names what the route does (for
-    inference it is the kind that `payload.read_request` takes). `right` is what the client must be allowed to do;
-    `dialect` is the shape of its errors.
+    `pattern` ends in ``/:name`` if the last path segment is an argument. `kind` names what the route does; for
+    inference it is the kind that `payload.read_request` takes. `right` is the permission that a client needs; `dialect`
+    is the format of its errors.
     """
 
     method: str
@@ -31,7 +31,7 @@ class Route:
     target: bytes = field(init=False, default=b"")
 
     def __post_init__(self) -> None:
-        """Both as they go upstream, encoded once."""
+        """Encode method and target once, as they are sent upstream."""
         object.__setattr__(self, "method_bytes", self.method.encode())
         object.__setattr__(self, "target", self.pattern.encode())
 
@@ -101,11 +101,11 @@ for _route in ROUTES:
 TARGETS: dict[tuple[str, bytes], Route] = {
     (route.method, path.encode()): route for path, methods in EXACT.items() for route in methods.values()
 }
-"""The hot path: (method, raw target without a query) → route. All other spellings go through `match`."""
+"""Fast path: (method, raw target without a query) → route. All other spellings go through `match`."""
 
 
 def allowed_methods(path: str) -> tuple[dict[str, Route], str]:
-    """The routes on a decoded, clean `path` by method, and the path's argument; an empty dict where there are none."""
+    """Return the routes on a decoded, clean `path` by method, and the path's argument; ({}, "") if there are none."""
     if (exact := EXACT.get(path)) is not None:
         return exact, ""
     head, _, argument = path.rpartition("/")
@@ -113,7 +113,7 @@ def allowed_methods(path: str) -> tuple[dict[str, Route], str]:
 
 
 def match(method: str, path: str) -> Match | tuple[str, ...]:
-    """The route for `method` on a decoded, clean `path`; else the methods that the path has (() = unknown path)."""
+    """Return the route for `method` on a decoded, clean `path`, else the path's methods (() = unknown path)."""
     methods, argument = allowed_methods(path)
     if (route := methods.get(method)) is not None:
         return Match(route, argument)

@@ -9,8 +9,11 @@ import msgspec
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One card. `free_bytes` is the driver's own free figure (never total − used). `context_bytes` is what one more
-    process takes for its driver context (measured, or ``40 + 3·SM`` MiB, 457 MiB when nothing is known)."""
+    """One card.
+
+    `free_bytes` is the free memory that the driver reports (never total − used). `context_bytes` is what the driver
+    context of one more process takes: measured, else ``40 + 3·SM`` MiB, else 457 MiB.
+    """
 
     index: int
     uuid: str
@@ -22,9 +25,9 @@ class Gpu:
 
 
 class LoadOptions(msgspec.Struct, frozen=True):
-    """The options that reload a runner when they differ. None = automatic / not sent.
+    """The options whose difference reloads a runner. None = automatic / not sent.
 
-    See docs/ollama.md, "Arrival and reload". A struct because it is part of many keys: a dataclass takes five times as
+    See docs/ollama.md, "Arrival and reload". A struct, because it is part of many keys: a dataclass takes five times as
     long to hash and compare.
     """
 
@@ -38,7 +41,7 @@ class LoadOptions(msgspec.Struct, frozen=True):
     shift: bool | None = None
 
     def at(self, num_ctx: int | None, main_gpu: int | None = None) -> LoadOptions:
-        """The same options at another context, on another card (by hand: `replace` costs ten times as much)."""
+        """Return the same options with another context and card (written out: `replace` takes ten times as long)."""
         return LoadOptions(
             num_ctx,
             self.num_batch,

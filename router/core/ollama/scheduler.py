@@ -1,8 +1,8 @@
-"""What Ollama would do to a load: prediction, what it believes to be free, placement, batch, pre-flight, victim.
+"""What Ollama would do with a load: prediction, free memory as it believes, placement, batch, pre-flight check, victim.
 
 The rules are in docs/ollama.md, "One request at a time" and "Prediction and placement". They are used twice: the router
-asks `foresee_load` before it sends a load, and the simulator takes the same steps one by one. Where Ollama depends on
-the order of a Go map, the functions here give every outcome that can happen.
+calls `foresee_load` before it sends a load, and the simulator takes the same steps one by one. Where Ollama depends on
+the order of a Go map, the functions here return every possible outcome.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ SURCHARGES = ((2048, 2 * GIB), (1024, 768 << 20))
 
 @dataclass(frozen=True, slots=True)
 class Preflight:
-    """Ollama's look at one load: where it would go, with which batch, and whether somebody must go first.
+    """Ollama's check before a load: the cards, the batch, and whether a resident must be evicted first.
 
-    `is_single` says that one card was chosen out of several, or by `main_gpu` (no split).
+    `is_single`: one card was chosen out of several, or by `main_gpu` (no split).
     """
 
     evicts: bool
@@ -45,7 +45,7 @@ class Preflight:
 
 @dataclass(frozen=True, slots=True)
 class LoadOutcome:
-    """One thing that may happen: who goes (weights, in order), then where and with which batch the load starts."""
+    """One possible outcome of a load: the weights evicted, in order, then its cards and its batch."""
 
     evicts: tuple[str, ...]
     cards: tuple[int, ...]
@@ -54,7 +54,7 @@ class LoadOutcome:
 
 @dataclass(frozen=True, slots=True)
 class Foresight:
-    """Every outcome of a load. `num_ctx` is per slot, clamped."""
+    """Every possible outcome of a load. `num_ctx` is per slot, clamped."""
 
     num_ctx: int
     num_parallel: int
@@ -62,28 +62,31 @@ class Foresight:
 
     @property
     def evicts(self) -> tuple[str, ...]:
-        """The weights of every resident that may have to go, in the order of eviction; () = certainly nobody."""
+        """The weights of every resident that may be evicted, in the order of eviction; () = certainly none."""
         return tuple(dict.fromkeys(weights for outcome in self.outcomes for weights in outcome.evicts))
 
     @property
     def cards(self) -> tuple[int, ...]:
-        """Where it goes; () when that is not certain."""
+        """The cards of the load; () if they are not certain."""
         places = {outcome.cards for outcome in self.outcomes}
         return next(iter(places)) if len(places) == 1 else ()
 
     @property
     def num_batch(self) -> int:
-        """The largest batch that Ollama may choose (the most memory)."""
+        """The largest batch that Ollama may choose, which takes the most memory."""
         return max(outcome.num_batch for outcome in self.outcomes)
 
 
 def surcharge_bytes(num_batch: int) -> int:
-    """What Ollama adds to its prediction for a large batch."""
+    """Return the bytes that Ollama adds to its prediction for a large batch."""
     return next((size for least, size in SURCHARGES if num_batch >= least), 0)
 
 
 def automatic_batch(cells: int, predicted: int, available: int, free: Sequence[int], *, flash_attention: bool) -> int:
-    """Ollama's num_batch where none was sent, for num_ctx × slots = `cells`; `free` are the cards chosen (CUDA)."""
+    """Return Ollama's num_batch if none was sent, for num_ctx × slots = `cells`.
+
+    `free` are the bytes free on each chosen card (CUDA).
+    """
     if not flash_attention and free:
         return 256 if cells > 4096 and any(0 < left <= 8 * GIB for left in free) else 512
     wanted = 2048 if cells > 32768 else 1024 if cells > 4096 else 512
@@ -100,7 +103,7 @@ def _batch_fits(batch: int, predicted: int, available: int) -> bool:
 def placement(
     free: Free, predicted: int, launch: EffectiveOptions, settings: ServerSettings
 ) -> tuple[tuple[int, ...], bool]:
-    """Which cards a load goes to, and whether as one (no split): `main_gpu`, else the emptiest with room, else all."""
+    """Return the cards of a load, and whether one was chosen: `main_gpu`, else the emptiest with room, else all."""
     everywhere = tuple(range(len(free)))
     if launch.num_gpu == 0:
         return (), False
@@ -122,7 +125,10 @@ def preflight(
     has_residents: bool,
     blob_bytes: int | None = None,
 ) -> Preflight:
-    """Ollama's look at a load of `facts`, given what it believes to be `free`. Without residents nobody is evicted."""
+    """Return Ollama's check before a load of `facts`, given the bytes that it believes to be `free` per card.
+
+    Without residents nothing is evicted.
+    """
     cells = clamped(launch.num_ctx, facts) * launch.num_parallel
     predicted = predicted_bytes(facts, cells, blob_bytes)
     cards, is_single = placement(free, predicted, launch, settings)
@@ -140,12 +146,15 @@ def preflight(
 
 
 def victim(residents: Sequence[OllamaResident]) -> OllamaResident:
-    """Whom Ollama unloads: idle before busy, then the shortest keep-alive, then the blob's name. Not empty."""
+    """Return the resident that Ollama unloads: idle before busy, then the shortest keep-alive, then the blob's name.
+
+    `residents` must not be empty.
+    """
     return min(residents, key=lambda resident: (not resident.is_idle, resident.keep_alive_s, resident.weights))
 
 
 def max_loaded(gpu_count: int, settings: ServerSettings) -> int:
-    """How many models may be resident."""
+    """Return how many models may be resident."""
     return settings.max_loaded_models or 3 * max(gpu_count, 1)
 
 
@@ -158,10 +167,11 @@ def foresee_load(
     *,
     blob_bytes: int | None = None,
 ) -> Foresight:
-    """What Ollama would do, were it asked now to load `facts` with `options` beside `residents`.
+    """Return what Ollama would do if it were asked now to load `facts` with `options` beside `residents`.
 
     `gpus` is every card of that server, in its order, with free memory as the probe reads it now. A resident with the
-    weights of `facts` counts as reloaded: it goes first. Sound, not tight: what can happen is among the outcomes.
+    weights of `facts` counts as reloaded: it is unloaded first. Sound, not tight: every outcome that can happen is
+    included.
     """
     launch = merged(facts, options, settings, automatic_num_ctx(gpus, settings))
     found: dict[LoadOutcome, None] = {}
@@ -173,21 +183,23 @@ def foresee_load(
         gone, left, cards = waiting.pop()
         must_go = len(left) >= max_loaded(len(gpus), settings)
         frees = [live_free(cards)] if not left or must_go else sorted(believed_free_outcomes(cards, left))
-        looks = [
+        checks = [
             preflight(facts, launch, cards, free, settings, has_residents=bool(left), blob_bytes=blob_bytes)
             for free in frees
         ]
-        if must_go or any(look.evicts for look in looks):
+        if must_go or any(check.evicts for check in checks):
             out = victim(left)
             rest = tuple(resident for resident in left if resident is not out)
             waiting.append(((*gone, out.weights), rest, _given_back(cards, (out,))))
         if not must_go:
-            found.update({LoadOutcome(gone, look.cards, look.num_batch): None for look in looks if not look.evicts})
+            found.update(
+                {LoadOutcome(gone, check.cards, check.num_batch): None for check in checks if not check.evicts}
+            )
     return Foresight(clamped(launch.num_ctx, facts), launch.num_parallel, tuple(found))
 
 
 def _given_back(gpus: Sequence[Gpu], gone: Sequence[OllamaResident]) -> tuple[Gpu, ...]:
-    """The cards after the driver has taken back what `gone` held."""
+    """Return the cards after the driver has freed what `gone` held."""
     held = {gpu.index: sum(dict(enumerate(r.held_bytes)).get(gpu.index, 0) for r in gone) for gpu in gpus}
     return tuple(replace(gpu, free_bytes=min(gpu.total_bytes, gpu.free_bytes + held[gpu.index])) for gpu in gpus)
 

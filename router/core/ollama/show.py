@@ -1,6 +1,6 @@
-"""Reads the pieces of an `/api/tags` row and an `/api/show` answer that `model.ModelFacts` is made of.
+"""Parse the parts of an `/api/tags` row and an `/api/show` answer from which `model.ModelFacts` is built.
 
-Servers of all ages answer here: whatever is missing or of another type becomes empty, never an error.
+Servers of all versions answer here: a field that is missing or of another type becomes empty, never an error.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ _BLOB_COMMANDS = frozenset({"FROM", "ADAPTER", "DRAFT"})
 
 
 def mapping(value: Any) -> Mapping[str, Any]:
-    """`value` where it is an object, else an empty one."""
+    """Return `value` if it is an object, else an empty one."""
     return value if isinstance(value, Mapping) else {}
 
 
 def details(row: Mapping[str, Any], show: Mapping[str, Any]) -> dict[str, Any]:
-    """`details` of both answers; show wins, since it names a quantization that the manifest calls unknown."""
+    """Merge `details` of both answers. Show wins, because it names a quantization that the manifest calls unknown."""
     known = {key: value for key, value in mapping(show.get("details")).items() if value not in (None, "", "unknown")}
     return {**mapping(row.get("details")), **known}
 
 
 def without_vocabulary(info: Mapping[str, Any]) -> dict[str, Any]:
-    """`model_info` less the tokenizer's arrays: megabytes that nothing here reads but for their length."""
+    """Return `model_info` without the tokenizer's arrays: megabytes of which only the length is used."""
     return {
         key: value
         for key, value in info.items()
@@ -35,9 +35,9 @@ def without_vocabulary(info: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def blobs(modelfile: str) -> tuple[str, ...]:
-    """Blobs of the leading FROM, ADAPTER and DRAFT lines: weights first, then parts (server/images.go, Model.String).
+    """Return the blobs of the leading FROM, ADAPTER and DRAFT lines, weights first (server/images.go, Model.String).
 
-    Reading stops at the first other command, since a template or a system text may hold lines that look like these.
+    Reading stops at the first other command, because a template or a system text may hold lines that look like these.
     """
     found: list[str] = []
     for line in modelfile.splitlines():
@@ -50,7 +50,7 @@ def blobs(modelfile: str) -> tuple[str, ...]:
 
 
 def parameters(text: str) -> dict[str, Any]:
-    """`/api/show`'s parameters block, a name and a Go literal per line; a name given twice becomes a tuple."""
+    """Parse the parameters block of `/api/show`, a name and a Go literal per line; a repeated name becomes a tuple."""
     found: dict[str, Any] = {}
     for line in text.splitlines():
         name, _, literal = line.strip().partition(" ")
@@ -73,7 +73,7 @@ def _literal(text: str) -> Any:
 
 
 def tensors(rows: Any) -> Iterator[tuple[str, str, tuple[int, ...]]]:
-    """Name, type and shape of each tensor listed; nothing where the server lists none."""
+    """Yield name, type and shape of each listed tensor; nothing if the server lists none."""
     for row in rows if isinstance(rows, list) else ():
         if isinstance(row, Mapping):
             shape = tuple(int(side) for side in row.get("shape") or ())
@@ -81,7 +81,10 @@ def tensors(rows: Any) -> Iterator[tuple[str, str, tuple[int, ...]]]:
 
 
 def capabilities(row: Mapping[str, Any], show: Mapping[str, Any]) -> frozenset[str]:
-    """What the server lists. Before 0.6.4 it lists nothing: a pooling type then means embedding, else completion."""
+    """Return the listed capabilities.
+
+    Before 0.6.4 none are listed: a pooling type then means embedding, else completion.
+    """
     listed = show.get("capabilities") or row.get("capabilities")
     if isinstance(listed, list):
         return frozenset(str(word) for word in listed)
@@ -91,7 +94,7 @@ def capabilities(row: Mapping[str, Any], show: Mapping[str, Any]) -> frozenset[s
 
 
 def count(text: str) -> float:
-    """A parameter count as `details` words it (``8.0B``, ``268.10M``); 0 when it says none."""
+    """Parse a parameter count as `details` prints it (``8.0B``, ``268.10M``). Return 0 if there is none."""
     match = re.fullmatch(r"\s*([\d.]+)\s*([KMBT]?)\s*", text.upper())
     try:
         return float(match[1]) * 1000.0 ** " KMBT".index(match[2] or " ") if match else 0.0

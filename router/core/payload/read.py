@@ -110,7 +110,7 @@ def _read(struct: Struct, body: bytes, members: Members) -> dict[str, Any]:
     if members:
         struct.read_members(members, place, found)
     elif (kind := first_kind(body)) not in ("object", "null"):
-        place.mismatch(kind, struct.name)
+        place.record_mismatch(kind, struct.name)
     if place.error is not None:
         raise place.error
     return found
