@@ -1,4 +1,4 @@
-"""The finding on one variant: cases 1 to 9 of `policy.py`."""
+"""The verdict on one variant: cases 1 to 9 of `policy.py`."""
 
 from __future__ import annotations
 
@@ -19,17 +19,22 @@ from router.core.payload.read import InferenceRequest
 
 
 def facts_of(variant: Variant, snapshot: Snapshot) -> ModelFacts | None:
+    """Return the facts of the variant's model, or None if it is not installed."""
     return snapshot.catalog.get(key_of(variant.model))
 
 
-def looker(
+def evaluator(
     request: InferenceRequest, asked: ModelFacts | None, limit: int, snapshot: Snapshot, rules: Rules
 ) -> Callable[[Variant], Verdict]:
+    """Return the function that gives a variant its verdict, for one request under one snapshot.
+
+    `limit` is the largest context that the request can mean, in tokens (0 = unknown).
+    """
     settings = rules.machine.settings
     tier = automatic_num_ctx(snapshot.gpus, settings) if snapshot.gpus else rules.context.default_num_ctx
     automatic = Automatic(tier, settings.context_length or tier)
 
-    def look(variant: Variant) -> Verdict:
+    def evaluate(variant: Variant) -> Verdict:
         facts = facts_of(variant, snapshot)
         if facts is None:  # case 1
             return Verdict(variant, VerdictKind.MISSING)
@@ -40,7 +45,7 @@ def looker(
             detail = f"at most {facts.context_length} tokens"
             return Verdict(variant, VerdictKind.CONTEXT, need.lower, detail=detail, facts=facts)
         resident = usable_resident(facts, request, need, snapshot)
-        if resident is not None and resident.options is None:  # somebody else's: adopted before it is used
+        if resident is not None and resident.options is None:  # another client's: adopted before it is used
             return _adopted(variant, facts, resident, is_automatic=request.is_automatic)
         if resident is not None:  # case 4
             return Verdict(
@@ -48,25 +53,27 @@ def looker(
             )
         if snapshot.loading is not None and snapshot.loading[0] == facts.weights and snapshot.loading[1] >= need.lower:
             return Verdict(variant, VerdictKind.LOADING, snapshot.loading[1], facts=facts)  # case 4b
-        return _look_for_room(variant, facts, request, need, snapshot, rules)
+        return _evaluate_load(variant, facts, request, need, snapshot, rules)
 
-    return look
+    return evaluate
 
 
 def _adopted(variant: Variant, facts: ModelFacts, resident: Resident, *, is_automatic: bool) -> Verdict:
-    """A runner that somebody else started, with options that nobody can see but its context: it becomes ours by a
-    load-only request with the options that will follow. Where they are the same that costs nothing; where they differ
-    Ollama reloads it under our eyes, and not by a client's request."""
+    """Return the verdict on a runner that another client started, of whose options only the context is visible.
+
+    A load-only request with the options that will follow takes it over. If they equal the runner's, that costs nothing.
+    If they differ, Ollama reloads it now, under the router's control, and not during a client's request.
+    """
     waits = (resident.weights,) if resident.in_flight else ()
     is_named = can_complete(facts) and not is_automatic
     options = LoadOptions(num_ctx=resident.context_length if is_named else None)
     plan = Plan(options, (), waits, (), 0, 0, adopts=True)
     kind = VerdictKind.WAITS if waits else VerdictKind.FITS
-    return Verdict(variant, kind, resident.context_length, plan=plan, facts=facts, detail="loaded by somebody else")
+    return Verdict(variant, kind, resident.context_length, plan=plan, facts=facts, detail="loaded by another client")
 
 
 def _lacking(request: InferenceRequest, facts: ModelFacts, asked: ModelFacts | None) -> list[str]:
-    """The needs that `facts` cannot serve. The asked model itself is left to Ollama's own answer."""
+    """Return the needs that `facts` cannot serve. For the requested model itself Ollama gives that answer."""
     if asked is facts:
         return []
     if "embedding" in request.needs:
@@ -76,7 +83,7 @@ def _lacking(request: InferenceRequest, facts: ModelFacts, asked: ModelFacts | N
 
 
 def _is_same_embedder(asked: ModelFacts, other: ModelFacts) -> bool:
-    """True for another quantization of the same weights: same family, size and embedding width."""
+    """Return whether `other` is another quantization of the same weights: equal family, size and embedding width."""
     key = (asked.family, asked.parameter_size, asked.value("embedding_length"))
     return key == (other.family, other.parameter_size, other.value("embedding_length"))
 
@@ -84,9 +91,9 @@ def _is_same_embedder(asked: ModelFacts, other: ModelFacts) -> bool:
 def usable_resident(
     facts: ModelFacts, request: InferenceRequest, need: ContextNeed, snapshot: Snapshot
 ) -> Resident | None:
-    """The resident that serves the request as it is, without a reload; None when there is none.
+    """Return the resident that serves the request without a reload, or None.
 
-    A larger context than asked for is kept. `shift` is the one runner option with a meaning of its own for clients.
+    A larger context than requested is kept. `shift` is the one runner option whose effect clients notice.
     """
     for resident in snapshot.residents:
         if not _is_resident_of(resident, facts) or not resident.is_fully_resident:
@@ -108,20 +115,21 @@ def _is_resident_of(resident: Resident, facts: ModelFacts) -> bool:
 
 
 def base_options(request: InferenceRequest, facts: ModelFacts) -> LoadOptions:
-    """The runner options of a load for `request`, without num_ctx and main_gpu, which the plan decides.
+    """Return the options of a load for `request`, without num_ctx and main_gpu, which the plan decides.
 
-    512 where nobody names a batch: small, predictable, and the only one without a surcharge in Ollama's pre-flight.
-    num_gpu, num_thread, use_mmap and draft_num_predict are the router's business: one set of options per resident.
+    Unless a batch is named it is 512: small, predictable, and the only one without a surcharge in Ollama's pre-flight
+    check. num_gpu, num_thread, use_mmap and draft_num_predict are never taken from a request: a resident has one set of
+    options.
     """
     named = request.options.num_batch or facts.parameters.get("num_batch")
     if request.is_automatic:
-        return LoadOptions(num_batch=int(named or LARGEST_BATCH))  # what Ollama may choose, counted at its largest
+        return LoadOptions(num_batch=int(named or LARGEST_BATCH))  # Ollama chooses; count its largest
     if not named and not can_complete(facts):
-        return LoadOptions(shift=request.options.shift)  # an embedder wants its whole input in one batch
+        return LoadOptions(shift=request.options.shift)  # the whole input in one batch
     return LoadOptions(num_batch=int(named or DEFAULT_BATCH), shift=request.options.shift)
 
 
-def _look_for_room(
+def _evaluate_load(
     variant: Variant,
     facts: ModelFacts,
     request: InferenceRequest,
@@ -129,11 +137,12 @@ def _look_for_room(
     snapshot: Snapshot,
     rules: Rules,
 ) -> Verdict:
+    """Give the verdict on a variant that must be loaded: cases 5 to 9."""
     if (reason := snapshot.barred.get(facts.weights)) is not None:
         return Verdict(variant, VerdictKind.SPILLED, need.lower, detail=reason, facts=facts)
     base = base_options(request, facts)
     if snapshot.gpus is None:
-        verdict = _look_without_probe(variant, facts, base, need, snapshot, rules)
+        verdict = _evaluate_without_probe(variant, facts, base, need, snapshot, rules)
         if request.is_automatic and verdict.plan is not None:
             plan = replace(verdict.plan, options=LoadOptions(), counted=verdict.plan.options)
             verdict = replace(verdict, plan=plan)
@@ -148,12 +157,12 @@ def _look_for_room(
     num_ctx, plan = found.options.num_ctx or 0, found
     if request.is_automatic:
         plan = replace(found, options=LoadOptions(), counted=found.options)
-    elif not can_complete(facts) and request.num_ctx is None:  # Ollama's own choice, so that /v1 shares the runner
+    elif not can_complete(facts) and request.num_ctx is None:  # left to Ollama, so that /v1 shares the runner
         plan = replace(found, options=found.options.at(None, found.options.main_gpu), counted=found.options)
     return Verdict(variant, kind, num_ctx, found.need_bytes, found.have_bytes, plan=plan, facts=facts)
 
 
-def _look_without_probe(
+def _evaluate_without_probe(
     variant: Variant,
     facts: ModelFacts,
     base: LoadOptions,
@@ -161,10 +170,13 @@ def _look_without_probe(
     snapshot: Snapshot,
     rules: Rules,
 ) -> Verdict:
-    """Verify mode: everything else goes first, then the load is the judge; what spilled there is banned for a while."""
+    """Give the verdict in verify mode: all residents are evicted, and the load shows whether it fits.
+
+    A load that spilled is not tried again for a while.
+    """
     least_bytes = need_of(facts, base.at(need.lower), rules.machine).footprint.need_bytes
     if snapshot.ceiling_bytes is not None and least_bytes > snapshot.ceiling_bytes:
-        have_bytes, why = snapshot.ceiling_bytes, "seen by a spill"
+        have_bytes, why = snapshot.ceiling_bytes, "measured by a load that spilled"
         return Verdict(variant, VerdictKind.TOO_BIG, need.lower, least_bytes, have_bytes, why, facts=facts)
     options = base.at(need.upper)
     if rules.machine.learned.spilled_alone(facts.weights, need.upper, rules.machine.now_s):
@@ -172,7 +184,9 @@ def _look_without_probe(
         if need.lower == need.upper or rules.machine.learned.spilled_alone(
             facts.weights, need.lower, rules.machine.now_s
         ):
-            return Verdict(variant, VerdictKind.SPILLED, need.lower, detail="spilled when it was tried", facts=facts)
+            return Verdict(
+                variant, VerdictKind.SPILLED, need.lower, detail="spilled in an earlier attempt", facts=facts
+            )
     going = sorted(snapshot.residents, key=lambda resident: -resident.order)
     plan = Plan(
         options=options,

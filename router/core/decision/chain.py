@@ -1,4 +1,4 @@
-"""What could run: a variant (model + num_ctx), a chain of variants, and the chain that a model gets by itself."""
+"""What can run: a variant (model and num_ctx), a chain of variants, and the automatic chain of a model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ _PLAIN = frozenset({"latest", "instruct", "it", "chat", "qat"})
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One candidate of a chain: a model name, perhaps with its own context (a number, or "max" = what fits)."""
+    """One candidate of a chain: a model name, perhaps with a context of its own.
+
+    `num_ctx` is in tokens; "max" = the largest that fits.
+    """
 
     model: str
     num_ctx: int | Literal["max"] | None = None
@@ -29,7 +32,7 @@ class Variant:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Chain:
-    """Ordered variants, biggest first. `name` is what clients ask for.
+    """Variants in order, biggest first. `name` is what clients ask for.
 
     Compared and hashed by identity, so it can be a cache key: two chains may have one name.
     """
@@ -38,20 +41,21 @@ class Chain:
     variants: tuple[Variant, ...]
 
     def installed(self, catalog: Mapping[str, ModelFacts]) -> tuple[str, ...]:
-        """The models of its variants that are installed, in their order; `catalog` is keyed by `names.key_of`."""
+        """Return the models of its variants that are installed, in order; `catalog` is keyed by `names.key_of`."""
         return tuple(variant.model for variant in self.variants if key_of(variant.model) in catalog)
 
 
 def auto_chain(
     asked: ModelFacts, installed: Iterable[ModelFacts], mode: Literal["auto", "quantizations"] = "auto"
 ) -> Chain:
-    """The chain that `asked` gets without configuration: itself, then what may stand in for it, biggest first.
+    """Return the automatic chain of `asked`: the model itself, then its possible substitutes, biggest first.
 
     1. Smaller quantizations: same series, same flavour (instruct, vision, coder …), equal parameter count.
     2. Unless mode is "quantizations": members of the series with fewer parameters.
-    Of several tags that share one weights blob the first by name is taken. Nothing that lacks a capability of `asked`
-    enters. An embedding model stands alone, since vectors of two models do not compare (docs/reliability.md, C10); with
-    "quantizations" asked for, its own quantizations may follow.
+
+    Of several tags that share one weights blob the first by name is taken. A model that lacks a capability of `asked`
+    is left out. An embedding model gets no substitute, because vectors of two models do not compare
+    (docs/reliability.md, C10); with mode "quantizations" its own quantizations may follow.
     """
     if mode == "auto" and "embedding" in asked.capabilities:
         return Chain(asked.name, (Variant(asked.name),))
@@ -68,10 +72,10 @@ def auto_chain(
 
 @lru_cache(maxsize=8192)
 def series(name: str) -> tuple[str, frozenset[str]]:
-    """The series of a model name and its flavour: ``llama3.1:8b-instruct-q8_0`` → ("llama", {}).
+    """Return the series of a model name and its flavour: ``llama3.1:8b-instruct-q8_0`` → ("llama", {}).
 
-    The stem is namespace and model without version numbers; the flavour is what the tag says beyond size and
-    quantization. ``instruct``, ``it`` and ``chat`` are what a plain tag means in Ollama's library.
+    The series is namespace and model without version numbers. The flavour is what the tag names besides size and
+    quantization; ``instruct``, ``it`` and ``chat`` are left out, because a plain tag means them in Ollama's library.
     """
     path, _, last = name.rpartition("/")
     model, _, tag = last.partition(":")

@@ -1,6 +1,7 @@
-"""Which num_ctx a variant would run with: what the request, the chain entry or the Modelfile demand, or what fits.
+"""The num_ctx of a variant: the one that the request, the chain entry or the Modelfile names, else one that fits.
 
-The router always names num_ctx: the automatic tiers of Ollama (32768 at 24 GB, 262144 at 48 GB) spill models that fit.
+The router names num_ctx in every load that it can, because Ollama's automatic tiers (32768 at 24 GB, 262144 at 48 GB)
+spill models that fit.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from router.core.ollama.model import ModelFacts
 from router.core.ollama.options import can_complete
 from router.core.payload.read import InferenceRequest
 
-BYTES_PER_TOKEN = 4  # a rough average of English text; only to see that a prompt cannot fit
+BYTES_PER_TOKEN = 4  # a rough average of English text; only used to detect prompts that cannot fit
 
 
 @dataclass(frozen=True, slots=True)
 class ContextRules:
-    """Operator's rules: default and least automatic context, the step that demands are rounded up to, and a cap."""
+    """The operator's rules, in tokens: default and least automatic context, step that contexts are rounded to, cap."""
 
     default_num_ctx: int = 32768
     min_num_ctx: int = 8192
@@ -28,9 +29,10 @@ class ContextRules:
 
 @dataclass(frozen=True, slots=True)
 class ContextNeed:
-    """The contexts that serve a request: at least `lower`; a load takes the largest that fits up to `upper`.
+    """The contexts in tokens that serve a request: at least `lower`; a load takes the largest that fits up to `upper`.
 
-    `lower == upper` is a demand. `is_enough` False: the model's own maximum is below what the request needs.
+    `lower == upper`: exactly this context is required. `is_enough` False: the model's maximum is below what is
+    required.
     """
 
     lower: int
@@ -46,7 +48,7 @@ class Automatic(NamedTuple):
 
 
 def round_up(num_ctx: int, step: int) -> int:
-    """`num_ctx` rounded up to `step`, so that clients which change it on every turn do not reload."""
+    """Return `num_ctx` rounded up to `step`, so that a client which changes it on every turn causes no reload."""
     return -(-max(num_ctx, 4) // step) * step
 
 
@@ -55,12 +57,12 @@ def _clamp(num_ctx: int, facts: ModelFacts) -> int:
 
 
 def prompt_tokens(request: InferenceRequest) -> int:
-    """A rough count of what the context must hold: prompt and answer."""
+    """Estimate the tokens that the context must hold: prompt and answer."""
     return request.prompt_bytes // BYTES_PER_TOKEN + max(0, request.num_predict or 0)
 
 
-def demanded(request: InferenceRequest, variant: Variant, facts: ModelFacts) -> int | None:
-    """The context named by the request, else by the chain entry, else by the Modelfile; None where none names one."""
+def named_num_ctx(request: InferenceRequest, variant: Variant, facts: ModelFacts) -> int | None:
+    """Return the context that the request names, else the chain entry, else the Modelfile; None if none names one."""
     if request.num_ctx is not None:
         return request.num_ctx
     if isinstance(variant.num_ctx, int):
@@ -77,16 +79,16 @@ def context_need(
     automatic: Automatic,
     rules: ContextRules,
 ) -> ContextNeed:
-    """The contexts with which `variant` may serve `request`.
+    """Return the contexts with which `variant` may serve `request`.
 
-    `limit` is the maximum of the model that the client named (0 =
-    unknown): a fallback must hold what that one would have held, never less.
+    `limit` is the maximum of the model that the client named (0 = unknown): a fallback must hold what that model would
+    have held.
     """
     cap = rules.max_num_ctx or facts.context_length or 1 << 30
     if request.is_automatic or (not can_complete(facts) and request.num_ctx is None):  # at Ollama's own context
         num_ctx = _clamp(automatic.own_num_ctx, facts)
         return ContextNeed(num_ctx, num_ctx)
-    named = demanded(request, variant, facts)
+    named = named_num_ctx(request, variant, facts)
     if named is not None:
         wanted = min(named, limit or named, rules.max_num_ctx or named)
         num_ctx = min(_clamp(round_up(wanted, rules.step), facts), cap)

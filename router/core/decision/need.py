@@ -1,7 +1,7 @@
-"""What one model, started with given options, needs on one card or split over several, with all that was learned.
+"""Memory a model needs with given options, on one card or split, corrected by past measurements.
 
-The need on a single card does not depend on what is free there, so it is computed once for all cards of a kind; a plan
-over many cards and many sets of victims then costs comparisons only.
+The need on a single card does not depend on its free memory, so it is computed once for all cards of a kind. A plan
+over many cards and many sets of victims then costs only comparisons.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ NOTHING_LEARNED = Learned.of(())
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MachineRules:
-    """What is known of the server and its cards beside the snapshot. `now_s` is Unix time, for what was learned.
+    """What is known about the server and its cards besides the snapshot.
+
+    `now_s` is Unix time, for the age of measurements.
 
     Compared and hashed by identity, so it can be a cache key.
     """
@@ -38,7 +40,7 @@ class MachineRules:
 
 
 def memory_options(facts: ModelFacts, options: LoadOptions, settings: ServerSettings) -> MemoryOptions:
-    """The footprint's view of a runner that Ollama starts with `options`; num_ctx must be named."""
+    """Return the options that affect memory, of a runner that Ollama starts with `options`; num_ctx must be named."""
     num_ctx = options.num_ctx or 0
     batch = DEFAULT_BATCH if can_complete(facts) else min(EMBEDDING_BATCH, num_ctx)
     return MemoryOptions(
@@ -52,12 +54,12 @@ def memory_options(facts: ModelFacts, options: LoadOptions, settings: ServerSett
 
 @lru_cache(maxsize=512)
 def need_of(facts: ModelFacts, options: LoadOptions, rules: MachineRules) -> MemoryNeed:
-    """The needs of `facts` with `options`, remembered as long as the rules are the same object."""
+    """Return the need of `facts` with `options`, cached for as long as `rules` is the same object."""
     return MemoryNeed(facts, options, rules)
 
 
 class MemoryNeed:
-    """See `need_of`."""
+    """The memory that one model needs with given options; made by `need_of`."""
 
     __slots__ = ("_facts", "_margin_bytes", "_rules", "_singles", "asked", "footprint")
 
@@ -76,11 +78,11 @@ class MemoryNeed:
         return self.footprint.kv_bytes + self.footprint.state_bytes
 
     def need_bytes(self, gpu: Gpu) -> int:
-        """What must be free on `gpu` for all of it there: driver context, margin and safety included."""
+        """Return the bytes that must be free on `gpu` for the whole model: with driver context, margin and safety."""
         return self._single(gpu).devices[0].need_bytes
 
     def on(self, group: Sequence[Gpu]) -> Placement:
-        """The placement over exactly `group`, with each card's free memory as it says."""
+        """Return the placement over exactly `group`, with each card's free memory."""
         if len(group) != 1:
             return self._place(group)
         gpu = group[0]

@@ -1,4 +1,4 @@
-"""A decision in words and bytes, for people: refusals, `explain`, the log. One line per variant."""
+"""A decision as text and as data, for people: refusals, `explain`, the log. One line per variant."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from router.core.units import GIB
 
 
 def line(verdict: Verdict) -> str:
-    """One verdict: ``llama3.3:70b at 8192: too big (needs 44.1 GiB, has 23.4 GiB)``."""
+    """Return one verdict as text: ``llama3.3:70b at 8192: too big (needs 44.1 GiB, has 23.4 GiB)``."""
     text = verdict.variant.model
     if verdict.num_ctx:
         text += f" at {verdict.num_ctx}"
@@ -23,13 +23,13 @@ def line(verdict: Verdict) -> str:
 
 
 def refusal(chain: Chain, decision: Decision) -> str:
-    """Why nothing of the chain can serve, in one sentence with every variant's bytes."""
+    """Return why no variant of the chain can serve, in one sentence with every variant's bytes."""
     lines = "; ".join(line(verdict) for verdict in decision.verdicts)
     return f"no variant of {chain.name} runs fully on the GPU now: {lines}"
 
 
 def _why(verdict: Verdict) -> str:
-    """A short reason in bytes or in words, beside the verdict itself."""
+    """Return a short reason, in bytes or words, that is shown beside the verdict."""
     short_bytes = verdict.need_bytes - verdict.have_bytes
     if short_bytes > 0:
         return f"{short_bytes / GIB:.1f} GiB short"
@@ -39,7 +39,7 @@ def _why(verdict: Verdict) -> str:
 
 
 def as_data(chain: Chain, decision: Decision) -> dict[str, Any]:
-    """The decision as JSON: the form of `GET /router/explain` and of `ollama-router explain --json`."""
+    """Return the decision as JSON data: the form of `GET /router/explain` and of `ollama-router explain --json`."""
     return {
         "chain": chain.name,
         "outcome": decision.outcome.value,

@@ -1,4 +1,4 @@
-"""What is loaded and what is free, frozen into one Snapshot that the decision looks at."""
+"""What is loaded and what is free, frozen into one Snapshot that a decision is made on."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from router.core.units import GIB
 
 @dataclass(frozen=True, slots=True)
 class Resident:
-    """A model that is loaded now (`/api/ps`), with what the router knows of it.
+    """A model that is loaded now (`/api/ps`), with what the router knows about it.
 
-    `held_bytes` is what it holds per card (index → bytes, context included), measured where possible, and
-    `free_at_load_bytes` what the driver had free per card just before its load. `order` rises with each load: the
-    youngest has the highest. `options` is None for a runner that somebody else loaded. `keep_alive_s` is what Ollama
-    was told (inf = for ever). `wanted` counts requests that wait for it; `kept` marks the models of `keep:`.
-    `is_spilled` marks what was measured not to be (wholly) there, `is_going` what is being unloaded.
+    `held_bytes` is what it occupies per card (index → bytes, context included), measured where possible;
+    `free_at_load_bytes` is the driver's free memory per card just before its load. `order` rises with each load.
+    `options` is None if another client loaded it. `keep_alive_s` is the value sent to Ollama (inf = indefinitely).
+    `wanted` counts requests that wait for it. `kept` marks the models of `defaults.keep`. `is_spilled`: a measurement
+    showed that it is not wholly on the GPU. `is_going`: it is being unloaded.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Resident:
 
     @property
     def is_fully_resident(self) -> bool:
-        """True when the upstream says that everything is on the GPU and nothing measured contradicts it."""
+        """True if the upstream reports everything on the GPU and no measurement contradicts it."""
         return (
             not (self.is_spilled or self.is_going)
             and self.size_vram_bytes > 0
@@ -49,13 +49,13 @@ class Resident:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Everything that a decision may look at. `gpus` None = no reading (verify mode); () = there is no GPU.
+    """Everything that a decision may depend on. `gpus` None = no reading (verify mode); () = there is no GPU.
 
     `catalog` maps canonical names to facts. `may_upgrade` is False while the swap budget of the minute is spent.
-    `barred` names weights that just failed to load, with the reason. `loading` is what a switch under way loads:
-    weights and num_ctx. `floor_bytes` is the least per card that was not taken by others over
-    `defaults.upgrade_after_s` (free + what residents hold); a card that is missing has no history. Without a probe,
-    `ceiling_bytes` is what a load that spilled alone could place on the cards.
+    `barred` maps weights that just failed to load to the reason. `loading` is what a switch in progress loads: weights
+    and num_ctx. `floor_bytes` is, per card, the least memory that others left over `defaults.upgrade_after_s` (free +
+    held by residents); a card that is missing has no history. Without a probe, `ceiling_bytes` is what a load that
+    spilled alone could place on the cards.
     """
 
     gpus: tuple[Gpu, ...] | None

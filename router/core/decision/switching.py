@@ -1,7 +1,7 @@
-"""Planning one switch, pure: which residents go, where the newcomer is loaded, so that Ollama has no decision left.
+"""Planning a switch, pure: which residents are evicted and where the model is loaded, so that Ollama has no choice.
 
-A plan is sound when the newcomer fits by llama.cpp's own arithmetic *and* Ollama's pre-flight, replayed on what it
-believes, evicts nothing and places the newcomer where we do (`ollama/scheduler.py`, `foresee_load`).
+A plan is sound if the model fits by llama.cpp's own arithmetic *and* Ollama's pre-flight check, replayed on what Ollama
+believes, evicts nothing and places the model where the plan does (`ollama/scheduler.py`, `foresee_load`).
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from router.core.ollama.runner import Gpu, LoadOptions
 from router.core.ollama.scheduler import foresee_load
 
 STALL_BYTES = 4 << 30
-"""Beside other residents each unload may stall Ollama for 5 s: as long as loading this much. See docs/ollama.md,
+"""An unload beside other residents may stall Ollama for 5 s, in which it could load this much. See docs/ollama.md,
 "Keep-alive and unload"."""
 
 SPLIT_SLACK = 1.1
-"""How Ollama has booked a split runner is only known in sum (caches that it loses, a projector on one card): each part
-is taken for so much larger, so that no eviction by Ollama comes as a surprise."""
+"""Factor on what Ollama has booked per card for a split runner. Only the sum is known (it loses caches, and a projector
+is on one card), so each part is overestimated: no eviction by Ollama may come as a surprise."""
 
-MOST_RESIDENTS = 6  # subsets of more residents than this are tried youngest first only
+MOST_RESIDENTS = 6  # of more residents than this only sets of the youngest are tried
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """One switch: unload `evict` (weights, in this order), then load the model with `options` on `cards`.
 
-    `waits_for` are those of `evict` that have requests in flight: the switch starts when they are idle. The needs
-    include driver context, margin and safety (a refilled split may dip into a margin: then it is what the card has);
-    `counted` are the options that the bytes stand for, where `options` leave a choice to Ollama.
-    `adopts`: somebody else's runner is taken over as it is. `expected_bytes` is what the probe should see go, by the
-    formula alone.
+    `waits_for` are those of `evict` with requests in flight: the switch starts when they are idle. The needs include
+    driver context, margin and safety (a split may use part of a margin: then the need is what the card has). `counted`
+    are the options that the bytes stand for, if `options` leave a choice to Ollama. `adopts`: another client's runner
+    is taken over unchanged. `expected_bytes` is by how much the probe should see free memory drop, by the formula
+    alone.
     """
 
     options: LoadOptions
@@ -56,7 +56,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Shortage:
-    """Why no plan exists: the least that would be needed against the most that could be had, and a reason."""
+    """Why no plan exists: the least that is needed, the most that is available, both in bytes, and a reason."""
 
     need_bytes: int
     have_bytes: int
@@ -72,17 +72,17 @@ def plan_switch(
     *,
     may_pin: bool = True,
 ) -> Plan | Shortage:
-    """The cheapest sound plan to load `facts` with the largest context of `need` that fits; `base` has the rest.
+    """Return the cheapest sound plan to load `facts` with the largest context of `need` that fits; `base` has the rest.
 
-    Evictions are weighed before context: a smaller context beside neighbours is not preferred to a full one alone,
-    but a plan is only taken at a smaller context when no plan exists at a larger one. Without `may_pin` the request
-    cannot name a card, so Ollama must choose the one that we would.
+    Context counts more than evictions: residents are evicted rather than loading with a smaller context beside them,
+    and a smaller context is taken only if no plan exists for a larger one. Without `may_pin` the request cannot name a
+    card, so Ollama must choose the planned card by itself.
     """
     found = _plan_at(facts, base.at(need.upper), snapshot, rules, may_pin=may_pin)
     if isinstance(found, Plan) or need.upper == need.lower:
         return found
     least = _plan_at(facts, base.at(need.lower), snapshot, rules, may_pin=may_pin)
-    if isinstance(least, Shortage):  # then nothing in between has a plan either
+    if isinstance(least, Shortage):  # then no context in between has a plan either
         return least
     for num_ctx in contexts(need, rules.step):
         if need.lower < num_ctx < need.upper:
@@ -93,7 +93,7 @@ def plan_switch(
 
 
 def contexts(need: ContextNeed, step: int) -> Iterator[int]:
-    """From the largest context down to the least, in halves rounded to `step`, ending with `lower` itself."""
+    """Yield the largest context, then each time three quarters of it rounded down to `step`, and `lower` at the end."""
     num_ctx = need.upper
     while num_ctx > need.lower:
         yield num_ctx
@@ -118,14 +118,14 @@ def _plan_at(
 
 
 def _nearer(one: Shortage | None, other: Shortage) -> Shortage:
-    """The shortage that misses by less."""
+    """Return the shortage that misses by less."""
     if one is None or other.have_bytes - other.need_bytes > one.have_bytes - one.need_bytes:
         return other
     return one
 
 
 def _cost(evicted: Sequence[Resident]) -> tuple[int, int, int, int, int]:
-    """What an eviction costs: kept models first, then waiting for the busy, then what is wanted again, then bytes."""
+    """Return what an eviction costs: kept models first, then busy ones, then wanted ones, then bytes, then age."""
     return (
         sum(r.kept for r in evicted),
         sum(r.in_flight > 0 for r in evicted),
@@ -136,7 +136,10 @@ def _cost(evicted: Sequence[Resident]) -> tuple[int, int, int, int, int]:
 
 
 def _subsets(residents: Sequence[Resident], always: tuple[Resident, ...]) -> Iterable[tuple[Resident, ...]]:
-    """Sets of residents to evict, cheapest first; `always` (an older runner of the same weights) is in each."""
+    """Return the sets of residents to evict, cheapest first.
+
+    `always` (older runners of the same weights) is in each.
+    """
     if not residents:
         return [()]
     others = sorted((r for r in residents if r not in always), key=lambda r: -r.order)
@@ -156,10 +159,10 @@ def _plan_without(
     *,
     may_pin: bool,
 ) -> Plan | Shortage:
-    """The plan on the cards as they are once `evicted` has gone: one card if one suffices, else split over all.
+    """Plan on the cards as they are after `evicted` were unloaded: on one card if one suffices, else split over all.
 
-    Single cards come first, the tightest that does before roomier ones, so that a big card stays free. On a machine
-    with several cards a model on one card is pinned with `main_gpu`; a split one goes without.
+    Single cards come first, from the tightest to the roomiest, so that a big card stays free. On a machine with several
+    cards a model on one card is pinned with `main_gpu`; a split one is not.
     """
     gpus = _cards_without(evicted, snapshot)
     stay = tuple(r for r in snapshot.residents if r not in evicted) if evicted else snapshot.residents
@@ -170,7 +173,7 @@ def _plan_without(
             nearest = _nearer(nearest, Shortage(need, gpu.free_bytes, "too big"))
             continue
         pinned = options.at(options.num_ctx, gpu.index) if may_pin and len(gpus) > 1 else options
-        if not (reason := _interferes(facts, pinned, memory, (gpu,), gpus, stay, rules)):
+        if not (reason := _obstacle(facts, pinned, memory, (gpu,), gpus, stay, rules)):
             return _plan(pinned, evicted, memory.on((gpu,)), memory)
         nearest = _nearer(nearest, Shortage(need, gpu.free_bytes, reason))
     assert nearest is not None
@@ -187,14 +190,14 @@ def _split(
     rules: MachineRules,
     nearest: Shortage,
 ) -> Plan | Shortage:
-    """The plan over all cards together."""
+    """Plan over all cards together."""
     have = sum(gpu.free_bytes for gpu in gpus)
     least = memory.footprint.need_bytes + sum(gpu.context_bytes for gpu in gpus)
-    if least > have:  # not even without margins: no need to deal the layers out
+    if least > have:  # too big even without margins: skip distributing the layers
         return _nearer(nearest, Shortage(least, have, "too big"))
     placement, spread = memory.on(gpus), options.at(options.num_ctx)
     reason = "too big"
-    if placement.fits and not (reason := _interferes(facts, spread, memory, gpus, gpus, stay, rules)):
+    if placement.fits and not (reason := _obstacle(facts, spread, memory, gpus, gpus, stay, rules)):
         return _plan(spread, evicted, placement, memory)
     need = placement.need_bytes if placement.fits else max(placement.need_bytes, have + 1)
     return _nearer(nearest, Shortage(need, have, reason))
@@ -205,7 +208,7 @@ def _by_free(gpu: Gpu) -> tuple[int, int]:
 
 
 def _cards_without(evicted: tuple[Resident, ...], snapshot: Snapshot) -> tuple[Gpu, ...]:
-    """The cards with what `evicted` hold given back."""
+    """Return the cards with the memory of `evicted` freed."""
     assert snapshot.gpus
     if not evicted:
         return snapshot.gpus
@@ -213,11 +216,11 @@ def _cards_without(evicted: tuple[Resident, ...], snapshot: Snapshot) -> tuple[G
 
 
 def _free_bytes(gpu: Gpu, evicted: Iterable[Resident]) -> int:
-    coming_back = sum(resident.held_bytes.get(gpu.index, 0) for resident in evicted)
-    return min(gpu.total_bytes, gpu.free_bytes + coming_back)
+    freed = sum(resident.held_bytes.get(gpu.index, 0) for resident in evicted)
+    return min(gpu.total_bytes, gpu.free_bytes + freed)
 
 
-def _interferes(
+def _obstacle(
     facts: ModelFacts,
     options: LoadOptions,
     memory: MemoryNeed,
@@ -226,12 +229,12 @@ def _interferes(
     stay: tuple[Resident, ...],
     rules: MachineRules,
 ) -> str:
-    """Why Ollama itself would do something else with this load; "" when it has no decision left."""
+    """Return why Ollama would not load the model as planned, or why it would spill; "" if nothing is in the way."""
     foresight = foresee_load(facts, options, gpus, [booked(resident, gpus) for resident in stay], rules.settings)
     if foresight.evicts:
-        return "Ollama would evict a neighbour"
+        return "Ollama would evict another model"
     if foresight.cards and set(foresight.cards) != {gpu.index for gpu in group}:
-        return "Ollama would place it elsewhere"
+        return "Ollama would choose other cards"
     free = min(gpu.free_bytes for gpu in group)
     if rules.learned.banned(facts.weights, memory.asked, free, rules.now_s):
         return "it spilled before at this free level"
@@ -239,15 +242,15 @@ def _interferes(
 
 
 def booked(resident: Resident, gpus: tuple[Gpu, ...]) -> OllamaResident:
-    """What Ollama has booked for `resident`, from what can be observed of it (see `OllamaResident`)."""
+    """Return what Ollama has booked for `resident`, as far as it can be observed (see `OllamaResident`)."""
     pinned = resident.options.main_gpu if resident.options else None
-    cards = tuple(sorted(index for index, held in resident.held_bytes.items() if held)) or (0,)
+    cards = tuple(sorted(index for index, size in resident.held_bytes.items() if size)) or (0,)
     if pinned is not None:
         cards = (pinned,)
     context = {gpu.index: gpu.context_bytes for gpu in gpus}
-    # the driver's contexts are in what the probe saw, but not in what Ollama has booked
-    held = [max(0, resident.held_bytes.get(card, 0) - context.get(card, 0)) for card in cards]
-    buffers = [int(resident.size_vram_bytes * part * SPLIT_SLACK) // (sum(held) or 1) for part in held]
+    # The probe's figures include the driver contexts, what Ollama has booked does not.
+    sizes = [max(0, resident.held_bytes.get(card, 0) - context.get(card, 0)) for card in cards]
+    buffers = [int(resident.size_vram_bytes * part * SPLIT_SLACK) // (sum(sizes) or 1) for part in sizes]
     free = [resident.free_at_load_bytes.get(card) for card in cards]
     return OllamaResident(
         weights=resident.weights,

@@ -1,20 +1,20 @@
-"""Whose turn it is on one backend: who is let in now, what is loaded next, what must close for it. Pure.
+"""The queue's rules on one backend: who is let in now, what is loaded next, what must close for it. Pure.
 
 `turns` applies these rules, in this order:
 
  1. GROUPS     Tickets that wait for the same weights at the same context form a group; one load serves all of them.
- 2. DUE        A ticket that waited while its model was loaded is let in to it, even where rule 5 has closed it:
-               otherwise two models whose loads take longer than the age bound would push each other out indefinitely.
+ 2. DUE        A ticket that waited while its model was loaded is let in to it, even if rule 5 has closed it:
+               otherwise two models whose loads take longer than the age bound would evict each other indefinitely.
  3. RESIDENT   A ticket whose model is resident is let in, unless rule 5 has closed it.
- 4. REFUSED    A ticket that nothing can serve is let in, to be refused or passed on. Not during a switch: its memory
-               is on the way, so what does not fit now may fit in a moment.
- 5. IMPATIENT  A group whose oldest ticket has waited for the age bound, or was overtaken too often by the residents
-               in its way. The first such group closes those residents: they take no new requests, finish those in
-               flight, and go.
+ 4. REFUSED    A ticket that nothing can serve is let in, to be refused or passed through. Not during a switch: memory
+               is being freed then, so what does not fit now may fit in a moment.
+ 5. IMPATIENT  A group is impatient if its oldest ticket has waited for the age bound, or was overtaken too often by the
+               residents in its way. The first such group closes those residents: they take no new requests, finish
+               those in flight, and are evicted.
  6. ORDER      Impatient groups by age; then the others, most tickets per byte to load first.
  7. START      The first group in order whose plan waits for no busy resident, and evicts none that a request was
-               just let in to. Nothing behind the first impatient group is started: it would take its memory.
- 8. LOOK AGAIN Where something waits and nothing starts: when the next ticket turns impatient.
+               just let in to. No group after the first impatient one is started: it would take its memory.
+ 8. LOOK AGAIN If a group waits and none starts: when the next ticket turns impatient.
 
 During a switch only rules 1 to 4 apply, with what the switch has closed.
 """
@@ -29,11 +29,11 @@ from router.core.decision.switching import Plan
 from router.core.decision.verdict import Decision, VerdictKind
 
 LOOK_AGAIN_S = 0.5
-"""Shortest pause before the rules are applied again while somebody is impatient."""
+"""Shortest pause before the rules are applied again while a group is impatient."""
 
 
 class Serving(Protocol):
-    """What the rules need of a resident: `served` requests since it was loaded as number `order`."""
+    """What the rules need of a resident: the number of its load, and how many requests it has served since."""
 
     @property
     def order(self) -> int: ...
@@ -44,10 +44,10 @@ class Serving(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A request in line, and what it would get now.
+    """A request in the queue, and the decision that it would get now.
 
-    `number` identifies it. `served_before` is what each resident (by its `order`) had served when it came. `is_due`:
-    its model was loaded while it waited.
+    `number` identifies it, `since_s` is when it came. `served_before` is what each resident (by its `order`) had served
+    by then. `is_due`: its model was loaded while it waited.
     """
 
     number: int
@@ -58,13 +58,13 @@ class Waiting:
 
     @property
     def weights(self) -> str:
-        """What it waits for."""
+        """The weights that it waits for."""
         return wanted_weights(self.decision)
 
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """When a group turns impatient (rule 5)."""
+    """When a group turns impatient (rule 5): after seconds of waiting, or after as many requests have overtaken it."""
 
     age_bound_s: float
     affinity_count: int
@@ -72,8 +72,11 @@ class Patience:
 
 @dataclass(frozen=True, slots=True)
 class Turns:
-    """The numbers of the tickets to let in, the residents closed to newcomers, what to load now (the decision of its
-    group), and when to look again (None = when something changes).
+    """What the rules demand now.
+
+    `let_in` are numbers of tickets, `closed` the weights of residents that take no new requests. `start` is the
+    decision of the group to load for. `look_again_s` is in how many seconds to apply the rules again (None = when
+    something changes).
     """
 
     let_in: tuple[int, ...]
@@ -91,7 +94,7 @@ class _Group:
 
     @property
     def plan(self) -> Plan | None:
-        """The switch that would serve them; None where none is needed or none exists."""
+        """The switch that would serve the group; None if none is needed or none exists."""
         return self.decision.chosen.plan if self.decision.chosen is not None else None
 
     @property
@@ -108,8 +111,10 @@ def turns(
     entering: frozenset[str] = frozenset(),
     closed_by_switch: frozenset[str] | None = None,
 ) -> Turns:
-    """Apply the rules of the module. `entering` are the weights that requests let in before are about to use;
-    `closed_by_switch` is None while no switch runs.
+    """Apply the rules of this module.
+
+    `entering` are the weights that requests let in earlier are about to use; `closed_by_switch` is None if no switch
+    runs.
     """
     groups = _groups(waiting)  # rule 1
     if closed_by_switch is not None:
@@ -130,7 +135,7 @@ def turns(
 
 
 def wanted_weights(decision: Decision) -> str:
-    """The weights that a decision waits for; "" when it waits for nothing."""
+    """Return the weights that a decision waits for; "" if it waits for nothing."""
     chosen = decision.chosen
     if chosen is None:
         return ""
@@ -149,7 +154,7 @@ def _groups(waiting: Sequence[Waiting]) -> list[_Group]:
 
 
 def _let_in(groups: Sequence[_Group], closed: frozenset[str], *, may_refuse: bool) -> tuple[int, ...]:
-    """Rules 2 to 4."""
+    """Apply rules 2 to 4 and return the numbers of the tickets to let in."""
     numbers: list[int] = []
     for group in groups:
         chosen = group.decision.chosen
@@ -176,19 +181,19 @@ def _is_impatient(group: _Group, residents: Mapping[str, Serving], now_s: float,
 
 
 def _overtaken(ticket: Waiting, plan: Plan | None, residents: Mapping[str, Serving]) -> int:
-    """Requests that the residents which `plan` would evict have served since the ticket came."""
+    """Count the requests that the residents which `plan` would evict have served since the ticket came."""
     in_the_way = [residents[weights] for weights in plan.evict if weights in residents] if plan is not None else []
     return sum(resident.served - ticket.served_before.get(resident.order, 0) for resident in in_the_way)
 
 
 def _weights_of(waiting: Sequence[Waiting], let_in: tuple[int, ...]) -> frozenset[str]:
-    """What those who were let in are about to use: as good as in flight."""
+    """Return the weights that the requests let in are about to use: they count as in flight."""
     numbers = set(let_in)
     return frozenset(ticket.weights for ticket in waiting if ticket.number in numbers)
 
 
 def _start(ordered: Sequence[_Group], first: _Group | None, in_use: frozenset[str]) -> Decision | None:
-    """Rule 7."""
+    """Apply rule 7 and return the decision of the group to load for."""
     for group in ordered:
         plan = group.plan
         if plan is not None and not plan.waits_for and not in_use.intersection(plan.evict):

@@ -1,4 +1,4 @@
-"""The words of a decision: the finding on one variant, and the decision over a chain with the rules that it follows."""
+"""The terms of a decision: the verdict on one variant, the decision over a chain, and the rules that it follows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from router.core.ollama.model import ModelFacts
 
 
 class VerdictKind(Enum):
-    """The finding on one candidate; see the module's numbered cases."""
+    """The verdict on one variant, by the numbered cases of `policy.py`; the value is the text for people."""
 
     MISSING = "not installed"
     INCAPABLE = "cannot do what the request needs"
@@ -35,7 +35,7 @@ USABLE = READY | frozenset({VerdictKind.FITS, VerdictKind.WAITS, VerdictKind.TRI
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The finding on one variant. Bytes are 0 where they were not computed; `detail` is a short sentence for people."""
+    """The verdict on one variant. Bytes are 0 if they were not computed; `detail` is a short text for people."""
 
     variant: Variant
     kind: VerdictKind
@@ -50,7 +50,7 @@ class Verdict:
 
 
 class Outcome(Enum):
-    """The kind of the answer."""
+    """The kind of a decision."""
 
     EXACT = "exact"
     FALLBACK = "fallback"
@@ -60,7 +60,7 @@ class Outcome(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What shall run, and one verdict for each variant that was looked at."""
+    """The variant to run, and one verdict for each variant that was evaluated."""
 
     outcome: Outcome
     chosen: Verdict | None

@@ -164,7 +164,7 @@ def test_split_that_ollama_would_not_make_is_refused():
     cards = (gpu_of(0, 20), gpu_of(1, 20))
     found = plan(wide, Snapshot(cards, catalog=catalog_of(wide)), ContextNeed(32768, 32768))
     assert isinstance(found, Shortage)
-    assert found.reason == "Ollama would place it elsewhere"
+    assert found.reason == "Ollama would choose other cards"
 
 
 def test_pinned_resident_is_booked_on_its_card_by_its_own_number():
