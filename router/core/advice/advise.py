@@ -1,4 +1,4 @@
-"""What to do about a model that is too big: the cures on this machine, and the machine that would need no cure."""
+"""What to do about a model that is too big: cures on this machine, and hardware that needs no cure."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ Kind = Literal["variant", "context", "cache", "slots", "batch", "quantization", 
 
 @dataclass(frozen=True, slots=True)
 class Cure:
-    """One change that makes it run fully on the GPU. `is_estimate`: the bytes of a file that is not here."""
+    """One change that makes the model run fully on the GPU.
+
+    `is_estimate`: its bytes are those of a file not installed here.
+    """
 
     kind: Kind
     text: str
@@ -42,7 +45,7 @@ class Cure:
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """Cards that would run the asked model fully. `split_cost_bytes` is what sharing it between them takes extra."""
+    """Cards that would run the model fully. `split_cost_bytes` is the memory that splitting it between them adds."""
 
     cards: int
     size_gb: int
@@ -52,8 +55,11 @@ class Hardware:
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """`cures` best first; `hardware` the smallest single card and the smallest pair that would do; `main_memory_bytes`
-    what must be free in main memory if it runs here all the same, partly on the CPU."""
+    """The result of `advise`.
+
+    `cures` come best first; `hardware` is the smallest single card and the smallest pair that suffice;
+    `main_memory_bytes` is what must be free in main memory to run the model here anyway, partly on the CPU.
+    """
 
     fit: Fit
     cures: tuple[Cure, ...]
@@ -62,7 +68,7 @@ class Advice:
 
 
 def advise(asked: ModelFacts, installed: Iterable[ModelFacts], options: MemoryOptions, cards: Sequence[Card]) -> Advice:
-    """What to do about `asked` with `options` on `cards`; `installed` is everything the server has."""
+    """Return what to do about `asked` with `options` on `cards`; `installed` is every model on the server."""
     fit = examine(asked, options, cards)
     cures = () if fit.fits else tuple(_cures(asked, tuple(installed), options, cards, fit))
     spilled = 0 if fit.fits else main_memory_bytes(asked, options, cards)
@@ -72,7 +78,10 @@ def advise(asked: ModelFacts, installed: Iterable[ModelFacts], options: MemoryOp
 def _cures(
     asked: ModelFacts, installed: tuple[ModelFacts, ...], options: MemoryOptions, cards: Sequence[Card], fit: Fit
 ) -> Iterator[Cure]:
-    """In order of what it costs the answers: another quantization, fewer settings, a file to fetch, a smaller model."""
+    """Yield cures by how little they change the answers.
+
+    The order: another quantization, other settings, a shorter context, a file to fetch, a smaller model.
+    """
     same, smaller = _stand_ins(asked, installed)
     yield from _first_fitting("variant", "use {model}, which is installed", same, options, cards)
     yield from _other_settings(asked, options, cards)
@@ -85,7 +94,7 @@ def _cures(
 
 
 def _stand_ins(asked: ModelFacts, installed: tuple[ModelFacts, ...]) -> tuple[list[ModelFacts], list[ModelFacts]]:
-    """The installed models of `asked`'s automatic chain: its other quantizations, and the smaller members."""
+    """Return the installed models of the automatic chain of `asked`: its other quantizations, and smaller members."""
     by_name = {facts.name: facts for facts in installed}
     same = [by_name[one.model] for one in auto_chain(asked, installed, "quantizations").variants[1:]]
     chain = [by_name[one.model] for one in auto_chain(asked, installed).variants[1:]]
@@ -105,7 +114,7 @@ def _first_fitting(
 
 
 def _other_settings(asked: ModelFacts, options: MemoryOptions, cards: Sequence[Card]) -> Iterator[Cure]:
-    """Server settings that help without changing the answers much."""
+    """Yield server settings that help without changing the answers much."""
     changes: list[tuple[Kind, str, MemoryOptions]] = []
     if options.num_parallel > 1:
         changes.append(("slots", "set OLLAMA_NUM_PARALLEL=1", replace(options, num_parallel=1)))
@@ -121,7 +130,7 @@ def _other_settings(asked: ModelFacts, options: MemoryOptions, cards: Sequence[C
 
 
 def _file_to_fetch(asked: ModelFacts, options: MemoryOptions, cards: Sequence[Card]) -> Iterator[Cure]:
-    """The biggest smaller quantization that would fit; its size follows from bits per weight."""
+    """Yield the biggest smaller quantization that would fit; its size is estimated from bits per weight."""
     weights = footprint(asked, options).weights_bytes
     bits = 8 * weights / asked.parameter_count if asked.parameter_count else 0.0
     for name, of_name in BITS.items():
@@ -137,7 +146,7 @@ def _file_to_fetch(asked: ModelFacts, options: MemoryOptions, cards: Sequence[Ca
 
 
 def hardware_for(facts: ModelFacts, options: MemoryOptions) -> Iterator[Hardware]:
-    """The smallest single card, and the smallest pair of cards, that run `facts` fully with `options`."""
+    """Yield the smallest single card, and the smallest pair of cards, that run `facts` fully with `options`."""
     for count in (1, 2):
         for size_gb in CARD_SIZES_GB:
             cards = [Card(at, size_gb * GIB - _RESERVED_BYTES, _CONTEXT_BYTES) for at in range(count)]
@@ -148,13 +157,16 @@ def hardware_for(facts: ModelFacts, options: MemoryOptions) -> Iterator[Hardware
 
 
 def split_cost_bytes(facts: ModelFacts, options: MemoryOptions) -> int:
-    """What a second card costs in memory: its own context, margin and compute buffer, and the pipeline's copies."""
+    """Return the bytes that a second card costs: its context, margin and compute buffer, and the pipeline's copies."""
     one, pipelined = (footprint(facts, options, copies=copies).compute_bytes for copies in (1, PIPELINE_COPIES))
     return 2 * pipelined - one + _CONTEXT_BYTES + Card(0, 0, 0).margin_bytes
 
 
 def main_memory_bytes(facts: ModelFacts, options: MemoryOptions, cards: Sequence[Card]) -> int:
-    """Main memory taken when it runs all the same: what the cards cannot hold, and what never leaves the host."""
+    """Return the main memory that the model takes if it runs anyway, in bytes.
+
+    That is what the cards cannot hold, and what never leaves the host.
+    """
     known = footprint(facts, options)
     room = sum(max(0, card.free_bytes - card.context_bytes - card.margin_bytes) for card in cards)
     return max(0, known.need_bytes - room) + shape_of(facts).weights.host_bytes

@@ -13,7 +13,7 @@ from router.core.ollama.model import ModelFacts
 
 @dataclass(frozen=True, slots=True)
 class DeviceTerms:
-    """What one card holds, term by term; together with `spare_bytes` (negative when short) they make what it has."""
+    """What one card holds, term by term; with `spare_bytes` (negative if short) the terms add up to what it has."""
 
     index: int
     layers: int
@@ -29,15 +29,15 @@ class DeviceTerms:
 
     @property
     def spare_bytes(self) -> int:
-        """What is left on the card; negative when that much is missing."""
+        """The bytes that are left on the card; negative if as many are missing."""
         return self.have_bytes - self.need_bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """The answer: does `model` with `options` run fully on GPUs, on which cards, and with how much context at most.
+    """Whether `model` with `options` runs fully on GPUs, on which cards, and with how much context at most.
 
-    Where it does not fit, `placement` and `devices` show the attempt that falls short by least.
+    If it does not fit, `placement` and `devices` show the attempt that is short by the least.
     """
 
     model: str
@@ -51,7 +51,7 @@ class Fit:
 
     @property
     def is_split(self) -> bool:
-        """True when it takes more than one card."""
+        """True if it takes more than one card."""
         return len(self.devices) > 1
 
 
@@ -63,8 +63,12 @@ def examine(
     backend: ComputeBackend = "cuda",
     largest: bool = True,
 ) -> Fit:
-    """Try each card alone, the tightest first, then all together, as the router does. `largest` False skips the
-    search for the largest context (then 0)."""
+    """Try each card alone, the tightest first, then all together, as the router does.
+
+    Return the first fit, else the nearest.
+
+    `largest` False skips the search for the largest context (then 0).
+    """
     attempts = [(group, place(facts, options, group, backend=backend)) for group in groups(cards)]
     fitting = [attempt for attempt in attempts if attempt[1].fits]
     best = (
@@ -84,7 +88,7 @@ def examine(
 
 
 def groups(cards: Sequence[Card]) -> list[tuple[Card, ...]]:
-    """The sets of cards that a model may be placed on: each alone, the tightest first, then all."""
+    """Return the sets of cards that a model may be placed on: each alone, the tightest first, then all."""
     alone: list[tuple[Card, ...]] = [(card,) for card in sorted(cards, key=lambda card: (card.free_bytes, card.index))]
     return [*alone, tuple(cards)] if len(cards) > 1 else alone
 

@@ -1,1 +1,1 @@
-"""What loads have taught: observations, residuals, drift."""
+"""What past loads have taught: observations, residuals, drift."""

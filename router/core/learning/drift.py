@@ -1,4 +1,4 @@
-"""What the server hides: a KV type, a slot count or a constant that the API never shows, guessed from residuals."""
+"""Settings that the server does not show (KV type, slot count, a constant), inferred from residuals."""
 
 from __future__ import annotations
 
@@ -19,9 +19,11 @@ _SLOTS = (1, 2, 3, 4, 8)
 
 @dataclass(frozen=True, slots=True)
 class Hidden:
-    """One guess that explains the residuals of `models` models: caches `factor` times as large as assumed, or
-    `constant_bytes` more with each load. `of_models`: how many models were notably off. `misfit_bytes`: by how much it
-    fails to explain them, on average. `note` says it in words."""
+    """One hypothesis that explains the residuals of `models` models: `factor` × the caches, or a constant per load.
+
+    `constant_bytes` is added to each load. `of_models` is how many models were notably off. `misfit_bytes` is by how
+    much the hypothesis fails to explain them, on average. `note` describes it as text.
+    """
 
     models: int
     factor: float
@@ -32,30 +34,30 @@ class Hidden:
 
     @property
     def is_settled(self) -> bool:
-        """True when it explains every model whose load was off, and at least three: chance does not do that."""
+        """True if it explains every model whose load was off, and at least three: chance does not do that."""
         return self.models >= 3 and self.models == self.of_models
 
     def residual_bytes(self, cache_bytes: int) -> int:
-        """What the guess adds to a load whose caches are `cache_bytes` by the formula."""
+        """Return what the hypothesis adds to a load whose caches take `cache_bytes` by the formula."""
         return int((self.factor - 1) * cache_bytes) + self.constant_bytes
 
 
 def hidden_setting(newest: Iterable[Observation]) -> Hidden | None:
-    """The guess that explains the newest load of each model; None where the formula explains them well enough.
+    """Return the hypothesis that explains the newest load of each model; None if the formula explains them well enough.
 
-    The guess that explains the most models wins, then the one that fits best; one changed setting is preferred to a
-    constant that fits a little better. Where the caches are not known only a constant can be told.
+    The one that explains the most models wins, then the one that fits best; one changed setting is preferred to a
+    constant that fits slightly better. If the caches are not known, only a constant can be inferred.
     """
     notable = [seen for seen in newest if not seen.spilled and abs(seen.residual_bytes) > _NOTABLE_BYTES]
     if not notable:
         return None
-    guesses = [guess for guess in (*_factors(notable), _constant(notable)) if guess is not None]
-    best = min(guesses, key=lambda guess: (-guess.models, guess.misfit_bytes), default=None)
+    hypotheses = [one for one in (*_factors(notable), _constant(notable)) if one is not None]
+    best = min(hypotheses, key=lambda one: (-one.models, one.misfit_bytes), default=None)
     return None if best is None else replace(best, of_models=len(notable))
 
 
 def _factors(notable: Sequence[Observation]) -> list[Hidden]:
-    """Guesses about KV type and slots, those that change fewest settings first."""
+    """Return hypotheses about KV type and slots, those that change the fewest settings first."""
     assumed = notable[0].kv_type, notable[0].num_parallel
     settings = sorted(product(_KV_TYPES, _SLOTS), key=lambda pair: (pair[0] != assumed[0]) + (pair[1] != assumed[1]))
     explained = ((kind, slots, [seen for seen in notable if _explains(seen, kind, slots)]) for kind, slots in settings)

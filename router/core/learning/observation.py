@@ -1,4 +1,4 @@
-"""One verified load: what was asked, what the formula said, what was measured."""
+"""One verified load: what was requested, what the formula predicted, what was measured."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from router.core.memory.options import MemoryOptions
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """One load, as `residency` saw it end.
+    """One load, as `residency` observed it.
 
-    `measured_bytes` is what the probe saw go over all cards of the load; `predicted_bytes` the formula's figure for the
-    same (`Placement.expected_bytes`: driver contexts included, no margin, no safety). `free_before_bytes` is that of
-    the scarcest card. `at_s` is Unix time.
+    `measured_bytes` is by how much the probe saw free memory drop over all cards of the load; `predicted_bytes` is the
+    formula's figure for that (`Placement.expected_bytes`: with driver contexts, without margin and safety).
+    `free_before_bytes` is the free memory of the card that had the least. `at_s` is Unix time.
 
-    `size_bytes` and `size_vram_bytes` are `/api/ps`'s: of a load that spilled they tell how much went to main memory.
-    `cache_bytes` is KV and recurrent state by the formula, which identifies a hidden KV type or slot count.
-    These three may be 0, unknown. `margin_bytes` is llama.cpp's fit target per card.
+    `size_bytes` and `size_vram_bytes` are those of `/api/ps`: if the load spilled they show how much went to main
+    memory. `cache_bytes` is KV and recurrent state by the formula; it identifies a hidden KV type or slot count. These
+    three may be 0, unknown. `margin_bytes` is llama.cpp's fit target per card.
     """
 
     weights: str
@@ -39,22 +39,22 @@ class Observation:
     margin_bytes: int = 1 << 30
 
     @property
-    def is_telling(self) -> bool:
-        """True when something was measured, or it spilled."""
+    def is_conclusive(self) -> bool:
+        """True if something was measured, or the load spilled."""
         return self.spilled or self.measured_bytes > 0
 
     @property
     def tokens(self) -> int:
-        """Context over all slots."""
+        """The context over all slots."""
         return self.num_ctx * self.num_parallel
 
     @property
     def residual_bytes(self) -> int:
-        """Need beyond the formula.
+        """The need beyond the formula, in bytes.
 
-        Of a spilled load the need is what went to the cards and what stayed outside; and it was more than the cards
-        had beside the margin, else it would not have spilled. A load that took far less than its weights was not
-        measured right: a third less than predicted is the most that is believed.
+        If the load spilled, its need is what went to the cards and what stayed outside, and at least what the cards had
+        beside the margin: otherwise it would not have spilled. A load that took far less than its weights was measured
+        wrongly: at most a third less than predicted is believed.
         """
         if not self.spilled:
             return max(self.measured_bytes - self.predicted_bytes, -self.predicted_bytes // 3)
@@ -62,8 +62,8 @@ class Observation:
         had = self.free_before_bytes * max(1, len(self.gpu_names)) - self.margin_bytes
         return max(self.measured_bytes + outside, had) - self.predicted_bytes
 
-    def asks(self, options: MemoryOptions) -> bool:
-        """True when `options` start the same runner, as far as memory goes."""
+    def matches(self, options: MemoryOptions) -> bool:
+        """Return whether `options` start the same runner, as far as memory is concerned."""
         return (self.num_ctx, self.num_batch, self.num_parallel, self.kv_type) == (
             options.num_ctx,
             options.num_batch,

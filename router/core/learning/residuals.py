@@ -3,13 +3,13 @@
 Each verified load is an `Observation`. Its residual is what the load took beyond the formula: settings that the API
 does not show (KV type, parallel slots), driver context, growth. Rules, all on the side of caution:
 
-1. The same weights with the same options: the newest residual, an error bar from how far the others lie from it.
+1. The same weights with the same options: the largest residual of the recent loads; their spread widens the safety.
 2. The same weights with another context: the residual is partly constant, partly in proportion to the context. Each
    load gives an upper bound, the larger of the two; the least of these bounds counts.
-3. Other weights: only what at least two models agree on (`drift.hidden_setting`), as far as it adds. What explains
-   every load also tells how a residual of case 2 grows.
-4. A load that spilled shows its need too: what the probe saw go and what `/api/ps` says lies in main memory. It counts
-   for an hour, since something else may have been to blame.
+3. Other weights: only what at least two models agree on (`drift.hidden_setting`), and only if it adds. A hypothesis
+   that explains every load also gives the growth of a residual of case 2.
+4. A load that spilled shows its need too: by how much the probe saw free memory drop, and what `/api/ps` reports in
+   main memory. It counts for an hour, because something else may have been the cause.
 5. Another version of Ollama resets trust: an old residual may only add, and the formula's own safety stays.
 """
 
@@ -45,7 +45,7 @@ class Learned:
 
     @staticmethod
     def of(observations: Iterable[Observation]) -> Learned:
-        """The value for `observations`, in any order."""
+        """Build the value from `observations`, in any order."""
         ordered = sorted(observations, key=lambda seen: seen.at_s)
         by_weights: dict[str, list[Observation]] = {}
         for seen in ordered:
@@ -53,7 +53,7 @@ class Learned:
         version = ordered[-1].ollama_version if ordered else ""
         earlier = [seen.ollama_version for seen in ordered if seen.ollama_version != version]
         kept = {weights: tuple(seen[-_KEPT:]) for weights, seen in by_weights.items()}
-        newest = [seen[-1] for seen in kept.values() if seen[-1].ollama_version == version and seen[-1].is_telling]
+        newest = [seen[-1] for seen in kept.values() if seen[-1].ollama_version == version and seen[-1].is_conclusive]
         return Learned(kept, version, earlier[-1] if earlier else "", hidden_setting(newest))
 
     def residual_bytes(
@@ -66,15 +66,15 @@ class Learned:
         cache_bytes: int = 0,
         now_s: float | None = None,
     ) -> Estimate:
-        """What to add to the formula for this load, the safety that then suffices, and where that comes from.
+        """Return the bytes to add to the formula for this load, the safety that then suffices, and the source (text).
 
-        The safety is None where the footprint's own should stay. `cache_bytes` (KV and state by the formula) lets a
-        model that was never loaded profit from a hidden setting that others revealed. `now_s` is Unix time; without it
-        spilled loads count for ever.
+        The safety is None if the footprint's own should stay. `cache_bytes` (KV and state by the formula) applies a
+        hidden setting that other models revealed to a model that was never loaded. `now_s` is Unix time; without it
+        spilled loads count indefinitely.
         """
         seen = self.by_weights.get(weights, ())
-        if any(not _tells(one, now_s) for one in seen):
-            seen = tuple(one for one in seen if _tells(one, now_s))
+        if any(not _is_usable(one, now_s) for one in seen):
+            seen = tuple(one for one in seen if _is_usable(one, now_s))
         if not seen:
             if self.hidden is None or self.hidden.models < 2 or version != self.version:
                 return 0, None, ""
@@ -86,12 +86,15 @@ class Learned:
     def _resolved(
         self, seen: tuple[Observation, ...], options: MemoryOptions, version: str, cache_bytes: int
     ) -> Estimate | None:
-        """Case 3 for a model that was loaded with another context only: where what others revealed explains its newest
-        load as well, it also says how the residual grows; None where it does not."""
+        """Apply case 3 to a model that was loaded only with another context.
+
+        If what other models revealed explains its newest load as well, it also gives the growth of the residual; else
+        None.
+        """
         newest, hidden = seen[-1], self.hidden
         if hidden is None or not hidden.is_settled or version != self.version or not cache_bytes:
             return None
-        if not newest.cache_bytes or any(one.asks(options) for one in seen):
+        if not newest.cache_bytes or any(one.matches(options) for one in seen):
             return None
         gap = newest.residual_bytes - hidden.residual_bytes(newest.cache_bytes)
         if abs(gap) > max(2 * _MOST_SPREAD_BYTES, newest.residual_bytes // 16):
@@ -100,8 +103,10 @@ class Learned:
         return residual, LEAST_SAFETY_BYTES + 2 * _MOST_SPREAD_BYTES, hidden.note
 
     def banned(self, weights: str, options: MemoryOptions, free_bytes: int, now_s: float) -> bool:
-        """True when a load that asked no more spilled with no less free than now, within the last hour, on this version
-        of Ollama, and nothing since shows that it fits after all. `free_bytes` is that of the scarcest card."""
+        """Return whether such a load spilled within the last hour on this version of Ollama, and none succeeded since.
+
+        Such a load asked for no more, with no less free. `free_bytes` is that of the scarcest card.
+        """
         seen = self.by_weights.get(weights, ())
         for at, spill in enumerate(seen):
             if not self._counts(spill, now_s) or not _asks_no_more(spill, options):
@@ -113,18 +118,21 @@ class Learned:
         return False
 
     def spilled_alone(self, weights: str, num_ctx: int | None, now_s: float) -> bool:
-        """True when, without any reading of free memory, a load with no more context than `num_ctx` spilled lately."""
+        """Return whether a load with at most `num_ctx` spilled lately.
+
+        Free memory is not considered: in verify mode it is unknown.
+        """
         seen = self.by_weights.get(weights, ())
         asked = MemoryOptions(num_ctx or 0)
         spills = (at for at, spill in enumerate(seen) if self._counts(spill, now_s) and spill.num_ctx <= asked.num_ctx)
         return any(not any(_refutes(later, seen[at]) for later in seen[at + 1 :]) for at in spills)
 
     def drift(self) -> tuple[str, ...]:
-        """What has moved, in words for `explain`: a hidden setting, a change of version."""
+        """Return what has changed, as text for `explain`: a hidden setting, a new version."""
         notes = []
         if self.earlier_version:
             notes.append(
-                f"Ollama changed from {self.earlier_version} to {self.version}: what was learned before is not trusted"
+                f"Ollama changed from {self.earlier_version} to {self.version}: earlier measurements are not trusted"
             )
         if self.hidden is not None:
             notes.append(self.hidden.note)
@@ -134,23 +142,23 @@ class Learned:
         return spill.spilled and spill.ollama_version == self.version and 0 <= now_s - spill.at_s < BAN_S
 
 
-def _tells(one: Observation, now_s: float | None) -> bool:
-    """False for a load that nothing measured, and for a spill that is too old."""
-    return one.is_telling and not (one.spilled and now_s is not None and now_s - one.at_s >= BAN_S)
+def _is_usable(one: Observation, now_s: float | None) -> bool:
+    """Return whether the load was measured and, if it spilled, is not too old."""
+    return one.is_conclusive and not (one.spilled and now_s is not None and now_s - one.at_s >= BAN_S)
 
 
 @lru_cache(maxsize=512)
 def _estimate(
     seen: tuple[Observation, ...], options: MemoryOptions, gpu_names: tuple[str, ...], version: str
 ) -> Estimate:
-    """Cases 1, 2, 4 and 5 for one weights blob."""
+    """Apply cases 1, 2, 4 and 5 to one weights blob."""
     trusted = [one for one in seen if one.ollama_version == version]
     if not trusted:
         residual = _at_most(seen[-1], options)
         return max(0, residual), None, f"learned on Ollama {seen[-1].ollama_version}, which may differ"
     here = [one for one in trusted if one.gpu_names == gpu_names] or trusted
     recent = _since_last_change(here)
-    same = [one for one in recent if one.asks(options)]
+    same = [one for one in recent if one.matches(options)]
     residuals = [_at_most(one, options) for one in same or recent]
     newest, residual = recent[0], max(residuals) if same else min(residuals)
     spread = min(max(residuals) - min(residuals), _MOST_SPREAD_BYTES)
@@ -161,7 +169,7 @@ def _estimate(
 
 
 def _since_last_change(seen: list[Observation]) -> list[Observation]:
-    """The newest observations that agree with the newest one, newest first: older ones knew other settings."""
+    """Return the loads that agree with the newest, newest first: older ones were made under other settings."""
     newest = seen[-1]
     recent = [newest]
     for one in reversed(seen[:-1]):
@@ -174,7 +182,7 @@ def _since_last_change(seen: list[Observation]) -> list[Observation]:
 
 
 def _at_most(one: Observation, options: MemoryOptions) -> int:
-    """Case 2: the larger of "constant" and "in proportion to the context", an upper bound."""
+    """Return the upper bound of case 2: the larger of "constant" and "in proportion to the context"."""
     asked_tokens = options.num_ctx * options.num_parallel
     return max(one.residual_bytes, one.residual_bytes * asked_tokens // max(1, one.tokens))
 
@@ -189,7 +197,7 @@ def _asks_no_more(spill: Observation, options: MemoryOptions) -> bool:
 
 
 def _refutes(later: Observation, spill: Observation) -> bool:
-    """True when `later` asked no less with no more free, and did not spill."""
+    """Return whether `later` asked for no less with no more free, and did not spill."""
     if later.spilled or later.num_ctx < spill.num_ctx or later.num_batch < spill.num_batch:
         return False
     return later.free_before_bytes <= spill.free_before_bytes + _SAME_LEVEL_BYTES

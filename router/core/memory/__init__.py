@@ -1,1 +1,1 @@
-"""Bytes: what weights, caches, graph and compute buffers of a model take, and where llama.cpp places them."""
+"""Bytes: what a model's weights, caches, graph and compute buffers take, and where llama.cpp places them."""

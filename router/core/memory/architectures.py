@@ -1,9 +1,9 @@
-"""Facts of the model architectures that llama.cpp knows and metadata does not say. One table, nothing else.
+"""Properties of model architectures that llama.cpp knows and the metadata does not state. One table, nothing else.
 
 Keyed by `general.architecture`, never by a model's name. An architecture that is missing here gets the general rule:
-every layer keeps the full context, the plain graph, and a wider safety. Sources: the architecture's file in llama.cpp's
-`src/models/` (sync of 2026-08-04) for windows and caches; for the compute buffer the plans of b10434 (docs/memory.md,
-"Compute buffer").
+every layer keeps the full context, the plain graph, and a larger safety. Sources: the architecture's file in
+llama.cpp's `src/models/` (sync of 2026-08-04) for windows and caches; for the compute buffer the plans of b10434
+(docs/memory.md, "Compute buffer").
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ from typing import Literal
 class Architecture:
     """What the metadata leaves open. The defaults are a plain decoder: full attention, one KV cache, an LM head.
 
-    `source` is "plans" where real plans of llama.cpp were compared, "code" where only its source was read, "none" for
-    the general rule.
+    `source` is "plans" if real plans of llama.cpp were compared, "code" if only its source was read, "none" for the
+    general rule.
 
-    Sliding windows. `period`: of so many layers all but the last slide (`is_full_first`: all but the first).
-    `window`: tokens, where the file names none; `is_window_fixed`: the file's figure is not used. `needs_window`: it
-    slides only if the file names a window. `sliding_blocks`: it slides only with so many blocks (0 = any).
+    Sliding windows. `period`: of each group of this many layers all but the last slide (`is_full_first`: all but the
+    first). `window`: tokens, if the file names none; `is_window_fixed`: the file's figure is ignored. `needs_window`:
+    it slides only if the file names a window. `sliding_blocks`: it slides only with exactly this number of blocks (0 =
+    any).
 
-    Caches. `has_cache` False: no KV cache at all. `kv_layers`: how many first layers own a KV cache (0 = all).
-    `has_own_nextn_cache`: blocks for multi-token prediction get a KV cache even when unused. `is_calibrated` False:
-    extra caches that are not modelled.
+    Caches. `has_cache` False: no KV cache at all. `kv_layers`: how many layers, from the first, own a KV cache (0 =
+    all). `has_own_nextn_cache`: blocks for multi-token prediction get a KV cache even when unused. `is_calibrated`
+    False: it keeps extra caches that are not modelled.
 
     Output. `has_lm_head`: it predicts tokens. `copies_embedding`: without an `output.weight` the token embedding is
     copied to the GPU as output.
@@ -95,7 +96,7 @@ TABLE: dict[str, Architecture] = {
     "gemma3n": Architecture("plans", period=5, kv_layers=20, extra_embeddings=6),
     "gemma4": _GEMMA4,
     "gpt-oss": _GPT_OSS,
-    "gptoss": _GPT_OSS,  # the same in files that Ollama itself made
+    "gptoss": _GPT_OSS,  # the name in files that Ollama itself made
     "laguna": Architecture(period=4, is_full_first=True),
     "llama4": Architecture("plans", period=4, window=8192, is_window_fixed=True, needs_window=False),
     "mellum": Architecture(period=4),
@@ -122,7 +123,7 @@ TABLE: dict[str, Architecture] = {
     "falcon-h1": _PLANS,
     **dict.fromkeys(("qwen3next", "qwen35moe", "nemotron_h_moe"),
                     Architecture("plans", has_wide_attention=False, extra_embeddings=1)),
-    # Indexer or compressed caches beside the KV cache: the first load tells.
+    # Indexer or compressed caches beside the KV cache, not modelled: the first load is measured.
     **dict.fromkeys(("deepseek32", "glm-dsa", "deepseek4", "minimax-m3", "kimi-k3", "bailingmoe3", "minimax-01"),
                     _EXTRA_CACHES),
 }  # fmt: skip
@@ -131,5 +132,5 @@ UNKNOWN = Architecture("none", is_calibrated=False)
 
 
 def architecture(name: str) -> Architecture:
-    """The row of `name`, or the general rule."""
+    """Return the row of `name`, or the general rule."""
     return TABLE.get(name, UNKNOWN)

@@ -2,8 +2,8 @@
 
 The rules are in docs/memory.md, "KV cache" and "Recurrent state".
 
-Where tensors are known they decide which layers attend and which are recurrent; metadata fills in the rest. What
-neither says is taken as the largest possible: full attention on every layer.
+Tensors, if they are known, decide which layers attend and which are recurrent; metadata fills in the rest. If neither
+says, the largest case is assumed: full attention on every layer.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ _ATTENDING = ("attn_k.", "attn_qkv.", "attn_kv_a_mqa.", "attn_kv.")
 
 @dataclass(frozen=True, slots=True)
 class LayerCache:
-    """One layer: width of a K and a V cell in elements (0 = no KV cache), whether it slides, bytes of its recurrent
-    state per sequence."""
+    """The cache of one layer.
+
+    The widths of a K and a V cell are in elements (0 = no KV cache), `state_bytes` is its recurrent state per sequence.
+    """
 
     k_width: int = 0
     v_width: int = 0
@@ -31,12 +33,15 @@ class LayerCache:
     state_bytes: int = 0
 
     def cell_bytes(self, kv_type: str) -> float:
-        """Bytes of one cell (one token of one slot)."""
+        """Return the bytes of one cell (one token of one slot)."""
         return row_bytes(kv_type, self.k_width) + row_bytes(kv_type, self.v_width)
 
 
 def layer_caches(facts: ModelFacts, arch: Architecture) -> tuple[LayerCache, ...]:
-    """The cache of each block, in order, those for multi-token prediction included (they have one unless filtered)."""
+    """Return the cache of each block, in order.
+
+    Blocks for multi-token prediction are included: they have one unless the architecture filters them.
+    """
     blocks = int(facts.value("block_count", 0))
     named = _tensor_names(facts, blocks)
     sliding = sliding_layers(facts, arch, blocks)
@@ -60,7 +65,7 @@ def layer_caches(facts: ModelFacts, arch: Architecture) -> tuple[LayerCache, ...
 
 
 def sliding_layers(facts: ModelFacts, arch: Architecture, blocks: int) -> list[bool]:
-    """Which layers keep only a window: the file's own pattern, else the architecture's; none without a window."""
+    """Return which layers keep only a window: by the file's pattern, else the architecture's; none without a window."""
     if window(facts, arch) <= 0 or arch.source == "none" or arch.period == 1:
         return [False] * blocks
     if arch.sliding_blocks and arch.sliding_blocks != blocks - int(facts.value("nextn_predict_layers", 0)):
@@ -77,7 +82,7 @@ def sliding_layers(facts: ModelFacts, arch: Architecture, blocks: int) -> list[b
 
 
 def window(facts: ModelFacts, arch: Architecture) -> int:
-    """Tokens in the sliding window; 0 = the model does not slide."""
+    """Return the tokens in the sliding window; 0 = the model does not slide."""
     named = facts.value("attention.sliding_window")
     if named is not None and int(named) == 0:
         return 0
@@ -87,36 +92,36 @@ def window(facts: ModelFacts, arch: Architecture) -> int:
 
 
 def is_mla(facts: ModelFacts) -> bool:
-    """True when the file carries the compressed (latent) attention: K only, no V."""
+    """Return whether the file has compressed (latent) attention: K only, no V."""
     return bool(facts.value("attention.key_length_mla")) and bool(facts.value("attention.value_length_mla"))
 
 
 def head_size(facts: ModelFacts, which: str, *, is_sliding: bool = False) -> int:
-    """Elements per head of "key" or "value"."""
+    """Return the elements per head of "key" or "value"."""
     if is_sliding and (sliding := facts.value(f"attention.{which}_length_swa")):
         return int(sliding)
-    if given := facts.value(f"attention.{which}_length"):
-        return int(given)
+    if length := facts.value(f"attention.{which}_length"):
+        return int(length)
     heads = largest(facts.value("attention.head_count", 0))
     return int(facts.value("embedding_length", 0)) // heads if heads else 0
 
 
 def largest(value: Any) -> int:
-    """The largest of a number or an array of numbers; 0 for anything else."""
+    """Return the largest of a number or an array of numbers; 0 for anything else."""
     if isinstance(value, Sequence) and not isinstance(value, str):
         return max((int(entry) for entry in value), default=0)
     return int(value) if isinstance(value, int | float) else 0
 
 
 def per_layer(value: Any, il: int) -> int | None:
-    """Entry `il` of a number or an array; None where nothing is given."""
+    """Return entry `il` of an array, or the number itself; None if there is neither."""
     if isinstance(value, Sequence) and not isinstance(value, str):
         return int(value[il]) if il < len(value) else None
     return int(value) if isinstance(value, int | float) else None
 
 
 def _tensor_names(facts: ModelFacts, blocks: int) -> list[dict[str, int]]:
-    """Per block: tensor name after ``blk.N.`` → its rows (the second side of its shape)."""
+    """Return for each block: tensor name after ``blk.N.`` → its rows (the second dimension of its shape)."""
     found: list[dict[str, int]] = [{} for _ in range(blocks)]
     for tensor in facts.tensors:
         head, _, rest = tensor.name.partition(".")
@@ -127,10 +132,9 @@ def _tensor_names(facts: ModelFacts, blocks: int) -> list[dict[str, int]]:
 
 
 def _widths(facts: ModelFacts, named: list[dict[str, int]], il: int, is_sliding: bool) -> tuple[int, int]:
-    """Elements of one K and one V cell of layer `il`."""
+    """Return the elements of one K and one V cell of layer `il`."""
     key, value = (head_size(facts, which, is_sliding=is_sliding) for which in ("key", "value"))
-    given = facts.value("attention.head_count_kv")
-    heads = per_layer(given, il)
+    heads = per_layer(facts.value("attention.head_count_kv"), il)
     if heads is None:
         rows = named[il].get("attn_k.weight", 0)
         fallback = per_layer(facts.value("attention.head_count"), il) or 0
@@ -141,7 +145,10 @@ def _widths(facts: ModelFacts, named: list[dict[str, int]], il: int, is_sliding:
 def _mixers(
     facts: ModelFacts, arch: Architecture, named: list[dict[str, int]], blocks: int
 ) -> tuple[list[bool], list[bool]]:
-    """Per layer: is it recurrent, does it attend. Tensors decide; where they name no mixer, metadata does."""
+    """Return for each layer whether it is recurrent and whether it attends.
+
+    Tensors decide; if they name no mixer, metadata does.
+    """
     recurrent = [any(name.startswith(_RECURRENT) for name in names) for names in named]
     attending = [
         any(name.startswith("attn_k.") for name in names)
@@ -150,7 +157,7 @@ def _mixers(
     ]
     if not any(recurrent) and not any(attending):
         return _mixers_by_metadata(facts, blocks)
-    if arch.source == "none":  # its tensors may have names that nothing here knows
+    if arch.source == "none":  # its tensors may have names that are unknown here
         return recurrent, [attends or not state for attends, state in zip(attending, recurrent, strict=True)]
     return recurrent, attending
 
@@ -172,14 +179,14 @@ def _mixers_by_metadata(facts: ModelFacts, blocks: int) -> tuple[list[bool], lis
 
 
 def _kv_owners(facts: ModelFacts, arch: Architecture, blocks: int) -> int:
-    """How many first layers own a KV cache; the rest share theirs."""
+    """Return how many layers, from the first, own a KV cache; the others share theirs."""
     if arch.kv_layers:
         return min(arch.kv_layers, blocks)
     return blocks - int(facts.value("attention.shared_kv_layers", 0))
 
 
 def _state_bytes(facts: ModelFacts) -> int:
-    """Recurrent state of one layer and one sequence, f32 (llama-hparams.cpp, n_embd_r + n_embd_s)."""
+    """Return the recurrent state of one layer and sequence in bytes, f32 (llama-hparams.cpp, n_embd_r + n_embd_s)."""
     embd = int(facts.value("embedding_length", 0))
     conv = max(0, int(facts.value("ssm.conv_kernel", 0)) - 1)
     heads = largest(facts.value("attention.head_count", 0))

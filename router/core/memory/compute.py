@@ -1,8 +1,8 @@
-"""The compute buffer: what llama.cpp's graph needs beside weights and caches (docs/memory.md, "Compute buffer").
+"""The compute buffer: what llama.cpp's graph needs besides weights and caches (docs/memory.md, "Compute buffer").
 
 Its peak is the largest of a few moments: the feed-forward of one block, the state-space mixer, the dequantised cache of
-the CUDA backend, the logits of an embedding run, the KQ matrix without flash attention. On top lie the masks, once, or
-four times when several devices work in a pipeline.
+the CUDA backend, the logits of an embedding run, the KQ matrix without flash attention. The masks are added to it:
+once, or four times when several devices work in a pipeline.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ _F16 = 2
 def compute_bytes(
     shape: Shape, options: MemoryOptions, *, is_embedding: bool, backend: ComputeBackend, copies: int
 ) -> int:
-    """Bytes of the compute buffer on one device. `copies` is 4 in a pipeline over several devices, else 1."""
+    """Return the bytes of the compute buffer on one device.
+
+    `copies` is 4 in a pipeline over several devices, else 1.
+    """
     u = options.ubatch * _F32
     masks = _mask_bytes(shape, options)
     graph = shape.graph
@@ -46,13 +49,13 @@ def _cells(shape: Shape, options: MemoryOptions, is_sliding: bool) -> int:
 
 
 def _widest_cache_f16(shape: Shape, options: MemoryOptions) -> int:
-    """One layer's whole K and V as f16, which CUDA's attention kernels make of a quantised cache."""
+    """Return the bytes of one layer's K and V as f16, to which CUDA's attention kernels convert a quantised cache."""
     widths = ((layer.k_width + layer.v_width) * _cells(shape, options, layer.is_sliding) for layer, _ in shape.kinds)
     return max(widths, default=0) * options.num_parallel * _F16
 
 
 def _kq_bytes(shape: Shape, options: MemoryOptions) -> int:
-    """Attention without flash attention: the KQ matrix of all heads, and what lives beside it."""
+    """Return the bytes of attention without flash attention: the KQ matrix of all heads, and what lives beside it."""
     graph, u = shape.graph, options.ubatch * _F32
     cells = options.cells if shape.arch.has_cache else options.ubatch
     widest = max((layer.k_width + layer.v_width for layer in shape.layers), default=0)

@@ -1,4 +1,4 @@
-"""How much of each card the server wants to keep free, by its version (docs/memory.md, "Margins")."""
+"""How much of each card the server keeps free, by its version (docs/memory.md, "Margins")."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from router.core.ollama.model import ModelFacts
 from router.core.units import MIB
 
 FIT_TARGET_BYTES = 1024 * MIB  # llama.cpp's --fit-target, since Ollama 0.30
-OLD_OVERHEAD_BYTES = 457 * MIB  # Ollama's own constant before
-# From here Ollama adds the projector to the target, although llama-server does so too (ollama issue 17099).
+OLD_OVERHEAD_BYTES = 457 * MIB  # Ollama's own constant before 0.30
+# From this version on Ollama adds the projector to the target, although llama-server does so too (ollama issue 17099).
 _DOUBLE_PROJECTOR = (0, 31, 2)
 
 
 def fit_target_bytes(facts: ModelFacts, version: str, *, base_bytes: int = FIT_TARGET_BYTES) -> int:
-    """The margin that a load of `facts` needs on every card under Ollama `version`.
+    """Return the bytes that a load of `facts` must leave free on every card under Ollama `version`.
 
-    `base_bytes` is LLAMA_ARG_FIT_TARGET where somebody set it; then nothing is added. A version that cannot be read,
-    and 0.0.0 (a development build), count as the newest.
+    `base_bytes` is LLAMA_ARG_FIT_TARGET if it was set; then nothing is added. A version that cannot be parsed, and
+    0.0.0 (a development build), count as the newest.
     """
     known = version_of(version)
     if known < (0, 30, 0):
@@ -30,7 +30,7 @@ def fit_target_bytes(facts: ModelFacts, version: str, *, base_bytes: int = FIT_T
 
 
 def version_of(text: str) -> tuple[int, ...]:
-    """``0.31.2-rc1`` → (0, 31, 2); what cannot be read, and 0.0.0, is newer than everything."""
+    """Parse ``0.31.2-rc1`` → (0, 31, 2); a version that cannot be parsed, and 0.0.0, is newer than every other."""
     match = re.match(r"v?(\d+)\.(\d+)\.(\d+)", text)
     numbers = tuple(int(part) for part in match.groups()) if match else (0, 0, 0)
     return numbers if any(numbers) else (999, 0, 0)

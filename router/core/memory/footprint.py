@@ -1,7 +1,7 @@
 """Bytes a variant needs on the GPU: weights, KV cache, recurrent state, compute buffer, projector (docs/memory.md).
 
-Everything follows from what `/api/show` says. What does not depend on the options is worked out once per model
-(`shape.shape_of`), so that a decision over many variants costs microseconds.
+Everything follows from the answer of `/api/show`. What does not depend on the options is computed once per model
+(`shape.shape_of`), so that a decision over many variants takes microseconds.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from router.core.memory.shape import Exactness, Shape, shape_of
 from router.core.ollama.model import ModelFacts
 from router.core.units import MIB
 
-# Least bytes and least share of the need kept free, by how well the architecture is known (docs/memory.md, "Margins").
+# Safety: least bytes and least share of the need, by how well the architecture is known (docs/memory.md, "Margins").
 _SAFETY = {"plans": (128 * MIB, 0.01), "code": (160 * MIB, 0.0125), "none": (512 * MIB, 0.08)}
 
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """Bytes on one device with every layer there. `safety_bytes` widens with what the formula does not know.
+    """Bytes on one device that holds every layer. `safety_bytes` grows with what the formula does not know.
 
-    `exactness`: "exact" = architecture in the table, tensors known; "general" = general rules only;
-    "coarse" = no tensors or no metadata (never optimistic). `notes` says why, for `explain`.
+    `exactness`: "exact" = architecture in the table, tensors known; "general" = general rules only; "coarse" = no
+    tensors or no metadata (never optimistic). `notes` gives the reasons, for `explain`.
     """
 
     weights_bytes: int
@@ -42,23 +42,23 @@ class Footprint:
 
     @property
     def need_bytes(self) -> int:
-        """What llama.cpp's fit projects: everything but the safety, the driver context and the fit target."""
+        """What llama.cpp's fit projects: everything except the safety, the driver context and the fit target."""
         return self.weights_bytes + self.kv_bytes + self.state_bytes + self.compute_bytes + self.projector_bytes
 
 
 def footprint(
     facts: ModelFacts, options: MemoryOptions, *, backend: ComputeBackend = "cuda", copies: int = 1
 ) -> Footprint:
-    """The footprint of `facts` run with `options` on one device; `copies` = 4 when pipelined over several devices.
+    """Return the footprint of `facts` run with `options` on one device; `copies` = 4 in a pipeline over several.
 
-    Never raises. What metadata does not say is counted at its largest, and `exactness` and `notes` say so.
+    Never raise. What the metadata does not state is counted at its largest; `exactness` and `notes` report it.
     """
     return known_footprint(facts, options, backend, copies)
 
 
 @lru_cache(maxsize=8192)
 def known_footprint(facts: ModelFacts, options: MemoryOptions, backend: ComputeBackend, copies: int) -> Footprint:
-    """The same, kept: facts and options are values, and decisions ask for the same ones again and again."""
+    """Return the same, cached: facts and options are values, and decisions ask for the same ones again and again."""
     shape = shape_of(facts)
     weights = shape.weights.device_bytes if facts.tensors else facts.size_bytes
     if shape.layers:
@@ -76,7 +76,10 @@ def known_footprint(facts: ModelFacts, options: MemoryOptions, backend: ComputeB
 
 
 def layer_kv_bytes(shape: Shape, layer: LayerCache, options: MemoryOptions) -> int:
-    """The KV cache of one layer, all slots. Without flash attention V is as wide on every layer as on the widest."""
+    """Return the bytes of the KV cache of one layer, all slots.
+
+    Without flash attention V is as wide on every layer as on the widest.
+    """
     if not layer.k_width:
         return 0
     wide = layer
@@ -87,14 +90,14 @@ def layer_kv_bytes(shape: Shape, layer: LayerCache, options: MemoryOptions) -> i
 
 
 def is_embedding(facts: ModelFacts, options: MemoryOptions) -> bool:
-    """True when Ollama starts the runner for embedding: the model cannot complete (llm/llama_server.go)."""
+    """Return whether Ollama starts the runner for embedding: the model cannot complete (llm/llama_server.go)."""
     if options.is_embedding is not None:
         return options.is_embedding
     return "embedding" in facts.capabilities and "completion" not in facts.capabilities
 
 
 def safety_bytes_of(facts: ModelFacts, need_bytes: int) -> int:
-    """What to keep free beside `need_bytes` on a card, by how well the model's architecture is known."""
+    """Return the bytes to keep free beside `need_bytes` on a card, by how well the model's architecture is known."""
     shape = shape_of(facts)
     known = "none" if shape.exactness == "general" else shape.arch.source
     least, share = _SAFETY[known]

@@ -15,8 +15,11 @@ from router.core.ollama.model import ModelFacts
 
 @dataclass(frozen=True, slots=True)
 class GraphWidths:
-    """Widths of the graph of one model. `body` is the A of docs/memory.md, `mixer` its state-space term, `attention`
-    the width of the attention's output; `attention_off` is what lives beside the KQ matrix without flash attention."""
+    """Widths of the graph of one model, in elements.
+
+    `body` is the A of docs/memory.md, `mixer` its state-space term, `attention` the width of the attention's output;
+    `attention_off` is what is alive beside the KQ matrix without flash attention.
+    """
 
     embedding: int
     vocabulary: int
@@ -36,13 +39,13 @@ class FeedForward:
     copies: int
 
     def peak(self, embedding: int, attention: int, out: int = 0) -> int:
-        """Elements alive at the peak; `out` is the joined output of several experts."""
+        """Return the elements alive at the peak; `out` is the joined output of several experts."""
         inside = self.copies * self.width - (self.width if self.width <= attention else 0)
         return inside + attention + 2 * embedding + (out if out > (self.copies - 1) * self.width else 0)
 
 
 def graph_widths(facts: ModelFacts, arch: Architecture) -> GraphWidths:
-    """The widths of `facts`, from its tensors where they are known, else from metadata."""
+    """Return the widths of `facts`, from its tensors if they are known, else from metadata."""
     embedding = int(facts.value("embedding_length", 0))
     heads = largest(facts.value("attention.head_count", 0))
     attention = _attention_width(facts, heads) if arch.has_wide_attention else 0
@@ -62,7 +65,7 @@ def graph_widths(facts: ModelFacts, arch: Architecture) -> GraphWidths:
 
 
 def vocabulary(facts: ModelFacts) -> int:
-    """Entries of the vocabulary; where nothing says it, more than any model has had."""
+    """Return the entries of the vocabulary; if they are unknown, more than any model has had."""
     for tensor in facts.tensors:
         if tensor.name in {"token_embd.weight", "output.weight"}:
             return tensor.shape[-1]
@@ -70,7 +73,7 @@ def vocabulary(facts: ModelFacts) -> int:
 
 
 def _attention_width(facts: ModelFacts, heads: int) -> int:
-    """Width of the attention's output: the widest kind of layer counts."""
+    """Return the width of the attention's output, for the widest kind of layer."""
     sizes = (head_size(facts, "value"), head_size(facts, "value", is_sliding=True))
     return heads * int(facts.value("attention.value_length_mla", 0) or max(sizes))
 
@@ -97,7 +100,7 @@ def _latent_attention(facts: ModelFacts) -> int:
 
 
 def _latent_off(facts: ModelFacts, heads: int) -> int:
-    """What latent attention keeps per head without flash attention (deepseek2 in its old and its compressed form)."""
+    """Return what latent attention keeps without flash attention (deepseek2 in its old and its compressed form)."""
     sizes = head_size(facts, "key") + head_size(facts, "value")
     if is_mla(facts):
         return heads * (sizes + int(facts.value("attention.value_length_mla")))
@@ -105,12 +108,12 @@ def _latent_off(facts: ModelFacts, heads: int) -> int:
 
 
 def _gated_off(facts: ModelFacts) -> int:
-    """Gated attention of the delta-net hybrids (qwen35): query, gate and product at once."""
+    """Return what gated attention of the delta-net hybrids (qwen35) keeps: query, gate and product at once."""
     return 5 * int(facts.value("ssm.inner_size", 0)) if facts.value("full_attention_interval") else 0
 
 
 def _feed_forwards(facts: ModelFacts) -> tuple[FeedForward, FeedForward, FeedForward]:
-    """Dense, routed and shared feed-forward; a width of 0 where the model has none."""
+    """Return the dense, the routed and the shared feed-forward; a width of 0 if the model has none."""
     rows = _rows(facts, ("ffn_up", "ffn_gate", "ffn_up_exps", "ffn_gate_up_exps", "ffn_gate_exps", "ffn_up_shexp"))
     width = largest(facts.value("feed_forward_length", 0))
     expert = largest(facts.value("expert_feed_forward_length", 0))
@@ -129,7 +132,7 @@ def _feed_forwards(facts: ModelFacts) -> tuple[FeedForward, FeedForward, FeedFor
 
 
 def _rows(facts: ModelFacts, kinds: Iterable[str]) -> dict[str, int]:
-    """The most rows of each named kind of tensor over all blocks."""
+    """Return the most rows of each named kind of tensor over all blocks."""
     wanted, found = frozenset(kinds), dict[str, int]()
     for tensor in facts.tensors:
         parts = tensor.name.split(".")
@@ -139,7 +142,7 @@ def _rows(facts: ModelFacts, kinds: Iterable[str]) -> dict[str, int]:
 
 
 def _mixer(facts: ModelFacts, embedding: int) -> int:
-    """Width of a Mamba-2 mixer; 0 for models without one, and for gated delta nets, whose peak lies elsewhere."""
+    """Return the width of a Mamba-2 mixer; 0 without one, and for gated delta nets, whose peak lies elsewhere."""
     inner, size = int(facts.value("ssm.inner_size", 0)), int(facts.value("ssm.state_size", 0))
     if not inner or facts.value("full_attention_interval"):
         return 0
@@ -149,10 +152,10 @@ def _mixer(facts: ModelFacts, embedding: int) -> int:
 
 
 def _per_layer_embeddings(facts: ModelFacts) -> int:
-    """Per-layer embeddings (gemma3n, gemma4 E2B/E4B) stay alive for the whole graph."""
+    """Return the elements of per-layer embeddings (gemma3n, gemma4 E2B/E4B): they stay alive for the whole graph."""
     return int(facts.value("embedding_length_per_layer_input", 0)) * int(facts.value("block_count", 0))
 
 
 def _deepstack(facts: ModelFacts, embedding: int) -> int:
-    """Vision features that are added on the first layers (qwen3vl) travel beside the embedding."""
+    """Return the elements of vision features that are added on the first layers (qwen3vl), beside the embedding."""
     return int(facts.value("n_deepstack_layers", 0)) * embedding

@@ -1,4 +1,4 @@
-"""How a runner is started, as far as it changes memory, and what llama.cpp makes of it: cells and batch."""
+"""The options of a runner that affect memory, and what llama.cpp derives from them: cells and batch."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ ComputeBackend = Literal["cuda", "vulkan", "rocm", "plain"]
 
 @dataclass(frozen=True, slots=True)
 class MemoryOptions:
-    """How a runner is started, as far as it changes memory. `num_ctx` is per slot.
+    """The options of a runner that affect memory. `num_ctx` is per slot.
 
-    `is_embedding` None: derived from the capabilities (no completion, as Ollama does). `has_projector` False: the
+    `is_embedding` None: derived from the capabilities (no completion), as Ollama does. `has_projector` False: the
     vision tower stays in main memory.
     """
 
@@ -25,7 +25,7 @@ class MemoryOptions:
     has_projector: bool = True
 
     def with_num_ctx(self, num_ctx: int) -> MemoryOptions:
-        """The same run with another context."""
+        """Return the same options with another context."""
         return replace(self, num_ctx=num_ctx)
 
     @property
@@ -35,19 +35,19 @@ class MemoryOptions:
 
     @property
     def ubatch(self) -> int:
-        """Tokens computed at once: never more than all slots can hold."""
+        """Tokens computed at once: at most what all slots can hold."""
         return min(self.num_batch, self.cells * self.num_parallel)
 
     def sliding_cells(self, window: int) -> int:
-        """Cells per slot of a layer that slides over `window` tokens (llama-kv-cache-iswa.cpp)."""
+        """Return the cells per slot of a layer that slides over `window` tokens (llama-kv-cache-iswa.cpp)."""
         return min(self.cells, pad(window + self.ubatch))
 
     @property
     def is_kv_quantized(self) -> bool:
-        """True where the cache holds blocks rather than plain floats."""
+        """True if the cache holds blocks rather than plain floats."""
         return self.kv_type.lower() not in {"f32", "f16", "bf16"}
 
 
 def pad(tokens: int, to: int = 256) -> int:
-    """`tokens` rounded up to a multiple of `to`."""
+    """Return `tokens` rounded up to a multiple of `to`."""
     return -(-tokens // to) * to

@@ -1,8 +1,8 @@
 """Where a model's layers go: one card, or llama.cpp's split over several, and whether every card keeps its margin.
 
-llama.cpp's fit (common/fit.cpp) in three steps. 1. All layers are dealt out in proportion to free memory; where every
-card keeps its margin, that is the plan. 2. A mixture of experts that does not fit so moves experts to main memory: it
-does not fit. 3. A dense model is filled again from the last layer to the first, last card first.
+llama.cpp's fit (common/fit.cpp) in three steps. 1. All layers are distributed in proportion to free memory; if every
+card keeps its margin, that is the plan. 2. Otherwise a mixture of experts moves experts to main memory: it does not
+fit. 3. A dense model is distributed again, from the last layer to the first, last card first.
 """
 
 from __future__ import annotations
@@ -23,12 +23,14 @@ from router.core.memory.footprint import (
 from router.core.memory.shape import shape_of
 from router.core.ollama.model import ModelFacts
 
-PIPELINE_COPIES = 4  # of the graph's inputs per device, once a fully offloaded model is split (ggml-backend.cpp)
+PIPELINE_COPIES = 4  # of the graph's inputs per device, if a fully offloaded model is split (ggml-backend.cpp)
 
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """One device as the fit sees it. `free_bytes` is idle driver-free memory, before our runner's own context.
+    """One device as the fit sees it.
+
+    `free_bytes` is what the driver has free before our runner's own context is created.
 
     `margin_bytes` is llama.cpp's fit target (1 GiB since Ollama 0.30); `context_bytes` the driver context that the
     runner's process will take on this card.
@@ -42,9 +44,9 @@ class Card:
 
 @dataclass(frozen=True, slots=True)
 class DeviceNeed:
-    """What one card must hold: `need_bytes` includes context, margin and safety; it fits when need ≤ have.
+    """What one card must hold: `need_bytes` includes context, margin and safety; it fits if need ≤ have.
 
-    `alloc_bytes` is what llama.cpp allocates there, the driver context included: what a probe sees go.
+    `alloc_bytes` is what llama.cpp allocates there, with the driver context: by so much a probe sees free memory drop.
     """
 
     index: int
@@ -55,30 +57,30 @@ class DeviceNeed:
 
     @property
     def short_bytes(self) -> int:
-        """How much is missing on this card; 0 when it fits."""
+        """How many bytes are missing on this card; 0 if it fits."""
         return max(0, self.need_bytes - self.have_bytes)
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """The outcome of the fit over `devices`: `fits` means every layer on a GPU and none overflowing."""
+    """The result of the fit over `devices`; `fits`: every layer is on a GPU and no card overflows."""
 
     fits: bool
     devices: tuple[DeviceNeed, ...]
 
     @property
     def need_bytes(self) -> int:
-        """What must be free over all cards."""
+        """The bytes that must be free over all cards."""
         return sum(device.need_bytes for device in self.devices)
 
     @property
     def expected_bytes(self) -> int:
-        """What a probe should see go on loading: everything allocated, driver contexts included, no margins."""
+        """By how much a load should lower the probe's reading: allocations and driver contexts, without margins."""
         return sum(device.alloc_bytes for device in self.devices)
 
     @property
     def short_bytes(self) -> int:
-        """How much is missing over all cards; 0 where every card has what it needs."""
+        """How many bytes are missing over all cards; 0 if every card has what it needs."""
         return sum(device.short_bytes for device in self.devices)
 
 
@@ -91,10 +93,10 @@ def place(
     safety_bytes: int | None = None,
     residual_bytes: int = 0,
 ) -> Placement:
-    """llama.cpp's fit of all layers over exactly these `cards` (one card: no split; none: nothing fits).
+    """Return llama.cpp's fit of all layers over exactly these `cards` (one card: no split; none: nothing fits).
 
-    `safety_bytes` is kept free on each card; None takes the footprint's own, by each card's share. `residual_bytes` is
-    what was learned for this model, spread over the cards in proportion to what they hold.
+    `safety_bytes` is kept free on each card; None = the footprint's own, by each card's share. `residual_bytes` is what
+    was learned about this model, distributed over the cards in proportion to what they hold.
     """
     if len(cards) == 1:
         known = known_footprint(facts, options, backend, 1)
@@ -117,7 +119,7 @@ def place(
 
 
 def _on_one(known: Footprint, layers: int, card: Card, safety_bytes: int | None, residual_bytes: int) -> Placement:
-    """All layers on one card: decisions ask this for every variant and card, so it does nothing twice."""
+    """Place all layers on one card. Decisions call this for every variant and card, so nothing is computed twice."""
     alloc = known.need_bytes + card.context_bytes
     safety = known.safety_bytes if safety_bytes is None else safety_bytes
     need = alloc + card.margin_bytes + safety + residual_bytes
@@ -134,9 +136,9 @@ def max_num_ctx(
     safety_bytes: int | None = None,
     residual_bytes: int = 0,
 ) -> int:
-    """The largest num_ctx (a multiple of `step`, at most the model's own) that fits over `cards`; 0 if none does.
+    """Return the largest num_ctx (a multiple of `step`, at most the model's own) that fits over `cards`; 0 if none.
 
-    A model that does not say its context is searched up to 131072.
+    For a model that does not state its context the search ends at 131072.
     """
     low, high = 0, (facts.context_length or 131_072) // step
     while low < high:
@@ -149,8 +151,11 @@ def max_num_ctx(
 
 @dataclass(frozen=True, slots=True)
 class _Split:
-    """One question to the fit over several cards. `sums` are the bytes of the first n layers; layers are the blocks
-    and, last, the output. `single_bytes` is the compute buffer while nothing is pipelined."""
+    """The input of a fit over several cards.
+
+    `sums` are the bytes of the first n layers; layers are the blocks and, last, the output. `single_bytes` is the
+    compute buffer while nothing is pipelined.
+    """
 
     facts: ModelFacts
     cards: Sequence[Card]
@@ -161,8 +166,10 @@ class _Split:
     residual_bytes: int
 
     def first_plan(self) -> Placement:
-        """Layers by each card's share of the free memory: layer il goes to the first card whose cumulated share
-        exceeds il / layers (llama-model.cpp, load_tensors)."""
+        """Distribute the layers by each card's share of the free memory.
+
+        Layer il goes to the first card whose cumulative share exceeds il / layers (llama-model.cpp, load_tensors).
+        """
         layers = len(self.sums) - 1
         shares = list(accumulate(max(0, card.free_bytes - card.context_bytes) for card in self.cards))
         total = shares[-1] or 1
@@ -173,15 +180,16 @@ class _Split:
         return Placement(all(device.need_bytes <= device.have_bytes for device in devices), devices)
 
     def is_hopeless(self, first: Placement) -> bool:
-        """True when no other distribution can help: all cards together have too little, even unpipelined."""
+        """Return whether no other distribution can help: all cards together have too little, even unpipelined."""
         unpipelined = len(self.cards) * (self.whole.compute_bytes - self.single_bytes)
         return first.need_bytes - unpipelined > sum(device.have_bytes for device in first.devices)
 
     def second_plan(self) -> Placement | None:
-        """Each card, last first, takes the most of the remaining layers; None if some are left over.
+        """Give each card, last first, the most of the remaining layers. Return None if some are left over.
 
-        Until all are placed nothing is pipelined, so a card is filled as if there were one copy of the inputs. In the
-        end later cards may so dip into their margin, as llama.cpp lets them, but nothing may exceed what a card has.
+        Until all are placed nothing is pipelined, so a card is filled as if there were one copy of the inputs. At the
+        end later cards may therefore use part of their margin, as llama.cpp allows, but no card may need more than it
+        has.
         """
         left, devices = len(self.sums) - 1, list[DeviceNeed]()
         for at in range(len(self.cards) - 1, -1, -1):
@@ -196,7 +204,7 @@ class _Split:
         return Placement(True, tuple(reversed(devices))) if not left else None
 
     def _most(self, at: int, left: int) -> int:
-        """The most layers before layer `left` that card `at` holds while nothing is pipelined; never all of them."""
+        """Return the most layers before layer `left` that card `at` holds while nothing is pipelined; never all."""
         low, high = 0, left - 1
         while low < high:
             middle = (low + high + 1) // 2
@@ -205,40 +213,40 @@ class _Split:
         return low
 
     def _device(self, at: int, end: int, count: int, compute_bytes: int | None = None) -> DeviceNeed:
-        """Card `at` holding the `count` layers before layer `end`."""
+        """Return the need of card `at` if it holds the `count` layers before layer `end`."""
         card = self.cards[at]
-        held = self.whole.projector_bytes if at == 0 else 0
+        model_bytes = self.whole.projector_bytes if at == 0 else 0
         if count:
             compute = self.whole.compute_bytes if compute_bytes is None else compute_bytes
-            held += self.sums[end] - self.sums[end - count] + compute
-        need = held + self._learned(held) if self.residual_bytes else held
+            model_bytes += self.sums[end] - self.sums[end - count] + compute
+        need = model_bytes + self._learned(model_bytes) if self.residual_bytes else model_bytes
         safety = safety_bytes_of(self.facts, need) if self.safety_bytes is None else self.safety_bytes
         total = need + card.context_bytes + card.margin_bytes + safety
-        return DeviceNeed(card.index, total, card.free_bytes, count, held + card.context_bytes)
+        return DeviceNeed(card.index, total, card.free_bytes, count, model_bytes + card.context_bytes)
 
-    def _learned(self, held_bytes: int) -> int:
-        """This card's share of what was learned."""
+    def _learned(self, model_bytes: int) -> int:
+        """Return this card's share of what was learned, in bytes."""
         everywhere = self.whole.need_bytes + (len(self.cards) - 1) * self.whole.compute_bytes
-        return self.residual_bytes * held_bytes // max(1, everywhere)
+        return self.residual_bytes * model_bytes // max(1, everywhere)
 
 
 @lru_cache(maxsize=4096)
 def _layer_sums(facts: ModelFacts, options: MemoryOptions) -> tuple[int, ...]:
-    """Bytes of the first n layers, weights and caches, for n = 0 … blocks + 1 (the output is the last layer)."""
+    """Return the bytes of the first n layers, weights and caches, for n = 0 … blocks + 1 (the last is the output)."""
     shape = shape_of(facts)
     if not shape.layers or not facts.tensors:
         return _even_sums(facts, options)
     weights = shape.weights.block_bytes
     skipped = (0,) * (len(shape.layers) - len(weights))
     layers = (
-        held + layer_kv_bytes(shape, layer, options) + layer.state_bytes * options.num_parallel
-        for held, layer in zip(weights + skipped, shape.layers, strict=True)
+        block + layer_kv_bytes(shape, layer, options) + layer.state_bytes * options.num_parallel
+        for block, layer in zip(weights + skipped, shape.layers, strict=True)
     )
     return tuple(accumulate((*layers, shape.weights.output_bytes), initial=0))
 
 
 def _even_sums(facts: ModelFacts, options: MemoryOptions) -> tuple[int, ...]:
-    """Layers of a model whose tensors are not known: all alike, and the output as large as a tenth of the file."""
+    """Return the same for a model with unknown tensors: equal layers, and an output as large as a tenth of the file."""
     whole = known_footprint(facts, options, "plain", 1)
     blocks = max(1, int(facts.value("block_count", 32)))
     output = whole.weights_bytes // 10

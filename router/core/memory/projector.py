@@ -1,4 +1,4 @@
-"""Bytes of a vision tower on the GPU: its tensors and its worst-case image (docs/memory.md, "Projector")."""
+"""Bytes of a vision tower on the GPU: its tensors and its largest image (docs/memory.md, "Projector")."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _UNKNOWN_FACTOR, _UNKNOWN_BYTES = 1.25, 64 * MIB
 
 
 def projector_bytes(facts: ModelFacts, weights: Weights) -> int:
-    """What the tower adds to the target of the first card; 0 for a text model.
+    """Return the bytes that the tower adds to the target of the first card; 0 for a text model.
 
     A tower inside the file is sized from its tensors, one in a blob of its own from what the download has beyond the
-    text tensors. The worst image follows from the tower's metadata, else it is a quarter of the file and 64 MiB.
+    text tensors. The largest image is sized from the tower's metadata, else as a quarter of the tower and 64 MiB.
     """
     tower = tower_bytes(facts, weights)
     if not tower:
@@ -24,7 +24,7 @@ def projector_bytes(facts: ModelFacts, weights: Weights) -> int:
 
 
 def tower_bytes(facts: ModelFacts, weights: Weights) -> int:
-    """Bytes of the tower's tensors, or an upper bound where its blob's tensors are not listed."""
+    """Return the bytes of the tower's tensors, or an upper bound if its blob's tensors are not listed."""
     if weights.tower_bytes:
         return weights.tower_bytes
     if not facts.projector or not facts.tensors:
@@ -33,7 +33,7 @@ def tower_bytes(facts: ModelFacts, weights: Weights) -> int:
 
 
 def worst_image_bytes(facts: ModelFacts) -> int:
-    """Compute of the largest image of a SigLIP tower: N·4·(n_ff + 5·n_embd) for N patches; 0 when unknown."""
+    """Return the compute bytes of a SigLIP tower's largest image: N·4·(n_ff + 5·n_embd) for N patches; 0 if unknown."""
     found = _vision(facts)
     image, patch = found.get("image_size", 0), found.get("patch_size", 0)
     width, embedding = found.get("feed_forward_length", 0), found.get("embedding_length", 0)
@@ -43,7 +43,7 @@ def worst_image_bytes(facts: ModelFacts) -> int:
 
 
 def _vision(facts: ModelFacts) -> dict[str, int]:
-    """The numbers of the tower's metadata, by the last part of their keys (``clip.vision.image_size`` → image_size)."""
+    """Return the numbers of the tower's metadata, by the last part of the key (clip.vision.image_size → image_size)."""
     return {
         key.rpartition("vision.")[2]: int(value)
         for source in (facts.info, facts.projector)

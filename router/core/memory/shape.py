@@ -1,4 +1,4 @@
-"""The shape of a model: everything about its memory that does not depend on how it is run, worked out once."""
+"""The shape of a model: everything about its memory that does not depend on the options. Computed once."""
 
 from __future__ import annotations
 
@@ -18,8 +18,11 @@ Exactness = Literal["exact", "general", "coarse"]
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """`layers` is the cache of each block; `kinds` the KV caches that occur, with how often; `mask_kinds` which of
-    full (False) and sliding (True) occur. `widest_v` is the widest V cell in elements. `window` is in tokens."""
+    """Everything about a model's memory that does not depend on the options.
+
+    `layers` is the cache of each block; `kinds` the KV caches that occur, with their numbers; `mask_kinds` which of
+    full (False) and sliding (True) occur. `widest_v` is the widest V cell in elements. `window` is in tokens.
+    """
 
     arch: Architecture
     weights: Weights
@@ -37,7 +40,7 @@ class Shape:
 
 @lru_cache(maxsize=1024)
 def shape_of(facts: ModelFacts) -> Shape:
-    """The shape of `facts`; kept per facts object, since a model's metadata never changes."""
+    """Return the shape of `facts`; cached per facts object, because a model's metadata never changes."""
     arch = architecture(facts.arch)
     layers = layer_caches(facts, arch)
     blocks = len(layers) - int(facts.value("nextn_predict_layers", 0))
@@ -62,7 +65,10 @@ def shape_of(facts: ModelFacts) -> Shape:
 
 
 def _mask_kinds(arch: Architecture, layers: tuple[LayerCache, ...]) -> tuple[bool, ...]:
-    """One mask per kind of attention. A model that slides always has both; without a cache every layer attends."""
+    """Return one mask per kind of attention among the layers with a cache.
+
+    Without a cache every layer attends; then a model that slides has both.
+    """
     slides = any(layer.is_sliding for layer in layers)
     if not arch.has_cache:
         return (False, True) if slides else (False,)
@@ -77,16 +83,16 @@ def _exactness(facts: ModelFacts, arch: Architecture) -> Exactness:
 
 
 def _notes(facts: ModelFacts, arch: Architecture, weights: Weights) -> tuple[str, ...]:
-    """Why the figures are less than exact, in words for `explain`."""
+    """Return why the figures are less than exact, as text for `explain`."""
     notes = []
     if not facts.arch:
-        notes.append("no metadata: sizes follow from the file size alone, rounded up")
+        notes.append("no metadata: sizes are derived from the file size alone, rounded up")
     elif arch.source == "none":
         notes.append(f"architecture {facts.arch} is not in the table: every layer counted with the full context")
     elif not arch.is_calibrated:
-        notes.append(f"architecture {facts.arch} keeps caches that are not modelled: the first load tells")
+        notes.append(f"architecture {facts.arch} keeps caches that are not modelled: the first load is measured")
     if facts.arch and not facts.tensors:
-        notes.append("the server listed no tensors: weights are taken as the whole download")
+        notes.append("the server listed no tensors: weights are counted as the whole download")
     if weights.unknown_types:
         notes.append(f"unknown tensor types counted as F32: {', '.join(sorted(weights.unknown_types))}")
     return tuple(notes)

@@ -26,10 +26,12 @@ _INPUT = ("token_embd.", "position_embd.", "token_types.", "per_layer_token_embd
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """`block_bytes` per block (0 for those that are not loaded), `output_bytes` everything that goes with the output,
-    `host_bytes` what never leaves main memory, `tower_bytes` vision or audio tensors inside the file, `file_bytes` all
-    tensors.
-    `unknown_types` names tensor types without a known size: counted as F32, an upper bound."""
+    """The bytes of one file's tensors, by place.
+
+    `block_bytes` are per block (0 for those that are not loaded), `output_bytes` go with the output, `host_bytes` never
+    leave main memory, `tower_bytes` are vision or audio tensors inside the file, `file_bytes` are all tensors.
+    `unknown_types` names tensor types without a known size: they are counted as F32, an upper bound.
+    """
 
     block_bytes: tuple[int, ...]
     output_bytes: int
@@ -40,13 +42,16 @@ class Weights:
 
     @property
     def device_bytes(self) -> int:
-        """Everything that a full offload puts on the GPU."""
+        """The bytes that a full offload puts on the GPU."""
         return sum(self.block_bytes) + self.output_bytes
 
     @staticmethod
     def of(tensors: Iterable[Tensor], *, blocks: int, copies_embedding: bool) -> Weights:
-        """Sort the tensors of one file. `blocks`: how many blocks are loaded; later ones (multi-token prediction) are
-        skipped. `copies_embedding`: without an `output.weight` the token embedding is copied to the GPU as output."""
+        """Add up the tensors of one file by place.
+
+        `blocks` is how many blocks are loaded; later ones (multi-token prediction) are skipped. `copies_embedding`:
+        without an `output.weight` the token embedding is copied to the GPU as output.
+        """
         per_block, output, host, tower, embedding, has_output = [0] * blocks, 0, 0, 0, 0, False
         unknown: set[str] = set()
         total = 0
@@ -71,7 +76,7 @@ class Weights:
 
 
 def tensor_bytes(tensor: Tensor) -> int:
-    """The tensor's bytes in the file and on the device; an unknown type counts as F32."""
+    """Return the tensor's bytes in the file and on the device; an unknown type counts as F32."""
     elements = 1
     for side in tensor.shape:
         elements *= side
@@ -80,6 +85,6 @@ def tensor_bytes(tensor: Tensor) -> int:
 
 
 def row_bytes(kind: str, elements: int) -> float:
-    """Bytes of `elements` values in a cache of type `kind` (``f16``, ``q8_0`` …); an unknown type counts as f32."""
+    """Return the bytes of `elements` values in a cache of type `kind` (``f16``, ``q8_0`` …); an unknown one is f32."""
     per_block, size = BLOCKS.get(kind.upper(), (1, 4))
     return elements * size / per_block
