@@ -1,7 +1,7 @@
-"""What Ollama refuses in a well-typed body before it looks for the model.
+"""What Ollama rejects in a well-typed body before it looks up the model.
 
-Refused here as well, since such a request must not cause a switch. Source: the handlers in `server/routes.go` and
-`middleware/` of Ollama 0.33.
+It is rejected here as well, because such a request must not cause a switch. Source: the handlers in `server/routes.go`
+and `middleware/` of Ollama 0.33.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _NOTHING = Prompt()
 
 
 def check(kind: str, model: str, found: Mapping[str, Any]) -> None:
-    """Raises BadRequest with Ollama's text. A body that names no model is left to Ollama, which says so first."""
+    """Raise BadRequest with Ollama's text. A body without a model is left to Ollama, which reports that first."""
     if kind in _CHECKS and model:
         _CHECKS[kind](model, found)
 
@@ -57,7 +57,7 @@ def _embed(model: str, found: Mapping[str, Any]) -> None:
     asked = found.get("input")
     if asked is None or kind_of(asked) == "string":
         return
-    key_of(model)  # a name that is none comes first
+    key_of(model)  # an invalid name is reported first
     if kind_of(asked) != "array" or any(kind_of(item) != "string" for item in elements(asked)):
         raise BadRequest("invalid input type")
 

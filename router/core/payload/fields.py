@@ -1,6 +1,6 @@
-"""The request bodies of Ollama's routes as Go struct types: which fields there are, and what is refused by its type.
+"""The request bodies of Ollama's routes as Go struct types: their fields, and the types that these accept.
 
-Source: `api/types.go`, `openai/openai.go`, `openai/responses.go`, `anthropic/anthropic.go` of Ollama 0.33. Deeper than
+Source: `api/types.go`, `openai/openai.go`, `openai/responses.go`, `anthropic/anthropic.go` of Ollama 0.33. Below
 messages and tool names, types are left to the upstream.
 """
 

@@ -1,4 +1,4 @@
-"""Messages and prompts: how many there are, how much text they hold, whether there is an image among them."""
+"""Messages and prompts: their number, the bytes of their text, and whether there is an image among them."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ _MAX_NESTING = 4  # a tool's result inside a message inside the input
 
 
 class Prompt(NamedTuple):
-    """`text_bytes` counts JSON text as written, images left out."""
+    """The size of a prompt. `text_bytes` counts JSON text as written, without images."""
 
     parts: int = 0
     text_bytes: int = 0
     has_images: bool = False
 
     def plus(self, other: Prompt) -> Prompt:
-        """Both together; `parts` stays this one's."""
+        """Return both together; `parts` stays this one's."""
         return Prompt(self.parts, self.text_bytes + other.text_bytes, self.has_images or other.has_images)
 
 
 def measure(view: memoryview | None, nesting: int = 0) -> Prompt:
-    """The text and images of a string, or of a list of content parts or items of any dialect."""
+    """Return the size of a string, or of a list of content parts or items of any dialect."""
     if view is None or (kind := kind_of(view)) == "null":
         return Prompt()
     if kind == "string":
@@ -62,7 +62,7 @@ def _measure_part(view: memoryview, nesting: int) -> Prompt:
 
 
 class _Quick(msgspec.Struct, forbid_unknown_fields=True):
-    """A message of the form usual in every dialect. Any other spelling or type is looked at by the slow rules."""
+    """A message of the form that all dialects share. Any other spelling or type goes to the slow path."""
 
     role: str
     content: msgspec.Raw
@@ -74,7 +74,7 @@ _QUICK = msgspec.json.Decoder(list[_Quick])
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Messages(GoType):
-    """A list of messages read as a Prompt: each element checked as `element`, measured by `measure_one`."""
+    """A list of messages decoded to a Prompt: each element is checked as `element` and measured by `measure_one`."""
 
     element: GoType = _ANY
     measure_one: Callable[[Any], Prompt] = lambda value: Prompt()
@@ -91,7 +91,7 @@ class Messages(GoType):
 
 
 def quick_prompt(view: memoryview | msgspec.Raw) -> Prompt | None:
-    """A list of messages of the usual form, measured; None where one is not, or holds more than text."""
+    """Return the size of a list of messages of the common form; None if one has another form or more than text."""
     try:
         messages = _QUICK.decode(view)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -149,7 +149,7 @@ _PARAM = Struct(
 
 
 def _param(view: memoryview, kind: str) -> dict[str, Any]:
-    """A message of /v1/messages: `content` must be a string or a list of blocks."""
+    """Check a message of /v1/messages: `content` must be a string or a list of blocks."""
     found: dict[str, Any] = read_alone(_PARAM, view, kind)
     if "content" not in found:
         raise BadRequest("unexpected end of JSON input")
@@ -166,7 +166,7 @@ ANTHROPIC = Messages(
 
 
 def _input(view: memoryview, kind: str) -> Prompt:
-    """The input of /v1/responses: a string or a list of items."""
+    """Measure the input of /v1/responses: a string or a list of items."""
     if kind not in ("string", "null", "array"):
         wrong = Mismatch(kind, "[]json.RawMessage", "", ())
         raise BadRequest(f"input must be a string or array: {wrong.message}")

@@ -1,11 +1,11 @@
-"""The usual body of a generating route, read in one step by msgspec; every other one goes the long way.
+"""Fast path: the common body of a generating route, read in one step by msgspec. Every other body takes the slow path.
 
-A body is usual when each key is spelled as Ollama's own, known here and there once, and each value has the type that it
-should have. A key that is there twice shows as its quoted text being there twice: within a value its quotes would be
-escaped, so a false alarm is possible (a value that reads so), a missed one is not.
+A body is common if each key is spelled like Ollama's own, is known here and occurs once, and each value has the type
+that it should have. A key occurs twice if its quoted text does: within a value its quotes would be escaped, so a false
+alarm is possible (a value that equals the key), a missed duplicate is not.
 
-Nothing is decided here: `read_quick` gives None in any doubt, and `payload.read_request` reads the same by its rules (a
-property test holds the two together).
+Nothing is decided here: in any doubt `read_quick` returns None, and `read.read_request` reads the body by its rules. A
+property test compares the two paths.
 """
 
 from __future__ import annotations
@@ -21,21 +21,24 @@ _MOST_TOKENS = 1 << 31
 _QUOTE = ord('"')
 _ABSENT = msgspec.Raw()
 _NO_TEXT = msgspec.Raw(b'""')
-# The escapes of ASCII letters, in which a key could be written a second time without being seen.
+# Escapes of ASCII letters: a second spelling of a key that uses them would not be detected.
 _HIDDEN = (b"\\u004", b"\\u005", b"\\u006", b"\\u007")
 
 
 class Plain(NamedTuple):
-    """A native body cut for `rewrite`: its options as they came and their keys, and all else but its model and its
-    keep_alive, ready to be joined."""
+    """A native body split for `rewrite`.
+
+    `options` are its options as sent, `option_values` the same decoded; `rest` is everything else except its model and
+    its keep_alive, ready to be joined.
+    """
 
     options: memoryview
-    given: dict[str, Any]
+    option_values: dict[str, Any]
     rest: tuple[bytes | memoryview, ...]
 
 
-class Usual(NamedTuple):
-    """What a usual body asks for: the values that `payload.InferenceRequest` is made of."""
+class QuickRequest(NamedTuple):
+    """What a body asks for on the fast path: the values from which `read.InferenceRequest` is built."""
 
     model: str
     stream: bool
@@ -81,19 +84,19 @@ _STREAM: dict[object, tuple[bytes, ...]] = {
 }
 
 
-def read_quick(kind: str, body: bytes) -> Usual | None:
-    """What `body` asks for; None where it is not a usual one."""
+def read_quick(kind: str, body: bytes) -> QuickRequest | None:
+    """Return what `body` asks for; None if it must take the slow path."""
     read = _READERS.get(kind)
     if read is None or (b"\\u00" in body and any(escape in body for escape in _HIDDEN)):
         return None
     try:
-        usual = read(body)
+        found = read(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    return usual if usual is not None and usual.model.strip(GO_SPACE) and usual.keep_alive != b"null" else None
+    return found if found is not None and found.model.strip(GO_SPACE) and found.keep_alive != b"null" else None
 
 
-def _read_chat(body: bytes) -> Usual | None:
+def _read_chat(body: bytes) -> QuickRequest | None:
     asked = _CHAT(body)
     prompt = quick_prompt(asked.messages)
     if prompt is None or body.count(b'"messages"') > 1 or body.count(b'"options"') > 1:
@@ -102,7 +105,7 @@ def _read_chat(body: bytes) -> Usual | None:
     return _native(asked, prompt, rest)
 
 
-def _read_generate(body: bytes) -> Usual | None:
+def _read_generate(body: bytes) -> QuickRequest | None:
     asked = _GENERATE(body)
     prompt, system = memoryview(asked.prompt), memoryview(asked.system)
     if prompt[0] != _QUOTE or system[0] != _QUOTE or body.count(b'"options"') > 1:
@@ -113,14 +116,14 @@ def _read_generate(body: bytes) -> Usual | None:
     return _native(asked, Prompt(int(len(prompt) > 2), len(prompt) - 2 + len(system) - 2), rest)
 
 
-def _native(asked: _Native, prompt: Prompt, rest: tuple[bytes | memoryview, ...]) -> Usual:
+def _native(asked: _Native, prompt: Prompt, rest: tuple[bytes | memoryview, ...]) -> QuickRequest:
     options = memoryview(asked.options)
-    given = _OPTIONS(options) if options else _NO_OPTIONS
-    plain = Plain(options, given, rest)
-    return Usual(asked.model, asked.stream is not False, prompt, given, bytes(asked.keep_alive), None, plain)
+    values = _OPTIONS(options) if options else _NO_OPTIONS
+    plain = Plain(options, values, rest)
+    return QuickRequest(asked.model, asked.stream is not False, prompt, values, bytes(asked.keep_alive), None, plain)
 
 
-def _read_v1_chat(body: bytes) -> Usual | None:
+def _read_v1_chat(body: bytes) -> QuickRequest | None:
     asked = _V1_CHAT(body)
     prompt = quick_prompt(asked.messages)
     limit = asked.max_tokens
@@ -128,7 +131,7 @@ def _read_v1_chat(body: bytes) -> Usual | None:
         return None
     if body.count(b'"messages"') > 1:
         return None
-    return Usual(asked.model, asked.stream, prompt, _NO_OPTIONS, b"", limit)
+    return QuickRequest(asked.model, asked.stream, prompt, _NO_OPTIONS, b"", limit)
 
 
 _READERS = {"chat": _read_chat, "generate": _read_generate, "v1_chat": _read_v1_chat}

@@ -1,7 +1,7 @@
-"""What a request body asks for, and the same body for another model.
+"""What a request body asks for.
 
-`read_request` sees in a body what Ollama's Go decoder sees (`go_types.py`), so no spelling gets past a decision;
-`rewrite` sends exactly one `model`, ours, and leaves every other value as its bytes were.
+`read_request` sees in a body what Ollama's Go decoder sees (`go/types.py`), so no spelling escapes a decision;
+`rewrite` sends exactly one `model`, ours, and leaves the bytes of every other value unchanged.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from router.core.ollama.runner import LoadOptions
 from router.core.payload.checks import check
 from router.core.payload.fields import MANAGEMENT, REQUESTS
 from router.core.payload.messages import Prompt, measure
-from router.core.payload.quick import Plain, Usual, read_quick
+from router.core.payload.quick import Plain, QuickRequest, read_quick
 from router.core.payload.rewrite import Patch, rewrite, rewrite_names
 from router.core.payload.values import MAX_NS, keep_alive_ns_of
 from router.errors import BadRequest
@@ -35,14 +35,16 @@ _EMBEDDING, _COMPLETION = frozenset({"embedding"}), frozenset({"completion"})
 
 
 class InferenceRequest(msgspec.Struct, frozen=True):
-    """What the body of an inference route asks for. One per request, hence a struct: quicker to build than a dataclass.
+    """What the body of an inference route asks for.
 
-    `model` is as sent ("" when absent: `has_model` is False, and Ollama itself says what that means). `options` holds
-    what the client named, None for the rest. `keep_alive_s` is None when absent and infinite for "for ever". `needs`
-    are capabilities by Ollama's names. `prompt_bytes` counts the text, images left out. `num_predict` None = not named.
-    A load-only request carries no prompt; with keep_alive 0 it is an unload instead. `options_error` is what Ollama
-    answers with status 500, once it has found the model, for an option of the wrong type. `members` or `plain` are
-    for `rewrite`. `is_automatic` requests can only reach a runner that has Ollama's own options (no derived tags).
+    A struct, because one is built per request: it is faster than a dataclass.
+
+    `model` is as sent ("" if absent: `has_model` is False, and Ollama answers with the error). `options` holds what the
+    client named, None for the rest. `keep_alive_s` is None if absent, and inf = indefinitely. `needs` are capabilities
+    by Ollama's names. `prompt_bytes` counts the text without images. `num_predict` None = not named. A load-only
+    request has no prompt; with keep_alive 0 it is an unload instead. `options_error` is what Ollama answers with status
+    500, once it has found the model, to an option of the wrong type. `members` and `plain` are for `rewrite`.
+    `is_automatic`: the request can only use a runner with Ollama's own options (no derived tags).
     """
 
     model: str
@@ -64,15 +66,15 @@ class InferenceRequest(msgspec.Struct, frozen=True):
 
 
 def read_request(kind: str, body: bytes) -> InferenceRequest:
-    """The request in `body` of a route of `kind`. Raises BadRequest with the text that Ollama would answer."""
-    usual = read_quick(kind, body)
-    if usual is not None and (quick := _of_usual(usual)) is not None:
-        return quick
+    """Return the request in `body` of a route of `kind`. Raise BadRequest with the text that Ollama would answer."""
+    found = read_quick(kind, body)
+    if found is not None and (request := _from_quick(found)) is not None:
+        return request
     return read_slowly(kind, body)
 
 
 def read_slowly(kind: str, body: bytes) -> InferenceRequest:
-    """The same as `read_request`, by the rules alone: what the quick way is held against."""
+    """Return the same without the fast path. Tests compare the fast path with it."""
     members = _split(body, is_native=not kind.startswith("v1_"))
     found = _read(REQUESTS[kind], body, members)
     model = read_text(found.get("model"))
@@ -84,9 +86,10 @@ def read_slowly(kind: str, body: bytes) -> InferenceRequest:
 
 
 def read_names(kind: str, body: bytes) -> dict[str, str]:
-    """The names in the body of a management route ("show" "pull" "push" "create" "copy" "delete"), those that are set.
+    """Return the names that are set in the body of a management route.
 
-    `model` is what the route acts on: its `model`, or the older `name` where that is empty. Raises BadRequest.
+    `kind` is "show", "pull", "push", "create", "copy" or "delete". `model` is what the route acts on: its `model`, or
+    the older `name` if that is empty. Raise BadRequest.
     """
     found = _read(MANAGEMENT[kind], body, _split(body, is_native=True))
     names = {key: text for key in ("model", "source", "destination", "from") if (text := read_text(found.get(key)))}
@@ -116,34 +119,34 @@ def _read(struct: Struct, body: bytes, members: Members) -> dict[str, Any]:
     return found
 
 
-def _of_usual(usual: Usual) -> InferenceRequest | None:
-    """The request of a usual body; None where one of its values needs a closer look."""
-    options, num_predict, keep_alive_ns = _NO_OPTIONS, usual.max_tokens, None
-    if not _RUNNER_OPTIONS.isdisjoint(usual.options):
-        options, num_predict, error = _read_options({"options": usual.options})
+def _from_quick(found: QuickRequest) -> InferenceRequest | None:
+    """Build the request of a body that took the fast path; None if one of its values needs the slow path."""
+    options, num_predict, keep_alive_ns = _NO_OPTIONS, found.max_tokens, None
+    if not _RUNNER_OPTIONS.isdisjoint(found.options):
+        options, num_predict, error = _read_options({"options": found.options})
         if error:
             return None
-    if usual.keep_alive:
+    if found.keep_alive:
         try:
-            keep_alive_ns = keep_alive_ns_of(usual.keep_alive)
+            keep_alive_ns = keep_alive_ns_of(found.keep_alive)
         except BadRequest:
             return None
     return InferenceRequest(
-        usual.model,
+        found.model,
         options.num_ctx,
         options,
         None if keep_alive_ns is None else _seconds(keep_alive_ns),
-        usual.stream,
+        found.stream,
         _COMPLETION,
         False,
-        usual.prompt.text_bytes,
+        found.prompt.text_bytes,
         num_predict,
-        not usual.prompt.parts and keep_alive_ns != 0,
-        not usual.prompt.parts and keep_alive_ns == 0,
+        not found.prompt.parts and keep_alive_ns != 0,
+        not found.prompt.parts and keep_alive_ns == 0,
         True,
         "",
         None,
-        usual.plain,
+        found.plain,
     )
 
 
@@ -185,7 +188,7 @@ def _read_v1(kind: str, model: str, has_model: bool, found: dict[str, Any], memb
 
 
 def _native_prompt(kind: str, found: dict[str, Any]) -> Prompt:
-    """What a native body asks about; `parts` is 0 where Ollama only loads the model."""
+    """Return the prompt of a native body; `parts` is 0 if Ollama only loads the model."""
     if kind == "chat":
         return found.get("messages") or Prompt()
     if kind == "embed":
@@ -217,7 +220,10 @@ def _needs(kind: str, found: dict[str, Any], prompt: Prompt, *, thinks: bool) ->
 
 
 def _has_effort(kind: str, found: dict[str, Any]) -> bool:
-    """True when a `/v1` body asks for thinking. Anthropic's does not count: there Ollama drops it where it must."""
+    """Return whether a `/v1` body asks for thinking.
+
+    Anthropic's `thinking` does not count: Ollama drops it for a model that cannot think.
+    """
     if kind not in ("v1_chat", "v1_responses"):
         return False
     effort = read_text(found.get("reasoning", {}).get("effort")) or read_text(found.get("reasoning_effort"))
@@ -234,20 +240,20 @@ def _tool_bytes(found: dict[str, Any], members: Members) -> int:
 
 
 def _read_options(found: dict[str, Any]) -> tuple[LoadOptions, int | None, str]:
-    """The runner's options, num_predict, and the first complaint that Ollama would have about their types."""
-    given: dict[str, Any] = found.get("options") or {}
+    """Return the runner's options, num_predict, and the first error that Ollama would report about their types."""
+    values: dict[str, Any] = found.get("options") or {}
     shift = _is_true(found["shift"], default=False) if "shift" in found else None
-    if shift is None and _RUNNER_OPTIONS.isdisjoint(given):
+    if shift is None and _RUNNER_OPTIONS.isdisjoint(values):
         return _NO_OPTIONS, None, ""
     numbers: dict[str, int] = {}
     error = ""
-    for key, value in given.items():
+    for key, value in values.items():
         if key in _INT_OPTIONS and value is not None:
             if (number := _int_option(value)) is not None:
                 numbers[key] = number
             else:
                 error = error or f"option {go_quoted(key)} must be of type integer"
-    use_mmap = given.get("use_mmap")
+    use_mmap = values.get("use_mmap")
     if use_mmap is not None and not isinstance(use_mmap, bool):
         use_mmap, error = None, error or 'option "use_mmap" must be of type boolean'
     num_predict = numbers.pop("num_predict", None)
@@ -255,14 +261,14 @@ def _read_options(found: dict[str, Any]) -> tuple[LoadOptions, int | None, str]:
 
 
 def _int_option(value: Any) -> int | None:
-    """Ollama cuts a fraction off; what is beyond 64 bits becomes the smallest number. None for what is no number."""
+    """Convert a number like Ollama: cut off a fraction; beyond 64 bits take the smallest integer. None for others."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return int(value) if abs(value) < 2.0**63 else -(1 << 63)
 
 
 def _seconds(nanoseconds: int) -> float:
-    """Infinite for "for ever"; what overflowed is over at once."""
+    """Convert to seconds: MAX_NS to inf (indefinitely), a value that overflowed to 0 (at once)."""
     if nanoseconds == MAX_NS:
         return float("inf")
     return max(0, nanoseconds) / 1e9

@@ -11,20 +11,20 @@ import msgspec
 from router.core.go.json_keys import Members, fold, kind_of, read_text, split
 from router.core.payload.quick import Plain
 
-# Every key under which some route of Ollama takes a model's name. A body that goes upstream holds each at most once.
+# Every key under which a route of Ollama takes a model's name. A body that goes upstream holds each at most once.
 _NAME_KEYS = ("model", "name", "source", "destination", "from")
 _NOTHING: Mapping[str, Any] = {}
 _encode = msgspec.json.encode
 _OPTIONS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _OLD_NAME = frozenset({"name"})
-_LONGEST_KEPT = 64  # characters of a key whose spelling in JSON is remembered
+_LONGEST_CACHED = 64  # characters of a key whose JSON encoding is cached
 
 
 class Patch(NamedTuple):
-    """What `rewrite` does about a runner's options, encoded once for all requests to it.
+    """What `rewrite` changes in a runner's options, encoded once for all requests to that runner.
 
-    `named` go into the body's "options", those in `unset` out of it; `shift` and `without` are the same for the top.
-    `tail` is `named` as JSON without its braces; `touched` are the keys of both.
+    `named` are set in the body's "options", those in `unset` removed; `shift` and `without` are the same for the top
+    level. `tail` is `named` as JSON without its braces; `touched` are the keys of both.
     """
 
     named: dict[str, msgspec.Raw]
@@ -36,7 +36,7 @@ class Patch(NamedTuple):
 
     @classmethod
     def of(cls, options: Mapping[str, int | bool | None]) -> Patch:
-        """The patch that gives a body exactly `options`; None takes one out."""
+        """Build the patch that gives a body exactly `options`; None removes an option."""
         encoded = {key: _encode(value) for key, value in options.items() if value is not None}
         unset = frozenset(options) - encoded.keys() - {"shift"}
         shift = {"shift": encoded.pop("shift")} if "shift" in encoded else {}
@@ -58,16 +58,21 @@ def rewrite(
     members: Members | None = None,
     plain: Plain | None = None,
 ) -> bytes:
-    """`body` with `model` under exactly one key; the same object when nothing changes.
+    """Return `body` with `model` under exactly one key; the same object if nothing changes.
 
-    `options` go into the body's "options" (None takes one out; "shift" goes where Ollama has it, to the top); `drop`
-    names top-level keys to leave out, `force` such keys to set. A `members` from `InferenceRequest` saves a parse, its
-    `plain` (only where a keep_alive is to be dropped) a look at every key.
-    Raises BadRequest for a body that `read_request` refuses too.
+    `options` are set in the body's "options" (None removes one; "shift" belongs to the top level, as in Ollama); `drop`
+    names top-level keys to remove, `force` top-level keys to set. `members` from `InferenceRequest` save a parse, its
+    `plain` (only if a keep_alive is to be dropped) saves checking every key. Raise BadRequest for a body that
+    `read_request` rejects too.
     """
     patch = options if isinstance(options, Patch) else Patch.of(options)
-    if plain is not None and patch.tail and not (force or patch.shift) and patch.touched.isdisjoint(plain.given):
-        named = _behind(plain.options, patch) if plain.given else b"{%b}" % patch.tail
+    if (
+        plain is not None
+        and patch.tail
+        and not (force or patch.shift)
+        and patch.touched.isdisjoint(plain.option_values)
+    ):
+        named = _appended(plain.options, patch) if plain.option_values else b"{%b}" % patch.tail
         return b"".join((b'{"model":', _encode(model), b',"options":', named, *plain.rest, b"}"))
     members = split(body) if members is None else members
     merged = _merge_options(members, patch) if patch.touched else None
@@ -81,36 +86,38 @@ def rewrite(
     return _replace(body, members, wanted, drop | patch.without | _OLD_NAME, model)
 
 
-def _behind(options: memoryview, patch: Patch) -> bytes:
-    """`options`, an object with members, with those of `patch` behind them."""
+def _appended(options: memoryview, patch: Patch) -> bytes:
+    """Return `options`, an object with members, with those of `patch` after them."""
     return b"%b,%b}" % (bytes(options[:-1]), patch.tail)
 
 
 def rewrite_names(body: bytes, names: Mapping[str, str], *, members: Members | None = None) -> bytes:
-    """A management body with exactly the `names` given, each under one key; other keys that hold names are left out
-    (`name` beside `model`), the same object when nothing changes."""
+    """Return a management body with exactly these `names`, each under one key; the same object if nothing changes.
+
+    Other keys that hold names are removed (`name` beside `model`).
+    """
     members = split(body) if members is None else members
     wanted = {key: _encode(name) for key, name in names.items()}
     return _replace(body, members, wanted, frozenset(_NAME_KEYS) - names.keys(), names.get("model"))
 
 
 def _merge_options(members: Members, patch: Patch) -> bytes | None:
-    """The "options" object with `patch` in it; None when that changes nothing."""
+    """Return the "options" object with `patch` applied; None if that changes nothing."""
     found: dict[str, msgspec.Raw] = {}
     seen: list[memoryview] = []
     for key, view in members:
         if key == "options" or (len(key) == 7 and fold(key) == "options"):
             seen.append(view)
             found = {} if kind_of(view) == "null" else found | _read_options(view)
-    if len(seen) <= 1 and patch.tail and patch.touched.isdisjoint(found):  # the usual case: they go behind the others
-        return _behind(seen[0], patch) if found else b"{%b}" % patch.tail
+    if len(seen) <= 1 and patch.tail and patch.touched.isdisjoint(found):  # fast path: append them
+        return _appended(seen[0], patch) if found else b"{%b}" % patch.tail
     merged = {key: value for key, value in found.items() if key not in patch.unset}
     is_same = len(merged) == len(found) and all(found.get(key) == value for key, value in patch.named.items())
     return None if is_same else _encode(merged | patch.named)
 
 
 def _read_options(view: memoryview) -> dict[str, msgspec.Raw]:
-    """The members of an object as Go's map keeps them: the last of duplicates, at the place of the first."""
+    """Return the members of an object as Go's map keeps them: the last of duplicates, at the place of the first."""
     try:
         return _OPTIONS.decode(view)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -120,7 +127,7 @@ def _read_options(view: memoryview) -> dict[str, msgspec.Raw]:
 def _replace(
     body: bytes, members: Members, wanted: Mapping[str, bytes], drop: frozenset[str], model: str | None
 ) -> bytes:
-    """`members` with the `wanted` keys in front, each once, without those in `drop`."""
+    """Return `members` with the `wanted` keys in front, each once, and without those in `drop`."""
     kept: list[tuple[str, bytes | memoryview]] = []
     same: set[str] = set()
     is_changed = False
@@ -145,15 +152,15 @@ def _is_same(name: str, view: memoryview, wanted: bytes, model: str | None) -> b
 
 @lru_cache(maxsize=1024)
 def _lead(key: str) -> bytes:
-    """What stands before the value of a key."""
+    """Return what precedes the value of a key."""
     return b",%b:" % _encode(key)
 
 
 def _join(members: list[tuple[str, bytes | memoryview]]) -> bytes:
-    """An object of `members`; its bytes are copied once."""
+    """Join `members` to an object; their bytes are copied once."""
     parts: list[bytes | memoryview] = []
     for key, view in members:
-        parts += (_lead(key) if len(key) <= _LONGEST_KEPT else b",%b:" % _encode(key), view)
+        parts += (_lead(key) if len(key) <= _LONGEST_CACHED else b",%b:" % _encode(key), view)
     parts[:1] = (b"{", bytes(parts[0])[1:]) if parts else (b"{",)
     parts.append(b"}")
     return b"".join(parts)

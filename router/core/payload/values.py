@@ -1,4 +1,4 @@
-"""Values inside request bodies that Ollama reads by rules of their own: keep_alive, think, options."""
+"""Values in request bodies that Ollama decodes by rules of their own: keep_alive, think, options."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _DICT = msgspec.json.Decoder(dict[str, Any])
 
 @lru_cache(maxsize=512)
 def keep_alive_ns_of(raw: bytes) -> int:
-    """A keep_alive in nanoseconds, as `_keep_alive` says. Raises BadRequest with Ollama's text."""
+    """Return a keep_alive in nanoseconds, like `_keep_alive`. Raise BadRequest with Ollama's text."""
     kind = kind_of(memoryview(raw))
     if kind == "string":
         nanoseconds = parse_duration_ns(read_text(raw))
@@ -39,12 +39,12 @@ def keep_alive_ns_of(raw: bytes) -> int:
 
 
 def _keep_alive(view: memoryview, kind: str) -> int:
-    """Nanoseconds as Ollama keeps them: MAX_NS = for ever; a number beyond 64 bits wraps to the negative end."""
+    """Return nanoseconds as Ollama keeps them: MAX_NS = indefinitely; a number beyond 64 bits becomes the smallest."""
     return keep_alive_ns_of(bytes(view))
 
 
 def _think(view: memoryview, kind: str) -> bool:
-    """True when thinking is asked for."""
+    """Return whether thinking is asked for."""
     if kind == "bool":
         return view[0] == ord("t")
     if kind != "string":
@@ -56,7 +56,7 @@ def _think(view: memoryview, kind: str) -> bool:
 
 
 class Options(GoType):
-    """map[string]any as a plain dict; what only Go takes (lone surrogates and the like) is kept as an opaque value."""
+    """map[string]any as a plain dict; what only Go accepts (such as lone surrogates) is kept as an opaque value."""
 
     __slots__ = ()
 
@@ -72,7 +72,7 @@ class Options(GoType):
 
 
 def _plain(view: memoryview) -> Any:
-    """A scalar as Python has it; containers, which no option of interest is, as the word for their kind."""
+    """Return a scalar as a Python value; a placeholder for strings and containers, which no option of interest is."""
     kind = kind_of(view)
     if kind == "number":
         return float(bytes(view))
