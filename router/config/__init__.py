@@ -1,8 +1,8 @@
 """The configuration: YAML, environment and command line in, one frozen `Config` of checked values out.
 
-`values` parses single values, `backends` and `sections` are the models, `root` is the whole with its chain rules,
-`source` reads YAML with positions, `load` merges and reports. Nothing downstream sees YAML, environment variables or
-raw dicts.
+`values` parses single values, `backends` and `sections` define the sections, `root` combines them and checks that they
+agree, `chains` finds the chain of a model name, `source` reads YAML with positions, `load` merges and reports. Nothing
+outside sees YAML, environment variables or raw dicts.
 """
 
 from router.config.backends import BackendSection, Probe, ServerSection, StaticGpu

@@ -1,4 +1,4 @@
-"""The backend's sections: where the Ollama is, how its free VRAM is read, how it is set up.
+"""The backend's sections: where the Ollama server is, how its free VRAM is read, how it is set up.
 
 A field's description is its documentation everywhere: `config/router.yaml`, `config/router.schema.json` and the
 README's table repeat it.
@@ -19,28 +19,28 @@ KvType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "
 
 class StaticGpu(Section):
     name: str = "GPU"
-    """what the card is called in explanations"""
+    """name of the card in explanations"""
     total_mib: AtLeastOne
-    """its memory in MiB"""
+    """its total memory in MiB"""
     free_mib: Count | None = None
-    """free memory in MiB when nothing is loaded; null = total_mib"""
+    """its free memory in MiB with no model loaded; null = total_mib"""
 
 
 class Probe(Section):
     kind: ProbeKind = "auto"
     """how free VRAM is read: auto (NVML, else AMD sysfs, else none), nvml, command, prometheus, amd, static, none"""
     command: tuple[str, ...] = ()
-    """for command: what prints nvidia-smi's CSV, as [ssh, gpu1, nvidia-smi]; the query is added behind nvidia-smi"""
+    """for command: prints nvidia-smi's CSV, as [ssh, gpu1, nvidia-smi]; the query is appended to a final nvidia-smi"""
     url: str | None = None
-    """for prometheus: address of the metrics (DCGM exporter's names)"""
+    """for prometheus: URL of the metrics (with the names of DCGM exporter)"""
     root: str = "/"
-    """for amd: the folder that holds sys/class/drm"""
+    """for amd: the directory that contains sys/class/drm"""
     gpus: tuple[StaticGpu, ...] = ()
-    """for static: the cards, as they are to be believed"""
+    """for static: the cards to assume"""
     cache_s: Duration = 1.0
-    """for command: a reading is used again for this long"""
+    """for command: how long a reading is reused"""
     timeout_s: Positive = 0.25
-    """a reading that takes longer counts as lost; at least 5 for command, 2 for prometheus"""
+    """timeout of a reading; at least 5 for command, 2 for prometheus"""
 
     @model_validator(mode="after")
     def _has_what_its_kind_needs(self) -> Probe:
@@ -53,31 +53,31 @@ class Probe(Section):
 
 class ServerSection(Section):
     num_parallel: AtLeastOne = 1
-    """OLLAMA_NUM_PARALLEL of that Ollama"""
+    """OLLAMA_NUM_PARALLEL of this server"""
     kv_type: KvType = "f16"
-    """OLLAMA_KV_CACHE_TYPE of that Ollama"""
+    """OLLAMA_KV_CACHE_TYPE of this server"""
     flash_attention: Literal["auto", "on", "off"] = "auto"
-    """OLLAMA_FLASH_ATTENTION of that Ollama; auto = not set"""
+    """OLLAMA_FLASH_ATTENTION of this server; auto = not set"""
     context_length: AtLeastOne | None = None
-    """OLLAMA_CONTEXT_LENGTH of that Ollama; null = not set"""
+    """OLLAMA_CONTEXT_LENGTH of this server; null = not set"""
     gpu_overhead_mib: Count = 0
-    """OLLAMA_GPU_OVERHEAD of that Ollama, in MiB"""
+    """OLLAMA_GPU_OVERHEAD of this server, in MiB"""
     sched_spread: StrictBool = False
-    """OLLAMA_SCHED_SPREAD of that Ollama"""
+    """OLLAMA_SCHED_SPREAD of this server"""
     fit_target_mib: Count | None = None
-    """LLAMA_ARG_FIT_TARGET of that Ollama, in MiB per card; null = not set (1024)"""
+    """LLAMA_ARG_FIT_TARGET of this server, in MiB per card; null = not set (1024)"""
     max_loaded_models: AtLeastOne | None = None
-    """OLLAMA_MAX_LOADED_MODELS of that Ollama; null = not set"""
+    """OLLAMA_MAX_LOADED_MODELS of this server; null = not set"""
 
 
 class BackendSection(Section):
     url: Url = "http://127.0.0.1:11434"
-    """where the Ollama listens"""
+    """URL of the Ollama server"""
     gpus: Gpus = "auto"
-    """its cards: auto (all that the probe sees), none (CPU only), or a list of indexes or UUIDs"""
+    """its cards: auto (all that the probe reports), none (CPU only), or a list of indexes or UUIDs"""
     probe: Probe = Probe()
     """how its free VRAM is read"""
     suppress_cancel: StrictBool = False
-    """read an answer on when its client has left, for a server that crashes when it is cut off"""
+    """keep reading a response after its client disconnects, for a server that crashes when a request is aborted"""
     server: ServerSection = ServerSection()
-    """how that Ollama is set up; environment variables of it that change memory"""
+    """how this server is set up: its environment variables that affect memory"""

@@ -12,15 +12,15 @@ from router.config.values import WILDCARDS
 from router.core.decision.chain import Variant
 from router.core.ollama.names import ModelName, key_of
 
-_MAX_REMEMBERED = 4096
+_MAX_CACHED = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class ChainRule:
-    """What the configuration says for one asked model; nothing is left to look up in the defaults.
+    """The configuration for one requested model, with the defaults filled in.
 
-    `name` is the chain's name or pattern, "" where the defaults apply. `variants` is None for a chain that is
-    derived from the installed models as `auto` says ("off": the asked model alone).
+    `name` is the chain's name or pattern, "" if the defaults apply. `variants` is None for a chain that is derived from
+    the installed models as `auto` says ("off": the requested model alone).
     """
 
     name: str
@@ -32,7 +32,7 @@ class ChainRule:
 
 
 class ChainRules:
-    """The rules of one configuration; `rule_for` is remembered per name, so that a request costs one look-up."""
+    """The chain rules of one configuration. `rule_for` is cached per name, so that a request costs one look-up."""
 
     def __init__(self, chains: Mapping[str, ChainSection], defaults: Defaults) -> None:
         rules = {name: _rule(name, section, defaults) for name, section in chains.items()}
@@ -40,7 +40,7 @@ class ChainRules:
         patterns = sorted((name for name in rules if WILDCARDS.search(name)), key=_specificity)
         self._patterns = tuple((_regex(name), rules[name]) for name in patterns)
         self._default = ChainRule("", None, defaults.auto_chains, defaults.nothing_fits, defaults.upgrade)
-        self._remembered: dict[str, ChainRule] = {}
+        self._cache: dict[str, ChainRule] = {}
 
     @property
     def named(self) -> tuple[ChainRule, ...]:
@@ -48,13 +48,13 @@ class ChainRules:
         return tuple(rule for rule in self._by_key.values() if rule.variants is not None)
 
     def rule_for(self, model: str) -> ChainRule:
-        """The rule for `model` in any spelling. Raises BadRequest for what is no model name."""
-        rule = self._remembered.get(model)
+        """Return the rule for `model` in any spelling. Raise BadRequest if it is not a model name."""
+        rule = self._cache.get(model)
         if rule is None:
             rule = self._find(ModelName.parse(model))
-            if len(self._remembered) >= _MAX_REMEMBERED:
-                self._remembered.clear()
-            self._remembered[model] = rule
+            if len(self._cache) >= _MAX_CACHED:
+                self._cache.clear()
+            self._cache[model] = rule
         return rule
 
     def _find(self, name: ModelName) -> ChainRule:
@@ -86,7 +86,7 @@ def _rule(name: str, section: ChainSection, defaults: Defaults) -> ChainRule:
 
 
 def _specificity(pattern: str) -> int:
-    """Patterns with more literal characters come first; sorting is stable, so the file's order decides a tie."""
+    """Return a sort key: more literal characters come first. Sorting is stable, so the file's order decides a tie."""
     return -len(WILDCARDS.sub("", pattern))
 
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from router.config.backends import BackendSection, StaticGpu
-from router.config.root import Config, Path, Problem, disagreements
+from router.config.root import Config, Path, Problem, inconsistencies
 from router.config.sections import ChainSection, VariantSection
 from router.config.source import FILE_VARIABLE, Document, environment, read_file
 from router.errors import ConfigError
@@ -23,12 +23,12 @@ from router.errors import ConfigError
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _SECRET = re.compile(r"(?<=//)[^/\s@]+(?=@)|((?:token|key|secret|password|passwd)[=:]\s*)[^&\s,\"']+", re.IGNORECASE)
 _OPTIONS = {"backends.local.url": "upstream"}
-_TEAMS = "no key teams: teams and their keys are not supported yet"
+_TEAMS = "no key teams (teams are not supported yet)"
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """What was found, told in words because it is no value."""
+class Description:
+    """Text about what was found, where there is no value to show."""
 
     text: str
 
@@ -39,11 +39,11 @@ def load_config(
     env: Mapping[str, str] | None = None,
     options: Mapping[str, object] | None = None,
 ) -> Config:
-    """The configuration of `file` (or of $OLLAMA_ROUTER_CONFIG, or the defaults) with what overrides it.
+    """Return the configuration of `file` (or of $OLLAMA_ROUTER_CONFIG, or the defaults) with what overrides it.
 
-    `env` None means the process's environment. `options` are command line values by dotted key
-    (``{"listen": "127.0.0.1:0", "backends.local.url": …}``, where `local` is the backend whatever its name). Raises
-    ConfigError naming file, line, key, what was found and what is allowed, a line for each problem.
+    `env` None means the process's environment. `options` are command line values by dotted key (``{"listen":
+    "127.0.0.1:0", "backends.local.url": …}``, where `local` is the only backend whatever its name). Raise ConfigError
+    that names file, line, key, what was found and what is allowed, a line for each problem.
     """
     env = os.environ if env is None else env
     if file is None and env.get(FILE_VARIABLE):
@@ -53,19 +53,19 @@ def load_config(
         document = document.with_value(path, value, place)
     for key, value in (options or {}).items():
         place = f"command line: --{_OPTIONS.get(key, key.split('.')[-1].replace('_', '-'))}"
-        document = document.with_value(_of_the_one_backend(key.split("."), document.data), value, place)
+        document = document.with_value(_for_only_backend(key.split("."), document.data), value, place)
     return _checked(_with_ollama_origins(document, env))
 
 
 def effective(config: Config) -> dict[str, Any]:
-    """The configuration in force as plain data, every key written out and every secret masked."""
+    """Return the configuration in force as plain data, with every key, and with secrets masked."""
     masked = _masked(config.model_dump(mode="json"))
     assert isinstance(masked, dict)
     return masked
 
 
 def schema() -> dict[str, Any]:
-    """The JSON schema of the file, as shipped in config/router.schema.json."""
+    """Return the JSON schema of the file, as shipped in config/router.schema.json."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Config.model_json_schema()}
 
 
@@ -78,15 +78,15 @@ def _checked(document: Document) -> Config:
         config = Config.model_validate(data)
     except ValidationError as exc:
         details = exc.errors(include_url=False, include_context=True)
-        raise _error(document, [_problem(detail) for detail in details if not _is_beside(detail["loc"])]) from None
-    problems = list(disagreements(config))
+        raise _error(document, [_problem(detail) for detail in details if not _is_redundant(detail["loc"])]) from None
+    problems = list(inconsistencies(config))
     if problems:
         raise _error(document, problems)
     return config
 
 
-def _of_the_one_backend(path: list[str], data: Mapping[str, Any]) -> Path:
-    """The command line speaks of the backend that there is; its name is the file's business."""
+def _for_only_backend(path: list[str], data: Mapping[str, Any]) -> Path:
+    """Return `path` with `local` replaced by the name of the only backend, which the command line does not know."""
     backends = data.get("backends")
     if path[:2] == ["backends", "local"] and isinstance(backends, Mapping) and len(backends) == 1:
         path[1] = next(iter(backends))
@@ -94,11 +94,11 @@ def _of_the_one_backend(path: list[str], data: Mapping[str, Any]) -> Path:
 
 
 def _with_ollama_origins(document: Document, env: Mapping[str, str]) -> Document:
-    """OLLAMA_ORIGINS counts where no origins are configured, so that web clients that worked with Ollama still do."""
-    given = [origin.strip() for origin in env.get("OLLAMA_ORIGINS", "").split(",") if origin.strip()]
-    if not given or "origins" in document.data:
+    """Use OLLAMA_ORIGINS if no origins are configured, so that web clients that worked with Ollama still do."""
+    origins = [origin.strip() for origin in env.get("OLLAMA_ORIGINS", "").split(",") if origin.strip()]
+    if not origins or "origins" in document.data:
         return document
-    return document.with_value(("origins",), given, "environment: OLLAMA_ORIGINS")
+    return document.with_value(("origins",), origins, "environment: OLLAMA_ORIGINS")
 
 
 def _error(document: Document, problems: Iterable[Problem]) -> ConfigError:
@@ -111,8 +111,8 @@ def _error(document: Document, problems: Iterable[Problem]) -> ConfigError:
     return ConfigError("\n".join(dict.fromkeys(lines)))
 
 
-def _is_beside(path: Path) -> bool:
-    """True for the finding that a list of variants is also none of the words that may stand instead of it."""
+def _is_redundant(path: Path) -> bool:
+    """Return whether an error only says that a list of variants is not one of the words allowed in its place."""
     return any(str(part).startswith("literal[") for part in path)
 
 
@@ -120,7 +120,7 @@ def _problem(detail: ErrorDetails) -> Problem:
     path = tuple(part for part in detail["loc"] if part != "[key]")
     kind, context = detail["type"], detail.get("ctx", {})
     if kind == "missing":
-        return Problem(path[:-1], Found(f"no key {path[-1]}"), "only with it")
+        return Problem(path[:-1], Description(f"no key {path[-1]}"), "a mapping with this key")
     if kind == "extra_forbidden":
         return _unknown_key(path)
     return Problem(path, detail["input"], _allowed(kind, context, detail["msg"]))
@@ -147,11 +147,11 @@ def _unknown_key(path: Path) -> Problem:
     keys = list(_section_at(path[:-1]).model_fields)
     near = difflib.get_close_matches(str(path[-1]), keys, n=1, cutoff=0.5)
     hint = f" (did you mean {near[0]}?)" if near else ""
-    return Problem(path, Found(f"the unknown key {path[-1]}{hint}"), ", ".join(keys))
+    return Problem(path, Description(f"the unknown key {path[-1]}{hint}"), ", ".join(keys))
 
 
 def _section_at(path: Path) -> type[BaseModel]:
-    """The model that stands at `path`; mappings and lists lead to the model of their entries."""
+    """Return the model class of the section at `path`; mappings and lists lead to the class of their entries."""
     if path[:1] == ("chains",):
         return VariantSection if any(isinstance(part, int) for part in path) else ChainSection
     if path[:1] == ("backends",):
@@ -173,7 +173,7 @@ def _is_section(kind: object) -> bool:
 
 
 def _present(path: Path, data: object) -> Iterator[str | int]:
-    """`path` as the user wrote it: parts that stand for a short form (`variants`, `model`) are left out."""
+    """Yield `path` as the user wrote it, without parts that stand for a short form (`variants`, `model`)."""
     node = data
     for index, part in enumerate(path):
         if isinstance(node, Mapping) and (part in node or index == len(path) - 1):
@@ -196,7 +196,7 @@ def _key(path: Path) -> str:
 
 
 def _shown(value: object) -> str:
-    if isinstance(value, Found):
+    if isinstance(value, Description):
         return value.text
     text = _SECRET.sub(_mask, json.dumps(value, default=str, ensure_ascii=False))
     return text if len(text) <= 80 else text[:77] + "…"

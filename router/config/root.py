@@ -1,4 +1,4 @@
-"""The whole configuration, and what its parts must agree on."""
+"""The whole configuration, and the rules on which its sections must agree."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Path = tuple[str | int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that cannot stand: where, what was found there, and what is allowed."""
+    """One setting that is not allowed: where it is, what was found there, and what is allowed."""
 
     path: Path
     found: object
@@ -39,39 +39,39 @@ class Problem:
 
 class Config(Section):
     listen: Listen = Address("127.0.0.1", 11435)
-    """where clients connect"""
+    """address that clients connect to"""
     admin: Listen = Address("127.0.0.1", 11436)
-    """where /router/…, /metrics, /healthz, /readyz and the dashboard are"""
+    """address of /router/…, /metrics, /healthz, /readyz and the dashboard"""
     insecure_no_auth: StrictBool = False
-    """bound beyond this machine, anonymous clients may also pull, create and delete models"""
+    """if listening beyond loopback, anonymous clients may also pull, create and delete models"""
     hosts: tuple[str, ...] = ()
-    """further host names under which clients may reach the router"""
+    """additional host names under which clients may reach the router"""
     origins: tuple[str, ...] = ()
-    """further origins of web pages that may use it (* matches within); OLLAMA_ORIGINS where nothing stands here"""
+    """additional origins of web pages that may use it (* is a wildcard); OLLAMA_ORIGINS if this is not set"""
     backends: Mapping[str, BackendSection] = Field(default={"local": BackendSection()}, min_length=1)
-    """the Ollama behind the router; exactly one for now"""
+    """the Ollama server behind the router; exactly one for now"""
     chains: Mapping[ModelPattern, ChainValue] = {}
-    """what may serve a model, biggest first; names with * or ? stand for many models"""
+    """what may serve a model, biggest first; a name with * or ? is a pattern"""
     defaults: Defaults = Defaults()
-    """what holds where a chain or a request says nothing"""
+    """settings for whatever a chain or a request leaves open"""
     queue: Queue = Queue()
-    """requests that wait for their model's turn"""
+    """requests that wait for their model"""
     switch: Switch = Switch()
-    """one change of what is loaded"""
+    """changes of what is loaded"""
     snapshot: SnapshotTimes = SnapshotTimes()
-    """how often the world is looked at"""
+    """how often the state of Ollama and of the cards is read"""
     timeouts: Timeouts = Timeouts()
-    """towards clients and towards Ollama"""
+    """timeouts towards clients and towards Ollama"""
     limits: Limits = Limits()
-    """sizes and numbers"""
+    """largest sizes and numbers"""
     telemetry: TelemetrySection = TelemetrySection()
-    """log, headers, recent decisions"""
+    """log, response headers, recent decisions"""
     store: Store = Store()
-    """what was learned about footprints"""
+    """measurements of past loads"""
 
 
-def disagreements(config: Config) -> Iterator[Problem]:
-    """Everything in which parts of a configuration contradict each other."""
+def inconsistencies(config: Config) -> Iterator[Problem]:
+    """Yield a problem for every place where settings contradict each other."""
     if len(config.backends) > 1:
         second = list(config.backends)[1]
         yield Problem(("backends", second), second, "exactly one backend for now")
@@ -82,7 +82,7 @@ def disagreements(config: Config) -> Iterator[Problem]:
 
 def _addresses(config: Config) -> Iterator[Problem]:
     if config.listen == config.admin and config.listen.port != 0:
-        yield Problem(("admin",), str(config.admin), "another address than listen")
+        yield Problem(("admin",), str(config.admin), "an address other than listen")
     for name, backend in config.backends.items():
         upstream = urlsplit(backend.url)
         local = upstream.hostname in (config.listen.host, "localhost", "127.0.0.1", "::1")
@@ -114,12 +114,15 @@ def _chains(config: Config) -> Iterator[Problem]:
                     found = chain.variants[index].model
                     yield Problem(("chains", name, "variants", index), found, "each variant once")
         if chain.preload and WILDCARDS.search(name):
-            yield Problem(("chains", name, "preload"), True, "false: a chain for many models has nothing to preload")
+            yield Problem(("chains", name, "preload"), True, "false: a pattern does not name one model to preload")
     yield from _cycles(config)
 
 
 def _cycles(config: Config) -> Iterator[Problem]:
-    """Chains that only name each other lead to no model. One that lists its own name means the installed model."""
+    """Yield chains that only refer to each other and so lead to no model.
+
+    A chain that lists its own name means the installed model.
+    """
     follows: dict[str, tuple[str, set[str]]] = {}
     for name, chain in config.chains.items():
         if not isinstance(chain.variants, str) and not WILDCARDS.search(name):
@@ -135,4 +138,4 @@ def _cycles(config: Config) -> Iterator[Problem]:
                 set(itertools.chain.from_iterable(follows[key][1] for key in frontier)) & follows.keys() - reached
             )
         if start in reached:
-            yield Problem(("chains", name), name, "models: these chains only name each other, in a circle")
+            yield Problem(("chains", name), name, "models: these chains only refer to each other, in a circle")

@@ -1,4 +1,4 @@
-"""The base of all sections: frozen, unknown keys refused; and how a section's short form is told to the JSON schema."""
+"""The base class of all sections (frozen, unknown keys are errors), and the JSON schema of a section's short form."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Section(BaseModel):
 
 
 class ShortForm:
-    """In the JSON schema: what may stand in place of a section's mapping."""
+    """The JSON schema of what may stand in place of a section's mapping."""
 
     def __init__(self, short: dict[str, Any] | str) -> None:
         self.short = short

@@ -30,7 +30,7 @@ class VariantSection(Section):
     model: ModelRef
     """name of an installed model"""
     num_ctx: NumCtx = None
-    """its context in tokens; max = the largest that fits; null = as the request says"""
+    """its context in tokens; max = the largest that fits; null = by request, Modelfile or defaults"""
 
 
 VariantValue = Annotated[VariantSection, BeforeValidator(_variant), ShortForm({"type": "string", "minLength": 1})]
@@ -55,13 +55,13 @@ class ChainSection(Section):
         Literal["auto", "quantizations"] | tuple[VariantValue, ...],
         BeforeValidator(_variants),
     ]
-    """models, biggest first; or auto, or quantizations (derived from what is installed)"""
+    """models, biggest first; or auto, or quantizations (derived from the installed models)"""
     nothing_fits: NothingFits | None = None
     """as in defaults, for this chain"""
     upgrade: Upgrade | None = None
     """as in defaults, for this chain"""
     preload: StrictBool = False
-    """load the biggest variant that fits at start"""
+    """at start, load the biggest variant that fits"""
 
 
 ChainValue = Annotated[ChainSection, BeforeValidator(_chain), ShortForm("variants")]
@@ -69,104 +69,104 @@ ChainValue = Annotated[ChainSection, BeforeValidator(_chain), ShortForm("variant
 
 class Defaults(Section):
     auto_chains: AutoChains = "auto"
-    """chain of a model that has none: auto (other quantizations, then its smaller relatives), quantizations, off"""
+    """chain of a model without one: auto (other quantizations, then smaller ones of the series), quantizations, off"""
     nothing_fits: NothingFits = "refuse"
-    """when none fits: refuse (503, why), wait (in line), allow_partial (the first may spill), passthrough (as it is)"""
+    """if none fits: refuse (503), wait (in the queue), allow_partial (the first may spill), passthrough (unchanged)"""
     num_ctx: AtLeastOne = 32768
-    """largest context given where neither request, chain nor Modelfile names one"""
+    """largest context to use if neither request, chain nor Modelfile names one"""
     min_num_ctx: AtLeastOne = 8192
-    """smallest context given there; below it the next variant is taken"""
+    """smallest context to use then; a variant that does not fit with it is skipped"""
     num_ctx_steps: Annotated[AtLeastOne, Field(multiple_of=256)] = 2048
-    """contexts are rounded up to multiples of this, so that few reloads happen"""
+    """contexts are rounded up to multiples of this, to avoid reloads"""
     max_num_ctx: AtLeastOne | None = None
-    """no request gets more context than this; null = no limit"""
+    """largest context of any request; null = no limit"""
     upgrade: Upgrade = "on_request"
-    """back to a bigger variant that fits again: idle (by itself), on_request (with the next request), never"""
+    """return to a bigger variant that fits again: idle (when the queue is empty), on_request (next request), never"""
     upgrade_after_s: Duration = 60.0
-    """memory must have been free for this long before a bigger variant is loaded into it"""
+    """how long memory must have been free before a bigger variant is loaded into it"""
     swaps_per_minute: AtLeastOne = 4
-    """after this many switches within a minute that unload something, no bigger variant replaces a smaller one"""
+    """after this many switches with an unload within a minute, no bigger variant replaces a smaller one"""
     response_model: Literal["served", "requested"] = "served"
-    """the model named in answers: the one that served (the truth), or the one that was asked for"""
+    """model named in responses: served (the one that ran) or requested"""
     derived_tags: StrictBool = True
-    """make hidden tags so that /v1 requests run with the context that was decided; false: at Ollama's automatic one"""
+    """create hidden tags so that /v1 requests run with the chosen context; false = with Ollama's automatic one"""
     keep: tuple[ModelRef, ...] = ()
-    """models that are unloaded last to make room"""
+    """models that are evicted last"""
     preload: tuple[ModelRef, ...] = ()
-    """models or chains that are loaded at start"""
+    """models or chains to load at start"""
     safety_mib: Count | None = None
-    """VRAM kept free on top of the estimate, in MiB per card; null = as much as the estimate may be wrong"""
+    """VRAM kept free on top of the estimate, in MiB per card; null = by the uncertainty of the estimate"""
     keep_alive_s: KeepAlive = 300.0
-    """how long an idle model stays loaded where the request does not say"""
+    """how long an idle model stays loaded if the request does not set it"""
     max_keep_alive_s: KeepAlive | None = None
-    """no model stays loaded longer than this after its last request, but those of keep; null = no limit"""
+    """longest time a model stays loaded after its last request, except those of keep; null = no limit"""
 
 
 class Queue(Section):
     max_waiting: AtLeastOne = 512
-    """requests that may wait; the next one gets 503"""
+    """requests that may wait; further ones get a 503"""
     wait_s: Positive = 300.0
-    """longest wait for a turn, then 503 with Retry-After; the load of the own model is not counted"""
+    """longest time in the queue before a 503 with Retry-After; loading the request's own model does not count"""
     age_bound_s: Duration = 10.0
-    """a request that waits longer than this goes before requests for the loaded model"""
+    """a request that has waited this long goes ahead of requests for the loaded model"""
     affinity_count: AtLeastOne = 16
-    """requests for the loaded model that may pass one for another model"""
+    """requests for the loaded model that may overtake one for another model"""
 
 
 class Switch(Section):
     settle_s: Duration = 0.6
-    """pause after an unload, because Ollama reads free memory late"""
+    """pause after an unload, because Ollama reads free memory with a delay"""
     unload_timeout_s: Positive = 15.0
-    """longest wait until an unloaded model is gone"""
+    """longest wait for an unload"""
     memory_timeout_s: Positive = 10.0
-    """longest wait until its memory is free"""
+    """longest wait for the memory of an unloaded model to be free"""
     load_timeout_s: Positive = 330.0
     """longest load; Ollama itself gives up after 300 s without progress"""
     poll_s: Positive = 0.1
-    """how often is looked while waiting"""
+    """polling interval while waiting for an unload"""
 
 
 class SnapshotTimes(Section):
     ps_interval_s: Positive = 1.0
-    """how often /api/ps is read"""
+    """polling interval of /api/ps"""
     probe_interval_s: Positive = 1.0
-    """how often free VRAM is read"""
+    """polling interval of free VRAM"""
     stale_after_s: Positive = 10.0
-    """with no reading for this long, memory counts as unknown and each load is verified"""
+    """without a reading for this long, free memory counts as unknown and each load is verified"""
     catalog_interval_s: Positive = 30.0
-    """how often the installed models are read"""
+    """polling interval of the list of installed models"""
 
 
 class Timeouts(Section):
     header_s: Positive = 10.0
-    """a client must have sent its request's head within this time"""
+    """longest time to receive a request's header"""
     body_idle_s: Positive = 30.0
-    """longest pause within a request's body"""
+    """longest pause while receiving a request's body"""
     body_total_s: Positive = 120.0
-    """longest time for a JSON body"""
+    """longest time to receive a JSON body"""
     keep_alive_s: Positive = 75.0
     """an idle client connection is closed after this time"""
     connect_s: Positive = 2.0
-    """connecting to Ollama"""
+    """longest time to connect to Ollama"""
     first_byte_s: Positive = 330.0
-    """until Ollama begins to answer"""
+    """longest wait for the first byte of a response from Ollama"""
     stream_idle_s: Positive = 300.0
-    """longest pause within an answer of Ollama"""
+    """longest pause within a response from Ollama"""
     unwanted_s: Positive = 300.0
-    """with suppress_cancel: so long is an answer read whose client has left at most"""
+    """with suppress_cancel: keep draining a response for at most this long after its client disconnects"""
     write_idle_s: Positive = 300.0
-    """a client that takes nothing for this long is dropped"""
+    """a client that reads nothing for this long is disconnected"""
     shutdown_s: Positive = 30.0
-    """running requests may take this long to end at shutdown"""
+    """at shutdown, longest time for running requests to finish"""
 
 
 class Limits(Section):
     body_bytes: AtLeastOne = 64 << 20
     """largest JSON body; blobs are unlimited and streamed"""
     header_bytes: AtLeastOne = 64 << 10
-    """largest head of a request"""
+    """largest request header"""
     headers: AtLeastOne = 128
-    """most header lines of a request"""
+    """most header fields in a request"""
     zstd_bytes: AtLeastOne = 20 << 20
     """largest body after decompression"""
     connections: AtLeastOne = 2048
@@ -174,18 +174,18 @@ class Limits(Section):
     pool: AtLeastOne = 256
     """most connections to Ollama"""
     unwanted_bytes: AtLeastOne = 64 << 20
-    """with suppress_cancel: so much of an answer whose client has left is read at most"""
+    """with suppress_cancel: keep draining a response for at most this many bytes after its client disconnects"""
 
 
 class TelemetrySection(Section):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """what is logged (JSON lines on stderr, never a prompt)"""
+    """lowest level that is logged (JSON lines on stderr, never a prompt)"""
     headers: StrictBool = True
-    """X-Router-* headers on answers"""
+    """add X-Router-* headers to responses"""
     decisions_kept: AtLeastOne = 256
-    """recent decisions kept for /router/decisions"""
+    """how many recent decisions /router/decisions keeps"""
 
 
 class Store(Section):
     path: str | None = None
-    """SQLite file for what was learned; null = $XDG_STATE_HOME/ollama-router/learned.sqlite; ":memory:" = no file"""
+    """SQLite file of measured loads; null = $XDG_STATE_HOME/ollama-router/learned.sqlite; ":memory:" = no file"""

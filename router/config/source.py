@@ -18,8 +18,8 @@ from router.errors import ConfigError
 
 ENV_PREFIX = "OLLAMA_ROUTER_"
 FILE_VARIABLE = ENV_PREFIX + "CONFIG"
-# These name the file, and the router that `explain` and `ps` ask; they are no keys of the file.
-_NO_KEYS = {FILE_VARIABLE, ENV_PREFIX + "ADMIN_URL"}
+# These name the file, and the router that `explain` and `ps` query; they are not keys of the file.
+_NOT_KEYS = {FILE_VARIABLE, ENV_PREFIX + "ADMIN_URL"}
 _MAX_DEPTH = 32
 _MAX_BYTES = 4 << 20
 
@@ -33,13 +33,13 @@ class Document:
     places: dict[Path, str] = field(default_factory=dict)
 
     def place_of(self, path: Path) -> str:
-        """The place of `path`, else of something below it (a variable), else of what surrounds it."""
+        """Return the place of `path`, else of something below it (a variable), else of what surrounds it."""
         below = (place for known, place in self.places.items() if path and known[: len(path)] == path)
         around = (self.places[path[:end]] for end in range(len(path), -1, -1) if path[:end] in self.places)
         return self.places.get(path) or next(below, None) or next(around, self.name)
 
     def with_value(self, path: Path, value: object, place: str) -> Document:
-        """The same with one value set; what stood at and below `path` is replaced."""
+        """Return a copy with one value set; what was at and below `path` is replaced."""
         data, places = _set(self.data, path, value), dict(self.places)
         for known in [known for known in places if known[: len(path)] == path]:
             del places[known]
@@ -48,7 +48,10 @@ class Document:
 
 
 def read_file(path: FilePath) -> Document:
-    """The YAML document in `path`. Raises ConfigError: unreadable, no UTF-8, no YAML, a key twice, no mapping."""
+    """Return the YAML document in `path`.
+
+    Raise ConfigError if it is unreadable, not UTF-8, not YAML, not a mapping, or has a key twice.
+    """
     try:
         raw = path.read_bytes()
     except OSError as exc:
@@ -59,19 +62,19 @@ def read_file(path: FilePath) -> Document:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as exc:
         line = raw.count(b"\n", 0, exc.start) + 1
-        raise ConfigError(f"{path}:{line}: found bytes that are no text; allowed: UTF-8") from exc
+        raise ConfigError(f"{path}:{line}: found bytes that are not text; allowed: UTF-8") from exc
     return read_text(text, str(path))
 
 
 def read_text(text: str, name: str) -> Document:
-    """As `read_file`, from a string; `name` stands in error messages."""
+    """Like `read_file`, but from a string; `name` is its name in error messages."""
     try:
         node = YAML(typ="rt", pure=True).load(io.StringIO(text))
     except MarkedYAMLError as exc:
         raise ConfigError(_yaml_problem(exc, name)) from exc
     except (YAMLError, ValueError, RecursionError, NotImplementedError, AssertionError) as exc:
         summary = " ".join(str(exc).split())[:200]
-        raise ConfigError(f"{name}: no YAML: {summary or 'nested too deeply'}") from exc
+        raise ConfigError(f"{name}: invalid YAML: {summary or 'nested too deeply'}") from exc
     if node is None:
         return Document(name, {}, {(): f"{name}:1"})
     if not isinstance(node, CommentedMap):
@@ -83,27 +86,28 @@ def read_text(text: str, name: str) -> Document:
 
 
 def environment(env: Mapping[str, str], known: Mapping[str, Any]) -> Iterator[tuple[Path, object, str]]:
-    """(path, value, place) of each `OLLAMA_ROUTER_…` variable; `__` separates keys, values are read as YAML.
+    """Yield (path, value, place) of each `OLLAMA_ROUTER_…` variable; `__` separates keys, values are read as YAML.
 
-    `known` is the document so far: a name in it that differs only in case (a backend's) is meant by the variable.
+    `known` is the document so far: a variable means a name in it that differs only in case (a backend's).
     """
     for name in sorted(env):
-        if name.upper().startswith(ENV_PREFIX) and name.upper() not in _NO_KEYS:
+        if name.upper().startswith(ENV_PREFIX) and name.upper() not in _NOT_KEYS:
             place = f"environment: {name}"
             path = tuple(name[len(ENV_PREFIX) :].lower().split("__"))
-            yield _as_spelled(path, known), _parsed(env[name], place), place
+            yield _in_known_case(path, known), _parsed(env[name], place), place
 
 
-def _as_spelled(path: tuple[str, ...], known: Mapping[str, Any]) -> Path:
-    spelled: list[str | int] = []
+def _in_known_case(path: tuple[str, ...], known: Mapping[str, Any]) -> Path:
+    """Return `path` with each part in the case that it has in `known`."""
+    found: list[str | int] = []
     node: object = known
     for part in path:
         match = part
         if isinstance(node, Mapping):
             match = next((key for key in node if key.lower() == part), part)
             node = node.get(match)
-        spelled.append(match)
-    return tuple(spelled)
+        found.append(match)
+    return tuple(found)
 
 
 def _parsed(text: str, place: str) -> object:
@@ -130,7 +134,10 @@ def _scalar(text: str) -> object:
 
 
 def _plain(node: object, path: Path, name: str, places: dict[Path, str]) -> object:
-    """`node` as dict, list and scalars; fills `places`. A YAML alias to its own parent ends at the depth limit."""
+    """Return `node` as dict, list and scalars, and fill `places`.
+
+    An alias to its own parent ends at the depth limit.
+    """
     if len(path) > _MAX_DEPTH:
         raise ConfigError(f"{places.get(path[:1], name)}: found more than {_MAX_DEPTH} levels; allowed: fewer")
     if isinstance(node, CommentedMap):
@@ -171,11 +178,11 @@ def _set(data: Mapping[str, Any], path: Path, value: object) -> dict[str, Any]:
 def _yaml_problem(exc: MarkedYAMLError, name: str) -> str:
     mark = exc.problem_mark or exc.context_mark
     line = mark.line + 1 if mark is not None else 1
-    problem = " ".join((exc.problem or exc.context or "no YAML").split())
+    problem = " ".join((exc.problem or exc.context or "not YAML").split())
     if type(exc).__name__ == "DuplicateKeyError":
         key = re.search(r'duplicate key "?(.*?)"? with', problem)
         return f"{name}:{line}: found the key {key.group(1) if key else ''!s} twice; allowed: each key once"
-    return f"{name}:{line}: no YAML: {problem[:200]}"
+    return f"{name}:{line}: invalid YAML: {problem[:200]}"
 
 
 def _kind(node: object) -> str:

@@ -1,6 +1,6 @@
 """How single values of the configuration are written: addresses, durations, URLs, model names, GPU lists.
 
-Each type is parsed by one function that raises `allowed(...)`: the error text says what may stand there.
+Each type is parsed by one function that raises `allowed(...)` with a text that says what is allowed.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ WILDCARDS = re.compile(r"[*?]")
 
 
 def allowed(text: str) -> PydanticCustomError:
-    """The error of a value that cannot stand here; `text` says what can."""
+    """Return the error for a value that is not allowed; `text` says what is."""
     return PydanticCustomError("allowed", "{allowed}", {"allowed": text})
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where to listen. Port 0 lets the system choose."""
+    """An address to listen on. With port 0 the system chooses one."""
 
     host: str
     port: int
 
     @property
     def is_loopback(self) -> bool:
-        """True when only this machine can reach it."""
+        """True if only this machine can reach it."""
         if self.host == "localhost":
             return True
         try:
@@ -52,10 +52,10 @@ class Address:
 
 
 def parse_address(value: object) -> Address:
-    """``host:port``, IPv6 in brackets."""
+    """Parse ``host:port``, with an IPv6 host in brackets."""
     if isinstance(value, Address):
         return value
-    error = allowed('an address as "127.0.0.1:11435", "[::1]:11435" or "0.0.0.0:11435", port 0 to 65535')
+    error = allowed('an address such as "127.0.0.1:11435", "[::1]:11435" or "0.0.0.0:11435", port 0 to 65535')
     if not isinstance(value, str):
         raise error
     host, colon, port = value.strip().rpartition(":")
@@ -69,7 +69,7 @@ def parse_address(value: object) -> Address:
 
 
 def parse_duration(value: object) -> float:
-    """Seconds, as a number or as "250ms", "60s", "5m", "1h30m"."""
+    """Parse seconds, from a number or from "250ms", "60s", "5m", "1h30m"."""
     error = allowed('a duration of at least 0: seconds, or "250ms", "60s", "5m", "1h30m"')
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         if not math.isfinite(value) or value < 0:
@@ -81,7 +81,7 @@ def parse_duration(value: object) -> float:
 
 
 def parse_positive(value: object) -> float:
-    """A duration above 0."""
+    """Parse a duration above 0, in seconds."""
     seconds = parse_duration(value)
     if seconds <= 0:
         raise allowed('a duration above 0: seconds, or "250ms", "60s", "5m", "1h30m"')
@@ -89,7 +89,7 @@ def parse_positive(value: object) -> float:
 
 
 def parse_keep_alive(value: object) -> float:
-    """A duration; negative or "forever" is infinite, as in Ollama's API."""
+    """Parse a duration in seconds; negative or "forever" is infinite, as in Ollama's API."""
     if value == "forever" or (isinstance(value, (int, float)) and not isinstance(value, bool) and value < 0):
         return math.inf
     if isinstance(value, float) and value == math.inf:
@@ -101,8 +101,8 @@ def parse_keep_alive(value: object) -> float:
 
 
 def parse_url(value: object) -> str:
-    """An http URL with nothing behind the host; credentials have no place in it."""
-    error = allowed('a URL as "http://127.0.0.1:11434", without path, query, user name or password')
+    """Parse an http URL that ends after host and port; credentials are rejected."""
+    error = allowed('a URL such as "http://127.0.0.1:11434", without path, query, user name or password')
     if not isinstance(value, str):
         raise error
     try:
@@ -117,8 +117,8 @@ def parse_url(value: object) -> str:
 
 
 def parse_model(value: object) -> str:
-    """The name of a local model."""
-    error = allowed('the name of a local model as "llama3.1:8b" or "team/name:tag"')
+    """Parse the name of a local model."""
+    error = allowed('the name of a local model such as "llama3.1:8b" or "team/name:tag"')
     if not isinstance(value, str):
         raise error
     try:
@@ -126,23 +126,23 @@ def parse_model(value: object) -> str:
     except BadRequest:
         raise error from None
     if name.source is Source.CLOUD:
-        raise allowed("the name of a local model: cloud models have no footprint and are never part of a chain")
+        raise allowed("the name of a local model: cloud models have no footprint and cannot be part of a chain")
     return value.strip()
 
 
 def parse_pattern(value: object) -> str:
-    """A model name in which * and ? may stand."""
+    """Parse a model name that may contain the wildcards * and ?."""
     if not isinstance(value, str):
-        raise allowed('a model name, perhaps with * or ?, as "llama3.3:70b" or "qwen3:*"')
+        raise allowed('a model name, perhaps with * or ?, such as "llama3.3:70b" or "qwen3:*"')
     try:
         ModelName.parse(WILDCARDS.sub("x", value))
     except BadRequest:
-        raise allowed('a model name, perhaps with * or ?, as "llama3.3:70b" or "qwen3:*"') from None
+        raise allowed('a model name, perhaps with * or ?, such as "llama3.3:70b" or "qwen3:*"') from None
     return value.strip()
 
 
 def parse_num_ctx(value: object) -> int | Literal["max"] | None:
-    """A context in tokens, or "max" for the largest that fits."""
+    """Parse a context in tokens, or "max" for the largest that fits."""
     is_count = isinstance(value, int) and not isinstance(value, bool) and value >= 1
     if value is None or value == "max" or is_count:
         return value  # type: ignore[return-value]
@@ -150,12 +150,12 @@ def parse_num_ctx(value: object) -> int | Literal["max"] | None:
 
 
 def parse_gpus(value: object) -> Literal["auto", "none"] | tuple[int | str, ...]:
-    """ "auto", "none", or a list of indexes and UUIDs."""
+    """Parse "auto", "none", or a list of indexes and UUIDs."""
     if value in ("auto", "none"):
         return value
     if isinstance(value, (list, tuple)) and value and all(map(_is_gpu, value)) and len(set(value)) == len(value):
         return tuple(value)
-    raise allowed('"auto", "none", or a list of different GPU indexes or UUIDs as [0, "GPU-8f3c…"]')
+    raise allowed('"auto", "none", or a list of different GPU indexes or UUIDs such as [0, "GPU-8f3c…"]')
 
 
 def _is_gpu(item: object) -> bool:

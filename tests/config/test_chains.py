@@ -90,7 +90,7 @@ def test_memory_of_names_is_bounded(rules: ChainRules) -> None:
     """Ten thousand invented names leave a small memory behind."""
     for number in range(10_000):
         rules.rule_for(f"m{number}")
-    assert len(rules._remembered) <= 4096
+    assert len(rules._cache) <= 4096
 
 
 def test_no_model_name_is_a_bad_request(rules: ChainRules) -> None:

@@ -70,7 +70,7 @@ BROKEN = {
     "no keep-alive": ("defaults: { keep_alive_s: always }\n", 'found "always"; allowed: a duration: seconds'),
     "an address without port": (
         "listen: localhost\n",
-        'router.yaml:1: listen: found "localhost"; allowed: an address as',
+        'router.yaml:1: listen: found "localhost"; allowed: an address such as',
     ),
     "an address that is a number": ("listen: 11435\n", "listen: found 11435"),
     "a port too high": ("listen: 127.0.0.1:65536\n", "listen: found"),
@@ -100,14 +100,14 @@ BROKEN = {
     "teams": ("teams: config/teams/*.yaml\n", "router.yaml:1: teams: found"),
     "a list at the top": ("- a\n", "router.yaml:1: found a list at the top; allowed: a mapping of keys"),
     "a word at the top": ("hello\n", "router.yaml:1: found 'hello' at the top"),
-    "half a file": ("chains:\n  a: [b,\n", "no YAML"),
-    "a tab": ("queue:\n\twait_s: 1\n", "router.yaml:2: no YAML: found character"),
-    "two documents": ("listen: 127.0.0.1:1\n---\nlisten: 127.0.0.1:2\n", "no YAML"),
+    "half a file": ("chains:\n  a: [b,\n", "invalid YAML"),
+    "a tab": ("queue:\n\twait_s: 1\n", "router.yaml:2: invalid YAML: found character"),
+    "two documents": ("listen: 127.0.0.1:1\n---\nlisten: 127.0.0.1:2\n", "invalid YAML"),
     "a number as key": ("1: a\n", "router.yaml:1: found the key 1; allowed: text"),
     "an anchor within itself": ("chains: &a\n  x: *a\n", "chains.x: found null"),
-    "brackets without end": ("[" * 1000, "no YAML"),
+    "brackets without end": ("[" * 1000, "invalid YAML"),
     "too many levels": ("chains: " + "{a: " * 50 + "1" + "}" * 50, "found more than 32 levels"),
-    "a control character": ("listen: \x01\n", "no YAML"),
+    "a control character": ("listen: \x01\n", "invalid YAML"),
 }
 
 
@@ -137,7 +137,7 @@ def test_every_problem_of_a_file_is_told_at_once(tmp_path: Path) -> None:
     ("content", "expected"),
     [
         (None, "cannot be read"),
-        (b"a: \xff\n", ":1: found bytes that are no text"),
+        (b"a: \xff\n", ":1: found bytes that are not text"),
         (b"#" * (5 << 20), "at most 4194304"),
     ],
 )
