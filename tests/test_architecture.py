@@ -21,7 +21,7 @@ ROUTER = {
     "router/core/decision": 5,
     "router/core/advice": 6,
     "router/core/units": 0,
-    "router/core": 0,  # its docstring, nothing else
+    "router/core": 0,  # only a docstring
     "router/adapters": 7, "router/config": 7, "router/http": 7, "router/telemetry": 7,
     "router/backend": 8,
     "router/routing": 9,
@@ -31,7 +31,7 @@ ROUTER = {
     "router/planning": 13,
     "router/cli": 14,
     "router/__main__": 15,
-    "router": 0,  # the version, nothing else
+    "router": 0,  # only the version
 }  # fmt: skip
 SIMULATOR = {
     "ollama_simulator/clock": 0, "ollama_simulator/gojson": 0, "ollama_simulator/run_log": 0,
@@ -46,7 +46,7 @@ SIMULATOR = {
 }  # fmt: skip
 LAYER = {**ROUTER, **SIMULATOR}
 
-# What a room may import of the other rooms, where its height alone would allow more.
+# Limits on what a room may import, if its height would allow more.
 ONLY = {
     "router/http": {"router/errors"},
     "ollama_simulator": {
@@ -81,8 +81,8 @@ HOME = {
     "zstandard": {"router/api"},
 }  # fmt: skip
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "base", "manager", "service", "misc"}
-# Everything is timed by the running loop, so that router and simulator can share a virtual clock. These may read the
-# wall clock: dates in logs and answers, and the outermost command line.
+# The running loop keeps the time, so that router and simulator can share a virtual clock. These may read the wall
+# clock: for dates in logs and responses, and for the command line.
 MAY_READ_THE_WALL_CLOCK = {
     "router/telemetry", "router/app", "router/wiring", "router/cli", "router/http/server", "ollama_simulator",
 }  # fmt: skip
@@ -103,7 +103,7 @@ def room_of(name: str) -> str:
 
 
 def nodes(tree: ast.AST, *, has_types: bool = True) -> Iterator[ast.AST]:
-    """Every node; without types, those under `if TYPE_CHECKING:` are left out."""
+    """Yield every node; without types, those under `if TYPE_CHECKING:` are left out."""
     for node in ast.iter_child_nodes(tree):
         if has_types or not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
             yield node
@@ -121,7 +121,7 @@ def known() -> frozenset[str]:
 
 
 def imports(tree: ast.AST) -> Iterator[str]:
-    """The imported modules: ours as paths, others as their dotted names. Type-only imports count."""
+    """Yield the imported modules: ours as paths, others as their dotted names. Type-only imports count."""
     for node in nodes(tree):
         if isinstance(node, ast.Import):
             yield from (own(alias.name) for alias in node.names)
@@ -141,7 +141,7 @@ def is_at_home(name: str, homes: Iterable[str]) -> bool:
 
 
 def breaches(name: str, tree: ast.AST) -> list[str]:
-    """Imports of the module `name` that point up or sideways, or bring a library away from its home."""
+    """Return the imports of the module `name` that point up or sideways, or that take a library away from its home."""
     here = room_of(name)
     found = []
     for imported in imports(tree):
@@ -161,7 +161,7 @@ def breaches(name: str, tree: ast.AST) -> list[str]:
 
 
 def circles(graph: Mapping[str, frozenset[str]]) -> list[list[str]]:
-    """The first circle that is found from each module, as the way round."""
+    """Return the first circle that is found from each module, as a list of names."""
     found, done = [], set()
 
     def walk(name: str, way: list[str]) -> None:
@@ -186,7 +186,7 @@ def test_imports_point_down_and_libraries_stay_at_home(path: Path) -> None:
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
-    """Not even for a type."""
+    """Type-only imports count as well."""
     graph = {name_of(path): frozenset(imports(tree_of(path))) & known() for path in MODULES}
     assert circles(graph) == []
 
@@ -205,19 +205,19 @@ def test_core_is_pure(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_module_opens_with_what_lives_there(path: Path) -> None:
-    """Each module says in its first lines what it is."""
+def test_module_has_a_docstring(path: Path) -> None:
+    """The first lines of each module describe it."""
     assert ast.get_docstring(tree_of(path)), f"{path} has no docstring"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_module_has_a_name_that_says_something(path: Path) -> None:
-    """No drawer for everything."""
+def test_module_does_not_have_a_generic_name(path: Path) -> None:
+    """A module named `utils` collects everything."""
     assert not FORBIDDEN_NAMES & set(name_of(path).split("/"))
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_time_is_the_loops(path: Path) -> None:
+def test_logic_uses_the_time_of_the_loop_only(path: Path) -> None:
     """`time.time`, `time.monotonic` and `time.sleep` have no place in the logic."""
     if not is_at_home(name_of(path), MAY_READ_THE_WALL_CLOCK):
         assert "time" not in set(imports(tree_of(path)))
@@ -249,12 +249,12 @@ def test_every_module_is_in_a_room_of_the_table(path: Path) -> None:
         ("ollama_simulator/machine/cards", "from ollama_simulator.api import chat"),
     ],
 )
-def test_breach_is_seen(name: str, source: str) -> None:
-    """The rules catch what they are for."""
+def test_forbidden_import_is_detected(name: str, source: str) -> None:
+    """Each of these breaks a rule."""
     assert breaches(name, ast.parse(source))
 
 
-def test_a_circle_is_seen() -> None:
-    """Also one over three modules."""
+def test_import_circle_is_detected() -> None:
+    """The circle is found even over three modules."""
     graph = {"a": frozenset({"b"}), "b": frozenset({"c"}), "c": frozenset({"a"}), "d": frozenset({"a"})}
     assert circles(graph) == [["a", "b", "c", "a"]]

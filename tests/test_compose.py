@@ -30,7 +30,7 @@ def test_file_agrees_with_the_compose_specification() -> None:
 
 
 def test_only_the_routers_port_is_published() -> None:
-    """Nobody reaches Ollama around the router (S3)."""
+    """Clients cannot reach Ollama except through the router (S3)."""
     published = {name: service.get("ports", []) for name, service in COMPOSE["services"].items()}
     assert {name for name, ports in published.items() if ports} == {"router"}
     assert published["router"] == ["127.0.0.1:11435:11435"]
@@ -59,7 +59,7 @@ def test_shutdown_leaves_time_for_running_requests() -> None:
 
 
 def test_mounted_configuration_fits_the_compose_file() -> None:
-    """The file that is mounted exists, points at the service `ollama`, and listens where the port is published."""
+    """The file that is mounted exists, names the service `ollama`, and listens on the port that is published."""
     source, target, mode = ROUTER["volumes"][0].split(":")
     config = load_config(ROOT / source, env={})
     assert (ROUTER["command"], mode) == (["serve", "--config", target], "ro")

@@ -1,4 +1,4 @@
-"""README and documents are right: keys, commands, files, sections, chain and picture are those of the code."""
+"""README and documents agree with the code: keys, commands, files, sections, chain and picture."""
 
 from __future__ import annotations
 
@@ -18,8 +18,6 @@ from tests.test_architecture import ROUTER, SIMULATOR
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 PAGES = [*ROOT.glob("*.md"), *sorted((ROOT / "docs").rglob("*.md"))]
-# Not converted yet: these still cite documents that are not in the repository.
-NOT_YET = ()
 TOPS = ("router", "ollama_simulator", "tests", "bench", "scripts", "config", "docs", ".ci", ".github")
 SOURCES = {".py", ".yaml", ".yml", ".md", ".toml", ".c", ""}
 
@@ -29,10 +27,10 @@ def name_of(path: Path) -> str:
 
 
 def citing() -> Iterator[Path]:
-    """The files whose comments and texts may name documents."""
+    """Yield the files whose comments and texts may name documents."""
     for path in (*ROOT.iterdir(), *(path for top in TOPS for path in sorted((ROOT / top).rglob("*")))):
         is_text = path.is_file() and path.suffix in SOURCES and path not in PAGES
-        if is_text and not name_of(path).startswith((".git/", *NOT_YET)):
+        if is_text and not name_of(path).startswith(".git/"):
             yield path
 
 
@@ -50,12 +48,12 @@ def headings(page: Path) -> list[str]:
 
 
 def slug(heading: str) -> str:
-    """The anchor of a heading on GitHub."""
+    """Return the anchor of a heading on GitHub."""
     return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
 
 
 def written(value: object) -> str:
-    """A default as YAML has it."""
+    """Return a default as YAML has it."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, float):
@@ -66,7 +64,7 @@ def written(value: object) -> str:
 
 
 def rows(section: BaseModel | type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str]]:
-    """(key, default, meaning) of every key at and below a section."""
+    """Yield (key, default, meaning) of every key at and below a section."""
     for name, field in (section if isinstance(section, type) else type(section)).model_fields.items():
         default = None if field.is_required() else field.default
         value = default if isinstance(section, type) else getattr(section, name)
@@ -85,7 +83,7 @@ def rows(section: BaseModel | type[BaseModel], prefix: str = "") -> Iterator[tup
 
 
 def test_table_of_the_configuration_is_that_of_the_code() -> None:
-    """Every key with its default and its meaning, in the order of the file, and nothing else."""
+    """It has every key with default and meaning, in the order of the file, and nothing else."""
     table = README.partition("<!-- config table -->\n")[2].partition("<!-- end")[0]
     lines = ["| key | default | meaning |", "| --- | --- | --- |"]
     for key, default, meaning in rows(Config()):
@@ -94,7 +92,7 @@ def test_table_of_the_configuration_is_that_of_the_code() -> None:
 
 
 def test_chain_of_the_readme_is_the_shipped_example(tmp_path: Path) -> None:
-    """What is copied from the README works, and is the file in config/examples."""
+    """The README's YAML is valid, and equals the file in config/examples."""
     (block,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
     file = tmp_path / "router.yaml"
     file.write_text(block)
@@ -104,12 +102,12 @@ def test_chain_of_the_readme_is_the_shipped_example(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_command_is_in_the_readme(command: str) -> None:
-    """No command is a secret."""
+    """Every command has its row."""
     assert f"| `ollama-router {command}" in README
 
 
-def test_readme_names_no_command_that_is_not_there() -> None:
-    """Every `ollama-router X` of the text exists, and so does every script."""
+def test_commands_and_scripts_of_the_readme_exist() -> None:
+    """Every `ollama-router X` in the text is a command, and every script is a file."""
     assert set(re.findall(r"ollama-router (?!`)([a-z]+)", README.partition("\n")[2])) <= {*COMMANDS, "speaks"}
     for script in re.findall(r"(?:scripts/\w+|bench/\w+\.py)", README):
         assert (ROOT / script).exists()
@@ -126,20 +124,20 @@ def test_links_lead_to_files_and_headings(page: Path) -> None:
 
 @pytest.mark.parametrize("page", [path for path in PAGES if path.parent.name == "docs"], ids=name_of)
 def test_documents_name_files_that_exist(page: Path) -> None:
-    """Every path of a source file in a document is one."""
+    """Every path of a source file in a document leads to a file."""
     named = re.findall(r"`((?:router|ollama_simulator|tests|bench|docs|config|scripts)/[\w/.-]+)`", page.read_text())
     assert [path for path in named if not (ROOT / path).exists()] == []
 
 
 def test_citations_lead_to_documents_of_the_repository() -> None:
-    """A document that code or tests name exists, from the root or beside the file, and so do the sections quoted."""
+    """A document that code or tests cite exists, from the root or beside the file, and so do the quoted sections."""
     missing = [f"{name_of(path)}: {text}" for path in citing() for text in broken_citations(path)]
     assert missing == []
 
 
 @pytest.mark.parametrize(("package", "layers"), [("router", ROUTER), ("ollama_simulator", SIMULATOR)])
 def test_picture_shows_every_room_at_its_height(package: str, layers: dict[str, int]) -> None:
-    """The picture's lines are the heights of tests/test_architecture.py, from top to bottom."""
+    """The lines of the picture are the heights of tests/test_architecture.py, from top to bottom."""
     rooms = {room.partition("/")[2]: height for room, height in layers.items()}
     rooms = {room: height for room, height in rooms.items() if room not in ("", "core", "__main__")}
     heights = sorted(set(rooms.values()), reverse=True)
@@ -148,12 +146,12 @@ def test_picture_shows_every_room_at_its_height(package: str, layers: dict[str, 
 
 
 def test_drawing_is_that_of_the_text() -> None:
-    """When the pictures in docs/architecture.md change, `python docs/picture.py` draws them again."""
+    """If the pictures in docs/architecture.md change, `python docs/picture.py` draws them again."""
     assert (ROOT / "docs/architecture.svg").read_text() == picture((ROOT / "docs/architecture.md").read_text())
 
 
 def test_number_of_libraries_is_right() -> None:
-    """The text counts what pyproject.toml lists."""
+    """The README counts and names what pyproject.toml lists."""
     project = (ROOT / "pyproject.toml").read_text()
     names = re.findall(
         r'^    "([a-z.-]+)>=', project.partition("dependencies = [")[2].partition("]\n")[0], re.MULTILINE

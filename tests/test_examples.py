@@ -34,18 +34,18 @@ def leaves(data: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_file_loads(path: Path) -> None:
-    """A shipped configuration is a valid one."""
+    """Every shipped configuration is valid."""
     assert load_config(path, env={}).backends
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_file_agrees_with_the_schema(path: Path) -> None:
-    """Editors that check by the schema accept what is shipped."""
+    """Editors that check by the schema accept every shipped configuration."""
     jsonschema.Draft202012Validator(SCHEMA).validate(plain(path))
 
 
 def test_schema_is_that_of_the_code() -> None:
-    """The shipped schema is written anew when the configuration changes: `ollama-router check --schema`."""
+    """If the configuration changes, `ollama-router check --schema` prints the schema to ship."""
     assert schema() == SCHEMA
 
 
@@ -53,19 +53,19 @@ def test_schema_is_that_of_the_code() -> None:
     "text", ["queue: { wait_s: -1 }", "chains: { a: 5 }", "colour: red", "defaults: { num_ctx: x }"]
 )
 def test_schema_refuses_what_the_router_refuses(text: str) -> None:
-    """Typical mistakes are already seen in the editor."""
+    """Editors report typical mistakes."""
     assert not jsonschema.Draft202012Validator(SCHEMA).is_valid(YAML(typ="safe", pure=True).load(text))
 
 
 def test_router_yaml_shows_every_key_with_its_default() -> None:
-    """Nothing can be configured that the commented file does not show, and what it shows is what holds without it."""
+    """The commented file has every key, each with the value that applies without it."""
     shown = dict(leaves(plain(CONFIG / "router.yaml")))
     defaults = dict(leaves(Config().model_dump(mode="json")))
     assert shown == defaults
 
 
 def test_router_yaml_explains_every_key() -> None:
-    """Each key has a comment: behind it, or in the line above."""
+    """Each key has a comment, on its line or in the line above."""
     lines = (CONFIG / "router.yaml").read_text().splitlines()
     for number, line in enumerate(lines):
         if re.match(r"\s*[a-z_]+:", line) and line.strip() != "local:":
@@ -73,7 +73,7 @@ def test_router_yaml_explains_every_key() -> None:
 
 
 def test_example_chains_in_router_yaml_load(tmp_path: Path) -> None:
-    """The chains that stand there as comments are valid, and show every key of a chain."""
+    """The chains in its comments are valid, and show every key of a chain."""
     text = (CONFIG / "router.yaml").read_text()
     example = "".join(line[2:] + "\n" for line in re.findall(r"^#   .*$", text, re.MULTILINE))
     file = tmp_path / "router.yaml"

@@ -1,4 +1,4 @@
-"""What is shipped: few locked dependencies of safe versions, a complete wheel, an image that holds back."""
+"""What is shipped: few locked dependencies of safe versions, a complete wheel, an image with few rights."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 RUNTIME = [Requirement(text) for text in PROJECT["dependencies"]]
 LOCKS = ["requirements.lock", "requirements-dev.lock", "requirements-build.lock"]
 
-# Versions below which a published hole, or a parser's difference that the router relies on, is not closed.
+# The first versions without a known vulnerability, or with a behaviour of the parser that the router relies on.
 FLOORS = {
     "starlette": "1.10",  # CVE-2026-48710, -54282: request.url from Host and path; CVE-2025-62727
     "httptools": "0.9",
@@ -39,14 +39,14 @@ FLOORS = {
 
 
 def locked(name: str) -> dict[str, tuple[str, int]]:
-    """Package → (version, number of hashes) of a lock file."""
+    """Return package → (version, number of hashes) of a lock file."""
     blocks = re.split(r"\n(?=\S)", (ROOT / name).read_text().strip())
     found = (re.match(r"([A-Za-z0-9._-]+)==([^ ;\\\n]+)", block) for block in blocks)
     return {canonicalize_name(match[1]): (match[2], match.string.count("--hash=sha256:")) for match in found if match}
 
 
 def test_runtime_dependencies_are_few() -> None:
-    """At most fifteen libraries are trusted directly."""
+    """The package depends directly on at most fifteen libraries."""
     assert len(RUNTIME) <= 15
 
 
@@ -75,7 +75,7 @@ def test_locks_cover_what_the_project_asks_for() -> None:
 
 @pytest.mark.parametrize(("package", "floor"), FLOORS.items())
 def test_installed_version_is_safe(package: str, floor: str) -> None:
-    """Installed, locked and allowed versions are at least those that close known holes."""
+    """Installed, locked and allowed versions are at least those without known vulnerabilities."""
     assert Version(version(package)) >= Version(floor)
     asked = [
         requirement for requirement in RUNTIME if canonicalize_name(requirement.name) == canonicalize_name(package)
@@ -103,7 +103,7 @@ def test_wheel_holds_the_package_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_image_runs_as_nobody_in_particular_and_installs_by_hash() -> None:
-    """No root, no pip, no shell form at run time; readiness is its health."""
+    """No root, no pip, no shell at run time; its health check is readiness."""
     lines = (ROOT / "Dockerfile").read_text()
     stages = lines.split("\nFROM ")
     assert all(f"--require-hashes -r {name}" in lines for name in ("requirements.lock", "requirements-build.lock"))
@@ -121,7 +121,7 @@ def test_image_runs_as_nobody_in_particular_and_installs_by_hash() -> None:
 
 
 def test_changelog_and_license_are_for_this_version() -> None:
-    """The changelog keeps its form, the license is the one that the package names."""
+    """The changelog keeps its format, and the license is the one that the package names."""
     assert "## [Unreleased]" in (ROOT / "CHANGELOG.md").read_text()
     assert PROJECT["license"] == "MIT"
     assert (ROOT / "LICENSE").read_text().startswith("MIT License")

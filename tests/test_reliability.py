@@ -1,4 +1,4 @@
-"""docs/reliability.md is honest: what it marks as tested has a test, and every id that is cited stands there."""
+"""docs/reliability.md agrees with the tests: what it marks as tested has a test, and every cited id is a statement."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def mark_of(statement: str) -> str:
 
 
 def test_ids_in_names_and_comments_are_statements() -> None:
-    """`_h5_`, `(E6)` and `docs/reliability.md, C10` lead somewhere."""
+    """`_h5_`, `(E6)` and `docs/reliability.md, C10` each cite one."""
     text = "\n".join(SOURCES.values())
     cited = set(re.findall(r"\(([A-KS]\d{1,2})\)", text)) | CODED
     for listed in re.findall(r"reliability\.md, ([A-KS]\d+(?:(?:, | and )[A-KS]\d+)*)", text):
@@ -37,7 +37,7 @@ def test_ids_in_names_and_comments_are_statements() -> None:
 
 
 def test_ids_are_in_order_and_none_is_missing() -> None:
-    """A statement that no longer holds is marked, and stays."""
+    """A statement that no longer holds is marked, not deleted."""
     letters = sorted({statement[0] for statement in STATEMENTS})
     counts = [sum(statement[0] == letter for statement in STATEMENTS) for letter in letters]
     assert list(STATEMENTS) == [
@@ -47,7 +47,7 @@ def test_ids_are_in_order_and_none_is_missing() -> None:
 
 @pytest.mark.parametrize("statement", STATEMENTS)
 def test_mark_agrees_with_the_tests(statement: str) -> None:
-    """Tested: by a test with the id in its name or one that is named; measured: by a bench; else by no test at all."""
+    """Tested: by a test with the id in its name or one that is named; measured: by a bench; otherwise by no test."""
     mark, named = mark_of(statement), re.findall(r"`(test_\w+)`", STATEMENTS[statement])
     assert set(named) <= TESTS
     if mark == "Tested":
@@ -60,7 +60,7 @@ def test_mark_agrees_with_the_tests(statement: str) -> None:
 
 
 def test_scenarios_that_are_named_were_recorded() -> None:
-    """In docs/ollama.md an id without an asterisk is in tests/data, and one with it is not."""
+    """In docs/ollama.md an id without an asterisk is in tests/data, one with an asterisk is not."""
     recorded = json.loads(gzip.decompress((ROOT / "tests/data/scheduler/scenarios.json.gz").read_bytes()))
     known = {scenario["id"][:3] for scenario in recorded["scenarios"]}
     cited = re.findall(r"`([a-i]\d\d)(\*?)`", (ROOT / "docs/ollama.md").read_text())

@@ -21,7 +21,7 @@ SCRIPTS = [*(f"scripts/{name}" for name in ("demo", "test", "lint", "check", "re
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_script_is_short_and_executable(name: str) -> None:
-    """A script can be read at a glance and run as it is; the shell accepts it."""
+    """A script is at most twelve lines long and can be run directly; the shell accepts it."""
     path = ROOT / name
     assert path.stat().st_mode & 0o111
     assert len(path.read_text().splitlines()) <= 12
@@ -29,7 +29,7 @@ def test_script_is_short_and_executable(name: str) -> None:
 
 
 def test_ci_runs_the_same_tests_on_every_python() -> None:
-    """What the build server runs is what people run, on the versions that the package names; no foreign action runs."""
+    """The build server runs what developers run, on the versions that the package names, and no foreign action."""
     assert "scripts/test" in (ROOT / ".ci/run").read_text()
     text = (ROOT / ".github/workflows/ci.yml").read_text()
     (job,) = YAML(typ="safe", pure=True).load(text)["jobs"].values()
@@ -40,7 +40,7 @@ def test_ci_runs_the_same_tests_on_every_python() -> None:
 
 
 def test_commit_hooks_are_the_tools_of_the_project() -> None:
-    """Each hook is a command of scripts/lint, out of the locked environment."""
+    """Each hook is a command of scripts/lint, run in the locked environment."""
     hooks = YAML(typ="safe", pure=True).load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
     assert [repository["repo"] for repository in hooks] == ["local"]
     lint = (ROOT / "scripts/lint").read_text()
@@ -48,7 +48,7 @@ def test_commit_hooks_are_the_tools_of_the_project() -> None:
 
 
 def test_issue_forms_ask_for_explanation_and_state() -> None:
-    """What a decision was made from is in the report."""
+    """A report contains the input of the decision."""
     for name in ("bug", "decision"):
         form = YAML(typ="safe", pure=True).load((ROOT / f".github/ISSUE_TEMPLATE/{name}.yml").read_text())
         asked = " ".join(part["attributes"].get("description", "") for part in form["body"])
@@ -74,20 +74,20 @@ CHANGELOG = "# Changelog\n\n## [Unreleased]\n\n## [1.2.0] - 2026-11-26\n\n### Ad
 def test_a_release_needs_tag_version_and_changelog_to_agree(
     tag: str, changes: str, changelog: str, complaint: str | None
 ) -> None:
-    """One line says what does not agree; nothing where all does."""
+    """Each disagreement is one line."""
     found = list(problems(tag, changes, "1.2.0", changelog))
     assert len(found) == (complaint is not None)
     assert all(complaint in line for line in found if complaint)
 
 
 def test_sdist_holds_what_its_tests_need(tmp_path: Path) -> None:
-    """Every file of the repository but what is made from it; `scripts/test-sdist` runs the tests out of it."""
+    """It has every file of the repository except generated ones; `scripts/test-sdist` runs the tests in it."""
     command = [sys.executable, "-m", "hatchling", "build", "--target", "sdist", "--directory", str(tmp_path)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     (sdist,) = tmp_path.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
-        held = {name.partition("/")[2] for name in archive.getnames()}
+        packed = {name.partition("/")[2] for name in archive.getnames()}
     for top in ("router", "ollama_simulator", "tests", "bench", "config", "docs", "scripts", ".ci", ".github"):
         files = {path for path in (ROOT / top).rglob("*") if path.is_file() and "__pycache__" not in path.parts}
-        assert {path.relative_to(ROOT).as_posix() for path in files if "results" not in path.parts} <= held
-    assert {"README.md", "SECURITY.md", ".dockerignore", ".pre-commit-config.yaml", "docker-compose.yml"} <= held
+        assert {path.relative_to(ROOT).as_posix() for path in files if "results" not in path.parts} <= packed
+    assert {"README.md", "SECURITY.md", ".dockerignore", ".pre-commit-config.yaml", "docker-compose.yml"} <= packed

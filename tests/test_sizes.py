@@ -1,4 +1,4 @@
-"""No file, class or constructor grows beyond what a reader can hold, and no object's state is written from outside."""
+"""Files, classes and constructors stay small, and no object's state is written from outside."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def lines_of(node: ast.AST) -> int:
 
 
 def foreign_writes(tree: ast.AST) -> Iterator[str]:
-    """Assignments to an attribute of anything but `self`: ``a.b = …``, ``self.a.b += …``, ``del a.b``."""
+    """Yield assignments to an attribute of anything but `self`: ``a.b = …``, ``self.a.b += …``, ``del a.b``."""
     for node in ast.walk(tree):
         targets = []
         if isinstance(node, (ast.Assign, ast.Delete)):
@@ -37,7 +37,7 @@ def foreign_writes(tree: ast.AST) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_module_and_its_classes_can_be_held_in_the_head(path: Path) -> None:
+def test_modules_classes_and_constructors_stay_small(path: Path) -> None:
     """A module has at most 300 lines, a class 250, a constructor 30."""
     assert len(path.read_text().splitlines()) <= MOST_LINES_OF_A_MODULE
     for node in ast.walk(tree_of(path)):
@@ -49,18 +49,18 @@ def test_module_and_its_classes_can_be_held_in_the_head(path: Path) -> None:
 
 @pytest.mark.parametrize("path", [path for path in MODULES if name_of(path).startswith(KEEP_THEIR_STATE)], ids=name_of)
 def test_state_is_changed_by_methods_only(path: Path) -> None:
-    """Nobody writes another object's attributes."""
+    """No object writes another object's attributes."""
     assert list(foreign_writes(tree_of(path))) == []
 
 
 @pytest.mark.parametrize("source", ["a.b = 1", "self.a.b += 1", "x, a.b = 1, 2", "del a.b", "a.b: int = 1"])
-def test_a_foreign_write_is_seen(source: str) -> None:
-    """The rule catches what it is for."""
+def test_a_foreign_write_is_detected(source: str) -> None:
+    """Each of these is one."""
     assert list(foreign_writes(ast.parse(source)))
 
 
-def test_own_state_is_no_foreign_write() -> None:
-    """What an object does to itself is its own business."""
+def test_a_write_to_own_state_is_allowed() -> None:
+    """An object may write its own attributes and local variables."""
     assert list(foreign_writes(ast.parse("self.a = 1\nself.b += 1\na = 1\na[0] = 1"))) == []
 
 

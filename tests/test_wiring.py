@@ -1,4 +1,4 @@
-"""What an operator reads at start, from the whole router in front of the simulated Ollama."""
+"""The warnings at start, from the whole router in front of the simulated Ollama."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from router.wiring import warnings
 
 
 def warned(version: str = "0.33.0", **options: object) -> list[str]:
-    """The warnings of a router that is configured with `options`, in front of an Ollama of `version`."""
+    """Return the warnings of a router that is configured with `options`, in front of an Ollama of `version`."""
 
     async def story() -> list[str]:
         async with stage(SimConfig(settings=ServerSettings(version=version)), {}) as one:
@@ -23,13 +23,13 @@ def warned(version: str = "0.33.0", **options: object) -> list[str]:
     return run_virtual(story())
 
 
-def test_nothing_is_said_on_loopback_in_front_of_a_new_ollama() -> None:
+def test_there_is_no_warning_on_loopback_in_front_of_a_new_ollama() -> None:
     """A warning is read because it is rare."""
     assert warned() == []
 
 
 @pytest.mark.parametrize(("is_open", "may"), [(False, "infer and read"), (True, "do everything")])
-def test_a_bind_beyond_loopback_says_what_anybody_may_do_s5(is_open: bool, may: str) -> None:
+def test_listening_beyond_loopback_warns_what_anonymous_clients_may_do_s5(is_open: bool, may: str) -> None:
     """There are no keys, so the address decides."""
     (text,) = warned(listen="0.0.0.0:11435", insecure_no_auth=is_open)
     assert text.endswith(f"anybody who can connect may {may}")
@@ -38,6 +38,6 @@ def test_a_bind_beyond_loopback_says_what_anybody_may_do_s5(is_open: bool, may: 
 @pytest.mark.parametrize(
     ("version", "is_old"), [("0.16.3", True), ("0.17.0", True), ("0.17.1", False), ("0.0.0", False)]
 )
-def test_an_old_ollama_is_named_with_its_hole_s6(version: str, is_old: bool) -> None:
-    """CVE-2026-7482 is closed in 0.17.1; 0.0.0 is a development build."""
+def test_an_old_ollama_is_reported_with_its_vulnerability_s6(version: str, is_old: bool) -> None:
+    """CVE-2026-7482 is fixed in 0.17.1; 0.0.0 is a development build."""
     assert any("CVE-2026-7482" in text for text in warned(version)) is is_old

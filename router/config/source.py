@@ -67,7 +67,7 @@ def read_file(path: FilePath) -> Document:
 
 
 def read_text(text: str, name: str) -> Document:
-    """Like `read_file`, but from a string; `name` is its name in error messages."""
+    """Parse `text` like `read_file` parses a file; `name` stands for the file in error messages."""
     try:
         node = YAML(typ="rt", pure=True).load(io.StringIO(text))
     except MarkedYAMLError as exc:

@@ -76,24 +76,24 @@ def test_chain_overrides_the_defaults_it_names(rules: ChainRules) -> None:
 
 
 def test_named_chains_are_those_with_a_name_and_variants(rules: ChainRules) -> None:
-    """Patterns and derived chains are no models of their own."""
+    """Patterns and derived chains are not models of their own."""
     assert [rule.name for rule in rules.named] == ["llama3.3:70b", "chat"]
     assert rules.rule_for("chat").preload
 
 
-def test_rule_is_remembered(rules: ChainRules) -> None:
+def test_rule_is_cached(rules: ChainRules) -> None:
     """The same name gives the same object, so that a request costs one look-up."""
     assert rules.rule_for("qwen3:4b") is rules.rule_for("qwen3:4b")
 
 
-def test_memory_of_names_is_bounded(rules: ChainRules) -> None:
-    """Ten thousand invented names leave a small memory behind."""
+def test_cache_of_names_is_bounded(rules: ChainRules) -> None:
+    """Ten thousand invented names do not fill the memory."""
     for number in range(10_000):
         rules.rule_for(f"m{number}")
     assert len(rules._cache) <= 4096
 
 
-def test_no_model_name_is_a_bad_request(rules: ChainRules) -> None:
+def test_an_invalid_model_name_is_a_bad_request(rules: ChainRules) -> None:
     """What Ollama refuses as a name is refused here."""
     with pytest.raises(BadRequest):
         rules.rule_for("a b")

@@ -1,4 +1,4 @@
-"""Loading: what a broken file is told, and which source wins."""
+"""Loading: the errors of a broken file, and which source wins."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BROKEN = {
         "router.yaml:2: queue.max_waitin: found the unknown key max_waitin (did you mean max_waiting?); "
         "allowed: max_waiting, wait_s, age_bound_s, affinity_count",
     ),
-    "a key nobody knows at the top": ("colour: red\n", "router.yaml:1: colour: found the unknown key colour"),
+    "an unknown key at the top": ("colour: red\n", "router.yaml:1: colour: found the unknown key colour"),
     "an unknown key of a variant": (
         "chains:\n  a:\n    - { modle: b }\n",
         "router.yaml:3: chains.a[0].modle: found the unknown key modle (did you mean model?); allowed: model, num_ctx",
@@ -35,7 +35,7 @@ BROKEN = {
         'router.yaml:2: defaults.nothing_fits: found "maybe"; '
         'allowed: "refuse", "wait", "allow_partial" or "passthrough"',
     ),
-    "a context that is no number": (
+    "a context that is not a number": (
         'chains:\n  "llama3.3:70b":\n    - a\n    - { model: b, num_ctx: big }\n',
         'router.yaml:4: chains."llama3.3:70b"[1].num_ctx: found "big"; allowed: a number of tokens',
     ),
@@ -60,14 +60,17 @@ BROKEN = {
         "chains: { 'q*': { variants: auto, preload: true } }\n",
         'chains."q*".preload: found true',
     ),
-    "no duration": ("queue:\n  wait_s: soon\n", 'router.yaml:2: queue.wait_s: found "soon"; allowed: a duration'),
+    "an invalid duration": (
+        "queue:\n  wait_s: soon\n",
+        'router.yaml:2: queue.wait_s: found "soon"; allowed: a duration',
+    ),
     "a duration of nothing": ("switch: { poll_s: 0 }\n", "switch.poll_s: found 0; allowed: a duration above 0"),
     "a negative duration": (
         "queue: { age_bound_s: -1 }\n",
         "queue.age_bound_s: found -1; allowed: a duration of at least 0",
     ),
     "an endless duration": ("queue: { age_bound_s: .inf }\n", "queue.age_bound_s: found Infinity"),
-    "no keep-alive": ("defaults: { keep_alive_s: always }\n", 'found "always"; allowed: a duration: seconds'),
+    "an invalid keep-alive": ("defaults: { keep_alive_s: always }\n", 'found "always"; allowed: a duration: seconds'),
     "an address without port": (
         "listen: localhost\n",
         'router.yaml:1: listen: found "localhost"; allowed: an address such as',
@@ -75,13 +78,13 @@ BROKEN = {
     "an address that is a number": ("listen: 11435\n", "listen: found 11435"),
     "a port too high": ("listen: 127.0.0.1:65536\n", "listen: found"),
     "an IPv6 address without brackets": ("listen: '::1:11435'\n", "listen: found"),
-    "a host that is none": ("listen: '-a:1'\n", "listen: found"),
+    "an invalid host": ("listen: '-a:1'\n", "listen: found"),
     "both listeners on one address": ("listen: 127.0.0.1:1\nadmin: 127.0.0.1:1\n", "router.yaml:2: admin: found"),
     "the router as its own backend": ("backends: { a: { url: http://127.0.0.1:11435 } }\n", "not the router's own"),
     "a second backend": ("backends:\n  a: {}\n  b: {}\n", 'router.yaml:3: backends.b: found "b"; allowed: exactly one'),
     "no backend": ("backends: {}\n", "backends: found {}; allowed: at least 1"),
     "a URL with a path": ("backends: { a: { url: http://h/v1 } }\n", "backends.a.url: found"),
-    "a URL that is no text": ("backends: { a: { url: 5 } }\n", "backends.a.url: found 5"),
+    "a URL that is not text": ("backends: { a: { url: 5 } }\n", "backends.a.url: found 5"),
     "a URL with a bad port": ("backends: { a: { url: 'http://h:x' } }\n", "backends.a.url: found"),
     "GPUs twice": ("backends: { a: { gpus: [0, 0] } }\n", "backends.a.gpus: found [0, 0]; allowed:"),
     "GPUs by weight": ("backends: { a: { gpus: [1.5] } }\n", "backends.a.gpus: found [1.5]; allowed:"),
@@ -113,7 +116,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("case", BROKEN, ids=str)
 def test_broken_file_is_refused_with_line_key_and_what_is_allowed(case: str, tmp_path: Path) -> None:
-    """Each broken file names its place and what may stand there."""
+    """The error of each broken file names its place and what is allowed there."""
     text, expected = BROKEN[case]
     file = tmp_path / "router.yaml"
     file.write_text(text)
@@ -123,7 +126,7 @@ def test_broken_file_is_refused_with_line_key_and_what_is_allowed(case: str, tmp
     assert all(line.startswith(str(file)) for line in caught.value.message.splitlines())
 
 
-def test_every_problem_of_a_file_is_told_at_once(tmp_path: Path) -> None:
+def test_every_problem_of_a_file_is_reported_at_once(tmp_path: Path) -> None:
     """Two errors are two lines, each with its own place."""
     file = tmp_path / "router.yaml"
     file.write_text("queue: { wait_s: soon }\nlimits:\n  pool: 0\n")
@@ -142,7 +145,7 @@ def test_every_problem_of_a_file_is_told_at_once(tmp_path: Path) -> None:
     ],
 )
 def test_unreadable_file_is_refused(content: bytes | None, expected: str, tmp_path: Path) -> None:
-    """A file that is missing, no text, or too large says so."""
+    """A file that is missing, not text, or too large is reported as such."""
     file = tmp_path / "router.yaml"
     if content is not None:
         file.write_bytes(content)
@@ -172,7 +175,7 @@ def test_effective_configuration_masks_secrets(tmp_path: Path) -> None:
 
 
 def test_no_file_gives_the_defaults() -> None:
-    """Without file and environment everything is at its default."""
+    """Without file and environment every key has its default."""
     assert load_config(env={}) == Config()
     assert Config().listen == Address("127.0.0.1", 11435)
 
@@ -218,7 +221,7 @@ def test_environment_reaches_every_kind_of_value() -> None:
 
 
 def test_variable_finds_a_backend_whose_name_has_capitals(tmp_path: Path) -> None:
-    """Variables have no case, so a backend is found by its name in any case."""
+    """Names of variables have no case, so a backend is found by its name in any case."""
     file = tmp_path / "router.yaml"
     file.write_text("backends: { GPU1: {} }\n")
     config = load_config(file, env={"OLLAMA_ROUTER_BACKENDS__GPU1__URL": "http://h:1"})
@@ -266,8 +269,8 @@ def test_variable_names_the_file(tmp_path: Path) -> None:
     assert load_config(env={"OLLAMA_ROUTER_CONFIG": str(file)}).hosts == ("a.example",)
 
 
-def test_variables_of_the_command_line_are_no_keys() -> None:
-    """Where `explain` finds its router does not disturb `serve`."""
+def test_variables_of_the_command_line_are_not_keys() -> None:
+    """The variable with which `explain` finds its router does not disturb `serve`."""
     assert load_config(env={"OLLAMA_ROUTER_ADMIN_URL": "http://h:1"}) == Config()
 
 
@@ -311,7 +314,7 @@ def test_keep_alive_may_be_forever(text: str, seconds: float, tmp_path: Path) ->
         ("gpu1.example:1", Address("gpu1.example", 1), False),
     ],
 )
-def test_address_knows_whether_only_this_machine_reaches_it(text: str, address: Address, is_loopback: bool) -> None:
-    """Loopback decides what anonymous clients may do, so it is never guessed from a name."""
+def test_only_loopback_addresses_are_loopback(text: str, address: Address, is_loopback: bool) -> None:
+    """That decides what anonymous clients may do, so it is never guessed from a name."""
     listen = load_config(env={}, options={"listen": text}).listen
     assert (listen, listen.is_loopback, str(listen)) == (address, is_loopback, text)

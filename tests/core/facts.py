@@ -9,7 +9,7 @@ from router.core.units import GIB, MIB
 
 
 def facts_of(name, gib=4.0, *, context_length=131072, capabilities=("completion",), family="llama", **info):
-    """A model whose tensors take `gib` on the GPU, with a KV cache of 64 KiB per token (f16)."""
+    """Return a model whose tensors take `gib` on the GPU, with a KV cache of 64 KiB per token (f16)."""
     blocks, width = 16, 2048
     rows = int(gib * GIB / blocks / 2 / width)
     tensors = [Tensor("token_embd.weight", "F16", (width, 32000)), Tensor("output.weight", "F16", (width, 64))]
@@ -41,32 +41,32 @@ def facts_of(name, gib=4.0, *, context_length=131072, capabilities=("completion"
 
 
 def catalog_of(*all_facts):
-    """The catalog as the world keeps it: by canonical name."""
+    """Return a catalog like the world's: by canonical name."""
     return {key_of(facts.name): facts for facts in all_facts}
 
 
 def chain_of(*names):
-    """A chain whose first variant is what clients ask for."""
+    """Return a chain whose first variant is what clients ask for."""
     return Chain(names[0], tuple(Variant(name) for name in names))
 
 
 def gpu_of(index=0, total_gib=24.0, free_gib=None, context_mib=264):
-    """A card; `free_gib` None = all of it."""
+    """Return a card; `free_gib` None = all of it is free."""
     free = total_gib if free_gib is None else free_gib
     return Gpu(index, f"GPU-{index}", "card", int(total_gib * GIB), int(free * GIB), context_mib * MIB, "8.6")
 
 
 def resident_of(facts, *, held_gib=None, card=0, num_ctx=32768, order=1, free_at_load_gib=24.0, **more):
-    """`facts` loaded by the router on one card."""
+    """Return `facts` as loaded by the router on one card."""
     size = facts.size_bytes
-    held = int(held_gib * GIB) if held_gib is not None else size + GIB
+    held_bytes = int(held_gib * GIB) if held_gib is not None else size + GIB
     values = {
         "name": facts.name,
         "weights": facts.weights,
         "size_bytes": size,
         "size_vram_bytes": size,
         "context_length": num_ctx,
-        "held_bytes": {card: held},
+        "held_bytes": {card: held_bytes},
         "free_at_load_bytes": {card: int(free_at_load_gib * GIB)},
         "options": LoadOptions(num_ctx=num_ctx, num_batch=512),
         "order": order,

@@ -1,4 +1,4 @@
-"""What fits a machine, term by term, and what would cure a model that is too big."""
+"""What fits a machine, term by term, and the cures for a model that is too big."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RECORDED = Recordings(Path(__file__).parents[2] / "data" / "fit")
 
 
 def named(model: str, quant: str, name: str) -> ModelFacts:
-    """A recorded model under a name that Ollama would give it."""
+    """Return a recorded model under a name like Ollama's."""
     return replace(RECORDED.facts[model, quant], name=name)
 
 
@@ -31,13 +31,13 @@ OPTIONS = MemoryOptions(8192)
 
 
 def cards(*gib: float) -> tuple[Card, ...]:
-    """Cards with so many GiB free."""
+    """Return cards with `gib` GiB free each."""
     return tuple(Card(at, int(size * GIB), 300 * MIB) for at, size in enumerate(gib))
 
 
 @pytest.mark.parametrize("sizes", [(24.0,), (80.0,), (24.0, 24.0), (48.0, 12.0)])
 def test_terms_of_each_device_add_up(sizes: tuple[float, ...]) -> None:
-    """Need is the sum of the terms, and have less need is what is spare."""
+    """The need is the sum of the terms, and what the card has less the need is spare."""
     for facts in (ASKED, RECORDED.facts["gemma3-4b", "Q4_K_M"], RECORDED.facts["qwen3.5-4b", "Q4_K_M"]):
         for device in examine(facts, OPTIONS, cards(*sizes)).devices:
             parts = (device.weights_bytes, device.cache_bytes, device.compute_bytes, device.projector_bytes,
@@ -57,7 +57,7 @@ def test_the_weights_of_all_devices_are_those_of_the_footprint() -> None:
 
 
 def test_the_tightest_card_that_fits_is_taken() -> None:
-    """So that a big card stays free; where none fits, the attempt that falls short by least is shown."""
+    """A big card stays free; if none fits, the attempt that is short by least is shown."""
     found = examine(SIBLING, OPTIONS, cards(80, 24))
     assert [device.index for device in found.devices] == [1]
     assert found.largest_num_ctx == 131072
@@ -80,7 +80,7 @@ def test_a_model_without_metadata_still_adds_up() -> None:
 
 
 def test_a_model_that_fits_needs_no_cure() -> None:
-    """No cures, no spill; the hardware is told all the same."""
+    """No cures, no spill; hardware is listed nevertheless."""
     found = advise(SIBLING, INSTALLED, OPTIONS, cards(24))
     assert found.fit.fits
     assert found.cures == ()
@@ -112,8 +112,8 @@ def test_a_quantized_cache_or_a_smaller_batch_may_be_enough() -> None:
     assert [cure.kind for cure in cache.cures][:2] == ["cache", "context"]
 
 
-def test_stand_ins_that_do_not_fit_are_passed_over() -> None:
-    """The first that fits is named, not the first there is."""
+def test_installed_models_that_do_not_fit_are_skipped() -> None:
+    """The first that fits is named, not the first installed."""
     found = advise(ASKED, (SMALLER_QUANT, SIBLING), OPTIONS, cards(12))
     assert [cure.model for cure in found.cures] == [SIBLING.name]
 
@@ -127,7 +127,7 @@ def test_nothing_helps_on_a_tiny_card() -> None:
     assert known.need_bytes < main_memory_bytes(ASKED, options, cards(1)) < known.need_bytes + GIB
 
 
-def test_hardware_for_more_than_two_big_cards_is_none() -> None:
+def test_no_hardware_is_named_if_two_big_cards_do_not_suffice() -> None:
     """A 671B model does not fit two cards of 96 GB; without a parameter count no file to fetch is guessed."""
     assert list(hardware_for(RECORDED.facts["deepseek-r1-671b", "Q4_K_M"], OPTIONS)) == []
     unknown = ModelFacts("x", "d", 80 * GIB)

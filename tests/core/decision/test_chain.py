@@ -1,4 +1,4 @@
-"""The chain that a model gets without configuration."""
+"""The automatic chain of a model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from router.core.ollama.model import ModelFacts
 
 
 def model(name: str, billions: float, gigabytes: float, **changes: Any) -> ModelFacts:
-    """A row of a library: `name` with so many parameters in a blob of so many bytes."""
+    """Return a model `name` with this many billions of parameters in a blob of this many GB."""
     facts: dict[str, Any] = {
         "name": name,
         "digest": name,
@@ -38,12 +38,12 @@ def model(name: str, billions: float, gigabytes: float, **changes: Any) -> Model
     ],
 )
 def test_series_ignores_version_size_and_quantization(name: str, expected: tuple[str, frozenset[str]]) -> None:
-    """Stem and flavour are what is left of a name."""
+    """Series and flavour are the rest of the name."""
     assert series(name) == expected
 
 
 def test_auto_chain_takes_quantizations_before_smaller_members() -> None:
-    """The asked model first, its smaller quantizations, then smaller members, each group biggest first."""
+    """The asked model comes first, then its smaller quantizations, then smaller members, each group biggest first."""
     asked = model("llama3.3:70b-instruct-q4_K_M", 70.6, 42.5)
     installed = [
         model("llama3.2:3b", 3.2, 2.0),
@@ -67,8 +67,8 @@ def test_auto_chain_takes_quantizations_before_smaller_members() -> None:
     assert [variant.model for variant in short.variants] == names[:3]
 
 
-def test_auto_chain_leaves_out_what_cannot_stand_in() -> None:
-    """Another family, another flavour, a missing capability, the same weights, an unknown size: none enters."""
+def test_auto_chain_leaves_out_models_that_cannot_replace_it() -> None:
+    """Another family, another flavour, a missing capability, the same weights, an unknown size."""
     asked = model("llama3.1:8b", 8.0, 4.9)
     installed = [
         model("llama3.1:8b-instruct-q4_K_M", 8.0, 4.9, weights=asked.weights),

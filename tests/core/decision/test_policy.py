@@ -35,7 +35,7 @@ def kinds(decision):
 
 
 def test_first_variant_that_fits_is_chosen_and_the_bigger_is_explained_with_its_bytes():
-    """On an empty 24 GB card the 40 GB model is passed over for the 18 GB one."""
+    """On an empty 24 GB card the 40 GB model is skipped and the 18 GB one is chosen."""
     decision = choose(ask(), CHAIN, snapshot(), RULES)
     assert decision.outcome is Outcome.FALLBACK
     assert decision.chosen.variant.model == "middle:30b"
@@ -59,8 +59,8 @@ def test_resident_variant_needs_no_memory():
     assert decision.reason.startswith("fallback: big:70b")
 
 
-def test_resident_with_too_small_a_context_is_loaded_anew():
-    """A demand above the loaded context evicts the older runner of the same weights."""
+def test_resident_with_too_small_a_context_is_reloaded():
+    """A request for more than the loaded context evicts the older runner of the same weights."""
     loaded = resident_of(SMALL, held_gib=4, num_ctx=8192)
     chain = chain_of("small:3b")
     request = InferenceRequest(model="small:3b", num_ctx=20000)
@@ -71,7 +71,7 @@ def test_resident_with_too_small_a_context_is_loaded_anew():
 
 
 def test_larger_loaded_context_is_kept():
-    """A smaller demand is served by the runner as it is."""
+    """A request for less context is served without a reload."""
     loaded = resident_of(SMALL, num_ctx=32768)
     decision = choose(InferenceRequest("small:3b", num_ctx=4096), chain_of("small:3b"), snapshot(loaded), RULES)
     assert decision.chosen.kind is VerdictKind.RESIDENT
@@ -85,8 +85,8 @@ def test_spilled_resident_never_serves():
     assert MIDDLE.weights in decision.chosen.plan.evict
 
 
-def test_busy_resident_is_waited_for_not_cut():
-    """What fits only once a busy neighbour has gone is chosen as WAITS, with the neighbour's name."""
+def test_busy_resident_is_waited_for_and_not_interrupted():
+    """A variant that fits only after a busy model was unloaded is chosen as WAITS, with that model's weights."""
     other = facts_of("other:30b", 18)
     loaded = resident_of(other, held_gib=20, in_flight=1)
     decision = choose(ask(), CHAIN, replace(snapshot(loaded, free_gib=3), catalog=catalog_of(BIG, MIDDLE)), RULES)
@@ -95,12 +95,12 @@ def test_busy_resident_is_waited_for_not_cut():
 
 
 @pytest.mark.parametrize(
-    "held", [{"may_upgrade": False}, {"floor_bytes": {0: 10 << 30}}], ids=["swap budget", "memory free only lately"]
+    "limits", [{"may_upgrade": False}, {"floor_bytes": {0: 10 << 30}}], ids=["swap budget", "memory freed lately"]
 )
-def test_upgrade_is_held_back_while_a_smaller_variant_is_resident(held):
-    """Evicting for a bigger variant waits for budget and lasting memory; the resident one serves meanwhile."""
+def test_upgrade_is_held_back_while_a_smaller_variant_is_resident(limits):
+    """Evicting for a bigger variant needs budget and memory that lasts; until then the resident one serves."""
     loaded = resident_of(SMALL, held_gib=8)
-    decision = choose(ask(), CHAIN, snapshot(loaded, free_gib=16, **held), RULES)
+    decision = choose(ask(), CHAIN, snapshot(loaded, free_gib=16, **limits), RULES)
     assert decision.chosen.variant.model == "small:3b"
     assert VerdictKind.HELD_BACK in kinds(decision)
 
@@ -113,15 +113,15 @@ def test_upgrade_is_taken_when_nothing_holds_it_back():
     assert decision.chosen.plan.evict == (SMALL.weights,)
 
 
-def test_going_down_is_immediate():
-    """Without any resident of the chain a switch is no upgrade: the budget does not hold it back."""
+def test_switch_to_a_smaller_variant_is_immediate():
+    """If no variant of the chain is resident, a switch is not an upgrade and the budget does not hold it back."""
     other = facts_of("other:30b", 18)
     loaded = resident_of(other, held_gib=20)
     decision = choose(ask(), CHAIN, snapshot(loaded, free_gib=4, may_upgrade=False), RULES)
     assert decision.chosen.variant.model == "middle:30b"
 
 
-def test_missing_incapable_and_short_variants_are_passed_over():
+def test_missing_incapable_and_short_variants_are_skipped():
     """Cases 1 to 3 each have their verdict."""
     blind, short = facts_of("blind:7b", 4), facts_of("short:7b", 4, context_length=4096)
     eye = facts_of("eye:3b", 2, capabilities=("completion", "vision"))
@@ -153,7 +153,7 @@ def test_embedding_never_changes_the_model():
 
 
 def test_nothing_fits_is_rejected_with_a_verdict_for_each():
-    """A chain of one model that is too big is refused, explained."""
+    """A chain of one model that is too big is rejected with its verdict."""
     decision = choose(ask(), chain_of("big:70b"), snapshot(), RULES)
     assert (decision.outcome, decision.chosen, decision.reason) == (Outcome.REJECTED, None, "rejected")
     assert kinds(decision) == [VerdictKind.TOO_BIG]
@@ -179,7 +179,7 @@ def test_without_probe_the_first_variant_is_tried_alone():
     assert alone.chosen.kind is VerdictKind.TRIES
 
 
-def test_barred_weights_are_passed_over_with_their_reason():
+def test_barred_weights_are_skipped_with_their_reason():
     """A model that just failed to load is not tried again at once."""
     decision = choose(ask(), CHAIN, snapshot(barred={MIDDLE.weights: "the load failed"}), RULES)
     assert decision.chosen.variant.model == "small:3b"
@@ -196,7 +196,7 @@ def test_shift_is_a_runner_option_of_its_own():
 
 
 def test_chain_entry_names_its_own_context():
-    """num_ctx of an entry counts where the request names none; max means the model's own."""
+    """num_ctx of an entry counts if the request names none; max means the model's own."""
     chain = Chain("small:3b", (Variant("small:3b", 4096),))
     assert choose(InferenceRequest("small:3b"), chain, snapshot(), RULES).chosen.num_ctx == 4096
     most = Chain("small:3b", (Variant("small:3b", "max"),))
@@ -207,8 +207,8 @@ def spill_of(facts, num_ctx):
     return Observation(facts.weights, num_ctx, 512, 1, "f16", (), "", 0, 0, True, 0, 100.0)
 
 
-def test_without_probe_what_spilled_is_tried_smaller_then_passed_over():
-    """Verify mode remembers: first the least context, then the next variant."""
+def test_without_probe_a_model_that_spilled_is_tried_smaller_then_skipped():
+    """Verify mode tries the least context, then the next variant."""
     blind = replace(snapshot(), gpus=None)
     settings = ServerSettings(version="")
     once = Rules(machine=MachineRules(settings, learned=Learned.of([spill_of(BIG, 32768)]), now_s=101.0))
@@ -217,8 +217,8 @@ def test_without_probe_what_spilled_is_tried_smaller_then_passed_over():
     assert choose(ask(), CHAIN, blind, Rules(machine=twice)).chosen.variant.model == "middle:30b"
 
 
-def test_memory_that_is_back_only_lately_is_no_reason_to_go_up():
-    """An upgrade needs memory that was there for the whole of `upgrade_after_s`; a first load does not."""
+def test_memory_that_was_freed_lately_does_not_allow_an_upgrade():
+    """An upgrade needs memory that was free for all of `upgrade_after_s`; a first load does not."""
     loaded = resident_of(SMALL, held_gib=8)
     fresh = snapshot(loaded, free_gib=16, floor_bytes={0: 10 << 30})
     assert choose(ask(), CHAIN, fresh, RULES).chosen.variant.model == "small:3b"
@@ -226,8 +226,8 @@ def test_memory_that_is_back_only_lately_is_no_reason_to_go_up():
     assert choose(ask(), CHAIN, empty, RULES).chosen.variant.model == "middle:30b"
 
 
-def test_measured_spill_at_this_free_level_passes_the_variant_over():
-    """The bytes would do by the formula, but a load with as much free has spilled: the next variant serves."""
+def test_variant_that_spilled_at_this_free_level_is_skipped():
+    """It would fit by the formula, but a load with as much free has spilled: the next variant serves."""
     spill = Observation(
         MIDDLE.weights, 8192, 512, 1, "f16", ("card",), "", 0, 23 << 30, True, 24 << 30, 100.0, size_bytes=1
     )
@@ -240,7 +240,7 @@ def test_measured_spill_at_this_free_level_passes_the_variant_over():
 
 @pytest.mark.parametrize("need", ["vision", "tools", "thinking", "insert", "embedding", "context"])
 def test_a_fallback_never_crosses_what_the_request_needs_c10(need):
-    """Where only the asked model can do it and does not fit, nothing else is taken."""
+    """If only the asked model can serve the request and it does not fit, nothing else is chosen."""
     able = ("completion", "embedding") if need == "embedding" else ("completion", *({need} - {"context"}))
     big = facts_of("big:70b", 40, capabilities=able, context_length=131072)
     small = facts_of("small:3b", 2, context_length=131072 if need != "context" else 8192)
@@ -258,12 +258,12 @@ def test_a_fallback_never_crosses_what_the_request_needs_c10(need):
 
 
 def automatic(**more):
-    """A request that can carry no options."""
+    """Return a request that cannot carry options."""
     return InferenceRequest("small:3b", is_automatic=True, **more)
 
 
-def test_a_request_without_options_loads_at_ollamas_own_and_is_counted_at_their_largest():
-    """32768 at 24 GB, batch 2048; what is sent names nothing."""
+def test_a_request_without_options_loads_with_ollamas_own_counted_at_their_largest():
+    """32768 at 24 GB, batch 2048; the load itself names nothing."""
     decision = choose(automatic(), chain_of("small:3b"), snapshot(), RULES)
     plan = decision.chosen.plan
     assert plan.options == LoadOptions()
@@ -271,7 +271,7 @@ def test_a_request_without_options_loads_at_ollamas_own_and_is_counted_at_their_
 
 
 def test_a_request_without_options_uses_only_a_runner_that_has_ollamas_own():
-    """One with explicit options would be reloaded by it; one of somebody else is adopted as it is."""
+    """A runner with explicit options would be reloaded by it; another client's runner is adopted."""
     explicit = resident_of(SMALL, held_gib=8, options=LoadOptions(num_ctx=32768, num_batch=512))
     assert choose(automatic(), chain_of("small:3b"), snapshot(explicit), RULES).chosen.kind is VerdictKind.FITS
     own = resident_of(SMALL, held_gib=8, options=LoadOptions())
@@ -281,7 +281,7 @@ def test_a_request_without_options_uses_only_a_runner_that_has_ollamas_own():
     assert (adopting.adopts, adopting.options) == (True, LoadOptions())
 
 
-def test_a_request_without_options_is_tried_at_ollamas_own_where_memory_is_unknown():
-    """Verify mode names nothing either."""
+def test_a_request_without_options_is_tried_with_ollamas_own_in_verify_mode():
+    """The load names nothing there either."""
     decision = choose(automatic(), chain_of("small:3b"), replace(snapshot(), gpus=None), RULES)
     assert (decision.chosen.kind, decision.chosen.plan.options) == (VerdictKind.TRIES, LoadOptions())

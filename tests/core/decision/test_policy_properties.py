@@ -20,7 +20,7 @@ CHANGES_MODEL = {Outcome.EXACT, Outcome.FALLBACK}
 
 @st.composite
 def worlds(draw):
-    """1–3 cards, up to three residents on them with the rest of the memory partly taken by others."""
+    """Draw 1–3 cards with up to three residents, the rest of the memory partly taken by other processes."""
     totals = draw(st.lists(st.sampled_from([8, 12, 24, 48]), min_size=1, max_size=3))
     left = list(totals)
     residents = []
@@ -54,7 +54,7 @@ requests = st.sampled_from([None, 4096, 16384, 65536]).map(lambda ctx: Inference
 
 
 def free_after(snapshot, plan):
-    """What the plan's cards have once its victims have gone."""
+    """Return what the plan's cards have after its evictions."""
     going = [resident for resident in snapshot.residents if resident.weights in plan.evict]
     return sum(
         gpu.free_bytes + sum(resident.held_bytes.get(gpu.index, 0) for resident in going)
@@ -65,7 +65,7 @@ def free_after(snapshot, plan):
 
 @given(worlds(), chains, requests)
 def test_sound_a_chosen_variant_fits_or_is_resident(snapshot, chain, request):
-    """The footprint is at most free + evicted; nothing kept or unnamed is counted."""
+    """The footprint is at most free + evicted memory."""
     chosen = choose(request, chain, snapshot, RULES).chosen
     if chosen is None:
         return
@@ -76,8 +76,8 @@ def test_sound_a_chosen_variant_fits_or_is_resident(snapshot, chain, request):
 
 
 @given(worlds(), chains, requests)
-def test_maximal_no_earlier_variant_is_usable_but_held_back_ones(snapshot, chain, request):
-    """Everything before the chosen variant cannot serve, or is an upgrade that the budget holds back."""
+def test_maximal_no_earlier_variant_is_usable_except_held_back_ones(snapshot, chain, request):
+    """Every variant in front of the chosen one cannot serve, or is an upgrade that the budget holds back."""
     decision = choose(request, chain, snapshot, RULES)
     if decision.chosen is None:
         return
@@ -89,7 +89,7 @@ def test_maximal_no_earlier_variant_is_usable_but_held_back_ones(snapshot, chain
 
 @given(worlds(), chains, requests, st.floats(0, 8))
 def test_monotone_more_free_memory_never_yields_a_smaller_variant(snapshot, chain, request, more_gib):
-    """With the same residents and more free memory the chosen variant is at the same place or earlier."""
+    """With the same residents and more free memory the chosen variant is the same or an earlier one."""
     roomy = replace(
         snapshot,
         gpus=tuple(
@@ -140,20 +140,20 @@ def test_idempotent_asking_for_the_chosen_variant_chooses_it_again(snapshot, cha
 
 @given(worlds(), chains, requests)
 @settings(max_examples=50)
-def test_total_and_explained_one_verdict_per_variant_looked_at(snapshot, chain, request):
+def test_total_and_explained_one_verdict_per_evaluated_variant(snapshot, chain, request):
     """No exception; verdicts follow the chain; the chosen one is among them."""
     decision = choose(request, chain, snapshot, RULES)
-    looked_at = [verdict.variant for verdict in decision.verdicts]
-    assert looked_at == list(chain.variants[: len(looked_at)])
+    evaluated = [verdict.variant for verdict in decision.verdicts]
+    assert evaluated == list(chain.variants[: len(evaluated)])
     if decision.chosen is None:
-        assert len(looked_at) == len(chain.variants)
+        assert len(evaluated) == len(chain.variants)
     else:
         assert decision.chosen in decision.verdicts
 
 
 @given(worlds(), chains, requests)
-def test_no_request_in_flight_is_cut(snapshot, chain, request):
-    """A plan names each busy resident that it evicts among those it waits for."""
+def test_no_request_in_flight_is_interrupted(snapshot, chain, request):
+    """A plan waits for each busy resident that it evicts."""
     chosen = choose(request, chain, snapshot, RULES).chosen
     if chosen is not None and chosen.plan is not None:
         busy = {resident.weights for resident in snapshot.residents if resident.in_flight}

@@ -1,4 +1,4 @@
-"""Decisions in words and data, names of derived tags, and what a snapshot says of itself."""
+"""Decisions as text and as data, names of derived tags, and the repr of a snapshot."""
 
 from dataclasses import replace
 
@@ -16,8 +16,8 @@ BIG, SMALL = facts_of("big:70b", 40), facts_of("small:3b", 2)
 SNAPSHOT = Snapshot((gpu_of(),), catalog=catalog_of(BIG, SMALL))
 
 
-def test_a_verdict_says_model_context_reason_and_bytes_in_one_line():
-    """What `explain`, the log and a refusal show of one variant."""
+def test_a_verdict_is_one_line_with_model_context_reason_and_bytes():
+    """It is what `explain`, the log and a refusal show of one variant."""
     decision = choose(InferenceRequest("big:70b"), chain_of("big:70b", "absent:1b"), SNAPSHOT, Rules())
     assert line(decision.verdicts[0]).startswith("big:70b at 8192: too big (needs 43")
     assert line(decision.verdicts[1]) == "absent:1b: not installed"
@@ -27,8 +27,8 @@ def test_a_verdict_says_model_context_reason_and_bytes_in_one_line():
     assert line(verdict) == "small:3b at 8192: would spill, the load failed"
 
 
-def test_decision_as_data_holds_every_variant_and_who_would_go():
-    """The JSON form names chosen, verdicts and evictions."""
+def test_decision_as_data_has_every_variant_and_its_evictions():
+    """The JSON form names the chosen variant, the verdicts and the evictions."""
     world = Snapshot((gpu_of(free_gib=1),), (resident_of(BIG, held_gib=23),), catalog=SNAPSHOT.catalog)
     chain = chain_of("small:3b")
     data = as_data(chain, choose(InferenceRequest("small:3b"), chain, world, Rules()))
@@ -38,8 +38,8 @@ def test_decision_as_data_holds_every_variant_and_who_would_go():
     assert nothing["chosen"] is None
 
 
-def test_what_is_being_loaded_is_waited_for():
-    """A variant that a switch under way loads is chosen before anything smaller."""
+def test_variant_that_is_being_loaded_is_waited_for():
+    """It is chosen before anything smaller."""
     world = Snapshot((gpu_of(free_gib=1),), catalog=SNAPSHOT.catalog, loading=(BIG.weights, 32768))
     decision = choose(InferenceRequest("big:70b"), chain_of("big:70b", "small:3b"), world, Rules())
     assert decision.chosen.kind is VerdictKind.LOADING
@@ -73,7 +73,7 @@ def test_derived_names_are_valid_names_of_their_own_namespace():
     assert not is_derived("llama3.2:3b")
 
 
-def test_snapshot_tells_its_state():
-    """The repr is for logs and failures."""
+def test_repr_of_a_snapshot_shows_free_memory_and_residents():
+    """It is for logs and failing tests."""
     assert repr(SNAPSHOT) == "<Snapshot [free 24.0 GiB, 0 resident]>"
     assert "unknown" in repr(Snapshot(None))

@@ -1,4 +1,4 @@
-"""Plans of a switch: what goes, what is loaded where, and that Ollama has no decision left."""
+"""Plans of a switch: what is evicted, what is loaded where, and that Ollama has no choice left."""
 
 from dataclasses import replace
 
@@ -30,7 +30,7 @@ def plan(facts, snapshot, need=NEED, rules=RULES):
 
 @given(worlds(), st.sampled_from(FACTS))
 def test_replayed_on_ollamas_own_rules_a_plan_evicts_nothing_else(snapshot, facts):
-    """After the plan's unloads Ollama's pre-flight keeps everybody and places the model where the plan does."""
+    """After the plan's unloads Ollama's pre-flight check keeps all others and places the model where the plan does."""
     found = plan(facts, snapshot)
     if isinstance(found, Shortage):
         return
@@ -50,7 +50,7 @@ def test_replayed_on_ollamas_own_rules_a_plan_evicts_nothing_else(snapshot, fact
 
 @given(worlds(), st.sampled_from(FACTS))
 def test_plans_unload_the_youngest_first_and_only_residents(snapshot, facts):
-    """What goes is resident, named once, and ordered from the youngest load."""
+    """Each eviction is a resident, named once, ordered from the youngest load."""
     found = plan(facts, snapshot)
     if isinstance(found, Plan):
         order = {resident.weights: resident.order for resident in snapshot.residents}
@@ -60,22 +60,22 @@ def test_plans_unload_the_youngest_first_and_only_residents(snapshot, facts):
 
 
 @given(worlds(), st.sampled_from(FACTS))
-def test_on_several_cards_what_fits_on_one_is_pinned(snapshot, facts):
-    """main_gpu names the one card; a split model goes without."""
+def test_on_several_cards_a_model_that_fits_one_is_pinned(snapshot, facts):
+    """main_gpu names that card; a split model has none."""
     found = plan(facts, snapshot)
     if isinstance(found, Plan) and len(snapshot.gpus) > 1:
         assert found.options.main_gpu == (found.cards[0] if len(found.cards) == 1 else None)
 
 
-def test_nothing_is_evicted_for_what_fits_beside():
-    """A small newcomer lives beside a small resident."""
+def test_nothing_is_evicted_if_the_model_fits_beside_the_residents():
+    """A small model is loaded beside a small resident."""
     other = facts_of("other:5b", 5)
     snapshot = Snapshot((gpu_of(free_gib=17),), (resident_of(other, held_gib=7),), catalog=catalog_of(other, NEW))
     assert plan(NEW, snapshot).evict == ()
 
 
-def test_kept_model_goes_last():
-    """Of two residents, each of which would do, the one that is not kept goes."""
+def test_kept_model_is_evicted_last():
+    """Of two residents, either of which would do, the one that is not kept is evicted."""
     kept, other = facts_of("kept:6b", 6), facts_of("other:8b", 8)
     residents = (
         resident_of(kept, held_gib=8, order=1, kept=True),
@@ -85,15 +85,15 @@ def test_kept_model_goes_last():
     assert plan(NEW, snapshot).evict == (other.weights,)
 
 
-def test_neighbour_that_ollama_would_evict_is_unloaded_by_the_plan():
-    """Stale figures: what stayed was loaded beside something that has gone, so Ollama believes less than there is."""
+def test_resident_that_ollama_would_evict_is_unloaded_by_the_plan():
+    """It was loaded beside a model that is gone, so Ollama believes less memory to be free than is."""
     stale = facts_of("stale:5b", 5)
     resident = resident_of(stale, held_gib=7, free_at_load_gib=10)
     snapshot = Snapshot((gpu_of(free_gib=17),), (resident,), catalog=catalog_of(stale, NEW))
     assert plan(NEW, snapshot).evict == (stale.weights,)
 
 
-def test_older_runner_of_the_same_weights_always_goes():
+def test_older_runner_of_the_same_weights_is_always_evicted():
     """A reload frees its own memory first."""
     mine = resident_of(NEW, held_gib=11, num_ctx=4096)
     snapshot = Snapshot((gpu_of(free_gib=13),), (mine,), catalog=catalog_of(NEW))
@@ -111,7 +111,7 @@ def test_many_residents_are_tried_youngest_first():
 
 
 def test_shortage_names_the_nearest_miss():
-    """What comes closest is reported, with the bytes of that try."""
+    """The attempt that comes closest is reported with its bytes."""
     huge = facts_of("huge:70b", 40)
     found = plan(huge, Snapshot((gpu_of(),), catalog=catalog_of(huge)))
     assert isinstance(found, Shortage)
@@ -120,7 +120,7 @@ def test_shortage_names_the_nearest_miss():
 
 
 def test_measured_spill_forbids_the_same_free_level():
-    """A ban counts at this free level or below, not for ever."""
+    """The ban counts at this free level or below; with more free memory there is a plan."""
     spill = Observation(
         NEW.weights, 8192, 512, 1, "f16", ("card",), "", 0, 19 * GIB, True, 20 * GIB, 1000.0, size_bytes=1
     )
@@ -133,22 +133,22 @@ def test_measured_spill_forbids_the_same_free_level():
 
 
 def test_contexts_go_down_to_the_least_and_end_there():
-    """Largest first, multiples of the step in between."""
+    """The largest comes first, then multiples of the step."""
     found = list(contexts(ContextNeed(8192, 32768), 2048))
     assert (found[0], found[-1]) == (32768, 8192)
     assert found == sorted(found, reverse=True)
     assert all(num_ctx % 2048 == 0 for num_ctx in found)
 
 
-def test_smaller_context_is_taken_only_where_the_larger_has_no_plan():
-    """The largest context that fits is chosen within what serves the request."""
+def test_smaller_context_is_taken_only_if_the_larger_has_no_plan():
+    """The largest context that fits is chosen among those that serve the request."""
     snapshot = Snapshot((gpu_of(total_gib=12),), catalog=catalog_of(NEW))
     found = plan(NEW, snapshot, ContextNeed(8192, 131072))
     assert 8192 <= found.options.num_ctx < 131072
 
 
 def test_split_resident_books_its_share_on_each_card():
-    """size_vram is dealt out as the probe saw it, less contexts and on the safe side; free at load may be unknown."""
+    """size_vram is divided as the probe saw it, less driver contexts and rounded up; free at load may be unknown."""
     split = resident_of(NEW, options=None, held_bytes={0: 6 * GIB, 1: 4 * GIB}, free_at_load_bytes={})
     found = booked(split, (gpu_of(0), gpu_of(1)))
     assert found.cards == (0, 1)
@@ -159,7 +159,7 @@ def test_split_resident_books_its_share_on_each_card():
 
 
 def test_split_that_ollama_would_not_make_is_refused():
-    """Ollama's own prediction counts too little cache (S:e08): it would put all on one card, where it spills."""
+    """Ollama predicts too little cache (e08): it would put everything on one card, where it spills."""
     wide = facts_of("wide:13b", 13, **{"llama.attention.key_length": 512, "llama.attention.value_length": 512})
     cards = (gpu_of(0, 20), gpu_of(1, 20))
     found = plan(wide, Snapshot(cards, catalog=catalog_of(wide)), ContextNeed(32768, 32768))

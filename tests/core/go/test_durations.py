@@ -1,4 +1,4 @@
-"""Go's durations, and what `time.ParseDuration` says about texts that are none."""
+"""Go's durations, and the errors of `time.ParseDuration`."""
 
 import pytest
 
@@ -35,8 +35,8 @@ def test_a_duration_is_exact_to_the_nanosecond(text, nanoseconds):
         ("9223372036854775808ns", 'time: invalid duration "9223372036854775808ns"'),
     ],
 )
-def test_a_bad_duration_fails_with_gos_words(text, error):
-    """The text quoted as the time package quotes."""
+def test_an_invalid_duration_fails_with_gos_error(text, error):
+    """The error quotes the text like Go's time package."""
     with pytest.raises(BadRequest) as caught:
         parse_duration_ns(text)
     assert caught.value.message == error

@@ -1,4 +1,4 @@
-"""The first JSON value of a body: where it ends, and Go's words where there is none."""
+"""The first JSON value of a body: where it ends, and Go's error if there is none."""
 
 import pytest
 
@@ -27,8 +27,8 @@ ERRORS = [
 
 
 @pytest.mark.parametrize(("body", "text"), ERRORS)
-def test_a_malformed_value_is_refused_with_gos_words(body, text):
-    """Each text is what a real server answered."""
+def test_a_malformed_value_is_refused_with_gos_error(body, text):
+    """Each text is the answer of a real server."""
     with pytest.raises(BadRequest) as caught:
         first_value(body)
     assert caught.value.message == text
@@ -36,7 +36,7 @@ def test_a_malformed_value_is_refused_with_gos_words(body, text):
 
 @pytest.mark.parametrize("body", [b"", b" \r\n\t"])
 def test_white_space_is_the_end_of_the_body(body):
-    """Routes have texts of their own for a body without a value."""
+    """Routes have their own texts for a body without a value."""
     with pytest.raises(EndOfBody):
         first_value(body)
 
@@ -56,5 +56,5 @@ DEEP = b"[" * 5000 + b"]" * 5000
     ],
 )
 def test_the_first_value_ends_where_gos_decoder_stops(body, value):
-    """White space and what follows are left out, on the fast path and on the slow one."""
+    """White space and trailing characters are left out, on the fast path and on the slow path."""
     assert bytes(first_value(body)) == value

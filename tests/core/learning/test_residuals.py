@@ -16,16 +16,16 @@ GPUS = ("RTX 3090",)
 
 
 def load(weights: str = "a", residual_mib: float = 0, **changes: object) -> Observation:
-    """A load that took `residual_mib` beyond the 10 GiB that the formula said."""
+    """Return a load that took `residual_mib` beyond the formula's 10 GiB."""
     seen = Observation(weights, 8192, 512, 1, "f16", GPUS, "0.33.0", int(10 * GIB + residual_mib * MIB), 10 * GIB,
                        spilled=False, free_before_bytes=20 * GIB, at_s=1000.0)  # fmt: skip
     return replace(seen, **changes)  # type: ignore[arg-type]
 
 
 def spill(weights: str = "a", **changes: object) -> Observation:
-    """A load that spilled: 20 GiB were free, the probe saw 18.5 go, ps says 6 more lie in main memory."""
-    told = {"measured_bytes": int(18.5 * GIB), "size_bytes": 24 * GIB, "size_vram_bytes": 18 * GIB}
-    return replace(load(weights, spilled=True, **told), **changes)  # type: ignore[arg-type]
+    """Return a load that spilled: of 20 GiB free the probe saw 18.5 go, and ps reports 6 more in main memory."""
+    measured = {"measured_bytes": int(18.5 * GIB), "size_bytes": 24 * GIB, "size_vram_bytes": 18 * GIB}
+    return replace(load(weights, spilled=True, **measured), **changes)  # type: ignore[arg-type]
 
 
 def test_nothing_learned_leaves_the_formula_alone() -> None:
@@ -45,8 +45,8 @@ def test_loads_that_differ_widen_the_error_bar() -> None:
     assert learned.residual_bytes("a", OPTIONS, GPUS, "0.33.0") == (30 * MIB, 84 * MIB, "learned from 2 loads")
 
 
-def test_a_jump_forgets_what_lay_before() -> None:
-    """Settings changed under the router: only loads since then count."""
+def test_a_jump_of_the_residual_discards_earlier_loads() -> None:
+    """Settings were changed; only loads since then count."""
     learned = Learned.of([load(residual_mib=10, at_s=1), load(residual_mib=3000, at_s=2), load(residual_mib=0, at_s=3)])
     residual, _, note = learned.residual_bytes("a", OPTIONS, GPUS, "0.33.0")
     assert (residual, note) == (0, "learned from 1 load")
@@ -59,7 +59,7 @@ def test_a_jump_forgets_what_lay_before() -> None:
 def test_another_context_takes_the_larger_of_constant_and_proportional(
     residual_mib: int, num_ctx: int, expected_mib: int
 ) -> None:
-    """A hidden slot count grows with the context, a driver context does not; nobody knows which it is."""
+    """A hidden slot count grows with the context, a driver context does not; which it is cannot be known."""
     learned = Learned.of([load(residual_mib=residual_mib)])
     residual, safety, _ = learned.residual_bytes("a", MemoryOptions(num_ctx), GPUS, "0.33.0")
     assert residual == expected_mib * MIB
@@ -83,13 +83,13 @@ def test_another_version_resets_trust() -> None:
 
 
 def test_a_spilled_load_shows_its_need() -> None:
-    """What the probe saw go and what ps says lies outside; at least what the card had beside the margin."""
+    """It is what the probe saw go and what ps reports outside; at least what the card had beside the margin."""
     assert spill().residual_bytes == int(14.5 * GIB)
     assert spill(size_bytes=0, size_vram_bytes=0, measured_bytes=5 * GIB).residual_bytes == 9 * GIB
 
 
 def test_a_spill_counts_for_an_hour() -> None:
-    """Something else may have been to blame."""
+    """Something else may have been the cause."""
     learned = Learned.of([spill(at_s=0)])
     assert learned.residual_bytes("a", OPTIONS, GPUS, "0.33.0", now_s=BAN_S - 1)[0] > 0
     assert learned.residual_bytes("a", OPTIONS, GPUS, "0.33.0", now_s=BAN_S) == (0, None, "")
@@ -120,15 +120,15 @@ def test_too_small_a_reading_is_not_believed() -> None:
         ("a", OPTIONS, 20, 1000 + BAN_S, False),
     ],
 )
-def test_a_spill_bans_what_asks_no_less_at_that_free_level(
+def test_a_spill_bans_loads_that_ask_no_less_at_that_free_level(
     weights: str, options: MemoryOptions, free_gib: int, now_s: float, banned: bool
 ) -> None:
-    """Not for ever, not with more free, not with less asked."""
+    """The ban ends after an hour, with more free, and with less asked."""
     assert Learned.of([spill()]).banned(weights, options, free_gib * GIB, now_s) is banned
 
 
 def test_a_later_success_lifts_the_ban() -> None:
-    """It asked no less with no more free."""
+    """The load asked for no less with no more free."""
     learned = Learned.of([spill(), load(at_s=1500)])
     assert not learned.banned("a", OPTIONS, 20 * GIB, 2000)
     assert Learned.of([spill(), load(at_s=1500, num_ctx=4096)]).banned("a", OPTIONS, 20 * GIB, 2000)
@@ -143,8 +143,8 @@ def test_a_new_version_lifts_bans() -> None:
     assert learned.drift()[0].startswith("Ollama changed from 0.33.0 to 0.34.0")
 
 
-def test_spilled_alone_in_verify_mode() -> None:
-    """Without a reading of free memory only the context tells."""
+def test_a_spill_in_verify_mode_counts_for_its_context_and_larger_ones() -> None:
+    """Without a reading of free memory only the context is compared."""
     learned = Learned.of([spill(measured_bytes=0, free_before_bytes=0)])
     assert learned.spilled_alone("a", 8192, 2000)
     assert not learned.spilled_alone("a", 4096, 2000)
@@ -183,7 +183,7 @@ def test_two_hidden_settings_at_once() -> None:
     assert "OLLAMA_KV_CACHE_TYPE=q8_0 and OLLAMA_NUM_PARALLEL=4" in hidden.note
 
 
-def test_an_unexplained_constant_is_said_as_one() -> None:
+def test_an_unexplained_constant_is_reported() -> None:
     """+700 MiB with every model, whatever its cache."""
     hidden = hidden_setting([load("a", 700, cache_bytes=100 * MIB), load("b", 710, cache_bytes=4 * GIB), load("c", 5)])
     assert hidden is not None
@@ -194,15 +194,15 @@ def test_an_unexplained_constant_is_said_as_one() -> None:
     assert "700 MiB less" in less.note
 
 
-def test_small_residuals_are_no_drift() -> None:
+def test_small_residuals_are_not_drift() -> None:
     """The formula explains them well enough; residuals that agree on nothing are not explained at all."""
     assert hidden_setting([load("a", 100), spill("b")]) is None
     assert Learned.of([load("a", 100)]).drift() == ()
     assert hidden_setting([load("a", 500), load("b", 9000)]) is None
 
 
-def test_a_change_seen_at_another_context_forgets_the_old_loads() -> None:
-    """The old load at this very context was under other settings; the newest one's bound counts."""
+def test_a_change_seen_at_another_context_discards_the_old_loads() -> None:
+    """The old load at this very context was made under other settings; the bound from the newest one counts."""
     before = [load(num_ctx=32768, at_s=1), load(num_ctx=2048, at_s=2)]
     learned = Learned.of([*before, load(residual_mib=300, num_ctx=2048, at_s=3)])
     assert learned.residual_bytes("a", MemoryOptions(32768), GPUS, "0.33.0")[0] == 4800 * MIB
@@ -210,14 +210,14 @@ def test_a_change_seen_at_another_context_forgets_the_old_loads() -> None:
 
 
 def test_between_two_contexts_the_tighter_bound_counts() -> None:
-    """Each load bounds the residual from above; growth with the context is no change of settings."""
+    """Each load bounds the residual from above; growth with the context is not a change of settings."""
     learned = Learned.of([load(residual_mib=200, num_ctx=2048), load(residual_mib=800, num_ctx=16384, at_s=2000)])
     residual, _, note = learned.residual_bytes("a", MemoryOptions(8192), GPUS, "0.33.0")
     assert (residual, note) == (800 * MIB, "learned from 2 loads")
     assert learned.residual_bytes("a", MemoryOptions(32768), GPUS, "0.33.0")[0] == 1600 * MIB
 
 
-def test_the_guess_that_fits_best_wins() -> None:
+def test_the_hypothesis_that_fits_best_wins() -> None:
     """Three slots of q8_0 would come near for caches of 1 GiB; a constant explains it exactly."""
     hidden = hidden_setting([load("a", 700, cache_bytes=GIB), load("b", 700, cache_bytes=1100 * MIB)])
     assert hidden is not None
@@ -225,13 +225,13 @@ def test_the_guess_that_fits_best_wins() -> None:
 
 
 def settled(*more: Observation) -> Learned:
-    """Three models that each show four slots."""
+    """Return what was learned from three models that each show four slots."""
     shown = [load(name, 3 * cache, cache_bytes=cache * MIB) for name, cache in (("a", 512), ("b", 1024), ("c", 700))]
     return Learned.of([*shown, *more])
 
 
-def test_a_settled_guess_tells_how_the_residual_grows() -> None:
-    """With a quarter of the context a model needs a quarter more, not all of it."""
+def test_a_settled_hypothesis_gives_the_growth_of_the_residual() -> None:
+    """With a quarter of the context a model needs a quarter of the addition, not all of it."""
     learned = settled()
     asked = MemoryOptions(2048)
     residual, safety, note = learned.residual_bytes("b", asked, GPUS, "0.33.0", cache_bytes=256 * MIB)
@@ -241,8 +241,8 @@ def test_a_settled_guess_tells_how_the_residual_grows() -> None:
     assert learned.residual_bytes("b", OPTIONS, GPUS, "0.33.0", cache_bytes=GIB)[0] == 3072 * MIB
 
 
-def test_a_load_that_the_guess_does_not_explain_stays_by_itself() -> None:
-    """Its cache is unknown, or it is off by something else; a model that nobody else explains is no guess."""
+def test_a_load_that_the_hypothesis_does_not_explain_keeps_its_own_residual() -> None:
+    """Its cache is unknown, or it is off for another reason."""
     asked = MemoryOptions(2048)
     for odd in (load("d", 5000, cache_bytes=512 * MIB, at_s=900), load("d", 100, at_s=900)):
         with_odd = settled(odd)

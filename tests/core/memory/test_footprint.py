@@ -1,4 +1,4 @@
-"""The footprint against recorded plans of the real llama.cpp, and what it does where metadata is missing."""
+"""The footprint against recorded plans of the real llama.cpp, and its bounds if metadata is missing."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ RECORDED = Recordings(Path(__file__).parents[2] / "data" / "fit")
 
 
 def recorded(model: str, quant: str = "Q4_K_M") -> ModelFacts:
-    """The facts of one recorded model."""
+    """Return the facts of one recorded model."""
     return RECORDED.facts[model, quant]
 
 
 def without(facts: ModelFacts, **changes: Any) -> ModelFacts:
-    """The same facts with metadata keys (after the architecture) changed; None removes one."""
+    """Return the same facts with metadata keys (after the architecture) changed; None removes one."""
     info = {**facts.info, **{f"{facts.arch}.{key}": value for key, value in changes.items()}}
     return replace(facts, info={key: value for key, value in info.items() if value is not None})
 
 
 def as_architecture(facts: ModelFacts, arch: str) -> ModelFacts:
-    """The same model under another `general.architecture`."""
+    """Return the same model under another `general.architecture`."""
     info = {key.replace(facts.arch, arch, 1): value for key, value in facts.info.items()}
     return replace(facts, info={**info, "general.architecture": arch})
 
@@ -51,7 +51,7 @@ def test_compute_buffer_is_within_a_tenth_or_64_mib_of_every_recorded_plan() -> 
         assert abs(known.compute_bytes / MIB - expected) <= max(64, 0.1 * expected), row
 
 
-def test_every_recorded_architecture_is_exact_and_says_nothing() -> None:
+def test_every_recorded_architecture_is_exact_and_has_no_notes() -> None:
     """Notes are for what is not known."""
     for facts in RECORDED.facts.values():
         known = footprint(facts, MemoryOptions(4096))
@@ -59,7 +59,7 @@ def test_every_recorded_architecture_is_exact_and_says_nothing() -> None:
 
 
 def test_an_unknown_architecture_gets_the_general_rule_and_a_wider_safety() -> None:
-    """Never less than with the table, and it says why."""
+    """It is never less than with the table, and a note gives the reason."""
     facts = recorded("gemma3-4b")
     renamed = as_architecture(facts, "newarch")
     known, unknown = footprint(facts, MemoryOptions(32768)), footprint(renamed, MemoryOptions(32768))
@@ -69,7 +69,7 @@ def test_an_unknown_architecture_gets_the_general_rule_and_a_wider_safety() -> N
     assert unknown.safety_bytes >= 512 * MIB
 
 
-def test_an_architecture_with_unmodelled_caches_says_so() -> None:
+def test_an_architecture_with_unmodelled_caches_has_a_note() -> None:
     """It is in the table, but its figures are a floor for the first load."""
     facts = ModelFacts("x", "d", 1, info={"general.architecture": "glm-dsa", "glm-dsa.block_count": 1,
                                           "glm-dsa.embedding_length": 64},
@@ -80,7 +80,7 @@ def test_an_architecture_with_unmodelled_caches_says_so() -> None:
 
 
 def test_layers_with_unknown_tensor_names_are_taken_to_attend() -> None:
-    """In an unknown architecture only what is known to be recurrent keeps no KV."""
+    """In an unknown architecture only layers known to be recurrent keep no KV."""
     names = ("blk.0.ssm_in.weight", "blk.1.attn_k.weight", "blk.2.mystery.weight")
     tensors = tuple(Tensor(name, "F16", (64, 64)) for name in names)
     facts = replace(decoder("novel", blocks=3), tensors=tensors)
@@ -91,7 +91,7 @@ def test_layers_with_unknown_tensor_names_are_taken_to_attend() -> None:
 
 @pytest.mark.parametrize("model", ["llama3.1-8b", "gemma3-4b", "granite4-h-tiny", "qwen3.5-4b", "deepseek-v2-lite-mla"])
 def test_without_tensors_the_footprint_is_never_optimistic(model: str) -> None:
-    """Weights become the whole download, and it says so."""
+    """The weights are the whole download, and a note reports it."""
     facts = recorded(model)
     known, coarse = footprint(facts, MemoryOptions(8192)), footprint(replace(facts, tensors=()), MemoryOptions(8192))
     assert coarse.exactness == "coarse"
@@ -112,7 +112,7 @@ def test_without_any_metadata_the_footprint_is_never_optimistic(model: str) -> N
 
 
 def test_arrays_that_the_server_left_out_are_read_from_the_tensors() -> None:
-    """Without verbose every array is null; the key tensors still tell the heads of each layer."""
+    """Without verbose every array is null; the key tensors still give the heads of each layer."""
     facts = recorded("granite4-h-tiny")
     assert footprint(without(facts, **{"attention.head_count_kv": None}), MemoryOptions(8192)).kv_bytes == (
         footprint(facts, MemoryOptions(8192)).kv_bytes
@@ -129,8 +129,8 @@ def test_arrays_that_the_server_left_out_are_read_from_the_tensors() -> None:
         ({}, 4),
     ],
 )
-def test_without_tensors_metadata_says_which_layers_attend(changes: dict[str, Any], attending: int) -> None:
-    """Recurrent layers, an interval, or heads of zero; nothing said means all of them."""
+def test_without_tensors_metadata_decides_which_layers_attend(changes: dict[str, Any], attending: int) -> None:
+    """Recurrent layers, an interval, or heads of zero; without any of them all layers attend."""
     facts = ModelFacts("x", "d", 1 << 30, info={
         "general.architecture": "jamba", "jamba.block_count": 4, "jamba.embedding_length": 64,
         "jamba.attention.head_count": 4, "jamba.attention.head_count_kv": 2, "jamba.ssm.inner_size": 128,
@@ -142,7 +142,7 @@ def test_without_tensors_metadata_says_which_layers_attend(changes: dict[str, An
 
 
 def decoder(arch: str, blocks: int = 8, **values: Any) -> ModelFacts:
-    """A small decoder of any architecture, metadata only."""
+    """Return a small decoder of any architecture, metadata only."""
     info = {
         "block_count": blocks,
         "embedding_length": 64,
@@ -175,13 +175,13 @@ PATTERN = {"attention.sliding_window": 512, "attention.sliding_window_pattern": 
         (decoder("somethingnew", **PATTERN), "00000000"),
     ],
 )  # fmt: skip
-def test_sliding_layers(facts: ModelFacts, sliding: str) -> None:
-    """The file's pattern wins, then the architecture's; without a window, or in doubt, every layer is full."""
+def test_the_files_pattern_then_the_architectures_decides_which_layers_slide(facts: ModelFacts, sliding: str) -> None:
+    """Without a window, or in doubt, every layer is full."""
     assert "".join(str(int(layer.is_sliding)) for layer in shape_of(facts).layers).startswith(sliding)
 
 
 def test_a_fixed_window_ignores_the_file() -> None:
-    """llama4 attends in chunks of 8192 whatever the file says, unless it says 0."""
+    """llama4 attends in chunks of 8192 whatever the file states, except 0."""
     assert shape_of(decoder("llama4", **{"attention.sliding_window": 77})).window == 8192
     assert shape_of(decoder("llama4", **{"attention.sliding_window": 0})).window == 0
 
@@ -203,7 +203,7 @@ def test_sliding_layers_may_have_heads_of_another_size() -> None:
 
 
 def test_layers_that_share_a_cache_own_none() -> None:
-    """gemma4 says how many share; gemma3n owns the first twenty."""
+    """gemma4 states how many share; gemma3n owns the first twenty."""
     facts = decoder("gemma4", **{"attention.shared_kv_layers": 3})
     assert [layer.k_width > 0 for layer in shape_of(facts).layers] == [True] * 5 + [False] * 3
     owners = [layer.k_width > 0 for layer in shape_of(decoder("gemma3n", blocks=30)).layers]
@@ -232,8 +232,8 @@ def test_blocks_for_multi_token_prediction_have_a_cache_but_no_weights() -> None
         ),
     ],
 )
-def test_recurrent_state(values: dict[str, int], state: int) -> None:
-    """RWKV, short convolutions, delta attention and Mamba each keep their own."""
+def test_each_kind_of_recurrent_layer_has_its_own_state(values: dict[str, int], state: int) -> None:
+    """RWKV, short convolutions, delta attention and Mamba."""
     assert shape_of(decoder("mamba", **values)).layers[0].state_bytes == state
 
 
@@ -294,7 +294,7 @@ def test_cuda_widens_a_quantized_cache_and_others_do_not() -> None:
     assert cuda > vulkan
 
 
-def test_embedding_runs_are_told_by_capabilities() -> None:
+def test_embedding_runs_are_recognised_by_capabilities() -> None:
     """A model that cannot complete is started for embedding."""
     facts = recorded("llama3.2-1b", "Q8_0")
     embeds = replace(facts, capabilities=frozenset({"embedding"}))
@@ -303,7 +303,7 @@ def test_embedding_runs_are_told_by_capabilities() -> None:
     assert is_embedding(facts, MemoryOptions(512, is_embedding=True))
 
 
-def test_safety_widens_with_doubt() -> None:
+def test_safety_grows_with_uncertainty() -> None:
     """Compared with plans, read from source, neither."""
     known, read, new = (replace(decoder(arch), tensors=recorded("llama3.2-1b", "Q8_0").tensors)
                         for arch in ("llama", "olmo", "novel"))  # fmt: skip

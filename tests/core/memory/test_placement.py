@@ -20,7 +20,7 @@ MOE = RECORDED.facts["qwen3-30b-a3b", "Q4_K_M"]
 
 
 def card(gib: float, index: int = 0, context_mib: int = 0) -> Card:
-    """A card with so many GiB free and llama.cpp's usual margin."""
+    """Return a card with `gib` GiB free and llama.cpp's default margin."""
     return Card(index, int(gib * GIB), context_mib * MIB)
 
 
@@ -33,7 +33,7 @@ def test_every_recorded_decision_on_whole_cards_is_right() -> None:
 
 
 def test_the_default_safety_is_never_optimistic() -> None:
-    """Not even for cards that sit exactly on the edge."""
+    """Not even for cards that are exactly at the limit."""
     for row in RECORDED.decisions:
         facts = RECORDED.facts[row["model"], row["quant"]]
         if place(facts, options_of(row), cards_of(row), backend="plain").fits:
@@ -60,8 +60,8 @@ def test_no_card_fits_nothing() -> None:
     assert max_num_ctx(LLAMA_8B, MemoryOptions(4096), []) == 0
 
 
-def test_layers_are_dealt_out_in_proportion_to_free_memory() -> None:
-    """Every layer and the output go somewhere, the bigger card takes more."""
+def test_layers_are_distributed_in_proportion_to_free_memory() -> None:
+    """Every layer and the output have a card, and the bigger card has more of them."""
     found = place(LLAMA_70B, MemoryOptions(8192), [card(48), card(24, 1)])
     assert found.fits
     assert [device.layers for device in found.devices] == [54, 27]
@@ -90,8 +90,8 @@ def test_a_mixture_of_experts_is_not_filled_again() -> None:
     assert not place(MOE, MemoryOptions(8192), [card(total - 2), card(2, 1)], safety_bytes=0).fits
 
 
-def test_what_was_learned_is_spread_over_the_cards() -> None:
-    """A residual raises each card's need by its share, and the sum by about the residual."""
+def test_a_residual_is_spread_over_the_cards() -> None:
+    """It raises each card's need by its share, and the sum by about the residual."""
     options, cards = MemoryOptions(8192), [card(48), card(48, 1)]
     plain, learned = (place(LLAMA_70B, options, cards, residual_bytes=extra) for extra in (0, 1000 * MIB))
     raised = [
@@ -128,13 +128,13 @@ def test_max_num_ctx_is_the_last_step_that_fits() -> None:
     ("version", "numbers"),
     [("0.31.2", (0, 31, 2)), ("v0.30.0-rc1", (0, 30, 0)), ("0.0.0", (999, 0, 0)), ("nightly", (999, 0, 0))],
 )
-def test_versions_that_say_nothing_are_the_newest(version: str, numbers: tuple[int, ...]) -> None:
+def test_versions_that_cannot_be_parsed_are_the_newest(version: str, numbers: tuple[int, ...]) -> None:
     """A development build follows the newest rules."""
     assert version_of(version) == numbers
 
 
-def test_fit_target_by_version() -> None:
-    """457 MiB before 0.30, 1 GiB since, the projector on top from 0.31.2; a target somebody set is left alone."""
+def test_fit_target_depends_on_the_version() -> None:
+    """457 MiB before 0.30, 1 GiB since, the projector added from 0.31.2; a target that was set is left alone."""
     vision = ModelFacts("x", "d", 3 * GIB, projector={"general.architecture": "clip"}, tensors=LLAMA_8B.tensors[:1])
     projector = 3 * GIB - LLAMA_8B.tensors[0].shape[0] * LLAMA_8B.tensors[0].shape[1] * 144 // 256
     assert fit_target_bytes(vision, "0.12.3") == 457 * MIB

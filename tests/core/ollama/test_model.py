@@ -45,7 +45,7 @@ SHOW = {
 
 
 def model(name: str, billions: float, gigabytes: float, **changes: Any) -> ModelFacts:
-    """A row of a library: `name` with so many parameters in a blob of so many bytes."""
+    """Return a model `name` with this many billions of parameters in a blob of this many GB."""
     facts: dict[str, Any] = {
         "name": name,
         "digest": name,
@@ -77,7 +77,7 @@ def test_parameters_are_typed_and_repeated_names_become_tuples() -> None:
 
 
 def test_facts_keep_metadata_and_drop_the_vocabulary() -> None:
-    """The tokenizer's arrays are counted, not kept; what show calls unknown is taken from the tags row."""
+    """The tokenizer's arrays are counted, not kept; what show reports as unknown is taken from the tags row."""
     facts = ModelFacts.of_show(ROW, SHOW)
     assert facts.vocab == 3
     assert "tokenizer.ggml.tokens" not in facts.info and "tokenizer.ggml.merges" not in facts.info
@@ -89,7 +89,7 @@ def test_facts_keep_metadata_and_drop_the_vocabulary() -> None:
 
 
 def test_an_empty_answer_gives_empty_facts() -> None:
-    """Nothing that an odd server leaves out raises; the manifest digest stands in for the weights."""
+    """A field that is missing raises nothing; the manifest digest stands in for the weights."""
     facts = ModelFacts.of_show({"model": "x:latest", "digest": "d"}, {"tensors": [None], "parameters": "stop"})
     assert (facts.name, facts.weights, facts.arch, facts.context_length) == ("x:latest", "manifest-d", "", 0)
     assert facts.capabilities == {"completion"}
@@ -113,6 +113,6 @@ def test_old_servers_list_no_capabilities(show: dict[str, Any], expected: set[st
 @pytest.mark.parametrize(
     ("text", "count"), [("8.0B", 8e9), ("268.10M", 268.1e6), ("16K", 16e3), ("x", 0), ("1.2.3B", 0)]
 )
-def test_parameter_size_is_read_as_ollama_words_it(text: str, count: float) -> None:
+def test_parameter_size_is_parsed_as_ollama_prints_it(text: str, count: float) -> None:
     """`details.parameter_size` is the fallback for a missing count."""
     assert model("a", 1, 1, parameter_size=text).parameter_count == pytest.approx(count)

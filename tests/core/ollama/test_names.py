@@ -1,4 +1,4 @@
-"""Names are the same model exactly when Ollama says so."""
+"""Two names have one key exactly if Ollama takes them for the same model."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ def test_spellings_of_one_model_have_one_key_f4(text):
         ("x:-cloud", None, None),
     ],
 )
-def test_grammar(text, full, short):
-    """Each part has its alphabet and its length, and a separator needs something on both sides."""
+def test_a_name_outside_the_grammar_is_refused(text, full, short):
+    """Each part has its alphabet and its length, and a separator needs a part on both sides."""
     if full is None:
         with pytest.raises(BadRequest, match=r"^invalid model name$"):
             ModelName.parse(text)
@@ -99,7 +99,7 @@ def test_grammar(text, full, short):
         ("h:1/n-cloud/m", Source.UNSPECIFIED, None),
     ],
 )
-def test_source_endings_f4(text, source, key):
+def test_local_and_cloud_endings_select_the_model_f4(text, source, key):
     """`:local` names the plain model; both ways to write a cloud model share a key that no local model has."""
     name = ModelName.parse(text)
     assert name.source is source
@@ -108,14 +108,14 @@ def test_source_endings_f4(text, source, key):
 
 @pytest.mark.parametrize("text", ["x:cloud:local", "x:local:cloud", "x:8b-cloud:local", "x:8b-cloud-cloud"])
 def test_both_endings_are_refused(text):
-    """A name that asks for both places is refused in Ollama's words."""
+    """A name that asks for both places is refused with Ollama's text."""
     with pytest.raises(BadRequest, match=r"^use either :local or :cloud, not both: "):
         ModelName.parse(text)
 
 
 @pytest.mark.parametrize("text", ["", "  ", "\u2003\t"])
-def test_nothing_named(text):
-    """An empty name is missing, not invalid."""
+def test_an_empty_name_is_missing_and_not_invalid(text):
+    """Ollama has a text of its own for it."""
     with pytest.raises(BadRequest, match=r"^model is required$"):
         ModelName.parse(text)
 
@@ -134,8 +134,8 @@ def test_any_text_is_a_name_or_a_bad_request(text):
 
 
 @given(PART, PART, PART)
-def test_round_trip(namespace, model, tag):
-    """Every form of a name parses to the same key, with the ending it had."""
+def test_every_form_of_a_name_has_the_same_key(namespace, model, tag):
+    """The short form also keeps the ending."""
     name = ModelName.parse(f"{namespace}/{model}:{tag}")
     assert ModelName.parse(name.short).source is name.source
     assert ModelName.parse(name.full).key == name.key == ModelName.parse(name.short.upper()).key

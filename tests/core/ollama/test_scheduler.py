@@ -1,4 +1,4 @@
-"""What Ollama would do to a load, by the rules of docs/ollama.md (ids in comments are its scenarios)."""
+"""What Ollama would do with a load, by the rules of docs/ollama.md (ids in comments are its scenarios)."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def card(index: int = 0, total_mib: int = 24564, free_mib: int | None = None, co
 def model(
     name: str = "m", *, mib: int = 4000, family: str = "llama", caps: str = "completion", **info: object
 ) -> ModelFacts:
-    """32 layers of 8 KV heads of 128: 128 KiB of predicted cache per token."""
+    """Return a model of 32 layers with 8 KV heads of 128: 128 KiB of predicted cache per token."""
     shape = {"block_count": 32, "embedding_length": 4096, "context_length": 131072}
     heads = {"attention.head_count": 32, "attention.head_count_kv": 8}
     metadata = {f"llama.{key}": value for key, value in {**shape, **heads, **info}.items()}
@@ -113,7 +113,7 @@ def test_request_wins_over_modelfile_over_environment_over_tier() -> None:
 
 
 def test_context_is_never_below_what_ollama_needs() -> None:
-    """Four, or 2048 for a model that sees."""
+    """At least 4, or 2048 for a vision model."""
     assert merged(model(), LoadOptions(num_ctx=1), DEFAULTS, 4096).num_ctx == 4
     assert merged(model(caps="completion vision"), LoadOptions(num_ctx=1), DEFAULTS, 4096).num_ctx == 2048
 
@@ -126,14 +126,14 @@ def test_embedding_models_have_one_slot_and_a_batch_of_their_own() -> None:
 
 
 def test_some_families_never_run_in_parallel() -> None:
-    """By family, not by name."""
+    """The family decides, not the name."""
     assert parallel_slots(model(family="qwen3next"), ServerSettings(num_parallel=4)) == 1
     assert parallel_slots(model(), ServerSettings(num_parallel=4)) == 4
     assert parallel_slots(model(caps=""), ServerSettings(num_parallel=0)) == 1
 
 
 def test_context_is_clamped_to_what_the_model_was_trained_with() -> None:
-    """d02; a model that does not say keeps what was asked."""
+    """d02; if the model does not state it, the requested context is kept."""
     assert clamped(262144, model()) == 131072
     assert clamped(262144, model(context_length=None)) == 262144
 
@@ -158,8 +158,8 @@ def test_context_is_clamped_to_what_the_model_was_trained_with() -> None:
         (LoadOptions(), LoadOptions(shift=False), True),  # d20
     ],
 )
-def test_reload_rule(running: LoadOptions, asked: LoadOptions, reloads: bool) -> None:
-    """Which differences reload a runner (docs/ollama.md, "Arrival and reload")."""
+def test_a_difference_in_effective_options_reloads(running: LoadOptions, asked: LoadOptions, reloads: bool) -> None:
+    """The rules are in docs/ollama.md, "Arrival and reload"."""
     facts = model()
     started = merged(facts, running, DEFAULTS, 32768)
     started = replace(started, num_ctx=clamped(started.num_ctx, facts))
@@ -167,7 +167,7 @@ def test_reload_rule(running: LoadOptions, asked: LoadOptions, reloads: bool) ->
 
 
 def test_automatic_batch_on_both_sides_never_reloads() -> None:
-    """Whatever Ollama chose at the load."""
+    """It does not matter which batch Ollama chose at the load."""
     facts = model()
     launch = merged(facts, LoadOptions(), DEFAULTS, 32768)
     assert not needs_reload(facts, replace(launch, num_batch=2048), launch)
@@ -175,7 +175,7 @@ def test_automatic_batch_on_both_sides_never_reloads() -> None:
 
 @pytest.mark.parametrize(("compute", "able"), [("8.6", True), ("7.2", False), ("5.2", False), ("", True), ("10", True)])
 def test_flash_attention_needs_compute_6(compute: str, able: bool) -> None:
-    """6.0 and above, except 7.2; a card that does not say counts as able."""
+    """6.0 and above, except 7.2; unknown compute counts as able."""
     assert supports_flash_attention([card(compute=compute)]) is able
 
 
@@ -183,7 +183,7 @@ def test_flash_attention_needs_compute_6(compute: str, able: bool) -> None:
 
 
 def test_prediction_is_file_and_a_crude_cache() -> None:
-    """128 KiB per token here, and arrays count with their least KV head count but their largest head count."""
+    """128 KiB per token here; of arrays the least KV head count and the largest head count count."""
     assert predicted_bytes(model(), 8192) == 4000 * MIB + 1024 * MIB
     assert predicted_bytes(model(), 8192, 5000 * MIB) == 6024 * MIB
     hybrid = model(**{"attention.head_count_kv": [0, 8], "attention.head_count": [32, 16]})
@@ -219,18 +219,18 @@ def test_surcharge_by_batch() -> None:
     assert [surcharge_bytes(batch) for batch in (2048, 1024, 512)] == [2 * GIB, 768 * MIB, 0]
 
 
-# ---------------------------------------------------------------- what it believes to be free
+# ---------------------------------------------------------------- memory that Ollama believes to be free
 
 
 def test_free_memory_is_frozen_at_the_load_of_a_resident() -> None:
-    """c02: what others took since is invisible."""
+    """c02: memory that other processes took later is invisible."""
     gpus = [card(free_mib=1000)]
     one = resident("a", 5000)
     assert believed_free_outcomes(gpus, [one]) == {(19300 * MIB,)}
 
 
 def test_memory_of_a_runner_that_left_stays_invisible() -> None:
-    """b13: the younger resident was loaded beside one that has gone."""
+    """b13: the younger resident was loaded beside one that was unloaded later."""
     young = resident("b", 5000, free_mib=10000)
     assert believed_free_outcomes([card()], [young]) == {(5000 * MIB,)}
 
@@ -300,7 +300,7 @@ def test_placement_takes_the_emptiest_card_with_room() -> None:
 
 
 def test_placement_obeys_main_gpu_and_num_gpu() -> None:
-    """e05: a card that there is not is passed through; no layers, no cards."""
+    """e05: a card that does not exist is no choice; without layers there are no cards."""
     launch = merged(model(), LoadOptions(main_gpu=0), DEFAULTS, 4096)
     free = (GIB, 20 * GIB)
     assert placement(free, 8 * GIB, launch, DEFAULTS) == ((0,), True)
@@ -309,7 +309,7 @@ def test_placement_obeys_main_gpu_and_num_gpu() -> None:
 
 
 def test_preflight_evicts_above_80_percent_of_available() -> None:
-    """The surcharge of the batch counts; alone nobody is evicted."""
+    """The surcharge of the batch counts; without residents nothing is evicted."""
     launch = merged(model(mib=7000), LoadOptions(num_ctx=4096), DEFAULTS, 4096)
     facts, gpus = model(mib=7000), [card()]
 
@@ -334,9 +334,9 @@ def test_embedding_models_carry_no_surcharge() -> None:
     """Their large batch costs nothing in the prediction."""
     facts = model(caps="embedding", mib=300)
     launch = merged(facts, LoadOptions(num_ctx=2048), DEFAULTS, 4096)
-    look = preflight(facts, launch, [card()], (800 * MIB,), DEFAULTS, has_residents=True)
-    assert look.num_batch == 2048
-    assert not look.evicts
+    check = preflight(facts, launch, [card()], (800 * MIB,), DEFAULTS, has_residents=True)
+    assert check.num_batch == 2048
+    assert not check.evicts
 
 
 def test_flash_attention_setting_overrides_the_cards() -> None:
@@ -350,8 +350,8 @@ def test_flash_attention_setting_overrides_the_cards() -> None:
         ("auto", "8.6", 1024),
     ):
         settings = ServerSettings(flash_attention=setting)  # type: ignore[arg-type]
-        look = preflight(facts, launch, [card(compute=compute)], (24 * GIB,), settings, has_residents=False)
-        assert look.num_batch == batch
+        check = preflight(facts, launch, [card(compute=compute)], (24 * GIB,), settings, has_residents=False)
+        assert check.num_batch == batch
 
 
 def test_victim_is_idle_then_short_lived_then_first_by_digest() -> None:
@@ -372,15 +372,15 @@ def test_three_models_per_card_unless_set() -> None:
 # ---------------------------------------------------------------- foresight
 
 
-def test_nothing_goes_where_there_is_room() -> None:
-    """The certain case: one outcome."""
+def test_nothing_is_evicted_if_there_is_room() -> None:
+    """There is one certain outcome."""
     seen = foresee_load(model("n"), LoadOptions(num_ctx=8192), [card(free_mib=19000)], [resident("a", 5000)], DEFAULTS)
     assert (seen.evicts, seen.cards, seen.num_ctx, seen.num_parallel) == ((), (0,), 8192, 1)
     assert seen.num_batch == 1024
 
 
-def test_residents_go_one_by_one_until_it_fits() -> None:
-    """b17: a model that never fits evicts everybody first."""
+def test_residents_are_evicted_one_by_one_until_it_fits() -> None:
+    """b17: a model that never fits evicts all others first."""
     residents = [resident("a", 5000), resident("b", 5000, free_mib=19000)]
     seen = foresee_load(model("n", mib=40000), LoadOptions(num_ctx=4096), [card(free_mib=13000)], residents, DEFAULTS)
     assert seen.evicts == ("sha256-a", "sha256-b")
@@ -388,15 +388,15 @@ def test_residents_go_one_by_one_until_it_fits() -> None:
 
 
 def test_map_order_makes_several_outcomes() -> None:
-    """b13: with the older read there is room; with the younger there is not, and then it goes as well, for nothing."""
+    """b13: if the older resident is read there is room; if the younger is, both are evicted, one in vain."""
     residents = [resident("a", 2000), resident("b", 2000, free_mib=9000)]
     seen = foresee_load(model("n", mib=8000), LoadOptions(num_ctx=4096), [card(free_mib=20000)], residents, DEFAULTS)
     assert {outcome.evicts for outcome in seen.outcomes} == {(), ("sha256-a", "sha256-b")}
     assert seen.evicts == ("sha256-a", "sha256-b")
 
 
-def test_cards_are_uncertain_where_outcomes_differ() -> None:
-    """Two places, depending on chance: then () is said."""
+def test_cards_are_empty_if_outcomes_differ() -> None:
+    """Two placements are possible here, depending on chance."""
     gpus = [card(0, free_mib=19000), card(1, free_mib=16000)]
     split = resident("s", 8000, cards=(0, 1), free_mib=16000)
     seen = foresee_load(model("n", mib=5000), LoadOptions(num_ctx=4096), gpus, [split], DEFAULTS)
@@ -404,15 +404,15 @@ def test_cards_are_uncertain_where_outcomes_differ() -> None:
     assert seen.cards == ()
 
 
-def test_a_reload_is_an_eviction_of_oneself() -> None:
-    """b24: the own runner goes first, then the look at the rest."""
+def test_a_reload_evicts_the_models_own_runner() -> None:
+    """b24: it is evicted first; then the others are checked."""
     own = resident("n", 5000)
     seen = foresee_load(model("n"), LoadOptions(num_ctx=4096), [card(free_mib=19000)], [own], DEFAULTS)
     assert seen.evicts == ("sha256-n",)
 
 
 def test_the_limit_of_models_evicts_as_well() -> None:
-    """f06."""
+    """f06: OLLAMA_MAX_LOADED_MODELS=1."""
     settings = ServerSettings(max_loaded_models=1)
     seen = foresee_load(model("n"), LoadOptions(num_ctx=4096), [card()], [resident("a", 100)], settings)
     assert [outcome.evicts for outcome in seen.outcomes] == [("sha256-a",)]

@@ -1,4 +1,4 @@
-"""Bodies are read as Go reads them: 560 cases and more, with Go 1.26's verdicts on Ollama's own request types."""
+"""Bodies are read like Go reads them: more than 560 cases, with Go 1.26's results for Ollama's own request types."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from router.core.payload.read import read_names, read_request
 from router.errors import BadRequest
 from tests.go_verdicts import CASES, body_of, error_text, name_of
 
-# A time in nanoseconds that stands for "for ever".
+# The time in nanoseconds that means indefinitely.
 FOREVER_NS = (1 << 63) - 1
 REFUSED_AFTER_DECODING = {
     "[] is too short - 'messages'",
@@ -23,7 +23,7 @@ REFUSED_AFTER_DECODING = {
 
 @pytest.mark.parametrize("case", [case for case in CASES if case["kind"] in REQUESTS], ids=name_of)
 def test_an_inference_body_is_read_as_go_reads_it_f1(case):
-    """The same model, options, times and flags, or the same error in the same words."""
+    """The model, options, times and flags are equal, or the error is."""
     kind, go = case["kind"], case["go"]
     if "error" in go:
         with pytest.raises(BadRequest) as caught:
@@ -35,16 +35,16 @@ def test_an_inference_body_is_read_as_go_reads_it_f1(case):
     except BadRequest as exc:
         if exc.message not in REFUSED_AFTER_DECODING:
             raise
-        return  # well-typed, and refused by Ollama's handler: test_payload.py
+        return  # well-typed, and rejected by Ollama's handler: test_read.py
     assert request.model == go.get("model", "")
     assert request.has_model is bool(go.get("model", "").strip())
     assert request.num_predict == (go.get("num_predict") if kind.startswith("v1_") else None)
     options = go.get("options", {})
-    given = options.get("num_ctx")
-    is_number = isinstance(given, int | float) and not isinstance(given, bool)
-    expected = None if not is_number else int(given) if abs(given) < 2**63 else -(1 << 63)
+    sent = options.get("num_ctx")
+    is_number = isinstance(sent, int | float) and not isinstance(sent, bool)
+    expected = None if not is_number else int(sent) if abs(sent) < 2**63 else -(1 << 63)
     assert (request.num_ctx, request.options.num_ctx) == (expected, expected)
-    assert bool(request.options_error) == (given is not None and not is_number)
+    assert bool(request.options_error) == (sent is not None and not is_number)
     assert request.options.num_batch == options.get("num_batch")
     assert_flags(kind, case, request)
 
@@ -67,7 +67,7 @@ def assert_flags(kind, case, request):
 
 @pytest.mark.parametrize("case", [case for case in CASES if case["go"].get("keep_alive_ns")], ids=name_of)
 def test_keep_alive_is_the_time_that_go_keeps(case):
-    """Seconds, Go durations, "for ever", and the overflow that unloads at once."""
+    """Seconds, Go durations, indefinitely, and the overflow that unloads at once."""
     nanoseconds = int(case["go"]["keep_alive_ns"])
     seconds = read_request(case["kind"], body_of(case)).keep_alive_s
     if nanoseconds == FOREVER_NS:
@@ -78,7 +78,7 @@ def test_keep_alive_is_the_time_that_go_keeps(case):
 
 @pytest.mark.parametrize("case", [case for case in CASES if case["kind"] not in REQUESTS], ids=name_of)
 def test_a_management_body_names_what_go_names_f1_f3(case):
-    """`model` before `name`, the last of duplicates, any case; or Go's error."""
+    """`model` wins over `name`, the last duplicate counts, in any case; or Go's error."""
     kind, go = case["kind"], case["go"]
     if "error" in go:
         with pytest.raises(BadRequest) as caught:

@@ -1,4 +1,4 @@
-"""Bodies are read for what they need, and rewritten without touching what is not ours."""
+"""Bodies are read for what they need, and rewritten without changes to other values."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ def messages(*contents):
         ("v1_responses", {"input": "x", "reasoning": {"effort": "low"}}, {"completion", "thinking"}),
     ],
 )
-def test_needs(kind, members, needs):
-    """A capability is needed where the body uses it, wherever its dialect puts it."""
+def test_a_capability_is_needed_if_the_body_uses_it(kind, members, needs):
+    """Each dialect puts it elsewhere in the body."""
     assert read_request(kind, body(model="m", **members)).needs == needs
 
 
@@ -89,8 +89,8 @@ def test_needs(kind, members, needs):
         ("v1_completions", {"prompt": "123"}, 3),
     ],
 )
-def test_prompt_bytes(kind, members, size):
-    """Text counts as it is written, images do not, a token of an old context counts as four."""
+def test_prompt_bytes_count_text_without_images(kind, members, size):
+    """Text counts as it is written; a token of an old context counts as four bytes."""
     assert read_request(kind, body(model="m", **members)).prompt_bytes == size
 
 
@@ -114,18 +114,18 @@ def test_prompt_bytes(kind, members, size):
     ],
 )
 def test_requests_without_a_prompt_load_or_unload(kind, members, load_only, unload):
-    """Nothing to answer means load, and with keep_alive 0 unload; `/v1` has neither."""
+    """Without a prompt the request loads, and with keep_alive 0 it unloads; `/v1` has neither."""
     request = read_request(kind, body(model="m", **members))
     assert (request.is_load_only, request.is_unload) == (load_only, unload)
 
 
 def test_options_are_those_the_client_named():
-    """Every option that reloads a runner is read; the rest of `options` is not ours."""
-    given = {"num_ctx": 1, "num_batch": 2, "num_gpu": 3, "main_gpu": 4, "num_thread": 5, "draft_num_predict": 6}
+    """Every option that reloads a runner is read; the others stay in the body."""
+    named = {"num_ctx": 1, "num_batch": 2, "num_gpu": 3, "main_gpu": 4, "num_thread": 5, "draft_num_predict": 6}
     request = read_request(
-        "chat", body(model="m", options=given | {"use_mmap": False, "top_k": 1, "num_predict": 9}, shift=True)
+        "chat", body(model="m", options=named | {"use_mmap": False, "top_k": 1, "num_predict": 9}, shift=True)
     )
-    assert request.options == LoadOptions(**given, use_mmap=False, shift=True)
+    assert request.options == LoadOptions(**named, use_mmap=False, shift=True)
     assert (request.num_ctx, request.num_predict, request.options_error) == (1, 9, "")
 
 
@@ -138,14 +138,14 @@ def test_options_are_those_the_client_named():
         ({"num_ctx": None, "use_mmap": None}, ""),
     ],
 )
-def test_options_of_the_wrong_type(options, error):
-    """The complaint is kept for when the model is known to exist; the value counts as not named."""
+def test_an_option_of_the_wrong_type_becomes_an_error_for_later(options, error):
+    """The error is kept until the model is known to exist; the value counts as not named."""
     request = read_request("generate", body(model="m", options=options))
     assert (request.options_error, request.options) == (error, LoadOptions())
 
 
 def test_options_survive_a_lone_surrogate():
-    """What msgspec refuses and Go takes does not hide the options."""
+    """A value that msgspec rejects and Go accepts does not hide the options."""
     sent = b'{"model":"m","options":{"a":"\\ud800","b":[1],"c":true,"d":null,"num_ctx":7},"options":{"num_batch":2}}'
     assert read_request("generate", sent).options == LoadOptions(num_ctx=7, num_batch=2)
 
@@ -163,8 +163,8 @@ def test_options_survive_a_lone_surrogate():
         ("v1_messages", {"max_tokens": 9, "messages": messages("x")}, False),
     ],
 )
-def test_format(kind, members, expected):
-    """A wanted output form is seen in each dialect that has one."""
+def test_a_requested_output_format_is_recognised(kind, members, expected):
+    """Each dialect that has one spells it differently."""
     assert read_request(kind, body(model="m", **members)).format is expected
 
 
@@ -197,8 +197,8 @@ def test_format(kind, members, expected):
         ),
     ],
 )
-def test_what_ollama_refuses_on_sight_is_refused_here(kind, members, text):
-    """Such a request must not load a model first; without a model, Ollama itself has the word."""
+def test_a_body_that_ollama_rejects_before_the_load_is_rejected(kind, members, text):
+    """Such a request must not load a model first; if it names none, Ollama answers."""
     if text is None:
         assert read_request(kind, body(**{"model": "m"} | members)).has_model
     else:
@@ -208,20 +208,20 @@ def test_what_ollama_refuses_on_sight_is_refused_here(kind, members, text):
     assert not read_request(kind, body(**members | {"model": " "})).has_model
 
 
-def test_a_body_of_endless_small_values_is_refused():
-    """What only the slow parser takes is bounded in work."""
+def test_a_body_with_too_many_small_values_is_refused():
+    """The work of the slow parser is bounded."""
     with pytest.raises(BadRequest, match="too many values"):
         read_request("chat", b'{"model":"\\ud800","x":[' + b"[]," * 300_000 + b"[]]}")
 
 
-def test_a_long_run_of_plain_values_is_cheap_even_there():
+def test_a_long_run_of_plain_values_passes_the_slow_parser():
     """Plain values are skipped in one step."""
     sent = b'{"x":[1' + b",1.5e3" * 300_000 + b'],"y":{"a":1' + b',"b":"c"' * 300_000 + b'},"model":"\\ud800"}'
     assert read_request("chat", sent).model == "\ufffd"
 
 
-def test_the_same_name_returns_the_same_object():
-    """Nothing changes, nothing is copied, whatever follows the object."""
+def test_rewriting_to_the_same_model_returns_the_same_object():
+    """If nothing changes nothing is copied, whatever follows the object."""
     sent = b' {"messages": [], "model" : "\\u006d" } x'
     assert rewrite(sent, model="m") is sent
     assert rewrite(sent, model="m", members=read_request("chat", sent).members) is sent
@@ -256,23 +256,23 @@ def test_the_same_name_returns_the_same_object():
         (b'{"model":"m","shift":true}', {"shift": True}, None),
     ],
 )
-def test_rewriting(sent, options, expected):
-    """One `model` in front, options merged as Go merges them, every other value as it was."""
+def test_rewriting_sets_model_and_options_only(sent, options, expected):
+    """There is one `model`, in front; options are merged like Go merges them; every other value is unchanged."""
     found = rewrite(sent, model="m", options=options)
     assert found == (sent if expected is None else expected)
     assert (found is sent) is (expected is None)
 
 
 def test_top_level_keys_are_dropped_and_forced():
-    """A dropped key goes in every spelling; a forced one is set once."""
+    """A dropped key is removed in every spelling; a forced one is set once."""
     sent = b'{"model":"m","Keep_Alive":1,"keep_alive":2,"stream":true}'
     assert rewrite(sent, model="m", drop=frozenset({"keep_alive"})) == b'{"model":"m","stream":true}'
     assert rewrite(sent, model="m", force={"keep_alive": "5m"}) == b'{"model":"m","keep_alive":"5m","stream":true}'
     assert rewrite(sent, model="m", force={"keep_alive": None}) == b'{"model":"m","keep_alive":null,"stream":true}'
 
 
-def test_a_body_that_is_no_json_is_refused_by_rewrite_too():
-    """Nothing unread is ever forwarded."""
+def test_rewrite_refuses_a_body_that_is_not_json():
+    """A body that cannot be read is never forwarded."""
     with pytest.raises(BadRequest, match="unexpected EOF"):
         rewrite(b'{"model":"m"', model="m")
 
@@ -292,8 +292,8 @@ def test_a_body_that_is_no_json_is_refused_by_rewrite_too():
         ("show", b'{"name":"x","verbose":true}', {"model": "x"}, b'{"model":"x","verbose":true}'),
     ],
 )
-def test_management_bodies_f2_f3(kind, sent, names, expected):
-    """Exactly the decided names go upstream, each under one key."""
+def test_a_management_body_gets_exactly_the_decided_names_f2_f3(kind, sent, names, expected):
+    """Each name goes upstream under one key."""
     found = rewrite_names(sent, names)
     assert found == (expected or sent)
     assert (found is sent) is (expected is None)
@@ -317,7 +317,7 @@ BODIES = st.lists(st.tuples(KEYS, VALUES), max_size=6).map(
 
 @given(BODIES, st.from_regex(r"[a-z][a-z0-9]{0,8}(:[a-z0-9]{1,4})?", fullmatch=True))
 def test_rewriting_changes_the_model_and_nothing_else_f2(sent, name):
-    """The body reads back as the new model under one key; other members stay as they were; again is a no-op."""
+    """The result has the new model under one key and the other members unchanged; a second rewrite changes nothing."""
     found = rewrite(sent, model=name)
     assert read_names("delete", found) == {"model": name}
     assert [key for key, _ in split(found) if fold(key) in ("model", "name")] == ["model"]
@@ -336,8 +336,8 @@ def test_no_bytes_crash_the_reader(sent):
     assert read_request("chat", rewrite(sent, model=request.model)).model == request.model
 
 
-def test_options_with_a_key_that_is_no_utf8_are_patched_all_the_same():
-    """Go takes such a key; the patch goes beside it."""
+def test_options_with_a_key_that_is_not_utf8_are_patched():
+    """Go accepts such a key; the patch is added beside it."""
     body = b'{"model":"x","options":{"k\xff":1,"num_ctx":4096}}'
     found = rewrite(body, model="x", options={"num_ctx": 8192})
     assert b'"num_ctx":8192' in found
@@ -347,7 +347,7 @@ def test_options_with_a_key_that_is_no_utf8_are_patched_all_the_same():
 TEXTS = st.text(max_size=12)
 CONTENTS = TEXTS | st.none() | st.lists(TEXTS, max_size=2)
 PATCHES = [{}, {"num_ctx": 8192, "num_batch": 512}, {"num_ctx": None, "main_gpu": 1, "shift": True}]
-USUAL = st.fixed_dictionaries(
+COMMON = st.fixed_dictionaries(
     {"model": st.sampled_from(["m", " ", "", "llama3.2:3b", "ſ"])},
     optional={
         "messages": st.lists(
@@ -379,18 +379,18 @@ USUAL = st.fixed_dictionaries(
 )
 
 
-@given(st.sampled_from(["chat", "generate", "v1_chat"]), USUAL, st.booleans(), st.booleans())
-def test_a_usual_body_reads_the_same_in_one_step_as_the_long_way(kind, members, is_compact, is_doubled):
-    """The quick reader changes nothing that is seen: same request, or same refusal."""
+@given(st.sampled_from(["chat", "generate", "v1_chat"]), COMMON, st.booleans(), st.booleans())
+def test_fast_path_and_slow_path_read_a_body_equally(kind, members, is_compact, is_doubled):
+    """Both return the same request or raise the same error."""
     text = json.dumps(members, separators=(",", ":") if is_compact else None)
     if is_doubled:
         text = text[:-1] + ',"model":"other"}'
-    quick, long = read_or_refusal(kind, text.encode()), read_or_refusal(kind, text.encode(), is_quick=False)
-    assert quick == long
+    quick, slow = read_or_refusal(kind, text.encode()), read_or_refusal(kind, text.encode(), is_quick=False)
+    assert quick == slow
 
 
 def read_or_refusal(kind, text, *, is_quick=True):
-    """The request as plain data, without what only tells how it was read; else the refusal's text."""
+    """Return the request as plain data, without the fields that depend on the path; else the error's text."""
     try:
         found = read_request(kind, text) if is_quick else read.read_slowly(kind, text)
     except BadRequest as error:
@@ -400,9 +400,9 @@ def read_or_refusal(kind, text, *, is_quick=True):
     return values
 
 
-@given(USUAL, st.sampled_from(PATCHES))
-def test_a_usual_body_is_rewritten_to_the_same_values_as_any_other(members, options):
-    """Same members after it, whichever way the body was read."""
+@given(COMMON, st.sampled_from(PATCHES))
+def test_fast_path_and_slow_path_rewrite_a_body_equally(members, options):
+    """The result has the same members."""
     text = json.dumps(members).encode()
     try:
         request = read_request("chat", text)
@@ -422,16 +422,16 @@ def test_a_usual_body_is_rewritten_to_the_same_values_as_any_other(members, opti
         ({"keep_alive": None}, {"keep_alive_s": None}),
     ],
 )
-def test_the_usual_body_with_a_value_that_needs_a_look(members, seen):
-    """The quick way gives up on what is odd, and the rules decide."""
+def test_a_value_that_is_not_plain_goes_to_the_slow_path(members, seen):
+    """The slow path decides what it means."""
     found = read_request("chat", body(model="m", messages=[{"role": "user", "content": "x"}], **members))
     assert {key: getattr(found, key) for key in seen} == seen
     with pytest.raises(BadRequest):
         read_request("chat", body(model="m", messages=[], keep_alive="x"))
 
 
-def test_a_plain_body_keeps_its_other_values_and_gets_the_options_behind_its_own():
-    """No value but the model's and the options' is touched."""
+def test_a_plain_body_gets_the_options_after_its_own_and_keeps_other_values():
+    """Only the model and the options change."""
     sent = (
         b'{"model":"a", "messages":[{"role":"user","content":"\\u00e9"}],'
         b' "options":{"temperature": 0.70}, "stream":false}'
@@ -455,8 +455,8 @@ def test_a_plain_body_keeps_its_other_values_and_gets_the_options_behind_its_own
         '"system":"a pirate"',
     ],
 )
-def test_a_key_that_is_there_twice_is_read_as_go_reads_it(kind, more):
-    """By the rules, whichever way it is hidden."""
+def test_a_duplicate_key_is_read_as_go_reads_it(kind, more):
+    """However it is spelled, the slow path reads it."""
     first = (
         '"prompt":"hi","options":{"num_ctx":2048}'
         if kind == "generate"
