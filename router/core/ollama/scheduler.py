@@ -200,8 +200,8 @@ def foresee_load(
 
 def _given_back(gpus: Sequence[Gpu], gone: Sequence[OllamaResident]) -> tuple[Gpu, ...]:
     """Return the cards after the driver has freed what `gone` held."""
-    held = {gpu.index: sum(dict(enumerate(r.held_bytes)).get(gpu.index, 0) for r in gone) for gpu in gpus}
-    return tuple(replace(gpu, free_bytes=min(gpu.total_bytes, gpu.free_bytes + held[gpu.index])) for gpu in gpus)
+    freed = {gpu.index: sum(dict(enumerate(r.held_bytes)).get(gpu.index, 0) for r in gone) for gpu in gpus}
+    return tuple(replace(gpu, free_bytes=min(gpu.total_bytes, gpu.free_bytes + freed[gpu.index])) for gpu in gpus)
 
 
 __all__ = [
