@@ -41,7 +41,10 @@ class ContextNeed:
 
 
 class Automatic(NamedTuple):
-    """Ollama's automatic contexts: its tier for the cards, and its own one (OLLAMA_CONTEXT_LENGTH, else the tier)."""
+    """Contexts that Ollama chooses by itself: the tier for its cards, and the one in force.
+
+    The one in force is OLLAMA_CONTEXT_LENGTH, else the tier.
+    """
 
     tier_num_ctx: int
     own_num_ctx: int

@@ -107,12 +107,12 @@ class MemoryNeed:
             cache_bytes=self.cache_bytes,
             now_s=rules.now_s,
         )
-        stated = rules.safety_bytes
+        configured = rules.safety_bytes
         return place(
             self._facts,
             self.asked,
             [Card(gpu.index, gpu.free_bytes, gpu.context_bytes, self._margin_bytes) for gpu in group],
             backend=rules.backend,
-            safety_bytes=learned_safety if stated is None else stated,
+            safety_bytes=learned_safety if configured is None else configured,
             residual_bytes=residual,
         )
