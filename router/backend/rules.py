@@ -24,7 +24,11 @@ class DecisionRules:
         self._defaults = defaults
         self._unix_now = unix_now
         self._context = ContextRules(
-            defaults.num_ctx, defaults.min_num_ctx, defaults.num_ctx_steps, defaults.max_num_ctx
+            defaults.num_ctx,
+            defaults.min_num_ctx,
+            defaults.num_ctx_steps,
+            defaults.max_num_ctx,
+            defaults.answer_tokens,
         )
         self._rules = Rules()
         self._valid_for: tuple[object, ...] = ()

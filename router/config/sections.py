@@ -80,6 +80,8 @@ class Defaults(Section):
     """contexts are rounded up to multiples of this, to avoid reloads"""
     max_num_ctx: AtLeastOne | None = None
     """largest context of any request; null = no limit"""
+    answer_tokens: AtLeastOne = 2048
+    """tokens of the context kept for an answer; a client's max_tokens or num_predict counts up to this"""
     upgrade: Upgrade = "on_request"
     """return to a bigger variant that fits again: idle (when the queue is empty), on_request (next request), never"""
     upgrade_after_s: Duration = 60.0

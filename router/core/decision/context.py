@@ -25,6 +25,7 @@ class ContextRules:
     min_num_ctx: int = 8192
     step: int = 2048
     max_num_ctx: int | None = None
+    answer_tokens: int = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +60,15 @@ def _clamp(num_ctx: int, facts: ModelFacts) -> int:
     return min(num_ctx, facts.context_length) if facts.context_length else num_ctx
 
 
-def prompt_tokens(request: InferenceRequest) -> int:
-    """Estimate the tokens that the context must hold: prompt and answer."""
-    return request.prompt_bytes // BYTES_PER_TOKEN + max(0, request.num_predict or 0)
+def needed_tokens(request: InferenceRequest, answer_tokens: int) -> int:
+    """Estimate the tokens that the context must hold: the prompt, and an answer of at most `answer_tokens`.
+
+    What a client names (max_tokens, num_predict) is a ceiling of its answer, not a need: coding agents send 32000 or
+    128000 with each request, and Ollama reserves nothing for it.
+    """
+    ceiling = request.num_predict
+    answer = answer_tokens if ceiling is None or ceiling < 0 else min(ceiling, answer_tokens)
+    return request.prompt_bytes // BYTES_PER_TOKEN + answer
 
 
 def named_num_ctx(request: InferenceRequest, variant: Variant, facts: ModelFacts) -> int | None:
@@ -96,7 +103,7 @@ def context_need(
         wanted = min(named, limit or named, rules.max_num_ctx or named)
         num_ctx = min(_clamp(round_up(wanted, rules.step), facts), cap)
         return ContextNeed(num_ctx, num_ctx, is_enough=num_ctx >= wanted)
-    tokens = prompt_tokens(request)
+    tokens = needed_tokens(request, rules.answer_tokens)
     floor = max(rules.min_num_ctx, round_up(tokens, rules.step) if tokens > rules.min_num_ctx else 0)
     lower = min(_clamp(floor, facts), cap)
     ceiling = cap if variant.num_ctx == "max" else min(automatic.tier_num_ctx, rules.default_num_ctx)

@@ -99,6 +99,18 @@ def test_no_request_gets_more_context_than_max_num_ctx():
     assert compare_small(story, "defaults.max_num_ctx", [None, 16384]) == [[65536], [16384]]
 
 
+@pytest.mark.key("defaults.answer_tokens")
+def test_a_context_has_room_for_an_answer_of_answer_tokens():
+    """A request that may answer with any number of tokens gets the model that has that much context, and no more."""
+
+    async def story(one):
+        body = {**chat(HUGE), "max_tokens": 128000}
+        return (await one.ask(body, "/v1/chat/completions")).served
+
+    chain = {"chains": {HUGE: [BIG, SMALL]}}
+    assert compare(story, "defaults.answer_tokens", [2048, 100000], chain) == [BIG, SMALL]
+
+
 @pytest.mark.key("defaults.response_model")
 def test_answers_name_the_model_that_served_or_the_one_that_was_asked_for():
     """In the body."""

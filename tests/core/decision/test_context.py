@@ -1,0 +1,38 @@
+"""Contexts: what a request needs at least, and what it may get."""
+
+from __future__ import annotations
+
+import pytest
+
+from router.core.decision.chain import Variant
+from router.core.decision.context import Automatic, ContextRules, context_need, needed_tokens
+from router.core.payload.read import InferenceRequest
+from tests.core.facts import facts_of
+
+RULES = ContextRules()
+MODEL = facts_of("m:8b", 5, context_length=131072)
+
+
+@pytest.mark.parametrize(
+    ("num_predict", "tokens"),
+    [(None, 2048), (-1, 2048), (-2, 2048), (0, 0), (100, 100), (2048, 2048), (32000, 2048), (128000, 2048)],
+)
+def test_the_ceiling_of_an_answer_counts_up_to_answer_tokens(num_predict: int | None, tokens: int) -> None:
+    """Claude Code sends max_tokens 32000, Codex 128000, and Ollama reserves nothing for either."""
+    assert needed_tokens(InferenceRequest("m", num_predict=num_predict), 2048) == tokens
+    assert needed_tokens(InferenceRequest("m", num_predict=num_predict, prompt_bytes=400), 2048) == tokens + 100
+
+
+@pytest.mark.parametrize("num_predict", [None, 1000, 32000, 128000])
+def test_a_short_prompt_needs_the_same_context_whatever_its_ceiling(num_predict: int | None) -> None:
+    """So a resident model serves all of them."""
+    request = InferenceRequest("m", num_predict=num_predict, prompt_bytes=100)
+    need = context_need(request, Variant("m:8b"), MODEL, 131072, Automatic(32768, 32768), RULES)
+    assert (need.lower, need.upper, need.is_enough) == (8192, 32768, True)
+
+
+def test_a_long_prompt_needs_its_tokens_and_an_answer() -> None:
+    """Rounded up to a step."""
+    request = InferenceRequest("m", num_predict=128000, prompt_bytes=4 * 20000)
+    need = context_need(request, Variant("m:8b"), MODEL, 131072, Automatic(32768, 32768), RULES)
+    assert need.lower == 22528
