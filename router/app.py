@@ -22,7 +22,7 @@ from router.routing.decisions import Decisions
 from router.routing.directory import Directory
 from router.routing.dispatch import Dispatcher
 from router.routing.warmup import Warmup
-from router.telemetry import Gauges, Hook, MetricsHook, Noted, RecentDecisions, Telemetry, watch_loop_lag
+from router.telemetry import Gauges, Hook, MetricsHook, Notified, RecentDecisions, Telemetry, watch_loop_lag
 from router.wiring import build_probe, build_store, edge_settings, warnings, wire_limits
 
 
@@ -35,7 +35,7 @@ class Router:
         name = next(iter(config.backends))
         self.telemetry = telemetry
         self.recent = recent
-        self.store = build_store(config.store.path, lambda text: telemetry.emit(Noted(text, level="warning")))
+        self.store = build_store(config.store.path, lambda text: telemetry.emit(Notified(text, level="warning")))
         self.backend = Backend(name, config, probe, self.store, telemetry, time.time)
         chains = Chains(ChainRules(config.chains, config.defaults))
         decisions = Decisions(self.backend, chains, config.defaults)
@@ -116,7 +116,7 @@ async def running(
         async with admin, clients:
             running = Running(router, clients, admin)
             for warning in warnings(config, router.backend):
-                telemetry.emit(Noted(warning, level="warning"))
+                telemetry.emit(Notified(warning, level="warning"))
             try:
                 yield running
             finally:

@@ -1,6 +1,6 @@
-"""The catalog: what is installed, as facts. Read with one `/api/tags`, and one verbose `/api/show` per manifest digest.
+"""The catalog: facts about the installed models, read with `/api/tags` and one verbose `/api/show` per manifest digest.
 
-A digest never changes its meaning, so what was once shown is not asked again; a name that moves to another digest is.
+A digest identifies its content, so each digest is shown once. A name that moves to another digest is shown again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _MOST_MODELS = 2048
 
 
 class _Server(Protocol):
-    """As much of a ModelServer as is read here."""
+    """The part of a ModelServer that the catalog uses."""
 
     async def tags(self) -> list[dict[str, Any]]: ...
 
@@ -30,7 +30,7 @@ class _Server(Protocol):
 
 
 class CatalogReader:
-    """Reads the facts of everything installed; one reading at a time, shared by all who ask meanwhile."""
+    """Reads the facts of all installed models. Concurrent calls of `refresh` share one reading."""
 
     def __init__(self, server: _Server) -> None:
         self._server = server
@@ -39,13 +39,14 @@ class CatalogReader:
         self._reading: asyncio.Task[Mapping[str, ModelFacts]] | None = None
 
     async def refresh(self) -> Mapping[str, ModelFacts]:
-        """The facts by canonical name (`names.key_of`). Raises UpstreamError when `/api/tags` cannot be read.
+        """Return the facts by canonical name (`names.key_of`). Raises UpstreamError when `/api/tags` cannot be read.
 
-        A model whose show fails keeps coarse facts from its row and is asked again at the next refresh. An unchanged
-        model keeps the very same object.
+        A model whose show fails gets coarse facts from its row, and is shown again at the next refresh. The facts of
+        an unchanged model are the same object as before.
         """
         if self._reading is None or self._reading.done():
             self._reading = asyncio.create_task(self._read())
+            # Retrieve the exception even if all callers were cancelled: asyncio logs one that nobody retrieved.
             self._reading.add_done_callback(lambda task: task.cancelled() or task.exception())
         return await asyncio.shield(self._reading)
 
@@ -61,7 +62,7 @@ class CatalogReader:
         return str(row.get("digest") or key) in self._by_digest
 
     async def _show(self, digest: str, row: dict[str, Any], turn: asyncio.Semaphore) -> str:
-        """Reads one model; returns its digest when that failed, else ""."""
+        """Read one model; return its digest if that failed, else ""."""
         async with turn:
             try:
                 show = await self._server.show(str(row.get("model") or row.get("name")), verbose=True)

@@ -1,7 +1,7 @@
-"""Ollama's control plane: what is installed, what is loaded, load and unload. The data path is `router/http/client`.
+"""Ollama's control plane: lists of models, loads, unloads and tags. The data path is `router/http/client`.
 
-Nothing here is on a path that a client can cancel: every call runs in a task of its own that outlives its caller, since
-httpx's pool does not survive cancellations. The only importer of httpx beside the probe that reads a URL.
+No client can cancel a call: each one runs in a task of its own that outlives its caller, because httpx's pool leaks
+connections under cancellation. Only this module and the probe that reads a URL import httpx.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from router.errors import LoadFailed, ModelNotFound, UpstreamError, UpstreamTime
 
 __all__ = ["CatalogReader", "ModelServer", "OllamaClient", "PsRow"]
 
-_SHOW_TIMEOUT_S = 60.0  # a verbose show reads the whole header of a GGUF, perhaps from a cold disk
+_SHOW_TIMEOUT_S = 60.0  # a verbose show reads the whole header of a GGUF file, possibly from a cold disk
 _MANAGE_TIMEOUT_S = 60.0
-# Decoding beyond this goes to a thread: a verbose show carries the vocabulary, megabytes of it.
+# Larger answers are decoded in a thread: a verbose show contains the vocabulary, which is megabytes.
 _INLINE_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class PsRow:
-    """A row of `/api/ps`. `expires_at` is in the year 2319 for a pinned model, in year 1 where it was unreadable."""
+    """A row of `/api/ps`. `expires_at` is in the year 2319 for a pinned model, and in year 1 if it was unreadable."""
 
     name: str
     digest: str
@@ -54,38 +54,38 @@ class PsRow:
 
 
 class ModelServer(Protocol):
-    """An Ollama as the router steers it. All methods raise UpstreamError or UpstreamTimeout when it is out of reach."""
+    """The control plane of one Ollama. All methods raise UpstreamError or UpstreamTimeout if it cannot be reached."""
 
     async def version(self) -> str:
-        """The server's version, e.g. "0.33.0"."""
+        """Return the server's version, e.g. "0.33.0"."""
 
     async def tags(self) -> list[dict[str, Any]]:
-        """The rows of `/api/tags` as they are."""
+        """Return the rows of `/api/tags` unchanged."""
 
     async def show(self, name: str, *, verbose: bool = True) -> dict[str, Any]:
-        """The answer of `/api/show`. Raises ModelNotFound."""
+        """Return the answer of `/api/show`. Raises ModelNotFound."""
 
     async def ps(self) -> list[PsRow]:
-        """What is loaded. A model that is still loading is not in it."""
+        """Return the loaded models. A model that is still loading is not among them."""
 
     async def load(self, name: str, options: LoadOptions, keep_alive_s: float, embedding: bool = False) -> None:
-        """Load with exactly these options and nothing to answer; returns when it is loaded. Raises LoadFailed."""
+        """Load a model with exactly these options and an empty prompt; return when it is loaded. Raises LoadFailed."""
 
     async def unload(self, name: str) -> None:
-        """Ask for an unload; returns at once, and does nothing while the model is busy. Raises ModelNotFound."""
+        """Request an unload and return immediately; Ollama ignores it while the model is busy. Raises ModelNotFound."""
 
     async def create_derived(self, name: str, from_: str, parameters: Mapping[str, int]) -> None:
-        """Make `name` from an installed model with other parameters; no weights are copied."""
+        """Create `name` from an installed model with other parameters; no weights are copied."""
 
     async def delete(self, name: str) -> None:
-        """Remove a name. Raises ModelNotFound."""
+        """Delete a tag. Raises ModelNotFound."""
 
     async def aclose(self) -> None:
-        """Close the connections."""
+        """Cancel the calls under way and close the connections."""
 
 
 class OllamaClient:
-    """The ModelServer that talks HTTP."""
+    """The ModelServer over HTTP."""
 
     def __init__(
         self, base_url: str, *, timeout_s: float = 10.0, connect_timeout_s: float = 2.0, load_timeout_s: float = 330.0
@@ -110,9 +110,9 @@ class OllamaClient:
         return [PsRow.parse(row) for row in _rows(await self._ask("GET", "/api/ps"))]
 
     async def load(self, name: str, options: LoadOptions, keep_alive_s: float, embedding: bool = False) -> None:
-        given = {key: value for key, value in msgspec.structs.asdict(options).items() if value is not None}
-        shift = given.pop("shift", None)
-        body: dict[str, Any] = {"model": name, "keep_alive": _keep_alive(keep_alive_s), "options": given}
+        values = {key: value for key, value in msgspec.structs.asdict(options).items() if value is not None}
+        shift = values.pop("shift", None)  # not an option to Ollama, but a field of /api/generate
+        body: dict[str, Any] = {"model": name, "keep_alive": _keep_alive(keep_alive_s), "options": values}
         if embedding:
             path, body = "/api/embed", body | {"input": []}
         else:
@@ -123,7 +123,7 @@ class OllamaClient:
             raise LoadFailed(exc.text, status=exc.status_code) from exc
 
     async def unload(self, name: str) -> None:
-        # Also for embedding models: /api/generate expires the runner before it asks what the model can do, whereas
+        # Also for embedding models: /api/generate expires the runner before it checks the model's capabilities, whereas
         # /api/embed would load it first.
         await self._ask("POST", "/api/generate", {"model": name, "keep_alive": 0, "stream": False})
 
@@ -135,7 +135,7 @@ class OllamaClient:
         await self._ask("DELETE", "/api/delete", {"model": name}, _MANAGE_TIMEOUT_S)
 
     async def aclose(self) -> None:
-        """Ends what is still asked, then the connections."""
+        """Cancel the calls under way, then close the connections."""
         for call in tuple(self._calls):
             call.cancel()
         await asyncio.gather(*self._calls, return_exceptions=True)
@@ -155,7 +155,7 @@ class OllamaClient:
     def _forget(self, task: asyncio.Task[Any]) -> None:
         self._calls.discard(task)
         if not task.cancelled():
-            task.exception()  # the caller may have left; then nobody else asks
+            task.exception()  # asyncio logs an exception that nobody retrieved, and the caller may have been cancelled
 
     async def _exchange(
         self, method: str, path: str, body: Mapping[str, Any] | None, timeout_s: float | None
@@ -174,7 +174,7 @@ class OllamaClient:
 
 
 class _Refused(UpstreamError):
-    """The upstream answered with an error of its own."""
+    """The upstream answered with an error; `text` is its own text."""
 
     def __init__(self, path: str, status: int, text: str) -> None:
         super().__init__(f"Ollama answered {path} with status {status}: {text}")
@@ -183,13 +183,13 @@ class _Refused(UpstreamError):
 
 
 async def _answer(response: httpx.Response, path: str, model: str | None) -> dict[str, Any]:
-    """The object in an answer; an error in it is raised, also one that came with status 200."""
+    """Return the JSON object of an answer. Raises for an error in it, even with status 200."""
     content = response.content
     try:
         found = _decode(content) if len(content) <= _INLINE_BYTES else await asyncio.to_thread(_decode, content)
     except msgspec.DecodeError as exc:
         if response.is_success and content:
-            raise UpstreamError(f"Ollama answered {path} with what is no JSON") from exc
+            raise UpstreamError(f"Ollama's answer to {path} is not valid JSON") from exc
         found = {}
     error = found.get("error")
     if response.is_success and not error:
@@ -206,12 +206,12 @@ def _decode(content: bytes) -> dict[str, Any]:
 
 
 def _rows(answer: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """`models` of an answer; Ollama says null where there is none."""
+    """Return the rows in `models` of an answer; Ollama sends null for an empty list."""
     return [row for row in answer.get("models") or () if isinstance(row, dict)]
 
 
 def _keep_alive(seconds: float) -> int | float:
-    """Ollama takes any negative number for "for ever"."""
+    """Return Ollama's keep_alive for a time in seconds; a negative number means indefinitely."""
     if math.isinf(seconds):
         return -1
     return int(seconds) if seconds == int(seconds) else seconds

@@ -1,4 +1,4 @@
-"""What loads have taught, kept over restarts. Without a file, or with one that cannot be used, it lives in memory."""
+"""The observations of loads, kept across restarts; in memory if there is no file or it cannot be used."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ import msgspec
 from router.core.learning.observation import Observation
 
 _MOST_ROWS = 5000
-_FORM = 1  # of the table; a file of another form is moved aside like a broken one
+_SCHEMA_VERSION = 1  # a file of another version is moved aside like a corrupt one
 _BUSY_S = 2.0
 _T = TypeVar("_T")
 
 
 class LearnedStore(Protocol):
-    """Observations, oldest first, at most a stated number of them. Never raises for what is wrong with a disk."""
+    """A bounded list of observations, oldest first. Its methods never raise because of a disk or file."""
 
     async def put(self, observation: Observation) -> None:
-        """Keep it; the oldest goes when there are too many."""
+        """Append an observation; the oldest is deleted when there are too many."""
 
     async def all(self) -> list[Observation]:
-        """Everything kept, in the order it was put."""
+        """Return all observations, oldest first."""
 
     async def aclose(self) -> None:
-        """Finish what is being written."""
+        """Finish the writes under way and close the store."""
 
 
 class MemoryStore:
-    """Keeps observations as long as the process lives."""
+    """Keeps observations until the process ends."""
 
     def __init__(self, most_rows: int = _MOST_ROWS) -> None:
         self._rows: deque[Observation] = deque(maxlen=most_rows)
@@ -46,20 +46,20 @@ class MemoryStore:
         return list(self._rows)
 
     async def aclose(self) -> None:
-        """Nothing is being written."""
+        """Do nothing: there is no file to close."""
 
 
 class SqliteStore:
-    """Keeps observations in one SQLite file (WAL, so that two routers may share it).
+    """Keeps observations in one SQLite file (in WAL mode, so that two routers may share it).
 
-    All work is done in a thread, one call after the other. A file that is broken or of another form is renamed to
-    `….broken` (`moved_to` names it) and a new one begun. Where no file can be written (read-only, full, no directory),
-    memory serves, and `error` is the reason. `report` is called on the loop, once per new trouble, with a sentence for
-    the operator.
+    All work is done in a thread, one call at a time. A file that is corrupt or of another schema version is renamed to
+    `….broken` (`moved_to` is its new path) and a new one created. If no file can be written (read-only or full disk, no
+    directory), observations are kept in memory and `error` is the reason. `report` is called on the loop, once per new
+    problem, with a sentence for the operator.
     """
 
     def __init__(
-        self, path: str | Path, most_rows: int = _MOST_ROWS, *, report: Callable[[str], None] = lambda text: None
+        self, path: str | Path, most_rows: int = _MOST_ROWS, *, report: Callable[[str], None] = lambda _text: None
     ) -> None:
         self.path = Path(path)
         self.moved_to: Path | None = None
@@ -86,7 +86,8 @@ class SqliteStore:
                 await asyncio.to_thread(connection.close)
 
     async def _do(self, work: Callable[[sqlite3.Connection], _T], otherwise: _T) -> _T:
-        """`work` in a thread. A broken file is moved aside and the work done again; what still fails is noted."""
+        """Return the result of `work`, `otherwise` if it fails; a failure is reported, not raised."""
+        # In a task of its own: a caller that is cancelled must not interrupt a write halfway.
         task = asyncio.create_task(self._locked(work, otherwise))
         return await asyncio.shield(task)
 
@@ -98,22 +99,22 @@ class SqliteStore:
                 self._report_news()
 
     def _report_news(self) -> None:
-        """Report what has gone wrong since the last report; an error that lasts is reported once."""
+        """Report problems that are new since the last report; an error that persists is reported once."""
         moved_to, error = self._reported
         self._reported = self.moved_to, self.error
         if self.moved_to is not None and self.moved_to != moved_to:
-            self._report(f"the learned store {self.path} cannot be read: moved to {self.moved_to}, a new one is begun")
+            self._report(f"the learned store {self.path} cannot be read: moved to {self.moved_to}, starting a new one")
         if self.error and self.error != error:
-            self._report(f"the learned store {self.path} cannot be used, memory serves until it can: {self.error}")
+            self._report(f"the learned store {self.path} cannot be used, keeping its data in memory: {self.error}")
 
     def _in_thread(self, work: Callable[[sqlite3.Connection], _T], otherwise: _T) -> _T:
-        for _ in range(2):
+        for _ in range(2):  # once more after a corrupt file was moved aside
             try:
                 if self._connection is None:
                     self._connection = self._open()
                 with self._connection:
                     found = work(self._connection)
-            except sqlite3.OperationalError as exc:  # locked, full, read-only: not the file's fault
+            except sqlite3.OperationalError as exc:  # locked, full, read-only: the file's content is good
                 self._drop(str(exc))
                 return otherwise
             except (sqlite3.DatabaseError, msgspec.DecodeError) as exc:
@@ -134,11 +135,11 @@ class SqliteStore:
         try:
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=NORMAL")
-            (form,) = connection.execute("PRAGMA user_version").fetchone()
-            if form not in (0, _FORM):
-                raise sqlite3.DatabaseError(f"the file has form {form}, this version knows {_FORM}")
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            if version not in (0, _SCHEMA_VERSION):
+                raise sqlite3.DatabaseError(f"schema version {version}, this router uses version {_SCHEMA_VERSION}")
             connection.execute("CREATE TABLE IF NOT EXISTS observations (id INTEGER PRIMARY KEY, seen BLOB NOT NULL)")
-            connection.execute(f"PRAGMA user_version={_FORM}")
+            connection.execute(f"PRAGMA user_version={_SCHEMA_VERSION}")
         except BaseException:
             connection.close()
             raise
@@ -157,7 +158,7 @@ class SqliteStore:
             self._connection = None
 
     def _move_aside(self) -> bool:
-        """True when the file is out of the way, with what SQLite keeps beside it."""
+        """Rename the file and delete SQLite's files beside it; return whether that succeeded."""
         target = self.path.with_name(self.path.name + ".broken")
         try:
             self.path.replace(target)

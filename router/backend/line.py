@@ -19,7 +19,7 @@ from router.core.decision.turns import Patience, Waiting, turns, wanted_weights
 from router.core.decision.verdict import Decision
 from router.core.units import GIB
 from router.errors import Busy
-from router.telemetry import Noted, QueueChanged, Telemetry
+from router.telemetry import Notified, QueueChanged, Telemetry
 
 LOADING_BYTES_PER_S = GIB
 """For the expected wait in Retry-After: how fast loads are assumed to be."""
@@ -229,7 +229,7 @@ class Line:
         try:
             result = await self._residency.switch(target)
         except Exception as error:  # a fault of ours must not stop the line
-            self._telemetry.emit(Noted(f"a switch to {target.facts.name} broke off: {error!r}", level="error"))
+            self._telemetry.emit(Notified(f"a switch to {target.facts.name} broke off: {error!r}", level="error"))
         finally:
             self.loading = self._switching = None
             self._loaded = target.weights if result is SwitchResult.DONE else ""

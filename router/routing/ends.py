@@ -24,7 +24,7 @@ class Ends:
 
     def decided(self, call: Call, template: Decided) -> None:
         """Report the decision of `template` for this call."""
-        self._telemetry.emit(template.of(call.request_id, call.team))
+        self._telemetry.emit(template.for_request(call.request_id, call.team))
 
     def failed(self, call: Call, error: BaseException) -> None:
         """Report that the request has no answer, and why."""

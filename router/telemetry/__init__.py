@@ -1,7 +1,7 @@
-"""What happened, told once: frozen events, and hooks that log, count and remember them. No hook sees a prompt.
+"""Events, and the hooks that log, count and keep them. No hook sees a prompt.
 
-`events` are the facts, `hub` hands each to every hook, `log` writes JSON lines, `metrics` feeds Prometheus, `recent`
-keeps the last decisions, `lag` watches the event loop.
+`events` are the facts, `hub` passes each one to every hook, `log` writes JSON lines, `metrics` feeds Prometheus,
+`recent` keeps the last decisions, `lag` measures the event loop.
 """
 
 from router.telemetry.events import (
@@ -10,7 +10,7 @@ from router.telemetry.events import (
     Finished,
     LoopLagged,
     Measured,
-    Noted,
+    Notified,
     ProbeBack,
     ProbeLost,
     QueueChanged,
@@ -35,7 +35,7 @@ __all__ = [
     "LoopLagged",
     "Measured",
     "MetricsHook",
-    "Noted",
+    "Notified",
     "ProbeBack",
     "ProbeLost",
     "QueueChanged",

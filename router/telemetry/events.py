@@ -1,7 +1,7 @@
-"""The events. Each carries facts as plain values; what is unknown is None or "", never 0.
+"""The events. Each carries facts as plain values; an unknown value is None or "", never 0.
 
-They are msgspec's structs: two are built for every request, and a frozen dataclass of twenty fields costs ten times as
-much to build.
+Events are msgspec structs because two are built per request, and a frozen dataclass of twenty fields takes ten times as
+long to build.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from router.core.decision.verdict import Decision
 
 
 class Decided(msgspec.Struct, frozen=True):
-    """A request has its variant, or is refused (`chosen` is "").
+    """A variant was chosen for a request, or the request was refused (`chosen` is "").
 
     `outcome` is exact, fallback, passthrough or rejected. `cause` is the kind of the first verdict in one word, for
-    metrics: `reason` may hold model names. `decision` is kept as it is and only rendered when somebody asks.
+    metric labels: `reason` may contain model names. `decision` is rendered only on demand.
     """
 
     request_id: str
@@ -30,8 +30,8 @@ class Decided(msgspec.Struct, frozen=True):
     cause: str = ""
     decision: Decision | None = None
 
-    def of(self, request_id: str, team: str) -> Decided:
-        """The same decision for one request (by hand: `replace` costs five times as much)."""
+    def for_request(self, request_id: str, team: str) -> Decided:
+        """Return this decision for one request. Written out because `replace` takes five times as long."""
         return Decided(
             request_id,
             team,
@@ -46,12 +46,11 @@ class Decided(msgspec.Struct, frozen=True):
 
 
 class Finished(msgspec.Struct, frozen=True):
-    """The end of one request; exactly one for each that reached the dispatcher.
+    """A request ended; emitted exactly once for each request that reached the dispatcher.
 
-    `outcome` is completed, client_gone, upstream_error, shed, shutdown or failed. `duration_s` counts from the first
-    byte of the request to the last of the answer, `ttft_s` to the first of the answer, `queue_s` is the part spent
-    waiting.
-    `phase` says where a client left: queued, before_answer, stream.
+    `outcome` is completed, client_gone, upstream_error, shed, shutdown or failed. `duration_s` is the time from the
+    first byte of the request to the last of the answer, `ttft_s` to the first of the answer; `queue_s` is the part
+    spent waiting. `phase` is where a client left: queued, before_answer or stream.
     """
 
     request_id: str
@@ -77,7 +76,7 @@ class Finished(msgspec.Struct, frozen=True):
 
 
 class Switched(msgspec.Struct, frozen=True):
-    """A change of what is resident; `phase` is started, finished, or failed (then `error` says why)."""
+    """A switch of the loaded models; `phase` is started, finished or failed (`error` is the reason)."""
 
     phase: str
     model: str
@@ -87,7 +86,7 @@ class Switched(msgspec.Struct, frozen=True):
 
 
 class Measured(msgspec.Struct, frozen=True):
-    """A load was measured: what was foreseen, and what it took."""
+    """The memory that a load took was measured, and is compared with the prediction."""
 
     model: str
     predicted_bytes: int
@@ -95,7 +94,7 @@ class Measured(msgspec.Struct, frozen=True):
 
 
 class Spilled(msgspec.Struct, frozen=True):
-    """A load did not end up wholly on the GPU; it is unloaded again and remembered."""
+    """A load did not end up fully on the GPU. The model is unloaded again, and the observation kept."""
 
     model: str
     size_bytes: int
@@ -103,46 +102,46 @@ class Spilled(msgspec.Struct, frozen=True):
 
 
 class QueueChanged(msgspec.Struct, frozen=True):
-    """So many requests wait for their model's turn now."""
+    """The number of requests that wait for their model's turn changed to `depth`."""
 
     depth: int
 
 
 class ProbeLost(msgspec.Struct, frozen=True):
-    """Free memory cannot be read any more."""
+    """The probe of free memory failed, after it had worked."""
 
     probe: str
     error: str
 
 
 class ProbeBack(msgspec.Struct, frozen=True):
-    """Free memory can be read again."""
+    """The probe of free memory works again."""
 
     probe: str
 
 
 class UpstreamDown(msgspec.Struct, frozen=True):
-    """The upstream does not answer any more."""
+    """The upstream stopped answering, or does not answer at start."""
 
     error: str
     backend: str = "local"
 
 
 class UpstreamUp(msgspec.Struct, frozen=True):
-    """The upstream answers, for the first time or again."""
+    """The upstream answered for the first time, or again."""
 
     version: str
     backend: str = "local"
 
 
 class LoopLagged(msgspec.Struct, frozen=True):
-    """The event loop ran a timer this late."""
+    """The event loop ran a timer `lag_s` late."""
 
     lag_s: float
 
 
-class Noted(msgspec.Struct, frozen=True):
-    """Anything else that an operator should read once: a warning at start, a store that was set aside."""
+class Notified(msgspec.Struct, frozen=True):
+    """Any other message for the operator: a warning at start, a store that was moved aside."""
 
     message: str
     level: Literal["debug", "info", "warning", "error"] = "info"
@@ -160,5 +159,5 @@ Event = (
     | UpstreamDown
     | UpstreamUp
     | LoopLagged
-    | Noted
+    | Notified
 )

@@ -1,4 +1,4 @@
-"""One event, many hooks. A hook that fails is counted and never harms a request."""
+"""Passes each event to all hooks. A hook that raises is counted, and fails no request."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from typing import Protocol
 
 from router.telemetry.events import Decided, Event, Finished
 
-HOLD_S, MOST_HELD = 0.01, 256
-"""The events of requests are told so late at most, and so many of them at once."""
+BATCH_DELAY_S, MAX_BATCH = 0.01, 256
+"""Batching limits for per-request events: maximum delay, maximum batch."""
 
 
 class Hook(Protocol):
-    """Something that gets every event, on the loop: it must not block.
+    """A receiver of events. It is called on the event loop, and must not block.
 
-    A hook that also has `on_requests(events)` gets the events of requests that were held back in one call.
+    A hook that also has `on_requests(events)` gets a batch of requests' events in one call.
     """
 
     def on(self, event: Event) -> None: ...
 
 
 class Telemetry:
-    """Hands each event to every hook, in their order.
+    """Passes each event to every hook, in the order of the hooks.
 
-    With `later` (a loop's `call_later`) the events of requests are told together, so that no client waits for what is
-    written about it. Whoever reads a hook calls `flush` first.
+    With `later` (a loop's `call_later`) the events of requests are passed on in batches, so that no answer waits for
+    its log line. Call `flush` before reading what a hook has collected.
     """
 
     def __init__(
@@ -32,41 +32,41 @@ class Telemetry:
     ) -> None:
         self._hooks = tuple(hooks)
         self._later = later
-        self._held: list[Event] = []
+        self._batch: list[Event] = []
         self.failures = 0
 
     def emit(self, event: Event) -> None:
-        """Tell every hook, perhaps in a moment. Never raises."""
+        """Pass `event` to every hook, now or with the current batch. Never raises."""
         if self._later is not None and (type(event) is Finished or type(event) is Decided):
-            self._held.append(event)
-            if len(self._held) == 1:
-                self._later(HOLD_S, self.flush)
-            elif len(self._held) >= MOST_HELD:
+            self._batch.append(event)
+            if len(self._batch) == 1:
+                self._later(BATCH_DELAY_S, self.flush)
+            elif len(self._batch) >= MAX_BATCH:
                 self.flush()
             return
-        self.flush()
-        self._tell(event)
+        self.flush()  # first, so that hooks see all events in order
+        self._deliver(event)
 
     def flush(self) -> None:
-        """Tell what is held back."""
-        held, self._held = self._held, []
-        for hook in self._hooks if held else ():
+        """Pass on the current batch."""
+        batch, self._batch = self._batch, []
+        for hook in self._hooks if batch else ():
             many = getattr(hook, "on_requests", None)
             try:
                 if many is not None:
-                    many(held)
+                    many(batch)
                     continue
             except Exception:
                 self.failures += 1
                 continue
-            for event in held:
-                self._tell_one(hook, event)
+            for event in batch:
+                self._deliver_to(hook, event)
 
-    def _tell(self, event: Event) -> None:
+    def _deliver(self, event: Event) -> None:
         for hook in self._hooks:
-            self._tell_one(hook, event)
+            self._deliver_to(hook, event)
 
-    def _tell_one(self, hook: Hook, event: Event) -> None:
+    def _deliver_to(self, hook: Hook, event: Event) -> None:
         try:
             hook.on(event)
         except Exception:

@@ -1,4 +1,4 @@
-"""JSON lines, one for each request at its end and one for each thing that an operator should know. Never a prompt."""
+"""The log: one JSON line at the end of each request, and one for each event that concerns an operator. No prompts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from router.telemetry.events import (
     Event,
     Finished,
     Measured,
-    Noted,
+    Notified,
     ProbeBack,
     ProbeLost,
     Spilled,
@@ -26,18 +26,18 @@ from router.telemetry.events import (
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 Facts = dict[str, object]
-FLUSH_S, MOST_HELD = 0.1, 256
+FLUSH_S, MAX_BATCH = 0.1, 256
 
 
 def stderr_sink(line: bytes) -> None:
-    """Write to file descriptor 2. A full disk or a closed pipe loses the lines, not the requests."""
+    """Write to file descriptor 2. A full disk or a closed pipe loses log lines, but fails no request."""
     with suppress(OSError):
         while line:
             line = line[os.write(2, line) :]
 
 
 class RequestLine(msgspec.Struct, omit_defaults=True):
-    """The line that ends each request. A struct: its keys are encoded once, and it is built in one call."""
+    """The line of one request. A struct because its keys are encoded once, and it is built in one call."""
 
     ts: str
     level: str
@@ -63,10 +63,11 @@ class RequestLine(msgspec.Struct, omit_defaults=True):
 
 
 class LogHook:
-    """Writes each event of at least `level` as one line; `unix_now` gives the date.
+    """Writes each event of at least `level` as one line; `unix_now` is the wall clock.
 
-    With `later` (a loop's `call_later`) the lines of requests are made and written together, `FLUSH_S` late at most:
-    one write a request costs more than its line. Whatever else is written at once; `flush` writes what is left.
+    With `later` (a loop's `call_later`) the lines of requests are written in batches, at most `FLUSH_S` late: a write
+    per request costs more than rendering its line. All other events are written immediately, after the batch, so that
+    lines stay in order. `flush` writes the batch.
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class LogHook:
         later: Callable[[float, Callable[[], None]], object] | None = None,
     ) -> None:
         self._later = later
-        self._held: list[tuple[float, Finished]] = []
+        self._batch: list[tuple[float, Finished]] = []
         self._least = LEVELS[level]
         self._sink = sink
         self._unix_now = unix_now
@@ -92,7 +93,7 @@ class LogHook:
                 self._put(event, self._unix_now())
             return
         if isinstance(event, Decided) and event.outcome != "rejected" and self._least > LEVELS["debug"]:
-            return  # one for each request, too
+            return  # there is one per request: skip it before it is rendered
         level, message, facts = _line(event)
         if LEVELS.get(level, 0) >= self._least:
             self.flush()
@@ -101,7 +102,7 @@ class LogHook:
             )
 
     def on_requests(self, events: Sequence[Decided | Finished]) -> None:
-        """Write the ends of requests; their decisions only where the level asks for them, or one is refused."""
+        """Write a batch of requests' events: their ends, and their decisions if the level or a refusal requires it."""
         now_s, is_wanted = self._unix_now(), self._least <= LEVELS["info"]
         for event in events:
             if type(event) is Finished and is_wanted:
@@ -110,20 +111,20 @@ class LogHook:
                 self.on(event)
 
     def flush(self) -> None:
-        """Write what is held back."""
-        if self._held:
-            held, self._held = self._held, []
-            self._sink(b"".join(self._encode(_request(self._ts(at_s), event)) + b"\n" for at_s, event in held))
+        """Write the batch."""
+        if self._batch:
+            batch, self._batch = self._batch, []
+            self._sink(b"".join(self._encode(_request(self._ts(at_s), event)) + b"\n" for at_s, event in batch))
 
     def _put(self, event: Finished, at_s: float) -> None:
-        self._held.append((at_s, event))
-        if self._later is None or len(self._held) >= MOST_HELD:
+        self._batch.append((at_s, event))
+        if self._later is None or len(self._batch) >= MAX_BATCH:
             self.flush()
-        elif len(self._held) == 1:
+        elif len(self._batch) == 1:
             self._later(FLUSH_S, self.flush)
 
     def _ts(self, at_s: float) -> str:
-        """A time in ISO 8601 with milliseconds; the date is rendered once a second."""
+        """Return a time in ISO 8601 with milliseconds; the part up to the seconds is cached."""
         thousandths = int(at_s * 1000)
         second, rest = divmod(thousandths, 1000)
         if second != self._second:
@@ -132,7 +133,7 @@ class LogHook:
 
 
 def _line(event: Event) -> tuple[str, str, Facts]:
-    """Level, message and facts; the level "" is never written."""
+    """Return level, message and facts of an event; the level "" is never written."""
     match event:
         case Decided():
             level = "info" if event.outcome == "rejected" else "debug"
@@ -153,7 +154,7 @@ def _line(event: Event) -> tuple[str, str, Facts]:
             return "error", "Ollama does not answer", {"backend": event.backend, "error": event.error}
         case UpstreamUp():
             return "info", "Ollama answers", {"backend": event.backend, "version": event.version}
-        case Noted():
+        case Notified():
             return event.level, event.message, {}
         case _:
             return "", "", {}

@@ -1,7 +1,7 @@
-"""Prometheus metrics: OpenTelemetry's GenAI names for requests, `ollama_router_…` for what only the router knows.
+"""Prometheus metrics: OpenTelemetry's GenAI names for requests, `ollama_router_…` for the router's own.
 
-Labels are bounded: model names that are neither configured nor installed become `other`, and so does every value past
-a fixed number. Children are kept by their raw values, and requests are counted many at once.
+Label values are bounded: a model name that is neither configured nor installed becomes `other`, and so does every value
+beyond a fixed number. Label children are looked up once per raw value, and requests are counted in batches.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from router.telemetry.events import (
     UpstreamDown,
     UpstreamUp,
 )
-from router.telemetry.histograms import Counted, Histogram
+from router.telemetry.histograms import HistogramSeries, Histogram
 
 OTHER = "other"
-COUNTED_TOGETHER = 512
-"""So many events of requests are put by before they are counted; a scrape counts what there is."""
+COUNT_BATCH = 512
+"""Batch size: per-request events collected before they are counted. A scrape counts the rest first."""
 
 _DURATION = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92, 163.84, 327.68)
 _TTFT = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 30, 60, 120, 300)
@@ -40,7 +40,7 @@ _TOKENS = tuple(4.0**power for power in range(14))
 _QUEUE = (0.001, 0.01, 0.1, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120)
 _LAG = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1)
 _ERROR = (-0.5, -0.2, -0.1, -0.05, -0.02, 0, 0.02, 0.05, 0.1, 0.2, 0.5)
-# What the routes' kinds are called by OpenTelemetry.
+# OpenTelemetry's operation names of the routes' kinds; all others are "chat".
 _OPERATIONS = {
     "generate": "text_completion",
     "v1_completions": "text_completion",
@@ -53,7 +53,7 @@ _MODELS = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_mode
 
 @dataclass(frozen=True, slots=True)
 class Gauges:
-    """What is read at each scrape instead of being told by events. Cards are named by index or UUID."""
+    """Values that are read at each scrape instead of being counted from events. Keys are indexes of cards."""
 
     inflight_requests: int = 0
     free_bytes: Mapping[str, int] = field(default_factory=dict)
@@ -61,9 +61,9 @@ class Gauges:
 
 
 class Bounded:
-    """Label values: at most `limit` different ones that `is_known` accepts, every other one is `other`."""
+    """Maps label values to at most `limit` different ones that `is_known` accepts; all others become `other`."""
 
-    def __init__(self, limit: int, is_known: Callable[[str], bool] = lambda value: True) -> None:
+    def __init__(self, limit: int, is_known: Callable[[str], bool] = lambda _value: True) -> None:
         self._limit = limit
         self._is_known = is_known
         self._seen: set[str] = set()
@@ -79,16 +79,16 @@ class Bounded:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """The histograms of one operation on one pair of models, looked up once."""
+    """The histograms of one operation on one pair of requested and served model."""
 
-    duration: Counted
-    ttft: Counted
-    per_token: Counted
-    tokens_in: Counted
-    tokens_out: Counted
+    duration: HistogramSeries
+    ttft: HistogramSeries
+    per_token: HistogramSeries
+    tokens_in: HistogramSeries
+    tokens_out: HistogramSeries
 
     def observe_all(self, events: list[Finished]) -> None:
-        """Count these requests; what is not known is not counted."""
+        """Count these requests; unknown values are skipped."""
         self.duration.observe_all([e.duration_s for e in events if e.duration_s is not None])
         self.ttft.observe_all([e.ttft_s for e in events if e.ttft_s is not None])
         self.per_token.observe_all([each for e in events if (each := _per_token_s(e)) is not None])
@@ -97,10 +97,10 @@ class Series:
 
 
 class MetricsHook:
-    """Counts events in a registry of its own. `is_known_model` bounds the model labels."""
+    """Counts events in a registry of its own. `is_known_model` decides which names may become labels."""
 
     def __init__(
-        self, version: str = __version__, *, is_known_model: Callable[[str], bool] = lambda name: True
+        self, version: str = __version__, *, is_known_model: Callable[[str], bool] = lambda _name: True
     ) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
@@ -111,19 +111,19 @@ class MetricsHook:
         self._read: Callable[[], Gauges] = Gauges
         self._requests: list[Decided | Finished] = []  # not counted yet
         self._make()
-        self._gauge("ollama_router_build_info", "version of the router", ("version",)).labels(version).set(1)
+        self._gauge("ollama_router_build_info", "Version of the router.", ("version",)).labels(version).set(1)
 
     def watch(self, read: Callable[[], Gauges]) -> None:
-        """Read the gauges with `read` at each scrape."""
+        """Read the gauges by calling `read` at each scrape."""
         self._read = read
 
     def render(self) -> tuple[bytes, str]:
-        """The exposition and its content type."""
+        """Return the exposition and its content type."""
         self._count()
         gauges = self._read()
         self._inflight.set(gauges.inflight_requests)
         for metric, values in ((self._free, gauges.free_bytes), (self._reserved, gauges.reserved_bytes)):
-            metric.clear()
+            metric.clear()  # a card that has gone must not keep its last value
             for card, count in values.items():
                 metric.labels(card).set(count)
         return generate_latest(self.registry), CONTENT_TYPE_LATEST
@@ -151,45 +151,53 @@ class MetricsHook:
                 pass
 
     def on_requests(self, events: Sequence[Decided | Finished]) -> None:
-        """Put the events of requests by; they are counted many at once."""
+        """Collect a batch of requests' events; they are counted when there are `COUNT_BATCH` of them."""
         self._requests.extend(events)
-        if len(self._requests) >= COUNTED_TOGETHER:
+        if len(self._requests) >= COUNT_BATCH:
             self._count()
 
     def _make(self) -> None:
         prefix = "ollama_router_"
         self._decisions = self._counter(
-            f"{prefix}decisions", "requests by what was decided", ("team", "chain", "variant", "reason")
+            f"{prefix}decisions", "Decisions on requests.", ("team", "chain", "variant", "reason")
         )
         self._fallbacks = self._counter(
-            f"{prefix}fallbacks", "requests served by another variant", ("from", "to", "reason")
+            f"{prefix}fallbacks", "Requests served by another variant than the requested one.", ("from", "to", "reason")
         )
-        self._spills = self._counter(f"{prefix}spills", "loads that were not wholly on the GPU", ("model",))
-        self._gone = self._counter(f"{prefix}client_disconnects", "clients that left before the end", ("phase",))
-        self._switches = self._counter(f"{prefix}switches", "changes of what is loaded", ("result",))
-        self._depth = self._gauge(f"{prefix}queue_depth", "requests that wait for their model's turn")
-        self._inflight = self._gauge(f"{prefix}inflight_requests", "requests being answered")
-        self._up = self._gauge(f"{prefix}backend_up", "whether the backend answers", ("backend",))
-        self._free = self._gauge(f"{prefix}vram_free_bytes", "free memory of a card", ("gpu",))
-        self._reserved = self._gauge(f"{prefix}vram_reserved_bytes", "memory promised to loads under way", ("gpu",))
-        self._queue = self._histogram(f"{prefix}queue_wait_seconds", "time spent waiting", _QUEUE)
-        self._switch_time = self._histogram(f"{prefix}switch_duration_seconds", "duration of a switch", _DURATION)
-        self._error = self._histogram(f"{prefix}vram_estimate_error_ratio", "predicted over measured, less 1", _ERROR)
-        self._lag = self._histogram(f"{prefix}event_loop_lag_seconds", "how late timers run", _LAG)
+        self._spills = self._counter(f"{prefix}spills", "Loads that did not end up fully on the GPU.", ("model",))
+        self._gone = self._counter(
+            f"{prefix}client_disconnects", "Clients that left before the end of the answer.", ("phase",)
+        )
+        self._switches = self._counter(f"{prefix}switches", "Switches of the loaded models.", ("result",))
+        self._depth = self._gauge(f"{prefix}queue_depth", "Requests that wait for their model's turn.")
+        self._inflight = self._gauge(f"{prefix}inflight_requests", "Requests being answered.")
+        self._up = self._gauge(f"{prefix}backend_up", "1 if the backend answers, else 0.", ("backend",))
+        self._free = self._gauge(f"{prefix}vram_free_bytes", "Free memory of a card.", ("gpu",))
+        self._reserved = self._gauge(
+            f"{prefix}vram_reserved_bytes", "Memory reserved for the load under way.", ("gpu",)
+        )
+        self._queue = self._histogram(
+            f"{prefix}queue_wait_seconds", "Time a request waited before it was sent.", _QUEUE
+        )
+        self._switch_time = self._histogram(f"{prefix}switch_duration_seconds", "Duration of a switch.", _DURATION)
+        self._error = self._histogram(
+            f"{prefix}vram_estimate_error_ratio", "Predicted memory / measured memory - 1.", _ERROR
+        )
+        self._lag = self._histogram(f"{prefix}event_loop_lag_seconds", "Delay of timers of the event loop.", _LAG)
         server = "gen_ai_server_"
         self._duration = self._histogram(
-            f"{server}request_duration_seconds", "duration of a request", _DURATION, (*_MODELS, "error_type")
+            f"{server}request_duration_seconds", "Duration of a request.", _DURATION, (*_MODELS, "error_type")
         )
-        self._ttft = self._histogram(f"{server}time_to_first_token_seconds", "time to the first token", _TTFT, _MODELS)
+        self._ttft = self._histogram(f"{server}time_to_first_token_seconds", "Time to the first token.", _TTFT, _MODELS)
         self._per_token = self._histogram(
-            f"{server}time_per_output_token_seconds", "time per token after the first", _PER_TOKEN, _MODELS
+            f"{server}time_per_output_token_seconds", "Time per token after the first.", _PER_TOKEN, _MODELS
         )
         self._tokens = self._histogram(
-            "gen_ai_client_token_usage", "tokens of a request", _TOKENS, (*_MODELS, "gen_ai_token_type")
+            "gen_ai_client_token_usage", "Tokens of a request.", _TOKENS, (*_MODELS, "gen_ai_token_type")
         )
 
     def _count(self) -> None:
-        """Count the requests that have been put by: many at once cost a fraction of each by itself."""
+        """Count the batch of requests: one by one would cost several times as much."""
         events, self._requests = self._requests, []
         decided = (event for event in events if isinstance(event, Decided))
         for key, count in Tally(map(_decision_key, decided)).items():
@@ -242,7 +250,7 @@ class MetricsHook:
 
 
 def _remember(known: dict[tuple[str, ...], Any], key: tuple[str, ...], value: object) -> None:
-    """Raw values come from clients, so the memory of children is bounded too."""
+    """Keep `value` unless `known` is full: raw values come from clients, and would grow it without bound."""
     if len(known) < 4096:
         known[key] = value
 
@@ -253,12 +261,12 @@ def _decision_key(event: Decided) -> tuple[str, str, str, str, str, str]:
 
 
 def _per_token_s(event: Finished) -> float | None:
-    """Seconds per token after the first; None where the answer does not tell."""
+    """Return the seconds per token after the first, None if the answer holds no count or only one token."""
     if event.duration_s is None or event.ttft_s is None or event.tokens_out is None or event.tokens_out <= 1:
         return None
     return max(0.0, (event.duration_s - event.ttft_s) / (event.tokens_out - 1))
 
 
 def _error_type(event: Finished) -> str:
-    """OpenTelemetry's `error.type`: the HTTP status, or how the request ended where that was not the reason."""
+    """Return OpenTelemetry's `error.type`: the HTTP status if it is an error, else the request's outcome."""
     return str(event.status) if event.status >= 400 else event.outcome

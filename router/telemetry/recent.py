@@ -1,4 +1,4 @@
-"""The last decisions and switches, for `/router/decisions` and the dashboard."""
+"""The most recent decisions and switches, for `/router/decisions` and the dashboard."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _FINISHED = ("status", "queue_s", "ttft_s", "duration_s", "tokens_out", "phase")
 
 
 class RecentDecisions:
-    """The last `kept` decisions and switches; they are joined with their ends and rendered when somebody reads them."""
+    """Keeps the last `kept` decisions and switches. They are joined with their ends and rendered only when read."""
 
     def __init__(self, kept: int = 256, *, unix_now: Callable[[], float] = time.time) -> None:
         self._unix_now = unix_now
@@ -38,7 +38,7 @@ class RecentDecisions:
                 self._begun.append((now_s, event))  # type: ignore[arg-type]
 
     def rows(self) -> list[dict[str, Any]]:
-        """The rows, newest first, as plain data; of a request that decided several times the last decision."""
+        """Return the rows as plain data, newest first; of a request that was decided repeatedly, the last decision."""
         ends = {event.request_id: event for event in self._ended if event.request_id}
         rows, seen = [], set[str]()
         for at_s, event in reversed(self._begun):

@@ -23,7 +23,7 @@ from router.telemetry import (
     LoopLagged,
     Measured,
     MetricsHook,
-    Noted,
+    Notified,
     ProbeBack,
     ProbeLost,
     QueueChanged,
@@ -35,7 +35,7 @@ from router.telemetry import (
     UpstreamUp,
     watch_loop_lag,
 )
-from router.telemetry.hub import MOST_HELD
+from router.telemetry.hub import MAX_BATCH
 
 DECISION = Decision(
     Outcome.FALLBACK,
@@ -77,7 +77,7 @@ EVERYTHING: tuple[Event, ...] = (
     UpstreamDown("connection refused"),
     UpstreamUp("0.33.0"),
     LoopLagged(0.002),
-    Noted("starting", "warning"),
+    Notified("starting", "warning"),
 )
 
 
@@ -136,8 +136,8 @@ def test_what_an_operator_should_know_is_logged_with_its_level() -> None:
 def test_log_goes_to_stderr_and_survives_a_closed_one() -> None:
     """Without a sink of its own the log is standard error; where that is closed, the line is lost and nothing else."""
     code = (
-        "import os; from router.telemetry import LogHook, Noted\n"
-        "hook = LogHook(); hook.on(Noted('first')); os.close(2); hook.on(Noted('second')); print('alive')"
+        "import os; from router.telemetry import LogHook, Notified\n"
+        "hook = LogHook(); hook.on(Notified('first')); os.close(2); hook.on(Notified('second')); print('alive')"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=os.getcwd())
     assert json.loads(done.stderr)["msg"] == "first"
@@ -284,14 +284,14 @@ def test_events_of_requests_are_told_together_and_before_what_comes_after_them()
     telemetry.emit(Decided("r1", "", "a", "a", "", "exact"))
     telemetry.emit(Finished("r1", "", "", 200, "a", "a", "completed"))
     assert (told, len(timers)) == ([], 1)
-    telemetry.emit(Noted("careful", level="warning"))
-    assert told == ["r1", "r1", "Noted"]
+    telemetry.emit(Notified("careful", level="warning"))
+    assert told == ["r1", "r1", "Notified"]
     telemetry.emit(Decided("r2", "", "a", "a", "", "exact"))
     timers[-1]()
     assert told[-1] == "r2"
-    for number in range(MOST_HELD):
+    for number in range(MAX_BATCH):
         telemetry.emit(Decided(f"s{number}", "", "a", "a", "", "exact"))
-    assert len(told) == 4 + MOST_HELD
+    assert len(told) == 4 + MAX_BATCH
 
 
 def test_lines_of_requests_are_written_together_a_warning_at_once() -> None:
@@ -302,7 +302,7 @@ def test_lines_of_requests_are_written_together_a_warning_at_once() -> None:
     for number in range(3):
         hook.on(Finished(f"r{number}", "", "", 200, "a", "a", "completed"))
     assert (written, len(timers)) == ([], 1)
-    hook.on(Noted("careful", level="warning"))
+    hook.on(Notified("careful", level="warning"))
     assert [line.count(b"\n") for line in written] == [3, 1]
     hook.on(Finished("r9", "", "", 200, "a", "a", "completed"))
     timers[-1]()

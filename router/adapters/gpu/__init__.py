@@ -1,1 +1,1 @@
-"""Probes of free memory: NVML, a command, Prometheus text, AMD sysfs, static."""
+"""Probes of free GPU memory: NVML, a command, a Prometheus page, AMD sysfs, static values."""

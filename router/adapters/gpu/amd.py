@@ -1,4 +1,4 @@
-"""Free memory of AMD cards from the kernel's sysfs (`mem_info_vram_*` of amdgpu); needs no library."""
+"""Free memory of AMD cards from sysfs (`mem_info_vram_*` of the amdgpu driver); needs no library."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from router.adapters.gpu.reading import CachedReading, Cards, DeadlineThread, Pr
 from router.core.ollama.runner import Gpu
 from router.errors import ProbeError
 
-# Less is the slice of main memory that an integrated GPU draws its desktop in.
+# A card with less is an integrated GPU whose "VRAM" is a slice of main memory.
 _LEAST_VRAM_BYTES = 1 << 30
 
 
 class AmdSysfsProbe:
-    """The amdgpu cards of the file system at `root`, in the order of their PCI addresses, as ROCm counts them."""
+    """The amdgpu cards below `root`, in the order of their PCI addresses, which is ROCm's order."""
 
     name = "amd"
     is_live = True
@@ -37,7 +37,7 @@ class AmdSysfsProbe:
 
 
 def read_sysfs(root: Path) -> tuple[Gpu, ...]:
-    """The cards; none where there is no amdgpu. Raises ProbeError where there is one that cannot be read."""
+    """Return the cards, () if there is no amdgpu card. Raises ProbeError if a card cannot be read."""
     devices = sorted({path.parent.resolve() for path in root.glob("sys/class/drm/card*/device/mem_info_vram_total")})
     try:
         memory = [(device, _number(device / "mem_info_vram_total")) for device in devices]
@@ -59,7 +59,7 @@ def _number(path: Path) -> int:
 
 
 def _text(path: Path) -> str:
-    """A file that not every card has; "" without."""
+    """Return the content of an optional file, "" if the card does not have it."""
     try:
         return path.read_text().strip()
     except OSError:

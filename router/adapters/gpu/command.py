@@ -20,10 +20,10 @@ _NO_DEVICE = "No devices were found"
 
 
 class CommandProbe:
-    """Runs `argv` at most once per `cache_s`. A bare `… nvidia-smi` gets the query appended.
+    """Runs `argv` at most once per `cache_s`. `QUERY` is appended to a command that ends in a bare `nvidia-smi`.
 
-    The columns are known by the header line (with or without units); without one they are those of `QUERY`. Raises
-    ProbeError for a command that fails, hangs beyond `timeout_s`, or prints no card whose memory is known.
+    The header line (with or without units) names the columns; without one they are those of `QUERY`. Raises ProbeError
+    for a command that fails, runs longer than `timeout_s`, or prints no card whose memory is known.
     """
 
     name = "command"
@@ -53,16 +53,16 @@ class CommandProbe:
             raise ProbeError(f"the probe's command cannot run: {exc}") from exc
         try:
             async with asyncio.timeout(self._timeout_s):
-                output, complaint = await process.communicate()
+                stdout, stderr = await process.communicate()
         except TimeoutError:
             raise ProbeError(f"{self._argv[0]} did not end in {self._timeout_s:g} s") from None
         finally:
-            await _end(process)
-        text = output.decode("utf-8", "replace")
+            await _end(process)  # also on cancellation, so that no process outlives its reading
+        text = stdout.decode("utf-8", "replace")
         if _NO_DEVICE in text:
             return (), ()
         if process.returncode != 0:
-            reason = (complaint.decode("utf-8", "replace").strip() or text.strip()).split("\n")[0]
+            reason = (stderr.decode("utf-8", "replace").strip() or text.strip()).split("\n")[0]
             raise ProbeError(f"{self._argv[0]} ended with status {process.returncode}: {reason[:200]}")
         return parse_csv(text), ()
 
@@ -72,19 +72,19 @@ async def _end(process: asyncio.subprocess.Process) -> None:
         try:
             process.kill()
         except ProcessLookupError:
-            pass  # it ended by itself just now
+            pass  # it exited between the check and the signal
         await process.wait()
 
 
 def parse_csv(text: str) -> tuple[Gpu, ...]:
-    """The cards in nvidia-smi's CSV. A card whose memory is not known (``[N/A]``, ``[GPU is lost]``) is left out."""
+    """Return the cards in nvidia-smi's CSV, without those whose memory is unknown (``[N/A]``, ``[GPU is lost]``)."""
     rows = [[cell.strip() for cell in line.split(",")] for line in text.splitlines() if "," in line]
     if not rows:
         raise ProbeError(f"no CSV in the probe's output: {text.strip()[:100]!r}")
     at = next((number for number, row in enumerate(rows) if any(cell.startswith("memory.") for cell in row)), None)
     if at is None:
         columns, units = list(_COLUMNS), [""] * len(_COLUMNS)
-    else:  # what a login shell printed before the header does not count
+    else:  # lines above the header are skipped: a login shell may print a greeting there
         headings = [_HEADING.fullmatch(cell) for cell in rows[at]]
         columns = [heading[1] if heading else "" for heading in headings]
         units = [(heading[2] or "") if heading else "" for heading in headings]
@@ -122,7 +122,7 @@ def _gpu(position: int, cells: Mapping[str, str], units: Mapping[str, str]) -> G
 
 
 def _amount(cell: str, unit: str) -> int | None:
-    """Bytes; a number without a unit is in the header's, or in MiB. None for what is no number."""
+    """Return an amount in bytes, None for anything but a number. The default unit is the header's, else MiB."""
     match = _AMOUNT.fullmatch(cell)
     if match is None or (scale := _UNITS.get(match[2] or unit)) is None:
         return None

@@ -1,4 +1,4 @@
-"""The probes of free memory, one protocol: NVML, a command, Prometheus text, AMD sysfs, static; and which fits here."""
+"""The probes of free memory under one protocol, and the choice of the one for this machine."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _DETECT_S = 5.0
 
 
 class StaticProbe:
-    """The cards as they are given; for tests, and for memory that nobody can read."""
+    """Reports the configured cards unchanged; for tests, and for memory that cannot be read."""
 
     name = "static"
     is_live = False
@@ -44,14 +44,14 @@ class StaticProbe:
         return ProbeReading(self.gpus, asyncio.get_running_loop().time())
 
     async def aclose(self) -> None:
-        """Nothing to let go of."""
+        """Do nothing: there is no device to release."""
 
 
 def detect_probe(*, cache_s: float = 0.05, timeout_s: float = 0.25, root: str = "/") -> VramProbe | None:
-    """The probe for this machine's cards; None where there are none to see (verify mode).
+    """Return the probe for this machine's cards, None if none is visible (verify mode).
 
-    NVML that is there but fails (driver not loaded, a lost card, a hang) still counts: it may recover, and until then
-    the router says so. NVML that sees no card does not: the upstream may sit in a container that sees more.
+    NVML is chosen even if it fails now (driver not loaded, a lost card, a hang): it may recover, and until then the
+    router reports the failure. NVML that lists no card is not chosen: the upstream may run in a container that has one.
     """
     if _has_nvidia():
         return NvmlProbe(cache_s=cache_s, timeout_s=timeout_s)
@@ -67,7 +67,7 @@ def _has_nvidia() -> bool:
     asking = threading.Thread(target=lambda: found.append(_asks_nvml()), name="NVML detection", daemon=True)
     asking.start()
     asking.join(_DETECT_S)
-    return not found or found[0]
+    return not found or found[0]  # a driver that hangs is a driver: the probe's own deadlines deal with it
 
 
 def _asks_nvml() -> bool:

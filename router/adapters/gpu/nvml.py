@@ -11,7 +11,7 @@ from router.core.ollama.runner import Gpu
 from router.core.units import MIB
 from router.errors import ProbeError
 
-# Numbers of nvml.h, part of the driver's ABI.
+# Return codes of nvml.h, part of the driver's ABI.
 NOT_SUPPORTED, NO_PERMISSION, LIBRARY_NOT_FOUND, FUNCTION_NOT_FOUND, GPU_IS_LOST, VERSION_MISMATCH = (
     3,
     4,
@@ -23,14 +23,15 @@ NOT_SUPPORTED, NO_PERMISSION, LIBRARY_NOT_FOUND, FUNCTION_NOT_FOUND, GPU_IS_LOST
 _MIG_ENABLED = 1
 UNKNOWN_CONTEXT_BYTES = 457 * MIB  # Ollama's own constant
 _MOST_CONTEXT_BYTES = 600 * MIB
-# Cores of one multiprocessor by compute capability (CUDA C Programming Guide); 128 where it is not listed.
+# Cores per multiprocessor by compute capability (CUDA C Programming Guide); 128 for those not listed.
 _CORES = {"6.0": 64, "7.0": 64, "7.2": 64, "7.5": 64, "8.0": 64, "3.0": 192, "3.5": 192, "3.7": 192}
-# A card that says so has no memory that can be read: fallen off the bus, unified with the CPU's, or not ours to see.
+# A card with one of these errors has no memory we can read: it fell off the bus, shares the CPU's memory, or access
+# is denied.
 _SKIPPED = {GPU_IS_LOST, NOT_SUPPORTED, NO_PERMISSION}
 
 
 def context_bytes(multiprocessors: int) -> int:
-    """Bytes of one more process's driver context on a card; 0 multiprocessors = unknown.
+    """Return the bytes that the driver context of one more process takes on a card; 0 multiprocessors = unknown.
 
     Measured: docs/memory.md, "Driver context".
     """
@@ -40,10 +41,10 @@ def context_bytes(multiprocessors: int) -> int:
 
 
 class NvmlProbe:
-    """The cards as the driver lists them (PCI order), MIG instances in place of a card that is divided.
+    """The cards in the driver's order (by PCI address), with the MIG instances of a divided card in its place.
 
-    A reading is kept for `cache_s`. After any error NVML is set up anew, so a reloaded driver is found again. A card
-    that is lost is left out; only when none is left is that an error.
+    A reading is cached for `cache_s`. NVML is initialized again after any error, so that a reloaded driver is found.
+    Cards that are lost are skipped; it is an error only if no card remains.
     """
 
     name = "nvml"
@@ -68,7 +69,7 @@ class NvmlProbe:
         return cards
 
     def _read_all(self) -> Cards:
-        """In the thread: every card and process."""
+        """Return all cards and processes. Runs in the probe's thread, because the driver may hang."""
         try:
             if not self._is_ready:
                 pynvml.nvmlInit()
@@ -79,14 +80,14 @@ class NvmlProbe:
             raise ProbeError(f"NVML: {exc}") from exc
 
     def _forget(self) -> None:
-        """Begin anew at the next reading."""
+        """Shut NVML down; the next reading initializes it again."""
         if self._is_ready:
             self._is_ready = False
             self._fixed.clear()
             try:
                 pynvml.nvmlShutdown()
             except pynvml.NVMLError:
-                pass  # it was down already
+                pass  # not initialized any more
 
     def _cards(self) -> Cards:
         handles = [handle for index in range(pynvml.nvmlDeviceGetCount()) for handle in _devices(index)]
@@ -113,7 +114,7 @@ class NvmlProbe:
         return Gpu(index, uuid, name, int(memory.total), int(memory.free), context, compute)
 
     def _processes(self, index: int, handle: Any) -> list[GpuProcess]:
-        """Those that the driver names; in a container it may name none."""
+        """Return the processes on a card; in a container the driver may list none."""
         found = {}
         for kind in ("Compute", "Graphics"):
             for process in _optional(f"nvmlDeviceGet{kind}RunningProcesses_v3", handle) or ():
@@ -130,7 +131,7 @@ class NvmlProbe:
 
 
 def _devices(index: int) -> list[Any]:
-    """The card, or its MIG instances: a card that is divided runs nothing itself."""
+    """Return the card, or its MIG instances if it is divided: a divided card runs nothing itself."""
     try:
         handle = pynvml.nvmlDeviceGetHandleByIndex(index)
     except pynvml.NVMLError as exc:
@@ -146,7 +147,7 @@ def _devices(index: int) -> list[Any]:
 
 
 def _memory(handle: Any) -> Any:
-    """The second version counts what the driver reserves apart; drivers before 510 have only the first."""
+    """Return a card's memory. Version 2 of the call, since driver 510, reports the driver's own reserve separately."""
     try:
         return pynvml.nvmlDeviceGetMemoryInfo(handle, version=pynvml.nvmlMemory_v2)
     except pynvml.NVMLError as exc:
@@ -163,7 +164,7 @@ def _compute_and_context(handle: Any) -> tuple[str, int]:
 
 
 def _optional(function: str, *arguments: Any) -> Any:
-    """What a call returns that not every driver or card supports; None where this one does not."""
+    """Return the result of a call that not every driver or card supports, None if it is not supported."""
     try:
         return getattr(pynvml, function)(*arguments)
     except (pynvml.NVMLError, AttributeError):

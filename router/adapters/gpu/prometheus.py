@@ -1,7 +1,6 @@
-"""Free memory from a Prometheus text page with DCGM exporter's names (`DCGM_FI_DEV_FB_FREE` and so on, in MiB).
+"""Free memory from a Prometheus text page with the names of DCGM exporter (`DCGM_FI_DEV_FB_FREE` and so on, in MiB).
 
-The exporter reads the cards at its own interval (30 s by default, `-c` of dcgm-exporter): that is how old the figures
-can be.
+The exporter reads the cards at its own interval (`-c` of dcgm-exporter, 30 s by default): its figures can be that old.
 """
 
 from __future__ import annotations
@@ -20,11 +19,11 @@ from router.errors import ProbeError
 
 _SAMPLE = re.compile(r"DCGM_FI_DEV_FB_(FREE|USED|TOTAL|RESERVED)\{([^\n]*)\}\s+([^\s]+)")
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
-_Card = tuple[str, str, int, str]  # host, index as text is in the labels: (Hostname, UUID, gpu, MIG instance)
+_Card = tuple[str, str, int, str]  # labels that identify a card: Hostname, UUID, gpu, GPU_I_ID (its MIG instance)
 
 
 class PrometheusProbe:
-    """Reads `url` at most once per `cache_s`. Raises ProbeError where it cannot be read or shows no card."""
+    """Reads `url` at most once per `cache_s`. Raises ProbeError if it cannot be read or lists no card."""
 
     name = "prometheus"
     is_live = True
@@ -52,7 +51,7 @@ class PrometheusProbe:
 
 
 def parse_metrics(text: str) -> tuple[Gpu, ...]:
-    """The cards of one page, in the order of their numbers; MIG instances apart, each as a card."""
+    """Return the cards of one page by host and number; each MIG instance is a card of its own."""
     amounts: dict[_Card, dict[str, int]] = {}
     names: dict[_Card, str] = {}
     for figure, labels, amount in _samples(text):

@@ -1,5 +1,5 @@
-"""What a probe of free memory returns, and the two things most probes share: a cache with single flight, and a thread
-that may hang."""
+"""The reading of a probe of free memory, and what most probes share: a single-flight cache and a thread for calls that
+may hang."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from router.errors import ProbeError
 
 @dataclass(frozen=True, slots=True)
 class GpuProcess:
-    """A process that holds memory of a card. `name` is "" and `used_bytes` None where the driver does not say."""
+    """A process that holds memory of a card. `name` is "" and `used_bytes` None if the driver does not report them."""
 
     gpu_index: int
     pid: int
@@ -26,7 +26,7 @@ class GpuProcess:
 
 @dataclass(frozen=True, slots=True)
 class ProbeReading:
-    """The cards at `taken_at_s` (loop time). No cards: there is no GPU, which is not an error."""
+    """The cards at `taken_at_s` (loop time). An empty tuple means that there is no GPU, which is not an error."""
 
     gpus: tuple[Gpu, ...]
     taken_at_s: float
@@ -34,26 +34,26 @@ class ProbeReading:
 
 
 class VramProbe(Protocol):
-    """Reads free memory; no policy inside. `name` says how, for `explain`."""
+    """Reads free memory and decides nothing. `name` is shown by `explain`."""
 
     name: str
     is_live: bool
-    """True when readings follow what happens on the cards; False when they are only stated once."""
+    """True if readings follow what happens on the cards; False if they are fixed values."""
 
     async def read(self, *, is_fresh: bool = False) -> ProbeReading:
-        """The cards now, or as cached for the probe's stated time unless `is_fresh`. Raises ProbeError, soon."""
+        """Return the cards; a cached reading unless `is_fresh`. Raises ProbeError within the probe's deadline."""
 
     async def aclose(self) -> None:
-        """Let go of the device."""
+        """Release the device."""
 
 
 Cards = tuple[tuple[Gpu, ...], tuple[GpuProcess, ...]]
 
 
 class CachedReading:
-    """Reads through `read_cards` at most once per `cache_s`, for all callers together; one that leaves cuts nobody.
+    """Calls `read_cards` at most once per `cache_s` for all callers. Cancelling one caller does not cancel the others.
 
-    Who wants it fresh gets a reading that has begun after the call.
+    A caller that asks for a fresh reading gets one that began after its call.
     """
 
     def __init__(self, read_cards: Callable[[], Awaitable[Cards]], cache_s: float) -> None:
@@ -64,12 +64,13 @@ class CachedReading:
 
     async def get(self, *, is_fresh: bool = False) -> ProbeReading:
         if is_fresh and self._reading is not None and not self._reading.done():
-            await asyncio.wait([self._reading])
+            await asyncio.wait([self._reading])  # it began before this call, and may have seen an older state
         now_s = asyncio.get_running_loop().time()
         if not is_fresh and self._latest is not None and now_s - self._latest.taken_at_s < self._cache_s:
             return self._latest
         if self._reading is None or self._reading.done():
             self._reading = asyncio.create_task(self._take(now_s))
+            # Retrieve the exception even if all callers were cancelled: asyncio logs one that nobody retrieved.
             self._reading.add_done_callback(lambda task: task.cancelled() or task.exception())
         return await asyncio.shield(self._reading)
 
@@ -85,10 +86,10 @@ class CachedReading:
 
 
 class DeadlineThread:
-    """Runs calls that may hang, one after the other, in one daemon thread.
+    """Runs calls that may hang, one at a time, in one daemon thread.
 
-    A call that exceeds `timeout_s` raises ProbeError; until it returns, further calls are refused at once. So a hung
-    driver holds exactly one thread, delays nobody by more than one deadline, and does not keep the process from ending.
+    A call that exceeds `timeout_s` raises ProbeError; until it returns, further calls are refused immediately. A hung
+    driver therefore blocks one thread, delays a caller by at most one deadline, and does not keep the process alive.
     """
 
     def __init__(self, name: str, timeout_s: float) -> None:
@@ -96,18 +97,18 @@ class DeadlineThread:
         self._timeout_s = timeout_s
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._is_hung = False
+        self._is_busy = False
 
     async def run(self, call: Callable[[], Any]) -> Any:
-        """What `call` returns or raises. Raises ProbeError when it takes too long, or an earlier one still does."""
-        if self._is_hung:
+        """Return what `call` returns. Raises what it raises, or ProbeError if it or an earlier call takes too long."""
+        if self._is_busy:
             raise ProbeError(f"{self._name} still hangs in an earlier call")
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
             self._thread.start()
         loop = asyncio.get_running_loop()
         done: asyncio.Future[Any] = loop.create_future()
-        self._is_hung = True
+        self._is_busy = True
         self._jobs.put(lambda: self._deliver(loop, done, call))
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -117,7 +118,7 @@ class DeadlineThread:
             raise ProbeError(f"{self._name} did not answer in {self._timeout_s:g} s") from None
 
     def close(self) -> None:
-        """Ends the thread as soon as its call returns."""
+        """End the thread as soon as its call returns."""
         self._jobs.put(None)
         self._thread = None
 
@@ -128,15 +129,15 @@ class DeadlineThread:
     def _deliver(self, loop: asyncio.AbstractEventLoop, done: asyncio.Future[Any], call: Callable[[], Any]) -> None:
         try:
             result, error = call(), None
-        except Exception as exc:  # whatever it is, it belongs to the caller
+        except Exception as exc:  # raised again in the caller
             result, error = None, exc
-        self._is_hung = False
+        self._is_busy = False
         if not loop.is_closed():
             loop.call_soon_threadsafe(_settle, done, result, error)
 
 
 def _settle(done: asyncio.Future[Any], result: Any, error: Exception | None) -> None:
-    if done.done():
+    if done.done():  # the caller was cancelled
         return
     if error is None:
         done.set_result(result)
