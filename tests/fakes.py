@@ -88,7 +88,7 @@ class FakeDispatcher:
     def is_hidden(self, name: str) -> bool:
         return name in self.hidden
 
-    def shown_name(self, name: str) -> str:
+    def display_name(self, name: str) -> str:
         return self.hidden.get(name, name)
 
     async def show_name(self, name: str) -> str:

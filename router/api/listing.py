@@ -41,7 +41,7 @@ def running(body: bytes, directory: Directory) -> bytes:
     is_changed = False
     for row in rows:
         name = _text(row, "name")
-        shown, expiry = directory.shown_name(name), directory.client_expiry(name)
+        shown, expiry = directory.display_name(name), directory.client_expiry(name)
         if shown != name:
             row["name"] = row["model"] = _raw(shown)
             is_changed = True

@@ -1,1 +1,1 @@
-"""One Ollama: what is known of it, what is loaded there, who waits for it."""
+"""One Ollama: its known state, its loaded models, and the requests that wait for it."""

@@ -1,4 +1,4 @@
-"""One Ollama with all that the router keeps for it: the parts, how they are tied together, and their life."""
+"""One Ollama with everything that the router keeps for it: the parts, how they are connected, and their life cycle."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from router.http.client.response import Relay
 from router.telemetry import Telemetry
 
 PROBE_TRIES, PROBE_PAUSE_S = 8, 0.25
-"""A driver that sleeps is slow at first: the probe is read this often at start before memory counts as unknown."""
+"""Readings of the probe at start before memory counts as unknown: a suspended driver takes seconds to wake up."""
 
 
 class Backend:
-    """See the module. `start` and `stop` belong to the lifespan of the server; `unix_now` is the wall clock."""
+    """One Ollama. `start` and `stop` bound its life; `unix_now` is the wall clock."""
 
     def __init__(
         self,
@@ -67,22 +67,22 @@ class Backend:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def rules(self) -> Rules:
-        """The rules of a decision now; the same object as long as they are the same."""
+        """Return the current rules for decisions; the same object while they are unchanged."""
         return self._rules.current(self.lessons.learned, self.world.version)
 
     def leave(self, tracked: Tracked | None) -> None:
-        """A request gives back the resident that it held, if it held one."""
+        """Leave a resident on behalf of a request that ended; None is ignored."""
         if tracked is not None:
             self.world.residents.leave(tracked, self.now())
 
     def reserved_bytes(self) -> dict[int, int]:
-        """What a switch under way needs of each card."""
+        """Return the bytes per card that the switch under way needs."""
         return {gpu.index: self.line.reserved_bytes(gpu.index) for gpu in self.cards.gpus or ()}
 
     # --- its life ----------------------------------------------------------------------------------------------
 
     async def start(self, on_restart: Callable[[], None]) -> None:
-        """Read the state once, then keep watching it. An Ollama that cannot be reached is not an error here.
+        """Read the state once, then poll it in the background. It is not an error if Ollama cannot be reached.
 
         `on_restart` is called whenever Ollama answers for the first time, or again.
         """
@@ -98,8 +98,8 @@ class Backend:
         self._own(self.keepalive.watch())
 
     async def stop(self) -> None:
-        """Give everything back; idempotent."""
-        tasks = tuple(self._tasks)
+        """Stop polling, remove the derived tags and close all connections; idempotent."""
+        tasks = tuple(self._tasks)  # first, so that no poll restarts what is stopped below
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -112,7 +112,7 @@ class Backend:
             await self.cards.probe.aclose()
 
     def _restarted(self, on_restart: Callable[[], None]) -> None:
-        """Ollama answers (again): tags that a router which died has left are removed."""
+        """Remove the derived tags that a crashed router left behind, and pass the event on."""
         self._own(self.derived.remove_all())
         on_restart()
 
@@ -123,7 +123,7 @@ class Backend:
 
 
 def relay_to(section: BackendSection, config: Config) -> HttpRelay:
-    """The data plane of the backend."""
+    """Return the HTTP client for the backend's data path."""
     return HttpRelay(
         section.url,
         connect_timeout_s=config.timeouts.connect_s,

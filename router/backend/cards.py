@@ -1,7 +1,7 @@
-"""The cards of one Ollama: the newest reading, who holds what of them, and what others have left free lately.
+"""The cards of one Ollama: the latest reading, which model holds how much, and what other programs left free lately.
 
-A lost probe: the last reading holds for `stale_after_s`, then memory counts as unknown (verify mode). A probe that only
-states what an empty card has (`is_measured` False) is corrected by what the residents are booked with.
+If the probe fails, its last reading is used for `stale_after_s`; then memory counts as unknown (verify mode). A probe
+that only knows the size of an empty card (`is_measured` is False) is corrected by what the residents are booked with.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from router.errors import ProbeError
 from router.telemetry import ProbeBack, ProbeLost, Telemetry
 
 NO_GPU_S = 60.0
-"""A machine that turned out to have no GPU is taken for one this long; then it is tried again."""
+"""For this long a machine on which a load used no GPU counts as one without; then a load is tried again."""
 
 CEILING_S = 600.0
-"""What a spill without a probe has taught about the cards' size holds this long."""
+"""For this long a capacity that was learned from a spill without a probe is used."""
 
 BACK_SHARE = 0.9
-"""This share of what a runner held must be free again before its memory counts as back."""
+"""Share of a runner's memory that must be free again before the memory counts as returned."""
 
 DEAD_SHARE = 0.5
-"""A runner of whose memory the probe sees more than this share free again has died, whatever ps shows."""
+"""A runner has died if more than this share of its memory is free again, even if ps still lists it."""
 
 
 class Cards:
-    """See the module. `gpus` restricts the cards: "auto" (all), "none", or indexes and UUIDs."""
+    """The cards of one Ollama. `gpus` selects them: "auto" (all), "none", or indexes and UUIDs."""
 
     def __init__(
         self,
@@ -56,15 +56,15 @@ class Cards:
         self._reading: ProbeReading | None = None
         self._is_probe_lost = False
         self._no_gpu_until_s = -math.inf
-        self._ceiling: tuple[float, int] | None = None  # until when, and bytes
-        self._floors: deque[tuple[float, dict[int, int]]] = deque()  # when, and what others left of each card
-        self._returning: tuple[float, dict[int, int]] = (-math.inf, {})  # until when at most, and what is awaited
+        self._ceiling: tuple[float, int] | None = None  # (valid until, bytes)
+        self._floors: deque[tuple[float, dict[int, int]]] = deque()  # (time, bytes per card not used by others)
+        self._returning: tuple[float, dict[int, int]] = (-math.inf, {})  # (deadline, bytes per card to wait for)
         self._now = asyncio.get_running_loop().time
 
     # --- reading -----------------------------------------------------------------------------------------------
 
     async def read(self, *, is_fresh: bool) -> None:
-        """Read the probe. A failure keeps the last reading, and is reported once until the probe works again."""
+        """Read the probe. On failure keep the last reading; report once per outage."""
         if self.probe is None:
             return
         try:
@@ -83,7 +83,7 @@ class Cards:
 
     @property
     def gpus(self) -> tuple[Gpu, ...] | None:
-        """The cards, restricted to those of the backend; None = no reading; () = there is no GPU."""
+        """The cards of the backend; None if there is no valid reading, () if there is no GPU."""
         if not self._has_gpu or self._now() < self._no_gpu_until_s:
             return ()
         if self._reading is None or self._now() - self._reading.taken_at_s > self._config.snapshot.stale_after_s:
@@ -91,17 +91,18 @@ class Cards:
         gpus: tuple[Gpu, ...] = self._reading.gpus
         if self._chosen is not None:
             chosen = [gpu for gpu in gpus if gpu.index in self._chosen or gpu.uuid in self._chosen]
+            # Ollama numbers the cards that it sees from 0, so the indexes must follow the selection.
             gpus = tuple(replace(gpu, index=index) for index, gpu in enumerate(chosen))
         return gpus if self.is_measured else tuple(self._less_residents(gpu) for gpu in gpus)
 
     @property
     def is_measured(self) -> bool:
-        """True when the probe sees what loads take; a static one only states what an empty card has."""
+        """True if the probe sees the memory that loads take; a static probe only knows the size of an empty card."""
         return self.probe is not None and self.probe.is_live
 
     @property
     def processes(self) -> Iterable[GpuProcess]:
-        """Processes on the cards, where the probe can name them."""
+        """The processes on the cards, if the probe can list them."""
         return self._reading.processes if self._reading else ()
 
     def _less_residents(self, gpu: Gpu) -> Gpu:
@@ -110,13 +111,14 @@ class Cards:
     # --- who holds what ----------------------------------------------------------------------------------------
 
     def guess_held(self, row: PsRow) -> dict[int, int]:
-        """Bytes per card that an unmeasured runner holds: what ps shows on the fullest cards, plus a context."""
+        """Return the bytes per card that an unmeasured runner is assumed to hold: ps' figure on the fullest cards."""
         gpus = self.gpus
         if not gpus:
             return {}
         if not self.is_measured:
             roomiest = max(gpus, key=lambda gpu: gpu.free_bytes)
             return {roomiest.index: row.size_vram_bytes + roomiest.context_bytes}
+        # Its memory is part of what is used now and not held by another resident; each card adds a driver context.
         left, held = row.size_vram_bytes, {}
         known = [tracked for tracked in self._residents.values() if tracked.row is not row]
         for gpu in sorted(gpus, key=lambda gpu: gpu.free_bytes - gpu.total_bytes):
@@ -128,13 +130,13 @@ class Cards:
         return held
 
     def assumed_on(self, row: PsRow, cards: tuple[int, ...]) -> dict[int, int]:
-        """Bytes per card of a runner that no probe measures: what ps shows, and a context, on each of `cards` alike."""
+        """Return the bytes per card of a runner that no probe measures: ps' figure split evenly, plus a context."""
         context = {gpu.index: gpu.context_bytes for gpu in self.gpus or ()}
         share = row.size_vram_bytes // max(1, len(cards))
         return {card: share + context.get(card, 0) for card in cards}
 
     def reconcile(self) -> None:
-        """After a reading: assume again what was not measured."""
+        """Update the assumed memory of unmeasured residents after a reading."""
         if not self.is_measured:
             return
         for tracked in self._residents.values():
@@ -142,13 +144,15 @@ class Cards:
                 self._residents.assume(tracked, held)
 
     def find_dead(self) -> list[Tracked]:
-        """Measured residents whose memory is free again: their runners died, although ps shows them until their next
-        request, which would load them again behind our back.
+        """Return the measured residents whose runners died, that is, whose memory is free again.
+
+        ps lists them until their next request, which would make Ollama load them again without our planning it.
         """
         dead = []
         measured = [tracked for tracked in self._residents.values() if tracked.is_measured]
         for gpu in self.gpus or ():
             missing = sum(t.held_bytes.get(gpu.index, 0) for t in measured) - (gpu.total_bytes - gpu.free_bytes)
+            # Largest first, so that a large gap is attributed to one large runner rather than to several small ones.
             for tracked in sorted(measured, key=lambda t: -t.held_bytes.get(gpu.index, 0)):
                 held = tracked.held_bytes.get(gpu.index, 0)
                 if held and missing > held * DEAD_SHARE and not (tracked.is_spilled or tracked in dead):
@@ -159,7 +163,7 @@ class Cards:
     # --- what others leave -------------------------------------------------------------------------------------
 
     def note_floor(self, *, is_switching: bool) -> None:
-        """Remember what others leave of each card now; not during a switch, when memory is moving."""
+        """Record what other programs leave of each card now; not during a switch, which changes the figures itself."""
         gpus, now_s = self.gpus, self._now()
         while self._floors and self._floors[0][0] < now_s - self._config.defaults.upgrade_after_s:
             self._floors.popleft()
@@ -167,7 +171,7 @@ class Cards:
             self._floors.append((now_s, self._left_by_others(gpus)))
 
     def floor_bytes(self) -> dict[int, int]:
-        """The least per card that was not taken by others over `upgrade_after_s`; a card without history is absent."""
+        """Return the least that others left of each card over `upgrade_after_s`, in bytes; {} without history."""
         floors: dict[int, int] = {}
         for _, left in self._floors:
             for card, count in left.items():
@@ -175,20 +179,20 @@ class Cards:
         return floors
 
     def _left_by_others(self, gpus: tuple[Gpu, ...]) -> dict[int, int]:
-        """What each card would have free without the residents."""
+        """Return the bytes that each card would have free without the residents."""
         return {gpu.index: gpu.free_bytes + self._residents.held_on(gpu.index) for gpu in gpus}
 
     # --- memory on its way -------------------------------------------------------------------------------------
 
     def expect_back(self, gone: Tracked) -> None:
-        """A model left /api/ps without our unloading it. Its memory, and the probe's reading of it, may lag."""
+        """Wait for the memory of a model that left /api/ps without our unloading it: the probe's reading may lag."""
         if self._floors and self.is_measured and gone.is_measured:
             late = {card: int(held * (1 - BACK_SHARE)) for card, held in gone.held_bytes.items()}
             left = {card: count - late.get(card, 0) for card, count in self._floors[-1][1].items()}
             self._returning = self._now() + self._config.switch.memory_timeout_s, left
 
     def is_memory_returning(self) -> bool:
-        """True while the cards do not show yet what a resident that has gone has given back."""
+        """Return True while the probe does not show yet the memory that a departed resident has returned."""
         until_s, left = self._returning
         gpus = self.gpus if self._now() < until_s else None
         if gpus and any(count < left.get(card, 0) for card, count in self._left_by_others(gpus).items()):
@@ -197,25 +201,25 @@ class Cards:
         return False
 
     def memory_is_back(self) -> None:
-        """Await nothing any more: the memory was seen, or an unload of ours has waited for it."""
+        """Stop waiting: the probe has seen the memory, or an unload of ours has waited for it."""
         self._returning = -math.inf, {}
 
     # --- what loads have taught about the cards ----------------------------------------------------------------
 
     def mark_no_gpu(self) -> None:
-        """A model loaded alone showed no VRAM at all: there is no GPU, requests pass unchanged, for `NO_GPU_S`."""
+        """Assume for `NO_GPU_S` that there is no GPU, because a load used no VRAM; requests pass unchanged then."""
         self._no_gpu_until_s = self._now() + NO_GPU_S
         self._epoch.advance()
 
     def retry_gpu(self) -> None:
-        """Ollama has restarted: it may see a GPU now."""
+        """Drop the assumption that there is no GPU: Ollama has restarted, and may see one now."""
         self._no_gpu_until_s = -math.inf
 
     def note_ceiling(self, placed_bytes: int) -> None:
-        """Without a probe: a model that had the cards for itself placed this many bytes, and spilled."""
+        """Record the capacity that a spill revealed: alone on the cards, a model placed this many bytes (no probe)."""
         self._ceiling = (self._now() + CEILING_S, placed_bytes)
         self._epoch.advance()
 
     def ceiling_bytes(self) -> int | None:
-        """What `note_ceiling` has taught, while it holds."""
+        """Return the capacity in bytes recorded by `note_ceiling`, None if there is none or it has expired."""
         return self._ceiling[1] if self._ceiling is not None and self._now() < self._ceiling[0] else None

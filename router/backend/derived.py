@@ -1,8 +1,9 @@
-"""Derived tags: how `/v1/*`, which cannot carry runner options, reaches a model loaded with explicit ones.
+"""Derived tags: how requests to `/v1/*`, which cannot carry runner options, use a model loaded with explicit options.
 
-A tag made by `/api/create` from the variant with `parameters: {num_ctx, num_batch, main_gpu}` is a manifest only: it
-shares the weights *and the runner* with native requests that carry the same options. The namespace is ours alone, so
-no model of a user is ever overwritten; every tag in it is removed at start and at the end, also after a crash.
+A tag created by `/api/create` from the variant with `parameters: {num_ctx, num_batch, main_gpu}` is only a manifest: it
+shares the weights *and the runner* with native requests that carry the same options. All derived tags are in a
+namespace of the router, so no user's model is ever overwritten. They are removed at start and at the end; those that a
+crash left behind, at the next start.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from router.errors import RouterError
 
 
 class DerivedTags:
-    """Makes derived tags on demand, one creation per tag however many ask, and removes them."""
+    """Creates derived tags on demand, once per tag even under concurrent requests, and removes them."""
 
     def __init__(self, server: ModelServer, installed: Installed) -> None:
         self._server = server
@@ -26,12 +27,12 @@ class DerivedTags:
         self._made: dict[str, asyncio.Task[None]] = {}
 
     def forget(self, variant: str) -> None:
-        """Its tags are gone upstream: they are to be made again."""
-        for name in [name for name in self._made if self._installed.variant_behind(name) == variant]:
+        """Forget the tags of `variant`, which are gone upstream; the next request creates them again."""
+        for name in [name for name in self._made if self._installed.variant_of(name) == variant]:
             del self._made[name]
 
     async def ensure(self, variant: str, digest: str, options: LoadOptions) -> str:
-        """The name under which `/v1/*` reaches `variant` with `options`; made when it is missing."""
+        """Return the name under which `/v1/*` reaches `variant` with `options`; create the tag if it is missing."""
         wanted = parameters_of(options)
         if not wanted:
             return variant
@@ -40,22 +41,22 @@ class DerivedTags:
         if making is None or (making.done() and making.exception() is not None):
             making = self._made[name] = asyncio.create_task(self._make(name, variant, wanted))
         if not making.done():
-            await asyncio.shield(making)
+            await asyncio.shield(making)  # other requests may wait for the same tag
         return name
 
-    def made(self, variant: str, digest: str, options: LoadOptions) -> str | None:
-        """The name under which `ensure` would find it; None where it is still to be made."""
+    def existing(self, variant: str, digest: str, options: LoadOptions) -> str | None:
+        """Return the name that `ensure` would return without creating a tag, None if it would create one."""
         name = derived_name(variant, digest, options)
         making = self._made.get(name)
         is_there = making is not None and making.done() and not making.cancelled() and making.exception() is None
         return name if is_there else None
 
     async def _make(self, name: str, variant: str, wanted: dict[str, int]) -> None:
-        self._installed.derive(name, variant)
+        self._installed.derive(name, variant)  # before it exists, so that no list shows it as a user's model
         await self._server.create_derived(name, variant, wanted)
 
     async def remove_all(self) -> None:
-        """Remove every derived tag of the server, also those that a router which died has left."""
+        """Delete every derived tag of the server, also those that a crashed router left behind."""
         self._made.clear()
         with suppress(RouterError):
             for row in await self._server.tags():

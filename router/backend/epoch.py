@@ -1,10 +1,10 @@
-"""Counts the changes of one backend's state: a decision holds for one epoch."""
+"""The epoch: the number of a state of one backend. A remembered decision is valid for one epoch."""
 
 from __future__ import annotations
 
 
 class Epoch:
-    """A counter that the book of residents, the cards and the world share."""
+    """A counter that `Residents`, `Cards`, `Installed` and `World` share."""
 
     __slots__ = ("number",)
 
@@ -12,5 +12,5 @@ class Epoch:
         self.number = 0
 
     def advance(self) -> None:
-        """A fact that decisions depend on has changed: remembered decisions are void."""
+        """Invalidate all remembered decisions: a fact that they depend on has changed."""
         self.number += 1

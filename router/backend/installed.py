@@ -1,4 +1,4 @@
-"""What is installed on one Ollama: the catalog, which weights a name means, and the names behind derived tags."""
+"""The installed models of one Ollama: the catalog, the weights of a name, and the variants of derived tags."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from router.core.ollama.names import key_of
 from router.errors import RouterError
 
 LOOK_UP_S = 1.0
-"""An unknown name makes us read the catalog again at most once in this time."""
+"""Minimum time between two readings of the catalog that unknown names cause."""
 
 
 class Installed:
-    """See the module. `catalog` maps canonical names to facts, without derived tags."""
+    """The installed models. `catalog` maps canonical names to facts, without derived tags."""
 
     def __init__(self, reader: CatalogReader, epoch: Epoch, interval_s: float) -> None:
         self.catalog: Mapping[str, ModelFacts] = {}
@@ -33,54 +33,57 @@ class Installed:
 
     @property
     def is_due(self) -> bool:
-        """True when the catalog has not been read for `interval_s`, or may have changed since."""
+        """True if the catalog was last read `interval_s` ago or more, or may have changed since."""
         return self._now() - self._read_at_s >= self._interval_s
 
     def knows(self, name: str) -> bool:
-        """True for an installed model, derived tags included."""
+        """Return True for an installed model, derived tags included."""
         return key_of(name) in self._all
 
     async def refresh(self) -> None:
-        """Read tags and show of what is installed (cached by digest). Raises UpstreamError."""
+        """Read the catalog (shows are cached by digest). Raises UpstreamError."""
         self._all = await self._reader.refresh()
         self.catalog = {key: facts for key, facts in self._all.items() if not is_derived(facts.name)}
         self._read_at_s = self._now()
         self._epoch.advance()
 
-    async def look_up(self, name: str) -> None:
-        """Read the catalog because `name` is unknown: it may have just been installed. At most once in LOOK_UP_S."""
+    async def look_up(self) -> None:
+        """Read the catalog because a name is not in it, at most once per LOOK_UP_S: it may be just installed.
+
+        The bound keeps clients that ask for unknown names from causing one reading per request.
+        """
         now_s = self._now()
         if now_s - self._read_at_s < LOOK_UP_S or now_s - self._looked_up_at_s < LOOK_UP_S:
             return
         self._looked_up_at_s = now_s
-        looking = asyncio.create_task(self.refresh())
+        looking = asyncio.create_task(self.refresh())  # others need the result even if this client leaves
         with suppress(RouterError):
             await asyncio.shield(looking)
 
-    def has_changed(self) -> None:
-        """Something was pulled, created, copied or deleted: the next refresh of the world reads the catalog."""
+    def mark_changed(self) -> None:
+        """Make the next refresh of the world read the catalog: a model was pulled, created, copied or deleted."""
         self._read_at_s = -math.inf
 
     def weights_of(self, name: str, digest: str = "") -> str:
-        """The weights blob behind a name of `/api/ps`; the name's own key where the catalog does not know it."""
+        """Return the weights blob of a name in `/api/ps`; the name's own key if the catalog does not hold it."""
         key = key_of(name)
         facts = self._all.get(key)
         if facts is not None and digest and facts.digest and facts.digest != digest:
-            return f"gone:{digest}"  # the name was pulled or created again while the old weights are loaded
+            return f"gone:{digest}"  # the tag was replaced while its old weights are still loaded
         return facts.weights if facts is not None and facts.weights else key
 
     def by_weights(self, weights: str) -> ModelFacts | None:
-        """The facts of an installed model with these weights."""
+        """Return the facts of an installed model with these weights, None if there is none."""
         return next((facts for facts in self.catalog.values() if facts.weights == weights), None)
 
     def derive(self, tag: str, variant: str) -> None:
-        """The derived `tag` stands for `variant`."""
+        """Record that the derived `tag` stands for `variant`."""
         self._stands_for[key_of(tag)] = variant
 
-    def variant_behind(self, tag: str) -> str | None:
-        """The variant that a derived tag of ours stands for."""
+    def variant_of(self, tag: str) -> str | None:
+        """Return the variant that a derived tag stands for, None for any other name."""
         return self._stands_for.get(key_of(tag))
 
-    def shown(self, name: str) -> str:
-        """The name to show for a name of ps: a derived tag's variant, any other name unchanged."""
+    def display_name(self, name: str) -> str:
+        """Return the name to show for a name in ps: the variant of a derived tag, any other name unchanged."""
         return self._stands_for.get(key_of(name), name)

@@ -1,9 +1,9 @@
-"""Clients' `keep_alive` as they see it, while the router does the unloading.
+"""Clients' `keep_alive`: honoured by the router, not forwarded to Ollama.
 
-Ollama is given one finite lease per load, so that nothing stays loaded indefinitely when the router dies. Clients'
-`keep_alive` is not forwarded: in Ollama it would save a runner from eviction and block its queue (docs/ollama.md,
-"Keep-alive and unload"). The last one that a client named counts, as in Ollama: 0 unloads when idle, a duration ends
-after the last request, a negative one stays. What outlasts the lease is renewed here while it is idle.
+In Ollama a `keep_alive` would protect a runner from eviction and block its queue (docs/ollama.md, "Keep-alive and
+unload"). Ollama gets one finite lease per load instead, so that no model stays loaded indefinitely if the router dies.
+The last `keep_alive` of a client counts, as in Ollama: 0 unloads when idle, a duration starts with the end of the last
+request, a negative value means indefinitely. A resident that must outlast its lease is renewed here while it is idle.
 """
 
 from __future__ import annotations
@@ -20,16 +20,17 @@ from router.config import Defaults
 from router.errors import RouterError
 
 NEVER = datetime(2318, 1, 1, tzinfo=UTC)
-"""What a pinned model shows as its expiry (Ollama itself shows a date some 292 years ahead)."""
+"""The expiry shown for a pinned model (Ollama itself shows a date about 292 years ahead)."""
 
 CHECK_S = 0.5
+"""Polling interval for expiry and renewal."""
 
 MARGIN_S = 5.0
-"""Ollama's own lease must outlast ours by this, so that never Ollama unloads what a request was just sent to."""
+"""Ollama's lease must end at least this long after ours, or Ollama could unload a model as a request arrives."""
 
 
 class KeepAlive:
-    """Expiry of residents on behalf of clients. While `is_switching` nothing is unloaded or renewed."""
+    """Expires residents on behalf of clients. While `is_switching` nothing is unloaded or renewed."""
 
     def __init__(
         self,
@@ -49,13 +50,13 @@ class KeepAlive:
         self._renewed_at_s: dict[str, float] = {}
         self._now = asyncio.get_running_loop().time
 
-    def asked(self, tracked: Tracked, keep_alive_s: float | None) -> None:
-        """A client has named a keep_alive (None: it has not, and the last one stays)."""
+    def apply(self, tracked: Tracked, keep_alive_s: float | None) -> None:
+        """Apply the `keep_alive` of a request, in seconds; None, for a request without one, keeps the last one."""
         if keep_alive_s is not None:
             tracked.keep_for(min(math.inf if keep_alive_s < 0 else keep_alive_s, self._longest_s))
 
     def expiry(self, tracked: Tracked | None) -> datetime | None:
-        """What `/api/ps` shows for a resident; None: what the upstream says is right."""
+        """Return the expiry to show in `/api/ps`; None if the upstream's own value is right."""
         keep_s = self._keep_s(tracked) if tracked is not None else None
         if tracked is None or keep_s is None:
             return None
@@ -65,15 +66,16 @@ class KeepAlive:
         return datetime.fromtimestamp(self._unix_now() + left_s, UTC)
 
     async def watch(self) -> None:
-        """Unload what has expired and renew what shall stay, for ever; the owner cancels it."""
+        """Check all residents every `CHECK_S` until cancelled."""
         while True:
             await asyncio.sleep(CHECK_S)
             with suppress(RouterError):
                 await self.check()
 
     async def check(self) -> None:
-        """One round: at most one unload or renewal per resident, none while a switch runs."""
+        """Unload or renew each idle resident that is due; none while a switch runs, which owns the card."""
         for tracked in list(self._residents.values()):
+            # Checked for each one, because a switch may begin, or the resident go, during the unload of another.
             if self._is_switching() or tracked.in_flight or self._residents.get(tracked.weights) is not tracked:
                 continue
             now_s = self._now()
@@ -86,7 +88,7 @@ class KeepAlive:
                 self._renewed_at_s[tracked.weights] = now_s
 
     def _keep_s(self, tracked: Tracked) -> float | None:
-        """How long it stays after its last request; None: as the upstream was told."""
+        """Return the seconds it stays after its last request; None if Ollama's own lease decides."""
         if tracked.client_keep_alive_s is not None:
             return tracked.client_keep_alive_s
         if tracked.is_kept:
@@ -94,5 +96,6 @@ class KeepAlive:
         return min(self._default_s, self._longest_s) if tracked.options is not None else None
 
     def _is_due(self, tracked: Tracked, now_s: float) -> bool:
+        # At half the lease: early enough to repeat a renewal that fails.
         last_s = max(tracked.idle_since_s, self._renewed_at_s.get(tracked.weights, 0.0))
         return now_s - last_s >= tracked.lease_s / 2

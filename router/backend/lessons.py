@@ -1,4 +1,4 @@
-"""What loads have taught one backend: kept in memory for decisions, and in a store over restarts."""
+"""Past measurements of loads on one backend: in memory for decisions, and in a store across restarts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from router.telemetry import Measured, Telemetry
 
 
 class Lessons:
-    """See the module. `learned` is replaced, never changed, when something new was learned."""
+    """Past measurements of loads. `learned` is replaced, never modified, so that its identity tells its version."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class Lessons:
         self._writing: set[asyncio.Task[None]] = set()
 
     async def recall(self) -> None:
-        """Take over what earlier runs of the router have learned."""
+        """Read the observations of earlier runs from the store."""
         self._observations = list(await self._store.all())
         self.learned = Learned.of(self._observations)
 
@@ -52,8 +52,10 @@ class Lessons:
         taken_bytes: int,
         is_spilled: bool,
     ) -> None:
-        """Remember one verified load: `before` are the cards just before it, `taken_bytes` what the probe saw it take
-        (0 = not seen), `row` what ps shows of it.
+        """Keep the observation of one verified load.
+
+        `before` are the cards just before the load, `taken_bytes` is the memory that the probe saw it take (0 = not
+        seen), `row` its row in ps.
         """
         settings = self._server_settings()
         asked = memory_options(facts, plan.counted or plan.options, settings)
@@ -84,7 +86,7 @@ class Lessons:
         self._write(observation)
 
     def _write(self, observation: Observation) -> None:
-        """Store it in the background: a slow disk delays no switch."""
+        """Store the observation in the background, so that a slow disk does not delay a switch."""
         task = asyncio.create_task(self._put(observation))
         self._writing.add(task)  # the loop keeps no strong reference to a task
         task.add_done_callback(self._writing.discard)

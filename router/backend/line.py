@@ -1,7 +1,7 @@
-"""One line per backend: requests are held here and let in model by model, so that Ollama never queues two models.
+"""The queue of one backend: requests wait here and are let in model by model, so that Ollama never queues two models.
 
-Whose turn it is, `core/decision/turns.py` says; here are the futures of those who wait, the timer, and the switch under
-way, of which at most one runs. `Line.pump` applies the rules whenever something has changed.
+`core/decision/turns.py` decides whose turn it is. This module keeps the waiting requests' futures, the timer, and the
+switch under way (at most one). `Line.pump` applies the decision whenever the state has changed.
 """
 
 from __future__ import annotations
@@ -22,25 +22,26 @@ from router.errors import Busy
 from router.telemetry import Notified, QueueChanged, Telemetry
 
 LOADING_BYTES_PER_S = GIB
-"""For the expected wait in Retry-After: how fast loads are assumed to be."""
+"""Assumed speed of loads, for Retry-After."""
 
 MINUTE_S = 60.0
 
 MOST_STRIKES = 3
-"""Switches to one model in a row that may end without it; then it is left alone for a while."""
+"""Consecutive switches to one model that may fail before it is barred for a while."""
 
 PAUSE_S = 5.0
-"""That while, where only the loaded models or the free memory changed."""
+"""How long a model is barred if the loaded models or the free memory kept changing."""
 
 BAR_S = 30.0
-"""That while, after a load that failed."""
+"""How long a model is barred after its load failed."""
 
 
 @dataclass(slots=True, eq=False)
 class Ticket:
-    """One request in line. `decide` decides under the current state; equal `key` means equal decisions.
+    """One waiting request. `decide` decides under the current state; requests with equal `key` get equal decisions.
 
     `turn` is done when the request should be decided again; its result is the weights that it was let in to.
+    `served_before` holds, by the resident's `order`, the number of requests served when this one began to wait.
     """
 
     number: int
@@ -53,24 +54,24 @@ class Ticket:
     is_due: bool = False
 
     def wants(self, weights: str) -> None:
-        """Record what it waits for now; what it waited for before stays where it waits for nothing."""
+        """Set the weights that the request waits for; "" leaves the last ones."""
         self.weights = weights or self.weights
 
     def came_due(self, loaded: str) -> None:
-        """Record that `loaded` was made resident while it waited."""
+        """Mark the request as due if it waited for `loaded`, which has just been loaded."""
         self.is_due = self.is_due or self.weights == loaded
 
     def let_in(self) -> None:
-        """End the wait."""
+        """End the wait; a no-op if it has ended."""
         if not self.turn.done():
             self.turn.set_result(self.weights)
 
 
 class Line:
-    """Who waits for what on one backend, and which switch is next."""
+    """The queue of one backend and its switches."""
 
     def __init__(self, world: World, residency: Residency, config: Config, telemetry: Telemetry) -> None:
-        self.closed: frozenset[str] = frozenset()  # residents that take no new requests
+        self.closed: frozenset[str] = frozenset()  # weights of the residents that take no new requests
         self.loading: Target | None = None
         self._settings = config.queue
         self._patience = Patience(config.queue.age_bound_s, config.queue.affinity_count)
@@ -82,30 +83,30 @@ class Line:
         self._numbers = itertools.count()
         self._swaps: deque[float] = deque()
         self._strikes: dict[str, int] = {}
-        self._loaded = ""  # what the last switch has made resident, until those who waited for it are due
+        self._loaded = ""  # weights loaded by the last switch, until the requests that waited for them are marked due
         self._switching: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._is_pumping = False
         self._now = asyncio.get_running_loop().time
 
-    # --- the side of a request ---------------------------------------------------------------------------------
+    # --- requests ----------------------------------------------------------------------------------------------
 
     def may_upgrade(self) -> bool:
-        """True while the swap budget of the last minute is not spent."""
+        """Return True if fewer than `swaps_per_minute` swaps began within the last minute."""
         now_s = self._now()
         while self._swaps and self._swaps[0] <= now_s - MINUTE_S:
             self._swaps.popleft()
         return len(self._swaps) < self._swaps_per_minute
 
     def may_enter(self, weights: str) -> bool:
-        """True when a request for this resident may be sent to it at once."""
+        """Return True if a request for this resident may be sent immediately."""
         return weights not in self.closed
 
     async def wait(self, key: Hashable, decide: Callable[[], Decision], since_s: float) -> str:
         """Wait until the request should be decided again; return the weights that it was let in to ("" = none).
 
-        Raises Busy when the line is full or too slow. Leaving (cancellation) takes the ticket out at once; the time in
-        which its own model loads does not count.
+        Raises Busy if the queue is full, or after `queue.wait_s`; the time in which the request's own model loads does
+        not count. Cancellation removes the request from the queue immediately.
         """
         if len(self._tickets) >= self._settings.max_waiting:
             raise Busy(retry_after_s=self.expected_wait_s())
@@ -119,7 +120,7 @@ class Line:
             await self._wait(ticket)
         except BaseException:
             self._leave(ticket)
-            self.pump()  # what was closed for the sake of this ticket opens again
+            self.pump()  # residents that were closed in favour of this request take requests again
             raise
         self._leave(ticket)
         return ticket.turn.result()
@@ -132,6 +133,7 @@ class Line:
     async def _wait(self, ticket: Ticket) -> None:
         deadline_s = ticket.since_s + self._settings.wait_s
         while not ticket.turn.done():
+            # At least one turn of the loop, so that a request past its deadline can still be let in.
             await asyncio.wait([ticket.turn], timeout=max(0.01, deadline_s - self._now()))
             if ticket.turn.done():
                 return
@@ -139,10 +141,10 @@ class Line:
                 position = sum(other.since_s < ticket.since_s for other in self._tickets.values()) + 1
                 text = f"server busy: queued for {self._settings.wait_s:.0f} s, position {position}"
                 raise Busy(text, retry_after_s=self.expected_wait_s())
-            deadline_s = self._now() + 1.0
+            deadline_s = self._now() + 1.0  # not refused while its own model loads: check again in a second
 
     def expected_wait_s(self) -> float:
-        """A rough count of the seconds until a newcomer would be served: what must be loaded before it."""
+        """Return a rough estimate of the seconds until a new request would be served: the loads in front of it."""
         found = (self._world.installed.by_weights(weights) for weights in {t.weights for t in self._tickets.values()})
         return max(1.0, sum(facts.size_bytes for facts in found if facts is not None) / LOADING_BYTES_PER_S)
 
@@ -153,20 +155,20 @@ class Line:
 
     @property
     def depth(self) -> int:
-        """How many requests wait."""
+        """The number of waiting requests."""
         return len(self._tickets)
 
     def reserved_bytes(self, card: int) -> int:
-        """What the switch under way needs of `card`; 0 when none runs or it loads elsewhere."""
+        """Return the bytes that the switch under way needs of `card`; 0 if none runs or it does not use the card."""
         plan = self.loading.plan if self.loading is not None else None
         return dict(zip(plan.cards, plan.need_by_card, strict=True)).get(card, 0) if plan is not None else 0
 
-    # --- the side of the card ----------------------------------------------------------------------------------
+    # --- switches ----------------------------------------------------------------------------------------------
 
     def pump(self) -> None:
-        """Let in everybody whose turn it is; start the next switch if none runs."""
+        """Let in the requests whose turn it is; start the next switch if none runs."""
         if self._is_pumping or not (self._tickets or self.closed or self._timer):
-            return  # the common end of a request: nobody waits
+            return  # common case: no request waits
         self._is_pumping = True
         try:
             self._pump()
@@ -191,7 +193,7 @@ class Line:
         self._set_timer(found.look_again_s)
 
     def _waiting(self) -> list[Waiting]:
-        """Everybody who waits, with what they would get under the current state."""
+        """Return the waiting requests with their decisions under the current state."""
         loaded, self._loaded = self._loaded, ""
         decisions: dict[Hashable, Decision] = {}
         waiting = []
@@ -221,15 +223,16 @@ class Line:
             self._swaps.append(self._now())
         self.loading = Target(chosen.facts, chosen.plan)
         self._world.begin_loading(self.loading.weights, chosen.num_ctx)
-        self.closed = frozenset((*chosen.plan.evict, self.loading.weights))  # the newcomer until it is verified
+        # Those that must go take no more requests; the new model takes none before its load is verified.
+        self.closed = frozenset((*chosen.plan.evict, self.loading.weights))
         self._switching = asyncio.create_task(self._switch(self.loading), name="switch")
 
     async def _switch(self, target: Target) -> None:
         result = SwitchResult.FAILED
         try:
             result = await self._residency.switch(target)
-        except Exception as error:  # a fault of ours must not stop the line
-            self._telemetry.emit(Notified(f"a switch to {target.facts.name} broke off: {error!r}", level="error"))
+        except Exception as error:  # a bug in one switch must not block the queue
+            self._telemetry.emit(Notified(f"the switch to {target.facts.name} failed: {error!r}", level="error"))
         finally:
             self.loading = self._switching = None
             self._loaded = target.weights if result is SwitchResult.DONE else ""
@@ -238,7 +241,7 @@ class Line:
         self.pump()
 
     def _count_strike(self, weights: str, result: SwitchResult) -> None:
-        """A model that cannot be made resident is barred for a while, so that its chain goes on without it."""
+        """Bar a model that repeatedly cannot be made resident, so that its chain continues with the next variant."""
         if result in (SwitchResult.DONE, SwitchResult.ABANDONED, SwitchResult.AWAY):
             self._strikes.pop(weights, None)
             return
@@ -256,7 +259,7 @@ class Line:
             self._timer = asyncio.get_running_loop().call_later(delay_s, self.pump)
 
     async def aclose(self) -> None:
-        """Cut the switch under way. Requests in line are cancelled by whoever runs them."""
+        """Cancel the switch under way. Waiting requests are cancelled by their own tasks."""
         self._set_timer(None)
         if self._switching is not None:
             self._switching.cancel()

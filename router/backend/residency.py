@@ -1,12 +1,12 @@
-"""The story of a switch: make room (unload, wait) → load by itself → verify → learn.
+"""A switch: make room (unload, wait) → load → verify → learn.
 
-A switch belongs to the router, never to a client's connection. Only one runs at a time per backend (`Line` starts
-them); every step has a deadline and ends in a stated `SwitchResult`, so none holds the card indefinitely.
+A switch belongs to the router, never to a client's connection. At most one runs per backend (`Line` starts them). Every
+step has a deadline and ends in a `SwitchResult`, so that no switch occupies the card indefinitely.
 
-Each wait has a cause in how Ollama works (docs/ollama.md, "Keep-alive and unload"): its own wait for memory after an
-eviction is broken, it spills instead of refusing, and it evicts neighbours by stale figures. So we unload ourselves,
-youngest first, until `/api/ps` has dropped the model and the probe has its memory back, give Ollama one more tick, and
-load with exactly the options that follow.
+Each wait has its reason in how Ollama works (docs/ollama.md, "Keep-alive and unload"): its own wait for memory after an
+eviction is broken, it spills instead of refusing, and it evicts other models by stale figures. So the router unloads
+models itself, youngest first, until `/api/ps` no longer lists them and the probe shows their memory as free; gives
+Ollama time to notice; and loads with exactly the options of the requests that follow.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from router.errors import LoadFailed, ModelNotFound, RouterError
 from router.telemetry import Spilled, Switched, Telemetry
 
 SEEN_SHARE = 0.5
-"""A load of which the probe saw less than this share of ps' figure is taken for a spill (AMX buffers count as VRAM)."""
+"""A load counts as a spill if the probe saw less than this share of ps' figure (which counts AMX buffers as VRAM)."""
 
 FOREIGN_BYTES = GIB
-"""A load that took more than a quarter and this above what was expected was not alone: somebody else took memory."""
+"""A load that took more than 1.25 times the expected bytes plus this was not alone: another program took memory."""
 
 CEILING_SLACK_BYTES = GIB
-"""Without a probe: what may be left free beside a load that spilled (layers, margins)."""
+"""Without a probe: memory that may be unused beside a load that spilled (part of a layer, margins)."""
 
 REPEAT_UNLOAD_S = 2.0
-"""An unload does nothing while the runner is busy, so it is repeated this often until the model has gone."""
+"""Interval at which an unload is repeated until the model has gone: Ollama ignores it while the runner is busy."""
 
 LEASE_MARGIN_S = 30.0
 LEAST_LEASE_S, LONGEST_LEASE_S = 60.0, 3600.0
-"""Bounds of the keep_alive that Ollama is given: finite, so that nothing stays loaded when the router dies."""
+"""Bounds of the keep_alive sent to Ollama: finite, so that no model stays loaded indefinitely if the router dies."""
 
 
 class SwitchResult(Enum):
@@ -50,7 +50,7 @@ class SwitchResult(Enum):
 
     DONE = "done"
     MOVED = "the loaded models or the free memory changed; decide again"
-    SPILLED = "spilled; unloaded again and learned"
+    SPILLED = "not fully on the GPU; unloaded again"
     FAILED = "the load failed"
     ABANDONED = "no request waits for it any more"
     AWAY = "Ollama went away"
@@ -58,7 +58,7 @@ class SwitchResult(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a switch shall make resident, by which plan."""
+    """The model that a switch loads, and the plan for it."""
 
     facts: ModelFacts
     plan: Plan
@@ -70,10 +70,10 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class LoadLook:
-    """What a load looks like once it has returned.
+    """The state after a load has returned.
 
-    `taken` is what the probe saw it take per card. `is_full`: all of it is on the GPU. `is_seen`: the readings before
-    and after say something about this load. `is_plausible`: nobody else took memory meanwhile.
+    `taken` is the memory in bytes per card that the probe saw it take. `is_full`: the model is fully on the GPU.
+    `is_seen`: the readings before and after the load measure it. `is_plausible`: no other program took memory.
     """
 
     taken: dict[int, int]
@@ -83,17 +83,17 @@ class LoadLook:
 
 
 def lease_for(keep_alive_s: float) -> float:
-    """The keep_alive that Ollama is given with a load, in seconds, where ours is `keep_alive_s`."""
+    """Return the keep_alive in seconds to send with a load that the router itself keeps for `keep_alive_s`."""
     return min(max(keep_alive_s + LEASE_MARGIN_S, LEAST_LEASE_S), LONGEST_LEASE_S)
 
 
 def is_embedder(facts: ModelFacts | None) -> bool:
-    """True for a model that only embeds: loaded through /api/embed, with Ollama's default options."""
+    """Return True for a model that only embeds: loaded through /api/embed, with Ollama's default options."""
     return facts is not None and "embedding" in facts.capabilities and "completion" not in facts.capabilities
 
 
 class Residency:
-    """Carries out switches and single unloads on one backend."""
+    """Carries out switches, unloads and renewals on one backend."""
 
     def __init__(self, world: World, lessons: Lessons, config: Config, telemetry: Telemetry) -> None:
         self.lessons = lessons
@@ -107,13 +107,13 @@ class Residency:
         self._now = asyncio.get_running_loop().time
 
     def last_failure(self, weights: str) -> LoadFailed | None:
-        """Ollama's own error of the last load of `weights`; None once it has been loaded."""
+        """Return Ollama's own error if the last load of `weights` failed, else None."""
         return self._failures.get(weights)
 
-    # --- the story of a switch ---------------------------------------------------------------------------------
+    # --- the steps of a switch ---------------------------------------------------------------------------------
 
     async def switch(self, target: Target) -> SwitchResult:
-        """Make `target` resident. Never raises a RouterError: each failure is a result, an event and a lesson."""
+        """Make `target` resident. Never raises a RouterError: a failure is a result and an event."""
         started_s = self._now()
         name, evicted = target.facts.name, tuple(self._name(weights) for weights in target.plan.evict)
         self._telemetry.emit(Switched(phase="started", model=name, evicted=evicted))
@@ -122,7 +122,7 @@ class Residency:
         except LoadFailed as error:
             result, text = SwitchResult.FAILED, error.message
             self._failures[target.weights] = error
-        except RouterError as error:  # Ollama restarts, say: no fault of the model
+        except RouterError as error:  # Ollama restarts, for example: the model is not to blame
             result, text = SwitchResult.AWAY, error.message
         phase = "finished" if result is SwitchResult.DONE else "failed"
         error_text = text or ("" if result is SwitchResult.DONE else result.value)
@@ -132,11 +132,12 @@ class Residency:
 
     async def _switch(self, target: Target) -> tuple[SwitchResult, str]:
         if not await self._make_room(target):
-            return SwitchResult.MOVED, "a resident is busy again or would not go"
+            return SwitchResult.MOVED, "a resident is busy again or could not be unloaded"
+        # Making room takes seconds: check again that the plan is still wanted and possible.
         if not self._world.wanted.get(target.weights):
             return SwitchResult.ABANDONED, ""
         if target.weights in self._residents and not target.plan.adopts:
-            return SwitchResult.MOVED, "somebody else has loaded it meanwhile"
+            return SwitchResult.MOVED, "another client has loaded it meanwhile"
         before = self._cards.gpus
         if before is not None and not _still_fits(target.plan, before):
             return SwitchResult.MOVED, "memory was taken meanwhile"
@@ -149,7 +150,7 @@ class Residency:
     # --- make room ---------------------------------------------------------------------------------------------
 
     async def _make_room(self, target: Target) -> bool:
-        """Unload what must go, one by one; True when all have gone and the cards' figures are fresh."""
+        """Unload the residents that the plan evicts, one by one, and read again; return True if all have gone."""
         await self._world.refresh_fresh()
         settled_s = 0.0
         for weights in target.plan.evict:
@@ -159,15 +160,18 @@ class Residency:
             if tracked.in_flight or not await self.unload(tracked):
                 return False
             settled_s = self._now() + self._settings.settle_s
-        if settled_s:  # Ollama reads free memory late: a load that comes sooner would count the old figure
+        if settled_s:  # Ollama updates its figure of free memory late: an earlier load would be placed by the old one
             await asyncio.sleep(max(0.0, settled_s - self._now()))
             await self._world.refresh_fresh()
-        while self._cards.is_memory_returning():  # of a model that somebody else has unloaded
+        while self._cards.is_memory_returning():  # of a model that left ps without our unloading it
             await self._pause()
         return True
 
     async def unload(self, tracked: Tracked) -> bool:
-        """Unload a resident and wait until ps has dropped it and its memory is back; False when it would not go."""
+        """Unload a resident and wait for its memory; return False if it is still listed after `unload_timeout_s`.
+
+        It has gone when ps no longer lists it and the probe shows its memory as free.
+        """
         before = self._cards.gpus
         deadline_s = self._now() + self._settings.unload_timeout_s
         self._residents.go(tracked, self._now())
@@ -177,7 +181,7 @@ class Residency:
                 self._residents.stay(tracked)
                 return False
             if self._now() >= repeat_s:
-                with suppress(ModelNotFound):  # its tag was deleted while it is loaded: only time unloads it
+                with suppress(ModelNotFound):  # its tag was deleted: Ollama unloads it only when its lease ends
                     await self._world.server.unload(tracked.name)
                 repeat_s = self._now() + REPEAT_UNLOAD_S
             await self._world.refresh_fresh()
@@ -189,7 +193,7 @@ class Residency:
         return True
 
     async def _wait_for_memory(self, tracked: Tracked, before: tuple[Gpu, ...]) -> None:
-        """Wait until the probe has seen the runner's memory come back; a driver may be late by seconds."""
+        """Wait until the probe shows the runner's memory as free, for at most `memory_timeout_s`: drivers may lag."""
         deadline_s = self._now() + self._settings.memory_timeout_s
         awaited = {gpu.index: gpu.free_bytes + int(tracked.held_bytes.get(gpu.index, 0) * BACK_SHARE) for gpu in before}
         while self._now() < deadline_s:
@@ -209,7 +213,7 @@ class Residency:
         await self._world.server.load(target.facts.name, options, keep_alive_s=self._lease_s, embedding=embedding)
 
     async def renew(self, tracked: Tracked) -> None:
-        """Prolong Ollama's lease of a resident by a load-only request with exactly its options."""
+        """Renew Ollama's lease of a resident by a request without a prompt and with exactly its options."""
         embedding = is_embedder(self._world.installed.by_weights(tracked.weights))
         await self._world.server.load(
             tracked.name, tracked.sent_options, keep_alive_s=tracked.lease_s, embedding=embedding
@@ -218,10 +222,10 @@ class Residency:
     async def _verify(
         self, target: Target, before: tuple[Gpu, ...] | None, *, has_left: bool
     ) -> tuple[SwitchResult, str]:
-        """Judge what was loaded. `has_left`: another resident went meanwhile, so the readings say nothing of it."""
+        """Verify a load by ps and the probe. `has_left`: another resident left, so the readings do not measure it."""
         tracked = self._residents.get(target.weights)
-        if tracked is None:  # a real Ollama does this: the load is answered with 200, and ps shows nothing
-            return SwitchResult.MOVED, "the load came back, but nothing is loaded"
+        if tracked is None:  # observed: Ollama answers the load with 200, and ps lists nothing
+            return SwitchResult.MOVED, "the load returned, but the model is not loaded"
         plan, row = target.plan, tracked.row
         free_before = {} if plan.adopts else {gpu.index: gpu.free_bytes for gpu in before or ()}
         tracked.loaded(plan.options, self._lease_s, self._now(), free_before)
@@ -234,14 +238,14 @@ class Residency:
             self.lessons.learn(target.facts, plan, row, before, taken_bytes=taken_bytes, is_spilled=is_spilled)
         if self._cards.probe is None and row.size_vram_bytes == 0:
             self._cards.mark_no_gpu()
-            return SwitchResult.MOVED, "nothing was placed on a GPU: there is none"
+            return SwitchResult.MOVED, "the load used no VRAM: there is no GPU"
         if look.is_full and row.context_length >= (plan.options.num_ctx or 0):
             self._failures.pop(target.weights, None)
             return SwitchResult.DONE, ""
         return await self._undo(tracked, is_ceiling=before is None and not look.is_full)
 
     def _look_at(self, plan: Plan, tracked: Tracked, before: tuple[Gpu, ...] | None, *, has_left: bool) -> LoadLook:
-        """Compare ps' row with what the probe saw."""
+        """Compare ps' row with the readings of the probe."""
         row, after = tracked.row, self._cards.gpus
         taken = {} if plan.adopts else _taken(before, after)
         taken_bytes = sum(taken.values())
@@ -256,9 +260,9 @@ class Residency:
         return LoadLook(taken, is_full, is_seen, taken_bytes <= most_bytes)
 
     async def _undo(self, tracked: Tracked, *, is_ceiling: bool) -> tuple[SwitchResult, str]:
-        """It has spilled: no request may reach it, so it is unloaded again."""
+        """Unload a model that has spilled, before any request reaches it."""
         row = tracked.row
-        self._residents.spilled(tracked)
+        self._residents.spilled(tracked)  # first: no request may enter it while it is being unloaded
         if is_ceiling and len(self._residents) == 1:
             self._cards.note_ceiling(row.size_vram_bytes + CEILING_SLACK_BYTES)
         self._telemetry.emit(Spilled(tracked.name, row.size_bytes, row.size_vram_bytes))
@@ -271,13 +275,13 @@ class Residency:
 
 
 def _still_fits(plan: Plan, gpus: tuple[Gpu, ...]) -> bool:
-    """Whether the cards of the plan still have what it counted on, per card."""
+    """Return True if each card of the plan still has the free memory that the plan needs."""
     free = {gpu.index: gpu.free_bytes for gpu in gpus}
     return all(free.get(index, 0) >= need for index, need in zip(plan.cards, plan.need_by_card, strict=True))
 
 
 def _taken(before: tuple[Gpu, ...] | None, after: tuple[Gpu, ...] | None) -> dict[int, int]:
-    """Bytes that a load took per card, as the probe saw it; {} without readings."""
+    """Return the bytes per card that a load took between two readings; {} without readings."""
     if before is None or after is None:
         return {}
     free = {gpu.index: gpu.free_bytes for gpu in after}

@@ -1,7 +1,7 @@
-"""The book of what is loaded on one Ollama: one entry per runner, with what only the router knows about it.
+"""The residents: the loaded models of one Ollama, one entry per runner, with what only the router knows about it.
 
-`/api/ps` decides what is in the book (`merge`). Requests hold an entry between `enter` and `leave`; an entry that
-disappears from ps meanwhile is kept aside, so that the count stays right when the model comes back.
+`/api/ps` determines the entries (`merge`). A request uses an entry between `enter` and `leave`. An entry that
+disappears from ps in between is kept aside, so that its count of requests is still right if the model comes back.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from router.core.ollama.names import key_of
 from router.core.ollama.runner import LoadOptions
 
 GOING_S = 10.0
-"""An unload counts as under way for at most this long; then the model is usable again if it is still there."""
+"""An unload counts as under way for at most this long; a model that is still loaded then can be used again."""
 
 Guess = Callable[[PsRow], dict[int, int]]
-"""Bytes per card that a runner is assumed to hold while nothing has measured it."""
+"""Estimates the bytes per card that an unmeasured runner holds."""
 
 
 @dataclass(slots=True, eq=False)
 class Tracked:
     """One resident. Times are loop times; `order` rises with each load, so the youngest has the highest.
 
-    `held_bytes` is what it holds per card, measured where `is_measured`, else assumed. `options` is None for a runner
-    that somebody else loaded. `lease_s` is the keep_alive that Ollama was given, `client_keep_alive_s` the last one
-    that a client named. `served` counts the requests that it was given since it was loaded.
+    `held_bytes` is the memory per card, measured if `is_measured`, else assumed. `options` is None for a runner that
+    another client of Ollama loaded. `lease_s` is the keep_alive sent to Ollama, `client_keep_alive_s` the last one that
+    a client requested. `served` counts the requests since the load.
     """
 
     weights: str
@@ -51,48 +51,48 @@ class Tracked:
 
     @property
     def sent_options(self) -> LoadOptions:
-        """The options that each request to it carries, so that Ollama never reloads it."""
+        """The options to send with each request, so that Ollama never reloads the model."""
         return self.options if self.options is not None else LoadOptions(num_ctx=self.row.context_length)
 
     def enter(self) -> None:
-        """Count a request in."""
+        """Count a request that uses it."""
         self.in_flight += 1
         self.served += 1
 
     def leave(self, now_s: float) -> bool:
-        """Count a request out; True when it was the last one."""
+        """Count the end of a request; return True if it was the last one under way."""
         self.in_flight -= 1
         if self.in_flight == 0:
             self.idle_since_s = now_s
         return self.in_flight == 0
 
     def loaded(self, options: LoadOptions, lease_s: float, now_s: float, free_before: Mapping[int, int]) -> None:
-        """Record that we have loaded it; `free_before` is what each card had free just before."""
+        """Record a load by the router; `free_before` is the free memory per card just before it."""
         self.options, self.lease_s, self.loaded_at_s = options, lease_s, now_s
         self.free_at_load_bytes = dict(free_before)
 
     def measured(self, held_bytes: dict[int, int]) -> None:
-        """Record what the probe saw it take."""
+        """Record the memory that the probe saw it take."""
         self.held_bytes, self.is_measured = held_bytes, True
 
     def assumed(self, held_bytes: dict[int, int]) -> None:
-        """Record what it is believed to hold; nothing has measured it."""
+        """Record the memory that it is assumed to hold."""
         self.held_bytes, self.is_measured = held_bytes, False
 
     def spilled(self) -> None:
-        """Record that it is not (wholly) on the GPU: no request may be sent to it."""
+        """Record that it is not fully on the GPU: no request may be sent to it."""
         self.is_spilled = True
 
     def keep_for(self, keep_alive_s: float) -> None:
-        """Record the keep_alive that a client named."""
+        """Record the keep_alive of a client, in seconds."""
         self.client_keep_alive_s = keep_alive_s
 
     def go(self, until_s: float) -> None:
-        """Record that it is being unloaded; 0 takes that back."""
+        """Record that it is being unloaded until `until_s`; 0 revokes that."""
         self.going_until_s = until_s
 
     def see(self, row: PsRow) -> bool:
-        """Take over its row of ps; True when it was loaded again with other options behind our back."""
+        """Take over its row of ps; return True if another client made Ollama reload it with other options."""
         old, self.row = self.row, row
         return (old.size_bytes, old.size_vram_bytes, old.context_length) != (
             row.size_bytes,
@@ -101,18 +101,18 @@ class Tracked:
         )
 
     def reloaded(self, held_bytes: dict[int, int]) -> None:
-        """Forget everything that was known about the runner before."""
+        """Drop what was known about the previous runner."""
         self.options, self.is_spilled, self.free_at_load_bytes = None, False, {}
         self.assumed(held_bytes)
 
     def back_as(self, new: Tracked) -> None:
-        """Become `new`, which has the same weights, and keep the requests in flight."""
+        """Take over the load of `new`, which has the same weights, and keep the requests in flight."""
         self.order, self.row, self.name, self.options = new.order, new.row, new.name, new.options
         self.loaded_at_s, self.is_spilled, self.going_until_s = new.loaded_at_s, False, 0.0
         self.assumed(new.held_bytes)
 
     def frozen(self, wanted: int, now_s: float) -> Resident:
-        """What a decision may know of it; `wanted` requests wait for it."""
+        """Return it as a decision sees it; `wanted` is the number of requests that wait for it."""
         return Resident(
             name=self.name,
             weights=self.weights,
@@ -133,11 +133,11 @@ class Tracked:
 
 
 class Residents(Mapping[str, Tracked]):
-    """Weights → entry. `keep` are the keys of the models that are unloaded last."""
+    """Maps weights to entries. `keep` are the keys of the models that are unloaded last."""
 
     def __init__(self, keep: frozenset[str], epoch: Epoch) -> None:
         self._entries: dict[str, Tracked] = {}
-        self._leaving: dict[str, Tracked] = {}  # gone from ps, but requests to it have not ended
+        self._leaving: dict[str, Tracked] = {}  # gone from ps while requests are still under way
         self._keep = keep
         self._epoch = epoch
         self._on_idle: Callable[[], None] = lambda: None
@@ -157,49 +157,49 @@ class Residents(Mapping[str, Tracked]):
         return len(self._entries)
 
     def get(self, weights: str, default: None = None) -> Tracked | None:  # type: ignore[override]
-        """The entry, or None: on the path of each request, so without Mapping's exception."""
-        return self._entries.get(weights)
+        """Return the entry or `default`. Overridden because Mapping's own `get` raises and catches per miss."""
+        return self._entries.get(weights, default)
 
     def enter(self, weights: str) -> Tracked | None:
-        """Hold an entry for a request: it is not unloaded until `leave`. None when it has gone."""
+        """Use an entry for a request: it is not unloaded before `leave`. Returns None if it has gone."""
         tracked = self._entries.get(weights)
         if tracked is not None:
             tracked.enter()
         return tracked
 
     def leave(self, tracked: Tracked, now_s: float) -> None:
-        """Give back what `enter` returned, on whatever path the request has ended."""
+        """Release the entry that `enter` returned; to be called however the request ended."""
         if tracked.leave(now_s):
             self._on_idle()
 
     def go(self, tracked: Tracked, now_s: float) -> None:
-        """It is being unloaded: no request may rely on it any more."""
+        """Mark a resident as being unloaded: no new request may use it."""
         tracked.go(now_s + GOING_S)
         self._epoch.advance()
 
     def stay(self, tracked: Tracked) -> None:
-        """The unload has failed: it may be used again."""
+        """Revoke `go` after a failed unload: the resident may be used again."""
         tracked.go(0.0)
         self._epoch.advance()
 
     def spilled(self, tracked: Tracked) -> None:
-        """It is not (wholly) on the GPU."""
+        """Mark a resident as not fully on the GPU."""
         tracked.spilled()
         self._epoch.advance()
 
     def assume(self, tracked: Tracked, held_bytes: dict[int, int]) -> None:
-        """Book what it is believed to hold."""
+        """Book the memory that a resident is assumed to hold, in bytes per card."""
         tracked.assumed(held_bytes)
         self._epoch.advance()
 
     def held_on(self, card: int) -> int:
-        """Bytes that all entries hold of `card`."""
+        """Return the bytes that all entries hold of `card`."""
         return sum(tracked.held_bytes.get(card, 0) for tracked in self._entries.values())
 
     def merge(
-        self, seen: Mapping[str, PsRow], shown: Callable[[str], str], guess: Guess, now_s: float
+        self, seen: Mapping[str, PsRow], display_name: Callable[[str], str], guess: Guess, now_s: float
     ) -> list[Tracked]:
-        """Take over what ps shows (weights → row); return the entries that have gone. `shown` names a row's model."""
+        """Take over the rows of ps by weights; return the entries that have gone."""
         gone = [self._entries.pop(weights) for weights in list(self._entries) if weights not in seen]
         for tracked in gone:
             if tracked.in_flight:
@@ -208,7 +208,7 @@ class Residents(Mapping[str, Tracked]):
         for weights, row in seen.items():
             known = self._entries.get(weights)
             if known is None:
-                self._add(weights, row, shown(row.name), guess, now_s)
+                self._add(weights, row, display_name(row.name), guess, now_s)
             elif known.see(row):
                 known.reloaded(guess(row))
                 self._epoch.advance()

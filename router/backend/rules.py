@@ -1,4 +1,4 @@
-"""The rules of a decision for one backend: the operator's, how that Ollama is set up, and what was learned."""
+"""The rules for decisions on one backend: the operator's, the settings of its Ollama, and past measurements."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from router.core.ollama.options import ServerSettings
 from router.core.units import MIB
 
 KEPT_S = 10
-"""The rules are rebuilt at least this often, because what was learned ages."""
+"""Maximum age of the rules in seconds: past measurements lose weight with time."""
 
 
 class DecisionRules:
-    """See the module. `unix_now` is the wall clock, for the age of what was learned."""
+    """The rules for decisions. `unix_now` is the wall clock, for the age of measurements."""
 
     def __init__(self, section: BackendSection, defaults: Defaults, unix_now: Callable[[], float]) -> None:
         self._section = section
@@ -34,7 +34,7 @@ class DecisionRules:
         self._valid_for: tuple[object, ...] = ()
 
     def current(self, learned: Learned, version: str) -> Rules:
-        """The rules now; the same object until something was learned, the version changed, or `KEPT_S` passed."""
+        """Return the rules; the same object until a measurement is added, the version changes, or `KEPT_S` passes."""
         unix_s = self._unix_now()
         valid_for = (learned, version, int(unix_s) // KEPT_S)
         if valid_for != self._valid_for:
@@ -51,7 +51,7 @@ class DecisionRules:
         return self._rules
 
     def server_settings(self, version: str) -> ServerSettings:
-        """How the Ollama is set up, by what the configuration says of it."""
+        """Return the settings of the Ollama according to the configuration."""
         server = self._section.server
         target = ServerSettings().fit_target_bytes if server.fit_target_mib is None else server.fit_target_mib * MIB
         return ServerSettings(

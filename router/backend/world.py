@@ -1,8 +1,8 @@
-"""What the router knows of one Ollama right now: refreshed in the background, frozen into a Snapshot for a decision.
+"""The known state of one Ollama, polled in the background and frozen into a Snapshot for each decision.
 
-The state itself is kept by `Residents` (what is loaded), `Cards` (memory) and `Installed` (the catalog); here they are
-read together, and here is whether Ollama answers at all. `snapshot()` costs no I/O; `refresh()` reads `/api/ps` and the
-probe. What others do behind our back is noticed at the next refresh.
+The state is kept by `Residents` (loaded models), `Cards` (memory) and `Installed` (the catalog). This module reads them
+together, and keeps whether Ollama answers at all. `snapshot()` does no I/O; `refresh()` reads `/api/ps` and the probe.
+Loads and unloads by other clients of Ollama are noticed at the next refresh.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ NOT_ASKED = "not asked yet"
 
 
 class World:
-    """The state of one backend. All methods run on the loop; only `refresh*` and `watch` await."""
+    """The state of one backend. All methods run on the event loop; only `refresh*` and `watch` await."""
 
     def __init__(
         self,
@@ -50,25 +50,25 @@ class World:
         self.is_up = False
         self.last_error = NOT_ASKED
         self.loading: tuple[str, int] | None = None  # weights and num_ctx of the switch under way
-        self.wanted: Mapping[str, int] = {}  # weights → requests that wait for them
+        self.wanted: Mapping[str, int] = {}  # weights → number of requests that wait for them
         self._name = name
         self._times = times
         self._asked_at_s = self._probed_at_s = -math.inf
-        self._barred: dict[str, tuple[float, str]] = {}  # weights → (until, why)
+        self._barred: dict[str, tuple[float, str]] = {}  # weights → (until, reason)
         self._on_change: Callable[[], None] = lambda: None
         self._on_restart: Callable[[], None] = lambda: None
         self._telemetry = telemetry
         self._refreshing: asyncio.Task[None] | None = None
-        self._now = asyncio.get_running_loop().time  # on the path of each request: getting the loop is a system call
+        self._now = asyncio.get_running_loop().time  # kept: get_running_loop is a system call, too slow per request
 
     def notify(self, *, on_change: Callable[[], None], on_restart: Callable[[], None]) -> None:
-        """Set who acts: `on_change` after each refresh, `on_restart` when Ollama answers (again)."""
+        """Set the callbacks: `on_change` after each refresh, `on_restart` when Ollama answers at first or again."""
         self._on_change, self._on_restart = on_change, on_restart
 
     # --- reading -----------------------------------------------------------------------------------------------
 
     async def refresh(self, *, is_fresh: bool = False) -> None:
-        """Read `/api/ps` and the probe now; shared by concurrent callers, and never cut by one of them leaving."""
+        """Read `/api/ps` and the probe. Concurrent callers share one reading; cancelling one does not cancel it."""
         await self._share(lambda: self._refresh(is_fresh=is_fresh))
 
     async def _share(self, work: Callable[[], Coroutine[None, None, None]]) -> None:
@@ -77,18 +77,18 @@ class World:
         await asyncio.shield(self._refreshing)
 
     async def refresh_fresh(self) -> None:
-        """Refresh by a reading that begins after this call: one under way may have read an older state."""
+        """Refresh by a reading that begins after this call: one under way may have seen an older state."""
         if self._refreshing is not None and not self._refreshing.done():
             with suppress(Exception):
                 await asyncio.shield(self._refreshing)
         await self.refresh(is_fresh=True)
 
     async def watch(self) -> None:
-        """Refresh without end; the owner cancels it."""
+        """Read `/api/ps` and the probe, each at its own interval, until cancelled."""
         ps_s, probe_s = self._times.ps_interval_s, self._times.probe_interval_s
         tick_s = min(ps_s, probe_s)
         while True:
-            now_s = self._now() + tick_s / 2  # a reading that is due before the next tick is due now
+            now_s = self._now() + tick_s / 2  # round to the nearest tick, so that jitter does not postpone a reading
             has_ps, has_probe = now_s - self._asked_at_s >= ps_s, now_s - self._probed_at_s >= probe_s
             if has_ps or has_probe:
                 await self._share(partial(self._refresh, is_fresh=False, has_ps=has_ps, has_probe=has_probe))
@@ -110,9 +110,9 @@ class World:
         self._on_change()
 
     def _compare_memory(self) -> None:
-        """Hold the newest reading against what is booked."""
+        """Compare the latest reading with what the residents are booked with."""
         self.cards.reconcile()
-        if self.loading is None:
+        if self.loading is None:  # during a switch, free memory and ps disagree for a moment
             for tracked in self.cards.find_dead():
                 self.residents.spilled(tracked)
         self.cards.note_floor(is_switching=self.loading is not None)
@@ -129,7 +129,7 @@ class World:
             return
         if not self.is_up:
             self._came_up()
-        if not all(self.installed.knows(row.name) for row in rows):
+        if not all(self.installed.knows(row.name) for row in rows):  # installed and loaded since the last reading
             with suppress(RouterError):
                 await self.installed.refresh()
         self._merge(rows)
@@ -150,10 +150,10 @@ class World:
 
     def _merge(self, rows: list[PsRow]) -> None:
         seen = {self.installed.weights_of(row.name, row.digest): row for row in rows}
-        for gone in self.residents.merge(seen, self.installed.shown, self.cards.guess_held, self._now()):
+        for gone in self.residents.merge(seen, self.installed.display_name, self.cards.guess_held, self._now()):
             self.cards.expect_back(gone)
 
-    # --- what is known -----------------------------------------------------------------------------------------
+    # --- state -------------------------------------------------------------------------------------------------
 
     @property
     def catalog(self) -> Mapping[str, ModelFacts]:
@@ -161,7 +161,7 @@ class World:
         return self.installed.catalog
 
     def snapshot(self, *, may_upgrade: bool = True) -> Snapshot:
-        """Everything that a decision may look at, frozen. No I/O."""
+        """Return everything that a decision depends on, frozen. No I/O."""
         now_s = self._now()
         residents = self.residents.values()
         return Snapshot(
@@ -175,23 +175,23 @@ class World:
             barred={weights: why for weights, (until_s, why) in self._barred.items() if until_s > now_s},
         )
 
-    # --- what the line reports ---------------------------------------------------------------------------------
+    # --- reports from the queue --------------------------------------------------------------------------------
 
     def begin_loading(self, weights: str, num_ctx: int) -> None:
-        """A switch begins that loads `weights`: memory is moving until `end_loading`."""
+        """Record that a switch begins to load `weights`: readings of memory are in flux until `end_loading`."""
         self.loading = (weights, num_ctx)
         self.epoch.advance()
 
     def end_loading(self) -> None:
-        """The switch has ended, in whatever way."""
+        """Record that the switch has ended, successfully or not."""
         self.loading = None
         self.epoch.advance()
 
     def want(self, wanted: Mapping[str, int]) -> None:
-        """Requests that wait, by the weights that they wait for."""
+        """Record the number of waiting requests by weights."""
         self.wanted = wanted
 
     def bar(self, weights: str, for_s: float, why: str) -> None:
-        """Do not try these weights for a while: they just failed to load."""
+        """Exclude these weights from decisions for `for_s` seconds: they just failed to load."""
         self._barred[weights] = (self._now() + for_s, why)
         self.epoch.advance()

@@ -1,1 +1,1 @@
-"""One request: its chain, the decision, the way to the backend and back."""
+"""The routing of one request: its chain, the decision, the way to the backend and back."""

@@ -1,4 +1,4 @@
-"""What goes into the dispatcher and what comes out of it: a call, its answer, how it was released. No story here."""
+"""The dispatcher's input and output: a call, its answer, and how the answer was released. Data only."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ from router.routing.destination import Destination, Rename
 
 
 class Call(msgspec.Struct, eq=False):
-    """One inference request as the edge has read it, and how far it has come. Only its own methods change it.
+    """One inference request as the edge has read it, and its progress. Only its own methods change it.
 
-    `headers` are those that may go upstream. `is_gone` returns whether the client has left. `served` and `reason`: the
-    model that it was sent to, and why. `queue_s`: how long it waited for that. `phase`: queued or before_answer.
-    `let_in`: the weights that the line has let it in to. `made`: the decision that made its model resident. `held`,
-    `choice` and `destination`: the resident that it has entered, the chain and decision by which, and where that sends
-    it.
+    `headers` are those that may go upstream. `is_gone` returns whether the client has left. `served` and `reason` are
+    the model that it was sent to, and why; `queue_s` is how long it waited before. `phase` is queued or before_answer.
+    `let_in_to` holds the weights that the queue let it in to. `load_decision` is the decision that loaded its model.
+    `resident` is the resident that it has entered, `choice` the chain and decision for that, and `destination` where
+    it is to be sent.
 
-    A struct, like the others here: one is built for every request, and a dataclass costs three times as much.
+    This and the other classes here are structs because one of each is built per request, and a dataclass takes three
+    times as long.
     """
 
     route: Route
@@ -37,83 +38,83 @@ class Call(msgspec.Struct, eq=False):
     team: str = "default"
     strict: bool = False
     nothing_fits: NothingFits | None = None
-    is_gone: Callable[[], bool] = bool  # False; the edge knows better
-    since_s: float = 0.0  # when it came, in loop time
+    is_gone: Callable[[], bool] = bool  # returns False until the edge sets it
+    since_s: float = 0.0  # loop time of its arrival
     served: str = ""
     reason: str = ""
     queue_s: float = 0.0
     phase: str = "before_answer"
-    let_in: str = ""
+    let_in_to: str = ""
     attempts: int = 0
-    made: Decision | None = None
-    held: Tracked | None = None
+    load_decision: Decision | None = None
+    resident: Tracked | None = None
     choice: tuple[Chain, Decision] | None = None
     destination: Destination | None = None
     has_waited: bool = False
-    was_looked_up: bool = False
+    is_looked_up: bool = False
     is_ended: bool = False
 
     def upstream(self, body: bytes) -> UpstreamRequest:
-        """The request to send upstream, with `body`."""
+        """Return the request to send upstream with `body`."""
         return UpstreamRequest(self.route.method_bytes, self.route.target, self.headers, body, len(body))
 
     def demand(self, *, is_strict: bool, nothing_fits: NothingFits | None) -> None:
-        """Record what the client's own headers demand."""
+        """Set what the client's own headers demand."""
         self.strict, self.nothing_fits = is_strict, nothing_fits
 
-    def without_options(self) -> None:
-        """It can reach only a runner that has Ollama's own options."""
+    def use_default_options(self) -> None:
+        """Restrict the request to a runner with Ollama's default options, the only one that it can reach."""
         self.request = msgspec.structs.replace(self.request, is_automatic=True)
 
-    def look_up(self) -> None:
-        """Its unknown name has been looked up among what is installed."""
-        self.was_looked_up = True
+    def mark_looked_up(self) -> None:
+        """Record that its name was looked up in a fresh catalog, which is done once per request."""
+        self.is_looked_up = True
 
-    def wait(self, *, is_queued: bool) -> None:
-        """It has to wait; `is_queued`: for a turn or for room, and not just for a reading."""
+    def begin_wait(self, *, is_queued: bool) -> None:
+        """Record that it waits; `is_queued` if for a turn or for memory, and not just for a reading."""
         self.phase, self.has_waited = "queued" if is_queued else "before_answer", True
 
-    def go_on(self) -> None:
-        """The wait is over."""
+    def end_wait(self) -> None:
+        """Record that the wait is over."""
         self.phase = "before_answer"
 
-    def was_let_in(self, weights: str) -> None:
-        """The line has let it in to a resident ("" = to none: it is to be decided again)."""
-        self.let_in = weights
+    def let_in(self, weights: str) -> None:
+        """Record the weights that the queue let it in to ("" = none: it is to be decided again)."""
+        self.let_in_to = weights
 
-    def made_by(self, decision: Decision) -> None:
-        """`decision` loads a model for it: that is the one to report."""
-        self.made = decision
+    def record_load(self, decision: Decision) -> None:
+        """Record a decision that loads a model for it: this is the one to report, not the later one for a resident."""
+        self.load_decision = decision
 
     def enter(self, tracked: Tracked, choice: tuple[Chain, Decision] | None) -> None:
-        """It holds a resident; what the line has let it in to is used up."""
-        self.held, self.choice, self.let_in = tracked, choice, ""
+        """Record that it has entered a resident, which uses up its turn in the queue."""
+        self.resident, self.choice, self.let_in_to = tracked, choice, ""
 
     def leave(self) -> Tracked | None:
-        """It holds nothing any more, and is bound for nowhere; the resident to give back, if there is one."""
-        held, self.held, self.choice, self.destination = self.held, None, None, None
-        return held
+        """Clear resident, choice and destination; return the resident to release, if there is one."""
+        resident, self.resident, self.choice, self.destination = self.resident, None, None, None
+        return resident
 
-    def bound_for(self, destination: Destination) -> None:
-        """It will be sent there as soon as it can be."""
+    def keep_destination(self, destination: Destination) -> None:
+        """Keep a destination for the next attempt."""
         self.destination = destination
 
-    def send_to(self, served: str, reason: str, now_s: float) -> None:
-        """It is sent to the model `served`."""
+    def mark_sent(self, served: str, reason: str, now_s: float) -> None:
+        """Record that it is sent to the model `served` at loop time `now_s`."""
         self.attempts += 1
         self.served, self.reason = served, reason
         self.queue_s = now_s - self.since_s if self.has_waited else 0.0
 
-    def waited(self, now_s: float) -> None:
-        """It is refused: all its time was spent waiting."""
+    def mark_refused(self, now_s: float) -> None:
+        """Record that it is refused: all its time was spent waiting."""
         self.queue_s = now_s - self.since_s
 
     def give_up(self, *, is_gone: bool) -> None:
-        """Nobody waits for the answer any more."""
+        """Fix whether its client has left, now that no one waits for the answer."""
         self.is_gone = lambda: is_gone
 
     def end(self, now_s: float) -> bool:
-        """Record its end; False when it has ended before: a request ends once."""
+        """Record its end; return False if it was recorded before, because each request is reported once."""
         was_ended, self.is_ended = self.is_ended, True
         if self.phase == "queued":
             self.queue_s = now_s - self.since_s
@@ -121,7 +122,7 @@ class Call(msgspec.Struct, eq=False):
 
 
 class Released(msgspec.Struct):
-    """How sending an answer ended; token counts where the answer holds them. `phase`: where a client left."""
+    """How sending an answer ended. Token counts are None if the answer holds none; `phase` is where a client left."""
 
     outcome: str
     sent_bytes: int = 0
@@ -132,9 +133,9 @@ class Released(msgspec.Struct):
 
 
 class Answer(msgspec.Struct):
-    """What to send to the client: the upstream's answer, or `body` where `upstream` is None.
+    """The answer for the client: the upstream's, or `body` if `upstream` is None.
 
-    `headers` are the `X-Router-*` ones; `lines` are the same, rendered, where many answers share them. `rename` is
+    `headers` are the `X-Router-*` headers; `lines` are the same, rendered, if many answers share them. `rename` is
     (name in the stream, name to show), for derived tags. `release` is idempotent and must be called on every exit path.
     """
 
@@ -156,9 +157,9 @@ class Answer(msgspec.Struct):
         tokens_out: int | None = None,
         error: str = "",
     ) -> None:
-        """Give back the connection and the place at the resident; `outcome` says how the relay ended."""
+        """Release the connection and the resident; `outcome` is how sending the answer ended."""
         on_release, self.on_release = self.on_release, None
         if self.upstream is not None:
-            self.upstream.close()
+            self.upstream.close()  # first, so that Ollama stops before the resident counts as idle
         if on_release is not None:
             on_release(Released(outcome, sent_bytes, tokens_in, tokens_out, "", error))

@@ -1,4 +1,4 @@
-"""The chain of a requested name: configured, derived from what is installed, or none (Ollama itself answers then)."""
+"""The chain of a requested name: configured, derived from the installed models, or none (Ollama itself answers)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MOST_REMEMBERED = 4096
 
 
 class Chains:
-    """Chains by requested name, remembered until the catalog changes."""
+    """Finds chains by requested name, and caches them until the catalog changes."""
 
     def __init__(self, rules: ChainRules) -> None:
         self._rules = rules
@@ -22,9 +22,10 @@ class Chains:
         self._catalog: Mapping[str, ModelFacts] | None = None
 
     def find(self, name: str, catalog: Mapping[str, ModelFacts], *, is_strict: bool = False) -> Chain | None:
-        """The chain for `name` as a client spells it; None for what is unknown, no valid name, or a cloud model.
+        """Return the chain for `name` as a client spells it; None if it is unknown, invalid, or a cloud model.
 
-        A strict request gets the chain's first variant only. The same object until the catalog changes.
+        A strict request gets a chain of the first variant only. The result is the same object until the catalog
+        changes, so that decisions can be keyed by it.
         """
         if catalog is not self._catalog:
             self._remembered.clear()
@@ -59,16 +60,16 @@ class Chains:
 
     @staticmethod
     def is_local(name: str) -> bool:
-        """True for a valid name that is no cloud model."""
+        """Return True for a valid name that is not a cloud model."""
         try:
             return ModelName.parse(name).source is not Source.CLOUD
         except BadRequest:
             return False
 
     def rule(self, name: str) -> ChainRule:
-        """The configured rule for a name that `find` has found."""
+        """Return the configured rule for a name that `find` has found."""
         return self._rules.rule_for(name)
 
     def explicit(self) -> list[Chain]:
-        """The chains that list their variants, by their own names."""
+        """Return the chains that list their variants, by their own names."""
         return [Chain(rule.name, rule.variants) for rule in self._rules.named if rule.variants is not None]

@@ -1,6 +1,6 @@
-"""Decisions, remembered while the state of the backend stays the same, and the destinations that follow from them.
+"""Decisions and the destinations that follow from them, cached while the state of the backend is unchanged.
 
-`choose` decides (core/decision/policy.py); here is what it is asked with, and how long its answer holds.
+`choose` decides (core/decision/policy.py). This module gathers its arguments and determines how long a result is valid.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from router.routing.destination import Destination
 from router.routing.destinations import Destinations
 
 RECENT_CHAINS = 32
-"""Chains that `upgrade: idle` looks after: the last ones that were asked for."""
+"""Number of recently requested chains that `upgrade: idle` considers."""
 
 MOST_REMEMBERED = 4096
-"""Settled decisions, and destinations, that are kept while nothing changes."""
+"""Upper bound for cached decisions, and for cached destinations."""
 
 PROMPT_STEP_BYTES = 8192
-"""Prompts whose lengths differ by less than this get the same decision."""
+"""Prompt lengths are rounded down to this step in cache keys, so that similar requests share a decision."""
 
 
 class Decisions:
-    """See the module. `decide` and `known_destination` remember; `decide_afresh` does not."""
+    """Decides for one backend. `decide` and `known_destination` use the cache; `decide_afresh` does not."""
 
     def __init__(self, backend: Backend, chains: Chains, defaults: Defaults) -> None:
         self.destinations = Destinations(backend.name, defaults)
@@ -45,11 +45,11 @@ class Decisions:
     # --- decisions ---------------------------------------------------------------------------------------------
 
     def chain_of(self, call: Call) -> Chain | None:
-        """The chain of the requested name; None where Ollama itself should answer (unknown, cloud, no valid name)."""
+        """Return the chain of the requested name; None if Ollama itself should answer (unknown, cloud, invalid)."""
         return self._chains.find(call.request.model, self._world.catalog, is_strict=call.strict)
 
     def decide(self, request: InferenceRequest, chain: Chain) -> Decision:
-        """`choose`, remembered while nothing has changed for a request whose first usable variant is resident."""
+        """Return the decision for a request; cached while the state is unchanged if it is settled (`is_settled`)."""
         self._forget_what_changed()
         key = self.key(request, chain)
         known = self._decided.get(key)
@@ -60,38 +60,38 @@ class Decisions:
         return known
 
     def decide_afresh(self, request: InferenceRequest, chain: Chain) -> Decision:
-        """`choose` under the current state."""
+        """Return the decision for a request under the current state."""
         may_upgrade = self._line.may_upgrade() and self._chains.rule(chain.name).upgrade != "never"
         snapshot = self._world.snapshot(may_upgrade=may_upgrade)
         return choose(request, chain, snapshot, self._rules())
 
     def explain(self, model: str, num_ctx: int | None = None) -> tuple[Chain, Decision] | None:
-        """The decision now for a plain request; None for a name that is neither a chain nor installed."""
+        """Return chain and decision for a plain request; None for a name that is neither a chain nor installed."""
         request = InferenceRequest(model, num_ctx=num_ctx)
         chain = self._chains.find(model, self._world.catalog)
         return None if chain is None else (chain, self.decide_afresh(request, chain))
 
     @staticmethod
     def key(request: InferenceRequest, chain: Chain) -> Hashable:
-        """Requests with equal keys get equal decisions (the prompt's length in steps)."""
+        """Return the cache key of a decision: requests with equal keys get equal decisions."""
         return chain, _shape(request)
 
     # --- destinations ------------------------------------------------------------------------------------------
 
     def known_destination(self, call: Call) -> Destination | None:
-        """The destination of an earlier request with the same demands, while nothing has changed since."""
+        """Return the destination of an earlier request with the same demands, None if there is none in this epoch."""
         self._forget_what_changed()
         if call.request.is_unload or call.request.options_error:
             return None
         return self._destinations.get(_demands(call))
 
     def remember(self, call: Call, decision: Decision, destination: Destination) -> None:
-        """Keep a destination that holds until something changes."""
+        """Cache a destination for the rest of the epoch, if its decision is settled."""
         if is_settled(decision):
             self._destinations[_demands(call)] = destination
 
     def _forget_what_changed(self) -> None:
-        """Decisions hold for one epoch; what clients can ask for is unbounded, so the number is bounded too."""
+        """Clear the caches in a new epoch, or when they are full: clients can make up any number of keys."""
         is_old = self._epoch != self._world.epoch.number
         if is_old or len(self._decided) > MOST_REMEMBERED or len(self._destinations) > MOST_REMEMBERED:
             self._decided.clear()
@@ -100,8 +100,8 @@ class Decisions:
 
     # --- recent chains -----------------------------------------------------------------------------------------
 
-    def note(self, chain: Chain) -> None:
-        """`chain` was asked for."""
+    def remember_chain(self, chain: Chain) -> None:
+        """Remember `chain` as recently requested."""
         if chain.name in self._recent:
             return
         if len(self._recent) >= RECENT_CHAINS:
@@ -109,12 +109,15 @@ class Decisions:
         self._recent[chain.name] = chain
 
     def recent_chains(self) -> list[Chain]:
-        """The chains that were asked for last."""
+        """Return the most recently requested chains."""
         return list(self._recent.values())
 
 
 def is_settled(decision: Decision) -> bool:
-    """True when only a change of state (its epoch) can change the decision: no swap budget is in it."""
+    """Return True if only a new epoch can change the decision.
+
+    That is so if a resident is chosen and no variant was held back, since the swap budget changes with time alone.
+    """
     if decision.chosen is None:
         return False
     kinds = {verdict.kind for verdict in decision.verdicts}
@@ -122,11 +125,14 @@ def is_settled(decision: Decision) -> bool:
 
 
 def _shape(request: InferenceRequest) -> Hashable:
-    """What a decision depends on beside the chain."""
+    """Return what a decision depends on besides the chain."""
     tokens = request.prompt_bytes // PROMPT_STEP_BYTES, request.num_predict
     return request.num_ctx, request.options, request.needs, request.is_automatic, tokens
 
 
 def _demands(call: Call) -> Hashable:
-    """What a destination depends on: team and name give the chain, and the name's spelling is in the answer."""
+    """Return the cache key of a destination.
+
+    Team and name determine the chain; the name is also in the key because answers repeat its spelling.
+    """
     return call.team, call.request.model, call.strict, call.route.kind, _shape(call.request)

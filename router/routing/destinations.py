@@ -1,4 +1,4 @@
-"""Makes destinations, by what the operator has set for answers and hidden tags."""
+"""Builds destinations, by the operator's settings for answers and derived tags."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from router.core.ollama.derived_names import parameters_of
 from router.core.ollama.runner import LoadOptions
 from router.core.payload.read import Patch
 from router.routing.call import Call
-from router.routing.destination import Destination, Rename, header_lines, router_headers, spelled
+from router.routing.destination import Destination, Rename, header_lines, router_headers, client_spelling
 from router.telemetry import Decided
 
 IN_OPTIONS = tuple(key for key in LoadOptions.__struct_fields__ if key != "shift")
-"""The options of a runner; `shift` is not one of them but a top-level key with a meaning for clients."""
+"""The options of a runner. `shift` is not among them: it is a top-level key that has a meaning for clients."""
 
 NO_PATCH = Patch.of({})
 _KEEP_ALIVE = frozenset({"keep_alive"})
@@ -22,7 +22,7 @@ _NOTHING: frozenset[str] = frozenset()
 
 
 class Destinations:
-    """Makes destinations for one backend, by what the operator has set for answers and hidden tags."""
+    """Builds destinations for one backend."""
 
     def __init__(self, backend: str, defaults: Defaults) -> None:
         self.backend = backend
@@ -32,8 +32,8 @@ class Destinations:
     def to_resident(
         self, call: Call, chosen: Verdict, weights: str, reason: str, options: LoadOptions, tag: str, decided: Decided
     ) -> Destination:
-        """To a resident that runs with `options`; `tag` is the derived tag that carries them, "" where none does."""
-        served = spelled(call.request.model, chosen.variant.model)
+        """Return the destination for a resident that runs with `options`; `tag` is the derived tag for it, or ""."""
+        served = client_spelling(call.request.model, chosen.variant.model)
         name = tag or served
         headers = router_headers(call.request.model, chosen.variant.model, reason, 0.0, self.backend)
         is_native = call.route.dialect == "ollama"
@@ -44,7 +44,7 @@ class Destinations:
             reason=reason,
             name=name,
             patch=patch_of(options) if is_native else NO_PATCH,
-            drop=_KEEP_ALIVE if is_native else _NOTHING,  # a keep_alive is honoured here
+            drop=_KEEP_ALIVE if is_native else _NOTHING,  # the router honours keep_alive itself
             rename=self._rename(call, served, name),
             headers=headers,
             lines=header_lines(headers),
@@ -62,8 +62,8 @@ class Destinations:
         tag: str = "",
         decided: Decided | None = None,
     ) -> Destination:
-        """To Ollama as it is, but for the name where a variant (and perhaps its tag) stands for it."""
-        served = spelled(call.request.model, model) if model else call.request.model
+        """Return the destination that passes a request on, under the name of `model` or `tag` if given."""
+        served = client_spelling(call.request.model, model) if model else call.request.model
         headers = router_headers(call.request.model, served, reason, 0.0, self.backend)
         return Destination(
             weights="",
@@ -81,25 +81,25 @@ class Destinations:
         )
 
     def needs_tag(self, call: Call, options: LoadOptions) -> bool:
-        """True where the runner's options can only travel in a derived tag."""
+        """Return True if the runner's options can be sent only by a derived tag."""
         return call.route.dialect != "ollama" and not self.has_automatic and bool(parameters_of(options))
 
     def is_automatic(self, call: Call) -> bool:
-        """True where a request can carry no options and no tag may carry them: it runs at Ollama's own."""
+        """Return True if neither the request nor a tag can carry options: it runs with Ollama's default options."""
         return self.has_automatic and call.route.dialect != "ollama"
 
     def _rename(self, call: Call, served: str, name: str) -> Rename | None:
-        """What the answer calls the model and what it shall call it; None where that is the same."""
+        """Return (name in Ollama's answer, name to show), None if they are equal."""
         shown = call.request.model if self._is_echo else served
         return None if name == shown else (name.encode(), shown.encode())
 
 
 @lru_cache(maxsize=256)
 def patch_of(options: LoadOptions) -> Patch:
-    """Exactly these options in a body, none of a client's own."""
+    """Return the patch that sets exactly these options in a body and removes the client's."""
     return Patch.of({key: getattr(options, key) for key in IN_OPTIONS})
 
 
 def digest_of(chosen: Verdict) -> str:
-    """What a derived tag stands for: the variant's manifest, so that one created again gets a new tag."""
+    """Return the variant's manifest digest. It is part of a tag's name, so that a replaced variant gets a new tag."""
     return chosen.facts.digest if chosen.facts is not None else ""

@@ -1,6 +1,6 @@
-"""What there is by name, as clients see it: installed models, chains that are none, hidden tags, expiry, readiness.
+"""The names that clients see: installed models, virtual models, derived tags, expiry; and readiness.
 
-All of the API that is no inference asks here; nothing here loads, unloads or books anything.
+Used by all routes that are not inference. Nothing here loads or unloads a model.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from router.routing.decisions import Decisions
 
 @dataclass(frozen=True, slots=True)
 class VirtualModel:
-    """A chain whose name is no installed model, as the lists show it."""
+    """A chain whose name is not an installed model, as the lists show it."""
 
     name: str
     variants: tuple[str, ...]
 
 
 class Directory:
-    """See the module."""
+    """Answers questions about names on one backend."""
 
     def __init__(self, backend: Backend, chains: Chains, decisions: Decisions) -> None:
         self._world = backend.world
@@ -38,11 +38,11 @@ class Directory:
         self._relay = backend.relay
 
     async def forward(self, request: UpstreamRequest) -> UpstreamResponse:
-        """A request that is not routed (management, lists), as it is."""
+        """Send a request that is not routed (management, lists) unchanged, and return its answer."""
         return await self._relay.open(request)
 
     def virtual_models(self) -> list[VirtualModel]:
-        """Chains that are no installed model, with those of their variants that are installed."""
+        """Return the chains whose name is not an installed model, with their installed variants."""
         catalog = self._world.catalog
         return [
             VirtualModel(chain.name, chain.installed(catalog))
@@ -51,19 +51,22 @@ class Directory:
         ]
 
     def is_known(self, name: str) -> bool:
-        """True for a name that has a chain: installed, configured, or derived."""
+        """Return True for a name that has a chain: installed, configured, or derived."""
         return self._chains.find(name, self._world.catalog) is not None
 
     def is_hidden(self, name: str) -> bool:
-        """True for derived tags, which no list shows."""
+        """Return True for a derived tag: lists omit them."""
         return is_derived(name)
 
-    def shown_name(self, name: str) -> str:
-        """The variant that a derived tag stands for; any other name as it is."""
-        return self._installed.shown(name) if is_derived(name) else name
+    def display_name(self, name: str) -> str:
+        """Return the variant of a derived tag, any other name unchanged."""
+        return self._installed.display_name(name) if is_derived(name) else name
 
     async def show_name(self, name: str) -> str:
-        """The name that `/api/show` of `name` asks upstream for: the variant that would serve a virtual one."""
+        """Return the name for `/api/show` upstream: for a virtual model, the variant that would serve it now.
+
+        Raises ModelNotFound if no variant of a virtual model is installed.
+        """
         key = key_of(name)
         if key in self._world.catalog or (chain := self._chains.find(name, self._world.catalog)) is None:
             return name
@@ -76,19 +79,19 @@ class Directory:
         return installed[-1]
 
     def client_expiry(self, name: str) -> datetime | None:
-        """When clients are told that a resident expires; None: as the upstream says."""
+        """Return the expiry to show for a loaded model, None if the upstream's own value is right."""
         return self._keepalive.expiry(self._world.residents.get(self._installed.weights_of(name)))
 
     def catalog_changed(self) -> None:
-        """Something was pulled, created, copied or deleted."""
-        self._installed.has_changed()
+        """Note that a model was pulled, created, copied or deleted."""
+        self._installed.mark_changed()
 
     def is_ready(self) -> tuple[bool, dict[str, object]]:
-        """Whether requests can be served, and how (for `/readyz`)."""
+        """Return whether requests can be served, with details for `/readyz`."""
         gpus = self._world.cards.gpus
         mode = "no GPU: requests pass unchanged" if gpus == () else "verify" if gpus is None else "probe"
         return self._world.is_up, {"upstream": self._world.is_up, "error": self._world.last_error, "memory": mode}
 
     async def version(self) -> str:
-        """The upstream's version (clients gate on it)."""
+        """Return the upstream's version, which clients use to enable features."""
         return self._world.version or await self._world.server.version()

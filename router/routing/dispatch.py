@@ -1,11 +1,11 @@
-"""The story of one request: choose → (wait) → enter the resident → rewrite → send → answer → leave.
+"""The dispatcher, one request's way: choose → (wait) → enter the resident → rewrite → send → answer → leave.
 
-`attempt` tells it once and awaits nothing, so that a resident cannot be unloaded between the choice and the entry.
-Where something must be awaited it returns `Blocked`, and goes on from there when called again. Two drivers run it:
+`attempt` makes these steps without awaiting anything, so that a resident cannot be unloaded between the choice and the
+entry. If something must be awaited it returns `Blocked`, and continues from there when called again. Its two drivers:
 
-`start`     makes one attempt on behalf of the edge, without a task: most requests need no more.
-`dispatch`  is the loop of a task: it awaits what blocks, and attempts again. It may be cancelled at any await (the
-            client has left): whatever the request holds is given back there.
+`start`     attempts once on behalf of the edge, without a task. This is the fast path of most requests.
+`dispatch`  is the loop of a task: it awaits what blocks the request, and attempts again. It may be cancelled at any
+            await, when the client has left; it releases there what the request holds.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from router.routing.chains import Chains
 from router.routing.decisions import Decisions
 from router.routing.destination import Destination
 from router.routing.destinations import digest_of
-from router.routing.ends import Ends, decided_by
+from router.routing.ends import Ends, decision_template
 from router.routing.outcomes import Blocked, Outcomes
 from router.routing.underway import Reply, Underway
 from router.telemetry import Telemetry
 
 MOST_ATTEMPTS = 8
-"""Residents that one request may enter and find gone, before it is refused."""
+"""Times that one request may be sent and find its model gone before it is refused."""
 
 
 class Dispatcher:
-    """The only one that acts on both the core and the adapters on behalf of a request."""
+    """Carries out decisions for requests: the only class that uses both the core and the upstream connection."""
 
     def __init__(
         self, backend: Backend, chains: Chains, decisions: Decisions, wait_s: float, telemetry: Telemetry
@@ -54,47 +54,51 @@ class Dispatcher:
     # --- the drivers -------------------------------------------------------------------------------------------
 
     def start(self, call: Call, reply: Reply) -> Underway | Blocked | RouterError:
-        """Attempt once. `reply` is called later, once, unless the request is blocked (`dispatch` it) or refused."""
+        """Fast path: send the request now if nothing must be awaited.
+
+        Returns Underway, and `reply` is called once, later; or Blocked, which is to be passed to `dispatch`; or the
+        error that refuses the request.
+        """
         try:
             return self.attempt(call, reply)
         except RouterError as error:
-            self._ends.failed(call, error)
+            self._ends.report_failure(call, error)
             return error
 
     async def dispatch(self, call: Call, blocked: Blocked | None = None) -> Answer:
-        """The answer to one inference request; `blocked` is what its first attempt has met.
+        """Return the answer to one inference request; `blocked` is the result of its first attempt, if there was one.
 
-        Raises a RouterError where there is no answer of the upstream's own.
+        Raises a RouterError if the upstream has no answer.
         """
         try:
             while True:
                 connection = await self._unblock(call, blocked) if blocked is not None else None
-                found = await self._attempted(call, connection)
+                found = await self._attempt_and_wait(call, connection)
                 if isinstance(found, Answer):
                     return found
                 blocked = found
         except BaseException as error:
             self._backend.leave(call.leave())
-            self._ends.failed(call, error)
+            self._ends.report_failure(call, error)
             raise
 
     def abandon(self, call: Call) -> None:
-        """Give back what a request holds whose task was cancelled before it began; else there is nothing to do."""
+        """Release what a request holds if its task was cancelled before it began; a no-op for one that has ended."""
         if not call.is_ended:
             self._backend.leave(call.leave())
-            self._ends.failed(call, asyncio.CancelledError())
+            self._ends.report_failure(call, asyncio.CancelledError())
 
     async def _unblock(self, call: Call, blocked: Blocked) -> Connection | None:
-        """Await what blocks; a connection is for the next attempt."""
-        call.wait(is_queued=blocked.why in ("turn", "room"))
+        """Await what blocks the request; return the connection for the next attempt, if that is what was awaited."""
+        call.begin_wait(is_queued=blocked.why in ("turn", "room"))
         got = await blocked.until()
-        call.go_on()
+        call.end_wait()
         if blocked.why == "turn":
-            call.was_let_in(cast("str", got))
+            call.let_in(cast("str", got))
         return got if blocked.why == "connection" else None
 
-    async def _attempted(self, call: Call, connection: Connection | None) -> Answer | Blocked:
-        """One attempt, and the head of its answer. Raises the error that there is instead."""
+    async def _attempt_and_wait(self, call: Call, connection: Connection | None) -> Answer | Blocked:
+        """Attempt once and await the head of the answer. Raises the error that came in place of an answer."""
         head: asyncio.Future[Answer | RouterError | None] = asyncio.get_running_loop().create_future()
         underway = self.attempt(call, head.set_result, connection)
         if isinstance(underway, Blocked):
@@ -102,7 +106,8 @@ class Dispatcher:
         try:
             found = await head
         except asyncio.CancelledError:
-            came = None if head.cancelled() else head.result()  # the answer may have come in the same instant
+            # `reply` and the cancellation may have happened in the same turn of the loop: then the answer is released.
+            came = None if head.cancelled() else head.result()
             if isinstance(came, Answer):
                 came.release("client_gone" if call.is_gone() else "shutdown")
             else:
@@ -113,15 +118,15 @@ class Dispatcher:
         return self.gone() if found is None else found
 
     def gone(self) -> Blocked:
-        """What blocks a request whose variant has vanished at the upstream: the catalog must be read."""
+        """Return what blocks a request whose variant was deleted upstream: a reading of the catalog."""
         return Blocked("variant", self._world.installed.refresh)
 
-    # --- the story ---------------------------------------------------------------------------------------------
+    # --- one attempt -------------------------------------------------------------------------------------------
 
     def attempt(self, call: Call, reply: Reply, connection: Connection | None = None) -> Underway | Blocked:
-        """Send the request, or return what must be awaited first. Raises a RouterError where it is refused.
+        """Send the request, or return what must be awaited first. Raises a RouterError if it is refused.
 
-        `connection` is one that was awaited for it: it is used, or given back.
+        `connection` was awaited for this request: it is used, or returned to the pool.
         """
         found: Destination | Blocked | None = None
         try:
@@ -134,30 +139,30 @@ class Dispatcher:
     def _send(
         self, call: Call, destination: Destination, reply: Reply, connection: Connection | None
     ) -> Underway | Blocked:
-        """Send it on a free connection; without one it keeps its resident and its destination."""
+        """Send it on a free connection. If there is none, it keeps its resident and destination, and awaits one."""
         request = call.upstream(destination.body(call.request, call.body))
         underway = Underway(self._backend, self._ends, call, destination, reply)
         upstream = self._relay.open_now(request, underway.on_head, connection)
         if upstream is None:
-            call.bound_for(destination)
+            call.keep_destination(destination)
             return Blocked("connection", self._relay.connect)
         underway.sent(upstream)
-        call.send_to(destination.served, destination.reason, self._now())
+        call.mark_sent(destination.served, destination.reason, self._now())
         if destination.decided is not None:
-            self._telemetry.emit(destination.decided.of(call.request_id, call.team))
+            self._telemetry.emit(destination.decided.for_request(call.request_id, call.team))
         return underway
 
     def _destination(self, call: Call) -> Destination | Blocked:
-        """Where it goes: as an equal request before it, or by a decision."""
+        """Return where to send it: the cached destination of an equal request (fast path), or by a decision."""
         if not self._world.is_up:
             return Blocked("upstream", self._reach)
         if call.attempts >= MOST_ATTEMPTS:
             text = f"{call.request.model}: gave up after {MOST_ATTEMPTS} attempts: the loaded models kept changing"
             raise NoVariantFits(text, retry_after_s=1.0)
-        if call.held is not None and call.choice is not None:
+        if call.resident is not None and call.choice is not None:
             return self._to_resident(call, *call.choice)
         if self._destinations.has_automatic and self._destinations.is_automatic(call):
-            call.without_options()
+            call.use_default_options()
         known = self._decisions.known_destination(call)
         tracked = self._residents.get(known.weights) if known is not None else None
         if known is None or tracked is None or not self._line.may_enter(known.weights):
@@ -169,30 +174,30 @@ class Dispatcher:
     def _decide(self, call: Call) -> Destination | Blocked:
         request = call.request
         if not request.has_model:
-            return self._outcomes.not_ours(call, "no model named")
+            return self._outcomes.pass_unchanged(call, "no model named")
         chain = self._decisions.chain_of(call)
         if chain is None:
-            if call.was_looked_up or not self._chains.is_local(request.model):
-                return self._outcomes.not_ours(call, "not installed")
-            call.look_up()  # it may have been installed a moment ago
-            return Blocked("name", lambda: self._world.installed.look_up(request.model))
+            if call.is_looked_up or not self._chains.is_local(request.model):
+                return self._outcomes.pass_unchanged(call, "not installed")
+            call.mark_looked_up()  # once per request: the model may have been installed since the last reading
+            return Blocked("name", self._world.installed.look_up)
         if request.options_error:
             return self._outcomes.bad_option(call, chain)
-        self._decisions.note(chain)
+        self._decisions.remember_chain(chain)
         if request.is_unload:
             return self._outcomes.unload(call, chain)
         return self._choose(call, chain)
 
     def _choose(self, call: Call, chain: Chain) -> Destination | Blocked:
-        """Enter the resident that was chosen; where there is none, wait for a turn, or do what is configured."""
+        """Enter the chosen resident. If none is chosen, wait for a turn, or apply the `nothing_fits` rule."""
         decision = self._decisions.decide(call.request, chain)
         chosen = decision.chosen
-        if chosen is None and not self._line.is_switching:
+        if chosen is None and not self._line.is_switching:  # during a switch memory is in flux: wait for its end
             return self._outcomes.nothing_fits(call, chain, decision)
         if chosen is not None and chosen.resident is None and chosen.plan is not None:
-            call.made_by(decision)
+            call.record_load(decision)
         resident = chosen.resident if chosen is not None else None
-        if resident is None or not (resident.weights == call.let_in or self._line.may_enter(resident.weights)):
+        if resident is None or not (resident.weights == call.let_in_to or self._line.may_enter(resident.weights)):
             return self._turn(call, chain)
         tracked = self._residents.enter(resident.weights)
         if tracked is None:
@@ -209,31 +214,35 @@ class Dispatcher:
         return Blocked("turn", lambda: self._line.wait(key, decide, call.since_s))
 
     def _to_resident(self, call: Call, chain: Chain, decision: Decision) -> Destination | Blocked:
-        """The destination of a request that holds its resident; Blocked until a derived tag that it needs is made."""
-        chosen, tracked, tag = decision.chosen, call.held, ""
+        """Return the destination of a request that has entered its resident; Blocked if its derived tag is missing."""
+        chosen, tracked, tag = decision.chosen, call.resident, ""
         assert chosen is not None and tracked is not None
         options = tracked.sent_options
         if self._destinations.needs_tag(call, options):
             variant, digest = chosen.variant.model, digest_of(chosen)
-            made = self._backend.derived.made(variant, digest, options)
-            if made is None:
+            existing = self._backend.derived.existing(variant, digest, options)
+            if existing is None:
                 return Blocked("tag", lambda: self._backend.derived.ensure(variant, digest, options))
-            tag = made
-        reported = call.made if call.made is not None and _is_same_variant(call.made, chosen) else decision
-        template = decided_by(call.request.model, chain, reported)
+            tag = existing
+        reported = (
+            call.load_decision
+            if call.load_decision is not None and _is_same_variant(call.load_decision, chosen)
+            else decision
+        )
+        template = decision_template(call.request.model, chain, reported)
         weights, reason = tracked.weights, reported.reason
         destination = self._destinations.to_resident(call, chosen, weights, reason, options, tag, template)
-        if reported is decision:
+        if reported is decision:  # an event that reports a load must not be cached for requests without one
             self._decisions.remember(call, decision, destination)
         return destination
 
     async def _reach(self) -> None:
-        """Ask an Ollama that is down once more. Raises UpstreamError."""
+        """Check once more whether an Ollama that was down answers. Raises UpstreamError if not."""
         await self._world.refresh()
         if not self._world.is_up:
             why = self._world.last_error
             raise UpstreamError(why if why.startswith("cannot reach") else f"cannot reach Ollama: {why}")
 
 
-def _is_same_variant(made: Decision, chosen: Verdict) -> bool:
-    return made.chosen is not None and made.chosen.variant == chosen.variant
+def _is_same_variant(loading: Decision, chosen: Verdict) -> bool:
+    return loading.chosen is not None and loading.chosen.variant == chosen.variant

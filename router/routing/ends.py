@@ -1,4 +1,4 @@
-"""How requests are reported: the decision, and the one end that every request has."""
+"""Reports of requests: the decision, and the end, which is reported exactly once per request."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ class Ends:
         self._telemetry = telemetry
         self._now = now
 
-    def decided(self, call: Call, template: Decided) -> None:
+    def report_decision(self, call: Call, template: Decided) -> None:
         """Report the decision of `template` for this call."""
         self._telemetry.emit(template.for_request(call.request_id, call.team))
 
-    def failed(self, call: Call, error: BaseException) -> None:
-        """Report that the request has no answer, and why."""
-        outcome, status, phase = _how(call, error)
+    def report_failure(self, call: Call, error: BaseException) -> None:
+        """Report that the request ends without an answer because of `error`."""
+        outcome, status, phase = _classify(call, error)
         text = str(error) or ("the router is shutting down" if outcome == "shutdown" else "")
-        self.finished(call, Released(outcome, phase=phase, error=text), status)
+        self.report_end(call, Released(outcome, phase=phase, error=text), status)
 
-    def finished(self, call: Call, released: Released, status: int, ttft_s: float | None = None) -> None:
+    def report_end(self, call: Call, released: Released, status: int, ttft_s: float | None = None) -> None:
         """Report the end of the request, unless it was reported before."""
         now_s = self._now()
         if not call.end(now_s):
@@ -61,8 +61,8 @@ class Ends:
         )
 
 
-def _how(call: Call, error: BaseException) -> tuple[str, int, str]:
-    """Outcome, status, and the phase in which a client left."""
+def _classify(call: Call, error: BaseException) -> tuple[str, int, str]:
+    """Return outcome, status, and the phase in which the client left ("" if it did not)."""
     if isinstance(error, asyncio.CancelledError):
         return ("client_gone", 499, call.phase) if call.is_gone() else ("shutdown", 503, "")
     if isinstance(error, RouterError):
@@ -71,13 +71,13 @@ def _how(call: Call, error: BaseException) -> tuple[str, int, str]:
     return "failed", 500, ""
 
 
-def decided_by(requested: str, chain: Chain, decision: Decision) -> Decided:
-    """The template of the event that reports `decision`."""
+def decision_template(requested: str, chain: Chain, decision: Decision) -> Decided:
+    """Return the template of the event that reports `decision`."""
     chosen = decision.chosen.variant.model if decision.chosen else ""
     cause = decision.verdicts[0].kind.name.lower() if decision.verdicts else ""
     return Decided("", "", requested, chosen, decision.reason, decision.outcome.value, chain.name, cause, decision)
 
 
-def passed_by(rule: str, model: str, template: Decided) -> Decided:
-    """The template for a request that no variant can serve, and that a `rule` passes on to `model`."""
+def passed_on_template(rule: str, model: str, template: Decided) -> Decided:
+    """Return the template for a request that no variant can serve, and that `rule` passes on to `model`."""
     return msgspec.structs.replace(template, chosen=model, reason=rule, outcome=Outcome.PASSTHROUGH.value)

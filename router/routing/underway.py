@@ -1,4 +1,4 @@
-"""A request that was sent, until the head of its answer is there."""
+"""A request that was sent, until the head of its answer arrives."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from router.routing.destination import Destination
 from router.routing.ends import Ends
 
 Reply = Callable[[Answer | RouterError | None], None]
-"""Gets the answer when its head is there, or the error that there is instead; None: try again, the variant has gone."""
+"""Receives the answer when its head has arrived, or the error; None: attempt again, the variant was deleted."""
 
 
 class Underway:
-    """See the module. `reply` is called once, and not after `give_up`. The resident is held until the answer's end."""
+    """A request under way. `reply` is called once, and not after `give_up`. The resident is left at the answer's end."""
 
     __slots__ = ("_backend", "_call", "_destination", "_ends", "_reply", "_upstream")
 
@@ -30,23 +30,24 @@ class Underway:
         self._upstream: UpstreamResponse | None = None
 
     def sent(self, upstream: UpstreamResponse) -> None:
-        """The request has been sent; `upstream` will hold its answer."""
+        """Set the response in which the answer will arrive."""
         self._upstream = upstream
 
     def on_head(self) -> None:
-        """The head of the answer is there, or there will be none."""
+        """Handle the head of the answer, or that there will be none."""
         upstream, call = self._upstream, self._call
         assert upstream is not None
         if not upstream.status:
             self._fail(upstream)
         elif upstream.status == 404 and self._destination.may_vanish:
-            upstream.close()  # deleted behind our back, the variant or its derived tag: the chain decides again
+            # Another client has deleted the variant or its derived tag: the request is decided again.
+            upstream.close()
             self._backend.leave(call.leave())
             self._backend.derived.forget(self._destination.variant)
             self._reply(None)
         else:
-            if call.held is not None:
-                self._backend.keepalive.asked(call.held, call.request.keep_alive_s)
+            if call.resident is not None:
+                self._backend.keepalive.apply(call.resident, call.request.keep_alive_s)
             self._reply(self._answer(upstream))
 
     def _answer(self, upstream: UpstreamResponse) -> Answer:
@@ -55,7 +56,7 @@ class Underway:
 
         def on_release(released: Released) -> None:
             backend.leave(call.leave())
-            ends.finished(call, released, upstream.status, ttft_s)
+            ends.report_end(call, released, upstream.status, ttft_s)
 
         headers, lines = destination.headers, destination.lines
         if call.queue_s or call.attempts > 1:
@@ -69,13 +70,13 @@ class Underway:
             upstream.raise_error()
         except UpstreamError as error:
             self._backend.leave(self._call.leave())
-            self._ends.failed(self._call, error)
+            self._ends.report_failure(self._call, error)
             self._reply(error)
 
     def give_up(self, *, is_gone: bool = True) -> None:
-        """The client has left, or there is no more time: cancel it at the upstream and give everything back."""
+        """Cancel the request upstream and release what it holds: its client has left, or the router stops."""
         if self._upstream is not None:
             self._upstream.close()
         self._backend.leave(self._call.leave())
         self._call.give_up(is_gone=is_gone)
-        self._ends.failed(self._call, asyncio.CancelledError())
+        self._ends.report_failure(self._call, asyncio.CancelledError())

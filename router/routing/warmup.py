@@ -1,7 +1,7 @@
-"""What is loaded without a request: `keep:` and `preload:` models, and bigger variants at idle time (`upgrade: idle`).
+"""Loads without a request: `keep:` and `preload:` models, and bigger variants at idle times (`upgrade: idle`).
 
-Runs in the background, at start, after a restart of Ollama and whenever nothing waits. It stands in the same line as
-requests do, so it never cuts one, and it evicts nothing for a kept model.
+Runs in the background at start, after a restart of Ollama, and whenever no request waits. Its loads go through the same
+queue as requests, so they interrupt none, and a kept model evicts nothing.
 """
 
 from __future__ import annotations
@@ -20,15 +20,17 @@ from router.routing.chains import Chains
 from router.routing.decisions import Decisions
 
 CHECK_S = 1.0
+"""Polling interval."""
+
 MOST_ATTEMPTS = 8
-"""Turns in line that one load may take; the state may change before each."""
+"""Maximum number of turns in the queue for one load: the state may change before each."""
 
 AGAIN_S = 60.0
-"""A name that could not be loaded is tried again after this."""
+"""Minimum time between two attempts to load the same name."""
 
 
 class Warmup:
-    """Keeps the wanted models loaded while nobody waits."""
+    """Keeps the wanted models loaded while no request waits."""
 
     def __init__(self, backend: Backend, decisions: Decisions, chains: Chains, config: Config) -> None:
         self._now = backend.now
@@ -43,12 +45,12 @@ class Warmup:
         self._not_before_s: dict[str, float] = {}
 
     def restart(self) -> None:
-        """Ollama has (re)started: everything is to be loaded again."""
+        """Schedule all kept and preloaded models: Ollama has started or restarted."""
         self._to_preload = [*self._keep, *self._preload]
         self._not_before_s.clear()
 
     async def watch(self) -> None:
-        """Look for ever; the owner cancels it."""
+        """Check every `CHECK_S` until cancelled."""
         while True:
             await asyncio.sleep(CHECK_S)
             if self._world.is_up and not self._line.depth:
@@ -56,22 +58,22 @@ class Warmup:
                     await self.check()
 
     async def check(self) -> None:
-        """One round: preload what is due, bring kept models back, go up where a chain says so."""
+        """Load the scheduled models, then missing kept models, then idle upgrades."""
         while self._to_preload:
             await self._warm(self._to_preload.pop(0), self._may_preload)
         for name in self._keep:
-            await self._warm(name, lambda chosen, chain: not _evicted(chosen))
+            await self._warm(name, lambda chosen, _chain: not _evicted(chosen))
         for chain in self._decisions.recent_chains():
             if self._chains.rule(chain.name).upgrade == "idle" and not self._line.depth:
                 await self._warm(chain.name, self._may_go_up)
 
-    def _may_preload(self, chosen: Verdict, chain: Chain) -> bool:
-        """A preload may evict what was left over, but nothing that is wanted itself."""
+    def _may_preload(self, chosen: Verdict, _chain: Chain) -> bool:
+        """Return True if a preload evicts no model that is to be kept or preloaded itself."""
         wanted = {self._world.installed.weights_of(name) for name in (*self._keep, *self._preload)}
         return not wanted.intersection(_evicted(chosen))
 
     def _may_go_up(self, chosen: Verdict, chain: Chain) -> bool:
-        """An idle upgrade replaces smaller variants of its own chain, and loads nothing where none is loaded."""
+        """Return True if the load replaces a smaller variant of its own chain, and evicts nothing else."""
         own = {self._world.installed.weights_of(variant.model) for variant in chain.variants}
         return chosen.is_upgrade and own.issuperset(_evicted(chosen))
 
@@ -86,14 +88,14 @@ class Warmup:
             await self._make_resident(request, chain)
 
     def _wants(self, request: InferenceRequest, chain: Chain, may: Callable[[Verdict, Chain], bool]) -> bool:
-        """True when a load is due and would disturb nobody."""
+        """Return True if a load is possible without waiting, and `may` allows it."""
         chosen = self._decisions.decide(request, chain).chosen
         if chosen is None or chosen.plan is None or chosen.kind is VerdictKind.WAITS:
             return False
         return may(chosen, chain)
 
     async def _make_resident(self, request: InferenceRequest, chain: Chain) -> None:
-        """Stand in line until what would serve `request` is loaded."""
+        """Wait in the queue until the variant that would serve `request` is loaded."""
         for _ in range(MOST_ATTEMPTS):
             chosen = self._decisions.decide(request, chain).chosen
             if chosen is None or chosen.resident is not None:
