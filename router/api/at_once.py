@@ -1,8 +1,8 @@
-"""The fast path: a common request is sent upstream without a task, and its answer is sent on when it is there.
+"""Fast path: a common request is sent upstream without a task, and its answer is relayed when it arrives.
 
-Left to the edge's long way before anything is done: a browser, a header of ours, a large or compressed body, a body
-that has not arrived. A request that must wait for something goes on in a task from where it is; so does an answer that
-is a stream, or has not arrived completely.
+These take the edge's general path from the beginning: requests of browsers, requests with a header of the router, with
+a large or compressed body, or with a body that has not arrived yet. A request that must wait continues in a task; so
+does an answer that is a stream or has not arrived completely.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple, Protocol
 from router.api.calls import read_call
 from router.api.origins import HostRule
 from router.api.responses import render_error, request_headers
-from router.api.sending import ending_of, usual_lines, whole_answer
+from router.api.sending import common_head_lines, complete_answer, ending_of
 from router.api.settings import EdgeSettings
 from router.core.ollama.routes import TARGETS, Route
 from router.errors import Busy, RouterError, UpstreamError
@@ -30,14 +30,14 @@ from router.routing.underway import Underway
 logger = logging.getLogger("router.api")
 
 MOST_BYTES = 64 << 10
-"""Larger bodies go the long way, where they are read under their limits."""
+"""Larger bodies take the general path, where they are read under their limits."""
 
 _ROUTES = {target: route for target, route in TARGETS.items() if route.is_inference and route.kind != "v1_audio"}
 _UNCOMMON = frozenset(b"origin content-encoding x-request-id x-router-strict x-router-nothing-fits".split())
 
 
 class Tasks(Protocol):
-    """What goes on in a task: sending an answer, or a request that is blocked."""
+    """What continues in a task: sending an answer, or a request that is blocked."""
 
     async def send(self, cycle: Cycle, route: Route, answer: Answer) -> None: ...
 
@@ -45,14 +45,14 @@ class Tasks(Protocol):
 
 
 class _Common(NamedTuple):
-    """A common head: its route, and those of its headers that go upstream."""
+    """The meaning of a common head: its route, and the headers that go upstream."""
 
     route: Route
     headers: list[Header]
 
 
 class AtOnce:
-    """See the module. `next_id` names the next request."""
+    """The fast path. `next_id` returns the id of the next request, `tasks` runs what needs a task."""
 
     def __init__(
         self,
@@ -72,11 +72,11 @@ class AtOnce:
         self._tasks = tasks
 
     def take(self, cycle: Cycle) -> bool:
-        """True when the request is taken: it is answered from here."""
+        """Return True if the request is taken: then it is answered from here, and needs no task."""
         head = cycle.head
-        common = head.reading
-        if common is None:
-            common = head.reading = self._read(head)
+        common = head.cached
+        if common is None:  # a head that repeats an earlier one is the same object, and was read before
+            common = head.cached = self._read(head)
         if not common:
             return False
         if cycle.buffered_bytes > self._most_bytes or (body := cycle.take_body()) is None:
@@ -90,7 +90,7 @@ class AtOnce:
                 common.headers,
                 cycle.request_id,
                 cycle.has_client_gone,
-                head.noted,
+                head.by_name,
                 cycle.carrier.loop.time(),
             )
         except RouterError as error:
@@ -101,25 +101,25 @@ class AtOnce:
         return True
 
     def _read(self, head: Head) -> _Common | Literal[False]:
-        """What a head means here: False for one that is not common."""
-        route, noted = _ROUTES.get((head.method, head.target)), head.noted
-        if route is None or not _UNCOMMON.isdisjoint(noted) or not self._hosts.allows(noted.get(b"host", b"")):
+        """Return the meaning of a head, False if it is not a common one."""
+        route, by_name = _ROUTES.get((head.method, head.target)), head.by_name
+        if route is None or not _UNCOMMON.isdisjoint(by_name) or not self._hosts.allows(by_name.get(b"host", b"")):
             return False
-        return _Common(route, request_headers(head.headers, noted))
+        return _Common(route, request_headers(head.headers, by_name))
 
     def answer(self, cycle: Cycle, route: Route, answer: Answer) -> None:
-        """Send `answer` now if it has arrived and is not a stream, else by a task. `reply` handles what this raises."""
+        """Send `answer` now if it is complete and not a stream, else by a task. Errors are handled by `reply`."""
         upstream = answer.upstream
         if upstream is None or not upstream.is_complete:
             self._send_by_task(cycle, route, answer)
             return
         shown = answer.lines or header_lines(answer.headers)
         own = b"%bx-request-id: %b\r\n" % (shown, cycle.request_id.encode("ascii")) if self._has_headers else b""
-        lines = usual_lines(upstream.head) if answer.rename is None else b""
+        lines = common_head_lines(upstream.head) if answer.rename is None else b""
         if lines:
             body = upstream.read_nowait() or b""
             cycle.respond(200, ((b"content-length", b"%d" % len(body)),), body, lines + own)
-        elif (whole := whole_answer(upstream, route, answer.rename)) is not None:
+        elif (whole := complete_answer(upstream, route, answer.rename)) is not None:
             headers, body = whole
             cycle.respond(answer.status, headers, body, own)
         else:
@@ -130,25 +130,25 @@ class AtOnce:
 
     def _send_by_task(self, cycle: Cycle, route: Route, answer: Answer) -> None:
         outcome = answer.release
-        cycle.work_by_task(
+        cycle.process_in_task(
             lambda: self._tasks.send(cycle, route, answer),
-            # also where the task is cancelled before it begins
+            # A task that is cancelled before it begins runs no `finally`: release the answer here.
             lambda: outcome("client_gone" if cycle.is_gone else "shutdown"),
         )
 
     def go_on(self, cycle: Cycle, call: Call, blocked: Blocked) -> None:
-        """Await what blocks the request, in a task."""
-        cycle.work_by_task(lambda: self._tasks.go_on(cycle, call, blocked), lambda: self.dispatcher.abandon(call))
+        """Continue a blocked request in a task."""
+        cycle.process_in_task(lambda: self._tasks.go_on(cycle, call, blocked), lambda: self.dispatcher.abandon(call))
 
     def refuse(self, cycle: Cycle, route: Route, error: RouterError) -> None:
-        """Answer with an error of ours."""
+        """Answer with an error of the router."""
         status, headers, body = render_error(error, route.dialect)
         own: list[Header] = [(b"x-request-id", cycle.request_id.encode("ascii"))] if self._has_headers else []
         cycle.respond(status, [*headers, (b"content-length", b"%d" % len(body)), *own], body)
 
 
 class _Taken:
-    """One request without a task: the link between its connection and the dispatcher."""
+    """A request without a task: the link between its connection and the dispatcher."""
 
     __slots__ = ("_at_once", "_call", "_cycle", "_underway")
 
@@ -159,19 +159,19 @@ class _Taken:
         self._underway: Underway | None = None
 
     def go(self, started: Underway | Blocked | RouterError) -> None:
-        """Go on as the first attempt has ended."""
+        """Continue according to the result of the first attempt."""
         if isinstance(started, Underway):
             self._underway = started
-            self._cycle.work_by(self)
+            self._cycle.process_with(self)
         elif isinstance(started, Blocked):
             self._at_once.go_on(self._cycle, self._call, started)
         else:
             self._at_once.refuse(self._cycle, self._call.route, started)
 
     def reply(self, answer: Answer | RouterError | None) -> None:
-        """Take what the dispatcher has for the request. Never raises: the upstream's connection calls it."""
+        """Receive the result from the dispatcher. Never raises, because the upstream's connection calls it."""
         cycle, call, at_once = self._cycle, self._call, self._at_once
-        self._underway = None  # it refers to us: nothing is left for the collector
+        self._underway = None  # break the reference cycle, so that nothing is left for the garbage collector
         try:
             if isinstance(answer, Answer):
                 at_once.answer(cycle, call.route, answer)
@@ -191,12 +191,12 @@ class _Taken:
                 cycle.abandon()
 
     def give_up(self) -> None:
-        """The client has left."""
+        """Cancel the request upstream: its client has left, or the router stops."""
         underway, self._underway = self._underway, None
         if underway is not None:
             underway.give_up(is_gone=self._cycle.is_gone)
 
     def interrupt(self) -> None:
-        """There is no more time for it."""
+        """Give up and answer 503: the router stops, and the grace period is over."""
         self.give_up()
         self._at_once.refuse(self._cycle, self._call.route, Busy("the router is shutting down"))

@@ -1,4 +1,4 @@
-"""A request's body, under its limits: size, idle time, total time, and zstd where Ollama takes it."""
+"""Request bodies under their limits (size, idle time, total time), and zstd where Ollama accepts it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _CHUNK_BYTES = 256 << 10
 
 
 async def read_body(cycle: Cycle, *, limit_bytes: int, idle_s: float, total_s: float) -> bytes:
-    """The whole body. Raises BodyTooLarge with the first byte too many, RequestTimeout, or ClientGone."""
+    """Return the whole body. Raises BodyTooLarge at the first byte beyond the limit, RequestTimeout, or ClientGone."""
     loop = asyncio.get_running_loop()
     until_s = loop.time() + total_s
     parts: list[bytes] = []
@@ -34,7 +34,7 @@ async def read_body(cycle: Cycle, *, limit_bytes: int, idle_s: float, total_s: f
 
 
 class BodyStream:
-    """A body that is passed on as it comes in (uploads): an async iterator with an idle limit and none on its size."""
+    """A body that is relayed while it arrives (uploads): an async iterator with an idle timeout and no size limit."""
 
     def __init__(self, cycle: Cycle, idle_s: float) -> None:
         self._cycle = cycle
@@ -59,10 +59,10 @@ def too_large(limit_bytes: int) -> BodyTooLarge:
 
 
 def decoded(body: bytes, encoding: bytes, *, takes_zstd: bool, limit_bytes: int) -> bytes:
-    """The body behind a Content-Encoding. Ollama takes zstd on `/v1/*` and ignores the header everywhere else.
+    """Return the body decoded by its Content-Encoding. Ollama accepts zstd on `/v1/*` and ignores the header elsewhere.
 
-    A label on a body that plainly is JSON is ignored as well (recorded: http-002). Raises BadRequest, BodyTooLarge
-    (at most `limit_bytes` come out) or UnsupportedEncoding.
+    The header is also ignored if the body plainly is JSON (recorded: http-002). Raises BadRequest, BodyTooLarge (for
+    more than `limit_bytes` decoded bytes) or UnsupportedEncoding.
     """
     encoding = encoding.strip().lower()
     if takes_zstd and encoding == b"zstd":

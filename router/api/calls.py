@@ -1,4 +1,4 @@
-"""From a head and a body to a `Call`: what is asked, what the client's own headers say, and whether it may."""
+"""From head and body to a `Call`: the request, the client's own demands, and whether they are allowed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from router.routing.call import Call
 
 RULES = ("refuse", "wait", "allow_partial", "passthrough")
 OWN_HEADERS = frozenset((b"x-router-strict", b"x-router-nothing-fits"))
-"""Headers by which a client changes how its request is decided."""
+"""Headers by which a client influences the decision on its request."""
 
 
 def read_call(
@@ -26,22 +26,23 @@ def read_call(
     headers: list[Header],
     request_id: str,
     is_gone: Callable[[], bool],
-    noted: Mapping[bytes, bytes],
+    by_name: Mapping[bytes, bytes],
     since_s: float,
 ) -> Call:
-    """The call for a request: `headers` are those that may go upstream, `noted` all of its headers; it came at
-    `since_s` (loop time).
+    """Return the call of a request that arrived at loop time `since_s`.
 
-    Raises BadRequest in Ollama's own words, or Forbidden.
+    `headers` are those that may go upstream, `by_name` maps all of its headers.
+
+    Raises BadRequest with Ollama's own text, or Forbidden.
     """
     request = read_request(route.kind, body)
     if not settings.may_manage and request.has_model and is_cloud(request.model):
         raise Forbidden("ollama cloud is disabled: remote model is unavailable")
     call = Call(route, request, body, headers, request_id, is_gone=is_gone, since_s=since_s)
-    if not OWN_HEADERS.isdisjoint(noted):
+    if not OWN_HEADERS.isdisjoint(by_name):
         call.demand(
-            is_strict=_is_strict(noted.get(b"x-router-strict", b"")),
-            nothing_fits=_nothing_fits(noted.get(b"x-router-nothing-fits")),
+            is_strict=_is_strict(by_name.get(b"x-router-strict", b"")),
+            nothing_fits=_nothing_fits(by_name.get(b"x-router-nothing-fits")),
         )
     return call
 
@@ -49,7 +50,7 @@ def read_call(
 def _is_strict(value: bytes) -> bool:
     text = value.decode("latin-1").strip().lower()
     if text not in ("true", "1", "false", "0", ""):
-        raise BadRequest(f"X-Router-Strict is true or false, not {text!r}")
+        raise BadRequest(f"X-Router-Strict must be true or false, not {text!r}")
     return text in ("true", "1")
 
 
@@ -58,5 +59,5 @@ def _nothing_fits(value: bytes | None) -> NothingFits | None:
         return None
     text = value.decode("latin-1").strip().lower()
     if text not in RULES:
-        raise BadRequest(f"X-Router-Nothing-Fits is one of {', '.join(RULES)}, not {text!r}")
+        raise BadRequest(f"X-Router-Nothing-Fits must be one of {', '.join(RULES)}, not {text!r}")
     return cast("NothingFits", text)

@@ -1,7 +1,7 @@
-"""The clients' side: speaks Ollama's API and hands every inference request to the dispatcher.
+"""The edge: speaks Ollama's API to clients and passes every inference request to the dispatcher.
 
-Order of one request: Host → Origin → route → right → body → dispatch → relay. A request whose client leaves is
-cancelled by the connection (`Cycle.leave` cancels its task), so there is no watcher beside it.
+A request is processed in this order: Host → Origin → route → right → body → dispatch → relay. If its client leaves, the
+connection cancels its task (`Cycle.leave`), so no separate watcher is needed.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _encode = msgspec.json.encode
 
 
 class Edge:
-    """See the module: the application of our own `Listener`.
+    """The application of the client listener.
 
     `drain()` turns `/readyz` to 503; the listener does the rest of a shutdown.
     """
@@ -61,16 +61,16 @@ class Edge:
         self.is_draining = False
 
     def drain(self) -> None:
-        """We are going to stop: say so to whoever asks `/readyz`."""
+        """Make `/readyz` answer 503, because the router is about to stop."""
         self.is_draining = True
 
     async def serve(self, cycle: Cycle) -> None:
-        """Answer one request, in its task."""
+        """Answer one request; runs in its task."""
         exchange = Exchange(cycle, self._settings)
         await self._guarded(exchange, self._serve(exchange))
 
     async def _guarded(self, exchange: Exchange, work: Awaitable[None]) -> None:
-        """Do `work`, and answer with the error that ends it."""
+        """Run `work`, and answer with the error that it raises."""
         try:
             await work
         except RouterError as exc:
@@ -86,8 +86,10 @@ class Edge:
 
     async def _serve(self, exchange: Exchange) -> None:
         client_id = exchange.headers.get(b"x-request-id")
-        self._name(exchange, exchange.cycle.request_id or self._next_id() if client_id is None else _echoed(client_id))
-        if await self._is_turned_away(exchange):
+        self._set_request_id(
+            exchange, exchange.cycle.request_id or self._next_id() if client_id is None else _echoed(client_id)
+        )
+        if await self._is_rejected(exchange):
             return
         found = TARGETS.get((exchange.method, exchange.target)) or find(exchange.method, exchange.target)
         if isinstance(found, Route):
@@ -100,13 +102,16 @@ class Edge:
     def _next_id(self) -> str:
         return f"{self._prefix}-{next(self._count):x}"
 
-    def _name(self, exchange: Exchange, request_id: str) -> None:
+    def _set_request_id(self, exchange: Exchange, request_id: str) -> None:
         exchange.request_id = request_id
         if self._settings.has_router_headers:
             exchange.extra.append((b"x-request-id", request_id.encode("ascii")))
 
-    async def _is_turned_away(self, exchange: Exchange) -> bool:
-        """Host and Origin, before anything else is looked at; preflights are answered here."""
+    async def _is_rejected(self, exchange: Exchange) -> bool:
+        """Check Host and Origin, and answer preflights; return True if the request was answered here.
+
+        First of all, so that a web page of another origin reaches nothing else.
+        """
         host = exchange.headers.get(b"host", b"")
         origin = exchange.headers.get(b"origin")
         if origin is not None:
@@ -153,25 +158,25 @@ class Edge:
         await self._send(exchange, route, await self._dispatcher.dispatch(call))
 
     async def send(self, cycle: Cycle, route: Route, answer: Answer) -> None:
-        """Send the answer to a request that was taken without a task."""
-        exchange = self._taken(cycle)
+        """Send the answer to a request that began without a task."""
+        exchange = self._resumed(cycle)
         await self._guarded(exchange, self._send(exchange, route, answer))
 
     async def go_on(self, cycle: Cycle, call: Call, blocked: Blocked) -> None:
-        """Go on with a request that was taken without a task, and must wait."""
-        exchange = self._taken(cycle)
+        """Continue a request that began without a task and must wait."""
+        exchange = self._resumed(cycle)
         await self._guarded(exchange, self._dispatch(exchange, call, blocked))
 
     async def _dispatch(self, exchange: Exchange, call: Call, blocked: Blocked) -> None:
         await self._send(exchange, call.route, await self._dispatcher.dispatch(call, blocked))
 
-    def _taken(self, cycle: Cycle) -> Exchange:
+    def _resumed(self, cycle: Cycle) -> Exchange:
         exchange = Exchange(cycle, self._settings)
-        self._name(exchange, cycle.request_id)
+        self._set_request_id(exchange, cycle.request_id)
         return exchange
 
     async def _send(self, exchange: Exchange, route: Route, answer: Answer) -> None:
-        """Send `answer` to its end and give back what it holds, on every path."""
+        """Send `answer` to its end and release what it holds, on every exit path."""
         extra: list[Header] = exchange.extra
         if self._settings.has_router_headers:
             extra = answer.headers + extra
@@ -199,7 +204,7 @@ class Edge:
             )
 
     async def _without_route(self, exchange: Exchange, found: NotFound | WrongMethod | Redirect) -> None:
-        """Ollama's own answers (gin's and net/http's) to what is in no table; `/readyz` is ours."""
+        """Answer a path that is not in the table as gin and net/http do; `/readyz` is the router's own."""
         if exchange.target == b"/readyz" and exchange.method == "GET":
             is_ready, details = self._directory.is_ready()
             is_ready = is_ready and not self.is_draining
@@ -214,6 +219,6 @@ class Edge:
 
 
 def _echoed(client_id: bytes) -> str:
-    """A client's own request id, as far as it is one."""
+    """Return the printable ASCII of a client's own request id, at most 128 characters; "-" if none is left."""
     text = client_id.decode("latin-1")[:128]
     return "".join(char for char in text if char.isascii() and char.isprintable()) or "-"

@@ -1,4 +1,4 @@
-"""One request at the edge: what was asked, who may, and the few ways to answer it."""
+"""One request at the edge: its head, its body under the limits, and answers of the router's own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from router.http.server.cycle import Cycle
 
 
 class Exchange:
-    """See the module. `extra` are headers that every answer to this request carries."""
+    """One request and its answer. `extra` are headers that every answer to it carries."""
 
     __slots__ = (
         "_settings",
@@ -30,7 +30,7 @@ class Exchange:
     def __init__(self, cycle: Cycle, settings: EdgeSettings) -> None:
         head = cycle.head
         self.client_headers: list[Header] = head.headers
-        self.headers: dict[bytes, bytes] = head.noted
+        self.headers: dict[bytes, bytes] = head.by_name
         self.method: str = head.method
         self.target: bytes = head.target
         self.cycle = cycle
@@ -43,11 +43,11 @@ class Exchange:
         self.is_started = False
 
     def is_gone(self) -> bool:
-        """True when the client has left."""
+        """Return True if the client has left."""
         return self.cycle.is_gone
 
     async def body(self, limit_bytes: int | None = None) -> bytes:
-        """The body, under the limits and without its zstd. Raises a RouterError, or ClientGone."""
+        """Return the decoded body, read under the limits. Raises a RouterError, or ClientGone."""
         settings = self._settings
         limit = settings.body_bytes if limit_bytes is None else limit_bytes
         if int(self.headers.get(b"content-length", b"0")) > limit:
@@ -65,7 +65,7 @@ class Exchange:
         return body
 
     async def answer(self, status: int, headers: list[Header], body: bytes = b"") -> None:
-        """A whole answer of our own."""
+        """Send a complete answer of the router's own; a no-op if an answer has begun."""
         if self.is_started:
             return
         self.is_started = True
@@ -73,5 +73,5 @@ class Exchange:
         self.cycle.respond(status, [*headers, length, *self.extra], body)
 
     async def refuse(self, error: RouterError) -> None:
-        """The answer that says `error`, in the dialect of the path. Nothing where an answer has begun already."""
+        """Answer with `error` in the dialect of the path; a no-op if an answer has begun."""
         await self.answer(*render_error(error, self.dialect))

@@ -1,6 +1,6 @@
-"""The lists of models and what they show of the router: chains are added, derived tags hidden, expiries corrected.
+"""The lists of models as clients see them: with chains added, derived tags hidden, and expiries corrected.
 
-Pure. Where nothing is to be changed, the upstream's own bytes are the answer.
+Pure. If there is nothing to change, the upstream's bytes are returned unchanged.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ _read_list = msgspec.json.Decoder(list[Row] | None).decode
 
 
 def tags(body: bytes, directory: Directory) -> bytes:
-    """`/api/tags` with a row for each chain: size, digest and details of its best installed variant."""
+    """Return `/api/tags` with a row per chain: size, digest and details of its best installed variant."""
     return _listed(body, "models", "name", directory, _virtual_tag)
 
 
 def models(body: bytes, directory: Directory) -> bytes:
-    """`/v1/models` with a row for each chain."""
+    """Return `/v1/models` with a row per chain."""
     return _listed(body, "data", "id", directory, _virtual_model)
 
 
 def running(body: bytes, directory: Directory) -> bytes:
-    """`/api/ps`: the truth under the variants' own names, with the expiry that clients asked for."""
+    """Return `/api/ps` with variants' names in place of derived tags, and the expiry that clients requested."""
     found = _rows(body, "models")
     if found is None:
         return body
@@ -51,8 +51,8 @@ def running(body: bytes, directory: Directory) -> bytes:
     return _encode({**outer, "models": rows}) + _tail(body) if is_changed else body
 
 
-def shown(body: bytes, variant: str) -> bytes:
-    """`/api/show` of a chain: the show of the variant that would serve it, which is named as its parent."""
+def show_of_chain(body: bytes, variant: str) -> bytes:
+    """Return `/api/show` of a chain: the body for its variant, with the variant as the parent model."""
     outer = _object(body)
     if outer is None or (details := _object(bytes(outer.get("details", b"")))) is None:
         return body
@@ -61,7 +61,7 @@ def shown(body: bytes, variant: str) -> bytes:
 
 
 def model_of(body: bytes, name: str) -> bytes:
-    """`/v1/models/:model` of a chain: its variant's answer under the chain's name."""
+    """Return `/v1/models/:model` of a chain: its variant's body under the chain's name."""
     outer = _object(body)
     return body if outer is None or "id" not in outer else _encode({**outer, "id": name}) + _tail(body)
 
@@ -90,7 +90,7 @@ def _listed(
 
 
 def _virtual_tag(name: str, variants: Sequence[Row], best: Row) -> Row:
-    """Capabilities are those that every variant has: what is promised must hold whichever one serves."""
+    """Return the row of a chain with the capabilities common to all variants, any of which may serve."""
     row: Row = {**best, "name": _raw(name), "model": _raw(name)}
     listed = [_strings(variant) for variant in variants]
     if any(listed):
@@ -142,7 +142,7 @@ def _key(name: str) -> str:
 
 
 def _tagged(name: str) -> str:
-    """The name with its tag, as lists show it."""
+    """Return the name with its tag, as lists show it."""
     return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
 
 
@@ -151,10 +151,10 @@ def _raw(value: Any) -> msgspec.Raw:
 
 
 def _tail(body: bytes) -> bytes:
-    """Line breaks after the value: `/v1/*` has one."""
+    """Return the line breaks after the value: `/v1/*` has one."""
     return body[len(body.rstrip(b"\n")) :]
 
 
 def _go_time(moment: datetime) -> str:
-    """RFC 3339 as Go prints it."""
+    """Return a time in RFC 3339 as Go prints it."""
     return moment.isoformat().replace("+00:00", "Z")

@@ -1,4 +1,4 @@
-"""Routes that read: answered here, or by the upstream with the router's view of names laid over its answer."""
+"""Routes that read: answered here, or by the upstream with the names in its answer adapted."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ View = Callable[[bytes, Directory], bytes]
 
 
 class LocalRoutes:
-    """See the module."""
+    """Serves the routes with the right "read"."""
 
     def __init__(self, directory: Directory, settings: EdgeSettings) -> None:
         self._directory = directory
@@ -69,7 +69,7 @@ class LocalRoutes:
         await exchange.answer(status, headers, body)
 
     async def _show(self, exchange: Exchange, route: Route, _: str) -> None:
-        """A chain's name shows the variant that would serve it now; `ollama run` starts no pull then."""
+        """Answer for a chain with the variant that would serve it now: `ollama run` pulls a model that has no show."""
         body = await exchange.body()
         asked = read_names("show", body).get("model", "")
         name = await self._directory.show_name(asked) if asked else ""
@@ -77,7 +77,7 @@ class LocalRoutes:
             body = rewrite(body, model=name, options={})
         status, headers, answer = await self._fetch(exchange, b"POST", route.pattern.encode(), body)
         if status == 200 and name != asked:
-            answer = listing.shown(answer, name)
+            answer = listing.show_of_chain(answer, name)
         await exchange.answer(status, headers, answer)
 
     async def _model(self, exchange: Exchange, route: Route, name: str) -> None:
@@ -93,7 +93,7 @@ class LocalRoutes:
     async def _fetch(
         self, exchange: Exchange, method: bytes, target: bytes, body: bytes | None = None
     ) -> tuple[int, list[Header], bytes]:
-        """The upstream's whole answer; a Content-Length is left to who sends it."""
+        """Return status, headers and body of an upstream answer, without Content-Length, which sending sets."""
         request = UpstreamRequest(
             method, target, request_headers(exchange.client_headers, exchange.headers), body, safe_to_resend=True
         )

@@ -1,7 +1,7 @@
-"""Who may talk to us from where: Host and Origin rules like Ollama's, and CORS. Pure; the edge calls it first.
+"""Host and Origin rules like Ollama's, and CORS. Pure; the edge applies them first.
 
-Sources: `allowedHostsMiddleware` and `AllowedOrigins` of Ollama, gin-contrib/cors 1.7.2. Unlike Ollama the Host is
-checked on every bind: a name that an attacker controls must never reach us through a browser (DNS rebinding).
+Sources: `allowedHostsMiddleware` and `AllowedOrigins` of Ollama, gin-contrib/cors 1.7.2. Unlike in Ollama the Host is
+checked on every bind address: a browser must not reach the router under an attacker's name (DNS rebinding).
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ _PREFLIGHT: tuple[Header, ...] = (
 
 
 class HostRule:
-    """Which Host values are let in: IP addresses, this machine's names, local names and the configured ones.
+    """Decides which Host values are allowed: IP addresses, this machine's names, local and configured names.
 
-    On a loopback bind only loopback, private and this machine's addresses count, as with Ollama. Elsewhere any address
-    does (a rebinding attack needs a name), and so does a name without a dot (containers call each other so).
+    On a loopback bind only loopback, private and this machine's own addresses are allowed, as in Ollama. On other binds
+    any address is (a rebinding attack needs a name), and so is a name without a dot (as containers use).
     """
 
     def __init__(self, hosts: tuple[str, ...], *, is_loopback: bool) -> None:
@@ -74,7 +74,7 @@ class HostRule:
 
 
 class OriginRule:
-    """Which Origins are let in; `headers` is what an answer to one carries, None for one that is not let in."""
+    """Decides which Origins are allowed, and which CORS headers an answer carries."""
 
     def __init__(self, origins: tuple[str, ...]) -> None:
         patterns = [origin.strip().lower() for origin in (*origins, *DEFAULT_ORIGINS)]
@@ -83,7 +83,7 @@ class OriginRule:
         self._wild = [pattern.split("*", 1) for pattern in patterns if "*" in pattern]
 
     def headers(self, origin: bytes, host: bytes, *, is_preflight: bool = False) -> tuple[Header, ...] | None:
-        """No headers for our own origin, CORS headers for an allowed one, None (403) for all others."""
+        """Return () for the router's own origin, CORS headers for an allowed one, None (403) for all others."""
         if origin in (b"http://" + host, b"https://" + host):
             return ()
         if not self._is_allowed(origin.decode("latin-1")):
@@ -103,7 +103,7 @@ class OriginRule:
 
 
 def _without_port(value: bytes) -> str:
-    """The host of a Host header: `[::1]:80` → `::1`, `a.b:80` → `a.b`, a bare IPv6 address as it is."""
+    """Return the host of a Host header: `[::1]:80` → `::1`, `a.b:80` → `a.b`, a bare IPv6 address unchanged."""
     text = value.decode("latin-1").lower()
     if text.startswith("["):
         return text[1:].partition("]")[0]

@@ -1,4 +1,4 @@
-"""Routes that manage models or the account, and uploads: passed on as they are, body and answer streamed."""
+"""Routes that manage models or the account, and uploads: passed on unchanged, body and answer streamed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CHANGING = frozenset(("pull", "create", "copy", "delete"))
 
 
 class Passing:
-    """See the module."""
+    """Passes requests on to the upstream."""
 
     def __init__(self, directory: Directory, settings: EdgeSettings) -> None:
         self._directory = directory
@@ -39,13 +39,13 @@ class Passing:
         if route.kind in NAMED:
             names = read_names(route.kind, body)
             self._check(names)
-            if names:  # each name under one key, in Ollama's own spelling: what we looked at is what it will see
+            if names:  # each name once and under Ollama's own key, so that Ollama sees exactly the names checked here
                 body = rewrite_names(body, names)
         target = route.pattern if not argument else route.pattern.rpartition("/")[0] + "/" + quote(argument, safe="")
         await self._pass(exchange, route, target.encode(), body or None)
 
     async def audio(self, exchange: Exchange, route: Route) -> None:
-        """Multipart, so its model is not ours to choose: passed under Ollama's own limit."""
+        """Pass a transcription on under Ollama's own size limit. It is not routed: its model is in a multipart body."""
         body = await exchange.body(AUDIO_BYTES)
         await self._pass(exchange, route, route.pattern.encode(), body)
 
@@ -63,7 +63,7 @@ class Passing:
         await self._pass(exchange, route, target, stream, None if length is None else int(length))
 
     def _check(self, names: Mapping[str, str]) -> None:
-        """A chain is no model: nothing can be pulled into it, deleted from it or copied over it."""
+        """Raise Forbidden if a name is that of a chain, which cannot be pulled, deleted or overwritten."""
         for virtual in self._directory.virtual_models():
             for role, name in names.items():
                 if role != "source" and _is_same(name, virtual.name):
@@ -86,7 +86,7 @@ class Passing:
             await self._send(sender, upstream)
         finally:
             exchange.is_started = sender.is_started
-            if route.kind in CHANGING:
+            if route.kind in CHANGING:  # also after a failure: it may have changed something
                 self._directory.catalog_changed()
 
     async def _send(self, sender: Sender, upstream: UpstreamResponse) -> None:

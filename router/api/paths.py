@@ -1,4 +1,4 @@
-"""From a request target to a route: one decode, one clean path, one table (docs/reliability.md, E3, E4). Pure."""
+"""From request target to route: decode once, clean the path, look it up (docs/reliability.md, E3, E4). Pure."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ _ORDER = ("HEAD", "GET", "POST", "DELETE")
 
 @dataclass(frozen=True, slots=True)
 class NotFound:
-    """No such path."""
+    """The path does not exist."""
 
 
 @dataclass(frozen=True, slots=True)
 class WrongMethod:
-    """The path has other methods; `allow` lists them as Ollama does."""
+    """The path exists with other methods; `allow` lists them as Ollama does."""
 
     allow: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Redirect:
-    """Ollama sends the client to the clean spelling of the path."""
+    """The client is redirected to the clean form of the path, as by Ollama."""
 
     status: int
     location: bytes
@@ -35,7 +35,7 @@ Found = Route | Match | NotFound | WrongMethod | Redirect
 
 
 def find(method: str, target: bytes) -> Found:
-    """What the table says of `method` on the raw `target` (without its query)."""
+    """Return the route for `method` on the raw `target` (without its query), or how to answer without one."""
     route = TARGETS.get((method, target))
     return route if route is not None else _find_slowly(method, target)
 
@@ -56,7 +56,7 @@ def _find_slowly(method: str, target: bytes) -> Found:
 
 
 def decode(target: bytes) -> str | None:
-    """The path of a target, decoded exactly once; None for what is no text or holds control characters."""
+    """Return the path of a target, decoded exactly once; None if it is not UTF-8 or holds control characters."""
     try:
         path = unquote_to_bytes(target).decode("utf-8") if b"%" in target else target.decode("ascii")
     except UnicodeDecodeError:
@@ -65,7 +65,7 @@ def decode(target: bytes) -> str | None:
 
 
 def _cleaned(path: str) -> str:
-    """Go's `cleanPath`: no `//`, `.` or `..`; a trailing slash stays."""
+    """Return the path as Go's `cleanPath` does: without `//`, `.` and `..`, with its trailing slash."""
     clean = posixpath.normpath(path)
     clean = "/" + clean.lstrip("/")
     return clean + "/" if path.endswith("/") and clean != "/" else clean

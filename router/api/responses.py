@@ -1,6 +1,6 @@
-"""What answers look like: errors in each dialect, header rules, Ollama's fixed texts. Pure.
+"""The form of answers: errors in each dialect, and which headers are passed on. Pure.
 
-Shapes are those of docs/ollama.md, "Error texts", byte for byte where Ollama has an own text.
+Shapes are those of docs/ollama.md, "Error texts", byte for byte where Ollama has a text of its own.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _PLAIN_CONNECTIONS = (b"keep-alive", b"close", b"Keep-Alive", b"Close")
 UPSTREAM_HEADERS = frozenset(
     b"content-type accept user-agent traceparent tracestate anthropic-version anthropic-beta openai-beta".split()
 )
-"""The only request headers that go to Ollama, which copies all it gets to ollama.com for cloud models (E6)."""
+"""The only request headers sent to Ollama, which forwards all of them to ollama.com for cloud models (E6)."""
 
 _OPENAI_TYPES = {400: "invalid_request_error", 404: "not_found_error"}
 _ANTHROPIC_TYPES = {
@@ -47,7 +47,7 @@ _encode = msgspec.json.encode
 
 
 def error_value(message: str, status: int, dialect: Dialect) -> dict[str, Any]:
-    """The JSON value of an error: a string on `/api/*`, OpenAI's or Anthropic's envelope elsewhere."""
+    """Return the JSON value of an error: a string on `/api/*`, OpenAI's or Anthropic's envelope elsewhere."""
     if dialect == "ollama":
         return {"error": message}
     if dialect == "openai":
@@ -59,7 +59,7 @@ def error_value(message: str, status: int, dialect: Dialect) -> dict[str, Any]:
 
 
 def render_error(error: RouterError, dialect: Dialect) -> tuple[int, list[Header], bytes]:
-    """Status, headers and body of an answer that is an error."""
+    """Return status, headers and body of an error answer."""
     body = _encode(error_value(error.message, error.status, dialect))
     if dialect == "ollama" or isinstance(error, BadRequest):
         headers = [JSON_UTF8]
@@ -73,7 +73,7 @@ def render_error(error: RouterError, dialect: Dialect) -> tuple[int, list[Header
 
 
 def is_started(error: RouterError) -> bool:
-    """True when a generation may have begun before `error`: a client that repeats it doubles the work (C4)."""
+    """Return True if a generation may have begun before `error`: a retry would double the work (C4)."""
     if isinstance(error, (Busy, NoVariantFits, ConnectionGone)):
         return False
     if isinstance(error, UpstreamError):
@@ -81,23 +81,23 @@ def is_started(error: RouterError) -> bool:
     return error.status >= 500
 
 
-def response_headers(upstream: Sequence[Header], noted: Mapping[bytes, bytes]) -> list[Header]:
-    """The upstream's headers that go to the client: none of one hop, none that `Connection` names (E5).
+def response_headers(upstream: Sequence[Header], by_name: Mapping[bytes, bytes]) -> list[Header]:
+    """Return the upstream's headers for the client: no hop-by-hop headers, none that `Connection` names (E5).
 
-    `noted` is `upstream` as a dict.
+    `by_name` is `upstream` as a dict.
     """
     kept = [header for header in upstream if header[0] not in _HOP_BY_HOP]
-    return kept if noted.get(b"connection", b"close") in _PLAIN_CONNECTIONS else _unnamed(kept, upstream)
+    return kept if by_name.get(b"connection", b"close") in _PLAIN_CONNECTIONS else _unnamed(kept, upstream)
 
 
-def request_headers(client: Sequence[Header], noted: Mapping[bytes, bytes]) -> list[Header]:
-    """The client's headers that go upstream (E6). `noted` is `client` as a dict."""
+def request_headers(client: Sequence[Header], by_name: Mapping[bytes, bytes]) -> list[Header]:
+    """Return the client's headers for the upstream (E6). `by_name` is `client` as a dict."""
     kept = [header for header in client if header[0] in UPSTREAM_HEADERS]
-    return kept if noted.get(b"connection", b"close") in _PLAIN_CONNECTIONS else _unnamed(kept, client)
+    return kept if by_name.get(b"connection", b"close") in _PLAIN_CONNECTIONS else _unnamed(kept, client)
 
 
 def _unnamed(kept: list[Header], sent: Sequence[Header]) -> list[Header]:
-    """`kept` without the headers that a Connection header of `sent` names."""
+    """Return `kept` without the headers that a Connection header of `sent` names."""
     tokens = b",".join(value for name, value in sent if name == b"connection").split(b",")
     named = {token.strip().lower() for token in tokens}
     return [header for header in kept if header[0] not in named]

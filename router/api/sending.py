@@ -1,6 +1,6 @@
-"""The answer that owns its upstream: whatever happens while it is sent, the upstream is closed at its end.
+"""Sending an answer. The sender owns the upstream response and closes it at the end, whatever happens.
 
-Exit paths: the client has all of it; the client is gone; the upstream broke off; our own time is over (shutdown).
+It ends when the client has all of it, the client leaves, the upstream breaks off, or the router shuts down.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from router.http.headers import Header
 from router.routing.destination import header_lines
 
 WHOLE_BYTES = 4 << 20
-"""An answer that is no stream is held back up to here, so that one that breaks off can still become a clean error."""
+"""An unstreamed answer is buffered up to this size, so that one that breaks off can still become a clean error."""
 
 UNCOUNTED = StreamEnd(is_terminated=True)
 COUNTED_BYTES = 64 << 10
-"""Token counts are read from unstreamed answers up to this size; beyond it are only embeddings."""
+"""Token counts are read from unstreamed answers up to this size: larger ones are embeddings."""
 
 
 @dataclass(slots=True)
 class Sent:
-    """What has been sent: `outcome` is completed, client_gone, upstream_error or shutdown."""
+    """The result of sending: `outcome` is completed, client_gone, upstream_error or shutdown."""
 
     outcome: str = "client_gone"
     status: int = 0
@@ -40,7 +40,7 @@ class Sent:
 
 
 class Sender:
-    """Sends one answer to one client. `extra` are our own headers."""
+    """Sends one answer to one client. `extra` are the router's own headers."""
 
     __slots__ = ("_cycle", "_extra", "_rename", "_route", "is_started", "sent")
 
@@ -53,12 +53,12 @@ class Sender:
         self.sent = Sent()
 
     async def relay(self, upstream: UpstreamResponse) -> Sent:
-        """Pass `upstream` on to its end and close it. Raises UpstreamError while nothing was sent yet."""
-        noted = upstream.noted
+        """Relay `upstream` to its end and close it. Raises UpstreamError if nothing has been sent yet."""
+        by_name = upstream.by_name
         try:
-            check_encoding(noted)
-            stream = stream_of(noted.get(b"content-type", b""), self._route, self._rename)
-            headers = response_headers(upstream.headers, noted)
+            check_encoding(by_name)
+            stream = stream_of(by_name.get(b"content-type", b""), self._route, self._rename)
+            headers = response_headers(upstream.headers, by_name)
             if stream is None:
                 await self._relay_whole(upstream, headers)
             else:
@@ -68,7 +68,7 @@ class Sender:
         return self.sent
 
     def whole(self, status: int, headers: list[Header], body: bytes) -> Sent:
-        """Send an answer that is all here."""
+        """Send a complete answer."""
         self._whole(status, [*headers, (b"content-length", b"%d" % len(body))], body)
         self.sent.outcome = "completed"
         return self.sent
@@ -76,7 +76,7 @@ class Sender:
     async def _relay_whole(self, upstream: UpstreamResponse, headers: list[Header]) -> None:
         body = upstream.read_nowait() if upstream.is_complete else await self._gather(upstream)
         if body is not None and upstream.is_complete:
-            headers, body = _worded(upstream.status, headers, body, self._route, self._rename)
+            headers, body = _as_shown(upstream.status, headers, body, self._route, self._rename)
             self._whole(upstream.status, headers, body)
             self.sent.ending = ending_of(body, self._route)
         else:
@@ -88,7 +88,7 @@ class Sender:
         self.sent.outcome = "completed"
 
     async def _gather(self, upstream: UpstreamResponse) -> bytes:
-        """The body as far as it may be held back."""
+        """Return the body, or its first `WHOLE_BYTES` if it is longer."""
         parts: list[bytes] = []
         size = 0
         while size <= WHOLE_BYTES and (part := await upstream.read()):
@@ -97,7 +97,7 @@ class Sender:
         return b"".join(parts)
 
     async def _relay_rest(self, upstream: UpstreamResponse) -> None:
-        """What was too long to hold back: a cut in it becomes a visible cut, for there is no other way to say it."""
+        """Relay the rest of a long body. If it breaks off, so does the connection: no other error can be sent now."""
         try:
             while part := await upstream.read():
                 await self._body(part, more=True)
@@ -126,7 +126,7 @@ class Sender:
         await self._body(last_words, more=False)
 
     async def _pump(self, upstream: UpstreamResponse, stream: Stream) -> None:
-        """What comes in goes out before anything else happens."""
+        """Relay the stream; each piece is written as soon as it has been read."""
         cycle = self._cycle
 
         def push(chunk: bytes) -> bool:
@@ -137,7 +137,7 @@ class Sender:
 
         first = upstream.read_nowait()
         if first is None:
-            await self._body(b"", more=True)  # the head must not wait for the first line
+            await self._body(b"", more=True)  # send the head without waiting for the first line
         elif first and not push(first):
             await cycle.drain()
         while not await upstream.pour(push):
@@ -161,44 +161,46 @@ class Sender:
         await self._cycle.write(body, more=more)
 
 
-def usual_lines(head: AnswerHead) -> bytes:
-    """The header lines of a usual answer, but for that of its length; b"" where it is a stream, an error, or unusual.
+def common_head_lines(head: AnswerHead) -> bytes:
+    """Return the rendered header lines of a common answer without Content-Length; b"" for a stream or an error.
 
-    Read once for all answers that repeat this head.
+    They are cached with the head, which answers share if they repeat it.
     """
-    if head.reading is None:
-        noted = head.noted
-        kept = [pair for pair in response_headers(head.headers, noted) if pair[0] != b"content-length"]
-        is_plain = not is_stream(noted.get(b"content-type", b"")) and b"content-encoding" not in noted
-        is_usual = head.status == 200 and is_plain
-        lines = header_lines(kept) if is_usual and b"content-length" in noted else b""
-        head.reading = lines if lines.count(b"\n") == lines.count(b"\r") == len(kept) else b""
-    return cast("bytes", head.reading)
+    if head.cached is None:
+        by_name = head.by_name
+        kept = [pair for pair in response_headers(head.headers, by_name) if pair[0] != b"content-length"]
+        is_plain = not is_stream(by_name.get(b"content-type", b"")) and b"content-encoding" not in by_name
+        is_common = head.status == 200 and is_plain
+        lines = header_lines(kept) if is_common and b"content-length" in by_name else b""
+        head.cached = lines if lines.count(b"\n") == lines.count(b"\r") == len(kept) else b""
+    return cast("bytes", head.cached)
 
 
-def whole_answer(upstream: UpstreamResponse, route: Route, rename: Rename | None) -> tuple[list[Header], bytes] | None:
-    """Headers and body of an answer that has arrived completely; None for a stream, and nothing is read then.
+def complete_answer(
+    upstream: UpstreamResponse, route: Route, rename: Rename | None
+) -> tuple[list[Header], bytes] | None:
+    """Return headers and body of an answer that has arrived completely; None for a stream, which is not read.
 
     Raises UpstreamError.
     """
-    noted = upstream.noted
-    check_encoding(noted)
-    if is_stream(noted.get(b"content-type", b"")):
+    by_name = upstream.by_name
+    check_encoding(by_name)
+    if is_stream(by_name.get(b"content-type", b"")):
         return None
     body = upstream.read_nowait() or b""
-    return _worded(upstream.status, response_headers(upstream.headers, noted), body, route, rename)
+    return _as_shown(upstream.status, response_headers(upstream.headers, by_name), body, route, rename)
 
 
-def check_encoding(noted: Mapping[bytes, bytes]) -> None:
-    """Raises UpstreamError for a body that nobody here can read."""
-    if noted.get(b"content-encoding", b"identity") != b"identity":
+def check_encoding(by_name: Mapping[bytes, bytes]) -> None:
+    """Raise UpstreamError for an encoded body, which the router neither asks for nor decodes."""
+    if by_name.get(b"content-encoding", b"identity") != b"identity":
         raise UpstreamError("the upstream answered in an encoding that was not asked for")
 
 
-def _worded(
+def _as_shown(
     status: int, headers: list[Header], body: bytes, route: Route, rename: Rename | None
 ) -> tuple[list[Header], bytes]:
-    """A whole answer as the client gets it, under the name that it shall see."""
+    """Return headers and body as the client gets them, with the model's name replaced by the one to show."""
     if _is_final_error(status, route):
         headers.append(NO_RETRY)
     if rename is not None:
@@ -209,17 +211,17 @@ def _worded(
 
 
 def ending_of(body: bytes, route: Route) -> StreamEnd:
-    """What a whole answer tells of itself; read once it has been sent."""
+    """Return the token counts of a complete answer; called after it was sent, so that it delays no client."""
     return body_ending(body) if route.is_inference and len(body) <= COUNTED_BYTES else UNCOUNTED
 
 
 def _is_final_error(status: int, route: Route) -> bool:
-    """True when a client that repeats the request would only double the work (C4)."""
+    """Return True for an error on which a client must not retry: it would double the work (C4)."""
     return status >= 500 and status != 503 and route.is_inference
 
 
 async def read_whole(upstream: UpstreamResponse, limit_bytes: int = 64 << 20) -> bytes:
-    """The whole body of an answer that we look into ourselves. Closes it. Raises UpstreamError."""
+    """Return the whole body of an answer and close it. Raises UpstreamError, also beyond `limit_bytes`."""
     parts: list[bytes] = []
     size = 0
     with contextlib.closing(upstream):

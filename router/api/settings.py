@@ -1,4 +1,4 @@
-"""What the edge must know of the configuration, as plain values. `app.py` unpacks the config into this."""
+"""The edge's part of the configuration, as plain values. `router/wiring.py` builds it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class EdgeSettings:
-    """Bytes and seconds. `is_loopback`: bound where only this machine can connect; then everybody has every right.
+    """Settings in bytes and seconds. `is_loopback`: only this machine can connect, so every client has all rights.
 
-    `hosts` are further Host names and `origins` further Origin patterns (one ``*`` each, ``*`` alone allows all).
+    `hosts` are additional Host names, `origins` additional Origin patterns (one ``*`` each; a bare ``*`` allows all).
     """
 
     is_loopback: bool = True
@@ -23,8 +23,8 @@ class EdgeSettings:
     has_router_headers: bool = True
 
     may_manage: bool = field(init=False, default=True)
-    """True when a client without a key may do all that Ollama allows."""
+    """True if a client without a key may do everything that Ollama allows."""
 
     def __post_init__(self) -> None:
-        """Settle the right once: it is asked for with each request."""
+        """Set `may_manage` once, because it is read for each request."""
         object.__setattr__(self, "may_manage", self.is_loopback or self.insecure_no_auth)

@@ -1,7 +1,7 @@
-"""Whole lines and events of a stream, and what it means that one ends. Pure; fed with chunks, byte-exact.
+"""Streams as whole lines and events, and whether they ended properly. Pure; fed with chunks, byte-exact.
 
-A stream is passed on by whole lines (NDJSON) or events (SSE), so that an error can follow at any time. Nothing is
-parsed on the way unless a name must be replaced; only the last line is looked at, when the stream has ended.
+A stream is relayed by whole lines (NDJSON) or events (SSE), so that an error can follow at any time. Nothing is parsed
+on the way unless a name must be replaced; only the last line or event is, when the stream has ended.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class _Usage(msgspec.Struct):
 
 
 class _Last(msgspec.Struct):
-    """What the last value of an answer may say."""
+    """The fields of an answer's last value that are read."""
 
     done: bool = False
     status: str = ""
@@ -45,7 +45,7 @@ _SSE_ENDS = frozenset(("message_stop", "response.completed", "response.incomplet
 
 @dataclass(frozen=True, slots=True)
 class StreamEnd:
-    """How a stream ended: `is_terminated` when by its own last word (an error is one); tokens where it says so."""
+    """How a stream ended: `is_terminated` if by a proper last line or event, or an error; and its token counts."""
 
     is_terminated: bool
     tokens_in: int | None = None
@@ -53,50 +53,52 @@ class StreamEnd:
 
 
 class Stream:
-    """Common to both framings: hold what is not whole yet, remember the last whole piece."""
+    """Common part of both framings: buffers the incomplete piece and keeps the last complete one."""
 
-    __slots__ = ("_held", "_last", "_rename", "_route")
+    __slots__ = ("_last", "_pending", "_rename", "_route")
 
     separator = b"\n"
 
     def __init__(self, route: Route, rename: Rename | None = None) -> None:
         self._route = route
         self._rename = rename
-        self._held: list[bytes] = []
+        self._pending: list[bytes] = []
         self._last = b""
 
     def feed(self, chunk: bytes) -> bytes:
-        """The whole lines or events that `chunk` completes, ready to be sent; b"" when it completes none."""
+        """Return the lines or events that `chunk` completes, ready to be sent; b"" if it completes none."""
         separator = self.separator
-        if self._held:
-            # A long line is joined once, when its end is there; the end may lie on the border of two chunks.
-            is_whole = separator in chunk or separator in self._held[-1][-1:] + chunk[:1]
-            self._held.append(chunk)
+        if self._pending:
+            # Join a long line once, when its end has arrived, and not per chunk (quadratic). The separator may be split
+            # over two chunks.
+            is_whole = separator in chunk or separator in self._pending[-1][-1:] + chunk[:1]
+            self._pending.append(chunk)
             if not is_whole:
                 return b""
-            chunk = b"".join(self._held)
-            self._held.clear()
+            chunk = b"".join(self._pending)
+            self._pending.clear()
         if not chunk.endswith(separator):
             end = chunk.rfind(separator) + len(separator)
             if end < len(separator):
-                self._held.append(chunk)
+                self._pending.append(chunk)
                 return b""
-            self._held.append(chunk[end:])
+            self._pending.append(chunk[end:])
             chunk = chunk[:end]
         self._last = chunk
         return chunk if self._rename is None else self._renamed(chunk)
 
     def rest(self) -> bytes:
-        """What a clean end leaves: a last line without its line break where it is whole JSON, else b""."""
-        rest = b"".join(self._held)
-        self._held.clear()
+        """Return the rest after a clean end: a last line that is complete except for its line break, else b""."""
+        rest = b"".join(self._pending)
+        self._pending.clear()
         return rest if rest and self._is_whole(rest) else b""
 
     def error(self, message: str, status: int = 502) -> bytes:
-        """The line or event that says that the stream has failed. What was held of a broken piece is dropped."""
+        """Return the line or event that reports a failure. The buffered part of an incomplete piece is not sent."""
         raise NotImplementedError
 
     def ending(self) -> StreamEnd:
+        """Return how the stream ended, by its last complete piece."""
         raise NotImplementedError
 
     def _renamed(self, piece: bytes) -> bytes:
@@ -107,7 +109,7 @@ class Stream:
 
 
 class LineStream(Stream):
-    """NDJSON: `/api/*`. The model's name is the first key of a line (recorded), so it is replaced as a prefix."""
+    """NDJSON, on `/api/*`. The model's name is the first key of a line (recorded), so it is replaced as a prefix."""
 
     __slots__ = ()
 
@@ -136,7 +138,7 @@ class LineStream(Stream):
 
 
 class EventStream(Stream):
-    """SSE: `/v1/*`. The name stands anywhere in an event, so events that hold it are parsed."""
+    """SSE, on `/v1/*`. The model's name may be anywhere in an event, so events that contain one are parsed."""
 
     __slots__ = ()
 
@@ -179,19 +181,19 @@ class EventStream(Stream):
 
 
 def is_stream(content_type: bytes) -> bool:
-    """True for the types that `stream_of` has a framing for."""
+    """Return True for the content types of streams (NDJSON and SSE)."""
     return content_type.startswith((b"application/x-ndjson", b"text/event-stream"))
 
 
 def stream_of(content_type: bytes, route: Route, rename: Rename | None) -> Stream | None:
-    """The framing of an answer of this type; None where it is not a stream."""
+    """Return the framing for a content type, None if it is not a stream's."""
     if content_type.startswith(b"application/x-ndjson"):
         return LineStream(route, rename)
     return EventStream(route, rename) if content_type.startswith(b"text/event-stream") else None
 
 
 def renamed_json(value: bytes, rename: Rename) -> bytes:
-    """`value` with another model name at the places where an answer says it; every other byte as it was."""
+    """Return a JSON answer with the model's name replaced and all other members unchanged, byte for byte."""
     body = value.rstrip(b"\n")
     try:
         members = _read_object(body)
@@ -202,7 +204,7 @@ def renamed_json(value: bytes, rename: Rename) -> bytes:
 
 
 def body_ending(body: bytes) -> StreamEnd:
-    """The token counts of an answer that was not streamed."""
+    """Return the token counts of an unstreamed answer."""
     last = _last(body)
     if last.usage is not None:
         return StreamEnd(True, *_counts(last.usage))

@@ -1,1 +1,1 @@
-"""HTTP/1.1 as bytes, in both directions. Knows no model; imports errors only."""
+"""HTTP/1.1 as bytes, in both directions. Knows nothing of models; imports only `router.errors`."""

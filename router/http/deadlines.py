@@ -1,4 +1,4 @@
-"""One timer for many connections: each carries its own `deadline`, and a sweep expires those that have passed."""
+"""One timer for many connections: each has its own `deadline`, and a periodic sweep expires those that have passed."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Protocol
 NEVER = float("inf")
 
 LEAST_INTERVAL_S = 0.01
-"""No sweep is more frequent than this."""
+"""Minimum interval between two sweeps."""
 
 
 class HasDeadline(Protocol):
-    """Something that waits. `deadline` is in loop time, `NEVER` while it waits for nothing."""
+    """Something that may time out. `deadline` is in loop time, `NEVER` while there is none."""
 
     deadline: float
 
@@ -22,7 +22,7 @@ class HasDeadline(Protocol):
 class Deadlines:
     """Calls `expire()` on every member whose deadline has passed, at most `interval_s` late.
 
-    A timer for each request costs more than all other bookkeeping of a request, and our limits are coarse. The sweep
+    A timer per request would cost more than all other bookkeeping of a request, and the limits are coarse. The sweep
     runs only while there are members.
     """
 
@@ -33,7 +33,7 @@ class Deadlines:
 
     @classmethod
     def of(cls, *limits_s: float, most_s: float = 0.5) -> Deadlines:
-        """Deadlines that are at most a quarter of the shortest limit, and at most `most_s`, late."""
+        """Return Deadlines that are late by at most a quarter of the shortest limit and by at most `most_s`."""
         return cls(max(LEAST_INTERVAL_S, min(most_s, min(limits_s) / 4)))
 
     def add(self, member: HasDeadline) -> None:
@@ -52,5 +52,5 @@ class Deadlines:
         self._timer = loop.call_later(self._interval_s, self._sweep)
         now = loop.time()
         for member in [member for member in self._members if member.deadline <= now]:
-            if member.deadline <= now:  # another one's end may have given it something new to wait for
+            if member.deadline <= now:  # expiring another member may have given this one a new deadline
                 member.expire()

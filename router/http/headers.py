@@ -1,6 +1,6 @@
-"""A header of a message as both directions have it."""
+"""The representation of a header, shared by both directions."""
 
 from __future__ import annotations
 
 Header = tuple[bytes, bytes]
-"""Name in lower case, and value."""
+"""The name in lower case, and the value."""

@@ -1,8 +1,8 @@
 """Header cache: a header block identical to an earlier one, except for Content-Length and Date, is not parsed again.
 
-A client that keeps a connection sends nearly the same head with every message. What the parser and the rules have made
-of those bytes once holds whenever they come again, so nothing is judged here: whatever is not one whole message with a
-known head, and nothing more, goes to the parser.
+A peer that keeps a connection open sends nearly the same head with every message. The result of the parser and the
+rules for those bytes is valid whenever they come again, so nothing is checked here. Any input other than exactly one
+complete message with a cached head goes to the parser.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 LONGEST_BYTES = 2048
-"""Longer heads are parsed every time."""
+"""Longer heads are not cached."""
 
 MOST_KNOWN = 256
-"""Heads that are known at once on all connections of one listener, or to one upstream."""
+"""Maximum number of cached heads per listener, or per upstream."""
 
-MOST_VAIN = 4
-"""A connection whose heads were learnt so often in a row, and never came again, is left alone."""
+MOST_MISSES = 4
+"""After this many cached heads in a row that did not come again, a connection stops caching."""
 
 _MOST_DIGITS = 8
 _LENGTH = re.compile(rb"(?i)\r\ncontent-length:[ \t]*([0-9]{1,%d})[ \t]*\r\n" % _MOST_DIGITS)
@@ -32,20 +32,21 @@ T = TypeVar("T")
 H = TypeVar("H", bound=msgspec.Struct)
 
 
-class Repeat(msgspec.Struct, Generic[T], eq=False):
-    """The bytes of a head and what it `says`.
+class HeadTemplate(msgspec.Struct, Generic[T], eq=False):
+    """The bytes of a head around its variable parts, and the parsed `head`.
 
-    `front`, a date of `date_bytes` (perhaps none), `middle`, the digits of the length, `behind` with the empty line.
+    In this order: `front`, a date of `date_bytes` (0 = none), `middle`, the digits of the length, and `tail` up to the
+    empty line.
     """
 
     front: bytes
     date_bytes: int
     middle: bytes
-    behind: bytes
-    says: T
+    tail: bytes
+    head: T
 
     def read(self, data: bytes) -> tuple[bytes, bytes] | None:
-        """The digits and the body of `data`, where that is one whole message with this head and nothing more."""
+        """Return the length's digits and the body of `data`, None unless it is exactly one message with this head."""
         start = len(self.front)
         if not data.startswith(self.front):
             return None
@@ -58,34 +59,36 @@ class Repeat(msgspec.Struct, Generic[T], eq=False):
         start += len(self.middle)
         end = data.find(b"\r", start, start + _MOST_DIGITS + 1)
         digits = data[start:end]
-        if not digits.isdigit() or not data.startswith(self.behind, end):
+        if not digits.isdigit() or not data.startswith(self.tail, end):
             return None
-        body = data[end + len(self.behind) :]
+        body = data[end + len(self.tail) :]
         return (digits, body) if len(body) == int(digits) else None
 
 
 def with_length(head: H, digits: bytes) -> H:
-    """`head`, which has `headers` and the same as a dict (`noted`), for a body of another length."""
-    said: Any = head
-    if said.noted[b"content-length"] == digits:
+    """Return `head`, which has `headers` and `by_name`, with another Content-Length."""
+    known: Any = head
+    if known.by_name[b"content-length"] == digits:
         return head
-    headers = [(name, digits if name == b"content-length" else value) for name, value in said.headers]
-    return msgspec.structs.replace(head, headers=headers, noted=dict(headers))
+    headers = [(name, digits if name == b"content-length" else value) for name, value in known.headers]
+    return msgspec.structs.replace(head, headers=headers, by_name=dict(headers))
 
 
-class Repeats(Generic[T]):
-    """The heads that came lately. With `is_dated` a Date may differ: only where nobody reads it."""
+class HeadCache(Generic[T]):
+    """The cached heads. With `is_dated` the Date may differ, which requires that no code reads it."""
 
     def __init__(self, *, is_dated: bool = False) -> None:
-        self._known: dict[tuple[bytes, bytes, bytes], Repeat[T]] = {}
+        self._known: dict[tuple[bytes, bytes, bytes], HeadTemplate[T]] = {}
         self._is_dated = is_dated
 
-    def of(self, data: bytes, noted: Mapping[bytes, bytes], body_bytes: int, says: T) -> Repeat[T] | None:
-        """What to know `data` again by, one whole message that was parsed; None where that cannot be.
+    def template_of(
+        self, data: bytes, by_name: Mapping[bytes, bytes], body_bytes: int, head: T
+    ) -> HeadTemplate[T] | None:
+        """Return the template by which the head of `data` can be recognized, None if it cannot be cached.
 
-        `noted` are its headers, `body_bytes` is the length of its body.
+        `data` is one complete, parsed message, `by_name` its headers, `body_bytes` the length of its body.
         """
-        length = noted.get(b"content-length")
+        length = by_name.get(b"content-length")
         size = len(data) - body_bytes
         if length is None or size > LONGEST_BYTES:
             return None
@@ -103,26 +106,26 @@ class Repeats(Generic[T]):
         if known is None:
             if len(self._known) >= MOST_KNOWN:
                 del self._known[next(iter(self._known))]
-            known = self._known[key] = Repeat(key[0], end - start, key[1], key[2], says)
+            known = self._known[key] = HeadTemplate(key[0], end - start, key[1], key[2], head)
         return known
 
 
-class Known(Generic[H]):
-    """The head that one connection's peer sent last, if it may come again."""
+class LastHead(Generic[H]):
+    """The last head of one connection's peer, if it may come again."""
 
-    __slots__ = ("_repeats", "repeat", "vain")
+    __slots__ = ("_cache", "misses", "template")
 
-    def __init__(self, repeats: Repeats[H]) -> None:
-        self.repeat: Repeat[H] | None = None
-        self._repeats = repeats
-        self.vain = 0
+    def __init__(self, cache: HeadCache[H]) -> None:
+        self.template: HeadTemplate[H] | None = None
+        self._cache = cache
+        self.misses = 0
 
-    def came_again(self) -> None:
-        """A message with the known head has come: it was not learnt in vain."""
-        self.vain = 0
+    def record_hit(self) -> None:
+        """Record that a message repeated the head: caching is worthwhile on this connection."""
+        self.misses = 0
 
-    def learn(self, data: bytes, noted: Mapping[bytes, bytes], body_bytes: int, says: H) -> None:
-        """Know `data`, one whole message that was parsed, by its bytes; not where that was in vain too often."""
-        if self.vain < MOST_VAIN:
-            self.vain += 1
-            self.repeat = self._repeats.of(data, noted, body_bytes, says)
+    def learn(self, data: bytes, by_name: Mapping[bytes, bytes], body_bytes: int, head: H) -> None:
+        """Cache the head of `data`, one complete, parsed message, unless that was useless too often."""
+        if self.misses < MOST_MISSES:
+            self.misses += 1
+            self.template = self._cache.template_of(data, by_name, body_bytes, head)

@@ -17,7 +17,7 @@ Reply = Callable[[Answer | RouterError | None], None]
 
 
 class Underway:
-    """A request under way. `reply` is called once, and not after `give_up`. The resident is left at the answer's end."""
+    """A request under way. `reply` is called once, not after `give_up`. The resident is left at the answer's end."""
 
     __slots__ = ("_backend", "_call", "_destination", "_ends", "_reply", "_upstream")
 

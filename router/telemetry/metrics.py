@@ -27,7 +27,7 @@ from router.telemetry.events import (
     UpstreamDown,
     UpstreamUp,
 )
-from router.telemetry.histograms import HistogramSeries, Histogram
+from router.telemetry.histograms import Histogram, HistogramSeries
 
 OTHER = "other"
 COUNT_BATCH = 512

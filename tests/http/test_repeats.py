@@ -11,7 +11,7 @@ import pytest
 from router.errors import UpstreamError
 from router.http.client.pool import HttpRelay
 from router.http.client.response import UpstreamRequest
-from router.http.repeats import LONGEST_BYTES, MOST_KNOWN, Repeat, Repeats
+from router.http.repeats import LONGEST_BYTES, MOST_KNOWN, HeadCache, HeadTemplate
 from tests.http.raw_upstream import Visit, raw_upstream
 
 ANSWER = (
@@ -55,15 +55,15 @@ class Read:
         return [pair for pair in self.headers if pair[0] not in (b"date", b"content-length")]
 
 
-def learn(head: bytes, body: bytes = BODY, *, is_dated: bool = False) -> Repeat[str] | None:
-    noted = dict(Read(head + body, is_answer=head.startswith(b"HTTP")).headers)
-    return Repeats[str](is_dated=is_dated).of(head + body, noted, len(body), "it")
+def learn(head: bytes, body: bytes = BODY, *, is_dated: bool = False) -> HeadTemplate[str] | None:
+    by_name = dict(Read(head + body, is_answer=head.startswith(b"HTTP")).headers)
+    return HeadCache[str](is_dated=is_dated).template_of(head + body, by_name, len(body), "it")
 
 
 @pytest.mark.parametrize("head", [ANSWER, REQUEST])
 def test_the_same_head_is_known_whatever_the_length_and_the_date(head: bytes) -> None:
     known = learn(head, is_dated=True)
-    assert known is not None and known.says == "it"
+    assert known is not None and known.head == "it"
     assert known.read(head + BODY) == (b"12", BODY)
     longer = head.replace(b": 12\r", b": 1001\r").replace(b"24 Nov 2026 18:00:00", b"25 Dec 2027 23:59:59")
     assert known.read(longer + b"x" * 1001) == (b"1001", b"x" * 1001)
@@ -125,7 +125,7 @@ def test_two_messages_in_one_read_are_not_taken_for_one_with_a_longer_head() -> 
     first = b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(tail) + tail
     data = first + b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
     for claimed in range(len(data)):
-        assert Repeats[str]().of(data, {b"content-length": b"%d" % len(tail)}, claimed, "it") is None
+        assert HeadCache[str]().template_of(data, {b"content-length": b"%d" % len(tail)}, claimed, "it") is None
 
 
 def test_whatever_is_known_reads_as_a_parser_reads_it() -> None:
@@ -154,13 +154,13 @@ def test_whatever_is_known_reads_as_a_parser_reads_it() -> None:
 
 
 def test_so_many_heads_are_kept_and_no_more() -> None:
-    repeats = Repeats[int]()
+    repeats = HeadCache[int]()
     heads = [REQUEST.replace(b"*/*", b"%d" % number) for number in range(MOST_KNOWN + 1)]
-    noted = {b"content-length": b"12"}
-    kept = [repeats.of(head + BODY, noted, 12, number) for number, head in enumerate(heads)]
-    assert repeats.of(heads[-1] + BODY, noted, 12, -1) is kept[-1]
-    again = repeats.of(heads[0] + BODY, noted, 12, -1)
-    assert again is not None and again.says == -1
+    by_name = {b"content-length": b"12"}
+    kept = [repeats.template_of(head + BODY, by_name, 12, number) for number, head in enumerate(heads)]
+    assert repeats.template_of(heads[-1] + BODY, by_name, 12, -1) is kept[-1]
+    again = repeats.template_of(heads[0] + BODY, by_name, 12, -1)
+    assert again is not None and again.head == -1
 
 
 async def test_mutated_answers_are_read_as_on_a_connection_of_their_own() -> None:

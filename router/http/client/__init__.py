@@ -1,1 +1,1 @@
-"""The way to an upstream: a pool of keep-alive connections, and answers read as they come."""
+"""The HTTP client: a pool of keep-alive connections to one upstream, and answers that are read while they arrive."""

@@ -1,4 +1,4 @@
-"""The address of an upstream, and what follows from it for each request."""
+"""The address of an upstream, and the parts of a request that depend only on it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 
 class Address(NamedTuple):
-    """Where an upstream is, and what of it stands in every request: `prefix` of the target, `fixed` header lines."""
+    """An upstream's address; `prefix` is put in front of every target, `fixed` are header lines of every request."""
 
     url: str
     host: str
@@ -19,9 +19,9 @@ class Address(NamedTuple):
 
     @classmethod
     def of(cls, base_url: str, tls: ssl.SSLContext | None) -> Address:
-        """Read a base URL; `tls` is for ``https``, the default where it is None.
+        """Parse a base URL; `tls` is used for ``https``, None for the default context.
 
-        Raises ValueError for what cannot be the base URL of an upstream.
+        Raises ValueError for a URL that cannot be the base URL of an upstream.
         """
         url = urlsplit(base_url)
         is_tls = url.scheme == "https"

@@ -1,8 +1,8 @@
-"""The connections to one upstream: which are free, who waits for one, and which are being opened.
+"""The connection pool of one upstream: free connections, connections being opened, and requests that wait for one.
 
-A request that finds none free has one opened for it, and takes whichever is free first: the new one, or one that
-another request gives back meanwhile: an upstream may accept slowly. nginx accepts one connection per turn of its loop,
-so that 256 at once took it up to two seconds, while requests on the open ones took milliseconds.
+If no connection is free, one is opened, and the request takes whichever is free first: the new one, or one that another
+request returns meanwhile. An upstream may accept slowly: nginx accepts one connection per turn of its loop, so that
+opening 256 at once took it up to two seconds, while requests on open connections took milliseconds.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from router.http.client.parser import ConnectionGone
 from router.http.client.response import AnswerHead
 from router.http.client.wire import Wire
 from router.http.deadlines import NEVER, Deadlines
-from router.http.repeats import Repeats
+from router.http.repeats import HeadCache
 
 
 class Connections:
-    """See the module. `opened` counts those that are open or being opened."""
+    """The pool. `opened` is the number of connections that are open or being opened."""
 
     def __init__(self, address: Address, pool: PoolLimits, limits: ExchangeLimits) -> None:
         self.limits = limits
-        self.repeats: Repeats[AnswerHead] = Repeats(is_dated=True)
+        self.head_cache: HeadCache[AnswerHead] = HeadCache(is_dated=True)
         self.opened = 0
         self._address = address
         self._pool = pool
@@ -39,22 +39,22 @@ class Connections:
 
     @property
     def idle(self) -> int:
-        """How many are open and unused."""
+        """The number of connections that are open and unused."""
         return len(self._idle)
 
     # --- taking one --------------------------------------------------------------------------------------------
 
     def free(self) -> Wire | None:
-        """An unused connection that can be used."""
+        """Return an unused connection, None if there is none."""
         while self._idle:
-            wire = self._idle.pop()
+            wire = self._idle.pop()  # the most recently used: the least likely to be closed by the upstream
             if wire.is_usable:
                 return wire
             wire.abort()
         return None
 
     async def take(self) -> Wire:
-        """A free connection, as soon as there is one. Raises UpstreamError, UpstreamTimeout or Busy."""
+        """Wait for a free connection and return it. Raises UpstreamError, UpstreamTimeout or Busy."""
         while True:
             wire = self.free()
             if wire is None:
@@ -64,18 +64,18 @@ class Connections:
                 return wire
 
     async def fresh(self) -> Wire:
-        """A new connection, whatever is free. Raises UpstreamError or UpstreamTimeout."""
+        """Return a new connection, even if another is free. Raises UpstreamError or UpstreamTimeout."""
         self.opened += 1
         return await self._connect()
 
     async def _wait(self) -> Wire:
-        """Queue for a connection. Raises Busy after `wait_s`, or what opening one has raised."""
+        """Wait for the next free connection. Raises Busy after `wait_s`, or the error of opening one."""
         waiter: asyncio.Future[Wire | Exception] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
         try:
             async with asyncio.timeout(self._pool.wait_s):
                 got = await waiter
-        except BaseException as exc:
+        except BaseException as exc:  # a connection may have been assigned in the same turn of the loop: pass it on
             if waiter.done() and not waiter.cancelled() and isinstance(late := waiter.result(), Wire):
                 self.put_back(late)
             if isinstance(exc, TimeoutError):
@@ -88,7 +88,7 @@ class Connections:
     # --- giving one back ---------------------------------------------------------------------------------------
 
     def put_back(self, wire: Wire) -> None:
-        """`wire` is free: the first that waits gets it, else it is kept for the next request."""
+        """Give a free connection to the first waiting request, else keep it for the next one."""
         while self._waiters:
             waiter = self._waiters.popleft()
             if not waiter.done():
@@ -102,7 +102,7 @@ class Connections:
         self._idle.append(wire)
 
     def forget(self, wire: Wire) -> None:
-        """`wire` is closed; what it leaves room for is opened for the first that waits."""
+        """Remove a closed connection, and open another one if a request waits."""
         self._deadlines.discard(wire)
         if wire in self._idle:
             self._idle.remove(wire)
@@ -113,7 +113,7 @@ class Connections:
                 self._open_one()
 
     async def aclose(self) -> None:
-        """Close the unused ones, and do not open any more. Answers that are being read go on."""
+        """Close the unused connections and open no more. Answers under way are not affected."""
         self._is_closed = True
         for task in tuple(self._opening):
             task.cancel()
@@ -121,12 +121,12 @@ class Connections:
             wire.abort()
         self._idle.clear()
         await asyncio.gather(*self._opening, return_exceptions=True)
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # let the transports close
 
     # --- opening -----------------------------------------------------------------------------------------------
 
     def _open_one(self) -> None:
-        """Open a connection in the background, where there is room for it and nobody has asked for this one already."""
+        """Open a connection in the background, unless the pool is full or closed."""
         if self.opened >= self._pool.most or self._is_closed:
             return
         self.opened += 1
@@ -145,14 +145,14 @@ class Connections:
             self._fail_one(error)
 
     def _fail_one(self, error: Exception) -> None:
-        """Nobody may wait for a connection that will not come: with each failure one more waits than are opened."""
+        """Fail the first waiting request if more requests wait than connections are being opened."""
         waiting = [waiter for waiter in self._waiters if not waiter.done()]
         if len(waiting) > len(self._opening):
             self._waiters.remove(waiting[0])
             waiting[0].set_result(error)
 
     async def _connect(self) -> Wire:
-        """A new connection, which `opened` counts already."""
+        """Return a new connection. It is already counted in `opened`; a failure corrects that."""
         loop, address = asyncio.get_running_loop(), self._address
         try:
             async with asyncio.timeout(self._pool.connect_timeout_s):
@@ -173,7 +173,7 @@ class Connections:
         return wire
 
     def _named(self, error: BaseException) -> BaseException:
-        """An error of connecting in our words."""
+        """Return the router's error for an error while connecting, any other error unchanged."""
         if isinstance(error, TimeoutError):
             return UpstreamTimeout(f"no connection to {self._address.url} within {self._pool.connect_timeout_s:g} s")
         if isinstance(error, (OSError, ssl.SSLError)):

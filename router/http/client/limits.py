@@ -1,4 +1,4 @@
-"""What the connections to an upstream may take."""
+"""The limits of the connections to an upstream."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class PoolLimits:
-    """Seconds and numbers: `most` connections at once, a wait of at most `wait_s` for one, `idle_expiry_s` unused."""
+    """Limits of the pool: `most` connections; times in seconds: to connect, to wait for a free connection, unused."""
 
     most: int
     connect_timeout_s: float
@@ -17,7 +17,7 @@ class PoolLimits:
 
 @dataclass(frozen=True, slots=True)
 class ExchangeLimits:
-    """Seconds and bytes of one exchange; with `suppress_cancel` an answer that is given up is read on."""
+    """Limits of one exchange, in seconds and bytes; with `suppress_cancel` an answer that is given up is drained."""
 
     first_byte_timeout_s: float
     idle_timeout_s: float

@@ -1,6 +1,6 @@
-"""What an upstream's bytes mean: httptools' callbacks, the limits of a head, and how an answer ends. No sockets.
+"""Parsing of answers: httptools' callbacks, the limits of a head, and how an answer ends. No sockets.
 
-`AnswerParser` is the listening half of a connection; `relay_wire.Wire` is the rest of it.
+`AnswerParser` is the parsing part of a connection; `wire.Wire` is the rest of it.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ ParserErrors = (httptools.HttpParserError, httptools.HttpParserUpgrade)
 
 
 class ConnectionGone(UpstreamError):
-    """The connection ended before the first byte of an answer: another one may be tried."""
+    """The connection ended before the first byte of an answer: another connection may be tried."""
 
 
 class AnswerParser(asyncio.Protocol):
-    """Reads one answer after the other into `_response`, which is None when nothing is asked or all has been read."""
+    """Reads answers into `_response`, which is None while no request is under way or its answer is complete."""
 
     __slots__ = (
         "_answer_wait_s",
@@ -46,7 +46,7 @@ class AnswerParser(asyncio.Protocol):
         self._answer_wait_s = self._wait_s = answer_wait_s
         self._parts: list[bytes] = []
         self._response: UpstreamResponse | None = None
-        self._on_head: Callable[[], None] | None = None  # called once, when there is a head or none will come
+        self._on_head: Callable[[], None] | None = None  # called once, at the head or when there will be none
         self._head_bytes = 0
         self._headers: list[tuple[bytes, bytes]] = []
         self._is_head_request = self._until_eof = self._is_keep_alive = self._has_head = False
@@ -61,10 +61,10 @@ class AnswerParser(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
-        headers, self._headers = self._headers, []  # what comes later is a trailer, and dropped
+        headers, self._headers = self._headers, []  # later headers are trailers, and discarded
         if status < 200:
             if status == 101:
-                raise ValueError("an upgrade that nobody asked for")
+                raise ValueError("an upgrade that was not requested")
             return
         if len(headers) > MAX_HEADERS:
             raise ValueError("too many headers")
@@ -75,7 +75,7 @@ class AnswerParser(asyncio.Protocol):
         head = AnswerHead(status, headers, dict(headers))
         response.begin(head)
         self._is_keep_alive = self._parser.should_keep_alive()
-        self._until_eof = _ends_with_connection(status, head.noted)
+        self._until_eof = _ends_with_connection(status, head.by_name)
         self._wait_s = self._answer_wait_s
         if self._is_head_request:
             # The parser does not know that no body follows: the connection cannot be used again.
@@ -90,7 +90,7 @@ class AnswerParser(asyncio.Protocol):
             self._response = None
 
     def _flush(self, response: UpstreamResponse) -> None:
-        """Hand over what one read has brought, as one piece."""
+        """Pass on the body bytes of one read as one piece."""
         parts = self._parts
         if parts and not self._is_head_request:
             response.feed(parts[0] if len(parts) == 1 else b"".join(parts))
@@ -102,19 +102,21 @@ def _size(header: tuple[bytes, bytes]) -> int:
 
 
 def reason(exc: Exception) -> str:
+    """Return the text of an error in a callback, or of httptools' own."""
     cause: Any = exc.__context__
     return str(cause if cause is not None else exc) or type(exc).__name__
 
 
 def lost(saw_byte: bool, exc: Exception | None) -> UpstreamError:
+    """Return the error for a lost connection; ConnectionGone if no byte of the answer was seen."""
     why = str(exc) if exc else "it closed the connection"
     if saw_byte:
         return UpstreamError(f"the upstream broke off its answer: {why}")
     return ConnectionGone(f"the upstream sent no answer: {why}")
 
 
-def _ends_with_connection(status: int, noted: dict[bytes, bytes]) -> bool:
-    """True when only the end of the connection ends the body (RFC 9112 §6.3 no. 8)."""
+def _ends_with_connection(status: int, by_name: dict[bytes, bytes]) -> bool:
+    """Return True if the body ends only with the connection (RFC 9112 §6.3, rule 8)."""
     if status in (204, 304):
         return False
-    return b"content-length" not in noted and b"transfer-encoding" not in noted
+    return b"content-length" not in by_name and b"transfer-encoding" not in by_name

@@ -1,8 +1,8 @@
 """The data plane: a lean HTTP/1.1 client for one upstream, with a keep-alive pool.
 
-Why our own (docs/adr/0001-own-http-client-and-server-layer.md): a pool that dies under cancellations is of no use to a
-streaming proxy, and the general clients cost more than all the rest of a request. It does no redirects, no proxies, no
-cookies, no decoding.
+Reasons for our own client (docs/adr/0001-own-http-client-and-server-layer.md): a streaming proxy needs a pool that
+survives cancellations, and general clients cost more than the rest of a request. It does not follow redirects, use
+proxies, keep cookies or decode bodies.
 """
 
 from __future__ import annotations
@@ -22,13 +22,12 @@ from router.http.client.wire import Wire
 
 
 class HttpRelay:
-    """See the module. All times are in seconds.
+    """An HTTP client for one upstream. All times are in seconds.
 
-    `base_url` may be ``https://`` and may carry a path that goes in front of every target. `pool_size` bounds the open
-    connections; who finds none free waits at most `pool_wait_s`, then Busy is raised. An unused connection is closed
-    after `idle_expiry_s`. With `suppress_cancel` an answer that is given up is read on and thrown away, up to
-    `unwanted_bytes` and for `unwanted_s`.
-    Raises ValueError for a `base_url` that cannot be one.
+    `base_url` may be ``https://`` and may have a path, which is put in front of every target. `pool_size` bounds the
+    open connections; a request that finds none free waits for at most `pool_wait_s`, then Busy is raised. An unused
+    connection is closed after `idle_expiry_s`. With `suppress_cancel` an answer that is given up is drained instead of
+    cut off, up to `unwanted_bytes` and for at most `unwanted_s`. Raises ValueError for an invalid `base_url`.
     """
 
     def __init__(
@@ -55,19 +54,20 @@ class HttpRelay:
 
     @property
     def open_connections(self) -> int:
-        """Connections that are open or being opened, the unused ones included."""
+        """The number of connections that are open or being opened, unused ones included."""
         return self._connections.opened
 
     @property
     def idle_connections(self) -> int:
-        """Connections that are open and unused."""
+        """The number of connections that are open and unused."""
         return self._connections.idle
 
     async def open(self, request: UpstreamRequest) -> UpstreamResponse:
-        """Send `request` and return when the head of its answer is there.
+        """Send `request` and return when the head of its answer has arrived.
 
-        Raises UpstreamError (cannot connect, no HTTP, broken off), UpstreamTimeout or Busy (no free connection). A
-        dead pooled connection costs one silent retry if not a single byte came back and the request may be resent.
+        Raises UpstreamError (cannot connect, not HTTP, broken off), UpstreamTimeout or Busy (no free connection). If a
+        pooled connection turns out to be closed, the request is retried once on a new one, provided that no byte of an
+        answer has arrived and the request may be resent.
         """
         head, chunked = self._render(request)
         wire = await self._connections.take()
@@ -82,22 +82,22 @@ class HttpRelay:
     def open_now(
         self, request: UpstreamRequest, on_head: Callable[[], None], connection: Connection | None = None
     ) -> UpstreamResponse | None:
-        """Send `request`, whose body is complete, on a free connection without waiting; see `Relay`."""
+        """Send `request` on a free connection without waiting; see `Relay`."""
         wire: Wire | None = connection or self._connections.free()  # type: ignore[assignment]
         while wire is not None:
             head, chunked = self._render(request)
             try:
                 return wire.begin(head, request.body, chunked=chunked, on_head=on_head)
-            except ConnectionGone:  # it is closed, and its protocol was not called yet: the next one
+            except ConnectionGone:  # closed by the upstream, but asyncio has not reported it yet: try the next one
                 wire = self._connections.free()
         return None
 
     async def connect(self) -> Wire:
-        """A free connection: a pooled one, a new one, or the next that is given back, whichever is there first."""
+        """Return a pooled connection, a new one, or the next one that is returned, whichever is free first."""
         return await self._connections.take()
 
     def give_back(self, connection: Connection) -> None:
-        """Return a connection that was not used after all."""
+        """Return an unused connection to the pool."""
         wire = cast("Wire", connection)
         if wire.is_usable:
             self._connections.put_back(wire)
@@ -105,7 +105,7 @@ class HttpRelay:
             wire.abort()
 
     async def aclose(self) -> None:
-        """Close the unused connections. Answers that are being read go on."""
+        """Close the unused connections. Answers under way are not affected."""
         await self._connections.aclose()
 
     def _render(self, request: UpstreamRequest) -> tuple[bytes, bool]:
@@ -126,7 +126,7 @@ class HttpRelay:
 async def exchange(
     wire: Wire, head: bytes, body: bytes | AsyncIterator[bytes] | None, *, chunked: bool
 ) -> UpstreamResponse:
-    """Send a request and wait for the head of its answer. Any failure or cancellation aborts the connection."""
+    """Send a request and wait for the head of its answer. Failure and cancellation abort the connection."""
     arrived: asyncio.Future[None] = wire.loop.create_future()
     response = wire.begin(head, body, chunked=chunked, on_head=partial(_wake, arrived))
     try:
@@ -141,13 +141,13 @@ async def exchange(
 
 
 def _wake(waiter: asyncio.Future[None]) -> None:
-    """Never by `set_exception`: a waiter that leaves now would not retrieve it."""
+    """Wake a waiter. Errors are not set on it: asyncio logs an exception that a cancelled waiter does not retrieve."""
     if not waiter.done():
         waiter.set_result(None)
 
 
 def _may_resend(request: UpstreamRequest) -> bool:
-    """True when a second try cannot do more than the first: nothing of the body is used up, and the caller agrees."""
+    """Return True if the request can be repeated (its body is not a stream) and may be (GET, HEAD, or marked safe)."""
     if request.body is not None and not isinstance(request.body, bytes):
         return False
     return request.safe_to_resend or request.method in (b"GET", b"HEAD")

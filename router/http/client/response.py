@@ -1,4 +1,4 @@
-"""What the relay hands out: a request to send and the answer that is being read. No sockets here."""
+"""Requests to an upstream, and the answers while they are read. No sockets."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from router.errors import UpstreamError
 from router.http.headers import Header
 
 HIGH_WATER_BYTES = 256 << 10
-"""So much of an answer is held for a reader that is slow; beyond it the upstream's connection is not read."""
+"""Maximum buffer for a slow reader of an answer; beyond it the upstream's connection is not read."""
 
 
 class UpstreamRequest(msgspec.Struct):
-    """What to ask the upstream. `target` and `headers` go out as they are; Host, framing and Accept-Encoding are ours.
+    """A request to send. `target` and `headers` are sent unchanged; Host, framing and Accept-Encoding are added.
 
-    An iterator as `body` is streamed: with `content_length` under a Content-Length, else chunked. `safe_to_resend`
-    allows one more try on a fresh connection when a pooled one turns out to be dead before any byte of the answer
-    (bodies that are iterators never are; GET and HEAD always).
+    A body that is an iterator is streamed, with a Content-Length if `content_length` is set, else chunked.
+    `safe_to_resend` allows a retry if a pooled connection turns out to be closed before the first byte of the answer
+    (GET and HEAD are always retried, iterators never).
     """
 
     method: bytes
@@ -32,7 +32,7 @@ class UpstreamRequest(msgspec.Struct):
 
 
 class AnswerSource(Protocol):
-    """The connection that an answer comes from."""
+    """The connection that an answer is read from."""
 
     def pause(self) -> None: ...
 
@@ -42,27 +42,24 @@ class AnswerSource(Protocol):
 
 
 class AnswerHead(msgspec.Struct, eq=False):
-    """What the head of an answer says. Answers that repeat a head share it (its date too): nobody changes its headers.
+    """The head of an answer. Answers that repeat a head share it, date included, so it must not be modified.
 
-    `headers` are lower-cased names with their values, in the upstream's order, hop-by-hop ones included; `noted` are
-    the same as a dict. `reading` is what is sent on of it, kept by whoever sends it, for the repeats.
+    `headers` are lower-cased names with values in the upstream's order, hop-by-hop headers included; `by_name` is the
+    same as a dict. `cached` is what the sender derives from it.
     """
 
     status: int
     headers: list[Header]
-    noted: dict[bytes, bytes]
-    reading: Any = None
+    by_name: dict[bytes, bytes]
+    cached: Any = None
 
 
 NO_HEAD = AnswerHead(0, [], {})
-"""Of an answer that has not come yet."""
+"""The head of an answer that has not arrived."""
 
 
 class UpstreamResponse(msgspec.Struct, eq=False):
-    """The answer of the upstream. Whoever holds it must read it to its end or `close` it.
-
-    `status` is 0 while there is no head.
-    """
+    """An answer of the upstream. Its owner must read it to its end or `close` it. `status` is 0 without a head."""
 
     source: AnswerSource | None
     head: AnswerHead
@@ -73,7 +70,7 @@ class UpstreamResponse(msgspec.Struct, eq=False):
     _ended: bool = False
     _error: Exception | None = None
     _sink: Callable[[bytes], bool] | None = None
-    _refused: Exception | bool = False  # by the sink: what it raised, or that it wants no more
+    _refused: Exception | bool = False  # what the sink raised, or True if it returned False
     _waiter: asyncio.Future[None] | None = None
 
     @property
@@ -81,17 +78,17 @@ class UpstreamResponse(msgspec.Struct, eq=False):
         return self.head.headers
 
     @property
-    def noted(self) -> dict[bytes, bytes]:
-        return self.head.noted
+    def by_name(self) -> dict[bytes, bytes]:
+        return self.head.by_name
 
     def begin(self, head: AnswerHead) -> None:
-        """The head has come."""
+        """Set the head, which has arrived."""
         self.head = head
         self.status = head.status
 
     @classmethod
     def of(cls, status: int, headers: Sequence[Header], body: bytes = b"") -> UpstreamResponse:
-        """A complete answer without a connection, for tests and for answers that we make ourselves."""
+        """Return a complete answer without a connection, for tests and for answers of the router's own."""
         response = cls(None, NO_HEAD)
         response.begin(AnswerHead(status, list(headers), dict(headers)))
         if body:
@@ -101,13 +98,13 @@ class UpstreamResponse(msgspec.Struct, eq=False):
 
     @property
     def is_complete(self) -> bool:
-        """True when the whole answer has arrived (it may still wait to be read)."""
+        """True if the whole answer has arrived (it may not have been read yet)."""
         return self._ended
 
     def read_nowait(self) -> bytes | None:
-        """What has arrived and was not read yet; b"" at the clean end; None when there is nothing yet.
+        """Return the bytes that have arrived; b"" at the clean end; None if there are none yet.
 
-        Raises the UpstreamError that ended the answer, after all bytes before it were read.
+        Raises the UpstreamError that ended the answer, after the bytes that arrived in front of it were read.
         """
         chunks = self._chunks
         if chunks:
@@ -123,16 +120,16 @@ class UpstreamResponse(msgspec.Struct, eq=False):
         return b"" if self._ended else None
 
     def raise_error(self) -> None:
-        """Raise what ended the answer, if something did."""
+        """Raise the error that ended the answer, if there is one."""
         if (error := self._error) is not None:
-            self._error = UpstreamError(str(error))  # what is raised is not kept: its traceback leads back here
+            self._error = UpstreamError(str(error))  # a copy: the traceback of the raised one refers to this object
             try:
                 raise error
             finally:
                 del error
 
     async def read(self) -> bytes:
-        """The next bytes as soon as there are any; b"" at the clean end. Raises UpstreamError when it was cut."""
+        """Wait for the next bytes and return them; b"" at the clean end. Raises UpstreamError if it was cut off."""
         while (chunk := self.read_nowait()) is None:
             self._waiter = asyncio.get_running_loop().create_future()
             try:
@@ -142,10 +139,10 @@ class UpstreamResponse(msgspec.Struct, eq=False):
         return chunk
 
     async def pour(self, sink: Callable[[bytes], bool]) -> bool:
-        """Hand each piece to `sink` as soon as it is read, without a turn of the loop in between.
+        """Call `sink` with each piece as soon as it is read, without a turn of the event loop in between.
 
-        True at the clean end; False when `sink` has said (by False) that it wants no more for now: call again then.
-        Raises UpstreamError when the answer was cut, and what `sink` raised.
+        Returns True at the clean end; False if `sink` returned False to pause: call again to continue. Raises
+        UpstreamError if the answer was cut off, and what `sink` raised.
         """
         while (chunk := self.read_nowait()) != b"":
             if chunk is not None:
@@ -165,7 +162,7 @@ class UpstreamResponse(msgspec.Struct, eq=False):
         return True
 
     def close(self) -> None:
-        """Give the answer up. Cancels it at the upstream unless it has arrived completely. Idempotent."""
+        """Give up the answer: cancel it at the upstream unless it has arrived completely. Idempotent."""
         source, self.source = self.source, None
         if source is not None and not self._ended:
             self._ended = True
@@ -173,7 +170,7 @@ class UpstreamResponse(msgspec.Struct, eq=False):
             source.cancel()
 
     def drop(self, most_bytes: int, too_much: Callable[[], None]) -> None:
-        """Throw away what comes, and call `too_much` when it is more than `most_bytes`."""
+        """Discard what arrives; call `too_much` when it is more than `most_bytes`."""
         left = most_bytes
 
         def swallow(chunk: bytes) -> bool:
@@ -186,7 +183,7 @@ class UpstreamResponse(msgspec.Struct, eq=False):
         self._sink = swallow
 
     def feed(self, chunk: bytes) -> None:
-        """The connection has read `chunk` of the body."""
+        """Take a piece of the body from the connection."""
         if self._sink is not None:
             try:
                 self._refused = not self._sink(chunk)
@@ -204,13 +201,13 @@ class UpstreamResponse(msgspec.Struct, eq=False):
         self._wake()
 
     def finish(self) -> None:
-        """The body is complete; the connection is no longer ours."""
+        """End the body; the connection belongs to its pool again."""
         self._ended = True
         self.source = None
         self._wake()
 
     def fail(self, error: Exception) -> None:
-        """The answer was cut off: what arrived before can still be read, then `error` is raised."""
+        """End the answer by an error, which is raised after what arrived in front of it was read."""
         if not self._ended and self._error is None:
             self._error = error
             self.source = None
@@ -226,38 +223,38 @@ class Connection(Protocol):
 
 
 class Relay(Protocol):
-    """The way to an upstream's data plane."""
+    """A client for an upstream's data plane."""
 
     async def open(self, request: UpstreamRequest) -> UpstreamResponse:
-        """Send `request` and return when the head of its answer is there. Raises UpstreamError.
+        """Send `request` and return when the head of its answer has arrived. Raises UpstreamError.
 
-        A caller that is cancelled here has cancelled the request at the upstream.
+        Cancelling the call cancels the request at the upstream.
         """
         ...
 
     def open_now(
         self, request: UpstreamRequest, on_head: Callable[[], None], connection: Connection | None = None
     ) -> UpstreamResponse | None:
-        """Send a request whose body is complete, without waiting; None when no connection is free.
+        """Send a request whose body is complete, without waiting; return None if no connection is free.
 
-        `connection` is one that `connect` has returned. `on_head` is called once, when the head is there or none will
-        come (`status` is 0 then, and `raise_error` raises the reason); never before this returns, and not after the
-        answer was closed.
+        `connection` is one that `connect` has returned. `on_head` is called once, when the head has arrived or there
+        will be none (then `status` is 0 and `raise_error` raises the reason); never before this method returns, and
+        not after the answer was closed.
         """
         ...
 
     async def connect(self) -> Connection:
-        """A free connection, for `open_now` or `give_back`. Raises UpstreamError, UpstreamTimeout or Busy."""
+        """Return a free connection for `open_now` or `give_back`. Raises UpstreamError, UpstreamTimeout or Busy."""
         ...
 
     def give_back(self, connection: Connection) -> None:
-        """Return a connection that is not used after all."""
+        """Return an unused connection to the pool."""
 
     async def aclose(self) -> None: ...
 
 
 class ScriptedRelay:
-    """A relay without a network, for tests: `answer` makes the answer to each request, which is kept in `requests`."""
+    """A relay without a network, for tests: `answer` returns the answer to each request, `requests` collects them."""
 
     def __init__(self, answer: Callable[[UpstreamRequest], UpstreamResponse]) -> None:
         self._answer = answer
@@ -273,7 +270,7 @@ class ScriptedRelay:
     def open_now(
         self, request: UpstreamRequest, on_head: Callable[[], None], connection: Connection | None = None
     ) -> UpstreamResponse | None:
-        """No connection is ever free, except one that was asked for."""
+        """Send on a connection that `connect` returned; no other is ever free."""
         if connection is None:
             return None
         self.requests.append(request)
@@ -284,7 +281,7 @@ class ScriptedRelay:
         return self
 
     def give_back(self, connection: Connection) -> None:
-        """Nothing to keep."""
+        """Do nothing: there is no pool."""
 
     async def aclose(self) -> None:
-        """Nothing to close."""
+        """Do nothing: there is no connection."""

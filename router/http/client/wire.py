@@ -1,12 +1,12 @@
 """One connection to an upstream: HTTP/1.1 on asyncio.Protocol and httptools, one request at a time.
 
-Its phases; `is_sent` is the other side, for a request may be answered before it was sent in full:
+Its phases. `_is_sent` is the state of the other direction, since a request may be answered before it was sent in full:
 
     IDLE ── begin ──▶ AWAITING ── first byte ──▶ ANSWERING ── the answer is complete ──▶ IDLE
       └─────────────────┴────────── abort, an error, the end of the connection ──┴──▶ CLOSED
 
-A wire goes back to its pool the moment that an answer is complete, and is aborted for whatever is not plain HTTP: it is
-reused only after a request that was sent in full and an answer that ended by its own framing.
+A wire returns to its pool as soon as an answer is complete. It is reused only after a request that was sent in full and
+an answer that ended by its own framing; in all other cases it is aborted.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from router.http.client.limits import ExchangeLimits
 from router.http.client.parser import MAX_HEADER_BYTES, AnswerParser, ConnectionGone, ParserErrors, lost, reason
 from router.http.client.response import NO_HEAD, AnswerHead, UpstreamResponse
 from router.http.deadlines import NEVER
-from router.http.repeats import Known, Repeats, with_length
+from router.http.repeats import HeadCache, LastHead, with_length
 
 
 class Owner(Protocol):
     """The pool that a wire belongs to."""
 
-    repeats: Repeats[AnswerHead]
+    head_cache: HeadCache[AnswerHead]
     limits: ExchangeLimits
 
     def put_back(self, wire: Wire) -> None: ...
@@ -36,7 +36,7 @@ class Owner(Protocol):
 
 
 class Phase(Enum):
-    """See the module."""
+    """The phases of a wire; see the module's docstring."""
 
     IDLE = "idle"
     AWAITING = "awaiting"
@@ -45,12 +45,12 @@ class Phase(Enum):
 
 
 class Wire(AnswerParser):
-    """See the module. `deadline` is swept by the pool's `Deadlines`."""
+    """One connection to an upstream. `deadline` is checked by the pool's `Deadlines`."""
 
     def __init__(self, owner: Owner, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(owner.limits.idle_timeout_s)
         self._owner, self._limits = owner, owner.limits
-        self._known = Known(owner.repeats)
+        self._known = LastHead(owner.head_cache)
         self._phase = Phase.IDLE
         self.loop = loop
         self._upload: asyncio.Task[None] | None = None
@@ -67,13 +67,13 @@ class Wire(AnswerParser):
 
     @property
     def is_usable(self) -> bool:
-        """False for a connection that is closed, or about to be: what is written to it would be lost without a word."""
+        """False for a connection that is closed or closing: a write to it would be lost silently."""
         return self._phase is not Phase.CLOSED and not self.transport.is_closing()
 
     # --- one exchange ------------------------------------------------------------------------------------------
 
     def is_answering(self, response: UpstreamResponse) -> bool:
-        """True while `response` is read from here; else it is complete, and the wire may serve somebody else by now."""
+        """Return True while `response` is read from this wire, which may serve another request afterwards."""
         return self._response is response
 
     def begin(
@@ -84,9 +84,9 @@ class Wire(AnswerParser):
         chunked: bool,
         on_head: Callable[[], None],
     ) -> UpstreamResponse:
-        """Send a request; `on_head` is called once, when its answer has a head or will have none.
+        """Send a request; `on_head` is called once, when the head of its answer has arrived or there will be none.
 
-        Raises ConnectionGone, and closes the connection, when it is closed already.
+        Raises ConnectionGone if the upstream has closed the connection.
         """
         response = self._response = UpstreamResponse(self, NO_HEAD)
         if not self.is_usable:
@@ -103,7 +103,7 @@ class Wire(AnswerParser):
         self._wait_s = self._limits.first_byte_timeout_s
         try:
             self._send_out(head, body, chunked=chunked)
-        except RuntimeError as exc:  # uvloop: closed by the upstream, and its protocol was not called yet
+        except RuntimeError as exc:  # uvloop: closed by the upstream, but not reported to this protocol yet
             self.abort()
             raise ConnectionGone("the upstream has closed the connection") from exc
         self.deadline = self.loop.time() + self._wait_s if self._is_sent else NEVER
@@ -113,7 +113,7 @@ class Wire(AnswerParser):
         if body is None:
             self.transport.write(head)
         elif isinstance(body, bytes):
-            # One write, one packet for a small body; a large one is never copied.
+            # A small body goes out with the head in one packet; a large one is not copied.
             if len(body) < 65536:
                 self.transport.write(head + body)
             else:
@@ -124,7 +124,7 @@ class Wire(AnswerParser):
             self._upload = self.loop.create_task(self._send(body, chunked=chunked))
 
     async def _send(self, body: AsyncIterator[bytes], *, chunked: bool) -> None:
-        """Stream a request's body; what its source raises ends the exchange."""
+        """Send a streamed body; an exception of its source ends the exchange."""
         try:
             async for chunk in body:
                 if self._response is None or self.is_closed:
@@ -142,7 +142,7 @@ class Wire(AnswerParser):
             self._upload = None
 
     async def _until_writable(self) -> None:
-        """Wait while the upstream does not read as fast as we write."""
+        """Wait while the write buffer is full, because the upstream reads slowly."""
         if self._can_write is not None:
             self.deadline = self.loop.time() + self._limits.idle_timeout_s
             await self._can_write
@@ -156,12 +156,12 @@ class Wire(AnswerParser):
     def data_received(self, data: bytes) -> None:
         response = self._response
         if response is None:
-            self.abort()  # nobody asked: an answer without a request must never meet the next one
+            self.abort()  # bytes without a request must never be taken for the answer to the next one
             return
         is_first, self._phase = self._phase is Phase.AWAITING, Phase.ANSWERING
-        repeat = self._known.repeat if is_first and self._is_sent and not self._is_head_request else None
-        if repeat is not None and (found := repeat.read(data)) is not None:
-            self._repeated(response, with_length(repeat.says, found[0]), found[1])
+        template = self._known.template if is_first and self._is_sent and not self._is_head_request else None
+        if template is not None and (found := template.read(data)) is not None:
+            self._repeated(response, with_length(template.head, found[0]), found[1])
             return
         if not response.status:
             self._head_bytes += len(data)
@@ -172,23 +172,23 @@ class Wire(AnswerParser):
         except ParserErrors as exc:
             self._flush(response)
             if self._response is not None:
-                self._fail(UpstreamError(f"the upstream's answer is no valid HTTP: {reason(exc)}"))
+                self._fail(UpstreamError(f"the upstream's answer is not valid HTTP: {reason(exc)}"))
                 return
-            self._is_keep_alive = False  # what was asked for is complete: it stands, the connection does not
+            self._is_keep_alive = False  # the answer is complete, but garbage followed it: do not reuse the connection
         if self._parts:
             self._flush(response)
         if not response.status:
             if self._head_bytes > MAX_HEADER_BYTES:
-                self._fail(UpstreamError("the upstream's answer is no valid HTTP: too many headers"))
+                self._fail(UpstreamError("the upstream's answer is not valid HTTP: too many headers"))
             return
         if is_first and self._response is None and self._is_keep_alive and response.head.status:
             self._learn(data, response.head)
         self._hand_over(response)
 
     def _repeated(self, response: UpstreamResponse, head: AnswerHead, body: bytes) -> None:
-        """A whole answer with a head that is known has come."""
-        if self._known.vain:
-            self._known.came_again()
+        """Take one complete answer with a cached head (fast path)."""
+        if self._known.misses:
+            self._known.record_hit()
         self._response = None
         self._is_keep_alive = True
         response.begin(head)
@@ -197,14 +197,14 @@ class Wire(AnswerParser):
         self._hand_over(response)
 
     def _learn(self, data: bytes, head: AnswerHead) -> None:
-        """`data` was one whole answer: the next one may have the same head."""
-        length = head.noted.get(b"content-length")
+        """Cache the head of `data`, which was one complete answer: the next one may repeat it."""
+        length = head.by_name.get(b"content-length")
         has_body = not self._is_head_request and head.status not in (204, 304)
         if length is not None and has_body:
-            self._known.learn(data, head.noted, int(length), head)
+            self._known.learn(data, head.by_name, int(length), head)
 
     def _hand_over(self, response: UpstreamResponse) -> None:
-        """Report the head, once; and the end, if the answer is complete."""
+        """Report the head once, after the end if the answer is complete: `on_head` may reuse this wire."""
         on_head, self._on_head = self._on_head, None
         if self._response is None:
             self._finish(response)
@@ -221,7 +221,7 @@ class Wire(AnswerParser):
         else:
             self._fail(lost(has_begun, exc))
         self.resume_writing()
-        self._parser = None  # it refers to us: no cycle for the collector
+        self._parser = None  # break the reference cycle, so that nothing is left for the garbage collector
         self._owner.forget(self)
 
     def pause_writing(self) -> None:
@@ -236,7 +236,7 @@ class Wire(AnswerParser):
 
     def pause(self) -> None:
         if self._response is None:
-            return  # all of the answer is here: whoever gets the connection next must be able to read
+            return  # the answer is complete: the next request on this connection must be able to read
         self.deadline, self._wait_s = NEVER, NEVER
         self.transport.pause_reading()
 
@@ -246,12 +246,12 @@ class Wire(AnswerParser):
         self.transport.resume_reading()
 
     def cancel(self) -> None:
-        """Nobody wants the answer any more: close, or read it to its end where the upstream must not be cut off."""
+        """Give up the answer: abort, or drain it if the upstream must not be cut off (`suppress_cancel`)."""
         if not (self._limits.suppress_cancel and self._is_sent) or self.is_closed:
             self.abort()
             return
         unwanted = self._response = UpstreamResponse(None, NO_HEAD)
-        unwanted.status = 200  # whatever its head says
+        unwanted.status = 200  # its head may have arrived already, and without a status its end would be ignored
         unwanted.drop(self._limits.unwanted_bytes, self.abort)
         self._on_head = None
         self._unwanted_until_s = self.loop.time() + self._limits.unwanted_s
@@ -259,7 +259,7 @@ class Wire(AnswerParser):
         self.transport.resume_reading()
 
     def abort(self) -> None:
-        """Close at once, without waiting for what was not written yet."""
+        """Close immediately and discard what was not written yet."""
         if self._upload is not None:
             self._upload.cancel()
         self._response = self._on_head = None
@@ -268,7 +268,7 @@ class Wire(AnswerParser):
         self.transport.abort()
 
     def expire(self) -> None:
-        """The deadline has passed: no first byte, no further byte, or (idle in the pool) nothing to do."""
+        """Handle the deadline: close an idle wire, or fail the answer whose first or next byte did not arrive."""
         if self._response is None:
             self.abort()
         elif self._phase is Phase.ANSWERING and self._response.status:
@@ -285,11 +285,11 @@ class Wire(AnswerParser):
             self.abort()
 
     def _fail(self, error: Exception) -> None:
-        """End the exchange with `error`; a source that ran dry in mid-answer is told apart by what was read."""
+        """End the exchange with `error`."""
         response, self._response = self._response, None
         if response is not None:
             response.fail(error)
-        del error  # whoever raises it below us keeps this frame with it
+        del error  # its traceback would keep this frame alive
         on_head, self._on_head = self._on_head, None
         self.abort()
         if on_head is not None:

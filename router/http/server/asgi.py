@@ -1,4 +1,4 @@
-"""An ASGI application behind our own listener: the admin pages are one. Requests are answered by its tasks."""
+"""An adapter that serves an ASGI application (the admin pages) from our own listener."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ AsgiApp = Callable[[Message, Callable[[], Awaitable[Message]], Callable[[Message
 
 
 class Asgi:
-    """Runs `app` for each request."""
+    """Runs `app` for each request, in a task."""
 
     def __init__(self, app: AsgiApp) -> None:
         self._app = app
 
-    def take(self, cycle: Cycle) -> bool:
-        """Never: the application awaits."""
+    def take(self, _cycle: Cycle) -> bool:
+        """Return False: an ASGI application needs a task."""
         return False
 
     async def serve(self, cycle: Cycle) -> None:
@@ -29,15 +29,15 @@ class Asgi:
 
 
 class _Exchange:
-    """`receive` and `send` of one request."""
+    """ASGI's `receive` and `send` for one request."""
 
     def __init__(self, cycle: Cycle) -> None:
         self._cycle = cycle
         self._is_read = False
 
     async def receive(self) -> Message:
-        if self._is_read:  # what is left to hear is that the client has left
-            await self._cycle.ended()
+        if self._is_read:  # after the body, ASGI's only message is that the client has left
+            await self._cycle.wait_until_ended()
             return {"type": "http.disconnect"}
         try:
             body = await self._cycle.read()
@@ -54,7 +54,7 @@ class _Exchange:
 
 
 def scope_of(cycle: Cycle) -> Message:
-    """The request as ASGI has it."""
+    """Return the ASGI scope of a request."""
     head, transport = cycle.head, cycle.carrier.transport
     path = head.target.decode("latin-1")
     return {
@@ -74,5 +74,5 @@ def scope_of(cycle: Cycle) -> Message:
 
 
 def address(found: Any) -> tuple[str, int] | None:
-    """Host and port of an end of a connection, as the socket has them; headers say nothing about it."""
+    """Return host and port of a socket's end; forwarding headers are ignored."""
     return (str(found[0]), int(found[1])) if isinstance(found, tuple) else None

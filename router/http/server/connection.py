@@ -1,18 +1,18 @@
-"""One client's connection: its deadlines, its requests in turn, what it may leave unread, how it ends.
+"""One client's connection: its deadlines, its queue of requests, its backpressure, and how it closes.
 
-It has two sides. What it reads (`Reading`):
+It has a state per direction. Reading (`Reading`):
 
     BETWEEN ── first byte ──▶ HEAD ── empty line ──▶ BODY ── end of the request ──▶ BETWEEN
-       └─────── refused, or the last answer is on its way ──┴──▶ DEAF   (what still comes is thrown away)
+       └─────── refused, or the last answer is being sent ──┴──▶ DISCARDING   (further input is ignored)
 
-What it writes (`Writing`):
+Writing (`Writing`):
 
-    FREE ── the socket is full ──▶ FULL ── an answer is complete, the client has not taken it ──▶ HELD
-      ◀──────── the client has taken it ──┴──────────────────────────────────────────────────────┘
+    FREE ── the socket's buffer is full ──▶ FULL ── an answer is complete ──▶ STALLED
+      ◀──────── the client has read it ───────┴──────────────────────────────────┘
 
-While it is HELD the next request does not start: nothing further for a client that does not read. Requests may be
-pipelined: `queue` holds them in their order, and only the first is at work. What the bytes mean is `protocol.py`; what
-an answer looks like is `cycle.py` and `rendering.py`.
+While it is STALLED the next request does not start, so that a client that does not read cannot pile up answers.
+Requests may be pipelined: `queue` keeps their order, and only the first one is processed. `protocol.py` parses the
+bytes; `cycle.py` and `rendering.py` write the answers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from enum import Enum
 from typing import Protocol, cast
 
 from router.http.deadlines import NEVER, Deadlines
-from router.http.repeats import Repeats
+from router.http.repeats import HeadCache
 from router.http.server.cycle import Cycle
 from router.http.server.heads import Head
 from router.http.server.limits import WireLimits
@@ -33,57 +33,57 @@ from router.http.server.rendering import STATUS_LINES
 logger = logging.getLogger("router.http")
 
 LINGER_S = 2.0
-"""After a refusal what the client still sends is read this long: a close with unread input would lose the answer."""
+"""After a refusal input is read and discarded for this long: closing with unread input would lose the answer."""
 
 FULL = b'{"error":"server busy, please try again.  maximum pending requests exceeded"}'
 
 
 class Reading(Enum):
-    """See the module."""
+    """The states of reading; see the module's docstring."""
 
     BETWEEN = "between"
     HEAD = "head"
     BODY = "body"
-    DEAF = "deaf"
+    DISCARDING = "discarding"
 
 
 class Writing(Enum):
-    """See the module."""
+    """The states of writing; see the module's docstring."""
 
     FREE = "free"
     FULL = "full"
-    HELD = "held"
+    STALLED = "stalled"
 
 
 class App(Protocol):
-    """What answers requests."""
+    """An application: answers requests."""
 
     def take(self, cycle: Cycle) -> bool:
-        """True when a complete request is answered without a task."""
+        """Answer a complete request without a task, and return True; or return False to have it served in one."""
 
     async def serve(self, cycle: Cycle) -> None:
-        """Answer a request."""
+        """Answer a request; runs in a task."""
 
 
 @dataclass(slots=True, eq=False)
 class Shared:
-    """What the connections of one listener share. `tasks` clean up after clients that have left."""
+    """The state that the connections of one listener share. `tasks` are those of requests whose client has left."""
 
     app: App
     limits: WireLimits
     deadlines: Deadlines
-    repeats: Repeats[Head] = field(default_factory=Repeats)
+    head_cache: HeadCache[Head] = field(default_factory=HeadCache)
     connections: set[ClientConnection] = field(default_factory=set)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     is_draining: bool = False
 
     def drain(self) -> None:
-        """Take nothing new from now on."""
+        """Accept no new requests from now on."""
         self.is_draining = True
 
 
 class ClientConnection(asyncio.Protocol):
-    """See the module."""
+    """One client's connection."""
 
     transport: asyncio.Transport
 
@@ -94,9 +94,9 @@ class ClientConnection(asyncio.Protocol):
         self.deadline = NEVER
         self.reading = Reading.BETWEEN
         self.writing = Writing.FREE
-        self.cycle: Cycle | None = None  # the last one that was read
-        self.queue: list[Cycle] = []  # started or pipelined, oldest first
-        self._next: Cycle | None = None  # the first of them while it is not started
+        self.cycle: Cycle | None = None  # the request that is being read, or was read last
+        self.queue: list[Cycle] = []  # requests that are processed or pipelined, oldest first
+        self._next: Cycle | None = None  # the first of them until it is started
         self._is_read_paused = False
         self._writable: asyncio.Future[None] | None = None
         self._stuck_bytes = 0
@@ -111,20 +111,20 @@ class ClientConnection(asyncio.Protocol):
         if self.shared.is_draining or len(self.shared.connections) > self.limits.connections:
             self.refuse(503, FULL)
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, _exc: Exception | None) -> None:
         self.shared.connections.discard(self)
         self.shared.deadlines.discard(self)
-        self.reading = Reading.DEAF
-        if self.writing is Writing.HELD:
+        self.reading = Reading.DISCARDING
+        if self.writing is Writing.STALLED:
             self.writing = Writing.FULL
         self.resume_writing()
         for cycle in self.queue:
             self.leave(cycle)
         self.queue.clear()
-        self.cycle = self._next = None  # they refer to us: nothing is left for the collector
+        self.cycle = self._next = None  # break reference cycles, so that nothing is left for the garbage collector
 
     def eof_received(self) -> None:
-        """A half-closed client counts as gone, as with Ollama itself: the transport closes."""
+        """Let the transport close: a client that half-closes counts as gone, as in Ollama itself."""
 
     def pause_writing(self) -> None:
         self.writing = Writing.FULL
@@ -133,17 +133,17 @@ class ClientConnection(asyncio.Protocol):
         self.deadline = self.loop.time() + self.limits.write_idle_s
 
     def resume_writing(self) -> None:
-        was_held = self.writing is Writing.HELD
+        was_stalled = self.writing is Writing.STALLED
         self.writing = Writing.FREE
         if self.queue:
             self.deadline = NEVER
         waiter, self._writable = self._writable, None
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
-        if was_held:
+        if was_stalled:
             self._go_on()
 
-    # --- what its cycles need ----------------------------------------------------------------------------------
+    # --- for its cycles ----------------------------------------------------------------------------------------
 
     @property
     def is_write_paused(self) -> bool:
@@ -158,7 +158,7 @@ class ClientConnection(asyncio.Protocol):
             await asyncio.shield(self._writable)
 
     def cycle_done(self, cycle: Cycle) -> None:
-        """`cycle` has sent its whole answer: the next request, or an end."""
+        """Proceed after a complete answer: with the next request, or by closing."""
         if cycle in self.queue:
             self.queue.remove(cycle)
         if self.transport.is_closing():
@@ -167,19 +167,19 @@ class ClientConnection(asyncio.Protocol):
             self._linger()
         elif not cycle.keep_alive:
             self.queue.clear()
-            self.reading = Reading.DEAF
+            self.reading = Reading.DISCARDING
             self.deadline = self.loop.time() + self.limits.write_idle_s
             self.transport.close()
         elif self.writing is Writing.FREE:
             self._go_on()
         else:
-            self.writing = Writing.HELD
+            self.writing = Writing.STALLED
             self.pause_reading()
 
     def _go_on(self) -> None:
-        """The next request: one that is here already, else one that is still to come."""
+        """Proceed with the next request: a pipelined one, else one that is still to arrive."""
         if self.queue:
-            if not self.queue[0].request_complete:  # its head had stopped the reading
+            if not self.queue[0].request_complete:  # reading was paused after its head
                 self.resume_reading()
             self._start(self.queue[0])
         else:
@@ -189,34 +189,34 @@ class ClientConnection(asyncio.Protocol):
     # --- requests ----------------------------------------------------------------------------------------------
 
     def enqueue(self, cycle: Cycle) -> None:
-        """A request has come: it starts at once if it is the first, else the reading stops until it is its turn."""
+        """Add a request whose head has arrived. Reading pauses if it is not the first, until its turn has come."""
         self.cycle = cycle
         self.queue.append(cycle)
         if self.writing is Writing.FREE:
             self.deadline = NEVER
         if len(self.queue) == 1:
-            self._next = cycle  # it starts when all of this read is parsed: most often its body is in it
+            self._next = cycle  # started after all of this read is parsed: usually its body is in it, too
         else:
             self.pause_reading()
 
     def start_next(self) -> None:
-        """Start what the bytes just parsed have brought, unless it is gone again."""
+        """Start the request that the last read completed, unless it was refused meanwhile."""
         cycle, self._next = self._next, None
-        if cycle is not None and cycle in self.queue and self.writing is not Writing.HELD:
+        if cycle is not None and cycle in self.queue and self.writing is not Writing.STALLED:
             self._start(cycle)
 
     def _start(self, cycle: Cycle) -> None:
         try:
             is_taken = cycle.request_complete and self.shared.app.take(cycle)
-        except Exception:  # a fault of ours costs one request
+        except Exception:  # a bug in the application must fail only this request
             logger.exception("the application failed")
             cycle.abandon()
             return
         if not is_taken:
-            cycle.work_by_task(lambda: self.shared.app.serve(cycle))
+            cycle.process_in_task(lambda: self.shared.app.serve(cycle))
 
     def leave(self, cycle: Cycle) -> None:
-        """The client has given `cycle` up. It cleans up now; whatever stops the listener waits for it."""
+        """Cancel `cycle`, whose client has left. The listener's stop waits for its task, which may have to clean up."""
         if cycle.task is not None:
             self.shared.tasks.add(cycle.task)
             cycle.task.add_done_callback(self.shared.tasks.discard)
@@ -225,54 +225,54 @@ class ClientConnection(asyncio.Protocol):
     # --- reading -----------------------------------------------------------------------------------------------
 
     def pause_reading(self) -> None:
-        """Let the kernel hold what the client sends."""
+        """Stop reading from the socket, so that TCP slows the client down."""
         if not self._is_read_paused:
             self._is_read_paused = True
             self.transport.pause_reading()
 
     def resume_reading(self) -> None:
-        """Read again."""
+        """Read from the socket again."""
         if self._is_read_paused:
             self._is_read_paused = False
             self.transport.resume_reading()
 
-    # --- ends --------------------------------------------------------------------------------------------------
+    # --- closing -----------------------------------------------------------------------------------------------
 
     def shutdown(self) -> None:
-        """Finish what is under way, take nothing new."""
+        """Finish the requests under way and accept no new ones."""
         if not self.queue:
             self.transport.close()
             return
         last = self.queue[-1]
         last.close_after()
         if last.request_complete:
-            self.reading = Reading.DEAF
+            self.reading = Reading.DISCARDING
 
     def interrupt(self) -> None:
-        """There is no more time: end what is under way without a task."""
+        """End the requests that run without a task: the grace period is over."""
         for cycle in tuple(self.queue):
             cycle.interrupt()
 
     def expire(self) -> None:
-        """The deadline has passed; what it was depends on what the connection was doing."""
+        """Handle the deadline, whose meaning depends on what the connection waits for."""
         left_bytes = self.transport.get_write_buffer_size()
-        if left_bytes:  # a client that does not read: as long as it takes something, it has time
+        if left_bytes:  # a client that reads slowly: it is cut off only if it has read nothing since the last deadline
             if left_bytes >= self._stuck_bytes > 0 or self.transport.is_closing():
                 self.transport.abort()
             self._stuck_bytes = left_bytes
             self.deadline = self.loop.time() + self.limits.write_idle_s
         elif self.reading is Reading.HEAD:
             self.refuse(408)
-        elif self.reading is Reading.DEAF:
+        elif self.reading is Reading.DISCARDING:
             self.transport.abort()
         else:
             self.transport.close()
 
     def refuse(self, status: int, text: bytes = b"") -> None:
-        """Answer what is not a request, and end the connection; never a second answer beside one under way."""
+        """Answer an invalid request and close the connection; while another answer is under way, close after that."""
         if self.queue:
             self.queue[-1].close_after()
-            self.reading = Reading.DEAF
+            self.reading = Reading.DISCARDING
             return
         line = STATUS_LINES[status].rstrip()[9:]
         body = text if text.startswith(b"{") else line + (b": " + text if text else b"")
@@ -284,8 +284,8 @@ class ClientConnection(asyncio.Protocol):
         self._linger()
 
     def _linger(self) -> None:
-        """Close so that the answer survives."""
-        self.reading = Reading.DEAF
+        """Close the writing side, and read on for `LINGER_S` so that the client receives the answer."""
+        self.reading = Reading.DISCARDING
         self.resume_reading()
         self.deadline = self.loop.time() + LINGER_S
         if self.transport.can_write_eof():

@@ -1,12 +1,12 @@
-"""One request and its answer on a client's connection, rendered to bytes.
+"""One request and its answer on a client's connection.
 
-The answer goes through these phases; what is done in the wrong one raises RuntimeError:
+The answer goes through these phases; a call in the wrong one raises RuntimeError:
 
     OPEN ── start, respond ──▶ STARTED ── last piece ──▶ COMPLETE
-      └───────── the client leaves ─┴──▶ GONE            (nothing is sent any more; not after COMPLETE)
+      └───────── the client leaves ─┴──▶ GONE            (calls are ignored then)
 
-The head leaves together with the first bytes of the body (or with an empty piece), large bodies are not copied, and the
-task at work is cancelled when the client leaves.
+The head is sent together with the first piece of the body, which may be empty. Large pieces are not copied. The task of
+a request is cancelled when its client leaves.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from router.http.server.rendering import NO_BODY, UNKNOWN, render
 logger = logging.getLogger("router.http")
 
 HIGH_WATER_BYTES = 512 << 10
-"""A request's body that is not read is held up to here; then the socket is not read."""
+"""Maximum buffer for a request body that is not read; beyond it the socket is not read."""
 
 LARGE_BYTES = 65536
-"""Pieces from this size on are handed to the transport without being copied."""
+"""Pieces of at least this size are passed to the transport without a copy."""
 
 GONE_WRONG = b"Internal Server Error"
 
 
 class ClientGone(Exception):
-    """The client left before its request was complete: there is nobody to answer."""
+    """The client left before its request was complete."""
 
 
 class Phase(Enum):
-    """See the module."""
+    """The phases of an answer; see the module's docstring."""
 
     OPEN = "open"
     STARTED = "started"
@@ -48,7 +48,7 @@ class Phase(Enum):
 
 
 class Carrier(Protocol):
-    """What a cycle needs of its connection."""
+    """The connection as a cycle uses it."""
 
     transport: asyncio.Transport
     loop: asyncio.AbstractEventLoop
@@ -64,17 +64,17 @@ class Carrier(Protocol):
 
 
 class Taskless(Protocol):
-    """Work for a request that runs without a task."""
+    """The processing of a request that runs without a task."""
 
     def give_up(self) -> None:
-        """The client has left: no answer."""
+        """Give up without an answer: the client has left."""
 
     def interrupt(self) -> None:
-        """There is no more time: a short answer."""
+        """Answer with an error now: the grace period of a stop is over."""
 
 
 class Cycle(msgspec.Struct, eq=False):
-    """See the module. `task` is at work for it, or `taskless`, where no task is needed."""
+    """One request and its answer. It is processed by `task`, or by `taskless` on the fast path."""
 
     carrier: Carrier
     head: Head
@@ -87,40 +87,40 @@ class Cycle(msgspec.Struct, eq=False):
     task: asyncio.Task[None] | None = None
     taskless: Taskless | None = None
     waiter: asyncio.Future[None] | None = None
-    head_bytes: bytes = b""  # rendered, not sent
+    head_bytes: bytes = b""  # rendered, but not sent yet
     is_chunked: bool = False
     left_bytes: int = UNKNOWN
-    request_id: str = ""  # once it has one
+    request_id: str = ""  # set on the fast path
 
     @property
     def is_gone(self) -> bool:
-        """True when the client has left before its answer was complete."""
+        """True if the client left before its answer was complete."""
         return self.phase is Phase.GONE
 
     def has_client_gone(self) -> bool:
-        """`is_gone`, for those who ask later."""
+        """Return `is_gone`; a method, so that it can be passed as a callback."""
         return self.phase is Phase.GONE
 
     @property
     def is_complete(self) -> bool:
-        """True when the whole answer was sent."""
+        """True if the whole answer was sent."""
         return self.phase is Phase.COMPLETE
 
-    # --- what the connection reports ---------------------------------------------------------------------------
+    # --- calls by the connection -------------------------------------------------------------------------------
 
     def feed(self, chunk: bytes) -> None:
-        """A piece of the request's body has come."""
+        """Add a piece of the request's body."""
         self.chunks.append(chunk)
         self.buffered_bytes += len(chunk)
         self._wake()
 
     def end_request(self) -> None:
-        """The request is complete."""
+        """Mark the request as complete."""
         self.request_complete = True
         self._wake()
 
     def leave(self) -> None:
-        """The client is gone: what works for it is cancelled."""
+        """Cancel the processing: the client has left. A no-op after a complete answer."""
         if self.phase is Phase.COMPLETE:
             return
         self.phase = Phase.GONE
@@ -132,17 +132,17 @@ class Cycle(msgspec.Struct, eq=False):
             self.task.cancel()
 
     def close_after(self) -> None:
-        """The answer is the last one on its connection."""
+        """Make this answer the last one on its connection."""
         self.keep_alive = False
 
     def interrupt(self) -> None:
-        """There is no more time for what runs without a task."""
+        """End the processing that runs without a task: the grace period is over."""
         taskless, self.taskless = self.taskless, None
         if taskless is not None:
             taskless.interrupt()
 
     def abandon(self) -> None:
-        """The work for it has ended without a complete answer: a plain 500, or a visible cut."""
+        """End an answer that its processing left incomplete: by a plain 500, or by cutting the connection."""
         if self.phase is Phase.STARTED and not self.head_bytes:
             self.carrier.transport.abort()
             return
@@ -150,9 +150,9 @@ class Cycle(msgspec.Struct, eq=False):
         self._start(500, ((b"content-type", b"text/plain"), (b"content-length", b"%d" % len(GONE_WRONG))), b"")
         self._write(GONE_WRONG, more=False)
 
-    # --- who works for it --------------------------------------------------------------------------------------
+    # --- processing --------------------------------------------------------------------------------------------
 
-    def work_by_task(self, work: Callable[[], Awaitable[None]], at_end: Callable[[], None] | None = None) -> None:
+    def process_in_task(self, work: Callable[[], Awaitable[None]], at_end: Callable[[], None] | None = None) -> None:
         """Run `work`, which sends the answer, in a task that is cancelled when the client leaves.
 
         `at_end` is called when the task has ended, even if it was cancelled before it began.
@@ -162,14 +162,14 @@ class Cycle(msgspec.Struct, eq=False):
         if at_end is not None:
             self.task.add_done_callback(lambda _: at_end())
 
-    def work_by(self, taskless: Taskless) -> None:
-        """`taskless` works for it without a task, until the answer is complete or a task takes over."""
+    def process_with(self, taskless: Taskless) -> None:
+        """Set the processing without a task; it ends with the answer, or when a task takes over."""
         self.taskless = taskless
 
     # --- reading the request -----------------------------------------------------------------------------------
 
     def take_body(self) -> bytes | None:
-        """The whole body when it has arrived completely, else None. Nothing is taken then."""
+        """Take the whole body if it has arrived completely; else return None and leave it."""
         if not self.request_complete:
             return None
         body = self.chunks[0] if len(self.chunks) == 1 else b"".join(self.chunks)
@@ -178,12 +178,12 @@ class Cycle(msgspec.Struct, eq=False):
         return body
 
     async def read(self) -> bytes:
-        """The next bytes of the body as soon as there are any; b"" at its end. Raises ClientGone."""
+        """Wait for the next bytes of the body and return them; b"" at its end. Raises ClientGone."""
         if self.expects_continue and self.phase is Phase.OPEN:
             self.expects_continue = False
             self.carrier.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         while not (self.chunks or self.request_complete or self.phase is Phase.GONE):
-            await self._news()
+            await self._wait_for_change()
         if self.phase is Phase.GONE:
             raise ClientGone
         body = b"".join(self.chunks)
@@ -193,12 +193,12 @@ class Cycle(msgspec.Struct, eq=False):
         self.buffered_bytes = 0
         return body
 
-    async def ended(self) -> None:
-        """Return when the answer is complete, or the client has left."""
+    async def wait_until_ended(self) -> None:
+        """Wait until the answer is complete or the client has left."""
         while self.phase in (Phase.OPEN, Phase.STARTED):
-            await self._news()
+            await self._wait_for_change()
 
-    async def _news(self) -> None:
+    async def _wait_for_change(self) -> None:
         self.waiter = self.carrier.loop.create_future()
         try:
             await self.waiter
@@ -212,9 +212,9 @@ class Cycle(msgspec.Struct, eq=False):
     # --- writing the answer ------------------------------------------------------------------------------------
 
     def respond(self, status: int, headers: Iterable[Header], body: bytes, lines: bytes = b"") -> None:
-        """Send a whole answer in one write.
+        """Send a complete answer in one write.
 
-        `lines` are further headers, rendered; none of them is about the body or the connection.
+        `lines` are further rendered headers; none of them may concern the body or the connection.
         """
         if self.phase is Phase.GONE:
             return
@@ -224,7 +224,7 @@ class Cycle(msgspec.Struct, eq=False):
         self._write(body, more=False)
 
     def start(self, status: int, headers: Iterable[Header]) -> None:
-        """Begin an answer: its head goes out with the first piece of its body."""
+        """Begin an answer; its head is sent with the first piece of its body."""
         if self.phase is Phase.GONE:
             return
         if self.phase is not Phase.OPEN:
@@ -232,14 +232,14 @@ class Cycle(msgspec.Struct, eq=False):
         self._start(status, headers, b"")
 
     def push(self, piece: bytes) -> bool:
-        """Send a piece of an answer that has started; False when the client should be waited for (`drain`)."""
+        """Send a piece of a started answer; return False if the caller should `drain` before the next one."""
         if self.phase is Phase.GONE:
             return True
         self._write(piece, more=True)
         return not self.carrier.is_write_paused
 
     async def write(self, piece: bytes, *, more: bool) -> None:
-        """Send a piece of the body, the last one without `more`; wait until the client has taken most of it."""
+        """Send a piece of the body (the last one if not `more`); wait while the client reads slowly."""
         if self.phase is Phase.GONE:
             return
         if self.phase is not Phase.STARTED:
@@ -249,7 +249,7 @@ class Cycle(msgspec.Struct, eq=False):
             await self.carrier.drain()
 
     async def drain(self) -> None:
-        """Wait until the client has taken most of what was written."""
+        """Wait until the client has read most of what was written."""
         await self.carrier.drain()
 
     def _start(self, status: int, headers: Iterable[Header], lines: bytes) -> None:
@@ -283,7 +283,7 @@ class Cycle(msgspec.Struct, eq=False):
 
 
 async def run(cycle: Cycle, work: Callable[[], Awaitable[None]]) -> None:
-    """Do the work for one request; what it leaves undone is closed here."""
+    """Run `work`, and end the answer if it did not."""
     try:
         await work()
     except asyncio.CancelledError:

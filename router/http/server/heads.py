@@ -1,6 +1,6 @@
-"""What a request's head must be before anything looks at its meaning; the reasons: docs/reliability.md, E1 and E2.
+"""Checks of a request's head for ambiguity (docs/reliability.md, E1 and E2), before its meaning is considered.
 
-httptools is strict already about line ends, folding, two lengths and a length beside a transfer coding.
+httptools already rejects invalid line ends, folded headers, two lengths, and a length beside a transfer coding.
 """
 
 from __future__ import annotations
@@ -17,45 +17,50 @@ HOST_VALUE = re.compile(rb"[A-Za-z0-9\-._~%!$&'()*+,;=:\[\]]*\Z")
 UPGRADE = re.compile(rb"(?i)\r\nupgrade[ \t]*:")
 
 MOST_SEEN = 256
-_SEEN_HOSTS: set[bytes | None] = set()  # values that were found well-formed
+_SEEN_HOSTS: set[bytes | None] = set()  # Host values that were found valid
 
 
 class Head(msgspec.Struct, eq=False):
-    """What the head of a request says. Requests that repeat a head share it: nobody changes its headers.
+    """The head of a request. Requests that repeat a head share it, so it must not be modified.
 
-    `noted` is `headers` as a dict, names in lower case; `target` is `url` without its query. `reading` is what the
-    application has found in it, kept for the repeats.
+    `by_name` is `headers` as a dict, names in lower case; `target` is `url` without its query. `cached` is what the
+    application derives from it.
     """
 
     method: str
     url: bytes
     target: bytes
     headers: list[Header]
-    noted: dict[bytes, bytes]
+    by_name: dict[bytes, bytes]
     http_10: bool = False
     keep_alive: bool = True
     expects_continue: bool = False
-    reading: Any = None
+    cached: Any = None
 
 
 Refusal = tuple[int, bytes]
-"""A status and the text that is added to its reason (Go's own words where Go has some)."""
+"""A status, and the text after its reason phrase (Go's text if Go has one)."""
 
 
-def judge(headers: Sequence[tuple[bytes, bytes]], noted: dict[bytes, bytes], version: str) -> Refusal | None:
-    """None for headers that mean one thing only. `noted` is `headers` as a dict, names in lower case."""
-    host = noted.get(b"host")
-    if host in _SEEN_HOSTS and len(noted) == len(headers) and version == "1.1" and b"transfer-encoding" not in noted:
-        return None  # the usual one
+def judge(headers: Sequence[tuple[bytes, bytes]], by_name: dict[bytes, bytes], version: str) -> Refusal | None:
+    """Return None for unambiguous headers, else how to refuse them. `by_name` is `headers` as a dict."""
+    host = by_name.get(b"host")
+    if (
+        host in _SEEN_HOSTS
+        and len(by_name) == len(headers)
+        and version == "1.1"
+        and b"transfer-encoding" not in by_name
+    ):
+        return None  # fast path
     if version not in ("1.1", "1.0"):
         return (505, b"unsupported protocol version") if version[0] not in "01" else (400, b"")
-    if len(noted) != len(headers):
+    if len(by_name) != len(headers):
         names = [name for name, _ in headers]
         if names.count(b"host") > 1:
             return 400, b"too many Host headers"
         if names.count(b"transfer-encoding") > 1 or names.count(b"content-length") > 1:
             return 400, b""
-    coding = noted.get(b"transfer-encoding")
+    coding = by_name.get(b"transfer-encoding")
     if coding is not None:
         if version == "1.0":
             return 400, b""
@@ -71,9 +76,9 @@ def judge(headers: Sequence[tuple[bytes, bytes]], noted: dict[bytes, bytes], ver
 
 
 def split_target(url: bytes, method: str) -> tuple[bytes, bytes | None] | None:
-    """The path (with its query) of a request target, and the authority that an absolute one names (RFC 9112 §3.2).
+    """Return the path (with query) of a request target, and the authority of an absolute one (RFC 9112 §3.2).
 
-    None for what is no path: an authority alone, another scheme, userinfo, no leading slash.
+    Returns None for a target without a path: an authority alone, another scheme, userinfo, no leading slash.
     """
     if url.startswith(b"/"):
         return url, None
@@ -86,6 +91,6 @@ def split_target(url: bytes, method: str) -> tuple[bytes, bytes | None] | None:
 
 
 def disarm(data: bytes) -> bytes:
-    """Rename an Upgrade header: we never upgrade, and the parser would take the body for another protocol (E5)."""
+    """Rename an Upgrade header: upgrades are not supported, and the parser would not parse the body (E5)."""
     head, end, rest = data.partition(b"\r\n\r\n")
     return UPGRADE.sub(b"\r\nx-upgrd:", head) + end + rest

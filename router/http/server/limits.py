@@ -1,4 +1,4 @@
-"""What clients may take of a listener."""
+"""The limits for clients of a listener."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class WireLimits:
-    """What one client's connection may take. Seconds and bytes; `connections` counts all of a listener's."""
+    """Limits of one client's connection in seconds and bytes; `connections` is the limit of the listener."""
 
     header_s: float = 10.0
     keep_alive_s: float = 75.0

@@ -1,4 +1,4 @@
-"""A listening socket with our protocol: start, drain, stop. One process may have several (clients, admin)."""
+"""A listening socket: start, drain, stop. A process may have several (clients, admin)."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from router.http.server.limits import WireLimits
 from router.http.server.protocol import HttpProtocol
 
 POLL_S = 0.02
-"""Polling interval while waiting for the end of what runs without a task."""
+"""Polling interval while waiting for requests that run without a task."""
 
 INTERRUPT_S = 1.0
-"""After the grace period: an interrupted answer may take this long to say that it ends."""
+"""Time after the grace period in which interrupted answers may send their error."""
 
 FLUSH_TRIES = 10
-"""Polls in which written bytes may leave before a connection is closed."""
+"""Number of polls in which written bytes may be sent before connections are closed."""
 
 
 class Listener:
-    """Serves `app` on `host`:`port` (0 = any free port), or on a socket that was bound before."""
+    """Serves `app` on `host`:`port` (0 = any free port), or on a bound socket."""
 
     def __init__(
         self,
@@ -40,36 +40,36 @@ class Listener:
 
     @property
     def port(self) -> int:
-        """The port that is listened on. Only after `start`."""
+        """The port in use. Valid after `start`."""
         assert self._server is not None
         return int(self._server.sockets[0].getsockname()[1])
 
     @property
     def url(self) -> str:
-        """Where clients connect. Only after `start`."""
+        """The base URL for clients. Valid after `start`."""
         host = f"[{self._host}]" if ":" in self._host else self._host
         return f"http://{host}:{self.port}"
 
     @property
     def open_connections(self) -> int:
-        """How many clients are connected."""
+        """The number of connected clients."""
         return len(self._shared.connections)
 
     def tasks(self) -> list[asyncio.Task[None]]:
-        """The requests under way, those included whose client has left and that are cleaning up."""
+        """Return the tasks of requests under way, including those that clean up after a client that has left."""
         cycles = (cycle for connection in self._shared.connections for cycle in connection.queue)
         return [*(cycle.task for cycle in cycles if cycle.task is not None), *self._shared.tasks]
 
     async def start(self) -> None:
-        """Listen. Raises OSError when the address cannot be had."""
+        """Listen. Raises OSError if the address cannot be bound."""
         loop = asyncio.get_running_loop()
         where: dict[str, Any] = {"sock": self._sock} if self._sock else {"host": self._host, "port": self._port}
         self._server = await loop.create_server(lambda: HttpProtocol(self._shared, loop), backlog=2048, **where)
 
     async def stop(self, grace_s: float = 0.0) -> None:
-        """Take nothing new, let what is under way end within `grace_s`, then interrupt it.
+        """Accept no new requests, let those under way end within `grace_s`, then interrupt them.
 
-        An interrupted stream still gets a well-formed end: its task is cancelled and has a second to say so.
+        An interrupted stream still gets a well-formed end: its task is cancelled, and has `INTERRUPT_S` to send it.
         """
         if self._server is None:
             return
@@ -95,12 +95,12 @@ class Listener:
         await self.stop()
 
     def _has_taskless(self) -> bool:
-        """True while a request is under way without a task."""
+        """Return True while a request runs without a task."""
         connections = self._shared.connections
         return any(cycle.taskless is not None for connection in connections for cycle in connection.queue)
 
     async def _wait(self, timeout_s: float) -> None:
-        """Wait until nothing is under way any more."""
+        """Wait until no request is under way, for at most `timeout_s`."""
         loop = asyncio.get_running_loop()
         until_s = loop.time() + timeout_s
         while (left_s := until_s - loop.time()) > 0:
@@ -113,7 +113,7 @@ class Listener:
                 return
 
     async def _flush(self) -> None:
-        """Give written bytes a moment to leave, then close what is still open."""
+        """Let written bytes be sent for a moment, then close all connections."""
         connections = self._shared.connections
         for _ in range(FLUSH_TRIES):
             if not any(connection.transport.get_write_buffer_size() for connection in connections):

@@ -1,7 +1,8 @@
-"""The bytes of a client: httptools' callbacks, deadlines and caps, and no doubts about what a request is.
+"""Parsing of requests: httptools' callbacks, deadlines and size limits.
 
-Refuses what two parsers could read differently (docs/reliability.md, E1): httptools is strict about framing already,
-here come TE, Host, versions and targets. One answer per request: after a refusal nothing is parsed any more.
+Refuses whatever two parsers could interpret differently (docs/reliability.md, E1): httptools is strict about framing,
+this module and `heads.py` about transfer codings, Host, versions and targets. After a refusal nothing is parsed any
+more, so each request gets one answer.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any, cast
 
 import httptools
 
-from router.http.repeats import Known, with_length
+from router.http.repeats import LastHead, with_length
 from router.http.server.connection import ClientConnection, Reading, Shared
 from router.http.server.cycle import HIGH_WATER_BYTES, Cycle, Phase
 from router.http.server.heads import Head, disarm, judge, split_target
@@ -20,7 +21,7 @@ ParserErrors = (httptools.HttpParserError, httptools.HttpParserUpgrade)
 
 
 class HttpProtocol(ClientConnection):
-    """See the module: what the connection hears."""
+    """The parsing part of a client's connection."""
 
     def __init__(self, shared: Shared, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(shared, loop)
@@ -31,19 +32,19 @@ class HttpProtocol(ClientConnection):
         self._head_bytes = 0
         self._body_grew = False
         self._refused: tuple[int, bytes] | None = None
-        self._known = Known(shared.repeats)
+        self._known = LastHead(shared.head_cache)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        self._parser = None  # it refers to us: nothing is left for the collector
+        self._parser = None  # break the reference cycle, so that nothing is left for the garbage collector
 
     def data_received(self, data: bytes) -> None:
-        if self.reading is Reading.DEAF:
+        if self.reading is Reading.DISCARDING:
             return
         is_first = self.reading is Reading.BETWEEN
-        repeat = self._known.repeat
-        if repeat is not None and is_first and not self.queue and (found := repeat.read(data)) is not None:
-            self._repeated(with_length(repeat.says, found[0]), found[1])
+        template = self._known.template
+        if template is not None and is_first and not self.queue and (found := template.read(data)) is not None:
+            self._repeated(with_length(template.head, found[0]), found[1])
             return
         if is_first:
             self.reading, self._head_bytes = Reading.HEAD, 0
@@ -55,11 +56,11 @@ class HttpProtocol(ClientConnection):
             if b"pgrade" in data or b"PGRADE" in data:
                 data, is_first = disarm(data), False
         self._parse(data, is_first=is_first)
-        if self.reading is not Reading.DEAF:
+        if self.reading is not Reading.DISCARDING:
             self._bound(len(data), was_head=was_head)
 
     def _parse(self, data: bytes, *, is_first: bool) -> None:
-        """Feed the parser, and start what has come."""
+        """Feed the parser, and start the request that became complete."""
         self._body_grew = False
         try:
             self._parser.feed_data(data)
@@ -71,7 +72,7 @@ class HttpProtocol(ClientConnection):
         self.start_next()
 
     def _bound(self, size: int, *, was_head: bool) -> None:
-        """Refuse heads, and trailers and chunk extensions, without end."""
+        """Refuse heads, trailers and chunk extensions beyond the size limit."""
         if not was_head and not self._body_grew:
             self._head_bytes += size
             if self._head_bytes > self.limits.header_bytes and self.reading is not Reading.HEAD:
@@ -80,19 +81,19 @@ class HttpProtocol(ClientConnection):
             self.refuse(414 if len(self._url) > self.limits.header_bytes // 2 else 431)
 
     def _repeated(self, head: Head, body: bytes) -> None:
-        """A whole request with a head that is known has come."""
-        if self._known.vain:
-            self._known.came_again()
+        """Take one complete request with a cached head (fast path)."""
+        if self._known.misses:
+            self._known.record_hit()
         is_kept = head.keep_alive and not self.shared.is_draining
         self.enqueue(Cycle(self, head, is_kept, True, [body], len(body)))
         self.start_next()
 
     def _learn(self, data: bytes, cycle: Cycle) -> None:
-        """`data` was the beginning of one request: where it was all of it, the next one may have the same head."""
+        """Cache the head of `data` if it is exactly one request: the next one may repeat it."""
         head = cycle.head
         is_whole = cycle.request_complete and self.reading is Reading.BETWEEN
         if is_whole and not (head.http_10 or head.expects_continue):
-            self._known.learn(data, head.noted, cycle.buffered_bytes, head)
+            self._known.learn(data, head.by_name, cycle.buffered_bytes, head)
 
     # --- httptools ---------------------------------------------------------------------------------------------
 
@@ -109,11 +110,11 @@ class HttpProtocol(ClientConnection):
         self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
-        headers, self._headers = self._headers, []  # what comes later is a trailer, and dropped
-        noted = dict(headers)
+        headers, self._headers = self._headers, []  # later headers are trailers, and discarded
+        by_name = dict(headers)
         version = self._parser.get_http_version()
         method = self._parser.get_method().decode()
-        self._refused = self._too_big(headers) or judge(headers, noted, version)
+        self._refused = self._too_big(headers) or judge(headers, by_name, version)
         target = split_target(self._url, method)
         if self._refused is not None or target is None:
             raise ValueError("refused")
@@ -122,10 +123,10 @@ class HttpProtocol(ClientConnection):
         http_10 = version == "1.0"
         if authority is not None:
             headers = [(name, authority if name == b"host" else value) for name, value in headers]
-            noted[b"host"] = authority
-        expects = b"expect" in noted and not http_10 and noted[b"expect"].lower() == b"100-continue"
+            by_name[b"host"] = authority
+        expects = b"expect" in by_name and not http_10 and by_name[b"expect"].lower() == b"100-continue"
         is_kept = self._parser.should_keep_alive() and authority is None
-        head = Head(method, url, url.partition(b"?")[0], headers, noted, http_10, is_kept, expects)
+        head = Head(method, url, url.partition(b"?")[0], headers, by_name, http_10, is_kept, expects)
         self.enqueue(Cycle(self, head, is_kept and not self.shared.is_draining, expects_continue=expects))
 
     def on_body(self, body: bytes) -> None:
@@ -142,7 +143,7 @@ class HttpProtocol(ClientConnection):
         cast("Cycle", self.cycle).end_request()
 
     def _too_big(self, headers: list[tuple[bytes, bytes]]) -> tuple[int, bytes] | None:
-        """Exact where it matters: the segment that ended the headers may hold a body as well."""
+        """Return a refusal for headers beyond the limits; counted exactly, as the last read may hold a body as well."""
         if len(headers) > self.limits.headers:
             return 431, b""
         if self._head_bytes <= self.limits.header_bytes:
@@ -155,12 +156,12 @@ class HttpProtocol(ClientConnection):
         self._refused = None
         cycle = self.cycle
         if cycle is not None and not cycle.request_complete and cycle in self.queue:
-            # The body of a request that is being served has broken off.
+            # The body of a request that is already being served turned out to be invalid.
             self.queue.remove(cycle)
             has_answer = cycle.phase is not Phase.OPEN
             self.leave(cycle)
             if has_answer or self.queue:
-                self.reading = Reading.DEAF
+                self.reading = Reading.DISCARDING
                 self.transport.abort()
                 return
         self.refuse(status, text)

@@ -1,4 +1,4 @@
-"""The head of an answer as bytes: which framing its body gets, and whether the connection stays open."""
+"""Rendering of answer heads: the framing of the body, and whether the connection stays open."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from router.http.headers import Header
 from router.http.server.heads import Head
 
 UNKNOWN, NO_BODY = -1, -2
-"""Lengths of a body: it ends with its last chunk, or with the connection; there is none."""
+"""Special body lengths: ended by the last chunk or the connection; no body."""
 
 _REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
 STATUS_LINES = {code: b"HTTP/1.1 %d %b\r\n" % (code, _REASONS.get(code, b"Unknown")) for code in range(100, 600)}
@@ -19,14 +19,14 @@ _ABOUT_THE_BODY = frozenset((b"content-length", b"transfer-encoding", b"connecti
 
 
 class DateLine:
-    """The Date header, rendered once a second."""
+    """The Date header, rendered once per second."""
 
     def __init__(self) -> None:
         self._line = b""
         self._until_s = -1.0
 
     def at(self, loop_s: float) -> bytes:
-        """The header line at a loop time."""
+        """Return the header line for a loop time."""
         if loop_s >= self._until_s:
             self._line = b"date: %b\r\n" % formatdate(time.time(), usegmt=True).encode()
             self._until_s = loop_s + 1.0 - time.time() % 1.0
@@ -39,10 +39,10 @@ DATE = DateLine()
 def render(
     request: Head, status: int, headers: Iterable[Header], lines: bytes, loop_s: float, *, is_kept: bool
 ) -> tuple[bytes, bool, bool, int]:
-    """Render the head of the answer to `request`; `lines` are further headers, rendered.
+    """Render the head of the answer to `request`; `lines` are further rendered headers.
 
     Returns the bytes, whether the connection is kept, whether the body is chunked, and its length in bytes (or UNKNOWN
-    or NO_BODY). Raises ValueError for a header that holds a line break or a NUL.
+    or NO_BODY). Raises ValueError for a header that contains a line break or a NUL.
     """
     parts = [STATUS_LINES[status], DATE.at(loop_s), lines]
     count = lines.count(b"\n")
@@ -69,6 +69,7 @@ def render(
         count += 1
     parts.append(b"\r\n")
     data = b"".join(parts)
+    # One check over all of it instead of one per header: a value must not add a line (response splitting).
     if not data.count(b"\r") == data.count(b"\n") == count + 3 or b"\x00" in data:
         raise ValueError("a response header holds a line break or a NUL")
     return data, is_kept, is_chunked, body_bytes
