@@ -1,4 +1,4 @@
-"""The composition root: config → backend → dispatcher → edge and admin, started and stopped in order. No logic."""
+"""The composition root: config → backend → dispatcher → edge and admin, started and stopped in this order. No logic."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from router.wiring import build_probe, build_store, edge_settings, warnings, wir
 
 
 class Router:
-    """Everything that runs for one configuration. `start` and `stop` belong to the lifespan of the server."""
+    """Everything that runs for one configuration, except the listeners."""
 
     def __init__(
         self, config: Config, *, probe: VramProbe | None, telemetry: Telemetry, recent: RecentDecisions
@@ -46,12 +46,12 @@ class Router:
         self._warming: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Read the state of the backend, and begin to watch it."""
+        """Read the state of the backend, and start the background tasks."""
         await self.backend.start(self.warmup.restart)
         self._warming = asyncio.get_running_loop().create_task(self.warmup.watch())
 
     async def stop(self) -> None:
-        """Give everything back; idempotent."""
+        """Stop the background tasks and release everything; idempotent."""
         if self._warming is not None:
             self._warming.cancel()
             await asyncio.gather(self._warming, return_exceptions=True)
@@ -60,7 +60,7 @@ class Router:
         self.telemetry.flush()
 
     def gauges(self) -> Gauges:
-        """What the metrics read at each scrape."""
+        """Return the current values for the metrics."""
         cards, reserved = self.backend.cards.gpus or (), self.backend.reserved_bytes()
         return Gauges(
             inflight_requests=sum(tracked.in_flight for tracked in self.backend.world.residents.values()),
@@ -71,7 +71,7 @@ class Router:
 
 @dataclass(slots=True)
 class Running:
-    """A router that serves. `grace_s` is how long streams may go on when it stops."""
+    """A router that serves. `grace_s` is how long requests may continue when it stops."""
 
     router: Router
     clients: Listener
@@ -91,7 +91,7 @@ class Running:
 async def running(
     config: Config, *, probe: VramProbe | None = None, hooks: Iterable[Hook] = (), is_probed: bool = False
 ) -> AsyncIterator[Running]:
-    """Serve `config` until the context ends. `is_probed`: `probe` is given, and not built from the configuration."""
+    """Serve `config` until the context ends. With `is_probed`, `probe` is used instead of the configured one."""
     section = next(iter(config.backends.values()))
     if not is_probed and section.gpus != "none":
         probe = build_probe(section.probe)
@@ -120,6 +120,7 @@ async def running(
             try:
                 yield running
             finally:
+                # First the readiness, so that load balancers stop sending; then the requests; then what they use.
                 edge.drain()
                 router.inspector.drain()
                 await clients.stop(running.grace_s)

@@ -1,7 +1,7 @@
-"""Every error of the router, one tree; each knows its HTTP status and a stable code.
+"""All errors of the router in one tree; each has an HTTP status and a stable code.
 
 RouterError            500  internal_error
-├ ConfigError          startup only; names file, line, key and what is allowed
+├ ConfigError          at start only; names file, line, key and the allowed values
 ├ BadRequest           400  invalid_request
 ├ Forbidden            403  forbidden
 ├ ModelNotFound        404  model_not_found
@@ -22,7 +22,7 @@ from __future__ import annotations
 
 
 class RouterError(Exception):
-    """The root. `message` is safe to show to a client; `retry_after_s` becomes a Retry-After header."""
+    """The root. `message` may be shown to clients; `retry_after_s` becomes a Retry-After header."""
 
     status = 500
     code = "internal_error"
@@ -34,7 +34,7 @@ class RouterError(Exception):
 
 
 class ConfigError(RouterError):
-    """The configuration cannot be used; the message names file, line, key, what was found and what is allowed."""
+    """The configuration is invalid; the message names file, line, key, the value found and the allowed values."""
 
     code = "config_error"
 
@@ -70,7 +70,7 @@ class UnsupportedEncoding(RouterError):
 
 
 class Busy(RouterError):
-    """The queue is full, or the wait in it was too long. The default text is Ollama's own (two spaces)."""
+    """The queue is full, or the wait in it was too long. The default text is Ollama's own, with its two spaces."""
 
     status = 503
     code = "server_busy"
@@ -85,14 +85,14 @@ class Busy(RouterError):
 
 
 class NoVariantFits(RouterError):
-    """No variant of the chain runs fully on the GPU now; the message explains each one with its bytes."""
+    """No variant of the chain fits fully on the GPU now; the message explains each one with its bytes."""
 
     status = 503
     code = "no_variant_fits"
 
 
 class UpstreamError(RouterError):
-    """The upstream Ollama could not be reached, broke off, or answered what is no HTTP."""
+    """The upstream Ollama could not be reached, broke off its answer, or did not answer in valid HTTP."""
 
     status = 502
     code = "upstream_error"
@@ -104,7 +104,7 @@ class UpstreamTimeout(UpstreamError):
 
 
 class LoadFailed(RouterError):
-    """The upstream answered a load with an error; the message is its own text."""
+    """The upstream answered a load with an error; the message is Ollama's own text."""
 
     code = "load_failed"
 
@@ -114,6 +114,6 @@ class LoadFailed(RouterError):
 
 
 class ProbeError(RouterError):
-    """Free memory could not be read. `dispatch` applies the stated rule; no client ever sees this."""
+    """Free memory could not be read. `Cards` handles it; it never reaches a client."""
 
     code = "probe_error"

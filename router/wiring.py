@@ -1,4 +1,4 @@
-"""The configuration unpacked: probes, the store, and the settings of the HTTP layer, which knows no configuration."""
+"""Builds from the configuration: probes, the store, and the settings of the HTTP layer, which does not know it."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from router.core.units import MIB
 from router.http.server.limits import WireLimits
 
 MOST_CACHE_S = 0.05
-"""A local probe is read again for each switch: its readings are cached for no longer than this."""
+"""Upper bound for the cache time of a local probe: each switch needs current readings."""
 
 LEAST_COMMAND_TIMEOUT_S, LEAST_HTTP_TIMEOUT_S = 5.0, 2.0
-"""A probe that starts a process, or asks another machine, is given at least this long."""
+"""Lower bounds for the timeout of a probe that starts a process, or sends a request."""
 
 
 def build_probe(probe: Probe) -> VramProbe | None:
-    """The probe that the configuration names; None where there is nothing to read (verify mode)."""
+    """Return the configured probe, None if there is nothing to read (verify mode)."""
     cache_s, timeout_s = min(probe.cache_s, MOST_CACHE_S), probe.timeout_s
     command_s, http_s = max(timeout_s, LEAST_COMMAND_TIMEOUT_S), max(timeout_s, LEAST_HTTP_TIMEOUT_S)
     builders: dict[str, Callable[[], VramProbe | None]] = {
@@ -49,7 +49,7 @@ def _static(index: int, gpu: StaticGpu) -> Gpu:
 
 
 def build_store(path: str | None, report: Callable[[str], None]) -> LearnedStore:
-    """Where what was learned is kept; `report` gets a sentence for the operator when that fails."""
+    """Return the store for observations; `report` is called with a sentence for the operator when it fails."""
     if path == ":memory:":
         return MemoryStore()
     if path is None:
@@ -59,7 +59,7 @@ def build_store(path: str | None, report: Callable[[str], None]) -> LearnedStore
 
 
 def edge_settings(config: Config) -> EdgeSettings:
-    """What the edge must know."""
+    """Return the settings of the edge."""
     return EdgeSettings(
         is_loopback=config.listen.is_loopback,
         insecure_no_auth=config.insecure_no_auth,
@@ -74,7 +74,7 @@ def edge_settings(config: Config) -> EdgeSettings:
 
 
 def wire_limits(config: Config) -> WireLimits:
-    """What one client's connection may take."""
+    """Return the limits of a client's connection."""
     return WireLimits(
         header_s=config.timeouts.header_s,
         keep_alive_s=config.timeouts.keep_alive_s,
@@ -86,14 +86,14 @@ def wire_limits(config: Config) -> WireLimits:
 
 
 def warnings(config: Config, backend: Backend) -> list[str]:
-    """What an operator should read once at start."""
+    """Return the warnings for the operator at start."""
     found = []
     if not config.listen.is_loopback:
         rights = "do everything" if config.insecure_no_auth else "infer and read"
-        found.append(f"listening on {config.listen.host} without keys: anybody who can connect may {rights}")
+        found.append(f"listening on {config.listen.host} without keys: anyone who can connect may {rights}")
     world = backend.world
     if backend.cards.gpus is None and world.is_up:
-        found.append("free VRAM cannot be read here: each load is tried and verified by what Ollama says (verify mode)")
+        found.append("free VRAM cannot be read: each load is tried, and verified by Ollama's own figures (verify mode)")
     numbers = [int(part) for part in world.version.split(".") if part.isdigit()]
     if numbers and (0, 0, 0) < tuple(numbers) < (0, 17, 1):
         found.append(f"Ollama {world.version} is older than 0.17.1: see CVE-2026-7482")

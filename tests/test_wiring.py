@@ -32,7 +32,7 @@ def test_there_is_no_warning_on_loopback_in_front_of_a_new_ollama() -> None:
 def test_listening_beyond_loopback_warns_what_anonymous_clients_may_do_s5(is_open: bool, may: str) -> None:
     """There are no keys, so the address decides."""
     (text,) = warned(listen="0.0.0.0:11435", insecure_no_auth=is_open)
-    assert text.endswith(f"anybody who can connect may {may}")
+    assert text.endswith(f"anyone who can connect may {may}")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
-"""What people may look at: the decision now, the state of the card, recent decisions, the configuration.
+"""The router's state for people: the decision for a model now, the cards, recent decisions, the configuration.
 
-Plain data for `GET /router/…`, `ollama-router explain` and `ollama-router ps`; nothing here changes anything.
+Plain data for `GET /router/…`, `ollama-router explain` and `ollama-router ps`. Nothing here changes any state.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from router.telemetry import RecentDecisions, Telemetry
 
 
 class Inspector:
-    """See the module. `config` is the effective configuration, without secrets."""
+    """Reports state as plain data. `config` is the effective configuration, without secrets."""
 
     def __init__(
         self,
@@ -41,11 +41,11 @@ class Inspector:
         self._is_draining = False
 
     def drain(self) -> None:
-        """The router is about to stop: `ready` says no from now on."""
+        """Make `ready` return False, because the router is about to stop."""
         self._is_draining = True
 
     def explain(self, model: str, num_ctx: int | None = None) -> dict[str, Any]:
-        """The decision for a plain request now, a line per variant with its bytes. Raises ModelNotFound, BadRequest."""
+        """Return the current decision for a plain request, with a row per variant. Raises ModelNotFound, BadRequest."""
         if not model:
             raise BadRequest("model is required")
         found = self._decisions.explain(model, num_ctx)
@@ -61,7 +61,7 @@ class Inspector:
         return data
 
     def state(self) -> dict[str, Any]:
-        """Cards, residents, the line and the switch under way."""
+        """Return the cards, the residents, the queue and the switch under way."""
         world, queue = self._world, self._backend.line
         loading = queue.loading
         return {
@@ -94,7 +94,7 @@ class Inspector:
         }
 
     def _advice(self, name: str) -> str:
-        """What would run fully instead of a model that is partly on the CPU."""
+        """Return what would run fully on the GPU instead of a model that is partly on the CPU."""
         found = self._decisions.explain(name)
         if found is None:
             return ""
@@ -103,11 +103,11 @@ class Inspector:
         if decision.chosen is None:
             return f"{why}; no variant of its chain fits"
         if decision.chosen.kind is VerdictKind.RESIDENT:
-            return f"{why}; {decision.chosen.variant.model} is resident and would serve"
+            return f"{why}; {decision.chosen.variant.model} is resident and would be used"
         return f"{why}; {decision.chosen.variant.model} at {decision.chosen.num_ctx} would fit"
 
     def _foreign(self) -> list[str]:
-        """Other programs that hold much of a card, by name where the probe can tell."""
+        """Return a note per card of which other programs hold more than 5 %, with their names if the probe has them."""
         world = self._world
         notes = []
         for gpu in world.cards.gpus or ():
@@ -123,21 +123,21 @@ class Inspector:
                     }
                 )
                 who = f" ({', '.join(names)})" if names else ""
-                notes.append(f"others hold {foreign / (1 << 30):.1f} GiB of {gpu.name}{who}")
+                notes.append(f"other programs hold {foreign / (1 << 30):.1f} GiB of {gpu.name}{who}")
         return notes
 
     def decisions(self) -> list[dict[str, Any]]:
-        """Recent decisions, newest first."""
+        """Return the recent decisions, newest first."""
         self._telemetry.flush()
         return self._recent.rows()
 
     def ready(self) -> tuple[bool, dict[str, Any]]:
-        """Whether requests can be served, for `/readyz`."""
+        """Return whether requests can be served, with details for `/readyz`."""
         is_ready, details = self._directory.is_ready()
         return is_ready and not self._is_draining, {**details, "draining": self._is_draining}
 
     def config(self) -> dict[str, Any]:
-        """The effective configuration, without secrets."""
+        """Return the effective configuration, without secrets."""
         return self._config
 
 

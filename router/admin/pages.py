@@ -1,7 +1,7 @@
 """The admin listener: explanation, state, recent decisions, configuration, health, metrics and the dashboard.
 
-It only reads. It answers under no other host name than those allowed, so that no web page can reach it by rebinding
-a name (K4), and its pages load nothing from elsewhere (K2).
+It is read-only. It answers only under the allowed host names, so that no web page can reach it by DNS rebinding (K4),
+and its pages load nothing from other sites (K2).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _SECURITY = [
 def admin_app(
     inspector: Inspector, metrics: Callable[[], tuple[bytes, str]], *, hosts: Iterable[str] = ()
 ) -> Starlette:
-    """The ASGI application. `metrics` gives Prometheus's text; `hosts` are further names that may be asked under."""
+    """Return the ASGI application. `metrics` returns Prometheus's text and type; `hosts` are additional host names."""
     pages = Pages(inspector, metrics)
     routes = [
         Route("/router/explain", pages.explain),
@@ -60,7 +60,7 @@ def admin_app(
 
 
 class Pages:
-    """The handlers."""
+    """The request handlers."""
 
     def __init__(self, inspector: Inspector, metrics: Callable[[], tuple[bytes, str]]) -> None:
         self._inspector = inspector
@@ -69,42 +69,42 @@ class Pages:
     async def explain(self, request: Request) -> Response:
         model = request.query_params.get("model", "")
         if not model:
-            raise BadRequest("the query needs model=NAME")
+            raise BadRequest("missing query parameter: model=NAME")
         return _json(self._inspector.explain(model, _num_ctx(request.query_params.get("num_ctx"))))
 
-    async def state(self, request: Request) -> Response:
+    async def state(self, _request: Request) -> Response:
         return _json(self._inspector.state())
 
-    async def decisions(self, request: Request) -> Response:
+    async def decisions(self, _request: Request) -> Response:
         return _json({"decisions": self._inspector.decisions()})
 
-    async def config(self, request: Request) -> Response:
+    async def config(self, _request: Request) -> Response:
         return _json(self._inspector.config())
 
-    async def health(self, request: Request) -> Response:
-        """The process lives; says nothing about what it depends on."""
+    async def health(self, _request: Request) -> Response:
+        """Report that the process is alive, whatever the state of Ollama and the cards."""
         return _json({"status": "ok"})
 
-    async def ready(self, request: Request) -> Response:
+    async def ready(self, _request: Request) -> Response:
         is_ready, facts = self._inspector.ready()
         return _json({"ready": is_ready, **facts}, 200 if is_ready else 503)
 
-    async def metrics(self, request: Request) -> Response:
+    async def metrics(self, _request: Request) -> Response:
         body, content_type = self._metrics()
         return Response(body, headers={"content-type": content_type})
 
     def asset(self, name: str) -> Callable[[Request], Any]:
-        """A handler for one file of the dashboard, read once."""
+        """Return a handler for one file of the dashboard, which is read once, here."""
         body = (_DASHBOARD / name).read_bytes()
 
-        async def handler(request: Request) -> Response:
+        async def handler(_request: Request) -> Response:
             return Response(body, headers={"content-type": _ASSETS[name]})
 
         return handler
 
 
 class AdminGuard:
-    """Pure ASGI: refuses other host names, and adds the security headers to every answer."""
+    """ASGI middleware: refuses other host names, and adds the security headers to every answer."""
 
     def __init__(self, app: ASGIApp, hosts: Iterable[str] = ()) -> None:
         self._app = app
@@ -133,7 +133,7 @@ class AdminGuard:
             ipaddress.ip_address(host)
         except ValueError:
             return False
-        return True  # an address cannot be rebound
+        return True  # DNS rebinding needs a name, so an address is safe
 
 
 def _host_of(value: str) -> str:
@@ -146,7 +146,7 @@ def _num_ctx(text: str | None) -> int | None:
     if not text:
         return None
     if not (text.isascii() and text.isdigit() and 0 < int(text[:12]) < 2**31):
-        raise BadRequest("num_ctx is a number of tokens")
+        raise BadRequest("num_ctx must be a number of tokens, greater than 0")
     return int(text)
 
 
@@ -155,9 +155,9 @@ def _json(data: object, status: int = 200) -> Response:
     return Response(body, status, headers={"content-type": "application/json; charset=utf-8"})
 
 
-async def _http_error(request: Request, exc: HTTPException) -> Response:
+async def _http_error(_request: Request, exc: HTTPException) -> Response:
     return _json({"error": str(exc.detail).lower()}, exc.status_code)
 
 
-async def _router_error(request: Request, exc: RouterError) -> Response:
+async def _router_error(_request: Request, exc: RouterError) -> Response:
     return _json({"error": exc.message, "code": exc.code}, exc.status)

@@ -1,4 +1,4 @@
-"""Asking a running router's admin listener, for the commands that show what it sees."""
+"""Requests to the admin listener of a running router, for the commands that show its state."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from router.errors import ModelNotFound, RouterError, UpstreamError
 
 TIMEOUT_S = 10.0
 DEFAULT = "http://127.0.0.1:11436"
-_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy of the environment is not meant for it
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # ignores http_proxy: the router is local
 
 
 def ask(admin: str, path: str, **query: object) -> dict[str, Any]:
-    """The JSON of one page. Raises UpstreamError when no router answers there, ModelNotFound, or its own error."""
+    """Return the JSON of one page. Raises UpstreamError if no router answers, ModelNotFound, or the router's error."""
     named = {key: value for key, value in query.items() if value is not None}
-    base = admin if "://" in admin else f"http://{admin}"  # `serve --admin` takes HOST:PORT, so this does as well
+    base = admin if "://" in admin else f"http://{admin}"  # HOST:PORT, as for `serve --admin`
     url = f"{base.rstrip('/')}{path}" + (f"?{urllib.parse.urlencode(named)}" if named else "")
     try:
         with _DIRECT.open(url, timeout=TIMEOUT_S) as answer:
@@ -28,7 +28,7 @@ def ask(admin: str, path: str, **query: object) -> dict[str, Any]:
         message = _message(exc.read())
         raise (ModelNotFound if exc.code == 404 else RouterError)(message) from None
     except (urllib.error.URLError, OSError, ValueError) as exc:
-        text = f"no router answers at {admin} ({getattr(exc, 'reason', exc)}); start one with: ollama-router serve"
+        text = f"cannot reach a router at {admin} ({getattr(exc, 'reason', exc)}); start one with: ollama-router serve"
         raise UpstreamError(text) from None
 
 

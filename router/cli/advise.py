@@ -1,6 +1,6 @@
-"""`ollama-router advise MODEL`: what to do about a model that is too big for this machine, and what machine it wants.
+"""`ollama-router advise MODEL`: how to make a model fit on this machine, and which cards it would fit on unchanged.
 
-Exit codes: 0 it fits as it is, 1 it does not, 2 the question cannot be answered.
+Exit codes: 0 the model fits unchanged, 1 it does not, 2 wrong usage, or the model or the cards cannot be read.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def advise(
     upstream: UPSTREAM = DEFAULT_UPSTREAM,
     as_json: AS_JSON = False,
 ) -> None:
-    """Say what would make MODEL run 100 % on the GPU here, and which cards would run it as it is."""
+    """Show what would make MODEL run 100 % on the GPU here, and which cards would run it unchanged."""
     settings = Settings(tuple(gpu), num_ctx, num_batch, parallel, kv_type, flash_attn, idle)
     question = read_question(model, upstream, settings, with_installed=True)
     found = advise_on(question.facts, question.installed, question.options, question.cards)
@@ -67,21 +67,21 @@ def _as_data(found: Advice) -> dict[str, Any]:
 
 
 def print_advice(found: Advice, console: Console) -> None:
-    """The advice for people."""
+    """Print the advice as text."""
     if found.fit.fits:
         print(headline(found.fit))
     else:
         rows = [(cure.text, f"{_about(cure.is_estimate)}{cure.need_bytes / GIB:.1f} GiB") for cure in found.cures]
-        rows = rows or [("nothing on this machine would make it fit", "")]
+        rows = rows or [("no change makes it fit on this machine", "")]
         print_table(console, ("what would help", "needs"), rows, title=headline(found.fit))
     print(verdict(found.fit))
     if found.main_memory_bytes:
         size = found.main_memory_bytes / GIB
-        print(f"if it runs all the same, {size:.1f} GiB of it lie in main memory and the CPU works on them: slow")
+        print(f"if it is run nevertheless, {size:.1f} GiB of it are in main memory and computed by the CPU: slow")
     for one in found.hardware:
-        print(f"runs it fully: {_cards(one)}")
+        print(f"runs fully on: {_cards(one)}")
     if not found.hardware:
-        print("runs it fully: nothing up to two cards of 96 GB")
+        print("runs fully on: no machine with up to two cards of 96 GB")
     for note in found.fit.known.notes:
         print(f"note: {note}")
 
@@ -93,5 +93,5 @@ def _about(is_estimate: bool) -> str:
 def _cards(one: Hardware) -> str:
     if one.cards == 1:
         return f"one card of {one.size_gb} GB (needs {one.need_bytes / GIB:.1f} GiB)"
-    cost = f"the split costs {one.split_cost_bytes / GIB:.1f} GiB more and makes no token faster"
+    cost = f"splitting takes {one.split_cost_bytes / GIB:.1f} GiB more and is not faster"
     return f"{one.cards} cards of {one.size_gb} GB (need {one.need_bytes / GIB:.1f} GiB together; {cost})"

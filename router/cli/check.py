@@ -1,4 +1,4 @@
-"""`ollama-router check`: is this configuration valid, and what is in force with it?"""
+"""`ollama-router check`: validate a configuration and print the effective values."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ from router.config import effective, load_config, schema
 
 def check(
     file: Annotated[
-        Path | None, typer.Argument(help="The file; else $OLLAMA_ROUTER_CONFIG, else the defaults.")
+        Path | None, typer.Argument(help="YAML file; default: $OLLAMA_ROUTER_CONFIG, else the built-in defaults.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the configuration as JSON.")] = False,
-    print_schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of the file instead.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the effective configuration as JSON.")] = False,
+    print_schema: Annotated[
+        bool, typer.Option("--schema", help="Print the JSON schema of the configuration file instead.")
+    ] = False,
 ) -> None:
-    """Check a configuration file and print what is in force with it and the environment. Exit code 2 if it is wrong."""
+    """Check a configuration file and print the effective configuration. Exit code 2 if it is invalid."""
     if print_schema:
         typer.echo(json.dumps(schema(), indent=2, ensure_ascii=False))
         return

@@ -1,8 +1,7 @@
-"""`ollama-router demo`: the story that the router exists for, on a simulated Ollama with a virtual RTX A5000.
+"""`ollama-router demo`: what the router is for, on a simulated Ollama with a virtual RTX A5000.
 
-The same requests go first straight to (simulated) Ollama, then through the router; then another program takes 10 GB of
-VRAM, and gives it back. Everything is what the real router does; only the cards, the models and the time to load are
-simulated.
+The same requests go first directly to the simulated Ollama, then through the router; then another program takes 10 GB
+of VRAM, and releases it again. The router is the real one; the cards, the models and the load times are simulated.
 """
 
 from __future__ import annotations
@@ -59,19 +58,19 @@ class Shown:
     ttft_s: float
 
     def cells(self) -> tuple[str, ...]:
-        """The row as text."""
+        """Return the cells as text."""
         rate, first = f"{self.tokens_per_s:.1f}", f"{self.ttft_s:.1f} s"
         return (self.phase, self.requested, self.served, self.why, f"{self.gpu_percent} %", rate, first)
 
 
 def demo(
-    once: Annotated[bool, typer.Option("--once", help="End after the table instead of staying up.")] = False,
-    listen: Annotated[str, typer.Option(help="Where the router of the demo listens.")] = "127.0.0.1:11435",
-    as_json: Annotated[bool, typer.Option("--json", help="The table as JSON.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Exit after the table instead of serving on.")] = False,
+    listen: Annotated[str, typer.Option(help="Address of the demo's router.")] = "127.0.0.1:11435",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False,
 ) -> None:
-    """Play the story on an embedded simulator; nothing is downloaded, no GPU is needed.
+    """Run a demonstration on an embedded simulator; nothing is downloaded, and no GPU is needed.
 
-    Exit code 0 when the 70B spilled straight to Ollama and nothing spilled through the router, else 1.
+    Exit code 0 if the 70B model spilled without the router and no model spilled with it, else 1.
     """
     with asyncio.Runner() as runner:
         sys.exit(runner.run(_demo("127.0.0.1:0" if once else listen, once=once, as_json=as_json)))
@@ -98,9 +97,9 @@ async def _demo(listen: str, *, once: bool, as_json: bool) -> int:
 
 
 async def _routed(sim: SimulatedOllama, router: Running, console: Console) -> list[Shown]:
-    """The same through the router; then another program takes 10 GB, and gives it back."""
+    """Send the requests through the router: normally, while another program holds 10 GB, and after that."""
     rows = await _ask_all(sim, router.url, "router", REQUESTS, console)
-    for phase, foreign_mib in (("10 GB taken", FOREIGN_MIB), ("given back", 0)):
+    for phase, foreign_mib in (("10 GB taken", FOREIGN_MIB), ("released", 0)):
         sim.cards.set_foreign(0, foreign_mib * MIB)
         await router.router.backend.world.refresh_fresh()
         rows += await _ask_all(sim, router.url, phase, REQUESTS[:2], console)
@@ -121,7 +120,7 @@ async def _ask_all(
 
 
 def _config(sim: SimulatedOllama, listen: str) -> Any:
-    """The router's own defaults, but that an upgrade need not wait a minute here."""
+    """Return the router's defaults, except that upgrades are immediate: the demo should not take minutes."""
     options = {
         "listen": listen,
         "admin": "127.0.0.1:0" if listen.endswith(":0") else "127.0.0.1:11436",
@@ -134,7 +133,7 @@ def _config(sim: SimulatedOllama, listen: str) -> Any:
 
 
 async def _empty(sim: SimulatedOllama) -> None:
-    """Unload what the first part has loaded, so that both parts begin alike."""
+    """Unload the models of the first part, so that both parts start with empty cards."""
     client = HttpRelay(sim.url)
     for model in {model for model, _ in REQUESTS}:
         await _post(client, "/api/generate", {"model": model, "keep_alive": 0})
@@ -170,7 +169,7 @@ async def _ask(sim: SimulatedOllama, url: str, phase: str, model: str, prompt: s
 
 
 def _gpu_percent(sim: SimulatedOllama, served: str) -> int:
-    """How much of the model that served is on the GPU, as `ollama ps` would say; 0 when it is not loaded."""
+    """Return the percentage of a model that is on the GPU, as `ollama ps` shows it; 0 if it is not loaded."""
     for row in sim.engine.ps():
         if key_of(row.model.name) == key_of(served):
             return round(100 * row.size_vram_bytes / row.size_bytes) if row.size_bytes else 0
@@ -192,13 +191,13 @@ def _print(rows: list[Shown], console: Console, *, as_json: bool) -> None:
     routed = [row for row in rows if not row.phase.startswith("Ollama")]
     straight = [row for row in rows if row.phase.startswith("Ollama")]
     print(
-        f"spilled straight to Ollama: {sum(row.gpu_percent < 100 for row in straight)} of {len(straight)}; "
-        f"through the router: {sum(row.gpu_percent < 100 for row in routed)} of {len(routed)}"
+        f"spilled without the router: {sum(row.gpu_percent < 100 for row in straight)} of {len(straight)}; "
+        f"with the router: {sum(row.gpu_percent < 100 for row in routed)} of {len(routed)}"
     )
 
 
 async def _stay(router: Running, listen: str, console: Console) -> None:
-    console.print("\nThe router stays up. Three things to try from another terminal (Ctrl-C ends it):\n")
+    console.print("\nThe router is still running (Ctrl-C stops it). Try from another terminal:\n")
     body = json.dumps({"model": ASKED, "prompt": "why is the sky blue?"})
     lines = (
         f"curl -i {router.url}/api/generate -d '{body}'",
@@ -207,5 +206,7 @@ async def _stay(router: Running, listen: str, console: Console) -> None:
     )
     for text in lines:
         print(f"  {text}", flush=True)
-    console.print(f"\nWhy it decides so: ollama-router explain {ASKED}   or   {router.admin_url}/", highlight=False)
+    console.print(
+        f"\nThe decision explained: ollama-router explain {ASKED}   or   {router.admin_url}/", highlight=False
+    )
     await asyncio.Event().wait()

@@ -1,4 +1,4 @@
-"""`ollama-router explain MODEL`: what would serve it now, and why nothing bigger."""
+"""`ollama-router explain MODEL`: which variant would serve it now, and why no bigger one."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ TITLES = ("", "variant", "num_ctx", "needs", "has", "verdict", "why")
 
 def explain(
     model: Annotated[str, typer.Argument(help="A model or the name of a chain.")],
-    num_ctx: Annotated[int | None, typer.Option("--num-ctx", min=1, help="As if the request named it.")] = None,
+    num_ctx: Annotated[int | None, typer.Option("--num-ctx", min=1, help="Context of the request, in tokens.")] = None,
     admin: Annotated[
         str, typer.Option(help="Admin address of the router.", envvar="OLLAMA_ROUTER_ADMIN_URL")
     ] = DEFAULT,
-    as_json: Annotated[bool, typer.Option("--json", help="The decision as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the decision as JSON.")] = False,
 ) -> None:
-    """Show the decision for MODEL now: a line per variant with what it needs and what there is.
+    """Show the current decision for MODEL, with a line per variant: memory needed, memory available, verdict.
 
-    Exit code 0 when something serves it, 1 when nothing fits.
+    Exit code 0 if a variant would serve it, 1 if nothing fits.
     """
     found = ask(admin, "/router/explain", model=model, num_ctx=num_ctx)
     if as_json:
@@ -67,7 +67,7 @@ def show(found: dict[str, Any]) -> None:
 
 def _title(found: dict[str, Any]) -> str:
     if found["outcome"] == "passthrough":
-        return f"{found['chain']}: passed on unchanged, there is no GPU"
+        return f"{found['chain']}: passed on unchanged, because there is no GPU"
     gpus = found.get("gpus")
     free = (
         "free memory unknown"

@@ -1,6 +1,6 @@
-"""`ollama-router fit MODEL`: will it run fully on the GPU, on which cards, with how much context, for which bytes.
+"""`ollama-router fit MODEL`: whether a model runs fully on the GPU, on which cards, with which context.
 
-Exit codes: 0 it fits, 1 it does not, 2 the question cannot be answered.
+Exit codes: 0 the model fits, 1 it does not, 2 wrong usage, or the model or the cards cannot be read.
 """
 
 from __future__ import annotations
@@ -18,16 +18,20 @@ from router.cli.question import DEFAULT_UPSTREAM, Settings, read_question
 from router.core.advice.examine import DeviceTerms, Fit, examine
 from router.core.units import GIB
 
-MODEL = Annotated[str, typer.Argument(help="An installed model, or a file with the JSON of /api/show (verbose).")]
-UPSTREAM = Annotated[str, typer.Option(envvar="OLLAMA_HOST", help="The Ollama to ask.")]
-GPU = Annotated[list[str], typer.Option("--gpu", help="Free memory of a card, MiB or 24GiB; once per card.")]
-NUM_CTX = Annotated[int | None, typer.Option(min=4, help="Context per slot.")]
-NUM_BATCH = Annotated[int | None, typer.Option(min=1, help="Tokens per batch.")]
-PARALLEL = Annotated[int, typer.Option(min=1, help="Slots (OLLAMA_NUM_PARALLEL).")]
+MODEL = Annotated[str, typer.Argument(help="An installed model, or a file with the verbose answer of /api/show.")]
+UPSTREAM = Annotated[str, typer.Option(envvar="OLLAMA_HOST", help="URL of the Ollama that has the model.")]
+GPU = Annotated[
+    list[str], typer.Option("--gpu", help="Free memory of a card, in MiB or as 24GiB; repeat for each card.")
+]
+NUM_CTX = Annotated[int | None, typer.Option(min=4, help="Context per slot, in tokens.")]
+NUM_BATCH = Annotated[int | None, typer.Option(min=1, help="Batch size in tokens.")]
+PARALLEL = Annotated[int, typer.Option(min=1, help="Parallel slots (OLLAMA_NUM_PARALLEL).")]
 KV_TYPE = Annotated[str, typer.Option(help="Type of the KV cache (OLLAMA_KV_CACHE_TYPE).")]
-FLASH = Annotated[bool, typer.Option("--flash-attn/--no-flash-attn", help="Flash attention.")]
-IDLE = Annotated[bool, typer.Option("--idle", help="Take the cards of this machine as if nothing ran on them.")]
-AS_JSON = Annotated[bool, typer.Option("--json", help="The answer as JSON.")]
+FLASH = Annotated[
+    bool, typer.Option("--flash-attn/--no-flash-attn", help="Use flash attention (OLLAMA_FLASH_ATTENTION).")
+]
+IDLE = Annotated[bool, typer.Option("--idle", help="Treat the cards of this machine as idle.")]
+AS_JSON = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 TERMS: tuple[tuple[str, Callable[[DeviceTerms], int]], ...] = (
     ("weights", lambda device: device.weights_bytes),
@@ -54,7 +58,7 @@ def fit(
     upstream: UPSTREAM = DEFAULT_UPSTREAM,
     as_json: AS_JSON = False,
 ) -> None:
-    """Say whether MODEL runs 100 % on the GPU, and where the bytes go."""
+    """Show whether MODEL runs 100 % on the GPU, and how much memory each part takes."""
     settings = Settings(tuple(gpu), num_ctx, num_batch, parallel, kv_type, flash_attn, idle)
     question = read_question(model, upstream, settings)
     found = examine(question.facts, question.options, question.cards)
@@ -66,7 +70,7 @@ def fit(
 
 
 def as_data(found: Fit) -> dict[str, Any]:
-    """The answer as plain data, all sizes in bytes."""
+    """Return the result as plain data, all sizes in bytes."""
     known = found.known
     return {
         "model": found.model,
@@ -92,7 +96,7 @@ def as_data(found: Fit) -> dict[str, Any]:
 
 
 def print_fit(found: Fit, console: Console) -> None:
-    """The answer for people: a table on a terminal, tab-separated lines into a pipe."""
+    """Print the result: a table on a terminal, tab-separated lines into a pipe."""
     rows = [(name, *(f"{term(device) / GIB:.2f} GiB" for device in found.devices)) for name, term in TERMS]
     rows.insert(0, ("layers", *(str(device.layers) for device in found.devices)))
     titles = ("", *(f"card {device.index}" for device in found.devices))
@@ -102,7 +106,7 @@ def print_fit(found: Fit, console: Console) -> None:
 
 
 def headline(found: Fit) -> str:
-    """Model and settings in one line."""
+    """Return model and settings in one line."""
     options = found.options
     slots = "1 slot" if options.num_parallel == 1 else f"{options.num_parallel} slots"
     flash = "on" if options.flash_attention else "off"
@@ -111,7 +115,7 @@ def headline(found: Fit) -> str:
 
 
 def verdict(found: Fit) -> str:
-    """The answer in one sentence."""
+    """Return the result in one sentence."""
     most = f"the largest context that fits is {found.largest_num_ctx}" if found.largest_num_ctx else "no context fits"
     if not found.devices:
         return "does not fit: there is no GPU"
@@ -122,7 +126,7 @@ def verdict(found: Fit) -> str:
 
 
 def print_table(console: Console, titles: Sequence[str], rows: Sequence[Sequence[str]], *, title: str) -> None:
-    """Rich on a terminal, tabs into a pipe."""
+    """Print a table on a terminal, tab-separated lines into a pipe."""
     if not console.is_terminal:
         print(title)
         for row in (titles, *rows):

@@ -1,6 +1,6 @@
-"""`ollama-router`: the table of commands, `--version`, and what errors become.
+"""`ollama-router`: the table of commands, `--version`, and the handling of errors.
 
-Exit codes: 0 done; 1 it failed (unreachable, nothing fits, refused); 2 wrong usage or configuration; 130 interrupted.
+Exit codes: 0 success; 1 failure (unreachable, nothing fits, refused); 2 wrong usage or configuration; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 from router import __version__
 from router.errors import ConfigError, RouterError
 
-# name → module:function. Imported when asked for, so that `explain` does not pay for the simulator.
+# name → module:function. Imported when run, so that `explain` does not pay for importing the simulator.
 COMMANDS = {
     "serve": "router.cli.serve:serve",
     "check": "router.cli.check:check",
@@ -32,10 +32,10 @@ COMMANDS = {
 class LazyCommands(TyperGroup):
     """The commands of `COMMANDS`, in its order."""
 
-    def list_commands(self, ctx: Any) -> list[str]:
+    def list_commands(self, _ctx: Any) -> list[str]:
         return list(COMMANDS)
 
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+    def get_command(self, _ctx: Any, cmd_name: str) -> Any:
         target = COMMANDS.get(cmd_name)
         if target is None:
             return None
@@ -67,18 +67,18 @@ def main(
         False, "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
     ),
 ) -> None:
-    """An Ollama-compatible router that sends each request to the biggest variant that runs fully on the GPU now."""
+    """Send each Ollama request to the biggest variant of its model that runs fully on the GPU now."""
 
 
 def run() -> None:
-    """The console script: commands raise RouterError, and this says it in one line and sets the exit code."""
+    """Run the command line; print a RouterError in one line and exit with its code."""
     try:
         app(prog_name="ollama-router")
     except ConfigError as error:
         _exit(error.message, 2)
     except RouterError as error:
         _exit(error.message, 1)
-    except BrokenPipeError:  # `ollama-router … | head`
+    except BrokenPipeError:  # `ollama-router … | head`; without this Python would print a second error at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
 

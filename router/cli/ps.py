@@ -1,4 +1,4 @@
-"""`ollama-router ps`: what is loaded, how much of it is on the GPU, why not all, and what would fit instead."""
+"""`ollama-router ps`: the loaded models, how much of each is on the GPU, and what would fit instead."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def ps(
     admin: Annotated[
         str, typer.Option(help="Admin address of the router.", envvar="OLLAMA_ROUTER_ADMIN_URL")
     ] = DEFAULT,
-    as_json: Annotated[bool, typer.Option("--json", help="The state as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the state as JSON.")] = False,
 ) -> None:
-    """Show what is loaded on the cards that the router watches."""
+    """Show the models that are loaded on the cards of the router's Ollama."""
     state = ask(admin, "/router/state")
     if as_json:
         print(json.dumps(state, indent=2))
@@ -55,9 +55,9 @@ def _row(resident: dict[str, Any]) -> tuple[str, ...]:
 
 def _cards(state: dict[str, Any]) -> str:
     if not state["ollama"]["up"]:
-        return f"no Ollama: {state['ollama']['error']}"
+        return f"Ollama does not answer: {state['ollama']['error']}"
     if state["gpus"] is None:
-        return "free memory unknown: every load is verified"
+        return "free memory is unknown: every load is verified"
     if not state["gpus"]:
         return "no GPU: requests pass unchanged"
     return ", ".join(

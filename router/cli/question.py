@@ -1,4 +1,4 @@
-"""What `fit` and `advise` are asked: model, cards and settings, from command line, file, server and probe."""
+"""The input of `fit` and `advise`: model, cards and settings, from command line, file, server and probe."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _RESERVED_BYTES = 512 * MIB
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The options of the command line; None = as the model, the server or the router would have it."""
+    """The options of the command line; None means the default of the model, the server or the router."""
 
     gpus: Sequence[str]
     num_ctx: int | None = None
@@ -44,7 +44,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A model on a machine. `installed` is everything the server has; empty when the model came from a file."""
+    """A model on a machine. `installed` are the server's other models; () if the model came from a file."""
 
     facts: ModelFacts
     installed: tuple[ModelFacts, ...]
@@ -54,7 +54,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """Where the facts come from; a file knows neither other models nor a version."""
+    """The facts of the model; those from a file come without other models and without the server's version."""
 
     facts: ModelFacts
     installed: tuple[ModelFacts, ...] = ()
@@ -62,7 +62,7 @@ class Subject:
 
 
 def read_question(model: str, upstream: str, settings: Settings, *, with_installed: bool = False) -> Question:
-    """Everything that `examine` and `advise` need. Raises ConfigError (exit 2) for whatever cannot be used."""
+    """Return the input of `examine` and `advise`. Raises ConfigError (exit code 2) for invalid input."""
     _check(settings)
     if Path(model).is_file():
         source = Subject(_from_file(Path(model)))
@@ -79,11 +79,11 @@ def _check(settings: Settings) -> None:
         allowed = "f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0, iq4_nl"
         raise ConfigError(f"--kv-type {settings.kv_type}: not a cache type; allowed are {allowed}")
     if MemoryOptions(256, kv_type=settings.kv_type).is_kv_quantized and not settings.flash_attention:
-        raise ConfigError(f"--kv-type {settings.kv_type} needs flash attention: llama.cpp refuses to load it without")
+        raise ConfigError(f"--kv-type {settings.kv_type} requires flash attention: llama.cpp does not load it without")
 
 
 def _options(facts: ModelFacts, gpus: Sequence[Gpu], settings: Settings) -> MemoryOptions:
-    """The Modelfile's parameters, then the command line; the context as the router would choose it."""
+    """Return the memory options: the command line's, else the Modelfile's, else the router's default context."""
     server = ServerSettings(num_parallel=settings.num_parallel, kv_type=settings.kv_type)
     default = min(DEFAULT_NUM_CTX, automatic_num_ctx(gpus, server))
     launch = merged(facts, LoadOptions(num_ctx=settings.num_ctx, num_batch=settings.num_batch), server, default)
@@ -97,7 +97,7 @@ def _options(facts: ModelFacts, gpus: Sequence[Gpu], settings: Settings) -> Memo
 
 
 def _from_file(path: Path) -> ModelFacts:
-    """A saved answer of `/api/show`. Without tensors its size is not known: refused rather than guessed."""
+    """Read a saved answer of `/api/show`. One without tensors is refused, because its size is unknown."""
     try:
         show: Any = json.loads(path.read_text())
     except (OSError, ValueError) as exc:
@@ -107,7 +107,7 @@ def _from_file(path: Path) -> ModelFacts:
     size = show.get("size")
     facts = ModelFacts.of_show({"name": path.stem, "size": size if isinstance(size, int) else 0}, show)
     if not facts.tensors and not facts.size_bytes:
-        raise ConfigError(f'{path}: it lists no tensors; ask for it with {{"model": …, "verbose": true}}')
+        raise ConfigError(f'{path}: it lists no tensors; request it with {{"model": …, "verbose": true}}')
     return facts
 
 
@@ -134,16 +134,16 @@ def _key(model: str) -> str:
 
 
 def _url(upstream: str) -> str:
-    """OLLAMA_HOST may be an address without a scheme, or the server's own wildcard."""
+    """Return the URL for OLLAMA_HOST, which may lack a scheme, or be the wildcard address that the server binds."""
     url = upstream if "://" in upstream else f"http://{upstream}"
     return url.replace("//0.0.0.0", "//127.0.0.1")
 
 
 def _gpu(index: int, text: str) -> Gpu:
-    """``24564`` (MiB) or ``24GiB``: a card with so much free."""
+    """Parse ``24564`` (MiB) or ``24GiB``: a card with this much free memory."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", text.strip().lower())
     if not match or match[2] not in _UNITS or float(match[1]) <= 0:
-        raise ConfigError(f"--gpu {text}: give the free memory of one card, in MiB (24564) or as 24GiB")
+        raise ConfigError(f"--gpu {text}: expected the free memory of one card, in MiB (24564) or as 24GiB")
     size = int(float(match[1]) * _UNITS[match[2]] * MIB)
     return Gpu(index, f"GPU-{index}", "card", size, size)
 
@@ -151,17 +151,17 @@ def _gpu(index: int, text: str) -> Gpu:
 async def _probed(is_idle: bool) -> tuple[Gpu, ...]:
     probe = detect_probe()
     if probe is None:
-        raise ConfigError("no GPU was found on this machine; name the cards: --gpu 24564 [--gpu 24564]")
+        raise ConfigError("no GPU was found on this machine; specify the cards: --gpu 24564 [--gpu 24564]")
     try:
         gpus = (await probe.read()).gpus
     except ProbeError as exc:
-        raise ConfigError(f"the GPUs cannot be read: {exc.message}; name them: --gpu 24564") from None
+        raise ConfigError(f"the GPUs cannot be read: {exc.message}; specify them: --gpu 24564") from None
     finally:
         await probe.aclose()
     return tuple(_idle(gpu) for gpu in gpus) if is_idle else gpus
 
 
 def _idle(gpu: Gpu) -> Gpu:
-    """The card as if nothing ran on it: the driver still keeps some."""
+    """Return the card as if it were idle; the driver's reserve is not free even then."""
     free = max(gpu.free_bytes, gpu.total_bytes - _RESERVED_BYTES)
     return Gpu(gpu.index, gpu.uuid, gpu.name, gpu.total_bytes, free, gpu.context_bytes, gpu.compute)

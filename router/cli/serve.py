@@ -1,4 +1,4 @@
-"""`ollama-router serve`: run the router until it is told to stop."""
+"""`ollama-router serve`: run the router until SIGTERM or SIGINT."""
 
 from __future__ import annotations
 
@@ -20,22 +20,24 @@ from router.telemetry import LogHook, stderr_sink
 
 
 def serve(
-    config: Annotated[Path | None, typer.Option("--config", "-c", help="YAML file; without it: defaults.")] = None,
-    listen: Annotated[str | None, typer.Option(help="Where clients connect, e.g. 127.0.0.1:11435.")] = None,
-    admin: Annotated[str | None, typer.Option(help="Where /router/…, /metrics and the dashboard are.")] = None,
-    upstream: Annotated[str | None, typer.Option(help="URL of the Ollama behind the router.")] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="YAML configuration file; default: built-in defaults.")
+    ] = None,
+    listen: Annotated[str | None, typer.Option(help="Address for clients, e.g. 127.0.0.1:11435.")] = None,
+    admin: Annotated[str | None, typer.Option(help="Address for /router/…, /metrics and the dashboard.")] = None,
+    upstream: Annotated[str | None, typer.Option(help="URL of the Ollama to route to.")] = None,
     insecure_no_auth: Annotated[
-        bool, typer.Option("--insecure-no-auth", help="Anonymous clients may do everything on any bind.")
+        bool, typer.Option("--insecure-no-auth", help="Give anonymous clients all rights on any address.")
     ] = False,
 ) -> None:
     """Serve Ollama's API on --listen, routed to the Ollama at --upstream."""
-    given = {
+    options = {
         "listen": listen,
         "admin": admin,
         "insecure_no_auth": insecure_no_auth or None,
         "backends.local.url": upstream,
     }
-    loaded = load_config(config, options={key: value for key, value in given.items() if value is not None})
+    loaded = load_config(config, options={key: value for key, value in options.items() if value is not None})
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         try:
             runner.run(_serve(loaded))
@@ -48,7 +50,7 @@ def serve(
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop where it is installed (it is not on every platform)."""
+    """Return uvloop's loop, None if it is not installed (it does not exist for every platform)."""
     try:
         uvloop = importlib.import_module("uvloop")
     except ImportError:
@@ -64,17 +66,17 @@ async def _serve(config: Config) -> None:
     log = LogHook(config.telemetry.log_level, sink=stderr_sink, later=loop.call_later)
     async with running(config, hooks=[log]) as service:
         calm_collector()
-        print(f"ollama-router listens on {service.url}, admin on {service.admin_url}", file=sys.stderr)
+        print(f"ollama-router is listening on {service.url}, admin on {service.admin_url}", file=sys.stderr)
         await stop.wait()
         service.grace_s = config.timeouts.shutdown_s
     log.flush()
 
 
 def calm_collector() -> None:
-    """Collect garbage rarely, and never look again at what was there at the start.
+    """Make Python's garbage collector run rarely, and exclude the objects that exist now.
 
-    A request leaves no cycles behind, but Python's defaults look through the whole heap several times a second under
-    load: an eighth of the time, in pauses of 40 ms.
+    A request leaves no reference cycles behind. With Python's defaults the collector would scan the whole heap several
+    times a second under load: an eighth of the time, in pauses of 40 ms.
     """
     gc.collect()
     gc.freeze()

@@ -1,4 +1,4 @@
-"""`ollama-router simulate`: an Ollama that only pretends, on virtual GPUs."""
+"""`ollama-router simulate`: a simulated Ollama on virtual GPUs."""
 
 from __future__ import annotations
 
@@ -23,20 +23,24 @@ from router.errors import ConfigError
 
 
 def simulate(
-    gpu: Annotated[list[int] | None, typer.Option(help="MiB of one virtual card; repeat for more. 0: no card.")] = None,
-    listen: Annotated[str, typer.Option(help="Where the simulated Ollama listens.")] = "127.0.0.1:11434",
-    models: Annotated[str | None, typer.Option(help="Installed tags, comma-separated.")] = None,
-    library: Annotated[str | None, typer.Option(help="all: every known model; tiny: the scripted ones.")] = None,
-    load_mib_per_s: Annotated[float, typer.Option(help="How fast weights are loaded.")] = 3000.0,
-    tokens_per_s: Annotated[float | None, typer.Option(help="Fixed speed on the GPU (default: by size).")] = None,
-    cpu_tokens_per_s: Annotated[float | None, typer.Option(help="Fixed speed on the CPU (default: by size).")] = None,
-    parallel: Annotated[int, typer.Option(help="OLLAMA_NUM_PARALLEL of the simulated server.")] = 1,
-    seed: Annotated[int, typer.Option(help="What is left to chance is drawn from this.")] = 0,
-    run_dir: Annotated[Path | None, typer.Option(help="vgpu.json, state and log as the lab has them.")] = None,
-    gpu_metrics: Annotated[str | None, typer.Option(help="Serve DCGM exporter's metrics on this address.")] = None,
-    foreign_script: Annotated[Path | None, typer.Option(help="Lines of 'SECONDS CARD MIB'.")] = None,
+    gpu: Annotated[
+        list[int] | None, typer.Option(help="Size of a virtual card in MiB; repeat for more; 0: none.")
+    ] = None,
+    listen: Annotated[str, typer.Option(help="Address of the simulated Ollama.")] = "127.0.0.1:11434",
+    models: Annotated[str | None, typer.Option(help="Installed models, comma-separated.")] = None,
+    library: Annotated[str | None, typer.Option(help="all: all known models; tiny: the scripted ones.")] = None,
+    load_mib_per_s: Annotated[float, typer.Option(help="Speed of loads, in MiB/s.")] = 3000.0,
+    tokens_per_s: Annotated[float | None, typer.Option(help="Speed on the GPU; default: by model size.")] = None,
+    cpu_tokens_per_s: Annotated[float | None, typer.Option(help="Speed on the CPU; default: by model size.")] = None,
+    parallel: Annotated[int, typer.Option(help="OLLAMA_NUM_PARALLEL of the server.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of the random numbers.")] = 0,
+    run_dir: Annotated[Path | None, typer.Option(help="Directory for vgpu.json, state and log.")] = None,
+    gpu_metrics: Annotated[str | None, typer.Option(help="Address for metrics like DCGM exporter's.")] = None,
+    foreign_script: Annotated[
+        Path | None, typer.Option(help="File with lines 'SECONDS CARD MIB': memory of other programs.")
+    ] = None,
 ) -> None:
-    """Run a simulated Ollama until Ctrl-C. With --run-dir its vgpu.json says which cards there are."""
+    """Run a simulated Ollama until Ctrl-C. With --run-dir the cards are those of its vgpu.json."""
     sizes = [size for size in ([24564] if gpu is None else gpu) if size > 0]
     speeds = Speeds(load_mib_per_s, tokens_per_s, cpu_tokens_per_s)
     cards = tuple(CardSpec(name=f"CUDA{index}", total_mib=size) for index, size in enumerate(sizes))
@@ -54,7 +58,7 @@ def simulate(
 
 
 def _library(models: str | None, library: str | None) -> Library:
-    """The installed models. Raises ConfigError for a tag that nobody knows."""
+    """Return the installed models. Raises ConfigError for an unknown tag."""
     if library not in (None, "all", "tiny"):
         raise ConfigError(f"--library: unknown {library!r}; allowed: all, tiny")
     if library == "tiny":
@@ -79,7 +83,7 @@ def _script(path: Path | None, cards: int) -> tuple[ForeignStep, ...]:
 
 
 def _prepared(run_dir: Path, cards: tuple[CardSpec, ...], speeds: Speeds) -> Path:
-    """A run directory with its vgpu.json; one that is there already is left as it is."""
+    """Create the run directory and its vgpu.json; an existing file is left unchanged."""
     run_dir.mkdir(parents=True, exist_ok=True)
     path = run_dir / "vgpu.json"
     if not path.exists():
@@ -118,7 +122,7 @@ async def _serve(config: SimConfig, listen: str, gpu_metrics: str | None, script
 
 
 def _address(text: str) -> tuple[str, int]:
-    """HOST:PORT. Raises ConfigError."""
+    """Parse HOST:PORT. Raises ConfigError."""
     host, _, port = text.rpartition(":")
     if not port.isdigit():
         raise ConfigError(f"{text!r}: expected HOST:PORT")

@@ -1,5 +1,6 @@
-"""The stage of the benches: a simulated Ollama on virtual cards, the router before it or not, and clients, in one
-process on a virtual clock. Nothing here waits in real time, so minutes of traffic take seconds and repeat exactly.
+"""A test stage: a simulated Ollama on virtual cards, optionally the router in front of it, and clients, in one process.
+
+On a virtual clock nothing waits in real time, so minutes of traffic take seconds and repeat exactly.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from router.http.client.response import UpstreamRequest
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One answer as a client saw it; `served` is the model that the answer names."""
+    """One answer as its client saw it; `served` is the model named in the answer."""
 
     asked: str
     served: str
@@ -35,7 +36,7 @@ class Reply:
 
 @dataclass
 class Stage:
-    """`url` is what clients talk to: the router, or the simulated Ollama itself."""
+    """A running stage. `url` is the server for clients: the router, or the simulated Ollama itself."""
 
     sim: SimulatedOllama
     url: str
@@ -74,14 +75,14 @@ async def stage(
     has_probe: bool | None = True,
     backend: str = "local",
 ) -> AsyncIterator[Stage]:
-    """A simulated Ollama, and the router before it unless `router_config` is None (its keys are dotted).
+    """Run a simulated Ollama, and the router in front of it unless `router_config` (with dotted keys) is None.
 
-    `has_probe` None: the probe that the configuration names.
+    `has_probe`: True for the simulated cards' probe, False for none, None for the probe that the configuration names.
     """
     loads: list[str] = []
     evictions: list[str] = []
 
-    def on_event(kind: str, model: str, detail: str) -> None:
+    def on_event(kind: str, model: str, _detail: str) -> None:
         if kind == "starting":
             loads.append(model)
         elif kind == "evicting":
@@ -109,7 +110,7 @@ async def stage(
 
 
 def table(rows: Sequence[Sequence[object]]) -> str:
-    """Rows as aligned plain text, the first one the titles."""
+    """Return rows as aligned plain text; the first row holds the titles."""
     texts = [[str(cell) for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in texts) for column in range(len(texts[0]))]
     return "\n".join(
@@ -118,11 +119,11 @@ def table(rows: Sequence[Sequence[object]]) -> str:
 
 
 def p95(values: Sequence[float]) -> float:
-    """The 95th percentile; 0 for none."""
+    """Return the 95th percentile; 0 for no values."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(len(ordered) * 0.95))] if ordered else 0.0
 
 
 def mean(values: Sequence[float]) -> float:
-    """The mean; 0 for none."""
+    """Return the mean; 0 for no values."""
     return statistics.mean(values) if values else 0.0

@@ -87,10 +87,10 @@ def test_fit_as_json_has_all_bytes(saved: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--gpu", "many"], "--gpu many: give the free memory"),
+        (["--gpu", "many"], "--gpu many: expected the free memory"),
         (["--gpu", "0"], "--gpu 0"),
         (["--gpu", "24000", "--kv-type", "q7"], "--kv-type q7: not a cache type"),
-        (["--gpu", "24000", "--kv-type", "q8_0", "--no-flash-attn"], "needs flash attention"),
+        (["--gpu", "24000", "--kv-type", "q8_0", "--no-flash-attn"], "requires flash attention"),
     ],
 )
 def test_bad_options_exit_2(saved: str, arguments: list[str], message: str) -> None:
@@ -136,9 +136,9 @@ def test_advise_of_an_installed_model_names_the_cures(server: respx.MockRouter) 
     assert code == 1
     assert "use llama3.3:70b-instruct-q2_K, which is installed" in text
     assert "use llama3.1:8b, a smaller member of the series" in text
-    assert "runs it fully: one card of 48 GB" in text
+    assert "runs fully on: one card of 48 GB" in text
     assert "2 cards of 24 GB" in text
-    assert "lie in main memory" in text
+    assert "are in main memory" in text
 
 
 def test_advise_as_json(server: respx.MockRouter) -> None:
@@ -165,8 +165,8 @@ def test_advise_where_nothing_helps(tmp_path: Path) -> None:
     path.write_text(json.dumps({**show_of("deepseek-r1-671b"), "tensors": [], "size": 400 * GIB}))
     code, text = run("advise", str(path), "--gpu", "4000")
     assert code == 1
-    assert "nothing on this machine would make it fit" in text
-    assert "runs it fully: nothing up to two cards of 96 GB" in text
+    assert "no change makes it fit on this machine" in text
+    assert "runs fully on: no machine with up to two cards of 96 GB" in text
     assert "note: the server listed no tensors" in text
 
 

@@ -1,6 +1,6 @@
 "use strict";
-// Shows whatever state and decisions hold: lists of objects as tables, objects as lists of facts. Names of models come
-// from outside, so everything becomes text nodes and never markup.
+// Shows state and decisions generically: lists of objects as tables, other objects as rows of facts. Model names come
+// from clients, so all values become text nodes and never markup.
 
 const REFRESH_MS = 2000;
 
@@ -80,7 +80,7 @@ async function refresh() {
     put("state", facts(state));
     put("decisions", recent.decisions.length ? table(recent.decisions) : element("p", "none yet"));
   } catch {
-    ready.textContent = "the router does not answer";
+    ready.textContent = "cannot reach the router";
     ready.className = "bad";
   }
 }
