@@ -92,9 +92,9 @@ def _three(sizes: list[float]) -> str:
     return f"{median(sizes):.1f} {sizes[int(0.95 * (len(sizes) - 1))]:.1f} {sizes[-1]:.1f}" if sizes else "-"
 
 
-def within(error: Errors, term: str, share: float, least_mib: float) -> bool:
-    """True when the error is within `share` of the recorded value or within `least_mib`."""
-    return abs(error.error_mib[term]) <= max(share * error.recorded_mib[term], least_mib)
+def within(error: Errors, term: str, share: float, min_mib: float) -> bool:
+    """True when the error is within `share` of the recorded value or within `min_mib`."""
+    return abs(error.error_mib[term]) <= max(share * error.recorded_mib[term], min_mib)
 
 
 def memory_bounds(errors: list[Errors]) -> list[Bound]:

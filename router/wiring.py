@@ -20,17 +20,17 @@ from router.core.ollama.runner import Gpu
 from router.core.units import MIB
 from router.http.server.limits import WireLimits
 
-MOST_CACHE_S = 0.05
+MAX_CACHE_S = 0.05
 """Upper bound for the cache time of a local probe: each switch needs current readings."""
 
-LEAST_COMMAND_TIMEOUT_S, LEAST_HTTP_TIMEOUT_S = 5.0, 2.0
+MIN_COMMAND_TIMEOUT_S, MIN_HTTP_TIMEOUT_S = 5.0, 2.0
 """Lower bounds for the timeout of a probe that starts a process, or sends a request."""
 
 
 def build_probe(probe: Probe) -> VramProbe | None:
     """Return the configured probe, None if there is nothing to read (verify mode)."""
-    cache_s, timeout_s = min(probe.cache_s, MOST_CACHE_S), probe.timeout_s
-    command_s, http_s = max(timeout_s, LEAST_COMMAND_TIMEOUT_S), max(timeout_s, LEAST_HTTP_TIMEOUT_S)
+    cache_s, timeout_s = min(probe.cache_s, MAX_CACHE_S), probe.timeout_s
+    command_s, http_s = max(timeout_s, MIN_COMMAND_TIMEOUT_S), max(timeout_s, MIN_HTTP_TIMEOUT_S)
     builders: dict[str, Callable[[], VramProbe | None]] = {
         "auto": lambda: detect_probe(cache_s=cache_s, timeout_s=timeout_s),
         "nvml": lambda: NvmlProbe(cache_s=cache_s, timeout_s=timeout_s),

@@ -18,7 +18,7 @@ from router.core.ollama.names import key_of
 from router.errors import BadRequest, RouterError
 
 _SHOWS_AT_ONCE = 4
-_MOST_MODELS = 2048
+_MAX_MODELS = 2048
 
 
 class _Server(Protocol):
@@ -34,8 +34,8 @@ class CatalogReader:
 
     def __init__(self, server: _Server) -> None:
         self._server = server
-        self._known: LRUCache[tuple[str, str], ModelFacts] = LRUCache(_MOST_MODELS)
-        self._by_digest: LRUCache[str, ModelFacts] = LRUCache(_MOST_MODELS)
+        self._known: LRUCache[tuple[str, str], ModelFacts] = LRUCache(_MAX_MODELS)
+        self._by_digest: LRUCache[str, ModelFacts] = LRUCache(_MAX_MODELS)
         self._reading: asyncio.Task[Mapping[str, ModelFacts]] | None = None
 
     async def refresh(self) -> Mapping[str, ModelFacts]:

@@ -14,7 +14,7 @@ import msgspec
 
 from router.core.learning.observation import Observation
 
-_MOST_ROWS = 5000
+_MAX_ROWS = 5000
 _SCHEMA_VERSION = 1  # a file of another version is moved aside like a corrupt one
 _BUSY_S = 2.0
 _T = TypeVar("_T")
@@ -36,8 +36,8 @@ class LearnedStore(Protocol):
 class MemoryStore:
     """Keeps observations until the process ends."""
 
-    def __init__(self, most_rows: int = _MOST_ROWS) -> None:
-        self._rows: deque[Observation] = deque(maxlen=most_rows)
+    def __init__(self, max_rows: int = _MAX_ROWS) -> None:
+        self._rows: deque[Observation] = deque(maxlen=max_rows)
 
     async def put(self, observation: Observation) -> None:
         self._rows.append(observation)
@@ -59,15 +59,15 @@ class SqliteStore:
     """
 
     def __init__(
-        self, path: str | Path, most_rows: int = _MOST_ROWS, *, report: Callable[[str], None] = lambda _text: None
+        self, path: str | Path, max_rows: int = _MAX_ROWS, *, report: Callable[[str], None] = lambda _text: None
     ) -> None:
         self.path = Path(path)
         self.moved_to: Path | None = None
         self.error = ""
         self._report = report
         self._reported: tuple[Path | None, str] = (None, "")
-        self._most_rows = most_rows
-        self._memory = MemoryStore(most_rows)
+        self._max_rows = max_rows
+        self._memory = MemoryStore(max_rows)
         self._connection: sqlite3.Connection | None = None
         self._turn = asyncio.Lock()
 
@@ -147,7 +147,7 @@ class SqliteStore:
 
     def _insert(self, connection: sqlite3.Connection, observation: Observation) -> None:
         row = connection.execute("INSERT INTO observations (seen) VALUES (?)", (msgspec.json.encode(observation),))
-        oldest = (row.lastrowid or 0) - self._most_rows
+        oldest = (row.lastrowid or 0) - self._max_rows
         connection.execute("DELETE FROM observations WHERE id <= ?", (oldest,))
 
     def _drop(self, error: str) -> None:

@@ -29,7 +29,7 @@ from router.routing.underway import Underway
 
 logger = logging.getLogger("router.api")
 
-MOST_BYTES = 64 << 10
+MAX_BYTES = 64 << 10
 """Larger bodies take the general path, where they are read under their limits."""
 
 _ROUTES = {target: route for target, route in TARGETS.items() if route.is_inference and route.kind != "v1_audio"}
@@ -66,7 +66,7 @@ class AtOnce:
         self.dispatcher = dispatcher
         self._settings = settings
         self._has_headers = settings.has_router_headers
-        self._most_bytes = min(MOST_BYTES, settings.body_bytes)
+        self._max_bytes = min(MAX_BYTES, settings.body_bytes)
         self._hosts = hosts
         self._next_id = next_id
         self._tasks = tasks
@@ -79,7 +79,7 @@ class AtOnce:
             common = head.cached = self._read(head)
         if not common:
             return False
-        if cycle.buffered_bytes > self._most_bytes or (body := cycle.take_body()) is None:
+        if cycle.buffered_bytes > self._max_bytes or (body := cycle.take_body()) is None:
             return False
         cycle.request_id = self._next_id()
         try:

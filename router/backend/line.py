@@ -26,7 +26,7 @@ LOADING_BYTES_PER_S = GIB
 
 MINUTE_S = 60.0
 
-MOST_STRIKES = 3
+MAX_STRIKES = 3
 """Consecutive switches to one model that may fail before it is barred for a while."""
 
 PAUSE_S = 5.0
@@ -247,7 +247,7 @@ class Line:
             return
         self._strikes[weights] = self._strikes.get(weights, 0) + 1
         is_failed = result is SwitchResult.FAILED
-        if is_failed or self._strikes[weights] >= MOST_STRIKES:
+        if is_failed or self._strikes[weights] >= MAX_STRIKES:
             del self._strikes[weights]
             self._world.bar(weights, BAR_S if is_failed else PAUSE_S, result.value)
 

@@ -41,7 +41,7 @@ REPEAT_UNLOAD_S = 2.0
 """Interval at which an unload is repeated until the model has gone: Ollama ignores it while the runner is busy."""
 
 LEASE_MARGIN_S = 30.0
-LEAST_LEASE_S, LONGEST_LEASE_S = 60.0, 3600.0
+MIN_LEASE_S, MAX_LEASE_S = 60.0, 3600.0
 """Bounds of the keep_alive sent to Ollama: finite, so that no model stays loaded indefinitely if the router dies."""
 
 
@@ -84,7 +84,7 @@ class LoadLook:
 
 def lease_for(keep_alive_s: float) -> float:
     """Return the keep_alive in seconds to send with a load that the router itself keeps for `keep_alive_s`."""
-    return min(max(keep_alive_s + LEASE_MARGIN_S, LEAST_LEASE_S), LONGEST_LEASE_S)
+    return min(max(keep_alive_s + LEASE_MARGIN_S, MIN_LEASE_S), MAX_LEASE_S)
 
 
 def is_embedder(facts: ModelFacts | None) -> bool:
@@ -256,8 +256,8 @@ class Residency:
         is_full = 0 < row.size_vram_bytes >= row.size_bytes
         if is_seen and taken_bytes < row.size_vram_bytes * SEEN_SHARE:
             is_full = False
-        most_bytes = max(plan.expected_bytes, row.size_vram_bytes) * 1.25 + FOREIGN_BYTES
-        return LoadLook(taken, is_full, is_seen, taken_bytes <= most_bytes)
+        max_bytes = max(plan.expected_bytes, row.size_vram_bytes) * 1.25 + FOREIGN_BYTES
+        return LoadLook(taken, is_full, is_seen, taken_bytes <= max_bytes)
 
     async def _undo(self, tracked: Tracked, *, is_ceiling: bool) -> tuple[SwitchResult, str]:
         """Unload a model that has spilled, before any request reaches it."""

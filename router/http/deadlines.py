@@ -7,7 +7,7 @@ from typing import Protocol
 
 NEVER = float("inf")
 
-LEAST_INTERVAL_S = 0.01
+MIN_INTERVAL_S = 0.01
 """Minimum interval between two sweeps."""
 
 
@@ -32,9 +32,9 @@ class Deadlines:
         self._timer: asyncio.TimerHandle | None = None
 
     @classmethod
-    def of(cls, *limits_s: float, most_s: float = 0.5) -> Deadlines:
-        """Return Deadlines that are late by at most a quarter of the shortest limit and by at most `most_s`."""
-        return cls(max(LEAST_INTERVAL_S, min(most_s, min(limits_s) / 4)))
+    def of(cls, *limits_s: float, max_s: float = 0.5) -> Deadlines:
+        """Return Deadlines that are late by at most a quarter of the shortest limit and by at most `max_s`."""
+        return cls(max(MIN_INTERVAL_S, min(max_s, min(limits_s) / 4)))
 
     def add(self, member: HasDeadline) -> None:
         self._members.add(member)

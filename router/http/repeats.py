@@ -14,17 +14,17 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-LONGEST_BYTES = 2048
+MAX_HEAD_BYTES = 2048
 """Longer heads are not cached."""
 
-MOST_KNOWN = 256
+MAX_HEADS = 256
 """Maximum number of cached heads per listener, or per upstream."""
 
-MOST_MISSES = 4
+MAX_MISSES = 4
 """After this many cached heads in a row that did not come again, a connection stops caching."""
 
-_MOST_DIGITS = 8
-_LENGTH = re.compile(rb"(?i)\r\ncontent-length:[ \t]*([0-9]{1,%d})[ \t]*\r\n" % _MOST_DIGITS)
+_MAX_DIGITS = 8
+_LENGTH = re.compile(rb"(?i)\r\ncontent-length:[ \t]*([0-9]{1,%d})[ \t]*\r\n" % _MAX_DIGITS)
 _DATE = re.compile(rb"(?i)\r\ndate:[ \t]*([a-z]{3}, [0-9]{2} [a-z]{3} [0-9]{4} [0-9:]{8} GMT)[ \t]*\r\n")
 _IN_DATES = b", :" + string.ascii_letters.encode() + string.digits.encode()
 
@@ -57,7 +57,7 @@ class HeadTemplate(msgspec.Struct, Generic[T], eq=False):
         if not data.startswith(self.middle, start):
             return None
         start += len(self.middle)
-        end = data.find(b"\r", start, start + _MOST_DIGITS + 1)
+        end = data.find(b"\r", start, start + _MAX_DIGITS + 1)
         digits = data[start:end]
         if not digits.isdigit() or not data.startswith(self.tail, end):
             return None
@@ -90,7 +90,7 @@ class HeadCache(Generic[T]):
         """
         length = by_name.get(b"content-length")
         size = len(data) - body_bytes
-        if length is None or size > LONGEST_BYTES:
+        if length is None or size > MAX_HEAD_BYTES:
             return None
         text = data[:size]
         found = _LENGTH.search(text)
@@ -104,7 +104,7 @@ class HeadCache(Generic[T]):
         key = text[:start], text[end : found.start(1)], text[found.end(1) :]
         known = self._known.get(key)
         if known is None:
-            if len(self._known) >= MOST_KNOWN:
+            if len(self._known) >= MAX_HEADS:
                 del self._known[next(iter(self._known))]
             known = self._known[key] = HeadTemplate(key[0], end - start, key[1], key[2], head)
         return known
@@ -126,6 +126,6 @@ class LastHead(Generic[H]):
 
     def learn(self, data: bytes, by_name: Mapping[bytes, bytes], body_bytes: int, head: H) -> None:
         """Cache the head of `data`, one complete, parsed message, unless that was useless too often."""
-        if self.misses < MOST_MISSES:
+        if self.misses < MAX_MISSES:
             self.misses += 1
             self.template = self._cache.template_of(data, by_name, body_bytes, head)

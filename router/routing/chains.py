@@ -10,7 +10,7 @@ from router.core.ollama.model import ModelFacts
 from router.core.ollama.names import ModelName, Source
 from router.errors import BadRequest
 
-MOST_REMEMBERED = 4096
+MAX_REMEMBERED = 4096
 
 
 class Chains:
@@ -33,7 +33,7 @@ class Chains:
         key = name, is_strict
         if key in self._remembered:
             return self._remembered[key]
-        if len(self._remembered) >= MOST_REMEMBERED:
+        if len(self._remembered) >= MAX_REMEMBERED:
             self._remembered.clear()
         found = self._find(name, catalog)
         if found is not None and is_strict:

@@ -21,7 +21,7 @@ from router.routing.destinations import Destinations
 RECENT_CHAINS = 32
 """Number of recently requested chains that `upgrade: idle` considers."""
 
-MOST_REMEMBERED = 4096
+MAX_REMEMBERED = 4096
 """Upper bound for cached decisions, and for cached destinations."""
 
 PROMPT_STEP_BYTES = 8192
@@ -93,7 +93,7 @@ class Decisions:
     def _forget_what_changed(self) -> None:
         """Clear the caches in a new epoch, or when they are full: clients can make up any number of keys."""
         is_old = self._epoch != self._world.epoch.number
-        if is_old or len(self._decided) > MOST_REMEMBERED or len(self._destinations) > MOST_REMEMBERED:
+        if is_old or len(self._decided) > MAX_REMEMBERED or len(self._destinations) > MAX_REMEMBERED:
             self._decided.clear()
             self._destinations.clear()
             self._epoch = self._world.epoch.number

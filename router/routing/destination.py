@@ -12,7 +12,7 @@ from router.telemetry import Decided
 
 Rename = tuple[bytes, bytes]
 
-_LONGEST_NAME = 512  # longer requested names are not cached: clients choose them
+_MAX_NAME = 512  # longer requested names are not cached: clients choose them
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ def client_spelling(requested: str, variant: str) -> str:
 
 def router_headers(requested: str, variant: str, reason: str, queue_s: float, backend: str) -> list[Header]:
     """Return the `X-Router-*` headers of an answer."""
-    fixed = _fixed_headers if len(requested) <= _LONGEST_NAME else _fixed_headers.__wrapped__
+    fixed = _fixed_headers if len(requested) <= _MAX_NAME else _fixed_headers.__wrapped__
     return [*fixed(requested, variant, reason, backend), (b"x-router-queue-ms", b"%d" % (queue_s * 1000))]
 
 

@@ -28,7 +28,7 @@ from router.routing.outcomes import Blocked, Outcomes
 from router.routing.underway import Reply, Underway
 from router.telemetry import Telemetry
 
-MOST_ATTEMPTS = 8
+MAX_ATTEMPTS = 8
 """Times that one request may be sent and find its model gone before it is refused."""
 
 
@@ -156,8 +156,8 @@ class Dispatcher:
         """Return where to send it: the cached destination of an equal request (fast path), or by a decision."""
         if not self._world.is_up:
             return Blocked("upstream", self._reach)
-        if call.attempts >= MOST_ATTEMPTS:
-            text = f"{call.request.model}: gave up after {MOST_ATTEMPTS} attempts: the loaded models kept changing"
+        if call.attempts >= MAX_ATTEMPTS:
+            text = f"{call.request.model}: gave up after {MAX_ATTEMPTS} attempts: the loaded models kept changing"
             raise NoVariantFits(text, retry_after_s=1.0)
         if call.resident is not None and call.choice is not None:
             return self._to_resident(call, *call.choice)

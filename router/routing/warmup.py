@@ -22,7 +22,7 @@ from router.routing.decisions import Decisions
 CHECK_S = 1.0
 """Polling interval."""
 
-MOST_ATTEMPTS = 8
+MAX_ATTEMPTS = 8
 """Maximum number of turns in the queue for one load: the state may change before each."""
 
 AGAIN_S = 60.0
@@ -96,7 +96,7 @@ class Warmup:
 
     async def _make_resident(self, request: InferenceRequest, chain: Chain) -> None:
         """Wait in the queue until the variant that would serve `request` is loaded."""
-        for _ in range(MOST_ATTEMPTS):
+        for _ in range(MAX_ATTEMPTS):
             chosen = self._decisions.decide(request, chain).chosen
             if chosen is None or chosen.resident is not None:
                 return

@@ -80,7 +80,7 @@ class LogHook:
     ) -> None:
         self._later = later
         self._batch: list[tuple[float, Finished]] = []
-        self._least = LEVELS[level]
+        self._min_level = LEVELS[level]
         self._sink = sink
         self._unix_now = unix_now
         self._encode = msgspec.json.Encoder().encode
@@ -89,13 +89,13 @@ class LogHook:
 
     def on(self, event: Event) -> None:
         if isinstance(event, Finished):
-            if self._least <= LEVELS["info"]:
+            if self._min_level <= LEVELS["info"]:
                 self._put(event, self._unix_now())
             return
-        if isinstance(event, Decided) and event.outcome != "rejected" and self._least > LEVELS["debug"]:
+        if isinstance(event, Decided) and event.outcome != "rejected" and self._min_level > LEVELS["debug"]:
             return  # there is one per request: skip it before it is rendered
         level, message, facts = _line(event)
-        if LEVELS.get(level, 0) >= self._least:
+        if LEVELS.get(level, 0) >= self._min_level:
             self.flush()
             self._sink(
                 self._encode({"ts": self._ts(self._unix_now()), "level": level, "msg": message, **facts}) + b"\n"
@@ -103,7 +103,7 @@ class LogHook:
 
     def on_requests(self, events: Sequence[Decided | Finished]) -> None:
         """Write a batch of requests' events: their ends, and their decisions if the level or a refusal requires it."""
-        now_s, is_wanted = self._unix_now(), self._least <= LEVELS["info"]
+        now_s, is_wanted = self._unix_now(), self._min_level <= LEVELS["info"]
         for event in events:
             if type(event) is Finished and is_wanted:
                 self._put(event, now_s)

@@ -11,7 +11,7 @@ import pytest
 from router.errors import UpstreamError
 from router.http.client.pool import HttpRelay
 from router.http.client.response import UpstreamRequest
-from router.http.repeats import LONGEST_BYTES, MOST_KNOWN, HeadCache, HeadTemplate
+from router.http.repeats import MAX_HEAD_BYTES, MAX_HEADS, HeadCache, HeadTemplate
 from tests.http.raw_upstream import Visit, raw_upstream
 
 ANSWER = (
@@ -110,7 +110,7 @@ def test_what_is_not_whole_and_alone_with_that_head_is_left_to_the_parser(data: 
         (REQUEST.replace(b": 12", b": 13"), BODY),
         (REQUEST.replace(b"Accept", b"X-Content-Length"), BODY),
         (b"\r\n\r\n" + REQUEST, BODY),
-        (REQUEST.replace(b"*/*", b"a" * LONGEST_BYTES), BODY),
+        (REQUEST.replace(b"*/*", b"a" * MAX_HEAD_BYTES), BODY),
         (ANSWER.replace(b"Content-Type: application/json; charset=utf-8", b"Date: today"), BODY),
     ],
     ids=["no-length", "another-length", "length-twice", "empty-lines-before", "long", "two-dates"],
@@ -155,7 +155,7 @@ def test_whatever_is_known_reads_as_a_parser_reads_it() -> None:
 
 def test_so_many_heads_are_kept_and_no_more() -> None:
     repeats = HeadCache[int]()
-    heads = [REQUEST.replace(b"*/*", b"%d" % number) for number in range(MOST_KNOWN + 1)]
+    heads = [REQUEST.replace(b"*/*", b"%d" % number) for number in range(MAX_HEADS + 1)]
     by_name = {b"content-length": b"12"}
     kept = [repeats.template_of(head + BODY, by_name, 12, number) for number, head in enumerate(heads)]
     assert repeats.template_of(heads[-1] + BODY, by_name, 12, -1) is kept[-1]

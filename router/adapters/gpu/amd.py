@@ -10,7 +10,7 @@ from router.core.ollama.runner import Gpu
 from router.errors import ProbeError
 
 # A card with less is an integrated GPU whose "VRAM" is a slice of main memory.
-_LEAST_VRAM_BYTES = 1 << 30
+_MIN_VRAM_BYTES = 1 << 30
 
 
 class AmdSysfsProbe:
@@ -41,7 +41,7 @@ def read_sysfs(root: Path) -> tuple[Gpu, ...]:
     devices = sorted({path.parent.resolve() for path in root.glob("sys/class/drm/card*/device/mem_info_vram_total")})
     try:
         memory = [(device, _number(device / "mem_info_vram_total")) for device in devices]
-        cards = [(device, total) for device, total in memory if total >= _LEAST_VRAM_BYTES]
+        cards = [(device, total) for device, total in memory if total >= _MIN_VRAM_BYTES]
         return tuple(_gpu(index, device, total) for index, (device, total) in enumerate(cards))
     except (OSError, ValueError) as exc:
         raise ProbeError(f"sysfs: {exc}") from exc

@@ -22,7 +22,7 @@ NOT_SUPPORTED, NO_PERMISSION, LIBRARY_NOT_FOUND, FUNCTION_NOT_FOUND, GPU_IS_LOST
 )
 _MIG_ENABLED = 1
 UNKNOWN_CONTEXT_BYTES = 457 * MIB  # Ollama's own constant
-_MOST_CONTEXT_BYTES = 600 * MIB
+_MAX_CONTEXT_BYTES = 600 * MIB
 # Cores per multiprocessor by compute capability (CUDA C Programming Guide); 128 for those not listed.
 _CORES = {"6.0": 64, "7.0": 64, "7.2": 64, "7.5": 64, "8.0": 64, "3.0": 192, "3.5": 192, "3.7": 192}
 # A card with one of these errors has no memory we can read: it fell off the bus, shares the CPU's memory, or access
@@ -37,7 +37,7 @@ def context_bytes(multiprocessors: int) -> int:
     """
     if multiprocessors <= 0:
         return UNKNOWN_CONTEXT_BYTES
-    return min((40 + 3 * multiprocessors) * MIB, _MOST_CONTEXT_BYTES)
+    return min((40 + 3 * multiprocessors) * MIB, _MAX_CONTEXT_BYTES)
 
 
 class NvmlProbe:

@@ -35,7 +35,7 @@ class Connections:
         self._waiters: deque[asyncio.Future[Wire | Exception]] = deque()
         self._opening: set[asyncio.Task[Wire]] = set()
         shortest_s = min(limits.first_byte_timeout_s, limits.idle_timeout_s)
-        self._deadlines = Deadlines.of(shortest_s, pool.idle_expiry_s, most_s=1.0)
+        self._deadlines = Deadlines.of(shortest_s, pool.idle_expiry_s, max_s=1.0)
 
     @property
     def idle(self) -> int:
@@ -127,7 +127,7 @@ class Connections:
 
     def _open_one(self) -> None:
         """Open a connection in the background, unless the pool is full or closed."""
-        if self.opened >= self._pool.most or self._is_closed:
+        if self.opened >= self._pool.max_connections or self._is_closed:
             return
         self.opened += 1
         task = asyncio.get_running_loop().create_task(self._connect())

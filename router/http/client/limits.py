@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class PoolLimits:
-    """Limits of the pool: `most` connections; times in seconds: to connect, to wait for a free connection, unused."""
+    """Limits of the pool: `max_connections`; times in seconds: to connect, to wait for a free connection, unused."""
 
-    most: int
+    max_connections: int
     connect_timeout_s: float
     wait_s: float
     idle_expiry_s: float

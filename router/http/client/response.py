@@ -169,9 +169,9 @@ class UpstreamResponse(msgspec.Struct, eq=False):
             self._chunks.clear()
             source.cancel()
 
-    def drop(self, most_bytes: int, too_much: Callable[[], None]) -> None:
-        """Discard what arrives; call `too_much` when it is more than `most_bytes`."""
-        left = most_bytes
+    def discard(self, max_bytes: int, too_much: Callable[[], None]) -> None:
+        """Discard what arrives; call `too_much` when it is more than `max_bytes`."""
+        left = max_bytes
 
         def swallow(chunk: bytes) -> bool:
             nonlocal left

@@ -252,7 +252,7 @@ class Wire(AnswerParser):
             return
         unwanted = self._response = UpstreamResponse(None, NO_HEAD)
         unwanted.status = 200  # its head may have arrived already, and without a status its end would be ignored
-        unwanted.drop(self._limits.unwanted_bytes, self.abort)
+        unwanted.discard(self._limits.unwanted_bytes, self.abort)
         self._on_head = None
         self._unwanted_until_s = self.loop.time() + self._limits.unwanted_s
         self.deadline = self._unwanted_until_s

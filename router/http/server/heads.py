@@ -16,7 +16,7 @@ from router.http.headers import Header
 HOST_VALUE = re.compile(rb"[A-Za-z0-9\-._~%!$&'()*+,;=:\[\]]*\Z")
 UPGRADE = re.compile(rb"(?i)\r\nupgrade[ \t]*:")
 
-MOST_SEEN = 256
+MAX_SEEN = 256
 _SEEN_HOSTS: set[bytes | None] = set()  # Host values that were found valid
 
 
@@ -70,7 +70,7 @@ def judge(headers: Sequence[tuple[bytes, bytes]], by_name: dict[bytes, bytes], v
         return (400, b"missing required Host header") if version == "1.1" else None
     if not HOST_VALUE.match(host):
         return 400, b"malformed Host header"
-    if len(_SEEN_HOSTS) < MOST_SEEN and len(host) < MOST_SEEN:
+    if len(_SEEN_HOSTS) < MAX_SEEN and len(host) < MAX_SEEN:
         _SEEN_HOSTS.add(host)
     return None
 
