@@ -1,9 +1,9 @@
-"""How close the footprint is to llama.cpp's own plans: errors per term and architecture, and the table of decisions.
+"""Accuracy of the footprint against llama.cpp's own plans: errors per term and architecture, and decisions.
 
     python bench/fit_accuracy.py [DIR] [--json FILE]
 
 DIR holds memory.csv, decisions.csv and models/*.json, or their gz forms as `tests/data/fit` does (the default). A
-`vram_truth.csv` beside or above it is compared too. Exit 1 when a bound is missed, 2 when DIR cannot be read.
+`vram_truth.csv` in it or in its parent is compared too. Exit code 1 if a bound is missed, 2 if DIR cannot be read.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ TERMS = ("weights", "caches", "compute", "sum")
 
 @dataclass(frozen=True)
 class Errors:
-    """One row: what was computed less what was recorded, MiB; `recorded_mib` the recorded values."""
+    """The errors of one row by term: computed less recorded, in MiB; `recorded_mib` are the recorded values."""
 
     row: Row
     error_mib: dict[str, float]
@@ -43,7 +43,7 @@ class Errors:
 
 @dataclass(frozen=True)
 class Bound:
-    """One statement of the acceptance: a share or a count, and whether it holds."""
+    """One bound: `value`, a share or a count over `of` rows, must be at least `least`."""
 
     text: str
     value: float
@@ -56,7 +56,10 @@ class Bound:
 
 
 def errors_of(recordings: Recordings, arch: str = "") -> list[Errors]:
-    """The error of each row of memory.csv. Recorded weights and caches are rounded down, so up to 1 MiB is exact."""
+    """Return the errors of the rows of memory.csv.
+
+    Recorded weights and caches are rounded down, so a surplus of up to 1 MiB counts as exact.
+    """
     found = []
     for row in (row for row in recordings.memory if arch in {"", row["arch"]}):
         known = footprint(recordings.facts[row["model"], row["quant"]], options_of(row), backend="plain")
@@ -78,7 +81,7 @@ def _terms(known: Footprint) -> dict[str, float]:
 
 
 def print_errors(errors: list[Errors]) -> None:
-    """Median, p95 and worst absolute error per term and architecture."""
+    """Print median, p95 and worst absolute error per term and architecture."""
     print(f"{'architecture':<18}{'rows':>5}" + "".join(f"{term + ' median p95 worst':>32}" for term in TERMS))
     groups: dict[str, list[Errors]] = defaultdict(list)
     for error in errors:
@@ -93,7 +96,7 @@ def _three(sizes: list[float]) -> str:
 
 
 def within(error: Errors, term: str, share: float, min_mib: float) -> bool:
-    """True when the error is within `share` of the recorded value or within `min_mib`."""
+    """Return True if the error is at most `share` of the recorded value or at most `min_mib`."""
     return abs(error.error_mib[term]) <= max(share * error.recorded_mib[term], min_mib)
 
 
@@ -116,14 +119,14 @@ Placer = Callable[[ModelFacts, MemoryOptions, Row], bool]
 
 
 def placed(safety_bytes: int | None) -> Placer:
-    """Decide each row by `place` alone."""
+    """Return a placer that decides each row by `place` alone."""
     return lambda facts, options, row: (
         place(facts, options, cards_of(row), backend="plain", safety_bytes=safety_bytes).fits
     )
 
 
 def placed_after_one_load(recordings: Recordings) -> Placer:
-    """Decide as after one verified load of each model, with the first recorded run of it."""
+    """Return a placer that decides as after one verified load of each model (its first recorded run)."""
     first: dict[str, Row] = {}
     for row in recordings.memory:
         first.setdefault(f"{row['model']}:{row['quant']}", row)
@@ -150,16 +153,16 @@ def _observation(recordings: Recordings, row: Row) -> Observation:
 
 
 def decide(recordings: Recordings, rows: Iterable[Row], placer: Placer) -> dict[tuple[str, str], dict[str, int]]:
-    """(cards, size) → agree, optimistic (we say it fits, it spills), pessimistic."""
+    """Count decisions by (cards, size): agree, optimistic (predicted to fit, but spilled), pessimistic."""
     table: dict[tuple[str, str], dict[str, int]] = {}
     for row in rows:
         key = ("one card" if int(row["n_devices"]) == 1 else "several", "whole GiB" if is_whole(row) else "edge")
         counts = table.setdefault(key, {"agree": 0, "optimistic": 0, "pessimistic": 0})
-        says, is_full = (
+        fits, is_full = (
             placer(recordings.facts[row["model"], row["quant"]], options_of(row), row),
             row["verdict"] == "full",
         )
-        counts["agree" if says == is_full else "optimistic" if says else "pessimistic"] += 1
+        counts["agree" if fits == is_full else "optimistic" if fits else "pessimistic"] += 1
     return dict(sorted(table.items(), reverse=True))
 
 
@@ -170,7 +173,7 @@ def print_decisions(title: str, table: dict[tuple[str, str], dict[str, int]]) ->
 
 
 def decision_bounds(recordings: Recordings) -> list[Bound]:
-    """The decision tables, printed, and the bounds on them."""
+    """Print the decision tables and return the bounds on them."""
     rows = recordings.decisions
     bare = decide(recordings, rows, placed(0))
     cautious = decide(recordings, rows, placed(None))
@@ -200,11 +203,11 @@ def _share_of(table: dict[tuple[str, str], dict[str, int]], *kinds: str) -> floa
 
 
 def print_left_out(recordings: Recordings) -> None:
-    """Each architecture as if the table did not know it: the general rule must stay on the safe side."""
+    """Print the errors of each architecture without its row in the table: the general rule must not underestimate."""
     print(f"\n{'left out of the table':<18}{'rows':>5}{'error of the sum, MiB: least median most':>44}{'decisions':>12}"
           f"{'optimistic':>12}{'pessimistic':>13}")  # fmt: skip
     for arch in sorted({row["arch"] for row in recordings.memory}):
-        with patch.object(shape, "architecture", lambda name: UNKNOWN):
+        with patch.object(shape, "architecture", lambda _name: UNKNOWN):
             _forget()
             errors = errors_of(recordings, arch)
             rows = [row for row in recordings.decisions if row["arch"] == arch]

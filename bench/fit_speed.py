@@ -1,9 +1,9 @@
-"""How long the arithmetic of a decision takes: footprints and placements of 8 variants on 8 cards, and one cold model.
+"""Duration of a decision's arithmetic: footprints and placements of 8 variants on 8 cards, and one cold model.
 
     python bench/fit_speed.py
 
 Prints medians. The bounds of the project: 200 µs for 8 × 8 once the models are known, 100 ms for `fit` and `advise`.
-`choose` gets a chain of which only the last variant fits anywhere, so that every variant is tried on every card.
+`choose` gets a chain of which only the last variant fits, so that every variant is tried on every card.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def main() -> int:
 
 
 def _time(work: Callable[[], object], rounds: int, before: Callable[[], None] = lambda: None) -> float:
-    """Median microseconds of `work`, after one round to warm up."""
+    """Return the median duration of `work` in µs, after one round to warm up."""
     work()
     times = []
     for _ in range(rounds):

@@ -1,7 +1,7 @@
-"""Public reports of memory (`vram_truth.csv`) against the footprint: a table of errors by kind of source.
+"""Public reports of memory use (`vram_truth.csv`) against the footprint: a table of errors by kind of source.
 
-The reports are noisy: other versions, partial offload, rounded figures. Only models whose shape is among the recordings
-can be compared; the table says how many could not, and each outlier comes with the report's own note.
+The reports are noisy: other versions, partial offload, rounded figures. Only models whose shape is recorded can be
+compared; the number of the others is printed, and each outlier with the report's own note.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from router.core.memory.footprint import footprint
 from router.core.memory.options import MemoryOptions
 from router.core.ollama.model import ModelFacts
 
-# How the reports spell models whose shape is recorded under another name.
+# Patterns of names in the reports → names of the recorded shapes.
 ALIASES = (
     (r"llama3(\.\d)?:70b", "llama3.3-70b"),
     (r"llama3(\.1)?:(8b|latest)", "llama3.1-8b"),
@@ -47,7 +47,9 @@ def print_truth(recordings: Recordings) -> None:
         compared += bool(terms)
         for term, (error, recorded) in terms.items():
             errors[_kind(row), term].append((error, recorded, f"{row['model']} {row['quant']}: {row['note']}"))
-    print(f"\npublic reports: {compared} of {len(rows)} can be compared (their shape is recorded and a term is given)")
+    print(
+        f"\npublic reports: {compared} of {len(rows)} can be compared (shape recorded, and at least one term reported)"
+    )
     print(f"{'kind of source':<18}{'term':<10}{'reports':>8}{'median':>10}{'worst':>10}  MiB (computed less reported)")
     for (kind, term), of_kind in sorted(errors.items()):
         sizes = [error for error, _, _ in of_kind]
@@ -61,9 +63,9 @@ def print_truth(recordings: Recordings) -> None:
 
 
 def _reason(kind: str, note: str) -> str:
-    """Why a report differs, as far as its note tells."""
+    """Return why a report differs, if its note explains it."""
     if kind == "estimate":
-        return "a guess of Ollama's own estimator before 0.12, nothing measured"
+        return "an estimate by Ollama before 0.12, not measured"
     if "cpu-moe" in note:
         return "experts on the CPU: the graph is cut at each layer"
     return "split by tensor, which Ollama does not do" if "split-mode tensor" in note else "not explained"

@@ -1,11 +1,11 @@
-"""Settings that change under the running router: spills of each model before the router has learned.
+"""Server settings that change while the router runs: the spills of each model until the router has learned them.
 
     python bench/hidden_router.py [--rounds N]
 
-The whole router before the simulated Ollama, in virtual time. Every model is asked for once while the server is as the
-router believes; then the server's KV type, slots or memory change silently, and each model is asked for again and again
-(unloaded in between, without and with a context of its own). A spill is a load that the simulated llama-server did not
-bring fully onto the cards. Exit 1 when a load after the first of a model spills.
+The whole router in front of the simulated Ollama, in virtual time. Every model is requested once while the server is as
+configured; then the server's KV type, slots or memory change silently, and each model is requested repeatedly (unloaded
+in between, with and without a context of its own). A spill is a load that the simulated llama-server did not place
+fully on the cards. Exit code 1 if a load after the first of a model spills.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ MODELS = (
 )  # fmt: skip
 ROUTER = {"defaults.auto_chains": "off", "queue.wait_s": 600}
 CONTEXTS = (None, 4096, 16384)
-LEAST_CONTEXT = 8192  # the router's `defaults.min_num_ctx`: less is refused where the client names none
+MIN_CONTEXT = 8192  # the router's `defaults.min_num_ctx`, for requests that set no context
 
 
 @dataclass
 class Hidden:
-    """llama-server's arithmetic with settings that nobody told the router; `loads` is what came of each."""
+    """llama-server's arithmetic with settings that the router does not know; `loads` are (model, is fully on GPU)."""
 
     kv_type: str | None = None
     slots: int = 0
@@ -49,7 +49,7 @@ class Hidden:
     specs: dict[str, RunnerSpec] = field(default_factory=dict)
 
     def plan(self, spec: RunnerSpec, free: Sequence[int]) -> RunnerPlan:
-        """As the server really runs."""
+        """Plan with the true settings."""
         found = self._plan(spec, free)
         self.specs[spec.model.name] = spec
         self.loads.append((spec.model.name, found.is_full))
@@ -61,12 +61,12 @@ class Hidden:
         return self.inner.plan(true, [max(0, have - self.extra_bytes) for have in free])
 
     def could_fit(self, model: str, num_ctx: int, free_bytes: int) -> bool:
-        """Whether the model would run fully on an empty card with so much free; False if it was never loaded."""
+        """Return whether a model would run fully on an empty card with `free_bytes`; False if it was never loaded."""
         spec = self.specs.get(model)
         return spec is not None and self._plan(replace(spec, num_ctx=num_ctx), [free_bytes]).is_full
 
     def projector_bytes(self, model: SimModel) -> int:
-        """Nothing hidden there."""
+        """Return the projector's bytes, which no setting changes."""
         return self.inner.projector_bytes(model)
 
 
@@ -80,9 +80,10 @@ SCENARIOS = {
 
 
 async def scenario(name: str, total_mib: int, rounds: int) -> tuple[list[int], int, int, int]:
-    """Spills by load of a model since the change, all loads since, requests refused since, and of these those that
-    would have fit."""
-    hidden, told = Hidden(), SCENARIOS[name]
+    """Return what happened since the change: spills at the first, second, … load of a model, number of loads, refused
+    requests, and those of them that would have fit.
+    """
+    hidden, change = Hidden(), SCENARIOS[name]
     speeds = Speeds(load_mib_per_s=50000, tokens_per_s=100, cpu_tokens_per_s=4)
     machine = Machine(cards=(CardSpec(name="CUDA0", total_mib=total_mib),), speeds=speeds)
     config = SimConfig(machine=machine, models=MODELS, arithmetic=hidden)
@@ -90,7 +91,7 @@ async def scenario(name: str, total_mib: int, rounds: int) -> tuple[list[int], i
     async with stage(config, ROUTER) as one:
         for model in MODELS:
             await _ask(one, model, None)
-        hidden.kv_type, hidden.slots, hidden.extra_bytes = told.kv_type, told.slots, told.extra_bytes
+        hidden.kv_type, hidden.slots, hidden.extra_bytes = change.kv_type, change.slots, change.extra_bytes
         hidden.loads.clear()
         for at in range(rounds):
             for model in MODELS:
@@ -98,7 +99,7 @@ async def scenario(name: str, total_mib: int, rounds: int) -> tuple[list[int], i
                 is_refused = await _ask(one, model, num_ctx)
                 free_bytes = total_mib * MIB - machine.cards[0].context_mib * MIB
                 refused += is_refused
-                needless += is_refused and hidden.could_fit(model, num_ctx or LEAST_CONTEXT, free_bytes)
+                needless += is_refused and hidden.could_fit(model, num_ctx or MIN_CONTEXT, free_bytes)
     spills, count = Counter[int](), Counter[str]()
     for model, is_full in hidden.loads:
         count[model] += 1
@@ -107,7 +108,7 @@ async def scenario(name: str, total_mib: int, rounds: int) -> tuple[list[int], i
 
 
 async def _ask(one: Stage, model: str, num_ctx: int | None) -> bool:
-    """One short request and the unload after it; True when it was refused."""
+    """Send a short request and an unload; return True if the request was refused."""
     options = {"options": {"num_ctx": num_ctx}} if num_ctx else {}
     reply = await one.ask({"model": model, "prompt": "[[tokens=4]] hi", **options})
     await one.ask({"model": model, "keep_alive": 0})
@@ -128,7 +129,14 @@ def main(arguments: list[str]) -> int:
     print(
         table(
             [
-                ("hidden since", "card MiB", "loads", "spills at load 1, 2, … of a model", "refused", "though it fits"),
+                (
+                    "hidden since",
+                    "card MiB",
+                    "loads",
+                    "spills at load 1, 2, … of a model",
+                    "refused",
+                    "although it fits",
+                ),
                 *rows,
             ]
         )

@@ -1,11 +1,11 @@
-"""Settings of the server that change under the router: how many loads of each model spill before it has learned.
+"""Server settings that change while the router runs: the spills of each model until they are learned; core only.
 
     python bench/hidden_settings.py [--free-mib N ...]
 
-The router assumes f16, one slot, no surprises, and has learned on such a server for two rounds. Then the server is
-started with something else; its loads follow llama.cpp's arithmetic with the true settings. Each model is asked for
-again and again, with the largest context that fits (as `choose` asks) and with a small one in turn. Prints spills by
-how often the model had been loaded since; exit 1 when any load after the first of a model spills.
+The router assumes f16 and one slot, and has learned on such a server for two rounds. Then the server's settings change;
+its loads follow llama.cpp's arithmetic with the true settings. Each model is loaded repeatedly, alternately with the
+largest context that fits (as `choose` does) and with a small one. Prints the spills at the first, second, … load of a
+model since the change. Exit code 1 if a load after the first of a model spills.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ VERSION, GPUS = "0.33.0", ("RTX 3090",)
 
 @dataclass(frozen=True)
 class Truth:
-    """What the server really does."""
+    """The true settings of the server."""
 
     name: str
     assumed_kv: str = "f16"
@@ -75,8 +75,9 @@ def main(arguments: list[str]) -> int:
 
 
 def _scenario(models: list[ModelFacts], truth: Truth, free_bytes: int, rounds: int) -> tuple[list[int], float, int]:
-    """Spills by how often the model was loaded before, the mean share of the best context that the last round reached,
-    and how many models were loaded."""
+    """Return the spills at the first, second, … load of a model, the mean share of the best context that the last round
+    reached, and the number of models loaded.
+    """
     seen: list[Observation] = []
     spills, shares, loads = [0] * rounds, [], Counter[str]()
     plain = Truth("before", assumed_kv=truth.assumed_kv, kv_type=truth.assumed_kv, is_blind=truth.is_blind)
@@ -107,7 +108,7 @@ def _contexts(facts: ModelFacts) -> Iterator[int]:
 def _choose(
     facts: ModelFacts, truth: Truth, free_bytes: int, learned: Learned, fixed: int | None
 ) -> MemoryOptions | None:
-    """The largest context that the router believes to fit; with `fixed` only that one."""
+    """Return options with the largest context that is predicted to fit, or with `fixed` if that fits; else None."""
     for num_ctx in (fixed,) if fixed else _contexts(facts):
         options = MemoryOptions(num_ctx, kv_type=truth.assumed_kv)
         known = footprint(facts, options)
@@ -130,7 +131,7 @@ def _fits(facts: ModelFacts, num_ctx: int, truth: Truth, free_bytes: int) -> boo
 def _load(
     facts: ModelFacts, asked: MemoryOptions, truth: Truth, free_bytes: int, now_s: float
 ) -> tuple[bool, Observation]:
-    """What the probe and `/api/ps` show of a load with the true settings."""
+    """Return whether a load with the true settings spills, and its observation by probe and `/api/ps`."""
     need = footprint(facts, truth.options(asked)).need_bytes
     known = footprint(facts, asked)
     is_spilled = not _fits(facts, asked.num_ctx, truth, free_bytes)

@@ -1,4 +1,4 @@
-"""What the router costs: requests/s, latency, chunk delay, CPU and memory, as ratios to nginx in the same run.
+"""The router's overhead: requests/s, latency, chunk delay, CPU and memory, as ratios to nginx in the same run.
 
     python bench/relay.py [--seconds 3] [--rounds 7] [--json bench/results/relay.json]
 
@@ -36,7 +36,7 @@ IDLE_STREAMS = 1000
 HEAD = b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
 BIRTH = re.compile(rb'"at_ns":(\d+)')
 UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}
-HEADS = 512  # where no head shall come twice: as many as nobody remembers
+HEADS = 512  # more than any cache of heads holds, so that none of them is cached when it comes again
 KINDS = (*((count, False) for count in CONNECTIONS), (1, True), (32, True))
 LUA = f"wrk.method='POST'; wrk.headers['Content-Type']='application/json'; wrk.body='{CHAT}'"
 VARIED = (
@@ -57,7 +57,7 @@ request = function() next = next % {HEADS} + 1; return pool[next] end
 def wrk(
     port: int, connections: int, seconds: int, proxy: Process | None, *, is_varied: bool = False
 ) -> dict[str, float]:
-    """One run of wrk: requests/s, p50 and p99 in seconds, CPU per request of the proxy in seconds.
+    """Run wrk; return requests/s, p50 and p99 in seconds, and the proxy's CPU seconds per request.
 
     `is_varied`: neither requests nor answers repeat a head, and the bodies have many lengths.
     """
@@ -67,22 +67,22 @@ def wrk(
         script.flush()
         command = f"taskset -c 1 wrk -t1 -c{connections} -d{seconds}s --timeout 20s --latency -s {script.name}"
         url = f"http://127.0.0.1:{port}/api/chat"
-        said = subprocess.run([*command.split(), url], capture_output=True, text=True, check=True).stdout
-    if "Non-2xx" in said or "Socket errors" in said:
-        raise SystemExit(f"wrk saw failures at {connections} connections:\n{said}")
+        output = subprocess.run([*command.split(), url], capture_output=True, text=True, check=True).stdout
+    if "Non-2xx" in output or "Socket errors" in output:
+        raise SystemExit(f"wrk saw failures at {connections} connections:\n{output}")
     times = {
-        key: float(value) * UNITS[unit] for key, value, unit in re.findall(r"(50|99)%\s+([\d.]+)(us|ms|s|m)", said)
+        key: float(value) * UNITS[unit] for key, value, unit in re.findall(r"(50|99)%\s+([\d.]+)(us|ms|s|m)", output)
     }
-    count = int(re.search(r"(\d+) requests in", said)[1])  # type: ignore[index]
-    rate = float(re.search(r"Requests/sec:\s+([\d.]+)", said)[1])  # type: ignore[index]
+    count = int(re.search(r"(\d+) requests in", output)[1])  # type: ignore[index]
+    rate = float(re.search(r"Requests/sec:\s+([\d.]+)", output)[1])  # type: ignore[index]
     cpu_s = (proxy.cpu_s() - before) / count if proxy else 0.0
     return {"per_s": rate, "p50_s": times["50"], "p99_s": times["99"], "cpu_s": cpu_s}
 
 
 class OneStream(asyncio.Protocol):
-    """A client that reads one stream to its end (`idle`: to its first chunk) and notes each chunk's delay.
+    """A client that reads one stream to its end (`idle`: to its first chunk) and records each chunk's delay.
 
-    It looks for the time of birth only: a client that parses would be slower than the proxies it measures.
+    It searches only for the send time: a client that parses would be slower than the proxies that it measures.
     """
 
     def __init__(self, order: str, delays: list[float]) -> None:
@@ -104,7 +104,7 @@ class OneStream(asyncio.Protocol):
             self.ended.set_result(None)
         self._last = data
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, _exc: Exception | None) -> None:
         if not self.ended.done():
             self.ended.set_exception(SystemExit(f"a stream was cut or failed: {self._last[-200:]!r}"))
 
@@ -118,7 +118,7 @@ async def one_stream(port: int, order: str, delays: list[float]) -> asyncio.Base
 
 
 async def many_streams(port: int, count: int, seconds: int, *, in_step: bool = False) -> dict[str, float]:
-    """Delays of the chunks of `count` streams that begin one after the other within a second, or all at once."""
+    """Return the delays of chunks over `count` streams that start within a second, or all at once (`in_step`)."""
     delays: list[float] = []
 
     async def begin(number: int) -> asyncio.BaseTransport:
@@ -134,7 +134,7 @@ async def many_streams(port: int, count: int, seconds: int, *, in_step: bool = F
 
 
 async def idle_streams(port: int, router: Process) -> dict[str, float]:
-    """Memory with many open streams that say nothing."""
+    """Return the router's memory with many open streams that send nothing."""
     before = router.rss_mb()
     writers = []
     for _ in range(IDLE_STREAMS // 50):
@@ -148,7 +148,7 @@ async def idle_streams(port: int, router: Process) -> dict[str, float]:
 
 @contextmanager
 def stage(streamer: int | None) -> Iterator[tuple[Process, Process]]:
-    """The proxy and the router, both ready and with a resident model."""
+    """Run the proxy and the router, both ready and with a resident model."""
     with ExitStack() as stack:
         stack.enter_context(started(python("simulate", SIMULATOR), SIMULATOR, 1))
         if streamer is not None:
@@ -198,7 +198,7 @@ def streams(seconds: int) -> tuple[list[dict[str, Any]], dict[str, float]]:
 def show(result: dict[str, Any]) -> None:
     table = Table("connections", "", "requests/s", "p50 ms", "p99 ms", "added p50 ms", "CPU µs/request")
     for row in result["requests"]:
-        title = f"{row['connections']}{', no head twice' if row['is_varied'] else ''}"
+        title = f"{row['connections']}{', no repeated heads' if row['is_varied'] else ''}"
         for name in ("direct", "nginx", "router"):
             run = row[name]
             added = (run["p50_s"] - row["direct"]["p50_s"]) * 1e3

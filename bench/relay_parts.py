@@ -1,6 +1,6 @@
 """The processes of `bench/relay.py`: a simulated Ollama, a streamer, nginx as upstream and as proxy, the router itself.
 
-Each role is one process, pinned to a core by its parent. Run by `python bench/relay_parts.py ROLE …`.
+Each role is one process, pinned to a core by its parent: `python bench/relay_parts.py ROLE …`.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ http {{
 
 @dataclass
 class Process:
-    """A child: its pid is that of the process that does the work (nginx: the worker)."""
+    """A child process; `pid` is that of the process that does the work (nginx's worker)."""
 
     child: subprocess.Popen[bytes]
     pid: int
@@ -76,12 +76,12 @@ def wait_port(port: int, timeout_s: float = 30.0) -> None:
         with suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.2):
             return
         time.sleep(0.05)
-    raise SystemExit(f"nothing listens on port {port}")
+    raise SystemExit(f"no process listens on port {port}")
 
 
 @contextmanager
 def started(command: list[str], port: int, core: int) -> Iterator[Process]:
-    """A pinned child that listens on `port`, ended by its own pid."""
+    """Run a child, pinned to a core, that listens on `port`."""
     child = subprocess.Popen(
         ["taskset", "-c", str(core), *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -109,7 +109,7 @@ def nginx(body: str, port: int, core: int) -> Iterator[Process]:
 
 
 def upstream_conf(port: int, simulator: int, streamer: int | None) -> str:
-    """Answers chats itself (or lets the streamer do it); everything else is the simulated Ollama's."""
+    """Return nginx's configuration as upstream: chats are answered by it or the streamer, the rest by the simulator."""
     if streamer is None:
         chat = f"default_type application/json; add_header X-Trace $http_traceparent; return 200 '{ANSWER}';"
     else:
@@ -139,7 +139,7 @@ async def simulate(port: int) -> None:
 
 
 async def route(port: int, upstream: int, admin: int = 0) -> None:
-    """The router with everything on: decisions, telemetry, limits, and the log as `serve` writes it."""
+    """Run the router with all features: decisions, telemetry, limits, and the log as `serve` writes it."""
     from router.app import running
     from router.cli.serve import calm_collector
     from router.config import Config
@@ -162,7 +162,7 @@ async def route(port: int, upstream: int, admin: int = 0) -> None:
 
 
 async def stream(port: int) -> None:
-    """Chunks with their time of birth: `idle` sends one and waits, `N` sends N at 20 a second."""
+    """Serve chunks with their send time: the prompt `idle` gets one chunk and a pause, `N` gets N at 20 per second."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(asyncio.IncompleteReadError, ConnectionError):
@@ -176,12 +176,12 @@ async def stream(port: int) -> None:
     async def answer(writer: asyncio.StreamWriter, order: str) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n")
         for _ in range(1 if order == "idle" else int(order)):
-            say(writer, done=False)
+            send(writer, done=False)
             await asyncio.sleep(3600 if order == "idle" else 0.05)
-        say(writer, done=True)
+        send(writer, done=True)
         writer.write(b"0\r\n\r\n")
 
-    def say(writer: asyncio.StreamWriter, *, done: bool) -> None:
+    def send(writer: asyncio.StreamWriter, *, done: bool) -> None:
         line = b'{"model":"%b","at_ns":%d,"done":%b}\n' % (
             MODEL.encode(),
             time.monotonic_ns(),

@@ -1,9 +1,9 @@
-"""How well the simulated scheduler agrees with recordings of a real Ollama's: a table, and every difference.
+"""Agreement of the simulated scheduler with recordings of a real Ollama's: a table, and all differences.
 
     python bench/scheduler_contract.py [--data DIR] [--mutate] [--pack OUT]
 
-`--mutate` breaks one rule after another and counts how many sequential recordings then differ: a rule that can be
-broken unnoticed is not tested. `--pack OUT` writes the small copy of DIR that the tests carry.
+`--mutate` breaks one rule at a time and counts the sequential recordings that then differ: a rule that can be broken
+unnoticed is not tested. `--pack OUT` writes the compact copy of DIR that the tests use.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def _patched(*changes: tuple[Any, str, Any]) -> Iterator[None]:
 
 
 def _ninety_percent() -> Any:
-    """80 % of available memory becomes 90 %, in placement, batch and pre-flight."""
+    """Use 90 % of available memory instead of 80 %, in placement, batch and pre-flight."""
     keep = scheduler.preflight
 
     def preflight(facts: Any, launch: Any, gpus: Any, free: Any, settings: Any, **rest: Any) -> Any:
@@ -74,7 +74,7 @@ def _ninety_percent() -> Any:
 
 
 def _live_instead_of_frozen() -> Any:
-    return _patched((discovery, "frozen_free", lambda gpus, residents: (None,) * len(gpus)))
+    return _patched((discovery, "frozen_free", lambda gpus, _residents: (None,) * len(gpus)))
 
 
 def _both_caches_booked() -> Any:
@@ -120,7 +120,7 @@ MUTATIONS = {
     "live instead of frozen free memory": _live_instead_of_frozen,
     "both KV buffers counted": _both_caches_booked,
     "victim = oldest": _oldest_victim,
-    "card names right": _right_card_names,
+    "correct card names": _right_card_names,
     "first instead of emptiest card": _first_card,
     "47 GiB tier becomes 48": _tier_48_gib,
     "no 2 GiB surcharge": _no_surcharge,

@@ -1,10 +1,10 @@
-"""A long run with everything going wrong now and then: errors, memory, descriptors and loop lag of the router (J4, J5).
+"""A long run with frequent faults: the router's errors, memory, file descriptors and loop lag (J4, J5).
 
     python bench/soak.py [--minutes 30] [--json bench/results/soak.json]
 
-20 requests/s of every kind and 30 streams, every fifth client leaves at a random instant, and the (simulated) Ollama is
-killed and started again every 60 s. Requests within a fault window (from the kill until it has served again for 5 s)
-may fail; outside of it the bounds of docs/reliability.md, J4 and J5, hold. Exit status 1 when one does not.
+20 requests/s of all kinds and 30 streams; every fifth client leaves at a random moment, and the simulated Ollama is
+killed and restarted every 60 s. Requests within a fault window (from the kill until it has served again for 5 s) may
+fail; outside of it the bounds of docs/reliability.md, J4 and J5, must hold. Exit code 1 if one does not.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ ASKS = (
 
 @dataclass
 class Tally:
-    """What happened. `samples` are (second, RSS in MB, descriptors, sockets) of the router."""
+    """The results. `samples` are (second, RSS in MB, file descriptors) of the router."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
@@ -62,7 +62,7 @@ class Tally:
 
 
 async def ask(path: str, body: dict[str, object] | None, leave_after_s: float | None) -> str:
-    """One request on a connection of its own; the answer's end in a word, or "left"."""
+    """Send a request on a connection of its own; return "ok", "left" (by the client), "hangs", or the error."""
     reader, writer = await asyncio.open_connection("127.0.0.1", ROUTER)
     try:
         data = b"" if body is None else json.dumps(body).encode()
@@ -101,7 +101,7 @@ async def one(tally: Tally, rng: random.Random, *, is_stream: bool = False) -> N
 
 
 async def requests(tally: Tally, rng: random.Random, until_s: float) -> None:
-    """20 a second, whether the earlier ones have ended or not."""
+    """Send 20 requests per second, regardless of whether earlier ones have ended."""
     loop = asyncio.get_running_loop()
     pending: set[asyncio.Task[None]] = set()
     while loop.time() < until_s:
@@ -119,13 +119,13 @@ async def streams(tally: Tally, rng: random.Random, until_s: float) -> None:
 
 
 async def faults(tally: Tally, simulators: list[psutil.Popen], until_s: float) -> None:
-    """Kill the upstream, start it again, and say when requests must succeed again."""
+    """Kill and restart the upstream periodically, and set the fault window."""
     loop = asyncio.get_running_loop()
     every_s = min(FAULT_EVERY_S, (until_s - loop.time()) / 2)
     while loop.time() + every_s < until_s:
         await asyncio.sleep(every_s / 2)
         tally.fault_until_s = float("inf")
-        await asyncio.sleep(1.0)  # what began just before may still be running into it
+        await asyncio.sleep(1.0)  # let requests that began outside of the window end
         simulators[-1].kill()
         simulators[-1].wait()
         simulators.append(psutil.Popen(python("simulate", SIMULATOR)))
@@ -160,7 +160,7 @@ async def stage(log: Path) -> AsyncIterator[tuple[psutil.Process, list[psutil.Po
 
 
 def lag_p99_s() -> float | None:
-    """The loop lag below which 99 % of the router's own measurements are."""
+    """Return the 99th percentile of the event loop lag by the router's own metrics, None without measurements."""
     with urllib.request.urlopen(f"http://127.0.0.1:{ADMIN}/metrics", timeout=10) as answer:
         text = answer.read().decode()
     found = re.findall(r'event_loop_lag_seconds_bucket\{.*?le="([^"]+)".*?\} ([\d.e+]+)', text)
@@ -169,7 +169,7 @@ def lag_p99_s() -> float | None:
 
 
 def slope_mb_per_minute(samples: list[tuple[float, float, int]]) -> float:
-    """After minute 5, or after the first half of a shorter run."""
+    """Return the slope of the memory after minute 5, or after the first half of a shorter run."""
     settled = [(at, rss) for at, rss, _ in samples if at >= min(300.0, samples[-1][0] / 2)]
     return statistics.linear_regression(*zip(*settled, strict=True)).slope * 60 if len(settled) > 2 else 0.0
 
@@ -190,7 +190,7 @@ async def soak(minutes: float, log: Path) -> dict[str, object]:
         await asyncio.sleep(1.5)
         lag = await asyncio.to_thread(lag_p99_s)
         fds_after = router.num_fds()
-    said = await asyncio.to_thread(log.read_text, errors="replace")
+    output = await asyncio.to_thread(log.read_text, errors="replace")
     total, failed = sum(tally.outcomes.values()), sum(tally.failures.values())
     settled = [fds for at, _, fds in tally.samples if at >= min(300.0, tally.samples[-1][0] / 2)]
     return {
@@ -204,7 +204,7 @@ async def soak(minutes: float, log: Path) -> dict[str, object]:
         "rss_slope_mb_per_minute": slope_mb_per_minute(tally.samples),
         "fds": [min(settled), max(settled), fds_after],
         "loop_lag_p99_s": lag,
-        "asyncio_complaints": len(re.findall(r"never retrieved|was destroyed|never awaited|Traceback", said)),
+        "asyncio_complaints": len(re.findall(r"never retrieved|was destroyed|never awaited|Traceback", output)),
     }
 
 
@@ -218,12 +218,12 @@ def main() -> int:
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps(result, indent=1))
     print(json.dumps(result, indent=1))
-    is_long = options.minutes >= 10  # a short run says nothing of a slope
+    is_long = options.minutes >= 10  # the slope of a short run is noise
     bounds = {
         "error rate ≤ 0.1 % outside fault windows": float(str(result["error_rate"])) <= 0.001,
         "RSS slope ≤ 1 MB/min": not is_long or float(str(result["rss_slope_mb_per_minute"])) <= 1.0,
         "loop lag p99 ≤ 20 ms": result["loop_lag_p99_s"] is not None and float(str(result["loop_lag_p99_s"])) <= 0.02,
-        "no complaints of asyncio, no traceback": result["asyncio_complaints"] == 0,
+        "no warning by asyncio, no traceback": result["asyncio_complaints"] == 0,
     }
     for bound, holds in bounds.items():
         print(f"{'holds' if holds else 'BROKEN'}: {bound}")

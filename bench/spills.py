@@ -1,9 +1,9 @@
-"""Random request sequences on 1, 2 and 3 cards, each model only itself: loads that spilled although they fit.
+"""Random request sequences on 1, 2 and 3 cards, without fallbacks: loads that spilled although they fit.
 
 usage: bench/spills.py [--sequences 2000] [--seed 1]
-A sequence is 8 requests of one client. "Fits" means: fully on the GPUs of the empty machine, one card or split, to the
-last byte; "fits safely" leaves the router's own safety margin free as well. Exit 1 when through the router a model
-spilled, or was refused although it fits safely.
+A sequence is 8 requests of one client. "Fits" means fully on the GPUs of the empty machine, on one card or split, to
+the last byte; "fits safely" also leaves the router's safety margin free. Exit code 1 if a routed model spilled
+or was refused although it fits safely.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ ROUTER = {"defaults.auto_chains": "off", "queue.wait_s": 600}
 
 @dataclass
 class Counts:
-    """Over all sequences."""
+    """Counts over all sequences."""
 
     requests: int = 0
     spilled: int = 0
@@ -55,13 +55,13 @@ class Counts:
     evicted: int = 0
 
     def add(self, other: Counts) -> None:
-        """Sum up."""
+        """Add the counts of `other`."""
         for name in self.__dataclass_fields__:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
 
 async def installed() -> Mapping[str, ModelFacts]:
-    """The facts of every model, as a catalog reads them."""
+    """Return the facts of all models, as the catalog reads them."""
     async with running_simulator(SimConfig(models=MODELS)) as sim:
         client = OllamaClient(sim.url)
         try:
@@ -71,7 +71,7 @@ async def installed() -> Mapping[str, ModelFacts]:
 
 
 def could_fit(one: Stage, facts: ModelFacts, num_ctx: int, safety_bytes: int | None) -> bool:
-    """Whether the model runs fully on the empty machine, by the router's own arithmetic (batch 512)."""
+    """Return whether the model runs fully on the empty machine, by the router's own arithmetic (batch 512)."""
     empty = tuple(replace(gpu, free_bytes=gpu.total_bytes) for gpu in one.sim.cards.gpus())
     need = ContextNeed(num_ctx, num_ctx)
     found = plan_switch(
@@ -81,7 +81,7 @@ def could_fit(one: Stage, facts: ModelFacts, num_ctx: int, safety_bytes: int | N
 
 
 async def sequence(seed: int, router: Mapping[str, object] | None, facts: Mapping[str, ModelFacts]) -> Counts:
-    """One machine, one client, eight requests."""
+    """Return the counts of one sequence: one machine, one client, eight requests."""
     rng = random.Random(seed)
     cards = tuple(
         CardSpec(name=f"CUDA{index}", total_mib=rng.choice(SIZES_MIB)) for index in range(rng.choice((1, 2, 2, 3)))
@@ -109,7 +109,7 @@ async def sequence(seed: int, router: Mapping[str, object] | None, facts: Mappin
 
 
 def main() -> int:
-    """Play all sequences both ways."""
+    """Run all sequences with and without the router."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sequences", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=1)

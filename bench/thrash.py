@@ -1,9 +1,9 @@
-"""Alternating models that do not fit together: loads and waits, straight to the simulated Ollama and routed.
+"""Alternating models that do not fit together: loads and waits, with and without the router.
 
 usage: bench/thrash.py [--requests 20 200]
-Cases: two models in turn, three in turn, one hot and one rare. Burst: all requests at once, as a busy team sends them.
-Virtual clock; Ollama's own delays (250 ms polls, up to 5 s after an eviction) are the simulator's.
-Exit 1 when the router needs more than a fifth of Ollama's loads on the first case, or somebody waited beyond the bound.
+Cases: two models in turn, three in turn, one hot and one rare. All requests are sent within seconds, on a virtual
+clock; the simulator has Ollama's own delays (250 ms polls, up to 5 s after an eviction).
+Exit code 1 if the router needs more than a fifth of Ollama's loads in the first case, or a request failed or spilled.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ CASES: dict[str, tuple[tuple[str, ...], Callable[[int], str]]] = {
 async def play(
     names: tuple[str, ...], pick: Callable[[int], str], count: int, router: Mapping[str, object] | None
 ) -> list[object]:
-    """Send `count` requests 20 ms apart, wait for all answers; the row of the table."""
+    """Send `count` requests 20 ms apart, wait for all answers, and return the row of the table."""
     config = SimConfig(machine=Machine(cards=(CardSpec(),), speeds=SPEED), models=names)
     async with stage(config, router) as one:
 
@@ -51,7 +51,7 @@ async def play(
 
 
 def main() -> int:
-    """Print every case side by side."""
+    """Print all cases with and without the router."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, nargs="+", default=[20, 200])
     asked = parser.parse_args()

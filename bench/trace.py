@@ -1,8 +1,8 @@
-"""A seeded trace of mixed requests over 8 chains on one 24 GB card, while other programs take VRAM and give it back.
+"""A seeded trace of mixed requests to 8 chains on one 24 GB card, while other programs take and release VRAM.
 
 usage: bench/trace.py [--requests 2000] [--seed 1] [--clients 4] [--json FILE]
-The same trace goes straight to the simulated Ollama and through the router, both on a virtual clock.
-Exit 1 when a spilled model answered through the router.
+The same trace is sent to the simulated Ollama directly and through the router, both on a virtual clock.
+Exit code 1 if a spilled model answered through the router.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ SPEED = Speeds(load_mib_per_s=6000, tokens_per_s=60, cpu_tokens_per_s=4)
 
 
 def chains() -> dict[str, list[str]]:
-    """Each asked model, then everything smaller."""
+    """Return the chains: each requested model, followed by all smaller ones."""
     return {name: list(LADDER[LADDER.index(name) :]) for name in ASKED}
 
 
 async def play(seed: int, count: int, clients: int, router_config: Mapping[str, object] | None) -> dict[str, object]:
-    """Play the trace and sum it up."""
+    """Run the trace and return its summary."""
     machine = Machine(cards=(CardSpec(),), speeds=SPEED)
     config = SimConfig(machine=machine, models=LADDER, seed=seed)
     async with stage(config, router_config) as one:
@@ -104,7 +104,7 @@ def _summed(replies: list[Reply], one: Stage, took_s: float) -> dict[str, object
 
 
 def main() -> int:
-    """Play both, print them side by side."""
+    """Run the trace with and without the router, and print both summaries."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=1)
