@@ -1,0 +1,208 @@
+"""Whose turn it is, rule by rule."""
+
+from router.core.decision.chain import Variant
+from router.core.decision.turns import LOOK_AGAIN_S, Turns, turns, wanted_weights
+from router.core.decision.verdict import Decision, Outcome, Verdict, VerdictKind
+from tests.core.decision.queue_states import (
+    AGE_BOUND_S,
+    BIG,
+    COUNT,
+    MIDDLE,
+    NOW_S,
+    PATIENCE,
+    REFUSED,
+    SMALL,
+    TINY,
+    Loaded,
+    awaits,
+    loads,
+    ticket,
+    uses,
+)
+
+OLD_S = AGE_BOUND_S + 1
+
+
+def at_once(*waiting, residents=(), **more):
+    """What the rules say now of these tickets and residents (facts → Loaded)."""
+    loaded = {facts.weights: state for facts, state in dict(residents).items()}
+    return turns(waiting, loaded, NOW_S, PATIENCE, **more)
+
+
+def started(found):
+    return found.start.chosen.facts if found.start is not None else None
+
+
+def test_an_empty_line_changes_nothing():
+    """Nobody waits: nothing is closed, started or looked at again."""
+    assert at_once(residents={BIG: Loaded()}) == Turns((), frozenset())
+
+
+def test_rule_1_tickets_for_the_same_weights_and_context_wait_for_one_load():
+    """The oldest ticket's age counts for everybody who waits for the same load, at another context it does not."""
+    old, young = loads(MIDDLE, evicts=[BIG.weights]), loads(MIDDLE, evicts=[SMALL.weights], num_ctx=32768)
+    residents = {BIG: Loaded(1), SMALL: Loaded(2)}
+    found = at_once(ticket(0, young), ticket(1, old, age_s=OLD_S), ticket(2, old), residents=residents)
+    assert (found.start, found.closed) == (old, {BIG.weights})
+
+
+def test_rule_2_a_ticket_whose_model_was_loaded_while_it_waited_is_let_in_though_the_model_is_closed():
+    """One that came later is not."""
+    impatient = ticket(0, loads(BIG, evicts=[SMALL.weights], waits_for=[SMALL.weights]), age_s=OLD_S)
+    found = at_once(impatient, ticket(1, uses(SMALL), is_due=True), ticket(2, uses(SMALL)), residents={SMALL: Loaded()})
+    assert (found.let_in, found.closed) == ((1,), {SMALL.weights})
+
+
+def test_rule_2_holds_during_a_switch():
+    """A switch that has closed the model does not keep the ticket out either."""
+    closed = frozenset({SMALL.weights})
+    found = at_once(ticket(1, uses(SMALL), is_due=True), ticket(2, uses(SMALL)), closed_by_switch=closed)
+    assert found == Turns((1,), closed)
+
+
+def test_rule_3_tickets_for_a_resident_are_let_in():
+    """All of them at once, whatever else waits."""
+    found = at_once(
+        ticket(0, loads(BIG, evicts=[SMALL.weights])),
+        ticket(1, uses(SMALL)),
+        ticket(2, uses(TINY)),
+        ticket(3, uses(SMALL)),
+        residents={SMALL: Loaded(1), TINY: Loaded(2)},
+    )
+    assert sorted(found.let_in) == [1, 2, 3]
+
+
+def test_rule_3_during_a_switch_only_what_it_has_closed_is_kept_out():
+    """Residents that stay go on serving."""
+    found = at_once(ticket(0, uses(SMALL)), ticket(1, uses(TINY)), closed_by_switch=frozenset({SMALL.weights}))
+    assert found.let_in == (1,)
+
+
+def test_a_ticket_for_what_is_being_loaded_waits():
+    """It is neither let in nor the cause of another load."""
+    assert at_once(ticket(0, awaits(BIG))) == Turns((), frozenset())
+    assert at_once(ticket(0, awaits(BIG)), closed_by_switch=frozenset()).let_in == ()
+
+
+def test_rule_4_what_nothing_can_serve_is_let_in_to_be_refused():
+    """At once, and it starts nothing."""
+    assert at_once(ticket(0, REFUSED)) == Turns((0,), frozenset())
+
+
+def test_rule_4_nobody_is_refused_during_a_switch():
+    """Memory is on its way: what does not fit now may fit in a moment."""
+    assert at_once(ticket(0, REFUSED), closed_by_switch=frozenset()).let_in == ()
+
+
+def test_rule_5_a_group_turns_impatient_at_the_age_bound():
+    """From then on the residents in its way take no new requests; a moment earlier they do."""
+    for age_s, closed in ((AGE_BOUND_S - 0.1, set()), (AGE_BOUND_S, {SMALL.weights})):
+        waits = loads(BIG, evicts=[SMALL.weights], waits_for=[SMALL.weights])
+        found = at_once(ticket(0, waits, age_s=age_s), ticket(1, uses(SMALL)), residents={SMALL: Loaded()})
+        assert found.closed == closed
+        assert (1 in found.let_in) is not bool(closed)
+
+
+def test_rule_5_a_group_turns_impatient_when_it_was_overtaken_too_often():
+    """Only what residents in its way have served since it came counts."""
+    waits = loads(BIG, evicts=[SMALL.weights], waits_for=[SMALL.weights])
+    for served, closed in ((COUNT - 1, set()), (COUNT, {SMALL.weights})):
+        waiting = ticket(0, waits, served_before={1: 5, 2: 0})
+        residents = {SMALL: Loaded(1, served=5 + served), TINY: Loaded(2, served=1000)}
+        assert at_once(waiting, residents=residents).closed == closed
+
+
+def test_rule_5_a_resident_loaded_after_the_ticket_came_has_overtaken_it_with_all_that_it_served():
+    """A count that the ticket has for an earlier load of the same model does not apply."""
+    waits = loads(BIG, evicts=[SMALL.weights, TINY.weights], waits_for=[SMALL.weights])
+    waiting = ticket(0, waits, served_before={1: 1000})
+    assert at_once(waiting, residents={SMALL: Loaded(2, served=COUNT)}).closed == {SMALL.weights, TINY.weights}
+
+
+def test_rule_5_only_the_first_impatient_group_closes_residents():
+    """One switch at a time: what stands in the way of the second goes on serving."""
+    first = loads(BIG, evicts=[SMALL.weights], waits_for=[SMALL.weights])
+    second = loads(MIDDLE, evicts=[TINY.weights], waits_for=[TINY.weights])
+    found = at_once(
+        ticket(0, second, age_s=OLD_S),
+        ticket(1, first, age_s=OLD_S + 1),
+        ticket(2, uses(TINY)),
+        residents={SMALL: Loaded(1), TINY: Loaded(2)},
+    )
+    assert (found.closed, found.let_in) == ({SMALL.weights}, (2,))
+
+
+def test_rule_6_impatient_groups_go_first_by_age():
+    """The oldest ticket of each counts, not how many wait."""
+    found = at_once(
+        *(ticket(number, loads(TINY)) for number in range(5)),
+        ticket(5, loads(MIDDLE), age_s=OLD_S),
+        ticket(6, loads(BIG), age_s=OLD_S + 1),
+    )
+    assert started(found) is BIG
+
+
+def test_rule_6_of_the_patient_the_most_tickets_per_byte_go_first():
+    """Many for a big model go before one for a small one, until the bytes outweigh them."""
+    small = ticket(0, loads(SMALL), age_s=5)
+    assert started(at_once(small, *(ticket(n, loads(BIG)) for n in range(1, 7)))) is BIG
+    assert started(at_once(small, *(ticket(n, loads(BIG)) for n in range(1, 4)))) is SMALL
+
+
+def test_rule_7_a_plan_that_waits_for_a_busy_resident_lets_the_next_one_start():
+    """While nobody is impatient nothing is held back for it."""
+    found = at_once(
+        ticket(0, loads(TINY, evicts=[BIG.weights], waits_for=[BIG.weights])),
+        ticket(1, loads(SMALL)),
+        residents={BIG: Loaded()},
+    )
+    assert started(found) is SMALL
+
+
+def test_rule_7_nothing_is_evicted_that_a_request_was_just_let_in_to():
+    """Neither by this application of the rules nor by an earlier one."""
+    waits = ticket(0, loads(BIG, evicts=[SMALL.weights]))
+    residents = {SMALL: Loaded()}
+    assert started(at_once(waits, residents=residents)) is BIG
+    assert started(at_once(waits, ticket(1, uses(SMALL)), residents=residents)) is None
+    assert started(at_once(waits, residents=residents, entering=frozenset({SMALL.weights}))) is None
+
+
+def test_rule_7_nothing_behind_the_first_impatient_group_is_started():
+    """It would take the memory that the impatient group waits for."""
+    waits = loads(BIG, evicts=[SMALL.weights], waits_for=[SMALL.weights])
+    others = [ticket(1, loads(TINY)), ticket(2, loads(MIDDLE), age_s=OLD_S)]
+    found = at_once(ticket(0, waits, age_s=OLD_S + 1), *others, residents={SMALL: Loaded()})
+    assert started(found) is None
+
+
+def test_rule_8_the_line_is_looked_at_again_when_the_next_ticket_turns_impatient():
+    """The oldest that waits for a load decides; those that wait for something else do not."""
+    waits = loads(BIG, evicts=[SMALL.weights], waits_for=[SMALL.weights])
+    found = at_once(ticket(0, waits, age_s=3), ticket(1, waits, age_s=1), ticket(2, awaits(TINY), age_s=9))
+    assert found.look_again_s == AGE_BOUND_S - 3
+
+
+def test_rule_8_an_impatient_line_is_looked_at_again_after_a_short_pause():
+    """Never at once, or it would be looked at without end."""
+    waits = loads(BIG, evicts=[SMALL.weights], waits_for=[SMALL.weights])
+    assert at_once(ticket(0, waits, age_s=1000)).look_again_s == LOOK_AGAIN_S
+
+
+def test_rule_8_where_something_starts_nothing_is_looked_at_again():
+    """The end of the switch applies the rules."""
+    assert at_once(ticket(0, loads(TINY)), ticket(1, loads(BIG))).look_again_s is None
+
+
+def test_nothing_starts_and_nobody_turns_impatient_during_a_switch():
+    """Rules 5 to 8 wait for its end."""
+    closed = frozenset({TINY.weights})
+    found = at_once(ticket(0, loads(BIG), age_s=1000), residents={SMALL: Loaded()}, closed_by_switch=closed)
+    assert found == Turns((), closed)
+
+
+def test_what_a_decision_waits_for():
+    """The resident's weights, the weights to load, or nothing."""
+    nameless = Verdict(Variant("x"), VerdictKind.FITS)
+    assert wanted_weights(uses(BIG)) == wanted_weights(loads(BIG)) == BIG.weights
+    assert wanted_weights(REFUSED) == wanted_weights(Decision(Outcome.EXACT, nameless, (nameless,))) == ""
