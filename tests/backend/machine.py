@@ -15,7 +15,6 @@ from typing import Any
 from router.adapters.gpu.reading import GpuProcess, ProbeReading
 from router.adapters.ollama import PsRow
 from router.core.ollama.model import ModelFacts
-from router.core.ollama.names import key_of
 from router.core.ollama.runner import Gpu, LoadOptions
 from router.core.units import GIB
 from router.errors import ModelNotFound, RouterError
@@ -25,7 +24,6 @@ BIG, MIDDLE, SMALL = facts_of("big:32b", 18), facts_of("middle:14b", 9), facts_o
 EMBEDDER = facts_of("embedder:0b", 0.5, capabilities=("embedding",), context_length=8192)
 ONE_CARD = (gpu_of(),)
 TWO_CARDS = (gpu_of(0), gpu_of(1))
-FOREVER_S = 1e9
 
 
 def weights_of(facts: ModelFacts) -> str:
@@ -44,8 +42,10 @@ class MemoryMachine:
     """Implements `ModelServer`; `probe` reads its cards. Times are seconds of the loop.
 
     `calls` are the names of the methods called, with their arguments, in order. `trouble` maps a method's name to what
-    it raises from now on. `vram_share` is the share of a load that ends up on the card, `seen_share` the share of it
-    that the probe sees go. What is in `stubborn` ignores unloads. `free_lag_s` is how late a driver gives memory back.
+    it raises from now on, a load after `trouble_s`. `vram_share` is the share of a load that ends up on the card,
+    `seen_share` the share of it that the probe sees go, `taken_beside_bytes` what another program takes during a load.
+    What is in `stubborn` ignores unloads; with `loads_nothing` a load answers and changes nothing. `free_lag_s` is how
+    late a driver gives memory back.
     """
 
     def __init__(self, *installed: ModelFacts, cards: tuple[Gpu, ...] = ONE_CARD) -> None:
@@ -55,7 +55,8 @@ class MemoryMachine:
         self.held: dict[str, dict[int, int]] = {}
         self.foreign: dict[int, int] = {}
         self.calls: list[tuple[Any, ...]] = []
-        self.trouble: dict[str, RouterError] = {}
+        self.trouble: dict[str, Exception] = {}
+        self.trouble_s = 0.0
         self.load_s, self.unload_s, self.free_lag_s = 2.0, 0.2, 0.0
         self.vram_share = self.seen_share = 1.0
         self.taken_beside_bytes = 0
@@ -138,6 +139,8 @@ class MemoryMachine:
         return list(self.rows.values())
 
     async def load(self, name: str, options: LoadOptions, keep_alive_s: float, embedding: bool = False) -> None:
+        if "load" in self.trouble:
+            await asyncio.sleep(self.trouble_s)
         self._called("load", name, options, keep_alive_s, embedding)
         self.loading += 1
         self.most_loading = max(self.most_loading, self.loading)
@@ -171,10 +174,6 @@ class MemoryMachine:
 
     async def aclose(self) -> None:
         self.is_closed = True
-
-    def facts_behind(self, name: str) -> ModelFacts | None:
-        """The facts of an installed model in any spelling."""
-        return next((facts for facts in self.installed.values() if key_of(facts.name) == key_of(name)), None)
 
 
 class MemoryProbe:

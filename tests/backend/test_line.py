@@ -1,0 +1,189 @@
+"""The line in front of one backend: who waits, who is let in, who is refused."""
+
+import asyncio
+from contextlib import suppress
+
+import pytest
+
+from router.errors import Busy
+from router.telemetry import QueueChanged
+from tests.backend.machine import BIG, MIDDLE, SMALL, MemoryMachine, weights_of
+from tests.backend.queue_scene import fill, in_line
+from tests.backend.scene import took_s
+
+ALL = (BIG, MIDDLE, SMALL)
+
+
+def test_a_request_waits_for_the_load_of_its_model_and_is_let_in_to_it():
+    """Everybody who waits for it is, after one load."""
+
+    async def story(scene, queue):
+        tasks = [queue.join(SMALL) for _ in range(3)]
+        assert await asyncio.gather(*tasks) == [weights_of(SMALL)] * 3
+        assert len(scene.machine.named("load")) == 1
+        assert [event.depth for event in scene.heard.of(QueueChanged)] == [1, 2, 3, 2, 1, 0]
+
+    in_line(story, MemoryMachine(*ALL))
+
+
+def test_a_request_that_nothing_can_serve_leaves_the_line_at_once():
+    """It is let in to nothing, to be refused with reasons."""
+
+    async def story(scene, queue):
+        scene.machine.foreign[0] = 23 << 30
+        await scene.backend.world.refresh_fresh()
+        assert await queue.join(BIG) == ""
+
+    in_line(story, MemoryMachine(*ALL))
+
+
+def test_a_full_line_refuses_the_next_one_at_once():
+    """In Ollama's own words, with a time after which to try again."""
+
+    async def story(scene, queue):
+        waiting = [queue.join(SMALL), queue.join(SMALL)]
+        await asyncio.sleep(0.1)
+        with pytest.raises(Busy, match="maximum pending requests exceeded") as refused:
+            await queue.join(SMALL)
+        assert refused.value.retry_after_s >= SMALL.size_bytes / (1 << 30)
+        assert await asyncio.gather(*waiting) == [weights_of(SMALL)] * 2
+
+    in_line(story, MemoryMachine(*ALL), {"queue.max_waiting": 2})
+
+
+def test_who_waits_too_long_is_refused_with_the_time_and_the_place_in_line():
+    """Each after its own wait; the oldest stands first."""
+
+    async def story(scene, queue):
+        await fill(scene, BIG)
+        first = queue.join(MIDDLE)
+        await asyncio.sleep(1)
+        second = queue.join(MIDDLE)
+        took, found = await took_s(asyncio.gather(first, return_exceptions=True))
+        assert (took, str(found[0])) == (29, "server busy: queued for 30 s, position 1")
+        with pytest.raises(Busy, match="queued for 30 s, position 1") as refused:
+            await second
+        assert asyncio.get_running_loop().time() == 31
+        assert refused.value.retry_after_s >= 1
+
+    in_line(story, MemoryMachine(*ALL), {"queue.wait_s": 30})
+
+
+def test_the_load_of_its_own_model_does_not_count_against_a_request():
+    """It is on its way: the request waits on, for as long as that load takes."""
+    machine = MemoryMachine(*ALL)
+    machine.load_s = 100.0
+
+    async def story(scene, queue):
+        took, weights = await took_s(queue.join(SMALL))
+        assert weights == weights_of(SMALL)
+        assert took >= 100
+
+    in_line(story, machine, {"queue.wait_s": 30})
+
+
+def test_the_load_of_another_model_counts():
+    """Nobody knows when the own turn comes; who came earlier stands in front."""
+    machine = MemoryMachine(*ALL)
+    machine.load_s = 100.0
+
+    async def story(scene, queue):
+        queue.join(BIG)
+        await asyncio.sleep(0.1)
+        took, found = await took_s(asyncio.gather(queue.join(MIDDLE), return_exceptions=True))
+        assert (took, str(found[0])) == (30, "server busy: queued for 30 s, position 2")
+
+    in_line(story, machine, {"queue.wait_s": 30})
+
+
+def test_a_request_that_is_cancelled_is_out_of_the_line_at_once():
+    """What was closed for its sake opens again, and a switch for nobody is not made."""
+
+    async def story(scene, queue):
+        (holder,) = await fill(scene, BIG)
+        waiting = queue.join(MIDDLE)
+        await asyncio.sleep(11)
+        assert not queue.line.may_enter(weights_of(BIG))
+        waiting.cancel()
+        with suppress(asyncio.CancelledError):
+            await waiting
+        assert queue.line.depth == 0
+        assert queue.line.may_enter(weights_of(BIG))
+        scene.backend.leave(holder)
+        await asyncio.sleep(5)
+        assert list(scene.machine.rows) == [BIG.name]
+
+    in_line(story, MemoryMachine(*ALL))
+
+
+def test_a_decision_that_fails_leaves_nobody_in_line():
+    """The error is the request's own."""
+
+    async def story(scene, queue):
+        def decide():
+            raise ValueError("broken")
+
+        with pytest.raises(ValueError, match="broken"):
+            await queue.line.wait("key", decide, 0.0)
+
+    in_line(story, MemoryMachine(*ALL))
+
+
+def test_waiting_requests_are_wanted_by_the_weights_that_they_wait_for():
+    """Plans spare what is wanted."""
+
+    async def story(scene, queue):
+        await fill(scene, BIG)
+        for _ in range(2):
+            queue.join(MIDDLE)
+        await asyncio.sleep(0.1)
+        assert scene.backend.world.wanted == {weights_of(MIDDLE): 2}
+        await queue.leave()
+        assert scene.backend.world.wanted == {}
+
+    in_line(story, MemoryMachine(*ALL))
+
+
+def test_a_switch_starts_as_soon_as_the_last_request_to_what_is_in_its_way_has_ended():
+    """Nothing else has to happen."""
+
+    async def story(scene, queue):
+        (holder,) = await fill(scene, BIG)
+        waiting = queue.join(MIDDLE)
+        await asyncio.sleep(1)
+        assert scene.machine.named("unload") == []
+        scene.backend.leave(holder)
+        assert await waiting == weights_of(MIDDLE)
+
+    in_line(story, MemoryMachine(*ALL))
+
+
+def test_at_the_age_bound_what_is_in_the_way_takes_no_new_requests():
+    """Its timer is the line's own: no request and no reading is needed."""
+
+    async def story(scene, queue):
+        (holder,) = await fill(scene, BIG)
+        queue.join(MIDDLE)
+        await asyncio.sleep(9.9)
+        assert queue.line.may_enter(weights_of(BIG))
+        await asyncio.sleep(0.2)
+        assert not queue.line.may_enter(weights_of(BIG))
+        scene.backend.leave(holder)
+
+    in_line(story, MemoryMachine(*ALL), {"snapshot.ps_interval_s": 1000, "snapshot.probe_interval_s": 1000})
+
+
+def test_a_request_that_came_due_is_let_in_to_what_others_have_closed():
+    """Its model was loaded while it waited: it is served before it goes again."""
+    machine = MemoryMachine(*ALL)
+    machine.load_s = 30.0
+
+    async def story(scene, queue):
+        one, other = queue.join(BIG), queue.join(MIDDLE)
+        assert await one == weights_of(BIG)
+        holder = scene.backend.world.residents.enter(weights_of(BIG))
+        assert not queue.line.may_enter(weights_of(BIG))
+        scene.backend.leave(holder)
+        assert await other == weights_of(MIDDLE)
+
+    in_line(story, machine)

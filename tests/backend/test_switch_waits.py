@@ -1,0 +1,190 @@
+"""Every wait of a switch has a cause, and a deadline."""
+
+import asyncio
+
+import pytest
+
+from router.backend.residency import REPEAT_UNLOAD_S, SwitchResult
+from router.core.units import GIB
+from router.errors import ProbeError
+from tests.backend.machine import BIG, MIDDLE, SMALL, MemoryMachine, weights_of
+from tests.backend.scene import play, took_s
+
+ALL = (BIG, MIDDLE, SMALL)
+SETTLE_S, UNLOAD_S, MEMORY_S, POLL_S = 0.6, 15.0, 10.0, 0.1
+"""The defaults of the configuration."""
+
+
+def lasts(took, at_least_s):
+    """True for a wait that is `at_least_s` long and at most three polls longer."""
+    return at_least_s - 0.001 <= took <= at_least_s + 3 * POLL_S
+
+
+def moments(machine):
+    """Let the machine note when it is asked to load and when it drops a model: what → loop time."""
+    noted, loop = {}, asyncio.get_running_loop()
+    called, drop = machine._called, machine.drop
+
+    def note_call(method, *arguments):
+        noted.setdefault(method, loop.time())
+        called(method, *arguments)
+
+    def note_drop(name):
+        noted.setdefault("drop", loop.time())
+        drop(name)
+
+    machine._called, machine.drop = note_call, note_drop
+    return noted
+
+
+def test_a_load_comes_no_sooner_after_an_unload_than_ollama_reads_memory():
+    """It would count the old figure."""
+
+    async def story(scene):
+        await scene.make_resident(MIDDLE)
+        target = scene.target(BIG)
+        noted = moments(scene.machine)
+        assert await scene.backend.residency.switch(target) is SwitchResult.DONE
+        assert lasts(noted["load"] - noted["drop"], SETTLE_S)
+
+    play(story, MemoryMachine(*ALL))
+
+
+def test_a_load_with_nothing_in_its_way_waits_for_nothing():
+    """Not even for a moment."""
+
+    async def story(scene):
+        target = scene.target(SMALL)
+        took, result = await took_s(scene.backend.residency.switch(target))
+        assert (result, took) == (SwitchResult.DONE, scene.machine.load_s)
+
+    play(story, MemoryMachine(*ALL))
+
+
+def test_memory_that_is_late_is_waited_for():
+    """A driver may be seconds behind."""
+    machine = MemoryMachine(*ALL)
+    machine.free_lag_s = 4.0
+
+    async def story(scene):
+        await scene.make_resident(MIDDLE)
+        took, is_gone = await took_s(scene.backend.residency.unload(scene.resident(MIDDLE)))
+        assert is_gone
+        assert lasts(took, machine.unload_s + 4.0)
+        assert scene.backend.cards.gpus[0].free_bytes == 24 * GIB
+
+    play(story, machine)
+
+
+def test_memory_that_never_comes_back_is_waited_for_to_a_deadline():
+    """The switch goes on with what there is then."""
+    machine = MemoryMachine(*ALL)
+    machine.free_lag_s = 1000.0
+
+    async def story(scene):
+        await scene.make_resident(MIDDLE)
+        took, is_gone = await took_s(scene.backend.residency.unload(scene.resident(MIDDLE)))
+        assert is_gone
+        assert lasts(took, MEMORY_S + machine.unload_s)
+
+    play(story, machine)
+
+
+@pytest.mark.parametrize("has_probe", [True, False])
+def test_memory_that_nobody_can_read_is_not_waited_for(has_probe):
+    """Without a probe, or once its last reading has become too old."""
+    machine = MemoryMachine(*ALL)
+    machine.free_lag_s = 1000.0
+
+    async def story(scene):
+        await scene.make_resident(SMALL)
+        machine.probe.error = ProbeError("lost")
+        took, is_gone = await took_s(scene.backend.residency.unload(scene.resident(SMALL)))
+        assert is_gone
+        assert took <= 1.0 + machine.unload_s + 3 * POLL_S
+
+    play(story, machine, {"snapshot.stale_after_s": 1}, has_probe=has_probe)
+
+
+def test_an_unload_is_asked_for_again_while_the_model_is_still_there():
+    """Ollama does nothing while a runner is busy with somebody else's request."""
+    machine = MemoryMachine(*ALL)
+    machine.stubborn.add(SMALL.name)
+
+    async def story(scene):
+        await scene.make_resident(SMALL)
+        asyncio.get_running_loop().call_later(5.0, machine.stubborn.clear)
+        took, is_gone = await took_s(scene.backend.residency.unload(scene.resident(SMALL)))
+        assert is_gone
+        assert len(machine.named("unload")) == int(took // REPEAT_UNLOAD_S) + 1 == 4
+
+    play(story, machine)
+
+
+def test_a_model_that_does_not_go_is_given_up_at_a_deadline_and_may_be_used_again():
+    """The switch is decided again."""
+    machine = MemoryMachine(*ALL)
+    machine.stubborn.add(MIDDLE.name)
+
+    async def story(scene):
+        tracked = await scene.make_resident(MIDDLE)
+        target = scene.target(BIG)
+        took, result = await took_s(scene.backend.residency.switch(target))
+        assert result is SwitchResult.MOVED
+        assert lasts(took, UNLOAD_S)
+        assert tracked.frozen(0, asyncio.get_running_loop().time()).is_fully_resident
+        assert machine.named("load")[1:] == []
+
+    play(story, machine)
+
+
+def test_an_unload_is_broken_off_when_a_request_has_entered():
+    """Nobody is cut; a request may be let in to what was about to go."""
+    machine = MemoryMachine(*ALL)
+    machine.stubborn.add(MIDDLE.name)
+
+    async def story(scene):
+        tracked = await scene.make_resident(MIDDLE)
+        asyncio.get_running_loop().call_later(1.0, scene.backend.world.residents.enter, weights_of(MIDDLE))
+        took, is_gone = await took_s(scene.backend.residency.unload(tracked))
+        assert not is_gone
+        assert lasts(took, 1.0)
+        assert tracked.frozen(0, asyncio.get_running_loop().time()).is_fully_resident
+
+    play(story, machine)
+
+
+def test_a_model_whose_tag_was_deleted_goes_by_time_alone():
+    """Ollama does not know the name any more; its lease ends some time."""
+    machine = MemoryMachine(*ALL)
+
+    async def story(scene):
+        tracked = await scene.make_resident(SMALL)
+        del machine.installed[SMALL.name]
+        asyncio.get_running_loop().call_later(6.0, machine.drop, SMALL.name)
+        assert await scene.backend.residency.unload(tracked)
+
+    play(story, machine)
+
+
+def test_memory_of_a_model_that_somebody_else_has_unloaded_is_waited_for_ahead_of_a_load():
+    """To the same deadline."""
+    machine = MemoryMachine(*ALL)
+    machine.free_lag_s = 3.0
+
+    async def story(scene):
+        await scene.make_resident(MIDDLE)
+        await scene.backend.world.refresh_fresh()
+        target = scene.target(SMALL)
+        machine.drop(MIDDLE.name)
+        noted, started_s = moments(machine), asyncio.get_running_loop().time()
+        assert await scene.backend.residency.switch(target) is SwitchResult.DONE
+        assert lasts(noted["load"] - started_s, 3.0)
+        machine.free_lag_s = 1000.0
+        machine.drop(SMALL.name)
+        target = scene.target(MIDDLE)
+        took, result = await took_s(scene.backend.residency.switch(target))
+        assert result is SwitchResult.DONE
+        assert lasts(took - machine.load_s, MEMORY_S)
+
+    play(story, machine)
