@@ -173,6 +173,22 @@ def test_at_the_age_bound_what_is_in_the_way_takes_no_new_requests():
     in_line(story, MemoryMachine(*ALL), {"snapshot.ps_interval_s": 1000, "snapshot.probe_interval_s": 1000})
 
 
+def test_what_a_request_was_just_let_in_to_is_not_evicted_under_it():
+    """Between its turn and its entry another ticket may come: no switch starts in between."""
+
+    async def story(scene, queue):
+        scene.machine.put(SMALL)
+        await scene.backend.world.refresh_fresh()
+        let_in, other = queue.join(SMALL), queue.join(BIG)
+        assert await let_in == weights_of(SMALL)
+        holder = scene.backend.world.residents.enter(weights_of(SMALL))
+        assert (queue.line.is_switching, queue.line.depth) == (False, 1)
+        scene.backend.leave(holder)
+        assert await other == weights_of(BIG)
+
+    in_line(story, MemoryMachine(*ALL))
+
+
 def test_a_request_that_came_due_is_let_in_to_what_others_have_closed():
     """Its model was loaded while it waited: it is served before it goes again."""
     machine = MemoryMachine(*ALL)

@@ -1,0 +1,11 @@
+"""What the backend's tests share."""
+
+import pytest
+
+from ollama_simulator.clock import run_virtual
+
+
+@pytest.fixture
+def virtual():
+    """Runs a coroutine function to its end on a fresh virtual clock."""
+    return lambda story: run_virtual(story())

@@ -1,0 +1,142 @@
+"""What loads have taught: remembered at once, written in the background, recalled at the next start."""
+
+import asyncio
+
+import pytest
+
+from router.adapters.store import MemoryStore
+from router.backend.lessons import Lessons
+from router.core.decision.switching import Plan
+from router.core.ollama.options import ServerSettings
+from router.core.ollama.runner import LoadOptions
+from router.core.units import GIB
+from router.errors import RouterError
+from router.telemetry import Measured, Telemetry
+from tests.backend.machine import SMALL, row_of
+from tests.backend.scene import UNIX_S, Heard
+from tests.core.facts import gpu_of
+
+SETTINGS = ServerSettings(num_parallel=2, kv_type="q8_0", version="0.33.0")
+PLAN = Plan(
+    LoadOptions(num_ctx=8192, num_batch=512, main_gpu=1), (), (), (1,), 5 * GIB, 9 * GIB, (5 * GIB,), 3 * GIB, 1000
+)
+CARDS = (gpu_of(0, free_gib=20), gpu_of(1, free_gib=9))
+
+
+class SlowStore(MemoryStore):
+    """Each write takes a second, and may fail."""
+
+    error = None
+
+    async def put(self, observation):
+        await asyncio.sleep(1)
+        if self.error is not None:
+            raise self.error
+        await super().put(observation)
+
+
+class School:
+    """Lessons under test with what they tell and keep."""
+
+    def __init__(self, store=None):
+        self.heard, self.store = Heard(), store or MemoryStore()
+        self.lessons = Lessons(self.store, lambda: SETTINGS, Telemetry([self.heard]), lambda: UNIX_S)
+
+    def learn(self, *, plan=PLAN, before=CARDS, taken=4 * GIB, spilled=False, row=None):
+        self.lessons.learn(SMALL, plan, row or row_of(SMALL), before, taken_bytes=taken, is_spilled=spilled)
+        return self.lessons.learned.by_weights[SMALL.weights][-1]
+
+
+def test_a_load_is_learned_as_it_was_planned_and_measured(virtual):
+    """With the cards of its plan only, as they were before it."""
+
+    async def story():
+        seen = School().learn()
+        assert (seen.weights, seen.num_ctx, seen.num_batch, seen.main_gpu) == (SMALL.weights, 8192, 512, 1)
+        assert (seen.num_parallel, seen.kv_type, seen.ollama_version) == (2, "q8_0", "0.33.0")
+        assert (seen.gpu_names, seen.free_before_bytes) == (("card",), 9 * GIB)
+        assert (seen.measured_bytes, seen.predicted_bytes, seen.cache_bytes) == (4 * GIB, 3 * GIB, 1000)
+        assert (seen.size_bytes, seen.size_vram_bytes, seen.spilled, seen.at_s) == (
+            *2 * (SMALL.size_bytes,),
+            False,
+            UNIX_S,
+        )
+
+    virtual(story)
+
+
+def test_where_options_are_left_to_ollama_what_was_counted_is_learned(virtual):
+    """The context that ps shows where none was counted."""
+
+    async def story():
+        school = School()
+        counted = LoadOptions(num_ctx=16384, num_batch=2048)
+        automatic = Plan(LoadOptions(), (), (), (0,), 1, 1, (1,), counted=counted)
+        assert school.learn(plan=automatic).num_ctx == 16384
+        adopted = Plan(LoadOptions(), (), (), (), 0, 0)
+        seen = school.learn(plan=adopted, before=None, row=row_of(SMALL, num_ctx=4096))
+        assert (seen.num_ctx, seen.gpu_names, seen.free_before_bytes) == (4096, (), 0)
+
+    virtual(story)
+
+
+@pytest.mark.parametrize(("taken", "spilled"), [(0, False), (GIB, True)], ids=["not seen", "spilled"])
+def test_what_was_not_measured_or_spilled_is_learned_but_not_reported_as_measured(taken, spilled, virtual):
+    """The error of the estimate would be wrong."""
+
+    async def story():
+        school = School()
+        assert school.learn(taken=taken, spilled=spilled).spilled is spilled
+        assert school.heard.events == []
+        school.learn()
+        assert school.heard.events == [Measured(SMALL.name, 3 * GIB, 4 * GIB)]
+
+    virtual(story)
+
+
+def test_what_is_known_is_replaced_and_never_changed(virtual):
+    """Decisions hold on to it while they are made."""
+
+    async def story():
+        school = School()
+        before = school.lessons.learned
+        school.learn()
+        assert before.by_weights == {}
+        assert school.lessons.learned is not before
+
+    virtual(story)
+
+
+def test_a_slow_or_broken_store_delays_and_breaks_nothing(virtual):
+    """Memory knows at once; the store follows."""
+
+    async def story():
+        school = School(SlowStore())
+        school.learn()
+        assert await school.store.all() == []
+        await asyncio.sleep(1.5)
+        assert len(await school.store.all()) == 1
+        school.store.error = RouterError("disk")
+        school.learn()
+        await asyncio.sleep(1.5)
+        assert len(school.lessons.learned.by_weights[SMALL.weights]) == 2
+
+    virtual(story)
+
+
+def test_the_next_router_knows_what_the_last_one_has_learned(virtual):
+    """In the order in which it was learned."""
+
+    async def story():
+        first = School()
+        for taken in (4 * GIB, 5 * GIB):
+            first.learn(taken=taken)
+        await asyncio.sleep(0)
+        second = School(first.store)
+        assert second.lessons.learned.by_weights == {}
+        await second.lessons.recall()
+        assert second.lessons.learned.by_weights == first.lessons.learned.by_weights
+        second.learn()
+        assert len(second.lessons.learned.by_weights[SMALL.weights]) == 3
+
+    virtual(story)

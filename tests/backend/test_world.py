@@ -1,0 +1,251 @@
+"""What is known of one Ollama: whether it answers, what it has loaded, and what a decision sees of it."""
+
+import asyncio
+from contextlib import suppress
+
+import pytest
+
+from router.backend.world import NOT_ASKED
+from router.core.units import GIB
+from router.errors import UpstreamError
+from router.telemetry import UpstreamDown, UpstreamUp
+from tests.backend.machine import BIG, MIDDLE, SMALL, MemoryMachine, weights_of
+from tests.backend.scene import play
+
+ALL = (BIG, SMALL)
+AWAY = {"version": UpstreamError("refused"), "ps": UpstreamError("refused")}
+
+
+def test_an_ollama_that_answers_is_up_with_its_version():
+    """It is reported once."""
+
+    async def story(scene):
+        await scene.backend.world.refresh()
+        world = scene.backend.world
+        assert (world.is_up, world.version, world.last_error) == (True, "0.33.0", "")
+        assert scene.heard.of(UpstreamUp) == [UpstreamUp("0.33.0", "local")]
+
+    play(story, MemoryMachine(*ALL))
+
+
+def test_an_ollama_that_goes_down_and_comes_back_is_reported_each_time_and_asked_for_its_version_again():
+    """It may be another one."""
+    machine = MemoryMachine(*ALL)
+
+    async def story(scene):
+        world, epoch = scene.backend.world, scene.backend.world.epoch
+        machine.trouble = dict(AWAY)
+        before = epoch.number
+        for _ in range(3):
+            await world.refresh()
+        assert (world.is_up, world.last_error, epoch.number) == (False, "refused", before + 1)
+        assert len(scene.heard.of(UpstreamDown)) == 1
+        machine.trouble, asked = {}, len(machine.named("version"))
+        await world.refresh()
+        assert (world.is_up, world.last_error, len(machine.named("version"))) == (True, "", asked + 1)
+        assert len(scene.heard.of(UpstreamUp)) == 2
+
+    play(story, machine)
+
+
+def test_an_ollama_that_is_away_at_start_is_reported_once():
+    """Before that nobody has asked."""
+    machine = MemoryMachine(*ALL)
+    machine.trouble = dict(AWAY)
+
+    async def story(scene):
+        await scene.backend.world.refresh()
+        assert scene.heard.of(UpstreamDown) == [UpstreamDown("refused", "local")]
+        assert scene.backend.world.last_error != NOT_ASKED
+
+    play(story, machine)
+
+
+def test_what_was_barred_and_that_there_is_no_gpu_is_forgotten_when_ollama_is_back():
+    """It was restarted: it may load now what it could not."""
+    machine = MemoryMachine(*ALL)
+
+    async def story(scene):
+        world = scene.backend.world
+        world.bar(weights_of(SMALL), 1000.0, "failed")
+        world.cards.mark_no_gpu()
+        assert world.snapshot().barred == {weights_of(SMALL): "failed"}
+        machine.trouble = dict(AWAY)
+        await world.refresh()
+        machine.trouble = {}
+        await world.refresh()
+        assert (world.snapshot().barred, world.cards.gpus == ()) == ({}, False)
+
+    play(story, machine)
+
+
+def test_a_model_in_ps_that_is_not_known_makes_the_catalog_be_read():
+    """It was pulled and loaded by somebody else; where that fails its name stands for its weights."""
+    machine = MemoryMachine(*ALL)
+
+    async def story(scene):
+        world = scene.backend.world
+        machine.installed[MIDDLE.name] = MIDDLE
+        machine.put(MIDDLE)
+        machine.trouble["tags"] = UpstreamError("busy")
+        await world.refresh()
+        assert (world.is_up, list(world.residents)) == (True, ["registry.ollama.ai/library/middle:14b"])
+        machine.trouble = {}
+        await world.refresh()
+        assert list(world.residents) == [weights_of(MIDDLE)]
+
+    play(story, machine)
+
+
+def test_the_catalog_is_read_again_when_it_is_due():
+    """Not with each refresh."""
+    machine = MemoryMachine(*ALL)
+
+    async def story(scene):
+        for _ in range(5):
+            await scene.backend.world.refresh()
+        assert len(machine.named("tags")) == 1
+        await asyncio.sleep(31)
+        await scene.backend.world.refresh()
+        assert len(machine.named("tags")) == 2
+
+    play(story, machine)
+
+
+def slow_ps(machine, seconds):
+    """Let ps take a while; what was loaded when it began is what it shows."""
+    fast = machine.ps
+
+    async def ps():
+        rows = await fast()
+        await asyncio.sleep(seconds)
+        return rows
+
+    machine.ps = ps
+
+
+def test_callers_share_a_refresh_and_none_of_them_cuts_it():
+    """One of them leaves: the others get what was read."""
+    machine = MemoryMachine(*ALL)
+
+    async def story(scene):
+        slow_ps(machine, 1.0)
+        machine.put(SMALL)
+        before = len(machine.named("ps"))
+        first = asyncio.create_task(scene.backend.world.refresh())
+        others = [asyncio.create_task(scene.backend.world.refresh()) for _ in range(3)]
+        await asyncio.sleep(0.5)
+        first.cancel()
+        with suppress(asyncio.CancelledError):
+            await first
+        await asyncio.gather(*others)
+        assert len(machine.named("ps")) == before + 1
+        assert scene.resident(SMALL) is not None
+
+    play(story, machine)
+
+
+def test_a_fresh_refresh_begins_after_the_call():
+    """One under way may have read an older state; it is waited for, even where it fails."""
+    machine = MemoryMachine(*ALL)
+
+    async def story(scene):
+        slow_ps(machine, 1.0)
+        under_way = asyncio.create_task(scene.backend.world.refresh())
+        await asyncio.sleep(0.5)
+        machine.put(SMALL)
+        await scene.backend.world.refresh_fresh()
+        await under_way
+        assert scene.resident(SMALL) is not None
+        assert machine.probe.reads[-1] is True
+
+    play(story, machine)
+
+
+def test_watching_goes_on_while_ollama_is_away():
+    """At the shorter of both intervals."""
+    machine = MemoryMachine(*ALL)
+
+    async def story(scene):
+        machine.trouble = dict(AWAY)
+        await asyncio.sleep(10)
+        machine.trouble = {}
+        machine.put(SMALL)
+        await asyncio.sleep(2.1)
+        assert scene.resident(SMALL) is not None
+
+    options = {"snapshot.ps_interval_s": 2, "snapshot.probe_interval_s": 5}
+    play(story, machine, options, is_watched=True)
+
+
+@pytest.mark.xfail(strict=True, reason="World.watch suppresses RouterError only: any other error ends it silently")
+def test_watching_goes_on_after_an_unexpected_error():
+    """An answer that nobody has foreseen must not freeze what is known of the machine."""
+    machine = MemoryMachine(*ALL)
+
+    async def story(scene):
+        machine.trouble["ps"] = KeyError("odd")
+        await asyncio.sleep(3)
+        machine.trouble = {}
+        machine.put(SMALL)
+        await asyncio.sleep(3)
+        assert scene.resident(SMALL) is not None
+
+    play(story, machine, is_watched=True)
+
+
+def test_a_runner_that_died_is_not_used_any_more():
+    """Its memory is free though ps shows it; not judged during a switch, when memory moves."""
+
+    async def story(scene):
+        tracked = await scene.make_resident(SMALL)
+        world = scene.backend.world
+        scene.machine.held.clear()
+        world.begin_loading(weights_of(BIG), 8192)
+        await world.refresh_fresh()
+        assert not tracked.is_spilled
+        world.end_loading()
+        await world.refresh_fresh()
+        assert tracked.is_spilled
+        assert not world.snapshot().residents[0].is_fully_resident
+
+    play(story, MemoryMachine(*ALL))
+
+
+def test_a_decision_sees_everything_that_is_known_frozen():
+    """Cards, residents and who wants them, the catalog, the switch under way, floors, ceiling, bars."""
+
+    async def story(scene):
+        await scene.make_resident(SMALL)
+        world = scene.backend.world
+        world.want({weights_of(SMALL): 3})
+        world.begin_loading(weights_of(BIG), 8192)
+        world.bar(weights_of(BIG), 10.0, "failed")
+        world.cards.note_ceiling(7 * GIB)
+        seen = world.snapshot(may_upgrade=False)
+        assert (seen.gpus, seen.catalog, seen.may_upgrade) == (world.cards.gpus, world.catalog, False)
+        assert [(one.name, one.wanted) for one in seen.residents] == [(SMALL.name, 3)]
+        assert (seen.loading, seen.barred) == ((weights_of(BIG), 8192), {weights_of(BIG): "failed"})
+        assert (seen.ceiling_bytes, seen.floor_bytes) == (7 * GIB, world.cards.floor_bytes())
+        world.end_loading()
+        await asyncio.sleep(10)
+        assert (world.snapshot().loading, world.snapshot().barred) == (None, {})
+
+    play(story, MemoryMachine(*ALL))
+
+
+def test_whatever_decisions_depend_on_voids_them():
+    """Each of these steps advances the epoch."""
+
+    async def story(scene):
+        world = scene.backend.world
+        for step in (
+            lambda: world.begin_loading(weights_of(BIG), 8192),
+            world.end_loading,
+            lambda: world.bar(weights_of(BIG), 10.0, "failed"),
+        ):
+            before = world.epoch.number
+            step()
+            assert world.epoch.number > before
+
+    play(story, MemoryMachine(*ALL))
