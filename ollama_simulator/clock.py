@@ -2,8 +2,8 @@
 
 Code that uses `loop.time()` and `asyncio.sleep` runs minutes of simulated time in milliseconds, always with the same
 result. Sockets on this machine keep working: the loop polls them in front of each jump. While a thread of the executor
-works (a file read, a name look-up, SQLite), time runs at its real speed, so a deadline around a thread that hangs still
-expires. The loop does not know of threads that it did not start.
+works (a file read, a name look-up, SQLite) or is being joined, time runs at its real speed, so a deadline around a
+thread that hangs still expires. The loop does not know of threads that it did not start.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     """A selector loop whose `time()` starts at 0 and advances only while every task waits for a timer."""
 
     def __init__(self) -> None:
-        self._in_executor = 0
-        self._jumping = _JumpingSelector(lambda: self._in_executor > 0)
+        self._threads_at_work = 0
+        self._jumping = _JumpingSelector(lambda: self._threads_at_work > 0)
         super().__init__(self._jumping)
 
     def time(self) -> float:
@@ -70,12 +70,20 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     ) -> asyncio.Future[T]:
         """As in asyncio; time does not jump until the work is done."""
         future = super().run_in_executor(executor, func, *args)
-        self._in_executor += 1
-        future.add_done_callback(self._left_executor)
+        self._threads_at_work += 1
+        future.add_done_callback(self._work_done)
         return future
 
-    def _left_executor(self, _future: object) -> None:
-        self._in_executor -= 1
+    async def shutdown_default_executor(self, *timeout_s: float | None, **timeout: float | None) -> None:
+        """As in asyncio, which has no parameters before Python 3.12; the deadline is one of real seconds."""
+        self._threads_at_work += 1  # the thread that ends the others is not one of the executor's
+        try:
+            await super().shutdown_default_executor(*timeout_s, **timeout)
+        finally:
+            self._work_done()
+
+    def _work_done(self, _future: object = None) -> None:
+        self._threads_at_work -= 1
 
 
 def run_virtual(main: Coroutine[Any, Any, T]) -> T:

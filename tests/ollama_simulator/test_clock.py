@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 import time
 
@@ -67,3 +68,25 @@ def test_deadline_ends_a_thread_that_hangs() -> None:
         done.set()
 
     run_virtual(scenario())
+
+
+def test_end_of_the_executor_takes_real_time() -> None:
+    """A thread that still works when its loop ends is awaited, and the time that this takes is the real one."""
+    is_working = threading.Event()
+
+    def work() -> None:
+        is_working.set()
+        time.sleep(0.05)
+
+    async def scenario() -> float:
+        loop = asyncio.get_running_loop()
+        waiting = asyncio.create_task(asyncio.to_thread(work))
+        while not is_working.is_set():  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        started_s = loop.time()
+        await loop.shutdown_default_executor(*([300.0] if sys.version_info >= (3, 12) else []))
+        return loop.time() - started_s
+
+    assert run_virtual(scenario()) < 60
