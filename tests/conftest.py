@@ -1,12 +1,16 @@
-"""What holds for every test: options of the contract tests, hypothesis profiles, and nobody's real environment."""
+"""What holds for every test: options of the contract tests, hypothesis profiles, clocks, and nobody's environment."""
 
 from __future__ import annotations
 
+import asyncio
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from ollama_simulator.clock import VirtualTimeLoop
 
 # `fast` on each run; `HYPOTHESIS_PROFILE=deep scripts/test tests/core` when a rule has changed.
 settings.register_profile(
@@ -30,3 +34,10 @@ def _no_environment_of_mine(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: p
             monkeypatch.delenv(name)
     state: Path = tmp_path_factory.getbasetemp() / "state"
     monkeypatch.setenv("XDG_STATE_HOME", str(state))
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run tests on the virtual clock, so that a busy machine makes no deadline pass early."""
+    if item.get_closest_marker("real_time"):
+        return {"real": asyncio.new_event_loop}
+    return {"virtual": VirtualTimeLoop}

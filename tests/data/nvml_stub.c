@@ -7,7 +7,8 @@
 #define MOST 16
 
 static struct { char function[64]; int device, code, sleep_ms; } faults[MOST];
-static int n_faults, n_devices = 1, mig_instances = -1, n_processes, inits;
+static volatile int n_faults;
+static int n_devices = 1, mig_instances = -1, n_processes, inits;
 static unsigned long long total_mib = 24576, free_mib = 20000;
 
 void stub_reset(void) { n_faults = 0; n_devices = 1; mig_instances = -1; n_processes = 0; inits = 0; total_mib = 24576; free_mib = 20000; }
@@ -22,8 +23,9 @@ int stub_inits(void) { return inits; }
 static int fault(const char *function, int device) {
     for (int i = 0; i < n_faults; i++)
         if (!strcmp(faults[i].function, function) && (faults[i].device < 0 || faults[i].device == device)) {
-            usleep(faults[i].sleep_ms * 1000);
-            return faults[i].code;
+            int code = faults[i].code;
+            for (int ms = 0; ms < faults[i].sleep_ms && n_faults; ms++) usleep(1000);  /* stub_reset ends a hang */
+            return code;
         }
     return 0;
 }

@@ -111,9 +111,9 @@ async def _serve(ready: Callable[[Street], None], stop: asyncio.Event) -> None:
             await stop.wait()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def _street() -> Iterator[Street]:
-    """One for the whole session, on a thread of its own: its clients block."""
+    """One for all tests of a file, on a thread of its own: its clients block."""
     found: list[Street] = []
     is_ready, stop = threading.Event(), asyncio.Event()
 
