@@ -6,11 +6,14 @@ import asyncio
 import json
 import socket
 import struct
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, ClassVar, cast
+
+import pytest
 
 from router.api.edge import Edge
 from router.api.settings import EdgeSettings
@@ -24,6 +27,11 @@ from router.routing.call import Answer, Call, Released
 from router.routing.directory import Directory, VirtualModel
 from router.routing.dispatch import Dispatcher
 from router.routing.outcomes import Blocked
+
+needs_pauses = pytest.mark.skipif(
+    (3, 12) <= sys.version_info < (3, 12, 9) or (3, 13) <= sys.version_info < (3, 13, 2),
+    reason="this Python's own loop does not pause who writes too much (CVE-2024-12254); uvloop, for users, does",
+)
 
 
 @dataclass

@@ -13,7 +13,7 @@ from router.errors import UpstreamError
 from router.http.client.pool import HttpRelay
 from router.http.server.limits import WireLimits
 from router.routing.call import Call
-from tests.fakes import FakeDispatcher, RawClient, client, request_bytes, running_edge
+from tests.fakes import FakeDispatcher, RawClient, client, needs_pauses, request_bytes, running_edge
 from tests.http.raw_upstream import STREAM_HEAD, Script, Visit, answer, chunk, raw_upstream, reset
 
 CHAT = '{"model":"m","messages":[{"role":"user","content":"x"}]}'
@@ -325,6 +325,7 @@ async def test_many_streams_lose_and_reorder_nothing_a8() -> None:
             assert set(await asyncio.gather(*(stream() for _ in range(60)))) == {expected}
 
 
+@needs_pauses
 async def test_a_reader_that_stops_pauses_the_upstream_and_is_cut_a14_a15() -> None:
     """Little is held for a client that does not read; after the write-idle limit it is cut, upstream too."""
     written = 0

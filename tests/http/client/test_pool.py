@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from router.errors import Busy, UpstreamError, UpstreamTimeout
 from router.http.client.pool import HttpRelay
 from router.http.client.response import UpstreamRequest, UpstreamResponse
+from tests.fakes import needs_pauses
 from tests.http.raw_upstream import STREAM_HEAD, Visit, answer, chunk, raw_upstream, reset
 
 POST = UpstreamRequest(b"POST", b"/api/chat", ((b"content-type", b"application/json"),), b'{"model":"m"}')
@@ -416,6 +417,7 @@ async def test_a_slow_reader_pauses_the_upstream_a14() -> None:
         await relay.aclose()
 
 
+@needs_pauses
 async def test_a_slow_upstream_pauses_an_upload_a14() -> None:
     """The upstream does not read: the source of a streamed body is asked for no more than the sockets hold."""
     produced = 0

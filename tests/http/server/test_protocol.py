@@ -11,7 +11,7 @@ from router.http.client.response import ScriptedRelay, UpstreamResponse
 from router.http.server.asgi import Asgi
 from router.http.server.limits import WireLimits
 from router.http.server.listener import Listener
-from tests.fakes import FakeDispatcher, RawClient, client, request_bytes, running_edge
+from tests.fakes import FakeDispatcher, RawClient, client, needs_pauses, request_bytes, running_edge
 from tests.http.raw_upstream import Visit, answer, raw_upstream
 
 CHAT = b'{"model":"m","messages":[{"role":"user","content":"x"}],"stream":false}'
@@ -313,6 +313,7 @@ async def test_a_pipelined_request_whose_body_comes_later_is_read_on(size: int) 
                 assert (await raw.reply()).status == 200
 
 
+@needs_pauses
 @pytest.mark.real_time  # the kernel's own timers open a window that was full
 async def test_a_client_that_only_asks_is_not_answered_for_ever_a14() -> None:
     """Requests without end, no answer read: what is held for it stays small; reading goes on where it begins to."""
