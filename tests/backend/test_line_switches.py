@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from router.backend.line import BAR_S, MOST_STRIKES, PAUSE_S
+from router.backend.line import BAR_S, MAX_STRIKES, PAUSE_S
 from router.backend.residency import SwitchResult
 from router.errors import LoadFailed, UpstreamError
 from router.telemetry import Noted
@@ -93,7 +93,7 @@ def test_a_model_that_would_not_stay_is_left_alone_for_a_moment_after_some_switc
     async def story(scene, queue):
         await queue.join(SMALL)
         assert scene.decide(SMALL).chosen is None
-        assert len(machine.named("load")) == MOST_STRIKES
+        assert len(machine.named("load")) == MAX_STRIKES
         assert scene.backend.world.snapshot().barred == {weights_of(SMALL): SwitchResult.MOVED.value}
         await asyncio.sleep(PAUSE_S + 0.1)
         assert scene.backend.world.snapshot().barred == {}

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from router.core.decision.candidate import looker
+from router.core.decision.candidate import evaluator
 from router.core.decision.chain import Chain, Variant
 from router.core.decision.snapshot import Snapshot
 from router.core.decision.verdict import Decision, Outcome, Rules, VerdictKind
@@ -19,7 +19,7 @@ UNKNOWN = Snapshot(None, catalog=CATALOG)
 
 
 def verdict_on(request, snapshot):
-    look = looker(request, MODEL, MODEL.context_length, snapshot, Rules())
+    look = evaluator(request, MODEL, MODEL.context_length, snapshot, Rules())
     return look(Variant(MODEL.name))
 
 
