@@ -66,7 +66,7 @@ async def _serve(config: Config) -> None:
     log = LogHook(config.telemetry.log_level, sink=stderr_sink, later=loop.call_later)
     async with running(config, hooks=[log]) as service:
         calm_collector()
-        print(f"ollama-router is listening on {service.url}, admin on {service.admin_url}", file=sys.stderr)
+        print(f"ollama-router listens on {service.url}, admin on {service.admin_url}", file=sys.stderr)
         await stop.wait()
         service.grace_s = config.timeouts.shutdown_s
     log.flush()
