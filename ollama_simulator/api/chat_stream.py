@@ -105,7 +105,7 @@ async def chat_chunks(
                     message["thinking"] = thinking
             if calls is not None and not _tool_step(exchange, calls, message, piece):
                 continue
-            yield _chunk(exchange, asked, completion, piece, loaded_s, {"message": message})
+            yield _chunk(exchange, asked, piece, loaded_s, {"message": message})
 
 
 def _tool_step(exchange: Exchange, calls: ToolParser, message: dict[str, Any], piece: Piece) -> bool:
@@ -144,7 +144,7 @@ async def generate_chunks(
                 thinking, body["response"] = thoughts.add(piece.text)
                 if thinking:
                     body["thinking"] = thinking
-            chunk = _chunk(exchange, asked, completion, piece, loaded_s, body)
+            chunk = _chunk(exchange, asked, piece, loaded_s, body)
             if piece.done and not asked.request.get("raw"):
                 chunk = _with_context(chunk, tokens.encode(completion.model.weights, completion.prompt + said))
             if "logprobs" in chunk:
@@ -162,9 +162,7 @@ def _with_context(chunk: dict[str, Any], context: list[int]) -> dict[str, Any]:
     return made
 
 
-def _chunk(
-    exchange: Exchange, asked: Asked, completion: Completion, piece: Piece, loaded_s: float, body: dict[str, Any]
-) -> dict[str, Any]:
+def _chunk(exchange: Exchange, asked: Asked, piece: Piece, loaded_s: float, body: dict[str, Any]) -> dict[str, Any]:
     chunk: dict[str, Any] = {"model": asked.request.get("model") or "", "created_at": exchange.host.stamp(), **body}
     chunk["done"] = bool(piece.done)
     if piece.done:

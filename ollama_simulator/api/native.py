@@ -117,7 +117,7 @@ async def answer_embed(exchange: Exchange, request: dict[str, Any]) -> dict[str,
         loaded_s = asyncio.get_running_loop().time()
         vectors, count = [], 0
         for text in texts:
-            found, used = await _embedding(exchange, model, text, lease.num_ctx, request.get("truncate") is not False)
+            found, used = await _embedding(model, text, lease.num_ctx, request.get("truncate") is not False)
             dimensions = request.get("dimensions") or 0
             vectors.append(normalized(found[:dimensions]) if 0 < dimensions < len(found) else found)
             count += used
@@ -156,7 +156,7 @@ async def embeddings(exchange: Exchange) -> None:
             await exchange.json({"embedding": []})
             return
         try:
-            vector, _ = await _embedding(exchange, model, request["prompt"], lease.num_ctx, True)
+            vector, _ = await _embedding(model, request["prompt"], lease.num_ctx, True)
         except ApiError as error:
             raise ApiError(500, error.text) from None
     finally:
@@ -164,9 +164,7 @@ async def embeddings(exchange: Exchange) -> None:
     await exchange.json({"embedding": [round(value * 3.7, 6) for value in vector]})
 
 
-async def _embedding(
-    exchange: Exchange, model: Installed, text: str, num_ctx: int, truncate: bool
-) -> tuple[list[float], int]:
+async def _embedding(model: Installed, text: str, num_ctx: int, truncate: bool) -> tuple[list[float], int]:
     """A made-up unit vector that depends only on the text, and the number of tokens read."""
     if "embedding" not in model.capabilities:
         raise ApiError(501, NO_EMBEDDINGS)

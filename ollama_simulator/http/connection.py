@@ -65,7 +65,7 @@ class Connection(asyncio.Protocol):
             self._cancel_handler()
         return True
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, _exc: Exception | None) -> None:
         self.closed_at_s = asyncio.get_running_loop().time()
         for record in self.records:
             record.closed_at_s = self.closed_at_s

@@ -79,7 +79,7 @@ class Vocabulary:
 
 
 @lru_cache(maxsize=64)
-def _vocabulary(key: int, holder: Any) -> Vocabulary | None:
+def _vocabulary(_key: int, holder: Any) -> Vocabulary | None:
     info = holder.info
     if info.get("tokenizer.ggml.model") == "llama" and info.get("tokenizer.ggml.tokens"):
         return Vocabulary(info)

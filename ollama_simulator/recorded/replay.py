@@ -131,12 +131,12 @@ async def _cancel(client: RecordedClient, step: Mapping[str, Any]) -> list[str]:
     return []
 
 
-async def _sleep(client: RecordedClient, step: Mapping[str, Any]) -> list[str]:
+async def _sleep(_client: RecordedClient, step: Mapping[str, Any]) -> list[str]:
     await asyncio.sleep(float(step["sleep_s"]))
     return []
 
 
-async def _watch(client: RecordedClient, step: Mapping[str, Any]) -> list[str]:
+async def _watch(_client: RecordedClient, step: Mapping[str, Any]) -> list[str]:
     await asyncio.sleep(float(step["watch"]["for_s"]))
     return []
 

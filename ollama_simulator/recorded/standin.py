@@ -135,7 +135,7 @@ class _Costs:
         cells = self.window_cells if sliding else self.cells
         return int(cells * self.spec.num_parallel * shape.kv_heads[layer] * shape.head_sizes * self.kv_bytes)
 
-    def state(self, layer: int) -> int:
+    def state(self, _layer: int) -> int:
         """0: the stand-in does not support recurrent models."""
         return 0
 

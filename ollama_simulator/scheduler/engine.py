@@ -55,7 +55,7 @@ class Engine(AbstractAsyncContextManager["Engine"]):
     ) -> None:
         self.cards, self.settings = cards, settings or ServerSettings()
         self.default_num_ctx = automatic_num_ctx(cards.gpus(), self.settings)
-        self._emit: Events = on_event or (lambda what, name, detail: None)
+        self._emit: Events = on_event or (lambda _kind, _name, _detail: None)
         self._rng = random.Random(seed)
         self._discovery = Discovery(cards, self._rng)
         self._loader = Loader(cards, self.settings, arithmetic, self._rng, self._emit)

@@ -1,4 +1,4 @@
-"""The control plane says to Ollama what it means, and tells every way of failing apart."""
+"""The control plane sends the right requests to Ollama, and distinguishes the ways in which they fail."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SHOW = {
 
 @pytest.fixture
 async def client():
-    """A client of a server that respx plays."""
+    """Provide a client of the server that respx simulates."""
     found = OllamaClient(URL)
     yield found
     await found.aclose()
@@ -34,7 +34,7 @@ async def client():
 
 @pytest.fixture
 def server():
-    """Every request that a test does not expect is an error."""
+    """Provide the simulated server; a request that the test does not expect is an error."""
     with respx.mock(base_url=URL, assert_all_called=False) as mock:
         yield mock
 
@@ -43,8 +43,8 @@ def sent(route, index=0):
     return json.loads(route.calls[index].request.content)
 
 
-async def test_version_and_tags(client, server):
-    """Tags are rows as they are, and null is an empty list."""
+async def test_version_and_tags_are_read(client, server):
+    """The rows of tags are unchanged, and null is an empty list."""
     server.get("/api/version").respond(json={"version": "0.33.0"})
     server.get("/api/tags").mock(
         side_effect=[httpx.Response(200, json={"models": [LLAMA]}), httpx.Response(200, json={"models": None})]
@@ -54,8 +54,8 @@ async def test_version_and_tags(client, server):
     assert await client.tags() == []
 
 
-async def test_ps_rows(client, server):
-    """Every field is read, nanoseconds included, and an odd row is no error."""
+async def test_rows_of_ps_are_read(client, server):
+    """All fields, with nanoseconds; an incomplete row is not an error."""
     row = {
         "name": "gemma3:270m", "model": "gemma3:270m", "size": 224300892, "digest": "5aed", "size_vram": 224300891,
         "details": {"format": "gguf"}, "expires_at": "2026-11-23T01:08:54.12364988Z", "context_length": 4096,
@@ -73,14 +73,14 @@ async def test_ps_rows(client, server):
 
 
 async def test_show_is_verbose(client, server):
-    """Facts need the tensors, which only a verbose show has."""
+    """The facts need the tensors, which only a verbose answer has."""
     route = server.post("/api/show").respond(json=SHOW)
     assert await client.show("llama3") == SHOW
     assert sent(route) == {"model": "llama3", "verbose": True}
 
 
-async def test_a_load_names_exactly_its_options(client, server):
-    """No prompt, no stream, and no option that was not asked for; shift is not an option but a field."""
+async def test_a_load_sends_exactly_its_options(client, server):
+    """Without a prompt, not streamed, and with no other option; `shift` is sent as a field, not as an option."""
     route = server.post("/api/generate").respond(json={"done": True, "done_reason": "load"})
     await client.load("llama3", LoadOptions(num_ctx=8192, num_gpu=99, shift=False), keep_alive_s=300.0)
     await client.load("llama3", LoadOptions(), keep_alive_s=math.inf)
@@ -91,22 +91,22 @@ async def test_a_load_names_exactly_its_options(client, server):
     assert sent(route, 2)["keep_alive"] == 1.5
 
 
-async def test_an_embedding_model_loads_by_its_own_route(client, server):
-    """Nothing to embed loads; /api/generate would refuse the model."""
+async def test_an_embedding_model_is_loaded_by_its_own_route(client, server):
+    """An empty input loads it; /api/generate would refuse the model."""
     route = server.post("/api/embed").respond(json={"model": "e", "embeddings": []})
     await client.load("e", LoadOptions(num_ctx=512), keep_alive_s=60.0, embedding=True)
     assert sent(route) == {"model": "e", "keep_alive": 60, "options": {"num_ctx": 512}, "input": []}
 
 
 async def test_an_unload_never_loads(client, server):
-    """The route that expires a runner before it looks at the model, for every kind of model."""
+    """For every kind of model the route is used that expires a runner before it checks the model."""
     route = server.post("/api/generate").respond(json={"done": True, "done_reason": "unload"})
     await client.unload("x")
     assert sent(route) == {"model": "x", "keep_alive": 0, "stream": False}
 
 
 async def test_a_failed_load_keeps_the_servers_own_text_and_status(client, server):
-    """What Ollama says of a load goes to the client as it is."""
+    """They are passed on to the client unchanged."""
     server.post("/api/generate").respond(500, json={"error": "llama-server process has terminated: exit status 1"})
     with pytest.raises(LoadFailed, match="exit status 1") as caught:
         await client.load("x", LoadOptions(), 60.0)
@@ -114,14 +114,14 @@ async def test_a_failed_load_keeps_the_servers_own_text_and_status(client, serve
 
 
 async def test_an_error_with_status_200_is_an_error(client, server):
-    """Some failures come after the header has gone out."""
+    """Some failures occur after the status was sent."""
     server.post("/api/create").respond(200, json={"error": "no such base"})
     with pytest.raises(UpstreamError, match="no such base"):
         await client.create_derived("a", "b", {"num_ctx": 4096})
 
 
-async def test_derived_tags_are_made_and_deleted(client, server):
-    """A derived tag shares the weights and sets parameters; delete carries a body."""
+async def test_derived_tags_are_created_and_deleted(client, server):
+    """A derived tag has a base model and parameters; the deletion has a body."""
     create = server.post("/api/create").respond(json={"status": "success"})
     delete = server.delete("/api/delete").respond(200)
     await client.create_derived("x-router:8k", "x", {"num_ctx": 8192})
@@ -131,8 +131,8 @@ async def test_derived_tags_are_made_and_deleted(client, server):
 
 
 @pytest.mark.parametrize("call", ["show", "unload", "delete"])
-async def test_an_unknown_model_is_told_apart(client, server, call):
-    """404 for a named model means the model, with Ollama's text."""
+async def test_an_unknown_model_has_its_own_error(client, server, call):
+    """A 404 to a request with a model is ModelNotFound, with Ollama's text."""
     server.route().respond(404, json={"error": "model 'x' not found"})
     with pytest.raises(ModelNotFound, match="model 'x' not found"):
         await getattr(client, call)("x")
@@ -152,26 +152,26 @@ async def test_an_unknown_model_is_told_apart(client, server, call):
     ],
 )
 async def test_every_failure_is_an_upstream_error(client, server, answer, error, text):
-    """Nothing of httpx gets out; redirects are not followed."""
+    """No exception of httpx is raised, and redirects are not followed."""
     server.get("/api/ps").mock(side_effect=[answer])
     with pytest.raises(error, match=text):
         await client.ps()
 
 
 async def test_odd_json_is_empty(client, server):
-    """A list where an object belongs is no answer, and no crash."""
+    """A list in place of an object is treated as an empty object."""
     server.get("/api/ps").respond(json=["x"])
     assert await client.ps() == []
 
 
-async def test_a_big_answer_is_decoded_off_the_loop(client, server):
-    """The vocabulary of a large model makes a show of many megabytes."""
+async def test_a_big_answer_is_decoded(client, server):
+    """In a thread: the vocabulary of a large model makes an answer of many megabytes."""
     server.post("/api/show").respond(json={"license": "x" * (5 << 20)})
     assert len((await client.show("x"))["license"]) == 5 << 20
 
 
-async def test_a_caller_that_leaves_does_not_cut_the_call(client, server):
-    """The exchange ends by itself, so no connection of the pool is lost; its failure is nobody's."""
+async def test_cancelling_a_caller_does_not_cancel_its_call(client, server):
+    """The exchange ends regularly, so that the pool loses no connection; its failure is discarded."""
     release = asyncio.Event()
     ended = []
 
@@ -192,10 +192,10 @@ async def test_a_caller_that_leaves_does_not_cut_the_call(client, server):
     assert ended == ["/api/ps"]
 
 
-async def test_closing_ends_what_is_still_asked(server):
+async def test_closing_cancels_the_calls_under_way(server):
     """Shutdown does not wait for a hung server."""
     client = OllamaClient(URL)
-    server.get("/api/ps").mock(side_effect=lambda request: asyncio.sleep(3600))
+    server.get("/api/ps").mock(side_effect=lambda _request: asyncio.sleep(3600))
     caller = asyncio.create_task(client.ps())
     await asyncio.sleep(0)
     await client.aclose()
@@ -204,7 +204,7 @@ async def test_closing_ends_what_is_still_asked(server):
 
 
 class FakeServer:
-    """Tags and shows from dictionaries; counts what is asked."""
+    """Answers tags and show from dictionaries, and records the calls."""
 
     def __init__(self, *rows):
         self.rows = list(rows)
@@ -216,7 +216,7 @@ class FakeServer:
         await asyncio.sleep(0)
         return self.rows
 
-    async def show(self, name, *, verbose=True):
+    async def show(self, name, **_options):
         self.asked.append(name)
         await asyncio.sleep(0)
         if name in self.failing:
@@ -225,14 +225,14 @@ class FakeServer:
 
 
 async def test_the_catalog_is_keyed_by_canonical_name():
-    """Any spelling of a name finds its facts."""
+    """So every spelling of a name finds its facts."""
     catalog = await CatalogReader(FakeServer(LLAMA, {"name": "a b"}, {})).refresh()
     assert list(catalog) == ["registry.ollama.ai/library/llama3:latest"]
     assert next(iter(catalog.values())).weights == f"sha256-{'a' * 64}"
 
 
 async def test_one_show_per_digest():
-    """Tags of one manifest share a show, unchanged ones are not asked again and stay the same object."""
+    """Tags of one manifest share it; unchanged models are not shown again, and keep the same facts object."""
     server = FakeServer(LLAMA, LLAMA | {"name": "copy:latest", "model": "copy:latest"})
     reader = CatalogReader(server)
     first, second = await reader.refresh(), await reader.refresh()
@@ -241,7 +241,7 @@ async def test_one_show_per_digest():
     assert all(first[key] is second[key] for key in first)
 
 
-async def test_a_new_digest_is_shown_anew():
+async def test_a_new_digest_is_shown_again():
     """A pull that moves a tag is noticed."""
     server = FakeServer(LLAMA)
     reader = CatalogReader(server)
@@ -251,8 +251,8 @@ async def test_a_new_digest_is_shown_anew():
     assert (old.digest, new.digest) == ("d1", "d2")
 
 
-async def test_a_broken_model_does_not_lose_the_others():
-    """Its row's facts stand in until a show succeeds."""
+async def test_a_model_whose_show_fails_does_not_hide_the_others():
+    """It has the coarse facts of its row until a show succeeds."""
     broken = LLAMA | {"name": "broken:latest", "model": "broken:latest", "digest": "d9"}
     server = FakeServer(LLAMA, broken)
     server.failing = {"broken:latest"}
@@ -265,7 +265,7 @@ async def test_a_broken_model_does_not_lose_the_others():
 
 
 async def test_refreshes_share_one_reading():
-    """Who asks during a reading waits for it, and one who leaves does not end it for the rest."""
+    """A call during a reading waits for it, and cancelling one caller does not cancel the reading."""
     server = FakeServer(LLAMA)
     reader = CatalogReader(server)
     leaver, stayer = asyncio.create_task(reader.refresh()), asyncio.create_task(reader.refresh())
@@ -275,8 +275,8 @@ async def test_refreshes_share_one_reading():
     assert server.asked.count("tags") == 1
 
 
-async def test_tags_out_of_reach_fail_the_refresh(client, server):
-    """Without a list there is no catalog."""
+async def test_a_refresh_fails_if_tags_cannot_be_read(client, server):
+    """There is no catalog without the list."""
     server.get("/api/tags").mock(side_effect=httpx.ConnectError("refused"))
     with pytest.raises(UpstreamError, match="refused"):
         await CatalogReader(client).refresh()

@@ -1,4 +1,4 @@
-"""Observations are kept, in order and bounded, whatever becomes of the file."""
+"""Observations are kept in order and bounded, whatever happens to the file."""
 
 from __future__ import annotations
 
@@ -34,28 +34,28 @@ def seen(number):
 
 @pytest.fixture(params=["memory", "sqlite"])
 async def store(request, tmp_path):
-    """Either kind, keeping three rows."""
+    """Provide each kind of store, for three rows."""
     found = MemoryStore(3) if request.param == "memory" else SqliteStore(tmp_path / "deep" / "x.sqlite", 3)
     yield found
     await found.aclose()
 
 
-async def test_what_is_put_is_kept_in_order(store):
-    """Every field comes back as it was."""
+async def test_observations_are_kept_in_order(store):
+    """All fields are read back unchanged."""
     await store.put(seen(1))
     await store.put(seen(2))
     assert await store.all() == [seen(1), seen(2)]
 
 
-async def test_the_oldest_goes_when_there_are_too_many(store):
-    """The file does not grow for ever."""
+async def test_the_oldest_observation_is_deleted_when_there_are_too_many(store):
+    """The file does not grow without bound."""
     for number in range(5):
         await store.put(seen(number))
     assert await store.all() == [seen(2), seen(3), seen(4)]
 
 
-async def test_many_puts_at_once_are_all_kept(tmp_path):
-    """They take their turns."""
+async def test_concurrent_puts_are_all_kept(tmp_path):
+    """They are written one after the other."""
     store = SqliteStore(tmp_path / "x.sqlite")
     await asyncio.gather(*(store.put(seen(number)) for number in range(20)))
     assert sorted(found.measured_bytes for found in await store.all()) == list(range(20))
@@ -63,7 +63,7 @@ async def test_many_puts_at_once_are_all_kept(tmp_path):
 
 
 async def test_a_file_outlives_the_store_and_can_be_shared(tmp_path):
-    """The next router, or a second one, reads what the first has learned."""
+    """The next router, or a second one, reads the observations of the first."""
     first, second = SqliteStore(tmp_path / "x.sqlite"), SqliteStore(tmp_path / "x.sqlite")
     await first.put(seen(1))
     await second.put(seen(2))
@@ -76,10 +76,10 @@ async def test_a_file_outlives_the_store_and_can_be_shared(tmp_path):
 
 
 def broken_text(path):
-    path.write_bytes(b"this is no database, and it is long enough to be looked at" * 100)
+    path.write_bytes(b"this is not a database, and it is long enough to be examined" * 100)
 
 
-def broken_form(path):
+def other_version(path):
     with sqlite3.connect(path) as connection:
         connection.execute("PRAGMA user_version=99")
     connection.close()
@@ -92,9 +92,9 @@ def broken_row(path):
     connection.close()
 
 
-@pytest.mark.parametrize("breaks", [broken_text, broken_form, broken_row])
+@pytest.mark.parametrize("breaks", [broken_text, other_version, broken_row])
 async def test_a_broken_file_is_moved_aside(tmp_path, breaks):
-    """Nothing is deleted, and learning goes on in a new file."""
+    """It is not deleted, and a new file is used."""
     path = tmp_path / "x.sqlite"
     breaks(path)
     store = SqliteStore(path)
@@ -106,8 +106,8 @@ async def test_a_broken_file_is_moved_aside(tmp_path, breaks):
     await store.aclose()
 
 
-async def test_without_a_place_to_write_memory_serves(tmp_path):
-    """A read-only disk costs the memory over restarts, nothing else."""
+async def test_without_a_writable_place_observations_are_kept_in_memory(tmp_path):
+    """With a read-only disk they are lost at a restart, but not before."""
     (tmp_path / "file").write_text("")
     store = SqliteStore(tmp_path / "file" / "x.sqlite")
     await store.put(seen(1))
@@ -116,8 +116,8 @@ async def test_without_a_place_to_write_memory_serves(tmp_path):
     await store.aclose()
 
 
-async def test_a_locked_file_is_no_broken_file(tmp_path, monkeypatch):
-    """Another process that writes for long delays and does not harm; the row is still known here."""
+async def test_a_locked_file_is_not_moved_aside(tmp_path, monkeypatch):
+    """Another process may write for long; the store works again when the lock is released."""
     monkeypatch.setattr("router.adapters.store._BUSY_S", 0.01)
     path = tmp_path / "x.sqlite"
     store = SqliteStore(path)
@@ -134,8 +134,8 @@ async def test_a_locked_file_is_no_broken_file(tmp_path, monkeypatch):
     await store.aclose()
 
 
-async def test_a_broken_file_that_cannot_be_moved(tmp_path, monkeypatch):
-    """Memory serves, and the error is told."""
+async def test_with_a_broken_file_that_cannot_be_moved_observations_are_kept_in_memory(tmp_path):
+    """And `error` is the reason."""
     path = tmp_path / "x.sqlite"
     broken_text(path)
     (tmp_path / "x.sqlite.broken" / "full").mkdir(parents=True)
@@ -147,7 +147,7 @@ async def test_a_broken_file_that_cannot_be_moved(tmp_path, monkeypatch):
 
 
 async def test_a_moved_file_is_reported_once(tmp_path):
-    """The operator reads where the old file is, at the first use and not again."""
+    """The operator is informed where the old file is, at the first use only."""
     reports = []
     broken_text(tmp_path / "x.sqlite")
     store = SqliteStore(tmp_path / "x.sqlite", report=reports.append)
@@ -159,7 +159,7 @@ async def test_a_moved_file_is_reported_once(tmp_path):
 
 
 async def test_each_new_error_is_reported_once_and_again_after_a_success(tmp_path, monkeypatch):
-    """A disk that stays full costs one line, not one a load; what comes back after a cure is new."""
+    """A disk that stays full causes one log line, not one per load; an error after a success is a new one."""
     monkeypatch.setattr("router.adapters.store._BUSY_S", 0.01)
     reports = []
     store = SqliteStore(tmp_path / "x.sqlite", report=reports.append)
@@ -176,8 +176,8 @@ async def test_each_new_error_is_reported_once_and_again_after_a_success(tmp_pat
     await store.aclose()
 
 
-async def test_who_leaves_does_not_cut_a_write(tmp_path):
-    """The row is written all the same."""
+async def test_cancelling_a_caller_does_not_interrupt_its_write(tmp_path):
+    """The row is written nevertheless."""
     store = SqliteStore(tmp_path / "x.sqlite")
     writer = asyncio.create_task(store.put(seen(1)))
     await asyncio.sleep(0)

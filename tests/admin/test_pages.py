@@ -1,4 +1,4 @@
-"""The admin listener: what it tells, to whom, and that its pages load nothing from elsewhere."""
+"""The admin listener: its answers, the allowed host names, and that its pages load nothing from other sites."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ async def client(facts: Facts) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-async def test_explanation_is_that_of_the_inspector(client: httpx.AsyncClient) -> None:
-    """Model and context come from the query."""
+async def test_the_explanation_is_that_of_the_inspector(client: httpx.AsyncClient) -> None:
+    """For the model and context of the query."""
     answer = await client.get("/router/explain", params={"model": "llama3.3:70b", "num_ctx": "8192"})
     assert answer.json() == {"requested": "llama3.3:70b", "num_ctx": 8192, "variants": []}
     assert (await client.get("/router/explain?model=a&num_ctx=")).json()["num_ctx"] is None
@@ -61,14 +61,14 @@ async def test_explanation_is_that_of_the_inspector(client: httpx.AsyncClient) -
     [("", 400), ("model=", 400), ("model=a&num_ctx=x", 400), ("model=a&num_ctx=0", 400), ("model=a&num_ctx=-1", 400),
      ("model=a&num_ctx=" + "9" * 5000, 400), ("model=a&num_ctx=%D9%A3", 400), ("model=gone", 404)],
 )  # fmt: skip
-async def test_wrong_question_is_told_so(query: str, status: int, client: httpx.AsyncClient) -> None:
-    """Errors have the status of the router's error and a text."""
+async def test_an_invalid_query_is_an_error(query: str, status: int, client: httpx.AsyncClient) -> None:
+    """With the status and the text of the router's error."""
     answer = await client.get(f"/router/explain?{query}")
     assert (answer.status_code, bool(answer.json()["error"])) == (status, True)
 
 
 async def test_state_decisions_and_configuration_are_json(client: httpx.AsyncClient) -> None:
-    """Names from outside arrive as data; what JSON cannot say is text or null."""
+    """Names of models and cards arrive as data; values that JSON does not have are text or null."""
     state = (await client.get("/router/state")).json()
     assert state["gpus"][0]["name"] == "<img src=x onerror=alert(1)>"
     assert state["expires_in_s"] is None
@@ -76,8 +76,8 @@ async def test_state_decisions_and_configuration_are_json(client: httpx.AsyncCli
     assert (await client.get("/router/config")).json() == {"listen": "127.0.0.1:11435"}
 
 
-async def test_health_is_the_process_and_readiness_the_upstream(client: httpx.AsyncClient, facts: Facts) -> None:
-    """Without upstream the process is healthy and not ready."""
+async def test_without_an_upstream_the_router_is_healthy_but_not_ready(client: httpx.AsyncClient, facts: Facts) -> None:
+    """`/healthz` reports on the process alone."""
     assert (await client.get("/readyz")).status_code == 200
     facts.is_ready = False
     ready = await client.get("/readyz")
@@ -86,22 +86,22 @@ async def test_health_is_the_process_and_readiness_the_upstream(client: httpx.As
 
 
 async def test_metrics_are_prometheus_text(client: httpx.AsyncClient) -> None:
-    """Body and content type are the exposition's own."""
+    """Body and content type are those of the exposition."""
     answer = await client.get("/metrics")
     assert (answer.text, answer.headers["content-type"]) == ("up 1\n", "text/plain; version=1.0.0")
 
 
 @pytest.mark.parametrize("path", ["/", "/dashboard.js", "/dashboard.css", "/favicon.svg", "/router/state", "/nowhere"])
 async def test_every_answer_has_the_security_headers(path: str, client: httpx.AsyncClient) -> None:
-    """Also errors: own scripts and styles only, no frames, no sniffing, no referrer."""
+    """Errors too: own scripts and styles only, no frames, no sniffing, no referrer."""
     headers = (await client.get(path)).headers
     assert headers["content-security-policy"].startswith("default-src 'self'; frame-ancestors 'none'")
     assert "unsafe" not in headers["content-security-policy"]
     assert (headers["x-content-type-options"], headers["referrer-policy"]) == ("nosniff", "no-referrer")
 
 
-async def test_dashboard_works_offline_and_shows_names_as_text(client: httpx.AsyncClient) -> None:
-    """No address of another host, no inline script or style, no way from data to markup."""
+async def test_the_dashboard_works_offline_and_shows_names_as_text(client: httpx.AsyncClient) -> None:
+    """It has no URL of another host, no inline script or style, and never turns data into markup."""
     page = (await client.get("/")).text
     script = (await client.get("/dashboard.js")).text
     style = (await client.get("/dashboard.css")).text
@@ -118,17 +118,17 @@ async def test_dashboard_works_offline_and_shows_names_as_text(client: httpx.Asy
      ("router.example:80", 200), ("evil.example", 403), ("127.0.0.1.evil.example", 403), ("", 403)],
 )  # fmt: skip
 async def test_other_host_names_are_refused(host: str, status: int, client: httpx.AsyncClient) -> None:
-    """A name that was rebound to this address reads nothing."""
+    """A page whose name was rebound to this address cannot read anything."""
     assert (await client.get("/router/state", headers={"host": host})).status_code == status
 
 
-async def test_only_reading_is_possible(client: httpx.AsyncClient) -> None:
-    """There is no route that changes anything."""
+async def test_the_admin_listener_is_read_only(client: httpx.AsyncClient) -> None:
+    """No route accepts POST."""
     for path in ("/", "/router/explain?model=a", "/router/state", "/router/config", "/healthz"):
         assert (await client.post(path)).status_code == 405
 
 
-async def test_unknown_path_is_json(client: httpx.AsyncClient) -> None:
-    """Scripts get an error that they can read."""
+async def test_the_answer_to_an_unknown_path_is_json(client: httpx.AsyncClient) -> None:
+    """Scripts can parse it."""
     answer = await client.get("/debug/pprof")
     assert (answer.status_code, json.loads(answer.content)) == (404, {"error": "not found"})

@@ -1,4 +1,4 @@
-"""Events reach the log, the metrics and the ring of recent decisions."""
+"""Events reach the log, the metrics and the list of recent decisions."""
 
 from __future__ import annotations
 
@@ -99,8 +99,8 @@ def exposed(*events: Event, hook: MetricsHook | None = None) -> str:
     return body.decode()
 
 
-def test_request_is_one_line_with_every_field_of_its_end() -> None:
-    """The line of a request has the fields that operators look for, times in milliseconds."""
+def test_a_request_is_one_log_line_with_all_fields() -> None:
+    """The fields that operators need, with times in milliseconds."""
     assert logged(FINISHED) == [
         {
             "ts": "2027-01-15T08:00:00.250+00:00", "level": "info", "msg": "request", "request_id": "r1",
@@ -112,8 +112,8 @@ def test_request_is_one_line_with_every_field_of_its_end() -> None:
     ]  # fmt: skip
 
 
-def test_what_an_operator_should_know_is_logged_with_its_level() -> None:
-    """Faults are warnings or errors, everyday events are info, decisions of served requests only debug."""
+def test_events_are_logged_at_their_levels() -> None:
+    """Faults are warnings or errors, normal events are info, decisions on served requests only debug."""
     lines = [(line["level"], line["msg"]) for line in logged(*EVERYTHING)]
     assert lines == [
         ("info", "request"),
@@ -133,8 +133,8 @@ def test_what_an_operator_should_know_is_logged_with_its_level() -> None:
     assert [line["level"] for line in logged(*EVERYTHING, level="error")] == ["error"]
 
 
-def test_log_goes_to_stderr_and_survives_a_closed_one() -> None:
-    """Without a sink of its own the log is standard error; where that is closed, the line is lost and nothing else."""
+def test_the_log_goes_to_stderr_and_survives_its_closing() -> None:
+    """If standard error is closed, a line is lost, and nothing else happens."""
     code = (
         "import os; from router.telemetry import LogHook, Notified\n"
         "hook = LogHook(); hook.on(Notified('first')); os.close(2); hook.on(Notified('second')); print('alive')"
@@ -166,16 +166,16 @@ NAMES = (
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_metric_has_a_sample(name: str) -> None:
-    """Every metric that is promised is there after one of each event."""
+def test_each_metric_has_a_sample(name: str) -> None:
+    """After one event of each kind."""
     hook = MetricsHook("0.1.0")
     hook.watch(lambda: Gauges(1, {"0": 5}, {"0": 0}))
     samples = [line for line in exposed(*EVERYTHING, hook=hook).splitlines() if not line.startswith("#")]
     assert any(line.split("{")[0].split(" ")[0].startswith(name) for line in samples)
 
 
-def test_metrics_tell_the_story_of_a_fallback() -> None:
-    """What was asked, what ran, and why are labels; the reason is one word, not a sentence with names."""
+def test_a_fallback_is_counted_with_both_models_and_its_reason() -> None:
+    """Requested model, served model and reason are labels; the reason is one word, not a sentence with names."""
     text = exposed(DECIDED, FINISHED)
     labels = 'chain="big",reason="too_big",team="default",variant="small"'
     assert f"ollama_router_decisions_total{{{labels}}} 1.0" in text
@@ -184,15 +184,15 @@ def test_metrics_tell_the_story_of_a_fallback() -> None:
     assert "_created" not in text
 
 
-def test_time_per_token_leaves_the_first_out() -> None:
-    """Forty tokens in the two seconds after the first are 0.05 s each."""
+def test_time_per_token_excludes_the_first_token() -> None:
+    """40 tokens in the 2 s after the first take 0.05 s each."""
     text = exposed(FINISHED)
     (line,) = [line for line in text.splitlines() if line.startswith("gen_ai_server_time_per_output_token_seconds_sum")]
     assert float(line.rpartition(" ")[2]) == pytest.approx(0.05)
 
 
-def test_gauges_are_read_at_the_scrape() -> None:
-    """Free memory is what it is now; a card that has gone is gone from the metrics."""
+def test_gauges_are_read_at_each_scrape() -> None:
+    """Free memory is the current value; a card that has gone has no sample any more."""
     cards = {"0": 5.0, "1": 7.0}
     hook = MetricsHook()
     hook.watch(lambda: Gauges(2, {card: int(count) for card, count in cards.items()}))
@@ -204,7 +204,7 @@ def test_gauges_are_read_at_the_scrape() -> None:
 
 
 def test_names_that_clients_invent_do_not_become_labels() -> None:
-    """Ten thousand unknown models and teams leave a small exposition."""
+    """10,000 unknown models and teams leave a small exposition."""
     hook = MetricsHook(is_known_model=lambda name: name == "big")
     for number in range(10_000):
         hook.on(Finished("", f"t{number}", "/api/chat", 404, f"m{number}", f"m{number}", "completed", duration_s=0.1))
@@ -216,8 +216,8 @@ def test_names_that_clients_invent_do_not_become_labels() -> None:
     assert max(len(hook._series_by), len(hook._decided_by)) <= 4096
 
 
-def test_recent_decisions_join_the_decision_and_its_end() -> None:
-    """One row per request, newest first, with the verdicts' bytes and how it ended."""
+def test_a_recent_decision_has_the_end_of_its_request() -> None:
+    """There is one row per request, newest first, with the verdicts' bytes and how it ended."""
     recent = RecentDecisions(unix_now=lambda: 5.0)
     for event in EVERYTHING:
         recent.on(event)
@@ -233,8 +233,8 @@ def test_recent_decisions_join_the_decision_and_its_end() -> None:
     json.dumps(rows)
 
 
-def test_recent_decisions_keep_a_fixed_number() -> None:
-    """The ring forgets the oldest."""
+def test_recent_decisions_are_bounded() -> None:
+    """The oldest are discarded."""
     recent = RecentDecisions(3)
     for number in range(10):
         recent.on(Decided(f"r{number}", "", "a", "a", "", "exact"))
@@ -242,11 +242,11 @@ def test_recent_decisions_keep_a_fixed_number() -> None:
     assert [row["request_id"] for row in recent.rows()] == ["r9", "r8", "r7"]
 
 
-def test_failing_hook_is_counted_and_harms_nobody() -> None:
-    """The hooks after it are told, and the caller sees nothing."""
+def test_a_hook_that_raises_is_counted_and_ignored() -> None:
+    """The following hooks are called, and the emitter sees no exception."""
 
     class Broken:
-        def on(self, event: Event) -> None:
+        def on(self, _event: Event) -> None:
             raise RuntimeError("broken")
 
     recent = RecentDecisions()
@@ -256,7 +256,7 @@ def test_failing_hook_is_counted_and_harms_nobody() -> None:
 
 
 async def test_loop_lag_is_measured() -> None:
-    """A loop that was blocked runs its timers late, and says so."""
+    """An event reports how late a timer ran."""
     first: asyncio.Future[Event] = asyncio.get_running_loop().create_future()
 
     class Seen:
@@ -271,31 +271,31 @@ async def test_loop_lag_is_measured() -> None:
     assert event.lag_s >= 0
 
 
-def test_events_of_requests_are_told_together_and_before_what_comes_after_them() -> None:
-    """With a timer nothing is told at once; any other event, a full hand or the timer tells what is held, in order."""
-    told: list[str] = []
+def test_events_of_requests_are_passed_on_in_batches_and_in_order() -> None:
+    """A batch ends with the timer, at its maximum size, or with any other event, which follows it."""
+    seen: list[str] = []
 
     class Recorder:
         def on(self, event: Event) -> None:
-            told.append(getattr(event, "request_id", None) or type(event).__name__)
+            seen.append(getattr(event, "request_id", None) or type(event).__name__)
 
     timers: list[Callable[[], None]] = []
     telemetry = Telemetry([Recorder()], later=lambda _, call: timers.append(call))
     telemetry.emit(Decided("r1", "", "a", "a", "", "exact"))
     telemetry.emit(Finished("r1", "", "", 200, "a", "a", "completed"))
-    assert (told, len(timers)) == ([], 1)
+    assert (seen, len(timers)) == ([], 1)
     telemetry.emit(Notified("careful", level="warning"))
-    assert told == ["r1", "r1", "Notified"]
+    assert seen == ["r1", "r1", "Notified"]
     telemetry.emit(Decided("r2", "", "a", "a", "", "exact"))
     timers[-1]()
-    assert told[-1] == "r2"
+    assert seen[-1] == "r2"
     for number in range(MAX_BATCH):
         telemetry.emit(Decided(f"s{number}", "", "a", "a", "", "exact"))
-    assert len(told) == 4 + MAX_BATCH
+    assert len(seen) == 4 + MAX_BATCH
 
 
-def test_lines_of_requests_are_written_together_a_warning_at_once() -> None:
-    """One write for many requests; what is held goes out before a line that cannot wait."""
+def test_lines_of_requests_are_written_in_batches_and_a_warning_immediately() -> None:
+    """One write for several requests; the batch is written in front of a line that cannot wait."""
     written: list[bytes] = []
     timers: list[Callable[[], None]] = []
     hook = LogHook(sink=written.append, unix_now=lambda: 1.0, later=lambda _, call: timers.append(call))

@@ -40,7 +40,7 @@ class StaticProbe:
     def __init__(self, gpus: tuple[Gpu, ...]) -> None:
         self.gpus = gpus
 
-    async def read(self, *, is_fresh: bool = False) -> ProbeReading:
+    async def read(self, *, is_fresh: bool = False) -> ProbeReading:  # noqa: ARG002 (fixed values are always fresh)
         return ProbeReading(self.gpus, asyncio.get_running_loop().time())
 
     async def aclose(self) -> None:

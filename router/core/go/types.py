@@ -99,7 +99,7 @@ class Anything(GoType):
 
     __slots__ = ()
 
-    def read(self, view: memoryview, kind: str, place: Place, old: Any) -> Any:
+    def read(self, view: memoryview, kind: str, place: Place, _old: Any) -> Any:
         if kind == "number" and self.name == "any" and abs(float(bytes(view))) == float("inf"):
             place.record_mismatch(f"number {bytes(view).decode()}", "float64")
         return view
@@ -113,7 +113,7 @@ class Image(GoType):
 
     __slots__ = ()
 
-    def read(self, view: memoryview, kind: str, place: Place, old: Any) -> Any:
+    def read(self, view: memoryview, kind: str, place: Place, _old: Any) -> Any:
         if kind == "null":
             return view
         if kind != "string":
@@ -219,9 +219,9 @@ class Custom(GoType):
     `parse` raises at once; to a Mismatch that it raises, the path to this field is added.
     """
 
-    parse: Callable[[memoryview, str], Any] = lambda view, kind: view
+    parse: Callable[[memoryview, str], Any] = lambda view, _kind: view
 
-    def read(self, view: memoryview, kind: str, place: Place, old: Any) -> Any:
+    def read(self, view: memoryview, kind: str, place: Place, _old: Any) -> Any:
         try:
             return self.parse(view, kind)
         except Mismatch as exc:

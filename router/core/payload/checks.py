@@ -23,7 +23,7 @@ def check(kind: str, model: str, found: Mapping[str, Any]) -> None:
         _CHECKS[kind](model, found)
 
 
-def _generating(model: str, found: Mapping[str, Any]) -> None:
+def _generating(_model: str, found: Mapping[str, Any]) -> None:
     asked = found.get("top_logprobs")
     if asked is not None and not 0 <= int(bytes(asked)) <= 20:
         raise BadRequest("top_logprobs must be between 0 and 20")
@@ -35,7 +35,7 @@ def _v1_chat(model: str, found: Mapping[str, Any]) -> None:
     _generating(model, found)
 
 
-def _v1_messages(model: str, found: Mapping[str, Any]) -> None:
+def _v1_messages(_model: str, found: Mapping[str, Any]) -> None:
     limit = found.get("max_tokens")
     if limit is None or int(bytes(limit)) <= 0:
         raise BadRequest("max_tokens is required and must be positive")

@@ -77,10 +77,10 @@ class Messages(GoType):
     """A list of messages decoded to a Prompt: each element is checked as `element` and measured by `measure_one`."""
 
     element: GoType = _ANY
-    measure_one: Callable[[Any], Prompt] = lambda value: Prompt()
+    measure_one: Callable[[Any], Prompt] = lambda _value: Prompt()
     resets: bool = True
 
-    def read(self, view: memoryview, kind: str, place: Place, old: Any) -> Any:
+    def read(self, view: memoryview, kind: str, place: Place, _old: Any) -> Any:
         if (prompt := quick_prompt(view)) is not None:
             return prompt
         found = Slice(self.name, element=self.element).read(view, kind, place, None) or []

@@ -83,7 +83,7 @@ def rewrite(
         wanted.update(patch.shift)
     if merged is not None:
         wanted["options"] = merged
-    return _replace(body, members, wanted, drop | patch.without | _OLD_NAME, model)
+    return _replace(body, members, wanted, drop | patch.without | _OLD_NAME)
 
 
 def _appended(options: memoryview, patch: Patch) -> bytes:
@@ -98,7 +98,7 @@ def rewrite_names(body: bytes, names: Mapping[str, str], *, members: Members | N
     """
     members = split(body) if members is None else members
     wanted = {key: _encode(name) for key, name in names.items()}
-    return _replace(body, members, wanted, frozenset(_NAME_KEYS) - names.keys(), names.get("model"))
+    return _replace(body, members, wanted, frozenset(_NAME_KEYS) - names.keys())
 
 
 def _merge_options(members: Members, patch: Patch) -> bytes | None:
@@ -124,9 +124,7 @@ def _read_options(view: memoryview) -> dict[str, msgspec.Raw]:
         return {key: msgspec.Raw(item) for key, item in split(view)}
 
 
-def _replace(
-    body: bytes, members: Members, wanted: Mapping[str, bytes], drop: frozenset[str], model: str | None
-) -> bytes:
+def _replace(body: bytes, members: Members, wanted: Mapping[str, bytes], drop: frozenset[str]) -> bytes:
     """Return `members` with the `wanted` keys in front, each once, and without those in `drop`."""
     kept: list[tuple[str, bytes | memoryview]] = []
     same: set[str] = set()
@@ -137,7 +135,7 @@ def _replace(
             is_changed = True
         elif name not in wanted:
             kept.append((key, view))
-        elif key == name and name not in same and _is_same(name, view, wanted[name], model):
+        elif key == name and name not in same and _is_same(name, view, wanted[name]):
             same.add(name)
         else:
             is_changed = True
@@ -146,7 +144,7 @@ def _replace(
     return _join([*wanted.items(), *kept])
 
 
-def _is_same(name: str, view: memoryview, wanted: bytes, model: str | None) -> bool:
+def _is_same(name: str, view: memoryview, wanted: bytes) -> bool:
     return view == wanted or (name in _NAME_KEYS and kind_of(view) == "string" and _encode(read_text(view)) == wanted)
 
 

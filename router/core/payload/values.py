@@ -38,7 +38,7 @@ def keep_alive_ns_of(raw: bytes) -> int:
     return int(seconds * 1e9) if seconds * 1e9 < 2.0**63 else -MAX_NS - 1
 
 
-def _keep_alive(view: memoryview, kind: str) -> int:
+def _keep_alive(view: memoryview, _kind: str) -> int:
     """Return nanoseconds as Ollama keeps them: MAX_NS = indefinitely; a number beyond 64 bits becomes the smallest."""
     return keep_alive_ns_of(bytes(view))
 
