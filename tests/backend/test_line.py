@@ -174,17 +174,24 @@ def test_at_the_age_bound_what_is_in_the_way_takes_no_new_requests():
 
 
 def test_what_a_request_was_just_let_in_to_is_not_evicted_under_it():
-    """Between its turn and its entry another ticket may come: no switch starts in between."""
+    """Between its turn and its entry others leave and come: no switch starts in between."""
 
     async def story(scene, queue):
-        scene.machine.put(SMALL)
-        await scene.backend.world.refresh_fresh()
-        let_in, other = queue.join(SMALL), queue.join(BIG)
-        assert await let_in == weights_of(SMALL)
-        holder = scene.backend.world.residents.enter(weights_of(SMALL))
+        await scene.make_resident(BIG)
+        holder = scene.backend.world.residents.enter(weights_of(BIG))
+        impatient = queue.join(MIDDLE)
+        await asyncio.sleep(11)
+        let_in = queue.join(BIG)
+        await asyncio.sleep(1)
+        assert not let_in.done()
+        impatient.cancel()
+        asyncio.get_running_loop().call_soon(scene.backend.leave, holder)
+        other = queue.join(MIDDLE)
+        assert await let_in == weights_of(BIG)
+        holder = scene.backend.world.residents.enter(weights_of(BIG))
         assert (queue.line.is_switching, queue.line.depth) == (False, 1)
         scene.backend.leave(holder)
-        assert await other == weights_of(BIG)
+        assert await other == weights_of(MIDDLE)
 
     in_line(story, MemoryMachine(*ALL))
 
