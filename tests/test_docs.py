@@ -30,7 +30,7 @@ def citing() -> Iterator[Path]:
     """Yield the files whose comments and texts may name documents."""
     for path in (*ROOT.iterdir(), *(path for top in TOPS for path in sorted((ROOT / top).rglob("*")))):
         is_text = path.is_file() and path.suffix in SOURCES and path not in PAGES
-        if is_text and not name_of(path).startswith(".git/"):
+        if is_text and not name_of(path).startswith((".git/", ".coverage")):
             yield path
 
 

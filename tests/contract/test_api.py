@@ -59,6 +59,7 @@ def _report(outcomes: list[Outcome], title: str, known: dict[str, str]) -> None:
     assert outcomes and agree / len(outcomes) >= BOUND
 
 
+@pytest.mark.slow
 def test_simulator_reproduces_the_recordings(request: pytest.FixtureRequest) -> None:
     """Each recorded conversation, replayed in virtual time against a fresh simulator, gets the recorded responses."""
     folder = request.config.getoption("--data")
@@ -84,6 +85,7 @@ async def _router(url: str, transcript: dict[str, Any]) -> AsyncIterator[str]:
         yield router.url
 
 
+@pytest.mark.slow
 def test_router_in_front_of_the_simulator_reproduces_the_recordings(request: pytest.FixtureRequest) -> None:
     """Through the router, clients of a server without a GPU get the recorded responses, except for hop-by-hop parts."""
     folder = request.config.getoption("--data")

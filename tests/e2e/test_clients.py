@@ -11,7 +11,7 @@ import pytest
 from tests.e2e.conftest import CHAIN, EMBEDDER, LONELY, SERVED, VARIANTS
 
 # Clients warn of their own matters and leave connections to the garbage collector; that is no error of this project.
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 PROMPT = "[[tokens=5]] why is the sky blue?"
 TOKENS = 6

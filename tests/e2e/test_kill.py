@@ -52,6 +52,7 @@ async def ask(url):
         await client.aclose()
 
 
+@pytest.mark.slow
 @pytest.mark.real_time
 @pytest.mark.parametrize("killed_at", ["starting", "loaded"], ids=["while it loads", "once it is loaded"])
 async def test_next_router_finds_what_a_killed_one_left(killed_at, tmp_path):

@@ -343,6 +343,7 @@ def test_llama_index_maximum_context_is_a_demand_that_a_smaller_variant_may_serv
     play(story, {"chains": {MIDDLE: [MIDDLE, SMALL]}}, cards=(20000,))
 
 
+@pytest.mark.slow
 def test_keep_alive_minus_one_stays_and_zero_unloads_at_once():
     """Home Assistant's −1 outlives Ollama's own lease, and an unload goes to what is loaded."""
 
@@ -655,6 +656,7 @@ def test_static_probe_books_a_pinned_model_on_its_card():
     play(story, {**ALONE, "backends.local.probe": probe}, cards=(16000, 16000), has_probe=None)
 
 
+@pytest.mark.slow
 def test_b6_three_times_what_can_be_served_is_served_as_fast_as_it_can_be():
     """Offered 3 × the capacity for a minute: all are answered, nothing is lost, and the model is never idle."""
 
@@ -741,6 +743,7 @@ def test_h4_two_models_that_fit_alone_but_not_together_never_both_get_their_memo
     play(story)
 
 
+@pytest.mark.slow
 def test_a_model_that_was_loaded_serves_all_who_waited_for_it_before_it_goes_again():
     """Loads slower than the age bound: each load answers everybody who waited for it, however impatient the others."""
     slow = Speeds(load_mib_per_s=1500, tokens_per_s=40, cpu_tokens_per_s=3)

@@ -13,6 +13,8 @@ from router.core.units import MIB
 from tests.config.keys.page import metrics_page
 from tests.config.keys.play import ALONE, BIG, cards, compare, hello, memory_mode, routed, seen
 
+pytestmark = pytest.mark.real_time  # of the tests that play no story: commands and threads that no loop knows
+
 PROBE = "backends.local.probe"
 
 

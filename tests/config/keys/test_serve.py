@@ -14,6 +14,8 @@ from tests.config.keys.play import connect, record
 from tests.fakes import request_bytes
 from tests.http.raw_upstream import STREAM_HEAD, answer, chunk, raw_upstream
 
+pytestmark = pytest.mark.real_time
+
 ROOT = Path(__file__).parents[3]
 START_S = 60.0
 ASK = request_bytes("POST", "/api/generate", json.dumps({"model": "m", "prompt": "hi"}))
