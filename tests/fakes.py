@@ -1,4 +1,4 @@
-"""A dispatcher without decisions, an edge on a real socket, and a raw client: what the edge's tests stand on."""
+"""For tests of the edge: a dispatcher without decisions, an edge on a real socket, and a raw client."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ needs_pauses = pytest.mark.skipif(
 
 @dataclass
 class FakeDispatcher:
-    """Relays every call as it is, and is the directory as well.
+    """Relays every call unchanged, and is the directory as well.
 
-    `before` runs first: it may wait, refuse or hold a place; `log` records releases.
+    `before` is awaited first, and may wait, raise or count; `log` records the outcomes of releases.
     """
 
     relay: Relay
@@ -56,7 +56,7 @@ class FakeDispatcher:
     takes_at_once: ClassVar[bool] = False
 
     def start(self, call: Call, reply: underway.Reply) -> Sent | Blocked:
-        """Sent on a free connection, where the test wants that and there is one; else it goes on in a task."""
+        """Send on a free connection if the test allows that and there is one; else continue in a task."""
         if not self.takes_at_once or self.before is not None:
             return Blocked("turn", asyncio.Event().wait)
         sent = Sent(self, call, reply)
@@ -67,9 +67,9 @@ class FakeDispatcher:
         return sent
 
     def abandon(self, call: Call) -> None:
-        """Nothing is held by a call."""
+        """Do nothing: a call holds nothing here."""
 
-    async def dispatch(self, call: Call, blocked: Blocked | None = None) -> Answer:
+    async def dispatch(self, call: Call, _blocked: Blocked | None = None) -> Answer:
         self.calls.append(call)
         if self.before is not None:
             await self.before(call)
@@ -116,7 +116,7 @@ class FakeDispatcher:
 
 
 class Sent(underway.Underway):
-    """A request that was sent without a task."""
+    """A request under way that was sent without a task."""
 
     def __init__(self, dispatcher: FakeDispatcher, call: Call, reply: underway.Reply) -> None:
         self.upstream: UpstreamResponse | None = None
@@ -153,7 +153,7 @@ class RunningEdge:
 
 
 async def warm(relay: HttpRelay, connections: int = 4) -> None:
-    """Open connections ahead, so that there is a free one."""
+    """Open connections in advance, so that one is free."""
     with suppress(UpstreamError):
         for wire in await asyncio.gather(*(relay.connect() for _ in range(connections))):
             relay.give_back(wire)
@@ -163,7 +163,7 @@ async def warm(relay: HttpRelay, connections: int = 4) -> None:
 async def running_edge(
     dispatcher: FakeDispatcher, settings: EdgeSettings | None = None, limits: WireLimits | None = None
 ) -> AsyncIterator[RunningEdge]:
-    """The edge before `dispatcher`, stopped at the end without a grace period."""
+    """Run an edge in front of `dispatcher`; stop it at the end without a grace period."""
     edge = Edge(cast("Dispatcher", dispatcher), cast("Directory", dispatcher), settings)
     listener = Listener(edge, limits=limits)
     await listener.start()
@@ -178,7 +178,7 @@ async def running_edge(
 
 @dataclass
 class Reply:
-    """An answer as a raw client reads it; `is_cut` when the connection ended before the answer did."""
+    """An answer as a raw client reads it; `is_cut` if the connection ended before the answer was complete."""
 
     status: int
     headers: dict[str, str]
@@ -190,7 +190,7 @@ class Reply:
 
 
 class RawClient:
-    """One connection to an edge, byte by byte where a test wants it so."""
+    """One connection to an edge, with access to its bytes."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
@@ -257,7 +257,7 @@ class RawClient:
         return b"".join(parts), False
 
     async def is_closed(self, timeout_s: float = 2.0) -> bool:
-        """True when the server closes the connection within `timeout_s`; what it still says is thrown away."""
+        """Return True if the server closes the connection within `timeout_s`; further input is discarded."""
         try:
             async with asyncio.timeout(timeout_s):
                 while await self.reader.read(65536):
@@ -272,7 +272,7 @@ class RawClient:
         self.writer.close()
 
     def reset(self) -> None:
-        """Leave with a RST."""
+        """Close the connection with a RST."""
         sock = self.writer.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.writer.transport.abort()

@@ -1,4 +1,4 @@
-"""Loads without a request: preload, kept models, and going up at idle time."""
+"""Loads without a request: preload, kept models, and upgrades at idle times."""
 
 import asyncio
 
@@ -6,8 +6,8 @@ from router.core.units import MIB
 from tests.routing.test_dispatch import BIG, CHAIN, MIDDLE, SMALL, hello, play, residents
 
 
-def test_preloaded_model_is_there_before_the_first_request():
-    """`preload:` loads at start; the first request finds it."""
+def test_a_preloaded_model_is_resident_at_the_first_request():
+    """`defaults.preload` loads it at start."""
 
     async def story(one):
         await asyncio.sleep(8)
@@ -18,7 +18,7 @@ def test_preloaded_model_is_there_before_the_first_request():
 
 
 def test_preload_of_a_chain_loads_its_first_variant_that_fits():
-    """A chain may say `preload: true` itself."""
+    """A chain may have `preload: true`."""
 
     async def story(one):
         await asyncio.sleep(10)
@@ -29,7 +29,7 @@ def test_preload_of_a_chain_loads_its_first_variant_that_fits():
 
 
 def test_preloaded_models_come_back_after_a_restart_of_ollama():
-    """What was wanted is wanted again."""
+    """They are loaded again."""
 
     async def story(one):
         await asyncio.sleep(8)
@@ -43,8 +43,8 @@ def test_preloaded_models_come_back_after_a_restart_of_ollama():
     play(story, {"defaults.auto_chains": "off", "defaults.preload": [SMALL]})
 
 
-def test_kept_embedder_stays_while_chat_models_change():
-    """Its eviction costs more than its bytes: others go before it."""
+def test_a_kept_embedder_stays_while_chat_models_change():
+    """Kept models are evicted last."""
 
     async def story(one):
         embed = {"model": "nomic-embed-text:v1.5", "input": "hi"}
@@ -57,8 +57,8 @@ def test_kept_embedder_stays_while_chat_models_change():
     play(story, {"defaults.auto_chains": "off", "defaults.keep": ["nomic-embed-text:v1.5"]})
 
 
-def test_idle_upgrade_goes_up_without_a_request_once_memory_is_back():
-    """`upgrade: idle`: after another program has gone the bigger variant is loaded in the background."""
+def test_an_idle_upgrade_needs_no_request():
+    """`upgrade: idle`: when another program has released its memory, the bigger variant is loaded."""
 
     async def story(one):
         one.sim.cards.set_foreign(0, 12000 * MIB)
@@ -71,8 +71,8 @@ def test_idle_upgrade_goes_up_without_a_request_once_memory_is_back():
     play(story, {**CHAIN, "defaults.upgrade": "idle"})
 
 
-def test_upgrade_never_stays_down():
-    """`upgrade: never` keeps what is loaded as long as it serves."""
+def test_with_upgrade_never_the_smaller_variant_stays():
+    """`upgrade: never` keeps a loaded variant as long as it can serve."""
 
     async def story(one):
         one.sim.cards.set_foreign(0, 12000 * MIB)
@@ -86,7 +86,7 @@ def test_upgrade_never_stays_down():
 
 
 def test_h6_free_memory_that_swings_around_a_threshold_causes_at_most_two_switches():
-    """Five minutes of another program that comes and goes: one way down, and no way up in between."""
+    """For five minutes another program takes and releases memory: no upgrade happens in between."""
 
     async def story(one):
         for turn in range(30):
