@@ -1,4 +1,4 @@
-"""Every test of the edge runs twice: requests taken at once, where a connection is free, and all by the long way."""
+"""Every test of the edge runs twice: on the fast path if a connection is free, and with a task per request."""
 
 from __future__ import annotations
 

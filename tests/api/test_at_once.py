@@ -1,4 +1,4 @@
-"""Requests that are answered on the spot: what is taken, and that nothing is left behind on any way out."""
+"""The fast path: which requests take it, and that no state is left on any exit path."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def tasks_of(running: RunningEdge) -> int:
     return len(running.listener.tasks())
 
 
-async def test_a_usual_request_is_answered_without_a_task() -> None:
-    """The upstream holds its answer back: meanwhile no task stands for the request, and afterwards it is released."""
+async def test_a_common_request_is_answered_without_a_task() -> None:
+    """While the upstream withholds its answer the request has no task; after the answer it is released."""
     go = asyncio.Event()
 
     async def script(visit: Visit) -> None:
@@ -48,8 +48,8 @@ async def test_a_usual_request_is_answered_without_a_task() -> None:
             raw.close()
 
 
-async def test_what_is_unusual_goes_the_long_way() -> None:
-    """A browser, a name of the client's own for the request, a large body: a task each."""
+async def test_uncommon_requests_get_a_task() -> None:
+    """Those of browsers, with a request id, with a header of the router, with a large body."""
     large = CHAT.replace('"hi"', '"' + "x" * (80 << 10) + '"')
     cases: list[tuple[str, list[tuple[str, str]]]] = [
         (CHAT, [("Origin", "http://localhost")]),
@@ -72,8 +72,8 @@ async def test_what_is_unusual_goes_the_long_way() -> None:
     assert seen == [1] * len(cases)
 
 
-async def test_pipelined_requests_are_answered_in_their_order() -> None:
-    """Three in one write: three answers, the second not before the first."""
+async def test_pipelined_requests_are_answered_in_order() -> None:
+    """Three requests in one write get three answers in their order."""
 
     async def script(visit: Visit) -> None:
         await answer(b'{"done":true,"n":%d}' % len(visit.upstream.requests))(visit)
@@ -87,10 +87,10 @@ async def test_pipelined_requests_are_answered_in_their_order() -> None:
 
 
 @pytest.mark.parametrize(
-    "garbage", [b"", b"no http at all\r\n\r\n", b"HTTP/1.1 200 OK\r\ncontent-encoding: br\r\n\r\nx"]
+    "garbage", [b"", b"not http at all\r\n\r\n", b"HTTP/1.1 200 OK\r\ncontent-encoding: br\r\n\r\nx"]
 )
-async def test_an_upstream_that_breaks_off_gives_one_clean_error(garbage: bytes) -> None:
-    """502 with the reason; the place is free again, and the connection serves the next request."""
+async def test_an_upstream_that_breaks_off_causes_one_clean_error(garbage: bytes) -> None:
+    """502; no task is left, and the client's connection serves the next request."""
 
     async def script(visit: Visit) -> None:
         if len(visit.upstream.requests) == 1:
@@ -108,8 +108,8 @@ async def test_an_upstream_that_breaks_off_gives_one_clean_error(garbage: bytes)
             raw.close()
 
 
-async def test_a_client_that_leaves_as_its_stream_begins_leaves_nothing_behind() -> None:
-    """The task that would send the stream is cancelled before its first step: the place is given back all the same."""
+async def test_a_client_that_leaves_as_its_stream_begins_leaves_no_state() -> None:
+    """The answer is released even if the task that would send it is cancelled before its first step."""
 
     async def script(visit: Visit) -> None:
         await visit.say(b"HTTP/1.1 200 OK\r\ncontent-type: application/x-ndjson\r\ntransfer-encoding: chunked\r\n\r\n")
@@ -132,8 +132,8 @@ async def test_a_client_that_leaves_as_its_stream_begins_leaves_nothing_behind()
             assert tasks_of(running) == 0
 
 
-async def test_a_body_over_a_small_limit_is_refused_all_the_same() -> None:
-    """413 although it would be small enough to be taken."""
+async def test_a_small_body_limit_applies_on_the_fast_path_too() -> None:
+    """413 for a body that is small enough for the fast path."""
     async with raw_upstream(answer(DONE)) as upstream:
         async with running_edge(FakeDispatcher(HttpRelay(upstream.url)), EdgeSettings(body_bytes=50)) as running:
             raw = await RawClient.to(running.port)

@@ -1,4 +1,4 @@
-"""Every route through a real edge: who may, what goes upstream, what comes back, in Ollama's own words."""
+"""All routes through a real edge: rights, the request to the upstream, and the answer, with Ollama's own texts."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def asked(dispatcher: FakeDispatcher) -> list[UpstreamRequest]:
 
 
 async def test_the_root_and_the_version_are_ollamas_own() -> None:
-    """Byte for byte what clients look for, HEAD included."""
+    """Byte for byte what clients check, HEAD included."""
     async with running_edge(scripted()) as running, client(running.port) as raw:
         for _ in range(2):
             reply = await raw.ask("GET", "/")
@@ -66,8 +66,10 @@ async def test_the_root_and_the_version_are_ollamas_own() -> None:
         ("TRACE", "/api/chat", 405, "POST"),
     ],
 )
-async def test_what_is_in_no_table_gets_gins_answer_e10(method: str, target: str, status: int, allow: str) -> None:
-    """404 and 405 in gin's words, nothing is forwarded."""
+async def test_an_unknown_path_or_method_gets_gins_answer_e10(
+    method: str, target: str, status: int, allow: str
+) -> None:
+    """404 and 405 with gin's texts; nothing is sent upstream."""
     dispatcher = scripted()
     async with running_edge(dispatcher) as running, client(running.port) as raw:
         reply = await raw.ask(method, target)
@@ -90,10 +92,10 @@ async def test_what_is_in_no_table_gets_gins_answer_e10(method: str, target: str
         ("GET", "/api/./tags", 307, "/api/tags"),
     ],
 )
-async def test_an_unclean_path_is_sent_to_its_clean_one_e4(
+async def test_an_unclean_path_is_redirected_to_its_clean_form_e4(
     method: str, target: str, status: int, location: str
 ) -> None:
-    """As Ollama's mux does; the route's right is checked when the client comes back with the clean path."""
+    """As by Ollama; the right is checked for the request with the clean path."""
     async with running_edge(scripted()) as running, client(running.port) as raw:
         reply = await raw.ask(method, target)
         assert (reply.status, reply.headers["location"]) == (status, location)
@@ -103,8 +105,8 @@ async def test_an_unclean_path_is_sent_to_its_clean_one_e4(
 
 
 @pytest.mark.parametrize("route", [route for route in ROUTES if route.right in ("manage", "account")], ids=str)
-async def test_beyond_loopback_nobody_manages_without_a_key_g1_g2(route: object) -> None:
-    """403 with a string `error` (401 for `/api/me`, which the CLI reads as signed out), and nothing goes upstream."""
+async def test_beyond_loopback_management_needs_a_key_g1_g2(route: object) -> None:
+    """403 with a string `error` (401 for `/api/me`, which the CLI reads as signed out); nothing is sent upstream."""
     dispatcher = scripted()
     target = route.pattern.replace(":digest", "sha256:" + "0" * 64).replace(":key", "k")  # type: ignore[attr-defined]
     async with running_edge(dispatcher, OPEN_HOUSE) as running, client(running.port) as raw:
@@ -114,8 +116,8 @@ async def test_beyond_loopback_nobody_manages_without_a_key_g1_g2(route: object)
         assert not asked(dispatcher)
 
 
-async def test_beyond_loopback_everybody_infers_and_reads_g2() -> None:
-    """Inference and lists need no key; cloud models, which leave the house, do."""
+async def test_beyond_loopback_inference_and_lists_need_no_key_g2() -> None:
+    """Except for cloud models, whose requests leave the network."""
     dispatcher = scripted()
     async with running_edge(dispatcher, OPEN_HOUSE) as running, client(running.port) as raw:
         assert (await raw.ask("POST", "/api/chat", CHAT)).status == 200
@@ -126,8 +128,8 @@ async def test_beyond_loopback_everybody_infers_and_reads_g2() -> None:
 
 
 @pytest.mark.parametrize("settings", [EdgeSettings(), EdgeSettings(is_loopback=False, insecure_no_auth=True)])
-async def test_on_loopback_or_by_declaration_everybody_manages(settings: EdgeSettings) -> None:
-    """All of Ollama's routes are passed on, and what changes the catalog is told to the dispatcher."""
+async def test_on_loopback_or_by_configuration_management_needs_no_key(settings: EdgeSettings) -> None:
+    """All of Ollama's routes are passed on, and changes of the catalog are reported to the directory."""
     dispatcher = scripted(b'{"status":"success"}')
     async with running_edge(dispatcher, settings) as running, client(running.port) as raw:
         for method, target in [("POST", "/api/pull"), ("DELETE", "/api/delete"), ("POST", "/api/create")]:
@@ -147,7 +149,7 @@ async def test_on_loopback_or_by_declaration_everybody_manages(settings: EdgeSet
 
 
 async def test_only_harmless_headers_go_upstream_e5_e6() -> None:
-    """Keys, cookies, origins and forwarding claims stay here; so does whatever `Connection` names."""
+    """Keys, cookies, origins, forwarding headers and headers named by `Connection` are not sent."""
     sent = [
         ("Content-Type", "application/x-www-form-urlencoded"),
         ("Accept", "*/*"),
@@ -178,8 +180,8 @@ async def test_only_harmless_headers_go_upstream_e5_e6() -> None:
             assert "secret" not in str(upstream.requests)
 
 
-async def test_hop_by_hop_headers_of_the_upstream_stay_there_e5_e8() -> None:
-    """Connection-bound headers and those that `Connection` names are dropped on the way back, trailers too."""
+async def test_hop_by_hop_headers_of_the_upstream_are_not_passed_on_e5_e8() -> None:
+    """Nor are headers that `Connection` names, nor trailers."""
 
     async def script(visit: Visit) -> None:
         await visit.say(
@@ -197,7 +199,7 @@ async def test_hop_by_hop_headers_of_the_upstream_stay_there_e5_e8() -> None:
 
 
 async def test_a_redirect_of_the_upstream_is_passed_on_not_followed_e9(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One request upstream, and no proxy variable reroutes it."""
+    """There is one request upstream, and proxy variables of the environment are ignored."""
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
 
@@ -211,7 +213,7 @@ async def test_a_redirect_of_the_upstream_is_passed_on_not_followed_e9(monkeypat
 
 
 async def test_router_headers_can_be_turned_off() -> None:
-    """`X-Router-*` and the echoed request id stand on answers unless the configuration says no."""
+    """`X-Router-*` and the request id are on answers unless the configuration disables them."""
     for wanted in (True, False):
         settings = EdgeSettings(has_router_headers=wanted)
         async with running_edge(scripted(), settings) as running, client(running.port) as raw:
@@ -222,8 +224,8 @@ async def test_router_headers_can_be_turned_off() -> None:
             )
 
 
-async def test_a_request_says_how_strict_it_is() -> None:
-    """`X-Router-Strict` and `X-Router-Nothing-Fits` reach the dispatcher; a word that is none is a 400."""
+async def test_the_clients_own_demands_reach_the_dispatcher() -> None:
+    """`X-Router-Strict` and `X-Router-Nothing-Fits`; an invalid value is a 400."""
     dispatcher = scripted()
     async with running_edge(dispatcher) as running, client(running.port) as raw:
         await raw.ask("POST", "/api/chat", CHAT, [("X-Router-Strict", "true"), ("X-Router-Nothing-Fits", "wait")])
@@ -250,9 +252,9 @@ ERRORS: list[tuple[RouterError, int, str, str]] = [
 async def test_an_error_has_the_shape_of_its_dialect_b4_b5_c4(
     error: RouterError, status: int, openai: str, anthropic: str
 ) -> None:
-    """A string on `/api/*`, OpenAI's and Anthropic's envelopes on `/v1/*`; Retry-After and x-should-retry where due."""
+    """A string on `/api/*`, OpenAI's and Anthropic's envelopes on `/v1/*`; with Retry-After and x-should-retry."""
 
-    async def before(call: Call) -> None:
+    async def before(_call: Call) -> None:
         raise error
 
     dispatcher = scripted()
@@ -278,7 +280,7 @@ async def test_an_error_has_the_shape_of_its_dialect_b4_b5_c4(
 async def test_the_busy_body_is_ollamas_b5() -> None:
     """Byte for byte, two spaces included."""
 
-    async def before(call: Call) -> None:
+    async def before(_call: Call) -> None:
         raise Busy
 
     dispatcher = scripted()
@@ -289,7 +291,7 @@ async def test_the_busy_body_is_ollamas_b5() -> None:
 
 
 async def test_an_upstreams_own_error_passes_untouched_c4() -> None:
-    """Status and body as they came; a failed generation is marked so that SDKs do not repeat it."""
+    """Status and body are unchanged; a failed generation is marked so that SDKs do not retry it."""
     body = b'{"error":"an error was encountered while running the model: unexpected EOF"}'
     for status in (400, 404, 500, 503):
         async with running_edge(scripted(body, status)) as running, client(running.port) as raw:
@@ -298,8 +300,8 @@ async def test_an_upstreams_own_error_passes_untouched_c4() -> None:
             assert ("x-should-retry" in reply.headers) is (status == 500)
 
 
-async def test_a_body_that_is_no_request_is_refused_in_gos_words() -> None:
-    """The decoder's own text, 400, and nothing goes upstream."""
+async def test_an_invalid_body_is_refused_with_gos_text() -> None:
+    """400; nothing is sent upstream."""
     dispatcher = scripted()
     async with running_edge(dispatcher) as running, client(running.port) as raw:
         assert (await raw.ask("POST", "/api/chat", "")).json() == {"error": "missing request body"}
@@ -309,10 +311,10 @@ async def test_a_body_that_is_no_request_is_refused_in_gos_words() -> None:
         assert not dispatcher.calls
 
 
-async def test_a_fault_of_our_own_is_a_500_without_details() -> None:
-    """The log has the traceback, the client has not."""
+async def test_an_internal_error_is_a_500_without_details() -> None:
+    """The traceback is in the log, not in the answer."""
 
-    async def before(call: Call) -> None:
+    async def before(_call: Call) -> None:
         raise KeyError("secret")
 
     dispatcher = scripted()
@@ -327,7 +329,7 @@ async def test_a_fault_of_our_own_is_a_500_without_details() -> None:
 
 
 async def test_a_body_over_the_limit_is_413_f5() -> None:
-    """By its declared length at once, by its chunks with the byte too many; then the connection ends."""
+    """Immediately by its declared length, or at the first chunk beyond the limit; then the connection is closed."""
     dispatcher = scripted()
     async with running_edge(dispatcher, EdgeSettings(body_bytes=1000)) as running:
         async with client(running.port) as raw:
@@ -346,7 +348,7 @@ async def test_a_body_over_the_limit_is_413_f5() -> None:
 
 
 async def test_a_body_that_stalls_is_408_b2() -> None:
-    """The idle limit ends a stall, the total limit a drip."""
+    """The idle timeout ends a stall, the total timeout a slow transfer."""
     for settings in (EdgeSettings(body_idle_s=0.05), EdgeSettings(body_idle_s=9, body_total_s=0.05)):
         async with running_edge(scripted(), settings) as running, client(running.port) as raw:
             await raw.send(b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
@@ -354,8 +356,8 @@ async def test_a_body_that_stalls_is_408_b2() -> None:
             assert (reply.status, reply.headers["connection"]) == (408, "close")
 
 
-async def test_a_client_that_leaves_in_its_own_body_is_forgotten() -> None:
-    """Half a body, then gone: no call, no answer, no noise."""
+async def test_a_client_that_leaves_during_its_body_causes_no_call() -> None:
+    """Half a body, then a disconnect: no call, and no error in the log."""
     dispatcher = scripted()
     async with running_edge(dispatcher) as running:
         raw = await RawClient.to(running.port)
@@ -367,8 +369,8 @@ async def test_a_client_that_leaves_in_its_own_body_is_forgotten() -> None:
         assert not dispatcher.calls
 
 
-async def test_zstd_is_decoded_where_ollama_does_f6() -> None:
-    """On `/v1/*` only, up to 20 MiB; a bomb is refused; other encodings of what is no JSON are 415."""
+async def test_zstd_is_decoded_where_ollama_decodes_it_f6() -> None:
+    """On `/v1/*` only, up to 20 MiB; a bomb is refused; other encodings are 415 unless the body is plain JSON."""
     dispatcher = scripted()
     packed = zstandard.ZstdCompressor().compress(CHAT.encode())
     bomb = zstandard.ZstdCompressor().compress(b"\0" * (64 << 20))
@@ -386,15 +388,15 @@ async def test_zstd_is_decoded_where_ollama_does_f6() -> None:
         assert (await raw.ask("POST", "/api/chat", CHAT, zstd)).status == 200
 
 
-async def test_any_content_type_is_taken_f7() -> None:
-    """curl's form type, none at all, text/plain: Ollama never looks."""
+async def test_any_content_type_is_accepted_f7() -> None:
+    """curl's form type, none, text/plain: Ollama ignores it."""
     async with running_edge(scripted()) as running, client(running.port) as raw:
         for kind in ("application/x-www-form-urlencoded", "text/plain", "application/json; charset=latin-1"):
             assert (await raw.ask("POST", "/api/chat", CHAT, [("Content-Type", kind)])).status == 200
         assert (await raw.ask("POST", "/api/chat", CHAT)).status == 200
 
 
-async def test_a_body_of_twenty_megabytes_arrives_as_it_was_f8() -> None:
+async def test_a_body_of_twenty_megabytes_arrives_unchanged_f8() -> None:
     """The dispatcher gets exactly the bytes that were sent."""
     body = CHAT[:-1] + ',"images":["' + "A" * (20 << 20) + '"]}'
     dispatcher = scripted()
@@ -403,8 +405,8 @@ async def test_a_body_of_twenty_megabytes_arrives_as_it_was_f8() -> None:
         assert dispatcher.calls[0].body == body.encode()
 
 
-async def test_an_upload_is_streamed_both_ways_of_framing_f9() -> None:
-    """24 MB pass without being held; a digest that is none is refused before anything is sent."""
+async def test_an_upload_is_streamed_in_both_framings_f9() -> None:
+    """24 MB pass without being buffered; an invalid digest is refused before anything is sent."""
     size, block = 24 << 20, b"b" * 65536
     target = "/api/blobs/sha256:" + "0" * 64
     async with raw_upstream(answer(b"", status=b"201 Created")) as upstream:
@@ -427,8 +429,8 @@ async def test_an_upload_is_streamed_both_ways_of_framing_f9() -> None:
             assert len(upstream.requests) == 2
 
 
-async def test_a_client_that_leaves_its_upload_cancels_it_a1() -> None:
-    """Half a blob, then gone: the upstream's connection ends, so no half blob is taken for a whole one."""
+async def test_an_upload_whose_client_leaves_is_cancelled_a1() -> None:
+    """The upstream's connection is cut, so that it does not take half a blob for a whole one."""
 
     async def script(visit: Visit) -> None:
         visit.upstream.gone_at.append(await visit.gone())
@@ -464,8 +466,8 @@ TAGS = json.dumps(
 ).encode()
 
 
-async def test_lists_are_relayed_bytes_when_there_is_nothing_to_add() -> None:
-    """Not a byte differs, `null` for no models included."""
+async def test_lists_without_changes_are_relayed_byte_for_byte() -> None:
+    """Even `null` for no models."""
     for target, body in [
         ("/api/tags", TAGS),
         ("/api/ps", b'{"models":[]}'),
@@ -478,7 +480,7 @@ async def test_lists_are_relayed_bytes_when_there_is_nothing_to_add() -> None:
 
 
 async def test_tags_show_chains_and_hide_derived_tags() -> None:
-    """A chain is listed with its best variant's facts and the capabilities that every variant has."""
+    """A chain is listed with its best variant's facts and the capabilities common to all variants."""
     dispatcher = scripted(TAGS)
     dispatcher.virtual = [VirtualModel("mine", ("big:q4", "small:1b"))]
     dispatcher.hidden = {"router-tag:1": "big:q4"}
@@ -491,7 +493,7 @@ async def test_tags_show_chains_and_hide_derived_tags() -> None:
         assert (await raw.ask("HEAD", "/api/tags")).status == 200
 
 
-async def test_ps_shows_variants_with_the_expiry_that_clients_asked_for() -> None:
+async def test_ps_shows_variants_with_the_expiry_that_clients_requested() -> None:
     """A derived tag is shown as its variant; sizes are the upstream's."""
     body = b'{"models":[{"name":"router-tag:1","model":"router-tag:1","size":9,"expires_at":"2026-01-01T00:00:00Z"}]}'
     dispatcher = scripted(body)
@@ -502,8 +504,8 @@ async def test_ps_shows_variants_with_the_expiry_that_clients_asked_for() -> Non
         assert row == {"name": "big:q4", "model": "big:q4", "size": 9, "expires_at": "2026-11-24T01:02:03Z"}
 
 
-async def test_a_chain_is_shown_and_found_as_a_model() -> None:
-    """`/api/show` asks for the variant and names it as the parent; `/v1/models` and its single form know the chain."""
+async def test_a_chain_can_be_shown_like_a_model() -> None:
+    """`/api/show` shows the variant, as the parent model; `/v1/models` and `/v1/models/:model` have the chain."""
     dispatcher = scripted(b'{"details":{"parent_model":"","family":"llama"},"model_info":{"x":1}}')
     dispatcher.virtual = [VirtualModel("mine", ("big:q4",))]
     async with running_edge(dispatcher) as running, client(running.port) as raw:
@@ -523,7 +525,7 @@ async def test_a_chain_is_shown_and_found_as_a_model() -> None:
 
 
 async def test_a_chain_cannot_be_pulled_or_deleted() -> None:
-    """403 with the variants' names: the CLI prints it, and pulls nothing."""
+    """403 with the variants' names, which the CLI prints."""
     dispatcher = scripted()
     dispatcher.virtual = [VirtualModel("mine", ("big:q4",))]
     async with running_edge(dispatcher) as running, client(running.port) as raw:
@@ -534,8 +536,8 @@ async def test_a_chain_cannot_be_pulled_or_deleted() -> None:
         assert not asked(dispatcher)
 
 
-async def test_readiness_is_told_on_the_clients_port_too() -> None:
-    """200 and the facts, or 503."""
+async def test_readiness_is_reported_on_the_clients_port_too() -> None:
+    """200 with details, or 503."""
     for ready in (True, False):
         dispatcher = scripted()
         dispatcher.ready = ready
@@ -557,7 +559,7 @@ async def test_readiness_is_told_on_the_clients_port_too() -> None:
 async def test_a_management_body_goes_upstream_with_each_name_once_f2(
     method: str, target: str, sent: str, expected: bytes
 ) -> None:
-    """What the router has looked at is all that Ollama can see."""
+    """So Ollama sees exactly the names that the router has checked."""
     async with raw_upstream(answer(b'{"status":"success"}')) as upstream:
         async with running_edge(FakeDispatcher(HttpRelay(upstream.url))) as running, client(running.port) as raw:
             assert (await raw.ask(method, target, sent)).status == 200
@@ -565,11 +567,11 @@ async def test_a_management_body_goes_upstream_with_each_name_once_f2(
             assert upstream.requests[-1][1].lower().count(b'"model"') <= 1
 
 
-async def test_nobody_says_who_a_client_is_e7() -> None:
-    """X-Forwarded-For and Forwarded change neither the address that is seen nor what goes upstream."""
+async def test_forwarding_headers_of_a_client_are_ignored_e7() -> None:
+    """X-Forwarded-For and Forwarded change neither the client's address nor the request upstream."""
     seen: list[object] = []
 
-    async def app(scope: Any, receive: Any, send: Any) -> None:
+    async def app(scope: Any, _receive: Any, send: Any) -> None:
         seen.append(scope["client"][0])
         await send({"type": "http.response.start", "status": 204, "headers": []})
         await send({"type": "http.response.body"})

@@ -1,4 +1,4 @@
-"""Host, Origin and path rules: tables, and properties over what attackers send."""
+"""Host, Origin and path rules: tables, and properties over hostile input."""
 
 from __future__ import annotations
 
@@ -17,22 +17,29 @@ LOOPBACK = HostRule(("gpu.corp.example",), is_loopback=True)
 OPEN = HostRule(("gpu.corp.example",), is_loopback=False)
 ORIGINS = OriginRule(("http://team.example", "https://*.corp.example"))
 
-LET_IN = ["localhost", "LOCALHOST:11434", "127.0.0.1:1", "[::1]:80", "10.0.0.7", "192.168.1.5:99", "a.localhost"]
-LET_IN += ["x.local", "router.internal:80", "0.0.0.0:1", "gpu.corp.example", "GPU.corp.example:443", ""]
-KEPT_OUT = ["evil.example", "evil.example:80", "localhost.evil.example", "127.0.0.1.evil.example", "local", "8.8.8.8"]
-KEPT_OUT += ["[2001:db8::1]:1".replace("2001:db8", "2a00"), "internal", "xlocal", "127.0.0.1@evil.example"]
+ALLOWED_HOSTS = ["localhost", "LOCALHOST:11434", "127.0.0.1:1", "[::1]:80", "10.0.0.7", "192.168.1.5:99", "a.localhost"]
+ALLOWED_HOSTS += ["x.local", "router.internal:80", "0.0.0.0:1", "gpu.corp.example", "GPU.corp.example:443", ""]
+DENIED_HOSTS = [
+    "evil.example",
+    "evil.example:80",
+    "localhost.evil.example",
+    "127.0.0.1.evil.example",
+    "local",
+    "8.8.8.8",
+]
+DENIED_HOSTS += ["[2001:db8::1]:1".replace("2001:db8", "2a00"), "internal", "xlocal", "127.0.0.1@evil.example"]
 
 
-@pytest.mark.parametrize("host", LET_IN)
-def test_local_names_and_addresses_are_let_in_e2(host: str) -> None:
-    """On every bind."""
+@pytest.mark.parametrize("host", ALLOWED_HOSTS)
+def test_local_names_and_addresses_are_allowed_e2(host: str) -> None:
+    """On every bind address."""
     assert LOOPBACK.allows(host.encode())
     assert OPEN.allows(host.encode())
 
 
-@pytest.mark.parametrize("host", KEPT_OUT)
-def test_foreign_names_are_kept_out_e2(host: str) -> None:
-    """On loopback as Ollama does; elsewhere addresses and names without a dot pass, foreign names do not."""
+@pytest.mark.parametrize("host", DENIED_HOSTS)
+def test_foreign_names_are_denied_e2(host: str) -> None:
+    """On loopback as by Ollama; on other binds addresses and names without a dot are allowed."""
     assert not LOOPBACK.allows(host.encode())
     is_harmless = host in ("8.8.8.8", "local", "internal", "xlocal") or host.startswith("[")
     assert OPEN.allows(host.encode()) is is_harmless
@@ -52,7 +59,7 @@ DENIED_ORIGINS = [
 @pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
 @pytest.mark.parametrize("origin", ALLOWED_ORIGINS + DENIED_ORIGINS)
 async def test_origins_are_answered_like_ollamas_e11_f7(origin: str, method: str) -> None:
-    """Allowed ones get CORS headers (204 for a preflight on any path), others an empty 403, simple requests too."""
+    """Allowed ones get CORS headers (204 for any preflight), all others an empty 403, even for simple requests."""
     dispatcher = FakeDispatcher(ScriptedRelay(lambda _: UpstreamResponse.of(200, ())))
     settings = EdgeSettings(origins=("http://team.example", "https://*.corp.example"))
     async with running_edge(dispatcher, settings) as running, client(running.port) as raw:
@@ -74,21 +81,21 @@ async def test_origins_are_answered_like_ollamas_e11_f7(origin: str, method: str
         assert "access-control-allow-credentials" not in reply.headers
 
 
-def test_the_own_origin_needs_no_cors_e11() -> None:
-    """Origin equal to Host passes without headers, whatever the name."""
+def test_the_own_origin_needs_no_cors_headers_e11() -> None:
+    """An Origin equal to the Host is allowed, whatever the name."""
     assert ORIGINS.headers(b"http://router.internal:80", b"router.internal:80") == ()
 
 
-def test_a_star_allows_all_and_says_star_e11() -> None:
-    """Never the origin itself then, and never with credentials."""
+def test_a_star_allows_all_origins_and_is_sent_as_a_star_e11() -> None:
+    """The header is never the origin itself then, which would allow credentials."""
     headers = OriginRule(("*",)).headers(b"http://any.example", b"localhost")
     assert headers is not None
     assert headers[0] == (b"access-control-allow-origin", b"*")
 
 
 @pytest.mark.parametrize("settings", [EdgeSettings(), EdgeSettings(is_loopback=False)])
-async def test_a_rebound_name_gets_nothing_e2(settings: EdgeSettings) -> None:
-    """`Host: evil.example` is an empty 403 on every bind, for every route."""
+async def test_a_rebound_name_is_denied_e2(settings: EdgeSettings) -> None:
+    """`Host: evil.example` gets an empty 403 on every bind address and route."""
     dispatcher = FakeDispatcher(ScriptedRelay(lambda _: UpstreamResponse.of(200, ())))
     async with running_edge(dispatcher, settings) as running, client(running.port) as raw:
         for method, target in [("GET", "/"), ("GET", "/api/tags"), ("POST", "/api/chat"), ("GET", "/readyz")]:
@@ -105,8 +112,8 @@ segments = st.sampled_from(
 
 
 @given(st.lists(segments, min_size=1, max_size=5), st.sampled_from(["GET", "POST", "DELETE", "HEAD", "PUT"]))
-def test_an_odd_path_is_one_route_exactly_or_none_e3_e4(parts: list[str], method: str) -> None:
-    """Whatever is found is what the table says of the path decoded once; a redirect leads to a clean path only."""
+def test_an_odd_path_is_exactly_one_route_or_none_e3_e4(parts: list[str], method: str) -> None:
+    """The route is the table's for the path decoded once; a redirect leads to a clean path only."""
     from urllib.parse import unquote
 
     target = "/" + "/".join(parts)
@@ -126,7 +133,7 @@ def test_an_odd_path_is_one_route_exactly_or_none_e3_e4(parts: list[str], method
 
 
 def test_every_route_of_ollama_is_classified_g2() -> None:
-    """Each has a right, and inference routes know where their model is."""
+    """Each has a right, and is found by its pattern."""
     assert len(ROUTES) == 34
     assert all(route.right in ("infer", "read", "manage", "account") for route in ROUTES)
     for route in ROUTES:

@@ -505,7 +505,7 @@ def test_three_feeds_give_one_answer(parts: list[bytes], cut: float, chunked: bo
     asyncio.run(run())
 
 
-async def test_five_thousand_cancellations_leave_nothing_behind_a5() -> None:
+async def test_five_thousand_cancellations_leave_no_state_a5() -> None:
     """Callers leave at random instants; then every probe succeeds and connections and tasks are back to base."""
     rng = random.Random(7)
 
