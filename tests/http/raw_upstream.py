@@ -1,4 +1,4 @@
-"""A raw-socket upstream that does exactly what a test scripts: halves of chunks, lies, silence, resets."""
+"""A raw-socket upstream that sends exactly what a test scripts: half chunks, wrong lengths, nothing, resets."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ STREAM_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nTransfe
 
 @dataclass
 class Visit:
-    """One request on one connection of the fake."""
+    """One request on one connection of the upstream."""
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
@@ -47,7 +47,7 @@ class Visit:
         await self.writer.drain()
 
     async def gone(self) -> float:
-        """Wait until the other side has closed; the loop's time of it."""
+        """Wait until the other side has closed the connection; return the loop time of that."""
         try:
             while await self.reader.read(65536):
                 pass
@@ -57,7 +57,7 @@ class Visit:
 
 
 def answer(body: bytes, *, status: bytes = b"200 OK", type_: bytes = b"application/json") -> Script:
-    """A script: one plain answer."""
+    """Return a script that sends one plain answer."""
 
     async def script(visit: Visit) -> None:
         await visit.say(
@@ -69,7 +69,7 @@ def answer(body: bytes, *, status: bytes = b"200 OK", type_: bytes = b"applicati
 
 @dataclass
 class RawUpstream:
-    """Requests are read in full (unless `reads_bodies` is off), then `script` runs; it may keep the connection."""
+    """Reads each request (without `reads_bodies` only its head), then runs `script`, which may keep the connection."""
 
     script: Script
     port: int = 0
@@ -119,7 +119,7 @@ class RawUpstream:
 async def raw_upstream(
     script: Script, *, tls: ssl.SSLContext | None = None, reads_bodies: bool = True
 ) -> AsyncIterator[RawUpstream]:
-    """A fake that listens on a free port of 127.0.0.1."""
+    """Run an upstream on a free port of 127.0.0.1."""
     fake = RawUpstream(script, tls=tls is not None, reads_bodies=reads_bodies)
     tasks: set[asyncio.Task[None]] = set()
 

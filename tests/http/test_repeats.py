@@ -1,4 +1,4 @@
-"""Heads that come again: known only where a parser would read the very same, whatever was changed in them."""
+"""The head cache: a message is recognized only if a parser would read exactly the same, whatever was changed in it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BODY = b'{"done":true'
 
 
 class Read:
-    """What httptools reads in one message, `whole` when it ended with the bytes."""
+    """What httptools reads in one message; `whole` if the message ends with the bytes."""
 
     def __init__(self, data: bytes, *, is_answer: bool) -> None:
         self.headers: list[tuple[bytes, bytes]] = []
@@ -61,7 +61,7 @@ def learn(head: bytes, body: bytes = BODY, *, is_dated: bool = False) -> HeadTem
 
 
 @pytest.mark.parametrize("head", [ANSWER, REQUEST])
-def test_the_same_head_is_known_whatever_the_length_and_the_date(head: bytes) -> None:
+def test_a_cached_head_is_recognized_with_any_length_and_date(head: bytes) -> None:
     known = learn(head, is_dated=True)
     assert known is not None and known.head == "it"
     assert known.read(head + BODY) == (b"12", BODY)
@@ -69,7 +69,7 @@ def test_the_same_head_is_known_whatever_the_length_and_the_date(head: bytes) ->
     assert known.read(longer + b"x" * 1001) == (b"1001", b"x" * 1001)
 
 
-def test_a_date_may_differ_only_where_nobody_reads_it() -> None:
+def test_a_date_may_differ_only_in_a_cache_with_is_dated() -> None:
     known = learn(ANSWER)
     assert known is not None
     assert known.read(ANSWER + BODY) == (b"12", BODY)
@@ -97,7 +97,7 @@ def test_a_date_may_differ_only_where_nobody_reads_it() -> None:
         REQUEST.replace(b"*/*\r\n", b"*/*\r\nX: y\r\n") + BODY,
     ],
 )
-def test_what_is_not_whole_and_alone_with_that_head_is_left_to_the_parser(data: bytes) -> None:
+def test_anything_but_one_complete_message_is_left_to_the_parser(data: bytes) -> None:
     known = learn(REQUEST)
     assert known is not None
     assert known.read(data) is None
@@ -115,12 +115,12 @@ def test_what_is_not_whole_and_alone_with_that_head_is_left_to_the_parser(data: 
     ],
     ids=["no-length", "another-length", "length-twice", "empty-lines-before", "long", "two-dates"],
 )
-def test_a_head_with_doubts_is_not_learnt(head: bytes, body: bytes) -> None:
+def test_an_ambiguous_head_is_not_cached(head: bytes, body: bytes) -> None:
     assert learn(head, body, is_dated=True) is None
 
 
-def test_two_messages_in_one_read_are_not_taken_for_one_with_a_longer_head() -> None:
-    """The first body plays the rest of a head: had it been learnt, a later body could hide a request."""
+def test_two_messages_in_one_read_are_not_cached_as_one_with_a_longer_head() -> None:
+    """The first body looks like the rest of a head: cached, it would let a later body hide a request."""
     tail = b"x\r\nHost: a\r\n\r\n"
     first = b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(tail) + tail
     data = first + b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -128,8 +128,8 @@ def test_two_messages_in_one_read_are_not_taken_for_one_with_a_longer_head() -> 
         assert HeadCache[str]().template_of(data, {b"content-length": b"%d" % len(tail)}, claimed, "it") is None
 
 
-def test_whatever_is_known_reads_as_a_parser_reads_it() -> None:
-    """20,000 mutated messages: what is known is whole for httptools too, with the same headers and the same body."""
+def test_a_recognized_message_is_what_the_parser_reads() -> None:
+    """20,000 mutated messages: a recognized one is complete for httptools too, with the same headers and body."""
     rng = random.Random(5)
     bits = [b"\r\n", b"\n", b"\r", b" ", b"0", b"1", b"9", b":", b"\x00", b"Date: ", b"Content-Length: 1\r\n", b"GMT"]
     hits = 0
@@ -153,7 +153,7 @@ def test_whatever_is_known_reads_as_a_parser_reads_it() -> None:
     assert hits > 5000
 
 
-def test_so_many_heads_are_kept_and_no_more() -> None:
+def test_the_number_of_cached_heads_is_bounded() -> None:
     repeats = HeadCache[int]()
     heads = [REQUEST.replace(b"*/*", b"%d" % number) for number in range(MAX_HEADS + 1)]
     by_name = {b"content-length": b"12"}
@@ -163,8 +163,8 @@ def test_so_many_heads_are_kept_and_no_more() -> None:
     assert again is not None and again.head == -1
 
 
-async def test_mutated_answers_are_read_as_on_a_connection_of_their_own() -> None:
-    """200 answers, each behind a well-formed one and alone: the same head and body, or an error both times."""
+async def test_mutated_answers_are_read_as_on_a_new_connection() -> None:
+    """200 answers, each after a well-formed one and alone: the same head and body, or an error both times."""
     rng = random.Random(9)
     bits = [b"\r\n", b"\n", b" ", b"0", b"7", b":", b"\x00", b"Content-Length: 9\r\n", b"\r\n\r\n", b"GMT", b"1xx"]
     mutated = b""
@@ -214,10 +214,8 @@ async def test_mutated_answers_are_read_as_on_a_connection_of_their_own() -> Non
         (b"HEAD", b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"),
     ],
 )
-async def test_an_answer_that_has_no_body_is_never_given_one_by_a_head_that_is_known(
-    method: bytes, head: bytes
-) -> None:
-    """The head is seen first with no body, where one may be; then with bytes behind it, where none may be."""
+async def test_a_cached_head_never_gives_a_body_to_an_answer_without_one(method: bytes, head: bytes) -> None:
+    """The head comes first without a body where one is allowed, then with bytes after it where none is."""
     sent = head
 
     async def script(visit: Visit) -> None:

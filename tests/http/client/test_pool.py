@@ -1,4 +1,4 @@
-"""The data-plane client against a raw-socket upstream: framing, errors, pool, back-pressure, cancellation."""
+"""The data-plane client against a raw-socket upstream: framing, errors, pool, backpressure, cancellation."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ async def read_all(response: UpstreamResponse) -> bytes:
     return b"".join(parts)
 
 
-async def test_a_request_goes_out_with_our_framing_and_the_answer_comes_back() -> None:
-    """Target, headers and body arrive as given; Host, Accept-Encoding and Content-Length are the relay's own."""
+async def test_a_request_is_sent_with_the_relays_framing_and_answered() -> None:
+    """Target, headers and body arrive unchanged; Host, Accept-Encoding and Content-Length are the relay's own."""
     async with raw_upstream(answer(b'{"ok":true}')) as upstream:
         relay = HttpRelay(upstream.url)
         response = await relay.open(POST)
@@ -48,8 +48,8 @@ async def test_a_request_goes_out_with_our_framing_and_the_answer_comes_back() -
         await relay.aclose()
 
 
-async def test_a_connection_is_used_again_after_a_complete_answer() -> None:
-    """Ten requests in a row need one connection, and a base path stands in front of every target."""
+async def test_a_connection_is_reused_after_a_complete_answer() -> None:
+    """Ten consecutive requests need one connection; the base path is in front of every target."""
     async with raw_upstream(answer(b"x")) as upstream:
         relay = HttpRelay(upstream.url + "/base/")
         for _ in range(10):
@@ -61,7 +61,7 @@ async def test_a_connection_is_used_again_after_a_complete_answer() -> None:
 
 
 async def test_an_answer_of_each_framing_is_read_in_full() -> None:
-    """Chunked with trailers and extensions, Content-Length, until the connection's end, no body at all, after a 100."""
+    """Chunked with trailers and extensions, Content-Length, until the connection's end, no body, after a 100."""
     answers = {
         b"/chunked": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;x=y\r\nhello\r\n0\r\nA: b\r\n\r\n",
         b"/length": b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
@@ -85,7 +85,7 @@ async def test_an_answer_of_each_framing_is_read_in_full() -> None:
 
 
 async def test_the_answer_to_a_head_request_has_no_body() -> None:
-    """A Content-Length on the answer to HEAD announces nothing, and the next request still works."""
+    """Whatever its Content-Length; the next request still works."""
 
     async def script(visit: Visit) -> None:
         await visit.say(b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n")
@@ -116,8 +116,8 @@ async def test_the_answer_to_a_head_request_has_no_body() -> None:
     ],
     ids=lambda raw: repr(raw[:45]),
 )
-async def test_an_answer_that_is_no_http_is_an_upstream_error_a11_e8(raw: bytes) -> None:
-    """Malformed heads, header splitting, smuggling and silence never reach the caller as an answer."""
+async def test_an_answer_that_is_not_http_is_an_upstream_error_a11_e8(raw: bytes) -> None:
+    """Malformed heads, header splitting, smuggling and a closed connection never reach the caller as an answer."""
 
     async def script(visit: Visit) -> None:
         await visit.say(raw)
@@ -133,8 +133,8 @@ async def test_an_answer_that_is_no_http_is_an_upstream_error_a11_e8(raw: bytes)
 
 
 @pytest.mark.parametrize("how", ["eof", "reset", "inside-chunk", "bad-chunk", "short-length"])
-async def test_a_cut_answer_gives_its_bytes_and_then_an_error_a11(how: str) -> None:
-    """What arrived before the cut can be read; then UpstreamError, and the connection is not used again."""
+async def test_a_cut_answer_yields_its_bytes_and_then_an_error_a11(how: str) -> None:
+    """The bytes that arrived can be read; then UpstreamError is raised, and the connection is not reused."""
 
     async def script(visit: Visit) -> None:
         if how == "short-length":
@@ -161,7 +161,7 @@ async def test_a_cut_answer_gives_its_bytes_and_then_an_error_a11(how: str) -> N
 
 
 async def test_bytes_after_a_complete_answer_end_the_connection_not_the_answer() -> None:
-    """A second answer that nobody asked for never meets the next request."""
+    """A second, unrequested answer is never taken for that to the next request."""
 
     async def script(visit: Visit) -> None:
         await visit.say(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\na" * 2)
@@ -174,8 +174,8 @@ async def test_bytes_after_a_complete_answer_end_the_connection_not_the_answer()
         await relay.aclose()
 
 
-async def test_a_dead_pooled_connection_costs_one_silent_retry_c1() -> None:
-    """The upstream drops the connection at the second request: a resendable one is sent again, on a new connection."""
+async def test_a_request_on_a_closed_pooled_connection_is_retried_once_c1() -> None:
+    """The upstream drops the connection at the second request, which is resent on a new connection."""
 
     async def script(visit: Visit) -> None:
         if visit.number == 2:
@@ -191,8 +191,8 @@ async def test_a_dead_pooled_connection_costs_one_silent_retry_c1() -> None:
         await relay.aclose()
 
 
-async def test_what_may_not_be_resent_is_not_c2() -> None:
-    """A POST that nobody declared safe is sent once, even when a pooled connection dies under it."""
+async def test_a_request_that_may_not_be_resent_is_not_retried_c2() -> None:
+    """A POST that is not marked safe is sent once, even if its pooled connection is closed."""
 
     async def script(visit: Visit) -> None:
         if visit.number == 2:
@@ -208,7 +208,7 @@ async def test_what_may_not_be_resent_is_not_c2() -> None:
         assert len(upstream.requests) == 2
 
 
-async def test_a_fresh_connection_is_never_retried_c3() -> None:
+async def test_a_request_on_a_new_connection_is_never_retried_c3() -> None:
     """An upstream that drops every request sees each exactly once."""
 
     async def script(visit: Visit) -> None:
@@ -222,8 +222,8 @@ async def test_a_fresh_connection_is_never_retried_c3() -> None:
         assert len(upstream.requests) == 5
 
 
-async def test_an_upstream_that_is_not_there_is_an_upstream_error() -> None:
-    """A refused connection says where it wanted to go, and leaves nothing open."""
+async def test_a_refused_connection_is_an_upstream_error() -> None:
+    """With the address in its text; no connection is left open."""
     relay = HttpRelay("http://127.0.0.1:1")
     with pytest.raises(UpstreamError, match=r"cannot connect to http://127\.0\.0\.1:1"):
         await relay.open(GET)
@@ -231,7 +231,7 @@ async def test_an_upstream_that_is_not_there_is_an_upstream_error() -> None:
 
 
 async def test_each_wait_has_its_own_limit_b4() -> None:
-    """No first byte and no next byte are UpstreamTimeouts; the upstream sees the connection close."""
+    """A missing first byte and a missing next byte are UpstreamTimeouts; the connection is closed."""
 
     async def script(visit: Visit) -> None:
         if visit.target == b"/stalls":
@@ -250,8 +250,8 @@ async def test_each_wait_has_its_own_limit_b4() -> None:
         assert len(upstream.gone_at) == 2
 
 
-async def test_a_slow_answer_within_its_limits_is_waited_for_b4() -> None:
-    """A cold load sends no header for long; only the first-byte limit counts then."""
+async def test_a_slow_answer_within_its_limits_is_read_b4() -> None:
+    """A cold load sends no header for long: only the first-byte timeout applies then."""
 
     async def script(visit: Visit) -> None:
         await asyncio.sleep(0.2)
@@ -264,7 +264,7 @@ async def test_a_slow_answer_within_its_limits_is_waited_for_b4() -> None:
 
 
 async def test_an_unused_connection_expires() -> None:
-    """Idle connections are closed after their time, so that the pool never grows old."""
+    """It is closed after `idle_expiry_s`."""
     async with raw_upstream(answer(b"x")) as upstream:
         relay = HttpRelay(upstream.url, idle_expiry_s=0.04)
         await read_all(await relay.open(GET))
@@ -273,7 +273,7 @@ async def test_an_unused_connection_expires() -> None:
 
 
 async def test_the_pool_has_a_limit_and_a_bounded_wait() -> None:
-    """The third of two connections waits: for one that is given back, or until its time is over, then Busy."""
+    """With two connections, a third request waits until one is returned, or raises Busy after `pool_wait_s`."""
     release = asyncio.Event()
 
     async def script(visit: Visit) -> None:
@@ -296,7 +296,7 @@ async def test_the_pool_has_a_limit_and_a_bounded_wait() -> None:
 
 
 async def test_closing_an_answer_cancels_it_at_the_upstream_a1() -> None:
-    """close() in mid-stream is seen by the upstream at once; after the end it is a no-op and keeps the connection."""
+    """The upstream sees a close() in mid-stream; after the end it is a no-op, and the connection is reused."""
 
     async def script(visit: Visit) -> None:
         if visit.target == b"/api/tags":
@@ -323,7 +323,7 @@ async def test_closing_an_answer_cancels_it_at_the_upstream_a1() -> None:
 
 
 async def test_a_cancelled_open_cancels_the_request_a2_a3() -> None:
-    """A caller that leaves before the first byte closes the upstream's connection."""
+    """A caller that is cancelled before the first byte closes the upstream's connection."""
 
     async def script(visit: Visit) -> None:
         visit.upstream.gone_at.append(await visit.gone())
@@ -346,8 +346,8 @@ async def numbers(count: int, size: int = 5) -> AsyncIterator[bytes]:
 
 
 @pytest.mark.parametrize("length", [None, 50])
-async def test_a_streamed_body_goes_out_chunked_or_under_its_length(length: int | None) -> None:
-    """The upstream gets the same bytes in both framings, and the connection is used again."""
+async def test_a_streamed_body_is_sent_chunked_or_with_its_length(length: int | None) -> None:
+    """The upstream gets the same bytes in both framings, and the connection is reused."""
     async with raw_upstream(answer(b"x", status=b"201 Created")) as upstream:
         relay = HttpRelay(upstream.url)
         for _ in range(2):
@@ -360,7 +360,7 @@ async def test_a_streamed_body_goes_out_chunked_or_under_its_length(length: int 
 
 
 async def test_an_early_answer_ends_an_upload() -> None:
-    """`/api/blobs` answers 200 without reading when it has the blob: the answer counts, the connection does not."""
+    """`/api/blobs` answers 200 without reading a blob that it has: the answer is valid, the connection not reused."""
 
     async def script(visit: Visit) -> None:
         await visit.say(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
@@ -380,7 +380,7 @@ async def test_an_early_answer_ends_an_upload() -> None:
 
 
 async def test_a_body_that_fails_ends_the_request_with_its_own_error() -> None:
-    """What the source of a streamed body raises is what the caller gets, and the upstream's connection is closed."""
+    """The caller gets the exception of the body's source, and the upstream's connection is closed."""
 
     async def broken() -> AsyncIterator[bytes]:
         yield b"x"
@@ -395,7 +395,7 @@ async def test_a_body_that_fails_ends_the_request_with_its_own_error() -> None:
 
 
 async def test_a_slow_reader_pauses_the_upstream_a14() -> None:
-    """Nobody reads: the relay holds little and the upstream's writes stall; then every byte still arrives."""
+    """Until the caller reads, the relay buffers little and the upstream's writes stall; then every byte arrives."""
     size = 20 << 20
     progress = 0
 
@@ -419,7 +419,7 @@ async def test_a_slow_reader_pauses_the_upstream_a14() -> None:
 
 @needs_pauses
 async def test_a_slow_upstream_pauses_an_upload_a14() -> None:
-    """The upstream does not read: the source of a streamed body is asked for no more than the sockets hold."""
+    """If the upstream does not read, only as much of the body is requested from its source as the sockets buffer."""
     produced = 0
 
     async def source() -> AsyncIterator[bytes]:
@@ -445,7 +445,7 @@ async def test_a_slow_upstream_pauses_an_upload_a14() -> None:
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl to make a certificate with")
-async def test_an_https_upstream_is_spoken_to_over_tls(tmp_path: Path) -> None:
+async def test_an_https_upstream_is_used_over_tls(tmp_path: Path) -> None:
     """The certificate is verified: an unknown issuer is an UpstreamError, a trusted one works."""
     key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
     subprocess.run(  # noqa: ASYNC221
@@ -467,8 +467,8 @@ async def test_an_https_upstream_is_spoken_to_over_tls(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("url", ["ftp://x", "http://", "http://u:p@h", "http://h?x=1", "127.0.0.1:11434"])
-def test_a_base_url_that_cannot_be_one_is_refused(url: str) -> None:
-    """Userinfo, queries and other schemes are errors at the start, not at the first request."""
+def test_an_invalid_base_url_is_refused(url: str) -> None:
+    """Userinfo, queries and other schemes are errors at construction, not at the first request."""
     with pytest.raises(ValueError, match="not a base URL"):
         HttpRelay(url)
 
@@ -478,8 +478,8 @@ lines = st.lists(st.binary(min_size=1, max_size=40), min_size=1, max_size=6)
 
 @settings(max_examples=25, deadline=None)
 @given(parts=lines, cut=st.floats(0, 1), chunked=st.booleans())
-def test_three_feeds_give_one_answer(parts: list[bytes], cut: float, chunked: bool) -> None:
-    """Whole, byte by byte and cut off: the same bytes, and a cut is always an error, never a short clean end."""
+def test_an_answer_is_read_alike_in_any_pieces(parts: list[bytes], cut: float, chunked: bool) -> None:
+    """Whole and byte by byte it has the same bytes; cut off, it is always an error, never a short clean end."""
     body = b"".join(parts)
     framed = b"".join(map(chunk, parts)) + b"0\r\n\r\n" if chunked else body
     head = STREAM_HEAD if chunked else b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body)
@@ -506,7 +506,7 @@ def test_three_feeds_give_one_answer(parts: list[bytes], cut: float, chunked: bo
 
 
 async def test_five_thousand_cancellations_leave_no_state_a5() -> None:
-    """Callers leave at random instants; then every probe succeeds and connections and tasks are back to base."""
+    """Callers are cancelled at random moments; then every request succeeds, and no connection or task is left."""
     rng = random.Random(7)
 
     async def script(visit: Visit) -> None:
@@ -549,8 +549,8 @@ async def test_five_thousand_cancellations_leave_no_state_a5() -> None:
         assert len(asyncio.all_tasks()) <= base + 2 + upstream.open_connections
 
 
-async def test_a_wire_given_back_early_serves_the_next_request_undisturbed() -> None:
-    """An answer that arrives in one piece frees its wire before its caller wakes; who takes it then is not harmed."""
+async def test_a_wire_returned_early_serves_the_next_request_correctly() -> None:
+    """An answer in one piece returns its wire before its caller wakes, and the next request may take it."""
     async with raw_upstream(answer(b"x")) as upstream:
         relay = HttpRelay(upstream.url)
 
@@ -571,8 +571,8 @@ async def test_a_wire_given_back_early_serves_the_next_request_undisturbed() -> 
         await relay.aclose()
 
 
-async def test_an_answer_that_nobody_wants_is_read_to_its_end_where_asked_for_a6() -> None:
-    """`suppress_cancel`: the upstream is not cut off, before the head or after; the connection is reused."""
+async def test_with_suppress_cancel_an_abandoned_answer_is_drained_a6() -> None:
+    """The upstream is not cut off, before the head or after it, and the connection is reused."""
 
     async def script(visit: Visit) -> None:
         await asyncio.sleep(0.02)
@@ -599,8 +599,8 @@ async def test_an_answer_that_nobody_wants_is_read_to_its_end_where_asked_for_a6
 
 
 @pytest.mark.parametrize("bound", [{"unwanted_bytes": 3000}, {"unwanted_s": 0.05}])
-async def test_reading_on_has_bounds_a6(bound: dict[str, float]) -> None:
-    """Too much or too long: then the connection is closed after all."""
+async def test_draining_is_bounded_a6(bound: dict[str, float]) -> None:
+    """Beyond the bytes or the time allowed the connection is closed."""
 
     async def script(visit: Visit) -> None:
         await visit.say(STREAM_HEAD)
@@ -617,8 +617,8 @@ async def test_reading_on_has_bounds_a6(bound: dict[str, float]) -> None:
         await relay.aclose()
 
 
-async def test_a_black_hole_is_given_up_in_time_b3() -> None:
-    """A listener whose backlog is full answers nothing: the connect timeout ends it, and nothing is left open."""
+async def test_connecting_to_an_unresponsive_address_times_out_b3() -> None:
+    """A listener whose backlog is full does not answer: the connect timeout applies, and nothing is left open."""
     hole = socket.create_server(("127.0.0.1", 0), backlog=0)
     filling = []
     for _ in range(3):
@@ -636,8 +636,8 @@ async def test_a_black_hole_is_given_up_in_time_b3() -> None:
         sock.close()
 
 
-async def test_a_connection_that_was_full_when_its_answer_ended_can_be_read_again() -> None:
-    """More than is held, and its end, in one read: the next one on the connection gets its answer."""
+async def test_a_connection_whose_buffer_was_full_at_the_answers_end_can_be_read_again() -> None:
+    """If one read brings more than the buffer and the end, the next request on the connection gets its answer."""
 
     async def script(visit: Visit) -> None:
         await answer(b"x" * 400_000)(visit)
@@ -646,13 +646,13 @@ async def test_a_connection_that_was_full_when_its_answer_ended_can_be_read_agai
         relay = HttpRelay(upstream.url, first_byte_timeout_s=2.0)
         for _ in range(5):
             response = await relay.open(POST)
-            await asyncio.sleep(0.03)  # a reader that comes late
+            await asyncio.sleep(0.03)  # the caller reads late
             assert len(await read_all(response)) == 400_000
         await relay.aclose()
 
 
-async def test_a_provisional_answer_that_nobody_waits_for_ends_nothing_a6() -> None:
-    """`suppress_cancel`: a 103 behind the client's back, then the real answer: it goes to nobody else."""
+async def test_a_provisional_answer_to_an_abandoned_request_ends_nothing_a6() -> None:
+    """`suppress_cancel`: a 103, then the final answer; it is not taken for that to the next request."""
 
     async def script(visit: Visit) -> None:
         if b"slow" in visit.head:
@@ -674,8 +674,8 @@ async def test_a_provisional_answer_that_nobody_waits_for_ends_nothing_a6() -> N
         await relay.aclose()
 
 
-async def test_a_connection_that_is_closing_is_passed_over() -> None:
-    """One of two unused connections has been closed under us: the other one serves, and nothing is lost."""
+async def test_a_connection_that_is_closing_is_skipped() -> None:
+    """One of two unused connections was closed by the upstream: the other one is used."""
     async with raw_upstream(answer(b"x")) as upstream:
         relay = HttpRelay(upstream.url)
         both = await asyncio.gather(relay.open(GET), relay.open(GET))
@@ -690,7 +690,7 @@ async def test_a_connection_that_is_closing_is_passed_over() -> None:
 
 
 async def test_a_request_takes_the_first_connection_that_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The one that is opened for it takes its time; meanwhile another request gives its own back."""
+    """While one is being opened slowly, another request returns its own."""
     go, loop = asyncio.Event(), asyncio.get_running_loop()
     connect = loop.create_connection
 
@@ -715,8 +715,8 @@ async def test_a_request_takes_the_first_connection_that_is_free(monkeypatch: py
         await relay.aclose()
 
 
-async def test_each_that_waits_for_a_connection_that_cannot_be_opened_is_told_so() -> None:
-    """Three requests at once, and nobody listens: three errors, nothing left open."""
+async def test_every_request_that_waits_for_a_connection_gets_the_error_of_opening_it() -> None:
+    """Three concurrent requests to a closed port: three errors, and nothing is left open."""
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     relay = HttpRelay(f"http://127.0.0.1:{port}", pool_wait_s=30)

@@ -1,4 +1,4 @@
-"""The wire to clients is tested through an edge, which takes requests in both ways."""
+"""The server side is tested through an edge, on the fast path and with tasks."""
 
 from tests.api.conftest import _way
 

@@ -1,4 +1,4 @@
-"""Nothing of a request waits for the collector: its long pauses are put off, so what it has to find would pile up."""
+"""A request leaves no reference cycles: the garbage collector runs rarely, so that they would pile up."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def collector_off() -> Iterator[Callable[[], Counter[str]]]:
     ids=["whole", "stream", "left-before", "left-in-mid-stream", "cut", "cut-in-mid-stream"],
 )
 async def test_a_request_and_its_connection_leave_no_reference_cycle(script: Script, leaves: bool) -> None:
-    """Ten requests on connections of their own, with the collector off: afterwards none of their objects is left."""
+    """After ten requests on connections of their own, with the collector off, none of their objects is left."""
     async with raw_upstream(script) as upstream, running_edge(FakeDispatcher(HttpRelay(upstream.url))) as running:
         relay = running.dispatcher.relay
         assert isinstance(relay, HttpRelay)

@@ -1,4 +1,4 @@
-"""Requests and answers that repeat a head: to everybody they are what they would be on a connection of their own."""
+"""Requests and answers with a repeated head are handled exactly as on a new connection."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def request(text: str, target: str = "/api/chat") -> bytes:
 
 
 async def echo(visit: Visit) -> None:
-    """Answers with all that has come, under a date that is never the same, as Ollama's own answers look."""
+    """Answer with everything received, and with a Date that changes each time, as in Ollama's answers."""
     body = visit.head + visit.body
     date = b"Tue, 24 Nov 2026 18:%02d:%02d GMT" % divmod(visit.number % 3600, 60)
     await visit.say(
@@ -37,15 +37,15 @@ async def echo(visit: Visit) -> None:
 
 @pytest.fixture
 def repeats(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """The bodies of the requests that were known by their head."""
+    """Collect the bodies of the requests whose heads were recognized."""
     seen: list[bytes] = []
     original = HttpProtocol._repeated
     monkeypatch.setattr(HttpProtocol, "_repeated", lambda self, *args: (seen.append(args[1]), original(self, *args))[1])
     return seen
 
 
-async def test_repeats_arrive_and_are_answered_like_the_first(repeats: list[bytes]) -> None:
-    """Bodies of all lengths, one with headers of another client between them: each as on a connection of its own."""
+async def test_requests_with_a_repeated_head_are_handled_like_the_first(repeats: list[bytes]) -> None:
+    """With bodies of all lengths, and one with the headers of another client in between."""
     sent = [request("x" * length) for length in (1, 1, 2, 10, 0, 100, 7)]
     sent.insert(4, request_bytes("POST", "/api/chat", chat("other"), [*HEADERS, ("Traceparent", "00-1")]))
     sent += [request("a", "/api/generate?x=1"), request("b"), request("b", "/v1/chat/completions")]
@@ -63,8 +63,8 @@ async def test_repeats_arrive_and_are_answered_like_the_first(repeats: list[byte
     assert repeats == [chat("x"), chat("xx"), chat("x" * 10), chat("x" * 100), chat("x" * 7)]
 
 
-async def test_a_body_that_plays_a_head_is_not_learnt_as_one(repeats: list[bytes]) -> None:
-    """E1: a pipelined pair whose first body reads like headers; then the same bytes as a longer body."""
+async def test_a_body_that_looks_like_a_head_is_not_cached(repeats: list[bytes]) -> None:
+    """E1: a pipelined pair whose first body looks like headers; then the same bytes as a longer body."""
     tail = b"x\r\nHost: localhost\r\n\r\n"
     first = b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(tail) + tail
     data = first + b"GET /api/version HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -76,8 +76,8 @@ async def test_a_body_that_plays_a_head_is_not_learnt_as_one(repeats: list[bytes
             assert not repeats
 
 
-async def test_a_shutdown_ends_the_connection_behind_a_repeat() -> None:
-    """Not kept alive, though the head that it repeats was."""
+async def test_a_shutdown_closes_the_connection_after_a_repeated_head() -> None:
+    """Although the cached head was kept alive."""
     hold = asyncio.Event()
 
     async def script(visit: Visit) -> None:
@@ -100,8 +100,8 @@ async def test_a_shutdown_ends_the_connection_behind_a_repeat() -> None:
             await stopping
 
 
-async def test_mutated_repeats_get_the_answers_of_their_own_connections() -> None:
-    """320 requests, each mutated behind a well-formed one and alone: the same status, the same bytes upstream."""
+async def test_mutated_requests_are_handled_as_on_a_new_connection() -> None:
+    """320 mutated requests, each after a well-formed one and alone: the same status and the same bytes upstream."""
     rng = random.Random(3)
     bits = [
         b"\r\n",

@@ -1,4 +1,4 @@
-"""Drain and stop: what is under way ends well, or is told why not; nothing new is taken."""
+"""Drain and stop: requests under way end normally or with an error, and no new ones are accepted."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CHAT = '{"model":"m","messages":[{"role":"user","content":"x"}]}'
 
 
 async def test_streams_that_end_in_time_end_normally_d1() -> None:
-    """50 streams, a drain in the middle: none is cut, no new connection is accepted, `/readyz` says draining."""
+    """50 streams and a drain in the middle: none is cut, no new connection is accepted, `/readyz` reports draining."""
 
     async def script(visit: Visit) -> None:
         await visit.say(STREAM_HEAD + chunk(b'{"done":false}\n'))
@@ -47,7 +47,7 @@ async def test_streams_that_end_in_time_end_normally_d1() -> None:
 
 @pytest.mark.parametrize("target", ["/api/chat", "/v1/chat/completions"])
 async def test_a_stream_that_outlives_the_grace_ends_with_an_error_d2(target: str) -> None:
-    """A well-formed error line or event and a proper end of the body, soon; the upstream is cancelled."""
+    """It gets an error line or event and a well-formed end of the body; the upstream is cancelled."""
     is_sse = target.startswith("/v1")
     first = b'data: {"n":1}\n\n' if is_sse else b'{"done":false}\n'
 
@@ -75,7 +75,7 @@ async def test_a_stream_that_outlives_the_grace_ends_with_an_error_d2(target: st
 
 
 async def test_a_request_without_an_answer_yet_gets_503_d2() -> None:
-    """What waits for its first byte when the grace ends is told to come back."""
+    """The grace period ended before the first byte of its answer."""
 
     async def script(visit: Visit) -> None:
         await visit.gone()
@@ -91,7 +91,7 @@ async def test_a_request_without_an_answer_yet_gets_503_d2() -> None:
 
 
 async def test_an_answer_during_a_drain_closes_its_connection_d1() -> None:
-    """Keep-alive ends with the request that was under way."""
+    """The connection is not kept alive after the request that was under way."""
 
     async def script(visit: Visit) -> None:
         await asyncio.sleep(0.1)
