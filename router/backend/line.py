@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
+import random
 from collections import deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
@@ -18,7 +20,7 @@ from router.config import Config
 from router.core.decision.turns import Patience, Waiting, turns, wanted_weights
 from router.core.decision.verdict import Decision
 from router.core.units import GIB
-from router.errors import Busy
+from router.errors import Busy, RouterError, UpstreamError
 from router.telemetry import Notified, QueueChanged, Telemetry
 
 LOADING_BYTES_PER_S = GIB
@@ -32,6 +34,9 @@ MAX_STRIKES = 3
 PAUSE_S = 5.0
 """How long a model is barred if the loaded models or the free memory kept changing."""
 
+AWAY_PAUSE_S, MAX_AWAY_PAUSE_S = 1.0, 8.0
+"""Pause before the next switch after one that could not reach Ollama: the first, and the longest."""
+
 BAR_S = 30.0
 """How long a model is barred after its load failed."""
 
@@ -40,7 +45,8 @@ BAR_S = 30.0
 class Ticket:
     """One waiting request. `decide` decides under the current state; requests with equal `key` get equal decisions.
 
-    `turn` is done when the request should be decided again; its result is the weights that it was let in to.
+    `turn` is done when the request should be decided again; its result is the weights that it was let in to, or
+    the error that ends it.
     `served_before` holds, by the resident's `order`, the number of requests served when this one began to wait.
     """
 
@@ -48,7 +54,7 @@ class Ticket:
     key: Hashable
     decide: Callable[[], Decision]
     since_s: float
-    turn: asyncio.Future[str]
+    turn: asyncio.Future[str | RouterError]
     served_before: dict[int, int]
     weights: str = ""
     is_due: bool = False
@@ -60,6 +66,11 @@ class Ticket:
     def came_due(self, loaded: str) -> None:
         """Mark the request as due if it waited for `loaded`, which has just been loaded."""
         self.is_due = self.is_due or self.weights == loaded
+
+    def fail(self, error: RouterError) -> None:
+        """End the wait with an error (as a result: a waiter that leaves now would not retrieve an exception)."""
+        if not self.turn.done():
+            self.turn.set_result(error)
 
     def let_in(self) -> None:
         """End the wait; a no-op if it has ended."""
@@ -83,6 +94,8 @@ class Line:
         self._numbers = itertools.count()
         self._swaps: deque[float] = deque()
         self._strikes: dict[str, int] = {}
+        self._times_away = 0  # switches in a row that ended because Ollama could not be reached
+        self._paused_until_s = -math.inf
         self._loaded = ""  # weights loaded by the last switch, until the requests that waited for them are marked due
         self._switching: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -111,7 +124,7 @@ class Line:
         if len(self._tickets) >= self._settings.max_waiting:
             raise Busy(retry_after_s=self.expected_wait_s())
         served = {tracked.order: tracked.served for tracked in self._world.residents.values()}
-        turn: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        turn: asyncio.Future[str | RouterError] = asyncio.get_running_loop().create_future()
         ticket = Ticket(next(self._numbers), key, decide, since_s, turn, served)
         self._tickets[ticket.number] = ticket
         self._telemetry.emit(QueueChanged(depth=len(self._tickets)))
@@ -123,7 +136,10 @@ class Line:
             self.pump()  # residents that were closed in favour of this request take requests again
             raise
         self._leave(ticket)
-        return ticket.turn.result()
+        result = ticket.turn.result()
+        if isinstance(result, RouterError):
+            raise result
+        return result
 
     def _leave(self, ticket: Ticket) -> None:
         del self._tickets[ticket.number]
@@ -188,6 +204,10 @@ class Line:
         self.closed = found.closed
         for number in found.let_in:
             self._tickets[number].let_in()
+        pause_s = self._paused_until_s - self._now()
+        if found.start is not None and pause_s > 0:
+            self._set_timer(pause_s)
+            return
         if found.start is not None:
             self._start(found.start)
         self._set_timer(found.look_again_s)
@@ -237,8 +257,24 @@ class Line:
             self.loading = self._switching = None
             self._loaded = target.weights if result is SwitchResult.DONE else ""
             self._world.end_loading()
+        if result is SwitchResult.AWAY:
+            self._back_off()
+        else:
+            self._times_away = 0
         self._count_strike(target.weights, result)
         self.pump()
+
+    def _back_off(self) -> None:
+        """Ollama cannot be reached: pause, twice as long each time; after some times answer those who wait."""
+        self._times_away += 1
+        pause_s = min(MAX_AWAY_PAUSE_S, AWAY_PAUSE_S * 2 ** (self._times_away - 1))
+        self._paused_until_s = self._now() + pause_s * random.uniform(0.5, 1.0)  # so that routers do not come in step
+        if self._times_away >= MAX_STRIKES:
+            error = UpstreamError(
+                f"cannot reach Ollama: {self._world.last_error or 'it went away'}", retry_after_s=pause_s
+            )
+            for ticket in self._tickets.values():
+                ticket.fail(error)
 
     def _count_strike(self, weights: str, result: SwitchResult) -> None:
         """Bar a model that repeatedly cannot be made resident, so that its chain continues with the next variant."""
@@ -246,10 +282,13 @@ class Line:
             self._strikes.pop(weights, None)
             return
         self._strikes[weights] = self._strikes.get(weights, 0) + 1
-        is_failed = result is SwitchResult.FAILED
-        if is_failed or self._strikes[weights] >= MAX_STRIKES:
+        if result is SwitchResult.FAILED:
             del self._strikes[weights]
-            self._world.bar(weights, BAR_S if is_failed else PAUSE_S, result.value)
+            failure = self._residency.last_failure(weights)
+            self._world.bar(weights, BAR_S, failure.message if failure is not None else result.value)
+        elif self._strikes[weights] >= MAX_STRIKES:
+            del self._strikes[weights]
+            self._world.bar(weights, PAUSE_S, result.value)
 
     def _set_timer(self, delay_s: float | None) -> None:
         if self._timer is not None:

@@ -25,7 +25,7 @@ from router.core.decision.switching import Plan
 from router.core.ollama.model import ModelFacts
 from router.core.ollama.runner import Gpu
 from router.core.units import GIB
-from router.errors import LoadFailed, ModelNotFound, RouterError
+from router.errors import LoadFailed, ModelNotFound, RouterError, UpstreamTimeout
 from router.telemetry import Spilled, Switched, Telemetry
 
 SEEN_SHARE = 0.5
@@ -209,8 +209,16 @@ class Residency:
     # --- load, verify, learn -----------------------------------------------------------------------------------
 
     async def _load(self, target: Target) -> None:
-        options, embedding = target.plan.options, is_embedder(target.facts)
-        await self._world.server.load(target.facts.name, options, keep_alive_s=self._lease_s, embedding=embedding)
+        """Load it. Raises LoadFailed with the status for the clients that wait: 404 not found, 504 no end in time."""
+        name, options, embedding = target.facts.name, target.plan.options, is_embedder(target.facts)
+        try:
+            await self._world.server.load(name, options, keep_alive_s=self._lease_s, embedding=embedding)
+        except ModelNotFound as error:
+            self._world.installed.mark_changed()
+            raise LoadFailed(error.message, status=error.status) from error
+        except UpstreamTimeout as error:
+            text = f"loading {name} did not end within {self._settings.load_timeout_s:g} s"
+            raise LoadFailed(text, status=error.status) from error
 
     async def renew(self, tracked: Tracked) -> None:
         """Renew Ollama's lease of a resident by a request without a prompt and with exactly its options."""

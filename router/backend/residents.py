@@ -100,8 +100,9 @@ class Tracked:
             row.context_length,
         )
 
-    def reloaded(self, held_bytes: dict[int, int]) -> None:
-        """Drop what was known about the previous runner."""
+    def reloaded(self, order: int, held_bytes: dict[int, int]) -> None:
+        """Drop what was known about the previous runner; the new one is load number `order`."""
+        self.order, self.served = order, self.in_flight
         self.options, self.is_spilled, self.free_at_load_bytes = None, False, {}
         self.assumed(held_bytes)
 
@@ -109,6 +110,7 @@ class Tracked:
         """Take over the load of `new`, which has the same weights, and keep the requests in flight."""
         self.order, self.row, self.name, self.options = new.order, new.row, new.name, new.options
         self.loaded_at_s, self.is_spilled, self.going_until_s = new.loaded_at_s, False, 0.0
+        self.free_at_load_bytes, self.served, self.is_kept = {}, self.in_flight, new.is_kept
         self.assumed(new.held_bytes)
 
     def frozen(self, wanted: int, now_s: float) -> Resident:
@@ -210,7 +212,8 @@ class Residents(Mapping[str, Tracked]):
             if known is None:
                 self._add(weights, row, display_name(row.name), guess, now_s)
             elif known.see(row):
-                known.reloaded(guess(row))
+                self._order += 1
+                known.reloaded(self._order, guess(row))
                 self._epoch.advance()
         return gone
 

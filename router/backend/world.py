@@ -22,7 +22,7 @@ from router.config import SnapshotTimes
 from router.core.decision.snapshot import Snapshot
 from router.core.ollama.model import ModelFacts
 from router.errors import RouterError
-from router.telemetry import Telemetry, UpstreamDown, UpstreamUp
+from router.telemetry import Notified, Telemetry, UpstreamDown, UpstreamUp
 
 NOT_ASKED = "not asked yet"
 
@@ -91,7 +91,10 @@ class World:
             now_s = self._now() + tick_s / 2  # round to the nearest tick, so that jitter does not postpone a reading
             has_ps, has_probe = now_s - self._asked_at_s >= ps_s, now_s - self._probed_at_s >= probe_s
             if has_ps or has_probe:
-                await self._share(partial(self._refresh, is_fresh=False, has_ps=has_ps, has_probe=has_probe))
+                try:
+                    await self._share(partial(self._refresh, is_fresh=False, has_ps=has_ps, has_probe=has_probe))
+                except Exception as error:  # whatever it was, the next reading may succeed
+                    self._telemetry.emit(Notified(f"reading the state of Ollama failed: {error!r}", level="error"))
             await asyncio.sleep(tick_s)
 
     async def _refresh(self, *, is_fresh: bool, has_ps: bool = True, has_probe: bool = True) -> None:

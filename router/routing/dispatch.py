@@ -15,7 +15,7 @@ from typing import cast
 
 from router.backend.backend import Backend
 from router.core.decision.chain import Chain
-from router.core.decision.verdict import Decision, Verdict
+from router.core.decision.verdict import Decision, Verdict, VerdictKind
 from router.errors import NoVariantFits, RouterError, UpstreamError
 from router.http.client.response import Connection
 from router.routing.call import Answer, Call
@@ -192,6 +192,8 @@ class Dispatcher:
         """Enter the chosen resident. If none is chosen, wait for a turn, or apply the `nothing_fits` rule."""
         decision = self._decisions.decide(call.request, chain)
         chosen = decision.chosen
+        if chosen is not None and chosen.kind is VerdictKind.PLACED:
+            return self._outcomes.placed(call, chain, decision, chosen)
         if chosen is None and not self._line.is_switching:  # during a switch memory is in flux: wait for its end
             return self._outcomes.nothing_fits(call, chain, decision)
         if chosen is not None and chosen.resident is None and chosen.plan is not None:

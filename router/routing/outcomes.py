@@ -87,6 +87,11 @@ class Outcomes:
                 return self._destinations.passed_on(call, "unload", variant.model)
         return self._destinations.passed_on(call, "unload: not loaded", chain.variants[0].model)
 
+    def placed(self, call: Call, chain: Chain, decision: Decision, chosen: Verdict) -> Destination:
+        """Pass on a request for a model whose placement was asked for (num_gpu): Ollama does it, and evicts for it."""
+        template = decision_template(call.request.model, chain, decision)
+        return self._destinations.passed_on(call, decision.reason, chosen.variant.model, decided=template)
+
     # --- nothing fits ------------------------------------------------------------------------------------------
 
     def nothing_fits(self, call: Call, chain: Chain, decision: Decision) -> Destination | Blocked:
@@ -119,7 +124,7 @@ class Outcomes:
     def _raise_failed_load(self, decision: Decision) -> None:
         """Raise Ollama's own error if a variant is barred because its load failed."""
         for verdict in decision.verdicts:
-            if verdict.kind is VerdictKind.SPILLED and verdict.facts is not None:
+            if verdict.kind is VerdictKind.FAILED and verdict.facts is not None:
                 failed = self._residency.last_failure(verdict.facts.weights)
                 if failed is not None:
                     raise LoadFailed(failed.message, status=failed.status)

@@ -17,7 +17,7 @@ class Hand:
     def __init__(self, cards=ONE_CARD, gpus="auto", *, has_probe=True, is_live=True, options=None):
         self.machine, self.epoch, self.heard = MemoryMachine(cards=cards), Epoch(), Heard()
         self.machine.probe.is_live = is_live
-        self.residents = Residents(frozenset(), self.epoch, lambda: None)
+        self.residents = Residents(frozenset(), self.epoch)
         probe = self.machine.probe if has_probe else None
         config = load_config(env={}, options=options or {})
         self.cards = Cards(probe, self.residents, self.epoch, Telemetry([self.heard]), gpus, config)

@@ -99,7 +99,7 @@ async def backend_on(
     config: Config = load_config(env={}, options={"store.path": ":memory:", **(options or {})})
     heard, loop = Heard(), asyncio.get_running_loop()
     edges = {
-        "OllamaClient": lambda url, load_timeout_s: machine,
+        "OllamaClient": lambda url, **timeouts: machine,
         "relay_to": lambda section, config: relay or ScriptedRelay(lambda request: UpstreamResponse.of(200, [])),
     }
     chosen = (probe or machine.probe) if has_probe else None

@@ -28,7 +28,7 @@ class Tags:
         return await self.tags.ensure(facts.name, digest or facts.digest, options)
 
     def made(self, facts=SMALL, options=OPTIONS):
-        return self.tags.made(facts.name, facts.digest, options)
+        return self.tags.existing(facts.name, facts.digest, options)
 
 
 def test_a_tag_carries_the_options_of_the_runner_and_stands_for_its_variant(virtual):
@@ -39,7 +39,7 @@ def test_a_tag_carries_the_options_of_the_runner_and_stands_for_its_variant(virt
         assert one.made() is None
         name = await one.ensure()
         assert one.machine.derived == {name: (SMALL.name, {"num_ctx": 8192, "num_batch": 512})}
-        assert (is_derived(name), one.installed.shown(name), one.made()) == (True, SMALL.name, name)
+        assert (is_derived(name), one.installed.display_name(name), one.made()) == (True, SMALL.name, name)
         assert await one.ensure() == name
         assert len(one.machine.named("create_derived")) == 1
 

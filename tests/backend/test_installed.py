@@ -53,7 +53,7 @@ def test_reading_voids_decisions_and_is_due_again_after_the_interval(machine, vi
         assert installed.is_due
         await installed.refresh()
         assert not installed.is_due
-        installed.has_changed()
+        installed.mark_changed()
         assert installed.is_due
 
     virtual(story)
@@ -69,7 +69,7 @@ def test_an_ollama_that_does_not_answer_leaves_what_was_read(machine, virtual):
         with pytest.raises(UpstreamError):
             await installed.refresh()
         await asyncio.sleep(5)
-        await installed.look_up("new:1b")
+        await installed.look_up()
         assert installed.knows(SMALL.name)
 
     virtual(story)
@@ -82,13 +82,13 @@ def test_an_unknown_name_is_looked_up_at_most_once_in_a_while(machine, virtual):
         installed = installed_on(machine)
         await installed.refresh()
         machine.installed[BIG.name] = BIG
-        await installed.look_up(BIG.name)
+        await installed.look_up()
         assert (reads(machine), installed.knows(BIG.name)) == (1, False)
         await asyncio.sleep(LOOK_UP_S)
-        await installed.look_up(BIG.name)
+        await installed.look_up()
         assert (reads(machine), installed.knows(BIG.name)) == (2, True)
         await asyncio.sleep(LOOK_UP_S / 2)
-        await installed.look_up("other:1b")
+        await installed.look_up()
         assert reads(machine) == 2
 
     virtual(story)
@@ -101,7 +101,7 @@ def test_failed_look_ups_are_as_rare(machine, virtual):
         installed = installed_on(machine)
         machine.trouble["tags"] = UpstreamError("away")
         for _ in range(5):
-            await installed.look_up("nonsense:1b")
+            await installed.look_up()
         assert reads(machine) == 1
 
     virtual(story)
@@ -118,7 +118,7 @@ def test_a_look_up_goes_on_when_its_request_has_left(machine, virtual):
             return await show(name, verbose=verbose)
 
         machine.show = slow_show
-        looking = asyncio.create_task(installed.look_up(SMALL.name))
+        looking = asyncio.create_task(installed.look_up())
         await asyncio.sleep(0.5)
         looking.cancel()
         await asyncio.sleep(1)
@@ -151,9 +151,9 @@ def test_derived_tags_are_known_and_not_in_the_catalog(machine, virtual):
         await installed.refresh()
         assert (installed.knows(TAG), key_of(TAG) in installed.catalog) == (True, False)
         assert installed.weights_of(TAG) == weights_of(SMALL)
-        assert (installed.variant_behind(TAG), installed.shown(TAG)) == (None, TAG)
+        assert (installed.variant_of(TAG), installed.display_name(TAG)) == (None, TAG)
         installed.derive(TAG, SMALL.name)
-        assert (installed.variant_behind(TAG), installed.shown(TAG)) == (SMALL.name, SMALL.name)
-        assert installed.shown(SMALL.name) == SMALL.name
+        assert (installed.variant_of(TAG), installed.display_name(TAG)) == (SMALL.name, SMALL.name)
+        assert installed.display_name(SMALL.name) == SMALL.name
 
     virtual(story)

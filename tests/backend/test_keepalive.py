@@ -54,7 +54,7 @@ def test_what_a_client_names_counts_from_its_last_request_on(asked, stays_s):
 
     async def story(scene):
         tracked = await scene.make_resident(SMALL)
-        scene.backend.keepalive.asked(tracked, asked)
+        scene.backend.keepalive.apply(tracked, asked)
         if stays_s:
             assert await is_loaded_after(scene, SMALL, stays_s - 3)
         assert not await is_loaded_after(scene, SMALL, 5)
@@ -68,9 +68,9 @@ def test_a_request_without_keep_alive_leaves_what_an_earlier_one_named():
     async def story(scene):
         tracked = await scene.make_resident(SMALL)
         for asked in (10.0, None):
-            scene.backend.keepalive.asked(tracked, asked)
+            scene.backend.keepalive.apply(tracked, asked)
         assert tracked.client_keep_alive_s == 10
-        scene.backend.keepalive.asked(tracked, -1.0)
+        scene.backend.keepalive.apply(tracked, -1.0)
         assert tracked.client_keep_alive_s == math.inf
 
     watched(story)
@@ -82,7 +82,7 @@ def test_no_client_keeps_a_model_longer_than_the_operator_allows():
     async def story(scene):
         tracked = await scene.make_resident(SMALL)
         for asked in (-1.0, 5000.0, math.inf):
-            scene.backend.keepalive.asked(tracked, asked)
+            scene.backend.keepalive.apply(tracked, asked)
             assert tracked.client_keep_alive_s == 20
         assert not await is_loaded_after(scene, SMALL, 22)
 
@@ -94,7 +94,7 @@ def test_a_pinned_model_outlives_ollamas_lease_by_renewals():
 
     async def story(scene):
         tracked = await scene.make_resident(SMALL)
-        scene.backend.keepalive.asked(tracked, -1.0)
+        scene.backend.keepalive.apply(tracked, -1.0)
         assert await is_loaded_after(scene, SMALL, LEASE_S / 2 - 2)
         assert len(scene.machine.named("load")) == 1
         assert await is_loaded_after(scene, SMALL, 10)
@@ -111,7 +111,7 @@ def test_a_keep_alive_within_ollamas_lease_needs_no_renewal():
 
     async def story(scene):
         tracked = await scene.make_resident(SMALL)
-        scene.backend.keepalive.asked(tracked, 320.0)
+        scene.backend.keepalive.apply(tracked, 320.0)
         assert await is_loaded_after(scene, SMALL, 318)
         assert len(scene.machine.named("load")) == 1
 
@@ -137,7 +137,7 @@ def test_a_busy_model_is_neither_unloaded_nor_renewed():
 
     async def story(scene):
         tracked = await scene.make_resident(SMALL)
-        scene.backend.keepalive.asked(tracked, 0.0)
+        scene.backend.keepalive.apply(tracked, 0.0)
         scene.backend.world.residents.enter(tracked.weights)
         assert await is_loaded_after(scene, SMALL, 1000)
         assert (scene.machine.named("unload"), len(scene.machine.named("load"))) == ([], 1)
@@ -156,7 +156,7 @@ def test_nothing_is_unloaded_or_renewed_while_a_switch_runs():
         machine.load_s = 50.0
         waiting = asyncio.create_task(scene.backend.line.wait("key", lambda: scene.decide(MIDDLE), 0.0))
         await asyncio.sleep(1)
-        scene.backend.keepalive.asked(tracked, 0.0)
+        scene.backend.keepalive.apply(tracked, 0.0)
         assert await is_loaded_after(scene, SMALL, 40)
         await waiting
         assert not await is_loaded_after(scene, SMALL, 2)
@@ -172,7 +172,7 @@ def test_a_model_that_goes_by_itself_while_another_is_unloaded_is_not_unloaded()
     async def story(scene):
         entries = [await scene.make_resident(facts) for facts in (SMALL, MIDDLE)]
         for tracked in entries:
-            scene.backend.keepalive.asked(tracked, 0.0)
+            scene.backend.keepalive.apply(tracked, 0.0)
         await asyncio.sleep(1)
         machine.drop(MIDDLE.name)
         machine.stubborn.clear()
@@ -187,7 +187,7 @@ def test_an_ollama_that_is_away_for_a_moment_does_not_end_the_watch():
     machine = MemoryMachine(*ALL)
 
     async def story(scene):
-        scene.backend.keepalive.asked(await scene.make_resident(SMALL), 0.0)
+        scene.backend.keepalive.apply(await scene.make_resident(SMALL), 0.0)
         machine.trouble["unload"] = UpstreamError("away")
         assert await is_loaded_after(scene, SMALL, 5)
         machine.trouble.clear()
@@ -203,7 +203,7 @@ def test_ps_shows_when_a_model_will_go():
         tracked = await scene.make_resident(SMALL)
         assert shown(scene, SMALL) == pytest.approx(DEFAULT_S)
         await asyncio.sleep(100)
-        scene.backend.keepalive.asked(tracked, 600.0)
+        scene.backend.keepalive.apply(tracked, 600.0)
         assert shown(scene, SMALL) == pytest.approx(600 - 100)
         assert scene.backend.keepalive.expiry(None) is None
         assert datetime.now(UTC) < NEVER

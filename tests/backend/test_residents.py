@@ -18,7 +18,8 @@ class Book:
 
     def __init__(self, keep=()):
         self.epoch, self.idle, self.guess = Epoch(), 0, {0: 3 * GIB}
-        self.residents = Residents(frozenset(map(key_of, keep)), self.epoch, self._on_idle)
+        self.residents = Residents(frozenset(map(key_of, keep)), self.epoch)
+        self.residents.notify(self._on_idle)
 
     def _on_idle(self):
         self.idle += 1
@@ -105,7 +106,6 @@ def test_a_runner_that_was_reloaded_behind_our_back_is_a_stranger(row):
     assert book.changes() == 1
 
 
-@pytest.mark.xfail(strict=True, reason="Tracked.reloaded keeps `order`, so the plan's youngest-first order is wrong")
 def test_a_runner_that_was_reloaded_behind_our_back_is_the_youngest():
     """`order` rises with each load, whoever has caused it."""
     book = Book()
@@ -141,7 +141,6 @@ def test_an_entry_that_comes_back_has_its_requests_in_flight():
     assert (tracked.in_flight, book.idle) == (0, 1)
 
 
-@pytest.mark.xfail(strict=True, reason="Tracked.back_as keeps free_at_load_bytes, which Ollama's rules are replayed on")
 def test_an_entry_that_comes_back_has_no_free_memory_of_an_earlier_load():
     """What the driver had free before the load that nobody has seen is unknown."""
     book, tracked = one()
@@ -152,9 +151,6 @@ def test_an_entry_that_comes_back_has_no_free_memory_of_an_earlier_load():
     assert tracked.free_at_load_bytes == {}
 
 
-@pytest.mark.xfail(
-    strict=True, reason="Tracked.back_as keeps `served` under a new order: tickets count it as overtaking"
-)
 def test_an_entry_that_comes_back_has_served_nothing_but_what_is_in_flight():
     """`served` counts since it was loaded; a ticket has no count for the new load yet."""
     book, tracked = one()
@@ -166,7 +162,6 @@ def test_an_entry_that_comes_back_has_served_nothing_but_what_is_in_flight():
     assert tracked.served <= 1
 
 
-@pytest.mark.xfail(strict=True, reason="Tracked.back_as takes over the name but not whether that name is kept")
 def test_an_entry_that_comes_back_under_a_kept_name_is_kept():
     """Two tags may share the weights; `keep:` names one of them."""
     book, tracked = one(keep=[BIG.name])

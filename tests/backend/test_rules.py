@@ -18,7 +18,6 @@ SERVER = {
     "sched_spread": True,
     "max_loaded_models": 2,
     "fit_target_mib": 512,
-    "keep_alive_s": 60,
 }
 
 
@@ -59,7 +58,6 @@ def test_the_server_is_set_up_as_the_operator_says():
         sched_spread=True,
         max_loaded_models=2,
         fit_target_bytes=512 * MIB,
-        keep_alive_s=60,
         version="0.33.0",
     )
 

@@ -3,8 +3,6 @@
 import asyncio
 from contextlib import suppress
 
-import pytest
-
 from router.backend.world import NOT_ASKED
 from router.core.units import GIB
 from router.errors import UpstreamError
@@ -178,7 +176,6 @@ def test_watching_goes_on_while_ollama_is_away():
     play(story, machine, options, is_watched=True)
 
 
-@pytest.mark.xfail(strict=True, reason="World.watch suppresses RouterError only: any other error ends it silently")
 def test_watching_goes_on_after_an_unexpected_error():
     """An answer that nobody has foreseen must not freeze what is known of the machine."""
     machine = MemoryMachine(*ALL)

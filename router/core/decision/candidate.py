@@ -44,6 +44,8 @@ def evaluator(
         if not need.is_enough:  # case 3
             detail = f"at most {facts.context_length} tokens"
             return Verdict(variant, VerdictKind.CONTEXT, need.lower, detail=detail, facts=facts)
+        if asked_for := asked_placement(request, facts):  # case 3b
+            return Verdict(variant, VerdictKind.PLACED, need.lower, detail=asked_for, facts=facts)
         resident = usable_resident(facts, request, need, snapshot)
         if resident is not None and resident.options is None:  # another client's: adopted before it is used
             return _adopted(variant, facts, resident, is_automatic=request.is_automatic)
@@ -70,6 +72,24 @@ def _adopted(variant: Variant, facts: ModelFacts, resident: Resident, *, is_auto
     plan = Plan(options, (), waits, (), 0, 0, adopts=True)
     kind = VerdictKind.WAITS if waits else VerdictKind.FITS
     return Verdict(variant, kind, resident.context_length, plan=plan, facts=facts, detail="loaded by another client")
+
+
+def asked_placement(request: InferenceRequest, facts: ModelFacts) -> str:
+    """Return where the request or the Modelfile puts the model, in words; "" if that is left to us or all of it fits.
+
+    It is the operator's (or client's) own choice, so nothing is planned for it and nothing is learned from it. num_gpu
+    counts the blocks and the output layer; negative is automatic, and as much as there is means all of it.
+    """
+    is_named = request.options.num_gpu is not None
+    named = request.options.num_gpu if is_named else facts.parameters.get("num_gpu")
+    layers = named[-1] if isinstance(named, tuple) else named
+    if not isinstance(layers, int) or isinstance(layers, bool) or layers < 0:
+        return ""
+    asks = "the request" if is_named else "its Modelfile"
+    total = int(facts.value("block_count", 0)) + 1
+    if layers == 0:
+        return f"on the CPU as {asks} asks"
+    return f"{layers} of {total} layers on the GPU as {asks} asks" if 1 < total and layers < total else ""
 
 
 def _lacking(request: InferenceRequest, facts: ModelFacts, asked: ModelFacts | None) -> list[str]:
@@ -138,8 +158,8 @@ def _evaluate_load(
     rules: Rules,
 ) -> Verdict:
     """Give the verdict on a variant that must be loaded: cases 5 to 9."""
-    if (reason := snapshot.barred.get(facts.weights)) is not None:
-        return Verdict(variant, VerdictKind.SPILLED, need.lower, detail=reason, facts=facts)
+    if (reason := snapshot.barred.get(facts.weights)) is not None:  # case 8b
+        return Verdict(variant, VerdictKind.FAILED, need.lower, detail=reason, facts=facts)
     base = base_options(request, facts)
     if snapshot.gpus is None:
         verdict = _evaluate_without_probe(variant, facts, base, need, snapshot, rules)

@@ -5,17 +5,19 @@
  1. MISSING      it is not installed
  2. INCAPABLE    it cannot do what the request needs (vision, tools, thinking, insert, embedding)
  3. CONTEXT      its own maximum is below the context that the request needs
+ 3b. PLACED      the request or its Modelfile says how many layers go to the GPU (num_gpu): Ollama is left to do that
  4. RESIDENT     it is loaded, fully on the GPU, with enough context: no memory is needed
  4b. LOADING     a switch in progress is loading it
  5. FITS         it can be loaded fully on the GPU now, evicting at most idle residents
  6. WAITS        it can, once residents with requests in flight have become idle
  7. TRIES        free memory is unknown (verify mode): the load itself will show
- 8. SPILLED      it spilled before at this free level, just failed to load, or Ollama would handle the load differently
+ 8. SPILLED      it spilled before at this free level, or Ollama would handle the load differently
+ 8b. FAILED      it could not be loaded a moment ago
  9. TOO_BIG      it does not fit, whatever is evicted
 10. HELD_BACK    it is an upgrade (it fits, but only by evicting while a later variant is resident), and the swap budget
                  is spent or the memory has not been free for long enough
 
-The first variant of cases 4–7 is chosen, except in case 10. If none is chosen the outcome is REJECTED, or PASSTHROUGH
+The first variant of cases 3b–7 is chosen, except in case 10. If none is chosen the outcome is REJECTED, or PASSTHROUGH
 if there is no GPU at all. Pure: no I/O, no clock, no await, no log.
 """
 

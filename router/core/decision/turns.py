@@ -158,7 +158,7 @@ def _let_in(groups: Sequence[_Group], closed: frozenset[str], *, may_refuse: boo
     numbers: list[int] = []
     for group in groups:
         chosen = group.decision.chosen
-        if chosen is None and may_refuse:
+        if (chosen is None and may_refuse) or (chosen is not None and chosen.kind is VerdictKind.PLACED):
             numbers += (ticket.number for ticket in group.tickets)
         elif chosen is not None and chosen.kind is VerdictKind.RESIDENT:
             is_open = chosen.resident is None or chosen.resident.weights not in closed

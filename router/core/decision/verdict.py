@@ -19,17 +19,19 @@ class VerdictKind(Enum):
     MISSING = "not installed"
     INCAPABLE = "cannot do what the request needs"
     CONTEXT = "its maximum context is too small"
+    PLACED = "placed as it was asked"
     RESIDENT = "resident"
     LOADING = "is being loaded"
     FITS = "fits"
     WAITS = "fits once busy residents are idle"
     TRIES = "free memory unknown, will be verified"
     SPILLED = "would spill"
+    FAILED = "could not be loaded"
     TOO_BIG = "too big"
     HELD_BACK = "fits, but an upgrade is held back"
 
 
-READY = frozenset({VerdictKind.RESIDENT, VerdictKind.LOADING})
+READY = frozenset({VerdictKind.PLACED, VerdictKind.RESIDENT, VerdictKind.LOADING})
 USABLE = READY | frozenset({VerdictKind.FITS, VerdictKind.WAITS, VerdictKind.TRIES})
 
 
@@ -71,10 +73,13 @@ class Decision:
         """Why the chosen variant serves, in the words of the `X-Router-Reason` header."""
         if self.chosen is None:
             return self.outcome.value
+        if self.outcome is Outcome.EXACT and self.chosen.kind is VerdictKind.PLACED:
+            return self.chosen.detail
         if self.outcome is Outcome.EXACT:
             return "resident" if self.chosen.kind is VerdictKind.RESIDENT else "fits"
         first = self.verdicts[0]
-        return f"fallback: {first.variant.model} {first.kind.value}"
+        why = f": {first.detail}" if first.kind is VerdictKind.FAILED else ""
+        return f"fallback: {first.variant.model} {first.kind.value}{why}"
 
 
 @dataclass(frozen=True, slots=True)

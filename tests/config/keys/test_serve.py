@@ -114,4 +114,4 @@ async def test_log_level_says_what_is_logged(tmp_path):
             logs.append(await router.log())
     everything, warnings = logs
     assert {"request", "Ollama answers", warnings[0]} <= set(everything)
-    assert [text[:30] for text in warnings] == ["free VRAM cannot be read here:"]
+    assert [text[:30] for text in warnings] == ["free VRAM cannot be read: each"]

@@ -24,7 +24,7 @@ def test_a_verdict_is_one_line_with_model_context_reason_and_bytes():
     assert refusal(chain_of("big:70b"), decision).count(";") == 1
     barred = replace(SNAPSHOT, barred={SMALL.weights: "the load failed"})
     verdict = choose(InferenceRequest("small:3b"), chain_of("small:3b"), barred, Rules()).verdicts[0]
-    assert line(verdict) == "small:3b at 8192: would spill, the load failed"
+    assert line(verdict) == "small:3b at 8192: could not be loaded, the load failed"
 
 
 def test_decision_as_data_has_every_variant_and_its_evictions():
