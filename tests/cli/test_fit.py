@@ -1,4 +1,4 @@
-"""`fit` and `advise` from the command line: files and a server, tables and JSON, exit codes."""
+"""`fit` and `advise` on the command line: files and a server, tables and JSON, exit codes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ RUNNER = CliRunner()
 
 
 def show_of(model: str, quant: str = "Q4_K_M") -> dict[str, Any]:
-    """What `/api/show` answers for a recorded model."""
+    """Return the answer of `/api/show` for a recorded model."""
     facts = RECORDED.facts[model, quant]
     return {
         "details": {"family": facts.family, "quantization_level": quant},
@@ -40,22 +40,22 @@ def show_of(model: str, quant: str = "Q4_K_M") -> dict[str, Any]:
 
 @pytest.fixture
 def saved(tmp_path: Path) -> str:
-    """A saved answer of `/api/show` for a 70B."""
+    """Save an answer of `/api/show` for a 70B model; return its path."""
     path = tmp_path / "big.json"
     path.write_text(json.dumps(show_of("llama3.3-70b")))
     return str(path)
 
 
 def run(*arguments: str) -> tuple[int, str]:
-    """Exit code and output, with errors as `run()` would end: 2 for a ConfigError, 1 for any other."""
+    """Run a command; return exit code and output, with the codes of errors: 2 for a ConfigError, else 1."""
     result = RUNNER.invoke(app, list(arguments))
     if isinstance(result.exception, RouterError):
         return 2 if isinstance(result.exception, ConfigError) else 1, result.exception.message
     return result.exit_code, result.output
 
 
-def test_fit_of_a_file_says_what_is_missing(saved: str) -> None:
-    """One line per term, tab-separated in a pipe; exit 1."""
+def test_fit_of_a_file_prints_the_missing_memory(saved: str) -> None:
+    """One line per term, tab-separated in a pipe; exit code 1."""
     code, text = run("fit", saved, "--gpu", "24564", "--num-ctx", "8192")
     assert code == 1
     assert "big (llama), context 8192, 1 slot" in text
@@ -64,7 +64,7 @@ def test_fit_of_a_file_says_what_is_missing(saved: str) -> None:
 
 
 def test_fit_over_two_cards_exits_0(saved: str) -> None:
-    """The split is shown card by card."""
+    """The split is printed card by card."""
     code, text = run("fit", saved, "--gpu", "24GiB", "--gpu", "24564", "--num-ctx", "8192", "--parallel", "2")
     assert code == 1
     code, text = run("fit", saved, "--gpu", "24GiB", "--gpu", "24564", "--num-ctx", "8192")
@@ -74,7 +74,7 @@ def test_fit_over_two_cards_exits_0(saved: str) -> None:
 
 
 def test_fit_as_json_has_all_bytes(saved: str) -> None:
-    """Terms, devices, options, and the verdict."""
+    """Terms, devices, options and the verdict."""
     code, text = run("fit", saved, "--gpu", "48000", "--json", "--num-ctx", "4096", "--kv-type", "q8_0")
     data = json.loads(text)
     assert code == 0
@@ -94,7 +94,7 @@ def test_fit_as_json_has_all_bytes(saved: str) -> None:
     ],
 )
 def test_bad_options_exit_2(saved: str, arguments: list[str], message: str) -> None:
-    """The message names the option and what is allowed."""
+    """The message names the option, and what is expected."""
     code, text = run("fit", saved, *arguments)
     assert code == 2
     assert message in text
@@ -105,7 +105,7 @@ def test_bad_options_exit_2(saved: str, arguments: list[str], message: str) -> N
     [("{", "not JSON"), ("[]", "it has no model_info"), ('{"model_info": {}}', "it lists no tensors")],
 )
 def test_bad_files_exit_2(tmp_path: Path, content: str, message: str) -> None:
-    """A file that is no answer of /api/show, or one without sizes, is refused."""
+    """A file that is not an answer of /api/show, or one without sizes, is refused."""
     path = tmp_path / "bad.json"
     path.write_text(content)
     code, text = run("fit", str(path), "--gpu", "24000")
@@ -115,7 +115,7 @@ def test_bad_files_exit_2(tmp_path: Path, content: str, message: str) -> None:
 
 @pytest.fixture
 def server() -> Any:
-    """An Ollama with a 70B in two quantizations and an 8B."""
+    """Provide an Ollama with a 70B model in two quantizations and an 8B model."""
     models = {"llama3.3:70b": ("llama3.3-70b", "Q4_K_M"), "llama3.3:70b-instruct-q2_K": ("llama3.3-70b", "Q2_K"),
               "llama3.1:8b": ("llama3.1-8b", "Q4_K_M")}  # fmt: skip
     rows = [{"name": name, "digest": name, "size": RECORDED.facts[of].size_bytes} for name, of in models.items()]
@@ -130,8 +130,9 @@ def server() -> Any:
         yield mock
 
 
-def test_advise_of_an_installed_model_names_the_cures(server: respx.MockRouter) -> None:
-    """The quantization and the sibling that are installed, and the cards that would run it."""
+@pytest.mark.usefixtures("server")
+def test_advise_lists_what_would_help() -> None:
+    """Another installed quantization, a smaller installed model of the series, and cards that would run it."""
     code, text = run("advise", "llama3.3:70b", "--gpu", "32GiB", "--num-ctx", "8192", "--upstream", UPSTREAM)
     assert code == 1
     assert "use llama3.3:70b-instruct-q2_K, which is installed" in text
@@ -141,8 +142,9 @@ def test_advise_of_an_installed_model_names_the_cures(server: respx.MockRouter) 
     assert "are in main memory" in text
 
 
-def test_advise_as_json(server: respx.MockRouter) -> None:
-    """Cures and hardware as data."""
+@pytest.mark.usefixtures("server")
+def test_advise_as_json_has_cures_and_hardware() -> None:
+    """All sizes are in bytes, except those of cards, which are in GB."""
     code, text = run("advise", "llama3.3:70b", "--gpu", "32GiB", "--num-ctx", "8192", "--upstream", UPSTREAM, "--json")
     data = json.loads(text)
     assert code == 1
@@ -151,16 +153,17 @@ def test_advise_as_json(server: respx.MockRouter) -> None:
                                    "split_cost_bytes": 0}  # fmt: skip
 
 
-def test_advise_of_a_model_that_fits_exits_0(server: respx.MockRouter) -> None:
-    """It says so, and nothing else to do."""
+@pytest.mark.usefixtures("server")
+def test_advise_of_a_model_that_fits_exits_0() -> None:
+    """No changes are proposed."""
     code, text = run("advise", "llama3.1:8b", "--gpu", "24GiB", "--upstream", UPSTREAM)
     assert code == 0
     assert "fits fully on card 0" in text
     assert "what would help" not in text
 
 
-def test_advise_where_nothing_helps(tmp_path: Path) -> None:
-    """No cure on a tiny card, and no hardware for a 671B; the notes of a coarse figure are printed."""
+def test_advise_reports_that_nothing_helps(tmp_path: Path) -> None:
+    """Nothing makes a 671B model fit on a tiny card, or on any known one; the notes on coarse figures are printed."""
     path = tmp_path / "huge.json"
     path.write_text(json.dumps({**show_of("deepseek-r1-671b"), "tensors": [], "size": 400 * GIB}))
     code, text = run("advise", str(path), "--gpu", "4000")
@@ -174,24 +177,23 @@ def test_advise_where_nothing_helps(tmp_path: Path) -> None:
     ("model", "message", "expected"),
     [("nothere:1b", "neither a file nor installed", 1), ("/no/such/file.json ", "neither a file nor", 2)],
 )
-def test_a_model_that_is_not_there_exits_1_and_what_is_no_name_2(
-    server: respx.MockRouter, model: str, message: str, expected: int
-) -> None:
-    """Neither a file nor a model of the server."""
+@pytest.mark.usefixtures("server")
+def test_an_unknown_model_exits_1_and_an_invalid_name_2(model: str, message: str, expected: int) -> None:
+    """It is neither a file nor a model of the server."""
     code, text = run("fit", model, "--gpu", "24GiB", "--upstream", UPSTREAM)
     assert code == expected
     assert message in text
 
 
 def test_an_unreachable_server_exits_1() -> None:
-    """An address without a scheme is taken as http."""
+    """An address without a scheme is used with http."""
     code, text = run("fit", "llama3.1:8b", "--gpu", "24GiB", "--upstream", "127.0.0.1:1")
     assert code == 1
     assert text
 
 
 class LostProbe(StaticProbe):
-    """A probe that cannot read."""
+    """A probe that cannot be read."""
 
     async def read(self) -> Any:
         raise ProbeError("gone")
@@ -215,7 +217,7 @@ def test_cards_come_from_the_probe(
     code: int,
     message: str,
 ) -> None:
-    """Without --gpu this machine's cards count, as they are or as if nothing ran on them."""
+    """Without --gpu this machine's cards are used, as they are or as if they were idle."""
     monkeypatch.setattr(question, "detect_probe", lambda: probe)
     found, text = run("fit", saved, "--num-ctx", "8192", *arguments)
     assert found == code
@@ -223,7 +225,7 @@ def test_cards_come_from_the_probe(
 
 
 def test_a_terminal_gets_a_table() -> None:
-    """Rich draws it."""
+    """It is drawn by Rich."""
     console = Console(force_terminal=True, width=80)
     with console.capture() as captured:
         print_table(console, ("a", "b"), [("1", "2")], title="things")

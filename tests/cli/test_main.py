@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *args: str) -> int:
-    """The exit code of `ollama-router ARGS` in this process."""
+    """Run `ollama-router ARGS` in this process; return its exit code."""
     monkeypatch.setattr(sys, "argv", ["ollama-router", *args])
     with pytest.raises(SystemExit) as ended:
         main.run()
@@ -28,21 +28,21 @@ def run(monkeypatch: pytest.MonkeyPatch, *args: str) -> int:
 
 
 def test_version_is_that_of_the_package(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """`--version` prints one line and succeeds."""
+    """`--version` prints one line and exits with 0."""
     assert run(monkeypatch, "--version") == 0
     assert capsys.readouterr().out == f"ollama-router {__version__}\n"
 
 
-def test_module_and_console_script_are_the_same() -> None:
+def test_the_module_runs_like_the_console_script() -> None:
     """`python -m router` is `ollama-router`."""
     done = subprocess.run([sys.executable, "-m", "router", "--version"], capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode, done.stdout) == (0, f"ollama-router {__version__}\n")
 
 
-def test_valid_file_is_printed_as_it_is_in_force(
+def test_a_valid_file_is_printed_with_all_effective_values(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """`check FILE` exits 0 and prints every key, overrides included; what it prints is a valid file again."""
+    """`check FILE` exits with 0 and prints every key, overrides included; the output is a valid file again."""
     file = tmp_path / "router.yaml"
     file.write_text("chains: { 'a:70b': [b, { model: c, num_ctx: max }] }\n")
     monkeypatch.setenv("OLLAMA_ROUTER_DEFAULTS__KEEP_ALIVE_S", "forever")
@@ -55,7 +55,7 @@ def test_valid_file_is_printed_as_it_is_in_force(
     assert "keep_alive_s: forever" in printed
 
 
-def test_wrong_file_exits_2_with_its_place(
+def test_an_invalid_file_exits_2_with_file_and_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     """The error is one line on standard error; standard output stays empty for scripts."""
@@ -70,13 +70,13 @@ def test_wrong_file_exits_2_with_its_place(
 def test_check_without_file_prints_the_defaults(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Nothing configured is a configuration too."""
+    """An empty configuration is valid."""
     assert run(monkeypatch, "check", "--json") == 0
     assert json.loads(capsys.readouterr().out) == effective(Config())
 
 
 def test_schema_can_be_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """The shipped schema comes from here."""
+    """By `check --schema`; the shipped schema is its output."""
     assert run(monkeypatch, "check", "--schema") == 0
     assert json.loads(capsys.readouterr().out) == schema()
 
@@ -91,7 +91,7 @@ def test_wrong_usage_exits_2(args: list[str], monkeypatch: pytest.MonkeyPatch) -
 def test_error_of_a_command_is_one_line_and_an_exit_code(
     error: Exception, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """No traceback for what the router itself expects to go wrong."""
+    """A RouterError has no traceback."""
 
     def fails() -> None:
         raise error
@@ -105,7 +105,7 @@ def test_error_of_a_command_is_one_line_and_an_exit_code(
 def test_command_has_help_without_colours_when_piped(
     command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Every command of the table exists, says what it is for, and is plain text in a pipe."""
+    """Every command of the table exists, has a description, and prints plain text in a pipe."""
     assert run(monkeypatch, command, "--help") == 0
     text = capsys.readouterr().out
     assert re.search(rf"Usage: ollama-router {command}", text)

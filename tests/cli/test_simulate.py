@@ -1,4 +1,4 @@
-"""`ollama-router simulate`: what its options become."""
+"""The options of `ollama-router simulate`."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from router.core.units import MIB
 from router.errors import ConfigError
 
 
-def test_a_tag_that_nobody_knows_is_refused_with_the_known_ones() -> None:
-    """The message helps."""
+def test_an_unknown_tag_is_refused_with_the_known_ones() -> None:
+    """They are listed in the message."""
     with pytest.raises(ConfigError, match="llama3.3:70b-instruct-q4_K_M"):
         _library("nonsense:1b", None)
 
 
 def test_the_whole_library_has_each_model_once() -> None:
-    """Second names of the same weights are left out, but can be asked for."""
+    """Further names of the same weights are omitted, but can be requested."""
     everything = _library(None, "all")
     blobs = [model.weights.digest for model in everything.models.values()]
     assert len(blobs) == len(set(blobs)) > 60
@@ -33,8 +33,8 @@ def test_the_whole_library_has_each_model_once() -> None:
     assert len({model.weights.digest for model in alias.models.values()}) == 1
 
 
-def test_a_script_of_foreign_memory_is_followed() -> None:
-    """Other programs take and give back memory at the given seconds."""
+def test_a_script_of_foreign_memory_is_executed() -> None:
+    """Other programs take and release memory at the scripted times."""
 
     async def story() -> list[int]:
         cards = Cards(Machine(cards=(CardSpec(total_mib=1000),)))
@@ -51,7 +51,7 @@ def test_a_script_of_foreign_memory_is_followed() -> None:
 
 @pytest.mark.parametrize("text", ["1 0", "a 0 1", "1 7 100"])
 def test_a_broken_script_is_refused(text: str, tmp_path: Path) -> None:
-    """With the line, or the number of cards."""
+    """The message has the line, or the number of cards."""
     path = tmp_path / "script"
     path.write_text(text)
     with pytest.raises(ConfigError, match="--foreign-script"):
@@ -59,14 +59,14 @@ def test_a_broken_script_is_refused(text: str, tmp_path: Path) -> None:
 
 
 def test_metrics_are_those_of_the_dcgm_exporter() -> None:
-    """Free and used MiB with UUID and model name."""
+    """Free and used memory in MiB, with UUID and model name."""
     shown = page(Cards(Machine(cards=(CardSpec(total_mib=1000, foreign_mib=300),))))
     assert 'modelName="NVIDIA RTX A5000"} 700' in shown
     assert "DCGM_FI_DEV_FB_USED{" in shown
 
 
 async def test_metrics_are_served_over_http() -> None:
-    """One page, whatever the path."""
+    """There is one page for every path."""
     server = await serve_metrics(Cards(), "127.0.0.1", 0)
     reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
     writer.write(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -77,7 +77,7 @@ async def test_metrics_are_served_over_http() -> None:
 
 
 def test_a_run_directory_gets_its_cards_once(tmp_path: Path) -> None:
-    """A vgpu.json that is there already is left as it is."""
+    """An existing vgpu.json is left unchanged."""
     cards = (CardSpec(total_mib=24564),)
     path = _prepared(tmp_path / "run", cards, Speeds()) / "vgpu.json"
     assert json.loads(path.read_text())["devices"][0]["total_mib"] == 24564
@@ -86,7 +86,7 @@ def test_a_run_directory_gets_its_cards_once(tmp_path: Path) -> None:
 
 
 def test_an_address_needs_a_port() -> None:
-    """HOST:PORT."""
+    """The form is HOST:PORT."""
     assert _address("127.0.0.1:80") == ("127.0.0.1", 80)
     with pytest.raises(ConfigError):
         _address("localhost")

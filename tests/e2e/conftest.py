@@ -1,4 +1,4 @@
-"""A router on a real listener, in real time, before the simulated Ollama on a virtual 24 GB card; clients outside."""
+"""A router in real time in front of the simulated Ollama with a virtual 24 GB card, for real clients."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ T = TypeVar("T")
 CHAIN = "llama3.3:70b"
 VARIANTS = ("llama3.3:70b-instruct-q4_K_M", "llama3.3:70b-instruct-q2_K", "llama3.1:8b-instruct-q8_0", "llama3.2:3b")
 SERVED = "llama3.1:8b-instruct-q8_0"
-LONELY = "qwen2.5:72b"
-"""A model whose chain has nothing that fits."""
+TOO_BIG = "qwen2.5:72b"
+"""A model whose chain has no variant that fits."""
 EMBEDDER = "nomic-embed-text:v1.5"
 START_S = 30.0
 
 
 @dataclass
-class Street:
-    """The router that clients talk to (`url`), and what only a test may look at: the server behind it."""
+class Rig:
+    """The router for clients (`url`), and the simulated Ollama for a test to examine. Both run in one thread."""
 
     loop: asyncio.AbstractEventLoop
     sim: SimulatedOllama
@@ -51,7 +51,7 @@ class Street:
         return self.sim.faults
 
     def do(self, work: Callable[[], T]) -> T:
-        """Call something on the loop's thread."""
+        """Call `work` in the loop's thread; return its result."""
 
         async def run() -> T:
             return work()
@@ -59,42 +59,42 @@ class Street:
         return self.wait(run())
 
     def wait(self, work: Coroutine[Any, Any, T]) -> T:
-        """Await something on the loop's thread."""
+        """Await `work` in the loop's thread; return its result."""
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(START_S)
 
     def residents(self) -> list[str]:
-        """Who is loaded in the server itself, hidden tags by their own names."""
+        """Return the loaded models of the server itself; derived tags have their own names."""
         return self.do(lambda: [row.model.name for row in self.sim.engine.ps()])
 
     def spilled(self) -> list[str]:
-        """Who is not fully on the card."""
+        """Return the loaded models that are not fully on the card."""
         return self.do(lambda: [row.model.name for row in self.sim.engine.ps() if row.size_vram_bytes < row.size_bytes])
 
     def unload(self) -> None:
-        """Empty the card, and wait until the router has seen it."""
+        """Unload all models, and wait until the router has noticed."""
         self.do(lambda: [self.sim.engine.expire(row.model) for row in self.sim.engine.ps()])
         self.until(lambda: not self.residents())
         self.until(lambda: not self.do(lambda: list(self.router.router.backend.world.residents)))
 
     @staticmethod
     def until(is_so: Callable[[], bool]) -> None:
-        """Wait for what comes by itself; an assertion error where it does not come."""
+        """Poll until a condition holds; fail after `START_S`."""
         deadline_s = time.monotonic() + START_S
         while not is_so():
             assert time.monotonic() < deadline_s
             time.sleep(0.02)
 
     def asked(self, path: str) -> list[dict[str, Any]]:
-        """What has reached the server on `path`."""
+        """Return the requests that have reached the server on `path`, decoded."""
         return self.do(lambda: [json.loads(seen.body) for seen in self.sim.seen if seen.path == path and seen.body])
 
 
-async def _serve(ready: Callable[[Street], None], stop: asyncio.Event) -> None:
+async def _serve(ready: Callable[[Rig], None], stop: asyncio.Event) -> None:
     loads: list[str] = []
     config = SimConfig(
         machine=Machine(cards=(CardSpec(),), speeds=Speeds(load_mib_per_s=200_000, tokens_per_s=400)),
-        models=(*VARIANTS, LONELY, EMBEDDER),
-        on_event=lambda kind, model, detail: loads.append(model) if kind == "starting" else None,
+        models=(*VARIANTS, TOO_BIG, EMBEDDER),
+        on_event=lambda kind, model, _detail: loads.append(model) if kind == "starting" else None,
     )
     async with running_simulator(config) as sim:
         options = {
@@ -103,22 +103,22 @@ async def _serve(ready: Callable[[Street], None], stop: asyncio.Event) -> None:
             "backends.local.url": sim.url,
             "store.path": ":memory:",
             "switch.settle_s": 0.05,
-            "chains": {CHAIN: list(VARIANTS), LONELY: [LONELY]},
+            "chains": {CHAIN: list(VARIANTS), TOO_BIG: [TOO_BIG]},
         }
         router_config = load_config(env={}, options=options)
         async with running(router_config, probe=sim.probe(), is_probed=True) as router:
-            ready(Street(asyncio.get_running_loop(), sim, router, loads))
+            ready(Rig(asyncio.get_running_loop(), sim, router, loads))
             await stop.wait()
 
 
 @pytest.fixture(scope="module")
-def _street() -> Iterator[Street]:
-    """One for all tests of a file, on a thread of its own: its clients block."""
-    found: list[Street] = []
+def _rig() -> Iterator[Rig]:
+    """Run one for all tests of a file, in a thread of its own, because the clients block."""
+    found: list[Rig] = []
     is_ready, stop = threading.Event(), asyncio.Event()
 
-    def ready(street: Street) -> None:
-        found.append(street)
+    def ready(rig: Rig) -> None:
+        found.append(rig)
         is_ready.set()
 
     thread = threading.Thread(target=lambda: asyncio.run(_serve(ready, stop)), daemon=True)
@@ -131,11 +131,11 @@ def _street() -> Iterator[Street]:
 
 
 @pytest.fixture
-def street(_street: Street) -> Iterator[Street]:
-    """The street without faults. After each test: nothing was spilled, and nothing is left in flight."""
-    _street.do(_street.faults.clear)
-    _street.loads.clear()
-    yield _street
-    assert _street.spilled() == []
-    world = _street.router.router.backend.world
-    _street.until(lambda: not _street.do(lambda: [one for one in world.residents.values() if one.in_flight]))
+def rig(_rig: Rig) -> Iterator[Rig]:
+    """Provide it without faults. After each test no model may have spilled, and no request may be in flight."""
+    _rig.do(_rig.faults.clear)
+    _rig.loads.clear()
+    yield _rig
+    assert _rig.spilled() == []
+    world = _rig.router.router.backend.world
+    _rig.until(lambda: not _rig.do(lambda: [one for one in world.residents.values() if one.in_flight]))

@@ -1,4 +1,4 @@
-"""The real clients, each as its users use it, through a real router. They ask for a 70B; an 8B answers."""
+"""Real client libraries through a real router. They request a 70B model; an 8B model serves."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import warnings
 
 import pytest
 
-from tests.e2e.conftest import CHAIN, EMBEDDER, LONELY, SERVED, VARIANTS
+from tests.e2e.conftest import CHAIN, EMBEDDER, SERVED, TOO_BIG, VARIANTS
 
-# Clients warn of their own matters and leave connections to the garbage collector; that is no error of this project.
+# Clients emit warnings, and leave connections to the garbage collector; these are not errors of this project.
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 PROMPT = "[[tokens=5]] why is the sky blue?"
 TOKENS = 6
-"""With the one that ends the answer."""
+"""Including the token that ends the answer."""
 MESSAGES = [{"role": "user", "content": PROMPT}]
 CRASH = [{"role": "user", "content": "[[tokens=30]] [[crash]] go on"}]
 WEATHER = {
@@ -26,18 +26,18 @@ WEATHER = {
         "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
     },
 }
-LISTED = {CHAIN, *VARIANTS, LONELY, EMBEDDER}
+LISTED = {CHAIN, *VARIANTS, TOO_BIG, EMBEDDER}
 
 
 def imported(name):
-    """A client, or a skip that says why."""
+    """Return a client's module; skip the test if it is not installed."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return pytest.importorskip(name, reason=f"{name} is not installed: pip install '.[test]'")
 
 
 def assert_explained(headers, asked=CHAIN):
-    """The headers that say who served, and why."""
+    """Check the headers that report the serving model and the reason."""
     assert headers["x-router-model"] == SERVED
     assert headers["x-router-requested-model"] == asked
     assert headers["x-router-reason"].startswith(("resident", "fallback", "fits"))
@@ -45,22 +45,22 @@ def assert_explained(headers, asked=CHAIN):
 
 @pytest.fixture(autouse=True)
 def _collected():
-    """What a client has left open is collected here, and not during somebody else's test."""
+    """Collect what a client has left open here, and not during another test."""
     yield
     gc.collect()
 
 
 @pytest.fixture
-def ollama_client(street):
-    """ollama-python, with the last answer's headers beside it."""
+def ollama_client(rig):
+    """Provide ollama-python, with the headers of its answers."""
     ollama = imported("ollama")
     seen = []
-    with ollama.Client(host=street.address, event_hooks={"response": [seen.append]}) as client:
+    with ollama.Client(host=rig.address, event_hooks={"response": [seen.append]}) as client:
         yield ollama, client, seen
 
 
-def test_ollama_lists_shows_chats_and_streams(street, ollama_client):
-    """The chain is listed and shown like a model; whoever asks for it is told who answered."""
+def test_ollama_lists_shows_chats_and_streams(rig, ollama_client):
+    """The chain is listed and shown like a model; answers name the serving model."""
     _, client, seen = ollama_client
     assert {model.model for model in client.list().models} == LISTED
     assert client.show(CHAIN).details.family == "llama"
@@ -71,24 +71,24 @@ def test_ollama_lists_shows_chats_and_streams(street, ollama_client):
     assert (len(parts), parts[-1].done, {part.model for part in parts}) == (6, True, {SERVED})
     assert client.generate(CHAIN, PROMPT).model == SERVED
     assert [row.model for row in client.ps().models] == [SERVED]
-    assert street.loads in ([], [SERVED])
+    assert rig.loads in ([], [SERVED])
 
 
-def test_ollama_embeds_beside_the_chat_model_and_calls_tools(street, ollama_client):
-    """An embedder does not evict, and a tool call comes back as one."""
+def test_ollama_embeds_beside_the_chat_model_and_calls_tools(rig, ollama_client):
+    """The embedder does not evict the chat model; a tool call is returned as one."""
     _, client, seen = ollama_client
     assert len(client.embed(EMBEDDER, ["one", "two"]).embeddings) == 2
     assert seen[-1].headers["x-router-model"] == EMBEDDER
     call = client.chat(CHAIN, MESSAGES, tools=[WEATHER]).message.tool_calls[0].function
     assert (call.name, dict(call.arguments)) == ("get_weather", {"city": "Paris"})
-    assert sorted(street.residents()) == sorted([SERVED, EMBEDDER])
+    assert sorted(rig.residents()) == sorted([SERVED, EMBEDDER])
 
 
-def test_ollama_raises_its_own_errors(street, ollama_client):
-    """Nothing fits, nobody knows it, the runner died: each is a ResponseError with the reason in it."""
+def test_ollama_raises_its_own_errors(ollama_client):
+    """Nothing fits, unknown model, crashed runner: each is a ResponseError with the reason."""
     ollama, client, _ = ollama_client
-    with pytest.raises(ollama.ResponseError, match=f"{LONELY}.*too big \\(needs .* GiB") as refused:
-        client.chat(LONELY, MESSAGES)
+    with pytest.raises(ollama.ResponseError, match=f"{TOO_BIG}.*too big \\(needs .* GiB") as refused:
+        client.chat(TOO_BIG, MESSAGES)
     assert refused.value.status_code == 503
     with pytest.raises(ollama.ResponseError, match="model 'nobody:1b' not found") as unknown:
         client.chat("nobody:1b", MESSAGES)
@@ -98,8 +98,8 @@ def test_ollama_raises_its_own_errors(street, ollama_client):
     assert client.chat(CHAIN, MESSAGES).model == SERVED
 
 
-def test_async_ollama_clients_share_one_load(street):
-    """Ten at once cost no further load, and one that leaves in mid-stream harms nobody."""
+def test_async_ollama_clients_share_one_load(rig):
+    """Ten concurrent ones cause no further load, and one that leaves in mid-stream does not affect the others."""
     ollama = imported("ollama")
 
     async def one(client):
@@ -110,25 +110,25 @@ def test_async_ollama_clients_share_one_load(street):
             return
 
     async def crowd():
-        async with ollama.AsyncClient(host=street.address) as client:
+        async with ollama.AsyncClient(host=rig.address) as client:
             assert {model.model for model in (await client.list()).models} == LISTED
             *last, _ = await asyncio.gather(*(one(client) for _ in range(10)), leave(client))
             return last
 
     assert {(part.model, part.done) for part in asyncio.run(crowd())} == {(SERVED, True)}
-    assert street.loads in ([], [SERVED])
+    assert rig.loads in ([], [SERVED])
 
 
 @pytest.fixture
-def openai_client(street):
-    """openai-python with the key that Ollama's pages recommend, and without its retries."""
+def openai_client(rig):
+    """Provide openai-python with the key that Ollama's documentation recommends, and without retries."""
     openai = imported("openai")
-    with openai.OpenAI(base_url=f"{street.url}/v1", api_key="ollama", max_retries=0) as client:
+    with openai.OpenAI(base_url=f"{rig.url}/v1", api_key="ollama", max_retries=0) as client:
         yield openai, client
 
 
-def test_openai_lists_chats_and_streams(street, openai_client):
-    """The context that was decided reaches /v1 through a hidden tag, whose name no answer shows."""
+def test_openai_lists_chats_and_streams(openai_client):
+    """The chosen context is applied through a derived tag, whose name is in no answer."""
     _, client = openai_client
     assert {model.id for model in client.models.list()} == LISTED
     assert client.models.retrieve(CHAIN).id == CHAIN
@@ -148,11 +148,11 @@ def test_openai_lists_chats_and_streams(street, openai_client):
     assert tools[0].function.name == "get_weather"
 
 
-def test_openai_raises_its_own_errors(street, openai_client):
-    """By its classes, with the reason in the text; a stream that dies is no quiet end."""
+def test_openai_raises_its_own_errors(openai_client):
+    """Of the matching classes, with the reason in the text; a stream that breaks off raises, too."""
     openai, client = openai_client
     with pytest.raises(openai.InternalServerError, match=r"too big \(needs .* GiB") as refused:
-        client.chat.completions.create(model=LONELY, messages=MESSAGES)
+        client.chat.completions.create(model=TOO_BIG, messages=MESSAGES)
     assert refused.value.status_code == 503
     with pytest.raises(openai.NotFoundError, match="nobody:1b"):
         client.chat.completions.create(model="nobody:1b", messages=MESSAGES)
@@ -161,30 +161,30 @@ def test_openai_raises_its_own_errors(street, openai_client):
     assert client.chat.completions.create(model=CHAIN, messages=MESSAGES).model == SERVED
 
 
-def test_native_and_v1_in_turn_cost_one_load_and_show_no_hidden_tag(street, ollama_client, openai_client):
-    """Both dialects reach the same runner."""
+def test_native_and_v1_requests_in_turn_cause_one_load_and_show_no_derived_tag(rig, ollama_client, openai_client):
+    """Both dialects use the same runner."""
     native, v1 = ollama_client[1], openai_client[1]
-    street.unload()
-    street.loads.clear()
+    rig.unload()
+    rig.loads.clear()
     for _ in range(3):
         assert native.chat(CHAIN, MESSAGES).model == SERVED
         assert v1.chat.completions.create(model=CHAIN, messages=MESSAGES).model == SERVED
-    assert len(street.loads) == 1
+    assert len(rig.loads) == 1
     assert {model.model for model in native.list().models} == {model.id for model in v1.models.list()} == LISTED
     assert SERVED in [row.model for row in native.ps().models]
     assert not [row.model for row in native.ps().models if row.model not in LISTED]
 
 
 @pytest.fixture
-def anthropic_client(street):
-    """anthropic-python as `ollama launch claude` sets it up."""
+def anthropic_client(rig):
+    """Provide anthropic-python as `ollama launch claude` configures it."""
     anthropic = imported("anthropic")
-    with anthropic.Anthropic(base_url=street.url, auth_token="ollama", max_retries=0) as client:
+    with anthropic.Anthropic(base_url=rig.url, auth_token="ollama", max_retries=0) as client:
         yield anthropic, client
 
 
-def test_anthropic_lists_chats_and_streams(street, anthropic_client):
-    """Messages, at once and as events."""
+def test_anthropic_lists_chats_and_streams(anthropic_client):
+    """Messages, as one answer and as events."""
     _, client = anthropic_client
     assert {model.id for model in client.models.list()} == LISTED
     raw = client.messages.with_raw_response.create(model=CHAIN, messages=MESSAGES, max_tokens=50)
@@ -196,11 +196,11 @@ def test_anthropic_lists_chats_and_streams(street, anthropic_client):
     assert (len(texts), final.model, final.usage.output_tokens) == (5, SERVED, TOKENS)
 
 
-def test_anthropic_raises_its_own_errors(street, anthropic_client):
-    """By its classes, in mid-stream too."""
+def test_anthropic_raises_its_own_errors(anthropic_client):
+    """Of the matching classes, in mid-stream too."""
     anthropic, client = anthropic_client
     with pytest.raises(anthropic.InternalServerError, match=r"too big \(needs .* GiB"):
-        client.messages.create(model=LONELY, messages=MESSAGES, max_tokens=50)
+        client.messages.create(model=TOO_BIG, messages=MESSAGES, max_tokens=50)
     with pytest.raises(anthropic.NotFoundError, match="nobody:1b"):
         client.messages.create(model="nobody:1b", messages=MESSAGES, max_tokens=50)
     with pytest.raises(anthropic.APIError):
@@ -208,38 +208,36 @@ def test_anthropic_raises_its_own_errors(street, anthropic_client):
             list(stream.text_stream)
 
 
-def test_langchain_finds_the_chain_chats_streams_embeds_and_calls_tools(street):
+def test_langchain_finds_the_chain_chats_streams_embeds_and_calls_tools(rig):
     """Its check of the model's name accepts a chain."""
     langchain = imported("langchain_ollama")
     seen = []
     hooks = {"event_hooks": {"response": [seen.append]}}
-    model = langchain.ChatOllama(
-        model=CHAIN, base_url=street.url, validate_model_on_init=True, sync_client_kwargs=hooks
-    )
+    model = langchain.ChatOllama(model=CHAIN, base_url=rig.url, validate_model_on_init=True, sync_client_kwargs=hooks)
     answer = model.invoke(PROMPT)
     assert answer.response_metadata["model"] == SERVED
     assert_explained(seen[-1].headers)
     assert "".join(part.text for part in model.stream(PROMPT))
     assert model.bind_tools([WEATHER]).invoke("weather in Paris?").tool_calls[0]["args"] == {"city": "Paris"}
-    embedder = langchain.OllamaEmbeddings(model=EMBEDDER, base_url=street.url)
+    embedder = langchain.OllamaEmbeddings(model=EMBEDDER, base_url=rig.url)
     assert len(embedder.embed_documents(["one", "two"])) == 2
     with pytest.raises(imported("ollama").ResponseError, match="too big"):
-        langchain.ChatOllama(model=LONELY, base_url=street.url).invoke(PROMPT)
+        langchain.ChatOllama(model=TOO_BIG, base_url=rig.url).invoke(PROMPT)
 
 
-def test_litellm_lists_chats_and_streams_in_both_dialects(street, monkeypatch):
+def test_litellm_lists_chats_and_streams_in_both_dialects(rig, monkeypatch):
     """ollama_chat/ and openai/ alike."""
-    monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else it asks the internet at import
+    monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else it sends a request to the internet at import
     litellm = imported("litellm")
     info = imported("litellm.llms.ollama.common_utils").OllamaModelInfo()
-    assert set(info.get_models(api_base=street.url)) == {f"ollama/{name}" for name in LISTED}
-    for model, base in ((f"ollama_chat/{CHAIN}", street.url), (f"openai/{CHAIN}", f"{street.url}/v1")):
+    assert set(info.get_models(api_base=rig.url)) == {f"ollama/{name}" for name in LISTED}
+    for model, base in ((f"ollama_chat/{CHAIN}", rig.url), (f"openai/{CHAIN}", f"{rig.url}/v1")):
         ask = {"model": model, "messages": MESSAGES, "api_base": base, "api_key": "ollama", "num_retries": 0}
         answer = litellm.completion(**ask)
         assert answer.usage.completion_tokens == TOKENS
         assert "".join(part.choices[0].delta.content or "" for part in litellm.completion(**ask, stream=True))
         with pytest.raises(litellm.ServiceUnavailableError, match="too big"):
-            litellm.completion(**{**ask, "model": model.replace(CHAIN, LONELY)})
-    assert litellm.embedding(f"ollama/{EMBEDDER}", ["one", "two"], api_base=street.url).data
-    assert street.loads in ([], [SERVED])
+            litellm.completion(**{**ask, "model": model.replace(CHAIN, TOO_BIG)})
+    assert litellm.embedding(f"ollama/{EMBEDDER}", ["one", "two"], api_base=rig.url).data
+    assert rig.loads in ([], [SERVED])
     litellm.in_memory_llm_clients_cache.flush_cache()

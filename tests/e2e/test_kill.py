@@ -1,4 +1,4 @@
-"""kill −9 of the router in the middle of a switch, and what the next one finds."""
+"""SIGKILL of the router during a switch, and the state that the next router finds."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BODY = json.dumps({"model": MODEL, "messages": [{"role": "user", "content": "[[t
 
 
 async def serve(upstream, tmp_path):
-    """A router in a process of its own; the process and its URL."""
+    """Run a router in a process of its own; return the process and the URL."""
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OLLAMA_ROUTER_STORE__PATH": str(tmp_path / "learned.sqlite")}
     argv = [sys.executable, "-m", "router", "serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
     process = await asyncio.create_subprocess_exec(
@@ -38,7 +38,7 @@ async def serve(upstream, tmp_path):
 
 
 async def ask(url):
-    """One /v1 request, so that a derived tag is made; its status, or 0 when the router went away."""
+    """Send a /v1 request, which needs a derived tag; return its status, 0 if the router died."""
     client = HttpRelay(url)
     try:
         request = UpstreamRequest(b"POST", b"/v1/chat/completions", [], BODY, len(BODY))
@@ -55,8 +55,8 @@ async def ask(url):
 @pytest.mark.slow
 @pytest.mark.real_time
 @pytest.mark.parametrize("killed_at", ["starting", "loaded"], ids=["while it loads", "once it is loaded"])
-async def test_next_router_finds_what_a_killed_one_left(killed_at, tmp_path):
-    """Nothing is loaded a second time once it is there, and no derived tag is left over."""
+async def test_the_next_router_continues_where_a_killed_one_stopped(killed_at, tmp_path):
+    """A loaded model is not loaded again, and no derived tag remains."""
     loads, is_time = [], asyncio.Event()
 
     def on_event(what, name, _):

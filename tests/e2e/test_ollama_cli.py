@@ -1,6 +1,6 @@
-"""Ollama's own command line before the router: the requests that its recordings hold, asked of a 70B; and curl.
+"""Ollama's own command line in front of the router: its recorded requests, for a 70B model; and curl.
 
-The recordings are of v0.33.0 (tests/data/api/cli*.jsonl.gz). Names of models are exchanged for ours; all else is sent
+The recordings are of v0.33.0 (tests/data/api/cli*.jsonl.gz). Model names are replaced by ours; everything else is sent
 as the Go client sent it, over one connection per command.
 """
 
@@ -15,23 +15,23 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import CHAIN, EMBEDDER, LONELY, SERVED, VARIANTS
+from tests.e2e.conftest import CHAIN, EMBEDDER, SERVED, TOO_BIG, VARIANTS
 
 RECORDINGS = Path(__file__).parents[1] / "data" / "api"
 PLAIN, EMBED = "tiny-plain", "tiny-embed"
 
 
 def recording(identity):
-    """The steps of one recorded command."""
+    """Return the steps of one recorded command."""
     group = identity.rsplit("-", 1)[0]
     with gzip.open(RECORDINGS / f"{group}.jsonl.gz", "rt") as lines:
         found = [entry for entry in map(json.loads, lines) if entry["id"].startswith(f"{identity}-")]
     return found[0]["steps"]
 
 
-def command(street, identity, names):
-    """Send what a command sent; per step (path, status, headers, decoded lines)."""
-    connection = http.client.HTTPConnection(street.address, timeout=30)
+def command(rig, identity, names):
+    """Send the requests of a command; return (path, status, headers, decoded lines) per step."""
+    connection = http.client.HTTPConnection(rig.address, timeout=30)
     answers = []
     for step in recording(identity):
         request, body = step["request"], step["request"].get("body", "")
@@ -40,96 +40,96 @@ def command(street, identity, names):
         headers = {name: value for name, value in request["headers"] if name not in ("Host", "Content-Length")}
         connection.request(request["method"], request["target"], body.encode() or None, headers)
         answer = connection.getresponse()
-        lines = [json.loads(line) for line in answer.read().splitlines()]  # none of an answer to HEAD
+        lines = [json.loads(line) for line in answer.read().splitlines()]  # [] for an answer to HEAD
         answers.append((request["target"], answer.status, answer.headers, lines))
     connection.close()
     return answers
 
 
-def test_ls_and_version_answer_as_a_server_does(street):
-    """The chain stands among the models; hidden tags do not."""
-    (head, tags), ((_, status, _, version),) = command(street, "cli-002", {}), command(street, "cli-001", {})
+def test_ls_and_version_answer_as_a_server_does(rig):
+    """The chain is listed among the models, derived tags are not."""
+    (head, tags), ((_, status, _, version),) = command(rig, "cli-002", {}), command(rig, "cli-001", {})
     assert (head[1], status) == (200, 200)
     assert version[0]["version"][0].isdigit()
     rows = tags[3][0]["models"]
-    assert {row["name"] for row in rows} == {row["model"] for row in rows} == {CHAIN, *VARIANTS, LONELY, EMBEDDER}
+    assert {row["name"] for row in rows} == {row["model"] for row in rows} == {CHAIN, *VARIANTS, TOO_BIG, EMBEDDER}
     assert all(len(row["digest"]) == 64 and row["size"] > 0 and row["modified_at"] for row in rows)
 
 
 @pytest.mark.parametrize("identity", ["cli-010", "cli-011", "cli-013"])
-def test_run_is_served_by_what_fits_and_pulls_nothing(street, identity):
+def test_run_is_served_by_a_variant_that_fits_and_pulls_nothing(rig, identity):
     """`ollama run llama3.3:70b "…"`, cold, warm and from a pipe: show, then generate."""
-    _, show, run = command(street, identity, {PLAIN: CHAIN})
+    _, show, run = command(rig, identity, {PLAIN: CHAIN})
     assert (show[1], run[1]) == (200, 200)
     assert {"completion", "tools"} <= set(show[3][0]["capabilities"])
     assert run[2]["X-Router-Model"] == SERVED
     assert run[3][-1]["done"] is True
     assert {line["model"] for line in run[3]} == {SERVED}
-    assert street.asked("/api/pull") == []
+    assert rig.asked("/api/pull") == []
 
 
-def test_interactive_run_with_set_save_and_load_works(street):
-    """`/set parameter num_ctx`, `/save`, `/load`. To save what is no model but a chain is refused, and says so."""
-    street.unload()
-    answers = command(street, "cli-025", {PLAIN: SERVED})
+def test_interactive_run_with_set_save_and_load_works(rig):
+    """`/set parameter num_ctx`, `/save`, `/load`. To save a chain is refused with a text, as it is not a model."""
+    rig.unload()
+    answers = command(rig, "cli-025", {PLAIN: SERVED})
     assert [answer[1] for answer in answers] == [200] * len(answers)
     chats = [answer for answer in answers if answer[0] == "/api/chat"]
     assert all(answer[3][-1]["done"] for answer in chats)
     assert chats[0][2]["X-Router-Model"] == SERVED
-    assert {answer[1] for answer in command(street, "cli-038", {"made2": "saved"})[:4]} == {200}
-    refused = next(answer for answer in command(street, "cli-025", {PLAIN: CHAIN}) if answer[0] == "/api/create")
+    assert {answer[1] for answer in command(rig, "cli-038", {"made2": "saved"})[:4]} == {200}
+    refused = next(answer for answer in command(rig, "cli-025", {PLAIN: CHAIN}) if answer[0] == "/api/create")
     assert (refused[1], "is a chain of this router" in refused[3][0]["error"]) == (403, True)
 
 
-def test_ps_shows_the_variant_on_the_gpu_and_stop_unloads_it(street):
-    """`ollama stop llama3.3:70b` goes to what stands for it, and loads nothing."""
-    command(street, "cli-010", {PLAIN: CHAIN})
-    rows = command(street, "cli-004", {})[1][3][0]["models"]
+def test_ps_shows_the_variant_on_the_gpu_and_stop_unloads_it(rig):
+    """`ollama stop llama3.3:70b` unloads the variant that served, and loads nothing."""
+    command(rig, "cli-010", {PLAIN: CHAIN})
+    rows = command(rig, "cli-004", {})[1][3][0]["models"]
     assert SERVED in [row["name"] for row in rows]
     assert all(row["size_vram"] == row["size"] for row in rows)
-    street.loads.clear()
-    stop = command(street, "cli-028", {PLAIN: CHAIN})[2]
+    rig.loads.clear()
+    stop = command(rig, "cli-028", {PLAIN: CHAIN})[2]
     assert (stop[1], stop[3][0]["done_reason"]) == (200, "unload")
-    again = command(street, "cli-029", {PLAIN: CHAIN})[2]
-    assert (again[1], street.loads) == (200, [])
-    street.until(lambda: SERVED not in street.residents())
+    again = command(rig, "cli-029", {PLAIN: CHAIN})[2]
+    assert (again[1], rig.loads) == (200, [])
+    rig.until(lambda: SERVED not in rig.residents())
 
 
-def test_show_in_each_form_tells_of_the_chain(street):
+def test_show_in_each_form_works_for_a_chain(rig):
     """`ollama show`, `--parameters` and `-v`."""
     for identity in ("cli-005", "cli-007", "cli-008"):
         names = {PLAIN: CHAIN, "gemma3-terse": CHAIN}
-        (_, status, _, (shown,)) = command(street, identity, names)[1]
+        (_, status, _, (shown,)) = command(rig, identity, names)[1]
         assert (status, shown["model_info"]["general.architecture"]) == (200, "llama")
 
 
-def test_run_of_an_embedder_and_of_another_spelling(street):
-    """`ollama run nomic-embed-text "…"` asks /api/embed; names know no case."""
-    embed = command(street, "cli-019", {EMBED: EMBEDDER})[2]
+def test_run_works_for_an_embedder_and_another_spelling(rig):
+    """`ollama run nomic-embed-text "…"` uses /api/embed; names are case-insensitive."""
+    embed = command(rig, "cli-019", {EMBED: EMBEDDER})[2]
     assert (embed[1], len(embed[3][0]["embeddings"][0])) == (200, 768)
-    assert command(street, "cli-020", {"TINY-PLAIN": CHAIN.upper()})[2][2]["X-Router-Model"] == SERVED
+    assert command(rig, "cli-020", {"TINY-PLAIN": CHAIN.upper()})[2][2]["X-Router-Model"] == SERVED
 
 
-def test_run_of_what_nobody_has_is_ollamas_own_404_and_pull(street):
-    """404 makes the command pull; the pull's failure is passed on as a line of its stream."""
-    _, show, pull = command(street, "cli-022", {})
+def test_run_of_an_unknown_model_gets_ollamas_own_404_and_pulls(rig):
+    """The command pulls after a 404; the failure of the pull is passed on as a line of its stream."""
+    _, show, pull = command(rig, "cli-022", {})
     assert (show[1], show[3][0]["error"]) == (404, "model 'missing:latest' not found")
     assert (pull[1], "error" in pull[3][-1]) == (200, True)
 
 
-def test_run_of_what_does_not_fit_is_refused_in_one_string(street):
-    """The command prints `error` as it is, so it is text and says what was needed."""
-    _, show, run = command(street, "cli-010", {PLAIN: LONELY})
+def test_run_of_a_model_that_does_not_fit_is_refused_with_a_text(rig):
+    """The command prints `error` unchanged, so it is a string, and explains the bytes needed."""
+    _, show, run = command(rig, "cli-010", {PLAIN: TOO_BIG})
     assert (show[1], run[1]) == (200, 503)
-    assert f"{LONELY}" in run[3][0]["error"] and "too big (needs" in run[3][0]["error"]
+    assert f"{TOO_BIG}" in run[3][0]["error"] and "too big (needs" in run[3][0]["error"]
     assert int(run[2]["Retry-After"]) > 0
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
-def test_curl_streams_and_names_who_served(street):
-    """As in every README: no content type that says JSON."""
+def test_curl_streams_and_the_answer_names_the_serving_model(rig):
+    """As in every README, without a JSON content type."""
     body = json.dumps({"model": CHAIN, "prompt": "[[tokens=3]] hi"})
-    call = ["curl", "-sSiN", "--noproxy", "*", f"{street.url}/api/generate", "-d", body]
+    call = ["curl", "-sSiN", "--noproxy", "*", f"{rig.url}/api/generate", "-d", body]
     head, _, lines = subprocess.run(call, capture_output=True, check=True, timeout=30, text=True).stdout.partition(
         "\n\n"
     )
