@@ -18,7 +18,7 @@ STYLE = (
 
 
 def rows(text: str, package: str) -> list[tuple[list[str], str]]:
-    """The lines of the picture of `package`, top first: the rooms on each, and what they are for."""
+    """Return the lines of the picture of `package`, top first: the rooms on each, and what they are for."""
     (block,) = re.findall(rf"^```{package}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     lines = (re.split(r"\s{3,}", line.strip(), maxsplit=1) for line in block.splitlines())
     return [([room.strip() for room in rooms.split("·")], says) for rooms, says in lines]
@@ -42,7 +42,7 @@ def band(package: str, found: list[tuple[list[str], str]], top: int) -> Iterator
 
 
 def picture(text: str) -> str:
-    """The SVG for the text of architecture.md."""
+    """Return the SVG for the text of architecture.md."""
     router, simulator = rows(text, "router"), rows(text, "ollama_simulator")
     middle = TOP + len(router) * ROW + 36
     height = middle + len(simulator) * ROW + 10

@@ -16,7 +16,7 @@ _HTML_PATTERN = re.compile("[<>&\u2028\u2029]")
 
 
 def bind(body: bytes, wanted: Struct) -> dict[str, Any]:
-    """The fields that a request body sets, as gin's ShouldBindJSON reads them. Raises BadRequest with Go's text.
+    """Return the fields that a request body sets, as gin's ShouldBindJSON reads them. Raises BadRequest with Go's text.
 
     A field that the body leaves out is absent from the result, so that "absent" and "zero" differ.
     """
@@ -26,7 +26,7 @@ def bind(body: bytes, wanted: Struct) -> dict[str, Any]:
 
 
 def parse(body: bytes) -> Any:
-    """The first JSON value of `body`; what follows is ignored. Raises BadRequest with Go's text."""
+    """Return the first JSON value of `body`; what follows is ignored. Raises BadRequest with Go's text."""
     return value_of(first_value(body))
 
 

@@ -17,7 +17,7 @@ TEXTS = {
 
 
 def log_to(path: Path, also: Callable[[str, str, str], None] | None = None) -> Callable[[str, str, str], None]:
-    """An event sink for `Engine` that appends to `path` and calls `also`. Creates the file at once, for its readers."""
+    """Return an event sink for `Engine` that appends to `path`, which is created now, and calls `also`."""
     path.touch()
 
     def sink(what: str, name: str, detail: str) -> None:

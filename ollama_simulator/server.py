@@ -71,7 +71,7 @@ class SimConfig:
     on_event: Callable[[str, str, str], None] | None = None
 
     def built_machine(self) -> Machine:
-        """The machine with its cards."""
+        """Return the machine with its cards."""
         if self.machine is not None:
             return self.machine
         cards = (CardSpec(name=f"CUDA{index}", total_mib=size) for index, size in enumerate(self.gpus_mib))
@@ -131,7 +131,7 @@ class SimulatedOllama:
         return self.host.library
 
     def probe(self) -> CardsProbe:
-        """The virtual cards as a `VramProbe`."""
+        """Return the virtual cards as a `VramProbe`."""
         return CardsProbe(self.cards)
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> None:
@@ -208,7 +208,7 @@ class SimulatedOllama:
 
 
 def default_arithmetic() -> Arithmetic:
-    """The memory arithmetic if the configuration has none: that of llama.cpp."""
+    """Return the memory arithmetic if the configuration has none: that of llama.cpp."""
     return FootprintArithmetic()
 
 

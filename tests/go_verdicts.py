@@ -11,7 +11,7 @@ CASES: list[dict[str, Any]] = json.loads((Path(__file__).parent / "data" / "go_j
 
 
 def body_of(case: dict[str, Any]) -> bytes:
-    """The body, stored as text, in base64, or as pieces with repetition counts."""
+    """Return the body, stored as text, in base64, or as pieces with repetition counts."""
     body = case["body"]
     if isinstance(body, str):
         return body.encode()
@@ -21,11 +21,11 @@ def body_of(case: dict[str, Any]) -> bytes:
 
 
 def name_of(case: dict[str, Any]) -> str:
-    """A test id."""
+    """Return a test id."""
     return f"{case['kind']} {str(case['body'])[:60]}"
 
 
 def error_text(kind: str, go: dict[str, Any]) -> str:
-    """The text that a client gets: native routes report an empty body in words of their own."""
+    """Return the text that a client gets: native routes report an empty body in words of their own."""
     is_empty = go["error"] == "EOF" and not kind.startswith("v1_")
     return "missing request body" if is_empty else str(go["error"])

@@ -81,7 +81,7 @@ MESSAGES = Struct(
 
 
 def chat_request(request: Mapping[str, Any]) -> dict[str, Any]:
-    """The request for Ollama's chat handler. Raises Rejected."""
+    """Return the request for Ollama's chat handler. Raises Rejected."""
     if not request.get("model"):
         raise Rejected("model is required")
     if (request.get("max_tokens") or 0) <= 0:

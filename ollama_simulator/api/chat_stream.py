@@ -73,7 +73,7 @@ def check_format(value: Any) -> None:
 
 
 async def _pieces(completion: Completion, lease: Lease, *, has_images: bool) -> AsyncIterator[Piece]:
-    """The completion's pieces; failures of the runner become ApiError. Releases the lease at the end."""
+    """Yield the pieces of a completion; failures of the runner become ApiError. Releases the lease at the end."""
     try:
         check_format(completion.format)
         if has_images and not any(tensor.name.startswith("v.") for tensor in completion.model.weights.tensors):

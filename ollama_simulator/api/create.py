@@ -83,7 +83,7 @@ def _parsed(text: str) -> ModelName:
 
 
 def _base(exchange: Exchange, name: ModelName) -> Installed | None:
-    """The model to start from. Ollama looks it up as a file name, so case matters here."""
+    """Return the model to start from. Ollama looks it up as a file name, so case matters here."""
     found = exchange.host.library.get(name)
     return found if found is not None and found.name.full == name.full else None
 
@@ -129,7 +129,7 @@ def _from_files(exchange: Exchange, files: Mapping[str, str]) -> tuple[Weights, 
 
 
 def _changed(layers: list[Layer], request: Mapping[str, Any]) -> list[Layer]:
-    """The layers with the request's changes applied, in Ollama's order."""
+    """Return the layers with the request's changes applied, in Ollama's order."""
     made = list(layers)
 
     def put(media: str, data: bytes) -> None:

@@ -31,24 +31,24 @@ class Dialect(Protocol):
     starts_early: bool
 
     def failed(self, status: int, text: str) -> dict[str, Any]:
-        """The error object."""
+        """Return the error object."""
         ...
 
     def whole(self, chunk: dict[str, Any]) -> dict[str, Any]:
-        """The single object of a response that is not streamed."""
+        """Return the single object of a response that is not streamed."""
         ...
 
     def events(self, chunk: dict[str, Any]) -> list[bytes]:
-        """The HTTP chunks of one response object of a stream."""
+        """Return the HTTP chunks of one response object of a stream."""
         ...
 
     def broken(self) -> list[bytes]:
-        """The chunks sent when the runner dies in mid-stream. They contain no error, as in Ollama."""
+        """Return the chunks sent when the runner dies in mid-stream. They contain no error, as in Ollama."""
         ...
 
 
 async def body(exchange: Exchange, schema: Struct) -> dict[str, Any]:
-    """The request's body. Raises ApiError for cloud models and bad zstd (in Ollama's format), else Rejected."""
+    """Return the request's body. Raises ApiError for cloud models and bad zstd (in Ollama's format), else Rejected."""
     raw = await exchange.request.read()
     if exchange.request.header("Content-Encoding") == "zstd" and not raw.startswith(b"\x28\xb5\x2f\xfd"):
         raise ApiError(400, "invalid input: magic number mismatch")

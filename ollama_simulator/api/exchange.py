@@ -33,7 +33,7 @@ class ApiError(Exception):
 
 
 def wall_clock() -> datetime:
-    """The current date. Tests replace it; nothing else reads the wall clock."""
+    """Return the current date. Tests replace it; nothing else reads the wall clock."""
     return datetime.now(UTC)
 
 
@@ -56,7 +56,7 @@ class Host:
     spare_weights: dict[str, Weights] = field(default_factory=dict)
 
     def stamp(self) -> str:
-        """The current date in Go's JSON format."""
+        """Return the current date in Go's JSON format."""
         return go_time(self.now(), self.rng.randrange(1000))
 
     def random_hex(self, length: int) -> str:
@@ -81,7 +81,7 @@ class Exchange:
     started_s: float = field(default_factory=lambda: asyncio.get_running_loop().time())
 
     async def bind(self, schema: Struct) -> dict[str, Any]:
-        """The body as `schema`. Raises ApiError 400 with Go's text."""
+        """Return the body as `schema`. Raises ApiError 400 with Go's text."""
         try:
             return bind(await self.request.read(), schema)
         except BadRequest as error:
@@ -99,7 +99,7 @@ class Exchange:
         await self.json({"error": text}, status)
 
     def installed(self, text: str, *, missing: str, missing_status: int = 404, unnamed: tuple[int, str]) -> Installed:
-        """The installed model named `text`. Raises ApiError with the statuses and texts of the route."""
+        """Return the installed model named `text`. Raises ApiError with the statuses and texts of the route."""
         name = self.name(text, unnamed=unnamed)
         if name.source is Source.CLOUD:
             raise ApiError(*self.cloud_refusal("remote model is unavailable"))
@@ -109,7 +109,7 @@ class Exchange:
         return model
 
     def name(self, text: str, *, unnamed: tuple[int, str]) -> ModelName:
-        """The parsed name. Raises ApiError: `unnamed` if `text` is empty, 400 if it is invalid."""
+        """Return the parsed name. Raises ApiError: `unnamed` if `text` is empty, 400 if it is invalid."""
         try:
             return ModelName.parse(text)
         except BadRequest as error:
@@ -128,5 +128,5 @@ class Exchange:
 
 
 def engine_error(error: EngineError) -> ApiError:
-    """The response of handleScheduleError to a failed load."""
+    """Return the response of handleScheduleError to a failed load."""
     return ApiError(error.status, error.text)

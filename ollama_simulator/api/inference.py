@@ -65,7 +65,7 @@ class Completion:
 
 
 def prompt_tokens(wanted: Completion) -> list[int]:
-    """The prompt's tokens with BOS, truncated as Ollama does. Raises ApiError 400 if the prompt is refused."""
+    """Return the prompt's tokens with BOS, truncated as Ollama does. Raises ApiError 400 if the prompt is refused."""
     weights = wanted.model.weights
     bos = [weights.info.get("tokenizer.ggml.bos_token_id") or 1] if _adds_bos(wanted.model) else []
     found = bos + tokens.encode(weights, wanted.prompt)
@@ -98,7 +98,7 @@ def _exceeds(count: int, cells: int) -> str:
 
 
 async def complete(lease: Lease, wanted: Completion) -> AsyncIterator[Piece]:
-    """The pieces of one answer. Raises ApiError in place of the first, RunnerDied at any point."""
+    """Yield the pieces of one answer. Raises ApiError in place of the first, RunnerDied at any point."""
     prompt = prompt_tokens(wanted)
     ask = Ask(
         prompt=wanted.prompt,
@@ -162,7 +162,7 @@ class _Stream:
         self.is_stopped = False
 
     def add(self, text: str | None) -> str:
-        """The text that can be sent now. None as `text`: the model has ended its answer."""
+        """Return the text that can be sent now. None as `text`: the model has ended its answer."""
         if text is None:
             return self.flush()
         self.held += text
@@ -176,7 +176,7 @@ class _Stream:
         return ready
 
     def flush(self) -> str:
-        """The text held back, which turned out not to be a stop sequence."""
+        """Return the text held back, which turned out not to be a stop sequence."""
         ready, self.held = self.held, ""
         return ready
 

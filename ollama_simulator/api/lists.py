@@ -205,7 +205,7 @@ RECOMMENDATIONS: tuple[dict[str, Any], ...] = (
 
 
 def parsed_or_none(text: str) -> ModelName | None:
-    """The parsed name, or None if it is invalid."""
+    """Return the parsed name, or None if it is invalid."""
     try:
         return ModelName.parse(text)
     except BadRequest:

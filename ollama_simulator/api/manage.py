@@ -45,7 +45,7 @@ async def progress(exchange: Exchange, request: Mapping[str, Any], steps: Progre
 
 
 def unqualified(text: str) -> str:
-    """An invalid name as Ollama prints it: with its missing parts filled in."""
+    """Return an invalid name as Ollama prints it: with its missing parts filled in."""
     path, colon, tag = text.rpartition(":")
     path, tag = (path, tag) if colon and "/" not in tag else (text, "latest")
     parts = path.split("/")
@@ -54,7 +54,7 @@ def unqualified(text: str) -> str:
 
 
 def name_of(text: str, invalid: str) -> ModelName:
-    """A name in a management route, where `:cloud` belongs to the tag. Raises ApiError 400."""
+    """Return a name in a management route, where `:cloud` belongs to the tag. Raises ApiError 400."""
     try:
         return ModelName.parse(text)
     except BadRequest as error:
@@ -63,7 +63,7 @@ def name_of(text: str, invalid: str) -> ModelName:
 
 
 def existing(exchange: Exchange, name: ModelName) -> ModelName:
-    """The name in the spelling under which it is installed, if it is."""
+    """Return the name in the spelling under which it is installed, if it is."""
     known = exchange.host.library.get(name)
     return known.name if known is not None else name
 
@@ -155,7 +155,7 @@ def _tag(name: ModelName) -> str:
 
 
 async def _registry(exchange: Exchange, name: ModelName, verb: str, path: str) -> Installed | None:
-    """The registry's model of that name, if any. Raises ApiError if the registry cannot be reached."""
+    """Return the registry's model of that name, if any. Raises ApiError if the registry cannot be reached."""
     registry = exchange.host.registry
     if registry is None or not any(model.name.host == name.host for model in registry.models.values()):
         url = f"https://{name.host}/v2/{name.namespace}/{name.model}/{path}"

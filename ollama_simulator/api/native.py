@@ -165,7 +165,7 @@ async def embeddings(exchange: Exchange) -> None:
 
 
 async def _embedding(model: Installed, text: str, num_ctx: int, truncate: bool) -> tuple[list[float], int]:
-    """A made-up unit vector that depends only on the text, and the number of tokens read."""
+    """Return a made-up unit vector that depends only on the text, and the number of tokens read."""
     if "embedding" not in model.capabilities:
         raise ApiError(501, NO_EMBEDDINGS)
     limit = min(num_ctx, int(model.weights.value("context_length") or num_ctx))
@@ -180,6 +180,6 @@ async def _embedding(model: Installed, text: str, num_ctx: int, truncate: bool) 
 
 
 def normalized(vector: list[float]) -> list[float]:
-    """The vector scaled to length 1, with the precision of a float32."""
+    """Return the vector scaled to length 1, with the precision of a float32."""
     norm = math.sqrt(sum(value * value for value in vector)) or 1e-12
     return [float(f"{value / norm:.8g}") for value in vector]

@@ -138,7 +138,7 @@ async def v1_transcriptions(exchange: Exchange) -> None:
 
 
 def _transcription(content_type: str, raw: bytes) -> str:
-    """The model named in a multipart form, which must also contain a file. Raises Rejected."""
+    """Return the model named in a multipart form, which must also contain a file. Raises Rejected."""
     match = re.match(r'multipart/form-data.*boundary="?([^";]+)"?', content_type)
     if match is None:
         raise Rejected("failed to parse multipart form: request Content-Type isn't multipart/form-data")

@@ -85,7 +85,7 @@ EMBED = Struct(
 
 
 def chat_request(request: Mapping[str, Any]) -> dict[str, Any]:
-    """The request for Ollama's chat handler. Raises Rejected."""
+    """Return the request for Ollama's chat handler. Raises Rejected."""
     messages: list[dict[str, Any]] = []
     for message in request["messages"]:
         messages += _messages(message or {}, request["messages"])
@@ -175,7 +175,7 @@ def _audio(value: Any) -> bytes:
 
 
 def image_of(url: str) -> bytes:
-    """The bytes in a data URL. Raises Rejected."""
+    """Return the bytes in a data URL. Raises Rejected."""
     if url.startswith(("http://", "https://")):
         raise Rejected("image URLs are not currently supported, please use base64 encoded data instead")
     prefixes = ["data:;base64,", *(f"data:image/{kind};base64," for kind in ("jpeg", "jpg", "png", "webp"))]
@@ -222,7 +222,7 @@ def _options(request: Mapping[str, Any], penalties: tuple[str, ...]) -> dict[str
 
 
 def think_of(effort: str) -> bool | str | None:
-    """The value of `think` for a reasoning effort. Raises Rejected."""
+    """Return the value of `think` for a reasoning effort. Raises Rejected."""
     known: dict[str, bool | str | None] = {"": None, "none": False, "minimal": "low", "xhigh": "max", "ultra": "max"}
     if effort in ("low", "medium", "high", "max"):
         return effort
@@ -233,7 +233,7 @@ def think_of(effort: str) -> bool | str | None:
 
 
 def generate_request(request: Mapping[str, Any]) -> dict[str, Any]:
-    """The request for Ollama's generate handler. Raises Rejected."""
+    """Return the request for Ollama's generate handler. Raises Rejected."""
     stop = request.get("stop")
     for item in stop if isinstance(stop, list) else ():
         if not isinstance(item, str):

@@ -39,7 +39,7 @@ class Sampling:
 
 
 def merged(model: Mapping[str, Any], request: Mapping[str, Any] | None) -> dict[str, Any]:
-    """A model's options, overridden by the request's; checked as in `Options.FromMap`. Raises OptionError."""
+    """Return a model's options, overridden by the request's; checked as in `Options.FromMap`. Raises OptionError."""
     values: dict[str, Any] = {}
     for source in (model, request or {}):
         for key, value in source.items():
@@ -74,7 +74,7 @@ def _checked(key: str, value: Any) -> Any:
 
 
 def runner_options(values: Mapping[str, Any], shift: bool | None) -> LoadOptions:
-    """The options that a runner is started with; None = automatic."""
+    """Return the options that a runner is started with; None = automatic."""
     num_ctx = values.get("num_ctx")
     return LoadOptions(
         num_ctx=max(4, num_ctx) if num_ctx is not None else None,
@@ -89,7 +89,7 @@ def runner_options(values: Mapping[str, Any], shift: bool | None) -> LoadOptions
 
 
 def sampling(values: Mapping[str, Any]) -> Sampling:
-    """The options that limit an answer."""
+    """Return the options that limit an answer."""
     return Sampling(
         num_predict=values.get("num_predict", -1),
         num_keep=values.get("num_keep", 4),

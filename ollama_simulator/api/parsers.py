@@ -8,18 +8,18 @@ from typing import Any
 
 
 def overlap(text: str, tag: str) -> int:
-    """The number of characters at the end of `text` that may be the start of `tag`."""
+    """Return the number of characters at the end of `text` that may be the start of `tag`."""
     return next((size for size in range(min(len(text), len(tag)), 0, -1) if text.endswith(tag[:size])), 0)
 
 
 def thinking_tags(template: str) -> tuple[str, str]:
-    """The tags around `.Thinking` in a template; ("", "") if it has none."""
+    """Return the tags around `.Thinking` in a template; ("", "") if it has none."""
     match = re.search(r"\}\}([^{}]*)\{\{-?\s*\.Thinking\s*-?\}\}([^{}]*)\{\{", template)
     return (match[1].strip(), match[2].strip()) if match else ("", "")
 
 
 def tool_tag(template: str) -> str:
-    """The text in front of a tool call in the template; "{" if there is none."""
+    """Return the text in front of a tool call in the template; "{" if there is none."""
     match = re.search(r"range[^{}]*\.ToolCalls\s*-?\}\}\s*([^\s{}]+)", template)
     return match[1] if match else "{"
 
@@ -90,7 +90,7 @@ class ToolParser:
         self.count = 0
 
     def add(self, text: str) -> tuple[list[dict[str, Any]], str]:
-        """(calls without ids, content) that can be sent now."""
+        """Return (calls without ids, content) that can be sent now."""
         if self.state == "done":
             return [], text
         self.held += text
@@ -105,7 +105,7 @@ class ToolParser:
         return self._calls(), content
 
     def rest(self) -> str:
-        """The text held back, which turned out not to be a call."""
+        """Return the text held back, which turned out not to be a call."""
         return "" if self.count or self.tag != "{" else self.held
 
     def _calls(self) -> list[dict[str, Any]]:

@@ -34,7 +34,7 @@ def render(
     tools: Sequence[Mapping[str, Any]],
     think: bool | str | None,
 ) -> str:
-    """The prompt of some messages."""
+    """Return the prompt of some messages."""
     flags = _flags(think)
     system, joined = collate(messages)
     if template.uses("Messages"):
@@ -90,7 +90,7 @@ def _message(message: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _tool(tool: Mapping[str, Any]) -> Json:
-    """A tool, which prints as JSON; its `.Function` prints as a Go struct."""
+    """Return a tool, which prints as JSON; its `.Function` prints as a Go struct."""
     function = tool.get("function") or {}
     parameters = function.get("parameters") or {}
     inner: dict[str, Any] = {"type": parameters.get("type") or ""}
@@ -154,7 +154,7 @@ def chat_prompt(
     num_ctx: int,
     truncate: bool,
 ) -> str:
-    """The prompt of a chat. With `truncate`, the oldest messages are dropped until it fits; system messages stay."""
+    """Return the prompt of a chat. With `truncate`, the oldest messages are cut until it fits; system messages stay."""
     template = _parsed(model.template)
     first = 0
     if truncate:
@@ -172,7 +172,7 @@ def _from(messages: Sequence[Mapping[str, Any]], first: int) -> list[Mapping[str
 def generate_prompt(
     model: Installed, request: Mapping[str, Any], think: bool | str | None, num_ctx: int, truncate: bool
 ) -> str:
-    """The prompt of `/api/generate`. Raises TemplateError."""
+    """Return the prompt of `/api/generate`. Raises TemplateError."""
     prompt: str = request["prompt"]
     if request.get("raw"):
         return prompt

@@ -85,7 +85,7 @@ RESPONSES = Struct(
 
 
 def chat_request(request: Mapping[str, Any]) -> dict[str, Any]:
-    """The request for Ollama's chat handler. Raises Rejected."""
+    """Return the request for Ollama's chat handler. Raises Rejected."""
     messages: list[dict[str, Any]] = []
     if request.get("instructions"):
         messages.append({"role": "system", "content": request["instructions"]})

@@ -58,7 +58,7 @@ def _image(view: memoryview, kind: str) -> bytes | None:
 
 
 def go_base64(text: str) -> bytes:
-    """The bytes of base64.StdEncoding as encoding/json uses it. Raises BadRequest with the position of a wrong byte."""
+    """Decode base64.StdEncoding as encoding/json does. Raises BadRequest with the position of a wrong byte."""
     cleaned = re.sub(r"[\r\n]", "", text)
     wrong = re.search(r"[^A-Za-z0-9+/=]", text)
     body = cleaned.rstrip("=")

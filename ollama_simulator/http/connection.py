@@ -106,7 +106,7 @@ class Connection(asyncio.Protocol):
         await self._writable.wait()
 
     def body_ended(self) -> None:
-        """The body has been read completely. From now on, an EOF means that the client has left."""
+        """Record that the body was read completely: from now on, an EOF means that the client has left."""
         self._resume()
         self._body_read = True
         if self.eof:

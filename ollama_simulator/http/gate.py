@@ -27,7 +27,7 @@ class Gate:
         self._allows = origin_rule((*DEFAULT_ORIGINS, *origins))
 
     async def route(self, request: Request, response: Response) -> Match | None:
-        """The route to serve, or None if `response` is complete already."""
+        """Return the route to serve, or None if `response` is complete already."""
         if request.raw_path == "*":
             _asterisk(request, response)
             return None

@@ -32,7 +32,7 @@ class Seen:
     closed_at_s: float | None = None
 
     def header(self, name: str) -> str:
-        """The value of the first header of that name, or ""."""
+        """Return the value of the first header of that name, or ""."""
         return next((value for key, value in self.headers if key.lower() == name.lower()), "")
 
 
@@ -70,7 +70,7 @@ class BadHead(Exception):
 
 
 def bad(text: str) -> BadHead:
-    """A 400 with net/http's own text."""
+    """Return a 400 with net/http's own text."""
     return BadHead(f"400 Bad Request: {text}")
 
 
@@ -94,7 +94,7 @@ class Request:
         self.awaits_continue = False
 
     def header(self, name: str, default: str = "") -> str:
-        """The value of the first header of that name, or ""."""
+        """Return the value of the first header of that name, or ""."""
         name = name.lower()
         return next((value for key, value in self.headers if key.lower() == name), default)
 

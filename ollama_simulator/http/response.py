@@ -130,7 +130,7 @@ class Response:
             self._close = True
 
     def head(self, extra: list[tuple[str, str]]) -> bytes:
-        """The status line and headers in Go's order."""
+        """Return the status line and headers in Go's order."""
         reason = HTTPStatus(self.status).phrase if self.status in HTTPStatus._value2member_map_ else "status code"
         headers = sorted(self.headers, key=lambda pair: pair[0])
         headers.append(("Date", formatdate(usegmt=True)))

@@ -62,7 +62,7 @@ _METHODS = list(dict.fromkeys(method for method, _, _ in ROUTES))
 
 
 def find(method: str, path: str, query: str = "") -> Match:
-    """The route of a decoded path, or gin's own response: redirect, 404, 405 with Allow."""
+    """Return the route of a decoded path, or gin's own response: redirect, 404, 405 with Allow."""
     fitting = {route_method: (handler, rest) for route_method, rest, handler in _on(path)}
     if method in fitting:
         handler, parameter = fitting[method]
@@ -77,7 +77,7 @@ def find(method: str, path: str, query: str = "") -> Match:
 
 
 def _on(path: str) -> list[tuple[str, str, str]]:
-    """(method, parameter, handler) of every route that this path matches."""
+    """Return (method, parameter, handler) of every route that this path matches."""
     found = []
     for method, pattern, handler in ROUTES:
         if pattern == path:
@@ -96,7 +96,7 @@ def _redirect(method: str, path: str) -> str:
 
 
 def clean(path: str) -> str:
-    """The path cleaned as by net/http's ServeMux: no `//`, `/./`, `/../`; a trailing slash stays."""
+    """Return the path cleaned as by net/http's ServeMux: no `//`, `/./`, `/../`; a trailing slash stays."""
     parts: list[str] = []
     for part in path.split("/"):
         if part == "..":
@@ -129,7 +129,7 @@ ALLOWED_HEADERS = (
 
 
 def origin_rule(patterns: Sequence[str]) -> Callable[[str], bool]:
-    """A predicate for allowed Origins; each pattern may have one wildcard."""
+    """Return a predicate for allowed Origins; each pattern may have one wildcard."""
     compiled = [re.compile(re.escape(pattern.lower()).replace(r"\*", ".*", 1)) for pattern in patterns]
     return lambda origin: any(pattern.fullmatch(origin) for pattern in compiled)
 
@@ -147,7 +147,7 @@ _PRIVATE = [ipaddress.ip_network(net) for net in ("10.0.0.0/8", "172.16.0.0/12",
 
 
 def host_of(authority: str) -> str:
-    """The host by net.SplitHostPort, or the whole text if it has no port."""
+    """Return the host by net.SplitHostPort, or the whole text if it has no port."""
     match = re.fullmatch(r"\[([^\[\]]*)\]:[^:\[\]]*|([^:\[\]]*):[^:\[\]]*", authority)
     return (match[1] if match[1] is not None else match[2]) if match else authority
 

@@ -97,7 +97,7 @@ class Arithmetic(Protocol):
     """The memory that a runner allocates."""
 
     def plan(self, spec: RunnerSpec, free: Sequence[int]) -> RunnerPlan:
-        """The allocations of `spec` on devices with `free` bytes each, its own contexts already subtracted.
+        """Return the allocations of `spec` on devices with `free` bytes each, its own contexts already subtracted.
 
         Raises LoadFailure if the runner refuses.
         """

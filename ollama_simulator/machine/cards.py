@@ -137,7 +137,7 @@ class Cards:
 
 
 def _started() -> str | None:
-    """The start time of this process in ticks: with its pid, readers of ``state`` verify that it is alive."""
+    """Return the start time of this process in ticks: with its pid, readers of ``state`` verify that it is alive."""
     try:
         return Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()[19]
     except (OSError, IndexError):

@@ -75,7 +75,7 @@ class Layout:
 
 
 def layout_of(costs: Costs, owners: Owners, devices: int, on_cpu: frozenset[int] = frozenset()) -> Layout:
-    """The layout of a distribution; `on_cpu` are the layers whose experts stay on the CPU."""
+    """Return the layout of a distribution; `on_cpu` are the layers whose experts stay on the CPU."""
     sizes = [size - (costs.experts[il] if il in on_cpu else 0) for il, size in enumerate(costs.weights)]
 
     def per_device(size_of: Callable[[int], int]) -> tuple[int, ...]:
@@ -96,7 +96,7 @@ def layout_of(costs: Costs, owners: Owners, devices: int, on_cpu: frozenset[int]
 
 
 def by_share(layers: int, offloaded: int, shares: Sequence[int]) -> Owners:
-    """The last `offloaded` layers, in proportion to `shares`: each goes to the first device whose sum exceeds it."""
+    """Split the last `offloaded` layers by `shares`: each goes to the first device whose running sum exceeds it."""
     offloaded = min(offloaded, layers)
     total = float(sum(shares)) or 1.0
     bounds = [part / total for part in accumulate(float(share) for share in shares)]
@@ -106,7 +106,7 @@ def by_share(layers: int, offloaded: int, shares: Sequence[int]) -> Owners:
 
 
 def _in_slices(layers: int, counts: Sequence[int]) -> Owners:
-    """`counts` layers per device in contiguous slices, first device first, ending at the output layer."""
+    """Assign `counts` layers per device in contiguous slices, first device first, ending at the output layer."""
     slices = tuple(device for device, count in enumerate(counts) for _ in range(count))
     return (CPU,) * (layers - len(slices)) + slices
 
@@ -133,7 +133,7 @@ def fit(costs: Costs, free: Sequence[int], targets: Sequence[int]) -> Layout:
 
 
 def _with_experts(costs: Costs, dense: Layout, free: Sequence[int], room: Sequence[int]) -> Layout:
-    """The layout of a mixture of experts whose dense part fits: with the experts of the first layers that fit."""
+    """Return the layout of a mixture of experts whose dense part fits, with as many layers' experts as fit."""
     devices, layers = len(free), len(costs.weights) - 1
     owners = by_share(layers + 1, layers + 1, free) if devices > 1 else dense.owners
     best = dense
@@ -146,7 +146,7 @@ def _with_experts(costs: Costs, dense: Layout, free: Sequence[int], room: Sequen
 
 
 def buffers_of(layout: Layout) -> tuple[Buffer, ...]:
-    """The allocations of a layout in llama.cpp's order: the sliding cache comes after the full one."""
+    """Return the allocations of a layout in llama.cpp's order: the sliding cache comes after the full one."""
     found = [Buffer("model", d, size, size) for d, size in enumerate(layout.weights) if size]
     for cache in (layout.full_cache, layout.window_cache):
         found += [Buffer("kv", d, size, size) for d, size in enumerate(cache) if size]

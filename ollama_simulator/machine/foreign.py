@@ -19,7 +19,7 @@ class ForeignStep:
 
 
 def parse_script(text: str) -> tuple[ForeignStep, ...]:
-    """The steps in order of time, without comments (``# …``). Raises ValueError with the line number."""
+    """Parse the steps, in order of time, without comments (``# …``). Raises ValueError with the line number."""
     steps = []
     for number, line in enumerate(text.splitlines(), 1):
         words = line.partition("#")[0].split()

@@ -14,7 +14,7 @@ FIELDS = (
 
 
 def page(cards: Cards) -> str:
-    """The metrics page: free and used MiB per card, labelled with index, UUID and model."""
+    """Return the metrics page: free and used MiB per card, labelled with index, UUID and model."""
     lines: list[str] = []
     for name, text in FIELDS:
         lines += [f"# HELP {name} {text}", f"# TYPE {name} gauge"]

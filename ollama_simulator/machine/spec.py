@@ -69,7 +69,7 @@ class Machine:
 
     @classmethod
     def of_json(cls, config: Mapping[str, Any]) -> Machine:
-        """The machine described by a ``vgpu.json``; unknown keys are ignored."""
+        """Read the machine described by a ``vgpu.json``; unknown keys are ignored."""
         known = {f.name for f in fields(CardSpec)}
         cards = (CardSpec(**{k: v for k, v in device.items() if k in known}) for device in config.get("devices", ()))
         named = {f.name: config[f.name] for f in fields(Speeds) if f.name in config}
@@ -80,7 +80,7 @@ class Machine:
         return cls(cards=tuple(cards), speeds=Speeds(**{"load_mib_per_s": 20000.0, **named}), **rest)
 
     def with_foreign(self, card: int, foreign_mib: float) -> Machine:
-        """The same machine with other programs holding `foreign_mib` of one card."""
+        """Return the same machine with other programs holding `foreign_mib` of one card."""
         cards = (
             replace(spec, foreign_mib=foreign_mib) if index == card else spec for index, spec in enumerate(self.cards)
         )

@@ -24,7 +24,7 @@ CONFIG_MEDIA = "application/vnd.docker.container.image.v1+json"
 
 
 def digest_of(data: bytes) -> str:
-    """The digest of some bytes, as ``sha256:…``."""
+    """Return the digest of some bytes, as ``sha256:…``."""
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
@@ -71,7 +71,7 @@ class Weights:
         return ""
 
     def value(self, key: str) -> Any:
-        """The metadata value ``<arch>.<key>``, or None."""
+        """Return the metadata value ``<arch>.<key>``, or None."""
         return self.info.get(f"{self.arch}.{key}")
 
 
@@ -86,7 +86,7 @@ class Layer:
     origin: str = ""
 
     def manifest(self) -> dict[str, Any]:
-        """The layer's entry in the manifest."""
+        """Return the layer's entry in the manifest."""
         entry: dict[str, Any] = {"mediaType": self.media, "digest": self.digest, "size": self.size}
         if self.origin:
             entry["from"] = self.origin
@@ -94,7 +94,7 @@ class Layer:
 
 
 def layer(kind: str, data: bytes) -> Layer:
-    """A layer of Ollama's media type `kind` with these bytes."""
+    """Return a layer of Ollama's media type `kind` with these bytes."""
     return Layer(MEDIA + kind, digest_of(data), len(data), data)
 
 
@@ -142,7 +142,7 @@ class Installed:
 
 
 def capabilities_of(weights: Weights, template: str, *, with_vision: bool = True) -> tuple[str, ...]:
-    """The capabilities of weights with a template, in Ollama's order."""
+    """Return the capabilities of weights with a template, in Ollama's order."""
     if weights.value("pooling_type") is not None:
         return ("embedding",)
     found = ["completion"]
@@ -158,7 +158,7 @@ def capabilities_of(weights: Weights, template: str, *, with_vision: bool = True
 
 
 def config_layer(weights: Weights) -> Layer:
-    """The config blob, byte for byte as Ollama writes it."""
+    """Return the config blob, byte for byte as Ollama writes it."""
     config = {
         "model_format": "gguf",
         "model_family": weights.family,
@@ -181,7 +181,7 @@ def installed(
     parent: str = "",
     config: Layer | None = None,
 ) -> Installed:
-    """The tag `name` with these layers, weights first. `config`: a config blob that Ollama did not write itself."""
+    """Return the tag `name` with these layers, weights first. `config` is a config blob that Ollama did not write."""
     kept, config = tuple(layers), config or config_layer(weights)
     read = _read_layers(kept)
     made = Installed(name, weights, kept, config, at, parent=parent, **read)
@@ -217,7 +217,7 @@ def _read_layers(layers: tuple[Layer, ...]) -> dict[str, Any]:
 
 
 def sim_model(model: Installed) -> SimModel:
-    """The model as the scheduler knows it."""
+    """Return the model as the scheduler knows it."""
     weights = model.weights
     facts = ModelFacts(
         name=model.show_name,

@@ -34,11 +34,11 @@ class Library:
             self.blobs.setdefault(item.digest, item.data or None)
 
     def find(self, text: str) -> Installed | None:
-        """The tag of that name, or None. Raises BadRequest for an invalid name."""
+        """Return the tag of that name, or None. Raises BadRequest for an invalid name."""
         return self.models.get(ModelName.parse(text).key)
 
     def get(self, name: ModelName) -> Installed | None:
-        """The tag of a parsed name, or None."""
+        """Return the tag of a parsed name, or None."""
         return self.models.get(name.key)
 
     def remove(self, name: ModelName) -> None:
@@ -81,7 +81,7 @@ def _data() -> dict[str, Any]:
 
 @lru_cache(maxsize=256)
 def weights_of(digest: str) -> Weights:
-    """The weights of a real model, shared by all libraries of the process."""
+    """Return the weights of a real model, shared by all libraries of the process."""
     data = _data()
     entry = data["weights"][digest]
     names = data["structures"][entry["structure"]]
@@ -114,7 +114,7 @@ def canonical_tags() -> list[str]:
 
 
 def real_model(tag: str, at: datetime = INSTALLED_AT) -> Installed:
-    """A real model under a known tag (``llama3.3`` means ``llama3.3:latest``). Raises KeyError."""
+    """Return a real model under a known tag (``llama3.3`` means ``llama3.3:latest``). Raises KeyError."""
     name = ModelName.parse(tag)
     entry = {known.lower(): entry for known, entry in _data()["tags"].items()}[name.short.lower()]
     weights = weights_of(entry["weights"])
@@ -124,7 +124,7 @@ def real_model(tag: str, at: datetime = INSTALLED_AT) -> Installed:
 
 
 def real_library(tags: Iterable[str]) -> Library:
-    """A library with these real tags, one second apart, the first the newest."""
+    """Return a library with these real tags, one second apart, the first the newest."""
     library = Library()
     for number, tag in enumerate(tags):
         library.add(real_model(tag, INSTALLED_AT - timedelta(seconds=number)))
@@ -132,7 +132,7 @@ def real_library(tags: Iterable[str]) -> Library:
 
 
 def tiny_library() -> Library:
-    """The scripted models of the recordings, whose answers and token counts are known exactly."""
+    """Return the scripted models of the recordings, whose answers and token counts are known exactly."""
     data, weights = _tiny()
     library = Library()
     for entry in data["models"]:

@@ -69,7 +69,7 @@ class Controls:
 
 
 def controls(prompt: str) -> Controls:
-    """The commands in a prompt; of several lengths the last one counts."""
+    """Return the commands in a prompt; of several lengths the last one counts."""
     lengths = re.findall(r"\[\[tokens=(\d+)\]\]", prompt)
     return Controls(int(lengths[-1]) if lengths else None, "[[crash]]" in prompt, "[[oom]]" in prompt)
 
@@ -123,7 +123,7 @@ def _pieces(text: str) -> list[str]:
 
 
 def sample(schema: Mapping[str, Any]) -> Any:
-    """A value that satisfies a (plain) JSON schema."""
+    """Return a value that satisfies a (plain) JSON schema."""
     if schema.get("enum"):
         return schema["enum"][0]
     kind = schema.get("type")

@@ -195,7 +195,7 @@ def _assign(pipe: list[str], dot: Any, scope: dict[str, Any]) -> tuple[bool, Any
 
 
 def _evaluate(tokens: list[str], dot: Any, scope: dict[str, Any]) -> Any:
-    """A pipeline: commands joined by `|`, the value of each the last argument of the next."""
+    """Parse a pipeline: commands joined by `|`, the value of each the last argument of the next."""
     commands: list[list[str]] = [[]]
     depth = 0
     for token in tokens:

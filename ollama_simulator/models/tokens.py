@@ -35,7 +35,7 @@ class Vocabulary:
         self._bytes = {int(piece[3:5], 16): number for number, piece in enumerate(self.pieces) if kinds[number] == BYTE}
 
     def encode(self, text: str) -> list[int]:
-        """The token ids of a text: special pieces recognised, no BOS."""
+        """Return the token ids of a text: special pieces recognised, no BOS."""
         ids: list[int] = []
         at = 0
         for match in self._special.finditer(text) if self._special else ():
@@ -45,13 +45,13 @@ class Vocabulary:
         return ids + self._plain(text[at:])
 
     def text(self, number: int) -> str:
-        """The text of a token; "" for control tokens."""
+        """Return the text of a token; "" for control tokens."""
         if self.kinds[number] == BYTE:
             return bytes([int(self.pieces[number][3:5], 16)]).decode("utf-8", "ignore")
         return "" if self.kinds[number] in (2, CONTROL) else self.pieces[number].replace("▁", " ")
 
     def decode(self, numbers: list[int]) -> str:
-        """The text of some tokens, including special ones."""
+        """Return the text of some tokens, including special ones."""
         raw = b""
         for number in numbers:
             is_byte = self.kinds[number] == BYTE
@@ -87,7 +87,7 @@ def _vocabulary(_key: int, holder: Any) -> Vocabulary | None:
 
 
 def vocabulary(weights: Any) -> Vocabulary | None:
-    """The vocabulary of some weights, or None if unknown."""
+    """Return the vocabulary of some weights, or None if unknown."""
     return _vocabulary(id(weights), weights)
 
 
@@ -101,7 +101,7 @@ def encode(weights: Any, text: str) -> list[int]:
 
 
 def decode(weights: Any, numbers: list[int]) -> str:
-    """The text of some token ids; random words if the vocabulary is unknown."""
+    """Return the text of some token ids; random words if the vocabulary is unknown."""
     known = vocabulary(weights)
     if known is not None and all(0 <= number < len(known.pieces) for number in numbers):
         return known.decode(numbers)

@@ -56,7 +56,7 @@ class Recordings:
 
 
 def facts_of(model: dict[str, Any], quant: str) -> ModelFacts:
-    """The facts of one recorded model, as from `/api/show`."""
+    """Return the facts of one recorded model, as from `/api/show`."""
     kinds = model["quants"][quant]
     return ModelFacts(
         name=f"{model['model']}:{quant}",
@@ -76,7 +76,7 @@ def facts_of(model: dict[str, Any], quant: str) -> ModelFacts:
 
 
 def options_of(row: Row) -> MemoryOptions:
-    """The options of the recorded run."""
+    """Return the options of the recorded run."""
     return MemoryOptions(
         num_ctx=int(row["num_ctx"]),
         num_batch=int(row["num_batch"]),
@@ -88,7 +88,7 @@ def options_of(row: Row) -> MemoryOptions:
 
 
 def cards_of(row: Row) -> list[Card]:
-    """The devices of a recorded decision: no driver context, the recorded target, the projector on the first one."""
+    """Return a recorded decision's devices: no driver context, the recorded target, the projector on the first one."""
     free = [float(text) for text in row["dev_free_mib"].split("|")]
     free = free[:1] if "none" in row["split"] else free
     target, projector = float(row["fit_target_mib"] or 1024), float(row["mmproj_device_mib"] or 0)

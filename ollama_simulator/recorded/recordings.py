@@ -53,7 +53,7 @@ def pack(folder: Path) -> bytes:
 
 
 def read_models(folder: Path) -> dict[str, SimModel]:
-    """The models of a folder by tag (``models.json``, or the packed file)."""
+    """Return the models of a folder by tag (``models.json``, or the packed file)."""
     packed = folder / "scenarios.json.gz"
     if packed.exists():
         rows = json.loads(gzip.decompress(packed.read_bytes()))["models"]
@@ -63,7 +63,7 @@ def read_models(folder: Path) -> dict[str, SimModel]:
 
 
 def model_of(name: str, row: Mapping[str, Any]) -> SimModel:
-    """The model of one row of ``models.json``."""
+    """Return the model of one row of ``models.json``."""
     tower = int(row["bytes"].get("vision") or 0)
     capabilities = {"embedding"} if row.get("embedding_model") else {"completion"}
     facts = ModelFacts(
@@ -122,7 +122,7 @@ def _tensors(row: Mapping[str, Any]) -> Iterator[Tensor]:
 
 
 def _layer(row: Mapping[str, Any], il: int, size: int, expert_bytes: int) -> Iterator[Tensor]:
-    """The tensors of one block, `size` bytes in all."""
+    """Return the tensors of one block, `size` bytes in all."""
     base = BASE.get(row["quantization"], row["quantization"])
     head, kv = int(row["key_length"]), int(row["head_count_kv"]) * int(row["key_length"])
     embedding, wide = int(row["embedding_length"]), int(row["head_count"]) * head
@@ -160,7 +160,7 @@ def _feed_forward(row: Mapping[str, Any], block: str, base: str, size: int, befo
 
 
 def _sized(name: str, size: int, shape: tuple[int, ...]) -> Tensor:
-    """A tensor of exactly `size` bytes: of `shape` if some type gives that size, else a row of bytes."""
+    """Return a tensor of exactly `size` bytes: of `shape` if some type gives that size, else a row of bytes."""
     for kind in ("F16", "BF16", "F32", "Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q3_K", "Q2_K", "MXFP4"):
         if tensor_bytes(Tensor(name, kind, shape)) == size:
             return Tensor(name, kind, shape)

@@ -31,7 +31,7 @@ def is_sequential(scenario: Mapping[str, Any]) -> bool:
 
 
 def settings_of(env: Mapping[str, str]) -> ServerSettings:
-    """The settings in a recorded environment."""
+    """Return the settings in a recorded environment."""
     flash = {"1": "on", "true": "on", "0": "off", "false": "off"}.get(env.get("OLLAMA_FLASH_ATTENTION", ""), "auto")
     return ServerSettings(
         num_parallel=int(env.get("OLLAMA_NUM_PARALLEL", 1)),
@@ -50,7 +50,7 @@ def settings_of(env: Mapping[str, str]) -> ServerSettings:
 
 
 def seconds(value: float | str) -> float:
-    """A keep_alive as Ollama reads it: seconds, or a Go duration such as ``10m``. Negative = infinite."""
+    """Return a keep_alive as Ollama reads it: seconds, or a Go duration such as ``10m``. Negative = infinite."""
     is_duration = isinstance(value, str) and not re.fullmatch(r"-?\d+", value)
     found = parse_duration_ns(str(value)) / 1e9 if is_duration else float(value)
     return math.inf if found < 0 else found
@@ -79,7 +79,7 @@ class RecordedClient:
         return asyncio.ensure_future(self.send(do))
 
     def compare(self, what: str, answered: Answered, result: Mapping[str, Any]) -> list[str]:
-        """The differences between an answer and the recorded one. Adds both durations to `times`."""
+        """Return the differences between an answer and the recorded one. Adds both durations to `times`."""
         if "total_s" in result:
             self.times.append((float(result["total_s"]), answered.total_s))
         recorded = result.get("status")
@@ -131,19 +131,19 @@ class RecordedClient:
 
 
 def prompt_of(body: Mapping[str, Any]) -> str:
-    """The text of a request in any of its fields."""
+    """Return the text of a request in any of its fields."""
     said = [body.get("prompt"), body.get("input"), *(message.get("content") for message in body.get("messages", ()))]
     return " ".join(str(text) for text in said if text)
 
 
 def options_of(body: Mapping[str, Any]) -> LoadOptions:
-    """The runner options in a request."""
+    """Return the runner options in a request."""
     sent = {**(body.get("options") or {}), **({"shift": body["shift"]} if "shift" in body else {})}
     return LoadOptions(**{key: sent[key] for key in LoadOptions.__struct_fields__ if key in sent})
 
 
 def visible_cards(scenario: Mapping[str, Any]) -> list[int]:
-    """The cards visible to the server, in its order. CUDA_VISIBLE_DEVICES ends at its first invalid entry."""
+    """Return the cards visible to the server, in its order. CUDA_VISIBLE_DEVICES ends at its first invalid entry."""
     count, named = len(scenario["gpus"]), scenario["env"].get("CUDA_VISIBLE_DEVICES", "").strip()
     if not named:
         return list(range(count))

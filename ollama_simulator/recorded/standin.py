@@ -52,7 +52,7 @@ class Shape:
 
 @lru_cache(maxsize=256)
 def shape_of(facts: ModelFacts) -> Shape:
-    """The shape from metadata and tensor table."""
+    """Return the shape from metadata and tensor table."""
     value, count = facts.value, int(facts.value("block_count", 1))
     layers, experts = [0] * count, [0] * count
     output = token_embedding = tower = biggest = 0

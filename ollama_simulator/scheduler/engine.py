@@ -126,7 +126,7 @@ class Engine(AbstractAsyncContextManager["Engine"]):
             self._endings.mark(runner)
 
     def ps(self) -> list[LoadedRow]:
-        """The rows of `/api/ps`, latest expiry first. A dead runner stays listed until its next request."""
+        """Return the rows of `/api/ps`, latest expiry first. A dead runner stays listed until its next request."""
         return listed(self._loaded.values(), asyncio.get_running_loop().time())
 
     async def read_ps(self) -> list[LoadedRow]:
@@ -139,7 +139,7 @@ class Engine(AbstractAsyncContextManager["Engine"]):
         return model.blob in self._loaded
 
     def residents(self) -> list[OllamaResident]:
-        """What the scheduler has booked for each loaded model, and the memory it actually holds."""
+        """Return What the scheduler has booked for each loaded model, and the memory it actually holds."""
         cards = range(len(self.cards.machine.cards))
         return [
             replace(runner.resident(), held_bytes=tuple(self.cards.held_bytes(runner.who, card) for card in cards))

@@ -76,7 +76,9 @@ class Lease(AbstractAsyncContextManager["Lease"]):
 
 
 def active_share(model: SimModel) -> float:
-    """The share of the weights that one token reads. For a mixture of experts: a tenth, plus nine tenths times the
-    share of experts used."""
+    """Return the share of the weights that one token reads.
+
+    For a mixture of experts it is a tenth, plus nine tenths of the share of experts used.
+    """
     experts, used = int(model.facts.value("expert_count", 0)), int(model.facts.value("expert_used_count", 0))
     return min(1.0, 0.1 + 0.9 * used / experts) if experts and used else 1.0

@@ -22,7 +22,7 @@ class LoadedRow:
 
 
 def listed(runners: Iterable[Runner], now_s: float) -> list[LoadedRow]:
-    """The rows, latest expiry (in whole seconds) first. The keep-alive of a runner that was never idle starts now."""
+    """Return the rows, latest expiry (in whole seconds) first. The keep-alive of a never idle runner starts now."""
     rows = [
         LoadedRow(
             runner.model,

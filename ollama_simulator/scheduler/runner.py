@@ -75,7 +75,7 @@ class Runner:
         return self.size_vram_bytes + (0 if self.plan.is_full else self.plan.host_bytes)
 
     def resident(self) -> OllamaResident:
-        """The scheduler's bookkeeping of this runner."""
+        """Return the scheduler's bookkeeping of this runner."""
         return OllamaResident(
             weights=self.model.blob,
             cards=self.cards,
@@ -157,7 +157,7 @@ class Runner:
 
 
 def _oom_text(buffer: Buffer) -> str:
-    """The end of the log as Ollama quotes it."""
+    """Return the end of the log as Ollama quotes it."""
     name, size = f"CUDA{buffer.device}", buffer.size_bytes
     if buffer.kind == "model":
         return (
@@ -171,7 +171,7 @@ def _oom_text(buffer: Buffer) -> str:
 
 
 def command_line(runner: Runner, settings: ServerSettings) -> str:
-    """The runner's command line as in Ollama's log."""
+    """Return the runner's command line as in Ollama's log."""
     spec, launch = runner.spec, runner.launch
     words = ["llama-server", "--model", runner.model.name]
     words += ["-c", str(spec.num_ctx * spec.num_parallel), "-np", str(spec.num_parallel)]

@@ -28,7 +28,7 @@ class Reply:
 
 
 def request_bytes(request: dict[str, Any], authority: str, prefix: str = "") -> list[bytes]:
-    """The pieces to send. Host and absolute targets that name the recorded server are changed to `authority`.
+    """Return the pieces to send. Host and absolute targets that name the recorded server are changed to `authority`.
 
     `prefix` is a path prefix that the recorder removed from the request.
     """
@@ -58,7 +58,7 @@ def _pointed(name: str, value: str, authority: str) -> str:
 
 
 def request_body(request: dict[str, Any]) -> bytes:
-    """The body of a recorded request."""
+    """Return the body of a recorded request."""
     if "body" in request:
         return str(request["body"]).encode()
     if "body_b64" in request:
@@ -119,7 +119,7 @@ def _is_short(request: dict[str, Any]) -> bool:
 
 
 async def _until(reading: Any, after_s: float) -> Reply | None:
-    """The response if it arrives within `after_s`, when the client hangs up; else None."""
+    """Return the response if it arrives within `after_s`, when the client hangs up; else None."""
     task = asyncio.ensure_future(reading)
     done, _ = await asyncio.wait({task}, timeout=after_s)
     if not done:

@@ -31,6 +31,6 @@ def needs_models(transcript: dict[str, Any]) -> bool:
 
 
 async def against_server(url: str, items: Iterable[dict[str, Any]]) -> list[Outcome]:
-    """The outcomes of all transcripts that can be replayed against this server."""
+    """Return the outcomes of all transcripts that can be replayed against this server."""
     await Client(url).exchange({"request": {"method": "GET", "target": "/", "headers": [["Host", "127.0.0.1"]]}})
     return [await replay(item, url) for item in items if not needs_models(item)]

@@ -23,7 +23,7 @@ SAMPLED = re.compile(r"gemma3")
 
 
 def normal(reply: Reply | None, *, sampled: bool, through_proxy: bool = False) -> list[str]:
-    """A response as lines of text; two responses agree if these are equal.
+    """Return a response as lines of text; two responses agree if these are equal.
 
     `through_proxy`: without everything that HTTP leaves to each hop (framing, chunk boundaries, order and case of
     headers) and without the headers that the router adds.
@@ -63,7 +63,7 @@ HOP |= {"x-should-retry", "access-control-expose-headers"}
 
 
 def _headers(headers: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """The headers, sorted and without Date if they are of the stub server in `cli-errors`."""
+    """Return the headers, sorted and without Date if they are of the stub server in `cli-errors`."""
     if any(name == "Server" for name, _ in headers):
         return sorted((name, value) for name, value in headers if name not in ("Server", "Date"))
     return list(headers)
@@ -78,7 +78,7 @@ def _header(name: str, value: str) -> str:
 
 
 def _folded(chunks: list[str], sampled: bool) -> list[str]:
-    """The chunks, with equal adjacent ones of a sampled model and a layer's progress lines counted once."""
+    """Return the chunks, with equal adjacent ones of a sampled model and a layer's progress lines counted once."""
     found: list[str] = []
     for chunk in chunks:
         if (sampled and found and chunk == found[-1]) or ('"status": "pulling ' in chunk and chunk in found):
@@ -88,7 +88,7 @@ def _folded(chunks: list[str], sampled: bool) -> list[str]:
 
 
 def _text(text: str, sampled: bool) -> str:
-    """A body or chunk with each JSON value in it normalised and the text around it kept."""
+    """Return a body or chunk with each JSON value in it normalised and the text around it kept."""
     out = []
     for line in text.split("\n"):
         prefix, value = ("data: ", line[6:]) if line.startswith("data: ") else ("", line)
@@ -132,7 +132,7 @@ def _value(key: str, value: Any, sampled: bool) -> Any:
 
 
 def _sampled(key: str, value: Any) -> Any:
-    """The mask for a value that sampling determines (words, counts of an unrecorded tokenizer), else None."""
+    """Return the mask for a value that sampling determines (words, counts of an unrecorded tokenizer), else None."""
     if key in ("response", "content", "text", "delta", "thinking") and isinstance(value, str):
         return "<words>"
     if key in ("prompt_eval_count", "prompt_tokens", "total_tokens", "input_tokens", "eval_count", "output_tokens"):
@@ -166,7 +166,7 @@ def _string(text: str) -> str:
 
 
 def recorded(response: dict[str, Any] | None) -> Reply | None:
-    """A recorded response as a Reply."""
+    """Return a recorded response as a Reply."""
     if response is None:
         return None
     reply = Reply(response["status"], response["reason"], [(name, value) for name, value in response["headers"]])

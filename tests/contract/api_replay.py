@@ -51,7 +51,7 @@ def transcripts(folder: Path | None = None) -> Iterator[dict[str, Any]]:
 
 
 def settings_of(transcript: dict[str, Any]) -> tuple[ServerSettings, tuple[str, ...], bool]:
-    """The server's settings, additional origins, and whether the cloud is disabled."""
+    """Return the server's settings, additional origins, and whether the cloud is disabled."""
     env = transcript.get("server_env") or {}
     settings = ServerSettings()
     if "OLLAMA_MAX_LOADED_MODELS" in env:
@@ -69,7 +69,7 @@ def settings_of(transcript: dict[str, Any]) -> tuple[ServerSettings, tuple[str, 
 
 
 def config_of(transcript: dict[str, Any], registry: Callable[[], Library] | None = None) -> SimConfig:
-    """A simulator in the state of the recorded server, as far as it is known."""
+    """Run a simulator in the state of the recorded server, as far as it is known."""
     settings, origins, cloud_disabled = settings_of(transcript)
     library = library_of(transcript)
     start = datetime.fromisoformat("2026-11-23T01:00:00+00:00")
@@ -89,7 +89,7 @@ def config_of(transcript: dict[str, Any], registry: Callable[[], Library] | None
 
 
 def registry_library() -> Library:
-    """The registry of the recordings: one small model."""
+    """Return the registry of the recordings: one small model."""
     library = Library()
     weights = replace(tiny_library().models[ModelName.parse("tiny-plain").key].weights, digest=PULLED)
     layers = [Layer(MEDIA + "model", PULLED, 3145760), layer("template", b"{{ .Prompt }}<|assistant|>")]
@@ -103,7 +103,7 @@ PULLED = "sha256:9d647f302532468ce05c71aed4960c117bee96e03153bff23e0be81d40e85fc
 
 
 def library_of(transcript: dict[str, Any]) -> Library:
-    """The recording's models. Those left by an earlier conversation are inferred from the responses."""
+    """Return the recording's models. Those left by an earlier conversation are inferred from the responses."""
     library = tiny_library()
     first = next(iter(_rows(transcript, "/api/tags")), None)
     if first == [] or "tags-none" in transcript["id"]:
@@ -232,7 +232,7 @@ async def prepare(transcript: dict[str, Any], url: str) -> None:
 
 
 def prefix_of(transcript: dict[str, Any]) -> str:
-    """The path prefix that the recorder's proxy removed, or ""."""
+    """Return the path prefix that the recorder's proxy removed, or ""."""
     for step in transcript["steps"]:
         match = re.match(r"(/t/[^/]+)/", _target(step["request"]))
         if match and step["response"] and step["response"]["status"] != 404:
@@ -357,7 +357,7 @@ def order_stub(transcript: dict[str, Any], faults: FaultBook) -> None:
 
 
 def killer(server: SimulatedOllama) -> Kill:
-    """A function that kills the runner of a model by name."""
+    """Return a function that kills the runner of a model by name."""
 
     def kill(name: str) -> None:
         model = server.library.find(name)

@@ -71,7 +71,7 @@ def test_simulator_reproduces_the_recordings(request: pytest.FixtureRequest) -> 
 
 @asynccontextmanager
 async def _router(url: str, transcript: dict[str, Any]) -> AsyncIterator[str]:
-    """A router in front of a server without a GPU."""
+    """Run a router in front of a server without a GPU."""
     origins = settings_of(transcript)[1]
     options = {
         "listen": "127.0.0.1:0",

@@ -28,7 +28,7 @@ ignores num_gpu if everything fits."""
 
 @pytest.fixture(scope="module", params=[OURS, MORE], ids=["known", "more"])
 def recordings(request: pytest.FixtureRequest) -> Path:
-    """A folder of recordings to replay."""
+    """Provide a folder of recordings to replay."""
     named = request.config.getoption("--data")
     folder = Path(named) if named else Path(request.param)
     if named and request.param == MORE:

@@ -36,7 +36,7 @@ async def ask(
 
 
 def chat(model: str, text: str = "hi", **more: Any) -> dict[str, Any]:
-    """A chat request."""
+    """Return a chat request."""
     return {"model": model, "messages": [{"role": "user", "content": text}], **more}
 
 
@@ -145,7 +145,7 @@ def test_an_ordered_fault_comes_once_instead_of_the_answer(
 
 
 def lines_of(body: bytes) -> list[bytes]:
-    """The complete JSON lines in a chunked body."""
+    """Return the complete JSON lines in a chunked body."""
     return [line for line in body.split(b"\r\n") if line.startswith(b"{") and line.endswith(b"}\n")]
 
 

@@ -21,7 +21,7 @@ def count_of(path):
     return story
 
 
-async def readings(one, page):
+async def readings(_one, page):
     """How often the cards are read within `SPAN_S`."""
     await asyncio.sleep(1)
     before = page.hits

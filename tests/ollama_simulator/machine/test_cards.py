@@ -90,7 +90,7 @@ def test_run_directory_is_read_at_each_use_and_written_for_others(tmp_path: Path
 def test_log_has_the_lines_that_others_evaluate(tmp_path: Path) -> None:
     """One line per start of a runner, with its command."""
     events: list[str] = []
-    sink = log_to(tmp_path / "log", lambda what, name, detail: events.append(what))
+    sink = log_to(tmp_path / "log", lambda what, _name, _detail: events.append(what))
     sink("starting", "qwen3:8b", "llama-server --model qwen3:8b -c 4096")
     sink("load_failed", "qwen3:8b", 'a "b"\nc')
     first, second = (tmp_path / "log").read_text().splitlines()

@@ -22,7 +22,7 @@ from router.core.units import MIB
 
 
 def model(name: str, mib: int) -> SimModel:
-    """A llama model of 16 layers with a file of `mib` MiB."""
+    """Return a llama model of 16 layers with a file of `mib` MiB."""
     rows = mib * MIB // 16 // 2 // 1024
     blocks = [
         Tensor(f"blk.{il}.{part}.weight", "F16", (1024, size))
@@ -151,7 +151,7 @@ def test_queue_is_first_in_first_out_without_coalescing() -> None:
     async def play(engine: Engine) -> None:
         await asyncio.gather(*(serve(engine, (BIG, OTHER)[turn % 2]) for turn in range(6)))
 
-    with_engine(play, on_event=lambda what, name, detail: starts.append(name) if what == "starting" else None)
+    with_engine(play, on_event=lambda what, name, _detail: starts.append(name) if what == "starting" else None)
     assert starts == ["big", "other"] * 3
 
 
