@@ -1,4 +1,4 @@
-"""Streams through a real edge: byte-exact, cancelled in every window, never cut without a word, never unbounded."""
+"""Streams through a real edge: byte-exact, cancellable at any time, never cut silently, never buffered unbounded."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def hang_mid_stream(visit: Visit) -> None:
 
 
 async def until(true: object, timeout_s: float = 2.0) -> None:
-    """Wait for a condition that the loop brings about."""
+    """Poll until a condition holds, for at most `timeout_s`."""
     async with asyncio.timeout(timeout_s):
         while not true():  # type: ignore[operator]  # noqa: ASYNC110
             await asyncio.sleep(0.002)
@@ -60,7 +60,7 @@ async def until(true: object, timeout_s: float = 2.0) -> None:
 @pytest.mark.parametrize("how", ["close", "reset"])
 @pytest.mark.parametrize("target", BODIES)
 async def test_leaving_mid_stream_cancels_the_upstream_a1(target: str, how: str) -> None:
-    """FIN or RST in mid-stream on every streamed route: the upstream's connection closes at once, the place is free."""
+    """FIN or RST in mid-stream on every streamed route: the upstream's connection is closed, the answer released."""
     async with raw_upstream(hang_mid_stream) as upstream:
         async with running_edge(FakeDispatcher(HttpRelay(upstream.url))) as running:
             raw = await RawClient.to(running.port)
@@ -76,7 +76,7 @@ async def test_leaving_mid_stream_cancels_the_upstream_a1(target: str, how: str)
 
 @pytest.mark.parametrize("stream", ["true", "false"])
 async def test_leaving_before_the_first_byte_cancels_the_upstream_a2_a3(stream: str) -> None:
-    """A silent upstream is cancelled as well, streamed or not."""
+    """A request to a silent upstream is cancelled too, streamed or not."""
     body = CHAT[:-1] + f',"stream":{stream}}}'
     async with raw_upstream(hang) as upstream:
         async with running_edge(FakeDispatcher(HttpRelay(upstream.url))) as running:
@@ -87,12 +87,12 @@ async def test_leaving_before_the_first_byte_cancels_the_upstream_a2_a3(stream: 
             await until(lambda: upstream.gone_at)
 
 
-async def test_leaving_while_queued_reaches_no_upstream_a4() -> None:
-    """One place, 50 requests, 40 leave while they wait: the upstream sees exactly the other ten."""
+async def test_a_request_whose_client_leaves_while_queued_is_not_sent_a4() -> None:
+    """One slot, 50 requests, 40 clients leave while they wait: the upstream sees exactly the other ten."""
     place = asyncio.Semaphore(1)
     release = asyncio.Event()
 
-    async def before(call: Call) -> None:
+    async def before(_call: Call) -> None:
         async with place:
             await release.wait()
 
@@ -113,8 +113,8 @@ async def test_leaving_while_queued_reaches_no_upstream_a4() -> None:
                 raw.close()
 
 
-async def test_five_thousand_cancellations_leave_nothing_behind_a5() -> None:
-    """Clients leave at random instants; then 20 probes succeed, and connections, places and tasks are back to base."""
+async def test_five_thousand_cancellations_leave_no_state_a5() -> None:
+    """Clients leave at random moments; then 20 requests succeed, and connections, releases and tasks are in balance."""
     rng = random.Random(3)
 
     async def script(visit: Visit) -> None:
@@ -172,7 +172,7 @@ def cut(name: str) -> Script:
 @pytest.mark.parametrize("how", ["eof", "clean-eof", "reset", "inside-chunk", "bad-chunk", "half-line"])
 @pytest.mark.parametrize("target", BODIES)
 async def test_a_broken_stream_ends_with_one_error_in_its_dialect_a10_a11(target: str, how: str) -> None:
-    """Whole lines, then one error line or event, a well-formed end of the body, and no [DONE]."""
+    """The client gets whole lines, then one error line or event, a well-formed end of the body, and no [DONE]."""
     async with raw_upstream(cut(how)) as upstream:
         async with running_edge(FakeDispatcher(HttpRelay(upstream.url))) as running, client(running.port) as raw:
             reply = await raw.ask("POST", target, BODIES[target])
@@ -196,8 +196,8 @@ async def test_a_broken_stream_ends_with_one_error_in_its_dialect_a10_a11(target
 
 
 @pytest.mark.parametrize("target", BODIES)
-async def test_an_upstreams_own_last_word_stands_a10(target: str) -> None:
-    """A stream that ends as it should, or with the upstream's own error, gets no line of ours."""
+async def test_a_properly_ended_stream_gets_no_error_line_a10(target: str) -> None:
+    """Nor does one that ends with the upstream's own error."""
     ends = {
         "/api/pull": b'{"status":"success"}\n',
         "/v1/messages": b'event: message_stop\ndata: {"type":"message_stop"}\n\n',
@@ -222,7 +222,7 @@ async def test_an_upstreams_own_last_word_stands_a10(target: str) -> None:
 
 @pytest.mark.parametrize("how", ["short-length", "eof", "gzip", "no-http"])
 async def test_a_broken_unstreamed_answer_is_a_clean_error_a11(how: str) -> None:
-    """What is no stream is held back until it is whole: 502 with the dialect's body, and no retry by SDKs (C4)."""
+    """An unstreamed answer is buffered until it is complete: 502 in the dialect, marked against retries (C4)."""
 
     async def script(visit: Visit) -> None:
         raws = {
@@ -247,7 +247,7 @@ async def test_a_broken_unstreamed_answer_is_a_clean_error_a11(how: str) -> None
 
 
 async def test_a_relayed_stream_is_byte_exact_a9() -> None:
-    """Emoji, line separators, big integers and a 3 MB line in odd pieces: the same SHA-256 on both sides."""
+    """Emoji, line separators, big integers and a 3 MB line in odd pieces: the SHA-256 is equal on both sides."""
     rng = random.Random(5)
     texts = ["é世界😀 \u2028", "x" * 3_000_000, '123456789012345678901234567890, "q": "\\u2028"']
     lines = [f'{{"model":"m","text":"{text}"}}\n'.encode() for text in texts] + [line(4, done=True)]
@@ -268,8 +268,8 @@ async def test_a_relayed_stream_is_byte_exact_a9() -> None:
             assert hashlib.sha256(reply.body).digest() == hashlib.sha256(raw_body).digest()
 
 
-async def test_a_line_of_nine_megabytes_passes_whole_a13() -> None:
-    """The Go client's scanner ends at 8 MB; that is its business: the line is passed on."""
+async def test_a_line_of_nine_megabytes_is_passed_on_a13() -> None:
+    """Although the scanner of the Go client ends at 8 MB."""
     big = b'{"model":"m","text":"' + b"y" * 9_000_000 + b'","done":true}\n'
 
     async def script(visit: Visit) -> None:
@@ -280,8 +280,8 @@ async def test_a_line_of_nine_megabytes_passes_whole_a13() -> None:
             assert (await raw.ask("POST", "/api/chat", CHAT)).body == big
 
 
-async def test_each_line_leaves_at_once_and_nothing_is_put_between_a7_a12() -> None:
-    """The client reads line n before the upstream writes line n + 1; the head arrives before the first line."""
+async def test_each_line_is_sent_immediately_and_nothing_is_added_a7_a12() -> None:
+    """The client reads line n before the upstream writes line n + 1, and the head before the first line."""
     turn = asyncio.Semaphore(0)
 
     async def script(visit: Visit) -> None:
@@ -304,8 +304,8 @@ async def test_each_line_leaves_at_once_and_nothing_is_put_between_a7_a12() -> N
             turn.release()
 
 
-async def test_many_streams_lose_and_reorder_nothing_a8() -> None:
-    """60 streams at once: every line once and in order."""
+async def test_concurrent_streams_are_complete_and_in_order_a8() -> None:
+    """60 streams: every line once and in order."""
 
     async def script(visit: Visit) -> None:
         await visit.say(STREAM_HEAD)
@@ -326,8 +326,8 @@ async def test_many_streams_lose_and_reorder_nothing_a8() -> None:
 
 
 @needs_pauses
-async def test_a_reader_that_stops_pauses_the_upstream_and_is_cut_a14_a15() -> None:
-    """Little is held for a client that does not read; after the write-idle limit it is cut, upstream too."""
+async def test_a_client_that_stops_reading_pauses_the_upstream_and_is_cut_off_a14_a15() -> None:
+    """Little is buffered for it; after the write-idle timeout it is cut off, and the upstream cancelled."""
     written = 0
 
     async def script(visit: Visit) -> None:
@@ -357,8 +357,8 @@ async def test_a_reader_that_stops_pauses_the_upstream_and_is_cut_a14_a15() -> N
             raw.close()
 
 
-async def test_a_derived_name_is_replaced_in_every_shape_of_answer() -> None:
-    """The stream says the variant's name where the upstream says the derived tag's; nothing else changes."""
+async def test_a_derived_tags_name_is_replaced_in_every_form_of_stream() -> None:
+    """By the variant's; nothing else is changed."""
     events = {
         b"/api/chat": b'{"model":"d~1","message":{"content":"\\"model\\":\\"d~1\\""},"done":true}\n',
         b"/v1/chat/completions": (
@@ -391,8 +391,8 @@ async def test_a_derived_name_is_replaced_in_every_shape_of_answer() -> None:
                 assert (await raw.ask("POST", target.decode(), BODIES[target.decode()])).body == expected, target
 
 
-async def test_an_unstreamed_answer_is_renamed_under_its_new_length() -> None:
-    """The Content-Length follows the longer name."""
+async def test_a_derived_tags_name_is_replaced_in_an_unstreamed_answer() -> None:
+    """The Content-Length is adapted to the longer name."""
     async with raw_upstream(answer(b'{"model":"d~1","done":true}')) as upstream:
         dispatcher = FakeDispatcher(HttpRelay(upstream.url), rename=(b"d~1", b"llama3:8b-instruct"))
         async with running_edge(dispatcher) as running, client(running.port) as raw:
@@ -400,8 +400,8 @@ async def test_an_unstreamed_answer_is_renamed_under_its_new_length() -> None:
             assert reply.body == b'{"model":"llama3:8b-instruct","done":true}'
 
 
-async def test_token_counts_are_told_at_release() -> None:
-    """Counts come from the last line, the usage event, or the whole answer."""
+async def test_token_counts_are_reported_at_release() -> None:
+    """They are read from the last line, the usage event, or the whole answer."""
     answers = {
         b"/api/chat": (STREAM_HEAD, b'{"done":true,"prompt_eval_count":5,"eval_count":11}\n'),
         b"/v1/chat/completions": (
@@ -426,8 +426,8 @@ async def test_token_counts_are_told_at_release() -> None:
             assert counts == [(5, 11)] * 3
 
 
-async def test_an_answer_too_large_to_hold_back_is_cut_visibly() -> None:
-    """Beyond 4 MB an unstreamed answer is passed on as it comes; a break in it is visible as one."""
+async def test_an_answer_too_large_to_buffer_is_cut_off_visibly() -> None:
+    """Beyond 4 MB an unstreamed answer is relayed while it arrives; if it breaks off, so does the client's."""
 
     async def script(visit: Visit) -> None:
         await visit.say(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n")
@@ -444,10 +444,10 @@ async def test_an_answer_too_large_to_hold_back_is_cut_visibly() -> None:
             assert "broke off" in running.dispatcher.released[0].error
 
 
-async def test_a_dispatcher_that_fails_is_rendered_in_the_dialect() -> None:
-    """An UpstreamError before anything was sent becomes 502 with the route's own error body."""
+async def test_an_upstream_error_is_rendered_in_the_dialect() -> None:
+    """If nothing was sent yet, it is a 502 with the route's own error body."""
 
-    async def before(call: Call) -> None:
+    async def before(_call: Call) -> None:
         raise UpstreamError("cannot connect to http://x: refused")
 
     async with raw_upstream(answer(b"x")) as upstream:

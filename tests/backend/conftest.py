@@ -7,5 +7,5 @@ from ollama_simulator.clock import run_virtual
 
 @pytest.fixture
 def virtual():
-    """Runs a coroutine function to its end on a fresh virtual clock."""
+    """Run a coroutine function to its end on a new virtual clock."""
     return lambda story: run_virtual(story())

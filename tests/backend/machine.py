@@ -27,12 +27,12 @@ TWO_CARDS = (gpu_of(0), gpu_of(1))
 
 
 def weights_of(facts: ModelFacts) -> str:
-    """The weights blob that the server shows for `facts`."""
+    """Return the weights blob that the server shows for `facts`."""
     return "sha256-" + hashlib.sha256(facts.name.encode()).hexdigest()
 
 
 def row_of(facts: ModelFacts, *, vram_bytes: int | None = None, num_ctx: int = 32768, digest: str = "") -> PsRow:
-    """A row of `/api/ps`; `vram_bytes` None = all of it."""
+    """Return a row of `/api/ps`; `vram_bytes` None means all of it."""
     vram = facts.size_bytes if vram_bytes is None else vram_bytes
     year = datetime(2030, 1, 1, tzinfo=UTC)
     return PsRow(facts.name, digest or facts.digest, facts.size_bytes, vram, num_ctx, year, {})
@@ -70,7 +70,7 @@ class MemoryMachine:
     # --- what a test does and sees ---
 
     def named(self, method: str) -> list[tuple[Any, ...]]:
-        """The arguments of each call of `method`."""
+        """Return the arguments of each call of `method`."""
         return [call[1:] for call in self.calls if call[0] == method]
 
     def put(self, facts: ModelFacts, *, card: int = 0, num_ctx: int = 32768, vram_bytes: int | None = None) -> None:
@@ -89,7 +89,7 @@ class MemoryMachine:
             self.held.pop(name, None)
 
     def gpus(self) -> tuple[Gpu, ...]:
-        """The cards now."""
+        """Return the cards as they are now."""
         return tuple(replace(gpu, free_bytes=self._free(gpu)) for gpu in self.cards)
 
     def _free(self, gpu: Gpu) -> int:
@@ -123,7 +123,7 @@ class MemoryMachine:
             for name, (variant, _) in self.derived.items()
         ]
 
-    async def show(self, name: str, *, verbose: bool = True) -> dict[str, Any]:
+    async def show(self, name: str, **_options: bool) -> dict[str, Any]:
         self._called("show", name)
         facts = self.installed[self.derived[name][0] if name in self.derived else name]
         return {

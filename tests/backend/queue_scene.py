@@ -13,7 +13,7 @@ class Queue:
         self.scene, self.line, self.tasks = scene, scene.backend.line, []
 
     def join(self, *facts, **more):
-        """A request for the chain of `facts` stands in line from now on; the task that waits."""
+        """Put a request for the chain of `facts` into the queue; return the task that waits."""
         now_s = asyncio.get_running_loop().time()
         key = (tuple(one.name for one in facts), *more.items())
         self.tasks.append(asyncio.create_task(self.line.wait(key, lambda: self.scene.decide(*facts, **more), now_s)))

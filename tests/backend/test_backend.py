@@ -72,7 +72,7 @@ def test_tags_of_a_router_that_died_are_removed_whenever_ollama_comes_up():
     machine = MemoryMachine(SMALL)
     machine.derived[TAG] = (SMALL.name, {})
 
-    async def story(scene):
+    async def story(_scene):
         await asyncio.sleep(0.1)
         assert machine.derived == {}
         machine.trouble["ps"] = UpstreamError("refused")

@@ -74,7 +74,7 @@ def test_without_a_reading_no_floor_is_noted():
 
 
 def gone(hand, *, is_measured=True):
-    """A resident that held 20 GiB leaves, while the probe still sees them taken."""
+    """Let a resident that held 20 GiB leave, while the probe still shows them as taken."""
     (tracked,) = hand.loaded(BIG)
     if is_measured:
         tracked.measured({0: 20 * GIB})

@@ -26,7 +26,7 @@ async def is_loaded_after(scene, facts, seconds):
 
 
 def shown(scene, facts):
-    """What ps shows as its expiry, in seconds from now; None where the upstream's own is right."""
+    """Return the shown expiry in seconds from now, None if the upstream's own is right."""
     expiry = scene.backend.keepalive.expiry(scene.resident(facts))
     return None if expiry is None else expiry.timestamp() - UNIX_S - asyncio.get_running_loop().time()
 

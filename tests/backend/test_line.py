@@ -40,7 +40,7 @@ def test_a_request_that_nothing_can_serve_leaves_the_line_at_once():
 def test_a_full_line_refuses_the_next_one_at_once():
     """In Ollama's own words, with a time after which to try again."""
 
-    async def story(scene, queue):
+    async def story(_scene, queue):
         waiting = [queue.join(SMALL), queue.join(SMALL)]
         await asyncio.sleep(0.1)
         with pytest.raises(Busy, match="maximum pending requests exceeded") as refused:
@@ -74,7 +74,7 @@ def test_the_load_of_its_own_model_does_not_count_against_a_request():
     machine = MemoryMachine(*ALL)
     machine.load_s = 100.0
 
-    async def story(scene, queue):
+    async def story(_scene, queue):
         took, weights = await took_s(queue.join(SMALL))
         assert weights == weights_of(SMALL)
         assert took >= 100
@@ -87,7 +87,7 @@ def test_the_load_of_another_model_counts():
     machine = MemoryMachine(*ALL)
     machine.load_s = 100.0
 
-    async def story(scene, queue):
+    async def story(_scene, queue):
         queue.join(BIG)
         await asyncio.sleep(0.1)
         took, found = await took_s(asyncio.gather(queue.join(MIDDLE), return_exceptions=True))
@@ -119,7 +119,7 @@ def test_a_request_that_is_cancelled_is_out_of_the_line_at_once():
 def test_a_decision_that_fails_leaves_nobody_in_line():
     """The error is the request's own."""
 
-    async def story(scene, queue):
+    async def story(_scene, queue):
         def decide():
             raise ValueError("broken")
 

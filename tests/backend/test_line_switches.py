@@ -19,7 +19,7 @@ def test_one_switch_runs_at_a_time():
     """Though two cards have room for both models."""
     machine = MemoryMachine(*ALL, cards=TWO_CARDS)
 
-    async def story(scene, queue):
+    async def story(_scene, queue):
         found = await asyncio.gather(*(queue.join(facts) for facts in ALL))
         assert found == [weights_of(facts) for facts in ALL]
         assert (machine.most_loading, len(machine.named("load"))) == (1, 3)
@@ -136,7 +136,7 @@ def test_a_fault_of_ours_in_a_switch_does_not_stop_the_line():
 def test_closing_the_line_cuts_the_switch_under_way():
     """Nothing runs on when the router stops."""
 
-    async def story(scene, queue):
+    async def story(_scene, queue):
         queue.join(SMALL)
         await asyncio.sleep(1)
         took, _ = await took_s(queue.line.aclose())
@@ -148,7 +148,7 @@ def test_closing_the_line_cuts_the_switch_under_way():
 def test_the_swap_budget_counts_switches_that_evict_within_a_minute():
     """A load into free memory costs nobody anything."""
 
-    async def story(scene, queue):
+    async def story(_scene, queue):
         line = queue.line
         assert await queue.join(MIDDLE) == weights_of(MIDDLE)
         assert line.may_upgrade()

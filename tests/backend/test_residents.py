@@ -24,9 +24,9 @@ class Book:
     def _on_idle(self):
         self.idle += 1
 
-    def ps(self, *rows, now_s=0.0, **seen):
-        """ps shows these rows (weights → row); the entries that have gone."""
-        return self.residents.merge(seen, lambda name: name, lambda row: dict(self.guess), now_s)
+    def ps(self, *, now_s=0.0, **seen):
+        """Merge these rows of ps (weights → row); return the entries that have gone."""
+        return self.residents.merge(seen, lambda name: name, lambda _row: dict(self.guess), now_s)
 
     def changes(self):
         """How often the epoch has advanced since the last call."""
@@ -35,7 +35,7 @@ class Book:
 
 
 def one(**more):
-    """A book with one resident, and that resident."""
+    """Return a book with one resident, and that resident."""
     book = Book(**more)
     book.ps(small=row_of(SMALL), now_s=1.0)
     book.changes()

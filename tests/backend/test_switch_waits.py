@@ -16,7 +16,7 @@ SETTLE_S, UNLOAD_S, MEMORY_S, POLL_S = 0.6, 15.0, 10.0, 0.1
 
 
 def lasts(took, at_least_s):
-    """True for a wait that is `at_least_s` long and at most three polls longer."""
+    """Return True for a wait that is `at_least_s` long and at most three polls longer."""
     return at_least_s - 0.001 <= took <= at_least_s + 3 * POLL_S
 
 

@@ -1,4 +1,4 @@
-"""The story of one request, told by the whole router before the simulated Ollama, on a virtual clock."""
+"""Requests through the whole router in front of the simulated Ollama, on a virtual clock."""
 
 import asyncio
 import json
@@ -25,7 +25,7 @@ CHAIN = {"chains": {BIG: [BIG, MIDDLE, SMALL]}}
 
 
 def play(story, router=ALONE, *, cards=(24564,), has_probe=True, probe_lag_s=0.0, speeds=SPEEDS, **sim):
-    """Run one story on a fresh stage; its result."""
+    """Run one story on a new stage and return its result."""
     specs = tuple(CardSpec(name=f"CUDA{index}", total_mib=size) for index, size in enumerate(cards))
     config = SimConfig(machine=Machine(cards=specs, speeds=speeds), models=MODELS, **sim)
 
@@ -45,7 +45,7 @@ def chat(model, tokens=4):
 
 
 def asked(one, path):
-    """The requests that the upstream has seen on `path`, decoded."""
+    """Return the requests that the upstream has seen on `path`, decoded."""
     return [json.loads(seen.body) for seen in one.sim.seen if seen.path == path and seen.body]
 
 
@@ -58,7 +58,7 @@ def world(one):
 
 
 async def metric(one, name):
-    """The samples of one metric of the admin listener: labels → value."""
+    """Return the samples of one metric of the admin listener: labels → value."""
     admin = HttpRelay(one.router.admin_url)
     answer = await admin.open(UpstreamRequest(b"GET", b"/metrics"))
     text = b"".join([part async for part in parts_of(answer)]).decode()
@@ -72,8 +72,8 @@ async def parts_of(answer):
         yield part
 
 
-def test_cold_request_loads_with_explicit_options_and_is_served_by_that_runner():
-    """The load is the router's own; the request carries exactly its options, so nothing reloads."""
+def test_a_cold_request_loads_with_explicit_options_and_is_served_by_that_runner():
+    """The load is the router's; the request carries exactly its options, so that Ollama reloads nothing."""
 
     async def story(one):
         reply = await one.ask(hello(SMALL))
@@ -86,7 +86,7 @@ def test_cold_request_loads_with_explicit_options_and_is_served_by_that_runner()
 
 
 def test_requests_for_one_model_share_its_load():
-    """Ten requests at once cost one load."""
+    """Ten concurrent requests cause one load."""
 
     async def story(one):
         replies = await asyncio.gather(*(one.ask(hello(SMALL)) for _ in range(10)))
@@ -96,8 +96,8 @@ def test_requests_for_one_model_share_its_load():
     play(story)
 
 
-def test_resident_model_costs_no_request_beside_the_clients_own():
-    """A decision for a resident takes no I/O."""
+def test_a_request_for_a_resident_model_causes_no_other_request():
+    """A decision for a resident needs no I/O."""
 
     async def story(one):
         await one.ask(hello(SMALL))
@@ -109,8 +109,8 @@ def test_resident_model_costs_no_request_beside_the_clients_own():
     play(story)
 
 
-def test_load_goes_on_when_its_first_client_leaves():
-    """Whoever waits on is served by the same load."""
+def test_a_load_continues_when_its_first_client_leaves():
+    """The remaining request is served by the same load."""
 
     async def story(one):
         first = asyncio.create_task(one.ask(hello(BIG)))
@@ -123,8 +123,8 @@ def test_load_goes_on_when_its_first_client_leaves():
     play(story)
 
 
-def test_clients_that_leave_at_any_instant_leave_nothing_behind():
-    """After random cancellations nothing is in flight, waiting or connected, and requests succeed."""
+def test_clients_that_leave_at_random_moments_leave_no_state():
+    """After their cancellations no request is in flight or waits, no connection is in use, and requests succeed."""
 
     async def story(one):
         rng = random.Random(7)
@@ -146,8 +146,8 @@ def test_clients_that_leave_at_any_instant_leave_nothing_behind():
     play(story)
 
 
-def test_fallback_is_named_in_the_answers_headers():
-    """The client sees who served and why; the body names the variant that served."""
+def test_a_fallback_is_reported_in_the_answers_headers():
+    """They name the variant that served, as the body does, and the reason."""
 
     async def story(one):
         data = json.dumps(hello("llama3.3:70b-instruct-q4_K_M", stream=False)).encode()
@@ -162,8 +162,8 @@ def test_fallback_is_named_in_the_answers_headers():
     play(story, {})
 
 
-def test_h5_spilled_load_never_answers_and_the_next_one_is_right():
-    """Hidden server settings (4 slots) make the first load spill: it is unloaded, learned, and a smaller one serves."""
+def test_h5_a_spilled_load_never_answers_and_the_next_one_is_right():
+    """An unknown server setting (4 slots) makes the first load spill: it is unloaded, and a smaller variant serves."""
     from router.core.ollama.options import ServerSettings
 
     async def story(one):
@@ -179,8 +179,8 @@ def test_h5_spilled_load_never_answers_and_the_next_one_is_right():
     ("rule", "status", "served"),
     [("refuse", 503, ""), ("allow_partial", 200, BIG), ("passthrough", 200, BIG)],
 )
-def test_nothing_fits_does_what_was_configured(rule, status, served):
-    """Refused with the bytes behind it, or let through as it is."""
+def test_the_configured_rule_applies_if_nothing_fits(rule, status, served):
+    """The request is refused with the bytes needed, or passed on unchanged."""
 
     async def story(one):
         reply = await one.ask(hello(BIG))
@@ -192,8 +192,8 @@ def test_nothing_fits_does_what_was_configured(rule, status, served):
 
 
 @pytest.mark.parametrize(("path", "body"), [("/api/generate", hello(BIG)), ("/v1/chat/completions", chat(BIG))])
-def test_what_may_spill_gets_the_context_that_was_decided_and_no_more(path, body):
-    """`allow_partial` with a chain that says 8192: one load at 8192, on both APIs, under the name asked for."""
+def test_a_model_that_may_spill_gets_the_context_of_its_chain(path, body):
+    """`allow_partial` with a chain's `num_ctx` of 8192: one load at 8192, on both APIs, under the requested name."""
 
     async def story(one):
         for _ in range(2):
@@ -206,8 +206,8 @@ def test_what_may_spill_gets_the_context_that_was_decided_and_no_more(path, body
     play(story, {**ALONE, **config}, cards=(8192,))
 
 
-def test_what_may_spill_is_served_again_when_somebody_has_removed_its_tag():
-    """The hidden tag of `/v1` is made anew; nobody ever reads its name."""
+def test_a_model_that_may_spill_is_served_again_after_another_client_has_deleted_its_tag():
+    """The derived tag is created again; its name is never visible."""
 
     async def story(one):
         assert (await one.ask(chat(BIG), "/v1/chat/completions")).status == 200
@@ -222,8 +222,8 @@ def test_what_may_spill_is_served_again_when_somebody_has_removed_its_tag():
     play(story, {**ALONE, **config}, cards=(8192,))
 
 
-def test_what_may_spill_does_not_reload_as_its_prompt_grows():
-    """Where no context is named it is Ollama's own: one load, whatever the length of the conversation."""
+def test_a_model_that_may_spill_is_not_reloaded_as_its_prompt_grows():
+    """Without a context in request and chain Ollama's default applies: one load for every length."""
 
     async def story(one):
         for length in (9000, 12000, 9000, 16000):
@@ -234,8 +234,8 @@ def test_what_may_spill_does_not_reload_as_its_prompt_grows():
     play(story, {**ALONE, "defaults.nothing_fits": "allow_partial"}, cards=(8192,))
 
 
-def test_nothing_fits_wait_is_served_when_memory_comes_back():
-    """A waiting request is served once another program has given its memory back."""
+def test_with_nothing_fits_wait_a_request_is_served_when_memory_becomes_free():
+    """It waits until another program has released its memory."""
 
     async def story(one):
         one.sim.cards.set_foreign(0, 20000 * MIB)
@@ -249,8 +249,8 @@ def test_nothing_fits_wait_is_served_when_memory_comes_back():
     play(story, {**ALONE, "defaults.nothing_fits": "wait"})
 
 
-def test_strict_request_is_served_by_the_asked_model_or_refused():
-    """X-Router-Strict takes the chain away."""
+def test_a_strict_request_is_served_by_the_requested_model_or_refused():
+    """X-Router-Strict disables the fallbacks."""
 
     async def story(one):
         data = json.dumps(hello("llama3.3:70b-instruct-q4_K_M")).encode()
@@ -262,8 +262,8 @@ def test_strict_request_is_served_by_the_asked_model_or_refused():
     play(story, {})
 
 
-def test_unknown_model_gets_ollamas_own_404():
-    """What is no chain and not installed is left to Ollama."""
+def test_an_unknown_model_gets_ollamas_own_404():
+    """A name that is neither a chain nor installed is left to Ollama."""
 
     async def story(one):
         reply = await one.ask(hello("nobody:1b"))
@@ -273,7 +273,7 @@ def test_unknown_model_gets_ollamas_own_404():
 
 
 def test_native_and_v1_requests_share_one_runner():
-    """/v1 reaches it through a derived tag, whose name nobody sees."""
+    """/v1 reaches it through a derived tag, whose name is not visible."""
 
     async def story(one):
         for _ in range(5):
@@ -288,13 +288,14 @@ def test_native_and_v1_requests_share_one_runner():
 
 
 def test_without_derived_tags_v1_runs_at_the_automatic_context_and_never_spills():
-    """It shares the runner with native requests, and a model that only fits at a smaller context is not taken."""
+    """It shares the runner with native requests; a model that fits only with a smaller context is not chosen."""
     router = {**CHAIN, "defaults.derived_tags": False}
 
     async def story(one):
         for _ in range(3):
             reply = await one.ask(chat(BIG), "/v1/chat/completions")
-            assert (reply.status, reply.served) == (200, MIDDLE)  # 32768 at 24 GB: too much for the big one
+            # The automatic context is 32768 on 24 GB, with which the big one does not fit.
+            assert (reply.status, reply.served) == (200, MIDDLE)
             reply = await one.ask(hello(MIDDLE, options={"num_ctx": 8192}))
             assert (reply.status, reply.tokens_per_s > 95) == (200, True)
         assert one.loads == [MIDDLE]
@@ -306,14 +307,14 @@ def test_without_derived_tags_v1_runs_at_the_automatic_context_and_never_spills(
     play(story, router)
 
 
-def test_derived_tags_of_a_router_that_died_are_removed():
-    """A new router on the same server finds and removes them, and uses what is loaded."""
+def test_derived_tags_of_a_crashed_router_are_deleted():
+    """They are deleted when Ollama answers (again); the loaded model is used further."""
 
     async def story(one):
         await one.ask(chat(SMALL), "/v1/chat/completions")
         server = one.router.router.backend.server
         assert any("derived" in row["name"] for row in await server.tags())
-        one.sim.faults.add("reset", route="/api/ps", after_chunks=0)  # Ollama is away for a moment
+        one.sim.faults.add("reset", route="/api/ps", after_chunks=0)  # Ollama does not answer for a moment
         await asyncio.sleep(3)
         assert not any("derived" in row["name"] for row in await server.tags())
         assert (await one.ask(chat(SMALL), "/v1/chat/completions")).status == 200
@@ -322,8 +323,8 @@ def test_derived_tags_of_a_router_that_died_are_removed():
     play(story)
 
 
-def test_g10_aiders_other_context_on_every_turn_never_reloads():
-    """Demands are rounded up and a larger loaded context is kept: few loads for many contexts."""
+def test_g10_a_different_context_with_each_request_causes_few_loads():
+    """As by aider: contexts are rounded up, and a larger loaded context is kept."""
 
     async def story(one):
         for turn in range(12):
@@ -333,8 +334,8 @@ def test_g10_aiders_other_context_on_every_turn_never_reloads():
     play(story)
 
 
-def test_llama_index_maximum_context_is_a_demand_that_a_smaller_variant_may_serve():
-    """131072 tokens fit with the small model only."""
+def test_a_requested_maximum_context_is_served_by_a_smaller_variant():
+    """As by LlamaIndex: 131072 tokens fit only with the small model."""
 
     async def story(one):
         reply = await one.ask(hello(MIDDLE, options={"num_ctx": 131072}))
@@ -344,8 +345,8 @@ def test_llama_index_maximum_context_is_a_demand_that_a_smaller_variant_may_serv
 
 
 @pytest.mark.slow
-def test_keep_alive_minus_one_stays_and_zero_unloads_at_once():
-    """Home Assistant's −1 outlives Ollama's own lease, and an unload goes to what is loaded."""
+def test_a_keep_alive_of_minus_one_stays_and_of_zero_unloads_immediately():
+    """The first, as by Home Assistant, outlasts Ollama's own lease."""
 
     async def story(one):
         await one.ask(hello(SMALL, keep_alive=-1))
@@ -359,8 +360,8 @@ def test_keep_alive_minus_one_stays_and_zero_unloads_at_once():
     play(story)
 
 
-def test_keep_alive_duration_ends_after_the_last_request():
-    """Ten seconds are ten seconds, although Ollama was told five minutes."""
+def test_a_keep_alive_starts_with_the_end_of_the_last_request():
+    """The model is unloaded after its 10 s, although Ollama's lease is five minutes."""
 
     async def story(one):
         await one.ask(hello(SMALL, keep_alive="10s"))
@@ -372,8 +373,8 @@ def test_keep_alive_duration_ends_after_the_last_request():
     play(story)
 
 
-def test_h7_unload_of_a_chain_goes_to_its_loaded_variant_and_loads_nothing():
-    """`ollama stop` of a name that another variant stands for."""
+def test_h7_an_unload_of_a_chain_unloads_its_loaded_variant_and_loads_nothing():
+    """`ollama stop` with the chain's name."""
 
     async def story(one):
         await one.ask(hello("llama3.3:70b-instruct-q4_K_M"))
@@ -385,8 +386,8 @@ def test_h7_unload_of_a_chain_goes_to_its_loaded_variant_and_loads_nothing():
     play(story, {})
 
 
-def test_embedder_lives_beside_a_chat_model_at_its_own_options():
-    """It is loaded at Ollama's automatic options, without evicting its neighbour."""
+def test_an_embedder_is_loaded_beside_a_chat_model_with_default_options():
+    """The chat model is not evicted."""
 
     async def story(one):
         await one.ask(hello(MIDDLE))
@@ -399,8 +400,8 @@ def test_embedder_lives_beside_a_chat_model_at_its_own_options():
     play(story)
 
 
-def test_without_probe_the_first_variant_that_ps_shows_whole_serves():
-    """Verify mode: the bigger ones are tried, spill, are unloaded and remembered."""
+def test_without_a_probe_the_first_variant_that_ps_shows_fully_on_the_gpu_serves():
+    """Verify mode: bigger variants are tried once, spill, and are unloaded."""
 
     async def story(one):
         first = await one.ask(hello(BIG))
@@ -413,7 +414,7 @@ def test_without_probe_the_first_variant_that_ps_shows_whole_serves():
 
 
 def test_without_any_gpu_requests_pass_unchanged():
-    """Where the first load shows no VRAM at all there is no GPU to speak of."""
+    """A first load without any VRAM means that there is no GPU."""
 
     async def story(one):
         replies = [await one.ask(hello(SMALL)) for _ in range(2)]
@@ -423,8 +424,8 @@ def test_without_any_gpu_requests_pass_unchanged():
     play(story, {}, cards=(1000,), has_probe=False)
 
 
-def test_upstream_that_comes_later_is_found_without_a_restart():
-    """502 while it is away, and served as soon as it is there."""
+def test_an_upstream_that_starts_later_is_found_without_a_restart():
+    """Requests get 502 while it does not answer, and are served when it does."""
 
     async def story(one):
         port = int(one.sim.url.rsplit(":", 1)[1])
@@ -439,8 +440,8 @@ def test_upstream_that_comes_later_is_found_without_a_restart():
     play(story)
 
 
-def test_alternating_models_that_do_not_fit_together_cost_two_loads():
-    """Twenty alternating requests are ordered by model."""
+def test_alternating_requests_for_two_models_that_do_not_fit_together_cause_two_loads():
+    """Twenty waiting requests are served model by model."""
 
     async def story(one):
         names = [BIG, "qwen3:14b"] * 10
@@ -451,8 +452,8 @@ def test_alternating_models_that_do_not_fit_together_cost_two_loads():
     play(story)
 
 
-def test_b5_full_line_is_refused_at_once_in_ollamas_words():
-    """Who would be one too many is told so."""
+def test_b5_a_full_queue_refuses_immediately_with_ollamas_text():
+    """One of three requests is beyond `queue.max_waiting` of 2."""
 
     async def story(one):
         await one.ask(hello(BIG, tokens=1))
@@ -468,8 +469,8 @@ def test_b5_full_line_is_refused_at_once_in_ollamas_words():
     play(story, {**ALONE, "queue.max_waiting": 2})
 
 
-def test_nobody_waits_longer_than_the_age_bound_while_a_resident_is_hot():
-    """A stream of requests for the loaded model does not starve another one."""
+def test_a_steady_stream_for_a_resident_does_not_starve_another_model():
+    """After the age bound the resident takes no new requests."""
 
     async def story(one):
         await one.ask(hello(BIG, tokens=1))
@@ -491,7 +492,7 @@ def test_nobody_waits_longer_than_the_age_bound_while_a_resident_is_hot():
 
 
 def test_a_request_on_one_card_does_not_overtake_one_that_waits_for_another():
-    """Only what a resident in its way has served counts against a waiting request's patience."""
+    """Only requests served by a resident in its way count as overtaking."""
 
     async def story(one):
         await one.ask(hello(MIDDLE, tokens=1, options={"num_ctx": 8192}))
@@ -510,8 +511,8 @@ def test_a_request_on_one_card_does_not_overtake_one_that_waits_for_another():
     play(story, {**ALONE, "queue.affinity_count": 8, "queue.age_bound_s": 1000}, cards=(24564, 12288))
 
 
-def test_memory_that_a_load_under_way_needs_is_in_the_metrics():
-    """`vram_reserved_bytes` is what the switch needs of each card while it runs, and 0 after it."""
+def test_the_memory_that_a_load_under_way_needs_is_a_metric():
+    """`vram_reserved_bytes` is the need of the switch per card while it runs, and 0 after it."""
 
     async def story(one):
         loading = asyncio.create_task(one.ask(hello(BIG)))
@@ -525,8 +526,8 @@ def test_memory_that_a_load_under_way_needs_is_in_the_metrics():
     play(story)
 
 
-def test_failed_load_gives_ollamas_own_words_or_the_next_variant():
-    """The chain goes on without a model that cannot be loaded; without a chain its error is passed on."""
+def test_a_failed_load_leads_to_the_next_variant_or_to_ollamas_own_error():
+    """The error is passed on if there is no other variant."""
 
     async def story(one):
         one.sim.cards.change(fail_load={MIDDLE: "corrupt"})
@@ -538,8 +539,8 @@ def test_failed_load_gives_ollamas_own_words_or_the_next_variant():
     play(story, {"chains": {BIG: [MIDDLE, SMALL]}, **ALONE})
 
 
-def test_late_memory_is_waited_for():
-    """With a driver that is a second late, nothing spills after a switch."""
+def test_a_switch_waits_for_memory_that_is_released_late():
+    """With a driver that lags by 1.5 s no load spills."""
     specs = (CardSpec(total_mib=24564),)
     config = SimConfig(machine=Machine(cards=specs, speeds=SPEEDS, free_lag_s=1.5), models=MODELS)
 
@@ -553,8 +554,8 @@ def test_late_memory_is_waited_for():
     run_virtual(run())
 
 
-def test_dispatcher_explains_what_it_would_do():
-    """`explain` names every variant with its bytes and loads nothing."""
+def test_an_explanation_lists_the_verdicts_and_loads_nothing():
+    """An unknown name is an error."""
 
     async def story(one):
         found = one.router.router.inspector.explain("llama3.3:70b-instruct-q4_K_M")
@@ -566,8 +567,8 @@ def test_dispatcher_explains_what_it_would_do():
     play(story, {})
 
 
-def test_memory_taken_during_the_load_costs_one_more_load_and_no_spilled_answer():
-    """Another program takes 12 GB while a 20 GB model loads: it is unloaded again and a smaller one serves."""
+def test_memory_taken_during_a_load_causes_at_most_one_more_load_and_no_spilled_answer():
+    """Another program takes 12 GB while a 20 GB model loads: it is unloaded again, and a smaller variant serves."""
 
     async def story(one):
         asked_for = asyncio.create_task(one.ask(hello(BIG)))
@@ -580,8 +581,8 @@ def test_memory_taken_during_the_load_costs_one_more_load_and_no_spilled_answer(
     play(story, CHAIN)
 
 
-def test_h2_slow_probe_delays_switches_but_no_resident():
-    """A probe that takes 1.5 s is waited for before a load; a resident is served at once."""
+def test_h2_a_slow_probe_delays_switches_but_no_request_for_a_resident():
+    """A load waits for the reading, which takes 1.5 s; a request for a resident does not."""
 
     async def story(one):
         for name in (BIG, "qwen3:14b", BIG):
@@ -592,8 +593,8 @@ def test_h2_slow_probe_delays_switches_but_no_resident():
     play(story, probe_lag_s=1.5)
 
 
-def test_model_that_somebody_loaded_behind_our_back_is_seen_and_used():
-    """Another client of the same Ollama loads a model: no second load, and its memory is counted."""
+def test_a_model_loaded_by_another_client_of_ollama_is_used():
+    """It is not loaded again, and its memory is booked."""
 
     async def story(one):
         direct = type(one.client)(one.sim.url)
@@ -610,8 +611,8 @@ def test_model_that_somebody_loaded_behind_our_back_is_seen_and_used():
     play(story)
 
 
-def test_h1_lost_probe_is_verify_mode_after_a_while():
-    """The last reading holds for `stale_after_s`; then loads are verified by ps, and residents go on."""
+def test_h1_a_lost_probe_leads_to_verify_mode():
+    """The last reading is used for `stale_after_s`; then loads are verified by ps, and residents serve further."""
 
     async def story(one):
         await one.ask(hello(SMALL))
@@ -628,8 +629,8 @@ def test_h1_lost_probe_is_verify_mode_after_a_while():
 STATIC = {"kind": "static", "gpus": [{"name": "card", "total_mib": 24564}]}
 
 
-def test_static_probe_loads_serves_and_counts_what_is_resident():
-    """Cards that are only stated: nothing is measured, so residents are booked as ps says, and nothing spills."""
+def test_with_a_static_probe_residents_are_booked_by_ps():
+    """Nothing can be measured; models are loaded and evicted by the router, and nothing spills."""
 
     async def story(one):
         for name in (SMALL, BIG, "qwen3:14b", SMALL):
@@ -642,8 +643,8 @@ def test_static_probe_loads_serves_and_counts_what_is_resident():
     play(story, {**ALONE, "backends.local.probe": STATIC}, has_probe=None)
 
 
-def test_static_probe_books_a_pinned_model_on_its_card():
-    """On two stated cards the second model goes to the card that is left."""
+def test_with_a_static_probe_a_model_is_booked_on_its_card():
+    """The second model is loaded on the second card."""
     probe = {"kind": "static", "gpus": [{"name": "card", "total_mib": 16000}] * 2}
 
     async def story(one):
@@ -657,8 +658,8 @@ def test_static_probe_books_a_pinned_model_on_its_card():
 
 
 @pytest.mark.slow
-def test_b6_three_times_what_can_be_served_is_served_as_fast_as_it_can_be():
-    """Offered 3 × the capacity for a minute: all are answered, nothing is lost, and the model is never idle."""
+def test_b6_under_overload_all_requests_are_served_and_the_model_is_never_idle():
+    """3 × the capacity is offered for a minute."""
 
     async def story(one):
         await one.ask(hello(SMALL))
@@ -678,8 +679,8 @@ def test_b6_three_times_what_can_be_served_is_served_as_fast_as_it_can_be():
     play(story)
 
 
-def test_c7_clients_that_leave_and_their_mistakes_never_count_against_the_upstream():
-    """A thousand aborts and refusals later the upstream counts as up, and the next request is served at once."""
+def test_c7_disconnects_and_client_errors_never_count_against_the_upstream():
+    """After 1,000 of them the upstream counts as up, and the next request is served."""
 
     async def story(one):
         await one.ask(hello(SMALL))
@@ -702,8 +703,8 @@ def test_c7_clients_that_leave_and_their_mistakes_never_count_against_the_upstre
     play(story)
 
 
-def test_c9_a_chain_ends_with_the_last_error_and_a_bounded_number_of_upstream_calls():
-    """Every load fails: each variant is tried once, and the client reads the upstream's own words."""
+def test_c9_if_all_loads_fail_the_last_error_is_answered_after_a_bounded_number_of_calls():
+    """Each variant is tried once, and the client gets the upstream's own text."""
 
     async def story(one):
         one.sim.cards.change(fail_load=dict.fromkeys((BIG, MIDDLE, SMALL), "corrupt"))
@@ -715,8 +716,8 @@ def test_c9_a_chain_ends_with_the_last_error_and_a_bounded_number_of_upstream_ca
     play(story, CHAIN)
 
 
-def test_an_option_of_the_wrong_type_gets_ollamas_answer_however_often_the_model_was_asked():
-    """A decision that is remembered does not hide what is wrong with a request."""
+def test_an_option_of_the_wrong_type_gets_ollamas_error_even_after_valid_requests():
+    """A cached decision does not hide the error of a request."""
 
     async def story(one):
         for _ in range(3):
@@ -727,8 +728,8 @@ def test_an_option_of_the_wrong_type_gets_ollamas_answer_however_often_the_model
     play(story)
 
 
-def test_h4_two_models_that_fit_alone_but_not_together_never_both_get_their_memory():
-    """Asked for at the same instant, in any order: one after the other, no spill, no double booking."""
+def test_h4_two_models_that_do_not_fit_together_are_never_loaded_together():
+    """Requested at the same moment, in any order, they are served one after the other, without a spill."""
     rng = random.Random(4)
 
     async def story(one):
@@ -744,8 +745,8 @@ def test_h4_two_models_that_fit_alone_but_not_together_never_both_get_their_memo
 
 
 @pytest.mark.slow
-def test_a_model_that_was_loaded_serves_all_who_waited_for_it_before_it_goes_again():
-    """Loads slower than the age bound: each load answers everybody who waited for it, however impatient the others."""
+def test_a_loaded_model_serves_all_requests_that_waited_for_it_before_it_is_unloaded():
+    """Even if loads take longer than the age bound, and other requests have become impatient."""
     slow = Speeds(load_mib_per_s=1500, tokens_per_s=40, cpu_tokens_per_s=3)
 
     async def story(one):
@@ -760,8 +761,8 @@ def test_a_model_that_was_loaded_serves_all_who_waited_for_it_before_it_goes_aga
     play(story, speeds=slow)
 
 
-def test_answers_log_and_metrics_name_the_backend_of_the_configuration_and_the_reason():
-    """What an operator has called it, not a word of ours."""
+def test_answers_and_events_have_the_backends_configured_name_and_the_reason():
+    """In the headers and in the end of each request."""
 
     async def story(one):
         data = json.dumps(hello(SMALL, stream=False)).encode()
@@ -782,13 +783,13 @@ def test_answers_log_and_metrics_name_the_backend_of_the_configuration_and_the_r
 
 
 def ends(one):
-    """How the requests have ended so far: outcome, status, phase, and whether the line says why."""
+    """Return the ends of requests so far: outcome, status, phase, and whether there is an error text."""
     one.router.router.telemetry.flush()
     return [(end.outcome, end.status, end.phase, bool(end.error)) for end in one.router.router.recent._ended]
 
 
-def test_every_request_that_reached_the_dispatcher_ends_once_and_says_how():
-    """Served, refused, turned away from a full line, left in line or before its answer, no Ollama: one end each."""
+def test_every_request_that_reached_the_dispatcher_is_reported_once_with_its_outcome():
+    """Served, refused, queue full, client gone while queued or before the answer, Ollama away: one end each."""
 
     async def story(one):
         await one.ask(hello(SMALL))
@@ -824,8 +825,8 @@ def test_every_request_that_reached_the_dispatcher_ends_once_and_says_how():
     play(story, ALONE | {"queue.max_waiting": 2})
 
 
-def test_a_request_keeps_its_id_when_its_tag_is_gone_and_it_is_decided_again():
-    """Sent at once, answered 404, dispatched anew: one id in every event and on the answer, one end."""
+def test_a_request_keeps_its_id_when_its_tag_was_deleted_and_it_is_decided_again():
+    """Sent on the fast path, answered 404, decided again: one id in all events, and one end."""
 
     async def story(one):
         path = "/v1/chat/completions"
@@ -844,8 +845,8 @@ def test_a_request_keeps_its_id_when_its_tag_is_gone_and_it_is_decided_again():
     play(story)
 
 
-def test_requests_that_a_shutdown_ends_are_not_said_to_have_left():
-    """One that is being answered and one that waits for its turn: each ends as shutdown, with 503."""
+def test_requests_ended_by_a_shutdown_are_reported_as_such():
+    """One that is being answered and one that is queued: both end as shutdown with 503, not as client_gone."""
 
     async def story(one):
         await one.ask(hello(SMALL))
@@ -860,8 +861,8 @@ def test_requests_that_a_shutdown_ends_are_not_said_to_have_left():
     play(story)
 
 
-def test_memory_that_a_clients_unload_gives_back_is_waited_for():
-    """`ollama stop`, and at once another model: had memory been read too early, its load would look like a spill."""
+def test_a_load_waits_for_the_memory_of_a_clients_unload():
+    """`ollama stop`, and at once another model: with a reading from before, its load would look like a spill."""
 
     async def story(one):
         one.router.router.backend.world.cards.probe.cache_s = 0.3
@@ -882,8 +883,8 @@ def decided(one):
 
 
 @pytest.mark.parametrize("rule", ["allow_partial", "passthrough"])
-def test_what_is_passed_on_though_nothing_fits_is_told_with_its_verdicts(rule):
-    """In the recent decisions and so in the metrics: by which rule, to which variant, and why none fitted."""
+def test_a_request_passed_on_although_nothing_fits_is_reported_with_its_verdicts(rule):
+    """With the rule, the variant, and why none fits."""
 
     async def story(one):
         assert (await one.ask(hello(BIG))).status == 200
@@ -894,8 +895,8 @@ def test_what_is_passed_on_though_nothing_fits_is_told_with_its_verdicts(rule):
     play(story, {**ALONE, "defaults.nothing_fits": rule}, cards=(8192,))
 
 
-def test_a_request_that_caused_a_load_is_told_with_the_decision_that_did():
-    """Not as resident, which it is by then: header, log and decision say the same."""
+def test_a_request_that_caused_a_load_is_reported_with_the_decision_to_load():
+    """Not with the later one, for which the model is already resident."""
 
     async def story(one):
         await one.ask(hello(SMALL))
@@ -907,8 +908,8 @@ def test_a_request_that_caused_a_load_is_told_with_the_decision_that_did():
     play(story)
 
 
-def test_an_option_of_a_wrong_type_is_ollamas_error_for_a_chain_that_is_no_model_too():
-    """It is said by the first installed variant; the log says why the request was passed on."""
+def test_an_option_of_the_wrong_type_gets_ollamas_error_for_a_virtual_model_too():
+    """The request is passed on to the first installed variant; the log has the reason."""
 
     async def story(one):
         reply = await one.ask(hello("team", options={"num_ctx": "big"}))
@@ -919,13 +920,13 @@ def test_an_option_of_a_wrong_type_is_ollamas_error_for_a_chain_that_is_no_model
     play(story, {**ALONE, "chains": {"team": ["nowhere:1b", SMALL]}})
 
 
-def test_an_ollama_that_is_not_there_at_start_is_told_once():
-    """One event, though it is looked for again and again."""
+def test_an_ollama_that_does_not_answer_at_start_is_reported_once():
+    """It is polled repeatedly, but there is one event."""
 
     async def story(one):
         world = one.router.router.backend.world
         world.is_up, world.last_error, seen = False, NOT_ASKED, []
-        one.router.router.telemetry._hooks = (*one.router.router.telemetry._hooks, Told(seen))
+        one.router.router.telemetry._hooks = (*one.router.router.telemetry._hooks, Collector(seen))
         await one.sim.stop()
         await asyncio.sleep(10)
         assert [type(event) for event in seen if isinstance(event, UpstreamDown)] == [UpstreamDown]
@@ -933,6 +934,6 @@ def test_an_ollama_that_is_not_there_at_start_is_told_once():
     play(story)
 
 
-class Told:
+class Collector:
     def __init__(self, seen):
         self.on = seen.append

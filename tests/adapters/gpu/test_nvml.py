@@ -1,4 +1,4 @@
-"""NVML through the real nvidia-ml-py, against a stub of the driver's library that fails and hangs as it is told."""
+"""NVML through the real nvidia-ml-py, against a stub of the driver's library that fails and hangs on demand."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ LIBRARY_NOT_FOUND, FUNCTION_NOT_FOUND, GPU_IS_LOST, NOT_SUPPORTED = 12, 13, 15, 
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory):
-    """The stub, built here and loaded under the name that nvidia-ml-py asks for."""
+    """Build the stub and load it under the name that nvidia-ml-py looks up."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         pytest.skip("no C compiler for the NVML stub")
@@ -51,42 +51,42 @@ def library(tmp_path_factory):
 
 @pytest.fixture
 def stub(library):
-    """One healthy card of 24 GiB."""
+    """Provide the stub with one healthy card of 24 GiB."""
     library.stub_reset()
     yield library
     library.stub_reset()
 
 
 @pytest.fixture
-async def probe(stub):
-    """A probe that reads anew each time."""
+async def probe(stub):  # noqa: ARG001 (the stub must be loaded first)
+    """Provide a probe without a cache."""
     found = NvmlProbe(cache_s=0.0, timeout_s=30.0)
     yield found
     await found.aclose()
 
 
-async def test_a_card_is_read(stub, probe):
-    """The driver's own free figure, UUID, capability, and the context from its multiprocessors (82 on an RTX 3090)."""
+async def test_a_card_is_read(probe):
+    """With the driver's own free figure, UUID, capability, and the context from its 82 multiprocessors (RTX 3090)."""
     reading = await probe.read()
     assert reading.gpus == (Gpu(0, "GPU-0", "Stub RTX", 24576 * MIB, 20000 * MIB, (40 + 3 * 82) * MIB, "8.6"),)
     assert reading.taken_at_s <= asyncio.get_running_loop().time()
 
 
-async def test_no_card_is_a_reading_without_cards(stub, probe):
-    """That there is no GPU is a finding, not an error."""
+async def test_a_machine_without_cards_gives_an_empty_reading(stub, probe):
+    """It is not an error."""
     stub.stub_cards(0, -1, 0)
     assert (await probe.read()).gpus == ()
 
 
-async def test_processes_are_named_where_the_driver_names_them(stub, probe):
-    """An unknown name is empty, unknown memory is None."""
+async def test_processes_have_names_and_memory_if_the_driver_reports_them(stub, probe):
+    """An unknown name is "", unknown memory is None."""
     stub.stub_cards(1, -1, 2)
     processes = (GpuProcess(0, 100, "python3", 512 * MIB), GpuProcess(0, 101, "", None))
     assert (await probe.read()).processes == processes
 
 
-async def test_mig_instances_stand_in_place_of_their_card(stub, probe):
-    """A divided card runs nothing itself, and shows what is free in each instance."""
+async def test_mig_instances_replace_their_card(stub, probe):
+    """A divided card runs nothing itself; each instance has its own free memory."""
     stub.stub_cards(1, 2, 0)
     gpus = (await probe.read()).gpus
     assert [(gpu.index, gpu.uuid, gpu.free_bytes) for gpu in gpus] == [
@@ -95,8 +95,8 @@ async def test_mig_instances_stand_in_place_of_their_card(stub, probe):
     ]
 
 
-async def test_a_divided_card_without_instances_is_no_card(stub, probe):
-    """Nothing can run there."""
+async def test_a_divided_card_without_instances_is_skipped(stub, probe):
+    """Nothing can run on it."""
     stub.stub_cards(1, 0, 0)
     assert (await probe.read()).gpus == ()
 
@@ -104,7 +104,7 @@ async def test_a_divided_card_without_instances_is_no_card(stub, probe):
 @pytest.mark.parametrize("function", ["nvmlInitWithFlags", "nvmlDeviceGetCount_v2", "nvmlDeviceGetUUID"])
 @pytest.mark.parametrize("code", EVERY_ERROR)
 async def test_every_error_of_nvml_is_a_probe_error_h1(stub, probe, function, code):
-    """Whatever call fails in whatever way; and when the driver is back, so are the cards."""
+    """Any call may fail with any code; when the driver works again, so does the probe."""
     stub.stub_fault(function.encode(), EVERY_DEVICE, code, 0)
     with pytest.raises(ProbeError, match="NVML"):
         await probe.read()
@@ -113,8 +113,8 @@ async def test_every_error_of_nvml_is_a_probe_error_h1(stub, probe, function, co
 
 
 @pytest.mark.parametrize("code", EVERY_ERROR)
-async def test_every_error_of_the_memory_call_h1(stub, probe, code):
-    """An old driver is asked the old way; everything else says that the memory is unknown."""
+async def test_every_error_of_the_memory_call_is_a_probe_error_h1(stub, probe, code):
+    """Except those of old drivers, for which the first version of the call is used."""
     stub.stub_fault(b"nvmlDeviceGetMemoryInfo_v2", EVERY_DEVICE, code, 0)
     if code in (FUNCTION_NOT_FOUND, pynvml.NVML_ERROR_ARGUMENT_VERSION_MISMATCH):
         assert (await probe.read()).gpus[0].free_bytes == 20000 * MIB
@@ -134,7 +134,7 @@ async def test_every_error_of_the_memory_call_h1(stub, probe, code):
         "nvmlSystemGetProcessName",
     ],
 )
-async def test_what_not_every_driver_supports_is_not_needed(stub, probe, function, code):
+async def test_calls_that_not_every_driver_supports_may_fail(stub, probe, function, code):
     """Memory is read without capability, cores, MIG or processes."""
     stub.stub_cards(1, -1, 1)
     stub.stub_fault(function.encode(), EVERY_DEVICE, code, 0)
@@ -144,21 +144,21 @@ async def test_what_not_every_driver_supports_is_not_needed(stub, probe, functio
 @pytest.mark.parametrize("function", ["nvmlDeviceGetHandleByIndex_v2", "nvmlDeviceGetMemoryInfo_v2"])
 @pytest.mark.parametrize("code", [GPU_IS_LOST, NOT_SUPPORTED])
 async def test_a_lost_card_does_not_hide_the_others(stub, probe, function, code):
-    """The remaining cards count from zero, as CUDA counts them."""
+    """The remaining cards are numbered from zero, as by CUDA."""
     stub.stub_cards(3, -1, 0)
     stub.stub_fault(function.encode(), 1, code, 0)
     assert [(gpu.index, gpu.uuid) for gpu in (await probe.read()).gpus] == [(0, "GPU-0"), (1, "GPU-2")]
 
 
-async def test_a_handle_that_fails_otherwise_fails_the_reading(stub, probe):
-    """An error that says nothing about the card may hide one that Ollama uses."""
+async def test_any_other_error_of_a_handle_fails_the_reading(stub, probe):
+    """A card with an unspecific error may be one that Ollama uses."""
     stub.stub_fault(b"nvmlDeviceGetHandleByIndex_v2", 0, 999, 0)
     with pytest.raises(ProbeError, match="NVML"):
         await probe.read()
 
 
-async def test_nvml_is_set_up_once_and_again_after_an_error(stub, probe):
-    """A reloaded driver needs a new start, even when the old one cannot be ended."""
+async def test_nvml_is_initialized_once_and_again_after_an_error(stub, probe):
+    """A reloaded driver needs that, even if the shutdown of NVML fails."""
     await probe.read()
     await probe.read()
     assert stub.stub_inits() == 1
@@ -171,8 +171,8 @@ async def test_nvml_is_set_up_once_and_again_after_an_error(stub, probe):
     assert stub.stub_inits() == 1
 
 
-async def test_a_reading_is_kept_for_its_time(stub):
-    """Readers in between share it; there is one call for all who ask at once."""
+async def test_a_reading_is_cached(stub):
+    """Readers within the cache time share it, and concurrent readers share one call."""
     probe = NvmlProbe(cache_s=60.0, timeout_s=30.0)
     first, second = await asyncio.gather(probe.read(), probe.read())
     stub.stub_free(1)
@@ -180,8 +180,8 @@ async def test_a_reading_is_kept_for_its_time(stub):
     await probe.aclose()
 
 
-def test_a_hung_driver_delays_nobody_twice_h2(stub):
-    """One deadline for the first, an error at once for the rest, one thread in all."""
+def test_a_hung_driver_delays_only_the_first_reader_h2(stub):
+    """The first one waits for one deadline, the others fail immediately; one thread is used."""
     stub.stub_fault(b"nvmlDeviceGetCount_v2", EVERY_DEVICE, 0, UNTIL_RESET_MS)
 
     async def story():
@@ -199,8 +199,8 @@ def test_a_hung_driver_delays_nobody_twice_h2(stub):
     run_virtual(story())
 
 
-async def test_a_driver_that_hung_recovers_by_itself_h2(stub):
-    """Once the call has returned, the next reading has the card."""
+async def test_a_probe_recovers_from_a_hung_driver_h2(stub):
+    """When the call has returned, the next reading has the card."""
     stub.stub_fault(b"nvmlDeviceGetCount_v2", EVERY_DEVICE, 0, UNTIL_RESET_MS)
     probe = NvmlProbe(cache_s=0.0, timeout_s=0.05)
     with pytest.raises(ProbeError, match="did not answer"):
@@ -214,14 +214,14 @@ async def test_a_driver_that_hung_recovers_by_itself_h2(stub):
 
 
 async def cards_of(probe):
-    """The cards of a reading, none where it fails."""
+    """Return the cards of a reading, () if it fails."""
     try:
         return (await probe.read()).gpus
     except ProbeError:
         return ()
 
 
-async def test_closing_during_a_reading_ends_it(stub):
+async def test_closing_ends_a_reading_under_way(stub):
     """Shutdown does not wait for the driver."""
     stub.stub_fault(b"nvmlDeviceGetCount_v2", EVERY_DEVICE, 0, UNTIL_RESET_MS)
     probe = NvmlProbe(cache_s=0.0, timeout_s=30.0)
@@ -233,8 +233,8 @@ async def test_closing_during_a_reading_ends_it(stub):
 
 
 @pytest.mark.parametrize(("multiprocessors", "expected_mib"), [(0, 457), (28, 124), (82, 286), (128, 424), (188, 600)])
-def test_context_bytes(multiprocessors, expected_mib):
-    """Near what was measured from an RTX 3060 to a 4090, with a cap."""
+def test_context_bytes_grow_with_the_multiprocessors(multiprocessors, expected_mib):
+    """As measured from an RTX 3060 to a 4090, with an upper bound."""
     assert context_bytes(multiprocessors) == expected_mib * MIB
 
 
@@ -247,21 +247,21 @@ def test_context_bytes(multiprocessors, expected_mib):
         ("nvmlInitWithFlags", LIBRARY_NOT_FOUND, None),
     ],
 )
-def test_detection(stub, tmp_path, function, code, expected):
-    """A driver that fails may recover; without one there is no NVML probe."""
+def test_nvml_is_chosen_even_if_the_driver_fails_now(stub, tmp_path, function, code, expected):
+    """It may recover; without a driver NVML is not chosen."""
     stub.stub_fault(function.encode(), EVERY_DEVICE, code, 0)
     found = detect_probe(root=str(tmp_path))
     assert found is None if expected is None else isinstance(found, expected)
 
 
-def test_detection_without_a_visible_card(stub, tmp_path):
-    """The upstream may see cards that this container does not: its own answers must tell."""
+def test_without_a_visible_card_no_probe_is_chosen(stub, tmp_path):
+    """The upstream may see cards that this container does not, so loads are verified by its answers."""
     stub.stub_cards(0, -1, 0)
     assert detect_probe(root=str(tmp_path)) is None
 
 
-def test_detection_of_an_amd_card(stub, tmp_path):
-    """Where NVML has no card, sysfs may have one, also one that cannot be read yet."""
+def test_an_amd_card_is_detected(stub, tmp_path):
+    """If NVML lists no card, sysfs may, even one that cannot be read yet."""
     stub.stub_cards(0, -1, 0)
     device = tmp_path / "sys/class/drm/card0/device"
     device.mkdir(parents=True)

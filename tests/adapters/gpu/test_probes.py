@@ -1,4 +1,4 @@
-"""The other probes: a command's CSV, Prometheus text, sysfs, static; and what all share."""
+"""The probes other than NVML: a command's CSV, a Prometheus page, sysfs, static values; and their shared cache."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def sizes(gpus):
     return [(gpu.index, gpu.total_bytes // MIB, gpu.free_bytes // MIB) for gpu in gpus]
 
 
-def test_the_csv_of_our_own_query():
-    """Every column finds its place."""
+def test_the_csv_of_the_query_is_parsed():
+    """Every column becomes the field of its name."""
     (gpu,) = parse_csv(f"{HEADER}\n{A5000}\n")
     assert gpu == Gpu(0, "GPU-1a", "NVIDIA RTX A5000", 24564 * MIB, 24240 * MIB, 457 * MIB, "8.6")
 
@@ -55,8 +55,8 @@ def test_the_csv_of_our_own_query():
         ("", None),
     ],
 )
-def test_variants_of_the_csv(text, expected):
-    """Order, units, header or none; what is no figure is left out, and nothing left is an error."""
+def test_columns_may_come_in_any_order_and_unit(text, expected):
+    """With or without a header; a card without figures is skipped, and it is an error if none remains."""
     if expected is None:
         with pytest.raises(ProbeError):
             parse_csv(text)
@@ -73,15 +73,15 @@ async def run(code, **settings):
 
 
 @pytest.mark.real_time
-async def test_a_command_is_read():
-    """Any program that prints the CSV will do."""
+async def test_cards_are_read_from_the_output_of_a_command():
+    """Any program that prints the CSV can be used."""
     reading = await run(f"print('''{HEADER}\n{A5000}''')", timeout_s=30.0)
     assert sizes(reading.gpus) == [(0, 24564, 24240)]
 
 
 @pytest.mark.real_time
-async def test_no_devices_is_no_error():
-    """nvidia-smi says so with a status of its own."""
+async def test_no_devices_is_not_an_error():
+    """nvidia-smi reports it with its own exit status."""
     assert (await run("print('No devices were found'); raise SystemExit(6)", timeout_s=30.0)).gpus == ()
 
 
@@ -94,27 +94,27 @@ async def test_no_devices_is_no_error():
         ("print('hello')", "no CSV"),
     ],
 )
-async def test_a_command_that_fails_says_why(code, text):
-    """Its own first line, from wherever it wrote it."""
+async def test_the_error_of_a_failed_command_quotes_its_output(code, text):
+    """The first line that it wrote, on standard error or output."""
     with pytest.raises(ProbeError, match=text):
         await run(code, timeout_s=30.0)
 
 
 @pytest.mark.real_time
-async def test_a_command_that_hangs_is_ended():
-    """The deadline holds, and nothing is left running."""
+async def test_a_command_that_hangs_is_killed_at_the_deadline():
+    """The reading fails in time, and no process is left."""
     with pytest.raises(ProbeError, match=r"did not end in 0\.2 s"):
         await run("import time; time.sleep(600)", timeout_s=0.2)
 
 
-async def test_a_missing_program():
-    """Not installed is a lost probe, not a crash."""
+async def test_a_missing_program_is_a_probe_error():
+    """A program that is not installed does not crash the router."""
     with pytest.raises(ProbeError, match="cannot run"):
         await CommandProbe(("/nonexistent/nvidia-smi",)).read()
 
 
 def test_a_bare_nvidia_smi_gets_the_query():
-    """`ssh gpu1 nvidia-smi` is enough to write; a full command is left alone."""
+    """`ssh gpu1 nvidia-smi` is a sufficient configuration; a command with arguments is used unchanged."""
     assert CommandProbe(("ssh", "gpu1", "/usr/bin/nvidia-smi"))._argv[3:] == QUERY
     assert CommandProbe(("nvidia-smi", "--query-gpu=x"))._argv == ("nvidia-smi", "--query-gpu=x")
 
@@ -132,16 +132,16 @@ DCGM_FI_DEV_FB_USED{gpu="2",UUID="GPU-c",Hostname="n1"} 5
 """
 
 
-def test_dcgm_metrics():
-    """Cards by their number, totals from free and used; a card without a free figure is left out."""
+def test_dcgm_metrics_are_parsed():
+    """Cards are ordered by number, totals are free plus used, and cards without a free figure are skipped."""
     gpus = parse_metrics(DCGM)
     assert sizes(gpus) == [(0, 40536, 40000), (1, 500, 100)]
     assert [gpu.uuid for gpu in gpus] == ["GPU-a", "GPU-b"]
     assert gpus[1].name == "NVIDIA A100-SXM4-40GB"
 
 
-def test_dcgm_total_and_mig():
-    """A stated total wins, and MIG instances are cards of their own."""
+def test_dcgm_total_is_preferred_and_mig_instances_are_cards():
+    """A reported total takes precedence over the sum; each MIG instance is a card of its own."""
     text = (
         'DCGM_FI_DEV_FB_FREE{gpu="0",UUID="GPU-a",GPU_I_ID="2"} 50\n'
         'DCGM_FI_DEV_FB_FREE{gpu="0",UUID="GPU-a",GPU_I_ID="1"} 40\n'
@@ -150,8 +150,8 @@ def test_dcgm_total_and_mig():
     assert [(gpu.uuid, gpu.total_bytes // MIB) for gpu in parse_metrics(text)] == [("GPU-a/1", 99), ("GPU-a/2", 50)]
 
 
-def test_dcgm_without_labels_or_numbers():
-    """A card without a UUID gets one by its place; NaN and rubbish are no figures."""
+def test_dcgm_without_labels_or_numbers_is_handled():
+    """A card without a UUID gets one by its position; NaN and text are not figures."""
     assert parse_metrics('DCGM_FI_DEV_FB_FREE{x="y"} 5')[0].uuid == "gpu-0"
     for text in ("", 'DCGM_FI_DEV_FB_FREE{gpu="0"} NaN', 'DCGM_FI_DEV_FB_FREE{gpu="0"} x'):
         with pytest.raises(ProbeError, match="shows no"):
@@ -160,7 +160,7 @@ def test_dcgm_without_labels_or_numbers():
 
 @respx.mock
 async def test_a_page_is_read_once_per_cache_time():
-    """And again when that is over."""
+    """Two readings within that time cause one request."""
     route = respx.get("http://dcgm.test/metrics").respond(text=DCGM)
     probe = PrometheusProbe("http://dcgm.test/metrics", cache_s=60.0)
     assert (await probe.read()) is (await probe.read())
@@ -172,8 +172,8 @@ async def test_a_page_is_read_once_per_cache_time():
 @pytest.mark.parametrize(
     "answer", [httpx.ConnectError("refused"), httpx.ReadTimeout(""), httpx.Response(503), httpx.Response(200)]
 )
-async def test_a_page_that_cannot_be_read(answer):
-    """Every failure is a ProbeError."""
+async def test_a_page_that_cannot_be_read_is_a_probe_error(answer):
+    """Whether the connection, the status or the content is wrong."""
     respx.get("http://dcgm.test/metrics").mock(side_effect=[answer])
     probe = PrometheusProbe("http://dcgm.test/metrics")
     with pytest.raises(ProbeError):
@@ -182,7 +182,7 @@ async def test_a_page_that_cannot_be_read(answer):
 
 
 def amd_card(root, number, total, used, **files):
-    """A card as amdgpu shows it: sysfs links it from the DRM class to its PCI device."""
+    """Create a card as amdgpu shows it: sysfs links it from the DRM class to its PCI device."""
     device = root / f"sys/devices/0000:0{9 - number}:00.0"
     device.mkdir(parents=True)
     link = root / f"sys/class/drm/card{number}"
@@ -193,8 +193,8 @@ def amd_card(root, number, total, used, **files):
 
 
 @pytest.mark.real_time
-async def test_amd_cards(tmp_path):
-    """In the order of PCI addresses, not of DRM numbers; an integrated GPU's slice of main memory is no card."""
+async def test_amd_cards_are_in_the_order_of_their_pci_addresses(tmp_path):
+    """Not of their DRM numbers, as in ROCm; an integrated GPU's slice of main memory is not a card."""
     amd_card(tmp_path, 0, 512 * MIB, 1)
     amd_card(tmp_path, 1, 24560 * MIB, 560 * MIB, product_name="Radeon RX 7900 XTX", unique_id="ab12")
     amd_card(tmp_path, 2, 16368 * MIB, 20000 * MIB)
@@ -206,8 +206,8 @@ async def test_amd_cards(tmp_path):
 
 
 @pytest.mark.real_time
-async def test_an_amd_card_that_cannot_be_read(tmp_path):
-    """A card in reset shows no number."""
+async def test_an_amd_card_that_cannot_be_read_is_a_probe_error(tmp_path):
+    """A card in reset has an empty file."""
     amd_card(tmp_path, 0, 24560 * MIB, "")
     probe = AmdSysfsProbe(tmp_path, timeout_s=30.0)
     with pytest.raises(ProbeError, match="sysfs"):
@@ -216,23 +216,23 @@ async def test_an_amd_card_that_cannot_be_read(tmp_path):
 
 
 @pytest.mark.real_time
-async def test_a_machine_without_amd(tmp_path):
-    """No card is a reading without cards."""
+async def test_a_machine_without_amd_cards_gives_an_empty_reading(tmp_path):
+    """It is not an error."""
     probe = AmdSysfsProbe(tmp_path, timeout_s=30.0)
     assert (await probe.read()).gpus == ()
     await probe.aclose()
 
 
-async def test_static_cards():
-    """They are what they were said to be."""
+async def test_static_cards_are_reported_unchanged():
+    """The reading is the configured card."""
     card = Gpu(0, "u", "n", 2, 1)
     probe = StaticProbe((card,))
     assert (await probe.read()).gpus == (card,)
     await probe.aclose()
 
 
-async def test_a_reader_that_leaves_cuts_nobody():
-    """The reading goes on for the others, and its failure reaches each of them."""
+async def test_cancelling_one_reader_does_not_cancel_the_others():
+    """The reading continues for them, and they get its failure."""
     release = asyncio.Event()
 
     async def read_cards():

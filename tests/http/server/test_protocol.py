@@ -1,4 +1,4 @@
-"""The wire to clients: what is no unambiguous request is refused, once; nobody waits or sends for ever."""
+"""The server side: ambiguous requests are refused once, and every wait and every buffer is bounded."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ REFUSED: dict[str, bytes] = {
 
 @pytest.mark.parametrize("name", REFUSED)
 async def test_an_ambiguous_request_is_refused_once_and_the_connection_closed_e1(name: str) -> None:
-    """One 4xx/5xx at most, never a second answer, nothing upstream, and the connection ends."""
+    """At most one 4xx/5xx, never a second answer, nothing upstream, and the connection is closed."""
     dispatcher = fake()
     limits = WireLimits(header_s=0.3)
     async with running_edge(dispatcher, limits=limits) as running, client(running.port) as raw:
@@ -116,30 +116,30 @@ async def test_an_ambiguous_request_is_refused_once_and_the_connection_closed_e1
     ],
     ids=lambda raw: repr(raw[:40]),
 )
-async def test_a_plain_request_is_served_e1(raw_request: bytes) -> None:
-    """Without doubt about its meaning a request is served, in its odd spellings too."""
+async def test_an_unambiguous_request_is_served_e1(raw_request: bytes) -> None:
+    """In unusual forms too."""
     async with running_edge(fake()) as running, client(running.port) as raw:
         await raw.send(raw_request)
         assert (await raw.reply()).body == b"Ollama is running"
 
 
 async def test_the_authority_of_an_absolute_target_is_the_host_e2_e3() -> None:
-    """An absolute target cannot smuggle a foreign host past the Host rule."""
+    """So an absolute target cannot evade the Host rule."""
     async with running_edge(fake()) as running, client(running.port) as raw:
         await raw.send(b"GET http://evil.example/api/tags HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert (await raw.reply()).status == 403
 
 
 async def test_pipelined_requests_are_answered_in_order() -> None:
-    """Two in one write: two answers, in order."""
+    """Two requests in one write get two answers in order."""
     async with running_edge(fake()) as running, client(running.port) as raw:
         await raw.send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n" + SMUGGLED)
         assert (await raw.reply()).body == b"Ollama is running"
         assert (await raw.reply()).json() == {"version": "0.33.0"}
 
 
-async def test_what_follows_a_last_request_is_not_answered_e1() -> None:
-    """After `Connection: close` nothing more is read, so a smuggled request is never served."""
+async def test_a_request_after_the_last_one_is_not_answered_e1() -> None:
+    """After `Connection: close` no further input is parsed, so a smuggled request is never served."""
     async with running_edge(fake()) as running, client(running.port) as raw:
         await raw.send(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n" + SMUGGLED)
         said = await raw.reader.read()
@@ -147,8 +147,8 @@ async def test_what_follows_a_last_request_is_not_answered_e1() -> None:
         assert b"0.33.0" not in said
 
 
-async def test_a_body_that_turns_bad_ends_its_request_once_e1() -> None:
-    """A chunk that is none in mid-body: one 400, and the request never gets to the dispatcher."""
+async def test_a_body_that_becomes_invalid_is_refused_once_e1() -> None:
+    """An invalid chunk in mid-body: one 400, and the request does not reach the dispatcher."""
     dispatcher = fake()
     async with running_edge(dispatcher) as running, client(running.port) as raw:
         await raw.send(post(b"Host: a.local", b"Transfer-Encoding: chunked", body=b"3\r\n{  \r\n"))
@@ -160,8 +160,8 @@ async def test_a_body_that_turns_bad_ends_its_request_once_e1() -> None:
         assert not dispatcher.calls
 
 
-async def test_an_upgrade_is_ignored_with_its_body_intact_e5() -> None:
-    """Clients that offer h2c (Java's) are served as plain HTTP/1.1; nothing is tunnelled, no byte is lost."""
+async def test_an_upgrade_is_ignored_and_the_body_read_e5() -> None:
+    """Clients that offer h2c (Java's) are served with HTTP/1.1; nothing is tunnelled, and no byte is lost."""
     async with raw_upstream(answer(b'{"done":true}')) as upstream:
         async with running_edge(FakeDispatcher(HttpRelay(upstream.url))) as running, client(running.port) as raw:
             for upgrade in (b"Upgrade: h2c", b"UPGRADE: websocket", b"upgrade:h2c"):
@@ -180,8 +180,8 @@ async def test_an_upgrade_is_ignored_with_its_body_intact_e5() -> None:
                 assert b"http2-settings" not in head
 
 
-async def test_expect_continue_is_answered_by_us_e5() -> None:
-    """100 comes before the body is sent; a refusal comes without one."""
+async def test_expect_continue_is_answered_by_the_router_e5() -> None:
+    """With a 100 before the body is sent, or with a refusal alone."""
     async with raw_upstream(answer(b'{"done":true}')) as upstream:
         async with running_edge(FakeDispatcher(HttpRelay(upstream.url))) as running:
             async with client(running.port) as raw:
@@ -196,8 +196,8 @@ async def test_expect_continue_is_answered_by_us_e5() -> None:
 
 
 @pytest.mark.parametrize("sent", [b"", b"POST /api/ch", b"GET / HTTP/1.1\r\nHost: localhost\r\nX: "])
-async def test_a_client_that_does_not_come_to_the_point_is_closed_b1(sent: bytes) -> None:
-    """Silence, half a request line, half a header: closed at the header deadline (408 or FIN)."""
+async def test_an_incomplete_head_is_refused_at_the_header_deadline_b1(sent: bytes) -> None:
+    """Nothing, half a request line, half a header: 408, or the connection is closed."""
     async with running_edge(fake(), limits=WireLimits(header_s=0.1)) as running, client(running.port) as raw:
         await raw.send(sent)
         said = b""
@@ -206,8 +206,8 @@ async def test_a_client_that_does_not_come_to_the_point_is_closed_b1(sent: bytes
         assert said == b"" or said.startswith(b"HTTP/1.1 408 ")
 
 
-async def test_a_header_that_drips_does_not_move_the_deadline_b1() -> None:
-    """The deadline is for the whole head: a byte now and then buys no time, and such clients hold nobody up."""
+async def test_a_slow_head_does_not_extend_the_deadline_b1() -> None:
+    """The deadline applies to the whole head; slow clients do not delay others."""
     async with running_edge(fake(), limits=WireLimits(header_s=0.3)) as running:
         slow = [await RawClient.to(running.port) for _ in range(100)]
         started_at = asyncio.get_running_loop().time()
@@ -233,7 +233,7 @@ async def test_a_header_that_drips_does_not_move_the_deadline_b1() -> None:
 
 
 async def test_an_idle_connection_is_closed_and_a_busy_one_is_not_b1_b4() -> None:
-    """The keep-alive limit counts between requests only: an answer may take as long as it takes."""
+    """The keep-alive timeout applies between requests only, not while an answer is awaited."""
 
     async def slow(visit: Visit) -> None:
         await asyncio.sleep(0.4)
@@ -249,8 +249,8 @@ async def test_an_idle_connection_is_closed_and_a_busy_one_is_not_b1_b4() -> Non
                 assert asyncio.get_running_loop().time() - started_at < 0.4
 
 
-async def test_connections_beyond_the_limit_are_told_so() -> None:
-    """The one too many gets Ollama's busy body and is closed; the others go on."""
+async def test_a_connection_beyond_the_limit_is_refused() -> None:
+    """With Ollama's busy body; the others are served further."""
     async with running_edge(fake(), limits=WireLimits(connections=2)) as running:
         first = [await RawClient.to(running.port) for _ in range(2)]
         assert (await first[0].ask("GET", "/")).status == 200
@@ -263,8 +263,8 @@ async def test_connections_beyond_the_limit_are_told_so() -> None:
 
 
 @pytest.mark.parametrize("flood", [b"X-T: " + b"a" * 200_000, b"X: y\r\n" * 40_000, b"5;x=" + b"a" * 200_000])
-async def test_trailers_and_chunk_extensions_have_an_end(flood: bytes) -> None:
-    """What is neither head nor body is bounded too, and a trailer is no header."""
+async def test_trailers_and_chunk_extensions_are_bounded(flood: bytes) -> None:
+    """They count against the header limit; a trailer is not a header."""
     dispatcher = fake()
     async with running_edge(dispatcher) as running, client(running.port) as raw:
         body = b"%x\r\n%b\r\n" % (len(CHAT), CHAT)
@@ -283,9 +283,9 @@ async def test_trailers_and_chunk_extensions_have_an_end(flood: bytes) -> None:
 
 
 async def test_a_bad_application_never_splits_a_response_e8() -> None:
-    """A header with a line break does not reach the wire: a plain 500 instead."""
+    """A header with a line break is not sent; the answer is a plain 500 instead."""
 
-    async def split(scope: object, receive: object, send: object) -> None:
+    async def split(_scope: object, _receive: object, send: object) -> None:
         await send(  # type: ignore[operator]
             {"type": "http.response.start", "status": 200, "headers": [(b"x", b"a\r\nSet-Cookie: b")]}
         )
@@ -298,8 +298,8 @@ async def test_a_bad_application_never_splits_a_response_e8() -> None:
 
 
 @pytest.mark.parametrize("size", [10, 1_000_000])
-async def test_a_pipelined_request_whose_body_comes_later_is_read_on(size: int) -> None:
-    """The head of the second stops the reading while the first is answered; then its body is awaited."""
+async def test_the_late_body_of_a_pipelined_request_is_read(size: int) -> None:
+    """Reading pauses at the second head while the first request is answered, and resumes for the body."""
     body = '{"model":"m","prompt":"%s"}' % ("x" * size)
     async with raw_upstream(answer(b'{"done":true}')) as upstream:
         async with running_edge(FakeDispatcher(HttpRelay(upstream.url))) as running, client(running.port) as raw:
@@ -315,8 +315,8 @@ async def test_a_pipelined_request_whose_body_comes_later_is_read_on(size: int) 
 
 @needs_pauses
 @pytest.mark.real_time  # the kernel's own timers open a window that was full
-async def test_a_client_that_only_asks_is_not_answered_for_ever_a14() -> None:
-    """Requests without end, no answer read: what is held for it stays small; reading goes on where it begins to."""
+async def test_answers_for_a_client_that_does_not_read_do_not_pile_up_a14() -> None:
+    """It sends requests without end: the buffers stay small, and serving continues when it reads."""
     async with raw_upstream(answer(b"x" * 200_000)) as upstream:
         async with running_edge(FakeDispatcher(HttpRelay(upstream.url))) as running:
             raw = await RawClient.to(running.port, receive_buffer=4096)
