@@ -110,6 +110,7 @@ async def running(
     clients = Listener(edge, config.listen.host, config.listen.port, limits=limits)
     admin_pages = admin_app(router.inspector, exposition, hosts=config.hosts)
     admin = Listener(Asgi(admin_pages), config.admin.host, config.admin.port, limits=limits)
+    # Read the state before the first client can connect: until then every request would have to wait for it.
     await router.start()
     lag = asyncio.get_running_loop().create_task(watch_loop_lag(telemetry))
     try:

@@ -21,6 +21,7 @@ async def read_body(cycle: Cycle, *, limit_bytes: int, idle_s: float, total_s: f
     size = 0
     try:
         while True:
+            # Two deadlines: the idle one ends a stall, the total one a client that sends a byte now and then.
             async with asyncio.timeout_at(min(until_s, loop.time() + idle_s)):
                 part = await cycle.read()
             if not part:
@@ -73,6 +74,7 @@ def decoded(body: bytes, encoding: bytes, *, takes_zstd: bool, limit_bytes: int)
 
 
 def _unzstd(body: bytes, limit_bytes: int) -> bytes:
+    # The window bounds the memory, and the loop below the output, before a bomb has expanded.
     reader = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES).stream_reader(body, read_across_frames=True)
     parts: list[bytes] = []
     size = 0

@@ -75,9 +75,10 @@ class Edge:
             await work
         except RouterError as exc:
             await exchange.refuse(exc)
-        except ClientGone:
+        except ClientGone:  # no one to answer
             return
         except asyncio.CancelledError:
+            # Cancelled either by the client's leaving or by the listener's stop; only the second one has a reader.
             if not exchange.is_gone():
                 await exchange.refuse(Busy("the router is shutting down"))
         except Exception:
@@ -193,6 +194,7 @@ class Edge:
             sender.sent.outcome = "client_gone" if exchange.is_gone() else "shutdown"
             raise
         finally:
+            # Copied on every path, so that `_guarded` does not send a second answer after a part of the first.
             exchange.is_started = sender.is_started
             sent, ending = sender.sent, sender.sent.ending or NO_ENDING
             answer.release(

@@ -50,7 +50,7 @@ class Exchange:
         """Return the decoded body, read under the limits. Raises a RouterError, or ClientGone."""
         settings = self._settings
         limit = settings.body_bytes if limit_bytes is None else limit_bytes
-        if int(self.headers.get(b"content-length", b"0")) > limit:
+        if int(self.headers.get(b"content-length", b"0")) > limit:  # refuse before a byte of it is read
             raise too_large(limit)
         body = self.cycle.take_body()
         if body is None:

@@ -73,7 +73,7 @@ class LocalRoutes:
         body = await exchange.body()
         asked = read_names("show", body).get("model", "")
         name = await self._directory.show_name(asked) if asked else ""
-        if name != asked:
+        if name != asked:  # a virtual model, which Ollama does not know
             body = rewrite(body, model=name, options={})
         status, headers, answer = await self._fetch(exchange, b"POST", route.pattern.encode(), body)
         if status == 200 and name != asked:

@@ -84,10 +84,11 @@ class OriginRule:
 
     def headers(self, origin: bytes, host: bytes, *, is_preflight: bool = False) -> tuple[Header, ...] | None:
         """Return () for the router's own origin, CORS headers for an allowed one, None (403) for all others."""
-        if origin in (b"http://" + host, b"https://" + host):
+        if origin in (b"http://" + host, b"https://" + host):  # same origin; the Host is checked separately
             return ()
         if not self._is_allowed(origin.decode("latin-1")):
             return None
+        # With `*` never the origin itself: a browser would allow credentials with it.
         allow = (b"access-control-allow-origin", b"*" if self._allows_all else origin)
         if is_preflight:
             return (allow, *_PREFLIGHT)

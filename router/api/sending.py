@@ -91,6 +91,7 @@ class Sender:
         """Return the body, or its first `WHOLE_BYTES` if it is longer."""
         parts: list[bytes] = []
         size = 0
+        # One piece beyond the limit at most: the caller sees by `is_complete` whether that was all.
         while size <= WHOLE_BYTES and (part := await upstream.read()):
             parts.append(part)
             size += len(part)
@@ -121,6 +122,7 @@ class Sender:
         except asyncio.CancelledError:
             if self._cycle.is_gone:
                 raise
+            # The router stops: the cancellation ends here, because the client still gets a well-formed end.
             self.sent.outcome, self.sent.error = "shutdown", "the router is shutting down"
             last_words = stream.error(self.sent.error, 503)
         await self._body(last_words, more=False)
@@ -135,6 +137,7 @@ class Sender:
                 return cycle.push(whole)
             return True
 
+        # The first piece usually arrives with the head; sent together they need one packet.
         first = upstream.read_nowait()
         if first is None:
             await self._body(b"", more=True)  # send the head without waiting for the first line
@@ -203,6 +206,7 @@ def _as_shown(
     """Return headers and body as the client gets them, with the model's name replaced by the one to show."""
     if _is_final_error(status, route):
         headers.append(NO_RETRY)
+    # A derived tag's name must never reach a client; another name has another length.
     if rename is not None:
         body = renamed_json(body, rename)
         headers = [pair for pair in headers if pair[0] != b"content-length"]

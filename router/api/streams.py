@@ -132,6 +132,7 @@ class LineStream(Stream):
 
     def _renamed(self, piece: bytes) -> bytes:
         assert self._rename is not None
+        # Parsing every line of every stream to replace one name would cost more than relaying it.
         old, new = (b'{"model":' + _encode(name.decode()) for name in self._rename)
         lines = piece.split(b"\n")
         return b"\n".join(new + line[len(old) :] if line.startswith(old) else line for line in lines)

@@ -104,7 +104,7 @@ class Backend:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.line.aclose()
-        if self.world.is_up:
+        if self.world.is_up:  # an Ollama that does not answer would only delay the stop
             await self.derived.remove_all()
         await self.relay.aclose()
         await self.server.aclose()

@@ -77,7 +77,7 @@ class Cards:
         if self._is_probe_lost:
             self._is_probe_lost = False
             self._telemetry.emit(ProbeBack(probe=self.probe.name))
-        if self._reading is None or reading.gpus != self._reading.gpus:
+        if self._reading is None or reading.gpus != self._reading.gpus:  # an equal reading keeps the cached decisions
             self._epoch.advance()
         self._reading = reading
 
@@ -187,6 +187,7 @@ class Cards:
     def expect_back(self, gone: Tracked) -> None:
         """Wait for the memory of a model that left /api/ps without our unloading it: the probe's reading may lag."""
         if self._floors and self.is_measured and gone.is_measured:
+            # Not all of it: part of the memory may be taken by others at once, and figures are rounded.
             late = {card: int(held * (1 - BACK_SHARE)) for card, held in gone.held_bytes.items()}
             left = {card: count - late.get(card, 0) for card, count in self._floors[-1][1].items()}
             self._returning = self._now() + self._config.switch.memory_timeout_s, left

@@ -192,7 +192,7 @@ class Line:
             self._is_pumping = False
 
     def _pump(self) -> None:
-        self._set_timer(None)
+        self._set_timer(None)  # the state has changed: the time for the next look follows from the result below
         found = turns(
             self._waiting(),
             self._world.residents,
@@ -239,7 +239,7 @@ class Line:
     def _start(self, decision: Decision) -> None:
         chosen = decision.chosen
         assert chosen is not None and chosen.plan is not None and chosen.facts is not None
-        if chosen.plan.evict:
+        if chosen.plan.evict:  # a load into free memory evicts no model, and is not a swap
             self._swaps.append(self._now())
         self.loading = Target(chosen.facts, chosen.plan)
         self._world.begin_loading(self.loading.weights, chosen.num_ctx)
@@ -254,6 +254,7 @@ class Line:
         except Exception as error:  # a bug in one switch must not block the queue
             self._telemetry.emit(Notified(f"the switch to {target.facts.name} failed: {error!r}", level="error"))
         finally:
+            # In any case, or no switch would ever start again.
             self.loading = self._switching = None
             self._loaded = target.weights if result is SwitchResult.DONE else ""
             self._world.end_loading()

@@ -141,6 +141,7 @@ class Residency:
         before = self._cards.gpus
         if before is not None and not _still_fits(target.plan, before):
             return SwitchResult.MOVED, "memory was taken meanwhile"
+        # Whether Ollama evicted another model during the load; then free memory says nothing about this one.
         present = self._residents.keys() - {target.weights}
         await self._load(target)
         await self._world.refresh_fresh()
@@ -157,7 +158,7 @@ class Residency:
             tracked = self._residents.get(weights)
             if tracked is None or not self._world.wanted.get(target.weights):
                 continue
-            if tracked.in_flight or not await self.unload(tracked):
+            if tracked.in_flight or not await self.unload(tracked):  # a request is never cut off for a switch
                 return False
             settled_s = self._now() + self._settings.settle_s
         if settled_s:  # Ollama updates its figure of free memory late: an earlier load would be placed by the old one
@@ -187,7 +188,7 @@ class Residency:
             await self._world.refresh_fresh()
             if self._residents.get(tracked.weights) is tracked:
                 await asyncio.sleep(self._settings.poll_s)
-        if before is not None:
+        if before is not None:  # in verify mode there is nothing to wait for
             await self._wait_for_memory(tracked, before)
         self._cards.memory_is_back()
         return True

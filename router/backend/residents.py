@@ -204,7 +204,7 @@ class Residents(Mapping[str, Tracked]):
         """Take over the rows of ps by weights; return the entries that have gone."""
         gone = [self._entries.pop(weights) for weights in list(self._entries) if weights not in seen]
         for tracked in gone:
-            if tracked.in_flight:
+            if tracked.in_flight:  # their ends must be counted even if it never comes back
                 self._leaving[tracked.weights] = tracked
             self._epoch.advance()
         for weights, row in seen.items():
@@ -218,7 +218,7 @@ class Residents(Mapping[str, Tracked]):
         return gone
 
     def _add(self, weights: str, row: PsRow, name: str, guess: Guess, now_s: float) -> None:
-        self._order += 1
+        self._order += 1  # Ollama evicts, and the router unloads, by the age of loads
         is_kept = key_of(name) in self._keep
         tracked = Tracked(weights, name, row, self._order, now_s, guess(row), idle_since_s=now_s, is_kept=is_kept)
         before = self._leaving.pop(weights, None)

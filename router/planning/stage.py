@@ -89,6 +89,7 @@ async def stage(
             evictions.append(model)
 
     async with running_simulator(replace(sim_config, on_event=on_event)) as sim:
+        # Timeouts beyond any story: on the virtual clock they would otherwise expire within milliseconds.
         client = HttpRelay(sim.url, pool_size=512, first_byte_timeout_s=1e5, idle_timeout_s=1e5)
         if router_config is None:
             yield Stage(sim, sim.url, client, None, loads, evictions)

@@ -33,7 +33,7 @@ class Chains:
         key = name, is_strict
         if key in self._remembered:
             return self._remembered[key]
-        if len(self._remembered) >= MAX_REMEMBERED:
+        if len(self._remembered) >= MAX_REMEMBERED:  # clients can make up any number of names
             self._remembered.clear()
         found = self._find(name, catalog)
         if found is not None and is_strict:

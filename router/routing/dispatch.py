@@ -71,13 +71,14 @@ class Dispatcher:
         Raises a RouterError if the upstream has no answer.
         """
         try:
+            # Not endless: each wait has its own deadline, and `_destination` refuses after MAX_ATTEMPTS sends.
             while True:
                 connection = await self._unblock(call, blocked) if blocked is not None else None
                 found = await self._attempt_and_wait(call, connection)
                 if isinstance(found, Answer):
                     return found
                 blocked = found
-        except BaseException as error:
+        except BaseException as error:  # cancellation too: the one place where a waiting request releases what it holds
             self._backend.leave(call.leave())
             self._ends.report_failure(call, error)
             raise
@@ -132,6 +133,7 @@ class Dispatcher:
         try:
             found = call.destination or self._destination(call)
         finally:
+            # Blocked again or refused: the connection that was awaited must not be lost to the pool.
             if connection is not None and not isinstance(found, Destination):
                 self._relay.give_back(connection)
         return found if isinstance(found, Blocked) else self._send(call, found, reply, connection)
@@ -167,6 +169,7 @@ class Dispatcher:
         tracked = self._residents.get(known.weights) if known is not None else None
         if known is None or tracked is None or not self._line.may_enter(known.weights):
             return self._decide(call)
+        # From here to the send nothing is awaited, so the resident cannot be unloaded in between.
         self._residents.enter(known.weights)
         call.enter(tracked, None)
         return known
@@ -197,12 +200,14 @@ class Dispatcher:
         if chosen is None and not self._line.is_switching:  # during a switch memory is in flux: wait for its end
             return self._outcomes.nothing_fits(call, chain, decision)
         if chosen is not None and chosen.resident is None and chosen.plan is not None:
+            # Decided again after the load, the request would be reported as served by a resident.
             call.record_load(decision)
         resident = chosen.resident if chosen is not None else None
+        # A resident may be closed to new requests, but not to the one that the queue has just let in to it.
         if resident is None or not (resident.weights == call.let_in_to or self._line.may_enter(resident.weights)):
             return self._turn(call, chain)
         tracked = self._residents.enter(resident.weights)
-        if tracked is None:
+        if tracked is None:  # it left ps after the snapshot was taken
             return self._turn(call, chain)
         call.enter(tracked, (chain, decision))
         return self._to_resident(call, chain, decision)

@@ -82,6 +82,7 @@ class Outcomes:
         for variant in chain.variants:
             tracked = self._world.residents.get(self._world.installed.weights_of(variant.model))
             if tracked is not None:
+                # Book the unload before Ollama carries it out: no request may enter the model in between.
                 self._keepalive.apply(tracked, 0.0)
                 self._world.residents.go(tracked, self._now())
                 return self._destinations.passed_on(call, "unload", variant.model)
@@ -97,10 +98,13 @@ class Outcomes:
     def nothing_fits(self, call: Call, chain: Chain, decision: Decision) -> Destination | Blocked:
         """Apply the configured rule: pass on, let it spill, wait, or refuse. Raises NoVariantFits or LoadFailed."""
         template = decision_template(call.request.model, chain, decision)
+        # 1. Without a GPU nothing can fit, and nothing is refused.
         if decision.outcome is Outcome.PASSTHROUGH:
             return self._destinations.passed_on(call, "passthrough: no GPU", decided=template)
+        # 2. Read again before any rule applies.
         if self._read_at_s < call.since_s:
             return Blocked("reading", self._read)  # no request is refused because of a reading older than itself
+        # 3. The client's own rule overrides the chain's.
         rule = call.nothing_fits or self._chains.rule(call.request.model).nothing_fits
         if rule in ("passthrough", "allow_partial"):
             first = _first_able(decision)
@@ -110,6 +114,7 @@ class Outcomes:
             if rule == "allow_partial" and first is not None:
                 return self._let_spill(call, reason, first, passed)
             return self._destinations.passed_on(call, reason, model, decided=passed)
+        # 4. Wait, unless the time for it is over.
         if rule == "wait" and self._now() - call.since_s < self._wait_s:
             return Blocked("room", lambda: asyncio.sleep(LOOK_AGAIN_S))
         call.mark_refused(self._now())

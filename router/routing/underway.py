@@ -43,10 +43,11 @@ class Underway:
             # Another client has deleted the variant or its derived tag: the request is decided again.
             upstream.close()
             self._backend.leave(call.leave())
+            # All tags of the variant: a request with other options would run into the same 404.
             self._backend.derived.forget(self._destination.variant)
             self._reply(None)
         else:
-            if call.resident is not None:
+            if call.resident is not None:  # only now: a request without an answer must not change the expiry
                 self._backend.keepalive.apply(call.resident, call.request.keep_alive_s)
             self._reply(self._answer(upstream))
 
@@ -58,6 +59,7 @@ class Underway:
             backend.leave(call.leave())
             ends.report_end(call, released, upstream.status, ttft_s)
 
+        # Rendered lines are shared by all requests that were sent at once; one that waited has headers of its own.
         headers, lines = destination.headers, destination.lines
         if call.queue_s or call.attempts > 1:
             lines = b""

@@ -59,6 +59,7 @@ class Warmup:
 
     async def check(self) -> None:
         """Load the scheduled models, then missing kept models, then idle upgrades."""
+        # In this order: a preload may evict, a kept model may not, and an upgrade only within its own chain.
         while self._to_preload:
             await self._warm(self._to_preload.pop(0), self._may_preload)
         for name in self._keep:
@@ -84,6 +85,7 @@ class Warmup:
             return
         request = InferenceRequest(name)
         if self._wants(request, chain, may):
+            # Set before the load, so that one that fails is not repeated with each check.
             self._not_before_s[name] = now_s + AGAIN_S
             await self._make_resident(request, chain)
 
@@ -98,7 +100,7 @@ class Warmup:
         """Wait in the queue until the variant that would serve `request` is loaded."""
         for _ in range(MAX_ATTEMPTS):
             chosen = self._decisions.decide(request, chain).chosen
-            if chosen is None or chosen.resident is not None:
+            if chosen is None or chosen.resident is not None:  # nothing fits any more, or it is loaded
                 return
             key = self._decisions.key(request, chain)
             await self._line.wait(key, lambda: self._decisions.decide_afresh(request, chain), self._now())

@@ -102,6 +102,7 @@ class MetricsHook:
     def __init__(
         self, version: str = __version__, *, is_known_model: Callable[[str], bool] = lambda _name: True
     ) -> None:
+        # `_created` series would double the exposition, and no dashboard of ours reads them.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self._model = Bounded(200, is_known_model)
@@ -206,6 +207,7 @@ class MetricsHook:
         finished = [event for event in events if isinstance(event, Finished)]
         self._queue.labels().observe_all([event.queue_s for event in finished])
         for event in finished:
+            # A request without a phase was cancelled while its answer was sent, or before the first byte of it.
             if event.outcome == "client_gone":
                 self._gone.labels(event.phase or ("stream" if event.sent_bytes else "before_answer")).inc()
             error = "" if event.status < 400 and event.outcome == "completed" else _error_type(event)

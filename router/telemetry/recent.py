@@ -19,6 +19,7 @@ class RecentDecisions:
     def __init__(self, kept: int = 256, *, unix_now: Callable[[], float] = time.time) -> None:
         self._unix_now = unix_now
         self._begun: deque[tuple[float, Decided | Switched | Spilled]] = deque(maxlen=kept)
+        # Twice as many: a request may end without a decision, and must not displace the end of one that has one.
         self._ended: deque[Finished] = deque(maxlen=2 * kept)
 
     def on(self, event: Event) -> None:
@@ -43,7 +44,7 @@ class RecentDecisions:
         rows, seen = [], set[str]()
         for at_s, event in reversed(self._begun):
             request_id = event.request_id if isinstance(event, Decided) else ""
-            if request_id not in seen or not request_id:
+            if request_id not in seen or not request_id:  # switches and spills have no request id
                 seen.add(request_id)
                 rows.append(_rendered(at_s, event, ends.get(request_id)))
         return rows

@@ -57,7 +57,7 @@ def detect_probe(*, cache_s: float = 0.05, timeout_s: float = 0.25, root: str = 
         return NvmlProbe(cache_s=cache_s, timeout_s=timeout_s)
     try:
         has_amd = bool(read_sysfs(Path(root)))
-    except ProbeError:
+    except ProbeError:  # there is a card, and it may become readable
         has_amd = True
     return AmdSysfsProbe(root, cache_s=cache_s, timeout_s=timeout_s) if has_amd else None
 

@@ -129,7 +129,7 @@ class Connections:
         """Open a connection in the background, unless the pool is full or closed."""
         if self.opened >= self._pool.max_connections or self._is_closed:
             return
-        self.opened += 1
+        self.opened += 1  # counted before the connect, or concurrent requests would exceed the limit
         task = asyncio.get_running_loop().create_task(self._connect())
         self._opening.add(task)
         task.add_done_callback(self._has_opened)

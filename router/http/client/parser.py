@@ -52,7 +52,7 @@ class AnswerParser(asyncio.Protocol):
         self._is_head_request = self._until_eof = self._is_keep_alive = self._has_head = False
 
     def on_message_begin(self) -> None:
-        if self._response is None:
+        if self._response is None:  # a second answer in the same read
             raise ValueError("bytes after the answer's end")
         self._headers = []
 
@@ -62,7 +62,7 @@ class AnswerParser(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
         headers, self._headers = self._headers, []  # later headers are trailers, and discarded
-        if status < 200:
+        if status < 200:  # provisional: the final answer follows
             if status == 101:
                 raise ValueError("an upgrade that was not requested")
             return

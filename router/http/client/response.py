@@ -195,6 +195,7 @@ class UpstreamResponse(msgspec.Struct, eq=False):
             return
         self._chunks.append(chunk)
         self._buffered += len(chunk)
+        # Backpressure: TCP slows the upstream down until the reader has caught up.
         if self._buffered > HIGH_WATER_BYTES and not self._paused and self.source is not None:
             self._paused = True
             self.source.pause()

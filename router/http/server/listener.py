@@ -73,6 +73,7 @@ class Listener:
         """
         if self._server is None:
             return
+        # No new connections and no new requests first; then wait, interrupt, cancel, flush, in this order.
         self._shared.drain()
         self._server.close()
         for connection in tuple(self._shared.connections):
@@ -82,7 +83,7 @@ class Listener:
             connection.interrupt()
         for task in self.tasks():
             task.cancel()
-        await self._wait(INTERRUPT_S)
+        await self._wait(INTERRUPT_S)  # the cancelled tasks send their errors meanwhile
         await self._flush()
         await self._server.wait_closed()
         self._server = None

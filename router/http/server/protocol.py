@@ -53,7 +53,7 @@ class HttpProtocol(ClientConnection):
         was_head = self.reading is Reading.HEAD
         if was_head:
             self._head_bytes += len(data)
-            if b"pgrade" in data or b"PGRADE" in data:
+            if b"pgrade" in data or b"PGRADE" in data:  # cheap test: the header is searched for only if it may be there
                 data, is_first = disarm(data), False
         self._parse(data, is_first=is_first)
         if self.reading is not Reading.DISCARDING:
@@ -132,6 +132,7 @@ class HttpProtocol(ClientConnection):
     def on_body(self, body: bytes) -> None:
         self._body_grew = True
         cycle = cast("Cycle", self.cycle)
+        # After a complete answer the rest of the body is parsed, but not kept.
         if cycle.phase is not Phase.COMPLETE:
             cycle.feed(body)
             if cycle.buffered_bytes > HIGH_WATER_BYTES:
@@ -160,6 +161,7 @@ class HttpProtocol(ClientConnection):
             self.queue.remove(cycle)
             has_answer = cycle.phase is not Phase.OPEN
             self.leave(cycle)
+            # Its answer, or that of an earlier request, has begun: an error now would be taken for a part of it.
             if has_answer or self.queue:
                 self.reading = Reading.DISCARDING
                 self.transport.abort()
