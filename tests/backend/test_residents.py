@@ -127,6 +127,7 @@ def test_an_entry_that_comes_back_has_its_requests_in_flight():
     """ps may miss a model for a moment: the same entry counts its requests out."""
     book, tracked = one()
     tracked.loaded(OPTIONS, 330.0, 1.0, {0: GIB})
+    tracked.measured({0: 9 * GIB})
     tracked.spilled()
     book.residents.enter("small")
     book.residents.go(tracked, 2.0)
@@ -213,7 +214,9 @@ def test_what_all_entries_hold_of_a_card():
     book = Book()
     book.ps(small=row_of(SMALL), big=row_of(BIG))
     book.residents["small"].measured({0: GIB, 1: 2 * GIB})
+    book.changes()
     book.residents.assume(book.residents["big"], {1: 5 * GIB})
+    assert book.changes() == 1
     assert [book.residents.held_on(card) for card in (0, 1, 2)] == [GIB, 7 * GIB, 0]
     assert not book.residents["big"].is_measured
 

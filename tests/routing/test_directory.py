@@ -1,0 +1,161 @@
+"""What there is by name: chains as models, hidden tags, expiry, readiness."""
+
+import asyncio
+
+import pytest
+
+from router.backend.keepalive import NEVER
+from router.core.units import GIB
+from router.errors import ModelNotFound, ProbeError, UpstreamError
+from router.http.client.response import UpstreamRequest
+from router.routing.directory import VirtualModel
+from tests.backend.machine import BIG, MIDDLE, SMALL, MemoryMachine
+from tests.routing.scene import routed
+
+ALL = (BIG, MIDDLE, SMALL)
+TAG = "ollama-router-derived/small:3b-d1"
+CHAINS = {
+    "defaults.auto_chains": "off",
+    "chains": {"team": [BIG.name, SMALL.name], BIG.name: [BIG.name, SMALL.name], "ghost": ["absent:1b"]},
+}
+
+
+async def fill_card(scene):
+    scene.machine.foreign[0] = 23 * GIB
+    await scene.backend.world.refresh_fresh()
+
+
+def test_chains_that_are_not_models_are_listed_with_their_installed_variants():
+    """One that is named like an installed model is that model."""
+
+    async def story(scene):
+        assert scene.directory.virtual_models() == [
+            VirtualModel("team", (BIG.name, SMALL.name)),
+            VirtualModel("ghost", ()),
+        ]
+
+    routed(story, MemoryMachine(*ALL), CHAINS)
+
+
+def test_a_name_is_known_if_it_has_a_chain():
+    """Metrics name no others."""
+
+    async def story(scene):
+        names = (SMALL.name, "team", "SMALL:3b", "unknown:1b", "x:cloud")
+        assert [scene.directory.is_known(name) for name in names] == [True, True, True, False, False]
+
+    routed(story, MemoryMachine(*ALL), CHAINS)
+
+
+def test_derived_tags_are_hidden_and_shown_as_what_they_stand_for():
+    """Those of another router are hidden as well."""
+
+    async def story(scene):
+        assert (scene.directory.is_hidden(TAG), scene.directory.is_hidden(SMALL.name)) == (True, False)
+        assert scene.directory.shown_name(TAG) == TAG
+        scene.backend.installed.derive(TAG, SMALL.name)
+        assert scene.directory.shown_name(TAG) == SMALL.name
+        assert scene.directory.shown_name("team") == "team"
+
+    routed(story, MemoryMachine(*ALL), CHAINS)
+
+
+def test_a_chain_is_shown_as_the_variant_that_would_serve_it():
+    """Names that are models, or nothing at all, stay."""
+
+    async def story(scene):
+        names = ("team", SMALL.name, "unknown:1b")
+        assert [await scene.directory.show_name(name) for name in names] == [BIG.name, SMALL.name, "unknown:1b"]
+
+    routed(story, MemoryMachine(*ALL), CHAINS)
+
+
+def test_a_chain_that_does_not_fit_is_shown_as_its_last_installed_variant_and_without_one_it_is_not_found():
+    """`ollama run` must not start to pull it."""
+
+    async def story(scene):
+        await fill_card(scene)
+        assert await scene.directory.show_name("team") == SMALL.name
+        with pytest.raises(ModelNotFound, match="model 'ghost' not found"):
+            await scene.directory.show_name("ghost")
+
+    routed(story, MemoryMachine(*ALL), CHAINS)
+
+
+def test_expiry_is_what_clients_have_asked_for():
+    """None where the upstream's own is right."""
+
+    async def story(scene):
+        assert scene.directory.client_expiry(SMALL.name) is None
+        tracked = await scene.make_resident(SMALL)
+        scene.backend.keepalive.asked(tracked, -1.0)
+        assert scene.directory.client_expiry(SMALL.name) == scene.directory.client_expiry("Small:3B") == NEVER
+
+    routed(story, MemoryMachine(*ALL), CHAINS)
+
+
+def test_a_change_of_the_catalog_is_read_soon():
+    """With the next refresh, not at the next interval."""
+
+    async def story(scene):
+        await asyncio.sleep(2)
+        scene.machine.installed.pop(MIDDLE.name)
+        scene.directory.catalog_changed()
+        await asyncio.sleep(1.1)
+        assert not scene.directory.is_known(MIDDLE.name)
+
+    routed(story, MemoryMachine(*ALL), CHAINS)
+
+
+def test_readiness_says_how_memory_is_known():
+    """By the probe, by verification, or not at all."""
+
+    async def story(scene):
+        modes = [scene.directory.is_ready()]
+        scene.machine.probe.error = ProbeError("lost")
+        await asyncio.sleep(12)
+        modes.append(scene.directory.is_ready())
+        scene.backend.cards.mark_no_gpu()
+        modes.append(scene.directory.is_ready())
+        assert [(is_ready, facts["memory"]) for is_ready, facts in modes] == [
+            (True, "probe"),
+            (True, "verify"),
+            (True, "no GPU: requests pass unchanged"),
+        ]
+        scene.machine.trouble["ps"] = UpstreamError("refused")
+        await scene.backend.world.refresh_fresh()
+        is_ready, facts = scene.directory.is_ready()
+        assert (is_ready, facts["upstream"], facts["error"]) == (False, False, "refused")
+
+    routed(story, MemoryMachine(*ALL), CHAINS)
+
+
+def test_the_version_is_the_upstreams():
+    """Asked for where it is not known yet."""
+    machine = MemoryMachine(*ALL)
+    machine.trouble["version"] = UpstreamError("refused")
+
+    async def story(scene):
+        with pytest.raises(UpstreamError):
+            await scene.directory.version()
+        machine.trouble.clear()
+        assert await scene.directory.version() == "0.33.0"
+        await scene.backend.world.refresh_fresh()
+        asked = len(machine.named("version"))
+        assert await scene.directory.version() == "0.33.0"
+        assert len(machine.named("version")) == asked
+
+    routed(story, machine, CHAINS)
+
+
+def test_what_is_not_routed_is_forwarded_unchanged():
+    """Management and lists."""
+
+    async def story(scene):
+        request = UpstreamRequest(b"GET", b"/api/tags")
+        forwarding = asyncio.create_task(scene.directory.forward(request))
+        await asyncio.sleep(0)
+        scene.relay.sent[0].answer(200, b"[]")
+        assert (scene.relay.sent[0].request, await (await forwarding).read()) == (request, b"[]")
+
+    routed(story, MemoryMachine(*ALL), CHAINS)
