@@ -20,6 +20,18 @@ def test_a_stranger_is_assumed_on_the_fullest_card():
     on_cards(story, TWO_CARDS)
 
 
+def test_the_fullest_card_is_that_with_the_most_taken_less_what_is_known():
+    """Not the one with the least free; nothing is assumed twice."""
+
+    async def story(hand):
+        await hand.read(card0=10, card1=20)
+        (known,) = hand.loaded(SMALL)
+        known.measured({1: 19 * GIB})
+        assert hand.cards.guess_held(row_of(BIG)) == {1: GIB, 0: 10 * GIB}
+
+    on_cards(story, (gpu_of(0, 24), gpu_of(1, 48)))
+
+
 def test_a_stranger_that_one_card_cannot_hold_is_assumed_on_several():
     """The fullest first; never more than is taken there."""
 

@@ -1,0 +1,217 @@
+"""What people may look at: the decision now, the cards and who holds them, residents and what would be better."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from router.adapters.gpu.reading import GpuProcess
+from router.admin.inspector import Inspector
+from router.core.ollama.options import ServerSettings
+from router.core.units import GIB
+from router.errors import BadRequest, ModelNotFound, ProbeError, UpstreamError
+from router.telemetry import Decided, RecentDecisions, Telemetry
+from tests.backend.machine import BIG, MIDDLE, SMALL, MemoryMachine, row_of, weights_of
+from tests.routing.scene import routed
+
+ALL = (BIG, MIDDLE, SMALL)
+CHAIN = {"defaults.auto_chains": "off", "chains": {"team": [BIG.name, SMALL.name], BIG.name: [BIG.name, SMALL.name]}}
+
+
+def inspector_of(scene):
+    recent = RecentDecisions(10)
+    telemetry = Telemetry([recent, scene.heard])
+    return Inspector(scene.backend, scene.directory, scene.decisions, telemetry, recent, {})
+
+
+def inspected(story, machine=None, options=CHAIN, **more):
+    """Run `story` with a scene and its inspector."""
+    routed(lambda scene: story(scene, inspector_of(scene)), machine or MemoryMachine(*ALL), options, **more)
+
+
+async def taken(scene, gib):
+    scene.machine.foreign[0] = int(gib * GIB)
+    await scene.backend.world.refresh_fresh()
+
+
+def test_an_explanation_has_the_decision_the_cards_and_how_memory_is_known():
+    """For a plain request with the context that is asked about."""
+
+    async def story(scene, inspector):
+        found = inspector.explain("team", 4096)
+        assert (found["chosen"], found["variants"][0]["num_ctx"], found["memory"]) == (BIG.name, 4096, "probe")
+        assert found["gpus"] == [
+            {"index": 0, "uuid": "GPU-0", "name": "card", "total_bytes": 24 * GIB, "free_bytes": 24 * GIB}
+        ]
+        assert found["notes"] == []
+
+    inspected(story)
+
+
+@pytest.mark.parametrize(
+    ("model", "error"), [("", BadRequest), ("not a name", BadRequest), ("unknown:1b", ModelNotFound)]
+)
+def test_a_name_that_means_nothing_is_an_error_that_says_which(model, error):
+    """No name, an impossible one, and one that is not installed."""
+
+    async def story(scene, inspector):
+        with pytest.raises(error):
+            inspector.explain(model)
+
+    inspected(story)
+
+
+def test_without_readings_the_cards_are_unknown_and_not_none():
+    """In explanation and state."""
+
+    async def story(scene, inspector):
+        assert (inspector.explain("team")["gpus"], inspector.state()["gpus"]) == (None, None)
+
+    inspected(story, has_probe=False)
+
+
+def test_the_state_has_ollama_cards_residents_and_the_line():
+    """With what is being loaded."""
+
+    async def story(scene, inspector):
+        await scene.make_resident(SMALL)
+        scene.backend.world.residents.enter(weights_of(SMALL))
+        found = inspector.state()
+        assert found["ollama"] == {"up": True, "version": "0.33.0", "error": ""}
+        assert (found["waiting"], found["loading"], found["may_upgrade"]) == (0, None, True)
+        (row,) = found["residents"]
+        assert (row["name"], row["in_flight"], row["loaded_by_router"]) == (SMALL.name, 1, True)
+        assert (row["gpu_percent"], row["is_fully_resident"], row["advice"]) == (100, True, "")
+        assert row["held_bytes"] == {"0": SMALL.size_bytes + GIB}
+        scene.backend.leave(scene.resident(SMALL))
+
+    inspected(story)
+
+
+def test_while_a_model_loads_the_state_names_it():
+    """And who waits."""
+
+    async def story(scene, inspector):
+        waiting = asyncio.create_task(scene.backend.line.wait("k", lambda: scene.decide(MIDDLE), 0.0))
+        await asyncio.sleep(0.5)
+        found = inspector.state()
+        assert (found["loading"], found["waiting"]) == (MIDDLE.name, 1)
+        await waiting
+
+    inspected(story)
+
+
+@pytest.mark.parametrize(
+    ("facts", "advice"),
+    [(BIG, f"; {SMALL.name} at 32768 would fit"), (MIDDLE, "; no variant of its chain fits")],
+    ids=["a chain", "alone"],
+)
+def test_a_model_that_is_partly_on_the_cpu_comes_with_advice(facts, advice):
+    """What would run fully in its place, and why it does not itself."""
+
+    async def story(scene, inspector):
+        scene.machine.put(facts, vram_bytes=facts.size_bytes // 2)
+        await taken(scene, 14)
+        (row,) = inspector.state()["residents"]
+        assert (row["gpu_percent"], row["is_fully_resident"], row["loaded_by_router"]) == (50, False, False)
+        assert row["advice"].startswith(f"{facts.name} at 8192: too big")
+        assert row["advice"].endswith(advice)
+
+    inspected(story)
+
+
+def test_advice_points_to_a_resident_that_would_serve():
+    """It costs nothing."""
+
+    async def story(scene, inspector):
+        await scene.make_resident(SMALL)
+        scene.machine.put(BIG, vram_bytes=1 * GIB)
+        await taken(scene, 14)
+        advice = {row["name"]: row["advice"] for row in inspector.state()["residents"]}[BIG.name]
+        assert advice.endswith(f"; {SMALL.name} is resident and would serve")
+
+    inspected(story)
+
+
+def test_a_stranger_that_no_chain_knows_gets_no_advice():
+    """Nothing is known of it; one without any size is at 0 %."""
+
+    async def story(scene, inspector):
+        row = replace(row_of(BIG, vram_bytes=0), name="stranger:1b", size_bytes=0)
+        scene.machine.rows["stranger:1b"] = row
+        await scene.backend.world.refresh_fresh()
+        (row,) = inspector.state()["residents"]
+        assert (row["name"], row["gpu_percent"], row["advice"]) == ("stranger:1b", 0, "")
+
+    inspected(story)
+
+
+def test_other_programs_that_hold_much_of_a_card_are_named():
+    """Ollama's own processes are not; without a name the number stands for it."""
+    machine = MemoryMachine(*ALL)
+    machine.probe.processes = (
+        GpuProcess(0, 7, "game", GIB),
+        GpuProcess(0, 8, "", GIB),
+        GpuProcess(0, 9, "ollama", GIB),
+        GpuProcess(0, 10, "llama-server", GIB),
+        GpuProcess(1, 11, "elsewhere", GIB),
+    )
+
+    async def story(scene, inspector):
+        await taken(scene, 1)
+        assert inspector.state()["notes"] == []
+        await taken(scene, 4)
+        assert inspector.state()["notes"] == ["others hold 4.0 GiB of card (8, game)"]
+        machine.probe.processes = ()
+        await taken(scene, 5)
+        assert inspector.explain("team")["notes"] == ["others hold 5.0 GiB of card"]
+
+    inspected(story, machine)
+
+
+def test_readiness_ends_when_the_router_is_about_to_stop():
+    """Or when Ollama is away."""
+
+    async def story(scene, inspector):
+        assert inspector.ready() == (
+            True,
+            {"upstream": True, "error": "", "memory": "probe", "draining": False},
+        )
+        inspector.drain()
+        is_ready, facts = inspector.ready()
+        assert (is_ready, facts["draining"]) == (False, True)
+        scene.machine.trouble["ps"] = UpstreamError("refused")
+        scene.machine.probe.error = ProbeError("lost")
+        await scene.backend.world.refresh_fresh()
+        assert inspector.ready()[1]["error"] == "refused"
+
+    inspected(story)
+
+
+def test_recent_decisions_are_shown_at_once():
+    """Though the events of requests are handed on in batches."""
+
+    async def story(scene):
+        recent, later = RecentDecisions(10), []
+        telemetry = Telemetry([recent], later=lambda delay, call: later.append(call))
+        inspector = Inspector(scene.backend, scene.directory, scene.decisions, telemetry, recent, {"listen": "x"})
+        telemetry.emit(Decided("id", "team", "big", "small", "fits", "fallback"))
+        assert [row["requested"] for row in inspector.decisions()] == ["big"]
+        assert inspector.config() == {"listen": "x"}
+
+    routed(story, MemoryMachine(*ALL), CHAIN)
+
+
+def test_what_has_drifted_is_noted():
+    """What loads have taught of the server's hidden settings stands beside the decision."""
+
+    async def story(scene, inspector):
+        for version in ("0.32.0", "0.33.0"):
+            lessons = scene.backend.lessons
+            lessons._server_settings = lambda version=version: ServerSettings(version=version)
+            await scene.make_resident(SMALL)
+            scene.machine.drop(SMALL.name)
+            await scene.backend.world.refresh_fresh()
+        assert "Ollama changed from 0.32.0 to 0.33.0" in inspector.state()["notes"][0]
+
+    inspected(story)
