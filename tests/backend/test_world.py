@@ -2,12 +2,13 @@
 
 import asyncio
 from contextlib import suppress
+from dataclasses import replace
 
 from router.backend.world import NOT_ASKED
 from router.core.units import GIB
 from router.errors import UpstreamError
 from router.telemetry import UpstreamDown, UpstreamUp
-from tests.backend.machine import BIG, MIDDLE, SMALL, MemoryMachine, weights_of
+from tests.backend.machine import BIG, MIDDLE, SMALL, MemoryMachine, row_of, weights_of
 from tests.backend.scene import play
 
 ALL = (BIG, SMALL)
@@ -91,6 +92,21 @@ def test_a_model_in_ps_that_is_not_known_makes_the_catalog_be_read():
         machine.trouble = {}
         await world.refresh()
         assert list(world.residents) == [weights_of(MIDDLE)]
+
+    play(story, machine)
+
+
+@pytest.mark.xfail(strict=True, reason="World._read_upstream: key_of of a row's name raises BadRequest out of refresh")
+@pytest.mark.parametrize("name", ["", "not a name"])
+def test_a_row_of_ps_without_a_name_does_not_hide_the_others(name):
+    """An odd server's row is no fault of a request."""
+    machine = MemoryMachine(*ALL)
+
+    async def story(scene):
+        machine.rows["odd"] = replace(row_of(SMALL), name=name)
+        machine.put(SMALL)
+        await scene.backend.world.refresh()
+        assert scene.resident(SMALL) is not None
 
     play(story, machine)
 

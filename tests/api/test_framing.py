@@ -1,0 +1,189 @@
+"""Lines and events of a stream: what is passed on, what is held, how an end is understood. Nothing is sent here."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.api.streams import EventStream, LineStream, StreamEnd, body_ending, is_stream, renamed_json, stream_of
+from router.core.ollama.routes import TARGETS
+
+GENERATE = TARGETS[("POST", b"/api/generate")]
+CHAT = TARGETS[("POST", b"/v1/chat/completions")]
+RESPONSES = TARGETS[("POST", b"/v1/responses")]
+MESSAGES = TARGETS[("POST", b"/v1/messages")]
+RENAME = (b"tag", b"shown")
+
+
+@pytest.fixture(autouse=True)
+def _way():
+    """Nothing here is taken by an edge: once is enough."""
+
+
+def lines(*values):
+    return b"".join(json.dumps(value, separators=(",", ":")).encode() + b"\n" for value in values)
+
+
+def events(*values):
+    texts = (value if isinstance(value, str) else json.dumps(value, separators=(",", ":")) for value in values)
+    return b"".join(b"data: " + text.encode() + b"\n\n" for text in texts)
+
+
+def passed(stream, *chunks):
+    return [stream.feed(chunk) for chunk in chunks]
+
+
+def test_only_whole_lines_are_passed_on():
+    """So that an error can follow at any time."""
+    stream = LineStream(GENERATE)
+    assert passed(stream, b'{"a":', b"1}\n", b'{"b":2}\n{"c"', b":3}", b"\n") == [
+        b"",
+        b'{"a":1}\n',
+        b'{"b":2}\n',
+        b"",
+        b'{"c":3}\n',
+    ]
+
+
+def test_only_whole_events_are_passed_on():
+    """The empty line may lie on the border of two chunks."""
+    stream = EventStream(CHAT)
+    assert passed(stream, b"data: 1\n", b"\ndata: 2", b"\n\ndata: 3\n\n") == [
+        b"",
+        b"data: 1\n\n",
+        b"data: 2\n\ndata: 3\n\n",
+    ]
+
+
+@given(st.lists(st.binary(max_size=6), max_size=12), st.sampled_from([LineStream, EventStream]))
+def test_however_a_stream_is_cut_the_same_bytes_come_out_in_their_order(chunks, kind):
+    """What is passed on is a beginning of what came in, and ends with a whole piece."""
+    stream = kind(GENERATE)
+    out = b"".join(stream.feed(chunk) for chunk in chunks)
+    whole = b"".join(chunks)
+    end = whole.rfind(stream.separator)
+    assert out == whole[: end + len(stream.separator) if end >= 0 else 0]
+
+
+def test_a_last_line_without_its_line_break_is_passed_on_if_it_is_whole():
+    """Half a value is not: it would look like a fault of the client's parser."""
+    stream = LineStream(GENERATE)
+    stream.feed(b'{"done":true}')
+    assert (stream.rest(), stream.ending()) == (b'{"done":true}', StreamEnd(True))
+    assert stream.rest() == b""
+    stream.feed(b'{"done":tr')
+    assert stream.rest() == b""
+    assert EventStream(CHAT).rest() == b""
+
+
+def test_a_last_event_without_its_empty_line_is_passed_on_if_it_ends_the_stream():
+    """Another one may be half of itself."""
+    stream = EventStream(CHAT)
+    stream.feed(b"data: [DONE]\n")
+    assert (stream.rest(), stream.ending().is_terminated) == (b"data: [DONE]\n", True)
+    stream.feed(b'data: {"a":1}')
+    assert stream.rest() == b""
+
+
+@pytest.mark.parametrize(
+    ("text", "end"),
+    [
+        (lines({"done": False}, {"done": True, "prompt_eval_count": 3, "eval_count": 4}), StreamEnd(True, 3, 4)),
+        (lines({"status": "pulling"}, {"status": "success"}), StreamEnd(True)),
+        (lines({"error": "out of memory"}), StreamEnd(True)),
+        (lines({"done": False}), StreamEnd(False)),
+        (b"nonsense\n", StreamEnd(False)),
+        (b"", StreamEnd(False)),
+    ],
+)
+def test_a_stream_of_lines_ends_by_its_own_last_word(text, end):
+    """Done, success, or an error; tokens where it counts them."""
+    stream = LineStream(GENERATE)
+    stream.feed(text)
+    assert stream.ending() == end
+
+
+@pytest.mark.parametrize(
+    ("text", "end"),
+    [
+        (events({"usage": {"prompt_tokens": 3, "completion_tokens": 4}}, "[DONE]"), StreamEnd(True, 3, 4)),
+        (events({"type": "message_stop"}), StreamEnd(True)),
+        (events({"type": "response.completed"}), StreamEnd(True)),
+        (events({"error": {"message": "x"}}), StreamEnd(True)),
+        (
+            events({"usage": {"input_tokens": 5, "output_tokens": 6}, "type": "x"}, {"type": "message_stop"}),
+            StreamEnd(True, 5, 6),
+        ),
+        (events({"choices": []}), StreamEnd(False)),
+        (b": a comment\n\n", StreamEnd(False)),
+        (b"", StreamEnd(False)),
+    ],
+)
+def test_a_stream_of_events_ends_by_its_own_last_word(text, end):
+    """In the words of each dialect."""
+    stream = EventStream(CHAT)
+    stream.feed(text)
+    assert stream.ending() == end
+
+
+def test_an_error_is_said_in_the_words_of_the_route():
+    """As a line or an event that its clients understand."""
+    assert LineStream(GENERATE).error("cut") == b'{"error":"cut"}\n'
+    openai = json.loads(EventStream(CHAT).error("cut", 502).removeprefix(b"data: "))
+    assert (openai["error"]["message"], openai["error"]["type"]) == ("cut", "api_error")
+    head, data = EventStream(RESPONSES).error("cut").strip().split(b"\ndata: ")
+    assert (head, json.loads(data)["message"]) == (b"event: error", "cut")
+    head, data = EventStream(MESSAGES).error("cut", 503).strip().split(b"\ndata: ")
+    assert (head, json.loads(data)["error"]) == (b"event: error", {"type": "overloaded_error", "message": "cut"})
+
+
+def test_each_line_is_shown_under_the_name_that_the_client_shall_see():
+    """Other lines, and the name elsewhere in a line, stay as they are."""
+    stream = LineStream(GENERATE, RENAME)
+    text = b'{"model":"tag","response":"tag"}\n{"model":"other"}\n{"status":"tag"}\n'
+    assert stream.feed(text) == text.replace(b'{"model":"tag"', b'{"model":"shown"')
+
+
+def test_each_event_is_shown_under_the_name_that_the_client_shall_see():
+    """Wherever the dialect has it: at the top, in the message, in the response."""
+    stream = EventStream(MESSAGES, RENAME)
+    text = events(
+        {"model": "tag"}, {"message": {"model": "tag"}}, {"response": {"model": "tag"}}, {"text": "tag"}, "[DONE]"
+    )
+    assert stream.feed(b"event: x\n" + text) == b"event: x\n" + text.replace(b'"model":"tag"', b'"model":"shown"')
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b'{"model": "other", "n":1}',
+        b'{"message": {"model": "other"}}',
+        b'{"message": "tag", "response": []}',
+        b'{"message": {"model": "tag"',
+        b"[1, 2]",
+        b"tag",
+        b"",
+    ],
+)
+def test_what_does_not_name_the_model_stays_byte_for_byte(value):
+    """Also where it is no JSON."""
+    assert renamed_json(value + b"\n", RENAME) == value + b"\n"
+
+
+def test_a_whole_answer_tells_its_tokens():
+    """In each dialect; None where it tells none."""
+    assert body_ending(b'{"prompt_eval_count":1,"eval_count":2}') == StreamEnd(True, 1, 2)
+    assert body_ending(b'{"usage":{"prompt_tokens":1,"completion_tokens":2}}') == StreamEnd(True, 1, 2)
+    assert body_ending(b'{"usage":{"input_tokens":1,"output_tokens":2}}') == StreamEnd(True, 1, 2)
+    assert body_ending(b'{"embeddings":[]}') == body_ending(b"\xff") == StreamEnd(True)
+
+
+def test_a_stream_is_known_by_its_type():
+    """Everything else is a whole answer."""
+    kinds = {b"application/x-ndjson": LineStream, b"text/event-stream; charset=utf-8": EventStream}
+    for content_type, kind in kinds.items():
+        assert is_stream(content_type)
+        assert type(stream_of(content_type, GENERATE, None)) is kind
+    assert not is_stream(b"application/json")
+    assert stream_of(b"application/json", GENERATE, None) is None
