@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import math
-import random
 from collections import deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 from router.backend.residency import Residency, SwitchResult, Target
+from router.backend.setbacks import Setbacks
 from router.backend.world import World
 from router.config import Config
 from router.core.decision.turns import Patience, Waiting, turns, wanted_weights
@@ -27,18 +26,6 @@ LOADING_BYTES_PER_S = GIB
 """Assumed speed of loads, for Retry-After."""
 
 MINUTE_S = 60.0
-
-MAX_STRIKES = 3
-"""Consecutive switches to one model that may fail before it is barred for a while."""
-
-PAUSE_S = 5.0
-"""How long a model is barred if the loaded models or the free memory kept changing."""
-
-AWAY_PAUSE_S, MAX_AWAY_PAUSE_S = 1.0, 8.0
-"""Pause before the next switch after one that could not reach Ollama: the first, and the longest."""
-
-BAR_S = 30.0
-"""How long a model is barred after its load failed."""
 
 
 @dataclass(slots=True, eq=False)
@@ -93,9 +80,7 @@ class Line:
         self._tickets: dict[int, Ticket] = {}
         self._numbers = itertools.count()
         self._swaps: deque[float] = deque()
-        self._strikes: dict[str, int] = {}
-        self._times_away = 0  # switches in a row that ended because Ollama could not be reached
-        self._paused_until_s = -math.inf
+        self._setbacks = Setbacks()
         self._loaded = ""  # weights loaded by the last switch, until the requests that waited for them are marked due
         self._switching: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -204,7 +189,7 @@ class Line:
         self.closed = found.closed
         for number in found.let_in:
             self._tickets[number].let_in()
-        pause_s = self._paused_until_s - self._now()
+        pause_s = self._setbacks.paused_until_s - self._now()
         if found.start is not None and pause_s > 0:
             self._set_timer(pause_s)
             return
@@ -258,38 +243,21 @@ class Line:
             self.loading = self._switching = None
             self._loaded = target.weights if result is SwitchResult.DONE else ""
             self._world.end_loading()
-        if result is SwitchResult.AWAY:
-            self._back_off()
-        else:
-            self._times_away = 0
-        self._count_strike(target.weights, result)
+        failure = self._residency.last_failure(target.weights)
+        bar = self._setbacks.count(target.weights, result, failure.message if failure else "", self._now())
+        if bar is not None:
+            self._world.bar(target.weights, *bar)
+        if self._setbacks.has_given_up:
+            self._fail_waiting()
         self.pump()
 
-    def _back_off(self) -> None:
-        """Ollama cannot be reached: pause, twice as long each time; after some times answer those who wait."""
-        self._times_away += 1
-        pause_s = min(MAX_AWAY_PAUSE_S, AWAY_PAUSE_S * 2 ** (self._times_away - 1))
-        self._paused_until_s = self._now() + pause_s * random.uniform(0.5, 1.0)  # so that routers do not come in step
-        if self._times_away >= MAX_STRIKES:
-            error = UpstreamError(
-                f"cannot reach Ollama: {self._world.last_error or 'it went away'}", retry_after_s=pause_s
-            )
-            for ticket in self._tickets.values():
-                ticket.fail(error)
-
-    def _count_strike(self, weights: str, result: SwitchResult) -> None:
-        """Bar a model that repeatedly cannot be made resident, so that its chain continues with the next variant."""
-        if result in (SwitchResult.DONE, SwitchResult.ABANDONED, SwitchResult.AWAY):
-            self._strikes.pop(weights, None)
-            return
-        self._strikes[weights] = self._strikes.get(weights, 0) + 1
-        if result is SwitchResult.FAILED:
-            del self._strikes[weights]
-            failure = self._residency.last_failure(weights)
-            self._world.bar(weights, BAR_S, failure.message if failure is not None else result.value)
-        elif self._strikes[weights] >= MAX_STRIKES:
-            del self._strikes[weights]
-            self._world.bar(weights, PAUSE_S, result.value)
+    def _fail_waiting(self) -> None:
+        """Ollama cannot be reached: tell those who wait, and when to come back."""
+        why = self._world.last_error or "it went away"
+        text = why if why.startswith("cannot reach") else f"cannot reach Ollama: {why}"
+        error = UpstreamError(text, retry_after_s=max(1.0, self._setbacks.paused_until_s - self._now()))
+        for ticket in self._tickets.values():
+            ticket.fail(error)
 
     def _set_timer(self, delay_s: float | None) -> None:
         if self._timer is not None:

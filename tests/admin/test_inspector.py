@@ -37,7 +37,7 @@ async def taken(scene, gib):
 def test_an_explanation_has_the_decision_the_cards_and_how_memory_is_known():
     """For a plain request with the context that is asked about."""
 
-    async def story(scene, inspector):
+    async def story(scene, inspector):  # noqa: ARG001
         found = inspector.explain("team", 4096)
         assert (found["chosen"], found["variants"][0]["num_ctx"], found["memory"]) == (BIG.name, 4096, "probe")
         assert found["gpus"] == [
@@ -54,7 +54,7 @@ def test_an_explanation_has_the_decision_the_cards_and_how_memory_is_known():
 def test_a_name_that_means_nothing_is_an_error_that_says_which(model, error):
     """No name, an impossible one, and one that is not installed."""
 
-    async def story(scene, inspector):
+    async def story(scene, inspector):  # noqa: ARG001
         with pytest.raises(error):
             inspector.explain(model)
 
@@ -64,7 +64,7 @@ def test_a_name_that_means_nothing_is_an_error_that_says_which(model, error):
 def test_without_readings_the_cards_are_unknown_and_not_none():
     """In explanation and state."""
 
-    async def story(scene, inspector):
+    async def story(scene, inspector):  # noqa: ARG001
         assert (inspector.explain("team")["gpus"], inspector.state()["gpus"]) == (None, None)
 
     inspected(story, has_probe=False)
@@ -193,7 +193,7 @@ def test_recent_decisions_are_shown_at_once():
 
     async def story(scene):
         recent, later = RecentDecisions(10), []
-        telemetry = Telemetry([recent], later=lambda delay, call: later.append(call))
+        telemetry = Telemetry([recent], later=lambda delay, call: later.append(call))  # noqa: ARG005
         inspector = Inspector(scene.backend, scene.directory, scene.decisions, telemetry, recent, {"listen": "x"})
         telemetry.emit(Decided("id", "team", "big", "small", "fits", "fallback"))
         assert [row["requested"] for row in inspector.decisions()] == ["big"]

@@ -43,7 +43,7 @@ class Heard:
         self.events.append(event)
 
     def of(self, kind: type[E]) -> list[E]:
-        """The events of one kind, in order."""
+        """Return the events of one kind, in order."""
         return [event for event in self.events if isinstance(event, kind)]
 
 
@@ -56,7 +56,7 @@ class Scene:
     heard: Heard
 
     def facts(self, facts: ModelFacts) -> ModelFacts:
-        """The installed model as the backend's catalog has it."""
+        """Return the installed model as the backend's catalog has it."""
         return self.backend.installed.catalog[key_of(facts.name)]
 
     def resident(self, facts: ModelFacts) -> Tracked | None:
@@ -64,13 +64,13 @@ class Scene:
         return self.backend.world.residents.get(weights_of(facts))
 
     def decide(self, *facts: ModelFacts, **more: object) -> Decision:
-        """The decision now over the chain of `facts`; `more` is of the request."""
+        """Return the decision now over the chain of `facts`; `more` is of the request."""
         chain: Chain = chain_of(*(one.name for one in facts))
         snapshot = self.backend.world.snapshot(may_upgrade=self.backend.line.may_upgrade())
         return choose(InferenceRequest(chain.name, **more), chain, snapshot, self.backend.rules())
 
     def target(self, facts: ModelFacts, **more: object) -> Target:
-        """What a switch to `facts` would do now, with somebody who waits for it."""
+        """Return what a switch to `facts` would do now, with somebody who waits for it."""
         chosen = self.decide(facts, **more).chosen
         assert chosen is not None and chosen.plan is not None
         self.backend.world.want({weights_of(facts): 1})
@@ -95,12 +95,12 @@ async def backend_on(
     store: LearnedStore | None = None,
     is_watched: bool = False,
 ) -> AsyncIterator[Scene]:
-    """A backend whose control plane, probe and relay are given; its state is read once, or watched without end."""
+    """Yield a backend with a given control plane, probe and relay; its state is read once, or watched."""
     config: Config = load_config(env={}, options={"store.path": ":memory:", **(options or {})})
     heard, loop = Heard(), asyncio.get_running_loop()
     edges = {
-        "OllamaClient": lambda url, **timeouts: machine,
-        "relay_to": lambda section, config: relay or ScriptedRelay(lambda request: UpstreamResponse.of(200, [])),
+        "OllamaClient": lambda url, **timeouts: machine,  # noqa: ARG005
+        "relay_to": lambda section, config: relay or ScriptedRelay(lambda request: UpstreamResponse.of(200, [])),  # noqa: ARG005
     }
     chosen = (probe or machine.probe) if has_probe else None
     with patch.multiple("router.backend.backend", **edges):

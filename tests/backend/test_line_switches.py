@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from router.backend.line import BAR_S, MAX_STRIKES, PAUSE_S
+from router.backend.setbacks import BAR_S, MAX_STRIKES, PAUSE_S
 from router.backend.residency import SwitchResult
 from router.errors import LoadFailed, UpstreamError
 from router.telemetry import Notified

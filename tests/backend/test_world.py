@@ -4,6 +4,8 @@ import asyncio
 from contextlib import suppress
 from dataclasses import replace
 
+import pytest
+
 from router.backend.world import NOT_ASKED
 from router.core.units import GIB
 from router.errors import UpstreamError

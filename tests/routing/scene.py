@@ -46,7 +46,7 @@ class Sent:
         return json.loads(self.request.body)
 
     def answer(self, status: int = 200, body: bytes = b"{}") -> None:
-        """The whole answer comes."""
+        """Return the whole answer comes."""
         self.response.begin(AnswerHead(status, JSON, dict(JSON)))
         self.response.feed(body)
         self.response.finish()
@@ -97,7 +97,7 @@ class HandRelay:
             raise self.error
         return self
 
-    def give_back(self, connection: Connection) -> None:
+    def give_back(self, connection: Connection) -> None:  # noqa: ARG002
         self.given_back += 1
 
     async def aclose(self) -> None:
@@ -116,7 +116,7 @@ class Routing(Scene):
     warmup: Warmup
 
     def call(self, model: str, path: str = "/api/generate", *, strict: bool = False, **body: object) -> Call:
-        """A request as the edge reads it."""
+        """Return a request as the edge reads it."""
         data = json.dumps({"model": model, **body}).encode()
         route = TARGETS[("POST", path.encode())]
         return Call(route, read_request(route.kind, data), data, [], "id-1", strict=strict)
@@ -126,7 +126,7 @@ class Routing(Scene):
         return [(end.outcome, end.status, end.phase) for end in self.heard.of(Finished)]
 
     def in_flight(self) -> int:
-        """Requests that hold a resident."""
+        """Return requests that hold a resident."""
         return sum(tracked.in_flight for tracked in self.backend.world.residents.values())
 
 

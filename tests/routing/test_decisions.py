@@ -21,8 +21,8 @@ def decided(scene, call):
 
 
 def destination_of(scene, call):
-    """The destination that this call gets now, by one attempt that is taken back."""
-    started = scene.dispatcher.start(call, lambda answer: None)
+    """Return the destination that this call gets now, by one attempt that is taken back."""
+    started = scene.dispatcher.start(call, lambda answer: None)  # noqa: ARG005
     started.give_up()
     return scene.decisions.known_destination(call)
 

@@ -1,6 +1,7 @@
 """Switches that end neither well nor by a refused load: who is answered with what, and what happens next."""
 
 import asyncio
+import json
 
 import pytest
 
@@ -45,7 +46,7 @@ def test_a_load_that_failed_is_named_with_ollamas_own_error(config):
     text = "unable to load model: /models/blobs/sha256-0"
 
     async def story(one):
-        body = '{"error":"%s"}' % text
+        body = json.dumps({"error": text})
         one.sim.faults.add("status", status=500, route="/api/generate", model=MIDDLE, times=-1, body=body)
         reply = await one.ask(hello(MIDDLE))
         reasons = [row["reason"] for row in one.router.router.inspector.decisions() if "reason" in row]

@@ -46,7 +46,7 @@ class Case:
         return self.outcomes.nothing_fits(call, chain, self.scene.decisions.decide_afresh(call.request, chain))
 
     async def after_reading(self, call):
-        """The outcome once memory was read for this request."""
+        """Return the outcome once memory was read for this request."""
         found = self.outcome(call)
         if isinstance(found, Blocked) and found.why == "reading":
             await found.until()

@@ -89,7 +89,7 @@ def asked_placement(request: InferenceRequest, facts: ModelFacts) -> str:
     total = int(facts.value("block_count", 0)) + 1
     if layers == 0:
         return f"on the CPU as {asks} asks"
-    return f"{layers} of {total} layers on the GPU as {asks} asks" if 1 < total and layers < total else ""
+    return f"{layers} of {total} layers on the GPU as {asks} asks" if total > 1 and layers < total else ""
 
 
 def _lacking(request: InferenceRequest, facts: ModelFacts, asked: ModelFacts | None) -> list[str]:

@@ -91,7 +91,7 @@ async def test_a_connection_whose_socket_is_gone_is_replaced_though_its_protocol
             def __getattr__(self, name):
                 return getattr(self._transport, name)
 
-            def write(self, data):
+            def write(self, data):  # noqa: ARG002
                 raise RuntimeError("unable to perform operation; the handler is closed")
 
         wire.transport = Refusing(wire.transport)

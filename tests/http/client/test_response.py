@@ -118,7 +118,7 @@ async def test_what_a_sink_raises_is_raised_by_the_pouring_and_not_by_the_connec
     """The connection goes on for others."""
     _, response = answer()
 
-    def broken(piece):
+    def broken(piece):  # noqa: ARG001
         raise ValueError("broken")
 
     pouring = asyncio.create_task(response.pour(broken))
@@ -131,7 +131,7 @@ async def test_what_a_sink_raises_is_raised_by_the_pouring_and_not_by_the_connec
 async def test_a_cut_while_pouring_is_raised():
     """After the pieces that came ahead of it."""
     _, response = answer()
-    pouring = asyncio.create_task(response.pour(lambda piece: True))
+    pouring = asyncio.create_task(response.pour(lambda piece: True))  # noqa: ARG005
     await asyncio.sleep(0)
     response.fail(UpstreamError("cut"))
     with pytest.raises(UpstreamError, match="cut"):

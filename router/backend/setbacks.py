@@ -1,0 +1,70 @@
+"""What follows from switches that did not end well: how long to pause, which model to leave alone, when to give up.
+
+| result    | the requests that wait for it                     | pause                 | the model                    |
+| --------- | ------------------------------------------------- | --------------------- | ---------------------------- |
+| DONE      | are let in                                        | none                  | starts with a clean slate    |
+| MOVED     | are decided again                                 | none                  | after 3 in a row barred 5 s  |
+| SPILLED   | are decided again, by what was learned            | none                  | after 3 in a row barred 5 s  |
+| FAILED    | get the next variant, else the load's error       | none                  | barred 30 s                  |
+| ABANDONED | there are none                                    | none                  | starts with a clean slate    |
+| AWAY      | wait; after 3 in a row they get 502, Retry-After  | 1, 2, 4, 8 s, jitter  | is not to blame              |
+
+FAILED holds the status for clients: Ollama's own, 404 if it does not know the model, 504 if the load did not end.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+
+from router.backend.residency import SwitchResult
+
+MAX_STRIKES = 3
+"""Failed switches to one model in a row before it is barred, and attempts to reach Ollama before waiters are told."""
+
+PAUSE_S = 5.0
+"""How long a model is barred after that."""
+
+BAR_S = 30.0
+"""How long a model is barred after its load failed."""
+
+AWAY_PAUSE_S, MAX_AWAY_PAUSE_S = 1.0, 8.0
+"""Pause before the next switch after one that could not reach Ollama: the first, and the longest."""
+
+
+class Setbacks:
+    """See the module. `paused_until_s` is the loop time before which no switch may start."""
+
+    def __init__(self) -> None:
+        self.paused_until_s = -math.inf
+        self._strikes: dict[str, int] = {}
+        self._times_away = 0
+
+    @property
+    def has_given_up(self) -> bool:
+        """True if Ollama could not be reached so often that the requests which wait are to be told."""
+        return self._times_away >= MAX_STRIKES
+
+    def count(self, weights: str, result: SwitchResult, failure: str, now_s: float) -> tuple[float, str] | None:
+        """Count a switch; return for how long, in seconds, its model is barred, and why. None: it is not.
+
+        `failure` is Ollama's error if the load failed.
+        """
+        self._count_away(result, now_s)
+        if result in (SwitchResult.DONE, SwitchResult.ABANDONED, SwitchResult.AWAY):
+            self._strikes.pop(weights, None)
+            return None
+        self._strikes[weights] = self._strikes.get(weights, 0) + 1
+        if result is not SwitchResult.FAILED and self._strikes[weights] < MAX_STRIKES:
+            return None
+        del self._strikes[weights]
+        is_failed = result is SwitchResult.FAILED
+        return (BAR_S, failure or result.value) if is_failed else (PAUSE_S, result.value)
+
+    def _count_away(self, result: SwitchResult, now_s: float) -> None:
+        if result is not SwitchResult.AWAY:
+            self._times_away = 0
+            return
+        pause_s = min(MAX_AWAY_PAUSE_S, AWAY_PAUSE_S * 2**self._times_away)
+        self._times_away += 1
+        self.paused_until_s = now_s + pause_s * random.uniform(0.5, 1.0)  # so that several routers do not get in step
