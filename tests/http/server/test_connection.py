@@ -1,0 +1,361 @@
+"""One client's connection without a socket: its deadlines, its requests in turn, and how it ends."""
+
+import asyncio
+
+import pytest
+
+from router.http.deadlines import NEVER, Deadlines
+from router.http.server.connection import FULL, LINGER_S, Reading, Shared, Writing
+from router.http.server.limits import WireLimits
+from router.http.server.protocol import HttpProtocol
+
+LIMITS = WireLimits(header_s=10.0, keep_alive_s=75.0, write_idle_s=300.0, connections=2)
+GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+POST = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\n"
+CHUNKED = b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.fixture(autouse=True)
+def _way():
+    """No edge is here: once is enough."""
+
+
+class Transport(asyncio.Transport):
+    """Keeps what is written; `left_bytes` is what the client has not taken."""
+
+    def __init__(self, *, has_eof=True):
+        super().__init__()
+        self.data, self.left_bytes, self.has_eof = b"", 0, has_eof
+        self.did = []
+
+    def write(self, data):
+        self.data += bytes(data)
+
+    def writelines(self, parts):
+        self.write(b"".join(parts))
+
+    def get_write_buffer_size(self):
+        return self.left_bytes
+
+    def can_write_eof(self):
+        return self.has_eof
+
+    def is_closing(self):
+        return "close" in self.did or "abort" in self.did
+
+    def __getattribute__(self, name):
+        if name in ("close", "abort", "write_eof", "pause_reading", "resume_reading"):
+            return lambda: self.did.append(name)
+        return super().__getattribute__(name)
+
+
+class App:
+    """Keeps the requests that it is given; a task does nothing until it is cancelled."""
+
+    def __init__(self, error=None):
+        self.cycles, self.error = [], error
+
+    def take(self, cycle):
+        if self.error is not None:
+            raise self.error
+        return False
+
+    async def serve(self, cycle):
+        self.cycles.append(cycle)
+        await asyncio.Event().wait()
+
+
+class Client:
+    """A connection under test."""
+
+    def __init__(self, app=None, shared=None, **transport):
+        self.app = app or App()
+        self.shared = shared or Shared(self.app, LIMITS, Deadlines(1000.0))
+        self.transport = Transport(**transport)
+        self.connection = HttpProtocol(self.shared, asyncio.get_running_loop())
+        self.connection.connection_made(self.transport)
+
+    async def says(self, *pieces):
+        for piece in pieces:
+            self.connection.data_received(piece)
+        await asyncio.sleep(0)
+
+    async def leaves(self):
+        self.connection.connection_lost(None)
+        await asyncio.gather(*self.shared.tasks, return_exceptions=True)
+        for cycle in self.app.cycles:
+            cycle.task.cancel()
+        await asyncio.sleep(0)
+
+    @property
+    def waits_s(self):
+        return self.connection.deadline - asyncio.get_running_loop().time()
+
+    def answer(self, number=0):
+        self.app.cycles[number].respond(200, ((b"content-length", b"2"),), b"ok")
+
+    @property
+    def answers(self):
+        return self.transport.data.count(b"HTTP/1.1 ")
+
+
+async def test_a_connection_too_many_is_refused_in_ollamas_words():
+    """So is one that comes while the listener stops."""
+    shared = Shared(App(), LIMITS, Deadlines(1000.0))
+    clients = [Client(shared=shared) for _ in range(3)]
+    assert [client.answers for client in clients] == [0, 0, 1]
+    assert clients[2].transport.data.endswith(FULL)
+    draining = Shared(App(), LIMITS, Deadlines(1000.0))
+    draining.drain()
+    late = Client(shared=draining)
+    assert late.transport.data.startswith(b"HTTP/1.1 503 ")
+    for client in (*clients, late):
+        await client.leaves()
+    assert shared.connections == set()
+
+
+async def test_a_head_must_come_in_time_and_an_answered_client_may_rest_longer():
+    """While a request is at work there is no deadline."""
+    client = Client()
+    assert client.waits_s == pytest.approx(LIMITS.header_s, abs=1)
+    await client.says(GET[:10])
+    assert client.waits_s == pytest.approx(LIMITS.header_s, abs=1)
+    await client.says(GET[10:])
+    assert client.connection.deadline == NEVER
+    client.answer()
+    assert client.waits_s == pytest.approx(LIMITS.keep_alive_s, abs=1)
+    await client.leaves()
+
+
+@pytest.mark.parametrize(("said", "done"), [(b"", ["close"]), (GET[:10], ["write_eof"])], ids=["idle", "half a head"])
+async def test_an_overdue_client_is_told_only_if_it_has_begun(said, done):
+    """408, or the end of an idle connection."""
+    client = Client()
+    await client.says(*([said] if said else []))
+    client.connection.expire()
+    assert client.transport.did == done
+    assert client.transport.data.startswith(b"HTTP/1.1 408 ") is bool(said)
+    await client.leaves()
+
+
+async def test_a_client_that_does_not_go_after_the_last_answer_is_cut_off():
+    """After a moment in which it may read it."""
+    client = Client()
+    client.connection.refuse(400)
+    assert (client.connection.reading, client.waits_s) == (Reading.DEAF, pytest.approx(LINGER_S, abs=0.5))
+    client.connection.expire()
+    assert client.transport.did == ["write_eof", "abort"]
+    await client.leaves()
+
+
+async def test_a_transport_that_cannot_be_half_closed_is_closed():
+    """TLS, say."""
+    client = Client(has_eof=False)
+    client.connection.refuse(400)
+    assert client.transport.did == ["close"]
+    await client.leaves()
+
+
+async def test_a_client_that_takes_nothing_is_cut_off_and_one_that_takes_something_is_not():
+    """Each time it has as long again."""
+    client = Client()
+    await client.says(GET)
+    client.transport.left_bytes = 1000
+    client.connection.pause_writing()
+    client.transport.left_bytes = 900
+    client.connection.expire()
+    assert client.transport.did == []
+    assert client.waits_s == pytest.approx(LIMITS.write_idle_s, abs=1)
+    client.connection.expire()
+    assert client.transport.did == ["abort"]
+    await client.leaves()
+
+
+async def test_a_closed_client_that_takes_nothing_is_cut_off():
+    """Though nobody has paused for it."""
+    client = Client()
+    client.transport.left_bytes = 10
+    client.transport.close()
+    client.connection.expire()
+    assert client.transport.did == ["close", "abort"]
+    await client.leaves()
+
+
+async def test_pipelined_requests_are_answered_in_turn():
+    """The reading stops meanwhile, and goes on."""
+    client = Client()
+    await client.says(GET + GET)
+    assert (len(client.app.cycles), client.transport.did) == (1, ["pause_reading"])
+    client.answer()
+    await asyncio.sleep(0)
+    assert len(client.app.cycles) == 2
+    client.answer(1)
+    assert (client.answers, client.transport.did) == (2, ["pause_reading", "resume_reading"])
+    await client.leaves()
+
+
+async def test_a_pipelined_request_whose_body_is_still_to_come_is_read_on_in_its_turn():
+    """Its head had stopped the reading."""
+    client = Client()
+    await client.says(GET + POST)
+    client.answer()
+    assert client.transport.did == ["pause_reading", "resume_reading"]
+    await asyncio.sleep(0)
+    reading = asyncio.create_task(client.app.cycles[1].read())
+    await client.says(b"abc")
+    assert await reading == b"abc"
+    await client.leaves()
+
+
+async def test_a_body_in_front_does_not_resume_the_reading_of_a_pipelined_request():
+    """It is not its turn yet."""
+    client = Client()
+    await client.says(GET + GET)
+    client.connection.resume_body()
+    assert client.transport.did == ["pause_reading"]
+    await client.connection.drain()
+    await client.leaves()
+
+
+async def test_the_next_request_waits_until_the_client_has_taken_the_answer():
+    """Nothing further for a client that does not read."""
+    client = Client()
+    await client.says(GET + GET)
+    client.connection.pause_writing()
+    client.answer()
+    assert (client.connection.writing, len(client.app.cycles)) == (Writing.HELD, 1)
+    client.connection.resume_writing()
+    await asyncio.sleep(0)
+    assert (client.connection.writing, len(client.app.cycles)) == (Writing.FREE, 2)
+    await client.leaves()
+
+
+async def test_a_request_that_comes_while_an_answer_is_held_waits_too():
+    """It was under way already."""
+    client = Client()
+    await client.says(GET)
+    client.connection.pause_writing()
+    client.answer()
+    await client.says(GET)
+    assert len(client.app.cycles) == 1
+    await client.leaves()
+
+
+async def test_a_client_that_leaves_while_its_answer_is_held_leaves_nothing_behind():
+    """No further request starts."""
+    client = Client()
+    await client.says(GET + GET)
+    client.connection.pause_writing()
+    client.answer()
+    waiting = asyncio.create_task(client.connection.drain())
+    await asyncio.sleep(0)
+    await client.leaves()
+    await waiting
+    assert (len(client.app.cycles), client.connection.queue, client.shared.connections) == (1, [], set())
+
+
+async def test_an_answer_ahead_of_the_end_of_its_request_ends_the_connection():
+    """What still comes is read and thrown away, so that the answer survives."""
+    client = Client()
+    await client.says(POST)
+    client.answer()
+    assert (client.connection.reading, client.transport.did) == (Reading.DEAF, ["write_eof"])
+    await client.says(b"abc" + GET)
+    assert (len(client.app.cycles), client.answers) == (1, 1)
+    await client.leaves()
+
+
+async def test_the_last_answer_closes_the_connection_and_drops_what_was_pipelined():
+    """The client has said so."""
+    client = Client()
+    await client.says(GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+    client.answer()
+    assert client.transport.did == ["close"]
+    await client.leaves()
+
+
+async def test_an_answer_on_a_connection_that_is_closing_starts_nothing():
+    """Its client has left."""
+    client = Client()
+    await client.says(GET + GET)
+    client.transport.abort()
+    client.answer()
+    client.connection.cycle_done(client.app.cycles[0])
+    await asyncio.sleep(0)
+    assert len(client.app.cycles) == 1
+    await client.leaves()
+
+
+async def test_an_application_that_fails_to_take_a_request_costs_that_request():
+    """Its client gets an error."""
+    client = Client(App(ZeroDivisionError("a fault")))
+    await client.says(GET)
+    assert client.transport.data.startswith(b"HTTP/1.1 500 ")
+    await client.leaves()
+
+
+async def test_nothing_is_refused_beside_an_answer_under_way():
+    """One answer per request; the connection ends after it."""
+    client = Client()
+    await client.says(GET + b"nonsense\r\n\r\n")
+    assert client.answers == 0
+    client.answer()
+    assert (client.answers, client.transport.did[-1]) == (1, "close")
+    await client.leaves()
+
+
+@pytest.mark.parametrize("has_answer", [True, False])
+async def test_a_body_that_breaks_off_cancels_its_request(has_answer):
+    """It is refused, or cut where its answer has begun."""
+    client = Client()
+    await client.says(CHUNKED)
+    (cycle,) = client.app.cycles
+    if has_answer:
+        cycle.start(200, ())
+        cycle.push(b"part")
+    await client.says(b"zz\r\n")
+    assert cycle.is_gone
+    assert client.transport.did == (["abort"] if has_answer else ["write_eof"])
+    assert (b"HTTP/1.1 400 " in client.transport.data) is not has_answer
+    await client.leaves()
+
+
+async def test_a_body_without_end_stops_the_reading_while_nobody_takes_it():
+    """After the answer it is thrown away."""
+    client = Client()
+    await client.says(POST.replace(b"3", b"9999999"), bytes(600 << 10))
+    assert client.transport.did == ["pause_reading"]
+    assert len(await client.app.cycles[0].read()) == 600 << 10
+    assert client.transport.did == ["pause_reading", "resume_reading"]
+    await client.leaves()
+
+
+@pytest.mark.parametrize(
+    ("said", "done", "reading"),
+    [(b"", ["close"], Reading.BETWEEN), (GET, [], Reading.DEAF), (POST, [], Reading.BODY)],
+    ids=["idle", "at work", "half a body"],
+)
+async def test_a_listener_that_stops_lets_what_has_begun_end(said, done, reading):
+    """Nothing new is read; the answer is the last one."""
+    client = Client()
+    await client.says(*([said] if said else []))
+    client.connection.shutdown()
+    assert (client.transport.did, client.connection.reading) == (done, reading)
+    assert all(not cycle.keep_alive for cycle in client.app.cycles)
+    await client.leaves()
+
+
+async def test_an_interruption_reaches_work_without_a_task():
+    """Each request of the connection."""
+    client = Client()
+    await client.says(GET)
+    heard = []
+
+    class Work:
+        def interrupt(self):
+            heard.append("interrupt")
+
+    client.app.cycles[0].work_by(Work())
+    client.connection.interrupt()
+    assert heard == ["interrupt"]
+    await client.leaves()
