@@ -37,6 +37,27 @@ def test_a_request_that_nothing_can_serve_leaves_the_line_at_once():
     in_line(story, MemoryMachine(*ALL))
 
 
+def test_requests_that_ask_for_the_same_are_decided_once_each_time_the_rules_are_applied():
+    """A long line must not cost a decision per ticket."""
+
+    async def story(scene, queue):
+        decided = []
+
+        def decide():
+            decided.append(True)
+            return scene.decide(SMALL)
+
+        await fill(scene, BIG)
+        for _ in range(20):
+            queue.tasks.append(asyncio.create_task(queue.line.wait("same", decide, 0.0)))
+        await asyncio.sleep(0)
+        decided.clear()
+        queue.line.pump()
+        assert len(decided) == 1
+
+    in_line(story, MemoryMachine(*ALL))
+
+
 def test_a_full_line_refuses_the_next_one_at_once():
     """In Ollama's own words, with a time after which to try again."""
 
