@@ -6,10 +6,10 @@ from router.admin.pages import AdminGuard
 
 
 async def asked(*hosts, kind="http", allowed=()):
-    """Return what is sent for a request with these Host headers, and whether the application was reached."""
+    """Return what is sent for a request with these Host headers, and the scopes that reached the application."""
     sent, reached = [], []
 
-    async def app(scope, receive, send):  # noqa: ARG001
+    async def app(scope, _receive, send):
         reached.append(scope["type"])
         if scope["type"] == "http":
             await send({"type": "http.response.start", "status": 200, "headers": [(b"x", b"y")]})

@@ -37,7 +37,7 @@ async def taken(scene, gib):
 def test_an_explanation_has_the_decision_the_cards_and_how_memory_is_known():
     """For a plain request with the context that is asked about."""
 
-    async def story(scene, inspector):  # noqa: ARG001
+    async def story(_scene, inspector):
         found = inspector.explain("team", 4096)
         assert (found["chosen"], found["variants"][0]["num_ctx"], found["memory"]) == (BIG.name, 4096, "probe")
         assert found["gpus"] == [
@@ -54,7 +54,7 @@ def test_an_explanation_has_the_decision_the_cards_and_how_memory_is_known():
 def test_a_name_that_means_nothing_is_an_error_that_says_which(model, error):
     """No name, an impossible one, and one that is not installed."""
 
-    async def story(scene, inspector):  # noqa: ARG001
+    async def story(_scene, inspector):
         with pytest.raises(error):
             inspector.explain(model)
 
@@ -64,7 +64,7 @@ def test_a_name_that_means_nothing_is_an_error_that_says_which(model, error):
 def test_without_readings_the_cards_are_unknown_and_not_none():
     """In explanation and state."""
 
-    async def story(scene, inspector):  # noqa: ARG001
+    async def story(_scene, inspector):
         assert (inspector.explain("team")["gpus"], inspector.state()["gpus"]) == (None, None)
 
     inspected(story, has_probe=False)
@@ -128,7 +128,7 @@ def test_advice_points_to_a_resident_that_would_serve():
         scene.machine.put(BIG, vram_bytes=1 * GIB)
         await taken(scene, 14)
         advice = {row["name"]: row["advice"] for row in inspector.state()["residents"]}[BIG.name]
-        assert advice.endswith(f"; {SMALL.name} is resident and would serve")
+        assert advice.endswith(f"; {SMALL.name} is resident and would be used")
 
     inspected(story)
 
@@ -161,10 +161,10 @@ def test_other_programs_that_hold_much_of_a_card_are_named():
         await taken(scene, 1)
         assert inspector.state()["notes"] == []
         await taken(scene, 4)
-        assert inspector.state()["notes"] == ["others hold 4.0 GiB of card (8, game)"]
+        assert inspector.state()["notes"] == ["other programs hold 4.0 GiB of card (8, game)"]
         machine.probe.processes = ()
         await taken(scene, 5)
-        assert inspector.explain("team")["notes"] == ["others hold 5.0 GiB of card"]
+        assert inspector.explain("team")["notes"] == ["other programs hold 5.0 GiB of card"]
 
     inspected(story, machine)
 
@@ -193,7 +193,7 @@ def test_recent_decisions_are_shown_at_once():
 
     async def story(scene):
         recent, later = RecentDecisions(10), []
-        telemetry = Telemetry([recent], later=lambda delay, call: later.append(call))  # noqa: ARG005
+        telemetry = Telemetry([recent], later=lambda _, call: later.append(call))
         inspector = Inspector(scene.backend, scene.directory, scene.decisions, telemetry, recent, {"listen": "x"})
         telemetry.emit(Decided("id", "team", "big", "small", "fits", "fallback"))
         assert [row["requested"] for row in inspector.decisions()] == ["big"]

@@ -162,7 +162,7 @@ def test_ps_shows_variants_under_their_own_names_with_the_expiry_that_clients_as
     async def story(scene):
         tracked = await scene.make_resident(SMALL)
         scene.backend.installed.derive(TAG, SMALL.name)
-        scene.backend.keepalive.asked(tracked, -1.0)
+        scene.backend.keepalive.apply(tracked, -1.0)
         body = tags(row(TAG, expires_at="soon", size=7), row(MIDDLE.name, expires_at="later"))
         small, middle = json.loads(listing.running(body, scene.directory))["models"]
         assert (small["name"], small["model"], small["size"]) == (SMALL.name, SMALL.name, 7)
@@ -177,10 +177,10 @@ def test_ps_shows_variants_under_their_own_names_with_the_expiry_that_clients_as
 def test_the_show_of_a_chain_names_the_variant_as_its_parent():
     """Odd answers stay as they are."""
     body = b'{"details":{"parent_model":"","family":"llama"},"license":"x"}'
-    shown = json.loads(listing.shown(body, SMALL.name))
+    shown = json.loads(listing.show_of_chain(body, SMALL.name))
     assert shown == {"details": {"parent_model": SMALL.name, "family": "llama"}, "license": "x"}
     for odd in (b"", b"[]", b"{}", b'{"details":1}'):
-        assert listing.shown(odd, SMALL.name) == odd
+        assert listing.show_of_chain(odd, SMALL.name) == odd
 
 
 def test_the_model_of_a_chain_has_the_chains_name():

@@ -82,16 +82,16 @@ async def test_an_answer_that_we_look_into_is_bounded():
 class Refusing(FakeDispatcher):
     """Refuses every request, at once or in a task."""
 
-    def start(self, call, reply):
+    def start(self, *_):
         return NoVariantFits("nothing fits", retry_after_s=2.0)
 
-    async def dispatch(self, call, blocked=None):
+    async def dispatch(self, *_):
         raise NoVariantFits("nothing fits", retry_after_s=2.0)
 
 
 async def test_a_request_that_is_refused_in_its_first_attempt_is_answered_with_why():
     """By either way."""
-    dispatcher = Refusing(ScriptedRelay(lambda request: UpstreamResponse.of(200, JSON)))
+    dispatcher = Refusing(ScriptedRelay(lambda _: UpstreamResponse.of(200, JSON)))
     async with running_edge(dispatcher) as running, client(running.port) as raw:
         for _ in range(2):
             reply = await raw.ask("POST", "/api/chat", CHAT)
@@ -144,7 +144,7 @@ async def test_a_fault_of_ours_in_an_answer_is_a_clean_error(caplog):
 async def test_a_body_that_is_here_already_is_bounded_as_well():
     """Whether it says its length or not."""
     settings = EdgeSettings(body_bytes=50)
-    dispatcher = FakeDispatcher(ScriptedRelay(lambda request: UpstreamResponse.of(200, JSON)))
+    dispatcher = FakeDispatcher(ScriptedRelay(lambda _: UpstreamResponse.of(200, JSON)))
     whole = b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\n%b\r\n\r\n%b"
     framings = (
         (b"Content-Length: %d" % len(CHAT), CHAT.encode()),
@@ -175,7 +175,7 @@ async def test_an_upload_that_stalls_is_408():
 async def test_a_hidden_tag_is_no_model_and_an_error_of_a_list_is_passed_on():
     """Nothing is read into what is not a list."""
     dispatcher = FakeDispatcher(
-        ScriptedRelay(lambda request: UpstreamResponse.of(500, JSON, b'{"error":"x"}')), hidden={"tag": "m"}
+        ScriptedRelay(lambda _: UpstreamResponse.of(500, JSON, b'{"error":"x"}')), hidden={"tag": "m"}
     )
     async with running_edge(dispatcher) as running, client(running.port) as raw:
         reply = await raw.ask("GET", "/v1/models/tag")

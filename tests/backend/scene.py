@@ -64,7 +64,7 @@ class Scene:
         return self.backend.world.residents.get(weights_of(facts))
 
     def decide(self, *facts: ModelFacts, **more: object) -> Decision:
-        """Return the decision now over the chain of `facts`; `more` is of the request."""
+        """Decide now over the chain of `facts`; `more` is of the request."""
         chain: Chain = chain_of(*(one.name for one in facts))
         snapshot = self.backend.world.snapshot(may_upgrade=self.backend.line.may_upgrade())
         return choose(InferenceRequest(chain.name, **more), chain, snapshot, self.backend.rules())
@@ -95,12 +95,12 @@ async def backend_on(
     store: LearnedStore | None = None,
     is_watched: bool = False,
 ) -> AsyncIterator[Scene]:
-    """Yield a backend with a given control plane, probe and relay; its state is read once, or watched."""
+    """Run a backend whose control plane, probe and relay are given; its state is read once, or watched."""
     config: Config = load_config(env={}, options={"store.path": ":memory:", **(options or {})})
     heard, loop = Heard(), asyncio.get_running_loop()
     edges = {
-        "OllamaClient": lambda url, **timeouts: machine,  # noqa: ARG005
-        "relay_to": lambda section, config: relay or ScriptedRelay(lambda request: UpstreamResponse.of(200, [])),  # noqa: ARG005
+        "OllamaClient": lambda *_, **__: machine,
+        "relay_to": lambda *_: relay or ScriptedRelay(lambda _: UpstreamResponse.of(200, [])),
     }
     chosen = (probe or machine.probe) if has_probe else None
     with patch.multiple("router.backend.backend", **edges):

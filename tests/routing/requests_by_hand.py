@@ -12,7 +12,7 @@ class Replies(list):
 
 
 async def dispatched(scene, call):
-    """Return a task that dispatches `call` and has sent it, or waits."""
+    """Dispatch `call` in a task, until it is sent or waits."""
     task = asyncio.create_task(scene.dispatcher.dispatch(call))
     await asyncio.sleep(0.01)
     return task

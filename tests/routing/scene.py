@@ -46,7 +46,7 @@ class Sent:
         return json.loads(self.request.body)
 
     def answer(self, status: int = 200, body: bytes = b"{}") -> None:
-        """Return the whole answer comes."""
+        """Let the whole answer come."""
         self.response.begin(AnswerHead(status, JSON, dict(JSON)))
         self.response.feed(body)
         self.response.finish()
@@ -97,7 +97,7 @@ class HandRelay:
             raise self.error
         return self
 
-    def give_back(self, connection: Connection) -> None:  # noqa: ARG002
+    def give_back(self, _: Connection) -> None:
         self.given_back += 1
 
     async def aclose(self) -> None:
@@ -116,17 +116,18 @@ class Routing(Scene):
     warmup: Warmup
 
     def call(self, model: str, path: str = "/api/generate", *, strict: bool = False, **body: object) -> Call:
-        """Return a request as the edge reads it."""
+        """Read a request as the edge does."""
         data = json.dumps({"model": model, **body}).encode()
         route = TARGETS[("POST", path.encode())]
-        return Call(route, read_request(route.kind, data), data, [], "id-1", strict=strict)
+        now_s = asyncio.get_running_loop().time()
+        return Call(route, read_request(route.kind, data), data, [], "id-1", strict=strict, since_s=now_s)
 
     def ends(self) -> list[tuple[str, int, str]]:
         """How requests have ended: outcome, status, and the phase in which a client left."""
         return [(end.outcome, end.status, end.phase) for end in self.heard.of(Finished)]
 
     def in_flight(self) -> int:
-        """Return requests that hold a resident."""
+        """Count the requests that hold a resident."""
         return sum(tracked.in_flight for tracked in self.backend.world.residents.values())
 
 

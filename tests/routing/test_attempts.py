@@ -6,7 +6,7 @@ from contextlib import suppress
 import pytest
 
 from router.errors import Busy, NoVariantFits, RouterError, UpstreamError
-from router.routing.dispatch import MOST_ATTEMPTS
+from router.routing.dispatch import MAX_ATTEMPTS
 from router.routing.outcomes import Blocked
 from router.telemetry import Finished
 from tests.backend.machine import BIG, MIDDLE, SMALL, MemoryMachine
@@ -58,7 +58,7 @@ def test_a_connection_that_was_awaited_in_vain_is_given_back(is_up):
 
     async def story(scene):
         call = scene.call("unknown:1b")
-        call.attempts = 0 if is_up else MOST_ATTEMPTS
+        call.attempts = 0 if is_up else MAX_ATTEMPTS
         connection = object()
         with suppress(RouterError):
             assert isinstance(scene.dispatcher.attempt(call, Replies(), connection), Blocked)
@@ -127,12 +127,12 @@ def test_a_request_whose_variants_keep_vanishing_is_refused_in_the_end():
         scene.machine.foreign[0] = 20 << 30
         await scene.backend.world.refresh_fresh()
         task = await dispatched(scene, scene.call("team"))
-        for number in range(MOST_ATTEMPTS):
+        for number in range(MAX_ATTEMPTS):
             scene.relay.sent[number].answer(404)
             await asyncio.sleep(0.1)
-        with pytest.raises(NoVariantFits, match=f"gave up after {MOST_ATTEMPTS} attempts"):
+        with pytest.raises(NoVariantFits, match=f"gave up after {MAX_ATTEMPTS} attempts"):
             await task
-        assert (len(scene.relay.sent), scene.ends()) == (MOST_ATTEMPTS, [("shed", 503, "")])
+        assert (len(scene.relay.sent), scene.ends()) == (MAX_ATTEMPTS, [("shed", 503, "")])
 
     routed(story, MemoryMachine(*ALL), CHAIN)
 
@@ -194,7 +194,7 @@ def test_a_request_that_is_refused_in_its_first_attempt_is_reported():
 
     async def story(scene):
         call = scene.call(SMALL.name)
-        call.attempts = MOST_ATTEMPTS
+        call.attempts = MAX_ATTEMPTS
         error = scene.dispatcher.start(call, Replies())
         assert isinstance(error, NoVariantFits)
         assert scene.ends() == [("shed", 503, "")]

@@ -4,7 +4,7 @@ import pytest
 
 from router.config import ChainRules, load_config
 from router.core.decision.chain import Variant
-from router.routing.chains import MOST_REMEMBERED, Chains
+from router.routing.chains import MAX_REMEMBERED, Chains
 from tests.core.facts import catalog_of, facts_of
 
 BIG = facts_of("llama3.3:70b", 40)
@@ -68,9 +68,9 @@ def test_a_chain_is_the_same_object_until_the_catalog_changes():
 def test_names_that_clients_invent_do_not_fill_the_memory():
     """A bounded number is remembered."""
     found = chains()
-    for number in range(MOST_REMEMBERED + 10):
+    for number in range(MAX_REMEMBERED + 10):
         found.find(f"unknown:{number}", CATALOG)
-    assert len(found._remembered) <= MOST_REMEMBERED
+    assert len(found._remembered) <= MAX_REMEMBERED
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ def decided(scene, call):
 
 def destination_of(scene, call):
     """Return the destination that this call gets now, by one attempt that is taken back."""
-    started = scene.dispatcher.start(call, lambda answer: None)  # noqa: ARG005
+    started = scene.dispatcher.start(call, lambda _: None)
     started.give_up()
     return scene.decisions.known_destination(call)
 
@@ -128,7 +128,7 @@ def test_a_request_with_other_demands_does_not_go_there(other):
 
 def test_what_clients_can_ask_for_is_remembered_in_bounds(monkeypatch):
     """A client that varies its requests does not fill the memory."""
-    monkeypatch.setattr(module, "MOST_REMEMBERED", 20)
+    monkeypatch.setattr(module, "MAX_REMEMBERED", 20)
 
     async def story(scene):
         await scene.make_resident(SMALL)
@@ -166,7 +166,7 @@ def test_explaining_decides_for_a_plain_request_and_remembers_nothing():
 
 def noted(scene, *numbers):
     for number in numbers:
-        scene.decisions.note(Chain(f"c{number}", ()))
+        scene.decisions.remember_chain(Chain(f"c{number}", ()))
     return [chain.name for chain in scene.decisions.recent_chains()]
 
 
@@ -181,7 +181,7 @@ def test_the_chains_asked_for_last_are_known_in_bounds():
     routed(story, MemoryMachine(*ALL), ALONE)
 
 
-@pytest.mark.xfail(strict=True, reason="Decisions.note keeps a chain at its old place, so a hot one is dropped")
+@pytest.mark.xfail(strict=True, reason="a chain keeps its old place: a hot one is dropped")
 def test_a_chain_that_is_asked_for_again_is_a_recent_one():
     """It goes after those that were not."""
 

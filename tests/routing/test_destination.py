@@ -11,7 +11,7 @@ from router.core.ollama.routes import TARGETS
 from router.core.ollama.runner import LoadOptions
 from router.core.payload.read import read_request
 from router.routing.call import Call
-from router.routing.destination import header_lines, router_headers, spelled
+from router.routing.destination import client_spelling, header_lines, router_headers
 from router.routing.destinations import Destinations, digest_of, patch_of
 from router.telemetry import Decided
 from tests.core.facts import facts_of
@@ -73,7 +73,7 @@ def test_a_request_without_a_model_is_sent_unchanged():
 )
 def test_the_model_is_spelled_as_the_client_does_where_it_means_the_same(requested, variant, expected):
     """Clients compare names byte by byte."""
-    assert spelled(requested, variant) == expected
+    assert client_spelling(requested, variant) == expected
     assert to_resident(call(requested), variant=variant).name == expected
 
 

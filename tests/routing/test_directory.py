@@ -52,10 +52,10 @@ def test_derived_tags_are_hidden_and_shown_as_what_they_stand_for():
 
     async def story(scene):
         assert (scene.directory.is_hidden(TAG), scene.directory.is_hidden(SMALL.name)) == (True, False)
-        assert scene.directory.shown_name(TAG) == TAG
+        assert scene.directory.display_name(TAG) == TAG
         scene.backend.installed.derive(TAG, SMALL.name)
-        assert scene.directory.shown_name(TAG) == SMALL.name
-        assert scene.directory.shown_name("team") == "team"
+        assert scene.directory.display_name(TAG) == SMALL.name
+        assert scene.directory.display_name("team") == "team"
 
     routed(story, MemoryMachine(*ALL), CHAINS)
 
@@ -88,7 +88,7 @@ def test_expiry_is_what_clients_have_asked_for():
     async def story(scene):
         assert scene.directory.client_expiry(SMALL.name) is None
         tracked = await scene.make_resident(SMALL)
-        scene.backend.keepalive.asked(tracked, -1.0)
+        scene.backend.keepalive.apply(tracked, -1.0)
         assert scene.directory.client_expiry(SMALL.name) == scene.directory.client_expiry("Small:3B") == NEVER
 
     routed(story, MemoryMachine(*ALL), CHAINS)

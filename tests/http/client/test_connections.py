@@ -68,8 +68,7 @@ async def test_a_connection_that_was_closed_meanwhile_is_not_used():
         response = relay.open_now(POST, came.set, gone)
         await came.wait()
         assert await read_all(response) == b"x"
-        (last,) = relay._idle
-        last.transport.abort()
+        other.transport.abort()
         assert relay.open_now(POST, lambda: None) is None
         await until(lambda: relay.open_connections == 0)
         await relay.aclose()
@@ -91,7 +90,7 @@ async def test_a_connection_whose_socket_is_gone_is_replaced_though_its_protocol
             def __getattr__(self, name):
                 return getattr(self._transport, name)
 
-            def write(self, data):  # noqa: ARG002
+            def write(self, _):
                 raise RuntimeError("unable to perform operation; the handler is closed")
 
         wire.transport = Refusing(wire.transport)

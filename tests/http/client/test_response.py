@@ -118,7 +118,7 @@ async def test_what_a_sink_raises_is_raised_by_the_pouring_and_not_by_the_connec
     """The connection goes on for others."""
     _, response = answer()
 
-    def broken(piece):  # noqa: ARG001
+    def broken(_):
         raise ValueError("broken")
 
     pouring = asyncio.create_task(response.pour(broken))
@@ -131,7 +131,7 @@ async def test_what_a_sink_raises_is_raised_by_the_pouring_and_not_by_the_connec
 async def test_a_cut_while_pouring_is_raised():
     """After the pieces that came ahead of it."""
     _, response = answer()
-    pouring = asyncio.create_task(response.pour(lambda piece: True))  # noqa: ARG005
+    pouring = asyncio.create_task(response.pour(lambda _: True))
     await asyncio.sleep(0)
     response.fail(UpstreamError("cut"))
     with pytest.raises(UpstreamError, match="cut"):
@@ -153,7 +153,7 @@ async def test_an_unwanted_answer_is_thrown_away_up_to_a_limit():
     """Beyond it somebody is told, for each further piece."""
     _, response = answer()
     told = []
-    response.drop(5, lambda: told.append("too much"))
+    response.discard(5, lambda: told.append("too much"))
     response.feed(b"1234")
     assert told == []
     response.feed(b"56")

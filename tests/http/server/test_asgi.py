@@ -67,7 +67,7 @@ async def test_an_application_hears_that_its_client_has_left(is_whole):
     """It may be streaming, or waiting for a body."""
     heard = asyncio.Queue()
 
-    async def listening(scope, receive, send):
+    async def listening(_scope, receive, _send):
         try:
             while (message := await receive())["type"] != "http.disconnect":
                 heard.put_nowait(message["type"])
@@ -88,7 +88,7 @@ async def test_an_application_that_waits_hears_the_end_of_its_own_answer():
     """Such a task ends with it."""
     ended = asyncio.Event()
 
-    async def answering(scope, receive, send):
+    async def answering(_scope, receive, send):
         await receive()
         waiting = asyncio.create_task(receive())
         await asyncio.sleep(0)

@@ -55,7 +55,7 @@ class App:
     def __init__(self, error=None):
         self.cycles, self.error = [], error
 
-    def take(self, cycle):
+    def take(self, _):
         if self.error is not None:
             raise self.error
         return False
@@ -142,7 +142,7 @@ async def test_a_client_that_does_not_go_after_the_last_answer_is_cut_off():
     """After a moment in which it may read it."""
     client = Client()
     client.connection.refuse(400)
-    assert (client.connection.reading, client.waits_s) == (Reading.DEAF, pytest.approx(LINGER_S, abs=0.5))
+    assert (client.connection.reading, client.waits_s) == (Reading.DISCARDING, pytest.approx(LINGER_S, abs=0.5))
     client.connection.expire()
     assert client.transport.did == ["write_eof", "abort"]
     await client.leaves()
@@ -223,7 +223,7 @@ async def test_the_next_request_waits_until_the_client_has_taken_the_answer():
     await client.says(GET + GET)
     client.connection.pause_writing()
     client.answer()
-    assert (client.connection.writing, len(client.app.cycles)) == (Writing.HELD, 1)
+    assert (client.connection.writing, len(client.app.cycles)) == (Writing.STALLED, 1)
     client.connection.resume_writing()
     await asyncio.sleep(0)
     assert (client.connection.writing, len(client.app.cycles)) == (Writing.FREE, 2)
@@ -259,7 +259,7 @@ async def test_an_answer_ahead_of_the_end_of_its_request_ends_the_connection():
     client = Client()
     await client.says(POST)
     client.answer()
-    assert (client.connection.reading, client.transport.did) == (Reading.DEAF, ["write_eof"])
+    assert (client.connection.reading, client.transport.did) == (Reading.DISCARDING, ["write_eof"])
     await client.says(b"abc" + GET)
     assert (len(client.app.cycles), client.answers) == (1, 1)
     await client.leaves()
@@ -332,7 +332,7 @@ async def test_a_body_without_end_stops_the_reading_while_nobody_takes_it():
 
 @pytest.mark.parametrize(
     ("said", "done", "reading"),
-    [(b"", ["close"], Reading.BETWEEN), (GET, [], Reading.DEAF), (POST, [], Reading.BODY)],
+    [(b"", ["close"], Reading.BETWEEN), (GET, [], Reading.DISCARDING), (POST, [], Reading.BODY)],
     ids=["idle", "at work", "half a body"],
 )
 async def test_a_listener_that_stops_lets_what_has_begun_end(said, done, reading):
@@ -355,7 +355,7 @@ async def test_an_interruption_reaches_work_without_a_task():
         def interrupt(self):
             heard.append("interrupt")
 
-    client.app.cycles[0].work_by(Work())
+    client.app.cycles[0].process_with(Work())
     client.connection.interrupt()
     assert heard == ["interrupt"]
     await client.leaves()

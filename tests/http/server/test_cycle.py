@@ -220,7 +220,7 @@ async def test_a_client_that_leaves_ends_the_reading_of_its_body():
 async def test_the_end_of_a_cycle_can_be_awaited(end):
     """Its answer is complete, or its client has left; news of its body are no end."""
     cycle = cycle_of(is_whole=False)
-    waiting = asyncio.create_task(cycle.ended())
+    waiting = asyncio.create_task(cycle.wait_until_ended())
     await asyncio.sleep(0)
     cycle.feed(b"a")
     await asyncio.sleep(0)
@@ -230,7 +230,7 @@ async def test_the_end_of_a_cycle_can_be_awaited(end):
     else:
         cycle.respond(200, TEXT, b"")
     await asyncio.wait_for(waiting, 30)
-    await cycle.ended()
+    await cycle.wait_until_ended()
 
 
 async def test_work_that_ends_without_an_answer_is_a_plain_error():
@@ -261,7 +261,7 @@ async def test_a_task_that_fails_or_forgets_to_answer_costs_one_request():
 
     for work in (fails, forgets):
         cycle, ended = cycle_of(), []
-        cycle.work_by_task(work, lambda ended=ended: ended.append(True))
+        cycle.process_in_task(work, lambda ended=ended: ended.append(True))
         await asyncio.wait([cycle.task])
         await asyncio.sleep(0)
         assert (sent(cycle)[1], ended) == (GONE_WRONG, [True])
@@ -271,7 +271,7 @@ async def test_a_task_that_fails_or_forgets_to_answer_costs_one_request():
 async def test_a_client_that_leaves_cancels_the_task_at_work(has_begun):
     """Which is no error; also ahead of its first step."""
     cycle, ended = cycle_of(), []
-    cycle.work_by_task(asyncio.Event().wait, lambda: ended.append(True))
+    cycle.process_in_task(asyncio.Event().wait, lambda: ended.append(True))
     if has_begun:
         await asyncio.sleep(0)
     cycle.leave()
@@ -283,7 +283,7 @@ async def test_a_client_that_leaves_cancels_the_task_at_work(has_begun):
 async def test_a_task_that_somebody_else_cancels_ends_as_cancelled():
     """The listener does so when it stops, and waits for it."""
     cycle = cycle_of()
-    cycle.work_by_task(asyncio.Event().wait)
+    cycle.process_in_task(asyncio.Event().wait)
     await asyncio.sleep(0)
     cycle.task.cancel()
     await asyncio.wait([cycle.task])
@@ -307,13 +307,13 @@ async def test_work_without_a_task_hears_once_that_its_client_has_left_or_time_i
     """Not both, and nothing once it is done."""
     for first, other in (("leave", "interrupt"), ("interrupt", "leave")):
         cycle, work = cycle_of(), Work()
-        cycle.work_by(work)
+        cycle.process_with(work)
         getattr(cycle, first)()
         getattr(cycle, other)()
         assert work.heard == ["give up" if first == "leave" else "interrupt"]
     cycle, work = cycle_of(), Work()
-    cycle.work_by(work)
-    cycle.work_by(None)
+    cycle.process_with(work)
+    cycle.respond(200, TEXT, b"")
     cycle.interrupt()
     cycle.leave()
     assert work.heard == []
