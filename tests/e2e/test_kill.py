@@ -32,8 +32,9 @@ async def serve(upstream, tmp_path):
     process = await asyncio.create_subprocess_exec(
         *argv, "--upstream", upstream, env=env, stderr=asyncio.subprocess.PIPE, cwd=tmp_path
     )
-    while b"listens on" not in (line := await process.stderr.readline()):
-        assert line, "the router ended before it listened"
+    async with asyncio.timeout(DEADLINE_S):
+        while b"listens on" not in (line := await process.stderr.readline()):
+            assert line, "the router ended before it listened"
     return process, line.decode().split("listens on ")[1].split(",")[0]
 
 
