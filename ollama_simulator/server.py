@@ -7,6 +7,7 @@ In tests: ``async with running_simulator(SimConfig(...)) as sim`` provides `sim.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -84,7 +85,7 @@ def _handlers() -> dict[str, Handler]:
         own = {
             name: value for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__
         }
-        found.update({name: value for name, value in own.items() if asyncio.iscoroutinefunction(value)})
+        found.update({name: value for name, value in own.items() if inspect.iscoroutinefunction(value)})
     return found
 
 
