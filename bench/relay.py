@@ -1,10 +1,11 @@
-"""The router's overhead: requests/s, latency, chunk delay, CPU and memory, as ratios to nginx in the same run.
+"""The router's overhead: CPU time, requests/s, latency, chunk delay and memory, as ratios to nginx in the same run.
 
     python bench/relay.py [--seconds 3] [--rounds 7] [--json bench/results/relay.json]
 
 Each proxy runs alone on core 0; upstream and clients are on core 1. The upstream is nginx (chats) in front of a
 simulated Ollama (everything else), so the router decides, verifies and reports as it does in front of a real one.
-Needs Debian's nginx-light and wrk.
+CPU time per request comes first: other processes of the machine change it least. Requests/s and latency hold only while
+the machine is idle, so the share of the two cores that others took is printed too. Needs Debian's nginx-light and wrk.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import re
 import shutil
 import statistics
@@ -52,6 +54,28 @@ end
 request = function() next = next % {HEADS} + 1; return pool[next] end
 """
 )
+
+
+class Busy:
+    """How busy the machine is with other things than this benchmark."""
+
+    def __init__(self) -> None:
+        self._before = self._now()
+
+    def share(self) -> float:
+        """Return the share of the CPU time since the beginning that neither we nor our children used, 0 to 1.
+
+        Children count once they have ended. Time that a hypervisor gave to another machine (steal) counts as taken.
+        """
+        total, idle, ours = (now - then for now, then in zip(self._now(), self._before, strict=True))
+        return max(0.0, (total - idle - ours) / max(total, 1e-9))
+
+    @staticmethod
+    def _now() -> tuple[float, float, float]:
+        fields = [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+        ticks, times = os.sysconf("SC_CLK_TCK"), os.times()
+        ours = times.user + times.system + times.children_user + times.children_system
+        return sum(fields) / ticks, (fields[3] + fields[4]) / ticks, ours
 
 
 def wrk(
@@ -196,17 +220,17 @@ def streams(seconds: int) -> tuple[list[dict[str, Any]], dict[str, float]]:
 
 
 def show(result: dict[str, Any]) -> None:
-    table = Table("connections", "", "requests/s", "p50 ms", "p99 ms", "added p50 ms", "CPU µs/request")
+    table = Table("connections", "", "CPU µs/request", "requests/s", "p50 ms", "p99 ms", "added p50 ms")
     for row in result["requests"]:
         title = f"{row['connections']}{', no repeated heads' if row['is_varied'] else ''}"
         for name in ("direct", "nginx", "router"):
             run = row[name]
             added = (run["p50_s"] - row["direct"]["p50_s"]) * 1e3
             cells = [f"{run['per_s']:,.0f}", f"{run['p50_s'] * 1e3:.2f}", f"{run['p99_s'] * 1e3:.2f}"]
-            table.add_row(title, name, *cells, f"{added:.2f}", f"{run['cpu_s'] * 1e6:.0f}")
+            table.add_row(title, name, f"{run['cpu_s'] * 1e6:.1f}", *cells, f"{added:.2f}")
         ratio = row["ratio"]
         cells = [f"{ratio['per_s']:.2f} ×", f"{ratio['p50_s']:.2f} ×", f"{ratio['p99_s']:.2f} ×"]
-        table.add_row("", "router ÷ nginx", *cells, "", f"{ratio['cpu_s']:.1f} ×", end_section=True)
+        table.add_row("", "router ÷ nginx", f"{ratio['cpu_s']:.2f} ×", *cells, "", end_section=True)
     console = Console(width=110)
     console.print(table)
     table = Table(
@@ -223,6 +247,7 @@ def show(result: dict[str, Any]) -> None:
     )
     one, many = result["requests"][0]["ratio"], result["requests"][1]["ratio"]
     steady, in_step = (row["router"]["p99_s"] * 1e3 for row in result["streams"][-2:])
+    console.print(f"other processes took {result['busy']:.0%} of the machine; load {result['load']:.1f} before")
     console.print(
         f"bounds: p50 at 1 connection {one['p50_s']:.2f} (≤ 1.5), requests/s at 32 {many['per_s']:.2f} (≥ 0.20), "
         f"p99 chunk delay at 200 streams {steady:.1f} ms (≤ 5; {in_step:.1f} with all in step), "
@@ -239,8 +264,10 @@ def main() -> None:
     for tool in ("nginx", "wrk", "taskset"):
         if shutil.which(tool) is None:
             raise SystemExit(f"{tool} is missing: apt-get install nginx-light wrk util-linux")
-    result: dict[str, Any] = {"requests": requests(options.seconds, options.rounds)}
+    busy = Busy()
+    result: dict[str, Any] = {"load": os.getloadavg()[0], "requests": requests(options.seconds, options.rounds)}
     result["streams"], result["idle"] = streams(options.seconds)
+    result["busy"] = busy.share()
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps(result, indent=1))
     show(result)

@@ -96,6 +96,17 @@ def started(command: list[str], port: int, core: int) -> Iterator[Process]:
             child.kill()
 
 
+def worker_of(pid: int, timeout_s: float = 10.0) -> int:
+    """Return nginx's worker: its port is open before there is one."""
+    until = time.monotonic() + timeout_s
+    while time.monotonic() < until:
+        found = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, check=False, text=True).stdout.split()
+        if found:
+            return int(found[0])
+        time.sleep(0.02)
+    raise SystemExit("nginx has no worker")
+
+
 @contextmanager
 def nginx(body: str, port: int, core: int) -> Iterator[Process]:
     if shutil.which("nginx") is None:
@@ -104,8 +115,7 @@ def nginx(body: str, port: int, core: int) -> Iterator[Process]:
         conf = Path(folder, "nginx.conf")
         conf.write_text(NGINX.format(dir=folder, body=body))
         with started(["nginx", "-c", str(conf)], port, core) as process:
-            workers = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, check=True, text=True)
-            yield Process(process.child, int(workers.stdout.split()[0]))
+            yield Process(process.child, worker_of(process.pid))
 
 
 def upstream_conf(port: int, simulator: int, streamer: int | None) -> str:
