@@ -31,6 +31,9 @@ BAR_S = 30.0
 AWAY_PAUSE_S, MAX_AWAY_PAUSE_S = 1.0, 8.0
 """Pause before the next switch after one that could not reach Ollama: the first, and the longest."""
 
+MAX_DOUBLINGS = math.ceil(math.log2(MAX_AWAY_PAUSE_S / AWAY_PAUSE_S))
+"""The longest pause is reached by then; a power without bound would overflow while Ollama is away for hours."""
+
 
 class Setbacks:
     """See the module. `paused_until_s` is the loop time before which no switch may start."""
@@ -55,16 +58,17 @@ class Setbacks:
             self._strikes.pop(weights, None)
             return None
         self._strikes[weights] = self._strikes.get(weights, 0) + 1
-        if result is not SwitchResult.FAILED and self._strikes[weights] < MAX_STRIKES:
+        is_failed = result is SwitchResult.FAILED
+        if not is_failed and self._strikes[weights] < MAX_STRIKES:
             return None
         del self._strikes[weights]
-        is_failed = result is SwitchResult.FAILED
         return (BAR_S, failure or result.value) if is_failed else (PAUSE_S, result.value)
 
     def _count_away(self, result: SwitchResult, now_s: float) -> None:
         if result is not SwitchResult.AWAY:
             self._times_away = 0
             return
-        pause_s = min(MAX_AWAY_PAUSE_S, AWAY_PAUSE_S * 2**self._times_away)
+        doublings = min(self._times_away, MAX_DOUBLINGS)
+        pause_s = min(MAX_AWAY_PAUSE_S, AWAY_PAUSE_S * 2**doublings)
         self._times_away += 1
         self.paused_until_s = now_s + pause_s * random.uniform(0.5, 1.0)  # so that several routers do not get in step
