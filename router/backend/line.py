@@ -253,9 +253,9 @@ class Line:
 
     def _fail_waiting(self) -> None:
         """Ollama cannot be reached: tell those who wait, and when to come back."""
-        why = self._world.last_error or "it went away"
-        text = why if why.startswith("cannot reach") else f"cannot reach Ollama: {why}"
-        error = UpstreamError(text, retry_after_s=max(1.0, self._setbacks.paused_until_s - self._now()))
+        error = UpstreamError(
+            self._world.why_away(), retry_after_s=max(1.0, self._setbacks.paused_until_s - self._now())
+        )
         for ticket in self._tickets.values():
             ticket.fail(error)
 

@@ -163,6 +163,11 @@ class World:
         """The installed models by canonical name, without derived tags."""
         return self.installed.catalog
 
+    def why_away(self) -> str:
+        """Return the text of the error for requests that Ollama cannot get now."""
+        why = self.last_error or "it went away"
+        return why if why.startswith("cannot reach") else f"cannot reach Ollama: {why}"
+
     def snapshot(self, *, may_upgrade: bool = True) -> Snapshot:
         """Return everything that a decision depends on, frozen. No I/O."""
         now_s = self._now()

@@ -247,8 +247,7 @@ class Dispatcher:
         """Check once more whether an Ollama that was down answers. Raises UpstreamError if not."""
         await self._world.refresh()
         if not self._world.is_up:
-            why = self._world.last_error
-            raise UpstreamError(why if why.startswith("cannot reach") else f"cannot reach Ollama: {why}")
+            raise UpstreamError(self._world.why_away())
 
 
 def _is_same_variant(loading: Decision, chosen: Verdict) -> bool:
