@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -93,6 +93,21 @@ class Exchange:
         self.response.status = status
         self.response.set("Content-Type", content_type)
         await self.response.write(dump(value) + (b"\n" if newline else b""))
+
+    async def lines(self, values: AsyncIterator[Any]) -> None:
+        """Send a stream of JSON lines; an ApiError is its last line, or the response if nothing was sent before."""
+        response = self.response
+        response.set("Content-Type", "application/x-ndjson")
+        try:
+            async for value in values:
+                await response.line(dump(value) + b"\n")
+        except ApiError as error:
+            if response.is_started:
+                await response.line(dump({"error": error.text}) + b"\n")
+                return
+            response.status = error.status
+            response.set("Content-Type", "application/json")
+            await response.line(dump({"error": error.text}))
 
     async def error(self, status: int, text: str) -> None:
         """Send an error in Ollama's format."""

@@ -8,7 +8,6 @@ from typing import Any
 
 from ollama_simulator.api.exchange import ApiError, Exchange
 from ollama_simulator.api.schemas import COPY, DELETE, PULL, PUSH
-from ollama_simulator.gojson import dump
 from ollama_simulator.models.installed import Installed, digest_of, installed
 from router.core.go.quoting import go_quoted
 from router.core.ollama.names import DEFAULT_HOST, ModelName, Source
@@ -20,7 +19,6 @@ DIGEST = re.compile(r"sha256[:-][0-9a-fA-F]{64}")
 
 async def progress(exchange: Exchange, request: Mapping[str, Any], steps: Progress) -> None:
     """Send status lines as a stream, or only the last one."""
-    response = exchange.response
     if request.get("stream") is False:
         last: dict[str, Any] = {}
         try:
@@ -31,17 +29,7 @@ async def progress(exchange: Exchange, request: Mapping[str, Any], steps: Progre
             return
         await exchange.json(last, 200, "application/json")
         return
-    response.set("Content-Type", "application/x-ndjson")
-    try:
-        async for step in steps:
-            await response.line(dump(step) + b"\n")
-    except ApiError as error:
-        if response.is_started:
-            await response.line(dump({"error": error.text}) + b"\n")
-            return
-        response.status = error.status
-        response.set("Content-Type", "application/json")
-        await response.line(dump({"error": error.text}))
+    await exchange.lines(steps)
 
 
 def unqualified(text: str) -> str:

@@ -11,7 +11,6 @@ from typing import Any
 from ollama_simulator.api.chat import Chunks, Single, answer_chat, answer_generate, load
 from ollama_simulator.api.exchange import ApiError, Exchange
 from ollama_simulator.api.schemas import CHAT, EMBED, EMBEDDING, GENERATE
-from ollama_simulator.gojson import dump
 from ollama_simulator.models import tokens
 from ollama_simulator.models.installed import Installed
 
@@ -36,23 +35,8 @@ async def _write(exchange: Exchange, request: dict[str, Any], answer: Single | C
     elif request.get("stream") is False:
         await exchange.json(await gathered(answer, field))
     else:
-        await _stream(exchange, answer)
-
-
-async def _stream(exchange: Exchange, answer: Chunks) -> None:
-    response = exchange.response
-    response.set("Content-Type", "application/x-ndjson")
-    async with aclosing(answer.stream) as chunks:  # type: ignore[type-var]
-        try:
-            async for chunk in chunks:
-                await response.line(dump(chunk) + b"\n")
-        except ApiError as error:
-            if response.is_started:
-                await response.line(dump({"error": error.text}) + b"\n")
-                return
-            response.status = error.status
-            response.set("Content-Type", "application/json")
-            await response.line(dump({"error": error.text}))
+        async with aclosing(answer.stream) as chunks:  # type: ignore[type-var]
+            await exchange.lines(chunks)
 
 
 async def gathered(answer: Chunks, field: str) -> dict[str, Any]:
