@@ -14,13 +14,14 @@ from router.api.settings import EdgeSettings
 from router.core.ollama.routes import ROUTES
 from router.errors import Busy, LoadFailed, ModelNotFound, NoVariantFits, RouterError, UpstreamError, UpstreamTimeout
 from router.http.client.pool import HttpRelay
-from router.http.client.response import ScriptedRelay, UpstreamRequest, UpstreamResponse
+from router.http.client.response import UpstreamRequest, UpstreamResponse
 from router.http.server.asgi import Asgi
 from router.http.server.listener import Listener
 from router.routing.call import Call
 from router.routing.directory import VirtualModel
 from tests.fakes import FakeDispatcher, RawClient, client, request_bytes, running_edge
 from tests.http.raw_upstream import Visit, answer, chunk, raw_upstream
+from tests.http.scripted_relay import ScriptedRelay
 
 CHAT = '{"model":"m","messages":[{"role":"user","content":"x"}],"stream":false}'
 JSON = ((b"content-type", b"application/json; charset=utf-8"),)

@@ -9,9 +9,10 @@ import random
 import pytest
 
 from router.core.ollama.routes import ROUTES
-from router.http.client.response import ScriptedRelay, UpstreamResponse
+from router.http.client.response import UpstreamResponse
 from router.http.server.limits import WireLimits
 from tests.fakes import FakeDispatcher, RawClient, client, request_bytes, running_edge
+from tests.http.scripted_relay import ScriptedRelay
 
 SEEDS = (
     b'{"model":"m","messages":[{"role":"user","content":"x"}],"stream":false,"options":{"num_ctx":4096}}',

@@ -10,10 +10,11 @@ from router.api.sending import read_whole
 from router.api.settings import EdgeSettings
 from router.errors import NoVariantFits, UpstreamError
 from router.http.client.pool import HttpRelay
-from router.http.client.response import ScriptedRelay, UpstreamResponse
+from router.http.client.response import UpstreamResponse
 from router.routing.directory import VirtualModel
 from tests.fakes import FakeDispatcher, RawClient, client, request_bytes, running_edge
 from tests.http.raw_upstream import STREAM_HEAD, answer, chunk, raw_upstream
+from tests.http.scripted_relay import ScriptedRelay
 
 CHAT = '{"model":"m","messages":[{"role":"user","content":"x"}],"stream":false}'
 JSON = ((b"content-type", b"application/json"),)

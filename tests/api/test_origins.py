@@ -10,8 +10,9 @@ from router.api.origins import HostRule, OriginRule
 from router.api.paths import NotFound, Redirect, WrongMethod, find
 from router.api.settings import EdgeSettings
 from router.core.ollama.routes import EXACT, ROUTES, Match, Route
-from router.http.client.response import ScriptedRelay, UpstreamResponse
+from router.http.client.response import UpstreamResponse
 from tests.fakes import FakeDispatcher, client, running_edge
+from tests.http.scripted_relay import ScriptedRelay
 
 LOOPBACK = HostRule(("gpu.corp.example",), is_loopback=True)
 OPEN = HostRule(("gpu.corp.example",), is_loopback=False)

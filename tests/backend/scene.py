@@ -22,10 +22,11 @@ from router.core.decision.verdict import Decision
 from router.core.ollama.model import ModelFacts
 from router.core.ollama.names import key_of
 from router.core.payload.read import InferenceRequest
-from router.http.client.response import Relay, ScriptedRelay, UpstreamResponse
+from router.http.client.response import Relay, UpstreamResponse
 from router.telemetry import Event, Telemetry
 from tests.backend.machine import MemoryMachine, weights_of
 from tests.core.facts import chain_of
+from tests.http.scripted_relay import ScriptedRelay
 
 T = TypeVar("T")
 E = TypeVar("E", bound=Event)

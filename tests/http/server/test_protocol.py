@@ -7,12 +7,13 @@ import asyncio
 import pytest
 
 from router.http.client.pool import HttpRelay
-from router.http.client.response import ScriptedRelay, UpstreamResponse
+from router.http.client.response import UpstreamResponse
 from router.http.server.asgi import Asgi
 from router.http.server.limits import WireLimits
 from router.http.server.listener import Listener
 from tests.fakes import FakeDispatcher, RawClient, client, needs_pauses, request_bytes, running_edge
 from tests.http.raw_upstream import Visit, answer, raw_upstream
+from tests.http.scripted_relay import ScriptedRelay
 
 CHAT = b'{"model":"m","messages":[{"role":"user","content":"x"}],"stream":false}'
 HOST = b"Host: localhost\r\n"
