@@ -183,10 +183,7 @@ class Edge:
             extra = answer.headers + extra
         sender = Sender(exchange, route, extra, answer.rename)
         try:
-            if answer.upstream is not None:
-                await sender.relay(answer.upstream)
-            else:
-                sender.whole(answer.status, [(b"content-type", answer.content_type)], answer.body)
+            await sender.relay(answer.upstream)
         except UpstreamError as exc:
             sender.sent.outcome, sender.sent.error = "upstream_error", exc.message
             raise

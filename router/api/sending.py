@@ -67,12 +67,6 @@ class Sender:
             upstream.close()
         return self.sent
 
-    def whole(self, status: int, headers: list[Header], body: bytes) -> Sent:
-        """Send a complete answer."""
-        self._whole(status, [*headers, (b"content-length", b"%d" % len(body))], body)
-        self.sent.outcome = "completed"
-        return self.sent
-
     async def _relay_whole(self, upstream: UpstreamResponse, headers: list[Header]) -> None:
         body = upstream.read_nowait() if upstream.is_complete else await self._gather(upstream)
         if body is not None and upstream.is_complete:

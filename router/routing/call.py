@@ -133,7 +133,7 @@ class Released(msgspec.Struct):
 
 
 class Answer(msgspec.Struct):
-    """The answer for the client: the upstream's, or `body` if `upstream` is None.
+    """The upstream's answer for the client.
 
     `headers` are the `X-Router-*` headers; `lines` are the same, rendered, if many answers share them. `rename` is
     (name in the stream, name to show), for derived tags. `release` is idempotent and must be called on every exit path.
@@ -141,9 +141,7 @@ class Answer(msgspec.Struct):
 
     status: int
     headers: list[Header]
-    upstream: UpstreamResponse | None
-    body: bytes = b""
-    content_type: bytes = b"application/json; charset=utf-8"
+    upstream: UpstreamResponse
     rename: Rename | None = None
     lines: bytes = b""
     on_release: Callable[[Released], None] | None = None
@@ -159,7 +157,6 @@ class Answer(msgspec.Struct):
     ) -> None:
         """Release the connection and the resident; `outcome` is how sending the answer ended."""
         on_release, self.on_release = self.on_release, None
-        if self.upstream is not None:
-            self.upstream.close()  # first, so that Ollama stops before the resident counts as idle
+        self.upstream.close()  # first, so that Ollama stops before the resident counts as idle
         if on_release is not None:
             on_release(Released(outcome, sent_bytes, tokens_in, tokens_out, "", error))

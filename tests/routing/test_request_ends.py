@@ -5,7 +5,6 @@ import asyncio
 import pytest
 
 from router.errors import UpstreamError
-from router.routing.call import Answer
 from router.routing.outcomes import Blocked
 from router.routing.underway import Underway
 from router.telemetry import Finished
@@ -163,11 +162,6 @@ def test_an_answer_holds_its_resident_until_it_is_released_once():
         )
 
     routed(story, MemoryMachine(*ALL), ALONE)
-
-
-def test_an_answer_that_nothing_was_sent_for_can_be_released():
-    """It holds nothing."""
-    Answer(503, [], None, b"{}").release("shed")
 
 
 def test_a_request_that_waited_says_for_how_long():
