@@ -1,5 +1,7 @@
 """Model facts for tests of the decision: plain llama-shaped metadata, sized by their layers."""
 
+from typing import Any
+
 from router.core.decision.chain import Chain, Variant
 from router.core.decision.snapshot import Resident
 from router.core.ollama.model import ModelFacts, Tensor
@@ -38,6 +40,20 @@ def facts_of(name, gib=4.0, *, context_length=131072, capabilities=("completion"
         info=metadata,
         tensors=tuple(tensors),
     )
+
+
+def bare_model(name: str, billions: float, gigabytes: float, **changes: Any) -> ModelFacts:
+    """Return a model `name` with this many billions of parameters in a blob of this many GB, without metadata or tensors."""
+    facts: dict[str, Any] = {
+        "name": name,
+        "digest": name,
+        "size_bytes": int(gigabytes * 1e9),
+        "family": "llama",
+        "parameter_size": f"{billions}B",
+        "capabilities": frozenset({"completion", "tools"}),
+        "weights": f"sha256-{name}",
+    }
+    return ModelFacts(**{**facts, **changes})
 
 
 def catalog_of(*all_facts):

@@ -2,26 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from router.core.decision.chain import auto_chain, series
-from router.core.ollama.model import ModelFacts
-
-
-def model(name: str, billions: float, gigabytes: float, **changes: Any) -> ModelFacts:
-    """Return a model `name` with this many billions of parameters in a blob of this many GB."""
-    facts: dict[str, Any] = {
-        "name": name,
-        "digest": name,
-        "size_bytes": int(gigabytes * 1e9),
-        "family": "llama",
-        "parameter_size": f"{billions}B",
-        "capabilities": frozenset({"completion", "tools"}),
-        "weights": f"sha256-{name}",
-    }
-    return ModelFacts(**{**facts, **changes})
+from tests.core.facts import bare_model
 
 
 @pytest.mark.parametrize(
@@ -44,15 +28,15 @@ def test_series_ignores_version_size_and_quantization(name: str, expected: tuple
 
 def test_auto_chain_takes_quantizations_before_smaller_members() -> None:
     """The asked model comes first, then its smaller quantizations, then smaller members, each group biggest first."""
-    asked = model("llama3.3:70b-instruct-q4_K_M", 70.6, 42.5)
+    asked = bare_model("llama3.3:70b-instruct-q4_K_M", 70.6, 42.5)
     installed = [
-        model("llama3.2:3b", 3.2, 2.0),
-        model("llama3.1:8b", 8.0, 4.9),
-        model("llama3.1:8b-instruct-q8_0", 8.0, 8.5),
-        model("llama3.3:70b-instruct-q2_K", 70.6, 26.4),
+        bare_model("llama3.2:3b", 3.2, 2.0),
+        bare_model("llama3.1:8b", 8.0, 4.9),
+        bare_model("llama3.1:8b-instruct-q8_0", 8.0, 8.5),
+        bare_model("llama3.3:70b-instruct-q2_K", 70.6, 26.4),
         asked,
-        model("llama3.3:70b-instruct-q3_K_L", 70.6, 37.1),
-        model("llama3.3:70b-instruct-q8_0", 70.6, 75.0),
+        bare_model("llama3.3:70b-instruct-q3_K_L", 70.6, 37.1),
+        bare_model("llama3.3:70b-instruct-q8_0", 70.6, 75.0),
     ]
     names = [variant.model for variant in auto_chain(asked, installed).variants]
     assert names == [
@@ -69,15 +53,15 @@ def test_auto_chain_takes_quantizations_before_smaller_members() -> None:
 
 def test_auto_chain_leaves_out_models_that_cannot_replace_it() -> None:
     """Another family, another flavour, a missing capability, the same weights, an unknown size."""
-    asked = model("llama3.1:8b", 8.0, 4.9)
+    asked = bare_model("llama3.1:8b", 8.0, 4.9)
     installed = [
-        model("llama3.1:8b-instruct-q4_K_M", 8.0, 4.9, weights=asked.weights),
-        model("llama3.2:1b-text", 1.2, 1.3),
-        model("llama3.2-vision:1b", 1.2, 1.3),
-        model("llama3.2:3b-plain", 3.2, 2.0),
-        model("llama3.2:3b", 3.2, 2.0, capabilities=frozenset({"completion"})),
-        model("llama2:3b", 3.2, 2.0, family="other"),
-        model("llama4:1b", 0, 2.0, parameter_size=""),
+        bare_model("llama3.1:8b-instruct-q4_K_M", 8.0, 4.9, weights=asked.weights),
+        bare_model("llama3.2:1b-text", 1.2, 1.3),
+        bare_model("llama3.2-vision:1b", 1.2, 1.3),
+        bare_model("llama3.2:3b-plain", 3.2, 2.0),
+        bare_model("llama3.2:3b", 3.2, 2.0, capabilities=frozenset({"completion"})),
+        bare_model("llama2:3b", 3.2, 2.0, family="other"),
+        bare_model("llama4:1b", 0, 2.0, parameter_size=""),
     ]
     assert [variant.model for variant in auto_chain(asked, installed).variants] == ["llama3.1:8b"]
 
@@ -85,10 +69,10 @@ def test_auto_chain_leaves_out_models_that_cannot_replace_it() -> None:
 def test_an_embedding_model_stands_alone() -> None:
     """Vectors of two models do not compare; its own quantizations follow only when asked for."""
     embeds = frozenset({"embedding"})
-    asked = model("embed:335m-fp16", 0.335, 0.7, capabilities=embeds)
+    asked = bare_model("embed:335m-fp16", 0.335, 0.7, capabilities=embeds)
     installed = [
-        model("embed:335m-q8_0", 0.335, 0.4, capabilities=embeds),
-        model("embed:22m", 0.022, 0.1, capabilities=embeds),
+        bare_model("embed:335m-q8_0", 0.335, 0.4, capabilities=embeds),
+        bare_model("embed:22m", 0.022, 0.1, capabilities=embeds),
     ]
     assert len(auto_chain(asked, installed).variants) == 1
     assert [v.model for v in auto_chain(asked, installed, "quantizations").variants][1:] == ["embed:335m-q8_0"]

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from router.core.ollama.model import ModelFacts
+from tests.core.facts import bare_model
 
 BLOB = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
 PROJECTOR = "b" * 64
@@ -42,20 +43,6 @@ SHOW = {
     "tensors": [{"name": "token_embd.weight", "type": "Q8_0", "shape": [640, 262144]}],
     "capabilities": ["completion", "vision"],
 }
-
-
-def model(name: str, billions: float, gigabytes: float, **changes: Any) -> ModelFacts:
-    """Return a model `name` with this many billions of parameters in a blob of this many GB."""
-    facts: dict[str, Any] = {
-        "name": name,
-        "digest": name,
-        "size_bytes": int(gigabytes * 1e9),
-        "family": "llama",
-        "parameter_size": f"{billions}B",
-        "capabilities": frozenset({"completion", "tools"}),
-        "weights": f"sha256-{name}",
-    }
-    return ModelFacts(**{**facts, **changes})
 
 
 def test_weights_and_parts_are_the_leading_from_lines() -> None:
@@ -115,4 +102,4 @@ def test_old_servers_list_no_capabilities(show: dict[str, Any], expected: set[st
 )
 def test_parameter_size_is_parsed_as_ollama_prints_it(text: str, count: float) -> None:
     """`details.parameter_size` is the fallback for a missing count."""
-    assert model("a", 1, 1, parameter_size=text).parameter_count == pytest.approx(count)
+    assert bare_model("a", 1, 1, parameter_size=text).parameter_count == pytest.approx(count)
