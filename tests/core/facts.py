@@ -43,7 +43,7 @@ def facts_of(name, gib=4.0, *, context_length=131072, capabilities=("completion"
 
 
 def bare_model(name: str, billions: float, gigabytes: float, **changes: Any) -> ModelFacts:
-    """Return a model `name` with this many billions of parameters in a blob of this many GB, without metadata or tensors."""
+    """Return a model with this many billions of parameters in a blob of this many GB, without metadata or tensors."""
     facts: dict[str, Any] = {
         "name": name,
         "digest": name,
