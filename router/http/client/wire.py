@@ -44,6 +44,10 @@ class Phase(Enum):
     CLOSED = "closed"
 
 
+# Names of their own: in Python 3.11 `Phase.IDLE` is a slow look-up, and each request makes a dozen of them.
+IDLE, AWAITING, ANSWERING, CLOSED = Phase
+
+
 class Wire(AnswerParser):
     """One connection to an upstream. `deadline` is checked by the pool's `Deadlines`."""
 
@@ -51,7 +55,7 @@ class Wire(AnswerParser):
         super().__init__(owner.limits.idle_timeout_s)
         self._owner, self._limits = owner, owner.limits
         self._known = LastHead(owner.head_cache)
-        self._phase = Phase.IDLE
+        self._phase = IDLE
         self.loop = loop
         self._upload: asyncio.Task[None] | None = None
         self._can_write: asyncio.Future[None] | None = None
@@ -63,12 +67,12 @@ class Wire(AnswerParser):
 
     @property
     def is_closed(self) -> bool:
-        return self._phase is Phase.CLOSED
+        return self._phase is CLOSED
 
     @property
     def is_usable(self) -> bool:
         """False for a connection that is closed or closing: a write to it would be lost silently."""
-        return self._phase is not Phase.CLOSED and not self.transport.is_closing()
+        return self._phase is not CLOSED and not self.transport.is_closing()
 
     # --- one exchange ------------------------------------------------------------------------------------------
 
@@ -95,7 +99,7 @@ class Wire(AnswerParser):
         self._on_head = on_head
         self._has_head = self._is_keep_alive = False
         self._unwanted_until_s = NEVER
-        self._phase = Phase.AWAITING
+        self._phase = AWAITING
         self._until_eof = False
         self._head_bytes = 0
         self._is_head_request = head.startswith(b"HEAD ")
@@ -158,7 +162,7 @@ class Wire(AnswerParser):
         if response is None:
             self.abort()  # bytes without a request must never be taken for the answer to the next one
             return
-        is_first, self._phase = self._phase is Phase.AWAITING, Phase.ANSWERING
+        is_first, self._phase = self._phase is AWAITING, ANSWERING
         template = self._known.template if is_first and self._is_sent and not self._is_head_request else None
         if template is not None and (found := template.read(data)) is not None:
             self._repeated(response, with_length(template.head, found[0]), found[1])
@@ -212,8 +216,8 @@ class Wire(AnswerParser):
             on_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        has_begun = self._phase is Phase.ANSWERING
-        self._phase = Phase.CLOSED
+        has_begun = self._phase is ANSWERING
+        self._phase = CLOSED
         response = self._response
         if response is not None and exc is None and self._until_eof:
             self._response = None
@@ -263,7 +267,7 @@ class Wire(AnswerParser):
         if self._upload is not None:
             self._upload.cancel()
         self._response = self._on_head = None
-        self._phase = Phase.CLOSED
+        self._phase = CLOSED
         self.deadline = NEVER
         self.transport.abort()
 
@@ -271,7 +275,7 @@ class Wire(AnswerParser):
         """Handle the deadline: close an idle wire, or fail the answer whose first or next byte did not arrive."""
         if self._response is None:
             self.abort()
-        elif self._phase is Phase.ANSWERING and self._response.status:
+        elif self._phase is ANSWERING and self._response.status:
             self._fail(UpstreamTimeout(f"the upstream has sent nothing for {self._limits.idle_timeout_s:g} s"))
         else:
             self._fail(UpstreamTimeout(f"the upstream did not answer within {self._limits.first_byte_timeout_s:g} s"))
@@ -279,7 +283,7 @@ class Wire(AnswerParser):
     def _finish(self, response: UpstreamResponse) -> None:
         response.finish()
         if self._is_keep_alive and self._is_sent and not self.is_closed:
-            self._phase, self.was_used = Phase.IDLE, True
+            self._phase, self.was_used = IDLE, True
             self._owner.put_back(self)
         else:
             self.abort()

@@ -35,7 +35,7 @@ logger = logging.getLogger("router.http")
 LINGER_S = 2.0
 """After a refusal input is read and discarded for this long: closing with unread input would lose the answer."""
 
-FULL = b'{"error":"server busy, please try again.  maximum pending requests exceeded"}'
+TOO_MANY = b'{"error":"server busy, please try again.  maximum pending requests exceeded"}'
 
 
 class Reading(Enum):
@@ -47,12 +47,18 @@ class Reading(Enum):
     DISCARDING = "discarding"
 
 
+BETWEEN, HEAD, BODY, DISCARDING = Reading
+
+
 class Writing(Enum):
     """The states of writing; see the module's docstring."""
 
     FREE = "free"
     FULL = "full"
     STALLED = "stalled"
+
+
+FREE, FULL, STALLED = Writing
 
 
 class App(Protocol):
@@ -92,8 +98,8 @@ class ClientConnection(asyncio.Protocol):
         self.limits = shared.limits
         self.loop = loop
         self.deadline = NEVER
-        self.reading = Reading.BETWEEN
-        self.writing = Writing.FREE
+        self.reading = BETWEEN
+        self.writing = FREE
         self.cycle: Cycle | None = None  # the request that is being read, or was read last
         self.queue: list[Cycle] = []  # requests that are processed or pipelined, oldest first
         self._next: Cycle | None = None  # the first of them until it is started
@@ -109,14 +115,14 @@ class ClientConnection(asyncio.Protocol):
         self.shared.deadlines.add(self)
         self.deadline = self.loop.time() + self.limits.header_s
         if self.shared.is_draining or len(self.shared.connections) > self.limits.connections:
-            self.refuse(503, FULL)
+            self.refuse(503, TOO_MANY)
 
     def connection_lost(self, _exc: Exception | None) -> None:
         self.shared.connections.discard(self)
         self.shared.deadlines.discard(self)
-        self.reading = Reading.DISCARDING
-        if self.writing is Writing.STALLED:
-            self.writing = Writing.FULL
+        self.reading = DISCARDING
+        if self.writing is STALLED:
+            self.writing = FULL
         self.resume_writing()
         for cycle in self.queue:
             self.leave(cycle)
@@ -127,14 +133,14 @@ class ClientConnection(asyncio.Protocol):
         """Let the transport close: a client that half-closes counts as gone, as in Ollama itself."""
 
     def pause_writing(self) -> None:
-        self.writing = Writing.FULL
+        self.writing = FULL
         self._writable = self.loop.create_future()
         self._stuck_bytes = self.transport.get_write_buffer_size()
         self.deadline = self.loop.time() + self.limits.write_idle_s
 
     def resume_writing(self) -> None:
-        was_stalled = self.writing is Writing.STALLED
-        self.writing = Writing.FREE
+        was_stalled = self.writing is STALLED
+        self.writing = FREE
         if self.queue:
             self.deadline = NEVER
         waiter, self._writable = self._writable, None
@@ -147,7 +153,7 @@ class ClientConnection(asyncio.Protocol):
 
     @property
     def is_write_paused(self) -> bool:
-        return self.writing is not Writing.FREE
+        return self.writing is not FREE
 
     def resume_body(self) -> None:
         if len(self.queue) == 1:
@@ -167,13 +173,13 @@ class ClientConnection(asyncio.Protocol):
             self._linger()
         elif not cycle.keep_alive:
             self.queue.clear()
-            self.reading = Reading.DISCARDING
+            self.reading = DISCARDING
             self.deadline = self.loop.time() + self.limits.write_idle_s
             self.transport.close()
-        elif self.writing is Writing.FREE:
+        elif self.writing is FREE:
             self._go_on()
         else:
-            self.writing = Writing.STALLED
+            self.writing = STALLED
             self.pause_reading()
 
     def _go_on(self) -> None:
@@ -192,7 +198,7 @@ class ClientConnection(asyncio.Protocol):
         """Add a request whose head has arrived. Reading pauses if it is not the first, until its turn has come."""
         self.cycle = cycle
         self.queue.append(cycle)
-        if self.writing is Writing.FREE:
+        if self.writing is FREE:
             self.deadline = NEVER
         if len(self.queue) == 1:
             self._next = cycle  # started after all of this read is parsed: usually its body is in it, too
@@ -202,7 +208,7 @@ class ClientConnection(asyncio.Protocol):
     def start_next(self) -> None:
         """Start the request that the last read completed, unless it was refused meanwhile."""
         cycle, self._next = self._next, None
-        if cycle is not None and cycle in self.queue and self.writing is not Writing.STALLED:
+        if cycle is not None and cycle in self.queue and self.writing is not STALLED:
             self._start(cycle)
 
     def _start(self, cycle: Cycle) -> None:
@@ -246,7 +252,7 @@ class ClientConnection(asyncio.Protocol):
         last = self.queue[-1]
         last.close_after()
         if last.request_complete:
-            self.reading = Reading.DISCARDING
+            self.reading = DISCARDING
 
     def interrupt(self) -> None:
         """End the requests that run without a task: the grace period is over."""
@@ -261,9 +267,9 @@ class ClientConnection(asyncio.Protocol):
                 self.transport.abort()
             self._stuck_bytes = left_bytes
             self.deadline = self.loop.time() + self.limits.write_idle_s
-        elif self.reading is Reading.HEAD:
+        elif self.reading is HEAD:
             self.refuse(408)
-        elif self.reading is Reading.DISCARDING:
+        elif self.reading is DISCARDING:
             self.transport.abort()
         else:
             self.transport.close()
@@ -272,7 +278,7 @@ class ClientConnection(asyncio.Protocol):
         """Answer an invalid request and close the connection; while another answer is under way, close after that."""
         if self.queue:
             self.queue[-1].close_after()
-            self.reading = Reading.DISCARDING
+            self.reading = DISCARDING
             return
         line = STATUS_LINES[status].rstrip()[9:]
         body = text if text.startswith(b"{") else line + (b": " + text if text else b"")
@@ -285,7 +291,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _linger(self) -> None:
         """Close the writing side, and read on for `LINGER_S` so that the client receives the answer."""
-        self.reading = Reading.DISCARDING
+        self.reading = DISCARDING
         self.resume_reading()
         self.deadline = self.loop.time() + LINGER_S
         if self.transport.can_write_eof():

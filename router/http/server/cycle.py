@@ -47,6 +47,10 @@ class Phase(Enum):
     GONE = "gone"
 
 
+# Names of their own: in Python 3.11 `Phase.OPEN` is a slow look-up, and each request makes a dozen of them.
+OPEN, STARTED, COMPLETE, GONE = Phase
+
+
 class Carrier(Protocol):
     """The connection as a cycle uses it."""
 
@@ -83,7 +87,7 @@ class Cycle(msgspec.Struct, eq=False):
     chunks: list[bytes] = []
     buffered_bytes: int = 0
     expects_continue: bool = False
-    phase: Phase = Phase.OPEN
+    phase: Phase = OPEN
     task: asyncio.Task[None] | None = None
     taskless: Taskless | None = None
     waiter: asyncio.Future[None] | None = None
@@ -95,16 +99,16 @@ class Cycle(msgspec.Struct, eq=False):
     @property
     def is_gone(self) -> bool:
         """True if the client left before its answer was complete."""
-        return self.phase is Phase.GONE
+        return self.phase is GONE
 
     def has_client_gone(self) -> bool:
         """Return `is_gone`; a method, so that it can be passed as a callback."""
-        return self.phase is Phase.GONE
+        return self.phase is GONE
 
     @property
     def is_complete(self) -> bool:
         """True if the whole answer was sent."""
-        return self.phase is Phase.COMPLETE
+        return self.phase is COMPLETE
 
     # --- calls by the connection -------------------------------------------------------------------------------
 
@@ -121,9 +125,9 @@ class Cycle(msgspec.Struct, eq=False):
 
     def leave(self) -> None:
         """Cancel the processing: the client has left. A no-op after a complete answer."""
-        if self.phase is Phase.COMPLETE:
+        if self.phase is COMPLETE:
             return
-        self.phase = Phase.GONE
+        self.phase = GONE
         self._wake()
         taskless, self.taskless = self.taskless, None
         if taskless is not None:
@@ -143,7 +147,7 @@ class Cycle(msgspec.Struct, eq=False):
 
     def abandon(self) -> None:
         """End an answer that its processing left incomplete: by a plain 500, or by cutting the connection."""
-        if self.phase is Phase.STARTED and not self.head_bytes:
+        if self.phase is STARTED and not self.head_bytes:
             self.carrier.transport.abort()
             return
         self.keep_alive, self.is_chunked, self.left_bytes = False, False, UNKNOWN
@@ -179,12 +183,12 @@ class Cycle(msgspec.Struct, eq=False):
 
     async def read(self) -> bytes:
         """Wait for the next bytes of the body and return them; b"" at its end. Raises ClientGone."""
-        if self.expects_continue and self.phase is Phase.OPEN:
+        if self.expects_continue and self.phase is OPEN:
             self.expects_continue = False
             self.carrier.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        while not (self.chunks or self.request_complete or self.phase is Phase.GONE):
+        while not (self.chunks or self.request_complete or self.phase is GONE):
             await self._wait_for_change()
-        if self.phase is Phase.GONE:
+        if self.phase is GONE:
             raise ClientGone
         body = b"".join(self.chunks)
         self.chunks.clear()
@@ -195,7 +199,7 @@ class Cycle(msgspec.Struct, eq=False):
 
     async def wait_until_ended(self) -> None:
         """Wait until the answer is complete or the client has left."""
-        while self.phase in (Phase.OPEN, Phase.STARTED):
+        while self.phase in (OPEN, STARTED):
             await self._wait_for_change()
 
     async def _wait_for_change(self) -> None:
@@ -216,33 +220,33 @@ class Cycle(msgspec.Struct, eq=False):
 
         `lines` are further rendered headers; none of them may concern the body or the connection.
         """
-        if self.phase is Phase.GONE:
+        if self.phase is GONE:
             return
-        if self.phase is not Phase.OPEN:
+        if self.phase is not OPEN:
             raise RuntimeError(f"the answer is {self.phase.value}")
         self._start(status, headers, lines)
         self._write(body, more=False)
 
     def start(self, status: int, headers: Iterable[Header]) -> None:
         """Begin an answer; its head is sent with the first piece of its body."""
-        if self.phase is Phase.GONE:
+        if self.phase is GONE:
             return
-        if self.phase is not Phase.OPEN:
+        if self.phase is not OPEN:
             raise RuntimeError(f"the answer is {self.phase.value}")
         self._start(status, headers, b"")
 
     def push(self, piece: bytes) -> bool:
         """Send a piece of a started answer; return False if the caller should `drain` before the next one."""
-        if self.phase is Phase.GONE:
+        if self.phase is GONE:
             return True
         self._write(piece, more=True)
         return not self.carrier.is_write_paused
 
     async def write(self, piece: bytes, *, more: bool) -> None:
         """Send a piece of the body (the last one if not `more`); wait while the client reads slowly."""
-        if self.phase is Phase.GONE:
+        if self.phase is GONE:
             return
-        if self.phase is not Phase.STARTED:
+        if self.phase is not STARTED:
             raise RuntimeError(f"the answer is {self.phase.value}")
         self._write(piece, more=more)
         if more and self.carrier.is_write_paused:
@@ -255,7 +259,7 @@ class Cycle(msgspec.Struct, eq=False):
     def _start(self, status: int, headers: Iterable[Header], lines: bytes) -> None:
         is_kept = self.keep_alive and self.request_complete
         rendered = render(self.head, status, headers, lines, self.carrier.loop.time(), is_kept=is_kept)
-        self.phase = Phase.STARTED
+        self.phase = STARTED
         self.head_bytes, self.keep_alive, self.is_chunked, self.left_bytes = rendered
 
     def _write(self, body: bytes, *, more: bool) -> None:
@@ -277,7 +281,7 @@ class Cycle(msgspec.Struct, eq=False):
         elif head or body or end:
             transport.write(head + body + end)
         if not more:
-            self.phase, self.taskless = Phase.COMPLETE, None  # they refer to each other
+            self.phase, self.taskless = COMPLETE, None  # they refer to each other
             self._wake()
             self.carrier.cycle_done(self)
 

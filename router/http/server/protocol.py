@@ -13,8 +13,8 @@ from typing import Any, cast
 import httptools
 
 from router.http.repeats import LastHead, with_length
-from router.http.server.connection import ClientConnection, Reading, Shared
-from router.http.server.cycle import HIGH_WATER_BYTES, Cycle, Phase
+from router.http.server.connection import BETWEEN, BODY, DISCARDING, HEAD, ClientConnection, Shared
+from router.http.server.cycle import COMPLETE, HIGH_WATER_BYTES, OPEN, Cycle
 from router.http.server.heads import Head, disarm, judge, split_target
 
 ParserErrors = (httptools.HttpParserError, httptools.HttpParserUpgrade)
@@ -39,24 +39,24 @@ class HttpProtocol(ClientConnection):
         self._parser = None  # break the reference cycle, so that nothing is left for the garbage collector
 
     def data_received(self, data: bytes) -> None:
-        if self.reading is Reading.DISCARDING:
+        if self.reading is DISCARDING:
             return
-        is_first = self.reading is Reading.BETWEEN
+        is_first = self.reading is BETWEEN
         template = self._known.template
         if template is not None and is_first and not self.queue and (found := template.read(data)) is not None:
             self._repeated(with_length(template.head, found[0]), found[1])
             return
         if is_first:
-            self.reading, self._head_bytes = Reading.HEAD, 0
+            self.reading, self._head_bytes = HEAD, 0
             if not self.queue:
                 self.deadline = self.loop.time() + self.limits.header_s
-        was_head = self.reading is Reading.HEAD
+        was_head = self.reading is HEAD
         if was_head:
             self._head_bytes += len(data)
             if b"pgrade" in data or b"PGRADE" in data:  # cheap test: the header is searched for only if it may be there
                 data, is_first = disarm(data), False
         self._parse(data, is_first=is_first)
-        if self.reading is not Reading.DISCARDING:
+        if self.reading is not DISCARDING:
             self._bound(len(data), was_head=was_head)
 
     def _parse(self, data: bytes, *, is_first: bool) -> None:
@@ -75,9 +75,9 @@ class HttpProtocol(ClientConnection):
         """Refuse heads, trailers and chunk extensions beyond the size limit."""
         if not was_head and not self._body_grew:
             self._head_bytes += size
-            if self._head_bytes > self.limits.header_bytes and self.reading is not Reading.HEAD:
+            if self._head_bytes > self.limits.header_bytes and self.reading is not HEAD:
                 self._bad_input()
-        elif self.reading is Reading.HEAD and self._head_bytes > self.limits.header_bytes:
+        elif self.reading is HEAD and self._head_bytes > self.limits.header_bytes:
             self.refuse(414 if len(self._url) > self.limits.header_bytes // 2 else 431)
 
     def _repeated(self, head: Head, body: bytes) -> None:
@@ -91,7 +91,7 @@ class HttpProtocol(ClientConnection):
     def _learn(self, data: bytes, cycle: Cycle) -> None:
         """Cache the head of `data` if it is exactly one request: the next one may repeat it."""
         head = cycle.head
-        is_whole = cycle.request_complete and self.reading is Reading.BETWEEN
+        is_whole = cycle.request_complete and self.reading is BETWEEN
         if is_whole and not (head.http_10 or head.expects_continue):
             self._known.learn(data, head.by_name, cycle.buffered_bytes, head)
 
@@ -100,8 +100,8 @@ class HttpProtocol(ClientConnection):
     def on_message_begin(self) -> None:
         self._url = b""
         self._headers = []
-        if self.reading is not Reading.HEAD:
-            self.reading, self._head_bytes = Reading.HEAD, 0
+        if self.reading is not HEAD:
+            self.reading, self._head_bytes = HEAD, 0
 
     def on_url(self, url: bytes) -> None:
         self._url += url
@@ -119,7 +119,7 @@ class HttpProtocol(ClientConnection):
         if self._refused is not None or target is None:
             raise ValueError("refused")
         url, authority = target
-        self.reading, self._head_bytes = Reading.BODY, 0
+        self.reading, self._head_bytes = BODY, 0
         http_10 = version == "1.0"
         if authority is not None:
             headers = [(name, authority if name == b"host" else value) for name, value in headers]
@@ -133,14 +133,14 @@ class HttpProtocol(ClientConnection):
         self._body_grew = True
         cycle = cast("Cycle", self.cycle)
         # After a complete answer the rest of the body is parsed, but not kept.
-        if cycle.phase is not Phase.COMPLETE:
+        if cycle.phase is not COMPLETE:
             cycle.feed(body)
             if cycle.buffered_bytes > HIGH_WATER_BYTES:
                 self.pause_reading()
 
     def on_message_complete(self) -> None:
-        if self.reading is Reading.BODY:
-            self.reading = Reading.BETWEEN
+        if self.reading is BODY:
+            self.reading = BETWEEN
         cast("Cycle", self.cycle).end_request()
 
     def _too_big(self, headers: list[tuple[bytes, bytes]]) -> tuple[int, bytes] | None:
@@ -159,11 +159,11 @@ class HttpProtocol(ClientConnection):
         if cycle is not None and not cycle.request_complete and cycle in self.queue:
             # The body of a request that is already being served turned out to be invalid.
             self.queue.remove(cycle)
-            has_answer = cycle.phase is not Phase.OPEN
+            has_answer = cycle.phase is not OPEN
             self.leave(cycle)
             # Its answer, or that of an earlier request, has begun: an error now would be taken for a part of it.
             if has_answer or self.queue:
-                self.reading = Reading.DISCARDING
+                self.reading = DISCARDING
                 self.transport.abort()
                 return
         self.refuse(status, text)

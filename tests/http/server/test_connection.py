@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from router.http.deadlines import NEVER, Deadlines
-from router.http.server.connection import FULL, LINGER_S, Reading, Shared, Writing
+from router.http.server.connection import LINGER_S, TOO_MANY, Reading, Shared, Writing
 from router.http.server.limits import WireLimits
 from router.http.server.protocol import HttpProtocol
 
@@ -104,7 +104,7 @@ async def test_a_connection_too_many_is_refused_in_ollamas_words():
     shared = Shared(App(), LIMITS, Deadlines(1000.0))
     clients = [Client(shared=shared) for _ in range(3)]
     assert [client.answers for client in clients] == [0, 0, 1]
-    assert clients[2].transport.data.endswith(FULL)
+    assert clients[2].transport.data.endswith(TOO_MANY)
     draining = Shared(App(), LIMITS, Deadlines(1000.0))
     draining.drain()
     late = Client(shared=draining)
