@@ -165,8 +165,7 @@ async def route(port: int, upstream: int, admin: int = 0) -> None:
             "store": {"path": ":memory:"},
         }
     )
-    log = LogHook(later=asyncio.get_running_loop().call_later)
-    async with running(config, hooks=[log]):
+    async with running(config, hooks=[LogHook()]):
         calm_collector()
         await asyncio.Event().wait()
 

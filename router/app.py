@@ -128,3 +128,4 @@ async def running(
     finally:
         lag.cancel()
         await router.stop()
+        telemetry.flush()  # the last requests' lines are in a batch whose timer will not fire any more

@@ -63,13 +63,12 @@ async def _serve(config: Config) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    log = LogHook(config.telemetry.log_level, sink=stderr_sink, later=loop.call_later)
+    log = LogHook(config.telemetry.log_level, sink=stderr_sink)
     async with running(config, hooks=[log]) as service:
         calm_collector()
         print(f"ollama-router listens on {service.url}, admin on {service.admin_url}", file=sys.stderr)
         await stop.wait()
         service.grace_s = config.timeouts.shutdown_s
-    log.flush()
 
 
 def calm_collector() -> None:

