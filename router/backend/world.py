@@ -21,6 +21,7 @@ from router.backend.residents import Residents
 from router.config import SnapshotTimes
 from router.core.decision.snapshot import Snapshot
 from router.core.ollama.model import ModelFacts
+from router.core.ollama.names import is_name
 from router.errors import RouterError
 from router.telemetry import Notified, Telemetry, UpstreamDown, UpstreamUp
 
@@ -126,7 +127,8 @@ class World:
                 self.version = await self.server.version()
             if not self.is_up or self.installed.is_due:
                 await self.installed.refresh()
-            rows = await self.server.ps()
+            # A runner without a valid name can be neither used nor unloaded: its memory counts as taken by others.
+            rows = [row for row in await self.server.ps() if is_name(row.name)]
         except RouterError as error:
             self._went_down(error.message)
             return

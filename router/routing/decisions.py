@@ -102,11 +102,10 @@ class Decisions:
 
     def remember_chain(self, chain: Chain) -> None:
         """Remember `chain` as recently requested."""
-        if chain.name in self._recent:
-            return
-        if len(self._recent) >= RECENT_CHAINS:
-            del self._recent[next(iter(self._recent))]
+        self._recent.pop(chain.name, None)  # to the end: the first one is the longest unasked
         self._recent[chain.name] = chain
+        if len(self._recent) > RECENT_CHAINS:
+            del self._recent[next(iter(self._recent))]
 
     def recent_chains(self) -> list[Chain]:
         """Return the most recently requested chains."""

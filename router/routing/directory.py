@@ -10,7 +10,7 @@ from datetime import datetime
 
 from router.backend.backend import Backend
 from router.core.ollama.derived_names import is_derived
-from router.core.ollama.names import key_of
+from router.core.ollama.names import is_name, key_of
 from router.core.payload.read import InferenceRequest
 from router.errors import ModelNotFound
 from router.http.client.response import UpstreamRequest, UpstreamResponse
@@ -80,6 +80,8 @@ class Directory:
 
     def client_expiry(self, name: str) -> datetime | None:
         """Return the expiry to show for a loaded model, None if the upstream's own value is right."""
+        if not is_name(name):
+            return None
         return self._keepalive.expiry(self._world.residents.get(self._installed.weights_of(name)))
 
     def catalog_changed(self) -> None:

@@ -135,7 +135,6 @@ def test_rows_without_a_name_are_listed_as_they_are():
     listed(story, options={"defaults.auto_chains": "off"})
 
 
-@pytest.mark.xfail(strict=True, reason="Directory.client_expiry raises BadRequest: /api/ps answers 400 to its client")
 def test_rows_without_a_name_are_shown_by_ps_as_they_are():
     """A fault of the server is not one of the client."""
 

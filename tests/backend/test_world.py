@@ -98,7 +98,6 @@ def test_a_model_in_ps_that_is_not_known_makes_the_catalog_be_read():
     play(story, machine)
 
 
-@pytest.mark.xfail(strict=True, reason="World._read_upstream: key_of of a row's name raises BadRequest out of refresh")
 @pytest.mark.parametrize("name", ["", "not a name"])
 def test_a_row_of_ps_without_a_name_does_not_hide_the_others(name):
     """An odd server's row is no fault of a request."""

@@ -181,7 +181,6 @@ def test_the_chains_asked_for_last_are_known_in_bounds():
     routed(story, MemoryMachine(*ALL), ALONE)
 
 
-@pytest.mark.xfail(strict=True, reason="a chain keeps its old place: a hot one is dropped")
 def test_a_chain_that_is_asked_for_again_is_a_recent_one():
     """It goes after those that were not."""
 

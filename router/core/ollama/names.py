@@ -101,6 +101,16 @@ def is_cloud(text: str) -> bool:
 
 
 @lru_cache(maxsize=4096)
+def is_name(text: str) -> bool:
+    """Return whether `text` is a valid name; what an upstream lists need not be."""
+    try:
+        ModelName.parse(text)
+    except BadRequest:
+        return False
+    return True
+
+
+@lru_cache(maxsize=4096)
 def key_of(text: str) -> str:
     """Return `ModelName.parse(text).key`, cached. Raise BadRequest."""
     return ModelName.parse(text).key
