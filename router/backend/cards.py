@@ -30,6 +30,9 @@ CEILING_S = 600.0
 BACK_SHARE = 0.9
 """Share of a runner's memory that must be free again before the memory counts as returned."""
 
+STILL_S = 1.0
+"""Memory of which a part came back counts as back once free memory has not moved for this long: others took the rest."""
+
 DEAD_SHARE = 0.5
 """A runner has died if more than this share of its memory is free again, even if ps still lists it."""
 
@@ -58,7 +61,9 @@ class Cards:
         self._no_gpu_until_s = -math.inf
         self._ceiling: tuple[float, int] | None = None  # (valid until, bytes)
         self._floors: deque[tuple[float, dict[int, int]]] = deque()  # (time, bytes per card not used by others)
-        self._returning: tuple[float, dict[int, int]] = (-math.inf, {})  # (deadline, bytes per card to wait for)
+        # (deadline, bytes per card to wait for, bytes over all cards above which some has come back)
+        self._returning: tuple[float, dict[int, int], int] = (-math.inf, {}, 0)
+        self._moved_at_s = -math.inf
         self._now = asyncio.get_running_loop().time
 
     # --- reading -----------------------------------------------------------------------------------------------
@@ -79,6 +84,7 @@ class Cards:
             self._telemetry.emit(ProbeBack(probe=self.probe.name))
         if self._reading is None or reading.gpus != self._reading.gpus:  # an equal reading keeps the cached decisions
             self._epoch.advance()
+            self._moved_at_s = self._now()
         self._reading = reading
 
     @property
@@ -99,6 +105,11 @@ class Cards:
     def is_measured(self) -> bool:
         """True if the probe sees the memory that loads take; a static probe only knows the size of an empty card."""
         return self.probe is not None and self.probe.is_live
+
+    def measured_since(self, since_s: float) -> tuple[Gpu, ...] | None:
+        """Return the cards by a reading taken at loop time `since_s` or later; None without one that measures loads."""
+        is_new = self._reading is not None and self._reading.taken_at_s >= since_s
+        return (self.gpus or None) if is_new and self.is_measured else None
 
     @property
     def processes(self) -> Iterable[GpuProcess]:
@@ -190,20 +201,27 @@ class Cards:
             # Not all of it: part of the memory may be taken by others at once, and figures are rounded.
             late = {card: int(held * (1 - BACK_SHARE)) for card, held in gone.held_bytes.items()}
             left = {card: count - late.get(card, 0) for card, count in self._floors[-1][1].items()}
-            self._returning = self._now() + self._config.switch.memory_timeout_s, left
+            some = sum(left.values()) - int(sum(gone.held_bytes.values()) * DEAD_SHARE)
+            self._returning = self._now() + self._config.switch.memory_timeout_s, left, some
 
     def is_memory_returning(self) -> bool:
         """Return True while the probe does not show yet the memory that a departed resident has returned."""
-        until_s, left = self._returning
-        gpus = self.gpus if self._now() < until_s else None
-        if gpus and any(count < left.get(card, 0) for card, count in self._left_by_others(gpus).items()):
+        until_s, awaited, some = self._returning
+        left = self._left_by_others((self.gpus or ()) if self._now() < until_s else ())
+        is_short = any(count < awaited.get(card, 0) for card, count in left.items())
+        if is_short and not (self.is_still and sum(left.values()) > some):
             return True
         self.memory_is_back()
         return False
 
+    @property
+    def is_still(self) -> bool:
+        """True if free memory has not moved for `STILL_S`."""
+        return self._now() - self._moved_at_s >= STILL_S
+
     def memory_is_back(self) -> None:
         """Stop waiting: the probe has seen the memory, or an unload of ours has waited for it."""
-        self._returning = -math.inf, {}
+        self._returning = -math.inf, {}, 0
 
     # --- what loads have taught about the cards ----------------------------------------------------------------
 

@@ -82,7 +82,7 @@ class KeepAlive:
             keep_s = self._keep_s(tracked)
             idle_s = now_s - tracked.idle_since_s
             if keep_s is not None and idle_s >= keep_s:
-                await self._residency.unload(tracked)
+                await self._residency.unloading.unload(tracked)
             elif keep_s is not None and keep_s + MARGIN_S > tracked.lease_s and self._is_due(tracked, now_s):
                 await self._residency.renew(tracked)
                 self._renewed_at_s[tracked.weights] = now_s

@@ -37,6 +37,11 @@ class Lessons:
         self._unix_now = unix_now
         self._writing: set[asyncio.Task[None]] = set()
 
+    @property
+    def has_measured(self) -> bool:
+        """True if the probe has seen a load, now or in an earlier run."""
+        return any(seen.measured_bytes for seen in self._observations)
+
     async def recall(self) -> None:
         """Read the observations of earlier runs from the store."""
         self._observations = list(await self._store.all())

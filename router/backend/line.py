@@ -12,8 +12,9 @@ from collections import deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
-from router.backend.residency import Residency, SwitchResult, Target
+from router.backend.residency import Residency
 from router.backend.setbacks import Setbacks
+from router.backend.switches import SwitchResult, Target
 from router.backend.world import World
 from router.config import Config
 from router.core.decision.turns import Patience, Waiting, turns, wanted_weights
@@ -246,7 +247,7 @@ class Line:
         failure = self._residency.last_failure(target.weights)
         bar = self._setbacks.count(target.weights, result, failure.message if failure else "", self._now())
         if bar is not None:
-            self._world.bar(target.weights, *bar)
+            self._world.bar(*bar)
         if self._setbacks.has_given_up:
             self._fail_waiting()
         self.pump()

@@ -5,22 +5,30 @@
 | DONE      | are let in                                        | none                  | starts with a clean slate    |
 | MOVED     | are decided again                                 | none                  | after 3 in a row barred 5 s  |
 | SPILLED   | are decided again, by what was learned            | none                  | after 3 in a row barred 5 s  |
+| ON_CPU    | are refused, with the reason                      | none                  | every model barred 60 s      |
 | FAILED    | get the next variant, else the load's error       | none                  | barred 30 s                  |
 | ABANDONED | there are none                                    | none                  | starts with a clean slate    |
 | AWAY      | wait; after 3 in a row they get 502, Retry-After  | 1, 2, 4, 8 s, jitter  | is not to blame              |
 
-FAILED holds the status for clients: Ollama's own, 404 if it does not know the model, 504 if the load did not end.
+ON_CPU is a finding about the machine, so it concerns every model; a restart of Ollama lifts it at once. FAILED holds
+the status for clients: Ollama's own, 404 if it does not know the model, 504 if the load did not end.
 """
 
 from __future__ import annotations
 
 import math
 import random
+from typing import NamedTuple
 
-from router.backend.residency import SwitchResult
+from router.backend.switches import SwitchResult
+from router.core.decision.snapshot import ALL_WEIGHTS
 
 MAX_STRIKES = 3
 """Failed switches to one model in a row before it is barred, and attempts to reach Ollama before waiters are told."""
+
+NO_GPU = (
+    "it does not see the card that the router's probe shows: check its log, and nvidia-smi or rocm-smi where it runs"
+)
 
 PAUSE_S = 5.0
 """How long a model is barred after that."""
@@ -28,11 +36,22 @@ PAUSE_S = 5.0
 BAR_S = 30.0
 """How long a model is barred after its load failed."""
 
+NO_GPU_S = 60.0
+"""How long nothing is loaded after Ollama put nothing of a load on the GPU; then one load tries whether it is back."""
+
 AWAY_PAUSE_S, MAX_AWAY_PAUSE_S = 1.0, 8.0
 """Pause before the next switch after one that could not reach Ollama: the first, and the longest."""
 
 MAX_DOUBLINGS = math.ceil(math.log2(MAX_AWAY_PAUSE_S / AWAY_PAUSE_S))
 """The longest pause is reached by then; a power without bound would overflow while Ollama is away for hours."""
+
+
+class Bar(NamedTuple):
+    """Weights that are left alone for `for_s` seconds, and why; or ALL_WEIGHTS."""
+
+    weights: str
+    for_s: float
+    why: str
 
 
 class Setbacks:
@@ -48,8 +67,8 @@ class Setbacks:
         """True if Ollama could not be reached so often that the requests which wait are to be told."""
         return self._times_away >= MAX_STRIKES
 
-    def count(self, weights: str, result: SwitchResult, failure: str, now_s: float) -> tuple[float, str] | None:
-        """Count a switch; return for how long, in seconds, its model is barred, and why. None: it is not.
+    def count(self, weights: str, result: SwitchResult, failure: str, now_s: float) -> Bar | None:
+        """Count a switch; return what is barred after it, None if nothing is.
 
         `failure` is Ollama's error if the load failed.
         """
@@ -57,12 +76,17 @@ class Setbacks:
         if result in (SwitchResult.DONE, SwitchResult.ABANDONED, SwitchResult.AWAY):
             self._strikes.pop(weights, None)
             return None
+        if result is SwitchResult.ON_CPU:
+            self._strikes.clear()
+            return Bar(ALL_WEIGHTS, NO_GPU_S, NO_GPU)
         self._strikes[weights] = self._strikes.get(weights, 0) + 1
         is_failed = result is SwitchResult.FAILED
         if not is_failed and self._strikes[weights] < MAX_STRIKES:
             return None
         del self._strikes[weights]
-        return (BAR_S, failure or result.value) if is_failed else (PAUSE_S, result.value)
+        if is_failed:
+            return Bar(weights, BAR_S, failure or result.value)
+        return Bar(weights, PAUSE_S, result.value)
 
     def _count_away(self, result: SwitchResult, now_s: float) -> None:
         if result is not SwitchResult.AWAY:

@@ -182,8 +182,12 @@ class World:
             loading=self.loading,
             floor_bytes=self.cards.floor_bytes(),
             ceiling_bytes=self.cards.ceiling_bytes(),
-            barred={weights: why for weights, (until_s, why) in self._barred.items() if until_s > now_s},
+            barred={weights: why for weights, (_, why) in self.bars(now_s).items()},
         )
+
+    def bars(self, now_s: float) -> dict[str, tuple[float, str]]:
+        """Return the weights that are left alone now (or ALL_WEIGHTS), until which loop time, and why."""
+        return {weights: bar for weights, bar in self._barred.items() if bar[0] > now_s}
 
     # --- reports from the queue --------------------------------------------------------------------------------
 
@@ -202,6 +206,6 @@ class World:
         self.wanted = wanted
 
     def bar(self, weights: str, for_s: float, why: str) -> None:
-        """Exclude these weights from decisions for `for_s` seconds: they just failed to load."""
+        """Do not load these weights (or ALL_WEIGHTS) for `for_s` seconds: a load just failed."""
         self._barred[weights] = (self._now() + for_s, why)
         self.epoch.advance()

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from router.backend.residency import SwitchResult
 from router.backend.setbacks import BAR_S, MAX_STRIKES, PAUSE_S
+from router.backend.switches import SwitchResult
 from router.errors import LoadFailed, UpstreamError
 from router.telemetry import Notified
 from tests.backend.machine import BIG, MIDDLE, SMALL, TWO_CARDS, MemoryMachine, weights_of

@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 from router.backend.cards import CEILING_S
-from router.backend.residency import SwitchResult, is_embedder, lease_for
+from router.backend.residency import is_embedder, lease_for
+from router.backend.switches import SwitchResult
 from router.core.ollama.runner import LoadOptions
 from router.core.units import GIB
 from router.telemetry import Measured, Spilled, Switched
@@ -113,7 +114,7 @@ def test_a_runner_with_less_context_than_was_asked_for_is_undone():
         machine.load_s = 0.0
         machine.put(SMALL, num_ctx=32768)
         adopts = replace(smaller, adopts=True)
-        assert await switched(scene, replace(target, plan=adopts)) is SwitchResult.SPILLED
+        assert await switched(scene, replace(target, plan=adopts)) is SwitchResult.MOVED
         assert machine.rows == {}
 
     play(story, machine)

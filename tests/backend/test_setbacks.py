@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from router.backend.residency import SwitchResult
 from router.backend.setbacks import AWAY_PAUSE_S, MAX_AWAY_PAUSE_S, Setbacks
+from router.backend.switches import SwitchResult
 
 
 def test_an_ollama_that_is_away_for_days_is_asked_again_after_the_longest_pause():

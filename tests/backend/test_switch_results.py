@@ -2,7 +2,7 @@
 
 import pytest
 
-from router.backend.residency import SwitchResult
+from router.backend.switches import SwitchResult
 from router.core.units import GIB
 from router.errors import LoadFailed, UpstreamError
 from router.telemetry import Switched

@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from router.backend.residency import REPEAT_UNLOAD_S, SwitchResult
+from router.backend.switches import SwitchResult
+from router.backend.unloading import REPEAT_UNLOAD_S
 from router.core.units import GIB
 from router.errors import ProbeError
 from tests.backend.machine import BIG, MIDDLE, SMALL, MemoryMachine, weights_of
@@ -68,7 +69,7 @@ def test_memory_that_is_late_is_waited_for():
 
     async def story(scene):
         await scene.make_resident(MIDDLE)
-        took, is_gone = await took_s(scene.backend.residency.unload(scene.resident(MIDDLE)))
+        took, is_gone = await took_s(scene.backend.residency.unloading.unload(scene.resident(MIDDLE)))
         assert is_gone
         assert lasts(took, machine.unload_s + 4.0)
         assert scene.backend.cards.gpus[0].free_bytes == 24 * GIB
@@ -83,7 +84,7 @@ def test_memory_that_never_comes_back_is_waited_for_to_a_deadline():
 
     async def story(scene):
         await scene.make_resident(MIDDLE)
-        took, is_gone = await took_s(scene.backend.residency.unload(scene.resident(MIDDLE)))
+        took, is_gone = await took_s(scene.backend.residency.unloading.unload(scene.resident(MIDDLE)))
         assert is_gone
         assert lasts(took, MEMORY_S + machine.unload_s)
 
@@ -99,7 +100,7 @@ def test_memory_that_nobody_can_read_is_not_waited_for(has_probe):
     async def story(scene):
         await scene.make_resident(SMALL)
         machine.probe.error = ProbeError("lost")
-        took, is_gone = await took_s(scene.backend.residency.unload(scene.resident(SMALL)))
+        took, is_gone = await took_s(scene.backend.residency.unloading.unload(scene.resident(SMALL)))
         assert is_gone
         assert took <= 1.0 + machine.unload_s + 3 * POLL_S
 
@@ -114,7 +115,7 @@ def test_an_unload_is_asked_for_again_while_the_model_is_still_there():
     async def story(scene):
         await scene.make_resident(SMALL)
         asyncio.get_running_loop().call_later(5.0, machine.stubborn.clear)
-        took, is_gone = await took_s(scene.backend.residency.unload(scene.resident(SMALL)))
+        took, is_gone = await took_s(scene.backend.residency.unloading.unload(scene.resident(SMALL)))
         assert is_gone
         assert len(machine.named("unload")) == int(took // REPEAT_UNLOAD_S) + 1 == 4
 
@@ -146,7 +147,7 @@ def test_an_unload_is_broken_off_when_a_request_has_entered():
     async def story(scene):
         tracked = await scene.make_resident(MIDDLE)
         asyncio.get_running_loop().call_later(1.0, scene.backend.world.residents.enter, weights_of(MIDDLE))
-        took, is_gone = await took_s(scene.backend.residency.unload(tracked))
+        took, is_gone = await took_s(scene.backend.residency.unloading.unload(tracked))
         assert not is_gone
         assert lasts(took, 1.0)
         assert tracked.frozen(0, asyncio.get_running_loop().time()).is_fully_resident
@@ -162,7 +163,7 @@ def test_a_model_whose_tag_was_deleted_goes_by_time_alone():
         tracked = await scene.make_resident(SMALL)
         del machine.installed[SMALL.name]
         asyncio.get_running_loop().call_later(6.0, machine.drop, SMALL.name)
-        assert await scene.backend.residency.unload(tracked)
+        assert await scene.backend.residency.unloading.unload(tracked)
 
     play(story, machine)
 

@@ -174,7 +174,7 @@ def test_the_chains_asked_for_last_are_known_in_bounds():
     """For upgrades at idle time; each once, the oldest go."""
 
     async def story(scene):
-        assert noted(scene, 1, 2, 1) == ["c1", "c2"]
+        assert noted(scene, 1, 2, 1) == ["c2", "c1"]
         names = noted(scene, *range(RECENT_CHAINS + 5))
         assert (len(names), len(set(names)), names[-1]) == (RECENT_CHAINS, RECENT_CHAINS, f"c{RECENT_CHAINS + 4}")
 

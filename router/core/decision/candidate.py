@@ -8,7 +8,7 @@ from dataclasses import replace
 from router.core.decision.chain import Variant
 from router.core.decision.context import Automatic, ContextNeed, context_need
 from router.core.decision.need import need_of
-from router.core.decision.snapshot import Resident, Snapshot
+from router.core.decision.snapshot import ALL_WEIGHTS, Resident, Snapshot
 from router.core.decision.switching import Plan, Shortage, plan_switch
 from router.core.decision.verdict import Rules, Verdict, VerdictKind
 from router.core.ollama.model import ModelFacts
@@ -158,6 +158,8 @@ def _evaluate_load(
     rules: Rules,
 ) -> Verdict:
     """Give the verdict on a variant that must be loaded: cases 5 to 9."""
+    if (reason := snapshot.barred.get(ALL_WEIGHTS)) is not None:  # case 8c
+        return Verdict(variant, VerdictKind.NO_GPU, need.lower, detail=reason, facts=facts)
     if (reason := snapshot.barred.get(facts.weights)) is not None:  # case 8b
         return Verdict(variant, VerdictKind.FAILED, need.lower, detail=reason, facts=facts)
     base = base_options(request, facts)

@@ -13,6 +13,7 @@
  7. TRIES        free memory is unknown (verify mode): the load itself will show
  8. SPILLED      it spilled before at this free level, or Ollama would handle the load differently
  8b. FAILED      it could not be loaded a moment ago
+ 8c. NO_GPU      Ollama put nothing of the last load on the GPU
  9. TOO_BIG      it does not fit, whatever is evicted
 10. HELD_BACK    it is an upgrade (it fits, but only by evicting while a later variant is resident), and the swap budget
                  is spent or the memory has not been free for long enough

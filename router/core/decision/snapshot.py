@@ -9,6 +9,9 @@ from router.core.ollama.model import ModelFacts
 from router.core.ollama.runner import Gpu, LoadOptions
 from router.core.units import GIB
 
+ALL_WEIGHTS = ""
+"""The key of `Snapshot.barred` that stands for all weights that are not loaded."""
+
 
 @dataclass(frozen=True, slots=True)
 class Resident:
@@ -52,10 +55,10 @@ class Snapshot:
     """Everything that a decision may depend on. `gpus` None = no reading (verify mode); () = there is no GPU.
 
     `catalog` maps canonical names to facts. `may_upgrade` is False while the swap budget of the minute is spent.
-    `barred` maps weights that just failed to load to the reason. `loading` is what a switch in progress loads: weights
-    and num_ctx. `floor_bytes` is, per card, the least memory that others left over `defaults.upgrade_after_s` (free +
-    held by residents); a card that is missing has no history. Without a probe, `ceiling_bytes` is what a load that
-    spilled alone could place on the cards.
+    `barred` maps weights that just failed to load to the reason (ALL_WEIGHTS: nothing can be loaded). `loading` is what
+    a switch in progress loads: weights and num_ctx. `floor_bytes` is, per card, the least memory that others left over
+    `defaults.upgrade_after_s` (free + held by residents); a card that is missing has no history. Without a probe,
+    `ceiling_bytes` is what a load that spilled alone could place on the cards.
     """
 
     gpus: tuple[Gpu, ...] | None

@@ -27,6 +27,7 @@ class VerdictKind(Enum):
     TRIES = "free memory unknown, will be verified"
     SPILLED = "would spill"
     FAILED = "could not be loaded"
+    NO_GPU = "Ollama uses no GPU"
     TOO_BIG = "too big"
     HELD_BACK = "fits, but an upgrade is held back"
 

@@ -1,0 +1,106 @@
+"""The conclusions from a load that has returned: book it and learn from it, or undo it before a request reaches it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from router.backend.lessons import Lessons
+from router.backend.residents import Tracked
+from router.backend.switches import SwitchResult, Target
+from router.backend.unloading import Unloading
+from router.backend.verification import LoadLook, Placed, came_back, taken_between
+from router.backend.world import World
+from router.core.ollama.runner import Gpu
+from router.core.units import GIB, MIB
+from router.telemetry import Spilled, Telemetry
+
+CEILING_SLACK_BYTES = GIB
+"""Without a probe: memory that may be unused beside a load that spilled (part of a layer, margins)."""
+
+OTHERS_BYTES = 512 * MIB
+"""A spill does not count against the model if other programs took more than this during its load."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """A load with what was seen of it. `before` are the cards just before it, `after` a valid reading after it."""
+
+    target: Target
+    tracked: Tracked
+    before: tuple[Gpu, ...] | None
+    after: tuple[Gpu, ...] | None
+    look: LoadLook
+    has_left: bool
+
+
+class Conclusions:
+    """Draws the conclusions on one backend."""
+
+    def __init__(self, world: World, lessons: Lessons, unloading: Unloading, telemetry: Telemetry) -> None:
+        self._residents = world.residents
+        self._cards = world.cards
+        self._lessons = lessons
+        self._unloading = unloading
+        self._telemetry = telemetry
+        self._now = asyncio.get_running_loop().time
+
+    async def draw(self, load: Verified) -> tuple[SwitchResult, str]:
+        """Draw the conclusions from a verified load: book it and learn from it, or undo it."""
+        target, tracked, look = load.target, load.tracked, load.look
+        if look.placed is Placed.ON_CPU:
+            return await self._use_no_gpu(tracked)
+        if look.is_measured:
+            tracked.measured(dict(look.taken))
+        elif not self._cards.is_measured and target.plan.cards:
+            self._residents.assume(tracked, self._cards.assumed_on(tracked.row, target.plan.cards))
+        if look.placed is not Placed.FULL:
+            return await self._undo(load)
+        if 0 < tracked.row.context_length < (target.plan.options.num_ctx or 0):
+            await self._unloading.unload(tracked)
+            return SwitchResult.MOVED, f"it was loaded with a context of {tracked.row.context_length} only"
+        if look.is_measured or not look.has_readings:
+            self._learn(load, is_spilled=False)
+        return SwitchResult.DONE, ""
+
+    async def _use_no_gpu(self, tracked: Tracked) -> tuple[SwitchResult, str]:
+        """Handle a load of which nothing is on the GPU: a finding about the machine, so nothing is learned."""
+        if self._cards.probe is None:
+            self._cards.mark_no_gpu()
+            return SwitchResult.MOVED, "the load used no VRAM: there is no GPU"
+        self._residents.spilled(tracked)
+        self._residents.assume(tracked, {})  # no memory of a card will come back
+        await self._unloading.unload(tracked)
+        return SwitchResult.ON_CPU, f"{tracked.name} was loaded onto the CPU: Ollama uses no GPU"
+
+    async def _undo(self, load: Verified) -> tuple[SwitchResult, str]:
+        """Unload a model that has spilled, before a request reaches it, and find out whether others were the cause."""
+        tracked, row = load.tracked, load.tracked.row
+        self._residents.spilled(tracked)  # first: no request may enter it while it is being unloaded
+        is_alone = len(self._residents) == 1
+        if load.look.placed is Placed.PARTLY:
+            self._telemetry.emit(Spilled(tracked.name, row.size_bytes, row.size_vram_bytes))
+        unloading_s = self._now()
+        await self._unloading.unload(tracked)
+        unloaded = self._cards.measured_since(unloading_s)
+        if load.look.placed is Placed.DOUBTED:
+            if came_back(row, load.after, unloaded):
+                return SwitchResult.MOVED, "other programs gave memory back during the load"
+            self._telemetry.emit(Spilled(tracked.name, row.size_bytes, row.size_vram_bytes))
+        if load.before is not None and unloaded is not None:
+            taken = taken_between(load.before, unloaded)
+            if max((taken.get(card, 0) for card in load.target.plan.cards), default=0) > OTHERS_BYTES:
+                return SwitchResult.MOVED, "other programs took memory during the load"
+        if load.before is None and is_alone:
+            self._cards.note_ceiling(row.size_vram_bytes + CEILING_SLACK_BYTES)
+        self._learn(load, is_spilled=True)
+        return SwitchResult.SPILLED, f"{row.size_bytes - row.size_vram_bytes} bytes were not on the GPU"
+
+    def _learn(self, load: Verified, *, is_spilled: bool) -> None:
+        plan = load.target.plan
+        if plan.adopts or load.has_left:
+            return
+        taken_bytes = load.look.taken_bytes
+        self._lessons.learn(
+            load.target.facts, plan, load.tracked.row, load.before, taken_bytes=taken_bytes, is_spilled=is_spilled
+        )

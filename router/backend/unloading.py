@@ -1,0 +1,73 @@
+"""Unloading: a resident has gone when `/api/ps` no longer lists it and the probe shows its memory as free."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+from router.backend.cards import BACK_SHARE
+from router.backend.residents import Tracked
+from router.backend.world import World
+from router.config import Config
+from router.core.ollama.runner import Gpu
+from router.errors import ModelNotFound
+
+REPEAT_UNLOAD_S = 2.0
+"""Interval at which an unload is repeated until the model has gone: Ollama ignores it while the runner is busy."""
+
+
+class Unloading:
+    """Unloads residents of one backend."""
+
+    def __init__(self, world: World, config: Config) -> None:
+        self._world = world
+        self._residents = world.residents
+        self._cards = world.cards
+        self._settings = config.switch
+        self._now = asyncio.get_running_loop().time
+
+    async def unload(self, tracked: Tracked) -> bool:
+        """Unload a resident and wait for its memory; return False if it is still listed after `unload_timeout_s`.
+
+        It has gone when ps no longer lists it and the probe shows its memory as free.
+        """
+        before = self._cards.gpus
+        deadline_s = self._now() + self._settings.unload_timeout_s
+        self._residents.go(tracked, self._now())
+        repeat_s = 0.0
+        while self._residents.get(tracked.weights) is tracked:
+            if self._now() >= deadline_s or tracked.in_flight:
+                self._residents.stay(tracked)
+                return False
+            if self._now() >= repeat_s:
+                with suppress(ModelNotFound):  # its tag was deleted: Ollama unloads it only when its lease ends
+                    await self._world.server.unload(tracked.name)
+                repeat_s = self._now() + REPEAT_UNLOAD_S
+            await self._world.refresh_fresh()
+            if self._residents.get(tracked.weights) is tracked:
+                await asyncio.sleep(self._settings.poll_s)
+        if before is not None:  # in verify mode there is nothing to wait for
+            await self._wait_for_memory(tracked, before)
+        self._cards.memory_is_back()
+        return True
+
+    async def _wait_for_memory(self, tracked: Tracked, before: tuple[Gpu, ...]) -> None:
+        """Wait until the probe shows the runner's memory as free, for at most `memory_timeout_s`: drivers may lag.
+
+        Others may take some of it at once: the wait also ends when a part came back and nothing moves any more.
+        """
+        deadline_s = self._now() + self._settings.memory_timeout_s
+        awaited = {gpu.index: gpu.free_bytes + int(tracked.held_bytes.get(gpu.index, 0) * BACK_SHARE) for gpu in before}
+        free_bytes = sum(gpu.free_bytes for gpu in before)
+        while self._now() < deadline_s:
+            gpus = self._cards.gpus
+            if gpus is None or all(gpu.free_bytes >= awaited.get(gpu.index, 0) for gpu in gpus):
+                return
+            if self._cards.is_still and sum(gpu.free_bytes for gpu in gpus) > free_bytes:
+                return
+            await self.pause()
+
+    async def pause(self) -> None:
+        """Wait until the next reading, and read."""
+        await asyncio.sleep(self._settings.poll_s)
+        await self._world.refresh_fresh()
