@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from router import __version__
 from router.adapters.gpu.reading import VramProbe
+from router.admin.actions import Actions
 from router.admin.inspector import Inspector
 from router.admin.pages import admin_app
 from router.api.edge import Edge
@@ -43,6 +44,7 @@ class Router:
         self.dispatcher = Dispatcher(self.backend, chains, decisions, config.queue.wait_s, telemetry)
         self.warmup = Warmup(self.backend, decisions, chains, config)
         self.inspector = Inspector(self.backend, self.directory, decisions, telemetry, recent, effective(config))
+        self.actions = Actions(self.backend)
         self._warming: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -108,7 +110,7 @@ async def running(
     edge = Edge(router.dispatcher, router.directory, edge_settings(config))
     limits = wire_limits(config)
     clients = Listener(edge, config.listen.host, config.listen.port, limits=limits)
-    admin_pages = admin_app(router.inspector, exposition, hosts=config.hosts)
+    admin_pages = admin_app(router.inspector, router.actions, exposition, hosts=config.hosts)
     admin = Listener(Asgi(admin_pages), config.admin.host, config.admin.port, limits=limits)
     # Read the state before the first client can connect: until then every request would have to wait for it.
     await router.start()

@@ -29,6 +29,9 @@ class LearnedStore(Protocol):
     async def all(self) -> list[Observation]:
         """Return all observations, oldest first."""
 
+    async def forget(self, weights: str | None) -> None:
+        """Delete the observations of these weights, or all of them (None)."""
+
     async def aclose(self) -> None:
         """Finish the writes under way and close the store."""
 
@@ -44,6 +47,11 @@ class MemoryStore:
 
     async def all(self) -> list[Observation]:
         return list(self._rows)
+
+    async def forget(self, weights: str | None) -> None:
+        kept = [seen for seen in self._rows if weights is not None and seen.weights != weights]
+        self._rows.clear()
+        self._rows.extend(kept)
 
     async def aclose(self) -> None:
         """Do nothing: there is no file to close."""
@@ -78,6 +86,10 @@ class SqliteStore:
     async def all(self) -> list[Observation]:
         found = await self._do(_select, None)
         return await self._memory.all() if found is None else found
+
+    async def forget(self, weights: str | None) -> None:
+        await self._memory.forget(weights)
+        await self._do(lambda connection: _delete(connection, weights), None)
 
     async def aclose(self) -> None:
         async with self._turn:
@@ -174,3 +186,11 @@ class SqliteStore:
 def _select(connection: sqlite3.Connection) -> list[Observation] | None:
     rows: list[Any] = connection.execute("SELECT seen FROM observations ORDER BY id").fetchall()
     return [msgspec.json.decode(seen, type=Observation) for (seen,) in rows]
+
+
+def _delete(connection: sqlite3.Connection, weights: str | None) -> None:
+    if weights is None:
+        connection.execute("DELETE FROM observations")
+    else:
+        of_weights = "json_extract(CAST(seen AS TEXT), '$.weights') = ?"
+        connection.execute(f"DELETE FROM observations WHERE {of_weights}", (weights,))

@@ -13,6 +13,7 @@ from router.backend.residents import Tracked
 from router.core.decision.report import as_data, line
 from router.core.decision.verdict import VerdictKind
 from router.core.ollama.names import key_of
+from router.core.units import GIB
 from router.errors import BadRequest, ModelNotFound
 from router.routing.decisions import Decisions
 from router.routing.directory import Directory
@@ -72,8 +73,25 @@ class Inspector:
             "waiting": queue.depth,
             "loading": loading.facts.name if loading else None,
             "may_upgrade": queue.may_upgrade(),
+            "barred": self._barred(),
             "notes": [*self._backend.lessons.learned.drift(), *self._foreign()],
         }
+
+    def _barred(self) -> list[dict[str, Any]]:
+        """Return what is not loaded for now: after setbacks (any model if `model` is None), and after spills."""
+        now_s = self._backend.now()
+        rows: list[dict[str, Any]] = [
+            {"model": self._model(weights), "why": why, "for_s": round(until_s - now_s)}
+            for weights, (until_s, why) in self._world.bars(now_s).items()
+        ]
+        for ban, for_s in self._backend.lessons.bans():
+            why = f"spilled at {ban.num_ctx} tokens with {ban.free_bytes / GIB:.1f} GiB free"
+            rows.append({"model": self._model(ban.weights), "why": why, "for_s": round(for_s)})
+        return rows
+
+    def _model(self, weights: str) -> str | None:
+        facts = self._backend.installed.by_weights(weights)
+        return facts.name if facts is not None else weights or None
 
     def _resident(self, tracked: Tracked) -> dict[str, Any]:
         row = tracked.row

@@ -1,7 +1,8 @@
 """The admin listener: explanation, state, recent decisions, configuration, health, metrics and the dashboard.
 
-It is read-only. It answers only under the allowed host names, so that no web page can reach it by DNS rebinding (K4),
-and its pages load nothing from other sites (K2).
+It changes only what was learned (`POST /router/forget`). It answers only under the allowed host names, so that no web
+page can reach it by DNS rebinding (K4); a page of another site cannot post to it; and its own pages load nothing from
+other sites (K2).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from router.admin.actions import Actions
 from router.admin.inspector import Inspector
 from router.errors import BadRequest, RouterError
 
@@ -41,15 +43,16 @@ _SECURITY = [
 
 
 def admin_app(
-    inspector: Inspector, metrics: Callable[[], tuple[bytes, str]], *, hosts: Iterable[str] = ()
+    inspector: Inspector, actions: Actions, metrics: Callable[[], tuple[bytes, str]], *, hosts: Iterable[str] = ()
 ) -> Starlette:
     """Return the ASGI application. `metrics` returns Prometheus's text and type; `hosts` are additional host names."""
-    pages = Pages(inspector, metrics)
+    pages = Pages(inspector, actions, metrics)
     routes = [
         Route("/router/explain", pages.explain),
         Route("/router/state", pages.state),
         Route("/router/decisions", pages.decisions),
         Route("/router/config", pages.config),
+        Route("/router/forget", pages.forget, methods=["POST"]),
         Route("/healthz", pages.health),
         Route("/readyz", pages.ready),
         Route("/metrics", pages.metrics),
@@ -62,8 +65,9 @@ def admin_app(
 class Pages:
     """The request handlers."""
 
-    def __init__(self, inspector: Inspector, metrics: Callable[[], tuple[bytes, str]]) -> None:
+    def __init__(self, inspector: Inspector, actions: Actions, metrics: Callable[[], tuple[bytes, str]]) -> None:
         self._inspector = inspector
+        self._actions = actions
         self._metrics = metrics
 
     async def explain(self, request: Request) -> Response:
@@ -80,6 +84,10 @@ class Pages:
 
     async def config(self, _request: Request) -> Response:
         return _json(self._inspector.config())
+
+    async def forget(self, request: Request) -> Response:
+        """Forget what was learned about `?model=NAME`, or about all models."""
+        return _json(await self._actions.forget(request.query_params.get("model") or None))
 
     async def health(self, _request: Request) -> Response:
         """Report that the process is alive, whatever the state of Ollama and the cards."""
@@ -118,10 +126,12 @@ class AdminGuard:
 
         if scope["type"] != "http":
             await self._app(scope, receive, send)
-        elif self._is_allowed([value for name, value in scope["headers"] if name == b"host"]):
-            await self._app(scope, receive, secured)
-        else:
+        elif not self._is_allowed(_values(scope, b"host")):
             await _json({"error": "host not allowed"}, 403)(scope, receive, secured)
+        elif scope.get("method", "GET") not in ("GET", "HEAD") and _is_of_another_site(scope):
+            await _json({"error": "origin not allowed"}, 403)(scope, receive, secured)
+        else:
+            await self._app(scope, receive, secured)
 
     def _is_allowed(self, values: list[bytes]) -> bool:
         if len(values) != 1:
@@ -134,6 +144,16 @@ class AdminGuard:
         except ValueError:
             return False
         return True  # DNS rebinding needs a name, so an address is safe
+
+
+def _values(scope: Scope, name: bytes) -> list[bytes]:
+    return [value for key, value in scope["headers"] if key == name]
+
+
+def _is_of_another_site(scope: Scope) -> bool:
+    """Return True for a request that a browser sends for a page of another site; other clients send no Origin."""
+    origins = _values(scope, b"origin")
+    return any(origin.partition(b"://")[2] not in _values(scope, b"host") for origin in origins)
 
 
 def _host_of(value: str) -> str:

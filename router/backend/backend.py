@@ -79,6 +79,14 @@ class Backend:
         """Return the bytes per card that the switch under way needs."""
         return {gpu.index: self.line.reserved_bytes(gpu.index) for gpu in self.cards.gpus or ()}
 
+    async def forget(self, weights: str | None) -> int:
+        """Forget what loads of these weights (None: of all) have taught, and every bar; return the number of loads."""
+        count = await self.lessons.forget(weights)
+        self.line.forget(weights)
+        if weights is None:
+            self.cards.forget()
+        return count
+
     # --- its life ----------------------------------------------------------------------------------------------
 
     async def start(self, on_restart: Callable[[], None]) -> None:

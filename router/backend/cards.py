@@ -31,7 +31,7 @@ BACK_SHARE = 0.9
 """Share of a runner's memory that must be free again before the memory counts as returned."""
 
 STILL_S = 1.0
-"""Memory of which a part came back counts as back once free memory has not moved for this long: others took the rest."""
+"""Memory of which a part came back counts as back when free memory has not moved for so long: others took the rest."""
 
 DEAD_SHARE = 0.5
 """A runner has died if more than this share of its memory is free again, even if ps still lists it."""
@@ -228,6 +228,11 @@ class Cards:
     def mark_no_gpu(self) -> None:
         """Assume for `NO_GPU_S` that there is no GPU, because a load used no VRAM; requests pass unchanged then."""
         self._no_gpu_until_s = self._now() + NO_GPU_S
+        self._epoch.advance()
+
+    def forget(self) -> None:
+        """Forget what loads have taught about the cards."""
+        self._ceiling, self._no_gpu_until_s = None, -math.inf
         self._epoch.advance()
 
     def retry_gpu(self) -> None:

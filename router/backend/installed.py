@@ -72,6 +72,10 @@ class Installed:
             return f"gone:{digest}"  # the tag was replaced while its old weights are still loaded
         return facts.weights if facts is not None and facts.weights else key
 
+    def weights_if_installed(self, name: str) -> str | None:
+        """Return the weights of an installed model, None if it is not installed. Raises BadRequest."""
+        return self.weights_of(name) if key_of(name) in self.catalog else None
+
     def by_weights(self, weights: str) -> ModelFacts | None:
         """Return the facts of an installed model with these weights, None if there is none."""
         return next((facts for facts in self.catalog.values() if facts.weights == weights), None)

@@ -11,7 +11,7 @@ from router.adapters.store import LearnedStore
 from router.core.decision.need import memory_options
 from router.core.decision.switching import Plan
 from router.core.learning.observation import Observation
-from router.core.learning.residuals import Learned
+from router.core.learning.residuals import Ban, Learned
 from router.core.ollama.model import ModelFacts
 from router.core.ollama.options import ServerSettings
 from router.core.ollama.runner import Gpu
@@ -42,10 +42,25 @@ class Lessons:
         """True if the probe has seen a load, now or in an earlier run."""
         return any(seen.measured_bytes for seen in self._observations)
 
+    def bans(self) -> list[tuple[Ban, float]]:
+        """Return the loads that are not tried again for now because they spilled, each with the seconds left."""
+        unix_s = self._unix_now()
+        return [(ban, ban.until_s - unix_s) for ban in self.learned.bans(unix_s)]
+
     async def recall(self) -> None:
         """Read the observations of earlier runs from the store."""
         self._observations = list(await self._store.all())
         self.learned = Learned.of(self._observations)
+
+    async def forget(self, weights: str | None) -> int:
+        """Delete what was learned about these weights, or everything (None); return the number of loads."""
+        kept = [seen for seen in self._observations if weights is not None and seen.weights != weights]
+        count = len(self._observations) - len(kept)
+        self._observations = kept
+        self.learned = Learned.of(kept)
+        await asyncio.gather(*self._writing)  # or a write under way would bring its observation back
+        await self._store.forget(weights)
+        return count
 
     def learn(
         self,

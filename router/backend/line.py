@@ -165,6 +165,12 @@ class Line:
         plan = self.loading.plan if self.loading is not None else None
         return dict(zip(plan.cards, plan.need_by_card, strict=True)).get(card, 0) if plan is not None else 0
 
+    def forget(self, weights: str | None) -> None:
+        """Forget the setbacks of these weights, or all (None): they may be loaded again now."""
+        self._setbacks.forget(weights)
+        self._world.unbar(weights)
+        self.pump()
+
     # --- switches ----------------------------------------------------------------------------------------------
 
     def pump(self) -> None:

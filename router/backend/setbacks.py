@@ -67,6 +67,11 @@ class Setbacks:
         """True if Ollama could not be reached so often that the requests which wait are to be told."""
         return self._times_away >= MAX_STRIKES
 
+    def forget(self, weights: str | None) -> None:
+        """Start with a clean slate for these weights, or for all (None)."""
+        for known in list(self._strikes) if weights is None else [weights]:
+            self._strikes.pop(known, None)
+
     def count(self, weights: str, result: SwitchResult, failure: str, now_s: float) -> Bar | None:
         """Count a switch; return what is barred after it, None if nothing is.
 

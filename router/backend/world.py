@@ -205,6 +205,12 @@ class World:
         """Record the number of waiting requests by weights."""
         self.wanted = wanted
 
+    def unbar(self, weights: str | None) -> None:
+        """Lift the bar of these weights, or all bars (None)."""
+        for barred in list(self._barred) if weights is None else [weights]:
+            self._barred.pop(barred, None)
+        self.epoch.advance()
+
     def bar(self, weights: str, for_s: float, why: str) -> None:
         """Do not load these weights (or ALL_WEIGHTS) for `for_s` seconds: a load just failed."""
         self._barred[weights] = (self._now() + for_s, why)

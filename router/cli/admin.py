@@ -15,13 +15,13 @@ DEFAULT = "http://127.0.0.1:11436"
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # ignores http_proxy: the router is local
 
 
-def ask(admin: str, path: str, **query: object) -> dict[str, Any]:
+def ask(admin: str, path: str, *, method: str = "GET", **query: object) -> dict[str, Any]:
     """Return the JSON of one page. Raises UpstreamError if no router answers, ModelNotFound, or the router's error."""
     named = {key: value for key, value in query.items() if value is not None}
     base = admin if "://" in admin else f"http://{admin}"  # HOST:PORT, as for `serve --admin`
     url = f"{base.rstrip('/')}{path}" + (f"?{urllib.parse.urlencode(named)}" if named else "")
     try:
-        with _DIRECT.open(url, timeout=TIMEOUT_S) as answer:
+        with _DIRECT.open(urllib.request.Request(url, method=method), timeout=TIMEOUT_S) as answer:
             found: dict[str, Any] = json.load(answer)
             return found
     except urllib.error.HTTPError as exc:

@@ -22,6 +22,7 @@ COMMANDS = {
     "check": "router.cli.check:check",
     "explain": "router.cli.explain:explain",
     "ps": "router.cli.ps:ps",
+    "forget": "router.cli.forget:forget",
     "fit": "router.cli.fit:fit",
     "advise": "router.cli.advise:advise",
     "simulate": "router.cli.simulate:simulate",

@@ -54,6 +54,17 @@ async def test_the_oldest_observation_is_deleted_when_there_are_too_many(store):
     assert await store.all() == [seen(2), seen(3), seen(4)]
 
 
+async def test_the_observations_of_one_model_can_be_forgotten_or_all(store):
+    """The others stay."""
+    other = replace(SEEN, weights="sha256-b")
+    await store.put(SEEN)
+    await store.put(other)
+    await store.forget("sha256-a")
+    assert await store.all() == [other]
+    await store.forget(None)
+    assert await store.all() == []
+
+
 async def test_concurrent_puts_are_all_kept(tmp_path):
     """They are written one after the other."""
     store = SqliteStore(tmp_path / "x.sqlite")

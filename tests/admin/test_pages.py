@@ -37,14 +37,30 @@ class Facts:
         return {"listen": "127.0.0.1:11435"}
 
 
+class Deeds:
+    """Actions that only remember what was asked for."""
+
+    def __init__(self) -> None:
+        self.forgotten: list[str | None] = []
+
+    async def forget(self, model: str | None) -> dict[str, Any]:
+        self.forgotten.append(model)
+        return {"model": model, "forgotten": 3}
+
+
+@pytest.fixture
+def deeds() -> Deeds:
+    return Deeds()
+
+
 @pytest.fixture
 def facts() -> Facts:
     return Facts()
 
 
 @pytest.fixture
-async def client(facts: Facts) -> AsyncIterator[httpx.AsyncClient]:
-    app = admin_app(facts, lambda: (b"up 1\n", "text/plain; version=1.0.0"), hosts=["router.example"])
+async def client(facts: Facts, deeds: Deeds) -> AsyncIterator[httpx.AsyncClient]:
+    app = admin_app(facts, deeds, lambda: (b"up 1\n", "text/plain; version=1.0.0"), hosts=["router.example"])
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1:11436") as client:
         yield client
 
@@ -89,6 +105,28 @@ async def test_metrics_are_prometheus_text(client: httpx.AsyncClient) -> None:
     """Body and content type are those of the exposition."""
     answer = await client.get("/metrics")
     assert (answer.text, answer.headers["content-type"]) == ("up 1\n", "text/plain; version=1.0.0")
+
+
+@pytest.mark.parametrize(("query", "model"), [("", None), ("?model=", None), ("?model=a:7b", "a:7b")])
+async def test_what_was_learned_is_forgotten_by_a_post(
+    query: str, model: str | None, client: httpx.AsyncClient, deeds: Deeds
+) -> None:
+    """For one model or for all; looking at the address changes nothing."""
+    assert (await client.get(f"/router/forget{query}")).status_code == 405
+    answer = await client.post(f"/router/forget{query}")
+    assert (answer.json(), deeds.forgotten) == ({"model": model, "forgotten": 3}, [model])
+
+
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [("http://127.0.0.1:11436", 200), ("https://evil.example", 403), ("null", 403), ("http://127.0.0.1:8080", 403)],
+)
+async def test_a_page_of_another_site_cannot_post(
+    origin: str, status: int, client: httpx.AsyncClient, deeds: Deeds
+) -> None:
+    """A browser names the page's origin; the dashboard's own is allowed."""
+    answer = await client.post("/router/forget", headers={"origin": origin})
+    assert (answer.status_code, len(deeds.forgotten)) == (status, status == 200)
 
 
 @pytest.mark.parametrize("path", ["/", "/dashboard.js", "/dashboard.css", "/favicon.svg", "/router/state", "/nowhere"])

@@ -44,8 +44,8 @@ class MemoryMachine:
     `calls` are the names of the methods called, with their arguments, in order. `trouble` maps a method's name to what
     it raises from now on, a load after `trouble_s`. `vram_share` is the share of a load that ends up on the card,
     `seen_share` the share of it that the probe sees go, `taken_beside_bytes` what another program takes during a load.
-    What is in `stubborn` ignores unloads; with `loads_nothing` a load answers and changes nothing. `free_lag_s` is how
-    late a driver gives memory back.
+    With `caches_bytes` ps counts that much beside the weights. What is in `stubborn` ignores unloads; with
+    `loads_nothing` a load answers and changes nothing. `free_lag_s` is how late a driver gives memory back.
     """
 
     def __init__(self, *installed: ModelFacts, cards: tuple[Gpu, ...] = ONE_CARD) -> None:
@@ -59,7 +59,7 @@ class MemoryMachine:
         self.trouble_s = 0.0
         self.load_s, self.unload_s, self.free_lag_s = 2.0, 0.2, 0.0
         self.vram_share = self.seen_share = 1.0
-        self.taken_beside_bytes = 0
+        self.taken_beside_bytes = self.caches_bytes = 0
         self.stubborn: set[str] = set()
         self.loads_nothing = False
         self.loading = self.most_loading = 0
@@ -76,6 +76,9 @@ class MemoryMachine:
     def put(self, facts: ModelFacts, *, card: int = 0, num_ctx: int = 32768, vram_bytes: int | None = None) -> None:
         """`facts` is loaded, whoever has done it."""
         row = row_of(facts, vram_bytes=vram_bytes, num_ctx=num_ctx)
+        if self.caches_bytes:
+            size_bytes = row.size_bytes + self.caches_bytes
+            row = replace(row, size_bytes=size_bytes, size_vram_bytes=row.size_vram_bytes + self.caches_bytes)
         self.rows[facts.name] = row
         taken = int(row.size_vram_bytes * self.seen_share) + (GIB if self.seen_share == 1.0 else 0)
         self.held[facts.name] = {card: taken}

@@ -10,6 +10,7 @@ from router.backend.residency import is_embedder, lease_for
 from router.backend.switches import SwitchResult
 from router.core.ollama.runner import LoadOptions
 from router.core.units import GIB
+from router.errors import ProbeError
 from router.telemetry import Measured, Spilled, Switched
 from tests.backend.machine import BIG, EMBEDDER, MIDDLE, SMALL, MemoryMachine, weights_of
 from tests.backend.scene import play
@@ -150,6 +151,82 @@ def test_without_a_probe_a_load_that_shows_no_vram_at_all_means_that_there_is_no
         assert list(machine.rows) == [SMALL.name]
 
     play(story, machine, has_probe=False)
+
+
+@pytest.mark.parametrize("vram_share", [0.0, 1.0])
+def test_a_load_of_which_nothing_is_on_the_card_is_a_finding_about_the_machine(vram_share):
+    """Ollama lost the card: by ps nothing is on it, or (AMX) all of the weights and no caches. It teaches nothing."""
+    machine = MemoryMachine(*ALL)
+
+    async def story(scene):
+        await scene.make_resident(MIDDLE)
+        before = scene.backend.lessons.learned
+        machine.drop(MIDDLE.name)
+        machine.vram_share, machine.seen_share = vram_share, 0.0
+        await scene.backend.world.refresh_fresh()
+        assert await switched(scene, scene.target(SMALL)) is SwitchResult.ON_CPU
+        assert (machine.rows, scene.heard.of(Spilled)) == ({}, [])
+        assert scene.backend.lessons.learned is before
+
+    play(story, machine)
+
+
+def test_a_probe_whose_counter_does_not_move_is_doubted_and_not_the_load():
+    """It may read other cards than Ollama's: ps shows weights and caches in VRAM."""
+    machine = MemoryMachine(*ALL)
+
+    async def story(scene):
+        target = scene.target(SMALL)
+        machine.seen_share, machine.caches_bytes = 0.0, target.plan.cache_bytes
+        assert await switched(scene, target) is SwitchResult.DONE
+        assert (scene.resident(SMALL).is_measured, scene.backend.lessons.learned.by_weights) == (False, {})
+
+    play(story, machine)
+
+
+@pytest.mark.parametrize("silent_from_s", [0.0, 1.0])
+def test_a_probe_that_is_silent_around_a_load_leaves_the_verdict_to_ps(silent_from_s):
+    """An old reading is none of this load, however young it still counts for decisions."""
+    machine = MemoryMachine(*ALL)
+
+    async def story(scene):
+        target = scene.target(SMALL)
+
+        def silence():
+            machine.probe.error = ProbeError("no answer")
+
+        asyncio.get_running_loop().call_later(silent_from_s, silence)
+        await asyncio.sleep(0)
+        assert await switched(scene, target) is SwitchResult.DONE
+        assert scene.heard.of(Spilled) == []
+
+    play(story, machine)
+
+
+def test_a_spill_while_others_took_memory_is_no_fault_of_the_model():
+    """It is decided again by what is free now."""
+    machine = MemoryMachine(*ALL)
+    machine.vram_share, machine.taken_beside_bytes = 0.8, 4 * GIB
+
+    async def story(scene):
+        assert await switched(scene, scene.target(MIDDLE)) is SwitchResult.MOVED
+        assert "other programs took memory" in scene.heard.of(Switched)[-1].error
+        assert scene.backend.lessons.learned.by_weights == {}
+
+    play(story, machine)
+
+
+def test_a_load_during_which_others_gave_memory_back_is_no_spill():
+    """All of it comes back when it is unloaded, so it was on the card."""
+    machine = MemoryMachine(*ALL)
+    machine.foreign[0], machine.taken_beside_bytes = 6 * GIB, -6 * GIB
+
+    async def story(scene):
+        assert await switched(scene, scene.target(MIDDLE)) is SwitchResult.MOVED
+        assert "gave memory back" in scene.heard.of(Switched)[-1].error
+        assert (scene.heard.of(Spilled), scene.backend.lessons.learned.by_weights) == ([], {})
+
+    play(story, machine)
 
 
 def test_a_load_during_which_others_took_memory_teaches_nothing():

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import re
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -111,3 +115,43 @@ def test_command_has_help_without_colours_when_piped(
     assert re.search(rf"Usage: ollama-router {command}", text)
     assert "\x1b" not in text
     assert len(text.split("\n\n")[1].strip()) > 20
+
+
+@pytest.mark.parametrize(
+    ("args", "path", "printed"),
+    [
+        ((), "/router/forget", "forgot 2 loads of all models"),
+        (("a:7b",), "/router/forget?model=a%3A7b", "forgot 1 load of a:7b"),
+    ],
+)
+def test_forget_posts_to_the_admin_listener(
+    args: tuple[str, ...], path: str, printed: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the model in the query, or none."""
+    with admin_stub({"forgotten": 1 if args else 2}) as (url, asked):
+        monkeypatch.setattr(sys, "argv", ["ollama-router", "forget", *args, "--admin", url])
+        with pytest.raises(SystemExit) as ended:
+            main.run()
+    assert (ended.value.code, capsys.readouterr().out.strip(), asked) == (0, printed, [f"POST {path}"])
+
+
+@contextmanager
+def admin_stub(answer: dict[str, object]) -> Iterator[tuple[str, list[str]]]:
+    """Run an admin listener that gives one answer and notes what it was asked for."""
+    asked: list[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            asked.append(f"{self.command} {self.path}")
+            body = json.dumps(answer).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_args: object) -> None: ...
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"127.0.0.1:{server.server_port}", asked
+        server.shutdown()

@@ -9,15 +9,17 @@ does not show (KV type, parallel slots), driver context, growth. Rules, all on t
 3. Other weights: only what at least two models agree on (`drift.hidden_setting`), and only if it adds. A hypothesis
    that explains every load also gives the growth of a residual of case 2.
 4. A load that spilled shows its need too: by how much the probe saw free memory drop, and what `/api/ps` reports in
-   main memory. It counts for an hour, because something else may have been the cause.
+   main memory. It counts for an hour, because something else may have been the cause, and only until a load that asked
+   for no less was whole: that one shows the need itself.
 5. Another version of Ollama resets trust: an old residual may only add, and the formula's own safety stays.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from router.core.learning.drift import Hidden, hidden_setting
 from router.core.learning.observation import Observation as Observation
@@ -32,6 +34,15 @@ BAN_S = 3600.0
 _SAME_LEVEL_BYTES = 64 * MIB
 
 Estimate = tuple[int, int | None, str]
+
+
+class Ban(NamedTuple):
+    """A load that is not tried again before `until_s` (Unix time): it spilled with no more than `free_bytes` free."""
+
+    weights: str
+    num_ctx: int
+    free_bytes: int
+    until_s: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,8 +84,8 @@ class Learned:
         spilled loads count indefinitely.
         """
         seen = self.by_weights.get(weights, ())
-        if any(not _is_usable(one, now_s) for one in seen):
-            seen = tuple(one for one in seen if _is_usable(one, now_s))
+        if any(one.spilled or not one.is_conclusive for one in seen):
+            seen = _usable(seen, now_s)
         if not seen:
             if self.hidden is None or self.hidden.models < 2 or version != self.version:
                 return 0, None, ""
@@ -107,15 +118,23 @@ class Learned:
 
         Such a load asked for no more, with no less free. `free_bytes` is that of the scarcest card.
         """
+        return any(
+            _asks_no_more(spill, options) and free_bytes <= spill.free_before_bytes + _SAME_LEVEL_BYTES
+            for spill in self._standing(weights, now_s)
+        )
+
+    def bans(self, now_s: float) -> list[Ban]:
+        """Return what `banned` refuses now; the longest first."""
+        standing = (spill for weights in self.by_weights for spill in self._standing(weights, now_s))
+        bans = [Ban(one.weights, one.num_ctx, one.free_before_bytes, one.at_s + BAN_S) for one in standing]
+        return sorted(bans, key=lambda ban: -ban.until_s)
+
+    def _standing(self, weights: str, now_s: float) -> Iterator[Observation]:
+        """Yield the spills of the last hour, on this version of Ollama, that no later load has refuted."""
         seen = self.by_weights.get(weights, ())
         for at, spill in enumerate(seen):
-            if not self._counts(spill, now_s) or not _asks_no_more(spill, options):
-                continue
-            if free_bytes > spill.free_before_bytes + _SAME_LEVEL_BYTES:
-                continue
-            if not any(_refutes(later, spill) for later in seen[at + 1 :]):
-                return True
-        return False
+            if self._counts(spill, now_s) and not any(_refutes(later, spill) for later in seen[at + 1 :]):
+                yield spill
 
     def spilled_alone(self, weights: str, num_ctx: int | None, now_s: float) -> bool:
         """Return whether a load with at most `num_ctx` spilled lately.
@@ -142,9 +161,16 @@ class Learned:
         return spill.spilled and spill.ollama_version == self.version and 0 <= now_s - spill.at_s < BAN_S
 
 
-def _is_usable(one: Observation, now_s: float | None) -> bool:
-    """Return whether the load was measured and, if it spilled, is not too old."""
-    return one.is_conclusive and not (one.spilled and now_s is not None and now_s - one.at_s >= BAN_S)
+def _usable(seen: tuple[Observation, ...], now_s: float | None) -> tuple[Observation, ...]:
+    """Return the loads that were measured; of those that spilled, only recent ones that no later load outweighs."""
+    return tuple(one for at, one in enumerate(seen) if one.is_conclusive and not _is_past(one, seen[at + 1 :], now_s))
+
+
+def _is_past(spill: Observation, later: Iterable[Observation], now_s: float | None) -> bool:
+    if not spill.spilled:
+        return False
+    is_old = now_s is not None and now_s - spill.at_s >= BAN_S
+    return is_old or any(one.is_conclusive and _is_whole_and_no_less(one, spill) for one in later)
 
 
 @lru_cache(maxsize=512)
@@ -197,7 +223,17 @@ def _asks_no_more(spill: Observation, options: MemoryOptions) -> bool:
 
 
 def _refutes(later: Observation, spill: Observation) -> bool:
-    """Return whether `later` asked for no less with no more free, and did not spill."""
-    if later.spilled or later.num_ctx < spill.num_ctx or later.num_batch < spill.num_batch:
+    """Return whether `later` asked for no less, did not spill, and had no more free or took no more than was free."""
+    if not _is_whole_and_no_less(later, spill):
         return False
-    return later.free_before_bytes <= spill.free_before_bytes + _SAME_LEVEL_BYTES
+    had_no_more = later.free_before_bytes <= spill.free_before_bytes + _SAME_LEVEL_BYTES
+    cards = max(1, len(spill.gpu_names))
+    taken_bytes = later.measured_bytes + cards * spill.margin_bytes
+    return had_no_more or (later.measured_bytes > 0 and taken_bytes <= cards * spill.free_before_bytes)
+
+
+def _is_whole_and_no_less(later: Observation, spill: Observation) -> bool:
+    asked = (later.num_ctx, later.num_batch, later.num_parallel)
+    return not later.spilled and all(
+        one >= other for one, other in zip(asked, (spill.num_ctx, spill.num_batch, spill.num_parallel), strict=True)
+    )

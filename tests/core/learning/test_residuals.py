@@ -132,8 +132,36 @@ def test_a_later_success_lifts_the_ban() -> None:
     learned = Learned.of([spill(), load(at_s=1500)])
     assert not learned.banned("a", OPTIONS, 20 * GIB, 2000)
     assert Learned.of([spill(), load(at_s=1500, num_ctx=4096)]).banned("a", OPTIONS, 20 * GIB, 2000)
-    assert Learned.of([spill(), load(at_s=1500, free_before_bytes=30 * GIB)]).banned("a", OPTIONS, 20 * GIB, 2000)
+    more = load(at_s=1500, free_before_bytes=30 * GIB, measured_bytes=20 * GIB)
+    assert Learned.of([spill(), more]).banned("a", OPTIONS, 20 * GIB, 2000)
     assert Learned.of([spill(), spill(at_s=1500)]).banned("a", OPTIONS, 20 * GIB, 2000)
+
+
+def test_a_later_load_that_took_less_than_was_free_shows_that_the_spill_had_another_cause() -> None:
+    """Though more was free when it was loaded."""
+    banned = spill(at_s=1000.0)
+    whole = load(free_before_bytes=23 * GIB, at_s=1100.0)
+    too_much = load(free_before_bytes=23 * GIB, at_s=1100.0, measured_bytes=int(19.5 * GIB))
+    assert not Learned.of([banned, whole]).banned("a", OPTIONS, 20 * GIB, 1200.0)
+    assert Learned.of([banned, too_much]).banned("a", OPTIONS, 20 * GIB, 1200.0)
+
+
+def test_a_later_whole_load_outweighs_the_need_that_a_spill_seemed_to_show() -> None:
+    """It asked for no less."""
+    spilled, whole = spill(at_s=1000.0), load(residual_mib=30, at_s=1100.0)
+    residual, _, _ = Learned.of([spilled, whole]).residual_bytes("a", OPTIONS, GPUS, "0.33.0", now_s=1200.0)
+    assert residual == 30 * MIB
+
+
+def test_bans_are_listed_with_their_end() -> None:
+    """The longest first, and only those that stand."""
+    seen = [spill(at_s=1000.0), spill("b", at_s=2000.0), spill("c", at_s=1000.0), load("c", at_s=1500.0)]
+    bans = Learned.of(seen).bans(2500.0)
+    assert [(ban.weights, ban.num_ctx, ban.until_s) for ban in bans] == [
+        ("b", 8192, 2000.0 + BAN_S),
+        ("a", 8192, 1000.0 + BAN_S),
+    ]
+    assert [ban.weights for ban in Learned.of(seen).bans(1000.0 + BAN_S)] == ["b"]
 
 
 def test_a_new_version_lifts_bans() -> None:
