@@ -64,6 +64,7 @@ class Cards:
         # (deadline, bytes per card to wait for, bytes over all cards above which some has come back)
         self._returning: tuple[float, dict[int, int], int] = (-math.inf, {}, 0)
         self._moved_at_s = -math.inf
+        self.proven_bytes = 0
         self._now = asyncio.get_running_loop().time
 
     # --- reading -----------------------------------------------------------------------------------------------
@@ -232,16 +233,23 @@ class Cards:
 
     def forget(self) -> None:
         """Forget what loads have taught about the cards."""
-        self._ceiling, self._no_gpu_until_s = None, -math.inf
+        self._ceiling, self._no_gpu_until_s, self.proven_bytes = None, -math.inf, 0
         self._epoch.advance()
 
     def retry_gpu(self) -> None:
         """Drop the assumption that there is no GPU: Ollama has restarted, and may see one now."""
         self._no_gpu_until_s = -math.inf
 
-    def note_ceiling(self, placed_bytes: int) -> None:
-        """Record the capacity that a spill revealed: alone on the cards, a model placed this many bytes (no probe)."""
-        self._ceiling = (self._now() + CEILING_S, placed_bytes)
+    def note_together(self) -> None:
+        """Record that all residents are whole in VRAM together, if they are (no probe)."""
+        rows = [tracked.row for tracked in self._residents.values()]
+        if self.probe is None and all(row.size_vram_bytes >= row.size_bytes for row in rows):
+            self.proven_bytes = max(self.proven_bytes, sum(row.size_vram_bytes for row in rows))
+
+    def note_ceiling(self, bytes_: int) -> None:
+        """Record the capacity that a spill or an eviction by Ollama revealed: less than `bytes_` (no probe)."""
+        self._ceiling = (self._now() + CEILING_S, bytes_)
+        self.proven_bytes = min(self.proven_bytes, bytes_)
         self._epoch.advance()
 
     def ceiling_bytes(self) -> int | None:

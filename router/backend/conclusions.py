@@ -24,7 +24,11 @@ OTHERS_BYTES = 512 * MIB
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """A load with what was seen of it. `before` are the cards just before it, `after` a valid reading after it."""
+    """A load with what was seen of it.
+
+    `before` are the cards just before it, `after` a valid reading after it. `has_left`: another resident left during
+    the load; `together_bytes` is what all residents would hold together, those that left included.
+    """
 
     target: Target
     tracked: Tracked
@@ -32,6 +36,7 @@ class Verified:
     after: tuple[Gpu, ...] | None
     look: LoadLook
     has_left: bool
+    together_bytes: int = 0
 
 
 class Conclusions:
@@ -59,6 +64,8 @@ class Conclusions:
         if 0 < tracked.row.context_length < (target.plan.options.num_ctx or 0):
             await self._unloading.unload(tracked)
             return SwitchResult.MOVED, f"it was loaded with a context of {tracked.row.context_length} only"
+        if load.has_left and load.before is None:  # Ollama made room itself: not all of it fitted
+            self._cards.note_ceiling(load.together_bytes)
         if look.is_measured or not look.has_readings:
             self._learn(load, is_spilled=False)
         return SwitchResult.DONE, ""
@@ -78,6 +85,7 @@ class Conclusions:
         tracked, row = load.tracked, load.tracked.row
         self._residents.spilled(tracked)  # first: no request may enter it while it is being unloaded
         is_alone = len(self._residents) == 1
+        placed_bytes = sum(other.row.size_vram_bytes for other in self._residents.values())
         if load.look.placed is Placed.PARTLY:
             self._telemetry.emit(Spilled(tracked.name, row.size_bytes, row.size_vram_bytes))
         unloading_s = self._now()
@@ -91,9 +99,10 @@ class Conclusions:
             taken = taken_between(load.before, unloaded)
             if max((taken.get(card, 0) for card in load.target.plan.cards), default=0) > OTHERS_BYTES:
                 return SwitchResult.MOVED, "other programs took memory during the load"
-        if load.before is None and is_alone:
-            self._cards.note_ceiling(row.size_vram_bytes + CEILING_SLACK_BYTES)
-        self._learn(load, is_spilled=True)
+        if load.before is None:
+            self._cards.note_ceiling(placed_bytes + CEILING_SLACK_BYTES)
+        if load.before is not None or is_alone:  # without a probe it may fit when the others have gone
+            self._learn(load, is_spilled=True)
         return SwitchResult.SPILLED, f"{row.size_bytes - row.size_vram_bytes} bytes were not on the GPU"
 
     def _learn(self, load: Verified, *, is_spilled: bool) -> None:

@@ -96,7 +96,7 @@ class Residency:
             return SwitchResult.MOVED, "memory was taken meanwhile"
         measured = self._cards.measured_since(started_s)
         # Whether Ollama evicted another model during the load; then free memory says nothing about this one.
-        present = self._residents.keys() - {target.weights}
+        present = {weights: other.row for weights, other in self._residents.items() if weights != target.weights}
         await self._load(target)
         loaded_s = self._now()
         await self._world.refresh_fresh()
@@ -105,10 +105,12 @@ class Residency:
             return SwitchResult.MOVED, "the load returned, but the model is not loaded"
         free_before = {} if target.plan.adopts else {gpu.index: gpu.free_bytes for gpu in before or ()}
         tracked.loaded(target.plan.options, self._lease_s, self._now(), free_before)
-        after, has_left = self._cards.measured_since(loaded_s), not present <= self._residents.keys()
+        after, has_left = self._cards.measured_since(loaded_s), not present.keys() <= self._residents.keys()
+        together_bytes = sum(row.size_vram_bytes for row in (*present.values(), tracked.row))
         has_seen = self._lessons.has_measured
         look = look_at(target.facts, target.plan, tracked.row, measured, after, has_left=has_left, has_seen=has_seen)
-        result, text = await self._conclusions.draw(Verified(target, tracked, before, after, look, has_left=has_left))
+        load = Verified(target, tracked, before, after, look, has_left=has_left, together_bytes=together_bytes)
+        result, text = await self._conclusions.draw(load)
         if result is SwitchResult.DONE:
             self._failures.pop(target.weights, None)
         return result, text

@@ -157,6 +157,7 @@ class World:
         seen = {self.installed.weights_of(row.name, row.digest): row for row in rows}
         for gone in self.residents.merge(seen, self.installed.display_name, self.cards.guess_held, self._now()):
             self.cards.expect_back(gone)
+        self.cards.note_together()
 
     # --- state -------------------------------------------------------------------------------------------------
 
@@ -182,6 +183,7 @@ class World:
             loading=self.loading,
             floor_bytes=self.cards.floor_bytes(),
             ceiling_bytes=self.cards.ceiling_bytes(),
+            proven_bytes=self.cards.proven_bytes,
             barred={weights: why for weights, (_, why) in self.bars(now_s).items()},
         )
 

@@ -122,8 +122,8 @@ def test_a_runner_with_less_context_than_was_asked_for_is_undone():
 
 
 @pytest.mark.parametrize("beside", [False, True])
-def test_without_a_probe_a_spill_teaches_what_the_cards_hold_if_the_model_was_alone(beside):
-    """For a while, and with some slack."""
+def test_without_a_probe_a_spill_teaches_what_the_cards_hold(beside):
+    """For a while, and with some slack. Beside others it is no ban: it may fit when they have gone."""
     machine = MemoryMachine(*ALL)
     machine.vram_share = 0.5
 
@@ -133,9 +133,43 @@ def test_without_a_probe_a_spill_teaches_what_the_cards_hold_if_the_model_was_al
             machine.put(SMALL)
         assert await switched(scene, target) is SwitchResult.SPILLED
         ceiling = scene.backend.cards.ceiling_bytes()
-        assert ceiling == (None if beside else MIDDLE.size_bytes // 2 + GIB)
+        assert ceiling == (SMALL.size_bytes if beside else 0) + MIDDLE.size_bytes // 2 + GIB
+        assert bool(scene.backend.lessons.learned.by_weights) is not beside
         await asyncio.sleep(CEILING_S + 1)
         assert scene.backend.cards.ceiling_bytes() is None
+
+    play(story, machine, has_probe=False)
+
+
+def test_without_a_probe_a_load_for_which_ollama_evicted_shows_that_both_do_not_fit_together():
+    """The next plan makes room itself."""
+    machine = MemoryMachine(*ALL)
+
+    async def story(scene):
+        await scene.make_resident(MIDDLE)
+        target = scene.target(BIG)
+        assert target.plan.evict == ()
+        asyncio.get_running_loop().call_later(1.0, machine.drop, MIDDLE.name)
+        assert await switched(scene, target) is SwitchResult.DONE
+        assert scene.backend.cards.ceiling_bytes() == MIDDLE.size_bytes + BIG.size_bytes
+        assert scene.decide(MIDDLE).chosen.plan.evict == (weights_of(BIG),)
+
+    play(story, machine, has_probe=False)
+
+
+def test_without_a_probe_what_was_whole_together_stays_together():
+    """Neither is waited for, busy or not."""
+    machine = MemoryMachine(*ALL)
+
+    async def story(scene):
+        for facts in (MIDDLE, SMALL):
+            await scene.make_resident(facts)
+        assert scene.backend.cards.proven_bytes == MIDDLE.size_bytes + SMALL.size_bytes
+        machine.drop(SMALL.name)
+        await scene.backend.world.refresh_fresh()
+        scene.backend.world.residents.enter(weights_of(MIDDLE))
+        plan = scene.decide(SMALL).chosen.plan
+        assert (plan.evict, plan.waits_for) == ((), ())
 
     play(story, machine, has_probe=False)
 

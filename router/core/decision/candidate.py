@@ -7,9 +7,10 @@ from dataclasses import replace
 
 from router.core.decision.chain import Variant
 from router.core.decision.context import Automatic, ContextNeed, context_need
-from router.core.decision.need import need_of
+from router.core.decision.need import memory_options, need_of
 from router.core.decision.snapshot import ALL_WEIGHTS, Resident, Snapshot
 from router.core.decision.switching import Plan, Shortage, plan_switch
+from router.core.decision.unprobed import plan_unprobed
 from router.core.decision.verdict import Rules, Verdict, VerdictKind
 from router.core.ollama.model import ModelFacts
 from router.core.ollama.names import key_of
@@ -184,6 +185,13 @@ def _evaluate_load(
     return Verdict(variant, kind, num_ctx, found.need_bytes, found.have_bytes, plan=plan, facts=facts)
 
 
+def _size_bytes(facts: ModelFacts, options: LoadOptions, rules: Rules) -> int:
+    """Return what a load takes by `/api/ps`, if such a load was whole before, else by the formula."""
+    asked = memory_options(facts, options, rules.machine.settings)
+    seen_bytes = rules.machine.learned.shown_bytes(facts.weights, asked)
+    return seen_bytes or need_of(facts, options, rules.machine).footprint.need_bytes
+
+
 def _evaluate_without_probe(
     variant: Variant,
     facts: ModelFacts,
@@ -192,11 +200,8 @@ def _evaluate_without_probe(
     snapshot: Snapshot,
     rules: Rules,
 ) -> Verdict:
-    """Give the verdict in verify mode: all residents are evicted, and the load shows whether it fits.
-
-    A load that spilled is not tried again for a while.
-    """
-    least_bytes = need_of(facts, base.at(need.lower), rules.machine).footprint.need_bytes
+    """Give the verdict in verify mode: the load shows whether it fits; after a spill it is left alone for a while."""
+    least_bytes = _size_bytes(facts, base.at(need.lower), rules)
     if snapshot.ceiling_bytes is not None and least_bytes > snapshot.ceiling_bytes:
         have_bytes, why = snapshot.ceiling_bytes, "measured by a load that spilled"
         return Verdict(variant, VerdictKind.TOO_BIG, need.lower, least_bytes, have_bytes, why, facts=facts)
@@ -209,13 +214,5 @@ def _evaluate_without_probe(
             return Verdict(
                 variant, VerdictKind.SPILLED, need.lower, detail="spilled in an earlier attempt", facts=facts
             )
-    going = sorted(snapshot.residents, key=lambda resident: -resident.order)
-    plan = Plan(
-        options=options,
-        evict=tuple(resident.weights for resident in going),
-        waits_for=tuple(resident.weights for resident in going if resident.in_flight),
-        cards=(),
-        need_bytes=0,
-        have_bytes=0,
-    )
+    plan = plan_unprobed(facts, options, _size_bytes(facts, options, rules), snapshot)
     return Verdict(variant, VerdictKind.TRIES, options.num_ctx or 0, plan=plan, facts=facts)

@@ -58,7 +58,7 @@ class Snapshot:
     `barred` maps weights that just failed to load to the reason (ALL_WEIGHTS: nothing can be loaded). `loading` is what
     a switch in progress loads: weights and num_ctx. `floor_bytes` is, per card, the least memory that others left over
     `defaults.upgrade_after_s` (free + held by residents); a card that is missing has no history. Without a probe,
-    `ceiling_bytes` is what a load that spilled alone could place on the cards.
+    `proven_bytes` is what was whole in VRAM together, and `ceiling_bytes` what was not.
     """
 
     gpus: tuple[Gpu, ...] | None
@@ -69,6 +69,7 @@ class Snapshot:
     loading: tuple[str, int] | None = None
     floor_bytes: Mapping[int, int] = field(default_factory=dict)
     ceiling_bytes: int | None = None
+    proven_bytes: int = 0
 
     def __repr__(self) -> str:
         free = "unknown" if self.gpus is None else " + ".join(f"{gpu.free_bytes / GIB:.1f}" for gpu in self.gpus)

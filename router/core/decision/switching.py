@@ -108,7 +108,7 @@ def _plan_at(
     memory = need_of(facts, options, rules)
     same = tuple(r for r in snapshot.residents if r.weights == facts.weights and facts.weights)
     nearest: Shortage | None = None
-    for evicted in _subsets(snapshot.residents, same):
+    for evicted in eviction_sets(snapshot.residents, same):
         found = _plan_without(facts, options, memory, evicted, snapshot, rules, may_pin=may_pin)
         if isinstance(found, Plan):
             return found
@@ -135,7 +135,7 @@ def _cost(evicted: Sequence[Resident]) -> tuple[int, int, int, int, int]:
     )
 
 
-def _subsets(residents: Sequence[Resident], always: tuple[Resident, ...]) -> Iterable[tuple[Resident, ...]]:
+def eviction_sets(residents: Sequence[Resident], always: tuple[Resident, ...]) -> Iterable[tuple[Resident, ...]]:
     """Return the sets of residents to evict, cheapest first.
 
     `always` (older runners of the same weights) is in each.

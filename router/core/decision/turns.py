@@ -124,7 +124,7 @@ def turns(
         key=lambda group: _rank(group, residents, now_s, patience),  # rule 6
     )
     first = next((group for group in ordered if _is_impatient(group, residents, now_s, patience)), None)
-    closed = frozenset(first.plan.evict) if first is not None and first.plan is not None else frozenset()  # rule 5
+    closed = _in_the_way(first.plan) if first is not None and first.plan is not None else frozenset()  # rule 5
     let_in = _let_in(groups, closed, may_refuse=True)
     start = _start(ordered, first, entering | _weights_of(waiting, let_in))
     look_again_s = None
@@ -132,6 +132,11 @@ def turns(
         next_s = min(ticket.since_s for group in ordered for ticket in group.tickets) + patience.age_bound_s
         look_again_s = max(LOOK_AGAIN_S, next_s - now_s)
     return Turns(let_in, closed, start, look_again_s)
+
+
+def _in_the_way(plan: Plan) -> frozenset[str]:
+    """Return the residents that a switch needs idle: those to evict, and those that Ollama may evict for it."""
+    return frozenset((*plan.evict, *plan.waits_for))
 
 
 def wanted_weights(decision: Decision) -> str:

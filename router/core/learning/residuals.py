@@ -113,6 +113,12 @@ class Learned:
         residual = hidden.residual_bytes(cache_bytes) + max(0, gap)
         return residual, LEAST_SAFETY_BYTES + 2 * _MOST_SPREAD_BYTES, hidden.note
 
+    def shown_bytes(self, weights: str, options: MemoryOptions) -> int:
+        """Return what `/api/ps` showed of the newest whole load with these options, in bytes; 0 if there was none."""
+        seen = self.by_weights.get(weights, ())
+        whole = (one.size_vram_bytes for one in reversed(seen) if not one.spilled and one.matches(options))
+        return next(whole, 0)
+
     def banned(self, weights: str, options: MemoryOptions, free_bytes: int, now_s: float) -> bool:
         """Return whether such a load spilled within the last hour on this version of Ollama, and none succeeded since.
 

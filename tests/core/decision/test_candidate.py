@@ -33,12 +33,12 @@ def test_a_request_that_carries_no_options_gets_a_load_with_ollamas_own(snapshot
 
 
 def test_without_a_probe_a_request_that_carries_options_gets_a_load_with_exactly_those():
-    """The largest context by the rules, and everything that is loaded goes first."""
+    """The largest context by the rules; what Ollama may evict for it must be idle."""
     residents = (resident_of(OTHER, order=1, in_flight=1),)
     verdict = verdict_on(InferenceRequest(MODEL.name), replace(UNKNOWN, residents=residents))
     assert verdict.kind is VerdictKind.TRIES
     assert verdict.plan.options == LoadOptions(num_ctx=32768, num_batch=512)
-    assert verdict.plan.evict == verdict.plan.waits_for == (OTHER.weights,)
+    assert (verdict.plan.evict, verdict.plan.waits_for) == ((), (OTHER.weights,))
 
 
 def test_without_a_probe_what_a_spill_has_shown_to_be_too_much_has_no_plan():

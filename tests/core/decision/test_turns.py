@@ -132,6 +132,13 @@ def test_rule_5_only_the_first_impatient_group_closes_residents():
     assert (found.closed, found.let_in) == ({SMALL.weights}, (2,))
 
 
+def test_rule_5_closes_what_ollama_may_evict_too():
+    """Without a probe a load may wait for a resident that it does not evict; that one must become idle all the same."""
+    unproven = loads(BIG, evicts=[], waits_for=[SMALL.weights])
+    found = at_once(ticket(0, unproven, age_s=OLD_S), ticket(1, uses(SMALL)), residents={SMALL: Loaded()})
+    assert (found.let_in, found.closed, found.start) == ((), {SMALL.weights}, None)
+
+
 def test_rule_6_impatient_groups_go_first_by_age():
     """The oldest ticket of each counts, not how many wait."""
     found = at_once(

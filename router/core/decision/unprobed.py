@@ -1,0 +1,47 @@
+"""Planning without a probe (verify mode), pure: what may stay loaded beside a model whose load only `/api/ps` verifies.
+
+Two bounds of what the cards hold are known. `Snapshot.proven_bytes`: models of this size were whole in VRAM together.
+`Snapshot.ceiling_bytes`: as much as this spilled, or made Ollama evict. Up to the first everything stays; between the
+two a load beside the others is worth a try, because Ollama itself evicts before it spills; from the second on, the
+cheapest set that brings the sum below it is evicted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from router.core.decision.snapshot import Resident, Snapshot
+from router.core.decision.switching import Plan, eviction_sets
+from router.core.ollama.model import ModelFacts
+from router.core.ollama.runner import LoadOptions
+
+
+def plan_unprobed(facts: ModelFacts, options: LoadOptions, need_bytes: int, snapshot: Snapshot) -> Plan:
+    """Return the plan of a load that needs `need_bytes`: the cheapest eviction after which it may fit."""
+    same = tuple(one for one in snapshot.residents if one.weights == facts.weights and facts.weights)
+    for evicted in eviction_sets(snapshot.residents, same):
+        stay = [one for one in snapshot.residents if one not in evicted]
+        total_bytes = need_bytes + _vram_bytes(stay)
+        if stay and snapshot.ceiling_bytes is not None and total_bytes >= snapshot.ceiling_bytes:
+            continue
+        is_proven = not stay or total_bytes <= snapshot.proven_bytes
+        return _plan(options, evicted, (*evicted, *(() if is_proven else stay)))
+    return _plan(options, snapshot.residents, snapshot.residents)
+
+
+def _plan(options: LoadOptions, evicted: Iterable[Resident], touched: Iterable[Resident]) -> Plan:
+    """Return the plan; Ollama may evict any of `touched`, so the load waits until they are idle."""
+    youngest_first = sorted(evicted, key=lambda resident: -resident.order)
+    busy = sorted((one for one in touched if one.in_flight), key=lambda resident: -resident.order)
+    return Plan(
+        options=options,
+        evict=tuple(resident.weights for resident in youngest_first),
+        waits_for=tuple(resident.weights for resident in busy),
+        cards=(),
+        need_bytes=0,
+        have_bytes=0,
+    )
+
+
+def _vram_bytes(residents: Iterable[Resident]) -> int:
+    return sum(resident.size_vram_bytes for resident in residents)
