@@ -24,9 +24,10 @@ from ollama_simulator.server import SimConfig, running_simulator
 from router.adapters.catalog import CatalogReader
 from router.adapters.ollama import OllamaClient
 from router.core.decision.context import ContextNeed
+from router.core.decision.load_context import plan_switch
 from router.core.decision.need import MachineRules
 from router.core.decision.snapshot import Snapshot
-from router.core.decision.switching import Plan, plan_switch
+from router.core.decision.switching import Plan
 from router.core.ollama.model import ModelFacts
 from router.core.ollama.names import key_of
 from router.core.ollama.runner import LoadOptions

@@ -6,6 +6,7 @@ disappears from ps in between is kept aside, so that its count of requests is st
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -15,8 +16,17 @@ from router.core.decision.snapshot import Resident
 from router.core.ollama.names import key_of
 from router.core.ollama.runner import LoadOptions
 
+HOT_S = 120.0
+"""A resident that was used more than once within this time is company: a load spares it at the price of its context."""
+
+USES_KEPT = 256
+"""The number of unloaded models of which the last uses are kept: models that are wanted in turn are hot, too."""
+
 GOING_S = 10.0
 """An unload counts as under way for at most this long; a model that is still loaded then can be used again."""
+
+NEVER_USED = (-math.inf, -math.inf)
+"""The ends of the last two uses of a model that was not used."""
 
 Guess = Callable[[PsRow], dict[int, int]]
 """Estimates the bytes per card that an unmeasured runner holds."""
@@ -28,7 +38,8 @@ class Tracked:
 
     `held_bytes` is the memory per card, measured if `is_measured`, else assumed. `options` is None for a runner that
     another client of Ollama loaded. `lease_s` is the keep_alive sent to Ollama, `client_keep_alive_s` the last one that
-    a client requested. `served` counts the requests since the load.
+    a client requested. `served` counts the requests since the load, `used_s`
+    is when the last two of them ended.
     """
 
     weights: str
@@ -48,6 +59,7 @@ class Tracked:
     is_kept: bool = False
     is_measured: bool = False
     going_until_s: float = 0.0
+    used_s: tuple[float, float] = NEVER_USED
 
     @property
     def sent_options(self) -> LoadOptions:
@@ -62,6 +74,7 @@ class Tracked:
     def leave(self, now_s: float) -> bool:
         """Count the end of a request; return True if it was the last one under way."""
         self.in_flight -= 1
+        self.used_s = self.used_s[1], now_s
         if self.in_flight == 0:
             self.idle_since_s = now_s
         return self.in_flight == 0
@@ -90,6 +103,10 @@ class Tracked:
     def go(self, until_s: float) -> None:
         """Record that it is being unloaded until `until_s`; 0 revokes that."""
         self.going_until_s = until_s
+
+    def recall(self, used_s: tuple[float, float]) -> None:
+        """Take over the last uses of an earlier load of the same weights."""
+        self.used_s = used_s
 
     def see(self, row: PsRow) -> bool:
         """Take over its row of ps; return True if another client made Ollama reload it with other options."""
@@ -131,6 +148,7 @@ class Tracked:
             kept=self.is_kept,
             is_spilled=self.is_spilled,
             is_going=now_s < self.going_until_s,
+            is_hot=now_s - self.used_s[0] < HOT_S,
         )
 
 
@@ -140,6 +158,7 @@ class Residents(Mapping[str, Tracked]):
     def __init__(self, keep: frozenset[str], epoch: Epoch) -> None:
         self._entries: dict[str, Tracked] = {}
         self._leaving: dict[str, Tracked] = {}  # gone from ps while requests are still under way
+        self._used: dict[str, tuple[float, float]] = {}  # of weights that are not loaded now
         self._keep = keep
         self._epoch = epoch
         self._on_idle: Callable[[], None] = lambda: None
@@ -204,6 +223,7 @@ class Residents(Mapping[str, Tracked]):
         """Take over the rows of ps by weights; return the entries that have gone."""
         gone = [self._entries.pop(weights) for weights in list(self._entries) if weights not in seen]
         for tracked in gone:
+            self._remember_uses(tracked)
             if tracked.in_flight:  # their ends must be counted even if it never comes back
                 self._leaving[tracked.weights] = tracked
             self._epoch.advance()
@@ -217,10 +237,16 @@ class Residents(Mapping[str, Tracked]):
                 self._epoch.advance()
         return gone
 
+    def _remember_uses(self, gone: Tracked) -> None:
+        self._used[gone.weights] = gone.used_s
+        if len(self._used) > USES_KEPT:
+            del self._used[next(iter(self._used))]
+
     def _add(self, weights: str, row: PsRow, name: str, guess: Guess, now_s: float) -> None:
         self._order += 1  # Ollama evicts, and the router unloads, by the age of loads
         is_kept = key_of(name) in self._keep
         tracked = Tracked(weights, name, row, self._order, now_s, guess(row), idle_since_s=now_s, is_kept=is_kept)
+        tracked.recall(self._used.pop(weights, NEVER_USED))
         before = self._leaving.pop(weights, None)
         if before is not None and before.in_flight:
             before.back_as(tracked)

@@ -7,9 +7,10 @@ from dataclasses import replace
 
 from router.core.decision.chain import Variant
 from router.core.decision.context import Automatic, ContextNeed, context_need
+from router.core.decision.load_context import plan_switch
 from router.core.decision.need import memory_options, need_of
 from router.core.decision.snapshot import ALL_WEIGHTS, Resident, Snapshot
-from router.core.decision.switching import Plan, Shortage, plan_switch
+from router.core.decision.switching import Plan, Shortage
 from router.core.decision.unprobed import plan_unprobed
 from router.core.decision.verdict import Rules, Verdict, VerdictKind
 from router.core.ollama.model import ModelFacts
@@ -170,7 +171,9 @@ def _evaluate_load(
             plan = replace(verdict.plan, options=LoadOptions(), counted=verdict.plan.options)
             verdict = replace(verdict, plan=plan)
         return verdict
-    found = plan_switch(facts, base, need, snapshot, rules.machine, may_pin=not request.is_automatic)
+    least_num_ctx = rules.context.min_num_ctx
+    may_pin = not request.is_automatic
+    found = plan_switch(facts, base, need, snapshot, rules.machine, may_pin=may_pin, least_num_ctx=least_num_ctx)
     if isinstance(found, Shortage):  # cases 8, 9
         if found.need_bytes > found.have_bytes:
             return Verdict(variant, VerdictKind.TOO_BIG, need.lower, found.need_bytes, found.have_bytes, facts=facts)

@@ -22,6 +22,7 @@ class Resident:
     `options` is None if another client loaded it. `keep_alive_s` is the value sent to Ollama (inf = indefinitely).
     `wanted` counts requests that wait for it. `kept` marks the models of `defaults.keep`. `is_spilled`: a measurement
     showed that it is not wholly on the GPU. `is_going`: it is being unloaded.
+    `is_hot`: it was used more than once within the last two minutes.
     """
 
     name: str
@@ -39,6 +40,12 @@ class Resident:
     kept: bool = False
     is_spilled: bool = False
     is_going: bool = False
+    is_hot: bool = False
+
+    @property
+    def is_company(self) -> bool:
+        """True if it is in use: with requests in flight or waiting for it, or used repeatedly just now."""
+        return self.in_flight > 0 or self.wanted > 0 or self.is_hot
 
     @property
     def is_fully_resident(self) -> bool:

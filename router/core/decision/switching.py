@@ -6,11 +6,10 @@ believes, evicts nothing and places the model where the plan does (`ollama/sched
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
-from router.core.decision.context import ContextNeed
 from router.core.decision.need import MachineRules, MemoryNeed, need_of
 from router.core.decision.snapshot import Resident, Snapshot
 from router.core.memory.placement import Placement
@@ -63,58 +62,28 @@ class Shortage:
     reason: str
 
 
-def plan_switch(
+def plan_at(
     facts: ModelFacts,
-    base: LoadOptions,
-    need: ContextNeed,
+    options: LoadOptions,
     snapshot: Snapshot,
     rules: MachineRules,
     *,
-    may_pin: bool = True,
+    may_pin: bool,
+    spared: frozenset[str] = frozenset(),
 ) -> Plan | Shortage:
-    """Return the cheapest sound plan to load `facts` with the largest context of `need` that fits; `base` has the rest.
-
-    Context counts more than evictions: residents are evicted rather than loading with a smaller context beside them,
-    and a smaller context is taken only if no plan exists for a larger one. Without `may_pin` the request cannot name a
-    card, so Ollama must choose the planned card by itself.
-    """
-    found = _plan_at(facts, base.at(need.upper), snapshot, rules, may_pin=may_pin)
-    if isinstance(found, Plan) or need.upper == need.lower:
-        return found
-    least = _plan_at(facts, base.at(need.lower), snapshot, rules, may_pin=may_pin)
-    if isinstance(least, Shortage):  # then no context in between has a plan either
-        return least
-    for num_ctx in contexts(need, rules.step):
-        if need.lower < num_ctx < need.upper:
-            between = _plan_at(facts, base.at(num_ctx), snapshot, rules, may_pin=may_pin)
-            if isinstance(between, Plan):
-                return between
-    return least
-
-
-def contexts(need: ContextNeed, step: int) -> Iterator[int]:
-    """Yield the largest context, then each time three quarters of it rounded down to `step`, and `lower` at the end."""
-    num_ctx = need.upper
-    while num_ctx > need.lower:
-        yield num_ctx
-        num_ctx = max(need.lower, num_ctx * 3 // 4 // step * step)
-    yield need.lower
-
-
-def _plan_at(
-    facts: ModelFacts, options: LoadOptions, snapshot: Snapshot, rules: MachineRules, *, may_pin: bool
-) -> Plan | Shortage:
+    """Return the cheapest sound plan to load `facts` with exactly `options`, evicting none of `spared` (weights)."""
     assert snapshot.gpus
     memory = need_of(facts, options, rules)
     same = tuple(r for r in snapshot.residents if r.weights == facts.weights and facts.weights)
     nearest: Shortage | None = None
     for evicted in eviction_sets(snapshot.residents, same):
+        if spared and any(one.weights in spared for one in evicted):
+            continue
         found = _plan_without(facts, options, memory, evicted, snapshot, rules, may_pin=may_pin)
         if isinstance(found, Plan):
             return found
         nearest = _nearer(nearest, found)
-    assert nearest is not None
-    return nearest
+    return nearest or Shortage(0, 0, "others are in use")
 
 
 def _nearer(one: Shortage | None, other: Shortage) -> Shortage:

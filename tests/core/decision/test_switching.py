@@ -6,9 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.core.decision.context import ContextNeed
+from router.core.decision.load_context import contexts, plan_switch
 from router.core.decision.need import MachineRules
 from router.core.decision.snapshot import Snapshot
-from router.core.decision.switching import SPLIT_SLACK, Plan, Shortage, booked, contexts, plan_switch
+from router.core.decision.switching import SPLIT_SLACK, Plan, Shortage, booked
 from router.core.learning.observation import Observation
 from router.core.learning.residuals import Learned
 from router.core.ollama.options import ServerSettings

@@ -1,0 +1,98 @@
+"""The context of a load: the largest that fits, unless a smaller one keeps company. Pure.
+
+ 1. LARGEST   The largest context for which a plan exists, whatever idle residents it evicts.
+ 2. BESIDE    If that plan evicts company (a resident in use, or used more than once within the last two minutes), the
+              largest context that evicts none of it.
+ 3. RETURN    If there is none, the largest context that leaves room for the evicted company to come back at the least
+              context: two models that are wanted in turn then end up side by side instead of evicting each other.
+
+A context that the request, the chain entry or the Modelfile names leaves no choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from router.core.decision.context import ContextNeed
+from router.core.decision.need import MachineRules, need_of
+from router.core.decision.snapshot import Resident, Snapshot
+from router.core.decision.switching import Plan, Shortage, plan_at
+from router.core.ollama.model import ModelFacts
+from router.core.ollama.options import DEFAULT_BATCH, can_complete
+from router.core.ollama.runner import LoadOptions
+
+
+def plan_switch(
+    facts: ModelFacts,
+    base: LoadOptions,
+    need: ContextNeed,
+    snapshot: Snapshot,
+    rules: MachineRules,
+    *,
+    may_pin: bool = True,
+    least_num_ctx: int = 0,
+) -> Plan | Shortage:
+    """Return the plan to load `facts` by the rules of this module; `base` has the options besides the context.
+
+    Without `may_pin` the request cannot name a card, so Ollama must choose the planned card by itself. `least_num_ctx`
+    is the least context with which another model would be loaded.
+    """
+
+    def plan(num_ctx: int, spared: frozenset[str] = frozenset()) -> Plan | Shortage:
+        return plan_at(facts, base.at(num_ctx), snapshot, rules, may_pin=may_pin, spared=spared)
+
+    largest = _largest(need, rules.step, plan)
+    if isinstance(largest, Shortage) or need.upper == need.lower:
+        return largest
+    company = frozenset(one.weights for one in snapshot.residents if one.is_company and one.weights != facts.weights)
+    lost = company.intersection(largest.evict)
+    if not lost:
+        return largest
+    below = [num_ctx for num_ctx in contexts(need, rules.step) if num_ctx <= (largest.options.num_ctx or 0)]
+    beside = next((found for one in below if isinstance(found := plan(one, company), Plan)), None)
+    if beside is not None:
+        return beside
+    gone = [one for one in snapshot.residents if one.weights in lost]
+    back_bytes = sum(_least_bytes(one, snapshot, rules, least_num_ctx) for one in gone)
+    plans = (found for one in below if isinstance(found := plan(one), Plan))
+    return next((found for found in plans if _leaves(found, back_bytes)), largest)
+
+
+def _largest(need: ContextNeed, step: int, plan: Callable[[int], Plan | Shortage]) -> Plan | Shortage:
+    """Apply rule 1."""
+    found = plan(need.upper)
+    if isinstance(found, Plan) or need.upper == need.lower:
+        return found
+    least = plan(need.lower)
+    if isinstance(least, Shortage):  # then no context in between has a plan either
+        return least
+    for num_ctx in contexts(need, step):
+        if need.lower < num_ctx < need.upper:
+            between = plan(num_ctx)
+            if isinstance(between, Plan):
+                return between
+    return least
+
+
+def contexts(need: ContextNeed, step: int) -> Iterator[int]:
+    """Yield the largest context, then each time three quarters of it rounded down to `step`, and `lower` at the end."""
+    num_ctx = need.upper
+    while num_ctx > need.lower:
+        yield num_ctx
+        num_ctx = max(need.lower, num_ctx * 3 // 4 // step * step)
+    yield need.lower
+
+
+def _leaves(plan: Plan, back_bytes: int) -> bool:
+    """Return True if the cards of `plan` have `back_bytes` left after its load."""
+    return plan.have_bytes - plan.expected_bytes >= back_bytes
+
+
+def _least_bytes(resident: Resident, snapshot: Snapshot, rules: MachineRules, least_num_ctx: int) -> int:
+    """Return what `resident` would need at the least context, in bytes; what it holds now if that is unknown."""
+    held_bytes = sum(resident.held_bytes.values())
+    facts = next((one for one in snapshot.catalog.values() if one.weights == resident.weights), None)
+    if facts is None or not can_complete(facts) or not least_num_ctx or not snapshot.gpus:
+        return held_bytes
+    options = LoadOptions(num_ctx=min(least_num_ctx, resident.context_length), num_batch=DEFAULT_BATCH)
+    return min(need_of(facts, options, rules).need_bytes(gpu) for gpu in snapshot.gpus)
