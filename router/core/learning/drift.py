@@ -15,6 +15,8 @@ _NOTABLE_BYTES = 256 * MIB
 _NEARLY_BYTES = 48 * MIB
 _KV_TYPES = ("f16", "q8_0", "q4_0")
 _SLOTS = (1, 2, 3, 4, 8)
+TRUST = {1: 1.0, 2: 0.75}
+"""Weight of a model that a hypothesis explains by this many changed settings: two explain more by chance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +24,8 @@ class Hidden:
     """One hypothesis that explains the residuals of `models` models: `factor` × the caches, or a constant per load.
 
     `constant_bytes` is added to each load. `of_models` is how many models were notably off. `misfit_bytes` is by how
-    much the hypothesis fails to explain them, on average. `note` describes it as text.
+    much the hypothesis fails to explain them, on average, `settings` how many settings it changes. `note` is the
+    text for people.
     """
 
     models: int
@@ -31,6 +34,7 @@ class Hidden:
     note: str
     of_models: int = 0
     misfit_bytes: int = 0
+    settings: int = 1
 
     @property
     def is_settled(self) -> bool:
@@ -45,14 +49,16 @@ class Hidden:
 def hidden_setting(newest: Iterable[Observation]) -> Hidden | None:
     """Return the hypothesis that explains the newest load of each model; None if the formula explains them well enough.
 
-    The one that explains the most models wins, then the one that fits best; one changed setting is preferred to a
-    constant that fits slightly better. If the caches are not known, only a constant can be inferred.
+    The one that explains the most models wins, then the one that fits best; two changed settings must explain a third
+    more models than one, and one is preferred to a constant that fits slightly better. If the caches are not known, only a
+    constant can be inferred, and only from loads that were whole.
     """
-    notable = [seen for seen in newest if not seen.spilled and abs(seen.residual_bytes) > _NOTABLE_BYTES]
+    notable = [seen for seen in newest if abs(seen.shown_residual_bytes or 0) > _NOTABLE_BYTES]
     if not notable:
         return None
-    hypotheses = [one for one in (*_factors(notable), _constant(notable)) if one is not None]
-    best = min(hypotheses, key=lambda one: (-one.models, one.misfit_bytes), default=None)
+    whole = [seen for seen in notable if not seen.spilled]
+    hypotheses = [one for one in (*_factors(notable), _constant(whole) if whole else None) if one is not None]
+    best = min(hypotheses, key=lambda one: (-one.models * TRUST[one.settings], one.misfit_bytes), default=None)
     return None if best is None else replace(best, of_models=len(notable))
 
 
@@ -67,8 +73,9 @@ def _factors(notable: Sequence[Observation]) -> list[Hidden]:
 def _explains(seen: Observation, kind: str, slots: int) -> bool:
     if not seen.cache_bytes or (kind, slots) == (seen.kv_type, seen.num_parallel):
         return False
+    residual = seen.shown_residual_bytes or 0
     expected = (_factor_of(seen, kind, slots) - 1) * seen.cache_bytes
-    return abs(expected - seen.residual_bytes) <= max(128 * MIB, 0.06 * abs(seen.residual_bytes))
+    return abs(expected - residual) <= max(128 * MIB, 0.06 * abs(residual))
 
 
 def _factor_of(seen: Observation, kind: str, slots: int) -> float:
@@ -84,9 +91,10 @@ def _factor(explained: Sequence[Observation], kind: str, slots: int) -> Hidden:
         settings.append(f"OLLAMA_NUM_PARALLEL={slots}")
     factor = _factor_of(seen, kind, slots)
     note = f"{_models(len(explained))} {factor:.2g} × the computed cache: the server seems to run with "
-    misfit = _mean(abs((factor - 1) * one.cache_bytes - one.residual_bytes) for one in explained)
+    misfit = _mean(abs((factor - 1) * one.cache_bytes - (one.shown_residual_bytes or 0)) for one in explained)
     preferred = _NEARLY_BYTES if len(settings) == 1 else 0
-    return Hidden(len(explained), factor, 0, note + " and ".join(settings), misfit_bytes=misfit - preferred)
+    text = note + " and ".join(settings)
+    return Hidden(len(explained), factor, 0, text, misfit_bytes=misfit - preferred, settings=len(settings))
 
 
 def _constant(notable: Sequence[Observation]) -> Hidden | None:
@@ -97,7 +105,7 @@ def _constant(notable: Sequence[Observation]) -> Hidden | None:
     direction = "more" if middle > 0 else "less"
     note = f"{_models(len(near))} {abs(middle) // MIB} MiB {direction} than computed, for no known reason"
     misfit = _mean(abs(seen.residual_bytes - middle) for seen in near)
-    return Hidden(len(near), 1.0, middle, note, misfit_bytes=misfit)
+    return Hidden(len(near), 1.0, middle, note, misfit_bytes=misfit, settings=2)
 
 
 def _mean(sizes: Iterable[float]) -> int:

@@ -62,6 +62,18 @@ class Observation:
         had = self.free_before_bytes * max(1, len(self.gpu_names)) - self.margin_bytes
         return max(self.measured_bytes + outside, had) - self.predicted_bytes
 
+    @property
+    def shown_residual_bytes(self) -> int | None:
+        """The need beyond the formula that was really seen, in bytes; None if a spill does not show it.
+
+        That leaves out the bound by which a spill without a cause in sight is explained (`residual_bytes`).
+        """
+        if not self.spilled:
+            return self.residual_bytes
+        if not self.measured_bytes or not self.size_bytes:
+            return None
+        return self.measured_bytes + max(0, self.size_bytes - self.size_vram_bytes) - self.predicted_bytes
+
     def matches(self, options: MemoryOptions) -> bool:
         """Return whether `options` start the same runner, as far as memory is concerned."""
         return (self.num_ctx, self.num_batch, self.num_parallel, self.kv_type) == (

@@ -103,12 +103,18 @@ class Learned:
         None.
         """
         newest, hidden = seen[-1], self.hidden
-        if hidden is None or not hidden.is_settled or version != self.version or not cache_bytes:
+        if hidden is None or version != self.version or not cache_bytes:
+            return None
+        is_agreed = hidden.models >= 2 and hidden.models == hidden.of_models
+        if not (hidden.is_settled or (newest.spilled and is_agreed)):  # a spill leaves nothing else to go by
             return None
         if not newest.cache_bytes or any(one.matches(options) for one in seen):
             return None
-        gap = newest.residual_bytes - hidden.residual_bytes(newest.cache_bytes)
-        if abs(gap) > max(2 * _MOST_SPREAD_BYTES, newest.residual_bytes // 16):
+        shown_bytes = newest.shown_residual_bytes
+        if shown_bytes is None:
+            return None
+        gap = shown_bytes - hidden.residual_bytes(newest.cache_bytes)
+        if abs(gap) > max(2 * _MOST_SPREAD_BYTES, shown_bytes // 16):
             return None
         residual = hidden.residual_bytes(cache_bytes) + max(0, gap)
         return residual, LEAST_SAFETY_BYTES + 2 * _MOST_SPREAD_BYTES, hidden.note

@@ -203,6 +203,32 @@ def test_a_hidden_kv_type_is_recognised() -> None:
     assert hidden.note.startswith("1 model takes")
 
 
+def test_one_setting_is_named_rather_than_two_that_fit_a_little_better() -> None:
+    """q8_0 takes 0.53 of f16, two slots of q4_0 0.56: with the usual noise either explains the loads."""
+    seen = [
+        load(name, -0.45 * cache, cache_bytes=cache * MIB) for name, cache in (("a", 1024), ("b", 2048), ("c", 700))
+    ]
+    hidden = hidden_setting(seen)
+    assert hidden is not None
+    assert hidden.note.endswith("OLLAMA_KV_CACHE_TYPE=q8_0")
+
+
+def test_loads_that_spilled_show_hidden_slots_too() -> None:
+    """By what the probe saw go and what ps shows in main memory; then a smaller context is known to fit."""
+    cache = 2 * GIB
+    spilled = [
+        spill(name, measured_bytes=14 * GIB, size_bytes=16 * GIB, size_vram_bytes=14 * GIB, cache_bytes=cache)
+        for name in ("a", "b", "c")
+    ]
+    learned = Learned.of(spilled)
+    assert learned.hidden is not None
+    assert "OLLAMA_NUM_PARALLEL=4" in learned.hidden.note
+    asked = MemoryOptions(2048)
+    residual, _, _ = learned.residual_bytes("a", asked, GPUS, "0.33.0", cache_bytes=cache // 4, now_s=1100.0)
+    assert residual == 3 * cache // 4
+    assert learned.residual_bytes("new", asked, GPUS, "0.33.0", cache_bytes=cache // 4)[0] == 3 * cache // 4
+
+
 def test_two_hidden_settings_at_once() -> None:
     """Type and slots together, where neither alone explains it."""
     factor = 4 * 1.0625 / 2
