@@ -13,7 +13,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 from router.backend.residency import Residency
-from router.backend.setbacks import Setbacks
+from router.backend.setbacks import CONTESTED, Setbacks
 from router.backend.switches import SwitchResult, Target
 from router.backend.world import World
 from router.config import Config
@@ -254,6 +254,8 @@ class Line:
         bar = self._setbacks.count(target.weights, result, failure.message if failure else "", self._now())
         if bar is not None:
             self._world.bar(*bar)
+        if result is SwitchResult.TAKEN and self._setbacks.is_contested:
+            self._telemetry.emit(Notified(CONTESTED, level="warning"))
         if self._setbacks.has_given_up:
             self._fail_waiting()
         self.pump()

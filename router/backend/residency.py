@@ -102,7 +102,7 @@ class Residency:
         await self._world.refresh_fresh()
         tracked = self._residents.get(target.weights)
         if tracked is None:  # observed: Ollama answers the load with 200, and ps lists nothing
-            return SwitchResult.MOVED, "the load returned, but the model is not loaded"
+            return SwitchResult.TAKEN, "the load returned, but the model is not loaded"
         free_before = {} if target.plan.adopts else {gpu.index: gpu.free_bytes for gpu in before or ()}
         tracked.loaded(target.plan.options, self._lease_s, self._now(), free_before)
         after, has_left = self._cards.measured_since(loaded_s), not present.keys() <= self._residents.keys()

@@ -4,6 +4,7 @@
 | --------- | ------------------------------------------------- | --------------------- | ---------------------------- |
 | DONE      | are let in                                        | none                  | starts with a clean slate    |
 | MOVED     | are decided again                                 | none                  | after 3 in a row barred 5 s  |
+| TAKEN     | wait                                              | 0.2 … 3.2 s, jitter   | is not to blame              |
 | SPILLED   | are decided again, by what was learned            | none                  | after 3 in a row barred 5 s  |
 | ON_CPU    | are refused, with the reason                      | none                  | every model barred 60 s      |
 | FAILED    | get the next variant, else the load's error       | none                  | barred 30 s                  |
@@ -36,14 +37,21 @@ PAUSE_S = 5.0
 BAR_S = 30.0
 """How long a model is barred after its load failed."""
 
+TAKEN_PAUSE_S, MAX_TAKEN_PAUSE_S = 0.2, 3.2
+"""Pause before the next switch after somebody else has unloaded what was just loaded: the first, and the longest."""
+
+CONTESTED_AFTER = 2
+"""Once is an accident; from the second time in a row on it is said."""
+
+CONTESTED = (
+    "somebody else unloads what is loaded through this router: another router or client uses the same Ollama directly"
+)
+
 NO_GPU_S = 60.0
 """How long nothing is loaded after Ollama put nothing of a load on the GPU; then one load tries whether it is back."""
 
 AWAY_PAUSE_S, MAX_AWAY_PAUSE_S = 1.0, 8.0
 """Pause before the next switch after one that could not reach Ollama: the first, and the longest."""
-
-MAX_DOUBLINGS = math.ceil(math.log2(MAX_AWAY_PAUSE_S / AWAY_PAUSE_S))
-"""The longest pause is reached by then; a power without bound would overflow while Ollama is away for hours."""
 
 
 class Bar(NamedTuple):
@@ -60,7 +68,12 @@ class Setbacks:
     def __init__(self) -> None:
         self.paused_until_s = -math.inf
         self._strikes: dict[str, int] = {}
-        self._times_away = 0
+        self._times_away = self._times_taken = 0
+
+    @property
+    def is_contested(self) -> bool:
+        """True just after the second switch in a row whose model somebody else has unloaded."""
+        return self._times_taken == CONTESTED_AFTER
 
     @property
     def has_given_up(self) -> bool:
@@ -77,7 +90,15 @@ class Setbacks:
 
         `failure` is Ollama's error if the load failed.
         """
-        self._count_away(result, now_s)
+        self._times_away = self._times_away + 1 if result is SwitchResult.AWAY else 0
+        if result is SwitchResult.AWAY:
+            self._pause(now_s, AWAY_PAUSE_S, MAX_AWAY_PAUSE_S, self._times_away)
+        elif result is SwitchResult.TAKEN:
+            self._times_taken += 1
+            self._pause(now_s, TAKEN_PAUSE_S, MAX_TAKEN_PAUSE_S, self._times_taken)
+            return None
+        elif result is SwitchResult.DONE:
+            self._times_taken = 0
         if result in (SwitchResult.DONE, SwitchResult.ABANDONED, SwitchResult.AWAY):
             self._strikes.pop(weights, None)
             return None
@@ -93,11 +114,7 @@ class Setbacks:
             return Bar(weights, BAR_S, failure or result.value)
         return Bar(weights, PAUSE_S, result.value)
 
-    def _count_away(self, result: SwitchResult, now_s: float) -> None:
-        if result is not SwitchResult.AWAY:
-            self._times_away = 0
-            return
-        doublings = min(self._times_away, MAX_DOUBLINGS)
-        pause_s = min(MAX_AWAY_PAUSE_S, AWAY_PAUSE_S * 2**doublings)
-        self._times_away += 1
-        self.paused_until_s = now_s + pause_s * random.uniform(0.5, 1.0)  # so that several routers do not get in step
+    def _pause(self, now_s: float, first_s: float, longest_s: float, times: int) -> None:
+        """Double the pause each time up to the longest; with jitter, so that several routers do not get in step."""
+        doublings = min(times - 1, math.ceil(math.log2(longest_s / first_s)))  # no power without bound: it overflows
+        self.paused_until_s = now_s + min(longest_s, first_s * 2**doublings) * random.uniform(0.5, 1.0)

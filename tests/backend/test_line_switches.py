@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from router.backend.setbacks import BAR_S, MAX_STRIKES, PAUSE_S
+from router.backend.setbacks import BAR_S, CONTESTED, PAUSE_S
 from router.backend.switches import SwitchResult
 from router.errors import LoadFailed, UpstreamError
 from router.telemetry import Notified
@@ -84,35 +84,41 @@ def test_an_ollama_that_is_away_is_not_asked_to_load_again_and_again():
     in_line(story, MemoryMachine(*ALL))
 
 
-def test_a_model_that_would_not_stay_is_left_alone_for_a_moment_after_some_switches():
-    """Each comes back without it; then its chain goes on without it."""
+def test_a_model_that_somebody_else_unloads_at_once_is_loaded_again_after_growing_pauses_and_that_is_said_once():
+    """Another router before the same Ollama: nobody is refused for it, and it gets its turns too."""
     machine = MemoryMachine(*ALL)
-    machine.loads_nothing = True
+    machine.loads_nothing, machine.load_s = True, 0.1
 
     async def story(scene, queue):
-        await queue.join(SMALL)
-        assert scene.decide(SMALL).chosen is None
-        assert len(machine.named("load")) == MAX_STRIKES
-        assert scene.backend.world.snapshot().barred == {weights_of(SMALL): SwitchResult.MOVED.value}
-        await asyncio.sleep(PAUSE_S + 0.1)
+        waiting = queue.join(SMALL)
+        await asyncio.sleep(20)
+        assert 6 <= len(machine.named("load")) <= 16
         assert scene.backend.world.snapshot().barred == {}
+        assert [event.message for event in scene.heard.of(Notified)] == [CONTESTED]
+        machine.loads_nothing = False
+        assert await waiting == weights_of(SMALL)
+        machine.loads_nothing = True
+        machine.drop(SMALL.name)
+        await scene.backend.world.refresh_fresh()
+        again = queue.join(SMALL)
+        await asyncio.sleep(3)
+        assert len(scene.heard.of(Notified)) == 2
+        machine.loads_nothing = False
+        await again
 
     in_line(story, machine)
 
 
-def test_a_switch_that_succeeds_takes_earlier_strikes_back():
-    """Only switches in a row count."""
+def test_a_model_for_which_no_room_can_be_made_is_left_alone_for_a_moment():
+    """Its switches come back without it; then its chain goes on without it."""
     machine = MemoryMachine(*ALL)
+    machine.stubborn.add(MIDDLE.name)
 
     async def story(scene, queue):
-        for _ in range(2):
-            machine.loads_nothing = True
-            waiting = queue.join(SMALL)
-            await asyncio.sleep(2.5 * machine.load_s)  # the third try is under way
-            machine.loads_nothing = False
-            assert await waiting == weights_of(SMALL)
-            machine.drop(SMALL.name)
-            await scene.backend.world.refresh_fresh()
+        await scene.make_resident(MIDDLE)
+        await queue.join(BIG)
+        assert scene.backend.world.snapshot().barred == {weights_of(BIG): SwitchResult.MOVED.value}
+        await asyncio.sleep(PAUSE_S + 0.1)
         assert scene.backend.world.snapshot().barred == {}
 
     in_line(story, machine)

@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
-from router.backend.setbacks import AWAY_PAUSE_S, MAX_AWAY_PAUSE_S, Setbacks
+from router.backend.setbacks import (
+    AWAY_PAUSE_S,
+    BAR_S,
+    MAX_AWAY_PAUSE_S,
+    MAX_STRIKES,
+    NO_GPU,
+    NO_GPU_S,
+    PAUSE_S,
+    Bar,
+    Setbacks,
+)
 from router.backend.switches import SwitchResult
+from router.core.decision.snapshot import ALL_WEIGHTS
 
 
 def test_an_ollama_that_is_away_for_days_is_asked_again_after_the_longest_pause():
@@ -16,3 +27,32 @@ def test_an_ollama_that_is_away_for_days_is_asked_again_after_the_longest_pause(
     assert all(MAX_AWAY_PAUSE_S / 2 <= pause_s <= MAX_AWAY_PAUSE_S for pause_s in pauses_s[3:])
     assert AWAY_PAUSE_S / 2 <= pauses_s[0] <= AWAY_PAUSE_S
     assert setbacks.has_given_up
+
+
+def test_only_switches_in_a_row_count_as_strikes() -> None:
+    """One that succeeded, or that no request waited for any more, starts anew."""
+    for end in (SwitchResult.DONE, SwitchResult.ABANDONED):
+        setbacks = Setbacks()
+        for _ in range(3):
+            for _ in range(MAX_STRIKES - 1):
+                assert setbacks.count("a", SwitchResult.SPILLED, "", 0.0) is None
+            setbacks.count("a", end, "", 0.0)
+
+
+def test_each_bar_names_its_weights_its_time_and_its_reason() -> None:
+    """A failed load at once; what moved or spilled after some strikes; a lost GPU bars everything."""
+    setbacks = Setbacks()
+    assert setbacks.count("a", SwitchResult.FAILED, "out of memory", 0.0) == Bar("a", BAR_S, "out of memory")
+    assert setbacks.count("a", SwitchResult.ON_CPU, "", 0.0) == Bar(ALL_WEIGHTS, NO_GPU_S, NO_GPU)
+    moved = [setbacks.count("a", SwitchResult.MOVED, "", 0.0) for _ in range(MAX_STRIKES)]
+    assert moved == [None] * (MAX_STRIKES - 1) + [Bar("a", PAUSE_S, SwitchResult.MOVED.value)]
+
+
+def test_what_was_forgotten_has_no_strikes() -> None:
+    """Of one model, or of all."""
+    for forgotten in ("a", None):
+        setbacks = Setbacks()
+        for _ in range(MAX_STRIKES - 1):
+            setbacks.count("a", SwitchResult.MOVED, "", 0.0)
+        setbacks.forget(forgotten)
+        assert setbacks.count("a", SwitchResult.MOVED, "", 0.0) is None

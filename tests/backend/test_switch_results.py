@@ -111,7 +111,7 @@ def test_a_load_that_came_back_without_a_model_is_decided_again():
     machine.loads_nothing = True
 
     async def story(scene):
-        assert await switched(scene, scene.target(SMALL)) is SwitchResult.MOVED
+        assert await switched(scene, scene.target(SMALL)) is SwitchResult.TAKEN
         assert scene.backend.lessons.learned.by_weights == {}
 
     play(story, machine)

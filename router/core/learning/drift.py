@@ -50,8 +50,8 @@ def hidden_setting(newest: Iterable[Observation]) -> Hidden | None:
     """Return the hypothesis that explains the newest load of each model; None if the formula explains them well enough.
 
     The one that explains the most models wins, then the one that fits best; two changed settings must explain a third
-    more models than one, and one is preferred to a constant that fits slightly better. If the caches are not known, only a
-    constant can be inferred, and only from loads that were whole.
+    more models than one, and one is preferred to a constant that fits slightly better. If the caches are not known,
+    only a constant can be inferred, and only from loads that were whole.
     """
     notable = [seen for seen in newest if abs(seen.shown_residual_bytes or 0) > _NOTABLE_BYTES]
     if not notable:
