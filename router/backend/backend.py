@@ -11,6 +11,7 @@ from router.adapters.gpu.reading import VramProbe
 from router.adapters.ollama import OllamaClient
 from router.adapters.store import LearnedStore
 from router.backend.cards import Cards
+from router.backend.contest import Contest
 from router.backend.derived import DerivedTags
 from router.backend.epoch import Epoch
 from router.backend.installed import Installed
@@ -57,7 +58,7 @@ class Backend:
         self.world = World(self.server, self.installed, residents, self.cards, epoch, telemetry, name, config.snapshot)
         self._rules = DecisionRules(section, config.defaults, unix_now)
         self.lessons = Lessons(store, lambda: self._rules.server_settings(self.world.version), telemetry, unix_now)
-        self.residency = Residency(self.world, self.lessons, config, telemetry)
+        self.residency = Residency(self.world, self.lessons, Contest(self.relay), config, telemetry)
         self.line = Line(self.world, self.residency, config, telemetry)
         self.keepalive = KeepAlive(
             self.residency, residents, config.defaults, is_switching=lambda: self.line.is_switching, unix_now=unix_now
@@ -112,6 +113,7 @@ class Backend:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.line.aclose()
+        await self.residency.aclose()
         if self.world.is_up:  # an Ollama that does not answer would only delay the stop
             await self.derived.remove_all()
         await self.relay.aclose()

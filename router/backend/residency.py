@@ -12,19 +12,25 @@ Ollama time to notice; and loads with exactly the options of the requests that f
 from __future__ import annotations
 
 import asyncio
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 
+from router.adapters.ollama import PsRow
 from router.backend.conclusions import Conclusions, Verified
+from router.backend.contest import Contest
 from router.backend.lessons import Lessons
 from router.backend.residents import Tracked
 from router.backend.switches import SwitchResult, Target
 from router.backend.unloading import Unloading
-from router.backend.verification import look_at
+from router.backend.verification import Placed, look_at
 from router.backend.world import World
 from router.config import Config
 from router.core.decision.switching import Plan
 from router.core.ollama.model import ModelFacts
 from router.core.ollama.runner import Gpu
 from router.errors import LoadFailed, ModelNotFound, RouterError, UpstreamTimeout
+from router.http.client.response import UpstreamResponse
 from router.telemetry import Switched, Telemetry
 
 LEASE_MARGIN_S = 30.0
@@ -42,10 +48,20 @@ def is_embedder(facts: ModelFacts | None) -> bool:
     return facts is not None and "embedding" in facts.capabilities and "completion" not in facts.capabilities
 
 
+@dataclass(frozen=True, slots=True)
+class Readings:
+    """The state just before a load: the cards, the same by a valid reading, and the other residents by weights."""
+
+    before: tuple[Gpu, ...] | None
+    measured: tuple[Gpu, ...] | None
+    present: Mapping[str, PsRow]
+
+
 class Residency:
     """Carries out switches, unloads and renewals on one backend."""
 
-    def __init__(self, world: World, lessons: Lessons, config: Config, telemetry: Telemetry) -> None:
+    def __init__(self, world: World, lessons: Lessons, contest: Contest, config: Config, telemetry: Telemetry) -> None:
+        self._contest = contest
         self.unloading = Unloading(world, config)
         self._conclusions = Conclusions(world, lessons, self.unloading, telemetry)
         self._lessons = lessons
@@ -76,6 +92,7 @@ class Residency:
             self._failures[target.weights] = error
         except RouterError as error:  # Ollama restarts, for example: the model is not to blame
             result, text = SwitchResult.AWAY, error.message
+        self._contest.count(result)
         phase = "finished" if result is SwitchResult.DONE else "failed"
         error_text = text or ("" if result is SwitchResult.DONE else result.value)
         took_s = self._now() - started_s
@@ -84,6 +101,8 @@ class Residency:
 
     async def _switch(self, target: Target) -> tuple[SwitchResult, str]:
         started_s = self._now()
+        if self._contest.is_on and not is_embedder(target.facts):
+            return await self._load_held(target)
         if not await self._make_room(target):
             return SwitchResult.MOVED, "a resident is busy again or could not be unloaded"
         # Making room takes seconds: check again that the plan is still wanted and possible.
@@ -91,28 +110,56 @@ class Residency:
             return SwitchResult.ABANDONED, ""
         if target.weights in self._residents and not target.plan.adopts:
             return SwitchResult.MOVED, "another client has loaded it meanwhile"
-        before = self._cards.gpus
-        if before is not None and not _still_fits(target.plan, before):
+        if (before := self._cards.gpus) is not None and not _still_fits(target.plan, before):
             return SwitchResult.MOVED, "memory was taken meanwhile"
-        measured = self._cards.measured_since(started_s)
-        # Whether Ollama evicted another model during the load; then free memory says nothing about this one.
-        present = {weights: other.row for weights, other in self._residents.items() if weights != target.weights}
+        readings = self._readings(target, started_s)
         await self._load(target)
-        loaded_s = self._now()
+        load = await self._look(target, readings)
+        return await self._conclude(load)
+
+    async def _load_held(self, target: Target) -> tuple[SwitchResult, str]:
+        """Load in a contest: Ollama makes room when it is our turn, and the load lasts until a request uses it."""
+        readings = self._readings(target, math.inf)  # others come and go during the load
+        held: UpstreamResponse | None = None
+        try:
+            held = await self._contest.load(target.facts, target.plan.options, self._lease_s)
+            load = await self._look(target, readings)
+            if load is None or load.look.placed is not Placed.FULL:
+                held.close()  # or the unload would wait for it
+            result, text = await self._conclude(load)
+            if load is not None and result is SwitchResult.DONE:
+                self._contest.hold(load.tracked, held)
+                held = None
+            return result, text
+        finally:
+            if held is not None:
+                held.close()
+
+    def _readings(self, target: Target, since_s: float) -> Readings:
+        present = {weights: other.row for weights, other in self._residents.items() if weights != target.weights}
+        return Readings(self._cards.gpus, self._cards.measured_since(since_s), present)
+
+    async def _look(self, target: Target, readings: Readings) -> Verified | None:
+        """Look at a load that has returned; None if ps does not list it (observed: Ollama answers it with 200)."""
+        loaded_s, plan = self._now(), target.plan
         await self._world.refresh_fresh()
         tracked = self._residents.get(target.weights)
-        if tracked is None:  # observed: Ollama answers the load with 200, and ps lists nothing
-            return SwitchResult.TAKEN, "the load returned, but the model is not loaded"
-        free_before = {} if target.plan.adopts else {gpu.index: gpu.free_bytes for gpu in before or ()}
-        tracked.loaded(target.plan.options, self._lease_s, self._now(), free_before)
-        after, has_left = self._cards.measured_since(loaded_s), not present.keys() <= self._residents.keys()
-        together_bytes = sum(row.size_vram_bytes for row in (*present.values(), tracked.row))
+        if tracked is None:
+            return None
+        free_before = {} if plan.adopts else {gpu.index: gpu.free_bytes for gpu in readings.before or ()}
+        tracked.loaded(plan.options, self._lease_s, self._now(), free_before)
+        after, has_left = self._cards.measured_since(loaded_s), not readings.present.keys() <= self._residents.keys()
+        together_bytes = sum(row.size_vram_bytes for row in (*readings.present.values(), tracked.row))
         has_seen = self._lessons.has_measured
-        look = look_at(target.facts, target.plan, tracked.row, measured, after, has_left=has_left, has_seen=has_seen)
-        load = Verified(target, tracked, before, after, look, has_left=has_left, together_bytes=together_bytes)
+        look = look_at(target.facts, plan, tracked.row, readings.measured, after, has_left=has_left, has_seen=has_seen)
+        return Verified(target, tracked, readings.before, after, look, has_left, together_bytes)
+
+    async def _conclude(self, load: Verified | None) -> tuple[SwitchResult, str]:
+        if load is None:
+            return SwitchResult.TAKEN, "the load returned, but the model is not loaded"
         result, text = await self._conclusions.draw(load)
         if result is SwitchResult.DONE:
-            self._failures.pop(target.weights, None)
+            self._failures.pop(load.target.weights, None)
         return result, text
 
     # --- make room ---------------------------------------------------------------------------------------------
@@ -155,6 +202,10 @@ class Residency:
         await self._world.server.load(
             tracked.name, tracked.sent_options, keep_alive_s=tracked.lease_s, embedding=embedding
         )
+
+    async def aclose(self) -> None:
+        """Let go of the loads that are held."""
+        await self._contest.aclose()
 
     def _name(self, weights: str) -> str:
         tracked = self._residents.get(weights)

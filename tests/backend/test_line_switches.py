@@ -1,16 +1,19 @@
 """The switches that the line starts: one at a time, what they close, and what becomes of a model that fails."""
 
 import asyncio
+import json
 
 import pytest
 
-from router.backend.setbacks import BAR_S, CONTESTED, PAUSE_S
-from router.backend.switches import SwitchResult
+from router.backend.contest import UPSETS
+from router.backend.setbacks import BAR_S, CONTESTED
 from router.errors import LoadFailed, UpstreamError
+from router.http.client.response import UpstreamResponse
 from router.telemetry import Notified
 from tests.backend.machine import BIG, MIDDLE, SMALL, TWO_CARDS, MemoryMachine, weights_of
 from tests.backend.queue_scene import fill, in_line
 from tests.backend.scene import took_s
+from tests.http.scripted_relay import ScriptedRelay
 
 ALL = (BIG, MIDDLE, SMALL)
 
@@ -85,43 +88,31 @@ def test_an_ollama_that_is_away_is_not_asked_to_load_again_and_again():
 
 
 def test_a_model_that_somebody_else_unloads_at_once_is_loaded_again_after_growing_pauses_and_that_is_said_once():
-    """Another router before the same Ollama: nobody is refused for it, and it gets its turns too."""
+    """Another router before the same Ollama: nobody is refused for it. From the third load on the load is held."""
     machine = MemoryMachine(*ALL)
     machine.loads_nothing, machine.load_s = True, 0.1
+    held = []
+
+    def hold(request):
+        held.append(json.loads(request.body))
+        if not machine.loads_nothing:
+            machine.put(SMALL)
+        return UpstreamResponse.of(200, [])
 
     async def story(scene, queue):
         waiting = queue.join(SMALL)
         await asyncio.sleep(20)
-        assert 6 <= len(machine.named("load")) <= 16
+        assert len(machine.named("load")) == UPSETS
+        assert 4 <= len(held) <= 14
         assert scene.backend.world.snapshot().barred == {}
         assert [event.message for event in scene.heard.of(Notified)] == [CONTESTED]
         machine.loads_nothing = False
         assert await waiting == weights_of(SMALL)
-        machine.loads_nothing = True
-        machine.drop(SMALL.name)
-        await scene.backend.world.refresh_fresh()
-        again = queue.join(SMALL)
-        await asyncio.sleep(3)
-        assert len(scene.heard.of(Notified)) == 2
-        machine.loads_nothing = False
-        await again
+        options = machine.named("load")[0][1]
+        assert held[-1]["options"]["num_ctx"] == options.num_ctx
+        assert (held[-1]["model"], held[-1]["options"]["num_predict"] > 0) == (SMALL.name, True)
 
-    in_line(story, machine)
-
-
-def test_a_model_for_which_no_room_can_be_made_is_left_alone_for_a_moment():
-    """Its switches come back without it; then its chain goes on without it."""
-    machine = MemoryMachine(*ALL)
-    machine.stubborn.add(MIDDLE.name)
-
-    async def story(scene, queue):
-        await scene.make_resident(MIDDLE)
-        await queue.join(BIG)
-        assert scene.backend.world.snapshot().barred == {weights_of(BIG): SwitchResult.MOVED.value}
-        await asyncio.sleep(PAUSE_S + 0.1)
-        assert scene.backend.world.snapshot().barred == {}
-
-    in_line(story, machine)
+    in_line(story, machine, relay=ScriptedRelay(hold))
 
 
 def test_a_fault_of_ours_in_a_switch_does_not_stop_the_line():
