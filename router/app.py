@@ -107,7 +107,10 @@ async def running(
         telemetry.flush()
         return metrics.render()
 
-    edge = Edge(router.dispatcher, router.directory, edge_settings(config))
+    def warn(text: str) -> None:
+        telemetry.emit(Notified(text, level="warning"))
+
+    edge = Edge(router.dispatcher, router.directory, edge_settings(config), report=warn)
     limits = wire_limits(config)
     clients = Listener(edge, config.listen.host, config.listen.port, limits=limits)
     admin_pages = admin_app(router.inspector, router.actions, exposition, hosts=config.hosts)
@@ -119,7 +122,7 @@ async def running(
         async with admin, clients:
             running = Running(router, clients, admin)
             for warning in warnings(config, router.backend):
-                telemetry.emit(Notified(warning, level="warning"))
+                warn(warning)
             try:
                 yield running
             finally:

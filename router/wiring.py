@@ -91,6 +91,8 @@ def warnings(config: Config, backend: Backend) -> list[str]:
     if not config.listen.is_loopback:
         rights = "do everything" if config.insecure_no_auth else "infer and read"
         found.append(f"listening on {config.listen.host} without keys: anyone who can connect may {rights}")
+    if "*" in config.hosts:
+        found.append("hosts contains *: any web page can reach the router under a name of its own (DNS rebinding)")
     world = backend.world
     if backend.cards.gpus is None and world.is_up:
         found.append("free VRAM cannot be read: each load is tried, and verified by Ollama's own figures (verify mode)")

@@ -161,10 +161,14 @@ async def warm(relay: HttpRelay, connections: int = 4) -> None:
 
 @asynccontextmanager
 async def running_edge(
-    dispatcher: FakeDispatcher, settings: EdgeSettings | None = None, limits: WireLimits | None = None
+    dispatcher: FakeDispatcher,
+    settings: EdgeSettings | None = None,
+    limits: WireLimits | None = None,
+    *,
+    report: Callable[[str], None] = lambda _text: None,
 ) -> AsyncIterator[RunningEdge]:
-    """Run an edge in front of `dispatcher`; stop it at the end without a grace period."""
-    edge = Edge(cast("Dispatcher", dispatcher), cast("Directory", dispatcher), settings)
+    """Run an edge in front of `dispatcher`; stop it at the end without a grace period. `report` takes its warnings."""
+    edge = Edge(cast("Dispatcher", dispatcher), cast("Directory", dispatcher), settings, report=report)
     listener = Listener(edge, limits=limits)
     await listener.start()
     if dispatcher.takes_at_once and isinstance(dispatcher.relay, HttpRelay):

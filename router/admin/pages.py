@@ -7,7 +7,6 @@ other sites (K2).
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -24,9 +23,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from router.admin.actions import Actions
 from router.admin.inspector import Inspector
 from router.errors import BadRequest, RouterError
+from router.http.server.hosts import HostRule, how_to_allow
 
 _DASHBOARD = Path(__file__).parent / "dashboard"
-_LOCAL_NAMES = frozenset({"localhost", "localhost.localdomain"})
 _ASSETS = {
     "index.html": "text/html; charset=utf-8",
     "dashboard.js": "text/javascript; charset=utf-8",
@@ -116,7 +115,7 @@ class AdminGuard:
 
     def __init__(self, app: ASGIApp, hosts: Iterable[str] = ()) -> None:
         self._app = app
-        self._hosts = _LOCAL_NAMES | {host.lower() for host in hosts}
+        self._hosts = HostRule(("localhost.localdomain", *hosts), is_loopback=False)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def secured(message: Message) -> None:
@@ -126,24 +125,21 @@ class AdminGuard:
 
         if scope["type"] != "http":
             await self._app(scope, receive, send)
-        elif not self._is_allowed(_values(scope, b"host")):
-            await _json({"error": "host not allowed"}, 403)(scope, receive, secured)
-        elif scope.get("method", "GET") not in ("GET", "HEAD") and _is_of_another_site(scope):
-            await _json({"error": "origin not allowed"}, 403)(scope, receive, secured)
+        elif (refusal := self._refusal(scope)) is not None:
+            await _json({"error": refusal}, 403)(scope, receive, secured)
         else:
             await self._app(scope, receive, secured)
 
-    def _is_allowed(self, values: list[bytes]) -> bool:
-        if len(values) != 1:
-            return False
-        host = _host_of(values[0].decode("latin-1"))
-        if host in self._hosts:
-            return True
-        try:
-            ipaddress.ip_address(host)
-        except ValueError:
-            return False
-        return True  # DNS rebinding needs a name, so an address is safe
+    def _refusal(self, scope: Scope) -> str | None:
+        """Return why a request is refused, None if it is not."""
+        hosts = _values(scope, b"host")
+        if len(hosts) != 1 or not hosts[0]:
+            return "a request needs one Host"
+        if not self._hosts.allows(hosts[0]):
+            return how_to_allow(hosts[0])
+        if scope.get("method", "GET") not in ("GET", "HEAD") and _is_of_another_site(scope):
+            return "origin not allowed"
+        return None
 
 
 def _values(scope: Scope, name: bytes) -> list[bytes]:
@@ -154,12 +150,6 @@ def _is_of_another_site(scope: Scope) -> bool:
     """Return True for a request that a browser sends for a page of another site; other clients send no Origin."""
     origins = _values(scope, b"origin")
     return any(origin.partition(b"://")[2] not in _values(scope, b"host") for origin in origins)
-
-
-def _host_of(value: str) -> str:
-    if value.startswith("["):
-        return value[1:].partition("]")[0].lower()
-    return value.rpartition(":")[0].lower() if ":" in value else value.lower()
 
 
 def _num_ctx(text: str | None) -> int | None:

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple, Protocol
 
 from router.api.calls import read_call
-from router.api.origins import HostRule
 from router.api.responses import render_error, request_headers
 from router.api.sending import common_head_lines, complete_answer, ending_of
 from router.api.settings import EdgeSettings
@@ -21,6 +20,7 @@ from router.errors import Busy, RouterError, UpstreamError
 from router.http.headers import Header
 from router.http.server.cycle import Cycle, Phase
 from router.http.server.heads import Head
+from router.http.server.hosts import HostRule
 from router.routing.call import Answer, Call
 from router.routing.destination import header_lines
 from router.routing.dispatch import Dispatcher

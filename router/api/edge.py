@@ -10,7 +10,7 @@ import asyncio
 import itertools
 import logging
 import secrets
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
@@ -18,9 +18,10 @@ from router.api.at_once import AtOnce
 from router.api.calls import read_call
 from router.api.exchange import Exchange
 from router.api.local import LocalRoutes
-from router.api.origins import HostRule, OriginRule
+from router.api.origins import OriginRule
 from router.api.passing import Passing
 from router.api.paths import NotFound, Redirect, WrongMethod, find
+from router.api.refusals import Refusals
 from router.api.responses import PLAIN, request_headers
 from router.api.sending import Sender
 from router.api.settings import EdgeSettings
@@ -29,6 +30,7 @@ from router.core.ollama.routes import TARGETS, Match, Route
 from router.errors import Busy, Forbidden, RouterError, UpstreamError
 from router.http.headers import Header
 from router.http.server.cycle import ClientGone, Cycle
+from router.http.server.hosts import HostRule
 from router.routing.call import Answer, Call
 from router.routing.directory import Directory
 from router.routing.dispatch import Dispatcher
@@ -43,15 +45,24 @@ _encode = msgspec.json.encode
 class Edge:
     """The application of the client listener.
 
-    `drain()` turns `/readyz` to 503; the listener does the rest of a shutdown.
+    `drain()` turns `/readyz` to 503; the listener does the rest of a shutdown. `report` takes warnings for
+    the operator.
     """
 
-    def __init__(self, dispatcher: Dispatcher, directory: Directory, settings: EdgeSettings | None = None) -> None:
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        directory: Directory,
+        settings: EdgeSettings | None = None,
+        *,
+        report: Callable[[str], None] = logger.warning,
+    ) -> None:
         self._dispatcher = dispatcher
         self._directory = directory
         self._settings = settings or EdgeSettings()
         self._hosts = HostRule(self._settings.hosts, is_loopback=self._settings.is_loopback)
         self._origins = OriginRule(self._settings.origins)
+        self._refusals = Refusals(report)
         self._local = LocalRoutes(directory, self._settings)
         self._passing = Passing(directory, self._settings)
         self._prefix = secrets.token_hex(4)
@@ -114,20 +125,19 @@ class Edge:
         First of all, so that a web page of another origin reaches nothing else.
         """
         host = exchange.headers.get(b"host", b"")
-        origin = exchange.headers.get(b"origin")
-        if origin is not None:
+        if not self._hosts.allows(host):
+            await exchange.refuse(self._refusals.of_host(host))
+            return True
+        if origin := exchange.headers.get(b"origin"):  # an empty one is none, as for gin
             is_preflight = exchange.method == "OPTIONS"
             cors = self._origins.headers(origin, host, is_preflight=is_preflight)
-            if cors is None or not self._hosts.allows(host):
-                await exchange.answer(403, [])
+            if cors is None:
+                await exchange.refuse(self._refusals.of_origin(origin))
                 return True
             exchange.extra += cors
             if is_preflight and cors:
                 await exchange.answer(204, [])
                 return True
-        elif not self._hosts.allows(host):
-            await exchange.answer(403, [])
-            return True
         if exchange.method == "OPTIONS" and self._hosts.is_name(host):
             await exchange.answer(204, [])
             return True

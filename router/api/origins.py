@@ -1,14 +1,9 @@
-"""Host and Origin rules like Ollama's, and CORS. Pure; the edge applies them first.
+"""Origin rules like Ollama's, and CORS. Pure; the edge applies them first, with `router/http/server/hosts.py`.
 
-Sources: `allowedHostsMiddleware` and `AllowedOrigins` of Ollama, gin-contrib/cors 1.7.2. Unlike in Ollama the Host is
-checked on every bind address: a browser must not reach the router under an attacker's name (DNS rebinding).
+Sources: `AllowedOrigins` of Ollama, gin-contrib/cors 1.7.2.
 """
 
 from __future__ import annotations
-
-import socket
-from functools import lru_cache
-from ipaddress import ip_address
 
 from router.http.headers import Header
 
@@ -41,38 +36,6 @@ _PREFLIGHT: tuple[Header, ...] = (
 )
 
 
-class HostRule:
-    """Decides which Host values are allowed: IP addresses, this machine's names, local and configured names.
-
-    On a loopback bind only loopback, private and this machine's own addresses are allowed, as in Ollama. On other binds
-    any address is (a rebinding attack needs a name), and so is a name without a dot (as containers use).
-    """
-
-    def __init__(self, hosts: tuple[str, ...], *, is_loopback: bool) -> None:
-        own = socket.gethostname().lower()
-        self._names = {"", "localhost", own, *(host.lower() for host in hosts)}
-        self._is_loopback = is_loopback
-        self.allows = lru_cache(maxsize=512)(self._allows)
-
-    def _allows(self, value: bytes) -> bool:
-        return self.is_address(value) or self.is_name(value)
-
-    def is_address(self, value: bytes) -> bool:
-        try:
-            address = ip_address(_without_port(value))
-        except ValueError:
-            return False
-        if not self._is_loopback:
-            return True
-        return address.is_loopback or address.is_private or address.is_unspecified or str(address) in _own_addresses()
-
-    def is_name(self, value: bytes) -> bool:
-        name = _without_port(value)
-        if name in self._names or name.endswith((".localhost", ".local", ".internal")):
-            return True
-        return not self._is_loopback and "." not in name and ":" not in name
-
-
 class OriginRule:
     """Decides which Origins are allowed, and which CORS headers an answer carries."""
 
@@ -86,7 +49,7 @@ class OriginRule:
         """Return () for the router's own origin, CORS headers for an allowed one, None (403) for all others."""
         if origin in (b"http://" + host, b"https://" + host):  # same origin; the Host is checked separately
             return ()
-        if not self._is_allowed(origin.decode("latin-1")):
+        if not self._is_allowed(origin.decode("latin-1").lower()):
             return None
         # With `*` never the origin itself: a browser would allow credentials with it.
         allow = (b"access-control-allow-origin", b"*" if self._allows_all else origin)
@@ -101,20 +64,3 @@ class OriginRule:
             len(origin) >= len(head) + len(tail) and origin.startswith(head) and origin.endswith(tail)
             for head, tail in self._wild
         )
-
-
-def _without_port(value: bytes) -> str:
-    """Return the host of a Host header: `[::1]:80` → `::1`, `a.b:80` → `a.b`, a bare IPv6 address unchanged."""
-    text = value.decode("latin-1").lower()
-    if text.startswith("["):
-        return text[1:].partition("]")[0]
-    head, colon, port = text.rpartition(":")
-    return head if colon and port.isdigit() and ":" not in head else text
-
-
-@lru_cache(maxsize=1)
-def _own_addresses() -> frozenset[str]:
-    try:
-        return frozenset(str(found[4][0]) for found in socket.getaddrinfo(socket.gethostname(), None))
-    except OSError:
-        return frozenset()

@@ -95,7 +95,8 @@ def _for_only_backend(path: list[str], data: Mapping[str, Any]) -> Path:
 
 def _with_ollama_origins(document: Document, env: Mapping[str, str]) -> Document:
     """Use OLLAMA_ORIGINS if no origins are configured, so that web clients that worked with Ollama still do."""
-    origins = [origin.strip() for origin in env.get("OLLAMA_ORIGINS", "").split(",") if origin.strip()]
+    text = env.get("OLLAMA_ORIGINS", "").strip().strip("\"'")  # as Ollama reads its variables
+    origins = [origin.strip() for origin in text.split(",") if origin.strip()]
     if not origins or "origins" in document.data:
         return document
     return document.with_value(("origins",), origins, "environment: OLLAMA_ORIGINS")

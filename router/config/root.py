@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, StrictBool
 
 from router.config.backends import BackendSection
+from router.config.names import Host, Origin
 from router.config.section import Section
 from router.config.sections import (
     ChainValue,
@@ -44,9 +45,9 @@ class Config(Section):
     """address of /router/…, /metrics, /healthz, /readyz and the dashboard"""
     insecure_no_auth: StrictBool = False
     """if listening beyond loopback, anonymous clients may also pull, create and delete models"""
-    hosts: tuple[str, ...] = ()
-    """additional host names under which clients may reach the router"""
-    origins: tuple[str, ...] = ()
+    hosts: tuple[Host, ...] = ()
+    """additional host names under which clients may reach it; *.gpu.lan is all names below gpu.lan, * any name"""
+    origins: tuple[Origin, ...] = ()
     """additional origins of web pages that may use it (* is a wildcard); OLLAMA_ORIGINS if this is not set"""
     backends: Mapping[str, BackendSection] = Field(default={"local": BackendSection()}, min_length=1)
     """the Ollama server behind the router; exactly one for now"""

@@ -23,17 +23,33 @@ async def asked(*hosts, kind="http", allowed=()):
 
 
 @pytest.mark.parametrize(
-    "host", [b"localhost", b"LOCALHOST:80", b"127.0.0.1:11436", b"[::1]:11436", b"[::1]", b"10.0.0.7", b"gpu.lan:1"]
+    "host",
+    [
+        b"localhost",
+        b"LOCALHOST:80",
+        b"127.0.0.1:11436",
+        b"[::1]:11436",
+        b"[::1]",
+        b"10.0.0.7",
+        b"gpu.lan:1",
+        b"a.corp.example",
+        b"router.ai.svc:11436",
+        b"router",
+        b"localhost.",
+    ],
 )
 async def test_local_names_addresses_and_configured_names_are_answered(host):
     """An address cannot be rebound; every answer has the security headers."""
-    sent, reached = await asked(host, allowed=["GPU.lan"])
+    sent, reached = await asked(host, allowed=["GPU.lan", "*.corp.example"])
     assert reached == ["http"]
     headers = dict(sent[0]["headers"])
     assert (headers[b"x"], headers[b"x-frame-options"]) == (b"y", b"DENY")
 
 
-@pytest.mark.parametrize("hosts", [(), (b"evil.example",), (b"localhost.evil.example",), (b"localhost", b"localhost")])
+@pytest.mark.parametrize(
+    "hosts",
+    [(), (b"evil.example",), (b"[::1].evil.example",), (b"localhost.evil.example",), (b"localhost", b"localhost")],
+)
 async def test_other_names_no_name_and_two_names_are_refused(hosts):
     """With the security headers as well."""
     sent, reached = await asked(*hosts)

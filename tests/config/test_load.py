@@ -98,7 +98,7 @@ BROKEN = {
     "a fraction of a byte": ("limits: { body_bytes: 1.5 }\n", "limits.body_bytes: found 1.5; allowed: a whole number"),
     "YAML 1.1's yes": ("insecure_no_auth: yes\n", 'found "yes"; allowed: true or false'),
     "a word for a list": ("hosts: a.example\n", 'hosts: found "a.example"; allowed: a list'),
-    "a number for text": ("hosts: [5]\n", "hosts[0]: found 5; allowed: text"),
+    "a number for text": ("hosts: [5]\n", "hosts[0]: found 5; allowed: a host name such as"),
     "a list for a section": ("queue: []\n", "queue: found []; allowed: a mapping of keys"),
     "teams": ("teams: config/teams/*.yaml\n", "router.yaml:1: teams: found"),
     "a list at the top": ("- a\n", "router.yaml:1: found a list at the top; allowed: a mapping of keys"),
@@ -318,3 +318,11 @@ def test_only_loopback_addresses_are_loopback(text: str, address: Address, is_lo
     """That decides what anonymous clients may do, so it is never guessed from a name."""
     listen = load_config(env={}, options={"listen": text}).listen
     assert (listen, listen.is_loopback, str(listen)) == (address, is_loopback, text)
+
+
+def test_ollamas_origins_are_read_as_ollama_reads_them() -> None:
+    """With quotes around them, as in a unit file or an env file."""
+    assert load_config(env={"OLLAMA_ORIGINS": ' "https://a.example, http://b.example/" '}).origins == (
+        "https://a.example",
+        "http://b.example",
+    )

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic_core import PydanticCustomError
 
-from router.config import values
+from router.config import names, values
 from router.config.values import Address
 
 GOOD = [
@@ -29,6 +29,16 @@ GOOD = [
     (values.parse_num_ctx, None, None),
     (values.parse_num_ctx, "max", "max"),
     (values.parse_num_ctx, 4096, 4096),
+    (names.parse_host, " GPU.Lan. ", "gpu.lan"),
+    (names.parse_host, "*.gpu.lan", "*.gpu.lan"),
+    (names.parse_host, "gpu-*.lan", "gpu-*.lan"),
+    (names.parse_host, "*", "*"),
+    (names.parse_host, "[2A00::5]", "2a00::5"),
+    (names.parse_host, "münchen.lan", "xn--mnchen-3ya.lan"),
+    (names.parse_origin, " https://Chat.example/ ", "https://chat.example"),
+    (names.parse_origin, "http://*.lan", "http://*.lan"),
+    (names.parse_origin, "app://*", "app://*"),
+    (names.parse_origin, "*", "*"),
     (values.parse_gpus, "none", "none"),
     (values.parse_gpus, [0, "GPU-8f3c"], (0, "GPU-8f3c")),
 ]
@@ -44,6 +54,11 @@ BAD = [
     (values.parse_model, ["", "a b", "x:cloud", 7]),
     (values.parse_pattern, ["a b*", 7, None]),
     (values.parse_num_ctx, [0, -1, True, 1.5, "many"]),
+    (
+        names.parse_host,
+        ["http://gpu.lan", "gpu.lan:80", "gpu.*", "**", "10.0.0.0/8", ".lan", "a..b", "a b", "", "gpu/x", 5],
+    ),
+    (names.parse_origin, ["chat.example", "https://a/b", "http://*:*", "https://", "", 5]),
     (values.parse_gpus, ["all", [], [0, 0], [-1], [True], [" "], [1.5], None]),
 ]
 

@@ -12,8 +12,8 @@ from typing import Any
 import msgspec
 
 from router.http.headers import Header
+from router.http.server.hosts import HOST_VALUE
 
-HOST_VALUE = re.compile(rb"[A-Za-z0-9\-._~%!$&'()*+,;=:\[\]]*\Z")
 UPGRADE = re.compile(rb"(?i)\r\nupgrade[ \t]*:")
 
 MAX_SEEN = 256

@@ -54,7 +54,8 @@ def test_clients_reach_the_router_under_the_names_in_hosts():
         urls = one.router.url, one.router.admin_url
         return [(await get(url, "/readyz", host="gpu.example:80")).status for url in urls]
 
-    assert compare_small(story, "hosts", [[], ["gpu.example"]]) == [[403, 403], [200, 200]]
+    values = [[], ["gpu.example"], ["*.example"], ["*"], ["*.gpu.example"]]
+    assert compare_small(story, "hosts", values) == [[403, 403], [200, 200], [200, 200], [200, 200], [403, 403]]
 
 
 @pytest.mark.key("origins")

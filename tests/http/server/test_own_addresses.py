@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from router.api.origins import HostRule, _own_addresses
+from router.http.server.hosts import HostRule, _own_addresses
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,53 @@
+"""How host names and origins of web pages are written: parsed by functions that say what is allowed."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Annotated
+
+from pydantic import BeforeValidator, WithJsonSchema
+
+from router.config.values import allowed
+
+_LABEL = r"[a-z0-9_*](?:[a-z0-9_*-]*[a-z0-9_*])?"
+_HOST = re.compile(rf"(?:\*|(?:{_LABEL}\.)*[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?)")
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s]+")
+
+
+def parse_host(value: object) -> str:
+    """Parse a host name or an address, or a pattern of names, as `router/http/server/hosts.py` compares them."""
+    error = allowed(
+        'a host name such as "gpu.lan", or "*.gpu.lan" for all names below it, "gpu-*.lan", "*" for any name; without '
+        "scheme, port and path"
+    )
+    if not isinstance(value, str):
+        raise error
+    text = value.strip().lower().removesuffix(".")
+    try:
+        return str(ipaddress.ip_address(text.removeprefix("[").removesuffix("]")))
+    except ValueError:
+        pass
+    try:
+        text = text.encode("idna").decode("ascii")  # as browsers send it
+    except UnicodeError:
+        raise error from None
+    if not _HOST.fullmatch(text):
+        raise error
+    return text
+
+
+def parse_origin(value: object) -> str:
+    """Parse an origin as browsers send it, perhaps with one `*`, or `*` for any origin."""
+    error = allowed('an origin such as "https://chat.example" or "http://192.168.1.5:*", with at most one *; or "*"')
+    if not isinstance(value, str):
+        raise error
+    text = value.strip().lower()
+    text = text if text.endswith("://") else text.rstrip("/")
+    if text.count("*") > 1 or not (text in ("*", "null") or "*" in text or _ORIGIN.fullmatch(text)):
+        raise error
+    return text
+
+
+Host = Annotated[str, BeforeValidator(parse_host), WithJsonSchema({"type": "string", "minLength": 1})]
+Origin = Annotated[str, BeforeValidator(parse_origin), WithJsonSchema({"type": "string", "minLength": 1})]
