@@ -98,14 +98,16 @@ def context_need(
     if request.is_automatic or (not can_complete(facts) and request.num_ctx is None):  # at Ollama's own context
         num_ctx = _clamp(automatic.own_num_ctx, facts)
         return ContextNeed(num_ctx, num_ctx)
+    tokens = needed_tokens(request, rules.answer_tokens)
+    is_enough = not facts.context_length or min(tokens, limit) <= facts.context_length
     named = named_num_ctx(request, variant, facts)
     if named is not None:
         wanted = min(named, limit or named, rules.max_num_ctx or named)
         num_ctx = min(_clamp(round_up(wanted, rules.step), facts), cap)
-        return ContextNeed(num_ctx, num_ctx, is_enough=num_ctx >= wanted)
-    tokens = needed_tokens(request, rules.answer_tokens)
+        # Only a client's num_ctx is a demand. The operator's is cut to the model's maximum, as Ollama does.
+        return ContextNeed(num_ctx, num_ctx, num_ctx >= wanted or (request.num_ctx is None and is_enough))
     floor = max(rules.min_num_ctx, round_up(tokens, rules.step) if tokens > rules.min_num_ctx else 0)
     lower = min(_clamp(floor, facts), cap)
     ceiling = cap if variant.num_ctx == "max" else min(automatic.tier_num_ctx, rules.default_num_ctx)
     upper = max(lower, min(_clamp(ceiling, facts), cap))
-    return ContextNeed(lower, upper, is_enough=not facts.context_length or min(tokens, limit) <= facts.context_length)
+    return ContextNeed(lower, upper, is_enough)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from router.core.decision.chain import Variant
@@ -36,3 +38,27 @@ def test_a_long_prompt_needs_its_tokens_and_an_answer() -> None:
     request = InferenceRequest("m", num_predict=128000, prompt_bytes=4 * 20000)
     need = context_need(request, Variant("m:8b"), MODEL, 131072, Automatic(32768, 32768), RULES)
     assert need.lower == 22528
+
+
+@pytest.mark.parametrize("in_modelfile", [False, True], ids=["chain", "Modelfile"])
+@pytest.mark.parametrize("named", [262144, 131073, 1 << 30])
+def test_a_context_of_the_operator_is_cut_to_the_models_maximum(named: int, in_modelfile: bool) -> None:
+    """As Ollama does: a chain carried over from another proxy gives each of its models the same number."""
+    facts = replace(MODEL, parameters={"num_ctx": named}) if in_modelfile else MODEL
+    variant = Variant("m:8b") if in_modelfile else Variant("m:8b", named)
+    need = context_need(InferenceRequest("m"), variant, facts, 262144, Automatic(32768, 32768), RULES)
+    assert (need.lower, need.upper, need.is_enough) == (131072, 131072, True)
+
+
+def test_a_context_of_a_client_is_a_demand() -> None:
+    """A model that cannot give it is not enough, whatever the chain says."""
+    request = InferenceRequest("m", num_ctx=262144)
+    need = context_need(request, Variant("m:8b", 262144), MODEL, 262144, Automatic(32768, 32768), RULES)
+    assert (need.lower, need.is_enough) == (131072, False)
+
+
+def test_a_prompt_that_no_context_of_the_model_holds_is_not_cut() -> None:
+    """If the model that the client named would have held it."""
+    request = InferenceRequest("m", prompt_bytes=4 * 200000)
+    need = context_need(request, Variant("m:8b", 262144), MODEL, 262144, Automatic(32768, 32768), RULES)
+    assert not need.is_enough
