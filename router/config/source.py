@@ -14,6 +14,7 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from router.config.root import Path
+from router.config.service_links import is_service_link
 from router.errors import ConfigError
 
 ENV_PREFIX = "OLLAMA_ROUTER_"
@@ -91,7 +92,8 @@ def environment(env: Mapping[str, str], known: Mapping[str, Any]) -> Iterator[tu
     `known` is the document so far: a variable means a name in it that differs only in case (a backend's).
     """
     for name in sorted(env):
-        if name.upper().startswith(ENV_PREFIX) and name.upper() not in _NOT_KEYS:
+        is_key = name.upper().startswith(ENV_PREFIX) and name.upper() not in _NOT_KEYS
+        if is_key and not is_service_link(name, env[name]):
             place = f"environment: {name}"
             path = tuple(name[len(ENV_PREFIX) :].lower().split("__"))
             yield _in_known_case(path, known), _parsed(env[name], place), place
