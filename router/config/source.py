@@ -15,6 +15,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from router.config.root import Path
 from router.config.service_links import is_service_link
+from router.config.untrusted import MAX_NODES, read_regular_file, screen
 from router.errors import ConfigError
 
 ENV_PREFIX = "OLLAMA_ROUTER_"
@@ -22,7 +23,6 @@ FILE_VARIABLE = ENV_PREFIX + "CONFIG"
 # These name the file, and the router that `explain` and `ps` query; they are not keys of the file.
 _NOT_KEYS = {FILE_VARIABLE, ENV_PREFIX + "ADMIN_URL"}
 _MAX_DEPTH = 32
-_MAX_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +51,9 @@ class Document:
 def read_file(path: FilePath) -> Document:
     """Return the YAML document in `path`.
 
-    Raise ConfigError if it is unreadable, not UTF-8, not YAML, not a mapping, or has a key twice.
+    Raise ConfigError if it is unreadable, not UTF-8, not YAML, not a mapping, has a key twice, or is `untrusted`.
     """
-    try:
-        raw = path.read_bytes()
-    except OSError as exc:
-        raise ConfigError(f"{path}: cannot be read: {exc.strerror or exc}; allowed: a readable YAML file") from exc
-    if len(raw) > _MAX_BYTES:
-        raise ConfigError(f"{path}: found {len(raw)} bytes; allowed: at most {_MAX_BYTES}")
+    raw = read_regular_file(path)
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as exc:
@@ -70,12 +65,13 @@ def read_file(path: FilePath) -> Document:
 def read_text(text: str, name: str) -> Document:
     """Parse `text` like `read_file` parses a file; `name` stands for the file in error messages."""
     try:
+        screen(text, name)
         node = YAML(typ="rt", pure=True).load(io.StringIO(text))
     except MarkedYAMLError as exc:
         raise ConfigError(_yaml_problem(exc, name)) from exc
     except (YAMLError, ValueError, RecursionError, NotImplementedError, AssertionError) as exc:
-        summary = " ".join(str(exc).split())[:200]
-        raise ConfigError(f"{name}: invalid YAML: {summary or 'nested too deeply'}") from exc
+        summary = "nested too deeply" if isinstance(exc, RecursionError) else " ".join(str(exc).split())[:200]
+        raise ConfigError(f"{name}: invalid YAML: {summary}") from exc
     if node is None:
         return Document(name, {}, {(): f"{name}:1"})
     if not isinstance(node, CommentedMap):
@@ -116,8 +112,9 @@ def _parsed(text: str, place: str) -> object:
     if not re.match(r"\s*[\[{\"']", text):  # only lists and mappings need YAML; "a: b" would be surprising
         return _scalar(text)
     try:
+        screen(text, place)
         return _plain(YAML(typ="rt", pure=True).load(io.StringIO(text)), (), place, {})
-    except YAMLError as exc:
+    except (YAMLError, ValueError, RecursionError, NotImplementedError, AssertionError) as exc:
         raise ConfigError(f"{place}: found {text[:80]!r}; allowed: a value in YAML, lists as [a, b]") from exc
 
 
@@ -142,6 +139,8 @@ def _plain(node: object, path: Path, name: str, places: dict[Path, str]) -> obje
     """
     if len(path) > _MAX_DEPTH:
         raise ConfigError(f"{places.get(path[:1], name)}: found more than {_MAX_DEPTH} levels; allowed: fewer")
+    if len(places) > MAX_NODES:
+        raise ConfigError(f"{places.get(path[:1], name)}: found more than {MAX_NODES} values; allowed: fewer")
     if isinstance(node, CommentedMap):
         result: dict[str, object] = {}
         for key, value in node.items():
