@@ -11,6 +11,7 @@ import typer
 from ruamel.yaml import YAML
 
 from router.config import effective, load_config, schema
+from router.config.foreign import read, write
 
 
 def check(
@@ -21,8 +22,15 @@ def check(
     print_schema: Annotated[
         bool, typer.Option("--schema", help="Print the JSON schema of the configuration file instead.")
     ] = False,
+    import_from: Annotated[
+        Path | None,
+        typer.Option("--import", help="Print the equivalent of a file of LiteLLM, llama-swap or Olla instead."),
+    ] = None,
 ) -> None:
     """Check a configuration file and print the effective configuration. Exit code 2 if it is invalid."""
+    if import_from is not None:
+        typer.echo(write(read(import_from), import_from.name), nl=False)
+        return
     if print_schema:
         typer.echo(json.dumps(schema(), indent=2, ensure_ascii=False))
         return

@@ -155,3 +155,23 @@ def admin_stub(answer: dict[str, object]) -> Iterator[tuple[str, list[str]]]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"127.0.0.1:{server.server_port}", asked
         server.shutdown()
+def test_import_prints_a_valid_configuration(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """`check --import FILE` writes to standard output only."""
+    file = tmp_path / "litellm.yaml"
+    file.write_text("model_list: [{model_name: x, litellm_params: {model: ollama/m:8b}}]")
+    assert run(monkeypatch, "check", "--import", str(file)) == 0
+    streams = capsys.readouterr()
+    assert (YAML(typ="safe", pure=True).load(streams.out), streams.err) == ({"chains": {"x": ["m:8b"]}}, "")
+
+
+def test_import_of_an_unknown_file_is_one_line_and_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Nothing is printed for a redirection to take."""
+    file = tmp_path / "compose.yaml"
+    file.write_text("services: {}")
+    assert run(monkeypatch, "check", "--import", str(file)) == 1
+    streams = capsys.readouterr()
+    assert (streams.out, len(streams.err.splitlines())) == ("", 1)
