@@ -22,6 +22,7 @@ from router.routing.chains import Chains
 from router.routing.decisions import Decisions
 from router.routing.directory import Directory
 from router.routing.dispatch import Dispatcher
+from router.routing.named import NamedModels
 from router.routing.warmup import Warmup
 from router.telemetry import Gauges, Hook, MetricsHook, Notified, RecentDecisions, Telemetry, watch_loop_lag
 from router.wiring import build_probe, build_store, edge_settings, warnings, wire_limits
@@ -43,20 +44,23 @@ class Router:
         self.directory = Directory(self.backend, chains, decisions)
         self.dispatcher = Dispatcher(self.backend, chains, decisions, config.queue.wait_s, telemetry)
         self.warmup = Warmup(self.backend, decisions, chains, config)
-        self.inspector = Inspector(self.backend, self.directory, decisions, telemetry, recent, effective(config))
+        self.named = NamedModels(config, self.backend.world, telemetry)
+        self.inspector = Inspector(
+            self.backend, self.directory, decisions, telemetry, recent, effective(config), self.named.notes
+        )
         self.actions = Actions(self.backend)
-        self._warming: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Read the state of the backend, and start the background tasks."""
         await self.backend.start(self.warmup.restart)
-        self._warming = asyncio.get_running_loop().create_task(self.warmup.watch())
+        self._tasks = [asyncio.create_task(work) for work in (self.warmup.watch(), self.named.watch())]
 
     async def stop(self) -> None:
         """Stop the background tasks and release everything; idempotent."""
-        if self._warming is not None:
-            self._warming.cancel()
-            await asyncio.gather(self._warming, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.backend.stop()
         await self.store.aclose()
         self.telemetry.flush()

@@ -5,6 +5,7 @@ Plain data for `GET /router/…`, `ollama-router explain` and `ollama-router ps`
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from router import __version__
@@ -21,7 +22,10 @@ from router.telemetry import RecentDecisions, Telemetry
 
 
 class Inspector:
-    """Reports state as plain data. `config` is the effective configuration, without secrets."""
+    """Reports state as plain data.
+
+    `config` is the effective configuration, without secrets; `config_notes` returns what is wrong with its models.
+    """
 
     def __init__(
         self,
@@ -31,6 +35,7 @@ class Inspector:
         telemetry: Telemetry,
         recent: RecentDecisions,
         config: dict[str, Any],
+        config_notes: Callable[[], list[str]] = list,
     ) -> None:
         self._backend = backend
         self._world = backend.world
@@ -39,6 +44,7 @@ class Inspector:
         self._telemetry = telemetry
         self._recent = recent
         self._config = config
+        self._config_notes = config_notes
         self._is_draining = False
 
     def drain(self) -> None:
@@ -74,7 +80,7 @@ class Inspector:
             "loading": loading.facts.name if loading else None,
             "may_upgrade": queue.may_upgrade(),
             "barred": self._barred(),
-            "notes": [*self._backend.lessons.learned.drift(), *self._foreign()],
+            "notes": [*self._backend.lessons.learned.drift(), *self._foreign(), *self._config_notes()],
         }
 
     def _barred(self) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from ruamel.yaml import YAML
@@ -22,19 +22,33 @@ def check(
     print_schema: Annotated[
         bool, typer.Option("--schema", help="Print the JSON schema of the configuration file instead.")
     ] = False,
+    live: Annotated[
+        bool, typer.Option("--live", help="Ask the configured Ollama whether it has the models that are named.")
+    ] = False,
     import_from: Annotated[
         Path | None,
         typer.Option("--import", help="Print the equivalent of a file of LiteLLM, llama-swap or Olla instead."),
     ] = None,
 ) -> None:
-    """Check a configuration file and print the effective configuration. Exit code 2 if it is invalid."""
+    """Check a configuration file and print the effective configuration.
+
+    Exit code 2 if it is invalid; 1 if, with --live, a model is missing or Ollama does not answer.
+    """
     if import_from is not None:
         typer.echo(write(read(import_from), import_from.name), nl=False)
         return
     if print_schema:
         typer.echo(json.dumps(schema(), indent=2, ensure_ascii=False))
         return
-    config = effective(load_config(file))
+    loaded = load_config(file)
+    _print(effective(loaded), as_json=as_json)
+    if live:
+        from router.cli.live import has_all_models  # here, because the HTTP client takes time to import
+
+        raise typer.Exit(0 if has_all_models(loaded) else 1)
+
+
+def _print(config: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(config, indent=2, ensure_ascii=False))
         return

@@ -8,6 +8,7 @@ outside sees YAML, environment variables or raw dicts.
 from router.config.backends import BackendSection, Probe, ServerSection, StaticGpu
 from router.config.chains import ChainRule, ChainRules
 from router.config.load import effective, load_config, schema
+from router.config.named import models_named
 from router.config.root import Config
 from router.config.sections import (
     AutoChains,
@@ -51,5 +52,6 @@ __all__ = [
     "VariantSection",
     "effective",
     "load_config",
+    "models_named",
     "schema",
 ]

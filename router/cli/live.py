@@ -1,0 +1,48 @@
+"""`ollama-router check --live`: whether the configured Ollama has the models that the configuration names."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import typer
+
+from router.adapters.ollama import OllamaClient
+from router.config import Config, models_named
+from router.core.advice.chains import notes_on
+from router.core.ollama.derived_names import is_derived
+from router.core.ollama.model import ModelFacts
+from router.core.ollama.names import is_name, key_of
+from router.errors import RouterError
+
+
+def has_all_models(config: Config) -> bool:
+    """Print a line for each model that is missing, or whose context is cut; return False if one is missing."""
+    named = tuple(models_named(config))
+    notes = notes_on(named, asyncio.run(_installed(config, {key_of(one.model) for one in named})))
+    for note in notes:
+        typer.echo(f"{'warning' if note.is_missing else 'note'}: {note.text}", err=True)
+    return not any(note.is_missing for note in notes)
+
+
+async def _installed(config: Config, wanted: set[str]) -> dict[str, ModelFacts]:
+    """Return the models of the configured Ollama, with the details of those that are wanted."""
+    client = OllamaClient(next(iter(config.backends.values())).url, connect_timeout_s=config.timeouts.connect_s)
+    try:
+        found: dict[str, ModelFacts] = {}
+        for row in await client.tags():
+            name = str(row.get("name") or row.get("model"))
+            if is_name(name) and not is_derived(name):
+                is_wanted = key_of(name) in wanted
+                found[key_of(name)] = ModelFacts.of_show(row, await _show(client, name) if is_wanted else {})
+        return found
+    finally:
+        await client.aclose()
+
+
+async def _show(client: OllamaClient, name: str) -> dict[str, Any]:
+    """Return the details of a model; nothing if they cannot be read, because the model is installed nevertheless."""
+    try:
+        return await client.show(name, verbose=False)
+    except RouterError:
+        return {}

@@ -1,0 +1,45 @@
+"""Warnings about the models that the configuration names, while they are not installed."""
+
+from __future__ import annotations
+
+import asyncio
+
+from router.backend.world import World
+from router.config import Config, models_named
+from router.core.advice.chains import Note, notes_on
+from router.telemetry import Notified, Telemetry
+
+CHECK_S = 1.0
+"""Polling interval of the catalog, which changes when a model is pulled or deleted."""
+
+
+class NamedModels:
+    """Compares the models that the configuration names with those that are installed."""
+
+    def __init__(self, config: Config, world: World, telemetry: Telemetry) -> None:
+        self._named = tuple(models_named(config))
+        self._world = world
+        self._telemetry = telemetry
+        self._catalog: object = None
+        self._notes: tuple[Note, ...] = ()
+
+    def notes(self) -> list[str]:
+        """Return a sentence for each model that is missing, or cannot have the context that is named."""
+        return [note.text for note in self._current()]
+
+    def _current(self) -> tuple[Note, ...]:
+        catalog = self._world.catalog
+        if catalog is not self._catalog and self._world.is_up:
+            self._catalog, self._notes = catalog, notes_on(self._named, catalog)
+        return self._notes
+
+    async def watch(self) -> None:
+        """Log each note when it becomes true, until cancelled."""
+        known: set[Note] = set()
+        while True:
+            current = self._current()
+            for note in current:
+                if note not in known:
+                    self._telemetry.emit(Notified(note.text, level="warning" if note.is_missing else "info"))
+            known = set(current)
+            await asyncio.sleep(CHECK_S)
