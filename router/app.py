@@ -12,6 +12,7 @@ from router import __version__
 from router.adapters.gpu.reading import VramProbe
 from router.admin.actions import Actions
 from router.admin.inspector import Inspector
+from router.admin.outage import Outage
 from router.admin.pages import admin_app
 from router.api.edge import Edge
 from router.backend.backend import Backend
@@ -32,7 +33,13 @@ class Router:
     """Everything that runs for one configuration, except the listeners."""
 
     def __init__(
-        self, config: Config, *, probe: VramProbe | None, telemetry: Telemetry, recent: RecentDecisions
+        self,
+        config: Config,
+        *,
+        probe: VramProbe | None,
+        telemetry: Telemetry,
+        recent: RecentDecisions,
+        outage: Outage | None = None,
     ) -> None:
         name = next(iter(config.backends))
         self.telemetry = telemetry
@@ -46,7 +53,7 @@ class Router:
         self.warmup = Warmup(self.backend, decisions, chains, config)
         self.named = NamedModels(config, self.backend.world, telemetry)
         self.inspector = Inspector(
-            self.backend, self.directory, decisions, telemetry, recent, effective(config), self.named.notes
+            self.backend, self.directory, decisions, telemetry, recent, effective(config), self.named.notes, outage
         )
         self.actions = Actions(self.backend)
         self._tasks: list[asyncio.Task[None]] = []
@@ -103,8 +110,9 @@ async def running(
         probe = build_probe(section.probe)
     recent = RecentDecisions(config.telemetry.decisions_kept)
     metrics = MetricsHook(__version__, is_known_model=lambda name: router.directory.is_known(name))
-    telemetry = Telemetry([recent, metrics, *hooks], later=asyncio.get_running_loop().call_later)
-    router = Router(config, probe=probe, telemetry=telemetry, recent=recent)
+    outage = Outage(time.time)
+    telemetry = Telemetry([recent, metrics, outage, *hooks], later=asyncio.get_running_loop().call_later)
+    router = Router(config, probe=probe, telemetry=telemetry, recent=recent, outage=outage)
     metrics.watch(router.gauges)
 
     def exposition() -> tuple[bytes, str]:

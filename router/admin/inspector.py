@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from router import __version__
+from router.admin.outage import Outage
 from router.backend.backend import Backend
 from router.backend.residents import Tracked
 from router.core.decision.report import as_data, line
@@ -24,7 +25,8 @@ from router.telemetry import RecentDecisions, Telemetry
 class Inspector:
     """Reports state as plain data.
 
-    `config` is the effective configuration, without secrets; `config_notes` returns what is wrong with its models.
+    `config` is the effective configuration, without secrets; `config_notes` returns what is wrong with its models;
+    `outage` knows since when Ollama does not answer.
     """
 
     def __init__(
@@ -36,6 +38,7 @@ class Inspector:
         recent: RecentDecisions,
         config: dict[str, Any],
         config_notes: Callable[[], list[str]] = list,
+        outage: Outage | None = None,
     ) -> None:
         self._backend = backend
         self._world = backend.world
@@ -45,6 +48,7 @@ class Inspector:
         self._recent = recent
         self._config = config
         self._config_notes = config_notes
+        self._outage = outage
         self._is_draining = False
 
     def drain(self) -> None:
@@ -63,6 +67,7 @@ class Inspector:
         snapshot = self._world.snapshot()
         data = as_data(chain, decision)
         data["gpus"] = None if snapshot.gpus is None else [_gpu(gpu) for gpu in snapshot.gpus]
+        data["ollama"] = self._ollama()
         data["memory"] = self._directory.is_ready()[1]["memory"]
         data["notes"] = [*self._backend.lessons.learned.drift(), *self._foreign()]
         return data
@@ -73,7 +78,7 @@ class Inspector:
         loading = queue.loading
         return {
             "version": __version__,
-            "ollama": {"up": world.is_up, "version": world.version, "error": world.last_error},
+            "ollama": self._ollama(),
             "gpus": None if world.cards.gpus is None else [_gpu(gpu) for gpu in world.cards.gpus],
             "residents": [self._resident(tracked) for tracked in world.residents.values()],
             "waiting": queue.depth,
@@ -99,6 +104,12 @@ class Inspector:
         facts = self._backend.installed.by_weights(weights)
         return facts.name if facts is not None else weights or None
 
+    def _ollama(self) -> dict[str, Any]:
+        """Return whether Ollama answers; if not, everything else is its state of `stale_since`."""
+        world = self._world
+        since = self._outage.since if self._outage is not None and not world.is_up else None
+        return {"up": world.is_up, "version": world.version, "error": world.last_error, "stale_since": since}
+
     def _resident(self, tracked: Tracked) -> dict[str, Any]:
         row = tracked.row
         expiry = self._backend.keepalive.expiry(tracked) or row.expires_at
@@ -112,7 +123,7 @@ class Inspector:
             "is_fully_resident": is_full,
             "held_bytes": {str(card): held for card, held in tracked.held_bytes.items()},
             "in_flight": tracked.in_flight,
-            "loaded_by_router": tracked.options is not None,
+            "loaded_by_router": self._world.residents.is_ours(tracked),
             "expires_at": expiry.isoformat(),
             "advice": "" if is_full else self._advice(tracked.name),
         }
@@ -126,6 +137,12 @@ class Inspector:
         why = line(decision.verdicts[0]) if decision.verdicts else ""
         if decision.chosen is None:
             return f"{why}; no variant of its chain fits"
+        if decision.chosen.variant.model == name:
+            return (
+                f"the next request for it loads it again at {decision.chosen.num_ctx}, fully on the GPU or not at all"
+            )
+        if decision.chosen.kind is VerdictKind.TRIES:
+            return f"{why}; {decision.chosen.variant.model} at {decision.chosen.num_ctx} would be tried, and verified"
         if decision.chosen.kind is VerdictKind.RESIDENT:
             return f"{why}; {decision.chosen.variant.model} is resident and would be used"
         return f"{why}; {decision.chosen.variant.model} at {decision.chosen.num_ctx} would fit"

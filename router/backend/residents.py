@@ -159,6 +159,7 @@ class Residents(Mapping[str, Tracked]):
         self._entries: dict[str, Tracked] = {}
         self._leaving: dict[str, Tracked] = {}  # gone from ps while requests are still under way
         self._used: dict[str, tuple[float, float]] = {}  # of weights that are not loaded now
+        self._let_spill: set[str] = set()  # weights that requests loaded because a rule allows them to spill
         self._keep = keep
         self._epoch = epoch
         self._on_idle: Callable[[], None] = lambda: None
@@ -208,6 +209,14 @@ class Residents(Mapping[str, Tracked]):
         tracked.spilled()
         self._epoch.advance()
 
+    def let_spill(self, weights: str) -> None:
+        """Record that a request may load these weights, though they do not fit."""
+        self._let_spill.add(weights)
+
+    def is_ours(self, tracked: Tracked) -> bool:
+        """Return True if the router, or a request that it let through, caused the load."""
+        return tracked.options is not None or tracked.weights in self._let_spill
+
     def assume(self, tracked: Tracked, held_bytes: dict[int, int]) -> None:
         """Book the memory that a resident is assumed to hold, in bytes per card."""
         tracked.assumed(held_bytes)
@@ -224,6 +233,7 @@ class Residents(Mapping[str, Tracked]):
         gone = [self._entries.pop(weights) for weights in list(self._entries) if weights not in seen]
         for tracked in gone:
             self._remember_uses(tracked)
+            self._let_spill.discard(tracked.weights)
             if tracked.in_flight:  # their ends must be counted even if it never comes back
                 self._leaving[tracked.weights] = tracked
             self._epoch.advance()

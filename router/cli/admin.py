@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -30,6 +31,20 @@ def ask(admin: str, path: str, *, method: str = "GET", **query: object) -> dict[
     except (urllib.error.URLError, OSError, ValueError) as exc:
         text = f"cannot reach a router at {admin} ({getattr(exc, 'reason', exc)}); start one with: ollama-router serve"
         raise UpstreamError(text) from None
+
+
+def is_stale(found: dict[str, Any]) -> bool:
+    """Print to standard error that a page shows an old state, because Ollama does not answer; return whether it does.
+
+    Commands exit with 1 then, so that a script does not take the old state for the present one.
+    """
+    ollama = found.get("ollama") or {"up": True}
+    if ollama["up"]:
+        return False
+    since = ollama.get("stale_since")
+    age = f"; this is its state of {since}" if since and ollama.get("version") else ""
+    print(f"Ollama does not answer: {ollama['error']}{age}", file=sys.stderr)
+    return True
 
 
 def _message(body: bytes) -> str:

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from router.cli.admin import DEFAULT, ask
+from router.cli.admin import DEFAULT, ask, is_stale
 from router.core.units import GIB
 
 TITLES = ("", "variant", "num_ctx", "needs", "has", "verdict", "why")
@@ -26,13 +26,15 @@ def explain(
 ) -> None:
     """Show the current decision for MODEL, with a line per variant: memory needed, memory available, verdict.
 
-    Exit code 0 if a variant would serve it, 1 if nothing fits.
+    Exit code 0 if a variant would serve it, 1 if nothing fits, or if Ollama does not answer.
     """
     found = ask(admin, "/router/explain", model=model, num_ctx=num_ctx)
     if as_json:
         print(json.dumps(found, indent=2))
     else:
         show(found)
+    if is_stale(found):
+        sys.exit(1)
     if found["chosen"] is None and found["outcome"] != "passthrough":
         sys.exit(1)
 

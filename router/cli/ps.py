@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from router.cli.admin import DEFAULT, ask
+from router.cli.admin import DEFAULT, ask, is_stale
 from router.core.units import GIB
 
 
@@ -19,11 +20,21 @@ def ps(
     ] = DEFAULT,
     as_json: Annotated[bool, typer.Option("--json", help="Print the state as JSON.")] = False,
 ) -> None:
-    """Show the models that are loaded on the cards of the router's Ollama."""
+    """Show the models that are loaded on the cards of the router's Ollama.
+
+    Exit code 1 if Ollama does not answer; then they are those of its last answer.
+    """
     state = ask(admin, "/router/state")
     if as_json:
         print(json.dumps(state, indent=2))
-        return
+    else:
+        show(state)
+    if is_stale(state):
+        sys.exit(1)
+
+
+def show(state: dict[str, Any]) -> None:
+    """Print the state: a table on a terminal, tab-separated lines in a pipe."""
     console = Console()
     rows = [_row(resident) for resident in state["residents"]]
     titles = ("model", "size", "on GPU", "context", "in flight", "loaded by", "advice")
@@ -55,7 +66,7 @@ def _row(resident: dict[str, Any]) -> tuple[str, ...]:
 
 def _cards(state: dict[str, Any]) -> str:
     if not state["ollama"]["up"]:
-        return f"Ollama does not answer: {state['ollama']['error']}"
+        return "an old state: Ollama does not answer"
     if state["gpus"] is None:
         return "free memory is unknown: every load is verified"
     if not state["gpus"]:

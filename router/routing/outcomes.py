@@ -137,7 +137,10 @@ class Outcomes:
     def _let_spill(self, call: Call, reason: str, first: Verdict, passed: Decided) -> Destination | Blocked:
         """Pass on a request whose model may spill; with the chain's context if it sets one, since more spills more."""
         num_ctx, model = first.variant.num_ctx, first.variant.model
+        self._world.residents.let_spill(self._world.installed.weights_of(model))
         if not isinstance(num_ctx, int) or call.request.num_ctx is not None or first.num_ctx != num_ctx:
+            if call.request.num_ctx is None:  # one context for every prompt: no reload as a conversation grows
+                reason += "; it runs at Ollama's default context"
             return self._destinations.passed_on(call, reason, model, decided=passed)
         options = LoadOptions(num_ctx=num_ctx)
         if not self._destinations.needs_tag(call, options):

@@ -7,10 +7,11 @@ import pytest
 
 from router.adapters.gpu.reading import GpuProcess
 from router.admin.inspector import Inspector
+from router.admin.outage import Outage
 from router.core.ollama.options import ServerSettings
 from router.core.units import GIB
 from router.errors import BadRequest, ModelNotFound, ProbeError, UpstreamError
-from router.telemetry import Decided, RecentDecisions, Telemetry
+from router.telemetry import Decided, RecentDecisions, Telemetry, UpstreamDown, UpstreamUp
 from tests.backend.machine import BIG, MIDDLE, SMALL, MemoryMachine, row_of, weights_of
 from tests.routing.scene import routed
 
@@ -77,7 +78,7 @@ def test_the_state_has_ollama_cards_residents_and_the_line():
         await scene.make_resident(SMALL)
         scene.backend.world.residents.enter(weights_of(SMALL))
         found = inspector.state()
-        assert found["ollama"] == {"up": True, "version": "0.33.0", "error": ""}
+        assert found["ollama"] == {"up": True, "version": "0.33.0", "error": "", "stale_since": None}
         assert (found["waiting"], found["loading"], found["may_upgrade"]) == (0, None, True)
         (row,) = found["residents"]
         assert (row["name"], row["in_flight"], row["loaded_by_router"]) == (SMALL.name, 1, True)
@@ -215,3 +216,58 @@ def test_what_has_drifted_is_noted():
         assert "Ollama changed from 0.32.0 to 0.33.0" in inspector.state()["notes"][0]
 
     inspected(story)
+
+
+def test_an_old_state_says_since_when_it_is_old():
+    """In state and explanation, until Ollama answers again."""
+
+    async def story(scene):
+        recent, outage = RecentDecisions(10), Outage(lambda: 0.0)
+        telemetry = Telemetry([recent])
+        inspector = Inspector(
+            scene.backend, scene.directory, scene.decisions, telemetry, recent, {}, lambda: ["a note"], outage
+        )
+        scene.machine.trouble["ps"] = UpstreamError("refused")
+        await scene.backend.world.refresh_fresh()
+        outage.on(UpstreamDown(error="refused"))
+        found = inspector.state()
+        assert (found["ollama"]["up"], found["ollama"]["stale_since"]) == (False, "1970-01-01T00:00:00+00:00")
+        assert inspector.explain("team")["ollama"] == found["ollama"]
+        assert found["notes"] == ["a note"]
+        del scene.machine.trouble["ps"]
+        await scene.backend.world.refresh_fresh()
+        outage.on(UpstreamUp(version="1"))
+        assert inspector.state()["ollama"]["stale_since"] is None
+
+    routed(story, MemoryMachine(*ALL), CHAIN)
+
+
+def test_what_a_rule_lets_spill_is_the_routers_own():
+    """Another client's load of the same model later is not."""
+
+    async def story(scene, inspector):
+        residents = scene.backend.world.residents
+        residents.let_spill(weights_of(BIG))
+        scene.machine.put(BIG, vram_bytes=GIB)
+        await scene.backend.world.refresh_fresh()
+        assert [row["loaded_by_router"] for row in inspector.state()["residents"]] == [True]
+        scene.machine.drop(BIG.name)
+        await scene.backend.world.refresh_fresh()
+        scene.machine.put(BIG, vram_bytes=GIB)
+        await scene.backend.world.refresh_fresh()
+        assert [row["loaded_by_router"] for row in inspector.state()["residents"]] == [False]
+
+    inspected(story)
+
+
+def test_without_readings_the_advice_promises_nothing():
+    """Neither for the model itself nor for a smaller one."""
+
+    async def story(scene, inspector):
+        scene.machine.put(BIG, vram_bytes=GIB)
+        await scene.backend.world.refresh_fresh()
+        (row,) = inspector.state()["residents"]
+        assert "would fit" not in row["advice"]
+        assert row["advice"].startswith("the next request for it loads it again at")
+
+    inspected(story, has_probe=False)

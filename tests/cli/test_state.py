@@ -1,0 +1,69 @@
+"""`ps`, `explain` and `check --live` on the command line: what they print and how they end."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+import respx
+
+from router.cli import explain, ps
+from tests.cli.test_main import run
+
+UP = {"up": True, "version": "1", "error": "", "stale_since": None}
+DOWN = {"up": False, "version": "1", "error": "refused", "stale_since": "2026-01-01T00:00:00+00:00"}
+STATE = {"residents": [], "gpus": [], "notes": []}
+DECISION = {"chain": "x", "outcome": "exact", "reason": "fits", "chosen": "x", "variants": [], "gpus": [], "notes": []}
+OLLAMA = "http://ollama.test:11434"
+
+
+@pytest.mark.parametrize(("ollama", "code"), [(UP, 0), (DOWN, 1), ({**DOWN, "version": "", "stale_since": None}, 1)])
+@pytest.mark.parametrize("arguments", [(), ("--json",)], ids=["text", "json"])
+@pytest.mark.parametrize("command", ["ps", "explain"])
+def test_an_old_state_is_shown_as_one_and_exits_1(
+    command: str,
+    arguments: tuple[str, ...],
+    ollama: dict[str, Any],
+    code: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The warning is on standard error, so that JSON stays JSON."""
+    monkeypatch.setattr(ps, "ask", lambda *_, **__: {**STATE, "ollama": ollama})
+    monkeypatch.setattr(explain, "ask", lambda *_, **__: {**DECISION, "ollama": ollama})
+    assert run(monkeypatch, command, *(["x"] if command == "explain" else []), *arguments) == code
+    streams = capsys.readouterr()
+    assert ("Ollama does not answer: refused" in streams.err) is not ollama["up"]
+    assert ("2026-01-01" in streams.err) is bool(ollama["stale_since"])
+    if arguments:
+        assert json.loads(streams.out)["ollama"] == ollama
+
+
+@respx.mock
+def test_live_names_misspelt_models_and_exits_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Any
+) -> None:
+    """And what is cut, which is no failure."""
+    rows = [{"name": "qwen3:14b", "size": 1}, {"name": "bad name!", "size": 1}]
+    respx.get(f"{OLLAMA}/api/tags").mock(httpx.Response(200, json={"models": rows}))
+    show = {"model_info": {"general.architecture": "qwen3", "qwen3.context_length": 40960}, "details": {}}
+    respx.post(f"{OLLAMA}/api/show").mock(httpx.Response(200, json=show))
+    monkeypatch.setenv("OLLAMA_ROUTER_BACKENDS__LOCAL__URL", OLLAMA)
+    file = tmp_path / "router.yaml"
+    file.write_text("chains: {a: [{model: qwen3:14b, num_ctx: 262144}]}")
+    assert run(monkeypatch, "check", str(file), "--live") == 0
+    assert capsys.readouterr().err == "note: chain a: num_ctx 262144 of qwen3:14b is cut to its maximum, 40960\n"
+    file.write_text("chains: {a: [qwen3:14bb]}")
+    assert run(monkeypatch, "check", str(file), "--live") == 1
+    assert capsys.readouterr().err == "warning: chain a: qwen3:14bb is not installed (did you mean qwen3:14b?)\n"
+
+
+@respx.mock
+def test_live_without_an_ollama_exits_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """In one line."""
+    respx.get(f"{OLLAMA}/api/tags").mock(side_effect=httpx.ConnectError("refused"))
+    monkeypatch.setenv("OLLAMA_ROUTER_BACKENDS__LOCAL__URL", OLLAMA)
+    assert run(monkeypatch, "check", "--live") == 1
+    assert len(capsys.readouterr().err.splitlines()) == 1
