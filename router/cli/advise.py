@@ -63,6 +63,7 @@ def _as_data(found: Advice) -> dict[str, Any]:
         "cures": [asdict(cure) for cure in found.cures],
         "hardware": [asdict(one) for one in found.hardware],
         "main_memory_bytes": found.main_memory_bytes,
+        "pulls": [asdict(pull) for pull in found.pulls],
     }
 
 
@@ -72,26 +73,32 @@ def print_advice(found: Advice, console: Console) -> None:
         print(headline(found.fit))
     else:
         rows = [(cure.text, f"{_about(cure.is_estimate)}{cure.need_bytes / GIB:.1f} GiB") for cure in found.cures]
-        rows = rows or [("no change makes it fit on this machine", "")]
+        rows = rows or [("no change makes it fit on this machine" + ("; pull another" if found.pulls else ""), "")]
         print_table(console, ("what would help", "needs"), rows, title=headline(found.fit))
     print(verdict(found.fit))
     if found.main_memory_bytes:
         size = found.main_memory_bytes / GIB
         print(f"if it is run nevertheless, {size:.1f} GiB of it are in main memory and computed by the CPU: slow")
     for one in found.hardware:
-        print(f"runs fully on: {_cards(one)}")
+        print(f"runs fully on: {_cards(one, found.fit.options.num_ctx)}")
     if not found.hardware:
         print("runs fully on: no machine with up to two cards of 96 GB")
     for note in found.fit.known.notes:
         print(f"note: {note}")
+    if found.pulls:
+        print("models of the public library that fit here (sizes of November 2026):")
+    for pull in found.pulls:
+        other = "" if pull.is_series else "; of another series, so name it in a chain"
+        print(f"ollama pull {pull.model}  # about {pull.need_bytes / GIB:.1f} GiB at {pull.num_ctx}{other}")
 
 
 def _about(is_estimate: bool) -> str:
     return "about " if is_estimate else ""
 
 
-def _cards(one: Hardware) -> str:
+def _cards(one: Hardware, asked_num_ctx: int) -> str:
+    less = f" with a context of {one.num_ctx}" if one.num_ctx != asked_num_ctx else ""
     if one.cards == 1:
-        return f"one card of {one.size_gb} GB (needs {one.need_bytes / GIB:.1f} GiB)"
+        return f"one card of {one.size_gb} GB{less} (needs {one.need_bytes / GIB:.1f} GiB)"
     cost = f"splitting takes {one.split_cost_bytes / GIB:.1f} GiB more and is not faster"
-    return f"{one.cards} cards of {one.size_gb} GB (need {one.need_bytes / GIB:.1f} GiB together; {cost})"
+    return f"{one.cards} cards of {one.size_gb} GB{less} (need {one.need_bytes / GIB:.1f} GiB together; {cost})"

@@ -140,6 +140,16 @@ def test_advise_lists_what_would_help() -> None:
     assert "runs fully on: one card of 48 GB" in text
     assert "2 cards of 24 GB" in text
     assert "are in main memory" in text
+    assert text.splitlines()[-1].startswith("ollama pull llama3.1:8b-instruct-q8_0  # about")
+
+
+def test_advise_with_only_the_70b_says_what_to_pull(saved: str) -> None:
+    """On 24 GB: models that fit, no q2_K, and the card that would do with less context."""
+    code, text = run("advise", saved, "--gpu", "24564")
+    assert code == 1
+    assert "ollama pull qwen3:32b  # about" in text
+    assert "q2_K" not in text
+    assert "one card of 48 GB with a context of" in text
 
 
 @pytest.mark.usefixtures("server")
@@ -150,7 +160,7 @@ def test_advise_as_json_has_cures_and_hardware() -> None:
     assert code == 1
     assert data["cures"][0]["kind"] == "variant"
     assert data["hardware"][0] == {"cards": 1, "size_gb": 48, "need_bytes": data["hardware"][0]["need_bytes"],
-                                   "split_cost_bytes": 0}  # fmt: skip
+                                   "num_ctx": 8192, "split_cost_bytes": 0}  # fmt: skip
 
 
 @pytest.mark.usefixtures("server")

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from router.core.advice.examine import Fit, examine, groups
+from router.core.advice.library import LEAST_NUM_CTX, Pull, pulls
 from router.core.decision.chain import auto_chain
 from router.core.memory.footprint import MemoryOptions, footprint
-from router.core.memory.placement import PIPELINE_COPIES, Card, place
+from router.core.memory.placement import PIPELINE_COPIES, Card, max_num_ctx, place
 from router.core.memory.shape import shape_of
 from router.core.ollama.model import ModelFacts
 from router.core.units import GIB
@@ -45,11 +46,15 @@ class Cure:
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """Cards that would run the model fully. `split_cost_bytes` is the memory that splitting it between them adds."""
+    """Cards that would run the model fully. `split_cost_bytes` is the memory that splitting it between them adds.
+
+    `num_ctx` is the context in tokens at which they do.
+    """
 
     cards: int
     size_gb: int
     need_bytes: int
+    num_ctx: int
     split_cost_bytes: int = 0
 
 
@@ -57,40 +62,53 @@ class Hardware:
 class Advice:
     """The result of `advise`.
 
-    `cures` come best first; `hardware` is the smallest single card and the smallest pair that suffice;
-    `main_memory_bytes` is what must be free in main memory to run the model here anyway, partly on the CPU.
+    `cures` come best first; `hardware` is the smallest single card and the smallest pair that suffice, also with less
+    context; `pulls` are models of the public library that fit here; `main_memory_bytes` is what must be free in main
+    memory to run the model here anyway, partly on the CPU.
     """
 
     fit: Fit
     cures: tuple[Cure, ...]
     hardware: tuple[Hardware, ...]
     main_memory_bytes: int
+    pulls: tuple[Pull, ...] = ()
 
 
 def advise(asked: ModelFacts, installed: Iterable[ModelFacts], options: MemoryOptions, cards: Sequence[Card]) -> Advice:
     """Return what to do about `asked` with `options` on `cards`; `installed` is every model on the server."""
     fit = examine(asked, options, cards)
-    cures = () if fit.fits else tuple(_cures(asked, tuple(installed), options, cards, fit))
-    spilled = 0 if fit.fits else main_memory_bytes(asked, options, cards)
-    return Advice(fit, cures, tuple(hardware_for(asked, options)), spilled)
+    hardware = tuple(hardware_for(asked, options))
+    if fit.fits:
+        return Advice(fit, (), hardware, 0)
+    others = tuple(installed)
+    cures = tuple(_cures(asked, others, options, cards, fit))
+    spilled = main_memory_bytes(asked, options, cards)
+    return Advice(fit, cures, hardware, spilled, pulls(asked, others, options, cards))
 
 
 def _cures(
     asked: ModelFacts, installed: tuple[ModelFacts, ...], options: MemoryOptions, cards: Sequence[Card], fit: Fit
 ) -> Iterator[Cure]:
-    """Yield cures by how little they change the answers.
+    """Yield cures by how little they change the answers, as the router itself decides.
 
-    The order: another quantization, other settings, a shorter context, a file to fetch, a smaller model.
+    The order: a shorter context, another quantization, other settings, a file to fetch, a smaller model. A context
+    below LEAST_NUM_CTX, which the router does not choose by itself, comes after the quantizations.
     """
     same, smaller = _stand_ins(asked, installed)
+    shorter = list(_shorter_context(asked, options, cards, fit))
+    yield from (cure for cure in shorter if cure.num_ctx >= LEAST_NUM_CTX)
     yield from _first_fitting("variant", "use {model}, which is installed", same, options, cards)
     yield from _other_settings(asked, options, cards)
-    if fit.largest_num_ctx >= LEAST_USEFUL_CTX and fit.largest_num_ctx < options.num_ctx:
+    yield from (cure for cure in shorter if cure.num_ctx < LEAST_NUM_CTX)
+    yield from _file_to_fetch(asked, options, cards)
+    yield from _first_fitting("sibling", "use {model}, a smaller member of the series", smaller, options, cards)
+
+
+def _shorter_context(asked: ModelFacts, options: MemoryOptions, cards: Sequence[Card], fit: Fit) -> Iterator[Cure]:
+    if LEAST_USEFUL_CTX <= fit.largest_num_ctx < options.num_ctx:
         shorter = examine(asked, options.with_num_ctx(fit.largest_num_ctx), cards, largest=False)
         text = f"ask for a context of {fit.largest_num_ctx} instead of {options.num_ctx}"
         yield Cure("context", text, asked.name, fit.largest_num_ctx, shorter.placement.need_bytes)
-    yield from _file_to_fetch(asked, options, cards)
-    yield from _first_fitting("sibling", "use {model}, a smaller member of the series", smaller, options, cards)
 
 
 def _stand_ins(asked: ModelFacts, installed: tuple[ModelFacts, ...]) -> tuple[list[ModelFacts], list[ModelFacts]]:
@@ -104,12 +122,16 @@ def _stand_ins(asked: ModelFacts, installed: tuple[ModelFacts, ...]) -> tuple[li
 def _first_fitting(
     kind: Kind, text: str, candidates: Iterable[ModelFacts], options: MemoryOptions, cards: Sequence[Card]
 ) -> Iterator[Cure]:
+    """Yield the first candidate that fits, with less context than asked for where that is needed."""
     for facts in candidates:
         asked = options.with_num_ctx(min(options.num_ctx, facts.context_length or options.num_ctx))
-        found = examine(facts, asked, cards, largest=False)
+        found = examine(facts, asked, cards)
+        words = text.format(model=facts.name)
+        if not found.fits and LEAST_NUM_CTX <= found.largest_num_ctx < asked.num_ctx:
+            found = examine(facts, asked.with_num_ctx(found.largest_num_ctx), cards, largest=False)
+            words += f", with a context of {found.options.num_ctx}"
         if found.fits:
-            words = text.format(model=facts.name)
-            yield Cure(kind, words, facts.name, asked.num_ctx, found.placement.need_bytes)
+            yield Cure(kind, words, facts.name, found.options.num_ctx, found.placement.need_bytes)
             return
 
 
@@ -146,13 +168,22 @@ def _file_to_fetch(asked: ModelFacts, options: MemoryOptions, cards: Sequence[Ca
 
 
 def hardware_for(facts: ModelFacts, options: MemoryOptions) -> Iterator[Hardware]:
-    """Yield the smallest single card, and the smallest pair of cards, that run `facts` fully with `options`."""
+    """Yield the smallest single card, and the smallest pair of cards, that run `facts` fully.
+
+    With the context in `options`; before it a smaller one that does with less context, but at least LEAST_NUM_CTX.
+    """
     for count in (1, 2):
         for size_gb in CARD_SIZES_GB:
             cards = [Card(at, size_gb * GIB - _RESERVED_BYTES, _CONTEXT_BYTES) for at in range(count)]
+            num_ctx = options.num_ctx
             found = place(facts, options, cards)
+            if not found.fits and num_ctx > LEAST_NUM_CTX:
+                num_ctx = min(max_num_ctx(facts, options, cards), num_ctx)
+                found = place(facts, options.with_num_ctx(num_ctx), cards) if num_ctx >= LEAST_NUM_CTX else found
             if found.fits:
-                yield Hardware(count, size_gb, found.need_bytes, split_cost_bytes(facts, options) if count > 1 else 0)
+                split = split_cost_bytes(facts, options.with_num_ctx(num_ctx)) if count > 1 else 0
+                yield Hardware(count, size_gb, found.need_bytes, num_ctx, split)
+            if found.fits and num_ctx == options.num_ctx:
                 break
 
 

@@ -89,16 +89,17 @@ def test_a_model_that_fits_needs_no_cure() -> None:
 
 
 def test_cures_of_a_70b_on_48_gib() -> None:
-    """Another quantization first, then settings, a shorter context, a file to fetch, a smaller member."""
+    """A shorter context first, then another quantization, settings, a file to fetch, a smaller member."""
     options = MemoryOptions(16384, num_batch=1024, num_parallel=2)
     found = advise(ASKED, INSTALLED, options, cards(47.5))
     kinds = [cure.kind for cure in found.cures]
-    assert kinds == ["variant", "slots", "cache", "context", "quantization", "sibling"]
-    assert found.cures[0].model == SMALLER_QUANT.name
-    assert 2048 <= found.cures[3].num_ctx < 16384
+    assert kinds == ["context", "variant", "slots", "cache", "quantization", "sibling"]
+    assert found.cures[1].model == SMALLER_QUANT.name
+    assert 8192 <= found.cures[0].num_ctx < 16384
     assert found.cures[4].is_estimate
     assert all(cure.need_bytes <= 47.5 * GIB for cure in found.cures)
-    assert [(one.cards, one.size_gb) for one in found.hardware] == [(1, 80), (2, 32)]
+    whole = [(one.cards, one.size_gb) for one in found.hardware if one.num_ctx == 16384]
+    assert whole == [(1, 80), (2, 32)]
     assert found.main_memory_bytes > 0
 
 
@@ -107,9 +108,9 @@ def test_a_quantized_cache_or_a_smaller_batch_may_be_enough() -> None:
     facts = RECORDED.facts["qwen2.5-14b", "Q4_K_M"]
     need = footprint(facts, MemoryOptions(32768)).need_bytes
     batch = advise(facts, (), MemoryOptions(32768, num_batch=2048), (Card(0, need + 1600 * MIB, 300 * MIB),))
-    assert [cure.kind for cure in batch.cures][:2] == ["batch", "cache"]
+    assert [cure.kind for cure in batch.cures][:3] == ["context", "batch", "cache"]
     cache = advise(facts, (), MemoryOptions(32768), (Card(0, need, 300 * MIB),))
-    assert [cure.kind for cure in cache.cures][:2] == ["cache", "context"]
+    assert [cure.kind for cure in cache.cures][:2] == ["context", "cache"]
 
 
 def test_installed_models_that_do_not_fit_are_skipped() -> None:
@@ -132,3 +133,28 @@ def test_no_hardware_is_named_if_two_big_cards_do_not_suffice() -> None:
     assert list(hardware_for(RECORDED.facts["deepseek-r1-671b", "Q4_K_M"], OPTIONS)) == []
     unknown = ModelFacts("x", "d", 80 * GIB)
     assert advise(unknown, (), OPTIONS, cards(24)).cures == ()
+
+
+def test_a_context_that_the_router_would_not_choose_comes_after_the_quantizations() -> None:
+    """Below its least one."""
+    need = footprint(ASKED, MemoryOptions(4096)).need_bytes + 1500 * MIB
+    found = advise(ASKED, INSTALLED, OPTIONS, (Card(0, need, 300 * MIB),))
+    kinds = [cure.kind for cure in found.cures]
+    assert 0 <= kinds.index("variant") < kinds.index("context")
+    assert found.cures[kinds.index("context")].num_ctx < 8192
+
+
+def test_an_installed_quantization_may_fit_with_less_context() -> None:
+    """As the router would load it."""
+    found = advise(ASKED, INSTALLED, MemoryOptions(32768), cards(33))
+    (cure,) = (cure for cure in found.cures if cure.kind == "variant")
+    assert 8192 <= cure.num_ctx < 32768
+    assert f"with a context of {cure.num_ctx}" in cure.text
+
+
+def test_a_smaller_card_is_named_if_less_context_is_enough() -> None:
+    """Before the one for the whole context, with its own need."""
+    found = [(one.cards, one.size_gb, one.num_ctx) for one in hardware_for(ASKED, MemoryOptions(32768))]
+    assert [row[:2] for row in found] == [(1, 48), (1, 80), (2, 24), (2, 32)]
+    assert [row[2] == 32768 for row in found] == [False, True, False, True]
+    assert [one.size_gb for one in hardware_for(ASKED, OPTIONS)] == [48, 24]
