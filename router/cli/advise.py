@@ -25,10 +25,10 @@ from router.cli.fit import (
     UPSTREAM,
     as_data,
     headline,
-    print_table,
     verdict,
 )
 from router.cli.question import DEFAULT_UPSTREAM, Settings, read_question
+from router.cli.table import print_table
 from router.core.advice.advise import Advice, Hardware
 from router.core.advice.advise import advise as advise_on
 from router.core.units import GIB

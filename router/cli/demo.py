@@ -16,12 +16,12 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from ollama_simulator.machine.probe import CardsProbe
 from ollama_simulator.machine.spec import CardSpec, Machine, Speeds
 from ollama_simulator.server import SimConfig, SimulatedOllama, running_simulator
 from router.app import Running, running
+from router.cli.table import print_table
 from router.config import load_config
 from router.core.ollama.names import key_of
 from router.core.units import MIB
@@ -42,7 +42,7 @@ ASKED = MODELS[0]
 REQUESTS = ((ASKED, "why is the sky blue?"), (ASKED, "and at night?"), ("llama3.2:3b", "one word for blue?"))
 TOKENS = 10
 FOREIGN_MIB = 10000
-TITLES = ("", "requested", "served by", "why", "on GPU", "tokens/s", "first token")
+TITLES = ("phase", "requested", "served by", "why", "on GPU", "tokens/s", "first token")
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,16 +178,16 @@ def _gpu_percent(sim: SimulatedOllama, served: str) -> int:
 
 def _print(rows: list[Shown], console: Console, *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps([dict(zip(("phase", *TITLES[1:]), row.cells(), strict=True)) for row in rows], indent=2))
+        print(json.dumps([dict(zip(TITLES, row.cells(), strict=True)) for row in rows], indent=2))
         return
-    if not console.is_terminal:
-        for cells in (("phase", *TITLES[1:]), *(row.cells() for row in rows)):
-            print("\t".join(cells))
-    else:
-        table = Table(*TITLES, title="llama3.3:70b on a virtual RTX A5000 with 24 GB")
-        for row in rows:
-            table.add_row(*row.cells(), style=None if row.gpu_percent == 100 else "red")
-        console.print(table)
+    print_table(
+        console,
+        TITLES,
+        [row.cells() for row in rows],
+        title="llama3.3:70b on a virtual RTX A5000 with 24 GB",
+        names=("requested", "served by"),
+        styles=["" if row.gpu_percent == 100 else "red" for row in rows],
+    )
     routed = [row for row in rows if not row.phase.startswith("Ollama")]
     straight = [row for row in rows if row.phase.startswith("Ollama")]
     print(

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from router.cli.admin import DEFAULT, ask, is_stale
+from router.cli.table import print_table
 from router.core.units import GIB
 
 TITLES = ("", "variant", "num_ctx", "needs", "has", "verdict", "why")
@@ -54,15 +54,7 @@ def show(found: dict[str, Any]) -> None:
         )
         for row in found["variants"]
     ]
-    if console.is_terminal:
-        table = Table(*TITLES, title=_title(found))
-        for row in rows:
-            table.add_row(*row)
-        console.print(table)
-    else:
-        print(_title(found))
-        for row in (TITLES, *rows):
-            print("\t".join(row))
+    print_table(console, TITLES, rows, title=_title(found), names=("variant",))
     for note in found.get("notes", []):
         print(f"note: {note}")
 

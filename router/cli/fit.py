@@ -6,15 +6,15 @@ Exit codes: 0 the model fits, 1 it does not, 2 wrong usage, or the model or the 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from router.cli.question import DEFAULT_UPSTREAM, Settings, read_question
+from router.cli.table import print_table
 from router.core.advice.examine import DeviceTerms, Fit, examine
 from router.core.units import GIB
 
@@ -123,16 +123,3 @@ def verdict(found: Fit) -> str:
     if found.fits:
         return f"fits fully on {cards}; {most}"
     return f"does not fit on {cards}: {found.placement.short_bytes / GIB:.2f} GiB are missing; {most}"
-
-
-def print_table(console: Console, titles: Sequence[str], rows: Sequence[Sequence[str]], *, title: str) -> None:
-    """Print a table on a terminal, tab-separated lines into a pipe."""
-    if not console.is_terminal:
-        print(title)
-        for row in (titles, *rows):
-            print("\t".join(row))
-        return
-    table = Table(*titles, title=title)
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)

@@ -28,10 +28,26 @@ COMMANDS = {
     "simulate": "router.cli.simulate:simulate",
     "demo": "router.cli.demo:demo",
 }
+# The first sentence of each command's help, so that the list of commands imports none of them.
+SUMMARIES = {
+    "serve": "Serve Ollama's API on --listen, routed to the Ollama at --upstream.",
+    "check": "Check a configuration file and print the effective configuration.",
+    "explain": "Show the current decision for MODEL, with a line per variant.",
+    "ps": "Show the models that are loaded on the cards of the router's Ollama.",
+    "fit": "Show whether MODEL runs 100 % on the GPU, and how much memory each part takes.",
+    "advise": "Show what would make MODEL run 100 % on the GPU here, and what to pull instead.",
+    "simulate": "Run a simulated Ollama until Ctrl-C.",
+    "demo": "Run a demonstration on an embedded simulator.",
+}
 
 
 class LazyCommands(TyperGroup):
     """The commands of `COMMANDS`, in its order."""
+
+    def format_commands(self, _ctx: Any, formatter: Any) -> None:
+        """Write the list of commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, SUMMARIES.get(name, "")) for name in COMMANDS])
 
     def list_commands(self, _ctx: Any) -> list[str]:
         return list(COMMANDS)
@@ -65,7 +81,7 @@ def _print_version(is_asked: bool) -> None:
 @app.callback()
 def main(
     version: bool = typer.Option(
-        False, "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        False, "--version", "-V", callback=_print_version, is_eager=True, help="Print the version and exit."
     ),
 ) -> None:
     """Send each Ollama request to the biggest variant of its model that runs fully on the GPU now."""

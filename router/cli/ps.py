@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from router.cli.admin import DEFAULT, ask, is_stale
+from router.cli.table import print_table
 from router.core.units import GIB
 
 
@@ -38,16 +38,7 @@ def show(state: dict[str, Any]) -> None:
     console = Console()
     rows = [_row(resident) for resident in state["residents"]]
     titles = ("model", "size", "on GPU", "context", "in flight", "loaded by", "advice")
-    if console.is_terminal:
-        table = Table(*titles, title=_cards(state))
-        for row in rows:
-            table.add_row(*row)
-        console.print(table)
-    else:
-        print(_cards(state))
-        print("\t".join(titles))
-        for row in rows:
-            print("\t".join(row))
+    print_table(console, titles, rows, title=_cards(state), names=("model",))
     for note in state["notes"]:
         print(f"note: {note}")
 

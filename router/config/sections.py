@@ -30,7 +30,7 @@ class VariantSection(Section):
     model: ModelRef
     """name of an installed model"""
     num_ctx: NumCtx = None
-    """its context in tokens; max = the largest that fits; null = by request, Modelfile or defaults"""
+    """its context, cut to the model's maximum; max = the largest that fits; null = by request, Modelfile or defaults"""
 
 
 VariantValue = Annotated[VariantSection, BeforeValidator(_variant), ShortForm({"type": "string", "minLength": 1})]

@@ -9,13 +9,11 @@ from typing import Any
 import httpx
 import pytest
 import respx
-from rich.console import Console
 from typer.testing import CliRunner
 
 from ollama_simulator.recorded.plans import Recordings
 from router.adapters.gpu.detect import StaticProbe
 from router.cli import question
-from router.cli.fit import print_table
 from router.cli.main import app
 from router.core.ollama.runner import Gpu
 from router.core.units import GIB
@@ -232,12 +230,3 @@ def test_cards_come_from_the_probe(
     found, text = run("fit", saved, "--num-ctx", "8192", *arguments)
     assert found == code
     assert message in text
-
-
-def test_a_terminal_gets_a_table() -> None:
-    """It is drawn by Rich."""
-    console = Console(force_terminal=True, width=80)
-    with console.capture() as captured:
-        print_table(console, ("a", "b"), [("1", "2")], title="things")
-    assert "things" in captured.get()
-    assert "┃" in captured.get()

@@ -31,9 +31,12 @@ def run(monkeypatch: pytest.MonkeyPatch, *args: str) -> int:
     return int(ended.value.code or 0)
 
 
-def test_version_is_that_of_the_package(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """`--version` prints one line and exits with 0."""
-    assert run(monkeypatch, "--version") == 0
+@pytest.mark.parametrize("option", ["--version", "-V"])
+def test_version_is_that_of_the_package(
+    option: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line, and exit code 0."""
+    assert run(monkeypatch, option) == 0
     assert capsys.readouterr().out == f"ollama-router {__version__}\n"
 
 
@@ -175,3 +178,31 @@ def test_import_of_an_unknown_file_is_one_line_and_1(
     assert run(monkeypatch, "check", "--import", str(file)) == 1
     streams = capsys.readouterr()
     assert (streams.out, len(streams.err.splitlines())) == ("", 1)
+
+
+def test_the_list_of_commands_imports_none_of_them() -> None:
+    """Nor what serves, reads cards or draws tables: it is printed at once."""
+    code = (
+        "import sys; from router.cli import main; sys.argv = ['ollama-router', '--help']\n"
+        "try: main.run()\n"
+        "except SystemExit: pass\n"
+        "print(sorted(name for name in sys.modules if name in "
+        "('httpx', 'pydantic', 'pynvml', 'router.app', 'ollama_simulator.server', 'router.cli.demo')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
+    for command in main.COMMANDS:
+        assert re.search(rf"^  {command} +\S", done.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", main.COMMANDS)
+def test_a_command_has_a_summary(command: str) -> None:
+    """In the list of commands."""
+    assert main.SUMMARIES[command]
+
+
+def test_the_router_does_not_import_nvidias_library_before_it_reads_cards() -> None:
+    """It takes 16 MB; the probe is chosen at start."""
+    code = "import sys; import router.app, router.cli.fit; print('pynvml' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == "False\n", done.stderr

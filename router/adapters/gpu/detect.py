@@ -6,10 +6,9 @@ import asyncio
 import threading
 from pathlib import Path
 
-import pynvml
-
 from router.adapters.gpu.amd import AmdSysfsProbe, read_sysfs
 from router.adapters.gpu.command import CommandProbe
+from router.adapters.gpu.library import pynvml
 from router.adapters.gpu.nvml import LIBRARY_NOT_FOUND, NvmlProbe
 from router.adapters.gpu.prometheus import PrometheusProbe
 from router.adapters.gpu.reading import GpuProcess, ProbeReading, VramProbe

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import pynvml
-
+from router.adapters.gpu.library import pynvml
 from router.adapters.gpu.reading import CachedReading, Cards, DeadlineThread, GpuProcess, ProbeReading
 from router.core.ollama.runner import Gpu
 from router.core.units import MIB

@@ -1,0 +1,89 @@
+"""Tables for people and for pipes. A model's name is never cut or broken: it is copied into the next command."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+Row = Sequence[str]
+
+
+def print_table(
+    console: Console,
+    titles: Row,
+    rows: Sequence[Row],
+    *,
+    title: str,
+    names: Sequence[str] = (),
+    styles: Sequence[str] = (),
+) -> None:
+    """Print a table on a terminal, tab-separated lines into a pipe.
+
+    The columns with the titles `names` keep each cell on one line, and the others each word. If the terminal is too
+    narrow for that, each row is printed as lines instead. `styles` are rich's styles of the rows, if they have any.
+    """
+    if not console.is_terminal:
+        print(title)
+        for row in (titles, *rows):
+            print("\t".join(_plain(cell) for cell in row))
+        return
+    columns = [tuple(map(_plain, cells)) for cells in zip(titles, *rows, strict=True)]
+    widths = _widths(columns, [one in names for one in titles], console.width - 3 * len(columns) - 1)
+    if widths:
+        console.print(_table(titles, rows, title, widths, styles))
+    else:
+        _print_lines(console, titles, rows, title, names)
+
+
+def _widths(columns: Sequence[Row], are_names: Sequence[bool], available: int) -> list[int]:
+    """Return the width of each column, [] if they do not fit.
+
+    The widest columns are narrowed first, but none so that a name, or a word of another column, is broken: sentences
+    contain names, too.
+    """
+    least = [_widest(cells if is_name else _words(cells)) for cells, is_name in zip(columns, are_names, strict=True)]
+    widths = [_widest(cells) for cells in columns]
+    while sum(widths) > available:
+        excess, at = max((width - least[at], at) for at, width in enumerate(widths))
+        if excess <= 0:
+            return []
+        widths[at] -= 1
+    return widths
+
+
+def _widest(parts: Row) -> int:
+    return max(map(cell_len, parts), default=0)
+
+
+def _words(cells: Row) -> list[str]:
+    return [word for cell in cells for word in cell.split()]
+
+
+def _table(titles: Row, rows: Sequence[Row], title: str, widths: Sequence[int], styles: Sequence[str]) -> Table:
+    table = Table(title=Text(_plain(title)))
+    for one, width in zip(titles, widths, strict=True):
+        table.add_column(Text(one), width=width, overflow="fold")
+    for at, row in enumerate(rows):
+        table.add_row(*(Text(_plain(cell)) for cell in row), style=styles[at] if styles else None)
+    return table
+
+
+def _print_lines(console: Console, titles: Row, rows: Sequence[Row], title: str, names: Sequence[str]) -> None:
+    """Print the first name of each row on a line of its own, and the other cells below it."""
+    console.print(Text(_plain(title)))
+    for row in rows:
+        cells = [(one, _plain(cell)) for one, cell in zip(titles, row, strict=True) if cell]
+        whole = [(one, cell) for one, cell in cells if one in names]
+        for at, (one, cell) in enumerate(whole):
+            print(f"  {one}: {cell}" if at else cell)  # not by rich, which would wrap it
+        for one, cell in (cell for cell in cells if cell not in whole):
+            console.print(Text(f"  {one}: {cell}" if one else f"  {cell}"))
+
+
+def _plain(cell: str) -> str:
+    """Return a cell without characters that would move the cursor, or end a line or a column."""
+    return "".join(char if char.isprintable() else " " for char in cell)
