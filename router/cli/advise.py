@@ -46,7 +46,7 @@ def advise(
     upstream: UPSTREAM = DEFAULT_UPSTREAM,
     as_json: AS_JSON = False,
 ) -> None:
-    """Show what would make MODEL run 100 % on the GPU here, and which cards would run it unchanged."""
+    """Show what would make MODEL run 100 % on the GPU here, and what to pull instead."""
     settings = Settings(tuple(gpu), num_ctx, num_batch, parallel, kv_type, flash_attn, idle)
     question = read_question(model, upstream, settings, with_installed=True)
     found = advise_on(question.facts, question.installed, question.options, question.cards)

@@ -34,6 +34,7 @@ SUMMARIES = {
     "check": "Check a configuration file and print the effective configuration.",
     "explain": "Show the current decision for MODEL, with a line per variant.",
     "ps": "Show the models that are loaded on the cards of the router's Ollama.",
+    "forget": "Forget what loads of MODEL have taught the router, and lift every bar on it.",
     "fit": "Show whether MODEL runs 100 % on the GPU, and how much memory each part takes.",
     "advise": "Show what would make MODEL run 100 % on the GPU here, and what to pull instead.",
     "simulate": "Run a simulated Ollama until Ctrl-C.",

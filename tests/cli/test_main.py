@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import importlib
 import json
 import re
 import subprocess
@@ -158,6 +159,8 @@ def admin_stub(answer: dict[str, object]) -> Iterator[tuple[str, list[str]]]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"127.0.0.1:{server.server_port}", asked
         server.shutdown()
+
+
 def test_import_prints_a_valid_configuration(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -197,8 +200,10 @@ def test_the_list_of_commands_imports_none_of_them() -> None:
 
 @pytest.mark.parametrize("command", main.COMMANDS)
 def test_a_command_has_a_summary(command: str) -> None:
-    """In the list of commands."""
-    assert main.SUMMARIES[command]
+    """In the list of commands: how its own help begins."""
+    module, _, function = main.COMMANDS[command].partition(":")
+    text = " ".join(getattr(importlib.import_module(module), function).__doc__.split())
+    assert text.startswith(main.SUMMARIES[command].rstrip("."))
 
 
 def test_the_router_does_not_import_nvidias_library_before_it_reads_cards() -> None:

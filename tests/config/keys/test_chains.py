@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from router.core.units import MIB
-from tests.config.keys.play import BIG, HUGE, HUGE_Q2, MIDDLE, SMALL, contexts, explained, hello, play, residents
+from tests.config.keys.play import BIG, HUGE, HUGE_Q2, MIDDLE, SMALL, chat, contexts, explained, hello, play, residents
 
 TEAM = "team"
 """A name of our own: no model is called so."""
@@ -98,3 +98,18 @@ def test_a_chain_to_preload_is_loaded_without_a_request():
 
     chains = [{"variants": [BIG, SMALL], "preload": preload} for preload in (False, True)]
     assert compare_chains(story, chains, cards=(8192,)) == [[], [SMALL]]
+
+
+def test_a_variants_num_ctx_above_its_maximum_is_cut_and_a_clients_is_a_demand():
+    """A list carried over from another proxy gives each variant the same number; on both APIs, with the same runner."""
+    names = ("qwen3:30b-a3b-q8_0", "qwen3:14b", "qwen3:8b")
+
+    async def story(one):
+        replies = [await one.ask(hello(TEAM)), await one.ask(chat(TEAM), "/v1/chat/completions")]
+        assert [(reply.status, reply.served) for reply in replies] == [(200, "qwen3:14b")] * 2
+        assert contexts(one) == [40960]
+        assert one.loads == ["qwen3:14b"]
+        asked = await one.ask(hello(TEAM, options={"num_ctx": 100000}))
+        assert asked.status == 503
+
+    play(story, {"chains": {TEAM: [{"model": name, "num_ctx": 262144} for name in names]}}, models=names)
