@@ -10,7 +10,8 @@ from pydantic import BeforeValidator, WithJsonSchema
 
 from router.config.values import allowed
 
-_LABEL = r"[a-z0-9_*](?:[a-z0-9_*-]*[a-z0-9_*])?"
+# One * in a label at most: patterns are compared with what clients send, in a time that must not grow with its length.
+_LABEL = r"(?!-)(?=[^.])[a-z0-9_-]*\*?[a-z0-9_-]*(?<!-)"
 _HOST = re.compile(rf"(?:\*|(?:{_LABEL}\.)*[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?)")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s]+")
 

@@ -32,6 +32,7 @@ class Draft:
     urls: list[str] = field(default_factory=list)
     defaults: dict[str, Any] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
+    _names: dict[str, str] = field(default_factory=dict)  # key of a chain's name → the name
 
     @property
     def is_empty(self) -> bool:
@@ -49,8 +50,7 @@ class Draft:
         if WILDCARDS.search(name) or not _is_valid(parse_pattern, name):
             self.note(f"{name}: not a model name for this router")
             return
-        same = next((known for known in self.chains if key_of(known) == key_of(name)), None)
-        if same is not None:
+        if (same := self._names.setdefault(key_of(name), name)) != name or name in self.chains:
             self.note(f"{name}: the same model name as {same}")
             return
         kept: list[Rung] = []

@@ -12,6 +12,8 @@ OLLAMA_PROVIDERS = ("ollama", "ollama_chat")
 _USED = {"model", "api_base", "base_url", "custom_llm_provider", "num_ctx", "order"}
 _CARRIED = {"model_list", "router_settings", "litellm_settings"}
 _OLLAMA_PORT = 11434
+MAX_FOLLOWED = 32
+"""Groups in a chain; LiteLLM itself tries five fallbacks unless told otherwise."""
 
 
 def read_litellm(data: dict[str, Any]) -> Draft:
@@ -118,14 +120,14 @@ def _aliases(settings: list[dict[str, Any]]) -> dict[str, str]:
 def _follow(
     name: str, fallbacks: dict[str, list[str]], default: list[str], aliases: dict[str, str], followed: list[str]
 ) -> None:
-    """Append `name` and what follows it to `followed`, each once; without recursion, so that any depth ends."""
+    """Append `name` and what follows it to `followed`, each once, up to MAX_FOLLOWED: a circle ends, too."""
     waiting = [name]
-    while waiting:
+    while waiting and len(followed) < MAX_FOLLOWED:
         one = waiting.pop(0)
         one = aliases.get(one, one)
         if one not in followed:
             followed.append(one)
-            waiting = [*(fallbacks.get(one) or (default if one == name else [])), *waiting]
+            waiting = [*(fallbacks.get(one) or (default if one == name else [])), *waiting][: 2 * MAX_FOLLOWED]
 
 
 def _note_params(name: str, params: dict[str, Any], draft: Draft) -> None:

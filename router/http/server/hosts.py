@@ -23,6 +23,8 @@ LOCAL_ENDINGS = (".localhost", ".local", ".internal", ".lan", ".home.arpa", ".sv
 MAX_SHOWN = 253
 """The longest host name of the DNS."""
 
+MAX_VALUE = MAX_SHOWN + len("[]:65535.")
+
 _NAME = re.compile(r"[a-z0-9_][a-z0-9_.:-]*")
 
 
@@ -40,7 +42,11 @@ class HostRule:
         self._names = {"", "localhost", own, *(host.lower() for host in hosts if "*" not in host)}
         self._patterns = [_pattern(host.lower()) for host in hosts if "*" in host]
         self._is_loopback = is_loopback
-        self.allows = lru_cache(maxsize=512)(self._allows)
+        self._cached = lru_cache(maxsize=512)(self._allows)
+
+    def allows(self, value: bytes) -> bool:
+        """Return True for a Host that is allowed; a value longer than any name is not, and not remembered."""
+        return len(value) <= MAX_VALUE and self._cached(value)
 
     def _allows(self, value: bytes) -> bool:
         return self.is_address(value) or self.is_name(value)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from router.config.foreign.litellm import MAX_FOLLOWED
 from tests.config.foreign.carried import carried, chain_of
 
 LISTS = """
@@ -114,3 +115,14 @@ def test_chains_that_only_name_each_other_are_left_out(tmp_path):
     config, comments = carried(tmp_path, text)
     assert "c" in config.chains
     assert "its models refer back to it" in comments
+
+
+def test_a_long_list_makes_chains_of_a_bounded_length(tmp_path):
+    """Each falls back to all others."""
+    names = [f"m{number}" for number in range(200)]
+    entries = "".join(f"  - {{model_name: {name}, litellm_params: {{model: ollama/{name}}}}}\n" for name in names)
+    config, _ = carried(
+        tmp_path, f"model_list:\n{entries}litellm_settings: {{default_fallbacks: [{', '.join(names)}]}}\n"
+    )
+    assert len(config.chains) == 200
+    assert {len(chain.variants) for chain in config.chains.values()} == {MAX_FOLLOWED}

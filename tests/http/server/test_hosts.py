@@ -96,3 +96,18 @@ def test_a_refusal_says_what_to_configure() -> None:
     assert 'hosts: ["gpu.corp.example"]' in how_to_allow(b"GPU.corp.example.:11435")
     assert "hosts:" not in how_to_allow(b"!$&.example")
     assert len(how_to_allow(b"a" * 5000)) < 1000
+
+
+def test_a_value_longer_than_any_name_is_refused_and_not_remembered() -> None:
+    """Clients can make up any number of them."""
+    rule = HostRule(("*", "*.x", "a*.b*.c"), is_loopback=False)
+    assert not rule.allows(b"a" * 300)
+    assert rule.allows(b"a" * 253)
+    assert rule._cached.cache_info().currsize == 1
+
+
+def test_no_value_makes_a_pattern_slow() -> None:
+    """The longest names, made of what patterns repeat."""
+    rule = HostRule(("*.a*.a*.a*.a*.a*.b", "a*a.a*a.b"), is_loopback=True)
+    for value in (b"a." * 126, b"a" * 253, b"aa." * 84, b"-." * 126):
+        assert not rule.allows(value)
