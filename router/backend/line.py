@@ -91,7 +91,7 @@ class Line:
     # --- requests ----------------------------------------------------------------------------------------------
 
     def may_upgrade(self) -> bool:
-        """Return True if fewer than `swaps_per_minute` swaps began within the last minute."""
+        """Return True if fewer than `swaps_per_minute` upgrades began within the last minute."""
         now_s = self._now()
         while self._swaps and self._swaps[0] <= now_s - MINUTE_S:
             self._swaps.popleft()
@@ -231,7 +231,7 @@ class Line:
     def _start(self, decision: Decision) -> None:
         chosen = decision.chosen
         assert chosen is not None and chosen.plan is not None and chosen.facts is not None
-        if chosen.plan.evict:  # a load into free memory evicts no model, and is not a swap
+        if chosen.is_upgrade:  # only these are optional; every other switch is what somebody asked for
             self._swaps.append(self._now())
         self.loading = Target(chosen.facts, chosen.plan)
         self._world.begin_loading(self.loading.weights, chosen.num_ctx)

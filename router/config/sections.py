@@ -85,9 +85,9 @@ class Defaults(Section):
     upgrade: Upgrade = "on_request"
     """return to a bigger variant that fits again: idle (when the queue is empty), on_request (next request), never"""
     upgrade_after_s: Duration = 60.0
-    """how long memory must have been free before a bigger variant is loaded into it"""
+    """how long memory must have been free before a chain that was moved down returns to a bigger variant"""
     swaps_per_minute: AtLeastOne = 4
-    """after this many switches with an unload within a minute, no bigger variant replaces a smaller one"""
+    """after this many returns to a bigger variant within a minute, no other chain returns to its own"""
     response_model: Literal["served", "requested"] = "served"
     """model named in responses: served (the one that ran) or requested"""
     derived_tags: StrictBool = True

@@ -11,7 +11,7 @@ from router.backend.backend import Backend
 from router.config import Defaults
 from router.core.decision.chain import Chain
 from router.core.decision.policy import choose
-from router.core.decision.verdict import Decision, VerdictKind
+from router.core.decision.verdict import Decision, Outcome, VerdictKind
 from router.core.payload.read import InferenceRequest
 from router.routing.call import Call
 from router.routing.chains import Chains
@@ -41,6 +41,7 @@ class Decisions:
         self._destinations: dict[Hashable, Destination] = {}
         self._epoch = -1
         self._recent: dict[str, Chain] = {}
+        self._moved_down: set[str] = set()  # names of chains
 
     # --- decisions ---------------------------------------------------------------------------------------------
 
@@ -62,7 +63,7 @@ class Decisions:
     def decide_afresh(self, request: InferenceRequest, chain: Chain) -> Decision:
         """Return the decision for a request under the current state."""
         may_upgrade = self._line.may_upgrade() and self._chains.rule(chain.name).upgrade != "never"
-        snapshot = self._world.snapshot(may_upgrade=may_upgrade)
+        snapshot = self._world.snapshot(may_upgrade=may_upgrade, is_moved_down=chain.name in self._moved_down)
         return choose(request, chain, snapshot, self._rules())
 
     def explain(self, model: str, num_ctx: int | None = None) -> tuple[Chain, Decision] | None:
@@ -99,6 +100,13 @@ class Decisions:
             self._epoch = self._world.epoch.number
 
     # --- recent chains -----------------------------------------------------------------------------------------
+
+    def note_served(self, chain: Chain, decision: Decision) -> None:
+        """Note whether a request of `chain` is served by its first variant, or moved down to a smaller one."""
+        if decision.outcome is Outcome.EXACT:
+            self._moved_down.discard(chain.name)
+        else:
+            self._moved_down.add(chain.name)
 
     def remember_chain(self, chain: Chain) -> None:
         """Remember `chain` as recently requested."""

@@ -236,6 +236,7 @@ class Dispatcher:
             if call.load_decision is not None and _is_same_variant(call.load_decision, chosen)
             else decision
         )
+        self._decisions.note_served(chain, decision)
         template = decision_template(call.request.model, chain, reported)
         weights, reason = tracked.weights, reported.reason
         destination = self._destinations.to_resident(call, chosen, weights, reason, options, tag, template)

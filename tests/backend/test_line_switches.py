@@ -142,14 +142,15 @@ def test_closing_the_line_cuts_the_switch_under_way():
     in_line(story, MemoryMachine(*ALL))
 
 
-def test_the_swap_budget_counts_switches_that_evict_within_a_minute():
-    """A load into free memory costs nobody anything."""
+def test_the_swap_budget_counts_upgrades_within_a_minute():
+    """Every other switch is what somebody asked for."""
 
     async def story(_scene, queue):
         line = queue.line
-        assert await queue.join(MIDDLE) == weights_of(MIDDLE)
-        assert line.may_upgrade()
-        assert await queue.join(BIG) == weights_of(BIG)
+        for facts in (MIDDLE, BIG, MIDDLE):
+            assert await queue.join(facts) == weights_of(facts)
+            assert line.may_upgrade()
+        assert await queue.join(BIG, MIDDLE) == weights_of(BIG)
         assert not line.may_upgrade()
         await asyncio.sleep(50)
         assert not line.may_upgrade()

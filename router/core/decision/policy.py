@@ -15,8 +15,8 @@
  8b. FAILED      it could not be loaded a moment ago
  8c. NO_GPU      Ollama put nothing of the last load on the GPU
  9. TOO_BIG      it does not fit, whatever is evicted
-10. HELD_BACK    it is an upgrade (it fits, but only by evicting while a later variant is resident), and the swap budget
-                 is spent or the memory has not been free for long enough
+10. HELD_BACK    it is an upgrade (it fits, but only by evicting while a later variant serves the chain), and the swap
+                 budget is spent or the memory has not been free for long enough
 
 The first variant of cases 3b–7 is chosen, except in case 10. If none is chosen the outcome is REJECTED, or PASSTHROUGH
 if there is no GPU at all. Pure: no I/O, no clock, no await, no log.
@@ -50,7 +50,7 @@ def choose(request: InferenceRequest, chain: Chain, snapshot: Snapshot, rules: R
     loadable: int | None = None  # the first usable one after those
     for at, variant in enumerate(chain.variants):
         verdict = evaluate(variant)
-        if verdict.plan is not None and verdict.plan.evict and _has_resident(chain.variants[at + 1 :], snapshot):
+        if _is_upgrade(verdict, chain.variants[at + 1 :], snapshot):
             verdict = replace(verdict, is_upgrade=True)
         verdicts.append(verdict)
         if verdict.kind in READY:
@@ -64,6 +64,15 @@ def choose(request: InferenceRequest, chain: Chain, snapshot: Snapshot, rules: R
                 loadable = at
     # No resident variant can serve, so nothing was an upgrade, and nothing is held back.
     return _decide(verdicts, [], held_back[0] if held_back else None)
+
+
+def _is_upgrade(verdict: Verdict, later: tuple[Variant, ...], snapshot: Snapshot) -> bool:
+    """Return whether a load would take this chain back up: one of `later` serves it now, in place of this variant.
+
+    A later variant that is only loaded for somebody else holds nothing back.
+    """
+    has_victims = verdict.plan is not None and bool(verdict.plan.evict)
+    return snapshot.is_moved_down and has_victims and _has_resident(later, snapshot)
 
 
 def _has_resident(variants: tuple[Variant, ...], snapshot: Snapshot) -> bool:

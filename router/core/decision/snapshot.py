@@ -61,7 +61,8 @@ class Resident:
 class Snapshot:
     """Everything that a decision may depend on. `gpus` None = no reading (verify mode); () = there is no GPU.
 
-    `catalog` maps canonical names to facts. `may_upgrade` is False while the swap budget of the minute is spent.
+    `catalog` maps canonical names to facts. `may_upgrade` is False while the swap budget of the minute is spent,
+    `is_moved_down` while the chain is served by a smaller variant than was asked for.
     `barred` maps weights that just failed to load to the reason (ALL_WEIGHTS: nothing can be loaded). `loading` is what
     a switch in progress loads: weights and num_ctx. `floor_bytes` is, per card, the least memory that others left over
     `defaults.upgrade_after_s` (free + held by residents); a card that is missing has no history. Without a probe,
@@ -72,6 +73,7 @@ class Snapshot:
     residents: tuple[Resident, ...] = ()
     catalog: Mapping[str, ModelFacts] = field(default_factory=dict)
     may_upgrade: bool = True
+    is_moved_down: bool = True
     barred: Mapping[str, str] = field(default_factory=dict)
     loading: tuple[str, int] | None = None
     floor_bytes: Mapping[int, int] = field(default_factory=dict)
