@@ -62,8 +62,11 @@ class Decisions:
 
     def decide_afresh(self, request: InferenceRequest, chain: Chain) -> Decision:
         """Return the decision for a request under the current state."""
-        may_upgrade = self._line.may_upgrade() and self._chains.rule(chain.name).upgrade != "never"
-        snapshot = self._world.snapshot(may_upgrade=may_upgrade, is_moved_down=chain.name in self._moved_down)
+        is_fixed = self._chains.rule(chain.name).upgrade == "never"
+        snapshot = self._world.snapshot(
+            may_upgrade=self._line.may_upgrade() and not is_fixed,
+            is_moved_down=is_fixed or chain.name in self._moved_down,
+        )
         return choose(request, chain, snapshot, self._rules())
 
     def explain(self, model: str, num_ctx: int | None = None) -> tuple[Chain, Decision] | None:
