@@ -6,19 +6,24 @@ A digest identifies its content, so each digest is shown once. A name that moves
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Protocol
 
 from cachetools import LRUCache
 
+from router.adapters.control import Refused
+from router.adapters.shows import AGAIN_S, Row, Shows
 from router.core.ollama.model import ModelFacts
 from router.core.ollama.names import key_of
-from router.errors import BadRequest, RouterError
+from router.core.ollama.show import text
+from router.errors import BadRequest
 
-_SHOWS_AT_ONCE = 4
-_MAX_MODELS = 2048
+SETTLE_S = 1.0
+"""A reading waits at most this long for the shows of new models; they usually take less."""
+
+_MAX_MODELS = 8192
 
 
 class _Server(Protocol):
@@ -30,19 +35,32 @@ class _Server(Protocol):
 
 
 class CatalogReader:
-    """Reads the facts of all installed models. Concurrent calls of `refresh` share one reading."""
+    """Reads the facts of all installed models. Concurrent calls of `refresh` share one reading.
 
-    def __init__(self, server: _Server) -> None:
+    `patience_s` is how long one model's show may be waited for, `report` receives sentences for the operator.
+    """
+
+    def __init__(
+        self, server: _Server, *, patience_s: float = 10.0, report: Callable[[str], None] = lambda _: None
+    ) -> None:
         self._server = server
+        self._shows = Shows(server, patience_s, lambda: self._on_shown(), report)
+        self._on_shown: Callable[[], None] = lambda: None
+        self._rows: dict[str, Row] = {}
         self._known: LRUCache[tuple[str, str], ModelFacts] = LRUCache(_MAX_MODELS)
-        self._by_digest: LRUCache[str, ModelFacts] = LRUCache(_MAX_MODELS)
+        self._coarse: LRUCache[tuple[str, str], ModelFacts] = LRUCache(_MAX_MODELS)
         self._reading: asyncio.Task[Mapping[str, ModelFacts]] | None = None
+
+    def notify(self, on_shown: Callable[[], None]) -> None:
+        """Call `on_shown` whenever `catalog` has better facts of a model than before."""
+        self._on_shown = on_shown
 
     async def refresh(self) -> Mapping[str, ModelFacts]:
         """Return the facts by canonical name (`names.key_of`). Raises UpstreamError when `/api/tags` cannot be read.
 
-        A model whose show fails gets coarse facts from its row, and is shown again at the next refresh. The facts of
-        an unchanged model are the same object as before.
+        A model that was not shown within `SETTLE_S` has coarse facts from its row, and is shown in the background. One
+        whose show failed is shown again at the next refresh. The facts of an unchanged model are the same object as
+        before.
         """
         if self._reading is None or self._reading.done():
             self._reading = asyncio.create_task(self._read())
@@ -50,41 +68,57 @@ class CatalogReader:
             self._reading.add_done_callback(lambda task: task.cancelled() or task.exception())
         return await asyncio.shield(self._reading)
 
+    def catalog(self) -> Mapping[str, ModelFacts]:
+        """Return what is known now of the models that were listed last."""
+        return MappingProxyType({key: self._facts(key, row) for key, row in self._rows.items()})
+
+    def awaited(self, keys: Iterable[str]) -> list[str]:
+        """Return the keys of those models that are not shown yet, and whose show is worth waiting for."""
+        return [key for key in keys if key in self._rows and self._shows.is_awaited(_digest(key, self._rows[key]))]
+
+    async def read_first(self, keys: Iterable[str]) -> None:
+        """Show these models ahead of all others; return when that has ended, or has taken `patience_s`."""
+        await self._shows.read_first([_digest(key, self._rows[key]) for key in keys if key in self._rows])
+
+    async def aclose(self) -> None:
+        """Cancel what is being read."""
+        if self._reading is not None:
+            self._reading.cancel()
+        await self._shows.aclose()
+
     async def _read(self) -> Mapping[str, ModelFacts]:
-        rows = {key: row for row in await self._server.tags() if (key := _key(row))}
-        missing = {str(row.get("digest") or key): row for key, row in rows.items() if not self._is_known(key, row)}
-        turn = asyncio.Semaphore(_SHOWS_AT_ONCE)
-        failed = await asyncio.gather(*(self._show(digest, row, turn) for digest, row in missing.items()))
-        coarse = {digest for digest in failed if digest}
-        return MappingProxyType({key: self._facts(key, row, coarse) for key, row in rows.items()})
+        self._rows = {key: row for row in await self._tags() if (key := _key(row))}
+        self._shows.want({_digest(key, row): row for key, row in self._rows.items()})
+        await self._shows.settle(SETTLE_S)
+        return self.catalog()
 
-    def _is_known(self, key: str, row: Mapping[str, Any]) -> bool:
-        return str(row.get("digest") or key) in self._by_digest
+    async def _tags(self) -> list[dict[str, Any]]:
+        try:
+            return await self._server.tags()
+        except Refused:  # as for a show: a model vanished while Ollama made its list
+            await asyncio.sleep(AGAIN_S)
+            return await self._server.tags()
 
-    async def _show(self, digest: str, row: dict[str, Any], turn: asyncio.Semaphore) -> str:
-        """Read one model; return its digest if that failed, else ""."""
-        async with turn:
-            try:
-                show = await self._server.show(str(row.get("model") or row.get("name")), verbose=True)
-            except RouterError:
-                return digest
-            self._by_digest[digest] = ModelFacts.of_show(row, show)
-        return ""
-
-    def _facts(self, key: str, row: Mapping[str, Any], coarse: set[str]) -> ModelFacts:
-        digest = str(row.get("digest") or key)
-        shown = self._by_digest.get(digest)
-        if shown is None or digest in coarse:
-            return ModelFacts.of_show(row, {})
-        name = str(row.get("name") or row.get("model"))
-        facts = self._known.get((name, digest))
+    def _facts(self, key: str, row: Row) -> ModelFacts:
+        digest = _digest(key, row)
+        shown, name = self._shows.facts(digest), text(row.get("name")) or text(row.get("model"))
+        kept = self._known if shown is not None else self._coarse
+        facts = kept.get((name, digest))
         if facts is None:
-            facts = self._known[(name, digest)] = shown if shown.name == name else replace(shown, name=name)
+            if shown is None:
+                facts = ModelFacts.of_show(row, {})
+            else:
+                facts = shown if shown.name == name else replace(shown, name=name)
+            kept[(name, digest)] = facts
         return facts
 
 
-def _key(row: Mapping[str, Any]) -> str:
+def _digest(key: str, row: Row) -> str:
+    return text(row.get("digest")) or key
+
+
+def _key(row: Row) -> str:
     try:
-        return key_of(str(row.get("name") or row.get("model") or ""))
+        return key_of(text(row.get("name")) or text(row.get("model")))
     except BadRequest:
         return ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 
 from router.adapters.catalog import CatalogReader
@@ -13,6 +13,12 @@ from router.core.ollama.derived_names import is_derived
 from router.core.ollama.model import ModelFacts
 from router.core.ollama.names import key_of
 from router.errors import RouterError
+
+READ_S = 2.0
+"""A reading that takes longer goes on in the background, and the last one counts meanwhile."""
+
+AGAIN_S = 5.0
+"""Pause before the catalog is read again after a reading that failed."""
 
 LOOK_UP_S = 1.0
 """Minimum time between two readings of the catalog that unknown names cause."""
@@ -29,7 +35,14 @@ class Installed:
         self._all: Mapping[str, ModelFacts] = {}  # the catalog with derived tags
         self._stands_for: dict[str, str] = {}  # key of a derived tag → its variant
         self._read_at_s = self._looked_up_at_s = -math.inf
+        self._has_read = False
+        self._on_moved: Callable[[str, str], None] = lambda _old, _new: None
         self._now = asyncio.get_running_loop().time
+        reader.notify(lambda: self._take(reader.catalog()))
+
+    def notify(self, on_moved: Callable[[str, str], None]) -> None:
+        """Call `on_moved` with the old and the new weights of a model whose weights were unknown until it was shown."""
+        self._on_moved = on_moved
 
     @property
     def is_due(self) -> bool:
@@ -41,11 +54,55 @@ class Installed:
         return key_of(name) in self._all
 
     async def refresh(self) -> None:
-        """Read the catalog (shows are cached by digest). Raises UpstreamError."""
-        self._all = await self._reader.refresh()
-        self.catalog = {key: facts for key, facts in self._all.items() if not is_derived(facts.name)}
+        """Read the catalog (shows are cached by digest). Raises UpstreamError, unless an earlier reading can serve.
+
+        A list that cannot be read does not mean that Ollama is away: what was read before counts until the next time.
+        """
+        reading = asyncio.create_task(self._read())
+        reading.add_done_callback(lambda task: task.cancelled() or task.exception())
+        if not self._has_read:
+            await asyncio.shield(reading)
+            return
+        # Until it is read or READ_S are over it is not due again, so that each reading of ps does not wait for it.
+        self._read_again_in(AGAIN_S)
+        await asyncio.wait([reading], timeout=READ_S)
+
+    async def _read(self) -> None:
+        self._take(await self._reader.refresh())
+        self._has_read = True
         self._read_at_s = self._now()
+
+    def _read_again_in(self, pause_s: float) -> None:
+        self._read_at_s = self._now() - self._interval_s + min(pause_s, self._interval_s)
+
+    def _take(self, found: Mapping[str, ModelFacts]) -> None:
+        before, self._all = self._all, found
+        if dict(before) == dict(found):
+            return
+        self.catalog = {key: facts for key, facts in found.items() if not is_derived(facts.name)}
         self._epoch.advance()
+        for key, facts in found.items():
+            old = before.get(key)
+            if old is not None and old.digest == facts.digest and old.weights != facts.weights:
+                self._on_moved(old.weights, facts.weights)
+
+    def awaited(self, keys: Collection[str]) -> list[str]:
+        """Return the keys of those models whose facts are still being read, and worth waiting for."""
+        return self._reader.awaited(keys)
+
+    async def read_first(self, keys: Collection[str]) -> None:
+        """Read the facts of these models ahead of all others; return when they are read or their time is over."""
+        if self._reader.awaited(keys):
+            await self._reader.read_first(keys)
+
+    async def read_soon(self, names: Collection[str]) -> None:
+        """Do the same for loaded models, and wait at most READ_S: every request waits meanwhile."""
+        if keys := self._reader.awaited([key_of(name) for name in names]):
+            await asyncio.wait([asyncio.ensure_future(self._reader.read_first(keys))], timeout=READ_S)
+
+    async def aclose(self) -> None:
+        """Stop reading."""
+        await self._reader.aclose()
 
     async def look_up(self) -> None:
         """Read the catalog because a name is not in it, at most once per LOOK_UP_S: it may be just installed.

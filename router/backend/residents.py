@@ -66,6 +66,10 @@ class Tracked:
         """The options to send with each request, so that Ollama never reloads the model."""
         return self.options if self.options is not None else LoadOptions(num_ctx=self.row.context_length)
 
+    def known_as(self, weights: str) -> None:
+        """Record the weights that it runs."""
+        self.weights = weights
+
     def enter(self) -> None:
         """Count a request that uses it."""
         self.in_flight += 1
@@ -203,6 +207,13 @@ class Residents(Mapping[str, Tracked]):
         """Revoke `go` after a failed unload: the resident may be used again."""
         tracked.go(0.0)
         self._epoch.advance()
+
+    def move(self, old: str, new: str) -> None:
+        """Enter a resident under other weights: its model was shown only now, and had a stand-in for them until then."""
+        if old in self._entries and new not in self._entries:
+            tracked = self._entries[new] = self._entries.pop(old)
+            tracked.known_as(new)
+            self._epoch.advance()
 
     def spilled(self, tracked: Tracked) -> None:
         """Mark a resident as not fully on the GPU."""

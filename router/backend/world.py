@@ -137,6 +137,8 @@ class World:
         if not all(self.installed.knows(row.name) for row in rows):  # installed and loaded since the last reading
             with suppress(RouterError):
                 await self.installed.refresh()
+        # What a runner runs must be known before a request may use it, but one model's show must not hold up the rest.
+        await self.installed.read_soon([row.name for row in rows if self._is_new(row)])
         self._merge(rows)
 
     def _came_up(self) -> None:
@@ -152,6 +154,9 @@ class World:
         if is_news:
             self._telemetry.emit(UpstreamDown(error=message, backend=self._name))
             self.epoch.advance()
+
+    def _is_new(self, row: PsRow) -> bool:
+        return self.installed.weights_of(row.name, row.digest) not in self.residents
 
     def _merge(self, rows: list[PsRow]) -> None:
         seen = {self.installed.weights_of(row.name, row.digest): row for row in rows}

@@ -188,7 +188,7 @@ async def test_cancelling_a_caller_does_not_cancel_its_call(client, server):
     with pytest.raises(asyncio.CancelledError):
         await caller
     release.set()
-    await asyncio.gather(*client._calls, return_exceptions=True)
+    await asyncio.gather(*client._control._calls, return_exceptions=True)
     assert ended == ["/api/ps"]
 
 

@@ -85,6 +85,8 @@ def _exactness(facts: ModelFacts, arch: Architecture) -> Exactness:
 def _notes(facts: ModelFacts, arch: Architecture, weights: Weights) -> tuple[str, ...]:
     """Return why the figures are less than exact, as text for `explain`."""
     notes = []
+    if facts.doubt:
+        notes.append(f"its metadata is not used, because {facts.doubt}")
     if not facts.arch:
         notes.append("no metadata: sizes are derived from the file size alone, rounded up")
     elif arch.source == "none":

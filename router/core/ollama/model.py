@@ -6,10 +6,11 @@ They come from `/api/tags` and `/api/show` (verbose), never from a model's name.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from router.core.ollama import show as shown
+from router.core.ollama.figures import ImplausibleFigure, check_metadata, check_vision
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,8 @@ class ModelFacts:
     `parts` are further blobs (projectors, adapters). `parameters` is the Modelfile's PARAMETER block. `info` is
     `model_info`, with its arrays if the server sent them, but without the tokenizer's (`vocab` is their length, or 0).
     `projector` is `projector_info`, the metadata of a vision tower in a blob of its own. `tensors` is empty if the
-    server listed none.
+    server listed none. `is_remote`: another server runs the model, whatever its name. `doubt` names a figure
+    that cannot be: then metadata and tensors are empty, and the model is sized by its download.
     """
 
     name: str
@@ -47,6 +49,8 @@ class ModelFacts:
     tensors: tuple[Tensor, ...] = ()
     vocab: int = 0
     projector: Mapping[str, Any] = field(default_factory=dict)
+    is_remote: bool = False
+    doubt: str = ""
 
     @staticmethod
     def of_show(row: Mapping[str, Any], show: Mapping[str, Any]) -> ModelFacts:
@@ -55,29 +59,43 @@ class ModelFacts:
         Never raise on what an old or odd server leaves out: the field stays empty, and the footprint reports it.
         """
         details, info = shown.details(row, show), shown.mapping(show.get("model_info"))
-        blobs = shown.blobs(str(show.get("modelfile") or ""))
-        digest = str(row.get("digest") or "")
-        return ModelFacts(
-            name=str(row.get("name") or row.get("model") or ""),
+        blobs = shown.blobs(shown.text(show.get("modelfile")))
+        digest, name = shown.text(row.get("digest")), shown.text(row.get("name")) or shown.text(row.get("model"))
+        read = ModelFacts(
+            name=name,
             digest=digest,
-            size_bytes=int(row.get("size") or 0),
-            family=str(details.get("family") or ""),
-            parameter_size=str(details.get("parameter_size") or ""),
-            quantization=str(details.get("quantization_level") or ""),
+            size_bytes=shown.size(row.get("size")),
+            family=shown.text(details.get("family")),
+            parameter_size=shown.text(details.get("parameter_size")),
+            quantization=shown.text(details.get("quantization_level")),
             capabilities=shown.capabilities(row, show),
-            weights=blobs[0] if blobs else f"manifest-{digest}",
+            weights=blobs[0] if blobs else f"manifest-{digest or name}",
             parts=blobs[1:],
-            parameters=shown.parameters(str(show.get("parameters") or "")),
-            info=shown.without_vocabulary(info),
-            tensors=tuple(Tensor(*tensor) for tensor in shown.tensors(show.get("tensors"))),
-            vocab=len(info.get("tokenizer.ggml.tokens") or ()),
-            projector=shown.mapping(show.get("projector_info")),
+            parameters=shown.parameters(shown.text(show.get("parameters"))),
+            is_remote=shown.is_remote(row, show),
         )
+        return read._sized(info, show)
+
+    def _sized(self, info: Mapping[str, Any], show: Mapping[str, Any]) -> ModelFacts:
+        """Return the facts with what the model is sized by, or with the doubt about it."""
+        projector = shown.mapping(show.get("projector_info"))
+        try:
+            check_metadata(info)
+            check_vision(projector)
+            tensors = tuple(Tensor(*tensor) for tensor in shown.tensors(show.get("tensors")))
+        except ImplausibleFigure as error:
+            return self.doubted(str(error))
+        kept, vocab = shown.without_vocabulary(info), shown.vocabulary(info)
+        return replace(self, info=kept, tensors=tensors, vocab=vocab, projector=projector)
+
+    def doubted(self, doubt: str) -> ModelFacts:
+        """Return the facts without anything that the model is sized by, because of a figure that cannot be."""
+        return replace(self, info={}, tensors=(), vocab=0, projector={}, doubt=doubt)
 
     @property
     def arch(self) -> str:
         """`general.architecture`, or "" where the metadata is missing."""
-        return str(self.info.get("general.architecture", ""))
+        return str(self.info.get("general.architecture") or "")
 
     def value(self, key: str, default: Any = None) -> Any:
         """Return the metadata value ``<arch>.<key>``, or `default` if it is absent or null."""

@@ -10,6 +10,18 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from router.core.ollama.figures import ImplausibleFigure, check_shape
+
+VOCABULARY = "tokenizer.ggml.tokens"
+"""The key of the vocabulary: a list of its entries, or only their number."""
+
+_RUNNER_PARAMETERS = frozenset(
+    ("num_ctx", "num_batch", "num_gpu", "num_thread", "main_gpu", "draft_num_predict", "num_keep", "num_predict")
+)
+_MAX_PARAMETERS, _MAX_VOCABULARY = 1e15, 1 << 26
+MAX_BYTES = 1 << 60
+"""No size is larger: what a server reports beyond it counts as this, which fits nowhere."""
+
 _BLOB = re.compile(r"sha256[-:]([0-9a-f]{64})")
 _BLOB_COMMANDS = frozenset({"FROM", "ADAPTER", "DRAFT"})
 
@@ -30,8 +42,33 @@ def without_vocabulary(info: Mapping[str, Any]) -> dict[str, Any]:
     return {
         key: value
         for key, value in info.items()
-        if not (key.startswith("tokenizer.ggml.") and (value is None or isinstance(value, list)))
+        if key != VOCABULARY and not (key.startswith("tokenizer.ggml.") and (value is None or isinstance(value, list)))
     }
+
+
+def vocabulary(info: Mapping[str, Any]) -> int:
+    """Return the number of entries of the vocabulary; 0 if the server did not list it."""
+    listed = info.get(VOCABULARY)
+    if isinstance(listed, list):
+        return len(listed)
+    return listed if isinstance(listed, int) and 0 < listed <= _MAX_VOCABULARY else 0
+
+
+def text(value: Any) -> str:
+    """Return `value` if it is a string, else ""."""
+    return value if isinstance(value, str) else ""
+
+
+def size(value: Any) -> int:
+    """Return a number of bytes, at most `MAX_BYTES`; 0 for anything but a number from 0."""
+    if not isinstance(value, int | float) or not value >= 0:  # NaN is neither
+        return 0
+    return int(min(value, MAX_BYTES))
+
+
+def is_remote(*answers: Mapping[str, Any]) -> bool:
+    """Return whether one of the answers names a model or a server elsewhere, which then runs the model."""
+    return any(text(answer.get(key)) for answer in answers for key in ("remote_model", "remote_host"))
 
 
 def blobs(modelfile: str) -> tuple[str, ...]:
@@ -50,12 +87,17 @@ def blobs(modelfile: str) -> tuple[str, ...]:
 
 
 def parameters(text: str) -> dict[str, Any]:
-    """Parse the parameters block of `/api/show`, a name and a Go literal per line; a repeated name becomes a tuple."""
+    """Parse the parameters block of `/api/show`, a name and a Go literal per line; a repeated name becomes a tuple.
+
+    An option of the runner that is not a 32-bit number is left out, as if the Modelfile did not name it.
+    """
     found: dict[str, Any] = {}
     for line in text.splitlines():
         name, _, literal = line.strip().partition(" ")
         if name:
             value = _literal(literal.strip())
+            if name in _RUNNER_PARAMETERS and not _is_int32(value):
+                continue
             found[name] = (*_as_tuple(found[name]), value) if name in found else value
     return found
 
@@ -64,20 +106,29 @@ def _as_tuple(value: Any) -> tuple[Any, ...]:
     return value if isinstance(value, tuple) else (value,)
 
 
+def _is_int32(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and -(1 << 31) <= value < 1 << 31
+
+
 def _literal(text: str) -> Any:
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text.strip('"')
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def tensors(rows: Any) -> Iterator[tuple[str, str, tuple[int, ...]]]:
-    """Yield name, type and shape of each listed tensor; nothing if the server lists none."""
+    """Yield name, type and shape of each listed tensor; nothing if the server lists none.
+
+    Raises ImplausibleFigure for a tensor that cannot be: one that is left out would make the model seem smaller.
+    """
     for row in rows if isinstance(rows, list) else ():
         if isinstance(row, Mapping):
-            shape = tuple(int(side) for side in row.get("shape") or ())
-            yield str(row.get("name", "")), str(row.get("type", "")), shape
+            name, kind = row.get("name", ""), row.get("type", "")
+            if not isinstance(name, str) or not isinstance(kind, str):
+                raise ImplausibleFigure("a tensor's name or type is not text")
+            yield name, kind, check_shape(name, row.get("shape"))
 
 
 def capabilities(row: Mapping[str, Any], show: Mapping[str, Any]) -> frozenset[str]:
@@ -97,6 +148,7 @@ def count(text: str) -> float:
     """Parse a parameter count as `details` prints it (``8.0B``, ``268.10M``). Return 0 if there is none."""
     match = re.fullmatch(r"\s*([\d.]+)\s*([KMBT]?)\s*", text.upper())
     try:
-        return float(match[1]) * 1000.0 ** " KMBT".index(match[2] or " ") if match else 0.0
+        found = float(match[1]) * 1000.0 ** " KMBT".index(match[2] or " ") if match else 0.0
     except ValueError:
         return 0.0
+    return found if found <= _MAX_PARAMETERS else 0.0

@@ -1,0 +1,144 @@
+"""One request to Ollama's control plane and its answer: bounded in time and bytes, and every failure an UpstreamError.
+
+No client can cancel a call: each one runs in a task of its own that outlives its caller, because a connection that is
+cancelled while it is established may be lost to httpx's pool. Only its deadline, and the router's end, cancel a call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, TypeVar
+
+import httpx
+import msgspec
+
+from router.errors import ModelNotFound, UpstreamError, UpstreamTimeout
+
+T = TypeVar("T")
+
+# Larger answers are decoded in a thread: those of /api/show contain the vocabulary, which is megabytes.
+_INLINE_BYTES = 1 << 20
+_HEADERS = {"Accept-Encoding": "identity"}  # a compressed answer could be far larger than its bytes
+_UNLIMITED = httpx.Limits(max_connections=None, max_keepalive_connections=8)  # a hanging call holds up no other one
+
+Read = Callable[[bytes], dict[str, Any]]
+
+
+class Refused(UpstreamError):
+    """The upstream answered with an error; `text` is its own text."""
+
+    def __init__(self, path: str, status: int, text: str) -> None:
+        super().__init__(f"Ollama answered {path} with status {status}: {text}")
+        self.status_code = status
+        self.text = text
+
+
+def read_object(content: bytes) -> dict[str, Any]:
+    """Return the JSON object of a body, {} for other JSON. Raises msgspec.DecodeError if it is not JSON."""
+    try:
+        found = msgspec.json.decode(content)
+    except (UnicodeDecodeError, RecursionError) as exc:
+        raise msgspec.DecodeError("not readable JSON") from exc
+    return found if isinstance(found, dict) else {}
+
+
+class ControlPlane:
+    """Sends requests to one Ollama. `timeout_s` bounds a whole call, `max_bytes` its answer's body."""
+
+    def __init__(self, base_url: str, *, timeout_s: float, connect_timeout_s: float, max_bytes: int) -> None:
+        self._timeout_s = timeout_s
+        self._connect_timeout_s = connect_timeout_s
+        self._max_bytes = max_bytes
+        self._http = httpx.AsyncClient(
+            base_url=base_url, headers=_HEADERS, limits=_UNLIMITED, trust_env=False, follow_redirects=False
+        )
+        self._calls: set[asyncio.Task[Any]] = set()
+        self._decoding = asyncio.Lock()
+
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        timeout_s: float | None = None,
+        read: Read = read_object,
+    ) -> dict[str, Any]:
+        """Return the JSON object of the answer, as `read` makes it from the body.
+
+        Raises Refused for an answer that is an error, even with status 200; ModelNotFound for a 404 to a request with a
+        model; UpstreamTimeout after `timeout_s`, however the answer comes; UpstreamError for all else that fails.
+        """
+        return await self._shielded(self._exchange(method, path, body, timeout_s or self._timeout_s, read))
+
+    async def aclose(self) -> None:
+        """Cancel the calls under way, then close the connections."""
+        for call in tuple(self._calls):
+            call.cancel()
+        await asyncio.gather(*self._calls, return_exceptions=True)
+        await self._http.aclose()
+
+    async def _shielded(self, call: Coroutine[Any, Any, T]) -> T:
+        task = asyncio.create_task(call)
+        self._calls.add(task)
+        task.add_done_callback(self._forget)
+        return await asyncio.shield(task)
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        self._calls.discard(task)
+        if not task.cancelled():
+            task.exception()  # asyncio logs an exception that nobody retrieved, and the caller may have been cancelled
+
+    async def _exchange(
+        self, method: str, path: str, body: Mapping[str, Any] | None, timeout_s: float, read: Read
+    ) -> dict[str, Any]:
+        late = f"Ollama at {self._http.base_url} did not answer {method} {path} in time"
+        try:
+            # Around everything: a server that sends a byte now and then never exceeds the timeout of a single read.
+            async with asyncio.timeout(timeout_s):
+                response, content = await self._receive(method, path, body, timeout_s)
+        except (TimeoutError, httpx.TimeoutException) as exc:
+            raise UpstreamTimeout(late) from exc
+        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as exc:
+            reason = str(exc) or type(exc).__name__
+            raise UpstreamError(f"cannot reach Ollama at {self._http.base_url}: {reason}") from exc
+        return await self._answer(response, content, path, None if body is None else body.get("model"), read)
+
+    async def _receive(
+        self, method: str, path: str, body: Mapping[str, Any] | None, timeout_s: float
+    ) -> tuple[httpx.Response, bytes]:
+        """Return head and body. Raises UpstreamError as soon as the body is too large."""
+        content = None if body is None else msgspec.json.encode(body)
+        headers = {"Content-Type": "application/json"} if content is not None else {}
+        timeout = httpx.Timeout(timeout_s, connect=min(self._connect_timeout_s, timeout_s))
+        received = bytearray()
+        async with self._http.stream(method, path, content=content, headers=headers, timeout=timeout) as response:
+            async for part in response.aiter_bytes():
+                received += part
+                if len(received) > self._max_bytes:
+                    raise UpstreamError(f"Ollama's answer to {path} is larger than {self._max_bytes} bytes")
+        return response, bytes(received)
+
+    async def _answer(
+        self, response: httpx.Response, content: bytes, path: str, model: str | None, read: Read
+    ) -> dict[str, Any]:
+        """Return the JSON object of an answer. Raises for an error in it, even with status 200."""
+        try:
+            found = await self._decode(content, read if response.is_success else read_object)
+        except msgspec.DecodeError as exc:
+            if response.is_success and content:
+                raise UpstreamError(f"Ollama's answer to {path} is not valid JSON") from exc
+            found = {}
+        error = found.get("error")
+        if response.is_success and not error:
+            return found
+        text = str(error or content[:200].decode("utf-8", "replace") or response.reason_phrase)[:2000]
+        if response.status_code == httpx.codes.NOT_FOUND and model is not None:
+            raise ModelNotFound(text)
+        raise Refused(path, response.status_code, text)
+
+    async def _decode(self, content: bytes, read: Read) -> dict[str, Any]:
+        if len(content) <= _INLINE_BYTES:
+            return read(content)
+        async with self._decoding:  # one at a time, because the objects take more memory than the bytes
+            return await asyncio.to_thread(read, content)

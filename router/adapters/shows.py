@@ -1,0 +1,193 @@
+"""Reads `/api/show` of many models in the background: few at once, and first those that a request or a runner needs.
+
+A show can take a minute (a cold disk) or hang (a dead mount). That delays its own model only, and not without
+end: a model is waited for until `patience_s` after it was first asked for, and has coarse facts until it is shown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Protocol
+
+from cachetools import LRUCache
+
+from router.adapters.control import Refused
+from router.core.memory.shape import shape_of
+from router.core.ollama.model import ModelFacts
+from router.core.ollama.show import text
+from router.errors import ModelNotFound, RouterError, UpstreamTimeout
+
+AT_ONCE, IN_BACKGROUND, HANGING_IN_BACKGROUND = 8, 2, 4
+"""Shows under way: of all kinds, of models that no one waits for, and the latter while some of them take long."""
+
+LONG_S = 5.0
+"""A show that takes longer leaves its place among those in the background to another."""
+
+AGAIN_S = 0.25
+"""Pause before a refused show is repeated: Ollama refuses any model while another one vanishes from its list."""
+
+PAUSE_S, MAX_PAUSE_S = 60.0, 960.0
+"""First and longest pause before a show that did not end in time is tried again; each doubles the last."""
+
+_MAX_KEPT = 8192
+
+Row = Mapping[str, Any]
+
+
+class ShowServer(Protocol):
+    """The part of a ModelServer that is used here."""
+
+    async def show(self, name: str, *, verbose: bool = True) -> dict[str, Any]: ...
+
+
+class Shows:
+    """The shows of one Ollama's models, by manifest digest, which identifies their content.
+
+    `on_shown` is called whenever a model has new facts. `report` is called with a sentence for the operator, once per
+    model and reason, if a model has to be sized by its download.
+    """
+
+    def __init__(
+        self, server: ShowServer, patience_s: float, on_shown: Callable[[], None], report: Callable[[str], None]
+    ) -> None:
+        self._server = server
+        self._patience_s = patience_s
+        self._on_shown = on_shown
+        self._report = report
+        self._facts: LRUCache[str, ModelFacts] = LRUCache(_MAX_KEPT)
+        self._failed: LRUCache[str, tuple[str, float, float]] = LRUCache(_MAX_KEPT)  # reason, not before, pause
+        self._asked_at_s: dict[str, float] = {}  # open ones that something waits for
+        self._queue: dict[str, Row] = {}
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._began_at_s: dict[str, float] = {}
+        self._ended = asyncio.Event()  # replaced whenever a show ends
+        self._now = asyncio.get_running_loop().time
+
+    def facts(self, digest: str) -> ModelFacts | None:
+        """Return the facts that the model was shown with, None if it was not shown yet."""
+        return self._facts.get(digest)
+
+    def is_awaited(self, digest: str) -> bool:
+        """Return whether the model's first show has not ended yet, and may still be waited for."""
+        if digest in self._failed or not (digest in self._queue or digest in self._running):
+            return False
+        return self._now() < self._patient_until_s(digest)
+
+    def want(self, rows: Mapping[str, Row]) -> None:
+        """Set the models to show by digest; those that were shown already, or failed just now, are left out."""
+        now_s = self._now()
+        self._queue = {
+            digest: row
+            for digest, row in rows.items()
+            if digest not in self._facts and digest not in self._running and self._may_try(digest, now_s)
+        }
+        self._asked_at_s = {digest: at_s for digest, at_s in self._asked_at_s.items() if digest in rows}
+        self._pump()
+
+    def _may_try(self, digest: str, now_s: float) -> bool:
+        _, not_before_s, _ = self._failed.get(digest, ("", 0.0, 0.0))
+        return now_s >= not_before_s
+
+    async def read_first(self, digests: Collection[str]) -> None:
+        """Show these models ahead of all others, and wait until that has ended or their time is over."""
+        for digest in digests:
+            if self.is_awaited(digest):
+                self._asked_at_s.setdefault(digest, self._now())
+        self._pump()
+        while awaited := [digest for digest in digests if self.is_awaited(digest)]:
+            await self._wait(max(self._patient_until_s(digest) for digest in awaited) - self._now())
+
+    async def settle(self, timeout_s: float) -> None:
+        """Wait until nothing is to be shown, at most `timeout_s`."""
+        until_s = self._now() + timeout_s
+        while (self._queue or self._running) and self._now() < until_s:
+            await self._wait(until_s - self._now())
+
+    async def aclose(self) -> None:
+        """Cancel the shows under way."""
+        self._queue.clear()
+        tasks = tuple(self._running.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _patient_until_s(self, digest: str) -> float:
+        return self._asked_at_s.get(digest, self._now()) + self._patience_s
+
+    async def _wait(self, timeout_s: float) -> None:
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._ended.wait()
+        except TimeoutError:
+            return
+
+    # --- which is next -----------------------------------------------------------------------------------------
+
+    def _pump(self) -> None:
+        """Start what may start: 1. what something waits for, 2. the others, while few of them are under way."""
+        for digest in [digest for digest in self._queue if digest in self._asked_at_s]:
+            if len(self._running) < AT_ONCE:
+                self._start(digest)
+        for digest in list(self._queue):
+            if self._has_place():
+                self._start(digest)
+
+    def _has_place(self) -> bool:
+        long_ago_s = self._now() - LONG_S
+        quick = sum(began_at_s > long_ago_s for began_at_s in self._began_at_s.values())
+        return quick < IN_BACKGROUND and len(self._running) < HANGING_IN_BACKGROUND
+
+    def _start(self, digest: str) -> None:
+        row = self._queue.pop(digest)
+        self._began_at_s[digest] = self._now()
+        task = self._running[digest] = asyncio.create_task(self._show(digest, row))
+        task.add_done_callback(lambda _: self._end(digest))
+        asyncio.get_running_loop().call_later(LONG_S + 0.01, self._pump)
+
+    def _end(self, digest: str) -> None:
+        del self._running[digest], self._began_at_s[digest]
+        self._asked_at_s.pop(digest, None)
+        self._ended.set()
+        self._ended = asyncio.Event()
+        if digest in self._facts:
+            self._on_shown()
+        self._pump()
+
+    # --- one show ----------------------------------------------------------------------------------------------
+
+    async def _show(self, digest: str, row: Row) -> None:
+        name = text(row.get("name")) or text(row.get("model"))
+        try:
+            facts = sized(row, await self._ask(name))
+        except RouterError as error:
+            self._fail(digest, name, error)
+            return
+        self._failed.pop(digest, None)
+        self._facts[digest] = facts
+        if facts.doubt:
+            self._report(f"{name} is sized by its download: {facts.doubt}")
+
+    async def _ask(self, name: str) -> dict[str, Any]:
+        try:
+            return await self._server.show(name, verbose=True)
+        except (ModelNotFound, Refused):
+            await asyncio.sleep(AGAIN_S)
+            return await self._server.show(name, verbose=True)
+
+    def _fail(self, digest: str, name: str, error: RouterError) -> None:
+        before, _, last_pause_s = self._failed.get(digest, ("", 0.0, 0.0))
+        pause_s = min(max(PAUSE_S, 2 * last_pause_s), MAX_PAUSE_S) if isinstance(error, UpstreamTimeout) else 0.0
+        self._failed[digest] = error.message, self._now() + pause_s, pause_s
+        if error.message != before:
+            self._report(f"{name} is sized by its download until Ollama shows it: {error.message}")
+
+
+def sized(row: Row, show: Mapping[str, Any]) -> ModelFacts:
+    """Return the facts of a model, without its metadata if the formulas cannot work with it."""
+    facts = ModelFacts.of_show(row, show)
+    try:
+        shape_of(facts)
+    except Exception as error:  # whatever the metadata says, it costs this model alone
+        return facts.doubted(f"its metadata cannot be used ({error!r})")
+    return facts
