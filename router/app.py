@@ -26,7 +26,7 @@ from router.routing.dispatch import Dispatcher
 from router.routing.named import NamedModels
 from router.routing.warmup import Warmup
 from router.telemetry import Gauges, Hook, MetricsHook, Notified, RecentDecisions, Telemetry, watch_loop_lag
-from router.wiring import build_probe, build_store, edge_settings, warnings, wire_limits
+from router.wiring import build_probe, build_store, edge_settings, version_warnings, warnings, wire_limits
 
 
 class Router:
@@ -57,11 +57,21 @@ class Router:
         )
         self.actions = Actions(self.backend)
         self._tasks: list[asyncio.Task[None]] = []
+        self._warned_of = ""
 
     async def start(self) -> None:
-        """Read the state of the backend, and start the background tasks."""
-        await self.backend.start(self.warmup.restart)
+        """Read the state of the backend, and start the background tasks. May be cancelled."""
+        await self.backend.start(self._ollama_came)
         self._tasks = [asyncio.create_task(work) for work in (self.warmup.watch(), self.named.watch())]
+
+    def _ollama_came(self) -> None:
+        """Warn of an old version, once, and schedule the models to load."""
+        version = self.backend.world.version
+        if version != self._warned_of:
+            self._warned_of = version
+            for warning in version_warnings(version):
+                self.telemetry.emit(Notified(warning, level="warning"))
+        self.warmup.restart()
 
     async def stop(self) -> None:
         """Stop the background tasks and release everything; idempotent."""
@@ -127,15 +137,16 @@ async def running(
     clients = Listener(edge, config.listen.host, config.listen.port, limits=limits)
     admin_pages = admin_app(router.inspector, router.actions, exposition, hosts=config.hosts)
     admin = Listener(Asgi(admin_pages), config.admin.host, config.admin.port, limits=limits)
-    # Read the state before the first client can connect: until then every request would have to wait for it.
-    await router.start()
+    # Before the first client can connect, so that its request waits for the state and does not find it half read.
+    starting = asyncio.get_running_loop().create_task(router.start())
     lag = asyncio.get_running_loop().create_task(watch_loop_lag(telemetry))
     try:
         async with admin, clients:
             running = Running(router, clients, admin)
-            for warning in warnings(config, router.backend):
-                warn(warning)
             try:
+                await starting
+                for warning in warnings(config, router.backend):
+                    warn(warning)
                 yield running
             finally:
                 # First the readiness, so that load balancers stop sending; then the requests; then what they use.
@@ -144,5 +155,7 @@ async def running(
                 await clients.stop(running.grace_s)
     finally:
         lag.cancel()
+        starting.cancel()  # a listener may have failed, or the start was cancelled
+        await asyncio.gather(starting, return_exceptions=True)
         await router.stop()
         telemetry.flush()  # the last requests' lines are in a batch whose timer will not fire any more

@@ -16,12 +16,16 @@ from router.adapters.store import LearnedStore, MemoryStore, SqliteStore
 from router.api.settings import EdgeSettings
 from router.backend.backend import Backend
 from router.config import Config, Probe, StaticGpu
+from router.core.memory.fit_target import version_of
 from router.core.ollama.runner import Gpu
 from router.core.units import MIB
 from router.http.server.limits import WireLimits
 
 MAX_CACHE_S = 0.05
 """Upper bound for the cache time of a local probe: each switch needs current readings."""
+
+OLDEST_OLLAMA = (0, 6, 4)
+"""The first version that reports what a model can do and all of its tensors; older ones are not tested."""
 
 MIN_COMMAND_TIMEOUT_S, MIN_HTTP_TIMEOUT_S = 5.0, 2.0
 """Lower bounds for the timeout of a probe that starts a process, or sends a request."""
@@ -86,7 +90,7 @@ def wire_limits(config: Config) -> WireLimits:
 
 
 def warnings(config: Config, backend: Backend) -> list[str]:
-    """Return the warnings for the operator at start."""
+    """Return the warnings for the operator at start, except those about Ollama's version."""
     found = []
     if not config.listen.is_loopback:
         rights = "do everything" if config.insecure_no_auth else "infer and read"
@@ -96,7 +100,15 @@ def warnings(config: Config, backend: Backend) -> list[str]:
     world = backend.world
     if backend.cards.gpus is None and world.is_up:
         found.append("free VRAM cannot be read: each load is tried, and verified by Ollama's own figures (verify mode)")
-    numbers = [int(part) for part in world.version.split(".") if part.isdigit()]
-    if numbers and (0, 0, 0) < tuple(numbers) < (0, 17, 1):
-        found.append(f"Ollama {world.version} is older than 0.17.1: see CVE-2026-7482")
+    return found
+
+
+def version_warnings(version: str) -> list[str]:
+    """Return the warnings for the operator about a version of Ollama."""
+    found, known = [], version_of(version)
+    if known < OLDEST_OLLAMA:
+        oldest = ".".join(map(str, OLDEST_OLLAMA))
+        found.append(f"Ollama {version} is older than {oldest}, the oldest version that is supported")
+    if known < (0, 17, 1):
+        found.append(f"Ollama {version} is older than 0.17.1: see CVE-2026-7482")
     return found

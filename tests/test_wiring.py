@@ -9,7 +9,7 @@ from ollama_simulator.server import SimConfig
 from router.config import load_config
 from router.core.ollama.options import ServerSettings
 from router.planning.stage import stage
-from router.wiring import warnings
+from router.wiring import version_warnings, warnings
 
 
 def warned(version: str = "0.33.0", **options: object) -> list[str]:
@@ -18,7 +18,8 @@ def warned(version: str = "0.33.0", **options: object) -> list[str]:
     async def story() -> list[str]:
         async with stage(SimConfig(settings=ServerSettings(version=version)), {}) as one:
             assert one.router is not None
-            return warnings(load_config(env={}, options=options), one.router.router.backend)
+            backend = one.router.router.backend
+            return warnings(load_config(env={}, options=options), backend) + version_warnings(backend.world.version)
 
     return run_virtual(story())
 

@@ -72,13 +72,19 @@ class CatalogReader:
         """Return what is known now of the models that were listed last."""
         return MappingProxyType({key: self._facts(key, row) for key, row in self._rows.items()})
 
-    def awaited(self, keys: Iterable[str]) -> list[str]:
-        """Return the keys of those models that are not shown yet, and whose show is worth waiting for."""
-        return [key for key in keys if key in self._rows and self._shows.is_awaited(_digest(key, self._rows[key]))]
+    @property
+    def is_reading(self) -> bool:
+        """True while models are being shown."""
+        return self._shows.is_reading
 
-    async def read_first(self, keys: Iterable[str]) -> None:
-        """Show these models ahead of all others; return when that has ended, or has taken `patience_s`."""
-        await self._shows.read_first([_digest(key, self._rows[key]) for key in keys if key in self._rows])
+    def awaited(self, keys: Iterable[str], patience_s: float | None = None) -> list[str]:
+        """Return the keys of those models that are not shown yet, and worth waiting for (`Shows.is_awaited`)."""
+        listed = [key for key in keys if key in self._rows]
+        return [key for key in listed if self._shows.is_awaited(_digest(key, self._rows[key]), patience_s)]
+
+    async def read_first(self, keys: Iterable[str], patience_s: float | None = None) -> None:
+        """Show these models ahead of all others; return when that has ended, or is not worth waiting for any more."""
+        await self._shows.read_first([_digest(key, self._rows[key]) for key in keys if key in self._rows], patience_s)
 
     async def aclose(self) -> None:
         """Cancel what is being read."""

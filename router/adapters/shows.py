@@ -68,11 +68,19 @@ class Shows:
         """Return the facts that the model was shown with, None if it was not shown yet."""
         return self._facts.get(digest)
 
-    def is_awaited(self, digest: str) -> bool:
-        """Return whether the model's first show has not ended yet, and may still be waited for."""
+    @property
+    def is_reading(self) -> bool:
+        """True while there is something to show."""
+        return bool(self._queue or self._running)
+
+    def is_awaited(self, digest: str, patience_s: float | None = None) -> bool:
+        """Return whether the model's first show has not ended yet, and may still be waited for.
+
+        That is until `patience_s` (default: the configured one) after something began to wait for it.
+        """
         if digest in self._failed or not (digest in self._queue or digest in self._running):
             return False
-        return self._now() < self._patient_until_s(digest)
+        return self._now() < self._patient_until_s(digest, patience_s)
 
     def want(self, rows: Mapping[str, Row]) -> None:
         """Set the models to show by digest; those that were shown already, or failed just now, are left out."""
@@ -89,14 +97,14 @@ class Shows:
         _, not_before_s, _ = self._failed.get(digest, ("", 0.0, 0.0))
         return now_s >= not_before_s
 
-    async def read_first(self, digests: Collection[str]) -> None:
+    async def read_first(self, digests: Collection[str], patience_s: float | None = None) -> None:
         """Show these models ahead of all others, and wait until that has ended or their time is over."""
         for digest in digests:
-            if self.is_awaited(digest):
+            if self.is_awaited(digest, patience_s):
                 self._asked_at_s.setdefault(digest, self._now())
         self._pump()
-        while awaited := [digest for digest in digests if self.is_awaited(digest)]:
-            await self._wait(max(self._patient_until_s(digest) for digest in awaited) - self._now())
+        while awaited := [digest for digest in digests if self.is_awaited(digest, patience_s)]:
+            await self._wait(max(self._patient_until_s(digest, patience_s) for digest in awaited) - self._now())
 
     async def settle(self, timeout_s: float) -> None:
         """Wait until nothing is to be shown, at most `timeout_s`."""
@@ -112,8 +120,9 @@ class Shows:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _patient_until_s(self, digest: str) -> float:
-        return self._asked_at_s.get(digest, self._now()) + self._patience_s
+    def _patient_until_s(self, digest: str, patience_s: float | None) -> float:
+        patient_s = self._patience_s if patience_s is None else patience_s
+        return self._asked_at_s.get(digest, self._now()) + patient_s
 
     async def _wait(self, timeout_s: float) -> None:
         try:

@@ -13,6 +13,7 @@ from router.core.payload.read import read_request
 from router.errors import BadRequest, Forbidden
 from router.http.headers import Header
 from router.routing.call import Call
+from router.routing.outcomes import REMOTE_REFUSED
 
 RULES = ("refuse", "wait", "allow_partial", "passthrough")
 OWN_HEADERS = frozenset((b"x-router-strict", b"x-router-nothing-fits"))
@@ -37,8 +38,10 @@ def read_call(
     """
     request = read_request(route.kind, body)
     if not settings.may_manage and request.has_model and is_cloud(request.model):
-        raise Forbidden("ollama cloud is disabled: remote model is unavailable")
-    call = Call(route, request, body, headers, request_id, is_gone=is_gone, since_s=since_s)
+        raise Forbidden(REMOTE_REFUSED)
+    call = Call(
+        route, request, body, headers, request_id, is_gone=is_gone, since_s=since_s, may_use_remote=settings.may_manage
+    )
     if not OWN_HEADERS.isdisjoint(by_name):
         call.demand(
             is_strict=_is_strict(by_name.get(b"x-router-strict", b"")),

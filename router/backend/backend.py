@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
 from router.adapters.catalog import CatalogReader
@@ -27,10 +28,14 @@ from router.core.decision.verdict import Rules
 from router.core.ollama.names import key_of
 from router.http.client.pool import HttpRelay
 from router.http.client.response import Relay
-from router.telemetry import Telemetry
+from router.telemetry import Notified, Telemetry
 
 PROBE_TRIES, PROBE_PAUSE_S = 8, 0.25
 """Readings of the probe at start before memory counts as unknown: a suspended driver takes seconds to wake up."""
+
+
+REMOVE_S = 3.0
+"""Longest time for removing the derived tags at the end: an Ollama that hangs must not hold up the stop."""
 
 
 class Backend:
@@ -48,12 +53,15 @@ class Backend:
         section, epoch = config.backends[name], Epoch()
         self.name = name
         self.now = asyncio.get_running_loop().time
-        self.server = OllamaClient(
-            section.url, connect_timeout_s=config.timeouts.connect_s, load_timeout_s=config.switch.load_timeout_s
-        )
+        self.server = client_of(section, config)
         self.relay: Relay = relay_to(section, config)
         residents = Residents(frozenset(map(key_of, config.defaults.keep)), epoch)
-        self.installed = Installed(CatalogReader(self.server), epoch, config.snapshot.catalog_interval_s)
+        reader = CatalogReader(
+            self.server,
+            patience_s=config.timeouts.facts_s,
+            report=lambda text: telemetry.emit(Notified(text, level="warning")),
+        )
+        self.installed = Installed(reader, epoch, config.snapshot.catalog_interval_s)
         self.cards = Cards(probe, residents, epoch, telemetry, section.gpus, config)
         self.world = World(self.server, self.installed, residents, self.cards, epoch, telemetry, name, config.snapshot)
         self._rules = DecisionRules(section, config.defaults, unix_now)
@@ -65,6 +73,9 @@ class Backend:
         )
         self.derived = DerivedTags(self.server, self.installed)
         residents.notify(on_idle=self.line.pump)
+        self.installed.notify(on_moved=residents.move)
+        self.is_starting = False
+        self._started = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def rules(self) -> Rules:
@@ -96,6 +107,21 @@ class Backend:
         `on_restart` is called whenever Ollama answers for the first time, or again.
         """
         self.world.notify(on_change=self.line.pump, on_restart=lambda: self._restarted(on_restart))
+        self.is_starting = True
+        try:
+            await self._read_first_state()
+        finally:
+            self.is_starting = False
+            self._started.set()
+        self._own(self.world.watch())
+        self._own(self.keepalive.watch())
+
+    async def started(self) -> None:
+        """Return when the state has been read for the first time, if a start is under way."""
+        if self.is_starting:
+            await self._started.wait()
+
+    async def _read_first_state(self) -> None:
         await self.lessons.recall()
         await self.world.refresh()
         for _ in range(PROBE_TRIES):
@@ -103,8 +129,6 @@ class Backend:
                 break
             await asyncio.sleep(PROBE_PAUSE_S)
             await self.world.refresh_fresh()
-        self._own(self.world.watch())
-        self._own(self.keepalive.watch())
 
     async def stop(self) -> None:
         """Stop polling, remove the derived tags and close all connections; idempotent."""
@@ -115,7 +139,10 @@ class Backend:
         await self.line.aclose()
         await self.residency.aclose()
         if self.world.is_up:  # an Ollama that does not answer would only delay the stop
-            await self.derived.remove_all()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(REMOVE_S):
+                    await self.derived.remove_all()
+        await self.installed.aclose()
         await self.relay.aclose()
         await self.server.aclose()
         if self.cards.probe is not None:
@@ -130,6 +157,17 @@ class Backend:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def client_of(section: BackendSection, config: Config) -> OllamaClient:
+    """Return the HTTP client for the backend's control plane."""
+    return OllamaClient(
+        section.url,
+        timeout_s=config.timeouts.control_s,
+        connect_timeout_s=config.timeouts.connect_s,
+        load_timeout_s=config.switch.load_timeout_s,
+        max_bytes=config.limits.control_bytes,
+    )
 
 
 def relay_to(section: BackendSection, config: Config) -> HttpRelay:

@@ -61,9 +61,10 @@ class Conclusions:
             self._residents.assume(tracked, self._cards.assumed_on(tracked.row, target.plan.cards))
         if look.placed is not Placed.FULL:
             return await self._undo(load)
-        if 0 < tracked.row.context_length < (target.plan.options.num_ctx or 0):
+        context = tracked.row.context_length  # None before 0.9.7: nothing says that it is another one
+        if context is not None and context < (target.plan.options.num_ctx or 0):
             await self._unloading.unload(tracked)
-            return SwitchResult.MOVED, f"it was loaded with a context of {tracked.row.context_length} only"
+            return SwitchResult.MOVED, f"it was loaded with a context of {context} only"
         if load.has_left and load.before is None:  # Ollama made room itself: not all of it fitted
             self._cards.note_ceiling(load.together_bytes)
         if look.is_measured or not look.has_readings:

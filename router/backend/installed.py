@@ -86,19 +86,22 @@ class Installed:
             if old is not None and old.digest == facts.digest and old.weights != facts.weights:
                 self._on_moved(old.weights, facts.weights)
 
-    def awaited(self, keys: Collection[str]) -> list[str]:
-        """Return the keys of those models whose facts are still being read, and worth waiting for."""
-        return self._reader.awaited(keys)
+    @property
+    def is_reading(self) -> bool:
+        """True while the facts of some models are being read."""
+        return self._reader.is_reading
 
-    async def read_first(self, keys: Collection[str]) -> None:
-        """Read the facts of these models ahead of all others; return when they are read or their time is over."""
-        if self._reader.awaited(keys):
-            await self._reader.read_first(keys)
+    def awaited(self, keys: Collection[str], patience_s: float | None = None) -> list[str]:
+        """Return the keys of those models whose facts are still being read, and worth waiting for.
 
-    async def read_soon(self, names: Collection[str]) -> None:
-        """Do the same for loaded models, and wait at most READ_S: every request waits meanwhile."""
-        if keys := self._reader.awaited([key_of(name) for name in names]):
-            await asyncio.wait([asyncio.ensure_future(self._reader.read_first(keys))], timeout=READ_S)
+        That is until `patience_s` (default: `timeouts.facts_s`) after something began to wait for them.
+        """
+        return self._reader.awaited(keys, patience_s)
+
+    async def read_first(self, keys: Collection[str], patience_s: float | None = None) -> None:
+        """Read the facts of these models ahead of all others; return when `awaited` is empty."""
+        if self.is_reading:
+            await self._reader.read_first(keys, patience_s)
 
     async def aclose(self) -> None:
         """Stop reading."""

@@ -82,7 +82,7 @@ class Lessons:
         cards = [gpu for gpu in before or () if gpu.index in plan.cards]
         observation = Observation(
             weights=facts.weights,
-            num_ctx=asked.num_ctx or row.context_length,
+            num_ctx=asked.num_ctx or row.context_length or 0,
             num_batch=asked.num_batch,
             num_parallel=asked.num_parallel,
             kv_type=asked.kv_type,

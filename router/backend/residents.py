@@ -66,6 +66,13 @@ class Tracked:
         """The options to send with each request, so that Ollama never reloads the model."""
         return self.options if self.options is not None else LoadOptions(num_ctx=self.row.context_length)
 
+    @property
+    def context_length(self) -> int | None:
+        """Its context in tokens, None if neither Ollama nor the router's own load says."""
+        if self.row.context_length is None and self.options is not None:
+            return self.options.num_ctx
+        return self.row.context_length
+
     def known_as(self, weights: str) -> None:
         """Record the weights that it runs."""
         self.weights = weights
@@ -141,7 +148,7 @@ class Tracked:
             weights=self.weights,
             size_bytes=self.row.size_bytes,
             size_vram_bytes=self.row.size_vram_bytes,
-            context_length=self.row.context_length,
+            context_length=self.context_length,
             held_bytes=self.held_bytes,
             free_at_load_bytes=self.free_at_load_bytes,
             options=self.options,
@@ -209,7 +216,7 @@ class Residents(Mapping[str, Tracked]):
         self._epoch.advance()
 
     def move(self, old: str, new: str) -> None:
-        """Enter a resident under other weights: its model was shown only now, and had a stand-in for them until then."""
+        """Enter a resident under other weights: until its model was shown, `old` stood in for them."""
         if old in self._entries and new not in self._entries:
             tracked = self._entries[new] = self._entries.pop(old)
             tracked.known_as(new)

@@ -16,12 +16,12 @@ from functools import partial
 from router.adapters.ollama import ModelServer, PsRow
 from router.backend.cards import Cards
 from router.backend.epoch import Epoch
-from router.backend.installed import Installed
+from router.backend.installed import READ_S, Installed
 from router.backend.residents import Residents
 from router.config import SnapshotTimes
 from router.core.decision.snapshot import Snapshot
 from router.core.ollama.model import ModelFacts
-from router.core.ollama.names import is_name
+from router.core.ollama.names import is_name, key_of
 from router.errors import RouterError
 from router.telemetry import Notified, Telemetry, UpstreamDown, UpstreamUp
 
@@ -138,7 +138,7 @@ class World:
             with suppress(RouterError):
                 await self.installed.refresh()
         # What a runner runs must be known before a request may use it, but one model's show must not hold up the rest.
-        await self.installed.read_soon([row.name for row in rows if self._is_new(row)])
+        await self.installed.read_first([key_of(row.name) for row in rows if self._is_new(row)], READ_S)
         self._merge(rows)
 
     def _came_up(self) -> None:

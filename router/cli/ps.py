@@ -48,7 +48,7 @@ def _row(resident: dict[str, Any]) -> tuple[str, ...]:
         resident["name"],
         f"{resident['size_bytes'] / GIB:.1f} GiB",
         f"{resident['gpu_percent']} %",
-        str(resident["context_length"]),
+        str(resident["context_length"] or "?"),
         str(resident["in_flight"]),
         "router" if resident["loaded_by_router"] else "others",
         resident["advice"],

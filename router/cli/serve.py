@@ -59,12 +59,25 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 async def _serve(config: Config) -> None:
-    loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
+    stop, started = asyncio.Event(), asyncio.Event()
+    serving = asyncio.create_task(_serve_until(stop, started, config))
+
+    def on_signal() -> None:
+        if not (stop.is_set() or started.is_set()):
+            serving.cancel()  # the start waits for Ollama, which may hang
+        stop.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        asyncio.get_running_loop().add_signal_handler(number, on_signal)
+    await asyncio.wait([serving])
+    if not serving.cancelled():
+        serving.result()
+
+
+async def _serve_until(stop: asyncio.Event, started: asyncio.Event, config: Config) -> None:
     log = LogHook(config.telemetry.log_level, sink=stderr_sink)
     async with running(config, hooks=[log]) as service:
+        started.set()
         calm_collector()
         print(f"ollama-router listens on {service.url}, admin on {service.admin_url}", file=sys.stderr)
         await stop.wait()

@@ -150,6 +150,10 @@ class Timeouts(Section):
     """an idle client connection is closed after this time"""
     connect_s: Positive = 2.0
     """longest time to connect to Ollama"""
+    control_s: Positive = 10.0
+    """longest time for a request of the router's own to Ollama (lists, versions, unloads), its whole answer included"""
+    facts_s: Positive = 10.0
+    """longest wait for Ollama to show a new model; after that it is sized by its download until Ollama does"""
     first_byte_s: Positive = 330.0
     """longest wait for the first byte of a response from Ollama"""
     stream_idle_s: Positive = 300.0
@@ -177,6 +181,8 @@ class Limits(Section):
     """most connections to Ollama"""
     unwanted_bytes: AtLeastOne = 64 << 20
     """with suppress_cancel: keep draining a response for at most this many bytes after its client disconnects"""
+    control_bytes: AtLeastOne = 64 << 20
+    """largest answer of Ollama to a request of the router's own"""
 
 
 class TelemetrySection(Section):

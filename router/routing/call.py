@@ -23,6 +23,7 @@ class Call(msgspec.Struct, eq=False):
     `headers` are those that may go upstream. `is_gone` returns whether the client has left. `served` and `reason` are
     the model that it was sent to, and why; `queue_s` is how long it waited before. `phase` is queued or before_answer.
     `let_in_to` holds the weights that the queue let it in to. `load_decision` is the decision that loaded its model.
+    `may_use_remote` is whether it may reach a model that another server runs.
     `resident` is the resident that it has entered, `choice` the chain and decision for that, and `destination` where
     it is to be sent.
 
@@ -47,6 +48,7 @@ class Call(msgspec.Struct, eq=False):
     let_in_to: str = ""
     attempts: int = 0
     load_decision: Decision | None = None
+    may_use_remote: bool = True
     resident: Tracked | None = None
     choice: tuple[Chain, Decision] | None = None
     destination: Destination | None = None

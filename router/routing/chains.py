@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from router.config import ChainRule, ChainRules
-from router.core.decision.chain import Chain, Variant, auto_chain
+from router.core.decision.chain import Chain, Variant, auto_chain, is_kin
 from router.core.ollama.model import ModelFacts
-from router.core.ollama.names import ModelName, Source
+from router.core.ollama.names import ModelName, Source, is_name, key_of
 from router.errors import BadRequest
 
 MAX_REMEMBERED = 4096
@@ -22,7 +22,7 @@ class Chains:
         self._catalog: Mapping[str, ModelFacts] | None = None
 
     def find(self, name: str, catalog: Mapping[str, ModelFacts], *, is_strict: bool = False) -> Chain | None:
-        """Return the chain for `name` as a client spells it; None if it is unknown, invalid, or a cloud model.
+        """Return the chain for `name` as a client spells it; None if it is unknown, invalid, or runs elsewhere.
 
         A strict request gets a chain of the first variant only. The result is the same object until the catalog
         changes, so that decisions can be keyed by it.
@@ -52,11 +52,31 @@ class Chains:
         if rule.variants is not None:
             return Chain(parsed.short, rule.variants)
         asked = catalog.get(parsed.key)
-        if asked is None:
+        if asked is None or asked.is_remote:
             return None
         if rule.auto == "off":
             return Chain(asked.name, (Variant(asked.name),))
         return auto_chain(asked, catalog.values(), rule.auto)
+
+    def members(self, name: str, catalog: Mapping[str, ModelFacts]) -> tuple[list[str], list[str]]:
+        """Return the keys of the models whose facts decide about `name`: the first of its chain, and the others."""
+        if not is_name(name):
+            return [], []
+        rule = self._rules.rule_for(name)
+        if rule.variants is not None:
+            keys = [key_of(variant.model) for variant in rule.variants]
+            return keys[:1], keys[1:]
+        key = key_of(name)
+        asked = catalog.get(key)
+        if asked is None or rule.auto == "off":
+            return [key], []
+        return [key], [other for other, facts in catalog.items() if other != key and is_kin(asked, facts)]
+
+    @staticmethod
+    def is_remote(name: str, catalog: Mapping[str, ModelFacts]) -> bool:
+        """Return True for an installed name that stands for a model on another server."""
+        facts = catalog.get(key_of(name)) if is_name(name) else None
+        return facts is not None and facts.is_remote
 
     @staticmethod
     def is_local(name: str) -> bool:

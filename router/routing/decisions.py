@@ -18,6 +18,9 @@ from router.routing.chains import Chains
 from router.routing.destination import Destination
 from router.routing.destinations import Destinations
 
+OTHERS_S = 1.0
+"""The facts of a chain's further variants are waited for until this long after they were first asked for."""
+
 RECENT_CHAINS = 32
 """Number of recently requested chains that `upgrade: idle` considers."""
 
@@ -34,6 +37,7 @@ class Decisions:
     def __init__(self, backend: Backend, chains: Chains, defaults: Defaults) -> None:
         self.destinations = Destinations(backend.name, defaults)
         self._world = backend.world
+        self._installed = backend.installed
         self._line = backend.line
         self._rules = backend.rules
         self._chains = chains
@@ -48,6 +52,19 @@ class Decisions:
     def chain_of(self, call: Call) -> Chain | None:
         """Return the chain of the requested name; None if Ollama itself should answer (unknown, cloud, invalid)."""
         return self._chains.find(call.request.model, self._world.catalog, is_strict=call.strict)
+
+    def lacks_facts(self, name: str) -> bool:
+        """Return whether models that decide about `name` are still being shown, and worth waiting for."""
+        if not self._installed.is_reading:
+            return False
+        first, others = self._chains.members(name, self._world.catalog)
+        return bool(self._installed.awaited(first) or self._installed.awaited(others, OTHERS_S))
+
+    async def read_facts(self, name: str) -> None:
+        """Have the models that decide about `name` shown first; return when they are, or their time is over."""
+        first, others = self._chains.members(name, self._world.catalog)
+        await self._installed.read_first(others, OTHERS_S)
+        await self._installed.read_first(first)
 
     def decide(self, request: InferenceRequest, chain: Chain) -> Decision:
         """Return the decision for a request; cached while the state is unchanged if it is settled (`is_settled`)."""

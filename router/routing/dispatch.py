@@ -156,7 +156,7 @@ class Dispatcher:
 
     def _destination(self, call: Call) -> Destination | Blocked:
         """Return where to send it: the cached destination of an equal request (fast path), or by a decision."""
-        if not self._world.is_up:
+        if not self._world.is_up or self._backend.is_starting:
             return Blocked("upstream", self._reach)
         if call.attempts >= MAX_ATTEMPTS:
             text = f"{call.request.model}: gave up after {MAX_ATTEMPTS} attempts: the loaded models kept changing"
@@ -178,7 +178,11 @@ class Dispatcher:
         request = call.request
         if not request.has_model:
             return self._outcomes.pass_unchanged(call, "no model named")
+        if self._decisions.lacks_facts(request.model):
+            return Blocked("facts", lambda: self._decisions.read_facts(request.model))
         chain = self._decisions.chain_of(call)
+        if chain is None and self._chains.is_remote(request.model, self._world.catalog):
+            return self._outcomes.pass_to_remote(call)
         if chain is None:
             if call.is_looked_up or not self._chains.is_local(request.model):
                 return self._outcomes.pass_unchanged(call, "not installed")
@@ -246,7 +250,10 @@ class Dispatcher:
 
     async def _reach(self) -> None:
         """Check once more whether an Ollama that was down answers. Raises UpstreamError if not."""
-        await self._world.refresh()
+        if self._backend.is_starting:  # a decision needs the first reading of all, and what was learned
+            await self._backend.started()
+        if not self._world.is_up:
+            await self._world.refresh()
         if not self._world.is_up:
             raise UpstreamError(self._world.why_away())
 

@@ -16,13 +16,16 @@ from router.core.decision.verdict import Decision, Outcome, Verdict, VerdictKind
 from router.core.ollama.names import key_of
 from router.core.ollama.runner import LoadOptions
 from router.core.payload.read import Patch
-from router.errors import LoadFailed, NoVariantFits
+from router.errors import Forbidden, LoadFailed, NoVariantFits
 from router.routing.call import Call
 from router.routing.chains import Chains
 from router.routing.destination import Destination
 from router.routing.destinations import NO_PATCH, Destinations, digest_of
 from router.routing.ends import Ends, decision_template, passed_on_template
 from router.telemetry import Decided
+
+REMOTE_REFUSED = "ollama cloud is disabled: remote model is unavailable"
+"""Ollama's own text where its cloud is disabled."""
 
 LOOK_AGAIN_S = 1.0
 """Polling interval of a request that waits for memory (`nothing_fits: wait`)."""
@@ -34,7 +37,7 @@ class Blocked(NamedTuple):
     Awaiting `until()` returns a connection for "connection", and the weights that the request was let in to for "turn".
     """
 
-    why: Literal["upstream", "name", "reading", "turn", "tag", "connection", "room", "variant"]
+    why: Literal["upstream", "name", "reading", "turn", "tag", "connection", "room", "variant", "facts"]
     until: Callable[[], Awaitable[object]]
 
 
@@ -66,6 +69,12 @@ class Outcomes:
     def pass_unchanged(self, call: Call, reason: str) -> Destination:
         """Pass the request on unchanged: Ollama itself answers it."""
         return self._destinations.passed_on(call, f"passthrough: {reason}")
+
+    def pass_to_remote(self, call: Call) -> Destination:
+        """Pass on a request for a model that another server runs. Raises Forbidden where cloud models are refused."""
+        if not call.may_use_remote:
+            raise Forbidden(REMOTE_REFUSED)
+        return self.pass_unchanged(call, "runs on another server")
 
     def bad_option(self, call: Call, chain: Chain) -> Destination:
         """Pass on a request with an option of the wrong type: Ollama's own error names the option.

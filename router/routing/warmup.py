@@ -79,6 +79,8 @@ class Warmup:
         return chosen.is_upgrade and own.issuperset(_evicted(chosen))
 
     async def _warm(self, name: str, may: Callable[[Verdict, Chain], bool]) -> None:
+        if self._decisions.lacks_facts(name):
+            await self._decisions.read_facts(name)
         now_s = self._now()
         chain = self._chains.find(name, self._world.catalog)
         if chain is None or now_s < self._not_before_s.get(name, 0.0):

@@ -166,8 +166,9 @@ async def test_odd_json_is_empty(client, server):
 
 async def test_a_big_answer_is_decoded(client, server):
     """In a thread: the vocabulary of a large model makes an answer of many megabytes."""
-    server.post("/api/show").respond(json={"license": "x" * (5 << 20)})
-    assert len((await client.show("x"))["license"]) == 5 << 20
+    words = [f"word{number}" for number in range(200_000)]
+    server.post("/api/show").respond(json=SHOW | {"model_info": {"a": 1, "tokenizer.ggml.tokens": words}})
+    assert (await client.show("x"))["model_info"] == {"a": 1, "tokenizer.ggml.tokens": len(words)}
 
 
 async def test_cancelling_a_caller_does_not_cancel_its_call(client, server):

@@ -100,7 +100,7 @@ async def backend_on(
     config: Config = load_config(env={}, options={"store.path": ":memory:", **(options or {})})
     heard, loop = Heard(), asyncio.get_running_loop()
     edges = {
-        "OllamaClient": lambda *_, **__: machine,
+        "client_of": lambda *_: machine,
         "relay_to": lambda *_: relay or ScriptedRelay(lambda _: UpstreamResponse.of(200, [])),
     }
     chosen = (probe or machine.probe) if has_probe else None

@@ -40,6 +40,8 @@ def evaluator(
         facts = facts_of(variant, snapshot)
         if facts is None:  # case 1
             return Verdict(variant, VerdictKind.MISSING)
+        if facts.is_remote:  # case 2: it has no footprint here
+            return Verdict(variant, VerdictKind.INCAPABLE, detail="runs on another server", facts=facts)
         if lacking := _lacking(request, facts, asked):  # case 2
             return Verdict(variant, VerdictKind.INCAPABLE, detail=f"lacks {', '.join(lacking)}", facts=facts)
         need = context_need(request, variant, facts, limit, automatic, rules.context)
@@ -52,9 +54,8 @@ def evaluator(
         if resident is not None and resident.options is None:  # another client's: adopted before it is used
             return _adopted(variant, facts, resident, is_automatic=request.is_automatic)
         if resident is not None:  # case 4
-            return Verdict(
-                variant, VerdictKind.RESIDENT, resident.context_length, resident=resident, facts=facts, detail="loaded"
-            )
+            num_ctx = resident.context_length or 0
+            return Verdict(variant, VerdictKind.RESIDENT, num_ctx, resident=resident, facts=facts, detail="loaded")
         if snapshot.loading is not None and snapshot.loading[0] == facts.weights and snapshot.loading[1] >= need.lower:
             return Verdict(variant, VerdictKind.LOADING, snapshot.loading[1], facts=facts)  # case 4b
         return _evaluate_load(variant, facts, request, need, snapshot, rules)
@@ -73,7 +74,8 @@ def _adopted(variant: Variant, facts: ModelFacts, resident: Resident, *, is_auto
     options = LoadOptions(num_ctx=resident.context_length if is_named else None)
     plan = Plan(options, (), waits, (), 0, 0, adopts=True)
     kind = VerdictKind.WAITS if waits else VerdictKind.FITS
-    return Verdict(variant, kind, resident.context_length, plan=plan, facts=facts, detail="loaded by another client")
+    num_ctx = resident.context_length or 0
+    return Verdict(variant, kind, num_ctx, plan=plan, facts=facts, detail="loaded by another client")
 
 
 def asked_placement(request: InferenceRequest, facts: ModelFacts) -> str:
@@ -120,7 +122,7 @@ def usable_resident(
     for resident in snapshot.residents:
         if not _is_resident_of(resident, facts) or not resident.is_fully_resident:
             continue
-        if resident.context_length < need.lower:
+        if not _has_context(resident, facts, request, need):
             continue
         if request.is_automatic and resident.options not in (None, LoadOptions()):
             continue
@@ -128,6 +130,16 @@ def usable_resident(
         if (request.options.shift is False) == (shift is False):  # shifting is Ollama's default
             return resident
     return None
+
+
+def _has_context(resident: Resident, facts: ModelFacts, request: InferenceRequest, need: ContextNeed) -> bool:
+    """Return whether its context is enough. One that is unknown is, unless another client chose it: it may be smaller.
+
+    Where Ollama chooses the context itself, another client's runner has the same as one of ours.
+    """
+    if resident.context_length is not None:
+        return resident.context_length >= need.lower
+    return resident.options is not None or request.is_automatic or not can_complete(facts)
 
 
 def _is_resident_of(resident: Resident, facts: ModelFacts) -> bool:

@@ -84,10 +84,15 @@ def series(name: str) -> tuple[str, frozenset[str]]:
     return f"{path}/{_VERSION.sub('', model.lower())}", flavour
 
 
-def _may_replace(asked: ModelFacts, other: ModelFacts) -> bool:
-    if not asked.capabilities <= other.capabilities or not other.capabilities:
-        return False
+def is_kin(asked: ModelFacts, other: ModelFacts) -> bool:
+    """Return whether `other` is of the family and the series of `asked`: it may be in its automatic chain."""
     return asked.family == other.family and series(asked.name) == series(other.name)
+
+
+def _may_replace(asked: ModelFacts, other: ModelFacts) -> bool:
+    if not asked.capabilities <= other.capabilities or not other.capabilities or other.is_remote:
+        return False
+    return is_kin(asked, other)
 
 
 def _is_same_size(asked: ModelFacts, other: ModelFacts) -> bool:

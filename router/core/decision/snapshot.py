@@ -17,19 +17,19 @@ ALL_WEIGHTS = ""
 class Resident:
     """A model that is loaded now (`/api/ps`), with what the router knows about it.
 
-    `held_bytes` is what it occupies per card (index → bytes, context included), measured where possible;
-    `free_at_load_bytes` is the driver's free memory per card just before its load. `order` rises with each load.
-    `options` is None if another client loaded it. `keep_alive_s` is the value sent to Ollama (inf = indefinitely).
-    `wanted` counts requests that wait for it. `kept` marks the models of `defaults.keep`. `is_spilled`: a measurement
-    showed that it is not wholly on the GPU. `is_going`: it is being unloaded.
-    `is_hot`: it was used more than once within the last two minutes.
+    `context_length` is None if Ollama does not report it. `held_bytes` is what it occupies per card (index → bytes,
+    context included), measured where possible; `free_at_load_bytes` is the driver's free memory per card just before
+    its load. `order` rises with each load. `options` is None if another client loaded it. `keep_alive_s` is the value
+    sent to Ollama (inf = indefinitely). `wanted` counts requests that wait for it. `kept` marks the models of
+    `defaults.keep`. `is_spilled`: a measurement showed that it is not wholly on the GPU. `is_going`: it is being
+    unloaded. `is_hot`: it was used more than once within the last two minutes.
     """
 
     name: str
     weights: str
     size_bytes: int
     size_vram_bytes: int
-    context_length: int
+    context_length: int | None
     held_bytes: Mapping[int, int] = field(default_factory=dict)
     free_at_load_bytes: Mapping[int, int] = field(default_factory=dict)
     options: LoadOptions | None = None

@@ -31,6 +31,6 @@ def fit_target_bytes(facts: ModelFacts, version: str, *, base_bytes: int = FIT_T
 
 def version_of(text: str) -> tuple[int, ...]:
     """Parse ``0.31.2-rc1`` → (0, 31, 2); a version that cannot be parsed, and 0.0.0, is newer than every other."""
-    match = re.match(r"v?(\d+)\.(\d+)\.(\d+)", text)
+    match = re.match(r"v?(\d{1,9})\.(\d{1,9})\.(\d{1,9})", text)
     numbers = tuple(int(part) for part in match.groups()) if match else (0, 0, 0)
     return numbers if any(numbers) else (999, 0, 0)

@@ -60,7 +60,7 @@ def _metadata(raw: msgspec.Raw) -> dict[str, Any]:
 
 
 def _is_tokenizers_list(key: str, value: msgspec.Raw) -> bool:
-    return key.startswith("tokenizer.") and memoryview(value)[:1] == b"["
+    return key.startswith("tokenizer.") and bytes(memoryview(value)[:1]) == b"["
 
 
 def _entries(raw: msgspec.Raw) -> int | None:
