@@ -56,12 +56,8 @@ class Backend:
         self.server = client_of(section, config)
         self.relay: Relay = relay_to(section, config)
         residents = Residents(frozenset(map(key_of, config.defaults.keep)), epoch)
-        reader = CatalogReader(
-            self.server,
-            patience_s=config.timeouts.facts_s,
-            report=lambda text: telemetry.emit(Notified(text, level="warning")),
-        )
-        self.installed = Installed(reader, epoch, config.snapshot.catalog_interval_s)
+        reader = reader_of(self.server, config, telemetry)
+        self.installed = Installed(reader, epoch, config.snapshot.catalog_interval_s, residents.move)
         self.cards = Cards(probe, residents, epoch, telemetry, section.gpus, config)
         self.world = World(self.server, self.installed, residents, self.cards, epoch, telemetry, name, config.snapshot)
         self._rules = DecisionRules(section, config.defaults, unix_now)
@@ -73,9 +69,7 @@ class Backend:
         )
         self.derived = DerivedTags(self.server, self.installed)
         residents.notify(on_idle=self.line.pump)
-        self.installed.notify(on_moved=residents.move)
-        self.is_starting = False
-        self._started = asyncio.Event()
+        self._starting: asyncio.Event | None = None  # set when the start has ended
         self._tasks: set[asyncio.Task[None]] = set()
 
     def rules(self) -> Rules:
@@ -107,19 +101,24 @@ class Backend:
         `on_restart` is called whenever Ollama answers for the first time, or again.
         """
         self.world.notify(on_change=self.line.pump, on_restart=lambda: self._restarted(on_restart))
-        self.is_starting = True
+        starting = self._starting = asyncio.Event()
         try:
             await self._read_first_state()
         finally:
-            self.is_starting = False
-            self._started.set()
+            self._starting = None
+            starting.set()
         self._own(self.world.watch())
         self._own(self.keepalive.watch())
 
+    @property
+    def is_starting(self) -> bool:
+        """True until the state has been read for the first time, if a start is under way."""
+        return self._starting is not None
+
     async def started(self) -> None:
         """Return when the state has been read for the first time, if a start is under way."""
-        if self.is_starting:
-            await self._started.wait()
+        if self._starting is not None:
+            await self._starting.wait()
 
     async def _read_first_state(self) -> None:
         await self.lessons.recall()
@@ -168,6 +167,15 @@ def client_of(section: BackendSection, config: Config) -> OllamaClient:
         load_timeout_s=config.switch.load_timeout_s,
         max_bytes=config.limits.control_bytes,
     )
+
+
+def reader_of(server: OllamaClient, config: Config, telemetry: Telemetry) -> CatalogReader:
+    """Return the reader of the backend's catalog."""
+
+    def report(text: str) -> None:
+        telemetry.emit(Notified(text, level="warning"))
+
+    return CatalogReader(server, patience_s=config.timeouts.facts_s, report=report)
 
 
 def relay_to(section: BackendSection, config: Config) -> HttpRelay:

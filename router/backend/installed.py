@@ -25,9 +25,18 @@ LOOK_UP_S = 1.0
 
 
 class Installed:
-    """The installed models. `catalog` maps canonical names to facts, without derived tags."""
+    """The installed models. `catalog` maps canonical names to facts, without derived tags.
 
-    def __init__(self, reader: CatalogReader, epoch: Epoch, interval_s: float) -> None:
+    `on_moved` is called with the old and the new weights of a model whose weights were unknown until it was shown.
+    """
+
+    def __init__(
+        self,
+        reader: CatalogReader,
+        epoch: Epoch,
+        interval_s: float,
+        on_moved: Callable[[str, str], None] = lambda _old, _new: None,
+    ) -> None:
         self.catalog: Mapping[str, ModelFacts] = {}
         self._reader = reader
         self._epoch = epoch
@@ -36,13 +45,9 @@ class Installed:
         self._stands_for: dict[str, str] = {}  # key of a derived tag → its variant
         self._read_at_s = self._looked_up_at_s = -math.inf
         self._has_read = False
-        self._on_moved: Callable[[str, str], None] = lambda _old, _new: None
+        self._on_moved = on_moved
         self._now = asyncio.get_running_loop().time
         reader.notify(lambda: self._take(reader.catalog()))
-
-    def notify(self, on_moved: Callable[[str, str], None]) -> None:
-        """Call `on_moved` with the old and the new weights of a model whose weights were unknown until it was shown."""
-        self._on_moved = on_moved
 
     @property
     def is_due(self) -> bool:
@@ -69,6 +74,7 @@ class Installed:
 
     async def _read(self) -> None:
         self._take(await self._reader.refresh())
+        self._epoch.advance()  # even if nothing has changed: a derived tag may be gone, and destinations name it
         self._has_read = True
         self._read_at_s = self._now()
 
