@@ -252,7 +252,7 @@ class Dispatcher:
         """Check once more whether an Ollama that was down answers. Raises UpstreamError if not."""
         if self._backend.is_starting:  # a decision needs the first reading of all, and what was learned
             await self._backend.started()
-        if not self._world.is_up:
+        elif not self._world.is_up:
             await self._world.refresh()
         if not self._world.is_up:
             raise UpstreamError(self._world.why_away())

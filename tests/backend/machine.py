@@ -45,7 +45,8 @@ class MemoryMachine:
     it raises from now on, a load after `trouble_s`. `vram_share` is the share of a load that ends up on the card,
     `seen_share` the share of it that the probe sees go, `taken_beside_bytes` what another program takes during a load.
     With `caches_bytes` ps counts that much beside the weights. What is in `stubborn` ignores unloads; with
-    `loads_nothing` a load answers and changes nothing. `free_lag_s` is how late a driver gives memory back.
+    `loads_nothing` a load answers and changes nothing. `free_lag_s` is how late a driver gives memory back. A show of
+    what is in `hanging` never answers. `reports_context` is False for an Ollama before 0.9.7.
     """
 
     def __init__(self, *installed: ModelFacts, cards: tuple[Gpu, ...] = ONE_CARD) -> None:
@@ -62,6 +63,8 @@ class MemoryMachine:
         self.taken_beside_bytes = self.caches_bytes = 0
         self.stubborn: set[str] = set()
         self.loads_nothing = False
+        self.hanging: set[str] = set()
+        self.reports_context = True
         self.loading = self.most_loading = 0
         self.derived: dict[str, tuple[str, dict[str, int]]] = {}
         self.is_closed = False
@@ -117,6 +120,7 @@ class MemoryMachine:
                 "name": facts.name,
                 "digest": facts.digest,
                 "size": facts.size_bytes,
+                **({"remote_model": "x:1b", "remote_host": "https://elsewhere.test"} if facts.is_remote else {}),
                 "details": {"family": facts.family, "parameter_size": facts.parameter_size},
             }
             for facts in self.installed.values()
@@ -128,6 +132,8 @@ class MemoryMachine:
 
     async def show(self, name: str, **_options: bool) -> dict[str, Any]:
         self._called("show", name)
+        if name in self.hanging:
+            await asyncio.Event().wait()
         facts = self.installed[self.derived[name][0] if name in self.derived else name]
         return {
             "modelfile": f"FROM /models/blobs/{weights_of(facts)}\n",
@@ -139,7 +145,8 @@ class MemoryMachine:
 
     async def ps(self) -> list[PsRow]:
         self._called("ps")
-        return list(self.rows.values())
+        rows = self.rows.values()
+        return list(rows) if self.reports_context else [replace(row, context_length=None) for row in rows]
 
     async def load(self, name: str, options: LoadOptions, keep_alive_s: float, embedding: bool = False) -> None:
         if "load" in self.trouble:

@@ -94,5 +94,6 @@ def _least_bytes(resident: Resident, snapshot: Snapshot, rules: MachineRules, le
     facts = next((one for one in snapshot.catalog.values() if one.weights == resident.weights), None)
     if facts is None or not can_complete(facts) or not least_num_ctx or not snapshot.gpus:
         return held_bytes
-    options = LoadOptions(num_ctx=min(least_num_ctx, resident.context_length), num_batch=DEFAULT_BATCH)
+    num_ctx = min(least_num_ctx, resident.context_length or least_num_ctx)
+    options = LoadOptions(num_ctx=num_ctx, num_batch=DEFAULT_BATCH)
     return min(need_of(facts, options, rules).need_bytes(gpu) for gpu in snapshot.gpus)

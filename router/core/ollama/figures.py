@@ -93,7 +93,7 @@ def check_shape(name: str, shape: object) -> tuple[int, ...]:
     if not isinstance(shape, Sequence) or isinstance(shape, str) or len(shape) > MAX_SIDES:
         raise ImplausibleFigure(f"the shape of tensor {name[:80]} is {_text(shape)}")
     for side in shape:
-        _check(f"a side of tensor {name[:80]}", side, MAX_SIDE)
+        _check_number(f"a side of tensor {name[:80]}", side, MAX_SIDE)
     return tuple(int(side) for side in shape)
 
 
@@ -104,15 +104,16 @@ def _check_list(key: str, value: object, most: float) -> None:
     if len(value) > MAX_BLOCKS:
         raise ImplausibleFigure(f"{key} has {len(value)} entries")
     for entry in value:
-        if entry is None:
-            raise ImplausibleFigure(f"{key} has an empty entry")
-        _check(key, entry, most)
+        _check_number(key, entry, most)
 
 
 def _check(key: str, value: object, most: float) -> None:
-    """Raise ImplausibleFigure unless `value` is absent or a number from 0 to `most`; truth values count as 0 and 1."""
-    if value is None:
-        return
+    if value is not None:
+        _check_number(key, value, most)
+
+
+def _check_number(key: str, value: object, most: float) -> None:
+    """Raise ImplausibleFigure unless `value` is a number from 0 to `most`; truth values count as 0 and 1."""
     if not isinstance(value, int | float) or not (_is_finite(value) and 0 <= value <= most):
         raise ImplausibleFigure(f"{key} is {_text(value)}")
 

@@ -1,0 +1,86 @@
+"""The body of a verbose show: what is used of it becomes objects, and nothing else does."""
+
+import json
+import tracemalloc
+
+import msgspec
+import pytest
+
+from router.core.ollama.model import ModelFacts
+from router.core.ollama.show_body import read_show
+from tests.core.ollama.test_figures import INFO, ROW, SHOW
+
+WORDS = [f"word{number}" for number in range(50_000)]
+BODY = json.dumps(
+    SHOW
+    | {
+        "license": "l" * 100_000,
+        "template": "{{ .Prompt }}",
+        "model_info": INFO
+        | {
+            "tokenizer.ggml.tokens": WORDS,
+            "tokenizer.ggml.merges": WORDS,
+            "tokenizer.ggml.scores": [-1.5] * 50_000,
+            "tokenizer.ggml.model": "gpt2",
+        },
+    }
+).encode()
+
+
+def test_the_facts_are_the_same_as_from_the_whole_answer():
+    """The vocabulary is counted."""
+    ours, whole = ModelFacts.of_show(ROW, read_show(BODY)), ModelFacts.of_show(ROW, json.loads(BODY))
+    for field in ("weights", "capabilities", "parameters", "info", "tensors", "vocab", "doubt"):
+        assert getattr(ours, field) == getattr(whole, field)
+    assert (ours.vocab, ours.info["tokenizer.ggml.model"]) == (50_000, "gpt2")
+
+
+def test_what_is_not_used_is_not_kept():
+    """Neither the tokenizer's lists nor license and template."""
+    read = read_show(BODY)
+    assert {"license", "template"}.isdisjoint(read)
+    assert [key for key, value in read["model_info"].items() if isinstance(value, list)] == []
+
+
+def test_the_tokenizer_never_becomes_objects_but_its_words_for_a_moment():
+    """Many shows are read at once."""
+    tracemalloc.start()
+    try:
+        read_show(BODY)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.reset_peak()
+        json.loads(BODY)
+        assert peak < tracemalloc.get_traced_memory()[1] * 0.6
+    finally:
+        tracemalloc.stop()
+
+
+def with_info(text):
+    return b'{"capabilities":["completion"],"model_info":{"general.architecture":"llama",' + text + b"}}"
+
+
+@pytest.mark.parametrize(
+    "value", [b"1e999", b"[" * 500 + b"]" * 500, b'"\xff"', b"9" * 500, b'"' + b"x" * (2 << 20) + b'"']
+)
+def test_a_value_that_cannot_be_read_spoils_no_other_one(value):
+    """Where it is a figure, the model is doubted; elsewhere it does not matter."""
+    other = read_show(with_info(b'"llama.unused":' + value + b',"llama.block_count":32'))
+    assert other["model_info"]["llama.block_count"] == 32
+    facts = ModelFacts.of_show(ROW, read_show(with_info(b'"llama.block_count":' + value)))
+    assert (bool(facts.doubt), facts.capabilities) == (True, {"completion"})
+
+
+@pytest.mark.parametrize("body", [b"[]", b"5", b"null", b"", b'{"model_info":', b"\xff", b'{"a":' + b"[" * 100_000])
+def test_a_body_that_is_no_object_is_an_error(body):
+    """The same error whatever is wrong."""
+    with pytest.raises(msgspec.DecodeError):
+        read_show(body)
+
+
+@pytest.mark.parametrize("part", ["model_info", "details", "tensors", "capabilities", "modelfile", "projector_info"])
+@pytest.mark.parametrize("value", [None, 5, "text", [5], {"a": [1]}, True])
+def test_a_part_of_another_type_counts_as_left_out(part, value):
+    """Every one of them, so facts can always be made."""
+    facts = ModelFacts.of_show(ROW, read_show(json.dumps(SHOW | {part: value}).encode()))
+    assert facts.name == "m:latest"
+    assert facts.weights
