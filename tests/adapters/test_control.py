@@ -147,17 +147,7 @@ def answering(body, status=b"200 OK"):
     return answers
 
 
-LISTS = [
-    b'{"models":5}',
-    b'{"models":{"a":1}}',
-    b'{"models":"x"}',
-    b"{}",
-    b"[]",
-    b"null",
-    b"5",
-    b"\xff",
-    b'{"models":[NaN]}',
-]
+LISTS = [b'{"models":5}', b'{"models":{"a":1}}', b'{"models":"x"}', b'{"models":true}', b"\xff", b'{"models":[NaN]}']
 
 
 @pytest.mark.parametrize("body", [*LISTS, b'{"models":' + b"[" * 100_000, b'{"models":[{"size":1e999}]}'])
