@@ -1,0 +1,258 @@
+"""Shows run in the background: few at once, those that are needed first, and one that hangs holds up no other."""
+
+import asyncio
+
+import pytest
+
+from ollama_simulator.clock import run_virtual
+from router.adapters.catalog import SETTLE_S, CatalogReader
+from router.adapters.control import Refused
+from router.adapters.shows import AT_ONCE, HANGING_IN_BACKGROUND, IN_BACKGROUND, LONG_S, PAUSE_S
+from router.core.ollama.names import key_of
+from router.errors import ModelNotFound, UpstreamError, UpstreamTimeout
+
+PATIENCE_S = 10.0
+
+
+class Shower:
+    """Implements the catalog's server: each show takes `show_s`, those of `hanging` as long as the client waits."""
+
+    def __init__(self, *names, show_s=0.1):
+        self.names = list(names)
+        self.show_s = show_s
+        self.hanging, self.errors = set(), {}
+        self.tags_errors = []
+        self.asked, self.under_way, self.most = [], 0, 0
+
+    async def tags(self):
+        if self.tags_errors:
+            raise self.tags_errors.pop(0)
+        return [{"name": name, "digest": f"d-{name}", "size": 1000} for name in self.names]
+
+    async def show(self, name, **_options):
+        self.asked.append(name)
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        try:
+            if name in self.hanging:
+                await asyncio.sleep(60)
+                raise UpstreamTimeout("late")
+            await asyncio.sleep(self.show_s)
+            if self.errors.get(name):
+                raise self.errors[name].pop(0)
+            return {"modelfile": f"FROM sha256-{ord(name[0]):064x}", "model_info": {"general.architecture": "llama"}}
+        finally:
+            self.under_way -= 1
+
+
+def play(story, server, **more):
+    said = []
+
+    async def run():
+        reader = CatalogReader(server, patience_s=PATIENCE_S, report=said.append, **more)
+        changes = []
+        reader.notify(lambda: changes.append(reader.catalog()))
+        try:
+            return await story(reader, changes)
+        finally:
+            await reader.aclose()
+            assert server.under_way == 0
+
+    run_virtual(run())
+    return said
+
+
+def is_shown(catalog, name):
+    return bool(catalog[key_of(name)].info)
+
+
+async def elapsed_s(work):
+    loop = asyncio.get_running_loop()
+    started_s = loop.time()
+    await work
+    return loop.time() - started_s
+
+
+def test_few_models_are_shown_before_the_reading_ends():
+    """The catalog is complete then."""
+
+    async def story(reader, _changes):
+        catalog = await reader.refresh()
+        assert [is_shown(catalog, name) for name in "abc"] == [True] * 3
+        assert (reader.is_reading, server.most) == (False, IN_BACKGROUND)
+
+    server = Shower(*"abc")
+    assert play(story, server) == []
+
+
+def test_a_reading_does_not_wait_for_many_models():
+    """They have coarse facts until each is shown, and every change is reported."""
+
+    async def story(reader, changes):
+        assert await elapsed_s(reader.refresh()) == pytest.approx(SETTLE_S)
+        assert not is_shown(reader.catalog(), "m99")
+        await asyncio.sleep(100 * 0.3)
+        assert all(is_shown(changes[-1], name) for name in server.names)
+        assert server.most <= IN_BACKGROUND
+        assert await reader.refresh() == changes[-1]
+        assert len(server.asked) == 100
+
+    server = Shower(*(f"m{number}" for number in range(100)), show_s=0.3)
+    play(story, server)
+
+
+@pytest.mark.parametrize("hanging", ["a", "ab", "abc", "abcd"])
+def test_hanging_shows_hold_up_no_other_one(hanging):
+    """They leave their places to others after a while; even more of them only until their own end."""
+
+    async def story(reader, _changes):
+        assert await elapsed_s(reader.refresh()) == pytest.approx(SETTLE_S)
+        await asyncio.sleep(2 * LONG_S if len(hanging) < HANGING_IN_BACKGROUND else 60 + LONG_S)
+        assert [is_shown(reader.catalog(), name) for name in "efgh"] == [True] * 4
+        assert server.most <= HANGING_IN_BACKGROUND
+
+    server = Shower(*"abcdefgh")
+    server.hanging = set(hanging)
+    play(story, server)
+
+
+def test_a_model_that_is_needed_is_shown_at_once():
+    """Although the places in the background are taken."""
+
+    async def story(reader, _changes):
+        await reader.refresh()
+        assert reader.awaited([key_of("z")]) == [key_of("z")]
+        assert await elapsed_s(reader.read_first([key_of("z")])) == pytest.approx(0.1)
+        assert is_shown(reader.catalog(), "z")
+        assert reader.awaited([key_of("z"), key_of("unknown"), "nonsense"]) == []
+
+    server = Shower(*"abcdefz")
+    server.hanging = set("abcdef")
+    play(story, server)
+
+
+def test_a_model_whose_show_hangs_is_waited_for_once():
+    """By all that need it together, from when the first of them asked."""
+
+    async def story(reader, _changes):
+        await reader.refresh()
+        keys = [key_of("a")]
+        first = asyncio.create_task(elapsed_s(reader.read_first(keys)))
+        await asyncio.sleep(4)
+        assert await elapsed_s(reader.read_first(keys, 5.0)) == pytest.approx(1, abs=0.1)
+        assert await elapsed_s(reader.read_first(keys)) == pytest.approx(PATIENCE_S - 5, abs=0.1)
+        assert await first == pytest.approx(PATIENCE_S, abs=0.1)
+        assert await elapsed_s(reader.read_first(keys)) == 0
+        assert reader.catalog()[keys[0]].weights == "manifest-d-a"
+
+    server = Shower("a", "b")
+    server.hanging = {"a"}
+    play(story, server)
+
+
+def test_many_models_that_are_needed_are_shown_in_bounds():
+    """The rest in their turn."""
+
+    async def story(reader, _changes):
+        await reader.refresh()
+        await reader.read_first([key_of(name) for name in server.names])
+        assert server.most == AT_ONCE
+        assert all(is_shown(reader.catalog(), name) for name in server.names)
+
+    server = Shower(*(f"m{number}" for number in range(40)), show_s=1.5)
+    play(story, server)
+
+
+def test_a_show_that_did_not_end_in_time_is_tried_again_after_a_pause():
+    """A disk that is gone is not asked all the time."""
+
+    async def story(reader, _changes):
+        for _ in range(20):
+            await reader.refresh()
+            await asyncio.sleep(30)
+        assert 3 <= len(server.asked) <= 5
+        server.hanging.clear()
+        await asyncio.sleep(16 * PAUSE_S)
+        await reader.refresh()
+        assert is_shown(reader.catalog(), "a")
+
+    server = Shower("a")
+    server.hanging = {"a"}
+    said = play(story, server)
+    assert said == ["a is sized by its download until Ollama shows it: late"]
+
+
+@pytest.mark.parametrize(
+    "error", [ModelNotFound("not found"), Refused("/api/show", 400, "x"), Refused("/api/show", 500, "x")]
+)
+def test_a_refused_show_is_asked_once_more(error):
+    """Ollama refuses any model while a manifest vanishes during its listing."""
+
+    async def story(reader, _changes):
+        assert is_shown(await reader.refresh(), "a")
+
+    server = Shower("a", "b")
+    server.errors = {"a": [error]}
+    assert play(story, server) == []
+    assert server.asked.count("a") == 2
+
+
+def test_a_show_that_is_refused_twice_costs_its_model_alone():
+    """It is tried again with the next reading, and reported once."""
+
+    async def story(reader, _changes):
+        catalog = await reader.refresh()
+        assert (is_shown(catalog, "a"), is_shown(catalog, "b")) == (False, True)
+        assert reader.awaited([key_of("a")]) == []
+        await reader.refresh()
+        assert is_shown(await reader.refresh(), "a")
+
+    server = Shower("a", "b")
+    server.errors = {"a": [UpstreamError("broken")] * 2}
+    assert play(story, server) == ["a is sized by its download until Ollama shows it: broken"]
+
+
+def test_a_refused_list_is_asked_for_once_more():
+    """An Ollama that answers is not away."""
+
+    async def story(reader, _changes):
+        assert len(await reader.refresh()) == 1
+        server.tags_errors = [Refused("/api/tags", 500, "x")] * 2
+        with pytest.raises(UpstreamError):
+            await reader.refresh()
+
+    server = Shower("a")
+    server.tags_errors = [Refused("/api/tags", 500, "open manifest: no such file")]
+    play(story, server)
+
+
+def test_a_model_that_is_gone_is_not_shown_any_more():
+    """Nor does anything wait for it."""
+
+    async def story(reader, _changes):
+        await reader.refresh()
+        server.names = ["a", "b"]
+        await reader.refresh()
+        await asyncio.sleep(300)
+        assert "z" not in server.asked
+        assert reader.awaited([key_of("z")]) == []
+
+    server = Shower(*"abcdz")
+    server.hanging = set("abcd")
+    play(story, server)
+
+
+def test_metadata_that_breaks_a_formula_costs_its_model_alone(monkeypatch):
+    """Whatever the checks of single figures overlook."""
+
+    def broken(facts):
+        raise ZeroDivisionError(facts.name)
+
+    async def story(reader, _changes):
+        assert reader.catalog() == {}
+        facts = (await reader.refresh())[key_of("a")]
+        assert (facts.info, facts.weights) == ({}, f"sha256-{ord('a'):064x}")
+
+    monkeypatch.setattr("router.adapters.shows.shape_of", broken)
+    (text,) = play(story, Shower("a"))
+    assert "ZeroDivisionError" in text
