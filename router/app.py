@@ -144,7 +144,7 @@ async def running(
         async with admin, clients:
             running = Running(router, clients, admin)
             try:
-                await starting
+                await asyncio.shield(starting)  # if this is cancelled, requests that wait for it are told first
                 for warning in warnings(config, router.backend):
                     warn(warning)
                 yield running

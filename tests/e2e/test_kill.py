@@ -25,13 +25,18 @@ DEADLINE_S = 60.0
 BODY = json.dumps({"model": MODEL, "messages": [{"role": "user", "content": "[[tokens=2]] hi"}]}).encode()
 
 
-async def serve(upstream, tmp_path):
-    """Run a router in a process of its own; return the process and the URL."""
+async def started(upstream, tmp_path):
+    """Start a router in a process of its own."""
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OLLAMA_ROUTER_STORE__PATH": str(tmp_path / "learned.sqlite")}
     argv = [sys.executable, "-m", "router", "serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
-    process = await asyncio.create_subprocess_exec(
+    return await asyncio.create_subprocess_exec(
         *argv, "--upstream", upstream, env=env, stderr=asyncio.subprocess.PIPE, cwd=tmp_path
     )
+
+
+async def serve(upstream, tmp_path):
+    """Run a router in a process of its own; return the process and the URL."""
+    process = await started(upstream, tmp_path)
     async with asyncio.timeout(DEADLINE_S):
         while b"listens on" not in (line := await process.stderr.readline()):
             assert line, "the router ended before it listened"
@@ -87,3 +92,26 @@ async def test_the_next_router_continues_where_a_killed_one_stopped(killed_at, t
         client = OllamaClient(sim.url)
         assert not [row["name"] for row in await client.tags() if is_derived(row["name"])]
         await client.aclose()
+
+
+@pytest.mark.slow
+@pytest.mark.real_time
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_ends_a_start_that_waits_for_ollama(number, tmp_path):
+    """At once and cleanly, although Ollama accepts connections and answers nothing."""
+    asked = asyncio.Event()
+
+    async def accept(reader, writer):
+        asked.set()
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    process = await started(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", tmp_path)
+    async with asyncio.timeout(DEADLINE_S):
+        await asked.wait()
+        process.send_signal(number)
+    async with asyncio.timeout(8.0):  # less than the time that its requests to Ollama may take
+        assert await process.wait() == 0
+    assert b"Traceback" not in await process.stderr.read()
+    server.close()

@@ -6,7 +6,7 @@ import json
 import pytest
 import zstandard
 
-from tests.config.keys.play import SMALL, chat, compare_small, connect, get, hello, seen, send
+from tests.config.keys.play import SMALL, chat, compare_small, connect, get, hello, seen, send, state
 
 
 @pytest.mark.key("limits.body_bytes")
@@ -84,3 +84,18 @@ def test_at_most_pool_connections_to_ollama_are_open():
         return len({found.connection for found in seen(one, "/api/generate")[before:]})
 
     assert compare_small(story, "limits.pool", [1, 2, 9]) == [1, 2, 3]
+
+
+@pytest.mark.key("limits.control_bytes")
+def test_an_answer_above_control_bytes_is_not_read():
+    """The list of models has some 500 bytes here, the model's metadata megabytes."""
+
+    async def story(one):
+        is_ready = (await get(one.router.url, "/readyz")).status == 200
+        (facts,) = one.router.router.backend.world.catalog.values() or [None]
+        return is_ready, facts is not None and bool(facts.tensors), (await state(one))["ollama"]["error"]
+
+    none, some, all_of_it = compare_small(story, "limits.control_bytes", [100, 10_000, 64 << 20])
+    assert none[:2] == (False, False)
+    assert "larger than 100 bytes" in none[2]
+    assert (some, all_of_it) == ((True, False, ""), (True, True, ""))

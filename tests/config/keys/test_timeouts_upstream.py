@@ -8,7 +8,8 @@ from contextlib import contextmanager
 import pytest
 
 from ollama_simulator.clock import run_virtual
-from tests.config.keys.play import SMALL, compare_small, connect, hello, in_front_of, seen, send
+from ollama_simulator.server import SimConfig, running_simulator
+from tests.config.keys.play import MIDDLE, SMALL, compare_small, connect, get, hello, in_front_of, seen, send
 from tests.fakes import request_bytes
 
 
@@ -143,3 +144,42 @@ def test_an_answer_whose_client_has_left_is_read_on_only_with_suppress_cancel():
     cut_s, finished = compare_small(story, "backends.local.suppress_cancel", [False, True])
     assert cut_s < 1
     assert finished is None
+
+
+@pytest.mark.key("timeouts.control_s")
+@pytest.mark.parametrize("kind", ["hang", "slow"])
+def test_an_ollama_whose_list_of_loaded_models_does_not_come_within_control_s_is_away(kind):
+    """Whether it says nothing, or answers too late."""
+
+    async def story(one):
+        one.sim.faults.add(kind, route="/api/ps", after_chunks=0, delay_s=1000.0, times=-1)
+        started_s = asyncio.get_running_loop().time()
+        for _ in range(100):
+            await asyncio.sleep(0.1)
+            if (await get(one.router.url, "/readyz")).status == 503:
+                break
+        return asyncio.get_running_loop().time() - started_s
+
+    assert compare_small(story, "timeouts.control_s", [2, 6]) == about(2, 6)
+
+
+def first_answer_s(facts_s, model):
+    """How long the first request for `model` takes in front of an Ollama that never shows SMALL."""
+
+    async def run():
+        async with running_simulator(SimConfig(models=(SMALL, MIDDLE))) as sim:
+            sim.faults.add("hang", route="/api/show", model=SMALL, after_chunks=0, times=-1)
+            async with in_front_of(sim.url, {"timeouts.facts_s": facts_s}) as router:
+                started_s = asyncio.get_running_loop().time()
+                assert (await send(router.url, "POST", "/api/generate", hello(model))).status == 200
+                return asyncio.get_running_loop().time() - started_s
+
+    return run_virtual(run())
+
+
+@pytest.mark.key("timeouts.facts_s")
+def test_a_model_that_ollama_does_not_show_is_served_after_facts_s():
+    """By the size of its download; other models are served without waiting for it."""
+    short_s, long_s = (first_answer_s(facts_s, SMALL) for facts_s in (5, 20))
+    assert long_s - short_s == pytest.approx(15, abs=1)
+    assert first_answer_s(20, MIDDLE) < short_s
