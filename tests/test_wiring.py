@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from ollama_simulator.clock import run_virtual
-from ollama_simulator.server import SimConfig
+from ollama_simulator.server import SimConfig, SimulatedOllama
+from router.app import running
 from router.config import load_config
 from router.core.ollama.options import ServerSettings
 from router.planning.stage import stage
+from router.telemetry import Event, Notified
 from router.wiring import version_warnings, warnings
 
 
@@ -42,3 +46,51 @@ def test_listening_beyond_loopback_warns_what_anonymous_clients_may_do_s5(is_ope
 def test_an_old_ollama_is_reported_with_its_vulnerability_s6(version: str, is_old: bool) -> None:
     """CVE-2026-7482 is fixed in 0.17.1; 0.0.0 is a development build."""
     assert any("CVE-2026-7482" in text for text in warned(version)) is is_old
+
+
+@pytest.mark.parametrize(
+    ("version", "is_old"),
+    [("0.5.13", True), ("0.6.3", True), ("0.6.4", False), ("0.9.3", False), ("", False), ("custom", False)],
+)
+def test_an_ollama_older_than_the_oldest_supported_one_is_reported(version: str, is_old: bool) -> None:
+    """With the version that is; one that cannot be read is taken for a new one."""
+    said = [text for text in version_warnings(version) if "oldest version that is supported" in text]
+    assert bool(said) is is_old
+    assert all("0.6.4" in text and version in text for text in said)
+
+
+@pytest.mark.parametrize("version", ["9" * 5000 + ".1.1", "²..", "0.17", "1.2.3.4.5", "v0.33.0-rc1"])
+def test_no_version_breaks_the_comparison(version: str) -> None:
+    """It is whatever the server says."""
+    assert version_warnings(version) == []
+
+
+def test_the_version_is_reported_once_also_if_ollama_comes_later() -> None:
+    """A restart of the same one is no news."""
+
+    class Heard:
+        def __init__(self) -> None:
+            self.texts: list[str] = []
+
+        def on(self, event: Event) -> None:
+            if isinstance(event, Notified):
+                self.texts.append(event.message)
+
+    async def story() -> None:
+        heard = Heard()
+        sim = SimulatedOllama(SimConfig(settings=ServerSettings(version="0.6.3"), models=("llama3.2:3b",)))
+        await sim.start()
+        port = int(sim.url.rpartition(":")[2])
+        await sim.stop()
+        options = {"listen": "127.0.0.1:0", "admin": "127.0.0.1:0", "store.path": ":memory:"}
+        options |= {"backends.local.url": sim.url, "backends.local.probe.kind": "none"}
+        async with running(load_config(env={}, options=options), hooks=[heard]):
+            for _ in range(2):
+                again = SimulatedOllama(SimConfig(settings=ServerSettings(version="0.6.3"), models=("llama3.2:3b",)))
+                await again.start(port=port)
+                await asyncio.sleep(5)
+                assert sum("oldest version" in text for text in heard.texts) == 1
+                await again.stop()
+                await asyncio.sleep(5)
+
+    run_virtual(story())

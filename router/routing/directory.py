@@ -30,6 +30,7 @@ class Directory:
     """Answers questions about names on one backend."""
 
     def __init__(self, backend: Backend, chains: Chains, decisions: Decisions) -> None:
+        self._backend = backend
         self._world = backend.world
         self._installed = backend.installed
         self._chains = chains
@@ -92,7 +93,8 @@ class Directory:
         """Return whether requests can be served, with details for `/readyz`."""
         gpus = self._world.cards.gpus
         mode = "no GPU: requests pass unchanged" if gpus == () else "verify" if gpus is None else "probe"
-        return self._world.is_up, {"upstream": self._world.is_up, "error": self._world.last_error, "memory": mode}
+        is_ready = self._world.is_up and not self._backend.is_starting
+        return is_ready, {"upstream": self._world.is_up, "error": self._world.last_error, "memory": mode}
 
     async def version(self) -> str:
         """Return the upstream's version, which clients use to enable features."""

@@ -126,6 +126,7 @@ async def test_beyond_loopback_inference_and_lists_need_no_key_g2() -> None:
         assert (await raw.ask("GET", "/api/status")).json() == {"cloud": {"disabled": True, "source": "config"}}
         for name in ("x:cloud", "X:8b-Cloud"):
             assert (await raw.ask("POST", "/api/chat", CHAT.replace('"m"', f'"{name}"'))).status == 403
+        assert [call.may_use_remote for call in dispatcher.calls] == [False]  # for names that do not show it
 
 
 @pytest.mark.parametrize("settings", [EdgeSettings(), EdgeSettings(is_loopback=False, insecure_no_auth=True)])
