@@ -45,6 +45,8 @@ class CatalogReader:
     ) -> None:
         self._server = server
         self._shows = Shows(server, patience_s, lambda: self._on_shown(), report)
+        self._report = report
+        self._last_refusal = ""
         self._on_shown: Callable[[], None] = lambda: None
         self._rows: dict[str, Row] = {}
         self._known: LRUCache[tuple[str, str], ModelFacts] = LRUCache(_MAX_MODELS)
@@ -103,7 +105,13 @@ class CatalogReader:
             return await self._server.tags()
         except Refused:  # as for a show: a model vanished while Ollama made its list
             await asyncio.sleep(AGAIN_S)
+        try:
             return await self._server.tags()
+        except Refused as error:
+            if error.message != self._last_refusal:
+                self._last_refusal = error.message
+                self._report(f"the list of models cannot be read: {error.message}")
+            raise
 
     def _facts(self, key: str, row: Row) -> ModelFacts:
         digest = _digest(key, row)

@@ -217,13 +217,15 @@ def test_a_refused_list_is_asked_for_once_more():
 
     async def story(reader, _changes):
         assert len(await reader.refresh()) == 1
-        server.tags_errors = [Refused("/api/tags", 500, "x")] * 2
-        with pytest.raises(UpstreamError):
-            await reader.refresh()
+        for _ in range(2):
+            server.tags_errors = [Refused("/api/tags", 500, "x")] * 2
+            with pytest.raises(UpstreamError):
+                await reader.refresh()
 
     server = Shower("a")
     server.tags_errors = [Refused("/api/tags", 500, "open manifest: no such file")]
-    play(story, server)
+    (text,) = play(story, server)
+    assert text.startswith("the list of models cannot be read: ")
 
 
 def test_a_model_that_is_gone_is_not_shown_any_more():

@@ -2,8 +2,10 @@
 
 import asyncio
 
+import pytest
+
 from ollama_simulator.clock import run_virtual
-from router.backend.backend import PROBE_PAUSE_S, PROBE_TRIES
+from router.backend.backend import PROBE_PAUSE_S, PROBE_TRIES, REMOVE_S
 from router.errors import ProbeError, UpstreamError
 from tests.backend.machine import SMALL, MemoryMachine, weights_of
 from tests.backend.scene import backend_on, play, took_s
@@ -143,3 +145,43 @@ def test_the_rules_of_decisions_are_the_same_object_until_something_was_learned(
         assert scene.backend.rules() is not first
 
     play(story, MemoryMachine(SMALL))
+
+
+@pytest.mark.parametrize("method", ["tags", "delete"])
+def test_an_ollama_that_hangs_at_the_end_holds_up_the_stop_only_for_a_moment(method):
+    """Its derived tags remain then, and the next router removes them."""
+    machine = MemoryMachine(SMALL)
+
+    async def story(scene):
+        machine.derived[TAG] = (SMALL.name, {})
+
+        async def hang(*_):
+            await asyncio.Event().wait()
+
+        setattr(machine, method, hang)
+        took, _ = await took_s(scene.backend.stop())
+        assert took == pytest.approx(REMOVE_S)
+        assert machine.is_closed
+
+    play(story, machine)
+
+
+def test_a_start_is_under_way_until_memory_is_known():
+    """A request that comes before would be decided without a probe, and without what was learned."""
+    machine = MemoryMachine(SMALL)
+    machine.probe.error = ProbeError("asleep")
+
+    async def run():
+        async with backend_on(machine) as scene:
+            backend = scene.backend
+            assert not backend.is_starting
+            starting = asyncio.create_task(backend.start(lambda: None))
+            await asyncio.sleep(0.1)
+            assert (backend.is_starting, backend.world.is_up) == (True, True)
+            took, _ = await took_s(backend.started())
+            assert took == pytest.approx(PROBE_TRIES * PROBE_PAUSE_S - 0.1)
+            assert not backend.is_starting
+            await starting
+            assert (await took_s(backend.started()))[0] == 0
+
+    run_virtual(run())

@@ -239,3 +239,22 @@ def test_a_decision_sees_what_is_known_of_a_resident():
     assert (seen.size_bytes, seen.size_vram_bytes) == (SMALL.size_bytes, SMALL.size_bytes)
     assert (seen.held_bytes, seen.free_at_load_bytes) == ({0: 3 * GIB}, {0: 20 * GIB})
     assert (seen.options, seen.keep_alive_s, seen.in_flight, seen.wanted, seen.kept) == (OPTIONS, 330.0, 1, 4, True)
+
+
+def test_a_resident_keeps_everything_when_its_weights_become_known():
+    """Until its model was shown another key stood in for them. Requests in flight are counted on."""
+    book, tracked = one()
+    book.residents.enter("small")
+    book.residents.move("small", W)
+    assert (list(book.residents), tracked.weights, tracked.in_flight, book.changes()) == ([W], W, 1, 1)
+    assert book.ps(**{W: row_of(SMALL)}) == []
+    book.residents.leave(tracked, 9.0)
+    assert (book.residents[W], tracked.in_flight, book.idle) == (tracked, 0, 1)
+
+
+@pytest.mark.parametrize(("old", "new"), [("big", W), ("small", "small")])
+def test_what_is_not_loaded_or_in_its_place_already_is_not_moved(old, new):
+    """Nothing changes then."""
+    book, tracked = one()
+    book.residents.move(old, new)
+    assert (dict(book.residents), book.changes()) == ({"small": tracked}, 0)
