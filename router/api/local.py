@@ -8,9 +8,10 @@ from urllib.parse import quote
 import msgspec
 
 from router.api import listing
+from router.api.error_texts import shown_error
 from router.api.exchange import Exchange
 from router.api.responses import JSON_UTF8, request_headers, response_headers
-from router.api.sending import read_whole
+from router.api.sending import HTTP_ERRORS, read_whole
 from router.api.settings import EdgeSettings
 from router.core.ollama.routes import Route
 from router.core.payload.read import read_names, rewrite
@@ -101,4 +102,5 @@ class LocalRoutes:
         headers = [
             pair for pair in response_headers(upstream.headers, dict(upstream.headers)) if pair[0] != b"content-length"
         ]
-        return upstream.status, headers, await read_whole(upstream)
+        answer = await read_whole(upstream)
+        return upstream.status, headers, shown_error(answer, None) if upstream.status >= HTTP_ERRORS else answer

@@ -11,17 +11,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
 
+from router.api.error_texts import shown_error, shown_value
 from router.api.exchange import Exchange
 from router.api.responses import NO_RETRY, response_headers
-from router.api.streams import Rename, Stream, StreamEnd, body_ending, is_stream, renamed_json, stream_of
+from router.api.streams import Stream, StreamEnd, body_ending, is_stream, renamed_json, stream_of
 from router.core.ollama.routes import Route
 from router.errors import RouterError, UpstreamError
 from router.http.client.response import AnswerHead, UpstreamResponse
 from router.http.headers import Header
-from router.routing.destination import header_lines
+from router.routing.destination import Rename, header_lines
 
 WHOLE_BYTES = 4 << 20
 """An unstreamed answer is buffered up to this size, so that one that breaks off can still become a clean error."""
+
+HTTP_ERRORS = 400
+"""The first status of an error."""
 
 UNCOUNTED = StreamEnd(is_terminated=True)
 COUNTED_BYTES = 64 << 10
@@ -200,12 +204,18 @@ def _as_shown(
     """Return headers and body as the client gets them, with the model's name replaced by the one to show."""
     if _is_final_error(status, route):
         headers.append(NO_RETRY)
-    # A derived tag's name must never reach a client; another name has another length.
-    if rename is not None:
-        body = renamed_json(body, rename)
+    shown = _shown(status, body, rename)
+    if shown is not body:  # another name has another length
         headers = [pair for pair in headers if pair[0] != b"content-length"]
-        headers.append((b"content-length", b"%d" % len(body)))
-    return headers, body
+        headers.append((b"content-length", b"%d" % len(shown)))
+    return headers, shown
+
+
+def _shown(status: int, body: bytes, rename: Rename | None) -> bytes:
+    """Return a body without the name of a derived tag, which must never reach a client."""
+    if status >= HTTP_ERRORS:
+        return shown_error(body, rename)
+    return body if rename is None else shown_value(renamed_json(body, rename), rename)
 
 
 def ending_of(body: bytes, route: Route) -> StreamEnd:

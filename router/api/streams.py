@@ -11,10 +11,12 @@ from typing import Any
 
 import msgspec
 
+from router.api.error_texts import shown_value
 from router.api.responses import error_value
 from router.core.ollama.routes import Route
+from router.routing.destination import Rename
 
-Rename = tuple[bytes, bytes]
+_ERROR = b'"error"'
 _encode = msgspec.json.encode
 
 
@@ -85,13 +87,13 @@ class Stream:
             self._pending.append(chunk[end:])
             chunk = chunk[:end]
         self._last = chunk
-        return chunk if self._rename is None else self._renamed(chunk)
+        return self._shown(chunk)
 
     def rest(self) -> bytes:
         """Return the rest after a clean end: a last line that is complete except for its line break, else b""."""
         rest = b"".join(self._pending)
         self._pending.clear()
-        return rest if rest and self._is_whole(rest) else b""
+        return self._shown(rest) if rest and self._is_whole(rest) else b""
 
     def error(self, message: str, status: int = 502) -> bytes:
         """Return the line or event that reports a failure. The buffered part of an incomplete piece is not sent."""
@@ -101,7 +103,16 @@ class Stream:
         """Return how the stream ended, by its last complete piece."""
         raise NotImplementedError
 
+    def _shown(self, piece: bytes) -> bytes:
+        """Return whole lines or events with the names that the client is to see."""
+        if self._rename is not None:
+            piece = self._renamed(piece)
+        return self._with_shown_errors(piece) if _ERROR in piece else piece
+
     def _renamed(self, piece: bytes) -> bytes:
+        raise NotImplementedError
+
+    def _with_shown_errors(self, piece: bytes) -> bytes:
         raise NotImplementedError
 
     def _is_whole(self, rest: bytes) -> bool:
@@ -136,6 +147,9 @@ class LineStream(Stream):
         old, new = (b'{"model":' + _encode(name.decode()) for name in self._rename)
         lines = piece.split(b"\n")
         return b"\n".join(new + line[len(old) :] if line.startswith(old) else line for line in lines)
+
+    def _with_shown_errors(self, piece: bytes) -> bytes:
+        return b"\n".join(shown_value(line, self._rename) for line in piece.split(b"\n"))
 
 
 class EventStream(Stream):
@@ -177,8 +191,15 @@ class EventStream(Stream):
 
     def _renamed_event(self, event: bytes) -> bytes:
         assert self._rename is not None
-        head, mark, value = event.rpartition(b"data: ")
-        return head + mark + renamed_json(value, self._rename)
+        head, value = _split_data(event)
+        return head + renamed_json(value, self._rename)
+
+    def _with_shown_errors(self, piece: bytes) -> bytes:
+        return b"\n\n".join(self._with_shown_error(event) for event in piece.split(b"\n\n"))
+
+    def _with_shown_error(self, event: bytes) -> bytes:
+        head, value = _split_data(event)
+        return head + shown_value(value, self._rename)
 
 
 def is_stream(content_type: bytes) -> bool:
@@ -226,6 +247,15 @@ def _rename_in(members: dict[str, msgspec.Raw], rename: Rename) -> bool:
                 members[key] = msgspec.Raw(_encode(inner))
                 return True
     return False
+
+
+def _split_data(event: bytes) -> tuple[bytes, bytes]:
+    """Return an event up to its data, and the data: Ollama sends one line of JSON, last in the event."""
+    start = 0 if event.startswith(b"data:") else event.find(b"\ndata:") + 1
+    if not start and not event.startswith(b"data:"):
+        return event, b""
+    start += len(b"data: ") if event.startswith(b"data: ", start) else len(b"data:")
+    return event[:start], event[start:]
 
 
 def _data(event: bytes) -> bytes:
