@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import httpx
 import msgspec
 
+from router.core.ollama.mentions import without_derived
 from router.errors import ModelNotFound, UpstreamError, UpstreamTimeout
 
 T = TypeVar("T")
@@ -132,7 +133,7 @@ class ControlPlane:
         error = found.get("error")
         if response.is_success and not error:
             return found
-        text = str(error or content[:200].decode("utf-8", "replace") or response.reason_phrase)[:2000]
+        text = _shown(str(error or content[:200].decode("utf-8", "replace") or response.reason_phrase)[:2000])
         if response.status_code == httpx.codes.NOT_FOUND and model is not None:
             raise ModelNotFound(text)
         raise Refused(path, response.status_code, text)
@@ -142,3 +143,8 @@ class ControlPlane:
             return read(content)
         async with self._decoding:  # one at a time, because the objects take more memory than the bytes
             return await asyncio.to_thread(read, content)
+
+
+def _shown(text: str) -> str:
+    """Return Ollama's text without the names of derived tags: clients see it in errors."""
+    return without_derived(text.encode("utf-8", "replace")).decode()

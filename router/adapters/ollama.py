@@ -5,6 +5,7 @@ What a server leaves out of an answer is unknown, and what it sends in another t
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,17 +15,20 @@ from typing import Any, Protocol
 import msgspec
 
 from router.adapters.catalog import CatalogReader
-from router.adapters.control import ControlPlane, Refused
+from router.adapters.control import ControlPlane, Read, Refused, read_object
+from router.adapters.manifests import Manifests
 from router.core.ollama import show as shown
+from router.core.ollama.listings import may_be_failed_listing
 from router.core.ollama.runner import LoadOptions
 from router.core.ollama.show_body import read_show
-from router.errors import LoadFailed, UpstreamError
+from router.errors import LoadFailed, ModelNotFound, UpstreamError
 
 __all__ = ["CatalogReader", "ModelServer", "OllamaClient", "PsRow"]
 
 _SHOW_TIMEOUT_S = 60.0  # a verbose show reads the whole header of a GGUF file, possibly from a cold disk
 _MANAGE_TIMEOUT_S = 60.0
 _MAX_CONTEXT = 1 << 40
+_AGAIN_S = 0.05  # a listing that failed is repeated when the deletion that it met is over
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,16 +110,17 @@ class OllamaClient:
             base_url, timeout_s=timeout_s, connect_timeout_s=connect_timeout_s, max_bytes=max_bytes
         )
         self._ask = self._control.ask
+        self._manifests = Manifests()
 
     async def version(self) -> str:
         return shown.text((await self._ask("GET", "/api/version")).get("version"))
 
     async def tags(self) -> list[dict[str, Any]]:
-        return _rows(await self._ask("GET", "/api/tags"), "/api/tags")
+        return _rows(await self._find("GET", "/api/tags"), "/api/tags")
 
     async def show(self, name: str, *, verbose: bool = True) -> dict[str, Any]:
         body = {"model": name, "verbose": verbose}
-        return await self._ask("POST", "/api/show", body, _SHOW_TIMEOUT_S, read_show)
+        return await self._find("POST", "/api/show", body, _SHOW_TIMEOUT_S, read_show)
 
     async def ps(self) -> list[PsRow]:
         return [PsRow.parse(row) for row in _rows(await self._ask("GET", "/api/ps"), "/api/ps")]
@@ -129,25 +134,48 @@ class OllamaClient:
         else:
             path, body = "/api/generate", body | {"stream": False} | ({} if shift is None else {"shift": shift})
         try:
-            await self._ask("POST", path, body, self._load_timeout_s)
+            async with self._manifests.looking_up():
+                await self._find("POST", path, body, self._load_timeout_s)
         except Refused as exc:
             raise LoadFailed(exc.text, status=exc.status_code) from exc
 
     async def unload(self, name: str) -> None:
         # Also for embedding models: /api/generate expires the runner before it checks the model's capabilities, whereas
         # /api/embed would load it first.
-        await self._ask("POST", "/api/generate", {"model": name, "keep_alive": 0, "stream": False})
+        async with self._manifests.looking_up():
+            await self._find("POST", "/api/generate", {"model": name, "keep_alive": 0, "stream": False})
 
     async def create_derived(self, name: str, from_: str, parameters: Mapping[str, int]) -> None:
         body = {"model": name, "from": from_, "parameters": dict(parameters), "stream": False}
-        await self._ask("POST", "/api/create", body, _MANAGE_TIMEOUT_S)
+        async with self._manifests.changing():
+            await self._find("POST", "/api/create", body, _MANAGE_TIMEOUT_S)
 
     async def delete(self, name: str) -> None:
-        await self._ask("DELETE", "/api/delete", {"model": name}, _MANAGE_TIMEOUT_S)
+        async with self._manifests.changing():
+            await self._find("DELETE", "/api/delete", {"model": name}, _MANAGE_TIMEOUT_S)
 
     async def aclose(self) -> None:
         """Cancel the calls under way, then close the connections."""
         await self._control.aclose()
+
+    async def _find(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        timeout_s: float | None = None,
+        read: Read = read_object,
+    ) -> dict[str, Any]:
+        """Ask for something that makes Ollama list its manifests; once more if that may have failed for another's."""
+        try:
+            return await self._ask(method, path, body, timeout_s, read)
+        except ModelNotFound:
+            pass
+        except Refused as refused:
+            if not may_be_failed_listing(refused.status_code, refused.text.encode("utf-8", "replace")):
+                raise
+        await asyncio.sleep(_AGAIN_S)
+        return await self._ask(method, path, body, timeout_s, read)
 
 
 def _rows(answer: Mapping[str, Any], path: str) -> list[dict[str, Any]]:

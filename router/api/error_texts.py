@@ -9,7 +9,8 @@ import re
 
 import msgspec
 
-from router.core.ollama.derived_names import is_derived, mentions_derived, without_derived
+from router.core.ollama.derived_names import is_derived
+from router.core.ollama.mentions import mentions_derived, without_derived
 from router.core.ollama.names import ModelName, is_name
 from router.routing.destination import Rename
 

@@ -13,7 +13,7 @@ from router.adapters.ollama import OllamaClient
 from router.adapters.store import LearnedStore
 from router.backend.cards import Cards
 from router.backend.contest import Contest
-from router.backend.derived import DerivedTags
+from router.backend.derived import DerivedTags, owner_of
 from router.backend.epoch import Epoch
 from router.backend.installed import Installed
 from router.backend.keepalive import KeepAlive
@@ -67,7 +67,10 @@ class Backend:
         self.keepalive = KeepAlive(
             self.residency, residents, config.defaults, is_switching=lambda: self.line.is_switching, unix_now=unix_now
         )
-        self.derived = DerivedTags(self.server, self.installed)
+        self.derived = DerivedTags(
+            self.server, self.installed, owner_of(config), is_quiet=self._is_quiet, is_loaded=residents.__contains__
+        )
+        self.installed.notify(on_read=self.derived.note_catalog)
         residents.notify(on_idle=self.line.pump)
         self._starting: asyncio.Event | None = None  # set when the start has ended
         self._tasks: set[asyncio.Task[None]] = set()
@@ -100,7 +103,7 @@ class Backend:
 
         `on_restart` is called whenever Ollama answers for the first time, or again.
         """
-        self.world.notify(on_change=self.line.pump, on_restart=lambda: self._restarted(on_restart))
+        self.world.notify(on_change=self.line.pump, on_restart=on_restart)
         starting = self._starting = asyncio.Event()
         try:
             await self._read_first_state()
@@ -109,6 +112,7 @@ class Backend:
             starting.set()
         self._own(self.world.watch())
         self._own(self.keepalive.watch())
+        self._own(self.derived.watch())
 
     @property
     def is_starting(self) -> bool:
@@ -130,7 +134,7 @@ class Backend:
             await self.world.refresh_fresh()
 
     async def stop(self) -> None:
-        """Stop polling, remove the derived tags and close all connections; idempotent."""
+        """Stop polling, remove this router's derived tags and close all connections; idempotent."""
         tasks = tuple(self._tasks)  # first, so that no poll restarts what is stopped below
         for task in tasks:
             task.cancel()
@@ -147,10 +151,9 @@ class Backend:
         if self.cards.probe is not None:
             await self.cards.probe.aclose()
 
-    def _restarted(self, on_restart: Callable[[], None]) -> None:
-        """Remove the derived tags that a crashed router left behind, and pass the event on."""
-        self._own(self.derived.remove_all())
-        on_restart()
+    def _is_quiet(self) -> bool:
+        """Return True if no load is asked for, and no request waits for one."""
+        return not (self.line.is_switching or self.line.depth)
 
     def _own(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

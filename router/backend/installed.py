@@ -9,7 +9,8 @@ from contextlib import suppress
 
 from router.adapters.catalog import CatalogReader
 from router.backend.epoch import Epoch
-from router.core.ollama.derived_names import is_derived
+from router.core.ollama.derived_names import is_derived, usable
+from router.core.ollama.mentions import display_base
 from router.core.ollama.model import ModelFacts
 from router.core.ollama.names import key_of
 from router.errors import RouterError
@@ -46,8 +47,13 @@ class Installed:
         self._read_at_s = self._looked_up_at_s = -math.inf
         self._has_read = False
         self._on_moved = on_moved
+        self._on_read: Callable[[], None] = lambda: None
         self._now = asyncio.get_running_loop().time
         reader.notify(lambda: self._take(reader.catalog()))
+
+    def notify(self, *, on_read: Callable[[], None]) -> None:
+        """Set the callback for each reading of the catalog."""
+        self._on_read = on_read
 
     @property
     def is_due(self) -> bool:
@@ -74,6 +80,7 @@ class Installed:
 
     async def _read(self) -> None:
         self._take(await self._reader.refresh())
+        self._on_read()
         self._epoch.advance()  # even if nothing has changed: a derived tag may be gone, and destinations name it
         self._has_read = True
         self._read_at_s = self._now()
@@ -154,6 +161,27 @@ class Installed:
         """Return the variant that a derived tag stands for, None for any other name."""
         return self._stands_for.get(key_of(tag))
 
+    def underive(self, tag: str) -> None:
+        """Record that the derived `tag` is gone."""
+        key = key_of(tag)
+        self._stands_for.pop(key, None)
+        self._all = {name: facts for name, facts in self._all.items() if name != key}
+
+    def derived(self) -> list[str]:
+        """Return the names of all derived tags that the server lists, whichever router made them."""
+        return [facts.name for facts in self._all.values() if is_derived(facts.name)]
+
+    def digests(self) -> dict[str, str]:
+        """Return the digests of the manifests by the names of the installed models."""
+        return {facts.name: facts.digest for facts in self.catalog.values()}
+
     def display_name(self, name: str) -> str:
-        """Return the name to show for a name in ps: the variant of a derived tag, any other name unchanged."""
-        return self._stands_for.get(key_of(name), name)
+        """Return the name to show for a name in ps: the variant of a derived tag, any other name unchanged.
+
+        Of another router's tag the variant is not known; it is the model that the tag would be made from.
+        """
+        variant = self._stands_for.get(key_of(name))
+        if variant is not None or not is_derived(name):
+            return variant or name
+        bases = (base for base, digest in self.digests().items() if usable([name], {base: digest}))
+        return next(bases, display_base(name))

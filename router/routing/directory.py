@@ -5,6 +5,8 @@ Used by all routes that are not inference. Nothing here loads or unloads a model
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -12,10 +14,16 @@ from router.backend.backend import Backend
 from router.core.ollama.derived_names import is_derived
 from router.core.ollama.names import is_name, key_of
 from router.core.payload.read import InferenceRequest
-from router.errors import ModelNotFound
+from router.errors import ModelNotFound, RouterError
 from router.http.client.response import UpstreamRequest, UpstreamResponse
 from router.routing.chains import Chains
 from router.routing.decisions import Decisions
+
+OK = 200
+TIDY_S = 5.0
+"""Longest time that the answer to a deletion waits for the deletion of the model's derived tags."""
+
+_REPLACING = frozenset((b"/api/delete", b"/api/copy"))  # pull and create answer in streams: theirs go when those end
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +45,22 @@ class Directory:
         self._decisions = decisions
         self._keepalive = backend.keepalive
         self._relay = backend.relay
+        self._derived = backend.derived
 
     async def forward(self, request: UpstreamRequest) -> UpstreamResponse:
-        """Send a request that is not routed (management, lists) unchanged, and return its answer."""
-        return await self._relay.open(request)
+        """Send a request that is not routed (management, lists) unchanged, and return its answer.
+
+        If it has deleted or replaced a model, the derived tags of that model are gone as well by then.
+        """
+        answer = await self._relay.open(request)
+        if request.target in _REPLACING and answer.status == OK:
+            with suppress(RouterError, TimeoutError):
+                await asyncio.wait_for(self._tidy(), TIDY_S)
+        return answer
+
+    async def _tidy(self) -> None:
+        await self._installed.refresh()
+        await self._derived.tidy(is_waited_for=True)
 
     def virtual_models(self) -> list[VirtualModel]:
         """Return the chains whose name is not an installed model, with their installed variants."""

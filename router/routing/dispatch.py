@@ -11,9 +11,11 @@ entry. If something must be awaited it returns `Blocked`, and continues from the
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import cast
 
 from router.backend.backend import Backend
+from router.backend.derived import Replaced
 from router.core.decision.chain import Chain
 from router.core.decision.verdict import Decision, Verdict, VerdictKind
 from router.errors import NoVariantFits, RouterError, UpstreamError
@@ -92,7 +94,11 @@ class Dispatcher:
     async def _unblock(self, call: Call, blocked: Blocked) -> Connection | None:
         """Await what blocks the request; return the connection for the next attempt, if that is what was awaited."""
         call.begin_wait(is_queued=blocked.why in ("turn", "room"))
-        got = await blocked.until()
+        try:
+            got = await blocked.until()
+        except Replaced:  # the model that its tag is to be made from: decide again
+            self._backend.leave(call.leave())
+            got = None
         call.end_wait()
         if blocked.why == "turn":
             call.let_in(cast("str", got))
@@ -119,8 +125,12 @@ class Dispatcher:
         return self.gone() if found is None else found
 
     def gone(self) -> Blocked:
-        """Return what blocks a request whose variant was deleted upstream: a reading of the catalog."""
-        return Blocked("variant", self._world.installed.refresh)
+        """Return what blocks a request whose variant Ollama did not find: a reading of the catalog."""
+        return Blocked("variant", self._read_catalog)
+
+    async def _read_catalog(self) -> None:
+        with suppress(RouterError):  # then the request is sent again by what is known
+            await self._world.installed.refresh()
 
     # --- one attempt -------------------------------------------------------------------------------------------
 
@@ -149,7 +159,9 @@ class Dispatcher:
             call.keep_destination(destination)
             return Blocked("connection", self._relay.connect)
         underway.sent(upstream)
-        call.mark_sent(destination.served, destination.reason, self._now())
+        now_s = self._now()
+        self._backend.derived.note_request(now_s)
+        call.mark_sent(destination.served, destination.reason, now_s)
         if destination.decided is not None:
             self._telemetry.emit(destination.decided.for_request(call.request_id, call.team))
         return underway

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable
 
 from router.backend.backend import Backend
+from router.core.ollama.listings import BAD_REQUEST, NOT_FOUND, may_be_failed_listing
+from router.core.ollama.names import key_of
 from router.errors import RouterError, UpstreamError
 from router.http.client.response import UpstreamResponse
 from router.routing.call import Answer, Call, Released
@@ -39,8 +41,9 @@ class Underway:
         assert upstream is not None
         if not upstream.status:
             self._fail(upstream)
-        elif upstream.status == 404 and self._destination.may_vanish:
-            # Another client has deleted the variant or its derived tag: the request is decided again.
+        elif self._was_not_found(upstream):
+            # Somebody has deleted the variant or its derived tag, or another manifest that Ollama was just listing: the
+            # request is decided again.
             upstream.close()
             self._backend.leave(call.leave())
             # All tags of the variant: a request with other options would run into the same 404.
@@ -50,6 +53,16 @@ class Underway:
             if call.resident is not None:  # only now: a request without an answer must not change the expiry
                 self._backend.keepalive.apply(call.resident, call.request.keep_alive_s)
             self._reply(self._answer(upstream))
+
+    def _was_not_found(self, upstream: UpstreamResponse) -> bool:
+        """Return True if Ollama did not find the model, and the request is worth another attempt."""
+        status, destination = upstream.status, self._destination
+        if status == NOT_FOUND and destination.may_vanish:
+            return True
+        if status not in (NOT_FOUND, BAD_REQUEST) or not destination.variant or self._call.attempts > 1:
+            return False
+        is_installed = key_of(destination.variant) in self._backend.installed.catalog
+        return is_installed and may_be_failed_listing(status, upstream.peek())
 
     def _answer(self, upstream: UpstreamResponse) -> Answer:
         call, destination, backend, ends = self._call, self._destination, self._backend, self._ends

@@ -9,9 +9,10 @@ options. Tags of versions without owners lack the part `-o…`.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from router.core.ollama.names import DEFAULT_HOST, DEFAULT_NAMESPACE, DEFAULT_TAG, ModelName, is_name, key_of
+from router.core.ollama.names import ModelName, key_of
 from router.core.ollama.runner import LoadOptions
 
 NAMESPACE = "ollama-router-derived"
@@ -49,12 +50,11 @@ def derived_name(variant: str, digest: str, options: LoadOptions, owner: str = "
     parts = [name.namespace, name.model] if name.namespace != "library" else [name.model]
     card = "x" if options.main_gpu is None else options.main_gpu
     whose = f"-o{owner}" if owner else ""
-    suffix = f"-d{digest_piece(digest)}{whose}-c{options.num_ctx or 0}-b{options.num_batch or 0}-g{card}"
+    suffix = f"-d{_piece(digest)}{whose}-c{options.num_ctx or 0}-b{options.num_batch or 0}-g{card}"
     return f"{_PREFIX}{'-'.join(parts)[:LONGEST_PART]}:{name.tag[: LONGEST_PART - len(suffix)]}{suffix}"
 
 
-def digest_piece(digest: str) -> str:
-    """Return the piece of a manifest's digest that names contain."""
+def _piece(digest: str) -> str:
     return "".join(char for char in digest.removeprefix("sha256") if char.isalnum())[:8]
 
 
@@ -69,83 +69,35 @@ def origin_of(name: str) -> Origin | None:
     return Origin(found["piece"], (found["owner"] or "").lower(), options)
 
 
-def is_made_from(name: str, variant: str, digest: str) -> bool:
-    """Return whether the derived tag `name` was made from `variant` when its manifest had this digest."""
+def owner_in(name: str) -> str:
+    """Return the owner that the name of a derived tag names, "" for none."""
     origin = origin_of(name)
-    if origin is None:
-        return False
-    return key_of(derived_name(variant, digest, origin.options, origin.owner)) == key_of(name)
+    return origin.owner if origin is not None else ""
+
+
+def usable(tags: Iterable[str], digests: Mapping[str, str]) -> set[str]:
+    """Return those of the derived tags that were made from a model as it is installed now.
+
+    `digests` maps the names of the installed models to the digests of their manifests.
+    """
+    by_piece: dict[str, list[str]] = {}
+    for name, digest in digests.items():
+        by_piece.setdefault(_piece(digest).lower(), []).append(name)
+    return {tag for tag in tags if (origin := origin_of(tag)) is not None and _is_of_one(tag, origin, by_piece)}
+
+
+def _is_of_one(tag: str, origin: Origin, by_piece: Mapping[str, list[str]]) -> bool:
+    """Return whether the tag bears the name that it would get from one of the models with its piece of a digest."""
+    names = by_piece.get(origin.piece.lower(), ())
+    return any(key_of(derived_name(name, origin.piece, origin.options, origin.owner)) == key_of(tag) for name in names)
+
+
+def without_suffix(tag: str) -> str:
+    """Return the tag of the model from the tag of a derived name (both without the model's name)."""
+    return _SUFFIX.sub("", tag)
 
 
 def parameters_of(options: LoadOptions) -> dict[str, int]:
     """Return the parameters that the tag's Modelfile must set to share the runner; {} if no tag is needed."""
     named = {"num_ctx": options.num_ctx, "num_batch": options.num_batch, "main_gpu": options.main_gpu}
     return {key: value for key, value in named.items() if value is not None}
-
-
-# --- texts that mention a tag ----------------------------------------------------------------------------------
-
-# Ollama prints a name as it was sent, in full (`registry.ollama.ai/…`), or as the path of its manifest; the path with
-# the separators of its system, and all of them inside JSON.
-_SEPARATOR = rb"(?:\\?/|\\{1,4}|%2[Ff])"
-_PART = rb"\w(?:[\w.-]*\w)?"
-_MENTION = re.compile(
-    rb"(?P<host>[\w.-]+(?::\d+)?%(sep)s)?%(namespace)s(?P<first>%(sep)s)(?P<model>%(part)s)"
-    rb"(?:(?P<colon>:|%%3[Aa])(?P<tag>%(part)s)|(?P<middle>%(sep)s(?:manifests%(sep)s)?)(?P<file>%(part)s))?"
-    % {b"sep": _SEPARATOR, b"namespace": NAMESPACE.encode(), b"part": _PART},
-    re.IGNORECASE,
-)
-_NAMESPACE = NAMESPACE.encode()
-
-
-def mentions_derived(text: bytes) -> bool:
-    """Return whether the text contains the namespace of derived tags."""
-    return _NAMESPACE in text.lower()
-
-
-def without_derived(text: bytes, shown: str = "", *, has_names: bool = True) -> bytes:
-    """Return Ollama's text with `shown` in place of each derived tag, in the form in which the tag is mentioned.
-
-    Without `shown` it is the name that the tag's own name begins with. With `has_names` False only the paths of
-    manifests are replaced, and names are kept: the client may have sent them itself. The characters that JSON escapes
-    are none of a name's, so the text may be JSON.
-    """
-    if not mentions_derived(text):
-        return text
-
-    def replacement(found: re.Match[bytes]) -> bytes:
-        if found["middle"] is None and not has_names:
-            return found[0]
-        return _replacement(found, shown)
-
-    return _MENTION.sub(replacement, text)
-
-
-def display_base(name: str) -> str:
-    """Return the model's name that the name of a derived tag begins with; any other name unchanged."""
-    return without_derived(name.encode()).decode() if is_derived(name) else name
-
-
-def _replacement(found: re.Match[bytes], shown: str) -> bytes:
-    host, middle = found["host"] or b"", found["middle"]
-    tag = (found["tag"] or found["file"] or b"").decode("utf-8", "replace")
-    own = found["model"].decode("utf-8", "replace") + (f":{_SUFFIX.sub('', tag)}" if tag else "")
-    full = _full(own, shown)
-    is_full = b"." in host or b":" in host
-    if middle is None:
-        return full.full.encode() if is_full else host + (shown or own).encode()
-    first = found["first"]
-    where = full.host.encode() + first if is_full else host
-    return b"".join((where, full.namespace.encode(), first, full.model.encode(), middle, full.tag.encode()))
-
-
-def _full(own: str, shown: str) -> ModelName:
-    """Return the name to print in full: Ollama prints an installed model as it is spelled on its disk."""
-    base, name = _parsed(own), _parsed(shown)
-    if base is None or name is None:
-        return name or base or ModelName(DEFAULT_HOST, DEFAULT_NAMESPACE, own, DEFAULT_TAG)
-    return base if name.key == base.key else name
-
-
-def _parsed(name: str) -> ModelName | None:
-    return ModelName.parse(name) if name and is_name(name) else None

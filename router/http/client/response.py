@@ -119,6 +119,10 @@ class UpstreamResponse(msgspec.Struct, eq=False):
         self.raise_error()
         return b"" if self._ended else None
 
+    def peek(self) -> bytes:
+        """Return the bytes that have arrived, and leave them to be read."""
+        return b"".join(self._chunks)
+
     def raise_error(self) -> None:
         """Raise the error that ended the answer, if there is one."""
         if (error := self._error) is not None:
