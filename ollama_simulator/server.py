@@ -195,7 +195,10 @@ class SimulatedOllama:
         if match is None:
             return
         exchange = Exchange(self.host, request, response, match.parameter)
+        vanish = self.faults.take_vanish(request.method, request.path, record.model)
         try:
+            if vanish is not None:
+                await exchange.list_manifests(vanish.delay_s)
             await self._handlers[match.handler](exchange)
         except ApiError as error:
             await exchange.error(error.status, error.text)

@@ -22,6 +22,9 @@ from router.errors import BadRequest
 
 JSON = "application/json; charset=utf-8"
 
+LISTING_STATUS = {"/api/tags": 500, "/api/show": 400, "/api/copy": 400, "/api/create": 400, "/api/pull": 400}
+"""The status of a failed listing of manifests, on the routes that pass its text on."""
+
 
 class ApiError(Exception):
     """An error response: its status and Ollama's text."""
@@ -79,6 +82,24 @@ class Exchange:
     response: Response
     parameter: str = ""
     started_s: float = field(default_factory=lambda: asyncio.get_running_loop().time())
+    has_listing_failed: bool = False
+
+    async def list_manifests(self, listing_s: float) -> None:
+        """Take `listing_s` to list all manifests, as a look-up does. Raises ApiError if one is removed meanwhile.
+
+        The routes that run models report it with texts of their own: see `installed`.
+        """
+        library = self.host.library
+        count, _ = library.removed
+        await asyncio.sleep(listing_s)
+        now, gone = library.removed
+        if now == count or gone is None:
+            return
+        path = f"{self.host.models_dir}/manifests/{gone.host}/{gone.namespace}/{gone.model}/{gone.tag}"
+        text = f"stat {path}: no such file or directory"
+        if self.request.path in LISTING_STATUS:
+            raise ApiError(LISTING_STATUS[self.request.path], text)
+        self.has_listing_failed = True
 
     async def bind(self, schema: Struct) -> dict[str, Any]:
         """Return the body as `schema`. Raises ApiError 400 with Go's text."""
@@ -118,6 +139,8 @@ class Exchange:
         name = self.name(text, unnamed=unnamed)
         if name.source is Source.CLOUD:
             raise ApiError(*self.cloud_refusal("remote model is unavailable"))
+        if self.has_listing_failed:  # Ollama answers as if no model were named
+            raise ApiError(*unnamed)
         model = self.host.library.get(name)
         if model is None:
             raise ApiError(missing_status, missing)

@@ -27,6 +27,7 @@ KINDS = [
     "redirect",
     "bad_status_line",
     "raw",
+    "vanish",
 ]
 
 
@@ -61,6 +62,7 @@ class Fault:
     clean end without `done`), hang (nothing more), status (`status` and `body`), answer (`status`, `headers`, and
     `body` or `chunks`), crash and oom (the runner dies after `after_chunks` tokens), bad_header (CR LF inside a
     header), huge_line (one chunk of `size` bytes), redirect, bad_status_line, raw (the bytes of `body`, then FIN).
+    vanish: a listing of the manifests takes `delay_s`, and fails if one is removed meanwhile, as it can in Ollama.
     cut, reset, eof and hang take effect after `after_chunks` chunks, with 0 in place of the head. `route` and `model`
     restrict the fault to a path and to a model name as sent. `times` −1 = always.
     """
@@ -181,8 +183,15 @@ class FaultBook:
 
     def take(self, method: str, path: str, model: str) -> Fault | None:
         """Return the fault for a request, if any, and count its use."""
+        return self._take(method, path, model, is_vanish=False)
+
+    def take_vanish(self, method: str, path: str, model: str) -> Fault | None:
+        """Return the `vanish` for a request, if any, and count its use; it acts beside another fault."""
+        return self._take(method, path, model, is_vanish=True)
+
+    def _take(self, method: str, path: str, model: str, *, is_vanish: bool) -> Fault | None:
         for fault in self.ordered:
-            if fault.fits(method, path, model):
+            if (fault.kind == "vanish") is is_vanish and fault.fits(method, path, model):
                 fault.times -= 1 if fault.times > 0 else 0
                 fault.hits += 1
                 return fault

@@ -25,6 +25,7 @@ class Library:
     def __init__(self) -> None:
         self.models: dict[str, Installed] = {}
         self.blobs: dict[str, bytes | None] = {}
+        self.removed: tuple[int, ModelName | None] = (0, None)  # the number of removals, and the last tag removed
 
     def add(self, model: Installed) -> None:
         """Install or overwrite a tag."""
@@ -44,6 +45,7 @@ class Library:
     def remove(self, name: ModelName) -> None:
         """Remove a tag, and the blobs that no other tag uses."""
         gone = self.models.pop(name.key)
+        self.removed = (self.removed[0] + 1, gone.name)
         used = {item.digest for model in self.models.values() for item in (*model.layers, model.config)}
         for item in (*gone.layers, gone.config):
             if item.digest not in used:

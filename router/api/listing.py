@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from router.core.ollama.mentions import display_base
 from router.core.ollama.names import key_of
 from router.errors import BadRequest
 from router.routing.directory import Directory
@@ -41,7 +42,8 @@ def running(body: bytes, directory: Directory) -> bytes:
     is_changed = False
     for row in rows:
         name = _text(row, "name")
-        shown, expiry = directory.display_name(name), directory.client_expiry(name)
+        # display_base: also where the model of another router's tag is gone.
+        shown, expiry = display_base(directory.display_name(name)), directory.client_expiry(name)
         if shown != name:
             row["name"] = row["model"] = _raw(shown)
             is_changed = True

@@ -13,10 +13,11 @@ from router.api.exchange import Exchange
 from router.api.responses import JSON_UTF8, request_headers, response_headers
 from router.api.sending import HTTP_ERRORS, read_whole
 from router.api.settings import EdgeSettings
+from router.core.ollama.listings import NOT_FOUND, may_be_failed_listing
 from router.core.ollama.routes import Route
 from router.core.payload.read import read_names, rewrite
 from router.errors import ModelNotFound
-from router.http.client.response import UpstreamRequest
+from router.http.client.response import UpstreamRequest, UpstreamResponse
 from router.http.headers import Header
 from router.routing.directory import Directory
 
@@ -98,9 +99,14 @@ class LocalRoutes:
         request = UpstreamRequest(
             method, target, request_headers(exchange.client_headers, exchange.headers), body, safe_to_resend=True
         )
-        upstream = await self._directory.forward(request)
+        upstream, answer = await self._ask(request)
+        if upstream.status != NOT_FOUND and may_be_failed_listing(upstream.status, answer):
+            upstream, answer = await self._ask(request)
         headers = [
             pair for pair in response_headers(upstream.headers, dict(upstream.headers)) if pair[0] != b"content-length"
         ]
-        answer = await read_whole(upstream)
         return upstream.status, headers, shown_error(answer, None) if upstream.status >= HTTP_ERRORS else answer
+
+    async def _ask(self, request: UpstreamRequest) -> tuple[UpstreamResponse, bytes]:
+        upstream = await self._directory.forward(request)
+        return upstream, await read_whole(upstream)

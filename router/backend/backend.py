@@ -67,10 +67,8 @@ class Backend:
         self.keepalive = KeepAlive(
             self.residency, residents, config.defaults, is_switching=lambda: self.line.is_switching, unix_now=unix_now
         )
-        self.derived = DerivedTags(
-            self.server, self.installed, owner_of(config), is_quiet=self._is_quiet, is_loaded=residents.__contains__
-        )
-        self.installed.notify(on_read=self.derived.note_catalog)
+        owner, is_loaded = owner_of(config), residents.__contains__
+        self.derived = DerivedTags(self.server, self.installed, owner, self._is_quiet, is_loaded)
         residents.notify(on_idle=self.line.pump)
         self._starting: asyncio.Event | None = None  # set when the start has ended
         self._tasks: set[asyncio.Task[None]] = set()
@@ -103,6 +101,7 @@ class Backend:
 
         `on_restart` is called whenever Ollama answers for the first time, or again.
         """
+        self.installed.notify(on_read=self.derived.note_catalog)
         self.world.notify(on_change=self.line.pump, on_restart=on_restart)
         starting = self._starting = asyncio.Event()
         try:
@@ -150,6 +149,11 @@ class Backend:
         await self.server.aclose()
         if self.cards.probe is not None:
             await self.cards.probe.aclose()
+
+    def _restarted(self, on_restart: Callable[[], None]) -> None:
+        """Nothing is loaded that a derived tag could be for; pass the event on."""
+        self.derived.forget_all()
+        on_restart()
 
     def _is_quiet(self) -> bool:
         """Return True if no load is asked for, and no request waits for one."""

@@ -70,7 +70,6 @@ class DerivedTags:
         server: ModelServer,
         installed: Installed,
         owner: str = "",
-        *,
         is_quiet: Callable[[], bool] = lambda: True,
         is_loaded: Callable[[str], bool] = lambda _weights: False,
     ) -> None:
@@ -92,6 +91,11 @@ class DerivedTags:
         """Forget the tags of `variant`, which are gone upstream; the next request creates them again."""
         for name in [name for name in self._made if self._installed.variant_of(name) == variant]:
             del self._made[name]
+
+    def forget_all(self) -> None:
+        """Forget all tags: those that no request asks for again are removed."""
+        self._made.clear()
+        self._has_news.set()
 
     async def ensure(self, variant: str, digest: str, options: LoadOptions) -> str:
         """Return the name under which `/v1/*` reaches `variant` with `options`; create the tag if it is missing.

@@ -10,7 +10,6 @@ from contextlib import suppress
 from router.adapters.catalog import CatalogReader
 from router.backend.epoch import Epoch
 from router.core.ollama.derived_names import is_derived, usable
-from router.core.ollama.mentions import display_base
 from router.core.ollama.model import ModelFacts
 from router.core.ollama.names import key_of
 from router.errors import RouterError
@@ -178,10 +177,10 @@ class Installed:
     def display_name(self, name: str) -> str:
         """Return the name to show for a name in ps: the variant of a derived tag, any other name unchanged.
 
-        Of another router's tag the variant is not known; it is the model that the tag would be made from.
+        For another router's tag it is the installed model that the tag was made from, if there is one.
         """
         variant = self._stands_for.get(key_of(name))
         if variant is not None or not is_derived(name):
             return variant or name
         bases = (base for base, digest in self.digests().items() if usable([name], {base: digest}))
-        return next(bases, display_base(name))
+        return next(bases, name)

@@ -1,6 +1,7 @@
 """What blocks an attempt, and when a request is decided again or refused in the end."""
 
 import asyncio
+import json
 from contextlib import suppress
 
 import pytest
@@ -104,17 +105,46 @@ def test_a_request_taken_at_once_whose_variant_has_vanished_goes_on_blocked():
     routed(story, MemoryMachine(*ALL), CHAIN)
 
 
-def test_a_model_that_ollama_does_not_know_though_it_was_named_is_ollamas_answer():
-    """Nothing else could serve it."""
+def test_a_model_that_ollama_does_not_know_though_it_was_named_is_asked_for_once_more():
+    """Ollama may have met another manifest that vanished; the second 404 is its answer."""
 
     async def story(scene):
         await scene.make_resident(SMALL)
-        replies = Replies()
-        scene.dispatcher.start(scene.call(SMALL.name), replies)
+        call, replies = scene.call(SMALL.name), Replies()
+        scene.dispatcher.start(call, replies)
         scene.relay.sent[0].answer(404)
-        (answer,) = replies
+        assert (replies, scene.in_flight(), scene.ends()) == ([None], 0, [])
+        scene.dispatcher.start(call, replies)
+        scene.relay.sent[1].answer(404)
+        answer = replies[1]
         assert answer.status == 404
         answer.release("completed")
+
+    routed(story, MemoryMachine(*ALL), ALONE)
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "is_repeated"),
+    [
+        (400, "model is required", True),
+        (400, "stat /models/manifests/registry.ollama.ai/library/x/y: no such file or directory", True),
+        (400, '"small:3b" does not support thinking', False),
+        (404, "model 'small:3b' not found", True),
+        (500, "model is required", False),
+        (500, "open /x: no such file or directory", False),
+    ],
+)
+def test_what_a_failed_listing_answers_is_asked_once_more_and_real_errors_are_not(status, text, is_repeated):
+    """By status and text; the model is installed."""
+
+    async def story(scene):
+        await scene.make_resident(SMALL)
+        call, replies = scene.call(SMALL.name), Replies()
+        scene.dispatcher.start(call, replies)
+        scene.relay.sent[0].answer(status, json.dumps({"error": text}).encode())
+        assert (replies == [None]) is is_repeated
+        if not is_repeated:
+            replies[0].release("completed")
 
     routed(story, MemoryMachine(*ALL), ALONE)
 
