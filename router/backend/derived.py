@@ -178,18 +178,17 @@ class DerivedTags:
         """Return the seconds until a tag may be removed; None if it is in use, as far as is known.
 
         1. Our own: at once, unless it was made or found for a request and its model is still the same.
-        2. Anybody's whose weights are loaded: it may be in use.
-        3. Without an owner (made by an older version): at once if its model is gone; else when it was unused for a
-           while. A router that still uses it makes it again.
-        4. Another router's: its owner removes it; if the model has been gone for long, the owner has too.
+        2. Without an owner (made by an older version): at once if its model is gone; else when Ollama has run nothing
+           on its weights for a while. A router that still uses it makes it again.
+        3. Another router's: its owner removes it; if the model has been gone for long, the owner has gone too.
         """
         if self._is_own(name):
             return None if is_live and name in self._made else 0.0
         has_owner = bool(owner_in(name))
-        if self._is_loaded(self._installed.weights_of(name)) or (has_owner and is_live):
+        if is_live and (has_owner or self._is_loaded(self._installed.weights_of(name))):
             self._useless_since_s.pop(name, None)
             return None
-        if not has_owner and not is_live:
+        if not (has_owner or is_live):
             return 0.0
         since_s = self._useless_since_s.setdefault(name, self._now())
         return since_s + (ORPHAN_S if has_owner else UNUSED_S) - self._now()

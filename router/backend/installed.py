@@ -20,6 +20,9 @@ READ_S = 2.0
 AGAIN_S = 5.0
 """Pause before the catalog is read again after a reading that failed."""
 
+MAX_EARLIER = 4096
+"""Manifests whose weights are remembered after they were replaced."""
+
 LOOK_UP_S = 1.0
 """Minimum time between two readings of the catalog that unknown names cause."""
 
@@ -43,6 +46,7 @@ class Installed:
         self._interval_s = interval_s
         self._all: Mapping[str, ModelFacts] = {}  # the catalog with derived tags
         self._stands_for: dict[str, str] = {}  # key of a derived tag → its variant
+        self._earlier: dict[str, str] = {}  # digest of a manifest, also of one that was replaced → its weights
         self._read_at_s = self._looked_up_at_s = -math.inf
         self._has_read = False
         self._on_moved = on_moved
@@ -92,6 +96,9 @@ class Installed:
         if dict(before) == dict(found):
             return
         self.catalog = {key: facts for key, facts in found.items() if not is_derived(facts.name)}
+        self._earlier |= {facts.digest: facts.weights for facts in found.values() if facts.weights}
+        for digest in list(self._earlier)[:-MAX_EARLIER]:
+            del self._earlier[digest]
         self._epoch.advance()
         for key, facts in found.items():
             old = before.get(key)
@@ -141,7 +148,9 @@ class Installed:
         key = key_of(name)
         facts = self._all.get(key)
         if facts is not None and digest and facts.digest and facts.digest != digest:
-            return f"gone:{digest}"  # the tag was replaced while its old weights are still loaded
+            # The tag was replaced while its model is loaded: that runner goes on, and serves the new manifest too if
+            # this has the same weights.
+            return self._earlier.get(digest, f"gone:{digest}")
         return facts.weights if facts is not None and facts.weights else key
 
     def weights_if_installed(self, name: str) -> str | None:
