@@ -119,7 +119,7 @@ class AtOnce:
         if lines:
             body = upstream.read_nowait() or b""
             cycle.respond(200, ((b"content-length", b"%d" % len(body)),), body, lines + own)
-        elif (whole := complete_answer(upstream, route, answer.rename)) is not None:
+        elif (whole := complete_answer(upstream, route, answer.rename, answer.errors)) is not None:
             headers, body = whole
             cycle.respond(answer.status, headers, body, own)
         else:

@@ -191,7 +191,7 @@ class Edge:
         extra: list[Header] = exchange.extra
         if self._settings.has_router_headers:
             extra = answer.headers + extra
-        sender = Sender(exchange, route, extra, answer.rename)
+        sender = Sender(exchange, route, extra, answer.rename, answer.errors)
         try:
             await sender.relay(answer.upstream)
         except UpstreamError as exc:

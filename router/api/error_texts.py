@@ -55,7 +55,7 @@ def _shown_members(value: bytes, rename: Rename | None) -> bytes:
     if error != b"null":
         shown = shown_error(error, rename)
         return value if shown == error else _encode({**members, "error": msgspec.Raw(shown)})
-    if members.get("type") == b'"error"':
+    if bytes(members.get("type", b"")) == b'"error"':
         return shown_error(value, rename)
     inner = bytes(members.get("response", b""))
     if inner.startswith(b"{") and (shown := _shown_members(inner, rename)) != inner:

@@ -46,13 +46,21 @@ class Sent:
 class Sender:
     """Sends one answer to one client. `extra` are the router's own headers."""
 
-    __slots__ = ("_cycle", "_extra", "_rename", "_route", "is_started", "sent")
+    __slots__ = ("_cycle", "_errors", "_extra", "_rename", "_route", "is_started", "sent")
 
-    def __init__(self, exchange: Exchange, route: Route, extra: list[Header], rename: Rename | None = None) -> None:
+    def __init__(
+        self,
+        exchange: Exchange,
+        route: Route,
+        extra: list[Header],
+        rename: Rename | None = None,
+        errors: Rename | None = None,
+    ) -> None:
         self._cycle = exchange.cycle
         self._route = route
         self._extra = extra
         self._rename = rename
+        self._errors = errors or rename
         self.is_started = False
         self.sent = Sent()
 
@@ -61,7 +69,7 @@ class Sender:
         by_name = upstream.by_name
         try:
             check_encoding(by_name)
-            stream = stream_of(by_name.get(b"content-type", b""), self._route, self._rename)
+            stream = stream_of(by_name.get(b"content-type", b""), self._route, self._rename, self._errors)
             headers = response_headers(upstream.headers, by_name)
             if stream is None:
                 await self._relay_whole(upstream, headers)
@@ -74,7 +82,7 @@ class Sender:
     async def _relay_whole(self, upstream: UpstreamResponse, headers: list[Header]) -> None:
         body = upstream.read_nowait() if upstream.is_complete else await self._gather(upstream)
         if body is not None and upstream.is_complete:
-            headers, body = _as_shown(upstream.status, headers, body, self._route, self._rename)
+            headers, body = _as_shown(upstream.status, headers, body, self._route, self._rename, self._errors)
             self._whole(upstream.status, headers, body)
             self.sent.ending = ending_of(body, self._route)
         else:
@@ -178,7 +186,7 @@ def common_head_lines(head: AnswerHead) -> bytes:
 
 
 def complete_answer(
-    upstream: UpstreamResponse, route: Route, rename: Rename | None
+    upstream: UpstreamResponse, route: Route, rename: Rename | None, errors: Rename | None = None
 ) -> tuple[list[Header], bytes] | None:
     """Return headers and body of an answer that has arrived completely; None for a stream, which is not read.
 
@@ -189,7 +197,7 @@ def complete_answer(
     if is_stream(by_name.get(b"content-type", b"")):
         return None
     body = upstream.read_nowait() or b""
-    return _as_shown(upstream.status, response_headers(upstream.headers, by_name), body, route, rename)
+    return _as_shown(upstream.status, response_headers(upstream.headers, by_name), body, route, rename, errors)
 
 
 def check_encoding(by_name: Mapping[bytes, bytes]) -> None:
@@ -199,23 +207,28 @@ def check_encoding(by_name: Mapping[bytes, bytes]) -> None:
 
 
 def _as_shown(
-    status: int, headers: list[Header], body: bytes, route: Route, rename: Rename | None
+    status: int,
+    headers: list[Header],
+    body: bytes,
+    route: Route,
+    rename: Rename | None,
+    errors: Rename | None,
 ) -> tuple[list[Header], bytes]:
     """Return headers and body as the client gets them, with the model's name replaced by the one to show."""
     if _is_final_error(status, route):
         headers.append(NO_RETRY)
-    shown = _shown(status, body, rename)
+    shown = _shown(status, body, rename, errors or rename)
     if shown is not body:  # another name has another length
         headers = [pair for pair in headers if pair[0] != b"content-length"]
         headers.append((b"content-length", b"%d" % len(shown)))
     return headers, shown
 
 
-def _shown(status: int, body: bytes, rename: Rename | None) -> bytes:
+def _shown(status: int, body: bytes, rename: Rename | None, errors: Rename | None) -> bytes:
     """Return a body without the name of a derived tag, which must never reach a client."""
     if status >= HTTP_ERRORS:
-        return shown_error(body, rename)
-    return body if rename is None else shown_value(renamed_json(body, rename), rename)
+        return shown_error(body, errors)
+    return body if rename is None else shown_value(renamed_json(body, rename), errors)
 
 
 def ending_of(body: bytes, route: Route) -> StreamEnd:

@@ -57,13 +57,14 @@ class StreamEnd:
 class Stream:
     """Common part of both framings: buffers the incomplete piece and keeps the last complete one."""
 
-    __slots__ = ("_last", "_pending", "_rename", "_route")
+    __slots__ = ("_errors", "_last", "_pending", "_rename", "_route")
 
     separator = b"\n"
 
-    def __init__(self, route: Route, rename: Rename | None = None) -> None:
+    def __init__(self, route: Route, rename: Rename | None = None, errors: Rename | None = None) -> None:
         self._route = route
         self._rename = rename
+        self._errors = errors or rename
         self._pending: list[bytes] = []
         self._last = b""
 
@@ -149,7 +150,7 @@ class LineStream(Stream):
         return b"\n".join(new + line[len(old) :] if line.startswith(old) else line for line in lines)
 
     def _with_shown_errors(self, piece: bytes) -> bytes:
-        return b"\n".join(shown_value(line, self._rename) for line in piece.split(b"\n"))
+        return b"\n".join(shown_value(line, self._errors) for line in piece.split(b"\n"))
 
 
 class EventStream(Stream):
@@ -199,7 +200,7 @@ class EventStream(Stream):
 
     def _with_shown_error(self, event: bytes) -> bytes:
         head, value = _split_data(event)
-        return head + shown_value(value, self._rename)
+        return head + shown_value(value, self._errors)
 
 
 def is_stream(content_type: bytes) -> bool:
@@ -207,11 +208,11 @@ def is_stream(content_type: bytes) -> bool:
     return content_type.startswith((b"application/x-ndjson", b"text/event-stream"))
 
 
-def stream_of(content_type: bytes, route: Route, rename: Rename | None) -> Stream | None:
+def stream_of(content_type: bytes, route: Route, rename: Rename | None, errors: Rename | None = None) -> Stream | None:
     """Return the framing for a content type, None if it is not a stream's."""
     if content_type.startswith(b"application/x-ndjson"):
-        return LineStream(route, rename)
-    return EventStream(route, rename) if content_type.startswith(b"text/event-stream") else None
+        return LineStream(route, rename, errors)
+    return EventStream(route, rename, errors) if content_type.startswith(b"text/event-stream") else None
 
 
 def renamed_json(value: bytes, rename: Rename) -> bytes:

@@ -138,13 +138,15 @@ class Answer(msgspec.Struct):
     """The upstream's answer for the client.
 
     `headers` are the `X-Router-*` headers; `lines` are the same, rendered, if many answers share them. `rename` is
-    (name in the stream, name to show), for derived tags. `release` is idempotent and must be called on every exit path.
+    (name in the stream, name to show), for derived tags; `errors` the same for the texts of errors. `release` is
+    idempotent and must be called on every exit path.
     """
 
     status: int
     headers: list[Header]
     upstream: UpstreamResponse
     rename: Rename | None = None
+    errors: Rename | None = None
     lines: bytes = b""
     on_release: Callable[[Released], None] | None = None
 

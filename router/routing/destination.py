@@ -21,9 +21,9 @@ class Destination:
 
     `weights` is the resident that a request enters, "" if it is passed on without one. `variant` is the chain's name
     for the model, `served` the name in answers and logs, `name` the one sent upstream. `rename` is (name in the answer,
-    name to show). `headers` and `lines` are the `X-Router-*` headers of a request that did not wait. `decided` is the
-    template of its event. `may_vanish`: a 404 means that the variant or its tag was deleted, and that the request must
-    be decided again.
+    name to show), `errors` the same for the texts of errors, which name what the client asked for. `headers` and
+    `lines` are the `X-Router-*` headers of a request that did not wait. `decided` is the template of its event.
+    `may_vanish`: a 404 means that the variant or its tag was deleted, and that the request must be decided again.
     """
 
     weights: str
@@ -38,6 +38,7 @@ class Destination:
     lines: bytes
     decided: Decided | None
     may_vanish: bool
+    errors: Rename | None = None
 
     def body(self, request: InferenceRequest, body: bytes) -> bytes:
         """Return the body to send upstream in place of the client's."""

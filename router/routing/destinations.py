@@ -50,6 +50,7 @@ class Destinations:
             lines=header_lines(headers),
             decided=decided,
             may_vanish=bool(tag) or served != call.request.model,
+            errors=_pair(name, call.request.model),
         )
 
     def passed_on(
@@ -78,6 +79,7 @@ class Destinations:
             lines=header_lines(headers),
             decided=decided,
             may_vanish=bool(tag),
+            errors=_pair(tag or served, call.request.model),
         )
 
     def needs_tag(self, call: Call, options: LoadOptions) -> bool:
@@ -91,7 +93,11 @@ class Destinations:
     def _rename(self, call: Call, served: str, name: str) -> Rename | None:
         """Return (name in Ollama's answer, name to show), None if they are equal."""
         shown = call.request.model if self._is_echo else served
-        return None if name == shown else (name.encode(), shown.encode())
+        return _pair(name, shown)
+
+
+def _pair(name: str, shown: str) -> Rename | None:
+    return None if name == shown else (name.encode(), shown.encode())
 
 
 @lru_cache(maxsize=256)

@@ -77,8 +77,8 @@ class Underway:
         if call.queue_s or call.attempts > 1:
             lines = b""
             headers = destination.headers_after(call.request.model, call.queue_s, call.attempts, backend.name)
-        rename = destination.rename
-        return Answer(upstream.status, headers, upstream, rename=rename, lines=lines, on_release=on_release)
+        rename, errors = destination.rename, destination.errors
+        return Answer(upstream.status, headers, upstream, rename, errors, lines=lines, on_release=on_release)
 
     def _fail(self, upstream: UpstreamResponse) -> None:
         try:

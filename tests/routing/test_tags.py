@@ -23,6 +23,7 @@ from router.planning.stage import stage
 
 MODEL, OTHER, EMBEDDER = "llama3.2:3b", "mistral:7b", "nomic-embed-text:v1.5"
 MODELS = (MODEL, OTHER, EMBEDDER)
+NO_TOOLS = "gemma3:1b"
 OPTIONS = LoadOptions(num_ctx=8192, num_batch=512)
 VANISH = {"times": -1, "delay_s": 0.02}
 ALONE = {"defaults.auto_chains": "off"}
@@ -116,6 +117,25 @@ def _error(reply):
     """Return status and body of an answer without its random id."""
     status, body = reply
     return status, body.split(',"request_id"')[0]
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses", "/v1/messages", "/api/chat"])
+def test_what_a_model_cannot_do_is_said_of_the_clients_name_in_full(path):
+    """Ollama's text for tools has the whole name without quotes."""
+    tool = {"name": "f", "parameters": {}, "input_schema": {"type": "object"}}
+    kind = {"/v1/responses": {"type": "function", **tool}, "/v1/messages": tool}.get(
+        path, {"type": "function", "function": tool}
+    )
+
+    async def story(one):
+        one.sim.library.add(real_model(NO_TOOLS))
+        for is_streamed in (False, True, False):
+            body = {**chat(NO_TOOLS), "input": "hi", "max_tokens": 9, "tools": [kind], "stream": is_streamed}
+            found = _error(await send(one.url, "POST", path, body))
+            assert f"registry.ollama.ai/library/{NO_TOOLS} does not support tools" in found[1]
+            assert found == _error(await send(one.sim.url, "POST", path, body))
+
+    play(story)
 
 
 def test_an_error_for_a_chain_names_the_chain():
