@@ -285,3 +285,36 @@ def test_a_client_that_leaves_after_a_large_body_is_noticed() -> None:
             return sim.seen[-1].cancelled_at_s
 
     assert run_virtual(story()) is not None
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "text"),
+    [
+        ("/api/generate", {"model": "llama3.2:1b", "prompt": "hi"}, 404, "model 'llama3.2:1b' not found"),
+        ("/api/embed", {"model": "llama3.2:1b", "input": "hi"}, 404, "model 'llama3.2:1b' not found"),
+        ("/api/chat", chat("llama3.2:1b"), 400, "model is required"),
+        ("/v1/chat/completions", chat("llama3.2:1b"), 400, "model is required"),
+        (
+            "/api/show",
+            {"model": "llama3.2:1b"},
+            400,
+            "stat /models/manifests/registry.ollama.ai/library/llama3.2/3b: no",
+        ),
+        ("/api/tags", None, 500, "stat /models/manifests/registry.ollama.ai/library/llama3.2/3b: no such file"),
+    ],
+)
+def test_a_listing_of_manifests_fails_if_one_vanishes_meanwhile(path: str, body: Any, status: int, text: str) -> None:
+    """Whatever model was asked for; with the status and text that Ollama has on each route. The next one is good."""
+
+    async def story() -> None:
+        async with running_simulator(SMALL) as sim:
+            sim.faults.add("vanish", route=path, times=-1, delay_s=0.02)
+            method = "GET" if body is None else "POST"
+            asking = asyncio.create_task(ask(sim, path, body, method=method))
+            await asyncio.sleep(0.01)
+            await ask(sim, "/api/delete", {"model": "llama3.2:3b"}, method="DELETE")
+            found, answer = await asking
+            assert (found, text in answer.decode()) == (status, True)
+            assert (await ask(sim, path, body, method=method))[0] != status
+
+    run_virtual(story())
