@@ -155,7 +155,9 @@ class DerivedTags:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._has_news.wait(), again_s)
             self._has_news.clear()
-            again_s = await self.tidy()
+            again_s = None
+            with suppress(Exception):  # whatever it was, the next reading of the catalog may do better
+                again_s = await self.tidy()
 
     async def tidy(self, *, is_waited_for: bool = False) -> float | None:
         """Remove the tags in the catalog that nobody can use; return when to look again, in seconds.

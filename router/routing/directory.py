@@ -54,8 +54,12 @@ class Directory:
         """
         answer = await self._relay.open(request)
         if request.target in _REPLACING and answer.status == OK:
-            with suppress(RouterError, TimeoutError):
-                await asyncio.wait_for(self._tidy(), TIDY_S)
+            try:
+                with suppress(RouterError, TimeoutError):
+                    await asyncio.wait_for(self._tidy(), TIDY_S)
+            except BaseException:  # the client has left
+                answer.close()
+                raise
         return answer
 
     async def _tidy(self) -> None:

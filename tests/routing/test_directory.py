@@ -5,10 +5,11 @@ import asyncio
 import pytest
 
 from router.backend.keepalive import NEVER
+from router.core.ollama.runner import LoadOptions
 from router.core.units import GIB
 from router.errors import ModelNotFound, ProbeError, UpstreamError
-from router.http.client.response import UpstreamRequest
-from router.routing.directory import VirtualModel
+from router.http.client.response import AnswerHead, UpstreamRequest
+from router.routing.directory import TIDY_S, VirtualModel
 from tests.backend.machine import BIG, MIDDLE, SMALL, MemoryMachine
 from tests.routing.scene import routed
 
@@ -157,5 +158,53 @@ def test_what_is_not_routed_is_forwarded_unchanged():
         await asyncio.sleep(0)
         scene.relay.sent[0].answer(200, b"[]")
         assert (scene.relay.sent[0].request, await (await forwarding).read()) == (request, b"[]")
+
+    routed(story, MemoryMachine(*ALL), CHAINS)
+
+
+DELETE = UpstreamRequest(b"DELETE", b"/api/delete", [], b'{"model":"small:3b"}')
+
+
+def test_the_answer_to_a_deletion_comes_after_the_models_tags_have_gone():
+    """A client that checks at once sees it. What failed has deleted nothing."""
+
+    async def story(scene):
+        await scene.backend.derived.ensure(SMALL.name, SMALL.digest, LoadOptions(num_ctx=8192))
+        for status, is_left in ((404, True), (200, False)):
+            forwarding = asyncio.create_task(scene.directory.forward(DELETE))
+            await asyncio.sleep(0)
+            scene.machine.installed.pop(SMALL.name, None) if status == 200 else None
+            scene.machine.derived = {name: (BIG.name, {}) for name in scene.machine.derived}  # of any weights
+            scene.relay.sent[-1].answer(status)
+            assert (await forwarding).status == status
+            assert bool(scene.machine.derived) is is_left
+
+    routed(story, MemoryMachine(*ALL), CHAINS)
+
+
+def test_a_deletion_waits_for_its_tags_only_so_long_and_gives_its_answer_back_if_the_client_leaves():
+    """Ollama does not answer; the tags go later."""
+
+    async def story(scene):
+        async def hang(**_):
+            await asyncio.sleep(3600)
+
+        scene.backend.derived.tidy = hang
+        forwarding = asyncio.create_task(scene.directory.forward(DELETE))
+        await asyncio.sleep(0)
+        scene.relay.sent[-1].answer()
+        started_s = asyncio.get_running_loop().time()
+        assert (await forwarding).status == 200
+        assert asyncio.get_running_loop().time() - started_s == TIDY_S
+        leaving = asyncio.create_task(scene.directory.forward(DELETE))
+        await asyncio.sleep(0)
+        sent = scene.relay.sent[-1]
+        sent.response.begin(AnswerHead(200, [], {}))
+        sent.on_head()
+        await asyncio.sleep(1)
+        leaving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+        assert sent.is_cancelled
 
     routed(story, MemoryMachine(*ALL), CHAINS)
