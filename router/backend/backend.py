@@ -102,7 +102,7 @@ class Backend:
         `on_restart` is called whenever Ollama answers for the first time, or again.
         """
         self.installed.notify(on_read=self.derived.note_catalog)
-        self.world.notify(on_change=self.line.pump, on_restart=on_restart)
+        self.world.notify(on_change=self.line.pump, on_restart=lambda: self._restarted(on_restart))
         starting = self._starting = asyncio.Event()
         try:
             await self._read_first_state()
@@ -149,6 +149,11 @@ class Backend:
         await self.server.aclose()
         if self.cards.probe is not None:
             await self.cards.probe.aclose()
+
+    def _restarted(self, on_restart: Callable[[], None]) -> None:
+        """Nothing is loaded that a derived tag could be for; pass the event on."""
+        self.derived.forget_all()
+        on_restart()
 
     def _restarted(self, on_restart: Callable[[], None]) -> None:
         """Nothing is loaded that a derived tag could be for; pass the event on."""
