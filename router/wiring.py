@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypedDict
 
 from router.adapters.gpu.amd import AmdSysfsProbe
 from router.adapters.gpu.command import CommandProbe
@@ -31,16 +32,29 @@ MIN_COMMAND_TIMEOUT_S, MIN_HTTP_TIMEOUT_S = 5.0, 2.0
 """Lower bounds for the timeout of a probe that starts a process, or sends a request."""
 
 
+class _Local(TypedDict):
+    """The settings of a probe that reads this machine."""
+
+    cache_s: float
+    timeout_s: float
+    reserve_bytes: int
+
+
 def build_probe(probe: Probe) -> VramProbe | None:
     """Return the configured probe, None if there is nothing to read (verify mode)."""
     cache_s, timeout_s = min(probe.cache_s, MAX_CACHE_S), probe.timeout_s
     command_s, http_s = max(timeout_s, MIN_COMMAND_TIMEOUT_S), max(timeout_s, MIN_HTTP_TIMEOUT_S)
+    local: _Local = {"cache_s": cache_s, "timeout_s": timeout_s, "reserve_bytes": probe.reserve_mib * MIB}
     builders: dict[str, Callable[[], VramProbe | None]] = {
-        "auto": lambda: detect_probe(cache_s=cache_s, timeout_s=timeout_s),
-        "nvml": lambda: NvmlProbe(cache_s=cache_s, timeout_s=timeout_s),
-        "command": lambda: CommandProbe(probe.command, cache_s=probe.cache_s, timeout_s=command_s),
-        "prometheus": lambda: PrometheusProbe(str(probe.url), cache_s=cache_s, timeout_s=http_s),
-        "amd": lambda: AmdSysfsProbe(probe.root, cache_s=cache_s, timeout_s=timeout_s),
+        "auto": lambda: detect_probe(**local),
+        "nvml": lambda: NvmlProbe(**local),
+        "command": lambda: CommandProbe(
+            probe.command, cache_s=probe.cache_s, timeout_s=command_s, max_bytes=probe.max_bytes
+        ),
+        "prometheus": lambda: PrometheusProbe(
+            str(probe.url), cache_s=cache_s, timeout_s=http_s, max_bytes=probe.max_bytes
+        ),
+        "amd": lambda: AmdSysfsProbe(probe.root, **local),
         "static": lambda: StaticProbe(tuple(_static(index, gpu) for index, gpu in enumerate(probe.gpus))),
         "none": lambda: None,
     }

@@ -41,6 +41,10 @@ class Probe(Section):
     """for command: how long a reading is reused"""
     timeout_s: Positive = 0.25
     """timeout of a reading; at least 5 for command, 2 for prometheus"""
+    max_bytes: AtLeastOne = 1 << 20
+    """for command and prometheus: largest output or page; a longer one is not read"""
+    reserve_mib: Count = 2048
+    """for memory shared with the CPU (AMD APU, GB10, Jetson): MiB of it kept for the host"""
 
     @model_validator(mode="after")
     def _has_what_its_kind_needs(self) -> Probe:

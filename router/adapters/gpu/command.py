@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import signal
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 from router.adapters.gpu.nvml import UNKNOWN_CONTEXT_BYTES
-from router.adapters.gpu.reading import CachedReading, Cards, ProbeReading
+from router.adapters.gpu.reading import CachedReading, Cards, ProbeReading, amount_bytes, card_number, usable
 from router.core.ollama.runner import Gpu
 from router.errors import ProbeError
 
@@ -17,22 +20,28 @@ _UNITS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "kB": 10**3, "
 _AMOUNT = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)")
 _HEADING = re.compile(r"([a-z_.]+)(?:\s*\[(\w+)\])?")
 _NO_DEVICE = "No devices were found"
+_PART_BYTES = 1 << 16
+_END_S = 1.0
 
 
 class CommandProbe:
     """Runs `argv` at most once per `cache_s`. `QUERY` is appended to a command that ends in a bare `nvidia-smi`.
 
     The header line (with or without units) names the columns; without one they are those of `QUERY`. Raises ProbeError
-    for a command that fails, runs longer than `timeout_s`, or prints no card whose memory is known.
+    for a command that fails, runs longer than `timeout_s`, prints more than `max_bytes`, or no card whose memory is
+    known.
     """
 
     name = "command"
     is_live = True
 
-    def __init__(self, argv: Sequence[str], *, cache_s: float = 1.0, timeout_s: float = 5.0) -> None:
+    def __init__(
+        self, argv: Sequence[str], *, cache_s: float = 1.0, timeout_s: float = 5.0, max_bytes: int = 1 << 20
+    ) -> None:
         is_bare = bool(argv) and argv[-1].rpartition("/")[2] == "nvidia-smi"
         self._argv = (*argv, *QUERY) if is_bare else tuple(argv)
         self._timeout_s = timeout_s
+        self._max_bytes = max_bytes
         self._cached = CachedReading(self._read_cards, cache_s)
 
     async def read(self, *, is_fresh: bool = False) -> ProbeReading:
@@ -48,32 +57,51 @@ class CommandProbe:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
+                start_new_session=True,  # so that what it started can be ended with it
             )
         except (OSError, ValueError) as exc:
             raise ProbeError(f"the probe's command cannot run: {exc}") from exc
+        readers = [asyncio.create_task(self._read_whole(pipe)) for pipe in (process.stdout, process.stderr)]
         try:
             async with asyncio.timeout(self._timeout_s):
-                stdout, stderr = await process.communicate()
+                output, errors = await asyncio.gather(*readers)
+                await process.wait()
         except TimeoutError:
             raise ProbeError(f"{self._argv[0]} did not end in {self._timeout_s:g} s") from None
         finally:
+            for reader in readers:
+                reader.cancel()
             await _end(process)  # also on cancellation, so that no process outlives its reading
-        text = stdout.decode("utf-8", "replace")
-        if _NO_DEVICE in text:
+        if _NO_DEVICE in output:
             return (), ()
         if process.returncode != 0:
-            reason = (stderr.decode("utf-8", "replace").strip() or text.strip()).split("\n")[0]
+            reason = (errors.strip() or output.strip()).split("\n")[0]
             raise ProbeError(f"{self._argv[0]} ended with status {process.returncode}: {reason[:200]}")
-        return parse_csv(text), ()
+        return parse_csv(output), ()
+
+    async def _read_whole(self, stream: asyncio.StreamReader | None) -> str:
+        found = bytearray()
+        while stream is not None and (part := await stream.read(_PART_BYTES)):
+            found += part
+            if len(found) > self._max_bytes:
+                raise ProbeError(f"{self._argv[0]} printed more than {self._max_bytes} bytes")
+        return found.decode("utf-8", "replace")
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
+    """Kill a process that still runs, with its children, and close its pipes.
+
+    asyncio considers a process ended when its pipes are closed too, and a child that left the group may hold them.
+    """
     if process.returncode is None:
         try:
-            process.kill()
-        except ProcessLookupError:
+            os.killpg(process.pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
             pass  # it exited between the check and the signal
-        await process.wait()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_END_S):
+                await process.wait()
+    process._transport.close()  # type: ignore[attr-defined]  # there is no public way
 
 
 def parse_csv(text: str) -> tuple[Gpu, ...]:
@@ -96,7 +124,7 @@ def parse_csv(text: str) -> tuple[Gpu, ...]:
             gpus.append(gpu)
     if not gpus:
         raise ProbeError("the probe's output names no card whose memory is known")
-    return tuple(gpus)
+    return usable(gpus)
 
 
 def _gpu(position: int, cells: Mapping[str, str], units: Mapping[str, str]) -> Gpu | None:
@@ -108,7 +136,8 @@ def _gpu(position: int, cells: Mapping[str, str], units: Mapping[str, str]) -> G
         free = total - used - (_amount(cells.get("memory.reserved", ""), units.get("memory.reserved", "")) or 0)
     if total is None or free is None:
         return None
-    index = int(cells["index"]) if cells.get("index", "").isdecimal() else position
+    number = card_number(cells.get("index", ""))
+    index = position if number is None else number
     compute = cells.get("compute_cap", "")
     return Gpu(
         index=index,
@@ -126,4 +155,4 @@ def _amount(cell: str, unit: str) -> int | None:
     match = _AMOUNT.fullmatch(cell)
     if match is None or (scale := _UNITS.get(match[2] or unit)) is None:
         return None
-    return int(float(match[1]) * scale)
+    return amount_bytes(match[1], scale)

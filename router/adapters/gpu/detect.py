@@ -8,6 +8,7 @@ from pathlib import Path
 
 from router.adapters.gpu.amd import AmdSysfsProbe, read_sysfs
 from router.adapters.gpu.command import CommandProbe
+from router.adapters.gpu.host import RESERVE_BYTES
 from router.adapters.gpu.library import pynvml
 from router.adapters.gpu.nvml import LIBRARY_NOT_FOUND, NvmlProbe
 from router.adapters.gpu.prometheus import PrometheusProbe
@@ -46,19 +47,23 @@ class StaticProbe:
         """Do nothing: there is no device to release."""
 
 
-def detect_probe(*, cache_s: float = 0.05, timeout_s: float = 0.25, root: str = "/") -> VramProbe | None:
+def detect_probe(
+    *, cache_s: float = 0.05, timeout_s: float = 0.25, root: str = "/", reserve_bytes: int = RESERVE_BYTES
+) -> VramProbe | None:
     """Return the probe for this machine's cards, None if none is visible (verify mode).
 
     NVML is chosen even if it fails now (driver not loaded, a lost card, a hang): it may recover, and until then the
     router reports the failure. NVML that lists no card is not chosen: the upstream may run in a container that has one.
     """
     if _has_nvidia():
-        return NvmlProbe(cache_s=cache_s, timeout_s=timeout_s)
+        return NvmlProbe(cache_s=cache_s, timeout_s=timeout_s, reserve_bytes=reserve_bytes)
     try:
         has_amd = bool(read_sysfs(Path(root)))
     except ProbeError:  # there is a card, and it may become readable
         has_amd = True
-    return AmdSysfsProbe(root, cache_s=cache_s, timeout_s=timeout_s) if has_amd else None
+    if not has_amd:
+        return None
+    return AmdSysfsProbe(root, cache_s=cache_s, timeout_s=timeout_s, reserve_bytes=reserve_bytes)
 
 
 def _has_nvidia() -> bool:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from router.adapters.gpu.host import RESERVE_BYTES, host_memory
 from router.adapters.gpu.library import pynvml
-from router.adapters.gpu.reading import CachedReading, Cards, DeadlineThread, GpuProcess, ProbeReading
+from router.adapters.gpu.reading import CachedReading, Cards, DeadlineThread, GpuProcess, ProbeReading, usable
 from router.core.ollama.runner import Gpu
 from router.core.units import MIB
 from router.errors import ProbeError
@@ -24,8 +25,11 @@ UNKNOWN_CONTEXT_BYTES = 457 * MIB  # Ollama's own constant
 _MAX_CONTEXT_BYTES = 600 * MIB
 # Cores per multiprocessor by compute capability (CUDA C Programming Guide); 128 for those not listed.
 _CORES = {"6.0": 64, "7.0": 64, "7.2": 64, "7.5": 64, "8.0": 64, "3.0": 192, "3.5": 192, "3.7": 192}
-# A card with one of these errors has no memory we can read: it fell off the bus, shares the CPU's memory, or access
-# is denied.
+# Compute capabilities and names of the chips that share the CPU's memory: Jetson (Nano to Thor), DGX Spark.
+_UNIFIED_COMPUTE = {"5.3", "6.2", "7.2", "8.7", "10.1", "11.0", "12.1"}
+_UNIFIED_NAMES = ("GB10", "JETSON", "TEGRA", "XAVIER", "ORIN", "THOR")
+# A card with one of these errors has no memory we can read: it fell off the bus, has none of its own, or access is
+# denied.
 _SKIPPED = {GPU_IS_LOST, NOT_SUPPORTED, NO_PERMISSION}
 
 
@@ -43,13 +47,15 @@ class NvmlProbe:
     """The cards in the driver's order (by PCI address), with the MIG instances of a divided card in its place.
 
     A reading is cached for `cache_s`. NVML is initialized again after any error, so that a reloaded driver is found.
-    Cards that are lost are skipped; it is an error only if no card remains.
+    Cards that are lost are skipped; it is an error only if no card remains. A chip that shares the CPU's memory, of
+    which NVML reports none, has what the host has available less `reserve_bytes`.
     """
 
     name = "nvml"
     is_live = True
 
-    def __init__(self, *, cache_s: float = 0.05, timeout_s: float = 0.25) -> None:
+    def __init__(self, *, cache_s: float = 0.05, timeout_s: float = 0.25, reserve_bytes: int = RESERVE_BYTES) -> None:
+        self._reserve_bytes = reserve_bytes
         self._thread = DeadlineThread("NVML", timeout_s)
         self._cached = CachedReading(self._read_cards, cache_s)
         self._is_ready = False
@@ -102,15 +108,24 @@ class NvmlProbe:
                 processes += self._processes(len(gpus) - 1, handle)
         if handles and not gpus:
             raise ProbeError("NVML: no card's memory can be read")
-        return tuple(gpus), tuple(processes)
+        return usable(gpus), tuple(processes)
 
     def _gpu(self, index: int, handle: Any) -> Gpu:
-        memory, uuid = _memory(handle), str(pynvml.nvmlDeviceGetUUID(handle))
+        uuid = str(pynvml.nvmlDeviceGetUUID(handle))
         if uuid not in self._fixed:
             self._fixed[uuid] = _compute_and_context(handle)
         compute, context = self._fixed[uuid]
         name = str(pynvml.nvmlDeviceGetName(handle))
-        return Gpu(index, uuid, name, int(memory.total), int(memory.free), context, compute)
+        is_unified = compute in _UNIFIED_COMPUTE or any(word in name.upper() for word in _UNIFIED_NAMES)
+        total, free = self._shared(handle) if is_unified else _memory(handle)
+        return Gpu(index, uuid, name, total, free, context, compute, is_unified)
+
+    def _shared(self, handle: Any) -> tuple[int, int]:
+        """Return total and free bytes of a chip that shares the CPU's memory: of that, llama.cpp takes the host's."""
+        host = host_memory()
+        if host is None:
+            return _memory(handle)
+        return host.total_bytes, max(0, host.available_bytes - self._reserve_bytes)
 
     def _processes(self, index: int, handle: Any) -> list[GpuProcess]:
         """Return the processes on a card; in a container the driver may list none."""
@@ -145,14 +160,15 @@ def _devices(index: int) -> list[Any]:
     return [instance for instance in instances if instance is not None]
 
 
-def _memory(handle: Any) -> Any:
-    """Return a card's memory. Version 2 of the call, since driver 510, reports the driver's own reserve separately."""
+def _memory(handle: Any) -> tuple[int, int]:
+    """Return total and free bytes. Version 2 of the call, since driver 510, reports the driver's reserve separately."""
     try:
-        return pynvml.nvmlDeviceGetMemoryInfo(handle, version=pynvml.nvmlMemory_v2)
+        memory = pynvml.nvmlDeviceGetMemoryInfo(handle, version=pynvml.nvmlMemory_v2)
     except pynvml.NVMLError as exc:
         if exc.value not in (FUNCTION_NOT_FOUND, VERSION_MISMATCH):
             raise
-        return pynvml.nvmlDeviceGetMemoryInfo(handle)
+        memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+    return int(memory.total), int(memory.free)
 
 
 def _compute_and_context(handle: Any) -> tuple[str, int]:

@@ -4,9 +4,10 @@ may hang."""
 from __future__ import annotations
 
 import asyncio
+import math
 import queue
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -49,6 +50,56 @@ class VramProbe(Protocol):
 
 Cards = tuple[tuple[Gpu, ...], tuple[GpuProcess, ...]]
 
+MAX_CARDS = 256
+"""More cards than this are no machine, but a page that went wrong; each decision looks at every card."""
+
+MAX_CARD_BYTES = 1 << 50
+_MAX_DIGITS = 5
+
+
+def usable(gpus: Sequence[Gpu]) -> tuple[Gpu, ...]:
+    """Return the cards whose memory is known, each UUID once; () only for ().
+
+    A card of 0 bytes does not say what Ollama can use: memory that is shared with the CPU is reported so. Raises
+    ProbeError if no card is left, or if a figure contradicts itself.
+    """
+    known: dict[str, Gpu] = {}
+    for gpu in gpus:
+        if not 0 <= gpu.free_bytes <= gpu.total_bytes <= MAX_CARD_BYTES:
+            raise ProbeError(f"{gpu.name[:80]}: {_short(gpu.free_bytes)} of {_short(gpu.total_bytes)} bytes free")
+        if gpu.total_bytes:
+            known.setdefault(gpu.uuid, gpu)
+    if gpus and not known:
+        raise ProbeError("no card's memory is known")
+    if len(known) > MAX_CARDS:
+        raise ProbeError(f"{len(known)} cards are listed, more than {MAX_CARDS}")
+    return tuple(known.values())
+
+
+def _short(number: int) -> str:
+    return f"{number:.3g}" if abs(number) < 1 << 900 else "too many"
+
+
+def card_number(text: str) -> int | None:
+    """Return the number of a card as a probe prints it, None for anything else."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS else None
+
+
+def amount_bytes(text: str, unit_bytes: int) -> int | None:
+    """Return an amount as a probe prints it in units of `unit_bytes`, None for text and NaN.
+
+    Raises ProbeError for an amount that no card has.
+    """
+    try:
+        amount = float(text) * unit_bytes
+    except ValueError:
+        return None
+    if math.isnan(amount):
+        return None
+    if not 0 <= amount <= MAX_CARD_BYTES:
+        raise ProbeError(f"{text[:40]} is no amount of memory")
+    return int(amount)
+
 
 class CachedReading:
     """Calls `read_cards` at most once per `cache_s` for all callers. Cancelling one caller does not cancel the others.
@@ -75,7 +126,12 @@ class CachedReading:
         return await asyncio.shield(self._reading)
 
     async def _take(self, now_s: float) -> ProbeReading:
-        gpus, processes = await self._read_cards()
+        try:
+            gpus, processes = await self._read_cards()
+        except ProbeError:
+            raise
+        except Exception as error:  # whatever a driver or a page contains, a reading fails in one way only
+            raise ProbeError(f"the cards cannot be read: {error!r:.200}") from error
         self._latest = ProbeReading(gpus, now_s, processes)
         return self._latest
 
