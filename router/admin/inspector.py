@@ -69,7 +69,7 @@ class Inspector:
         data["gpus"] = None if snapshot.gpus is None else [_gpu(gpu) for gpu in snapshot.gpus]
         data["ollama"] = self._ollama()
         data["memory"] = self._directory.is_ready()[1]["memory"]
-        data["notes"] = [*self._backend.lessons.learned.drift(), *self._foreign()]
+        data["notes"] = self._notes()
         return data
 
     def state(self) -> dict[str, Any]:
@@ -85,7 +85,7 @@ class Inspector:
             "loading": loading.facts.name if loading else None,
             "may_upgrade": queue.may_upgrade(),
             "barred": self._barred(),
-            "notes": [*self._backend.lessons.learned.drift(), *self._foreign(), *self._config_notes()],
+            "notes": [*self._notes(), *self._config_notes()],
         }
 
     def _barred(self) -> list[dict[str, Any]]:
@@ -146,6 +146,10 @@ class Inspector:
         if decision.chosen.kind is VerdictKind.RESIDENT:
             return f"{why}; {decision.chosen.variant.model} is resident and would be used"
         return f"{why}; {decision.chosen.variant.model} at {decision.chosen.num_ctx} would fit"
+
+    def _notes(self) -> list[str]:
+        """Return what an operator should know: drifted estimates, odd cards, other programs."""
+        return [*self._backend.lessons.learned.drift(), *self._world.cards.notes(), *self._foreign()]
 
     def _foreign(self) -> list[str]:
         """Return a note per card of which other programs hold more than 5 %, with their names if the probe has them."""

@@ -26,6 +26,7 @@ from router.backend.world import World
 from router.config import BackendSection, Config
 from router.core.decision.verdict import Rules
 from router.core.ollama.names import key_of
+from router.errors import ConfigError
 from router.http.client.pool import HttpRelay
 from router.http.client.response import Relay
 from router.telemetry import Notified, Telemetry
@@ -58,7 +59,7 @@ class Backend:
         residents = Residents(frozenset(map(key_of, config.defaults.keep)), epoch)
         reader = reader_of(self.server, config, telemetry)
         self.installed = Installed(reader, epoch, config.snapshot.catalog_interval_s, residents.move)
-        self.cards = Cards(probe, residents, epoch, telemetry, section.gpus, config)
+        self.cards = Cards(probe, residents, epoch, telemetry, section.gpus, config, f"backends.{name}.gpus")
         self.world = World(self.server, self.installed, residents, self.cards, epoch, telemetry, name, config.snapshot)
         self._rules = DecisionRules(section, config.defaults, unix_now)
         self.lessons = Lessons(store, lambda: self._rules.server_settings(self.world.version), telemetry, unix_now)
@@ -99,7 +100,8 @@ class Backend:
     async def start(self, on_restart: Callable[[], None]) -> None:
         """Read the state once, then poll it in the background. It is not an error if Ollama cannot be reached.
 
-        `on_restart` is called whenever Ollama answers for the first time, or again.
+        `on_restart` is called whenever Ollama answers for the first time, or again. Raises ConfigError if the probe
+        does not list the configured cards.
         """
         self.installed.notify(on_read=self.derived.note_catalog)
         self.world.notify(on_change=self.line.pump, on_restart=lambda: self._restarted(on_restart))
@@ -127,10 +129,12 @@ class Backend:
         await self.lessons.recall()
         await self.world.refresh()
         for _ in range(PROBE_TRIES):
-            if self.cards.probe is None or self.cards.gpus is not None:
+            if self.cards.probe is None or self.cards.shown is not None:
                 break
             await asyncio.sleep(PROBE_PAUSE_S)
             await self.world.refresh_fresh()
+        if problem := self.cards.unmatched():
+            raise ConfigError(problem)
 
     async def stop(self) -> None:
         """Stop polling, remove this router's derived tags and close all connections; idempotent."""
@@ -149,11 +153,6 @@ class Backend:
         await self.server.aclose()
         if self.cards.probe is not None:
             await self.cards.probe.aclose()
-
-    def _restarted(self, on_restart: Callable[[], None]) -> None:
-        """Nothing is loaded that a derived tag could be for; pass the event on."""
-        self.derived.forget_all()
-        on_restart()
 
     def _restarted(self, on_restart: Callable[[], None]) -> None:
         """Nothing is loaded that a derived tag could be for; pass the event on."""

@@ -1,7 +1,9 @@
 """The cards of one Ollama: the latest reading, which model holds how much, and what other programs left free lately.
 
-If the probe fails, its last reading is used for `stale_after_s`; then memory counts as unknown (verify mode). A probe
-that only knows the size of an empty card (`is_measured` is False) is corrected by what the residents are booked with.
+If the probe fails, its last reading is used for `stale_after_s`; then memory counts as unknown (verify mode), as it
+does if a configured card is not there, or the probe does not see what Ollama loads. A probe that only knows the size of
+an empty card (`is_measured` is False) is corrected by what the residents are booked with. Cards have Ollama's numbers
+(`card_identity.py`), which loads correct (`load_check.py`).
 """
 
 from __future__ import annotations
@@ -9,17 +11,20 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from router.adapters.gpu.reading import GpuProcess, ProbeReading, VramProbe
+from router.adapters.gpu.reading import GpuProcess, VramProbe
 from router.adapters.ollama import PsRow
+from router.backend.card_identity import CardNumbers
 from router.backend.epoch import Epoch
+from router.backend.latest_reading import LatestReading
+from router.backend.load_check import LoadCheck
 from router.backend.residents import Residents, Tracked
 from router.config import Config, Gpus
+from router.core.decision.switching import Plan
 from router.core.ollama.runner import Gpu
-from router.errors import ProbeError
-from router.telemetry import ProbeBack, ProbeLost, Telemetry
+from router.telemetry import Telemetry
 
 NO_GPU_S = 60.0
 """For this long a machine on which a load used no GPU counts as one without; then a load is tried again."""
@@ -38,7 +43,10 @@ DEAD_SHARE = 0.5
 
 
 class Cards:
-    """The cards of one Ollama. `gpus` selects them: "auto" (all), "none", or indexes and UUIDs."""
+    """The cards of one Ollama. `gpus` selects them: "auto" (all), "none", or indexes and UUIDs in Ollama's order.
+
+    `key` is where the configuration does so, for messages.
+    """
 
     def __init__(
         self,
@@ -48,16 +56,17 @@ class Cards:
         telemetry: Telemetry,
         gpus: Gpus,
         config: Config,
+        key: str = "backends.local.gpus",
     ) -> None:
         self.probe = probe
+        self.numbers = CardNumbers(gpus)
+        self.check = LoadCheck(self.numbers, telemetry, key)
         self._residents = residents
         self._epoch = epoch
-        self._telemetry = telemetry
-        self._chosen = None if isinstance(gpus, str) else gpus
         self._has_gpu = gpus != "none"
         self._config = config
-        self._reading: ProbeReading | None = None
-        self._is_probe_lost = False
+        self._key = key
+        self._latest = LatestReading(probe, telemetry, config.snapshot.stale_after_s)
         self._no_gpu_until_s = -math.inf
         self._ceiling: tuple[float, int] | None = None  # (valid until, bytes)
         self._floors: deque[tuple[float, dict[int, int]]] = deque()  # (time, bytes per card not used by others)
@@ -71,36 +80,78 @@ class Cards:
 
     async def read(self, *, is_fresh: bool) -> None:
         """Read the probe. On failure keep the last reading; report once per outage."""
-        if self.probe is None:
-            return
-        try:
-            reading = await self.probe.read(is_fresh=is_fresh)
-        except ProbeError as error:
-            if not self._is_probe_lost:
-                self._is_probe_lost = True
-                self._telemetry.emit(ProbeLost(probe=self.probe.name, error=error.message))
-            return
-        if self._is_probe_lost:
-            self._is_probe_lost = False
-            self._telemetry.emit(ProbeBack(probe=self.probe.name))
-        if self._reading is None or reading.gpus != self._reading.gpus:  # an equal reading keeps the cached decisions
+        if await self._latest.read(is_fresh=is_fresh):  # an equal reading keeps the cached decisions
             self._epoch.advance()
             self._moved_at_s = self._now()
-        self._reading = reading
+        if (gpus := self.shown) is None:
+            return
+        numbers = self.numbers.by_uuid()
+        if self.numbers.take(gpus):  # new cards void what was learned of the others' numbers
+            self.check.forget()
+            self._renumber(numbers)
+        self.check.note_gone(gpus)
 
     @property
     def gpus(self) -> tuple[Gpu, ...] | None:
-        """The cards of the backend; None if there is no valid reading, () if there is no GPU."""
+        """The cards of the backend by Ollama's numbers; None if their memory is unknown, () if there is no GPU."""
         if not self._has_gpu or self._now() < self._no_gpu_until_s:
             return ()
-        if self._reading is None or self._now() - self._reading.taken_at_s > self._config.snapshot.stale_after_s:
-            return None
-        gpus: tuple[Gpu, ...] = self._reading.gpus
-        if self._chosen is not None:
-            chosen = [gpu for gpu in gpus if gpu.index in self._chosen or gpu.uuid in self._chosen]
-            # Ollama numbers the cards that it sees from 0, so the indexes must follow the selection.
-            gpus = tuple(replace(gpu, index=index) for index, gpu in enumerate(chosen))
-        return gpus if self.is_measured else tuple(self._less_residents(gpu) for gpu in gpus)
+        gpus = self.numbered(self.shown)
+        return gpus if gpus is None or self.is_measured else tuple(self._less_residents(gpu) for gpu in gpus)
+
+    @property
+    def shown(self) -> tuple[Gpu, ...] | None:
+        """The cards that the probe lists, by its own numbers; None if there is no valid reading."""
+        return self._latest.gpus
+
+    @property
+    def may_lack_gpu(self) -> bool:
+        """True if nothing says that Ollama has a GPU: no probe, or only chips that it ignores unless told otherwise."""
+        return self.probe is None or (all(gpu.is_optional for gpu in self.shown or ()) and bool(self.shown))
+
+    def unmatched(self) -> str:
+        """Return what is wrong with the configured cards, "" if nothing is or no probe could be read."""
+        problem = self.numbers.unmatched(self.shown) if self.shown is not None else ""
+        return f"{self._key}: {problem}" if problem else ""
+
+    def notes(self) -> list[str]:
+        """Return sentences for the operator: what is not as the probe or the configuration says."""
+        return [*self.check.notes(), *([self.unmatched()] if self.gpus is None and self.unmatched() else [])]
+
+    # --- what loads say about the cards --------------------------------------------------------------------------
+
+    def compare_load(
+        self, plan: Plan, row: PsRow, before: tuple[Gpu, ...] | None, after: tuple[Gpu, ...] | None
+    ) -> None:
+        """Correct the cards' numbers by where a load went; the readings around it are by the probe's own numbers."""
+        if before is None or after is None:
+            return
+        numbers, was_blind = self.numbers.by_uuid(), self.check.is_blind
+        if self.check.compare(plan, row, before, after):
+            self._renumber(numbers)
+        if self.check.is_blind != was_blind:
+            self._epoch.advance()
+
+    def note_sight(self, *, is_unseen: bool) -> None:
+        """Count a load that ps calls whole and that the probe has not seen: after two it is not believed."""
+        if is_unseen:
+            self.check.note_unseen(self.shown or ())
+            self._epoch.advance()
+
+    def is_refusal(self, plan: Plan, weights: str, error: str) -> bool:
+        """Return True if a load failed for the number of its card, which is not used again."""
+        is_refusal = self.check.is_refusal(plan, weights, error, self.gpus or ())
+        if is_refusal:
+            self._renumber(self.numbers.by_uuid())
+        return is_refusal
+
+    def _renumber(self, before: Mapping[str, int]) -> None:
+        """Apply changed numbers to all that is kept by number; `before` are those until now by UUID."""
+        now = self.numbers.by_uuid()
+        self._residents.renumber({number: now[uuid] for uuid, number in before.items() if uuid in now})
+        self._floors.clear()
+        self.memory_is_back()
+        self._epoch.advance()
 
     @property
     def is_measured(self) -> bool:
@@ -109,13 +160,20 @@ class Cards:
 
     def measured_since(self, since_s: float) -> tuple[Gpu, ...] | None:
         """Return the cards by a reading taken at loop time `since_s` or later; None without one that measures loads."""
-        is_new = self._reading is not None and self._reading.taken_at_s >= since_s
-        return (self.gpus or None) if is_new and self.is_measured else None
+        return (self.gpus or None) if self.shown_since(since_s) is not None else None
+
+    def shown_since(self, since_s: float) -> tuple[Gpu, ...] | None:
+        """Return the same by the probe's own numbers, also of a probe that is not believed."""
+        return self.shown if self.is_measured and self._latest.taken_at_s >= since_s else None
+
+    def numbered(self, shown: tuple[Gpu, ...] | None) -> tuple[Gpu, ...] | None:
+        """Return the cards of a reading by the numbers now, None if the probe is not believed."""
+        return None if shown is None or self.check.is_blind else self.numbers.numbered(shown)
 
     @property
     def processes(self) -> Iterable[GpuProcess]:
-        """The processes on the cards, if the probe can list them."""
-        return self._reading.processes if self._reading else ()
+        """The processes on the cards, if the probe can list them, by the numbers of `gpus`."""
+        return self._latest.processes(self.numbers.by_uuid())
 
     def _less_residents(self, gpu: Gpu) -> Gpu:
         return replace(gpu, free_bytes=max(0, gpu.free_bytes - self._residents.held_on(gpu.index)))
@@ -237,8 +295,14 @@ class Cards:
         self._epoch.advance()
 
     def retry_gpu(self) -> None:
-        """Drop the assumption that there is no GPU: Ollama has restarted, and may see one now."""
+        """Drop what loads have taught about Ollama's cards: it has counted them again, and may see others now."""
         self._no_gpu_until_s = -math.inf
+        before = self.numbers.by_uuid()
+        self.check.forget()
+        self.numbers.forget()
+        if (gpus := self.shown) is not None:
+            self.numbers.take(gpus)
+            self._renumber(before)
 
     def note_together(self) -> None:
         """Record that all residents are whole in VRAM together, if they are (no probe)."""

@@ -50,10 +50,10 @@ def is_embedder(facts: ModelFacts | None) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Readings:
-    """The state just before a load: the cards, the same by a valid reading, and the other residents by weights."""
+    """The state just before a load: the cards, a valid reading of the probe, and the other residents by weights."""
 
     before: tuple[Gpu, ...] | None
-    measured: tuple[Gpu, ...] | None
+    shown: tuple[Gpu, ...] | None
     present: Mapping[str, PsRow]
 
 
@@ -89,7 +89,10 @@ class Residency:
             result, text = await self._switch(target)
         except LoadFailed as error:
             result, text = SwitchResult.FAILED, error.message
-            self._failures[target.weights] = error
+            if self._cards.is_refusal(target.plan, target.weights, text):
+                result = SwitchResult.MOVED
+            else:
+                self._failures[target.weights] = error
         except RouterError as error:  # Ollama restarts, for example: the model is not to blame
             result, text = SwitchResult.AWAY, error.message
         self._contest.count(result)
@@ -137,7 +140,7 @@ class Residency:
 
     def _readings(self, target: Target, since_s: float) -> Readings:
         present = {weights: other.row for weights, other in self._residents.items() if weights != target.weights}
-        return Readings(self._cards.gpus, self._cards.measured_since(since_s), present)
+        return Readings(self._cards.gpus, self._cards.shown_since(since_s), present)
 
     async def _look(self, target: Target, readings: Readings) -> Verified | None:
         """Look at a load that has returned; None if ps does not list it (observed: Ollama answers it with 200)."""
@@ -146,13 +149,18 @@ class Residency:
         tracked = self._residents.get(target.weights)
         if tracked is None:
             return None
-        free_before = {} if plan.adopts else {gpu.index: gpu.free_bytes for gpu in readings.before or ()}
+        shown, has_left = readings.shown, not readings.present.keys() <= self._residents.keys()
+        if not (has_left or plan.adopts):
+            self._cards.compare_load(plan, tracked.row, shown, self._cards.shown_since(loaded_s))
+        measured, after = self._cards.numbered(shown), self._cards.measured_since(loaded_s)  # by the numbers now
+        before = measured or readings.before
+        free_before = {} if plan.adopts else {gpu.index: gpu.free_bytes for gpu in before or ()}
         tracked.loaded(plan.options, self._lease_s, self._now(), free_before)
-        after, has_left = self._cards.measured_since(loaded_s), not readings.present.keys() <= self._residents.keys()
         together_bytes = sum(row.size_vram_bytes for row in (*readings.present.values(), tracked.row))
         has_seen = self._lessons.has_measured
-        look = look_at(target.facts, plan, tracked.row, readings.measured, after, has_left=has_left, has_seen=has_seen)
-        return Verified(target, tracked, readings.before, after, look, has_left, together_bytes)
+        look = look_at(target.facts, plan, tracked.row, measured, after, has_left=has_left, has_seen=has_seen)
+        self._cards.note_sight(is_unseen=look.is_unseen)
+        return Verified(target, tracked, before, after, look, has_left, together_bytes)
 
     async def _conclude(self, load: Verified | None) -> tuple[SwitchResult, str]:
         if load is None:

@@ -103,6 +103,12 @@ class Tracked:
         """Record the memory that it is assumed to hold."""
         self.held_bytes, self.is_measured = held_bytes, False
 
+    def renumbered(self, numbers: Mapping[int, int]) -> None:
+        """Take over new numbers of the cards: old → new."""
+        self.held_bytes = {numbers[card]: size for card, size in self.held_bytes.items() if card in numbers}
+        free = self.free_at_load_bytes
+        self.free_at_load_bytes = {numbers[card]: size for card, size in free.items() if card in numbers}
+
     def spilled(self) -> None:
         """Record that it is not fully on the GPU: no request may be sent to it."""
         self.is_spilled = True
@@ -238,6 +244,12 @@ class Residents(Mapping[str, Tracked]):
     def assume(self, tracked: Tracked, held_bytes: dict[int, int]) -> None:
         """Book the memory that a resident is assumed to hold, in bytes per card."""
         tracked.assumed(held_bytes)
+        self._epoch.advance()
+
+    def renumber(self, numbers: Mapping[int, int]) -> None:
+        """Book all memory under new numbers of the cards; what a card without one held is dropped."""
+        for tracked in (*self._entries.values(), *self._leaving.values()):
+            tracked.renumbered(numbers)
         self._epoch.advance()
 
     def held_on(self, card: int) -> int:
