@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ollama_simulator.machine.spec import Machine
+from ollama_simulator.machine.spec import CardSpec, Machine
 from router.core.ollama.runner import Gpu
 from router.core.units import MIB
 
@@ -65,8 +65,15 @@ class Cards:
         used = spec.foreign_mib * MIB + sum(held.get(card, 0) for held in self._held.values())
         return max(0, int((spec.total_mib - spec.reserved_mib) * MIB - used))
 
+    def listed(self) -> tuple[Gpu, ...]:
+        """The cards as the driver lists them, and so a probe: in the order of the bus, with those Ollama does not see."""
+        own = self.gpus()
+        bus = self.machine.bus or range(len(own))
+        found = [own[card] if isinstance(card, int) else _unseen(index, card) for index, card in enumerate(bus)]
+        return tuple(replace(gpu, index=index) for index, gpu in enumerate(found))
+
     def gpus(self) -> tuple[Gpu, ...]:
-        """Every card as a probe reports it."""
+        """The cards that Ollama sees, by its numbers."""
         return tuple(
             Gpu(
                 index=index,
@@ -134,6 +141,13 @@ class Cards:
         assert self._run_dir is not None
         for path in (self._run_dir / "state").glob("sim-*.json"):
             path.unlink(missing_ok=True)
+
+
+def _unseen(index: int, spec: CardSpec) -> Gpu:
+    """Return a card that Ollama does not see: only other programs use it."""
+    free_bytes = int((spec.total_mib - spec.reserved_mib - spec.foreign_mib) * MIB)
+    total_bytes, context_bytes = spec.total_mib * MIB, spec.context_mib * MIB
+    return Gpu(index, f"GPU-unseen-{index}", spec.description, total_bytes, free_bytes, context_bytes, spec.compute)
 
 
 def _started() -> str | None:

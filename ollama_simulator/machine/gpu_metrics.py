@@ -18,7 +18,7 @@ def page(cards: Cards) -> str:
     lines: list[str] = []
     for name, text in FIELDS:
         lines += [f"# HELP {name} {text}", f"# TYPE {name} gauge"]
-        for gpu in cards.gpus():
+        for gpu in cards.listed():
             value = gpu.free_bytes if name.endswith("FREE") else gpu.total_bytes - gpu.free_bytes
             labels = f'gpu="{gpu.index}",UUID="{gpu.uuid}",device="nvidia{gpu.index}",modelName="{gpu.name}"'
             lines.append(f"{name}{{{labels}}} {value // MIB}")

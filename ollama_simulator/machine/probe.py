@@ -38,11 +38,15 @@ class CardsProbe:
         now_s = asyncio.get_running_loop().time()
         if self._last is not None and not is_fresh and now_s - self._last.taken_at_s < self.cache_s:
             return self._last
+        listed = self._cards.listed()
+        places = {gpu.uuid: gpu.index for gpu in listed}
+        place = {gpu.index: places[gpu.uuid] for gpu in self._cards.gpus() if gpu.uuid in places}
         processes = (
-            GpuProcess(card, self._pids.setdefault(who, FIRST_PID + len(self._pids)), name, size)
+            GpuProcess(place[card], self._pids.setdefault(who, FIRST_PID + len(self._pids)), name, size)
             for who, name, card, size in self._cards.holders()
+            if card in place
         )
-        self._last = ProbeReading(self._cards.gpus(), now_s, tuple(processes))
+        self._last = ProbeReading(listed, now_s, tuple(processes))
         return self._last
 
     async def aclose(self) -> None:

@@ -5,7 +5,7 @@ Its JSON form, ``vgpu.json``, is also that of a virtual NVML for a real Ollama, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -56,6 +56,8 @@ class Speeds:
 class Machine:
     """Cards, speeds and current faults.
 
+    `cards` are those that Ollama sees, in its order. `bus` is what the driver lists, in its own order: numbers of
+    `cards`, and cards that Ollama does not see; () = the same cards in the same order.
     `free_lag_s`: time until the memory of a dead process is free. `discovery_s`: extra time of one device query (a
     sleeping card). `fail_load`: part of a model's blob or name → "oom", "corrupt" or "hang".
     """
@@ -66,6 +68,14 @@ class Machine:
     free_lag_s: float = 0.0
     discovery_s: float = 0.0
     fail_load: Mapping[str, str] = field(default_factory=dict)
+    bus: tuple[int | CardSpec, ...] = ()
+
+    @classmethod
+    def of_visible(cls, driver: Sequence[CardSpec], visible: Sequence[int], **more: Any) -> Machine:
+        """Return the machine with the cards `driver`, of which Ollama sees `visible`, as CUDA_VISIBLE_DEVICES says."""
+        numbers = {card: number for number, card in enumerate(visible)}
+        bus = tuple(numbers.get(card, spec) for card, spec in enumerate(driver))
+        return cls(cards=tuple(driver[card] for card in visible), bus=bus, **more)
 
     @classmethod
     def of_json(cls, config: Mapping[str, Any]) -> Machine:
@@ -75,7 +85,7 @@ class Machine:
         named = {f.name: config[f.name] for f in fields(Speeds) if f.name in config}
         if "tokens_per_s" not in named and not {"gpu_gb_per_s", "cpu_gb_per_s"} & named.keys():
             named["tokens_per_s"] = 100.0  # the defaults of the file format
-        own = {f.name for f in fields(cls)} - {"cards", "speeds"}
+        own = {f.name for f in fields(cls)} - {"cards", "speeds", "bus"}
         rest = {key: config[key] for key in own if key in config}
         return cls(cards=tuple(cards), speeds=Speeds(**{"load_mib_per_s": 20000.0, **named}), **rest)
 

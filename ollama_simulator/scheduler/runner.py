@@ -112,8 +112,9 @@ class Runner:
     async def _load(self, arithmetic: Arithmetic) -> None:
         try:
             await self._injected()
-            if self.launch.main_gpu is not None and not 0 <= self.launch.main_gpu < len(self._book.machine.cards):
-                raise LoadFailure(f"error: invalid value for main_gpu: {self.launch.main_gpu}")
+            pin, cards = self.launch.main_gpu, len(self._book.machine.cards)
+            if pin is not None and not 0 <= pin < cards:
+                raise LoadFailure(f"error: invalid value for main_gpu: {pin} (available devices: {cards})")
             for device, card in enumerate(self.devices):
                 self._hold(Buffer("context", device, self._book.machine.cards[card].context_mib * MIB, 0))
             free = [self._book.free_bytes(card) for card in self.devices]

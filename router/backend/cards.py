@@ -18,6 +18,7 @@ from router.adapters.gpu.reading import GpuProcess, VramProbe
 from router.adapters.ollama import PsRow
 from router.backend.card_identity import CardNumbers
 from router.backend.epoch import Epoch
+from router.backend.guesses import among_used, on_roomiest, spread
 from router.backend.latest_reading import LatestReading
 from router.backend.load_check import LoadCheck
 from router.backend.residents import Residents, Tracked
@@ -126,11 +127,10 @@ class Cards:
         """Correct the cards' numbers by where a load went; the readings around it are by the probe's own numbers."""
         if before is None or after is None:
             return
-        numbers, was_blind = self.numbers.by_uuid(), self.check.is_blind
+        numbers = self.numbers.by_uuid()
         if self.check.compare(plan, row, before, after):
             self._renumber(numbers)
-        if self.check.is_blind != was_blind:
-            self._epoch.advance()
+        self._epoch.advance()
 
     def note_sight(self, *, is_unseen: bool) -> None:
         """Count a load that ps calls whole and that the probe has not seen: after two it is not believed."""
@@ -140,8 +140,7 @@ class Cards:
 
     def is_refusal(self, plan: Plan, weights: str, error: str) -> bool:
         """Return True if a load failed for the number of its card, which is not used again."""
-        is_refusal = self.check.is_refusal(plan, weights, error, self.gpus or ())
-        if is_refusal:
+        if is_refusal := self.check.is_refusal(plan, weights, error, self.gpus or ()):
             self._renumber(self.numbers.by_uuid())
         return is_refusal
 
@@ -186,24 +185,12 @@ class Cards:
         if not gpus:
             return {}
         if not self.is_measured:
-            roomiest = max(gpus, key=lambda gpu: gpu.free_bytes)
-            return {roomiest.index: row.size_vram_bytes + roomiest.context_bytes}
-        # Its memory is part of what is used now and not held by another resident; each card adds a driver context.
-        left, held = row.size_vram_bytes, {}
-        known = [tracked for tracked in self._residents.values() if tracked.row is not row]
-        for gpu in sorted(gpus, key=lambda gpu: gpu.free_bytes - gpu.total_bytes):
-            others = sum(tracked.held_bytes.get(gpu.index, 0) for tracked in known)
-            share = min(left, max(0, gpu.total_bytes - gpu.free_bytes - others))
-            if share > 0:
-                held[gpu.index] = min(share + gpu.context_bytes, gpu.total_bytes - gpu.free_bytes - others)
-                left -= share
-        return held
+            return on_roomiest(row, gpus)
+        return among_used(row, gpus, [tracked for tracked in self._residents.values() if tracked.row is not row])
 
     def assumed_on(self, row: PsRow, cards: tuple[int, ...]) -> dict[int, int]:
         """Return the bytes per card of a runner that no probe measures: ps' figure split evenly, plus a context."""
-        context = {gpu.index: gpu.context_bytes for gpu in self.gpus or ()}
-        share = row.size_vram_bytes // max(1, len(cards))
-        return {card: share + context.get(card, 0) for card in cards}
+        return spread(row, self.gpus or (), cards)
 
     def reconcile(self) -> None:
         """Update the assumed memory of unmeasured residents after a reading."""

@@ -73,7 +73,7 @@ class Conclusions:
 
     async def _use_no_gpu(self, tracked: Tracked) -> tuple[SwitchResult, str]:
         """Handle a load of which nothing is on the GPU: a finding about the machine, so nothing is learned."""
-        if self._cards.probe is None:
+        if self._cards.may_lack_gpu:
             self._cards.mark_no_gpu()
             return SwitchResult.MOVED, "the load used no VRAM: there is no GPU"
         self._residents.spilled(tracked)

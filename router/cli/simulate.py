@@ -36,6 +36,9 @@ def simulate(
     seed: Annotated[int, typer.Option(help="Seed of the random numbers.")] = 0,
     run_dir: Annotated[Path | None, typer.Option(help="Directory for vgpu.json, state and log.")] = None,
     gpu_metrics: Annotated[str | None, typer.Option(help="Address for metrics like DCGM exporter's.")] = None,
+    visible: Annotated[
+        str | None, typer.Option(help="CUDA_VISIBLE_DEVICES of the server: which cards it sees, such as 1,0.")
+    ] = None,
     foreign_script: Annotated[
         Path | None, typer.Option(help="File with lines 'SECONDS CARD MIB': memory of other programs.")
     ] = None,
@@ -45,7 +48,7 @@ def simulate(
     speeds = Speeds(load_mib_per_s, tokens_per_s, cpu_tokens_per_s)
     cards = tuple(CardSpec(name=f"CUDA{index}", total_mib=size) for index, size in enumerate(sizes))
     config = SimConfig(
-        machine=Machine(cards=cards, speeds=speeds),
+        machine=Machine.of_visible(cards, _visible(visible, len(cards)), speeds=speeds),
         library=_library(models, library),
         settings=ServerSettings(num_parallel=parallel),
         seed=seed,
@@ -55,6 +58,16 @@ def simulate(
     )
     with asyncio.Runner() as runner:
         runner.run(_serve(config, listen, gpu_metrics, _script(foreign_script, len(sizes))))
+
+
+def _visible(text: str | None, cards: int) -> list[int]:
+    """Return the numbers of the cards that the server sees, in its order. Raises ConfigError."""
+    if text is None:
+        return list(range(cards))
+    numbers = [int(part) if part.strip().isdigit() else -1 for part in text.split(",") if part.strip()]
+    if len(set(numbers)) < len(numbers) or any(not 0 <= number < cards for number in numbers):
+        raise ConfigError(f"--visible {text}: allowed are different numbers below {cards}, such as 1,0")
+    return numbers
 
 
 def _library(models: str | None, library: str | None) -> Library:

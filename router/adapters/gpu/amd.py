@@ -130,7 +130,8 @@ def _gpu(index: int, device: _Device, host: HostMemory | None, reserve_bytes: in
         free = max(0, min(free, host.available_bytes - reserve_bytes))
     unique = _text(device.path / "unique_id")
     uuid, name = f"GPU-{unique}" if unique else device.path.name, _text(device.path / "product_name") or "AMD GPU"
-    return Gpu(index, uuid, name, total, free, UNKNOWN_CONTEXT_BYTES, is_unified=device.is_apu)
+    is_optional = device.is_apu and device.target != _ALLOWED_APU
+    return Gpu(index, uuid, name, total, free, UNKNOWN_CONTEXT_BYTES, is_optional=is_optional)
 
 
 def _number(path: Path) -> int:

@@ -118,7 +118,7 @@ class NvmlProbe:
         name = str(pynvml.nvmlDeviceGetName(handle))
         is_unified = compute in _UNIFIED_COMPUTE or any(word in name.upper() for word in _UNIFIED_NAMES)
         total, free = self._shared(handle) if is_unified else _memory(handle)
-        return Gpu(index, uuid, name, total, free, context, compute, is_unified)
+        return Gpu(index, uuid, name, total, free, context, compute)
 
     def _shared(self, handle: Any) -> tuple[int, int]:
         """Return total and free bytes of a chip that shares the CPU's memory: of that, llama.cpp takes the host's."""

@@ -12,8 +12,8 @@ class Gpu:
     """One card.
 
     `free_bytes` is the free memory that the driver reports (never total − used). `context_bytes` is what the driver
-    context of one more process takes: measured, else ``40 + 3·SM`` MiB, else 457 MiB. `is_unified`: its memory is the
-    host's (an APU, a GB10, a Jetson).
+    context of one more process takes: measured, else ``40 + 3·SM`` MiB, else 457 MiB. `is_optional`: Ollama
+    uses it only if it is told to (most APUs).
     """
 
     index: int
@@ -23,7 +23,7 @@ class Gpu:
     free_bytes: int
     context_bytes: int = 457 << 20
     compute: str = ""
-    is_unified: bool = False
+    is_optional: bool = False
 
 
 class LoadOptions(msgspec.Struct, frozen=True):

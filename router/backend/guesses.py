@@ -1,0 +1,37 @@
+"""Guesses of what a runner holds on each card, where no probe has measured it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from router.adapters.ollama import PsRow
+from router.backend.residents import Tracked
+from router.core.ollama.runner import Gpu
+
+
+def among_used(row: PsRow, gpus: Sequence[Gpu], known: Sequence[Tracked]) -> dict[int, int]:
+    """Return the bytes per card of a runner on cards that are read: ps' figure on the fullest ones.
+
+    Its memory is part of what is used now and not held by `known`, the other residents; each card adds a context.
+    """
+    left, held = row.size_vram_bytes, {}
+    for gpu in sorted(gpus, key=lambda gpu: gpu.free_bytes - gpu.total_bytes):
+        others = sum(tracked.held_bytes.get(gpu.index, 0) for tracked in known)
+        share = min(left, max(0, gpu.total_bytes - gpu.free_bytes - others))
+        if share > 0:
+            held[gpu.index] = min(share + gpu.context_bytes, gpu.total_bytes - gpu.free_bytes - others)
+            left -= share
+    return held
+
+
+def on_roomiest(row: PsRow, gpus: Sequence[Gpu]) -> dict[int, int]:
+    """Return the bytes of a runner on the roomiest of cards that are only stated."""
+    roomiest = max(gpus, key=lambda gpu: gpu.free_bytes)
+    return {roomiest.index: row.size_vram_bytes + roomiest.context_bytes}
+
+
+def spread(row: PsRow, gpus: Sequence[Gpu], cards: tuple[int, ...]) -> dict[int, int]:
+    """Return the bytes per card of a runner that was loaded on `cards`: ps' figure split evenly, plus a context."""
+    context = {gpu.index: gpu.context_bytes for gpu in gpus}
+    share = row.size_vram_bytes // max(1, len(cards))
+    return {card: share + context.get(card, 0) for card in cards}
