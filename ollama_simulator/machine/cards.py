@@ -66,14 +66,14 @@ class Cards:
         return max(0, int((spec.total_mib - spec.reserved_mib) * MIB - used))
 
     def listed(self) -> tuple[Gpu, ...]:
-        """The cards as the driver lists them, and so a probe: in the order of the bus, with those Ollama does not see."""
+        """Return the cards as the driver lists them: in the order of the bus, with those that Ollama does not see."""
         own = self.gpus()
         bus = self.machine.bus or range(len(own))
         found = [own[card] if isinstance(card, int) else _unseen(index, card) for index, card in enumerate(bus)]
         return tuple(replace(gpu, index=index) for index, gpu in enumerate(found))
 
     def gpus(self) -> tuple[Gpu, ...]:
-        """The cards that Ollama sees, by its numbers."""
+        """Return the cards that Ollama sees, by its numbers."""
         return tuple(
             Gpu(
                 index=index,

@@ -8,11 +8,14 @@ the one with that number, and a number that Ollama refuses. What was found is ke
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 
 from router.config import Gpus
 from router.core.ollama.runner import Gpu
+
+Numbers = tuple[tuple[str, ...], int | None]
+"""UUIDs in Ollama's order, and how many of them it sees (None = all)."""
 
 _PREFIXES = ("GPU-", "MIG-")
 
@@ -83,10 +86,24 @@ class CardNumbers:
         order[meant], order[found] = order[found], order[meant]
         self._last = None
 
-    def limit(self, count: int | None) -> int | None:
-        """Note that Ollama sees only `count` cards (None = all); return what was known before."""
-        before, self._count, self._last = self._count, count, None
+    def limit(self, count: int, proven: Container[str]) -> Numbers:
+        """Note that Ollama sees only `count` cards; return the numbers until now.
+
+        Which of the cards that are not `proven` it sees is open: the largest are tried first, because what would fit
+        on one of Ollama's cards must not be refused. A load that goes elsewhere corrects that.
+        """
+        before: Numbers = tuple(self._order), self._count
+        others = iter(sorted((uuid for uuid in self._order if uuid not in proven), key=self._by_size))
+        order = [uuid if uuid in proven else next(others) for uuid in self._order]
+        self.restore((tuple(order), count))
         return before
+
+    def _by_size(self, uuid: str) -> int:
+        return -self._known[uuid].total_bytes
+
+    def restore(self, numbers: Numbers) -> None:
+        """Take back a limit that was wrong."""
+        self._order, self._count, self._last = list(numbers[0]), numbers[1], None
 
     def known(self) -> list[Gpu]:
         """Return the cards in Ollama's order, each as it was last seen."""

@@ -18,7 +18,7 @@ from router.adapters.gpu.reading import GpuProcess, VramProbe
 from router.adapters.ollama import PsRow
 from router.backend.card_identity import CardNumbers
 from router.backend.epoch import Epoch
-from router.backend.guesses import among_used, on_roomiest, spread
+from router.backend.guesses import DEAD_SHARE, among_used, dead, on_roomiest, spread
 from router.backend.latest_reading import LatestReading
 from router.backend.load_check import LoadCheck
 from router.backend.residents import Residents, Tracked
@@ -38,9 +38,6 @@ BACK_SHARE = 0.9
 
 STILL_S = 1.0
 """Memory of which a part came back counts as back when free memory has not moved for so long: others took the rest."""
-
-DEAD_SHARE = 0.5
-"""A runner has died if more than this share of its memory is free again, even if ps still lists it."""
 
 
 class Cards:
@@ -140,8 +137,9 @@ class Cards:
 
     def is_refusal(self, plan: Plan, weights: str, error: str) -> bool:
         """Return True if a load failed for the number of its card, which is not used again."""
-        if is_refusal := self.check.is_refusal(plan, weights, error, self.gpus or ()):
-            self._renumber(self.numbers.by_uuid())
+        numbers = self.numbers.by_uuid()
+        is_refusal = self.check.is_refusal(plan, weights, error, self.gpus or ())
+        self._renumber(numbers)
         return is_refusal
 
     def _renumber(self, before: Mapping[str, int]) -> None:
@@ -205,17 +203,7 @@ class Cards:
 
         ps lists them until their next request, which would make Ollama load them again without our planning it.
         """
-        dead = []
-        measured = [tracked for tracked in self._residents.values() if tracked.is_measured]
-        for gpu in self.gpus or ():
-            missing = sum(t.held_bytes.get(gpu.index, 0) for t in measured) - (gpu.total_bytes - gpu.free_bytes)
-            # Largest first, so that a large gap is attributed to one large runner rather than to several small ones.
-            for tracked in sorted(measured, key=lambda t: -t.held_bytes.get(gpu.index, 0)):
-                held = tracked.held_bytes.get(gpu.index, 0)
-                if held and missing > held * DEAD_SHARE and not (tracked.is_spilled or tracked in dead):
-                    dead.append(tracked)
-                    missing -= held
-        return dead
+        return dead(self.gpus or (), [tracked for tracked in self._residents.values() if tracked.is_measured])
 
     # --- what others leave -------------------------------------------------------------------------------------
 

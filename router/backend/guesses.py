@@ -1,4 +1,4 @@
-"""Guesses of what a runner holds on each card, where no probe has measured it."""
+"""What readings say of runners: guesses of what one holds, where no probe has measured it, and which have died."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from router.adapters.ollama import PsRow
 from router.backend.residents import Tracked
 from router.core.ollama.runner import Gpu
+
+DEAD_SHARE = 0.5
+"""A runner has died if more than this share of its memory is free again, even if ps still lists it."""
 
 
 def among_used(row: PsRow, gpus: Sequence[Gpu], known: Sequence[Tracked]) -> dict[int, int]:
@@ -35,3 +38,17 @@ def spread(row: PsRow, gpus: Sequence[Gpu], cards: tuple[int, ...]) -> dict[int,
     context = {gpu.index: gpu.context_bytes for gpu in gpus}
     share = row.size_vram_bytes // max(1, len(cards))
     return {card: share + context.get(card, 0) for card in cards}
+
+
+def dead(gpus: Sequence[Gpu], measured: Sequence[Tracked]) -> list[Tracked]:
+    """Return the runners whose memory is free again, of those that were measured."""
+    found: list[Tracked] = []
+    for gpu in gpus:
+        missing = sum(t.held_bytes.get(gpu.index, 0) for t in measured) - (gpu.total_bytes - gpu.free_bytes)
+        # Largest first, so that a large gap is attributed to one large runner rather than to several small ones.
+        for tracked in sorted(measured, key=lambda t: -t.held_bytes.get(gpu.index, 0)):
+            held = tracked.held_bytes.get(gpu.index, 0)
+            if held and missing > held * DEAD_SHARE and not (tracked.is_spilled or tracked in found):
+                found.append(tracked)
+                missing -= held
+    return found

@@ -16,7 +16,7 @@ import re
 from collections.abc import Sequence
 
 from router.adapters.ollama import PsRow
-from router.backend.card_identity import CardNumbers
+from router.backend.card_identity import CardNumbers, Numbers
 from router.backend.verification import MOST_BYTES, MOST_SHARE, SEEN_SHARE, taken_between
 from router.core.decision.switching import Plan
 from router.core.ollama.runner import Gpu
@@ -46,7 +46,7 @@ class LoadCheck:
         self._unseen = 0
         self._refusals = 0
         self._proven: set[str] = set()  # UUIDs of cards that have carried a model
-        self._suspect: tuple[str, int | None] | None = None  # weights whose runner died, and the count before
+        self._suspect: tuple[str, Numbers] | None = None  # weights whose runner died, and the numbers before
         self._culprits: set[str] = set()
 
     @property
@@ -127,7 +127,7 @@ class LoadCheck:
             self._limit(min(max(1, said), max(1, pin)))
             return True
         if self._suspect is not None and self._suspect[0] == weights:  # it dies elsewhere too: not the card's fault
-            self._numbers.limit(self._suspect[1])
+            self._numbers.restore(self._suspect[1])
             self._notes.pop("hidden", None)
             self._culprits.add(weights)
             self._suspect = None
@@ -137,8 +137,8 @@ class LoadCheck:
         self._suspect = weights, self._limit(pin)
         return True
 
-    def _limit(self, count: int) -> int | None:
-        before = self._numbers.limit(count)
+    def _limit(self, count: int) -> Numbers:
+        before = self._numbers.limit(count, self._proven)
         self._tell_hidden()
         return before
 
