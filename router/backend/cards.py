@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
@@ -18,6 +17,7 @@ from router.adapters.gpu.reading import GpuProcess, VramProbe
 from router.adapters.ollama import PsRow
 from router.backend.card_identity import CardNumbers
 from router.backend.epoch import Epoch
+from router.backend.floors import Floors
 from router.backend.guesses import DEAD_SHARE, among_used, dead, on_roomiest, spread
 from router.backend.latest_reading import LatestReading
 from router.backend.load_check import LoadCheck
@@ -67,7 +67,7 @@ class Cards:
         self._latest = LatestReading(probe, telemetry, config.snapshot.stale_after_s)
         self._no_gpu_until_s = -math.inf
         self._ceiling: tuple[float, int] | None = None  # (valid until, bytes)
-        self._floors: deque[tuple[float, dict[int, int]]] = deque()  # (time, bytes per card not used by others)
+        self._floors = Floors(config.defaults.upgrade_after_s)
         # (deadline, bytes per card to wait for, bytes over all cards above which some has come back)
         self._returning: tuple[float, dict[int, int], int] = (-math.inf, {}, 0)
         self._moved_at_s = -math.inf
@@ -210,18 +210,13 @@ class Cards:
     def note_floor(self, *, is_switching: bool) -> None:
         """Record what other programs leave of each card now; not during a switch, which changes the figures itself."""
         gpus, now_s = self.gpus, self._now()
-        while self._floors and self._floors[0][0] < now_s - self._config.defaults.upgrade_after_s:
-            self._floors.popleft()
+        self._floors.expire(now_s)
         if gpus and not is_switching and not self.is_memory_returning():
-            self._floors.append((now_s, self._left_by_others(gpus)))
+            self._floors.note(now_s, self._left_by_others(gpus))
 
     def floor_bytes(self) -> dict[int, int]:
         """Return the least that others left of each card over `upgrade_after_s`, in bytes; {} without history."""
-        floors: dict[int, int] = {}
-        for _, left in self._floors:
-            for card, count in left.items():
-                floors[card] = min(floors.get(card, count), count)
-        return floors
+        return self._floors.least()
 
     def _left_by_others(self, gpus: tuple[Gpu, ...]) -> dict[int, int]:
         """Return the bytes that each card would have free without the residents."""
@@ -231,10 +226,11 @@ class Cards:
 
     def expect_back(self, gone: Tracked) -> None:
         """Wait for the memory of a model that left /api/ps without our unloading it: the probe's reading may lag."""
-        if self._floors and self.is_measured and gone.is_measured:
+        last = self._floors.last()
+        if last is not None and self.is_measured and gone.is_measured:
             # Not all of it: part of the memory may be taken by others at once, and figures are rounded.
             late = {card: int(held * (1 - BACK_SHARE)) for card, held in gone.held_bytes.items()}
-            left = {card: count - late.get(card, 0) for card, count in self._floors[-1][1].items()}
+            left = {card: count - late.get(card, 0) for card, count in last.items()}
             some = sum(left.values()) - int(sum(gone.held_bytes.values()) * DEAD_SHARE)
             self._returning = self._now() + self._config.switch.memory_timeout_s, left, some
 
@@ -266,13 +262,13 @@ class Cards:
 
     def forget(self) -> None:
         """Forget what loads have taught about the cards."""
-        self._ceiling, self._no_gpu_until_s, self.proven_bytes = None, -math.inf, 0
+        self._ceiling, self.proven_bytes = None, 0
+        self.retry_gpu()
         self._epoch.advance()
 
     def retry_gpu(self) -> None:
         """Drop what loads have taught about Ollama's cards: it has counted them again, and may see others now."""
-        self._no_gpu_until_s = -math.inf
-        before = self.numbers.by_uuid()
+        self._no_gpu_until_s, before = -math.inf, self.numbers.by_uuid()
         self.check.forget()
         self.numbers.forget()
         if (gpus := self.shown) is not None:
@@ -282,7 +278,7 @@ class Cards:
     def note_together(self) -> None:
         """Record that all residents are whole in VRAM together, if they are (no probe)."""
         rows = [tracked.row for tracked in self._residents.values()]
-        if self.probe is None and all(row.size_vram_bytes >= row.size_bytes for row in rows):
+        if (self.probe is None or self.check.is_blind) and all(row.size_vram_bytes >= row.size_bytes for row in rows):
             self.proven_bytes = max(self.proven_bytes, sum(row.size_vram_bytes for row in rows))
 
     def note_ceiling(self, bytes_: int) -> None:

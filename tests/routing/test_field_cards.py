@@ -250,8 +250,7 @@ def test_a_probe_that_sees_no_load_is_not_believed_after_the_second():
         await served(one, BIG, SMALL, EMBEDDER, num_ctx=4096)
         assert (spilled(heard), notices(heard)) == ([], [notice])
         world(one).cards.probe.is_right = True
-        await served(one, MIDDLE)
-        await served(one, "qwen3:14b")
+        await served(one, MIDDLE, EMBEDDER, SMALL)
         assert world(one).cards.gpus is not None
         assert notice not in notes(one)
 
