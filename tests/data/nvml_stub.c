@@ -10,13 +10,17 @@ static struct { char function[64]; int device, code, sleep_ms; } faults[MOST];
 static volatile int n_faults;
 static int n_devices = 1, mig_instances = -1, n_processes, inits;
 static unsigned long long total_mib = 24576, free_mib = 20000;
+static int compute_major = 8, compute_minor = 6;
+static char device_name[64] = "Stub RTX";
 
-void stub_reset(void) { n_faults = 0; n_devices = 1; mig_instances = -1; n_processes = 0; inits = 0; total_mib = 24576; free_mib = 20000; }
+void stub_reset(void) { n_faults = 0; n_devices = 1; mig_instances = -1; n_processes = 0; inits = 0; total_mib = 24576; free_mib = 20000; compute_major = 8; compute_minor = 6; strcpy(device_name, "Stub RTX"); }
 void stub_fault(const char *function, int device, int code, int sleep_ms) {
     snprintf(faults[n_faults].function, 64, "%s", function);
     faults[n_faults].device = device; faults[n_faults].code = code; faults[n_faults++].sleep_ms = sleep_ms;
 }
 void stub_cards(int devices, int mig, int processes) { n_devices = devices; mig_instances = mig; n_processes = processes; }
+void stub_chip(const char *name, int major, int minor) { snprintf(device_name, 64, "%s", name); compute_major = major; compute_minor = minor; }
+void stub_total(unsigned long long mib) { total_mib = mib; }
 void stub_free(unsigned long long mib) { free_mib = mib; }
 int stub_inits(void) { return inits; }
 
@@ -74,8 +78,8 @@ int nvmlDeviceGetUUID(void *handle, char *uuid, unsigned size) {
     snprintf(uuid, size, instance(handle) ? "MIG-%d-%d" : "GPU-%d", number(handle), instance(handle));
     return 0;
 }
-int nvmlDeviceGetName(void *handle, char *name, unsigned size) { FAULT(number(handle)); snprintf(name, size, "Stub RTX"); return 0; }
-int nvmlDeviceGetCudaComputeCapability(void *handle, int *major, int *minor) { FAULT(number(handle)); *major = 8; *minor = 6; return 0; }
+int nvmlDeviceGetName(void *handle, char *name, unsigned size) { FAULT(number(handle)); snprintf(name, size, "%s", device_name); return 0; }
+int nvmlDeviceGetCudaComputeCapability(void *handle, int *major, int *minor) { FAULT(number(handle)); *major = compute_major; *minor = compute_minor; return 0; }
 int nvmlDeviceGetNumGpuCores(void *handle, unsigned *cores) { FAULT(number(handle)); *cores = 10496; return 0; }
 int nvmlDeviceGetComputeRunningProcesses_v3(void *handle, unsigned *count, process_t *processes) {
     FAULT(number(handle));

@@ -20,6 +20,7 @@ _UNITS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "kB": 10**3, "
 _AMOUNT = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)")
 _HEADING = re.compile(r"([a-z_.]+)(?:\s*\[(\w+)\])?")
 _NO_DEVICE = "No devices were found"
+_MAX_LINES = 10_000
 _PART_BYTES = 1 << 16
 _END_S = 1.0
 
@@ -106,6 +107,8 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 
 def parse_csv(text: str) -> tuple[Gpu, ...]:
     """Return the cards in nvidia-smi's CSV, without those whose memory is unknown (``[N/A]``, ``[GPU is lost]``)."""
+    if text.count("\n") > _MAX_LINES:
+        raise ProbeError(f"the probe's output has more than {_MAX_LINES} lines")
     rows = [[cell.strip() for cell in line.split(",")] for line in text.splitlines() if "," in line]
     if not rows:
         raise ProbeError(f"no CSV in the probe's output: {text.strip()[:100]!r}")

@@ -113,6 +113,8 @@ def _labels(text: str) -> dict[str, str]:
 
 
 def _gpu(index: int, card: _Card, found: Mapping[str, int], name: str) -> Gpu:
-    uuid = f"{card[1]}/{card[3]}" if card[3] else card[1] or f"gpu-{index}"
+    host, uuid, number, instance = card
+    uuid = uuid or (f"{host}/gpu-{number}" if host else f"gpu-{number}")
+    uuid = f"{uuid}/{instance}" if instance else uuid
     total = found.get("TOTAL") or sum(found.get(figure, 0) for figure in ("FREE", "USED", "RESERVED"))
     return Gpu(index, uuid, name, total, found["FREE"], UNKNOWN_CONTEXT_BYTES)

@@ -91,7 +91,7 @@ def amount_bytes(text: str, unit_bytes: int) -> int | None:
     Raises ProbeError for an amount that no card has.
     """
     try:
-        amount = float(text) * unit_bytes
+        amount = float(text) * unit_bytes if text.isascii() and "_" not in text else math.nan
     except ValueError:
         return None
     if math.isnan(amount):

@@ -44,7 +44,7 @@ def library(tmp_path_factory):
     command = [compiler, "-shared", "-fPIC", "-O1", "-Wl,-soname,libnvidia-ml.so.1", "-o", str(path), str(SOURCE)]
     subprocess.run(command, check=True, capture_output=True)
     loaded = ctypes.CDLL(str(path))
-    loaded.stub_free.argtypes = [ctypes.c_ulonglong]
+    loaded.stub_free.argtypes = loaded.stub_total.argtypes = [ctypes.c_ulonglong]
     yield loaded
     loaded.stub_fault(b"nvmlInitWithFlags", EVERY_DEVICE, LIBRARY_NOT_FOUND, 0)  # for tests that follow: no NVML here
 
@@ -148,6 +148,48 @@ async def test_a_lost_card_does_not_hide_the_others(stub, probe, function, code)
     stub.stub_cards(3, -1, 0)
     stub.stub_fault(function.encode(), 1, code, 0)
     assert [(gpu.index, gpu.uuid) for gpu in (await probe.read()).gpus] == [(0, "GPU-0"), (1, "GPU-2")]
+
+
+def meminfo(name):
+    """Return a figure of this host's memory in bytes."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith(f"{name}:"))
+
+
+@pytest.mark.parametrize("reserve_mib", [0, 1024])
+@pytest.mark.parametrize("how", ["not supported", "no memory"])
+@pytest.mark.parametrize(
+    ("name", "major", "minor"),
+    [("NVIDIA GB10", 12, 1), ("Orin (nvgpu)", 8, 7), ("NVIDIA Thor", 11, 0), ("Xavier", 7, 2)],
+)
+async def test_a_chip_without_memory_of_its_own_has_the_hosts(stub, name, major, minor, how, reserve_mib):
+    """Less a reserve: a GB10 or a Jetson shares it with the CPU, and NVML reports none."""
+    stub.stub_chip(name.encode(), major, minor)
+    if how == "not supported":
+        stub.stub_fault(b"nvmlDeviceGetMemoryInfo_v2", EVERY_DEVICE, NOT_SUPPORTED, 0)
+    else:
+        stub.stub_total(0)
+        stub.stub_free(0)
+    probe = NvmlProbe(cache_s=0.0, timeout_s=30.0, reserve_bytes=reserve_mib * MIB)
+    (gpu,) = (await probe.read()).gpus
+    await probe.aclose()
+    assert gpu.total_bytes == meminfo("MemTotal")
+    assert abs(gpu.free_bytes - (meminfo("MemAvailable") - reserve_mib * MIB)) < 4096 * MIB
+
+
+async def test_a_card_of_no_bytes_is_unknown_memory(stub, probe):
+    """It is not a card that has 0 bytes, and not a machine without cards."""
+    stub.stub_total(0)
+    stub.stub_free(0)
+    with pytest.raises(ProbeError, match="known"):
+        await probe.read()
+
+
+async def test_a_figure_that_contradicts_itself_is_a_probe_error(stub, probe):
+    """More is free than there is."""
+    stub.stub_free(24577)
+    with pytest.raises(ProbeError, match="free"):
+        await probe.read()
 
 
 async def test_any_other_error_of_a_handle_fails_the_reading(stub, probe):
