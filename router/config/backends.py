@@ -78,7 +78,7 @@ class BackendSection(Section):
     url: Url = "http://127.0.0.1:11434"
     """URL of the Ollama server"""
     gpus: Gpus = "auto"
-    """its cards: auto (all that the probe reports), none (CPU only), or a list of indexes or UUIDs"""
+    """its cards: auto (all that the probe lists), none (CPU only), or indexes or UUIDs in the order of its Ollama"""
     probe: Probe = Probe()
     """how its free VRAM is read"""
     suppress_cancel: StrictBool = False

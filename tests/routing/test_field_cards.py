@@ -87,7 +87,7 @@ VISIBLE = [
 
 
 @pytest.mark.parametrize(("count", "visible"), VISIBLE)
-def test_whatever_cards_ollama_sees_every_request_is_answered_on_the_gpu(count, visible):
+def test_whatever_cards_ollama_sees_every_request_is_answered_on_the_gpu_h8(count, visible):
     """In any order, with cards too many in front, between and behind; after a few loads nothing is odd any more."""
 
     async def story(one, heard):
@@ -236,7 +236,7 @@ def other_probe(story, **more):
     return run_virtual(run())
 
 
-def test_a_probe_that_sees_no_load_is_not_believed_after_the_second():
+def test_a_probe_that_sees_no_load_is_not_believed_after_the_second_h10():
     """It is named once, free memory counts as unknown, and every load is served; until the probe sees one."""
 
     async def story(one, heard):

@@ -94,15 +94,15 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 
     asyncio considers a process ended when its pipes are closed too, and a child that left the group may hold them.
     """
-    if process.returncode is None:
-        try:
+    was_running = process.returncode is None
+    if was_running:
+        with suppress(ProcessLookupError, PermissionError):  # it exited between the check and the signal
             os.killpg(process.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            pass  # it exited between the check and the signal
+    process._transport.close()  # type: ignore[attr-defined]  # there is no public way
+    if was_running:
         with suppress(TimeoutError):
             async with asyncio.timeout(_END_S):
                 await process.wait()
-    process._transport.close()  # type: ignore[attr-defined]  # there is no public way
 
 
 def parse_csv(text: str) -> tuple[Gpu, ...]:

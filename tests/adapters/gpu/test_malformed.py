@@ -99,7 +99,7 @@ def test_a_total_of_nothing_is_unknown_memory(text):
     ],
     ids=range(16),
 )
-def test_a_long_line_is_read_in_one_pass(line):
+def test_a_long_line_is_read_in_one_pass_h9(line):
     """It took seconds to minutes where each of its parts was tried from each place."""
     for parse in (parse_metrics, parse_csv):
         for text in (line, f"{GOOD}{line}", f"{line}\n{GOOD}", f"{HEADER}\n{A5000}\n{line}"):
@@ -141,7 +141,7 @@ def page_error(script, **settings):
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n"
 
 
-def test_a_page_that_drips_ends_at_the_deadline():
+def test_a_page_that_drips_ends_at_the_deadline_h9():
     """Each part comes within the timeout, the whole never."""
 
     async def drip(visit):

@@ -9,13 +9,15 @@ from contextlib import suppress
 import pytest
 
 from ollama_simulator.clock import run_virtual
+from ollama_simulator.machine.spec import Speeds
 from router.core.units import MIB
 from tests.config.keys.page import metrics_page
-from tests.config.keys.play import ALONE, BIG, cards, compare, hello, memory_mode, routed, seen
+from tests.config.keys.play import ALONE, BIG, MIDDLE, SMALL, cards, compare, hello, memory_mode, routed, seen
 
 pytestmark = pytest.mark.real_time  # of the tests that play no story: commands and threads that no loop knows
 
 PROBE = "backends.local.probe"
+FAST = Speeds(load_mib_per_s=1e6, tokens_per_s=1000)
 
 
 async def read_by(probe):
@@ -147,6 +149,37 @@ async def test_a_reading_of_a_command_is_used_again_for_cache_s(tmp_path):
         runs.append(len((tmp_path / "runs").read_text()))
     assert runs[0] >= 4
     assert runs[1] == 1
+
+
+@pytest.mark.key("backends.*.probe.max_bytes")
+async def test_output_of_more_than_max_bytes_is_not_read(tmp_path):
+    """A router that starts with such a command knows no free memory."""
+    probe = {"kind": "command", "command": csv_command(tmp_path)}
+    found = [await read_by({**probe, "max_bytes": most}) for most in (32, 1024)]
+    assert found == [None, [("command", 16000, 15000)]]
+
+
+@pytest.mark.key("backends.*.probe.reserve_mib")
+async def test_of_memory_shared_with_the_cpu_reserve_mib_are_kept_for_the_host(tmp_path):
+    """An APU with little VRAM and much GTT has what the host has available less this."""
+    device = sysfs(tmp_path, total=512, used=0)
+    (device / "mem_info_gtt_total").write_text(str(65536 * MIB))
+    (device / "mem_info_gtt_used").write_text("0")
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc" / "meminfo").write_text(f"MemTotal: {98304 << 10} kB\nMemAvailable: {20000 << 10} kB\n")
+    found = [await read_by({"kind": "amd", "root": str(tmp_path), "reserve_mib": kept}) for kept in (0, 4000)]
+    assert found == [[(tmp_path.name, 65536, 20000)], [(tmp_path.name, 65536, 16000)]]
+
+
+async def test_what_fits_the_memory_of_an_apu_is_served_even_if_its_counters_stand_still(tmp_path):
+    """Where ROCm's allocations do not show in sysfs, the second load shows that, and memory is unknown."""
+    device = sysfs(tmp_path, total=4096, used=300)
+    (device / "mem_info_gtt_total").write_text(str(98304 * MIB))
+    (device / "mem_info_gtt_used").write_text(str(1024 * MIB))
+    config = {**ALONE, f"{PROBE}.kind": "amd", f"{PROBE}.root": str(tmp_path)}
+    async with routed(config, cards=(98304,), has_probe=None, speeds=FAST) as one:
+        statuses = [(await one.ask(hello(model))).status for model in (SMALL, BIG, MIDDLE)]
+        assert (statuses, await memory_mode(one)) == ([200, 200, 200], "verify")
 
 
 @pytest.mark.key("backends.*.probe.timeout_s")
