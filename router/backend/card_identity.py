@@ -80,26 +80,28 @@ class CardNumbers:
         present = {gpu.uuid for gpu in gpus}
         return [card for card in self.known() if card.uuid not in present]
 
+    def is_hidden(self, number: int) -> bool:
+        """Return True if Ollama is taken not to see the card with this number."""
+        return self._count is not None and number >= self._count
+
     def exchange(self, meant: int, found: int) -> None:
         """Exchange two numbers: what was meant for card `meant` has gone to card `found`."""
         order = self._order
         order[meant], order[found] = order[found], order[meant]
         self._last = None
 
-    def limit(self, count: int, proven: Container[str]) -> Numbers:
+    def limit(self, count: int, proven: Container[str], used: Container[str]) -> Numbers:
         """Note that Ollama sees only `count` cards; return the numbers until now.
 
-        Which of the cards that are not `proven` it sees is open: the largest are tried first, because what would fit
-        on one of Ollama's cards must not be refused. A load that goes elsewhere corrects that.
+        Cards whose number is `proven` keep it. Which of the others it sees is open: first those that have been `used`,
+        then the largest, because what would fit on one of Ollama's cards must not be refused. Loads correct that.
         """
         before: Numbers = tuple(self._order), self._count
-        others = iter(sorted((uuid for uuid in self._order if uuid not in proven), key=self._by_size))
-        order = [uuid if uuid in proven else next(others) for uuid in self._order]
-        self.restore((tuple(order), count))
+        others = [uuid for uuid in self._order if uuid not in proven]
+        others.sort(key=lambda uuid: (uuid not in used, -self._known[uuid].total_bytes))
+        rest = iter(others)
+        self.restore((tuple(uuid if uuid in proven else next(rest) for uuid in self._order), count))
         return before
-
-    def _by_size(self, uuid: str) -> int:
-        return -self._known[uuid].total_bytes
 
     def restore(self, numbers: Numbers) -> None:
         """Take back a limit that was wrong."""

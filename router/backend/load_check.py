@@ -45,7 +45,8 @@ class LoadCheck:
         self._told: set[str] = set()
         self._unseen = 0
         self._refusals = 0
-        self._proven: set[str] = set()  # UUIDs of cards that have carried a model
+        self._used: set[str] = set()  # UUIDs of cards that have carried a model
+        self._proven: set[str] = set()  # of these, where the number of the card was asked for
         self._suspect: tuple[str, Numbers] | None = None  # weights whose runner died, and the numbers before
         self._culprits: set[str] = set()
 
@@ -61,6 +62,7 @@ class LoadCheck:
     def forget(self) -> None:
         """Forget what was found: Ollama has restarted, or has other cards."""
         self._notes.clear()
+        self._used.clear()
         self._proven.clear()
         self._culprits.clear()
         self._unseen = self._refusals = 0
@@ -88,15 +90,32 @@ class LoadCheck:
         self._note_seen()
         if not _is_of(plan, row, taken[found]):
             return False
-        self._proven.update(uuid for uuid, number in numbers.items() if number == found)
-        meant = plan.cards[0] if len(plan.cards) == 1 else found
-        is_chosen = plan.options.main_gpu is not None or len(self._numbers.numbered(before) or ()) == 1
-        if meant == found or not is_chosen or taken.get(meant, 0) >= row.size_vram_bytes * STRAY_SHARE:
+        uuid = next(uuid for uuid, number in numbers.items() if number == found)
+        self._used.add(uuid)
+        meant = self._meant(plan, before, found)
+        if meant is None or (meant != found and taken.get(meant, 0) >= row.size_vram_bytes * STRAY_SHARE):
+            return False
+        if plan.options.main_gpu is not None:
+            self._proven.add(uuid)
+        if meant == found:
             return False
         self._numbers.exchange(meant, found)
         self._tell_order()
         self._tell_hidden()
         return True
+
+    def _meant(self, plan: Plan, before: tuple[Gpu, ...], found: int) -> int | None:
+        """Return the number that a load should have gone to, None if Ollama was free to choose.
+
+        Where it has chosen a card that it was taken not to see, that is any number which no load has proven yet.
+        """
+        cards = self._numbers.numbered(before) or ()
+        if len(plan.cards) == 1 and (plan.options.main_gpu is not None or len(cards) == 1):
+            return plan.cards[0]
+        if not self._numbers.is_hidden(found):
+            return None
+        free = [gpu for gpu in cards if gpu.uuid not in self._proven]
+        return min(free, key=lambda gpu: gpu.uuid in self._used).index if free else None
 
     def note_unseen(self, cards: Sequence[Gpu]) -> None:
         """Count a load that ps calls whole, and of which the probe has seen nothing."""
@@ -138,7 +157,7 @@ class LoadCheck:
         return True
 
     def _limit(self, count: int) -> Numbers:
-        before = self._numbers.limit(count, self._proven)
+        before = self._numbers.limit(count, self._proven, self._used)
         self._tell_hidden()
         return before
 

@@ -95,7 +95,7 @@ def test_of_cards_that_are_too_many_the_largest_unproven_are_tried_first():
     """What would fit on one of Ollama's cards is not refused; a card that carried a model keeps its number."""
     cards = (gpu_of(0, 8), gpu_of(1, 12), gpu_of(2, 24))
     numbers = taken("auto", cards)
-    before = numbers.limit(2, {"GPU-0"})
+    before = numbers.limit(2, {"GPU-0"}, {"GPU-0"})
     assert uuids(numbers.numbered(cards)) == [(0, "GPU-0"), (1, "GPU-2")]
     assert [gpu.uuid for gpu in numbers.hidden] == ["GPU-1"]
     numbers.exchange(1, 2)
@@ -103,3 +103,11 @@ def test_of_cards_that_are_too_many_the_largest_unproven_are_tried_first():
     numbers.restore(before)
     assert uuids(numbers.numbered(cards)) == [(0, "GPU-0"), (1, "GPU-1"), (2, "GPU-2")]
     assert numbers.hidden == ()
+
+
+def test_of_cards_that_are_too_many_those_that_carried_a_model_come_first():
+    """Ollama sees them, by whatever number."""
+    numbers = taken("auto")
+    numbers.limit(1, set(), {"GPU-2"})
+    assert uuids(numbers.numbered(CARDS)) == [(0, "GPU-2")]
+    assert [numbers.is_hidden(number) for number in range(3)] == [False, True, True]

@@ -213,10 +213,11 @@ def _obstacle(
 def booked(resident: Resident, gpus: tuple[Gpu, ...]) -> OllamaResident:
     """Return what Ollama has booked for `resident`, as far as it can be observed (see `OllamaResident`)."""
     pinned = resident.options.main_gpu if resident.options else None
-    cards = tuple(sorted(index for index, size in resident.held_bytes.items() if size)) or (0,)
-    if pinned is not None:
-        cards = (pinned,)
     context = {gpu.index: gpu.context_bytes for gpu in gpus}
+    # What it holds of a card that Ollama was found not to see is another program's.
+    cards = tuple(sorted(index for index, size in resident.held_bytes.items() if size and index in context)) or (0,)
+    if pinned is not None and pinned in context:
+        cards = (pinned,)
     # The probe's figures include the driver contexts, what Ollama has booked does not.
     sizes = [max(0, resident.held_bytes.get(card, 0) - context.get(card, 0)) for card in cards]
     buffers = [int(resident.size_vram_bytes * part * SPLIT_SLACK) // (sum(sizes) or 1) for part in sizes]
