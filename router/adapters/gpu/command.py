@@ -62,17 +62,19 @@ class CommandProbe:
             )
         except (OSError, ValueError) as exc:
             raise ProbeError(f"the probe's command cannot run: {exc}") from exc
+        is_over = False
         readers = [asyncio.create_task(self._read_whole(pipe)) for pipe in (process.stdout, process.stderr)]
         try:
             async with asyncio.timeout(self._timeout_s):
                 output, errors = await asyncio.gather(*readers)
                 await process.wait()
+                is_over = True
         except TimeoutError:
             raise ProbeError(f"{self._argv[0]} did not end in {self._timeout_s:g} s") from None
         finally:
             for reader in readers:
                 reader.cancel()
-            await _end(process)  # also on cancellation, so that no process outlives its reading
+            await _end(process, is_over=is_over)  # also on cancellation, so that no process outlives its reading
         if _NO_DEVICE in output:
             return (), ()
         if process.returncode != 0:
@@ -89,20 +91,18 @@ class CommandProbe:
         return found.decode("utf-8", "replace")
 
 
-async def _end(process: asyncio.subprocess.Process) -> None:
-    """Kill a process that still runs, with its children, and close its pipes.
+async def _end(process: asyncio.subprocess.Process, *, is_over: bool) -> None:
+    """Close a process, and kill it with its children if it is not over: these may hold its output when it has exited.
 
     asyncio considers a process ended when its pipes are closed too, and a child that left the group may hold them.
     """
-    was_running = process.returncode is None
-    if was_running:
+    if not is_over:
         with suppress(ProcessLookupError, PermissionError):  # it exited between the check and the signal
             os.killpg(process.pid, signal.SIGKILL)
     process._transport.close()  # type: ignore[attr-defined]  # there is no public way
-    if was_running:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_END_S):
-                await process.wait()
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_END_S):
+            await process.wait()
 
 
 def parse_csv(text: str) -> tuple[Gpu, ...]:
