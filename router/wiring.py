@@ -85,6 +85,8 @@ def edge_settings(config: Config) -> EdgeSettings:
         origins=config.origins,
         body_bytes=config.limits.body_bytes,
         zstd_bytes=config.limits.zstd_bytes,
+        inline_bytes=config.limits.inline_bytes,
+        body_values=config.limits.body_values,
         body_idle_s=config.timeouts.body_idle_s,
         body_total_s=config.timeouts.body_total_s,
         has_router_headers=config.telemetry.headers,

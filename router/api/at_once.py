@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable
 from typing import Literal, NamedTuple, Protocol
 
+from router.api.beside import BYTES_PER_COMMA, is_large
 from router.api.calls import read_call
 from router.api.responses import render_error, request_headers
 from router.api.sending import common_head_lines, complete_answer, ending_of
@@ -31,6 +32,9 @@ logger = logging.getLogger("router.api")
 
 MAX_BYTES = 64 << 10
 """Larger bodies take the general path, where they are read under their limits."""
+
+FEW_BYTES = 8 << 10
+"""Smaller bodies cannot hold so many values that reading them takes long."""
 
 _ROUTES = {target: route for target, route in TARGETS.items() if route.is_inference and route.kind != "v1_audio"}
 _UNCOMMON = frozenset(b"origin content-encoding x-request-id x-router-strict x-router-nothing-fits".split())
@@ -66,7 +70,10 @@ class AtOnce:
         self.dispatcher = dispatcher
         self._settings = settings
         self._has_headers = settings.has_router_headers
-        self._max_bytes = min(MAX_BYTES, settings.body_bytes)
+        # A value takes two bytes with its separator: what could hold more than allowed takes the general path, too.
+        self._max_bytes = min(MAX_BYTES, settings.body_bytes, settings.inline_bytes, 2 * settings.body_values)
+        self._inline_bytes = settings.inline_bytes
+        self._few_bytes = min(FEW_BYTES, settings.inline_bytes // BYTES_PER_COMMA)
         self._hosts = hosts
         self._next_id = next_id
         self._tasks = tasks
@@ -81,12 +88,15 @@ class AtOnce:
             return False
         if cycle.buffered_bytes > self._max_bytes or (body := cycle.take_body()) is None:
             return False
+        if len(body) > self._few_bytes and is_large(body, self._inline_bytes):
+            cycle.feed(body)
+            return False
         cycle.request_id = self._next_id()
         try:
             call = read_call(
+                body,
                 self._settings,
                 common.route,
-                body,
                 common.headers,
                 cycle.request_id,
                 cycle.has_client_gone,

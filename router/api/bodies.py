@@ -10,7 +10,9 @@ from router.errors import BadRequest, BodyTooLarge, RequestTimeout, UnsupportedE
 from router.http.server.cycle import Cycle
 
 MAX_WINDOW_BYTES = 8 << 20
+MOST_FRAMES = 1024
 _CHUNK_BYTES = 256 << 10
+_FRAME, _SKIPPED_FRAME = b"\x28\xb5\x2f\xfd", b"\x2a\x4d\x18"  # how they begin, and what a skippable one holds
 
 
 async def read_body(cycle: Cycle, *, limit_bytes: int, idle_s: float, total_s: float) -> bytes:
@@ -74,6 +76,8 @@ def decoded(body: bytes, encoding: bytes, *, takes_zstd: bool, limit_bytes: int)
 
 
 def _unzstd(body: bytes, limit_bytes: int) -> bytes:
+    if body.count(_FRAME) + body.count(_SKIPPED_FRAME) > MOST_FRAMES:
+        raise BadRequest(f"invalid input: more than {MOST_FRAMES} frames")
     # The window bounds the memory, and the loop below the output, before a bomb has expanded.
     reader = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES).stream_reader(body, read_across_frames=True)
     parts: list[bytes] = []

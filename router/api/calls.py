@@ -9,7 +9,7 @@ from router.api.settings import EdgeSettings
 from router.config import NothingFits
 from router.core.ollama.names import is_cloud
 from router.core.ollama.routes import Route
-from router.core.payload.read import read_request
+from router.core.payload.read import read_request, with_members
 from router.errors import BadRequest, Forbidden
 from router.http.headers import Header
 from router.routing.call import Call
@@ -21,9 +21,9 @@ OWN_HEADERS = frozenset((b"x-router-strict", b"x-router-nothing-fits"))
 
 
 def read_call(
+    body: bytes,
     settings: EdgeSettings,
     route: Route,
-    body: bytes,
     headers: list[Header],
     request_id: str,
     is_gone: Callable[[], bool],
@@ -37,6 +37,8 @@ def read_call(
     Raises BadRequest with Ollama's own text, or Forbidden.
     """
     request = read_request(route.kind, body)
+    if len(body) > settings.inline_bytes:
+        request = with_members(request, body)
     if not settings.may_manage and request.has_model and is_cloud(request.model):
         raise Forbidden(REMOTE_REFUSED)
     call = Call(

@@ -163,8 +163,16 @@ class Edge:
         body = await exchange.body()
         headers = request_headers(exchange.client_headers, exchange.headers)
         now_s = asyncio.get_running_loop().time()
-        call = read_call(
-            self._settings, route, body, headers, exchange.request_id, exchange.is_gone, exchange.headers, now_s
+        call = await exchange.read(
+            body,
+            read_call,
+            self._settings,
+            route,
+            headers,
+            exchange.request_id,
+            exchange.is_gone,
+            exchange.headers,
+            now_s,
         )
         await self._send(exchange, route, await self._dispatcher.dispatch(call))
 

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import Concatenate, ParamSpec, TypeVar
+
+from router.api.beside import beside, is_large
 from router.api.bodies import decoded, read_body, too_large
 from router.api.responses import render_error
 from router.api.settings import EdgeSettings
+from router.core.go.json_volume import has_more_values
 from router.core.ollama.routes import Dialect
-from router.errors import RouterError
+from router.errors import BadRequest, RouterError
 from router.http.headers import Header
 from router.http.server.cycle import Cycle
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Exchange:
@@ -50,6 +59,9 @@ class Exchange:
         """Return the decoded body, read under the limits. Raises a RouterError, or ClientGone."""
         settings = self._settings
         limit = settings.body_bytes if limit_bytes is None else limit_bytes
+        encoding = self.headers.get(b"content-encoding")
+        if encoding is not None and limit_bytes is None:
+            limit = min(limit, settings.zstd_bytes)
         if int(self.headers.get(b"content-length", b"0")) > limit:  # refuse before a byte of it is read
             raise too_large(limit)
         body = self.cycle.take_body()
@@ -59,10 +71,16 @@ class Exchange:
             )
         elif len(body) > limit:
             raise too_large(limit)
-        if (encoding := self.headers.get(b"content-encoding")) is not None:
+        if encoding is not None:  # always beside the loop: a few bytes may become many
             takes_zstd = self.dialect != "ollama"
-            body = decoded(body, encoding, takes_zstd=takes_zstd, limit_bytes=settings.zstd_bytes)
+            body = await beside(decoded, body, encoding, takes_zstd=takes_zstd, limit_bytes=settings.zstd_bytes)
         return body
+
+    async def read(self, body: bytes, work: Callable[Concatenate[bytes, P], T], *args: P.args, **more: P.kwargs) -> T:
+        """Return `work(body, …)`; beside the loop if the body is large. Raises BadRequest for too many values."""
+        if is_large(body, self._settings.inline_bytes):
+            return await beside(_bounded, body, self._settings.body_values, partial(work, body, *args, **more))
+        return _bounded(body, self._settings.body_values, partial(work, body, *args, **more))
 
     async def answer(self, status: int, headers: list[Header], body: bytes = b"") -> None:
         """Send a complete answer of the router's own; a no-op if an answer has begun."""
@@ -75,3 +93,9 @@ class Exchange:
     async def refuse(self, error: RouterError) -> None:
         """Answer with `error` in the dialect of the path; a no-op if an answer has begun."""
         await self.answer(*render_error(error, self.dialect))
+
+
+def _bounded(body: bytes, most_values: int, work: Callable[[], T]) -> T:
+    if has_more_values(body, most_values):
+        raise BadRequest(f"the request's body has more than {most_values} values")
+    return work()

@@ -73,10 +73,10 @@ class LocalRoutes:
     async def _show(self, exchange: Exchange, route: Route, _: str) -> None:
         """Answer for a chain with the variant that would serve it now: `ollama run` pulls a model that has no show."""
         body = await exchange.body()
-        asked = read_names("show", body).get("model", "")
+        asked = (await exchange.read(body, read_names, "show")).get("model", "")
         name = await self._directory.show_name(asked) if asked else ""
         if name != asked:  # a virtual model, which Ollama does not know
-            body = rewrite(body, model=name, options={})
+            body = await exchange.read(body, rewrite, model=name, options={})
         status, headers, answer = await self._fetch(exchange, b"POST", route.pattern.encode(), body)
         if status == 200 and name != asked:
             answer = listing.show_of_chain(answer, name)

@@ -37,10 +37,10 @@ class Passing:
             return
         body = await exchange.body()
         if route.kind in NAMED:
-            names = read_names(route.kind, body)
+            names = await exchange.read(body, read_names, route.kind)
             self._check(names)
             if names:  # each name once and under Ollama's own key, so that Ollama sees exactly the names checked here
-                body = rewrite_names(body, names)
+                body = await exchange.read(body, rewrite_names, names)
         target = route.pattern if not argument else route.pattern.rpartition("/")[0] + "/" + quote(argument, safe="")
         await self._pass(exchange, route, target.encode(), body or None)
 

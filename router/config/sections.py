@@ -174,7 +174,11 @@ class Limits(Section):
     headers: AtLeastOne = 128
     """most header fields in a request"""
     zstd_bytes: AtLeastOne = 20 << 20
-    """largest body after decompression"""
+    """largest zstd body, both as sent and after decompression"""
+    inline_bytes: AtLeastOne = 256 << 10
+    """larger bodies are read in a thread, so that they delay no other request"""
+    body_values: AtLeastOne = 500_000
+    """most JSON values in a body"""
     connections: AtLeastOne = 2048
     """most client connections"""
     pool: AtLeastOne = 256

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from router.core.go.quoting import brief
 from router.errors import BadRequest
 
 _UNITS_NS = {
@@ -24,14 +25,12 @@ _UNIT = re.compile(r"[^.0-9]*")
 def parse_duration_ns(text: str) -> int:
     """Return the duration in nanoseconds. Raise BadRequest with Go's error text if it is invalid or exceeds 64 bits."""
     negative = text.startswith("-")
-    rest = text[1:] if text[:1] in ("-", "+") else text
-    if rest == "0":
-        return 0
-    if not rest:
-        raise _invalid(text)
+    pos = 1 if text[:1] in ("-", "+") else 0
+    if text[pos : pos + 2] == "0" or len(text) == pos:
+        return _zero(text, pos)
     total = 0
-    while rest:
-        part, rest = _part(text, rest)
+    while pos < len(text):  # by position: cutting off each part would copy the rest as often as there are parts
+        part, pos = _part(text, pos)
         total += part
         if total > _MAX_NS:
             raise _invalid(text)
@@ -40,28 +39,35 @@ def parse_duration_ns(text: str) -> int:
     return -total if negative else total
 
 
-def _part(text: str, rest: str) -> tuple[int, str]:
-    """Return the first amount with its unit, in nanoseconds, and the remaining text."""
-    match = _AMOUNT.match(rest)
+def _zero(text: str, pos: int) -> int:
+    """Return 0 for "0", the only amount that needs no unit."""
+    if len(text) == pos:
+        raise _invalid(text)
+    return 0
+
+
+def _part(text: str, pos: int) -> tuple[int, int]:
+    """Return the amount with its unit at `pos`, in nanoseconds, and the position after it."""
+    match = _AMOUNT.match(text, pos)
     assert match is not None
     whole, fraction = match[1], match[2] or ""
     if not whole and not fraction:
         raise _invalid(text)
-    rest = rest[match.end() :]
-    unit = _UNIT.match(rest)
+    unit = _UNIT.match(text, match.end())
     assert unit is not None
     if not unit[0]:
         raise BadRequest(f"time: missing unit in duration {_quoted(text)}")
     if unit[0] not in _UNITS_NS:
         raise BadRequest(f"time: unknown unit {_quoted(unit[0])} in duration {_quoted(text)}")
-    if len(whole.lstrip("0")) > 19 or int(whole or 0) > _MAX_NS:
+    digits = whole.lstrip("0")
+    if len(digits) > 19 or int(digits or 0) > _MAX_NS:
         raise _invalid(text)
     scale = _UNITS_NS[unit[0]]
-    digits = fraction[:18]  # Go stops at 63 bits; a nanosecond needs 13 digits of an hour
-    parts = int(whole or 0) * scale + (int(int(digits) * (scale / 10 ** len(digits))) if digits else 0)
+    fraction = fraction[:18]  # Go stops at 63 bits; a nanosecond needs 13 digits of an hour
+    parts = int(digits or 0) * scale + (int(int(fraction) * (scale / 10 ** len(fraction))) if fraction else 0)
     if parts > _MAX_NS:
         raise _invalid(text)
-    return parts, rest[unit.end() :]
+    return parts, unit.end()
 
 
 def _invalid(text: str) -> BadRequest:
@@ -69,9 +75,9 @@ def _invalid(text: str) -> BadRequest:
 
 
 def _quoted(text: str) -> str:
-    """Quote like Go's time package: bytes that are not printable ASCII in hexadecimal."""
+    """Quote like Go's time package: bytes that are not printable ASCII in hexadecimal. A long text is cut."""
     quoted = []
-    for char in text:
+    for char in brief(text):
         if char in '"\\':
             quoted.append("\\" + char)
         elif " " <= char < "\x80":

@@ -12,6 +12,7 @@ from typing import TypeVar
 import msgspec
 
 from router.core.go.json_scan import scan, scan_first
+from router.errors import BadRequest
 
 KINDS = {
     ord('"'): "string",
@@ -27,6 +28,9 @@ _TRAILING = re.compile(r"trailing characters \(byte (\d+)\)")
 
 Members = list[tuple[str, memoryview]]
 
+MOST_KEYS = 4096
+"""Most keys of a body, and of its "options": the longest of Ollama's types has 30 fields."""
+
 
 class _Key(str):
     """A key that equals no other key, so that msgspec keeps duplicates."""
@@ -39,6 +43,7 @@ class _Key(str):
 
 _MEMBERS = msgspec.json.Decoder(dict[_Key, msgspec.Raw], dec_hook=str.__new__)
 _ELEMENTS = msgspec.json.Decoder(list[msgspec.Raw])
+_TEXTS = msgspec.json.Decoder(list[str])
 _STRING = msgspec.json.Decoder(str)
 _VALUE = msgspec.json.Decoder(msgspec.Raw)
 _T = TypeVar("_T")
@@ -66,6 +71,33 @@ def first_value(text: bytes) -> memoryview:
         return memoryview(text)[span.start : span.end]
 
 
+def split_body(text: bytes) -> Members:
+    """Return `split(text)`; raise BadRequest at the first key beyond `MOST_KEYS`, before all of them are in memory."""
+    left = MOST_KEYS
+
+    def counted(kind: type[_Key], key: str) -> _Key:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise too_many_keys()
+        return str.__new__(kind, key)
+
+    if len(text) <= MOST_KEYS:  # a key takes more than one byte
+        return split(text)
+    try:
+        counting = msgspec.json.Decoder(dict[_Key, msgspec.Raw], dec_hook=counted)
+        return [(str(key), memoryview(raw)) for key, raw in _decode(counting, text).items()]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        members = _scanned(text)
+    if len(members) > MOST_KEYS:
+        raise too_many_keys()
+    return members
+
+
+def too_many_keys() -> BadRequest:
+    return BadRequest(f"the request's body has more than {MOST_KEYS} keys")
+
+
 def split(text: bytes | memoryview) -> Members:
     """Return every member of the JSON object at the start of `text`, in order, with duplicates; [] for other values.
 
@@ -74,7 +106,10 @@ def split(text: bytes | memoryview) -> Members:
     try:
         return [(str(key), memoryview(raw)) for key, raw in _decode(_MEMBERS, text).items()]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        pass
+        return _scanned(text)
+
+
+def _scanned(text: bytes | memoryview) -> Members:
     whole = bytes(text)
     view = memoryview(whole)
     return [(read_text(span.key), view[span.start : span.end]) for span in scan(whole) if span.key]
@@ -87,6 +122,15 @@ def elements(view: memoryview) -> list[memoryview]:
     except (msgspec.DecodeError, RecursionError):
         whole = bytes(view)
         return [memoryview(whole)[span.start : span.end] for span in scan(whole)]
+
+
+def texts_bytes(view: memoryview) -> tuple[int, int] | None:
+    """Return number and bytes of the texts of a valid JSON array of strings, without quotes; None for other arrays."""
+    try:
+        count = len(_TEXTS.decode(view))
+        return count, sum(len(memoryview(raw)) - 2 for raw in _ELEMENTS.decode(view))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 def read_text(view: bytes | memoryview | None) -> str:

@@ -8,9 +8,18 @@ _ESCAPES = {"\a": r"\a", "\b": r"\b", "\f": r"\f", "\n": r"\n", "\r": r"\r", "\t
 _ESCAPES |= {'"': r"\"", "\\": r"\\"}
 
 
+MOST_QUOTED = 1024
+"""Number of characters of a client's text that an error text repeats. Go repeats all of it, however long it is."""
+
+
+def brief(text: str) -> str:
+    """Return `text`, cut with an ellipsis after `MOST_QUOTED` characters: an error text is logged and sent."""
+    return text if len(text) <= MOST_QUOTED else text[:MOST_QUOTED] + "…"
+
+
 def go_quoted(text: str) -> str:
-    """Return `text` as Go's `%q` prints it, for error texts that must equal Ollama's."""
-    return '"' + "".join(map(_go_escape, text)) + '"'
+    """Return `text` as Go's `%q` prints it, for error texts that must equal Ollama's. A long text is cut."""
+    return '"' + "".join(map(_go_escape, brief(text))) + '"'
 
 
 def _go_escape(char: str) -> str:

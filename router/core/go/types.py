@@ -15,10 +15,11 @@ from typing import Any
 import msgspec
 
 from router.core.go.json_keys import KINDS, elements, fold, kind_of, split
+from router.core.go.quoting import brief
 from router.errors import BadRequest
 
 _INTEGER = re.compile(r"-?[0-9]{1,19}")
-_INTS = msgspec.json.Decoder(list[int])
+INTS: msgspec.json.Decoder[list[Any]] = msgspec.json.Decoder(list[int])
 # Only the start of an image is checked: enough to detect a data URL or another encoding, and cheap for 20 MB.
 _BASE64_HEAD = 256
 _NOT_BASE64 = re.compile(rb"[^A-Za-z0-9+/=\r\n\\]")
@@ -29,7 +30,7 @@ class Mismatch(BadRequest):
 
     def __init__(self, found: str, wanted: str, struct: str, path: tuple[str, ...]) -> None:
         place = f"struct field {struct}.{'.'.join(path)}" if struct or path else "value"
-        super().__init__(f"json: cannot unmarshal {found} into Go {place} of type {wanted}")
+        super().__init__(f"json: cannot unmarshal {brief(found)} into Go {place} of type {wanted}")
         self.found, self.wanted, self.path = found, wanted, path
 
 
@@ -123,34 +124,35 @@ class Image(GoType):
         return view
 
 
-def _quick_ints(view: memoryview) -> list[int] | None:
-    """Decode a long `context` at msgspec's speed. Return None if it must be decoded element by element."""
+def _decoded(decoder: msgspec.json.Decoder[list[Any]], view: memoryview) -> list[Any] | None:
+    """Decode a long list at msgspec's speed. Return None if it must be decoded element by element."""
     try:
-        return _INTS.decode(view)
-    except (msgspec.DecodeError, RecursionError):
+        return decoder.decode(view)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Slice(GoType):
-    """A list of its decoded elements."""
+    """A list of its decoded elements; `quick` decodes the common ones in one step, and fails for any other."""
 
     element: GoType = _ANYTHING
     resets: bool = True
+    quick: msgspec.json.Decoder[list[Any]] | None = None
 
     def read(self, view: memoryview, kind: str, place: Place, old: Any) -> Any:
         if kind != "array":
             place.record_mismatch(kind, self.name)
             return old
         element = self.element
-        if element.name == "int" and (numbers := _quick_ints(view)) is not None:
-            return numbers
+        if self.quick is not None and (found := _decoded(self.quick, view)) is not None:
+            return found
         return [element.read(item, kind_of(item), place, None) for item in elements(view)]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Map(GoType):
-    """map[string]T as a dict; a second object adds its keys to the first."""
+    """map[string]T as a dict; a second object adds its keys to the first, in place."""
 
     value: GoType = _ANYTHING
     resets: bool = True
@@ -159,7 +161,7 @@ class Map(GoType):
         if kind != "object":
             place.record_mismatch(kind, self.name)
             return old
-        found: dict[str, Any] = dict(old or {})
+        found: dict[str, Any] = old if old is not None else {}
         for key, item in split(view):
             found[key] = self.value.read(item, kind_of(item), place, None)
         return found
@@ -183,7 +185,7 @@ class Struct(GoType):
         if kind != "object":
             place.record_mismatch(kind, self.name)
             return old or {}
-        return self.read_members(split(view), place, dict(old or {}))
+        return self.read_members(split(view), place, old if old is not None else {})
 
     def read_members(
         self, members: list[tuple[str, memoryview]], place: Place, found: dict[str, Any]

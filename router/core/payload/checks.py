@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from router.core.go.json_keys import elements, kind_of, read_text
+from router.core.go.json_keys import elements, kind_of, read_text, texts_bytes
 from router.core.ollama.names import key_of
 from router.core.payload.messages import Prompt
 from router.errors import BadRequest
@@ -48,7 +48,7 @@ def _v1_embeddings(model: str, found: Mapping[str, Any]) -> None:
     if encoding and encoding.lower() not in ("float", "base64"):
         raise BadRequest(f"Invalid value for 'encoding_format' = {encoding}. Supported values: ['float', 'base64'].")
     asked = found.get("input")
-    if asked is None or (kind_of(asked) == "array" and not elements(asked)):
+    if asked is None or (kind_of(asked) == "array" and not bytes(asked[1:-1]).strip()):
         raise BadRequest("invalid input")
     _embed(model, found)
 
@@ -58,7 +58,9 @@ def _embed(model: str, found: Mapping[str, Any]) -> None:
     if asked is None or kind_of(asked) == "string":
         return
     key_of(model)  # an invalid name is reported first
-    if kind_of(asked) != "array" or any(kind_of(item) != "string" for item in elements(asked)):
+    if kind_of(asked) != "array":
+        raise BadRequest("invalid input type")
+    if texts_bytes(asked) is None and any(kind_of(item) != "string" for item in elements(asked)):
         raise BadRequest("invalid input type")
 
 

@@ -6,7 +6,11 @@ messages and tool names, types are left to the upstream.
 
 from __future__ import annotations
 
-from router.core.go.types import Anything, Map, Scalar, Slice, Struct
+from typing import Any
+
+import msgspec
+
+from router.core.go.types import INTS, Anything, Map, Scalar, Slice, Struct
 from router.core.payload.messages import ANTHROPIC, IMAGES, NATIVE, OPENAI, RESPONSES_INPUT
 from router.core.payload.values import KEEP_ALIVE, OPTIONS, THINK
 
@@ -17,6 +21,20 @@ _ANY, _RAW = Anything("any", resets=True), Anything("json.RawMessage", resets=Tr
 _STRINGS = Slice("[]string", element=_STR)
 _TOOL_FUNCTION = Struct("api.ToolFunction", fields={"name": _STR, "description": _STR})
 _TOOL = Struct("api.Tool", fields={"type": _STR, "items": _ANY, "function": _TOOL_FUNCTION})
+
+
+class _QuickFunction(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
+    description: str = ""
+    parameters: msgspec.Raw = msgspec.Raw()
+
+
+class _QuickTool(msgspec.Struct, forbid_unknown_fields=True):
+    type: str
+    function: _QuickFunction
+
+
+_QUICK_TOOLS: msgspec.json.Decoder[list[Any]] = msgspec.json.Decoder(list[_QuickTool])
 _STREAM_OPTIONS = Struct("openai.StreamOptions", resets=True, fields={"include_usage": _BOOL})
 _FORMAT = Struct("openai.ResponseFormat", resets=True, fields={"type": _STR})
 
@@ -38,11 +56,11 @@ REQUESTS = {
         "api.GenerateRequest",
         fields=_GENERATING
         | dict.fromkeys(("prompt", "suffix", "system", "template"), _STR)
-        | {"context": Slice("[]int", element=_INT), "raw": _BOOL, "images": IMAGES},
+        | {"context": Slice("[]int", element=_INT, quick=INTS), "raw": _BOOL, "images": IMAGES},
     ),
     "chat": Struct(
         "api.ChatRequest",
-        fields=_GENERATING | {"messages": NATIVE, "tools": Slice("api.Tools", element=_TOOL)},
+        fields=_GENERATING | {"messages": NATIVE, "tools": Slice("api.Tools", element=_TOOL, quick=_QUICK_TOOLS)},
     ),
     "embed": Struct("api.EmbedRequest", fields=_NATIVE | {"input": _ANY, "truncate": _P_BOOL, "dimensions": _INT}),
     "embeddings": Struct("api.EmbeddingRequest", fields=_NATIVE | {"prompt": _STR}),
@@ -58,7 +76,7 @@ REQUESTS = {
             "stream_options": _STREAM_OPTIONS,
             "stop": _ANY,
             "response_format": _FORMAT,
-            "tools": Slice("[]api.Tool", element=_TOOL),
+            "tools": Slice("[]api.Tool", element=_TOOL, quick=_QUICK_TOOLS),
             "reasoning": Struct("openai.Reasoning", resets=True, fields={"effort": _STR}),
             "reasoning_effort": _P_STR,
             "logprobs": _P_BOOL,

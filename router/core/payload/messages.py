@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from router.core.go.json_keys import elements, fold, kind_of, read_text, split
+from router.core.go.json_keys import elements, fold, kind_of, read_text, split, texts_bytes
 from router.core.go.types import Anything, Custom, GoType, Image, Mismatch, Place, Scalar, Slice, Struct, read_alone
 from router.errors import BadRequest
 
@@ -41,11 +41,28 @@ def measure(view: memoryview | None, nesting: int = 0) -> Prompt:
         return Prompt(1, len(view) - 2)
     if kind != "array" or nesting > _MAX_NESTING:
         return Prompt(1, len(view))
+    if (quick := _measure_quickly(view)) is not None:
+        return quick
     items = elements(view)
-    total = Prompt(len(items))
+    text_bytes, has_images = 0, False
     for item in items:
-        total = total.plus(_measure_part(item, nesting) if item[0] == ord("{") else measure(item, nesting + 1))
-    return total
+        found = _measure_part(item, nesting) if item[0] == ord("{") else measure(item, nesting + 1)
+        text_bytes, has_images = text_bytes + found.text_bytes, has_images or found.has_images
+    return Prompt(len(items), text_bytes, has_images)
+
+
+def _measure_quickly(view: memoryview) -> Prompt | None:
+    """Return the size of a list of strings, or of the parts of a prompt that is text only; None for other lists."""
+    first = bytes(view[1:65]).lstrip()[:1]
+    if first == b'"' and (found := texts_bytes(view)) is not None:
+        return Prompt(*found)
+    if first == b"{":
+        try:
+            parts = _TEXT_PARTS.decode(view)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return None
+        return Prompt(len(parts), sum(len(memoryview(part.text)) for part in parts))
+    return None
 
 
 def _measure_part(view: memoryview, nesting: int) -> Prompt:
@@ -70,6 +87,16 @@ class _Quick(msgspec.Struct, forbid_unknown_fields=True):
 
 
 _QUICK = msgspec.json.Decoder(list[_Quick])
+
+
+class _TextPart(msgspec.Struct, forbid_unknown_fields=True):
+    """A part of a prompt that is text, in the form that all dialects share."""
+
+    type: Literal["text", "input_text", "output_text"]
+    text: msgspec.Raw
+
+
+_TEXT_PARTS = msgspec.json.Decoder(list[_TextPart])
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from router.core.go.json_keys import MOST_KEYS
 from router.core.go.quoting import GO_SPACE
 from router.core.payload.messages import Prompt, quick_prompt
 
@@ -116,9 +117,11 @@ def _read_generate(body: bytes) -> QuickRequest | None:
     return _native(asked, Prompt(int(len(prompt) > 2), len(prompt) - 2 + len(system) - 2), rest)
 
 
-def _native(asked: _Native, prompt: Prompt, rest: tuple[bytes | memoryview, ...]) -> QuickRequest:
+def _native(asked: _Native, prompt: Prompt, rest: tuple[bytes | memoryview, ...]) -> QuickRequest | None:
     options = memoryview(asked.options)
     values = _OPTIONS(options) if options else _NO_OPTIONS
+    if len(values) > MOST_KEYS:
+        return None
     plain = Plain(options, values, rest)
     return QuickRequest(asked.model, asked.stream is not False, prompt, values, bytes(asked.keep_alive), None, plain)
 

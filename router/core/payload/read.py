@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from router.core.go.json_keys import Members, first_kind, fold, read_text, split
+from router.core.go.json_keys import Members, first_kind, fold, read_text, split, split_body
 from router.core.go.json_scan import EndOfBody
 from router.core.go.quoting import GO_SPACE, go_quoted
 from router.core.go.types import Place, Struct
@@ -23,7 +23,16 @@ from router.core.payload.rewrite import Patch, rewrite, rewrite_names
 from router.core.payload.values import MAX_NS, keep_alive_ns_of
 from router.errors import BadRequest
 
-__all__ = ["InferenceRequest", "Members", "Patch", "read_names", "read_request", "rewrite", "rewrite_names"]
+__all__ = [
+    "InferenceRequest",
+    "Members",
+    "Patch",
+    "read_names",
+    "read_request",
+    "rewrite",
+    "rewrite_names",
+    "with_members",
+]
 
 _EMBEDDING_KINDS = frozenset({"embed", "embeddings", "v1_embeddings"})
 _INT_OPTIONS = frozenset(
@@ -73,6 +82,13 @@ def read_request(kind: str, body: bytes) -> InferenceRequest:
     return read_slowly(kind, body)
 
 
+def with_members(request: InferenceRequest, body: bytes) -> InferenceRequest:
+    """Return `request` with the members of its `body`, so that `rewrite` need not look for them."""
+    if request.members is not None or request.plain is not None:
+        return request
+    return msgspec.structs.replace(request, members=split(body))
+
+
 def read_slowly(kind: str, body: bytes) -> InferenceRequest:
     """Return the same without the fast path. Tests compare the fast path with it."""
     members = _split(body, is_native=not kind.startswith("v1_"))
@@ -85,7 +101,7 @@ def read_slowly(kind: str, body: bytes) -> InferenceRequest:
     return _read_native(kind, model, has_model, found, members)
 
 
-def read_names(kind: str, body: bytes) -> dict[str, str]:
+def read_names(body: bytes, kind: str) -> dict[str, str]:
     """Return the names that are set in the body of a management route.
 
     `kind` is "show", "pull", "push", "create", "copy" or "delete". `model` is what the route acts on: its `model`, or
@@ -100,7 +116,7 @@ def read_names(kind: str, body: bytes) -> dict[str, str]:
 
 def _split(body: bytes, *, is_native: bool) -> Members:
     try:
-        return split(body)
+        return split_body(body)
     except EndOfBody:
         if is_native:
             raise BadRequest("missing request body") from None

@@ -108,7 +108,10 @@ def _merge_options(members: Members, patch: Patch) -> bytes | None:
     for key, view in members:
         if key == "options" or (len(key) == 7 and fold(key) == "options"):
             seen.append(view)
-            found = {} if kind_of(view) == "null" else found | _read_options(view)
+            if kind_of(view) == "null":
+                found = {}
+            else:
+                found.update(_read_options(view))  # in place: a copy per duplicate would be quadratic
     if len(seen) <= 1 and patch.tail and patch.touched.isdisjoint(found):  # fast path: append them
         return _appended(seen[0], patch) if found else b"{%b}" % patch.tail
     merged = {key: value for key, value in found.items() if key not in patch.unset}

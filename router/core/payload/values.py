@@ -8,21 +8,25 @@ from typing import Any
 import msgspec
 
 from router.core.go.durations import parse_duration_ns
-from router.core.go.json_keys import kind_of, read_text
+from router.core.go.json_keys import MOST_KEYS, kind_of, read_text, too_many_keys
 from router.core.go.quoting import go_quoted
 from router.core.go.types import Anything, Custom, GoType, Map, Mismatch, Place
 from router.errors import BadRequest
 
 MAX_NS = (1 << 63) - 1
+_LONGEST_CACHED = 64  # bytes of a keep_alive that is cached
 
 _EFFORTS = ("high", "medium", "low", "max")
 _THINK_ALLOWED = '"high", "medium", "low", "max", true, or false'
 _DICT = msgspec.json.Decoder(dict[str, Any])
 
 
-@lru_cache(maxsize=512)
 def keep_alive_ns_of(raw: bytes) -> int:
     """Return a keep_alive in nanoseconds, like `_keep_alive`. Raise BadRequest with Ollama's text."""
+    return _short_keep_alive_ns_of(raw) if len(raw) <= _LONGEST_CACHED else _keep_alive_ns_of(raw)
+
+
+def _keep_alive_ns_of(raw: bytes) -> int:
     kind = kind_of(memoryview(raw))
     if kind == "string":
         nanoseconds = parse_duration_ns(read_text(raw))
@@ -36,6 +40,9 @@ def keep_alive_ns_of(raw: bytes) -> int:
     if seconds < 0:
         return MAX_NS
     return int(seconds * 1e9) if seconds * 1e9 < 2.0**63 else -MAX_NS - 1
+
+
+_short_keep_alive_ns_of = lru_cache(maxsize=512)(_keep_alive_ns_of)
 
 
 def _keep_alive(view: memoryview, _kind: str) -> int:
@@ -63,12 +70,21 @@ class Options(GoType):
     def read(self, view: memoryview, kind: str, place: Place, old: Any) -> Any:
         if kind == "object":
             try:
-                found: dict[str, Any] = _DICT.decode(view)
-                return found if not old else {**old, **found}
+                return _merged(old, _DICT.decode(view))
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 pass
         views = Map(self.name, value=Anything("any")).read(view, kind, place, None)
-        return {**(old or {}), **{key: _plain(item) for key, item in (views or {}).items()}}
+        return _merged(old, {key: _plain(item) for key, item in (views or {}).items()})
+
+
+def _merged(old: dict[str, Any] | None, found: dict[str, Any]) -> dict[str, Any]:
+    """Return `found` added to `old`, in place, as copies would be quadratic. Raise BadRequest over the cap."""
+    if old:
+        old.update(found)
+        found = old
+    if len(found) > MOST_KEYS:
+        raise too_many_keys()
+    return found
 
 
 def _plain(view: memoryview) -> Any:

@@ -57,6 +57,39 @@ def test_a_body_that_unpacks_to_more_than_zstd_bytes_is_refused():
     assert compare_small(story, "limits.zstd_bytes", [4000, 6000]) == [413, 200]
 
 
+@pytest.mark.key("limits.inline_bytes")
+def test_a_body_above_inline_bytes_is_read_in_a_thread():
+    """Of about 1100 bytes; seen by the work that the loop hands to threads of bodies."""
+
+    async def story(one):
+        loop, names = asyncio.get_running_loop(), []
+        hand_over = loop.run_in_executor
+
+        def observed(executor, work, *args):
+            names.append(getattr(executor, "_thread_name_prefix", ""))
+            return hand_over(executor, work, *args)
+
+        loop.run_in_executor = observed
+        try:
+            assert (await send(one.router.url, "POST", "/api/generate", hello(SMALL, system="x" * 1000))).status == 200
+        finally:
+            del loop.run_in_executor
+        return "bodies" in names
+
+    assert compare_small(story, "limits.inline_bytes", [1000, 2000]) == [True, False]
+
+
+@pytest.mark.key("limits.body_values")
+def test_a_body_with_more_than_body_values_is_refused():
+    """An object of three members, one of them a list of ten."""
+
+    async def story(one):
+        body = hello(SMALL, unknown=[0] * 10)
+        return (await send(one.router.url, "POST", "/api/generate", body)).status
+
+    assert compare_small(story, "limits.body_values", [13, 14]) == [400, 200]
+
+
 @pytest.mark.key("limits.connections")
 def test_a_connection_beyond_connections_is_turned_away():
     """The third."""

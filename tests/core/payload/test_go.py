@@ -82,10 +82,10 @@ def test_a_management_body_names_what_go_names_f1_f3(case):
     kind, go = case["kind"], case["go"]
     if "error" in go:
         with pytest.raises(BadRequest) as caught:
-            read_names(kind, body_of(case))
+            read_names(body_of(case), kind)
         assert caught.value.message == error_text(kind, go)
         return
     expected = {key: go[key] for key in ("source", "destination", "from") if go.get(key)}
     if model := go.get("model") or go.get("name"):
         expected["model"] = model
-    assert read_names(kind, body_of(case)) == expected
+    assert read_names(body_of(case), kind) == expected

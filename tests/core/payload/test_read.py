@@ -297,7 +297,7 @@ def test_a_management_body_gets_exactly_the_decided_names_f2_f3(kind, sent, name
     found = rewrite_names(sent, names)
     assert found == (expected or sent)
     assert (found is sent) is (expected is None)
-    assert read_names(kind, found) == names
+    assert read_names(found, kind) == names
 
 
 KEYS = st.sampled_from(
@@ -319,7 +319,7 @@ BODIES = st.lists(st.tuples(KEYS, VALUES), max_size=6).map(
 def test_rewriting_changes_the_model_and_nothing_else_f2(sent, name):
     """The result has the new model under one key and the other members unchanged; a second rewrite changes nothing."""
     found = rewrite(sent, model=name)
-    assert read_names("delete", found) == {"model": name}
+    assert read_names(found, "delete") == {"model": name}
     assert [key for key, _ in split(found) if fold(key) in ("model", "name")] == ["model"]
     rest = [(key, bytes(view)) for key, view in split(sent) if fold(key) not in ("model", "name")]
     assert [(key, bytes(view)) for key, view in split(found) if key != "model"] == rest

@@ -1,0 +1,29 @@
+"""Work on large bodies: done in a thread beside the loop, one body after the other, so that no body stops the loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+BYTES_PER_COMMA = 64
+"""A body with more commas than one for so many of the bytes that are read inline is taken for large as well."""
+
+# One thread: several would only share Python's lock, and take it from the loop more often.
+_THREAD = ThreadPoolExecutor(max_workers=1, thread_name_prefix="bodies")
+
+
+def is_large(body: bytes, inline_bytes: int) -> bool:
+    """Return whether reading `body` takes long: it has more than `inline_bytes` or very many values."""
+    most = inline_bytes // BYTES_PER_COMMA
+    return len(body) > inline_bytes or (len(body) > 2 * most and body.count(b",") > most)
+
+
+async def beside(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Return what `work` returns, called in the thread. It must not touch what belongs to the loop."""
+    return await asyncio.get_running_loop().run_in_executor(_THREAD, partial(work, *args, **kwargs))

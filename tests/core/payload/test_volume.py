@@ -1,0 +1,132 @@
+"""Bodies of many small values: work and memory grow with their bytes, and are capped."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from router.core.go.durations import parse_duration_ns
+from router.core.go.json_keys import MOST_KEYS
+from router.core.go.quoting import MOST_QUOTED
+from router.core.go.types import Map, Place, Scalar, Struct
+from router.core.payload.messages import OPENAI
+from router.core.payload.read import read_names, read_request, rewrite, with_members
+from router.core.payload.values import OPTIONS
+from router.errors import BadRequest
+
+HELLO = '"model":"m","messages":[{"role":"user","content":"hi"}]'
+
+
+def many(pair: str, count: int) -> bytes:
+    pairs = (pair.replace("#", str(number)) for number in range(count))
+    return f"{{{','.join((HELLO, *pairs))}}}".encode()
+
+
+@pytest.mark.parametrize("pair", ['"options":{"a#":1}', '"Options":{"a#":1}', '"k#":1', '"k":"\\ud800"'])
+def test_a_body_with_too_many_keys_is_refused(pair: str) -> None:
+    """Whether the parser is the fast one or, for a lone surrogate, the slow one."""
+    with pytest.raises(BadRequest, match=f"more than {MOST_KEYS} keys"):
+        read_request("chat", many(pair, MOST_KEYS))
+
+
+def test_too_many_options_are_refused() -> None:
+    """Ollama knows thirty."""
+    options = ",".join(f'"a{number}":1' for number in range(MOST_KEYS + 1))
+    with pytest.raises(BadRequest, match="keys"):
+        read_request("chat", many(f'"options":{{{options}}}', 1))
+
+
+def test_as_many_keys_as_allowed_are_read_and_merged() -> None:
+    """Every option of every duplicate arrives."""
+    body = many('"options":{"a#":#}', MOST_KEYS - 2)
+    found = read_request("chat", body)
+    sent = json.loads(rewrite(body, model="n", options={"num_ctx": 4096}, members=found.members))
+    assert len(sent["options"]) == MOST_KEYS - 2 + 1
+    assert sent["options"]["a7"] == 7
+
+
+@pytest.mark.parametrize(
+    ("wanted", "text"),
+    [
+        (OPTIONS, b'{"b":2}'),
+        (Map("map[string]string", value=Scalar("string")), b'{"b":"x"}'),
+        (Struct("T", fields={"b": Scalar("int")}), b'{"b":2}'),
+    ],
+)
+def test_a_duplicate_object_is_merged_in_place(wanted: Map, text: bytes) -> None:
+    """A copy for each duplicate would make the work quadratic."""
+    old = {"a": 1}
+    assert wanted.read(memoryview(text), "object", Place(), old) is old
+    assert set(old) == {"a", "b"}
+
+
+class Watched(str):
+    """A text that counts the characters which are copied from it."""
+
+    __slots__ = ("copied",)
+
+    def __getitem__(self, key):  # type: ignore[no-untyped-def]
+        found = super().__getitem__(key)
+        self.copied = getattr(self, "copied", 0) + len(found)
+        return found
+
+
+def test_a_duration_is_read_without_copying_its_rest() -> None:
+    """However many parts it has."""
+    text = Watched("1s" * 50_000)
+    assert parse_duration_ns(text) == 50_000 * 10**9
+    assert text.copied <= len(text)
+
+
+@pytest.mark.parametrize("member", ['"think":"#"', '"keep_alive":"1#"', '"top_logprobs":1#', '"think":"\\u0001#"'])
+def test_an_error_text_repeats_only_the_start_of_a_long_value(member: str) -> None:
+    """It is sent, and it is logged."""
+    with pytest.raises(BadRequest) as caught:
+        read_request("chat", many(member.replace("#", "1" * 100_000), 1))
+    assert MOST_QUOTED <= len(caught.value.message) < 2 * MOST_QUOTED
+
+
+@pytest.mark.parametrize(
+    ("parts", "text_bytes"),
+    [
+        ([{"type": "text", "text": "ab"}, {"type": "text", "text": "c"}], 7),
+        ([{"type": "text", "text": "ab"}, {"type": "text", "text": "c", "x": 1}], 7),
+        ([{"Type": "text", "text": "ab"}, {"type": "text", "text": "c"}], 7),
+        (["ab", "c"], 3),
+        (["ab", None], 2),
+    ],
+)
+def test_parts_have_the_same_size_read_quickly_and_slowly(parts: list[object], text_bytes: int) -> None:
+    """The common spelling is read in one step."""
+    view = memoryview(json.dumps([{"role": "user", "content": parts}]).encode())
+    assert OPENAI.read(view, "array", Place(), None).text_bytes == text_bytes
+
+
+@pytest.mark.parametrize("tool", [{"type": "function", "function": {"name": "f", "parameters": {}}}, {"type": "x"}])
+def test_tools_count_read_quickly_and_slowly(tool: dict[str, object]) -> None:
+    """The common spelling is read in one step."""
+    body = json.dumps({"model": "m", "messages": [], "tools": [tool]}).encode()
+    assert "tools" in read_request("chat", body).needs
+
+
+def test_a_tool_of_the_wrong_type_is_named_as_before() -> None:
+    """What the quick step does not know is left to Go's rules."""
+    body = json.dumps({"model": "m", "tools": [{"type": "function", "function": {"name": 1}}]}).encode()
+    with pytest.raises(BadRequest, match=r"number into Go struct field ToolFunction\.tools\.function\.name"):
+        read_request("chat", body)
+
+
+def test_the_names_of_a_management_body_are_capped_as_well() -> None:
+    """Its files, too."""
+    pairs = ",".join(f'"files":{{"a{number}":"x"}}' for number in range(MOST_KEYS + 1))
+    with pytest.raises(BadRequest, match="keys"):
+        read_names(f"{{{pairs}}}".encode(), "create")
+
+
+def test_the_members_of_a_large_body_are_found_once() -> None:
+    """So that rewriting it is no second search."""
+    body = f"{{{HELLO}}}".encode()
+    found = with_members(read_request("v1_chat", body), body)
+    assert [key for key, _ in found.members or ()] == ["model", "messages"]
+    assert with_members(found, body) is found
