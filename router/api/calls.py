@@ -7,7 +7,8 @@ from typing import cast
 
 from router.api.settings import EdgeSettings
 from router.config import NothingFits
-from router.core.ollama.names import is_cloud
+from router.core.go.quoting import brief
+from router.core.ollama.names import MAX_NAME, is_cloud, may_be_name
 from router.core.ollama.routes import Route
 from router.core.payload.read import read_request, with_members
 from router.errors import BadRequest, Forbidden
@@ -39,6 +40,8 @@ def read_call(
     request = read_request(route.kind, body)
     if len(body) > settings.inline_bytes:
         request = with_members(request, body)
+    if not ((request.model.isprintable() and len(request.model) <= MAX_NAME) or may_be_name(request.model)):
+        raise BadRequest("invalid model name")
     if not settings.may_manage and request.has_model and is_cloud(request.model):
         raise Forbidden(REMOTE_REFUSED)
     call = Call(
@@ -53,7 +56,7 @@ def read_call(
 
 
 def _is_strict(value: bytes) -> bool:
-    text = value.decode("latin-1").strip().lower()
+    text = brief(value.decode("latin-1").strip().lower())
     if text not in ("true", "1", "false", "0", ""):
         raise BadRequest(f"X-Router-Strict must be true or false, not {text!r}")
     return text in ("true", "1")
@@ -62,7 +65,7 @@ def _is_strict(value: bytes) -> bool:
 def _nothing_fits(value: bytes | None) -> NothingFits | None:
     if value is None:
         return None
-    text = value.decode("latin-1").strip().lower()
+    text = brief(value.decode("latin-1").strip().lower())
     if text not in RULES:
         raise BadRequest(f"X-Router-Nothing-Fits must be one of {', '.join(RULES)}, not {text!r}")
     return cast("NothingFits", text)

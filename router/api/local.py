@@ -15,7 +15,8 @@ from router.api.sending import HTTP_ERRORS, read_whole
 from router.api.settings import EdgeSettings
 from router.core.ollama.listings import NOT_FOUND, may_be_failed_listing
 from router.core.ollama.routes import Route
-from router.core.payload.read import read_names, rewrite
+from router.core.payload.management import check_names, read_names
+from router.core.payload.rewrite import rewrite
 from router.errors import ModelNotFound
 from router.http.client.response import UpstreamRequest, UpstreamResponse
 from router.http.headers import Header
@@ -73,7 +74,9 @@ class LocalRoutes:
     async def _show(self, exchange: Exchange, route: Route, _: str) -> None:
         """Answer for a chain with the variant that would serve it now: `ollama run` pulls a model that has no show."""
         body = await exchange.body()
-        asked = (await exchange.read(body, read_names, "show")).get("model", "")
+        names = await exchange.read(body, read_names, "show")
+        check_names("show", names)
+        asked = names.get("model", "")
         name = await self._directory.show_name(asked) if asked else ""
         if name != asked:  # a virtual model, which Ollama does not know
             body = await exchange.read(body, rewrite, model=name, options={})

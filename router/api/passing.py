@@ -13,7 +13,8 @@ from router.api.sending import Sender
 from router.api.settings import EdgeSettings
 from router.core.ollama.names import key_of
 from router.core.ollama.routes import Route
-from router.core.payload.read import read_names, rewrite_names
+from router.core.payload.management import check_names, read_names
+from router.core.payload.rewrite import rewrite_names
 from router.errors import BadRequest, Forbidden, UpstreamError
 from router.http.client.response import UpstreamRequest, UpstreamResponse
 from router.routing.directory import Directory
@@ -38,6 +39,7 @@ class Passing:
         body = await exchange.body()
         if route.kind in NAMED:
             names = await exchange.read(body, read_names, route.kind)
+            check_names(route.kind, names)
             self._check(names)
             if names:  # each name once and under Ollama's own key, so that Ollama sees exactly the names checked here
                 body = await exchange.read(body, rewrite_names, names)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from router.config import ChainRule, ChainRules
 from router.core.decision.chain import Chain, Variant, auto_chain, is_kin
 from router.core.ollama.model import ModelFacts
-from router.core.ollama.names import ModelName, Source, is_name, key_of
+from router.core.ollama.names import MAX_NAME, ModelName, Source, is_name, key_of
 from router.errors import BadRequest
 
 MAX_REMEMBERED = 4096
@@ -27,6 +27,8 @@ class Chains:
         A strict request gets a chain of the first variant only. The result is the same object until the catalog
         changes, so that decisions can be keyed by it.
         """
+        if len(name) > MAX_NAME:  # no model has it, and it is not to be remembered
+            return None
         if catalog is not self._catalog:
             self._remembered.clear()
             self._catalog = catalog

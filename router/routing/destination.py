@@ -12,7 +12,7 @@ from router.telemetry import Decided
 
 Rename = tuple[bytes, bytes]
 
-_MAX_NAME = 512  # longer requested names are not cached: clients choose them
+_MAX_VALUE = 512  # characters of a header's value
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +68,10 @@ def client_spelling(requested: str, variant: str) -> str:
 
 def router_headers(requested: str, variant: str, reason: str, queue_s: float, backend: str) -> list[Header]:
     """Return the `X-Router-*` headers of an answer."""
-    fixed = _fixed_headers if len(requested) <= _MAX_NAME else _fixed_headers.__wrapped__
-    return [*fixed(requested, variant, reason, backend), (b"x-router-queue-ms", b"%d" % (queue_s * 1000))]
+    return [
+        *_fixed_headers(requested, variant, reason[:_MAX_VALUE], backend),
+        (b"x-router-queue-ms", b"%d" % (queue_s * 1000)),
+    ]
 
 
 def header_lines(headers: list[Header]) -> bytes:
@@ -89,5 +91,8 @@ def _fixed_headers(requested: str, variant: str, reason: str, backend: str) -> t
 
 
 def _latin(text: str) -> bytes:
-    """Return a text as a header value: one line of Latin-1, at most 512 characters."""
-    return text.replace("\r", " ").replace("\n", " ")[:512].encode("latin-1", "replace")
+    """Return a text as a header value: printable Latin-1, of bounded length."""
+    text = text[:_MAX_VALUE]
+    if not text.isprintable():
+        text = "".join(char if char.isprintable() else " " for char in text)
+    return text.encode("latin-1", "replace")

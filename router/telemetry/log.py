@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from router.core.go.quoting import brief
 from router.telemetry.events import (
     Decided,
     Event,
@@ -164,7 +165,7 @@ def _request(ts: str, event: Finished) -> RequestLine:
         event.sent_bytes,
         event.outcome,
         event.trace_id,
-        event.error,
+        brief(event.error),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -584,3 +585,35 @@ async def test_forwarding_headers_of_a_client_are_ignored_e7() -> None:
         assert (await raw.ask("GET", "/", None, headers)).status == 204
         raw.close()
     assert seen == ["127.0.0.1"]
+
+
+NO_NAMES = ["a" * 641, "a\x00b", "a\x1b[31mb", "a\x7f"]
+
+
+@pytest.mark.parametrize("name", NO_NAMES)
+@pytest.mark.parametrize(
+    ("method", "path", "role", "text"),
+    [
+        ("POST", "/api/chat", "model", "invalid model name"),
+        ("POST", "/api/embed", "model", "invalid model name"),
+        ("POST", "/v1/chat/completions", "model", "invalid model name"),
+        ("POST", "/api/show", "name", "invalid model name"),
+        ("POST", "/api/pull", "model", "invalid model name"),
+        ("DELETE", "/api/delete", "name", "name "),
+        ("POST", "/api/copy", "source", "source "),
+    ],
+)
+async def test_what_is_no_name_is_refused_as_by_ollama(name: str, method: str, path: str, role: str, text: str) -> None:
+    """Nothing of it reaches the upstream, and no control character comes back."""
+    async with raw_upstream(answer(b"{}")) as upstream:
+        async with running_edge(FakeDispatcher(HttpRelay(upstream.url))) as running:
+            raw = await RawClient.to(running.port)
+            reply = await raw.ask(
+                method, path, json.dumps({role: name, "messages": [{"role": "user", "content": "x"}]})
+            )
+            assert reply.status == 400
+            error = reply.json()["error"]
+            assert (error if isinstance(error, str) else error["message"]).startswith(text)
+            assert not re.search(rb"[\x00-\x09\x0b-\x1f\x7f]", reply.body)
+            assert not upstream.requests
+            raw.close()

@@ -155,3 +155,12 @@ def test_a_tag_stands_for_a_manifest():
     facts = facts_of("small:3b")
     assert digest_of(Verdict(Variant("small:3b"), VerdictKind.FITS, facts=facts)) == facts.digest
     assert digest_of(Verdict(Variant("small:3b"), VerdictKind.FITS)) == ""
+
+
+@pytest.mark.parametrize("text", ["a\x1b[31mb", "a\x7fb", "a\x85b", "a\r\nb", "a\x00b"])
+def test_a_header_value_holds_no_control_character(text):
+    """Whatever a name or a reason holds."""
+    lines = header_lines(router_headers(text, text, text, 0.0, "local"))
+    assert b"a" in lines
+    assert all(byte in b"\r\n" or 0x20 <= byte < 0x7F for byte in lines)
+    assert lines.count(b"\n") == 5

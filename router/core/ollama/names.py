@@ -18,6 +18,9 @@ DEFAULT_HOST = "registry.ollama.ai"
 DEFAULT_NAMESPACE = "library"
 DEFAULT_TAG = "latest"
 
+MAX_NAME = 640
+"""Characters of the longest name: a host of 350, three parts of 80, and room for scheme, ending and spaces."""
+
 # A separator needs a part on both sides. This placeholder for a missing one is never a valid part.
 _MISSING = "!MISSING!"
 _PARTS = (
@@ -53,6 +56,8 @@ class ModelName:
     @classmethod
     def parse(cls, text: str) -> ModelName:
         """Parse a name. Raise BadRequest with Ollama's text if it is empty, is invalid, or has both endings."""
+        if len(text) > MAX_NAME:
+            raise BadRequest("invalid model name")
         raw = text.strip(GO_SPACE)
         if not raw:
             raise BadRequest("model is required")
@@ -91,29 +96,44 @@ class ModelName:
         return f"{self.tag}-cloud" if self.has_tag else "cloud"
 
 
-@lru_cache(maxsize=4096)
+def may_be_name(text: str) -> bool:
+    """Return False for what is no name for sure: too long, or with control characters. What passes may be shown."""
+    return len(text) <= MAX_NAME and (text.isprintable() or text.strip(GO_SPACE).isprintable())
+
+
 def is_cloud(text: str) -> bool:
     """Return whether `text` is a valid name of a model that runs in Ollama's cloud."""
-    try:
-        return ModelName.parse(text).source is Source.CLOUD
-    except BadRequest:
-        return False
+    found = _parsed(text)
+    return found is not None and found.source is Source.CLOUD
 
 
-@lru_cache(maxsize=4096)
 def is_name(text: str) -> bool:
     """Return whether `text` is a valid name; what an upstream lists need not be."""
-    try:
-        ModelName.parse(text)
-    except BadRequest:
-        return False
-    return True
+    return _parsed(text) is not None
+
+
+def key_of(text: str) -> str:
+    """Return `ModelName.parse(text).key`, cached. Raise BadRequest."""
+    found = _keyed(text) if len(text) <= MAX_NAME else None
+    return found if found is not None else ModelName.parse(text).key
+
+
+def _parsed(text: str) -> ModelName | None:
+    return _parsed_short(text) if len(text) <= MAX_NAME else None  # a cache of long texts would be one without bound
 
 
 @lru_cache(maxsize=4096)
-def key_of(text: str) -> str:
-    """Return `ModelName.parse(text).key`, cached. Raise BadRequest."""
-    return ModelName.parse(text).key
+def _parsed_short(text: str) -> ModelName | None:
+    try:
+        return ModelName.parse(text)
+    except BadRequest:
+        return None
+
+
+@lru_cache(maxsize=4096)
+def _keyed(text: str) -> str | None:
+    found = _parsed(text)
+    return None if found is None else found.key
 
 
 def _cut_source(text: str) -> tuple[str, Source]:

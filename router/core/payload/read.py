@@ -10,29 +10,19 @@ from typing import Any
 
 import msgspec
 
-from router.core.go.json_keys import Members, first_kind, fold, read_text, split, split_body
-from router.core.go.json_scan import EndOfBody
+from router.core.go.json_keys import Members, fold, read_text, split
 from router.core.go.quoting import GO_SPACE, go_quoted
-from router.core.go.types import Place, Struct
 from router.core.ollama.runner import LoadOptions
 from router.core.payload.checks import check
-from router.core.payload.fields import MANAGEMENT, REQUESTS
+from router.core.payload.fields import REQUESTS
+from router.core.payload.members import decoded, members_of
 from router.core.payload.messages import Prompt, measure
 from router.core.payload.quick import Plain, QuickRequest, read_quick
-from router.core.payload.rewrite import Patch, rewrite, rewrite_names
+from router.core.payload.rewrite import Patch, rewrite
 from router.core.payload.values import MAX_NS, keep_alive_ns_of
 from router.errors import BadRequest
 
-__all__ = [
-    "InferenceRequest",
-    "Members",
-    "Patch",
-    "read_names",
-    "read_request",
-    "rewrite",
-    "rewrite_names",
-    "with_members",
-]
+__all__ = ["InferenceRequest", "Members", "Patch", "read_request", "rewrite", "with_members"]
 
 _EMBEDDING_KINDS = frozenset({"embed", "embeddings", "v1_embeddings"})
 _INT_OPTIONS = frozenset(
@@ -91,48 +81,14 @@ def with_members(request: InferenceRequest, body: bytes) -> InferenceRequest:
 
 def read_slowly(kind: str, body: bytes) -> InferenceRequest:
     """Return the same without the fast path. Tests compare the fast path with it."""
-    members = _split(body, is_native=not kind.startswith("v1_"))
-    found = _read(REQUESTS[kind], body, members)
+    members = members_of(body, is_native=not kind.startswith("v1_"))
+    found = decoded(REQUESTS[kind], body, members)
     model = read_text(found.get("model"))
     has_model = bool(model.strip(GO_SPACE))
     check(kind, model if has_model else "", found)
     if kind.startswith("v1_"):
         return _read_v1(kind, model, has_model, found, members)
     return _read_native(kind, model, has_model, found, members)
-
-
-def read_names(body: bytes, kind: str) -> dict[str, str]:
-    """Return the names that are set in the body of a management route.
-
-    `kind` is "show", "pull", "push", "create", "copy" or "delete". `model` is what the route acts on: its `model`, or
-    the older `name` if that is empty. Raise BadRequest.
-    """
-    found = _read(MANAGEMENT[kind], body, _split(body, is_native=True))
-    names = {key: text for key in ("model", "source", "destination", "from") if (text := read_text(found.get(key)))}
-    if "model" not in names and (name := read_text(found.get("name"))):
-        names["model"] = name
-    return names
-
-
-def _split(body: bytes, *, is_native: bool) -> Members:
-    try:
-        return split_body(body)
-    except EndOfBody:
-        if is_native:
-            raise BadRequest("missing request body") from None
-        raise
-
-
-def _read(struct: Struct, body: bytes, members: Members) -> dict[str, Any]:
-    place = Place()
-    found: dict[str, Any] = {}
-    if members:
-        struct.read_members(members, place, found)
-    elif (kind := first_kind(body)) not in ("object", "null"):
-        place.record_mismatch(kind, struct.name)
-    if place.error is not None:
-        raise place.error
-    return found
 
 
 def _from_quick(found: QuickRequest) -> InferenceRequest | None:

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.core.ollama.names import ModelName, Source, key_of
+from router.core.ollama import names
+from router.core.ollama.names import ModelName, Source, is_cloud, is_name, key_of, may_be_name
 from router.errors import BadRequest
 
 LLAMA3 = "registry.ollama.ai/library/llama3:latest"
@@ -139,3 +140,30 @@ def test_every_form_of_a_name_has_the_same_key(namespace, model, tag):
     name = ModelName.parse(f"{namespace}/{model}:{tag}")
     assert ModelName.parse(name.short).source is name.source
     assert ModelName.parse(name.full).key == name.key == ModelName.parse(name.short.upper()).key
+
+
+@pytest.mark.parametrize("text", ["a" * 641, " " * 640 + "m", "a\x00", "a\x1bb", "a\x7f", "a\x9b"])
+def test_what_is_no_name_for_sure_is_told_without_parsing(text):
+    """Too long, or with a control character; nothing of it is remembered."""
+    assert not may_be_name(text)
+    with pytest.raises(BadRequest, match="invalid model name"):
+        key_of(text)
+    assert not is_name(text)
+    assert not is_cloud(text)
+
+
+@pytest.mark.parametrize("text", ["", "m", "\tm\n", "ü", f"https://{'h' * 350}/{'n' * 80}/{'m' * 80}:{'t' * 80}:cloud"])
+def test_what_may_be_a_name_is_left_to_the_grammar(text):
+    """Outer white space does not count."""
+    assert may_be_name(text)
+
+
+def test_names_of_any_length_take_bounded_memory():
+    """The caches are bounded in entries, and a long text is no entry."""
+    before = names._parsed_short.cache_info().currsize, names._keyed.cache_info().currsize
+    for number in range(10):
+        assert not is_name(f"{number}" * 1000)
+        assert not is_cloud(f"{number}" * 1000)
+        with pytest.raises(BadRequest):
+            key_of(f"{number}" * 1000)
+    assert (names._parsed_short.cache_info().currsize, names._keyed.cache_info().currsize) == before

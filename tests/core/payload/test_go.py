@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from router.core.payload.fields import REQUESTS
-from router.core.payload.read import read_names, read_request
+from router.core.payload.management import read_names
+from router.core.payload.read import read_request
 from router.errors import BadRequest
 from tests.go_verdicts import CASES, body_of, error_text, name_of
 

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from router.core.go.json_keys import fold, split
 from router.core.ollama.runner import LoadOptions
 from router.core.payload import read
-from router.core.payload.read import read_names, read_request, rewrite, rewrite_names
+from router.core.payload.management import read_names
+from router.core.payload.read import read_request, rewrite
+from router.core.payload.rewrite import rewrite_names
 from router.errors import BadRequest
 
 PNG = "iVBORw0KGgo="

@@ -10,8 +10,9 @@ from router.core.go.durations import parse_duration_ns
 from router.core.go.json_keys import MOST_KEYS
 from router.core.go.quoting import MOST_QUOTED
 from router.core.go.types import Map, Place, Scalar, Struct
+from router.core.payload.management import read_names
 from router.core.payload.messages import OPENAI
-from router.core.payload.read import read_names, read_request, rewrite, with_members
+from router.core.payload.read import read_request, rewrite, with_members
 from router.core.payload.values import OPTIONS
 from router.errors import BadRequest
 

@@ -1,0 +1,38 @@
+"""The names in the bodies of routes that manage models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from router.core.go.json_keys import read_text
+from router.core.go.quoting import go_quoted
+from router.core.ollama.names import may_be_name
+from router.core.payload.fields import MANAGEMENT
+from router.core.payload.members import decoded, members_of
+from router.errors import BadRequest
+
+
+def read_names(body: bytes, kind: str) -> dict[str, str]:
+    """Return the names that are set in the body of a management route.
+
+    `kind` is "show", "pull", "push", "create", "copy" or "delete". `model` is what the route acts on: its `model`, or
+    the older `name` if that is empty. Raise BadRequest.
+    """
+    found = decoded(MANAGEMENT[kind], body, members_of(body, is_native=True))
+    names = {key: text for key in ("model", "source", "destination", "from") if (text := read_text(found.get(key)))}
+    if "model" not in names and (name := read_text(found.get("name"))):
+        names["model"] = name
+    return names
+
+
+def check_names(kind: str, names: Mapping[str, str]) -> None:
+    """Raise BadRequest with the text of Ollama's route of `kind` if one of `names` is none for sure."""
+    for role, name in names.items():
+        if not may_be_name(name):
+            raise BadRequest(_refusal(kind, role, name))
+
+
+def _refusal(kind: str, role: str, name: str) -> str:
+    if kind == "copy":
+        return f"{role} {go_quoted(name)} is invalid"
+    return f"name {go_quoted(name)} is invalid" if kind == "delete" else "invalid model name"
