@@ -7,7 +7,6 @@ RouterError            500  internal_error
 ├ ModelNotFound        404  model_not_found
 ├ RequestTimeout       408  request_timeout
 ├ BodyTooLarge         413  body_too_large
-├ UnsupportedEncoding  415  unsupported_encoding
 ├ Busy                 503  server_busy        carries Retry-After
 ├ NoVariantFits        503  no_variant_fits    carries the explanation; Retry-After
 ├ UpstreamError        502  upstream_error
@@ -62,11 +61,6 @@ class RequestTimeout(RouterError):
 class BodyTooLarge(RouterError):
     status = 413
     code = "body_too_large"
-
-
-class UnsupportedEncoding(RouterError):
-    status = 415
-    code = "unsupported_encoding"
 
 
 class Busy(RouterError):

@@ -6,7 +6,7 @@ import asyncio
 
 import zstandard
 
-from router.errors import BadRequest, BodyTooLarge, RequestTimeout, UnsupportedEncoding
+from router.errors import BadRequest, BodyTooLarge, RequestTimeout
 from router.http.server.cycle import Cycle
 
 MAX_WINDOW_BYTES = 8 << 20
@@ -61,21 +61,13 @@ def too_large(limit_bytes: int) -> BodyTooLarge:
     return BodyTooLarge(f"the request's body is larger than {limit_bytes} bytes")
 
 
-def decoded(body: bytes, encoding: bytes, *, takes_zstd: bool, limit_bytes: int) -> bytes:
-    """Return the body decoded by its Content-Encoding. Ollama accepts zstd on `/v1/*` and ignores the header elsewhere.
-
-    The header is also ignored if the body plainly is JSON (recorded: http-002). Raises BadRequest, BodyTooLarge (for
-    more than `limit_bytes` decoded bytes) or UnsupportedEncoding.
-    """
-    encoding = encoding.strip().lower()
-    if takes_zstd and encoding == b"zstd":
-        return _unzstd(body, limit_bytes)
-    if encoding in (b"", b"identity") or body.lstrip()[:1] in (b"{", b""):
-        return body
-    raise UnsupportedEncoding(f"unsupported content encoding: {encoding.decode('latin-1')}")
+def is_zstd(encoding: bytes) -> bool:
+    """Return whether a Content-Encoding is zstd, the only one that Ollama decodes; it ignores the header otherwise."""
+    return encoding.strip().lower() == b"zstd"
 
 
-def _unzstd(body: bytes, limit_bytes: int) -> bytes:
+def unzstd(body: bytes, limit_bytes: int) -> bytes:
+    """Return the decompressed body. Raises BadRequest, or BodyTooLarge for more than `limit_bytes`."""
     if body.count(_FRAME) + body.count(_SKIPPED_FRAME) > MOST_FRAMES:
         raise BadRequest(f"invalid input: more than {MOST_FRAMES} frames")
     # The window bounds the memory, and the loop below the output, before a bomb has expanded.

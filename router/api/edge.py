@@ -20,7 +20,7 @@ from router.api.exchange import Exchange
 from router.api.local import LocalRoutes
 from router.api.origins import OriginRule
 from router.api.passing import Passing
-from router.api.paths import NotFound, Redirect, WrongMethod, find
+from router.api.paths import NotFound, Redirect, WrongMethod, find, with_query
 from router.api.refusals import Refusals
 from router.api.responses import PLAIN, request_headers
 from router.api.sending import Sender
@@ -138,10 +138,20 @@ class Edge:
             if is_preflight and cors:
                 await exchange.answer(204, [])
                 return True
-        if exchange.method == "OPTIONS" and self._hosts.is_name(host):
-            await exchange.answer(204, [])
-            return True
+        if exchange.method == "OPTIONS":
+            return await self._is_options_answered(exchange, host)
         return False
+
+    async def _is_options_answered(self, exchange: Exchange, host: bytes) -> bool:
+        """Answer OPTIONS as net/http does for the server as a whole, and as Ollama does under the name of a host."""
+        if exchange.target == b"*":
+            await exchange.answer(200, [])
+            return True
+        if not self._hosts.is_name(host):
+            return False
+        found = find("OPTIONS", exchange.target)
+        await exchange.answer(204, [(b"allow", found.allow)] if isinstance(found, WrongMethod) else [])
+        return True
 
     async def _route(self, exchange: Exchange, route: Route, argument: str) -> None:
         exchange.dialect = route.dialect
@@ -230,9 +240,18 @@ class Edge:
         elif isinstance(found, WrongMethod):
             await exchange.answer(405, [(b"allow", found.allow), PLAIN], b"405 method not allowed")
         elif isinstance(found, Redirect):
-            await exchange.answer(found.status, [(b"location", found.location)])
+            await _redirect(exchange, found)
         else:
             await exchange.answer(404, [PLAIN], b"404 page not found")
+
+
+async def _redirect(exchange: Exchange, found: Redirect) -> None:
+    """Redirect to the clean path with the query; as by net/http, GET gets a page too."""
+    location = with_query(found.location, exchange.cycle.head.url)
+    headers = [(b"location", location)]
+    if exchange.method in ("GET", "HEAD"):
+        headers.append((b"content-type", b"text/html; charset=utf-8"))
+    await exchange.answer(found.status, headers, found.page(location) if exchange.method == "GET" else b"")
 
 
 def _echoed(client_id: bytes) -> str:

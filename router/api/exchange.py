@@ -7,7 +7,7 @@ from functools import partial
 from typing import Concatenate, ParamSpec, TypeVar
 
 from router.api.beside import beside, is_large
-from router.api.bodies import decoded, read_body, too_large
+from router.api.bodies import is_zstd, read_body, too_large, unzstd
 from router.api.responses import render_error
 from router.api.settings import EdgeSettings
 from router.core.go.json_volume import has_more_values
@@ -59,8 +59,8 @@ class Exchange:
         """Return the decoded body, read under the limits. Raises a RouterError, or ClientGone."""
         settings = self._settings
         limit = settings.body_bytes if limit_bytes is None else limit_bytes
-        encoding = self.headers.get(b"content-encoding")
-        if encoding is not None and limit_bytes is None:
+        is_packed = self.dialect != "ollama" and is_zstd(self.headers.get(b"content-encoding", b""))
+        if is_packed:
             limit = min(limit, settings.zstd_bytes)
         if int(self.headers.get(b"content-length", b"0")) > limit:  # refuse before a byte of it is read
             raise too_large(limit)
@@ -71,10 +71,8 @@ class Exchange:
             )
         elif len(body) > limit:
             raise too_large(limit)
-        if encoding is not None:  # always beside the loop: a few bytes may become many
-            takes_zstd = self.dialect != "ollama"
-            body = await beside(decoded, body, encoding, takes_zstd=takes_zstd, limit_bytes=settings.zstd_bytes)
-        return body
+        # Always beside the loop: a few bytes may become many.
+        return await beside(unzstd, body, settings.zstd_bytes) if is_packed else body
 
     async def read(self, body: bytes, work: Callable[Concatenate[bytes, P], T], *args: P.args, **more: P.kwargs) -> T:
         """Return `work(body, …)`; beside the loop if the body is large. Raises BadRequest for too many values."""
@@ -87,8 +85,8 @@ class Exchange:
         if self.is_started:
             return
         self.is_started = True
-        length = (b"content-length", b"%d" % len(body))
-        self.cycle.respond(status, [*headers, length, *self.extra], body)
+        length = [(b"content-length", b"%d" % len(body))] if status != 204 else []
+        self.cycle.respond(status, [*headers, *length, *self.extra], body)
 
     async def refuse(self, error: RouterError) -> None:
         """Answer with `error` in the dialect of the path; a no-op if an answer has begun."""

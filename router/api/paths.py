@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import posixpath
+import string
 from dataclasses import dataclass
+from http import HTTPStatus
 from urllib.parse import quote, unquote_to_bytes
 
 from router.core.ollama.routes import TARGETS, Match, Route, allowed_methods, match
@@ -25,10 +28,21 @@ class WrongMethod:
 
 @dataclass(frozen=True, slots=True)
 class Redirect:
-    """The client is redirected to the clean form of the path, as by Ollama."""
+    """The client is redirected to the clean form of the path, as by Ollama; `location` is without the query."""
 
     status: int
     location: bytes
+
+    def page(self, location: bytes) -> bytes:
+        """Return the page that Go's net/http sends with a redirect of GET."""
+        shown = html.escape(location.decode("latin-1")).replace("&quot;", "&#34;").replace("&#x27;", "&#39;")
+        return f'<a href="{shown}">{HTTPStatus(self.status).phrase}</a>.\n\n'.encode("latin-1")
+
+
+def with_query(path: bytes, url: bytes) -> bytes:
+    """Return `path` with the query of `url`, as Go writes it into a Location: its other bytes escaped."""
+    _, mark, query = url.partition(b"?")
+    return path + mark + quote(query, safe=string.printable).encode("ascii")
 
 
 Found = Route | Match | NotFound | WrongMethod | Redirect

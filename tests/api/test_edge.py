@@ -103,6 +103,47 @@ async def test_an_unclean_path_is_redirected_to_its_clean_form_e4(
         assert (reply.status, reply.headers["location"]) == (status, location)
 
 
+@pytest.mark.parametrize(
+    ("method", "target", "location", "body"),
+    [
+        ("GET", "//api/tags?x=1", "/api/tags?x=1", b'<a href="/api/tags?x=1">Temporary Redirect</a>.\n\n'),
+        ("GET", "/api/tags/?a=1&b", "/api/tags?a=1&b", b'<a href="/api/tags?a=1&amp;b">Moved Permanently</a>.\n\n'),
+        ("GET", "//api/tags?\"'", "/api/tags?\"'", b'<a href="/api/tags?&#34;&#39;">Temporary Redirect</a>.\n\n'),
+        ("HEAD", "//api/tags?x=1", "/api/tags?x=1", b""),
+        ("POST", "//api/chat?x=1", "/api/chat?x=1", b""),
+    ],
+)
+async def test_a_redirect_keeps_the_query_and_has_gos_page(
+    method: str, target: str, location: str, body: bytes
+) -> None:
+    """The page is for GET only, its type for HEAD too; what is in the query cannot leave the attribute."""
+    async with running_edge(scripted()) as running, client(running.port) as raw:
+        reply = await raw.ask(method, target)
+        assert (reply.headers["location"], reply.body) == (location, body)
+        assert reply.headers.get("content-type") == (None if method == "POST" else "text/html; charset=utf-8")
+
+
+@pytest.mark.parametrize(
+    ("target", "host", "status", "allow"),
+    [
+        ("*", "localhost", 200, None),
+        ("*", "127.0.0.1", 200, None),
+        ("*", "evil.example", 403, None),
+        ("/api/chat", "localhost", 204, "POST"),
+        ("/nope", "localhost", 204, None),
+        ("/api/chat", "127.0.0.1", 405, "POST"),
+    ],
+)
+async def test_options_without_an_origin_are_answered_as_by_ollama(
+    target: str, host: str, status: int, allow: str | None
+) -> None:
+    """`*` asks the server as a whole; under a name of the host any path has options."""
+    async with running_edge(scripted()) as running, client(running.port) as raw:
+        reply = await raw.ask("OPTIONS", target, host=host)
+        assert (reply.status, reply.headers.get("allow")) == (status, allow)
+        assert ("content-length" in reply.headers) is (status != 204)
+
+
 # Rights
 
 
@@ -373,7 +414,7 @@ async def test_a_client_that_leaves_during_its_body_causes_no_call() -> None:
 
 
 async def test_zstd_is_decoded_where_ollama_decodes_it_f6() -> None:
-    """On `/v1/*` only, up to 20 MiB; a bomb is refused; other encodings are 415 unless the body is plain JSON."""
+    """On `/v1/*` only, up to 20 MiB; a bomb is refused. Elsewhere the header is ignored, and the body is bad JSON."""
     dispatcher = scripted()
     packed = zstandard.ZstdCompressor().compress(CHAT.encode())
     bomb = zstandard.ZstdCompressor().compress(b"\0" * (64 << 20))
@@ -386,7 +427,12 @@ async def test_zstd_is_decoded_where_ollama_decodes_it_f6() -> None:
         assert (reply.status, reply.json()["error"]["message"]) == (400, "invalid input: magic number mismatch")
         assert (await raw.ask("POST", "/v1/chat/completions", packed[:20], zstd)).status == 400
         gzip = [("Content-Encoding", "gzip")]
-        assert (await raw.ask("POST", "/v1/chat/completions", b"\x1f\x8b123", gzip)).status == 415
+        for path in ("/v1/chat/completions", "/api/chat"):
+            reply = await raw.ask("POST", path, b"\x1f\x8b123", gzip)
+            assert reply.status == 400
+            assert rb"invalid character '\\x1f' looking for beginning of value" in reply.body
+        reply = await raw.ask("POST", "/api/chat", packed, zstd)
+        assert (reply.status, reply.json()["error"]) == (400, "invalid character '(' looking for beginning of value")
         assert (await raw.ask("POST", "/api/chat", CHAT, gzip)).status == 200
         assert (await raw.ask("POST", "/api/chat", CHAT, zstd)).status == 200
 

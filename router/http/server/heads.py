@@ -14,6 +14,7 @@ import msgspec
 from router.http.headers import Header
 from router.http.server.hosts import HOST_VALUE
 
+BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 UPGRADE = re.compile(rb"(?i)\r\nupgrade[ \t]*:")
 
 MAX_SEEN = 256
@@ -78,8 +79,11 @@ def judge(headers: Sequence[tuple[bytes, bytes]], by_name: dict[bytes, bytes], v
 def split_target(url: bytes, method: str) -> tuple[bytes, bytes | None] | None:
     """Return the path (with query) of a request target, and the authority of an absolute one (RFC 9112 §3.2).
 
-    Returns None for a target without a path: an authority alone, another scheme, userinfo, no leading slash.
+    Returns None for a target without a path (an authority alone, another scheme, userinfo, no leading slash), and for a
+    path with a broken escape, which Go rejects.
     """
+    if b"%" in url and BAD_ESCAPE.search(url.partition(b"?")[0]):
+        return None
     if url.startswith(b"/"):
         return url, None
     if url[:7].lower() != b"http://":
@@ -88,6 +92,13 @@ def split_target(url: bytes, method: str) -> tuple[bytes, bytes | None] | None:
     if not authority or b"?" in authority or b"#" in authority or not HOST_VALUE.match(authority):
         return None
     return slash + path or b"/", authority
+
+
+def continues(expectation: bytes | None) -> bool | None:
+    """Return whether an Expect header asks for 100 Continue; None for any other expectation, which is a 417."""
+    if not expectation:
+        return False
+    return True if b"100-continue" in (token.strip() for token in expectation.lower().split(b",")) else None
 
 
 def disarm(data: bytes) -> bytes:

@@ -15,7 +15,7 @@ import httptools
 from router.http.repeats import LastHead, with_length
 from router.http.server.connection import BETWEEN, BODY, DISCARDING, HEAD, ClientConnection, Shared
 from router.http.server.cycle import COMPLETE, HIGH_WATER_BYTES, OPEN, Cycle
-from router.http.server.heads import Head, disarm, judge, split_target
+from router.http.server.heads import Head, continues, disarm, judge, split_target
 
 ParserErrors = (httptools.HttpParserError, httptools.HttpParserUpgrade)
 
@@ -116,6 +116,9 @@ class HttpProtocol(ClientConnection):
         method = self._parser.get_method().decode()
         self._refused = self._too_big(headers) or judge(headers, by_name, version)
         target = split_target(self._url, method)
+        expects = continues(by_name.get(b"expect"))
+        if expects is None and self._refused is None:
+            self._refused = 417, b""
         if self._refused is not None or target is None:
             raise ValueError("refused")
         url, authority = target
@@ -124,10 +127,11 @@ class HttpProtocol(ClientConnection):
         if authority is not None:
             headers = [(name, authority if name == b"host" else value) for name, value in headers]
             by_name[b"host"] = authority
-        expects = b"expect" in by_name and not http_10 and by_name[b"expect"].lower() == b"100-continue"
         is_kept = self._parser.should_keep_alive() and authority is None
-        head = Head(method, url, url.partition(b"?")[0], headers, by_name, http_10, is_kept, expects)
-        self.enqueue(Cycle(self, head, is_kept and not self.shared.is_draining, expects_continue=expects))
+        head = Head(
+            method, url, url.partition(b"?")[0], headers, by_name, http_10, is_kept, bool(expects) and not http_10
+        )
+        self.enqueue(Cycle(self, head, is_kept and not self.shared.is_draining, expects_continue=head.expects_continue))
 
     def on_body(self, body: bytes) -> None:
         self._body_grew = True

@@ -3,7 +3,7 @@
 import pytest
 
 from router.http.server import heads
-from router.http.server.heads import Head, disarm, judge, split_target
+from router.http.server.heads import Head, continues, disarm, judge, split_target
 from router.http.server.rendering import NO_BODY, UNKNOWN, render
 
 
@@ -67,11 +67,24 @@ def test_hosts_that_clients_invent_are_not_all_remembered():
         (b"http://h#x/", "GET", None),
         (b"https://h/", "GET", None),
         (b"h:80", "CONNECT", None),
+        (b"/%zz", "GET", None),
+        (b"/a%2", "GET", None),
+        (b"http://h/%", "GET", None),
+        (b"/%2F%ff%00?%zz", "GET", (b"/%2F%ff%00?%zz", None)),
     ],
 )
 def test_a_target_is_a_path_or_an_absolute_address(url, method, found):
     """What is neither is refused."""
     assert split_target(url, method) == found
+
+
+@pytest.mark.parametrize(
+    ("expectation", "found"),
+    [(None, False), (b"", False), (b"100-Continue", True), (b"x, 100-continue", True), (b"x", None), (b"100", None)],
+)
+def test_the_only_expectation_is_to_continue(expectation, found):
+    """None is an expectation that cannot be met."""
+    assert continues(expectation) is found
 
 
 def test_an_upgrade_is_disarmed_in_the_head_only():

@@ -81,6 +81,7 @@ REFUSED: dict[str, bytes] = {
     "megabyte-header": b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 1_100_000 + b"\r\n\r\n",
     "many-headers": b"GET / HTTP/1.1\r\nHost: localhost\r\n" + b"X: y\r\n" * 2000 + b"\r\n",
     "long-target": b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "bad-escape": b"GET /%zz HTTP/1.1\r\nHost: localhost\r\n\r\n",
     "upgrade-cut": b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: upgrade\r\nUpgr",
 }
 
@@ -194,6 +195,18 @@ async def test_expect_continue_is_answered_by_the_router_e5() -> None:
             async with client(running.port) as raw:
                 await raw.send(post(b"Host: a.local", b"Expect: 100-continue", b"Content-Length: 999999999"))
                 assert (await raw.reply()).status == 413
+
+
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+async def test_another_expectation_fails_as_in_go_e5(version: bytes) -> None:
+    """417, whatever the version; nothing of the body is read, and the connection ends."""
+    dispatcher = fake()
+    async with running_edge(dispatcher) as running, client(running.port) as raw:
+        await raw.send(b"POST /api/chat HTTP/%b\r\nHost: localhost\r\nExpect: x\r\nContent-Length: 9\r\n\r\n" % version)
+        said = await raw.reader.read()
+        assert said.startswith(b"HTTP/1.1 417 Expectation Failed\r\n")
+        assert b"connection: close" in said
+        assert not dispatcher.calls
 
 
 @pytest.mark.parametrize("sent", [b"", b"POST /api/ch", b"GET / HTTP/1.1\r\nHost: localhost\r\nX: "])
