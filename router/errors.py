@@ -9,6 +9,7 @@ RouterError            500  internal_error
 ├ BodyTooLarge         413  body_too_large
 ├ Busy                 503  server_busy        carries Retry-After
 ├ NoVariantFits        503  no_variant_fits    carries the explanation; Retry-After
+│ └ NeverFits          503  never_fits         waiting does not help: no Retry-After, and SDKs do not retry
 ├ UpstreamError        502  upstream_error
 │ └ UpstreamTimeout    504  upstream_timeout
 ├ LoadFailed           500  load_failed        carries the upstream's own text
@@ -83,6 +84,12 @@ class NoVariantFits(RouterError):
 
     status = 503
     code = "no_variant_fits"
+
+
+class NeverFits(NoVariantFits):
+    """No variant of the chain can serve the request, however long it waits; the message ends with what would help."""
+
+    code = "never_fits"
 
 
 class UpstreamError(RouterError):

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from router.core.ollama.routes import Dialect
-from router.errors import BadRequest, Busy, NoVariantFits, RouterError, UpstreamError
+from router.errors import BadRequest, Busy, NeverFits, NoVariantFits, RouterError, UpstreamError
 from router.http.client.parser import ConnectionGone
 from router.http.headers import Header
 
@@ -46,28 +46,32 @@ _ANTHROPIC_TYPES = {
 _encode = msgspec.json.encode
 
 
-def error_value(message: str, status: int, dialect: Dialect) -> dict[str, Any]:
-    """Return the JSON value of an error: a string on `/api/*`, OpenAI's or Anthropic's envelope elsewhere."""
+def error_value(message: str, status: int, dialect: Dialect, *, is_final: bool = False) -> dict[str, Any]:
+    """Return the JSON value of an error: a string on `/api/*`, OpenAI's or Anthropic's envelope elsewhere.
+
+    `is_final`: to try again is useless, so that its type is not that of an overloaded server.
+    """
     if dialect == "ollama":
         return {"error": message}
     if dialect == "openai":
         kind = _OPENAI_TYPES.get(status, "api_error")
         return {"error": {"message": message, "type": kind, "param": None, "code": None}}
-    kind = _ANTHROPIC_TYPES.get(status, "api_error")
+    kind = "api_error" if is_final else _ANTHROPIC_TYPES.get(status, "api_error")
     error = {"type": kind, "message": message}
     return {"type": "error", "error": error, "request_id": f"req_{secrets.token_hex(12)}"}
 
 
 def render_error(error: RouterError, dialect: Dialect) -> tuple[int, list[Header], bytes]:
     """Return status, headers and body of an error answer."""
-    body = _encode(error_value(error.message, error.status, dialect))
+    is_final = isinstance(error, NeverFits)
+    body = _encode(error_value(error.message, error.status, dialect, is_final=is_final))
     if dialect == "ollama" or isinstance(error, BadRequest):
         headers = [JSON_UTF8]
     else:
         headers, body = [JSON], body + b"\n"
     if error.retry_after_s is not None:
         headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s))))
-    if is_started(error):
+    if is_final or is_started(error):
         headers.append(NO_RETRY)
     return error.status, headers, body
 

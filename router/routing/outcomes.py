@@ -11,12 +11,13 @@ from typing import Literal, NamedTuple
 
 from router.backend.backend import Backend
 from router.core.decision.chain import Chain
+from router.core.decision.lasting import is_lasting, lasting_refusal
 from router.core.decision.report import refusal
 from router.core.decision.verdict import Decision, Outcome, Verdict, VerdictKind
 from router.core.ollama.names import key_of
 from router.core.ollama.runner import LoadOptions
 from router.core.payload.read import Patch
-from router.errors import Forbidden, LoadFailed, NoVariantFits
+from router.errors import Forbidden, LoadFailed, NeverFits, NoVariantFits
 from router.routing.call import Call
 from router.routing.chains import Chains
 from router.routing.destination import Destination
@@ -129,6 +130,8 @@ class Outcomes:
         call.mark_refused(self._now())
         self._raise_failed_load(decision)
         self._ends.report_decision(call, template)
+        if is_lasting(decision, gpus := self._world.cards.gpus):
+            raise NeverFits(lasting_refusal(chain, decision, gpus))
         raise NoVariantFits(refusal(chain, decision), retry_after_s=max(1.0, self._line.expected_wait_s()))
 
     async def _read(self) -> None:

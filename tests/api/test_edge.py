@@ -13,7 +13,16 @@ import zstandard
 
 from router.api.settings import EdgeSettings
 from router.core.ollama.routes import ROUTES
-from router.errors import Busy, LoadFailed, ModelNotFound, NoVariantFits, RouterError, UpstreamError, UpstreamTimeout
+from router.errors import (
+    Busy,
+    LoadFailed,
+    ModelNotFound,
+    NeverFits,
+    NoVariantFits,
+    RouterError,
+    UpstreamError,
+    UpstreamTimeout,
+)
 from router.http.client.pool import HttpRelay
 from router.http.client.response import UpstreamRequest, UpstreamResponse
 from router.http.server.asgi import Asgi
@@ -285,6 +294,7 @@ BUSY = "server busy, please try again.  maximum pending requests exceeded"
 ERRORS: list[tuple[RouterError, int, str, str]] = [
     (Busy(), 503, "api_error", "overloaded_error"),
     (NoVariantFits("nothing fits", retry_after_s=2.5), 503, "api_error", "overloaded_error"),
+    (NeverFits("nothing fits"), 503, "api_error", "api_error"),
     (ModelNotFound("model 'm' not found"), 404, "not_found_error", "not_found_error"),
     (UpstreamTimeout("late"), 504, "api_error", "api_error"),
     (UpstreamError("gone"), 502, "api_error", "api_error"),
@@ -317,7 +327,7 @@ async def test_an_error_has_the_shape_of_its_dialect_b4_b5_c4(
         assert value["request_id"].startswith("req_")
         retry_after = {"Busy": "1", "NoVariantFits": "3"}.get(type(error).__name__)
         assert native.headers.get("retry-after") == retry_after
-        is_started = isinstance(error, (UpstreamError, LoadFailed))
+        is_started = isinstance(error, (UpstreamError, LoadFailed, NeverFits))
         assert reply.headers.get("x-should-retry") == ("false" if is_started else None)
 
 

@@ -8,7 +8,7 @@ import pytest
 from router.config import load_config
 from router.core.decision.verdict import Decision, Outcome
 from router.core.units import GIB
-from router.errors import LoadFailed, NoVariantFits
+from router.errors import LoadFailed, NeverFits, NoVariantFits
 from router.routing.destination import Destination
 from router.routing.destinations import Destinations
 from router.routing.ends import Ends
@@ -99,6 +99,20 @@ def test_a_refusal_says_why_and_when_to_try_again_and_is_reported_as_a_decision(
         assert (event.request_id, event.chosen, event.outcome) == ("id-1", "", "rejected")
 
     on_full_card(story)
+
+
+def test_what_no_wait_can_change_is_refused_with_a_cure():
+    """Not installed, or bigger than all cards together: no time to try again is named."""
+
+    async def story(case):
+        call = case.call("never")
+        with pytest.raises(NeverFits, match=r"not installed.* What helps: `ollama pull gone:3b`$") as refused:
+            await case.after_reading(call)
+        assert refused.value.retry_after_s is None
+        (event,) = case.scene.heard.of(Decided)
+        assert (event.chosen, event.outcome) == ("", "rejected")
+
+    on_full_card(story, {"chains": {"never": ["gone:8b", "gone:3b"]}})
 
 
 def test_a_variant_that_just_failed_to_load_gives_ollamas_own_words():
