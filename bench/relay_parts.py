@@ -153,7 +153,7 @@ async def route(port: int, upstream: int, admin: int = 0) -> None:
     from router.app import running
     from router.cli.serve import calm_collector
     from router.config import Config
-    from router.telemetry import LogHook
+    from router.telemetry import LineWriter, LogHook
 
     card = {"name": "bench", "total_mib": 24564, "free_mib": 22000}
     config = Config.model_validate(
@@ -165,7 +165,7 @@ async def route(port: int, upstream: int, admin: int = 0) -> None:
             "store": {"path": ":memory:"},
         }
     )
-    async with running(config, hooks=[LogHook()]):
+    async with running(config, hooks=[LogHook(sink=LineWriter())]):
         calm_collector()
         await asyncio.Event().wait()
 

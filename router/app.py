@@ -132,7 +132,7 @@ async def running(
     def warn(text: str) -> None:
         telemetry.emit(Notified(text, level="warning"))
 
-    edge = Edge(router.dispatcher, router.directory, edge_settings(config), report=warn)
+    edge = Edge(router.dispatcher, router.directory, edge_settings(config), report=warn, emit=telemetry.emit)
     limits = wire_limits(config)
     clients = Listener(edge, config.listen.host, config.listen.port, limits=limits)
     admin_pages = admin_app(router.inspector, router.actions, exposition, hosts=config.hosts)

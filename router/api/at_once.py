@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple, Protocol
 
 from router.api.beside import BYTES_PER_COMMA, is_large
 from router.api.calls import read_call
+from router.api.reports import Reports
 from router.api.responses import render_error, request_headers
 from router.api.sending import common_head_lines, complete_answer, ending_of
 from router.api.settings import EdgeSettings
@@ -41,11 +42,14 @@ _UNCOMMON = frozenset(b"origin content-encoding x-request-id x-router-strict x-r
 
 
 class Tasks(Protocol):
-    """What continues in a task: sending an answer, or a request that is blocked."""
+    """What continues in a task: sending an answer, or a request that is blocked. `reports` hears of refusals."""
 
     async def send(self, cycle: Cycle, route: Route, answer: Answer) -> None: ...
 
     async def go_on(self, cycle: Cycle, call: Call, blocked: Blocked) -> None: ...
+
+    @property
+    def reports(self) -> Reports: ...
 
 
 class _Common(NamedTuple):
@@ -86,9 +90,10 @@ class AtOnce:
             common = head.cached = self._read(head)
         if not common:
             return False
-        if cycle.buffered_bytes > self._max_bytes or (body := cycle.take_body()) is None:
+        size = cycle.buffered_bytes
+        if size > self._max_bytes or (body := cycle.take_body()) is None:
             return False
-        if len(body) > self._few_bytes and is_large(body, self._inline_bytes):
+        if size > self._few_bytes and is_large(body, self._inline_bytes):
             cycle.feed(body)
             return False
         cycle.request_id = self._next_id()
@@ -105,6 +110,7 @@ class AtOnce:
             )
         except RouterError as error:
             self.refuse(cycle, common.route, error)
+            self._tasks.reports.refused(cycle, common.route, error)
             return True
         taken = _Taken(self, cycle, call)
         taken.go(self.dispatcher.start(call, taken.reply))

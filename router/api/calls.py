@@ -10,7 +10,7 @@ from router.config import NothingFits
 from router.core.go.quoting import brief
 from router.core.ollama.names import MAX_NAME, is_cloud, may_be_name
 from router.core.ollama.routes import Route
-from router.core.payload.read import read_request, with_members
+from router.core.payload.read import InferenceRequest, read_request
 from router.errors import BadRequest, Forbidden
 from router.http.headers import Header
 from router.routing.call import Call
@@ -30,6 +30,7 @@ def read_call(
     is_gone: Callable[[], bool],
     by_name: Mapping[bytes, bytes],
     since_s: float,
+    read: Callable[[str, bytes], InferenceRequest] = read_request,
 ) -> Call:
     """Return the call of a request that arrived at loop time `since_s`.
 
@@ -37,9 +38,7 @@ def read_call(
 
     Raises BadRequest with Ollama's own text, or Forbidden.
     """
-    request = read_request(route.kind, body)
-    if len(body) > settings.inline_bytes:
-        request = with_members(request, body)
+    request = read(route.kind, body)
     if not ((request.model.isprintable() and len(request.model) <= MAX_NAME) or may_be_name(request.model)):
         raise BadRequest("invalid model name")
     if not settings.may_manage and request.has_model and is_cloud(request.model):

@@ -22,11 +22,13 @@ from router.api.origins import OriginRule
 from router.api.passing import Passing
 from router.api.paths import NotFound, Redirect, WrongMethod, find, with_query
 from router.api.refusals import Refusals
+from router.api.reports import Reports
 from router.api.responses import PLAIN, request_headers
 from router.api.sending import Sender
 from router.api.settings import EdgeSettings
 from router.api.streams import StreamEnd
 from router.core.ollama.routes import TARGETS, Match, Route
+from router.core.payload.read import read_wholly
 from router.errors import Busy, Forbidden, RouterError, UpstreamError
 from router.http.headers import Header
 from router.http.server.cycle import ClientGone, Cycle
@@ -35,6 +37,7 @@ from router.routing.call import Answer, Call
 from router.routing.directory import Directory
 from router.routing.dispatch import Dispatcher
 from router.routing.outcomes import Blocked
+from router.telemetry import Answered
 
 logger = logging.getLogger("router.api")
 
@@ -56,6 +59,7 @@ class Edge:
         settings: EdgeSettings | None = None,
         *,
         report: Callable[[str], None] = logger.warning,
+        emit: Callable[[Answered], None] = lambda _event: None,
     ) -> None:
         self._dispatcher = dispatcher
         self._directory = directory
@@ -65,6 +69,7 @@ class Edge:
         self._refusals = Refusals(report)
         self._local = LocalRoutes(directory, self._settings)
         self._passing = Passing(directory, self._settings)
+        self.reports = Reports(emit)
         self._prefix = secrets.token_hex(4)
         self._count = itertools.count(1)
         self._at_once = AtOnce(dispatcher, self._settings, self._hosts, next_id=self._next_id, tasks=self)
@@ -78,7 +83,9 @@ class Edge:
     async def serve(self, cycle: Cycle) -> None:
         """Answer one request; runs in its task."""
         exchange = Exchange(cycle, self._settings)
+        since_s = cycle.carrier.loop.time()
         await self._guarded(exchange, self._serve(exchange))
+        self.reports.ended(exchange, since_s)
 
     async def _guarded(self, exchange: Exchange, work: Awaitable[None]) -> None:
         """Run `work`, and answer with the error that it raises."""
@@ -154,8 +161,9 @@ class Edge:
         return True
 
     async def _route(self, exchange: Exchange, route: Route, argument: str) -> None:
-        exchange.dialect = route.dialect
-        if route.right in ("manage", "account") and not self._settings.may_manage:
+        exchange.dialect, exchange.route = route.dialect, route
+        exchange.is_managing = route.right in ("manage", "account")
+        if exchange.is_managing and not self._settings.may_manage:
             if route.kind == "me":  # what the CLI reads as "signed out"
                 await exchange.answer(401, [(b"content-type", b"application/json")], b'{"error":"unauthorized"}')
                 return
@@ -183,7 +191,9 @@ class Edge:
             exchange.is_gone,
             exchange.headers,
             now_s,
+            read_wholly,
         )
+        exchange.is_dispatched = True
         await self._send(exchange, route, await self._dispatcher.dispatch(call))
 
     async def send(self, cycle: Cycle, route: Route, answer: Answer) -> None:

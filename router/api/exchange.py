@@ -11,7 +11,7 @@ from router.api.bodies import is_zstd, read_body, too_large, unzstd
 from router.api.responses import render_error
 from router.api.settings import EdgeSettings
 from router.core.go.json_volume import has_more_values
-from router.core.ollama.routes import Dialect
+from router.core.ollama.routes import Dialect, Route
 from router.errors import BadRequest, RouterError
 from router.http.headers import Header
 from router.http.server.cycle import Cycle
@@ -21,18 +21,29 @@ T = TypeVar("T")
 
 
 class Exchange:
-    """One request and its answer. `extra` are headers that every answer to it carries."""
+    """One request and its answer. `extra` are headers that every answer to it carries.
+
+    The rest is for its report: its `route`, the names that it `requested`, `status`, `sent_bytes` and `error` of its
+    answer, and whether it `is_managing` models or the account or `is_dispatched`, which the dispatcher reports.
+    """
 
     __slots__ = (
         "_settings",
         "client_headers",
         "cycle",
         "dialect",
+        "error",
         "extra",
         "headers",
+        "is_dispatched",
+        "is_managing",
         "is_started",
         "method",
         "request_id",
+        "requested",
+        "route",
+        "sent_bytes",
+        "status",
         "target",
     )
 
@@ -48,8 +59,10 @@ class Exchange:
         if self.target.startswith(b"/v1/") and self.dialect == "ollama":
             self.dialect = "openai"
         self.extra: list[Header] = []
-        self.request_id = ""
-        self.is_started = False
+        self.request_id = self.requested = self.error = ""
+        self.is_started = self.is_dispatched = self.is_managing = False
+        self.status = self.sent_bytes = 0
+        self.route: Route | None = None
 
     def is_gone(self) -> bool:
         """Return True if the client has left."""
@@ -85,11 +98,13 @@ class Exchange:
         if self.is_started:
             return
         self.is_started = True
+        self.status, self.sent_bytes = status, len(body)
         length = [(b"content-length", b"%d" % len(body))] if status != 204 else []
         self.cycle.respond(status, [*headers, *length, *self.extra], body)
 
     async def refuse(self, error: RouterError) -> None:
         """Answer with `error` in the dialect of the path; a no-op if an answer has begun."""
+        self.error = error.message
         await self.answer(*render_error(error, self.dialect))
 
 

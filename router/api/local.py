@@ -14,6 +14,7 @@ from router.api.responses import JSON_UTF8, request_headers, response_headers
 from router.api.sending import HTTP_ERRORS, read_whole
 from router.api.settings import EdgeSettings
 from router.core.ollama.listings import NOT_FOUND, may_be_failed_listing
+from router.core.ollama.names import MAX_NAME
 from router.core.ollama.routes import Route
 from router.core.payload.management import check_names, read_names
 from router.core.payload.rewrite import rewrite
@@ -76,7 +77,7 @@ class LocalRoutes:
         body = await exchange.body()
         names = await exchange.read(body, read_names, "show")
         check_names("show", names)
-        asked = names.get("model", "")
+        asked = exchange.requested = names.get("model", "")
         name = await self._directory.show_name(asked) if asked else ""
         if name != asked:  # a virtual model, which Ollama does not know
             body = await exchange.read(body, rewrite, model=name, options={})
@@ -86,6 +87,7 @@ class LocalRoutes:
         await exchange.answer(status, headers, answer)
 
     async def _model(self, exchange: Exchange, route: Route, name: str) -> None:
+        exchange.requested = name[:MAX_NAME]
         if self._directory.is_hidden(name):
             raise ModelNotFound(f"model '{name}' not found")
         target = await self._directory.show_name(name)

@@ -40,6 +40,7 @@ class Passing:
         if route.kind in NAMED:
             names = await exchange.read(body, read_names, route.kind)
             check_names(route.kind, names)
+            exchange.requested = ", ".join(names.values())
             self._check(names)
             if names:  # each name once and under Ollama's own key, so that Ollama sees exactly the names checked here
                 body = await exchange.read(body, rewrite_names, names)
@@ -88,6 +89,8 @@ class Passing:
             await self._send(sender, upstream)
         finally:
             exchange.is_started = sender.is_started
+            exchange.status, exchange.sent_bytes = sender.sent.status, sender.sent.sent_bytes
+            exchange.error = sender.sent.error
             if route.kind in CHANGING:  # also after a failure: it may have changed something
                 self._directory.catalog_changed()
 

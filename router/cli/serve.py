@@ -6,6 +6,7 @@ import asyncio
 import errno
 import gc
 import importlib
+import logging
 import signal
 import sys
 from collections.abc import Callable
@@ -16,7 +17,10 @@ import typer
 
 from router.app import running
 from router.config import Config, load_config
-from router.telemetry import LogHook, stderr_sink
+from router.telemetry import LineWriter, LogHook, RecordLines
+
+LAST_LINES_S = 2.0
+"""How long the end waits until the last lines of the log are written; a reader that does not read loses them."""
 
 
 def serve(
@@ -75,13 +79,19 @@ async def _serve(config: Config) -> None:
 
 
 async def _serve_until(stop: asyncio.Event, started: asyncio.Event, config: Config) -> None:
-    log = LogHook(config.telemetry.log_level, sink=stderr_sink)
-    async with running(config, hooks=[log]) as service:
-        started.set()
-        calm_collector()
-        print(f"ollama-router listens on {service.url}, admin on {service.admin_url}", file=sys.stderr)
-        await stop.wait()
-        service.grace_s = config.timeouts.shutdown_s
+    writer = LineWriter(buffer_bytes=config.telemetry.log_buffer_bytes)
+    log = LogHook(config.telemetry.log_level, sink=writer)
+    logging.getLogger().addHandler(RecordLines(writer))
+    try:
+        async with running(config, hooks=[log]) as service:
+            started.set()
+            calm_collector()
+            writer(f"ollama-router listens on {service.url}, admin on {service.admin_url}\n".encode())
+            await stop.wait()
+            service.grace_s = config.timeouts.shutdown_s
+    finally:
+        log.flush()
+        writer.close(LAST_LINES_S)
 
 
 def calm_collector() -> None:

@@ -192,6 +192,8 @@ class Limits(Section):
 class TelemetrySection(Section):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """lowest level that is logged (JSON lines on stderr, never a prompt)"""
+    log_buffer_bytes: AtLeastOne = 4 << 20
+    """most bytes of the log that wait for a slow reader; further lines are dropped and counted"""
     headers: StrictBool = True
     """add X-Router-* headers to responses"""
     decisions_kept: AtLeastOne = 256

@@ -1,10 +1,11 @@
 """Events, and the hooks that log, count and keep them. No hook sees a prompt.
 
-`events` are the facts, `hub` passes each one to every hook, `log` writes JSON lines, `metrics` feeds Prometheus,
-`recent` keeps the last decisions, `lag` measures the event loop.
+`events` are the facts, `hub` passes each one to every hook, `log` and `records` (of Python's logging) make JSON lines,
+`lines` writes them, `metrics` feeds Prometheus, `recent` keeps the last decisions, `lag` measures the event loop.
 """
 
 from router.telemetry.events import (
+    Answered,
     Decided,
     Event,
     Finished,
@@ -21,16 +22,20 @@ from router.telemetry.events import (
 )
 from router.telemetry.hub import Hook, Telemetry
 from router.telemetry.lag import watch_loop_lag
-from router.telemetry.log import LogHook, stderr_sink
+from router.telemetry.lines import LineWriter
+from router.telemetry.log import LogHook
 from router.telemetry.metrics import Gauges, MetricsHook
 from router.telemetry.recent import RecentDecisions
+from router.telemetry.records import RecordLines
 
 __all__ = [
+    "Answered",
     "Decided",
     "Event",
     "Finished",
     "Gauges",
     "Hook",
+    "LineWriter",
     "LogHook",
     "LoopLagged",
     "Measured",
@@ -40,11 +45,11 @@ __all__ = [
     "ProbeLost",
     "QueueChanged",
     "RecentDecisions",
+    "RecordLines",
     "Spilled",
     "Switched",
     "Telemetry",
     "UpstreamDown",
     "UpstreamUp",
-    "stderr_sink",
     "watch_loop_lag",
 ]

@@ -75,6 +75,24 @@ class Finished(msgspec.Struct, frozen=True):
     error: str = ""
 
 
+class Answered(msgspec.Struct, frozen=True):
+    """A request ended that did not reach the dispatcher: it was refused, or it manages models or the account.
+
+    `requested` are the names in its body, `client` is the address that it came from, `error` why it was refused.
+    """
+
+    request_id: str
+    method: str
+    route: str
+    status: int
+    outcome: str
+    requested: str = ""
+    client: str = ""
+    duration_s: float | None = None
+    sent_bytes: int = 0
+    error: str = ""
+
+
 class Switched(msgspec.Struct, frozen=True):
     """A switch of the loaded models; `phase` is started, finished or failed (`error` is the reason)."""
 
@@ -150,6 +168,7 @@ class Notified(msgspec.Struct, frozen=True):
 Event = (
     Decided
     | Finished
+    | Answered
     | Switched
     | Measured
     | Spilled

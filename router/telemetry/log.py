@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
+import re
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
 
 import msgspec
 
 from router.core.go.quoting import brief
 from router.telemetry.events import (
+    Answered,
     Decided,
     Event,
     Finished,
@@ -29,11 +29,10 @@ LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 Facts = dict[str, object]
 
 
-def stderr_sink(line: bytes) -> None:
-    """Write to file descriptor 2. A full disk or a closed pipe loses log lines, but fails no request."""
-    with suppress(OSError):
-        while line:
-            line = line[os.write(2, line) :]
+REFUSALS, REFUSALS_S = 20, 10.0
+"""At most so many refusals are logged in so many seconds: a flood of them is no flood of lines. The rest is counted."""
+
+_CONTROLS = re.compile(rb"\x7f|\xc2[\x80-\x9f]")  # DEL and C1, which JSON leaves as they are and terminals act on
 
 
 class RequestLine(msgspec.Struct, omit_defaults=True):
@@ -60,10 +59,11 @@ class RequestLine(msgspec.Struct, omit_defaults=True):
     outcome: str
     trace_id: str = ""
     error: str = ""
+    client: str = ""
 
 
 class LogHook:
-    """Writes each event of at least `level` as one line; `unix_now` is the wall clock.
+    """Gives `sink` each event of at least `level` as one line; `unix_now` is the wall clock.
 
     The lines of a batch of requests are one write: a write per request would cost more than rendering its line.
     """
@@ -72,7 +72,7 @@ class LogHook:
         self,
         level: str = "info",
         *,
-        sink: Callable[[bytes], None] = stderr_sink,
+        sink: Callable[[bytes], None],
         unix_now: Callable[[], float] = time.time,
     ) -> None:
         self._min_level = LEVELS[level]
@@ -81,6 +81,7 @@ class LogHook:
         self._encode = msgspec.json.Encoder().encode
         self._second = -1
         self._date = ""
+        self._refusals_since_s, self._refusals = 0.0, 0
 
     def on(self, event: Event) -> None:
         if isinstance(event, Finished):
@@ -88,11 +89,12 @@ class LogHook:
             return
         if isinstance(event, Decided) and event.outcome != "rejected" and self._min_level > LEVELS["debug"]:
             return  # there is one per request: skip it before it is rendered
+        if isinstance(event, Answered):
+            self._on_answered(event)
+            return
         level, message, facts = _line(event)
         if LEVELS.get(level, 0) >= self._min_level:
-            self._sink(
-                self._encode({"ts": self._ts(self._unix_now()), "level": level, "msg": message, **facts}) + b"\n"
-            )
+            self._put({"ts": self._ts(self._unix_now()), "level": level, "msg": message, **facts})
 
     def on_requests(self, events: Sequence[Decided | Finished]) -> None:
         """Write a batch of requests' events: their ends, and their decisions if the level or a refusal requires it."""
@@ -104,7 +106,31 @@ class LogHook:
             elif is_wanted:
                 lines += (encode(_request(ts, event)), b"\n")  # type: ignore[arg-type]
         if lines:
-            self._sink(b"".join(lines))
+            self._sink(_without_controls(b"".join(lines)))
+
+    def _on_answered(self, event: Answered) -> None:
+        """Write a request that did not reach the dispatcher; of many refusals only the first, and then their number."""
+        if self._min_level > LEVELS["info"]:
+            return
+        now_s = self._unix_now()
+        if event.status >= 400:
+            if not 0 <= now_s - self._refusals_since_s < REFUSALS_S:
+                self.flush()
+                self._refusals_since_s, self._refusals = now_s, 0
+            self._refusals += 1
+            if self._refusals > REFUSALS:
+                return
+        self._put(_answered(self._ts(now_s), event))
+
+    def flush(self) -> None:
+        """Say how many refusals were left out, if there were any."""
+        left_out, self._refusals = max(0, self._refusals - REFUSALS), min(self._refusals, REFUSALS)
+        if left_out:
+            message = "more refused requests were not logged"
+            self._put({"ts": self._ts(self._unix_now()), "level": "warning", "msg": message, "count": left_out})
+
+    def _put(self, line: object) -> None:
+        self._sink(_without_controls(self._encode(line) + b"\n"))
 
     def _ts(self, at_s: float) -> str:
         """Return a time in ISO 8601 with milliseconds; the part up to the seconds is cached."""
@@ -165,8 +191,42 @@ def _request(ts: str, event: Finished) -> RequestLine:
         event.sent_bytes,
         event.outcome,
         event.trace_id,
-        brief(event.error),
+        event.error and brief(event.error),
     )
+
+
+def _answered(ts: str, event: Answered) -> RequestLine:
+    return RequestLine(
+        ts,
+        "info",
+        "request",
+        event.request_id,
+        "default",
+        event.method,
+        event.route,
+        event.status,
+        event.requested,
+        "",
+        "",
+        "",
+        0.0,
+        None,
+        _ms(event.duration_s),
+        None,
+        None,
+        event.sent_bytes,
+        event.outcome,
+        "",
+        brief(event.error),
+        event.client,
+    )
+
+
+def _without_controls(lines: bytes) -> bytes:
+    """Return JSON lines with every control character escaped. A common batch has none, which two look-ups tell."""
+    if b"\x7f" not in lines and b"\xc2" not in lines:
+        return lines
+    return _CONTROLS.sub(lambda found: b"\\u00%02x" % found[0][-1], lines)
 
 
 def _decided(event: Decided) -> Facts:

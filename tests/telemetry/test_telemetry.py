@@ -136,12 +136,14 @@ def test_events_are_logged_at_their_levels() -> None:
 def test_the_log_goes_to_stderr_and_survives_its_closing() -> None:
     """If standard error is closed, a line is lost, and nothing else happens."""
     code = (
-        "import os; from router.telemetry import LogHook, Notified\n"
-        "hook = LogHook(); hook.on(Notified('first')); os.close(2); hook.on(Notified('second')); print('alive')"
+        "import os; from router.telemetry import LineWriter, LogHook, Notified\n"
+        "writer = LineWriter(); hook = LogHook(sink=writer); hook.on(Notified('first'))\n"
+        "while writer._size: pass\n"
+        "os.close(2); hook.on(Notified('second')); writer.close(9); print('alive', writer.dropped)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=os.getcwd())
     assert json.loads(done.stderr)["msg"] == "first"
-    assert done.stdout == "alive\n"
+    assert done.stdout == "alive 1\n"
 
 
 NAMES = (

@@ -22,7 +22,7 @@ from router.core.payload.rewrite import Patch, rewrite
 from router.core.payload.values import MAX_NS, keep_alive_ns_of
 from router.errors import BadRequest
 
-__all__ = ["InferenceRequest", "Members", "Patch", "read_request", "rewrite", "with_members"]
+__all__ = ["InferenceRequest", "Members", "Patch", "read_request", "read_wholly", "rewrite"]
 
 _EMBEDDING_KINDS = frozenset({"embed", "embeddings", "v1_embeddings"})
 _INT_OPTIONS = frozenset(
@@ -72,8 +72,9 @@ def read_request(kind: str, body: bytes) -> InferenceRequest:
     return read_slowly(kind, body)
 
 
-def with_members(request: InferenceRequest, body: bytes) -> InferenceRequest:
-    """Return `request` with the members of its `body`, so that `rewrite` need not look for them."""
+def read_wholly(kind: str, body: bytes) -> InferenceRequest:
+    """Return the same, with the members of `body`: for large ones, where `rewrite` is not to look for them."""
+    request = read_request(kind, body)
     if request.members is not None or request.plain is not None:
         return request
     return msgspec.structs.replace(request, members=split(body))

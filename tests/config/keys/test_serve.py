@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import sys
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -115,3 +116,69 @@ async def test_log_level_says_what_is_logged(tmp_path):
     everything, warnings = logs
     assert {"request", "Ollama answers", warnings[0]} <= set(everything)
     assert [text[:30] for text in warnings] == ["free VRAM cannot be read: each"]
+
+
+async def ask_often(url, times):
+    raw = await connect(url)
+    for _ in range(times):
+        await raw.ask("POST", "/api/generate", json.dumps({"model": "m" * 600, "prompt": "hi"}))
+    raw.close()
+
+
+@pytest.mark.key("telemetry.log_buffer_bytes")
+async def test_a_reader_of_the_log_that_stalls_loses_what_exceeds_log_buffer_bytes(tmp_path):
+    """It stops no request, and not the end; what it missed is counted."""
+    script = answer(b'{"response":"a","done":true}')
+    async with ollama(script) as upstream, AsyncExitStack() as stack, asyncio.timeout(START_S):
+        starting = (served(upstream.url, tmp_path, TELEMETRY__LOG_BUFFER_BYTES=size) for size in ("9000", "9000000"))
+        texts = []
+        for router in await asyncio.gather(*map(stack.enter_async_context, starting)):
+            router.process.stderr._transport.pause_reading()
+            await ask_often(router.url, 400)
+            router.process.stderr._transport.resume_reading()
+            router.stop()
+            texts.append(await router.log())
+            assert await router.process.wait() == 0
+    few, everything = ([text for text in texts_of if text == "request"] for texts_of in texts)
+    assert len(few) < len(everything) == 400
+    assert [any("dropped" in text for text in found) for found in texts] == [True, False]
+
+
+async def test_a_log_that_nobody_reads_stops_neither_requests_nor_the_end(tmp_path):
+    """The pipe is full, and SIGTERM ends the router all the same."""
+    script = answer(b'{"response":"a","done":true}')
+    async with ollama(script) as upstream, asyncio.timeout(START_S), served(upstream.url, tmp_path) as router:
+        router.process.stderr._transport.pause_reading()
+        await ask_often(router.url, 400)
+        router.stop()
+        while router.process.returncode is None:  # noqa: ASYNC110 - `wait` waits for the pipe, too
+            await asyncio.sleep(0.01)
+        router.process.stderr._transport.resume_reading()
+        assert b'"msg":"request"' in await router.process.stderr.read()
+        assert router.process.returncode == 0
+
+
+async def test_a_full_disk_under_the_log_ends_nothing(tmp_path):
+    """`2>/dev/full`: requests are served, and the exit is clean."""
+    script = answer(b'{"response":"a","done":true}')
+    async with ollama(script) as upstream, asyncio.timeout(START_S):
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        argv = [sys.executable, "-m", "router", "serve", "--listen", f"127.0.0.1:{port}", "--admin", "127.0.0.1:0"]
+        env = {**os.environ, "PYTHONPATH": str(ROOT), "OLLAMA_ROUTER_STORE__PATH": ":memory:"}
+        full = os.open("/dev/full", os.O_WRONLY)
+        argv += ["--upstream", upstream.url]
+        process = await asyncio.create_subprocess_exec(*argv, env=env, stderr=full, cwd=tmp_path)
+        os.close(full)
+        try:
+            while True:
+                try:
+                    await ask_often(f"http://127.0.0.1:{port}", 20)
+                    break
+                except OSError:
+                    await asyncio.sleep(0.1)
+            process.send_signal(signal.SIGTERM)
+            assert await process.wait() == 0
+        finally:
+            if process.returncode is None:
+                process.kill()

@@ -1,0 +1,94 @@
+"""Requests that do not reach the dispatcher are reported once: refusals, and what manages models."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import pytest
+
+from router.api.edge import Edge
+from router.api.settings import EdgeSettings
+from router.http.client.pool import HttpRelay
+from router.http.server.listener import Listener
+from router.routing.directory import Directory
+from router.routing.dispatch import Dispatcher
+from router.telemetry import Answered
+from tests.fakes import FakeDispatcher, RawClient, Reply, warm
+from tests.http.raw_upstream import answer, raw_upstream
+
+CHAT = '{"model":"m","messages":[{"role":"user","content":"x"}]}'
+
+
+async def asked(
+    method: str,
+    target: str,
+    body: str | None = None,
+    settings: EdgeSettings | None = None,
+    said: bytes = b"{}",
+    headers: tuple[tuple[str, str], ...] = (),
+) -> tuple[Reply, list[Answered]]:
+    """Return the answer to one request, and what was reported of it."""
+    events: list[Answered] = []
+    async with raw_upstream(answer(said)) as upstream:
+        fake = FakeDispatcher(HttpRelay(upstream.url))
+        edge = Edge(cast("Dispatcher", fake), cast("Directory", fake), settings, emit=events.append)
+        async with Listener(edge) as listener:
+            if fake.takes_at_once:
+                await warm(cast("HttpRelay", fake.relay))
+            raw = await RawClient.to(listener.port)
+            reply = await raw.ask(method, target, body, headers)
+            raw.close()
+        await fake.relay.aclose()
+    return reply, events
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "body", "route", "requested", "status"),
+    [
+        ("POST", "/api/pull", '{"model":"a"}', "/api/pull", "a", 200),
+        ("DELETE", "/api/delete", '{"name":"a"}', "/api/delete", "a", 200),
+        ("POST", "/api/copy", '{"source":"a","destination":"b"}', "/api/copy", "a, b", 200),
+        ("POST", "/api/create", '{"model":"a","from":"b"}', "/api/create", "a, b", 200),
+        ("POST", "/api/push", '{"model":"a"}', "/api/push", "a", 200),
+        ("POST", "/api/push", "{", "/api/push", "", 400),
+        ("POST", "/api/chat", "{", "/api/chat", "", 400),
+        ("POST", "/api/chat", '{"model":"a\\u0000"}', "/api/chat", "", 400),
+        ("POST", "/nope/%1B", None, "/nope/%1B", "", 404),
+        ("GET", "/api/chat", None, "/api/chat", "", 405),
+    ],
+)
+async def test_management_and_refusals_are_reported_once(
+    method: str, target: str, body: str | None, route: str, requested: str, status: int
+) -> None:
+    """With the names, the address and the reason."""
+    reply, (event,) = await asked(method, target, body)
+    assert (reply.status, event.status) == (status, status)
+    assert (event.method, event.route, event.requested, event.client) == (method, route, requested, "127.0.0.1")
+    assert event.outcome == ("completed" if status == 200 else "refused")
+    assert event.request_id == reply.headers["x-request-id"]
+    if status == 400:
+        assert event.error
+
+
+@pytest.mark.parametrize(("host", "origin"), [("http://evil.example", "Origin"), ("x", "X-Router-Strict")])
+async def test_a_refused_origin_and_a_wrong_header_are_reported(host: str, origin: str) -> None:
+    """A web page that tries is worth a line."""
+    reply, (event,) = await asked("POST", "/api/chat", CHAT, headers=((origin, host),))
+    assert event.status == reply.status >= 400
+
+
+async def test_beyond_loopback_what_is_forbidden_is_reported() -> None:
+    """Who tried it is in the log."""
+    reply, (event,) = await asked("POST", "/api/pull", '{"model":"a"}', EdgeSettings(is_loopback=False))
+    assert (reply.status, event.status, event.route) == (403, 403, "/api/pull")
+    assert "without a key" in event.error
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "body"),
+    [("GET", "/api/version", None), ("POST", "/api/show", '{"model":"a"}'), ("POST", "/api/chat", CHAT)],
+)
+async def test_what_reads_and_what_the_dispatcher_reports_is_not(method: str, target: str, body: str | None) -> None:
+    """Dashboards poll; and each request to a model has its own report already."""
+    reply, events = await asked(method, target, body)
+    assert (reply.status, events) == (200, [])
