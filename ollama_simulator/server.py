@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ollama_simulator import admin
-from ollama_simulator.api import anthropic, create, lists, manage, native, openai, openai_responses
+from ollama_simulator.api import anthropic, create, lists, manage, native, openai, openai_responses, transfer
 from ollama_simulator.api.exchange import ApiError, Exchange, Host, wall_clock
 from ollama_simulator.gojson import parse
 from ollama_simulator.http.connection import Connection
@@ -31,6 +31,7 @@ from ollama_simulator.machine.llamacpp import FootprintArithmetic
 from ollama_simulator.machine.probe import CardsProbe
 from ollama_simulator.machine.spec import CardSpec, Machine, Speeds
 from ollama_simulator.models.library import Library, real_library
+from ollama_simulator.models.registry import Registry
 from ollama_simulator.scheduler.engine import Engine
 from router.core.ollama.options import ServerSettings
 from router.errors import BadRequest
@@ -68,7 +69,7 @@ class SimConfig:
     now: Callable[[], datetime] = wall_clock
     has_admin: bool = True
     keep_seen: int = 100_000
-    registry: Library | None = None
+    registry: Registry | None = None
     on_event: Callable[[str, str, str], None] | None = None
 
     def built_machine(self) -> Machine:
@@ -90,7 +91,7 @@ def _handlers() -> dict[str, Handler]:
 
 
 def _modules() -> list[Any]:
-    return [lists, native, manage, create, openai, openai_responses, anthropic]
+    return [lists, native, manage, transfer, create, openai, openai_responses, anthropic]
 
 
 class SimulatedOllama:

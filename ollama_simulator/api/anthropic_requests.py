@@ -7,7 +7,7 @@ from typing import Any
 
 from ollama_simulator.api.dialect import Rejected
 from ollama_simulator.api.tool_schemas import PARAMETERS
-from ollama_simulator.api.values import ANY, BOOL, FLOAT64, INT, RAW, STRING, STRINGS, go_base64
+from ollama_simulator.api.values import ANY, BOOL, FLOAT64, INT, RAW, STRING, STRINGS, VERBATIM, go_base64
 from ollama_simulator.gojson import bind, dump
 from router.core.go.json_keys import kind_of, read_text
 from router.core.go.quoting import go_quoted
@@ -69,7 +69,7 @@ MESSAGES = Struct(
             "[]anthropic.Tool",
             element=Struct(
                 "anthropic.Tool",
-                fields={"type": STRING, "name": STRING, "description": STRING, "input_schema": RAW, "max_uses": INT},
+                fields={"type": STRING, "name": STRING, "description": STRING, "input_schema": VERBATIM, "max_uses": INT},
             ),
         ),
         "tool_choice": Struct("anthropic.ToolChoice", resets=True, fields={"type": STRING, "name": STRING}),
@@ -120,7 +120,7 @@ def _think(request: Mapping[str, Any]) -> bool | str | None:
 
 def _tool(tool: Mapping[str, Any]) -> dict[str, Any]:
     try:
-        schema = bind(dump(tool.get("input_schema") or {}), PARAMETERS)
+        schema = bind((tool["input_schema"].text if tool.get("input_schema") else "{}").encode(), PARAMETERS)
     except BadRequest as error:
         raise Rejected(f"invalid input_schema for tool {go_quoted(tool.get('name') or '')}: {error.message}") from None
     function = {"name": tool.get("name") or "", "description": tool.get("description") or "", "parameters": schema}
@@ -182,8 +182,8 @@ def estimated_tokens(request: Mapping[str, Any]) -> int:
     for message in request.get("messages") or ():
         total += len(message["role"]) + sum(_length([block]) for block in message["content"])
     for tool in request.get("tools") or ():
-        schema = dump(tool["input_schema"]) if tool.get("input_schema") else b""
-        total += len(tool.get("name") or "") + len(tool.get("description") or "") + len(schema)
+        schema = tool["input_schema"].text if tool.get("input_schema") else ""
+        total += len(tool.get("name") or "") + len(tool.get("description") or "") + len(schema.encode())
     return total // 4 or 1
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ollama_simulator.api.exchange import ApiError, Exchange
+from ollama_simulator.api.grammar import schema_error
 from ollama_simulator.api.inference import Completion, Piece, complete, died
 from ollama_simulator.api.options import sampling
-from ollama_simulator.api.parsers import ThinkingParser, ToolParser, thinking_tags, tool_tag
+from ollama_simulator.api.parsers import ThinkingParser, thinking_tags, tool_tag
+from ollama_simulator.api.tool_calls import ToolParser
+from ollama_simulator.api.values import Verbatim
 from ollama_simulator.gojson import dump
 from ollama_simulator.models import tokens
 from ollama_simulator.models.installed import Installed
@@ -63,19 +66,24 @@ class Asked:
         return parser
 
 
-def check_format(value: Any) -> None:
-    """`format` must be "json" or a schema. Raises ApiError 500 with Ollama's text."""
-    if value in (None, "", "json") or isinstance(value, dict):
-        return
-    raise ApiError(
-        500, f'invalid format: {go_quoted(dump(value).decode())}; expected "json" or a valid JSON Schema object'
-    )
+def format_of(value: Any) -> Any:
+    """Return the value of `format`: "json", a schema, or nothing. Raises ApiError with the text of Ollama or llama-server."""
+    sent = value if isinstance(value, Verbatim) else Verbatim(value, dump(value).decode())
+    if sent.value in (None, "", "json"):
+        return sent.value
+    if not isinstance(sent.value, dict):
+        quoted = go_quoted(sent.text)
+        raise ApiError(500, f'invalid format: {quoted}; expected "json" or a valid JSON Schema object')
+    refusal = schema_error(sent.value)
+    if refusal:
+        raise ApiError(400, refusal)
+    return sent.value
 
 
 async def _pieces(completion: Completion, lease: Lease, *, has_images: bool) -> AsyncIterator[Piece]:
     """Yield the pieces of a completion; failures of the runner become ApiError. Releases the lease at the end."""
     try:
-        check_format(completion.format)
+        completion = replace(completion, format=format_of(completion.format))
         if has_images and not any(tensor.name.startswith("v.") for tensor in completion.model.weights.tensors):
             raise ApiError(400, MULTIMODAL)
         async with aclosing(complete(lease, completion)) as pieces:  # type: ignore[type-var]
@@ -92,7 +100,7 @@ async def chat_chunks(
 ) -> AsyncIterator[dict[str, Any]]:
     thoughts = asked.parser(completion.model, completion.prompt)
     tools = list(completion.tools)
-    calls = ToolParser(tool_tag(completion.model.template), [dict(tool) for tool in tools]) if tools else None
+    calls = ToolParser(tool_tag(completion.model.template), tools) if tools else None
     loaded_s = asyncio.get_running_loop().time()
     async with aclosing(_pieces(completion, lease, has_images=has_images)) as pieces:  # type: ignore[type-var]
         async for piece in pieces:
@@ -103,7 +111,8 @@ async def chat_chunks(
                     continue
                 if thinking:
                     message["thinking"] = thinking
-            if calls is not None and not _tool_step(exchange, calls, message, piece):
+            is_ready = calls is None or _tool_step(exchange, calls, message, piece)
+            if not is_ready and not (asked.request.get("logprobs") and piece.new_tokens):
                 continue
             yield _chunk(exchange, asked, piece, loaded_s, {"message": message})
 

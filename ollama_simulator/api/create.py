@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from ollama_simulator.api.exchange import ApiError, Exchange
-from ollama_simulator.api.manage import Progress, existing, name_of, progress, pulled
+from ollama_simulator.api.manage import Progress, existing, name_of, progress
 from ollama_simulator.api.schemas import CREATE
+from ollama_simulator.api.transfer import pulled
 from ollama_simulator.api.values import STRINGS
 from ollama_simulator.gojson import dump, value_of
 from ollama_simulator.models.installed import MEDIA, Installed, Layer, Weights, installed, layer
@@ -51,6 +52,8 @@ async def _create(exchange: Exchange, request: Mapping[str, Any], name: ModelNam
             yield step
         base = _base(exchange, _parsed(request["from"]))
         assert base is not None
+        if base.weights.is_gone:
+            raise ApiError(500, f"stat {_path(exchange, base.weights.digest)}: no such file or directory")
         weights, parent = base.weights, base.name.short
         layers = [Layer(item.media, item.digest, item.size, item.data, parent) for item in base.layers]
     elif request.get("files") is not None:
@@ -73,6 +76,10 @@ async def _create(exchange: Exchange, request: Mapping[str, Any], name: ModelNam
     made_at = exchange.host.now()
     exchange.host.library.add(installed(existing(exchange, name), weights, made, made_at, parent=parent))
     yield {"status": "success"}
+
+
+def _path(exchange: Exchange, digest: str) -> str:
+    return f"{exchange.host.models_dir}/blobs/{digest.replace(':', '-')}"
 
 
 def _parsed(text: str) -> ModelName:

@@ -14,6 +14,7 @@ from ollama_simulator.http.requests import Request
 from ollama_simulator.http.response import Response
 from ollama_simulator.models.installed import Installed, Weights
 from ollama_simulator.models.library import Library
+from ollama_simulator.models.registry import Registry
 from ollama_simulator.scheduler.engine import Engine, EngineError
 from router.core.go.json_scan import EndOfBody
 from router.core.go.types import Struct
@@ -55,7 +56,7 @@ class Host:
     rng: random.Random = field(default_factory=lambda: random.Random(0))
     models_dir: str = "/models"
     registry_error: str = "proxyconnect tcp: dial tcp 127.0.0.1:9: connect: connection refused"
-    registry: Library | None = None
+    registry: Registry | None = None
     spare_weights: dict[str, Weights] = field(default_factory=dict)
 
     def stamp(self) -> str:

@@ -104,7 +104,7 @@ def answer_show(exchange: Exchange, asked: str, request: Mapping[str, Any]) -> d
     if name.source is Source.CLOUD:
         raise ApiError(*exchange.cloud_refusal("remote model details are unavailable"))
     model = exchange.host.library.get(name)
-    if model is None:
+    if model is None or model.weights.is_gone:
         raise ApiError(404, f"model '{name.short}' not found")
     if model.weights.damage:
         raise ApiError(500, model.weights.damage)

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from ollama_simulator.api.exchange import ApiError, Exchange
-from ollama_simulator.api.schemas import COPY, DELETE, PULL, PUSH
-from ollama_simulator.models.installed import Installed, digest_of, installed
+from ollama_simulator.api.schemas import COPY, DELETE
+from ollama_simulator.models.installed import digest_of, installed
 from router.core.go.quoting import go_quoted
 from router.core.ollama.names import DEFAULT_HOST, ModelName, Source
 from router.errors import BadRequest
@@ -36,9 +36,11 @@ def unqualified(text: str) -> str:
     """Return an invalid name as Ollama prints it: with its missing parts filled in."""
     path, colon, tag = text.rpartition(":")
     path, tag = (path, tag) if colon and "/" not in tag else (text, "latest")
-    parts = path.split("/")
+    path = path.partition("://")[2] or path
+    parts = path.split("/", 2) if path.count("/") > 1 else path.split("/")
     defaults = [DEFAULT_HOST, "library"]
-    return "/".join([*defaults[: max(0, 3 - len(parts))], *parts]) + f":{tag}"
+    shown = [part or "!MISSING!" for part in parts]
+    return "/".join([*defaults[: max(0, 3 - len(parts))], *shown]) + f":{tag or '!MISSING!'}"
 
 
 def name_of(text: str, invalid: str) -> ModelName:
@@ -109,74 +111,9 @@ async def create_blob(exchange: Exchange) -> None:
     exchange.response.status = 201
 
 
-async def pull(exchange: Exchange) -> None:
-    """POST /api/pull."""
-    request = await exchange.bind(PULL)
-    text = request.get("model") or request.get("name") or ""
-    name = name_of(text, "invalid model name")
-    await progress(exchange, request, pulled(exchange, name))
-
-
-async def pulled(exchange: Exchange, name: ModelName) -> Progress:
-    yield {"status": "pulling manifest"}
-    found = await _registry(exchange, name, "pull model manifest: Get", f"manifests/{_tag(name)}")
-    if found is None:
-        raise ApiError(500, "pull model manifest: file does not exist")
-    for item in (*found.layers, found.config):
-        yield {
-            "status": f"pulling {item.digest[7:19]}",
-            "digest": item.digest,
-            "total": item.size,
-            "completed": item.size,
-        }
-    yield {"status": "verifying sha256 digest"}
-    yield {"status": "writing manifest"}
-    made = installed(existing(exchange, name), found.weights, found.layers, exchange.host.now(), config=found.config)
-    exchange.host.library.add(made)
-    yield {"status": "success"}
-
-
-def _tag(name: ModelName) -> str:
-    if name.source is not Source.CLOUD:
+def tag_of(name: ModelName) -> str:
+    """Return a name's tag as it is written, with the suffix that says where the model runs."""
+    suffix = {Source.CLOUD: "cloud", Source.LOCAL: "local"}.get(name.source)
+    if suffix is None:
         return name.tag
-    return f"{name.tag}-cloud" if name.has_tag else "cloud"
-
-
-async def _registry(exchange: Exchange, name: ModelName, verb: str, path: str) -> Installed | None:
-    """Return the registry's model of that name, if any. Raises ApiError if the registry cannot be reached."""
-    registry = exchange.host.registry
-    if registry is None or not any(model.name.host == name.host for model in registry.models.values()):
-        url = f"https://{name.host}/v2/{name.namespace}/{name.model}/{path}"
-        raise ApiError(500, f'{verb} "{url}": {exchange.host.registry_error}')
-    return registry.get(name)
-
-
-async def push(exchange: Exchange) -> None:
-    """POST /api/push."""
-    request = await exchange.bind(PUSH)
-    text = request.get("model") or request.get("name") or ""
-    if not text:
-        raise ApiError(400, "model is required")
-    await progress(exchange, request, _push(exchange, text))
-
-
-async def _push(exchange: Exchange, text: str) -> Progress:
-    try:
-        name = ModelName.parse(text)
-    except BadRequest:
-        yield {"status": "retrieving manifest"}
-        yield {"status": "couldn't retrieve manifest"}
-        raise ApiError(500, f"unqualified name: {unqualified(text)}") from None
-    yield {"status": "retrieving manifest"}
-    model = exchange.host.library.get(name)
-    if model is None:
-        yield {"status": "couldn't retrieve manifest"}
-        path = f"{exchange.host.models_dir}/manifests/{name.host}/{name.namespace}/{name.model}/{_tag(name)}"
-        raise ApiError(500, f"open {path}: no such file or directory")
-    await _registry(exchange, name, "Head", f"blobs/{model.weights.digest}")
-    for item in (*model.layers, model.config):
-        size = item.size
-        status = f"pushing {item.digest[7:19]}"
-        yield {"status": status, "digest": item.digest, "total": size, "completed": size}
-    yield {"status": "pushing manifest"}
-    yield {"status": "success"}
+    return f"{name.tag}-{suffix}" if name.has_tag else suffix

@@ -94,6 +94,8 @@ async def answer_embed(exchange: Exchange, request: dict[str, Any]) -> dict[str,
     texts = _inputs(request.get("input"))
     missing = f'model "{name}" not found, try pulling it first'
     model = exchange.installed(name, missing=missing, unnamed=unnamed)
+    if model.weights.is_gone:
+        raise ApiError(404, missing)
     lease = await load(exchange, request, model)
     try:
         if not texts:
@@ -134,13 +136,15 @@ async def embeddings(exchange: Exchange) -> None:
     name = request.get("model") or ""
     missing = f'model "{name}" not found, try pulling it first'
     model = exchange.installed(name, missing=missing, unnamed=(400, "model is required"))
+    if model.weights.is_gone:
+        raise ApiError(404, missing)
     lease = await load(exchange, request, model)
     try:
         if not request.get("prompt"):
             await exchange.json({"embedding": []})
             return
         try:
-            vector, _ = await _embedding(model, request["prompt"], lease.num_ctx, True)
+            vector, _ = await _embedding(model, request["prompt"], lease.num_ctx, False)
         except ApiError as error:
             raise ApiError(500, error.text) from None
     finally:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ollama_simulator.api.dialect import Rejected
 from ollama_simulator.api.tool_schemas import TOOL
-from ollama_simulator.api.values import ANY, BOOL, FLOAT32, FLOAT64, INT, RAW, STRING, go_base64
+from ollama_simulator.api.values import ANY, BOOL, FLOAT32, FLOAT64, INT, STRING, VERBATIM, go_base64
 from ollama_simulator.gojson import parse
 from router.core.go.quoting import go_quoted
 from router.core.go.types import Slice, Struct
@@ -35,7 +35,7 @@ MESSAGE = Struct(
 )
 _FORMAT = Struct(
     "openai.ResponseFormat",
-    fields={"type": STRING, "json_schema": Struct("openai.JsonSchema", fields={"schema": RAW})},
+    fields={"type": STRING, "json_schema": Struct("openai.JsonSchema", fields={"schema": VERBATIM})},
 )
 CHAT = Struct(
     "openai.ChatCompletionRequest",

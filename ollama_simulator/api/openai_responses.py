@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -201,8 +202,14 @@ def _call_fields(call: Mapping[str, Any], status: str) -> dict[str, Any]:
 
 
 def _tool(tool: Mapping[str, Any]) -> dict[str, Any]:
-    keys = ("name", "description", "strict", "parameters")
-    return {"type": tool.get("type") or "", **{key: tool.get(key) for key in keys}}
+    head = {"type": tool.get("type") or "", "name": tool.get("name") or ""}
+    return {**head, "description": tool.get("description"), "strict": tool.get("strict"), "parameters": _sorted(tool)}
+
+
+def _sorted(tool: Mapping[str, Any]) -> Any:
+    """The parameters as a Go map prints: its keys sorted at every level."""
+    found = tool.get("parameters")
+    return json.loads(json.dumps(found, sort_keys=True)) if found is not None else None
 
 
 def _format(request: Mapping[str, Any]) -> dict[str, Any]:
@@ -210,6 +217,8 @@ def _format(request: Mapping[str, Any]) -> dict[str, Any]:
     if not wanted:
         return {"type": "text"}
     kept = {key: wanted[key] for key in ("name", "schema", "strict") if wanted.get(key) is not None}
+    if "schema" in kept:
+        kept["schema"] = kept["schema"].value
     return {"type": wanted.get("type") or "", **kept}
 
 

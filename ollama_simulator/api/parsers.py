@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import re
-from typing import Any
 
 
 def overlap(text: str, tag: str) -> int:
@@ -79,50 +77,3 @@ class ThinkingParser:
         return held[: len(held) - size], "", False
 
 
-class ToolParser:
-    """Finds calls of known tools in a stream. Text in front of the tag is content, text after a call is dropped."""
-
-    def __init__(self, tag: str, tools: list[dict[str, Any]]) -> None:
-        self.tag = tag
-        self.tools = tools
-        self.held = ""
-        self.state = "looking"
-        self.count = 0
-
-    def add(self, text: str) -> tuple[list[dict[str, Any]], str]:
-        """Return (calls without ids, content) that can be sent now."""
-        if self.state == "done":
-            return [], text
-        self.held += text
-        content = ""
-        if self.state == "looking":
-            at = self.held.find(self.tag)
-            if at < 0:
-                size = overlap(self.held, self.tag)
-                content, self.held = self.held[: len(self.held) - size], self.held[len(self.held) - size :]
-                return [], content
-            content, self.held, self.state = self.held[:at], self.held[at:], "calling"
-        return self._calls(), content
-
-    def rest(self) -> str:
-        """Return the text held back, which turned out not to be a call."""
-        return "" if self.count or self.tag != "{" else self.held
-
-    def _calls(self) -> list[dict[str, Any]]:
-        calls = []
-        while (call := self._next()) is not None:
-            calls.append({"index": self.count, "name": call["name"], "arguments": call.get("arguments") or {}})
-            self.count += 1
-        return calls
-
-    def _next(self) -> dict[str, Any] | None:
-        start = self.held.find("{")
-        if start < 0:
-            return None
-        try:
-            value, end = json.JSONDecoder().raw_decode(self.held, start)
-        except ValueError:
-            return None
-        self.held = self.held[end:]
-        names = {(tool.get("function") or {}).get("name") for tool in self.tools}
-        return value if isinstance(value, dict) and value.get("name") in names else None

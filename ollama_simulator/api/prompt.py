@@ -107,10 +107,16 @@ def _tool(tool: Mapping[str, Any]) -> Json:
 
 def _properties(properties: Mapping[str, Any] | None) -> dict[str, Any]:
     """Properties in the order of a Go map: keys sorted, the fields of each in the struct's order."""
+    return {name: _property(value or {}) for name, value in sorted((properties or {}).items())}
+
+
+def _property(value: Mapping[str, Any]) -> dict[str, Any]:
     keys = ("anyOf", "type", "items", "description", "enum", "properties", "required")
-    made = {}
-    for name, value in sorted((properties or {}).items()):
-        made[name] = {key: value[key] for key in keys if (value or {}).get(key)}
+    made = {key: value[key] for key in keys if value.get(key)}
+    if "anyOf" in made:
+        made["anyOf"] = [_property(item or {}) for item in made["anyOf"]]
+    if "properties" in made:
+        made["properties"] = _properties(made["properties"])
     return made
 
 

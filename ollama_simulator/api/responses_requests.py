@@ -8,7 +8,7 @@ from typing import Any
 from ollama_simulator.api.dialect import Rejected
 from ollama_simulator.api.openai_requests import image_of, think_of
 from ollama_simulator.api.tool_schemas import PARAMETERS
-from ollama_simulator.api.values import ANY, BOOL, FLOAT64, INT, RAW, STRING, STRINGS
+from ollama_simulator.api.values import ANY, BOOL, FLOAT64, INT, RAW, STRING, STRINGS, VERBATIM
 from ollama_simulator.gojson import bind, dump, parse, value_of
 from router.core.go.json_keys import elements, kind_of, read_text
 from router.core.go.quoting import go_quoted
@@ -60,7 +60,7 @@ _TOOL_FIELDS: dict[str, Any] = {
     "parameters": Map("map[string]interface {}", value=ANY),
     "tools": Slice("[]interface {}", element=ANY),
 }
-_FORMAT = Struct("openai.ResponsesTextFormat", fields={"type": STRING, "name": STRING, "schema": RAW, "strict": BOOL})
+_FORMAT = Struct("openai.ResponsesTextFormat", fields={"type": STRING, "name": STRING, "schema": VERBATIM, "strict": BOOL})
 RESPONSES = Struct(
     "openai.ResponsesRequest",
     fields={

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ollama_simulator.api.tool_schemas import TOOL, TOOL_CALLS
-from ollama_simulator.api.values import ANY, BOOL, IMAGES, INT, KEEP_ALIVE, OPTIONS, RAW, STRING, THINK
+from ollama_simulator.api.values import ANY, BOOL, IMAGES, INT, KEEP_ALIVE, OPTIONS, STRING, THINK, VERBATIM
 from router.core.go.json_keys import read_text
 from router.core.go.types import Custom, Map, Slice, Struct, read_alone
 
@@ -32,7 +32,7 @@ MESSAGES = Slice("[]api.Message", element=Custom("api.Message", parse=_message))
 _INFERENCE = {
     "model": STRING,
     "stream": BOOL,
-    "format": RAW,
+    "format": VERBATIM,
     "keep_alive": KEEP_ALIVE,
     "options": OPTIONS,
     "think": THINK,

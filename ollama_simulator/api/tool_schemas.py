@@ -28,10 +28,15 @@ def _arguments(view: memoryview, kind: str) -> memoryview:
     return view
 
 
+def _property(view: memoryview, kind: str) -> Any:
+    return read_alone(PROPERTY, view, kind)
+
+
 _PROPERTIES = Custom("api.ToolPropertiesMap", resets=True, parse=_ordered_properties)
 PROPERTY = Struct(
     "api.ToolProperty",
     fields={
+        "anyOf": Slice("[]api.ToolProperty", element=Custom("api.ToolProperty", parse=_property)),
         "type": Custom("api.PropertyType", resets=True, parse=_property_type),
         "items": ANY,
         "description": STRING,

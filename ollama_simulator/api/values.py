@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import base64
 import re
+from dataclasses import dataclass
+from typing import Any
 
+from ollama_simulator.gojson import value_of
 from router.core.go.durations import parse_duration_ns
 from router.core.go.json_keys import read_text
 from router.core.go.quoting import go_quoted
 from router.core.go.types import Anything, Custom, Map, Mismatch, Scalar, Slice
 from router.errors import BadRequest
+
+
+
+@dataclass(frozen=True, slots=True)
+class Verbatim:
+    """A json.RawMessage: its value, and its text as the client sent it."""
+
+    value: Any
+    text: str
+
 
 STRING, BOOL, INT = Scalar("string"), Scalar("bool"), Scalar("int")
 FLOAT64, FLOAT32 = Scalar("float64"), Scalar("float32")
@@ -71,3 +84,10 @@ def go_base64(text: str) -> bytes:
 KEEP_ALIVE = Custom("api.Duration", resets=True, parse=_keep_alive)
 THINK = Custom("api.ThinkValue", resets=True, parse=_think)
 IMAGES = Slice("[]api.ImageData", element=Custom("api.ImageData", parse=_image))
+
+
+def _verbatim(view: memoryview, kind: str) -> Verbatim:
+    return Verbatim(value_of(view), bytes(view).decode("utf-8", "replace"))
+
+
+VERBATIM = Custom("json.RawMessage", resets=True, parse=_verbatim)

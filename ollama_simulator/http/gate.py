@@ -24,6 +24,7 @@ class Gate:
 
     def __init__(self, origins: Sequence[str]) -> None:
         self.checks_host = True
+        self._allows_all = "*" in origins
         self._allows = origin_rule((*DEFAULT_ORIGINS, *origins))
 
     async def route(self, request: Request, response: Response) -> Match | None:
@@ -35,9 +36,10 @@ class Gate:
         if cleaned != request.raw_path and request.method != "CONNECT":
             await _redirect(response, 307, cleaned + (f"?{request.query}" if request.query else ""))
             return None
-        match = find(request.method, request.path, request.query)
+        match = find(request.method, request.path, request.header("X-Forwarded-Prefix"))
         if match.location:
-            await _redirect(response, match.status, match.location)
+            asked = f"?{request.query}" if "?" in request.target else ""
+            await _redirect(response, match.status, match.location + asked)
             return None
         if match.allow:
             response.set("Allow", match.allow)
@@ -57,13 +59,13 @@ class Gate:
             if not self._allows(origin):
                 response.status = 403
                 return False
-            response.set("Access-Control-Allow-Origin", origin)
+            response.set("Access-Control-Allow-Origin", "*" if self._allows_all else origin)
             if request.method == "OPTIONS":
-                _preflight(response)
+                _preflight(response, varies=not self._allows_all)
                 return False
-            response.set("Vary", "Origin")
+            if not self._allows_all:
+                response.set("Vary", "Origin")
         if self.checks_host and not is_allowed_host(request.host, "localhost"):
-            response.headers.clear()
             response.status = 403
             return False
         if self.checks_host and request.method == "OPTIONS" and not is_address(request.host):
@@ -80,13 +82,13 @@ def _asterisk(request: Request, response: Response) -> None:
         response.close()
 
 
-def _preflight(response: Response) -> None:
+def _preflight(response: Response, *, varies: bool) -> None:
     response.status = 204
     response.set("Access-Control-Allow-Headers", ALLOWED_HEADERS)
     response.set("Access-Control-Allow-Methods", "GET,POST,PUT,PATCH,DELETE,HEAD,OPTIONS")
     response.set("Access-Control-Max-Age", "43200")
     names = ("Origin", "Access-Control-Request-Method", "Access-Control-Request-Headers")
-    response.headers += [("Vary", name) for name in names]
+    response.headers += [("Vary", name) for name in names if varies]
 
 
 async def _redirect(response: Response, status: int, location: str) -> None:

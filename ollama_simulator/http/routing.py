@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import posixpath
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -61,8 +62,11 @@ ROUTES: Sequence[tuple[str, str, str]] = (
 _METHODS = list(dict.fromkeys(method for method, _, _ in ROUTES))
 
 
-def find(method: str, path: str, query: str = "") -> Match:
-    """Return the route of a decoded path, or gin's own response: redirect, 404, 405 with Allow."""
+def find(method: str, path: str, prefix: str = "") -> Match:
+    """Return the route of a decoded path, or gin's own response: redirect, 404, 405 with Allow.
+
+    `prefix` is the X-Forwarded-Prefix header, which gin puts in front of a redirect's target.
+    """
     fitting = {route_method: (handler, rest) for route_method, rest, handler in _on(path)}
     if method in fitting:
         handler, parameter = fitting[method]
@@ -70,7 +74,7 @@ def find(method: str, path: str, query: str = "") -> Match:
     if not fitting and method != "CONNECT" and path != "/":
         location = _redirect(method, path)
         if location:
-            return Match(status=301 if method == "GET" else 307, location=location + (f"?{query}" if query else ""))
+            return Match(status=301 if method == "GET" else 307, location=_prefixed(prefix, location))
     if fitting:
         return Match(status=405, allow=", ".join(name for name in _METHODS if name in fitting))
     return Match(status=404)
@@ -93,6 +97,15 @@ def _redirect(method: str, path: str) -> str:
     if any(found == method for found, _, _ in _on(other)):
         return other
     return ""
+
+
+def _prefixed(prefix: str, location: str) -> str:
+    """Put a cleaned prefix in front, without the characters that gin takes out of it."""
+    cleaned = posixpath.normpath(prefix)
+    if cleaned == ".":
+        return location
+    safe = re.sub(r"/{2,}", "/", re.sub(r"[^a-zA-Z0-9/-]+", "", cleaned))
+    return f"{safe}/{location}".replace("//", "/")
 
 
 def clean(path: str) -> str:

@@ -34,6 +34,7 @@ class Weights:
 
     `info` has all known arrays; `/api/show` without verbose shows them as null. `listed_quantization`: the value in
     tags if it differs from the manifest. `file_bytes`: the size of a truncated file (None: the file is whole).
+    `is_gone`: the manifest names a file that is no longer there.
     """
 
     digest: str
@@ -47,6 +48,7 @@ class Weights:
     script: str = ""
     listed_quantization: str = ""
     file_bytes: int | None = None
+    is_gone: bool = False
 
     @property
     def arch(self) -> str:
@@ -143,6 +145,8 @@ class Installed:
 
 def capabilities_of(weights: Weights, template: str, *, with_vision: bool = True) -> tuple[str, ...]:
     """Return the capabilities of weights with a template, in Ollama's order."""
+    if weights.is_gone:
+        return ()
     if weights.value("pooling_type") is not None:
         return ("embedding",)
     found = ["completion"]

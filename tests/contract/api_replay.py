@@ -18,6 +18,7 @@ from ollama_simulator.http.faults import FaultBook
 from ollama_simulator.machine.spec import Machine, Speeds
 from ollama_simulator.models.installed import MEDIA, Layer, extra_layers, installed, layer
 from ollama_simulator.models.library import Library, tiny_library
+from ollama_simulator.models.registry import Registry
 from ollama_simulator.recorded.scenario import seconds
 from ollama_simulator.server import SimConfig, SimulatedOllama
 from router.core.ollama.names import ModelName
@@ -68,7 +69,7 @@ def settings_of(transcript: dict[str, Any]) -> tuple[ServerSettings, tuple[str, 
     return settings, origins, env.get("OLLAMA_NO_CLOUD") != "0"
 
 
-def config_of(transcript: dict[str, Any], registry: Callable[[], Library] | None = None) -> SimConfig:
+def config_of(transcript: dict[str, Any], registry: Callable[[], Registry] | None = None) -> SimConfig:
     """Run a simulator in the state of the recorded server, as far as it is known."""
     settings, origins, cloud_disabled = settings_of(transcript)
     library = library_of(transcript)
@@ -88,9 +89,9 @@ def config_of(transcript: dict[str, Any], registry: Callable[[], Library] | None
     )
 
 
-def registry_library() -> Library:
+def registry_library() -> Registry:
     """Return the registry of the recordings: one small model."""
-    library = Library()
+    library = Registry()
     weights = replace(tiny_library().models[ModelName.parse("tiny-plain").key].weights, digest=PULLED)
     layers = [Layer(MEDIA + "model", PULLED, 3145760), layer("template", b"{{ .Prompt }}<|assistant|>")]
     config = Layer("application/vnd.docker.container.image.v1+json", "sha256:" + "a4" * 32, 207, b"{}")

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from ollama_simulator.api.inference import _Stream
-from ollama_simulator.api.parsers import ThinkingParser, ToolParser, thinking_tags, tool_tag
+from ollama_simulator.api.parsers import ThinkingParser, thinking_tags, tool_tag
+from ollama_simulator.api.tool_calls import ToolParser
 from ollama_simulator.api.prompt import chat_prompt, collate
 from ollama_simulator.models import tokens
 from ollama_simulator.models.library import tiny_library
