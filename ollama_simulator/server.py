@@ -200,6 +200,7 @@ class SimulatedOllama:
         try:
             if vanish is not None:
                 await exchange.list_manifests(vanish.delay_s)
+            await exchange.check_whole(match.handler)
             await self._handlers[match.handler](exchange)
         except ApiError as error:
             await exchange.error(error.status, error.text)

@@ -59,7 +59,7 @@ class MessagesDialect:
             content.append({"type": "text", "text": message["content"]})
         for call in message.get("tool_calls") or ():
             function = call["function"]
-            block = {"type": "tool_use", "id": call["id"], "name": function["name"]}
+            block = {"type": "tool_use", "id": call["id"], **_named(function)}
             content.append({**block, "input": function["arguments"]})
         reason = _stop_reason(chunk.get("done_reason") or "", has_calls=bool(message.get("tool_calls")))
         head = {"id": self.id, "type": "message", "role": "assistant", "model": chunk["model"]}
@@ -102,7 +102,7 @@ class MessagesDialect:
     def _call(self, call: Mapping[str, Any]) -> list[bytes]:
         found = self._close()
         function = call["function"]
-        block = {"type": "tool_use", "id": call["id"], "name": function["name"], "input": {}}
+        block = {"type": "tool_use", "id": call["id"], **_named(function), "input": {}}
         delta = {"type": "input_json_delta", "partial_json": json_text(function["arguments"])}
         self._has_called = True
         self._index += 1
@@ -144,3 +144,7 @@ async def v1_messages(exchange: Exchange) -> None:
         await send(exchange, dialect, await answer_chat(exchange, asked, relax_thinking=True), stream=stream)
     except ApiError as error:
         await fail(exchange, dialect, error)
+
+
+def _named(function: Mapping[str, Any]) -> dict[str, Any]:
+    return {"name": function["name"]} if function["name"] else {}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ollama_simulator.api.dialect import Rejected
-from ollama_simulator.api.tool_schemas import PARAMETERS
+from ollama_simulator.api.tool_schemas import PARAMETERS, web_search_tool
 from ollama_simulator.api.values import ANY, BOOL, FLOAT64, INT, RAW, STRING, STRINGS, VERBATIM, go_base64
 from ollama_simulator.gojson import bind, dump
 from router.core.go.json_keys import kind_of, read_text
@@ -69,7 +69,13 @@ MESSAGES = Struct(
             "[]anthropic.Tool",
             element=Struct(
                 "anthropic.Tool",
-                fields={"type": STRING, "name": STRING, "description": STRING, "input_schema": VERBATIM, "max_uses": INT},
+                fields={
+                    "type": STRING,
+                    "name": STRING,
+                    "description": STRING,
+                    "input_schema": VERBATIM,
+                    "max_uses": INT,
+                },
             ),
         ),
         "tool_choice": Struct("anthropic.ToolChoice", resets=True, fields={"type": STRING, "name": STRING}),
@@ -105,7 +111,7 @@ def chat_request(request: Mapping[str, Any]) -> dict[str, Any]:
         "model": request["model"],
         "messages": messages,
         "options": options,
-        "tools": [_tool(tool) for tool in request.get("tools") or ()] or None,
+        "tools": _tools(request.get("tools") or ()) or None,
         "think": _think(request),
     }
 
@@ -116,6 +122,18 @@ def _think(request: Mapping[str, Any]) -> bool | str | None:
     effort = ((request.get("output_config") or {}).get("effort") or "").strip().lower()
     effort = "high" if effort == "xhigh" else effort
     return effort if wanted is None and effort in ("high", "medium", "low", "max") else wanted
+
+
+def _tools(tools: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Convert the tools, of which the built-in web search owns the name web_search."""
+    found = [(tool, (tool.get("type") or "").startswith("web_search")) for tool in tools]
+    is_built_in = any(built_in for _, built_in in found)
+    kept = [(tool, own) for tool, own in found if own or not (is_built_in and tool.get("name") == "web_search")]
+    return [web_search_tool(_SEARCH, _QUERY) if own else _tool(tool) for tool, own in kept]
+
+
+_SEARCH = "Search the web for current information. Use this to find up-to-date information about any topic."
+_QUERY = "The search query to look up on the web"
 
 
 def _tool(tool: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from ollama_simulator.api.options import OptionError, merged, runner_options
 from ollama_simulator.api.prompt import chat_prompt, generate_prompt
 from ollama_simulator.models.installed import Installed
 from ollama_simulator.models.template import TemplateError
+from ollama_simulator.models.tokens import UnknownToken
 from ollama_simulator.scheduler.engine import EngineError, Lease
 from router.core.go.quoting import go_quoted
 
@@ -55,7 +57,7 @@ async def answer_chat(exchange: Exchange, request: dict[str, Any], *, relax_thin
         if messages[0].get("role") != "system" and model.system:
             full.insert(0, {"role": "system", "content": model.system})
         prompt = chat_prompt(model, full, request.get("tools") or [], think, lease.num_ctx, asked.truncates)
-    except TemplateError as error:
+    except (TemplateError, UnknownToken) as error:
         lease.release()
         raise ApiError(500, str(error)) from None
     if request.get("_debug_render_only"):
@@ -89,7 +91,7 @@ async def answer_generate(exchange: Exchange, request: dict[str, Any]) -> Single
     asked = Asked(request, think, merged(model.parameters, request.get("options")))
     try:
         rendered = generate_prompt(model, request, think, lease.num_ctx, asked.truncates)
-    except TemplateError as error:
+    except (TemplateError, UnknownToken) as error:
         lease.release()
         raise ApiError(500, str(error)) from None
     if request.get("_debug_render_only"):
@@ -109,7 +111,7 @@ def _think(request: Mapping[str, Any], model: Installed, name: str, *, relax: bo
     think: bool | str | None = request.get("think")
     if "thinking" in model.capabilities:
         return True if think is None else think
-    if think and not relax:
+    if think and not relax and "completion" in model.capabilities:
         raise ApiError(400, f"{go_quoted(name)} does not support thinking")
     return None if think else think
 
@@ -135,6 +137,9 @@ async def load(exchange: Exchange, request: Mapping[str, Any], model: Installed,
     except OptionError as error:
         raise ApiError(500, str(error)) from None
     keep = request.get("keep_alive")
+    connection = exchange.request.connection
+    if connection.eof and exchange.host.engine.is_loaded(model.sim):
+        await asyncio.Event().wait()  # Ollama's scheduler drops the request of a client that has gone, without a word
     try:
         return await exchange.host.engine.acquire(
             model.sim,
@@ -143,6 +148,10 @@ async def load(exchange: Exchange, request: Mapping[str, Any], model: Installed,
         )
     except EngineError as error:
         raise engine_error(error) from None
+    except asyncio.CancelledError:
+        if connection.eof and connection.closed_at_s is None:
+            raise ApiError(499, "request canceled") from None  # the client still reads
+        raise
 
 
 async def _load(exchange: Exchange, request: Mapping[str, Any], model: Installed, wants: list[str], verb: str) -> Lease:

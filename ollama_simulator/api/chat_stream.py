@@ -67,7 +67,7 @@ class Asked:
 
 
 def format_of(value: Any) -> Any:
-    """Return the value of `format`: "json", a schema, or nothing. Raises ApiError with the text of Ollama or llama-server."""
+    """Return the value of `format`: "json", a schema, or nothing. Raises ApiError with the text of the real one."""
     sent = value if isinstance(value, Verbatim) else Verbatim(value, dump(value).decode())
     if sent.value in (None, "", "json"):
         return sent.value

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from ollama_simulator.api.create_files import blob_path, conversion, from_files
 from ollama_simulator.api.exchange import ApiError, Exchange
 from ollama_simulator.api.manage import Progress, existing, name_of, progress
 from ollama_simulator.api.schemas import CREATE
@@ -53,17 +54,20 @@ async def _create(exchange: Exchange, request: Mapping[str, Any], name: ModelNam
         base = _base(exchange, _parsed(request["from"]))
         assert base is not None
         if base.weights.is_gone:
-            raise ApiError(500, f"stat {_path(exchange, base.weights.digest)}: no such file or directory")
+            raise ApiError(500, f"stat {blob_path(exchange, base.weights.digest)}: no such file or directory")
         weights, parent = base.weights, base.name.short
         layers = [Layer(item.media, item.digest, item.size, item.data, parent) for item in base.layers]
     elif request.get("files") is not None:
-        for text in _conversion(exchange, request["files"]):
+        for text in conversion(exchange, request["files"]):
             yield {"status": text}
-        weights, layers, parent = *_from_files(exchange, request["files"]), ""
+        weights, layers, parent = *from_files(exchange, request["files"]), ""
         yield {"status": "verifying conversion"}
     else:
         raise ApiError(400, "neither 'from' or 'files' was specified")
     if request.get("adapters"):
+        for text in conversion(exchange, request["adapters"]):
+            yield {"status": text}
+        from_files(exchange, request["adapters"], bad_digest=400)
         raise ApiError(400, "unknown type")
     if wanted := request.get("quantize") or request.get("quantization"):
         _check_quantization(wanted, weights)
@@ -76,10 +80,6 @@ async def _create(exchange: Exchange, request: Mapping[str, Any], name: ModelNam
     made_at = exchange.host.now()
     exchange.host.library.add(installed(existing(exchange, name), weights, made, made_at, parent=parent))
     yield {"status": "success"}
-
-
-def _path(exchange: Exchange, digest: str) -> str:
-    return f"{exchange.host.models_dir}/blobs/{digest.replace(':', '-')}"
 
 
 def _parsed(text: str) -> ModelName:
@@ -108,31 +108,6 @@ def _check_quantization(wanted: str, weights: Weights) -> None:
         raise ApiError(500, f"unsupported quantization type {wanted.upper()} - supported types are {known}")
     if weights.quantization not in ("F16", "BF16", "F32"):
         raise ApiError(500, "quantization is only supported for F16, BF16 and F32 models")
-
-
-def _conversion(exchange: Exchange, files: Mapping[str, str]) -> list[str]:
-    return ["parsing GGUF"] if any(_is_gguf(exchange, path, digest) for path, digest in files.items()) else []
-
-
-def _is_gguf(exchange: Exchange, path: str, digest: str) -> bool:
-    return path.endswith(".gguf") or _known(exchange, digest) is not None
-
-
-def _known(exchange: Exchange, digest: str) -> Weights | None:
-    models = exchange.host.library.models.values()
-    installed_here = next((model.weights for model in models if model.weights.digest == digest), None)
-    return installed_here or exchange.host.spare_weights.get(digest)
-
-
-def _from_files(exchange: Exchange, files: Mapping[str, str]) -> tuple[Weights, list[Layer]]:
-    for path, digest in files.items():
-        known = _known(exchange, digest)
-        if known is not None:
-            return known, [Layer(MEDIA + "model", digest, known.size_bytes)]
-        if path.endswith(".gguf") and digest not in exchange.host.library.blobs:
-            blob = f"{exchange.host.models_dir}/blobs/{digest.replace(':', '-')}"
-            raise ApiError(500, f"open {blob}: no such file or directory")
-    raise ApiError(400, "unknown type")
 
 
 def _changed(layers: list[Layer], request: Mapping[str, Any]) -> list[Layer]:

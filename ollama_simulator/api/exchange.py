@@ -22,6 +22,8 @@ from router.core.ollama.names import ModelName, Source
 from router.errors import BadRequest
 
 JSON = "application/json; charset=utf-8"
+CUT_SHORT = "unexpected EOF"
+"""Go's text for a body that ends before its announced length."""
 
 LISTING_STATUS = {"/api/tags": 500, "/api/show": 400, "/api/copy": 400, "/api/create": 400, "/api/pull": 400}
 """The status of a failed listing of manifests, on the routes that pass its text on."""
@@ -108,7 +110,18 @@ class Exchange:
             return bind(await self.request.read(), schema)
         except BadRequest as error:
             text = "missing request body" if isinstance(error, EndOfBody) else error.message
+            if not self.request.is_body_complete:
+                self.response.close_silently()
+                text = CUT_SHORT
             raise ApiError(400, self.request.read_error or text) from None
+
+    async def check_whole(self, handler: str) -> None:
+        """Refuse a body cut short on `/v1/*`, which Ollama reads as a whole before it looks at it. Raises ApiError."""
+        if handler.startswith("v1_") and self.request.method == "POST":
+            await self.request.read()
+            if not self.request.is_body_complete and not self.request.read_error:
+                self.response.close_silently()
+                raise ApiError(400, CUT_SHORT)
 
     async def json(self, value: Any, status: int = 200, content_type: str = JSON, *, newline: bool = False) -> None:
         """Send one JSON value as the whole response."""

@@ -10,8 +10,8 @@ from typing import Any
 
 from ollama_simulator.gojson import dump, json_text
 
-_TYPES = ("boolean", "number", "integer", "array", "object", "string", "null", "value", "char", "uuid")
-_TYPES += ("decimal-part", "integral-part")
+_PLAIN = ("boolean", "number", "decimal-part", "integral-part", "integer", "char", "string", "null")
+_TYPES = frozenset((*_PLAIN, "value", "object", "array", "uuid"))
 
 
 class _WrongType(Exception):
@@ -126,12 +126,16 @@ def _visit_parts(schema: Any, own: dict[str, Any], kind: Any, errors: list[str])
         pattern = _text(own["pattern"])
         if not (pattern.startswith("^") and pattern.endswith("$")):
             errors.append("Pattern must start with '^' and end with '$'")
-    elif schema not in ({}, [], None) and kind not in _TYPES and not (kind is None and isinstance(schema, dict)):
+    elif schema not in ({}, [], None) and not _is_known(kind) and not (kind is None and isinstance(schema, dict)):
         errors.append(f"Unrecognized schema: {json_text(schema)}")
 
 
+def _is_known(kind: Any) -> bool:
+    return isinstance(kind, str) and kind in _TYPES
+
+
 def _items(value: Any) -> list[Any]:
-    """The values that iterating over a JSON value yields; a plain value yields itself."""
+    """Return the values that iterating over a JSON value yields; a plain value yields itself."""
     if isinstance(value, dict):
         return list(value.values())
     return value if isinstance(value, list) else [] if value is None else [value]

@@ -6,7 +6,7 @@ import re
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
-from ollama_simulator.api.exchange import ApiError, Exchange
+from ollama_simulator.api.exchange import CUT_SHORT, ApiError, Exchange
 from ollama_simulator.api.schemas import COPY, DELETE
 from ollama_simulator.models.installed import digest_of, installed
 from router.core.go.quoting import go_quoted
@@ -104,6 +104,9 @@ async def create_blob(exchange: Exchange) -> None:
     if _digest(exchange) in blobs:
         return
     data = await exchange.request.read()
+    if not exchange.request.is_body_complete:
+        exchange.response.close_silently()
+        raise ApiError(500, CUT_SHORT)
     found = digest_of(data)
     blobs[found] = data
     if found != exchange.parameter:

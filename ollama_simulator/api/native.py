@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+import re
 from contextlib import aclosing
 from typing import Any
 
@@ -13,6 +14,9 @@ from ollama_simulator.api.exchange import ApiError, Exchange
 from ollama_simulator.api.schemas import CHAT, EMBED, EMBEDDING, GENERATE
 from ollama_simulator.models import tokens
 from ollama_simulator.models.installed import Installed
+
+_UNREAD = re.compile("[\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f\ufffd]")
+"""Characters that a word-piece tokenizer drops."""
 
 NO_EMBEDDINGS = "This server does not support embeddings. Start it with `--embeddings`"
 
@@ -144,6 +148,8 @@ async def embeddings(exchange: Exchange) -> None:
             await exchange.json({"embedding": []})
             return
         try:
+            if "embedding" not in model.capabilities:
+                raise ApiError(500, NO_EMBEDDINGS)
             vector, _ = await _embedding(model, request["prompt"], lease.num_ctx, False)
         except ApiError as error:
             raise ApiError(500, error.text) from None
@@ -154,14 +160,15 @@ async def embeddings(exchange: Exchange) -> None:
 
 async def _embedding(model: Installed, text: str, num_ctx: int, truncate: bool) -> tuple[list[float], int]:
     """Return a made-up unit vector that depends only on the text, and the number of tokens read."""
-    if "embedding" not in model.capabilities:
-        raise ApiError(501, NO_EMBEDDINGS)
+    is_embedder = "embedding" in model.capabilities
     limit = min(num_ctx, int(model.weights.value("context_length") or num_ctx))
-    count = len(tokens.encode(model.weights, text)) + 2
+    count = len(tokens.encode(model.weights, _UNREAD.sub("", text))) + 2
     if count > limit:
         if not truncate:
             raise ApiError(400, "the input length exceeds the context length")
         count = limit
+    if not is_embedder:
+        raise ApiError(501, NO_EMBEDDINGS)
     size = int(model.weights.value("embedding_length") or 8)
     rng = random.Random(f"{model.weights.digest} {text}")
     return normalized([rng.gauss(0, 1) for _ in range(size)]), count

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -198,18 +197,18 @@ def _part(text: str) -> dict[str, Any]:
 
 def _call_fields(call: Mapping[str, Any], status: str) -> dict[str, Any]:
     head = {"type": "function_call", "status": status, "call_id": call["id"]}
-    return {**head, "name": call["function"]["name"], "arguments": call["function"]["arguments"]}
+    named = {"name": call["function"]["name"]} if call["function"]["name"] else {}
+    return {**head, **named, "arguments": call["function"]["arguments"]}
 
 
 def _tool(tool: Mapping[str, Any]) -> dict[str, Any]:
     head = {"type": tool.get("type") or "", "name": tool.get("name") or ""}
-    return {**head, "description": tool.get("description"), "strict": tool.get("strict"), "parameters": _sorted(tool)}
-
-
-def _sorted(tool: Mapping[str, Any]) -> Any:
-    """The parameters as a Go map prints: its keys sorted at every level."""
-    found = tool.get("parameters")
-    return json.loads(json.dumps(found, sort_keys=True)) if found is not None else None
+    return {
+        **head,
+        "description": tool.get("description"),
+        "strict": tool.get("strict"),
+        "parameters": _sorted(tool.get("parameters")),
+    }
 
 
 def _format(request: Mapping[str, Any]) -> dict[str, Any]:

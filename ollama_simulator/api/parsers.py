@@ -75,5 +75,3 @@ class ThinkingParser:
         size = overlap(held, self.closing)
         self.held = held[len(held) - size :]
         return held[: len(held) - size], "", False
-
-

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ollama_simulator.api.dialect import Rejected
 from ollama_simulator.api.openai_requests import image_of, think_of
-from ollama_simulator.api.tool_schemas import PARAMETERS
+from ollama_simulator.api.tool_schemas import PARAMETERS, web_search_tool
 from ollama_simulator.api.values import ANY, BOOL, FLOAT64, INT, RAW, STRING, STRINGS, VERBATIM
 from ollama_simulator.gojson import bind, dump, parse, value_of
 from router.core.go.json_keys import elements, kind_of, read_text
@@ -60,7 +60,9 @@ _TOOL_FIELDS: dict[str, Any] = {
     "parameters": Map("map[string]interface {}", value=ANY),
     "tools": Slice("[]interface {}", element=ANY),
 }
-_FORMAT = Struct("openai.ResponsesTextFormat", fields={"type": STRING, "name": STRING, "schema": VERBATIM, "strict": BOOL})
+_FORMAT = Struct(
+    "openai.ResponsesTextFormat", fields={"type": STRING, "name": STRING, "schema": VERBATIM, "strict": BOOL}
+)
 RESPONSES = Struct(
     "openai.ResponsesRequest",
     fields={
@@ -102,10 +104,18 @@ def chat_request(request: Mapping[str, Any]) -> dict[str, Any]:
         "model": request.get("model") or "",
         "messages": messages,
         "options": options,
-        "tools": [_tool(tool) for tool in request.get("tools") or ()] or None,
+        "tools": _tools(request.get("tools") or ()) or None,
         "format": form.get("schema") if form.get("type") == "json_schema" else None,
         "think": think_of((request.get("reasoning") or {}).get("effort") or ""),
     }
+
+
+def _tools(tools: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Convert the tools, of which the built-in web search owns the name web_search."""
+    is_built_in = any(tool.get("type") == "web_search" for tool in tools)
+    search = web_search_tool("Search the web for current information.", "The search query.")
+    made = [search if tool.get("type") == "web_search" else _tool(tool) for tool in tools]
+    return [tool for tool in made if tool is search or not is_built_in or tool["function"]["name"] != "web_search"]
 
 
 def _tool(tool: Mapping[str, Any]) -> dict[str, Any]:

@@ -76,7 +76,7 @@ class ToolParser:
         return {"name": found[0], "arguments": dict(sorted(arguments[0].items()))}
 
     def _tool(self) -> tuple[str, int] | None:
-        """The tool named first (the longest of several there) and the end of its name; None if one may just begin."""
+        """Return the tool named first (the longest of several) and the end of its name; None while one may begin."""
         if not self.held:
             return None
         longest = max(map(len, self.names), default=0)
@@ -103,7 +103,7 @@ def _brackets(text: str, pair: str) -> Iterator[tuple[int, int]]:
 
 
 def _arguments(name: str, text: str) -> tuple[dict[str, Any], int] | None:
-    """The first whole object as a tool's arguments, or what it holds as such, and its last position."""
+    """Return the first whole object as a tool's arguments, or what it holds as such, and its last position."""
     start, depth = -1, 0
     for at, step in _brackets(text, "{}"):
         start = at if step > 0 and depth == 0 else start

@@ -60,3 +60,13 @@ _CALL_FUNCTION = Struct(
     },
 )
 TOOL_CALLS = Slice("[]api.ToolCall", element=Struct("api.ToolCall", fields={"id": STRING, "function": _CALL_FUNCTION}))
+
+
+def web_search_tool(description: str, query: str) -> dict[str, Any]:
+    """Return the tool that Ollama puts in the place of a dialect's own web search."""
+    properties = {"query": {"type": "string", "description": query}}
+    parameters = {"type": "object", "required": ["query"], "properties": properties}
+    return {
+        "type": "function",
+        "function": {"name": "web_search", "description": description, "parameters": parameters},
+    }

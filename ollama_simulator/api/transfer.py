@@ -10,7 +10,7 @@ from ollama_simulator.api.manage import Progress, existing, name_of, progress, t
 from ollama_simulator.api.schemas import PULL, PUSH
 from ollama_simulator.models.installed import Installed, Layer, installed
 from ollama_simulator.models.registry import MANIFEST, Registry
-from router.core.ollama.names import ModelName
+from router.core.ollama.names import ModelName, Source
 from router.errors import BadRequest
 
 TICK_S = 0.06
@@ -30,7 +30,7 @@ async def pull(exchange: Exchange) -> None:
 async def pulled(exchange: Exchange, name: ModelName, *, insecure: bool = False) -> Progress:
     """Yield the lines of a pull, at the end of which the model is installed."""
     yield {"status": "pulling manifest"}
-    registry = _reached(exchange, name, "pull model manifest: Get", f"manifests/{tag_of(name)}", insecure)
+    registry = _reached(exchange, name, "pull model manifest: Get", f"manifests/{_pulled_tag(name)}", insecure)
     fault = registry.fault(name)
     found = registry.get(name)
     if fault is not None and fault.step == MANIFEST:
@@ -51,6 +51,11 @@ async def pulled(exchange: Exchange, name: ModelName, *, insecure: bool = False)
     yield {"status": "success"}
 
 
+def _pulled_tag(name: ModelName) -> str:
+    """Return the tag that a pull asks for: `:local` only says where the model shall run."""
+    return name.tag if name.source is Source.LOCAL else tag_of(name)
+
+
 async def _downloaded(exchange: Exchange, registry: Registry, item: Layer) -> Progress:
     """Yield the lines of one layer: a single one if its blob is there already."""
     line = {"status": f"pulling {item.digest[7:19]}", "digest": item.digest, "total": item.size}
@@ -67,9 +72,7 @@ async def _downloaded(exchange: Exchange, registry: Registry, item: Layer) -> Pr
 
 def _install(exchange: Exchange, name: ModelName, found: Installed) -> None:
     known = existing(exchange, name)
-    exchange.host.library.add(
-        installed(known, found.weights, found.layers, exchange.host.now(), config=found.config)
-    )
+    exchange.host.library.add(installed(known, found.weights, found.layers, exchange.host.now(), config=found.config))
 
 
 def _reached(exchange: Exchange, name: ModelName, verb: str, path: str, insecure: bool) -> Registry:

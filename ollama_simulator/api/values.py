@@ -15,7 +15,6 @@ from router.core.go.types import Anything, Custom, Map, Mismatch, Scalar, Slice
 from router.errors import BadRequest
 
 
-
 @dataclass(frozen=True, slots=True)
 class Verbatim:
     """A json.RawMessage: its value, and its text as the client sent it."""
@@ -86,7 +85,7 @@ THINK = Custom("api.ThinkValue", resets=True, parse=_think)
 IMAGES = Slice("[]api.ImageData", element=Custom("api.ImageData", parse=_image))
 
 
-def _verbatim(view: memoryview, kind: str) -> Verbatim:
+def _verbatim(view: memoryview, _kind: str) -> Verbatim:
     return Verbatim(value_of(view), bytes(view).decode("utf-8", "replace"))
 
 

@@ -20,6 +20,9 @@ from ollama_simulator.http.response import ClientGone, Response
 MAX_HEAD = (1 << 20) + 4096
 """Go's DefaultMaxHeaderBytes plus its slack; a longer head gets a 431."""
 
+EOF_SEEN_S = 0.001
+"""How long net/http takes to see that a client has closed its side, and to cancel the request's context."""
+
 App = Callable[[Request, Response], Coroutine[Any, Any, None]]
 
 
@@ -62,7 +65,7 @@ class Connection(asyncio.Protocol):
         self.eof = True
         self._changed.set()
         if self._body_read:
-            self._cancel_handler()
+            self._leave_later()
         return True
 
     def connection_lost(self, _exc: Exception | None) -> None:
@@ -110,7 +113,7 @@ class Connection(asyncio.Protocol):
         self._resume()
         self._body_read = True
         if self.eof:
-            self._cancel_handler()
+            self._leave_later()
 
     def reset(self) -> None:
         """Close with an RST."""
@@ -118,6 +121,10 @@ class Connection(asyncio.Protocol):
         if sock is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.transport.abort()
+
+    def _leave_later(self) -> None:
+        """Cancel the handler unless it is done at once: a client that sends no more may still read."""
+        asyncio.get_running_loop().call_later(EOF_SEEN_S, self._cancel_handler)
 
     def _cancel_handler(self) -> None:
         if self._handling is not None:
@@ -183,4 +190,6 @@ class Connection(asyncio.Protocol):
                 await self.write(BadHead(reason).answer)
                 return None
             if not await self.fill():
+                if self.buffer and self.closed_at_s is None:
+                    await self.write(BadHead("400 Bad Request").answer)
                 return None

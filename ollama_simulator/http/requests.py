@@ -46,6 +46,8 @@ class Connection(Protocol):
     """The client's connection as requests and responses use it."""
 
     buffer: bytearray
+    eof: bool
+    closed_at_s: float | None
     number: int
     records: deque[Seen]
 

@@ -35,6 +35,7 @@ class Response:
         self._held = bytearray()
         self._chunked = False
         self._close = request.wants_close
+        self._is_close_told = True
 
     @property
     def keeps_alive(self) -> bool:
@@ -49,6 +50,10 @@ class Response:
     def close(self) -> None:
         """End the connection after this answer."""
         self._close = True
+
+    def close_silently(self) -> None:
+        """End the connection after this answer without a header that says so."""
+        self._close, self._is_close_told = True, False
 
     async def write(self, data: bytes) -> None:
         """Write body bytes: up to 2,048 are buffered, more are sent as one chunk."""
@@ -131,12 +136,16 @@ class Response:
 
     def head(self, extra: list[tuple[str, str]]) -> bytes:
         """Return the status line and headers in Go's order."""
-        reason = HTTPStatus(self.status).phrase if self.status in HTTPStatus._value2member_map_ else "status code"
+        reason = (
+            HTTPStatus(self.status).phrase
+            if self.status in HTTPStatus._value2member_map_
+            else f"status code {self.status}"
+        )
         headers = sorted(self.headers, key=lambda pair: pair[0])
         headers.append(("Date", formatdate(usegmt=True)))
         headers += extra
         if not any(name == "Connection" for name, _ in headers):
-            if self._close and self.request.version >= (1, 1):
+            if self._close and self._is_close_told and self.request.version >= (1, 1):
                 headers.append(("Connection", "close"))
             elif not self._close and self.request.version < (1, 1):
                 headers.append(("Connection", "keep-alive"))

@@ -240,7 +240,7 @@ def _operand(token: str, dot: Any, scope: dict[str, Any]) -> Any:
         name, *path = token.split(".")
         value = scope[name] if name else dot
         for part in path:
-            value = value.get(part, "") if isinstance(value, Mapping) else ""
+            value = value.get(part) if isinstance(value, Mapping) else ""
         return value
     if token in FUNCTIONS:
         return FUNCTIONS[token]

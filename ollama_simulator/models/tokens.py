@@ -10,7 +10,19 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
+from ollama_simulator.gojson import dump
+
 NORMAL, CONTROL, USER_DEFINED, BYTE = 1, 3, 4, 6
+
+
+class UnknownToken(Exception):
+    """A token id that the vocabulary does not have; its text is Ollama's."""
+
+    def __init__(self, number: int, size: int) -> None:
+        asked = number % (1 << 64)
+        text = f"vector::_M_range_check: __n (which is {asked}) >= this->size() (which is {size})"
+        error = {"error": {"code": 500, "message": text, "type": "server_error"}}
+        super().__init__(f"detokenize error: {dump(error).decode()}".replace("\\u003e", ">"))
 
 
 class Vocabulary:
@@ -103,6 +115,9 @@ def encode(weights: Any, text: str) -> list[int]:
 def decode(weights: Any, numbers: list[int]) -> str:
     """Return the text of some token ids; random words if the vocabulary is unknown."""
     known = vocabulary(weights)
-    if known is not None and all(0 <= number < len(known.pieces) for number in numbers):
+    if known is not None:
+        unknown = next((number for number in numbers if not 0 <= number < len(known.pieces)), None)
+        if unknown is not None:
+            raise UnknownToken(unknown, len(known.pieces))
         return known.decode(numbers)
     return " ".join(f"t{number}" for number in numbers)

@@ -26,6 +26,7 @@ from router.core.ollama.options import ServerSettings
 from router.errors import BadRequest
 from tests.contract.api_client import Client, Reply, request_body
 from tests.contract.api_normal import SAMPLED, normal, recorded
+from tests.contract.api_registry import registry_of
 
 DATA = Path(__file__).parent.parent / "data" / "api"
 # The recording machine: no card, a CPU that reads about 8 GB/s of weights, a disk of 120 MiB/s.
@@ -85,22 +86,8 @@ def config_of(transcript: dict[str, Any], registry: Callable[[], Registry] | Non
         origins=origins,
         cloud_disabled=cloud_disabled,
         now=now,
-        registry=registry() if registry else registry_library(),
+        registry=registry() if registry else registry_of(transcript, library),
     )
-
-
-def registry_library() -> Registry:
-    """Return the registry of the recordings: one small model."""
-    library = Registry()
-    weights = replace(tiny_library().models[ModelName.parse("tiny-plain").key].weights, digest=PULLED)
-    layers = [Layer(MEDIA + "model", PULLED, 3145760), layer("template", b"{{ .Prompt }}<|assistant|>")]
-    config = Layer("application/vnd.docker.container.image.v1+json", "sha256:" + "a4" * 32, 207, b"{}")
-    name = ModelName.parse("127.0.0.1:11502/library/pulled:latest")
-    library.add(installed(name, weights, layers, datetime.fromisoformat("2026-11-23T01:00:00+00:00"), config=config))
-    return library
-
-
-PULLED = "sha256:9d647f302532468ce05c71aed4960c117bee96e03153bff23e0be81d40e85fc3"
 
 
 def library_of(transcript: dict[str, Any]) -> Library:
@@ -109,6 +96,9 @@ def library_of(transcript: dict[str, Any]) -> Library:
     first = next(iter(_rows(transcript, "/api/tags")), None)
     if first == [] or "tags-none" in transcript["id"]:
         return Library()
+    for name in transcript.get("weights_gone") or ():
+        model = library.models[ModelName.parse(name).key]
+        _lose_weights(library, model.weights.digest)
     made: set[str] = set()
     for step in transcript["steps"]:
         _infer(library, step, made)
@@ -132,6 +122,10 @@ def _infer(library: Library, step: dict[str, Any], made: set[str]) -> None:
         whole = library.models[ModelName.parse("tiny-plain").key]
         weights = replace(whole.weights, digest=f"sha256:{'c' * 64}", file_bytes=int(cut[1]))
         library.add(installed(ModelName.parse(named), weights, whole.layers[1:], whole.modified_at))
+    if _LACKS_ALL.search(_body(response)) and isinstance(named, str) and library.find(named) is None:
+        whole = library.models[ModelName.parse("tiny-plain").key]
+        weights = replace(whole.weights, digest=f"sha256:{'d' * 64}", is_gone=True)
+        library.add(installed(ModelName.parse(named), weights, whole.layers[1:], whole.modified_at))
     if response["status"] != 200 or not isinstance(named, str) or target not in KNOWING:
         return
     name = ModelName.parse(named)
@@ -139,6 +133,22 @@ def _infer(library: Library, step: dict[str, Any], made: set[str]) -> None:
         return
     shown = _json(_body(response)) if target == "/api/show" else {}
     library.add(_inferred(library, name, shown or {}))
+
+
+_LACKS_ALL = re.compile(rb'\\"? does not support (chat|generate)')
+"""Said of a model that is installed but lacks its weights (or is an embedding model)."""
+
+
+def _lose_weights(library: Library, digest: str) -> None:
+    """Remove a file of weights from the disk of the simulated server: its tags stay."""
+    for model in list(library.models.values()):
+        if model.weights.digest == digest:
+            weights = replace(model.weights, is_gone=True)
+            library.add(
+                installed(
+                    model.name, weights, model.layers, model.modified_at, parent=model.parent, config=model.config
+                )
+            )
 
 
 KNOWING = ("/api/show", "/api/generate", "/api/chat", "/api/embed", "/api/delete", "/api/copy")

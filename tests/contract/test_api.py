@@ -21,6 +21,7 @@ from tests.contract.api_live import against_server
 from tests.contract.api_replay import DATA, Front, Outcome, against_simulator, settings_of, transcripts
 
 BOUND = 0.95
+MORE = DATA.parent / "api_more"
 KNOWN = {
     "failures-013-broken-manifest": "the recorder damaged a manifest on the server's disk",
     "scheduler-001-ps-during-load": "a load of 5.9 s from a cold disk; the simulated disk has one speed",
@@ -71,6 +72,13 @@ def test_simulator_reproduces_the_recordings(request: pytest.FixtureRequest) -> 
     _report(outcomes, "simulator", KNOWN)
     if not folder:
         assert {outcome.id for outcome in outcomes if outcome.difference} <= set(KNOWN)
+
+
+@pytest.mark.slow
+def test_simulator_answers_probes_as_the_real_server_did() -> None:
+    """Requests beyond the recordings (`data/api_more`), sent to a real server: the simulator gives the same responses."""
+    outcomes = [_outcome(item) for item in transcripts(MORE)]
+    assert outcomes and {outcome.id: outcome.difference for outcome in outcomes if outcome.difference} == {}
 
 
 @asynccontextmanager

@@ -8,8 +8,8 @@ import pytest
 
 from ollama_simulator.api.inference import _Stream
 from ollama_simulator.api.parsers import ThinkingParser, thinking_tags, tool_tag
-from ollama_simulator.api.tool_calls import ToolParser
 from ollama_simulator.api.prompt import chat_prompt, collate
+from ollama_simulator.api.tool_calls import ToolParser
 from ollama_simulator.models import tokens
 from ollama_simulator.models.library import tiny_library
 from ollama_simulator.models.template import Template, TemplateError
