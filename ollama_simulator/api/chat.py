@@ -138,7 +138,7 @@ async def load(exchange: Exchange, request: Mapping[str, Any], model: Installed,
         raise ApiError(500, str(error)) from None
     keep = request.get("keep_alive")
     connection = exchange.request.connection
-    if connection.eof and exchange.host.engine.is_loaded(model.sim):
+    if connection.has_left and exchange.host.engine.is_loaded(model.sim):
         await asyncio.Event().wait()  # Ollama's scheduler drops the request of a client that has gone, without a word
     try:
         return await exchange.host.engine.acquire(
@@ -149,7 +149,7 @@ async def load(exchange: Exchange, request: Mapping[str, Any], model: Installed,
     except EngineError as error:
         raise engine_error(error) from None
     except asyncio.CancelledError:
-        if connection.eof and connection.closed_at_s is None:
+        if connection.has_left and connection.closed_at_s is None:
             raise ApiError(499, "request canceled") from None  # the client still reads
         raise
 

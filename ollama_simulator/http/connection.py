@@ -86,6 +86,11 @@ class Connection(asyncio.Protocol):
 
     # for Request and Response
 
+    @property
+    def has_left(self) -> bool:
+        """Whether the client has closed its side after a whole request, which net/http takes for leaving."""
+        return self.eof and self._body_read
+
     async def fill(self) -> bool:
         """Wait for more bytes. False: the client sends no more."""
         self._resume()

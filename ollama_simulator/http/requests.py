@@ -46,13 +46,15 @@ class Connection(Protocol):
     """The client's connection as requests and responses use it."""
 
     buffer: bytearray
-    eof: bool
     closed_at_s: float | None
     number: int
     records: deque[Seen]
 
     @property
     def transport(self) -> Transport: ...
+
+    @property
+    def has_left(self) -> bool: ...
 
     async def fill(self) -> bool: ...
 

@@ -76,7 +76,7 @@ def test_simulator_reproduces_the_recordings(request: pytest.FixtureRequest) -> 
 
 @pytest.mark.slow
 def test_simulator_answers_probes_as_the_real_server_did() -> None:
-    """Requests beyond the recordings (`data/api_more`), sent to a real server: the simulator gives the same responses."""
+    """Requests beyond the recordings (`data/api_more`), sent to a real server: the simulator answers alike."""
     outcomes = [_outcome(item) for item in transcripts(MORE)]
     assert outcomes and {outcome.id: outcome.difference for outcome in outcomes if outcome.difference} == {}
 
