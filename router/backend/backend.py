@@ -68,11 +68,14 @@ class Backend:
         self.keepalive = KeepAlive(
             self.residency, residents, config.defaults, is_switching=lambda: self.line.is_switching, unix_now=unix_now
         )
-        owner, is_loaded = owner_of(config), residents.__contains__
-        self.derived = DerivedTags(self.server, self.installed, owner, self._is_quiet, is_loaded)
+        self.derived = self._derived_tags(config)
         residents.notify(on_idle=self.line.pump)
         self._starting: asyncio.Event | None = None  # set when the start has ended
         self._tasks: set[asyncio.Task[None]] = set()
+
+    def _derived_tags(self, config: Config) -> DerivedTags:
+        is_loaded = self.world.residents.__contains__
+        return DerivedTags(self.server, self.installed, owner_of(config), self._is_quiet, is_loaded)
 
     def rules(self) -> Rules:
         """Return the current rules for decisions; the same object while they are unchanged."""

@@ -53,8 +53,9 @@ class Conclusions:
     async def draw(self, load: Verified) -> tuple[SwitchResult, str]:
         """Draw the conclusions from a verified load: book it and learn from it, or undo it."""
         target, tracked, look = load.target, load.tracked, load.look
-        if look.placed is Placed.ON_CPU:
-            return await self._use_no_gpu(tracked)
+        others = [one for one in self._residents.values() if one is not tracked]
+        if look.placed is Placed.ON_CPU and not any(one.row.size_vram_bytes for one in others):
+            return await self._use_no_gpu(tracked)  # beside a model that is on the GPU it is a spill like any other
         if look.is_measured:
             tracked.measured(dict(look.taken))
         elif not self._cards.is_measured and target.plan.cards:
@@ -87,7 +88,7 @@ class Conclusions:
         self._residents.spilled(tracked)  # first: no request may enter it while it is being unloaded
         is_alone = len(self._residents) == 1
         placed_bytes = sum(other.row.size_vram_bytes for other in self._residents.values())
-        if load.look.placed is Placed.PARTLY:
+        if load.look.placed is not Placed.DOUBTED:
             self._telemetry.emit(Spilled(tracked.name, row.size_bytes, row.size_vram_bytes))
         unloading_s = self._now()
         await self._unloading.unload(tracked)

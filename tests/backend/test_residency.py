@@ -205,6 +205,20 @@ def test_a_load_of_which_nothing_is_on_the_card_is_a_finding_about_the_machine(v
     play(story, machine)
 
 
+def test_a_load_of_which_nothing_is_on_the_card_beside_one_that_is_on_it_has_spilled():
+    """Ollama uses the GPU, so this is a finding about the load."""
+    machine = MemoryMachine(*ALL)
+
+    async def story(scene):
+        await scene.make_resident(SMALL)
+        machine.vram_share = 0.0
+        assert await switched(scene, scene.target(MIDDLE)) is SwitchResult.SPILLED
+        assert [spilled.model for spilled in scene.heard.of(Spilled)] == [MIDDLE.name]
+        assert scene.backend.lessons.learned.by_weights[weights_of(MIDDLE)][0].spilled
+
+    play(story, machine)
+
+
 def test_a_probe_whose_counter_does_not_move_is_doubted_and_not_the_load():
     """It may read other cards than Ollama's: ps shows weights and caches in VRAM."""
     machine = MemoryMachine(*ALL)

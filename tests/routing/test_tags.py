@@ -11,6 +11,7 @@ import pytest
 from ollama_simulator.clock import run_virtual
 from ollama_simulator.machine.spec import CardSpec, Machine, Speeds
 from ollama_simulator.models.library import real_library, real_model
+from ollama_simulator.models.registry import Registry
 from ollama_simulator.server import SimConfig
 from router.app import running
 from router.config import load_config
@@ -173,10 +174,9 @@ CHANGES = [_delete, _create, _copy, _pull]
 
 def newer():
     """Return a registry that has another model under the name."""
-    library = real_library([OTHER])
-    found = library.find(OTHER)
-    library.add(type(found)(**{**vars(found), "name": ModelName.parse(MODEL)}))
-    return library
+    found, registry = real_library([OTHER]).find(OTHER), Registry(tls=True)
+    registry.add(type(found)(**{**vars(found), "name": ModelName.parse(MODEL)}))
+    return registry
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__[1:])
@@ -219,7 +219,9 @@ def test_a_model_that_was_deleted_at_ollama_is_never_pulled_for_a_tag():
         assert await use(one) == 404
         assert one.sim.library.find(MODEL) is None
 
-    play(story, registry=real_library([MODEL]))
+    registry = Registry(tls=True)
+    registry.add(real_library([MODEL]).find(MODEL))
+    play(story, registry=registry)
 
 
 # --- leftovers -----------------------------------------------------------------------------------------------------
