@@ -152,21 +152,18 @@ class Inspector:
         return [*self._backend.lessons.learned.drift(), *self._world.cards.notes(), *self._foreign()]
 
     def _foreign(self) -> list[str]:
-        """Return a note per card of which other programs hold more than 5 %, with their names if the probe has them."""
+        """Return a note per card of which other programs hold more than 5 %, with their names if the probe has them.
+
+        None while a model is loaded or unloaded: its runner's memory is in no resident's book yet, or still in one. A
+        process without a name may be a runner of Ollama's, so its number is no name for others.
+        """
         world = self._world
         notes = []
-        for gpu in world.cards.gpus or ():
+        for gpu in () if self._backend.line.is_switching else world.cards.gpus or ():
             foreign = gpu.total_bytes - gpu.free_bytes - world.residents.held_on(gpu.index)
             if foreign > gpu.total_bytes // 20:
-                names = sorted(
-                    {
-                        str(process.name or process.pid)
-                        for process in world.cards.processes
-                        if process.gpu_index == gpu.index
-                        and "ollama" not in process.name
-                        and "llama" not in process.name
-                    }
-                )
+                here = (process.name for process in world.cards.processes if process.gpu_index == gpu.index)
+                names = sorted({name for name in here if name and "llama" not in name})
                 who = f" ({', '.join(names)})" if names else ""
                 notes.append(f"other programs hold {foreign / (1 << 30):.1f} GiB of {gpu.name}{who}")
         return notes

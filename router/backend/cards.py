@@ -232,6 +232,8 @@ class Cards:
             late = {card: int(held * (1 - BACK_SHARE)) for card, held in gone.held_bytes.items()}
             left = {card: count - late.get(card, 0) for card, count in last.items()}
             some = sum(left.values()) - int(sum(gone.held_bytes.values()) * DEAD_SHARE)
+            if self._now() < self._returning[0]:  # several left at once: a part of all that they held
+                some += self._returning[2] - sum(self._returning[1].values())
             self._returning = self._now() + self._config.switch.memory_timeout_s, left, some
 
     def is_memory_returning(self) -> bool:

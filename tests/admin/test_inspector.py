@@ -148,7 +148,7 @@ def test_a_stranger_that_no_chain_knows_gets_no_advice():
 
 
 def test_other_programs_that_hold_much_of_a_card_are_named():
-    """Ollama's own processes are not; without a name the number stands for it."""
+    """Ollama's own processes are not, nor those without a name: they may be runners."""
     machine = MemoryMachine(*ALL)
     machine.probe.processes = (
         GpuProcess(0, 7, "game", GIB),
@@ -162,10 +162,28 @@ def test_other_programs_that_hold_much_of_a_card_are_named():
         await taken(scene, 1)
         assert inspector.state()["notes"] == []
         await taken(scene, 4)
-        assert inspector.state()["notes"] == ["other programs hold 4.0 GiB of card (8, game)"]
+        assert inspector.state()["notes"] == ["other programs hold 4.0 GiB of card (game)"]
         machine.probe.processes = ()
         await taken(scene, 5)
         assert inspector.explain("team")["notes"] == ["other programs hold 5.0 GiB of card"]
+
+    inspected(story, machine)
+
+
+def test_the_runner_that_is_being_loaded_is_no_other_program():
+    """Its memory is taken before ps lists it."""
+    machine = MemoryMachine(*ALL)
+
+    async def story(scene, inspector):
+        loading = asyncio.create_task(scene.dispatcher.dispatch(scene.call(MIDDLE.name)))
+        await asyncio.sleep(1)
+        machine.foreign[0] = 8 * GIB
+        await scene.backend.world.refresh_fresh()
+        assert (inspector.state()["loading"], inspector.state()["notes"]) == (MIDDLE.name, [])
+        machine.foreign[0] = 0
+        await asyncio.sleep(5)
+        scene.relay.sent[-1].answer()
+        (await loading).release("completed")
 
     inspected(story, machine)
 
