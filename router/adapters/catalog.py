@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from cachetools import LRUCache
 
 from router.adapters.control import Refused
-from router.adapters.shows import AGAIN_S, Row, Shows
+from router.adapters.shows import Row, Shows
 from router.core.ollama.model import ModelFacts
 from router.core.ollama.names import key_of
 from router.core.ollama.show import text
@@ -57,13 +57,15 @@ class CatalogReader:
         """Call `on_shown` whenever `catalog` has better facts of a model than before."""
         self._on_shown = on_shown
 
-    async def refresh(self) -> Mapping[str, ModelFacts]:
+    async def refresh(self, *, is_fresh: bool = False) -> Mapping[str, ModelFacts]:
         """Return the facts by canonical name (`names.key_of`). Raises UpstreamError when `/api/tags` cannot be read.
 
         A model that was not shown within `SETTLE_S` has coarse facts from its row, and is shown in the background. One
         whose show failed is shown again at the next refresh. The facts of an unchanged model are the same object as
         before.
         """
+        if is_fresh and self._reading is not None:  # it may have listed before what its caller knows of
+            await asyncio.wait([self._reading])
         if self._reading is None or self._reading.done():
             self._reading = asyncio.create_task(self._read())
             # Retrieve the exception even if all callers were cancelled: asyncio logs one that nobody retrieved.
@@ -101,10 +103,6 @@ class CatalogReader:
         return self.catalog()
 
     async def _tags(self) -> list[dict[str, Any]]:
-        try:
-            return await self._server.tags()
-        except Refused:  # as for a show: a model vanished while Ollama made its list
-            await asyncio.sleep(AGAIN_S)
         try:
             return await self._server.tags()
         except Refused as error:

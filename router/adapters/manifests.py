@@ -2,14 +2,15 @@
 
 To find a name Ollama lists all manifests and reads them one by one. If one vanishes in between, the whole look-up
 fails, whatever model it was for (docs/ollama.md, "Failures"). So changes are made one at a time, and none while a load
-or an unload may be at its look-up; a load that comes meanwhile waits for the change, which takes milliseconds.
+or an unload may be at its look-up; a load that comes meanwhile waits for the change, which takes
+milliseconds, but not for one that hangs.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 LOOK_UP_S = 0.5
 """A request has found its model in this time, however long its load takes then."""
@@ -28,14 +29,18 @@ class Manifests:
 
     @asynccontextmanager
     async def looking_up(self) -> AsyncIterator[None]:
-        """Wait for the change under way; changes wait until the look-up is over, `LOOK_UP_S` or the block's end."""
+        """Wait for the change under way; changes wait until the look-up is over, `LOOK_UP_S` or the block's end.
+
+        A change that hangs is waited for no longer than `LOOK_UP_S` either: a look-up that fails is made again.
+        """
         key = object()
-        async with self._turn:
-            self._looking_until_s[key] = self._now() + LOOK_UP_S
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LOOK_UP_S), self._turn:
+                self._looking_until_s[key] = self._now() + LOOK_UP_S
         try:
             yield
         finally:
-            del self._looking_until_s[key]
+            self._looking_until_s.pop(key, None)
 
     @asynccontextmanager
     async def changing(self) -> AsyncIterator[None]:

@@ -116,11 +116,15 @@ class OllamaClient:
         return shown.text((await self._ask("GET", "/api/version")).get("version"))
 
     async def tags(self) -> list[dict[str, Any]]:
-        return _rows(await self._find("GET", "/api/tags"), "/api/tags")
+        try:
+            return _rows(await self._ask("GET", "/api/tags"), "/api/tags")
+        except Refused:  # a list that Ollama cannot make now is whole a moment later, whatever its text
+            await asyncio.sleep(_AGAIN_S)
+        return _rows(await self._ask("GET", "/api/tags"), "/api/tags")
 
     async def show(self, name: str, *, verbose: bool = True) -> dict[str, Any]:
         body = {"model": name, "verbose": verbose}
-        return await self._find("POST", "/api/show", body, _SHOW_TIMEOUT_S, read_show)
+        return await self._ask("POST", "/api/show", body, _SHOW_TIMEOUT_S, read_show)  # `Shows` asks again
 
     async def ps(self) -> list[PsRow]:
         return [PsRow.parse(row) for row in _rows(await self._ask("GET", "/api/ps"), "/api/ps")]

@@ -90,7 +90,8 @@ class Shows:
             for digest, row in rows.items()
             if digest not in self._facts and digest not in self._running and self._may_try(digest, now_s)
         }
-        self._asked_at_s = {digest: at_s for digest, at_s in self._asked_at_s.items() if digest in rows}
+        kept = rows.keys() | set(self._running)  # those that wait for a model that is gone wait no longer than others
+        self._asked_at_s = {digest: at_s for digest, at_s in self._asked_at_s.items() if digest in kept}
         self._pump()
 
     def _may_try(self, digest: str, now_s: float) -> bool:

@@ -15,6 +15,7 @@ from dataclasses import replace
 
 from router.adapters.gpu.reading import GpuProcess, VramProbe
 from router.adapters.ollama import PsRow
+from router.backend.capacity import Capacity
 from router.backend.card_identity import CardNumbers
 from router.backend.epoch import Epoch
 from router.backend.floors import Floors
@@ -29,9 +30,6 @@ from router.telemetry import Telemetry
 
 NO_GPU_S = 60.0
 """For this long a machine on which a load used no GPU counts as one without; then a load is tried again."""
-
-CEILING_S = 600.0
-"""For this long a capacity that was learned from a spill without a probe is used."""
 
 BACK_SHARE = 0.9
 """Share of a runner's memory that must be free again before the memory counts as returned."""
@@ -66,12 +64,11 @@ class Cards:
         self._key = key
         self._latest = LatestReading(probe, telemetry, config.snapshot.stale_after_s)
         self._no_gpu_until_s = -math.inf
-        self._ceiling: tuple[float, int] | None = None  # (valid until, bytes)
         self._floors = Floors(config.defaults.upgrade_after_s)
         # (deadline, bytes per card to wait for, bytes over all cards above which some has come back)
         self._returning: tuple[float, dict[int, int], int] = (-math.inf, {}, 0)
         self._moved_at_s = -math.inf
-        self.proven_bytes = 0
+        self.capacity = Capacity(epoch)
         self._now = asyncio.get_running_loop().time
 
     # --- reading -----------------------------------------------------------------------------------------------
@@ -107,6 +104,11 @@ class Cards:
         """True if nothing says that Ollama has a GPU: no probe, or only chips that it ignores unless told otherwise."""
         return self.probe is None or (all(gpu.is_optional for gpu in self.shown or ()) and bool(self.shown))
 
+    @property
+    def is_unprobed(self) -> bool:
+        """True if the memory is only known by what ps shows: there is no probe, or it does not see Ollama's cards."""
+        return self.probe is None or self.check.is_blind
+
     def unmatched(self) -> str:
         """Return what is wrong with the configured cards, "" if nothing is or no probe could be read."""
         problem = self.numbers.unmatched(self.shown) if self.shown is not None else ""
@@ -139,7 +141,8 @@ class Cards:
         """Return True if a load failed for the number of its card, which is not used again."""
         numbers = self.numbers.by_uuid()
         is_refusal = self.check.is_refusal(plan, weights, error, self.gpus or ())
-        self._renumber(numbers)
+        if is_refusal or self.numbers.by_uuid() != numbers:  # else the history of what others left stays
+            self._renumber(numbers)
         return is_refusal
 
     def _renumber(self, before: Mapping[str, int]) -> None:
@@ -264,7 +267,7 @@ class Cards:
 
     def forget(self) -> None:
         """Forget what loads have taught about the cards."""
-        self._ceiling, self.proven_bytes = None, 0
+        self.capacity.forget()
         self.retry_gpu()
         self._epoch.advance()
 
@@ -276,19 +279,3 @@ class Cards:
         if (gpus := self.shown) is not None:
             self.numbers.take(gpus)
             self._renumber(before)
-
-    def note_together(self) -> None:
-        """Record that all residents are whole in VRAM together, if they are (no probe)."""
-        rows = [tracked.row for tracked in self._residents.values()]
-        if (self.probe is None or self.check.is_blind) and all(row.size_vram_bytes >= row.size_bytes for row in rows):
-            self.proven_bytes = max(self.proven_bytes, sum(row.size_vram_bytes for row in rows))
-
-    def note_ceiling(self, bytes_: int) -> None:
-        """Record the capacity that a spill or an eviction by Ollama revealed: less than `bytes_` (no probe)."""
-        self._ceiling = (self._now() + CEILING_S, bytes_)
-        self.proven_bytes = min(self.proven_bytes, bytes_)
-        self._epoch.advance()
-
-    def ceiling_bytes(self) -> int | None:
-        """Return the capacity in bytes recorded by `note_ceiling`, None if there is none or it has expired."""
-        return self._ceiling[1] if self._ceiling is not None and self._now() < self._ceiling[0] else None

@@ -63,11 +63,12 @@ class Conclusions:
         if look.placed is not Placed.FULL:
             return await self._undo(load)
         context = tracked.row.context_length  # None before 0.9.7: nothing says that it is another one
-        if context is not None and context < (target.plan.options.num_ctx or 0):
+        # A model whose maximum is not known was cut to it by Ollama.
+        if context is not None and target.facts.context_length and context < (target.plan.options.num_ctx or 0):
             await self._unloading.unload(tracked)
             return SwitchResult.MOVED, f"it was loaded with a context of {context} only"
         if load.has_left and load.before is None:  # Ollama made room itself: not all of it fitted
-            self._cards.note_ceiling(load.together_bytes)
+            self._cards.capacity.note_ceiling(load.together_bytes)
         if look.is_measured or not look.has_readings:
             self._learn(load, is_spilled=False)
         return SwitchResult.DONE, ""
@@ -102,7 +103,7 @@ class Conclusions:
             if max((taken.get(card, 0) for card in load.target.plan.cards), default=0) > OTHERS_BYTES:
                 return SwitchResult.MOVED, "other programs took memory during the load"
         if load.before is None:
-            self._cards.note_ceiling(placed_bytes + CEILING_SLACK_BYTES)
+            self._cards.capacity.note_ceiling(placed_bytes + CEILING_SLACK_BYTES)
         if load.before is not None or is_alone:  # without a probe it may fit when the others have gone
             self._learn(load, is_spilled=True)
         return SwitchResult.SPILLED, f"{row.size_bytes - row.size_vram_bytes} bytes were not on the GPU"

@@ -1,4 +1,4 @@
-"""A contest for the card: somebody else (a second router, a direct client) unloads what the router loads.
+"""A contest for the card: somebody else (a second router, a direct client) loads and unloads as the router does.
 
 After `UPSETS` switches in a row that were upset so, for `CONTEST_S`, the router stops making room itself, because the
 other side would take it at once. It loads by a request that Ollama queues like everybody's, and that goes on until a
@@ -47,7 +47,7 @@ class Contest:
 
     def count(self, result: SwitchResult) -> None:
         """Count how a switch ended."""
-        is_upset = result in (SwitchResult.TAKEN, SwitchResult.MOVED)
+        is_upset = result in (SwitchResult.TAKEN, SwitchResult.OVERTAKEN)
         self._upsets = self._upsets + 1 if is_upset else 0
         if self._upsets >= UPSETS:
             self._until_s = self._now() + CONTEST_S
@@ -59,8 +59,10 @@ class Contest:
         response = await self._relay.open(UpstreamRequest(b"POST", b"/api/generate", headers, body))
         if response.status == HTTPStatus.OK:
             return response
-        text = await response.read()
-        response.close()
+        try:
+            text = await response.read()
+        finally:
+            response.close()
         raise load_error(response.status, text)
 
     def hold(self, tracked: Tracked, response: UpstreamResponse) -> None:

@@ -49,6 +49,8 @@ class Installed:
         self._earlier: dict[str, str] = {}  # digest of a manifest, also of one that was replaced → its weights
         self._read_at_s = self._looked_up_at_s = -math.inf
         self._has_read = False
+        self._changes = self._read_changes = 0
+        self._looking: asyncio.Task[None] | None = None
         self._on_moved = on_moved
         self._on_read: Callable[[], None] = lambda: None
         self._now = asyncio.get_running_loop().time
@@ -82,11 +84,13 @@ class Installed:
         await asyncio.wait([reading], timeout=READ_S)
 
     async def _read(self) -> None:
-        self._take(await self._reader.refresh())
+        changes = self._changes
+        self._take(await self._reader.refresh(is_fresh=changes != self._read_changes))
+        self._read_changes = changes
         self._on_read()
         self._epoch.advance()  # even if nothing has changed: a derived tag may be gone, and destinations name it
         self._has_read = True
-        self._read_at_s = self._now()
+        self._read_at_s = self._now() if changes == self._changes else -math.inf
 
     def _read_again_in(self, pause_s: float) -> None:
         self._read_at_s = self._now() - self._interval_s + min(pause_s, self._interval_s)
@@ -132,15 +136,19 @@ class Installed:
         The bound keeps clients that ask for unknown names from causing one reading per request.
         """
         now_s = self._now()
-        if now_s - self._read_at_s < LOOK_UP_S or now_s - self._looked_up_at_s < LOOK_UP_S:
-            return
-        self._looked_up_at_s = now_s
-        looking = asyncio.create_task(self.refresh())  # others need the result even if this client leaves
+        if self._looking is None or self._looking.done():
+            if now_s - self._read_at_s < LOOK_UP_S or now_s - self._looked_up_at_s < LOOK_UP_S:
+                return
+            self._looked_up_at_s = now_s
+            # All of it, however long it takes: a name that is not in it is passed on unrouted.
+            self._looking = asyncio.create_task(self._read())
+            self._looking.add_done_callback(lambda task: task.cancelled() or task.exception())
         with suppress(RouterError):
-            await asyncio.shield(looking)
+            await asyncio.shield(self._looking)  # others need the result even if this client leaves
 
     def mark_changed(self) -> None:
         """Make the next refresh of the world read the catalog: a model was pulled, created, copied or deleted."""
+        self._changes += 1
         self._read_at_s = -math.inf
 
     def weights_of(self, name: str, digest: str = "") -> str:

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from router.adapters.ollama import PsRow
 from router.backend.conclusions import Conclusions, Verified
@@ -28,10 +29,13 @@ from router.backend.world import World
 from router.config import Config
 from router.core.decision.switching import Plan
 from router.core.ollama.model import ModelFacts
+from router.core.ollama.names import key_of
 from router.core.ollama.runner import Gpu
 from router.errors import LoadFailed, ModelNotFound, RouterError, UpstreamTimeout
 from router.http.client.response import UpstreamResponse
 from router.telemetry import Switched, Telemetry
+
+T = TypeVar("T")
 
 LEASE_MARGIN_S = 30.0
 MIN_LEASE_S, MAX_LEASE_S = 60.0, 3600.0
@@ -50,11 +54,11 @@ def is_embedder(facts: ModelFacts | None) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Readings:
-    """The state just before a load: the cards, a valid reading of the probe, and the other residents by weights."""
+    """The state just before a load: the cards, a valid reading of the probe, and the other residents."""
 
     before: tuple[Gpu, ...] | None
     shown: tuple[Gpu, ...] | None
-    present: Mapping[str, PsRow]
+    present: Mapping[Tracked, PsRow]
 
 
 class Residency:
@@ -107,14 +111,17 @@ class Residency:
         if self._contest.is_on and not is_embedder(target.facts):
             return await self._load_held(target)
         if not await self._make_room(target):
-            return SwitchResult.MOVED, "a resident is busy again or could not be unloaded"
+            is_ours = any(one.in_flight for one in map(self._residents.get, target.plan.evict) if one is not None)
+            result = SwitchResult.MOVED if is_ours else SwitchResult.OVERTAKEN
+            return result, "a resident is busy again or could not be unloaded"
         # Making room takes seconds: check again that the plan is still wanted and possible.
         if not self._world.wanted.get(target.weights):
             return SwitchResult.ABANDONED, ""
         if target.weights in self._residents and not target.plan.adopts:
-            return SwitchResult.MOVED, "another client has loaded it meanwhile"
+            return SwitchResult.OVERTAKEN, "another client has loaded it meanwhile"
         if (before := self._cards.gpus) is not None and not _still_fits(target.plan, before):
-            return SwitchResult.MOVED, "memory was taken meanwhile"
+            is_back = not self._residents.keys().isdisjoint(target.plan.evict)
+            return SwitchResult.OVERTAKEN if is_back else SwitchResult.MOVED, "memory was taken meanwhile"
         readings = self._readings(target, started_s)
         await self._load(target)
         load = await self._look(target, readings)
@@ -125,7 +132,7 @@ class Residency:
         readings = self._readings(target, math.inf)  # others come and go during the load
         held: UpstreamResponse | None = None
         try:
-            held = await self._contest.load(target.facts, target.plan.options, self._lease_s)
+            held = await self._told(target, self._contest.load(target.facts, target.plan.options, self._lease_s))
             load = await self._look(target, readings)
             if load is None or load.look.placed is not Placed.FULL:
                 held.close()  # or the unload would wait for it
@@ -139,17 +146,18 @@ class Residency:
                 held.close()
 
     def _readings(self, target: Target, since_s: float) -> Readings:
-        present = {weights: other.row for weights, other in self._residents.items() if weights != target.weights}
+        present = {other: other.row for weights, other in self._residents.items() if weights != target.weights}
         return Readings(self._cards.gpus, self._cards.shown_since(since_s), present)
 
     async def _look(self, target: Target, readings: Readings) -> Verified | None:
         """Look at a load that has returned; None if ps does not list it (observed: Ollama answers it with 200)."""
         loaded_s, plan = self._now(), target.plan
         await self._world.refresh_fresh()
-        tracked = self._residents.get(target.weights)
+        facts = self._world.installed.catalog.get(key_of(target.facts.name), target.facts)  # shown meanwhile
+        tracked = self._residents.get(target.weights) or self._residents.get(facts.weights)
         if tracked is None:
             return None
-        shown, has_left = readings.shown, not readings.present.keys() <= self._residents.keys()
+        shown, has_left = readings.shown, not readings.present.keys() <= set(self._residents.values())
         if not (has_left or plan.adopts):
             self._cards.compare_load(plan, tracked.row, shown, self._cards.shown_since(loaded_s))
         measured, after = self._cards.numbered(shown), self._cards.measured_since(loaded_s)  # by the numbers now
@@ -193,15 +201,19 @@ class Residency:
     # --- load, verify, learn -----------------------------------------------------------------------------------
 
     async def _load(self, target: Target) -> None:
-        """Load it. Raises LoadFailed with the status for the clients that wait: 404 not found, 504 no end in time."""
         name, options, embedding = target.facts.name, target.plan.options, is_embedder(target.facts)
+        load = self._world.server.load(name, options, keep_alive_s=self._lease_s, embedding=embedding)
+        await self._told(target, load)
+
+    async def _told(self, target: Target, load: Awaitable[T]) -> T:
+        """Await a load. Raises LoadFailed with the status for the clients that wait: 404 not found, 504 too long."""
         try:
-            await self._world.server.load(name, options, keep_alive_s=self._lease_s, embedding=embedding)
+            return await load
         except ModelNotFound as error:
             self._world.installed.mark_changed()
             raise LoadFailed(error.message, status=error.status) from error
         except UpstreamTimeout as error:
-            text = f"loading {name} did not end within {self._settings.load_timeout_s:g} s"
+            text = f"loading {target.facts.name} did not end within {self._settings.load_timeout_s:g} s"
             raise LoadFailed(text, status=error.status) from error
 
     async def renew(self, tracked: Tracked) -> None:

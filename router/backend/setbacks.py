@@ -4,6 +4,7 @@
 | --------- | ------------------------------------------------- | --------------------- | ---------------------------- |
 | DONE      | are let in                                        | none                  | starts with a clean slate    |
 | MOVED     | are decided again                                 | none                  | after 3 in a row barred 5 s  |
+| OVERTAKEN | wait                                              | 0.2 … 3.2 s, jitter   | is not to blame              |
 | TAKEN     | wait                                              | 0.2 … 3.2 s, jitter   | is not to blame              |
 | SPILLED   | are decided again, by what was learned            | none                  | after 3 in a row barred 5 s  |
 | ON_CPU    | are refused, with the reason                      | none                  | every model barred 60 s      |
@@ -72,7 +73,7 @@ class Setbacks:
 
     @property
     def is_contested(self) -> bool:
-        """True just after the second switch in a row whose model somebody else has unloaded."""
+        """True just after the second switch in a row that somebody else has upset."""
         return self._times_taken == CONTESTED_AFTER
 
     @property
@@ -93,7 +94,7 @@ class Setbacks:
         self._times_away = self._times_away + 1 if result is SwitchResult.AWAY else 0
         if result is SwitchResult.AWAY:
             self._pause(now_s, AWAY_PAUSE_S, MAX_AWAY_PAUSE_S, self._times_away)
-        elif result is SwitchResult.TAKEN:
+        elif result in (SwitchResult.TAKEN, SwitchResult.OVERTAKEN):
             self._times_taken += 1
             self._pause(now_s, TAKEN_PAUSE_S, MAX_TAKEN_PAUSE_S, self._times_taken)
             return None

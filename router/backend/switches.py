@@ -14,6 +14,7 @@ class SwitchResult(Enum):
 
     DONE = "done"
     MOVED = "the loaded models or the free memory changed; decide again"
+    OVERTAKEN = "somebody else loaded a model meanwhile"
     TAKEN = "somebody else unloaded the model at once"
     SPILLED = "not fully on the GPU; unloaded again"
     ON_CPU = "Ollama put nothing of it on the GPU"

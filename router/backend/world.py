@@ -133,18 +133,19 @@ class World:
             self._went_down(error.message)
             return
         if not self.is_up:
-            self._came_up()
+            self._came_up(is_restarted=not any(map(self._is_known, rows)))
         if not all(self.installed.knows(row.name) for row in rows):  # installed and loaded since the last reading
             with suppress(RouterError):
                 await self.installed.refresh()
         # What a runner runs must be known before a request may use it, but one model's show must not hold up the rest.
-        await self.installed.read_first([key_of(row.name) for row in rows if self._is_new(row)], READ_S)
+        await self.installed.read_first([key_of(row.name) for row in rows if not self._is_known(row)], READ_S)
         self._merge(rows)
 
-    def _came_up(self) -> None:
+    def _came_up(self, *, is_restarted: bool) -> None:
         self.is_up, self.last_error = True, ""
         self._barred.clear()
-        self.cards.retry_gpu()
+        if is_restarted:  # else it was only away, and what runs still bears its numbers
+            self.cards.retry_gpu()
         self._telemetry.emit(UpstreamUp(version=self.version, backend=self._name))
         self._on_restart()
 
@@ -155,14 +156,15 @@ class World:
             self._telemetry.emit(UpstreamDown(error=message, backend=self._name))
             self.epoch.advance()
 
-    def _is_new(self, row: PsRow) -> bool:
-        return self.installed.weights_of(row.name, row.digest) not in self.residents
+    def _is_known(self, row: PsRow) -> bool:
+        return self.installed.weights_of(row.name, row.digest) in self.residents
 
     def _merge(self, rows: list[PsRow]) -> None:
         seen = {self.installed.weights_of(row.name, row.digest): row for row in rows}
         for gone in self.residents.merge(seen, self.installed.display_name, self.cards.guess_held, self._now()):
             self.cards.expect_back(gone)
-        self.cards.note_together()
+        if self.cards.is_unprobed:
+            self.cards.capacity.note_together(tracked.row for tracked in self.residents.values())
 
     # --- state -------------------------------------------------------------------------------------------------
 
@@ -188,8 +190,8 @@ class World:
             is_moved_down=is_moved_down,
             loading=self.loading,
             floor_bytes=self.cards.floor_bytes(),
-            ceiling_bytes=self.cards.ceiling_bytes(),
-            proven_bytes=self.cards.proven_bytes,
+            ceiling_bytes=self.cards.capacity.ceiling_bytes(),
+            proven_bytes=self.cards.capacity.proven_bytes,
             barred={weights: why for weights, (_, why) in self.bars(now_s).items()},
         )
 

@@ -136,6 +136,7 @@ class Outcomes:
 
     async def _read(self) -> None:
         await self._world.refresh_fresh()
+        await self._world.installed.look_up()  # a variant may have been installed since the last reading
         self._read_at_s = self._now()
 
     def _raise_failed_load(self, decision: Decision) -> None:

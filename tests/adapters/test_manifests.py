@@ -69,7 +69,7 @@ def test_a_load_waits_for_a_change_under_way():
     assert found["load"][0] >= found["change"][1]
 
 
-@pytest.mark.parametrize("call", ["load", "unload", "show", "tags", "create_derived"])
+@pytest.mark.parametrize("call", ["load", "unload", "tags", "create_derived"])
 def test_what_fails_because_a_manifest_vanishes_is_asked_once_more(call):
     """Somebody else deletes a model during the listing."""
 
@@ -82,7 +82,6 @@ def test_what_fails_because_a_manifest_vanishes_is_asked_once_more(call):
             calls = {
                 "load": lambda: client.load(MODEL, OPTIONS, 60.0),
                 "unload": lambda: client.unload(MODEL),
-                "show": lambda: client.show(MODEL),
                 "tags": client.tags,
                 "create_derived": lambda: client.create_derived("ollama-router-derived/x:y", MODEL, {"num_ctx": 4096}),
             }
@@ -106,3 +105,17 @@ def test_a_model_that_is_really_gone_is_asked_for_twice_at_most():
             return len(sim.seen)
 
     assert run_virtual(run()) == 2
+
+
+def test_a_list_that_ollama_refuses_is_asked_for_once_more():
+    """Whatever its text."""
+
+    async def run():
+        async with running_simulator(SimConfig(library=real_library([MODEL]))) as sim:
+            sim.faults.add("status", status=500, route="/api/tags", body='{"error":"open manifest: no such file"}')
+            client = OllamaClient(sim.url)
+            rows = await client.tags()
+            await client.aclose()
+            return [row["name"] for row in rows], [seen.status for seen in sim.seen]
+
+    assert run_virtual(run()) == ([MODEL], [500, 200])

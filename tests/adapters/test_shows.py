@@ -212,22 +212,6 @@ def test_a_show_that_is_refused_twice_costs_its_model_alone():
     assert play(story, server) == ["a is sized by its download until Ollama shows it: broken"]
 
 
-def test_a_refused_list_is_asked_for_once_more():
-    """An Ollama that answers is not away."""
-
-    async def story(reader, _changes):
-        assert len(await reader.refresh()) == 1
-        for _ in range(2):
-            server.tags_errors = [Refused("/api/tags", 500, "x")] * 2
-            with pytest.raises(UpstreamError):
-                await reader.refresh()
-
-    server = Shower("a")
-    server.tags_errors = [Refused("/api/tags", 500, "open manifest: no such file")]
-    (text,) = play(story, server)
-    assert text.startswith("the list of models cannot be read: ")
-
-
 def test_a_model_that_is_gone_is_not_shown_any_more():
     """Nor does anything wait for it."""
 
@@ -258,3 +242,18 @@ def test_metadata_that_breaks_a_formula_costs_its_model_alone(monkeypatch):
     monkeypatch.setattr("router.adapters.shows.shape_of", broken)
     (text,) = play(story, Shower("a"))
     assert "ZeroDivisionError" in text
+
+
+def test_a_list_that_cannot_be_read_is_reported_once():
+    """However often it is tried."""
+
+    async def story(reader, _changes):
+        assert len(await reader.refresh()) == 1
+        for _ in range(2):
+            server.tags_errors = [Refused("/api/tags", 500, "x")]
+            with pytest.raises(UpstreamError):
+                await reader.refresh()
+
+    server = Shower("a")
+    (text,) = play(story, server)
+    assert text.startswith("the list of models cannot be read: ")

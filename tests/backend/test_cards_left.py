@@ -2,7 +2,8 @@
 
 import asyncio
 
-from router.backend.cards import CEILING_S, NO_GPU_S
+from router.backend.capacity import CEILING_S
+from router.backend.cards import NO_GPU_S
 from router.core.units import GIB, MIB
 from router.errors import ProbeError
 from tests.backend.cards_alone import on_cards
@@ -182,13 +183,13 @@ def test_a_ceiling_that_a_spill_has_taught_holds_for_a_while():
     """The newest counts."""
 
     async def story(hand):
-        assert hand.cards.ceiling_bytes() is None
-        hand.cards.note_ceiling(900 * MIB)
-        hand.cards.note_ceiling(800 * MIB)
-        assert (hand.cards.ceiling_bytes(), hand.epoch.number) == (800 * MIB, 2)
+        assert hand.cards.capacity.ceiling_bytes() is None
+        hand.cards.capacity.note_ceiling(900 * MIB)
+        hand.cards.capacity.note_ceiling(800 * MIB)
+        assert (hand.cards.capacity.ceiling_bytes(), hand.epoch.number) == (800 * MIB, 2)
         await asyncio.sleep(CEILING_S - 0.1)
-        assert hand.cards.ceiling_bytes() == 800 * MIB
+        assert hand.cards.capacity.ceiling_bytes() == 800 * MIB
         await asyncio.sleep(0.2)
-        assert hand.cards.ceiling_bytes() is None
+        assert hand.cards.capacity.ceiling_bytes() is None
 
     on_cards(story, has_probe=False)

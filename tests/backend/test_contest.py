@@ -32,7 +32,7 @@ def test_two_upset_switches_in_a_row_are_a_contest_for_a_minute():
 
     async def story(_scene):
         found = contest()
-        for result in (SwitchResult.TAKEN, SwitchResult.DONE, SwitchResult.MOVED):
+        for result in (SwitchResult.TAKEN, SwitchResult.DONE, SwitchResult.OVERTAKEN):
             found.count(result)
             assert not found.is_on
         for _ in range(UPSETS - 1):

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from router.backend.cards import CEILING_S
+from router.backend.capacity import CEILING_S
 from router.backend.residency import is_embedder, lease_for
 from router.backend.switches import SwitchResult
 from router.core.ollama.runner import LoadOptions
@@ -132,11 +132,11 @@ def test_without_a_probe_a_spill_teaches_what_the_cards_hold(beside):
         if beside:
             machine.put(SMALL)
         assert await switched(scene, target) is SwitchResult.SPILLED
-        ceiling = scene.backend.cards.ceiling_bytes()
+        ceiling = scene.backend.cards.capacity.ceiling_bytes()
         assert ceiling == (SMALL.size_bytes if beside else 0) + MIDDLE.size_bytes // 2 + GIB
         assert bool(scene.backend.lessons.learned.by_weights) is not beside
         await asyncio.sleep(CEILING_S + 1)
-        assert scene.backend.cards.ceiling_bytes() is None
+        assert scene.backend.cards.capacity.ceiling_bytes() is None
 
     play(story, machine, has_probe=False)
 
@@ -151,7 +151,7 @@ def test_without_a_probe_a_load_for_which_ollama_evicted_shows_that_both_do_not_
         assert target.plan.evict == ()
         asyncio.get_running_loop().call_later(1.0, machine.drop, MIDDLE.name)
         assert await switched(scene, target) is SwitchResult.DONE
-        assert scene.backend.cards.ceiling_bytes() == MIDDLE.size_bytes + BIG.size_bytes
+        assert scene.backend.cards.capacity.ceiling_bytes() == MIDDLE.size_bytes + BIG.size_bytes
         assert scene.decide(MIDDLE).chosen.plan.evict == (weights_of(BIG),)
 
     play(story, machine, has_probe=False)
@@ -164,7 +164,7 @@ def test_without_a_probe_what_was_whole_together_stays_together():
     async def story(scene):
         for facts in (MIDDLE, SMALL):
             await scene.make_resident(facts)
-        assert scene.backend.cards.proven_bytes == MIDDLE.size_bytes + SMALL.size_bytes
+        assert scene.backend.cards.capacity.proven_bytes == MIDDLE.size_bytes + SMALL.size_bytes
         machine.drop(SMALL.name)
         await scene.backend.world.refresh_fresh()
         scene.backend.world.residents.enter(weights_of(MIDDLE))

@@ -86,7 +86,7 @@ def test_a_model_that_somebody_else_has_loaded_meanwhile_is_not_loaded_again():
     async def story(scene):
         target = scene.target(SMALL)
         scene.machine.put(SMALL)
-        assert await switched(scene, target) is SwitchResult.MOVED
+        assert await switched(scene, target) is SwitchResult.OVERTAKEN
         assert scene.machine.named("load") == []
 
     play(story, MemoryMachine(*ALL))

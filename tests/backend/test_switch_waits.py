@@ -131,7 +131,7 @@ def test_a_model_that_does_not_go_is_given_up_at_a_deadline_and_may_be_used_agai
         tracked = await scene.make_resident(MIDDLE)
         target = scene.target(BIG)
         took, result = await took_s(scene.backend.residency.switch(target))
-        assert result is SwitchResult.MOVED
+        assert result is SwitchResult.OVERTAKEN
         assert lasts(took, UNLOAD_S)
         assert tracked.frozen(0, asyncio.get_running_loop().time()).is_fully_resident
         assert machine.named("load")[1:] == []

@@ -235,7 +235,7 @@ def test_a_decision_sees_everything_that_is_known_frozen():
         world.want({weights_of(SMALL): 3})
         world.begin_loading(weights_of(BIG), 8192)
         world.bar(weights_of(BIG), 10.0, "failed")
-        world.cards.note_ceiling(7 * GIB)
+        world.cards.capacity.note_ceiling(7 * GIB)
         seen = world.snapshot(may_upgrade=False)
         assert (seen.gpus, seen.catalog, seen.may_upgrade) == (world.cards.gpus, world.catalog, False)
         assert [(one.name, one.wanted) for one in seen.residents] == [(SMALL.name, 3)]

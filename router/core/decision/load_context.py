@@ -49,7 +49,8 @@ def plan_switch(
     if not lost:
         return largest
     below = [num_ctx for num_ctx in contexts(need, rules.step) if num_ctx <= (largest.options.num_ctx or 0)]
-    beside = next((found for one in below if isinstance(found := plan(one, company), Plan)), None)
+    spared = company | {one.weights for one in snapshot.residents if one.kept}  # kept models go last
+    beside = next((found for one in below if isinstance(found := plan(one, spared), Plan)), None)
     if beside is not None:
         return beside
     gone = [one for one in snapshot.residents if one.weights in lost]

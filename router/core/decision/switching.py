@@ -76,9 +76,8 @@ def plan_at(
     memory = need_of(facts, options, rules)
     same = tuple(r for r in snapshot.residents if r.weights == facts.weights and facts.weights)
     nearest: Shortage | None = None
-    for evicted in eviction_sets(snapshot.residents, same):
-        if spared and any(one.weights in spared for one in evicted):
-            continue
+    may_go = tuple(one for one in snapshot.residents if one.weights not in spared)
+    for evicted in eviction_sets(may_go, same):
         found = _plan_without(facts, options, memory, evicted, snapshot, rules, may_pin=may_pin)
         if isinstance(found, Plan):
             return found
