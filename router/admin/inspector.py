@@ -16,7 +16,7 @@ from router.core.decision.report import as_data, line
 from router.core.decision.verdict import VerdictKind
 from router.core.ollama.names import key_of
 from router.core.units import GIB
-from router.errors import BadRequest, ModelNotFound
+from router.errors import BadRequest, ModelNotFound, UpstreamError
 from router.routing.decisions import Decisions
 from router.routing.directory import Directory
 from router.telemetry import RecentDecisions, Telemetry
@@ -62,6 +62,10 @@ class Inspector:
         found = self._decisions.explain(model, num_ctx)
         if found is None:
             key_of(model)
+            if not self._world.is_up:
+                raise UpstreamError(self._world.why_away())
+            if not self._world.is_up:  # nothing is known of its models
+                raise UpstreamError(self._world.why_away())
             raise ModelNotFound(f"model '{model}' not found")
         chain, decision = found
         snapshot = self._world.snapshot()

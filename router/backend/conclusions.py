@@ -110,7 +110,8 @@ class Conclusions:
 
     def _learn(self, load: Verified, *, is_spilled: bool) -> None:
         plan = load.target.plan
-        if plan.adopts or load.has_left:
+        is_guess = not load.target.facts.info  # sized by its download: the difference teaches nothing
+        if plan.adopts or load.has_left or is_guess:
             return
         taken_bytes = load.look.taken_bytes
         self._lessons.learn(

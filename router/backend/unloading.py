@@ -40,8 +40,7 @@ class Unloading:
                 self._residents.stay(tracked)
                 return False
             if self._now() >= repeat_s:
-                with suppress(ModelNotFound):  # its tag was deleted: Ollama unloads it only when its lease ends
-                    await self._world.server.unload(tracked.name)
+                await self._ask_for(tracked)
                 repeat_s = self._now() + REPEAT_UNLOAD_S
             await self._world.refresh_fresh()
             if self._residents.get(tracked.weights) is tracked:
@@ -50,6 +49,19 @@ class Unloading:
             await self._wait_for_memory(tracked, before)
         self._cards.memory_is_back()
         return True
+
+    async def _ask_for(self, tracked: Tracked) -> None:
+        """Ask Ollama to unload it; under another name of its weights if its own was deleted.
+
+        If there is none, Ollama unloads it only when its lease ends.
+        """
+        try:
+            await self._world.server.unload(tracked.name)
+        except ModelNotFound:
+            other = self._world.installed.by_weights(tracked.weights)
+            if other is not None:
+                with suppress(ModelNotFound):
+                    await self._world.server.unload(other.name)
 
     async def _wait_for_memory(self, tracked: Tracked, before: tuple[Gpu, ...]) -> None:
         """Wait until the probe shows the runner's memory as free, for at most `memory_timeout_s`: drivers may lag.

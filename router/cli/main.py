@@ -5,6 +5,7 @@ Exit codes: 0 success; 1 failure (unreachable, nothing fits, refused); 2 wrong u
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -99,6 +100,10 @@ def run() -> None:
     except BrokenPipeError:  # `ollama-router … | head`; without this Python would print a second error at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:  # an address that another program listens on, of `demo` for example
+        if error.errno != errno.EADDRINUSE:
+            raise
+        _exit(error.strerror or str(error), 1)
 
 
 def _exit(message: str, code: int) -> None:

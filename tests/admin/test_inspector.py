@@ -147,6 +147,18 @@ def test_a_stranger_that_no_chain_knows_gets_no_advice():
     inspected(story)
 
 
+def test_a_model_is_not_called_unknown_while_ollama_has_never_answered():
+    """Nothing is known of its models then."""
+    machine = MemoryMachine(*ALL)
+    machine.trouble["version"] = UpstreamError("cannot reach Ollama: refused")
+
+    async def story(_scene, inspector):
+        with pytest.raises(UpstreamError):
+            inspector.explain("unknown:1b")
+
+    inspected(story, machine)
+
+
 def test_other_programs_that_hold_much_of_a_card_are_named():
     """Ollama's own processes are not, nor those without a name: they may be runners."""
     machine = MemoryMachine(*ALL)

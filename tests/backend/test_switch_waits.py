@@ -168,6 +168,20 @@ def test_a_model_whose_tag_was_deleted_goes_by_time_alone():
     play(story, machine)
 
 
+def test_a_resident_whose_name_was_deleted_is_unloaded_under_another_name_of_its_weights():
+    """Ollama knows a runner by its weights; without such a name only the end of the lease would unload it."""
+    machine = MemoryMachine(SMALL)
+
+    async def story(scene):
+        tracked = await scene.make_resident(SMALL)
+        tracked.name = "copy:3b"  # loaded under this name, which is installed no more
+        took, is_gone = await took_s(scene.backend.residency.unloading.unload(tracked))
+        assert (is_gone, took < 5) == (True, True)
+        assert machine.named("unload")[:2] == [("copy:3b",), (SMALL.name,)]
+
+    play(story, machine)
+
+
 def test_memory_of_a_model_that_somebody_else_has_unloaded_is_waited_for_ahead_of_a_load():
     """To the same deadline."""
     machine = MemoryMachine(*ALL)

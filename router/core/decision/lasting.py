@@ -53,7 +53,7 @@ def _cures(verdicts: Sequence[Verdict], total_bytes: int | None) -> Iterator[str
     if (missing := by_kind.get(VerdictKind.MISSING)) is not None:
         yield f"`ollama pull {missing.variant.model}`"
     if smallest is not None:
-        yield f"what `ollama-router advise {smallest.variant.model}` lists"
+        yield f"a variant that fits, as `ollama-router advise {smallest.variant.model}` names them"
     if VerdictKind.MISSING not in by_kind and VerdictKind.INCAPABLE in by_kind:
         yield "a variant in this chain that can do it"
 
