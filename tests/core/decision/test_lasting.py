@@ -26,13 +26,17 @@ def refused(*models, gpus=(CARD,), **asked):
 @pytest.mark.parametrize(
     ("models", "asked", "cure"),
     [
-        (("huge:70b",), {}, "`ollama-router advise huge:70b` lists"),
+        (("huge:70b",), {}, "as `ollama-router advise huge:70b` names them"),
         (("gone:8b", "gone:3b"), {}, "`ollama pull gone:3b`"),
-        (("huge:70b", "gone:3b"), {}, "`ollama pull gone:3b` or what `ollama-router advise huge:70b` lists"),
+        (
+            ("huge:70b", "gone:3b"),
+            {},
+            "`ollama pull gone:3b` or a variant that fits, as `ollama-router advise huge:70b` names them",
+        ),
         (
             ("huge:70b", "short:3b"),
             {"num_ctx": 8192},
-            "a num_ctx of at most 4096 or what `ollama-router advise huge:70b` lists",
+            "a num_ctx of at most 4096 or a variant that fits, as `ollama-router advise huge:70b` names them",
         ),
         (("huge:70b", "small:3b"), {"needs": frozenset({"tools"})}, "a variant in this chain that can do it"),
     ],
