@@ -122,7 +122,7 @@ def test_run_of_a_model_that_does_not_fit_is_refused_with_a_text(rig):
     _, show, run = command(rig, "cli-010", {PLAIN: TOO_BIG})
     assert (show[1], run[1]) == (200, 503)
     assert f"{TOO_BIG}" in run[3][0]["error"] and "too big (needs" in run[3][0]["error"]
-    assert run[3][0]["error"].endswith(f"`ollama-router advise {TOO_BIG}` lists")
+    assert run[3][0]["error"].endswith(f"`ollama-router advise {TOO_BIG}` names them")
     assert (run[2]["Retry-After"], run[2]["X-Should-Retry"]) == (None, "false")
 
 
