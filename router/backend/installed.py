@@ -83,9 +83,9 @@ class Installed:
         self._read_again_in(AGAIN_S)
         await asyncio.wait([reading], timeout=READ_S)
 
-    async def _read(self) -> None:
+    async def _read(self, *, is_fresh: bool = False) -> None:
         changes = self._changes
-        self._take(await self._reader.refresh(is_fresh=changes != self._read_changes))
+        self._take(await self._reader.refresh(is_fresh=is_fresh or changes != self._read_changes))
         self._read_changes = changes
         self._on_read()
         self._epoch.advance()  # even if nothing has changed: a derived tag may be gone, and destinations name it
@@ -141,7 +141,7 @@ class Installed:
                 return
             self._looked_up_at_s = now_s
             # All of it, however long it takes: a name that is not in it is passed on unrouted.
-            self._looking = asyncio.create_task(self._read())
+            self._looking = asyncio.create_task(self._read(is_fresh=True))
             self._looking.add_done_callback(lambda task: task.cancelled() or task.exception())
         with suppress(RouterError):
             await asyncio.shield(self._looking)  # others need the result even if this client leaves

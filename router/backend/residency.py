@@ -107,7 +107,7 @@ class Residency:
         return result
 
     async def _switch(self, target: Target) -> tuple[SwitchResult, str]:
-        started_s = self._now()
+        started_s, known = self._now(), set(self._residents.values())
         if self._contest.is_on and not is_embedder(target.facts):
             return await self._load_held(target)
         if not await self._make_room(target):
@@ -120,8 +120,8 @@ class Residency:
         if target.weights in self._residents and not target.plan.adopts:
             return SwitchResult.OVERTAKEN, "another client has loaded it meanwhile"
         if (before := self._cards.gpus) is not None and not _still_fits(target.plan, before):
-            is_back = not self._residents.keys().isdisjoint(target.plan.evict)
-            return SwitchResult.OVERTAKEN if is_back else SwitchResult.MOVED, "memory was taken meanwhile"
+            is_by_load = not known.issuperset(self._residents.values())
+            return SwitchResult.OVERTAKEN if is_by_load else SwitchResult.MOVED, "memory was taken meanwhile"
         readings = self._readings(target, started_s)
         await self._load(target)
         load = await self._look(target, readings)
