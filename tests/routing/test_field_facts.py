@@ -21,6 +21,7 @@ QWEN, LLAMA, LLAMA_SMALL = (
     facts_of("llama3.1:8b", 5),
     facts_of("llama3.2:3b", 2),
 )
+OLD = facts_of("llama2:7b", 4, context_length=4096)
 REMOTE = replace(facts_of("my-gpt:latest", 0.0), is_remote=True, size_bytes=384)
 PATIENCE_S = 10.0
 
@@ -36,11 +37,32 @@ async def sent_after(scene, call):
     while len(scene.relay.sent) == before:
         if task.done():
             task.result()
+        assert now_s() - started_s < 120
         await asyncio.sleep(0.05)
     took_s = now_s() - started_s
     scene.relay.sent[-1].answer()
     (await task).release("completed")
     return scene.relay.sent[-1], took_s
+
+
+class CuttingMachine(MemoryMachine):
+    """An Ollama whose models were trained with a context of 4096: it cuts every other to that."""
+
+    async def load(self, name, options, keep_alive_s, embedding=False):
+        await super().load(name, options.at(min(options.num_ctx or 4096, 4096), None), keep_alive_s, embedding)
+
+
+def show_late(machine, name):
+    """Let the machine show `name` only once the returned event is set."""
+    late, show = asyncio.Event(), machine.show
+
+    async def late_show(asked, **options):
+        if asked == name:
+            await late.wait()
+        return await show(asked, **options)
+
+    machine.show = late_show
+    return late
 
 
 # --- shows that hang -------------------------------------------------------------------------------------------------
@@ -106,6 +128,60 @@ def test_a_hanging_show_of_a_model_that_is_too_big_is_refused_by_name():
     routed(story, machine, ALONE)
 
 
+def test_a_model_without_known_facts_is_served_after_one_load_though_ollama_cuts_its_context():
+    """Its maximum is not known, so a smaller context than that of the plan is no fault of the load."""
+
+    async def story(scene):
+        for _ in range(2):
+            await sent_after(scene, scene.call(OLD.name))
+        assert [one.context_length for one in scene.machine.rows.values()] == [4096]
+        assert (len(scene.machine.named("load")), scene.machine.named("unload")) == (1, [])
+
+    machine = CuttingMachine(OLD)
+    machine.hanging = {OLD.name}
+    routed(story, machine, ALONE)
+
+
+@pytest.mark.parametrize("is_target", [True, False])
+def test_a_model_that_is_shown_during_a_load_stays_the_same_resident(is_target):
+    """The one that is loaded, or one beside it: nothing has left, and nothing is loaded again."""
+
+    async def story(scene):
+        task = asyncio.create_task(scene.dispatcher.dispatch(scene.call((QWEN if is_target else LLAMA).name)))
+        while not machine.loading:
+            await asyncio.sleep(0.05)
+        late.set()
+        while not scene.relay.sent:
+            await asyncio.sleep(0.05)
+        assert len(machine.named("load")) == 1
+        assert scene.backend.cards.capacity.ceiling_bytes() is None
+        scene.relay.sent[-1].answer()
+        (await task).release("completed")
+
+    machine = MemoryMachine(QWEN, LLAMA)
+    late = show_late(machine, QWEN.name)
+    if not is_target:
+        machine.put(QWEN)
+    routed(story, machine, ALONE, has_probe=is_target)
+
+
+def test_a_request_for_a_model_that_is_deleted_while_its_show_hangs_waits_no_longer_than_facts_s():
+    """Ollama's own answer says the rest."""
+
+    async def story(scene):
+        asyncio.get_running_loop().call_later(1.0, delete, scene)
+        _, took_s = await sent_after(scene, scene.call(QWEN.name))
+        assert took_s < PATIENCE_S + 1.5
+
+    def delete(scene):
+        del machine.installed[QWEN.name]
+        scene.directory.catalog_changed()
+
+    machine = MemoryMachine(QWEN, LLAMA)
+    machine.hanging = {QWEN.name}
+    routed(story, machine, ALONE)
+
+
 def test_a_runner_whose_model_is_shown_late_stays_the_same_resident():
     """Its requests in flight are counted, and it is not loaded again."""
 
@@ -127,16 +203,7 @@ def test_a_runner_whose_model_is_shown_late_stays_the_same_resident():
         assert len(scene.machine.named("load")) == 1
 
     machine = MemoryMachine(QWEN, LLAMA)
-    held, show = None, machine.show
-
-    async def late_show(name, **options):
-        nonlocal held
-        if name == QWEN.name:
-            held = held or asyncio.Event()
-            await held.wait()
-        return await show(name, **options)
-
-    machine.show = late_show
+    held = show_late(machine, QWEN.name)
     routed(story, machine, ALONE)
 
 
@@ -169,6 +236,74 @@ def test_models_to_load_at_start_are_shown_first():
     machine = MemoryMachine(*others, LLAMA)
     machine.hanging = {facts.name for facts in others}
     routed(story, machine, {"defaults.preload": [LLAMA.name], **ALONE})
+
+
+# --- models that were just installed ---------------------------------------------------------------------------------
+
+
+async def begin_slow_reading(scene):
+    """Somebody installs a model whose show hangs; return while the regular reading of the catalog waits for it."""
+    await asyncio.sleep(3)
+    scene.machine.installed[QWEN.name] = QWEN
+    scene.machine.hanging.add(QWEN.name)
+    while not scene.machine.named("show").count((QWEN.name,)):
+        await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("is_told", [True, False])
+def test_a_model_that_was_installed_during_a_reading_is_routed(is_told):
+    """That reading has listed the models before; whether the pull went through the router or not."""
+
+    async def story(scene):
+        await begin_slow_reading(scene)
+        scene.machine.installed[LLAMA_SMALL.name] = LLAMA_SMALL
+        if is_told:
+            scene.directory.catalog_changed()
+        sent, _ = await sent_after(scene, scene.call(LLAMA_SMALL.name))
+        assert sent.body["options"]["num_ctx"] == scene.machine.named("load")[0][1].num_ctx
+
+    routed(story, MemoryMachine(LLAMA), ALONE)
+
+
+@pytest.mark.parametrize(("slow_s", "requests"), [(3.0, 1), (0.5, 3)], ids=["slow", "several at once"])
+def test_all_requests_for_a_model_that_was_just_installed_wait_for_the_list(slow_s, requests):
+    """However long Ollama takes for it; one list does for all."""
+
+    async def story(scene):
+        await asyncio.sleep(3)
+        scene.machine.installed[LLAMA_SMALL.name] = LLAMA_SMALL
+        tags, before = scene.machine.tags, len(scene.machine.named("tags"))
+
+        async def slow_tags():
+            await asyncio.sleep(slow_s)
+            return await tags()
+
+        scene.machine.tags = slow_tags
+        calls = [scene.call(LLAMA_SMALL.name) for _ in range(requests)]
+        tasks = [asyncio.create_task(scene.dispatcher.dispatch(call)) for call in calls]
+        while len(scene.relay.sent) < requests:
+            await asyncio.sleep(0.05)
+        for sent, task in zip(scene.relay.sent, tasks, strict=True):
+            assert sent.body["options"]["num_ctx"]
+            sent.answer()
+            (await task).release("completed")
+        assert (len(scene.machine.named("load")), len(scene.machine.named("tags"))) == (1, before + 1)
+
+    routed(story, MemoryMachine(LLAMA), ALONE)
+
+
+def test_a_change_during_a_reading_is_read_with_the_next_look():
+    """That reading knows nothing of it."""
+    newer = replace(LLAMA, digest="f" * 64)
+
+    async def story(scene):
+        await begin_slow_reading(scene)
+        scene.machine.installed[LLAMA.name] = newer
+        scene.directory.catalog_changed()
+        await asyncio.sleep(4)
+        assert scene.facts(LLAMA).digest == newer.digest
+
+    routed(story, MemoryMachine(LLAMA), ALONE)
 
 
 # --- models on other servers -----------------------------------------------------------------------------------------

@@ -53,7 +53,7 @@ class Case:
         return found
 
 
-def on_full_card(story, options=CHAIN, **defaults):
+def on_full_card(story, options=CHAIN, installed=ALL, **defaults):
     """Run `story` with a Case where nothing fits."""
 
     async def run(scene):
@@ -61,7 +61,7 @@ def on_full_card(story, options=CHAIN, **defaults):
         await scene.backend.world.refresh_fresh()
         await story(Case(scene, **defaults))
 
-    routed(run, MemoryMachine(*ALL), options)
+    routed(run, MemoryMachine(*installed), options)
 
 
 def patch_of(destination, call):
@@ -113,6 +113,25 @@ def test_what_no_wait_can_change_is_refused_with_a_cure():
         assert (event.chosen, event.outcome) == ("", "rejected")
 
     on_full_card(story, {"chains": {"never": ["gone:8b", "gone:3b"]}})
+
+
+def test_a_chain_whose_only_variant_was_pulled_a_moment_ago_is_not_refused():
+    """The list of models is read again before it is called not installed."""
+
+    async def story(case):
+        case.scene.machine.foreign.clear()
+        await asyncio.sleep(3)
+        case.scene.machine.installed[MIDDLE.name] = MIDDLE
+        task = asyncio.create_task(case.scene.dispatcher.dispatch(case.call("never")))
+        while not case.scene.relay.sent:
+            await asyncio.sleep(0.05)
+            if task.done():
+                task.result()
+        assert case.scene.relay.sent[-1].body["model"] == MIDDLE.name
+        case.scene.relay.sent[-1].answer()
+        (await task).release("completed")
+
+    on_full_card(story, {**ALONE, "chains": {"never": [MIDDLE.name]}}, installed=(BIG, SMALL))
 
 
 def test_a_variant_that_just_failed_to_load_gives_ollamas_own_words():
