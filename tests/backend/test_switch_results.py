@@ -1,19 +1,31 @@
 """Switches that end without their model: what is reported, and what is left as it was."""
 
+import asyncio
+from dataclasses import replace
+
 import pytest
 
+from router.backend.contest import UPSETS
 from router.backend.switches import SwitchResult
 from router.core.units import GIB
-from router.errors import LoadFailed, UpstreamError
+from router.errors import LoadFailed, UpstreamError, UpstreamTimeout
+from router.http.client.response import UpstreamResponse
 from router.telemetry import Switched
-from tests.backend.machine import BIG, MIDDLE, SMALL, MemoryMachine, weights_of
+from tests.backend.machine import BIG, MIDDLE, SMALL, TWO_CARDS, MemoryMachine, weights_of
 from tests.backend.scene import play
+from tests.core.facts import facts_of
+from tests.http.scripted_relay import ScriptedRelay
 
 ALL = (BIG, MIDDLE, SMALL)
+OTHER = facts_of("other:14b", 9)
 
 
 def switched(scene, target):
     return scene.backend.residency.switch(target)
+
+
+def late():
+    raise UpstreamTimeout("no answer in time")
 
 
 def test_a_load_that_ollama_refuses_has_failed_and_its_words_are_kept_until_it_succeeds():
@@ -101,6 +113,81 @@ def test_memory_that_somebody_else_has_taken_meanwhile_stops_the_load():
         assert await switched(scene, target) is SwitchResult.MOVED
         assert scene.machine.named("load") == []
         assert scene.heard.of(Switched)[-1].error == "memory was taken meanwhile"
+
+    play(story, MemoryMachine(*ALL))
+
+
+@pytest.mark.parametrize("cause", ["a game", "our own request", "a refused card"])
+def test_what_is_not_somebody_elses_load_is_no_contest(cause):
+    """However often it happens in a row."""
+    machine = MemoryMachine(*ALL, cards=TWO_CARDS)
+
+    async def story(scene):
+        await scene.make_resident(MIDDLE)
+        for _ in range(UPSETS):
+            target = scene.target(BIG)
+            if cause == "a game":
+                machine.foreign = {0: 20 * GIB, 1: 20 * GIB}
+            elif cause == "our own request":
+                target = replace(target, plan=replace(target.plan, evict=(weights_of(MIDDLE),)))
+                scene.backend.world.residents.enter(weights_of(MIDDLE))
+            else:
+                target = replace(target, plan=replace(target.plan, options=target.plan.options.at(8192, 1)))
+                machine.trouble["load"] = LoadFailed("invalid value for main_gpu: 1")
+            assert await switched(scene, target) is SwitchResult.MOVED
+            machine.foreign = {}
+            await scene.backend.world.refresh_fresh()
+        assert not scene.backend.residency._contest.is_on
+
+    play(story, machine)
+
+
+@pytest.mark.parametrize("theirs", [MIDDLE, OTHER], ids=["what was unloaded", "another model"])
+def test_a_model_that_somebody_else_loads_where_room_was_made_is_a_contest(theirs):
+    """The memory was taken by a load, not by another program."""
+    machine = MemoryMachine(*ALL, OTHER)
+
+    async def story(scene):
+        for _ in range(UPSETS):
+            machine.drop(theirs.name)
+            machine.put(MIDDLE)
+            await scene.backend.world.refresh_fresh()
+            target = scene.target(BIG)
+            assert target.plan.evict == (weights_of(MIDDLE),)
+            asyncio.get_running_loop().call_later(0.5, machine.put, theirs)
+            assert await switched(scene, target) is SwitchResult.OVERTAKEN
+        assert scene.backend.residency._contest.is_on
+
+    play(story, machine)
+
+
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [(lambda: UpstreamResponse.of(404, [], b'{"error":"model not found"}'), 404), (late, 504)],
+    ids=["not found", "late"],
+)
+def test_a_held_load_that_does_not_succeed_has_failed_like_any_other(answer, status):
+    """Those who wait for it are told why."""
+
+    async def story(scene):
+        for _ in range(UPSETS):
+            scene.backend.residency._contest.count(SwitchResult.TAKEN)
+        assert await switched(scene, scene.target(SMALL)) is SwitchResult.FAILED
+        assert scene.backend.residency.last_failure(weights_of(SMALL)).status == status
+
+    play(story, MemoryMachine(*ALL), relay=ScriptedRelay(lambda _: answer()))
+
+
+def test_a_load_that_fails_keeps_what_is_known_of_other_programs():
+    """Only a card whose number was wrong has another history."""
+
+    async def story(scene):
+        cards = scene.backend.cards
+        cards.note_floor(is_switching=False)
+        before = cards.floor_bytes()
+        scene.machine.trouble["load"] = LoadFailed("unknown model architecture", status=500)
+        assert await switched(scene, scene.target(SMALL)) is SwitchResult.FAILED
+        assert before == cards.floor_bytes() == {0: 24 * GIB}
 
     play(story, MemoryMachine(*ALL))
 

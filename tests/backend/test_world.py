@@ -12,6 +12,7 @@ from router.errors import UpstreamError
 from router.telemetry import UpstreamDown, UpstreamUp
 from tests.backend.machine import BIG, MIDDLE, SMALL, MemoryMachine, row_of, weights_of
 from tests.backend.scene import play
+from tests.core.facts import gpu_of
 
 ALL = (BIG, SMALL)
 AWAY = {"version": UpstreamError("refused"), "ps": UpstreamError("refused")}
@@ -58,6 +59,31 @@ def test_an_ollama_that_is_away_at_start_is_reported_once():
         await scene.backend.world.refresh()
         assert scene.heard.of(UpstreamDown) == [UpstreamDown("refused", "local")]
         assert scene.backend.world.last_error != NOT_ASKED
+
+    play(story, machine)
+
+
+@pytest.mark.parametrize("is_restarted", [False, True])
+def test_the_learned_order_of_the_cards_is_kept_while_ollama_lists_our_residents(is_restarted):
+    """One late answer is no restart; an Ollama that has lost them may see other cards."""
+
+    class Swapped(MemoryMachine):
+        async def load(self, name, options, keep_alive_s, embedding=False):
+            await super().load(name, options.at(options.num_ctx, 1 - options.main_gpu), keep_alive_s, embedding)
+
+    machine = Swapped(*ALL, cards=(gpu_of(0), gpu_of(1, free_gib=23)))
+
+    async def story(scene):
+        world = scene.backend.world
+        await scene.make_resident(SMALL)
+        assert list(world.cards.numbers.by_uuid()) == ["GPU-1", "GPU-0"]
+        machine.trouble = dict(AWAY)
+        await world.refresh()
+        machine.trouble = {}
+        if is_restarted:
+            machine.drop(SMALL.name)
+        await world.refresh()
+        assert list(world.cards.numbers.by_uuid()) == (["GPU-0", "GPU-1"] if is_restarted else ["GPU-1", "GPU-0"])
 
     play(story, machine)
 
