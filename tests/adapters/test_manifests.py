@@ -69,6 +69,13 @@ def test_a_load_waits_for_a_change_under_way():
     assert found["load"][0] >= found["change"][1]
 
 
+def test_a_change_that_hangs_holds_a_load_up_for_a_moment_only():
+    """And leaves nothing behind that later changes would wait for."""
+    found = spans_of(("change", "changing", 100), ("load", "looking_up", 1), ("later", "changing", 0.1))
+    assert found["load"][0] == pytest.approx(LOOK_UP_S, abs=0.01)
+    assert found["later"][0] == pytest.approx(100, abs=0.01)
+
+
 @pytest.mark.parametrize("call", ["load", "unload", "tags", "create_derived"])
 def test_what_fails_because_a_manifest_vanishes_is_asked_once_more(call):
     """Somebody else deletes a model during the listing."""

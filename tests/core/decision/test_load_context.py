@@ -61,3 +61,12 @@ def test_company_that_cannot_come_back_beside_it_costs_no_context():
     """The two do not fit together at any context."""
     plan = planned(2 * GIB, held_bytes=need_bytes(NEW, 32768), is_hot=True)
     assert (plan.evict, plan.options.num_ctx) == ((OTHER.weights,), 32768)
+
+
+def test_a_kept_resident_is_not_evicted_for_company_at_a_smaller_context():
+    """It goes last."""
+    hot = facts_of("hot:8b", 4)
+    residents = (resident_of(hot, held_gib=10, is_hot=True), resident_of(OTHER, held_gib=10, kept=True))
+    snapshot = Snapshot((gpu_of(free_gib=1, total_gib=21),), residents, {**CATALOG, "hot": hot})
+    plan = plan_switch(NEW, BASE, NEED, snapshot, RULES, least_num_ctx=8192)
+    assert plan.evict == (hot.weights,)
