@@ -30,6 +30,13 @@ def now_s():
     return asyncio.get_running_loop().time()
 
 
+async def until(is_so):
+    """Wait until `is_so()`, in steps as short as a show."""
+    async with asyncio.timeout(120):
+        while not is_so():  # noqa: ASYNC110 (nobody tells it)
+            await asyncio.sleep(0.01)
+
+
 async def sent_after(scene, call):
     """Return the request that went upstream for `call`, and the seconds until then."""
     started_s, before = now_s(), len(scene.relay.sent)
@@ -148,11 +155,9 @@ def test_a_model_that_is_shown_during_a_load_stays_the_same_resident(is_target):
 
     async def story(scene):
         task = asyncio.create_task(scene.dispatcher.dispatch(scene.call((QWEN if is_target else LLAMA).name)))
-        while not machine.loading:
-            await asyncio.sleep(0.05)
+        await until(lambda: machine.loading)
         late.set()
-        while not scene.relay.sent:
-            await asyncio.sleep(0.05)
+        await until(lambda: scene.relay.sent)
         assert len(machine.named("load")) == 1
         assert scene.backend.cards.capacity.ceiling_bytes() is None
         scene.relay.sent[-1].answer()
@@ -246,8 +251,7 @@ async def begin_slow_reading(scene):
     await asyncio.sleep(3)
     scene.machine.installed[QWEN.name] = QWEN
     scene.machine.hanging.add(QWEN.name)
-    while not scene.machine.named("show").count((QWEN.name,)):
-        await asyncio.sleep(0.01)
+    await until(lambda: (QWEN.name,) in scene.machine.named("show"))
 
 
 @pytest.mark.parametrize("is_told", [True, False])
@@ -281,8 +285,7 @@ def test_all_requests_for_a_model_that_was_just_installed_wait_for_the_list(slow
         scene.machine.tags = slow_tags
         calls = [scene.call(LLAMA_SMALL.name) for _ in range(requests)]
         tasks = [asyncio.create_task(scene.dispatcher.dispatch(call)) for call in calls]
-        while len(scene.relay.sent) < requests:
-            await asyncio.sleep(0.05)
+        await until(lambda: len(scene.relay.sent) == requests)
         for sent, task in zip(scene.relay.sent, tasks, strict=True):
             assert sent.body["options"]["num_ctx"]
             sent.answer()
