@@ -19,14 +19,15 @@ from router.core.ollama.runner import LoadOptions
 def plan_unprobed(facts: ModelFacts, options: LoadOptions, need_bytes: int, snapshot: Snapshot) -> Plan:
     """Return the plan of a load that needs `need_bytes`: the cheapest eviction after which it may fit."""
     same = tuple(one for one in snapshot.residents if one.weights == facts.weights and facts.weights)
-    for evicted in eviction_sets(snapshot.residents, same):
-        stay = [one for one in snapshot.residents if one not in evicted]
-        total_bytes = need_bytes + _vram_bytes(stay)
-        if stay and snapshot.ceiling_bytes is not None and total_bytes >= snapshot.ceiling_bytes:
-            continue
-        is_proven = not stay or total_bytes <= snapshot.proven_bytes
-        return _plan(options, evicted, (*evicted, *(() if is_proven else stay)))
-    return _plan(options, snapshot.residents, snapshot.residents)
+    ceiling_bytes = snapshot.ceiling_bytes
+
+    def may_fit(stay: tuple[Resident, ...]) -> bool:
+        return not stay or ceiling_bytes is None or need_bytes + _vram_bytes(stay) < ceiling_bytes
+
+    evicted = next(one for one in eviction_sets(snapshot.residents, same) if may_fit(_without(one, snapshot.residents)))
+    stay = _without(evicted, snapshot.residents)
+    is_proven = not stay or need_bytes + _vram_bytes(stay) <= snapshot.proven_bytes
+    return _plan(options, evicted, (*evicted, *(() if is_proven else stay)))
 
 
 def _plan(options: LoadOptions, evicted: Iterable[Resident], touched: Iterable[Resident]) -> Plan:
@@ -41,6 +42,10 @@ def _plan(options: LoadOptions, evicted: Iterable[Resident], touched: Iterable[R
         need_bytes=0,
         have_bytes=0,
     )
+
+
+def _without(evicted: tuple[Resident, ...], residents: tuple[Resident, ...]) -> tuple[Resident, ...]:
+    return tuple(one for one in residents if one not in evicted)
 
 
 def _vram_bytes(residents: Iterable[Resident]) -> int:

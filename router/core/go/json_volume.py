@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import islice
 
 _PIECE_BYTES = 1 << 20
 # Everything up to the next separator outside of strings. A separator precedes each value but the first.
@@ -24,11 +25,5 @@ def has_more_values(text: bytes, most: int) -> bool:
     """Return whether `text` holds more than `most` values at all depths; linear, and at most `most` steps."""
     if len(text) <= most or separators(text, most) < most:
         return False
-    count = 1
-    for found in _UP_TO_SEPARATOR.finditer(text):
-        if found.end() == len(text):
-            return False
-        count += 1
-        if count > most:
-            return True
-    return False
+    found = islice(_UP_TO_SEPARATOR.finditer(text), most)
+    return 1 + sum(one.end() != len(text) for one in found) > most

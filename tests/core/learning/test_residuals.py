@@ -229,6 +229,14 @@ def test_loads_that_spilled_show_hidden_slots_too() -> None:
     assert learned.residual_bytes("new", asked, GPUS, "0.33.0", cache_bytes=cache // 4)[0] == 3 * cache // 4
 
 
+def test_a_spill_that_shows_no_need_is_not_explained_by_what_others_revealed() -> None:
+    """Its own bound counts."""
+    unseen = spill("d", measured_bytes=0, cache_bytes=GIB, at_s=1001.0)
+    asked = MemoryOptions(2048)
+    alone = Learned.of([unseen]).residual_bytes("d", asked, GPUS, "0.33.0", now_s=1100.0)[0]
+    assert settled(unseen).residual_bytes("d", asked, GPUS, "0.33.0", cache_bytes=GIB // 4, now_s=1100.0)[0] == alone
+
+
 def test_two_hidden_settings_at_once() -> None:
     """Type and slots together, where neither alone explains it."""
     factor = 4 * 1.0625 / 2

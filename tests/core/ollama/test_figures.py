@@ -12,7 +12,7 @@ from ollama_simulator.models.library import known_tags, real_library
 from router.core.memory.footprint import footprint
 from router.core.memory.options import MemoryOptions
 from router.core.memory.shape import shape_of
-from router.core.ollama.figures import MAX_BLOCKS, PER_LAYER, SCALARS, check_metadata, check_vision
+from router.core.ollama.figures import MAX_BLOCKS, PER_LAYER, SCALARS, ImplausibleFigure, check_metadata, check_vision
 from router.core.ollama.model import ModelFacts
 from router.core.units import GIB
 
@@ -158,3 +158,16 @@ def test_whatever_ollama_says_of_a_model_it_has_a_footprint(info, arch, parts, r
     assert footprint(facts, OPTIONS).need_bytes >= 0
     assert facts.context_length >= 0
     assert facts.parameter_count >= 0
+
+
+@pytest.mark.parametrize("arch", [5, ["llama"], "x" * 1000], ids=["a number", "a list", "far too long"])
+def test_an_architecture_that_is_no_name_is_doubted(arch):
+    """All other keys begin with it."""
+    with pytest.raises(ImplausibleFigure, match=r"general\.architecture is not a name"):
+        check_metadata({"general.architecture": arch})
+
+
+def test_a_figure_of_a_vision_tower_that_is_no_number_is_doubted_though_it_is_not_used():
+    """Sums of it would be none either."""
+    with pytest.raises(ImplausibleFigure, match=r"clip\.vision\.other"):
+        check_vision({"clip.vision.other": float("nan")})

@@ -84,3 +84,8 @@ def test_a_part_of_another_type_counts_as_left_out(part, value):
     facts = ModelFacts.of_show(ROW, read_show(json.dumps(SHOW | {part: value}).encode()))
     assert facts.name == "m:latest"
     assert facts.weights
+
+
+def test_an_answer_without_metadata_has_none():
+    """An old server leaves it out."""
+    assert read_show(b'{"modelfile":"FROM x"}') == {"modelfile": "FROM x"}
