@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, suppress
 
 import pytest
 
@@ -13,6 +12,7 @@ from ollama_simulator.clock import run_virtual
 from router.app import running
 from router.config import load_config
 from tests.config.keys.play import connect, get, hello, send
+from tests.fakes import server_that
 
 CONTROL_S = 6.0
 
@@ -24,23 +24,9 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-@asynccontextmanager
-async def silent_ollama() -> AsyncIterator[str]:
+def silent_ollama() -> AbstractAsyncContextManager[str]:
     """Provide the URL of an Ollama that accepts connections and answers nothing."""
-    writers: list[asyncio.StreamWriter] = []
-
-    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writers.append(writer)
-        with suppress(ConnectionError):
-            await reader.read()
-
-    server = await asyncio.start_server(accept, "127.0.0.1", 0)
-    try:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    finally:
-        server.close()
-        for writer in writers:
-            writer.close()
+    return server_that(lambda reader, _writer: reader.read())
 
 
 async def serve(upstream: str, port: int) -> None:

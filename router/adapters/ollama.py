@@ -6,16 +6,14 @@ What a server leaves out of an answer is unknown, and what it sends in another t
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-import msgspec
-
 from router.adapters.catalog import CatalogReader
-from router.adapters.control import ControlPlane, Read, Refused, read_object
+from router.adapters.control import ControlPlane, Refused
+from router.adapters.load_bodies import embed_body, load_body
 from router.adapters.manifests import Manifests
 from router.core.ollama import show as shown
 from router.core.ollama.listings import may_be_failed_listing
@@ -130,13 +128,10 @@ class OllamaClient:
         return [PsRow.parse(row) for row in _rows(await self._ask("GET", "/api/ps"), "/api/ps")]
 
     async def load(self, name: str, options: LoadOptions, keep_alive_s: float, embedding: bool = False) -> None:
-        values = {key: value for key, value in msgspec.structs.asdict(options).items() if value is not None}
-        shift = values.pop("shift", None)  # not an option to Ollama, but a field of /api/generate
-        body: dict[str, Any] = {"model": name, "keep_alive": _keep_alive(keep_alive_s), "options": values}
         if embedding:
-            path, body = "/api/embed", body | {"input": []}
+            path, body = "/api/embed", embed_body(name, options, keep_alive_s)
         else:
-            path, body = "/api/generate", body | {"stream": False} | ({} if shift is None else {"shift": shift})
+            path, body = "/api/generate", load_body(name, options, keep_alive_s) | {"stream": False}
         try:
             async with self._manifests.looking_up():
                 await self._find("POST", path, body, self._load_timeout_s)
@@ -163,23 +158,18 @@ class OllamaClient:
         await self._control.aclose()
 
     async def _find(
-        self,
-        method: str,
-        path: str,
-        body: Mapping[str, Any] | None = None,
-        timeout_s: float | None = None,
-        read: Read = read_object,
+        self, method: str, path: str, body: Mapping[str, Any], timeout_s: float | None = None
     ) -> dict[str, Any]:
         """Ask for something that makes Ollama list its manifests; once more if that may have failed for another's."""
         try:
-            return await self._ask(method, path, body, timeout_s, read)
+            return await self._ask(method, path, body, timeout_s)
         except ModelNotFound:
             pass
         except Refused as refused:
             if not may_be_failed_listing(refused.status_code, refused.text.encode("utf-8", "replace")):
                 raise
         await asyncio.sleep(_AGAIN_S)
-        return await self._ask(method, path, body, timeout_s, read)
+        return await self._ask(method, path, body, timeout_s)
 
 
 def _rows(answer: Mapping[str, Any], path: str) -> list[dict[str, Any]]:
@@ -188,13 +178,6 @@ def _rows(answer: Mapping[str, Any], path: str) -> list[dict[str, Any]]:
     if rows is not None and not isinstance(rows, list):
         raise UpstreamError(f"Ollama's answer to {path} has no list of models")
     return [row for row in rows or () if isinstance(row, dict)]
-
-
-def _keep_alive(seconds: float) -> int | float:
-    """Return Ollama's keep_alive for a time in seconds; a negative number means indefinitely."""
-    if math.isinf(seconds):
-        return -1
-    return int(seconds) if seconds == int(seconds) else seconds
 
 
 def _context(value: Any) -> int | None:

@@ -34,7 +34,6 @@ from router.telemetry import Notified, Telemetry
 PROBE_TRIES, PROBE_PAUSE_S = 8, 0.25
 """Readings of the probe at start before memory counts as unknown: a suspended driver takes seconds to wake up."""
 
-
 REMOVE_S = 3.0
 """Longest time for removing the derived tags at the end: an Ollama that hangs must not hold up the stop."""
 

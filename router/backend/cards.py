@@ -23,6 +23,7 @@ from router.backend.guesses import DEAD_SHARE, among_used, dead, on_roomiest, sp
 from router.backend.latest_reading import LatestReading
 from router.backend.load_check import LoadCheck
 from router.backend.residents import Residents, Tracked
+from router.backend.verification import BACK_SHARE
 from router.config import Config, Gpus
 from router.core.decision.switching import Plan
 from router.core.ollama.runner import Gpu
@@ -30,9 +31,6 @@ from router.telemetry import Telemetry
 
 NO_GPU_S = 60.0
 """For this long a machine on which a load used no GPU counts as one without; then a load is tried again."""
-
-BACK_SHARE = 0.9
-"""Share of a runner's memory that must be free again before the memory counts as returned."""
 
 STILL_S = 1.0
 """Memory of which a part came back counts as back when free memory has not moved for so long: others took the rest."""

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable
 from http import HTTPStatus
 
-from router.adapters.held_load import held_load_body, load_error
+from router.adapters.load_bodies import held_load_body, load_error
 from router.backend.residents import Tracked
 from router.backend.switches import SwitchResult
 from router.core.ollama.model import ModelFacts
@@ -47,8 +47,7 @@ class Contest:
 
     def count(self, result: SwitchResult) -> None:
         """Count how a switch ended."""
-        is_upset = result in (SwitchResult.TAKEN, SwitchResult.OVERTAKEN)
-        self._upsets = self._upsets + 1 if is_upset else 0
+        self._upsets = self._upsets + 1 if result.is_upset else 0
         if self._upsets >= UPSETS:
             self._until_s = self._now() + CONTEST_S
 

@@ -254,7 +254,7 @@ class Line:
         bar = self._setbacks.count(target.weights, result, failure.message if failure else "", self._now())
         if bar is not None:
             self._world.bar(*bar)
-        if result in (SwitchResult.TAKEN, SwitchResult.OVERTAKEN) and self._setbacks.is_contested:
+        if result.is_upset and self._setbacks.is_contested:
             self._telemetry.emit(Notified(CONTESTED, level="warning"))
         if self._setbacks.has_given_up:
             self._fail_waiting()

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 from router.adapters.ollama import PsRow
 from router.backend.card_identity import CardNumbers, Numbers
-from router.backend.verification import MOST_BYTES, MOST_SHARE, SEEN_SHARE, taken_between
+from router.backend.verification import SEEN_SHARE, most_bytes, taken_between
 from router.core.decision.switching import Plan
 from router.core.ollama.runner import Gpu
 from router.telemetry import Notified, Telemetry
@@ -181,5 +181,4 @@ class LoadCheck:
 
 def _is_of(plan: Plan, row: PsRow, taken_bytes: int) -> bool:
     """Return True if a card lost as much as the load, and not much more: others take memory too."""
-    most = max(plan.expected_bytes, row.size_vram_bytes) * MOST_SHARE + MOST_BYTES
-    return row.size_vram_bytes * SEEN_SHARE <= taken_bytes <= most
+    return row.size_vram_bytes * SEEN_SHARE <= taken_bytes <= most_bytes(plan, row)

@@ -22,6 +22,7 @@ import math
 import random
 from typing import NamedTuple
 
+from router.backend.cards import NO_GPU_S
 from router.backend.switches import SwitchResult
 from router.core.decision.snapshot import ALL_WEIGHTS
 
@@ -47,9 +48,6 @@ CONTESTED_AFTER = 2
 CONTESTED = (
     "somebody else unloads what is loaded through this router: another router or client uses the same Ollama directly"
 )
-
-NO_GPU_S = 60.0
-"""How long nothing is loaded after Ollama put nothing of a load on the GPU; then one load tries whether it is back."""
 
 AWAY_PAUSE_S, MAX_AWAY_PAUSE_S = 1.0, 8.0
 """Pause before the next switch after one that could not reach Ollama: the first, and the longest."""
@@ -94,7 +92,7 @@ class Setbacks:
         self._times_away = self._times_away + 1 if result is SwitchResult.AWAY else 0
         if result is SwitchResult.AWAY:
             self._pause(now_s, AWAY_PAUSE_S, MAX_AWAY_PAUSE_S, self._times_away)
-        elif result in (SwitchResult.TAKEN, SwitchResult.OVERTAKEN):
+        elif result.is_upset:
             self._times_taken += 1
             self._pause(now_s, TAKEN_PAUSE_S, MAX_TAKEN_PAUSE_S, self._times_taken)
             return None

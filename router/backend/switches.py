@@ -22,6 +22,11 @@ class SwitchResult(Enum):
     ABANDONED = "no request waits for it any more"
     AWAY = "Ollama went away"
 
+    @property
+    def is_upset(self) -> bool:
+        """True if somebody else, who uses the same Ollama, was in the way."""
+        return self in (SwitchResult.TAKEN, SwitchResult.OVERTAKEN)
+
 
 @dataclass(frozen=True, slots=True)
 class Target:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
-from router.backend.cards import BACK_SHARE
 from router.backend.residents import Tracked
+from router.backend.verification import BACK_SHARE
 from router.backend.world import World
 from router.config import Config
 from router.core.ollama.runner import Gpu

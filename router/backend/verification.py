@@ -42,7 +42,7 @@ CACHES_BYTES = 256 * MIB
 """Caches above this can be told from the weights in ps' figure: part of the weights may be in main memory by design."""
 
 BACK_SHARE = 0.9
-"""A doubted load was on the GPU after all if this share of it came back with its unload."""
+"""Share of a runner's memory that must be free again before it counts as returned; so a doubted load was on the GPU."""
 
 
 class Placed(Enum):
@@ -103,8 +103,13 @@ def look_at(
         return LoadLook(Placed.ON_CPU) if is_on_cpu else LoadLook(placed, True, is_unseen=True)
     if is_whole and taken_bytes < row.size_vram_bytes * SEEN_SHARE:
         return LoadLook(Placed.DOUBTED, True, taken)
-    most_bytes = max(plan.expected_bytes, row.size_vram_bytes) * MOST_SHARE + MOST_BYTES
-    return LoadLook(placed, True, taken, is_measured=row.size_vram_bytes * BACK_SHARE <= taken_bytes <= most_bytes)
+    is_measured = row.size_vram_bytes * BACK_SHARE <= taken_bytes <= most_bytes(plan, row)
+    return LoadLook(placed, True, taken, is_measured=is_measured)
+
+
+def most_bytes(plan: Plan, row: PsRow) -> float:
+    """Return the most that the runner of a load can have taken; a larger reading holds another program's memory too."""
+    return max(plan.expected_bytes, row.size_vram_bytes) * MOST_SHARE + MOST_BYTES
 
 
 def _has_no_caches(facts: ModelFacts, plan: Plan, row: PsRow) -> bool:

@@ -2,39 +2,15 @@
 
 import asyncio
 import gzip
-from contextlib import asynccontextmanager
 
 import pytest
 
 from router.adapters.control import ControlPlane, Refused
 from router.adapters.ollama import OllamaClient
 from router.errors import UpstreamError, UpstreamTimeout
+from tests.fakes import server_that
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
-
-
-@asynccontextmanager
-async def server_that(answers):
-    """Provide the URL of a server whose connections `answers(reader, writer)` serves."""
-    writers = []
-
-    async def serve(reader, writer):
-        writers.append(writer)
-        try:
-            await reader.readuntil(b"\r\n\r\n")
-            await answers(reader, writer)
-        except (ConnectionError, asyncio.IncompleteReadError):
-            pass
-        finally:
-            writer.close()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    try:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    finally:
-        server.close()
-        for writer in writers:
-            writer.close()
 
 
 async def drip(writer, text):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from router.backend.cards import NO_GPU_S
 from router.backend.setbacks import (
     AWAY_PAUSE_S,
     BAR_S,
     MAX_AWAY_PAUSE_S,
     MAX_STRIKES,
     NO_GPU,
-    NO_GPU_S,
     PAUSE_S,
     Bar,
     Setbacks,

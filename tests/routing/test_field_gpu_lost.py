@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from router.backend.setbacks import NO_GPU_S
+from router.backend.cards import NO_GPU_S
 from router.errors import NoVariantFits, UpstreamError
 from router.telemetry import Switched
 from tests.backend.machine import BIG, MIDDLE, SMALL, MemoryMachine
