@@ -62,14 +62,12 @@ class Inspector:
         found = self._decisions.explain(model, num_ctx)
         if found is None:
             key_of(model)
-            if not self._world.is_up:
-                raise UpstreamError(self._world.why_away())
             if not self._world.is_up:  # nothing is known of its models
                 raise UpstreamError(self._world.why_away())
             raise ModelNotFound(f"model '{model}' not found")
         chain, decision = found
         snapshot = self._world.snapshot()
-        data = as_data(chain, decision)
+        data = as_data(chain, decision, {one.weights: one.name for one in snapshot.residents})
         data["gpus"] = None if snapshot.gpus is None else [_gpu(gpu) for gpu in snapshot.gpus]
         data["ollama"] = self._ollama()
         data["memory"] = self._directory.is_ready()[1]["memory"]

@@ -78,7 +78,7 @@ class Backend:
 
     def rules(self) -> Rules:
         """Return the current rules for decisions; the same object while they are unchanged."""
-        return self._rules.current(self.lessons.learned, self.world.version)
+        return self._rules.current(self.lessons.learned, self.world.version, self.residency.load_times.costs)
 
     def leave(self, tracked: Tracked | None) -> None:
         """Leave a resident on behalf of a request that ended; None is ignored."""

@@ -18,7 +18,7 @@ from router.adapters.ollama import PsRow
 from router.backend.capacity import Capacity
 from router.backend.card_identity import CardNumbers
 from router.backend.epoch import Epoch
-from router.backend.floors import Floors
+from router.backend.floors import Floors, Steps
 from router.backend.guesses import DEAD_SHARE, among_used, dead, on_roomiest, spread
 from router.backend.latest_reading import LatestReading
 from router.backend.load_check import LoadCheck
@@ -26,6 +26,7 @@ from router.backend.residents import Residents, Tracked
 from router.backend.verification import BACK_SHARE
 from router.config import Config, Gpus
 from router.core.decision.switching import Plan
+from router.core.decision.upgrades import MOST_PATIENCE
 from router.core.ollama.runner import Gpu
 from router.telemetry import Telemetry
 
@@ -62,7 +63,8 @@ class Cards:
         self._key = key
         self._latest = LatestReading(probe, telemetry, config.snapshot.stale_after_s)
         self._no_gpu_until_s = -math.inf
-        self._floors = Floors(config.defaults.upgrade_after_s)
+        history_s = max(MOST_PATIENCE * config.defaults.max_load_wait_s, config.defaults.upgrade_after_s or 0.0)
+        self._floors = Floors(history_s)
         # (deadline, bytes per card to wait for, bytes over all cards above which some has come back)
         self._returning: tuple[float, dict[int, int], int] = (-math.inf, {}, 0)
         self._moved_at_s = -math.inf
@@ -215,9 +217,9 @@ class Cards:
         if gpus and not is_switching and not self.is_memory_returning():
             self._floors.note(now_s, self._left_by_others(gpus))
 
-    def floor_bytes(self) -> dict[int, int]:
-        """Return the least that others left of each card over `upgrade_after_s`, in bytes; {} without history."""
-        return self._floors.least()
+    def left_bytes(self) -> Steps:
+        """Return the least that others left of each card since when, in bytes; {} without history."""
+        return self._floors.steps(self._now())
 
     def _left_by_others(self, gpus: tuple[Gpu, ...]) -> dict[int, int]:
         """Return the bytes that each card would have free without the residents."""

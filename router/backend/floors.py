@@ -1,39 +1,51 @@
-"""What other programs leave of each card: the least of the last minute, which an upgrade may count on."""
+"""What other programs leave of each card: the least since a time, which a return to a bigger variant may count on."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
 
+Steps = Mapping[int, tuple[tuple[float, int], ...]]
+"""By card, (age in seconds, bytes), oldest first: from one step on, no less was left."""
+
 
 class Floors:
-    """The bytes that others left of each card, as noted over `history_s`."""
+    """The bytes that others left of each card, as noted over `history_s`.
+
+    Only what can still be the least of some time is kept: of each card a rising row, as a rule of one or two entries.
+    """
 
     def __init__(self, history_s: float) -> None:
         self._history_s = history_s
-        self._noted: deque[tuple[float, Mapping[int, int]]] = deque()
+        self._rows: dict[int, deque[tuple[float, int]]] = {}
+        self._last: Mapping[int, int] | None = None
 
     def expire(self, now_s: float) -> None:
         """Drop what is older than the history."""
-        while self._noted and self._noted[0][0] < now_s - self._history_s:
-            self._noted.popleft()
+        for row in self._rows.values():
+            while row and row[0][0] < now_s - self._history_s:
+                row.popleft()
+        if not any(self._rows.values()):
+            self._last = None
 
     def note(self, now_s: float, left: Mapping[int, int]) -> None:
         """Note what others leave now."""
-        self._noted.append((now_s, left))
+        self._last = left
+        for card, count in left.items():
+            row = self._rows.setdefault(card, deque())
+            while row and row[-1][1] >= count:
+                row.pop()
+            row.append((now_s, count))
 
     def last(self) -> Mapping[int, int] | None:
         """Return what was noted last, None without history."""
-        return self._noted[-1][1] if self._noted else None
+        return self._last
 
-    def least(self) -> dict[int, int]:
-        """Return the least of each card; {} without history."""
-        floors: dict[int, int] = {}
-        for _, left in self._noted:
-            for card, count in left.items():
-                floors[card] = min(floors.get(card, count), count)
-        return floors
+    def steps(self, now_s: float) -> Steps:
+        """Return the least of each card by age; {} without history."""
+        return {card: tuple((now_s - at_s, count) for at_s, count in row) for card, row in self._rows.items() if row}
 
     def clear(self) -> None:
         """Drop the history: the cards have other numbers."""
-        self._noted.clear()
+        self._rows.clear()
+        self._last = None

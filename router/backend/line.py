@@ -19,12 +19,8 @@ from router.backend.world import World
 from router.config import Config
 from router.core.decision.turns import Patience, Waiting, turns, wanted_weights
 from router.core.decision.verdict import Decision
-from router.core.units import GIB
 from router.errors import Busy, RouterError, UpstreamError
 from router.telemetry import Notified, QueueChanged, Telemetry
-
-LOADING_BYTES_PER_S = GIB
-"""Assumed speed of loads, for Retry-After."""
 
 MINUTE_S = 60.0
 
@@ -73,7 +69,7 @@ class Line:
         self.closed: frozenset[str] = frozenset()  # weights of the residents that take no new requests
         self.loading: Target | None = None
         self._settings = config.queue
-        self._patience = Patience(config.queue.age_bound_s, config.queue.affinity_count)
+        self._patience = Patience(config.queue.age_bound_s, config.queue.cost_factor, config.queue.affinity_count)
         self._swaps_per_minute = config.defaults.swaps_per_minute
         self._world = world
         self._residency = residency
@@ -91,7 +87,9 @@ class Line:
     # --- requests ----------------------------------------------------------------------------------------------
 
     def may_upgrade(self) -> bool:
-        """Return True if fewer than `swaps_per_minute` upgrades began within the last minute."""
+        """Return True unless `swaps_per_minute` is set, and as many upgrades began within the last minute."""
+        if self._swaps_per_minute is None:
+            return True
         now_s = self._now()
         while self._swaps and self._swaps[0] <= now_s - MINUTE_S:
             self._swaps.popleft()
@@ -147,8 +145,9 @@ class Line:
 
     def expected_wait_s(self) -> float:
         """Return a rough estimate of the seconds until a new request would be served: the loads in front of it."""
+        costs = self._residency.load_times.costs
         found = (self._world.installed.by_weights(weights) for weights in {t.weights for t in self._tickets.values()})
-        return max(1.0, sum(facts.size_bytes for facts in found if facts is not None) / LOADING_BYTES_PER_S)
+        return max(1.0, sum(costs.load_s(facts.weights, facts.size_bytes) for facts in found if facts is not None))
 
     @property
     def is_switching(self) -> bool:
@@ -231,7 +230,9 @@ class Line:
     def _start(self, decision: Decision) -> None:
         chosen = decision.chosen
         assert chosen is not None and chosen.plan is not None and chosen.facts is not None
-        if chosen.is_upgrade:  # only these are optional; every other switch is what somebody asked for
+        if (
+            chosen.is_upgrade and self._swaps_per_minute is not None
+        ):  # only these are optional; every other switch is what somebody asked for
             self._swaps.append(self._now())
         self.loading = Target(chosen.facts, chosen.plan)
         self._world.begin_loading(self.loading.weights, chosen.num_ctx)

@@ -21,6 +21,7 @@ from router.adapters.ollama import PsRow
 from router.backend.conclusions import Conclusions, Verified
 from router.backend.contest import Contest
 from router.backend.lessons import Lessons
+from router.backend.load_times import LoadTimes
 from router.backend.residents import Tracked
 from router.backend.switches import SwitchResult, Target
 from router.backend.unloading import Unloading
@@ -66,7 +67,8 @@ class Residency:
 
     def __init__(self, world: World, lessons: Lessons, contest: Contest, config: Config, telemetry: Telemetry) -> None:
         self._contest = contest
-        self.unloading = Unloading(world, config)
+        self.load_times = LoadTimes()
+        self.unloading = Unloading(world, self.load_times, config)
         self._conclusions = Conclusions(world, lessons, self.unloading, telemetry)
         self._lessons = lessons
         self._failures: dict[str, LoadFailed] = {}
@@ -122,10 +124,13 @@ class Residency:
         if (before := self._cards.gpus) is not None and not _still_fits(target.plan, before):
             is_by_load = not known.issuperset(self._residents.values())
             return SwitchResult.OVERTAKEN if is_by_load else SwitchResult.MOVED, "memory was taken meanwhile"
-        readings = self._readings(target, started_s)
+        readings, asked_s = self._readings(target, started_s), self._now()
         await self._load(target)
-        load = await self._look(target, readings)
-        return await self._conclude(load)
+        took_s = self._now() - asked_s
+        result, text = await self._conclude(await self._look(target, readings))
+        if result is SwitchResult.DONE and not target.plan.adopts:
+            self.load_times.loaded(target.weights, target.facts.size_bytes, took_s)
+        return result, text
 
     async def _load_held(self, target: Target) -> tuple[SwitchResult, str]:
         """Load in a contest: Ollama makes room when it is our turn, and the load lasts until a request uses it."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from router.config import BackendSection, Defaults
 from router.core.decision.context import ContextRules
+from router.core.decision.costs import LoadCosts
 from router.core.decision.need import MachineRules
 from router.core.decision.verdict import Rules
 from router.core.learning.residuals import Learned
@@ -33,10 +34,10 @@ class DecisionRules:
         self._rules = Rules()
         self._valid_for: tuple[object, ...] = ()
 
-    def current(self, learned: Learned, version: str) -> Rules:
+    def current(self, learned: Learned, version: str, costs: LoadCosts) -> Rules:
         """Return the rules; the same object until a measurement is added, the version changes, or `KEPT_S` passes."""
         unix_s = self._unix_now()
-        valid_for = (learned, version, int(unix_s) // KEPT_S)
+        valid_for = (learned, version, costs, int(unix_s) // KEPT_S)
         if valid_for != self._valid_for:
             self._valid_for = valid_for
             safety_mib = self._defaults.safety_mib
@@ -47,7 +48,7 @@ class DecisionRules:
                 step=self._defaults.num_ctx_steps,
                 now_s=unix_s,
             )
-            self._rules = Rules(self._context, machine)
+            self._rules = Rules(self._context, machine, costs)
         return self._rules
 
     def server_settings(self, version: str) -> ServerSettings:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
+from router.backend.load_times import LoadTimes
 from router.backend.residents import Tracked
 from router.backend.verification import BACK_SHARE
 from router.backend.world import World
@@ -19,8 +20,9 @@ REPEAT_UNLOAD_S = 2.0
 class Unloading:
     """Unloads residents of one backend."""
 
-    def __init__(self, world: World, config: Config) -> None:
+    def __init__(self, world: World, load_times: LoadTimes, config: Config) -> None:
         self._world = world
+        self._load_times = load_times
         self._residents = world.residents
         self._cards = world.cards
         self._settings = config.switch
@@ -31,9 +33,9 @@ class Unloading:
 
         It has gone when ps no longer lists it and the probe shows its memory as free.
         """
-        before = self._cards.gpus
-        deadline_s = self._now() + self._settings.unload_timeout_s
-        self._residents.go(tracked, self._now())
+        before, started_s = self._cards.gpus, self._now()
+        deadline_s = started_s + self._settings.unload_timeout_s
+        self._residents.go(tracked, started_s)
         repeat_s = 0.0
         while self._residents.get(tracked.weights) is tracked:
             if self._now() >= deadline_s or tracked.in_flight:
@@ -48,6 +50,7 @@ class Unloading:
         if before is not None:  # in verify mode there is nothing to wait for
             await self._wait_for_memory(tracked, before)
         self._cards.memory_is_back()
+        self._load_times.unloaded(self._now() - started_s)
         return True
 
     async def _ask_for(self, tracked: Tracked) -> None:

@@ -178,7 +178,7 @@ class World:
         why = self.last_error or "it went away"
         return why if why.startswith("cannot reach") else f"cannot reach Ollama: {why}"
 
-    def snapshot(self, *, may_upgrade: bool = True, is_moved_down: bool = True) -> Snapshot:
+    def snapshot(self) -> Snapshot:
         """Return everything that a decision depends on, frozen. No I/O."""
         now_s = self._now()
         residents = self.residents.values()
@@ -186,10 +186,8 @@ class World:
             gpus=self.cards.gpus,
             residents=tuple(tracked.frozen(self.wanted.get(tracked.weights, 0), now_s) for tracked in residents),
             catalog=self.catalog,
-            may_upgrade=may_upgrade,
-            is_moved_down=is_moved_down,
             loading=self.loading,
-            floor_bytes=self.cards.floor_bytes(),
+            left_bytes=self.cards.left_bytes(),
             ceiling_bytes=self.cards.capacity.ceiling_bytes(),
             proven_bytes=self.cards.capacity.proven_bytes,
             barred={weights: why for weights, (_, why) in self.bars(now_s).items()},

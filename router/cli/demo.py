@@ -127,7 +127,6 @@ def _config(sim: SimulatedOllama, listen: str) -> Any:
         "backends.local.url": sim.url,
         "store.path": ":memory:",
         "defaults.upgrade_after_s": 0,
-        "defaults.swaps_per_minute": 60,
     }
     return load_config(env={}, options=options)
 

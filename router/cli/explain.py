@@ -55,6 +55,9 @@ def show(found: dict[str, Any]) -> None:
         for row in found["variants"]
     ]
     print_table(console, TITLES, rows, title=_title(found), names=("variant",))
+    if found.get("between"):
+        best = "" if found["best"] == found["chosen"] else "what would be best: "
+        print(f"{best}{found['between']}")
     for note in found.get("notes", []):
         print(f"note: {note}")
 

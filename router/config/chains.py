@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from router.config.sections import AutoChains, ChainSection, Defaults, NothingFits, Upgrade
+from router.config.sections import AutoChains, ChainSection, Defaults, NothingFits, Prefer, Upgrade
 from router.config.values import WILDCARDS
 from router.core.decision.chain import Variant
 from router.core.ollama.names import ModelName, key_of
@@ -28,6 +28,7 @@ class ChainRule:
     auto: AutoChains
     nothing_fits: NothingFits
     upgrade: Upgrade
+    prefer: Prefer
     preload: bool = False
 
 
@@ -39,7 +40,8 @@ class ChainRules:
         self._by_key = {key_of(name): rule for name, rule in rules.items() if not WILDCARDS.search(name)}
         patterns = sorted((name for name in rules if WILDCARDS.search(name)), key=_specificity)
         self._patterns = tuple((_regex(name), rules[name]) for name in patterns)
-        self._default = ChainRule("", None, defaults.auto_chains, defaults.nothing_fits, defaults.upgrade)
+        auto, rule = defaults.auto_chains, defaults.nothing_fits
+        self._default = ChainRule("", None, auto, rule, defaults.upgrade, defaults.prefer)
         self._cache: dict[str, ChainRule] = {}
 
     @property
@@ -81,6 +83,7 @@ def _rule(name: str, section: ChainSection, defaults: Defaults) -> ChainRule:
         auto,
         section.nothing_fits or defaults.nothing_fits,
         section.upgrade or defaults.upgrade,
+        section.prefer or defaults.prefer,
         section.preload,
     )
 

@@ -11,10 +11,11 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, StrictBool
 
 from router.config.section import Section, ShortForm
-from router.config.values import AtLeastOne, Count, Duration, KeepAlive, ModelRef, NumCtx, Positive, allowed
+from router.config.values import AtLeastOne, Count, Duration, Factor, KeepAlive, ModelRef, NumCtx, Positive, allowed
 
 NothingFits = Literal["refuse", "wait", "allow_partial", "passthrough"]
 Upgrade = Literal["idle", "on_request", "never"]
+Prefer = Literal["quality", "balanced", "speed"]
 AutoChains = Literal["auto", "quantizations", "off"]
 
 
@@ -60,6 +61,8 @@ class ChainSection(Section):
     """as in defaults, for this chain"""
     upgrade: Upgrade | None = None
     """as in defaults, for this chain"""
+    prefer: Prefer | None = None
+    """as in defaults, for this chain"""
     preload: StrictBool = False
     """at start, load the biggest variant that fits"""
 
@@ -84,10 +87,14 @@ class Defaults(Section):
     """tokens of the context kept for an answer; a client's max_tokens or num_predict counts up to this"""
     upgrade: Upgrade = "on_request"
     """return to a bigger variant that fits again: idle (when the queue is empty), on_request (next request), never"""
-    upgrade_after_s: Duration = 60.0
-    """how long memory must have been free before a chain that was moved down returns to a bigger variant"""
-    swaps_per_minute: AtLeastOne = 4
-    """after this many returns to a bigger variant within a minute, no other chain returns to its own"""
+    prefer: Prefer = "balanced"
+    """quality (always the biggest that fits), balanced (not if memory came back just now), speed (what is loaded)"""
+    max_load_wait_s: Duration = 60.0
+    """balanced: if returning to a bigger variant takes longer than this, the loaded smaller one serves on"""
+    upgrade_after_s: Duration | None = None
+    """balanced: how long memory must have been free before that; null = as long as the switch costs, as measured"""
+    swaps_per_minute: AtLeastOne | None = None
+    """balanced: at most this many returns to a bigger variant within a minute; null = no limit"""
     response_model: Literal["served", "requested"] = "served"
     """model named in responses: served (the one that ran) or requested"""
     derived_tags: StrictBool = True
@@ -110,9 +117,11 @@ class Queue(Section):
     wait_s: Positive = 300.0
     """longest time in the queue before a 503 with Retry-After; loading the request's own model does not count"""
     age_bound_s: Duration = 10.0
-    """a request that has waited this long goes ahead of requests for the loaded model"""
-    affinity_count: AtLeastOne = 16
-    """requests for the loaded model that may overtake one for another model"""
+    """a request that has waited this long goes ahead of requests for the loaded model, or by cost_factor later"""
+    cost_factor: Factor = 3.0
+    """the age bound is at least this many times what the switch costs: load, unloads, reload of what it evicts"""
+    affinity_count: AtLeastOne | None = None
+    """requests for the loaded model that may overtake one for another model; null = any number, until age_bound_s"""
 
 
 class Switch(Section):

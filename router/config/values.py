@@ -210,4 +210,5 @@ Gpus = Annotated[
     Literal["auto", "none"] | tuple[int | str, ...], BeforeValidator(parse_gpus), WithJsonSchema(_GPUS_SCHEMA)
 ]
 Count = Annotated[StrictInt, Field(ge=0)]
+Factor = Annotated[float, Field(ge=0, le=100, strict=True)]
 AtLeastOne = Annotated[StrictInt, Field(ge=1)]

@@ -11,12 +11,14 @@ from router.backend.backend import Backend
 from router.config import Defaults
 from router.core.decision.chain import Chain
 from router.core.decision.policy import choose
-from router.core.decision.verdict import Decision, Outcome, VerdictKind
+from router.core.decision.upgrades import UpgradeRule
+from router.core.decision.verdict import Decision, VerdictKind
 from router.core.payload.read import InferenceRequest
 from router.routing.call import Call
 from router.routing.chains import Chains
 from router.routing.destination import Destination
 from router.routing.destinations import Destinations
+from router.routing.standings import Standings
 
 OTHERS_S = 1.0
 """The facts of a chain's further variants are waited for until this long after they were first asked for."""
@@ -41,11 +43,12 @@ class Decisions:
         self._line = backend.line
         self._rules = backend.rules
         self._chains = chains
+        self._defaults = defaults
         self._decided: dict[Hashable, Decision] = {}
         self._destinations: dict[Hashable, Destination] = {}
         self._epoch = -1
         self._recent: dict[str, Chain] = {}
-        self._moved_down: set[str] = set()  # names of chains
+        self._standings = Standings(backend.now)
 
     # --- decisions ---------------------------------------------------------------------------------------------
 
@@ -79,12 +82,21 @@ class Decisions:
 
     def decide_afresh(self, request: InferenceRequest, chain: Chain) -> Decision:
         """Return the decision for a request under the current state."""
-        is_fixed = self._chains.rule(chain.name).upgrade == "never"
-        snapshot = self._world.snapshot(
-            may_upgrade=self._line.may_upgrade() and not is_fixed,
-            is_moved_down=is_fixed or chain.name in self._moved_down,
+        return choose(request, chain, self._world.snapshot(), self._rules(), self._upgrades(chain))
+
+    def _upgrades(self, chain: Chain) -> UpgradeRule:
+        """Return how the chain returns to a bigger variant."""
+        rule = self._chains.rule(chain.name)
+        is_never = rule.upgrade == "never"
+        return UpgradeRule(
+            prefer=rule.prefer,
+            is_never=is_never,
+            is_moved_down=is_never or self._standings.is_moved_down(chain.name),
+            is_spent=not self._line.may_upgrade(),
+            after_s=self._defaults.upgrade_after_s,
+            patience=self._standings.patience(chain.name),
+            max_load_wait_s=self._defaults.max_load_wait_s,
         )
-        return choose(request, chain, snapshot, self._rules())
 
     def explain(self, model: str, num_ctx: int | None = None) -> tuple[Chain, Decision] | None:
         """Return chain and decision for a plain request; None for a name that is neither a chain nor installed."""
@@ -123,10 +135,7 @@ class Decisions:
 
     def note_served(self, chain: Chain, decision: Decision) -> None:
         """Note whether a request of `chain` is served by its first variant, or moved down to a smaller one."""
-        if decision.outcome is Outcome.EXACT:
-            self._moved_down.discard(chain.name)
-        else:
-            self._moved_down.add(chain.name)
+        self._standings.note_served(chain.name, decision)
 
     def remember_chain(self, chain: Chain) -> None:
         """Remember `chain` as recently requested."""

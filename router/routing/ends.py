@@ -75,7 +75,10 @@ def decision_template(requested: str, chain: Chain, decision: Decision) -> Decid
     """Return the template of the event that reports `decision`."""
     chosen = decision.chosen.variant.model if decision.chosen else ""
     cause = decision.verdicts[0].kind.name.lower() if decision.verdicts else ""
-    return Decided("", "", requested, chosen, decision.reason, decision.outcome.value, chain.name, cause, decision)
+    below = decision.below_best
+    return Decided(
+        "", "", requested, chosen, decision.reason, decision.outcome.value, chain.name, cause, decision, below
+    )
 
 
 def passed_on_template(rule: str, model: str, template: Decided) -> Decided:

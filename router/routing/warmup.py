@@ -74,9 +74,10 @@ class Warmup:
         return not wanted.intersection(_evicted(chosen))
 
     def _may_go_up(self, chosen: Verdict, chain: Chain) -> bool:
-        """Return True if the load replaces a smaller variant of its own chain, and evicts nothing else."""
+        """Return True if the load replaces a smaller variant of its own chain, and evicts nothing else that is used."""
         own = {self._world.installed.weights_of(variant.model) for variant in chain.variants}
-        return chosen.is_upgrade and own.issuperset(_evicted(chosen))
+        others = [one for one in self._world.snapshot().residents if one.weights in {*_evicted(chosen)} - own]
+        return chosen.is_upgrade and not any(one.is_company or one.kept for one in others)
 
     async def _warm(self, name: str, may: Callable[[Verdict, Chain], bool]) -> None:
         if self._decisions.lacks_facts(name):

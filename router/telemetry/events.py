@@ -17,7 +17,8 @@ class Decided(msgspec.Struct, frozen=True):
     """A variant was chosen for a request, or the request was refused (`chosen` is "").
 
     `outcome` is exact, fallback, passthrough or rejected. `cause` is the kind of the first verdict in one word, for
-    metric labels: `reason` may contain model names. `decision` is rendered only on demand.
+    metric labels: `reason` may contain model names. `decision` is rendered only on demand. `below_best` is the reason
+    in one word why a bigger variant that would fit does not serve; "" if none would.
     """
 
     request_id: str
@@ -29,6 +30,7 @@ class Decided(msgspec.Struct, frozen=True):
     chain: str = ""
     cause: str = ""
     decision: Decision | None = None
+    below_best: str = ""
 
     def for_request(self, request_id: str, team: str) -> Decided:
         """Return this decision for one request. Written out because `replace` takes five times as long."""
@@ -42,6 +44,7 @@ class Decided(msgspec.Struct, frozen=True):
             self.chain,
             self.cause,
             self.decision,
+            self.below_best,
         )
 
 

@@ -237,6 +237,7 @@ def _decided(event: Decided) -> Facts:
         "variant": event.chosen,
         "outcome": event.outcome,
         "reason": event.reason,
+        **({"below_best": event.below_best} if event.below_best else {}),
     }
 
 

@@ -165,6 +165,9 @@ class MetricsHook:
         self._fallbacks = self._counter(
             f"{prefix}fallbacks", "Requests served by another variant than the requested one.", ("from", "to", "reason")
         )
+        self._below_best = self._counter(
+            f"{prefix}below_best", "Requests served by a smaller variant although a bigger one would fit.", ("reason",)
+        )
         self._spills = self._counter(f"{prefix}spills", "Loads that did not end up fully on the GPU.", ("model",))
         self._gone = self._counter(
             f"{prefix}client_disconnects", "Clients that left before the end of the answer.", ("phase",)
@@ -219,8 +222,8 @@ class MetricsHook:
                 _remember(self._series_by, ended_by, series)
             series.observe_all(group)
 
-    def _decided(self, key: tuple[str, str, str, str, str, str], count: int) -> None:
-        team, chain, requested, chosen, reason, outcome = key
+    def _decided(self, key: tuple[str, ...], count: int) -> None:
+        team, chain, requested, chosen, reason, outcome, below_best = key
         child = self._decided_by.get(key)
         if child is None:
             labels = (self._word(team), self._model(chain), self._model(chosen), self._word(reason))
@@ -229,6 +232,8 @@ class MetricsHook:
         child.inc(count)
         if outcome == "fallback":
             self._fallbacks.labels(self._model(requested), self._model(chosen), self._word(reason)).inc(count)
+        if below_best:
+            self._below_best.labels(below_best).inc(count)
 
     def _series(self, event: Finished, error: str) -> Series:
         operation = _OPERATIONS.get(event.operation, "chat")
@@ -257,9 +262,9 @@ def _remember(known: dict[tuple[str, ...], Any], key: tuple[str, ...], value: ob
         known[key] = value
 
 
-def _decision_key(event: Decided) -> tuple[str, str, str, str, str, str]:
-    reason = event.cause or event.outcome
-    return event.team, event.chain or event.requested, event.requested, event.chosen, reason, event.outcome
+def _decision_key(event: Decided) -> tuple[str, ...]:
+    reason, chain = event.cause or event.outcome, event.chain or event.requested
+    return event.team, chain, event.requested, event.chosen, reason, event.outcome, event.below_best
 
 
 def _per_token_s(event: Finished) -> float | None:

@@ -77,6 +77,7 @@ def _decided(event: Decided) -> dict[str, Any]:
         "chosen": event.chosen,
         "outcome": event.outcome,
         "reason": event.reason,
+        "below_best": event.below_best,
     }
 
 

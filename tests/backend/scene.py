@@ -18,6 +18,7 @@ from router.backend.switches import Target
 from router.config import Config, load_config
 from router.core.decision.chain import Chain
 from router.core.decision.policy import choose
+from router.core.decision.upgrades import UpgradeRule
 from router.core.decision.verdict import Decision
 from router.core.ollama.model import ModelFacts
 from router.core.ollama.names import key_of
@@ -67,8 +68,9 @@ class Scene:
     def decide(self, *facts: ModelFacts, **more: object) -> Decision:
         """Decide now over the chain of `facts`; `more` is of the request."""
         chain: Chain = chain_of(*(one.name for one in facts))
-        snapshot = self.backend.world.snapshot(may_upgrade=self.backend.line.may_upgrade())
-        return choose(InferenceRequest(chain.name, **more), chain, snapshot, self.backend.rules())
+        rule = UpgradeRule(is_moved_down=True, is_spent=not self.backend.line.may_upgrade())
+        snapshot, rules = self.backend.world.snapshot(), self.backend.rules()
+        return choose(InferenceRequest(chain.name, **more), chain, snapshot, rules, rule)
 
     def target(self, facts: ModelFacts, **more: object) -> Target:
         """Return what a switch to `facts` would do now, with somebody who waits for it."""

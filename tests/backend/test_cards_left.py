@@ -9,7 +9,12 @@ from router.errors import ProbeError
 from tests.backend.cards_alone import on_cards
 from tests.backend.machine import BIG, SMALL
 
-UPGRADE_AFTER_S, MEMORY_S = 60.0, 10.0
+HISTORY_S, MEMORY_S = 960.0, 10.0
+
+
+def least(hand):
+    """Return the least that others have left of each card, as far back as is known."""
+    return {card: min(left for _, left in steps) for card, steps in hand.cards.left_bytes().items()}
 
 
 def test_the_floor_is_the_least_that_others_have_left():
@@ -19,30 +24,43 @@ def test_the_floor_is_the_least_that_others_have_left():
         for foreign in (4, 10, 2):
             await hand.read(card0=foreign)
             hand.cards.note_floor(is_switching=False)
-        assert hand.cards.floor_bytes() == {0: 14 * GIB}
+        assert least(hand) == {0: 14 * GIB}
         (tracked,) = hand.loaded(SMALL)
         tracked.measured({0: 5 * GIB})
         await hand.read(card0=20)
         hand.cards.note_floor(is_switching=False)
-        assert hand.cards.floor_bytes() == {0: 9 * GIB}
+        assert least(hand) == {0: 9 * GIB}
 
     on_cards(story)
 
 
 def test_a_floor_is_forgotten_in_time():
-    """An upgrade asks for memory that has been free for `upgrade_after_s`."""
+    """No return to a bigger variant looks further back than sixteen times `max_load_wait_s`."""
 
     async def story(hand):
-        assert hand.cards.floor_bytes() == {}
+        assert least(hand) == {}
         await hand.read(card0=10)
         hand.cards.note_floor(is_switching=False)
-        await asyncio.sleep(UPGRADE_AFTER_S - 1)
+        await asyncio.sleep(HISTORY_S - 1)
         await hand.read()
         hand.cards.note_floor(is_switching=False)
-        assert hand.cards.floor_bytes() == {0: 14 * GIB}
+        assert least(hand) == {0: 14 * GIB}
         await asyncio.sleep(2)
         hand.cards.note_floor(is_switching=False)
-        assert hand.cards.floor_bytes() == {0: 24 * GIB}
+        assert least(hand) == {0: 24 * GIB}
+
+    on_cards(story)
+
+
+def test_what_others_leave_is_known_by_age():
+    """In steps: how little was left at least since when."""
+
+    async def story(hand):
+        for foreign in (10, 2, 4, 4):
+            await hand.read(card0=foreign)
+            hand.cards.note_floor(is_switching=False)
+            await asyncio.sleep(1)
+        assert hand.cards.left_bytes() == {0: ((4.0, 14 * GIB), (1.0, 20 * GIB))}
 
     on_cards(story)
 
@@ -59,7 +77,7 @@ def test_while_memory_moves_no_floor_is_noted():
         tracked.measured({0: 20 * GIB})
         hand.loaded()
         hand.cards.note_floor(is_switching=False)
-        assert hand.cards.floor_bytes() == {0: 24 * GIB}
+        assert least(hand) == {0: 24 * GIB}
 
     on_cards(story)
 
@@ -69,7 +87,7 @@ def test_without_a_reading_no_floor_is_noted():
 
     async def story(hand):
         hand.cards.note_floor(is_switching=False)
-        assert hand.cards.floor_bytes() == {}
+        assert least(hand) == {}
 
     on_cards(story)
 

@@ -184,10 +184,10 @@ def test_a_load_that_fails_keeps_what_is_known_of_other_programs():
     async def story(scene):
         cards = scene.backend.cards
         cards.note_floor(is_switching=False)
-        before = cards.floor_bytes()
+        before = cards.left_bytes()
         scene.machine.trouble["load"] = LoadFailed("unknown model architecture", status=500)
         assert await switched(scene, scene.target(SMALL)) is SwitchResult.FAILED
-        assert before == cards.floor_bytes() == {0: 24 * GIB}
+        assert [left for _, left in before[0]] == [left for _, left in cards.left_bytes()[0]] == [24 * GIB]
 
     play(story, MemoryMachine(*ALL))
 

@@ -15,7 +15,7 @@ BROKEN = {
     "a typing error in a key": (
         "queue:\n  max_waitin: 3\n",
         "router.yaml:2: queue.max_waitin: found the unknown key max_waitin (did you mean max_waiting?); "
-        "allowed: max_waiting, wait_s, age_bound_s, affinity_count",
+        "allowed: max_waiting, wait_s, age_bound_s, cost_factor, affinity_count",
     ),
     "an unknown key at the top": ("colour: red\n", "router.yaml:1: colour: found the unknown key colour"),
     "an unknown key of a variant": (

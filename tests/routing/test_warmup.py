@@ -71,6 +71,27 @@ def test_an_idle_upgrade_needs_no_request():
     play(story, {**CHAIN, "defaults.upgrade": "idle"})
 
 
+def test_an_idle_upgrade_unloads_a_model_that_nobody_uses_any_more_and_none_that_is_in_use():
+    """A model that was loaded to stay would otherwise hold the smaller variant in place for ever."""
+    other = "qwen3:14b"
+
+    async def story(one):
+        one.sim.cards.set_foreign(0, 4000 * MIB)
+        await one.router.router.backend.world.refresh_fresh()
+        assert (await one.ask(hello(BIG, options={"num_ctx": 8192}))).served == MIDDLE
+        for _ in range(2):
+            await one.ask(hello(other, options={"num_ctx": 4096}, keep_alive=-1))
+        assert sorted(residents(one)) == [MIDDLE, other]
+        one.sim.cards.set_foreign(0, 0)
+        await asyncio.sleep(60)
+        before = sorted(residents(one))
+        await asyncio.sleep(120)
+        return before, residents(one)
+
+    found = play(story, {**CHAIN, "defaults.upgrade": "idle"})
+    assert found == ([MIDDLE, other], [BIG])
+
+
 def test_with_upgrade_never_the_smaller_variant_stays():
     """`upgrade: never` keeps a loaded variant as long as it can serve."""
 

@@ -55,6 +55,7 @@ DECIDED = Decided(
     chain="big",
     cause="too_big",
     decision=DECISION,
+    below_best="lately",
 )
 FINISHED = Finished(
     "r1", "default", "/api/chat", 200, "big", "small", "completed", queue_s=0.25, sent_bytes=1234, duration_s=2.5,
@@ -149,6 +150,7 @@ def test_the_log_goes_to_stderr_and_survives_its_closing() -> None:
 NAMES = (
     "ollama_router_decisions_total",
     "ollama_router_fallbacks_total",
+    "ollama_router_below_best_total",
     "ollama_router_queue_depth",
     "ollama_router_queue_wait_seconds",
     "ollama_router_inflight_requests",
@@ -182,6 +184,7 @@ def test_a_fallback_is_counted_with_both_models_and_its_reason() -> None:
     labels = 'chain="big",reason="too_big",team="default",variant="small"'
     assert f"ollama_router_decisions_total{{{labels}}} 1.0" in text
     assert 'ollama_router_fallbacks_total{from="big",reason="too_big",to="small"} 1.0' in text
+    assert 'ollama_router_below_best_total{reason="lately"} 1.0' in text
     assert 'gen_ai_request_model="big",gen_ai_response_model="small"' in text
     assert "_created" not in text
 

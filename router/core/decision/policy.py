@@ -15,8 +15,7 @@
  8b. FAILED      it could not be loaded a moment ago
  8c. NO_GPU      Ollama put nothing of the last load on the GPU
  9. TOO_BIG      it does not fit, whatever is evicted
-10. HELD_BACK    it is an upgrade (it fits, but only by evicting while a later variant serves the chain), and the swap
-                 budget is spent or the memory has not been free for long enough
+10. HELD_BACK    it fits, but a later variant is loaded and serves on: see `upgrades.py`
 
 The first variant of cases 3b–7 is chosen, except in case 10. If none is chosen the outcome is REJECTED, or PASSTHROUGH
 if there is no GPU at all. Pure: no I/O, no clock, no await, no log.
@@ -29,14 +28,20 @@ from dataclasses import replace
 from router.core.decision.candidate import evaluator, facts_of
 from router.core.decision.chain import Chain, Variant
 from router.core.decision.snapshot import Snapshot
-from router.core.decision.switching import Plan
+from router.core.decision.upgrades import HeldBy, UpgradeRule
 from router.core.decision.verdict import READY, USABLE, Decision, Outcome, Rules, Verdict, VerdictKind
 from router.core.ollama.model import ModelFacts
 from router.core.payload.read import InferenceRequest
 
 
-def choose(request: InferenceRequest, chain: Chain, snapshot: Snapshot, rules: Rules) -> Decision:
-    """Return the decision for `request` over `chain` under `snapshot`.
+def choose(
+    request: InferenceRequest,
+    chain: Chain,
+    snapshot: Snapshot,
+    rules: Rules,
+    upgrades: UpgradeRule = UpgradeRule(),  # noqa: B008 (frozen)
+) -> Decision:
+    """Return the decision for `request` over `chain` under `snapshot`; `upgrades` is the chain's rule for case 10.
 
     Never raise; explain every outcome by verdicts.
     """
@@ -46,33 +51,46 @@ def choose(request: InferenceRequest, chain: Chain, snapshot: Snapshot, rules: R
     limit = _limit(chain, asked, snapshot)
     evaluate = evaluator(request, asked, limit, snapshot, rules)
     verdicts: list[Verdict] = []
-    held_back: list[int] = []  # case 10
+    held_back: dict[int, HeldBy] = {}  # case 10
     loadable: int | None = None  # the first usable one after those
     for at, variant in enumerate(chain.variants):
-        verdict = evaluate(variant)
-        if _is_upgrade(verdict, chain.variants[at + 1 :], snapshot):
+        verdict = _with_cost(evaluate(variant), snapshot, rules)
+        if _is_upgrade(verdict, chain.variants[at + 1 :], snapshot, upgrades):
             verdict = replace(verdict, is_upgrade=True)
         verdicts.append(verdict)
         if verdict.kind in READY:
             return _decide(verdicts, held_back, at if loadable is None else loadable)
         if verdict.kind in USABLE and loadable is None:
-            if verdict.is_upgrade and _is_held_back(verdict.plan, snapshot):
-                held_back.append(at)
+            if verdict.is_upgrade and (held_by := _held_by(verdict, snapshot, upgrades)) is not None:
+                held_back[at] = held_by
             elif not held_back:
-                return _decide(verdicts, [], at)
+                return _decide(verdicts, {}, at)
             else:
                 loadable = at
     # No resident variant can serve, so nothing was an upgrade, and nothing is held back.
-    return _decide(verdicts, [], held_back[0] if held_back else None)
+    return _decide(verdicts, {}, next(iter(held_back), None))
 
 
-def _is_upgrade(verdict: Verdict, later: tuple[Variant, ...], snapshot: Snapshot) -> bool:
+def _with_cost(verdict: Verdict, snapshot: Snapshot, rules: Rules) -> Verdict:
+    """Return the verdict with what its switch costs, if it needs one."""
+    if verdict.plan is None or verdict.facts is None or verdict.plan.adopts:
+        return verdict
+    evicted = (resident for resident in snapshot.residents if resident.weights in verdict.plan.evict)
+    return replace(verdict, cost_s=rules.costs.switch_s(verdict.facts, evicted))
+
+
+def _is_upgrade(verdict: Verdict, later: tuple[Variant, ...], snapshot: Snapshot, upgrades: UpgradeRule) -> bool:
     """Return whether a load would take this chain back up: one of `later` serves it now, in place of this variant.
 
-    A later variant that is only loaded for somebody else holds nothing back.
+    A later variant that is only loaded for somebody else holds nothing back, unless what is loaded is preferred.
     """
-    has_victims = verdict.plan is not None and bool(verdict.plan.evict)
-    return snapshot.is_moved_down and has_victims and _has_resident(later, snapshot)
+    if verdict.plan is None or not _has_resident(later, snapshot):
+        return False
+    return upgrades.prefer == "speed" or (upgrades.is_moved_down and bool(verdict.plan.evict))
+
+
+def _held_by(verdict: Verdict, snapshot: Snapshot, upgrades: UpgradeRule) -> HeldBy | None:
+    return upgrades.held_by(verdict.plan, verdict.cost_s, snapshot) if verdict.plan is not None else None
 
 
 def _has_resident(variants: tuple[Variant, ...], snapshot: Snapshot) -> bool:
@@ -83,25 +101,17 @@ def _has_resident(variants: tuple[Variant, ...], snapshot: Snapshot) -> bool:
     )
 
 
-def _decide(verdicts: list[Verdict], held_back: list[int], chosen: int | None) -> Decision:
+def _decide(verdicts: list[Verdict], held_back: dict[int, HeldBy], chosen: int | None) -> Decision:
     """Return the decision for the verdict at `chosen`, without those after it.
 
     Later variants were evaluated only to find out whether one is resident.
     """
     if chosen is None:
         return Decision(Outcome.REJECTED, None, tuple(verdicts))
-    for index in held_back:
-        verdicts[index] = replace(verdicts[index], kind=VerdictKind.HELD_BACK)
+    for index, by in held_back.items():
+        verdicts[index] = replace(verdicts[index], kind=VerdictKind.HELD_BACK, detail=by.value, held_by=by)
     outcome = Outcome.EXACT if chosen == 0 else Outcome.FALLBACK
     return Decision(outcome, verdicts[chosen], tuple(verdicts[: chosen + 1]))
-
-
-def _is_held_back(plan: Plan | None, snapshot: Snapshot) -> bool:
-    """Return whether the swap budget is spent, or memory that an upgrade needs has not been free for long enough."""
-    if plan is None or not snapshot.may_upgrade:
-        return True
-    floors = snapshot.floor_bytes
-    return any(need > floors.get(card, need) for card, need in zip(plan.cards, plan.need_by_card, strict=True))
 
 
 def _limit(chain: Chain, asked: ModelFacts | None, snapshot: Snapshot) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from router.core.decision.chain import Chain
@@ -38,13 +39,37 @@ def _why(verdict: Verdict) -> str:
     return verdict.kind.value if verdict.kind.value != verdict.kind.name.lower() else ""
 
 
-def as_data(chain: Chain, decision: Decision) -> dict[str, Any]:
-    """Return the decision as JSON data: the form of `GET /router/explain` and of `ollama-router explain --json`."""
+def what_if(decision: Decision, names: Mapping[str, str] | None = None) -> str:
+    """Return what stands between the request and the best variant that would fit: what holds it back, waits, seconds.
+
+    `names` maps weights to the names of residents. "" if the best is loaded, or nothing fits.
+    """
+    best = decision.better or decision.chosen
+    if best is None or best.plan is None:
+        return ""
+    named = names or {}
+    evicted = ", ".join(named.get(weights, weights) for weights in best.plan.evict)
+    waits = ", ".join(named.get(weights, weights) for weights in best.plan.waits_for)
+    text = f"{best.variant.model}: a switch that costs about {max(1, round(best.cost_s))} s"
+    text += f", unloading {evicted}" if evicted else ""
+    text += f", once {waits} is idle" if waits else ""
+    return f"{text}; {best.detail}" if best is decision.better else text
+
+
+def as_data(chain: Chain, decision: Decision, names: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Return the decision as JSON data: the form of `GET /router/explain` and of `ollama-router explain --json`.
+
+    `names` maps weights to the names of residents.
+    """
+    best = decision.better or decision.chosen
     return {
         "chain": chain.name,
         "outcome": decision.outcome.value,
         "reason": decision.reason,
         "chosen": decision.chosen.variant.model if decision.chosen else None,
+        "best": best.variant.model if best else None,
+        "below_best": decision.below_best,
+        "between": what_if(decision, names),
         "variants": [
             {
                 "model": verdict.variant.model,
@@ -53,7 +78,10 @@ def as_data(chain: Chain, decision: Decision) -> dict[str, Any]:
                 "need_bytes": verdict.need_bytes,
                 "have_bytes": verdict.have_bytes,
                 "detail": verdict.detail or _why(verdict),
-                "evicts": list(verdict.plan.evict) if verdict.plan else [],
+                "cost_s": round(verdict.cost_s, 1),
+                "evicts": [(names or {}).get(weights, weights) for weights in verdict.plan.evict]
+                if verdict.plan
+                else [],
                 "cards": list(verdict.plan.cards) if verdict.plan else [],
             }
             for verdict in decision.verdicts

@@ -61,22 +61,20 @@ class Resident:
 class Snapshot:
     """Everything that a decision may depend on. `gpus` None = no reading (verify mode); () = there is no GPU.
 
-    `catalog` maps canonical names to facts. `may_upgrade` is False while the swap budget of the minute is spent,
-    `is_moved_down` while the chain is served by a smaller variant than was asked for.
+    `catalog` maps canonical names to facts.
     `barred` maps weights that just failed to load to the reason (ALL_WEIGHTS: nothing can be loaded). `loading` is what
-    a switch in progress loads: weights and num_ctx. `floor_bytes` is, per card, the least memory that others left over
-    `defaults.upgrade_after_s` (free + held by residents); a card that is missing has no history. Without a probe,
-    `proven_bytes` is what was whole in VRAM together, and `ceiling_bytes` what was not.
+    a switch in progress loads: weights and num_ctx. `left_bytes` is, per card, the least memory that others left (free
+    + held by residents) since so many seconds ago, in steps of (age in seconds, bytes), oldest first; a card that is
+    missing has no history. Without a probe, `proven_bytes` is what was whole in VRAM together, and `ceiling_bytes` what
+    was not.
     """
 
     gpus: tuple[Gpu, ...] | None
     residents: tuple[Resident, ...] = ()
     catalog: Mapping[str, ModelFacts] = field(default_factory=dict)
-    may_upgrade: bool = True
-    is_moved_down: bool = True
     barred: Mapping[str, str] = field(default_factory=dict)
     loading: tuple[str, int] | None = None
-    floor_bytes: Mapping[int, int] = field(default_factory=dict)
+    left_bytes: Mapping[int, tuple[tuple[float, int], ...]] = field(default_factory=dict)
     ceiling_bytes: int | None = None
     proven_bytes: int = 0
 

@@ -8,13 +8,18 @@
  3. RESIDENT   A ticket whose model is resident is let in, unless rule 5 has closed it.
  4. REFUSED    A ticket that nothing can serve is let in, to be refused or passed through. Not during a switch: memory
                is being freed then, so what does not fit now may fit in a moment.
- 5. IMPATIENT  A group is impatient if its oldest ticket has waited for the age bound, or was overtaken too often by the
-               residents in its way. The first such group closes those residents: they take no new requests, finish
-               those in flight, and are evicted.
- 6. ORDER      Impatient groups by age; then the others, most tickets per byte to load first.
+ 5. IMPATIENT  A group is impatient if its oldest ticket has waited for its bound: the age bound, or a multiple of what
+               its switch costs if that is longer. So requests for a loaded model are served on while others wait, and
+               only a share of the time is spent on switches. An impatient group closes the residents in its way: they
+               take no new requests, finish those in flight, and are evicted.
+ 6. ORDER      Impatient groups by age; then the others, most tickets per second of the switch first.
  7. START      The first group in order whose plan waits for no busy resident, and evicts none that a request was
-               just let in to. No group after the first impatient one is started: it would take its memory.
- 8. LOOK AGAIN If a group waits and none starts: when the next ticket turns impatient.
+               just let in to.
+ 8. APART      An impatient group that cannot start keeps its place: no group after it closes or starts anything on its
+               cards, or evicts what it waits for. On other cards they do.
+ 9. BESIDE     Except that a load which evicts nothing may use memory that an impatient group cannot use yet, until
+               that group has waited for twice its bound.
+10. LOOK AGAIN If a group waits and none starts: when the next ticket turns impatient.
 
 During a switch only rules 1 to 4 apply, with what the switch has closed.
 """
@@ -30,6 +35,9 @@ from router.core.decision.verdict import Decision, VerdictKind
 
 LOOK_AGAIN_S = 0.5
 """Shortest pause before the rules are applied again while a group is impatient."""
+
+LEAST_COST_S = 0.1
+"""A switch counts as costing at least this much."""
 
 
 class Serving(Protocol):
@@ -64,10 +72,15 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """When a group turns impatient (rule 5): after seconds of waiting, or after as many requests have overtaken it."""
+    """When a group turns impatient (rule 5).
+
+    After `age_bound_s` seconds of waiting, or `cost_factor` times what its switch costs if that is longer; or after
+    `affinity_count` requests have overtaken it (None: any number may).
+    """
 
     age_bound_s: float
-    affinity_count: int
+    cost_factor: float = 3.0
+    affinity_count: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +114,15 @@ class _Group:
     def oldest(self) -> Waiting:
         return min(self.tickets, key=lambda ticket: ticket.since_s)
 
+    @property
+    def cost_s(self) -> float:
+        """What the switch costs, in seconds."""
+        return self.decision.chosen.cost_s if self.decision.chosen is not None else 0.0
+
+    def bound_s(self, patience: Patience) -> float:
+        """Return after how many seconds it is impatient."""
+        return max(patience.age_bound_s, patience.cost_factor * self.cost_s)
+
 
 def turns(
     waiting: Sequence[Waiting],
@@ -119,24 +141,43 @@ def turns(
     groups = _groups(waiting)  # rule 1
     if closed_by_switch is not None:
         return Turns(_let_in(groups, closed_by_switch, may_refuse=False), closed_by_switch)
-    ordered = sorted(
-        (group for group in groups if group.plan is not None),
-        key=lambda group: _rank(group, residents, now_s, patience),  # rule 6
+    impatient = sorted(
+        (group for group in groups if group.plan is not None and _is_impatient(group, residents, now_s, patience)),
+        key=lambda group: group.oldest.since_s,  # rule 6
     )
-    first = next((group for group in ordered if _is_impatient(group, residents, now_s, patience)), None)
-    closed = _in_the_way(first.plan) if first is not None and first.plan is not None else frozenset()  # rule 5
+    others = [group for group in groups if group.plan is not None and group not in impatient]
+    others.sort(key=lambda group: -len(group.tickets) / max(LEAST_COST_S, group.cost_s))  # rule 6
+    leading = _apart(impatient)
+    closed = frozenset[str]().union(*(_in_the_way(group.plan) for group in leading))  # rule 5
     let_in = _let_in(groups, closed, may_refuse=True)
-    start = _start(ordered, first, entering | _weights_of(waiting, let_in))
+    in_use = entering | _weights_of(waiting, let_in)
+    start = _start((*impatient, *others), leading, in_use, now_s, patience)
     look_again_s = None
-    if ordered and start is None:  # rule 8
-        next_s = min(ticket.since_s for group in ordered for ticket in group.tickets) + patience.age_bound_s
+    if (impatient or others) and start is None:  # rule 10
+        next_s = min(group.oldest.since_s + group.bound_s(patience) for group in (*impatient, *others))
         look_again_s = max(LOOK_AGAIN_S, next_s - now_s)
     return Turns(let_in, closed, start, look_again_s)
 
 
-def _in_the_way(plan: Plan) -> frozenset[str]:
+def _in_the_way(plan: Plan | None) -> frozenset[str]:
     """Return the residents that a switch needs idle: those to evict, and those that Ollama may evict for it."""
-    return frozenset((*plan.evict, *plan.waits_for))
+    return frozenset((*plan.evict, *plan.waits_for)) if plan is not None else frozenset()
+
+
+def _apart(impatient: Sequence[_Group]) -> list[_Group]:
+    """Return the impatient groups of which none is in the way of one before it (rule 8)."""
+    leading: list[_Group] = []
+    for group in impatient:
+        if not any(_meet(group.plan, other.plan) for other in leading):
+            leading.append(group)
+    return leading
+
+
+def _meet(one: Plan | None, other: Plan | None) -> bool:
+    """Return whether two plans use a card or a resident in common; without known cards, they may."""
+    if one is None or other is None or not one.cards or not other.cards:
+        return True
+    return not (set(one.cards).isdisjoint(other.cards) and _in_the_way(one).isdisjoint(_in_the_way(other)))
 
 
 def wanted_weights(decision: Decision) -> str:
@@ -171,18 +212,10 @@ def _let_in(groups: Sequence[_Group], closed: frozenset[str], *, may_refuse: boo
     return tuple(numbers)
 
 
-def _rank(group: _Group, residents: Mapping[str, Serving], now_s: float, patience: Patience) -> tuple[int, float]:
-    oldest, chosen = group.oldest, group.decision.chosen
-    if _is_impatient(group, residents, now_s, patience):
-        return (0, oldest.since_s)
-    size_bytes = chosen.facts.size_bytes if chosen is not None and chosen.facts is not None else 0
-    return (1, -len(group.tickets) / max(1, size_bytes))
-
-
 def _is_impatient(group: _Group, residents: Mapping[str, Serving], now_s: float, patience: Patience) -> bool:
-    oldest = group.oldest
-    is_old = now_s - oldest.since_s >= patience.age_bound_s
-    return is_old or _overtaken(oldest, group.plan, residents) >= patience.affinity_count
+    oldest, most = group.oldest, patience.affinity_count
+    is_old = now_s - oldest.since_s >= group.bound_s(patience)
+    return is_old or (most is not None and _overtaken(oldest, group.plan, residents) >= most)
 
 
 def _overtaken(ticket: Waiting, plan: Plan | None, residents: Mapping[str, Serving]) -> int:
@@ -197,12 +230,24 @@ def _weights_of(waiting: Sequence[Waiting], let_in: tuple[int, ...]) -> frozense
     return frozenset(ticket.weights for ticket in waiting if ticket.number in numbers)
 
 
-def _start(ordered: Sequence[_Group], first: _Group | None, in_use: frozenset[str]) -> Decision | None:
-    """Apply rule 7 and return the decision of the group to load for."""
+def _start(
+    ordered: Sequence[_Group], leading: Sequence[_Group], in_use: frozenset[str], now_s: float, patience: Patience
+) -> Decision | None:
+    """Apply rules 7 to 9 and return the decision of the group to load for."""
+    blocked: list[_Group] = []
     for group in ordered:
         plan = group.plan
-        if plan is not None and not plan.waits_for and not in_use.intersection(plan.evict):
+        if plan is None:
+            continue
+        is_ready = not plan.waits_for and not in_use.intersection(plan.evict)
+        before = [other for other in blocked if _meet(plan, other.plan)]
+        if is_ready and all(_may_go_beside(plan, other, now_s, patience) for other in before):
             return group.decision
-        if group is first:
-            break
+        if group in leading:
+            blocked.append(group)
     return None
+
+
+def _may_go_beside(plan: Plan, waits: _Group, now_s: float, patience: Patience) -> bool:
+    """Apply rule 9: `waits` is an impatient group that needs the same memory later."""
+    return bool(plan.cards) and not plan.evict and now_s - waits.oldest.since_s < 2 * waits.bound_s(patience)

@@ -7,9 +7,11 @@ from enum import Enum
 
 from router.core.decision.chain import Variant
 from router.core.decision.context import ContextRules
+from router.core.decision.costs import LoadCosts
 from router.core.decision.need import MachineRules
 from router.core.decision.snapshot import Resident
 from router.core.decision.switching import Plan
+from router.core.decision.upgrades import HeldBy
 from router.core.ollama.model import ModelFacts
 
 
@@ -29,7 +31,7 @@ class VerdictKind(Enum):
     FAILED = "could not be loaded"
     NO_GPU = "Ollama uses no GPU"
     TOO_BIG = "too big"
-    HELD_BACK = "fits, but an upgrade is held back"
+    HELD_BACK = "fits, but is held back"
 
 
 READY = frozenset({VerdictKind.PLACED, VerdictKind.RESIDENT, VerdictKind.LOADING})
@@ -38,7 +40,10 @@ USABLE = READY | frozenset({VerdictKind.FITS, VerdictKind.WAITS, VerdictKind.TRI
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The verdict on one variant. Bytes are 0 if they were not computed; `detail` is a short text for people."""
+    """The verdict on one variant. Bytes are 0 if they were not computed; `detail` is a short text for people.
+
+    `cost_s` is what the switch of `plan` costs in seconds. `held_by` says why a variant is HELD_BACK.
+    """
 
     variant: Variant
     kind: VerdictKind
@@ -50,6 +55,8 @@ class Verdict:
     resident: Resident | None = None
     facts: ModelFacts | None = None
     is_upgrade: bool = False
+    cost_s: float = 0.0
+    held_by: HeldBy | None = None
 
 
 class Outcome(Enum):
@@ -78,14 +85,32 @@ class Decision:
             return self.chosen.detail
         if self.outcome is Outcome.EXACT:
             return "resident" if self.chosen.kind is VerdictKind.RESIDENT else "fits"
-        first = self.verdicts[0]
-        why = f": {first.detail}" if first.kind is VerdictKind.FAILED else ""
-        return f"fallback: {first.variant.model} {first.kind.value}{why}"
+        first, better = self.verdicts[0], self.better
+        reason = f"fallback: {_in_words(first)}"
+        return reason if better in (None, first) else f"{reason}; {_in_words(better)}"
+
+    @property
+    def better(self) -> Verdict | None:
+        """The biggest variant that would fit now but is held back; None if the best one serves."""
+        return next((verdict for verdict in self.verdicts if verdict.kind is VerdictKind.HELD_BACK), None)
+
+    @property
+    def below_best(self) -> str:
+        """Why a bigger variant that would fit does not serve, in one word; "" if none would."""
+        held_by = self.better.held_by if self.better is not None else None
+        return held_by.name.lower() if held_by is not None else ""
+
+
+def _in_words(verdict: Verdict) -> str:
+    """Return a verdict as part of a reason, with the detail where the kind alone says too little."""
+    why = f": {verdict.detail}" if verdict.kind in (VerdictKind.FAILED, VerdictKind.HELD_BACK) else ""
+    return f"{verdict.variant.model} {verdict.kind.value}{why}"
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """The operator's rules for decisions."""
+    """The operator's rules for decisions, and what loads have cost so far."""
 
     context: ContextRules = field(default_factory=ContextRules)
     machine: MachineRules = field(default_factory=MachineRules)
+    costs: LoadCosts = field(default_factory=LoadCosts)

@@ -88,6 +88,18 @@ def test_a_chain_has_its_own_rule_for_upgrades():
     assert found == [([SMALL], BIG), ([BIG], BIG), ([SMALL], SMALL)]
 
 
+@pytest.mark.key("chains.*.prefer")
+def test_a_chain_has_its_own_preference():
+    """It goes before the default, which is the bigger variant once its memory has been free for a while."""
+
+    async def story(one):
+        await one.ask(hello(SMALL))
+        return (await one.ask(hello(TEAM))).served
+
+    chains = [{"variants": [BIG, SMALL], "prefer": prefer} for prefer in (None, "speed", "quality")]
+    assert compare_chains(story, chains) == [BIG, SMALL, BIG]
+
+
 @pytest.mark.key("chains.*.preload")
 def test_a_chain_to_preload_is_loaded_without_a_request():
     """Its first variant that fits."""

@@ -43,6 +43,30 @@ def test_upgrade_goes_up_by_itself_with_a_request_or_never():
     assert found == [([BIG], BIG), ([MIDDLE], BIG), ([MIDDLE], MIDDLE)]
 
 
+@pytest.mark.key("defaults.prefer")
+def test_the_bigger_variant_comes_back_at_once_or_after_a_while_or_not():
+    """Its memory has been free for one second, then for ten."""
+
+    async def story(one):
+        served = [(await served_after(one, 1))[1]]
+        await one.ask({"model": BIG, "keep_alive": 0})
+        await asyncio.sleep(1)
+        return [*served, (await served_after(one, 10))[1]]
+
+    found = compare(story, "defaults.prefer", ["quality", "balanced", "speed"], CHAIN)
+    assert found == [[BIG, BIG], [MIDDLE, BIG], [MIDDLE, MIDDLE]]
+
+
+@pytest.mark.key("defaults.max_load_wait_s")
+def test_a_bigger_variant_that_takes_longer_to_load_than_max_load_wait_s_is_not_waited_for():
+    """The smaller one serves on; where nothing is loaded, it is waited for all the same."""
+
+    async def story(one):
+        return (await served_after(one, 10))[1]
+
+    assert compare(story, "defaults.max_load_wait_s", [60, 1], CHAIN) == [BIG, MIDDLE]
+
+
 @pytest.mark.key("defaults.upgrade_after_s")
 def test_memory_must_have_been_free_for_upgrade_after_s_before_an_upgrade():
     """Eight seconds are enough for four, not for twelve."""

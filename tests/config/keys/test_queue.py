@@ -74,9 +74,18 @@ async def overtaken(one):
 @pytest.mark.key("queue.age_bound_s")
 def test_a_request_that_has_waited_for_age_bound_s_goes_before_those_for_the_loaded_model():
     """The rest is the last request that was let in before, and a load of a second and a half."""
-    config = {**ALONE, "queue.affinity_count": 10**6}
+    config = {**ALONE, "queue.cost_factor": 0}
     waits = [took_s for took_s, _ in compare(overtaken, "queue.age_bound_s", [2, 8], config)]
     assert waits == [pytest.approx(2 + 3, abs=1.5), pytest.approx(8 + 3, abs=1.5)]
+
+
+@pytest.mark.key("queue.cost_factor")
+def test_the_age_bound_is_at_least_cost_factor_times_what_the_switch_costs():
+    """Here about four and a half seconds: two loads, and an unload."""
+    config = {**ALONE, "queue.age_bound_s": 2}
+    none, twice, four = (took_s for took_s, _ in compare(overtaken, "queue.cost_factor", [0, 2, 4], config))
+    assert none == pytest.approx(2 + 3, abs=1.5)
+    assert four - twice == pytest.approx(2 * 4.5, abs=2)
 
 
 @pytest.mark.key("queue.affinity_count")

@@ -10,7 +10,7 @@ from router.core.ollama.runner import LoadOptions
 from tests.core.facts import facts_of, resident_of
 
 AGE_BOUND_S, COUNT = 10.0, 16
-PATIENCE = Patience(AGE_BOUND_S, COUNT)
+PATIENCE = Patience(AGE_BOUND_S, affinity_count=COUNT)
 NOW_S = 100.0
 BIG, MIDDLE, SMALL, TINY = (facts_of(f"m{size}:{size}b", size) for size in (40, 18, 8, 2))
 REFUSED = Decision(Outcome.REJECTED, None, ())
@@ -24,11 +24,11 @@ class Loaded:
     served: int = 0
 
 
-def loads(facts, *, evicts=(), waits_for=(), num_ctx=8192):
+def loads(facts, *, evicts=(), waits_for=(), num_ctx=8192, cards=(0,), cost_s=0.0):
     """The decision to load `facts` by a plan."""
-    plan = Plan(LoadOptions(num_ctx=num_ctx), tuple(evicts), tuple(waits_for), (0,), 1, 1, (1,))
+    plan = Plan(LoadOptions(num_ctx=num_ctx), tuple(evicts), tuple(waits_for), cards, 1, 1, (1,) * len(cards))
     kind = VerdictKind.WAITS if waits_for else VerdictKind.FITS
-    return _chosen(Verdict(Variant(facts.name), kind, num_ctx, plan=plan, facts=facts))
+    return _chosen(Verdict(Variant(facts.name), kind, num_ctx, plan=plan, facts=facts, cost_s=cost_s))
 
 
 def uses(facts, num_ctx=8192):

@@ -5,9 +5,11 @@ from dataclasses import replace
 import pytest
 
 from router.core.decision.chain import Chain, Variant
+from router.core.decision.costs import LoadCosts
 from router.core.decision.need import MachineRules
 from router.core.decision.policy import choose
 from router.core.decision.snapshot import Snapshot
+from router.core.decision.upgrades import HeldBy, UpgradeRule
 from router.core.decision.verdict import Outcome, Rules, VerdictKind
 from router.core.learning.observation import Observation
 from router.core.learning.residuals import Learned
@@ -28,6 +30,13 @@ def ask(**more):
 
 def snapshot(*residents, free_gib=24.0, total_gib=24.0, **more):
     return Snapshot((gpu_of(free_gib=free_gib, total_gib=total_gib),), residents, catalog=CATALOG, **more)
+
+
+DOWN = UpgradeRule(is_moved_down=True)
+"""A chain that is served by a smaller variant."""
+
+LATELY = {0: ((1.5, 10 << 30), (0.0, 24 << 30))}
+"""Others took memory of the card until one and a half seconds ago."""
 
 
 def kinds(decision):
@@ -95,20 +104,62 @@ def test_busy_resident_is_waited_for_and_not_interrupted():
 
 
 @pytest.mark.parametrize(
-    "limits", [{"may_upgrade": False}, {"floor_bytes": {0: 10 << 30}}], ids=["swap budget", "memory freed lately"]
+    ("rule", "held_by"),
+    [
+        ({"is_never": True}, HeldBy.NEVER),
+        ({"prefer": "speed"}, HeldBy.PREFERS),
+        ({"max_load_wait_s": 10.0}, HeldBy.LOAD_WAIT),
+        ({"is_spent": True}, HeldBy.BUDGET),
+        ({}, HeldBy.LATELY),
+        ({"after_s": 2.0}, HeldBy.LATELY),
+    ],
 )
-def test_upgrade_is_held_back_while_a_smaller_variant_is_resident(limits):
-    """Evicting for a bigger variant needs budget and memory that lasts; until then the resident one serves."""
+def test_a_bigger_variant_that_is_held_back_says_why_and_the_resident_one_serves(rule, held_by):
+    """The reason is with the verdict, and in the words for the client."""
     loaded = resident_of(SMALL, held_gib=8)
-    decision = choose(ask(), CHAIN, snapshot(loaded, free_gib=16, **limits), RULES)
+    fresh = snapshot(loaded, free_gib=16, left_bytes=LATELY)
+    decision = choose(ask(), CHAIN, fresh, RULES, replace(DOWN, **rule))
     assert decision.chosen.variant.model == "small:3b"
-    assert VerdictKind.HELD_BACK in kinds(decision)
+    assert (decision.better.variant.model, decision.better.held_by) == ("middle:30b", held_by)
+    assert held_by.value in decision.reason
+
+
+@pytest.mark.parametrize("rule", [{"prefer": "quality", "is_spent": True}, {"after_s": 1.0}])
+def test_quality_and_memory_that_was_free_for_long_enough_hold_nothing_back(rule):
+    """Whatever the budget, and however lately the memory came back."""
+    fresh = snapshot(resident_of(SMALL, held_gib=8), free_gib=16, left_bytes=LATELY)
+    decision = choose(ask(), CHAIN, fresh, RULES, replace(DOWN, **rule))
+    assert (decision.chosen.variant.model, decision.better) == ("middle:30b", None)
+
+
+def test_memory_must_have_been_free_for_as_long_as_the_switch_costs():
+    """By what loads took here: three seconds are too few for a load that takes 18, and enough for one that takes 2."""
+    fresh = snapshot(resident_of(SMALL, held_gib=8), free_gib=16, left_bytes={0: ((3.0, 10 << 30), (0.0, 24 << 30))})
+    for load_s, served in ((18.0, "small:3b"), (1.5, "middle:30b")):
+        rules = Rules(costs=LoadCosts(measured_s={MIDDLE.weights: load_s}))
+        assert choose(ask(), CHAIN, fresh, rules, DOWN).chosen.variant.model == served
+    doubtful = replace(DOWN, patience=2.0)
+    assert choose(ask(), CHAIN, fresh, rules, doubtful).chosen.variant.model == "small:3b"
+
+
+def test_a_smaller_variant_that_is_loaded_for_another_chain_holds_nothing_back():
+    """Unless what is loaded is preferred."""
+    fresh = snapshot(resident_of(SMALL, held_gib=8), free_gib=16, left_bytes=LATELY)
+    assert choose(ask(), CHAIN, fresh, RULES).chosen.variant.model == "middle:30b"
+    decision = choose(ask(), CHAIN, fresh, RULES, UpgradeRule(prefer="speed"))
+    assert (decision.chosen.variant.model, decision.better.held_by) == ("small:3b", HeldBy.PREFERS)
+
+
+def test_with_speed_preferred_a_load_is_made_where_nothing_of_the_chain_is_loaded():
+    """Something must be."""
+    decision = choose(ask(), CHAIN, snapshot(), RULES, UpgradeRule(prefer="speed"))
+    assert (decision.chosen.variant.model, decision.better) == ("middle:30b", None)
 
 
 def test_upgrade_is_taken_when_nothing_holds_it_back():
     """With budget left and memory that lasts the bigger variant is loaded."""
     loaded = resident_of(SMALL, held_gib=8)
-    decision = choose(ask(), CHAIN, snapshot(loaded, free_gib=16), RULES)
+    decision = choose(ask(), CHAIN, snapshot(loaded, free_gib=16), RULES, DOWN)
     assert decision.chosen.variant.model == "middle:30b"
     assert decision.chosen.plan.evict == (SMALL.weights,)
 
@@ -117,7 +168,7 @@ def test_switch_to_a_smaller_variant_is_immediate():
     """If no variant of the chain is resident, a switch is not an upgrade and the budget does not hold it back."""
     other = facts_of("other:30b", 18)
     loaded = resident_of(other, held_gib=20)
-    decision = choose(ask(), CHAIN, snapshot(loaded, free_gib=4, may_upgrade=False), RULES)
+    decision = choose(ask(), CHAIN, snapshot(loaded, free_gib=4), RULES, replace(DOWN, is_spent=True))
     assert decision.chosen.variant.model == "middle:30b"
 
 
@@ -217,13 +268,10 @@ def test_without_probe_a_model_that_spilled_is_tried_smaller_then_skipped():
     assert choose(ask(), CHAIN, blind, Rules(machine=twice)).chosen.variant.model == "middle:30b"
 
 
-def test_memory_that_was_freed_lately_does_not_allow_an_upgrade():
-    """An upgrade needs memory that was free for all of `upgrade_after_s`; a first load does not."""
-    loaded = resident_of(SMALL, held_gib=8)
-    fresh = snapshot(loaded, free_gib=16, floor_bytes={0: 10 << 30})
-    assert choose(ask(), CHAIN, fresh, RULES).chosen.variant.model == "small:3b"
-    empty = snapshot(floor_bytes={0: 10 << 30})
-    assert choose(ask(), CHAIN, empty, RULES).chosen.variant.model == "middle:30b"
+def test_memory_that_was_freed_lately_does_not_hold_a_first_load_back():
+    """Nothing serves the chain meanwhile."""
+    empty = snapshot(left_bytes=LATELY)
+    assert choose(ask(), CHAIN, empty, RULES, DOWN).chosen.variant.model == "middle:30b"
 
 
 def test_variant_that_spilled_at_this_free_level_is_skipped():

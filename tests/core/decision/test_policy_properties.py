@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from router.core.decision.policy import choose
 from router.core.decision.snapshot import Snapshot
+from router.core.decision.upgrades import UpgradeRule
 from router.core.decision.verdict import USABLE, Outcome, Rules, VerdictKind
 from router.core.payload.read import InferenceRequest
 from router.core.units import GIB
@@ -46,9 +47,10 @@ def worlds(draw):
         gpu_of(index, total, max(0.0, gib - other))
         for index, (total, gib, other) in enumerate(zip(totals, left, foreign, strict=True))
     )
-    return Snapshot(gpus, tuple(residents), catalog=CATALOG, may_upgrade=draw(st.booleans()))
+    return Snapshot(gpus, tuple(residents), catalog=CATALOG)
 
 
+upgrades = st.builds(UpgradeRule, is_moved_down=st.booleans(), is_spent=st.booleans())
 chains = st.integers(0, len(FACTS) - 1).map(lambda first: chain_of(*(facts.name for facts in FACTS[first:])))
 requests = st.sampled_from([None, 4096, 16384, 65536]).map(lambda ctx: InferenceRequest("m40:40b", num_ctx=ctx))
 
@@ -75,16 +77,16 @@ def test_sound_a_chosen_variant_fits_or_is_resident(snapshot, chain, request):
     assert sum(chosen.plan.need_by_card) <= free_after(snapshot, chosen.plan)
 
 
-@given(worlds(), chains, requests)
-def test_maximal_no_earlier_variant_is_usable_except_held_back_ones(snapshot, chain, request):
+@given(worlds(), chains, requests, upgrades)
+def test_maximal_no_earlier_variant_is_usable_except_held_back_ones(snapshot, chain, request, rule):
     """Every variant in front of the chosen one cannot serve, or is an upgrade that the budget holds back."""
-    decision = choose(request, chain, snapshot, RULES)
+    decision = choose(request, chain, snapshot, RULES, rule)
     if decision.chosen is None:
         return
     before = decision.verdicts[: decision.verdicts.index(decision.chosen)]
     assert not any(verdict.kind in USABLE for verdict in before)
     if any(verdict.kind is VerdictKind.HELD_BACK for verdict in before):
-        assert not snapshot.may_upgrade
+        assert (rule.is_moved_down, rule.is_spent) == (True, True)
 
 
 @given(worlds(), chains, requests, st.floats(0, 8))

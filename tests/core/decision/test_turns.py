@@ -1,7 +1,7 @@
 """Whose turn it is, rule by rule."""
 
 from router.core.decision.chain import Variant
-from router.core.decision.turns import LOOK_AGAIN_S, Turns, turns, wanted_weights
+from router.core.decision.turns import LOOK_AGAIN_S, Patience, Turns, turns, wanted_weights
 from router.core.decision.verdict import Decision, Outcome, Verdict, VerdictKind
 from tests.core.decision.queue_states import (
     AGE_BOUND_S,
@@ -23,10 +23,10 @@ from tests.core.decision.queue_states import (
 OLD_S = AGE_BOUND_S + 1
 
 
-def at_once(*waiting, residents=(), **more):
+def at_once(*waiting, residents=(), patience=PATIENCE, **more):
     """What the rules say now of these tickets and residents (facts → Loaded)."""
     loaded = {facts.weights: state for facts, state in dict(residents).items()}
-    return turns(waiting, loaded, NOW_S, PATIENCE, **more)
+    return turns(waiting, loaded, NOW_S, patience, **more)
 
 
 def started(found):
@@ -119,7 +119,24 @@ def test_rule_5_a_resident_loaded_after_the_ticket_came_has_overtaken_it_with_al
     assert at_once(waiting, residents={SMALL: Loaded(2, served=COUNT)}).closed == {SMALL.weights, TINY.weights}
 
 
-def test_rule_5_only_the_first_impatient_group_closes_residents():
+def test_rule_5_a_group_is_patient_for_a_multiple_of_what_its_switch_costs():
+    """Where a switch takes long, more requests for what is loaded are served before it."""
+    patience = Patience(AGE_BOUND_S, cost_factor=3.0)
+    waits = loads(BIG, evicts=[SMALL.weights], waits_for=[SMALL.weights], cost_s=8.0)
+    for age_s, closed in ((23.9, set()), (24.0, {SMALL.weights})):
+        found = at_once(ticket(0, waits, age_s=age_s), residents={SMALL: Loaded()}, patience=patience)
+        assert found.closed == closed
+
+
+def test_rule_5_by_default_any_number_of_requests_may_overtake_within_the_bound():
+    """Requests differ too much in length for their number to say anything."""
+    waits = loads(BIG, evicts=[SMALL.weights], waits_for=[SMALL.weights])
+    residents = {SMALL: Loaded(1, served=10**6)}
+    found = at_once(ticket(0, waits, served_before={1: 0}), residents=residents, patience=Patience(AGE_BOUND_S))
+    assert found.closed == frozenset()
+
+
+def test_rule_5_only_the_first_impatient_group_of_a_card_closes_residents():
     """One switch at a time: what stands in the way of the second goes on serving."""
     first = loads(BIG, evicts=[SMALL.weights], waits_for=[SMALL.weights])
     second = loads(MIDDLE, evicts=[TINY.weights], waits_for=[TINY.weights])
@@ -149,11 +166,11 @@ def test_rule_6_impatient_groups_go_first_by_age():
     assert started(found) is BIG
 
 
-def test_rule_6_of_the_patient_the_most_tickets_per_byte_go_first():
-    """Many for a big model go before one for a small one, until the bytes outweigh them."""
-    small = ticket(0, loads(SMALL), age_s=5)
-    assert started(at_once(small, *(ticket(n, loads(BIG)) for n in range(1, 7)))) is BIG
-    assert started(at_once(small, *(ticket(n, loads(BIG)) for n in range(1, 4)))) is SMALL
+def test_rule_6_of_the_patient_the_most_tickets_per_second_of_the_switch_go_first():
+    """Many for a big model go before one for a small one, until the seconds outweigh them."""
+    small, big = ticket(0, loads(SMALL, cost_s=2), age_s=5), loads(BIG, cost_s=10)
+    assert started(at_once(small, *(ticket(n, big) for n in range(1, 7)))) is BIG
+    assert started(at_once(small, *(ticket(n, big) for n in range(1, 4)))) is SMALL
 
 
 def test_rule_7_a_plan_that_waits_for_a_busy_resident_lets_the_next_one_start():
@@ -175,34 +192,66 @@ def test_rule_7_nothing_is_evicted_that_a_request_was_just_let_in_to():
     assert started(at_once(waits, residents=residents, entering=frozenset({SMALL.weights}))) is None
 
 
-def test_rule_7_nothing_behind_the_first_impatient_group_is_started():
+BUSY = ticket(0, loads(BIG, evicts=[SMALL.weights], waits_for=[SMALL.weights]), age_s=OLD_S + 1)
+
+
+def test_rule_8_nothing_that_evicts_on_the_same_card_is_started_before_an_impatient_group():
     """It would take the memory that the impatient group waits for."""
-    waits = loads(BIG, evicts=[SMALL.weights], waits_for=[SMALL.weights])
-    others = [ticket(1, loads(TINY)), ticket(2, loads(MIDDLE), age_s=OLD_S)]
-    found = at_once(ticket(0, waits, age_s=OLD_S + 1), *others, residents={SMALL: Loaded()})
-    assert started(found) is None
+    evicts = loads(TINY, evicts=[MIDDLE.weights])
+    residents = {SMALL: Loaded(1), MIDDLE: Loaded(2)}
+    for other in (ticket(1, evicts), ticket(1, evicts, age_s=OLD_S)):
+        assert started(at_once(BUSY, other, residents=residents)) is None
 
 
-def test_rule_8_the_line_is_looked_at_again_when_the_next_ticket_turns_impatient():
+def test_rule_8_a_load_on_another_card_is_started_meanwhile():
+    """A long answer on one card holds up nobody on the other, whether patient or not."""
+    residents = {SMALL: Loaded(1), MIDDLE: Loaded(2)}
+    for age_s in (0.0, OLD_S):
+        evicts = loads(TINY, evicts=[MIDDLE.weights], cards=(1,))
+        assert started(at_once(BUSY, ticket(1, evicts, age_s=age_s), residents=residents)) is TINY
+
+
+def test_rule_8_an_impatient_group_on_another_card_closes_its_own_residents():
+    """A split over both cards meets each of them."""
+    residents = {SMALL: Loaded(1), MIDDLE: Loaded(2)}
+    for cards, closed in (((1,), {SMALL.weights, MIDDLE.weights}), ((0, 1), {SMALL.weights})):
+        other = loads(TINY, evicts=[MIDDLE.weights], waits_for=[MIDDLE.weights], cards=cards)
+        assert at_once(BUSY, ticket(1, other, age_s=OLD_S), residents=residents).closed == closed
+
+
+def test_rule_8_where_no_card_is_known_every_load_meets_every_other():
+    """Without a probe nobody knows whose memory a load takes."""
+    residents = {SMALL: Loaded(1)}
+    assert started(at_once(BUSY, ticket(1, loads(TINY, cards=())), residents=residents)) is None
+
+
+def test_rule_9_what_fits_beside_is_loaded_while_an_impatient_group_waits_for_a_long_answer():
+    """Until that group has waited for twice its bound: then nothing takes its memory any more."""
+    for age_s, loaded in ((2 * AGE_BOUND_S - 0.1, TINY), (2 * AGE_BOUND_S, None)):
+        busy = ticket(0, loads(BIG, evicts=[SMALL.weights], waits_for=[SMALL.weights]), age_s=age_s)
+        assert started(at_once(busy, ticket(1, loads(TINY)), residents={SMALL: Loaded()})) is loaded
+
+
+def test_rule_10_the_line_is_looked_at_again_when_the_next_ticket_turns_impatient():
     """The oldest that waits for a load decides; those that wait for something else do not."""
     waits = loads(BIG, evicts=[SMALL.weights], waits_for=[SMALL.weights])
     found = at_once(ticket(0, waits, age_s=3), ticket(1, waits, age_s=1), ticket(2, awaits(TINY), age_s=9))
     assert found.look_again_s == AGE_BOUND_S - 3
 
 
-def test_rule_8_an_impatient_line_is_looked_at_again_after_a_short_pause():
+def test_rule_10_an_impatient_line_is_looked_at_again_after_a_short_pause():
     """Never at once, or it would be looked at without end."""
     waits = loads(BIG, evicts=[SMALL.weights], waits_for=[SMALL.weights])
     assert at_once(ticket(0, waits, age_s=1000)).look_again_s == LOOK_AGAIN_S
 
 
-def test_rule_8_where_something_starts_nothing_is_looked_at_again():
+def test_rule_10_where_something_starts_nothing_is_looked_at_again():
     """The end of the switch applies the rules."""
     assert at_once(ticket(0, loads(TINY)), ticket(1, loads(BIG))).look_again_s is None
 
 
 def test_nothing_starts_and_nobody_turns_impatient_during_a_switch():
-    """Rules 5 to 8 wait for its end."""
+    """Rules 5 to 10 wait for its end."""
     closed = frozenset({TINY.weights})
     found = at_once(ticket(0, loads(BIG), age_s=1000), residents={SMALL: Loaded()}, closed_by_switch=closed)
     assert found == Turns((), closed)

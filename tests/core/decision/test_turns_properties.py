@@ -142,7 +142,7 @@ def test_without_tickets_nothing_happens(queue):
 @given(queues(), st.floats(0, 3 * AGE_BOUND_S))
 def test_monotone_in_age_what_is_closed_stays_closed(queue, later_s):
     """Where only age counts, time that passes opens nothing that waiting has closed."""
-    by_age = Patience(AGE_BOUND_S, 10**9)
+    by_age = Patience(AGE_BOUND_S)
     now, later = (applied(queue, now_s, by_age) for now_s in (NOW_S, NOW_S + later_s))
     assert now.closed <= later.closed
 
