@@ -76,7 +76,7 @@ def test_what_holds_the_best_variant_back_is_said():
         BIG.name,
         "big:70b: a switch that costs about 40 s",
     )
-    tight = replace(world, gpus=(gpu_of(free_gib=55, total_gib=76),))
+    tight = replace(world, gpus=(gpu_of(free_gib=30, total_gib=51),))
     data = as_data(chain, choose(ask, chain, tight, Rules(), rule), {SMALL.weights: SMALL.name})
     assert (data["chosen"], data["best"], data["below_best"]) == (SMALL.name, BIG.name, "budget")
     assert data["between"].endswith("unloading small:3b; swaps_per_minute is spent")
