@@ -5,7 +5,7 @@ step has a deadline and ends in a `SwitchResult`, so that no switch occupies the
 
 Each wait has its reason in how Ollama works (docs/ollama.md, "Keep-alive and unload"): its own wait for memory after an
 eviction is broken, it spills instead of refusing, and it evicts other models by stale figures. So the router unloads
-models itself, youngest first, until `/api/ps` no longer lists them and the probe shows their memory as free; gives
+models itself, one by one, until `/api/ps` no longer lists them and the probe shows their memory as free; gives
 Ollama time to notice; and loads with exactly the options of the requests that follow.
 """
 
@@ -29,6 +29,7 @@ from router.backend.verification import Placed, look_at
 from router.backend.world import World
 from router.config import Config
 from router.core.decision.switching import Plan
+from router.core.decision.unload_order import unload_order
 from router.core.ollama.model import ModelFacts
 from router.core.ollama.names import key_of
 from router.core.ollama.runner import Gpu
@@ -189,9 +190,10 @@ class Residency:
         """Unload the residents that the plan evicts, one by one, and read again; return True if all have gone."""
         await self._world.refresh_fresh()
         settled_s = 0.0
-        for weights in target.plan.evict:
-            tracked = self._residents.get(weights)
-            if tracked is None or not self._world.wanted.get(target.weights):
+        going = [one for weights in target.plan.evict if (one := self._residents.get(weights)) is not None]
+        staying = [one for one in self._residents.values() if one not in going]
+        for tracked in unload_order(going, staying):
+            if self._residents.get(tracked.weights) is not tracked or not self._world.wanted.get(target.weights):
                 continue
             if tracked.in_flight or not await self.unloading.unload(tracked):  # a request is never cut off for a switch
                 return False

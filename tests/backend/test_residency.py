@@ -60,7 +60,7 @@ def test_what_is_in_the_way_is_unloaded_first():
         assert list(scene.machine.rows) == [BIG.name]
         assert scene.heard.of(Switched)[-1].evicted == (SMALL.name, MIDDLE.name)
         calls = [call[:2] for call in scene.machine.calls if call[0] in ("load", "unload")]
-        assert calls[-3:] == [("unload", SMALL.name), ("unload", MIDDLE.name), ("load", BIG.name)]
+        assert calls[-3:] == [("unload", MIDDLE.name), ("unload", SMALL.name), ("load", BIG.name)]
 
     play(story, MemoryMachine(*ALL))
 
