@@ -1,0 +1,57 @@
+"""Whoever waits is served: the bound that the rules of the line promise, on random workloads."""
+
+import random
+
+import pytest
+
+from router.core.decision.turns import LOOK_AGAIN_S, Patience
+from tests.core.decision.line_machine import LineMachine, Model
+from tests.core.facts import facts_of
+
+REQUESTS, LONGEST_ANSWER_S, AGE_BOUND_S, FACTOR = 500, 40.0, 10.0, 3.0
+PATIENCE = Patience(AGE_BOUND_S, FACTOR)
+
+
+def models_of(rng):
+    sizes = [rng.choice((2, 5, 9, 14, 20)) for _ in range(rng.randrange(2, 7))]
+    return [Model(facts_of(f"m{n}:{size}b", size), size, size * rng.uniform(0.1, 1.0)) for n, size in enumerate(sizes)]
+
+
+def requests_of(rng, models):
+    """Arrivals that a card can or cannot keep up with, in bursts or one by one; a favourite may have most of them."""
+    weights = [rng.choice((1, 1, 3, 30)) for _ in models]
+    at_s, pause_s = 0.0, rng.choice((0.05, 1.0, 5.0))
+    for _ in range(REQUESTS):
+        at_s += rng.expovariate(1 / pause_s) if rng.random() < 0.8 else 0.0
+        yield at_s, rng.choices(models, weights)[0], min(LONGEST_ANSWER_S, rng.expovariate(1 / 3))
+
+
+def bound_s(models):
+    """Return the longest wait: twice the longest bound, and an answer and a switch for each model that may go first."""
+    switch_s = max(model.load_s for model in models)
+    cost_s = 2 * max(model.load_s for model in models) + sum(model.load_s for model in models)
+    patience_s = max(AGE_BOUND_S, FACTOR * cost_s)
+    return 2 * patience_s + (len(models) + 1) * (LONGEST_ANSWER_S + switch_s + LOOK_AGAIN_S)
+
+
+@pytest.mark.parametrize(
+    "seed", [pytest.param(seed, marks=[pytest.mark.slow] if seed > 2 else []) for seed in range(20)]
+)
+def test_whoever_waits_is_served_within_the_bound(seed):
+    """Ten thousand requests in all; none is left over, and none is served before what it waited for was loaded."""
+    rng = random.Random(seed)
+    models = models_of(rng)
+    waits = LineMachine(PATIENCE, card_gib=24).run(requests_of(rng, models))
+    assert len(waits) == REQUESTS
+    assert max(wait_s for _, wait_s in waits) <= bound_s(models)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_less_than_a_third_of_the_time_goes_into_switches_while_work_is_left(seed):
+    """Two models that never fit together, with as many requests as can be for both: the age bound pays for the switch."""
+    rng = random.Random(seed)
+    models = [Model(facts_of(f"m{n}:20b", 20), 20, 6.0) for n in range(2)]
+    requests = [(index * 0.2, rng.choice(models), rng.uniform(1, 3)) for index in range(REQUESTS)]
+    machine = LineMachine(PATIENCE, card_gib=24)
+    machine.run(requests)
+    assert machine.loads * 6.0 <= machine.now_s / FACTOR
