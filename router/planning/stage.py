@@ -20,10 +20,17 @@ from router.config import load_config
 from router.http.client.pool import HttpRelay
 from router.http.client.response import UpstreamRequest
 
+POOL_SIZE = 4096
+"""Connections of the clients: more than Ollama lets wait (512), so that a full queue is its answer."""
+
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One answer as its client saw it; `served` is the model named in the answer."""
+    """One answer as its client saw it; `served` is the model named in the answer.
+
+    `asked_s` is when the request was sent, by the loop's clock. `service_s` is how long the model worked on it: reading
+    the prompt and generating, without any wait.
+    """
 
     asked: str
     served: str
@@ -32,11 +39,36 @@ class Reply:
     ttft_s: float
     tokens_per_s: float
     error: str = ""
+    asked_s: float = 0.0
+    service_s: float = 0.0
+
+    @property
+    def began_s(self) -> float:
+        """When the model began to work on it, by the loop's clock."""
+        return self.asked_s + self.wait_s
+
+    @property
+    def wait_s(self) -> float:
+        """From the request to the begin of service."""
+        return max(0.0, self.took_s - self.service_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """A load that succeeded: when it was complete, and whether some of the model was left on the CPU."""
+
+    model: str
+    at_s: float
+    is_spilled: bool
 
 
 @dataclass
 class Stage:
-    """A running stage. `url` is the server for clients: the router, or the simulated Ollama itself."""
+    """A running stage. `url` is the server for clients: the router, or the simulated Ollama itself.
+
+    `loads` and `evictions` are the models that Ollama began to load, and evicted by its own choice, in order. `loaded`
+    are the loads that succeeded, `unloaded` the models that left with the time.
+    """
 
     sim: SimulatedOllama
     url: str
@@ -44,6 +76,21 @@ class Stage:
     router: Running | None = None
     loads: list[str] = field(default_factory=list)
     evictions: list[str] = field(default_factory=list)
+    loaded: list[Load] = field(default_factory=list)
+    unloaded: list[tuple[str, float]] = field(default_factory=list)
+
+    def record(self, kind: str, model: str) -> None:
+        """Record an event of the simulated scheduler."""
+        now_s = asyncio.get_running_loop().time()
+        if kind == "starting":
+            self.loads.append(model)
+        elif kind == "evicting":
+            self.evictions.append(model)
+        elif kind == "unloaded":
+            self.unloaded.append((model, now_s))
+        elif kind == "loaded":
+            rows = (row for row in self.sim.engine.ps() if row.model.name == model)
+            self.loaded.append(Load(model, now_s, any(row.size_vram_bytes < row.size_bytes for row in rows)))
 
     async def ask(self, body: Mapping[str, Any], path: str = "/api/generate") -> Reply:
         """Send one request and read its answer to the end."""
@@ -54,7 +101,8 @@ class Stage:
         ttft_s, parts = loop.time() - started_s, []
         while part := await answer.read():
             parts.append(part)
-        return _reply(str(body["model"]), answer.status, b"".join(parts), loop.time() - started_s, ttft_s)
+        took_s = loop.time() - started_s
+        return replace(_reply(str(body["model"]), answer.status, b"".join(parts), took_s, ttft_s), asked_s=started_s)
 
 
 def _reply(asked: str, status: int, text: bytes, took_s: float, ttft_s: float) -> Reply:
@@ -63,7 +111,15 @@ def _reply(asked: str, status: int, text: bytes, took_s: float, ttft_s: float) -
     if status != 200 or "error" in last:
         return Reply(asked, "", status, took_s, ttft_s, 0.0, str(last.get("error", ""))[:200])
     rate = last.get("eval_count", 0) / (last.get("eval_duration") or 1) * 1e9
-    return Reply(asked, str(last.get("model", "")), status, took_s, ttft_s, rate)
+    service_s = _service_ns(last) / 1e9
+    return Reply(asked, str(last.get("model", "")), status, took_s, ttft_s, rate, service_s=service_s)
+
+
+def _service_ns(last: Mapping[str, Any]) -> int:
+    """Return how long the model worked, by the durations of an answer. Those of an embedding have no part of it."""
+    if "eval_duration" in last or "prompt_eval_duration" in last:
+        return int(last.get("prompt_eval_duration", 0)) + int(last.get("eval_duration", 0))
+    return int(last.get("total_duration", 0)) - int(last.get("load_duration", 0))
 
 
 @asynccontextmanager
@@ -79,20 +135,18 @@ async def stage(
 
     `has_probe`: True for the simulated cards' probe, False for none, None for the probe that the configuration names.
     """
-    loads: list[str] = []
-    evictions: list[str] = []
+    stages: list[Stage] = []
 
     def on_event(kind: str, model: str, _detail: str) -> None:
-        if kind == "starting":
-            loads.append(model)
-        elif kind == "evicting":
-            evictions.append(model)
+        for one in stages:
+            one.record(kind, model)
 
     async with running_simulator(replace(sim_config, on_event=on_event)) as sim:
         # Timeouts beyond any story: on the virtual clock they would otherwise expire within milliseconds.
-        client = HttpRelay(sim.url, pool_size=512, first_byte_timeout_s=1e5, idle_timeout_s=1e5)
+        client = HttpRelay(sim.url, pool_size=POOL_SIZE, first_byte_timeout_s=1e5, idle_timeout_s=1e5)
+        stages.append(Stage(sim, sim.url, client))
         if router_config is None:
-            yield Stage(sim, sim.url, client, None, loads, evictions)
+            yield stages[0]
             await client.aclose()
             return
         options = {
@@ -105,9 +159,11 @@ async def stage(
         config = load_config(env={}, options=options)
         probe = CardsProbe(sim.cards, probe_lag_s) if has_probe else None
         async with running(config, probe=probe, is_probed=has_probe is not None) as router:
-            client = HttpRelay(router.url, pool_size=512, first_byte_timeout_s=1e5, idle_timeout_s=1e5)
-            yield Stage(sim, router.url, client, router, loads, evictions)
-            await client.aclose()
+            one = stages[0]
+            one.client = HttpRelay(router.url, pool_size=POOL_SIZE, first_byte_timeout_s=1e5, idle_timeout_s=1e5)
+            one.url, one.router = router.url, router
+            yield one
+            await one.client.aclose()
 
 
 def table(rows: Sequence[Sequence[object]]) -> str:
@@ -119,10 +175,15 @@ def table(rows: Sequence[Sequence[object]]) -> str:
     )
 
 
+def percentile(values: Sequence[float], share: float) -> float:
+    """Return the value that `share` of the values stay below; 0 for no values."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else 0.0
+
+
 def p95(values: Sequence[float]) -> float:
     """Return the 95th percentile; 0 for no values."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(len(ordered) * 0.95))] if ordered else 0.0
+    return percentile(values, 0.95)
 
 
 def mean(values: Sequence[float]) -> float:
