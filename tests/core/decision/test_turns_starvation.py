@@ -48,7 +48,7 @@ def test_whoever_waits_is_served_within_the_bound(seed):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_less_than_a_third_of_the_time_goes_into_switches_while_work_is_left(seed):
-    """Two models that never fit together, with as many requests as can be for both: the age bound pays for the switch."""
+    """Two models that never fit together, and work for both: the age bound pays for the switch."""
     rng = random.Random(seed)
     models = [Model(facts_of(f"m{n}:20b", 20), 20, 6.0) for n in range(2)]
     requests = [(index * 0.2, rng.choice(models), rng.uniform(1, 3)) for index in range(REQUESTS)]
