@@ -118,10 +118,8 @@ class Wire(AnswerParser):
             self.transport.write(head)
         elif isinstance(body, bytes):
             # A small body goes out with the head in one packet; a large one is not copied.
-            if len(body) < 65536:
-                self.transport.write(head + body)
-            else:
-                self.transport.writelines((head, body))
+            for part in (head + body,) if len(body) < 65536 else (head, body):
+                self.transport.write(part)
         else:
             self._is_sent = False
             self.transport.write(head)
@@ -134,7 +132,8 @@ class Wire(AnswerParser):
                 if self._response is None or self.is_closed:
                     return
                 if chunk:
-                    self.transport.writelines((b"%x\r\n" % len(chunk), chunk, b"\r\n") if chunked else (chunk,))
+                    # Not writelines, which in Python 3.12 never says that the buffer is full (CVE-2024-12254).
+                    self.transport.write(b"%x\r\n%b\r\n" % (len(chunk), chunk) if chunked else chunk)
                     await self._until_writable()
             if chunked and not self.is_closed:
                 self.transport.write(b"0\r\n\r\n")

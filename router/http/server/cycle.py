@@ -270,14 +270,14 @@ class Cycle(msgspec.Struct, eq=False):
             self.left_bytes -= len(body)
             if self.left_bytes < 0 or (self.left_bytes and not more):
                 raise RuntimeError("the body does not match its content-length")
-        transport = self.carrier.transport
-        end = b""
+        transport, end = self.carrier.transport, b""
         if self.is_chunked:
             if body:
                 head, end = b"%b%x\r\n" % (head, len(body)), b"\r\n"
             end += b"" if more else b"0\r\n\r\n"
         if len(body) >= LARGE_BYTES:
-            transport.writelines((head, body, end) if end else (head, body))
+            for part in (head, body, end) if end else (head, body):  # not writelines: see `Wire`
+                transport.write(part)
         elif head or body or end:
             transport.write(head + body + end)
         if not more:

@@ -31,9 +31,6 @@ class Transport(asyncio.Transport):
     def write(self, data):
         self.data += bytes(data)
 
-    def writelines(self, parts):
-        self.write(b"".join(parts))
-
     def get_write_buffer_size(self):
         return self.left_bytes
 

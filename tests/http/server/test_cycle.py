@@ -23,9 +23,6 @@ class Transport:
         self.data += data
         self.writes += 1
 
-    def writelines(self, parts):
-        self.write(b"".join(parts))
-
     def abort(self):
         self.is_aborted = True
 
