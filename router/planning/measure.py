@@ -139,7 +139,9 @@ def by_model(loads: Iterable[Load]) -> dict[str, list[Load]]:
 
 
 def load_of(reply: Reply, loads: Mapping[str, list[Load]]) -> Load | None:
-    """Return the load of the runner that gave the answer."""
+    """Return the load of the runner that gave the answer; None if there was no answer."""
+    if not reply.served:
+        return None
     earlier = [load for load in loads.get(key_of(reply.served), ()) if load.at_s <= reply.began_s + 0.01]
     return earlier[-1] if earlier else None
 

@@ -118,7 +118,7 @@ def _agent(rng: random.Random, model: str, until_s: float) -> Iterator[Job]:
 
 
 def agent(seed: int) -> Traffic:
-    """Let two agents run without a pause, with contexts that grow to 24,000 tokens, beside a chat with a large one."""
+    """Let two agents run without pause, with contexts that grow to 24,000 tokens, beside a chat with a large model."""
     rng = random.Random(f"agent {seed}")
     jobs = [*_agent(rng, QWEN[1], 1500), *_agent(rng, LLAMA[2], 1500)]
     return _traffic("agent", [*jobs, *_conversations(rng, QWEN[0], 1500, think_s=40, pause_s=60)])
