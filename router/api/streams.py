@@ -6,7 +6,6 @@ on the way unless a name must be replaced; only the last line or event is, when 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -45,8 +44,7 @@ _read_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _SSE_ENDS = frozenset(("message_stop", "response.completed", "response.incomplete", "response.failed", "error"))
 
 
-@dataclass(frozen=True, slots=True)
-class StreamEnd:
+class StreamEnd(msgspec.Struct, frozen=True):
     """How a stream ended: `is_terminated` if by a proper last line or event, or an error; and its token counts."""
 
     is_terminated: bool

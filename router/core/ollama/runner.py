@@ -26,7 +26,7 @@ class Gpu:
     is_optional: bool = False
 
 
-class LoadOptions(msgspec.Struct, frozen=True):
+class LoadOptions(msgspec.Struct, frozen=True, cache_hash=True):
     """The options whose difference reloads a runner. None = automatic / not sent.
 
     See docs/ollama.md, "Arrival and reload". A struct, because it is part of many keys: a dataclass takes five times as

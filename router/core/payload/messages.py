@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import msgspec
 
@@ -21,7 +21,7 @@ _QUOTE = ord('"')
 _MAX_NESTING = 4  # a tool's result inside a message inside the input
 
 
-class Prompt(NamedTuple):
+class Prompt(msgspec.Struct, frozen=True):
     """The size of a prompt. `text_bytes` counts JSON text as written, without images."""
 
     parts: int = 0

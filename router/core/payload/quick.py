@@ -10,7 +10,7 @@ property test compares the two paths.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -26,7 +26,7 @@ _NO_TEXT = msgspec.Raw(b'""')
 _HIDDEN = (b"\\u004", b"\\u005", b"\\u006", b"\\u007")
 
 
-class Plain(NamedTuple):
+class Plain(msgspec.Struct, frozen=True, eq=False):
     """A native body split for `rewrite`.
 
     `options` are its options as sent, `option_values` the same decoded; `rest` is everything else except its model and
@@ -38,7 +38,7 @@ class Plain(NamedTuple):
     rest: tuple[bytes | memoryview, ...]
 
 
-class QuickRequest(NamedTuple):
+class QuickRequest(msgspec.Struct, frozen=True, eq=False):
     """What a body asks for on the fast path: the values from which `read.InferenceRequest` is built."""
 
     model: str
