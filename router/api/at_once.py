@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, Protocol
+
+import msgspec
 
 from router.api.beside import BYTES_PER_COMMA, is_large
 from router.api.calls import read_call
@@ -19,12 +21,11 @@ from router.api.sending import common_head_lines, complete_answer, ending_of
 from router.api.settings import EdgeSettings
 from router.core.ollama.routes import TARGETS, Route
 from router.errors import Busy, RouterError, UpstreamError
-from router.http.headers import Header
+from router.http.headers import Header, header_lines
 from router.http.server.cycle import Cycle, Phase
 from router.http.server.heads import Head
 from router.http.server.hosts import HostRule
 from router.routing.call import Answer, Call
-from router.routing.destination import header_lines
 from router.routing.dispatch import Dispatcher
 from router.routing.outcomes import Blocked
 from router.routing.underway import Underway
@@ -52,11 +53,11 @@ class Tasks(Protocol):
     def reports(self) -> Reports: ...
 
 
-class _Common(NamedTuple):
-    """The meaning of a common head: its route, and the headers that go upstream."""
+class _Common(msgspec.Struct, eq=False):
+    """The meaning of a common head: its route, and the lines of the headers that go upstream."""
 
     route: Route
-    headers: list[Header]
+    lines: bytes
 
 
 class AtOnce:
@@ -102,7 +103,7 @@ class AtOnce:
                 body,
                 self._settings,
                 common.route,
-                common.headers,
+                common.lines,
                 cycle.request_id,
                 cycle.has_client_gone,
                 head.by_name,
@@ -121,7 +122,7 @@ class AtOnce:
         route, by_name = _ROUTES.get((head.method, head.target)), head.by_name
         if route is None or not _UNCOMMON.isdisjoint(by_name) or not self._hosts.allows(by_name.get(b"host", b"")):
             return False
-        return _Common(route, request_headers(head.headers, by_name))
+        return _Common(route, header_lines(request_headers(head.headers, by_name)))
 
     def answer(self, cycle: Cycle, route: Route, answer: Answer) -> None:
         """Send `answer` now if it is complete and not a stream, else by a task. Errors are handled by `reply`."""

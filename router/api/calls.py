@@ -12,7 +12,6 @@ from router.core.ollama.names import MAX_NAME, is_cloud, may_be_name
 from router.core.ollama.routes import Route
 from router.core.payload.read import InferenceRequest, read_request
 from router.errors import BadRequest, Forbidden
-from router.http.headers import Header
 from router.routing.call import Call
 from router.routing.outcomes import REMOTE_REFUSED
 
@@ -25,7 +24,7 @@ def read_call(
     body: bytes,
     settings: EdgeSettings,
     route: Route,
-    headers: list[Header],
+    lines: bytes,
     request_id: str,
     is_gone: Callable[[], bool],
     by_name: Mapping[bytes, bytes],
@@ -34,7 +33,7 @@ def read_call(
 ) -> Call:
     """Return the call of a request that arrived at loop time `since_s`.
 
-    `headers` are those that may go upstream, `by_name` maps all of its headers.
+    `lines` are the headers that may go upstream, rendered; `by_name` maps all of its headers.
 
     Raises BadRequest with Ollama's own text, or Forbidden.
     """
@@ -44,7 +43,7 @@ def read_call(
     if not settings.may_manage and request.has_model and is_cloud(request.model):
         raise Forbidden(REMOTE_REFUSED)
     call = Call(
-        route, request, body, headers, request_id, is_gone=is_gone, since_s=since_s, may_use_remote=settings.may_manage
+        route, request, body, lines, request_id, is_gone=is_gone, since_s=since_s, may_use_remote=settings.may_manage
     )
     if not OWN_HEADERS.isdisjoint(by_name):
         call.demand(

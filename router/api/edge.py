@@ -30,7 +30,7 @@ from router.api.streams import StreamEnd
 from router.core.ollama.routes import TARGETS, Match, Route
 from router.core.payload.read import read_wholly
 from router.errors import Busy, Forbidden, RouterError, UpstreamError
-from router.http.headers import Header
+from router.http.headers import Header, header_lines
 from router.http.server.cycle import ClientGone, Cycle
 from router.http.server.hosts import HostRule
 from router.routing.call import Answer, Call
@@ -179,14 +179,14 @@ class Edge:
 
     async def _infer(self, exchange: Exchange, route: Route) -> None:
         body = await exchange.body()
-        headers = request_headers(exchange.client_headers, exchange.headers)
+        lines = header_lines(request_headers(exchange.client_headers, exchange.headers))
         now_s = asyncio.get_running_loop().time()
         call = await exchange.read(
             body,
             read_call,
             self._settings,
             route,
-            headers,
+            lines,
             exchange.request_id,
             exchange.is_gone,
             exchange.headers,

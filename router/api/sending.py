@@ -18,8 +18,8 @@ from router.api.streams import Stream, StreamEnd, body_ending, is_stream, rename
 from router.core.ollama.routes import Route
 from router.errors import RouterError, UpstreamError
 from router.http.client.response import AnswerHead, UpstreamResponse
-from router.http.headers import Header
-from router.routing.destination import Rename, header_lines
+from router.http.headers import Header, header_lines
+from router.routing.destination import Rename
 
 WHOLE_BYTES = 4 << 20
 """An unstreamed answer is buffered up to this size, so that one that breaks off can still become a clean error."""
@@ -180,8 +180,7 @@ def common_head_lines(head: AnswerHead) -> bytes:
         kept = [pair for pair in response_headers(head.headers, by_name) if pair[0] != b"content-length"]
         is_plain = not is_stream(by_name.get(b"content-type", b"")) and b"content-encoding" not in by_name
         is_common = head.status == 200 and is_plain
-        lines = header_lines(kept) if is_common and b"content-length" in by_name else b""
-        head.cached = lines if lines.count(b"\n") == lines.count(b"\r") == len(kept) else b""
+        head.cached = header_lines(kept) if is_common and b"content-length" in by_name else b""
     return cast("bytes", head.cached)
 
 

@@ -20,12 +20,11 @@ from router.routing.destination import Destination, Rename
 class Call(msgspec.Struct, eq=False):
     """One inference request as the edge has read it, and its progress. Only its own methods change it.
 
-    `headers` are those that may go upstream. `is_gone` returns whether the client has left. `served` and `reason` are
-    the model that it was sent to, and why; `queue_s` is how long it waited before. `phase` is queued or before_answer.
-    `let_in_to` holds the weights that the queue let it in to. `load_decision` is the decision that loaded its model.
-    `may_use_remote` is whether it may reach a model that another server runs.
-    `resident` is the resident that it has entered, `choice` the chain and decision for that, and `destination` where
-    it is to be sent.
+    `lines` are the headers that may go upstream, rendered. `is_gone` returns whether the client has left. `served` and
+    `reason` are the model that it was sent to, and why; `queue_s` is how long it waited before. `phase` is queued or
+    before_answer. `let_in_to` holds the weights that the queue let it in to. `load_decision` is the decision that
+    loaded its model. `may_use_remote` is whether it may reach a model that another server runs. `resident` is the
+    resident that it has entered, `choice` the chain and decision for that, and `destination` where it is to be sent.
 
     This and the other classes here are structs because one of each is built per request, and a dataclass takes three
     times as long.
@@ -34,7 +33,7 @@ class Call(msgspec.Struct, eq=False):
     route: Route
     request: InferenceRequest
     body: bytes
-    headers: list[Header] = []
+    lines: bytes = b""
     request_id: str = ""
     team: str = "default"
     strict: bool = False
@@ -58,7 +57,7 @@ class Call(msgspec.Struct, eq=False):
 
     def upstream(self, body: bytes) -> UpstreamRequest:
         """Return the request to send upstream with `body`."""
-        return UpstreamRequest(self.route.method_bytes, self.route.target, self.headers, body, len(body))
+        return UpstreamRequest(self.route.method_bytes, self.route.target, (), body, lines=self.lines)
 
     def demand(self, *, is_strict: bool, nothing_fits: NothingFits | None) -> None:
         """Set what the client's own headers demand."""

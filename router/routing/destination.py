@@ -74,11 +74,6 @@ def router_headers(requested: str, variant: str, reason: str, queue_s: float, ba
     ]
 
 
-def header_lines(headers: list[Header]) -> bytes:
-    """Return headers rendered as lines."""
-    return b"".join(b"%b: %b\r\n" % pair for pair in headers)
-
-
 @lru_cache(maxsize=256)
 def _fixed_headers(requested: str, variant: str, reason: str, backend: str) -> tuple[Header, ...]:
     """Return the headers that the answers to many requests share."""

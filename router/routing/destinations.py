@@ -9,8 +9,9 @@ from router.core.decision.verdict import Verdict
 from router.core.ollama.derived_names import parameters_of
 from router.core.ollama.runner import LoadOptions
 from router.core.payload.read import Patch
+from router.http.headers import header_lines
 from router.routing.call import Call
-from router.routing.destination import Destination, Rename, client_spelling, header_lines, router_headers
+from router.routing.destination import Destination, Rename, client_spelling, router_headers
 from router.telemetry import Decided
 
 IN_OPTIONS = tuple(key for key in LoadOptions.__struct_fields__ if key != "shift")

@@ -120,7 +120,7 @@ class Routing(Scene):
         data = json.dumps({"model": model, **body}).encode()
         route = TARGETS[("POST", path.encode())]
         now_s = asyncio.get_running_loop().time()
-        return Call(route, read_request(route.kind, data), data, [], "id-1", strict=strict, since_s=now_s)
+        return Call(route, read_request(route.kind, data), data, b"", "id-1", strict=strict, since_s=now_s)
 
     def ends(self) -> list[tuple[str, int, str]]:
         """How requests have ended: outcome, status, and the phase in which a client left."""

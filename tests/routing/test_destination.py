@@ -10,8 +10,9 @@ from router.core.decision.verdict import Verdict, VerdictKind
 from router.core.ollama.routes import TARGETS
 from router.core.ollama.runner import LoadOptions
 from router.core.payload.read import read_request
+from router.http.headers import header_lines
 from router.routing.call import Call
-from router.routing.destination import client_spelling, header_lines, router_headers
+from router.routing.destination import client_spelling, router_headers
 from router.routing.destinations import Destinations, digest_of, patch_of
 from router.telemetry import Decided
 from tests.core.facts import facts_of

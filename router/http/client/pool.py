@@ -109,7 +109,7 @@ class HttpRelay:
         await self._connections.aclose()
 
     def _render(self, request: UpstreamRequest) -> tuple[bytes, bool]:
-        parts = [request.method, b" ", self._address.prefix, request.target, self._address.fixed]
+        parts = [request.method, b" ", self._address.prefix, request.target, self._address.fixed, request.lines]
         for name, value in request.headers:
             parts += (name, b": ", value, b"\r\n")
         body, length = request.body, request.content_length

@@ -18,6 +18,8 @@ HIGH_WATER_BYTES = 256 << 10
 class UpstreamRequest(msgspec.Struct):
     """A request to send. `target` and `headers` are sent unchanged; Host, framing and Accept-Encoding are added.
 
+    `lines` are further headers, rendered by `header_lines`: many requests may share them.
+
     A body that is an iterator is streamed, with a Content-Length if `content_length` is set, else chunked.
     `safe_to_resend` allows a retry if a pooled connection turns out to be closed before the first byte of the answer
     (GET and HEAD are always retried, iterators never).
@@ -29,6 +31,7 @@ class UpstreamRequest(msgspec.Struct):
     body: bytes | AsyncIterator[bytes] | None = None
     content_length: int | None = None
     safe_to_resend: bool = False
+    lines: bytes = b""
 
 
 class AnswerSource(Protocol):
