@@ -14,6 +14,9 @@ import msgspec
 BUFFER_BYTES = 4 << 20
 POLL_MS = 200
 
+PAUSE_S = 0.05
+"""Pause after a write, in which lines collect: each turn of the thread costs the event loop a part of its own."""
+
 
 class LineWriter:
     """Writes batches of lines to `fd`, in order. Never raises, and never blocks its caller.
@@ -27,23 +30,25 @@ class LineWriter:
         fd: int = 2,
         *,
         buffer_bytes: int = BUFFER_BYTES,
+        pause_s: float = PAUSE_S,
         write: Callable[[int, bytes], int] = os.write,
     ) -> None:
         self._fd = fd
         self._write = write
         self._buffer_bytes = buffer_bytes
+        self._pause_s = pause_s
         self._changed = threading.Condition()
         self._waiting: deque[bytes] = deque()
         self._size = 0  # bytes that wait or are being written
         self._unsaid = 0
-        self._is_closed = False
+        self._closing = threading.Event()
         self._thread: threading.Thread | None = None
         self.dropped = 0
 
     def __call__(self, lines: bytes) -> None:
         """Have `lines`, which end with a line break, written as one piece."""
         with self._changed:
-            if self._is_closed or self._size + len(lines) > self._buffer_bytes:
+            if self._closing.is_set() or self._size + len(lines) > self._buffer_bytes:
                 self._drop(lines)
                 return
             self._waiting.append(lines)
@@ -56,7 +61,7 @@ class LineWriter:
     def close(self, timeout_s: float) -> None:
         """Write what waits, for at most `timeout_s`; drop what comes later."""
         with self._changed:
-            self._is_closed = True
+            self._closing.set()
             self._changed.notify()
         if self._thread is not None:
             self._thread.join(timeout_s)
@@ -69,7 +74,7 @@ class LineWriter:
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._is_closed)
+                self._changed.wait_for(lambda: self._waiting or self._closing.is_set())
                 lines = b"".join(self._waiting)
                 self._waiting.clear()
                 unsaid, self._unsaid = self._unsaid, 0
@@ -81,6 +86,7 @@ class LineWriter:
                 if left and lines:
                     self._drop(left[-len(lines) :])
                     self._unsaid += unsaid if len(left) > len(lines) else 0
+            self._closing.wait(self._pause_s)
 
     def _written(self, data: bytes) -> bytes:
         """Write `data`; return what could not be written."""

@@ -71,6 +71,20 @@ def test_each_batch_is_one_write_and_the_last_one_is_written_at_the_end() -> Non
     assert writer.dropped == 1
 
 
+def test_lines_collect_for_a_moment_after_each_write() -> None:
+    """Each turn of the thread takes time from the event loop. The end does not wait for the moment to pass."""
+    reader = Reader()
+    reader.go.set()
+    writer = LineWriter(1, pause_s=PATIENCE_S, write=reader.write)
+    writer(b"one\n")
+    while writer._size:
+        pass
+    writer(b"two\n")
+    writer(b"three\n")
+    writer.close(PATIENCE_S)
+    assert reader.writes == [b"one\n", b"two\nthree\n"]
+
+
 def test_lines_that_cannot_be_written_are_counted_and_said() -> None:
     """On a full disk; the next ones are tried again."""
     reader = Reader()
