@@ -131,14 +131,14 @@ class AtOnce:
             self._send_by_task(cycle, route, answer)
             return
         shown = answer.lines or header_lines(answer.headers)
-        own = b"%bx-request-id: %b\r\n" % (shown, cycle.request_id.encode("ascii")) if self._has_headers else b""
+        own = (shown, b"x-request-id: ", cycle.request_id.encode("ascii"), b"\r\n") if self._has_headers else ()
         lines = common_head_lines(upstream.head) if answer.rename is None else b""
         if lines:
             body = upstream.read_nowait() or b""
-            cycle.respond(200, ((b"content-length", b"%d" % len(body)),), body, lines + own)
+            cycle.respond(200, (), body, b"".join((lines, *own)), adds_length=True)
         elif (whole := complete_answer(upstream, route, answer.rename, answer.errors)) is not None:
             headers, body = whole
-            cycle.respond(answer.status, headers, body, own)
+            cycle.respond(answer.status, headers, body, b"".join(own))
         else:
             self._send_by_task(cycle, route, answer)
             return
@@ -161,7 +161,7 @@ class AtOnce:
         """Answer with an error of the router."""
         status, headers, body = render_error(error, route.dialect)
         own: list[Header] = [(b"x-request-id", cycle.request_id.encode("ascii"))] if self._has_headers else []
-        cycle.respond(status, [*headers, (b"content-length", b"%d" % len(body)), *own], body)
+        cycle.respond(status, [*headers, *own], body, adds_length=True)
 
 
 class _Taken:

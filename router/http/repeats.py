@@ -35,8 +35,8 @@ H = TypeVar("H", bound=msgspec.Struct)
 class HeadTemplate(msgspec.Struct, Generic[T], eq=False):
     """The bytes of a head around its variable parts, and the parsed `head`.
 
-    In this order: `front`, a date of `date_bytes` (0 = none), `middle`, the digits of the length, and `tail` up to the
-    empty line.
+    In this order: `front`, a date of `date_bytes` (0 = none; then `middle` is empty), `middle`, the digits of the
+    length, and `tail` up to the empty line. `date` is the last one that was read.
     """
 
     front: bytes
@@ -44,19 +44,20 @@ class HeadTemplate(msgspec.Struct, Generic[T], eq=False):
     middle: bytes
     tail: bytes
     head: T
+    date: bytes = b""
 
     def read(self, data: bytes) -> tuple[bytes, bytes] | None:
         """Return the length's digits and the body of `data`, None unless it is exactly one message with this head."""
-        start = len(self.front)
         if not data.startswith(self.front):
             return None
+        start = len(self.front)
         if self.date_bytes:
-            date, start = start, start + self.date_bytes
-            if data[date:start].translate(None, _IN_DATES):
+            date = data[start : start + self.date_bytes]
+            start += self.date_bytes
+            if (date != self.date and date.translate(None, _IN_DATES)) or not data.startswith(self.middle, start):
                 return None
-        if not data.startswith(self.middle, start):
-            return None
-        start += len(self.middle)
+            self.date = date
+            start += len(self.middle)
         end = data.find(b"\r", start, start + _MAX_DIGITS + 1)
         digits = data[start:end]
         if not digits.isdigit() or not data.startswith(self.tail, end):
@@ -100,7 +101,7 @@ class HeadCache(Generic[T]):
         if names.count(b"content-length") != 1 or (self._is_dated and names.count(b"\r\ndate") > 1):
             return None
         date = _DATE.search(text, 0, found.start(1)) if self._is_dated else None
-        start, end = date.span(1) if date is not None else (0, 0)
+        start, end = date.span(1) if date is not None else (found.start(1), found.start(1))
         key = text[:start], text[end : found.start(1)], text[found.end(1) :]
         known = self._known.get(key)
         if known is None:

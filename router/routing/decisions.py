@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from typing import TypeVar
 
 from router.backend.backend import Backend
 from router.config import Defaults
@@ -31,6 +32,8 @@ MAX_REMEMBERED = 4096
 
 PROMPT_STEP_BYTES = 8192
 """Prompt lengths are rounded down to this step in cache keys, so that similar requests share a decision."""
+
+T = TypeVar("T")
 
 
 class Decisions:
@@ -77,7 +80,7 @@ class Decisions:
         if known is None:
             known = self.decide_afresh(request, chain)
             if is_settled(known):
-                self._decided[key] = known
+                _keep(self._decided, key, known)
         return known
 
     def decide_afresh(self, request: InferenceRequest, chain: Chain) -> Decision:
@@ -121,12 +124,11 @@ class Decisions:
     def remember(self, call: Call, decision: Decision, destination: Destination) -> None:
         """Cache a destination for the rest of the epoch, if its decision is settled."""
         if is_settled(decision):
-            self._destinations[_demands(call)] = destination
+            _keep(self._destinations, _demands(call), destination)
 
     def _forget_what_changed(self) -> None:
-        """Clear the caches in a new epoch, or when they are full: clients can make up any number of keys."""
-        is_old = self._epoch != self._world.epoch.number
-        if is_old or len(self._decided) > MAX_REMEMBERED or len(self._destinations) > MAX_REMEMBERED:
+        """Clear the caches in a new epoch."""
+        if self._epoch != self._world.epoch.number:
             self._decided.clear()
             self._destinations.clear()
             self._epoch = self._world.epoch.number
@@ -147,6 +149,13 @@ class Decisions:
     def recent_chains(self) -> list[Chain]:
         """Return the most recently requested chains."""
         return list(self._recent.values())
+
+
+def _keep(cache: dict[Hashable, T], key: Hashable, value: T) -> None:
+    """Add to a cache, which is cleared when it is full: clients can make up any number of keys."""
+    if len(cache) >= MAX_REMEMBERED:
+        cache.clear()
+    cache[key] = value
 
 
 def is_settled(decision: Decision) -> bool:

@@ -178,11 +178,12 @@ class Dispatcher:
         if self._destinations.has_automatic and self._destinations.is_automatic(call):
             call.use_default_options()
         known = self._decisions.known_destination(call)
-        tracked = self._residents.get(known.weights) if known is not None else None
-        if known is None or tracked is None or not self._line.may_enter(known.weights):
+        if known is None or not self._line.may_enter(known.weights):
             return self._decide(call)
         # From here to the send nothing is awaited, so the resident cannot be unloaded in between.
-        self._residents.enter(known.weights)
+        tracked = self._residents.enter(known.weights)
+        if tracked is None:
+            return self._decide(call)
         call.enter(tracked, None)
         return known
 

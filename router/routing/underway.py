@@ -14,6 +14,8 @@ from router.routing.call import Answer, Call, Released
 from router.routing.destination import Destination
 from router.routing.ends import Ends
 
+OK = 200
+
 Reply = Callable[[Answer | RouterError | None], None]
 """Receives the answer when its head has arrived, or the error; None: attempt again, the variant was deleted."""
 
@@ -41,7 +43,7 @@ class Underway:
         assert upstream is not None
         if not upstream.status:
             self._fail(upstream)
-        elif self._was_not_found(upstream):
+        elif upstream.status != OK and self._was_not_found(upstream):
             # Somebody has deleted the variant or its derived tag, or another manifest that Ollama was just listing: the
             # request is decided again.
             upstream.close()

@@ -72,8 +72,8 @@ def rewrite(
         and not (force or patch.shift)
         and patch.touched.isdisjoint(plain.option_values)
     ):
-        named = _appended(plain.options, patch) if plain.option_values else b"{%b}" % patch.tail
-        return b"".join((b'{"model":', _encode(model), b',"options":', named, *plain.rest, b"}"))
+        kept = (plain.options[:-1], b",") if plain.option_values else (b"{",)
+        return b"".join((b'{"model":', _encode(model), b',"options":', *kept, patch.tail, b"}", *plain.rest, b"}"))
     members = split(body) if members is None else members
     merged = _merge_options(members, patch) if patch.touched else None
     wanted = {"model": _encode(model)}

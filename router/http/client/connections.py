@@ -45,13 +45,9 @@ class Connections:
     # --- taking one --------------------------------------------------------------------------------------------
 
     def free(self) -> Wire | None:
-        """Return an unused connection, None if there is none."""
-        while self._idle:
-            wire = self._idle.pop()  # the most recently used: the least likely to be closed by the upstream
-            if wire.is_usable:
-                return wire
-            wire.abort()
-        return None
+        """Return an unused connection, None if there is none. It may turn out to be closed."""
+        # The most recently used: the least likely to be closed by the upstream.
+        return self._idle.pop() if self._idle else None
 
     async def take(self) -> Wire:
         """Wait for a free connection and return it. Raises UpstreamError, UpstreamTimeout or Busy."""
@@ -62,6 +58,7 @@ class Connections:
                 wire = await self._wait()
             if wire.is_usable:
                 return wire
+            wire.abort()
 
     async def fresh(self) -> Wire:
         """Return a new connection, even if another is free. Raises UpstreamError or UpstreamTimeout."""

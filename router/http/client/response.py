@@ -206,13 +206,15 @@ class UpstreamResponse(msgspec.Struct, eq=False):
         if self._buffered > HIGH_WATER_BYTES and not self._paused and self.source is not None:
             self._paused = True
             self.source.pause()
-        self._wake()
+        if self._waiter is not None:
+            self._wake()
 
     def finish(self) -> None:
         """End the body; the connection belongs to its pool again."""
         self._ended = True
         self.source = None
-        self._wake()
+        if self._waiter is not None:
+            self._wake()
 
     def fail(self, error: Exception) -> None:
         """End the answer by an error, which is raised after what arrived in front of it was read."""

@@ -189,7 +189,8 @@ class ClientConnection(asyncio.Protocol):
                 self.resume_reading()
             self._start(self.queue[0])
         else:
-            self.resume_reading()
+            if self._is_read_paused:
+                self.resume_reading()
             self.deadline = self.loop.time() + self.limits.keep_alive_s
 
     # --- requests ----------------------------------------------------------------------------------------------
@@ -280,8 +281,7 @@ class ClientConnection(asyncio.Protocol):
             self.queue[-1].close_after()
             self.reading = DISCARDING
             return
-        line = STATUS_LINES[status].rstrip()[9:]
-        body = text if text.startswith(b"{") else line + (b": " + text if text else b"")
+        body = text if text.startswith(b"{") else STATUS_LINES[status].rstrip()[9:] + (b": " + text if text else b"")
         kind = b"application/json" if text.startswith(b"{") else b"text/plain"
         self.transport.write(
             b"%bcontent-type: %b; charset=utf-8\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%b"

@@ -150,9 +150,8 @@ class Cycle(msgspec.Struct, eq=False):
         if self.phase is STARTED and not self.head_bytes:
             self.carrier.transport.abort()
             return
-        self.keep_alive, self.is_chunked, self.left_bytes = False, False, UNKNOWN
-        self._start(500, ((b"content-type", b"text/plain"), (b"content-length", b"%d" % len(GONE_WRONG))), b"")
-        self._write(GONE_WRONG, more=False)
+        self.keep_alive, self.phase = False, OPEN  # its head was not sent: begin another answer
+        self.respond(500, ((b"content-type", b"text/plain"),), GONE_WRONG, adds_length=True)
 
     # --- processing --------------------------------------------------------------------------------------------
 
@@ -215,25 +214,27 @@ class Cycle(msgspec.Struct, eq=False):
 
     # --- writing the answer ------------------------------------------------------------------------------------
 
-    def respond(self, status: int, headers: Iterable[Header], body: bytes, lines: bytes = b"") -> None:
-        """Send a complete answer in one write.
+    def respond(
+        self, status: int, headers: Iterable[Header], body: bytes, lines: bytes = b"", *, adds_length: bool = False
+    ) -> None:
+        """Send a complete answer in one write. With `adds_length`, a Content-Length is added to its headers.
 
-        `lines` are further rendered headers; none of them may concern the body or the connection.
+        `lines` are further headers, rendered by `header_lines`; none of them may concern the body or the connection.
         """
-        if self.phase is GONE:
-            return
-        if self.phase is not OPEN:
-            raise RuntimeError(f"the answer is {self.phase.value}")
-        self._start(status, headers, lines)
-        self._write(body, more=False)
+        self.start(status, headers, lines, len(body) if adds_length else UNKNOWN)
+        if self.phase is STARTED:
+            self._write(body, more=False)
 
-    def start(self, status: int, headers: Iterable[Header]) -> None:
-        """Begin an answer; its head is sent with the first piece of its body."""
+    def start(self, status: int, headers: Iterable[Header], lines: bytes = b"", body_bytes: int = UNKNOWN) -> None:
+        """Begin an answer; its head is sent with the first piece of its body. See `render` for the arguments."""
         if self.phase is GONE:
             return
         if self.phase is not OPEN:
             raise RuntimeError(f"the answer is {self.phase.value}")
-        self._start(status, headers, b"")
+        is_kept, now_s = self.keep_alive and self.request_complete, self.carrier.loop.time()
+        rendered = render(self.head, status, headers, lines, now_s, is_kept=is_kept, body_bytes=body_bytes)
+        self.phase = STARTED
+        self.head_bytes, self.keep_alive, self.is_chunked, self.left_bytes = rendered
 
     def push(self, piece: bytes) -> bool:
         """Send a piece of a started answer; return False if the caller should `drain` before the next one."""
@@ -256,12 +257,6 @@ class Cycle(msgspec.Struct, eq=False):
         """Wait until the client has read most of what was written."""
         await self.carrier.drain()
 
-    def _start(self, status: int, headers: Iterable[Header], lines: bytes) -> None:
-        is_kept = self.keep_alive and self.request_complete
-        rendered = render(self.head, status, headers, lines, self.carrier.loop.time(), is_kept=is_kept)
-        self.phase = STARTED
-        self.head_bytes, self.keep_alive, self.is_chunked, self.left_bytes = rendered
-
     def _write(self, body: bytes, *, more: bool) -> None:
         head, self.head_bytes = self.head_bytes, b""
         if self.left_bytes == NO_BODY:
@@ -282,7 +277,8 @@ class Cycle(msgspec.Struct, eq=False):
             transport.write(head + body + end)
         if not more:
             self.phase, self.taskless = COMPLETE, None  # they refer to each other
-            self._wake()
+            if self.waiter is not None:
+                self._wake()
             self.carrier.cycle_done(self)
 
 

@@ -37,15 +37,24 @@ DATE = DateLine()
 
 
 def render(
-    request: Head, status: int, headers: Iterable[Header], lines: bytes, loop_s: float, *, is_kept: bool
+    request: Head,
+    status: int,
+    headers: Iterable[Header],
+    lines: bytes,
+    loop_s: float,
+    *,
+    is_kept: bool,
+    body_bytes: int = UNKNOWN,
 ) -> tuple[bytes, bool, bool, int]:
     """Render the head of the answer to `request`; `lines` are further headers, rendered by `header_lines`.
+
+    `body_bytes` becomes its Content-Length, unless it is UNKNOWN; then `headers` may hold one.
 
     Returns the bytes, whether the connection is kept, whether the body is chunked, and its length in bytes (or UNKNOWN
     or NO_BODY). Raises ValueError for a header that contains a line break or a NUL.
     """
+    framing = b"content-length: %d\r\n" % body_bytes if body_bytes >= 0 else b""
     sent: list[Header] = []
-    body_bytes = UNKNOWN
     for header in headers:
         name, value = header
         if name in _ABOUT_THE_BODY:
@@ -55,7 +64,6 @@ def render(
             body_bytes = int(value)
         sent.append(header)
     is_chunked = False
-    framing = b""
     if request.method == "HEAD" or status in (204, 304):
         body_bytes = NO_BODY
     elif body_bytes < 0 and request.http_10:
@@ -65,5 +73,6 @@ def render(
         framing = b"transfer-encoding: chunked\r\n"
     if not is_kept or request.http_10:
         framing += b"connection: keep-alive\r\n" if is_kept else b"connection: close\r\n"
-    data = b"".join((STATUS_LINES[status], DATE.at(loop_s), lines, header_lines(sent), framing, b"\r\n"))
+    own = header_lines(sent) if sent else b""
+    data = b"".join((STATUS_LINES[status], DATE.at(loop_s), lines, own, framing, b"\r\n"))
     return data, is_kept, is_chunked, body_bytes
