@@ -281,7 +281,7 @@ class Wire(AnswerParser):
 
     def _finish(self, response: UpstreamResponse) -> None:
         response.finish()
-        if self._is_keep_alive and self._is_sent and not self.is_closed:
+        if self._is_keep_alive and self._is_sent and self._phase is not CLOSED:
             self._phase, self.was_used = IDLE, True
             self._owner.put_back(self)
         else:
