@@ -2,6 +2,7 @@
 
 import pytest
 
+from router.http.headers import header_lines
 from router.http.server import heads
 from router.http.server.heads import Head, continues, disarm, judge, split_target
 from router.http.server.rendering import NO_BODY, UNKNOWN, render
@@ -93,8 +94,9 @@ def test_an_upgrade_is_disarmed_in_the_head_only():
     assert disarm(data) == b"POST / HTTP/1.1\r\nx-upgrd: h2c\r\nX: y\r\n\r\n\r\nUpgrade: body"
 
 
-def rendered(*headers, method="GET", status=200, http_10=False, is_kept=True, lines=b""):
-    return render(Head(method, b"/", b"/", [], {}, http_10), status, headers, lines, 0.0, is_kept=is_kept)
+def rendered(*headers, method="GET", status=200, http_10=False, is_kept=True, lines=b"", body_bytes=UNKNOWN):
+    head = Head(method, b"/", b"/", [], {}, http_10)
+    return render(head, status, headers, lines, 0.0, is_kept=is_kept, body_bytes=body_bytes)
 
 
 LENGTH = (b"content-length", b"5")
@@ -105,6 +107,8 @@ LENGTH = (b"content-length", b"5")
     [
         (lambda: rendered(LENGTH), (True, False, 5)),
         (lambda: rendered(), (True, True, UNKNOWN)),
+        (lambda: rendered(body_bytes=5), (True, False, 5)),
+        (lambda: rendered(body_bytes=5, method="HEAD"), (True, False, NO_BODY)),
         (lambda: rendered(http_10=True), (False, False, UNKNOWN)),
         (lambda: rendered(LENGTH, http_10=True), (True, False, 5)),
         (lambda: rendered(LENGTH, method="HEAD"), (True, False, NO_BODY)),
@@ -128,3 +132,11 @@ def test_a_header_that_would_be_two_is_refused(value):
     """Neither one of ours nor one of an upstream."""
     with pytest.raises(ValueError, match="line break"):
         rendered((b"x", value))
+
+
+def test_the_length_of_a_complete_answer_is_added_to_its_lines():
+    """The lines were checked when they were rendered."""
+    data, *_ = rendered(lines=header_lines([(b"x", b"1")]), body_bytes=5)
+    assert data.endswith(b"\r\nx: 1\r\ncontent-length: 5\r\n\r\n")
+    with pytest.raises(ValueError, match="line break"):
+        header_lines([(b"x", b"1"), (b"y", b"2\r\nevil: 1")])
