@@ -147,6 +147,8 @@ class Cycle(msgspec.Struct, eq=False):
 
     def abandon(self) -> None:
         """End an answer that its processing left incomplete: by a plain 500, or by cutting the connection."""
+        if self.phase in (COMPLETE, GONE):
+            return
         if self.phase is STARTED and not self.head_bytes:
             self.carrier.transport.abort()
             return

@@ -247,6 +247,15 @@ async def test_work_that_ends_without_an_answer_is_a_plain_error():
     assert (cut.carrier.transport.is_aborted, cut.is_complete) == (True, False)
 
 
+async def test_work_that_fails_after_its_answer_sends_no_second_one():
+    """A client would take it for the answer to its next request."""
+    cycle = cycle_of()
+    cycle.respond(200, TEXT, b"hi", adds_length=True)
+    before = sent(cycle)
+    cycle.abandon()
+    assert (sent(cycle), len(cycle.carrier.done)) == (before, 1)
+
+
 async def test_a_task_that_fails_or_forgets_to_answer_costs_one_request():
     """Its client gets an error; what is to be done at the end is done."""
 
