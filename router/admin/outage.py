@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
-from router.telemetry import Event, UpstreamDown, UpstreamUp
+from router.telemetry import Decided, Event, Finished, UpstreamDown, UpstreamUp
 
 
 class Outage:
@@ -14,6 +14,9 @@ class Outage:
     def __init__(self, unix_now: Callable[[], float]) -> None:
         self._unix_now = unix_now
         self.since: str | None = None
+
+    def on_requests(self, _events: Sequence[Decided | Finished]) -> None:
+        """Ignore the events of requests: a call per batch instead of one per event."""
 
     def on(self, event: Event) -> None:
         if isinstance(event, UpstreamUp):

@@ -31,6 +31,7 @@ class Telemetry:
         self, hooks: Iterable[Hook] = (), *, later: Callable[[float, Callable[[], None]], object] | None = None
     ) -> None:
         self._hooks = tuple(hooks)
+        self._receivers = tuple(map(self._receiver_of, self._hooks))
         self._later = later
         self._batch: list[Event] = []
         self.failures = 0
@@ -38,10 +39,11 @@ class Telemetry:
     def emit(self, event: Event) -> None:
         """Pass `event` to every hook, now or with the current batch. Never raises."""
         if self._later is not None and (type(event) is Finished or type(event) is Decided):
-            self._batch.append(event)
-            if len(self._batch) == 1:
+            batch = self._batch
+            batch.append(event)
+            if len(batch) == 1:
                 self._later(BATCH_DELAY_S, self.flush)
-            elif len(self._batch) >= MAX_BATCH:
+            elif len(batch) >= MAX_BATCH:
                 self.flush()
             return
         self.flush()  # first, so that hooks see all events in order
@@ -50,17 +52,21 @@ class Telemetry:
     def flush(self) -> None:
         """Pass on the current batch."""
         batch, self._batch = self._batch, []
-        for hook in self._hooks if batch else ():
-            many = getattr(hook, "on_requests", None)
+        for receive in self._receivers if batch else ():
             try:
-                if many is not None:
-                    many(batch)
-                    continue
+                receive(batch)
             except Exception:
                 self.failures += 1
-                continue
+
+    def _receiver_of(self, hook: Hook) -> Callable[[list[Event]], None]:
+        """Return what passes a batch to `hook`."""
+
+        def receive(batch: list[Event]) -> None:
             for event in batch:
                 self._deliver_to(hook, event)
+
+        found: Callable[[list[Event]], None] = getattr(hook, "on_requests", receive)
+        return found
 
     def _deliver(self, event: Event) -> None:
         for hook in self._hooks:

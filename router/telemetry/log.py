@@ -78,7 +78,8 @@ class LogHook:
         self._min_level = LEVELS[level]
         self._sink = sink
         self._unix_now = unix_now
-        self._encode = msgspec.json.Encoder().encode
+        encoder = msgspec.json.Encoder()
+        self._encode, self._encode_lines = encoder.encode, encoder.encode_lines
         self._second = -1
         self._date = ""
         self._refusals_since_s, self._refusals = 0.0, 0
@@ -98,15 +99,17 @@ class LogHook:
 
     def on_requests(self, events: Sequence[Decided | Finished]) -> None:
         """Write a batch of requests' events: their ends, and their decisions if the level or a refusal requires it."""
-        ts, encode, lines = self._ts(self._unix_now()), self._encode, list[bytes]()
-        is_wanted = self._min_level <= LEVELS["info"]
+        ts = self._ts(self._unix_now())
+        is_wanted, is_debug = self._min_level <= LEVELS["info"], self._min_level <= LEVELS["debug"]
+        lines: list[RequestLine] = []
         for event in events:
-            if type(event) is Decided:
+            if type(event) is Finished:
+                if is_wanted:
+                    lines.append(_request(ts, event))
+            elif is_debug or event.outcome == "rejected":
                 self.on(event)
-            elif is_wanted:
-                lines += (encode(_request(ts, event)), b"\n")  # type: ignore[arg-type]
         if lines:
-            self._sink(_without_controls(b"".join(lines)))
+            self._sink(_without_controls(self._encode_lines(lines)))
 
     def _on_answered(self, event: Answered) -> None:
         """Write a request that did not reach the dispatcher; of many refusals only the first, and then their number."""
