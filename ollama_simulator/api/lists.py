@@ -9,7 +9,6 @@ from typing import Any
 
 from ollama_simulator.api.exchange import ApiError, Exchange, go_time
 from ollama_simulator.api.schemas import SHOW
-from ollama_simulator.machine.amx import amx_bytes
 from ollama_simulator.models.installed import Installed, Weights
 from ollama_simulator.models.modelfile import modelfile, parameters
 from router.core.ollama.names import ModelName, Source
@@ -65,7 +64,6 @@ async def ps(exchange: Exchange) -> None:
     engine = exchange.host.engine
     for row in engine.ps():
         facts = row.model.facts
-        on_cpu = None if engine.gpus() else amx_bytes(facts.tensors)
         left_s = row.expires_at_s - now_s
         expires = now + (FOREVER if left_s > 1e10 else timedelta(seconds=left_s))
         details = {
@@ -80,11 +78,11 @@ async def ps(exchange: Exchange) -> None:
             {
                 "name": facts.name,
                 "model": facts.name,
-                "size": row.size_bytes if on_cpu is None else on_cpu,
+                "size": row.size_bytes,
                 "digest": facts.digest,
                 "details": details,
                 "expires_at": go_time(expires),
-                "size_vram": row.size_vram_bytes if on_cpu is None else on_cpu,
+                "size_vram": row.size_vram_bytes,
                 "context_length": row.context_length,
             }
         )

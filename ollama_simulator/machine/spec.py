@@ -60,6 +60,7 @@ class Machine:
     `cards`, and cards that Ollama does not see; () = the same cards in the same order.
     `free_lag_s`: time until the memory of a dead process is free. `discovery_s`: extra time of one device query (a
     sleeping card). `fail_load`: part of a model's blob or name → "oom", "corrupt" or "hang".
+    `has_amx`: whether the CPU has AMX, whose buffers a server without cards counts as GPU memory.
     """
 
     cards: tuple[CardSpec, ...] = (CardSpec(),)
@@ -69,6 +70,7 @@ class Machine:
     discovery_s: float = 0.0
     fail_load: Mapping[str, str] = field(default_factory=dict)
     bus: tuple[int | CardSpec, ...] = ()
+    has_amx: bool = True
 
     @classmethod
     def of_visible(cls, driver: Sequence[CardSpec], visible: Sequence[int], **more: Any) -> Machine:

@@ -8,6 +8,7 @@ from itertools import count
 
 from ollama_simulator.machine.arithmetic import Arithmetic, Buffer, LoadFailure, RunnerPlan, RunnerSpec, SimModel
 from ollama_simulator.machine.cards import Cards
+from ollama_simulator.machine.cpu import booked_bytes
 from router.core.ollama.bookkeeping import OllamaResident
 from router.core.ollama.options import EffectiveOptions, ServerSettings
 from router.core.units import MIB
@@ -67,12 +68,20 @@ class Runner:
     @property
     def size_vram_bytes(self) -> int:
         """The `size_vram` of `/api/ps`."""
-        return sum(self.plan.booked(len(self.devices)))
+        return self._booked[1]
 
     @property
     def size_bytes(self) -> int:
         """The `size` of `/api/ps`: equal to `size_vram` if every layer is on a GPU."""
-        return self.size_vram_bytes + (0 if self.plan.is_full else self.plan.host_bytes)
+        return self._booked[0]
+
+    @property
+    def _booked(self) -> tuple[int, int]:
+        machine = self._book.machine
+        if not machine.cards:
+            return booked_bytes(self.spec, has_amx=machine.has_amx)
+        on_gpu = sum(self.plan.booked(len(self.devices)))
+        return on_gpu + (0 if self.plan.is_full else self.plan.host_bytes), on_gpu
 
     def resident(self) -> OllamaResident:
         """Return the scheduler's bookkeeping of this runner."""

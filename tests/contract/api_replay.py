@@ -81,7 +81,7 @@ def config_of(transcript: dict[str, Any], registry: Callable[[], Registry] | Non
 
     return SimConfig(
         library=library,
-        machine=MACHINE,
+        machine=replace(MACHINE, has_amx=transcript.get("has_amx", True)),
         settings=settings,
         origins=origins,
         cloud_disabled=cloud_disabled,
