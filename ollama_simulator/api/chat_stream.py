@@ -70,7 +70,7 @@ def format_of(value: Any) -> Any:
     """Return the value of `format`: "json", a schema, or nothing. Raises ApiError with the text of the real one."""
     sent = value if isinstance(value, Verbatim) else Verbatim(value, dump(value).decode())
     if sent.value in (None, "", "json"):
-        return sent.value
+        return sent.value or None
     if not isinstance(sent.value, dict):
         quoted = go_quoted(sent.text)
         raise ApiError(500, f'invalid format: {quoted}; expected "json" or a valid JSON Schema object')

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+from ollama_simulator.gojson import dump
 from ollama_simulator.models import tokens
 from ollama_simulator.models.installed import Installed
 from ollama_simulator.models.template import Json, Template
@@ -112,7 +113,7 @@ def _properties(properties: Mapping[str, Any] | None) -> dict[str, Any]:
 
 def _property(value: Mapping[str, Any]) -> dict[str, Any]:
     keys = ("anyOf", "type", "items", "description", "enum", "properties", "required")
-    made = {key: value[key] for key in keys if value.get(key)}
+    made = {key: value[key] for key in keys if value.get(key) or (key == "type" and value.get(key) == "")}
     if "anyOf" in made:
         made["anyOf"] = [_property(item or {}) for item in made["anyOf"]]
     if "properties" in made:
@@ -149,6 +150,10 @@ class _Struct(dict[str, Any]):
 def _go(value: Any) -> str:
     if value is None:
         return "<nil>"
+    if isinstance(value, dict):
+        return "map[" + " ".join(f"{key}:{_go(item)}" for key, item in sorted(value.items())) + "]"
+    if isinstance(value, bool | int | float):
+        return dump(value).decode()
     return "[" + " ".join(map(_go, value)) + "]" if isinstance(value, list) else str(value)
 
 

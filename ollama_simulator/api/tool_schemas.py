@@ -2,29 +2,48 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from ollama_simulator.api.values import ANY, INT, STRING, STRINGS
 from router.core.go.json_keys import kind_of, split
+from router.core.go.json_scan import scan
 from router.core.go.types import Custom, Slice, Struct, read_alone
 from router.errors import BadRequest
 
+_PAIR = re.compile(r"\\\\|\\u[dD][89abAB]..\\u[dD][c-fC-F]..")
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")
 _NO_OBJECT = "Value looks like object, but can't find closing '}' symbol"
 
 
 def _property_type(view: memoryview, kind: str) -> Any:
+    if kind == "null":  # Go's decoder of a string accepts it
+        return ""
     return view if kind == "string" else read_alone(STRINGS, view, kind)
 
 
 def _ordered_properties(view: memoryview, kind: str) -> dict[str, Any]:
     if kind != "object":
         raise BadRequest(_NO_OBJECT)
-    return {key: read_alone(PROPERTY, item, kind_of(item)) for key, item in split(view)}
+    members = split(view)
+    _check_keys(bytes(view))
+    return {key: read_alone(PROPERTY, item, kind_of(item)) for key, item in members}
+
+
+def _check_keys(text: bytes) -> None:
+    """Refuse half of a surrogate pair in the keys of an object, as the decoder of ordered maps does, unlike Go's own.
+
+    Raises BadRequest.
+    """
+    for span in scan(text):
+        if span.key and _HALF.search(_PAIR.sub("", bytes(span.key).decode("utf-8", "replace"))):
+            raise BadRequest("Encountered an invalid escape sequence in a string")
 
 
 def _arguments(view: memoryview, kind: str) -> memoryview:
     if kind != "object":
         raise BadRequest(_NO_OBJECT)
+    _check_keys(bytes(view))
     return view
 
 
@@ -37,7 +56,7 @@ PROPERTY = Struct(
     "api.ToolProperty",
     fields={
         "anyOf": Slice("[]api.ToolProperty", element=Custom("api.ToolProperty", parse=_property)),
-        "type": Custom("api.PropertyType", resets=True, parse=_property_type),
+        "type": Custom("api.PropertyType", parse=_property_type),
         "items": ANY,
         "description": STRING,
         "enum": Slice("[]interface {}", element=ANY),

@@ -5,6 +5,7 @@ A speaker yields token texts one by one, without regard to time; `inference.py` 
 
 from __future__ import annotations
 
+import codecs
 import itertools
 import random
 import re
@@ -12,9 +13,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ollama_simulator.gojson import dump
+from ollama_simulator.gojson import dump, json_text
 from ollama_simulator.models import tokens
 from ollama_simulator.models.installed import Weights
+from ollama_simulator.models.specimen import specimen
 
 WORDS = [
     "the",
@@ -78,8 +80,15 @@ def speak(weights: Weights, ask: Ask) -> Iterator[str]:
     """Yield the answer's token texts, without the end token."""
     known = tokens.vocabulary(weights)
     if weights.script and known is not None:
-        return _scripted(weights, known, ask)
+        return _scripted(weights, known, ask) if ask.format is None else _spelt(known, ask.format)
     return _words(ask)
+
+
+def _spelt(known: tokens.Vocabulary, schema: Any) -> Iterator[str]:
+    """Yield a value of the schema in tokens of the vocabulary, since a grammar leaves a scripted model no other way."""
+    left = codecs.getincrementaldecoder("utf-8")("replace")
+    for number in known.encode(json_text(specimen(schema))):
+        yield left.decode(known.raw(number))
 
 
 def _scripted(weights: Weights, known: tokens.Vocabulary, ask: Ask) -> Iterator[str]:
@@ -101,9 +110,8 @@ def _words(ask: Ask) -> Iterator[str]:
     if ask.tools and not ask.is_tool_result:
         yield from _pieces(_tool_call(ask.tools[0]))
         return
-    if ask.format:
-        schema = ask.format if isinstance(ask.format, Mapping) else {"type": "object"}
-        yield from _pieces(dump(sample(schema)).decode())
+    if ask.format is not None:
+        yield from _pieces(json_text(specimen(ask.format)))
         return
     wanted = controls(ask.prompt).length
     start = random.Random(f"{ask.seed} {ask.prompt}").randrange(len(WORDS))
@@ -114,27 +122,9 @@ def _words(ask: Ask) -> Iterator[str]:
 
 def _tool_call(tool: Mapping[str, Any]) -> str:
     function = tool.get("function") or {}
-    call = {"name": function.get("name", ""), "arguments": sample(function.get("parameters") or {})}
+    call = {"name": function.get("name", ""), "arguments": specimen(function.get("parameters") or {})}
     return f"<tool_call>\n{dump(call).decode()}\n</tool_call>"
 
 
 def _pieces(text: str) -> list[str]:
     return re.findall(r"</?\w+>|\w+|[^\w]+?", text)
-
-
-def sample(schema: Mapping[str, Any]) -> Any:
-    """Return a value that satisfies a (plain) JSON schema."""
-    if schema.get("enum"):
-        return schema["enum"][0]
-    kind = schema.get("type")
-    kind = kind[0] if isinstance(kind, list) and kind else kind
-    if kind == "array":
-        return [sample(schema.get("items") or {})]
-    if kind in ("integer", "number"):
-        return 1
-    if kind == "boolean":
-        return True
-    if kind == "string":
-        return "Paris"
-    properties: Mapping[str, Any] = schema.get("properties") or {}
-    return {key: sample(value or {}) for key, value in properties.items()}

@@ -12,7 +12,7 @@ from typing import Any
 
 from ollama_simulator.gojson import dump
 
-NORMAL, CONTROL, USER_DEFINED, BYTE = 1, 3, 4, 6
+UNKNOWN, CONTROL, USER_DEFINED, BYTE = 2, 3, 4, 6
 
 
 class UnknownToken(Exception):
@@ -37,7 +37,7 @@ class Vocabulary:
         self._ids = {piece: number for number, piece in enumerate(self.pieces) if kinds[number] != BYTE}
         self._scores = dict(enumerate(scores))
         special = sorted(
-            (piece for piece, number in self._ids.items() if kinds[number] in (CONTROL, USER_DEFINED)),
+            (piece for piece, number in self._ids.items() if kinds[number] in (UNKNOWN, CONTROL, USER_DEFINED)),
             key=len,
             reverse=True,
         )
@@ -60,16 +60,16 @@ class Vocabulary:
         """Return the text of a token; "" for control tokens."""
         if self.kinds[number] == BYTE:
             return bytes([int(self.pieces[number][3:5], 16)]).decode("utf-8", "ignore")
-        return "" if self.kinds[number] in (2, CONTROL) else self.pieces[number].replace("▁", " ")
+        return "" if self.kinds[number] in (UNKNOWN, CONTROL) else self.pieces[number].replace("▁", " ")
 
     def decode(self, numbers: list[int]) -> str:
         """Return the text of some tokens, including special ones."""
-        raw = b""
-        for number in numbers:
-            is_byte = self.kinds[number] == BYTE
-            piece = self.pieces[number]
-            raw += bytes([int(piece[3:5], 16)]) if is_byte else piece.replace("▁", " ").encode()
-        return raw.decode("utf-8", "replace")
+        return b"".join(map(self.raw, numbers)).decode("utf-8", "replace")
+
+    def raw(self, number: int) -> bytes:
+        """Return the bytes of a token; those of a special one are its name."""
+        piece = self.pieces[number]
+        return bytes([int(piece[3:5], 16)]) if self.kinds[number] == BYTE else piece.replace("▁", " ").encode()
 
     def _plain(self, text: str) -> list[int]:
         """Merge bigrams greedily by score, as llama.cpp's SPM tokenizer does."""

@@ -20,6 +20,23 @@ HEX = re.compile(r"\b[0-9a-f]{64}\b")
 SHORT_HEX = re.compile(r"\b(pulling|pushing) [0-9a-f]{12}\b")
 # Models whose words are sampled and whose tokenizer is not part of the recordings.
 SAMPLED = re.compile(r"gemma3")
+GRAMMARS = ("json_object", "json_schema")
+
+
+def is_sampled(body: bytes) -> bool:
+    """Whether a request asks for text that no rule gives: of a real model, or under a grammar."""
+    if SAMPLED.search(body.decode("utf-8", "replace")):
+        return True
+    try:
+        asked = json.loads(body)
+    except ValueError:
+        return False
+    if not isinstance(asked, dict):
+        return False
+    text = asked.get("text")
+    wanted = [asked.get("response_format"), text.get("format") if isinstance(text, dict) else None]
+    kinds = [form.get("type") for form in wanted if isinstance(form, dict)]
+    return asked.get("format") not in (None, "") or any(kind in GRAMMARS for kind in kinds)
 
 
 def normal(reply: Reply | None, *, sampled: bool, through_proxy: bool = False) -> list[str]:

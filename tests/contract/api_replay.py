@@ -25,7 +25,7 @@ from router.core.ollama.names import ModelName
 from router.core.ollama.options import ServerSettings
 from router.errors import BadRequest
 from tests.contract.api_client import Client, Reply, request_body
-from tests.contract.api_normal import SAMPLED, normal, recorded
+from tests.contract.api_normal import is_sampled, normal, recorded
 from tests.contract.api_registry import registry_of
 
 DATA = Path(__file__).parent.parent / "data" / "api"
@@ -326,7 +326,7 @@ async def _turn(
 
 def _compare(transcript: dict[str, Any], number: int, reply: Reply | None, through_proxy: bool) -> str:
     step = transcript["steps"][number]
-    sampled = bool(SAMPLED.search(request_body(step["request"]).decode("utf-8", "replace")))
+    sampled = is_sampled(request_body(step["request"]))
     if step.get("client_hung_up"):
         return ""
     wanted = normal(recorded(step["response"]), sampled=sampled, through_proxy=through_proxy)
