@@ -5,19 +5,18 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-import re
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any
 
 from ollama_simulator.api.chat import Chunks, Single, answer_chat, answer_generate, load
 from ollama_simulator.api.exchange import ApiError, Exchange
+from ollama_simulator.api.options import merged
 from ollama_simulator.api.schemas import CHAT, EMBED, EMBEDDING, GENERATE
 from ollama_simulator.models import tokens
 from ollama_simulator.models.installed import Installed
 
-_UNREAD = re.compile("[\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f\ufffd]")
-"""Characters that a word-piece tokenizer drops."""
-
+SPECIAL_TOKENS = 2
 NO_EMBEDDINGS = "This server does not support embeddings. Start it with `--embeddings`"
 
 
@@ -105,9 +104,9 @@ async def answer_embed(exchange: Exchange, request: dict[str, Any]) -> dict[str,
         if not texts:
             return {"model": name, "embeddings": []}
         loaded_s = asyncio.get_running_loop().time()
-        vectors, count = [], 0
+        vectors, count, room = [], 0, _room(model, request, lease.num_ctx)
         for text in texts:
-            found, used = await _embedding(model, text, lease.num_ctx, request.get("truncate") is not False)
+            found, used = await _embedding(model, text, room, request.get("truncate") is not False)
             dimensions = request.get("dimensions") or 0
             vectors.append(normalized(found[:dimensions]) if 0 < dimensions < len(found) else found)
             count += used
@@ -150,7 +149,7 @@ async def embeddings(exchange: Exchange) -> None:
         try:
             if "embedding" not in model.capabilities:
                 raise ApiError(500, NO_EMBEDDINGS)
-            vector, _ = await _embedding(model, request["prompt"], lease.num_ctx, False)
+            vector, _ = await _embedding(model, request["prompt"], _room(model, request, lease.num_ctx), False)
         except ApiError as error:
             raise ApiError(500, error.text) from None
     finally:
@@ -158,16 +157,33 @@ async def embeddings(exchange: Exchange) -> None:
     await exchange.json({"embedding": [round(value * 3.7, 6) for value in vector]})
 
 
-async def _embedding(model: Installed, text: str, num_ctx: int, truncate: bool) -> tuple[list[float], int]:
+@dataclass(frozen=True, slots=True)
+class _Room:
+    """Tokens of an input with its two special ones: the context as the request states it, and the batch, which a whole
+    input must fit into."""
+
+    context: int
+    batch: int
+
+
+def _room(model: Installed, request: dict[str, Any], num_ctx: int) -> _Room:
+    values = merged(model.parameters, request.get("options"))
+    asked, batch = values.get("num_ctx"), values.get("num_batch")
+    context = min(asked if asked and asked > 0 else num_ctx, int(model.weights.value("context_length") or num_ctx))
+    return _Room(context, batch if batch and batch > 0 else context)
+
+
+async def _embedding(model: Installed, text: str, room: _Room, truncate: bool) -> tuple[list[float], int]:
     """Return a made-up unit vector that depends only on the text, and the number of tokens read."""
-    is_embedder = "embedding" in model.capabilities
-    limit = min(num_ctx, int(model.weights.value("context_length") or num_ctx))
-    count = len(tokens.encode(model.weights, _UNREAD.sub("", text))) + 2
+    count = tokens.count_words(model.weights, text) + SPECIAL_TOKENS
+    limit = min(room.context, room.batch)
+    if room.context <= SPECIAL_TOKENS or (count > room.batch and truncate and limit <= SPECIAL_TOKENS):
+        raise ApiError(400, "input after truncation exceeds maximum context length")
     if count > limit:
         if not truncate:
             raise ApiError(400, "the input length exceeds the context length")
         count = limit
-    if not is_embedder:
+    if "embedding" not in model.capabilities:
         raise ApiError(501, NO_EMBEDDINGS)
     size = int(model.weights.value("embedding_length") or 8)
     rng = random.Random(f"{model.weights.digest} {text}")

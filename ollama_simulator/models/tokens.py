@@ -6,6 +6,7 @@ The scripted models have a real vocabulary of 408 pieces; their counts are those
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
@@ -121,3 +122,41 @@ def decode(weights: Any, numbers: list[int]) -> str:
             raise UnknownToken(unknown, len(known.pieces))
         return known.decode(numbers)
     return " ".join(f"t{number}" for number in numbers)
+
+
+_FEW_PIECES = 1000
+
+
+def count_words(weights: Any, text: str) -> int:
+    """Count the tokens of a text to embed, without special ones.
+
+    A word-piece vocabulary too small for words takes each for one unknown token; of others six letters are counted per
+    token, since their pieces are not known.
+    """
+    known = vocabulary(weights)
+    if known is not None:
+        return len(known.encode(text))
+    lengths = _word_lengths(text)
+    rows = next((tensor.shape[-1] for tensor in weights.tensors if tensor.name == "token_embd.weight"), 0)
+    if 0 < rows < _FEW_PIECES:
+        return len(lengths)
+    return sum(-(-length // 6) for length in lengths)
+
+
+def _word_lengths(text: str) -> list[int]:
+    """Letters of each word as llama.cpp's word-piece tokenizer splits them: punctuation and CJK characters stand alone,
+    control characters are dropped."""
+    lengths = [0]
+    for letter in text:
+        kind = unicodedata.category(letter)
+        if letter.isspace():
+            lengths.append(0)
+        elif kind.startswith("P") or (kind.startswith("S") and letter < "\x7f") or _is_cjk(letter):
+            lengths += [1, 0]
+        elif kind != "Cc" and letter != "\ufffd":
+            lengths[-1] += 1
+    return [length for length in lengths if length]
+
+
+def _is_cjk(letter: str) -> bool:
+    return "\u3400" <= letter <= "\u4dbf" or "\u4e00" <= letter <= "\u9fff" or "\uf900" <= letter <= "\ufaff"
