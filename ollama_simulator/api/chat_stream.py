@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ollama_simulator.api.exchange import ApiError, Exchange
-from ollama_simulator.api.grammar import schema_error
+from ollama_simulator.api.grammar import SchemaCrash, schema_error
 from ollama_simulator.api.inference import Completion, Piece, complete, died
 from ollama_simulator.api.options import sampling
 from ollama_simulator.api.parsers import ThinkingParser, thinking_tags, tool_tag
@@ -25,6 +25,9 @@ MULTIMODAL = (
     '{"error":{"code":400,"message":"Multimodal data provided, but model does not support multimodal requests."'
     ',"type":"invalid_request_error"}}'
 )
+
+
+_WORDS = {"null": None, '""': None, '"json"': "json"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +72,8 @@ class Asked:
 def format_of(value: Any) -> Any:
     """Return the value of `format`: "json", a schema, or nothing. Raises ApiError with the text of the real one."""
     sent = value if isinstance(value, Verbatim) else Verbatim(value, dump(value).decode())
-    if sent.value in (None, "", "json"):
-        return sent.value or None
+    if sent.text in _WORDS:
+        return _WORDS[sent.text]
     if not isinstance(sent.value, dict):
         quoted = go_quoted(sent.text)
         raise ApiError(500, f'invalid format: {quoted}; expected "json" or a valid JSON Schema object')
@@ -83,7 +86,11 @@ def format_of(value: Any) -> Any:
 async def _pieces(completion: Completion, lease: Lease, *, has_images: bool) -> AsyncIterator[Piece]:
     """Yield the pieces of a completion; failures of the runner become ApiError. Releases the lease at the end."""
     try:
-        completion = replace(completion, format=format_of(completion.format))
+        try:
+            completion = replace(completion, format=format_of(completion.format))
+        except SchemaCrash:
+            lease.crash(out_of_memory=False)
+            lease.check()
         if has_images and not any(tensor.name.startswith("v.") for tensor in completion.model.weights.tensors):
             raise ApiError(400, MULTIMODAL)
         async with aclosing(complete(lease, completion)) as pieces:  # type: ignore[type-var]

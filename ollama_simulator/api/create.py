@@ -55,6 +55,8 @@ async def _create(exchange: Exchange, request: Mapping[str, Any], name: ModelNam
         assert base is not None
         if base.weights.is_gone:
             raise ApiError(500, f"stat {blob_path(exchange, base.weights.digest)}: no such file or directory")
+        if base.weights.damage:
+            raise ApiError(500, base.weights.damage)
         weights, parent = base.weights, base.name.short
         layers = [Layer(item.media, item.digest, item.size, item.data, parent) for item in base.layers]
     elif request.get("files") is not None:

@@ -42,12 +42,14 @@ def _tag(model: Installed) -> dict[str, Any]:
         "size": model.size_bytes,
         "digest": model.digest,
         "details": model.details(with_lengths=True),
-        "capabilities": _tag_capabilities(model),
+        **({"capabilities": found} if (found := _tag_capabilities(model)) else {}),
     }
 
 
 def _tag_capabilities(model: Installed) -> list[str]:
     """Unlike show, tags lists vision only for a model with a projector, and lists it first."""
+    if not model.weights.has_metadata:
+        return [name for name in model.capabilities if name not in ("completion", "vision", "embedding")]
     others = [name for name in model.capabilities if name != "vision"]
     return ["vision", *others] if "vision" in model.capabilities and model.weights.has_projector else others
 

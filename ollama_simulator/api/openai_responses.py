@@ -213,11 +213,12 @@ def _tool(tool: Mapping[str, Any]) -> dict[str, Any]:
 
 def _format(request: Mapping[str, Any]) -> dict[str, Any]:
     wanted = (request.get("text") or {}).get("format")
-    if not wanted:
+    if wanted is None:
         return {"type": "text"}
     kept = {key: wanted[key] for key in ("name", "schema", "strict") if wanted.get(key) is not None}
     if "schema" in kept:
-        kept["schema"] = kept["schema"].value
+        value = kept["schema"].value
+        kept["schema"] = _AsSent(value) if isinstance(value, dict) else value
     return {"type": wanted.get("type") or "", **kept}
 
 
@@ -242,8 +243,12 @@ def _usage(chunk: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+class _AsSent(dict[str, Any]):
+    """A schema, whose members stay in the client's order."""
+
+
 def _sorted(value: Any) -> Any:
-    if isinstance(value, dict):
+    if isinstance(value, dict) and not isinstance(value, _AsSent):
         return {key: _sorted(value[key]) for key in sorted(value)}
     return [_sorted(item) for item in value] if isinstance(value, list) else value
 

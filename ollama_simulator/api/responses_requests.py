@@ -61,7 +61,9 @@ _TOOL_FIELDS: dict[str, Any] = {
     "tools": Slice("[]interface {}", element=ANY),
 }
 _FORMAT = Struct(
-    "openai.ResponsesTextFormat", fields={"type": STRING, "name": STRING, "schema": VERBATIM, "strict": BOOL}
+    "openai.ResponsesTextFormat",
+    resets=True,
+    fields={"type": STRING, "name": STRING, "schema": VERBATIM, "strict": BOOL},
 )
 RESPONSES = Struct(
     "openai.ResponsesRequest",

@@ -34,7 +34,7 @@ class Weights:
 
     `info` has all known arrays; `/api/show` without verbose shows them as null. `listed_quantization`: the value in
     tags if it differs from the manifest. `file_bytes`: the size of a truncated file (None: the file is whole).
-    `is_gone`: the manifest names a file that is no longer there.
+    `is_gone`: the manifest names a file that is no longer there. `is_gguf`: False for a file of another kind.
     """
 
     digest: str
@@ -49,6 +49,7 @@ class Weights:
     listed_quantization: str = ""
     file_bytes: int | None = None
     is_gone: bool = False
+    is_gguf: bool = True
 
     @property
     def arch(self) -> str:
@@ -61,16 +62,39 @@ class Weights:
         return any(tensor.name.startswith("v.") for tensor in self.tensors)
 
     @property
+    def is_unreadable(self) -> bool:
+        """Whether there is nothing to read: no file, or an empty one."""
+        return self.is_gone or self.file_bytes == 0
+
+    @property
+    def has_metadata(self) -> bool:
+        """Whether the file's metadata can be read as a whole."""
+        return not self.is_gone and self.is_gguf and not self._is_cut_in_header
+
+    @property
+    def _is_cut_in_header(self) -> bool:
+        return self.file_bytes is not None and self.file_bytes < self._data_start
+
+    @property
     def damage(self) -> str:
-        """Ollama's text for a truncated file, "" for a whole one."""
+        """Ollama's text for a truncated file or another kind of file, "" for a whole one."""
+        if not self.is_gguf:
+            return "invalid file magic"
+        if self._is_cut_in_header:
+            return "unexpected EOF" if self.file_bytes else "EOF"
         sizes = [tensor_bytes(tensor) for tensor in self.tensors] if self.file_bytes is not None else []
-        start = self.size_bytes - sum(-(-size // ALIGNMENT) * ALIGNMENT for size in sizes)
+        start = self._data_start
         for tensor, size in zip(self.tensors, sizes, strict=False):
             end = start + size
             if end > (self.file_bytes or 0):
                 return f'tensor "{tensor.name}" offset+size ({end}) exceeds file size ({self.file_bytes})'
             start += -(-size // ALIGNMENT) * ALIGNMENT
         return ""
+
+    @property
+    def _data_start(self) -> int:
+        sizes = (tensor_bytes(tensor) for tensor in self.tensors)
+        return self.size_bytes - sum(-(-size // ALIGNMENT) * ALIGNMENT for size in sizes)
 
     def value(self, key: str) -> Any:
         """Return the metadata value ``<arch>.<key>``, or None."""
@@ -138,19 +162,17 @@ class Installed:
         if with_lengths:
             details["quantization_level"] = self.weights.listed_quantization or self.weights.quantization
             for key in ("context_length", "embedding_length"):
-                if self.weights.value(key):
+                if self.weights.has_metadata and self.weights.value(key):
                     details[key] = self.weights.value(key)
         return details
 
 
 def capabilities_of(weights: Weights, template: str, *, with_vision: bool = True) -> tuple[str, ...]:
     """Return the capabilities of weights with a template, in Ollama's order."""
-    if weights.is_gone:
-        return ()
-    if weights.value("pooling_type") is not None:
+    found = [] if weights.is_unreadable else ["completion"]
+    if found and weights.value("pooling_type") is not None:
         return ("embedding",)
-    found = ["completion"]
-    if with_vision and weights.value("vision.block_count") is not None:
+    if found and with_vision and weights.value("vision.block_count") is not None:
         found.append("vision")
     if ".Tools" in template:
         found.append("tools")

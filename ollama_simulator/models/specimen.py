@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import re._parser as parser
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -84,7 +85,10 @@ def _number(schema: Mapping[str, Any]) -> int:
 
 def _text(schema: Mapping[str, Any]) -> str:
     if isinstance(schema.get("pattern"), str):
-        return _matching(parser.parse(schema["pattern"].removeprefix("^").removesuffix("$")))
+        try:
+            return _matching(parser.parse(schema["pattern"].removeprefix("^").removesuffix("$")))
+        except re.error:
+            return "Paris"
     if schema.get("format") in _DATES:
         return _DATES[schema["format"]]
     least, most = schema.get("minLength"), schema.get("maxLength")

@@ -36,7 +36,7 @@ def is_sampled(body: bytes) -> bool:
     text = asked.get("text")
     wanted = [asked.get("response_format"), text.get("format") if isinstance(text, dict) else None]
     kinds = [form.get("type") for form in wanted if isinstance(form, dict)]
-    return asked.get("format") not in (None, "") or any(kind in GRAMMARS for kind in kinds)
+    return asked.get("format") not in (None, "") or any(str(kind).lower() in GRAMMARS for kind in kinds)
 
 
 def normal(reply: Reply | None, *, sampled: bool, through_proxy: bool = False) -> list[str]:

@@ -97,8 +97,11 @@ def library_of(transcript: dict[str, Any]) -> Library:
     if first == [] or "tags-none" in transcript["id"]:
         return Library()
     for name in transcript.get("weights_gone") or ():
-        model = library.models[ModelName.parse(name).key]
-        _lose_weights(library, model.weights.digest)
+        _harm_weights(library, library.models[ModelName.parse(name).key].weights.digest, is_gone=True)
+    for name, harm in (transcript.get("weights_harmed") or {}).items():
+        _harm_weights(library, library.models[ModelName.parse(name).key].weights.digest, **harm)
+    for name in transcript.get("models_absent") or ():
+        library.models.pop(ModelName.parse(name).key)
     made: set[str] = set()
     for step in transcript["steps"]:
         _infer(library, step, made)
@@ -139,11 +142,11 @@ _LACKS_ALL = re.compile(rb'\\"? does not support (chat|generate)')
 """Said of a model that is installed but lacks its weights (or is an embedding model)."""
 
 
-def _lose_weights(library: Library, digest: str) -> None:
-    """Remove a file of weights from the disk of the simulated server: its tags stay."""
+def _harm_weights(library: Library, digest: str, **harm: Any) -> None:
+    """Remove or damage a file of weights on the disk of the simulated server: its tags stay."""
     for model in list(library.models.values()):
         if model.weights.digest == digest:
-            weights = replace(model.weights, is_gone=True)
+            weights = replace(model.weights, **harm)
             library.add(
                 installed(
                     model.name, weights, model.layers, model.modified_at, parent=model.parent, config=model.config
