@@ -66,6 +66,7 @@ class SimConfig:
     run_dir: Path | None = None
     origins: Sequence[str] = ()
     cloud_disabled: bool = True
+    remotes: tuple[str, ...] = ("ollama.com",)
     now: Callable[[], datetime] = wall_clock
     has_admin: bool = True
     keep_seen: int = 100_000
@@ -114,6 +115,7 @@ class SimulatedOllama:
             library=library if library is not None else real_library(self.config.models),
             version=self.config.settings.version,
             cloud_disabled=self.config.cloud_disabled,
+            remotes=self.config.remotes,
             now=self.config.now,
             rng=random.Random(self.config.seed),
             registry=self.config.registry,
@@ -203,7 +205,7 @@ class SimulatedOllama:
             await exchange.check_whole(match.handler)
             await self._handlers[match.handler](exchange)
         except ApiError as error:
-            await exchange.error(error.status, error.text)
+            await exchange.error(error.status, error.text, error.content_type)
 
     async def _fault(self, request: Request, record: Seen) -> Fault | None:
         if not self.faults.ordered:

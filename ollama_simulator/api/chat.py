@@ -9,9 +9,10 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from ollama_simulator.api.chat_stream import Asked, chat_chunks, generate_chunks
-from ollama_simulator.api.exchange import ApiError, Exchange, engine_error
+from ollama_simulator.api.exchange import JSON, NDJSON, ApiError, Exchange, engine_error
 from ollama_simulator.api.options import OptionError, merged, runner_options
 from ollama_simulator.api.prompt import chat_prompt, generate_prompt
 from ollama_simulator.models.installed import Installed
@@ -19,6 +20,7 @@ from ollama_simulator.models.template import TemplateError
 from ollama_simulator.models.tokens import UnknownToken
 from ollama_simulator.scheduler.engine import EngineError, Lease
 from router.core.go.quoting import go_quoted
+from router.core.ollama.names import ModelName, Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,7 @@ async def answer_chat(exchange: Exchange, request: dict[str, Any], *, relax_thin
     _check_logprobs(request)
     name = request.get("model") or ""
     model = exchange.installed(name, missing=f"model '{name}' not found", unnamed=(400, "model is required"))
+    _check_remote(exchange, request, model, name, "chat")
     messages = request.get("messages") or []
     head = {"model": name}
     if not messages and request.get("keep_alive") == 0:
@@ -76,6 +79,7 @@ async def answer_generate(exchange: Exchange, request: dict[str, Any]) -> Single
     name = request.get("model") or ""
     missing = f"model '{name}' not found"
     model = exchange.installed(name, missing=missing, unnamed=(404, missing))
+    _check_remote(exchange, request, model, name, "generate")
     head = {"model": name, "created_at": "", "response": ""}
     prompt = request.get("prompt") or ""
     if not prompt and request.get("keep_alive") == 0:
@@ -100,6 +104,23 @@ async def answer_generate(exchange: Exchange, request: dict[str, Any]) -> Single
         return Single({**empty, "_debug_info": {"rendered_template": rendered}})
     completion = asked.completion(exchange, model, rendered, lease)
     return Chunks(generate_chunks(exchange, asked, completion, lease, has_images=bool(request.get("images"))))
+
+
+def _check_remote(exchange: Exchange, request: Mapping[str, Any], model: Installed, name: str, verb: str) -> None:
+    """Answer for a model that another server runs: it is never reached. Raises ApiError."""
+    if model.remote is None:
+        return
+    if ModelName.parse(name).source is Source.LOCAL:
+        raise ApiError(404, f"model '{name}' not found")
+    if exchange.host.cloud_disabled:
+        raise ApiError(*exchange.cloud_refusal("remote model is unavailable"))
+    parts = urlsplit(model.remote.host)
+    if parts.hostname not in exchange.host.remotes:
+        raise ApiError(400, "this server cannot run this remote model")
+    is_own = parts.hostname in ("127.0.0.1", "localhost")
+    reason = f"dial tcp {parts.netloc}: connect: connection refused" if is_own else exchange.host.registry_error
+    content_type = JSON if request.get("stream") is False else NDJSON
+    raise ApiError(500, f'Post "{model.remote.host}/api/{verb}": {reason}', content_type)
 
 
 def _check_logprobs(request: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ollama_simulator.api.exchange import ApiError, Exchange
-from ollama_simulator.api.grammar import SchemaCrash, schema_error
+from ollama_simulator.api.grammar import SchemaCrash, invalid_request, schema_error
 from ollama_simulator.api.inference import Completion, Piece, complete, died
 from ollama_simulator.api.options import sampling
 from ollama_simulator.api.parsers import ThinkingParser, thinking_tags, tool_tag
@@ -91,6 +91,8 @@ async def _pieces(completion: Completion, lease: Lease, *, has_images: bool) -> 
         except SchemaCrash:
             lease.crash(out_of_memory=False)
             lease.check()
+        if completion.sampling.refusal:
+            raise ApiError(400, invalid_request(completion.sampling.refusal))
         if has_images and not any(tensor.name.startswith("v.") for tensor in completion.model.weights.tensors):
             raise ApiError(400, MULTIMODAL)
         async with aclosing(complete(lease, completion)) as pieces:  # type: ignore[type-var]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ollama_simulator.api.create_files import blob_path, conversion, from_files
@@ -14,6 +15,7 @@ from ollama_simulator.api.transfer import pulled
 from ollama_simulator.api.values import STRINGS
 from ollama_simulator.gojson import dump, value_of
 from ollama_simulator.models.installed import MEDIA, Installed, Layer, Weights, installed, layer
+from ollama_simulator.models.remote import CLOUD, remote_model, remote_of, remote_url
 from ollama_simulator.models.template import Template, TemplateError
 from router.core.go.json_keys import kind_of
 from router.core.go.types import read_alone
@@ -27,7 +29,7 @@ async def create(exchange: Exchange) -> None:
     """POST /api/create."""
     request = await exchange.bind(CREATE)
     for path, digest in (request.get("files") or {}).items():
-        if path.startswith("/") or any(part in ("", ".", "..") for part in path.split("/")):
+        if path != "." and any(part in ("", ".", "..") for part in path.split("/")):
             raise ApiError(400, "file path must be relative")
         _check_digest(digest)
     if request.get("draft_quantize") and not request.get("draft_files"):
@@ -44,9 +46,11 @@ def _check_digest(digest: str) -> None:
 
 
 async def _create(exchange: Exchange, request: Mapping[str, Any], name: ModelName) -> Progress:
-    if request.get("from") and (request.get("remote_host") or _parsed(request["from"]).source is Source.CLOUD):
-        yield {"status": "writing manifest"}  # a stub for a cloud model; no cloud is simulated
-        yield {"status": "success"}
+    base = _parsed(request["from"]) if request.get("from") else None
+    stub = base is not None and exchange.host.library.get(base)
+    if base is not None and (request.get("remote_host") or base.source is Source.CLOUD or (stub and stub.remote)):
+        for step in _created_stub(exchange, request, name, base):
+            yield step
         return
     if request.get("from"):
         async for step in _fetched(exchange, _parsed(request["from"])):
@@ -81,6 +85,26 @@ async def _create(exchange: Exchange, request: Mapping[str, Any], name: ModelNam
     yield {"status": "writing manifest"}
     made_at = exchange.host.now()
     exchange.host.library.add(installed(existing(exchange, name), weights, made, made_at, parent=parent))
+    yield {"status": "success"}
+
+
+def _created_stub(
+    exchange: Exchange, request: Mapping[str, Any], name: ModelName, base: ModelName
+) -> Iterator[dict[str, Any]]:
+    """Write a manifest for a model that another server runs. One made from such a tag leads nowhere."""
+    asked = request.get("remote_host") or (CLOUD if base.source is Source.CLOUD else "")
+    try:
+        host = remote_url(asked) if asked else ""
+    except ValueError:
+        raise ApiError(400, "bad remote") from None
+    made = _changed([], request)
+    for item in made:
+        is_known = item.digest in exchange.host.library.blobs
+        yield {"status": f"{'using existing' if is_known else 'creating new'} layer {item.digest}"}
+    yield {"status": "writing manifest"}
+    model = re.sub("[:-](cloud|local)$", "", request["from"])
+    remote = remote_of(model, host, request.get("info") or {}) if host else None
+    exchange.host.library.add(remote_model(existing(exchange, name), remote, made, exchange.host.now()))
     yield {"status": "success"}
 
 

@@ -22,6 +22,7 @@ from router.core.ollama.names import ModelName, Source
 from router.errors import BadRequest
 
 JSON = "application/json; charset=utf-8"
+NDJSON = "application/x-ndjson"
 CUT_SHORT = "unexpected EOF"
 """Go's text for a body that ends before its announced length."""
 
@@ -30,10 +31,11 @@ LISTING_STATUS = {"/api/tags": 500, "/api/show": 400, "/api/copy": 400, "/api/cr
 
 
 class ApiError(Exception):
-    """An error response: its status and Ollama's text."""
+    """An error response: its status, Ollama's text, and its type on Ollama's own routes."""
 
-    def __init__(self, status: int, text: str) -> None:
+    def __init__(self, status: int, text: str, content_type: str = JSON) -> None:
         super().__init__(text)
+        self.content_type = content_type
         self.status = status
         self.text = text
 
@@ -57,6 +59,7 @@ class Host:
     now: Callable[[], datetime] = wall_clock
     rng: random.Random = field(default_factory=lambda: random.Random(0))
     models_dir: str = "/models"
+    remotes: tuple[str, ...] = ("ollama.com",)
     registry_error: str = "proxyconnect tcp: dial tcp 127.0.0.1:9: connect: connection refused"
     registry: Registry | None = None
     spare_weights: dict[str, Weights] = field(default_factory=dict)
@@ -132,7 +135,7 @@ class Exchange:
     async def lines(self, values: AsyncIterator[Any]) -> None:
         """Send a stream of JSON lines; an ApiError is its last line, or the response if nothing was sent before."""
         response = self.response
-        response.set("Content-Type", "application/x-ndjson")
+        response.set("Content-Type", NDJSON)
         try:
             async for value in values:
                 await response.line(dump(value) + b"\n")
@@ -144,9 +147,9 @@ class Exchange:
             response.set("Content-Type", "application/json")
             await response.line(dump({"error": error.text}))
 
-    async def error(self, status: int, text: str) -> None:
+    async def error(self, status: int, text: str, content_type: str = JSON) -> None:
         """Send an error in Ollama's format."""
-        await self.json({"error": text}, status)
+        await self.json({"error": text}, status, content_type)
 
     def installed(self, text: str, *, missing: str, missing_status: int = 404, unnamed: tuple[int, str]) -> Installed:
         """Return the installed model named `text`. Raises ApiError with the statuses and texts of the route."""

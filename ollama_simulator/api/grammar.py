@@ -36,16 +36,17 @@ def schema_error(schema: Any) -> str:
         refs.visit(schema)
         is_refused = _Visit(refs, errors).schema(schema)
     except _WrongType as error:
-        return _response(f"Field 'json_schema': \"json_schema\": {error}")
+        return invalid_request(f"Field 'json_schema': \"json_schema\": {error}")
     except RecursionError:
         return ""
     if errors:
         text = "\n".join(["JSON schema conversion failed:", *errors])
-        return _response(f"Field 'json_schema': \"json_schema\": {text}")
-    return _response("Failed to initialize samplers: failed to parse grammar") if is_refused else ""
+        return invalid_request(f"Field 'json_schema': \"json_schema\": {text}")
+    return invalid_request("Failed to initialize samplers: failed to parse grammar") if is_refused else ""
 
 
-def _response(message: str) -> str:
+def invalid_request(message: str) -> str:
+    """Return llama-server's response to a request that it refuses."""
     return json_text({"error": {"code": 400, "message": message, "type": "invalid_request_error"}})
 
 

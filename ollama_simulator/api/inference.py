@@ -157,7 +157,7 @@ class _Stream:
     """Ends the text at a stop sequence; holds back what may be the start of one."""
 
     def __init__(self, stops: Sequence[str]) -> None:
-        self.stops = [stop for stop in stops if stop]
+        self.stops = list(stops)
         self.held = ""
         self.is_stopped = False
 

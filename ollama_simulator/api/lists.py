@@ -38,6 +38,7 @@ def _tag(model: Installed) -> dict[str, Any]:
     return {
         "name": model.show_name,
         "model": model.show_name,
+        **(model.remote.fields if model.remote is not None else {}),
         "modified_at": go_time(model.modified_at),
         "size": model.size_bytes,
         "digest": model.digest,
@@ -48,7 +49,7 @@ def _tag(model: Installed) -> dict[str, Any]:
 
 def _tag_capabilities(model: Installed) -> list[str]:
     """Unlike show, tags lists vision only for a model with a projector, and lists it first."""
-    if not model.weights.has_metadata:
+    if not model.weights.has_metadata and model.remote is None:
         return [name for name in model.capabilities if name not in ("completion", "vision", "embedding")]
     others = [name for name in model.capabilities if name != "vision"]
     return ["vision", *others] if "vision" in model.capabilities and model.weights.has_projector else others
@@ -104,7 +105,12 @@ def answer_show(exchange: Exchange, asked: str, request: Mapping[str, Any]) -> d
     if name.source is Source.CLOUD:
         raise ApiError(*exchange.cloud_refusal("remote model details are unavailable"))
     model = exchange.host.library.get(name)
-    if model is None or model.weights.is_gone:
+    if model is not None and model.remote is not None:
+        if exchange.host.cloud_disabled:
+            raise ApiError(*exchange.cloud_refusal("remote model details are unavailable"))
+        if name.source is Source.LOCAL:
+            raise ApiError(404, f"model '{asked}' not found")
+    elif model is None or model.weights.is_gone:
         raise ApiError(404, f"model '{name.short}' not found")
     if model.weights.damage:
         raise ApiError(500, model.weights.damage)
@@ -126,7 +132,10 @@ def _shown(exchange: Exchange, model: Installed, request: Mapping[str, Any]) -> 
         "system": system,
         "details": model.details(),
         "messages": [{"role": m.get("role", ""), "content": m.get("content", "")} for m in model.messages],
-        "model_info": model_info(model.weights, verbose=bool(request.get("verbose"))),
+        **(model.remote.fields if model.remote is not None else {}),
+        "model_info": model.remote.model_info
+        if model.remote is not None
+        else model_info(model.weights, verbose=bool(request.get("verbose"))),
         "tensors": [{"name": t.name, "type": t.type, "shape": list(t.shape)} for t in model.weights.tensors],
         "capabilities": list(model.capabilities),
         "modified_at": go_time(model.modified_at),

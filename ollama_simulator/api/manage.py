@@ -8,7 +8,7 @@ from typing import Any
 
 from ollama_simulator.api.exchange import CUT_SHORT, ApiError, Exchange
 from ollama_simulator.api.schemas import COPY, DELETE
-from ollama_simulator.models.installed import digest_of, installed
+from ollama_simulator.models.installed import copied, digest_of
 from router.core.go.quoting import go_quoted
 from router.core.ollama.names import DEFAULT_HOST, ModelName, Source
 from router.errors import BadRequest
@@ -68,9 +68,7 @@ async def copy(exchange: Exchange) -> None:
     if found is None:
         raise ApiError(404, f"model {go_quoted(source_text)} not found")
     if found.name.key != target.key:
-        name = existing(exchange, target)
-        made = installed(name, found.weights, found.layers, exchange.host.now(), parent=found.parent)
-        exchange.host.library.add(made)
+        exchange.host.library.add(copied(found, existing(exchange, target), exchange.host.now()))
     await exchange.response.finish()
 
 

@@ -36,6 +36,20 @@ class Sampling:
     num_keep: int = 4
     seed: int = -1
     stop: tuple[str, ...] = ()
+    repeat_last_n: int = 64
+    repeat_penalty: float = 1.1
+
+    @property
+    def refusal(self) -> str:
+        """What llama-server says about values out of range, "" if it takes them."""
+        for field, value, least in (("repeat_last_n", self.repeat_last_n, 0), ("n_keep", self.num_keep, -1)):
+            sent = (value + (1 << 31)) % (1 << 32) - (1 << 31)
+            if sent < least:
+                range_text = f"Value must be between {least} <= value <= {(1 << 31) - 1}, but got {sent}"
+                return f"Field '{field}': {range_text}"
+        if self.repeat_penalty <= 0:
+            return "Failed to initialize samplers: penalty_repeat must be finite and greater than 0"
+        return ""
 
 
 def merged(model: Mapping[str, Any], request: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -95,4 +109,6 @@ def sampling(values: Mapping[str, Any]) -> Sampling:
         num_keep=values.get("num_keep", 4),
         seed=values.get("seed", -1),
         stop=tuple(values.get("stop") or ()),
+        repeat_last_n=values.get("repeat_last_n", 64),
+        repeat_penalty=values.get("repeat_penalty", 1.1),
     )

@@ -111,7 +111,8 @@ async def _push(exchange: Exchange, text: str, *, insecure: bool) -> Progress:
         yield {"status": "couldn't retrieve manifest"}
         path = f"{exchange.host.models_dir}/manifests/{name.host}/{name.namespace}/{name.model}/{tag_of(name)}"
         raise ApiError(500, f"open {path}: no such file or directory")
-    _reached(exchange, model.name, "Head", f"blobs/{model.weights.digest}", insecure)
+    first = (*model.layers, model.config)[0]
+    _reached(exchange, model.name, "Head", f"blobs/{first.digest}", insecure)
     for line in _pushed([*model.layers, model.config]):
         yield line
     yield {"status": "pushing manifest"}

@@ -76,7 +76,9 @@ class Gate:
 
 def _asterisk(request: Request, response: Response) -> None:
     """Answer ``OPTIONS *`` and refuse ``*`` with other methods, as net/http does without a handler."""
-    if request.method != "OPTIONS":
+    if request.method == "OPTIONS":
+        response.set("Content-Length", "0")
+    else:
         response.status = 400
         response.set("Connection", "close")
         response.close()

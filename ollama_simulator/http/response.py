@@ -93,7 +93,8 @@ class Response:
         return self.request.method == "HEAD" or self.status in (204, 304)
 
     async def _finish_short(self) -> None:
-        extra = [] if self.status in (204, 304) else [("Content-Length", str(len(self._held)))]
+        is_stated = any(name == "Content-Length" for name, _ in self.headers)
+        extra = [] if self.status in (204, 304) or is_stated else [("Content-Length", str(len(self._held)))]
         if self.request.method == "HEAD" and not self._held:
             extra = []
         body = b"" if self._bodyless else bytes(self._held)

@@ -124,6 +124,35 @@ def layer(kind: str, data: bytes) -> Layer:
     return Layer(MEDIA + kind, digest_of(data), len(data), data)
 
 
+@dataclass(frozen=True)
+class Remote:
+    """The model of another server that a tag stands for, and what create was told of it; "" and 0 = nothing."""
+
+    model: str
+    host: str
+    family: str = ""
+    base_name: str = ""
+    size_label: str = ""
+    quantization: str = ""
+    capabilities: tuple[str, ...] = ()
+    context_length: int = 0
+    embedding_length: int = 0
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """The fields of tags and show."""
+        return {"remote_model": self.model, "remote_host": self.host}
+
+    @property
+    def model_info(self) -> dict[str, Any]:
+        """`model_info` of show."""
+        if not self.family:
+            return {}
+        found = {"general.architecture": self.family, "general.basename": self.base_name}
+        found |= {f"{self.family}.{key}": getattr(self, key) for key in ("context_length", "embedding_length")}
+        return {key: value for key, value in sorted(found.items()) if value}
+
+
 @dataclass(frozen=True, eq=False)
 class Installed:
     """One tag: its manifest and everything read from it. Replaced as a whole whenever the tag is written."""
@@ -143,6 +172,8 @@ class Installed:
     digest: str = ""
     size_bytes: int = 0
     sim: SimModel | None = None
+    remote: Remote | None = None
+    has_weights: bool = True
 
     @property
     def show_name(self) -> str:
@@ -153,17 +184,18 @@ class Installed:
         """`details` of tags (with lengths), show and ps."""
         details: dict[str, Any] = {
             "parent_model": self.parent,
-            "format": "gguf",
+            "format": "gguf" if self.has_weights else "",
             "family": self.weights.family,
-            "families": list(self.weights.families),
+            "families": list(self.weights.families) or None,
             "parameter_size": self.weights.size_label,
             "quantization_level": self.weights.quantization,
         }
         if with_lengths:
             details["quantization_level"] = self.weights.listed_quantization or self.weights.quantization
             for key in ("context_length", "embedding_length"):
-                if self.weights.has_metadata and self.weights.value(key):
-                    details[key] = self.weights.value(key)
+                stated = self.weights.value(key) if self.weights.has_metadata else getattr(self.remote, key, 0)
+                if stated:
+                    details[key] = stated
         return details
 
 
@@ -224,6 +256,12 @@ def installed(
         size_bytes=size,
         capabilities=capabilities_of(weights, made.template),
     )
+    return replace(made, sim=sim_model(made))
+
+
+def copied(model: Installed, name: ModelName, at: datetime) -> Installed:
+    """Return the same manifest under another name."""
+    made = replace(model, name=name, modified_at=at)
     return replace(made, sim=sim_model(made))
 
 

@@ -1,6 +1,6 @@
 """The part of Go's text/template that chat templates use: fields, variables, if, range, with, and common functions.
 
-`Template.parse` raises TemplateError with Go's text for an unclosed action. `render` works on plain dicts and lists.
+`Template.parse` raises TemplateError with Go's text. `render` works on plain dicts and lists.
 """
 
 from __future__ import annotations
@@ -8,18 +8,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from typing import Any
+from urllib.parse import quote_plus
 
 from ollama_simulator.gojson import dump
+from ollama_simulator.models.template_syntax import Checker, TemplateError, fail
 
 _TOKEN = re.compile(
-    r'\s*(?:(?P<string>"(?:[^"\\]|\\.)*"|`[^`]*`)|(?P<number>-?\d+(?:\.\d+)?)|(?P<field>\$?(?:\.\w+)+)|(?P<dot>\.)'
+    r'\s*(?:(?P<string>"(?:[^"\\]|\\.)*"|`[^`]*`)|(?P<number>-?(?:0[xX][0-9a-fA-F]+|\d+(?:\.\d+)?|\.\d+))|(?P<field>(?:\$\w*)?(?:\.\w+)+)|(?P<dot>\.)'
     r"|(?P<variable>\$\w*)|(?P<word>\w+)|(?P<sign>:=|=|\||\(|\)|,))"
 )
-
-
-class TemplateError(Exception):
-    """The template cannot be parsed; the text is Go's where known."""
 
 
 class Json(dict[str, Any]):
@@ -48,8 +47,7 @@ class Template:
     @classmethod
     def parse(cls, text: str) -> Template:
         """Parse `text`. Raises TemplateError."""
-        pieces = _pieces(text)
-        nodes, _ = _block(pieces, ())
+        nodes, _ = _block(_pieces(text), ())
         return cls(text, nodes)
 
     def uses(self, name: str) -> bool:
@@ -66,6 +64,14 @@ class Template:
         return "".join(out)
 
 
+class _Break(Exception):
+    """``{{ break }}``."""
+
+
+class _Continue(Exception):
+    """``{{ continue }}``."""
+
+
 class _Cut(Exception):
     """Rendering reached the field named by `until`."""
 
@@ -73,21 +79,24 @@ class _Cut(Exception):
 def _pieces(text: str) -> list[tuple[str, str]]:
     """("text", …) and ("action", …) in turn, trim markers applied."""
     pieces: list[tuple[str, str]] = []
-    at, trim_next = 0, False
+    at, trim_next, checker = 0, False, Checker()
     while (start := text.find("{{", at)) >= 0:
         literal = text[at:start]
         end = text.find("}}", start)
+        line = text.count("\n", 0, start) + 1
         if end < 0:
-            line = text.count("\n", 0, start) + 1
-            raise TemplateError(f"template: :{line}: unclosed action")
+            raise fail(line, "unclosed action")
         action = text[start + 2 : end]
         literal = literal.lstrip() if trim_next else literal
         if re.match(r"-\s", action):
             literal, action = literal.rstrip(), action[1:]
         trim_next = re.search(r"\s-$", action) is not None
         pieces.append(("text", literal))
-        pieces.append(("action", (action[:-1] if trim_next else action).strip()))
+        action = (action[:-1] if trim_next else action).strip()
+        checker.action(action, line)
+        pieces.append(("action", action))
         at = end + 2
+    checker.end(text.count("\n") + 1)
     pieces.append(("text", text[at:].lstrip() if trim_next else text[at:]))
     return [piece for piece in pieces if piece[0] == "action" or piece[1]]
 
@@ -101,15 +110,11 @@ def _block(pieces: list[tuple[str, str]], ends: Sequence[str]) -> tuple[list[_No
             continue
         word = content.split(None, 1)[0] if content else ""
         if word in ("end", "else"):
-            if not ends:
-                raise TemplateError(f"template: :1: unexpected {{{{{word}}}}}")
             return nodes, content
         if word in ("if", "range", "with"):
             nodes.append(_control(word, content[len(word) :].strip(), pieces))
         elif not word.startswith("/*"):
             nodes.append(_Node("action", content, _tokens(content)))
-    if ends:
-        raise TemplateError("template: :1: unexpected EOF")
     return nodes, ""
 
 
@@ -130,8 +135,8 @@ def _tokens(text: str) -> list[str]:
     tokens, at = [], 0
     while at < len(text.rstrip()):
         match = _TOKEN.match(text, at)
-        if match is None:
-            raise TemplateError(f"template: :1: unexpected {text[at:].strip()[:1]!r} in command")
+        if match is None:  # not reached: the syntax is checked
+            raise fail(1, f'unexpected "{text[at:].strip()[:1]}" in command')
         tokens.append(match[0].strip())
         at = match.end()
     return tokens
@@ -143,6 +148,8 @@ def _run(nodes: list[_Node], dot: Any, scope: dict[str, Any], out: list[str], un
             raise _Cut
         if node.kind == "text":
             out.append(node.text)
+        elif node.pipe in (["break"], ["continue"]):
+            raise _Break if node.pipe == ["break"] else _Continue
         elif node.kind == "action":
             is_set, value = _assign(node.pipe, dot, scope)
             if not is_set:
@@ -167,7 +174,12 @@ def _range(node: _Node, dot: Any, scope: dict[str, Any], out: list[str], until: 
     for key, item in items:
         values = (item,) if len(names) == 1 else (key, item)
         inner = _Scope(scope, dict(zip(names, values, strict=False)))
-        _run(node.body, item, inner, out, until)
+        try:
+            _run(node.body, item, inner, out, until)
+        except _Continue:
+            continue
+        except _Break:
+            break
     if not items:
         _run(node.other, dot, scope, out, until)
 
@@ -205,7 +217,7 @@ def _evaluate(tokens: list[str], dot: Any, scope: dict[str, Any]) -> Any:
         else:
             commands[-1].append(token)
     piped: list[Any] = []
-    for command in commands:
+    for command in filter(None, commands):
         arguments = _arguments(command, dot, scope)
         head, rest = arguments[0], [*arguments[1:], *piped]
         value = head(*rest) if callable(head) else head
@@ -247,7 +259,7 @@ def _operand(token: str, dot: Any, scope: dict[str, Any]) -> Any:
     if token in ("true", "false", "nil"):
         return {"true": True, "false": False, "nil": None}[token]
     try:
-        return float(token) if "." in token else int(token)
+        return float(token) if "." in token else int(token, 0)
     except ValueError:
         raise TemplateError(f'template: :1: function "{token}" not defined') from None
 
@@ -263,6 +275,8 @@ def _print(value: Any) -> str:
         return "<no value>"
     if isinstance(value, list):
         return "[" + " ".join(_print(item) for item in value) + "]"
+    if isinstance(value, Mapping) and type(value).__str__ is dict.__str__:
+        return "map[" + " ".join(f"{key}:{_print(item)}" for key, item in sorted(value.items())) + "]"
     return str(value)
 
 
@@ -294,6 +308,8 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "index": _index,
     "slice": _slice,
     "json": lambda value: dump(value).decode(),
+    "html": lambda value: escape(_print(value)),
+    "urlquery": lambda value: quote_plus(_print(value)),
     "print": lambda *values: "".join(_print(value) for value in values),
     "printf": _printf,
 }

@@ -56,7 +56,7 @@ class Runner:
     @property
     def devices(self) -> tuple[int, ...]:
         """Physical cards in the process's own numbering. Without GPU layers: all cards, or only `main_gpu`."""
-        if self.cards or self.launch.main_gpu is None:
+        if self.cards or self.launch.main_gpu is None or not self._book.machine.cards:
             return self.cards or tuple(range(len(self._book.machine.cards)))
         return (self.launch.main_gpu,)
 
@@ -122,7 +122,7 @@ class Runner:
         try:
             await self._injected()
             pin, cards = self.launch.main_gpu, len(self._book.machine.cards)
-            if pin is not None and not 0 <= pin < cards:
+            if pin is not None and cards and not 0 <= pin < cards:
                 raise LoadFailure(f"error: invalid value for main_gpu: {pin} (available devices: {cards})")
             for device, card in enumerate(self.devices):
                 self._hold(Buffer("context", device, self._book.machine.cards[card].context_mib * MIB, 0))

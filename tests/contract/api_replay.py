@@ -85,6 +85,7 @@ def config_of(transcript: dict[str, Any], registry: Callable[[], Registry] | Non
         settings=settings,
         origins=origins,
         cloud_disabled=cloud_disabled,
+        remotes=tuple((transcript.get("server_env") or {}).get("OLLAMA_REMOTES", "ollama.com").split(",")),
         now=now,
         registry=registry() if registry else registry_of(transcript, library),
     )
