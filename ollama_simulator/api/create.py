@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ollama_simulator.api.create_files import blob_path, conversion, from_files
+from ollama_simulator.api.create_files import blob_path, conversion, from_files, refuse_adapters
 from ollama_simulator.api.exchange import ApiError, Exchange
 from ollama_simulator.api.manage import Progress, existing, name_of, progress
 from ollama_simulator.api.schemas import CREATE
@@ -73,8 +73,7 @@ async def _create(exchange: Exchange, request: Mapping[str, Any], name: ModelNam
     if request.get("adapters"):
         for text in conversion(exchange, request["adapters"]):
             yield {"status": text}
-        from_files(exchange, request["adapters"], bad_digest=400)
-        raise ApiError(400, "unknown type")
+        refuse_adapters(exchange, request["adapters"])
     if wanted := request.get("quantize") or request.get("quantization"):
         _check_quantization(wanted, weights)
         yield {"status": "verifying conversion"}

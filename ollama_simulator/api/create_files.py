@@ -23,16 +23,28 @@ def conversion(exchange: Exchange, files: Mapping[str, str]) -> list[str]:
     return {"gguf": ["parsing GGUF"], "safetensors": ["converting model"]}.get(_format(exchange, files), [])
 
 
-def from_files(exchange: Exchange, files: Mapping[str, str], bad_digest: int = 500) -> tuple[Weights, list[Layer]]:
-    """Return the weights in the files, and their layer. Raises ApiError; `bad_digest`: its status for no digest."""
+def from_files(exchange: Exchange, files: Mapping[str, str]) -> tuple[Weights, list[Layer]]:
+    """Return the weights in the files, and their layer. Raises ApiError."""
     kind = _format(exchange, files)
     if kind == "safetensors":
-        _check_config(exchange, files)
+        _check_config(exchange, files, "config.json", 500)
     if kind != "gguf":
         raise ApiError(400, "unknown type")
-    found = [(_weights(exchange, digest, bad_digest), digest) for _, digest in sorted(files.items())]
+    found = [(_weights(exchange, digest, 500), digest) for _, digest in sorted(files.items())]
     weights, digest = found[0]
     return weights, [Layer(MEDIA + "model", digest, weights.size_bytes)]
+
+
+def refuse_adapters(exchange: Exchange, files: Mapping[str, str]) -> None:
+    """Raise ApiError for the files of an adapter: there is none here that could be one."""
+    kind = _format(exchange, files)
+    if kind == "safetensors":
+        _check_config(exchange, files, "adapter_config.json", 400)
+    if kind == "gguf" and len(files) > 1:
+        raise ApiError(400, "only one adapter is currently supported")
+    for digest in files.values() if kind == "gguf" else ():
+        _weights(exchange, digest, 400)
+    raise ApiError(400, "unknown type")
 
 
 def _format(exchange: Exchange, files: Mapping[str, str]) -> str:
@@ -48,10 +60,11 @@ def _format(exchange: Exchange, files: Mapping[str, str]) -> str:
 
 
 def _is_there(exchange: Exchange, digest: str) -> bool:
-    return digest in exchange.host.library.blobs or _known(exchange, digest) is not None
+    return digest.replace("-", ":", 1) in exchange.host.library.blobs or _known(exchange, digest) is not None
 
 
 def _known(exchange: Exchange, digest: str) -> Weights | None:
+    digest = digest.replace("-", ":", 1)
     models = exchange.host.library.models.values()
     installed_here = next((model.weights for model in models if model.weights.digest == digest), None)
     return installed_here or exchange.host.spare_weights.get(digest)
@@ -68,12 +81,12 @@ def _weights(exchange: Exchange, digest: str, bad_digest: int) -> Weights:
     raise ApiError(400, "supplied file was not in GGUF format")
 
 
-def _check_config(exchange: Exchange, files: Mapping[str, str]) -> None:
-    """Raise ApiError if a model in safetensors has no readable config.json."""
-    digest = files.get("config.json")
+def _check_config(exchange: Exchange, files: Mapping[str, str], name: str, status: int) -> None:
+    """Raise ApiError if a model in safetensors has no readable config."""
+    digest = files.get(name)
     if digest is None:
-        raise ApiError(500, "open config.json: no such file or directory")
+        raise ApiError(status, f"open {name}: no such file or directory")
     try:
         parse(exchange.host.library.blobs.get(digest) or b"")
     except BadRequest as error:
-        raise ApiError(500, f"parse config.json: {error.message}") from None
+        raise ApiError(status, f"parse {name}: {error.message}") from None
