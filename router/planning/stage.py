@@ -19,6 +19,7 @@ from router.app import Running, running
 from router.config import load_config
 from router.http.client.pool import HttpRelay
 from router.http.client.response import UpstreamRequest
+from router.telemetry import Hook
 
 POOL_SIZE = 4096
 """Connections of the clients: more than Ollama lets wait (512), so that a full queue is its answer."""
@@ -130,10 +131,12 @@ async def stage(
     probe_lag_s: float = 0.0,
     has_probe: bool | None = True,
     backend: str = "local",
+    hooks: Sequence[Hook] = (),
 ) -> AsyncIterator[Stage]:
     """Run a simulated Ollama, and the router in front of it unless `router_config` (with dotted keys) is None.
 
     `has_probe`: True for the simulated cards' probe, False for none, None for the probe that the configuration names.
+    `hooks` receive the router's events.
     """
     stages: list[Stage] = []
 
@@ -158,7 +161,7 @@ async def stage(
         }
         config = load_config(env={}, options=options)
         probe = CardsProbe(sim.cards, probe_lag_s) if has_probe else None
-        async with running(config, probe=probe, is_probed=has_probe is not None) as router:
+        async with running(config, probe=probe, hooks=hooks, is_probed=has_probe is not None) as router:
             one = stages[0]
             one.client = HttpRelay(router.url, pool_size=POOL_SIZE, first_byte_timeout_s=1e5, idle_timeout_s=1e5)
             one.url, one.router = router.url, router

@@ -1,32 +1,30 @@
 """Planning a switch, pure: which residents are evicted and where the model is loaded, so that Ollama has no choice.
 
-A plan is sound if the model fits by llama.cpp's own arithmetic *and* Ollama's pre-flight check, replayed on what Ollama
-believes, evicts nothing and places the model where the plan does (`ollama/scheduler.py`, `foresee_load`).
+A plan is sound if the model fits by llama.cpp's own arithmetic *and* Ollama certainly loads it where the plan does
+(`foreseen.py`). Of the sound plans the one with the cheapest victims counts (`victims.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
+from functools import reduce
+from heapq import merge
+from itertools import islice
+from operator import itemgetter
+from types import EllipsisType
 
+from router.core.decision.foreseen import OTHER_CARDS, obstacle
 from router.core.decision.need import MachineRules, MemoryNeed, need_of
-from router.core.decision.snapshot import Resident, Snapshot
+from router.core.decision.snapshot import Snapshot
+from router.core.decision.victims import Evicted, cost_of, never_waiting, priced_sets
 from router.core.memory.placement import Placement
-from router.core.ollama.bookkeeping import OllamaResident
 from router.core.ollama.model import ModelFacts
 from router.core.ollama.runner import Gpu, LoadOptions
-from router.core.ollama.scheduler import foresee_load
+from router.core.ollama.scheduler import max_loaded
 
-STALL_BYTES = 4 << 30
-"""An unload beside other residents may stall Ollama for 5 s, in which it could load this much. See docs/ollama.md,
-"Keep-alive and unload"."""
-
-SPLIT_SLACK = 1.1
-"""Factor on what Ollama has booked per card for a split runner. Only the sum is known (it loses caches, and a projector
-is on one card), so each part is overestimated: no eviction by Ollama may come as a surprise."""
-
-MOST_RESIDENTS = 6  # of more residents than this only sets of the youngest are tried
+MOST_TRIES = 64  # sets of victims on single cards whose plan is replayed on Ollama's rules
+MOST_SPLITS = 16  # the same over all cards, which takes longer
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,111 +69,175 @@ def plan_at(
     may_pin: bool,
     spared: frozenset[str] = frozenset(),
 ) -> Plan | Shortage:
-    """Return the cheapest sound plan to load `facts` with exactly `options`, evicting none of `spared` (weights)."""
+    """Return the cheapest sound plan to load `facts` with exactly `options`, evicting none of `spared` (weights).
+
+    Older runners of the same weights are always evicted. On a machine with several cards a model on one card is pinned
+    with `main_gpu`, if it may be; a split one is not.
+    """
     assert snapshot.gpus
+    same = tuple(one for one in snapshot.residents if one.weights == facts.weights and facts.weights)
+    others = tuple(one for one in snapshot.residents if one not in same and one.weights not in spared)
+    must_go = len(snapshot.residents) - len(same) - max_loaded(len(snapshot.gpus), rules.settings) + 1
     memory = need_of(facts, options, rules)
-    same = tuple(r for r in snapshot.residents if r.weights == facts.weights and facts.weights)
-    nearest: Shortage | None = None
-    may_go = tuple(one for one in snapshot.residents if one.weights not in spared)
-    for evicted in eviction_sets(may_go, same):
-        found = _plan_without(facts, options, memory, evicted, snapshot, rules, may_pin=may_pin)
-        if isinstance(found, Plan):
-            return found
-        nearest = _nearer(nearest, found)
-    return nearest or Shortage(0, 0, "others are in use")
+    return _Search(facts, options, memory, snapshot, rules, may_pin, same, others, max(0, must_go)).cheapest()
 
 
-def _nearer(one: Shortage | None, other: Shortage) -> Shortage:
+def _nearer(one: Shortage, other: Shortage) -> Shortage:
     """Return the shortage that misses by less."""
-    if one is None or other.have_bytes - other.need_bytes > one.have_bytes - one.need_bytes:
+    if other.have_bytes - other.need_bytes > one.have_bytes - one.need_bytes:
         return other
     return one
 
 
-def _cost(evicted: Sequence[Resident]) -> tuple[int, int, int, int, int]:
-    """Return what an eviction costs: kept models first, then busy ones, then wanted ones, then bytes, then age."""
-    return (
-        sum(r.kept for r in evicted),
-        sum(r.in_flight > 0 for r in evicted),
-        sum(r.wanted for r in evicted),
-        sum(r.size_bytes + STALL_BYTES for r in evicted),
-        -sum(r.order for r in evicted),
-    )
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """The search for the cheapest sound plan. `same` are always evicted, `others` may be, `must_go` of them at least.
 
-
-def eviction_sets(residents: Sequence[Resident], always: tuple[Resident, ...]) -> Iterable[tuple[Resident, ...]]:
-    """Return the sets of residents to evict, cheapest first.
-
-    `always` (older runners of the same weights) is in each.
+    1. Nobody else is evicted.
+    2. One card: of those on the card, every set that frees enough there, the cheapest on any card first.
+    3. All cards together: sets cheaper than the best of 2, of all residents.
+    4. All that are idle, and all: where Ollama's figures are stale on a card that has no victims of its own.
     """
-    if not residents:
-        return [()]
-    others = sorted((r for r in residents if r not in always), key=lambda r: -r.order)
-    if len(others) > MOST_RESIDENTS:
-        return [(*always, *others[:count]) for count in range(len(others) + 1)]
-    sets = [(*always, *chosen) for count in range(len(others) + 1) for chosen in combinations(others, count)]
-    return sorted(sets, key=_cost)
 
+    facts: ModelFacts
+    options: LoadOptions
+    memory: MemoryNeed
+    snapshot: Snapshot
+    rules: MachineRules
+    may_pin: bool
+    same: Evicted
+    others: Evicted
+    must_go: int
 
-def _plan_without(
-    facts: ModelFacts,
-    options: LoadOptions,
-    memory: MemoryNeed,
-    evicted: tuple[Resident, ...],
-    snapshot: Snapshot,
-    rules: MachineRules,
-    *,
-    may_pin: bool,
-) -> Plan | Shortage:
-    """Plan on the cards as they are after `evicted` were unloaded: on one card if one suffices, else split over all.
+    def cheapest(self) -> Plan | Shortage:
+        """Return the plan, or the nearest miss."""
+        misses: list[Shortage] = []
+        if not self.must_go:
+            found = self.without(())
+            if isinstance(found, Plan) or not self.others:
+                return found
+            misses.append(found)
+        cost, plan = self._on_one_card(misses)
+        plan = self._split_below(cost, misses) or plan
+        for last in () if plan else (never_waiting(self.others), self.others):
+            found = self.without(last) if len(last) >= self.must_go else Shortage(0, 0, "others are in use")
+            if isinstance(found, Plan):
+                return found
+            misses.append(found)
+        return plan or reduce(_nearer, misses)
 
-    Single cards come first, from the tightest to the roomiest, so that a big card stays free. On a machine with several
-    cards a model on one card is pinned with `main_gpu`; a split one is not.
-    """
-    gpus = _cards_without(evicted, snapshot)
-    stay = tuple(r for r in snapshot.residents if r not in evicted) if evicted else snapshot.residents
-    nearest: Shortage | None = None
-    for gpu in sorted(gpus, key=_by_free) if len(gpus) > 1 else gpus:
-        need = memory.need_bytes(gpu)
+    def _on_one_card(self, misses: list[Shortage]) -> tuple[int | None, Plan | None]:
+        """Apply rule 2: return the plan and its cost, or add the nearest misses to `misses`."""
+        gpus = _cards_without(self.same, self.snapshot)
+        streams = [self._sets_on(gpu) for gpu in gpus if self.memory.need_bytes(gpu) <= gpu.total_bytes]
+        for cost, _, _, card, evicted in islice(merge(*streams, key=itemgetter(0, 1, 2)), MOST_TRIES):
+            found = self.without(evicted, only=card)
+            if isinstance(found, Plan):
+                return cost, found
+            misses.append(found)
+        return None, None
+
+    def _sets_on(self, gpu: Gpu) -> Iterator[tuple[int, int, int, int, Evicted]]:
+        """Yield the sets that make room on `gpu`: cost, free bytes and number of the card (twice), members."""
+        here = [one for one in self.others if one.held_bytes.get(gpu.index)]
+        for cost, evicted in priced_sets(here, gpu.index, self.memory.need_bytes(gpu) - gpu.free_bytes):
+            if len(evicted) < self.must_go:
+                more = sorted((one for one in self.others if one not in evicted), key=cost_of)
+                added = more[: self.must_go - len(evicted)]
+                cost, evicted = cost + sum(map(cost_of, added)), (*evicted, *added)
+            if evicted:
+                yield cost, gpu.free_bytes, gpu.index, gpu.index, evicted
+
+    def _split_below(self, cost: int | None, misses: list[Shortage]) -> Plan | None:
+        """Apply rule 3: return the plan of the cheapest set that costs less than `cost` (None = any)."""
+        gpus = _cards_without(self.same, self.snapshot)
+        if len(gpus) == 1:
+            return None
+        least = _least_of_split(self.memory, gpus) - sum(gpu.free_bytes for gpu in gpus)
+        cheaper = [one for one in self.others if cost is None or cost_of(one) < cost]
+        hopeless: list[frozenset[str]] = []  # more room only makes a single card more likely
+        sets = (one for one in priced_sets(cheaper, None, least) if len(one[1]) >= max(1, self.must_go))
+        for price, evicted in islice(sets, MOST_SPLITS):
+            if cost is not None and price >= cost:
+                return None
+            gone = frozenset(one.weights for one in evicted)
+            if any(smaller <= gone for smaller in hopeless):
+                continue
+            found = self.without(evicted, only=None)
+            if isinstance(found, Plan):
+                return found
+            misses.append(found)
+            if found.reason == OTHER_CARDS:
+                hopeless.append(gone)
+        return None
+
+    def without(self, others: Evicted, only: int | EllipsisType | None = ...) -> Plan | Shortage:
+        """Plan on the cards as they are after `same` and `others` were unloaded.
+
+        Single cards come first, from the tightest to the roomiest, so that a big card stays free, then all together;
+        with `only` this one card alone (None = only all together).
+        """
+        evicted = (*self.same, *others)
+        gpus = _cards_without(evicted, self.snapshot)
+        stay = tuple(r for r in self.snapshot.residents if r not in evicted) if evicted else self.snapshot.residents
+        misses: list[Shortage] = []
+        for gpu in sorted(gpus, key=_by_free) if only is ... else [gpu for gpu in gpus if gpu.index == only]:
+            found = self._single(gpu, evicted, gpus, stay)
+            if isinstance(found, Plan):
+                return found
+            misses.append(found)
+        if len(gpus) > 1 and not isinstance(only, int):
+            found = self._split(evicted, gpus, stay)
+            if isinstance(found, Plan):
+                return found
+            misses.append(found)
+        return reduce(_nearer, misses)
+
+    def _single(self, gpu: Gpu, evicted: Evicted, gpus: tuple[Gpu, ...], stay: Evicted) -> Plan | Shortage:
+        """Plan on `gpu` alone."""
+        need = self.memory.need_bytes(gpu)
         if need > gpu.free_bytes:
-            nearest = _nearer(nearest, Shortage(need, gpu.free_bytes, "too big"))
-            continue
-        pinned = options.at(options.num_ctx, gpu.index) if may_pin and len(gpus) > 1 else options
-        if not (reason := _obstacle(facts, pinned, memory, (gpu,), gpus, stay, rules)):
-            return _plan(pinned, evicted, memory.on((gpu,)), memory)
-        nearest = _nearer(nearest, Shortage(need, gpu.free_bytes, reason))
-    assert nearest is not None
-    return nearest if len(gpus) == 1 else _split(facts, options, memory, evicted, gpus, stay, rules, nearest)
+            return Shortage(need, gpu.free_bytes, "too big")
+        is_pinned = self.may_pin and len(gpus) > 1
+        options = self.options.at(self.options.num_ctx, gpu.index) if is_pinned else self.options
+        if reason := self._obstacle(options, (gpu,), gpus, stay):
+            return Shortage(need, gpu.free_bytes, reason)
+        return _plan(options, evicted, self.memory.on((gpu,)), self.memory)
+
+    def _split(self, evicted: Evicted, gpus: tuple[Gpu, ...], stay: Evicted) -> Plan | Shortage:
+        """Plan over all cards together."""
+        have = sum(gpu.free_bytes for gpu in gpus)
+        least = _least_of_split(self.memory, gpus)
+        if least > have:  # too big even without margins: skip distributing the layers
+            return Shortage(least, have, "too big")
+        placement, options = self.memory.on(gpus), self.options.at(self.options.num_ctx)
+        reason = "too big"
+        if placement.fits and not (reason := self._obstacle(options, gpus, gpus, stay)):
+            return _plan(options, evicted, placement, self.memory)
+        need = placement.need_bytes if placement.fits else max(placement.need_bytes, have + 1)
+        return Shortage(need, have, reason)
+
+    def _obstacle(self, options: LoadOptions, group: tuple[Gpu, ...], gpus: tuple[Gpu, ...], stay: Evicted) -> str:
+        """Return why the load would not go as planned; "" if nothing is in the way."""
+        cards = [gpu.index for gpu in group]
+        if reason := obstacle(self.facts, options, cards, gpus, stay, self.rules.settings):
+            return reason
+        free = min(gpu.free_bytes for gpu in group)
+        if self.rules.learned.banned(self.facts.weights, self.memory.asked, free, self.rules.now_s):
+            return "it spilled before at this free level"
+        return ""
 
 
-def _split(
-    facts: ModelFacts,
-    options: LoadOptions,
-    memory: MemoryNeed,
-    evicted: tuple[Resident, ...],
-    gpus: tuple[Gpu, ...],
-    stay: tuple[Resident, ...],
-    rules: MachineRules,
-    nearest: Shortage,
-) -> Plan | Shortage:
-    """Plan over all cards together."""
-    have = sum(gpu.free_bytes for gpu in gpus)
-    least = memory.footprint.need_bytes + sum(gpu.context_bytes for gpu in gpus)
-    if least > have:  # too big even without margins: skip distributing the layers
-        return _nearer(nearest, Shortage(least, have, "too big"))
-    placement, spread = memory.on(gpus), options.at(options.num_ctx)
-    reason = "too big"
-    if placement.fits and not (reason := _obstacle(facts, spread, memory, gpus, gpus, stay, rules)):
-        return _plan(spread, evicted, placement, memory)
-    need = placement.need_bytes if placement.fits else max(placement.need_bytes, have + 1)
-    return _nearer(nearest, Shortage(need, have, reason))
+def _least_of_split(memory: MemoryNeed, gpus: Sequence[Gpu]) -> int:
+    """Return what all cards together must at least have, without margins."""
+    return memory.footprint.need_bytes + sum(gpu.context_bytes for gpu in gpus)
 
 
 def _by_free(gpu: Gpu) -> tuple[int, int]:
     return gpu.free_bytes, gpu.index
 
 
-def _cards_without(evicted: tuple[Resident, ...], snapshot: Snapshot) -> tuple[Gpu, ...]:
+def _cards_without(evicted: Evicted, snapshot: Snapshot) -> tuple[Gpu, ...]:
     """Return the cards with the memory of `evicted` freed."""
     assert snapshot.gpus
     if not evicted:
@@ -183,58 +245,12 @@ def _cards_without(evicted: tuple[Resident, ...], snapshot: Snapshot) -> tuple[G
     return tuple(replace(gpu, free_bytes=_free_bytes(gpu, evicted)) for gpu in snapshot.gpus)
 
 
-def _free_bytes(gpu: Gpu, evicted: Iterable[Resident]) -> int:
+def _free_bytes(gpu: Gpu, evicted: Evicted) -> int:
     freed = sum(resident.held_bytes.get(gpu.index, 0) for resident in evicted)
     return min(gpu.total_bytes, gpu.free_bytes + freed)
 
 
-def _obstacle(
-    facts: ModelFacts,
-    options: LoadOptions,
-    memory: MemoryNeed,
-    group: tuple[Gpu, ...],
-    gpus: tuple[Gpu, ...],
-    stay: tuple[Resident, ...],
-    rules: MachineRules,
-) -> str:
-    """Return why Ollama would not load the model as planned, or why it would spill; "" if nothing is in the way."""
-    foresight = foresee_load(facts, options, gpus, [booked(resident, gpus) for resident in stay], rules.settings)
-    if foresight.evicts:
-        return "Ollama would evict another model"
-    if foresight.cards and set(foresight.cards) != {gpu.index for gpu in group}:
-        return "Ollama would choose other cards"
-    free = min(gpu.free_bytes for gpu in group)
-    if rules.learned.banned(facts.weights, memory.asked, free, rules.now_s):
-        return "it spilled before at this free level"
-    return ""
-
-
-def booked(resident: Resident, gpus: tuple[Gpu, ...]) -> OllamaResident:
-    """Return what Ollama has booked for `resident`, as far as it can be observed (see `OllamaResident`)."""
-    pinned = resident.options.main_gpu if resident.options else None
-    context = {gpu.index: gpu.context_bytes for gpu in gpus}
-    # What it holds of a card that Ollama was found not to see is another program's.
-    cards = tuple(sorted(index for index, size in resident.held_bytes.items() if size and index in context)) or (0,)
-    if pinned is not None and pinned in context:
-        cards = (pinned,)
-    # The probe's figures include the driver contexts, what Ollama has booked does not.
-    sizes = [max(0, resident.held_bytes.get(card, 0) - context.get(card, 0)) for card in cards]
-    buffers = [int(resident.size_vram_bytes * part * SPLIT_SLACK) // (sum(sizes) or 1) for part in sizes]
-    free = [resident.free_at_load_bytes.get(card) for card in cards]
-    return OllamaResident(
-        weights=resident.weights,
-        cards=cards,
-        buffers_bytes=tuple(buffers) if len(cards) > 1 else (resident.size_vram_bytes,),
-        free_at_load_bytes=tuple(
-            None if left is None else left - context.get(card, 0) for card, left in zip(cards, free, strict=True)
-        ),
-        keep_alive_s=resident.keep_alive_s,
-        is_idle=not resident.in_flight,
-        held_bytes=tuple(resident.held_bytes.get(gpu.index, 0) for gpu in gpus),
-    )
-
-
-def _plan(options: LoadOptions, evicted: tuple[Resident, ...], placement: Placement, memory: MemoryNeed) -> Plan:
+def _plan(options: LoadOptions, evicted: Evicted, placement: Placement, memory: MemoryNeed) -> Plan:
     youngest_first = sorted(evicted, key=lambda resident: -resident.order)
     return Plan(
         options=options,

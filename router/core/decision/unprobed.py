@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from router.core.decision.snapshot import Resident, Snapshot
-from router.core.decision.switching import Plan, eviction_sets
+from router.core.decision.switching import Plan
+from router.core.decision.victims import cheapest_sets
 from router.core.ollama.model import ModelFacts
 from router.core.ollama.runner import LoadOptions
 
@@ -24,7 +25,9 @@ def plan_unprobed(facts: ModelFacts, options: LoadOptions, need_bytes: int, snap
     def may_fit(stay: tuple[Resident, ...]) -> bool:
         return not stay or ceiling_bytes is None or need_bytes + _vram_bytes(stay) < ceiling_bytes
 
-    evicted = next(one for one in eviction_sets(snapshot.residents, same) if may_fit(_without(one, snapshot.residents)))
+    others = _without(same, snapshot.residents)
+    sets = ((*same, *chosen) for chosen in cheapest_sets(others))
+    evicted = next(one for one in sets if may_fit(_without(one, snapshot.residents)))
     stay = _without(evicted, snapshot.residents)
     is_proven = not stay or need_bytes + _vram_bytes(stay) <= snapshot.proven_bytes
     return _plan(options, evicted, (*evicted, *(() if is_proven else stay)))

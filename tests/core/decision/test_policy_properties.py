@@ -20,14 +20,20 @@ CHANGES_MODEL = {Outcome.EXACT, Outcome.FALLBACK}
 
 
 @st.composite
-def worlds(draw):
-    """Draw 1–3 cards with up to three residents, the rest of the memory partly taken by other processes."""
+def worlds(draw, *, splits=False):
+    """Draw 1–3 cards with up to three residents, the rest of the memory partly taken by other processes.
+
+    With `splits` some residents are on all cards, and Ollama has lost part of their buffers.
+    """
     totals = draw(st.lists(st.sampled_from([8, 12, 24, 48]), min_size=1, max_size=3))
     left = list(totals)
     residents = []
     for order, facts in enumerate(draw(st.permutations(FACTS))[: draw(st.integers(0, 3))]):
         card = draw(st.integers(0, len(totals) - 1))
         held = facts.size_bytes / GIB + 3
+        if splits and draw(st.booleans()) and (split := _split(draw, facts, left, order)) is not None:
+            residents.append(split)
+            continue
         if held > left[card]:
             continue
         left[card] -= held
@@ -51,6 +57,23 @@ def worlds(draw):
 
 
 upgrades = st.builds(UpgradeRule, is_moved_down=st.booleans(), is_spent=st.booleans())
+
+
+def _split(draw, facts, left, order):
+    """Return `facts` as loaded over all cards, its parts taken from `left`; None if there is too little left."""
+    shares = [draw(st.integers(1, 3)) for _ in left]
+    parts = [(facts.size_bytes / GIB + 2) * share / sum(shares) + 0.3 for share in shares]
+    if len(left) == 1 or any(part > gib for part, gib in zip(parts, left, strict=True)):
+        return None
+    had = {card: int(gib * GIB) for card, gib in enumerate(left)}
+    left[:] = [gib - part for part, gib in zip(parts, left, strict=True)]
+    held = {card: int(part * GIB) for card, part in enumerate(parts)}
+    shown = facts.size_bytes - draw(st.integers(0, 2)) * facts.size_bytes // 8
+    return resident_of(
+        facts, held_bytes=held, order=order, free_at_load_bytes=had, size_bytes=shown, size_vram_bytes=shown
+    )
+
+
 chains = st.integers(0, len(FACTS) - 1).map(lambda first: chain_of(*(facts.name for facts in FACTS[first:])))
 requests = st.sampled_from([None, 4096, 16384, 65536]).map(lambda ctx: InferenceRequest("m40:40b", num_ctx=ctx))
 

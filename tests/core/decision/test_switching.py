@@ -6,10 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.core.decision.context import ContextNeed
+from router.core.decision.foreseen import SPLIT_SLACK, booked
 from router.core.decision.load_context import contexts, plan_switch
 from router.core.decision.need import MachineRules
 from router.core.decision.snapshot import Snapshot
-from router.core.decision.switching import SPLIT_SLACK, Plan, Shortage, booked
+from router.core.decision.switching import Plan, Shortage
 from router.core.learning.observation import Observation
 from router.core.learning.residuals import Learned
 from router.core.ollama.options import ServerSettings
@@ -29,9 +30,9 @@ def plan(facts, snapshot, need=NEED, rules=RULES):
     return plan_switch(facts, BASE, need, snapshot, rules)
 
 
-@given(worlds(), st.sampled_from(FACTS))
-def test_replayed_on_ollamas_own_rules_a_plan_evicts_nothing_else(snapshot, facts):
-    """After the plan's unloads Ollama's pre-flight check keeps all others and places the model where the plan does."""
+@given(worlds(splits=True), st.sampled_from(FACTS), st.data())
+def test_replayed_on_ollamas_own_rules_a_plan_evicts_nothing_else(snapshot, facts, data):
+    """Whatever is booked for split residents within the bounds, all others stay and each outcome is on its cards."""
     found = plan(facts, snapshot)
     if isinstance(found, Shortage):
         return
@@ -44,9 +45,21 @@ def test_replayed_on_ollamas_own_rules_a_plan_evicts_nothing_else(snapshot, fact
         )
         for gpu in snapshot.gpus
     )
-    foresight = foresee_load(facts, found.options, gpus, [booked(r, gpus) for r in stay], RULES.settings)
+    most, least = (bookings(stay, gpus, on) for on in (None, frozenset()))
+    between = [
+        replace(one, buffers_bytes=tuple(data.draw(st.integers(*sorted(ends))) for ends in bounds))
+        for one, bounds in (
+            (one, zip(other.buffers_bytes, one.buffers_bytes, strict=True))
+            for one, other in zip(most, least, strict=True)
+        )
+    ]
+    foresight = foresee_load(facts, found.options, gpus, between, RULES.settings)
     assert foresight.evicts == ()
-    assert foresight.cards == found.cards
+    assert {outcome.cards for outcome in foresight.outcomes} == {found.cards}
+
+
+def bookings(residents, gpus, most_on):
+    return [booked(resident, gpus, most_on=most_on) for resident in residents]
 
 
 @given(worlds(), st.sampled_from(FACTS))
@@ -149,14 +162,19 @@ def test_smaller_context_is_taken_only_if_the_larger_has_no_plan():
 
 
 def test_split_resident_books_its_share_on_each_card():
-    """size_vram is divided as the probe saw it, less driver contexts and rounded up; free at load may be unknown."""
+    """At most what it holds there without the driver context, at least that less all that Ollama lost."""
     split = resident_of(NEW, options=None, held_bytes={0: 6 * GIB, 1: 4 * GIB}, free_at_load_bytes={})
-    found = booked(split, (gpu_of(0), gpu_of(1)))
+    gpus = (gpu_of(0), gpu_of(1))
+    found = booked(split, gpus)
     assert found.cards == (0, 1)
-    cards = [6 * GIB - gpu_of(0).context_bytes, 4 * GIB - gpu_of(1).context_bytes]
-    fair = [split.size_vram_bytes * card // sum(cards) for card in cards]
-    assert all(part < taken <= part * SPLIT_SLACK + 1 for part, taken in zip(fair, found.buffers_bytes, strict=True))
+    parts = [6 * GIB - gpus[0].context_bytes, 4 * GIB - gpus[1].context_bytes]
+    lost = sum(parts) - split.size_vram_bytes
+    assert lost > 0
+    assert found.buffers_bytes == tuple(int(part * SPLIT_SLACK) for part in parts)
     assert found.free_at_load_bytes == (None, None)
+    least = tuple(int((part - lost) / SPLIT_SLACK) for part in parts)
+    assert booked(split, gpus, most_on=frozenset()).buffers_bytes == least
+    assert booked(split, gpus, most_on=frozenset({1})).buffers_bytes == (least[0], found.buffers_bytes[1])
 
 
 def test_split_that_ollama_would_not_make_is_refused():
