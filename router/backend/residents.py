@@ -6,27 +6,21 @@ disappears from ps in between is kept aside, so that its count of requests is st
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from router.adapters.ollama import PsRow
 from router.backend.epoch import Epoch
+from router.backend.uses import HOT_S, NEVER_USED, Uses
 from router.core.decision.snapshot import Resident
 from router.core.ollama.names import key_of
 from router.core.ollama.runner import LoadOptions
-
-HOT_S = 120.0
-"""A resident that was used more than once within this time is company: a load spares it at the price of its context."""
 
 USES_KEPT = 256
 """The number of unloaded models of which the last uses are kept: models that are wanted in turn are hot, too."""
 
 GOING_S = 10.0
 """An unload counts as under way for at most this long; a model that is still loaded then can be used again."""
-
-NEVER_USED = (-math.inf, -math.inf)
-"""The ends of the last two uses of a model that was not used."""
 
 Guess = Callable[[PsRow], dict[int, int]]
 """Estimates the bytes per card that an unmeasured runner holds."""
@@ -38,8 +32,7 @@ class Tracked:
 
     `held_bytes` is the memory per card, measured if `is_measured`, else assumed. `options` is None for a runner that
     another client of Ollama loaded. `lease_s` is the keep_alive sent to Ollama, `client_keep_alive_s` the last one that
-    a client requested. `served` counts the requests since the load, `used_s`
-    is when the last two of them ended.
+    a client requested. `served` counts the requests since the load; `uses` are those of earlier loads too.
     """
 
     weights: str
@@ -59,7 +52,7 @@ class Tracked:
     is_kept: bool = False
     is_measured: bool = False
     going_until_s: float = 0.0
-    used_s: tuple[float, float] = NEVER_USED
+    uses: Uses = NEVER_USED
 
     @property
     def sent_options(self) -> LoadOptions:
@@ -85,7 +78,7 @@ class Tracked:
     def leave(self, now_s: float) -> bool:
         """Count the end of a request; return True if it was the last one under way."""
         self.in_flight -= 1
-        self.used_s = self.used_s[1], now_s
+        self.uses = self.uses.and_at(now_s)
         if self.in_flight == 0:
             self.idle_since_s = now_s
         return self.in_flight == 0
@@ -121,9 +114,9 @@ class Tracked:
         """Record that it is being unloaded until `until_s`; 0 revokes that."""
         self.going_until_s = until_s
 
-    def recall(self, used_s: tuple[float, float]) -> None:
-        """Take over the last uses of an earlier load of the same weights."""
-        self.used_s = used_s
+    def recall(self, uses: Uses) -> None:
+        """Take over the uses of an earlier load of the same weights."""
+        self.uses = uses
 
     def see(self, row: PsRow) -> bool:
         """Take over its row of ps; return True if another client made Ollama reload it with other options."""
@@ -165,7 +158,8 @@ class Tracked:
             kept=self.is_kept,
             is_spilled=self.is_spilled,
             is_going=now_s < self.going_until_s,
-            is_hot=now_s - self.used_s[0] < HOT_S,
+            is_hot=now_s - self.uses.before_last_s < HOT_S,
+            uses=self.uses.weight_at(now_s),
         )
 
 
@@ -175,7 +169,7 @@ class Residents(Mapping[str, Tracked]):
     def __init__(self, keep: frozenset[str], epoch: Epoch) -> None:
         self._entries: dict[str, Tracked] = {}
         self._leaving: dict[str, Tracked] = {}  # gone from ps while requests are still under way
-        self._used: dict[str, tuple[float, float]] = {}  # of weights that are not loaded now
+        self._used: dict[str, Uses] = {}  # of weights that are not loaded now
         self._let_spill: set[str] = set()  # weights that requests loaded because a rule allows them to spill
         self._keep = keep
         self._epoch = epoch
@@ -278,7 +272,7 @@ class Residents(Mapping[str, Tracked]):
         return gone
 
     def _remember_uses(self, gone: Tracked) -> None:
-        self._used[gone.weights] = gone.used_s
+        self._used[gone.weights] = gone.uses
         if len(self._used) > USES_KEPT:
             del self._used[next(iter(self._used))]
 

@@ -22,7 +22,8 @@ class Resident:
     its load. `order` rises with each load. `options` is None if another client loaded it. `keep_alive_s` is the value
     sent to Ollama (inf = indefinitely). `wanted` counts requests that wait for it. `kept` marks the models of
     `defaults.keep`. `is_spilled`: a measurement showed that it is not wholly on the GPU. `is_going`: it is being
-    unloaded. `is_hot`: it was used more than once within the last two minutes.
+    unloaded. `is_hot`: it was used more than once within the last two minutes. `uses` counts its requests, each one
+    half as much after every two minutes: how likely it is wanted again.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Resident:
     is_spilled: bool = False
     is_going: bool = False
     is_hot: bool = False
+    uses: float = 0.0
 
     @property
     def is_company(self) -> bool:

@@ -1,7 +1,8 @@
 """Which residents a switch may evict: every set of them, cheapest first. Pure.
 
 A set costs, in this order of importance: kept models, busy ones, wanted ones, bytes to load again, age. So nobody waits
-for a busy resident while idle ones would do, and a kept one goes last.
+for a busy resident while idle ones would do, and a kept one goes last. The bytes count by how likely they are loaded
+again: a model that is used often costs more than a big one that was used once.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ STALL_BYTES = 4 << 30
 MOST_CHOICES = 12
 """Of so many residents, the cheapest, every set is tried; of the others only the cheapest ones beyond all of these."""
 
+LEAST_USES, MOST_USES = 0.25, 1000.0
+"""How often even an unused resident is expected to be loaded again, and the use beyond which more says nothing."""
+
 _BYTES_BITS, _ORDER_BITS, _COUNT_BITS = 72, 40, 24
 
 Evicted = tuple[Resident, ...]
@@ -28,7 +32,7 @@ def cost_of(resident: Resident) -> int:
     """Return what its eviction costs: one number, in which a cause of more importance outweighs all lesser ones."""
     cost = (resident.kept << _COUNT_BITS) + (resident.in_flight > 0)
     cost = (cost << _COUNT_BITS) + min(resident.wanted, 1 << 16)
-    cost = (cost << _BYTES_BITS) + resident.size_bytes + STALL_BYTES
+    cost = (cost << _BYTES_BITS) + STALL_BYTES + int(resident.size_bytes * (LEAST_USES + min(resident.uses, MOST_USES)))
     youth = min(max(resident.order, 0), (1 << _ORDER_BITS) - 1)
     return (cost << (_ORDER_BITS + 8)) + (1 << _ORDER_BITS) - youth
 

@@ -151,3 +151,13 @@ def test_sets_come_with_rising_cost():
     assert sets[0] == (0, ())
     assert [[r.weights for r in one] for _, one in sets[1:3]] == [[SMALL[4].weights], [SMALL[5].weights]]
     assert sets[16][1] == (residents[0],)
+
+
+def test_of_two_that_would_make_room_the_one_that_is_used_less_goes():
+    """Though it is bigger: it is less likely to be loaded again."""
+    often = resident_of(facts_of("often:8b", 8), held_gib=9, order=1, free_at_load_gib=12, uses=30.0)
+    once = resident_of(facts_of("once:9b", 9), held_gib=10, card=1, order=2, free_at_load_gib=12, uses=0.5)
+    world = Snapshot((gpu_of(0, 12, 3), gpu_of(1, 12, 2)), (often, once), catalog=catalog_of(NEW))
+    assert plan(world, facts_of("new:5b", 5)).evict == (once.weights,)
+    equal = tuple(replace(one, uses=0.5) for one in world.residents)
+    assert plan(replace(world, residents=equal), facts_of("new:5b", 5)).evict == (often.weights,)
