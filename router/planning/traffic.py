@@ -175,7 +175,7 @@ def teams(seed: int) -> Traffic:
             (model,) = rng.choices(HEADS, weights)
             num_ctx = rng.choice((None, None, None, None, 16384))
             jobs.append(Job(at_s, model, rng.randint(100, 3000), rng.randint(60, 260), num_ctx))
-            at_s += rng.expovariate(1 / 1.5)
+            at_s += rng.expovariate(1 / 135)
     return _traffic("teams", jobs)
 
 
