@@ -16,7 +16,7 @@ from ollama_simulator.api.exchange import JSON, NDJSON, ApiError, Exchange, engi
 from ollama_simulator.api.options import OptionError, merged, runner_options
 from ollama_simulator.api.prompt import chat_prompt, generate_prompt
 from ollama_simulator.models.installed import Installed
-from ollama_simulator.models.template import TemplateError
+from ollama_simulator.models.template_syntax import TemplateError
 from ollama_simulator.models.tokens import UnknownToken
 from ollama_simulator.scheduler.engine import EngineError, Lease
 from router.core.go.quoting import go_quoted

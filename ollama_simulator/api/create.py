@@ -14,9 +14,11 @@ from ollama_simulator.api.schemas import CREATE
 from ollama_simulator.api.transfer import pulled
 from ollama_simulator.api.values import STRINGS
 from ollama_simulator.gojson import dump, value_of
-from ollama_simulator.models.installed import MEDIA, Installed, Layer, Weights, installed, layer
+from ollama_simulator.models.installed import MEDIA, Installed, Layer, installed, layer
 from ollama_simulator.models.remote import CLOUD, remote_model, remote_of, remote_url
-from ollama_simulator.models.template import Template, TemplateError
+from ollama_simulator.models.template import Template
+from ollama_simulator.models.template_syntax import TemplateError
+from ollama_simulator.models.weights import Weights
 from router.core.go.json_keys import kind_of
 from router.core.go.types import read_alone
 from router.core.ollama.names import ModelName, Source
@@ -46,21 +48,15 @@ def _check_digest(digest: str) -> None:
 
 
 async def _create(exchange: Exchange, request: Mapping[str, Any], name: ModelName) -> Progress:
-    base = _parsed(request["from"]) if request.get("from") else None
-    stub = base is not None and exchange.host.library.get(base)
-    if base is not None and (request.get("remote_host") or base.source is Source.CLOUD or (stub and stub.remote)):
-        for step in _created_stub(exchange, request, name, base):
+    origin = _parsed(request["from"]) if request.get("from") else None
+    if origin is not None and _is_elsewhere(exchange, request, origin):
+        for step in _created_stub(exchange, request, name, origin):
             yield step
         return
-    if request.get("from"):
-        async for step in _fetched(exchange, _parsed(request["from"])):
+    if origin is not None:
+        async for step in _fetched(exchange, origin):
             yield step
-        base = _base(exchange, _parsed(request["from"]))
-        assert base is not None
-        if base.weights.is_gone:
-            raise ApiError(500, f"stat {blob_path(exchange, base.weights.digest)}: no such file or directory")
-        if base.weights.damage:
-            raise ApiError(500, base.weights.damage)
+        base = _readable(exchange, origin)
         weights, parent = base.weights, base.name.short
         layers = [Layer(item.media, item.digest, item.size, item.data, parent) for item in base.layers]
     elif request.get("files") is not None:
@@ -85,6 +81,13 @@ async def _create(exchange: Exchange, request: Mapping[str, Any], name: ModelNam
     made_at = exchange.host.now()
     exchange.host.library.add(installed(existing(exchange, name), weights, made, made_at, parent=parent))
     yield {"status": "success"}
+
+
+def _is_elsewhere(exchange: Exchange, request: Mapping[str, Any], origin: ModelName) -> bool:
+    """Whether another server runs the model to start from."""
+    stub = exchange.host.library.get(origin)
+    is_stub = stub is not None and not stub.has_weights
+    return bool(request.get("remote_host")) or origin.source is Source.CLOUD or is_stub
 
 
 def _created_stub(
@@ -118,6 +121,17 @@ def _base(exchange: Exchange, name: ModelName) -> Installed | None:
     """Return the model to start from. Ollama looks it up as a file name, so case matters here."""
     found = exchange.host.library.get(name)
     return found if found is not None and found.name.full == name.full else None
+
+
+def _readable(exchange: Exchange, name: ModelName) -> Installed:
+    """Return the model to start from, which is installed. Raises ApiError if its file cannot be read."""
+    base = _base(exchange, name)
+    assert base is not None
+    if base.weights.is_gone:
+        raise ApiError(500, f"stat {blob_path(exchange, base.weights.digest)}: no such file or directory")
+    if base.weights.damage:
+        raise ApiError(500, base.weights.damage)
+    return base
 
 
 async def _fetched(exchange: Exchange, name: ModelName) -> Progress:

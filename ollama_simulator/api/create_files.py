@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 from ollama_simulator.api.exchange import ApiError, Exchange
 from ollama_simulator.gojson import parse
-from ollama_simulator.models.installed import MEDIA, Layer, Weights
+from ollama_simulator.models.installed import MEDIA, Layer
+from ollama_simulator.models.weights import Weights
 from router.errors import BadRequest
 
 _DIGEST = re.compile(r"sha256[:-][0-9a-fA-F]{64}")

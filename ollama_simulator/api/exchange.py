@@ -12,9 +12,10 @@ from typing import Any
 from ollama_simulator.gojson import bind, dump
 from ollama_simulator.http.requests import Request
 from ollama_simulator.http.response import Response
-from ollama_simulator.models.installed import Installed, Weights
+from ollama_simulator.models.installed import Installed
 from ollama_simulator.models.library import Library
 from ollama_simulator.models.registry import Registry
+from ollama_simulator.models.weights import Weights
 from ollama_simulator.scheduler.engine import Engine, EngineError
 from router.core.go.json_scan import EndOfBody
 from router.core.go.types import Struct

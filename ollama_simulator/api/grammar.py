@@ -196,7 +196,8 @@ class _Visit:
         return _items(part.get("properties", {}))
 
     def _any(self, schemas: Sequence[Any]) -> bool:
-        return any([self.schema(item) for item in schemas])
+        found = [self.schema(item) for item in schemas]  # each is visited, for its errors
+        return any(found)
 
 
 def _check_numbers(own: dict[str, Any], *keys: str) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 
 from ollama_simulator.api.exchange import ApiError, Exchange, go_time
 from ollama_simulator.api.schemas import SHOW
-from ollama_simulator.models.installed import Installed, Weights
+from ollama_simulator.models.installed import Installed
 from ollama_simulator.models.modelfile import modelfile, parameters
+from ollama_simulator.models.weights import Weights
 from router.core.ollama.names import ModelName, Source
 from router.errors import BadRequest
 

@@ -65,7 +65,7 @@ async def copy(exchange: Exchange) -> None:
     source = name_of(source_text, f"source {go_quoted(source_text)} is invalid")
     target = name_of(target_text, f"destination {go_quoted(target_text)} is invalid")
     found = exchange.host.library.get(source)
-    if found is None:
+    if found is None or source.source is Source.LOCAL:
         raise ApiError(404, f"model {go_quoted(source_text)} not found")
     if found.name.key != target.key:
         exchange.host.library.add(copied(found, existing(exchange, target), exchange.host.now()))
@@ -79,7 +79,7 @@ async def delete(exchange: Exchange) -> None:
     if not text.strip():
         raise ApiError(400, "model is required")
     name = name_of(text, f"name {go_quoted(text)} is invalid")
-    if exchange.host.library.get(name) is None:
+    if exchange.host.library.get(name) is None or name.source is Source.LOCAL:
         raise ApiError(404, f"model '{text}' not found")
     exchange.host.library.remove(name)
 

@@ -52,9 +52,11 @@ class ResponsesDialect:
             content = [{"type": "output_text", "text": message["content"], "annotations": [], "logprobs": []}]
             head = {"id": self._item_id, "type": "message", "status": "completed", "role": "assistant"}
             output.append({**head, "content": content})
-        return self._object(
-            "completed", output, _usage(chunk), tools=[_tool(tool) for tool in self._request.get("tools") or ()]
-        )
+        tools = [_tool(tool) for tool in self._request.get("tools") or ()]
+        made = self._object("completed", output, _usage(chunk), tools=tools)
+        if made["reasoning"]:  # a stream shows what is missing as null
+            made["reasoning"] = {key: value for key, value in made["reasoning"].items() if value}
+        return made
 
     def events(self, chunk: dict[str, Any]) -> list[bytes]:
         message = chunk["message"]

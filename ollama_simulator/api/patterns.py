@@ -109,7 +109,7 @@ class Pattern:
         while self._at < len(text):
             letter, after = text[self._at], text[self._at + 1 : self._at + 2]
             if letter == "\\" and after:
-                self.is_refused |= after not in _SPECIAL.replace(".", "") and after not in _LITERAL_ESCAPES
+                self.is_refused |= after not in _SPECIAL and after not in _LITERAL_ESCAPES
                 self._at += 2
             elif letter == "\\":
                 self.is_refused, self._at = True, self._at + 1

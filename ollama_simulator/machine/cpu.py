@@ -41,7 +41,7 @@ def _logged(size: int) -> int:
 def _host_buffers(spec: RunnerSpec, *, has_amx: bool) -> list[int]:
     """Return the buffers in main memory: weights, the last cache in the log, outputs, the graph."""
     facts, shape = spec.model.facts, shape_of(spec.model.facts)
-    batch = spec.num_batch if shape.arch.has_cache else min(spec.num_batch, spec.num_ctx * spec.num_parallel)
+    batch = min(spec.num_batch, spec.num_ctx * spec.num_parallel)
     options = MemoryOptions(num_ctx=spec.num_ctx, num_batch=batch, num_parallel=spec.num_parallel)
     taken = _taken_by_amx(facts.tensors) if has_amx else []
     plain = [tensor for tensor in facts.tensors if tensor not in taken or tensor.name.startswith("token_embd")]

@@ -14,7 +14,8 @@ from functools import lru_cache
 from importlib import resources
 from typing import Any
 
-from ollama_simulator.models.installed import MEDIA, Installed, Layer, Weights, extra_layers, installed, layer
+from ollama_simulator.models.installed import MEDIA, Installed, Layer, extra_layers, installed, layer
+from ollama_simulator.models.weights import Weights
 from router.core.ollama.model import Tensor
 from router.core.ollama.names import ModelName
 

@@ -1,4 +1,4 @@
-"""Stubs for models that another server runs: a manifest without weights, whose config names the server and the model."""
+"""Stubs for models that another server runs: a manifest without weights, whose config names server and model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ollama_simulator.gojson import dump
-from ollama_simulator.models.installed import CONFIG_MEDIA, Installed, Layer, Remote, Weights, digest_of, installed
+from ollama_simulator.models.installed import CONFIG_MEDIA, Installed, Layer, Remote, digest_of, installed
+from ollama_simulator.models.weights import Weights
 from router.core.ollama.names import ModelName
 
 CLOUD = "https://ollama.com:443"

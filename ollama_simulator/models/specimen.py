@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-import re._parser as parser
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from typing import Any
 
 _DATES = {"date": "2026-01-02", "time": "03:04:05Z", "date-time": "2026-01-02T03:04:05Z"}
 _DATES |= {"uuid": "6ba7b810-9dad-41d1-80b4-00c04fd430c8"}
 _DEPTH = 32
+_regular_expressions: Any = import_module("re._parser")
 
 
 def specimen(schema: Any, root: Any = None, depth: int = 0) -> Any:
@@ -86,7 +87,7 @@ def _number(schema: Mapping[str, Any]) -> int:
 def _text(schema: Mapping[str, Any]) -> str:
     if isinstance(schema.get("pattern"), str):
         try:
-            return _matching(parser.parse(schema["pattern"].removeprefix("^").removesuffix("$")))
+            return _matching(_regular_expressions.parse(schema["pattern"].removeprefix("^").removesuffix("$")))
         except re.error:
             return "Paris"
     if schema.get("format") in _DATES:
@@ -105,7 +106,7 @@ def _piece(kind: str, value: Any) -> str:
     if kind == "LITERAL":
         return chr(value)
     if kind in ("MAX_REPEAT", "MIN_REPEAT"):
-        return _matching(value[2]) * value[0]
+        return _matching(value[2]) * int(value[0])
     if kind == "SUBPATTERN":
         return _matching(value[3])
     if kind == "BRANCH":

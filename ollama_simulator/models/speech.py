@@ -15,8 +15,8 @@ from typing import Any
 
 from ollama_simulator.gojson import dump, json_text
 from ollama_simulator.models import tokens
-from ollama_simulator.models.installed import Weights
 from ollama_simulator.models.specimen import specimen
+from ollama_simulator.models.weights import Weights
 
 WORDS = [
     "the",

@@ -6,13 +6,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from html import escape
 from typing import Any
-from urllib.parse import quote_plus
 
 from ollama_simulator.gojson import dump
+from ollama_simulator.models.template_functions import FUNCTIONS, is_true, printed
 from ollama_simulator.models.template_syntax import Checker, TemplateError, fail
 
 _TOKEN = re.compile(
@@ -47,7 +46,7 @@ class Template:
     @classmethod
     def parse(cls, text: str) -> Template:
         """Parse `text`. Raises TemplateError."""
-        nodes, _ = _block(_pieces(text), ())
+        nodes, _ = _block(_pieces(text))
         return cls(text, nodes)
 
     def uses(self, name: str) -> bool:
@@ -89,7 +88,9 @@ def _pieces(text: str) -> list[tuple[str, str]]:
         action = text[start + 2 : end]
         literal = literal.lstrip() if trim_next else literal
         if re.match(r"-\s", action):
-            literal, action = literal.rstrip(), action[1:]
+            literal, action = literal.rstrip(), action[2:]
+        if re.match(r"\s+/\*", action):  # a comment has to begin at once
+            raise fail(line, 'unexpected "/" in command')
         trim_next = re.search(r"\s-$", action) is not None
         pieces.append(("text", literal))
         action = (action[:-1] if trim_next else action).strip()
@@ -101,7 +102,7 @@ def _pieces(text: str) -> list[tuple[str, str]]:
     return [piece for piece in pieces if piece[0] == "action" or piece[1]]
 
 
-def _block(pieces: list[tuple[str, str]], ends: Sequence[str]) -> tuple[list[_Node], str]:
+def _block(pieces: list[tuple[str, str]]) -> tuple[list[_Node], str]:
     nodes: list[_Node] = []
     while pieces:
         kind, content = pieces.pop(0)
@@ -120,14 +121,14 @@ def _block(pieces: list[tuple[str, str]], ends: Sequence[str]) -> tuple[list[_No
 
 def _control(word: str, pipe: str, pieces: list[tuple[str, str]]) -> _Node:
     node = _Node(word, pipe, _tokens(pipe))
-    node.body, end = _block(pieces, ("end", "else"))
+    node.body, end = _block(pieces)
     if end.startswith("else"):
         rest = end[4:].strip()
         if rest:
             inner, _, inner_pipe = rest.partition(" ")
             node.other = [_control(inner, inner_pipe.strip(), pieces)]
         else:
-            node.other, _ = _block(pieces, ("end",))
+            node.other, _ = _block(pieces)
     return node
 
 
@@ -153,14 +154,14 @@ def _run(nodes: list[_Node], dot: Any, scope: dict[str, Any], out: list[str], un
         elif node.kind == "action":
             is_set, value = _assign(node.pipe, dot, scope)
             if not is_set:
-                out.append(_print(value))
+                out.append(printed(value))
         elif node.kind == "range":
             _range(node, dot, scope, out, until)
         else:
             inner = dict(scope) if ":=" in node.pipe else scope
             _, value = _assign(node.pipe, dot, inner)
-            branch = node.body if _truth(value) else node.other
-            _run(branch, value if node.kind == "with" and _truth(value) else dot, inner, out, until)
+            branch = node.body if is_true(value) else node.other
+            _run(branch, value if node.kind == "with" and is_true(value) else dot, inner, out, until)
 
 
 def _range(node: _Node, dot: Any, scope: dict[str, Any], out: list[str], until: str) -> None:
@@ -262,54 +263,3 @@ def _operand(token: str, dot: Any, scope: dict[str, Any]) -> Any:
         return float(token) if "." in token else int(token, 0)
     except ValueError:
         raise TemplateError(f'template: :1: function "{token}" not defined') from None
-
-
-def _truth(value: Any) -> bool:
-    return bool(value)
-
-
-def _print(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if value is None:
-        return "<no value>"
-    if isinstance(value, list):
-        return "[" + " ".join(_print(item) for item in value) + "]"
-    if isinstance(value, Mapping) and type(value).__str__ is dict.__str__:
-        return "map[" + " ".join(f"{key}:{_print(item)}" for key, item in sorted(value.items())) + "]"
-    return str(value)
-
-
-def _slice(value: Any, *bounds: int) -> Any:
-    return value[slice(*bounds)] if len(bounds) == 2 else value[bounds[0] :]
-
-
-def _index(value: Any, *keys: Any) -> Any:
-    for key in keys:
-        value = value.get(key, "") if isinstance(value, Mapping) else value[key]
-    return value
-
-
-def _printf(pattern: str, *values: Any) -> str:
-    return re.sub(r"%[vd]", "%s", pattern) % tuple(_print(value) for value in values)
-
-
-FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "eq": lambda first, *others: any(first == other for other in others),
-    "ne": lambda first, second: first != second,
-    "lt": lambda first, second: first < second,
-    "le": lambda first, second: first <= second,
-    "gt": lambda first, second: first > second,
-    "ge": lambda first, second: first >= second,
-    "not": lambda value: not _truth(value),
-    "and": lambda *values: next((value for value in values if not _truth(value)), values[-1]),
-    "or": lambda *values: next((value for value in values if _truth(value)), values[-1]),
-    "len": len,
-    "index": _index,
-    "slice": _slice,
-    "json": lambda value: dump(value).decode(),
-    "html": lambda value: escape(_print(value)),
-    "urlquery": lambda value: quote_plus(_print(value)),
-    "print": lambda *values: "".join(_print(value) for value in values),
-    "printf": _printf,
-}
