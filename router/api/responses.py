@@ -43,6 +43,8 @@ _ANTHROPIC_TYPES = {
     503: "overloaded_error",
     529: "overloaded_error",
 }
+_HANDLERS_OWN = ("invalid model name", "invalid input type")
+"""Refusals of Ollama's handlers, which its `/v1` routes send like any other error, unlike those of the routes' own."""
 _encode = msgspec.json.encode
 
 
@@ -65,7 +67,7 @@ def render_error(error: RouterError, dialect: Dialect) -> tuple[int, list[Header
     """Return status, headers and body of an error answer."""
     is_final = isinstance(error, NeverFits)
     body = _encode(error_value(error.message, error.status, dialect, is_final=is_final))
-    if dialect == "ollama" or isinstance(error, BadRequest):
+    if dialect == "ollama" or (isinstance(error, BadRequest) and error.message not in _HANDLERS_OWN):
         headers = [JSON_UTF8]
     else:
         headers, body = [JSON], body + b"\n"

@@ -29,14 +29,12 @@ KNOWN = {
 
 KNOWN_OF_THE_ROUTER = {
     **KNOWN,
-    "embed-011-v1-errors": "refused by the router itself; content type with a charset",
     "general-010-query": "a denied Origin gets a text that names the key which allows it; Ollama sends none",
     "general-011-cors-allowed": "a denied Origin gets a text that names the key which allows it; Ollama sends none",
     "general-013-cors-denied-post": "a denied Origin gets a text that names the key which allows it; Ollama sends none",
     "general-029-cors-configured": "a denied Origin gets a text that names the key which allows it; Ollama sends none",
     "http-002-content-encoding": "the router decodes zstd itself and sends errors in the dialect of the route",
     "http-008-short-body": "the router refuses an incomplete body without forwarding it",
-    "openai-002-model": "an invalid name is refused by the router itself; content type with a charset",
     "scheduler-028-runner-killed-other-routes": "the router reports an interrupted stream; Ollama does not",
 }
 
