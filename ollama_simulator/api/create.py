@@ -79,7 +79,9 @@ async def _create(exchange: Exchange, request: Mapping[str, Any], name: ModelNam
         yield {"status": f"{'using existing' if is_known else 'creating new'} layer {item.digest}"}
     yield {"status": "writing manifest"}
     made_at = exchange.host.now()
-    exchange.host.library.add(installed(existing(exchange, name), weights, made, made_at, parent=parent))
+    tag = installed(existing(exchange, name), weights, made, made_at, parent=parent)
+    exchange.host.library.add(tag)
+    exchange.host.library.lost.discard(tag.config.digest)
     yield {"status": "success"}
 
 
@@ -127,8 +129,9 @@ def _readable(exchange: Exchange, name: ModelName) -> Installed:
     """Return the model to start from, which is installed. Raises ApiError if its file cannot be read."""
     base = _base(exchange, name)
     assert base is not None
-    if base.weights.is_gone:
-        raise ApiError(500, f"stat {blob_path(exchange, base.weights.digest)}: no such file or directory")
+    gone = [item.digest for item in base.layers if item.digest in exchange.host.library.lost]
+    for digest in [base.weights.digest] if base.weights.is_gone else gone:
+        raise ApiError(500, f"stat {blob_path(exchange, digest)}: no such file or directory")
     if base.weights.damage:
         raise ApiError(500, base.weights.damage)
     return base

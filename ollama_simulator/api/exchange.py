@@ -159,7 +159,7 @@ class Exchange:
             raise ApiError(*self.cloud_refusal("remote model is unavailable"))
         if self.has_listing_failed:  # Ollama answers as if no model were named
             raise ApiError(*unnamed)
-        model = self.host.library.get(name)
+        model = self.host.library.readable(name)
         if model is None:
             raise ApiError(missing_status, missing)
         return model

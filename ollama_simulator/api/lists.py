@@ -105,7 +105,7 @@ def answer_show(exchange: Exchange, asked: str, request: Mapping[str, Any]) -> d
     name = exchange.name(asked, unnamed=(400, "model is required"))
     if name.source is Source.CLOUD:
         raise ApiError(*exchange.cloud_refusal("remote model details are unavailable"))
-    model = exchange.host.library.get(name)
+    model = exchange.host.library.readable(name)
     if model is not None and model.remote is not None:
         if exchange.host.cloud_disabled:
             raise ApiError(*exchange.cloud_refusal("remote model details are unavailable"))

@@ -26,6 +26,7 @@ class Library:
     def __init__(self) -> None:
         self.models: dict[str, Installed] = {}
         self.blobs: dict[str, bytes | None] = {}
+        self.lost: set[str] = set()  # digests of configs and layers whose files are gone
         self.removed: tuple[int, ModelName | None] = (0, None)  # the number of removals, and the last tag removed
 
     def add(self, model: Installed) -> None:
@@ -43,6 +44,15 @@ class Library:
         """Return the tag of a parsed name, or None."""
         return self.models.get(name.key)
 
+    def readable(self, name: ModelName) -> Installed | None:
+        """Return the tag of a parsed name, or None; also if Ollama finds only its manifest."""
+        found = self.models.get(name.key)
+        return found if found is not None and self._is_readable(found) else None
+
+    def _is_readable(self, model: Installed) -> bool:
+        """Whether the config and all layers but the weights are on the disk."""
+        return not self.lost.intersection(item.digest for item in (*model.layers, model.config))
+
     def remove(self, name: ModelName) -> None:
         """Remove a tag, and the blobs that no other tag uses."""
         gone = self.models.pop(name.key)
@@ -54,7 +64,8 @@ class Library:
 
     def newest_first(self) -> list[Installed]:
         """All tags in the order of `/api/tags`."""
-        return sorted(self.models.values(), key=lambda model: int(model.modified_at.timestamp()), reverse=True)
+        found = filter(self._is_readable, self.models.values())
+        return sorted(found, key=lambda model: int(model.modified_at.timestamp()), reverse=True)
 
 
 TEMPLATES = {

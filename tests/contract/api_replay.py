@@ -101,6 +101,9 @@ def library_of(transcript: dict[str, Any]) -> Library:
         _harm_weights(library, library.models[ModelName.parse(name).key].weights.digest, is_gone=True)
     for name, harm in (transcript.get("weights_harmed") or {}).items():
         _harm_weights(library, library.models[ModelName.parse(name).key].weights.digest, **harm)
+    for name, kind in (transcript.get("blobs_lost") or {}).items():
+        model = library.models[ModelName.parse(name).key]
+        library.lost.add(next(item.digest for item in (*model.layers, model.config) if item.media.endswith(kind)))
     for name in transcript.get("models_absent") or ():
         library.models.pop(ModelName.parse(name).key)
     made: set[str] = set()
