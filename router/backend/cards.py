@@ -221,6 +221,13 @@ class Cards:
         """Return the least that others left of each card since when, in bytes; {} without history."""
         return self._floors.steps(self._now())
 
+    @property
+    def undisturbed(self) -> tuple[Gpu, ...] | None:
+        """The cards during a switch: with what others left before it, less the residents, whatever a load has taken."""
+        gpus, left = self.gpus, self._floors.last() or {}
+        free = {card: count - self._residents.held_on(card) for card, count in left.items()}
+        return gpus and tuple(replace(gpu, free_bytes=max(0, free.get(gpu.index, gpu.free_bytes))) for gpu in gpus)
+
     def _left_by_others(self, gpus: tuple[Gpu, ...]) -> dict[int, int]:
         """Return the bytes that each card would have free without the residents."""
         return {gpu.index: gpu.free_bytes + self._residents.held_on(gpu.index) for gpu in gpus}

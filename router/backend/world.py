@@ -183,7 +183,8 @@ class World:
         now_s = self._now()
         residents = self.residents.values()
         return Snapshot(
-            gpus=self.cards.gpus,
+            # The memory of what a switch loads must not look like other programs': variants would seem too big for it.
+            gpus=self.cards.gpus if self.loading is None else self.cards.undisturbed,
             residents=tuple(tracked.frozen(self.wanted.get(tracked.weights, 0), now_s) for tracked in residents),
             catalog=self.catalog,
             loading=self.loading,

@@ -65,6 +65,22 @@ def test_what_others_leave_is_known_by_age():
     on_cards(story)
 
 
+def test_during_a_switch_what_a_load_takes_is_not_taken_for_other_programs():
+    """What others left before it counts, less what the residents hold."""
+
+    async def story(hand):
+        assert hand.cards.undisturbed is None
+        await hand.read(card0=2)
+        hand.cards.note_floor(is_switching=False)
+        (tracked,) = hand.loaded(SMALL)
+        tracked.measured({0: 5 * GIB})
+        await hand.read(card0=20)
+        assert [gpu.free_bytes for gpu in hand.cards.gpus] == [4 * GIB]
+        assert [gpu.free_bytes for gpu in hand.cards.undisturbed] == [17 * GIB]
+
+    on_cards(story)
+
+
 def test_while_memory_moves_no_floor_is_noted():
     """During a switch, and while what a resident has given back is not seen yet."""
 

@@ -263,7 +263,7 @@ def test_a_decision_sees_everything_that_is_known_frozen():
         world.bar(weights_of(BIG), 10.0, "failed")
         world.cards.capacity.note_ceiling(7 * GIB)
         seen = world.snapshot()
-        assert (seen.gpus, seen.catalog) == (world.cards.gpus, world.catalog)
+        assert (seen.gpus, seen.catalog) == (world.cards.undisturbed, world.catalog)
         assert [(one.name, one.wanted) for one in seen.residents] == [(SMALL.name, 3)]
         assert (seen.loading, seen.barred) == ((weights_of(BIG), 8192), {weights_of(BIG): "failed"})
         assert (seen.ceiling_bytes, seen.left_bytes) == (7 * GIB, world.cards.left_bytes())

@@ -73,3 +73,19 @@ def test_what_waits_behind_a_busy_model_is_served_within_the_bound_and_the_answe
     for bound_s in (5, 20):
         took_s = play(story, {**ALONE, "queue.age_bound_s": bound_s, "queue.cost_factor": 0})
         assert bound_s < took_s < bound_s + longest_answer_s + load_s + slack_s
+
+
+def test_a_request_that_comes_during_a_load_waits_for_the_best_though_a_smaller_variant_is_loaded():
+    """What the load takes is not other programs' memory: the bigger variant fits as soon as the switch is over."""
+
+    async def story(one):
+        await one.ask(hello(SMALL, 1, options={"num_ctx": 8192}))
+        loading = asyncio.create_task(one.ask(hello(OTHER, 1, options={"num_ctx": 32768})))
+        served = []
+        for _ in range(3):
+            await asyncio.sleep(0.5)
+            served.append(asyncio.create_task(one.ask(hello(BIG, 1))))
+        await loading
+        return [(await reply).served for reply in served]
+
+    assert play(story, {"chains": {BIG: [BIG, SMALL], OTHER: [OTHER]}}) == [BIG] * 3
