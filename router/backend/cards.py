@@ -285,4 +285,5 @@ class Cards:
         self.numbers.forget()
         if (gpus := self.shown) is not None:
             self.numbers.take(gpus)
-            self._renumber(before)
+            if self.numbers.by_uuid() != before:  # else what others leave, and memory on its way, is still known
+                self._renumber(before)

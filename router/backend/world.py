@@ -183,8 +183,8 @@ class World:
         now_s = self._now()
         residents = self.residents.values()
         return Snapshot(
-            # The memory of what a switch loads must not look like other programs': variants would seem too big for it.
-            gpus=self.cards.gpus if self.loading is None else self.cards.undisturbed,
+            # What a switch loads, or a departed runner still holds, is not other programs': nothing is too big for it.
+            gpus=self.cards.undisturbed if self.loading or self.cards.is_memory_returning() else self.cards.gpus,
             residents=tuple(tracked.frozen(self.wanted.get(tracked.weights, 0), now_s) for tracked in residents),
             catalog=self.catalog,
             loading=self.loading,
