@@ -12,8 +12,10 @@ A context that the request, the chain entry or the Modelfile names leaves no cho
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cache
 
 from router.core.decision.context import ContextNeed
+from router.core.decision.foreseen import Books
 from router.core.decision.need import MachineRules, need_of
 from router.core.decision.snapshot import Resident, Snapshot
 from router.core.decision.switching import Plan, Shortage, plan_at
@@ -38,8 +40,11 @@ def plan_switch(
     is the least context with which another model would be loaded.
     """
 
+    books = Books.of(snapshot)
+
+    @cache
     def plan(num_ctx: int, spared: frozenset[str] = frozenset()) -> Plan | Shortage:
-        return plan_at(facts, base.at(num_ctx), snapshot, rules, may_pin=may_pin, spared=spared)
+        return plan_at(facts, base.at(num_ctx), snapshot, rules, may_pin=may_pin, spared=spared, books=books)
 
     largest = _largest(need, rules.step, plan)
     if isinstance(largest, Shortage) or need.upper == need.lower:

@@ -145,6 +145,18 @@ def preflight(
     return Preflight(evicts, cards, is_single, batch, predicted, sum(chosen))
 
 
+def least_free_bytes(facts: ModelFacts, launch: EffectiveOptions) -> int:
+    """Return the bytes that Ollama must believe free on the chosen cards beside a resident, or it evicts.
+
+    For a batch that it chooses itself this is the least: a smaller batch adds less.
+    """
+    if launch.num_gpu == 0 or 0 < launch.num_gpu <= int(facts.value("block_count", 0)):
+        return 0
+    batch = 0 if launch.num_batch_auto or not can_complete(facts) else launch.num_batch
+    wanted = predicted_bytes(facts, clamped(launch.num_ctx, facts) * launch.num_parallel) + surcharge_bytes(batch)
+    return -(-wanted * 100 // 80)
+
+
 def victim(residents: Sequence[OllamaResident]) -> OllamaResident:
     """Return the resident that Ollama unloads: idle before busy, then the shortest keep-alive, then the blob's name.
 

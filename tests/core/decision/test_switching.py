@@ -45,7 +45,7 @@ def test_replayed_on_ollamas_own_rules_a_plan_evicts_nothing_else(snapshot, fact
         )
         for gpu in snapshot.gpus
     )
-    most, least = (bookings(stay, gpus, on) for on in (None, frozenset()))
+    most, least = ([booked(one, gpus, is_least=is_least) for one in stay] for is_least in (False, True))
     between = [
         replace(one, buffers_bytes=tuple(data.draw(st.integers(*sorted(ends))) for ends in bounds))
         for one, bounds in (
@@ -56,10 +56,6 @@ def test_replayed_on_ollamas_own_rules_a_plan_evicts_nothing_else(snapshot, fact
     foresight = foresee_load(facts, found.options, gpus, between, RULES.settings)
     assert foresight.evicts == ()
     assert {outcome.cards for outcome in foresight.outcomes} == {found.cards}
-
-
-def bookings(residents, gpus, most_on):
-    return [booked(resident, gpus, most_on=most_on) for resident in residents]
 
 
 @given(worlds(), st.sampled_from(FACTS))
@@ -173,8 +169,7 @@ def test_split_resident_books_its_share_on_each_card():
     assert found.buffers_bytes == tuple(int(part * SPLIT_SLACK) for part in parts)
     assert found.free_at_load_bytes == (None, None)
     least = tuple(int((part - lost) / SPLIT_SLACK) for part in parts)
-    assert booked(split, gpus, most_on=frozenset()).buffers_bytes == least
-    assert booked(split, gpus, most_on=frozenset({1})).buffers_bytes == (least[0], found.buffers_bytes[1])
+    assert booked(split, gpus, is_least=True).buffers_bytes == least
 
 
 def test_split_that_ollama_would_not_make_is_refused():
