@@ -15,7 +15,14 @@ from router.core.memory.fit_target import fit_target_bytes
 from router.core.memory.footprint import ComputeBackend, Footprint, MemoryOptions, known_footprint
 from router.core.memory.placement import Card, DeviceNeed, Placement, place
 from router.core.ollama.model import ModelFacts
-from router.core.ollama.options import DEFAULT_BATCH, EMBEDDING_BATCH, ServerSettings, can_complete, parallel_slots
+from router.core.ollama.options import (
+    DEFAULT_BATCH,
+    EMBEDDING_BATCH,
+    ServerSettings,
+    can_complete,
+    has_flash_attention,
+    parallel_slots,
+)
 from router.core.ollama.runner import Gpu, LoadOptions
 
 DEFAULT_SETTINGS = ServerSettings()
@@ -40,7 +47,10 @@ class MachineRules:
 
 
 def memory_options(facts: ModelFacts, options: LoadOptions, settings: ServerSettings) -> MemoryOptions:
-    """Return the options that affect memory, of a runner that Ollama starts with `options`; num_ctx must be named."""
+    """Return the options that affect memory, of a runner that Ollama starts with `options`; num_ctx must be named.
+
+    Flash attention is that of cards which support it.
+    """
     num_ctx = options.num_ctx or 0
     batch = DEFAULT_BATCH if can_complete(facts) else min(EMBEDDING_BATCH, num_ctx)
     return MemoryOptions(
@@ -70,7 +80,7 @@ class MemoryNeed:
         self._rules = rules
         settings = rules.settings
         self._margin_bytes = fit_target_bytes(facts, settings.version, base_bytes=settings.fit_target_bytes)
-        self._singles: dict[tuple[int, str], Placement] = {}
+        self._singles: dict[tuple[int, str, str], Placement] = {}
 
     @property
     def cache_bytes(self) -> int:
@@ -91,7 +101,7 @@ class MemoryNeed:
         return Placement(device.need_bytes <= gpu.free_bytes, (here,))
 
     def _single(self, gpu: Gpu) -> Placement:
-        kind = (gpu.context_bytes, gpu.name)
+        kind = (gpu.context_bytes, gpu.name, gpu.compute)
         found = self._singles.get(kind)
         if found is None:
             found = self._singles[kind] = self._place((gpu,))
@@ -107,10 +117,12 @@ class MemoryNeed:
             cache_bytes=self.cache_bytes,
             now_s=rules.now_s,
         )
-        configured = rules.safety_bytes
+        configured, asked = rules.safety_bytes, self.asked
+        if asked.flash_attention and not has_flash_attention(group, rules.settings):
+            asked = replace(asked, flash_attention=False)
         return place(
             self._facts,
-            self.asked,
+            asked,
             [Card(gpu.index, gpu.free_bytes, gpu.context_bytes, self._margin_bytes) for gpu in group],
             backend=rules.backend,
             safety_bytes=learned_safety if configured is None else configured,

@@ -161,10 +161,17 @@ def needs_reload(facts: ModelFacts, running: EffectiveOptions, asked: EffectiveO
     return any(getattr(running, key) != getattr(asked, key) for key in rest)
 
 
-def supports_flash_attention(gpus: Sequence[Gpu]) -> bool:
-    """Return whether every card supports it: CUDA compute 6.0 and above, except 7.2.
+def has_flash_attention(gpus: Sequence[Gpu], settings: ServerSettings) -> bool:
+    """Return whether Ollama starts a runner on these cards with flash attention: as it is set, else if all can."""
+    if settings.flash_attention == "auto":
+        return supports_flash_attention(gpus)
+    return settings.flash_attention == "on"
 
-    Unknown compute counts as support.
+
+def supports_flash_attention(gpus: Sequence[Gpu]) -> bool:
+    """Return whether every card supports it: CUDA compute 6.0 and above, except 7.2 (ml/device.go).
+
+    Unknown compute counts as support, as do cards that are not CUDA's.
     """
     return all(_compute(gpu.compute) >= (6, 0) and _compute(gpu.compute) != (7, 2) for gpu in gpus)
 

@@ -18,8 +18,8 @@ from router.core.ollama.options import (
     automatic_num_ctx,
     can_complete,
     clamped,
+    has_flash_attention,
     merged,
-    supports_flash_attention,
 )
 from router.core.ollama.runner import Gpu, LoadOptions
 from router.core.units import GIB
@@ -135,9 +135,7 @@ def preflight(
     chosen = [free[card] for card in cards]
     batch, completes = launch.num_batch, can_complete(facts)
     if launch.num_batch_auto and completes:
-        has_flash = {"on": True, "off": False}.get(
-            settings.flash_attention, supports_flash_attention([gpus[card] for card in cards])
-        )
+        has_flash = has_flash_attention([gpus[card] for card in cards], settings)
         batch = automatic_batch(cells, predicted, sum(chosen), chosen, flash_attention=has_flash)
     wanted = predicted + (surcharge_bytes(batch) if completes else 0)
     is_partial = 0 < launch.num_gpu <= int(facts.value("block_count", 0))
