@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from router.core.decision.snapshot import Resident, Snapshot
+from router.core.memory.shape import shape_of
 from router.core.ollama.bookkeeping import OllamaResident, believed_free_bounds, live_free
 from router.core.ollama.model import ModelFacts
 from router.core.ollama.options import EffectiveOptions, ServerSettings, automatic_num_ctx, merged
@@ -63,8 +64,10 @@ class Books:
         """Return why Ollama might not load `facts` on exactly `cards` beside `stay`; "" if it certainly does."""
         if len(stay) >= max_loaded(len(gpus), settings):
             return EVICTS
-        for free in self._extremes(cards, gpus, stay):
-            check = preflight(facts, launch, gpus, free, settings, has_residents=bool(stay))
+        for at, free in enumerate(self._extremes(cards, gpus, stay)):
+            # Ollama predicts by the weights' file alone; all parts together are more, all of its tensors are less.
+            least = (shape_of(facts).weights.file_bytes or None) if at else None
+            check = preflight(facts, launch, gpus, free, settings, has_residents=bool(stay), blob_bytes=least)
             if set(check.cards) != set(cards):
                 return OTHER_CARDS
             if check.evicts:
@@ -74,9 +77,10 @@ class Books:
     def _extremes(
         self, cards: Sequence[int], gpus: Sequence[Gpu], stay: Sequence[Resident]
     ) -> tuple[tuple[int, ...], ...]:
-        """Return what Ollama may believe free, as far as it decides whether a load on `cards` is certain."""
+        """Return what Ollama may believe free, the least first, as far as it decides about a load on `cards`."""
         if not stay:
-            return (live_free(gpus),)
+            live = live_free(gpus)
+            return (live, live) if len(cards) == len(gpus) > 1 else (live,)
         names = [one.weights for one in stay]
         least, most = believed_free_bounds(gpus, [self.most[one] for one in names], [self.least[one] for one in names])
         if len(cards) == len(gpus):

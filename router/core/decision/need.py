@@ -20,6 +20,7 @@ from router.core.ollama.options import (
     EMBEDDING_BATCH,
     ServerSettings,
     can_complete,
+    has_draft,
     has_flash_attention,
     parallel_slots,
 )
@@ -59,6 +60,7 @@ def memory_options(facts: ModelFacts, options: LoadOptions, settings: ServerSett
         num_parallel=parallel_slots(facts, settings),
         kv_type=settings.kv_type,
         flash_attention=settings.flash_attention != "off",
+        has_draft=has_draft(facts, options.draft_num_predict),
     )
 
 
