@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import cache
 
-from router.core.decision.context import ContextNeed
+from router.core.decision.context import ContextNeed, round_up
 from router.core.decision.foreseen import Books
 from router.core.decision.need import MachineRules, need_of
 from router.core.decision.snapshot import Resident, Snapshot
@@ -81,12 +81,17 @@ def _largest(need: ContextNeed, step: int, plan: Callable[[int], Plan | Shortage
 
 
 def contexts(need: ContextNeed, step: int) -> Iterator[int]:
-    """Yield the largest context, then each time three quarters of it rounded down to `step`, and `lower` at the end."""
-    num_ctx = need.upper
-    while num_ctx > need.lower:
+    """Yield the largest context, then each time three quarters of it rounded down to `step`, and `lower` at the end.
+
+    Before that `lower` rounded up, which a client that needs more on every turn does not outgrow at once.
+    """
+    num_ctx, last = need.upper, min(need.upper, round_up(need.lower, step))
+    while num_ctx > last:
         yield num_ctx
-        num_ctx = max(need.lower, num_ctx * 3 // 4 // step * step)
-    yield need.lower
+        num_ctx = max(last, num_ctx * 3 // 4 // step * step)
+    yield last
+    if last > need.lower:
+        yield need.lower
 
 
 def _leaves(plan: Plan, back_bytes: int) -> bool:

@@ -34,10 +34,34 @@ def test_a_short_prompt_needs_the_same_context_whatever_its_ceiling(num_predict:
 
 
 def test_a_long_prompt_needs_its_tokens_and_an_answer() -> None:
-    """Rounded up to a step."""
+    """Padded as llama.cpp pads it."""
     request = InferenceRequest("m", num_predict=128000, prompt_bytes=4 * 20000)
     need = context_need(request, Variant("m:8b"), MODEL, 131072, Automatic(32768, 32768), RULES)
-    assert need.lower == 22528
+    assert need.lower == 22272
+
+
+@pytest.mark.parametrize(
+    ("named", "bounds"),
+    [(16500, (16640, 18432)), (18432, (18432, 18432)), (4, (256, 2048)), (131000, (131072, 131072))],
+)
+def test_a_named_context_is_rounded_to_a_step_but_does_with_its_padding(named: int, bounds: tuple[int, int]) -> None:
+    """A client that changes it on every turn causes no reload, and the rounding costs no variant."""
+    need = context_need(
+        InferenceRequest("m", num_ctx=named), Variant("m:8b"), MODEL, 131072, Automatic(32768, 32768), RULES
+    )
+    assert ((need.lower, need.upper), need.is_enough) == (bounds, True)
+
+
+def test_a_chain_entry_that_asks_for_the_largest_context_overrules_the_modelfile() -> None:
+    """A number of the chain overrules it too; a client's number overrules both."""
+    facts = replace(MODEL, parameters={"num_ctx": 4096})
+    automatic = Automatic(32768, 32768)
+    most = context_need(InferenceRequest("m"), Variant("m:8b", "max"), facts, 131072, automatic, RULES)
+    assert (most.lower, most.upper) == (8192, 131072)
+    named = context_need(InferenceRequest("m", num_ctx=6144), Variant("m:8b", "max"), facts, 131072, automatic, RULES)
+    assert (named.lower, named.upper) == (6144, 6144)
+    modelfile = context_need(InferenceRequest("m"), Variant("m:8b"), facts, 131072, automatic, RULES)
+    assert (modelfile.lower, modelfile.upper) == (4096, 4096)
 
 
 @pytest.mark.parametrize("in_modelfile", [False, True], ids=["chain", "Modelfile"])

@@ -53,9 +53,8 @@ def test_blocks_for_multi_token_prediction_weigh_if_tokens_are_drafted(parameter
     with_block = replace(BARE, info=info, tensors=(*BARE.tensors, nextn), parameters=parameters)
     with_legacy = replace(BARE, tensors=(*BARE.tensors, legacy), parameters=parameters)
     without = replace(BARE, info=info)
-    assert (
-        footprint(with_block, OPTIONS).weights_bytes == footprint(without, OPTIONS).weights_bytes + 128 * MIB * weighs
-    )
+    added = 128 * MIB * weighs
+    assert footprint(with_block, OPTIONS).weights_bytes == footprint(without, OPTIONS).weights_bytes + added
     assert footprint(with_legacy, OPTIONS).weights_bytes == footprint(BARE, OPTIONS).weights_bytes + added
     assert (footprint(with_legacy, OPTIONS).kv_bytes > footprint(BARE, OPTIONS).kv_bytes) is weighs
 
