@@ -100,6 +100,11 @@ class Cards:
         return self._latest.gpus
 
     @property
+    def unproven(self) -> frozenset[int]:
+        """The numbers that may be each other's: several that neither a load nor the configuration confirms."""
+        return self.check.unproven
+
+    @property
     def may_lack_gpu(self) -> bool:
         """True if nothing says that Ollama has a GPU: no probe, or only chips that it ignores unless told otherwise."""
         return self.probe is None or (all(gpu.is_optional for gpu in self.shown or ()) and bool(self.shown))
@@ -122,14 +127,18 @@ class Cards:
 
     def compare_load(
         self, plan: Plan, row: PsRow, before: tuple[Gpu, ...] | None, after: tuple[Gpu, ...] | None
-    ) -> None:
-        """Correct the cards' numbers by where a load went; the readings around it are by the probe's own numbers."""
+    ) -> bool:
+        """Correct the cards' numbers by where a load went; return True if it went astray.
+
+        The readings around it are by the probe's own numbers.
+        """
         if before is None or after is None:
-            return
+            return False
         numbers = self.numbers.by_uuid()
-        if self.check.compare(plan, row, before, after):
+        if has_strayed := self.check.compare(plan, row, before, after):
             self._renumber(numbers)
         self._epoch.advance()
+        return has_strayed
 
     def note_sight(self, *, is_unseen: bool) -> None:
         """Count a load that ps calls whole and that the probe has not seen: after two it is not believed."""

@@ -164,8 +164,9 @@ class Residency:
         if tracked is None:
             return None
         shown, has_left = readings.shown, not readings.present.keys() <= set(self._residents.values())
+        has_strayed = False
         if not (has_left or plan.adopts):
-            self._cards.compare_load(plan, tracked.row, shown, self._cards.shown_since(loaded_s))
+            has_strayed = self._cards.compare_load(plan, tracked.row, shown, self._cards.shown_since(loaded_s))
         measured, after = self._cards.numbered(shown), self._cards.measured_since(loaded_s)  # by the numbers now
         before = measured or readings.before
         free_before = {} if plan.adopts else {gpu.index: gpu.free_bytes for gpu in before or ()}
@@ -174,7 +175,7 @@ class Residency:
         has_seen = self._lessons.has_measured
         look = look_at(target.facts, plan, tracked.row, measured, after, has_left=has_left, has_seen=has_seen)
         self._cards.note_sight(is_unseen=look.is_unseen)
-        return Verified(target, tracked, before, after, look, has_left, together_bytes)
+        return Verified(target, tracked, before, after, look, has_left, together_bytes, has_strayed)
 
     async def _conclude(self, load: Verified | None) -> tuple[SwitchResult, str]:
         if load is None:

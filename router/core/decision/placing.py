@@ -27,7 +27,8 @@ class Placing:
     """A load that is to be placed: `launch` is what Ollama makes of `options`.
 
     `same` are older runners of the same weights, which go in any case. With `may_pin` a model on one of several cards
-    is pinned with `main_gpu`; a split one is not.
+    is pinned with `main_gpu`, unless that number may be another card's and Ollama chooses the right one by itself; a
+    split one is not.
     """
 
     facts: ModelFacts
@@ -69,9 +70,17 @@ class Placing:
             return Shortage(need, gpu.free_bytes, TOO_BIG)
         is_pinned = self.may_pin and len(gpus) > 1
         options = self.options.at(self.options.num_ctx, gpu.index) if is_pinned else self.options
-        if reason := self._obstacle(options.main_gpu, (gpu,), gpus, stay):
+        if is_pinned and self._may_stray(gpu, gpus) and not self._obstacle(None, (gpu,), gpus, stay):
+            options = self.options.at(self.options.num_ctx)  # Ollama finds the card without its number
+        elif reason := self._obstacle(options.main_gpu, (gpu,), gpus, stay):
             return Shortage(need, gpu.free_bytes, reason)
         return _plan(options, evicted, self.memory.on((gpu,)), self.memory)
+
+    def _may_stray(self, gpu: Gpu, gpus: tuple[Gpu, ...]) -> bool:
+        """Return whether the number of `gpu` may be that of a card which is too small."""
+        unproven = self.snapshot.unproven
+        others = (other for other in gpus if other.index in unproven)
+        return gpu.index in unproven and any(self.memory.need_bytes(other) > other.free_bytes for other in others)
 
     def _split(self, evicted: Evicted, gpus: tuple[Gpu, ...], stay: Evicted) -> Plan | Shortage:
         """Plan over all cards together."""

@@ -187,3 +187,16 @@ def test_pinned_resident_is_booked_on_its_card_by_its_own_number():
     found = booked(pinned, (gpu_of(0), gpu_of(1)))
     assert (found.cards, len(found.buffers_bytes)) == ((1,), 1)
     assert found.booked_bytes(1) == 0
+
+
+def test_a_number_that_may_be_another_cards_is_not_named_if_ollama_finds_the_card_itself():
+    """While the order is not known: too big for one of the cards that may have the number; else pinned as ever."""
+    big, small = facts_of("big:14b", 14), facts_of("small:4b", 4)
+    cards = (gpu_of(0, 24), gpu_of(1, 12))
+    unsure = Snapshot(cards, catalog=catalog_of(big, small), unproven=frozenset({0, 1}))
+    found = plan(big, unsure)
+    assert (found.cards, found.options.main_gpu) == ((0,), None)
+    assert plan(big, replace(unsure, unproven=frozenset())).options.main_gpu == 0
+    assert plan(small, unsure).options.main_gpu == 1
+    wide = facts_of("wide:19b", 19)  # Ollama would split this one
+    assert plan(wide, unsure).options.main_gpu == 0
