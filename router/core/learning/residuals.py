@@ -201,9 +201,21 @@ def _estimate(
     newest, residual = recent[0], max(residuals) if same else min(residuals)
     spread = min(max(residuals) - min(residuals), _MOST_SPREAD_BYTES)
     stretch = 0 if same else min(abs(residual), _MOST_SPREAD_BYTES)
+    if not any(_has_graph(one, options) for one in recent):  # the formula's error with this graph was not seen
+        stretch += _MOST_SPREAD_BYTES
     elsewhere = _MOST_SPREAD_BYTES if newest.spilled or newest.gpu_names != gpu_names else 0
     safety = LEAST_SAFETY_BYTES + spread + stretch + elsewhere
-    return residual, safety, f"learned from {len(residuals)} load{'s' if len(residuals) > 1 else ''}"
+    return residual, safety, _source(residuals)
+
+
+def _source(residuals: list[int]) -> str:
+    return f"learned from {len(residuals)} load{'s' if len(residuals) > 1 else ''}"
+
+
+def _has_graph(one: Observation, options: MemoryOptions) -> bool:
+    """Return whether a load had the graph and the cache type of these options, at whatever context."""
+    asked = (options.num_batch, options.num_parallel, options.kv_type)
+    return (one.num_batch, one.num_parallel, one.kv_type) == asked
 
 
 def _since_last_change(seen: list[Observation]) -> list[Observation]:
