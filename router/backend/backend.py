@@ -157,8 +157,9 @@ class Backend:
             await self.cards.probe.aclose()
 
     def _restarted(self, on_restart: Callable[[], None]) -> None:
-        """Nothing is loaded that a derived tag could be for; pass the event on."""
+        """Nothing is loaded that a derived tag could be for, and settings may be others; pass the event on."""
         self.derived.forget_all()
+        self.lessons.note_restart()
         on_restart()
 
     def _is_quiet(self) -> bool:
