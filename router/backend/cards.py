@@ -100,11 +100,6 @@ class Cards:
         return self._latest.gpus
 
     @property
-    def unproven(self) -> frozenset[int]:
-        """The numbers that may be each other's: several that neither a load nor the configuration confirms."""
-        return self.check.unproven
-
-    @property
     def may_lack_gpu(self) -> bool:
         """True if nothing says that Ollama has a GPU: no probe, or only chips that it ignores unless told otherwise."""
         return self.probe is None or (all(gpu.is_optional for gpu in self.shown or ()) and bool(self.shown))

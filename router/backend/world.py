@@ -191,7 +191,7 @@ class World:
             left_bytes=self.cards.left_bytes(),
             ceiling_bytes=self.cards.capacity.ceiling_bytes(),
             proven_bytes=self.cards.capacity.proven_bytes,
-            unproven=self.cards.unproven,
+            unproven=self.cards.check.unproven,
             barred={weights: why for weights, (_, why) in self.bars(now_s).items()},
         )
 
