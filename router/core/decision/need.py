@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from router.core.learning.residuals import Learned
-from router.core.memory.fit_target import fit_target_bytes
+from router.core.memory.fit_target import FIT_SINCE, fit_target_bytes, version_of
 from router.core.memory.footprint import ComputeBackend, Footprint, MemoryOptions, known_footprint
 from router.core.memory.placement import Card, DeviceNeed, Placement, place
 from router.core.ollama.model import ModelFacts
@@ -25,9 +25,11 @@ from router.core.ollama.options import (
     parallel_slots,
 )
 from router.core.ollama.runner import Gpu, LoadOptions
+from router.core.units import MIB
 
 DEFAULT_SETTINGS = ServerSettings()
 NOTHING_LEARNED = Learned.of(())
+OLD_SAFETY_BYTES, OLD_SAFETY_PERCENT = 512 * MIB, 8  # at least, before llama.cpp's fit decided
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -122,11 +124,23 @@ class MemoryNeed:
         configured, asked = rules.safety_bytes, self.asked
         if asked.flash_attention and not has_flash_attention(group, rules.settings):
             asked = replace(asked, flash_attention=False)
+        safety = learned_safety if configured is None else configured
         return place(
             self._facts,
             asked,
             [Card(gpu.index, gpu.free_bytes, gpu.context_bytes, self._margin_bytes) for gpu in group],
             backend=rules.backend,
-            safety_bytes=learned_safety if configured is None else configured,
+            safety_bytes=self._old_safety_bytes(len(group)) if safety is None else safety,
             residual_bytes=residual,
         )
+
+    def _old_safety_bytes(self, cards: int) -> int | None:
+        """Return the safety per card for an engine whose sizes are not those of llama.cpp; None = the footprint's own.
+
+        Ollama's own engine takes more than computed for some models (docs/memory.md, "Older versions"). The first load
+        of a model shows how much.
+        """
+        if version_of(self._rules.settings.version) >= FIT_SINCE:
+            return None
+        known = self.footprint
+        return max(known.safety_bytes, OLD_SAFETY_BYTES, known.need_bytes * OLD_SAFETY_PERCENT // 100 // cards)

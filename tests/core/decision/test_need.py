@@ -8,6 +8,7 @@ from router.core.decision.need import MachineRules, memory_options, need_of
 from router.core.memory.footprint import footprint
 from router.core.ollama.options import ServerSettings
 from router.core.ollama.runner import LoadOptions
+from router.core.units import MIB
 from tests.core.facts import facts_of, gpu_of
 
 NEW = facts_of("new:9b", 9)
@@ -43,3 +44,16 @@ def test_one_old_card_turns_flash_attention_off_for_a_split():
     assert need.on((new,)).expected_bytes < need.on((replace(new, compute="5.2"),)).expected_bytes
     both = need.on((new, replace(old, compute="8.6"))).expected_bytes
     assert both < need.on((new, old)).expected_bytes
+
+
+@pytest.mark.parametrize(("version", "is_old"), [("0.24.0", True), ("0.29.9", True), ("0.30.0", False), ("", False)])
+def test_before_llama_cpps_fit_a_model_that_was_never_loaded_keeps_a_wider_safety(version, is_old):
+    """Ollama's own engine takes more than computed for some models; what is configured or learned counts instead."""
+    settings = ServerSettings(version=version)
+    known = footprint(NEW, memory_options(NEW, OPTIONS, settings))
+    margin = (457 if is_old else 1024) * MIB
+    need = need_of(NEW, OPTIONS, MachineRules(settings)).need_bytes(gpu_of())
+    safety = need - known.need_bytes - gpu_of().context_bytes - margin
+    assert safety == (max(512 * MIB, known.need_bytes * 8 // 100) if is_old else known.safety_bytes)
+    configured = need_of(NEW, OPTIONS, MachineRules(settings, safety_bytes=7)).need_bytes(gpu_of())
+    assert configured == known.need_bytes + gpu_of().context_bytes + margin + 7
