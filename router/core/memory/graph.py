@@ -74,7 +74,7 @@ def graph_widths(facts: ModelFacts, arch: Architecture) -> GraphWidths:
 def vocabulary(facts: ModelFacts) -> int:
     """Return the entries of the vocabulary; if they are unknown, more than any model has had."""
     for tensor in facts.tensors:
-        if tensor.name in {"token_embd.weight", "output.weight"}:
+        if tensor.shape and tensor.name in {"token_embd.weight", "output.weight"}:
             return tensor.shape[-1]
     return facts.vocab or int(facts.value("vocab_size", 0)) or 262_144
 
