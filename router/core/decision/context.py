@@ -12,11 +12,12 @@ from typing import NamedTuple
 from router.core.decision.chain import Variant
 from router.core.ollama.model import ModelFacts
 from router.core.ollama.options import can_complete
-from router.core.payload.read import InferenceRequest
+from router.core.payload.read import BYTES_PER_TOKEN, InferenceRequest
 
 PADDING = 256  # llama.cpp pads a context to this
 
-BYTES_PER_TOKEN = 4  # a rough average of English text; only used to detect prompts that cannot fit
+IMAGE_TOKENS = 1024
+"""Counted for the images of a request; a tower makes 256 tokens of one (gemma3), or some thousand (qwen2.5vl)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,8 @@ def needed_tokens(request: InferenceRequest, answer_tokens: int) -> int:
     """
     ceiling = request.num_predict
     answer = answer_tokens if ceiling is None or ceiling < 0 else min(ceiling, answer_tokens)
-    return request.prompt_bytes // BYTES_PER_TOKEN + answer
+    images = IMAGE_TOKENS if "vision" in request.needs else 0
+    return request.prompt_bytes // BYTES_PER_TOKEN + images + answer
 
 
 def named_num_ctx(request: InferenceRequest, variant: Variant, facts: ModelFacts) -> int | None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from router.core.decision.chain import Variant
-from router.core.decision.context import Automatic, ContextRules, context_need, needed_tokens
+from router.core.decision.context import IMAGE_TOKENS, Automatic, ContextRules, context_need, needed_tokens
 from router.core.payload.read import InferenceRequest
 from tests.core.facts import facts_of
 
@@ -22,7 +22,13 @@ MODEL = facts_of("m:8b", 5, context_length=131072)
 def test_the_ceiling_of_an_answer_counts_up_to_answer_tokens(num_predict: int | None, tokens: int) -> None:
     """Claude Code sends max_tokens 32000, Codex 128000, and Ollama reserves nothing for either."""
     assert needed_tokens(InferenceRequest("m", num_predict=num_predict), 2048) == tokens
-    assert needed_tokens(InferenceRequest("m", num_predict=num_predict, prompt_bytes=400), 2048) == tokens + 100
+    assert needed_tokens(InferenceRequest("m", num_predict=num_predict, prompt_bytes=300), 2048) == tokens + 100
+
+
+def test_images_count_as_tokens_too() -> None:
+    """Their bytes do not: what a tower makes of an image depends on the model."""
+    request = InferenceRequest("m", prompt_bytes=300, needs=frozenset({"completion", "vision"}))
+    assert needed_tokens(request, 2048) == 100 + IMAGE_TOKENS + 2048
 
 
 @pytest.mark.parametrize("num_predict", [None, 1000, 32000, 128000])
@@ -35,7 +41,7 @@ def test_a_short_prompt_needs_the_same_context_whatever_its_ceiling(num_predict:
 
 def test_a_long_prompt_needs_its_tokens_and_an_answer() -> None:
     """Padded as llama.cpp pads it."""
-    request = InferenceRequest("m", num_predict=128000, prompt_bytes=4 * 20000)
+    request = InferenceRequest("m", num_predict=128000, prompt_bytes=3 * 20000)
     need = context_need(request, Variant("m:8b"), MODEL, 131072, Automatic(32768, 32768), RULES)
     assert need.lower == 22272
 
@@ -83,6 +89,6 @@ def test_a_context_of_a_client_is_a_demand() -> None:
 
 def test_a_prompt_that_no_context_of_the_model_holds_is_not_cut() -> None:
     """If the model that the client named would have held it."""
-    request = InferenceRequest("m", prompt_bytes=4 * 200000)
+    request = InferenceRequest("m", prompt_bytes=3 * 200000)
     need = context_need(request, Variant("m:8b", 262144), MODEL, 262144, Automatic(32768, 32768), RULES)
     assert not need.is_enough
