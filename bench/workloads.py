@@ -1,7 +1,7 @@
 """Ordinary traffic of five kinds at realistic speeds, by rule: loads, spills, too small variants, waits.
 
 usage: bench/workloads.py [--kind chat agent rag batch teams open-webui] [--seeds 1 2 3] [--cards 24] [--json FILE]
-       [--rule NAME …]
+       [--rule NAME …] [--requests N]
 The same requests (router/planning/traffic.py) go, on a virtual clock, to the simulated Ollama alone, through the router
 with its default settings, and in the order of two plain rules (router/planning/baselines.py). Two limits are computed:
 the best schedule found by a clairvoyant search, and a wait that no rule can beat (router/planning/bound.py).
@@ -18,7 +18,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -98,14 +98,17 @@ def of_run(found: Run) -> Found:
     return {"loads": found.loads, "mean_s": found.mean_s, "p95_s": p95_s, "p99_s": p99_s}
 
 
-def measured(kind: str, seed: int, cards: tuple[CardSpec, ...], wanted_rules: Sequence[str]) -> Iterator[Found]:
-    """Yield the figures of each rule for one kind and seed."""
+def measured(
+    kind: str, seed: int, cards: tuple[CardSpec, ...], wanted_rules: Sequence[str], most: int | None = None
+) -> Iterator[Found]:
+    """Yield the figures of each rule for one kind and seed; `most` requests of it, if given."""
     if kind == OPEN_WEBUI:
         for rule, router in (("Ollama alone", None), ("router", {})):
             if rule in wanted_rules:
                 yield {"rule": rule, **run_virtual(conversations(seed, cards, router))}
         return
     traffic = KINDS[kind](seed)
+    traffic = replace(traffic, jobs=traffic.jobs[:most])
     chains = {"chains": {name: list(chain) for name, chain in traffic.chains.items()}}
     for rule in wanted_rules:
         if rule in ("Ollama alone", "router"):
@@ -140,6 +143,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--cards", choices=CARDS_MIB, default="24")
     parser.add_argument("--rule", nargs="+", choices=RULES, default=RULES)
+    parser.add_argument("--requests", type=int, help="only the first of each kind")
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
     sizes = CARDS_MIB[asked.cards]
@@ -147,7 +151,7 @@ def main() -> int:
     found: list[Found] = []
     for kind in asked.kind:
         for seed in asked.seeds:
-            for one in measured(kind, seed, cards, asked.rule):
+            for one in measured(kind, seed, cards, asked.rule, asked.requests):
                 found.append({"kind": kind, "seed": seed, "cards": asked.cards, **one})
                 print(*row(found[-1]), file=sys.stderr, flush=True)
     print(table([tuple(TITLES.values()), *(row(one) for one in found)]))
