@@ -14,7 +14,7 @@ import httpx
 import msgspec
 
 from router.core.ollama.mentions import without_derived
-from router.errors import ModelNotFound, UpstreamError, UpstreamTimeout
+from router.errors import ModelNotFound, UpstreamError, UpstreamGone, UpstreamTimeout
 
 T = TypeVar("T")
 
@@ -102,7 +102,8 @@ class ControlPlane:
             raise UpstreamTimeout(late) from exc
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as exc:
             reason = str(exc) or type(exc).__name__
-            raise UpstreamError(f"cannot reach Ollama at {self._http.base_url}: {reason}") from exc
+            kind = UpstreamGone if _is_refused(exc) else UpstreamError
+            raise kind(f"cannot reach Ollama at {self._http.base_url}: {reason}") from exc
         return await self._answer(response, content, path, None if body is None else body.get("model"), read)
 
     async def _receive(
@@ -143,6 +144,14 @@ class ControlPlane:
             return read(content)
         async with self._decoding:  # one at a time, because the objects take more memory than the bytes
             return await asyncio.to_thread(read, content)
+
+
+def _is_refused(error: BaseException) -> bool:
+    """Return True if the connection was refused; of several addresses, by each of them."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(_is_refused, error.exceptions))
+    under = error.__cause__ or error.__context__
+    return isinstance(error, ConnectionRefusedError) or (under is not None and _is_refused(under))
 
 
 def _shown(text: str) -> str:

@@ -16,16 +16,20 @@ from functools import partial
 from router.adapters.ollama import ModelServer, PsRow
 from router.backend.cards import Cards
 from router.backend.epoch import Epoch
+from router.backend.health import Health
 from router.backend.installed import READ_S, Installed
 from router.backend.residents import Residents
 from router.config import SnapshotTimes
 from router.core.decision.snapshot import Snapshot
 from router.core.ollama.model import ModelFacts
 from router.core.ollama.names import is_name, key_of
-from router.errors import RouterError
+from router.errors import RouterError, UpstreamGone
 from router.telemetry import Notified, Telemetry, UpstreamDown, UpstreamUp
 
 NOT_ASKED = "not asked yet"
+
+RISE_PAUSE_S = 0.1
+"""Pause between the readings that bring an Ollama up again: one that comes and goes is not back."""
 
 
 class World:
@@ -48,12 +52,12 @@ class World:
         self.cards = cards
         self.epoch = epoch
         self.version = ""
-        self.is_up = False
         self.last_error = NOT_ASKED
         self.loading: tuple[str, int] | None = None  # weights and num_ctx of the switch under way
         self.wanted: Mapping[str, int] = {}  # weights → number of requests that wait for them
         self._name = name
         self._times = times
+        self._health = Health(rise=times.rise, fall=times.fall)
         self._asked_at_s = self._probed_at_s = -math.inf
         self._barred: dict[str, tuple[float, str]] = {}  # weights → (until, reason)
         self._on_change: Callable[[], None] = lambda: None
@@ -121,6 +125,11 @@ class World:
                 self.residents.spilled(tracked)
         self.cards.note_floor(is_switching=self.loading is not None)
 
+    @property
+    def is_up(self) -> bool:
+        """True while Ollama counts as one that answers; a reading or two that fail do not change that."""
+        return self._health.is_up
+
     async def _read_upstream(self) -> None:
         try:
             if not self.is_up:
@@ -128,12 +137,11 @@ class World:
             if not self.is_up or self.installed.is_due:
                 await self.installed.refresh()
             # A runner without a valid name can be neither used nor unloaded: its memory counts as taken by others.
-            rows = [row for row in await self.server.ps() if is_name(row.name)]
+            rows = [row for row in await self._read_ps() if is_name(row.name)]
         except RouterError as error:
-            self._went_down(error.message)
+            self._failed(error)
             return
-        if not self.is_up:
-            self._came_up(is_restarted=not any(map(self._is_known, rows)))
+        self._answered(is_restarted=not any(map(self._is_known, rows)))
         if not all(self.installed.knows(row.name) for row in rows):  # installed and loaded since the last reading
             with suppress(RouterError):
                 await self.installed.refresh()
@@ -141,19 +149,35 @@ class World:
         await self.installed.read_first([key_of(row.name) for row in rows if not self._is_known(row)], READ_S)
         self._merge(rows)
 
-    def _came_up(self, *, is_restarted: bool) -> None:
-        self.is_up, self.last_error = True, ""
+    async def _read_ps(self) -> list[PsRow]:
+        """Return the rows of `/api/ps`, read as often as it takes to come up."""
+        rows = await self.server.ps()
+        for _ in range(1, self._health.readings_to_rise):
+            await asyncio.sleep(RISE_PAUSE_S)
+            rows = await self.server.ps()
+        return rows
+
+    def _answered(self, *, is_restarted: bool) -> None:
+        """Count a good reading; `is_restarted`: nothing is loaded of what was."""
+        self.last_error = ""
+        has_lost_all = is_restarted and self._health.is_doubtful and bool(self.residents.values())
+        is_back = self._health.note_success()
+        if not (is_back or has_lost_all):
+            return
         self._barred.clear()
         if is_restarted:  # else it was only away, and what runs still bears its numbers
             self.cards.retry_gpu()
-        self._telemetry.emit(UpstreamUp(version=self.version, backend=self._name))
+        if is_back:
+            self._telemetry.emit(UpstreamUp(version=self.version, backend=self._name))
         self._on_restart()
 
-    def _went_down(self, message: str) -> None:
-        is_news = self.is_up or self.last_error == NOT_ASKED
-        self.is_up, self.last_error = False, message
-        if is_news:
-            self._telemetry.emit(UpstreamDown(error=message, backend=self._name))
+    def _failed(self, error: RouterError) -> None:
+        """Count a failed reading. What is loaded goes on being served until Ollama counts as down."""
+        is_first = self.last_error == NOT_ASKED
+        self.last_error = error.message
+        # A connection that is refused is no failed answer: nothing listens there, so a request would fail as well.
+        if self._health.note_failure(is_certain=isinstance(error, UpstreamGone)) or is_first:
+            self._telemetry.emit(UpstreamDown(error=error.message, backend=self._name))
             self.epoch.advance()
 
     def _is_known(self, row: PsRow) -> bool:

@@ -140,6 +140,10 @@ class Switch(Section):
 class SnapshotTimes(Section):
     ps_interval_s: Positive = 1.0
     """polling interval of /api/ps"""
+    fall: AtLeastOne = 3
+    """failed readings of /api/ps in a row after which Ollama counts as away; a refused connection is enough"""
+    rise: AtLeastOne = 3
+    """good readings of /api/ps in a row, 0.1 s apart, after which one that was away counts as back"""
     probe_interval_s: Positive = 1.0
     """polling interval of free VRAM"""
     stale_after_s: Positive = 10.0
