@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypedDict
@@ -20,6 +21,7 @@ from router.config import Config, Probe, StaticGpu
 from router.core.memory.fit_target import version_of
 from router.core.ollama.runner import Gpu
 from router.core.units import MIB
+from router.errors import ConfigError
 from router.http.server.limits import WireLimits
 
 MAX_CACHE_S = 0.05
@@ -103,6 +105,27 @@ def wire_limits(config: Config) -> WireLimits:
         headers=config.limits.headers,
         connections=config.limits.connections,
     )
+
+
+def listener_tls(config: Config) -> ssl.SSLContext | None:
+    """Return the TLS context of the clients' listener, None without TLS. Raises ConfigError for files it cannot use."""
+    if config.tls.cert is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        context.load_cert_chain(config.tls.cert, config.tls.key, password="")  # never ask for one on the terminal
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"tls: {config.tls.cert}, {config.tls.key or 'no key'}: {_why(error)}") from None
+    return context
+
+
+def _why(error: Exception) -> str:
+    """Return why a file cannot be used, in words for its owner."""
+    if isinstance(error, ssl.SSLError):
+        return f"found no certificate with its key ({error.reason or error}); allowed: PEM files, without a passphrase"
+    return f"cannot be read: {getattr(error, 'strerror', None) or error}; allowed: readable PEM files"
 
 
 def warnings(config: Config, backend: Backend) -> list[str]:

@@ -138,15 +138,18 @@ class Backend:
         if problem := self.cards.unmatched():
             raise ConfigError(problem)
 
-    async def stop(self) -> None:
-        """Stop polling, remove this router's derived tags and close all connections; idempotent."""
+    async def stop(self, *, keeps_tags: bool = False) -> None:
+        """Stop polling, remove this router's derived tags (unless another goes on using them), and disconnect.
+
+        Idempotent.
+        """
         tasks = tuple(self._tasks)  # first, so that no poll restarts what is stopped below
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.line.aclose()
         await self.residency.aclose()
-        if self.world.is_up:  # an Ollama that does not answer would only delay the stop
+        if self.world.is_up and not keeps_tags:  # an Ollama that does not answer would only delay the stop
             with suppress(TimeoutError):
                 async with asyncio.timeout(REMOVE_S):
                     await self.derived.remove_all()

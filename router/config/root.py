@@ -22,6 +22,7 @@ from router.config.sections import (
     Switch,
     TelemetrySection,
     Timeouts,
+    Tls,
 )
 from router.config.values import WILDCARDS, Address, Listen, ModelPattern
 from router.core.ollama.names import key_of
@@ -43,6 +44,8 @@ class Config(Section):
     """address that clients connect to"""
     admin: Listen = Address("127.0.0.1", 11436)
     """address of /router/…, /metrics, /healthz, /readyz and the dashboard"""
+    tls: Tls = Tls()
+    """TLS for the clients' listener; the admin listener is not encrypted"""
     insecure_no_auth: StrictBool = False
     """if listening beyond loopback, anonymous clients may also pull, create and delete models"""
     hosts: tuple[Host, ...] = ()

@@ -202,6 +202,13 @@ class Limits(Section):
     """largest answer of Ollama to a request of the router's own"""
 
 
+class Tls(Section):
+    cert: str | None = None
+    """PEM file of the certificate that clients see, with its chain; null = no TLS; read again by a reload"""
+    key: str | None = None
+    """PEM file of its private key; null = it is in the same file"""
+
+
 class TelemetrySection(Section):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """lowest level that is logged (JSON lines on stderr, never a prompt)"""

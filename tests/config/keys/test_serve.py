@@ -6,70 +6,17 @@ import os
 import signal
 import socket
 import sys
-from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
+from contextlib import AsyncExitStack
 
 import pytest
 
-from tests.config.keys.play import connect, record
-from tests.fakes import request_bytes
-from tests.http.raw_upstream import STREAM_HEAD, answer, chunk, raw_upstream
+from tests.certificates import certificate, needs_openssl
+from tests.config.keys.play import connect, get
+from tests.config.keys.process import ASK, ROOT, START_S, ollama, served
+from tests.fakes import RawClient
+from tests.http.raw_upstream import STREAM_HEAD, answer, chunk
 
 pytestmark = pytest.mark.real_time
-
-ROOT = Path(__file__).parents[3]
-START_S = 60.0
-ASK = request_bytes("POST", "/api/generate", json.dumps({"model": "m", "prompt": "hi"}))
-
-
-class Served:
-    """A router in a process of its own: where it listens, and the lines that it has logged before."""
-
-    def __init__(self, process, url, lines):
-        self.process, self.url, self.lines = process, url, lines
-
-    def stop(self):
-        """Ask it to stop."""
-        self.process.send_signal(signal.SIGTERM)
-
-    async def log(self):
-        """The messages of all lines that it has logged, once it has ended."""
-        lines = [*self.lines, *(await self.process.stderr.read()).splitlines()]
-        return [json.loads(line)["msg"] for line in lines if line.startswith(b"{")]
-
-
-@asynccontextmanager
-async def served(upstream, folder, **config):
-    """`ollama-router serve` in front of `upstream`, with further keys from the environment."""
-    keys = {"STORE__PATH": ":memory:", "BACKENDS__LOCAL__PROBE__KIND": "none", **config}
-    env = {**os.environ, "PYTHONPATH": str(ROOT), **{f"OLLAMA_ROUTER_{key}": value for key, value in keys.items()}}
-    argv = [sys.executable, "-m", "router", "serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
-    process = await asyncio.create_subprocess_exec(
-        *argv, "--upstream", upstream, env=env, stderr=asyncio.subprocess.PIPE, cwd=folder
-    )
-    try:
-        async with asyncio.timeout(START_S):
-            lines = [await process.stderr.readline()]
-            while b"listens on " not in lines[-1]:
-                assert lines[-1], "the router ended before it listened"
-                lines.append(await process.stderr.readline())
-        url, admin_url = lines[-1].decode().split("listens on ")[1].strip().split(", admin on ")
-        await record(admin_url)
-        yield Served(process, url, lines)
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
-
-
-def ollama(script):
-    """An Ollama without models whose inference is `script`; a model that it does not have is left to it."""
-    facts = {b"/api/version": b'{"version":"0.33.0"}', b"/api/tags": b'{"models":[]}', b"/api/ps": b'{"models":[]}'}
-
-    async def answers(visit):
-        await (answer(facts[visit.target]) if visit.target in facts else script)(visit)
-
-    return raw_upstream(answers)
 
 
 @pytest.mark.key("timeouts.shutdown_s")
@@ -182,3 +129,23 @@ async def test_a_full_disk_under_the_log_ends_nothing(tmp_path):
         finally:
             if process.returncode is None:
                 process.kill()
+
+
+@needs_openssl
+@pytest.mark.key("tls.cert", "tls.key")
+async def test_clients_see_the_certificate_in_cert_with_the_key_in_key(tmp_path):
+    """Without one they speak in the clear. A file with both needs no other one for the key."""
+    made = certificate(tmp_path)
+    both = tmp_path / "both.pem"
+    both.write_bytes(made.cert.read_bytes() + made.key.read_bytes())
+    keys = {}, {"TLS__CERT": str(made.cert), "TLS__KEY": str(made.key)}, {"TLS__CERT": str(both)}
+    async with ollama(answer(b"{}")) as upstream, AsyncExitStack() as stack, asyncio.timeout(START_S):
+        starting = (served(upstream.url, tmp_path, **config) for config in keys)
+        plain, *secret = await asyncio.gather(*map(stack.enter_async_context, starting))
+        assert plain.url.startswith("http:")
+        assert (await get(plain.url, "/")).status == 200
+        for router in secret:
+            port = int(router.url.removeprefix("https://127.0.0.1:"))
+            raw = RawClient(*await asyncio.open_connection("127.0.0.1", port, ssl=made.trusting()))
+            assert (await raw.ask("GET", "/")).status == 200
+            raw.close()
