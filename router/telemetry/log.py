@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from router.core.go.quoting import brief
+from router.core.masking import masked_lines
 from router.telemetry.events import (
     Answered,
     Decided,
@@ -109,7 +110,7 @@ class LogHook:
             elif is_debug or event.outcome == "rejected":
                 self.on(event)
         if lines:
-            self._sink(_without_controls(self._encode_lines(lines)))
+            self._sink(_cleaned(self._encode_lines(lines)))
 
     def _on_answered(self, event: Answered) -> None:
         """Write a request that did not reach the dispatcher; of many refusals only the first, and then their number."""
@@ -133,7 +134,7 @@ class LogHook:
             self._put({"ts": self._ts(self._unix_now()), "level": "warning", "msg": message, "count": left_out})
 
     def _put(self, line: object) -> None:
-        self._sink(_without_controls(self._encode(line) + b"\n"))
+        self._sink(_cleaned(self._encode(line) + b"\n"))
 
     def _ts(self, at_s: float) -> str:
         """Return a time in ISO 8601 with milliseconds; the part up to the seconds is cached."""
@@ -225,8 +226,12 @@ def _answered(ts: str, event: Answered) -> RequestLine:
     )
 
 
-def _without_controls(lines: bytes) -> bytes:
-    """Return JSON lines with every control character escaped. A common batch has none, which two look-ups tell."""
+def _cleaned(lines: bytes) -> bytes:
+    """Return JSON lines without secrets of URLs, and with every control character escaped.
+
+    A common batch has none, which a few look-ups tell.
+    """
+    lines = masked_lines(lines)
     if b"\x7f" not in lines and b"\xc2" not in lines:
         return lines
     return _CONTROLS.sub(lambda found: b"\\u00%02x" % found[0][-1], lines)

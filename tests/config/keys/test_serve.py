@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from tests.certificates import certificate, needs_openssl
-from tests.config.keys.play import connect, get
+from tests.config.keys.play import connect, get, send
 from tests.config.keys.process import ASK, ROOT, START_S, ollama, served
 from tests.fakes import RawClient
 from tests.http.raw_upstream import STREAM_HEAD, answer, chunk
@@ -149,3 +149,22 @@ async def test_clients_see_the_certificate_in_cert_with_the_key_in_key(tmp_path)
             raw = RawClient(*await asyncio.open_connection("127.0.0.1", port, ssl=made.trusting()))
             assert (await raw.ask("GET", "/")).status == 200
             raw.close()
+
+
+async def test_no_secret_of_a_url_is_in_the_log(tmp_path):
+    """Not of the probe's page, of an origin, or of a model's name; nor in the state."""
+    script = answer(b'{"error":"cannot pull https://u:s3cret@reg/x"}', status=b"500 no")
+    page = "http://u:s3cret@127.0.0.1:9/metrics?token=s3cret"
+    probe = {"BACKENDS__LOCAL__PROBE__KIND": "prometheus", "BACKENDS__LOCAL__PROBE__URL": page}
+    async with ollama(script) as upstream, served(upstream.url, tmp_path, **probe) as router, asyncio.timeout(START_S):
+        for origin in ("http://u:s3cret@evil.example", "http://evil.example?password=s3cret"):
+            assert (await get(router.url, "/api/tags", [("Origin", origin)])).status == 403
+        await send(router.url, "POST", "/api/pull", {"model": "https://u:s3cret@reg.example/a/b"})
+        await send(router.url, "POST", "/api/generate", {"model": "https://u:s3cret@reg.example/a/b", "prompt": "a"})
+        await get(router.url, "/nowhere/http://u:s3cret@host?token=s3cret")
+        router.stop()
+        lines = [*router.lines, *(await router.process.stderr.read()).splitlines()]
+        text = b"\n".join(lines).decode()
+        assert "did not answer" in text or "cannot be read" in text
+        assert "evil.example" in text
+        assert "s3cret" not in text
