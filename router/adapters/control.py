@@ -7,6 +7,7 @@ cancelled while it is established may be lost to httpx's pool. Only its deadline
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
@@ -47,12 +48,28 @@ def read_object(content: bytes) -> dict[str, Any]:
 class ControlPlane:
     """Sends requests to one Ollama. `timeout_s` bounds a whole call, `max_bytes` its answer's body."""
 
-    def __init__(self, base_url: str, *, timeout_s: float, connect_timeout_s: float, max_bytes: int) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        timeout_s: float,
+        connect_timeout_s: float,
+        max_bytes: int,
+        tls: ssl.SSLContext | None = None,
+        authorization: str = "",
+    ) -> None:
         self._timeout_s = timeout_s
         self._connect_timeout_s = connect_timeout_s
         self._max_bytes = max_bytes
+        headers = _HEADERS | ({"Authorization": authorization} if authorization else {})
+        verify: ssl.SSLContext | bool = tls or base_url.startswith("https:")  # loading the authorities takes time
         self._http = httpx.AsyncClient(
-            base_url=base_url, headers=_HEADERS, limits=_UNLIMITED, trust_env=False, follow_redirects=False
+            base_url=base_url,
+            headers=headers,
+            limits=_UNLIMITED,
+            trust_env=False,
+            follow_redirects=False,
+            verify=verify,
         )
         self._calls: set[asyncio.Task[Any]] = set()
         self._decoding = asyncio.Lock()

@@ -14,6 +14,7 @@ from router.adapters.store import LearnedStore
 from router.backend.cards import Cards
 from router.backend.contest import Contest
 from router.backend.derived import DerivedTags, owner_of
+from router.backend.endpoint import Endpoint, endpoint_of
 from router.backend.epoch import Epoch
 from router.backend.installed import Installed
 from router.backend.keepalive import KeepAlive
@@ -53,8 +54,7 @@ class Backend:
         section, epoch = config.backends[name], Epoch()
         self.name = name
         self.now = asyncio.get_running_loop().time
-        self.server = client_of(section, config)
-        self.relay: Relay = relay_to(section, config)
+        self.server, self.relay = self._connected(section, config)
         residents = Residents(frozenset(map(key_of, config.defaults.keep)), epoch)
         reader = reader_of(self.server, config, telemetry)
         self.installed = Installed(reader, epoch, config.snapshot.catalog_interval_s, residents.move)
@@ -71,6 +71,10 @@ class Backend:
         residents.notify(on_idle=self.line.pump)
         self._starting: asyncio.Event | None = None  # set when the start has ended
         self._tasks: set[asyncio.Task[None]] = set()
+
+    def _connected(self, section: BackendSection, config: Config) -> tuple[OllamaClient, Relay]:
+        endpoint = endpoint_of(section, self.name)
+        return client_of(endpoint, config), relay_to(endpoint, section, config)
 
     def _derived_tags(self, config: Config) -> DerivedTags:
         is_loaded = self.world.residents.__contains__
@@ -175,10 +179,12 @@ class Backend:
         task.add_done_callback(self._tasks.discard)
 
 
-def client_of(section: BackendSection, config: Config) -> OllamaClient:
+def client_of(endpoint: Endpoint, config: Config) -> OllamaClient:
     """Return the HTTP client for the backend's control plane."""
     return OllamaClient(
-        section.url,
+        endpoint.url,
+        tls=endpoint.tls,
+        authorization=endpoint.authorization,
         timeout_s=config.timeouts.control_s,
         connect_timeout_s=config.timeouts.connect_s,
         load_timeout_s=config.switch.load_timeout_s,
@@ -195,10 +201,12 @@ def reader_of(server: OllamaClient, config: Config, telemetry: Telemetry) -> Cat
     return CatalogReader(server, patience_s=config.timeouts.facts_s, report=report)
 
 
-def relay_to(section: BackendSection, config: Config) -> HttpRelay:
+def relay_to(endpoint: Endpoint, section: BackendSection, config: Config) -> HttpRelay:
     """Return the HTTP client for the backend's data path."""
     return HttpRelay(
-        section.url,
+        endpoint.url,
+        tls=endpoint.tls,
+        authorization=endpoint.authorization,
         connect_timeout_s=config.timeouts.connect_s,
         first_byte_timeout_s=config.timeouts.first_byte_s,
         idle_timeout_s=config.timeouts.stream_idle_s,

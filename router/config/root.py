@@ -91,7 +91,8 @@ def _addresses(config: Config) -> Iterator[Problem]:
         upstream = urlsplit(backend.url)
         local = upstream.hostname in (config.listen.host, "localhost", "127.0.0.1", "::1")
         reachable = config.listen.is_loopback or config.listen.host in ("0.0.0.0", "::", upstream.hostname)
-        if local and reachable and (upstream.port or 80) == config.listen.port:
+        port = upstream.port or (443 if upstream.scheme == "https" else 80)
+        if local and reachable and port == config.listen.port:
             path = ("backends", name, "url")
             yield Problem(path, backend.url, "the address of an Ollama, not the router's own (listen)")
 
