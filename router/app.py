@@ -22,6 +22,7 @@ from router.backend.derived import owner_of
 from router.config import ChainRules, Config, effective
 from router.http.server.asgi import Asgi
 from router.http.server.listener import Listener
+from router.http.server.proxies import Proxies
 from router.routing.chains import Chains
 from router.routing.decisions import Decisions
 from router.routing.directory import Directory
@@ -174,7 +175,8 @@ async def running(
 
     edge = Edge(router.dispatcher, router.directory, edge_settings(config), report=warn, emit=telemetry.emit)
     limits, where = wire_limits(config), (config.listen.host, config.listen.port)
-    clients = Listener(edge, *where, limits=limits, sockets=sockets.clients, tls=tls)
+    proxies = Proxies(config.trusted_proxies) if config.proxy_protocol else None
+    clients = Listener(edge, *where, limits=limits, sockets=sockets.clients, tls=tls, proxies=proxies)
     admin_pages = admin_app(router.inspector, router.actions, exposition, hosts=config.hosts)
     where = config.admin.host, config.admin.port
     admin = Listener(Asgi(admin_pages), *where, limits=limits, sockets=sockets.admin)

@@ -15,6 +15,7 @@ from router.adapters.gpu.nvml import NvmlProbe
 from router.adapters.gpu.prometheus import PrometheusProbe
 from router.adapters.gpu.reading import VramProbe
 from router.adapters.store import LearnedStore, MemoryStore, SqliteStore
+from router.api.permissions import Permissions
 from router.api.settings import EdgeSettings
 from router.backend.backend import Backend
 from router.config import Config, Probe, StaticGpu
@@ -23,6 +24,7 @@ from router.core.ollama.runner import Gpu
 from router.core.units import MIB
 from router.errors import ConfigError
 from router.http.server.limits import WireLimits
+from router.http.server.proxies import Proxies
 
 MAX_CACHE_S = 0.05
 """Upper bound for the cache time of a local probe: each switch needs current readings."""
@@ -92,6 +94,8 @@ def edge_settings(config: Config) -> EdgeSettings:
         body_idle_s=config.timeouts.body_idle_s,
         body_total_s=config.timeouts.body_total_s,
         has_router_headers=config.telemetry.headers,
+        permissions=Permissions(config.clients.nothing_fits, config.clients.keep_alive_forever, config.clients.num_gpu),
+        proxies=Proxies(config.trusted_proxies),
     )
 
 

@@ -29,9 +29,10 @@ def read_call(
     is_gone: Callable[[], bool],
     by_name: Mapping[bytes, bytes],
     since_s: float,
+    client: str,
     read: Callable[[str, bytes], InferenceRequest] = read_request,
 ) -> Call:
-    """Return the call of a request that arrived at loop time `since_s`.
+    """Return the call of a request that arrived at loop time `since_s` from the address `client`.
 
     `lines` are the headers that may go upstream, rendered; `by_name` maps all of its headers.
 
@@ -42,14 +43,23 @@ def read_call(
         raise BadRequest("invalid model name")
     if not settings.may_manage and request.has_model and is_cloud(request.model):
         raise Forbidden(REMOTE_REFUSED)
+    if settings.is_restricted:
+        request, body = settings.permissions.apply(request, body, lambda changed: read(route.kind, changed))
     call = Call(
-        route, request, body, lines, request_id, is_gone=is_gone, since_s=since_s, may_use_remote=settings.may_manage
+        route,
+        request,
+        body,
+        lines,
+        request_id,
+        is_gone=is_gone,
+        since_s=since_s,
+        may_use_remote=settings.may_manage,
+        client=client,
     )
     if not OWN_HEADERS.isdisjoint(by_name):
-        call.demand(
-            is_strict=_is_strict(by_name.get(b"x-router-strict", b"")),
-            nothing_fits=_nothing_fits(by_name.get(b"x-router-nothing-fits")),
-        )
+        nothing_fits = _nothing_fits(by_name.get(b"x-router-nothing-fits"))
+        settings.permissions.check_rule(nothing_fits)
+        call.demand(is_strict=_is_strict(by_name.get(b"x-router-strict", b"")), nothing_fits=nothing_fits)
     return call
 
 

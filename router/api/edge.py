@@ -22,7 +22,7 @@ from router.api.origins import OriginRule
 from router.api.passing import Passing
 from router.api.paths import NotFound, Redirect, WrongMethod, find, with_query
 from router.api.refusals import Refusals
-from router.api.reports import Reports
+from router.api.reports import Reports, client_of
 from router.api.responses import PLAIN, request_headers
 from router.api.sending import Sender
 from router.api.settings import EdgeSettings
@@ -69,7 +69,7 @@ class Edge:
         self._refusals = Refusals(report)
         self._local = LocalRoutes(directory, self._settings)
         self._passing = Passing(directory, self._settings)
-        self.reports = Reports(emit)
+        self.reports = Reports(emit, self._settings.proxies)
         self._prefix = secrets.token_hex(4)
         self._count = itertools.count(1)
         self._at_once = AtOnce(dispatcher, self._settings, self._hosts, next_id=self._next_id, tasks=self)
@@ -191,6 +191,7 @@ class Edge:
             exchange.is_gone,
             exchange.headers,
             now_s,
+            client_of(exchange.cycle, self._settings.proxies),
             read_wholly,
         )
         exchange.is_dispatched = True

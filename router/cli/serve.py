@@ -81,7 +81,7 @@ async def _serve(config: Config, load: Callable[[], Config], sockets: Sockets) -
     logging.getLogger().addHandler(RecordLines(writer))
 
     def log(config: Config) -> LogHook:
-        return LogHook(config.telemetry.log_level, sink=writer)
+        return LogHook(config.telemetry.log_level, sink=writer, fields=config.telemetry.log_fields)
 
     def on_start(service: Running) -> None:
         calm_collector()

@@ -23,6 +23,7 @@ _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _PATH = re.compile(r"(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~!$&'()*+,;=:@-]+)*/?")
 _HOST_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?")
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 WILDCARDS = re.compile(r"[*?]")
 
 
@@ -121,6 +122,18 @@ def parse_url(value: object) -> str:
     return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
 
 
+def parse_network(value: object) -> Network:
+    """Parse an IP address or a network in CIDR notation."""
+    if isinstance(value, (ipaddress.IPv4Network, ipaddress.IPv6Network)):
+        return value
+    try:
+        if isinstance(value, str):
+            return ipaddress.ip_network(value.strip())
+    except ValueError:
+        pass
+    raise allowed('an IP address or network such as "127.0.0.1", "10.0.0.0/8" or "fd00::/8"')
+
+
 def parse_model(value: object) -> str:
     """Parse the name of a local model."""
     error = allowed('the name of a local model such as "llama3.1:8b" or "team/name:tag"')
@@ -213,6 +226,9 @@ ModelPattern = Annotated[str, BeforeValidator(parse_pattern), WithJsonSchema({"t
 NumCtx = Annotated[int | Literal["max"] | None, BeforeValidator(parse_num_ctx), WithJsonSchema(_NUM_CTX_SCHEMA)]
 Gpus = Annotated[
     Literal["auto", "none"] | tuple[int | str, ...], BeforeValidator(parse_gpus), WithJsonSchema(_GPUS_SCHEMA)
+]
+ProxyNetwork = Annotated[
+    Network, BeforeValidator(parse_network), PlainSerializer(str), WithJsonSchema({"type": "string", "minLength": 1})
 ]
 Count = Annotated[StrictInt, Field(ge=0)]
 Factor = Annotated[float, Field(ge=0, le=100, strict=True)]

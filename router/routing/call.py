@@ -54,6 +54,7 @@ class Call(msgspec.Struct, eq=False):
     has_waited: bool = False
     is_looked_up: bool = False
     is_ended: bool = False
+    client: str = ""  # its address
 
     def upstream(self, body: bytes) -> UpstreamRequest:
         """Return the request to send upstream with `body`."""

@@ -2,14 +2,18 @@
 
 import math
 from contextlib import suppress
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic_core import PydanticCustomError
 
-from router.config import names, values
+from router.config import load_config, names, values
+from router.config.sections import LogField
 from router.config.values import Address
+from router.errors import ConfigError
+from router.telemetry.log import RequestLine
 
 GOOD = [
     (values.parse_address, "127.0.0.1:80", Address("127.0.0.1", 80)),
@@ -134,3 +138,32 @@ def test_an_address_is_written_so_that_it_can_be_read_again():
     """IPv6 in brackets."""
     for text in ("127.0.0.1:80", "[::1]:80"):
         assert str(values.parse_address(text)) == text
+
+
+def test_fields_of_the_log_are_those_of_a_requests_line():
+    """The configuration cannot import them."""
+    assert get_args(LogField) == RequestLine.__struct_fields__
+
+
+@pytest.mark.parametrize(
+    ("text", "allowed"),
+    [
+        ("trusted_proxies: [10.0.0.1/8]", "an IP address or network"),
+        ("trusted_proxies: [proxy.lan]", "an IP address or network"),
+        ("trusted_proxies: [5]", "an IP address or network"),
+        ("proxy_protocol: true", "false, or trusted_proxies that say who sends it"),
+        ("{ proxy_protocol: true, trusted_proxies: [::1], tls: { cert: a } }", "false: with tls"),
+        ("telemetry: { log_fields: [prompt] }", '"ts", "level"'),
+        ("clients: { num_gpu: no }", '"allow", "ignore" or "refuse"'),
+        ("clients: { nothing_fits: [spill] }", '"refuse", "wait"'),
+        ("backends: { a: { bearer_file: a, basic_file: b } }", "one of bearer_file and basic_file"),
+    ],
+)
+def test_what_the_listener_must_not_be_is_one_clear_line(tmp_path, text, allowed):
+    """With key, value and what is allowed."""
+    file = tmp_path / "router.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(file, env={})
+    assert f"allowed: {allowed}" in caught.value.message
+    assert "\n" not in caught.value.message

@@ -56,6 +56,7 @@ class Carrier(Protocol):
 
     transport: asyncio.Transport
     loop: asyncio.AbstractEventLoop
+    client: str
 
     @property
     def is_write_paused(self) -> bool: ...

@@ -13,6 +13,7 @@ from router.http.deadlines import Deadlines
 from router.http.server.connection import App, Shared
 from router.http.server.limits import WireLimits
 from router.http.server.protocol import HttpProtocol
+from router.http.server.proxies import ProxiedProtocol, Proxies
 
 POLL_S = 0.02
 """Polling interval while waiting for requests that run without a task."""
@@ -28,7 +29,10 @@ FLUSH_TRIES = 10
 
 
 class Listener:
-    """Serves `app` on `host`:`port` (0 = any free port), or on `sockets` that listen already; with `tls` over TLS."""
+    """Serves `app` on `host`:`port` (0 = any free port), or on `sockets` that listen already; with `tls` over TLS.
+
+    With `proxies` the connections of these begin with a header of the PROXY protocol.
+    """
 
     def __init__(
         self,
@@ -39,9 +43,11 @@ class Listener:
         limits: WireLimits | None = None,
         sockets: Sequence[socket.socket] = (),
         tls: ssl.SSLContext | None = None,
+        proxies: Proxies | None = None,
     ) -> None:
         limits = limits or WireLimits()
         self._host, self._port, self._given, self._tls = host, port, sockets, tls
+        self._proxies = proxies
         self._shared = Shared(app, limits, Deadlines.of(limits.header_s, limits.keep_alive_s, limits.write_idle_s))
         self._servers: list[asyncio.Server] = []
         self._is_hasty = False
@@ -73,12 +79,18 @@ class Listener:
 
     async def start(self) -> None:
         """Listen. Raises OSError if the address cannot be bound."""
-        loop, shared = asyncio.get_running_loop(), self._shared
-        more: dict[str, Any] = {"ssl": self._tls, "ssl_handshake_timeout": shared.limits.header_s} if self._tls else {}
+        loop, handshake_s = asyncio.get_running_loop(), self._shared.limits.header_s
+        more: dict[str, Any] = {"ssl": self._tls, "ssl_handshake_timeout": handshake_s} if self._tls else {}
         places: list[dict[str, Any]] = [{"sock": one} for one in self._given]
         for where in places or [{"host": self._host, "port": self._port}]:
-            server = await loop.create_server(lambda: HttpProtocol(shared, loop), backlog=2048, **where, **more)
+            server = await loop.create_server(self._protocol, backlog=2048, **where, **more)
             self._servers.append(server)
+
+    def _protocol(self) -> HttpProtocol:
+        loop = asyncio.get_running_loop()
+        if self._proxies is not None:
+            return ProxiedProtocol(self._shared, loop, self._proxies)
+        return HttpProtocol(self._shared, loop)
 
     def hasten(self) -> None:
         """End the grace period of a stop that is under way."""

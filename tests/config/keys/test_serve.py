@@ -13,7 +13,7 @@ import pytest
 from tests.certificates import certificate, needs_openssl
 from tests.config.keys.play import connect, get, send
 from tests.config.keys.process import ASK, ROOT, START_S, ollama, served
-from tests.fakes import RawClient
+from tests.fakes import RawClient, request_bytes
 from tests.http.raw_upstream import STREAM_HEAD, answer, chunk
 
 pytestmark = pytest.mark.real_time
@@ -168,3 +168,74 @@ async def test_no_secret_of_a_url_is_in_the_log(tmp_path):
         assert "did not answer" in text or "cannot be read" in text
         assert "evil.example" in text
         assert "s3cret" not in text
+
+
+FORWARDED = ("X-Forwarded-For", "198.51.100.1, 203.0.113.7")
+
+
+async def clients_in_the_log(router):
+    """The address of each client in the log of a router to whom a refused and an answered request were sent."""
+    raw = await connect(router.url)
+    await raw.send(request_bytes("POST", "/api/pull", "{", [FORWARDED]))
+    assert (await raw.reply()).status == 400
+    await raw.send(ASK.replace(b"\r\n\r\n", b"\r\nX-Forwarded-For: 203.0.113.8\r\n\r\n"))
+    assert (await raw.reply()).status == 200
+    raw.close()
+    router.stop()
+    lines = [json.loads(line) for line in (await router.process.stderr.read()).splitlines() if line.startswith(b"{")]
+    return [line.get("client", "") for line in lines if line["msg"] == "request"]
+
+
+@pytest.mark.key("trusted_proxies")
+async def test_x_forwarded_for_of_trusted_proxies_is_believed_e7(tmp_path):
+    """In the lines of refused and of answered requests; of anybody else it is not."""
+    values = ("[127.0.0.1]", "['127.0.0.0/8', '::1']", "[10.0.0.0/8]", "[]")
+    async with ollama(answer(b'{"response":"a","done":true}')) as upstream, asyncio.timeout(START_S):
+        async with AsyncExitStack() as stack:
+            starting = (served(upstream.url, tmp_path, TRUSTED_PROXIES=value) for value in values)
+            routers = await asyncio.gather(*map(stack.enter_async_context, starting))
+            found = [await clients_in_the_log(router) for router in routers]
+    assert found == [["203.0.113.7", "203.0.113.8"]] * 2 + [["127.0.0.1", "127.0.0.1"]] * 2
+
+
+@pytest.mark.key("proxy_protocol")
+async def test_connections_of_trusted_proxies_begin_with_a_proxy_header(tmp_path):
+    """Then its address is the client's; without proxy_protocol the header is a bad request."""
+    header = b"PROXY TCP4 203.0.113.9 10.0.0.1 4711 80\r\n"
+    async with ollama(answer(b'{"response":"a","done":true}')) as upstream, asyncio.timeout(START_S):
+        async with AsyncExitStack() as stack:
+            trusted = {"TRUSTED_PROXIES": "[127.0.0.1]"}
+            starting = (served(upstream.url, tmp_path, PROXY_PROTOCOL=value, **trusted) for value in ("true", "false"))
+            routers = await asyncio.gather(*map(stack.enter_async_context, starting))
+            raw = await connect(routers[0].url)
+            await raw.send(header + request_bytes("POST", "/api/pull", "{"))
+            assert (await raw.reply()).status == 400
+            raw.close()
+            routers[0].stop()
+            assert '"client":"203.0.113.9"' in await routers[0].says('"request"')
+            raw = await connect(routers[1].url)
+            await raw.send(header + request_bytes("GET", "/"))
+            assert (await raw.reply()).status == 400
+            raw.close()
+
+
+@pytest.mark.key("telemetry.log_fields")
+async def test_a_requests_line_has_the_fields_in_log_fields(tmp_path):
+    """In their order, for answered and refused requests; other lines are as they were."""
+    async with ollama(answer(b'{"response":"a","done":true}')) as upstream, asyncio.timeout(START_S):
+        async with AsyncExitStack() as stack:
+            values = ("[client, method, route, status, duration_ms]", "[]")
+            starting = (served(upstream.url, tmp_path, TELEMETRY__LOG_FIELDS=value) for value in values)
+            found = []
+            for router in await asyncio.gather(*map(stack.enter_async_context, starting)):
+                raw = await connect(router.url)
+                await raw.send(ASK + request_bytes("POST", "/api/pull", "{"))
+                assert [(await raw.reply()).status for _ in range(2)] == [200, 400]
+                raw.close()
+                router.stop()
+                lines = [json.loads(line) for line in (await router.process.stderr.read()).splitlines()]
+                found.append([line for line in lines if "route" in line])
+    few, everything = found
+    assert sorted(line["route"] for line in few) == ["/api/generate", "/api/pull"]
+    assert all(list(line) == ["client", "method", "route", "status", "duration_ms"] for line in few)
+    assert all(line["client"] == "127.0.0.1" and "request_id" in line for line in everything)
