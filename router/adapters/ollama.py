@@ -183,7 +183,7 @@ class OllamaClient:
 def _rows(answer: Mapping[str, Any], path: str) -> list[dict[str, Any]]:
     """Return the rows in `models` of an answer; Ollama sends null for an empty list. Raises UpstreamError."""
     rows = answer.get("models")
-    if rows is not None and not isinstance(rows, list):
+    if "models" not in answer or (rows is not None and not isinstance(rows, list)):
         raise UpstreamError(f"Ollama's answer to {path} has no list of models")
     return [row for row in rows or () if isinstance(row, dict)]
 

@@ -73,6 +73,7 @@ class Residency:
         self._conclusions = Conclusions(world, lessons, self.unloading, telemetry)
         self._lessons = lessons
         self._failures: dict[str, LoadFailed] = {}
+        self.why_away = ""  # the error of the last switch that Ollama did not carry out
         self._world = world
         self._residents = world.residents
         self._cards = world.cards
@@ -102,6 +103,7 @@ class Residency:
                 self._failures[target.weights] = error
         except RouterError as error:  # Ollama restarts, for example: the model is not to blame
             result, text = SwitchResult.AWAY, error.message
+            self.why_away = text
         self._contest.count(result)
         phase = "finished" if result is SwitchResult.DONE else "failed"
         error_text = text or ("" if result is SwitchResult.DONE else result.value)
@@ -158,7 +160,7 @@ class Residency:
     async def _look(self, target: Target, readings: Readings) -> Verified | None:
         """Look at a load that has returned; None if ps does not list it (observed: Ollama answers it with 200)."""
         loaded_s, plan = self._now(), target.plan
-        await self._world.refresh_fresh()
+        await self._world.refresh_surely()
         facts = self._world.installed.catalog.get(key_of(target.facts.name), target.facts)  # shown meanwhile
         tracked = self._residents.get(target.weights) or self._residents.get(facts.weights)
         if tracked is None:
@@ -189,7 +191,7 @@ class Residency:
 
     async def _make_room(self, target: Target) -> bool:
         """Unload the residents that the plan evicts, one by one, and read again; return True if all have gone."""
-        await self._world.refresh_fresh()
+        await self._world.refresh_surely()
         settled_s = 0.0
         going = [one for weights in target.plan.evict if (one := self._residents.get(weights)) is not None]
         staying = [one for one in self._residents.values() if one not in going]

@@ -23,10 +23,13 @@ from router.config import SnapshotTimes
 from router.core.decision.snapshot import Snapshot
 from router.core.ollama.model import ModelFacts
 from router.core.ollama.names import is_name, key_of
-from router.errors import RouterError, UpstreamGone
+from router.errors import RouterError, UpstreamError, UpstreamGone
 from router.telemetry import Notified, Telemetry, UpstreamDown, UpstreamUp
 
 NOT_ASKED = "not asked yet"
+
+AGAIN_S = 0.5
+"""Least time between two readings of an Ollama that is away, which requests ask for."""
 
 RISE_PAUSE_S = 0.1
 """Pause between the readings that bring an Ollama up again: one that comes and goes is not back."""
@@ -58,7 +61,7 @@ class World:
         self._name = name
         self._times = times
         self._health = Health(rise=times.rise, fall=times.fall)
-        self._asked_at_s = self._probed_at_s = -math.inf
+        self._asked_at_s = self._probed_at_s = self._failed_at_s = -math.inf
         self._barred: dict[str, tuple[float, str]] = {}  # weights → (until, reason)
         self._on_change: Callable[[], None] = lambda: None
         self._on_restart: Callable[[], None] = lambda: None
@@ -87,6 +90,21 @@ class World:
             with suppress(Exception):
                 await asyncio.shield(self._refreshing)
         await self.refresh(is_fresh=True)
+
+    async def refresh_surely(self) -> None:
+        """Refresh until a reading has succeeded. Raises UpstreamError if Ollama counts as away."""
+        await self.refresh_fresh()
+        while self._health.is_doubtful:
+            await asyncio.sleep(RISE_PAUSE_S)
+            await self.refresh_fresh()
+        if not self.is_up:
+            raise UpstreamError(self.why_away())
+
+    async def look_again(self) -> None:
+        """Refresh an Ollama that is away, but soon after a failed reading not at once, however many requests ask."""
+        await asyncio.sleep(max(0.0, self._failed_at_s + AGAIN_S - self._now()))
+        if not self.is_up:
+            await self.refresh()
 
     async def watch(self) -> None:
         """Read `/api/ps` and the probe, each at its own interval, until cancelled."""
@@ -132,12 +150,12 @@ class World:
 
     async def _read_upstream(self) -> None:
         try:
+            # A runner without a valid name can be neither used nor unloaded: its memory counts as taken by others.
+            rows = [row for row in await self._read_ps() if is_name(row.name)]
             if not self.is_up:
                 self.version = await self.server.version()
             if not self.is_up or self.installed.is_due:
                 await self.installed.refresh()
-            # A runner without a valid name can be neither used nor unloaded: its memory counts as taken by others.
-            rows = [row for row in await self._read_ps() if is_name(row.name)]
         except RouterError as error:
             self._failed(error)
             return
@@ -174,7 +192,7 @@ class World:
     def _failed(self, error: RouterError) -> None:
         """Count a failed reading. What is loaded goes on being served until Ollama counts as down."""
         is_first = self.last_error == NOT_ASKED
-        self.last_error = error.message
+        self.last_error, self._failed_at_s = error.message, self._now()
         # A connection that is refused is no failed answer: nothing listens there, so a request would fail as well.
         if self._health.note_failure(is_certain=isinstance(error, UpstreamGone)) or is_first:
             self._telemetry.emit(UpstreamDown(error=error.message, backend=self._name))
