@@ -257,7 +257,7 @@ def test_an_old_state_says_since_when_it_is_old():
         inspector = Inspector(
             scene.backend, scene.directory, scene.decisions, telemetry, recent, {}, lambda: ["a note"], outage
         )
-        scene.machine.trouble["ps"] = UpstreamError("refused")
+        scene.machine.trouble["ps"] = UpstreamGone("refused")
         await scene.backend.world.refresh_fresh()
         outage.on(UpstreamDown(error="refused"))
         found = inspector.state()
