@@ -123,10 +123,7 @@ class Cards:
     def compare_load(
         self, plan: Plan, row: PsRow, before: tuple[Gpu, ...] | None, after: tuple[Gpu, ...] | None
     ) -> bool:
-        """Correct the cards' numbers by where a load went; return True if it went astray.
-
-        The readings around it are by the probe's own numbers.
-        """
+        """Correct the numbers by where a load went, by the probe's own; return True if it went astray."""
         if before is None or after is None:
             return False
         numbers = self.numbers.by_uuid()
@@ -228,9 +225,7 @@ class Cards:
     @property
     def undisturbed(self) -> tuple[Gpu, ...] | None:
         """The cards during a switch: with what others left before it, less the residents, whatever a load has taken."""
-        gpus, left = self.gpus, self._floors.last() or {}
-        free = {card: count - self._residents.held_on(card) for card, count in left.items()}
-        return gpus and tuple(replace(gpu, free_bytes=max(0, free.get(gpu.index, gpu.free_bytes))) for gpu in gpus)
+        return self._floors.undisturbed(self.gpus, self._residents.held_on)
 
     def _left_by_others(self, gpus: tuple[Gpu, ...]) -> dict[int, int]:
         """Return the bytes that each card would have free without the residents."""
