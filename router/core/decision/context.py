@@ -6,7 +6,7 @@ spill models that fit.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from router.core.decision.chain import Variant
@@ -37,12 +37,22 @@ class ContextNeed:
 
     A context that somebody names is rounded up to a step in `upper`, but only padded as llama.cpp does in `lower`: the
     rounding must not cost a variant. `lower == upper`: exactly this context is required. `is_enough` False: the model's
-    maximum is below what is required.
+    maximum is below what is required. `headroom` is the context to reload with if possible, for a model that outgrew
+    the one it is loaded with (0 = it did not).
     """
 
     lower: int
     upper: int
     is_enough: bool = True
+    headroom: int = 0
+
+    def with_headroom(self, loaded_num_ctx: int | None, facts: ModelFacts, rules: ContextRules) -> ContextNeed:
+        """Return the need of a model that is loaded with `loaded_num_ctx` tokens (None = it is not loaded)."""
+        if loaded_num_ctx is None or loaded_num_ctx >= self.lower:
+            return self
+        most = min(rules.max_num_ctx or rules.default_num_ctx, rules.default_num_ctx)
+        headroom = min(_clamp(round_up(2 * self.lower, rules.step), facts), most)
+        return replace(self, headroom=max(self.upper, headroom))
 
 
 class Automatic(NamedTuple):

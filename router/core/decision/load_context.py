@@ -1,5 +1,7 @@
 """The context of a load: the largest that fits, unless a smaller one keeps company. Pure.
 
+ 0. GROWN     A model that outgrew the context it is loaded with is reloaded beside all others, if that is possible:
+              with up to twice the context that is needed now, so that the next step needs no reload.
  1. LARGEST   The largest context for which a plan exists, whatever idle residents it evicts.
  2. BESIDE    If that plan evicts company (a resident in use, or used more than once within the last two minutes), the
               largest context that evicts none of it.
@@ -12,6 +14,7 @@ A context that the request, the chain entry or the Modelfile names leaves no cho
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache
 
 from router.core.decision.context import ContextNeed, round_up
@@ -46,6 +49,12 @@ def plan_switch(
     def plan(num_ctx: int, spared: frozenset[str] = frozenset()) -> Plan | Shortage:
         return plan_at(facts, base.at(num_ctx), snapshot, rules, may_pin=may_pin, spared=spared, books=books)
 
+    if need.headroom:  # rule 0
+        others = frozenset(one.weights for one in snapshot.residents if one.weights != facts.weights)
+        ample = replace(need, upper=max(need.upper, need.headroom))
+        for num_ctx in contexts(ample, rules.step):
+            if isinstance(found := plan(num_ctx, others), Plan):
+                return found
     largest = _largest(need, rules.step, plan)
     if isinstance(largest, Shortage) or need.upper == need.lower:
         return largest

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from router.core.decision.chain import Variant
-from router.core.decision.context import IMAGE_TOKENS, Automatic, ContextRules, context_need, needed_tokens
+from router.core.decision.context import IMAGE_TOKENS, Automatic, ContextNeed, ContextRules, context_need, needed_tokens
 from router.core.payload.read import InferenceRequest
 from tests.core.facts import facts_of
 
@@ -92,3 +92,15 @@ def test_a_prompt_that_no_context_of_the_model_holds_is_not_cut() -> None:
     request = InferenceRequest("m", prompt_bytes=3 * 200000)
     need = context_need(request, Variant("m:8b", 262144), MODEL, 262144, Automatic(32768, 32768), RULES)
     assert not need.is_enough
+
+
+def test_a_context_that_was_outgrown_is_followed_by_twice_what_is_needed():
+    """Up to what a request without a context would get, and to what the model can."""
+    facts, rules = facts_of("a:8b", 5), ContextRules(default_num_ctx=32768)
+    need = ContextNeed(12288, 12288)
+    assert need.with_headroom(8192, facts, rules).headroom == 24576
+    assert need.with_headroom(8192, facts, ContextRules(default_num_ctx=16384)).headroom == 16384
+    assert need.with_headroom(8192, facts, ContextRules(default_num_ctx=32768, max_num_ctx=14336)).headroom == 14336
+    assert ContextNeed(40960, 40960).with_headroom(8192, facts, rules).headroom == 40960
+    for loaded in (None, 12288, 32768):
+        assert need.with_headroom(loaded, facts, rules) is need

@@ -76,7 +76,7 @@ def test_resident_with_too_small_a_context_is_reloaded():
     decision = choose(request, chain, snapshot(loaded, free_gib=20), RULES)
     assert decision.chosen.kind is VerdictKind.FITS
     assert decision.chosen.plan.evict == (SMALL.weights,)
-    assert decision.chosen.plan.options.num_ctx == 20480
+    assert decision.chosen.plan.options.num_ctx == 32768
 
 
 def test_larger_loaded_context_is_kept():
