@@ -4,6 +4,7 @@ Ollama reads the free memory of a card from one of the runners on it, as that ru
 what stays has correct figures only if everything that was loaded after it has gone: the youngest goes first. Where
 nothing stays on the card no figures are needed any more; there the oldest goes first, because Ollama's wait for the
 memory of a runner that has an older one beside it runs into its limit of 5 s (docs/ollama.md, "Keep-alive and unload").
+Beside one that stays it does so too; these go last, because a load may begin during the last wait.
 """
 
 from __future__ import annotations
@@ -27,9 +28,12 @@ T = TypeVar("T", bound=Loaded)
 
 def unload_order(going: Iterable[T], staying: Sequence[Loaded]) -> list[T]:
     """Return `going` in the order in which to unload them beside `staying`."""
-    youngest_first = sorted(going, key=lambda resident: -resident.order)
-    is_beside = any(_share_a_card(one, other) for one in youngest_first for other in staying)
-    return youngest_first if is_beside else youngest_first[::-1]
+
+    def rank(one: T) -> tuple[bool, int]:
+        is_beside = any(_share_a_card(one, other) for other in staying)
+        return is_beside, -one.order if is_beside else one.order
+
+    return sorted(going, key=rank)
 
 
 def _share_a_card(one: Loaded, other: Loaded) -> bool:

@@ -1,5 +1,7 @@
 """Which resident is unloaded first."""
 
+from dataclasses import replace
+
 from router.core.decision.unload_order import unload_order
 from tests.core.facts import facts_of, resident_of
 
@@ -16,7 +18,14 @@ def test_where_nothing_stays_the_oldest_goes_first():
 
 def test_beside_one_that_stays_the_youngest_goes_first():
     """What stays must have correct figures."""
+    youngest = replace(YOUNG, held_bytes={0: 4 << 30})
+    assert unload_order([OLD, youngest], [MIDDLE]) == [youngest, OLD]
+
+
+def test_those_beside_one_that_stays_go_last():
+    """The load may begin while Ollama waits for the memory of the last one."""
     assert unload_order([OLD, YOUNG], [MIDDLE]) == [YOUNG, OLD]
+    assert unload_order([YOUNG, OLD], [replace(MIDDLE, held_bytes={1: 1})]) == [OLD, YOUNG]
 
 
 def test_one_that_stays_on_another_card_does_not_count():
