@@ -87,6 +87,7 @@ def edge_settings(config: Config) -> EdgeSettings:
         zstd_bytes=config.limits.zstd_bytes,
         inline_bytes=config.limits.inline_bytes,
         body_values=config.limits.body_values,
+        line_bytes=config.limits.line_bytes,
         body_idle_s=config.timeouts.body_idle_s,
         body_total_s=config.timeouts.body_total_s,
         has_router_headers=config.telemetry.headers,

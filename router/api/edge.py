@@ -16,6 +16,7 @@ import msgspec
 
 from router.api.at_once import AtOnce
 from router.api.calls import read_call
+from router.api.endings import StreamEnd
 from router.api.exchange import Exchange
 from router.api.local import LocalRoutes
 from router.api.origins import OriginRule
@@ -26,7 +27,6 @@ from router.api.reports import Reports
 from router.api.responses import PLAIN, request_headers
 from router.api.sending import Sender
 from router.api.settings import EdgeSettings
-from router.api.streams import StreamEnd
 from router.core.ollama.routes import TARGETS, Match, Route
 from router.core.payload.read import read_wholly
 from router.errors import Busy, Forbidden, RouterError, UpstreamError

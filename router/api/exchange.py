@@ -68,6 +68,11 @@ class Exchange:
         """Return True if the client has left."""
         return self.cycle.is_gone
 
+    @property
+    def line_bytes(self) -> int:
+        """The longest line of an answer."""
+        return self._settings.line_bytes
+
     async def body(self, limit_bytes: int | None = None) -> bytes:
         """Return the decoded body, read under the limits. Raises a RouterError, or ClientGone."""
         settings = self._settings

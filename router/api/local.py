@@ -14,11 +14,11 @@ from router.api.responses import JSON_UTF8, request_headers, response_headers
 from router.api.sending import HTTP_ERRORS, read_whole
 from router.api.settings import EdgeSettings
 from router.core.ollama.listings import NOT_FOUND, may_be_failed_listing
-from router.core.ollama.names import MAX_NAME
+from router.core.ollama.names import may_be_name
 from router.core.ollama.routes import Route
 from router.core.payload.management import check_names, read_names
 from router.core.payload.rewrite import rewrite
-from router.errors import ModelNotFound
+from router.errors import BadRequest, ModelNotFound
 from router.http.client.response import UpstreamRequest, UpstreamResponse
 from router.http.headers import Header
 from router.routing.directory import Directory
@@ -87,7 +87,9 @@ class LocalRoutes:
         await exchange.answer(status, headers, answer)
 
     async def _model(self, exchange: Exchange, route: Route, name: str) -> None:
-        exchange.requested = name[:MAX_NAME]
+        if not may_be_name(name):
+            raise BadRequest("invalid model name")
+        exchange.requested = name
         if self._directory.is_hidden(name):
             raise ModelNotFound(f"model '{name}' not found")
         target = await self._directory.show_name(name)

@@ -20,6 +20,7 @@ class EdgeSettings:
     zstd_bytes: int = 20 << 20
     inline_bytes: int = 256 << 10
     body_values: int = 500_000
+    line_bytes: int = 64 << 20
     body_idle_s: float = 30.0
     body_total_s: float = 120.0
     has_router_headers: bool = True

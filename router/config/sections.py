@@ -188,6 +188,8 @@ class Limits(Section):
     """larger bodies are read in a thread, so that they delay no other request"""
     body_values: AtLeastOne = 500_000
     """most JSON values in a body"""
+    line_bytes: AtLeastOne = 64 << 20
+    """longest line or event of a stream from Ollama; a longer one ends the stream with an error"""
     connections: AtLeastOne = 2048
     """most client connections"""
     pool: AtLeastOne = 256

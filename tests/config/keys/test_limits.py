@@ -6,7 +6,9 @@ import json
 import pytest
 import zstandard
 
-from tests.config.keys.play import SMALL, chat, compare_small, connect, get, hello, seen, send, state
+from ollama_simulator.clock import run_virtual
+from tests.config.keys.play import SMALL, chat, compare_small, connect, get, hello, in_front_of, seen, send, state
+from tests.http.raw_upstream import STREAM_HEAD, chunk, raw_upstream
 
 
 @pytest.mark.key("limits.body_bytes")
@@ -132,3 +134,30 @@ def test_an_answer_above_control_bytes_is_not_read():
     assert none[:2] == (False, False)
     assert "larger than 100 bytes" in none[2]
     assert (some, all_of_it) == ((True, False, ""), (True, True, ""))
+
+
+def last_line_of_a_pull(line_bytes):
+    """What ends a stream whose last line comes in pieces."""
+
+    async def script(visit):
+        await visit.say(STREAM_HEAD)
+        for _ in range(10):
+            await visit.say(chunk(b" " * 100))
+            await asyncio.sleep(0.1)
+        await visit.say(chunk(b'{"status":"success"}\n') + b"0\r\n\r\n")
+
+    async def run():
+        async with (
+            raw_upstream(script) as upstream,
+            in_front_of(upstream.url, {"limits.line_bytes": line_bytes}) as one,
+        ):
+            return (await send(one.url, "POST", "/api/pull", {"model": SMALL})).body
+
+    return json.loads(run_virtual(run()))
+
+
+@pytest.mark.key("limits.line_bytes")
+def test_a_stream_with_a_line_above_line_bytes_ends_as_an_error():
+    """Of a thousand bytes, here."""
+    assert "more than 500 bytes" in last_line_of_a_pull(500)["error"]
+    assert last_line_of_a_pull(5000) == {"status": "success"}

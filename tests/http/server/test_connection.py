@@ -356,3 +356,46 @@ async def test_an_interruption_reaches_work_without_a_task():
     client.connection.interrupt()
     assert heard == ["interrupt"]
     await client.leaves()
+
+
+UPGRADE = b"POST / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUPGRADE: h2c\r\nContent-Length: 3\r\n\r\nabc"
+
+
+@pytest.mark.parametrize("cut", range(1, len(UPGRADE)))
+async def test_an_upgrade_is_ignored_wherever_its_head_is_cut_e5(cut):
+    """Into segments, by whatever is between; the body is read, and so is the next request."""
+    client = Client()
+    await client.says(UPGRADE[:cut], UPGRADE[cut:] + GET)
+    first = client.app.cycles[0]
+    assert (first.head.method, first.take_body(), b"upgrade" in first.head.by_name) == ("POST", b"abc", False)
+    client.answer()
+    await asyncio.sleep(0)
+    assert [cycle.head.method for cycle in client.app.cycles] == ["POST", "GET"]
+    await client.leaves()
+
+
+async def test_many_upgrades_in_one_segment_are_parsed_once_each():
+    """Neither by recursion nor by copying the rest of the segment each time."""
+    client = Client()
+    await client.says(UPGRADE * 3000)
+    assert len(client.connection.queue) == 3000
+    await client.leaves()
+
+
+@pytest.mark.parametrize("chunked", [b"3\r\nabc\r\n0\r\n\r\n"])
+async def test_a_chunked_body_behind_an_upgrade_is_read_e5(chunked):
+    """It is framed like any other."""
+    client = Client()
+    head = UPGRADE[:-3].replace(b"Content-Length: 3", b"Transfer-Encoding: chunked")
+    await client.says(head + chunked + GET)
+    assert client.app.cycles[0].take_body() == b"abc"
+    await client.leaves()
+
+
+async def test_a_tunnel_is_refused_e5():
+    """Nothing that follows is taken for a request."""
+    client = Client()
+    await client.says(b"CONNECT localhost:80 HTTP/1.1\r\nHost: localhost\r\n\r\n" + GET)
+    assert client.transport.data.startswith(b"HTTP/1.1 400 ")
+    assert (client.answers, client.app.cycles) == (1, [])
+    await client.leaves()
