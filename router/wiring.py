@@ -103,6 +103,7 @@ def wire_limits(config: Config) -> WireLimits:
         header_bytes=config.limits.header_bytes,
         headers=config.limits.headers,
         connections=config.limits.connections,
+        connections_per_address=config.limits.connections_per_address,
     )
 
 

@@ -191,7 +191,9 @@ class Limits(Section):
     line_bytes: AtLeastOne = 64 << 20
     """longest line or event of a stream from Ollama; a longer one ends the stream with an error"""
     connections: AtLeastOne = 2048
-    """most client connections"""
+    """most client connections; beyond them the idle ones are closed, and if there are none a new one gets a 503"""
+    connections_per_address: AtLeastOne = 2000
+    """most of them from one address; a reverse proxy is one address"""
     pool: AtLeastOne = 256
     """most connections to Ollama"""
     unwanted_bytes: AtLeastOne = 64 << 20

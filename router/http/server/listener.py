@@ -7,9 +7,9 @@ import socket
 from typing import Any
 
 from router.http.deadlines import Deadlines
-from router.http.server.connection import App, Shared
 from router.http.server.limits import WireLimits
 from router.http.server.protocol import HttpProtocol
+from router.http.server.shared import App, Shared
 
 POLL_S = 0.02
 """Polling interval while waiting for requests that run without a task."""

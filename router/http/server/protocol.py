@@ -13,9 +13,10 @@ from typing import Any, cast
 import httptools
 
 from router.http.repeats import LastHead, with_length
-from router.http.server.connection import BETWEEN, BODY, DISCARDING, HEAD, ClientConnection, Shared
+from router.http.server.connection import BETWEEN, BODY, DISCARDING, HEAD, ClientConnection
 from router.http.server.cycle import COMPLETE, HIGH_WATER_BYTES, OPEN, Cycle
 from router.http.server.heads import Head, continues, judge, split_target, without_upgrade
+from router.http.server.shared import Shared
 
 
 class HttpProtocol(ClientConnection):

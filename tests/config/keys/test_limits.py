@@ -107,6 +107,25 @@ def test_a_connection_beyond_connections_is_turned_away():
     assert compare_small(story, "limits.connections", [2, 3]) == [[200, 200, 503], [200, 200, 200]]
 
 
+@pytest.mark.key("limits.connections_per_address")
+def test_an_address_with_connections_per_address_gets_no_further_one():
+    """Unless some of them are idle; those on the admin address count apart."""
+
+    async def story(one):
+        open_ones = [await connect(one.router.url) for _ in range(2)]
+        statuses = [(await raw.ask("GET", "/api/version")).status for raw in open_ones]
+        statuses.append((await get(one.router.url, "/api/version")).status)
+        statuses.append((await get(one.router.admin_url, "/readyz")).status)
+        await asyncio.sleep(2)
+        statuses.append((await get(one.router.url, "/api/version")).status)
+        for raw in open_ones:
+            raw.close()
+        return statuses
+
+    expected = [[200, 200, 503, 200, 200], [200, 200, 200, 200, 200]]
+    assert compare_small(story, "limits.connections_per_address", [2, 3]) == expected
+
+
 @pytest.mark.key("limits.pool")
 def test_at_most_pool_connections_to_ollama_are_open():
     """Three requests at once."""

@@ -5,9 +5,10 @@ import asyncio
 import pytest
 
 from router.http.deadlines import NEVER, Deadlines
-from router.http.server.connection import LINGER_S, TOO_MANY, Reading, Shared, Writing
+from router.http.server.connection import LINGER_S, Reading, Writing
 from router.http.server.limits import WireLimits
 from router.http.server.protocol import HttpProtocol
+from router.http.server.shared import CROWDED, TOO_MANY, Shared
 
 LIMITS = WireLimits(header_s=10.0, keep_alive_s=75.0, write_idle_s=300.0, connections=2)
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -23,13 +24,17 @@ def _way():
 class Transport(asyncio.Transport):
     """Keeps what is written; `left_bytes` is what the client has not taken."""
 
-    def __init__(self, *, has_eof=True):
+    def __init__(self, *, has_eof=True, address="10.0.0.1"):
         super().__init__()
+        self.address = address
         self.data, self.left_bytes, self.has_eof = b"", 0, has_eof
         self.did = []
 
     def write(self, data):
         self.data += bytes(data)
+
+    def get_extra_info(self, name, default=None):
+        return (self.address, 1) if name == "peername" else default
 
     def get_write_buffer_size(self):
         return self.left_bytes
@@ -109,6 +114,72 @@ async def test_a_connection_too_many_is_refused_in_ollamas_words():
     for client in (*clients, late):
         await client.leaves()
     assert shared.connections == set()
+
+
+async def test_idle_connections_go_before_a_new_one_is_refused():
+    """The one that is idle for longest; not one that works, has begun a request, or was used just now."""
+    limits = WireLimits(connections=4)
+    shared = Shared(App(), limits, Deadlines(1000.0))
+    clients = [Client(shared=shared) for _ in range(4)]
+    at_work, half_a_head, used, longer_idle = clients
+    await at_work.says(GET)
+    await half_a_head.says(GET[:10])
+    await longer_idle.says(GET)
+    shared.app.cycles[-1].respond(200, (), b"")
+    await asyncio.sleep(5)
+    await used.says(GET)
+    shared.app.cycles[-1].respond(200, (), b"")
+    newcomer = Client(shared=shared)
+    assert longer_idle.transport.did == ["abort"]
+    assert (used.transport.did, newcomer.answers) == ([], 0)
+    await longer_idle.leaves()
+    refused = Client(shared=shared)
+    assert (refused.answers, refused.transport.data.endswith(TOO_MANY)) == (1, True)
+    await asyncio.sleep(2)
+    admitted = Client(shared=shared)
+    assert admitted.answers == 0
+    for client in (*clients[:3], newcomer, refused, admitted):
+        await client.leaves()
+    assert (shared.connections, shared.by_address) == (set(), {})
+
+
+async def test_one_address_cannot_take_every_connection():
+    """It is told so; others get in, and in place of its idle ones if need be."""
+    limits = WireLimits(connections=5, connections_per_address=3)
+    shared = Shared(App(), limits, Deadlines(1000.0))
+    many = [Client(shared=shared, address="10.0.0.1") for _ in range(4)]
+    assert [client.answers for client in many] == [0, 0, 0, 1]
+    assert many[3].transport.data.endswith(CROWDED)
+    await many[3].leaves()
+    others = [Client(shared=shared, address=f"10.0.0.{number}") for number in (2, 3)]
+    await asyncio.sleep(2)
+    others.append(Client(shared=shared, address="10.0.0.4"))
+    assert [client.answers for client in others] == [0, 0, 0]
+    assert ["abort"] in [client.transport.did for client in many]
+    assert all(client.transport.did == [] for client in others)
+    for client in (*many[:3], *others):
+        await client.leaves()
+
+
+async def test_a_flood_of_connections_costs_no_search_each():
+    """Where there is no room none is looked for again at once."""
+    shared = Shared(App(), WireLimits(connections=2), Deadlines(1000.0))
+    clients = [Client(shared=shared) for _ in range(2)]
+    for client in clients:
+        await client.says(GET)
+    looked = []
+
+    class Counting(set):
+        def __iter__(self):
+            looked.append(len(self))
+            return super().__iter__()
+
+    shared.connections = Counting(shared.connections)
+    flood = [Client(shared=shared) for _ in range(50)]
+    assert all(client.answers == 1 for client in flood)
+    assert len(looked) <= 2
+    for client in (*clients, *flood):
+        await client.leaves()
 
 
 async def test_a_head_must_come_in_time_and_an_answered_client_may_rest_longer():

@@ -1,0 +1,107 @@
+"""What the connections of one listener share, and what they know of each other: how many there are, and of whom."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from router.http.deadlines import Deadlines
+from router.http.repeats import HeadCache
+from router.http.server.cycle import Cycle
+from router.http.server.departures import PEEK_S
+from router.http.server.heads import Head
+from router.http.server.limits import WireLimits
+
+TOO_MANY = b'{"error":"server busy, please try again.  maximum pending requests exceeded"}'
+CROWDED = b'{"error":"server busy, please try again.  too many connections from this address"}'
+
+IDLE_S = 1.0
+"""A connection that is unused for less than this is not idle: its next request may be on its way."""
+
+ROOM = 64
+"""If room must be made, this part of all connections at most is closed at once: it is looked for in all of them."""
+
+FULL_S = 0.05
+"""If there was no room, none is looked for during this time."""
+
+
+class App(Protocol):
+    """An application: answers requests."""
+
+    def take(self, cycle: Cycle) -> bool:
+        """Answer a complete request without a task, and return True; or return False to have it served in one."""
+
+    async def serve(self, cycle: Cycle) -> None:
+        """Answer a request; runs in a task."""
+
+
+class Member(Protocol):
+    """A connection as the others see it. `address` is its client's."""
+
+    transport: asyncio.Transport
+    queue: list[Cycle]
+    address: str
+
+    @property
+    def idle_since_s(self) -> float: ...
+
+    def shutdown(self) -> None: ...
+
+    def interrupt(self) -> None: ...
+
+
+@dataclass(slots=True, eq=False)
+class Shared:
+    """The state that the connections of one listener share. `tasks` are those of requests whose client has left."""
+
+    app: App
+    limits: WireLimits
+    deadlines: Deadlines
+    departures: Deadlines = field(default_factory=lambda: Deadlines(PEEK_S))
+    head_cache: HeadCache[Head] = field(default_factory=HeadCache)
+    connections: set[Member] = field(default_factory=set)
+    by_address: dict[str, set[Member]] = field(default_factory=dict)
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    is_draining: bool = False
+    _full_until_s: float = 0.0
+
+    def drain(self) -> None:
+        """Accept no new requests from now on."""
+        self.is_draining = True
+
+    def admit(self, newcomer: Member, now_s: float) -> bytes | None:
+        """Add a connection. Beyond a limit idle ones make room for it, else return the text of its refusal."""
+        crowd = self.by_address.setdefault(newcomer.address, set())
+        crowd.add(newcomer)
+        self.connections.add(newcomer)
+        if self.is_draining:
+            return TOO_MANY
+        if len(crowd) > self.limits.connections_per_address and not self._has_made_room(crowd - {newcomer}, now_s):
+            return CROWDED
+        if len(self.connections) > self.limits.connections and not self._has_made_room(self.connections, now_s):
+            return TOO_MANY
+        return None
+
+    def leave(self, member: Member) -> None:
+        """Remove a connection that has ended."""
+        self.connections.discard(member)
+        crowd = self.by_address.get(member.address)
+        if crowd is not None:
+            crowd.discard(member)
+            if not crowd:
+                del self.by_address[member.address]
+
+    def _has_made_room(self, among: Iterable[Member], now_s: float) -> bool:
+        """Close some of the idle connections: those of addresses with most of them, and then those idle for longest."""
+        if now_s < self._full_until_s:
+            return False
+        idle = [(-len(self.by_address[one.address]), one.idle_since_s, id(one), one) for one in among]
+        idle = [found for found in idle if found[1] <= now_s - IDLE_S]
+        if not idle:
+            self._full_until_s = now_s + FULL_S
+            return False
+        for *_, one in sorted(idle)[: max(1, self.limits.connections // ROOM)]:
+            one.transport.abort()
+        return True
