@@ -26,7 +26,7 @@ from router.routing.dispatch import Dispatcher
 from router.routing.named import NamedModels
 from router.routing.warmup import Warmup
 from router.telemetry import Gauges, Hook, MetricsHook, Notified, RecentDecisions, Telemetry, watch_loop_lag
-from router.wiring import build_probe, build_store, edge_settings, version_warnings, warnings, wire_limits
+from router.wiring import admin_limits, build_probe, build_store, edge_settings, version_warnings, warnings, wire_limits
 
 
 class Router:
@@ -133,10 +133,9 @@ async def running(
         telemetry.emit(Notified(text, level="warning"))
 
     edge = Edge(router.dispatcher, router.directory, edge_settings(config), report=warn, emit=telemetry.emit)
-    limits = wire_limits(config)
-    clients = Listener(edge, config.listen.host, config.listen.port, limits=limits)
+    clients = Listener(edge, config.listen.host, config.listen.port, limits=wire_limits(config))
     admin_pages = admin_app(router.inspector, router.actions, exposition, hosts=config.hosts)
-    admin = Listener(Asgi(admin_pages), config.admin.host, config.admin.port, limits=limits)
+    admin = Listener(Asgi(admin_pages), config.admin.host, config.admin.port, limits=admin_limits(config))
     # Before the first client can connect, so that its request waits for the state and does not find it half read.
     starting = asyncio.get_running_loop().create_task(router.start())
     lag = asyncio.get_running_loop().create_task(watch_loop_lag(telemetry))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TypedDict
 
@@ -21,6 +22,9 @@ from router.core.memory.fit_target import version_of
 from router.core.ollama.runner import Gpu
 from router.core.units import MIB
 from router.http.server.limits import WireLimits
+
+ADMIN_CONNECTIONS = 64
+"""Most connections to the admin pages."""
 
 MAX_CACHE_S = 0.05
 """Upper bound for the cache time of a local probe: each switch needs current readings."""
@@ -105,6 +109,11 @@ def wire_limits(config: Config) -> WireLimits:
         connections=config.limits.connections,
         connections_per_address=config.limits.connections_per_address,
     )
+
+
+def admin_limits(config: Config) -> WireLimits:
+    """Return the limits of a connection to the admin pages, which are few, and are counted apart from the clients'."""
+    return replace(wire_limits(config), connections=ADMIN_CONNECTIONS, connections_per_address=ADMIN_CONNECTIONS)
 
 
 def warnings(config: Config, backend: Backend) -> list[str]:

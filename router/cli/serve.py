@@ -16,8 +16,9 @@ from typing import Annotated, cast
 import typer
 
 from router.app import running
+from router.cli.files import raise_limit, within
 from router.config import Config, load_config
-from router.telemetry import LineWriter, LogHook, RecordLines
+from router.telemetry import LineWriter, LogHook, Notified, RecordLines
 
 LAST_LINES_S = 2.0
 """How long the end waits until the last lines of the log are written; a reader that does not read loses them."""
@@ -42,9 +43,10 @@ def serve(
         "backends.local.url": upstream,
     }
     loaded = load_config(config, options={key: value for key, value in options.items() if value is not None})
+    loaded, warning = within(loaded, raise_limit())
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         try:
-            runner.run(_serve(loaded))
+            runner.run(_serve(loaded, warning))
         except OSError as error:
             if error.errno not in (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES):
                 raise
@@ -62,9 +64,9 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return cast("Callable[[], asyncio.AbstractEventLoop]", uvloop.new_event_loop)
 
 
-async def _serve(config: Config) -> None:
+async def _serve(config: Config, warning: str) -> None:
     stop, started = asyncio.Event(), asyncio.Event()
-    serving = asyncio.create_task(_serve_until(stop, started, config))
+    serving = asyncio.create_task(_serve_until(stop, started, config, warning))
 
     def on_signal() -> None:
         if not (stop.is_set() or started.is_set()):
@@ -78,9 +80,11 @@ async def _serve(config: Config) -> None:
         serving.result()
 
 
-async def _serve_until(stop: asyncio.Event, started: asyncio.Event, config: Config) -> None:
+async def _serve_until(stop: asyncio.Event, started: asyncio.Event, config: Config, warning: str) -> None:
     writer = LineWriter(buffer_bytes=config.telemetry.log_buffer_bytes)
     log = LogHook(config.telemetry.log_level, sink=writer)
+    if warning:
+        log.on(Notified(warning, level="warning"))
     logging.getLogger().addHandler(RecordLines(writer))
     try:
         async with running(config, hooks=[log]) as service:

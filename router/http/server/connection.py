@@ -26,7 +26,7 @@ from router.http.deadlines import NEVER
 from router.http.server.cycle import Cycle
 from router.http.server.departures import Departure
 from router.http.server.rendering import refusal
-from router.http.server.shared import Shared
+from router.http.server.shared import Shared, address_of
 
 logger = logging.getLogger("router.http")
 
@@ -83,13 +83,14 @@ class ClientConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)  # uvloop's is one by its methods only
-        peer = self.transport.get_extra_info("peername")
-        self.address = str(peer[0]) if isinstance(peer, tuple) else ""
+        self.address = address_of(self.transport)
         self.shared.deadlines.add(self)
         now_s = self.loop.time()
         self.deadline = now_s + self.limits.header_s
         if (why := self.shared.admit(self, now_s)) is not None:
             self.refuse(503, why)
+            if self.shared.is_overfull:
+                self.transport.close()
 
     def connection_lost(self, _exc: Exception | None) -> None:
         self.shared.leave(self)

@@ -23,6 +23,9 @@ IDLE_S = 1.0
 ROOM = 64
 """If room must be made, this part of all connections at most is closed at once: it is looked for in all of them."""
 
+LINGERING = 8
+"""Refused connections, as a part of all, that may stay open for a moment. Each is an open file."""
+
 FULL_S = 0.05
 """If there was no room, none is looked for during this time."""
 
@@ -84,6 +87,11 @@ class Shared:
             return TOO_MANY
         return None
 
+    @property
+    def is_overfull(self) -> bool:
+        """True if there are more refused connections than may be kept open until their clients have read why."""
+        return len(self.connections) > self.limits.connections + max(4, self.limits.connections // LINGERING)
+
     def leave(self, member: Member) -> None:
         """Remove a connection that has ended."""
         self.connections.discard(member)
@@ -105,3 +113,9 @@ class Shared:
         for *_, one in sorted(idle)[: max(1, self.limits.connections // ROOM)]:
             one.transport.abort()
         return True
+
+
+def address_of(transport: asyncio.Transport) -> str:
+    """Return the address of a connection's client without its port, "" if it has none."""
+    peer = transport.get_extra_info("peername")
+    return str(peer[0]) if isinstance(peer, tuple) else ""
