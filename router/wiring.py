@@ -88,6 +88,7 @@ def edge_settings(config: Config) -> EdgeSettings:
         hosts=config.hosts,
         origins=config.origins,
         body_bytes=config.limits.body_bytes,
+        buffered_bytes=config.limits.buffered_bytes,
         zstd_bytes=config.limits.zstd_bytes,
         inline_bytes=config.limits.inline_bytes,
         body_values=config.limits.body_values,

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from router.api.at_once import AtOnce
+from router.api.budget import BodyBudget
 from router.api.calls import read_call
 from router.api.endings import StreamEnd
 from router.api.exchange import Exchange
@@ -64,6 +65,7 @@ class Edge:
         self._dispatcher = dispatcher
         self._directory = directory
         self._settings = settings or EdgeSettings()
+        self._bodies = BodyBudget(self._settings.buffered_bytes)
         self._hosts = HostRule(self._settings.hosts, is_loopback=self._settings.is_loopback)
         self._origins = OriginRule(self._settings.origins)
         self._refusals = Refusals(report)
@@ -82,9 +84,12 @@ class Edge:
 
     async def serve(self, cycle: Cycle) -> None:
         """Answer one request; runs in its task."""
-        exchange = Exchange(cycle, self._settings)
+        exchange = Exchange(cycle, self._settings, self._bodies)
         since_s = cycle.carrier.loop.time()
-        await self._guarded(exchange, self._serve(exchange))
+        try:
+            await self._guarded(exchange, self._serve(exchange))
+        finally:
+            exchange.release_body()
         self.reports.ended(exchange, since_s)
 
     async def _guarded(self, exchange: Exchange, work: Awaitable[None]) -> None:
@@ -210,7 +215,7 @@ class Edge:
         await self._send(exchange, call.route, await self._dispatcher.dispatch(call, blocked))
 
     def _resumed(self, cycle: Cycle) -> Exchange:
-        exchange = Exchange(cycle, self._settings)
+        exchange = Exchange(cycle, self._settings, self._bodies)
         self._set_request_id(exchange, cycle.request_id)
         return exchange
 

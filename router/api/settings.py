@@ -17,6 +17,7 @@ class EdgeSettings:
     hosts: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
     body_bytes: int = 64 << 20
+    buffered_bytes: int = 512 << 20
     zstd_bytes: int = 20 << 20
     inline_bytes: int = 256 << 10
     body_values: int = 500_000

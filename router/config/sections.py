@@ -178,6 +178,8 @@ class Timeouts(Section):
 class Limits(Section):
     body_bytes: AtLeastOne = 64 << 20
     """largest JSON body; blobs are unlimited and streamed"""
+    buffered_bytes: AtLeastOne = 512 << 20
+    """largest sum of the bodies of all requests at one time; beyond it a request gets a 503"""
     header_bytes: AtLeastOne = 64 << 10
     """largest request header"""
     headers: AtLeastOne = 128

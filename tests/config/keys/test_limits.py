@@ -8,6 +8,7 @@ import zstandard
 
 from ollama_simulator.clock import run_virtual
 from tests.config.keys.play import SMALL, chat, compare_small, connect, get, hello, in_front_of, seen, send, state
+from tests.fakes import request_bytes
 from tests.http.raw_upstream import STREAM_HEAD, chunk, raw_upstream
 
 
@@ -20,6 +21,27 @@ def test_a_body_above_body_bytes_is_refused():
         return (await send(one.router.url, "POST", "/api/generate", body)).status
 
     assert compare_small(story, "limits.body_bytes", [1000, 2000]) == [413, 200]
+
+
+@pytest.mark.key("limits.buffered_bytes")
+def test_bodies_that_together_exceed_buffered_bytes_are_refused():
+    """The first holds 1.5 MB without sending its last byte; it is served when it does, and then there is room again."""
+
+    async def story(one):
+        body = json.dumps(hello(SMALL, system="x" * 1_500_000)).encode()
+        first = await connect(one.router.url)
+        await first.send(request_bytes("POST", "/api/generate", body)[:-1])
+        await asyncio.sleep(1)
+        second = await connect(one.router.url)
+        statuses = [(await second.ask("POST", "/api/generate", body)).status]
+        await first.send(b"}")
+        statuses.append((await first.reply()).status)
+        statuses.append((await send(one.router.url, "POST", "/api/generate", json.loads(body))).status)
+        first.close()
+        second.close()
+        return statuses
+
+    assert compare_small(story, "limits.buffered_bytes", [2_000_000, 4_000_000]) == [[503, 200, 200], [200, 200, 200]]
 
 
 @pytest.mark.key("limits.header_bytes")
