@@ -16,7 +16,7 @@ import msgspec
 
 from router.api.at_once import AtOnce
 from router.api.budget import BodyBudget
-from router.api.calls import read_call
+from router.api.calls import call_of
 from router.api.endings import StreamEnd
 from router.api.exchange import Exchange
 from router.api.local import LocalRoutes
@@ -25,13 +25,12 @@ from router.api.passing import Passing
 from router.api.paths import NotFound, Redirect, WrongMethod, find, with_query
 from router.api.refusals import Refusals
 from router.api.reports import Reports
-from router.api.responses import PLAIN, request_headers
+from router.api.responses import PLAIN
 from router.api.sending import Sender
 from router.api.settings import EdgeSettings
 from router.core.ollama.routes import TARGETS, Match, Route
-from router.core.payload.read import read_wholly
 from router.errors import Busy, Forbidden, RouterError, UpstreamError
-from router.http.headers import Header, header_lines
+from router.http.headers import Header
 from router.http.server.cycle import ClientGone, Cycle
 from router.http.server.hosts import HostRule
 from router.routing.call import Answer, Call
@@ -173,9 +172,7 @@ class Edge:
                 await exchange.answer(401, [(b"content-type", b"application/json")], b'{"error":"unauthorized"}')
                 return
             raise Forbidden(f"{route.kind} is not allowed without a key on this router")
-        if route.kind == "v1_audio":
-            await self._passing.audio(exchange, route)
-        elif route.is_inference:
+        if route.is_inference:
             await self._infer(exchange, route)
         elif route.right == "read":
             await self._local.serve(exchange, route, argument)
@@ -183,21 +180,7 @@ class Edge:
             await self._passing.serve(exchange, route, argument)
 
     async def _infer(self, exchange: Exchange, route: Route) -> None:
-        body = await exchange.body()
-        lines = header_lines(request_headers(exchange.client_headers, exchange.headers))
-        now_s = asyncio.get_running_loop().time()
-        call = await exchange.read(
-            body,
-            read_call,
-            self._settings,
-            route,
-            lines,
-            exchange.request_id,
-            exchange.is_gone,
-            exchange.headers,
-            now_s,
-            read_wholly,
-        )
+        call = await call_of(exchange, self._settings, route, asyncio.get_running_loop().time())
         exchange.is_dispatched = True
         await self._send(exchange, route, await self._dispatcher.dispatch(call))
 
