@@ -95,6 +95,8 @@ def edge_settings(config: Config) -> EdgeSettings:
         line_bytes=config.limits.line_bytes,
         body_idle_s=config.timeouts.body_idle_s,
         body_total_s=config.timeouts.body_total_s,
+        few_requests=config.limits.pool_reserve,
+        lists_per_address=max(1, config.limits.list_pool // 2),
         has_router_headers=config.telemetry.headers,
     )
 

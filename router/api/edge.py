@@ -182,7 +182,7 @@ class Edge:
     async def _infer(self, exchange: Exchange, route: Route) -> None:
         call = await call_of(exchange, self._settings, route, asyncio.get_running_loop().time())
         exchange.is_dispatched = True
-        await self._send(exchange, route, await self._dispatcher.dispatch(call))
+        await self._dispatch(exchange, call)
 
     async def send(self, cycle: Cycle, route: Route, answer: Answer) -> None:
         """Send the answer to a request that began without a task."""
@@ -194,7 +194,9 @@ class Edge:
         exchange = self._resumed(cycle)
         await self._guarded(exchange, self._dispatch(exchange, call, blocked))
 
-    async def _dispatch(self, exchange: Exchange, call: Call, blocked: Blocked) -> None:
+    async def _dispatch(self, exchange: Exchange, call: Call, blocked: Blocked | None = None) -> None:
+        client, few = exchange.cycle.carrier.client, self._settings.few_requests
+        call.note_client(lambda: client.requests() <= few)
         await self._send(exchange, call.route, await self._dispatcher.dispatch(call, blocked))
 
     def _resumed(self, cycle: Cycle) -> Exchange:

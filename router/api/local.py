@@ -13,6 +13,7 @@ from router.api.exchange import Exchange
 from router.api.responses import JSON_UTF8, request_headers, response_headers
 from router.api.sending import HTTP_ERRORS, read_whole
 from router.api.settings import EdgeSettings
+from router.api.shares import Shares
 from router.core.ollama.listings import NOT_FOUND, may_be_failed_listing
 from router.core.ollama.names import may_be_name
 from router.core.ollama.routes import Route
@@ -36,6 +37,7 @@ class LocalRoutes:
     def __init__(self, directory: Directory, settings: EdgeSettings) -> None:
         self._directory = directory
         self._settings = settings
+        self._shares = Shares(settings.lists_per_address)
         self._views: dict[str, View] = {"tags": listing.tags, "v1_models": listing.models, "ps": listing.running}
         self._handlers: dict[str, Callable[[Exchange, Route, str], Awaitable[None]]] = {
             "root": self._root,
@@ -106,14 +108,15 @@ class LocalRoutes:
         request = UpstreamRequest(
             method, target, request_headers(exchange.client_headers, exchange.headers), body, safe_to_resend=True
         )
-        upstream, answer = await self._ask(request)
-        if upstream.status != NOT_FOUND and may_be_failed_listing(upstream.status, answer):
+        async with self._shares.of(exchange.cycle.carrier.client.address):
             upstream, answer = await self._ask(request)
+            if upstream.status != NOT_FOUND and may_be_failed_listing(upstream.status, answer):
+                upstream, answer = await self._ask(request)
         headers = [
             pair for pair in response_headers(upstream.headers, dict(upstream.headers)) if pair[0] != b"content-length"
         ]
         return upstream.status, headers, shown_error(answer, None) if upstream.status >= HTTP_ERRORS else answer
 
     async def _ask(self, request: UpstreamRequest) -> tuple[UpstreamResponse, bytes]:
-        upstream = await self._directory.forward(request)
+        upstream = await self._directory.read(request)
         return upstream, await read_whole(upstream)

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from router.api.exchange import Exchange
 from router.core.ollama.routes import Route
 from router.errors import RouterError
-from router.http.server.asgi import address
 from router.http.server.cycle import Cycle
 from router.telemetry import Answered
 
@@ -37,7 +36,7 @@ class Reports:
                 499 if is_gone else exchange.status,
                 outcome,
                 exchange.requested,
-                _client(cycle),
+                cycle.carrier.client.address,
                 cycle.carrier.loop.time() - since_s,
                 exchange.sent_bytes,
                 exchange.error,
@@ -47,12 +46,7 @@ class Reports:
     def refused(self, cycle: Cycle, route: Route, error: RouterError) -> None:
         """Report a request that was refused on the fast path, before the dispatcher."""
         names = cycle.request_id, cycle.head.method, route.pattern
-        self._emit(Answered(*names, error.status, "refused", "", _client(cycle), 0.0, 0, error.message))
-
-
-def _client(cycle: Cycle) -> str:
-    found = address(cycle.carrier.transport.get_extra_info("peername"))
-    return found[0] if found is not None else ""
+        self._emit(Answered(*names, error.status, "refused", "", cycle.carrier.client.address, 0.0, 0, error.message))
 
 
 def _shown(target: bytes) -> str:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 class EdgeSettings:
     """Settings in bytes and seconds. `is_loopback`: only this machine can connect, so every client has all rights.
 
+    A client with at most `few_requests` may use the reserve of connections; for one address at most
+    `lists_per_address` lists are read at once.
     `hosts` are additional Host names, `origins` additional Origin patterns (one ``*`` each; a bare ``*`` allows all).
     """
 
@@ -24,6 +26,8 @@ class EdgeSettings:
     line_bytes: int = 64 << 20
     body_idle_s: float = 30.0
     body_total_s: float = 120.0
+    few_requests: int = 16
+    lists_per_address: int = 8
     has_router_headers: bool = True
 
     may_manage: bool = field(init=False, default=True)

@@ -197,7 +197,11 @@ class Limits(Section):
     connections_per_address: AtLeastOne = 2000
     """most of them from one address; a reverse proxy is one address"""
     pool: AtLeastOne = 256
-    """most connections to Ollama"""
+    """most connections to Ollama for requests to models, and for what manages models"""
+    pool_reserve: Count = 16
+    """those of them that only clients with at most this many requests under way get; at most an eighth of pool"""
+    list_pool: AtLeastOne = 16
+    """most connections to Ollama for lists and metadata (/api/tags, /api/show, …); one address gets half of them"""
     unwanted_bytes: AtLeastOne = 64 << 20
     """with suppress_cancel: keep draining a response for at most this many bytes after its client disconnects"""
     control_bytes: AtLeastOne = 64 << 20

@@ -164,7 +164,7 @@ class Dispatcher:
         upstream = self._relay.open_now(request, underway.on_head, connection)
         if upstream is None:
             call.keep_destination(destination)
-            return Blocked("connection", self._relay.connect)
+            return Blocked("connection", lambda: self._connect(call))
         underway.sent(upstream)
         now_s = self._now()
         self._backend.derived.note_request(now_s)
@@ -172,6 +172,10 @@ class Dispatcher:
         if destination.decided is not None:
             self._telemetry.emit(destination.decided.for_request(call.request_id, call.team))
         return underway
+
+    async def _connect(self, call: Call) -> Connection:
+        """Return a connection: one client's many requests must not take the last one from all others."""
+        return await (self._relay.connect_reserved() if call.has_few() else self._relay.connect())
 
     def _destination(self, call: Call) -> Destination | Blocked:
         """Return where to send it: the cached destination of an equal request (fast path), or by a decision."""

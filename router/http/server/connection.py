@@ -23,10 +23,11 @@ from enum import Enum
 from typing import cast
 
 from router.http.deadlines import NEVER
+from router.http.server.clients import Client, address_of
 from router.http.server.cycle import Cycle
 from router.http.server.departures import Departure
 from router.http.server.rendering import refusal
-from router.http.server.shared import Shared, address_of
+from router.http.server.shared import Shared
 
 logger = logging.getLogger("router.http")
 
@@ -75,15 +76,15 @@ class ClientConnection(asyncio.Protocol):
         self._is_read_paused = False
         self._writable: asyncio.Future[None] | None = None
         self._stuck_bytes = 0
-        self.address = ""
+        self.client = Client()
         self.is_half_closed = False  # the client sends no more, and still waits for its answers
-        self._departure: Departure | None = None  # the watch over it while it is not read
+        self.departure = Departure(shared.departures)  # the watch over it while it is not read
 
     # --- asyncio.Protocol --------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)  # uvloop's is one by its methods only
-        self.address = address_of(self.transport)
+        self.client = self.shared.client_at(address_of(self.transport))
         self.shared.deadlines.add(self)
         now_s = self.loop.time()
         self.deadline = now_s + self.limits.header_s
@@ -95,7 +96,7 @@ class ClientConnection(asyncio.Protocol):
     def connection_lost(self, _exc: Exception | None) -> None:
         self.shared.leave(self)
         self.shared.deadlines.discard(self)
-        self._unwatch()
+        self.departure.end()
         self.reading = DISCARDING
         if self.writing is STALLED:
             self.writing = FULL
@@ -113,7 +114,8 @@ class ClientConnection(asyncio.Protocol):
             return False
         self.is_half_closed, self.reading = True, DISCARDING
         self.queue[-1].close_after()
-        return not self._watch().is_gone()
+        self.departure.begin(self)
+        return not self.departure.is_gone()
 
     def pause_writing(self) -> None:
         self.writing = FULL
@@ -227,7 +229,7 @@ class ClientConnection(asyncio.Protocol):
         if not self._is_read_paused:
             self._is_read_paused = True
             self.transport.pause_reading()
-            self._watch()
+            self.departure.begin(self)
 
     def resume_reading(self) -> None:
         """Read from the socket again."""
@@ -235,19 +237,7 @@ class ClientConnection(asyncio.Protocol):
             self._is_read_paused = False
             self.transport.resume_reading()
             if not self.is_half_closed:
-                self._unwatch()
-
-    def _watch(self) -> Departure:
-        """Look from time to time whether the client is still there, because reading will not tell."""
-        if self._departure is None:
-            self._departure = Departure(self)
-            self.shared.departures.add(self._departure)
-        return self._departure
-
-    def _unwatch(self) -> None:
-        departure, self._departure = self._departure, None
-        if departure is not None:
-            self.shared.departures.discard(departure)
+                self.departure.end()
 
     # --- closing -----------------------------------------------------------------------------------------------
 

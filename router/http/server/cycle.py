@@ -20,6 +20,7 @@ from typing import Protocol
 import msgspec
 
 from router.http.headers import Header
+from router.http.server.clients import Client
 from router.http.server.heads import Head
 from router.http.server.rendering import NO_BODY, UNKNOWN, render
 
@@ -56,6 +57,8 @@ class Carrier(Protocol):
 
     transport: asyncio.Transport
     loop: asyncio.AbstractEventLoop
+
+    client: Client
 
     @property
     def is_write_paused(self) -> bool: ...

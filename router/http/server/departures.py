@@ -12,6 +12,7 @@ import asyncio
 import socket
 from typing import Protocol
 
+from router.http.deadlines import Deadlines
 from router.http.server.cycle import OPEN, STARTED, Cycle
 
 PEEK_S = 0.25
@@ -36,38 +37,50 @@ class Watched(Protocol):
 
 
 class Departure:
-    """The watch over one connection, while it is a member of the listener's `departures`."""
+    """The watch over one connection, from time to time between `begin` and `end`."""
 
-    __slots__ = ("_connection", "_next_probe_s", "_probes", "deadline")
+    __slots__ = ("_connection", "_members", "_next_probe_s", "_probes", "deadline")
 
-    def __init__(self, connection: Watched) -> None:
-        self._connection = connection
+    def __init__(self, members: Deadlines) -> None:
+        self._connection: Watched | None = None  # only meanwhile: the two would refer to each other
+        self._members = members
         self._probes, self._next_probe_s = 0, 0.0
         self.deadline = 0.0
+
+    def begin(self, connection: Watched) -> None:
+        """Look from time to time whether the client is still there, because reading will not tell."""
+        self._connection = connection
+        self._members.add(self)
+
+    def end(self) -> None:
+        self._connection = None
+        self._members.discard(self)
 
     def expire(self) -> None:
         """Look whether the client is still there, and abort the connection if not."""
         connection = self._connection
-        self.deadline = connection.loop.time() + PEEK_S
-        if self.is_gone():
-            connection.transport.abort()
+        if connection is not None:
+            self.deadline = connection.loop.time() + PEEK_S
+            if self.is_gone():
+                connection.transport.abort()
 
     def is_gone(self) -> bool:
         """Return True if the client has left; one that has sent all that it will is probed."""
         connection = self._connection
+        if connection is None:
+            return False
         state = state_of(connection.transport)
         if state == _CLOSED:
             return True
         if not (connection.is_half_closed or state == _CLOSE_WAIT) or not connection.queue:
             return False
-        return self._is_gone_after_probe(connection.queue[0])
+        return self._is_gone_after_probe(connection.transport, connection.queue[0], connection.loop.time())
 
-    def _is_gone_after_probe(self, cycle: Cycle) -> bool:
-        transport, piece = self._connection.transport, probe_of(cycle)
+    def _is_gone_after_probe(self, transport: asyncio.Transport, cycle: Cycle, now_s: float) -> bool:
+        piece = probe_of(cycle)
         if piece is None:  # no way to find out: it counts as gone, as for Ollama, unless its answer has begun
             self._probes += 1
             return cycle.phase is OPEN and self._probes > QUICK_PROBES // 2
-        now_s = self._connection.loop.time()
         if self._probes >= PROBES or now_s < self._next_probe_s or transport.get_write_buffer_size():
             return False
         self._probes += 1

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from router.http.deadlines import Deadlines
 from router.http.repeats import HeadCache
+from router.http.server.clients import Client, Member
 from router.http.server.cycle import Cycle
 from router.http.server.departures import PEEK_S
 from router.http.server.heads import Head
@@ -40,15 +41,11 @@ class App(Protocol):
         """Answer a request; runs in a task."""
 
 
-class Member(Protocol):
-    """A connection as the others see it. `address` is its client's."""
+class Connection(Member, Protocol):
+    """A connection as its listener sees it."""
 
-    transport: asyncio.Transport
+    client: Client
     queue: list[Cycle]
-    address: str
-
-    @property
-    def idle_since_s(self) -> float: ...
 
     def shutdown(self) -> None: ...
 
@@ -64,8 +61,8 @@ class Shared:
     deadlines: Deadlines
     departures: Deadlines = field(default_factory=lambda: Deadlines(PEEK_S))
     head_cache: HeadCache[Head] = field(default_factory=HeadCache)
-    connections: set[Member] = field(default_factory=set)
-    by_address: dict[str, set[Member]] = field(default_factory=dict)
+    connections: set[Connection] = field(default_factory=set)
+    clients: dict[str, Client] = field(default_factory=dict)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     is_draining: bool = False
     _full_until_s: float = 0.0
@@ -74,14 +71,20 @@ class Shared:
         """Accept no new requests from now on."""
         self.is_draining = True
 
-    def admit(self, newcomer: Member, now_s: float) -> bytes | None:
+    def client_at(self, address: str) -> Client:
+        """Return the client with this address."""
+        return self.clients.setdefault(address, Client(address))
+
+    def admit(self, newcomer: Connection, now_s: float) -> bytes | None:
         """Add a connection. Beyond a limit idle ones make room for it, else return the text of its refusal."""
-        crowd = self.by_address.setdefault(newcomer.address, set())
-        crowd.add(newcomer)
+        others = newcomer.client.connections
+        is_one_too_many = len(others) >= self.limits.connections_per_address
+        has_room = not is_one_too_many or self._has_made_room(others, now_s)
+        others.add(newcomer)
         self.connections.add(newcomer)
         if self.is_draining:
             return TOO_MANY
-        if len(crowd) > self.limits.connections_per_address and not self._has_made_room(crowd - {newcomer}, now_s):
+        if not has_room:
             return CROWDED
         if len(self.connections) > self.limits.connections and not self._has_made_room(self.connections, now_s):
             return TOO_MANY
@@ -92,20 +95,18 @@ class Shared:
         """True if there are more refused connections than may be kept open until their clients have read why."""
         return len(self.connections) > self.limits.connections + max(4, self.limits.connections // LINGERING)
 
-    def leave(self, member: Member) -> None:
+    def leave(self, member: Connection) -> None:
         """Remove a connection that has ended."""
         self.connections.discard(member)
-        crowd = self.by_address.get(member.address)
-        if crowd is not None:
-            crowd.discard(member)
-            if not crowd:
-                del self.by_address[member.address]
+        member.client.connections.discard(member)
+        if not member.client.connections:
+            self.clients.pop(member.client.address, None)
 
-    def _has_made_room(self, among: Iterable[Member], now_s: float) -> bool:
+    def _has_made_room(self, among: Iterable[Any], now_s: float) -> bool:
         """Close some of the idle connections: those of addresses with most of them, and then those idle for longest."""
         if now_s < self._full_until_s:
             return False
-        idle = [(-len(self.by_address[one.address]), one.idle_since_s, id(one), one) for one in among]
+        idle = [(-len(one.client.connections), one.idle_since_s, id(one), one) for one in among]
         idle = [found for found in idle if found[1] <= now_s - IDLE_S]
         if not idle:
             self._full_until_s = now_s + FULL_S
@@ -113,9 +114,3 @@ class Shared:
         for *_, one in sorted(idle)[: max(1, self.limits.connections // ROOM)]:
             one.transport.abort()
         return True
-
-
-def address_of(transport: asyncio.Transport) -> str:
-    """Return the address of a connection's client without its port, "" if it has none."""
-    peer = transport.get_extra_info("peername")
-    return str(peer[0]) if isinstance(peer, tuple) else ""

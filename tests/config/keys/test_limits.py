@@ -2,13 +2,26 @@
 
 import asyncio
 import json
+from urllib.parse import urlsplit
 
 import pytest
 import zstandard
 
 from ollama_simulator.clock import run_virtual
-from tests.config.keys.play import SMALL, chat, compare_small, connect, get, hello, in_front_of, seen, send, state
-from tests.fakes import request_bytes
+from tests.config.keys.play import (
+    ALONE,
+    SMALL,
+    chat,
+    compare_small,
+    connect,
+    get,
+    hello,
+    in_front_of,
+    seen,
+    send,
+    state,
+)
+from tests.fakes import RawClient, request_bytes
 from tests.http.raw_upstream import STREAM_HEAD, chunk, raw_upstream
 
 
@@ -160,6 +173,61 @@ def test_at_most_pool_connections_to_ollama_are_open():
         return len({found.connection for found in seen(one, "/api/generate")[before:]})
 
     assert compare_small(story, "limits.pool", [1, 2, 9]) == [1, 2, 3]
+
+
+async def streaming(one, count, host):
+    """Open so many slow streams from one address, and wait until all that get to Ollama are under way."""
+    port = urlsplit(one.router.url).port
+    raws = [RawClient(*await asyncio.open_connection("127.0.0.1", port, local_addr=(host, 0))) for _ in range(count)]
+    for raw in raws:
+        await raw.send(request_bytes("POST", "/api/generate", json.dumps(hello(SMALL, tokens=5000) | {"stream": True})))
+    await asyncio.sleep(1)
+    return raws
+
+
+@pytest.mark.key("limits.pool_reserve")
+def test_a_client_with_few_requests_gets_a_connection_of_pool_reserve():
+    """Another one has many streams, that take all others."""
+
+    async def story(one):
+        await one.ask(hello(SMALL, tokens=1))
+        before = len(seen(one, "/api/generate"))
+        many = await streaming(one, 20, "127.0.0.2")
+        taken = len(seen(one, "/api/generate")) - before
+        few = await connect(one.router.url)
+        await few.send(request_bytes("POST", "/api/generate", json.dumps(hello(SMALL, tokens=1) | {"stream": True})))
+        await asyncio.sleep(3)
+        found = len(seen(one, "/api/generate")) - before
+        for raw in (*many, few):
+            raw.close()
+        return taken, found
+
+    assert compare_small(story, "limits.pool_reserve", [0, 2], {**ALONE, "limits.pool": 16}) == [(16, 16), (14, 15)]
+
+
+@pytest.mark.key("limits.list_pool")
+def test_lists_have_connections_of_their_own():
+    """Ollama withholds all of them; one address gets half of the connections, and streams take none."""
+
+    async def story(one):
+        await one.ask(hello(SMALL, tokens=1))
+        many = await streaming(one, 3, "127.0.0.2")
+        assert (await get(one.router.url, "/api/tags")).status == 200
+        assert (await get(one.router.url, "/api/ps")).status == 200
+        assert (await send(one.router.url, "POST", "/api/show", {"model": SMALL})).status == 200
+        before = len(seen(one, "/api/show"))
+        one.sim.faults.add("hang", route="/api/show", after_chunks=0, times=-1)
+        asking = [asyncio.create_task(send(one.router.url, "POST", "/api/show", {"model": SMALL})) for _ in range(9)]
+        await asyncio.sleep(1)
+        found = len(seen(one, "/api/show")) - before
+        for task in asking:
+            task.cancel()
+        await asyncio.gather(*asking, return_exceptions=True)
+        for raw in many:
+            raw.close()
+        return found
+
+    assert compare_small(story, "limits.list_pool", [2, 6, 16], {**ALONE, "limits.pool": 1}) == [1, 3, 8]
 
 
 @pytest.mark.key("limits.control_bytes")

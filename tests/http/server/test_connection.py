@@ -140,7 +140,7 @@ async def test_idle_connections_go_before_a_new_one_is_refused():
     assert admitted.answers == 0
     for client in (*clients[:3], newcomer, refused, admitted):
         await client.leaves()
-    assert (shared.connections, shared.by_address) == (set(), {})
+    assert (shared.connections, shared.clients) == (set(), {})
 
 
 async def test_one_address_cannot_take_every_connection():

@@ -10,6 +10,7 @@ import pytest
 
 from router.http.client.pool import HttpRelay
 from router.http.client.response import UpstreamResponse
+from router.http.deadlines import Deadlines
 from router.http.server.cycle import Cycle
 from router.http.server.departures import PROBES, Departure, probe_of, state_of
 from router.http.server.heads import Head
@@ -183,15 +184,17 @@ async def test_probes_have_an_end() -> None:
         assert running.listener.open_connections == 0
 
 
-def test_the_probes_of_an_hour_are_few() -> None:
+async def test_the_probes_of_an_hour_are_few() -> None:
     """They come at growing intervals."""
     watched = Watched()
-    departure = Departure(watched)  # type: ignore[arg-type]
+    departure = Departure(Deadlines())
+    departure.begin(watched)  # type: ignore[arg-type]
     while watched.loop.now_s < 3600:
         departure.expire()
         watched.loop.now_s = departure.deadline
         assert watched.said.count(b"100 Continue") <= 4 + watched.loop.now_s
     assert watched.said.count(b"100 Continue") == PROBES
+    departure.end()
 
 
 class Watched:
