@@ -29,8 +29,9 @@ MOST_LAG_S = 0.025
 
 WORK, WORK_S = 1_000_000, 0.025
 TRIES = 4
-DEADLINE_S = 20.0
+DEADLINE_S = 120.0
 GROWTH_BYTES = 48 << 20
+"""Of a run's second half; in a short run the first large inputs count."""
 
 
 def slowness() -> float:
@@ -90,12 +91,13 @@ class Lab:
         """Remember what is held when the router has warmed up."""
         self.base = self._quiet()
 
-    def check_growth(self) -> None:
+    def check_growth(self, most_bytes: int = GROWTH_BYTES) -> None:
         """Assert that nothing of all that was asked is left."""
         state = self._quiet()
         assert state["connections"] <= self.base["connections"]
         assert state["tasks"] <= self.base["tasks"] + 4
-        assert state["rss_bytes"] - self.base["rss_bytes"] < GROWTH_BYTES
+        grown = state["rss_bytes"] - self.base["rss_bytes"]
+        assert grown < most_bytes, f"{grown >> 20} MiB more"
 
     def _quiet(self) -> dict[str, Any]:
         until_s = time.monotonic() + DEADLINE_S
