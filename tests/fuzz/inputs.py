@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import zstandard
+from hypothesis import assume
 from hypothesis import strategies as st
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -93,7 +94,9 @@ def changed_json(draw: st.DrawFn, seeds: list[Any]) -> bytes:
                 holder[key] = [holder[key]]
         else:
             holder[key] = [holder[key]] * draw(st.sampled_from([2, 1000]))
-    return json.dumps(value).encode()
+    data = json.dumps(value).encode()
+    assume(len(data) <= 2 * BIG_BYTES)
+    return data
 
 
 def odd(draw: st.DrawFn) -> Any:

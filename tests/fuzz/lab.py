@@ -201,7 +201,7 @@ def plain(body: bytes, status: int = 200, kind: bytes = b"application/json") -> 
 @contextmanager
 def simulated() -> Iterator[SimulatedOllama]:
     """Run a simulated Ollama in a thread, with one model and a runner that takes no time."""
-    speeds = Speeds(load_mib_per_s=1e6, tokens_per_s=1e5)
+    speeds = Speeds(load_mib_per_s=1e6, tokens_per_s=1e6, prompt_tokens_per_s=1e9)
     config = SimConfig(machine=Machine(cards=(CardSpec(),), speeds=speeds), models=(MODEL,), keep_seen=10)
     loop, started = asyncio.new_event_loop(), threading.Event()
     stop, sims = asyncio.Event(), list[SimulatedOllama]()
