@@ -63,8 +63,8 @@ def _measure_quickly(view: memoryview) -> Prompt | None:
     first = bytes(view[1:65]).lstrip()[:1]
     if first.isdigit() and (found := _measure_numbers(bytes(view[1:-1]))) is not None:
         return found
-    if first == b'"' and (found := texts_bytes(view)) is not None:
-        return Prompt(*found)
+    if first == b'"' and (texts := texts_bytes(view)) is not None:
+        return Prompt(*texts)
     if first == b"{":
         try:
             parts = _TEXT_PARTS.decode(view)
