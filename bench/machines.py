@@ -5,8 +5,8 @@ usage: bench/machines.py [--series NAME …] [--machines 60] [--seed 1]
 One client per machine asks for one model after the other. Counted are loads, not answers: a load that spills is
 repeated or undone before anybody is answered, but it has cost its time. Series: `equal` (4 × 24 GB), `fixed` (six
 machines of two to four cards), `random` (one to eight cards of any size), `permuted` (24 + 12 and 48 + 12 GB, which
-the probe lists in another order than Ollama). Exit code 1 if a load spilled, or a request was refused although the
-empty machine holds its model.
+the probe lists in another order than Ollama), `old` (one card without flash attention). Exit code 1 if a load spilled,
+or a request was refused although the empty machine holds its model.
 """
 
 from __future__ import annotations
@@ -85,9 +85,11 @@ class _Spills:
         self.count += isinstance(event, Spilled)
 
 
-def machine_of(sizes_mib: Sequence[int], bus: tuple[int, ...] = ()) -> Machine:
+def machine_of(sizes_mib: Sequence[int], bus: tuple[int, ...] = (), compute: str = "8.6") -> Machine:
     """Return a machine with cards of these sizes; `bus` is the order in which the probe lists them."""
-    cards = tuple(CardSpec(name=f"CUDA{index}", total_mib=size) for index, size in enumerate(sizes_mib))
+    cards = tuple(
+        CardSpec(name=f"CUDA{index}", total_mib=size, compute=compute) for index, size in enumerate(sizes_mib)
+    )
     return Machine(cards=cards, speeds=Speeds(load_mib_per_s=3000, tokens_per_s=100), bus=bus)
 
 
@@ -105,6 +107,7 @@ def series(machines: int, seed: int) -> Mapping[str, Iterator[Run]]:
         "fixed": (Run(machine_of(sizes), seed + at, 24) for sizes in FIXED_MIB for at in range(8)),
         "random": (Run(random_machine(seed + at), seed + at, 16) for at in range(machines)),
         "permuted": (Run(machine, seed + at, 24) for machine in permuted for at in range(6)),
+        "old": (Run(machine_of((size,), compute="5.2"), seed + at, 16) for size in SIZES_MIB for at in range(2)),
     }
 
 
@@ -146,7 +149,7 @@ async def counted(run: Run, facts: Mapping[str, ModelFacts]) -> Counts:
 def main() -> int:
     """Run the series that were asked for, and print their counts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--series", nargs="+", default=["equal", "fixed", "random", "permuted"])
+    parser.add_argument("--series", nargs="+", default=["equal", "fixed", "random", "permuted", "old"])
     parser.add_argument("--machines", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()

@@ -2,8 +2,9 @@
 
 usage: bench/spills.py [--sequences 2000] [--seed 1]
 A sequence is 8 requests of one client. "Fits" means fully on the GPUs of the empty machine, on one card or split, to
-the last byte; "fits safely" also leaves the router's safety margin free. Exit code 1 if a routed model spilled
-or was refused although it fits safely.
+the last byte; "fits safely" also leaves the router's safety margin free. "spilled loads" also counts those that were
+noticed and thrown away before anybody was answered, "unused loads" all that were. Exit code 1 if through the router a
+load spilled, or a model was refused although it fits safely.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ from router.core.decision.switching import Plan
 from router.core.ollama.model import ModelFacts
 from router.core.ollama.names import key_of
 from router.core.ollama.runner import LoadOptions
-from router.planning.stage import Stage, stage, table
+from router.planning.measure import unused
+from router.planning.stage import Reply, Stage, stage, table
 
 SIZES_MIB = (8192, 12288, 16384, 24564, 32768, 49152)
 MODELS = (
@@ -54,6 +56,9 @@ class Counts:
     refused_but_fits: int = 0
     refused_but_fits_safely: int = 0
     evicted: int = 0
+    loads: int = 0
+    spilled_loads: int = 0
+    unused_loads: int = 0
 
     def add(self, other: Counts) -> None:
         """Add the counts of `other`."""
@@ -90,11 +95,13 @@ async def sequence(seed: int, router: Mapping[str, object] | None, facts: Mappin
     speeds = Speeds(load_mib_per_s=50000, tokens_per_s=100, cpu_tokens_per_s=4)
     config = SimConfig(machine=Machine(cards=cards, speeds=speeds), models=MODELS, seed=seed)
     counts = Counts()
+    replies: list[Reply] = []
     async with stage(config, router) as one:
         for _ in range(STEPS):
             model, num_ctx = rng.choice(MODELS), rng.choice(CONTEXTS)
             body = {"model": model, "prompt": "[[tokens=4]] hi", "options": {"num_ctx": num_ctx}}
             reply = await one.ask(body)
+            replies.append(reply)
             counts.requests += 1
             fits, is_safe = (could_fit(one, facts[key_of(model)], num_ctx, safety) for safety in (0, None))
             if reply.status != 200:
@@ -105,7 +112,9 @@ async def sequence(seed: int, router: Mapping[str, object] | None, facts: Mappin
                 counts.spilled += 1
                 counts.spilled_but_fits += fits
             await asyncio.sleep(rng.choice((0.0, 1.0, 10.0)))
-        counts.evicted = len(one.evictions)
+        counts.evicted, counts.loads = len(one.evictions), len(one.loads)
+        counts.spilled_loads = sum(load.is_spilled for load in one.loaded)
+        counts.unused_loads = unused(one, replies)
     return counts
 
 
@@ -122,7 +131,7 @@ def main() -> int:
     names = list(Counts.__dataclass_fields__)
     rows = [(name.replace("_", " "), getattr(alone, name), getattr(routed, name)) for name in names]
     print(table([("", "Ollama alone", "router"), *rows]))
-    return 1 if routed.spilled or routed.refused_but_fits_safely else 0
+    return 1 if routed.spilled or routed.spilled_loads or routed.refused_but_fits_safely else 0
 
 
 if __name__ == "__main__":

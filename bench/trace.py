@@ -1,7 +1,10 @@
 """A seeded trace of mixed requests to 8 chains on one 24 GB card, while other programs take and release VRAM.
 
-usage: bench/trace.py [--requests 2000] [--seed 1] [--clients 4] [--json FILE]
-The same trace is sent to the simulated Ollama directly and through the router, both on a virtual clock.
+usage: bench/trace.py [--requests 2000] [--seed 1] [--clients 4] [--foreign between|during] [--json FILE]
+The same trace is sent to the simulated Ollama directly and through the router, both on a virtual clock. The other
+programs change what they hold between requests, or also during loads: then up to as much as is free at the moment.
+Of the answers from a smaller variant than the requested one, those "below best" were avoidable: a bigger one would have
+fitted all the time while the request waited, every resident evicted (router/planning/fitting.py).
 Exit code 1 if a spilled model answered through the router.
 """
 
@@ -12,7 +15,7 @@ import asyncio
 import json
 import random
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from router.core.units import MIB
@@ -22,7 +25,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from ollama_simulator.clock import run_virtual
 from ollama_simulator.machine.spec import CardSpec, Machine, Speeds
 from ollama_simulator.server import SimConfig
+from router.planning.measure import Foreign, figures, judged
 from router.planning.stage import Reply, Stage, mean, p95, stage, table
+from router.planning.traffic import Job
 
 LADDER = (
     "llama3.3:70b-instruct-q4_K_M",
@@ -40,6 +45,7 @@ LADDER = (
     "llama3.2:1b",
 )
 ASKED = (*LADDER[:6], "llama3.1:8b", "llama3.2:3b")
+LEVELS_MIB = (0, 0, 3000, 6000, 10000, 14000)  # what other programs hold
 CONTEXTS = (None, None, None, 4096, 8192, 16384, 32768)
 SPEED = Speeds(load_mib_per_s=6000, tokens_per_s=60, cpu_tokens_per_s=4)
 
@@ -49,57 +55,78 @@ def chains() -> dict[str, list[str]]:
     return {name: list(LADDER[LADDER.index(name) :]) for name in ASKED}
 
 
-async def play(seed: int, count: int, clients: int, router_config: Mapping[str, object] | None) -> dict[str, object]:
+async def play(
+    seed: int, count: int, clients: int, router_config: Mapping[str, object] | None, *, moves_during_loads: bool = False
+) -> dict[str, object]:
     """Run the trace and return its summary."""
     machine = Machine(cards=(CardSpec(),), speeds=SPEED)
     config = SimConfig(machine=machine, models=LADDER, seed=seed)
     async with stage(config, router_config) as one:
-        started_s = asyncio.get_running_loop().time()
-        replies = await _clients(one, seed, count, clients)
-        took_s = asyncio.get_running_loop().time() - started_s
-        return _summed(replies, one, took_s)
+        foreign = Foreign(one)
+        if moves_during_loads:
+            one.watchers.append(_during_loads(one, foreign, random.Random(f"during {seed}")))
+        replies = await _clients(one, foreign, seed, count, clients)
+        return _summed(replies, one, foreign)
 
 
-async def _clients(one: Stage, seed: int, count: int, clients: int) -> list[Reply]:
+def _during_loads(one: Stage, foreign: Foreign, rng: random.Random) -> Callable[[str, str], None]:
+    """Return the watcher that lets other programs take or release memory while a model is loaded, every other time."""
+
+    def move() -> None:
+        held_bytes = int(one.sim.cards.machine.cards[0].foreign_mib * MIB)
+        foreign.take(0, min(rng.choice(LEVELS_MIB) * MIB, held_bytes + one.sim.cards.free_bytes(0)))
+
+    def watch(kind: str, _model: str) -> None:
+        if kind == "starting" and rng.random() < 0.5:
+            asyncio.get_running_loop().call_later(rng.uniform(0.05, 2.0), move)
+
+    return watch
+
+
+async def _clients(one: Stage, foreign: Foreign, seed: int, count: int, clients: int) -> list[tuple[Job, Reply]]:
     rng = random.Random(seed)
     jobs = [(rng.choice(ASKED), rng.choice(CONTEXTS), rng.choice((16, 32, 64))) for _ in range(count)]
-    foreign = {index: rng.choice((0, 0, 3000, 6000, 10000, 14000)) for index in range(0, count, 25)}
+    levels = {index: rng.choice(LEVELS_MIB) for index in range(0, count, 25)}
     waiting = list(enumerate(jobs))[::-1]
-    replies: list[Reply] = []
+    replies: list[tuple[Job, Reply]] = []
 
     async def client() -> None:
         while waiting:
             index, (model, num_ctx, tokens) = waiting.pop()
-            if index in foreign:
-                one.sim.cards.set_foreign(0, foreign[index] * MIB)
+            if index in levels:
+                foreign.take(0, levels[index] * MIB)
             body: dict[str, object] = {"model": model, "prompt": f"[[tokens={tokens}]] why?", "stream": True}
             if num_ctx:
                 body["options"] = {"num_ctx": num_ctx}
-            replies.append(await one.ask(body))
+            reply = await one.ask(body)
+            replies.append((Job(reply.asked_s, model, 6, tokens, num_ctx), reply))
             await asyncio.sleep(random.Random(index).expovariate(1.0))
 
     await asyncio.gather(*(client() for _ in range(clients)))
     return replies
 
 
-def _summed(replies: list[Reply], one: Stage, took_s: float) -> dict[str, object]:
-    done = [reply for reply in replies if reply.status == 200]
-    spilled = [reply for reply in done if reply.tokens_per_s < 0.95 * float(SPEED.tokens_per_s or 1)]
-    swapped = [reply for reply in done if reply.served != reply.asked]
+def _summed(replies: list[tuple[Job, Reply]], one: Stage, foreign: Foreign) -> dict[str, object]:
+    served = judged(one, replies, {name: tuple(chain) for name, chain in chains().items()}, foreign)
+    found = figures(one, served)
+    done = [each.reply for each in served if each.is_answered]
     return {
-        "requests": len(replies),
+        "requests": found.requests,
         "answered": len(done),
-        "refused": len(replies) - len(done),
-        "spilled": len(spilled),
-        "spilled share": f"{len(spilled) / max(1, len(done)):.1%}",
-        "by a smaller variant": len(swapped),
-        "loads": len(one.loads),
+        "refused": found.failed,
+        "spilled": found.spilled_answers,
+        "spilled share": f"{found.spilled_answers / max(1, len(done)):.1%}",
+        "by a smaller variant": sum(reply.served != reply.asked for reply in done),
+        "below best": found.below_best,
+        "loads": found.loads,
+        "spilled loads": found.spilled_loads,
+        "unused loads": found.unused_loads,
         "evicted by Ollama": len(one.evictions),
         "mean first token s": round(mean([reply.ttft_s for reply in done]), 2),
         "p95 first token s": round(p95([reply.ttft_s for reply in done]), 2),
         "mean tokens/s": round(mean([reply.tokens_per_s for reply in done]), 1),
-        "total s": round(took_s, 1),
-        "errors": sorted({reply.error[:40] for reply in replies if reply.error})[:2],
+        "total s": round(found.total_s, 1),
+        "errors": sorted({reply.error[:40] for _, reply in replies if reply.error})[:2],
     }
 
 
@@ -109,11 +136,15 @@ def main() -> int:
     parser.add_argument("--requests", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--clients", type=int, default=4)
+    parser.add_argument("--foreign", choices=("between", "during"), default="between")
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
     routed_config: dict[str, object] = {"chains": chains()}
-    alone = run_virtual(play(asked.seed, asked.requests, asked.clients, None))
-    routed = run_virtual(play(asked.seed, asked.requests, asked.clients, routed_config))
+    is_during = asked.foreign == "during"
+    alone, routed = (
+        run_virtual(play(asked.seed, asked.requests, asked.clients, config, moves_during_loads=is_during))
+        for config in (None, routed_config)
+    )
     print(table([("", "Ollama alone", "router"), *((key, alone[key], routed[key]) for key in alone)]))
     if asked.json:
         asked.json.write_text(json.dumps({"alone": alone, "router": routed}, indent=2))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from router import __version__
 from router.adapters.gpu.reading import VramProbe
@@ -16,9 +18,11 @@ from router.admin.outage import Outage
 from router.admin.pages import admin_app
 from router.api.edge import Edge
 from router.backend.backend import Backend
+from router.backend.derived import owner_of
 from router.config import ChainRules, Config, effective
 from router.http.server.asgi import Asgi
 from router.http.server.listener import Listener
+from router.http.server.proxies import Proxies
 from router.routing.chains import Chains
 from router.routing.decisions import Decisions
 from router.routing.directory import Directory
@@ -26,7 +30,16 @@ from router.routing.dispatch import Dispatcher
 from router.routing.named import NamedModels
 from router.routing.warmup import Warmup
 from router.telemetry import Gauges, Hook, MetricsHook, Notified, RecentDecisions, Telemetry, watch_loop_lag
-from router.wiring import admin_limits, build_probe, build_store, edge_settings, version_warnings, warnings, wire_limits
+from router.wiring import (
+    admin_limits,
+    build_probe,
+    build_store,
+    edge_settings,
+    listener_tls,
+    version_warnings,
+    warnings,
+    wire_limits,
+)
 
 
 class Router:
@@ -73,12 +86,12 @@ class Router:
                 self.telemetry.emit(Notified(warning, level="warning"))
         self.warmup.restart()
 
-    async def stop(self) -> None:
+    async def stop(self, *, keeps_tags: bool = False) -> None:
         """Stop the background tasks and release everything; idempotent."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self.backend.stop()
+        await self.backend.stop(keeps_tags=keeps_tags)
         await self.store.aclose()
         self.telemetry.flush()
 
@@ -92,6 +105,13 @@ class Router:
         )
 
 
+class Sockets(NamedTuple):
+    """Sockets that listen already, of a socket unit or of the router before; () = the configured address."""
+
+    clients: tuple[socket.socket, ...] = ()
+    admin: tuple[socket.socket, ...] = ()
+
+
 @dataclass(slots=True)
 class Running:
     """A router that serves. `grace_s` is how long requests may continue when it stops."""
@@ -99,7 +119,9 @@ class Running:
     router: Router
     clients: Listener
     admin: Listener
+    config: Config
     grace_s: float = 0.0
+    keeps_tags: bool = False
 
     @property
     def url(self) -> str:
@@ -109,12 +131,40 @@ class Running:
     def admin_url(self) -> str:
         return self.admin.url
 
+    def sockets_for(self, config: Config) -> Sockets:
+        """Return duplicates of the sockets that a router with `config` listens on, too."""
+        return Sockets(
+            self.clients.sockets() if config.listen == self.config.listen else (),
+            self.admin.sockets() if config.admin == self.config.admin else (),
+        )
+
+    def hand_over_to(self, config: Config) -> None:
+        """Leave to a router with `config`, which serves already, what both of them use."""
+        self.keeps_tags = owner_of(config) == owner_of(self.config)
+
+    def hasten(self) -> None:
+        """End the grace period."""
+        self.clients.hasten()
+
+
+NO_SOCKETS = Sockets()
+
 
 @asynccontextmanager
 async def running(
-    config: Config, *, probe: VramProbe | None = None, hooks: Iterable[Hook] = (), is_probed: bool = False
+    config: Config,
+    *,
+    probe: VramProbe | None = None,
+    hooks: Iterable[Hook] = (),
+    is_probed: bool = False,
+    sockets: Sockets = NO_SOCKETS,
+    is_successor: bool = False,
 ) -> AsyncIterator[Running]:
-    """Serve `config` until the context ends. With `is_probed`, `probe` is used instead of the configured one."""
+    """Serve `config` until the context ends. With `is_probed`, `probe` is used instead of the configured one.
+
+    With `is_successor` another router serves meanwhile: connections are accepted only when the state is known.
+    """
+    tls = listener_tls(config)
     section = next(iter(config.backends.values()))
     if not is_probed and section.gpus != "none":
         probe = build_probe(section.probe)
@@ -133,28 +183,33 @@ async def running(
         telemetry.emit(Notified(text, level="warning"))
 
     edge = Edge(router.dispatcher, router.directory, edge_settings(config), report=warn, emit=telemetry.emit)
-    clients = Listener(edge, config.listen.host, config.listen.port, limits=wire_limits(config))
+    where = config.listen.host, config.listen.port
+    proxies = Proxies(config.trusted_proxies) if config.proxy_protocol else None
+    clients = Listener(edge, *where, limits=wire_limits(config), sockets=sockets.clients, tls=tls, proxies=proxies)
     admin_pages = admin_app(router.inspector, router.actions, exposition, hosts=config.hosts)
-    admin = Listener(Asgi(admin_pages), config.admin.host, config.admin.port, limits=admin_limits(config))
+    where = config.admin.host, config.admin.port
+    admin = Listener(Asgi(admin_pages), *where, limits=admin_limits(config), sockets=sockets.admin)
+    service = Running(router, clients, admin, config)
     # Before the first client can connect, so that its request waits for the state and does not find it half read.
     starting = asyncio.get_running_loop().create_task(router.start())
     lag = asyncio.get_running_loop().create_task(watch_loop_lag(telemetry))
     try:
+        if is_successor:
+            await asyncio.shield(starting)
         async with admin, clients:
-            running = Running(router, clients, admin)
             try:
                 await asyncio.shield(starting)  # if this is cancelled, requests that wait for it are told first
                 for warning in warnings(config, router.backend):
                     warn(warning)
-                yield running
+                yield service
             finally:
                 # First the readiness, so that load balancers stop sending; then the requests; then what they use.
                 edge.drain()
                 router.inspector.drain()
-                await clients.stop(running.grace_s)
+                await clients.stop(service.grace_s)
     finally:
         lag.cancel()
         starting.cancel()  # a listener may have failed, or the start was cancelled
         await asyncio.gather(starting, return_exceptions=True)
-        await router.stop()
+        await router.stop(keeps_tags=service.keeps_tags)
         telemetry.flush()  # the last requests' lines are in a batch whose timer will not fire any more

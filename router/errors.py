@@ -11,7 +11,8 @@ RouterError            500  internal_error
 ├ NoVariantFits        503  no_variant_fits    carries the explanation; Retry-After
 │ └ NeverFits          503  never_fits         waiting does not help: no Retry-After, and SDKs do not retry
 ├ UpstreamError        502  upstream_error
-│ └ UpstreamTimeout    504  upstream_timeout
+│ ├ UpstreamTimeout    504  upstream_timeout
+│ └ UpstreamGone       502  upstream_error     nothing listens at its address
 ├ LoadFailed           500  load_failed        carries the upstream's own text
 └ ProbeError           never reaches a client
 
@@ -102,6 +103,10 @@ class UpstreamError(RouterError):
 class UpstreamTimeout(UpstreamError):
     status = 504
     code = "upstream_timeout"
+
+
+class UpstreamGone(UpstreamError):
+    """The upstream refuses connections: no process listens at its address."""
 
 
 class LoadFailed(RouterError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,13 +16,16 @@ from router.adapters.gpu.nvml import NvmlProbe
 from router.adapters.gpu.prometheus import PrometheusProbe
 from router.adapters.gpu.reading import VramProbe
 from router.adapters.store import LearnedStore, MemoryStore, SqliteStore
+from router.api.permissions import Permissions
 from router.api.settings import EdgeSettings
 from router.backend.backend import Backend
 from router.config import Config, Probe, StaticGpu
 from router.core.memory.fit_target import version_of
 from router.core.ollama.runner import Gpu
 from router.core.units import MIB
+from router.errors import ConfigError
 from router.http.server.limits import WireLimits
+from router.http.server.proxies import Proxies
 
 ADMIN_CONNECTIONS = 64
 """Most connections to the admin pages."""
@@ -98,6 +102,8 @@ def edge_settings(config: Config) -> EdgeSettings:
         few_requests=config.limits.pool_reserve,
         lists_per_address=max(1, config.limits.list_pool // 2),
         has_router_headers=config.telemetry.headers,
+        permissions=Permissions(config.clients.nothing_fits, config.clients.keep_alive_forever, config.clients.num_gpu),
+        proxies=Proxies(config.trusted_proxies),
     )
 
 
@@ -117,6 +123,27 @@ def wire_limits(config: Config) -> WireLimits:
 def admin_limits(config: Config) -> WireLimits:
     """Return the limits of a connection to the admin pages, which are few, and are counted apart from the clients'."""
     return replace(wire_limits(config), connections=ADMIN_CONNECTIONS, connections_per_address=ADMIN_CONNECTIONS)
+
+
+def listener_tls(config: Config) -> ssl.SSLContext | None:
+    """Return the TLS context of the clients' listener, None without TLS. Raises ConfigError for files it cannot use."""
+    if config.tls.cert is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        context.load_cert_chain(config.tls.cert, config.tls.key, password="")  # never ask for one on the terminal
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"tls: {config.tls.cert}, {config.tls.key or 'no key'}: {_why(error)}") from None
+    return context
+
+
+def _why(error: Exception) -> str:
+    """Return why a file cannot be used, in words for its owner."""
+    if isinstance(error, ssl.SSLError):
+        return f"found no certificate with its key ({error.reason or error}); allowed: PEM files, without a passphrase"
+    return f"cannot be read: {getattr(error, 'strerror', None) or error}; allowed: readable PEM files"
 
 
 def warnings(config: Config, backend: Backend) -> list[str]:

@@ -12,9 +12,12 @@ from ollama_simulator.api.schemas import SHOW
 from ollama_simulator.models.installed import Installed
 from ollama_simulator.models.modelfile import modelfile, parameters
 from ollama_simulator.models.weights import Weights
+from router.core.memory.fit_target import version_of
 from router.core.ollama.names import ModelName, Source
 from router.errors import BadRequest
 
+_SINCE = {"context_length": (0, 9, 7), "capabilities": (0, 6, 4), "tensors": (0, 6, 2)}
+"""The versions of Ollama that brought fields of ps and show."""
 FOREVER = timedelta(microseconds=((1 << 63) - 1) // 1000)
 
 
@@ -56,6 +59,12 @@ def _tag_capabilities(model: Installed) -> list[str]:
     return ["vision", *others] if "vision" in model.capabilities and model.weights.has_projector else others
 
 
+def _as_of(version: str, fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields that Ollama of that version has."""
+    known = version_of(version)
+    return {key: value for key, value in fields.items() if known >= _SINCE.get(key, known)}
+
+
 async def tags(exchange: Exchange) -> None:
     """GET, HEAD /api/tags."""
     await exchange.json({"models": [_tag(model) for model in exchange.host.library.newest_first()]})
@@ -90,7 +99,7 @@ async def ps(exchange: Exchange) -> None:
                 "context_length": row.context_length,
             }
         )
-    await exchange.json({"models": rows})
+    await exchange.json({"models": [_as_of(exchange.host.version, row) for row in rows]})
 
 
 async def show(exchange: Exchange) -> None:
@@ -141,7 +150,8 @@ def _shown(exchange: Exchange, model: Installed, request: Mapping[str, Any]) -> 
         "capabilities": list(model.capabilities),
         "modified_at": go_time(model.modified_at),
     }
-    return {key: value for key, value in shown.items() if value or key in ("details", "model_info", "modified_at")}
+    shown = {key: value for key, value in shown.items() if value or key in ("details", "model_info", "modified_at")}
+    return _as_of(exchange.host.version, shown)
 
 
 def model_info(weights: Weights, *, verbose: bool) -> dict[str, Any]:

@@ -60,6 +60,8 @@ class Template:
             _run(self._nodes, data, {"$": data}, out, until)
         except _Cut:
             pass
+        except (IndexError, KeyError, TypeError, ValueError) as error:
+            raise TemplateError(f"template: :1: executing: {error}") from None
         return "".join(out)
 
 

@@ -82,6 +82,7 @@ class Engine(AbstractAsyncContextManager["Engine"]):
         for runner in self._loaded.values():
             runner.stop_timer()
             runner.kill()
+        self._loaded.clear()
 
     # ------------------------------------------------------------------ used by the API
 

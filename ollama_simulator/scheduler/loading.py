@@ -15,8 +15,8 @@ from router.core.ollama.options import (
     EffectiveOptions,
     ServerSettings,
     clamped,
+    has_flash_attention,
     next_lower_num_ctx,
-    supports_flash_attention,
 )
 from router.core.ollama.scheduler import Preflight, preflight
 from router.core.units import MIB
@@ -183,7 +183,6 @@ class Loader:
         if has_projector and target == HEADROOM_BYTES:  # a target set by the user is not changed
             target = -(-(model.projector_bytes + HEADROOM_BYTES) // MIB) * MIB
         gpus = self._cards.gpus()
-        can_flash = supports_flash_attention([gpus[card] for card in look.cards])
         return RunnerSpec(
             model=model,
             num_ctx=launch.num_ctx,
@@ -192,7 +191,7 @@ class Loader:
             num_gpu=launch.num_gpu,
             is_single=look.is_single,
             kv_type=settings.kv_type,
-            flash_attention={"on": True, "off": False}.get(settings.flash_attention, can_flash),
+            flash_attention=has_flash_attention([gpus[card] for card in look.cards], settings),
             fit=settings.fit,
             has_projector=has_projector,
             target_bytes=target,

@@ -7,6 +7,7 @@ cancelled while it is established may be lost to httpx's pool. Only its deadline
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
@@ -14,7 +15,7 @@ import httpx
 import msgspec
 
 from router.core.ollama.mentions import without_derived
-from router.errors import ModelNotFound, UpstreamError, UpstreamTimeout
+from router.errors import ModelNotFound, UpstreamError, UpstreamGone, UpstreamTimeout
 
 T = TypeVar("T")
 
@@ -47,12 +48,28 @@ def read_object(content: bytes) -> dict[str, Any]:
 class ControlPlane:
     """Sends requests to one Ollama. `timeout_s` bounds a whole call, `max_bytes` its answer's body."""
 
-    def __init__(self, base_url: str, *, timeout_s: float, connect_timeout_s: float, max_bytes: int) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        timeout_s: float,
+        connect_timeout_s: float,
+        max_bytes: int,
+        tls: ssl.SSLContext | None = None,
+        authorization: str = "",
+    ) -> None:
         self._timeout_s = timeout_s
         self._connect_timeout_s = connect_timeout_s
         self._max_bytes = max_bytes
+        headers = _HEADERS | ({"Authorization": authorization} if authorization else {})
+        verify: ssl.SSLContext | bool = tls or base_url.startswith("https:")  # loading the authorities takes time
         self._http = httpx.AsyncClient(
-            base_url=base_url, headers=_HEADERS, limits=_UNLIMITED, trust_env=False, follow_redirects=False
+            base_url=base_url,
+            headers=headers,
+            limits=_UNLIMITED,
+            trust_env=False,
+            follow_redirects=False,
+            verify=verify,
         )
         self._calls: set[asyncio.Task[Any]] = set()
         self._decoding = asyncio.Lock()
@@ -102,7 +119,8 @@ class ControlPlane:
             raise UpstreamTimeout(late) from exc
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as exc:
             reason = str(exc) or type(exc).__name__
-            raise UpstreamError(f"cannot reach Ollama at {self._http.base_url}: {reason}") from exc
+            kind = UpstreamGone if _is_refused(exc) else UpstreamError
+            raise kind(f"cannot reach Ollama at {self._http.base_url}: {reason}") from exc
         return await self._answer(response, content, path, None if body is None else body.get("model"), read)
 
     async def _receive(
@@ -143,6 +161,14 @@ class ControlPlane:
             return read(content)
         async with self._decoding:  # one at a time, because the objects take more memory than the bytes
             return await asyncio.to_thread(read, content)
+
+
+def _is_refused(error: BaseException) -> bool:
+    """Return True if the connection was refused; of several addresses, by each of them."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(_is_refused, error.exceptions))
+    under = error.__cause__ or error.__context__
+    return isinstance(error, ConnectionRefusedError) or (under is not None and _is_refused(under))
 
 
 def _shown(text: str) -> str:

@@ -6,6 +6,7 @@ What a server leaves out of an answer is unknown, and what it sends in another t
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -102,10 +103,17 @@ class OllamaClient:
         connect_timeout_s: float = 2.0,
         load_timeout_s: float = 330.0,
         max_bytes: int = 64 << 20,
+        tls: ssl.SSLContext | None = None,
+        authorization: str = "",
     ) -> None:
         self._load_timeout_s = load_timeout_s
         self._control = ControlPlane(
-            base_url, timeout_s=timeout_s, connect_timeout_s=connect_timeout_s, max_bytes=max_bytes
+            base_url,
+            timeout_s=timeout_s,
+            connect_timeout_s=connect_timeout_s,
+            max_bytes=max_bytes,
+            tls=tls,
+            authorization=authorization,
         )
         self._ask = self._control.ask
         self._manifests = Manifests()
@@ -175,7 +183,7 @@ class OllamaClient:
 def _rows(answer: Mapping[str, Any], path: str) -> list[dict[str, Any]]:
     """Return the rows in `models` of an answer; Ollama sends null for an empty list. Raises UpstreamError."""
     rows = answer.get("models")
-    if rows is not None and not isinstance(rows, list):
+    if "models" not in answer or (rows is not None and not isinstance(rows, list)):
         raise UpstreamError(f"Ollama's answer to {path} has no list of models")
     return [row for row in rows or () if isinstance(row, dict)]
 

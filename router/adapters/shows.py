@@ -24,6 +24,9 @@ AT_ONCE, IN_BACKGROUND, HANGING_IN_BACKGROUND = 8, 2, 4
 LONG_S = 5.0
 """A show that takes longer leaves its place among those in the background to another."""
 
+GATHER_S = 0.25
+"""Time in which the facts of models that nothing waits for are gathered."""
+
 AGAIN_S = 0.25
 """Pause before a refused show is repeated: Ollama refuses any model while another one vanishes from its list."""
 
@@ -62,6 +65,7 @@ class Shows:
         self._running: dict[str, asyncio.Task[None]] = {}
         self._began_at_s: dict[str, float] = {}
         self._ended = asyncio.Event()  # replaced whenever a show ends
+        self._gathering: asyncio.TimerHandle | None = None
         self._now = asyncio.get_running_loop().time
 
     def facts(self, digest: str) -> ModelFacts | None:
@@ -116,6 +120,7 @@ class Shows:
     async def aclose(self) -> None:
         """Cancel the shows under way."""
         self._queue.clear()
+        self._cancel_gathering()
         tasks = tuple(self._running.values())
         for task in tasks:
             task.cancel()
@@ -136,12 +141,11 @@ class Shows:
 
     def _pump(self) -> None:
         """Start what may start: 1. what something waits for, 2. the others, while few of them are under way."""
-        for digest in [digest for digest in self._queue if digest in self._asked_at_s]:
+        for digest in [digest for digest in self._asked_at_s if digest in self._queue]:
             if len(self._running) < AT_ONCE:
                 self._start(digest)
-        for digest in list(self._queue):
-            if self._has_place():
-                self._start(digest)
+        while self._queue and self._has_place():
+            self._start(next(iter(self._queue)))
 
     def _has_place(self) -> bool:
         long_ago_s = self._now() - LONG_S
@@ -157,12 +161,29 @@ class Shows:
 
     def _end(self, digest: str) -> None:
         del self._running[digest], self._began_at_s[digest]
-        self._asked_at_s.pop(digest, None)
+        is_awaited = self._asked_at_s.pop(digest, None) is not None
+        self._pump()
+        if digest in self._facts:
+            self._note_shown(is_urgent=is_awaited or not self.is_reading)
         self._ended.set()
         self._ended = asyncio.Event()
-        if digest in self._facts:
+
+    def _note_shown(self, *, is_urgent: bool) -> None:
+        """Call `on_shown`, now or for all that are shown within `GATHER_S`: each call reads the whole catalog."""
+        if is_urgent:
+            self._cancel_gathering()
             self._on_shown()
-        self._pump()
+        elif self._gathering is None:
+            self._gathering = asyncio.get_running_loop().call_later(GATHER_S, self._note_shown_at_last)
+
+    def _note_shown_at_last(self) -> None:
+        self._gathering = None
+        self._on_shown()
+
+    def _cancel_gathering(self) -> None:
+        if self._gathering is not None:
+            self._gathering.cancel()
+            self._gathering = None
 
     # --- one show ----------------------------------------------------------------------------------------------
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sqlite3
+import stat
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -15,9 +17,14 @@ import msgspec
 from router.core.learning.observation import Observation
 
 _MAX_ROWS = 5000
-_SCHEMA_VERSION = 1  # a file of another version is moved aside like a corrupt one
+_SCHEMA_VERSION = 1
+_ONLY_OWNER = 0o600
 _BUSY_S = 2.0
 _T = TypeVar("_T")
+
+
+class NewerForm(Exception):
+    """The file was written by a newer version of the router."""
 
 
 class LearnedStore(Protocol):
@@ -60,10 +67,10 @@ class MemoryStore:
 class SqliteStore:
     """Keeps observations in one SQLite file (in WAL mode, so that two routers may share it).
 
-    All work is done in a thread, one call at a time. A file that is corrupt or of another schema version is renamed to
-    `….broken` (`moved_to` is its new path) and a new one created. If no file can be written (read-only or full disk, no
-    directory), observations are kept in memory and `error` is the reason. `report` is called on the loop, once per new
-    problem, with a sentence for the operator.
+    All work is done in a thread, one call at a time. A file that is corrupt is renamed to `….broken` (`moved_to` is its
+    new path) and a new one created. If no file can be written (read-only or full disk, no directory), or if it is of a
+    newer version of the router, which is left alone, observations are kept in memory and `error` is why. `report`
+    is called on the loop, once per new problem, with a sentence for the operator.
     """
 
     def __init__(
@@ -133,7 +140,7 @@ class SqliteStore:
                 self._drop(str(exc))
                 if not self._move_aside():
                     return otherwise
-            except OSError as exc:
+            except (OSError, NewerForm) as exc:
                 self._drop(str(exc))
                 return otherwise
             else:
@@ -143,13 +150,16 @@ class SqliteStore:
 
     def _open(self) -> sqlite3.Connection:
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        _keep_private(self.path)
         connection = sqlite3.connect(self.path, timeout=_BUSY_S, check_same_thread=False)
         try:
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            if version > _SCHEMA_VERSION:  # before anything is written to it
+                raise NewerForm(f"it is of version {version}, this router knows versions up to {_SCHEMA_VERSION}")
+            if version < 0:
+                raise sqlite3.DatabaseError(f"schema version {version}")
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=NORMAL")
-            (version,) = connection.execute("PRAGMA user_version").fetchone()
-            if version not in (0, _SCHEMA_VERSION):
-                raise sqlite3.DatabaseError(f"schema version {version}, this router uses version {_SCHEMA_VERSION}")
             connection.execute("CREATE TABLE IF NOT EXISTS observations (id INTEGER PRIMARY KEY, seen BLOB NOT NULL)")
             connection.execute(f"PRAGMA user_version={_SCHEMA_VERSION}")
         except BaseException:
@@ -181,6 +191,20 @@ class SqliteStore:
             return False
         self.moved_to = target
         return True
+
+
+def _keep_private(path: Path) -> None:
+    """Create the file if it is missing, and let only its owner read it; SQLite's files beside it get the same mode.
+
+    It says which models are used here. A file of another owner is left as it is.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _ONLY_OWNER)
+    try:
+        found = os.fstat(descriptor)
+        if stat.S_IMODE(found.st_mode) & ~_ONLY_OWNER and found.st_uid == os.geteuid():
+            os.fchmod(descriptor, _ONLY_OWNER)
+    finally:
+        os.close(descriptor)
 
 
 def _select(connection: sqlite3.Connection) -> list[Observation] | None:

@@ -15,7 +15,7 @@ import msgspec
 
 from router.api.beside import BYTES_PER_COMMA, is_large
 from router.api.calls import read_call
-from router.api.reports import Reports
+from router.api.reports import Reports, client_of
 from router.api.responses import render_error, request_headers
 from router.api.sending import common_head_lines, complete_answer, ending_of
 from router.api.settings import EdgeSettings
@@ -108,6 +108,7 @@ class AtOnce:
                 cycle.has_client_gone,
                 head.by_name,
                 cycle.carrier.loop.time(),
+                client_of(cycle, self._settings.proxies),
             )
         except Exception as exc:  # a bug too must be answered and reported
             error = exc if isinstance(exc, RouterError) else failed(cycle)

@@ -28,13 +28,13 @@ OWN_HEADERS = frozenset((b"x-router-strict", b"x-router-nothing-fits"))
 """Headers by which a client influences the decision on its request."""
 
 
-async def call_of(exchange: Exchange, settings: EdgeSettings, route: Route, now_s: float) -> Call:
-    """Return the call of a request that takes the general path. Raises a RouterError, or ClientGone."""
+async def call_of(exchange: Exchange, settings: EdgeSettings, route: Route, now_s: float, client: str) -> Call:
+    """Return the call of a request from `client` that takes the general path. Raises a RouterError, or ClientGone."""
     is_form = route.kind == "v1_audio"
     body = await exchange.body(FORM_BYTES if is_form else None)
     by_name = exchange.headers
     lines = header_lines(request_headers(exchange.client_headers, by_name))
-    names = settings, route, lines, exchange.request_id, exchange.is_gone, by_name, now_s
+    names = settings, route, lines, exchange.request_id, exchange.is_gone, by_name, now_s, client
     if not is_form:
         return await exchange.read(body, read_call, *names, read_wholly)
     if sum(name == b"content-type" for name, _ in exchange.client_headers) > 1:
@@ -52,9 +52,10 @@ def read_call(
     is_gone: Callable[[], bool],
     by_name: Mapping[bytes, bytes],
     since_s: float,
+    client: str,
     read: Callable[[str, bytes], InferenceRequest] = read_request,
 ) -> Call:
-    """Return the call of a request that arrived at loop time `since_s`.
+    """Return the call of a request that arrived at loop time `since_s` from the address `client`.
 
     `lines` are the headers that may go upstream, rendered; `by_name` maps all of its headers.
 
@@ -65,14 +66,23 @@ def read_call(
         raise BadRequest("invalid model name")
     if not settings.may_manage and request.has_model and is_cloud(request.model):
         raise Forbidden(REMOTE_REFUSED)
+    if settings.is_restricted:
+        request, body = settings.permissions.apply(request, body, lambda changed: read(route.kind, changed))
     call = Call(
-        route, request, body, lines, request_id, is_gone=is_gone, since_s=since_s, may_use_remote=settings.may_manage
+        route,
+        request,
+        body,
+        lines,
+        request_id,
+        is_gone=is_gone,
+        since_s=since_s,
+        may_use_remote=settings.may_manage,
+        client=client,
     )
     if not OWN_HEADERS.isdisjoint(by_name):
-        call.demand(
-            is_strict=_is_strict(by_name.get(b"x-router-strict", b"")),
-            nothing_fits=_nothing_fits(by_name.get(b"x-router-nothing-fits")),
-        )
+        nothing_fits = _nothing_fits(by_name.get(b"x-router-nothing-fits"))
+        settings.permissions.check_rule(nothing_fits)
+        call.demand(is_strict=_is_strict(by_name.get(b"x-router-strict", b"")), nothing_fits=nothing_fits)
     return call
 
 

@@ -24,7 +24,7 @@ from router.api.origins import OriginRule
 from router.api.passing import Passing
 from router.api.paths import NotFound, Redirect, WrongMethod, find, with_query
 from router.api.refusals import Refusals
-from router.api.reports import Reports
+from router.api.reports import Reports, client_of
 from router.api.responses import PLAIN
 from router.api.sending import Sender
 from router.api.settings import EdgeSettings
@@ -70,7 +70,7 @@ class Edge:
         self._refusals = Refusals(report)
         self._local = LocalRoutes(directory, self._settings)
         self._passing = Passing(directory, self._settings)
-        self.reports = Reports(emit)
+        self.reports = Reports(emit, self._settings.proxies)
         self._prefix = secrets.token_hex(4)
         self._count = itertools.count(1)
         self._at_once = AtOnce(dispatcher, self._settings, self._hosts, next_id=self._next_id, tasks=self)
@@ -180,7 +180,8 @@ class Edge:
             await self._passing.serve(exchange, route, argument)
 
     async def _infer(self, exchange: Exchange, route: Route) -> None:
-        call = await call_of(exchange, self._settings, route, asyncio.get_running_loop().time())
+        now_s, client = asyncio.get_running_loop().time(), client_of(exchange.cycle, self._settings.proxies)
+        call = await call_of(exchange, self._settings, route, now_s, client)
         exchange.is_dispatched = True
         await self._dispatch(exchange, call)
 
@@ -195,7 +196,7 @@ class Edge:
         await self._guarded(exchange, self._dispatch(exchange, call, blocked))
 
     async def _dispatch(self, exchange: Exchange, call: Call, blocked: Blocked | None = None) -> None:
-        client, few = exchange.cycle.carrier.client, self._settings.few_requests
+        client, few = exchange.cycle.carrier.peer, self._settings.few_requests
         call.note_client(lambda: client.requests() <= few)
         await self._send(exchange, call.route, await self._dispatcher.dispatch(call, blocked))
 

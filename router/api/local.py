@@ -108,7 +108,7 @@ class LocalRoutes:
         request = UpstreamRequest(
             method, target, request_headers(exchange.client_headers, exchange.headers), body, safe_to_resend=True
         )
-        async with self._shares.of(exchange.cycle.carrier.client.address):
+        async with self._shares.of(exchange.cycle.carrier.peer.address):
             upstream, answer = await self._ask(request)
             if upstream.status != NOT_FOUND and may_be_failed_listing(upstream.status, answer):
                 upstream, answer = await self._ask(request)

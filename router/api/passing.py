@@ -15,7 +15,7 @@ from router.core.ollama.names import key_of
 from router.core.ollama.routes import Route
 from router.core.payload.management import check_names, read_names
 from router.core.payload.rewrite import rewrite_names
-from router.errors import BadRequest, Forbidden, UpstreamError
+from router.errors import BadRequest, Forbidden, ModelNotFound, UpstreamError
 from router.http.client.response import UpstreamRequest, UpstreamResponse
 from router.routing.directory import Directory
 
@@ -60,12 +60,16 @@ class Passing:
         await self._pass(exchange, route, target, stream, None if length is None else int(length))
 
     def _check(self, names: Mapping[str, str]) -> None:
-        """Raise Forbidden if a name is that of a chain, which cannot be pulled, deleted or overwritten."""
+        """Raise Forbidden for the name of a chain, which cannot be pulled, deleted or overwritten; 404 to copy it."""
         for virtual in self._directory.virtual_models():
             for role, name in names.items():
-                if role != "source" and _is_same(name, virtual.name):
-                    variants = ", ".join(virtual.variants) or "none of them is installed"
-                    raise Forbidden(f"{name!r} is a chain of this router, not a model; its variants: {variants}")
+                if not _is_same(name, virtual.name):
+                    continue
+                what = f"{name!r} is a chain of this router, not a model"
+                variants = ", ".join(virtual.variants) or "none of them is installed"
+                if role == "source":  # Ollama itself would not find it
+                    raise ModelNotFound(f"{what}; copy one of its variants: {variants}")
+                raise Forbidden(f"{what}; its variants: {variants}")
 
     async def _pass(
         self,

@@ -8,16 +8,18 @@ from router.api.exchange import Exchange
 from router.core.ollama.routes import Route
 from router.errors import RouterError
 from router.http.server.cycle import Cycle
+from router.http.server.proxies import Proxies
 from router.telemetry import Answered
 
 MOST_OF_A_PATH = 200
 
 
 class Reports:
-    """Emits `Answered`. `now` is the loop's time."""
+    """Emits `Answered`; `proxies` say who a client is."""
 
-    def __init__(self, emit: Callable[[Answered], None]) -> None:
+    def __init__(self, emit: Callable[[Answered], None], proxies: Proxies) -> None:
         self._emit = emit
+        self._proxies = proxies
 
     def ended(self, exchange: Exchange, since_s: float) -> None:
         """Report a request that has ended, unless it was read from without an error, or the dispatcher reports it."""
@@ -36,7 +38,7 @@ class Reports:
                 499 if is_gone else exchange.status,
                 outcome,
                 exchange.requested,
-                cycle.carrier.client.address,
+                client_of(cycle, self._proxies),
                 cycle.carrier.loop.time() - since_s,
                 exchange.sent_bytes,
                 exchange.error,
@@ -46,7 +48,13 @@ class Reports:
     def refused(self, cycle: Cycle, route: Route, error: RouterError) -> None:
         """Report a request that was refused on the fast path, before the dispatcher."""
         names = cycle.request_id, cycle.head.method, route.pattern
-        self._emit(Answered(*names, error.status, "refused", "", cycle.carrier.client.address, 0.0, 0, error.message))
+        client = client_of(cycle, self._proxies)
+        self._emit(Answered(*names, error.status, "refused", "", client, 0.0, 0, error.message))
+
+
+def client_of(cycle: Cycle, proxies: Proxies) -> str:
+    """Return the address of the client, as far as the trusted proxies say, "" if it has none."""
+    return proxies.client_of(cycle.carrier.client, cycle.head.headers)
 
 
 def _shown(target: bytes) -> str:

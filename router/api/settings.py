@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from router.api.permissions import Permissions
+from router.http.server.proxies import Proxies
+
+ALL_PERMITTED = Permissions()
+NO_PROXIES = Proxies()
+
 
 @dataclass(frozen=True, slots=True)
 class EdgeSettings:
@@ -29,10 +35,16 @@ class EdgeSettings:
     few_requests: int = 16
     lists_per_address: int = 8
     has_router_headers: bool = True
+    permissions: Permissions = ALL_PERMITTED
+    proxies: Proxies = NO_PROXIES
 
     may_manage: bool = field(init=False, default=True)
     """True if a client without a key may do everything that Ollama allows."""
 
+    is_restricted: bool = field(init=False, default=False)
+    """True if there is something that requests may not ask for."""
+
     def __post_init__(self) -> None:
-        """Set `may_manage` once, because it is read for each request."""
+        """Set what is read for each request once."""
         object.__setattr__(self, "may_manage", self.is_loopback or self.insecure_no_auth)
+        object.__setattr__(self, "is_restricted", self.permissions != ALL_PERMITTED)

@@ -14,6 +14,7 @@ from router.adapters.store import LearnedStore
 from router.backend.cards import Cards
 from router.backend.contest import Contest
 from router.backend.derived import DerivedTags, owner_of
+from router.backend.endpoint import Endpoint, endpoint_of
 from router.backend.epoch import Epoch
 from router.backend.installed import Installed
 from router.backend.keepalive import KeepAlive
@@ -56,8 +57,7 @@ class Backend:
         section, epoch = config.backends[name], Epoch()
         self.name = name
         self.now = asyncio.get_running_loop().time
-        self.server = client_of(section, config)
-        self.relay, self.lists = _relays(section, config)
+        self.server, self.relay, self.lists = self._connected(section, config)
         residents = Residents(frozenset(map(key_of, config.defaults.keep)), epoch)
         reader = reader_of(self.server, config, telemetry)
         self.installed = Installed(reader, epoch, config.snapshot.catalog_interval_s, residents.move)
@@ -74,6 +74,13 @@ class Backend:
         residents.notify(on_idle=self.line.pump)
         self._starting: asyncio.Event | None = None  # set when the start has ended
         self._tasks: set[asyncio.Task[None]] = set()
+
+    def _connected(self, section: BackendSection, config: Config) -> tuple[OllamaClient, Relay, Relay]:
+        """Return the clients for the router's own requests, for those to models, and for lists and metadata."""
+        endpoint, limits = endpoint_of(section, self.name), config.limits
+        reserve = min(limits.pool_reserve, limits.pool // SMALLEST_POOL)
+        relay = relay_to(endpoint, section, config, limits.pool - reserve, reserve)
+        return client_of(endpoint, config), relay, relay_to(endpoint, section, config, limits.list_pool)
 
     def _derived_tags(self, config: Config) -> DerivedTags:
         is_loaded = self.world.residents.__contains__
@@ -141,15 +148,18 @@ class Backend:
         if problem := self.cards.unmatched():
             raise ConfigError(problem)
 
-    async def stop(self) -> None:
-        """Stop polling, remove this router's derived tags and close all connections; idempotent."""
+    async def stop(self, *, keeps_tags: bool = False) -> None:
+        """Stop polling, remove this router's derived tags (unless another goes on using them), and disconnect.
+
+        Idempotent.
+        """
         tasks = tuple(self._tasks)  # first, so that no poll restarts what is stopped below
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.line.aclose()
         await self.residency.aclose()
-        if self.world.is_up:  # an Ollama that does not answer would only delay the stop
+        if self.world.is_up and not keeps_tags:  # an Ollama that does not answer would only delay the stop
             with suppress(TimeoutError):
                 async with asyncio.timeout(REMOVE_S):
                     await self.derived.remove_all()
@@ -161,8 +171,9 @@ class Backend:
             await self.cards.probe.aclose()
 
     def _restarted(self, on_restart: Callable[[], None]) -> None:
-        """Nothing is loaded that a derived tag could be for; pass the event on."""
+        """Nothing is loaded that a derived tag could be for, and settings may be others; pass the event on."""
         self.derived.forget_all()
+        self.lessons.note_restart()
         on_restart()
 
     def _is_quiet(self) -> bool:
@@ -175,10 +186,12 @@ class Backend:
         task.add_done_callback(self._tasks.discard)
 
 
-def client_of(section: BackendSection, config: Config) -> OllamaClient:
+def client_of(endpoint: Endpoint, config: Config) -> OllamaClient:
     """Return the HTTP client for the backend's control plane."""
     return OllamaClient(
-        section.url,
+        endpoint.url,
+        tls=endpoint.tls,
+        authorization=endpoint.authorization,
         timeout_s=config.timeouts.control_s,
         connect_timeout_s=config.timeouts.connect_s,
         load_timeout_s=config.switch.load_timeout_s,
@@ -195,10 +208,12 @@ def reader_of(server: OllamaClient, config: Config, telemetry: Telemetry) -> Cat
     return CatalogReader(server, patience_s=config.timeouts.facts_s, report=report)
 
 
-def relay_to(section: BackendSection, config: Config, pool: int, reserve: int = 0) -> HttpRelay:
+def relay_to(endpoint: Endpoint, section: BackendSection, config: Config, pool: int, reserve: int = 0) -> HttpRelay:
     """Return an HTTP client for the backend's data path, with at most `pool` connections, and a `reserve`."""
     return HttpRelay(
-        section.url,
+        endpoint.url,
+        tls=endpoint.tls,
+        authorization=endpoint.authorization,
         connect_timeout_s=config.timeouts.connect_s,
         first_byte_timeout_s=config.timeouts.first_byte_s,
         idle_timeout_s=config.timeouts.stream_idle_s,
@@ -209,10 +224,3 @@ def relay_to(section: BackendSection, config: Config, pool: int, reserve: int = 
         unwanted_bytes=config.limits.unwanted_bytes,
         unwanted_s=config.timeouts.unwanted_s,
     )
-
-
-def _relays(section: BackendSection, config: Config) -> tuple[Relay, Relay]:
-    """Return the clients for requests to models, and for lists and metadata."""
-    limits = config.limits
-    reserve = min(limits.pool_reserve, limits.pool // SMALLEST_POOL)
-    return relay_to(section, config, limits.pool - reserve, reserve), relay_to(section, config, limits.list_pool)

@@ -31,6 +31,11 @@ class CardNumbers:
         self._last: tuple[tuple[Gpu, ...], tuple[Gpu, ...] | None] | None = None  # a reading, and it by these numbers
 
     @property
+    def is_configured(self) -> bool:
+        """True if the configuration lists the cards, and so gives their order."""
+        return self._entries is not None
+
+    @property
     def hidden(self) -> tuple[Gpu, ...]:
         """The cards that Ollama does not see."""
         return tuple(self.known()[self._count :]) if self._count is not None else ()

@@ -122,14 +122,15 @@ class Cards:
 
     def compare_load(
         self, plan: Plan, row: PsRow, before: tuple[Gpu, ...] | None, after: tuple[Gpu, ...] | None
-    ) -> None:
-        """Correct the cards' numbers by where a load went; the readings around it are by the probe's own numbers."""
+    ) -> bool:
+        """Correct the numbers by where a load went, by the probe's own; return True if it went astray."""
         if before is None or after is None:
-            return
+            return False
         numbers = self.numbers.by_uuid()
-        if self.check.compare(plan, row, before, after):
+        if has_strayed := self.check.compare(plan, row, before, after):
             self._renumber(numbers)
         self._epoch.advance()
+        return has_strayed
 
     def note_sight(self, *, is_unseen: bool) -> None:
         """Count a load that ps calls whole and that the probe has not seen: after two it is not believed."""
@@ -224,9 +225,7 @@ class Cards:
     @property
     def undisturbed(self) -> tuple[Gpu, ...] | None:
         """The cards during a switch: with what others left before it, less the residents, whatever a load has taken."""
-        gpus, left = self.gpus, self._floors.last() or {}
-        free = {card: count - self._residents.held_on(card) for card, count in left.items()}
-        return gpus and tuple(replace(gpu, free_bytes=max(0, free.get(gpu.index, gpu.free_bytes))) for gpu in gpus)
+        return self._floors.undisturbed(self.gpus, self._residents.held_on)
 
     def _left_by_others(self, gpus: tuple[Gpu, ...]) -> dict[int, int]:
         """Return the bytes that each card would have free without the residents."""
@@ -285,4 +284,5 @@ class Cards:
         self.numbers.forget()
         if (gpus := self.shown) is not None:
             self.numbers.take(gpus)
-            self._renumber(before)
+            if self.numbers.by_uuid() != before:  # else what others leave, and memory on its way, is still known
+                self._renumber(before)

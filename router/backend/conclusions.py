@@ -27,7 +27,8 @@ class Verified:
     """A load with what was seen of it.
 
     `before` are the cards just before it, `after` a valid reading after it. `has_left`: another resident left during
-    the load; `together_bytes` is what all residents would hold together, those that left included.
+    the load; `together_bytes` is what all residents would hold together, those that left included. `has_strayed`: it
+    went to another card than was meant, because Ollama counts them otherwise.
     """
 
     target: Target
@@ -37,6 +38,7 @@ class Verified:
     look: LoadLook
     has_left: bool
     together_bytes: int = 0
+    has_strayed: bool = False
 
 
 class Conclusions:
@@ -87,6 +89,12 @@ class Conclusions:
         """Unload a model that has spilled, before a request reaches it, and find out whether others were the cause."""
         tracked, row = load.tracked, load.tracked.row
         self._residents.spilled(tracked)  # first: no request may enter it while it is being unloaded
+        if load.has_strayed:  # to a card that the plan did not reckon with: nothing to learn of the model
+            await self._unloading.unload(tracked)
+            return (
+                SwitchResult.MOVED,
+                "it went to another card, because Ollama counts them otherwise",
+            )
         is_alone = len(self._residents) == 1
         placed_bytes = sum(other.row.size_vram_bytes for other in self._residents.values())
         if load.look.placed is not Placed.DOUBTED:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from router.core.ollama.runner import Gpu
 
 Steps = Mapping[int, tuple[tuple[float, int], ...]]
 """By card, (age in seconds, bytes), oldest first: from one step on, no less was left."""
@@ -44,6 +47,11 @@ class Floors:
     def steps(self, now_s: float) -> Steps:
         """Return the least of each card by age; {} without history."""
         return {card: tuple((now_s - at_s, count) for at_s, count in row) for card, row in self._rows.items() if row}
+
+    def undisturbed(self, gpus: tuple[Gpu, ...] | None, held_on: Callable[[int], int]) -> tuple[Gpu, ...] | None:
+        """Return `gpus` with what others left last, less what is held of each card; as they are without history."""
+        free = {card: max(0, count - held_on(card)) for card, count in (self._last or {}).items()}
+        return gpus and tuple(replace(gpu, free_bytes=free.get(gpu.index, gpu.free_bytes)) for gpu in gpus)
 
     def clear(self) -> None:
         """Drop the history: the cards have other numbers."""

@@ -31,6 +31,7 @@ class Lessons:
     ) -> None:
         self.learned = Learned.of(())
         self._observations: list[Observation] = []
+        self._restarted_s = 0.0
         self._store = store
         self._server_settings = server_settings
         self._telemetry = telemetry
@@ -47,17 +48,22 @@ class Lessons:
         unix_s = self._unix_now()
         return [(ban, ban.until_s - unix_s) for ban in self.learned.bans(unix_s)]
 
+    def note_restart(self) -> None:
+        """Note that Ollama has started: what was less than computed has to be confirmed by a load."""
+        self._restarted_s = self._unix_now()
+        self.learned = Learned.of(self._observations, self._restarted_s)
+
     async def recall(self) -> None:
         """Read the observations of earlier runs from the store."""
         self._observations = list(await self._store.all())
-        self.learned = Learned.of(self._observations)
+        self.learned = Learned.of(self._observations, self._restarted_s)
 
     async def forget(self, weights: str | None) -> int:
         """Delete what was learned about these weights, or everything (None); return the number of loads."""
         kept = [seen for seen in self._observations if weights is not None and seen.weights != weights]
         count = len(self._observations) - len(kept)
         self._observations = kept
-        self.learned = Learned.of(kept)
+        self.learned = Learned.of(kept, self._restarted_s)
         await asyncio.gather(*self._writing)  # or a write under way would bring its observation back
         await self._store.forget(weights)
         return count
@@ -102,7 +108,7 @@ class Lessons:
         if taken_bytes and not is_spilled and observation.predicted_bytes:
             self._telemetry.emit(Measured(facts.name, observation.predicted_bytes, taken_bytes))
         self._observations.append(observation)
-        self.learned = Learned.of(self._observations)
+        self.learned = Learned.of(self._observations, self._restarted_s)
         self._write(observation)
 
     def _write(self, observation: Observation) -> None:

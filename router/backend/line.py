@@ -263,9 +263,8 @@ class Line:
 
     def _fail_waiting(self) -> None:
         """Ollama cannot be reached: tell those who wait, and when to come back."""
-        error = UpstreamError(
-            self._world.why_away(), retry_after_s=max(1.0, self._setbacks.paused_until_s - self._now())
-        )
+        why = self._residency.why_away if self._world.is_up else self._world.why_away()
+        error = UpstreamError(why, retry_after_s=max(1.0, self._setbacks.paused_until_s - self._now()))
         for ticket in self._tickets.values():
             ticket.fail(error)
 

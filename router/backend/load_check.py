@@ -55,6 +55,13 @@ class LoadCheck:
         """True if the probe has not seen the last two loads: what it reads are not Ollama's cards, or not now."""
         return self._unseen >= BLIND_AFTER
 
+    @property
+    def unproven(self) -> frozenset[int]:
+        """The numbers that no load has proven, unless it is only one or the configuration gives the order."""
+        open_numbers = (number for uuid, number in self._numbers.by_uuid().items() if uuid not in self._proven)
+        found = frozenset(number for number in open_numbers if not self._numbers.is_hidden(number))
+        return frozenset() if len(found) < 2 or self._numbers.is_configured else found
+
     def notes(self) -> list[str]:
         """Return the findings in force, as sentences for the operator."""
         return list(self._notes.values())

@@ -73,6 +73,7 @@ class Residency:
         self._conclusions = Conclusions(world, lessons, self.unloading, telemetry)
         self._lessons = lessons
         self._failures: dict[str, LoadFailed] = {}
+        self.why_away = ""  # the error of the last switch that Ollama did not carry out
         self._world = world
         self._residents = world.residents
         self._cards = world.cards
@@ -102,6 +103,7 @@ class Residency:
                 self._failures[target.weights] = error
         except RouterError as error:  # Ollama restarts, for example: the model is not to blame
             result, text = SwitchResult.AWAY, error.message
+            self.why_away = text
         self._contest.count(result)
         phase = "finished" if result is SwitchResult.DONE else "failed"
         error_text = text or ("" if result is SwitchResult.DONE else result.value)
@@ -158,14 +160,15 @@ class Residency:
     async def _look(self, target: Target, readings: Readings) -> Verified | None:
         """Look at a load that has returned; None if ps does not list it (observed: Ollama answers it with 200)."""
         loaded_s, plan = self._now(), target.plan
-        await self._world.refresh_fresh()
+        await self._world.refresh_surely()
         facts = self._world.installed.catalog.get(key_of(target.facts.name), target.facts)  # shown meanwhile
         tracked = self._residents.get(target.weights) or self._residents.get(facts.weights)
         if tracked is None:
             return None
         shown, has_left = readings.shown, not readings.present.keys() <= set(self._residents.values())
+        has_strayed = False
         if not (has_left or plan.adopts):
-            self._cards.compare_load(plan, tracked.row, shown, self._cards.shown_since(loaded_s))
+            has_strayed = self._cards.compare_load(plan, tracked.row, shown, self._cards.shown_since(loaded_s))
         measured, after = self._cards.numbered(shown), self._cards.measured_since(loaded_s)  # by the numbers now
         before = measured or readings.before
         free_before = {} if plan.adopts else {gpu.index: gpu.free_bytes for gpu in before or ()}
@@ -174,7 +177,7 @@ class Residency:
         has_seen = self._lessons.has_measured
         look = look_at(target.facts, plan, tracked.row, measured, after, has_left=has_left, has_seen=has_seen)
         self._cards.note_sight(is_unseen=look.is_unseen)
-        return Verified(target, tracked, before, after, look, has_left, together_bytes)
+        return Verified(target, tracked, before, after, look, has_left, together_bytes, has_strayed)
 
     async def _conclude(self, load: Verified | None) -> tuple[SwitchResult, str]:
         if load is None:
@@ -188,7 +191,7 @@ class Residency:
 
     async def _make_room(self, target: Target) -> bool:
         """Unload the residents that the plan evicts, one by one, and read again; return True if all have gone."""
-        await self._world.refresh_fresh()
+        await self._world.refresh_surely()
         settled_s = 0.0
         going = [one for weights in target.plan.evict if (one := self._residents.get(weights)) is not None]
         staying = [one for one in self._residents.values() if one not in going]

@@ -11,7 +11,7 @@ from router.backend.verification import BACK_SHARE
 from router.backend.world import World
 from router.config import Config
 from router.core.ollama.runner import Gpu
-from router.errors import ModelNotFound
+from router.errors import ModelNotFound, UpstreamError
 
 REPEAT_UNLOAD_S = 2.0
 """Interval at which an unload is repeated until the model has gone: Ollama ignores it while the runner is busy."""
@@ -44,7 +44,11 @@ class Unloading:
             if self._now() >= repeat_s:
                 await self._ask_for(tracked)
                 repeat_s = self._now() + REPEAT_UNLOAD_S
-            await self._world.refresh_fresh()
+            try:
+                await self._world.refresh_surely()
+            except UpstreamError:
+                self._residents.stay(tracked)
+                raise
             if self._residents.get(tracked.weights) is tracked:
                 await asyncio.sleep(self._settings.poll_s)
         if before is not None:  # in verify mode there is nothing to wait for

@@ -16,16 +16,23 @@ from functools import partial
 from router.adapters.ollama import ModelServer, PsRow
 from router.backend.cards import Cards
 from router.backend.epoch import Epoch
+from router.backend.health import Health
 from router.backend.installed import READ_S, Installed
 from router.backend.residents import Residents
 from router.config import SnapshotTimes
 from router.core.decision.snapshot import Snapshot
 from router.core.ollama.model import ModelFacts
 from router.core.ollama.names import is_name, key_of
-from router.errors import RouterError
+from router.errors import RouterError, UpstreamError, UpstreamGone
 from router.telemetry import Notified, Telemetry, UpstreamDown, UpstreamUp
 
 NOT_ASKED = "not asked yet"
+
+AGAIN_S = 0.5
+"""Least time between two readings of an Ollama that is away, which requests ask for."""
+
+RISE_PAUSE_S = 0.1
+"""Pause between the readings that bring an Ollama up again: one that comes and goes is not back."""
 
 
 class World:
@@ -48,13 +55,13 @@ class World:
         self.cards = cards
         self.epoch = epoch
         self.version = ""
-        self.is_up = False
         self.last_error = NOT_ASKED
         self.loading: tuple[str, int] | None = None  # weights and num_ctx of the switch under way
         self.wanted: Mapping[str, int] = {}  # weights → number of requests that wait for them
         self._name = name
         self._times = times
-        self._asked_at_s = self._probed_at_s = -math.inf
+        self._health = Health(rise=times.rise, fall=times.fall)
+        self._asked_at_s = self._probed_at_s = self._failed_at_s = -math.inf
         self._barred: dict[str, tuple[float, str]] = {}  # weights → (until, reason)
         self._on_change: Callable[[], None] = lambda: None
         self._on_restart: Callable[[], None] = lambda: None
@@ -83,6 +90,21 @@ class World:
             with suppress(Exception):
                 await asyncio.shield(self._refreshing)
         await self.refresh(is_fresh=True)
+
+    async def refresh_surely(self) -> None:
+        """Refresh until a reading has succeeded. Raises UpstreamError if Ollama counts as away."""
+        await self.refresh_fresh()
+        while self._health.is_doubtful:
+            await asyncio.sleep(RISE_PAUSE_S)
+            await self.refresh_fresh()
+        if not self.is_up:
+            raise UpstreamError(self.why_away())
+
+    async def look_again(self) -> None:
+        """Refresh an Ollama that is away, but soon after a failed reading not at once, however many requests ask."""
+        await asyncio.sleep(max(0.0, self._failed_at_s + AGAIN_S - self._now()))
+        if not self.is_up:
+            await self.refresh()
 
     async def watch(self) -> None:
         """Read `/api/ps` and the probe, each at its own interval, until cancelled."""
@@ -121,19 +143,23 @@ class World:
                 self.residents.spilled(tracked)
         self.cards.note_floor(is_switching=self.loading is not None)
 
+    @property
+    def is_up(self) -> bool:
+        """True while Ollama counts as one that answers; a reading or two that fail do not change that."""
+        return self._health.is_up
+
     async def _read_upstream(self) -> None:
         try:
+            # A runner without a valid name can be neither used nor unloaded: its memory counts as taken by others.
+            rows = [row for row in await self._read_ps() if is_name(row.name)]
             if not self.is_up:
                 self.version = await self.server.version()
             if not self.is_up or self.installed.is_due:
                 await self.installed.refresh()
-            # A runner without a valid name can be neither used nor unloaded: its memory counts as taken by others.
-            rows = [row for row in await self.server.ps() if is_name(row.name)]
         except RouterError as error:
-            self._went_down(error.message)
+            self._failed(error)
             return
-        if not self.is_up:
-            self._came_up(is_restarted=not any(map(self._is_known, rows)))
+        self._answered(is_restarted=not any(map(self._is_known, rows)))
         if not all(self.installed.knows(row.name) for row in rows):  # installed and loaded since the last reading
             with suppress(RouterError):
                 await self.installed.refresh()
@@ -141,19 +167,35 @@ class World:
         await self.installed.read_first([key_of(row.name) for row in rows if not self._is_known(row)], READ_S)
         self._merge(rows)
 
-    def _came_up(self, *, is_restarted: bool) -> None:
-        self.is_up, self.last_error = True, ""
+    async def _read_ps(self) -> list[PsRow]:
+        """Return the rows of `/api/ps`, read as often as it takes to come up."""
+        rows = await self.server.ps()
+        for _ in range(1, self._health.readings_to_rise):
+            await asyncio.sleep(RISE_PAUSE_S)
+            rows = await self.server.ps()
+        return rows
+
+    def _answered(self, *, is_restarted: bool) -> None:
+        """Count a good reading; `is_restarted`: nothing is loaded of what was."""
+        self.last_error = ""
+        has_lost_all = is_restarted and self._health.is_doubtful and bool(self.residents.values())
+        is_back = self._health.note_success()
+        if not (is_back or has_lost_all):
+            return
         self._barred.clear()
         if is_restarted:  # else it was only away, and what runs still bears its numbers
             self.cards.retry_gpu()
-        self._telemetry.emit(UpstreamUp(version=self.version, backend=self._name))
+        if is_back:
+            self._telemetry.emit(UpstreamUp(version=self.version, backend=self._name))
         self._on_restart()
 
-    def _went_down(self, message: str) -> None:
-        is_news = self.is_up or self.last_error == NOT_ASKED
-        self.is_up, self.last_error = False, message
-        if is_news:
-            self._telemetry.emit(UpstreamDown(error=message, backend=self._name))
+    def _failed(self, error: RouterError) -> None:
+        """Count a failed reading. What is loaded goes on being served until Ollama counts as down."""
+        is_first = self.last_error == NOT_ASKED
+        self.last_error, self._failed_at_s = error.message, self._now()
+        # A connection that is refused is no failed answer: nothing listens there, so a request would fail as well.
+        if self._health.note_failure(is_certain=isinstance(error, UpstreamGone)) or is_first:
+            self._telemetry.emit(UpstreamDown(error=error.message, backend=self._name))
             self.epoch.advance()
 
     def _is_known(self, row: PsRow) -> bool:
@@ -183,14 +225,15 @@ class World:
         now_s = self._now()
         residents = self.residents.values()
         return Snapshot(
-            # The memory of what a switch loads must not look like other programs': variants would seem too big for it.
-            gpus=self.cards.gpus if self.loading is None else self.cards.undisturbed,
+            # What a switch loads, or a departed runner still holds, is not other programs': nothing is too big for it.
+            gpus=self.cards.undisturbed if self.loading or self.cards.is_memory_returning() else self.cards.gpus,
             residents=tuple(tracked.frozen(self.wanted.get(tracked.weights, 0), now_s) for tracked in residents),
             catalog=self.catalog,
             loading=self.loading,
             left_bytes=self.cards.left_bytes(),
             ceiling_bytes=self.cards.capacity.ceiling_bytes(),
             proven_bytes=self.cards.capacity.proven_bytes,
+            unproven=self.cards.check.unproven,
             barred={weights: why for weights, (_, why) in self.bars(now_s).items()},
         )
 

@@ -28,7 +28,7 @@ from router.cli.fit import (
     verdict,
 )
 from router.cli.question import DEFAULT_UPSTREAM, Settings, read_question
-from router.cli.table import print_table
+from router.cli.table import print_table, print_text
 from router.core.advice.advise import Advice, Hardware
 from router.core.advice.advise import advise as advise_on
 from router.core.units import GIB
@@ -70,21 +70,22 @@ def _as_data(found: Advice) -> dict[str, Any]:
 def print_advice(found: Advice, console: Console) -> None:
     """Print the advice as text."""
     if found.fit.fits:
-        print(headline(found.fit))
+        print_text(console, headline(found.fit))
     else:
         rows = [(cure.text, f"{_about(cure.is_estimate)}{cure.need_bytes / GIB:.1f} GiB") for cure in found.cures]
         rows = rows or [("no change makes it fit on this machine" + ("; pull another" if found.pulls else ""), "")]
         print_table(console, ("what would help", "needs"), rows, title=headline(found.fit))
-    print(verdict(found.fit))
+    print_text(console, verdict(found.fit))
     if found.main_memory_bytes:
         size = found.main_memory_bytes / GIB
-        print(f"if it is run nevertheless, {size:.1f} GiB of it are in main memory and computed by the CPU: slow")
+        text = f"if it is run nevertheless, {size:.1f} GiB of it are in main memory and computed by the CPU: slow"
+        print_text(console, text)
     for one in found.hardware:
-        print(f"runs fully on: {_cards(one, found.fit.options.num_ctx)}")
+        print_text(console, f"runs fully on: {_cards(one, found.fit.options.num_ctx)}")
     if not found.hardware:
         print("runs fully on: no machine with up to two cards of 96 GB")
     for note in found.fit.known.notes:
-        print(f"note: {note}")
+        print_text(console, f"note: {note}")
     if found.pulls:
         print("models of the public library that fit here (sizes of November 2026):")
     for pull in found.pulls:

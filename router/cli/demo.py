@@ -42,6 +42,14 @@ ASKED = MODELS[0]
 REQUESTS = ((ASKED, "why is the sky blue?"), (ASKED, "and at night?"), ("llama3.2:3b", "one word for blue?"))
 TOKENS = 10
 FOREIGN_MIB = 10000
+ALONE, ROUTED, TAKEN, RELEASED = "Ollama alone", "router", "10 GB taken", "released"
+SAID = {
+    ALONE: "Ollama alone: three requests go straight to it, two of them for a 70B that the card cannot hold.",
+    ROUTED: "With the router: the same requests, on an empty card again.",
+    TAKEN: "The models were idle and are unloaded; another program takes 10 GB: what fits now is smaller.",
+    RELEASED: "It gives the memory back: the router goes back up by itself.",
+}
+"""What the terminal says when a phase begins."""
 TITLES = ("phase", "requested", "served by", "why", "on GPU", "tokens/s", "first token")
 
 
@@ -61,6 +69,11 @@ class Shown:
         """Return the cells as text."""
         rate, first = f"{self.tokens_per_s:.1f}", f"{self.ttft_s:.1f} s"
         return (self.phase, self.requested, self.served, self.why, f"{self.gpu_percent} %", rate, first)
+
+    def sentence(self) -> str:
+        """Return the row in plain words."""
+        who = "itself" if key_of(self.served) == key_of(self.requested) else self.served
+        return f"{self.requested} → {who}, {self.gpu_percent} % on the GPU, {self.tokens_per_s:.1f} tokens/s"
 
 
 def demo(
@@ -82,7 +95,7 @@ async def _demo(listen: str, *, once: bool, as_json: bool) -> int:
     card = CardSpec(name="CUDA0", description="NVIDIA RTX A5000", total_mib=24564)
     config = SimConfig(machine=Machine(cards=(card,), speeds=speeds), models=MODELS)
     async with running_simulator(config) as sim:
-        rows = await _ask_all(sim, sim.url, "Ollama alone", REQUESTS, console)
+        rows = await _ask_all(sim, sim.url, ALONE, REQUESTS, console)
         await _empty(sim)
         probe = CardsProbe(sim.cards)
         async with running(_config(sim, listen), probe=probe, is_probed=True) as router:
@@ -98,8 +111,10 @@ async def _demo(listen: str, *, once: bool, as_json: bool) -> int:
 
 async def _routed(sim: SimulatedOllama, router: Running, console: Console) -> list[Shown]:
     """Send the requests through the router: normally, while another program holds 10 GB, and after that."""
-    rows = await _ask_all(sim, router.url, "router", REQUESTS, console)
-    for phase, foreign_mib in (("10 GB taken", FOREIGN_MIB), ("released", 0)):
+    rows = await _ask_all(sim, router.url, ROUTED, REQUESTS, console)
+    for phase, foreign_mib in ((TAKEN, FOREIGN_MIB), (RELEASED, 0)):
+        if foreign_mib:
+            await _empty(sim)
         sim.cards.set_foreign(0, foreign_mib * MIB)
         await router.router.backend.world.refresh_fresh()
         rows += await _ask_all(sim, router.url, phase, REQUESTS[:2], console)
@@ -109,6 +124,9 @@ async def _routed(sim: SimulatedOllama, router: Running, console: Console) -> li
 async def _ask_all(
     sim: SimulatedOllama, url: str, phase: str, requests: Iterable[tuple[str, str]], console: Console
 ) -> list[Shown]:
+    """Send a phase's requests one after another, saying in the terminal what happens."""
+    number = 1 + list(SAID).index(phase)
+    console.print(f"{number}. {SAID[phase]}", style="bold", highlight=False, soft_wrap=True)
     columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
     found = []
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
@@ -116,6 +134,7 @@ async def _ask_all(
         for model, prompt in requests:
             progress.update(task, description=f"{phase}: {model}")
             found.append(await _ask(sim, url, phase, model, prompt))
+            progress.console.print(f"   {found[-1].sentence()}", highlight=False, soft_wrap=True)
     return found
 
 
@@ -132,10 +151,10 @@ def _config(sim: SimulatedOllama, listen: str) -> Any:
 
 
 async def _empty(sim: SimulatedOllama) -> None:
-    """Unload the models of the first part, so that both parts start with empty cards."""
+    """Unload all models, as their keep-alive would in a few minutes."""
     client = HttpRelay(sim.url)
-    for model in {model for model, _ in REQUESTS}:
-        await _post(client, "/api/generate", {"model": model, "keep_alive": 0})
+    for row in sim.engine.ps():
+        await _post(client, "/api/generate", {"model": row.model.name, "keep_alive": 0})
     while sim.engine.ps():  # noqa: ASYNC110 - the simulator has no event for it
         await asyncio.sleep(0.1)
     await client.aclose()

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from router.cli.admin import DEFAULT, ask, is_stale
-from router.cli.table import print_table
+from router.cli.table import print_table, print_text
 from router.core.units import GIB
 
 TITLES = ("", "variant", "num_ctx", "needs", "has", "verdict", "why")
@@ -57,9 +57,9 @@ def show(found: dict[str, Any]) -> None:
     print_table(console, TITLES, rows, title=_title(found), names=("variant",))
     if found.get("between"):
         best = "" if found["best"] == found["chosen"] else "what would be best: "
-        print(f"{best}{found['between']}")
+        print_text(console, f"{best}{found['between']}")
     for note in found.get("notes", []):
-        print(f"note: {note}")
+        print_text(console, f"note: {note}")
 
 
 def _title(found: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 
 from router.cli.question import DEFAULT_UPSTREAM, Settings, read_question
-from router.cli.table import print_table
+from router.cli.table import print_table, print_text
 from router.core.advice.examine import DeviceTerms, Fit, examine
 from router.core.units import GIB
 
@@ -102,7 +102,7 @@ def print_fit(found: Fit, console: Console) -> None:
     titles = ("", *(f"card {device.index}" for device in found.devices))
     print_table(console, titles, rows, title=headline(found))
     for line in (verdict(found), *(f"note: {note}" for note in found.known.notes)):
-        print(line)
+        print_text(console, line)
 
 
 def headline(found: Fit) -> str:

@@ -8,6 +8,8 @@ from typing import Any
 import typer
 
 from router.adapters.ollama import OllamaClient
+from router.backend.backend import client_of
+from router.backend.endpoint import endpoint_of
 from router.config import Config, models_named
 from router.core.advice.chains import notes_on
 from router.core.ollama.derived_names import is_derived
@@ -27,7 +29,8 @@ def has_all_models(config: Config) -> bool:
 
 async def _installed(config: Config, wanted: set[str]) -> dict[str, ModelFacts]:
     """Return the models of the configured Ollama, with the details of those that are wanted."""
-    client = OllamaClient(next(iter(config.backends.values())).url, connect_timeout_s=config.timeouts.connect_s)
+    name, section = next(iter(config.backends.items()))
+    client = client_of(endpoint_of(section, name), config)
     try:
         found: dict[str, ModelFacts] = {}
         for row in await client.tags():

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from router.cli.admin import DEFAULT, ask, is_stale
-from router.cli.table import print_table
+from router.cli.table import print_table, print_text
 from router.core.units import GIB
 
 
@@ -40,7 +40,7 @@ def show(state: dict[str, Any]) -> None:
     titles = ("model", "size", "on GPU", "context", "in flight", "loaded by", "advice")
     print_table(console, titles, rows, title=_cards(state), names=("model",))
     for note in state["notes"]:
-        print(f"note: {note}")
+        print_text(console, f"note: {note}")
 
 
 def _row(resident: dict[str, Any]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""`ollama-router serve`: run the router until SIGTERM or SIGINT."""
+"""`ollama-router serve`: run the router until SIGTERM or SIGINT; SIGHUP reads the configuration again."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import errno
 import gc
 import importlib
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -15,8 +16,10 @@ from typing import Annotated, cast
 
 import typer
 
-from router.app import running
+from router.app import Running, Sockets
+from router.cli.activation import address_of, inherited_sockets
 from router.cli.files import raise_limit, within
+from router.cli.generations import Generations
 from router.config import Config, load_config
 from router.telemetry import LineWriter, LogHook, Notified, RecordLines
 
@@ -36,17 +39,27 @@ def serve(
     ] = False,
 ) -> None:
     """Serve Ollama's API on --listen, routed to the Ollama at --upstream."""
-    options = {
+    options: dict[str, object] = {
         "listen": listen,
         "admin": admin,
         "insecure_no_auth": insecure_no_auth or None,
         "backends.local.url": upstream,
     }
-    loaded = load_config(config, options={key: value for key, value in options.items() if value is not None})
-    loaded, warning = within(loaded, raise_limit())
+    options = {key: value for key, value in options.items() if value is not None}
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the router can reload, it must not be killed by a reload
+    sockets, files = inherited_sockets(os.environ), raise_limit()
+    if sockets.clients:
+        options["listen"] = address_of(sockets.clients)
+    if sockets.admin:
+        options["admin"] = address_of(sockets.admin)
+
+    def load() -> Config:
+        return within(load_config(config, options=options), files)[0]
+
+    loaded, warning = within(load_config(config, options=options), files)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         try:
-            runner.run(_serve(loaded, warning))
+            runner.run(_serve(loaded, load, sockets, warning))
         except OSError as error:
             if error.errno not in (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES):
                 raise
@@ -64,37 +77,27 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return cast("Callable[[], asyncio.AbstractEventLoop]", uvloop.new_event_loop)
 
 
-async def _serve(config: Config, warning: str) -> None:
-    stop, started = asyncio.Event(), asyncio.Event()
-    serving = asyncio.create_task(_serve_until(stop, started, config, warning))
-
-    def on_signal() -> None:
-        if not (stop.is_set() or started.is_set()):
-            serving.cancel()  # the start waits for Ollama, which may hang
-        stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, on_signal)
-    await asyncio.wait([serving])
-    if not serving.cancelled():
-        serving.result()
-
-
-async def _serve_until(stop: asyncio.Event, started: asyncio.Event, config: Config, warning: str) -> None:
+async def _serve(config: Config, load: Callable[[], Config], sockets: Sockets, warning: str) -> None:
     writer = LineWriter(buffer_bytes=config.telemetry.log_buffer_bytes)
-    log = LogHook(config.telemetry.log_level, sink=writer)
     if warning:
-        log.on(Notified(warning, level="warning"))
+        LogHook(config.telemetry.log_level, sink=writer).on(Notified(warning, level="warning"))
     logging.getLogger().addHandler(RecordLines(writer))
+
+    def log(config: Config) -> LogHook:
+        return LogHook(config.telemetry.log_level, sink=writer, fields=config.telemetry.log_fields)
+
+    def on_start(service: Running) -> None:
+        calm_collector()
+        writer(f"ollama-router listens on {service.url}, admin on {service.admin_url}\n".encode())
+
+    generations = Generations(load, log, on_start)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, generations.stop)
+    loop.add_signal_handler(signal.SIGHUP, generations.reload)
     try:
-        async with running(config, hooks=[log]) as service:
-            started.set()
-            calm_collector()
-            writer(f"ollama-router listens on {service.url}, admin on {service.admin_url}\n".encode())
-            await stop.wait()
-            service.grace_s = config.timeouts.shutdown_s
+        await generations.run(config, sockets)
     finally:
-        log.flush()
         writer.close(LAST_LINES_S)
 
 

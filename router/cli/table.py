@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 from rich.cells import cell_len
@@ -33,10 +34,24 @@ def print_table(
         return
     columns = [tuple(map(_plain, cells)) for cells in zip(titles, *rows, strict=True)]
     widths = _widths(columns, [one in names for one in titles], console.width - 3 * len(columns) - 1)
+    print_text(console, title)
     if widths:
-        console.print(_table(titles, rows, title, widths, styles))
+        console.print(_table(titles, rows, widths, styles))
     else:
-        _print_lines(console, titles, rows, title, names)
+        _print_lines(console, titles, rows, names)
+
+
+def print_text(console: Console, text: str) -> None:
+    """Print a sentence; on a terminal its lines end between words."""
+    print(_folded(text, console.width) if console.is_terminal else _plain(text))
+
+
+def _folded(text: str, width: int, indent: str = "") -> str:
+    """Return text in lines of at most `width` columns, longer only where a word is."""
+    lines = textwrap.wrap(
+        _plain(text), max(20, width), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
+    return "\n".join(lines)
 
 
 def _widths(columns: Sequence[Row], are_names: Sequence[bool], available: int) -> list[int]:
@@ -63,8 +78,8 @@ def _words(cells: Row) -> list[str]:
     return [word for cell in cells for word in cell.split()]
 
 
-def _table(titles: Row, rows: Sequence[Row], title: str, widths: Sequence[int], styles: Sequence[str]) -> Table:
-    table = Table(title=Text(_plain(title)))
+def _table(titles: Row, rows: Sequence[Row], widths: Sequence[int], styles: Sequence[str]) -> Table:
+    table = Table()
     for one, width in zip(titles, widths, strict=True):
         table.add_column(Text(one), width=width, overflow="fold")
     for at, row in enumerate(rows):
@@ -72,16 +87,15 @@ def _table(titles: Row, rows: Sequence[Row], title: str, widths: Sequence[int], 
     return table
 
 
-def _print_lines(console: Console, titles: Row, rows: Sequence[Row], title: str, names: Sequence[str]) -> None:
+def _print_lines(console: Console, titles: Row, rows: Sequence[Row], names: Sequence[str]) -> None:
     """Print the first name of each row on a line of its own, and the other cells below it."""
-    console.print(Text(_plain(title)))
     for row in rows:
         cells = [(one, _plain(cell)) for one, cell in zip(titles, row, strict=True) if cell]
         whole = [(one, cell) for one, cell in cells if one in names]
         for at, (one, cell) in enumerate(whole):
             print(f"  {one}: {cell}" if at else cell)  # not by rich, which would wrap it
         for one, cell in (cell for cell in cells if cell not in whole):
-            console.print(Text(f"  {one}: {cell}" if one else f"  {cell}"))
+            print("  " + _folded(f"{one}: {cell}" if one else cell, console.width - 2, indent="    "))
 
 
 def _plain(cell: str) -> str:

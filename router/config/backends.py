@@ -76,7 +76,13 @@ class ServerSection(Section):
 
 class BackendSection(Section):
     url: Url = "http://127.0.0.1:11434"
-    """URL of the Ollama server"""
+    """URL of the Ollama server: http or https, perhaps with a path that is put in front of Ollama's own"""
+    ca: str | None = None
+    """for https: PEM file of the authorities that its certificate may be from; null = the system's"""
+    bearer_file: str | None = None
+    """file with a token that the router sends as Authorization: Bearer; read again by a reload"""
+    basic_file: str | None = None
+    """file with user:password that the router sends as Authorization: Basic; read again by a reload"""
     gpus: Gpus = "auto"
     """its cards: auto (all that the probe lists), none (CPU only), or indexes or UUIDs in the order of its Ollama"""
     probe: Probe = Probe()
@@ -85,3 +91,9 @@ class BackendSection(Section):
     """keep reading a response after its client disconnects, for a server that crashes when a request is aborted"""
     server: ServerSection = ServerSection()
     """how this server is set up: its environment variables that affect memory"""
+
+    @model_validator(mode="after")
+    def _has_one_way_to_authenticate(self) -> BackendSection:
+        if self.bearer_file is not None and self.basic_file is not None:
+            raise allowed("one of bearer_file and basic_file")
+        return self

@@ -18,10 +18,10 @@ from router.config.backends import BackendSection, StaticGpu
 from router.config.root import Config, Path, Problem, inconsistencies
 from router.config.sections import ChainSection, VariantSection
 from router.config.source import FILE_VARIABLE, Document, environment, read_file
+from router.core.masking import masked
 from router.errors import ConfigError
 
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]+")
-_SECRET = re.compile(r"(?<=//)[^/\s@]+(?=@)|((?:token|key|secret|password|passwd)[=:]\s*)[^&\s,\"']+", re.IGNORECASE)
 _OPTIONS = {"backends.local.url": "upstream"}
 _TEAMS = "no key teams (teams are not supported yet)"
 
@@ -59,9 +59,9 @@ def load_config(
 
 def effective(config: Config) -> dict[str, Any]:
     """Return the configuration in force as plain data, with every key, and with secrets masked."""
-    masked = _masked(config.model_dump(mode="json"))
-    assert isinstance(masked, dict)
-    return masked
+    found = _masked(config.model_dump(mode="json"))
+    assert isinstance(found, dict)
+    return found
 
 
 def schema() -> dict[str, Any]:
@@ -199,19 +199,15 @@ def _key(path: Path) -> str:
 def _shown(value: object) -> str:
     if isinstance(value, Description):
         return value.text
-    text = _SECRET.sub(_mask, json.dumps(value, default=str, ensure_ascii=False))
+    text = masked(json.dumps(value, default=str, ensure_ascii=False))
     return text if len(text) <= 80 else text[:77] + "…"
 
 
 def _masked(value: object) -> object:
     if isinstance(value, str):
-        return _SECRET.sub(_mask, value)
+        return masked(value)
     if isinstance(value, Mapping):
         return {key: _masked(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
         return [_masked(inner) for inner in value]
     return value
-
-
-def _mask(match: re.Match[str]) -> str:
-    return f"{match.group(1) or ''}***"

@@ -14,6 +14,7 @@ from router.config.names import Host, Origin
 from router.config.section import Section
 from router.config.sections import (
     ChainValue,
+    Clients,
     Defaults,
     Limits,
     Queue,
@@ -22,8 +23,9 @@ from router.config.sections import (
     Switch,
     TelemetrySection,
     Timeouts,
+    Tls,
 )
-from router.config.values import WILDCARDS, Address, Listen, ModelPattern
+from router.config.values import WILDCARDS, Address, Listen, ModelPattern, ProxyNetwork
 from router.core.ollama.names import key_of
 
 Path = tuple[str | int, ...]
@@ -43,8 +45,16 @@ class Config(Section):
     """address that clients connect to"""
     admin: Listen = Address("127.0.0.1", 11436)
     """address of /router/…, /metrics, /healthz, /readyz and the dashboard"""
+    tls: Tls = Tls()
+    """TLS for the clients' listener; the admin listener is not encrypted"""
     insecure_no_auth: StrictBool = False
     """if listening beyond loopback, anonymous clients may also pull, create and delete models"""
+    clients: Clients = Clients()
+    """what requests may ask for"""
+    trusted_proxies: tuple[ProxyNetwork, ...] = ()
+    """addresses or networks (10.0.0.0/8) of proxies in front of the router, whose X-Forwarded-For is believed"""
+    proxy_protocol: StrictBool = False
+    """connections of trusted_proxies begin with a header of the PROXY protocol, version 1 or 2; not with tls"""
     hosts: tuple[Host, ...] = ()
     """additional host names under which clients may reach it; *.gpu.lan is all names below gpu.lan, * any name"""
     origins: tuple[Origin, ...] = ()
@@ -77,6 +87,7 @@ def inconsistencies(config: Config) -> Iterator[Problem]:
         second = list(config.backends)[1]
         yield Problem(("backends", second), second, "exactly one backend for now")
     yield from _addresses(config)
+    yield from _proxies(config)
     yield from _contexts(config.defaults)
     yield from _chains(config)
 
@@ -88,9 +99,17 @@ def _addresses(config: Config) -> Iterator[Problem]:
         upstream = urlsplit(backend.url)
         local = upstream.hostname in (config.listen.host, "localhost", "127.0.0.1", "::1")
         reachable = config.listen.is_loopback or config.listen.host in ("0.0.0.0", "::", upstream.hostname)
-        if local and reachable and (upstream.port or 80) == config.listen.port:
+        port = upstream.port or (443 if upstream.scheme == "https" else 80)
+        if local and reachable and port == config.listen.port:
             path = ("backends", name, "url")
             yield Problem(path, backend.url, "the address of an Ollama, not the router's own (listen)")
+
+
+def _proxies(config: Config) -> Iterator[Problem]:
+    if config.proxy_protocol and not config.trusted_proxies:
+        yield Problem(("proxy_protocol",), True, "false, or trusted_proxies that say who sends it")
+    if config.proxy_protocol and config.tls.cert is not None:
+        yield Problem(("proxy_protocol",), True, "false: with tls the header would come before the handshake")
 
 
 def _contexts(defaults: Defaults) -> Iterator[Problem]:

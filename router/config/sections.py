@@ -16,6 +16,7 @@ from router.config.values import AtLeastOne, Count, Duration, Factor, KeepAlive,
 NothingFits = Literal["refuse", "wait", "allow_partial", "passthrough"]
 Upgrade = Literal["idle", "on_request", "never"]
 Prefer = Literal["quality", "balanced", "speed"]
+Permission = Literal["allow", "ignore", "refuse"]
 AutoChains = Literal["auto", "quantizations", "off"]
 
 
@@ -140,6 +141,10 @@ class Switch(Section):
 class SnapshotTimes(Section):
     ps_interval_s: Positive = 1.0
     """polling interval of /api/ps"""
+    fall: AtLeastOne = 3
+    """failed readings of /api/ps in a row after which Ollama counts as away; a refused connection is enough"""
+    rise: AtLeastOne = 3
+    """good readings of /api/ps in a row, 0.1 s apart, after which one that was away counts as back"""
     probe_interval_s: Positive = 1.0
     """polling interval of free VRAM"""
     stale_after_s: Positive = 10.0
@@ -208,11 +213,55 @@ class Limits(Section):
     """largest answer of Ollama to a request of the router's own"""
 
 
+class Clients(Section):
+    nothing_fits: tuple[NothingFits, ...] = ("refuse", "wait", "allow_partial", "passthrough")
+    """rules that a request may choose by X-Router-Nothing-Fits; any other one is a 403"""
+    keep_alive_forever: Permission = "allow"
+    """an endless keep_alive (-1) of a request: allow, ignore (as if it named none), refuse (403)"""
+    num_gpu: Permission = "allow"
+    """num_gpu of a request, which puts layers on the CPU: allow, ignore (as if it named none), refuse (403)"""
+
+
+class Tls(Section):
+    cert: str | None = None
+    """PEM file of the certificate that clients see, with its chain; null = no TLS; read again by a reload"""
+    key: str | None = None
+    """PEM file of its private key; null = it is in the same file"""
+
+
+LogField = Literal[
+    "ts",
+    "level",
+    "msg",
+    "request_id",
+    "team",
+    "method",
+    "route",
+    "status",
+    "requested",
+    "variant",
+    "backend",
+    "reason",
+    "queue_ms",
+    "ttft_ms",
+    "duration_ms",
+    "tokens_in",
+    "tokens_out",
+    "bytes",
+    "outcome",
+    "trace_id",
+    "error",
+    "client",
+]
+
+
 class TelemetrySection(Section):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """lowest level that is logged (JSON lines on stderr, never a prompt)"""
     log_buffer_bytes: AtLeastOne = 4 << 20
     """most bytes of the log that wait for a slow reader; further lines are dropped and counted"""
+    log_fields: tuple[LogField, ...] = ()
+    """fields of a request's line in the log, in this order; [] = all that have a value"""
     headers: StrictBool = True
     """add X-Router-* headers to responses"""
     decisions_kept: AtLeastOne = 256

@@ -21,7 +21,9 @@ from router.errors import BadRequest
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h))+")
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_PATH = re.compile(r"(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~!$&'()*+,;=:@-]+)*/?")
 _HOST_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?")
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 WILDCARDS = re.compile(r"[*?]")
 
 
@@ -101,8 +103,10 @@ def parse_keep_alive(value: object) -> float:
 
 
 def parse_url(value: object) -> str:
-    """Parse an http URL that ends after host and port; credentials are rejected."""
-    error = allowed('a URL such as "http://127.0.0.1:11434", without path, query, user name or password')
+    """Parse the URL of an Ollama: http or https, host, port and perhaps a path; credentials are rejected."""
+    error = allowed(
+        'a URL such as "http://127.0.0.1:11434" or "https://h/path", without /v1, query, user name or password'
+    )
     if not isinstance(value, str):
         raise error
     try:
@@ -110,10 +114,24 @@ def parse_url(value: object) -> str:
         port = parts.port
     except ValueError:
         raise error from None
-    bare = parts.scheme == "http" and parts.path in ("", "/") and not (parts.query or parts.fragment)
-    if not bare or not parts.hostname or "@" in parts.netloc or port == 0:
+    bare = parts.scheme in ("http", "https") and not (parts.query or parts.fragment or value.strip()[-1:] in "?#")
+    if not bare or not parts.hostname or "@" in parts.netloc or port == 0 or not _PATH.fullmatch(parts.path):
         raise error
-    return f"http://{parts.netloc}"
+    if parts.path.rstrip("/").endswith(("/v1", "/api")):  # a client's base URL, to which these belong
+        raise error
+    return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
+
+
+def parse_network(value: object) -> Network:
+    """Parse an IP address or a network in CIDR notation."""
+    if isinstance(value, (ipaddress.IPv4Network, ipaddress.IPv6Network)):
+        return value
+    try:
+        if isinstance(value, str):
+            return ipaddress.ip_network(value.strip())
+    except ValueError:
+        pass
+    raise allowed('an IP address or network such as "127.0.0.1", "10.0.0.0/8" or "fd00::/8"')
 
 
 def parse_model(value: object) -> str:
@@ -202,12 +220,15 @@ Positive = Annotated[float, BeforeValidator(parse_positive), WithJsonSchema(_DUR
 KeepAlive = Annotated[
     float, BeforeValidator(parse_keep_alive), PlainSerializer(_shown_keep_alive), WithJsonSchema(_KEEP_ALIVE_SCHEMA)
 ]
-Url = Annotated[str, BeforeValidator(parse_url), WithJsonSchema({"type": "string", "pattern": "^http://"})]
+Url = Annotated[str, BeforeValidator(parse_url), WithJsonSchema({"type": "string", "pattern": "^https?://"})]
 ModelRef = Annotated[str, BeforeValidator(parse_model), WithJsonSchema({"type": "string", "minLength": 1})]
 ModelPattern = Annotated[str, BeforeValidator(parse_pattern), WithJsonSchema({"type": "string", "minLength": 1})]
 NumCtx = Annotated[int | Literal["max"] | None, BeforeValidator(parse_num_ctx), WithJsonSchema(_NUM_CTX_SCHEMA)]
 Gpus = Annotated[
     Literal["auto", "none"] | tuple[int | str, ...], BeforeValidator(parse_gpus), WithJsonSchema(_GPUS_SCHEMA)
+]
+ProxyNetwork = Annotated[
+    Network, BeforeValidator(parse_network), PlainSerializer(str), WithJsonSchema({"type": "string", "minLength": 1})
 ]
 Count = Annotated[StrictInt, Field(ge=0)]
 Factor = Annotated[float, Field(ge=0, le=100, strict=True)]

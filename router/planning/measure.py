@@ -91,7 +91,8 @@ def body_of(job: Job) -> dict[str, object]:
     if job.embeds:
         return {"model": job.model, "input": "word" * job.prompt_tokens}
     text = f"[[tokens={job.answer_tokens}]] ".ljust(4 * job.prompt_tokens, "x")
-    body: dict[str, object] = {"model": job.model, "prompt": text, "stream": False}
+    # Without thinking, so that the length of the answer is the job's for every model.
+    body: dict[str, object] = {"model": job.model, "prompt": text, "stream": False, "think": False}
     return {**body, "options": {"num_ctx": job.num_ctx}} if job.num_ctx else body
 
 

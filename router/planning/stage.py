@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import statistics
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -68,7 +68,8 @@ class Stage:
     """A running stage. `url` is the server for clients: the router, or the simulated Ollama itself.
 
     `loads` and `evictions` are the models that Ollama began to load, and evicted by its own choice, in order. `loaded`
-    are the loads that succeeded, `unloaded` the models that left with the time.
+    are the loads that succeeded, `unloaded` the models that left with the time. `watchers` are called with each event
+    of the simulated scheduler: its kind and the model.
     """
 
     sim: SimulatedOllama
@@ -79,9 +80,12 @@ class Stage:
     evictions: list[str] = field(default_factory=list)
     loaded: list[Load] = field(default_factory=list)
     unloaded: list[tuple[str, float]] = field(default_factory=list)
+    watchers: list[Callable[[str, str], None]] = field(default_factory=list)
 
     def record(self, kind: str, model: str) -> None:
-        """Record an event of the simulated scheduler."""
+        """Record an event of the simulated scheduler, and pass it to the watchers."""
+        for watch in self.watchers:
+            watch(kind, model)
         now_s = asyncio.get_running_loop().time()
         if kind == "starting":
             self.loads.append(model)

@@ -21,6 +21,7 @@ LLAMA = ("llama3.1:8b-instruct-fp16", "llama3.1:8b-instruct-q8_0", "llama3.1:8b"
 MISTRAL = ("mistral-small:24b", "ministral-3:8b", "mistral:7b")
 FAMILIES = (QWEN, GEMMA, LLAMA, MISTRAL)
 EMBEDDER = "bge-m3:567m"
+EMBEDDERS = frozenset({EMBEDDER})
 
 
 @dataclass(frozen=True, slots=True)

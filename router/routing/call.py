@@ -55,6 +55,7 @@ class Call(msgspec.Struct, eq=False):
     is_looked_up: bool = False
     is_ended: bool = False
     has_few: Callable[[], bool] = bool  # whether its client has few requests under way; set for a request that waits
+    client: str = ""  # its address
 
     def upstream(self, body: bytes) -> UpstreamRequest:
         """Return the request to send upstream with `body`."""

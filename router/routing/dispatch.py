@@ -277,7 +277,7 @@ class Dispatcher:
         if self._backend.is_starting:  # a decision needs the first reading of all, and what was learned
             await self._backend.started()
         elif not self._world.is_up:
-            await self._world.refresh()
+            await self._world.look_again()
         if not self._world.is_up:
             raise UpstreamError(self._world.why_away())
 

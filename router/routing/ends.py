@@ -57,6 +57,7 @@ class Ends:
                 operation=call.route.kind,
                 phase=released.phase,
                 error=released.error,
+                client=call.client,
             )
         )
 

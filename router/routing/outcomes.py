@@ -124,13 +124,14 @@ class Outcomes:
             if rule == "allow_partial" and first is not None:
                 return self._let_spill(call, reason, first, passed)
             return self._destinations.passed_on(call, reason, model, decided=passed)
-        # 4. Wait, unless the time for it is over.
-        if rule == "wait" and self._now() - call.since_s < self._wait_s:
+        # 4. Wait, unless the time for it is over, or no time would be enough.
+        is_final = is_lasting(decision, gpus := self._world.cards.gpus)
+        if rule == "wait" and not is_final and self._now() - call.since_s < self._wait_s:
             return Blocked("room", lambda: asyncio.sleep(LOOK_AGAIN_S))
         call.mark_refused(self._now())
         self._raise_failed_load(decision)
         self._ends.report_decision(call, template)
-        if is_lasting(decision, gpus := self._world.cards.gpus):
+        if is_final:
             raise NeverFits(lasting_refusal(chain, decision, gpus))
         raise NoVariantFits(refusal(chain, decision), retry_after_s=max(1.0, self._line.expected_wait_s()))
 

@@ -7,6 +7,7 @@ queue as requests, so they interrupt none, and a kept model evicts nothing.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -25,6 +26,9 @@ CHECK_S = 1.0
 MAX_ATTEMPTS = 8
 """Maximum number of turns in the queue for one load: the state may change before each."""
 
+PRELOAD_S = 120.0
+"""How long after a start models to preload are tried: later ones would take the place of what is used."""
+
 AGAIN_S = 60.0
 """Minimum time between two attempts to load the same name."""
 
@@ -42,11 +46,13 @@ class Warmup:
         preloaded = (name for name, chain in config.chains.items() if chain.preload)
         self._preload = (*config.defaults.preload, *preloaded)
         self._to_preload: list[str] = []
+        self._preload_until_s = -math.inf
         self._not_before_s: dict[str, float] = {}
 
     def restart(self) -> None:
         """Schedule all kept and preloaded models: Ollama has started or restarted."""
         self._to_preload = [*self._keep, *self._preload]
+        self._preload_until_s = self._now() + PRELOAD_S
         self._not_before_s.clear()
 
     async def watch(self) -> None:
@@ -60,8 +66,11 @@ class Warmup:
     async def check(self) -> None:
         """Load the scheduled models, then missing kept models, then idle upgrades."""
         # In this order: a preload may evict, a kept model may not, and an upgrade only within its own chain.
-        while self._to_preload:
-            await self._warm(self._to_preload.pop(0), self._may_preload)
+        waiting, self._to_preload = self._to_preload, []
+        for name in waiting:
+            await self._warm(name, self._may_preload)
+            if not self._is_served(name) and self._now() < self._preload_until_s:
+                self._to_preload.append(name)  # nothing of it fits now: runners of before may still hold the memory
         for name in self._keep:
             await self._warm(name, lambda chosen, _chain: not _evicted(chosen))
         for chain in self._decisions.recent_chains():
@@ -91,6 +100,14 @@ class Warmup:
             # Set before the load, so that one that fails is not repeated with each check.
             self._not_before_s[name] = now_s + AGAIN_S
             await self._make_resident(request, chain)
+
+    def _is_served(self, name: str) -> bool:
+        """Return whether a variant of the chain is loaded, or none can ever be."""
+        chain = self._chains.find(name, self._world.catalog)
+        if chain is None:
+            return True
+        chosen = self._decisions.decide(InferenceRequest(name), chain).chosen
+        return chosen is not None and chosen.resident is not None
 
     def _wants(self, request: InferenceRequest, chain: Chain, may: Callable[[Verdict, Chain], bool]) -> bool:
         """Return True if a load is possible without waiting, and `may` allows it."""

@@ -76,6 +76,7 @@ class Finished(msgspec.Struct, frozen=True):
     trace_id: str = ""
     phase: str = ""
     error: str = ""
+    client: str = ""
 
 
 class Answered(msgspec.Struct, frozen=True):

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from router.core.go.quoting import brief
+from router.core.masking import masked_lines
 from router.telemetry.events import (
     Answered,
     Decided,
@@ -65,7 +66,8 @@ class RequestLine(msgspec.Struct, omit_defaults=True):
 class LogHook:
     """Gives `sink` each event of at least `level` as one line; `unix_now` is the wall clock.
 
-    The lines of a batch of requests are one write: a write per request would cost more than rendering its line.
+    `fields` are those of a request's line, () for all of them. The lines of a batch of requests are one write: a write
+    per request would cost more than rendering its line.
     """
 
     def __init__(
@@ -74,7 +76,9 @@ class LogHook:
         *,
         sink: Callable[[bytes], None],
         unix_now: Callable[[], float] = time.time,
+        fields: Sequence[str] = (),
     ) -> None:
+        self._fields = fields
         self._min_level = LEVELS[level]
         self._sink = sink
         self._unix_now = unix_now
@@ -101,15 +105,15 @@ class LogHook:
         """Write a batch of requests' events: their ends, and their decisions if the level or a refusal requires it."""
         ts = self._ts(self._unix_now())
         is_wanted, is_debug = self._min_level <= LEVELS["info"], self._min_level <= LEVELS["debug"]
-        lines: list[RequestLine] = []
+        lines: list[RequestLine | dict[str, object]] = []
         for event in events:
             if type(event) is Finished:
                 if is_wanted:
-                    lines.append(_request(ts, event))
+                    lines.append(self._chosen(_request(ts, event)))
             elif is_debug or event.outcome == "rejected":
                 self.on(event)
         if lines:
-            self._sink(_without_controls(self._encode_lines(lines)))
+            self._sink(_cleaned(self._encode_lines(lines)))
 
     def _on_answered(self, event: Answered) -> None:
         """Write a request that did not reach the dispatcher; of many refusals only the first, and then their number."""
@@ -123,7 +127,11 @@ class LogHook:
             self._refusals += 1
             if self._refusals > REFUSALS:
                 return
-        self._put(_answered(self._ts(now_s), event))
+        self._put(self._chosen(_answered(self._ts(now_s), event)))
+
+    def _chosen(self, line: RequestLine) -> RequestLine | dict[str, object]:
+        """Return a request's line with the fields that are wanted."""
+        return {name: getattr(line, name) for name in self._fields} if self._fields else line
 
     def flush(self) -> None:
         """Say how many refusals were left out, if there were any."""
@@ -133,7 +141,7 @@ class LogHook:
             self._put({"ts": self._ts(self._unix_now()), "level": "warning", "msg": message, "count": left_out})
 
     def _put(self, line: object) -> None:
-        self._sink(_without_controls(self._encode(line) + b"\n"))
+        self._sink(_cleaned(self._encode(line) + b"\n"))
 
     def _ts(self, at_s: float) -> str:
         """Return a time in ISO 8601 with milliseconds; the part up to the seconds is cached."""
@@ -195,6 +203,7 @@ def _request(ts: str, event: Finished) -> RequestLine:
         event.outcome,
         event.trace_id,
         event.error and brief(event.error),
+        event.client,
     )
 
 
@@ -225,8 +234,12 @@ def _answered(ts: str, event: Answered) -> RequestLine:
     )
 
 
-def _without_controls(lines: bytes) -> bytes:
-    """Return JSON lines with every control character escaped. A common batch has none, which two look-ups tell."""
+def _cleaned(lines: bytes) -> bytes:
+    """Return JSON lines without secrets of URLs, and with every control character escaped.
+
+    A common batch has none, which a few look-ups tell.
+    """
+    lines = masked_lines(lines)
     if b"\x7f" not in lines and b"\xc2" not in lines:
         return lines
     return _CONTROLS.sub(lambda found: b"\\u00%02x" % found[0][-1], lines)

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from router.core.go.quoting import brief
+from router.core.masking import masked_lines
 
 MOST_OF_A_TRACEBACK = 16 << 10
 
@@ -23,7 +24,7 @@ class RecordLines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record. Never raises: what cannot be rendered is left out."""
         try:
-            self._sink(msgspec.json.encode(_facts(record)) + b"\n")
+            self._sink(masked_lines(msgspec.json.encode(_facts(record))) + b"\n")
         except Exception:  # a fault in the report of a fault must not become another one
             self._sink(b'{"level":"error","msg":"a log record could not be written"}\n')
 

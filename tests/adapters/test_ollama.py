@@ -158,9 +158,17 @@ async def test_every_failure_is_an_upstream_error(client, server, answer, error,
         await client.ps()
 
 
-async def test_odd_json_is_empty(client, server):
-    """A list in place of an object is treated as an empty object."""
-    server.get("/api/ps").respond(json=["x"])
+@pytest.mark.parametrize("odd", [["x"], {}, 5, {"models": {}}, {"models": "x"}])
+async def test_a_list_that_is_none_is_an_upstream_error(client, server, odd):
+    """Nothing is known then; to take it for an empty list would be to take all models for unloaded."""
+    server.get("/api/ps").respond(json=odd)
+    with pytest.raises(UpstreamError, match="no list of models"):
+        await client.ps()
+
+
+async def test_a_list_of_nothing_is_empty(client, server):
+    """Ollama sends null for it."""
+    server.get("/api/ps").respond(json={"models": None})
     assert await client.ps() == []
 
 

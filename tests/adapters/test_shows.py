@@ -257,3 +257,21 @@ def test_a_list_that_cannot_be_read_is_reported_once():
     server = Shower("a")
     (text,) = play(story, server)
     assert text.startswith("the list of models cannot be read: ")
+
+
+@pytest.mark.parametrize("count", [200, 800])
+def test_the_catalog_is_read_a_few_times_however_many_models_are_shown(count):
+    """Each reading takes all models, so one per show would be quadratic; what something waits for is there at once."""
+    server = Shower(*(f"m{number}" for number in range(count)), show_s=0.001)
+
+    async def story(reader, changes):
+        await reader.refresh()
+        await reader.read_first([key_of(f"m{count - 1}")])
+        assert changes[-1][key_of(f"m{count - 1}")].weights
+        while reader.is_reading:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+        assert all(facts.weights for facts in reader.catalog().values())
+        assert changes[-1].keys() == reader.catalog().keys()
+        assert len(changes) <= 8
+
+    play(story, server)

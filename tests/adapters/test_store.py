@@ -92,7 +92,7 @@ def broken_text(path):
 
 def other_version(path):
     with sqlite3.connect(path) as connection:
-        connection.execute("PRAGMA user_version=99")
+        connection.execute("PRAGMA user_version=-5")
     connection.close()
 
 
@@ -114,6 +114,42 @@ async def test_a_broken_file_is_moved_aside(tmp_path, breaks):
     assert await store.all() == [seen(1)]
     assert (store.moved_to, store.error) == (tmp_path / "x.sqlite.broken", "")
     assert store.moved_to.exists()
+    await store.aclose()
+
+
+async def test_a_file_of_a_newer_router_is_left_as_it_is(tmp_path):
+    """Byte for byte, also by writes and `forget`; this router remembers in memory, and the operator is told once."""
+    path, reports = tmp_path / "x.sqlite", []
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE seen (at REAL, more TEXT)")
+        connection.execute("INSERT INTO seen VALUES (1.5, 'what this router does not know')")
+        connection.execute("PRAGMA user_version=2")
+    connection.close()
+    before = path.read_bytes()
+    store = SqliteStore(path, report=reports.append)
+    assert await store.all() == []
+    for number in range(3):
+        await store.put(seen(number))
+    assert len(await store.all()) == 3
+    await store.forget(None)
+    await store.aclose()
+    assert path.read_bytes() == before
+    assert store.moved_to is None
+    assert [text.partition(": ")[2] for text in reports] == ["it is of version 2, this router knows versions up to 1"]
+    assert [found.name for found in tmp_path.iterdir()] == ["x.sqlite"]
+
+
+@pytest.mark.parametrize("mode", [None, 0o644, 0o666])
+async def test_only_its_owner_may_read_the_file(tmp_path, mode):
+    """A new one and one that was open to others, with what SQLite writes beside it."""
+    path = tmp_path / "x.sqlite"
+    if mode is not None:
+        path.touch()
+        path.chmod(mode)
+    store = SqliteStore(path)
+    await store.put(seen(1))
+    found = {one.name: one.stat().st_mode & 0o777 for one in tmp_path.iterdir()}
+    assert found == dict.fromkeys(("x.sqlite", "x.sqlite-wal", "x.sqlite-shm"), 0o600)
     await store.aclose()
 
 

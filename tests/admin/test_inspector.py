@@ -10,7 +10,7 @@ from router.admin.inspector import Inspector
 from router.admin.outage import Outage
 from router.core.ollama.options import ServerSettings
 from router.core.units import GIB
-from router.errors import BadRequest, ModelNotFound, ProbeError, UpstreamError
+from router.errors import BadRequest, ModelNotFound, ProbeError, UpstreamError, UpstreamGone
 from router.telemetry import Decided, RecentDecisions, Telemetry, UpstreamDown, UpstreamUp
 from tests.backend.machine import BIG, MIDDLE, SMALL, MemoryMachine, row_of, weights_of
 from tests.routing.scene import routed
@@ -257,7 +257,7 @@ def test_an_old_state_says_since_when_it_is_old():
         inspector = Inspector(
             scene.backend, scene.directory, scene.decisions, telemetry, recent, {}, lambda: ["a note"], outage
         )
-        scene.machine.trouble["ps"] = UpstreamError("refused")
+        scene.machine.trouble["ps"] = UpstreamGone("refused")
         await scene.backend.world.refresh_fresh()
         outage.on(UpstreamDown(error="refused"))
         found = inspector.state()

@@ -10,6 +10,7 @@ from router.api import at_once
 from router.api.reports import Reports
 from router.api.settings import EdgeSettings
 from router.http.client.pool import HttpRelay
+from router.http.server.proxies import Proxies
 from router.telemetry import Answered
 from tests.fakes import FakeDispatcher, RawClient, RunningEdge, client, request_bytes, running_edge, warm
 from tests.http.raw_upstream import Visit, answer, raw_upstream
@@ -156,7 +157,7 @@ async def test_a_fault_of_ours_on_the_fast_path_is_a_500_in_ollamas_form(
 
     async with raw_upstream(answer(DONE)) as upstream:
         async with running_edge(FakeDispatcher(HttpRelay(upstream.url))) as running, client(running.port) as raw:
-            running.edge.reports = Reports(reported.append)
+            running.edge.reports = Reports(reported.append, Proxies(()))
             with monkeypatch.context() as patch:
                 patch.setattr(at_once, "read_call", fails)
                 reply = await raw.ask("POST", "/api/chat", CHAT)

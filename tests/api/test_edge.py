@@ -595,6 +595,21 @@ async def test_a_chain_cannot_be_pulled_or_deleted() -> None:
         assert not asked(dispatcher)
 
 
+async def test_a_chain_cannot_be_copied_but_its_variants_can() -> None:
+    """404, as for any name that is no model, with what to copy; to copy onto a chain is a 403."""
+    dispatcher = scripted()
+    dispatcher.virtual = [VirtualModel("mine", ("big:q4", "small:q4"))]
+    async with running_edge(dispatcher) as running, client(running.port) as raw:
+        reply = await raw.ask("POST", "/api/copy", '{"source":"Mine:latest","destination":"other"}')
+        assert reply.status == 404
+        assert reply.json()["error"] == (
+            "'Mine:latest' is a chain of this router, not a model; copy one of its variants: big:q4, small:q4"
+        )
+        reply = await raw.ask("POST", "/api/copy", '{"source":"big:q4","destination":"mine"}')
+        assert reply.status == 403
+        assert not asked(dispatcher)
+
+
 async def test_readiness_is_reported_on_the_clients_port_too() -> None:
     """200 with details, or 503."""
     for ready in (True, False):

@@ -305,7 +305,7 @@ async def test_each_line_is_sent_immediately_and_nothing_is_added_a7_a12() -> No
 
 
 async def test_concurrent_streams_are_complete_and_in_order_a8() -> None:
-    """60 streams: every line once and in order."""
+    """200 streams: every line once and in order."""
 
     async def script(visit: Visit) -> None:
         await visit.say(STREAM_HEAD)

@@ -6,7 +6,7 @@ import pytest
 
 from ollama_simulator.clock import run_virtual
 from router.backend.backend import PROBE_PAUSE_S, PROBE_TRIES, REMOVE_S
-from router.errors import ProbeError, UpstreamError
+from router.errors import ProbeError, UpstreamGone
 from tests.backend.machine import SMALL, MemoryMachine, weights_of
 from tests.backend.scene import backend_on, play, took_s
 
@@ -58,7 +58,7 @@ def test_a_driver_that_wakes_up_ends_the_wait():
 def test_an_ollama_that_is_away_at_start_is_no_error():
     """It is watched until it comes."""
     machine = MemoryMachine(SMALL)
-    machine.trouble["version"] = UpstreamError("refused")
+    machine.trouble["version"] = UpstreamGone("refused")
 
     async def story(scene):
         assert not scene.backend.world.is_up
@@ -77,7 +77,7 @@ def test_tags_of_a_router_that_died_are_removed_whenever_ollama_comes_up():
     async def story(_scene):
         await asyncio.sleep(0.1)
         assert machine.derived == {}
-        machine.trouble["ps"] = UpstreamError("refused")
+        machine.trouble["ps"] = UpstreamGone("refused")
         await asyncio.sleep(2)
         machine.derived[TAG] = (SMALL.name, {})
         machine.trouble.clear()
@@ -113,7 +113,7 @@ def test_nothing_is_removed_from_an_ollama_that_is_away_at_the_end():
     machine = MemoryMachine(SMALL)
 
     async def story(scene):
-        machine.trouble["ps"] = UpstreamError("refused")
+        machine.trouble["ps"] = UpstreamGone("refused")
         await scene.backend.world.refresh_fresh()
         calls = len(machine.named("tags"))
         await scene.backend.stop()

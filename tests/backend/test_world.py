@@ -8,14 +8,14 @@ import pytest
 
 from router.backend.world import NOT_ASKED
 from router.core.units import GIB
-from router.errors import UpstreamError
+from router.errors import UpstreamError, UpstreamGone
 from router.telemetry import UpstreamDown, UpstreamUp
 from tests.backend.machine import BIG, MIDDLE, SMALL, MemoryMachine, row_of, weights_of
 from tests.backend.scene import play
 from tests.core.facts import gpu_of
 
 ALL = (BIG, SMALL)
-AWAY = {"version": UpstreamError("refused"), "ps": UpstreamError("refused")}
+AWAY = {"version": UpstreamGone("refused"), "ps": UpstreamGone("refused")}
 
 
 def test_an_ollama_that_answers_is_up_with_its_version():
@@ -84,6 +84,83 @@ def test_the_learned_order_of_the_cards_is_kept_while_ollama_lists_our_residents
             machine.drop(SMALL.name)
         await world.refresh()
         assert list(world.cards.numbers.by_uuid()) == (["GPU-0", "GPU-1"] if is_restarted else ["GPU-1", "GPU-0"])
+
+    play(story, machine)
+
+
+def read_badly(scene, times, error=None):
+    """Let `times` readings of `/api/ps` fail."""
+    scene.machine.trouble = {"ps": error or UpstreamError("status 500")}
+    return [scene.backend.world.refresh for _ in range(times)]
+
+
+def test_a_reading_that_fails_is_no_outage_and_what_is_loaded_is_served():
+    """Two of them neither; the third one in a row is. One that refuses connections is away at once."""
+
+    async def story(scene):
+        world = scene.backend.world
+        await scene.make_resident(SMALL)
+        ups = len(scene.heard.of(UpstreamUp))
+        for _ in range(3):
+            for read in read_badly(scene, 2):
+                await read()
+            assert (world.is_up, world.last_error) == (True, "status 500")
+            assert scene.decide(SMALL).chosen.resident is not None
+            scene.machine.trouble = {}
+            await world.refresh()
+            assert (world.is_up, world.last_error) == (True, "")
+        assert scene.heard.of(UpstreamDown) == []
+        for read in read_badly(scene, 3):
+            await read()
+        assert (world.is_up, len(scene.heard.of(UpstreamDown))) == (False, 1)
+        scene.machine.trouble = {}
+        await world.refresh()
+        for read in read_badly(scene, 1, UpstreamGone("refused")):
+            await read()
+        assert (world.is_up, len(scene.heard.of(UpstreamUp))) == (False, ups + 1)
+
+    play(story, MemoryMachine(*ALL))
+
+
+def test_an_ollama_that_comes_and_goes_is_not_back():
+    """Three good readings in a row bring it up again, one alone does not."""
+    machine = MemoryMachine(*ALL)
+
+    async def story(scene):
+        world = scene.backend.world
+        for read in read_badly(scene, 3):
+            await read()
+        good = machine.ps
+
+        async def flapping():
+            machine.trouble = {} if machine.trouble else {"ps": UpstreamError("status 500")}
+            return await good()
+
+        machine.ps = flapping
+        for _ in range(4):
+            await world.refresh()
+        assert not world.is_up
+        machine.ps, machine.trouble, before = good, {}, len(machine.named("ps"))
+        await world.refresh()
+        assert (world.is_up, len(machine.named("ps")) - before) == (True, 3)
+
+    play(story, machine)
+
+
+def test_an_ollama_that_has_lost_everything_after_a_failed_reading_was_restarted():
+    """What was learned of its cards, and every bar, belongs to the one before."""
+    machine = MemoryMachine(*ALL)
+
+    async def story(scene):
+        world = scene.backend.world
+        await scene.make_resident(SMALL)
+        world.bar(weights_of(BIG), 1000.0, "failed")
+        for read in read_badly(scene, 1):
+            await read()
+        machine.trouble = {}
+        machine.drop(SMALL.name)
+        await world.refresh()
+        assert world.snapshot().barred == {}
 
     play(story, machine)
 

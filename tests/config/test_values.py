@@ -2,14 +2,18 @@
 
 import math
 from contextlib import suppress
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic_core import PydanticCustomError
 
-from router.config import names, values
+from router.config import load_config, names, values
+from router.config.sections import LogField
 from router.config.values import Address
+from router.errors import ConfigError
+from router.telemetry.log import RequestLine
 
 GOOD = [
     (values.parse_address, "127.0.0.1:80", Address("127.0.0.1", 80)),
@@ -24,6 +28,7 @@ GOOD = [
     (values.parse_keep_alive, math.inf, math.inf),
     (values.parse_keep_alive, "5m", 300.0),
     (values.parse_url, "http://gpu.lan:11434/", "http://gpu.lan:11434"),
+    (values.parse_url, "https://gpu.lan/ollama/v2/", "https://gpu.lan/ollama/v2"),
     (values.parse_model, " llama3:8b ", "llama3:8b"),
     (values.parse_pattern, "qwen3:*", "qwen3:*"),
     (values.parse_num_ctx, None, None),
@@ -49,7 +54,22 @@ BAD = [
     (values.parse_keep_alive, ["always", True, None]),
     (
         values.parse_url,
-        ["https://h", "http://", "http://u:p@h", "http://h/x", "http://h?q", "http://h:0", "http://h:x", "http://[", 7],
+        [
+            "ftp://h",
+            "http://",
+            "http://u:p@h",
+            "http://h/../x",
+            "http://h//x",
+            "http://h/a b",
+            "http://h/%41",
+            "http://h?q",
+            "http://h?",
+            "http://h/x#",
+            "http://h:0",
+            "http://h:x",
+            "http://[",
+            7,
+        ],
     ),
     (values.parse_model, ["", "a b", "x:cloud", 7]),
     (values.parse_pattern, ["a b*", 7, None]),
@@ -118,3 +138,32 @@ def test_an_address_is_written_so_that_it_can_be_read_again():
     """IPv6 in brackets."""
     for text in ("127.0.0.1:80", "[::1]:80"):
         assert str(values.parse_address(text)) == text
+
+
+def test_fields_of_the_log_are_those_of_a_requests_line():
+    """The configuration cannot import them."""
+    assert get_args(LogField) == RequestLine.__struct_fields__
+
+
+@pytest.mark.parametrize(
+    ("text", "allowed"),
+    [
+        ("trusted_proxies: [10.0.0.1/8]", "an IP address or network"),
+        ("trusted_proxies: [proxy.lan]", "an IP address or network"),
+        ("trusted_proxies: [5]", "an IP address or network"),
+        ("proxy_protocol: true", "false, or trusted_proxies that say who sends it"),
+        ("{ proxy_protocol: true, trusted_proxies: [::1], tls: { cert: a } }", "false: with tls"),
+        ("telemetry: { log_fields: [prompt] }", '"ts", "level"'),
+        ("clients: { num_gpu: no }", '"allow", "ignore" or "refuse"'),
+        ("clients: { nothing_fits: [spill] }", '"refuse", "wait"'),
+        ("backends: { a: { bearer_file: a, basic_file: b } }", "one of bearer_file and basic_file"),
+    ],
+)
+def test_what_the_listener_must_not_be_is_one_clear_line(tmp_path, text, allowed):
+    """With key, value and what is allowed."""
+    file = tmp_path / "router.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(file, env={})
+    assert f"allowed: {allowed}" in caught.value.message
+    assert "\n" not in caught.value.message

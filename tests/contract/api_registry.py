@@ -41,7 +41,22 @@ def registry_of(transcript: dict[str, Any], library: Library) -> Registry:
     for step in transcript["steps"]:
         if str(step["request"].get("target") or "").endswith("/api/pull") and step["response"]:
             _offer(registry, library, step)
+    _spoil(registry, transcript)
     return registry
+
+
+def _spoil(registry: Registry, transcript: dict[str, Any]) -> None:
+    """Offer a file of another kind where show says so later."""
+    for step in transcript["steps"]:
+        response = step["response"]
+        if not response or response["status"] != 500 or "invalid file magic" not in str(response.get("body")):
+            continue
+        asked = _json(request_body(step["request"]))
+        named = asked.get("model") if isinstance(asked, dict) else None
+        found = registry.get(ModelName.parse(named)) if isinstance(named, str) else None
+        if found is not None:
+            spoilt = replace(found.weights, is_gguf=False)
+            registry.add(installed(found.name, spoilt, found.layers, AT, config=found.config))
 
 
 def _offer(registry: Registry, library: Library, step: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import pytest
 
-from router.errors import Busy, NoVariantFits, RouterError, UpstreamError
+from router.errors import Busy, NoVariantFits, RouterError, UpstreamError, UpstreamGone
 from router.routing.dispatch import MAX_ATTEMPTS
 from router.routing.outcomes import Blocked
 from router.telemetry import Finished
@@ -204,7 +204,7 @@ def test_an_ollama_that_is_away_is_asked_once_more_and_then_the_request_fails():
     machine = MemoryMachine(*ALL)
 
     async def story(scene):
-        machine.trouble["ps"] = machine.trouble["version"] = UpstreamError("connection refused")
+        machine.trouble["ps"] = machine.trouble["version"] = UpstreamGone("connection refused")
         await scene.backend.world.refresh_fresh()
         blocked = scene.dispatcher.start(scene.call(SMALL.name), Replies())
         assert blocked.why == "upstream"

@@ -7,7 +7,7 @@ import pytest
 from router.backend.keepalive import NEVER
 from router.core.ollama.runner import LoadOptions
 from router.core.units import GIB
-from router.errors import ModelNotFound, ProbeError, UpstreamError
+from router.errors import ModelNotFound, ProbeError, UpstreamError, UpstreamGone
 from router.http.client.response import AnswerHead, UpstreamRequest
 from router.routing.directory import TIDY_S, VirtualModel
 from tests.backend.machine import BIG, MIDDLE, SMALL, MemoryMachine
@@ -123,7 +123,7 @@ def test_readiness_says_how_memory_is_known():
             (True, "verify"),
             (True, "no GPU: requests pass unchanged"),
         ]
-        scene.machine.trouble["ps"] = UpstreamError("refused")
+        scene.machine.trouble["ps"] = UpstreamGone("refused")
         await scene.backend.world.refresh_fresh()
         is_ready, facts = scene.directory.is_ready()
         assert (is_ready, facts["upstream"], facts["error"]) == (False, False, "refused")

@@ -9,6 +9,7 @@ import pytest
 from ollama_simulator.clock import run_virtual
 from ollama_simulator.machine.spec import CardSpec, Machine, Speeds
 from ollama_simulator.server import SimConfig
+from router.backend.health import Health
 from router.backend.world import NOT_ASKED
 from router.core.units import MIB
 from router.errors import RouterError
@@ -314,8 +315,9 @@ def test_derived_tags_of_a_crashed_router_are_deleted():
         await one.ask(chat(SMALL), "/v1/chat/completions")
         server = one.router.router.backend.server
         assert any("derived" in row["name"] for row in await server.tags())
-        one.sim.faults.add("reset", route="/api/ps", after_chunks=0)  # Ollama does not answer for a moment
-        await asyncio.sleep(3)
+        for _ in range(3):  # Ollama does not answer for a moment
+            one.sim.faults.add("reset", route="/api/ps", after_chunks=0)
+        await asyncio.sleep(6)
         assert not any("derived" in row["name"] for row in await server.tags())
         assert (await one.ask(chat(SMALL), "/v1/chat/completions")).status == 200
         assert one.loads == [SMALL]
@@ -925,7 +927,7 @@ def test_an_ollama_that_does_not_answer_at_start_is_reported_once():
 
     async def story(one):
         world = one.router.router.backend.world
-        world.is_up, world.last_error, seen = False, NOT_ASKED, []
+        world._health, world.last_error, seen = Health(rise=3, fall=3), NOT_ASKED, []
         one.router.router.telemetry._hooks = (*one.router.router.telemetry._hooks, Collector(seen))
         await one.sim.stop()
         await asyncio.sleep(10)

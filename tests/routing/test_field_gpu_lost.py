@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from router.backend.cards import NO_GPU_S
-from router.errors import NoVariantFits, UpstreamError
+from router.errors import NoVariantFits, UpstreamGone
 from router.telemetry import Switched
 from tests.backend.machine import BIG, MIDDLE, SMALL, MemoryMachine
 from tests.routing.scene import routed
@@ -55,7 +55,7 @@ def test_one_load_finds_out_and_then_every_request_is_refused_at_once_until_olla
             assert "Ollama uses no GPU" in await refused(scene, facts)
         assert loads(scene) == tried
         machine.vram_share = machine.seen_share = 1.0
-        machine.trouble["ps"] = UpstreamError("connection refused")
+        machine.trouble["ps"] = UpstreamGone("connection refused")
         await scene.backend.world.refresh_fresh()
         machine.trouble.clear()
         await scene.backend.world.refresh_fresh()

@@ -3,7 +3,7 @@
 import asyncio
 
 from router.config import load_config, models_named
-from router.errors import UpstreamError
+from router.errors import UpstreamGone
 from router.routing.named import CHECK_S, NamedModels
 from router.telemetry import Notified, Telemetry
 from tests.backend.machine import BIG, MIDDLE, SMALL, MemoryMachine
@@ -51,7 +51,7 @@ def test_while_ollama_is_away_nothing_is_missing():
     """Its models are not known."""
 
     async def story(scene):
-        scene.machine.trouble["ps"] = UpstreamError("refused")
+        scene.machine.trouble["ps"] = UpstreamGone("refused")
         await scene.backend.world.refresh_fresh()
         named = NamedModels(config_of(chains={"team": ["gone:1b"]}), scene.backend.world, Telemetry([scene.heard]))
         assert named.notes() == []

@@ -38,7 +38,7 @@ def test_preloaded_models_come_back_after_a_restart_of_ollama():
         await asyncio.sleep(5)
         await one.sim.start(port=port)
         await asyncio.sleep(15)
-        assert residents(one) == [SMALL]
+        assert (residents(one), one.loads) == ([SMALL], [SMALL, SMALL])
 
     play(story, {"defaults.auto_chains": "off", "defaults.preload": [SMALL]})
 
@@ -55,6 +55,23 @@ def test_a_kept_embedder_stays_while_chat_models_change():
         assert (one.loads.count("nomic-embed-text:v1.5"), len(one.loads)) == (1, 5)
 
     play(story, {"defaults.auto_chains": "off", "defaults.keep": ["nomic-embed-text:v1.5"]})
+
+
+def test_a_preload_after_a_crash_waits_for_the_memory_of_the_runner_that_died():
+    """The driver shows it as taken for a while; a smaller variant would stay in the place of the biggest."""
+
+    async def story(one):
+        one.sim.cards.change(free_lag_s=6.0)
+        await asyncio.sleep(15)
+        assert residents(one) == [BIG]
+        port = int(one.sim.url.rsplit(":", 1)[1])
+        await one.sim.stop()
+        await asyncio.sleep(2)
+        await one.sim.start(port=port)
+        await asyncio.sleep(15)
+        assert (residents(one), one.loads) == ([BIG], [BIG, BIG])
+
+    play(story, {"chains": {BIG: {"variants": [BIG, SMALL], "preload": True}}})
 
 
 def test_an_idle_upgrade_needs_no_request():

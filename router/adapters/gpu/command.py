@@ -11,6 +11,7 @@ from contextlib import suppress
 
 from router.adapters.gpu.nvml import UNKNOWN_CONTEXT_BYTES
 from router.adapters.gpu.reading import CachedReading, Cards, ProbeReading, amount_bytes, card_number, usable
+from router.core.masking import masked
 from router.core.ollama.runner import Gpu
 from router.errors import ProbeError
 
@@ -79,7 +80,7 @@ class CommandProbe:
             return (), ()
         if process.returncode != 0:
             reason = (errors.strip() or output.strip()).split("\n")[0]
-            raise ProbeError(f"{self._argv[0]} ended with status {process.returncode}: {reason[:200]}")
+            raise ProbeError(f"{self._argv[0]} ended with status {process.returncode}: {masked(reason)[:200]}")
         return parse_csv(output), ()
 
     async def _read_whole(self, stream: asyncio.StreamReader | None) -> str:
@@ -111,7 +112,7 @@ def parse_csv(text: str) -> tuple[Gpu, ...]:
         raise ProbeError(f"the probe's output has more than {_MAX_LINES} lines")
     rows = [[cell.strip() for cell in line.split(",")] for line in text.splitlines() if "," in line]
     if not rows:
-        raise ProbeError(f"no CSV in the probe's output: {text.strip()[:100]!r}")
+        raise ProbeError(f"no CSV in the probe's output: {masked(text.strip()[:10000])[:100]!r}")
     at = next((number for number, row in enumerate(rows) if any(cell.startswith("memory.") for cell in row)), None)
     if at is None:
         columns, units = list(_COLUMNS), [""] * len(_COLUMNS)

@@ -13,6 +13,7 @@ import httpx
 
 from router.adapters.gpu.nvml import UNKNOWN_CONTEXT_BYTES
 from router.adapters.gpu.reading import CachedReading, Cards, ProbeReading, amount_bytes, card_number, usable
+from router.core.masking import masked
 from router.core.ollama.runner import Gpu
 from router.core.units import MIB
 from router.errors import ProbeError
@@ -37,6 +38,7 @@ class PrometheusProbe:
     def __init__(self, url: str, *, cache_s: float = 1.0, timeout_s: float = 2.0, max_bytes: int = 1 << 20) -> None:
         self._url = url
         self._timeout_s = timeout_s
+        self._shown = masked(url)  # errors go to the log
         self._max_bytes = max_bytes
         # Not compressed: a small answer could become gigabytes.
         self._http = httpx.AsyncClient(timeout=timeout_s, trust_env=False, headers={"Accept-Encoding": "identity"})
@@ -54,22 +56,22 @@ class PrometheusProbe:
             async with asyncio.timeout(self._timeout_s):  # httpx's timeout bounds each part of an answer, not the whole
                 text = await self._page()
         except TimeoutError:
-            raise ProbeError(f"{self._url} did not answer in {self._timeout_s:g} s") from None
+            raise ProbeError(f"{self._shown} did not answer in {self._timeout_s:g} s") from None
         except (httpx.HTTPError, httpx.InvalidURL) as exc:
-            raise ProbeError(f"{self._url} cannot be read: {str(exc) or type(exc).__name__}") from exc
+            raise ProbeError(f"{self._shown} cannot be read: {masked(str(exc)) or type(exc).__name__}") from exc
         return parse_metrics(text), ()
 
     async def _page(self) -> str:
         async with self._http.stream("GET", self._url) as response:
             if not response.is_success:
-                raise ProbeError(f"{self._url} answered with status {response.status_code}")
+                raise ProbeError(f"{self._shown} answered with status {response.status_code}")
             if response.headers.get("content-encoding", "identity") != "identity":
-                raise ProbeError(f"{self._url} answered in an encoding that was not asked for")
+                raise ProbeError(f"{self._shown} answered in an encoding that was not asked for")
             page = bytearray()
             async for part in response.aiter_raw():
                 page += part
                 if len(page) > self._max_bytes:
-                    raise ProbeError(f"{self._url} is longer than {self._max_bytes} bytes")
+                    raise ProbeError(f"{self._shown} is longer than {self._max_bytes} bytes")
             return page.decode("utf-8", "replace")
 
 

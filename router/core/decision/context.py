@@ -6,15 +6,18 @@ spill models that fit.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from router.core.decision.chain import Variant
 from router.core.ollama.model import ModelFacts
 from router.core.ollama.options import can_complete
-from router.core.payload.read import InferenceRequest
+from router.core.payload.read import BYTES_PER_TOKEN, InferenceRequest
 
-BYTES_PER_TOKEN = 4  # a rough average of English text; only used to detect prompts that cannot fit
+PADDING = 256  # llama.cpp pads a context to this
+
+IMAGE_TOKENS = 1024
+"""Counted for the images of a request; a tower makes 256 tokens of one (gemma3), or some thousand (qwen2.5vl)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +35,24 @@ class ContextRules:
 class ContextNeed:
     """The contexts in tokens that serve a request: at least `lower`; a load takes the largest that fits up to `upper`.
 
-    `lower == upper`: exactly this context is required. `is_enough` False: the model's maximum is below what is
-    required.
+    A context that somebody names is rounded up to a step in `upper`, but only padded as llama.cpp does in `lower`: the
+    rounding must not cost a variant. `lower == upper`: exactly this context is required. `is_enough` False: the model's
+    maximum is below what is required. `headroom` is the context to reload with if possible, for a model that outgrew
+    the one it is loaded with (0 = it did not).
     """
 
     lower: int
     upper: int
     is_enough: bool = True
+    headroom: int = 0
+
+    def with_headroom(self, loaded_num_ctx: int | None, facts: ModelFacts, rules: ContextRules) -> ContextNeed:
+        """Return the need of a model that is loaded with `loaded_num_ctx` tokens (None = it is not loaded)."""
+        if loaded_num_ctx is None or loaded_num_ctx >= self.lower:
+            return self
+        most = min(rules.max_num_ctx or rules.default_num_ctx, rules.default_num_ctx)
+        headroom = min(_clamp(round_up(2 * self.lower, rules.step), facts), most)
+        return replace(self, headroom=max(self.upper, headroom))
 
 
 class Automatic(NamedTuple):
@@ -68,15 +82,21 @@ def needed_tokens(request: InferenceRequest, answer_tokens: int) -> int:
     """
     ceiling = request.num_predict
     answer = answer_tokens if ceiling is None or ceiling < 0 else min(ceiling, answer_tokens)
-    return request.prompt_bytes // BYTES_PER_TOKEN + answer
+    images = IMAGE_TOKENS if "vision" in request.needs else 0
+    return request.prompt_bytes // BYTES_PER_TOKEN + images + answer
 
 
 def named_num_ctx(request: InferenceRequest, variant: Variant, facts: ModelFacts) -> int | None:
-    """Return the context that the request names, else the chain entry, else the Modelfile; None if none names one."""
+    """Return the context that the request names, else the chain entry, else the Modelfile; None if none names one.
+
+    A chain entry that asks for the largest context overrules the Modelfile.
+    """
     if request.num_ctx is not None:
         return request.num_ctx
     if isinstance(variant.num_ctx, int):
         return variant.num_ctx
+    if variant.num_ctx == "max":
+        return None
     named = facts.parameters.get("num_ctx")
     return int(named) if isinstance(named, int | float | str) and str(named).isdigit() else None
 
@@ -103,10 +123,10 @@ def context_need(
     named = named_num_ctx(request, variant, facts)
     if named is not None:
         wanted = min(named, limit or named, rules.max_num_ctx or named)
-        num_ctx = min(_clamp(round_up(wanted, rules.step), facts), cap)
+        least, num_ctx = (min(_clamp(round_up(wanted, step), facts), cap) for step in (PADDING, rules.step))
         # Only a client's num_ctx is a demand. The operator's is cut to the model's maximum, as Ollama does.
-        return ContextNeed(num_ctx, num_ctx, num_ctx >= wanted or (request.num_ctx is None and is_enough))
-    floor = max(rules.min_num_ctx, round_up(tokens, rules.step) if tokens > rules.min_num_ctx else 0)
+        return ContextNeed(least, num_ctx, num_ctx >= wanted or (request.num_ctx is None and is_enough))
+    floor = max(rules.min_num_ctx, round_up(tokens, PADDING) if tokens > rules.min_num_ctx else 0)
     lower = min(_clamp(floor, facts), cap)
     ceiling = cap if variant.num_ctx == "max" else min(automatic.tier_num_ctx, rules.default_num_ctx)
     upper = max(lower, min(_clamp(ceiling, facts), cap))

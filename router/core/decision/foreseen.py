@@ -1,72 +1,114 @@
 """Whether Ollama would load a model exactly where a plan puts it, whatever it has booked for its residents. Pure.
 
-Ollama's own check is replayed (`ollama/scheduler.py`, `foresee_load`). A plan is sound only if every outcome that its
-rules allow, under every booking that is possible, evicts nobody and takes the plan's cards: an outcome that is only
-likely spills now and then.
+A plan is sound only if every outcome that Ollama's rules allow, under every booking that is possible, evicts nobody and
+takes the plan's cards: an outcome that is only likely spills now and then.
 
 What is booked for a resident on one card is known: `/api/ps` reports it. Of one that is split only the sum is known. It
 lacks the buffers that Ollama loses; how they are divided over the cards is not known, nor on which card the projector
-is. So each part is bounded from both sides. More booked on a card means less believed free there, so the extremes
-decide: a split needs enough free memory where most is booked, and no card that would do alone where least is booked.
+is. So each part is bounded from both sides. What Ollama believes free also depends on the order in which it asks its
+residents. Its rules are monotone in what it believes free, so the extremes decide: a split needs enough where the least
+seems free, and no card that would do alone where the most does; a single card must do where the least seems free on it
+and the most on the others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from router.core.decision.snapshot import Resident
-from router.core.ollama.bookkeeping import OllamaResident
+from router.core.decision.snapshot import Resident, Snapshot
+from router.core.memory.shape import shape_of
+from router.core.ollama.bookkeeping import OllamaResident, believed_free_bounds, live_free
 from router.core.ollama.model import ModelFacts
-from router.core.ollama.options import ServerSettings
+from router.core.ollama.options import EffectiveOptions, ServerSettings, automatic_num_ctx, merged
 from router.core.ollama.runner import Gpu, LoadOptions
-from router.core.ollama.scheduler import foresee_load
+from router.core.ollama.scheduler import max_loaded, preflight
 
 SPLIT_SLACK = 1.1
 """Factor on what a split runner holds per card, which is measured while others allocate and free."""
 
 OTHER_CARDS = "Ollama would choose other cards"
+EVICTS = "Ollama would evict another model"
 
 
-def obstacle(
-    facts: ModelFacts,
-    options: LoadOptions,
-    cards: Sequence[int],
-    gpus: Sequence[Gpu],
-    stay: Sequence[Resident],
-    settings: ServerSettings,
-) -> str:
-    """Return why Ollama might not load `facts` on exactly `cards` beside `stay`; "" if it certainly does."""
-    wanted = set(cards)
-    for residents in _possible_bookings(options, cards, gpus, stay):
-        foresight = foresee_load(facts, options, gpus, residents, settings)
-        if foresight.evicts:
-            return "Ollama would evict another model"
-        if any(set(outcome.cards) != wanted for outcome in foresight.outcomes):
-            return OTHER_CARDS
-    return ""
+@dataclass(frozen=True, slots=True)
+class Books:
+    """What Ollama has booked for each resident of a snapshot, by its weights, as far as that is known.
 
-
-def _possible_bookings(
-    options: LoadOptions, cards: Sequence[int], gpus: Sequence[Gpu], stay: Sequence[Resident]
-) -> list[list[OllamaResident]]:
-    """Return the bookings that decide whether a load on `cards` is certain.
-
-    All that is possible lies between them. On one card most is booked there and least on the others, which must not
-    seem roomier; a pinned load does not depend on the others.
+    `most`: as much as possible. `least`: as little, and of a split one the figures lost that often are.
     """
-    residents = [booked(one, gpus) for one in stay]
-    if all(len(one.cards) == 1 for one in residents):
-        return [residents]
-    if len(cards) < len(gpus):
-        here = frozenset(cards) if options.main_gpu is None else frozenset(gpu.index for gpu in gpus)
-        return [[booked(one, gpus, most_on=here) for one in stay]]
-    return [residents, [booked(one, gpus, most_on=frozenset()) for one in stay]]
+
+    most: dict[str, OllamaResident]
+    least: dict[str, OllamaResident]
+
+    @staticmethod
+    def of(snapshot: Snapshot) -> Books:
+        """Return the books of `snapshot`."""
+        gpus = snapshot.gpus or ()
+        most = {one.weights: booked(one, gpus) for one in snapshot.residents}
+        least = {
+            one.weights: booked(one, gpus, is_least=True) if len(most[one.weights].cards) > 1 else most[one.weights]
+            for one in snapshot.residents
+        }
+        return Books(most, least)
+
+    def obstacle(
+        self,
+        facts: ModelFacts,
+        launch: EffectiveOptions,
+        cards: Sequence[int],
+        gpus: Sequence[Gpu],
+        stay: Sequence[Resident],
+        settings: ServerSettings,
+    ) -> str:
+        """Return why Ollama might not load `facts` on exactly `cards` beside `stay`; "" if it certainly does."""
+        if len(stay) >= max_loaded(len(gpus), settings):
+            return EVICTS
+        for at, free in enumerate(self._extremes(cards, gpus, stay)):
+            # Ollama predicts by the weights' file alone; all parts together are more, all of its tensors are less.
+            least = (shape_of(facts).weights.file_bytes or None) if at else None
+            check = preflight(facts, launch, gpus, free, settings, has_residents=bool(stay), blob_bytes=least)
+            if set(check.cards) != set(cards):
+                return OTHER_CARDS
+            if check.evicts:
+                return EVICTS
+        return ""
+
+    def _extremes(
+        self, cards: Sequence[int], gpus: Sequence[Gpu], stay: Sequence[Resident]
+    ) -> tuple[tuple[int, ...], ...]:
+        """Return what Ollama may believe free, the least first, as far as it decides about a load on `cards`."""
+        if not stay:
+            live = live_free(gpus)
+            return (live, live) if len(cards) == len(gpus) > 1 else (live,)
+        names = [one.weights for one in stay]
+        least, most = believed_free_bounds(gpus, [self.most[one] for one in names], [self.least[one] for one in names])
+        if len(cards) == len(gpus):
+            return least, most
+        return (tuple(least[at] if at in cards else most[at] for at in range(len(gpus))),)
+
+    def stale(self, gpu: Gpu, residents: Sequence[Resident], least_bytes: int) -> frozenset[str]:
+        """Return the weights of those whose frozen figure for `gpu` is below `least_bytes`.
+
+        While one of them stays, and Ollama does not query the cards, it evicts.
+        """
+        here = [self.most[one.weights] for one in residents if one.held_bytes.get(gpu.index)]
+        stale = (one.weights for one in here if one.reported_free_bytes(gpu.index, gpu.total_bytes) < least_bytes)
+        return frozenset(stale)
 
 
-def booked(resident: Resident, gpus: Sequence[Gpu], *, most_on: frozenset[int] | None = None) -> OllamaResident:
+def launched(
+    facts: ModelFacts, options: LoadOptions, gpus: Sequence[Gpu], settings: ServerSettings
+) -> EffectiveOptions:
+    """Return what Ollama makes of `options`."""
+    return merged(facts, options, settings, automatic_num_ctx(gpus, settings))
+
+
+def booked(resident: Resident, gpus: Sequence[Gpu], *, is_least: bool = False) -> OllamaResident:
     """Return what Ollama has booked for `resident`, as far as it can be observed (see `OllamaResident`).
 
-    Of a split one that is the most which is possible on the cards `most_on` (None = on all), and the least on others.
+    Of one that is split that is the most which is possible on each card; with `is_least` the least, and of what was
+    free at its load only the first card's figure, as Ollama often loses the others.
     """
     pinned = resident.options.main_gpu if resident.options else None
     context = {gpu.index: gpu.context_bytes for gpu in gpus}
@@ -75,23 +117,22 @@ def booked(resident: Resident, gpus: Sequence[Gpu], *, most_on: frozenset[int] |
     if pinned is not None and pinned in context:
         cards = (pinned,)
     free = [resident.free_at_load_bytes.get(card) for card in cards]
+    frozen = tuple(
+        None if left is None else left - context.get(card, 0) for card, left in zip(cards, free, strict=True)
+    )
     return OllamaResident(
         weights=resident.weights,
         cards=cards,
-        buffers_bytes=_buffers(resident, cards, context, most_on),
-        free_at_load_bytes=tuple(
-            None if left is None else left - context.get(card, 0) for card, left in zip(cards, free, strict=True)
-        ),
+        buffers_bytes=_buffers(resident, cards, context, is_least=is_least),
+        free_at_load_bytes=frozen[:1] if is_least else frozen,
         keep_alive_s=resident.keep_alive_s,
         is_idle=not resident.in_flight,
         held_bytes=tuple(resident.held_bytes.get(gpu.index, 0) for gpu in gpus),
     )
 
 
-def _buffers(
-    resident: Resident, cards: Sequence[int], context: dict[int, int], most_on: frozenset[int] | None
-) -> tuple[int, ...]:
-    """Return the bytes booked per card: all of them on a single one, else bounds.
+def _buffers(resident: Resident, cards: Sequence[int], context: dict[int, int], *, is_least: bool) -> tuple[int, ...]:
+    """Return the bytes booked per card: all of them on a single one, else a bound.
 
     A part is at most what the runner holds there, and at least that less everything which Ollama has lost: buffers of
     sliding windows, projectors.
@@ -103,9 +144,7 @@ def _buffers(
     held = sum(parts) or 1
     whole = max(held, resident.size_vram_bytes)
     lost = whole - resident.size_vram_bytes
-    found = []
-    for card, part in zip(cards, parts, strict=True):
-        full = part * whole // held
-        most, least = int(full * SPLIT_SLACK), int(max(0, full - lost) / SPLIT_SLACK)
-        found.append(most if most_on is None or card in most_on else least)
-    return tuple(found)
+    full = [part * whole // held for part in parts]
+    if is_least:
+        return tuple(int(max(0, part - lost) / SPLIT_SLACK) for part in full)
+    return tuple(int(part * SPLIT_SLACK) for part in full)

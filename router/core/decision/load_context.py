@@ -1,5 +1,7 @@
 """The context of a load: the largest that fits, unless a smaller one keeps company. Pure.
 
+ 0. GROWN     A model that outgrew the context it is loaded with is reloaded beside all others, if that is possible:
+              with up to twice the context that is needed now, so that the next step needs no reload.
  1. LARGEST   The largest context for which a plan exists, whatever idle residents it evicts.
  2. BESIDE    If that plan evicts company (a resident in use, or used more than once within the last two minutes), the
               largest context that evicts none of it.
@@ -12,8 +14,11 @@ A context that the request, the chain entry or the Modelfile names leaves no cho
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import cache
 
-from router.core.decision.context import ContextNeed
+from router.core.decision.context import ContextNeed, round_up
+from router.core.decision.foreseen import Books
 from router.core.decision.need import MachineRules, need_of
 from router.core.decision.snapshot import Resident, Snapshot
 from router.core.decision.switching import Plan, Shortage, plan_at
@@ -38,9 +43,18 @@ def plan_switch(
     is the least context with which another model would be loaded.
     """
 
-    def plan(num_ctx: int, spared: frozenset[str] = frozenset()) -> Plan | Shortage:
-        return plan_at(facts, base.at(num_ctx), snapshot, rules, may_pin=may_pin, spared=spared)
+    books = Books.of(snapshot)
 
+    @cache
+    def plan(num_ctx: int, spared: frozenset[str] = frozenset()) -> Plan | Shortage:
+        return plan_at(facts, base.at(num_ctx), snapshot, rules, may_pin=may_pin, spared=spared, books=books)
+
+    if need.headroom:  # rule 0
+        others = frozenset(one.weights for one in snapshot.residents if one.weights != facts.weights)
+        ample = replace(need, upper=max(need.upper, need.headroom))
+        for num_ctx in contexts(ample, rules.step):
+            if isinstance(found := plan(num_ctx, others), Plan):
+                return found
     largest = _largest(need, rules.step, plan)
     if isinstance(largest, Shortage) or need.upper == need.lower:
         return largest
@@ -76,12 +90,17 @@ def _largest(need: ContextNeed, step: int, plan: Callable[[int], Plan | Shortage
 
 
 def contexts(need: ContextNeed, step: int) -> Iterator[int]:
-    """Yield the largest context, then each time three quarters of it rounded down to `step`, and `lower` at the end."""
-    num_ctx = need.upper
-    while num_ctx > need.lower:
+    """Yield the largest context, then each time three quarters of it rounded down to `step`, and `lower` at the end.
+
+    Before that `lower` rounded up, which a client that needs more on every turn does not outgrow at once.
+    """
+    num_ctx, last = need.upper, min(need.upper, round_up(need.lower, step))
+    while num_ctx > last:
         yield num_ctx
-        num_ctx = max(need.lower, num_ctx * 3 // 4 // step * step)
-    yield need.lower
+        num_ctx = max(last, num_ctx * 3 // 4 // step * step)
+    yield last
+    if last > need.lower:
+        yield need.lower
 
 
 def _leaves(plan: Plan, back_bytes: int) -> bool:

@@ -11,15 +11,25 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from router.core.learning.residuals import Learned
-from router.core.memory.fit_target import fit_target_bytes
+from router.core.memory.fit_target import FIT_SINCE, fit_target_bytes, version_of
 from router.core.memory.footprint import ComputeBackend, Footprint, MemoryOptions, known_footprint
 from router.core.memory.placement import Card, DeviceNeed, Placement, place
 from router.core.ollama.model import ModelFacts
-from router.core.ollama.options import DEFAULT_BATCH, EMBEDDING_BATCH, ServerSettings, can_complete, parallel_slots
+from router.core.ollama.options import (
+    DEFAULT_BATCH,
+    EMBEDDING_BATCH,
+    ServerSettings,
+    can_complete,
+    has_draft,
+    has_flash_attention,
+    parallel_slots,
+)
 from router.core.ollama.runner import Gpu, LoadOptions
+from router.core.units import MIB
 
 DEFAULT_SETTINGS = ServerSettings()
 NOTHING_LEARNED = Learned.of(())
+OLD_SAFETY_BYTES, OLD_SAFETY_PERCENT = 512 * MIB, 8  # at least, before llama.cpp's fit decided
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,7 +50,10 @@ class MachineRules:
 
 
 def memory_options(facts: ModelFacts, options: LoadOptions, settings: ServerSettings) -> MemoryOptions:
-    """Return the options that affect memory, of a runner that Ollama starts with `options`; num_ctx must be named."""
+    """Return the options that affect memory, of a runner that Ollama starts with `options`; num_ctx must be named.
+
+    Flash attention is that of cards which support it.
+    """
     num_ctx = options.num_ctx or 0
     batch = DEFAULT_BATCH if can_complete(facts) else min(EMBEDDING_BATCH, num_ctx)
     return MemoryOptions(
@@ -49,6 +62,7 @@ def memory_options(facts: ModelFacts, options: LoadOptions, settings: ServerSett
         num_parallel=parallel_slots(facts, settings),
         kv_type=settings.kv_type,
         flash_attention=settings.flash_attention != "off",
+        has_draft=has_draft(facts, options.draft_num_predict),
     )
 
 
@@ -70,7 +84,7 @@ class MemoryNeed:
         self._rules = rules
         settings = rules.settings
         self._margin_bytes = fit_target_bytes(facts, settings.version, base_bytes=settings.fit_target_bytes)
-        self._singles: dict[tuple[int, str], Placement] = {}
+        self._singles: dict[tuple[int, str, str], Placement] = {}
 
     @property
     def cache_bytes(self) -> int:
@@ -91,7 +105,7 @@ class MemoryNeed:
         return Placement(device.need_bytes <= gpu.free_bytes, (here,))
 
     def _single(self, gpu: Gpu) -> Placement:
-        kind = (gpu.context_bytes, gpu.name)
+        kind = (gpu.context_bytes, gpu.name, gpu.compute)
         found = self._singles.get(kind)
         if found is None:
             found = self._singles[kind] = self._place((gpu,))
@@ -107,12 +121,26 @@ class MemoryNeed:
             cache_bytes=self.cache_bytes,
             now_s=rules.now_s,
         )
-        configured = rules.safety_bytes
+        configured, asked = rules.safety_bytes, self.asked
+        if asked.flash_attention and not has_flash_attention(group, rules.settings):
+            asked = replace(asked, flash_attention=False)
+        safety = learned_safety if configured is None else configured
         return place(
             self._facts,
-            self.asked,
+            asked,
             [Card(gpu.index, gpu.free_bytes, gpu.context_bytes, self._margin_bytes) for gpu in group],
             backend=rules.backend,
-            safety_bytes=learned_safety if configured is None else configured,
+            safety_bytes=self._old_safety_bytes(len(group)) if safety is None else safety,
             residual_bytes=residual,
         )
+
+    def _old_safety_bytes(self, cards: int) -> int | None:
+        """Return the safety per card for an engine whose sizes are not those of llama.cpp; None = the footprint's own.
+
+        Ollama's own engine takes more than computed for some models (docs/memory.md, "Older versions"). The first load
+        of a model shows how much.
+        """
+        if version_of(self._rules.settings.version) >= FIT_SINCE:
+            return None
+        known = self.footprint
+        return max(known.safety_bytes, OLD_SAFETY_BYTES, known.need_bytes * OLD_SAFETY_PERCENT // 100 // cards)

@@ -68,7 +68,7 @@ class Snapshot:
     a switch in progress loads: weights and num_ctx. `left_bytes` is, per card, the least memory that others left (free
     + held by residents) since so many seconds ago, in steps of (age in seconds, bytes), oldest first; a card that is
     missing has no history. Without a probe, `proven_bytes` is what was whole in VRAM together, and `ceiling_bytes` what
-    was not.
+    was not. `unproven` are the cards whose numbers no load has confirmed: Ollama may count them in another order.
     """
 
     gpus: tuple[Gpu, ...] | None
@@ -79,6 +79,7 @@ class Snapshot:
     left_bytes: Mapping[int, tuple[tuple[float, int], ...]] = field(default_factory=dict)
     ceiling_bytes: int | None = None
     proven_bytes: int = 0
+    unproven: frozenset[int] = frozenset()
 
     def __repr__(self) -> str:
         free = "unknown" if self.gpus is None else " + ".join(f"{gpu.free_bytes / GIB:.1f}" for gpu in self.gpus)

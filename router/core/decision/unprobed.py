@@ -26,7 +26,7 @@ def plan_unprobed(facts: ModelFacts, options: LoadOptions, need_bytes: int, snap
         return not stay or ceiling_bytes is None or need_bytes + _vram_bytes(stay) < ceiling_bytes
 
     others = _without(same, snapshot.residents)
-    sets = ((*same, *chosen) for chosen in cheapest_sets(others))
+    sets = ((*same, *chosen) for _, chosen in cheapest_sets(others))
     evicted = next(one for one in sets if may_fit(_without(one, snapshot.residents)))
     stay = _without(evicted, snapshot.residents)
     is_proven = not stay or need_bytes + _vram_bytes(stay) <= snapshot.proven_bytes

@@ -8,6 +8,7 @@ again: a model that is used often costs more than a big one that was used once.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from heapq import heapify, heappop
 
@@ -17,8 +18,7 @@ STALL_BYTES = 4 << 30
 """An unload beside other residents may stall Ollama for 5 s, in which it could load this much. See docs/ollama.md,
 "Keep-alive and unload"."""
 
-MOST_CHOICES = 12
-"""Of so many residents, the cheapest, every set is tried; of the others only the cheapest ones beyond all of these."""
+MOST_CHOICES = 12  # residents of which every set is tried
 
 LEAST_USES, MOST_USES = 0.25, 1000.0
 """How often even an unused resident is expected to be loaded again, and the use beyond which more says nothing."""
@@ -37,45 +37,45 @@ def cost_of(resident: Resident) -> int:
     return (cost << (_ORDER_BITS + 8)) + (1 << _ORDER_BITS) - youth
 
 
-def cheapest_sets(residents: Sequence[Resident], card: int | None = None, least_bytes: int = 0) -> Iterator[Evicted]:
-    """Yield the sets of `residents` that hold at least `least_bytes` on `card` (None = on all cards), cheapest first.
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What the victims must add up to: `sizes_bytes`, in the order of the residents, sum to at least `least_bytes`."""
 
-    The order of `residents` has no effect.
-    """
-    for _, chosen in priced_sets(residents, card, least_bytes):
-        yield chosen
+    sizes_bytes: tuple[int, ...]
+    least_bytes: int
 
 
-def priced_sets(
-    residents: Sequence[Resident], card: int | None = None, least_bytes: int = 0
+def cheapest_sets(
+    residents: Sequence[Resident], demands: Iterable[Demand] = (), most: int = MOST_CHOICES
 ) -> Iterator[tuple[int, Evicted]]:
-    """Yield the same sets, each with its cost."""
-    if least_bytes <= 0:
+    """Yield the sets of `residents` that meet all `demands`, each with its cost, cheapest first.
+
+    Every set is tried of the `most` cheapest; of the others the cheapest beyond all of these. The order of `residents`
+    has no effect.
+    """
+    open_demands = [demand for demand in demands if demand.least_bytes > 0]
+    if not open_demands:
         yield 0, ()
-    held = [_held_bytes(resident, card) for resident in residents]
-    if not residents or sum(held) < least_bytes:
+    if not residents or any(sum(demand.sizes_bytes) < demand.least_bytes for demand in open_demands):
         return
-    ranked = sorted(zip(map(cost_of, residents), held, residents, strict=True), key=_rank)
-    costs, sizes, members = zip(*ranked, strict=True)
-    for cost, mask in _subsets(costs[:MOST_CHOICES], sizes[:MOST_CHOICES], least_bytes):
-        yield cost, tuple(one for at, one in enumerate(members[:MOST_CHOICES]) if mask >> at & 1)
-    for count in range(MOST_CHOICES + 1, len(members) + 1):
-        if sum(sizes[:count]) >= least_bytes:
-            yield sum(costs[:count]), members[:count]
+    ranks = sorted(range(len(residents)), key=lambda at: (cost_of(residents[at]), residents[at].weights))
+    members, costs = [residents[at] for at in ranks], [cost_of(residents[at]) for at in ranks]
+    ranked = [Demand(tuple(one.sizes_bytes[at] for at in ranks), one.least_bytes) for one in open_demands]
+    for cost, mask in _subsets(tuple(costs[:most]), ranked):
+        yield cost, tuple(one for at, one in enumerate(members[:most]) if mask >> at & 1)
+    for count in range(most + 1, len(members) + 1):
+        if all(sum(demand.sizes_bytes[:count]) >= demand.least_bytes for demand in ranked):
+            yield sum(costs[:count]), tuple(members[:count])
 
 
-def _rank(entry: tuple[int, int, Resident]) -> tuple[int, str]:
-    return entry[0], entry[2].weights
-
-
-def _held_bytes(resident: Resident, card: int | None) -> int:
-    return sum(resident.held_bytes.values()) if card is None else resident.held_bytes.get(card, 0)
-
-
-def _subsets(costs: tuple[int, ...], sizes: tuple[int, ...], least_bytes: int) -> Iterator[tuple[int, int]]:
-    """Yield cost and members (as bits) of each set but the empty one that holds at least `least_bytes`."""
-    sums = zip(_subset_sums(costs), _subset_sums(sizes), strict=True)
-    heap = [(cost, mask) for mask, (cost, size) in enumerate(sums) if mask and size >= least_bytes]
+def _subsets(costs: tuple[int, ...], demands: Sequence[Demand]) -> Iterator[tuple[int, int]]:
+    """Yield cost and members (as bits) of each set but the empty one that meets the demands."""
+    masks: Iterable[int] = range(1, 1 << len(costs))
+    for demand in demands:
+        sums, least = _subset_sums(demand.sizes_bytes[: len(costs)]), demand.least_bytes
+        masks = [mask for mask in masks if sums[mask] >= least]
+    sums = _subset_sums(costs)
+    heap = [(sums[mask], mask) for mask in masks]
     heapify(heap)
     while heap:
         yield heappop(heap)

@@ -6,29 +6,32 @@ does not show (KV type, parallel slots), driver context, growth. Rules, all on t
 1. The same weights with the same options: the largest residual of the recent loads; their spread widens the safety.
 2. The same weights with another context: the residual is partly constant, partly in proportion to the context. Each
    load gives an upper bound, the larger of the two; the least of these bounds counts.
-3. Other weights: only what at least two models agree on (`drift.hidden_setting`), and only if it adds. A hypothesis
-   that explains every load also gives the growth of a residual of case 2.
+3. Other weights: only what at least two models agree on, a hidden setting (`drift.hidden_setting`) or a constant of the
+   card (`trust.card_constants`), and only if it adds. A hypothesis that explains every load also gives the growth of a
+   residual of case 2.
 4. A load that spilled shows its need too: by how much the probe saw free memory drop, and what `/api/ps` reports in
    main memory. It counts for an hour, because something else may have been the cause, and only until a load that asked
    for no less was whole: that one shows the need itself.
-5. Another version of Ollama resets trust: an old residual may only add, and the formula's own safety stays.
+5. Another version of Ollama resets trust: an old residual may only add, and the formula's own safety stays. So does a
+   restart, until one load confirms.
+6. What adds does not count for ever (`trust.is_due`): then the formula alone counts, and the load is tried again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
 
 from router.core.learning.drift import Hidden, hidden_setting
 from router.core.learning.observation import Observation as Observation
+from router.core.learning.trust import NOISE_BYTES, SMALL_BYTES, card_constants, is_confirmed, is_due
 from router.core.memory.options import MemoryOptions
 from router.core.units import MIB
 
 LEAST_SAFETY_BYTES = 64 * MIB  # growth after the load is 12…100 MiB (docs/memory.md, "Margins")
 _MOST_SPREAD_BYTES = 64 * MIB
-_NOISE_BYTES = 48 * MIB  # between two loads under the same settings
 _KEPT = 32  # observations per weights blob
 BAN_S = 3600.0
 _SAME_LEVEL_BYTES = 64 * MIB
@@ -53,10 +56,13 @@ class Learned:
     version: str = ""
     earlier_version: str = ""
     hidden: Hidden | None = None
+    constants: Mapping[str, int] = field(default_factory=dict)
+    newest: tuple[Observation, ...] = ()
+    restarted_s: float = 0.0
 
     @staticmethod
-    def of(observations: Iterable[Observation]) -> Learned:
-        """Build the value from `observations`, in any order."""
+    def of(observations: Iterable[Observation], restarted_s: float = 0.0) -> Learned:
+        """Build the value from `observations`, in any order; `restarted_s` is the Unix time of Ollama's last start."""
         ordered = sorted(observations, key=lambda seen: seen.at_s)
         by_weights: dict[str, list[Observation]] = {}
         for seen in ordered:
@@ -64,8 +70,13 @@ class Learned:
         version = ordered[-1].ollama_version if ordered else ""
         earlier = [seen.ollama_version for seen in ordered if seen.ollama_version != version]
         kept = {weights: tuple(seen[-_KEPT:]) for weights, seen in by_weights.items()}
-        newest = [seen[-1] for seen in kept.values() if seen[-1].ollama_version == version and seen[-1].is_conclusive]
-        return Learned(kept, version, earlier[-1] if earlier else "", hidden_setting(newest))
+        newest = tuple(
+            seen[-1] for seen in kept.values() if seen[-1].ollama_version == version and seen[-1].is_conclusive
+        )
+        return Learned(
+            kept, version, earlier[-1] if earlier else "", hidden_setting(newest), card_constants(newest), newest,
+            restarted_s,
+        )  # fmt: skip
 
     def residual_bytes(
         self,
@@ -87,12 +98,28 @@ class Learned:
         if any(one.spilled or not one.is_conclusive for one in seen):
             seen = _usable(seen, now_s)
         if not seen:
-            if self.hidden is None or self.hidden.models < 2 or version != self.version:
-                return 0, None, ""
-            return max(0, self.hidden.residual_bytes(cache_bytes)), None, self.hidden.note
+            return self._of_others(gpu_names, version, cache_bytes, now_s)
         estimate = _estimate(seen, options, gpu_names, version)
         resolved = self._resolved(seen, options, version, cache_bytes)
-        return estimate if resolved is None or resolved[0] >= estimate[0] else resolved
+        found = estimate if resolved is None or resolved[0] >= estimate[0] else resolved
+        if found[0] < -NOISE_BYTES and not is_confirmed(seen, self.by_weights.values(), self.restarted_s):
+            return 0, None, "learned before Ollama was restarted: not yet confirmed"
+        support = seen[-1:] if found[0] <= SMALL_BYTES else _since_last_change(list(seen))
+        if is_due(found[0], support, now_s):
+            return 0, None, "what earlier loads took beyond the formula is tried again"
+        return found
+
+    def _of_others(self, gpu_names: tuple[str, ...], version: str, cache_bytes: int, now_s: float | None) -> Estimate:
+        """Apply case 3 to a model that was never loaded, as far as is known."""
+        if version != self.version or is_due(1, self.newest, now_s):
+            return 0, None, ""
+        hidden = self.hidden if self.hidden is not None and self.hidden.models >= 2 else None
+        setting = max(0, hidden.residual_bytes(cache_bytes)) if hidden is not None else 0
+        constant = sum(self.constants.get(name, 0) for name in gpu_names)
+        if hidden is not None and setting >= constant:
+            return setting, None, hidden.note
+        note = f"every load takes {constant // MIB} MiB more than computed on this card" if constant else ""
+        return constant, None, note
 
     def _resolved(
         self, seen: tuple[Observation, ...], options: MemoryOptions, version: str, cache_bytes: int
@@ -201,9 +228,21 @@ def _estimate(
     newest, residual = recent[0], max(residuals) if same else min(residuals)
     spread = min(max(residuals) - min(residuals), _MOST_SPREAD_BYTES)
     stretch = 0 if same else min(abs(residual), _MOST_SPREAD_BYTES)
+    if not any(_has_graph(one, options) for one in recent):  # the formula's error with this graph was not seen
+        stretch += _MOST_SPREAD_BYTES
     elsewhere = _MOST_SPREAD_BYTES if newest.spilled or newest.gpu_names != gpu_names else 0
     safety = LEAST_SAFETY_BYTES + spread + stretch + elsewhere
-    return residual, safety, f"learned from {len(residuals)} load{'s' if len(residuals) > 1 else ''}"
+    return residual, safety, _source(residuals)
+
+
+def _source(residuals: list[int]) -> str:
+    return f"learned from {len(residuals)} load{'s' if len(residuals) > 1 else ''}"
+
+
+def _has_graph(one: Observation, options: MemoryOptions) -> bool:
+    """Return whether a load had the graph and the cache type of these options, at whatever context."""
+    asked = (options.num_batch, options.num_parallel, options.kv_type)
+    return (one.num_batch, one.num_parallel, one.kv_type) == asked
 
 
 def _since_last_change(seen: list[Observation]) -> list[Observation]:
@@ -212,7 +251,7 @@ def _since_last_change(seen: list[Observation]) -> list[Observation]:
     recent = [newest]
     for one in reversed(seen[:-1]):
         least, most = sorted((one.residual_bytes, one.residual_bytes * newest.tokens // max(1, one.tokens)))
-        noise = _NOISE_BYTES + newest.predicted_bytes // 300
+        noise = NOISE_BYTES + newest.predicted_bytes // 300
         if not least - noise <= newest.residual_bytes <= most + noise:
             break
         recent.append(one)

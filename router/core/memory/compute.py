@@ -28,7 +28,9 @@ def compute_bytes(
     if graph.mixer:
         peaks.append(u * graph.mixer + options.num_parallel * shape.layer_state_bytes)
     if options.is_kv_quantized and backend in {"cuda", "rocm"}:
-        peaks.append(_widest_cache_f16(shape, options) + u * (2 * graph.embedding + 2 * graph.query_rows))
+        is_parallel = any(layer.k_width and layer.state_bytes for layer in shape.layers)
+        beside = 2 * graph.embedding + 2 * graph.query_rows + (graph.parallel_mixer if is_parallel else 0)
+        peaks.append(_widest_cache_f16(shape, options) + u * beside)
     if is_embedding and shape.arch.has_lm_head:
         peaks.append(u * (graph.vocabulary + 2 * graph.embedding))
     if not options.flash_attention:

@@ -10,6 +10,7 @@ from router.core.ollama.model import ModelFacts
 from router.core.units import MIB
 
 FIT_TARGET_BYTES = 1024 * MIB  # llama.cpp's --fit-target, since Ollama 0.30
+FIT_SINCE = (0, 30, 0)  # llama.cpp's fit decides the split
 OLD_OVERHEAD_BYTES = 457 * MIB  # Ollama's own constant before 0.30
 # From this version on Ollama adds the projector to the target, although llama-server does so too (ollama issue 17099).
 _DOUBLE_PROJECTOR = (0, 31, 2)
@@ -22,7 +23,7 @@ def fit_target_bytes(facts: ModelFacts, version: str, *, base_bytes: int = FIT_T
     0.0.0 (a development build), count as the newest.
     """
     known = version_of(version)
-    if known < (0, 30, 0):
+    if known < FIT_SINCE:
         return OLD_OVERHEAD_BYTES
     if base_bytes != FIT_TARGET_BYTES or known < _DOUBLE_PROJECTOR:
         return base_bytes

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from router.core.memory import coarse
+from router.core.memory.beside import beside
 from router.core.memory.caches import LayerCache
 from router.core.memory.compute import compute_bytes
 from router.core.memory.options import ComputeBackend as ComputeBackend
@@ -68,6 +69,8 @@ def known_footprint(facts: ModelFacts, options: MemoryOptions, backend: ComputeB
         )
     else:
         kv, compute = coarse.kv_bytes(facts, options), coarse.compute_bytes(facts, options) * copies
+    more = beside(facts, shape, options, kv, compute)
+    weights, kv, compute = weights + more.weights_bytes, kv + more.kv_bytes, compute + more.compute_bytes
     state = shape.state_bytes * options.num_parallel
     projector = projector_bytes(facts, shape.weights) if options.has_projector else 0
     need = weights + kv + state + compute + projector

@@ -18,7 +18,8 @@ class GraphWidths:
     """Widths of the graph of one model, in elements.
 
     `body` is the A of docs/memory.md, `mixer` its state-space term, `attention` the width of the attention's output;
-    `attention_off` is what is alive beside the KQ matrix without flash attention.
+    `attention_off` is what is alive beside the KQ matrix without flash attention, `parallel_mixer` what is alive beside
+    attention where a mixer works in the same block.
     """
 
     embedding: int
@@ -29,6 +30,7 @@ class GraphWidths:
     heads: int
     query_rows: int
     attention_off: int
+    parallel_mixer: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +62,19 @@ def graph_widths(facts: ModelFacts, arch: Architecture) -> GraphWidths:
         attention=attention,
         heads=heads,
         query_rows=heads * head_size(facts, "key"),
-        attention_off=max(3 * embedding + attention + _latent_off(facts, heads), _gated_off(facts)) + extra,
+        attention_off=max(
+            3 * embedding + attention + _latent_off(facts, heads) + (_joined_off(facts, embedding) if attention else 0),
+            _gated_off(facts),
+        )
+        + extra,
+        parallel_mixer=_parallel_mixer(facts, embedding),
     )
 
 
 def vocabulary(facts: ModelFacts) -> int:
     """Return the entries of the vocabulary; if they are unknown, more than any model has had."""
     for tensor in facts.tensors:
-        if tensor.name in {"token_embd.weight", "output.weight"}:
+        if tensor.shape and tensor.name in {"token_embd.weight", "output.weight"}:
             return tensor.shape[-1]
     return facts.vocab or int(facts.value("vocab_size", 0)) or 262_144
 
@@ -105,6 +112,22 @@ def _latent_off(facts: ModelFacts, heads: int) -> int:
     if is_mla(facts):
         return heads * (sizes + int(facts.value("attention.value_length_mla")))
     return 2 * heads * sizes if facts.value("attention.kv_lora_rank") else 0
+
+
+def _joined_off(facts: ModelFacts, embedding: int) -> int:
+    """Return what the routed experts of the block before have put out, beside a shared expert and plain attention.
+
+    Their joined output waits for the shared expert's (qwen2moe, ernie4_5-moe); one of them is the residual stream.
+    """
+    if is_mla(facts) or facts.value("attention.kv_lora_rank") or not _feed_forwards(facts)[2].width:
+        return 0
+    return max(0, int(facts.value("expert_used_count", 0)) - 1) * embedding
+
+
+def _parallel_mixer(facts: ModelFacts, embedding: int) -> int:
+    """Return what a Mamba-2 mixer keeps while attention works in the same block (falcon-h1)."""
+    inner, groups = int(facts.value("ssm.inner_size", 0)), int(facts.value("ssm.group_count", 0))
+    return 3 * max(inner, embedding) + 2 * groups * int(facts.value("ssm.state_size", 0)) if inner else 0
 
 
 def _gated_off(facts: ModelFacts) -> int:

@@ -13,7 +13,7 @@ class MemoryOptions:
     """The options of a runner that affect memory. `num_ctx` is per slot.
 
     `is_embedding` None: derived from the capabilities (no completion), as Ollama does. `has_projector` False: the
-    vision tower stays in main memory.
+    vision tower stays in main memory. `has_draft` None: derived from the Modelfile, as Ollama does.
     """
 
     num_ctx: int
@@ -23,6 +23,7 @@ class MemoryOptions:
     flash_attention: bool = True
     is_embedding: bool | None = None
     has_projector: bool = True
+    has_draft: bool | None = None
 
     def with_num_ctx(self, num_ctx: int) -> MemoryOptions:
         """Return the same options with another context."""

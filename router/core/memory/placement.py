@@ -20,7 +20,7 @@ from router.core.memory.footprint import (
     layer_kv_bytes,
     safety_bytes_of,
 )
-from router.core.memory.shape import shape_of
+from router.core.memory.shape import Shape, shape_of
 from router.core.ollama.model import ModelFacts
 
 PIPELINE_COPIES = 4  # of the graph's inputs per device, if a fully offloaded model is split (ggml-backend.cpp)
@@ -236,13 +236,19 @@ def _layer_sums(facts: ModelFacts, options: MemoryOptions) -> tuple[int, ...]:
     shape = shape_of(facts)
     if not shape.layers or not facts.tensors:
         return _even_sums(facts, options)
-    weights = shape.weights.block_bytes
+    whole = known_footprint(facts, options, "plain", 1)
+    beside = whole.weights_bytes - shape.weights.device_bytes + whole.kv_bytes - _own_kv_bytes(shape, options)
+    weights = tuple(size + beside // max(1, len(shape.layers)) for size in shape.weights.block_bytes)
     skipped = (0,) * (len(shape.layers) - len(weights))
     layers = (
         block + layer_kv_bytes(shape, layer, options) + layer.state_bytes * options.num_parallel
         for block, layer in zip(weights + skipped, shape.layers, strict=True)
     )
     return tuple(accumulate((*layers, shape.weights.output_bytes), initial=0))
+
+
+def _own_kv_bytes(shape: Shape, options: MemoryOptions) -> int:
+    return sum(layer_kv_bytes(shape, layer, options) for layer in shape.layers)
 
 
 def _even_sums(facts: ModelFacts, options: MemoryOptions) -> tuple[int, ...]:

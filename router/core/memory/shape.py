@@ -95,6 +95,8 @@ def _notes(facts: ModelFacts, arch: Architecture, weights: Weights) -> tuple[str
         notes.append(f"architecture {facts.arch} keeps caches that are not modelled: the first load is measured")
     if facts.arch and not facts.tensors:
         notes.append("the server listed no tensors: weights are counted as the whole download")
+    if facts.has_draft:
+        notes.append("a draft model: its cache and graph are counted as large as the model's own")
     if weights.unknown_types:
         notes.append(f"unknown tensor types counted as F32: {', '.join(sorted(weights.unknown_types))}")
     return tuple(notes)

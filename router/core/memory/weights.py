@@ -30,6 +30,7 @@ class Weights:
 
     `block_bytes` are per block (0 for those that are not loaded), `output_bytes` go with the output, `host_bytes` never
     leave main memory, `tower_bytes` are vision or audio tensors inside the file, `file_bytes` are all tensors.
+    `nextn_bytes` are those for multi-token prediction, which are loaded only if the runner drafts tokens.
     `unknown_types` names tensor types without a known size: they are counted as F32, an upper bound.
     """
 
@@ -39,6 +40,7 @@ class Weights:
     tower_bytes: int
     unknown_types: frozenset[str]
     file_bytes: int = 0
+    nextn_bytes: int = 0
 
     @property
     def device_bytes(self) -> int:
@@ -52,7 +54,7 @@ class Weights:
         `blocks` is how many blocks are loaded; later ones (multi-token prediction) are skipped. `copies_embedding`:
         without an `output.weight` the token embedding is copied to the GPU as output.
         """
-        per_block, output, host, tower, embedding, has_output = [0] * blocks, 0, 0, 0, 0, False
+        per_block, output, host, tower, embedding, nextn, has_output = [0] * blocks, 0, 0, 0, 0, 0, False
         unknown: set[str] = set()
         total = 0
         for tensor in tensors:
@@ -63,6 +65,10 @@ class Weights:
             if match := _BLOCK.match(tensor.name):
                 if int(match[1]) < blocks:
                     per_block[int(match[1])] += size
+                else:
+                    nextn += size
+            elif tensor.name.startswith("mtp."):
+                nextn += size
             elif tensor.name.startswith(_TOWER):
                 tower += size
             elif tensor.name.startswith(_INPUT):
@@ -72,7 +78,7 @@ class Weights:
                 output += size
                 has_output = has_output or tensor.name == "output.weight"
         output += embedding if copies_embedding and not has_output else 0
-        return Weights(tuple(per_block), output, host, tower, frozenset(unknown), total)
+        return Weights(tuple(per_block), output, host, tower, frozenset(unknown), total, nextn)
 
 
 def tensor_bytes(tensor: Tensor) -> int:

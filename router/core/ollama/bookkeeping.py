@@ -117,6 +117,28 @@ def believed_free_outcomes(gpus: Sequence[Gpu], residents: Sequence[OllamaReside
     return frozenset(found)
 
 
+def believed_free_bounds(
+    gpus: Sequence[Gpu], lowest: Sequence[OllamaResident], highest: Sequence[OllamaResident]
+) -> tuple[Free, Free]:
+    """Return the least and the most that Ollama may believe free on each card, over all orders and bookings.
+
+    The residents come twice: with what makes the least seem free (the most that may be booked), and the most (the least
+    booked, figures lost). Sound, not tight: one over several cards is read for all of them at once, here for each by
+    itself.
+    """
+    covered = {card for resident in lowest for card in resident.cards}
+    if len(covered) < len(gpus):
+        live = live_free(gpus)
+        return less_booked(gpus, live, lowest), less_booked(gpus, live, highest)
+    least, most = [gpu.total_bytes for gpu in gpus], [0] * len(gpus)
+    for low, high in zip(lowest, highest, strict=True):
+        for card in low.cards:
+            total = gpus[card].total_bytes
+            least[card] = min(least[card], low.reported_free_bytes(card, total))
+            most[card] = max(most[card], high.reported_free_bytes(card, total))
+    return less_booked(gpus, tuple(least), lowest), less_booked(gpus, tuple(most), highest)
+
+
 def _readings(
     gpus: Sequence[Gpu], free: tuple[int | None, ...], resident: OllamaResident
 ) -> Iterator[tuple[int | None, ...]]:

@@ -28,7 +28,8 @@ class ModelFacts:
 
     `name` is the tag as spelled in `/api/tags`, `digest` its manifest digest, `size_bytes` the sum of all layers.
     `weights` is the blob in the ``FROM …sha256-…`` line of `/api/show`: models with equal weights share a runner.
-    `parts` are further blobs (projectors, adapters). `parameters` is the Modelfile's PARAMETER block. `info` is
+    `parts` are further blobs (projectors, adapters, a draft model), `has_adapters` and `has_draft` say which are among
+    them. `parameters` is the Modelfile's PARAMETER block. `info` is
     `model_info`, with its arrays if the server sent them, but without the tokenizer's (`vocab` is their length, or 0).
     `projector` is `projector_info`, the metadata of a vision tower in a blob of its own. `tensors` is empty if the
     server listed none. `is_remote`: another server runs the model, whatever its name. `doubt` names a figure
@@ -51,6 +52,8 @@ class ModelFacts:
     projector: Mapping[str, Any] = field(default_factory=dict)
     is_remote: bool = False
     doubt: str = ""
+    has_adapters: bool = False
+    has_draft: bool = False
 
     @staticmethod
     def of_show(row: Mapping[str, Any], show: Mapping[str, Any]) -> ModelFacts:
@@ -59,7 +62,8 @@ class ModelFacts:
         Never raise on what an old or odd server leaves out: the field stays empty, and the footprint reports it.
         """
         details, info = shown.details(row, show), shown.mapping(show.get("model_info"))
-        blobs = shown.blobs(shown.text(show.get("modelfile")))
+        modelfile = shown.text(show.get("modelfile"))
+        blobs = shown.blobs(modelfile)
         digest, name = shown.text(row.get("digest")), shown.text(row.get("name")) or shown.text(row.get("model"))
         read = ModelFacts(
             name=name,
@@ -73,6 +77,8 @@ class ModelFacts:
             parts=blobs[1:],
             parameters=shown.parameters(shown.text(show.get("parameters"))),
             is_remote=shown.is_remote(row, show),
+            has_adapters=bool(shown.blobs(modelfile, "ADAPTER")),
+            has_draft=bool(shown.blobs(modelfile, "DRAFT")),
         )
         return read._sized(info, show)
 

@@ -19,6 +19,9 @@ LARGEST_BATCH = 2048
 """The largest num_batch that Ollama chooses by itself."""
 
 EMBEDDING_BATCH = 2048
+DRAFT_TOKENS = 4
+"""The default of draft_num_predict, which only a model with a DRAFT gets (server/routes.go)."""
+
 TIERS = ((47 * GIB, 262144), (23 * GIB, 32768), (0, 4096))
 """(least Σ total memory, automatic num_ctx)."""
 
@@ -99,6 +102,12 @@ def can_complete(facts: ModelFacts) -> bool:
     return "completion" in facts.capabilities or not facts.capabilities
 
 
+def has_draft(facts: ModelFacts, draft_num_predict: int | None = None) -> bool:
+    """Return whether a runner drafts tokens: with a draft model, or with the model's own blocks if it is told to."""
+    named = _known(facts.parameters).get("draft_num_predict") if draft_num_predict is None else draft_num_predict
+    return bool(named > 0 if named is not None else facts.has_draft)
+
+
 def clamped(num_ctx: int, facts: ModelFacts) -> int:
     """Return `num_ctx`, at most the context that the model was trained with (if it is known)."""
     trained = facts.context_length
@@ -126,7 +135,7 @@ def merged(facts: ModelFacts, options: LoadOptions, settings: ServerSettings, de
         main_gpu=named.get("main_gpu"),
         num_thread=int(named.get("num_thread", 0)),
         use_mmap=named.get("use_mmap"),
-        draft_num_predict=int(named.get("draft_num_predict", 0)),
+        draft_num_predict=int(named.get("draft_num_predict", DRAFT_TOKENS if facts.has_draft else 0)),
         shift=facts.family != "deepseek2" if shift is None else bool(shift),
     )
 
@@ -161,10 +170,17 @@ def needs_reload(facts: ModelFacts, running: EffectiveOptions, asked: EffectiveO
     return any(getattr(running, key) != getattr(asked, key) for key in rest)
 
 
-def supports_flash_attention(gpus: Sequence[Gpu]) -> bool:
-    """Return whether every card supports it: CUDA compute 6.0 and above, except 7.2.
+def has_flash_attention(gpus: Sequence[Gpu], settings: ServerSettings) -> bool:
+    """Return whether Ollama starts a runner on these cards with flash attention: as it is set, else if all can."""
+    if settings.flash_attention == "auto":
+        return supports_flash_attention(gpus)
+    return settings.flash_attention == "on"
 
-    Unknown compute counts as support.
+
+def supports_flash_attention(gpus: Sequence[Gpu]) -> bool:
+    """Return whether every card supports it: CUDA compute 6.0 and above, except 7.2 (ml/device.go).
+
+    Unknown compute counts as support, as do cards that are not CUDA's.
     """
     return all(_compute(gpu.compute) >= (6, 0) and _compute(gpu.compute) != (7, 2) for gpu in gpus)
 

@@ -18,8 +18,8 @@ from router.core.ollama.options import (
     automatic_num_ctx,
     can_complete,
     clamped,
+    has_flash_attention,
     merged,
-    supports_flash_attention,
 )
 from router.core.ollama.runner import Gpu, LoadOptions
 from router.core.units import GIB
@@ -135,14 +135,24 @@ def preflight(
     chosen = [free[card] for card in cards]
     batch, completes = launch.num_batch, can_complete(facts)
     if launch.num_batch_auto and completes:
-        has_flash = {"on": True, "off": False}.get(
-            settings.flash_attention, supports_flash_attention([gpus[card] for card in cards])
-        )
+        has_flash = has_flash_attention([gpus[card] for card in cards], settings)
         batch = automatic_batch(cells, predicted, sum(chosen), chosen, flash_attention=has_flash)
     wanted = predicted + (surcharge_bytes(batch) if completes else 0)
     is_partial = 0 < launch.num_gpu <= int(facts.value("block_count", 0))
     evicts = has_residents and bool(cards) and not is_partial and wanted > sum(chosen) * 80 // 100
     return Preflight(evicts, cards, is_single, batch, predicted, sum(chosen))
+
+
+def least_free_bytes(facts: ModelFacts, launch: EffectiveOptions) -> int:
+    """Return the bytes that Ollama must believe free on the chosen cards beside a resident, or it evicts.
+
+    For a batch that it chooses itself this is the least: a smaller batch adds less.
+    """
+    if launch.num_gpu == 0 or 0 < launch.num_gpu <= int(facts.value("block_count", 0)):
+        return 0
+    batch = 0 if launch.num_batch_auto or not can_complete(facts) else launch.num_batch
+    wanted = predicted_bytes(facts, clamped(launch.num_ctx, facts) * launch.num_parallel) + surcharge_bytes(batch)
+    return -(-wanted * 100 // 80)
 
 
 def victim(residents: Sequence[OllamaResident]) -> OllamaResident:

@@ -71,16 +71,17 @@ def is_remote(*answers: Mapping[str, Any]) -> bool:
     return any(text(answer.get(key)) for answer in answers for key in ("remote_model", "remote_host"))
 
 
-def blobs(modelfile: str) -> tuple[str, ...]:
+def blobs(modelfile: str, *commands: str) -> tuple[str, ...]:
     """Return the blobs of the leading FROM, ADAPTER and DRAFT lines, weights first (server/images.go, Model.String).
 
-    Reading stops at the first other command, because a template or a system text may hold lines that look like these.
+    With `commands` only of these. Reading stops at the first other command, because a template or a system text may
+    hold lines that look like these.
     """
     found: list[str] = []
     for line in modelfile.splitlines():
         command = line.split(" ", 1)[0].upper()
         if command in _BLOB_COMMANDS:
-            found += [f"sha256-{blob}" for blob in _BLOB.findall(line)[-1:]]
+            found += [f"sha256-{blob}" for blob in _BLOB.findall(line)[-1:] if not commands or command in commands]
         elif line and not line.startswith("#"):
             break
     return tuple(found)

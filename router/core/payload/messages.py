@@ -143,15 +143,26 @@ def quick_prompt(view: memoryview | msgspec.Raw) -> Prompt | None:
 
 def _measure_native(message: dict[str, Any]) -> Prompt:
     text_bytes = sum(len(message[key]) for key in ("content", "thinking") if key in message)
-    return Prompt(1, text_bytes, bool(message.get("images")))
+    return Prompt(1, text_bytes + _call_bytes(message), bool(message.get("images")))
+
+
+def _measure_openai(message: dict[str, Any]) -> Prompt:
+    return _measure_content(message).plus(Prompt(0, len(message.get("reasoning", ())) + _call_bytes(message)))
 
 
 def _measure_content(message: dict[str, Any]) -> Prompt:
     return measure(message.get("content"))
 
 
+def _call_bytes(message: dict[str, Any]) -> int:
+    """Return the bytes of the names and arguments of tool calls, which the template writes into the prompt."""
+    functions = (call.get("function") or {} for call in message.get("tool_calls") or () if call)
+    return sum(len(function.get(key, ())) for function in functions for key in ("name", "arguments"))
+
+
 IMAGES = Slice("[]api.ImageData", element=Image("api.ImageData"))
-_CALL = Struct("api.ToolCall", fields={"id": _STR, "function": Struct("api.ToolCallFunction", fields={"name": _STR})})
+_FUNCTION = Struct("api.ToolCallFunction", fields={"name": _STR, "arguments": _ANY})
+_CALL = Struct("api.ToolCall", fields={"id": _STR, "function": _FUNCTION})
 _CALLS = Slice("[]api.ToolCall", element=_CALL)
 _BODY = Struct(
     "api.Alias",
@@ -171,7 +182,7 @@ _V1_MESSAGE = Struct(
     fields=dict.fromkeys(("role", "reasoning", "name", "tool_call_id"), _STR)
     | {"content": _ANY, "tool_calls": Slice("[]openai.ToolCall", element=_V1_CALL)},
 )
-OPENAI = Messages("[]openai.Message", element=_V1_MESSAGE, measure_one=_measure_content)
+OPENAI = Messages("[]openai.Message", element=_V1_MESSAGE, measure_one=_measure_openai)
 
 _BLOCK = Struct(
     "anthropic.ContentBlock",

@@ -24,6 +24,10 @@ from router.errors import BadRequest
 
 __all__ = ["InferenceRequest", "Members", "Patch", "read_request", "read_wholly", "rewrite"]
 
+BYTES_PER_TOKEN = 3
+"""Bytes of a prompt per token, few of them: code has about 3, English about 4. Too many tokens cost a little memory,
+too few cut the prompt."""
+
 _EMBEDDING_KINDS = frozenset({"embed", "embeddings", "v1_embeddings"})
 _INT_OPTIONS = frozenset(
     {"num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread", "draft_num_predict", "num_predict"}
@@ -168,7 +172,7 @@ def _native_prompt(kind: str, found: dict[str, Any]) -> Prompt:
         prompt = measure(found.get("input"))
         return Prompt() if prompt == Prompt(1, 0) and bytes(found["input"]) == b'""' else prompt
     text_bytes = sum(len(found[key]) - 2 for key in ("prompt", "system", "suffix") if key in found)
-    text_bytes += 4 * len(found.get("context", ()))  # tokens, about four bytes of text each
+    text_bytes += BYTES_PER_TOKEN * len(found.get("context", ()))  # these are tokens
     return Prompt(0 if len(found.get("prompt", ())) <= 2 else 1, text_bytes, bool(found.get("images")))
 
 

@@ -18,8 +18,10 @@ class Address(NamedTuple):
     tls: ssl.SSLContext | None
 
     @classmethod
-    def of(cls, base_url: str, tls: ssl.SSLContext | None) -> Address:
+    def of(cls, base_url: str, tls: ssl.SSLContext | None, authorization: str = "") -> Address:
         """Parse a base URL; `tls` is used for ``https``, None for the default context.
+
+        `authorization` is the value of that header in every request.
 
         Raises ValueError for a URL that cannot be the base URL of an upstream.
         """
@@ -28,6 +30,8 @@ class Address(NamedTuple):
         if url.scheme not in ("http", "https") or not url.hostname or url.username or url.query or url.fragment:
             raise ValueError(f"not a base URL of an upstream: {base_url!r}")
         fixed = b" HTTP/1.1\r\nhost: %b\r\naccept-encoding: identity\r\n" % url.netloc.encode("ascii")
+        if authorization:
+            fixed += b"authorization: %b\r\n" % authorization.encode("ascii")
         port = url.port or (443 if is_tls else 80)
         context = (tls or ssl.create_default_context()) if is_tls else None
         return cls(base_url, url.hostname, port, url.path.rstrip("/").encode("ascii"), fixed, context)

@@ -44,11 +44,12 @@ class HttpRelay:
         pool_wait_s: float = 30.0,
         idle_expiry_s: float = 60.0,
         tls: ssl.SSLContext | None = None,
+        authorization: str = "",
         suppress_cancel: bool = False,
         unwanted_bytes: int = 64 << 20,
         unwanted_s: float = 300.0,
     ) -> None:
-        self._address = Address.of(base_url, tls)
+        self._address = Address.of(base_url, tls, authorization)
         pool = PoolLimits(pool_size, connect_timeout_s, pool_wait_s, idle_expiry_s)
         limits = ExchangeLimits(first_byte_timeout_s, idle_timeout_s, suppress_cancel, unwanted_bytes, unwanted_s)
         self._connections = Connections(self._address, pool, limits)

@@ -76,7 +76,7 @@ class ClientConnection(asyncio.Protocol):
         self._is_read_paused = False
         self._writable: asyncio.Future[None] | None = None
         self._stuck_bytes = 0
-        self.client = Client()
+        self.peer = Client()
         self.is_half_closed = False  # the client sends no more, and still waits for its answers
         self.departure = Departure(shared.departures)  # the watch over it while it is not read
 
@@ -84,7 +84,7 @@ class ClientConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)  # uvloop's is one by its methods only
-        self.client = self.shared.client_at(address_of(self.transport))
+        self.peer = self.shared.client_at(address_of(self.transport))
         self.shared.deadlines.add(self)
         now_s = self.loop.time()
         self.deadline = now_s + self.limits.header_s
@@ -110,7 +110,8 @@ class ClientConnection(asyncio.Protocol):
         """Keep the connection of a client that waits for answers to complete requests; let any other one close."""
         while self.queue and not self.queue[-1].request_complete:
             self.leave(self.queue.pop())
-        if not self.queue or self.transport.is_closing():
+        is_tls = self.transport.get_extra_info("ssl_object") is not None  # TLS has no half of a connection
+        if not self.queue or is_tls or self.transport.is_closing():
             return False
         self.is_half_closed, self.reading = True, DISCARDING
         self.queue[-1].close_after()

@@ -57,8 +57,8 @@ class Carrier(Protocol):
 
     transport: asyncio.Transport
     loop: asyncio.AbstractEventLoop
-
-    client: Client
+    client: str
+    peer: Client
 
     @property
     def is_write_paused(self) -> bool: ...

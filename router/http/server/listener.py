@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
+import ssl
+from collections.abc import Sequence
 from typing import Any
 
 from router.http.deadlines import Deadlines
 from router.http.server.limits import WireLimits
 from router.http.server.protocol import HttpProtocol
+from router.http.server.proxies import ProxiedProtocol, Proxies
 from router.http.server.shared import App, Shared
 
 POLL_S = 0.02
 """Polling interval while waiting for requests that run without a task."""
+
+HASTE_POLL_S = 0.1
+"""Polling interval of `hasten` while waiting for tasks."""
 
 INTERRUPT_S = 1.0
 """Time after the grace period in which interrupted answers may send their error."""
@@ -22,7 +29,10 @@ FLUSH_TRIES = 10
 
 
 class Listener:
-    """Serves `app` on `host`:`port` (0 = any free port), or on a bound socket."""
+    """Serves `app` on `host`:`port` (0 = any free port), or on `sockets` that listen already; with `tls` over TLS.
+
+    With `proxies` the connections of these begin with a header of the PROXY protocol.
+    """
 
     def __init__(
         self,
@@ -31,24 +41,27 @@ class Listener:
         port: int = 0,
         *,
         limits: WireLimits | None = None,
-        sock: socket.socket | None = None,
+        sockets: Sequence[socket.socket] = (),
+        tls: ssl.SSLContext | None = None,
+        proxies: Proxies | None = None,
     ) -> None:
         limits = limits or WireLimits()
-        self._host, self._port, self._sock = host, port, sock
+        self._host, self._port, self._given, self._tls = host, port, sockets, tls
+        self._proxies = proxies
         self._shared = Shared(app, limits, Deadlines.of(limits.header_s, limits.keep_alive_s, limits.write_idle_s))
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
+        self._is_hasty = False
 
     @property
     def port(self) -> int:
         """The port in use. Valid after `start`."""
-        assert self._server is not None
-        return int(self._server.sockets[0].getsockname()[1])
+        return int(self._servers[0].sockets[0].getsockname()[1])
 
     @property
     def url(self) -> str:
         """The base URL for clients. Valid after `start`."""
         host = f"[{self._host}]" if ":" in self._host else self._host
-        return f"http://{host}:{self.port}"
+        return f"{'https' if self._tls else 'http'}://{host}:{self.port}"
 
     @property
     def open_connections(self) -> int:
@@ -60,33 +73,52 @@ class Listener:
         cycles = (cycle for connection in self._shared.connections for cycle in connection.queue)
         return [*(cycle.task for cycle in cycles if cycle.task is not None), *self._shared.tasks]
 
+    def sockets(self) -> tuple[socket.socket, ...]:
+        """Return duplicates of the listening sockets: no connection is lost when another listener takes over."""
+        return tuple(socket.socket(fileno=os.dup(one.fileno())) for server in self._servers for one in server.sockets)
+
     async def start(self) -> None:
         """Listen. Raises OSError if the address cannot be bound."""
+        loop, handshake_s = asyncio.get_running_loop(), self._shared.limits.header_s
+        more: dict[str, Any] = {"ssl": self._tls, "ssl_handshake_timeout": handshake_s} if self._tls else {}
+        places: list[dict[str, Any]] = [{"sock": one} for one in self._given]
+        for where in places or [{"host": self._host, "port": self._port}]:
+            server = await loop.create_server(self._protocol, backlog=2048, **where, **more)
+            self._servers.append(server)
+
+    def _protocol(self) -> HttpProtocol:
         loop = asyncio.get_running_loop()
-        where: dict[str, Any] = {"sock": self._sock} if self._sock else {"host": self._host, "port": self._port}
-        self._server = await loop.create_server(lambda: HttpProtocol(self._shared, loop), backlog=2048, **where)
+        if self._proxies is not None:
+            return ProxiedProtocol(self._shared, loop, self._proxies)
+        return HttpProtocol(self._shared, loop)
+
+    def hasten(self) -> None:
+        """End the grace period of a stop that is under way."""
+        self._is_hasty = True
 
     async def stop(self, grace_s: float = 0.0) -> None:
         """Accept no new requests, let those under way end within `grace_s`, then interrupt them.
 
         An interrupted stream still gets a well-formed end: its task is cancelled, and has `INTERRUPT_S` to send it.
         """
-        if self._server is None:
+        if not self._servers:
             return
         # No new connections and no new requests first; then wait, interrupt, cancel, flush, in this order.
         self._shared.drain()
-        self._server.close()
+        for server in self._servers:
+            server.close()
         for connection in tuple(self._shared.connections):
             connection.shutdown()
-        await self._wait(grace_s)
+        await self._wait(grace_s, may_hasten=True)
         for connection in tuple(self._shared.connections):
             connection.interrupt()
         for task in self.tasks():
             task.cancel()
         await self._wait(INTERRUPT_S)  # the cancelled tasks send their errors meanwhile
         await self._flush()
-        await self._server.wait_closed()
-        self._server = None
+        for server in self._servers:
+            await server.wait_closed()
+        self._servers.clear()
 
     async def __aenter__(self) -> Listener:
         await self.start()
@@ -100,14 +132,15 @@ class Listener:
         connections = self._shared.connections
         return any(cycle.taskless is not None for connection in connections for cycle in connection.queue)
 
-    async def _wait(self, timeout_s: float) -> None:
+    async def _wait(self, timeout_s: float, *, may_hasten: bool = False) -> None:
         """Wait until no request is under way, for at most `timeout_s`."""
         loop = asyncio.get_running_loop()
         until_s = loop.time() + timeout_s
-        while (left_s := until_s - loop.time()) > 0:
+        while (left_s := until_s - loop.time()) > 0 and not (may_hasten and self._is_hasty):
             tasks, has_taskless = self.tasks(), self._has_taskless()
             if tasks:
-                await asyncio.wait(tasks, timeout=min(left_s, POLL_S) if has_taskless else left_s)
+                poll_s = POLL_S if has_taskless else HASTE_POLL_S if may_hasten else left_s
+                await asyncio.wait(tasks, timeout=min(left_s, poll_s))
             elif has_taskless:
                 await asyncio.sleep(min(left_s, POLL_S))
             else:

@@ -33,6 +33,12 @@ class HttpProtocol(ClientConnection):
         self._refused: tuple[int, bytes] | None = None
         self._disarmed = b""  # a head without its Upgrade, to be parsed again
         self._known = LastHead(shared.head_cache)
+        self.client = ""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        peer = transport.get_extra_info("peername")
+        self.client = str(peer[0]) if isinstance(peer, tuple) else ""
+        super().connection_made(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)

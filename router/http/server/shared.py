@@ -44,7 +44,7 @@ class App(Protocol):
 class Connection(Member, Protocol):
     """A connection as its listener sees it."""
 
-    client: Client
+    peer: Client
     queue: list[Cycle]
 
     def shutdown(self) -> None: ...
@@ -77,7 +77,7 @@ class Shared:
 
     def admit(self, newcomer: Connection, now_s: float) -> bytes | None:
         """Add a connection. Beyond a limit idle ones make room for it, else return the text of its refusal."""
-        others = newcomer.client.connections
+        others = newcomer.peer.connections
         is_one_too_many = len(others) >= self.limits.connections_per_address
         has_room = not is_one_too_many or self._has_made_room(others, now_s)
         others.add(newcomer)
@@ -98,15 +98,15 @@ class Shared:
     def leave(self, member: Connection) -> None:
         """Remove a connection that has ended."""
         self.connections.discard(member)
-        member.client.connections.discard(member)
-        if not member.client.connections:
-            self.clients.pop(member.client.address, None)
+        member.peer.connections.discard(member)
+        if not member.peer.connections:
+            self.clients.pop(member.peer.address, None)
 
     def _has_made_room(self, among: Iterable[Any], now_s: float) -> bool:
         """Close some of the idle connections: those of addresses with most of them, and then those idle for longest."""
         if now_s < self._full_until_s:
             return False
-        idle = [(-len(one.client.connections), one.idle_since_s, id(one), one) for one in among]
+        idle = [(-len(one.peer.connections), one.idle_since_s, id(one), one) for one in among]
         idle = [found for found in idle if found[1] <= now_s - IDLE_S]
         if not idle:
             self._full_until_s = now_s + FULL_S

@@ -39,6 +39,8 @@ def test_nothing_fits_refuses_waits_spills_or_passes_on():
     """What is let through runs at the context of its chain, or at Ollama's own where it is passed on unchanged."""
 
     async def story(one):
+        one.sim.cards.set_foreign(0, 16000 * MIB)
+        await asyncio.sleep(1)
         asked = asyncio.create_task(one.ask(hello(BIG)))
         await asyncio.sleep(8)
         if not asked.done():
@@ -48,10 +50,8 @@ def test_nothing_fits_refuses_waits_spills_or_passes_on():
         return (await asked).status, contexts(one)
 
     chain = {"chains": {BIG: [{"model": BIG, "num_ctx": 8192}]}}
-    found = compare(
-        story, "defaults.nothing_fits", ["refuse", "wait", "allow_partial", "passthrough"], chain, cards=(8192,)
-    )
-    assert found == [(503, []), "waits", (200, [8192]), (200, [4096])]
+    found = compare(story, "defaults.nothing_fits", ["refuse", "wait", "allow_partial", "passthrough"], chain)
+    assert found == [(503, []), "waits", (200, [8192]), (200, [32768])]
 
 
 async def loaded_context(one):

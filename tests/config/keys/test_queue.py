@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from tests.config.keys.play import ALONE, BIG, OTHER, compare, hello, send
+from router.core.units import MIB
+from tests.config.keys.play import ALONE, BIG, OTHER, chat, compare, hello, play, send
 
 
 async def busy(one, tokens):
@@ -102,18 +103,41 @@ def test_a_request_that_waits_for_memory_is_refused_after_wait_s_as_well():
     """`nothing_fits: wait`, and the memory never comes."""
 
     async def story(one):
+        one.sim.cards.set_foreign(0, 12000 * MIB)
+        await asyncio.sleep(1)
         loop = asyncio.get_running_loop()
         started_s = loop.time()
         reply = await send(one.router.url, "POST", "/api/generate", hello(BIG))
         return reply.status, loop.time() - started_s, json.loads(reply.body)["error"]
 
     config = {**ALONE, "defaults.nothing_fits": "wait"}
-    found = compare(story, "queue.wait_s", [2, 6], config, cards=(8192,))
+    found = compare(story, "queue.wait_s", [2, 6], config)
     assert [(status, took_s) for status, took_s, _ in found] == [
         (503, pytest.approx(2, abs=1.1)),
         (503, pytest.approx(6, abs=1.1)),
     ]
     assert all("too big" in text for _, _, text in found)
+
+
+def test_what_no_wait_would_help_is_refused_at_once():
+    """`nothing_fits: wait` for a model that is bigger than all cards; SDKs do not try again."""
+
+    async def story(one):
+        started_s = asyncio.get_running_loop().time()
+        replies = [await send(one.router.url, "POST", path, body) for path, body in asked]
+        assert asyncio.get_running_loop().time() - started_s < 2
+        return [
+            (reply.status, reply.headers.get("x-should-retry"), "retry-after" in reply.headers) for reply in replies
+        ]
+
+    asked = (
+        ("/api/generate", hello(BIG)),
+        ("/v1/chat/completions", chat(BIG)),
+        ("/api/chat", {"model": "mine", "messages": []}),
+    )
+    chains = {"chains": {"mine": [{"model": BIG, "num_ctx": 8192}, "gone:1b"]}}
+    config = {**ALONE, **chains, "defaults.nothing_fits": "wait"}
+    assert play(story, config, cards=(8192,)) == [(503, "false", False)] * 3
 
 
 @pytest.mark.key("queue.wait_s")

@@ -6,70 +6,17 @@ import os
 import signal
 import socket
 import sys
-from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
+from contextlib import AsyncExitStack
 
 import pytest
 
-from tests.config.keys.play import connect, record
-from tests.fakes import request_bytes
-from tests.http.raw_upstream import STREAM_HEAD, answer, chunk, raw_upstream
+from tests.certificates import certificate, needs_openssl
+from tests.config.keys.play import connect, get, send
+from tests.config.keys.process import ASK, ROOT, START_S, ollama, served
+from tests.fakes import RawClient, request_bytes
+from tests.http.raw_upstream import STREAM_HEAD, answer, chunk
 
 pytestmark = pytest.mark.real_time
-
-ROOT = Path(__file__).parents[3]
-START_S = 60.0
-ASK = request_bytes("POST", "/api/generate", json.dumps({"model": "m", "prompt": "hi"}))
-
-
-class Served:
-    """A router in a process of its own: where it listens, and the lines that it has logged before."""
-
-    def __init__(self, process, url, lines):
-        self.process, self.url, self.lines = process, url, lines
-
-    def stop(self):
-        """Ask it to stop."""
-        self.process.send_signal(signal.SIGTERM)
-
-    async def log(self):
-        """The messages of all lines that it has logged, once it has ended."""
-        lines = [*self.lines, *(await self.process.stderr.read()).splitlines()]
-        return [json.loads(line)["msg"] for line in lines if line.startswith(b"{")]
-
-
-@asynccontextmanager
-async def served(upstream, folder, **config):
-    """`ollama-router serve` in front of `upstream`, with further keys from the environment."""
-    keys = {"STORE__PATH": ":memory:", "BACKENDS__LOCAL__PROBE__KIND": "none", **config}
-    env = {**os.environ, "PYTHONPATH": str(ROOT), **{f"OLLAMA_ROUTER_{key}": value for key, value in keys.items()}}
-    argv = [sys.executable, "-m", "router", "serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
-    process = await asyncio.create_subprocess_exec(
-        *argv, "--upstream", upstream, env=env, stderr=asyncio.subprocess.PIPE, cwd=folder
-    )
-    try:
-        async with asyncio.timeout(START_S):
-            lines = [await process.stderr.readline()]
-            while b"listens on " not in lines[-1]:
-                assert lines[-1], "the router ended before it listened"
-                lines.append(await process.stderr.readline())
-        url, admin_url = lines[-1].decode().split("listens on ")[1].strip().split(", admin on ")
-        await record(admin_url)
-        yield Served(process, url, lines)
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
-
-
-def ollama(script):
-    """An Ollama without models whose inference is `script`; a model that it does not have is left to it."""
-    facts = {b"/api/version": b'{"version":"0.33.0"}', b"/api/tags": b'{"models":[]}', b"/api/ps": b'{"models":[]}'}
-
-    async def answers(visit):
-        await (answer(facts[visit.target]) if visit.target in facts else script)(visit)
-
-    return raw_upstream(answers)
 
 
 @pytest.mark.key("timeouts.shutdown_s")
@@ -182,3 +129,113 @@ async def test_a_full_disk_under_the_log_ends_nothing(tmp_path):
         finally:
             if process.returncode is None:
                 process.kill()
+
+
+@needs_openssl
+@pytest.mark.key("tls.cert", "tls.key")
+async def test_clients_see_the_certificate_in_cert_with_the_key_in_key(tmp_path):
+    """Without one they speak in the clear. A file with both needs no other one for the key."""
+    made = certificate(tmp_path)
+    both = tmp_path / "both.pem"
+    both.write_bytes(made.cert.read_bytes() + made.key.read_bytes())
+    keys = {}, {"TLS__CERT": str(made.cert), "TLS__KEY": str(made.key)}, {"TLS__CERT": str(both)}
+    async with ollama(answer(b"{}")) as upstream, AsyncExitStack() as stack, asyncio.timeout(START_S):
+        starting = (served(upstream.url, tmp_path, **config) for config in keys)
+        plain, *secret = await asyncio.gather(*map(stack.enter_async_context, starting))
+        assert plain.url.startswith("http:")
+        assert (await get(plain.url, "/")).status == 200
+        for router in secret:
+            port = int(router.url.removeprefix("https://127.0.0.1:"))
+            raw = RawClient(*await asyncio.open_connection("127.0.0.1", port, ssl=made.trusting()))
+            assert (await raw.ask("GET", "/")).status == 200
+            raw.close()
+
+
+async def test_no_secret_of_a_url_is_in_the_log(tmp_path):
+    """Not of the probe's page, of an origin, or of a model's name; nor in the state."""
+    script = answer(b'{"error":"cannot pull https://u:s3cret@reg/x"}', status=b"500 no")
+    page = "http://u:s3cret@127.0.0.1:9/metrics?token=s3cret"
+    probe = {"BACKENDS__LOCAL__PROBE__KIND": "prometheus", "BACKENDS__LOCAL__PROBE__URL": page}
+    async with ollama(script) as upstream, served(upstream.url, tmp_path, **probe) as router, asyncio.timeout(START_S):
+        for origin in ("http://u:s3cret@evil.example", "http://evil.example?password=s3cret"):
+            assert (await get(router.url, "/api/tags", [("Origin", origin)])).status == 403
+        await send(router.url, "POST", "/api/pull", {"model": "https://u:s3cret@reg.example/a/b"})
+        await send(router.url, "POST", "/api/generate", {"model": "https://u:s3cret@reg.example/a/b", "prompt": "a"})
+        await get(router.url, "/nowhere/http://u:s3cret@host?token=s3cret")
+        router.stop()
+        lines = [*router.lines, *(await router.process.stderr.read()).splitlines()]
+        text = b"\n".join(lines).decode()
+        assert "did not answer" in text or "cannot be read" in text
+        assert "evil.example" in text
+        assert "s3cret" not in text
+
+
+FORWARDED = ("X-Forwarded-For", "198.51.100.1, 203.0.113.7")
+
+
+async def clients_in_the_log(router):
+    """The address of each client in the log of a router to whom a refused and an answered request were sent."""
+    raw = await connect(router.url)
+    await raw.send(request_bytes("POST", "/api/pull", "{", [FORWARDED]))
+    assert (await raw.reply()).status == 400
+    await raw.send(ASK.replace(b"\r\n\r\n", b"\r\nX-Forwarded-For: 203.0.113.8\r\n\r\n"))
+    assert (await raw.reply()).status == 200
+    raw.close()
+    router.stop()
+    lines = [json.loads(line) for line in (await router.process.stderr.read()).splitlines() if line.startswith(b"{")]
+    return [line.get("client", "") for line in lines if line["msg"] == "request"]
+
+
+@pytest.mark.key("trusted_proxies")
+async def test_x_forwarded_for_of_trusted_proxies_is_believed_e7(tmp_path):
+    """In the lines of refused and of answered requests; of anybody else it is not."""
+    values = ("[127.0.0.1]", "['127.0.0.0/8', '::1']", "[10.0.0.0/8]", "[]")
+    async with ollama(answer(b'{"response":"a","done":true}')) as upstream, asyncio.timeout(START_S):
+        async with AsyncExitStack() as stack:
+            starting = (served(upstream.url, tmp_path, TRUSTED_PROXIES=value) for value in values)
+            routers = await asyncio.gather(*map(stack.enter_async_context, starting))
+            found = [await clients_in_the_log(router) for router in routers]
+    assert found == [["203.0.113.7", "203.0.113.8"]] * 2 + [["127.0.0.1", "127.0.0.1"]] * 2
+
+
+@pytest.mark.key("proxy_protocol")
+async def test_connections_of_trusted_proxies_begin_with_a_proxy_header(tmp_path):
+    """Then its address is the client's; without proxy_protocol the header is a bad request."""
+    header = b"PROXY TCP4 203.0.113.9 10.0.0.1 4711 80\r\n"
+    async with ollama(answer(b'{"response":"a","done":true}')) as upstream, asyncio.timeout(START_S):
+        async with AsyncExitStack() as stack:
+            trusted = {"TRUSTED_PROXIES": "[127.0.0.1]"}
+            starting = (served(upstream.url, tmp_path, PROXY_PROTOCOL=value, **trusted) for value in ("true", "false"))
+            routers = await asyncio.gather(*map(stack.enter_async_context, starting))
+            raw = await connect(routers[0].url)
+            await raw.send(header + request_bytes("POST", "/api/pull", "{"))
+            assert (await raw.reply()).status == 400
+            raw.close()
+            routers[0].stop()
+            assert '"client":"203.0.113.9"' in await routers[0].says('"request"')
+            raw = await connect(routers[1].url)
+            await raw.send(header + request_bytes("GET", "/"))
+            assert (await raw.reply()).status == 400
+            raw.close()
+
+
+@pytest.mark.key("telemetry.log_fields")
+async def test_a_requests_line_has_the_fields_in_log_fields(tmp_path):
+    """In their order, for answered and refused requests; other lines are as they were."""
+    async with ollama(answer(b'{"response":"a","done":true}')) as upstream, asyncio.timeout(START_S):
+        async with AsyncExitStack() as stack:
+            values = ("[client, method, route, status, duration_ms]", "[]")
+            starting = (served(upstream.url, tmp_path, TELEMETRY__LOG_FIELDS=value) for value in values)
+            found = []
+            for router in await asyncio.gather(*map(stack.enter_async_context, starting)):
+                raw = await connect(router.url)
+                await raw.send(ASK + request_bytes("POST", "/api/pull", "{"))
+                assert [(await raw.reply()).status for _ in range(2)] == [200, 400]
+                raw.close()
+                router.stop()
+                lines = [json.loads(line) for line in (await router.process.stderr.read()).splitlines()]
+                found.append([line for line in lines if "route" in line])
+    few, everything = found
+    assert sorted(line["route"] for line in few) == ["/api/generate", "/api/pull"]
+    assert all(list(line) == ["client", "method", "route", "status", "duration_ms"] for line in few)
+    assert all(line["client"] == "127.0.0.1" and "request_id" in line for line in everything)

@@ -1,10 +1,13 @@
 """`snapshot`: how often the world is read, and when a reading is too old."""
 
 import asyncio
+import json
 
 import pytest
 
-from tests.config.keys.play import ALONE, compare_small, memory_mode, seen
+from ollama_simulator.clock import run_virtual
+from tests.config.keys.play import ALONE, compare_small, get, in_front_of, memory_mode, seen
+from tests.http.raw_upstream import answer, raw_upstream
 
 SPAN_S = 12
 
@@ -76,3 +79,42 @@ def test_the_installed_models_are_read_every_catalog_interval_s():
     """While nothing else gives cause for it."""
     found = compare_small(count_of("/api/tags"), "snapshot.catalog_interval_s", [1, 6])
     assert found == [pytest.approx(12, abs=2), pytest.approx(2, abs=1)]
+
+
+def readiness(config, answers):
+    """Whether the router is ready after each reading of ps; `answers` are those of an Ollama that has no models."""
+    whole = {b"/api/version": {"version": "0.33.0"}, b"/api/tags": {"models": []}}
+    found, left = [], list(answers)
+
+    async def script(visit):
+        if visit.target in whole:
+            await answer(json.dumps(whole[visit.target]).encode())(visit)
+        else:
+            is_good = left.pop(0) if left else answers[-1]
+            await answer(b'{"models":[]}', status=b"200 OK" if is_good else b"500 no")(visit)
+
+    async def story():
+        async with raw_upstream(script) as upstream, in_front_of(upstream.url, config) as router:
+            await asyncio.sleep(0.5)
+            while left:
+                found.append((await get(router.admin_url, "/readyz")).status == 200)
+                await asyncio.sleep(1)
+
+    run_virtual(story())
+    return found
+
+
+@pytest.mark.key("snapshot.fall")
+def test_ollama_counts_as_away_after_fall_failed_readings():
+    """The first one is good, the others fail."""
+    answers = [True] + [False] * 4
+    assert readiness({"snapshot.fall": 1}, answers) == [True, False, False, False]
+    assert readiness({"snapshot.fall": 3}, answers) == [True, True, True, False]
+
+
+@pytest.mark.key("snapshot.rise")
+def test_ollama_counts_as_back_after_rise_good_readings():
+    """It was away, and answers well twice at a time."""
+    answers = [True, *[False] * 3, True, True, False, False, True]
+    assert readiness({"snapshot.rise": 2}, answers)[-1]
+    assert not any(readiness({"snapshot.rise": 3}, answers)[3:])

@@ -9,7 +9,7 @@ import pytest
 
 from ollama_simulator.clock import run_virtual
 from ollama_simulator.server import SimConfig, running_simulator
-from tests.config.keys.play import MIDDLE, SMALL, compare_small, connect, get, hello, in_front_of, seen, send
+from tests.config.keys.play import ALONE, MIDDLE, SMALL, compare_small, connect, get, hello, in_front_of, seen, send
 from tests.fakes import request_bytes
 
 
@@ -160,7 +160,8 @@ def test_an_ollama_whose_list_of_loaded_models_does_not_come_within_control_s_is
                 break
         return asyncio.get_running_loop().time() - started_s
 
-    assert compare_small(story, "timeouts.control_s", [2, 6]) == about(2, 6)
+    config = {**ALONE, "snapshot.fall": 1}
+    assert compare_small(story, "timeouts.control_s", [2, 6], config) == about(2, 6)
 
 
 def first_answer_s(facts_s, model):

@@ -70,3 +70,25 @@ def test_a_kept_resident_is_not_evicted_for_company_at_a_smaller_context():
     snapshot = Snapshot((gpu_of(free_gib=1, total_gib=21),), residents, {**CATALOG, "hot": hot})
     plan = plan_switch(NEW, BASE, NEED, snapshot, RULES, least_num_ctx=8192)
     assert plan.evict == (hot.weights,)
+
+
+def grown(free_bytes, need):
+    """Plan a reload of a model that holds 6 GiB beside another of 10 GiB, on a card with `free_bytes` free."""
+    gpu = gpu_of(free_gib=free_bytes / GIB, total_gib=free_bytes / GIB + 16)
+    residents = (
+        resident_of(OTHER, held_gib=10, order=1, free_at_load_gib=gpu.total_bytes / GIB),
+        resident_of(NEW, held_gib=6, order=2, free_at_load_gib=gpu.total_bytes / GIB - 10, context_length=8192),
+    )
+    return plan_switch(NEW, BASE, need, Snapshot((gpu,), residents, CATALOG), RULES, least_num_ctx=8192)
+
+
+def test_a_model_that_outgrew_its_context_is_reloaded_beside_its_neighbour_with_headroom():
+    """Twice what it needs now, or as much of that as fits; its neighbour goes only where not even the need fits."""
+    need = ContextNeed(16384, 16384, headroom=32768)
+    reload_bytes = need_bytes(NEW, 32768) - 6 * GIB
+    ample, tight, short = (grown(reload_bytes + more, need) for more in (GIB, -GIB, -6 * GIB))
+    assert (ample.evict, ample.options.num_ctx) == ((NEW.weights,), 32768)
+    assert tight.evict == (NEW.weights,)
+    assert 16384 <= tight.options.num_ctx < 32768
+    assert OTHER.weights in short.evict
+    assert short.options.num_ctx == 16384

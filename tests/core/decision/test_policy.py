@@ -76,7 +76,7 @@ def test_resident_with_too_small_a_context_is_reloaded():
     decision = choose(request, chain, snapshot(loaded, free_gib=20), RULES)
     assert decision.chosen.kind is VerdictKind.FITS
     assert decision.chosen.plan.evict == (SMALL.weights,)
-    assert decision.chosen.plan.options.num_ctx == 20480
+    assert decision.chosen.plan.options.num_ctx == 32768
 
 
 def test_larger_loaded_context_is_kept():
@@ -333,3 +333,23 @@ def test_a_request_without_options_is_tried_with_ollamas_own_in_verify_mode():
     """The load names nothing there either."""
     decision = choose(automatic(), chain_of("small:3b"), replace(snapshot(), gpus=None), RULES)
     assert (decision.chosen.kind, decision.chosen.plan.options) == (VerdictKind.TRIES, LoadOptions())
+
+
+def test_rounding_a_named_context_costs_no_variant():
+    """18432 do not fit, the 16,500 that were asked for do: the bigger variant serves with those, padded."""
+    big, small = facts_of("m:20b", 20), facts_of("m:5b", 5)
+    tight = next(
+        gib
+        for gib in (gib / 64 for gib in range(20 * 64, 26 * 64))
+        if choose_one(big, small, gib, 16640).variant.model == "m:20b"
+    )
+    assert choose_one(big, small, tight, 18432).variant.model == "m:5b"
+    chosen = choose_one(big, small, tight, 16500)
+    assert (chosen.variant.model, chosen.num_ctx) == ("m:20b", 16640)
+    assert choose_one(big, small, tight + 1, 16500).num_ctx == 18432
+
+
+def choose_one(big, small, free_gib, num_ctx):
+    """Return what serves `num_ctx` on a card with this much free."""
+    snapshot = Snapshot((gpu_of(total_gib=26, free_gib=free_gib),), catalog=catalog_of(big, small))
+    return choose(InferenceRequest("m:20b", num_ctx=num_ctx), chain_of("m:20b", "m:5b"), snapshot, Rules()).chosen

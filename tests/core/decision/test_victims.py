@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from router.core.decision.need import MachineRules
 from router.core.decision.snapshot import Snapshot
 from router.core.decision.switching import Plan, Shortage, plan_at
-from router.core.decision.victims import MOST_CHOICES, cheapest_sets, cost_of, priced_sets
+from router.core.decision.victims import MOST_CHOICES, Demand, cheapest_sets, cost_of
 from router.core.ollama.options import ServerSettings
 from router.core.ollama.runner import LoadOptions
 from router.core.units import GIB
@@ -129,11 +129,21 @@ def test_a_full_count_of_models_costs_the_cheapest_wherever_it_is():
 def test_beyond_a_dozen_the_cheapest_go_first():
     """Sets of the cheapest dozen come first, then the others one by one, a kept one last."""
     residents = [resident_of(facts, held_gib=2, order=at, kept=at == 3) for at, facts in enumerate(SMALL[:15])]
-    sets = list(cheapest_sets(residents, 0, 26 * GIB))
+    sizes = (2 * GIB,) * len(residents)
+    sets = [chosen for _, chosen in cheapest_sets(residents, [Demand(sizes, 26 * GIB)])]
     assert [len(one) for one in sets] == [13, 14, 15]
     assert residents[3] not in sets[1]
-    assert len(list(cheapest_sets(residents, 0, 24 * GIB))) == 4
-    assert list(cheapest_sets(residents, 0, 31 * GIB)) == []
+    assert len(list(cheapest_sets(residents, [Demand(sizes, 24 * GIB)]))) == 4
+    assert list(cheapest_sets(residents, [Demand(sizes, 31 * GIB)])) == []
+
+
+def test_a_set_meets_every_demand():
+    """Here one victim has the bytes and the other is what Ollama counts: only both together will do."""
+    residents = [resident_of(SMALL[0]), resident_of(SMALL[1])]
+    demands = [Demand((5, 0), 5), Demand((0, 5), 5), Demand((0, 0), 0)]
+    assert [{one.weights for one in chosen} for _, chosen in cheapest_sets(residents, demands)] == [
+        {SMALL[0].weights, SMALL[1].weights}
+    ]
 
 
 def test_sets_come_with_rising_cost():
@@ -145,7 +155,7 @@ def test_sets_come_with_rising_cost():
         resident_of(SMALL[5]),
         resident_of(SMALL[4]),
     ]
-    sets = list(priced_sets(residents))
+    sets = list(cheapest_sets(residents))
     assert [one for one, _ in sets] == sorted(one for one, _ in sets)
     assert len(sets) == 1 << len(residents) <= 1 << MOST_CHOICES
     assert sets[0] == (0, ())

@@ -345,3 +345,31 @@ def test_facts_of_a_recording_look_like_those_of_a_server() -> None:
     facts = facts_of(RECORDED._models()["gemma3n-e2b"], "Q4_K_M")
     assert facts.arch == "gemma3n"
     assert len(facts.value("attention.sliding_window_pattern")) == 30
+
+
+def test_without_flash_attention_routed_experts_wait_beside_a_shared_one() -> None:
+    """All their outputs but one are alive beside the KQ matrix; with flash attention they are not at that peak."""
+    experts = {"expert_count": 8, "expert_used_count": 4, "expert_feed_forward_length": 64}
+    alone = decoder("qwen2moe", **experts)
+    shared = decoder("qwen2moe", **experts, expert_shared_feed_forward_length=64)
+    options = MemoryOptions(8192, flash_attention=False)
+    added = footprint(shared, options).compute_bytes - footprint(alone, options).compute_bytes
+    assert added == options.ubatch * 4 * 3 * int(shared.value("embedding_length"))
+    latent = decoder("deepseek2", **experts, expert_shared_feed_forward_length=64, **{"attention.kv_lora_rank": 64})
+    bare = decoder("deepseek2", **experts, **{"attention.kv_lora_rank": 64})
+    assert footprint(latent, options).compute_bytes == footprint(bare, options).compute_bytes
+
+
+def test_a_quantized_cache_is_read_while_a_mixer_of_the_same_block_works() -> None:
+    """falcon-h1 has both in one block; where they are in different blocks, each peak stands alone."""
+    state = {"ssm.inner_size": 1024, "ssm.state_size": 64, "ssm.group_count": 1, "ssm.conv_kernel": 4}
+    heads = {"attention.head_count_kv": 4, "attention.key_length": 128, "attention.value_length": 128}
+    mixer = Tensor("blk.0.ssm_in.weight", "F16", (512, 2048))
+    attention = Tensor("blk.0.attn_k.weight", "F16", (512, 256))
+    elsewhere = Tensor("blk.1.attn_k.weight", "F16", (512, 256))
+    facts = decoder("falcon-h1", blocks=2, **state, **heads)
+    together = replace(facts, tensors=(mixer, attention))
+    apart = replace(facts, tensors=(mixer, elsewhere))
+    options = MemoryOptions(65536, num_batch=512, kv_type="q8_0")
+    added = footprint(together, options).compute_bytes - footprint(apart, options).compute_bytes
+    assert added == options.ubatch * 4 * (3 * 1024 + 2 * 64)

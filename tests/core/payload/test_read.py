@@ -78,7 +78,7 @@ def test_a_capability_is_needed_if_the_body_uses_it(kind, members, needs):
     ("kind", "members", "size"),
     [
         ("generate", {"prompt": "12345", "system": "678"}, 8),
-        ("generate", {"prompt": "12345", "context": [1, 2, 3]}, 17),
+        ("generate", {"prompt": "12345", "context": [1, 2, 3]}, 14),
         ("generate", {"prompt": "1", "images": [PNG]}, 1),
         ("chat", {"messages": messages("12345", "678")}, 8),
         ("chat", {"messages": [{"role": "user", "content": "123", "thinking": "45"}]}, 9),
@@ -92,7 +92,7 @@ def test_a_capability_is_needed_if_the_body_uses_it(kind, members, needs):
     ],
 )
 def test_prompt_bytes_count_text_without_images(kind, members, size):
-    """Text counts as it is written; a token of an old context counts as four bytes."""
+    """Text counts as it is written; a token of an old context counts as three bytes."""
     assert read_request(kind, body(model="m", **members)).prompt_bytes == size
 
 

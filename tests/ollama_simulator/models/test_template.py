@@ -12,7 +12,8 @@ from ollama_simulator.api.prompt import chat_prompt, collate
 from ollama_simulator.api.tool_calls import ToolParser
 from ollama_simulator.models import tokens
 from ollama_simulator.models.library import tiny_library
-from ollama_simulator.models.template import Template, TemplateError
+from ollama_simulator.models.template import Template
+from ollama_simulator.models.template_syntax import TemplateError
 
 CASES: list[tuple[str, dict[str, Any], str]] = [
     ("a{{ .X }}b", {"X": 1}, "a1b"),
@@ -93,3 +94,26 @@ def test_calls_of_known_tools_are_found() -> None:
     found = [parser.add(text) for text in ("hi <tool", '_call>{"name":"f",', '"arguments":{"a":1}}', "</tool_call>")]
     assert "".join(content for _, content in found) == "hi "
     assert [call for calls, _ in found for call in calls] == [{"index": 0, "name": "f", "arguments": {"a": 1}}]
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("{{ if }}x", ":1: missing value for if"),
+        ("a\n{{}}", ":2: missing value for command"),
+        ("{{ end }}", ":1: unexpected {{end}}"),
+        ("{{ if .A }}{{ else }}{{ else }}{{ end }}", ":1: expected end; found {{else}}"),
+        ("{{ range .L }}", ":1: unexpected EOF"),
+        ("\n\n{{ .A | nofunc }}", ':3: function "nofunc" not defined'),
+        ("{{ if .A }}{{ $x := 1 }}{{ end }}{{ $x }}", ':1: undefined variable "$x"'),
+        ("{{ ( .A }}", ":1: unclosed left paren"),
+        ('{{ "abc }}', ":1: unterminated quoted string"),
+        ("{{ break }}", ":1: {{break}} outside {{range}}"),
+        ("{{ /* late */ }}", ':1: unexpected "/" in command'),
+    ],
+)
+def test_a_template_is_refused_in_go_s_words_when_it_is_parsed(text: str, error: str) -> None:
+    """With the number of the line, ahead of any rendering."""
+    with pytest.raises(TemplateError) as caught:
+        Template.parse(text)
+    assert str(caught.value) == f"template: {error}"

@@ -1,0 +1,47 @@
+"""What the operator lets requests ask for: rules for models that do not fit, endless keep_alive, a placement."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+from router.config import NothingFits
+from router.core.payload.read import InferenceRequest
+from router.core.payload.rewrite import rewrite
+from router.errors import Forbidden
+
+Permission = Literal["allow", "ignore", "refuse"]
+ALL_RULES: tuple[NothingFits, ...] = ("refuse", "wait", "allow_partial", "passthrough")
+
+
+class Permissions(NamedTuple):
+    """What requests may ask for. `ignore` is as if the request had not asked, `refuse` is a 403."""
+
+    nothing_fits: tuple[NothingFits, ...] = ALL_RULES
+    keep_alive_forever: Permission = "allow"
+    num_gpu: Permission = "allow"
+
+    def check_rule(self, rule: NothingFits | None) -> None:
+        """Raise Forbidden for a rule that requests may not choose."""
+        if rule is not None and rule not in self.nothing_fits:
+            raise Forbidden(f"X-Router-Nothing-Fits: {rule} is not allowed on this router (clients.nothing_fits)")
+
+    def apply(
+        self, request: InferenceRequest, body: bytes, read: Callable[[bytes], InferenceRequest]
+    ) -> tuple[InferenceRequest, bytes]:
+        """Return request and body without what is to be ignored; `read` reads a body. Raises Forbidden."""
+        unset: dict[str, None] = {}
+        drop: set[str] = set()
+        if self.keep_alive_forever != "allow" and request.keep_alive_s == math.inf:
+            if self.keep_alive_forever == "refuse":
+                raise Forbidden("an endless keep_alive is not allowed on this router (clients.keep_alive_forever)")
+            drop.add("keep_alive")
+        if self.num_gpu != "allow" and request.options.num_gpu is not None:
+            if self.num_gpu == "refuse":
+                raise Forbidden("num_gpu is not allowed on this router (clients.num_gpu)")
+            unset["num_gpu"] = None
+        if not (drop or unset):
+            return request, body
+        body = rewrite(body, model=request.model, options=unset, drop=frozenset(drop), members=request.members)
+        return read(body), body

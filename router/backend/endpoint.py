@@ -1,0 +1,65 @@
+"""How one Ollama is reached: its certificate's authorities, and what the router identifies itself with."""
+
+from __future__ import annotations
+
+import base64
+import os
+import ssl
+import stat
+from typing import NamedTuple
+
+from router.config import BackendSection
+from router.errors import ConfigError
+
+MOST_BYTES = 64 << 10
+"""The largest file with a secret that is read."""
+
+
+class Endpoint(NamedTuple):
+    """A base URL; `tls` is None for the system's authorities; `authorization` is the value of that header, or ""."""
+
+    url: str
+    tls: ssl.SSLContext | None
+    authorization: str
+
+
+def endpoint_of(section: BackendSection, name: str) -> Endpoint:
+    """Return how to reach the backend `name`. Raises ConfigError for a file that cannot be used."""
+    where = f"backends.{name}"
+    tls = None if section.ca is None else _trusting(section.ca, f"{where}.ca")
+    authorization = ""
+    if section.bearer_file is not None:
+        authorization = f"Bearer {_secret(section.bearer_file, f'{where}.bearer_file')}"
+    elif section.basic_file is not None:
+        pair = _secret(section.basic_file, f"{where}.basic_file")
+        if ":" not in pair:
+            raise ConfigError(f"{where}.basic_file: found no colon in {section.basic_file}; allowed: user:password")
+        authorization = f"Basic {base64.b64encode(pair.encode()).decode()}"
+    return Endpoint(section.url, tls, authorization)
+
+
+def _trusting(path: str, key: str) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=path)
+    except (OSError, ValueError) as error:
+        why = "found no certificate" if isinstance(error, ssl.SSLError) else _reason(error)
+        raise ConfigError(f"{key}: {path}: {why}; allowed: a PEM file of certificates") from None
+
+
+def _secret(path: str, key: str) -> str:
+    """Return the line in a file. No error repeats what is in it."""
+    allowed = "allowed: a file with one line of printable ASCII"
+    try:
+        # Without O_NONBLOCK the opening of a pipe that nobody writes to would never end.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            is_file = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+            text = file.read(MOST_BYTES).decode("ascii", "replace").strip() if is_file else ""
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{key}: {path}: {_reason(error)}; {allowed}") from None
+    if not text or not text.isascii() or not text.isprintable():
+        raise ConfigError(f"{key}: {path}: found something else; {allowed}")
+    return text
+
+
+def _reason(error: Exception) -> str:
+    return f"cannot be read: {getattr(error, 'strerror', None) or error}"

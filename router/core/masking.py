@@ -1,0 +1,23 @@
+"""Masks secrets in text for people: credentials in URLs, and values that are named as keys, tokens or passwords."""
+
+from __future__ import annotations
+
+import re
+
+_WORDS = "token|key|secret|password|passwd|pwd|signature|sig|credential|auth"
+_IN_URL = rf"(?<=//)[^/\s@\"'<>]+(?=@)|((?:{_WORDS})=|\bbearer\s+|\bbasic\s+(?=[\w+/]{{6}}))[^&\s,;\"'\\]+"
+_SECRET = re.compile(rf"{_IN_URL}|((?:{_WORDS})[=:]\s*)[^&\s,\"']+", re.IGNORECASE)
+_SECRET_IN_URL = re.compile(_IN_URL.encode(), re.IGNORECASE)
+_SIGNS = (b"@", b"=", b"earer", b"asic", b"EARER", b"ASIC")
+
+
+def masked(text: str) -> str:
+    """Return `text` with `***` in place of each secret; also of what stands after `password:` and the like."""
+    return _SECRET.sub(lambda found: f"{found[1] or found[2] or ''}***", text)
+
+
+def masked_lines(lines: bytes) -> bytes:
+    """Return lines of the log with `***` in place of each secret of a URL. Common lines cost a few look-ups."""
+    if not any(sign in lines for sign in _SIGNS):
+        return lines
+    return _SECRET_IN_URL.sub(lambda found: (found[1] or b"") + b"***", lines)
