@@ -185,7 +185,15 @@ async def running(
     edge = Edge(router.dispatcher, router.directory, edge_settings(config), report=warn, emit=telemetry.emit)
     where = config.listen.host, config.listen.port
     proxies = Proxies(config.trusted_proxies) if config.proxy_protocol else None
-    clients = Listener(edge, *where, limits=wire_limits(config), sockets=sockets.clients, tls=tls, proxies=proxies)
+    clients = Listener(
+        edge,
+        *where,
+        limits=wire_limits(config),
+        sockets=sockets.clients,
+        tls=tls,
+        proxies=proxies,
+        on_refused=edge.reports.refused_early,
+    )
     admin_pages = admin_app(router.inspector, router.actions, exposition, hosts=config.hosts)
     where = config.admin.host, config.admin.port
     admin = Listener(Asgi(admin_pages), *where, limits=admin_limits(config), sockets=sockets.admin)

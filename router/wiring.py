@@ -19,7 +19,7 @@ from router.adapters.store import LearnedStore, MemoryStore, SqliteStore
 from router.api.permissions import Permissions
 from router.api.settings import EdgeSettings
 from router.backend.backend import Backend
-from router.config import Config, Probe, StaticGpu
+from router.config import Config, Probe, StaticGpu, require_regular
 from router.core.memory.fit_target import version_of
 from router.core.ollama.runner import Gpu
 from router.core.units import MIB
@@ -129,6 +129,9 @@ def listener_tls(config: Config) -> ssl.SSLContext | None:
     """Return the TLS context of the clients' listener, None without TLS. Raises ConfigError for files it cannot use."""
     if config.tls.cert is None:
         return None
+    for path, key in ((config.tls.cert, "tls.cert"), (config.tls.key, "tls.key")):
+        if path is not None:
+            require_regular(path, key, "a readable PEM file")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+from pathlib import Path
 
 import pytest
 
@@ -11,9 +13,11 @@ from ollama_simulator.server import SimConfig, SimulatedOllama
 from router.app import running
 from router.config import load_config
 from router.core.ollama.options import ServerSettings
+from router.errors import ConfigError
 from router.planning.stage import stage
 from router.telemetry import Event, Notified
-from router.wiring import version_warnings, warnings
+from router.wiring import listener_tls, version_warnings, warnings
+from tests.certificates import certificate, needs_openssl
 
 
 def warned(version: str = "0.33.0", **options: object) -> list[str]:
@@ -94,3 +98,25 @@ def test_the_version_is_reported_once_also_if_ollama_comes_later() -> None:
                 await asyncio.sleep(5)
 
     run_virtual(story())
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "nothing", "text", "key of another"])
+@pytest.mark.parametrize("key", ["cert", "key"])
+@needs_openssl
+def test_a_certificate_that_cannot_be_used_is_one_clear_line(kind: str, key: str, tmp_path: Path) -> None:
+    """At the start, and at once: a pipe is not opened."""
+    made, path = certificate(tmp_path), tmp_path / "other"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "text":
+        path.write_text("no certificate")
+    elif kind == "key of another":
+        path.write_bytes(certificate(tmp_path, "two")[key == "key"].read_bytes())
+    files = {"cert": str(made.cert), "key": str(made.key)} | {key: str(path)}
+    options = {f"tls.{name}": value for name, value in files.items()}
+    with pytest.raises(ConfigError) as caught:
+        listener_tls(load_config(env={}, options=options))
+    text = caught.value.message
+    assert text.startswith("tls") and str(path) in text and "; allowed: " in text and "\n" not in text

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from ollama_simulator.api.chat_stream import Asked, chat_chunks, generate_chunks
 from ollama_simulator.api.exchange import JSON, NDJSON, ApiError, Exchange, engine_error
 from ollama_simulator.api.options import OptionError, merged, runner_options
-from ollama_simulator.api.prompt import chat_prompt, generate_prompt
+from ollama_simulator.api.prompt import chat_prompt, generate_prompt, tagged
 from ollama_simulator.models.installed import Installed
 from ollama_simulator.models.template_syntax import TemplateError
 from ollama_simulator.models.tokens import UnknownToken
@@ -59,6 +59,7 @@ async def answer_chat(exchange: Exchange, request: dict[str, Any], *, relax_thin
         full = [*model.messages, *messages]
         if messages[0].get("role") != "system" and model.system:
             full.insert(0, {"role": "system", "content": model.system})
+        full, images_count = tagged(full)
         prompt = chat_prompt(model, full, request.get("tools") or [], think, lease.num_ctx, asked.truncates)
     except (TemplateError, UnknownToken) as error:
         lease.release()
@@ -66,7 +67,7 @@ async def answer_chat(exchange: Exchange, request: dict[str, Any], *, relax_thin
     if request.get("_debug_render_only"):
         lease.release()
         empty = {**head, "created_at": exchange.host.stamp(), "message": {"role": "", "content": ""}, "done": False}
-        return Single({**empty, "_debug_info": {"rendered_template": prompt}})
+        return Single({**empty, "_debug_info": _debug_info(prompt, images_count)})
     last = messages[-1].get("role") == "tool"
     images = any(message.get("images") for message in messages)
     completion = asked.completion(exchange, model, prompt, lease, tools=request.get("tools") or [], is_tool_result=last)
@@ -101,7 +102,7 @@ async def answer_generate(exchange: Exchange, request: dict[str, Any]) -> Single
     if request.get("_debug_render_only"):
         lease.release()
         empty = {**head, "created_at": exchange.host.stamp(), "done": False}
-        return Single({**empty, "_debug_info": {"rendered_template": rendered}})
+        return Single({**empty, "_debug_info": _debug_info(rendered, len(request.get("images") or ()))})
     completion = asked.completion(exchange, model, rendered, lease)
     return Chunks(generate_chunks(exchange, asked, completion, lease, has_images=bool(request.get("images"))))
 
@@ -121,6 +122,10 @@ def _check_remote(exchange: Exchange, request: Mapping[str, Any], model: Install
     reason = f"dial tcp {parts.netloc}: connect: connection refused" if is_own else exchange.host.registry_error
     content_type = JSON if request.get("stream") is False else NDJSON
     raise ApiError(500, f'Post "{model.remote.host}/api/{verb}": {reason}', content_type)
+
+
+def _debug_info(rendered: str, images: int) -> dict[str, Any]:
+    return {"rendered_template": rendered, **({"image_count": images} if images else {})}
 
 
 def _check_logprobs(request: Mapping[str, Any]) -> None:

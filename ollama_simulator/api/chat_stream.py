@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ollama_simulator.api.exchange import ApiError, Exchange
-from ollama_simulator.api.grammar import SchemaCrash, invalid_request, schema_error
+from ollama_simulator.api.grammar import SchemaCrash, invalid_request, is_dead, schema_error
 from ollama_simulator.api.inference import Completion, Piece, complete, died
 from ollama_simulator.api.options import sampling
 from ollama_simulator.api.parsers import ThinkingParser, thinking_tags, tool_tag
@@ -27,6 +27,10 @@ MULTIMODAL = (
 )
 
 
+STOPPED = (
+    "model runner has unexpectedly stopped, this may be due to resource limitations or an internal error, check ollama"
+    " server logs for details"
+)
 _WORDS = {"null": None, '""': None, '"json"': "json"}
 
 
@@ -90,11 +94,13 @@ async def _pieces(completion: Completion, lease: Lease, *, has_images: bool) -> 
             completion = replace(completion, format=format_of(completion.format))
         except SchemaCrash:
             lease.crash(out_of_memory=False)
-            lease.check()
+            raise ApiError(500, STOPPED) from None
         if completion.sampling.refusal:
             raise ApiError(400, invalid_request(completion.sampling.refusal))
         if has_images and not any(tensor.name.startswith("v.") for tensor in completion.model.weights.tensors):
             raise ApiError(400, MULTIMODAL)
+        if is_dead(completion.format):  # llama-server fails in a way that Ollama takes for the end
+            return
         async with aclosing(complete(lease, completion)) as pieces:  # type: ignore[type-var]
             async for piece in pieces:
                 yield piece

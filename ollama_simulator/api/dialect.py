@@ -6,7 +6,7 @@ from contextlib import aclosing
 from typing import Any, Protocol
 
 from ollama_simulator.api.chat import Chunks, Single
-from ollama_simulator.api.exchange import JSON, ApiError, Exchange
+from ollama_simulator.api.exchange import JSON, NDJSON, ApiError, Exchange
 from ollama_simulator.api.native import gathered
 from ollama_simulator.gojson import bind, dump, parse
 from router.core.go.types import Struct
@@ -116,6 +116,9 @@ async def send(
             async for chunk in chunks:
                 for data in dialect.events(chunk):
                     await response.line(data)
+            if not response.is_started:
+                response.set("Content-Type", NDJSON)
+                await response.flush()
         except ApiError as error:
             await _break(exchange, dialect, error)
 

@@ -140,6 +140,8 @@ class Exchange:
         try:
             async for value in values:
                 await response.line(dump(value) + b"\n")
+            if not response.is_started:
+                await response.flush()
         except ApiError as error:
             if response.is_started:
                 await response.line(dump({"error": error.text}) + b"\n")

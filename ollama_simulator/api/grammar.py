@@ -45,6 +45,20 @@ def schema_error(schema: Any) -> str:
     return invalid_request("Failed to initialize samplers: failed to parse grammar") if is_refused else ""
 
 
+def is_dead(schema: Any) -> bool:
+    """Whether the grammar of a schema begins with nothing: integers of an empty range."""
+    if not isinstance(schema, dict) or schema.get("type") != "integer":
+        return False
+    least, most = _bound(schema, "minimum", "exclusiveMinimum", 1), _bound(schema, "maximum", "exclusiveMaximum", -1)
+    return least is not None and most is not None and least > most
+
+
+def _bound(schema: dict[str, Any], key: str, exclusive: str, step: int) -> int | None:
+    if key in schema:
+        return int(schema[key])
+    return int(schema[exclusive]) + step if exclusive in schema else None
+
+
 def invalid_request(message: str) -> str:
     """Return llama-server's response to a request that it refuses."""
     return json_text({"error": {"code": 400, "message": message, "type": "invalid_request_error"}})

@@ -48,6 +48,7 @@ async def gathered(answer: Chunks, field: str) -> dict[str, Any]:
     logprobs: list[Any] = []
     calls: list[Any] = []
     last: dict[str, Any] = {}
+    nothing: Any = {"role": "", "content": ""} if field == "message" else ""
     async with aclosing(answer.stream) as chunks:  # type: ignore[type-var]
         async for last in chunks:
             part = last["message"] if field == "message" else {"content": last["response"], **last}
@@ -55,6 +56,8 @@ async def gathered(answer: Chunks, field: str) -> dict[str, Any]:
             thoughts += part.get("thinking") or ""
             calls += part.get("tool_calls") or []
             logprobs += last.get("logprobs") or []
+    if not last:
+        return {"model": "", "created_at": "0001-01-01T00:00:00Z", field: nothing, "done": False}
     return _joined(last, field, contents, thoughts, calls, logprobs)
 
 

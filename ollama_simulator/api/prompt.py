@@ -180,6 +180,20 @@ def _from(messages: Sequence[Mapping[str, Any]], first: int) -> list[Mapping[str
     return [message for message in messages[:first] if message.get("role") == "system"] + list(messages[first:])
 
 
+def tagged(messages: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], int]:
+    """Return the messages with a tag for each image, and the number of images: at each ``[img]``, else in front."""
+    made: list[Mapping[str, Any]] = []
+    count = 0
+    for message in messages:
+        content, front = message.get("content") or "", ""
+        for _ in message.get("images") or ():
+            tag = f"[img-{count}]"
+            content, front = (content.replace("[img]", tag, 1), front) if "[img]" in content else (content, front + tag)
+            count += 1
+        made.append({**message, "content": front + content} if message.get("images") else message)
+    return made, count
+
+
 def generate_prompt(
     model: Installed, request: Mapping[str, Any], think: bool | str | None, num_ctx: int, truncate: bool
 ) -> str:
@@ -189,7 +203,8 @@ def generate_prompt(
         return prompt
     own = request.get("template")
     template = Template.parse(own) if own else _parsed(model.template)
-    before = tokens.decode(model.weights, request["context"]) if request.get("context") is not None else ""
+    context = request.get("context")
+    before = tokens.decode(model.weights, [number or 0 for number in context]) if context is not None else ""
     if request.get("suffix"):
         values = {"Prompt": prompt, "Suffix": request["suffix"], "Response": "", **_flags(think)}
         return before + template.render(values)
@@ -199,7 +214,7 @@ def generate_prompt(
         messages.append({"role": "system", "content": system})
     if request.get("context") is None:
         messages += model.messages
-    messages.append({"role": "user", "content": prompt})
+    messages += tagged([{"role": "user", "content": prompt, "images": request.get("images")}])[0]
     if own:
         return before + render(template, messages, (), think)
     return before + chat_prompt(model, messages, (), think, num_ctx, truncate)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from http import HTTPStatus
 
 from router.api.exchange import Exchange
 from router.core.ollama.routes import Route
@@ -50,6 +51,11 @@ class Reports:
         names = cycle.request_id, cycle.head.method, route.pattern
         client = client_of(cycle, self._proxies)
         self._emit(Answered(*names, error.status, "refused", "", client, 0.0, 0, error.message))
+
+    def refused_early(self, status: int, text: bytes, client: str) -> None:
+        """Report what is no valid request, or a connection that is one too many; nothing else is known of it."""
+        shown = "".join(char if char.isprintable() else "?" for char in text.decode("latin-1"))
+        self._emit(Answered("", "", "", status, "refused", "", client, 0.0, 0, shown or HTTPStatus(status).phrase))
 
 
 def client_of(cycle: Cycle, proxies: Proxies) -> str:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import base64
-import os
 import ssl
-import stat
 from typing import NamedTuple
 
-from router.config import BackendSection
+from router.config import BackendSection, require_regular
 from router.errors import ConfigError
 
 MOST_BYTES = 64 << 10
@@ -39,6 +37,7 @@ def endpoint_of(section: BackendSection, name: str) -> Endpoint:
 
 
 def _trusting(path: str, key: str) -> ssl.SSLContext:
+    require_regular(path, key, "a PEM file of certificates")
     try:
         return ssl.create_default_context(cafile=path)
     except (OSError, ValueError) as error:
@@ -49,11 +48,10 @@ def _trusting(path: str, key: str) -> ssl.SSLContext:
 def _secret(path: str, key: str) -> str:
     """Return the line in a file. No error repeats what is in it."""
     allowed = "allowed: a file with one line of printable ASCII"
+    require_regular(path, key, allowed.removeprefix("allowed: "))
     try:
-        # Without O_NONBLOCK the opening of a pipe that nobody writes to would never end.
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            is_file = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
-            text = file.read(MOST_BYTES).decode("ascii", "replace").strip() if is_file else ""
+        with open(path, "rb") as file:
+            text = file.read(MOST_BYTES).decode("ascii", "replace").strip()
     except (OSError, ValueError) as error:
         raise ConfigError(f"{key}: {path}: {_reason(error)}; {allowed}") from None
     if not text or not text.isascii() or not text.isprintable():

@@ -25,6 +25,7 @@ from router.config.sections import (
     Upgrade,
     VariantSection,
 )
+from router.config.untrusted import require_regular
 from router.config.values import Address, Gpus
 
 __all__ = [
@@ -53,5 +54,6 @@ __all__ = [
     "effective",
     "load_config",
     "models_named",
+    "require_regular",
     "schema",
 ]

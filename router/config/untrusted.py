@@ -1,4 +1,4 @@
-"""What a configuration file must not be or contain: a pipe or device, YAML tags, aliases that multiply."""
+"""What a configuration file, or one that it names, must not be: a pipe, a device, YAML with tags or many aliases."""
 
 from __future__ import annotations
 
@@ -34,6 +34,19 @@ def read_regular_file(path: Path) -> bytes:
     if len(raw) > MAX_BYTES:
         raise ConfigError(f"{path}: found more than {MAX_BYTES} bytes; allowed: at most {MAX_BYTES}")
     return raw
+
+
+def require_regular(path: str, where: str, allowed: str) -> None:
+    """Raise ConfigError for a directory, pipe or device, whose opening or reading might never end.
+
+    `where` is the key that names it. A missing file is left to what opens it.
+    """
+    try:
+        is_regular = stat.S_ISREG(os.stat(path).st_mode)
+    except (OSError, ValueError):
+        return
+    if not is_regular:
+        raise ConfigError(f"{where}: {path}: found a directory, pipe or device; allowed: {allowed}")
 
 
 def screen(text: str, name: str) -> None:

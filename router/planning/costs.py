@@ -1,7 +1,8 @@
 """A cost model of the simulated Ollama: what a load, an unload and an answer take, and a run of a rule on it.
 
 It is a hundred times faster than the simulator, so that many rules can be tried on the same traffic.
-`bench/workloads.py` shows how far it is from the simulator, by the rules that run on both.
+`bench/workloads.py` shows how far it is from the simulator, by the rules that run on both. It knows nothing of Ollama's
+stalls of up to 5 s after an unload beside a model that stays, so it is too fast where models share a card.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from router.planning.baselines import Rule, Start, Switch, Ticket, Yard
 from router.planning.fitting import sim_model, weights_bytes
 from router.planning.traffic import Job
 
-UNLOAD_S = 0.1
-"""An unload until Ollama has seen the memory come back, in seconds."""
+START_S = 0.07
+"""A switch besides its loads and polls: the query of the cards and the start of a process, in seconds."""
 
-START_S = 0.02
-"""Start of a runner's process, in seconds."""
+UNLOAD_S = 0.25
+"""Every unload but the last of a switch, in seconds: Ollama sees the memory come back at its next poll."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +56,8 @@ def service_s(job: Job, tag: str, speeds: Speeds) -> float:
 
 
 def _switch_s(switch: Switch, speeds: Speeds) -> float:
-    polls = math.ceil((START_S + load_s(switch.tag, speeds)) / POLL_S)
-    return polls * POLL_S + UNLOAD_S * len(switch.evict)
+    polls = math.ceil(load_s(switch.tag, speeds) / POLL_S)
+    return START_S + polls * POLL_S + UNLOAD_S * max(0, len(switch.evict) - 1)
 
 
 def run(wanted: Sequence[Ticket], cards: tuple[CardSpec, ...], speeds: Speeds, rule: Rule) -> Run:

@@ -9,6 +9,7 @@ import pytest
 from router.api.edge import Edge
 from router.api.settings import EdgeSettings
 from router.http.client.pool import HttpRelay
+from router.http.server.limits import WireLimits
 from router.http.server.listener import Listener
 from router.routing.directory import Directory
 from router.routing.dispatch import Dispatcher
@@ -92,3 +93,47 @@ async def test_what_reads_and_what_the_dispatcher_reports_is_not(method: str, ta
     """Dashboards poll; and each request to a model has its own report already."""
     reply, events = await asked(method, target, body)
     assert (reply.status, events) == (200, [])
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "why"),
+    [
+        (b"GARBAGE\r\n\r\n", 400, "Bad Request"),
+        (b"GET / HTTP/1.1\r\n\r\n", 400, "missing required Host header"),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400, "too many Host headers"),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n", 501, "unsupported transfer encoding"),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"y" * 70_000 + b"\r\n\r\n", 431, "Request Header Fields Too Large"),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nExpect: x\r\n\r\n", 417, "Expectation Failed"),
+        (b"GET / HT", 408, "Request Timeout"),
+    ],
+)
+async def test_what_is_no_request_is_reported_with_the_clients_address(sent: bytes, status: int, why: str) -> None:
+    """Once; nothing else of it is known."""
+    events: list[Answered] = []
+    fake = FakeDispatcher(HttpRelay("http://127.0.0.1:9"))
+    edge = Edge(cast("Dispatcher", fake), cast("Directory", fake), emit=events.append)
+    limits = WireLimits(header_s=0.2)
+    async with Listener(edge, limits=limits, on_refused=edge.reports.refused_early) as listener:
+        raw = await RawClient.to(listener.port)
+        await raw.send(sent)
+        assert (await raw.reply()).status == status
+        raw.close()
+    assert [(event.status, event.outcome, event.client, event.error) for event in events] == [
+        (status, "refused", "127.0.0.1", why)
+    ]
+    await fake.relay.aclose()
+
+
+async def test_a_connection_that_is_one_too_many_is_reported() -> None:
+    """With the address that it came from."""
+    events: list[Answered] = []
+    fake = FakeDispatcher(HttpRelay("http://127.0.0.1:9"))
+    edge = Edge(cast("Dispatcher", fake), cast("Directory", fake), emit=events.append)
+    async with Listener(edge, limits=WireLimits(connections=1), on_refused=edge.reports.refused_early) as listener:
+        first, second = await RawClient.to(listener.port), await RawClient.to(listener.port)
+        await first.send(b"GET / HT")
+        assert (await second.reply()).status == 503
+        first.close()
+        second.close()
+    assert [(event.status, event.client) for event in events] == [(503, "127.0.0.1")]
+    await fake.relay.aclose()

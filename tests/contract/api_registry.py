@@ -19,13 +19,14 @@ from tests.contract.api_normal import recorded
 AT = datetime.fromisoformat("2026-11-23T01:00:00+00:00")
 CONFIG = "application/vnd.docker.container.image.v1+json"
 REFUSED = "pull model manifest: "
+PLAIN_TEMPLATE = b"{{ .Prompt }}<|assistant|>"
 
 
 def registry_library() -> Registry:
     """Return the registry of the recordings: one small model."""
     library = Registry()
     weights = replace(tiny_library().models[ModelName.parse("tiny-plain").key].weights, digest=PULLED)
-    layers = [Layer(MEDIA + "model", PULLED, 3145760), layer("template", b"{{ .Prompt }}<|assistant|>")]
+    layers = [Layer(MEDIA + "model", PULLED, 3145760), layer("template", PLAIN_TEMPLATE)]
     config = Layer("application/vnd.docker.container.image.v1+json", "sha256:" + "a4" * 32, 207, b"{}")
     name = ModelName.parse("127.0.0.1:11502/library/pulled:latest")
     library.add(installed(name, weights, layers, AT, config=config))
@@ -87,7 +88,9 @@ def _add(registry: Registry, library: Library, name: ModelName, layers: list[Lay
     config = replace(layers[-1], media=CONFIG, data=b"{}") if len(layers) > 1 else None
     plain = tiny_library().models[ModelName.parse("tiny-plain").key].weights
     weights = known.get(first.digest) or replace(plain, digest=first.digest)
-    kept = [replace(first, media=MEDIA + "model"), *layers[1:-1]]
+    texts = {item.digest: item for model in library.models.values() for item in model.layers if item.data}
+    texts |= {item.digest: item for item in (layer("template", PLAIN_TEMPLATE),)}
+    kept = [replace(first, media=MEDIA + "model"), *(texts.get(item.digest, item) for item in layers[1:-1])]
     registry.add(installed(name, weights, kept, AT, config=config))
 
 

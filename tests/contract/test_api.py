@@ -26,7 +26,7 @@ MORE = DATA.parent / "api_more"
 PROBED = DATA.parent / "api_probed"
 LEAST_AGREEING = {
     **dict.fromkeys(("blobx", "chatx", "cli", "corsx", "embedx", "evict", "gonex", "ngpu", "pullx", "rawx"), 1.0),
-    **dict.fromkeys(("remote", "show", "surrx", "toolsx"), 1.0),
+    **dict.fromkeys(("fresh", "remote", "show", "surrx", "toolsx"), 1.0),
     "createx": 0.98,
     "formatx": 0.96,
     "mix": 0.99,

@@ -20,8 +20,8 @@ from router.core.decision.snapshot import Resident, Snapshot
 from router.core.memory.shape import shape_of
 from router.core.ollama.bookkeeping import OllamaResident, believed_free_bounds, live_free
 from router.core.ollama.model import ModelFacts
-from router.core.ollama.options import EffectiveOptions, ServerSettings, automatic_num_ctx, merged
-from router.core.ollama.runner import Gpu, LoadOptions
+from router.core.ollama.options import EffectiveOptions, ServerSettings
+from router.core.ollama.runner import Gpu
 from router.core.ollama.scheduler import max_loaded, preflight
 
 SPLIT_SLACK = 1.1
@@ -95,13 +95,6 @@ class Books:
         here = [self.most[one.weights] for one in residents if one.held_bytes.get(gpu.index)]
         stale = (one.weights for one in here if one.reported_free_bytes(gpu.index, gpu.total_bytes) < least_bytes)
         return frozenset(stale)
-
-
-def launched(
-    facts: ModelFacts, options: LoadOptions, gpus: Sequence[Gpu], settings: ServerSettings
-) -> EffectiveOptions:
-    """Return what Ollama makes of `options`."""
-    return merged(facts, options, settings, automatic_num_ctx(gpus, settings))
 
 
 def booked(resident: Resident, gpus: Sequence[Gpu], *, is_least: bool = False) -> OllamaResident:

@@ -18,13 +18,16 @@ from router.core.ollama.model import ModelFacts
 from router.core.ollama.options import (
     DEFAULT_BATCH,
     EMBEDDING_BATCH,
+    EffectiveOptions,
     ServerSettings,
     can_complete,
     has_draft,
     has_flash_attention,
+    merged,
     parallel_slots,
 )
 from router.core.ollama.runner import Gpu, LoadOptions
+from router.core.ollama.scheduler import least_free_bytes
 from router.core.units import MIB
 
 DEFAULT_SETTINGS = ServerSettings()
@@ -75,13 +78,19 @@ def need_of(facts: ModelFacts, options: LoadOptions, rules: MachineRules) -> Mem
 class MemoryNeed:
     """The memory that one model needs with given options; made by `need_of`."""
 
-    __slots__ = ("_facts", "_margin_bytes", "_rules", "_singles", "asked", "footprint")
+    __slots__ = (
+        "_facts", "_launches", "_least_believed", "_margin_bytes", "_options", "_rules", "_singles", "asked",
+        "footprint",
+    )  # fmt: skip
 
     def __init__(self, facts: ModelFacts, options: LoadOptions, rules: MachineRules) -> None:
         self.asked = memory_options(facts, options, rules.settings)
         self.footprint: Footprint = known_footprint(facts, self.asked, rules.backend, 1)
         self._facts = facts
+        self._options = options
         self._rules = rules
+        self._launches: dict[int | None, EffectiveOptions] = {}
+        self._least_believed: int | None = None
         settings = rules.settings
         self._margin_bytes = fit_target_bytes(facts, settings.version, base_bytes=settings.fit_target_bytes)
         self._singles: dict[tuple[int, str, str], Placement] = {}
@@ -90,6 +99,21 @@ class MemoryNeed:
     def cache_bytes(self) -> int:
         """KV cache and recurrent state by the formula: what a hidden KV type or slot count multiplies."""
         return self.footprint.kv_bytes + self.footprint.state_bytes
+
+    def launch(self, main_gpu: int | None = None) -> EffectiveOptions:
+        """Return what Ollama makes of the options, with the load pinned to a card or not."""
+        found = self._launches.get(main_gpu)
+        if found is None:
+            options = self._options.at(self._options.num_ctx, main_gpu)
+            found = self._launches[main_gpu] = merged(self._facts, options, self._rules.settings, 0)  # num_ctx is named
+        return found
+
+    @property
+    def least_believed_bytes(self) -> int:
+        """The bytes that must seem free to Ollama beside a resident, or it would evict."""
+        if self._least_believed is None:
+            self._least_believed = least_free_bytes(self._facts, self.launch())
+        return self._least_believed
 
     def need_bytes(self, gpu: Gpu) -> int:
         """Return the bytes that must be free on `gpu` for the whole model: with driver context, margin and safety."""

@@ -18,13 +18,12 @@ from router.core.decision.snapshot import Resident, Snapshot
 from router.core.decision.victims import Evicted
 from router.core.memory.placement import Placement
 from router.core.ollama.model import ModelFacts
-from router.core.ollama.options import EffectiveOptions
 from router.core.ollama.runner import Gpu, LoadOptions
 
 
 @dataclass(frozen=True, slots=True)
 class Placing:
-    """A load that is to be placed: `launch` is what Ollama makes of `options`.
+    """A load that is to be placed.
 
     `same` are older runners of the same weights, which go in any case. With `may_pin` a model on one of several cards
     is pinned with `main_gpu`, unless that number may be another card's and Ollama chooses the right one by itself; a
@@ -33,7 +32,6 @@ class Placing:
 
     facts: ModelFacts
     options: LoadOptions
-    launch: EffectiveOptions
     memory: MemoryNeed
     snapshot: Snapshot
     rules: MachineRules
@@ -98,7 +96,7 @@ class Placing:
     def _obstacle(self, main_gpu: int | None, group: tuple[Gpu, ...], gpus: tuple[Gpu, ...], stay: Evicted) -> str:
         """Return why the load would not go as planned; "" if nothing is in the way."""
         cards = [gpu.index for gpu in group]
-        launch = self.launch if main_gpu is None else replace(self.launch, main_gpu=main_gpu)
+        launch = self.memory.launch(main_gpu)
         if reason := self.books.obstacle(self.facts, launch, cards, gpus, stay, self.rules.settings):
             return reason
         free = min(gpu.free_bytes for gpu in group)

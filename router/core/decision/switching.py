@@ -12,7 +12,7 @@ from heapq import merge
 from itertools import islice
 from operator import itemgetter
 
-from router.core.decision.foreseen import OTHER_CARDS, Books, launched
+from router.core.decision.foreseen import OTHER_CARDS, Books
 from router.core.decision.need import MachineRules, need_of
 from router.core.decision.placing import Placing, cards_without, nearer, without
 from router.core.decision.plan import TOO_BIG
@@ -22,7 +22,7 @@ from router.core.decision.snapshot import Resident, Snapshot
 from router.core.decision.victims import Demand, Evicted, cheapest_sets, cost_of, never_waiting
 from router.core.ollama.model import ModelFacts
 from router.core.ollama.runner import Gpu, LoadOptions
-from router.core.ollama.scheduler import least_free_bytes, max_loaded
+from router.core.ollama.scheduler import max_loaded
 
 MOST_TRIES = 64  # sets of victims on single cards whose plan is replayed on Ollama's rules
 MOST_TOGETHER = 8  # residents of which every set is considered for a split
@@ -49,17 +49,14 @@ def plan_at(
     others = tuple(one for one in snapshot.residents if one not in same and one.weights not in spared)
     must_go = len(snapshot.residents) - len(same) - max_loaded(len(snapshot.gpus), rules.settings) + 1
     memory = need_of(facts, options, rules)
-    launch = launched(facts, options, snapshot.gpus, rules.settings)
     books = books or Books.of(snapshot)
-    placing = Placing(facts, options, launch, memory, snapshot, rules, books, same, may_pin)
-    return _Search(placing, others, max(0, must_go), least_free_bytes(facts, launch)).cheapest()
+    placing = Placing(facts, options, memory, snapshot, rules, books, same, may_pin)
+    return _Search(placing, others, max(0, must_go)).cheapest()
 
 
 @dataclass(frozen=True, slots=True)
 class _Search:
     """The search for the cheapest sound plan. `others` may be evicted, `must_go` of them at least.
-
-    `least_believed` is what must seem free to Ollama beside a resident, in bytes, or it would evict.
 
     1. Nobody but older runners of the same weights is evicted.
     2. One card: of those on the card, every set that frees enough there, the cheapest on any card first.
@@ -70,7 +67,6 @@ class _Search:
     placing: Placing
     others: Evicted
     must_go: int
-    least_believed: int
 
     def cheapest(self) -> Plan | Shortage:
         """Return the plan, or the nearest miss."""
@@ -117,14 +113,14 @@ class _Search:
         """
         here = [one for one in self.others if one.held_bytes.get(gpu.index)]
         booked = {name: one.booked_bytes(gpu.index) for name, one in self.placing.books.most.items()}
-        stale = self.placing.books.stale(gpu, here, self.least_believed)
+        stale = self.placing.books.stale(gpu, here, self.placing.memory.least_believed_bytes)
         is_frozen = all(self._is_covered(other, gpu) for other in gpus if other is not gpu)
         forced = tuple(one for one in here if is_frozen and one.weights in stale)
         rest = without(forced, here)
         room = self.placing.memory.need_bytes(gpu) - gpu.free_bytes - sum(one.held_bytes[gpu.index] for one in forced)
         if not is_frozen:
-            room = max(room, self.least_believed + gpu.context_bytes - gpu.free_bytes)
-        unbooked = self.least_believed - gpu.total_bytes
+            room = max(room, self.placing.memory.least_believed_bytes + gpu.context_bytes - gpu.free_bytes)
+        unbooked = self.placing.memory.least_believed_bytes - gpu.total_bytes
         unbooked += sum(booked[one.weights] for one in without(forced, self._residents()))
         demands = (
             Demand(tuple(one.held_bytes[gpu.index] for one in rest), room),
@@ -204,7 +200,7 @@ class _Search:
         room = need_bytes - sum(gpu.free_bytes for gpu in gpus)
         return [
             Demand(tuple(sum(one.held_bytes.values()) for one in victims), room),
-            Demand(tuple(booked[one.weights] for one in victims), self.least_believed - accounted),
+            Demand(tuple(booked[one.weights] for one in victims), self.placing.memory.least_believed_bytes - accounted),
         ]
 
     def _covered_without(self, evicted: Evicted) -> frozenset[int]:

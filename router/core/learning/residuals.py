@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 from router.core.learning.drift import Hidden, hidden_setting
 from router.core.learning.observation import Observation as Observation
-from router.core.learning.trust import NOISE_BYTES, SMALL_BYTES, card_constants, is_confirmed, is_due
+from router.core.learning.trust import NOISE_BYTES, card_constants, is_confirmed, is_due, shows
 from router.core.memory.options import MemoryOptions
 from router.core.units import MIB
 
@@ -104,8 +104,8 @@ class Learned:
         found = estimate if resolved is None or resolved[0] >= estimate[0] else resolved
         if found[0] < -NOISE_BYTES and not is_confirmed(seen, self.by_weights.values(), self.restarted_s):
             return 0, None, "learned before Ollama was restarted: not yet confirmed"
-        support = seen[-1:] if found[0] <= SMALL_BYTES else _since_last_change(list(seen))
-        if is_due(found[0], support, now_s):
+        support = [one for one in self.by_weights[weights] if shows(one, found[0])]
+        if is_due(found[0], support or seen, now_s):
             return 0, None, "what earlier loads took beyond the formula is tried again"
         return found
 

@@ -30,6 +30,11 @@ def is_due(residual_bytes: int, support: Sequence[Observation], now_s: float | N
     return now_s - max(one.at_s for one in support) >= lasts_s
 
 
+def shows(one: Observation, residual_bytes: int) -> bool:
+    """Return whether a load, whole or spilled, needed about as much beyond the formula, or more."""
+    return one.residual_bytes >= residual_bytes - NOISE_BYTES - residual_bytes // 8
+
+
 def is_confirmed(own: Sequence[Observation], everybodys: Iterable[Sequence[Observation]], since_s: float) -> bool:
     """Return whether a need below the formula counts: after Ollama's start a load of the model has shown it.
 

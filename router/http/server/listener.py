@@ -11,7 +11,7 @@ from typing import Any
 
 from router.http.deadlines import Deadlines
 from router.http.server.limits import WireLimits
-from router.http.server.protocol import HttpProtocol
+from router.http.server.protocol import HttpProtocol, OnRefused, say_nothing
 from router.http.server.proxies import ProxiedProtocol, Proxies
 from router.http.server.shared import App, Shared
 
@@ -31,7 +31,8 @@ FLUSH_TRIES = 10
 class Listener:
     """Serves `app` on `host`:`port` (0 = any free port), or on `sockets` that listen already; with `tls` over TLS.
 
-    With `proxies` the connections of these begin with a header of the PROXY protocol.
+    With `proxies` the connections of these begin with a header of the PROXY protocol. `on_refused` is called for what
+    is no valid request, and for connections that are too many.
     """
 
     def __init__(
@@ -44,10 +45,11 @@ class Listener:
         sockets: Sequence[socket.socket] = (),
         tls: ssl.SSLContext | None = None,
         proxies: Proxies | None = None,
+        on_refused: OnRefused = say_nothing,
     ) -> None:
         limits = limits or WireLimits()
         self._host, self._port, self._given, self._tls = host, port, sockets, tls
-        self._proxies = proxies
+        self._proxies, self._on_refused = proxies, on_refused
         self._shared = Shared(app, limits, Deadlines.of(limits.header_s, limits.keep_alive_s, limits.write_idle_s))
         self._servers: list[asyncio.Server] = []
         self._is_hasty = False
@@ -89,8 +91,8 @@ class Listener:
     def _protocol(self) -> HttpProtocol:
         loop = asyncio.get_running_loop()
         if self._proxies is not None:
-            return ProxiedProtocol(self._shared, loop, self._proxies)
-        return HttpProtocol(self._shared, loop)
+            return ProxiedProtocol(self._shared, loop, self._on_refused, self._proxies)
+        return HttpProtocol(self._shared, loop, self._on_refused)
 
     def hasten(self) -> None:
         """End the grace period of a stop that is under way."""

@@ -8,6 +8,7 @@ more, so each request gets one answer.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, cast
 
 import httptools
@@ -18,12 +19,20 @@ from router.http.server.cycle import COMPLETE, HIGH_WATER_BYTES, OPEN, Cycle
 from router.http.server.heads import Head, continues, judge, split_target, without_upgrade
 from router.http.server.shared import Shared
 
+OnRefused = Callable[[int, bytes, str], None]
+"""Called with the status, the text ("" for the status's own) and the client's address of what is no valid request."""
+
+
+def say_nothing(_status: int, _text: bytes, _client: str) -> None:
+    """Report no refusal."""
+
 
 class HttpProtocol(ClientConnection):
     """The parsing part of a client's connection."""
 
-    def __init__(self, shared: Shared, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, shared: Shared, loop: asyncio.AbstractEventLoop, on_refused: OnRefused = say_nothing) -> None:
         super().__init__(shared, loop)
+        self._on_refused = on_refused
         self._parser: Any = httptools.HttpRequestParser(self)
         self._parser.set_dangerous_leniencies(lenient_data_after_close=False)
         self._url = b""
@@ -39,6 +48,10 @@ class HttpProtocol(ClientConnection):
         peer = transport.get_extra_info("peername")
         self.client = str(peer[0]) if isinstance(peer, tuple) else ""
         super().connection_made(transport)
+
+    def refuse(self, status: int, text: bytes = b"") -> None:
+        self._on_refused(status, text, self.client)
+        super().refuse(status, text)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)

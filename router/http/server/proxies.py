@@ -12,7 +12,7 @@ from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 
 from router.http.server.connection import DISCARDING
-from router.http.server.protocol import HttpProtocol
+from router.http.server.protocol import HttpProtocol, OnRefused
 from router.http.server.shared import Shared
 
 Network = IPv4Network | IPv6Network
@@ -57,8 +57,10 @@ class Proxies:
 class ProxiedProtocol(HttpProtocol):
     """A connection that begins with a header of the PROXY protocol if a trusted proxy has made it."""
 
-    def __init__(self, shared: Shared, loop: asyncio.AbstractEventLoop, proxies: Proxies) -> None:
-        super().__init__(shared, loop)
+    def __init__(
+        self, shared: Shared, loop: asyncio.AbstractEventLoop, on_refused: OnRefused, proxies: Proxies
+    ) -> None:
+        super().__init__(shared, loop, on_refused)
         self._proxies = proxies
         self._early: bytes | None = b""  # bytes of a header that is not complete; None after it
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import os
 
 import pytest
 
@@ -116,11 +117,13 @@ async def test_credentials_in_a_file_are_sent_with_every_request(tmp_path):
 
 @pytest.mark.real_time
 @pytest.mark.parametrize("key", ["ca", "bearer_file", "basic_file"])
-@pytest.mark.parametrize("content", [None, b"", b"s3cret\nand more", b"\xff\x00s3cret", b"s3cret"])
+@pytest.mark.parametrize("content", [None, b"", b"pipe", b"s3cret\nand more", b"\xff\x00s3cret", b"s3cret"])
 async def test_a_file_that_cannot_be_used_is_one_clear_line(tmp_path, key, content):
     """At the start. It names key and file, and repeats nothing of what is in it."""
     path = tmp_path / "file"
-    if content is not None:
+    if content == b"pipe":
+        os.mkfifo(path)
+    elif content is not None:
         path.write_bytes(content)
     if (key, content) == ("bearer_file", b"s3cret"):
         return

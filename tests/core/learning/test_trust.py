@@ -50,6 +50,14 @@ def test_a_need_that_two_loads_showed_is_believed_for_a_day():
     assert residual_mib(learned, 1000 + OFTEN_S) == 0
 
 
+def test_a_spill_at_the_next_try_confirms_what_one_load_showed():
+    """Then it is tried once a day, not once an hour."""
+    again = load(mib=0, at_s=5000.0, spilled=True, size_bytes=9 * GIB, size_vram_bytes=8 * GIB)
+    learned = Learned.of([load(mib=600), again])
+    assert residual_mib(learned, 5000 + ONCE_S) == 600
+    assert residual_mib(learned, 5000 + OFTEN_S) == 0
+
+
 def test_after_a_restart_a_smaller_need_counts_again_once_a_load_has_shown_it():
     """The settings may be others now: the KV type that was quantised, for example."""
     seen = [load("a", -900), load("b", -900)]
