@@ -227,6 +227,11 @@ class Cards:
         """The cards during a switch: with what others left before it, less the residents, whatever a load has taken."""
         return self._floors.undisturbed(self.gpus, self._residents.held_on)
 
+    def hold_floor(self, *, is_switching: bool) -> None:
+        """Let decisions during a switch go by the reading that it was decided by."""
+        gpus = self.undisturbed if self.is_memory_returning() else self.gpus
+        self._floors.hold(self._left_by_others(gpus) if gpus and is_switching else None)
+
     def _left_by_others(self, gpus: tuple[Gpu, ...]) -> dict[int, int]:
         """Return the bytes that each card would have free without the residents."""
         return {gpu.index: gpu.free_bytes + self._residents.held_on(gpu.index) for gpu in gpus}

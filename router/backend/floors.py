@@ -22,6 +22,7 @@ class Floors:
         self._history_s = history_s
         self._rows: dict[int, deque[tuple[float, int]]] = {}
         self._last: Mapping[int, int] | None = None
+        self._held: Mapping[int, int] | None = None
 
     def expire(self, now_s: float) -> None:
         """Drop what is older than the history."""
@@ -48,9 +49,14 @@ class Floors:
         """Return the least of each card by age; {} without history."""
         return {card: tuple((now_s - at_s, count) for at_s, count in row) for card, row in self._rows.items() if row}
 
+    def hold(self, left: Mapping[int, int] | None) -> None:
+        """Keep to `left` during a switch, by which it was decided; None after it."""
+        self._held = left
+
     def undisturbed(self, gpus: tuple[Gpu, ...] | None, held_on: Callable[[int], int]) -> tuple[Gpu, ...] | None:
         """Return `gpus` with what others left last, less what is held of each card; as they are without history."""
-        free = {card: max(0, count - held_on(card)) for card, count in (self._last or {}).items()}
+        left = self._held if self._held is not None else self._last or {}
+        free = {card: max(0, count - held_on(card)) for card, count in left.items()}
         return gpus and tuple(replace(gpu, free_bytes=free.get(gpu.index, gpu.free_bytes)) for gpu in gpus)
 
     def clear(self) -> None:

@@ -9,7 +9,7 @@
 | SPILLED   | are decided again, by what was learned            | none                  | after 3 in a row barred 5 s  |
 | ON_CPU    | are refused, with the reason                      | none                  | every model barred 60 s      |
 | FAILED    | get the next variant, else the load's error       | none                  | barred 30 s                  |
-| ABANDONED | there are none                                    | none                  | starts with a clean slate    |
+| ABANDONED | there are none                                    | 0.1 s                 | starts with a clean slate    |
 | AWAY      | wait; after 3 in a row they get 502, Retry-After  | 1, 2, 4, 8 s, jitter  | is not to blame              |
 
 ON_CPU is a finding about the machine, so it concerns every model; a restart of Ollama lifts it at once. FAILED holds
@@ -48,6 +48,9 @@ CONTESTED_AFTER = 2
 CONTESTED = (
     "somebody else unloads what is loaded through this router: another router or client uses the same Ollama directly"
 )
+
+ABANDONED_PAUSE_S = 0.1
+"""Pause before the next switch after one that nobody waited for any more."""
 
 AWAY_PAUSE_S, MAX_AWAY_PAUSE_S = 1.0, 8.0
 """Pause before the next switch after one that could not reach Ollama: the first, and the longest."""
@@ -98,6 +101,8 @@ class Setbacks:
             return None
         elif result is SwitchResult.DONE:
             self._times_taken = 0
+        elif result is SwitchResult.ABANDONED:  # whoever wants it again must not make it spin
+            self.paused_until_s = now_s + ABANDONED_PAUSE_S
         if result in (SwitchResult.DONE, SwitchResult.ABANDONED, SwitchResult.AWAY):
             self._strikes.pop(weights, None)
             return None

@@ -245,11 +245,13 @@ class World:
 
     def begin_loading(self, weights: str, num_ctx: int) -> None:
         """Record that a switch begins to load `weights`: readings of memory are in flux until `end_loading`."""
+        self.cards.hold_floor(is_switching=True)
         self.loading = (weights, num_ctx)
         self.epoch.advance()
 
     def end_loading(self) -> None:
         """Record that the switch has ended, successfully or not."""
+        self.cards.hold_floor(is_switching=False)
         self.loading = None
         self.epoch.advance()
 

@@ -81,6 +81,22 @@ def test_during_a_switch_what_a_load_takes_is_not_taken_for_other_programs():
     on_cards(story)
 
 
+def test_decisions_during_a_switch_go_by_the_reading_that_it_was_decided_by():
+    """Else the requests that wait for it could want something else as soon as it has begun, and back at its end."""
+
+    async def story(hand):
+        await hand.read(card0=2)
+        hand.cards.note_floor(is_switching=False)
+        await hand.read(card0=9)
+        hand.cards.hold_floor(is_switching=True)
+        await hand.read(card0=20)
+        assert [gpu.free_bytes for gpu in hand.cards.undisturbed] == [15 * GIB]
+        hand.cards.hold_floor(is_switching=False)
+        assert [gpu.free_bytes for gpu in hand.cards.undisturbed] == [22 * GIB]
+
+    on_cards(story)
+
+
 def test_while_memory_moves_no_floor_is_noted():
     """During a switch, and while what a resident has given back is not seen yet."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from router.backend.cards import NO_GPU_S
 from router.backend.setbacks import (
+    ABANDONED_PAUSE_S,
     AWAY_PAUSE_S,
     BAR_S,
     MAX_AWAY_PAUSE_S,
@@ -27,6 +28,13 @@ def test_an_ollama_that_is_away_for_days_is_asked_again_after_the_longest_pause(
     assert all(MAX_AWAY_PAUSE_S / 2 <= pause_s <= MAX_AWAY_PAUSE_S for pause_s in pauses_s[3:])
     assert AWAY_PAUSE_S / 2 <= pauses_s[0] <= AWAY_PAUSE_S
     assert setbacks.has_given_up
+
+
+def test_a_switch_that_nobody_waits_for_is_not_followed_by_the_next_one_at_once():
+    """Whoever wants the same again a moment later must not make it spin."""
+    setbacks = Setbacks()
+    setbacks.count("weights", SwitchResult.ABANDONED, "", 100.0)
+    assert setbacks.paused_until_s == 100.0 + ABANDONED_PAUSE_S
 
 
 def test_only_switches_in_a_row_count_as_strikes() -> None:
