@@ -30,7 +30,16 @@ from router.routing.dispatch import Dispatcher
 from router.routing.named import NamedModels
 from router.routing.warmup import Warmup
 from router.telemetry import Gauges, Hook, MetricsHook, Notified, RecentDecisions, Telemetry, watch_loop_lag
-from router.wiring import build_probe, build_store, edge_settings, listener_tls, version_warnings, warnings, wire_limits
+from router.wiring import (
+    admin_limits,
+    build_probe,
+    build_store,
+    edge_settings,
+    listener_tls,
+    version_warnings,
+    warnings,
+    wire_limits,
+)
 
 
 class Router:
@@ -174,12 +183,12 @@ async def running(
         telemetry.emit(Notified(text, level="warning"))
 
     edge = Edge(router.dispatcher, router.directory, edge_settings(config), report=warn, emit=telemetry.emit)
-    limits, where = wire_limits(config), (config.listen.host, config.listen.port)
+    where = config.listen.host, config.listen.port
     proxies = Proxies(config.trusted_proxies) if config.proxy_protocol else None
     clients = Listener(
         edge,
         *where,
-        limits=limits,
+        limits=wire_limits(config),
         sockets=sockets.clients,
         tls=tls,
         proxies=proxies,
@@ -187,7 +196,7 @@ async def running(
     )
     admin_pages = admin_app(router.inspector, router.actions, exposition, hosts=config.hosts)
     where = config.admin.host, config.admin.port
-    admin = Listener(Asgi(admin_pages), *where, limits=limits, sockets=sockets.admin)
+    admin = Listener(Asgi(admin_pages), *where, limits=admin_limits(config), sockets=sockets.admin)
     service = Running(router, clients, admin, config)
     # Before the first client can connect, so that its request waits for the state and does not find it half read.
     starting = asyncio.get_running_loop().create_task(router.start())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import ssl
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TypedDict
 
@@ -25,6 +26,9 @@ from router.core.units import MIB
 from router.errors import ConfigError
 from router.http.server.limits import WireLimits
 from router.http.server.proxies import Proxies
+
+ADMIN_CONNECTIONS = 64
+"""Most connections to the admin pages."""
 
 MAX_CACHE_S = 0.05
 """Upper bound for the cache time of a local probe: each switch needs current readings."""
@@ -88,11 +92,15 @@ def edge_settings(config: Config) -> EdgeSettings:
         hosts=config.hosts,
         origins=config.origins,
         body_bytes=config.limits.body_bytes,
+        buffered_bytes=config.limits.buffered_bytes,
         zstd_bytes=config.limits.zstd_bytes,
         inline_bytes=config.limits.inline_bytes,
         body_values=config.limits.body_values,
+        line_bytes=config.limits.line_bytes,
         body_idle_s=config.timeouts.body_idle_s,
         body_total_s=config.timeouts.body_total_s,
+        few_requests=config.limits.pool_reserve,
+        lists_per_address=max(1, config.limits.list_pool // 2),
         has_router_headers=config.telemetry.headers,
         permissions=Permissions(config.clients.nothing_fits, config.clients.keep_alive_forever, config.clients.num_gpu),
         proxies=Proxies(config.trusted_proxies),
@@ -108,7 +116,13 @@ def wire_limits(config: Config) -> WireLimits:
         header_bytes=config.limits.header_bytes,
         headers=config.limits.headers,
         connections=config.limits.connections,
+        connections_per_address=config.limits.connections_per_address,
     )
+
+
+def admin_limits(config: Config) -> WireLimits:
+    """Return the limits of a connection to the admin pages, which are few, and are counted apart from the clients'."""
+    return replace(wire_limits(config), connections=ADMIN_CONNECTIONS, connections_per_address=ADMIN_CONNECTIONS)
 
 
 def listener_tls(config: Config) -> ssl.SSLContext | None:

@@ -90,6 +90,8 @@ class FakeDispatcher:
     async def forward(self, request: UpstreamRequest) -> UpstreamResponse:
         return await self.relay.open(request)
 
+    read = forward
+
     def virtual_models(self) -> list[VirtualModel]:
         return self.virtual
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from router.cli.files import SPARE
 from router.config import load_config
 
 ROOT = Path(__file__).parent.parent
@@ -51,6 +52,15 @@ def test_router_sees_the_same_cards_for_reading_only() -> None:
 def test_router_has_no_more_rights_than_it_needs(key: str, value: object) -> None:
     """Read-only, no capabilities, no new privileges (S2)."""
     assert ROUTER[key] == value
+
+
+def test_router_has_bounds_that_its_limits_fit_into() -> None:
+    """Memory for all bodies, received and rewritten; a file for each connection of either side."""
+    limits = load_config(ROOT / "config/examples/container.yaml", env={}).limits
+    assert ROUTER["mem_limit"] == "2g"
+    assert 2 * limits.buffered_bytes + (512 << 20) <= 2 << 30
+    assert ROUTER["ulimits"]["nofile"] >= limits.connections + limits.pool + SPARE
+    assert 0 < ROUTER["pids_limit"] <= 1024
 
 
 def test_shutdown_leaves_time_for_running_requests() -> None:

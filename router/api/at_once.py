@@ -110,7 +110,8 @@ class AtOnce:
                 cycle.carrier.loop.time(),
                 client_of(cycle, self._settings.proxies),
             )
-        except RouterError as error:
+        except Exception as exc:  # a bug too must be answered and reported
+            error = exc if isinstance(exc, RouterError) else failed(cycle)
             self.refuse(cycle, common.route, error)
             self._tasks.reports.refused(cycle, common.route, error)
             return True
@@ -165,6 +166,12 @@ class AtOnce:
         cycle.respond(status, [*headers, *own], body, adds_length=True)
 
 
+def failed(cycle: Cycle) -> RouterError:
+    """Log the exception that is being handled, which is a bug, and return the error for the client."""
+    logger.exception("request %s failed", cycle.request_id)
+    return RouterError("internal error")
+
+
 class _Taken:
     """A request without a task: the link between its connection and the dispatcher."""
 
@@ -198,12 +205,10 @@ class _Taken:
             else:
                 at_once.refuse(cycle, call.route, answer)
         except Exception as exc:
+            error = exc if isinstance(exc, UpstreamError) else failed(cycle)
             if isinstance(answer, Answer):
-                answer.release("upstream_error")
-            if not isinstance(exc, UpstreamError):
-                logger.exception("request %s failed", cycle.request_id)
+                answer.release("upstream_error" if error is exc else "failed", error=error.message)
             if cycle.phase is Phase.OPEN:
-                error = exc if isinstance(exc, UpstreamError) else RouterError("internal error")
                 at_once.refuse(cycle, call.route, error)
             elif not cycle.is_complete:
                 cycle.abandon()

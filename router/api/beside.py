@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import ParamSpec, TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -27,3 +27,12 @@ def is_large(body: bytes, inline_bytes: int) -> bool:
 async def beside(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Return what `work` returns, called in the thread. It must not touch what belongs to the loop."""
     return await asyncio.get_running_loop().run_in_executor(_THREAD, partial(work, *args, **kwargs))
+
+
+async def in_turn(
+    body: bytes, inline_bytes: int, work: Callable[Concatenate[bytes, P], T], *args: P.args, **kwargs: P.kwargs
+) -> T:
+    """Return `work(body, …)`, called beside the loop if the body has more than `inline_bytes`."""
+    if len(body) > inline_bytes:
+        return await beside(work, body, *args, **kwargs)
+    return work(body, *args, **kwargs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import zstandard
 
@@ -11,12 +12,20 @@ from router.http.server.cycle import Cycle
 
 MAX_WINDOW_BYTES = 8 << 20
 MOST_FRAMES = 1024
+PIECE_BYTES = 64
+"""What a piece of a body takes besides its bytes: a client may send it byte by byte."""
+
 _CHUNK_BYTES = 256 << 10
 _FRAME, _SKIPPED_FRAME = b"\x28\xb5\x2f\xfd", b"\x2a\x4d\x18"  # how they begin, and what a skippable one holds
 
 
-async def read_body(cycle: Cycle, *, limit_bytes: int, idle_s: float, total_s: float) -> bytes:
-    """Return the whole body. Raises BodyTooLarge at the first byte beyond the limit, RequestTimeout, or ClientGone."""
+async def read_body(
+    cycle: Cycle, *, limit_bytes: int, idle_s: float, total_s: float, claim: Callable[[int], None]
+) -> bytes:
+    """Return the whole body. Raises BodyTooLarge at the first byte beyond the limit, RequestTimeout, or ClientGone.
+
+    `claim` is called with the size of each piece, and may raise.
+    """
     loop = asyncio.get_running_loop()
     until_s = loop.time() + total_s
     parts: list[bytes] = []
@@ -31,6 +40,7 @@ async def read_body(cycle: Cycle, *, limit_bytes: int, idle_s: float, total_s: f
             size += len(part)
             if size > limit_bytes:
                 raise too_large(limit_bytes)
+            claim(len(part) + PIECE_BYTES)
             parts.append(part)
     except TimeoutError:
         raise RequestTimeout("the request's body did not arrive in time") from None

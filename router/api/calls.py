@@ -5,19 +5,42 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import cast
 
+from router.api.beside import in_turn
+from router.api.exchange import Exchange
+from router.api.responses import request_headers
 from router.api.settings import EdgeSettings
 from router.config import NothingFits
 from router.core.go.quoting import brief
 from router.core.ollama.names import MAX_NAME, is_cloud, may_be_name
 from router.core.ollama.routes import Route
-from router.core.payload.read import InferenceRequest, read_request
+from router.core.payload.form import FAILED, read_form
+from router.core.payload.read import InferenceRequest, read_request, read_wholly
 from router.errors import BadRequest, Forbidden
+from router.http.headers import header_lines
 from router.routing.call import Call
 from router.routing.outcomes import REMOTE_REFUSED
 
 RULES = ("refuse", "wait", "allow_partial", "passthrough")
+FORM_BYTES = 25 << 20
+"""The most of a form that Ollama reads into memory."""
+
 OWN_HEADERS = frozenset((b"x-router-strict", b"x-router-nothing-fits"))
 """Headers by which a client influences the decision on its request."""
+
+
+async def call_of(exchange: Exchange, settings: EdgeSettings, route: Route, now_s: float, client: str) -> Call:
+    """Return the call of a request from `client` that takes the general path. Raises a RouterError, or ClientGone."""
+    is_form = route.kind == "v1_audio"
+    body = await exchange.body(FORM_BYTES if is_form else None)
+    by_name = exchange.headers
+    lines = header_lines(request_headers(exchange.client_headers, by_name))
+    names = settings, route, lines, exchange.request_id, exchange.is_gone, by_name, now_s, client
+    if not is_form:
+        return await exchange.read(body, read_call, *names, read_wholly)
+    if sum(name == b"content-type" for name, _ in exchange.client_headers) > 1:
+        raise BadRequest(f"{FAILED}more than one Content-Type")
+    kind = by_name.get(b"content-type", b"")
+    return await in_turn(body, settings.inline_bytes, read_call, *names, lambda _, form: read_form(kind, form))
 
 
 def read_call(

@@ -15,7 +15,9 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from router.api.at_once import AtOnce
-from router.api.calls import read_call
+from router.api.budget import BodyBudget
+from router.api.calls import call_of
+from router.api.endings import StreamEnd
 from router.api.exchange import Exchange
 from router.api.local import LocalRoutes
 from router.api.origins import OriginRule
@@ -23,14 +25,12 @@ from router.api.passing import Passing
 from router.api.paths import NotFound, Redirect, WrongMethod, find, with_query
 from router.api.refusals import Refusals
 from router.api.reports import Reports, client_of
-from router.api.responses import PLAIN, request_headers
+from router.api.responses import PLAIN
 from router.api.sending import Sender
 from router.api.settings import EdgeSettings
-from router.api.streams import StreamEnd
 from router.core.ollama.routes import TARGETS, Match, Route
-from router.core.payload.read import read_wholly
 from router.errors import Busy, Forbidden, RouterError, UpstreamError
-from router.http.headers import Header, header_lines
+from router.http.headers import Header
 from router.http.server.cycle import ClientGone, Cycle
 from router.http.server.hosts import HostRule
 from router.routing.call import Answer, Call
@@ -64,6 +64,7 @@ class Edge:
         self._dispatcher = dispatcher
         self._directory = directory
         self._settings = settings or EdgeSettings()
+        self._bodies = BodyBudget(self._settings.buffered_bytes)
         self._hosts = HostRule(self._settings.hosts, is_loopback=self._settings.is_loopback)
         self._origins = OriginRule(self._settings.origins)
         self._refusals = Refusals(report)
@@ -82,9 +83,12 @@ class Edge:
 
     async def serve(self, cycle: Cycle) -> None:
         """Answer one request; runs in its task."""
-        exchange = Exchange(cycle, self._settings)
+        exchange = Exchange(cycle, self._settings, self._bodies)
         since_s = cycle.carrier.loop.time()
-        await self._guarded(exchange, self._serve(exchange))
+        try:
+            await self._guarded(exchange, self._serve(exchange))
+        finally:
+            exchange.release_body()
         self.reports.ended(exchange, since_s)
 
     async def _guarded(self, exchange: Exchange, work: Awaitable[None]) -> None:
@@ -168,9 +172,7 @@ class Edge:
                 await exchange.answer(401, [(b"content-type", b"application/json")], b'{"error":"unauthorized"}')
                 return
             raise Forbidden(f"{route.kind} is not allowed without a key on this router")
-        if route.kind == "v1_audio":
-            await self._passing.audio(exchange, route)
-        elif route.is_inference:
+        if route.is_inference:
             await self._infer(exchange, route)
         elif route.right == "read":
             await self._local.serve(exchange, route, argument)
@@ -178,24 +180,10 @@ class Edge:
             await self._passing.serve(exchange, route, argument)
 
     async def _infer(self, exchange: Exchange, route: Route) -> None:
-        body = await exchange.body()
-        lines = header_lines(request_headers(exchange.client_headers, exchange.headers))
-        now_s = asyncio.get_running_loop().time()
-        call = await exchange.read(
-            body,
-            read_call,
-            self._settings,
-            route,
-            lines,
-            exchange.request_id,
-            exchange.is_gone,
-            exchange.headers,
-            now_s,
-            client_of(exchange.cycle, self._settings.proxies),
-            read_wholly,
-        )
+        now_s, client = asyncio.get_running_loop().time(), client_of(exchange.cycle, self._settings.proxies)
+        call = await call_of(exchange, self._settings, route, now_s, client)
         exchange.is_dispatched = True
-        await self._send(exchange, route, await self._dispatcher.dispatch(call))
+        await self._dispatch(exchange, call)
 
     async def send(self, cycle: Cycle, route: Route, answer: Answer) -> None:
         """Send the answer to a request that began without a task."""
@@ -207,11 +195,13 @@ class Edge:
         exchange = self._resumed(cycle)
         await self._guarded(exchange, self._dispatch(exchange, call, blocked))
 
-    async def _dispatch(self, exchange: Exchange, call: Call, blocked: Blocked) -> None:
+    async def _dispatch(self, exchange: Exchange, call: Call, blocked: Blocked | None = None) -> None:
+        client, few = exchange.cycle.carrier.peer, self._settings.few_requests
+        call.note_client(lambda: client.requests() <= few)
         await self._send(exchange, call.route, await self._dispatcher.dispatch(call, blocked))
 
     def _resumed(self, cycle: Cycle) -> Exchange:
-        exchange = Exchange(cycle, self._settings)
+        exchange = Exchange(cycle, self._settings, self._bodies)
         self._set_request_id(exchange, cycle.request_id)
         return exchange
 

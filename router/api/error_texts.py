@@ -9,6 +9,7 @@ import re
 
 import msgspec
 
+from router.api.endings import UNREADABLE
 from router.core.ollama.derived_names import is_derived
 from router.core.ollama.mentions import mentions_derived, without_derived
 from router.core.ollama.names import ModelName, is_name
@@ -38,10 +39,10 @@ def shown_value(value: bytes, rename: Rename | None) -> bytes:
     """
     if _ERROR not in value or not _may_mention(value, rename):
         return value
-    body = value.rstrip(b"\n")
+    body = value.rstrip(b"\r\n")
     try:
         return _shown_members(body, rename) + value[len(body) :]
-    except (msgspec.DecodeError, RecursionError):
+    except UNREADABLE:
         return value
 
 

@@ -8,6 +8,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from router.api.beside import beside, is_large
 from router.api.bodies import is_zstd, read_body, too_large, unzstd
+from router.api.budget import BodyBudget
 from router.api.responses import render_error
 from router.api.settings import EdgeSettings
 from router.core.go.json_volume import has_more_values
@@ -28,6 +29,8 @@ class Exchange:
     """
 
     __slots__ = (
+        "_budget",
+        "_held_bytes",
         "_settings",
         "client_headers",
         "cycle",
@@ -47,7 +50,7 @@ class Exchange:
         "target",
     )
 
-    def __init__(self, cycle: Cycle, settings: EdgeSettings) -> None:
+    def __init__(self, cycle: Cycle, settings: EdgeSettings, budget: BodyBudget) -> None:
         head = cycle.head
         self.client_headers: list[Header] = head.headers
         self.headers: dict[bytes, bytes] = head.by_name
@@ -55,6 +58,7 @@ class Exchange:
         self.target: bytes = head.target
         self.cycle = cycle
         self._settings = settings
+        self._budget, self._held_bytes = budget, 0
         self.dialect: Dialect = "anthropic" if self.target == b"/v1/messages" else "ollama"
         if self.target.startswith(b"/v1/") and self.dialect == "ollama":
             self.dialect = "openai"
@@ -68,6 +72,11 @@ class Exchange:
         """Return True if the client has left."""
         return self.cycle.is_gone
 
+    @property
+    def line_bytes(self) -> int:
+        """The longest line of an answer."""
+        return self._settings.line_bytes
+
     async def body(self, limit_bytes: int | None = None) -> bytes:
         """Return the decoded body, read under the limits. Raises a RouterError, or ClientGone."""
         settings = self._settings
@@ -80,12 +89,30 @@ class Exchange:
         body = self.cycle.take_body()
         if body is None:
             body = await read_body(
-                self.cycle, limit_bytes=limit, idle_s=settings.body_idle_s, total_s=settings.body_total_s
+                self.cycle,
+                limit_bytes=limit,
+                idle_s=settings.body_idle_s,
+                total_s=settings.body_total_s,
+                claim=self._claim,
             )
         elif len(body) > limit:
             raise too_large(limit)
-        # Always beside the loop: a few bytes may become many.
-        return await beside(unzstd, body, settings.zstd_bytes) if is_packed else body
+        else:
+            self._claim(len(body))
+        if not is_packed:
+            return body
+        unpacked = await beside(unzstd, body, settings.zstd_bytes)  # always: a few bytes may become many
+        self._claim(len(unpacked))
+        return unpacked
+
+    def _claim(self, size: int) -> None:
+        self._budget.claim(size, self._held_bytes)
+        self._held_bytes += size
+
+    def release_body(self) -> None:
+        """Give back what the body has taken of the budget: the request has ended."""
+        self._budget.release(self._held_bytes)
+        self._held_bytes = 0
 
     async def read(self, body: bytes, work: Callable[Concatenate[bytes, P], T], *args: P.args, **more: P.kwargs) -> T:
         """Return `work(body, …)`; beside the loop if the body is large. Raises BadRequest for too many values."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from router.api.endings import UNREADABLE
 from router.core.ollama.mentions import display_base
 from router.core.ollama.names import key_of
 from router.errors import BadRequest
@@ -111,28 +112,28 @@ def _rows(body: bytes, key: str) -> tuple[Mapping[str, msgspec.Raw], list[Row]] 
         return None
     try:
         return outer, _read_list(outer[key]) or []
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return None
 
 
 def _object(body: bytes) -> Row | None:
     try:
         return _read_rows(body)
-    except (msgspec.DecodeError, RecursionError):
+    except UNREADABLE:
         return None
 
 
 def _text(row: Row, key: str) -> str:
     try:
         return msgspec.json.decode(row.get(key, b'""'), type=str)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return ""
 
 
 def _strings(row: Row) -> list[str]:
     try:
         return msgspec.json.decode(row.get("capabilities", b"[]"), type=list[str])
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return []
 
 

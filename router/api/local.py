@@ -13,12 +13,13 @@ from router.api.exchange import Exchange
 from router.api.responses import JSON_UTF8, request_headers, response_headers
 from router.api.sending import HTTP_ERRORS, read_whole
 from router.api.settings import EdgeSettings
+from router.api.shares import Shares
 from router.core.ollama.listings import NOT_FOUND, may_be_failed_listing
-from router.core.ollama.names import MAX_NAME
+from router.core.ollama.names import may_be_name
 from router.core.ollama.routes import Route
 from router.core.payload.management import check_names, read_names
 from router.core.payload.rewrite import rewrite
-from router.errors import ModelNotFound
+from router.errors import BadRequest, ModelNotFound
 from router.http.client.response import UpstreamRequest, UpstreamResponse
 from router.http.headers import Header
 from router.routing.directory import Directory
@@ -36,6 +37,7 @@ class LocalRoutes:
     def __init__(self, directory: Directory, settings: EdgeSettings) -> None:
         self._directory = directory
         self._settings = settings
+        self._shares = Shares(settings.lists_per_address)
         self._views: dict[str, View] = {"tags": listing.tags, "v1_models": listing.models, "ps": listing.running}
         self._handlers: dict[str, Callable[[Exchange, Route, str], Awaitable[None]]] = {
             "root": self._root,
@@ -87,7 +89,9 @@ class LocalRoutes:
         await exchange.answer(status, headers, answer)
 
     async def _model(self, exchange: Exchange, route: Route, name: str) -> None:
-        exchange.requested = name[:MAX_NAME]
+        if not may_be_name(name):
+            raise BadRequest("invalid model name")
+        exchange.requested = name
         if self._directory.is_hidden(name):
             raise ModelNotFound(f"model '{name}' not found")
         target = await self._directory.show_name(name)
@@ -104,14 +108,15 @@ class LocalRoutes:
         request = UpstreamRequest(
             method, target, request_headers(exchange.client_headers, exchange.headers), body, safe_to_resend=True
         )
-        upstream, answer = await self._ask(request)
-        if upstream.status != NOT_FOUND and may_be_failed_listing(upstream.status, answer):
+        async with self._shares.of(exchange.cycle.carrier.peer.address):
             upstream, answer = await self._ask(request)
+            if upstream.status != NOT_FOUND and may_be_failed_listing(upstream.status, answer):
+                upstream, answer = await self._ask(request)
         headers = [
             pair for pair in response_headers(upstream.headers, dict(upstream.headers)) if pair[0] != b"content-length"
         ]
         return upstream.status, headers, shown_error(answer, None) if upstream.status >= HTTP_ERRORS else answer
 
     async def _ask(self, request: UpstreamRequest) -> tuple[UpstreamResponse, bytes]:
-        upstream = await self._directory.forward(request)
+        upstream = await self._directory.read(request)
         return upstream, await read_whole(upstream)

@@ -20,7 +20,6 @@ from router.http.client.response import UpstreamRequest, UpstreamResponse
 from router.routing.directory import Directory
 
 DIGEST = re.compile(r"sha256[:-][0-9a-f]{64}")
-AUDIO_BYTES = 25 << 20
 NAMED = frozenset(("pull", "push", "create", "copy", "delete"))
 CHANGING = frozenset(("pull", "create", "copy", "delete"))
 
@@ -46,11 +45,6 @@ class Passing:
                 body = await exchange.read(body, rewrite_names, names)
         target = route.pattern if not argument else route.pattern.rpartition("/")[0] + "/" + quote(argument, safe="")
         await self._pass(exchange, route, target.encode(), body or None)
-
-    async def audio(self, exchange: Exchange, route: Route) -> None:
-        """Pass a transcription on under Ollama's own size limit. It is not routed: its model is in a multipart body."""
-        body = await exchange.body(AUDIO_BYTES)
-        await self._pass(exchange, route, route.pattern.encode(), body)
 
     async def _blob(self, exchange: Exchange, route: Route, digest: str) -> None:
         if DIGEST.fullmatch(digest) is None:

@@ -70,12 +70,15 @@ def _find_slowly(method: str, target: bytes) -> Found:
 
 
 def decode(target: bytes) -> str | None:
-    """Return the path of a target, decoded exactly once; None if it is not UTF-8 or holds control characters."""
+    """Return the path of a target, decoded exactly once; None if it is not UTF-8.
+
+    Control characters can only be in an argument, where the route refuses them, or in a path that does not exist.
+    """
     try:
         path = unquote_to_bytes(target).decode("utf-8") if b"%" in target else target.decode("ascii")
     except UnicodeDecodeError:
         return None
-    return path if path.startswith("/") and path.isprintable() else None
+    return path if path.startswith("/") else None
 
 
 def _cleaned(path: str) -> str:

@@ -26,6 +26,10 @@ _HOP_BY_HOP = frozenset(
     b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer trailers "
     b"transfer-encoding upgrade date".split()
 )
+_NOT_PASSED = _HOP_BY_HOP | {b"set-cookie", b"x-request-id"}
+_OUR_STARTS = (b"x-router-", b"access-control-")
+"""Headers that are the router's to set: what an upstream says there is not about this router, or for another origin."""
+
 _PLAIN_CONNECTIONS = (b"keep-alive", b"close", b"Keep-Alive", b"Close")
 UPSTREAM_HEADERS = frozenset(
     b"content-type accept user-agent traceparent tracestate anthropic-version anthropic-beta openai-beta".split()
@@ -90,9 +94,11 @@ def is_started(error: RouterError) -> bool:
 def response_headers(upstream: Sequence[Header], by_name: Mapping[bytes, bytes]) -> list[Header]:
     """Return the upstream's headers for the client: no hop-by-hop headers, none that `Connection` names (E5).
 
+    Cookies are not passed on, nor are headers that are the router's to set.
+
     `by_name` is `upstream` as a dict.
     """
-    kept = [header for header in upstream if header[0] not in _HOP_BY_HOP]
+    kept = [pair for pair in upstream if pair[0] not in _NOT_PASSED and not pair[0].startswith(_OUR_STARTS)]
     return kept if by_name.get(b"connection", b"close") in _PLAIN_CONNECTIONS else _unnamed(kept, upstream)
 
 

@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
 
+from router.api.endings import StreamEnd, body_ending
 from router.api.error_texts import shown_error, shown_value
 from router.api.exchange import Exchange
 from router.api.responses import NO_RETRY, response_headers
-from router.api.streams import Stream, StreamEnd, body_ending, is_stream, renamed_json, stream_of
+from router.api.streams import Stream, is_stream, renamed_json, stream_of
 from router.core.ollama.routes import Route
 from router.errors import RouterError, UpstreamError
 from router.http.client.response import AnswerHead, UpstreamResponse
@@ -46,7 +47,7 @@ class Sent:
 class Sender:
     """Sends one answer to one client. `extra` are the router's own headers."""
 
-    __slots__ = ("_cycle", "_errors", "_extra", "_rename", "_route", "is_started", "sent")
+    __slots__ = ("_cycle", "_errors", "_extra", "_line_bytes", "_rename", "_route", "is_started", "sent")
 
     def __init__(
         self,
@@ -57,6 +58,7 @@ class Sender:
         errors: Rename | None = None,
     ) -> None:
         self._cycle = exchange.cycle
+        self._line_bytes = exchange.line_bytes
         self._route = route
         self._extra = extra
         self._rename = rename
@@ -69,7 +71,8 @@ class Sender:
         by_name = upstream.by_name
         try:
             check_encoding(by_name)
-            stream = stream_of(by_name.get(b"content-type", b""), self._route, self._rename, self._errors)
+            kind = by_name.get(b"content-type", b"")
+            stream = stream_of(kind, self._route, self._rename, self._errors, self._line_bytes)
             headers = response_headers(upstream.headers, by_name)
             if stream is None:
                 await self._relay_whole(upstream, headers)
@@ -115,6 +118,8 @@ class Sender:
 
     async def _relay_stream(self, upstream: UpstreamResponse, stream: Stream, headers: list[Header]) -> None:
         last_words: bytes
+        if b"content-length" in upstream.by_name:  # another name or a last word has another length
+            headers = _without_length(headers)
         try:
             self._start(upstream.status, headers)
             await self._pump(upstream, stream)
@@ -177,7 +182,7 @@ def common_head_lines(head: AnswerHead) -> bytes:
     """
     if head.cached is None:
         by_name = head.by_name
-        kept = [pair for pair in response_headers(head.headers, by_name) if pair[0] != b"content-length"]
+        kept = _without_length(response_headers(head.headers, by_name))
         is_plain = not is_stream(by_name.get(b"content-type", b"")) and b"content-encoding" not in by_name
         is_common = head.status == 200 and is_plain
         head.cached = header_lines(kept) if is_common and b"content-length" in by_name else b""
@@ -218,8 +223,7 @@ def _as_shown(
         headers.append(NO_RETRY)
     shown = _shown(status, body, rename, errors or rename)
     if shown is not body:  # another name has another length
-        headers = [pair for pair in headers if pair[0] != b"content-length"]
-        headers.append((b"content-length", b"%d" % len(shown)))
+        headers = [*_without_length(headers), (b"content-length", b"%d" % len(shown))]
     return headers, shown
 
 
@@ -228,6 +232,10 @@ def _shown(status: int, body: bytes, rename: Rename | None, errors: Rename | Non
     if status >= HTTP_ERRORS:
         return shown_error(body, errors)
     return body if rename is None else shown_value(renamed_json(body, rename), errors)
+
+
+def _without_length(headers: list[Header]) -> list[Header]:
+    return [pair for pair in headers if pair[0] != b"content-length"]
 
 
 def ending_of(body: bytes, route: Route) -> StreamEnd:

@@ -15,6 +15,8 @@ NO_PROXIES = Proxies()
 class EdgeSettings:
     """Settings in bytes and seconds. `is_loopback`: only this machine can connect, so every client has all rights.
 
+    A client with at most `few_requests` may use the reserve of connections; for one address at most
+    `lists_per_address` lists are read at once.
     `hosts` are additional Host names, `origins` additional Origin patterns (one ``*`` each; a bare ``*`` allows all).
     """
 
@@ -23,11 +25,15 @@ class EdgeSettings:
     hosts: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
     body_bytes: int = 64 << 20
+    buffered_bytes: int = 512 << 20
     zstd_bytes: int = 20 << 20
     inline_bytes: int = 256 << 10
     body_values: int = 500_000
+    line_bytes: int = 64 << 20
     body_idle_s: float = 30.0
     body_total_s: float = 120.0
+    few_requests: int = 16
+    lists_per_address: int = 8
     has_router_headers: bool = True
     permissions: Permissions = ALL_PERMITTED
     proxies: Proxies = NO_PROXIES

@@ -6,92 +6,101 @@ on the way unless a name must be replaced; only the last line or event is, when 
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from collections.abc import Callable
 
 import msgspec
 
+from router.api.endings import UNREADABLE, StreamEnd, counts_of, last_of
 from router.api.error_texts import shown_value
 from router.api.responses import error_value
 from router.core.ollama.routes import Route
+from router.errors import UpstreamError
 from router.routing.destination import Rename
+
+MOST_BYTES = 64 << 20
+"""The longest line or event, if nothing else is configured."""
 
 _ERROR = b'"error"'
 _encode = msgspec.json.encode
-
-
-class _Usage(msgspec.Struct):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-
-
-class _Last(msgspec.Struct):
-    """The fields of an answer's last value that are read."""
-
-    done: bool = False
-    status: str = ""
-    error: Any = None
-    type: str = ""
-    prompt_eval_count: int | None = None
-    eval_count: int | None = None
-    usage: _Usage | None = None
-
-
-_read_last = msgspec.json.Decoder(_Last).decode
 _read_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+_SPLIT = re.compile(rb"(\n\r?\n)").split
+"""Events, and what is between them: an empty line, with the line ends of either kind."""
 
 _SSE_ENDS = frozenset(("message_stop", "response.completed", "response.incomplete", "response.failed", "error"))
 
 
-class StreamEnd(msgspec.Struct, frozen=True):
-    """How a stream ended: `is_terminated` if by a proper last line or event, or an error; and its token counts."""
-
-    is_terminated: bool
-    tokens_in: int | None = None
-    tokens_out: int | None = None
-
-
 class Stream:
-    """Common part of both framings: buffers the incomplete piece and keeps the last complete one."""
+    """Common part of both framings: buffers the incomplete piece and keeps the last complete one.
 
-    __slots__ = ("_errors", "_last", "_pending", "_rename", "_route")
+    A piece of more than `most_bytes` is given up by an UpstreamError: an upstream must not fill the memory.
+    """
+
+    __slots__ = ("_errors", "_held_bytes", "_last", "_most_bytes", "_pending", "_rename", "_route", "_tail")
 
     separator = b"\n"
+    """What usually ends a piece."""
 
-    def __init__(self, route: Route, rename: Rename | None = None, errors: Rename | None = None) -> None:
+    def __init__(
+        self,
+        route: Route,
+        rename: Rename | None = None,
+        errors: Rename | None = None,
+        most_bytes: int = MOST_BYTES,
+    ) -> None:
         self._route = route
         self._rename = rename
         self._errors = errors or rename
         self._pending: list[bytes] = []
-        self._last = b""
+        self._last = self._tail = b""
+        self._held_bytes, self._most_bytes = 0, most_bytes
 
     def feed(self, chunk: bytes) -> bytes:
         """Return the lines or events that `chunk` completes, ready to be sent; b"" if it completes none."""
-        separator = self.separator
         if self._pending:
-            # Join a long line once, when its end has arrived, and not per chunk (quadratic). The separator may be split
+            self._check_held()  # not sooner: what was whole in the last chunk has been passed on by now
+            # Join a long line once, when its end has arrived, and not per chunk (quadratic). What ends it may be split
             # over two chunks.
-            is_whole = separator in chunk or separator in self._pending[-1][-1:] + chunk[:1]
-            self._pending.append(chunk)
+            is_whole = self._end(chunk) or self._end(self._tail + chunk[:2])
+            self._hold(chunk)
             if not is_whole:
                 return b""
             chunk = b"".join(self._pending)
-            self._pending.clear()
-        if not chunk.endswith(separator):
-            end = chunk.rfind(separator) + len(separator)
-            if end < len(separator):
-                self._pending.append(chunk)
+            self._let_go()
+        if not chunk.endswith(self.separator):
+            end = self._end(chunk)
+            if end < len(chunk):
+                self._hold(chunk[end:])
+                chunk = chunk[:end]
+            if not end:
                 return b""
-            self._pending.append(chunk[end:])
-            chunk = chunk[:end]
-        self._last = chunk
+        if len(chunk) > 2 or chunk.strip():  # empty lines after the last one are not the last one
+            self._last = chunk
         return self._shown(chunk)
+
+    def _hold(self, part: bytes) -> None:
+        self._held_bytes += len(part)
+        self._pending.append(part)
+        self._tail = part[-2:] if len(part) > 1 else (self._tail + part)[-2:]
+
+    def _check_held(self) -> None:
+        if self._held_bytes > self._most_bytes:
+            raise UpstreamError(f"the upstream sent a line of more than {self._most_bytes} bytes")
+
+    def _let_go(self) -> None:
+        self._pending.clear()
+        self._held_bytes, self._tail = 0, b""
+
+    def _end(self, chunk: bytes) -> int:
+        """Return where the last whole piece in `chunk` ends, 0 if it completes none."""
+        return chunk.rfind(b"\n") + 1
 
     def rest(self) -> bytes:
         """Return the rest after a clean end: a last line that is complete except for its line break, else b""."""
+        self._check_held()
         rest = b"".join(self._pending)
-        self._pending.clear()
+        self._let_go()
         return self._shown(rest) if rest and self._is_whole(rest) else b""
 
     def error(self, message: str, status: int = 502) -> bytes:
@@ -128,14 +137,14 @@ class LineStream(Stream):
 
     def ending(self) -> StreamEnd:
         line = self._last.rstrip(b"\n")
-        last = _last(line[line.rfind(b"\n") + 1 :])
+        last = last_of(line[line.rfind(b"\n") + 1 :])
         ended = last.done or last.status == "success" or last.error is not None
         return StreamEnd(ended, last.prompt_eval_count, last.eval_count)
 
     def _is_whole(self, rest: bytes) -> bool:
         try:
             _read_object(rest)
-        except msgspec.DecodeError:
+        except UNREADABLE:
             return False
         self._last = rest
         return True
@@ -158,6 +167,10 @@ class EventStream(Stream):
 
     separator = b"\n\n"
 
+    def _end(self, chunk: bytes) -> int:
+        plain, with_cr = chunk.rfind(b"\n\n"), chunk.rfind(b"\n\r\n")
+        return max(plain + 2 if plain >= 0 else 0, with_cr + 3 if with_cr >= 0 else 0)
+
     def error(self, message: str, status: int = 502) -> bytes:
         kind = self._route.kind
         if kind == "v1_messages":
@@ -168,14 +181,13 @@ class EventStream(Stream):
         return b"data: " + _encode(error_value(message, status, "openai")) + b"\n\n"
 
     def ending(self) -> StreamEnd:
-        events = [event for event in self._last.split(b"\n\n") if event]
-        values = [_data(event) for event in events]
+        values = [value for event in _SPLIT(self._last) if (value := _data(event))]
         if not values:
             return StreamEnd(is_terminated=False)
-        last = _last(values[-1])
+        last = last_of(values[-1])
         ended = values[-1] == b"[DONE]" or last.type in _SSE_ENDS or last.error is not None
-        usage = next((found for value in reversed(values) if (found := _last(value).usage) is not None), None)
-        return StreamEnd(ended, *_counts(usage))
+        usage = next((found for value in reversed(values) if (found := last_of(value).usage) is not None), None)
+        return StreamEnd(ended, *counts_of(usage))
 
     def _is_whole(self, rest: bytes) -> bool:
         if _data(rest) != b"[DONE]":
@@ -185,16 +197,17 @@ class EventStream(Stream):
 
     def _renamed(self, piece: bytes) -> bytes:
         assert self._rename is not None
-        events = piece.split(b"\n\n")
-        return b"\n\n".join(self._renamed_event(event) if b'"model"' in event else event for event in events)
+        return _each(piece, self._renamed_event)
 
     def _renamed_event(self, event: bytes) -> bytes:
         assert self._rename is not None
+        if b'"model"' not in event:
+            return event
         head, value = _split_data(event)
         return head + renamed_json(value, self._rename)
 
     def _with_shown_errors(self, piece: bytes) -> bytes:
-        return b"\n\n".join(self._with_shown_error(event) for event in piece.split(b"\n\n"))
+        return _each(piece, self._with_shown_error)
 
     def _with_shown_error(self, event: bytes) -> bytes:
         head, value = _split_data(event)
@@ -206,34 +219,32 @@ def is_stream(content_type: bytes) -> bool:
     return content_type.startswith((b"application/x-ndjson", b"text/event-stream"))
 
 
-def stream_of(content_type: bytes, route: Route, rename: Rename | None, errors: Rename | None = None) -> Stream | None:
+def stream_of(
+    content_type: bytes,
+    route: Route,
+    rename: Rename | None,
+    errors: Rename | None = None,
+    most_bytes: int = MOST_BYTES,
+) -> Stream | None:
     """Return the framing for a content type, None if it is not a stream's."""
     if content_type.startswith(b"application/x-ndjson"):
-        return LineStream(route, rename, errors)
-    return EventStream(route, rename, errors) if content_type.startswith(b"text/event-stream") else None
+        return LineStream(route, rename, errors, most_bytes)
+    return EventStream(route, rename, errors, most_bytes) if content_type.startswith(b"text/event-stream") else None
 
 
 def renamed_json(value: bytes, rename: Rename) -> bytes:
     """Return a JSON answer with the model's name replaced and all other members unchanged, byte for byte."""
-    body = value.rstrip(b"\n")
+    body = value.rstrip(b"\r\n")
+    old, new = (_encode(name.decode()) for name in rename)
     try:
         members = _read_object(body)
-        changed = _rename_in(members, rename)
-    except msgspec.DecodeError:
+        changed = _rename_in(members, old, new)
+    except UNREADABLE:
         return value
     return _encode(members) + value[len(body) :] if changed else value
 
 
-def body_ending(body: bytes) -> StreamEnd:
-    """Return the token counts of an unstreamed answer."""
-    last = _last(body)
-    if last.usage is not None:
-        return StreamEnd(True, *_counts(last.usage))
-    return StreamEnd(True, last.prompt_eval_count, last.eval_count)
-
-
-def _rename_in(members: dict[str, msgspec.Raw], rename: Rename) -> bool:
-    old, new = (_encode(name.decode()) for name in rename)
+def _rename_in(members: dict[str, msgspec.Raw], old: bytes, new: bytes) -> bool:
     if "model" in members:
         if bytes(members["model"]) != old:
             return False
@@ -242,10 +253,17 @@ def _rename_in(members: dict[str, msgspec.Raw], rename: Rename) -> bool:
     for key in ("response", "message"):
         if key in members and bytes(members[key]).startswith(b"{"):
             inner = _read_object(members[key])
-            if _rename_in(inner, rename):
+            if _rename_in(inner, old, new):
                 members[key] = msgspec.Raw(_encode(inner))
                 return True
     return False
+
+
+def _each(piece: bytes, change: Callable[[bytes], bytes]) -> bytes:
+    """Return whole events, each changed by `change`."""
+    if b"\r\n" not in piece:  # as by Ollama
+        return b"\n\n".join([change(event) for event in piece.split(b"\n\n")])
+    return b"".join([change(part) for part in _SPLIT(piece)])
 
 
 def _split_data(event: bytes) -> tuple[bytes, bytes]:
@@ -259,17 +277,3 @@ def _split_data(event: bytes) -> tuple[bytes, bytes]:
 
 def _data(event: bytes) -> bytes:
     return next((line[5:].strip() for line in event.split(b"\n") if line.startswith(b"data:")), b"")
-
-
-def _last(value: bytes) -> Any:
-    try:
-        return _read_last(value)
-    except (msgspec.DecodeError, RecursionError):
-        return _Last()
-
-
-def _counts(usage: _Usage | None) -> tuple[int | None, int | None]:
-    if usage is None:
-        return None, None
-    tokens_in = usage.prompt_tokens if usage.prompt_tokens is not None else usage.input_tokens
-    return tokens_in, usage.completion_tokens if usage.completion_tokens is not None else usage.output_tokens

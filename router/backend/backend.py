@@ -35,6 +35,9 @@ from router.telemetry import Notified, Telemetry
 PROBE_TRIES, PROBE_PAUSE_S = 8, 0.25
 """Readings of the probe at start before memory counts as unknown: a suspended driver takes seconds to wake up."""
 
+SMALLEST_POOL = 8
+"""A smaller pool has no reserve for clients with few requests, a larger one at most this part of itself."""
+
 REMOVE_S = 3.0
 """Longest time for removing the derived tags at the end: an Ollama that hangs must not hold up the stop."""
 
@@ -54,7 +57,7 @@ class Backend:
         section, epoch = config.backends[name], Epoch()
         self.name = name
         self.now = asyncio.get_running_loop().time
-        self.server, self.relay = self._connected(section, config)
+        self.server, self.relay, self.lists = self._connected(section, config)
         residents = Residents(frozenset(map(key_of, config.defaults.keep)), epoch)
         reader = reader_of(self.server, config, telemetry)
         self.installed = Installed(reader, epoch, config.snapshot.catalog_interval_s, residents.move)
@@ -72,9 +75,12 @@ class Backend:
         self._starting: asyncio.Event | None = None  # set when the start has ended
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def _connected(self, section: BackendSection, config: Config) -> tuple[OllamaClient, Relay]:
-        endpoint = endpoint_of(section, self.name)
-        return client_of(endpoint, config), relay_to(endpoint, section, config)
+    def _connected(self, section: BackendSection, config: Config) -> tuple[OllamaClient, Relay, Relay]:
+        """Return the clients for the router's own requests, for those to models, and for lists and metadata."""
+        endpoint, limits = endpoint_of(section, self.name), config.limits
+        reserve = min(limits.pool_reserve, limits.pool // SMALLEST_POOL)
+        relay = relay_to(endpoint, section, config, limits.pool - reserve, reserve)
+        return client_of(endpoint, config), relay, relay_to(endpoint, section, config, limits.list_pool)
 
     def _derived_tags(self, config: Config) -> DerivedTags:
         is_loaded = self.world.residents.__contains__
@@ -159,6 +165,7 @@ class Backend:
                     await self.derived.remove_all()
         await self.installed.aclose()
         await self.relay.aclose()
+        await self.lists.aclose()
         await self.server.aclose()
         if self.cards.probe is not None:
             await self.cards.probe.aclose()
@@ -201,8 +208,8 @@ def reader_of(server: OllamaClient, config: Config, telemetry: Telemetry) -> Cat
     return CatalogReader(server, patience_s=config.timeouts.facts_s, report=report)
 
 
-def relay_to(endpoint: Endpoint, section: BackendSection, config: Config) -> HttpRelay:
-    """Return the HTTP client for the backend's data path."""
+def relay_to(endpoint: Endpoint, section: BackendSection, config: Config, pool: int, reserve: int = 0) -> HttpRelay:
+    """Return an HTTP client for the backend's data path, with at most `pool` connections, and a `reserve`."""
     return HttpRelay(
         endpoint.url,
         tls=endpoint.tls,
@@ -210,7 +217,8 @@ def relay_to(endpoint: Endpoint, section: BackendSection, config: Config) -> Htt
         connect_timeout_s=config.timeouts.connect_s,
         first_byte_timeout_s=config.timeouts.first_byte_s,
         idle_timeout_s=config.timeouts.stream_idle_s,
-        pool_size=config.limits.pool,
+        pool_size=pool,
+        reserve=reserve,
         pool_wait_s=config.queue.wait_s,
         suppress_cancel=section.suppress_cancel,
         unwanted_bytes=config.limits.unwanted_bytes,

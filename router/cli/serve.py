@@ -18,9 +18,10 @@ import typer
 
 from router.app import Running, Sockets
 from router.cli.activation import address_of, inherited_sockets
+from router.cli.files import raise_limit, within
 from router.cli.generations import Generations
 from router.config import Config, load_config
-from router.telemetry import LineWriter, LogHook, RecordLines
+from router.telemetry import LineWriter, LogHook, Notified, RecordLines
 
 LAST_LINES_S = 2.0
 """How long the end waits until the last lines of the log are written; a reader that does not read loses them."""
@@ -46,19 +47,19 @@ def serve(
     }
     options = {key: value for key, value in options.items() if value is not None}
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the router can reload, it must not be killed by a reload
-    sockets = inherited_sockets(os.environ)
+    sockets, files = inherited_sockets(os.environ), raise_limit()
     if sockets.clients:
         options["listen"] = address_of(sockets.clients)
     if sockets.admin:
         options["admin"] = address_of(sockets.admin)
 
     def load() -> Config:
-        return load_config(config, options=options)
+        return within(load_config(config, options=options), files)[0]
 
-    loaded = load()
+    loaded, warning = within(load_config(config, options=options), files)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         try:
-            runner.run(_serve(loaded, load, sockets))
+            runner.run(_serve(loaded, load, sockets, warning))
         except OSError as error:
             if error.errno not in (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES):
                 raise
@@ -76,8 +77,10 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return cast("Callable[[], asyncio.AbstractEventLoop]", uvloop.new_event_loop)
 
 
-async def _serve(config: Config, load: Callable[[], Config], sockets: Sockets) -> None:
+async def _serve(config: Config, load: Callable[[], Config], sockets: Sockets, warning: str) -> None:
     writer = LineWriter(buffer_bytes=config.telemetry.log_buffer_bytes)
+    if warning:
+        LogHook(config.telemetry.log_level, sink=writer).on(Notified(warning, level="warning"))
     logging.getLogger().addHandler(RecordLines(writer))
 
     def log(config: Config) -> LogHook:

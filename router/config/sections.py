@@ -183,6 +183,8 @@ class Timeouts(Section):
 class Limits(Section):
     body_bytes: AtLeastOne = 64 << 20
     """largest JSON body; blobs are unlimited and streamed"""
+    buffered_bytes: AtLeastOne = 512 << 20
+    """largest sum of the bodies of all requests at one time; beyond it a request gets a 503"""
     header_bytes: AtLeastOne = 64 << 10
     """largest request header"""
     headers: AtLeastOne = 128
@@ -193,10 +195,18 @@ class Limits(Section):
     """larger bodies are read in a thread, so that they delay no other request"""
     body_values: AtLeastOne = 500_000
     """most JSON values in a body"""
+    line_bytes: AtLeastOne = 64 << 20
+    """longest line or event of a stream from Ollama; a longer one ends the stream with an error"""
     connections: AtLeastOne = 2048
-    """most client connections"""
+    """most client connections; beyond them the idle ones are closed, and if there are none a new one gets a 503"""
+    connections_per_address: AtLeastOne = 2000
+    """most of them from one address; a reverse proxy is one address"""
     pool: AtLeastOne = 256
-    """most connections to Ollama"""
+    """most connections to Ollama for requests to models, and for what manages models"""
+    pool_reserve: Count = 16
+    """those of them that only clients with at most this many requests under way get; at most an eighth of pool"""
+    list_pool: AtLeastOne = 16
+    """most connections to Ollama for lists and metadata (/api/tags, /api/show, …); one address gets half of them"""
     unwanted_bytes: AtLeastOne = 64 << 20
     """with suppress_cancel: keep draining a response for at most this many bytes after its client disconnects"""
     control_bytes: AtLeastOne = 64 << 20

@@ -54,6 +54,7 @@ class Call(msgspec.Struct, eq=False):
     has_waited: bool = False
     is_looked_up: bool = False
     is_ended: bool = False
+    has_few: Callable[[], bool] = bool  # whether its client has few requests under way; set for a request that waits
     client: str = ""  # its address
 
     def upstream(self, body: bytes) -> UpstreamRequest:
@@ -67,6 +68,10 @@ class Call(msgspec.Struct, eq=False):
     def use_default_options(self) -> None:
         """Restrict the request to a runner with Ollama's default options, the only one that it can reach."""
         self.request = msgspec.structs.replace(self.request, is_automatic=True)
+
+    def note_client(self, has_few: Callable[[], bool]) -> None:
+        """Set what tells whether its client has few requests under way."""
+        self.has_few = has_few
 
     def mark_looked_up(self) -> None:
         """Record that its name was looked up in a fresh catalog, which is done once per request."""

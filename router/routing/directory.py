@@ -44,11 +44,11 @@ class Directory:
         self._chains = chains
         self._decisions = decisions
         self._keepalive = backend.keepalive
-        self._relay = backend.relay
+        self._relay, self._lists = backend.relay, backend.lists
         self._derived = backend.derived
 
     async def forward(self, request: UpstreamRequest) -> UpstreamResponse:
-        """Send a request that is not routed (management, lists) unchanged, and return its answer.
+        """Send a request that is not routed (management) unchanged, and return its answer.
 
         If it has deleted or replaced a model, the derived tags of that model are gone as well by then.
         """
@@ -61,6 +61,10 @@ class Directory:
                 answer.close()
                 raise
         return answer
+
+    async def read(self, request: UpstreamRequest) -> UpstreamResponse:
+        """Send a request for a list or for metadata, on a connection of those that requests to models cannot take."""
+        return await self._lists.open(request)
 
     async def _tidy(self) -> None:
         await self._installed.refresh()

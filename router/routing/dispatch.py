@@ -11,6 +11,7 @@ entry. If something must be awaited it returns `Blocked`, and continues from the
 from __future__ import annotations
 
 import asyncio
+import logging
 from contextlib import suppress
 from typing import cast
 
@@ -29,6 +30,8 @@ from router.routing.ends import Ends, decision_template
 from router.routing.outcomes import Blocked, Outcomes
 from router.routing.underway import Reply, Underway
 from router.telemetry import Telemetry
+
+logger = logging.getLogger("router.routing")
 
 MAX_ATTEMPTS = 8
 """Times that one request may be sent and find its model gone before it is refused."""
@@ -63,9 +66,13 @@ class Dispatcher:
         """
         try:
             return self.attempt(call, reply)
-        except RouterError as error:
+        except Exception as error:
+            self._backend.leave(call.leave())
             self._ends.report_failure(call, error)
-            return error
+            if isinstance(error, RouterError):
+                return error
+            logger.exception("request %s failed", call.request_id)
+            return RouterError("internal error")
 
     async def dispatch(self, call: Call, blocked: Blocked | None = None) -> Answer:
         """Return the answer to one inference request; `blocked` is the result of its first attempt, if there was one.
@@ -157,7 +164,7 @@ class Dispatcher:
         upstream = self._relay.open_now(request, underway.on_head, connection)
         if upstream is None:
             call.keep_destination(destination)
-            return Blocked("connection", self._relay.connect)
+            return Blocked("connection", lambda: self._connect(call))
         underway.sent(upstream)
         now_s = self._now()
         self._backend.derived.note_request(now_s)
@@ -165,6 +172,10 @@ class Dispatcher:
         if destination.decided is not None:
             self._telemetry.emit(destination.decided.for_request(call.request_id, call.team))
         return underway
+
+    async def _connect(self, call: Call) -> Connection:
+        """Return a connection: one client's many requests must not take the last one from all others."""
+        return await (self._relay.connect_reserved() if call.has_few() else self._relay.connect())
 
     def _destination(self, call: Call) -> Destination | Blocked:
         """Return where to send it: the cached destination of an equal request (fast path), or by a decision."""

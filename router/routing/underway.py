@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 
 from router.backend.backend import Backend
@@ -15,6 +16,7 @@ from router.routing.destination import Destination
 from router.routing.ends import Ends
 
 OK = 200
+logger = logging.getLogger("router.routing")
 
 Reply = Callable[[Answer | RouterError | None], None]
 """Receives the answer when its head has arrived, or the error; None: attempt again, the variant was deleted."""
@@ -38,23 +40,36 @@ class Underway:
         self._upstream = upstream
 
     def on_head(self) -> None:
-        """Handle the head of the answer, or that there will be none."""
-        upstream, call = self._upstream, self._call
+        """Handle the head of the answer, or that there will be none. Never raises: a connection calls it."""
+        upstream = self._upstream
         assert upstream is not None
+        came: Answer | RouterError | None
+        try:
+            came = self._came(upstream)
+        except Exception as error:
+            if not isinstance(error, UpstreamError):
+                logger.exception("request %s failed", self._call.request_id)
+            upstream.close()
+            self._backend.leave(self._call.leave())
+            self._ends.report_failure(self._call, error)
+            came = error if isinstance(error, UpstreamError) else RouterError("internal error")
+        self._reply(came)
+
+    def _came(self, upstream: UpstreamResponse) -> Answer | None:
+        """Return the answer; None if the request is to be decided again. Raises UpstreamError if there is none."""
+        call = self._call
         if not upstream.status:
-            self._fail(upstream)
-        elif upstream.status != OK and self._was_not_found(upstream):
-            # Somebody has deleted the variant or its derived tag, or another manifest that Ollama was just listing: the
-            # request is decided again.
+            upstream.raise_error()
+        if upstream.status != OK and self._was_not_found(upstream):
+            # Somebody has deleted the variant or its derived tag, or another manifest that Ollama was just listing.
             upstream.close()
             self._backend.leave(call.leave())
             # All tags of the variant: a request with other options would run into the same 404.
             self._backend.derived.forget(self._destination.variant)
-            self._reply(None)
-        else:
-            if call.resident is not None:  # only now: a request without an answer must not change the expiry
-                self._backend.keepalive.apply(call.resident, call.request.keep_alive_s)
-            self._reply(self._answer(upstream))
+            return None
+        if call.resident is not None:  # only now: a request without an answer must not change the expiry
+            self._backend.keepalive.apply(call.resident, call.request.keep_alive_s)
+        return self._answer(upstream)
 
     def _was_not_found(self, upstream: UpstreamResponse) -> bool:
         """Return True if Ollama did not find the model, and the request is worth another attempt."""
@@ -81,14 +96,6 @@ class Underway:
             headers = destination.headers_after(call.request.model, call.queue_s, call.attempts, backend.name)
         rename, errors = destination.rename, destination.errors
         return Answer(upstream.status, headers, upstream, rename, errors, lines=lines, on_release=on_release)
-
-    def _fail(self, upstream: UpstreamResponse) -> None:
-        try:
-            upstream.raise_error()
-        except UpstreamError as error:
-            self._backend.leave(self._call.leave())
-            self._ends.report_failure(self._call, error)
-            self._reply(error)
 
     def give_up(self, *, is_gone: bool = True) -> None:
         """Cancel the request upstream and release what it holds: its client has left, or the router stops."""

@@ -6,9 +6,13 @@ import asyncio
 
 import pytest
 
+from router.api import at_once
+from router.api.reports import Reports
 from router.api.settings import EdgeSettings
 from router.http.client.pool import HttpRelay
-from tests.fakes import FakeDispatcher, RawClient, RunningEdge, request_bytes, running_edge, warm
+from router.http.server.proxies import Proxies
+from router.telemetry import Answered
+from tests.fakes import FakeDispatcher, RawClient, RunningEdge, client, request_bytes, running_edge, warm
 from tests.http.raw_upstream import Visit, answer, raw_upstream
 
 CHAT = '{"model":"llama3:8b","messages":[{"role":"user","content":"hi"}],"stream":false}'
@@ -140,3 +144,24 @@ async def test_a_small_body_limit_applies_on_the_fast_path_too() -> None:
             assert (await raw.ask("POST", "/api/chat", CHAT)).status == 413
             assert upstream.requests == []
             raw.close()
+
+
+async def test_a_fault_of_ours_on_the_fast_path_is_a_500_in_ollamas_form(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is logged and reported, and the connection serves on."""
+    reported: list[Answered] = []
+
+    def fails(*_args: object, **_more: object) -> None:
+        raise KeyError("a fault")
+
+    async with raw_upstream(answer(DONE)) as upstream:
+        async with running_edge(FakeDispatcher(HttpRelay(upstream.url))) as running, client(running.port) as raw:
+            running.edge.reports = Reports(reported.append, Proxies(()))
+            with monkeypatch.context() as patch:
+                patch.setattr(at_once, "read_call", fails)
+                reply = await raw.ask("POST", "/api/chat", CHAT)
+            assert (reply.status, reply.json()) == (500, {"error": "internal error"})
+            assert [(one.status, one.outcome) for one in reported] == [(500, "refused")]
+            assert (await raw.ask("POST", "/api/chat", CHAT)).status == 200
+    assert "a fault" in caplog.text

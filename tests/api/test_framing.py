@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.api.streams import EventStream, LineStream, StreamEnd, body_ending, is_stream, renamed_json, stream_of
+from router.api.endings import StreamEnd, body_ending
+from router.api.streams import EventStream, LineStream, is_stream, renamed_json, stream_of
 from router.core.ollama.routes import TARGETS
+from router.errors import UpstreamError
 
 GENERATE = TARGETS[("POST", b"/api/generate")]
 CHAT = TARGETS[("POST", b"/v1/chat/completions")]
@@ -187,3 +189,72 @@ def test_a_stream_is_known_by_its_type():
         assert type(stream_of(content_type, GENERATE, None)) is kind
     assert not is_stream(b"application/json")
     assert stream_of(b"application/json", GENERATE, None) is None
+
+
+CRLF = b'data: {"model":"tag","n":1}\r\n\r\n'
+
+
+@given(st.integers(1, 4))
+def test_events_with_line_ends_of_the_other_kind_are_passed_on_at_once(size):
+    """Byte for byte, however they are cut, and with the name replaced."""
+    whole = CRLF + b"event: x\r\n" + CRLF + b": note\r\n\r\ndata: [DONE]\r\n\r\n"
+    stream = EventStream(CHAT)
+    sent = passed(stream, *(whole[at : at + size] for at in range(0, len(whole), size)))
+    assert b"".join(sent) == whole
+    assert len([piece for piece in sent if piece]) == 4
+    assert stream.ending() == StreamEnd(is_terminated=True)
+    renaming = EventStream(CHAT, RENAME)
+    assert renaming.feed(whole) == whole.replace(b'"tag"', b'"shown"')
+
+
+def test_line_ends_of_both_kinds_may_be_mixed():
+    """Each empty line ends an event."""
+    stream = EventStream(CHAT)
+    assert passed(stream, b"data: 1\n\r\ndata: 2\r\n\ndata: 3\n") == [b"data: 1\n\r\ndata: 2\r\n\n"]
+
+
+@pytest.mark.parametrize("framing", [LineStream, EventStream])
+def test_a_line_without_end_is_given_up(framing):
+    """In one piece or in many; a line that is as long as allowed passes."""
+    stream = framing(CHAT, most_bytes=10)
+    assert stream.feed(b"12345678" + framing.separator) == b"12345678" + framing.separator
+    assert passed(stream, b"1234567890", b"1") == [b"", b""]
+    with pytest.raises(UpstreamError, match="more than 10 bytes"):
+        stream.feed(b"2")
+    whole = b"1" + framing.separator
+    stream = framing(CHAT, most_bytes=10)
+    assert stream.feed(whole + b"12345678901") == whole
+    with pytest.raises(UpstreamError):
+        stream.rest()
+
+
+ODD_COUNTS = [-1, 1.5, "7", None, True, [], {}, 2**53 + 1, 10**400]
+
+
+@pytest.mark.parametrize("count", ODD_COUNTS, ids=[repr(count)[:12] for count in ODD_COUNTS])
+def test_an_odd_count_is_no_count_and_spoils_no_ending(count):
+    """The other one is read; the stream has ended as it should."""
+    stream = LineStream(GENERATE)
+    stream.feed(lines({"done": True, "prompt_eval_count": count, "eval_count": 2}))
+    assert stream.ending() == StreamEnd(True, None, 2)
+    assert body_ending(lines({"eval_count": count, "prompt_eval_count": 3})) == StreamEnd(True, 3, None)
+    stream = EventStream(CHAT)
+    stream.feed(events({"usage": {"prompt_tokens": count, "completion_tokens": 5}}, "[DONE]"))
+    assert stream.ending() == StreamEnd(True, None, 5)
+    stream = EventStream(RESPONSES)
+    stream.feed(events({"type": "response.completed", "usage": count, "eval_count": count}))
+    assert stream.ending() == StreamEnd(True)
+
+
+def test_bytes_that_are_no_text_spoil_no_ending():
+    """Only the field that holds them is not read."""
+    stream = LineStream(GENERATE)
+    stream.feed(b'{"status":"\xff","done":true,"eval_count":2}\n')
+    assert stream.ending() == StreamEnd(True, None, 2)
+
+
+def test_empty_lines_after_the_last_one_are_not_the_last_one():
+    """Some servers add them."""
+    stream = LineStream(GENERATE)
+    assert passed(stream, lines({"done": True}), b"\n", b"\r\n") == [lines({"done": True}), b"\n", b"\r\n"]
+    assert stream.ending() == StreamEnd(is_terminated=True)

@@ -227,3 +227,118 @@ async def test_a_name_that_is_none_is_not_a_chain():
         async with client(running.port) as raw:
             assert (await raw.ask("DELETE", "/api/delete", '{"model":"not a name"}')).status == 200
             assert (await raw.ask("DELETE", "/api/delete", '{"model":"TEAM:latest"}')).status == 403
+
+
+@pytest.mark.parametrize("status", [600, 777, 999])
+async def test_a_status_that_does_not_exist_is_an_error_of_the_upstream(status):
+    """Not one of the router's, and nothing that a client would have to guess."""
+    async with (
+        raw_upstream(answer(b"{}", status=b"%d Odd" % status)) as upstream,
+        edge_to(upstream) as running,
+        client(running.port) as raw,
+    ):
+        reply = await raw.ask("POST", "/api/chat", CHAT)
+        assert (reply.status, str(status) in reply.json()["error"]) == (502, True)
+        assert (await raw.ask("GET", "/api/tags")).status == 502
+
+
+SHORTER, LONGER = 5, 500
+
+
+@pytest.mark.parametrize("length", [SHORTER, LONGER])
+@pytest.mark.parametrize("rename", [None, (b"m", b"a-longer-name")])
+async def test_a_stream_with_a_length_gets_its_own_framing(length, rename):
+    """Whatever length it says: what arrived as whole lines, and the error line if it was cut."""
+    body = b'{"model":"m"}\n' + b'{"done":true}\n'
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: application/x-ndjson\r\ncontent-length: %d\r\n\r\n" % length
+
+    async def script(visit):
+        await visit.say(head + body)
+        visit.writer.close()
+
+    async with (
+        raw_upstream(script) as upstream,
+        edge_to(upstream, rename=rename) as running,
+        client(running.port) as raw,
+    ):
+        reply = await raw.ask("POST", "/api/chat", CHAT)
+        lines = reply.body.splitlines()
+        assert (reply.status, reply.is_cut, "content-length" in reply.headers) == (200, False, False)
+        assert "error" in json.loads(lines[-1])
+        assert len(lines) == (1 if length == SHORTER else 3)
+
+
+async def test_a_stream_of_the_length_that_it_says_is_complete():
+    """Also under another name."""
+    body = b'{"model":"m"}\n{"done":true}\n'
+    async with (
+        raw_upstream(answer(body, type_=b"application/x-ndjson")) as upstream,
+        edge_to(upstream, rename=(b"m", b"longer")) as running,
+        client(running.port) as raw,
+    ):
+        reply = await raw.ask("POST", "/api/chat", CHAT)
+        assert (reply.body, reply.is_cut) == (body.replace(b'"m"', b'"longer"'), False)
+
+
+async def test_headers_that_are_the_routers_are_not_taken_from_the_upstream():
+    """On streams, on whole answers and on lists: a cookie would be one of the router's."""
+    own = (
+        b"x-router-model: fake\r\nx-request-id: fake\r\nset-cookie: a=b\r\naccess-control-allow-origin: *\r\nx-kept: 1"
+    )
+
+    async def script(visit):
+        kind = b"application/x-ndjson" if b"stream" in visit.body else b"application/json"
+        body = b'{"done":true}\n'
+        await visit.say(
+            b"HTTP/1.1 200 OK\r\n%b\r\ncontent-type: %b\r\ncontent-length: %d\r\n\r\n%b" % (own, kind, len(body), body)
+        )
+
+    async with raw_upstream(script) as upstream, edge_to(upstream) as running, client(running.port) as raw:
+        for method, target, body in (("POST", "/api/chat", CHAT), ("POST", "/api/embed", '{"model":"m"}')):
+            reply = await raw.ask(method, target, body)
+            assert (reply.headers["x-router-model"], reply.headers["x-kept"]) == ("m", "1")
+            assert reply.headers["x-request-id"] != "fake"
+            assert not {"set-cookie", "access-control-allow-origin"} & set(reply.headers)
+        reply = await raw.ask("GET", "/api/tags")
+        assert not {"set-cookie", "access-control-allow-origin", "x-router-model"} & set(reply.headers)
+
+
+async def test_a_line_without_end_ends_as_an_error():
+    """The lines in front of it have arrived."""
+
+    async def script(visit):
+        await visit.say(STREAM_HEAD + chunk(b'{"a":1}\n'))
+        for _ in range(100):
+            await visit.say(chunk(b"x" * 1000))
+        await visit.gone()
+
+    async with raw_upstream(script) as upstream, edge_to(upstream, EdgeSettings(line_bytes=5000)) as running:
+        async with client(running.port) as raw:
+            reply = await raw.ask("POST", "/api/chat", CHAT)
+            first, last = reply.body.splitlines()
+            assert (first, "more than 5000 bytes" in json.loads(last)["error"]) == (b'{"a":1}', True)
+            assert running.dispatcher.released[-1].outcome == "upstream_error"
+
+
+@pytest.mark.parametrize("name", ["a\x00b", "a\x1b[2Jb", "a\x7fb", "\x9b"])
+async def test_a_name_with_control_characters_is_no_name_on_every_route(name):
+    """In a body and in a path; what is answered holds none of them."""
+    dispatcher = FakeDispatcher(ScriptedRelay(lambda _: UpstreamResponse.of(200, JSON, b"{}")))
+    path = "".join(f"%{byte:02x}" for byte in name.encode())
+    asked = [
+        ("POST", "/api/chat", {"model": name, "messages": []}),
+        ("POST", "/v1/chat/completions", {"model": name, "messages": []}),
+        ("POST", "/v1/messages", {"model": name, "messages": [{"role": "user", "content": "x"}], "max_tokens": 1}),
+        ("POST", "/api/show", {"model": name}),
+        ("DELETE", "/api/delete", {"model": name}),
+        ("POST", "/api/copy", {"source": "m", "destination": name}),
+        ("GET", f"/v1/models/{path}", None),
+        ("HEAD", f"/api/blobs/{path}", None),
+    ]
+    async with running_edge(dispatcher) as running, client(running.port) as raw:
+        for method, target, value in asked:
+            reply = await raw.ask(method, target, None if value is None else json.dumps(value))
+            assert reply.status == 400, (method, target)
+            said = reply.body + "".join(reply.headers.values()).encode()
+            assert not set(said) & {0x00, 0x1B, 0x7F, 0x9B}
+    assert dispatcher.relay.requests == []

@@ -36,6 +36,8 @@ class ScriptedRelay:
     async def connect(self) -> Connection:
         return self
 
+    connect_reserved = connect
+
     def give_back(self, connection: Connection) -> None:
         """Do nothing: there is no pool."""
 

@@ -97,6 +97,8 @@ class HandRelay:
             raise self.error
         return self
 
+    connect_reserved = connect
+
     def give_back(self, _: Connection) -> None:
         self.given_back += 1
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from router.errors import UpstreamError
+from router.errors import RouterError, UpstreamError
 from router.routing.outcomes import Blocked
 from router.routing.underway import Underway
 from router.telemetry import Finished
@@ -216,3 +216,46 @@ def test_a_fault_of_ours_ends_the_request_as_failed():
         assert (scene.in_flight(), scene.ends()) == (0, [("failed", 500, "")])
 
     routed(story, MemoryMachine(*ALL), ALONE)
+
+
+def test_a_fault_of_ours_in_the_first_attempt_ends_the_request_as_failed(monkeypatch, caplog):
+    """Its client gets an error, the log the reason, and the resident that it had entered is free."""
+
+    def fails(*_, **__):
+        raise ZeroDivisionError("a fault")
+
+    async def story(scene):
+        await scene.make_resident(SMALL)
+        monkeypatch.setattr(scene.relay, "open_now", fails)
+        found = scene.dispatcher.start(scene.call(SMALL.name), Replies())
+        assert (type(found), found.status, str(found)) == (RouterError, 500, "internal error")
+        assert (scene.in_flight(), scene.ends()) == (0, [("failed", 500, "")])
+
+    routed(story, MemoryMachine(*ALL), ALONE)
+    assert "a fault" in caplog.text
+
+
+@pytest.mark.parametrize("is_taken_at_once", [True, False])
+def test_a_fault_of_ours_at_the_head_of_an_answer_ends_the_request_as_failed(is_taken_at_once, monkeypatch, caplog):
+    """The connection that reports the head hears nothing of it; the answer is cancelled."""
+
+    def fails(*_, **__):
+        raise ZeroDivisionError("a fault")
+
+    async def story(scene):
+        await scene.make_resident(SMALL)
+        monkeypatch.setattr(scene.backend.keepalive, "apply", fails)
+        if is_taken_at_once:
+            replies = Replies()
+            scene.dispatcher.start(scene.call(SMALL.name), replies)
+            scene.relay.sent[0].answer()
+            (error,) = replies
+        else:
+            task = await dispatched(scene, scene.call(SMALL.name))
+            scene.relay.sent[0].answer()
+            (error,) = await asyncio.gather(task, return_exceptions=True)
+        assert (type(error), str(error)) == (RouterError, "internal error")
+        assert (scene.in_flight(), scene.ends()) == (0, [("failed", 500, "")])
+
+    routed(story, MemoryMachine(*ALL), ALONE)
+    assert "a fault" in caplog.text

@@ -16,7 +16,7 @@ from router.core.ollama.show import VOCABULARY
 _PARTS = (
     "details", "capabilities", "parameters", "modelfile", "projector_info", "tensors", "remote_model", "remote_host",
 )  # fmt: skip
-_MAX_PART_BYTES = 16 << 20
+_MAX_PART_BYTES = 4 << 20
 _MAX_VALUE_BYTES = 1 << 20
 """Larger ones belong to no model; they are skipped, because their objects would take many times as much memory."""
 

@@ -53,12 +53,18 @@ def _v1_embeddings(model: str, found: Mapping[str, Any]) -> None:
     _embed(model, found)
 
 
+_BEFORE_TEXTS = (b'"', b"]", b"")
+"""How a list of strings may begin, as far as its first bytes show."""
+
+
 def _embed(model: str, found: Mapping[str, Any]) -> None:
     asked = found.get("input")
     if asked is None or kind_of(asked) == "string":
         return
     key_of(model)  # an invalid name is reported first
     if kind_of(asked) != "array":
+        raise BadRequest("invalid input type")
+    if bytes(asked[1:65]).lstrip()[:1] not in _BEFORE_TEXTS:  # without looking at the others, which may be very many
         raise BadRequest("invalid input type")
     if texts_bytes(asked) is None and any(kind_of(item) != "string" for item in elements(asked)):
         raise BadRequest("invalid input type")

@@ -51,11 +51,20 @@ def measure(view: memoryview | None, nesting: int = 0) -> Prompt:
     return Prompt(len(items), text_bytes, has_images)
 
 
+def _measure_numbers(items: bytes) -> Prompt | None:
+    """Return the size of a list of numbers from its bytes: as many objects would take long; None for other lists."""
+    if any(mark in items for mark in (b'"', b"[", b"{", b"n")):  # n: null, which has no size
+        return None
+    return Prompt(items.count(b",") + 1, len(items.translate(None, b" \t\r\n,")))
+
+
 def _measure_quickly(view: memoryview) -> Prompt | None:
     """Return the size of a list of strings, or of the parts of a prompt that is text only; None for other lists."""
     first = bytes(view[1:65]).lstrip()[:1]
-    if first == b'"' and (found := texts_bytes(view)) is not None:
-        return Prompt(*found)
+    if first.isdigit() and (found := _measure_numbers(bytes(view[1:-1]))) is not None:
+        return found
+    if first == b'"' and (texts := texts_bytes(view)) is not None:
+        return Prompt(*texts)
     if first == b"{":
         try:
             parts = _TEXT_PARTS.decode(view)

@@ -18,7 +18,7 @@ from router.core.payload.fields import REQUESTS
 from router.core.payload.members import decoded, members_of
 from router.core.payload.messages import Prompt, measure
 from router.core.payload.quick import Plain, QuickRequest, read_quick
-from router.core.payload.rewrite import Patch, rewrite
+from router.core.payload.rewrite import Patch, Span, rewrite
 from router.core.payload.values import MAX_NS, keep_alive_ns_of
 from router.errors import BadRequest
 
@@ -63,7 +63,7 @@ class InferenceRequest(msgspec.Struct, frozen=True):
     is_unload: bool = False
     has_model: bool = True
     options_error: str = ""
-    members: Members | None = None
+    members: Members | Span | None = None
     plain: Plain | None = None
     is_automatic: bool = False
 

@@ -20,6 +20,18 @@ _OLD_NAME = frozenset({"name"})
 _LONGEST_CACHED = 64  # characters of a key whose JSON encoding is cached
 
 
+class Span(NamedTuple):
+    """Where the model's name is in a body that is not JSON."""
+
+    start: int
+    end: int
+
+    def renamed(self, body: bytes, model: str) -> bytes:
+        """Return `body` with `model` in that place; the same object if that changes nothing."""
+        name = model.encode()
+        return body if body[self.start : self.end] == name else b"".join((body[: self.start], name, body[self.end :]))
+
+
 class Patch(NamedTuple):
     """What `rewrite` changes in a runner's options, encoded once for all requests to that runner.
 
@@ -55,7 +67,7 @@ def rewrite(
     options: Mapping[str, int | bool | None] | Patch = _NO_PATCH,
     drop: frozenset[str] = frozenset(),
     force: Mapping[str, Any] = _NOTHING,
-    members: Members | None = None,
+    members: Members | Span | None = None,
     plain: Plain | None = None,
 ) -> bytes:
     """Return `body` with `model` under exactly one key; the same object if nothing changes.
@@ -74,6 +86,8 @@ def rewrite(
     ):
         kept = (plain.options[:-1], b",") if plain.option_values else (b"{",)
         return b"".join((b'{"model":', _encode(model), b',"options":', *kept, patch.tail, b"}", *plain.rest, b"}"))
+    if isinstance(members, Span):  # a form carries no options
+        return members.renamed(body, model)
     members = split(body) if members is None else members
     merged = _merge_options(members, patch) if patch.touched else None
     wanted = {"model": _encode(model)}

@@ -42,6 +42,11 @@ class Connections:
         """The number of connections that are open and unused."""
         return len(self._idle)
 
+    @property
+    def is_exhausted(self) -> bool:
+        """True if every connection is in use, and no further one may be opened."""
+        return not self._idle and self.opened >= self._pool.max_connections
+
     # --- taking one --------------------------------------------------------------------------------------------
 
     def free(self) -> Wire | None:

@@ -16,6 +16,7 @@ from router.http.client.response import AnswerHead, UpstreamResponse
 
 MAX_HEADER_BYTES = 64 << 10
 MAX_HEADERS = 256
+MAX_STATUS = 599
 ParserErrors = (httptools.HttpParserError, httptools.HttpParserUpgrade)
 
 
@@ -66,6 +67,8 @@ class AnswerParser(asyncio.Protocol):
             if status == 101:
                 raise ValueError("an upgrade that was not requested")
             return
+        if status > MAX_STATUS:
+            raise ValueError(f"the status {status}")
         if len(headers) > MAX_HEADERS:
             raise ValueError("too many headers")
         if self._head_bytes > MAX_HEADER_BYTES and sum(map(_size, headers)) > MAX_HEADER_BYTES:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from functools import partial
 from typing import cast
 
@@ -25,7 +26,8 @@ class HttpRelay:
     """An HTTP client for one upstream. All times are in seconds.
 
     `base_url` may be ``https://`` and may have a path, which is put in front of every target. `pool_size` bounds the
-    open connections; a request that finds none free waits for at most `pool_wait_s`, then Busy is raised. An unused
+    open connections; a request that finds none free waits for at most `pool_wait_s`, then Busy is raised. `reserve` are
+    further ones, for `connect_reserved` while all of the pool are in use. An unused
     connection is closed after `idle_expiry_s`. With `suppress_cancel` an answer that is given up is drained instead of
     cut off, up to `unwanted_bytes` and for at most `unwanted_s`. Raises ValueError for an invalid `base_url`.
     """
@@ -38,6 +40,7 @@ class HttpRelay:
         first_byte_timeout_s: float = 330.0,
         idle_timeout_s: float = 300.0,
         pool_size: int = 256,
+        reserve: int = 0,
         pool_wait_s: float = 30.0,
         idle_expiry_s: float = 60.0,
         tls: ssl.SSLContext | None = None,
@@ -47,21 +50,20 @@ class HttpRelay:
         unwanted_s: float = 300.0,
     ) -> None:
         self._address = Address.of(base_url, tls, authorization)
-        self._connections = Connections(
-            self._address,
-            PoolLimits(pool_size, connect_timeout_s, pool_wait_s, idle_expiry_s),
-            ExchangeLimits(first_byte_timeout_s, idle_timeout_s, suppress_cancel, unwanted_bytes, unwanted_s),
-        )
+        pool = PoolLimits(pool_size, connect_timeout_s, pool_wait_s, idle_expiry_s)
+        limits = ExchangeLimits(first_byte_timeout_s, idle_timeout_s, suppress_cancel, unwanted_bytes, unwanted_s)
+        self._connections = Connections(self._address, pool, limits)
+        self._reserve = Connections(self._address, replace(pool, max_connections=reserve), limits)
 
     @property
     def open_connections(self) -> int:
         """The number of connections that are open or being opened, unused ones included."""
-        return self._connections.opened
+        return self._connections.opened + self._reserve.opened
 
     @property
     def idle_connections(self) -> int:
         """The number of connections that are open and unused."""
-        return self._connections.idle
+        return self._connections.idle + self._reserve.idle
 
     async def open(self, request: UpstreamRequest) -> UpstreamResponse:
         """Send `request` and return when the head of its answer has arrived.
@@ -97,17 +99,24 @@ class HttpRelay:
         """Return a pooled connection, a new one, or the next one that is returned, whichever is free first."""
         return await self._connections.take()
 
+    async def connect_reserved(self) -> Wire:
+        """Return the same, or one of the reserve if the pool has none."""
+        if self._connections.is_exhausted and not self._reserve.is_exhausted:
+            return await self._reserve.take()
+        return await self._connections.take()
+
     def give_back(self, connection: Connection) -> None:
         """Return an unused connection to the pool."""
         wire = cast("Wire", connection)
         if wire.is_usable:
-            self._connections.put_back(wire)
+            wire.owner.put_back(wire)
         else:
             wire.abort()
 
     async def aclose(self) -> None:
         """Close the unused connections. Answers under way are not affected."""
         await self._connections.aclose()
+        await self._reserve.aclose()
 
     def _render(self, request: UpstreamRequest) -> tuple[bytes, bool]:
         parts = [request.method, b" ", self._address.prefix, request.target, self._address.fixed, request.lines]

@@ -257,6 +257,10 @@ class Relay(Protocol):
         """Return a free connection for `open_now` or `give_back`. Raises UpstreamError, UpstreamTimeout or Busy."""
         ...
 
+    async def connect_reserved(self) -> Connection:
+        """Return the same, or one that is kept for clients with few requests, if all others are in use."""
+        ...
+
     def give_back(self, connection: Connection) -> None:
         """Return an unused connection to the pool."""
 

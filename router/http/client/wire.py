@@ -53,7 +53,7 @@ class Wire(AnswerParser):
 
     def __init__(self, owner: Owner, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(owner.limits.idle_timeout_s)
-        self._owner, self._limits = owner, owner.limits
+        self.owner, self._limits = owner, owner.limits
         self._known = LastHead(owner.head_cache)
         self._phase = IDLE
         self.loop = loop
@@ -225,7 +225,7 @@ class Wire(AnswerParser):
             self._fail(lost(has_begun, exc))
         self.resume_writing()
         self._parser = None  # break the reference cycle, so that nothing is left for the garbage collector
-        self._owner.forget(self)
+        self.owner.forget(self)
 
     def pause_writing(self) -> None:
         self._can_write = self.loop.create_future()
@@ -283,7 +283,7 @@ class Wire(AnswerParser):
         response.finish()
         if self._is_keep_alive and self._is_sent and self._phase is not CLOSED:
             self._phase, self.was_used = IDLE, True
-            self._owner.put_back(self)
+            self.owner.put_back(self)
         else:
             self.abort()
 

@@ -19,23 +19,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol, cast
+from typing import cast
 
-from router.http.deadlines import NEVER, Deadlines
-from router.http.repeats import HeadCache
+from router.http.deadlines import NEVER
+from router.http.server.clients import Client, address_of
 from router.http.server.cycle import Cycle
-from router.http.server.heads import Head
-from router.http.server.limits import WireLimits
-from router.http.server.rendering import STATUS_LINES
+from router.http.server.departures import Departure
+from router.http.server.rendering import refusal
+from router.http.server.shared import Shared
 
 logger = logging.getLogger("router.http")
 
 LINGER_S = 2.0
 """After a refusal input is read and discarded for this long: closing with unread input would lose the answer."""
-
-TOO_MANY = b'{"error":"server busy, please try again.  maximum pending requests exceeded"}'
 
 
 class Reading(Enum):
@@ -61,33 +58,6 @@ class Writing(Enum):
 FREE, FULL, STALLED = Writing
 
 
-class App(Protocol):
-    """An application: answers requests."""
-
-    def take(self, cycle: Cycle) -> bool:
-        """Answer a complete request without a task, and return True; or return False to have it served in one."""
-
-    async def serve(self, cycle: Cycle) -> None:
-        """Answer a request; runs in a task."""
-
-
-@dataclass(slots=True, eq=False)
-class Shared:
-    """The state that the connections of one listener share. `tasks` are those of requests whose client has left."""
-
-    app: App
-    limits: WireLimits
-    deadlines: Deadlines
-    head_cache: HeadCache[Head] = field(default_factory=HeadCache)
-    connections: set[ClientConnection] = field(default_factory=set)
-    tasks: set[asyncio.Task[None]] = field(default_factory=set)
-    is_draining: bool = False
-
-    def drain(self) -> None:
-        """Accept no new requests from now on."""
-        self.is_draining = True
-
-
 class ClientConnection(asyncio.Protocol):
     """One client's connection."""
 
@@ -106,20 +76,27 @@ class ClientConnection(asyncio.Protocol):
         self._is_read_paused = False
         self._writable: asyncio.Future[None] | None = None
         self._stuck_bytes = 0
+        self.peer = Client()
+        self.is_half_closed = False  # the client sends no more, and still waits for its answers
+        self.departure = Departure(shared.departures)  # the watch over it while it is not read
 
     # --- asyncio.Protocol --------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)  # uvloop's is one by its methods only
-        self.shared.connections.add(self)
+        self.peer = self.shared.client_at(address_of(self.transport))
         self.shared.deadlines.add(self)
-        self.deadline = self.loop.time() + self.limits.header_s
-        if self.shared.is_draining or len(self.shared.connections) > self.limits.connections:
-            self.refuse(503, TOO_MANY)
+        now_s = self.loop.time()
+        self.deadline = now_s + self.limits.header_s
+        if (why := self.shared.admit(self, now_s)) is not None:
+            self.refuse(503, why)
+            if self.shared.is_overfull:
+                self.transport.close()
 
     def connection_lost(self, _exc: Exception | None) -> None:
-        self.shared.connections.discard(self)
+        self.shared.leave(self)
         self.shared.deadlines.discard(self)
+        self.departure.end()
         self.reading = DISCARDING
         if self.writing is STALLED:
             self.writing = FULL
@@ -129,8 +106,17 @@ class ClientConnection(asyncio.Protocol):
         self.queue.clear()
         self.cycle = self._next = None  # break reference cycles, so that nothing is left for the garbage collector
 
-    def eof_received(self) -> None:
-        """Let the transport close: a client that half-closes counts as gone, as in Ollama itself."""
+    def eof_received(self) -> bool:
+        """Keep the connection of a client that waits for answers to complete requests; let any other one close."""
+        while self.queue and not self.queue[-1].request_complete:
+            self.leave(self.queue.pop())
+        is_tls = self.transport.get_extra_info("ssl_object") is not None  # TLS has no half of a connection
+        if not self.queue or is_tls or self.transport.is_closing():
+            return False
+        self.is_half_closed, self.reading = True, DISCARDING
+        self.queue[-1].close_after()
+        self.departure.begin(self)
+        return not self.departure.is_gone()
 
     def pause_writing(self) -> None:
         self.writing = FULL
@@ -148,6 +134,14 @@ class ClientConnection(asyncio.Protocol):
             waiter.set_result(None)
         if was_stalled:
             self._go_on()
+
+    @property
+    def idle_since_s(self) -> float:
+        """The loop time since which it could be closed without loss, `NEVER` if a request is under way or arrives."""
+        if self.queue or self.reading not in (BETWEEN, DISCARDING) or self.transport.is_closing():
+            return NEVER
+        waits_s = self.limits.header_s if self.cycle is None else self.limits.keep_alive_s
+        return self.deadline - (waits_s if self.reading is BETWEEN else LINGER_S)
 
     # --- for its cycles ----------------------------------------------------------------------------------------
 
@@ -236,12 +230,15 @@ class ClientConnection(asyncio.Protocol):
         if not self._is_read_paused:
             self._is_read_paused = True
             self.transport.pause_reading()
+            self.departure.begin(self)
 
     def resume_reading(self) -> None:
         """Read from the socket again."""
         if self._is_read_paused:
             self._is_read_paused = False
             self.transport.resume_reading()
+            if not self.is_half_closed:
+                self.departure.end()
 
     # --- closing -----------------------------------------------------------------------------------------------
 
@@ -281,12 +278,7 @@ class ClientConnection(asyncio.Protocol):
             self.queue[-1].close_after()
             self.reading = DISCARDING
             return
-        body = text if text.startswith(b"{") else STATUS_LINES[status].rstrip()[9:] + (b": " + text if text else b"")
-        kind = b"application/json" if text.startswith(b"{") else b"text/plain"
-        self.transport.write(
-            b"%bcontent-type: %b; charset=utf-8\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%b"
-            % (STATUS_LINES[status], kind, len(body), body)
-        )
+        self.transport.write(refusal(status, text))
         self._linger()
 
     def _linger(self) -> None:

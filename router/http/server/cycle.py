@@ -20,6 +20,7 @@ from typing import Protocol
 import msgspec
 
 from router.http.headers import Header
+from router.http.server.clients import Client
 from router.http.server.heads import Head
 from router.http.server.rendering import NO_BODY, UNKNOWN, render
 
@@ -57,6 +58,7 @@ class Carrier(Protocol):
     transport: asyncio.Transport
     loop: asyncio.AbstractEventLoop
     client: str
+    peer: Client
 
     @property
     def is_write_paused(self) -> bool: ...

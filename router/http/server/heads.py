@@ -15,7 +15,6 @@ from router.http.headers import Header
 from router.http.server.hosts import HOST_VALUE
 
 BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
-UPGRADE = re.compile(rb"(?i)\r\nupgrade[ \t]*:")
 
 MAX_SEEN = 256
 _SEEN_HOSTS: set[bytes | None] = set()  # Host values that were found valid
@@ -101,7 +100,8 @@ def continues(expectation: bytes | None) -> bool | None:
     return True if b"100-continue" in (token.strip() for token in expectation.lower().split(b",")) else None
 
 
-def disarm(data: bytes) -> bytes:
-    """Rename an Upgrade header: upgrades are not supported, and the parser would not parse the body (E5)."""
-    head, end, rest = data.partition(b"\r\n\r\n")
-    return UPGRADE.sub(b"\r\nx-upgrd:", head) + end + rest
+def without_upgrade(method: bytes, url: bytes, version: str, headers: Sequence[Header]) -> bytes:
+    """Return a head without its Upgrade header: upgrades are not supported, and the parser would skip the body (E5)."""
+    lines = [b"%b %b HTTP/%b" % (method, url, version.encode())]
+    lines += [b"%b: %b" % (name, value) for name, value in headers if name != b"upgrade"]
+    return b"\r\n".join((*lines, b"", b""))

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class WireLimits:
-    """Limits of one client's connection in seconds and bytes; `connections` is the limit of the listener."""
+    """Limits of one client's connection in seconds and bytes; `connections` and
+    `connections_per_address` are limits of the listener."""
 
     header_s: float = 10.0
     keep_alive_s: float = 75.0
@@ -15,3 +16,4 @@ class WireLimits:
     header_bytes: int = 65536
     headers: int = 128
     connections: int = 2048
+    connections_per_address: int = 2000

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from router.http.deadlines import Deadlines
-from router.http.server.connection import App, Shared
 from router.http.server.limits import WireLimits
 from router.http.server.protocol import HttpProtocol, OnRefused, say_nothing
 from router.http.server.proxies import ProxiedProtocol, Proxies
+from router.http.server.shared import App, Shared
 
 POLL_S = 0.02
 """Polling interval while waiting for requests that run without a task."""

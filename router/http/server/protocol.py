@@ -14,14 +14,13 @@ from typing import Any, cast
 import httptools
 
 from router.http.repeats import LastHead, with_length
-from router.http.server.connection import BETWEEN, BODY, DISCARDING, HEAD, ClientConnection, Shared
+from router.http.server.connection import BETWEEN, BODY, DISCARDING, HEAD, ClientConnection
 from router.http.server.cycle import COMPLETE, HIGH_WATER_BYTES, OPEN, Cycle
-from router.http.server.heads import Head, continues, disarm, judge, split_target
+from router.http.server.heads import Head, continues, judge, split_target, without_upgrade
+from router.http.server.shared import Shared
 
 OnRefused = Callable[[int, bytes, str], None]
 """Called with the status, the text ("" for the status's own) and the client's address of what is no valid request."""
-
-ParserErrors = (httptools.HttpParserError, httptools.HttpParserUpgrade)
 
 
 def say_nothing(_status: int, _text: bytes, _client: str) -> None:
@@ -41,6 +40,7 @@ class HttpProtocol(ClientConnection):
         self._head_bytes = 0
         self._body_grew = False
         self._refused: tuple[int, bytes] | None = None
+        self._disarmed = b""  # a head without its Upgrade, to be parsed again
         self._known = LastHead(shared.head_cache)
         self.client = ""
 
@@ -72,8 +72,6 @@ class HttpProtocol(ClientConnection):
         was_head = self.reading is HEAD
         if was_head:
             self._head_bytes += len(data)
-            if b"pgrade" in data or b"PGRADE" in data:  # cheap test: the header is searched for only if it may be there
-                data, is_first = disarm(data), False
         self._parse(data, is_first=is_first)
         if self.reading is not DISCARDING:
             self._bound(len(data), was_head=was_head)
@@ -82,13 +80,25 @@ class HttpProtocol(ClientConnection):
         """Feed the parser, and start the request that became complete."""
         self._body_grew = False
         try:
-            self._parser.feed_data(data)
-        except ParserErrors:
+            self._feed(data)
+        except httptools.HttpParserError:
             self._bad_input()
         else:
             if is_first and self._next is not None and self._next is self.cycle:
                 self._learn(data, self._next)
         self.start_next()
+
+    def _feed(self, data: bytes | memoryview) -> None:
+        """Feed the parser. A head with an Upgrade is parsed again without it, and then what follows it."""
+        while True:
+            try:
+                self._parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as stop:
+                data = memoryview(data)[stop.args[0] :]
+                head, self._disarmed = self._disarmed, b""
+                if head:
+                    self._parser.feed_data(head)
 
     def _bound(self, size: int, *, was_head: bool) -> None:
         """Refuse heads, trailers and chunk extensions beyond the size limit."""
@@ -134,6 +144,9 @@ class HttpProtocol(ClientConnection):
         version = self._parser.get_http_version()
         method = self._parser.get_method().decode()
         self._refused = self._too_big(headers) or judge(headers, by_name, version)
+        if self._parser.should_upgrade() and method != "CONNECT" and self._refused is None:
+            self._disarmed = without_upgrade(method.encode(), self._url, version, headers)
+            return
         target = split_target(self._url, method)
         expects = continues(by_name.get(b"expect"))
         if expects is None and self._refused is None:
@@ -162,6 +175,8 @@ class HttpProtocol(ClientConnection):
                 self.pause_reading()
 
     def on_message_complete(self) -> None:
+        if self._disarmed:
+            return
         if self.reading is BODY:
             self.reading = BETWEEN
         cast("Cycle", self.cycle).end_request()

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 
-from router.http.server.connection import DISCARDING, Shared
+from router.http.server.connection import DISCARDING
 from router.http.server.protocol import HttpProtocol, OnRefused
+from router.http.server.shared import Shared
 
 Network = IPv4Network | IPv6Network
 

@@ -76,3 +76,16 @@ def render(
     own = header_lines(sent) if sent else b""
     data = b"".join((STATUS_LINES[status], DATE.at(loop_s), lines, own, framing, b"\r\n"))
     return data, is_kept, is_chunked, body_bytes
+
+
+def refusal(status: int, text: bytes) -> bytes:
+    """Return a whole answer to what cannot be read as a request: `text` after the reason, or as JSON if it is that."""
+    line = STATUS_LINES[status].rstrip()[9:]
+    body = text if text.startswith(b"{") else line + (b": " + text if text else b"")
+    kind = b"application/json" if text.startswith(b"{") else b"text/plain"
+    return b"%bcontent-type: %b; charset=utf-8\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%b" % (
+        STATUS_LINES[status],
+        kind,
+        len(body),
+        body,
+    )

@@ -7,11 +7,11 @@ import json
 import pytest
 
 from router.core.go.durations import parse_duration_ns
-from router.core.go.json_keys import MOST_KEYS
+from router.core.go.json_keys import MOST_KEYS, elements
 from router.core.go.quoting import MOST_QUOTED
 from router.core.go.types import Map, Place, Scalar, Struct
 from router.core.payload.management import read_names
-from router.core.payload.messages import OPENAI
+from router.core.payload.messages import OPENAI, measure
 from router.core.payload.read import read_request, read_wholly, rewrite
 from router.core.payload.values import OPTIONS
 from router.errors import BadRequest
@@ -131,3 +131,21 @@ def test_the_members_of_a_large_body_are_found_once(kind: str) -> None:
     found = read_wholly(kind, f'{{{HELLO},"max_tokens":1}}'.encode())
     assert (found.members is None) is (found.plain is not None)
     assert [key for key, _ in found.members or ()][:2] == ["model", "messages"]
+
+
+def test_a_list_of_numbers_is_measured_by_its_bytes_and_not_by_as_many_objects() -> None:
+    """As long as it holds nothing else; the size is the same."""
+    for text in (b"[1, 2,\n3]", b"[1]", b"[ 1.5e3 , -2]", b'[1,"x"]', b"[1,null,true]", b"[1,[2]]", b"[]"):
+        view = memoryview(text)
+        each = [measure(memoryview(item)) for item in elements(view)]
+        found = measure(view)
+        assert (found.parts, found.text_bytes) == (len(each), sum(one.text_bytes for one in each)), text
+
+
+def test_a_list_that_begins_with_no_text_is_no_embed_input_without_reading_the_others() -> None:
+    """Which are left alone however many they are."""
+    body = b'{"model":"m","input":[1,' + b"x" * 3 + b"]}"
+    with pytest.raises(BadRequest):
+        read_request("embed", body)
+    with pytest.raises(BadRequest, match="invalid input type"):
+        read_request("embed", b'{"model":"m","input":[' + b",".join([b"1"] * 1000) + b"]}")

@@ -5,9 +5,10 @@ import asyncio
 import pytest
 
 from router.http.deadlines import NEVER, Deadlines
-from router.http.server.connection import LINGER_S, TOO_MANY, Reading, Shared, Writing
+from router.http.server.connection import LINGER_S, Reading, Writing
 from router.http.server.limits import WireLimits
 from router.http.server.protocol import HttpProtocol
+from router.http.server.shared import CROWDED, TOO_MANY, Shared
 
 LIMITS = WireLimits(header_s=10.0, keep_alive_s=75.0, write_idle_s=300.0, connections=2)
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -23,13 +24,17 @@ def _way():
 class Transport(asyncio.Transport):
     """Keeps what is written; `left_bytes` is what the client has not taken."""
 
-    def __init__(self, *, has_eof=True):
+    def __init__(self, *, has_eof=True, address="10.0.0.1"):
         super().__init__()
+        self.address = address
         self.data, self.left_bytes, self.has_eof = b"", 0, has_eof
         self.did = []
 
     def write(self, data):
         self.data += bytes(data)
+
+    def get_extra_info(self, name, default=None):
+        return (self.address, 1) if name == "peername" else default
 
     def get_write_buffer_size(self):
         return self.left_bytes
@@ -109,6 +114,72 @@ async def test_a_connection_too_many_is_refused_in_ollamas_words():
     for client in (*clients, late):
         await client.leaves()
     assert shared.connections == set()
+
+
+async def test_idle_connections_go_before_a_new_one_is_refused():
+    """The one that is idle for longest; not one that works, has begun a request, or was used just now."""
+    limits = WireLimits(connections=4)
+    shared = Shared(App(), limits, Deadlines(1000.0))
+    clients = [Client(shared=shared) for _ in range(4)]
+    at_work, half_a_head, used, longer_idle = clients
+    await at_work.says(GET)
+    await half_a_head.says(GET[:10])
+    await longer_idle.says(GET)
+    shared.app.cycles[-1].respond(200, (), b"")
+    await asyncio.sleep(5)
+    await used.says(GET)
+    shared.app.cycles[-1].respond(200, (), b"")
+    newcomer = Client(shared=shared)
+    assert longer_idle.transport.did == ["abort"]
+    assert (used.transport.did, newcomer.answers) == ([], 0)
+    await longer_idle.leaves()
+    refused = Client(shared=shared)
+    assert (refused.answers, refused.transport.data.endswith(TOO_MANY)) == (1, True)
+    await asyncio.sleep(2)
+    admitted = Client(shared=shared)
+    assert admitted.answers == 0
+    for client in (*clients[:3], newcomer, refused, admitted):
+        await client.leaves()
+    assert (shared.connections, shared.clients) == (set(), {})
+
+
+async def test_one_address_cannot_take_every_connection():
+    """It is told so; others get in, and in place of its idle ones if need be."""
+    limits = WireLimits(connections=5, connections_per_address=3)
+    shared = Shared(App(), limits, Deadlines(1000.0))
+    many = [Client(shared=shared, address="10.0.0.1") for _ in range(4)]
+    assert [client.answers for client in many] == [0, 0, 0, 1]
+    assert many[3].transport.data.endswith(CROWDED)
+    await many[3].leaves()
+    others = [Client(shared=shared, address=f"10.0.0.{number}") for number in (2, 3)]
+    await asyncio.sleep(2)
+    others.append(Client(shared=shared, address="10.0.0.4"))
+    assert [client.answers for client in others] == [0, 0, 0]
+    assert ["abort"] in [client.transport.did for client in many]
+    assert all(client.transport.did == [] for client in others)
+    for client in (*many[:3], *others):
+        await client.leaves()
+
+
+async def test_a_flood_of_connections_costs_no_search_each():
+    """Where there is no room none is looked for again at once."""
+    shared = Shared(App(), WireLimits(connections=2), Deadlines(1000.0))
+    clients = [Client(shared=shared) for _ in range(2)]
+    for client in clients:
+        await client.says(GET)
+    looked = []
+
+    class Counting(set):
+        def __iter__(self):
+            looked.append(len(self))
+            return super().__iter__()
+
+    shared.connections = Counting(shared.connections)
+    flood = [Client(shared=shared) for _ in range(50)]
+    assert all(client.answers == 1 for client in flood)
+    assert len(looked) <= 2
+    for client in (*clients, *flood):
+        await client.leaves()
 
 
 async def test_a_head_must_come_in_time_and_an_answered_client_may_rest_longer():
@@ -355,4 +426,47 @@ async def test_an_interruption_reaches_work_without_a_task():
     client.app.cycles[0].process_with(Work())
     client.connection.interrupt()
     assert heard == ["interrupt"]
+    await client.leaves()
+
+
+UPGRADE = b"POST / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUPGRADE: h2c\r\nContent-Length: 3\r\n\r\nabc"
+
+
+@pytest.mark.parametrize("cut", range(1, len(UPGRADE)))
+async def test_an_upgrade_is_ignored_wherever_its_head_is_cut_e5(cut):
+    """Into segments, by whatever is between; the body is read, and so is the next request."""
+    client = Client()
+    await client.says(UPGRADE[:cut], UPGRADE[cut:] + GET)
+    first = client.app.cycles[0]
+    assert (first.head.method, first.take_body(), b"upgrade" in first.head.by_name) == ("POST", b"abc", False)
+    client.answer()
+    await asyncio.sleep(0)
+    assert [cycle.head.method for cycle in client.app.cycles] == ["POST", "GET"]
+    await client.leaves()
+
+
+async def test_many_upgrades_in_one_segment_are_parsed_once_each():
+    """Neither by recursion nor by copying the rest of the segment each time."""
+    client = Client()
+    await client.says(UPGRADE * 3000)
+    assert len(client.connection.queue) == 3000
+    await client.leaves()
+
+
+@pytest.mark.parametrize("chunked", [b"3\r\nabc\r\n0\r\n\r\n"])
+async def test_a_chunked_body_behind_an_upgrade_is_read_e5(chunked):
+    """It is framed like any other."""
+    client = Client()
+    head = UPGRADE[:-3].replace(b"Content-Length: 3", b"Transfer-Encoding: chunked")
+    await client.says(head + chunked + GET)
+    assert client.app.cycles[0].take_body() == b"abc"
+    await client.leaves()
+
+
+async def test_a_tunnel_is_refused_e5():
+    """Nothing that follows is taken for a request."""
+    client = Client()
+    await client.says(b"CONNECT localhost:80 HTTP/1.1\r\nHost: localhost\r\n\r\n" + GET)
+    assert client.transport.data.startswith(b"HTTP/1.1 400 ")
+    assert (client.answers, client.app.cycles) == (1, [])
     await client.leaves()

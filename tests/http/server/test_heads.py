@@ -4,7 +4,7 @@ import pytest
 
 from router.http.headers import header_lines
 from router.http.server import heads
-from router.http.server.heads import Head, continues, disarm, judge, split_target
+from router.http.server.heads import Head, continues, judge, split_target, without_upgrade
 from router.http.server.rendering import NO_BODY, UNKNOWN, render
 
 
@@ -88,10 +88,18 @@ def test_the_only_expectation_is_to_continue(expectation, found):
     assert continues(expectation) is found
 
 
-def test_an_upgrade_is_disarmed_in_the_head_only():
-    """The body is the client's."""
-    data = b"POST / HTTP/1.1\r\nUpGrade : h2c\r\nX: y\r\n\r\n\r\nUpgrade: body"
-    assert disarm(data) == b"POST / HTTP/1.1\r\nx-upgrd: h2c\r\nX: y\r\n\r\n\r\nUpgrade: body"
+def test_a_head_is_rendered_again_without_its_upgrade():
+    """All else of it stays, also what comes twice."""
+    headers = [
+        (b"host", b"x"),
+        (b"upgrade", b"h2c"),
+        (b"x", b"1"),
+        (b"upgrade", b"h3"),
+        (b"x", b""),
+        (b"upgraded", b"y"),
+    ]
+    head = b"POST /a?b HTTP/1.0\r\nhost: x\r\nx: 1\r\nx: \r\nupgraded: y\r\n\r\n"
+    assert without_upgrade(b"POST", b"/a?b", "1.0", headers) == head
 
 
 def rendered(*headers, method="GET", status=200, http_10=False, is_kept=True, lines=b"", body_bytes=UNKNOWN):

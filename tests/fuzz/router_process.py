@@ -1,0 +1,126 @@
+"""A router in a process of its own, which reports how it is when it is asked for it.
+
+    python -m tests.fuzz.router_process '{"backends.local.url": …}'
+
+It prints its addresses as a JSON line, and one more line with its state for each line that it reads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import json
+import logging
+import signal
+import sys
+import time
+import traceback
+from collections import Counter
+from typing import Any
+
+import psutil
+
+from router.app import Running, running
+from router.cli.serve import calm_collector
+from router.config import load_config
+from router.telemetry import Answered, Event, Finished
+
+TICK_S = 0.004
+MOST_KEPT = 20
+
+
+class Lag:
+    """How long the loop was held, in CPU time of this process: what others take from the machine does not count.
+
+    A tick that is late by a time in which this process used no processor was not held up by this process.
+    """
+
+    def __init__(self) -> None:
+        self.worst_s = 0.0
+        self._loop = asyncio.get_running_loop()
+        self._used_s = time.process_time()
+        self._due_s = self._loop.time()
+        self._tick()
+
+    def _tick(self) -> None:
+        used_s, now_s = time.process_time(), self._loop.time()
+        self.worst_s = max(self.worst_s, min(now_s - self._due_s, used_s - self._used_s))
+        self._used_s, self._due_s = used_s, now_s + TICK_S
+        self._loop.call_at(self._due_s, self._tick)
+
+    def taken(self) -> float:
+        """Return the worst since the last call."""
+        worst_s, self.worst_s = self.worst_s, 0.0
+        return worst_s
+
+
+class Faults(logging.Handler):
+    """Keeps tracebacks, from the log and from the loop."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info:
+            self.note(record.getMessage() + "\n" + "".join(traceback.format_exception(*record.exc_info)))
+
+    def of_loop(self, _loop: object, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        self.note(str(context["message"]) + "".join(traceback.format_exception(error) if error else ()))
+
+    def note(self, text: str) -> None:
+        if len(self.seen) < MOST_KEPT:
+            self.seen.append(text)
+
+
+class Ends:
+    """Counts how often the end of each request was reported."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+
+    def on(self, event: Event) -> None:
+        if isinstance(event, (Finished, Answered)):
+            self.counts[event.request_id] += 1
+
+    def taken(self) -> tuple[int, list[str]]:
+        """Return the number of requests that have ended since the last call, and those reported twice."""
+        counts, self.counts = self.counts, Counter()
+        return len(counts), [name for name, count in counts.items() if count > 1]
+
+
+async def state(service: Running, lag: Lag, faults: Faults, ends: Ends) -> dict[str, Any]:
+    await asyncio.sleep(2 * TICK_S)  # a tick that is due must have run
+    service.router.telemetry.flush()
+    ended, twice = ends.taken()
+    return {
+        "lag_s": lag.taken(),
+        "faults": faults.seen,
+        "ended": ended,
+        "twice": twice,
+        "rss_bytes": psutil.Process().memory_info().rss,
+        "connections": service.clients.open_connections,
+        "upstream": service.router.backend.relay.open_connections,  # type: ignore[attr-defined]
+        "tasks": len(asyncio.all_tasks()),
+    }
+
+
+async def main() -> None:
+    loop, faults, ends = asyncio.get_running_loop(), Faults(), Ends()
+    logging.getLogger().addHandler(faults)
+    loop.set_exception_handler(faults.of_loop)
+    options = {"listen": "127.0.0.1:0", "admin": "127.0.0.1:0", "store.path": ":memory:", **json.loads(sys.argv[1])}
+    reader = asyncio.StreamReader()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    async with running(load_config(env={}, options=options), hooks=[ends]) as service:
+        calm_collector()
+        print(json.dumps({"url": service.url, "admin": service.admin_url}), flush=True)
+        lag = Lag()
+        while await reader.readline():
+            print(json.dumps(await state(service, lag, faults, ends)), flush=True)
+
+
+if __name__ == "__main__":
+    faulthandler.register(signal.SIGUSR1)  # where it hangs, if it does
+    asyncio.run(main())
