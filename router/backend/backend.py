@@ -27,6 +27,7 @@ from router.backend.world import World
 from router.config import BackendSection, Config
 from router.core.decision.verdict import Rules
 from router.core.ollama.names import key_of
+from router.core.ollama.options import ServerSettings
 from router.errors import ConfigError
 from router.http.client.pool import HttpRelay
 from router.http.client.response import Relay
@@ -64,7 +65,7 @@ class Backend:
         self.cards = Cards(probe, residents, epoch, telemetry, section.gpus, config, f"backends.{name}.gpus")
         self.world = World(self.server, self.installed, residents, self.cards, epoch, telemetry, name, config.snapshot)
         self._rules = DecisionRules(section, config.defaults, unix_now)
-        self.lessons = Lessons(store, lambda: self._rules.server_settings(self.world.version), telemetry, unix_now)
+        self.lessons = Lessons(store, self._configured, telemetry, unix_now, is_auto=section.server.auto)
         self.residency = Residency(self.world, self.lessons, Contest(self.relay), config, telemetry)
         self.line = Line(self.world, self.residency, config, telemetry)
         self.keepalive = KeepAlive(
@@ -85,6 +86,9 @@ class Backend:
     def _derived_tags(self, config: Config) -> DerivedTags:
         is_loaded = self.world.residents.__contains__
         return DerivedTags(self.server, self.installed, owner_of(config), self._is_quiet, is_loaded)
+
+    def _configured(self) -> ServerSettings:
+        return self._rules.server_settings(self.world.version)
 
     def rules(self) -> Rules:
         """Return the current rules for decisions; the same object while they are unchanged."""

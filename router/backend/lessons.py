@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 from router.adapters.ollama import PsRow
 from router.adapters.store import LearnedStore
@@ -12,11 +13,13 @@ from router.core.decision.need import memory_options
 from router.core.decision.switching import Plan
 from router.core.learning.observation import Observation
 from router.core.learning.residuals import Ban, Learned
+from router.core.learning.setup import key_of, likely_setups, setup_in
+from router.core.memory.footprint import MemoryOptions, footprint
 from router.core.ollama.model import ModelFacts
-from router.core.ollama.options import ServerSettings
+from router.core.ollama.options import ServerSettings, parallel_slots, supports_flash_attention
 from router.core.ollama.runner import Gpu
 from router.errors import RouterError
-from router.telemetry import Measured, Telemetry
+from router.telemetry import Measured, Notified, Telemetry
 
 
 class Lessons:
@@ -25,15 +28,19 @@ class Lessons:
     def __init__(
         self,
         store: LearnedStore,
-        server_settings: Callable[[], ServerSettings],
+        configured: Callable[[], ServerSettings],
         telemetry: Telemetry,
         unix_now: Callable[[], float],
+        *,
+        is_auto: bool = True,
     ) -> None:
         self.learned = Learned.of(())
+        self._is_auto = is_auto
+        self._told: object = None
         self._observations: list[Observation] = []
         self._restarted_s = 0.0
         self._store = store
-        self._server_settings = server_settings
+        self._configured = configured
         self._telemetry = telemetry
         self._unix_now = unix_now
         self._writing: set[asyncio.Task[None]] = set()
@@ -51,19 +58,19 @@ class Lessons:
     def note_restart(self) -> None:
         """Note that Ollama has started: what was less than computed has to be confirmed by a load."""
         self._restarted_s = self._unix_now()
-        self.learned = Learned.of(self._observations, self._restarted_s)
+        self._note()
 
     async def recall(self) -> None:
         """Read the observations of earlier runs from the store."""
         self._observations = list(await self._store.all())
-        self.learned = Learned.of(self._observations, self._restarted_s)
+        self._note()
 
     async def forget(self, weights: str | None) -> int:
         """Delete what was learned about these weights, or everything (None); return the number of loads."""
         kept = [seen for seen in self._observations if weights is not None and seen.weights != weights]
         count = len(self._observations) - len(kept)
         self._observations = kept
-        self.learned = Learned.of(kept, self._restarted_s)
+        self._note()
         await asyncio.gather(*self._writing)  # or a write under way would bring its observation back
         await self._store.forget(weights)
         return count
@@ -83,7 +90,7 @@ class Lessons:
         `before` are the cards just before the load, `taken_bytes` is the memory that the probe saw it take (0 = not
         seen), `row` its row in ps.
         """
-        settings = self._server_settings()
+        settings = self.learned.applied_to(self._configured(), self._unix_now())
         asked = memory_options(facts, plan.counted or plan.options, settings)
         cards = [gpu for gpu in before or () if gpu.index in plan.cards]
         observation = Observation(
@@ -104,12 +111,25 @@ class Lessons:
             size_vram_bytes=row.size_vram_bytes,
             cache_bytes=plan.cache_bytes,
             margin_bytes=settings.fit_target_bytes,
+            is_one_slot=_has_one_slot(facts),
+            alternatives=_alternatives(facts, asked, plan.expected_bytes, settings, cards),
         )
         if taken_bytes and not is_spilled and observation.predicted_bytes:
             self._telemetry.emit(Measured(facts.name, observation.predicted_bytes, taken_bytes))
         self._observations.append(observation)
-        self.learned = Learned.of(self._observations, self._restarted_s)
+        self._note()
         self._write(observation)
+
+    def _note(self) -> None:
+        """Learn from all observations; report what they show of the server, when that has changed."""
+        self.learned = Learned.of(self._observations, self._restarted_s, self._configured(), is_auto=self._is_auto)
+        server = self.learned.server
+        shown = None if server is None else (server.setup, server.margin_bytes)
+        if shown == self._told:
+            return
+        self._told = shown
+        text = self.learned.server_note() or "loads show the server as it is configured again"
+        self._telemetry.emit(Notified(text, level="warning" if server is not None else "info"))
 
     def _write(self, observation: Observation) -> None:
         """Store the observation in the background, so that a slow disk does not delay a switch."""
@@ -120,3 +140,23 @@ class Lessons:
     async def _put(self, observation: Observation) -> None:
         with suppress(RouterError):
             await self._store.put(observation)
+
+
+def _has_one_slot(facts: ModelFacts) -> bool:
+    return parallel_slots(facts, ServerSettings(num_parallel=2)) == 1
+
+
+def _alternatives(
+    facts: ModelFacts, asked: MemoryOptions, predicted_bytes: int, settings: ServerSettings, cards: Sequence[Gpu]
+) -> dict[str, int]:
+    """Return the prediction for each likely setup of the server, by its key; {} if nothing was predicted."""
+    if not (predicted_bytes and asked.num_ctx):
+        return {}
+    can = settings.flash_attention != "auto" or supports_flash_attention(cards)
+    base = footprint(facts, replace(asked, flash_attention=asked.flash_attention and can)).need_bytes
+    is_one_slot, predicted = _has_one_slot(facts), {}
+    for setup in likely_setups(setup_in(settings)):
+        slots, flash = 1 if is_one_slot else setup.num_parallel, setup.flash_attention and can
+        other = replace(asked, num_parallel=slots, kv_type=setup.kv_type, flash_attention=flash)
+        predicted[key_of(setup)] = predicted_bytes + footprint(facts, other).need_bytes - base
+    return predicted

@@ -42,7 +42,7 @@ class DecisionRules:
             self._valid_for = valid_for
             safety_mib = self._defaults.safety_mib
             machine = MachineRules(
-                settings=self.server_settings(version),
+                settings=learned.applied_to(self.server_settings(version), unix_s),
                 safety_bytes=None if safety_mib is None else safety_mib * MIB,
                 learned=learned,
                 step=self._defaults.num_ctx_steps,

@@ -56,6 +56,8 @@ class Probe(Section):
 
 
 class ServerSection(Section):
+    auto: StrictBool = True
+    """go by what loads show where it differs from the keys below; false = by these keys alone"""
     num_parallel: AtLeastOne = 1
     """OLLAMA_NUM_PARALLEL of this server"""
     kv_type: KvType = "f16"

@@ -239,7 +239,7 @@ def test_what_has_drifted_is_noted():
     async def story(scene, inspector):
         for version in ("0.32.0", "0.33.0"):
             lessons = scene.backend.lessons
-            lessons._server_settings = lambda version=version: ServerSettings(version=version)
+            lessons._configured = lambda version=version: ServerSettings(version=version)
             await scene.make_resident(SMALL)
             scene.machine.drop(SMALL.name)
             await scene.backend.world.refresh_fresh()

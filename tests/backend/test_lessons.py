@@ -1,18 +1,22 @@
 """What loads have taught: remembered at once, written in the background, recalled at the next start."""
 
 import asyncio
+import itertools
+from dataclasses import replace
 
 import pytest
 
 from router.adapters.store import MemoryStore
 from router.backend.lessons import Lessons
+from router.core.decision.need import memory_options
 from router.core.decision.switching import Plan
+from router.core.memory.footprint import footprint
 from router.core.ollama.options import ServerSettings
 from router.core.ollama.runner import LoadOptions
 from router.core.units import GIB
 from router.errors import RouterError
-from router.telemetry import Measured, Telemetry
-from tests.backend.machine import SMALL, row_of
+from router.telemetry import Measured, Notified, Telemetry
+from tests.backend.machine import BIG, EMBEDDER, MIDDLE, SMALL, row_of
 from tests.backend.scene import UNIX_S, Heard
 from tests.core.facts import gpu_of
 
@@ -138,5 +142,38 @@ def test_the_next_router_knows_what_the_last_one_has_learned(virtual):
         assert second.lessons.learned.by_weights == first.lessons.learned.by_weights
         second.learn()
         assert len(second.lessons.learned.by_weights[SMALL.weights]) == 3
+
+    virtual(story)
+
+
+def test_what_loads_show_of_the_server_is_said_once(virtual):
+    """And again when it is over."""
+
+    async def story():
+        heard, clock = Heard(), itertools.count(UNIX_S)
+        lessons = Lessons(MemoryStore(), lambda: SETTINGS, Telemetry([heard]), lambda: next(clock))
+        four = replace(SETTINGS, num_parallel=4)
+        plan = replace(PLAN, options=LoadOptions(num_ctx=131072, num_batch=512, main_gpu=1))
+
+        def load(facts, settings):
+            assumed = lessons.learned.applied_to(SETTINGS)
+            need, really = (
+                footprint(facts, memory_options(facts, plan.options, one)).need_bytes for one in (assumed, settings)
+            )
+            planned = replace(plan, expected_bytes=need)
+            lessons.learn(facts, planned, row_of(facts), CARDS, taken_bytes=really, is_spilled=False)
+            return [(event.level, event.message) for event in heard.of(Notified)]
+
+        assert load(SMALL, SETTINGS) == []
+        for facts in (BIG, MIDDLE):
+            ((level, text),) = load(facts, four)
+            assert level == "warning"
+            assert "OLLAMA_NUM_PARALLEL=4" in text
+        assert lessons.learned.applied_to(SETTINGS) == four
+        assert load(EMBEDDER, four) == load(EMBEDDER, four)
+        load(BIG, SETTINGS)
+        assert load(MIDDLE, SETTINGS)[1:] == [("info", "loads show the server as it is configured again")]
+        await lessons.forget(None)
+        assert len(heard.of(Notified)) == 2
 
     virtual(story)

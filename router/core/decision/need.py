@@ -142,7 +142,6 @@ class MemoryNeed:
             self.asked,
             tuple(gpu.name for gpu in group),
             rules.settings.version,
-            cache_bytes=self.cache_bytes,
             now_s=rules.now_s,
         )
         configured, asked = rules.safety_bytes, self.asked

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
+from router.core.learning.setup import Setup, key_of
 from router.core.memory.options import MemoryOptions
 
 
@@ -16,8 +17,9 @@ class Observation:
     `free_before_bytes` is the free memory of the card that had the least. `at_s` is Unix time.
 
     `size_bytes` and `size_vram_bytes` are those of `/api/ps`: if the load spilled they show how much went to main
-    memory. `cache_bytes` is KV and recurrent state by the formula; it identifies a hidden KV type or slot count. These
-    three may be 0, unknown. `margin_bytes` is llama.cpp's fit target per card.
+    memory. `cache_bytes` is KV and recurrent state by the formula. These three may be 0, unknown. `margin_bytes` is
+    llama.cpp's fit target per card. `alternatives` are the predictions for other setups of the server, by
+    `setup.key_of`; with `is_one_slot` this model has one slot under each.
     """
 
     weights: str
@@ -37,6 +39,22 @@ class Observation:
     size_vram_bytes: int = 0
     cache_bytes: int = 0
     margin_bytes: int = 1 << 30
+    is_one_slot: bool = False
+    alternatives: dict[str, int] = field(default_factory=dict, compare=False)  # not compared: it follows from the rest
+
+    def under(self, setup: Setup, margin_bytes: int) -> Observation:
+        """Return the same load as predicted for a server that is set up so, and keeps `margin_bytes` of a card free."""
+        predicted_bytes = self.alternatives.get(key_of(setup))
+        if predicted_bytes is None:
+            return self
+        return replace(
+            self,
+            num_parallel=1 if self.is_one_slot else setup.num_parallel,
+            kv_type=setup.kv_type,
+            predicted_bytes=predicted_bytes,
+            margin_bytes=margin_bytes,
+            alternatives={},
+        )
 
     @property
     def is_conclusive(self) -> bool:
@@ -70,9 +88,14 @@ class Observation:
         """
         if not self.spilled:
             return self.residual_bytes
-        if not self.measured_bytes or not self.size_bytes:
+        return None if self.shown_bytes is None else self.shown_bytes - self.predicted_bytes
+
+    @property
+    def shown_bytes(self) -> int | None:
+        """What the load took on the cards and beside them, in bytes; None if that was not seen."""
+        if not self.measured_bytes or (self.spilled and not self.size_bytes):
             return None
-        return self.measured_bytes + max(0, self.size_bytes - self.size_vram_bytes) - self.predicted_bytes
+        return self.measured_bytes + (max(0, self.size_bytes - self.size_vram_bytes) if self.spilled else 0)
 
     def matches(self, options: MemoryOptions) -> bool:
         """Return whether `options` start the same runner, as far as memory is concerned."""

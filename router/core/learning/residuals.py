@@ -6,9 +6,9 @@ does not show (KV type, parallel slots), driver context, growth. Rules, all on t
 1. The same weights with the same options: the largest residual of the recent loads; their spread widens the safety.
 2. The same weights with another context: the residual is partly constant, partly in proportion to the context. Each
    load gives an upper bound, the larger of the two; the least of these bounds counts.
-3. Other weights: only what at least two models agree on, a hidden setting (`drift.hidden_setting`) or a constant of the
-   card (`trust.card_constants`), and only if it adds. A hypothesis that explains every load also gives the growth of a
-   residual of case 2.
+3. Other weights: what loads show of the server's setup (`drift.recognise`) counts for every model, and past loads are
+   compared with the formula for that setup. A constant of the card (`trust.card_constants`), or one without a known
+   reason, counts if two models agree on it, and only if it adds.
 4. A load that spilled shows its need too: by how much the probe saw free memory drop, and what `/api/ps` reports in
    main memory. It counts for an hour, because something else may have been the cause, and only until a load that asked
    for no less was whole: that one shows the need itself.
@@ -19,15 +19,17 @@ does not show (KV type, parallel slots), driver context, growth. Rules, all on t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
 
-from router.core.learning.drift import Hidden, hidden_setting
+from router.core.learning.drift import Recognised, Unexplained, recognise, unexplained
 from router.core.learning.observation import Observation as Observation
-from router.core.learning.trust import NOISE_BYTES, card_constants, is_confirmed, is_due, shows
+from router.core.learning.setup import Setup, setup_in
+from router.core.learning.trust import NOISE_BYTES, OFTEN_S, card_constants, is_confirmed, is_due, shows
 from router.core.memory.options import MemoryOptions
+from router.core.ollama.options import ServerSettings
 from router.core.units import MIB
 
 LEAST_SAFETY_BYTES = 64 * MIB  # growth after the load is 12…100 MiB (docs/memory.md, "Margins")
@@ -37,6 +39,7 @@ BAN_S = 3600.0
 _SAME_LEVEL_BYTES = 64 * MIB
 
 Estimate = tuple[int, int | None, str]
+AS_SHIPPED = ServerSettings()
 
 
 class Ban(NamedTuple):
@@ -48,6 +51,27 @@ class Ban(NamedTuple):
     until_s: float
 
 
+class _Rebased(Mapping[str, tuple[Observation, ...]]):
+    """Past loads by weights, each as predicted for the server's setup; computed when they are asked for."""
+
+    def __init__(self, raw: Mapping[str, Sequence[Observation]], setup: Setup, margin_bytes: int) -> None:
+        self._raw, self._setup, self._margin_bytes = raw, setup, margin_bytes
+        self._found: dict[str, tuple[Observation, ...]] = {}
+
+    def __getitem__(self, weights: str) -> tuple[Observation, ...]:
+        found = self._found.get(weights)
+        if found is None:
+            raw = self._raw[weights]
+            found = self._found[weights] = tuple(one.under(self._setup, self._margin_bytes) for one in raw)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._raw)
+
+    def __len__(self) -> int:
+        return len(self._raw)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Learned:
     """Everything learned so far, a value: `of` makes a new one after each load."""
@@ -55,28 +79,56 @@ class Learned:
     by_weights: Mapping[str, tuple[Observation, ...]]
     version: str = ""
     earlier_version: str = ""
-    hidden: Hidden | None = None
+    server: Recognised | None = None
+    is_auto: bool = True
+    odd: Unexplained | None = None
     constants: Mapping[str, int] = field(default_factory=dict)
     newest: tuple[Observation, ...] = ()
     restarted_s: float = 0.0
 
     @staticmethod
-    def of(observations: Iterable[Observation], restarted_s: float = 0.0) -> Learned:
-        """Build the value from `observations`, in any order; `restarted_s` is the Unix time of Ollama's last start."""
+    def of(
+        observations: Iterable[Observation],
+        restarted_s: float = 0.0,
+        configured: ServerSettings = AS_SHIPPED,
+        *,
+        is_auto: bool = True,
+    ) -> Learned:
+        """Build the value from `observations`, in any order; `restarted_s` is the Unix time of Ollama's last start.
+
+        `configured` is how the server is set up by the configuration. Loads that show otherwise outweigh it; without
+        `is_auto` that is only noted.
+        """
         ordered = sorted(observations, key=lambda seen: seen.at_s)
         by_weights: dict[str, list[Observation]] = {}
         for seen in ordered:
             by_weights.setdefault(seen.weights, []).append(seen)
         version = ordered[-1].ollama_version if ordered else ""
         earlier = [seen.ollama_version for seen in ordered if seen.ollama_version != version]
-        kept = {weights: tuple(seen[-_KEPT:]) for weights, seen in by_weights.items()}
-        newest = tuple(
-            seen[-1] for seen in kept.values() if seen[-1].ollama_version == version and seen[-1].is_conclusive
-        )
+        shown = [seen[-1] for seen in by_weights.values() if seen[-1].ollama_version == version]
+        shown = sorted((seen for seen in shown if seen.is_conclusive), key=lambda seen: -seen.at_s)
+        server = recognise(shown, configured, [seen for seen in ordered[::-1] if seen.ollama_version == version])
+        if server is not None and server.is_less and restarted_s and not any(one.at_s >= restarted_s for one in shown):
+            server = None  # as case 5: not yet confirmed
+        applied = server.applied_to(configured) if server is not None and is_auto else configured
+        setup, margin_bytes = setup_in(applied), applied.fit_target_bytes
+        kept = _Rebased({weights: seen[-_KEPT:] for weights, seen in by_weights.items()}, setup, margin_bytes)
+        newest = tuple(one.under(setup, margin_bytes) for one in shown)
         return Learned(
-            kept, version, earlier[-1] if earlier else "", hidden_setting(newest), card_constants(newest), newest,
-            restarted_s,
+            kept, version, earlier[-1] if earlier else "", server, is_auto, unexplained(newest),
+            card_constants(newest), newest, restarted_s,
         )  # fmt: skip
+
+    def applied_to(self, settings: ServerSettings, now_s: float | None = None) -> ServerSettings:
+        """Return the configured settings with what loads show otherwise; `now_s` is Unix time.
+
+        What takes more is tried again a day after the last load, as in case 6.
+        """
+        server = self.server
+        if server is None or not self.is_auto:
+            return settings
+        is_old = now_s is not None and bool(self.newest) and now_s - self.newest[0].at_s >= OFTEN_S
+        return settings if is_old and not server.is_less else server.applied_to(settings)
 
     def residual_bytes(
         self,
@@ -85,23 +137,19 @@ class Learned:
         gpu_names: tuple[str, ...],
         version: str,
         *,
-        cache_bytes: int = 0,
         now_s: float | None = None,
     ) -> Estimate:
         """Return the bytes to add to the formula for this load, the safety that then suffices, and the source (text).
 
-        The safety is None if the footprint's own should stay. `cache_bytes` (KV and state by the formula) applies a
-        hidden setting that other models revealed to a model that was never loaded. `now_s` is Unix time; without it
-        spilled loads count indefinitely.
+        The safety is None if the footprint's own should stay. `now_s` is Unix time; without it spilled loads count
+        indefinitely.
         """
         seen = self.by_weights.get(weights, ())
         if any(one.spilled or not one.is_conclusive for one in seen):
             seen = _usable(seen, now_s)
         if not seen:
-            return self._of_others(gpu_names, version, cache_bytes, now_s)
-        estimate = _estimate(seen, options, gpu_names, version)
-        resolved = self._resolved(seen, options, version, cache_bytes)
-        found = estimate if resolved is None or resolved[0] >= estimate[0] else resolved
+            return self._of_others(gpu_names, version, now_s)
+        found = _estimate(seen, options, gpu_names, version)
         if found[0] < -NOISE_BYTES and not is_confirmed(seen, self.by_weights.values(), self.restarted_s):
             return 0, None, "learned before Ollama was restarted: not yet confirmed"
         support = [one for one in self.by_weights[weights] if shows(one, found[0])]
@@ -109,42 +157,16 @@ class Learned:
             return 0, None, "what earlier loads took beyond the formula is tried again"
         return found
 
-    def _of_others(self, gpu_names: tuple[str, ...], version: str, cache_bytes: int, now_s: float | None) -> Estimate:
+    def _of_others(self, gpu_names: tuple[str, ...], version: str, now_s: float | None) -> Estimate:
         """Apply case 3 to a model that was never loaded, as far as is known."""
         if version != self.version or is_due(1, self.newest, now_s):
             return 0, None, ""
-        hidden = self.hidden if self.hidden is not None and self.hidden.models >= 2 else None
-        setting = max(0, hidden.residual_bytes(cache_bytes)) if hidden is not None else 0
+        odd = self.odd if self.odd is not None and self.odd.models >= 2 else None
         constant = sum(self.constants.get(name, 0) for name in gpu_names)
-        if hidden is not None and setting >= constant:
-            return setting, None, hidden.note
+        if odd is not None and odd.constant_bytes > constant:
+            return odd.constant_bytes, None, odd.note
         note = f"every load takes {constant // MIB} MiB more than computed on this card" if constant else ""
         return constant, None, note
-
-    def _resolved(
-        self, seen: tuple[Observation, ...], options: MemoryOptions, version: str, cache_bytes: int
-    ) -> Estimate | None:
-        """Apply case 3 to a model that was loaded only with another context.
-
-        If what other models revealed explains its newest load as well, it also gives the growth of the residual; else
-        None.
-        """
-        newest, hidden = seen[-1], self.hidden
-        if hidden is None or version != self.version or not cache_bytes:
-            return None
-        is_agreed = hidden.models >= 2 and hidden.models == hidden.of_models
-        if not (hidden.is_settled or (newest.spilled and is_agreed)):  # a spill leaves nothing else to go by
-            return None
-        if not newest.cache_bytes or any(one.matches(options) for one in seen):
-            return None
-        shown_bytes = newest.shown_residual_bytes
-        if shown_bytes is None:
-            return None
-        gap = shown_bytes - hidden.residual_bytes(newest.cache_bytes)
-        if abs(gap) > max(2 * _MOST_SPREAD_BYTES, shown_bytes // 16):
-            return None
-        residual = hidden.residual_bytes(cache_bytes) + max(0, gap)
-        return residual, LEAST_SAFETY_BYTES + 2 * _MOST_SPREAD_BYTES, hidden.note
 
     def shown_bytes(self, weights: str, options: MemoryOptions) -> int:
         """Return what `/api/ps` showed of the newest whole load with these options, in bytes; 0 if there was none."""
@@ -192,9 +214,18 @@ class Learned:
             notes.append(
                 f"Ollama changed from {self.earlier_version} to {self.version}: earlier measurements are not trusted"
             )
-        if self.hidden is not None:
-            notes.append(self.hidden.note)
+        if self.server is not None:
+            notes.append(self.server_note())
+        if self.odd is not None:
+            notes.append(self.odd.note)
         return tuple(notes)
+
+    def server_note(self) -> str:
+        """Return what loads show of the server's setup beside the configuration, as a sentence; "" = nothing."""
+        if self.server is None:
+            return ""
+        follows = "planned with that" if self.is_auto else "not planned with that, because server.auto is false"
+        return f"{'; '.join(self.server.notes)}: {follows}. Set backends.NAME.server as the server is set up"
 
     def _counts(self, spill: Observation, now_s: float) -> bool:
         return spill.spilled and spill.ollama_version == self.version and 0 <= now_s - spill.at_s < BAN_S

@@ -22,6 +22,7 @@ from tests.config.keys.play import (
     get,
     hello,
     seen,
+    state,
 )
 
 SERVER = "backends.local.server"
@@ -33,6 +34,22 @@ async def small_at_16k(one):
 
 
 SPILLS, FORESEES, REFUSES, SERVES = (503, [SMALL]), (503, []), (503, []), (200, [SMALL])
+
+
+@pytest.mark.key("backends.*.server.auto")
+def test_with_auto_a_setting_that_one_load_has_shown_counts_for_the_next_model():
+    """Four slots that nobody told: the first model spills and is refused, the second need not be tried."""
+
+    async def story(one):
+        for model in (MIDDLE, SMALL):
+            assert (await one.ask(hello(model, options={"num_ctx": 16384}))).status == 503
+        return one.loads, [note for note in (await state(one))["notes"] if "OLLAMA_NUM_PARALLEL=4" in note]
+
+    settings = ServerSettings(num_parallel=4)
+    by_config, by_loads = compare(story, f"{SERVER}.auto", [False, True], cards=(9500,), settings=settings)
+    assert (by_config[0], by_loads[0]) == ([MIDDLE, SMALL], [MIDDLE])
+    assert "server.auto is false" in by_config[1][0]
+    assert "planned with that" in by_loads[1][0]
 
 
 @pytest.mark.key("backends.*.server.num_parallel")
