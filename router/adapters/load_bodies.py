@@ -29,9 +29,10 @@ def embed_body(name: str, options: LoadOptions, keep_alive_s: float) -> dict[str
     return body | {"input": []}
 
 
-def held_load_body(name: str, options: LoadOptions, keep_alive_s: float) -> bytes:
-    """Return the body for /api/generate of a load that goes on until it is cancelled."""
-    body = load_body(name, options, keep_alive_s)
+def held_load_body(name: str, options: LoadOptions) -> bytes:
+    """Return the body for /api/generate of a load that goes on until it is cancelled; the keep_alive is Ollama's."""
+    body = load_body(name, options, 0)
+    del body["keep_alive"]
     values = {**body["options"], "num_predict": _MOST_TOKENS}
     return msgspec.json.encode(body | {"prompt": _PROMPT, "raw": True, "options": values})
 

@@ -66,7 +66,7 @@ class Backend:
         self.world = World(self.server, self.installed, residents, self.cards, epoch, telemetry, name, config.snapshot)
         self._rules = DecisionRules(section, config.defaults, unix_now)
         self.lessons = Lessons(store, self._configured, telemetry, unix_now, is_auto=section.server.auto)
-        self.residency = Residency(self.world, self.lessons, Contest(self.relay), config, telemetry)
+        self.residency = Residency(self.world, self.lessons, self.relay, config, telemetry)
         self.line = Line(self.world, self.residency, config, telemetry)
         self.keepalive = KeepAlive(
             self.residency, residents, config.defaults, is_switching=lambda: self.line.is_switching, unix_now=unix_now
@@ -86,6 +86,11 @@ class Backend:
     def _derived_tags(self, config: Config) -> DerivedTags:
         is_loaded = self.world.residents.__contains__
         return DerivedTags(self.server, self.installed, owner_of(config), self._is_quiet, is_loaded)
+
+    @property
+    def contest(self) -> Contest:
+        """Whether others use the same Ollama, and whose turn it is then."""
+        return self.residency.contest
 
     def _configured(self) -> ServerSettings:
         return self._rules.server_settings(self.world.version)
@@ -120,7 +125,11 @@ class Backend:
         does not list the configured cards.
         """
         self.installed.notify(on_read=self.derived.note_catalog)
-        self.world.notify(on_change=self.line.pump, on_restart=lambda: self._restarted(on_restart))
+        self.world.notify(
+            on_change=self.line.pump,
+            on_restart=lambda: self._restarted(on_restart),
+            signs=self.contest,
+        )
         starting = self._starting = asyncio.Event()
         try:
             await self._read_first_state()

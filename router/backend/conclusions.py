@@ -55,9 +55,8 @@ class Conclusions:
     async def draw(self, load: Verified) -> tuple[SwitchResult, str]:
         """Draw the conclusions from a verified load: book it and learn from it, or undo it."""
         target, tracked, look = load.target, load.tracked, load.look
-        others = [one for one in self._residents.values() if one is not tracked]
-        if look.placed is Placed.ON_CPU and not any(one.row.size_vram_bytes for one in others):
-            return await self._use_no_gpu(tracked)  # beside a model that is on the GPU it is a spill like any other
+        if look.placed is Placed.ON_CPU and not self._is_gpu_in_use(load):
+            return await self._use_no_gpu(tracked)
         if look.is_measured:
             tracked.measured(dict(look.taken))
         elif not self._cards.is_measured and target.plan.cards:
@@ -74,6 +73,15 @@ class Conclusions:
         if look.is_measured or not look.has_readings:
             self._learn(load, is_spilled=False)
         return SwitchResult.DONE, ""
+
+    def _is_gpu_in_use(self, load: Verified) -> bool:
+        """Return True if a load has nothing on the GPU because others are there: it is a spill like any other."""
+        others = [one for one in self._residents.values() if one is not load.tracked]
+        if any(one.row.size_vram_bytes for one in others):
+            return True
+        plan, free = load.target.plan, {gpu.index: gpu.free_bytes for gpu in load.after or ()}
+        needs = zip(plan.cards, plan.need_by_card, strict=True)
+        return load.after is not None and any(free.get(card, 0) < need for card, need in needs)
 
     async def _use_no_gpu(self, tracked: Tracked) -> tuple[SwitchResult, str]:
         """Handle a load of which nothing is on the GPU: a finding about the machine, so nothing is learned."""

@@ -12,8 +12,9 @@ from collections import deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
+from router.backend.contest import GIVE_S
 from router.backend.residency import Residency
-from router.backend.setbacks import CONTESTED, Setbacks
+from router.backend.setbacks import Setbacks
 from router.backend.switches import SwitchResult, Target
 from router.backend.world import World
 from router.config import Config
@@ -78,6 +79,7 @@ class Line:
         self._numbers = itertools.count()
         self._swaps: deque[float] = deque()
         self._setbacks = Setbacks()
+        self._contest = residency.contest
         self._loaded = ""  # weights loaded by the last switch, until the requests that waited for them are marked due
         self._switching: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -97,7 +99,7 @@ class Line:
 
     def may_enter(self, weights: str) -> bool:
         """Return True if a request for this resident may be sent immediately."""
-        return weights not in self.closed
+        return weights not in self.closed and not self._contest.gives_way(weights)
 
     async def wait(self, key: Hashable, decide: Callable[[], Decision], since_s: float) -> str:
         """Wait until the request should be decided again; return the weights that it was let in to ("" = none).
@@ -184,6 +186,7 @@ class Line:
 
     def _pump(self) -> None:
         self._set_timer(None)  # the state has changed: the time for the next look follows from the result below
+        giving_way = self._contest.giving_way()
         found = turns(
             self._waiting(),
             self._world.residents,
@@ -191,6 +194,7 @@ class Line:
             self._patience,
             entering=frozenset(ticket.weights for ticket in self._tickets.values() if ticket.turn.done()),
             closed_by_switch=self.closed if self.is_switching else None,
+            giving_way=giving_way,
         )
         self.closed = found.closed
         for number in found.let_in:
@@ -201,7 +205,8 @@ class Line:
             return
         if found.start is not None:
             self._start(found.start)
-        self._set_timer(found.look_again_s)
+        look_again_s = found.look_again_s
+        self._set_timer(min(look_again_s or GIVE_S, GIVE_S) if giving_way else look_again_s)
 
     def _waiting(self) -> list[Waiting]:
         """Return the waiting requests with their decisions under the current state."""
@@ -252,11 +257,10 @@ class Line:
             self._loaded = target.weights if result is SwitchResult.DONE else ""
             self._world.end_loading()
         failure = self._residency.last_failure(target.weights)
-        bar = self._setbacks.count(target.weights, result, failure.message if failure else "", self._now())
+        why, upsets = failure.message if failure else "", self._contest.upsets
+        bar = self._setbacks.count(target.weights, result, why, self._now(), upsets)
         if bar is not None:
             self._world.bar(*bar)
-        if result.is_upset and self._setbacks.is_contested:
-            self._telemetry.emit(Notified(CONTESTED, level="warning"))
         if self._setbacks.has_given_up:
             self._fail_waiting()
         self.pump()

@@ -34,7 +34,7 @@ from router.core.ollama.model import ModelFacts
 from router.core.ollama.names import key_of
 from router.core.ollama.runner import Gpu
 from router.errors import LoadFailed, ModelNotFound, RouterError, UpstreamTimeout
-from router.http.client.response import UpstreamResponse
+from router.http.client.response import Relay, UpstreamResponse
 from router.telemetry import Switched, Telemetry
 
 T = TypeVar("T")
@@ -55,6 +55,15 @@ def is_embedder(facts: ModelFacts | None) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
+class Outset:
+    """The state when a switch began: the loop time, the residents, and whether others use the residents to evict."""
+
+    started_s: float
+    known: frozenset[Tracked]
+    is_shared: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Readings:
     """The state just before a load: the cards, a valid reading of the probe, and the other residents."""
 
@@ -66,8 +75,8 @@ class Readings:
 class Residency:
     """Carries out switches, unloads and renewals on one backend."""
 
-    def __init__(self, world: World, lessons: Lessons, contest: Contest, config: Config, telemetry: Telemetry) -> None:
-        self._contest = contest
+    def __init__(self, world: World, lessons: Lessons, relay: Relay, config: Config, telemetry: Telemetry) -> None:
+        self.contest = Contest(relay, world.residents, config.queue.age_bound_s, telemetry)
         self.load_times = LoadTimes()
         self.unloading = Unloading(world, self.load_times, config)
         self._conclusions = Conclusions(world, lessons, self.unloading, telemetry)
@@ -98,13 +107,13 @@ class Residency:
         except LoadFailed as error:
             result, text = SwitchResult.FAILED, error.message
             if self._cards.is_refusal(target.plan, target.weights, text):
-                result = SwitchResult.MOVED
+                result = SwitchResult.RENUMBERED
             else:
                 self._failures[target.weights] = error
         except RouterError as error:  # Ollama restarts, for example: the model is not to blame
             result, text = SwitchResult.AWAY, error.message
             self.why_away = text
-        self._contest.count(result)
+        self.contest.count(result)
         phase = "finished" if result is SwitchResult.DONE else "failed"
         error_text = text or ("" if result is SwitchResult.DONE else result.value)
         took_s = self._now() - started_s
@@ -112,9 +121,9 @@ class Residency:
         return result
 
     async def _switch(self, target: Target) -> tuple[SwitchResult, str]:
-        started_s, known = self._now(), set(self._residents.values())
-        if self._contest.is_on and not is_embedder(target.facts):
-            return await self._load_held(target)
+        outset = self._outset(target)
+        if self.contest.is_on and not is_embedder(target.facts):
+            return await self._load_held(target, outset)
         if not await self._make_room(target):
             is_ours = any(one.in_flight for one in map(self._residents.get, target.plan.evict) if one is not None)
             result = SwitchResult.MOVED if is_ours else SwitchResult.OVERTAKEN
@@ -125,28 +134,40 @@ class Residency:
         if target.weights in self._residents and not target.plan.adopts:
             return SwitchResult.OVERTAKEN, "another client has loaded it meanwhile"
         if (before := self._cards.gpus) is not None and not _still_fits(target.plan, before):
-            is_by_load = not known.issuperset(self._residents.values())
-            return SwitchResult.OVERTAKEN if is_by_load else SwitchResult.MOVED, "memory was taken meanwhile"
-        readings, asked_s = self._readings(target, started_s), self._now()
+            return self._moved(target, outset), "memory was taken meanwhile"
+        readings, asked_s = self._readings(target, outset.started_s), self._now()
         await self._load(target)
         took_s = self._now() - asked_s
-        result, text = await self._conclude(await self._look(target, readings))
+        result, text = await self._conclude(await self._look(target, readings), outset)
         if result is SwitchResult.DONE and not target.plan.adopts:
             self.load_times.loaded(target.weights, target.facts.size_bytes, took_s)
         return result, text
 
-    async def _load_held(self, target: Target) -> tuple[SwitchResult, str]:
+    def _outset(self, target: Target) -> Outset:
+        evicted = [self._residents[weights] for weights in target.plan.evict if weights in self._residents]
+        is_shared = self.contest.is_on or not all(map(self._residents.is_ours, evicted))
+        return Outset(self._now(), frozenset(self._residents.values()), is_shared)
+
+    def _moved(self, target: Target, outset: Outset) -> SwitchResult:
+        """Return whose doing a change of memory is: another client's load takes it before ps lists its model."""
+        if outset.is_shared:
+            self.contest.note(is_clear=True)
+        others = {one for one in self._residents.values() if one.weights != target.weights}
+        is_by_load = outset.is_shared or not outset.known.issuperset(others)
+        return SwitchResult.OVERTAKEN if is_by_load else SwitchResult.MOVED
+
+    async def _load_held(self, target: Target, outset: Outset) -> tuple[SwitchResult, str]:
         """Load in a contest: Ollama makes room when it is our turn, and the load lasts until a request uses it."""
         readings = self._readings(target, math.inf)  # others come and go during the load
         held: UpstreamResponse | None = None
         try:
-            held = await self._told(target, self._contest.load(target.facts, target.plan.options, self._lease_s))
+            held = await self._told(target, self.contest.load(target.facts, target.plan.options))
             load = await self._look(target, readings)
             if load is None or load.look.placed is not Placed.FULL:
                 held.close()  # or the unload would wait for it
-            result, text = await self._conclude(load)
+            result, text = await self._conclude(load, outset)
             if load is not None and result is SwitchResult.DONE:
-                self._contest.hold(load.tracked, held)
+                self.contest.hold(load.tracked, held)
                 held = None
             return result, text
         finally:
@@ -179,10 +200,12 @@ class Residency:
         self._cards.note_sight(is_unseen=look.is_unseen)
         return Verified(target, tracked, before, after, look, has_left, together_bytes, has_strayed)
 
-    async def _conclude(self, load: Verified | None) -> tuple[SwitchResult, str]:
+    async def _conclude(self, load: Verified | None, outset: Outset) -> tuple[SwitchResult, str]:
         if load is None:
             return SwitchResult.TAKEN, "the load returned, but the model is not loaded"
         result, text = await self._conclusions.draw(load)
+        if result is SwitchResult.MOVED:
+            result = self._moved(load.target, outset)
         if result is SwitchResult.DONE:
             self._failures.pop(load.target.weights, None)
         return result, text
@@ -235,7 +258,7 @@ class Residency:
 
     async def aclose(self) -> None:
         """Let go of the loads that are held."""
-        await self._contest.aclose()
+        await self.contest.aclose()
 
     def _name(self, weights: str) -> str:
         tracked = self._residents.get(weights)

@@ -6,6 +6,7 @@
 | MOVED     | are decided again                                 | none                  | after 3 in a row barred 5 s  |
 | OVERTAKEN | wait                                              | 0.2 … 3.2 s, jitter   | is not to blame              |
 | TAKEN     | wait                                              | 0.2 … 3.2 s, jitter   | is not to blame              |
+| RENUMBERED | are decided again: there is one card less        | none                  | is not to blame              |
 | SPILLED   | are decided again, by what was learned            | none                  | after 3 in a row barred 5 s  |
 | ON_CPU    | are refused, with the reason                      | none                  | every model barred 60 s      |
 | FAILED    | get the next variant, else the load's error       | none                  | barred 30 s                  |
@@ -42,13 +43,6 @@ BAR_S = 30.0
 TAKEN_PAUSE_S, MAX_TAKEN_PAUSE_S = 0.2, 3.2
 """Pause before the next switch after somebody else has unloaded what was just loaded: the first, and the longest."""
 
-CONTESTED_AFTER = 2
-"""Once is an accident; from the second time in a row on it is said."""
-
-CONTESTED = (
-    "somebody else unloads what is loaded through this router: another router or client uses the same Ollama directly"
-)
-
 ABANDONED_PAUSE_S = 0.1
 """Pause before the next switch after one that nobody waited for any more."""
 
@@ -70,12 +64,7 @@ class Setbacks:
     def __init__(self) -> None:
         self.paused_until_s = -math.inf
         self._strikes: dict[str, int] = {}
-        self._times_away = self._times_taken = 0
-
-    @property
-    def is_contested(self) -> bool:
-        """True just after the second switch in a row that somebody else has upset."""
-        return self._times_taken == CONTESTED_AFTER
+        self._times_away = 0
 
     @property
     def has_given_up(self) -> bool:
@@ -87,21 +76,19 @@ class Setbacks:
         for known in list(self._strikes) if weights is None else [weights]:
             self._strikes.pop(known, None)
 
-    def count(self, weights: str, result: SwitchResult, failure: str, now_s: float) -> Bar | None:
+    def count(self, weights: str, result: SwitchResult, failure: str, now_s: float, upsets: int = 0) -> Bar | None:
         """Count a switch; return what is barred after it, None if nothing is.
 
-        `failure` is Ollama's error if the load failed.
+        `failure` is Ollama's error if the load failed, `upsets` how many switches in a row were upset, with this one.
         """
         self._times_away = self._times_away + 1 if result is SwitchResult.AWAY else 0
         if result is SwitchResult.AWAY:
             self._pause(now_s, AWAY_PAUSE_S, MAX_AWAY_PAUSE_S, self._times_away)
         elif result.is_upset:
-            self._times_taken += 1
-            self._pause(now_s, TAKEN_PAUSE_S, MAX_TAKEN_PAUSE_S, self._times_taken)
+            self._pause(now_s, TAKEN_PAUSE_S, MAX_TAKEN_PAUSE_S, upsets)
+        if result.is_upset or result is SwitchResult.RENUMBERED:
             return None
-        elif result is SwitchResult.DONE:
-            self._times_taken = 0
-        elif result is SwitchResult.ABANDONED:  # whoever wants it again must not make it spin
+        if result is SwitchResult.ABANDONED:  # whoever wants it again must not make it spin
             self.paused_until_s = now_s + ABANDONED_PAUSE_S
         if result in (SwitchResult.DONE, SwitchResult.ABANDONED, SwitchResult.AWAY):
             self._strikes.pop(weights, None)

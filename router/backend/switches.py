@@ -16,6 +16,7 @@ class SwitchResult(Enum):
     MOVED = "the loaded models or the free memory changed; decide again"
     OVERTAKEN = "somebody else loaded a model meanwhile"
     TAKEN = "somebody else unloaded the model at once"
+    RENUMBERED = "Ollama has no card of that number; decide again"
     SPILLED = "not fully on the GPU; unloaded again"
     ON_CPU = "Ollama put nothing of it on the GPU"
     FAILED = "the load failed"

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
+from typing import Protocol
 
 from router.adapters.ollama import ModelServer, PsRow
 from router.backend.cards import Cards
 from router.backend.epoch import Epoch
 from router.backend.health import Health
 from router.backend.installed import READ_S, Installed
-from router.backend.residents import Residents
+from router.backend.residents import Residents, Tracked
 from router.config import SnapshotTimes
 from router.core.decision.snapshot import Snapshot
 from router.core.ollama.model import ModelFacts
@@ -33,6 +34,16 @@ AGAIN_S = 0.5
 
 RISE_PAUSE_S = 0.1
 """Pause between the readings that bring an Ollama up again: one that comes and goes is not back."""
+
+
+class Signs(Protocol):
+    """What looks for the doings of other clients of the same Ollama in readings of ps."""
+
+    def note_rows(self, rows: Mapping[str, PsRow]) -> None:
+        """Note the rows by weights, before the residents take them over."""
+
+    def note_gone(self, gone: Iterable[Tracked]) -> None:
+        """Note the residents that are not among them any more."""
 
 
 class World:
@@ -58,20 +69,29 @@ class World:
         self.last_error = NOT_ASKED
         self.loading: tuple[str, int] | None = None  # weights and num_ctx of the switch under way
         self.wanted: Mapping[str, int] = {}  # weights → number of requests that wait for them
-        self._name = name
-        self._times = times
+        self._name, self._times = name, times
         self._health = Health(rise=times.rise, fall=times.fall)
         self._asked_at_s = self._probed_at_s = self._failed_at_s = -math.inf
         self._barred: dict[str, tuple[float, str]] = {}  # weights → (until, reason)
         self._on_change: Callable[[], None] = lambda: None
         self._on_restart: Callable[[], None] = lambda: None
+        self._signs: Signs | None = None
         self._telemetry = telemetry
         self._refreshing: asyncio.Task[None] | None = None
         self._now = asyncio.get_running_loop().time  # kept: get_running_loop is a system call, too slow per request
 
-    def notify(self, *, on_change: Callable[[], None], on_restart: Callable[[], None]) -> None:
-        """Set the callbacks: `on_change` after each refresh, `on_restart` when Ollama answers at first or again."""
-        self._on_change, self._on_restart = on_change, on_restart
+    def notify(
+        self,
+        *,
+        on_change: Callable[[], None],
+        on_restart: Callable[[], None],
+        signs: Signs,
+    ) -> None:
+        """Set the callbacks: `on_change` after each refresh, `on_restart` when Ollama answers at first or again.
+
+        `signs` is shown each reading of ps, unless a switch is under way or Ollama has just restarted.
+        """
+        self._on_change, self._on_restart, self._signs = on_change, on_restart, signs
 
     # --- reading -----------------------------------------------------------------------------------------------
 
@@ -149,6 +169,7 @@ class World:
         return self._health.is_up
 
     async def _read_upstream(self) -> None:
+        was_up = self.is_up and not self._health.is_doubtful
         try:
             # A runner without a valid name can be neither used nor unloaded: its memory counts as taken by others.
             rows = [row for row in await self._read_ps() if is_name(row.name)]
@@ -165,7 +186,7 @@ class World:
                 await self.installed.refresh()
         # What a runner runs must be known before a request may use it, but one model's show must not hold up the rest.
         await self.installed.read_first([key_of(row.name) for row in rows if not self._is_known(row)], READ_S)
-        self._merge(rows)
+        self._merge(rows, may_be_taken=was_up and self.loading is None)
 
     async def _read_ps(self) -> list[PsRow]:
         """Return the rows of `/api/ps`, read as often as it takes to come up."""
@@ -201,10 +222,16 @@ class World:
     def _is_known(self, row: PsRow) -> bool:
         return self.installed.weights_of(row.name, row.digest) in self.residents
 
-    def _merge(self, rows: list[PsRow]) -> None:
+    def _merge(self, rows: list[PsRow], *, may_be_taken: bool) -> None:
         seen = {self.installed.weights_of(row.name, row.digest): row for row in rows}
-        for gone in self.residents.merge(seen, self.installed.display_name, self.cards.guess_held, self._now()):
-            self.cards.expect_back(gone)
+        signs = self._signs if may_be_taken else None
+        if signs is not None:
+            signs.note_rows(seen)
+        gone = self.residents.merge(seen, self.installed.display_name, self.cards.guess_held, self._now())
+        for tracked in gone:
+            self.cards.expect_back(tracked)
+        if signs is not None:
+            signs.note_gone(gone)
         if self.cards.is_unprobed:
             self.cards.capacity.note_together(tracked.row for tracked in self.residents.values())
 

@@ -57,6 +57,7 @@ class Outcomes:
         self._line = backend.line
         self._residency = backend.residency
         self._keepalive = backend.keepalive
+        self._contest = backend.contest
         self._derived = backend.derived
         self._chains = chains
         self._destinations = destinations
@@ -124,9 +125,11 @@ class Outcomes:
             if rule == "allow_partial" and first is not None:
                 return self._let_spill(call, reason, first, passed)
             return self._destinations.passed_on(call, reason, model, decided=passed)
-        # 4. Wait, unless the time for it is over, or no time would be enough.
+        # 4. Wait, unless the time for it is over, or no time would be enough. In a contest others load, and their memory
+        # is in no book meanwhile.
         is_final = is_lasting(decision, gpus := self._world.cards.gpus)
-        if rule == "wait" and not is_final and self._now() - call.since_s < self._wait_s:
+        wait_s = self._wait_s if rule == "wait" else self._contest.in_flux_s
+        if not is_final and self._now() - call.since_s < wait_s:
             return Blocked("room", lambda: asyncio.sleep(LOOK_AGAIN_S))
         call.mark_refused(self._now())
         self._raise_failed_load(decision)

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from router.backend.contest import UPSETS
-from router.backend.setbacks import BAR_S, CONTESTED
+from router.backend.contest import CONTESTED, SIGNS
+from router.backend.setbacks import BAR_S
 from router.errors import LoadFailed, UpstreamError
 from router.http.client.response import UpstreamResponse
 from router.telemetry import Notified
@@ -102,7 +102,7 @@ def test_a_model_that_somebody_else_unloads_at_once_is_loaded_again_after_growin
     async def story(scene, queue):
         waiting = queue.join(SMALL)
         await asyncio.sleep(20)
-        assert len(machine.named("load")) == UPSETS
+        assert len(machine.named("load")) == SIGNS
         assert 4 <= len(held) <= 14
         assert scene.backend.world.snapshot().barred == {}
         assert [event.message for event in scene.heard.of(Notified)] == [CONTESTED]

@@ -187,6 +187,19 @@ def test_without_a_probe_a_load_that_shows_no_vram_at_all_means_that_there_is_no
     play(story, machine, has_probe=False)
 
 
+def test_a_load_with_nothing_on_a_card_that_others_have_filled_is_no_finding_about_the_machine():
+    """Their load was first, and its model is not in ps yet: decide again."""
+    machine = MemoryMachine(*ALL)
+    machine.vram_share, machine.taken_beside_bytes = 0.0, 23 * GIB
+
+    async def story(scene):
+        assert await switched(scene, scene.target(MIDDLE)) is SwitchResult.MOVED
+        assert scene.heard.of(Switched)[-1].error == "other programs took memory during the load"
+        assert machine.rows == {}
+
+    play(story, machine)
+
+
 @pytest.mark.parametrize("vram_share", [0.0, 1.0])
 def test_a_load_of_which_nothing_is_on_the_card_is_a_finding_about_the_machine(vram_share):
     """Ollama lost the card: by ps nothing is on it, or (AMX) all of the weights and no caches. It teaches nothing."""

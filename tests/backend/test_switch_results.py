@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from router.backend.contest import UPSETS
+from router.backend.contest import SIGNS
 from router.backend.switches import SwitchResult
 from router.core.units import GIB
 from router.errors import LoadFailed, UpstreamError, UpstreamTimeout
@@ -124,7 +124,7 @@ def test_what_is_not_somebody_elses_load_is_no_contest(cause):
 
     async def story(scene):
         await scene.make_resident(MIDDLE)
-        for _ in range(UPSETS):
+        for _ in range(SIGNS):
             target = scene.target(BIG)
             if cause == "a game":
                 machine.foreign = {0: 20 * GIB, 1: 20 * GIB}
@@ -134,10 +134,11 @@ def test_what_is_not_somebody_elses_load_is_no_contest(cause):
             else:
                 target = replace(target, plan=replace(target.plan, options=target.plan.options.at(8192, 1)))
                 machine.trouble["load"] = LoadFailed("invalid value for main_gpu: 1")
-            assert await switched(scene, target) is SwitchResult.MOVED
+            result = SwitchResult.RENUMBERED if cause == "a refused card" else SwitchResult.MOVED
+            assert await switched(scene, target) is result
             machine.foreign = {}
             await scene.backend.world.refresh_fresh()
-        assert not scene.backend.residency._contest.is_on
+        assert not scene.backend.contest.is_on
 
     play(story, machine)
 
@@ -148,15 +149,13 @@ def test_a_model_that_somebody_else_loads_where_room_was_made_is_a_contest(their
     machine = MemoryMachine(*ALL, OTHER)
 
     async def story(scene):
-        for _ in range(UPSETS):
-            machine.drop(theirs.name)
-            machine.put(MIDDLE)
-            await scene.backend.world.refresh_fresh()
-            target = scene.target(BIG)
-            assert target.plan.evict == (weights_of(MIDDLE),)
-            asyncio.get_running_loop().call_later(0.5, machine.put, theirs)
-            assert await switched(scene, target) is SwitchResult.OVERTAKEN
-        assert scene.backend.residency._contest.is_on
+        machine.put(MIDDLE)
+        await scene.backend.world.refresh_fresh()
+        target = scene.target(BIG)
+        assert target.plan.evict == (weights_of(MIDDLE),)
+        asyncio.get_running_loop().call_later(0.5, machine.put, theirs)
+        assert await switched(scene, target) is SwitchResult.OVERTAKEN
+        assert scene.backend.contest.is_on
 
     play(story, machine)
 
@@ -170,8 +169,8 @@ def test_a_held_load_that_does_not_succeed_has_failed_like_any_other(answer, sta
     """Those who wait for it are told why."""
 
     async def story(scene):
-        for _ in range(UPSETS):
-            scene.backend.residency._contest.count(SwitchResult.TAKEN)
+        for _ in range(SIGNS):
+            scene.backend.contest.count(SwitchResult.TAKEN)
         assert await switched(scene, scene.target(SMALL)) is SwitchResult.FAILED
         assert scene.backend.residency.last_failure(weights_of(SMALL)).status == status
 

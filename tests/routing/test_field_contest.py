@@ -9,7 +9,7 @@ from router.app import running
 from router.config import load_config
 from tests.config.keys.play import ALONE, chat, play, send
 
-OURS, THEIRS = "qwen3:14b", "gpt-oss:20b"
+OURS, LARGE, THEIRS = "qwen3:14b", "qwen3:32b", "gpt-oss:20b"
 STORY_S = 100.0
 
 
@@ -33,15 +33,19 @@ async def another(kind, one):
         yield router.url
 
 
-@pytest.mark.parametrize("kind", ["client", "router"])
-def test_neither_side_starves_where_two_models_that_do_not_fit_together_are_wanted(kind):
-    """Each gets at least a third of its fair half; nobody is refused."""
+@pytest.mark.parametrize(("kind", "clients"), [("client", 1), ("router", 1), ("router", 3)])
+@pytest.mark.parametrize("model", [OURS, LARGE])
+def test_neither_side_starves_where_two_models_that_do_not_fit_together_are_wanted(kind, clients, model):
+    """Each gets at least a third of its fair half; nobody is refused once the sides have met."""
 
     async def story(one):
         ours, theirs = [], []
         async with another(kind, one) as url:
-            await asyncio.gather(ask(one.router.url, OURS, ours), ask(url, THEIRS, theirs))
+            both = [ask(one.router.url, model, ours), ask(url, THEIRS, theirs)]
+            more = [ask(one.router.url, model, ours) for _ in range(clients - 1)]
+            more += [ask(url, THEIRS, theirs) for _ in range(clients - 1)]
+            await asyncio.gather(*both, *more)
         assert set(ours) == set(theirs) == {200}
         assert min(len(ours), len(theirs)) >= (len(ours) + len(theirs)) / 2 / 3
 
-    play(story, ALONE, models=(OURS, THEIRS))
+    play(story, ALONE, models=(model, THEIRS))

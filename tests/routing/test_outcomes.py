@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from router.backend.contest import CONTEST_S
 from router.config import load_config
 from router.core.decision.verdict import Decision, Outcome
 from router.core.units import GIB
@@ -164,6 +165,21 @@ def test_waiting_for_room_looks_again_until_its_time_is_over():
         await asyncio.sleep(WAIT_S - LOOK_AGAIN_S - 0.1)
         assert case.outcome(call).why == "room"
         await asyncio.sleep(0.1)
+        with pytest.raises(NoVariantFits):
+            case.outcome(call)
+
+    on_full_card(story)
+
+
+def test_in_a_contest_a_request_waits_for_memory_that_a_load_of_others_may_have_taken():
+    """For as long as a contest is assumed; not for what no wait can change."""
+
+    async def story(case):
+        case.scene.backend.contest.note(is_clear=True)
+        call = case.call("team")
+        found = await case.after_reading(call)
+        assert (type(found), found.why) == (Blocked, "room")
+        await asyncio.sleep(CONTEST_S + 1)
         with pytest.raises(NoVariantFits):
             case.outcome(call)
 

@@ -132,15 +132,16 @@ def turns(
     *,
     entering: frozenset[str] = frozenset(),
     closed_by_switch: frozenset[str] | None = None,
+    giving_way: frozenset[str] = frozenset(),
 ) -> Turns:
     """Apply the rules of this module.
 
     `entering` are the weights that requests let in earlier are about to use; `closed_by_switch` is None if no switch
-    runs.
+    runs. `giving_way` are residents that are closed in favour of somebody who does not wait here.
     """
     groups = _groups(waiting)  # rule 1
     if closed_by_switch is not None:
-        return Turns(_let_in(groups, closed_by_switch, may_refuse=False), closed_by_switch)
+        return Turns(_let_in(groups, closed_by_switch | giving_way, may_refuse=False), closed_by_switch)
     impatient = sorted(
         (group for group in groups if group.plan is not None and _is_impatient(group, residents, now_s, patience)),
         key=lambda group: group.oldest.since_s,  # rule 6
@@ -149,7 +150,7 @@ def turns(
     others.sort(key=lambda group: -len(group.tickets) / max(LEAST_COST_S, group.cost_s))  # rule 6
     leading = _apart(impatient)
     closed = frozenset[str]().union(*(_in_the_way(group.plan) for group in leading))  # rule 5
-    let_in = _let_in(groups, closed, may_refuse=True)
+    let_in = _let_in(groups, closed | giving_way, may_refuse=True)
     in_use = entering | _weights_of(waiting, let_in)
     start = _start((*impatient, *others), leading, in_use, now_s, patience)
     look_again_s = None

@@ -78,6 +78,15 @@ def test_rule_3_during_a_switch_only_what_it_has_closed_is_kept_out():
     assert found.let_in == (1,)
 
 
+def test_rule_3_a_resident_that_gives_way_to_others_lets_nobody_in():
+    """Neither during a switch; what was loaded for a ticket serves it (rule 2)."""
+    waiting = ticket(0, uses(SMALL)), ticket(1, uses(TINY)), ticket(2, uses(SMALL), is_due=True)
+    for closed in (None, frozenset()):
+        found = at_once(*waiting, giving_way=frozenset({SMALL.weights}), closed_by_switch=closed)
+        assert sorted(found.let_in) == [1, 2]
+    assert at_once(ticket(0, uses(SMALL)), giving_way=frozenset({SMALL.weights})).closed == frozenset()
+
+
 def test_a_ticket_for_what_is_being_loaded_waits():
     """It is neither let in nor the cause of another load."""
     assert at_once(ticket(0, awaits(BIG))) == Turns((), frozenset())
