@@ -207,6 +207,13 @@ class Cards:
 
         ps lists them until their next request, which would make Ollama load them again without our planning it.
         """
+        return [tracked for tracked in self._dead() if not tracked.is_spilled]
+
+    def has_died(self, tracked: Tracked) -> bool:
+        """Return True if the runner of a measured resident died: its memory is free already."""
+        return tracked in self._dead()
+
+    def _dead(self) -> list[Tracked]:
         return dead(self.gpus or (), [tracked for tracked in self._residents.values() if tracked.is_measured])
 
     # --- what others leave -------------------------------------------------------------------------------------

@@ -41,14 +41,16 @@ def spread(row: PsRow, gpus: Sequence[Gpu], cards: tuple[int, ...]) -> dict[int,
 
 
 def dead(gpus: Sequence[Gpu], measured: Sequence[Tracked]) -> list[Tracked]:
-    """Return the runners whose memory is free again, of those that were measured."""
+    """Return the runners whose memory is free again, of those that were measured; also those known to have died."""
     found: list[Tracked] = []
     for gpu in gpus:
         missing = sum(t.held_bytes.get(gpu.index, 0) for t in measured) - (gpu.total_bytes - gpu.free_bytes)
-        # Largest first, so that a large gap is attributed to one large runner rather than to several small ones.
-        for tracked in sorted(measured, key=lambda t: -t.held_bytes.get(gpu.index, 0)):
+        # A gap is attributed to those that are known to have died, then to one large runner rather than several small.
+        for tracked in sorted(
+            measured, key=lambda t: (t not in found, not t.is_spilled, -t.held_bytes.get(gpu.index, 0))
+        ):
             held = tracked.held_bytes.get(gpu.index, 0)
-            if held and missing > held * DEAD_SHARE and not (tracked.is_spilled or tracked in found):
-                found.append(tracked)
+            if held and missing > held * DEAD_SHARE:
+                found += [] if tracked in found else [tracked]
                 missing -= held
     return found

@@ -81,7 +81,7 @@ class LoadCheck:
         if gone:
             self._tell("gone", f"the probe does not list {gone} any more: no model is loaded there")
         else:
-            self._notes.pop("gone", None)
+            self._take_back("gone")
 
     # --- a load that worked ------------------------------------------------------------------------------------
 
@@ -138,7 +138,7 @@ class LoadCheck:
 
     def _note_seen(self) -> None:
         self._unseen = 0
-        if self._notes.pop("blind", None) is not None:
+        if self._take_back("blind"):
             self._telemetry.emit(Notified("the probe sees loads again: free memory is known", level="info"))
 
     # --- a load that failed ------------------------------------------------------------------------------------
@@ -154,7 +154,7 @@ class LoadCheck:
             return True
         if self._suspect is not None and self._suspect[0] == weights:  # it dies elsewhere too: not the card's fault
             self._numbers.restore(self._suspect[1])
-            self._notes.pop("hidden", None)
+            self._take_back("hidden")
             self._culprits.add(weights)
             self._suspect = None
         is_unproven = pin is not None and any(gpu.index == pin and gpu.uuid not in self._proven for gpu in cards)
@@ -178,6 +178,12 @@ class LoadCheck:
         cards = sorted(self._numbers.by_uuid().items(), key=lambda card: card[1])
         order = ", ".join(f'"{uuid}"' for uuid, _ in cards[: len(cards) - len(self._numbers.hidden)])
         self._tell("order", f"Ollama numbers its cards otherwise than the probe. Its order: {self._key}: [{order}]")
+
+    def _take_back(self, kind: str) -> bool:
+        """Drop a finding, so that it is reported again if it returns; return True if it was in force."""
+        text = self._notes.pop(kind, None)
+        self._told.discard(text or "")
+        return text is not None
 
     def _tell(self, kind: str, text: str) -> None:
         self._notes[kind] = text

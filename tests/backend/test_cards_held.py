@@ -109,6 +109,22 @@ def test_of_two_residents_only_the_one_whose_memory_is_missing_is_dead():
     on_cards(story)
 
 
+def test_what_has_died_is_not_missing_of_others_too():
+    """Neither at the next reading, nor on the next card that it held."""
+
+    async def story(hand):
+        big, small = hand.loaded(BIG, SMALL)
+        big.measured({0: 8 * GIB, 1: 9 * GIB})
+        small.measured({1: 10 * GIB})
+        await hand.read(card1=10)
+        assert hand.cards.find_dead() == [big]
+        big.spilled()
+        assert hand.cards.find_dead() == []
+        assert [hand.cards.has_died(one) for one in (big, small)] == [True, False]
+
+    on_cards(story, TWO_CARDS)
+
+
 def test_a_resident_on_two_cards_dies_once():
     """Both cards show it."""
 

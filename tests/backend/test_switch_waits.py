@@ -77,6 +77,20 @@ def test_memory_that_is_late_is_waited_for():
     play(story, machine)
 
 
+def test_memory_of_a_runner_that_has_died_is_not_waited_for():
+    """It is free already, and nothing more will come back."""
+
+    async def story(scene):
+        await scene.make_resident(MIDDLE)
+        scene.machine.held.pop(MIDDLE.name)
+        await scene.backend.world.refresh_fresh()
+        took, is_gone = await took_s(scene.backend.residency.unloading.unload(scene.resident(MIDDLE)))
+        assert is_gone
+        assert lasts(took, scene.machine.unload_s)
+
+    play(story, MemoryMachine(*ALL))
+
+
 def test_memory_that_never_comes_back_is_waited_for_to_a_deadline():
     """The switch goes on with what there is then."""
     machine = MemoryMachine(*ALL)
