@@ -4,7 +4,7 @@
 | ------------------------------------------------------------- | -------------------------------------------------- |
 | memory went to another card than the one that was meant       | the two exchange their numbers                     |
 | Ollama refused `main_gpu`, of which it has only so many cards | the rest is left alone                             |
-| a runner died without a word on a card that never had a model | the same, unless the model dies elsewhere too      |
+| a runner died without a word on a card that never had a model | the same, unless it dies on Ollama's own cards too |
 | two loads in a row moved nothing, and ps says they are whole  | the probe is not believed: verify mode             |
 
 `verification.py` tells the last from a load into main memory that ps calls whole: then the probe is right.
@@ -149,19 +149,26 @@ class LoadCheck:
         refused = _REFUSED.search(error)
         if pin is not None and refused is not None:
             self._refusals += 1
-            said = int(refused[1][:4]) if refused[1] else pin if self._refusals < MOST_GUESSES else 1
+            said = int(refused[1][:4]) if refused[1] else pin if self._refusals < MOST_GUESSES else self._fewest()
             self._limit(min(max(1, said), max(1, pin)))
             return True
-        if self._suspect is not None and self._suspect[0] == weights:  # it dies elsewhere too: not the card's fault
-            self._numbers.restore(self._suspect[1])
+        is_unproven = any(gpu.index == pin and gpu.uuid not in self._proven for gpu in cards)
+        is_open = bool(pin) and is_unproven and _DIED.search(error) is not None and weights not in self._culprits
+        suspect = self._suspect[1] if self._suspect is not None and self._suspect[0] == weights else None
+        if is_open and pin is not None:
+            before = self._limit(pin if suspect is None else min(pin, self._fewest()))
+            self._suspect = weights, suspect or before
+        elif suspect is not None:  # it dies on a card that Ollama sees, too: not the card's fault
+            self._numbers.restore(suspect)
             self._take_back("hidden")
             self._culprits.add(weights)
             self._suspect = None
-        is_unproven = pin is not None and any(gpu.index == pin and gpu.uuid not in self._proven for gpu in cards)
-        if not pin or not is_unproven or weights in self._culprits or _DIED.search(error) is None:
-            return False
-        self._suspect = weights, self._limit(pin)
-        return True
+        return is_open
+
+    def _fewest(self) -> int:
+        """Return how many cards Ollama sees at least: up to the last that has proved its number."""
+        numbers = (number for uuid, number in self._numbers.by_uuid().items() if uuid in self._proven)
+        return max(numbers, default=0) + 1
 
     def _limit(self, count: int) -> Numbers:
         before = self._numbers.limit(count, self._proven, self._used)

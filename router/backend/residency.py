@@ -39,6 +39,9 @@ from router.telemetry import Switched, Telemetry
 
 T = TypeVar("T")
 
+ONLY_EMBEDS = "does not support generate"
+"""Ollama's own text for a model that only embeds."""
+
 LEASE_MARGIN_S = 30.0
 MIN_LEASE_S, MAX_LEASE_S = 60.0, 3600.0
 """Bounds of the keep_alive sent to Ollama: finite, so that no model stays loaded indefinitely if the router dies."""
@@ -235,8 +238,14 @@ class Residency:
 
     async def _load(self, target: Target) -> None:
         name, options, embedding = target.facts.name, target.plan.options, is_embedder(target.facts)
-        load = self._world.server.load(name, options, keep_alive_s=self._lease_s, embedding=embedding)
-        await self._told(target, load)
+        server, lease_s = self._world.server, self._lease_s
+        try:
+            await self._told(target, server.load(name, options, keep_alive_s=lease_s, embedding=embedding))
+        except LoadFailed as error:
+            if embedding or ONLY_EMBEDS not in error.message:
+                raise
+            # Ollama has not shown yet what it can do.
+            await self._told(target, server.load(name, options, keep_alive_s=lease_s, embedding=True))
 
     async def _told(self, target: Target, load: Awaitable[T]) -> T:
         """Await a load. Raises LoadFailed with the status for the clients that wait: 404 not found, 504 too long."""

@@ -10,7 +10,7 @@ from router.backend.residency import is_embedder, lease_for
 from router.backend.switches import SwitchResult
 from router.core.ollama.runner import LoadOptions
 from router.core.units import GIB
-from router.errors import ProbeError
+from router.errors import LoadFailed, ProbeError
 from router.telemetry import Measured, Spilled, Switched
 from tests.backend.machine import BIG, EMBEDDER, MIDDLE, SMALL, MemoryMachine, weights_of
 from tests.backend.scene import play
@@ -74,6 +74,27 @@ def test_an_embedder_is_loaded_by_its_own_route():
         assert (options.num_batch, is_embedding) == (None, True)
 
     play(story, MemoryMachine(*ALL))
+
+
+class OnlyEmbeds(MemoryMachine):
+    """Refuses to load its models for text, as Ollama does with an embedder."""
+
+    async def load(self, name, options, keep_alive_s, embedding=False):
+        if not embedding:
+            self.calls.append(("load", name, options, keep_alive_s, embedding))
+            raise LoadFailed(f'"{name}" does not support generate', status=400)
+        await super().load(name, options, keep_alive_s, embedding)
+
+
+def test_a_model_that_turns_out_to_embed_only_is_loaded_for_that():
+    """As one may that Ollama has not shown yet."""
+
+    async def story(scene):
+        assert await switched(scene, scene.target(SMALL)) is SwitchResult.DONE
+        (_, asked, *_, first), (_, again, *_, second) = scene.machine.named("load")
+        assert (asked, first, second) == (again, False, True)
+
+    play(story, OnlyEmbeds(*ALL))
 
 
 def test_a_load_that_ps_shows_partly_on_the_gpu_is_undone_and_learned():

@@ -151,6 +151,21 @@ def test_a_refusal_that_says_less_is_understood(text):
         tell(story, (24564, 20000, 20000), (0,))
 
 
+@pytest.mark.parametrize(
+    "sizes", [(24564,) * 5, (8192, 24564, 20000, 16376, 12288), (12288, 16376, 20000, 22000, 24564)]
+)
+@pytest.mark.parametrize("text", ["error: invalid value for main_gpu: {pin}", ""])
+def test_of_five_cards_the_one_that_ollama_sees_is_found_however_many_are_refused(sizes, text):
+    """No request is refused for it: a number that Ollama does not have says nothing about the model."""
+
+    async def story(one, _heard):
+        await served(one, SMALL, MIDDLE, EMBEDDER)
+
+    with pytest.MonkeyPatch.context() as patch:
+        reword(patch, text)
+        tell(story, sizes, (0,))
+
+
 def reword(patch, text):
     """Let a runner that refuses its card say `text`."""
     from ollama_simulator.scheduler import runner
