@@ -150,8 +150,10 @@ class Inspector:
         return f"{why}; {decision.chosen.variant.model} at {decision.chosen.num_ctx} would fit"
 
     def _notes(self) -> list[str]:
-        """Return what an operator should know: drifted estimates, odd cards, other programs."""
-        return [*self._backend.lessons.learned.drift(), *self._world.cards.notes(), *self._foreign()]
+        """Return what an operator should know: drift, odd cards, others on the same Ollama, other programs."""
+        found = self._backend
+        others = (*found.contest.notes(), *found.derived.notes())
+        return [*found.lessons.learned.drift(), *self._world.cards.notes(), *others, *self._foreign()]
 
     def _foreign(self) -> list[str]:
         """Return a note per card of which other programs hold more than 5 %, with their names if the probe has them.

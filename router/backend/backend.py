@@ -71,7 +71,7 @@ class Backend:
         self.keepalive = KeepAlive(
             self.residency, residents, config.defaults, is_switching=lambda: self.line.is_switching, unix_now=unix_now
         )
-        self.derived = self._derived_tags(config)
+        self.derived = self._derived_tags(config, telemetry)
         residents.notify(on_idle=self.line.pump)
         self._starting: asyncio.Event | None = None  # set when the start has ended
         self._tasks: set[asyncio.Task[None]] = set()
@@ -83,9 +83,13 @@ class Backend:
         relay = relay_to(endpoint, section, config, limits.pool - reserve, reserve)
         return client_of(endpoint, config), relay, relay_to(endpoint, section, config, limits.list_pool)
 
-    def _derived_tags(self, config: Config) -> DerivedTags:
+    def _derived_tags(self, config: Config, telemetry: Telemetry) -> DerivedTags:
         is_loaded = self.world.residents.__contains__
-        return DerivedTags(self.server, self.installed, owner_of(config), self._is_quiet, is_loaded)
+
+        def report(text: str) -> None:
+            telemetry.emit(Notified(text, level="warning"))
+
+        return DerivedTags(self.server, self.installed, owner_of(config), self._is_quiet, is_loaded, report)
 
     @property
     def contest(self) -> Contest:

@@ -7,7 +7,7 @@
 | the expiry of a busy resident moved closer: somebody asked to unload it | at once              |
 | a model of others was unloaded, and its memory was taken at once        | at once              |
 
-It lasts for `CONTEST_S` after its last sign. Meanwhile:
+It lasts for `switch.contest_s` after its last sign. Meanwhile:
 
 * The router does not make room itself, because the other side would take it at once. It loads by a request that Ollama
   queues like everybody's, and that goes on until a client's own request uses the runner: so the model cannot be
@@ -28,6 +28,7 @@ from router.adapters.load_bodies import held_load_body, load_error
 from router.adapters.ollama import PsRow
 from router.backend.residents import Residents, Tracked
 from router.backend.switches import SwitchResult
+from router.config import Config
 from router.core.ollama.model import ModelFacts
 from router.core.ollama.runner import LoadOptions
 from router.http.client.response import Relay, UpstreamRequest, UpstreamResponse
@@ -35,9 +36,6 @@ from router.telemetry import Notified, Telemetry
 
 SIGNS = 2
 """Upset switches in a row, or lost residents, after which it is a contest: one may be an accident."""
-
-CONTEST_S = 60.0
-"""How long a contest is assumed after its last sign; a resident that was idle for so long is no loss."""
 
 HURRIED_S = 5.0
 """An expiry that moves closer by more than this shows a request to unload."""
@@ -58,13 +56,13 @@ CONTESTED = (
 class Contest:
     """Whether there is one, whose turn it is, and loads that are held until they are used.
 
-    A resident's turn lasts `turn_s`.
+    A resident's turn lasts `queue.age_bound_s`; one that was idle for `switch.contest_s` is no loss.
     """
 
-    def __init__(self, relay: Relay, residents: Residents, turn_s: float, telemetry: Telemetry) -> None:
+    def __init__(self, relay: Relay, residents: Residents, config: Config, telemetry: Telemetry) -> None:
         self._relay = relay
         self._residents = residents
-        self._turn_s = turn_s
+        self._turn_s, self._contest_s = config.queue.age_bound_s, config.switch.contest_s
         self._telemetry = telemetry
         self.upsets = 0  # switches in a row that were upset
         self._lost_at_s = -math.inf
@@ -93,12 +91,12 @@ class Contest:
         now_s = self._now()
         lost = [tracked for tracked in gone if self._is_lost(tracked, now_s)]
         if lost:
-            self.note(is_clear=now_s - self._lost_at_s < CONTEST_S)
+            self.note(is_clear=now_s - self._lost_at_s < self._contest_s)
             self._lost_at_s = now_s
 
     def _is_lost(self, tracked: Tracked, now_s: float) -> bool:
         self._given_at_s.pop(tracked.weights, None)
-        is_in_use = tracked.in_flight or now_s - tracked.idle_since_s < CONTEST_S
+        is_in_use = tracked.in_flight or now_s - tracked.idle_since_s < self._contest_s
         is_ours = self._residents.is_ours(tracked) and not (tracked.is_spilled or tracked.going_until_s)
         return bool(is_in_use and is_ours)
 
@@ -115,12 +113,16 @@ class Contest:
             return
         if not self.is_on:
             self._telemetry.emit(Notified(CONTESTED, level="warning"))
-        self._until_s = self._now() + CONTEST_S
+        self._until_s = self._now() + self._contest_s
 
     @property
     def in_flux_s(self) -> float:
         """The seconds that a request waits for memory that nothing explains: a load takes it before ps lists it."""
-        return CONTEST_S if self.is_on else 0.0
+        return self._contest_s if self.is_on else 0.0
+
+    def notes(self) -> list[str]:
+        """Return what an operator should know while there is a contest, as sentences."""
+        return [CONTESTED] if self.is_on else []
 
     # --- turns -------------------------------------------------------------------------------------------------
 

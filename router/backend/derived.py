@@ -16,7 +16,7 @@ import hashlib
 import math
 import secrets
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 
 from router.adapters.ollama import ModelServer
@@ -40,6 +40,9 @@ MAX_WAIT_S = 30.0
 """Longest wait for such a moment, per tag."""
 
 POLL_S = 0.05
+
+OTHERS = 16
+"""Other routers that are named at most: one that keeps nothing has another mark after each restart."""
 
 
 class Replaced(Exception):
@@ -72,12 +75,16 @@ class DerivedTags:
         owner: str = "",
         is_quiet: Callable[[], bool] = lambda: True,
         is_loaded: Callable[[str], bool] = lambda _weights: False,
+        report: Callable[[str], None] = lambda _text: None,
     ) -> None:
         self._server = server
         self._installed = installed
         self._owner = owner
         self._is_quiet = is_quiet
         self._is_loaded = is_loaded
+        self._report = report
+        self._earlier: frozenset[str] | None = None  # tags at the last reading of the catalog
+        self._others: set[str] = set()  # marks of other routers that have made a tag since the first reading
         self._made: dict[str, asyncio.Task[None]] = {}
         self._useless_since_s: dict[str, float] = {}  # tags of others that nobody seems to use → since when
         self._turn = asyncio.Lock()  # of creations and removals
@@ -165,6 +172,7 @@ class DerivedTags:
         With `is_waited_for` only this router's are removed, but at once.
         """
         names = self._installed.derived()
+        self._note_others(names)
         self._useless_since_s = {name: since for name, since in self._useless_since_s.items() if name in names}
         live = usable(names, self._installed.digests())
         waits_s = {name: self._due_in_s(name, is_live=name in live) for name in names}
@@ -175,6 +183,20 @@ class DerivedTags:
                 await self._calm()
             await self._remove(name, is_live=name in live)
         return min((wait_s for wait_s in waits_s.values() if wait_s is not None and wait_s > 0), default=None)
+
+    def _note_others(self, names: Iterable[str]) -> None:
+        """Note routers that make tags while this one runs; tags from before may be leftovers."""
+        now = frozenset(names)
+        new, self._earlier = now - (now if self._earlier is None else self._earlier), now
+        for owner in sorted({owner_in(name) for name in new} - {"", self._owner} - self._others):
+            if len(self._others) >= OTHERS:
+                return
+            self._others.add(owner)
+            self._report(_another(owner))
+
+    def notes(self) -> list[str]:
+        """Return what an operator should know of other routers before the same Ollama, as sentences."""
+        return [_another(owner) for owner in sorted(self._others)]
 
     def _due_in_s(self, name: str, *, is_live: bool) -> float | None:
         """Return the seconds until a tag may be removed; None if it is in use, as far as is known.
@@ -228,6 +250,10 @@ class DerivedTags:
 
     def _is_own(self, name: str) -> bool:
         return owner_in(name) == self._owner
+
+
+def _another(owner: str) -> str:
+    return f"another router uses the same Ollama (its derived tags name it as -o{owner}): they take turns for the cards"
 
 
 def _digests(rows: Sequence[Mapping[str, object]]) -> dict[str, str]:

@@ -78,7 +78,7 @@ class Line:
         self._tickets: dict[int, Ticket] = {}
         self._numbers = itertools.count()
         self._swaps: deque[float] = deque()
-        self._setbacks = Setbacks()
+        self._setbacks = Setbacks(config.switch)
         self._contest = residency.contest
         self._loaded = ""  # weights loaded by the last switch, until the requests that waited for them are marked due
         self._switching: asyncio.Task[None] | None = None

@@ -79,7 +79,7 @@ class Residency:
     """Carries out switches, unloads and renewals on one backend."""
 
     def __init__(self, world: World, lessons: Lessons, relay: Relay, config: Config, telemetry: Telemetry) -> None:
-        self.contest = Contest(relay, world.residents, config.queue.age_bound_s, telemetry)
+        self.contest = Contest(relay, world.residents, config, telemetry)
         self.load_times = LoadTimes()
         self.unloading = Unloading(world, self.load_times, config)
         self._conclusions = Conclusions(world, lessons, self.unloading, telemetry)

@@ -25,6 +25,7 @@ from typing import NamedTuple
 
 from router.backend.cards import NO_GPU_S
 from router.backend.switches import SwitchResult
+from router.config import Switch
 from router.core.decision.snapshot import ALL_WEIGHTS
 
 MAX_STRIKES = 3
@@ -37,17 +38,14 @@ NO_GPU = (
 PAUSE_S = 5.0
 """How long a model is barred after that."""
 
-BAR_S = 30.0
-"""How long a model is barred after its load failed."""
-
 TAKEN_PAUSE_S, MAX_TAKEN_PAUSE_S = 0.2, 3.2
 """Pause before the next switch after somebody else has unloaded what was just loaded: the first, and the longest."""
 
 ABANDONED_PAUSE_S = 0.1
 """Pause before the next switch after one that nobody waited for any more."""
 
-AWAY_PAUSE_S, MAX_AWAY_PAUSE_S = 1.0, 8.0
-"""Pause before the next switch after one that could not reach Ollama: the first, and the longest."""
+AWAY_PAUSE_S = 1.0
+"""Pause before the next switch after the first one that could not reach Ollama."""
 
 
 class Bar(NamedTuple):
@@ -59,9 +57,13 @@ class Bar(NamedTuple):
 
 
 class Setbacks:
-    """See the module. `paused_until_s` is the loop time before which no switch may start."""
+    """See the module; the times in its table are the defaults of `settings`.
 
-    def __init__(self) -> None:
+    `paused_until_s` is the loop time before which no switch may start.
+    """
+
+    def __init__(self, settings: Switch) -> None:
+        self._settings = settings
         self.paused_until_s = -math.inf
         self._strikes: dict[str, int] = {}
         self._times_away = 0
@@ -83,7 +85,7 @@ class Setbacks:
         """
         self._times_away = self._times_away + 1 if result is SwitchResult.AWAY else 0
         if result is SwitchResult.AWAY:
-            self._pause(now_s, AWAY_PAUSE_S, MAX_AWAY_PAUSE_S, self._times_away)
+            self._pause(now_s, AWAY_PAUSE_S, self._settings.away_pause_s, self._times_away)
         elif result.is_upset:
             self._pause(now_s, TAKEN_PAUSE_S, MAX_TAKEN_PAUSE_S, upsets)
         if result.is_upset or result is SwitchResult.RENUMBERED:
@@ -102,10 +104,11 @@ class Setbacks:
             return None
         del self._strikes[weights]
         if is_failed:
-            return Bar(weights, BAR_S, failure or result.value)
+            return Bar(weights, self._settings.bar_s, failure or result.value)
         return Bar(weights, PAUSE_S, result.value)
 
     def _pause(self, now_s: float, first_s: float, longest_s: float, times: int) -> None:
         """Double the pause each time up to the longest; with jitter, so that several routers do not get in step."""
-        doublings = min(times - 1, math.ceil(math.log2(longest_s / first_s)))  # no power without bound: it overflows
+        most = max(0, math.ceil(math.log2(longest_s / first_s)))  # no power without bound: it overflows
+        doublings = min(times - 1, most)
         self.paused_until_s = now_s + min(longest_s, first_s * 2**doublings) * random.uniform(0.5, 1.0)

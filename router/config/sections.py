@@ -136,6 +136,12 @@ class Switch(Section):
     """longest load; Ollama itself gives up after 300 s without progress"""
     poll_s: Positive = 0.1
     """polling interval while waiting for an unload"""
+    bar_s: Duration = 30.0
+    """a model whose load failed is left alone for this long; its chain goes on without it"""
+    away_pause_s: Positive = 8.0
+    """longest pause before a load is tried again while Ollama cannot be reached; the first is 1 s, then it doubles"""
+    contest_s: Duration = 60.0
+    """after a sign that others load and unload on the same Ollama, models take turns for this long"""
 
 
 class SnapshotTimes(Section):

@@ -125,8 +125,8 @@ class Outcomes:
             if rule == "allow_partial" and first is not None:
                 return self._let_spill(call, reason, first, passed)
             return self._destinations.passed_on(call, reason, model, decided=passed)
-        # 4. Wait, unless the time for it is over, or no time would be enough. In a contest others load, and their memory
-        # is in no book meanwhile.
+        # 4. Wait, unless the time for it is over, or no time would be enough. In a contest the memory that a load of
+        # others takes is in no book for a while.
         is_final = is_lasting(decision, gpus := self._world.cards.gpus)
         wait_s = self._wait_s if rule == "wait" else self._contest.in_flux_s
         if not is_final and self._now() - call.since_s < wait_s:

@@ -6,10 +6,11 @@ from datetime import timedelta
 
 import pytest
 
-from router.backend.contest import CONTEST_S, CONTESTED, GIVE_S, HELD_S, HURRIED_S, SIGNS, USED_S, Contest
+from router.backend.contest import CONTESTED, GIVE_S, HELD_S, HURRIED_S, SIGNS, USED_S, Contest
 from router.backend.epoch import Epoch
 from router.backend.residents import Residents
 from router.backend.switches import SwitchResult
+from router.config import load_config
 from router.core.ollama.runner import LoadOptions
 from router.errors import LoadFailed, ModelNotFound
 from router.http.client.response import UpstreamResponse
@@ -19,8 +20,8 @@ from tests.backend.queue_scene import in_line
 from tests.backend.scene import play
 from tests.http.scripted_relay import ScriptedRelay
 
-TURN_S = 10.0
-"""`queue.age_bound_s`."""
+CONFIG = load_config(env={})
+TURN_S, CONTEST_S = CONFIG.queue.age_bound_s, CONFIG.switch.contest_s
 
 
 class Held(UpstreamResponse):
@@ -34,7 +35,7 @@ class Held(UpstreamResponse):
 
 def contest(status=200, body=b""):
     relay = ScriptedRelay(lambda _: UpstreamResponse.of(status, [], body))
-    return Contest(relay, Residents(frozenset(), Epoch()), TURN_S, Telemetry())
+    return Contest(relay, Residents(frozenset(), Epoch()), CONFIG, Telemetry())
 
 
 def said(scene):
@@ -194,7 +195,7 @@ def test_a_held_load_names_no_keep_alive():
 
     async def story(scene):
         relay = ScriptedRelay(lambda _: UpstreamResponse.of(200, []))
-        found = Contest(relay, scene.backend.world.residents, TURN_S, Telemetry())
+        found = Contest(relay, scene.backend.world.residents, CONFIG, Telemetry())
         (await found.load(scene.facts(SMALL), LoadOptions(num_ctx=8192))).close()
         (request,) = relay.requests
         assert b"keep_alive" not in request.body

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from router.adapters.catalog import CatalogReader
-from router.backend.derived import CALM_S, MAX_WAIT_S, ORPHAN_S, UNUSED_S, DerivedTags, Replaced, owner_of
+from router.backend.derived import CALM_S, MAX_WAIT_S, ORPHAN_S, OTHERS, UNUSED_S, DerivedTags, Replaced, owner_of
 from router.backend.epoch import Epoch
 from router.backend.installed import Installed
 from router.config import load_config
@@ -44,6 +44,31 @@ def test_a_tag_carries_the_options_of_the_runner_and_stands_for_its_variant(virt
         assert (is_derived(name), one.installed.display_name(name), one.made()) == (True, SMALL.name, name)
         assert await one.ensure() == name
         assert len(one.machine.named("create_derived")) == 1
+
+    virtual(story)
+
+
+def test_another_router_that_makes_tags_is_said_once(virtual):
+    """Not for tags that were there from the start: it may be long gone."""
+
+    async def story():
+        one, said = Tags(), []
+        one.tags = DerivedTags(one.machine, one.installed, "me", report=said.append)
+
+        async def read(*owners):
+            for owner in owners:
+                one.machine.derived[derived_name(SMALL.name, SMALL.digest, OPTIONS, owner)] = (SMALL.name, {})
+            await one.installed.refresh()
+            await one.tags.tidy()
+
+        await read("before")
+        await read("me", "you")
+        await read()
+        await one.ensure()
+        assert [text.count("-oyou") for text in said] == [1]
+        assert one.tags.notes() == said
+        await read(*(f"x{number}" for number in range(2 * OTHERS)))
+        assert len(said) == len(one.tags.notes()) == OTHERS
 
     virtual(story)
 

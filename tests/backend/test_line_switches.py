@@ -6,7 +6,7 @@ import json
 import pytest
 
 from router.backend.contest import CONTESTED, SIGNS
-from router.backend.setbacks import BAR_S
+from router.config import Switch
 from router.errors import LoadFailed, UpstreamError
 from router.http.client.response import UpstreamResponse
 from router.telemetry import Notified
@@ -51,7 +51,9 @@ def test_while_a_switch_runs_its_model_is_closed_and_its_memory_is_reserved():
 
 
 @pytest.mark.parametrize(
-    ("error", "pause_s"), [(LoadFailed("corrupt"), BAR_S), (UpstreamError("refused"), 0.0)], ids=["failed", "away"]
+    ("error", "pause_s"),
+    [(LoadFailed("corrupt"), Switch().bar_s), (UpstreamError("refused"), 0.0)],
+    ids=["failed", "away"],
 )
 def test_a_model_whose_load_has_failed_is_left_alone_for_a_while(error, pause_s):
     """Where Ollama was away it is not the model's fault."""

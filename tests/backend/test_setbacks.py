@@ -6,8 +6,6 @@ from router.backend.cards import NO_GPU_S
 from router.backend.setbacks import (
     ABANDONED_PAUSE_S,
     AWAY_PAUSE_S,
-    BAR_S,
-    MAX_AWAY_PAUSE_S,
     MAX_STRIKES,
     NO_GPU,
     PAUSE_S,
@@ -15,17 +13,20 @@ from router.backend.setbacks import (
     Setbacks,
 )
 from router.backend.switches import SwitchResult
+from router.config import Switch
 from router.core.decision.snapshot import ALL_WEIGHTS
+
+SETTINGS = Switch()
 
 
 def test_an_ollama_that_is_away_for_days_is_asked_again_after_the_longest_pause():
     """However often it was asked before."""
-    setbacks = Setbacks()
+    setbacks = Setbacks(SETTINGS)
     pauses_s = []
     for _ in range(2000):
         assert setbacks.count("weights", SwitchResult.AWAY, "", 0.0) is None
         pauses_s.append(setbacks.paused_until_s)
-    assert all(MAX_AWAY_PAUSE_S / 2 <= pause_s <= MAX_AWAY_PAUSE_S for pause_s in pauses_s[3:])
+    assert all(SETTINGS.away_pause_s / 2 <= pause_s <= SETTINGS.away_pause_s for pause_s in pauses_s[3:])
     assert AWAY_PAUSE_S / 2 <= pauses_s[0] <= AWAY_PAUSE_S
     assert setbacks.has_given_up
 
@@ -40,7 +41,7 @@ def test_a_switch_that_nobody_waits_for_is_not_followed_by_the_next_one_at_once(
 def test_only_switches_in_a_row_count_as_strikes() -> None:
     """One that succeeded, or that no request waited for any more, starts anew."""
     for end in (SwitchResult.DONE, SwitchResult.ABANDONED):
-        setbacks = Setbacks()
+        setbacks = Setbacks(SETTINGS)
         for _ in range(3):
             for _ in range(MAX_STRIKES - 1):
                 assert setbacks.count("a", SwitchResult.SPILLED, "", 0.0) is None
@@ -49,8 +50,8 @@ def test_only_switches_in_a_row_count_as_strikes() -> None:
 
 def test_each_bar_names_its_weights_its_time_and_its_reason() -> None:
     """A failed load at once; what moved or spilled after some strikes; a lost GPU bars everything."""
-    setbacks = Setbacks()
-    assert setbacks.count("a", SwitchResult.FAILED, "out of memory", 0.0) == Bar("a", BAR_S, "out of memory")
+    setbacks = Setbacks(SETTINGS)
+    assert setbacks.count("a", SwitchResult.FAILED, "out of memory", 0.0) == Bar("a", SETTINGS.bar_s, "out of memory")
     assert setbacks.count("a", SwitchResult.ON_CPU, "", 0.0) == Bar(ALL_WEIGHTS, NO_GPU_S, NO_GPU)
     moved = [setbacks.count("a", SwitchResult.MOVED, "", 0.0) for _ in range(MAX_STRIKES)]
     assert moved == [None] * (MAX_STRIKES - 1) + [Bar("a", PAUSE_S, SwitchResult.MOVED.value)]
@@ -59,7 +60,7 @@ def test_each_bar_names_its_weights_its_time_and_its_reason() -> None:
 def test_what_was_forgotten_has_no_strikes() -> None:
     """Of one model, or of all."""
     for forgotten in ("a", None):
-        setbacks = Setbacks()
+        setbacks = Setbacks(SETTINGS)
         for _ in range(MAX_STRIKES - 1):
             setbacks.count("a", SwitchResult.MOVED, "", 0.0)
         setbacks.forget(forgotten)

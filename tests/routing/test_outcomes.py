@@ -5,8 +5,7 @@ import json
 
 import pytest
 
-from router.backend.contest import CONTEST_S
-from router.config import load_config
+from router.config import Switch, load_config
 from router.core.decision.verdict import Decision, Outcome
 from router.core.units import GIB
 from router.errors import LoadFailed, NeverFits, NoVariantFits
@@ -179,7 +178,7 @@ def test_in_a_contest_a_request_waits_for_memory_that_a_load_of_others_may_have_
         call = case.call("team")
         found = await case.after_reading(call)
         assert (type(found), found.why) == (Blocked, "room")
-        await asyncio.sleep(CONTEST_S + 1)
+        await asyncio.sleep(Switch().contest_s + 1)
         with pytest.raises(NoVariantFits):
             case.outcome(call)
 

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from tests.config.keys.play import ALONE, BIG, MIDDLE, OTHER, SMALL, compare, decisions, hello, seen
+from tests.config.keys.play import ALONE, BIG, MIDDLE, OTHER, SMALL, compare, decisions, hello, seen, send, state
 
 
 def unloads(one, model):
@@ -127,3 +127,48 @@ def test_a_load_is_given_up_after_load_timeout_s():
 
     found = compare(story, "switch.load_timeout_s", [2, 5])
     assert found == [("switch failed", pytest.approx(2, abs=0.5)), ("switch failed", pytest.approx(5, abs=0.5))]
+
+
+@pytest.mark.key("switch.bar_s")
+def test_a_model_whose_load_failed_is_left_alone_for_bar_s():
+    """Then it is tried again, which the repaired model passes."""
+
+    async def story(one):
+        one.sim.cards.change(fail_load={MIDDLE: "corrupt"})
+        assert (await one.ask(hello(MIDDLE))).status == 500
+        one.sim.cards.change(fail_load={})
+        await asyncio.sleep(5)
+        return (await one.ask(hello(MIDDLE))).status
+
+    assert compare(story, "switch.bar_s", [2, 30]) == [200, 500]
+
+
+@pytest.mark.key("switch.away_pause_s")
+def test_an_ollama_that_cannot_be_reached_is_asked_for_a_load_every_away_pause_s_at_most():
+    """However many requests come meanwhile; the state can still be read."""
+
+    async def story(one):
+        one.sim.faults.add("reset", route="/api/generate", model=MIDDLE, after_chunks=0, times=-1)
+        until_s = asyncio.get_running_loop().time() + 120
+        while asyncio.get_running_loop().time() < until_s:
+            assert (await one.ask(hello(MIDDLE))).status == 502
+        return len(seen(one, "/api/generate"))
+
+    often, seldom = compare(story, "switch.away_pause_s", [2, 20])
+    assert often > 50
+    assert 6 < seldom < 25
+
+
+@pytest.mark.key("switch.contest_s")
+def test_models_take_turns_for_contest_s_after_a_sign_of_others():
+    """Somebody unloads twice what was just used; the state says so."""
+
+    async def story(one):
+        for _ in range(2):
+            await one.ask(hello(SMALL, tokens=1))
+            await send(one.sim.url, "POST", "/api/generate", {"model": SMALL, "keep_alive": 0})
+            await asyncio.sleep(2)
+        await asyncio.sleep(20)
+        return any("somebody else unloads" in note for note in (await state(one))["notes"])
+
+    assert compare(story, "switch.contest_s", [10, 60]) == [False, True]
