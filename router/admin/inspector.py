@@ -152,7 +152,7 @@ class Inspector:
     def _notes(self) -> list[str]:
         """Return what an operator should know: drift, odd cards, others on the same Ollama, other programs."""
         found = self._backend
-        others = (*found.contest.notes(), *found.derived.notes())
+        others = (*found.residency.loaded_limit.notes(), *found.contest.notes(), *found.derived.notes())
         return [*found.lessons.learned.drift(), *self._world.cards.notes(), *others, *self._foreign()]
 
     def _foreign(self) -> list[str]:

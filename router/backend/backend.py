@@ -64,7 +64,7 @@ class Backend:
         self.installed = Installed(reader, epoch, config.snapshot.catalog_interval_s, residents.move)
         self.cards = Cards(probe, residents, epoch, telemetry, section.gpus, config, f"backends.{name}.gpus")
         self.world = World(self.server, self.installed, residents, self.cards, epoch, telemetry, name, config.snapshot)
-        self._rules = DecisionRules(section, config.defaults, unix_now)
+        self._rules = DecisionRules(section, config.defaults, unix_now, self._loaded_limit)
         self.lessons = Lessons(store, self._configured, telemetry, unix_now, is_auto=section.server.auto)
         self.residency = Residency(self.world, self.lessons, self.relay, config, telemetry)
         self.line = Line(self.world, self.residency, config, telemetry)
@@ -96,6 +96,9 @@ class Backend:
         """Whether others use the same Ollama, and whose turn it is then."""
         return self.residency.contest
 
+    def _loaded_limit(self) -> int:
+        return self.residency.loaded_limit.count
+
     def _configured(self) -> ServerSettings:
         return self._rules.server_settings(self.world.version)
 
@@ -118,6 +121,7 @@ class Backend:
         self.line.forget(weights)
         if weights is None:
             self.cards.forget()
+            self.residency.loaded_limit.forget()
         return count
 
     # --- its life ----------------------------------------------------------------------------------------------
@@ -191,6 +195,7 @@ class Backend:
         """Nothing is loaded that a derived tag could be for, and settings may be others; pass the event on."""
         self.derived.forget_all()
         self.lessons.note_restart()
+        self.residency.loaded_limit.forget()
         on_restart()
 
     def _is_quiet(self) -> bool:

@@ -9,7 +9,7 @@ from router.backend.lessons import Lessons
 from router.backend.residents import Tracked
 from router.backend.switches import SwitchResult, Target
 from router.backend.unloading import Unloading
-from router.backend.verification import LoadLook, Placed, came_back, taken_between
+from router.backend.verification import LoadLook, Placed, came_back, taken_between, used_all_cards
 from router.backend.world import World
 from router.core.ollama.runner import Gpu
 from router.core.units import GIB, MIB
@@ -128,6 +128,8 @@ class Conclusions:
         plan = load.target.plan
         is_guess = not load.target.facts.info  # sized by its download: the difference teaches nothing
         if plan.adopts or load.has_left or is_guess:
+            return
+        if not (is_spilled or used_all_cards(plan, load.look)):  # predicted for other cards
             return
         taken_bytes = load.look.taken_bytes
         self._lessons.learn(

@@ -1,11 +1,12 @@
 """What loads say about the cards: where their memory went, which numbers Ollama refuses, whether the probe sees any.
 
-| what happened                                                 | what follows                                       |
-| ------------------------------------------------------------- | -------------------------------------------------- |
-| memory went to another card than the one that was meant       | the two exchange their numbers                     |
-| Ollama refused `main_gpu`, of which it has only so many cards | the rest is left alone                             |
-| a runner died without a word on a card that never had a model | the same, unless it dies on Ollama's own cards too |
-| two loads in a row moved nothing, and ps says they are whole  | the probe is not believed: verify mode             |
+| what happened                                                  | what follows                                       |
+| -------------------------------------------------------------- | -------------------------------------------------- |
+| memory went to another card than the one that was meant        | the two exchange their numbers                     |
+| Ollama refused `main_gpu`, of which it has only so many cards  | the rest is left alone                             |
+| a runner died without a word on a card that never had a model  | the same, unless it dies on Ollama's own cards too |
+| two loads over several cards spilled, and used some not at all | those are left alone                               |
+| two loads in a row moved nothing, and ps says they are whole   | the probe is not believed: verify mode             |
 
 `verification.py` tells the last from a load into main memory that ps calls whole: then the probe is right.
 """
@@ -13,11 +14,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Container, Mapping, Sequence
 
 from router.adapters.ollama import PsRow
 from router.backend.card_identity import CardNumbers, Numbers
-from router.backend.verification import SEEN_SHARE, most_bytes, taken_between
+from router.backend.verification import IDLE_BYTES, SEEN_SHARE, most_bytes, taken_between
 from router.core.decision.switching import Plan
 from router.core.ollama.runner import Gpu
 from router.telemetry import Notified, Telemetry
@@ -27,6 +29,9 @@ BLIND_AFTER = 2
 
 STRAY_SHARE = 0.1
 """A load has not gone to a card that lost less than this share of ps' figure."""
+
+IDLE_AFTER = 2
+"""Loads that spilled and have left a card of their plan idle, until it is left alone."""
 
 _REFUSED = re.compile(r"invalid value for main_gpu: \d+(?: \(available devices: (\d+)\))?")
 _DIED = re.compile(r"process has terminated(: exit status \d+)?:?\s*\Z")
@@ -45,6 +50,7 @@ class LoadCheck:
         self._told: set[str] = set()
         self._unseen = 0
         self._refusals = 0
+        self._idle: Counter[str] = Counter()  # UUIDs of cards → loads that spilled and left them idle
         self._used: set[str] = set()  # UUIDs of cards that have carried a model
         self._proven: set[str] = set()  # of these, where the number of the card was asked for
         self._suspect: tuple[str, Numbers] | None = None  # weights whose runner died, and the numbers before
@@ -73,6 +79,7 @@ class LoadCheck:
         self._proven.clear()
         self._culprits.clear()
         self._unseen = self._refusals = 0
+        self._idle.clear()
         self._suspect = None
 
     def note_gone(self, gpus: Sequence[Gpu]) -> None:
@@ -86,7 +93,7 @@ class LoadCheck:
     # --- a load that worked ------------------------------------------------------------------------------------
 
     def compare(self, plan: Plan, row: PsRow, before: tuple[Gpu, ...], after: tuple[Gpu, ...]) -> bool:
-        """Compare two readings of the probe around a load; return True if two cards have exchanged their numbers."""
+        """Compare two readings of the probe around a load; return True if cards have other numbers now."""
         self._suspect = None
         uuids, numbers = {gpu.index: gpu.uuid for gpu in before}, self._numbers.by_uuid()
         lost = {uuids[index]: count for index, count in taken_between(before, after).items()}
@@ -95,6 +102,8 @@ class LoadCheck:
         if found is None or sum(taken.values()) < max(1, row.size_vram_bytes * SEEN_SHARE):
             return False
         self._note_seen()
+        if self._note_idle(plan, row, lost):
+            return True
         if not _is_of(plan, row, taken[found]):
             return False
         uuid = next(uuid for uuid, number in numbers.items() if number == found)
@@ -109,6 +118,22 @@ class LoadCheck:
         self._numbers.exchange(meant, found)
         self._tell_order()
         self._tell_hidden()
+        return True
+
+    def _note_idle(self, plan: Plan, row: PsRow, lost: Mapping[str, int]) -> bool:
+        """Count the cards of its plan that a spilled load has not used; return True if they are left alone now."""
+        numbers = self._numbers.by_uuid()
+        planned = [uuid for uuid, number in numbers.items() if number in plan.cards]
+        idle = {uuid for uuid in planned if lost.get(uuid, 0) < IDLE_BYTES}
+        for uuid in set(planned) - idle:
+            self._idle.pop(uuid, None)
+        if len(planned) < 2 or row.size_vram_bytes >= row.size_bytes or idle & self._proven:
+            return False
+        self._idle.update(idle)
+        if not idle or any(self._idle[uuid] < IDLE_AFTER for uuid in idle):
+            return False
+        seen = len(numbers) - len(self._numbers.hidden) - len(idle)
+        self._limit(seen, self._used | (numbers.keys() - idle))
         return True
 
     def _meant(self, plan: Plan, before: tuple[Gpu, ...], found: int) -> int | None:
@@ -170,8 +195,8 @@ class LoadCheck:
         numbers = (number for uuid, number in self._numbers.by_uuid().items() if uuid in self._proven)
         return max(numbers, default=0) + 1
 
-    def _limit(self, count: int) -> Numbers:
-        before = self._numbers.limit(count, self._proven, self._used)
+    def _limit(self, count: int, used: Container[str] | None = None) -> Numbers:
+        before = self._numbers.limit(count, self._proven, self._used if used is None else used)
         self._tell_hidden()
         return before
 

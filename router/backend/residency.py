@@ -22,6 +22,7 @@ from router.backend.conclusions import Conclusions, Verified
 from router.backend.contest import Contest
 from router.backend.lessons import Lessons
 from router.backend.load_times import LoadTimes
+from router.backend.loaded_limit import LoadedLimit
 from router.backend.residents import Tracked
 from router.backend.switches import SwitchResult, Target
 from router.backend.unloading import Unloading
@@ -80,6 +81,8 @@ class Residency:
 
     def __init__(self, world: World, lessons: Lessons, relay: Relay, config: Config, telemetry: Telemetry) -> None:
         self.contest = Contest(relay, world.residents, config, telemetry)
+        is_auto = all(section.server.auto for section in config.backends.values())
+        self.loaded_limit = LoadedLimit(telemetry, world.epoch.advance, is_auto=is_auto)
         self.load_times = LoadTimes()
         self.unloading = Unloading(world, self.load_times, config)
         self._conclusions = Conclusions(world, lessons, self.unloading, telemetry)
@@ -191,6 +194,8 @@ class Residency:
             return None
         shown, has_left = readings.shown, not readings.present.keys() <= set(self._residents.values())
         has_strayed = False
+        if readings.before is not None and not self.contest.is_on:
+            self.loaded_limit.note(len(self._residents), has_left=has_left)
         if not (has_left or plan.adopts):
             has_strayed = self._cards.compare_load(plan, tracked.row, shown, self._cards.shown_since(loaded_s))
         measured, after = self._cards.numbered(shown), self._cards.measured_since(loaded_s)  # by the numbers now

@@ -18,9 +18,19 @@ KEPT_S = 10
 
 
 class DecisionRules:
-    """The rules for decisions. `unix_now` is the wall clock, for the age of measurements."""
+    """The rules for decisions. `unix_now` is the wall clock, for the age of measurements.
 
-    def __init__(self, section: BackendSection, defaults: Defaults, unix_now: Callable[[], float]) -> None:
+    `loaded_limit` returns how many models Ollama keeps loaded as far as loads have shown it, else 0.
+    """
+
+    def __init__(
+        self,
+        section: BackendSection,
+        defaults: Defaults,
+        unix_now: Callable[[], float],
+        loaded_limit: Callable[[], int] = lambda: 0,
+    ) -> None:
+        self._loaded_limit = loaded_limit
         self._section = section
         self._defaults = defaults
         self._unix_now = unix_now
@@ -37,7 +47,7 @@ class DecisionRules:
     def current(self, learned: Learned, version: str, costs: LoadCosts) -> Rules:
         """Return the rules; the same object until a measurement is added, the version changes, or `KEPT_S` passes."""
         unix_s = self._unix_now()
-        valid_for = (learned, version, costs, int(unix_s) // KEPT_S)
+        valid_for = (learned, version, costs, int(unix_s) // KEPT_S, self._loaded_limit())
         if valid_for != self._valid_for:
             self._valid_for = valid_for
             safety_mib = self._defaults.safety_mib
@@ -52,7 +62,7 @@ class DecisionRules:
         return self._rules
 
     def server_settings(self, version: str) -> ServerSettings:
-        """Return the settings of the Ollama according to the configuration."""
+        """Return the settings of the Ollama according to the configuration, with the limit that loads have shown."""
         server = self._section.server
         target = ServerSettings().fit_target_bytes if server.fit_target_mib is None else server.fit_target_mib * MIB
         return ServerSettings(
@@ -62,7 +72,7 @@ class DecisionRules:
             context_length=server.context_length,
             gpu_overhead_bytes=server.gpu_overhead_mib * MIB,
             sched_spread=server.sched_spread,
-            max_loaded_models=server.max_loaded_models or 0,
+            max_loaded_models=server.max_loaded_models or self._loaded_limit(),
             fit_target_bytes=target,
             version=version,
         )

@@ -38,6 +38,9 @@ MOST_SHARE, MOST_BYTES = 1.03, 768 * MIB
 """A runner takes at most this factor of the larger of ps' figure and the formula's, plus a driver context (measured:
 docs/memory.md); a larger reading holds another program's memory as well."""
 
+IDLE_BYTES = 64 * MIB
+"""A card that lost less than this has no part of a load: not even a driver context."""
+
 CACHES_BYTES = 256 * MIB
 """Caches above this can be told from the weights in ps' figure: part of the weights may be in main memory by design."""
 
@@ -115,6 +118,11 @@ def most_bytes(plan: Plan, row: PsRow) -> float:
 def _has_no_caches(facts: ModelFacts, plan: Plan, row: PsRow) -> bool:
     """Return True if ps' figure leaves no room for the caches beside the weights."""
     return row.size_vram_bytes < facts.size_bytes + plan.cache_bytes // 2
+
+
+def used_all_cards(plan: Plan, look: LoadLook) -> bool:
+    """Return True if the load is on each card of its plan, as far as that was measured."""
+    return not look.is_measured or all(look.taken.get(card, 0) >= IDLE_BYTES for card in plan.cards)
 
 
 def came_back(row: PsRow, loaded: tuple[Gpu, ...] | None, unloaded: tuple[Gpu, ...] | None) -> bool:

@@ -166,6 +166,21 @@ def test_of_five_cards_the_one_that_ollama_sees_is_found_however_many_are_refuse
         tell(story, sizes, (0,))
 
 
+@pytest.mark.parametrize("visible", [(0,), (1,), (2,)])
+def test_cards_that_two_split_loads_have_not_used_are_left_alone(visible):
+    """Ollama does not see them: what needs them is refused without a third load."""
+
+    async def story(one, heard):
+        for num_ctx in (16384, 12288, 8192, 4096):
+            reply = await one.ask(hello("qwen3:32b", options={"num_ctx": num_ctx}), "/api/generate")
+            assert reply.status == 503
+        assert len(spilled(heard)) == 2
+        assert names(one) == [f"card {visible[0]}"]
+        await served(one, SMALL, MIDDLE)
+
+    tell(story, (16376,) * 3, visible)
+
+
 def reword(patch, text):
     """Let a runner that refuses its card say `text`."""
     from ollama_simulator.scheduler import runner
