@@ -202,19 +202,13 @@ class Cards:
             if not tracked.is_measured and (held := self.guess_held(tracked.row)) != tracked.held_bytes:
                 self._residents.assume(tracked, held)
 
-    def find_dead(self) -> list[Tracked]:
-        """Return the measured residents whose runners died, that is, whose memory is free again.
+    def find_dead(self, *, are_known: bool = False) -> list[Tracked]:
+        """Return the measured residents whose runners died (memory free again), those marked already if `are_known`.
 
         ps lists them until their next request, which would make Ollama load them again without our planning it.
         """
-        return [tracked for tracked in self._dead() if not tracked.is_spilled]
-
-    def has_died(self, tracked: Tracked) -> bool:
-        """Return True if the runner of a measured resident died: its memory is free already."""
-        return tracked in self._dead()
-
-    def _dead(self) -> list[Tracked]:
-        return dead(self.gpus or (), [tracked for tracked in self._residents.values() if tracked.is_measured])
+        found = dead(self.gpus or (), [tracked for tracked in self._residents.values() if tracked.is_measured])
+        return [tracked for tracked in found if are_known or not tracked.is_spilled]
 
     # --- what others leave -------------------------------------------------------------------------------------
 

@@ -40,6 +40,9 @@ SIGNS = 2
 HURRIED_S = 5.0
 """An expiry that moves closer by more than this shows a request to unload."""
 
+EXPECTED_S = 60.0
+"""For this long after a request that was passed on, a lost resident is no sign."""
+
 GIVE_S = 0.5
 """How long a resident that gives way stays idle: Ollama unloads it at once if somebody waits for its memory."""
 
@@ -65,7 +68,7 @@ class Contest:
         self._turn_s, self._contest_s = config.queue.age_bound_s, config.switch.contest_s
         self._telemetry = telemetry
         self.upsets = 0  # switches in a row that were upset
-        self._lost_at_s = -math.inf
+        self._lost_at_s = self._expected_until_s = -math.inf
         self._until_s = -math.inf
         self._given_at_s: dict[str, float] = {}  # weights → when they last gave way, and nobody came
         self._held: set[asyncio.Task[None]] = set()
@@ -89,6 +92,8 @@ class Contest:
     def note_gone(self, gone: Iterable[Tracked]) -> None:
         """Note residents that have left ps while no switch was under way; several at once are one sign."""
         now_s = self._now()
+        if now_s < self._expected_until_s:
+            return
         lost = [tracked for tracked in gone if self._is_lost(tracked, now_s)]
         if lost:
             self.note(is_clear=now_s - self._lost_at_s < self._contest_s)
@@ -99,6 +104,10 @@ class Contest:
         is_in_use = tracked.in_flight or now_s - tracked.idle_since_s < self._contest_s
         is_ours = self._residents.is_ours(tracked) and not (tracked.is_spilled or tracked.going_until_s)
         return bool(is_in_use and is_ours)
+
+    def expect_loads(self) -> None:
+        """Note that a request was passed on, for which Ollama itself may load a model and evict others."""
+        self._expected_until_s = self._now() + EXPECTED_S
 
     def note_rows(self, rows: Mapping[str, PsRow]) -> None:
         """Note the rows of ps by weights, before the residents take them over."""
@@ -128,8 +137,8 @@ class Contest:
 
     def gives_way(self, weights: str) -> bool:
         """Return True if the resident takes no new requests for now, so that others have their turn."""
-        tracked = self._residents.get(weights)
-        if tracked is None or not self.is_on:
+        tracked = self._residents.get(weights) if self.is_on else None
+        if tracked is None:
             return False
         now_s = self._now()
         if now_s - max(tracked.loaded_at_s, self._given_at_s.get(weights, -math.inf)) < self._turn_s:

@@ -194,7 +194,8 @@ class Residency:
             return None
         shown, has_left = readings.shown, not readings.present.keys() <= set(self._residents.values())
         has_strayed = False
-        if readings.before is not None and not self.contest.is_on:
+        are_ours = all(map(self._residents.is_ours, {*readings.present, *self._residents.values()} - {tracked}))
+        if readings.before is not None and are_ours and not self.contest.is_on:
             self.loaded_limit.note(len(self._residents), has_left=has_left)
         if not (has_left or plan.adopts):
             has_strayed = self._cards.compare_load(plan, tracked.row, shown, self._cards.shown_since(loaded_s))

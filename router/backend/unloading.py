@@ -33,7 +33,8 @@ class Unloading:
 
         It has gone when ps no longer lists it and the probe shows its memory as free.
         """
-        before = None if self._cards.has_died(tracked) else self._cards.gpus  # a dead one has given it back
+        is_dead = tracked in self._cards.find_dead(are_known=True)  # then its memory is back already
+        before = None if is_dead else self._cards.gpus
         started_s = self._now()
         deadline_s = started_s + self._settings.unload_timeout_s
         self._residents.go(tracked, started_s)

@@ -168,6 +168,8 @@ class Dispatcher:
         underway.sent(upstream)
         now_s = self._now()
         self._backend.derived.note_request(now_s)
+        if not destination.weights:
+            self._backend.contest.expect_loads()
         call.mark_sent(destination.served, destination.reason, now_s)
         if destination.decided is not None:
             self._telemetry.emit(destination.decided.for_request(call.request_id, call.team))

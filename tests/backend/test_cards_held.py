@@ -120,7 +120,7 @@ def test_what_has_died_is_not_missing_of_others_too():
         assert hand.cards.find_dead() == [big]
         big.spilled()
         assert hand.cards.find_dead() == []
-        assert [hand.cards.has_died(one) for one in (big, small)] == [True, False]
+        assert hand.cards.find_dead(are_known=True) == [big]
 
     on_cards(story, TWO_CARDS)
 

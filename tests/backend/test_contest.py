@@ -95,7 +95,7 @@ def test_two_residents_that_somebody_else_unloads_within_a_minute_are_a_contest_
     in_line(story, MemoryMachine(SMALL))
 
 
-@pytest.mark.parametrize("cause", ["router", "restart", "idle", "not ours", "together"])
+@pytest.mark.parametrize("cause", ["router", "restart", "idle", "not ours", "together", "passed on"])
 def test_a_resident_that_goes_for_another_reason_is_no_sign(cause):
     """The router's own unload, a restart of Ollama, a long idle time, a model of others; two at once are one sign."""
 
@@ -108,6 +108,8 @@ def test_a_resident_that_goes_for_another_reason_is_no_sign(cause):
                 assert scene.resident(SMALL) is not None
             else:
                 await scene.make_resident(SMALL)
+            if cause == "passed on":
+                scene.backend.contest.expect_loads()
             if cause == "router":
                 await scene.backend.residency.unloading.unload(scene.resident(SMALL))
             if cause == "together":
