@@ -1,17 +1,17 @@
 """What follows from switches that did not end well: how long to pause, which model to leave alone, when to give up.
 
-| result     | the requests that wait for it                    | pause                | the model                   |
-| ---------- | ------------------------------------------------ | -------------------- | --------------------------- |
-| DONE       | are let in                                       | none                 | starts with a clean slate   |
-| MOVED      | are decided again                                | none                 | after 3 in a row barred 5 s |
-| OVERTAKEN  | wait                                             | 0.2 … 3.2 s, jitter  | is not to blame             |
-| TAKEN      | wait                                             | 0.2 … 3.2 s, jitter  | is not to blame             |
-| RENUMBERED | are decided again: there is one card less        | none                 | is not to blame             |
-| SPILLED    | are decided again, by what was learned           | none                 | after 3 in a row barred 5 s |
-| ON_CPU     | are refused, with the reason                     | none                 | every model barred 60 s     |
-| FAILED     | get the next variant, else the load's error      | none                 | barred 30 s                 |
-| ABANDONED  | there are none                                   | 0.1 s                | starts with a clean slate   |
-| AWAY       | wait; after 3 in a row they get 502, Retry-After | 1, 2, 4, 8 s, jitter | is not to blame             |
+| result     | the requests that wait for it                    | pause                 | the model                   |
+| ---------- | ------------------------------------------------ | --------------------- | --------------------------- |
+| DONE       | are let in                                       | none                  | starts with a clean slate   |
+| MOVED      | are decided again                                | none                  | after 3 in a row barred 5 s |
+| OVERTAKEN  | wait                                             | 0.2 … 3.2 s, jitter   | is not to blame             |
+| TAKEN      | wait                                             | 0.2 … 3.2 s, jitter   | is not to blame             |
+| RENUMBERED | are decided again: there is one card less        | none                  | is not to blame             |
+| SPILLED    | are decided again, by what was learned           | none                  | after 3 in a row barred 5 s |
+| ON_CPU     | are refused, with the reason                     | none                  | every model barred 60 s     |
+| FAILED     | get the next variant, else the load's error      | none                  | barred 30 s                 |
+| ABANDONED  | there are none                                   | 0.1 s, then as TAKEN  | starts with a clean slate   |
+| AWAY       | wait; after 3 in a row they get 502, Retry-After | 1, 2, 4, 8 s, jitter  | is not to blame             |
 
 ON_CPU is a finding about the machine, so it concerns every model; a restart of Ollama lifts it at once. FAILED holds
 the status for clients: Ollama's own, 404 if it does not know the model, 504 if the load did not end.
@@ -66,7 +66,7 @@ class Setbacks:
         self._settings = settings
         self.paused_until_s = -math.inf
         self._strikes: dict[str, int] = {}
-        self._times_away = 0
+        self._times_away = self._times_abandoned = 0
 
     @property
     def has_given_up(self) -> bool:
@@ -88,10 +88,13 @@ class Setbacks:
             self._pause(now_s, AWAY_PAUSE_S, self._settings.away_pause_s, self._times_away)
         elif result.is_upset:
             self._pause(now_s, TAKEN_PAUSE_S, MAX_TAKEN_PAUSE_S, upsets)
+        self._times_abandoned = self._times_abandoned + 1 if result is SwitchResult.ABANDONED else 0
+        if self._times_abandoned == 1:  # whoever wants it again must not make it spin
+            self.paused_until_s = now_s + ABANDONED_PAUSE_S
+        elif self._times_abandoned:
+            self._pause(now_s, TAKEN_PAUSE_S, MAX_TAKEN_PAUSE_S, self._times_abandoned - 1)
         if result.is_upset or result is SwitchResult.RENUMBERED:
             return None
-        if result is SwitchResult.ABANDONED:  # whoever wants it again must not make it spin
-            self.paused_until_s = now_s + ABANDONED_PAUSE_S
         if result in (SwitchResult.DONE, SwitchResult.ABANDONED, SwitchResult.AWAY):
             self._strikes.pop(weights, None)
             return None

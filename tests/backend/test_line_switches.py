@@ -7,9 +7,10 @@ import pytest
 
 from router.backend.contest import CONTESTED, SIGNS
 from router.config import Switch
+from router.core.units import GIB
 from router.errors import LoadFailed, UpstreamError
 from router.http.client.response import UpstreamResponse
-from router.telemetry import Notified
+from router.telemetry import Notified, Switched
 from tests.backend.machine import BIG, MIDDLE, SMALL, TWO_CARDS, MemoryMachine, weights_of
 from tests.backend.queue_scene import fill, in_line
 from tests.backend.scene import took_s
@@ -175,3 +176,16 @@ def test_the_expected_wait_grows_with_what_must_be_loaded():
         assert line.expected_wait_s() == MIDDLE.size_bytes / (1 << 30)
 
     in_line(story, MemoryMachine(*ALL))
+
+
+def test_memory_that_others_took_during_a_switch_counts_for_the_decisions_of_the_next_one():
+    """Else those who wait would be decided otherwise as soon as it has begun, and it would be abandoned for ever."""
+    machine = MemoryMachine(*ALL)
+
+    async def story(scene, queue):
+        await scene.make_resident(MIDDLE)
+        asyncio.get_running_loop().call_later(0.1, machine.foreign.update, {0: 16 * GIB})
+        assert await asyncio.wait_for(queue.join(BIG, SMALL), 30) == weights_of(SMALL)
+        assert len([event for event in scene.heard.of(Switched) if event.phase == "started"]) <= 4
+
+    in_line(story, machine)
