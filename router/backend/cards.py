@@ -202,13 +202,13 @@ class Cards:
             if not tracked.is_measured and (held := self.guess_held(tracked.row)) != tracked.held_bytes:
                 self._residents.assume(tracked, held)
 
-    def find_dead(self, *, are_known: bool = False) -> list[Tracked]:
-        """Return the measured residents whose runners died (memory free again), those marked already if `are_known`.
+    def find_dead(self) -> list[Tracked]:
+        """Return the measured residents that have died since the last call, by memory that is free; ps lists them on.
 
-        ps lists them until their next request, which would make Ollama load them again without our planning it.
+        Their next request would make Ollama load them again without our planning it.
         """
-        found = dead(self.gpus or (), [tracked for tracked in self._residents.values() if tracked.is_measured])
-        return [tracked for tracked in found if are_known or not tracked.is_spilled]
+        found = dead(self.gpus or (), self._residents.values())
+        return [tracked for tracked in found if not tracked.is_spilled]
 
     # --- what others leave -------------------------------------------------------------------------------------
 

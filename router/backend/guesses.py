@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from router.adapters.ollama import PsRow
 from router.backend.residents import Tracked
@@ -40,9 +40,10 @@ def spread(row: PsRow, gpus: Sequence[Gpu], cards: tuple[int, ...]) -> dict[int,
     return {card: share + context.get(card, 0) for card in cards}
 
 
-def dead(gpus: Sequence[Gpu], measured: Sequence[Tracked]) -> list[Tracked]:
-    """Return the runners whose memory is free again, of those that were measured; also those known to have died."""
+def dead(gpus: Sequence[Gpu], residents: Iterable[Tracked]) -> list[Tracked]:
+    """Return the measured runners whose memory is free again; also those that are known to have died."""
     found: list[Tracked] = []
+    measured = [tracked for tracked in residents if tracked.is_measured]
     for gpu in gpus:
         missing = sum(t.held_bytes.get(gpu.index, 0) for t in measured) - (gpu.total_bytes - gpu.free_bytes)
         # A gap is attributed to those that are known to have died, then to one large runner rather than several small.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
+from router.backend.guesses import dead
 from router.backend.load_times import LoadTimes
 from router.backend.residents import Tracked
 from router.backend.verification import BACK_SHARE
@@ -33,8 +34,8 @@ class Unloading:
 
         It has gone when ps no longer lists it and the probe shows its memory as free.
         """
-        is_dead = tracked in self._cards.find_dead(are_known=True)  # then its memory is back already
-        before = None if is_dead else self._cards.gpus
+        is_dead = tracked in dead(self._cards.gpus or (), self._residents.values())
+        before = None if is_dead else self._cards.gpus  # a dead one has given its memory back
         started_s = self._now()
         deadline_s = started_s + self._settings.unload_timeout_s
         self._residents.go(tracked, started_s)

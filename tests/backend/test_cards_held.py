@@ -2,6 +2,7 @@
 
 import asyncio
 
+from router.backend.guesses import dead
 from router.core.units import GIB
 from tests.backend.cards_alone import on_cards
 from tests.backend.machine import BIG, SMALL, TWO_CARDS, row_of
@@ -120,7 +121,7 @@ def test_what_has_died_is_not_missing_of_others_too():
         assert hand.cards.find_dead() == [big]
         big.spilled()
         assert hand.cards.find_dead() == []
-        assert hand.cards.find_dead(are_known=True) == [big]
+        assert dead(hand.cards.gpus, (big, small)) == [big]
 
     on_cards(story, TWO_CARDS)
 

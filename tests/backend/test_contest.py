@@ -12,7 +12,7 @@ from router.backend.residents import Residents
 from router.backend.switches import SwitchResult
 from router.config import load_config
 from router.core.ollama.runner import LoadOptions
-from router.errors import LoadFailed, ModelNotFound
+from router.errors import LoadFailed, ModelNotFound, UpstreamError
 from router.http.client.response import UpstreamResponse
 from router.telemetry import Notified, Telemetry
 from tests.backend.machine import MIDDLE, SMALL, MemoryMachine, weights_of
@@ -118,8 +118,9 @@ def test_a_resident_that_goes_for_another_reason_is_no_sign(cause):
             if cause == "idle":
                 await asyncio.sleep(CONTEST_S + 1)
             if cause == "restart":
-                machine.trouble["ps"] = ConnectionError("gone")
-                world._went_down("gone")
+                machine.trouble["ps"] = UpstreamError("gone")
+                for _ in range(3):
+                    await world.refresh_fresh()
                 machine.trouble.clear()
             machine.drop(SMALL.name)
             await world.refresh_fresh()

@@ -19,14 +19,15 @@ does not show (KV type, parallel slots), driver context, growth. Rules, all on t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
 
 from router.core.learning.drift import Recognised, Unexplained, recognise, unexplained
 from router.core.learning.observation import Observation as Observation
-from router.core.learning.setup import Setup, setup_in
+from router.core.learning.rebased import Rebased
+from router.core.learning.setup import setup_in
 from router.core.learning.trust import NOISE_BYTES, OFTEN_S, card_constants, is_confirmed, is_due, shows
 from router.core.memory.options import MemoryOptions
 from router.core.ollama.options import ServerSettings
@@ -49,27 +50,6 @@ class Ban(NamedTuple):
     num_ctx: int
     free_bytes: int
     until_s: float
-
-
-class _Rebased(Mapping[str, tuple[Observation, ...]]):
-    """Past loads by weights, each as predicted for the server's setup; computed when they are asked for."""
-
-    def __init__(self, raw: Mapping[str, Sequence[Observation]], setup: Setup, margin_bytes: int) -> None:
-        self._raw, self._setup, self._margin_bytes = raw, setup, margin_bytes
-        self._found: dict[str, tuple[Observation, ...]] = {}
-
-    def __getitem__(self, weights: str) -> tuple[Observation, ...]:
-        found = self._found.get(weights)
-        if found is None:
-            raw = self._raw[weights]
-            found = self._found[weights] = tuple(one.under(self._setup, self._margin_bytes) for one in raw)
-        return found
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._raw)
-
-    def __len__(self) -> int:
-        return len(self._raw)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,8 +76,7 @@ class Learned:
     ) -> Learned:
         """Build the value from `observations`, in any order; `restarted_s` is the Unix time of Ollama's last start.
 
-        `configured` is how the server is set up by the configuration. Loads that show otherwise outweigh it; without
-        `is_auto` that is only noted.
+        Loads that show another setup than `configured` outweigh it; without `is_auto` that is only noted.
         """
         ordered = sorted(observations, key=lambda seen: seen.at_s)
         by_weights: dict[str, list[Observation]] = {}
@@ -112,7 +91,7 @@ class Learned:
             server = None  # as case 5: not yet confirmed
         applied = server.applied_to(configured) if server is not None and is_auto else configured
         setup, margin_bytes = setup_in(applied), applied.fit_target_bytes
-        kept = _Rebased({weights: seen[-_KEPT:] for weights, seen in by_weights.items()}, setup, margin_bytes)
+        kept = Rebased({weights: seen[-_KEPT:] for weights, seen in by_weights.items()}, setup, margin_bytes)
         newest = tuple(one.under(setup, margin_bytes) for one in shown)
         return Learned(
             kept, version, earlier[-1] if earlier else "", server, is_auto, unexplained(newest),
