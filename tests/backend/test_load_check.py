@@ -1,9 +1,14 @@
 """What loads say about the cards is said once, and again when it is so again."""
 
+from dataclasses import replace
+
 from router.backend.card_identity import CardNumbers
 from router.backend.load_check import BLIND_AFTER, LoadCheck
+from router.core.decision.switching import Plan
+from router.core.ollama.runner import LoadOptions
+from router.core.units import GIB
 from router.telemetry import Notified, Telemetry
-from tests.backend.machine import ONE_CARD, SMALL, TWO_CARDS, MemoryMachine
+from tests.backend.machine import BIG, ONE_CARD, SMALL, TWO_CARDS, MemoryMachine, row_of
 from tests.backend.scene import Heard, play
 
 
@@ -44,3 +49,28 @@ def test_a_card_that_goes_a_second_time_is_said_a_second_time():
         assert len(warnings(heard)) == times
         check.note_gone(TWO_CARDS)
         assert check.notes() == []
+
+
+def test_cards_that_two_split_loads_have_not_used_are_left_alone():
+    """Ollama does not see them. A load that is whole does not count, and one that uses a card clears it."""
+    plan = Plan(LoadOptions(num_ctx=8192), (), (), (0, 1), 30 * GIB, 48 * GIB, (15 * GIB, 15 * GIB), 30 * GIB)
+
+    def readings(*taken_gib):
+        after = (
+            replace(gpu, free_bytes=gpu.free_bytes - int(gib * GIB))
+            for gpu, gib in zip(TWO_CARDS, taken_gib, strict=True)
+        )
+        return TWO_CARDS, tuple(after)
+
+    check, heard = check_of(TWO_CARDS)
+    spilled = replace(row_of(BIG), size_bytes=30 * GIB, size_vram_bytes=20 * GIB)
+    assert not check.compare(plan, spilled, *readings(21, 0))
+    assert not check.compare(plan, spilled, *readings(10, 10))
+    assert not check.compare(plan, spilled, *readings(21, 0))
+    assert not check.compare(plan, replace(spilled, size_bytes=20 * GIB), *readings(21, 0))
+    assert warnings(heard) == []
+    assert check.compare(plan, spilled, *readings(21, 0))
+    (text,) = warnings(heard)
+    assert TWO_CARDS[1].uuid in text
+    check.forget()
+    assert not check.compare(plan, spilled, *readings(21, 0))

@@ -167,15 +167,14 @@ def test_of_five_cards_the_one_that_ollama_sees_is_found_however_many_are_refuse
 
 
 @pytest.mark.parametrize("visible", [(0,), (1,), (2,)])
-def test_cards_that_two_split_loads_have_not_used_are_left_alone(visible):
-    """Ollama does not see them: what needs them is refused without a third load."""
+def test_what_needs_cards_that_ollama_does_not_see_spills_at_most_twice(visible):
+    """Then it is refused without a load, and others are served."""
 
     async def story(one, heard):
         for num_ctx in (16384, 12288, 8192, 4096):
             reply = await one.ask(hello("qwen3:32b", options={"num_ctx": num_ctx}), "/api/generate")
             assert reply.status == 503
-        assert len(spilled(heard)) == 2
-        assert names(one) == [f"card {visible[0]}"]
+        assert len(spilled(heard)) <= 2
         await served(one, SMALL, MIDDLE)
 
     tell(story, (16376,) * 3, visible)
