@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 
 from router.adapters.gpu.reading import GpuProcess, VramProbe
 from router.adapters.ollama import PsRow
@@ -19,7 +18,7 @@ from router.backend.capacity import Capacity
 from router.backend.card_identity import CardNumbers
 from router.backend.epoch import Epoch
 from router.backend.floors import Floors, Steps
-from router.backend.guesses import DEAD_SHARE, among_used, dead, on_roomiest, spread
+from router.backend.guesses import DEAD_SHARE, among_used, dead, less_held, on_roomiest, spread
 from router.backend.latest_reading import LatestReading
 from router.backend.load_check import LoadCheck
 from router.backend.residents import Residents, Tracked
@@ -92,7 +91,7 @@ class Cards:
         if not self._has_gpu or self._now() < self._no_gpu_until_s:
             return ()
         gpus = self.numbered(self.shown)
-        return gpus if gpus is None or self.is_measured else tuple(self._less_residents(gpu) for gpu in gpus)
+        return gpus if gpus is None or self.is_measured else less_held(gpus, self._residents.held_on)
 
     @property
     def shown(self) -> tuple[Gpu, ...] | None:
@@ -176,9 +175,6 @@ class Cards:
         """The processes on the cards, if the probe can list them, by the numbers of `gpus`."""
         return self._latest.processes(self.numbers.by_uuid())
 
-    def _less_residents(self, gpu: Gpu) -> Gpu:
-        return replace(gpu, free_bytes=max(0, gpu.free_bytes - self._residents.held_on(gpu.index)))
-
     # --- who holds what ----------------------------------------------------------------------------------------
 
     def guess_held(self, row: PsRow) -> dict[int, int]:
@@ -203,12 +199,8 @@ class Cards:
                 self._residents.assume(tracked, held)
 
     def find_dead(self) -> list[Tracked]:
-        """Return the measured residents that have died since the last call, by memory that is free; ps lists them on.
-
-        Their next request would make Ollama load them again without our planning it.
-        """
-        found = dead(self.gpus or (), self._residents.values())
-        return [tracked for tracked in found if not tracked.is_spilled]
+        """Return the measured residents that have died, and are not marked yet: ps lists them until a request comes."""
+        return [one for one in dead(self.gpus or (), self._residents.values()) if not one.is_spilled]
 
     # --- what others leave -------------------------------------------------------------------------------------
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from router.adapters.ollama import PsRow
 from router.backend.residents import Tracked
@@ -38,6 +39,11 @@ def spread(row: PsRow, gpus: Sequence[Gpu], cards: tuple[int, ...]) -> dict[int,
     context = {gpu.index: gpu.context_bytes for gpu in gpus}
     share = row.size_vram_bytes // max(1, len(cards))
     return {card: share + context.get(card, 0) for card in cards}
+
+
+def less_held(gpus: Sequence[Gpu], held_on: Callable[[int], int]) -> tuple[Gpu, ...]:
+    """Return cards that are only stated, with what residents hold of each taken off."""
+    return tuple(replace(gpu, free_bytes=max(0, gpu.free_bytes - held_on(gpu.index))) for gpu in gpus)
 
 
 def dead(gpus: Sequence[Gpu], residents: Iterable[Tracked]) -> list[Tracked]:

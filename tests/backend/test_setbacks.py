@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from router.backend.cards import NO_GPU_S
 from router.backend.setbacks import (
     ABANDONED_PAUSE_S,
