@@ -9,6 +9,7 @@ import re
 import unicodedata
 from collections.abc import Mapping
 from functools import lru_cache
+from heapq import heappop, heappush
 from typing import Any
 
 from ollama_simulator.gojson import dump
@@ -73,22 +74,35 @@ class Vocabulary:
         return bytes([int(piece[3:5], 16)]) if self.kinds[number] == BYTE else piece.replace("▁", " ").encode()
 
     def _plain(self, text: str) -> list[int]:
-        """Merge bigrams greedily by score, as llama.cpp's SPM tokenizer does."""
-        symbols = list(text.replace(" ", "▁"))
-        while True:
-            best, at = None, -1
-            for index in range(len(symbols) - 1):
-                number = self._ids.get(symbols[index] + symbols[index + 1])
-                if number is not None and (best is None or self._scores[number] > best):
-                    best, at = self._scores[number], index
-            if at < 0:
-                break
-            symbols[at : at + 2] = [symbols[at] + symbols[at + 1]]
-        ids: list[int] = []
-        for symbol in symbols:
-            number = self._ids.get(symbol)
-            ids += [number] if number is not None else [self._bytes[byte] for byte in symbol.encode()]
-        return ids
+        """Merge bigrams greedily by score, the left one first if they are equal, as llama.cpp's SPM tokenizer does."""
+        symbols: list[str] = list(text.replace(" ", "▁"))  # "" once it is part of the symbol to its left
+        following = [*range(1, len(symbols)), -1] if symbols else []
+        preceding = list(range(-1, len(symbols) - 1))
+        heap: list[tuple[float, int, int, str]] = []
+
+        def offer(left: int, right: int) -> None:
+            merged = symbols[left] + symbols[right]
+            if left >= 0 <= right and (number := self._ids.get(merged)) is not None:
+                heappush(heap, (-self._scores[number], left, right, merged))
+
+        for left in range(len(symbols) - 1):
+            offer(left, left + 1)
+        while heap:
+            _, left, right, merged = heappop(heap)
+            if following[left] != right or symbols[left] + symbols[right] != merged:
+                continue  # one of the two has been merged otherwise meanwhile
+            symbols[left], symbols[right] = merged, ""
+            after = following[left] = following[right]
+            following[right] = -1
+            if after >= 0:
+                preceding[after] = left
+                offer(left, after)
+            offer(preceding[left], left)
+        return [number for symbol in symbols if symbol for number in self._numbers(symbol)]
+
+    def _numbers(self, symbol: str) -> list[int]:
+        number = self._ids.get(symbol)
+        return [number] if number is not None else [self._bytes[byte] for byte in symbol.encode()]
 
 
 @lru_cache(maxsize=64)
