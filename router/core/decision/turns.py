@@ -238,8 +238,7 @@ def _start(
     blocked: list[_Group] = []
     for group in ordered:
         plan = group.plan
-        if plan is None:
-            continue
+        assert plan is not None  # only those that wait for a load are ordered
         is_ready = not plan.waits_for and not in_use.intersection(plan.evict)
         before = [other for other in blocked if _meet(plan, other.plan)]
         if is_ready and all(_may_go_beside(plan, other, now_s, patience) for other in before):

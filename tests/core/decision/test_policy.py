@@ -353,3 +353,14 @@ def choose_one(big, small, free_gib, num_ctx):
     """Return what serves `num_ctx` on a card with this much free."""
     snapshot = Snapshot((gpu_of(total_gib=26, free_gib=free_gib),), catalog=catalog_of(big, small))
     return choose(InferenceRequest("m:20b", num_ctx=num_ctx), chain_of("m:20b", "m:5b"), snapshot, Rules()).chosen
+
+
+def test_behind_a_variant_that_is_held_back_the_next_that_may_be_loaded_serves():
+    """Not the loaded one after it: what holds the bigger back does not concern the smaller."""
+    medium = facts_of("medium:8b", 8)
+    chain = chain_of("middle:30b", medium.name, "small:3b")
+    fresh = snapshot(resident_of(SMALL, held_gib=8), free_gib=16, left_bytes={0: ((1.5, 16 << 30), (0.0, 24 << 30))})
+    world = replace(fresh, catalog=catalog_of(MIDDLE, medium, SMALL))
+    decision = choose(InferenceRequest("middle:30b"), chain, world, RULES, DOWN)
+    assert [verdict.kind for verdict in decision.verdicts] == [VerdictKind.HELD_BACK, VerdictKind.FITS]
+    assert decision.chosen.variant.model == medium.name

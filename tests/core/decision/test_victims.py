@@ -171,3 +171,11 @@ def test_of_two_that_would_make_room_the_one_that_is_used_less_goes():
     assert plan(world, facts_of("new:5b", 5)).evict == (once.weights,)
     equal = tuple(replace(one, uses=0.5) for one in world.residents)
     assert plan(replace(world, residents=equal), facts_of("new:5b", 5)).evict == (often.weights,)
+
+
+def test_a_split_over_cards_that_are_empty_only_without_the_idle_ones_evicts_those():
+    """No card alone would do, and the smaller card only without its resident."""
+    small = resident_of(facts_of("small:1b", 1), held_gib=2.12, order=0, free_at_load_gib=12)
+    world = Snapshot((gpu_of(0, 12, 9.88), gpu_of(1, 24, 24)), (small,), catalog=catalog_of(NEW))
+    found = plan(world, facts_of("new:30b", 30))
+    assert (found.evict, found.cards) == ((small.weights,), (0, 1))

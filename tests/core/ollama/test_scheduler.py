@@ -32,6 +32,7 @@ from router.core.ollama.runner import Gpu, LoadOptions
 from router.core.ollama.scheduler import (
     automatic_batch,
     foresee_load,
+    least_free_bytes,
     max_loaded,
     placement,
     preflight,
@@ -416,3 +417,13 @@ def test_the_limit_of_models_evicts_as_well() -> None:
     settings = ServerSettings(max_loaded_models=1)
     seen = foresee_load(model("n"), LoadOptions(num_ctx=4096), [card()], [resident("a", 100)], settings)
     assert [outcome.evicts for outcome in seen.outcomes] == [("sha256-a",)]
+
+
+@pytest.mark.parametrize("num_gpu", [0, 1])
+def test_a_model_that_is_not_to_be_wholly_on_the_gpu_evicts_nobody_for_room(num_gpu: int) -> None:
+    """Ollama asks for no free memory then: what does not fit is on the CPU anyway."""
+    whole, partial = (
+        merged(model(), LoadOptions(num_ctx=4096, num_gpu=count), DEFAULTS, 0) for count in (None, num_gpu)
+    )
+    assert least_free_bytes(model(), whole) > 0
+    assert least_free_bytes(model(), partial) == 0
