@@ -70,7 +70,8 @@ class Line:
         self.closed: frozenset[str] = frozenset()  # weights of the residents that take no new requests
         self.loading: Target | None = None
         self._settings = config.queue
-        self._patience = Patience(config.queue.age_bound_s, config.queue.cost_factor, config.queue.affinity_count)
+        queue = config.queue  # a group that turned impatient only when it is refused would never be served
+        self._patience = Patience(queue.age_bound_s, queue.cost_factor, queue.affinity_count, queue.wait_s / 2)
         self._swaps_per_minute = config.defaults.swaps_per_minute
         self._world = world
         self._residency = residency

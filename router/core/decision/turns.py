@@ -9,9 +9,10 @@
  4. REFUSED    A ticket that nothing can serve is let in, to be refused or passed through. Not during a switch: memory
                is being freed then, so what does not fit now may fit in a moment.
  5. IMPATIENT  A group is impatient if its oldest ticket has waited for its bound: the age bound, or a multiple of what
-               its switch costs if that is longer. So requests for a loaded model are served on while others wait, and
-               only a share of the time is spent on switches. An impatient group closes the residents in its way: they
-               take no new requests, finish those in flight, and are evicted.
+               its switch costs if that is longer, but not so long that it is refused before. So requests for a loaded
+               model are served on while others wait, and only a share of the time is spent on switches. An impatient
+               group closes the residents in its way: they take no new requests, finish those in flight, and are
+               evicted.
  6. ORDER      Impatient groups by age; then the others, most tickets per second of the switch first.
  7. START      The first group in order whose plan waits for no busy resident, and evicts none that a request was
                just let in to.
@@ -26,6 +27,7 @@ During a switch only rules 1 to 4 apply, with what the switch has closed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -74,13 +76,14 @@ class Waiting:
 class Patience:
     """When a group turns impatient (rule 5).
 
-    After `age_bound_s` seconds of waiting, or `cost_factor` times what its switch costs if that is longer; or after
-    `affinity_count` requests have overtaken it (None: any number may).
+    After `age_bound_s` seconds of waiting, or `cost_factor` times what its switch costs if that is longer, but at most
+    `most_s`; or after `affinity_count` requests have overtaken it (None: any number may).
     """
 
     age_bound_s: float
     cost_factor: float = 3.0
     affinity_count: int | None = None
+    most_s: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +124,7 @@ class _Group:
 
     def bound_s(self, patience: Patience) -> float:
         """Return after how many seconds it is impatient."""
-        return max(patience.age_bound_s, patience.cost_factor * self.cost_s)
+        return max(patience.age_bound_s, min(patience.most_s, patience.cost_factor * self.cost_s))
 
 
 def turns(

@@ -89,6 +89,14 @@ def test_the_age_bound_is_at_least_cost_factor_times_what_the_switch_costs():
     assert four - twice == pytest.approx(2 * 4.5, abs=2)
 
 
+@pytest.mark.key("queue.wait_s")
+def test_a_switch_that_costs_much_is_made_before_its_requests_are_refused():
+    """By its cost alone it would wait for minutes, while the loaded model is never idle."""
+    config = {**ALONE, "queue.cost_factor": 100}
+    waits = [took_s for took_s, _ in compare(overtaken, "queue.wait_s", [12, 24], config)]
+    assert waits == [pytest.approx(10 + 3, abs=2), pytest.approx(12 + 3, abs=2)]
+
+
 @pytest.mark.key("queue.affinity_count")
 def test_affinity_count_requests_for_the_loaded_model_may_pass_another():
     """However old that one gets. Two were under way when it came."""

@@ -137,6 +137,15 @@ def test_rule_5_a_group_is_patient_for_a_multiple_of_what_its_switch_costs():
         assert found.closed == closed
 
 
+def test_rule_5_no_switch_costs_so_much_that_its_group_is_refused_before_it_turns_impatient():
+    """By its cost it would wait for ten minutes."""
+    patience = Patience(AGE_BOUND_S, cost_factor=3.0, most_s=150.0)
+    waits = loads(BIG, evicts=[SMALL.weights], waits_for=[SMALL.weights], cost_s=200.0)
+    for age_s, closed in ((149.9, set()), (150.0, {SMALL.weights})):
+        found = at_once(ticket(0, waits, age_s=age_s), residents={SMALL: Loaded()}, patience=patience)
+        assert found.closed == closed
+
+
 def test_rule_5_by_default_any_number_of_requests_may_overtake_within_the_bound():
     """Requests differ too much in length for their number to say anything."""
     waits = loads(BIG, evicts=[SMALL.weights], waits_for=[SMALL.weights])
