@@ -38,17 +38,18 @@ class ContextNeed:
     A context that somebody names is rounded up to a step in `upper`, but only padded as llama.cpp does in `lower`: the
     rounding must not cost a variant. `lower == upper`: exactly this context is required. `is_enough` False: the model's
     maximum is below what is required. `headroom` is the context to reload with if possible, for a model that outgrew
-    the one it is loaded with (0 = it did not).
+    the one it is loaded with (0 = it did not). `is_ollamas`: Ollama chooses it, so no load can ask for more.
     """
 
     lower: int
     upper: int
     is_enough: bool = True
     headroom: int = 0
+    is_ollamas: bool = False
 
     def with_headroom(self, loaded_num_ctx: int | None, facts: ModelFacts, rules: ContextRules) -> ContextNeed:
         """Return the need of a model that is loaded with `loaded_num_ctx` tokens (None = it is not loaded)."""
-        if loaded_num_ctx is None or loaded_num_ctx >= self.lower:
+        if self.is_ollamas or loaded_num_ctx is None or loaded_num_ctx >= self.lower:
             return self
         most = min(rules.max_num_ctx or rules.default_num_ctx, rules.default_num_ctx)
         headroom = min(_clamp(round_up(2 * self.lower, rules.step), facts), most)
@@ -117,7 +118,7 @@ def context_need(
     cap = rules.max_num_ctx or facts.context_length or 1 << 30
     if request.is_automatic or (not can_complete(facts) and request.num_ctx is None):  # at Ollama's own context
         num_ctx = _clamp(automatic.own_num_ctx, facts)
-        return ContextNeed(num_ctx, num_ctx)
+        return ContextNeed(num_ctx, num_ctx, is_ollamas=True)
     tokens = needed_tokens(request, rules.answer_tokens)
     is_enough = not facts.context_length or min(tokens, limit) <= facts.context_length
     named = named_num_ctx(request, variant, facts)

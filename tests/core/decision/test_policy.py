@@ -335,6 +335,14 @@ def test_a_request_without_options_is_tried_with_ollamas_own_in_verify_mode():
     assert (decision.chosen.kind, decision.chosen.plan.options) == (VerdictKind.TRIES, LoadOptions())
 
 
+def test_a_reload_with_ollamas_own_context_is_counted_with_that_and_not_with_headroom():
+    """Ollama loads what it loads: a load that is counted with more would teach that the model takes less."""
+    rules = Rules(machine=MachineRules(settings=ServerSettings(context_length=8192)))
+    smaller = resident_of(SMALL, held_gib=3, context_length=4096, options=LoadOptions(num_ctx=4096, num_batch=512))
+    chosen = choose(automatic(), chain_of("small:3b"), snapshot(smaller, free_gib=20.0), rules).chosen
+    assert (chosen.num_ctx, chosen.plan.options, chosen.plan.counted.num_ctx) == (8192, LoadOptions(), 8192)
+
+
 def test_rounding_a_named_context_costs_no_variant():
     """18432 do not fit, the 16,500 that were asked for do: the bigger variant serves with those, padded."""
     big, small = facts_of("m:20b", 20), facts_of("m:5b", 5)
