@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -21,6 +22,9 @@ from router.core.ollama.runner import Gpu
 from router.errors import RouterError
 from router.telemetry import Measured, Notified, Telemetry
 
+MOST_OBSERVATIONS = 5000
+"""Loads that are remembered at most, the newest ones; the store keeps as many."""
+
 
 class Lessons:
     """Past measurements of loads. `learned` is replaced, never modified, so that its identity tells its version."""
@@ -37,7 +41,7 @@ class Lessons:
         self.learned = Learned.of(())
         self._is_auto = is_auto
         self._told: object = None
-        self._observations: list[Observation] = []
+        self._observations: deque[Observation] = deque(maxlen=MOST_OBSERVATIONS)
         self._restarted_s = 0.0
         self._store = store
         self._configured = configured
@@ -62,14 +66,14 @@ class Lessons:
 
     async def recall(self) -> None:
         """Read the observations of earlier runs from the store."""
-        self._observations = list(await self._store.all())
+        self._observations = deque(await self._store.all(), MOST_OBSERVATIONS)
         self._note()
 
     async def forget(self, weights: str | None) -> int:
         """Delete what was learned about these weights, or everything (None); return the number of loads."""
         kept = [seen for seen in self._observations if weights is not None and seen.weights != weights]
         count = len(self._observations) - len(kept)
-        self._observations = kept
+        self._observations = deque(kept, MOST_OBSERVATIONS)
         self._note()
         await asyncio.gather(*self._writing)  # or a write under way would bring its observation back
         await self._store.forget(weights)

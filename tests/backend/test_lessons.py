@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from router.adapters.store import MemoryStore
-from router.backend.lessons import Lessons
+from router.backend.lessons import MOST_OBSERVATIONS, Lessons
 from router.core.decision.need import memory_options
 from router.core.decision.switching import Plan
 from router.core.memory.footprint import footprint
@@ -142,6 +142,27 @@ def test_the_next_router_knows_what_the_last_one_has_learned(virtual):
         assert second.lessons.learned.by_weights == first.lessons.learned.by_weights
         second.learn()
         assert len(second.lessons.learned.by_weights[SMALL.weights]) == 3
+
+    virtual(story)
+
+
+def test_of_any_number_of_loads_only_the_newest_are_remembered(virtual):
+    """A router that runs for a year has seen a million."""
+
+    async def story():
+        first = School()
+        first.learn()
+        await asyncio.sleep(0)
+        (one,) = await first.store.all()
+        many = MemoryStore(max_rows=MOST_OBSERVATIONS + 10)
+        for at in range(MOST_OBSERVATIONS + 10):
+            await many.put(replace(one, weights=f"sha256:{at}"))
+        second = School(many)
+        await second.lessons.recall()
+        second.learn()
+        assert len(second.lessons.learned.by_weights) == MOST_OBSERVATIONS
+        assert SMALL.weights in second.lessons.learned.by_weights
+        assert await second.lessons.forget(None) == MOST_OBSERVATIONS
 
     virtual(story)
 
