@@ -27,8 +27,9 @@ class Verified:
     """A load with what was seen of it.
 
     `before` are the cards just before it, `after` a valid reading after it. `has_left`: another resident left during
-    the load; `together_bytes` is what all residents would hold together, those that left included. `has_strayed`: it
-    went to another card than was meant, because Ollama counts them otherwise.
+    the load; `has_evicted`: one did that the router had not begun to unload. `together_bytes` is what all residents
+    would hold together, those that left included. `has_strayed`: it went to another card than was meant, because Ollama
+    counts them otherwise.
     """
 
     target: Target
@@ -37,6 +38,7 @@ class Verified:
     after: tuple[Gpu, ...] | None
     look: LoadLook
     has_left: bool
+    has_evicted: bool = False
     together_bytes: int = 0
     has_strayed: bool = False
 
@@ -68,7 +70,7 @@ class Conclusions:
         if context is not None and target.facts.context_length and context < (target.plan.options.num_ctx or 0):
             await self._unloading.unload(tracked)
             return SwitchResult.MOVED, f"it was loaded with a context of {context} only"
-        if load.has_left and load.before is None:  # Ollama made room itself: not all of it fitted
+        if load.has_evicted and load.before is None:  # Ollama made room itself: not all of it fitted
             self._cards.capacity.note_ceiling(load.together_bytes)
         if look.is_measured or not look.has_readings:
             self._learn(load, is_spilled=False)

@@ -192,11 +192,12 @@ class Residency:
         tracked = self._residents.get(target.weights) or self._residents.get(facts.weights)
         if tracked is None:
             return None
-        shown, has_left = readings.shown, not readings.present.keys() <= set(self._residents.values())
-        has_strayed = False
+        left = readings.present.keys() - set(self._residents.values())
+        has_evicted = any(not one.going_until_s for one in left)  # the others have gone by our own unloads
+        shown, has_left, has_strayed = readings.shown, bool(left), False
         are_ours = all(map(self._residents.is_ours, {*readings.present, *self._residents.values()} - {tracked}))
         if readings.before is not None and are_ours and not self.contest.is_on:
-            self.loaded_limit.note(len(self._residents), has_left=has_left)
+            self.loaded_limit.note(len(self._residents), has_left=has_evicted)
         if not (has_left or plan.adopts):
             has_strayed = self._cards.compare_load(plan, tracked.row, shown, self._cards.shown_since(loaded_s))
         measured, after = self._cards.numbered(shown), self._cards.measured_since(loaded_s)  # by the numbers now
@@ -207,7 +208,7 @@ class Residency:
         has_seen = self._lessons.has_measured
         look = look_at(target.facts, plan, tracked.row, measured, after, has_left=has_left, has_seen=has_seen)
         self._cards.note_sight(is_unseen=look.is_unseen)
-        return Verified(target, tracked, before, after, look, has_left, together_bytes, has_strayed)
+        return Verified(target, tracked, before, after, look, has_left, has_evicted, together_bytes, has_strayed)
 
     async def _conclude(self, load: Verified | None, outset: Outset) -> tuple[SwitchResult, str]:
         if load is None:

@@ -91,6 +91,19 @@ def test_what_the_router_unloads_itself_or_was_loaded_together_before_shows_no_l
     play(story, MemoryMachine(*ALL, BIG))
 
 
+def test_a_resident_that_leaves_during_a_load_because_its_time_was_over_shows_no_limit():
+    """As with clients that ask for `keep_alive: 0` and use two models in turn."""
+
+    async def story(scene):
+        await load(scene, TINY)
+        for gone, facts in ((TINY, SMALL), (SMALL, TINY)) * SIGNS:
+            scene.backend.world.residents.go(scene.resident(gone), asyncio.get_running_loop().time())
+            assert await load(scene, facts) == [0]
+        assert (said(scene), scene.backend.residency.loaded_limit.count) == ([], 0)
+
+    play(story, Limited(*ALL))
+
+
 def test_a_limit_is_forgotten_with_the_rest():
     """By the operator, and when Ollama restarts."""
 
