@@ -82,11 +82,12 @@ def _with_cost(verdict: Verdict, snapshot: Snapshot, rules: Rules) -> Verdict:
 def _is_upgrade(verdict: Verdict, later: tuple[Variant, ...], snapshot: Snapshot, upgrades: UpgradeRule) -> bool:
     """Return whether a load would take this chain back up: one of `later` serves it now, in place of this variant.
 
-    A later variant that is only loaded for somebody else holds nothing back, unless what is loaded is preferred.
+    A later variant that is only loaded for somebody else holds nothing back, unless what is loaded is preferred. What
+    another client has loaded is loaded: to take it over is no load.
     """
-    if verdict.plan is None or not _has_resident(later, snapshot):
+    if verdict.plan is None or verdict.plan.adopts or not _has_resident(later, snapshot):
         return False
-    return upgrades.prefer == "speed" or (upgrades.is_moved_down and bool(verdict.plan.evict))
+    return upgrades.prefer == "speed" or upgrades.is_moved_down
 
 
 def _held_by(verdict: Verdict, snapshot: Snapshot, upgrades: UpgradeRule) -> HeldBy | None:

@@ -12,7 +12,8 @@ return costs. These rules apply in this order; the first that holds the return b
                within as many seconds as the switch costs, and twice as many after each return in vain
 
 A load is a return only if this chain is served by a smaller variant: a variant that is loaded for somebody else holds
-nothing back (`prefer: speed` excepted).
+nothing back (`prefer: speed` excepted). One that evicts nothing is not held back by rules 4 and 5: if it is in vain, the
+smaller variant is still there.
 """
 
 from __future__ import annotations
@@ -69,6 +70,8 @@ class UpgradeRule:
             return None
         if cost_s > self.max_load_wait_s:
             return HeldBy.LOAD_WAIT
+        if not plan.evict:
+            return None
         if self.is_spent:
             return HeldBy.BUDGET
         free_for_s = self.patience * cost_s if self.after_s is None else self.after_s

@@ -150,6 +150,27 @@ def test_a_smaller_variant_that_is_loaded_for_another_chain_holds_nothing_back()
     assert (decision.chosen.variant.model, decision.better.held_by) == ("small:3b", HeldBy.PREFERS)
 
 
+@pytest.mark.parametrize(
+    ("rule", "held_by"),
+    [({"is_never": True}, HeldBy.NEVER), ({"max_load_wait_s": 10.0}, HeldBy.LOAD_WAIT), ({"is_spent": True}, None)],
+)
+def test_a_bigger_variant_that_fits_beside_the_smaller_one_is_a_return_too(rule, held_by):
+    """It makes the request wait, but if it is in vain nothing is lost: neither budget nor patience are asked."""
+    loaded = resident_of(SMALL, held_gib=8, free_at_load_gib=48)
+    roomy = snapshot(loaded, free_gib=40, total_gib=48, left_bytes=LATELY)
+    decision = choose(ask(num_ctx=8192), chain_of("middle:30b", "small:3b"), roomy, RULES, replace(DOWN, **rule))
+    first = decision.verdicts[0]
+    assert (first.plan.evict, first.is_upgrade, first.held_by) == ((), True, held_by)
+
+
+def test_what_another_client_has_loaded_is_loaded_for_who_prefers_that():
+    """To take it over costs nothing."""
+    theirs = resident_of(MIDDLE, held_gib=20, options=None, context_length=32768)
+    both = snapshot(theirs, resident_of(SMALL, held_gib=4), free_gib=0)
+    decision = choose(ask(num_ctx=8192), CHAIN, both, RULES, UpgradeRule(prefer="speed"))
+    assert (decision.chosen.variant.model, decision.chosen.plan.adopts) == ("middle:30b", True)
+
+
 def test_with_speed_preferred_a_load_is_made_where_nothing_of_the_chain_is_loaded():
     """Something must be."""
     decision = choose(ask(), CHAIN, snapshot(), RULES, UpgradeRule(prefer="speed"))
