@@ -94,10 +94,10 @@ class Decisions:
         return UpgradeRule(
             prefer=rule.prefer,
             is_never=is_never,
-            is_moved_down=is_never or self._standings.is_moved_down(chain.name),
+            is_moved_down=is_never or self._standings.is_moved_down(chain),
             is_spent=not self._line.may_upgrade(),
             after_s=self._defaults.upgrade_after_s,
-            patience=self._standings.patience(chain.name),
+            patience=self._standings.patience(chain),
             max_load_wait_s=self._defaults.max_load_wait_s,
         )
 
@@ -136,8 +136,8 @@ class Decisions:
     # --- recent chains -----------------------------------------------------------------------------------------
 
     def note_served(self, chain: Chain, decision: Decision) -> None:
-        """Note whether a request of `chain` is served by its first variant, or moved down to a smaller one."""
-        self._standings.note_served(chain.name, decision)
+        """Note by which variant of `chain` a request is served."""
+        self._standings.note_served(chain, decision)
 
     def remember_chain(self, chain: Chain) -> None:
         """Remember `chain` as recently requested."""

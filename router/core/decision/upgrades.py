@@ -12,8 +12,8 @@ return costs. These rules apply in this order; the first that holds the return b
                within as many seconds as the switch costs, and twice as many after each return in vain
 
 A load is a return only if this chain is served by a smaller variant: a variant that is loaded for somebody else holds
-nothing back (`prefer: speed` excepted). One that evicts nothing is not held back by rules 4 and 5: if it is in vain, the
-smaller variant is still there.
+nothing back (`prefer: speed` excepted). One that evicts nothing is not held back by rules 4 and 5: if it is in vain,
+the smaller variant is still there.
 """
 
 from __future__ import annotations
