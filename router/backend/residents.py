@@ -215,6 +215,10 @@ class Residents(Mapping[str, Tracked]):
         tracked.go(0.0)
         self._epoch.advance()
 
+    def are_to_stay(self, now_s: float) -> bool:
+        """Return True if one of them is not being unloaded."""
+        return any(now_s >= tracked.going_until_s for tracked in self._entries.values())
+
     def move(self, old: str, new: str) -> None:
         """Enter a resident under other weights: until its model was shown, `old` stood in for them."""
         if old in self._entries and new not in self._entries:

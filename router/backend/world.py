@@ -199,7 +199,7 @@ class World:
     def _answered(self, *, is_restarted: bool) -> None:
         """Count a good reading; `is_restarted`: nothing is loaded of what was."""
         self.last_error = ""
-        has_lost_all = is_restarted and self._health.is_doubtful and bool(self.residents.values())
+        has_lost_all = is_restarted and self._health.is_doubtful and self.residents.are_to_stay(self._now())
         is_back = self._health.note_success()
         if not (is_back or has_lost_all):
             return

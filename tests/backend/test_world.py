@@ -165,6 +165,26 @@ def test_an_ollama_that_has_lost_everything_after_a_failed_reading_was_restarted
     play(story, machine)
 
 
+def test_an_ollama_that_has_lost_only_what_was_being_unloaded_was_not_restarted():
+    """Though a reading failed meanwhile: what was learned of it still counts."""
+    machine = MemoryMachine(*ALL)
+
+    async def story(scene):
+        world = scene.backend.world
+        tracked = await scene.make_resident(SMALL)
+        world.bar(weights_of(BIG), 1000.0, "failed")
+        unloading = asyncio.create_task(scene.backend.residency.unloading.unload(tracked))
+        await asyncio.sleep(machine.unload_s / 2)
+        for read in read_badly(scene, 1):
+            await read()
+        machine.drop(SMALL.name)
+        machine.trouble = {}
+        assert await unloading
+        assert world.snapshot().barred == {weights_of(BIG): "failed"}
+
+    play(story, machine)
+
+
 def test_what_was_barred_and_that_there_is_no_gpu_is_forgotten_when_ollama_is_back():
     """It was restarted: it may load now what it could not."""
     machine = MemoryMachine(*ALL)
