@@ -62,4 +62,4 @@ class Floors:
     def clear(self) -> None:
         """Drop the history: the cards have other numbers."""
         self._rows.clear()
-        self._last = None
+        self._last = self._held = None
