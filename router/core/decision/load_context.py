@@ -8,7 +8,7 @@
  3. RETURN    If there is none, the largest context that leaves room for the evicted company to come back at the least
               context: two models that are wanted in turn then end up side by side instead of evicting each other.
 
-A context that the request, the chain entry or the Modelfile names leaves no choice.
+A context that the request, the chain entry or the Modelfile names leaves no choice, except for the headroom of rule 0.
 """
 
 from __future__ import annotations

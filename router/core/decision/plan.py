@@ -11,7 +11,7 @@ TOO_BIG = "too big"
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One switch: unload `evict` (weights, in this order), then load the model with `options` on `cards`.
+    """One switch: unload `evict` (weights), then load the model with `options` on `cards`.
 
     `waits_for` are those of `evict` with requests in flight: the switch starts when they are idle. The needs include
     driver context, margin and safety (a split may use part of a margin: then the need is what the card has). `counted`
