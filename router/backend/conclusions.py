@@ -133,6 +133,9 @@ class Conclusions:
             return
         if not (is_spilled or used_all_cards(plan, load.look)):  # predicted for other cards
             return
+        counted = plan.counted.num_ctx if plan.counted is not None else None
+        if not is_spilled and (load.tracked.row.context_length or counted or 0) < (counted or 0):
+            return  # Ollama has chosen a smaller context than was predicted for
         taken_bytes = load.look.taken_bytes
         self._lessons.learn(
             load.target.facts, plan, load.tracked.row, load.before, taken_bytes=taken_bytes, is_spilled=is_spilled

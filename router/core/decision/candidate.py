@@ -141,6 +141,8 @@ def _has_context(resident: Resident, facts: ModelFacts, request: InferenceReques
     """
     if not facts.context_length and resident.options is not None and (resident.options.num_ctx or 0) >= need.lower:
         return True  # it was asked for with enough, and has the model's maximum, which is not known
+    if need.is_ollamas and resident.options is not None and resident.options.num_ctx is None:
+        return True  # Ollama has chosen it: a reload would get the same, whatever was expected
     if resident.context_length is not None:
         return resident.context_length >= need.lower
     return resident.options is not None or request.is_automatic or not can_complete(facts)
