@@ -12,6 +12,7 @@ class Member(Protocol):
     """A connection as the others of its listener see it."""
 
     transport: asyncio.Transport
+    peer: Client
 
     @property
     def queue(self) -> Sequence[object]: ...
@@ -22,10 +23,11 @@ class Member(Protocol):
 
 @dataclass(slots=True, eq=False)
 class Client:
-    """One address ("" if there is none), and its connections."""
+    """One address ("" if there is none), and its connections. Until `full_until_s` no idle ones are looked for."""
 
     address: str = ""
     connections: set[Member] = field(default_factory=set)
+    full_until_s: float = 0.0
 
     def requests(self) -> int:
         """Return how many requests are under way, over all connections."""

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from router.http.deadlines import Deadlines
 from router.http.repeats import HeadCache
@@ -47,6 +46,9 @@ class Connection(Member, Protocol):
     peer: Client
     queue: list[Cycle]
 
+    @property
+    def may_ask(self) -> bool: ...
+
     def shutdown(self) -> None: ...
 
     def interrupt(self) -> None: ...
@@ -54,7 +56,10 @@ class Connection(Member, Protocol):
 
 @dataclass(slots=True, eq=False)
 class Shared:
-    """The state that the connections of one listener share. `tasks` are those of requests whose client has left."""
+    """The state that the connections of one listener share.
+
+    `everyone` has all that were not refused. `tasks` are those of requests whose client has left.
+    """
 
     app: App
     limits: WireLimits
@@ -62,10 +67,10 @@ class Shared:
     departures: Deadlines = field(default_factory=lambda: Deadlines(PEEK_S))
     head_cache: HeadCache[Head] = field(default_factory=HeadCache)
     connections: set[Connection] = field(default_factory=set)
+    everyone: Client = field(default_factory=Client)
     clients: dict[str, Client] = field(default_factory=dict)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     is_draining: bool = False
-    _full_until_s: float = 0.0
 
     def drain(self) -> None:
         """Accept no new requests from now on."""
@@ -76,18 +81,17 @@ class Shared:
         return self.clients.setdefault(address, Client(address))
 
     def admit(self, newcomer: Connection, now_s: float) -> bytes | None:
-        """Add a connection. Beyond a limit idle ones make room for it, else return the text of its refusal."""
-        others = newcomer.peer.connections
-        is_one_too_many = len(others) >= self.limits.connections_per_address
-        has_room = not is_one_too_many or self._has_made_room(others, now_s)
-        others.add(newcomer)
+        """Add a connection. Beyond a limit idle ones make room for it, else return the text of its refusal.
+
+        One that is refused is open for a moment, but takes nobody's place, and its end makes no room.
+        """
         self.connections.add(newcomer)
-        if self.is_draining:
-            return TOO_MANY
-        if not has_room:
+        if not self._has_room(newcomer.peer, self.limits.connections_per_address, now_s):
             return CROWDED
-        if len(self.connections) > self.limits.connections and not self._has_made_room(self.connections, now_s):
+        if not self._has_room(self.everyone, self.limits.connections, now_s):
             return TOO_MANY
+        newcomer.peer.connections.add(newcomer)
+        self.everyone.connections.add(newcomer)
         return None
 
     @property
@@ -98,18 +102,24 @@ class Shared:
     def leave(self, member: Connection) -> None:
         """Remove a connection that has ended."""
         self.connections.discard(member)
+        self.everyone.connections.discard(member)
         member.peer.connections.discard(member)
-        if not member.peer.connections:
-            self.clients.pop(member.peer.address, None)
+        if not member.peer.connections and self.clients.get(member.peer.address) is member.peer:
+            del self.clients[member.peer.address]
 
-    def _has_made_room(self, among: Iterable[Any], now_s: float) -> bool:
-        """Close some of the idle connections: those of addresses with most of them, and then those idle for longest."""
-        if now_s < self._full_until_s:
+    def _has_room(self, client: Client, most: int, now_s: float) -> bool:
+        """Return True if `client` has fewer than `most` connections, or some idle ones of it are closed now.
+
+        Those of addresses with most of them go first, and then those idle for longest.
+        """
+        if len(client.connections) < most:
+            return True
+        if now_s < client.full_until_s:
             return False
-        idle = [(-len(one.peer.connections), one.idle_since_s, id(one), one) for one in among]
+        idle = [(-len(one.peer.connections), one.idle_since_s, id(one), one) for one in client.connections]
         idle = [found for found in idle if found[1] <= now_s - IDLE_S]
         if not idle:
-            self._full_until_s = now_s + FULL_S
+            client.full_until_s = now_s + FULL_S
             return False
         for *_, one in sorted(idle)[: max(1, self.limits.connections // ROOM)]:
             one.transport.abort()
