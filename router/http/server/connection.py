@@ -242,6 +242,11 @@ class ClientConnection(asyncio.Protocol):
 
     # --- closing -----------------------------------------------------------------------------------------------
 
+    @property
+    def may_ask(self) -> bool:
+        """True if no request is under way, and one may be on its way."""
+        return not self.queue and self.reading in (BETWEEN, HEAD) and not self.transport.is_closing()
+
     def shutdown(self) -> None:
         """Finish the requests under way and accept no new ones."""
         if not self.queue:

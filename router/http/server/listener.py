@@ -21,6 +21,9 @@ POLL_S = 0.02
 HASTE_POLL_S = 0.1
 """Polling interval of `hasten` while waiting for tasks."""
 
+LAST_REQUEST_S = 1.0
+"""How long a connection that is kept alive may send one more request, whose answer says that it is the last one."""
+
 INTERRUPT_S = 1.0
 """Time after the grace period in which interrupted answers may send their error."""
 
@@ -99,8 +102,9 @@ class Listener:
         self._is_hasty = True
 
     async def stop(self, grace_s: float = 0.0) -> None:
-        """Accept no new requests, let those under way end within `grace_s`, then interrupt them.
+        """Accept no new connections, let the requests under way end within `grace_s`, then interrupt them.
 
+        One that a client sends just now on a connection that it keeps is still answered: closing would fail it.
         An interrupted stream still gets a well-formed end: its task is cancelled, and has `INTERRUPT_S` to send it.
         """
         if not self._servers:
@@ -109,9 +113,11 @@ class Listener:
         self._shared.drain()
         for server in self._servers:
             server.close()
+        until_s = asyncio.get_running_loop().time() + grace_s
+        await self._take_last_requests(min(grace_s, LAST_REQUEST_S))
         for connection in tuple(self._shared.connections):
             connection.shutdown()
-        await self._wait(grace_s, may_hasten=True)
+        await self._wait(until_s - asyncio.get_running_loop().time(), may_hasten=True)
         for connection in tuple(self._shared.connections):
             connection.interrupt()
         for task in self.tasks():
@@ -128,6 +134,18 @@ class Listener:
 
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
+
+    async def _take_last_requests(self, timeout_s: float) -> None:
+        """Wait until no client can send a further request, for at most `timeout_s`."""
+        for connection in tuple(self._shared.connections):
+            if not connection.may_ask:
+                connection.shutdown()
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + timeout_s
+        while (left_s := until_s - loop.time()) > 0 and not self._is_hasty:
+            if not any(connection.may_ask for connection in self._shared.connections):
+                return
+            await asyncio.sleep(min(left_s, POLL_S))
 
     def _has_taskless(self) -> bool:
         """Return True while a request runs without a task."""

@@ -105,3 +105,49 @@ async def test_an_answer_during_a_drain_closes_its_connection_d1() -> None:
             reply = await raw.reply()
             assert (reply.status, reply.headers["connection"]) == (200, "close")
             await stopping
+
+
+async def test_a_request_on_its_way_when_the_drain_begins_is_answered_d1_d3() -> None:
+    """On connections that are kept alive, new, or within a head: the answer is the last one, and nobody else waits."""
+    async with raw_upstream(answer(b'{"done":true}')) as upstream:
+        async with running_edge(FakeDispatcher(HttpRelay(upstream.url))) as running, client(running.port) as kept:
+            assert (await kept.ask("GET", "/")).status == 200
+            new, within = await RawClient.to(running.port), await RawClient.to(running.port)
+            await within.send(b"GET / HTTP/1.1\r\n")
+            await asyncio.sleep(0.05)
+            stopping = asyncio.create_task(running.listener.stop(grace_s=600))
+            await asyncio.sleep(0.05)
+            await kept.send(request_bytes("POST", "/api/chat", CHAT))
+            await new.send(request_bytes("GET", "/"))
+            await within.send(b"Host: localhost\r\n\r\n")
+            for raw in (kept, new, within):
+                reply = await raw.reply()
+                assert (reply.status, reply.headers["connection"]) == (200, "close")
+                assert await raw.is_closed()
+            await stopping
+            new.close()
+            within.close()
+
+
+async def test_a_client_that_asks_nothing_more_does_not_keep_a_drain_waiting() -> None:
+    """Its connection is closed after a moment, also one that never sends the rest of a head."""
+    async with raw_upstream(answer(b'{"done":true}')) as upstream:
+        async with running_edge(FakeDispatcher(HttpRelay(upstream.url))) as running, client(running.port) as kept:
+            assert (await kept.ask("GET", "/")).status == 200
+            async with client(running.port) as within, asyncio.timeout(60):
+                await within.send(b"GET / HTTP/1.1\r\n")
+                await running.listener.stop(grace_s=600)
+                assert await kept.is_closed()
+                assert await within.is_closed()
+
+
+async def test_a_connection_accepted_as_the_drain_begins_is_served_d3() -> None:
+    """It was accepted before, and is not refused."""
+    async with raw_upstream(answer(b'{"done":true}')) as upstream:
+        async with running_edge(FakeDispatcher(HttpRelay(upstream.url))) as running:
+            connecting = asyncio.create_task(RawClient.to(running.port))
+            running.listener._shared.drain()
+            raw = await connecting
+            reply = await raw.ask("GET", "/")
+            assert (reply.status, reply.headers["connection"]) == (200, "close")
+            raw.close()
