@@ -122,6 +122,7 @@ class Running:
     config: Config
     grace_s: float = 0.0
     keeps_tags: bool = False
+    has_successor: bool = False
 
     @property
     def url(self) -> str:
@@ -140,6 +141,7 @@ class Running:
 
     def hand_over_to(self, config: Config) -> None:
         """Leave to a router with `config`, which serves already, what both of them use."""
+        self.has_successor = True
         self.keeps_tags = owner_of(config) == owner_of(self.config)
 
     def hasten(self) -> None:
@@ -214,6 +216,8 @@ async def running(
                 # First the readiness, so that load balancers stop sending; then the requests; then what they use.
                 edge.drain()
                 router.inspector.drain()
+                if service.has_successor:  # whose admin pages are the ones to see; else they show the drain
+                    await admin.stop()
                 await clients.stop(service.grace_s)
     finally:
         lag.cancel()

@@ -7,12 +7,15 @@ start that fails, is logged, and what serves goes on serving.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 
 from router.app import NO_SOCKETS, Running, Sockets, running
 from router.config import Config
 from router.errors import RouterError
 from router.telemetry import LogHook, Notified
+
+logger = logging.getLogger("router.cli")
 
 
 class Generation:
@@ -127,7 +130,9 @@ class Generations:
             sockets = service.sockets_for(config)
             successor = self._begin(config, sockets, is_successor=True)
             self._on_start(await successor.started())
-        except (RouterError, OSError) as error:
+        except Exception as error:  # a bug as well: what serves must not end by a reload
+            if not isinstance(error, (RouterError, OSError)):
+                logger.exception("the reload failed")
             for sock in (*sockets.clients, *sockets.admin):
                 sock.close()
             log.on(Notified(f"the configuration was not reloaded, the one before serves on: {error}", level="error"))

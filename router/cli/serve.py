@@ -105,8 +105,10 @@ def calm_collector() -> None:
     """Make Python's garbage collector run rarely, and exclude the objects that exist now.
 
     A request leaves no reference cycles behind. With Python's defaults the collector would scan the whole heap several
-    times a second under load: an eighth of the time, in pauses of 40 ms.
+    times a second under load: an eighth of the time, in pauses of 40 ms. What was excluded before is looked at once
+    more, because the router that the last reload has replaced is garbage by now.
     """
+    gc.unfreeze()
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
