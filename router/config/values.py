@@ -22,6 +22,7 @@ _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h))+")
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _PATH = re.compile(r"(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~!$&'()*+,;=:@-]+)*/?")
+_AUTHORITY = re.compile(r"[!-~]+")
 _HOST_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?")
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 WILDCARDS = re.compile(r"[*?]")
@@ -116,6 +117,8 @@ def parse_url(value: object) -> str:
         raise error from None
     bare = parts.scheme in ("http", "https") and not (parts.query or parts.fragment or value.strip()[-1:] in "?#")
     if not bare or not parts.hostname or "@" in parts.netloc or port == 0 or not _PATH.fullmatch(parts.path):
+        raise error
+    if not _AUTHORITY.fullmatch(parts.netloc):  # names beyond ASCII are written as they are sent: xn--…
         raise error
     if parts.path.rstrip("/").endswith(("/v1", "/api")):  # a client's base URL, to which these belong
         raise error

@@ -67,6 +67,8 @@ BAD = [
             "http://h/x#",
             "http://h:0",
             "http://h:x",
+            "http://gpü.lan",
+            "http://a b:1",
             "http://[",
             7,
         ],
