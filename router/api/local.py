@@ -10,6 +10,7 @@ import msgspec
 from router.api import listing
 from router.api.error_texts import shown_error
 from router.api.exchange import Exchange
+from router.api.reports import client_of
 from router.api.responses import JSON_UTF8, request_headers, response_headers
 from router.api.sending import HTTP_ERRORS, read_whole
 from router.api.settings import EdgeSettings
@@ -108,7 +109,7 @@ class LocalRoutes:
         request = UpstreamRequest(
             method, target, request_headers(exchange.client_headers, exchange.headers), body, safe_to_resend=True
         )
-        async with self._shares.of(exchange.cycle.carrier.peer.address):
+        async with self._shares.of(client_of(exchange.cycle, self._settings.proxies)):
             upstream, answer = await self._ask(request)
             if upstream.status != NOT_FOUND and may_be_failed_listing(upstream.status, answer):
                 upstream, answer = await self._ask(request)
