@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
@@ -12,6 +11,10 @@ from router.core.payload.rewrite import rewrite
 from router.errors import Forbidden
 
 Permission = Literal["allow", "ignore", "refuse"]
+
+ENDLESS_S = 365 * 86400.0
+"""A keep_alive of a year or more is as good as endless."""
+
 ALL_RULES: tuple[NothingFits, ...] = ("refuse", "wait", "allow_partial", "passthrough")
 
 
@@ -33,7 +36,7 @@ class Permissions(NamedTuple):
         """Return request and body without what is to be ignored; `read` reads a body. Raises Forbidden."""
         unset: dict[str, None] = {}
         drop: set[str] = set()
-        if self.keep_alive_forever != "allow" and request.keep_alive_s == math.inf:
+        if self.keep_alive_forever != "allow" and (request.keep_alive_s or 0.0) >= ENDLESS_S:
             if self.keep_alive_forever == "refuse":
                 raise Forbidden("an endless keep_alive is not allowed on this router (clients.keep_alive_forever)")
             drop.add("keep_alive")

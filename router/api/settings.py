@@ -46,5 +46,6 @@ class EdgeSettings:
 
     def __post_init__(self) -> None:
         """Set what is read for each request once."""
-        object.__setattr__(self, "may_manage", self.is_loopback or self.insecure_no_auth)
+        is_local = self.is_loopback and not self.proxies.networks  # clients behind a proxy come from elsewhere
+        object.__setattr__(self, "may_manage", is_local or self.insecure_no_auth)
         object.__setattr__(self, "is_restricted", self.permissions != ALL_PERMITTED)

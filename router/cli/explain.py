@@ -24,7 +24,7 @@ def explain(
     ] = DEFAULT,
     as_json: Annotated[bool, typer.Option("--json", help="Print the decision as JSON.")] = False,
 ) -> None:
-    """Show the current decision for MODEL, with a line per variant: memory needed, memory available, verdict.
+    """Show the current decision for MODEL: a line per variant down to the one that serves, with its memory and verdict.
 
     Exit code 0 if a variant would serve it, 1 if nothing fits, or if Ollama does not answer.
     """

@@ -267,7 +267,7 @@ class TelemetrySection(Section):
     log_buffer_bytes: AtLeastOne = 4 << 20
     """most bytes of the log that wait for a slow reader; further lines are dropped and counted"""
     log_fields: tuple[LogField, ...] = ()
-    """fields of a request's line in the log, in this order; [] = all that have a value"""
+    """fields of a request's line in the log, in this order; [] = all"""
     headers: StrictBool = True
     """add X-Router-* headers to responses"""
     decisions_kept: AtLeastOne = 256

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from typing import cast
 
 import pytest
@@ -11,6 +12,7 @@ from router.api.settings import EdgeSettings
 from router.http.client.pool import HttpRelay
 from router.http.server.limits import WireLimits
 from router.http.server.listener import Listener
+from router.http.server.proxies import Proxies
 from router.routing.directory import Directory
 from router.routing.dispatch import Dispatcher
 from router.telemetry import Answered
@@ -78,9 +80,12 @@ async def test_a_refused_origin_and_a_wrong_header_are_reported(host: str, origi
     assert event.status == reply.status >= 400
 
 
-async def test_beyond_loopback_what_is_forbidden_is_reported() -> None:
-    """Who tried it is in the log."""
-    reply, (event,) = await asked("POST", "/api/pull", '{"model":"a"}', EdgeSettings(is_loopback=False))
+@pytest.mark.parametrize(
+    "settings", [EdgeSettings(is_loopback=False), EdgeSettings(proxies=Proxies((ip_network("127.0.0.1"),)))]
+)
+async def test_beyond_loopback_and_behind_proxies_what_is_forbidden_is_reported(settings: EdgeSettings) -> None:
+    """Who tried it is in the log. What a proxy on this machine passes on comes from elsewhere."""
+    reply, (event,) = await asked("POST", "/api/pull", '{"model":"a"}', settings)
     assert (reply.status, event.status, event.route) == (403, 403, "/api/pull")
     assert "without a key" in event.error
 

@@ -58,8 +58,9 @@ def evaluator(
             return Verdict(variant, VerdictKind.RESIDENT, num_ctx, resident=resident, facts=facts, detail="loaded")
         if snapshot.loading is not None and snapshot.loading[0] == facts.weights and snapshot.loading[1] >= need.lower:
             return Verdict(variant, VerdictKind.LOADING, snapshot.loading[1], facts=facts)  # case 4b
-        loaded = (one.context_length for one in snapshot.residents if _is_resident_of(one, facts))
-        need = need.with_headroom(next(loaded, None), facts, rules.context)
+        if not isinstance(variant.num_ctx, int):  # else the operator says how much it is
+            loaded = (one.context_length for one in snapshot.residents if _is_resident_of(one, facts))
+            need = need.with_headroom(next(loaded, None), facts, rules.context)
         return _evaluate_load(variant, facts, request, need, snapshot, rules)
 
     return evaluate

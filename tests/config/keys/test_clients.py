@@ -28,7 +28,7 @@ def test_a_request_may_choose_the_rules_in_nothing_fits():
 
 
 @pytest.mark.key("clients.keep_alive_forever")
-@pytest.mark.parametrize("value", [-1, "-1s", "-5m"])
+@pytest.mark.parametrize("value", [-1, "-1s", "-5m", "2562047h"])
 @pytest.mark.parametrize("more", [{}, {"think": False}, {"Keep_Alive": 5, "raw": True}])
 def test_an_endless_keep_alive_is_allowed_ignored_or_refused(value, more):
     """In any spelling: after 20 s the model is still loaded, or not, as without one; or it was never loaded."""

@@ -393,3 +393,14 @@ def test_behind_a_variant_that_is_held_back_the_next_that_may_be_loaded_serves()
     decision = choose(InferenceRequest("middle:30b"), chain, world, RULES, DOWN)
     assert [verdict.kind for verdict in decision.verdicts] == [VerdictKind.HELD_BACK, VerdictKind.FITS]
     assert decision.chosen.variant.model == medium.name
+
+
+def test_a_context_that_the_chain_names_gets_no_headroom():
+    """The operator says how much it is; a client's own grows."""
+    loaded = resident_of(SMALL, held_gib=4, num_ctx=4096)
+    for num_ctx, request, expected in (
+        (8192, InferenceRequest("small:3b"), 8192),
+        (None, InferenceRequest("small:3b", num_ctx=8192), 16384),
+    ):
+        chain = Chain("small:3b", (Variant("small:3b", num_ctx),))
+        assert choose(request, chain, snapshot(loaded, free_gib=20), RULES).chosen.plan.options.num_ctx == expected
