@@ -33,7 +33,7 @@ COMMANDS = {
 SUMMARIES = {
     "serve": "Serve Ollama's API on --listen, routed to the Ollama at --upstream.",
     "check": "Check a configuration file and print the effective configuration.",
-    "explain": "Show the current decision for MODEL, with a line per variant.",
+    "explain": "Show the current decision for MODEL: a line per variant down to the one that serves.",
     "ps": "Show the models that are loaded on the cards of the router's Ollama.",
     "forget": "Forget what loads of MODEL have taught the router, and lift every bar on it.",
     "fit": "Show whether MODEL runs 100 % on the GPU, and how much memory each part takes.",
