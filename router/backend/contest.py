@@ -14,7 +14,7 @@ It lasts for `switch.contest_s` after its last sign. Meanwhile:
   unloaded in between. It names no keep_alive: that would save a runner which Ollama has marked to go, and everybody who
   waits for its memory would wait until it expires.
 * A resident gives way after its turn: it takes no new requests until it has been idle for `GIVE_S`. Ollama serves
-  requests for what is loaded first, so without that whoever comes second waits as long as the first is busy.
+  requests for what is loaded first, so without that the one who comes second waits as long as the first is busy.
 """
 
 from __future__ import annotations

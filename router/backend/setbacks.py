@@ -89,7 +89,7 @@ class Setbacks:
         elif result.is_upset:
             self._pause(now_s, TAKEN_PAUSE_S, MAX_TAKEN_PAUSE_S, upsets)
         self._times_abandoned = self._times_abandoned + 1 if result is SwitchResult.ABANDONED else 0
-        if self._times_abandoned == 1:  # whoever wants it again must not make it spin
+        if self._times_abandoned == 1:  # a request that wants it again must not make it spin
             self.paused_until_s = now_s + ABANDONED_PAUSE_S
         elif self._times_abandoned:
             self._pause(now_s, TAKEN_PAUSE_S, MAX_TAKEN_PAUSE_S, self._times_abandoned - 1)

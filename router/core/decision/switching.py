@@ -78,7 +78,7 @@ class _Search:
             misses.append(found)
         emptied = self.placing.without(self.others)
         if isinstance(emptied, Shortage) and emptied.reason == TOO_BIG:
-            return emptied  # whoever goes
+            return emptied  # whichever residents go
         cost, plan = self._on_one_card(misses)
         plan = self._split_below(cost, misses) or plan
         idle = never_waiting(self.others)
@@ -130,7 +130,7 @@ class _Search:
         for cost, chosen in cheapest_sets(rest, demands):
             if victims := self._enough((*forced, *chosen)):
                 yield price + cost, gpu.free_bytes, gpu.index, victims
-        yield sum(map(cost_of, here)), gpu.free_bytes, gpu.index, self._enough(tuple(here))  # then Ollama looks anew
+        yield sum(map(cost_of, here)), gpu.free_bytes, gpu.index, self._enough(tuple(here))  # then Ollama looks at the cards again
 
     def _residents(self) -> Evicted:
         return without(self.placing.same, self.placing.snapshot.residents)
@@ -158,7 +158,7 @@ class _Search:
         hopeless: list[tuple[frozenset[str], frozenset[int]]] = []
         for price, evicted in self._sets_for_split(cheaper, self._demands(cheaper, gpus, emptied.need_bytes)):
             gone, covered = frozenset(one.weights for one in evicted), self._covered_without(evicted)
-            # More room makes a single card only more likely, unless Ollama then looks at the cards anew.
+            # More room makes a single card only more likely, unless Ollama then looks at the cards again.
             if any(smaller <= gone and cards == covered for smaller, cards in hopeless):
                 continue
             if cost is not None and price >= cost:
