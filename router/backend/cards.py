@@ -33,7 +33,7 @@ NO_GPU_S = 60.0
 """For this long a machine on which a load used no GPU counts as one without; then a load is tried again."""
 
 STILL_S = 1.0
-"""Memory of which a part came back counts as back when free memory has not moved for this long: others took the rest."""
+"""Memory of which a part came back counts as back when free memory has stood still this long: others took the rest."""
 
 
 class Cards:

@@ -130,7 +130,7 @@ class _Search:
         for cost, chosen in cheapest_sets(rest, demands):
             if victims := self._enough((*forced, *chosen)):
                 yield price + cost, gpu.free_bytes, gpu.index, victims
-        yield sum(map(cost_of, here)), gpu.free_bytes, gpu.index, self._enough(tuple(here))  # then Ollama looks at the cards again
+        yield sum(map(cost_of, here)), gpu.free_bytes, gpu.index, self._enough(tuple(here))  # then Ollama looks again
 
     def _residents(self) -> Evicted:
         return without(self.placing.same, self.placing.snapshot.residents)
