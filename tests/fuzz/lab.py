@@ -102,7 +102,7 @@ class Lab:
         assert grown < most_bytes, f"{grown >> 20} MiB more"
 
     def _quiet(self, most_tasks: float = math.inf) -> dict[str, Any]:
-        """Return the state once no connection is left, and no more tasks than that; what it is at the deadline, else."""
+        """Return the state once no connection is left, and at most so many tasks; at the deadline as it is."""
         until_s = time.monotonic() + DEADLINE_S
         while (state := self.check())["connections"] or state["tasks"] > most_tasks:
             if time.monotonic() >= until_s:
