@@ -28,6 +28,6 @@ EXPOSE 11435
 VOLUME /var/lib/ollama-router
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=15s --retries=3 \
-    CMD ["python", "-c", "import urllib.request as u; u.build_opener(u.ProxyHandler({})).open('http://127.0.0.1:11435/readyz', timeout=2)"]
+    CMD ["python", "-c", "import urllib.request as u; u.build_opener(u.ProxyHandler({})).open('http://127.0.0.1:11436/readyz', timeout=2)"]
 ENTRYPOINT ["ollama-router"]
 CMD ["serve"]

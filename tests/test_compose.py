@@ -82,5 +82,6 @@ def test_mounted_configuration_fits_the_compose_file() -> None:
 
 def test_health_is_readiness() -> None:
     """A container is healthy when it can serve."""
-    assert "/readyz" in ROUTER["healthcheck"]["test"][-1]
+    # On the admin address, which never speaks TLS.
+    assert "http://127.0.0.1:11436/readyz" in ROUTER["healthcheck"]["test"][-1]
     assert OLLAMA["environment"]["OLLAMA_NO_CLOUD"] == "1"

@@ -115,7 +115,7 @@ def test_image_runs_as_nobody_in_particular_and_installs_by_hash() -> None:
     ]
     ignored = (ROOT / ".dockerignore").read_text().splitlines()
     assert all(f"COPY {name} ./{name}\n" in lines and f"!{name}" in ignored for name in packages)
-    assert "/readyz" in final
+    assert "11436/readyz" in final
     assert 'ENTRYPOINT ["ollama-router"]' in final
     assert "NVIDIA_DRIVER_CAPABILITIES=utility" in final
 
