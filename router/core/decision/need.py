@@ -147,7 +147,8 @@ class MemoryNeed:
         configured, asked = rules.safety_bytes, self.asked
         if asked.flash_attention and not has_flash_attention(group, rules.settings):
             asked = replace(asked, flash_attention=False)
-        safety = learned_safety if configured is None else configured
+        # Layers are shared out otherwise on cards with other free memory: one split makes the next no safer.
+        safety = configured if configured is not None or len(group) > 1 else learned_safety
         return place(
             self._facts,
             asked,

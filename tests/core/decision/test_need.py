@@ -5,10 +5,12 @@ from dataclasses import replace
 import pytest
 
 from router.core.decision.need import MachineRules, memory_options, need_of
+from router.core.learning.observation import Observation
+from router.core.learning.residuals import Learned
 from router.core.memory.footprint import footprint
 from router.core.ollama.options import ServerSettings
 from router.core.ollama.runner import LoadOptions
-from router.core.units import MIB
+from router.core.units import GIB, MIB
 from tests.core.facts import facts_of, gpu_of
 
 NEW = facts_of("new:9b", 9)
@@ -57,3 +59,25 @@ def test_before_llama_cpps_fit_a_model_that_was_never_loaded_keeps_a_wider_safet
     assert safety == (max(512 * MIB, known.need_bytes * 8 // 100) if is_old else known.safety_bytes)
     configured = need_of(NEW, OPTIONS, MachineRules(settings, safety_bytes=7)).need_bytes(gpu_of())
     assert configured == known.need_bytes + gpu_of().context_bytes + margin + 7
+
+
+def test_a_load_that_was_as_computed_lowers_the_safety_of_one_card_and_not_that_of_a_split():
+    """Layers are shared out otherwise on cards with other free memory, by up to a layer."""
+    facts = facts_of("split:30b", 20)
+    seen = [
+        Observation(facts.weights, 8192, 512, 1, "f16", ("card",) * cards, "0.33.0", 22 * GIB, 22 * GIB, spilled=False,
+                    free_before_bytes=40 * GIB, at_s=1000.0, size_bytes=20 * GIB, size_vram_bytes=20 * GIB)
+        for cards in (1, 2)
+    ]  # fmt: skip
+    fresh, learned = (
+        MachineRules(ServerSettings(version="0.33.0"), learned=Learned.of(loads), now_s=1010.0) for loads in ((), seen)
+    )
+
+    def needs(rules, cards):
+        group = tuple(gpu_of(index) for index in range(cards))
+        return [
+            one.need_bytes for one in need_of(facts, LoadOptions(num_ctx=8192, num_batch=512), rules).on(group).devices
+        ]
+
+    assert needs(learned, 1) < needs(fresh, 1)
+    assert needs(learned, 2) == needs(fresh, 2)
