@@ -176,7 +176,7 @@ FORWARDED = ("X-Forwarded-For", "198.51.100.1, 203.0.113.7")
 async def clients_in_the_log(router):
     """The address of each client in the log of a router to whom a refused and an answered request were sent."""
     raw = await connect(router.url)
-    await raw.send(request_bytes("POST", "/api/pull", "{", [FORWARDED]))
+    await raw.send(request_bytes("POST", "/api/chat", "{", [FORWARDED]))
     assert (await raw.reply()).status == 400
     await raw.send(ASK.replace(b"\r\n\r\n", b"\r\nX-Forwarded-For: 203.0.113.8\r\n\r\n"))
     assert (await raw.reply()).status == 200
@@ -208,7 +208,7 @@ async def test_connections_of_trusted_proxies_begin_with_a_proxy_header(tmp_path
             starting = (served(upstream.url, tmp_path, PROXY_PROTOCOL=value, **trusted) for value in ("true", "false"))
             routers = await asyncio.gather(*map(stack.enter_async_context, starting))
             raw = await connect(routers[0].url)
-            await raw.send(header + request_bytes("POST", "/api/pull", "{"))
+            await raw.send(header + request_bytes("POST", "/api/chat", "{"))
             assert (await raw.reply()).status == 400
             raw.close()
             routers[0].stop()
