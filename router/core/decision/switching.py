@@ -127,9 +127,9 @@ class _Search:
             Demand(tuple(booked[one.weights] for one in rest), unbooked),
         )
         price = sum(map(cost_of, forced))
-        for cost, chosen in cheapest_sets(rest, demands):
-            if victims := self._enough((*forced, *chosen)):
-                yield price + cost, gpu.free_bytes, gpu.index, victims
+        found = ((price + cost, self._enough((*forced, *chosen))) for cost, chosen in cheapest_sets(rest, demands))
+        for cost, victims in filter(itemgetter(1), found):  # nobody was tried first
+            yield cost, gpu.free_bytes, gpu.index, victims
         yield sum(map(cost_of, here)), gpu.free_bytes, gpu.index, self._enough(tuple(here))  # then Ollama looks again
 
     def _residents(self) -> Evicted:

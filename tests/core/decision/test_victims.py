@@ -179,3 +179,13 @@ def test_a_split_over_cards_that_are_empty_only_without_the_idle_ones_evicts_tho
     world = Snapshot((gpu_of(0, 12, 9.88), gpu_of(1, 24, 24)), (small,), catalog=catalog_of(NEW))
     found = plan(world, facts_of("new:30b", 30))
     assert (found.evict, found.cards) == ((small.weights,), (0, 1))
+
+
+def test_where_only_so_many_models_may_be_loaded_and_none_may_go_there_is_no_plan():
+    """Ollama would evict one for the newcomer, though there is room."""
+    other = resident_of(facts_of("other:1b", 1), held_gib=2, free_at_load_gib=24)
+    world = Snapshot((gpu_of(0, 24, 22),), (other,), catalog=catalog_of(NEW))
+    one = MachineRules(ServerSettings(max_loaded_models=1))
+    found = plan_at(NEW, BASE, world, one, may_pin=True, spared=frozenset({other.weights}))
+    assert (type(found), found.reason) == (Shortage, "others are in use")
+    assert plan_at(NEW, BASE, world, one, may_pin=True).evict == (other.weights,)
