@@ -16,21 +16,14 @@ import asyncio
 import random
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from ollama_simulator.clock import run_virtual
 from ollama_simulator.machine.spec import CardSpec, Machine, Speeds
-from ollama_simulator.server import SimConfig, running_simulator
-from router.adapters.catalog import CatalogReader
-from router.adapters.ollama import OllamaClient
-from router.core.decision.context import ContextNeed
-from router.core.decision.load_context import plan_switch
-from router.core.decision.need import MachineRules
-from router.core.decision.snapshot import Snapshot
-from router.core.decision.switching import Plan
+from ollama_simulator.server import SimConfig
 from router.core.ollama.model import ModelFacts
 from router.core.ollama.names import key_of
-from router.core.ollama.runner import Gpu, LoadOptions
+from router.planning.holding import Sums, fits_empty, installed
 from router.planning.stage import stage, table
 from router.telemetry import Event, Spilled
 
@@ -58,7 +51,7 @@ class Run:
 
 
 @dataclass
-class Counts:
+class Counts(Sums):
     """Counts over all runs of a series. `evicted` are evictions by Ollama itself."""
 
     requests: int = 0
@@ -67,11 +60,6 @@ class Counts:
     evicted: int = 0
     refused: int = 0
     refused_but_fits: int = 0
-
-    def add(self, other: Counts) -> None:
-        """Add the counts of `other`."""
-        for name in self.__dataclass_fields__:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
 
 
 class _Spills:
@@ -111,23 +99,6 @@ def series(machines: int, seed: int) -> Mapping[str, Iterator[Run]]:
     }
 
 
-async def installed() -> Mapping[str, ModelFacts]:
-    """Return the facts of all models, as the catalog reads them."""
-    async with running_simulator(SimConfig(models=MODELS)) as sim:
-        client = OllamaClient(sim.url)
-        try:
-            return await CatalogReader(client).refresh()
-        finally:
-            await client.aclose()
-
-
-def fits_empty(facts: ModelFacts, num_ctx: int, gpus: Sequence[Gpu]) -> bool:
-    """Return whether the empty machine holds the model with the router's safety, on one card or split."""
-    empty = Snapshot(tuple(replace(gpu, free_bytes=gpu.total_bytes) for gpu in gpus))
-    need = ContextNeed(num_ctx, num_ctx)
-    return isinstance(plan_switch(facts, LoadOptions(num_batch=512), need, empty, MachineRules()), Plan)
-
-
 async def counted(run: Run, facts: Mapping[str, ModelFacts]) -> Counts:
     """Return the counts of one run."""
     rng, counts, spills = random.Random(run.seed), Counts(), _Spills()
@@ -153,7 +124,7 @@ def main() -> int:
     parser.add_argument("--machines", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
-    facts, runs = run_virtual(installed()), series(asked.machines, asked.seed)
+    facts, runs = run_virtual(installed(MODELS)), series(asked.machines, asked.seed)
     names = list(Counts.__dataclass_fields__)
     rows, is_sound = [], True
     for name in asked.series:

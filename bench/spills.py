@@ -14,26 +14,19 @@ import asyncio
 import random
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from ollama_simulator.clock import run_virtual
 from ollama_simulator.machine.spec import CardSpec, Machine, Speeds
-from ollama_simulator.server import SimConfig, running_simulator
-from router.adapters.catalog import CatalogReader
-from router.adapters.ollama import OllamaClient
-from router.core.decision.context import ContextNeed
-from router.core.decision.load_context import plan_switch
-from router.core.decision.need import MachineRules
-from router.core.decision.snapshot import Snapshot
-from router.core.decision.switching import Plan
+from ollama_simulator.server import SimConfig
 from router.core.ollama.model import ModelFacts
 from router.core.ollama.names import key_of
-from router.core.ollama.runner import LoadOptions
+from router.planning.holding import Sums, fits_empty, installed
 from router.planning.measure import unused
-from router.planning.stage import Reply, Stage, stage, table
+from router.planning.stage import Reply, stage, table
 
 SIZES_MIB = (8192, 12288, 16384, 24564, 32768, 49152)
 MODELS = (
@@ -46,7 +39,7 @@ ROUTER = {"defaults.auto_chains": "off", "queue.wait_s": 600}
 
 
 @dataclass
-class Counts:
+class Counts(Sums):
     """Counts over all sequences."""
 
     requests: int = 0
@@ -59,31 +52,6 @@ class Counts:
     loads: int = 0
     spilled_loads: int = 0
     unused_loads: int = 0
-
-    def add(self, other: Counts) -> None:
-        """Add the counts of `other`."""
-        for name in self.__dataclass_fields__:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-
-
-async def installed() -> Mapping[str, ModelFacts]:
-    """Return the facts of all models, as the catalog reads them."""
-    async with running_simulator(SimConfig(models=MODELS)) as sim:
-        client = OllamaClient(sim.url)
-        try:
-            return await CatalogReader(client).refresh()
-        finally:
-            await client.aclose()
-
-
-def could_fit(one: Stage, facts: ModelFacts, num_ctx: int, safety_bytes: int | None) -> bool:
-    """Return whether the model runs fully on the empty machine, by the router's own arithmetic (batch 512)."""
-    empty = tuple(replace(gpu, free_bytes=gpu.total_bytes) for gpu in one.sim.cards.gpus())
-    need = ContextNeed(num_ctx, num_ctx)
-    found = plan_switch(
-        facts, LoadOptions(num_batch=512), need, Snapshot(empty), MachineRules(safety_bytes=safety_bytes)
-    )
-    return isinstance(found, Plan)
 
 
 async def sequence(seed: int, router: Mapping[str, object] | None, facts: Mapping[str, ModelFacts]) -> Counts:
@@ -103,7 +71,8 @@ async def sequence(seed: int, router: Mapping[str, object] | None, facts: Mappin
             reply = await one.ask(body)
             replies.append(reply)
             counts.requests += 1
-            fits, is_safe = (could_fit(one, facts[key_of(model)], num_ctx, safety) for safety in (0, None))
+            gpus = one.sim.cards.gpus()
+            fits, is_safe = (fits_empty(facts[key_of(model)], num_ctx, gpus, safety) for safety in (0, None))
             if reply.status != 200:
                 counts.refused += 1
                 counts.refused_but_fits += fits
@@ -124,7 +93,7 @@ def main() -> int:
     parser.add_argument("--sequences", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=1)
     asked = parser.parse_args()
-    alone, routed, facts = Counts(), Counts(), run_virtual(installed())
+    alone, routed, facts = Counts(), Counts(), run_virtual(installed(MODELS))
     for number in range(asked.sequences):
         alone.add(run_virtual(sequence(asked.seed * 100_000 + number, None, facts)))
         routed.add(run_virtual(sequence(asked.seed * 100_000 + number, ROUTER, facts)))

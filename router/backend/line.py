@@ -236,9 +236,8 @@ class Line:
     def _start(self, decision: Decision) -> None:
         chosen = decision.chosen
         assert chosen is not None and chosen.plan is not None and chosen.facts is not None
-        if (
-            chosen.is_upgrade and self._swaps_per_minute is not None
-        ):  # only these are optional; every other switch is what somebody asked for
+        # Only upgrades are optional; every other switch is what somebody asked for.
+        if chosen.is_upgrade and self._swaps_per_minute is not None:
             self._swaps.append(self._now())
         self.loading = Target(chosen.facts, chosen.plan)
         self._world.begin_loading(self.loading.weights, chosen.num_ctx)

@@ -41,24 +41,28 @@ class DecisionRules:
             defaults.max_num_ctx,
             defaults.answer_tokens,
         )
-        self._rules = Rules()
+        self._machine, self._rules = MachineRules(), Rules()
         self._valid_for: tuple[object, ...] = ()
 
     def current(self, learned: Learned, version: str, costs: LoadCosts) -> Rules:
-        """Return the rules; the same object until a measurement is added, the version changes, or `KEPT_S` passes."""
+        """Return the rules; the same object until a measurement is added, the version changes, or `KEPT_S` passes.
+
+        Where only `costs` are new, those of the machine stay the same object: all needs are remembered by it.
+        """
         unix_s = self._unix_now()
-        valid_for = (learned, version, costs, int(unix_s) // KEPT_S, self._loaded_limit())
+        valid_for = (learned, version, int(unix_s) // KEPT_S, self._loaded_limit())
         if valid_for != self._valid_for:
             self._valid_for = valid_for
             safety_mib = self._defaults.safety_mib
-            machine = MachineRules(
+            self._machine = MachineRules(
                 settings=learned.applied_to(self.server_settings(version), unix_s),
                 safety_bytes=None if safety_mib is None else safety_mib * MIB,
                 learned=learned,
                 step=self._defaults.num_ctx_steps,
                 now_s=unix_s,
             )
-            self._rules = Rules(self._context, machine, costs)
+        if self._rules.machine is not self._machine or self._rules.costs is not costs:
+            self._rules = Rules(self._context, self._machine, costs)
         return self._rules
 
     def server_settings(self, version: str) -> ServerSettings:

@@ -11,7 +11,6 @@ entry. If something must be awaited it returns `Blocked`, and continues from the
 from __future__ import annotations
 
 import asyncio
-import logging
 from contextlib import suppress
 from typing import cast
 
@@ -30,8 +29,6 @@ from router.routing.ends import Ends, decision_template
 from router.routing.outcomes import Blocked, Outcomes
 from router.routing.underway import Reply, Underway
 from router.telemetry import Telemetry
-
-logger = logging.getLogger("router.routing")
 
 MAX_ATTEMPTS = 8
 """Times that one request may be sent and find its model gone before it is refused."""
@@ -68,11 +65,7 @@ class Dispatcher:
             return self.attempt(call, reply)
         except Exception as error:
             self._backend.leave(call.leave())
-            self._ends.report_failure(call, error)
-            if isinstance(error, RouterError):
-                return error
-            logger.exception("request %s failed", call.request_id)
-            return RouterError("internal error")
+            return self._ends.fault(call, error)
 
     async def dispatch(self, call: Call, blocked: Blocked | None = None) -> Answer:
         """Return the answer to one inference request; `blocked` is the result of its first attempt, if there was one.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 
 import msgspec
@@ -12,6 +13,8 @@ from router.core.decision.verdict import Decision, Outcome
 from router.errors import LoadFailed, RouterError, UpstreamError
 from router.routing.call import Call, Released
 from router.telemetry import Decided, Finished, Telemetry
+
+logger = logging.getLogger("router.routing")
 
 
 class Ends:
@@ -31,6 +34,13 @@ class Ends:
         outcome, status, phase = _classify(call, error)
         text = str(error) or ("the router is shutting down" if outcome == "shutdown" else "")
         self.report_end(call, Released(outcome, phase=phase, error=text), status)
+
+    def fault(self, call: Call, error: Exception, expected: type[RouterError] = RouterError) -> RouterError:
+        """Report that the request fails; return the error for its client. One that was not `expected` is our fault."""
+        if not isinstance(error, expected):
+            logger.exception("request %s failed", call.request_id)
+        self.report_failure(call, error)
+        return error if isinstance(error, expected) else RouterError("internal error")
 
     def report_end(self, call: Call, released: Released, status: int, ttft_s: float | None = None) -> None:
         """Report the end of the request, unless it was reported before."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 
 from router.backend.backend import Backend
@@ -16,8 +15,6 @@ from router.routing.destination import Destination
 from router.routing.ends import Ends
 
 OK = 200
-logger = logging.getLogger("router.routing")
-
 Reply = Callable[[Answer | RouterError | None], None]
 """Receives the answer when its head has arrived, or the error; None: attempt again, the variant was deleted."""
 
@@ -47,12 +44,9 @@ class Underway:
         try:
             came = self._came(upstream)
         except Exception as error:
-            if not isinstance(error, UpstreamError):
-                logger.exception("request %s failed", self._call.request_id)
             upstream.close()
             self._backend.leave(self._call.leave())
-            self._ends.report_failure(self._call, error)
-            came = error if isinstance(error, UpstreamError) else RouterError("internal error")
+            came = self._ends.fault(self._call, error, UpstreamError)
         self._reply(came)
 
     def _came(self, upstream: UpstreamResponse) -> Answer | None:

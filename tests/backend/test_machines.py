@@ -2,10 +2,10 @@
 
 import pytest
 
-from bench.machines import Counts, Run, counted, installed, machine_of, random_machine
+from bench.machines import MODELS, Counts, Run, counted, installed, machine_of, random_machine
 from ollama_simulator.clock import run_virtual
 
-FACTS = run_virtual(installed())
+FACTS = run_virtual(installed(MODELS))
 MACHINES = {
     "four equal cards": Run(machine_of((24564,) * 4), 4, 12),
     "four cards of three sizes": Run(machine_of((16384, 16384, 12288, 8192)), 2, 8),

@@ -82,4 +82,5 @@ def test_the_same_object_is_kept_until_something_changes(change):
         clock.unix_s += 1
     learned = Learned.of(()) if change == "learned" else NOTHING
     costs = LoadCosts() if change == "costs" else COSTS
+    assert (rules.current(NOTHING, "0.33", costs).machine is first.machine) is (change != "time")
     assert rules.current(learned, "0.34" if change == "version" else "0.33", costs) is not first

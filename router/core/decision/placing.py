@@ -15,7 +15,7 @@ from router.core.decision.foreseen import Books
 from router.core.decision.need import MachineRules, MemoryNeed
 from router.core.decision.plan import TOO_BIG, Plan, Shortage
 from router.core.decision.snapshot import Resident, Snapshot
-from router.core.decision.victims import Evicted
+from router.core.decision.victims import Evicted, without
 from router.core.memory.placement import Placement
 from router.core.ollama.model import ModelFacts
 from router.core.ollama.runner import Gpu, LoadOptions
@@ -110,14 +110,6 @@ def nearer(one: Shortage, other: Shortage) -> Shortage:
     if other.have_bytes - other.need_bytes > one.have_bytes - one.need_bytes:
         return other
     return one
-
-
-def without(gone: Evicted, residents: Sequence[Resident]) -> Evicted:
-    """Return the others, by identity: comparing them takes longer."""
-    if not gone:
-        return tuple(residents)
-    ids = {id(one) for one in gone}
-    return tuple(one for one in residents if id(one) not in ids)
 
 
 def least_of_split(memory: MemoryNeed, gpus: Sequence[Gpu]) -> int:

@@ -44,7 +44,7 @@ def what_if(decision: Decision, names: Mapping[str, str] | None = None) -> str:
 
     `names` maps weights to the names of residents. "" if the best is loaded, or nothing fits.
     """
-    best = decision.better or decision.chosen
+    best = decision.best
     if best is None or best.plan is None:
         return ""
     named = names or {}
@@ -61,7 +61,7 @@ def as_data(chain: Chain, decision: Decision, names: Mapping[str, str] | None = 
 
     `names` maps weights to the names of residents.
     """
-    best = decision.better or decision.chosen
+    best, named = decision.best, names or {}
     return {
         "chain": chain.name,
         "outcome": decision.outcome.value,
@@ -79,9 +79,7 @@ def as_data(chain: Chain, decision: Decision, names: Mapping[str, str] | None = 
                 "have_bytes": verdict.have_bytes,
                 "detail": verdict.detail or _why(verdict),
                 "cost_s": round(verdict.cost_s, 1),
-                "evicts": [(names or {}).get(weights, weights) for weights in verdict.plan.evict]
-                if verdict.plan
-                else [],
+                "evicts": [named.get(weights, weights) for weights in verdict.plan.evict] if verdict.plan else [],
                 "cards": list(verdict.plan.cards) if verdict.plan else [],
             }
             for verdict in decision.verdicts

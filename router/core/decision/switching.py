@@ -14,12 +14,12 @@ from operator import itemgetter
 
 from router.core.decision.foreseen import OTHER_CARDS, Books
 from router.core.decision.need import MachineRules, need_of
-from router.core.decision.placing import Placing, cards_without, nearer, without
+from router.core.decision.placing import Placing, cards_without, nearer
 from router.core.decision.plan import TOO_BIG
 from router.core.decision.plan import Plan as Plan
 from router.core.decision.plan import Shortage as Shortage
 from router.core.decision.snapshot import Resident, Snapshot
-from router.core.decision.victims import Demand, Evicted, cheapest_sets, cost_of, never_waiting
+from router.core.decision.victims import Demand, Evicted, cheapest_sets, cost_of, never_waiting, without
 from router.core.ollama.model import ModelFacts
 from router.core.ollama.runner import Gpu, LoadOptions
 from router.core.ollama.scheduler import max_loaded

@@ -101,7 +101,7 @@ class Turns:
     look_again_s: float | None = None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)  # by identity: comparing decisions takes longer
 class _Group:
     """Tickets that one load serves."""
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 from router.core.decision.snapshot import Resident, Snapshot
 from router.core.decision.switching import Plan
-from router.core.decision.victims import cheapest_sets
+from router.core.decision.victims import cheapest_sets, without
 from router.core.ollama.model import ModelFacts
 from router.core.ollama.runner import LoadOptions
 
@@ -25,10 +25,10 @@ def plan_unprobed(facts: ModelFacts, options: LoadOptions, need_bytes: int, snap
     def may_fit(stay: tuple[Resident, ...]) -> bool:
         return not stay or ceiling_bytes is None or need_bytes + _vram_bytes(stay) < ceiling_bytes
 
-    others = _without(same, snapshot.residents)
+    others = without(same, snapshot.residents)
     sets = ((*same, *chosen) for _, chosen in cheapest_sets(others))
-    evicted = next(one for one in sets if may_fit(_without(one, snapshot.residents)))
-    stay = _without(evicted, snapshot.residents)
+    evicted = next(one for one in sets if may_fit(without(one, snapshot.residents)))
+    stay = without(evicted, snapshot.residents)
     is_proven = not stay or need_bytes + _vram_bytes(stay) <= snapshot.proven_bytes
     return _plan(options, evicted, (*evicted, *(() if is_proven else stay)))
 
@@ -45,10 +45,6 @@ def _plan(options: LoadOptions, evicted: Iterable[Resident], touched: Iterable[R
         need_bytes=0,
         have_bytes=0,
     )
-
-
-def _without(evicted: tuple[Resident, ...], residents: tuple[Resident, ...]) -> tuple[Resident, ...]:
-    return tuple(one for one in residents if one not in evicted)
 
 
 def _vram_bytes(residents: Iterable[Resident]) -> int:

@@ -29,7 +29,6 @@ from router.core.decision.switching import Plan
 Prefer = Literal["quality", "balanced", "speed"]
 """What matters more: the biggest variant that fits, or answers without a load."""
 
-
 MOST_PATIENCE = 16.0
 """After returns in vain, memory must have been free for up to this many times what the switch costs."""
 

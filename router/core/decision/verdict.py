@@ -95,6 +95,11 @@ class Decision:
         return next((verdict for verdict in self.verdicts if verdict.kind is VerdictKind.HELD_BACK), None)
 
     @property
+    def best(self) -> Verdict | None:
+        """The biggest variant that would fit now, whether it serves or is held back; None if nothing fits."""
+        return self.better or self.chosen
+
+    @property
     def below_best(self) -> str:
         """Why a bigger variant that would fit does not serve, in one word; "" if none would."""
         held_by = self.better.held_by if self.better is not None else None
