@@ -17,7 +17,7 @@ ROUTER = {
     "router/core/go": 1,
     "router/core/ollama": 2,
     "router/core/memory": 3,
-    "router/core/learning": 4, "router/core/payload": 4,
+    "router/core/learning": 4, "router/core/payload": 4, "router/core/teams": 4,
     "router/core/decision": 5,
     "router/core/advice": 6,
     "router/core/masking": 0, "router/core/units": 0,
@@ -57,8 +57,8 @@ ONLY = {
 MAY_IMPORT_THE_SIMULATOR = {"router/planning", "router/cli"}
 
 PURE_STDLIB = {
-    "__future__", "bisect", "collections", "dataclasses", "difflib", "enum", "functools", "heapq", "itertools", "json",
-    "math", "operator", "re", "statistics", "types", "typing",
+    "__future__", "bisect", "collections", "dataclasses", "difflib", "enum", "functools", "hashlib", "heapq", "hmac",
+    "ipaddress", "itertools", "json", "math", "operator", "re", "statistics", "types", "typing",
 }  # fmt: skip
 # A third-party library has one home; swapping it is a change to that one room.
 HOME = {

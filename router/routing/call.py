@@ -12,6 +12,7 @@ from router.core.decision.chain import Chain
 from router.core.decision.verdict import Decision
 from router.core.ollama.routes import Route
 from router.core.payload.read import InferenceRequest
+from router.core.teams.team import ANYONE, Identity
 from router.http.client.response import UpstreamRequest, UpstreamResponse
 from router.http.headers import Header
 from router.routing.destination import Destination, Rename
@@ -25,6 +26,7 @@ class Call(msgspec.Struct, eq=False):
     before_answer. `let_in_to` holds the weights that the queue let it in to. `load_decision` is the decision that
     loaded its model. `may_use_remote` is whether it may reach a model that another server runs. `resident` is the
     resident that it has entered, `choice` the chain and decision for that, and `destination` where it is to be sent.
+    `identity` is whose request it is.
 
     This and the other classes here are structs because one of each is built per request, and a dataclass takes three
     times as long.
@@ -35,7 +37,7 @@ class Call(msgspec.Struct, eq=False):
     body: bytes
     lines: bytes = b""
     request_id: str = ""
-    team: str = "default"
+    identity: Identity = ANYONE
     strict: bool = False
     nothing_fits: NothingFits | None = None
     is_gone: Callable[[], bool] = bool  # returns False until the edge sets it
@@ -56,6 +58,11 @@ class Call(msgspec.Struct, eq=False):
     is_ended: bool = False
     has_few: Callable[[], bool] = bool  # whether its client has few requests under way; set for a request that waits
     client: str = ""  # its address
+
+    @property
+    def team(self) -> str:
+        """The name of the team that asks."""
+        return self.identity.team.name
 
     def upstream(self, body: bytes) -> UpstreamRequest:
         """Return the request to send upstream with `body`."""

@@ -11,6 +11,7 @@ import msgspec
 
 from router.core.go.quoting import brief
 from router.core.masking import masked_lines
+from router.core.teams.team import ANYONE
 from router.telemetry.events import (
     Answered,
     Decided,
@@ -213,7 +214,7 @@ def _answered(ts: str, event: Answered) -> RequestLine:
         "info",
         "request",
         event.request_id,
-        "default",
+        ANYONE.team.name,
         event.method,
         event.route,
         event.status,

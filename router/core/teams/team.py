@@ -1,0 +1,108 @@
+"""A team as the configuration describes it, and the identity of one request. Data only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network
+from typing import Literal
+
+Right = Literal["infer", "read", "manage", "admin"]
+"""What a client may do: use models; list and show them; pull, create, copy and delete them; all of it, and the admin
+pages."""
+
+TeamRule = Literal["refuse", "wait", "allow_partial", "passthrough"]
+"""What happens if no variant fits, as `defaults.nothing_fits`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One key of a team: only the SHA-256 of it is known (32 bytes). `expires_s` is Unix time, None = never."""
+
+    id: str
+    sha256: bytes = field(repr=False)
+    expires_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TeamLimits:
+    """What a team may use at most; None = no limit.
+
+    `concurrent` requests under way (waiting ones too), `requests_per_minute` in any 60 s, `tokens_per_day` (read and
+    written, by UTC day), `waiting` requests in the queue, `evictions_per_minute` of models that others use.
+    """
+
+    concurrent: int | None = None
+    requests_per_minute: int | None = None
+    tokens_per_day: int | None = None
+    waiting: int | None = None
+    evictions_per_minute: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """An amount of a backend's VRAM: `size_bytes`, or if that is None the `share` of all of it (0 … 1)."""
+
+    size_bytes: int | None = None
+    share: float = 0.0
+
+    def of_bytes(self, total_bytes: int) -> int:
+        """Return the amount in bytes on cards with `total_bytes` in all."""
+        return self.size_bytes if self.size_bytes is not None else int(self.share * total_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class TeamMemory:
+    """`floor`: what the team has loaded is not evicted by others below this. `cap`: no load of the team beyond it
+    while others wait. None = no such rule."""
+
+    floor: Memory | None = None
+    cap: Memory | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Caps:
+    """Largest values of what requests of the team may ask for; a larger one is reduced. None = no limit."""
+
+    num_ctx: int | None = None
+    keep_alive_s: float | None = None
+
+
+NO_LIMITS, NO_MEMORY_RULES, NO_CAPS = TeamLimits(), TeamMemory(), Caps()
+ALL_RIGHTS: frozenset[Right] = frozenset(("infer", "read", "manage", "admin"))
+DEFAULT_RIGHTS: frozenset[Right] = frozenset(("infer", "read"))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Team:
+    """One team. `eq` is identity: a reload makes new teams, and what was cached for the old ones is not used again.
+
+    `networks` are those from which a client without a key counts as this team. `allow` and `deny` are patterns of model
+    names (``*`` and ``?``); an empty `allow` allows every model. `manage_models` are the patterns within which the
+    right `manage` holds; empty = none. `share` is its weight when teams compete for the cards. `nothing_fits` None =
+    as its chains say.
+    """
+
+    name: str
+    keys: tuple[Key, ...] = ()
+    networks: tuple[IPv4Network | IPv6Network, ...] = ()
+    rights: frozenset[Right] = DEFAULT_RIGHTS
+    allow: tuple[str, ...] = ()
+    deny: tuple[str, ...] = ()
+    manage_models: tuple[str, ...] = ()
+    share: float = 1.0
+    limits: TeamLimits = NO_LIMITS
+    memory: TeamMemory = NO_MEMORY_RULES
+    caps: Caps = NO_CAPS
+    nothing_fits: TeamRule | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Identity:
+    """Whose request it is: the team, and which of its keys was shown ("" = none)."""
+
+    team: Team
+    key_id: str = ""
+
+
+ANYONE = Identity(Team("anonymous"))
+"""A request on a router without teams."""
