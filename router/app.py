@@ -13,9 +13,14 @@ from typing import NamedTuple
 from router import __version__
 from router.adapters.gpu.reading import VramProbe
 from router.admin.actions import Actions
+from router.admin.board import Board
+from router.admin.chat import Chat
+from router.admin.feed import Feed
 from router.admin.inspector import Inspector
 from router.admin.outage import Outage
-from router.admin.pages import admin_app
+from router.admin.pages import Parts, admin_app
+from router.admin.timeline import Timeline
+from router.admin.totals import Totals
 from router.api.edge import Edge
 from router.backend.backend import Backend
 from router.backend.derived import owner_of
@@ -68,7 +73,6 @@ class Router:
         self.inspector = Inspector(
             self.backend, self.directory, decisions, telemetry, recent, effective(config), self.named.notes, outage
         )
-        self.actions = Actions(self.backend)
         self._tasks: list[asyncio.Task[None]] = []
         self._warned_of = ""
 
@@ -173,7 +177,10 @@ async def running(
     recent = RecentDecisions(config.telemetry.decisions_kept)
     metrics = MetricsHook(__version__, is_known_model=lambda name: router.directory.is_known(name))
     outage = Outage(time.time)
-    telemetry = Telemetry([recent, metrics, outage, *hooks], later=asyncio.get_running_loop().call_later)
+    totals, timeline = Totals(time.time), Timeline(time.time)
+    telemetry = Telemetry(
+        [recent, metrics, outage, totals, timeline, *hooks], later=asyncio.get_running_loop().call_later
+    )
     router = Router(config, probe=probe, telemetry=telemetry, recent=recent, outage=outage)
     metrics.watch(router.gauges)
 
@@ -196,13 +203,24 @@ async def running(
         proxies=proxies,
         on_refused=edge.reports.refused_early,
     )
-    admin_pages = admin_app(router.inspector, router.actions, exposition, hosts=config.hosts)
+    board = Board(router.backend, router.inspector, totals, timeline, time.time)
+    feed = Feed(board.data, router.inspector.decisions)
+
+    def set_draining(is_draining: bool) -> None:
+        edge.drain(is_draining=is_draining)
+        router.inspector.drain(is_draining=is_draining)
+
+    actions = Actions(router.backend, set_draining)
+    admin_pages = admin_app(
+        Parts(router.inspector, actions, exposition, board, feed, Chat(router.dispatcher)), hosts=config.hosts
+    )
     where = config.admin.host, config.admin.port
     admin = Listener(Asgi(admin_pages), *where, limits=admin_limits(config), sockets=sockets.admin)
     service = Running(router, clients, admin, config)
     # Before the first client can connect, so that its request waits for the state and does not find it half read.
     starting = asyncio.get_running_loop().create_task(router.start())
     lag = asyncio.get_running_loop().create_task(watch_loop_lag(telemetry))
+    seen = asyncio.get_running_loop().create_task(board.watch())
     try:
         if is_successor:
             await asyncio.shield(starting)
@@ -221,6 +239,8 @@ async def running(
                 await clients.stop(service.grace_s)
     finally:
         lag.cancel()
+        seen.cancel()
+        await feed.aclose()
         starting.cancel()  # a listener may have failed, or the start was cancelled
         await asyncio.gather(starting, return_exceptions=True)
         await router.stop(keeps_tags=service.keeps_tags)

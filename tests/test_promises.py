@@ -17,7 +17,8 @@ from tests.config.keys.play import ALONE, OTHER, SMALL, connect, get, hello, pla
 ROOT = Path(__file__).parent.parent
 ADMIN_PATHS = (
     "/healthz", "/metrics", "/router", "/router/", "/router/state", "/router/config", "/router/decisions",
-    f"/router/explain?model={SMALL}", "/router/dashboard", "/dashboard", "/dashboard.js", "/router/dashboard.js",
+    f"/router/explain?model={SMALL}", "/router/dashboard", "/dashboard", "/main.js", "/router/main.js",
+    "/router/board", "/router/events",
 )  # fmt: skip
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from router.backend.backend import Backend
+from router.backend.residents import Tracked
 from router.errors import ModelNotFound
 
 
 class Actions:
-    """Changes a running router."""
+    """Changes a running router. `set_draining` makes it report that it is not ready, or ready again."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, set_draining: Callable[[bool], None] = lambda _: None) -> None:
         self._backend = backend
+        self._set_draining = set_draining
 
     async def forget(self, model: str | None) -> dict[str, object]:
         """Forget what loads of `model` (None: of all models) have taught; raise ModelNotFound or BadRequest.
@@ -23,3 +27,33 @@ class Actions:
         if weights is None:
             raise ModelNotFound(f"model '{model}' not found")
         return {"model": model, "forgotten": await self._backend.forget(weights)}
+
+    def unload(self, model: str) -> dict[str, object]:
+        """Let a loaded model go as soon as it is idle, even one of `defaults.keep`; raise ModelNotFound.
+
+        It may come back with the next request for it.
+        """
+        tracked = self._loaded(model)
+        self._backend.keepalive.apply(tracked, 0.0)
+        return {"model": tracked.name, "unloads": "now" if tracked.in_flight == 0 else "when idle"}
+
+    def keep(self, model: str, *, is_kept: bool) -> dict[str, object]:
+        """Keep a loaded model as if it were listed in `defaults.keep`, or no longer; until it is unloaded."""
+        tracked = self._loaded(model)
+        self._backend.world.residents.keep(tracked, is_kept=is_kept)
+        return {"model": tracked.name, "kept": is_kept}
+
+    def drain(self, *, is_draining: bool) -> dict[str, object]:
+        """Report at `/readyz` that the router takes no more requests, or that it does again: load balancers go by it.
+
+        Requests that come nevertheless are served.
+        """
+        self._set_draining(is_draining)
+        return {"draining": is_draining}
+
+    def _loaded(self, model: str) -> Tracked:
+        weights = self._backend.installed.weights_if_installed(model)
+        tracked = self._backend.world.residents.get(weights) if weights is not None else None
+        if tracked is None:
+            raise ModelNotFound(f"model '{model}' is not loaded")
+        return tracked

@@ -51,9 +51,9 @@ class Inspector:
         self._outage = outage
         self._is_draining = False
 
-    def drain(self) -> None:
-        """Make `ready` return False, because the router is about to stop."""
-        self._is_draining = True
+    def drain(self, *, is_draining: bool = True) -> None:
+        """Make `ready` return False, because the router is about to stop; or True again."""
+        self._is_draining = is_draining
 
     def explain(self, model: str, num_ctx: int | None = None) -> dict[str, Any]:
         """Return the current decision for a plain request, with a row per variant. Raises ModelNotFound, BadRequest."""

@@ -1,15 +1,16 @@
 """The admin listener: explanation, state, recent decisions, configuration, health, metrics and the dashboard.
 
-It changes only what was learned (`POST /router/forget`). It answers only under the allowed host names, so that no web
-page can reach it by DNS rebinding (K4); a page of another site cannot post to it; and its own pages load nothing from
-other sites (K2).
+It answers only under the allowed host names, so that no web page can reach it by DNS rebinding (K4); a page of another
+site cannot post to it; and its own pages load nothing from other sites (K2).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from contextlib import aclosing
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from starlette.applications import Starlette
@@ -21,17 +22,23 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from router.admin.actions import Actions
+from router.admin.board import Board
+from router.admin.chat import Chat
+from router.admin.feed import Feed
 from router.admin.inspector import Inspector
 from router.errors import BadRequest, RouterError
 from router.http.server.hosts import HostRule, how_to_allow
 
 _DASHBOARD = Path(__file__).parent / "dashboard"
-_ASSETS = {
-    "index.html": "text/html; charset=utf-8",
-    "dashboard.js": "text/javascript; charset=utf-8",
-    "dashboard.css": "text/css; charset=utf-8",
-    "favicon.svg": "image/svg+xml",
+_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".svg": "image/svg+xml",
 }
+MAX_CHAT_BYTES = 1 << 20
+"""Largest request of the dashboard's chat."""
+
 _SECURITY = [
     (b"content-security-policy", b"default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'"),
     (b"x-content-type-options", b"nosniff"),
@@ -41,38 +48,70 @@ _SECURITY = [
 ]
 
 
-def admin_app(
-    inspector: Inspector, actions: Actions, metrics: Callable[[], tuple[bytes, str]], *, hosts: Iterable[str] = ()
-) -> Starlette:
-    """Return the ASGI application. `metrics` returns Prometheus's text and type; `hosts` are additional host names."""
-    pages = Pages(inspector, actions, metrics)
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the pages show and do. `metrics` returns Prometheus's text and its type."""
+
+    inspector: Inspector
+    actions: Actions
+    metrics: Callable[[], tuple[bytes, str]]
+    board: Board
+    feed: Feed
+    chat: Chat
+
+
+def admin_app(parts: Parts, *, hosts: Iterable[str] = ()) -> Starlette:
+    """Return the ASGI application. `hosts` are additional host names."""
+    pages = Pages(parts)
     routes = [
         Route("/router/explain", pages.explain),
         Route("/router/state", pages.state),
+        Route("/router/board", pages.board),
+        Route("/router/events", pages.events),
         Route("/router/decisions", pages.decisions),
         Route("/router/config", pages.config),
         Route("/router/forget", pages.forget, methods=["POST"]),
+        Route("/router/unload", pages.unload, methods=["POST"]),
+        Route("/router/keep", pages.keep, methods=["POST"]),
+        Route("/router/drain", pages.drain, methods=["POST"]),
+        Route("/router/chat", pages.chat, methods=["POST"]),
         Route("/healthz", pages.health),
         Route("/readyz", pages.ready),
         Route("/metrics", pages.metrics),
-        *(Route(f"/{name}" if name != "index.html" else "/", pages.asset(name)) for name in _ASSETS),
+        *(Route(f"/{path.name}" if path.name != "index.html" else "/", asset(path)) for path in _assets()),
     ]
     handlers: dict[Any, Any] = {HTTPException: _http_error, RouterError: _router_error}
     return Starlette(routes=routes, exception_handlers=handlers, middleware=[Middleware(AdminGuard, hosts=hosts)])
 
 
+def _assets() -> list[Path]:
+    """Return the files of the dashboard."""
+    return sorted(path for path in _DASHBOARD.iterdir() if path.suffix in _TYPES)
+
+
+def asset(path: Path) -> Callable[[Request], Any]:
+    """Return a handler for one file of the dashboard, which is read once, here."""
+    body = path.read_bytes()
+
+    async def handler(_request: Request) -> Response:
+        return Response(body, headers={"content-type": _TYPES[path.suffix]})
+
+    return handler
+
+
 class Pages:
     """The request handlers."""
 
-    def __init__(self, inspector: Inspector, actions: Actions, metrics: Callable[[], tuple[bytes, str]]) -> None:
-        self._inspector = inspector
-        self._actions = actions
-        self._metrics = metrics
+    def __init__(self, parts: Parts) -> None:
+        self._inspector = parts.inspector
+        self._actions = parts.actions
+        self._metrics = parts.metrics
+        self._board = parts.board
+        self._feed = parts.feed
+        self._chat = parts.chat
 
     async def explain(self, request: Request) -> Response:
-        model = request.query_params.get("model", "")
-        if not model:
-            raise BadRequest("missing query parameter: model=NAME")
+        model = _named(request)
         return _json(self._inspector.explain(model, _num_ctx(request.query_params.get("num_ctx"))))
 
     async def state(self, _request: Request) -> Response:
@@ -88,6 +127,35 @@ class Pages:
         """Forget what was learned about `?model=NAME`, or about all models."""
         return _json(await self._actions.forget(request.query_params.get("model") or None))
 
+    async def board(self, _request: Request) -> Response:
+        """Return what the dashboard shows, once."""
+        return _json(self._board.data())
+
+    async def events(self, _request: Request) -> Response:
+        """Return the same whenever it changes, and the decisions, as server-sent events."""
+        return _Stream(self._feed.events(), "text/event-stream")
+
+    async def unload(self, request: Request) -> Response:
+        """Unload `?model=NAME` as soon as it is idle."""
+        return _json(self._actions.unload(_named(request)))
+
+    async def keep(self, request: Request) -> Response:
+        """Keep `?model=NAME` loaded, or with `&on=false` no longer."""
+        return _json(self._actions.keep(_named(request), is_kept=_is_on(request)))
+
+    async def drain(self, request: Request) -> Response:
+        """Report that no more requests are taken, or with `?on=false` that they are again."""
+        return _json(self._actions.drain(is_draining=_is_on(request)))
+
+    async def chat(self, request: Request) -> Response:
+        """Pass on a body of /api/chat, and return the decision in front of the answer."""
+        body = b""
+        async for part in request.stream():
+            body += part
+            if len(body) > MAX_CHAT_BYTES:
+                raise BadRequest(f"the dashboard's chat takes at most {MAX_CHAT_BYTES} bytes")
+        return _Stream(await self._chat.answer(body), "application/x-ndjson")
+
     async def health(self, _request: Request) -> Response:
         """Report that the process is alive, whatever the state of Ollama and the cards."""
         return _json({"status": "ok"})
@@ -100,14 +168,22 @@ class Pages:
         body, content_type = self._metrics()
         return Response(body, headers={"content-type": content_type})
 
-    def asset(self, name: str) -> Callable[[Request], Any]:
-        """Return a handler for one file of the dashboard, which is read once, here."""
-        body = (_DASHBOARD / name).read_bytes()
 
-        async def handler(_request: Request) -> Response:
-            return Response(body, headers={"content-type": _ASSETS[name]})
+class _Stream(Response):
+    """A body that is sent while it comes. When the client leaves, its task is cancelled, and the source closed."""
 
-        return handler
+    def __init__(self, parts: AsyncIterator[bytes], media_type: str) -> None:
+        super().__init__(media_type=media_type)
+        del self.headers["content-length"]
+        self._parts = parts
+
+    async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
+        start = {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+        async with aclosing(cast("AsyncGenerator[bytes]", self._parts)) as parts:
+            await send(start)
+            async for part in parts:
+                await send({"type": "http.response.body", "body": part, "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 class AdminGuard:
@@ -150,6 +226,20 @@ def _is_of_another_site(scope: Scope) -> bool:
     """Return True for a request that a browser sends for a page of another site; other clients send no Origin."""
     origins = _values(scope, b"origin")
     return any(origin.partition(b"://")[2] not in _values(scope, b"host") for origin in origins)
+
+
+def _named(request: Request) -> str:
+    model = request.query_params.get("model", "")
+    if not model:
+        raise BadRequest("missing query parameter: model=NAME")
+    return model
+
+
+def _is_on(request: Request) -> bool:
+    text = request.query_params.get("on", "true").lower()
+    if text not in ("true", "1", "false", "0"):
+        raise BadRequest("on must be true or false")
+    return text in ("true", "1")
 
 
 def _num_ctx(text: str | None) -> int | None:

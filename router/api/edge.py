@@ -77,9 +77,9 @@ class Edge:
         self.take = self._at_once.take
         self.is_draining = False
 
-    def drain(self) -> None:
-        """Make `/readyz` answer 503, because the router is about to stop."""
-        self.is_draining = True
+    def drain(self, *, is_draining: bool = True) -> None:
+        """Make `/readyz` answer 503, because the router is about to stop; or 200 again."""
+        self.is_draining = is_draining
 
     async def serve(self, cycle: Cycle) -> None:
         """Answer one request; runs in its task."""

@@ -162,6 +162,10 @@ class Line:
         """The number of waiting requests."""
         return len(self._tickets)
 
+    def waiting_for(self) -> list[tuple[str, float]]:
+        """Return the weights that each waiting request waits for ("" = not known), and since when, oldest first."""
+        return sorted(((one.weights, one.since_s) for one in self._tickets.values()), key=lambda row: row[1])
+
     def reserved_bytes(self, card: int) -> int:
         """Return the bytes that the switch under way needs of `card`; 0 if none runs or it does not use the card."""
         plan = self.loading.plan if self.loading is not None else None

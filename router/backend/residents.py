@@ -1,7 +1,7 @@
 """The residents: the loaded models of one Ollama, one entry per runner, with what only the router knows about it.
 
-`/api/ps` determines the entries (`merge`). A request uses an entry between `enter` and `leave`. An entry that
-disappears from ps in between is kept aside, so that its count of requests is still right if the model comes back.
+`/api/ps` determines the entries (`merge`). A request uses an entry between `enter` and `leave`; one that disappears
+from ps in between is kept aside, so that its count of requests is right if it comes back.
 """
 
 from __future__ import annotations
@@ -22,17 +22,15 @@ USES_KEPT = 256
 GOING_S = 10.0
 """An unload counts as under way for at most this long; a model that is still loaded then can be used again."""
 
-Guess = Callable[[PsRow], dict[int, int]]
-"""Estimates the bytes per card that an unmeasured runner holds."""
+Guess = Callable[[PsRow], dict[int, int]]  # estimates the bytes per card that an unmeasured runner holds
 
 
 @dataclass(slots=True, eq=False)
 class Tracked:
     """One resident. Times are loop times; `order` rises with each load, so the youngest has the highest.
 
-    `held_bytes` is the memory per card, measured if `is_measured`, else assumed. `options` is None for a runner that
-    another client of Ollama loaded. `lease_s` is the keep_alive sent to Ollama, `client_keep_alive_s` the last one that
-    a client requested. `served` counts the requests since the load; `uses` are those of earlier loads too.
+    `held_bytes` is memory per card, measured if `is_measured`, else assumed. `options` is None if another client loaded
+    it. `lease_s` is the keep_alive sent to Ollama, `client_keep_alive_s` a client's last. `served` counts since the load.
     """
 
     weights: str
@@ -109,6 +107,10 @@ class Tracked:
     def keep_for(self, keep_alive_s: float) -> None:
         """Record the keep_alive of a client, in seconds."""
         self.client_keep_alive_s = keep_alive_s
+
+    def keep(self, *, is_kept: bool) -> None:
+        """Record whether it is evicted last and never expires; what clients asked for before no longer counts."""
+        self.is_kept, self.client_keep_alive_s = is_kept, None
 
     def go(self, until_s: float) -> None:
         """Record that it is being unloaded until `until_s`; 0 revokes that."""
@@ -229,6 +231,11 @@ class Residents(Mapping[str, Tracked]):
     def spilled(self, tracked: Tracked) -> None:
         """Mark a resident as not fully on the GPU."""
         tracked.spilled()
+        self._epoch.advance()
+
+    def keep(self, tracked: Tracked, *, is_kept: bool) -> None:
+        """Evict a resident last of all and never let it expire, or treat it as any other again."""
+        tracked.keep(is_kept=is_kept)
         self._epoch.advance()
 
     def let_spill(self, weights: str) -> None:

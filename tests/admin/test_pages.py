@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
-from router.admin.pages import admin_app
-from router.errors import ModelNotFound
+from router.admin.pages import MAX_CHAT_BYTES, Parts, _assets, admin_app
+from router.errors import BadRequest, ModelNotFound
 
 
 class Facts:
@@ -47,6 +47,34 @@ class Deeds:
         self.forgotten.append(model)
         return {"model": model, "forgotten": 3}
 
+    def unload(self, model: str) -> dict[str, Any]:
+        return {"unloads": model}
+
+    def keep(self, model: str, *, is_kept: bool) -> dict[str, Any]:
+        return {"model": model, "kept": is_kept}
+
+    def drain(self, *, is_draining: bool) -> dict[str, Any]:
+        return {"draining": is_draining}
+
+
+class Screen:
+    """A board, a feed and a chat with fixed answers."""
+
+    def data(self) -> dict[str, Any]:
+        return {"cards": []}
+
+    async def events(self) -> AsyncIterator[bytes]:
+        yield b"event: board\ndata: {}\n\n"
+
+    async def answer(self, body: bytes) -> AsyncIterator[bytes]:
+        if not body:
+            raise BadRequest("missing request body")
+        return self._parts(body)
+
+    async def _parts(self, body: bytes) -> AsyncIterator[bytes]:
+        yield b'{"router":{}}\n'
+        yield body
+
 
 @pytest.fixture
 def deeds() -> Deeds:
@@ -60,7 +88,9 @@ def facts() -> Facts:
 
 @pytest.fixture
 async def client(facts: Facts, deeds: Deeds) -> AsyncIterator[httpx.AsyncClient]:
-    app = admin_app(facts, deeds, lambda: (b"up 1\n", "text/plain; version=1.0.0"), hosts=["router.example"])
+    screen = Screen()
+    parts = Parts(facts, deeds, lambda: (b"up 1\n", "text/plain; version=1.0.0"), screen, screen, screen)
+    app = admin_app(parts, hosts=["router.example"])
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1:11436") as client:
         yield client
 
@@ -118,6 +148,46 @@ async def test_what_was_learned_is_forgotten_by_a_post(
 
 
 @pytest.mark.parametrize(
+    ("path", "found"),
+    [
+        ("/router/unload?model=a:7b", {"unloads": "a:7b"}),
+        ("/router/keep?model=a:7b", {"model": "a:7b", "kept": True}),
+        ("/router/keep?model=a:7b&on=false", {"model": "a:7b", "kept": False}),
+        ("/router/drain", {"draining": True}),
+        ("/router/drain?on=0", {"draining": False}),
+    ],
+)
+async def test_what_the_dashboard_does_is_a_post(path: str, found: Any, client: httpx.AsyncClient) -> None:
+    """Unload and keep a model, drain the router; a link cannot do it."""
+    assert (await client.get(path)).status_code == 405
+    assert (await client.post(path)).json() == found
+
+
+@pytest.mark.parametrize("path", ["/router/unload", "/router/keep?model=", "/router/keep?model=a&on=perhaps"])
+async def test_an_action_without_its_parameters_is_an_error(path: str, client: httpx.AsyncClient) -> None:
+    """It says which one is missing or wrong."""
+    assert (await client.post(path)).status_code == 400
+
+
+async def test_the_board_comes_once_or_as_events(client: httpx.AsyncClient) -> None:
+    """Both are the same data."""
+    assert (await client.get("/router/board")).json() == {"cards": []}
+    answer = await client.get("/router/events")
+    assert (answer.headers["content-type"], answer.text) == (
+        "text/event-stream; charset=utf-8",
+        "event: board\ndata: {}\n\n",
+    )
+
+
+async def test_the_chat_streams_the_decision_and_the_answer(client: httpx.AsyncClient) -> None:
+    """What Ollama would refuse is refused, and so is a body that no chat needs."""
+    answer = await client.post("/router/chat", content=b'{"model":"a"}')
+    assert answer.text == '{"router":{}}\n{"model":"a"}'
+    assert (await client.post("/router/chat")).status_code == 400
+    assert (await client.post("/router/chat", content=b" " * (MAX_CHAT_BYTES + 1))).status_code == 400
+
+
+@pytest.mark.parametrize(
     ("origin", "status"),
     [("http://127.0.0.1:11436", 200), ("https://evil.example", 403), ("null", 403), ("http://127.0.0.1:8080", 403)],
 )
@@ -129,7 +199,7 @@ async def test_a_page_of_another_site_cannot_post(
     assert (answer.status_code, len(deeds.forgotten)) == (status, status == 200)
 
 
-@pytest.mark.parametrize("path", ["/", "/dashboard.js", "/dashboard.css", "/favicon.svg", "/router/state", "/nowhere"])
+@pytest.mark.parametrize("path", ["/", "/main.js", "/dashboard.css", "/favicon.svg", "/router/state", "/nowhere"])
 async def test_every_answer_has_the_security_headers(path: str, client: httpx.AsyncClient) -> None:
     """Errors too: own scripts and styles only, no frames, no sniffing, no referrer."""
     headers = (await client.get(path)).headers
@@ -141,7 +211,8 @@ async def test_every_answer_has_the_security_headers(path: str, client: httpx.As
 async def test_the_dashboard_works_offline_and_shows_names_as_text(client: httpx.AsyncClient) -> None:
     """It has no URL of another host, no inline script or style, and never turns data into markup."""
     page = (await client.get("/")).text
-    script = (await client.get("/dashboard.js")).text
+    scripts = [path.name for path in _assets() if path.suffix == ".js"]
+    script = "".join([(await client.get(f"/{name}")).text for name in scripts])
     style = (await client.get("/dashboard.css")).text
     assert not re.search(r"https?://|//[a-z]", page + style)
     assert "<style" not in page and "style=" not in page and " on" not in re.sub(r"[^<]*>", "", page)
@@ -160,8 +231,8 @@ async def test_other_host_names_are_refused(host: str, status: int, client: http
     assert (await client.get("/router/state", headers={"host": host})).status_code == status
 
 
-async def test_the_admin_listener_is_read_only(client: httpx.AsyncClient) -> None:
-    """No route accepts POST."""
+async def test_what_only_shows_something_accepts_no_post(client: httpx.AsyncClient) -> None:
+    """The pages, explanations and the configuration."""
     for path in ("/", "/router/explain?model=a", "/router/state", "/router/config", "/healthz"):
         assert (await client.post(path)).status_code == 405
 

@@ -1,0 +1,49 @@
+"""The dashboard's chat: one request on the way that every client's takes, with the decision in front of the answer."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator
+
+import msgspec
+
+from router.core.ollama.routes import TARGETS
+from router.core.payload.read import read_request
+from router.http.headers import Header
+from router.routing.call import Answer, Call
+from router.routing.dispatch import Dispatcher
+
+CHAT_ROUTE = TARGETS["POST", b"/api/chat"]
+NDJSON: Header = (b"content-type", b"application/x-ndjson")
+
+
+class Chat:
+    """Sends chat requests of the dashboard through `dispatcher`."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+        self._numbers = itertools.count(1)
+
+    async def answer(self, body: bytes) -> AsyncIterator[bytes]:
+        """Yield the decision as one JSON line, ``{"router": {…}}``, then Ollama's answer to a body of /api/chat.
+
+        Raises BadRequest for a body that Ollama would refuse, or the RouterError that refuses the request.
+        """
+        now_s = asyncio.get_running_loop().time()
+        call = Call(CHAT_ROUTE, read_request(CHAT_ROUTE.kind, body), body, since_s=now_s, client="dashboard")
+        call.request_id = f"dashboard-{next(self._numbers):x}"
+        answer = await self._dispatcher.dispatch(call)
+        return self._parts(answer)
+
+    async def _parts(self, answer: Answer) -> AsyncIterator[bytes]:
+        outcome, size = "client_gone", 0
+        try:
+            facts = {name.decode().removeprefix("x-router-"): value.decode() for name, value in answer.headers}
+            yield msgspec.json.encode({"router": {**facts, "status": answer.status}}) + b"\n"
+            while part := await answer.upstream.read():
+                size += len(part)
+                yield part
+            outcome = "completed"
+        finally:
+            answer.release(outcome, sent_bytes=size)

@@ -1,0 +1,85 @@
+"""What the router has done since it started, and per minute of the last hour: the figures of the dashboard."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+from router.telemetry import Decided, Event, Finished, Spilled, Switched
+
+MINUTE_S, MINUTES = 60, 60
+AVOIDED_CAUSES = frozenset(("too_big", "spilled"))
+"""The first verdict of a request that Ollama itself would have run partly on the CPU."""
+
+
+@dataclass(slots=True)
+class Counts:
+    """Numbers of events. `spills_avoided` are requests that Ollama alone would have let spill: the model that they ask
+    for does not fit. `substituted` got a smaller variant than the first of their chain, `below_best` a smaller one than
+    would have fitted. `tokens` are generated ones."""
+
+    requests: int = 0
+    spills_avoided: int = 0
+    substituted: int = 0
+    below_best: int = 0
+    refused: int = 0
+    failed: int = 0
+    switches: int = 0
+    spills: int = 0
+    tokens: int = 0
+
+    def decided(self, event: Decided) -> None:
+        """Count a decision on a request."""
+        is_lower = event.outcome in ("fallback", "rejected")
+        self.spills_avoided += is_lower and event.cause in AVOIDED_CAUSES
+        self.substituted += event.outcome == "fallback"
+        self.refused += event.outcome == "rejected"
+        self.below_best += bool(event.below_best)
+
+    def finished(self, event: Finished) -> None:
+        """Count the end of a request."""
+        self.requests += 1
+        self.failed += event.outcome in ("upstream_error", "failed")
+        self.tokens += event.tokens_out or 0
+
+    def changed(self, event: Switched | Spilled) -> None:
+        """Count a change of what is loaded."""
+        self.spills += isinstance(event, Spilled)
+        self.switches += isinstance(event, Switched) and event.phase == "finished"
+
+
+class Totals:
+    """A telemetry hook. `unix_now` is the wall clock in seconds."""
+
+    def __init__(self, unix_now: Callable[[], float]) -> None:
+        self._unix_now = unix_now
+        self._all = Counts()
+        self._minutes: deque[tuple[int, Counts]] = deque(maxlen=MINUTES)
+
+    def on(self, event: Event) -> None:
+        """Count one event."""
+        if isinstance(event, Decided):
+            for counts in self._current():
+                counts.decided(event)
+        elif isinstance(event, Finished):
+            for counts in self._current():
+                counts.finished(event)
+        elif isinstance(event, (Switched, Spilled)):
+            for counts in self._current():
+                counts.changed(event)
+
+    def _current(self) -> tuple[Counts, Counts]:
+        minute = int(self._unix_now()) // MINUTE_S
+        if not self._minutes or self._minutes[-1][0] != minute:
+            self._minutes.append((minute, Counts()))
+        return self._all, self._minutes[-1][1]
+
+    def since_start(self) -> dict[str, int]:
+        """Return all counts since the start."""
+        return asdict(self._all)
+
+    def by_minute(self) -> list[dict[str, int]]:
+        """Return the counts of each minute of the last hour in which something happened; `at` is its begin (Unix)."""
+        oldest = int(self._unix_now()) // MINUTE_S - MINUTES
+        return [{"at": minute * MINUTE_S, **asdict(counts)} for minute, counts in self._minutes if minute > oldest]

@@ -1,0 +1,219 @@
+"""The dashboard's data: cards to scale, the queue, counts, the timeline; and the actions on what is loaded."""
+
+import asyncio
+import json
+
+import pytest
+
+from router.admin.actions import Actions
+from router.admin.board import Board
+from router.admin.chat import Chat
+from router.admin.feed import Feed
+from router.admin.timeline import Timeline
+from router.admin.totals import Totals
+from router.core.units import GIB
+from router.errors import BadRequest, ModelNotFound
+from router.telemetry import Decided, Finished, Spilled, Switched
+from tests.admin.test_inspector import inspected, taken
+from tests.backend.machine import BIG, SMALL, weights_of
+
+CHAIN_BODY = json.dumps({"model": "team", "messages": [{"role": "user", "content": "hi"}]}).encode()
+
+
+class Clock:
+    """A wall clock that stands until a test moves it."""
+
+    now_s = 1_000_000.0
+
+    def __call__(self):
+        return self.now_s
+
+
+def board_of(scene, inspector, clock=None):
+    clock = clock or Clock()
+    return Board(scene.backend, inspector, Totals(clock), Timeline(clock), clock)
+
+
+def test_a_card_is_shown_to_scale_with_residents_other_programs_and_free_memory():
+    """Together the blocks are the whole card."""
+
+    async def story(scene, inspector):
+        await scene.make_resident(SMALL)
+        await taken(scene, 5.0)
+        (card,) = board_of(scene, inspector).data()["cards"]
+        kinds = [block["kind"] for block in card["blocks"]]
+        assert kinds == ["model", "others", "free"]
+        assert card["blocks"][0]["model"] == SMALL.name
+        assert card["blocks"][1]["bytes"] == pytest.approx(5 * GIB, rel=0.2)
+        assert sum(block["bytes"] for block in card["blocks"]) == card["total_bytes"] == 24 * GIB
+
+    inspected(story)
+
+
+def test_without_readings_there_are_no_cards_but_models():
+    """The page says that free memory is unknown."""
+
+    async def story(scene, inspector):
+        await scene.make_resident(SMALL)
+        found = board_of(scene, inspector).data()
+        assert found["cards"] is None
+        assert [model["name"] for model in found["models"]] == [SMALL.name]
+
+    inspected(story, has_probe=False)
+
+
+def test_a_waiting_request_is_shown_with_what_it_waits_for_and_since_when():
+    """Positions are by arrival; times are of the wall clock."""
+
+    async def story(scene, inspector):
+        clock, loop = Clock(), asyncio.get_running_loop()
+        await scene.make_resident(SMALL)
+        resident = scene.backend.world.residents.enter(weights_of(SMALL))
+
+        def decide():
+            return scene.decide(BIG)
+
+        since_s = loop.time()
+        waiting = [asyncio.create_task(scene.backend.line.wait(n, decide, since_s + n)) for n in (1, 0)]
+        await asyncio.sleep(0)
+        found = board_of(scene, inspector, clock).data()["queue"]
+        assert [row["position"] for row in found] == [1, 2]
+        assert {row["model"] for row in found} <= {BIG.name, ""}
+        assert [row["since"] for row in found] == [clock.now_s, clock.now_s + 1]
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        scene.backend.leave(resident)
+
+    inspected(story)
+
+
+def test_counts_are_kept_since_the_start_and_for_each_minute_of_the_last_hour():
+    """An avoided spill is a request for a model that does not fit, whether a smaller one serves it or none."""
+    clock = Clock()
+    totals = Totals(clock)
+    totals.on(Decided("r1", "t", "big", "small", "fallback", "fallback", cause="too_big"))
+    totals.on(Decided("r2", "t", "big", "", "rejected", "rejected", cause="too_big", below_best="x"))
+    totals.on(Decided("r3", "t", "small", "small", "fits", "exact", cause="fits"))
+    totals.on(Finished("r1", "t", "/api/chat", 200, "big", "small", "completed", tokens_out=7))
+    clock.now_s += 120
+    totals.on(Switched("started", "small"))
+    totals.on(Switched("finished", "small"))
+    totals.on(Spilled("big", 2, 1))
+    found = totals.since_start()
+    assert (found["spills_avoided"], found["substituted"], found["refused"], found["below_best"]) == (2, 1, 1, 1)
+    assert (found["requests"], found["tokens"], found["switches"], found["spills"]) == (1, 7, 1, 1)
+    assert [minute["spills_avoided"] for minute in totals.by_minute()] == [2, 0]
+    clock.now_s += 3600
+    assert totals.by_minute() == []
+
+
+def test_the_timeline_keeps_the_last_hour():
+    """Spans end when a model leaves its card; switches and spills are marks."""
+    clock = Clock()
+    timeline = Timeline(clock)
+    timeline.observe([(0, "a"), (1, "b")])
+    clock.now_s += 10
+    timeline.observe([(1, "b")])
+    timeline.on(Switched("finished", "b", ("a",), 1.5))
+    timeline.on(Switched("started", "c"))
+    timeline.on(Spilled("c", 2, 1))
+    found = timeline.as_data()
+    spans = {(span["model"], span["card"]): (span["from"], span["to"]) for span in found["spans"]}
+    assert spans == {("a", 0): (1_000_000.0, 1_000_010.0), ("b", 1): (1_000_000.0, None)}
+    assert [mark["kind"] for mark in found["marks"]] == ["switch finished", "spill"]
+    clock.now_s += 3601
+    found = timeline.as_data()
+    assert ([span["model"] for span in found["spans"]], found["marks"]) == (["b"], [])
+
+
+async def test_viewers_get_each_state_once_and_a_slow_one_only_the_newest():
+    """The task ends with the last viewer."""
+    states = iter(range(1000))
+    feed = Feed(lambda: {"n": next(states)}, list, every_s=0.001)
+    events = feed.events()
+    assert await anext(events) == b": ollama-router\n\n"
+    first = await anext(events)
+    assert first.startswith(b"event: board\ndata: ")
+    await asyncio.sleep(0.05)
+    found = [await anext(events), await anext(events)]
+    assert any(event.startswith(b"event: decisions") for event in found)
+    assert feed.viewers == 1
+    await events.aclose()
+    for _ in range(1000):
+        if not feed.is_watching:
+            break
+        await asyncio.sleep(0.001)
+    assert (feed.viewers, feed.is_watching) == (0, False)
+
+
+async def test_a_state_that_cannot_be_built_is_said_and_tried_again():
+    """The page does not go blank because of one bad value."""
+    states = iter([1 / 3, ValueError("odd")])
+
+    def board():
+        found = next(states, {"n": 2})
+        if isinstance(found, Exception):
+            raise found
+        return {"n": found}
+
+    feed = Feed(board, list, every_s=0.001)
+    events, texts = feed.events(), []
+    while not any(b'"n":2}' in text for text in texts):
+        texts.append(await anext(events))
+    assert any(b"odd" in text for text in texts) or len(texts) < 4
+    await events.aclose()
+    await feed.aclose()
+
+
+def test_an_idle_model_is_unloaded_by_hand_even_one_that_is_kept():
+    """One that answers goes when it is idle; `keep` is shown and lasts until then."""
+
+    async def story(scene, inspector):
+        actions = Actions(scene.backend)
+        await scene.make_resident(SMALL)
+        assert actions.keep(SMALL.name, is_kept=True) == {"model": SMALL.name, "kept": True}
+        assert board_of(scene, inspector).data()["models"][0]["kept"] is True
+        resident = scene.backend.world.residents.enter(weights_of(SMALL))
+        assert actions.unload(SMALL.name)["unloads"] == "when idle"
+        await scene.backend.keepalive.check()
+        assert SMALL.name in [one.name for one in scene.backend.world.residents.values()]
+        scene.backend.leave(resident)
+        await scene.backend.keepalive.check()
+        assert list(scene.backend.world.residents.values()) == []
+        with pytest.raises(ModelNotFound):
+            actions.unload(SMALL.name)
+
+    inspected(story)
+
+
+def test_draining_by_hand_is_reported_and_can_be_taken_back():
+    """Load balancers go by `/readyz`."""
+    seen = []
+    actions = Actions(None, seen.append)
+    assert actions.drain(is_draining=True) == {"draining": True}
+    assert actions.drain(is_draining=False) == {"draining": False}
+    assert seen == [True, False]
+
+
+def test_the_chat_takes_the_way_of_every_request_and_shows_the_decision_first():
+    """A body that Ollama refuses is refused; leaving releases what the request holds."""
+
+    async def story(scene, _inspector):
+        await scene.make_resident(BIG)
+        chat = Chat(scene.dispatcher)
+        with pytest.raises(BadRequest):
+            await chat.answer(b"{")
+        task = asyncio.create_task(chat.answer(CHAIN_BODY))
+        await asyncio.sleep(1.0)
+        assert scene.relay.sent[-1].body["model"] == BIG.name
+        scene.relay.sent[-1].answer(200, b'{"message":{"content":"hello"}}\n')
+        parts = await task
+        first = json.loads(await anext(parts))
+        assert first["router"]["model"] == BIG.name
+        assert b"hello" in await anext(parts)
+        assert next(iter(scene.backend.world.residents.values())).in_flight == 1
+        await parts.aclose()
+        assert next(iter(scene.backend.world.residents.values())).in_flight == 0
+
+    inspected(story)
