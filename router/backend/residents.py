@@ -30,7 +30,7 @@ class Tracked:
     """One resident. Times are loop times; `order` rises with each load, so the youngest has the highest.
 
     `held_bytes` is memory per card, measured if `is_measured`, else assumed. `options` is None if another client loaded
-    it. `lease_s` is the keep_alive sent to Ollama, `client_keep_alive_s` a client's last. `served` counts since the load.
+    it. `lease_s` is the keep_alive sent to Ollama, `client_keep_alive_s` a client's. `served` counts since the load.
     """
 
     weights: str
