@@ -19,6 +19,7 @@ from router.app import Running, running
 from router.config import load_config
 from router.http.client.pool import HttpRelay
 from router.http.client.response import UpstreamRequest
+from router.http.headers import Header
 from router.telemetry import Hook
 
 POOL_SIZE = 4096
@@ -97,11 +98,13 @@ class Stage:
             rows = (row for row in self.sim.engine.ps() if row.model.name == model)
             self.loaded.append(Load(model, now_s, any(row.size_vram_bytes < row.size_bytes for row in rows)))
 
-    async def ask(self, body: Mapping[str, Any], path: str = "/api/generate") -> Reply:
+    async def ask(
+        self, body: Mapping[str, Any], path: str = "/api/generate", more_headers: Sequence[Header] = ()
+    ) -> Reply:
         """Send one request and read its answer to the end."""
         loop = asyncio.get_running_loop()
         data, started_s = json.dumps(body).encode(), loop.time()
-        headers = [(b"content-type", b"application/json")]
+        headers = [(b"content-type", b"application/json"), *more_headers]
         answer = await self.client.open(UpstreamRequest(b"POST", path.encode(), headers, data, len(data)))
         ttft_s, parts = loop.time() - started_s, []
         while part := await answer.read():
@@ -127,6 +130,14 @@ def _service_ns(last: Mapping[str, Any]) -> int:
     return int(last.get("total_duration", 0)) - int(last.get("load_duration", 0))
 
 
+def _client(url: str) -> HttpRelay:
+    """Return a client with timeouts beyond any story: on the virtual clock others would expire within milliseconds."""
+    far_s = 1e5
+    return HttpRelay(
+        url, pool_size=POOL_SIZE, connect_timeout_s=far_s, first_byte_timeout_s=far_s, idle_timeout_s=far_s
+    )
+
+
 @asynccontextmanager
 async def stage(
     sim_config: SimConfig,
@@ -149,8 +160,7 @@ async def stage(
             one.record(kind, model)
 
     async with running_simulator(replace(sim_config, on_event=on_event)) as sim:
-        # Timeouts beyond any story: on the virtual clock they would otherwise expire within milliseconds.
-        client = HttpRelay(sim.url, pool_size=POOL_SIZE, first_byte_timeout_s=1e5, idle_timeout_s=1e5)
+        client = _client(sim.url)
         stages.append(Stage(sim, sim.url, client))
         if router_config is None:
             yield stages[0]
@@ -167,7 +177,7 @@ async def stage(
         probe = CardsProbe(sim.cards, probe_lag_s) if has_probe else None
         async with running(config, probe=probe, hooks=hooks, is_probed=has_probe is not None) as router:
             one = stages[0]
-            one.client = HttpRelay(router.url, pool_size=POOL_SIZE, first_byte_timeout_s=1e5, idle_timeout_s=1e5)
+            one.client = _client(router.url)
             one.url, one.router = router.url, router
             yield one
             await one.client.aclose()
