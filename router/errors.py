@@ -66,7 +66,10 @@ class BodyTooLarge(RouterError):
 
 
 class Busy(RouterError):
-    """The queue is full, or the wait in it was too long. The default text is Ollama's own, with its two spaces."""
+    """The queue is full, or the wait in it was too long. The default text is Ollama's own, with its two spaces.
+
+    `position` is the request's place in the queue, from 1; None if it stood in none.
+    """
 
     status = 503
     code = "server_busy"
@@ -76,8 +79,10 @@ class Busy(RouterError):
         message: str = "server busy, please try again.  maximum pending requests exceeded",
         *,
         retry_after_s: float | None = 1.0,
+        position: int | None = None,
     ) -> None:
         super().__init__(message, retry_after_s=retry_after_s)
+        self.position = position
 
 
 class NoVariantFits(RouterError):

@@ -13,7 +13,7 @@ from router.api.responses import render_error
 from router.api.settings import EdgeSettings
 from router.core.go.json_volume import has_more_values
 from router.core.ollama.routes import Dialect, Route
-from router.errors import BadRequest, RouterError
+from router.errors import BadRequest, Busy, RouterError
 from router.http.headers import Header
 from router.http.server.cycle import Cycle
 
@@ -132,7 +132,10 @@ class Exchange:
     async def refuse(self, error: RouterError) -> None:
         """Answer with `error` in the dialect of the path; a no-op if an answer has begun."""
         self.error = error.message
-        await self.answer(*render_error(error, self.dialect))
+        status, headers, body = render_error(error, self.dialect)
+        if self._settings.has_router_headers and isinstance(error, Busy) and error.position is not None:
+            headers.append((b"x-router-position", b"%d" % error.position))
+        await self.answer(status, headers, body)
 
 
 def _bounded(body: bytes, most_values: int, work: Callable[[], T]) -> T:

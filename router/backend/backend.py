@@ -67,12 +67,12 @@ class Backend:
         self._rules = DecisionRules(section, config.defaults, unix_now, self._loaded_limit)
         self.lessons = Lessons(store, self._configured, telemetry, unix_now, is_auto=section.server.auto)
         self.residency = Residency(self.world, self.lessons, self.relay, config, telemetry)
-        self.line = Line(self.world, self.residency, config, telemetry)
+        self.line = Line(self.world, self.residency, self._server_settings, config, telemetry)
         self.keepalive = KeepAlive(
             self.residency, residents, config.defaults, is_switching=lambda: self.line.is_switching, unix_now=unix_now
         )
         self.derived = self._derived_tags(config, telemetry)
-        residents.notify(on_idle=self.line.pump)
+        residents.notify(on_leave=self.line.left)
         self._starting: asyncio.Event | None = None  # set when the start has ended
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -101,6 +101,9 @@ class Backend:
 
     def _configured(self) -> ServerSettings:
         return self._rules.server_settings(self.world.version)
+
+    def _server_settings(self) -> ServerSettings:
+        return self.rules().machine.settings
 
     def rules(self) -> Rules:
         """Return the current rules for decisions; the same object while they are unchanged."""
@@ -196,6 +199,7 @@ class Backend:
         self.derived.forget_all()
         self.lessons.note_restart()
         self.residency.loaded_limit.forget()
+        self.line.slots.forget()
         on_restart()
 
     def _is_quiet(self) -> bool:

@@ -1,72 +1,47 @@
-"""The queue of one backend: requests wait here and are let in model by model, so that Ollama never queues two models.
+"""The queue of one backend: requests wait here and are let in model by model and slot by slot.
 
-`core/decision/turns.py` decides whose turn it is. This module keeps the waiting requests' futures, the timer, and the
-switch under way (at most one). `Line.pump` applies the decision whenever the state has changed.
+So Ollama never queues two models, nor more than `queue.ahead` requests for one. `core/decision/turns.py` decides whose
+turn it is, `tickets.py` keeps who waits, `slots.py` how many a runner takes. This module keeps the timer and the switch
+under way (at most one). `Line.pump` applies the decision whenever the state has changed; that a request ends, or one
+more comes for the same, only fills the slots of its resident.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections import deque
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping
 
 from router.backend.contest import GIVE_S
 from router.backend.residency import Residency
+from router.backend.residents import Tracked
 from router.backend.setbacks import Setbacks
+from router.backend.slots import Runner, Slots
 from router.backend.switches import SwitchResult, Target
+from router.backend.tickets import Group, Ticket, Waitlist
 from router.backend.world import World
 from router.config import Config
-from router.core.decision.turns import Patience, Waiting, turns, wanted_weights
+from router.core.decision.turns import Patience, Waiting, turns
 from router.core.decision.verdict import Decision
+from router.core.ollama.options import ServerSettings
 from router.errors import Busy, RouterError, UpstreamError
 from router.telemetry import Notified, QueueChanged, Telemetry
 
 MINUTE_S = 60.0
 
 
-@dataclass(slots=True, eq=False)
-class Ticket:
-    """One waiting request. `decide` decides under the current state; requests with equal `key` get equal decisions.
-
-    `turn` is done when the request should be decided again; its result is the weights that it was let in to, or
-    the error that ends it.
-    `served_before` holds, by the resident's `order`, the number of requests served when this one began to wait.
-    """
-
-    number: int
-    key: Hashable
-    decide: Callable[[], Decision]
-    since_s: float
-    turn: asyncio.Future[str | RouterError]
-    served_before: dict[int, int]
-    weights: str = ""
-    is_due: bool = False
-
-    def wants(self, weights: str) -> None:
-        """Set the weights that the request waits for; "" leaves the last ones."""
-        self.weights = weights or self.weights
-
-    def came_due(self, loaded: str) -> None:
-        """Mark the request as due if it waited for `loaded`, which has just been loaded."""
-        self.is_due = self.is_due or self.weights == loaded
-
-    def fail(self, error: RouterError) -> None:
-        """End the wait with an error (as a result: a waiter that leaves now would not retrieve an exception)."""
-        if not self.turn.done():
-            self.turn.set_result(error)
-
-    def let_in(self) -> None:
-        """End the wait; a no-op if it has ended."""
-        if not self.turn.done():
-            self.turn.set_result(self.weights)
-
-
 class Line:
     """The queue of one backend and its switches."""
 
-    def __init__(self, world: World, residency: Residency, config: Config, telemetry: Telemetry) -> None:
+    def __init__(
+        self,
+        world: World,
+        residency: Residency,
+        settings: Callable[[], ServerSettings],
+        config: Config,
+        telemetry: Telemetry,
+    ) -> None:
+        self.slots = Slots(config.queue.ahead, settings, world.installed.by_weights, self._fill_up)
         self.closed: frozenset[str] = frozenset()  # weights of the residents that take no new requests
         self.loading: Target | None = None
         self._settings = config.queue
@@ -76,8 +51,8 @@ class Line:
         self._world = world
         self._residency = residency
         self._telemetry = telemetry
-        self._tickets: dict[int, Ticket] = {}
-        self._numbers = itertools.count()
+        self._waitlist = Waitlist()
+        self._ready: dict[str, list[Group]] = {}  # by weights, the groups that are let in as soon as there is a slot
         self._swaps: deque[float] = deque()
         self._setbacks = Setbacks(config.switch)
         self._contest = residency.contest
@@ -85,7 +60,8 @@ class Line:
         self._switching: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._is_pumping = False
-        self._now = asyncio.get_running_loop().time
+        self._loop = asyncio.get_running_loop()
+        self._now = self._loop.time
 
     # --- requests ----------------------------------------------------------------------------------------------
 
@@ -98,40 +74,52 @@ class Line:
             self._swaps.popleft()
         return len(self._swaps) < self._swaps_per_minute
 
-    def may_enter(self, weights: str) -> bool:
+    def may_enter(self, weights: str, *, needs_slot: bool = True) -> bool:
         """Return True if a request for this resident may be sent immediately."""
-        return weights not in self.closed and not self._contest.gives_way(weights)
+        if weights in self.closed or self._contest.gives_way(weights):
+            return False
+        if not needs_slot:
+            return True
+        tracked = self._world.residents.get(weights)
+        return weights not in self._waitlist.wanted and (tracked is None or self.slots.is_free(tracked))
 
     async def wait(self, key: Hashable, decide: Callable[[], Decision], since_s: float) -> str:
         """Wait until the request should be decided again; return the weights that it was let in to ("" = none).
 
-        Raises Busy if the queue is full, or after `queue.wait_s`; the time in which the request's own model loads does
-        not count. Cancellation removes the request from the queue immediately.
+        It enters them before it awaits anything. Raises Busy if the queue is full, or after `queue.wait_s`; the time in
+        which the request's own model loads does not count. Cancellation removes the request from the queue immediately.
         """
-        if len(self._tickets) >= self._settings.max_waiting:
-            raise Busy(retry_after_s=self.expected_wait_s())
-        served = {tracked.order: tracked.served for tracked in self._world.residents.values()}
-        turn: asyncio.Future[str | RouterError] = asyncio.get_running_loop().create_future()
-        ticket = Ticket(next(self._numbers), key, decide, since_s, turn, served)
-        self._tickets[ticket.number] = ticket
-        self._telemetry.emit(QueueChanged(depth=len(self._tickets)))
+        if self.depth >= self._settings.max_waiting:
+            raise Busy(retry_after_s=self.expected_wait_s(), position=self.depth + 1)
+        ticket = self._waitlist.join(key, decide, since_s, self._served())
+        self._telemetry.emit(QueueChanged(depth=self.depth))
         try:
-            self.pump()
+            if ticket.group not in self._ready.get(ticket.weights, ()):
+                self.pump()
+            else:
+                self._fill(ticket.weights)
             await self._wait(ticket)
         except BaseException:
             self._leave(ticket)
             self.pump()  # residents that were closed in favour of this request take requests again
             raise
         self._leave(ticket)
+        self._loop.call_soon(self._fill, ticket.weights)  # after the request has used its turn, or has not
         result = ticket.turn.result()
         if isinstance(result, RouterError):
             raise result
         return result
 
+    def _served(self) -> Mapping[int, int]:
+        """Return what each resident has served by now, by its order, if rule 5 counts that."""
+        if self._patience.affinity_count is None:
+            return {}
+        return {tracked.order: tracked.served for tracked in self._world.residents.values()}
+
     def _leave(self, ticket: Ticket) -> None:
-        del self._tickets[ticket.number]
-        self._count_wanted()
-        self._telemetry.emit(QueueChanged(depth=len(self._tickets)))
+        self._waitlist.leave(ticket)
+        self._world.want(self._waitlist.wanted)
+        self._telemetry.emit(QueueChanged(depth=self.depth))
 
     async def _wait(self, ticket: Ticket) -> None:
         deadline_s = ticket.since_s + self._settings.wait_s
@@ -141,16 +129,36 @@ class Line:
             if ticket.turn.done():
                 return
             if self.loading is None or self.loading.weights != ticket.weights:
-                position = sum(other.since_s < ticket.since_s for other in self._tickets.values()) + 1
+                position = self._waitlist.position(ticket)
                 text = f"server busy: queued for {self._settings.wait_s:.0f} s, position {position}"
-                raise Busy(text, retry_after_s=self.expected_wait_s())
+                raise Busy(text, retry_after_s=self.expected_wait_s(), position=position)
             deadline_s = self._now() + 1.0  # not refused while its own model loads: check again in a second
 
+    def left(self, tracked: Tracked) -> None:
+        """Note that a request to a resident has ended: the next one may have its slot."""
+        if not self.depth:
+            tracked.slots.pause()
+            if not tracked.in_flight:
+                self.pump()
+            return
+        if tracked.weights in self._ready:
+            tracked.slots.ended(self._now())
+        if not self._fill(tracked.weights) and not tracked.in_flight:
+            self.pump()
+
     def expected_wait_s(self) -> float:
-        """Return a rough estimate of the seconds until a new request would be served: the loads in front of it."""
-        costs = self._residency.load_times.costs
-        found = (self._world.installed.by_weights(weights) for weights in {t.weights for t in self._tickets.values()})
-        return max(1.0, sum(costs.load_s(facts.weights, facts.size_bytes) for facts in found if facts is not None))
+        """Return a rough estimate of the seconds until a new request would be served: all that is in front of it.
+
+        That is the loads, and the longest queue for the slots of a resident, at the pace of its latest answers.
+        """
+        loads_s = queue_s = 0.0
+        for weights, count in self._waitlist.wanted.items():
+            tracked, facts = self._world.residents.get(weights), self._world.installed.by_weights(weights)
+            if tracked is not None and weights in self._ready:
+                queue_s = max(queue_s, count * (tracked.slots.gap_s or 1.0))
+            elif facts is not None:
+                loads_s += self._residency.load_times.costs.load_s(facts.weights, facts.size_bytes)
+        return max(1.0, loads_s + queue_s)
 
     @property
     def is_switching(self) -> bool:
@@ -160,7 +168,7 @@ class Line:
     @property
     def depth(self) -> int:
         """The number of waiting requests."""
-        return len(self._tickets)
+        return self._waitlist.depth
 
     def waiting_for(self) -> list[tuple[str, float]]:
         """Return the weights that each waiting request waits for ("" = not known), and since when, oldest first."""
@@ -181,7 +189,7 @@ class Line:
 
     def pump(self) -> None:
         """Let in the requests whose turn it is; start the next switch if none runs."""
-        if self._is_pumping or not (self._tickets or self.closed or self._timer):
+        if self._is_pumping or not (self.depth or self.closed or self._timer):
             return  # common case: no request waits
         self._is_pumping = True
         try:
@@ -192,18 +200,18 @@ class Line:
     def _pump(self) -> None:
         self._set_timer(None)  # the state has changed: the time for the next look follows from the result below
         giving_way = self._contest.giving_way()
+        groups = self._decided()
         found = turns(
-            self._waiting(),
+            [group.waiting() for group in groups],
             self._world.residents,
             self._now(),
             self._patience,
-            entering=frozenset(ticket.weights for ticket in self._tickets.values() if ticket.turn.done()),
+            entering=self._waitlist.all_entering,
             closed_by_switch=self.closed if self.is_switching else None,
             giving_way=giving_way,
         )
         self.closed = found.closed
-        for number in found.let_in:
-            self._tickets[number].let_in()
+        self._let_in(groups, frozenset(found.let_in))
         pause_s = self._setbacks.paused_until_s - self._now()
         if found.start is not None and pause_s > 0:
             self._set_timer(pause_s)
@@ -213,29 +221,56 @@ class Line:
         look_again_s = found.look_again_s
         self._set_timer(min(look_again_s or GIVE_S, GIVE_S) if giving_way else look_again_s)
 
-    def _waiting(self) -> list[Waiting]:
-        """Return the waiting requests with their decisions under the current state."""
-        loaded, self._loaded = self._loaded, ""
-        decisions: dict[Hashable, Decision] = {}
-        waiting = []
-        for ticket in self._tickets.values():
-            if ticket.turn.done():
+    def _let_in(self, groups: list[Group], let_in: frozenset[int]) -> None:
+        """Let in those that need no slot, and fill the slots of the residents."""
+        self._ready = {}
+        for group in groups:
+            if group.number not in let_in:
                 continue
-            if (decision := decisions.get(ticket.key)) is None:
-                decision = decisions[ticket.key] = ticket.decide()
-            ticket.wants(wanted_weights(decision))
-            is_resident = decision.chosen is not None and decision.chosen.resident is not None
-            if loaded and is_resident:
-                ticket.came_due(loaded)
-            waiting.append(Waiting(ticket.number, ticket.since_s, decision, ticket.served_before, is_due=ticket.is_due))
-        self._count_wanted()
-        return waiting
+            if weights := group.uses:
+                self._ready.setdefault(weights, []).append(group)
+                if weights not in self.closed:
+                    group.came_due(self._waitlist.next_number)
+            else:
+                for ticket in tuple(group.tickets):
+                    self._waitlist.let_in(ticket)
+        for weights in self._ready:
+            self._fill(weights)
 
-    def _count_wanted(self) -> None:
-        wanted: dict[str, int] = {}
-        for ticket in self._tickets.values():
-            wanted[ticket.weights] = wanted.get(ticket.weights, 0) + 1
-        self._world.want(wanted)
+    def _fill(self, weights: str) -> bool:
+        """Let in to a resident as many as it has slots for, the oldest first; return True if somebody was let in."""
+        tracked, groups, has_let_in = self._world.residents.get(weights), self._ready.get(weights), False
+        while tracked is not None and groups and self.slots.is_free(tracked, self._waitlist.entering(weights)):
+            is_closed = weights in self.closed
+            firsts = [first for group in groups if (first := group.first(is_due=is_closed)) is not None]
+            if not firsts:
+                break
+            self._waitlist.let_in(min(firsts, key=lambda ticket: ticket.place))
+            has_let_in = True
+        return has_let_in
+
+    def _fill_up(self, runner: Runner) -> None:
+        """Use a further slot that a runner has shown."""
+        self._fill(runner.weights)
+
+    def _decided(self) -> list[Group]:
+        """Return the groups with their decisions under the current state.
+
+        Of those that wait for a slot of the same resident only the first is decided again: each decides once more when
+        it is let in.
+        """
+        loaded, self._loaded = self._loaded, ""
+        now_s, groups, decided = self._now(), list(self._waitlist), set[str]()
+        for group in sorted(groups, key=lambda one: one.tickets[0].place):
+            uses = self._world.residents.get(group.uses)
+            if uses is None or uses.is_spilled or uses.going_until_s > now_s or group.uses not in decided:
+                assert group.decide is not None
+                self._waitlist.decided(group, group.decide())
+                decided.add(group.uses)
+            if loaded and group.uses == loaded:
+                group.came_due(self._waitlist.next_number)
+        self._world.want(self._waitlist.wanted)
+        return groups
 
     def _start(self, decision: Decision) -> None:
         chosen = decision.chosen
@@ -273,8 +308,7 @@ class Line:
         """Ollama cannot be reached: tell those who wait, and when to come back."""
         why = self._residency.why_away if self._world.is_up else self._world.why_away()
         error = UpstreamError(why, retry_after_s=max(1.0, self._setbacks.paused_until_s - self._now()))
-        for ticket in self._tickets.values():
-            ticket.fail(error)
+        self._waitlist.fail(error)
 
     def _set_timer(self, delay_s: float | None) -> None:
         if self._timer is not None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from router.adapters.ollama import PsRow
 from router.backend.epoch import Epoch
+from router.backend.slots import RunnerSlots
 from router.backend.uses import HOT_S, NEVER_USED, Uses
 from router.core.decision.snapshot import Resident
 from router.core.ollama.names import key_of
@@ -51,6 +52,7 @@ class Tracked:
     is_measured: bool = False
     going_until_s: float = 0.0
     uses: Uses = NEVER_USED
+    slots: RunnerSlots = field(default_factory=RunnerSlots)
 
     @property
     def sent_options(self) -> LoadOptions:
@@ -73,13 +75,12 @@ class Tracked:
         self.in_flight += 1
         self.served += 1
 
-    def leave(self, now_s: float) -> bool:
-        """Count the end of a request; return True if it was the last one under way."""
+    def leave(self, now_s: float) -> None:
+        """Count the end of a request."""
         self.in_flight -= 1
         self.uses = self.uses.and_at(now_s)
         if self.in_flight == 0:
             self.idle_since_s = now_s
-        return self.in_flight == 0
 
     def loaded(self, options: LoadOptions, lease_s: float, now_s: float, free_before: Mapping[int, int]) -> None:
         """Record a load by the router; `free_before` is the free memory per card just before it."""
@@ -132,6 +133,7 @@ class Tracked:
     def reloaded(self, order: int, held_bytes: dict[int, int]) -> None:
         """Drop what was known about the previous runner; the new one is load number `order`."""
         self.order, self.served = order, self.in_flight
+        self.slots.renew()
         self.options, self.is_spilled, self.free_at_load_bytes = None, False, {}
         self.assumed(held_bytes)
 
@@ -140,6 +142,7 @@ class Tracked:
         self.order, self.row, self.name, self.options = new.order, new.row, new.name, new.options
         self.loaded_at_s, self.is_spilled, self.going_until_s = new.loaded_at_s, False, 0.0
         self.free_at_load_bytes, self.served, self.is_kept = {}, self.in_flight, new.is_kept
+        self.slots.renew()
         self.assumed(new.held_bytes)
 
     def frozen(self, wanted: int, now_s: float) -> Resident:
@@ -175,12 +178,12 @@ class Residents(Mapping[str, Tracked]):
         self._let_spill: set[str] = set()  # weights that requests loaded because a rule allows them to spill
         self._keep = keep
         self._epoch = epoch
-        self._on_idle: Callable[[], None] = lambda: None
+        self._on_leave: Callable[[Tracked], None] = lambda _tracked: None
         self._order = 0
 
-    def notify(self, on_idle: Callable[[], None]) -> None:
-        """Call `on_idle` whenever the last request to an entry has ended."""
-        self._on_idle = on_idle
+    def notify(self, on_leave: Callable[[Tracked], None]) -> None:
+        """Call `on_leave` whenever a request to an entry has ended."""
+        self._on_leave = on_leave
 
     def __getitem__(self, weights: str) -> Tracked:
         return self._entries[weights]
@@ -204,8 +207,8 @@ class Residents(Mapping[str, Tracked]):
 
     def leave(self, tracked: Tracked, now_s: float) -> None:
         """Release the entry that `enter` returned; to be called however the request ended."""
-        if tracked.leave(now_s):
-            self._on_idle()
+        tracked.leave(now_s)
+        self._on_leave(tracked)
 
     def go(self, tracked: Tracked, now_s: float) -> None:
         """Mark a resident as being unloaded: no new request may use it."""

@@ -115,6 +115,8 @@ class Defaults(Section):
 class Queue(Section):
     max_waiting: AtLeastOne = 512
     """requests that may wait; further ones get a 503"""
+    ahead: Count = 1
+    """requests sent to a loaded model beyond those that it answers at once, so that it never idles; the rest wait here"""
     wait_s: Positive = 300.0
     """longest time in the queue before a 503 with Retry-After; loading the request's own model does not count"""
     age_bound_s: Duration = 10.0

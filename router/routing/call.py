@@ -64,6 +64,11 @@ class Call(msgspec.Struct, eq=False):
         """The name of the team that asks."""
         return self.identity.team.name
 
+    @property
+    def needs_slot(self) -> bool:
+        """False for a request without a prompt, which Ollama answers at once however many others are at work."""
+        return not self.request.is_load_only
+
     def upstream(self, body: bytes) -> UpstreamRequest:
         """Return the request to send upstream with `body`."""
         return UpstreamRequest(self.route.method_bytes, self.route.target, (), body, lines=self.lines)

@@ -184,7 +184,7 @@ class Dispatcher:
         if self._destinations.has_automatic and self._destinations.is_automatic(call):
             call.use_default_options()
         known = self._decisions.known_destination(call)
-        if known is None or not self._line.may_enter(known.weights):
+        if known is None or not self._line.may_enter(known.weights, needs_slot=call.needs_slot):
             return self._decide(call)
         # From here to the send nothing is awaited, so the resident cannot be unloaded in between.
         tracked = self._residents.enter(known.weights)
@@ -227,13 +227,16 @@ class Dispatcher:
             call.record_load(decision)
         resident = chosen.resident if chosen is not None else None
         # A resident may be closed to new requests, but not to the one that the queue has just let in to it.
-        if resident is None or not (resident.weights == call.let_in_to or self._line.may_enter(resident.weights)):
+        if resident is None or not self._may_enter(call, resident.weights):
             return self._turn(call, chain)
         tracked = self._residents.enter(resident.weights)
         if tracked is None:  # it left ps after the snapshot was taken
             return self._turn(call, chain)
         call.enter(tracked, (chain, decision))
         return self._to_resident(call, chain, decision)
+
+    def _may_enter(self, call: Call, weights: str) -> bool:
+        return weights == call.let_in_to or self._line.may_enter(weights, needs_slot=call.needs_slot)
 
     def _turn(self, call: Call, chain: Chain) -> Blocked:
         key = self._decisions.key(call.request, chain)

@@ -35,6 +35,9 @@ class Underway:
     def sent(self, upstream: UpstreamResponse) -> None:
         """Set the response in which the answer will arrive."""
         self._upstream = upstream
+        resident = self._call.resident
+        if resident is not None and self._call.needs_slot:
+            self._backend.line.slots.sent(resident, upstream)
 
     def on_head(self) -> None:
         """Handle the head of the answer, or that there will be none. Never raises: a connection calls it."""
@@ -45,7 +48,7 @@ class Underway:
             came = self._came(upstream)
         except Exception as error:
             upstream.close()
-            self._backend.leave(self._call.leave())
+            self._leave(upstream)
             came = self._ends.fault(self._call, error, UpstreamError)
         self._reply(came)
 
@@ -57,12 +60,14 @@ class Underway:
         if upstream.status != OK and self._was_not_found(upstream):
             # Somebody has deleted the variant or its derived tag, or another manifest that Ollama was just listing.
             upstream.close()
-            self._backend.leave(call.leave())
+            self._leave(upstream)
             # All tags of the variant: a request with other options would run into the same 404.
             self._backend.derived.forget(self._destination.variant)
             return None
         if call.resident is not None:  # only now: a request without an answer must not change the expiry
             self._backend.keepalive.apply(call.resident, call.request.keep_alive_s)
+            if upstream.status == OK:
+                self._backend.line.slots.answered(call.resident, upstream)
         return self._answer(upstream)
 
     def _was_not_found(self, upstream: UpstreamResponse) -> bool:
@@ -80,7 +85,7 @@ class Underway:
         ttft_s = backend.now() - call.since_s
 
         def on_release(released: Released) -> None:
-            backend.leave(call.leave())
+            self._leave(upstream)
             ends.report_end(call, released, upstream.status, ttft_s)
 
         # Rendered lines are shared by all requests that were sent at once; one that waited has headers of its own.
@@ -91,10 +96,17 @@ class Underway:
         rename, errors = destination.rename, destination.errors
         return Answer(upstream.status, headers, upstream, rename, errors, lines=lines, on_release=on_release)
 
+    def _leave(self, upstream: UpstreamResponse | None) -> None:
+        """Leave the resident, and its slot."""
+        resident = self._call.leave()
+        if resident is not None and upstream is not None:
+            self._backend.line.slots.ended(resident, upstream)
+        self._backend.leave(resident)
+
     def give_up(self, *, is_gone: bool = True) -> None:
         """Cancel the request upstream and release what it holds: its client has left, or the router stops."""
         if self._upstream is not None:
             self._upstream.close()
-        self._backend.leave(self._call.leave())
+        self._leave(self._upstream)
         self._call.give_up(is_gone=is_gone)
         self._ends.report_failure(self._call, asyncio.CancelledError())

@@ -19,10 +19,10 @@ class Book:
     def __init__(self, keep=()):
         self.epoch, self.idle, self.guess = Epoch(), 0, {0: 3 * GIB}
         self.residents = Residents(frozenset(map(key_of, keep)), self.epoch)
-        self.residents.notify(self._on_idle)
+        self.residents.notify(self._on_leave)
 
-    def _on_idle(self):
-        self.idle += 1
+    def _on_leave(self, tracked):
+        self.idle += not tracked.in_flight
 
     def ps(self, *, now_s=0.0, **seen):
         """Merge these rows of ps (weights → row); return the entries that have gone."""

@@ -3,9 +3,11 @@
 `turns` applies these rules, in this order:
 
  1. GROUPS     Tickets that wait for the same weights at the same context form a group; one load serves all of them.
- 2. DUE        A ticket that waited while its model was loaded is let in to it, even if rule 5 has closed it:
-               otherwise two models whose loads take longer than the age bound would evict each other indefinitely.
- 3. RESIDENT   A ticket whose model is resident is let in, unless rule 5 has closed it.
+ 2. DUE        A ticket that waited while its model was loaded, or for a slot of it before rule 5 closed it, is let in
+               even then: otherwise two models whose loads take longer than the age bound would evict each other
+               indefinitely.
+ 3. RESIDENT   A ticket whose model is resident is let in, unless rule 5 has closed it. Who is let in enters as soon as
+               the runner has a slot for it, the oldest first; until then it counts as a request to that resident.
  4. REFUSED    A ticket that nothing can serve is let in, to be refused or passed through. Not during a switch: memory
                is being freed then, so what does not fit now may fit in a moment.
  5. IMPATIENT  A group is impatient if its oldest ticket has waited for its bound: the age bound, or a multiple of what
@@ -54,10 +56,10 @@ class Serving(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A request in the queue, and the decision that it would get now.
+    """A request in the queue, and the decision that it would get now; or `count` of them with equal decisions.
 
-    `number` identifies it, `since_s` is when it came. `served_before` is what each resident (by its `order`) had served
-    by then. `is_due`: its model was loaded while it waited.
+    `number` identifies it, `since_s` is when the oldest came. `served_before` is what each resident (by its `order`)
+    had served by then. `is_due`: its model was loaded, or open to it, while it waited.
     """
 
     number: int
@@ -65,6 +67,7 @@ class Waiting:
     decision: Decision
     served_before: Mapping[int, int] = field(default_factory=dict)
     is_due: bool = False
+    count: int = 1
 
     @property
     def weights(self) -> str:
@@ -114,6 +117,10 @@ class _Group:
         return self.decision.chosen.plan if self.decision.chosen is not None else None
 
     @property
+    def count(self) -> int:
+        return sum(ticket.count for ticket in self.tickets)
+
+    @property
     def oldest(self) -> Waiting:
         return min(self.tickets, key=lambda ticket: ticket.since_s)
 
@@ -150,7 +157,7 @@ def turns(
         key=lambda group: group.oldest.since_s,  # rule 6
     )
     others = [group for group in groups if group.plan is not None and group not in impatient]
-    others.sort(key=lambda group: -len(group.tickets) / max(LEAST_COST_S, group.cost_s))  # rule 6
+    others.sort(key=lambda group: -group.count / max(LEAST_COST_S, group.cost_s))  # rule 6
     leading = _apart(impatient)
     closed = frozenset[str]().union(*(_in_the_way(group.plan) for group in leading))  # rule 5
     let_in = _let_in(groups, closed | giving_way, may_refuse=True)

@@ -1,0 +1,159 @@
+"""Slots: how many requests go into one runner at a time.
+
+Ollama lets `num_parallel` requests into a runner and makes the others wait, in an order that nobody can change any
+more. So the router sends as many, and `queue.ahead` more, so that the runner finds its next request already there when
+one ends. All others wait in the line.
+
+A number that is too small would throttle, so it corrects itself: a runner whose answers show more requests at work than
+it has slots gets another one. A request is at work if its answer has begun, or if one that was sent `SURELY_S` later has
+been answered, because Ollama lets requests in by the order in which they come.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable
+from typing import Protocol
+
+from router.core.ollama.model import ModelFacts
+from router.core.ollama.options import ServerSettings, parallel_slots
+
+SURELY_S = 1.0
+"""Within this time a request has been read and rendered by Ollama, and waits for a slot if it has none."""
+
+CONFIRM_S = 0.05
+"""The others have to be at work for this much longer: the end of an answer may be read after the begin of the next."""
+
+_UNKNOWN = ServerSettings()
+
+
+class Sent(Protocol):
+    """The answer to a request that was sent; `is_complete` once all of it has arrived."""
+
+    @property
+    def is_complete(self) -> bool: ...
+
+
+class RunnerSlots:
+    """The slots of one runner. `count` is 0 until the first request asks."""
+
+    __slots__ = ("_ended_s", "at_work", "count", "gap_s")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.at_work: dict[Sent, float] = {}  # when it was sent; −inf since its answer has begun
+        self.gap_s = 0.0
+        self._ended_s = -math.inf
+
+    def renew(self) -> None:
+        """Forget the count: this is another runner."""
+        self.count = 0
+
+    def set(self, count: int) -> None:
+        """Set the number of slots."""
+        self.count = count
+
+    def ended(self, now_s: float) -> None:
+        """Note that a request has ended while others waited for a slot: `gap_s` is the mean time between two."""
+        gap_s, self._ended_s = now_s - self._ended_s, now_s
+        if math.isfinite(gap_s):
+            self.gap_s = 0.8 * self.gap_s + 0.2 * gap_s if self.gap_s else gap_s
+
+    def pause(self) -> None:
+        """Note that nobody waits for a slot: the time until the next end says nothing."""
+        self._ended_s = -math.inf
+
+    def arrived(self) -> int:
+        """Return how many of those at work are complete: their clients still read, but the slot is free."""
+        return sum(sent.is_complete for sent in self.at_work)
+
+
+class Runner(Protocol):
+    """What holds the slots: a resident."""
+
+    @property
+    def weights(self) -> str: ...
+    @property
+    def order(self) -> int: ...
+    @property
+    def in_flight(self) -> int: ...
+    @property
+    def slots(self) -> RunnerSlots: ...
+
+
+class Slots:
+    """The slots of all runners of one Ollama; `ahead` as `queue.ahead`.
+
+    `settings` returns those of the server, by configuration and by what loads have shown; `facts_of` returns a model by
+    its weights.
+    """
+
+    def __init__(
+        self,
+        ahead: int,
+        settings: Callable[[], ServerSettings],
+        facts_of: Callable[[str], ModelFacts | None],
+        on_more: Callable[[Runner], None],
+    ) -> None:
+        self._ahead = ahead
+        self._settings = settings
+        self._facts_of = facts_of
+        self._on_more = on_more
+        self._proven = 0  # slots that a runner of this server has shown
+        self._loop = asyncio.get_running_loop()
+
+    def is_free(self, runner: Runner, reserved: int = 0) -> bool:
+        """Return True if one more request may be sent; `reserved` were let in, and are about to be."""
+        slots = runner.slots
+        taken, room = runner.in_flight + reserved, (slots.count or self._counted(runner)) + self._ahead
+        return taken < room or taken - slots.arrived() < room
+
+    def forget(self) -> None:
+        """Forget what runners have shown: the server was started anew."""
+        self._proven = 0
+
+    def _counted(self, runner: Runner) -> int:
+        facts, settings = self._facts_of(runner.weights), self._settings()
+        count = parallel_slots(facts, settings) if facts is not None else settings.num_parallel
+        if facts is None or parallel_slots(facts, ServerSettings(num_parallel=2)) > 1:
+            count = max(count, self._proven)
+        runner.slots.set(count)
+        return count
+
+    # --- calibration -------------------------------------------------------------------------------------------
+
+    def sent(self, runner: Runner, sent: Sent) -> None:
+        """Note that a request that needs a slot was sent to the runner."""
+        runner.slots.at_work[sent] = self._loop.time()
+
+    def answered(self, runner: Runner, sent: Sent) -> None:
+        """Note that its answer has begun."""
+        at_work = runner.slots.at_work
+        sent_s = at_work.get(sent)
+        if sent_s is None:
+            return
+        at_work[sent] = -math.inf
+        if len(at_work) <= runner.slots.count:
+            return
+        others = [
+            one
+            for one, other_s in at_work.items()
+            if one is not sent and other_s <= sent_s - SURELY_S and not one.is_complete
+        ]
+        if len(others) >= runner.slots.count:
+            self._loop.call_later(CONFIRM_S, self._confirm, runner, runner.order, others)
+
+    def _confirm(self, runner: Runner, order: int, others: list[Sent]) -> None:
+        slots = runner.slots
+        if runner.order != order or not all(one in slots.at_work and not one.is_complete for one in others):
+            return
+        if len(others) >= slots.count:
+            slots.set(len(others) + 1)
+            self._proven = max(self._proven, slots.count)
+            self._on_more(runner)
+
+    @staticmethod
+    def ended(runner: Runner, sent: Sent) -> None:
+        """Note that the request has ended, however."""
+        runner.slots.at_work.pop(sent, None)

@@ -1,0 +1,187 @@
+"""Who waits in front of one backend: a ticket per request, in groups of those that get equal decisions.
+
+All counts are kept, so that nothing here takes longer the more requests wait, save for who joins or leaves out of turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from bisect import bisect_left, insort
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from dataclasses import dataclass, field
+from operator import attrgetter
+
+from router.core.decision.turns import Waiting, wanted_weights
+from router.core.decision.verdict import Decision, VerdictKind
+from router.errors import RouterError
+
+_NONE: Mapping[int, int] = {}
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """One waiting request; `place` is what the line is ordered by: when the request came, and the ticket's number.
+
+    `turn` is done when the request should be decided again; its result is the weights that it was let in to, or
+    the error that ends it. `served_before` holds, by the resident's `order`, what was served when it began to wait.
+    """
+
+    place: tuple[float, int]
+    group: Group
+    turn: asyncio.Future[str | RouterError]
+    served_before: Mapping[int, int] = field(default_factory=dict)
+    let_in_to: str | None = None
+
+    @property
+    def since_s(self) -> float:
+        return self.place[0]
+
+    @property
+    def weights(self) -> str:
+        """The weights that it waits for, or was let in to."""
+        return self.group.weights if self.let_in_to is None else self.let_in_to
+
+    def let_in(self) -> None:
+        """End the wait."""
+        self.let_in_to = self.group.weights
+        if not self.turn.done():
+            self.turn.set_result(self.let_in_to)
+
+    def fail(self, error: RouterError) -> None:
+        """End the wait with an error (as a result: a waiter that leaves now would not retrieve an exception)."""
+        if not self.turn.done():
+            self.turn.set_result(error)
+
+
+_PLACE = attrgetter("place")
+
+
+@dataclass(slots=True, eq=False)
+class Group:
+    """Requests with equal keys, which get equal decisions. `tickets` are those that wait, the oldest first.
+
+    `decision` is the last one, `weights` what it waits for. Tickets with a number below `due_before` are due: the model
+    was loaded, or open to them, while they waited.
+    """
+
+    key: Hashable
+    number: int
+    tickets: list[Ticket] = field(default_factory=list)
+    decide: Callable[[], Decision] | None = None
+    decision: Decision | None = None
+    weights: str = ""
+    due_before: int = -1
+
+    @property
+    def uses(self) -> str:
+        """The weights of the resident that it waits for a slot of; "" if it waits for something else."""
+        chosen = self.decision.chosen if self.decision is not None else None
+        return self.weights if chosen is not None and chosen.kind is VerdictKind.RESIDENT else ""
+
+    def first(self, *, is_due: bool) -> Ticket | None:
+        """Return who is first, or with `is_due` the first one that is due."""
+        if not is_due:
+            return self.tickets[0] if self.tickets else None
+        return next((ticket for ticket in self.tickets if ticket.place[1] < self.due_before), None)
+
+    def came_due(self, before: int) -> None:
+        """Mark the tickets with a number below `before` as due."""
+        self.due_before = before
+
+    def waiting(self) -> Waiting:
+        """Return it as the rules of the line see it."""
+        assert self.decision is not None
+        oldest, is_due = self.tickets[0], self.first(is_due=True) is not None
+        count = len(self.tickets)
+        return Waiting(self.number, oldest.since_s, self.decision, oldest.served_before, is_due=is_due, count=count)
+
+
+class Waitlist:
+    """All tickets of one line. `wanted` counts them by the weights that they wait for, or were just let in to."""
+
+    def __init__(self) -> None:
+        self.wanted: dict[str, int] = {}
+        self.depth = 0
+        self._groups: dict[Hashable, Group] = {}
+        self._entering: dict[str, int] = {}  # by weights, those that were let in and have not entered yet
+        self._numbers = itertools.count()
+        self.next_number = 0
+
+    def __iter__(self) -> Iterator[Group]:
+        """Iterate over the groups in which somebody waits."""
+        return iter([group for group in self._groups.values() if group.tickets])
+
+    def join(
+        self, key: Hashable, decide: Callable[[], Decision], since_s: float, served_before: Mapping[int, int] = _NONE
+    ) -> Ticket:
+        """Add a request that came at `since_s`; it stands behind all that came before it."""
+        group = self._groups.get(key)
+        if group is None:
+            group = self._groups[key] = Group(key, next(self._numbers))
+        ticket = Ticket((since_s, self.next_number), group, asyncio.get_running_loop().create_future(), served_before)
+        self.next_number += 1
+        group.decide = decide
+        insort(group.tickets, ticket, key=_PLACE)
+        self.depth += 1
+        _count(self.wanted, group.weights, 1)
+        return ticket
+
+    def let_in(self, ticket: Ticket) -> None:
+        """End the wait of a ticket; it counts as entering until it leaves."""
+        self._out_of_group(ticket)
+        ticket.let_in()
+        _count(self._entering, ticket.weights, 1)
+
+    def leave(self, ticket: Ticket) -> None:
+        """Remove a ticket, however its wait ended."""
+        if ticket.let_in_to is None:
+            self._out_of_group(ticket)
+        else:
+            _count(self._entering, ticket.weights, -1)
+        self.depth -= 1
+        _count(self.wanted, ticket.weights, -1)
+
+    def _out_of_group(self, ticket: Ticket) -> None:
+        group = ticket.group
+        del group.tickets[bisect_left(group.tickets, ticket.place, key=_PLACE)]
+        if not group.tickets:
+            del self._groups[group.key]
+
+    def decided(self, group: Group, decision: Decision) -> None:
+        """Set the decision of a group; one that waits for nothing leaves the last weights that it waited for."""
+        weights = wanted_weights(decision) or group.weights
+        group.decision = decision
+        if weights != group.weights:
+            _count(self.wanted, group.weights, -len(group.tickets))
+            _count(self.wanted, weights, len(group.tickets))
+            group.weights = weights
+            group.came_due(-1)
+
+    def entering(self, weights: str) -> int:
+        """Return how many were let in to these weights and have not entered yet."""
+        return self._entering.get(weights, 0)
+
+    @property
+    def all_entering(self) -> frozenset[str]:
+        """The weights that requests were let in to and have not entered yet."""
+        return frozenset(self._entering)
+
+    def fail(self, error: RouterError) -> None:
+        """End the wait of all with an error."""
+        for group in self._groups.values():
+            for ticket in group.tickets:
+                ticket.fail(error)
+
+    def position(self, ticket: Ticket) -> int:
+        """Return the place of a ticket among all, from 1."""
+        return 1 + sum(bisect_left(group.tickets, ticket.place, key=_PLACE) for group in self._groups.values())
+
+
+def _count(counts: dict[str, int], weights: str, more: int) -> None:
+    """Add to the count of some weights; what counts 0 is no entry."""
+    if not weights:
+        return
+    counts[weights] = counts.get(weights, 0) + more
+    if not counts[weights]:
+        del counts[weights]
