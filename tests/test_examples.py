@@ -12,12 +12,24 @@ import jsonschema
 import pytest
 from ruamel.yaml import YAML
 
-from router.config import ChainSection, Config, StaticGpu, VariantSection, load_config, schema
+from router.config import (
+    ChainSection,
+    Config,
+    Places,
+    StaticGpu,
+    VariantSection,
+    config_warnings,
+    load_config,
+    schema,
+    team_schema,
+)
 
 ROOT = Path(__file__).parent.parent
 CONFIG = ROOT / "config"
-FILES = sorted(CONFIG.rglob("*.yaml"))
+FILES = sorted(path for path in CONFIG.rglob("*.yaml") if path.parent.name != "teams")
+TEAM_FILES = sorted(CONFIG.rglob("teams/*.yaml"))
 SCHEMA = json.loads((CONFIG / "router.schema.json").read_text())
+TEAM_SCHEMA = json.loads((CONFIG / "team.schema.json").read_text())
 
 
 def plain(path: Path) -> Any:
@@ -32,21 +44,47 @@ def leaves(data: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{key}", value
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def short(path: Path) -> str:
+    return str(path.relative_to(CONFIG))
+
+
+@pytest.mark.parametrize("path", FILES, ids=short)
 def test_file_loads(path: Path) -> None:
-    """Every shipped configuration is valid."""
-    assert load_config(path, env={}).backends
+    """Every shipped configuration is valid, and the teams of each example are used in full."""
+    config = load_config(path, env={})
+    assert config.backends
+    assert config_warnings(config, Places(path), unix_s=0.0) == []
+    assert sorted(Path(file.path) for file in config.team_files) == sorted((path.parent / "teams").glob("*.yaml"))
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [*FILES, *TEAM_FILES], ids=short)
 def test_file_agrees_with_the_schema(path: Path) -> None:
-    """Editors that check by the schema accept every shipped configuration."""
-    jsonschema.Draft202012Validator(SCHEMA).validate(plain(path))
+    """Editors that check by the schema, which the first line names, accept every shipped configuration."""
+    first = path.read_text().partition("\n")[0]
+    named = (path.parent / first.removeprefix("# yaml-language-server: $schema=")).resolve()
+    assert named == CONFIG / ("team.schema.json" if path in TEAM_FILES else "router.schema.json")
+    jsonschema.Draft202012Validator(json.loads(named.read_text())).validate(plain(path))
 
 
 def test_schema_is_that_of_the_code() -> None:
-    """If the configuration changes, `ollama-router check --schema` prints the schema to ship."""
+    """If the configuration changes, `ollama-router check --schema` and `--team-schema` print the schemas to ship."""
     assert schema() == SCHEMA
+    assert team_schema() == TEAM_SCHEMA
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "keys: []",
+        "team: a b",
+        "{team: a, rights: [admin]}",
+        "{team: a, vram: {cap: 8}}",
+        "{team: a, keys: [{id: x, sha256: me}]}",
+    ],
+)
+def test_schema_of_teams_refuses_what_the_router_refuses(text: str) -> None:
+    """Editors report typical mistakes there, too."""
+    assert not jsonschema.Draft202012Validator(TEAM_SCHEMA).is_valid(YAML(typ="safe", pure=True).load(text))
 
 
 @pytest.mark.parametrize(
@@ -85,7 +123,8 @@ def test_example_chains_in_router_yaml_load(tmp_path: Path) -> None:
 
 def test_every_key_has_a_description() -> None:
     """The schema, router.yaml and the README can explain every key."""
-    for section in [*SCHEMA["$defs"].values(), SCHEMA]:
+    sections = [section for whole in (SCHEMA, TEAM_SCHEMA) for section in (*whole["$defs"].values(), whole)]
+    for section in sections:
         for key, value in section["properties"].items():
             assert value.get("description"), key
     assert all(field.description for field in StaticGpu.model_fields.values())

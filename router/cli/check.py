@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from ruamel.yaml import YAML
 
-from router.config import effective, load_config, schema
+from router.config import Places, config_file, config_warnings, effective, load_config, schema, team_schema
 from router.config.foreign import read, write
 
 
@@ -22,6 +23,9 @@ def check(
     print_schema: Annotated[
         bool, typer.Option("--schema", help="Print the JSON schema of the configuration file instead.")
     ] = False,
+    print_team_schema: Annotated[
+        bool, typer.Option("--team-schema", help="Print the JSON schema of a team's file instead.")
+    ] = False,
     live: Annotated[
         bool, typer.Option("--live", help="Ask the configured Ollama whether it has the models that are named.")
     ] = False,
@@ -30,22 +34,24 @@ def check(
         typer.Option("--import", help="Print the equivalent of a file of LiteLLM, llama-swap or Olla instead."),
     ] = None,
 ) -> None:
-    """Check a configuration file and print the effective configuration.
+    """Check a configuration file with the files of its teams, and print the effective configuration.
 
     Exit code 2 if it is invalid; 1 if, with --live, a model is missing or Ollama does not answer.
     """
     if import_from is not None:
         typer.echo(write(read(import_from), import_from.name), nl=False)
         return
-    if print_schema:
-        typer.echo(json.dumps(schema(), indent=2, ensure_ascii=False))
+    if print_schema or print_team_schema:
+        typer.echo(json.dumps(team_schema() if print_team_schema else schema(), indent=2, ensure_ascii=False))
         return
-    loaded = load_config(file)
+    loaded, places = load_config(file), Places(config_file(file))
     _print(effective(loaded), as_json=as_json)
     if live:
         from router.cli.live import has_all_models  # here, because the HTTP client takes time to import
 
-        raise typer.Exit(0 if has_all_models(loaded) else 1)
+        raise typer.Exit(0 if has_all_models(loaded, places) else 1)
+    for text in config_warnings(loaded, places, time.time()):
+        typer.echo(f"warning: {text}", err=True)
 
 
 def _print(config: dict[str, Any], *, as_json: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import typer
@@ -10,7 +11,7 @@ import typer
 from router.adapters.ollama import OllamaClient
 from router.backend.backend import client_of
 from router.backend.endpoint import endpoint_of
-from router.config import Config, models_named
+from router.config import Config, Knowledge, Places, config_warnings, models_named
 from router.core.advice.chains import notes_on
 from router.core.ollama.derived_names import is_derived
 from router.core.ollama.model import ModelFacts
@@ -18,13 +19,31 @@ from router.core.ollama.names import is_name, key_of
 from router.errors import RouterError
 
 
-def has_all_models(config: Config) -> bool:
-    """Print a line for each model that is missing, or whose context is cut; return False if one is missing."""
-    named = tuple(models_named(config))
-    notes = notes_on(named, asyncio.run(_installed(config, {key_of(one.model) for one in named})))
+def has_all_models(config: Config, places: Places) -> bool:
+    """Print a line for each model that is missing, has its context cut, or stands in a chain in vain.
+
+    Return False if one is missing.
+    """
+    named = tuple(models_named(config, places))
+    catalog = asyncio.run(_installed(config, {key_of(one.model) for one in named}))
+    notes = notes_on(named, catalog)
     for note in notes:
         typer.echo(f"{'warning' if note.is_missing else 'note'}: {note.text}", err=True)
+    for text in config_warnings(config, places, time.time(), _known(catalog)):
+        typer.echo(f"warning: {text}", err=True)
     return not any(note.is_missing for note in notes)
+
+
+def _known(catalog: dict[str, ModelFacts]) -> Knowledge:
+    def size_of(model: str) -> float | None:
+        facts = catalog.get(key_of(model))
+        return float(facts.size_bytes) if facts is not None and facts.size_bytes else None
+
+    def weights_of(model: str) -> str | None:
+        facts = catalog.get(key_of(model))
+        return f"{facts.weights} {facts.parts}" if facts is not None and facts.weights else None
+
+    return Knowledge(size_of, weights_of)
 
 
 async def _installed(config: Config, wanted: set[str]) -> dict[str, ModelFacts]:

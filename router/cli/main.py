@@ -32,7 +32,7 @@ COMMANDS = {
 # The first sentence of each command's help, so that the list of commands imports none of them.
 SUMMARIES = {
     "serve": "Serve Ollama's API on --listen, routed to the Ollama at --upstream.",
-    "check": "Check a configuration file and print the effective configuration.",
+    "check": "Check a configuration file with the files of its teams, and print the effective configuration.",
     "explain": "Show the current decision for MODEL: a line per variant down to the one that serves.",
     "ps": "Show the models that are loaded on the cards of the router's Ollama.",
     "forget": "Forget what loads of MODEL have taught the router, and lift every bar on it.",

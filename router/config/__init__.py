@@ -6,13 +6,17 @@ outside sees YAML, environment variables or raw dicts.
 """
 
 from router.config.backends import BackendSection, Probe, ServerSection, StaticGpu
+from router.config.chain_warnings import Knowledge, config_warnings
 from router.config.chains import ChainRule, ChainRules
-from router.config.load import effective, load_config, schema
+from router.config.load import config_file, effective, load_config, schema, team_schema
 from router.config.named import models_named
+from router.config.places import Places
 from router.config.root import Config
+from router.config.rulebook import Rulebook, rulebook_of
 from router.config.sections import (
     AutoChains,
     ChainSection,
+    Clients,
     Defaults,
     Limits,
     NothingFits,
@@ -25,6 +29,8 @@ from router.config.sections import (
     Upgrade,
     VariantSection,
 )
+from router.config.team_files import TeamFile
+from router.config.team_section import TeamSection
 from router.config.untrusted import require_regular
 from router.config.values import Address, Gpus
 
@@ -35,25 +41,35 @@ __all__ = [
     "ChainRule",
     "ChainRules",
     "ChainSection",
+    "Clients",
     "Config",
     "Defaults",
     "Gpus",
+    "Knowledge",
     "Limits",
     "NothingFits",
+    "Places",
     "Probe",
     "Queue",
+    "Rulebook",
     "ServerSection",
     "SnapshotTimes",
     "StaticGpu",
     "Store",
     "Switch",
+    "TeamFile",
+    "TeamSection",
     "TelemetrySection",
     "Timeouts",
     "Upgrade",
     "VariantSection",
+    "config_file",
+    "config_warnings",
     "effective",
     "load_config",
     "models_named",
     "require_regular",
+    "rulebook_of",
     "schema",
+    "team_schema",
 ]

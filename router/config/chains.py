@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from router.config.sections import AutoChains, ChainSection, Defaults, NothingFits, Prefer, Upgrade
@@ -12,7 +12,7 @@ from router.config.values import WILDCARDS
 from router.core.decision.chain import Variant
 from router.core.ollama.names import ModelName, key_of
 
-_MAX_CACHED = 4096
+_MAX_CACHED, _MAX_CACHED_OF_TEAM = 4096, 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,33 +33,55 @@ class ChainRule:
 
 
 class ChainRules:
-    """The chain rules of one configuration. `rule_for` is cached per name, so that a request costs one look-up."""
+    """The chain rules of one configuration, or of one team. `rule_for` is cached per name.
 
-    def __init__(self, chains: Mapping[str, ChainSection], defaults: Defaults) -> None:
-        rules = {name: _rule(name, section, defaults) for name, section in chains.items()}
+    With `base` these are a team's: a model that has no chain here has its rule there, but with `nothing_fits` of the
+    team if that is not None.
+    """
+
+    def __init__(
+        self,
+        chains: Mapping[str, ChainSection],
+        defaults: Defaults,
+        *,
+        base: ChainRules | None = None,
+        nothing_fits: NothingFits | None = None,
+    ) -> None:
+        otherwise = nothing_fits or defaults.nothing_fits
+        rules = {name: _rule(name, section, defaults, otherwise) for name, section in chains.items()}
         self._by_key = {key_of(name): rule for name, rule in rules.items() if not WILDCARDS.search(name)}
         patterns = sorted((name for name in rules if WILDCARDS.search(name)), key=_specificity)
         self._patterns = tuple((_regex(name), rules[name]) for name in patterns)
-        auto, rule = defaults.auto_chains, defaults.nothing_fits
-        self._default = ChainRule("", None, auto, rule, defaults.upgrade, defaults.prefer)
+        self._default = ChainRule("", None, defaults.auto_chains, otherwise, defaults.upgrade, defaults.prefer)
+        self._base, self._nothing_fits = base, nothing_fits
+        self._most_cached = _MAX_CACHED if base is None else _MAX_CACHED_OF_TEAM
         self._cache: dict[str, ChainRule] = {}
 
     @property
-    def named(self) -> tuple[ChainRule, ...]:
+    def named(self) -> tuple[tuple[str, tuple[Variant, ...]], ...]:
         """The chains that have a name of their own and list their variants: clients see them as models."""
-        return tuple(rule for rule in self._by_key.values() if rule.variants is not None)
+        inherited = [name for name, _ in self._base.named] if self._base is not None else []
+        names = dict.fromkeys((*(rule.name for rule in self._by_key.values()), *inherited))
+        by_key = {key_of(name): name for name in reversed(names)}
+        rules = ((name, self.rule_for(name)) for name in names if by_key[key_of(name)] == name)
+        return tuple((name, rule.variants) for name, rule in rules if rule.variants is not None)
+
+    @property
+    def preloaded(self) -> tuple[str, ...]:
+        """The names of the chains to load at start, without those of `base`."""
+        return tuple(rule.name for rule in self._by_key.values() if rule.preload)
 
     def rule_for(self, model: str) -> ChainRule:
         """Return the rule for `model` in any spelling. Raise BadRequest if it is not a model name."""
         rule = self._cache.get(model)
         if rule is None:
-            rule = self._find(ModelName.parse(model))
-            if len(self._cache) >= _MAX_CACHED:
+            rule = self._find(ModelName.parse(model)) or self._inherited(model)
+            if len(self._cache) >= self._most_cached:
                 self._cache.clear()
             self._cache[model] = rule
         return rule
 
-    def _find(self, name: ModelName) -> ChainRule:
+    def _find(self, name: ModelName) -> ChainRule | None:
         exact = self._by_key.get(name.key)
         if exact is not None:
             return exact
@@ -67,10 +89,16 @@ class ChainRules:
         for pattern, rule in self._patterns:
             if any(pattern.fullmatch(spelling) for spelling in spellings):
                 return rule
-        return self._default
+        return None
+
+    def _inherited(self, model: str) -> ChainRule:
+        if self._base is None:
+            return self._default
+        rule = self._base.rule_for(model)
+        return rule if self._nothing_fits is None else replace(rule, nothing_fits=self._nothing_fits)
 
 
-def _rule(name: str, section: ChainSection, defaults: Defaults) -> ChainRule:
+def _rule(name: str, section: ChainSection, defaults: Defaults, nothing_fits: NothingFits) -> ChainRule:
     variants: tuple[Variant, ...] | None = None
     auto: Literal["auto", "quantizations"] = "auto"
     if isinstance(section.variants, str):
@@ -81,7 +109,7 @@ def _rule(name: str, section: ChainSection, defaults: Defaults) -> ChainRule:
         name,
         variants,
         auto,
-        section.nothing_fits or defaults.nothing_fits,
+        section.nothing_fits or nothing_fits,
         section.upgrade or defaults.upgrade,
         section.prefer or defaults.prefer,
         section.preload,

@@ -2,35 +2,25 @@
 
 from __future__ import annotations
 
-import difflib
-import json
 import os
-import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path as FilePath
-from typing import Any, get_args
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import ValidationError
 
-from router.config.backends import BackendSection, StaticGpu
-from router.config.root import Config, Path, Problem, inconsistencies
-from router.config.sections import ChainSection, VariantSection
+from router.config.problems import Description, Path, Problem
+from router.config.reporting import config_error, line_of, problems_of
+from router.config.root import Config, inconsistencies
 from router.config.source import FILE_VARIABLE, Document, environment, read_file
+from router.config.team_checks import BUILT_IN, disagreements
+from router.config.team_files import NoTeamFiles, Override, TeamFile, read_teams
+from router.config.team_section import TeamSection
 from router.core.masking import masked
 from router.errors import ConfigError
 
-_PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _OPTIONS = {"backends.local.url": "upstream"}
-_TEAMS = "no key teams (teams are not supported yet)"
-
-
-@dataclass(frozen=True, slots=True)
-class Description:
-    """Text about what was found, where there is no value to show."""
-
-    text: str
+_DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def load_config(
@@ -46,43 +36,77 @@ def load_config(
     that names file, line, key, what was found and what is allowed, a line for each problem.
     """
     env = os.environ if env is None else env
-    if file is None and env.get(FILE_VARIABLE):
-        file = FilePath(env[FILE_VARIABLE])
+    file = config_file(file, env)
     document = read_file(file) if file is not None else Document("defaults", {})
+    overrides: list[Override] = []
     for path, value, place in environment(env, document.data or {"backends": {"local": {}}}):
-        document = document.with_value(path, value, place)
+        if path[0] == "teams" and len(path) > 1:
+            overrides.append((path[1:], value, place))
+        else:
+            document = document.with_value(path, value, place)
     for key, value in (options or {}).items():
         place = f"command line: --{_OPTIONS.get(key, key.split('.')[-1].replace('_', '-'))}"
         document = document.with_value(_for_only_backend(key.split("."), document.data), value, place)
-    return _checked(_with_ollama_origins(document, env))
+    document = _with_ollama_origins(document, env)
+    base = file.parent if file is not None else FilePath()
+    return _with_teams(_checked(document), document, base, overrides)
+
+
+def config_file(file: FilePath | None = None, env: Mapping[str, str] | None = None) -> FilePath | None:
+    """Return the file that is read: `file`, else that of $OLLAMA_ROUTER_CONFIG, else None."""
+    named = (os.environ if env is None else env).get(FILE_VARIABLE)
+    return FilePath(named) if file is None and named else file
 
 
 def effective(config: Config) -> dict[str, Any]:
     """Return the configuration in force as plain data, with every key, and with secrets masked."""
     found = _masked(config.model_dump(mode="json"))
     assert isinstance(found, dict)
+    if config.team_files:
+        found["team_files"] = [_masked(file.shown()) for file in config.team_files]
     return found
 
 
 def schema() -> dict[str, Any]:
     """Return the JSON schema of the file, as shipped in config/router.schema.json."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Config.model_json_schema()}
+    return {"$schema": _DIALECT, **Config.model_json_schema()}
+
+
+def team_schema() -> dict[str, Any]:
+    """Return the JSON schema of a team's file, as shipped in config/team.schema.json."""
+    return {"$schema": _DIALECT, **TeamSection.model_json_schema()}
 
 
 def _checked(document: Document) -> Config:
-    if "teams" in document.data:
-        raise _error(document, [Problem(("teams",), document.data["teams"], _TEAMS)])
     # A section whose entries are all commented out is null in YAML: it means the defaults.
     data = {key: value for key, value in document.data.items() if value is not None}
     try:
         config = Config.model_validate(data)
     except ValidationError as exc:
-        details = exc.errors(include_url=False, include_context=True)
-        raise _error(document, [_problem(detail) for detail in details if not _is_redundant(detail["loc"])]) from None
+        raise config_error(document, problems_of(exc, Config)) from None
     problems = list(inconsistencies(config))
     if problems:
-        raise _error(document, problems)
+        raise config_error(document, problems)
     return config
+
+
+def _with_teams(config: Config, document: Document, base: FilePath, overrides: list[Override]) -> Config:
+    """Return `config` with the files of its teams. Raise ConfigError for what is wrong in them or between them."""
+    if config.teams is None and overrides:
+        raise ConfigError(f"{overrides[0][2]}: found no team files; allowed: together with the key teams")
+    files: tuple[TeamFile, ...] = ()
+    if config.teams is not None:
+        try:
+            files = read_teams(config.teams, base, config.chains, overrides)
+        except NoTeamFiles as exc:
+            raise config_error(document, [Problem(("teams",), Description(exc.message), exc.allowed)]) from None
+    lines = list(disagreements(files))
+    names = sorted({BUILT_IN, *(file.section.team for file in files)})
+    if config.default_team not in names:
+        lines.append(line_of(document, Problem(("default_team",), config.default_team, ", ".join(names))))
+    if lines:
+        raise ConfigError("\n".join(lines))
+    return config.with_team_files(files)
 
 
 def _for_only_backend(path: list[str], data: Mapping[str, Any]) -> Path:
@@ -100,107 +124,6 @@ def _with_ollama_origins(document: Document, env: Mapping[str, str]) -> Document
     if not origins or "origins" in document.data:
         return document
     return document.with_value(("origins",), origins, "environment: OLLAMA_ORIGINS")
-
-
-def _error(document: Document, problems: Iterable[Problem]) -> ConfigError:
-    lines = []
-    for problem in problems:
-        path = tuple(_present(problem.path, document.data))
-        lines.append(
-            f"{document.place_of(path)}: {_key(path)}found {_shown(problem.found)}; allowed: {problem.allowed}"
-        )
-    return ConfigError("\n".join(dict.fromkeys(lines)))
-
-
-def _is_redundant(path: Path) -> bool:
-    """Return whether an error only says that a list of variants is not one of the words allowed in its place."""
-    return any(str(part).startswith("literal[") for part in path)
-
-
-def _problem(detail: ErrorDetails) -> Problem:
-    path = tuple(part for part in detail["loc"] if part != "[key]")
-    kind, context = detail["type"], detail.get("ctx", {})
-    if kind == "missing":
-        return Problem(path[:-1], Description(f"no key {path[-1]}"), "a mapping with this key")
-    if kind == "extra_forbidden":
-        return _unknown_key(path)
-    return Problem(path, detail["input"], _allowed(kind, context, detail["msg"]))
-
-
-def _allowed(kind: str, context: Mapping[str, Any], message: str) -> str:
-    texts = {
-        "allowed": context.get("allowed"),
-        "literal_error": str(context.get("expected", "")).replace("'", '"'),
-        "greater_than_equal": f"at least {context.get('ge')}",
-        "multiple_of": f"a multiple of {context.get('multiple_of')}",
-        "too_short": f"at least {context.get('min_length')}",
-        "int_type": "a whole number",
-        "bool_type": "true or false",
-        "string_type": "text",
-        "tuple_type": "a list",
-        "dict_type": "a mapping of keys",
-        "model_type": "a mapping of keys",
-    }
-    return texts.get(kind) or message
-
-
-def _unknown_key(path: Path) -> Problem:
-    keys = list(_section_at(path[:-1]).model_fields)
-    near = difflib.get_close_matches(str(path[-1]), keys, n=1, cutoff=0.5)
-    hint = f" (did you mean {near[0]}?)" if near else ""
-    return Problem(path, Description(f"the unknown key {path[-1]}{hint}"), ", ".join(keys))
-
-
-def _section_at(path: Path) -> type[BaseModel]:
-    """Return the model class of the section at `path`; mappings and lists lead to the class of their entries."""
-    if path[:1] == ("chains",):
-        return VariantSection if any(isinstance(part, int) for part in path) else ChainSection
-    if path[:1] == ("backends",):
-        path = path[2:]
-        section: type[BaseModel] = BackendSection
-    else:
-        section = Config
-    for part in path:
-        if isinstance(part, int):
-            return StaticGpu
-        annotation = section.model_fields[part].annotation
-        inner = [kind for kind in (annotation, *get_args(annotation)) if _is_section(kind)]
-        section = inner[0] if inner else section
-    return section
-
-
-def _is_section(kind: object) -> bool:
-    return isinstance(kind, type) and issubclass(kind, BaseModel)
-
-
-def _present(path: Path, data: object) -> Iterator[str | int]:
-    """Yield `path` as the user wrote it, without parts that stand for a short form (`variants`, `model`)."""
-    node = data
-    for index, part in enumerate(path):
-        if isinstance(node, Mapping) and (part in node or index == len(path) - 1):
-            node = node.get(part)
-        elif isinstance(node, list) and isinstance(part, int) and part < len(node):
-            node = node[part]
-        else:
-            continue
-        yield part
-
-
-def _key(path: Path) -> str:
-    text = ""
-    for part in path:
-        if isinstance(part, int):
-            text += f"[{part}]"
-        else:
-            text += ("." if text else "") + (part if _PLAIN_KEY.fullmatch(part) else json.dumps(part))
-    return f"{text}: " if text else ""
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, Description):
-        return value.text
-    text = masked(json.dumps(value, default=str, ensure_ascii=False))
-    return text if len(text) <= 80 else text[:77] + "…"
 
 
 def _masked(value: object) -> object:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from pydantic import Field, StrictBool
+from pydantic import Field, PrivateAttr, StrictBool
 
 from router.config.backends import BackendSection
+from router.config.chain_checks import chain_problems
 from router.config.names import Host, Origin
+from router.config.problems import Problem
 from router.config.section import Section
 from router.config.sections import (
     ChainValue,
@@ -25,19 +25,10 @@ from router.config.sections import (
     Timeouts,
     Tls,
 )
-from router.config.values import WILDCARDS, Address, Listen, ModelPattern, ProxyNetwork
-from router.core.ollama.names import key_of
-
-Path = tuple[str | int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One setting that is not allowed: where it is, what was found there, and what is allowed."""
-
-    path: Path
-    found: object
-    allowed: str
+from router.config.team_checks import BUILT_IN
+from router.config.team_files import TeamFile
+from router.config.team_values import TeamName
+from router.config.values import Address, Listen, ModelPattern, ProxyNetwork
 
 
 class Config(Section):
@@ -79,6 +70,23 @@ class Config(Section):
     """log, response headers, recent decisions"""
     store: Store = Store()
     """measurements of past loads"""
+    teams: str | None = None
+    """files of the teams, a pattern relative to this file such as teams/*.yaml; null = no teams"""
+    default_team: TeamName = BUILT_IN
+    """team of clients that show no key and connect from no team's network; anonymous needs no file"""
+
+    _team_files: tuple[TeamFile, ...] = PrivateAttr(default=())
+
+    @property
+    def team_files(self) -> tuple[TeamFile, ...]:
+        """The files that `teams` matches."""
+        return self._team_files
+
+    def with_team_files(self, files: tuple[TeamFile, ...]) -> Config:
+        """Return a copy with the files that `teams` matches."""
+        copy = self.model_copy()
+        copy._team_files = files
+        return copy
 
 
 def inconsistencies(config: Config) -> Iterator[Problem]:
@@ -89,7 +97,7 @@ def inconsistencies(config: Config) -> Iterator[Problem]:
     yield from _addresses(config)
     yield from _proxies(config)
     yield from _contexts(config.defaults)
-    yield from _chains(config)
+    yield from chain_problems(config.chains)
 
 
 def _addresses(config: Config) -> Iterator[Problem]:
@@ -118,44 +126,3 @@ def _contexts(defaults: Defaults) -> Iterator[Problem]:
     if defaults.max_num_ctx is not None and defaults.max_num_ctx < defaults.min_num_ctx:
         allowed = f"at least min_num_ctx ({defaults.min_num_ctx})"
         yield Problem(("defaults", "max_num_ctx"), defaults.max_num_ctx, allowed)
-
-
-def _chains(config: Config) -> Iterator[Problem]:
-    seen: dict[str, str] = {}
-    for name, chain in config.chains.items():
-        key = name.lower() if WILDCARDS.search(name) else key_of(name)
-        if key in seen:
-            yield Problem(("chains", name), name, f'one chain per model; "{seen[key]}" is the same model')
-        seen.setdefault(key, name)
-        if not isinstance(chain.variants, str):
-            entries = [(key_of(entry.model), entry.num_ctx) for entry in chain.variants]
-            for index in range(1, len(entries)):
-                if entries[index] in entries[:index]:
-                    found = chain.variants[index].model
-                    yield Problem(("chains", name, "variants", index), found, "each variant once")
-        if chain.preload and WILDCARDS.search(name):
-            yield Problem(("chains", name, "preload"), True, "false: a pattern does not name one model to preload")
-    yield from _cycles(config)
-
-
-def _cycles(config: Config) -> Iterator[Problem]:
-    """Yield chains that only refer to each other and so lead to no model.
-
-    A chain that lists its own name means the installed model.
-    """
-    follows: dict[str, tuple[str, set[str]]] = {}
-    for name, chain in config.chains.items():
-        if not isinstance(chain.variants, str) and not WILDCARDS.search(name):
-            targets = {key_of(entry.model) for entry in chain.variants}
-            if key_of(name) not in targets:
-                follows[key_of(name)] = (name, targets)
-    for start, (name, targets) in follows.items():
-        reached: set[str] = set()
-        frontier = targets & follows.keys()
-        while frontier:
-            reached |= frontier
-            frontier = (
-                set(itertools.chain.from_iterable(follows[key][1] for key in frontier)) & follows.keys() - reached
-            )
-        if start in reached:
-            yield Problem(("chains", name), name, "models: these chains only refer to each other, in a circle")

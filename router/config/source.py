@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from router.config.root import Path
+from router.config.problems import Path
 from router.config.service_links import is_service_link
 from router.config.untrusted import MAX_NODES, read_regular_file, screen
 from router.errors import ConfigError
@@ -53,13 +53,16 @@ def read_file(path: FilePath) -> Document:
 
     Raise ConfigError if it is unreadable, not UTF-8, not YAML, not a mapping, has a key twice, or is `untrusted`.
     """
-    raw = read_regular_file(path)
+    return read_text(decoded(read_regular_file(path), str(path)), str(path))
+
+
+def decoded(raw: bytes, name: str) -> str:
+    """Return the text of the file `name`. Raise ConfigError if it is not UTF-8."""
     try:
-        text = raw.decode("utf-8-sig")
+        return raw.decode("utf-8-sig")
     except UnicodeDecodeError as exc:
         line = raw.count(b"\n", 0, exc.start) + 1
-        raise ConfigError(f"{path}:{line}: found bytes that are not text; allowed: UTF-8") from exc
-    return read_text(text, str(path))
+        raise ConfigError(f"{name}:{line}: found bytes that are not text; allowed: UTF-8") from exc
 
 
 def read_text(text: str, name: str) -> Document:
@@ -82,7 +85,7 @@ def read_text(text: str, name: str) -> Document:
     return Document(name, data, places)
 
 
-def environment(env: Mapping[str, str], known: Mapping[str, Any]) -> Iterator[tuple[Path, object, str]]:
+def environment(env: Mapping[str, str], known: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], object, str]]:
     """Yield (path, value, place) of each `OLLAMA_ROUTER_…` variable; `__` separates keys, values are read as YAML.
 
     `known` is the document so far: a variable means a name in it that differs only in case (a backend's).
@@ -92,12 +95,12 @@ def environment(env: Mapping[str, str], known: Mapping[str, Any]) -> Iterator[tu
         if is_key and not is_service_link(name, env[name]):
             place = f"environment: {name}"
             path = tuple(name[len(ENV_PREFIX) :].lower().split("__"))
-            yield _in_known_case(path, known), _parsed(env[name], place), place
+            yield in_known_case(path, known), _parsed(env[name], place), place
 
 
-def _in_known_case(path: tuple[str, ...], known: Mapping[str, Any]) -> Path:
+def in_known_case(path: tuple[str, ...], known: Mapping[str, Any]) -> tuple[str, ...]:
     """Return `path` with each part in the case that it has in `known`."""
-    found: list[str | int] = []
+    found: list[str] = []
     node: object = known
     for part in path:
         match = part
@@ -115,7 +118,8 @@ def _parsed(text: str, place: str) -> object:
         screen(text, place)
         return _plain(YAML(typ="rt", pure=True).load(io.StringIO(text)), (), place, {})
     except (YAMLError, ValueError, RecursionError, NotImplementedError, AssertionError) as exc:
-        raise ConfigError(f"{place}: found {text[:80]!r}; allowed: a value in YAML, lists as [a, b]") from exc
+        shown = "text that is not shown" if "KEY" in place.upper() else repr(text[:80])
+        raise ConfigError(f"{place}: found {shown}; allowed: a value in YAML, lists as [a, b]") from exc
 
 
 def _scalar(text: str) -> object:

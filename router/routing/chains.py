@@ -94,4 +94,4 @@ class Chains:
 
     def explicit(self) -> list[Chain]:
         """Return the chains that list their variants, by their own names."""
-        return [Chain(rule.name, rule.variants) for rule in self._rules.named if rule.variants is not None]
+        return [Chain(name, variants) for name, variants in self._rules.named]

@@ -77,7 +77,7 @@ def test_chain_overrides_the_defaults_it_names(rules: ChainRules) -> None:
 
 def test_named_chains_are_those_with_a_name_and_variants(rules: ChainRules) -> None:
     """Patterns and derived chains are not models of their own."""
-    assert [rule.name for rule in rules.named] == ["llama3.3:70b", "chat"]
+    assert [name for name, _ in rules.named] == ["llama3.3:70b", "chat"]
     assert rules.rule_for("chat").preload
 
 

@@ -100,7 +100,14 @@ BROKEN = {
     "a word for a list": ("hosts: a.example\n", 'hosts: found "a.example"; allowed: a list'),
     "a number for text": ("hosts: [5]\n", "hosts[0]: found 5; allowed: a host name such as"),
     "a list for a section": ("queue: []\n", "queue: found []; allowed: a mapping of keys"),
-    "teams": ("teams: config/teams/*.yaml\n", "router.yaml:1: teams: found"),
+    "no file of a team": (
+        "teams: nowhere/*.yaml\n",
+        "router.yaml:1: teams: found no file that matches nowhere/*.yaml in",
+    ),
+    "a default team without a file": (
+        "listen: 127.0.0.1:1\ndefault_team: coding\n",
+        'router.yaml:2: default_team: found "coding"; allowed: anonymous',
+    ),
     "a list at the top": ("- a\n", "router.yaml:1: found a list at the top; allowed: a mapping of keys"),
     "a word at the top": ("hello\n", "router.yaml:1: found 'hello' at the top"),
     "half a file": ("chains:\n  a: [b,\n", "invalid YAML"),

@@ -1,0 +1,106 @@
+"""What is allowed in chains and teams but helps nobody: entries in the wrong order, and what can never be reached."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from router.config.places import Places
+from router.config.problems import Path
+from router.config.root import Config
+from router.config.sections import ChainSection, VariantSection
+from router.config.team_files import TeamFile
+from router.config.values import WILDCARDS
+from router.core.advice.order import bigger_entries, size_by_name
+from router.core.ollama.names import ModelName, Source
+from router.errors import BadRequest
+
+MOST_WARNINGS = 100
+
+
+class Knowledge(NamedTuple):
+    """What is known of models: their size, and what is equal for models of the same weights; None = unknown."""
+
+    size_of: Callable[[str], float | None] = size_by_name
+    weights_of: Callable[[str], str | None] = lambda _model: None
+
+
+NAMES_ONLY = Knowledge()
+
+
+def config_warnings(config: Config, places: Places, unix_s: float, known: Knowledge = NAMES_ONLY) -> list[str]:
+    """Return a line for each of them at Unix time `unix_s`, with file and line."""
+    found = [f"{places.of(path)}: {text}" for path, text in _of_chains(config.chains, known)]
+    for file in config.team_files:
+        warnings = (*_of_chains(file.section.chains, known), *_forbidden(file), *_expired(file, unix_s))
+        found += [f"{places.of(path, file.path)}: {text}" for path, text in warnings]
+        if len(found) >= MOST_WARNINGS:
+            break
+    return found[:MOST_WARNINGS]
+
+
+def _of_chains(chains: Mapping[str, ChainSection], known: Knowledge) -> Iterator[tuple[Path, str]]:
+    yield from _shadowed(chains)
+    for name, chain in chains.items():
+        if _is_cloud(name):
+            yield ("chains", name), f"the chain {name} is never used: cloud models are passed on unchanged"
+        if isinstance(chain.variants, str):
+            continue
+        models = [entry.model for entry in chain.variants]
+        for index, earlier in bigger_entries(models, known.size_of):
+            text = f"{models[index]} is bigger than {models[earlier]} before it: it fits only if that fits too"
+            yield ("chains", name, "variants", index), f"chain {name}: {text}"
+        for index, earlier in _again(chain.variants, known):
+            text = f"{models[index]} is never used: it has the same weights as {models[earlier]}"
+            yield ("chains", name, "variants", index), f"chain {name}: {text}"
+
+
+def _again(entries: Sequence[VariantSection], known: Knowledge) -> Iterator[tuple[int, int]]:
+    """Yield (index, index of the same before it) of each entry that runs the same weights in the same context."""
+    seen: dict[tuple[str, object], int] = {}
+    for index, entry in enumerate(entries):
+        weights = known.weights_of(entry.model)
+        if weights and (first := seen.setdefault((weights, entry.num_ctx), index)) != index:
+            yield index, first
+
+
+def _is_cloud(name: str) -> bool:
+    try:
+        return not WILDCARDS.search(name) and ModelName.parse(name).source is Source.CLOUD
+    except BadRequest:
+        return False
+
+
+def _shadowed(chains: Mapping[str, ChainSection]) -> Iterator[tuple[Path, str]]:
+    """Yield each pattern whose models all have the chain of another pattern, which is looked up first."""
+    patterns = [name for name in chains if WILDCARDS.search(name)]
+    patterns.sort(key=lambda name: -len(WILDCARDS.sub("", name)))  # as they are looked up
+    for index, later in enumerate(patterns):
+        for first in patterns[:index]:
+            if _covers(first, later):
+                yield ("chains", later), f"the chain {later} is never used: {first} is looked up first"
+                break
+
+
+def _covers(wide: str, narrow: str) -> bool:
+    """Return whether every name that `narrow` matches is matched by `wide`."""
+    parts = (".*" if char == "*" else "[^*]" if char == "?" else re.escape(char) for char in wide.lower())
+    return re.fullmatch("".join(parts), narrow.lower()) is not None
+
+
+def _forbidden(file: TeamFile) -> Iterator[tuple[Path, str]]:
+    """Yield each chain of a team that the team itself may not ask for."""
+    models = file.section.models
+    for name in file.section.chains:
+        denied = next((pattern for pattern in models.deny if _covers(pattern, name)), None)
+        if denied is not None:
+            yield ("chains", name), f"the chain {name} is never used: models.deny has {denied}"
+        elif models.allow and not WILDCARDS.search(name) and not any(_covers(one, name) for one in models.allow):
+            yield ("chains", name), f"the chain {name} is never used: models.allow does not have it"
+
+
+def _expired(file: TeamFile, unix_s: float) -> Iterator[tuple[Path, str]]:
+    for index, key in enumerate(file.keys):
+        if key.expires_s is not None and key.expires_s <= unix_s:
+            yield ("keys", index), f"the key {key.id} has expired"

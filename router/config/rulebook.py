@@ -1,0 +1,102 @@
+"""The rules of one configuration for requests: teams, chains, defaults, what clients may ask for. Immutable.
+
+A reload that changes nothing else makes a new rulebook and puts it in the place of the one before. A request keeps the
+one that it began with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from router.config.chains import ChainRules
+from router.config.root import Config
+from router.config.sections import Clients, Defaults
+from router.config.team_files import TeamFile
+from router.config.team_section import TeamSection
+from router.core.teams.team import ANYONE, Caps, Team, TeamLimits, TeamMemory
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rulebook:
+    """One rulebook; `serial` counts them within a process, `digest` is that of the configuration it was made from.
+
+    `default_team` is the team of clients that show no key and connect from no team's network.
+    """
+
+    serial: int
+    digest: str
+    teams: tuple[Team, ...]
+    default_team: Team
+    defaults: Defaults
+    clients: Clients
+    chains: ChainRules = field(repr=False)
+    _by_name: Mapping[str, Team] = field(repr=False)
+    _chains_of: Mapping[Team, ChainRules] = field(repr=False)
+
+    def team(self, name: str) -> Team | None:
+        """Return the team of that name, None if there is none now."""
+        return self._by_name.get(name)
+
+    def chains_of(self, team: Team) -> ChainRules:
+        """Return the chain rules for the requests of `team`; those of its successor if it is of another rulebook."""
+        found = self._chains_of.get(team)
+        if found is None and (known := self._by_name.get(team.name)) is not None:
+            found = self._chains_of.get(known)
+        return self.chains if found is None else found
+
+
+def rulebook_of(config: Config, serial: int = 1) -> Rulebook:
+    """Return the rulebook of a configuration. With a thousand teams this takes a moment: not on the loop."""
+    chains = ChainRules(config.chains, config.defaults)
+    teams: list[Team] = []
+    chains_of: dict[Team, ChainRules] = {}
+    for file in config.team_files:
+        team, section = team_of(file), file.section
+        teams.append(team)
+        if section.chains or section.nothing_fits is not None:
+            nothing_fits = section.nothing_fits
+            chains_of[team] = ChainRules(section.chains, config.defaults, base=chains, nothing_fits=nothing_fits)
+    by_name = {ANYONE.team.name: ANYONE.team} | {team.name: team for team in teams}
+    default = by_name[config.default_team]
+    digest = digest_of(config)
+    return Rulebook(serial, digest, tuple(teams), default, config.defaults, config.clients, chains, by_name, chains_of)
+
+
+def team_of(file: TeamFile) -> Team:
+    """Return a team as its file describes it."""
+    section = file.section
+    return Team(
+        name=section.team,
+        keys=file.keys,
+        networks=section.networks,
+        rights=frozenset(section.rights),
+        allow=section.models.allow,
+        deny=section.models.deny,
+        manage_models=section.manage_models,
+        share=section.share,
+        limits=_limits(section),
+        memory=TeamMemory(section.vram.floor, section.vram.cap),
+        caps=_caps(section),
+        nothing_fits=section.nothing_fits,
+    )
+
+
+def _limits(section: TeamSection) -> TeamLimits:
+    return TeamLimits(**{name: getattr(section.limits, name) for name in type(section.limits).model_fields})
+
+
+def _caps(section: TeamSection) -> Caps:
+    keep_alive_s = section.caps.keep_alive
+    return Caps(section.caps.num_ctx, None if keep_alive_s == math.inf else keep_alive_s)
+
+
+def digest_of(config: Config) -> str:
+    """Return what differs between two configurations that are not equal: 16 hex digits."""
+    whole = hashlib.sha256(config.model_dump_json().encode())
+    for file in config.team_files:
+        whole.update(file.section.model_dump_json(by_alias=True).encode())
+        whole.update(repr([(key.id, key.sha256, key.expires_s) for key in file.keys]).encode())
+    return whole.hexdigest()[:16]

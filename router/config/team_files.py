@@ -1,0 +1,186 @@
+"""Reads the files of the teams, which `teams` in router.yaml names.
+
+A file that is unchanged is not parsed again: with a thousand teams that takes seconds. Of a key only the hash is kept.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path as FilePath
+from typing import Any
+
+from pydantic import ValidationError
+
+from router.config.chain_checks import chain_problems
+from router.config.problems import Description, Problem
+from router.config.reporting import config_error, problems_of
+from router.config.sections import ChainSection
+from router.config.source import Document, decoded, in_known_case, read_text
+from router.config.team_section import KeySection, TeamSection
+from router.config.team_values import HASH_ALLOWED, parse_hash, shown_moment
+from router.config.untrusted import read_regular_file
+from router.core.teams.team import Key
+from router.errors import ConfigError
+
+MOST_FILES = 10_000
+Override = tuple[tuple[str, ...], object, str]
+"""A value from the environment: the key path below ``teams``, the value, the variable."""
+
+
+class NoTeamFiles(ConfigError):
+    """The pattern matches no files, or far too many; `allowed` says what it may match."""
+
+    def __init__(self, found: str, allowed: str) -> None:
+        super().__init__(found)
+        self.allowed = allowed
+
+
+@dataclass(frozen=True, slots=True)
+class TeamFile:
+    """A team as its file describes it; `keys` are with their hashes, and `section` is without them."""
+
+    path: str
+    section: TeamSection
+    keys: tuple[Key, ...]
+
+    def shown(self) -> dict[str, Any]:
+        """Return all that the file sets as plain data, with the hashes masked."""
+        data = self.section.model_dump(mode="json", by_alias=True)
+        data["keys"] = [_shown_key(key) for key in self.keys]
+        return {"file": self.path, **data}
+
+
+def read_teams(
+    pattern: str, base: FilePath, inherited: Mapping[str, ChainSection], overrides: Iterable[Override]
+) -> tuple[TeamFile, ...]:
+    """Return the teams whose files match `pattern`, which is relative to `base`, in the order of their names.
+
+    `inherited` are the chains of router.yaml. Raise NoTeamFiles, or ConfigError with a line for each problem of them.
+    """
+    found, errors = [], []
+    by_team = _by_team(overrides)
+    for path in _matching(pattern, base):
+        try:
+            found.append(_read(path, inherited, by_team))
+        except ConfigError as exc:
+            errors.append(exc.message)
+    known = {one.section.team.lower() for one in found}
+    for name, of_team in by_team.items():
+        if name not in known and not errors:
+            errors.append(f"{of_team[0][2]}: found no team {name}; allowed: {', '.join(sorted(known)) or 'none'}")
+    if errors:
+        raise ConfigError("\n".join(errors))
+    return tuple(found)
+
+
+def _matching(pattern: str, base: FilePath) -> list[str]:
+    """Return the files that match; raise ConfigError if there are none, so that no misspelling drops all teams."""
+    found = sorted(glob.glob(str(base / FilePath(pattern).expanduser())))
+    if not found:
+        raise NoTeamFiles(f"no file that matches {pattern} in {base.absolute()}", "a pattern of existing files")
+    if len(found) > MOST_FILES:
+        raise NoTeamFiles(f"{len(found)} files that match {pattern}", f"at most {MOST_FILES}")
+    return found
+
+
+def _by_team(overrides: Iterable[Override]) -> dict[str, list[Override]]:
+    by_team: dict[str, list[Override]] = {}
+    for path, value, place in overrides:
+        by_team.setdefault(str(path[0]).lower(), []).append((path[1:], value, place))
+    return by_team
+
+
+def _read(path: str, inherited: Mapping[str, ChainSection], overrides: Mapping[str, list[Override]]) -> TeamFile:
+    raw = read_regular_file(FilePath(path))
+    section = _PARSED.section_of(path, raw, overrides)
+    keys, problems = [], list(chain_problems(section.chains, inherited))
+    for index, one in enumerate(section.keys):
+        try:
+            keys.append(Key(one.id, _hash_of(one, FilePath(path).parent), one.expires))
+        except _NoHash as exc:
+            problems.append(Problem(("keys", index, "sha256_file"), Description(exc.found), exc.allowed))
+    problems += _repeated(section.keys, keys)
+    if problems:
+        raise config_error(_document(path, raw, overrides.get(section.team.lower(), ())), problems)
+    return TeamFile(path, section.model_copy(update={"keys": ()}), tuple(keys))
+
+
+def _repeated(sections: tuple[KeySection, ...], keys: list[Key]) -> Iterator[Problem]:
+    """Yield a problem for each key that stands in its file twice."""
+    ids: set[str] = set()
+    for index, one in enumerate(sections):
+        if one.id in ids:
+            yield Problem(("keys", index, "id"), one.id, "each id once")
+        ids.add(one.id)
+    hashes: dict[bytes, int] = {}
+    for index, key in enumerate(keys):
+        if hashes.setdefault(key.sha256, index) != index:
+            first = keys[hashes[key.sha256]].id
+            yield Problem(("keys", index), Description(f"the key {first} again"), "each key once")
+
+
+class _NoHash(Exception):
+    """The file of a hash that cannot be used."""
+
+    def __init__(self, found: str, allowed: str) -> None:
+        self.found, self.allowed = found, allowed
+
+
+def _hash_of(key: KeySection, folder: FilePath) -> bytes:
+    """Return the hash of a key, from its file if it has one. The file may be in the form of sha256sum."""
+    if key.sha256_file is None:
+        return bytes.fromhex(key.sha256 or "")
+    file = folder / FilePath(key.sha256_file).expanduser()
+    try:
+        words = read_regular_file(file).decode("utf-8", "replace").split()
+    except ConfigError as exc:
+        raise _NoHash(exc.message.partition("; allowed")[0], f"a readable file with {HASH_ALLOWED}") from None
+    try:
+        return bytes.fromhex(parse_hash(words[0] if words else ""))
+    except Exception:
+        raise _NoHash(f"{file} with something else, which is not shown", HASH_ALLOWED) from None
+
+
+def _document(path: str, raw: bytes, overrides: Iterable[Override]) -> Document:
+    document = read_text(decoded(raw, path), path)
+    for key_path, value, place in overrides:
+        document = document.with_value(in_known_case(key_path, document.data), value, place)
+    return document
+
+
+def _shown_key(key: Key) -> dict[str, Any]:
+    expires = None if key.expires_s is None else shown_moment(key.expires_s)
+    return {"id": key.id, "sha256": "***", "expires": expires}
+
+
+class _Parsed:
+    """The sections of the files that were read last; one per path, so that versions do not pile up."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[bytes, TeamSection]] = {}
+
+    def section_of(self, path: str, raw: bytes, overrides: Mapping[str, list[Override]]) -> TeamSection:
+        """Return the section of a file. Raise ConfigError for one that is not valid."""
+        digest = hashlib.sha256(raw + repr(sorted(overrides.items(), key=str)).encode()).digest()
+        known = self._known.get(path)
+        if known is not None and known[0] == digest:
+            return known[1]
+        document = _document(path, raw, ())
+        name = document.data.get("team")
+        if isinstance(name, str) and name.lower() in overrides:
+            document = _document(path, raw, overrides[name.lower()])
+        data = {key: value for key, value in document.data.items() if value is not None}
+        try:
+            section = TeamSection.model_validate(data)
+        except ValidationError as exc:
+            raise config_error(document, problems_of(exc, TeamSection)) from None
+        if len(self._known) >= MOST_FILES:
+            self._known.clear()
+        self._known[path] = digest, section
+        return section
+
+
+_PARSED = _Parsed()

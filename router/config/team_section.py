@@ -1,0 +1,118 @@
+"""One team's file: its keys and networks, its rights and models, its chains, its share and limits.
+
+A field's description is its documentation everywhere: `config/team.schema.json` and docs/teams.md repeat it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+
+from router.config.section import Section
+from router.config.sections import ChainValue, NothingFits
+from router.config.team_values import Amount, Hash, KeyId, MemoryPart, Moment, TeamName, Weight
+from router.config.values import AtLeastOne, KeepAlive, ModelPattern, ProxyNetwork, allowed
+
+_TEAM_RIGHTS = ("infer", "read", "manage")
+
+
+def _right(value: object) -> object:
+    if value in _TEAM_RIGHTS:
+        return value
+    raise allowed('"infer", "read" or "manage"; "admin" is never a right of a team')
+
+
+TeamRight = Annotated[
+    Literal["infer", "read", "manage"], BeforeValidator(_right), WithJsonSchema({"enum": list(_TEAM_RIGHTS)})
+]
+
+
+class KeySection(Section):
+    id: KeyId
+    """its name in logs and usage"""
+    sha256: Hash | None = None
+    """SHA-256 of the key, in hex"""
+    sha256_file: str | None = None
+    """file with the SHA-256 instead, relative to this file; read again by a reload"""
+    expires: Moment | None = None
+    """when the key ends to be valid: a date (its first moment, UTC) or a date with time; null = never"""
+
+    @model_validator(mode="after")
+    def _has_one_hash(self) -> KeySection:
+        if (self.sha256 is None) == (self.sha256_file is None):
+            raise allowed("one of sha256 and sha256_file")
+        return self
+
+
+class ModelsSection(Section):
+    allow: tuple[ModelPattern, ...] = ()
+    """models that the team may ask for, perhaps with * or ?; [] = all"""
+    deny: tuple[ModelPattern, ...] = ()
+    """models that it may not ask for, even if allowed"""
+
+
+class TeamLimitsSection(Section):
+    concurrent: Amount | None = None
+    """requests under way at one time, waiting ones included; null = no limit"""
+    requests_per_minute: Amount | None = None
+    """requests in any 60 seconds; null = no limit"""
+    tokens_per_day: Amount | None = None
+    """tokens read and written in a day, which begins at midnight UTC; null = no limit"""
+    waiting: Amount | None = None
+    """requests in the queue; null = no limit"""
+    evictions_per_minute: Amount | None = None
+    """models of others that its requests may evict in any 60 seconds; null = no limit"""
+
+
+class TeamMemorySection(Section):
+    floor: MemoryPart | None = None
+    """what the team has loaded is not evicted by others below this; null = it may be"""
+    cap: MemoryPart | None = None
+    """no load of the team beyond this while others wait; null = no limit"""
+
+    @model_validator(mode="after")
+    def _agree(self) -> TeamMemorySection:
+        floor, cap = self.floor, self.cap
+        if floor is None or cap is None or (floor.size_bytes is None) != (cap.size_bytes is None):
+            return self
+        if (floor.size_bytes or 0, floor.share) > (cap.size_bytes or 0, cap.share):
+            raise allowed("a floor of at most the cap")
+        return self
+
+
+class CapsSection(Section):
+    num_ctx: AtLeastOne | None = None
+    """largest context of a request, in tokens; a larger one is reduced; null = no limit"""
+    keep_alive: KeepAlive | None = None
+    """longest keep_alive of a request; a longer one is reduced; null = no limit"""
+
+
+class TeamSection(Section):
+    model_config = ConfigDict(title="Team", serialize_by_alias=True)
+
+    team: TeamName
+    """its name: letters, digits, - and _"""
+    keys: tuple[KeySection, ...] = ()
+    """its keys, of which only hashes are known; several are valid at a time, so that one can replace another"""
+    networks: tuple[ProxyNetwork, ...] = Field(default=(), alias="from")
+    """addresses or networks; a client that connects from there without a key is this team"""
+    rights: tuple[TeamRight, ...] = ("infer", "read")
+    """infer (use models), read (list and show them), manage (pull, create, copy and delete those of manage_models)"""
+    models: ModelsSection = ModelsSection()
+    """which models it may ask for"""
+    manage_models: tuple[ModelPattern, ...] = ()
+    """models that the right manage is for, perhaps with * or ?; [] = none"""
+    chains: Mapping[ModelPattern, ChainValue] = {}
+    """chains for its requests, looked up before those of router.yaml"""
+    share: Weight = 1.0
+    """its weight when teams compete for the cards"""
+    limits: TeamLimitsSection = TeamLimitsSection()
+    """what it may use at most"""
+    vram: TeamMemorySection = TeamMemorySection()
+    """its part of the cards' memory"""
+    caps: CapsSection = CapsSection()
+    """largest values of what its requests may ask for"""
+    nothing_fits: NothingFits | None = None
+    """as in defaults, for its requests; null = as the chain or defaults say"""
