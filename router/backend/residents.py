@@ -14,6 +14,7 @@ from router.backend.epoch import Epoch
 from router.backend.uses import HOT_S, NEVER_USED, Uses
 from router.core.decision.snapshot import Resident
 from router.core.ollama.names import key_of
+from router.core.ollama.recovery import free_entry
 from router.core.ollama.runner import LoadOptions
 
 USES_KEPT = 256
@@ -31,8 +32,8 @@ class Tracked:
     """One resident. Times are loop times; `order` rises with each load, so the youngest has the highest.
 
     `held_bytes` is the memory per card, measured if `is_measured`, else assumed. `options` is None for a runner that
-    another client of Ollama loaded. `lease_s` is the keep_alive sent to Ollama, `client_keep_alive_s` the last one that
-    a client requested. `served` counts the requests since the load; `uses` are those of earlier loads too.
+    another client of Ollama loaded. `lease_s` is the keep_alive sent to Ollama, `client_keep_alive_s` a client's last.
+    `served` counts the requests since the load; `uses` are those of earlier loads too. `entry` is as in `Resident`.
     """
 
     weights: str
@@ -53,6 +54,7 @@ class Tracked:
     is_measured: bool = False
     going_until_s: float = 0.0
     uses: Uses = NEVER_USED
+    entry: int = 0
 
     @property
     def sent_options(self) -> LoadOptions:
@@ -127,15 +129,15 @@ class Tracked:
             row.context_length,
         )
 
-    def reloaded(self, order: int, held_bytes: dict[int, int]) -> None:
-        """Drop what was known about the previous runner; the new one is load number `order`."""
-        self.order, self.served = order, self.in_flight
+    def reloaded(self, order: int, entry: int, held_bytes: dict[int, int]) -> None:
+        """Drop what was known about the previous runner; the new one is load number `order`, in `entry`."""
+        self.order, self.entry, self.served = order, entry, self.in_flight
         self.options, self.is_spilled, self.free_at_load_bytes = None, False, {}
         self.assumed(held_bytes)
 
     def back_as(self, new: Tracked) -> None:
         """Take over the load of `new`, which has the same weights, and keep the requests in flight."""
-        self.order, self.row, self.name, self.options = new.order, new.row, new.name, new.options
+        self.order, self.entry, self.row, self.name, self.options = new.order, new.entry, new.row, new.name, new.options
         self.loaded_at_s, self.is_spilled, self.going_until_s = new.loaded_at_s, False, 0.0
         self.free_at_load_bytes, self.served, self.is_kept = {}, self.in_flight, new.is_kept
         self.assumed(new.held_bytes)
@@ -160,6 +162,7 @@ class Tracked:
             is_going=now_s < self.going_until_s,
             is_hot=now_s - self.uses.before_last_s < HOT_S,
             uses=self.uses.weight_at(now_s),
+            entry=self.entry,
         )
 
 
@@ -266,12 +269,12 @@ class Residents(Mapping[str, Tracked]):
                 self._leaving[tracked.weights] = tracked
             self._epoch.advance()
         for weights, row in seen.items():
-            known = self._entries.get(weights)
-            if known is None:
+            if (known := self._entries.get(weights)) is None:
                 self._add(weights, row, display_name(row.name), guess, now_s)
             elif known.see(row):
                 self._order += 1
-                known.reloaded(self._order, guess(row))
+                entry = free_entry(one.entry for one in self._entries.values() if one is not known)
+                known.reloaded(self._order, entry, guess(row))
                 self._epoch.advance()
         return gone
 
@@ -282,8 +285,10 @@ class Residents(Mapping[str, Tracked]):
 
     def _add(self, weights: str, row: PsRow, name: str, guess: Guess, now_s: float) -> None:
         self._order += 1  # Ollama evicts, and the router unloads, by the age of loads
-        is_kept = key_of(name) in self._keep
-        tracked = Tracked(weights, name, row, self._order, now_s, guess(row), idle_since_s=now_s, is_kept=is_kept)
+        kept, entry = key_of(name) in self._keep, free_entry(one.entry for one in self._entries.values())
+        tracked = Tracked(
+            weights, name, row, self._order, now_s, guess(row), idle_since_s=now_s, is_kept=kept, entry=entry
+        )
         tracked.recall(self._used.pop(weights, NEVER_USED))
         before = self._leaving.pop(weights, None)
         if before is not None and before.in_flight:
