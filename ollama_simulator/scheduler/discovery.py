@@ -10,6 +10,7 @@ from ollama_simulator.machine.cards import Cards
 from ollama_simulator.scheduler.runner import Runner
 from router.core.ollama.bookkeeping import Free, OllamaResident, frozen_free, less_booked, live_free
 from router.core.ollama.options import EffectiveOptions
+from router.core.ollama.recovery import ENTRIES
 
 QUERY_S = 0.06
 """Duration of a device query: two short runs of llama-server."""
@@ -32,15 +33,23 @@ class Discovery:
         if launch.num_gpu == 0:
             await asyncio.sleep(0)
             return live_free(self._cards.gpus())
-        raw = await self._refreshed(residents)
+        raw = await self._refreshed(self.walk(residents))
         return less_booked(self._cards.gpus(), raw, [runner.resident() for runner in residents])
 
+    def walk(self, residents: Sequence[Runner]) -> list[Runner]:
+        """Return the residents in the order of a walk over Ollama's map of runners, which begins at a random entry."""
+        first = self._rng.randrange(ENTRIES)
+        return sorted(residents, key=lambda runner: (runner.entry - first) % ENTRIES)
+
     async def baseline(self, residents: Sequence[Runner]) -> int:
-        """Free bytes of all cards ahead of an unload, the victim still counted among the residents."""
+        """Free bytes of all cards ahead of an unload, the victim still among the residents, which are read in order."""
         return sum(await self._refreshed(residents))
 
     async def recovered(self, before: int, freed_bytes: int, others: Sequence[Runner]) -> None:
-        """Wait for memory as Ollama does. Its difference is unsigned, so a figure below the baseline ends the wait."""
+        """Wait for memory as Ollama does, with the `others` in the same order as for the baseline.
+
+        Its difference is unsigned, so a figure below the baseline ends the wait.
+        """
         loop = asyncio.get_running_loop()
         started = loop.time()
         deadline, tick = started + RECOVERY_S, started + TICK_S
@@ -54,10 +63,9 @@ class Discovery:
         await asyncio.sleep(max(0.0, deadline - loop.time()))
 
     async def _refreshed(self, residents: Sequence[Runner], deadline: float | None = None) -> Free:
-        """Figures per card: from the residents in random order, or from a query if a card has no resident."""
+        """Figures per card: from the residents in this order, or from a query if a card has no resident."""
         async with self._lock:
             order: list[OllamaResident] = [runner.resident() for runner in residents]
-            self._rng.shuffle(order)
             frozen = frozen_free(self._cards.gpus(), order)
             self._figures = [old if new is None else new for new, old in zip(frozen, self._figures, strict=True)]
             if None in frozen:

@@ -78,13 +78,15 @@ class Endings:
             if self._loaded.get(runner.model.blob) is not runner:
                 runner.kill()
                 return
-            others = [other for other in self._loaded.values() if other is not runner]
-            before = await self._discovery.baseline([runner, *others]) if runner.cards else None
+            order = self._discovery.walk(list(self._loaded.values()))
+            before = await self._discovery.baseline(order) if runner.cards else None
             runner.stop_timer()
             runner.kill()
             del self._loaded[runner.model.blob]
         self._emit("unloaded", runner.model.name, "")
         if before is not None:
-            await self._discovery.recovered(before, runner.size_vram_bytes, others)
+            await self._discovery.recovered(
+                before, runner.size_vram_bytes, [other for other in order if other is not runner]
+            )
         self.unloads.put_nowait(runner)
         self._wake.set()

@@ -209,6 +209,7 @@ class Engine(AbstractAsyncContextManager["Engine"]):
     async def _enter(self, runner: Runner, request: Request) -> None:
         """Add a loaded runner to `/api/ps`. It is idle at once if its client has left."""
         async with self._lock:
+            runner.enter(self._loaded.values())
             self._loaded[runner.model.blob] = runner
         runner.references += 1
         self._emit("loaded", runner.model.name, f"{runner.load_s:.2f} s")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import count
 
 from ollama_simulator.machine.arithmetic import Arithmetic, Buffer, LoadFailure, RunnerPlan, RunnerSpec, SimModel
@@ -11,6 +11,7 @@ from ollama_simulator.machine.cards import Cards
 from ollama_simulator.machine.cpu import booked_bytes
 from router.core.ollama.bookkeeping import OllamaResident
 from router.core.ollama.options import EffectiveOptions, ServerSettings
+from router.core.ollama.recovery import free_entry
 from router.core.units import MIB
 
 POLL_S = 0.25
@@ -25,7 +26,8 @@ class Runner:
     """A process, and the scheduler's state for it.
 
     `cards` are the cards assigned to it, in the server's numbering; () = none, but then it still creates a context
-    on every card. `free_at_load_bytes` is the free memory that it logged, by its own device numbers.
+    on every card. `free_at_load_bytes` is the free memory that it logged, by its own device numbers. `entry` is its
+    place in the map of runners.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class Runner:
         self.expires_at_s: float | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.references = 0
+        self.entry = 0
         self.plan = RunnerPlan((), False, 0, 0)
         self.free_at_load_bytes: tuple[int | None, ...] = ()
         self.slots = asyncio.Semaphore(launch.num_parallel)
@@ -92,7 +95,12 @@ class Runner:
             free_at_load_bytes=self.free_at_load_bytes,
             keep_alive_s=self.keep_alive_s,
             is_idle=self.references <= 0,
+            entry=self.entry,
         )
+
+    def enter(self, others: Collection[Runner]) -> None:
+        """Take the lowest entry of the map of runners that is free beside `others`."""
+        self.entry = free_entry(other.entry for other in others)
 
     def start(self, arithmetic: Arithmetic) -> None:
         """Begin to load. `is_ready` or `death` is set at the end."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from router.backend.backend import Backend
-from router.backend.residents import Tracked
+from router.backend.tracked import Tracked
 from router.errors import ModelNotFound
 
 

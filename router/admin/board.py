@@ -15,7 +15,7 @@ from router.admin.inspector import Inspector
 from router.admin.timeline import Timeline
 from router.admin.totals import Totals
 from router.backend.backend import Backend
-from router.backend.residents import Tracked
+from router.backend.tracked import Tracked
 from router.core.ollama.runner import Gpu
 
 NEVER_S = 10 * 365 * 86400.0

@@ -11,7 +11,7 @@ from typing import Any
 from router import __version__
 from router.admin.outage import Outage
 from router.backend.backend import Backend
-from router.backend.residents import Tracked
+from router.backend.tracked import Tracked
 from router.core.decision.report import as_data, line
 from router.core.decision.verdict import VerdictKind
 from router.core.ollama.names import key_of

@@ -21,8 +21,9 @@ from router.backend.keepalive import KeepAlive
 from router.backend.lessons import Lessons
 from router.backend.line import Line
 from router.backend.residency import Residency
-from router.backend.residents import Residents, Tracked
+from router.backend.residents import Residents
 from router.backend.rules import DecisionRules
+from router.backend.tracked import Tracked
 from router.backend.world import World
 from router.config import BackendSection, Config
 from router.core.decision.verdict import Rules

@@ -21,7 +21,8 @@ from router.backend.floors import Floors, Steps
 from router.backend.guesses import DEAD_SHARE, among_used, dead, less_held, on_roomiest, spread
 from router.backend.latest_reading import LatestReading
 from router.backend.load_check import LoadCheck
-from router.backend.residents import Residents, Tracked
+from router.backend.residents import Residents
+from router.backend.tracked import Tracked
 from router.backend.verification import BACK_SHARE
 from router.config import Config, Gpus
 from router.core.decision.switching import Plan

@@ -6,8 +6,8 @@ import asyncio
 from dataclasses import dataclass
 
 from router.backend.lessons import Lessons
-from router.backend.residents import Tracked
 from router.backend.switches import SwitchResult, Target
+from router.backend.tracked import Tracked
 from router.backend.unloading import Unloading
 from router.backend.verification import LoadLook, Placed, came_back, taken_between, used_all_cards
 from router.backend.world import World

@@ -26,8 +26,9 @@ from http import HTTPStatus
 
 from router.adapters.load_bodies import held_load_body, load_error
 from router.adapters.ollama import PsRow
-from router.backend.residents import Residents, Tracked
+from router.backend.residents import Residents
 from router.backend.switches import SwitchResult
+from router.backend.tracked import Tracked
 from router.config import Config
 from router.core.ollama.model import ModelFacts
 from router.core.ollama.runner import LoadOptions

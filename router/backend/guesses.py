@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from router.adapters.ollama import PsRow
-from router.backend.residents import Tracked
+from router.backend.tracked import Tracked
 from router.core.ollama.runner import Gpu
 
 DEAD_SHARE = 0.5

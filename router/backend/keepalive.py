@@ -15,7 +15,8 @@ from contextlib import suppress
 from datetime import UTC, datetime
 
 from router.backend.residency import Residency
-from router.backend.residents import Residents, Tracked
+from router.backend.residents import Residents
+from router.backend.tracked import Tracked
 from router.config import Defaults
 from router.errors import RouterError
 

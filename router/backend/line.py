@@ -14,14 +14,14 @@ from collections.abc import Callable, Hashable, Mapping
 
 from router.backend.contest import GIVE_S
 from router.backend.residency import Residency
-from router.backend.residents import Tracked
 from router.backend.setbacks import Setbacks
 from router.backend.slots import Runner, Slots
 from router.backend.switches import SwitchResult, Target
 from router.backend.tickets import Group, Ticket, Waitlist
+from router.backend.tracked import Tracked
 from router.backend.world import World
 from router.config import Config
-from router.core.decision.turns import Patience, Waiting, turns
+from router.core.decision.turns import Patience, turns
 from router.core.decision.verdict import Decision
 from router.core.ollama.options import ServerSettings
 from router.errors import Busy, RouterError, UpstreamError

@@ -23,8 +23,8 @@ from router.backend.contest import Contest
 from router.backend.lessons import Lessons
 from router.backend.load_times import LoadTimes
 from router.backend.loaded_limit import LoadedLimit
-from router.backend.residents import Tracked
 from router.backend.switches import SwitchResult, Target
+from router.backend.tracked import Tracked
 from router.backend.unloading import Unloading
 from router.backend.verification import Placed, look_at
 from router.backend.world import World
@@ -226,9 +226,7 @@ class Residency:
         """Unload the residents that the plan evicts, one by one, and read again; return True if all have gone."""
         await self._world.refresh_surely()
         settled_s = 0.0
-        going = [one for weights in target.plan.evict if (one := self._residents.get(weights)) is not None]
-        staying = [one for one in self._residents.values() if one not in going]
-        for tracked in unload_order(going, staying):
+        for tracked in self._in_order(target.plan):
             if self._residents.get(tracked.weights) is not tracked or not self._world.wanted.get(target.weights):
                 continue
             if tracked.in_flight or not await self.unloading.unload(tracked):  # a request is never cut off for a switch
@@ -240,6 +238,13 @@ class Residency:
         while self._cards.is_memory_returning():  # of a model that left ps without our unloading it
             await self.unloading.pause()
         return True
+
+    def _in_order(self, plan: Plan) -> list[Tracked]:
+        """Return the residents that a plan evicts in the order in which to unload them."""
+        residents = {weights: one.frozen(0, self._now()) for weights, one in self._residents.items()}
+        going = [residents[weights] for weights in plan.evict if weights in residents]
+        order = unload_order(going, tuple(residents.values()), self._cards.gpus or ())
+        return [self._residents[one.weights] for one in order]
 
     # --- load, verify, learn -----------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from router.backend.guesses import dead
 from router.backend.load_times import LoadTimes
-from router.backend.residents import Tracked
+from router.backend.tracked import Tracked
 from router.backend.verification import BACK_SHARE
 from router.backend.world import World
 from router.config import Config

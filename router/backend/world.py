@@ -19,7 +19,8 @@ from router.backend.cards import Cards
 from router.backend.epoch import Epoch
 from router.backend.health import Health
 from router.backend.installed import READ_S, Installed
-from router.backend.residents import Residents, Tracked
+from router.backend.residents import Residents
+from router.backend.tracked import Tracked
 from router.config import SnapshotTimes
 from router.core.decision.snapshot import Snapshot
 from router.core.ollama.model import ModelFacts

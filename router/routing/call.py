@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from router.backend.residents import Tracked
+from router.backend.tracked import Tracked
 from router.config import NothingFits
 from router.core.decision.chain import Chain
 from router.core.decision.verdict import Decision

@@ -13,8 +13,8 @@ from ollama_simulator.clock import run_virtual
 from router.adapters.gpu.reading import VramProbe
 from router.adapters.store import LearnedStore, MemoryStore
 from router.backend.backend import Backend
-from router.backend.residents import Tracked
 from router.backend.switches import Target
+from router.backend.tracked import Tracked
 from router.config import Config, load_config
 from router.core.decision.chain import Chain
 from router.core.decision.policy import choose

@@ -121,6 +121,7 @@ def booked(resident: Resident, gpus: Sequence[Gpu], *, is_least: bool = False) -
         keep_alive_s=resident.keep_alive_s,
         is_idle=not resident.in_flight,
         held_bytes=tuple(resident.held_bytes.get(gpu.index, 0) for gpu in gpus),
+        entry=resident.entry,
     )
 
 

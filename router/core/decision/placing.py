@@ -15,7 +15,7 @@ from router.core.decision.foreseen import Books
 from router.core.decision.need import MachineRules, MemoryNeed
 from router.core.decision.plan import TOO_BIG, Plan, Shortage
 from router.core.decision.snapshot import Resident, Snapshot
-from router.core.decision.victims import Evicted, without
+from router.core.decision.victims import Evicted, named, without
 from router.core.memory.placement import Placement
 from router.core.ollama.model import ModelFacts
 from router.core.ollama.runner import Gpu, LoadOptions
@@ -134,11 +134,10 @@ def _free_bytes(gpu: Gpu, evicted: Sequence[Resident]) -> int:
 
 
 def _plan(options: LoadOptions, evicted: Evicted, placement: Placement, memory: MemoryNeed) -> Plan:
-    youngest_first = sorted(evicted, key=lambda resident: -resident.order)
     return Plan(
         options=options,
-        evict=tuple(resident.weights for resident in youngest_first),
-        waits_for=tuple(resident.weights for resident in youngest_first if resident.in_flight),
+        evict=named(evicted),
+        waits_for=named(resident for resident in evicted if resident.in_flight),
         cards=tuple(device.index for device in placement.devices),
         need_bytes=placement.need_bytes,
         have_bytes=sum(device.have_bytes for device in placement.devices),

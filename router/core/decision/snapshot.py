@@ -23,7 +23,8 @@ class Resident:
     sent to Ollama (inf = indefinitely). `wanted` counts requests that wait for it. `kept` marks the models of
     `defaults.keep`. `is_spilled`: a measurement showed that it is not wholly on the GPU. `is_going`: it is being
     unloaded. `is_hot`: it was used more than once within the last two minutes. `uses` counts its requests, each one
-    half as much after every two minutes: how likely it is wanted again.
+    half as much after every two minutes: how likely it is wanted again. `entry` is its place in Ollama's map of
+    runners: the lowest that was free.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Resident:
     is_going: bool = False
     is_hot: bool = False
     uses: float = 0.0
+    entry: int = 0
 
     @property
     def is_company(self) -> bool:

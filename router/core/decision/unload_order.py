@@ -1,46 +1,85 @@
-"""The order in which a switch unloads several residents, so that Ollama neither stalls nor miscounts. Pure.
+"""The order in which a switch unloads several residents, so that Ollama stalls as seldom as possible. Pure.
 
-Ollama reads the free memory of a card from one of the runners on it, as that runner found it when it was loaded. So
-what stays has correct figures only if everything that was loaded after it has gone: the youngest goes first. Where
-nothing stays on the card no figures are needed any more; there the oldest goes first, because Ollama's wait for the
-memory of a runner that has an older one beside it runs into its limit of 5 s (docs/ollama.md, "Keep-alive and unload").
-Beside one that stays it does so too; these go last, because a load may begin during the last wait.
+After each unload Ollama waits for the memory, and unloads nothing else meanwhile; a wait that cannot end runs into its
+limit of 5 s. Whether it can depends on who is left on the cards (`core/ollama/recovery.py`), and so on the order. This
+is its only home: a plan only names its victims.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol, TypeVar
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from router.core.decision.foreseen import booked
+from router.core.decision.placing import cards_without
+from router.core.decision.snapshot import Resident
+from router.core.ollama.bookkeeping import OllamaResident
+from router.core.ollama.recovery import stall_chance
+from router.core.ollama.runner import Gpu
+
+LAST = 0.5
+"""How much a stall after the last unload counts: the load goes on meanwhile, only the next switch may have to wait."""
+
+MOST_TRIED = 4
+"""While more than these are left, only the one that stalls least is tried as the next."""
 
 
-class Loaded(Protocol):
-    """What the order depends on: the number of the load, which rises, and the bytes held per card."""
+def unload_order(
+    going: Sequence[Resident], residents: Sequence[Resident], gpus: tuple[Gpu, ...]
+) -> tuple[Resident, ...]:
+    """Return `going`, which are some of `residents`, in the order in which to unload them.
 
-    @property
-    def order(self) -> int: ...
-
-    @property
-    def held_bytes(self) -> Mapping[int, int]: ...
-
-
-T = TypeVar("T", bound=Loaded)
-
-
-def unload_order(going: Iterable[T], staying: Sequence[Loaded]) -> list[T]:
-    """Return `going` in the order in which to unload them beside `staying`."""
-
-    def rank(one: T) -> tuple[bool, int]:
-        is_beside = any(_share_a_card(one, other) for other in staying)
-        return is_beside, -one.order if is_beside else one.order
-
-    return sorted(going, key=rank)
+    `gpus` are the cards with all of them loaded; () if their memory is unknown. Then the lowest entry goes first, which
+    is best if all are on one card.
+    """
+    by_entry = sorted(going, key=lambda one: (one.entry, one.order))
+    if len(going) < 2 or not gpus:
+        return tuple(by_entry)
+    return _Orders(tuple(by_entry), tuple(residents), gpus).best(())[1]
 
 
-def _share_a_card(one: Loaded, other: Loaded) -> bool:
-    """Return whether both may be on one card; where nothing is measured, they may."""
-    cards, others = _cards(one), _cards(other)
-    return not cards or not others or not cards.isdisjoint(others)
+@dataclass(frozen=True, slots=True, eq=False)
+class _Orders:
+    """The orders of one switch. Residents are compared by identity."""
+
+    going: tuple[Resident, ...]
+    residents: tuple[Resident, ...]
+    gpus: tuple[Gpu, ...]
+    books: dict[int, OllamaResident] = field(default_factory=dict)
+    chances: dict[tuple[int, frozenset[int]], float] = field(default_factory=dict)
+
+    def best(self, gone: tuple[Resident, ...]) -> tuple[float, tuple[Resident, ...]]:
+        """Return the stalls to expect, and the best order of those that are left, after `gone` were unloaded."""
+        left = [one for one in self.going if all(one is not other for other in gone)]
+        if len(left) == 1:
+            return LAST * self.chance(left[0], gone), (left[0],)
+        if len(left) > MOST_TRIED:
+            left = [min(left, key=lambda one: self.chance(one, gone))]
+        orders = []
+        for one in left:
+            stalls, rest = self.best((*gone, one))
+            orders.append((stalls + self.chance(one, gone), (one, *rest)))
+        return min(orders, key=lambda order: order[0])
+
+    def chance(self, victim: Resident, gone: tuple[Resident, ...]) -> float:
+        """Return how likely the wait for `victim` stalls after `gone` were unloaded."""
+        key = id(victim), frozenset(map(id, gone))
+        if key not in self.chances:
+            stay = [self.book(one) for one in self.residents if id(one) not in key[1]]
+            before, after = cards_without(gone, self.gpus), cards_without((*gone, victim), self.gpus)
+            self.chances[key] = stall_chance(self.book(victim), stay, before, after)
+        return self.chances[key]
+
+    def book(self, resident: Resident) -> OllamaResident:
+        """Return what Ollama has booked for `resident`, most likely."""
+        if id(resident) not in self.books:
+            self.books[id(resident)] = _likely(resident, self.gpus)
+        return self.books[id(resident)]
 
 
-def _cards(resident: Loaded) -> set[int]:
-    return {card for card, held in resident.held_bytes.items() if held}
+def _likely(resident: Resident, gpus: tuple[Gpu, ...]) -> OllamaResident:
+    """Return what is booked, neither the most nor the least: of a split one in the proportions that the probe saw."""
+    least = booked(resident, gpus, is_least=True)
+    held = [least.held_bytes[card] for card in least.cards]
+    parts = tuple(part * resident.size_vram_bytes // (sum(held) or 1) for part in held)
+    return least if len(least.cards) == 1 else replace(least, buffers_bytes=parts)

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 from router.core.decision.snapshot import Resident, Snapshot
 from router.core.decision.switching import Plan
-from router.core.decision.victims import cheapest_sets, without
+from router.core.decision.victims import cheapest_sets, named, without
 from router.core.ollama.model import ModelFacts
 from router.core.ollama.runner import LoadOptions
 
@@ -35,12 +35,10 @@ def plan_unprobed(facts: ModelFacts, options: LoadOptions, need_bytes: int, snap
 
 def _plan(options: LoadOptions, evicted: Iterable[Resident], touched: Iterable[Resident]) -> Plan:
     """Return the plan; Ollama may evict any of `touched`, so the load waits until they are idle."""
-    youngest_first = sorted(evicted, key=lambda resident: -resident.order)
-    busy = sorted((one for one in touched if one.in_flight), key=lambda resident: -resident.order)
     return Plan(
         options=options,
-        evict=tuple(resident.weights for resident in youngest_first),
-        waits_for=tuple(resident.weights for resident in busy),
+        evict=named(evicted),
+        waits_for=named(one for one in touched if one.in_flight),
         cards=(),
         need_bytes=0,
         have_bytes=0,

@@ -101,3 +101,8 @@ def without(gone: Evicted, residents: Sequence[Resident]) -> Evicted:
 def never_waiting(residents: Iterable[Resident]) -> Evicted:
     """Return those whose eviction makes nobody wait and that need not be kept."""
     return tuple(one for one in residents if not (one.kept or one.in_flight))
+
+
+def named(residents: Iterable[Resident]) -> tuple[str, ...]:
+    """Return their weights, the youngest first, for a plan; in which order they go is decided by `unload_order.py`."""
+    return tuple(one.weights for one in sorted(residents, key=lambda one: -one.order))

@@ -27,6 +27,7 @@ class OllamaResident:
     split one divide size_vram in the proportions that the probe saw. `free_at_load_bytes` is the probe's reading on
     that card right before the load, less the card's `context_bytes`; None = lost or unknown. `held_bytes` is what the
     driver frees per card when the model is unloaded (context included); it matters only for what follows an eviction.
+    `entry` is its place in Ollama's map of runners (see `recovery.py`).
     """
 
     weights: str
@@ -36,6 +37,7 @@ class OllamaResident:
     keep_alive_s: float = 300.0
     is_idle: bool = True
     held_bytes: Free = ()
+    entry: int = 0
 
     def booked_bytes(self, card: int) -> int:
         """Return the bytes that Ollama believes this model to hold on `card`.
