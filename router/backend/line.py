@@ -172,7 +172,7 @@ class Line:
 
     def waiting_for(self) -> list[tuple[str, float]]:
         """Return the weights that each waiting request waits for ("" = not known), and since when, oldest first."""
-        return sorted(((one.weights, one.since_s) for one in self._tickets.values()), key=lambda row: row[1])
+        return self._waitlist.rows()
 
     def reserved_bytes(self, card: int) -> int:
         """Return the bytes that the switch under way needs of `card`; 0 if none runs or it does not use the card."""

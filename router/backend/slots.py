@@ -4,9 +4,9 @@ Ollama lets `num_parallel` requests into a runner and makes the others wait, in 
 more. So the router sends as many, and `queue.ahead` more, so that the runner finds its next request already there when
 one ends. All others wait in the line.
 
-A number that is too small would throttle, so it corrects itself: a runner whose answers show more requests at work than
-it has slots gets another one. A request is at work if its answer has begun, or if one that was sent `SURELY_S` later has
-been answered, because Ollama lets requests in by the order in which they come.
+A number that is too small would throttle, so it corrects itself: a runner whose answers show more requests at work
+than it has slots gets another one. A request is at work if its answer has begun, or if one that was sent `SURELY_S`
+later has been answered, because Ollama lets requests in by the order in which they come.
 """
 
 from __future__ import annotations

@@ -173,6 +173,11 @@ class Waitlist:
             for ticket in group.tickets:
                 ticket.fail(error)
 
+    def rows(self) -> list[tuple[str, float]]:
+        """Return the weights that each one waits for ("" = not known), and since when, in the order of the line."""
+        places = sorted((ticket.place, group.weights) for group in self for ticket in group.tickets)
+        return [(weights, since_s) for (since_s, _), weights in places]
+
     def position(self, ticket: Ticket) -> int:
         """Return the place of a ticket among all, from 1."""
         return 1 + sum(bisect_left(group.tickets, ticket.place, key=_PLACE) for group in self._groups.values())
