@@ -43,8 +43,9 @@ export function verdicts(rows, chosen) {
   const cell = (row) => {
     if (!row.need_bytes) return el("td", { class: "num dim" }, "–");
     const width = { width: `${((100 * row.need_bytes) / most).toFixed(1)}%` };
+    const there = { left: `min(${((100 * row.have_bytes) / most).toFixed(1)}%, calc(100% - 2px))` };
     const over = row.need_bytes > row.have_bytes ? "meter over" : "meter";
-    return el("td", { class: "num" }, `${size(row.need_bytes)} of ${size(row.have_bytes)}`, el("div", { class: over }, el("i", { style: width })));
+    return el("td", { class: "num" }, `${size(row.need_bytes)} of ${size(row.have_bytes)}`, el("div", { class: over }, el("i", { style: width }), el("u", { style: there })));
   };
   const line = (row) => {
     const said = row.verdict.replaceAll("_", " ");

@@ -1,0 +1,164 @@
+"""The dashboard in a real browser: every part of it, on a desk and on a phone."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from router.core.units import GIB
+from tests.browser.conftest import BIG, SERVED, SMALL, scene_of
+
+pytestmark = [pytest.mark.real_time, pytest.mark.slow]
+
+HOSTILE = "<img src=x onerror=document.body.dataset.owned=1>"
+
+
+async def test_an_idle_router_shows_its_cards_and_loads_nothing_from_elsewhere_k2() -> None:
+    """Ready, a whole card free, no error in the console, and no request to another host."""
+    async with scene_of() as scene:
+        await scene.sees("#ready", "ready")
+        await scene.sees(".card", "NVIDIA RTX A5000")
+        await scene.sees("#cards", "Nothing is loaded.")
+        await scene.sees("#decisions", "No request yet")
+        assert await scene.page.locator(".block.free").count() == 1
+        await scene.picture("idle")
+        assert scene.errors == []
+        assert all(url.startswith(scene.router.admin_url) for url in scene.requested)
+
+
+async def test_an_avoided_spill_is_told_in_one_sentence_and_opens_to_the_verdicts() -> None:
+    """By mouse and by keyboard; the tile counts it, the timeline shows the model."""
+    async with scene_of() as scene:
+        assert (await scene.ask(BIG)).status_code == 200
+        await scene.sees("#decisions summary", BIG)
+        await scene.sees("#decisions summary", "needs 43")
+        await scene.sees(".tile", "1spills avoided")
+        await scene.sees(".block.model", SERVED)
+        await scene.sees(".lane", SERVED)
+        summary = scene.page.locator("#decisions summary").first
+        await summary.focus()
+        await scene.page.keyboard.press("Enter")
+        await scene.sees(".verdicts tr", "too big")
+        assert await scene.page.locator(".verdicts tr.chosen").inner_text() != ""
+        await scene.picture("spill-avoided")
+        assert scene.errors == []
+
+
+async def test_a_load_is_hatched_and_those_that_wait_for_it_are_listed() -> None:
+    """Until it is done."""
+    async with scene_of(load_mib_per_s=4000) as scene:
+        asking = [asyncio.create_task(scene.ask(BIG)) for _ in range(3)]
+        await scene.sees(".block.loading", SERVED)
+        await scene.sees("#queue li", "its model is being loaded")
+        await scene.picture("load")
+        assert [answer.status_code for answer in await asyncio.gather(*asking)] == [200, 200, 200]
+        await scene.sees("#queue", "Nothing waits.")
+
+
+async def test_a_switch_shows_what_goes_and_other_programs_are_a_block_of_their_own() -> None:
+    """The decision list says what was loaded in place of what."""
+    async with scene_of(load_mib_per_s=8000) as scene:
+        await scene.ask("llama3.1:8b")
+        scene.sim.cards.set_foreign(0, 4 * GIB)
+        asking = asyncio.create_task(scene.ask("llama3.1:8b-instruct-fp16"))
+        await scene.sees(".legend", "in place of llama3.1:8b")
+        await scene.picture("switch")
+        assert (await asking).status_code == 200
+        await scene.sees("#decisions", "in place of llama3.1:8b")
+        await scene.sees(".block.others", "foreign")
+
+
+async def test_an_ollama_that_is_away_is_said_and_its_return_too() -> None:
+    """The pill and a note."""
+    async with scene_of() as scene:
+        await scene.sees("#ready", "ready")
+        port = int(scene.sim.url.rpartition(":")[2])
+        await scene.sim.stop()
+        await scene.sees("#ready", "not ready")
+        await scene.sees(".note.bad", "Ollama does not answer")
+        await scene.picture("ollama-down")
+        await scene.sim.start("127.0.0.1", port)
+        await scene.page.locator(".note.bad").wait_for(state="detached", timeout=20_000)
+
+
+async def test_models_are_kept_and_unloaded_and_the_router_is_drained_by_buttons() -> None:
+    """Each shows its effect."""
+    async with scene_of() as scene:
+        await scene.ask(SMALL)
+        await scene.page.get_by_label(f"Keep {SMALL}").click()
+        await scene.sees(".legend li", "kept")
+        await scene.page.get_by_label(f"Unload {SMALL}").click()
+        await scene.sees("#cards", "Nothing is loaded.")
+        await scene.page.get_by_role("button", name="Drain").click()
+        await scene.sees("#ready", "draining")
+        await scene.page.get_by_role("button", name="Drain").click()
+        await scene.page.locator("#ready", has_text="ready").wait_for()
+
+
+async def test_the_chat_shows_the_decision_beside_the_answer() -> None:
+    """And an error in its place."""
+    async with scene_of() as scene:
+        await scene.page.locator("#chat [name=model]").fill(BIG)
+        await scene.page.locator("#chat [name=message]").fill("[[tokens=8]] hello")
+        await scene.page.locator("#send").click()
+        await scene.sees("#chosen", f"{BIG} → {SERVED}")
+        await scene.page.wait_for_function("document.getElementById('answer').textContent.length > 10")
+        await scene.picture("chat")
+        await scene.page.locator("#chat [name=model]").fill("nothing:1b")
+        await scene.page.locator("#send").click()
+        await scene.sees("#chosen", "not found")
+
+
+async def test_the_explanation_names_what_would_serve_a_model_now() -> None:
+    """With the table of verdicts; an unknown name is an error."""
+    async with scene_of() as scene:
+        await scene.page.locator("#explain [name=model]").fill(BIG)
+        await scene.page.locator("#explain button").click()
+        await scene.sees("#explanation .chosen", f"{SERVED} would serve it")
+        assert await scene.page.locator("#explanation .verdicts tbody tr").count() >= 3
+        await scene.page.locator("#explain [name=model]").fill("nothing:1b")
+        await scene.page.locator("#explain button").click()
+        await scene.sees("#explanation .note.bad", "not found")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_nothing_is_cut_off_on_a_phone(scheme: str) -> None:
+    """No horizontal scrolling, in light and dark, with a decision open."""
+    async with scene_of("phone", scheme=scheme) as scene:
+        await scene.ask(BIG)
+        await scene.sees("#decisions summary", BIG)
+        await scene.page.locator("#decisions summary").first.click()
+        assert await scene.page.evaluate("document.documentElement.scrollWidth") == 390
+        assert await scene.page.evaluate("document.documentElement.dataset.theme") == scheme
+        await scene.picture(f"phone-{scheme}")
+
+
+async def test_names_with_markup_are_shown_as_text_k3() -> None:
+    """Of models, teams, programs and errors."""
+    async with scene_of() as scene:
+        await scene.sees("#ready", "ready")
+        board = await (await scene.page.request.get(f"{scene.router.admin_url}/router/board")).json()
+        block = {"kind": "model", "model": HOSTILE, "bytes": 8 * GIB}
+        board["cards"][0]["blocks"][:0] = [block]
+        board["queue"] = [{"position": 1, "model": HOSTILE, "since": 0, "team": HOSTILE}]
+        board["notes"] = [HOSTILE]
+        decision = {
+            "kind": "request",
+            "request_id": "r",
+            "at": 1,
+            "requested": HOSTILE,
+            "chosen": HOSTILE,
+            "team": HOSTILE,
+        }
+        decision |= {"outcome": "exact", "reason": HOSTILE, "verdicts": []}
+        text = f"event: board\ndata: {json.dumps(board)}\n\nevent: decisions\ndata: {json.dumps([decision])}\n\n"
+        await scene.page.route(
+            "**/router/events", lambda route: route.fulfill(body=text, content_type="text/event-stream")
+        )
+        await scene.page.reload()
+        await scene.sees("#notes", HOSTILE)
+        await scene.sees("#decisions", HOSTILE)
+        assert await scene.page.evaluate("document.body.dataset.owned") is None
+        assert await scene.page.locator("img[src=x]").count() == 0
