@@ -38,7 +38,7 @@ ONE, OTHER = "qwen3:14b", "llama3.1:8b-instruct-fp16"
 SPEEDS = Speeds(load_mib_per_s=6000, tokens_per_s=60, cpu_tokens_per_s=4)
 SERVICE_S = 120 / 60
 # The two never fit beside each other. Nobody is refused: a wait counts in full.
-ROUTER = {"defaults.auto_chains": "off", "queue.wait_s": 3600}
+ROUTER = {"defaults.auto_chains": "off", "queue.wait_s": 3600, "timeouts.connect_s": 60}
 
 RARE = Crowd("rare", ONE, every_s=10)
 CASES: Mapping[str, tuple[Crowd, ...]] = {
