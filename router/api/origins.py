@@ -24,7 +24,7 @@ _ALLOWED_HEADERS = (
 )
 EXPOSED = (
     b"X-Router-Model,X-Router-Requested-Model,X-Router-Reason,X-Router-Backend,X-Router-Queue-Ms,"
-    b"X-Router-Attempts,X-Request-Id"
+    b"X-Router-Attempts,X-Router-Position,X-Request-Id"
 )
 _PREFLIGHT: tuple[Header, ...] = (
     (b"access-control-allow-headers", _ALLOWED_HEADERS),

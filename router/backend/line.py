@@ -1,9 +1,8 @@
 """The queue of one backend: requests wait here and are let in model by model and slot by slot.
 
 So Ollama never queues two models, nor more than `queue.ahead` requests for one. `core/decision/turns.py` decides whose
-turn it is, `tickets.py` keeps who waits, `slots.py` how many a runner takes. This module keeps the timer and the switch
-under way (at most one). `Line.pump` applies the decision whenever the state has changed; that a request ends, or one
-more comes for the same, only fills the slots of its resident.
+turn it is, `admission.py` fills the slots of the residents, `tickets.py` keeps who waits. This module keeps the timer
+and the switch under way (at most one). `Line.pump` applies the rules whenever the state has changed.
 """
 
 from __future__ import annotations
@@ -12,12 +11,12 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping
 
+from router.backend.admission import Admission
 from router.backend.contest import GIVE_S
 from router.backend.residency import Residency
 from router.backend.setbacks import Setbacks
-from router.backend.slots import Runner, Slots
 from router.backend.switches import SwitchResult, Target
-from router.backend.tickets import Group, Ticket, Waitlist
+from router.backend.tickets import Ticket
 from router.backend.tracked import Tracked
 from router.backend.world import World
 from router.config import Config
@@ -41,8 +40,9 @@ class Line:
         config: Config,
         telemetry: Telemetry,
     ) -> None:
-        self.slots = Slots(config.queue.ahead, settings, world.installed.by_weights, self._fill_up)
-        self.closed: frozenset[str] = frozenset()  # weights of the residents that take no new requests
+        self._admission = Admission(world, settings, config.queue.ahead)
+        self._waitlist = self._admission.waitlist
+        self.slots = self._admission.slots
         self.loading: Target | None = None
         self._settings = config.queue
         queue = config.queue  # a group that turned impatient only when it is refused would never be served
@@ -51,8 +51,6 @@ class Line:
         self._world = world
         self._residency = residency
         self._telemetry = telemetry
-        self._waitlist = Waitlist()
-        self._ready: dict[str, list[Group]] = {}  # by weights, the groups that are let in as soon as there is a slot
         self._swaps: deque[float] = deque()
         self._setbacks = Setbacks(config.switch)
         self._contest = residency.contest
@@ -76,12 +74,9 @@ class Line:
 
     def may_enter(self, weights: str, *, needs_slot: bool = True) -> bool:
         """Return True if a request for this resident may be sent immediately."""
-        if weights in self.closed or self._contest.gives_way(weights):
+        if weights in self._admission.closed or self._contest.gives_way(weights):
             return False
-        if not needs_slot:
-            return True
-        tracked = self._world.residents.get(weights)
-        return weights not in self._waitlist.wanted and (tracked is None or self.slots.is_free(tracked))
+        return not needs_slot or self._admission.may_enter(weights)
 
     async def wait(self, key: Hashable, decide: Callable[[], Decision], since_s: float) -> str:
         """Wait until the request should be decided again; return the weights that it was let in to ("" = none).
@@ -94,17 +89,15 @@ class Line:
         ticket = self._waitlist.join(key, decide, since_s, self._served())
         self._telemetry.emit(QueueChanged(depth=self.depth))
         try:
-            if ticket.group not in self._ready.get(ticket.weights, ()):
+            if not self._admission.joined(ticket):
                 self.pump()
-            else:
-                self._fill(ticket.weights)
             await self._wait(ticket)
         except BaseException:
             self._leave(ticket)
             self.pump()  # residents that were closed in favour of this request take requests again
             raise
         self._leave(ticket)
-        self._loop.call_soon(self._fill, ticket.weights)  # after the request has used its turn, or has not
+        self._loop.call_soon(self._admission.fill, ticket.weights)  # after the request has used its turn, or has not
         result = ticket.turn.result()
         if isinstance(result, RouterError):
             raise result
@@ -136,14 +129,7 @@ class Line:
 
     def left(self, tracked: Tracked) -> None:
         """Note that a request to a resident has ended: the next one may have its slot."""
-        if not self.depth:
-            tracked.slots.pause()
-            if not tracked.in_flight:
-                self.pump()
-            return
-        if tracked.weights in self._ready:
-            tracked.slots.ended(self._now())
-        if not self._fill(tracked.weights) and not tracked.in_flight:
+        if not self._admission.left(tracked, self._now()) and not tracked.in_flight:
             self.pump()
 
     def expected_wait_s(self) -> float:
@@ -153,10 +139,9 @@ class Line:
         """
         loads_s = queue_s = 0.0
         for weights, count in self._waitlist.wanted.items():
-            tracked, facts = self._world.residents.get(weights), self._world.installed.by_weights(weights)
-            if tracked is not None and weights in self._ready:
-                queue_s = max(queue_s, count * (tracked.slots.gap_s or 1.0))
-            elif facts is not None:
+            if (pace_s := self._admission.pace_s(weights)) is not None:
+                queue_s = max(queue_s, count * pace_s)
+            elif (facts := self._world.installed.by_weights(weights)) is not None:
                 loads_s += self._residency.load_times.costs.load_s(facts.weights, facts.size_bytes)
         return max(1.0, loads_s + queue_s)
 
@@ -189,7 +174,7 @@ class Line:
 
     def pump(self) -> None:
         """Let in the requests whose turn it is; start the next switch if none runs."""
-        if self._is_pumping or not (self.depth or self.closed or self._timer):
+        if self._is_pumping or not (self.depth or self._admission.closed or self._timer):
             return  # common case: no request waits
         self._is_pumping = True
         try:
@@ -200,18 +185,19 @@ class Line:
     def _pump(self) -> None:
         self._set_timer(None)  # the state has changed: the time for the next look follows from the result below
         giving_way = self._contest.giving_way()
-        groups = self._decided()
+        loaded, self._loaded = self._loaded, ""
+        groups = self._admission.decided(loaded, self._now())
         found = turns(
             [group.waiting() for group in groups],
             self._world.residents,
             self._now(),
             self._patience,
             entering=self._waitlist.all_entering,
-            closed_by_switch=self.closed if self.is_switching else None,
+            closed_by_switch=self._admission.closed if self.is_switching else None,
             giving_way=giving_way,
         )
-        self.closed = found.closed
-        self._let_in(groups, frozenset(found.let_in))
+        self._admission.close(found.closed)
+        self._admission.let_in(groups, frozenset(found.let_in))
         pause_s = self._setbacks.paused_until_s - self._now()
         if found.start is not None and pause_s > 0:
             self._set_timer(pause_s)
@@ -220,57 +206,6 @@ class Line:
             self._start(found.start)
         look_again_s = found.look_again_s
         self._set_timer(min(look_again_s or GIVE_S, GIVE_S) if giving_way else look_again_s)
-
-    def _let_in(self, groups: list[Group], let_in: frozenset[int]) -> None:
-        """Let in those that need no slot, and fill the slots of the residents."""
-        self._ready = {}
-        for group in groups:
-            if group.number not in let_in:
-                continue
-            if weights := group.uses:
-                self._ready.setdefault(weights, []).append(group)
-                if weights not in self.closed:
-                    group.came_due(self._waitlist.next_number)
-            else:
-                for ticket in tuple(group.tickets):
-                    self._waitlist.let_in(ticket)
-        for weights in self._ready:
-            self._fill(weights)
-
-    def _fill(self, weights: str) -> bool:
-        """Let in to a resident as many as it has slots for, the oldest first; return True if somebody was let in."""
-        tracked, groups, has_let_in = self._world.residents.get(weights), self._ready.get(weights), False
-        while tracked is not None and groups and self.slots.is_free(tracked, self._waitlist.entering(weights)):
-            is_closed = weights in self.closed
-            firsts = [first for group in groups if (first := group.first(is_due=is_closed)) is not None]
-            if not firsts:
-                break
-            self._waitlist.let_in(min(firsts, key=lambda ticket: ticket.place))
-            has_let_in = True
-        return has_let_in
-
-    def _fill_up(self, runner: Runner) -> None:
-        """Use a further slot that a runner has shown."""
-        self._fill(runner.weights)
-
-    def _decided(self) -> list[Group]:
-        """Return the groups with their decisions under the current state.
-
-        Of those that wait for a slot of the same resident only the first is decided again: each decides once more when
-        it is let in.
-        """
-        loaded, self._loaded = self._loaded, ""
-        now_s, groups, decided = self._now(), list(self._waitlist), set[str]()
-        for group in sorted(groups, key=lambda one: one.tickets[0].place):
-            uses = self._world.residents.get(group.uses)
-            if uses is None or uses.is_spilled or uses.going_until_s > now_s or group.uses not in decided:
-                assert group.decide is not None
-                self._waitlist.decided(group, group.decide())
-                decided.add(group.uses)
-            if loaded and group.uses == loaded:
-                group.came_due(self._waitlist.next_number)
-        self._world.want(self._waitlist.wanted)
-        return groups
 
     def _start(self, decision: Decision) -> None:
         chosen = decision.chosen
@@ -281,7 +216,7 @@ class Line:
         self.loading = Target(chosen.facts, chosen.plan)
         self._world.begin_loading(self.loading.weights, chosen.num_ctx)
         # Those that must go take no more requests; the new model takes none before its load is verified.
-        self.closed = frozenset((*chosen.plan.evict, self.loading.weights))
+        self._admission.close(frozenset((*chosen.plan.evict, self.loading.weights)))
         self._switching = asyncio.create_task(self._switch(self.loading), name="switch")
 
     async def _switch(self, target: Target) -> None:

@@ -67,8 +67,8 @@ class Group:
 
     key: Hashable
     number: int
+    decide: Callable[[], Decision]
     tickets: list[Ticket] = field(default_factory=list)
-    decide: Callable[[], Decision] | None = None
     decision: Decision | None = None
     weights: str = ""
     due_before: int = -1
@@ -84,6 +84,13 @@ class Group:
         if not is_due:
             return self.tickets[0] if self.tickets else None
         return next((ticket for ticket in self.tickets if ticket.place[1] < self.due_before), None)
+
+    def take(self, decision: Decision) -> None:
+        """Set the decision; one that waits for nothing leaves the last weights that it waited for."""
+        weights = wanted_weights(decision) or self.weights
+        self.decision = decision
+        if weights != self.weights:
+            self.weights, self.due_before = weights, -1
 
     def came_due(self, before: int) -> None:
         """Mark the tickets with a number below `before` as due."""
@@ -118,10 +125,9 @@ class Waitlist:
         """Add a request that came at `since_s`; it stands behind all that came before it."""
         group = self._groups.get(key)
         if group is None:
-            group = self._groups[key] = Group(key, next(self._numbers))
+            group = self._groups[key] = Group(key, next(self._numbers), decide)
         ticket = Ticket((since_s, self.next_number), group, asyncio.get_running_loop().create_future(), served_before)
         self.next_number += 1
-        group.decide = decide
         insort(group.tickets, ticket, key=_PLACE)
         self.depth += 1
         _count(self.wanted, group.weights, 1)
@@ -148,15 +154,13 @@ class Waitlist:
         if not group.tickets:
             del self._groups[group.key]
 
-    def decided(self, group: Group, decision: Decision) -> None:
-        """Set the decision of a group; one that waits for nothing leaves the last weights that it waited for."""
-        weights = wanted_weights(decision) or group.weights
-        group.decision = decision
+    def decide(self, group: Group) -> None:
+        """Decide for a group under the current state."""
+        weights = group.weights
+        group.take(group.decide())
         if weights != group.weights:
-            _count(self.wanted, group.weights, -len(group.tickets))
-            _count(self.wanted, weights, len(group.tickets))
-            group.weights = weights
-            group.came_due(-1)
+            _count(self.wanted, weights, -len(group.tickets))
+            _count(self.wanted, group.weights, len(group.tickets))
 
     def entering(self, weights: str) -> int:
         """Return how many were let in to these weights and have not entered yet."""

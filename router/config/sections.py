@@ -115,8 +115,6 @@ class Defaults(Section):
 class Queue(Section):
     max_waiting: AtLeastOne = 512
     """requests that may wait; further ones get a 503"""
-    ahead: Count = 1
-    """requests sent to a loaded model beyond those that it answers at once, so that it never idles; the rest wait here"""
     wait_s: Positive = 300.0
     """longest time in the queue before a 503 with Retry-After; loading the request's own model does not count"""
     age_bound_s: Duration = 10.0
@@ -125,6 +123,8 @@ class Queue(Section):
     """the age bound is at least this many times what the switch costs (load, unloads, reloads), up to half of wait_s"""
     affinity_count: AtLeastOne | None = None
     """requests for the loaded model that may overtake one for another model; null = any number, until age_bound_s"""
+    ahead: Count = 1
+    """requests sent to a loaded model beyond those that it can answer, so that it never idles; the others wait"""
 
 
 class Switch(Section):
