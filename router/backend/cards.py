@@ -63,7 +63,6 @@ class Cards:
         self._floors = Floors(history_s)
         # (deadline, bytes per card to wait for, bytes over all cards above which some has come back)
         self._returning: tuple[float, dict[int, int], int] = (-math.inf, {}, 0)
-        self._noted_at_s = -math.inf
         self.capacity = Capacity(epoch)
         self._now = asyncio.get_running_loop().time
 
@@ -206,7 +205,6 @@ class Cards:
         self._floors.expire(now_s)
         if gpus and not is_switching and not self.is_memory_returning():
             self._floors.note(now_s, self._left_by_others(gpus))
-            self._noted_at_s = now_s
 
     def left_bytes(self) -> Steps:
         """Return the least that others left of each card since when, in bytes; {} without history."""
@@ -223,10 +221,7 @@ class Cards:
         self._floors.hold(self._left_by_others(gpus) if gpus and is_switching else None)
 
     def _left_by_others(self, gpus: tuple[Gpu, ...]) -> dict[int, int]:
-        """Return the bytes that each card would have free without the residents.
-
-        At most all of it: a resident that has died holds nothing any more, but is booked until ps drops it.
-        """
+        """Return the bytes that each card would have free without the residents (one that died is still booked)."""
         held_on = self._residents.held_on
         return {gpu.index: min(gpu.total_bytes, gpu.free_bytes + held_on(gpu.index)) for gpu in gpus}
 
@@ -251,7 +246,7 @@ class Cards:
         left = self._left_by_others(gpus)
         is_short = any(left[gpu.index] < min(awaited.get(gpu.index, 0), gpu.total_bytes) for gpu in gpus)
         # Where at least some is there already it may have come back before anybody knew that they had gone.
-        since_s = -math.inf if sum(left.values()) > some else self._noted_at_s
+        since_s = -math.inf if sum(left.values()) > some else self._floors.noted_at_s
         if is_short and not self.has_moved_since(since_s):
             return True
         self.memory_is_back()
