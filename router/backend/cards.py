@@ -33,9 +33,6 @@ from router.telemetry import Telemetry
 NO_GPU_S = 60.0
 """For this long a machine on which a load used no GPU counts as one without; then a load is tried again."""
 
-STILL_S = 1.0
-"""Memory of which a part came back counts as back when free memory has stood still this long: others took the rest."""
-
 
 class Cards:
     """The cards of one Ollama. `gpus` selects them: "auto" (all), "none", or indexes and UUIDs in Ollama's order.
@@ -67,7 +64,6 @@ class Cards:
         self._floors = Floors(history_s)
         # (deadline, bytes per card to wait for, bytes over all cards above which some has come back)
         self._returning: tuple[float, dict[int, int], int] = (-math.inf, {}, 0)
-        self._moved_at_s = -math.inf
         self.capacity = Capacity(epoch)
         self._now = asyncio.get_running_loop().time
 
@@ -77,7 +73,6 @@ class Cards:
         """Read the probe. On failure keep the last reading; report once per outage."""
         if await self._latest.read(is_fresh=is_fresh):  # an equal reading keeps the cached decisions
             self._epoch.advance()
-            self._moved_at_s = self._now()
         if (gpus := self.shown) is None:
             return
         numbers = self.numbers.by_uuid()
@@ -227,8 +222,9 @@ class Cards:
         self._floors.hold(self._left_by_others(gpus) if gpus and is_switching else None)
 
     def _left_by_others(self, gpus: tuple[Gpu, ...]) -> dict[int, int]:
-        """Return the bytes that each card would have free without the residents."""
-        return {gpu.index: gpu.free_bytes + self._residents.held_on(gpu.index) for gpu in gpus}
+        """Return the bytes that each card would have free without the residents (one that died is still booked)."""
+        held_on = self._residents.held_on
+        return {gpu.index: min(gpu.total_bytes, gpu.free_bytes + held_on(gpu.index)) for gpu in gpus}
 
     # --- memory on its way -------------------------------------------------------------------------------------
 
@@ -247,17 +243,19 @@ class Cards:
     def is_memory_returning(self) -> bool:
         """Return True while the probe does not show yet the memory that a departed resident has returned."""
         until_s, awaited, some = self._returning
-        left = self._left_by_others((self.gpus or ()) if self._now() < until_s else ())
-        is_short = any(count < awaited.get(card, 0) for card, count in left.items())
-        if is_short and not (self.is_still and sum(left.values()) > some):
+        gpus = (self.gpus or ()) if self._now() < until_s else ()
+        left = self._left_by_others(gpus)
+        is_short = any(left[gpu.index] < min(awaited.get(gpu.index, 0), gpu.total_bytes) for gpu in gpus)
+        # Where at least some is there already it may have come back before anybody knew that they had gone.
+        since_s = -math.inf if sum(left.values()) > some else self._floors.noted_at_s
+        if is_short and not self.has_moved_since(since_s):
             return True
         self.memory_is_back()
         return False
 
-    @property
-    def is_still(self) -> bool:
-        """True if free memory has not moved for `STILL_S`."""
-        return self._now() - self._moved_at_s >= STILL_S
+    def has_moved_since(self, since_s: float) -> bool:
+        """Return True if free memory has moved since the loop time `since_s`, and has come to rest: it is all back."""
+        return self._latest.has_moved_since(since_s)
 
     def memory_is_back(self) -> None:
         """Stop waiting: the probe has seen the memory, or an unload of ours has waited for it."""

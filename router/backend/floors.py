@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -13,7 +14,7 @@ Steps = Mapping[int, tuple[tuple[float, int], ...]]
 
 
 class Floors:
-    """The bytes that others left of each card, as noted over `history_s`.
+    """The bytes that others left of each card, as noted over `history_s`, the last time at `noted_at_s`.
 
     Only what can still be the least of some time is kept: of each card a rising row, as a rule of one or two entries.
     """
@@ -23,6 +24,7 @@ class Floors:
         self._rows: dict[int, deque[tuple[float, int]]] = {}
         self._last: Mapping[int, int] | None = None
         self._held: Mapping[int, int] | None = None
+        self.noted_at_s = -math.inf
 
     def expire(self, now_s: float) -> None:
         """Drop what is older than the history."""
@@ -34,7 +36,7 @@ class Floors:
 
     def note(self, now_s: float, left: Mapping[int, int]) -> None:
         """Note what others leave now."""
-        self._last = left
+        self._last, self.noted_at_s = left, now_s
         for card, count in left.items():
             row = self._rows.setdefault(card, deque())
             while row and row[-1][1] >= count:

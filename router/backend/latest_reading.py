@@ -9,8 +9,15 @@ from dataclasses import replace
 
 from router.adapters.gpu.reading import GpuProcess, ProbeReading, VramProbe
 from router.core.ollama.runner import Gpu
+from router.core.units import MIB
 from router.errors import ProbeError
 from router.telemetry import ProbeBack, ProbeLost, Telemetry
+
+STILL_S = 1.0
+"""Memory that has moved has come to rest when it has stood still this long."""
+
+LEAST_MOVE_BYTES = 64 * MIB
+"""Less than this programs take and give back all the time."""
 
 
 class LatestReading:
@@ -22,6 +29,8 @@ class LatestReading:
         self._stale_after_s = stale_after_s
         self._reading: ProbeReading | None = None
         self._is_lost = False
+        self._moved_at_s = -math.inf
+        self._moved_to: dict[str, int] = {}
         self._now = asyncio.get_running_loop().time
 
     async def read(self, *, is_fresh: bool) -> bool:
@@ -38,8 +47,18 @@ class LatestReading:
         if self._is_lost:
             self._is_lost = False
             self._telemetry.emit(ProbeBack(probe=self._probe.name))
+        self._note_moves({gpu.uuid: gpu.free_bytes for gpu in reading.gpus})
         old, self._reading = self._reading, reading
         return old is None or old.gpus != reading.gpus
+
+    def _note_moves(self, free: dict[str, int]) -> None:
+        known = self._moved_to
+        if free.keys() != known.keys() or any(abs(free[uuid] - known[uuid]) > LEAST_MOVE_BYTES for uuid in free):
+            self._moved_to, self._moved_at_s = free, self._now()
+
+    def has_moved_since(self, since_s: float) -> bool:
+        """Return True if free memory has moved since the loop time `since_s`, and has come to rest."""
+        return since_s < self._moved_at_s <= self._now() - STILL_S
 
     @property
     def taken_at_s(self) -> float:

@@ -30,7 +30,7 @@ from router.backend.verification import Placed, look_at
 from router.backend.world import World
 from router.config import Config
 from router.core.decision.switching import Plan
-from router.core.decision.unload_order import unload_order
+from router.core.decision.unload_order import unloads
 from router.core.ollama.model import ModelFacts
 from router.core.ollama.names import key_of
 from router.core.ollama.runner import Gpu
@@ -243,8 +243,8 @@ class Residency:
         """Return the residents that a plan evicts in the order in which to unload them."""
         residents = {weights: one.frozen(0, self._now()) for weights, one in self._residents.items()}
         going = [residents[weights] for weights in plan.evict if weights in residents]
-        order = unload_order(going, tuple(residents.values()), self._cards.gpus or ())
-        return [self._residents[one.weights] for one in order]
+        found = unloads(going, tuple(residents.values()), self._cards.gpus or ())
+        return [self._residents[one.weights] for one in found.order]
 
     # --- load, verify, learn -----------------------------------------------------------------------------------
 

@@ -55,7 +55,7 @@ class Unloading:
             if self._residents.get(tracked.weights) is tracked:
                 await asyncio.sleep(self._settings.poll_s)
         if before is not None:  # in verify mode there is nothing to wait for
-            await self._wait_for_memory(tracked, before)
+            await self._wait_for_memory(tracked, before, started_s)
         self._cards.memory_is_back()
         self._load_times.unloaded(self._now() - started_s)
         return True
@@ -73,19 +73,18 @@ class Unloading:
                 with suppress(ModelNotFound):
                     await self._world.server.unload(other.name)
 
-    async def _wait_for_memory(self, tracked: Tracked, before: tuple[Gpu, ...]) -> None:
+    async def _wait_for_memory(self, tracked: Tracked, before: tuple[Gpu, ...], started_s: float) -> None:
         """Wait until the probe shows the runner's memory as free, for at most `memory_timeout_s`: drivers may lag.
 
-        Others may take some of it at once: the wait also ends when a part came back and nothing moves any more.
+        Others may take it at once: the wait also ends when something moved and nothing moves any more.
         """
         deadline_s = self._now() + self._settings.memory_timeout_s
-        awaited = {gpu.index: gpu.free_bytes + int(tracked.held_bytes.get(gpu.index, 0) * BACK_SHARE) for gpu in before}
-        free_bytes = sum(gpu.free_bytes for gpu in before)
-        while self._now() < deadline_s:
-            gpus = self._cards.gpus
-            if gpus is None or all(gpu.free_bytes >= awaited.get(gpu.index, 0) for gpu in gpus):
+        back = {card: int(held * BACK_SHARE) for card, held in tracked.held_bytes.items() if held}
+        awaited = {gpu.index: gpu.free_bytes + back[gpu.index] for gpu in before if gpu.index in back}
+        while self._now() < deadline_s and (gpus := self._cards.gpus) is not None:
+            if all(gpu.free_bytes >= min(awaited.get(gpu.index, 0), gpu.total_bytes) for gpu in gpus):
                 return
-            if self._cards.is_still and sum(gpu.free_bytes for gpu in gpus) > free_bytes:
+            if self._cards.has_moved_since(started_s):
                 return
             await self.pause()
 

@@ -251,17 +251,17 @@ class World:
     def snapshot(self) -> Snapshot:
         """Return everything that a decision depends on, frozen. No I/O."""
         now_s = self._now()
-        residents = self.residents.values()
         return Snapshot(
             # What a switch loads, or a departed runner still holds, is not other programs': nothing is too big for it.
             gpus=self.cards.undisturbed if self.loading or self.cards.is_memory_returning() else self.cards.gpus,
-            residents=tuple(tracked.frozen(self.wanted.get(tracked.weights, 0), now_s) for tracked in residents),
+            residents=tuple(one.frozen(self.wanted.get(one.weights, 0), now_s) for one in self.residents.values()),
             catalog=self.catalog,
             loading=self.loading,
             left_bytes=self.cards.left_bytes(),
             ceiling_bytes=self.cards.capacity.ceiling_bytes(),
             proven_bytes=self.cards.capacity.proven_bytes,
             unproven=self.cards.check.unproven,
+            awaited=frozenset(self.wanted),
             barred={weights: why for weights, (_, why) in self.bars(now_s).items()},
         )
 

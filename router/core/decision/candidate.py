@@ -190,9 +190,16 @@ def _evaluate_load(
             plan = replace(verdict.plan, options=LoadOptions(), counted=verdict.plan.options)
             verdict = replace(verdict, plan=plan)
         return verdict
-    least_num_ctx = rules.context.min_num_ctx
-    may_pin = not request.is_automatic
-    found = plan_switch(facts, base, need, snapshot, rules.machine, may_pin=may_pin, least_num_ctx=least_num_ctx)
+    found = plan_switch(
+        facts,
+        base,
+        need,
+        snapshot,
+        rules.machine,
+        may_pin=not request.is_automatic,
+        least_num_ctx=rules.context.min_num_ctx,
+        costs=rules.costs,
+    )
     if isinstance(found, Shortage):  # cases 8, 9
         if found.need_bytes > found.have_bytes:
             return Verdict(variant, VerdictKind.TOO_BIG, need.lower, found.need_bytes, found.have_bytes, facts=facts)

@@ -18,8 +18,10 @@ from dataclasses import replace
 from functools import cache
 
 from router.core.decision.context import ContextNeed, round_up
+from router.core.decision.costs import LoadCosts
 from router.core.decision.foreseen import Books
 from router.core.decision.need import MachineRules, need_of
+from router.core.decision.relief import relieved
 from router.core.decision.snapshot import Resident, Snapshot
 from router.core.decision.switching import Plan, Shortage, plan_at
 from router.core.ollama.model import ModelFacts
@@ -36,14 +38,37 @@ def plan_switch(
     *,
     may_pin: bool = True,
     least_num_ctx: int = 0,
+    costs: LoadCosts | None = None,
 ) -> Plan | Shortage:
     """Return the plan to load `facts` by the rules of this module; `base` has the options besides the context.
 
     Without `may_pin` the request cannot name a card, so Ollama must choose the planned card by itself. `least_num_ctx`
-    is the least context with which another model would be loaded.
+    is the least context with which another model would be loaded. With `costs` more is evicted where that spares Ollama
+    a stall which would cost more (`relief.py`).
     """
-
     books = Books.of(snapshot)
+    found = _plan(facts, base, need, snapshot, rules, books, may_pin=may_pin, least_num_ctx=least_num_ctx)
+    if isinstance(found, Shortage) or costs is None:
+        return found
+
+    def without(gone: frozenset[str]) -> Plan | Shortage:
+        return plan_at(facts, base.at(found.options.num_ctx), snapshot, rules, may_pin=may_pin, gone=gone, books=books)
+
+    return relieved(facts.weights, found, without, snapshot, costs)
+
+
+def _plan(
+    facts: ModelFacts,
+    base: LoadOptions,
+    need: ContextNeed,
+    snapshot: Snapshot,
+    rules: MachineRules,
+    books: Books,
+    *,
+    may_pin: bool,
+    least_num_ctx: int,
+) -> Plan | Shortage:
+    """Apply the rules of this module."""
 
     @cache
     def plan(num_ctx: int, spared: frozenset[str] = frozenset()) -> Plan | Shortage:

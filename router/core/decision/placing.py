@@ -25,9 +25,9 @@ from router.core.ollama.runner import Gpu, LoadOptions
 class Placing:
     """A load that is to be placed.
 
-    `same` are older runners of the same weights, which go in any case. With `may_pin` a model on one of several cards
-    is pinned with `main_gpu`, unless that number may be another card's and Ollama chooses the right one by itself; a
-    split one is not.
+    `same` are those that go in any case, older runners of the same weights above all. With `may_pin` a model on one of
+    several cards is pinned with `main_gpu`, unless that number may be another card's and Ollama chooses the right one
+    by itself; a split one is not.
     """
 
     facts: ModelFacts

@@ -71,6 +71,7 @@ class Snapshot:
     + held by residents) since so many seconds ago, in steps of (age in seconds, bytes), oldest first; a card that is
     missing has no history. Without a probe, `proven_bytes` is what was whole in VRAM together, and `ceiling_bytes` what
     was not. `unproven` are the cards whose numbers no load has confirmed: Ollama may count them in another order.
+    `awaited` are the weights that requests wait for.
     """
 
     gpus: tuple[Gpu, ...] | None
@@ -82,6 +83,7 @@ class Snapshot:
     ceiling_bytes: int | None = None
     proven_bytes: int = 0
     unproven: frozenset[int] = frozenset()
+    awaited: frozenset[str] = frozenset()
 
     def __repr__(self) -> str:
         free = "unknown" if self.gpus is None else " + ".join(f"{gpu.free_bytes / GIB:.1f}" for gpu in self.gpus)

@@ -37,15 +37,17 @@ def plan_at(
     *,
     may_pin: bool,
     spared: frozenset[str] = frozenset(),
+    gone: frozenset[str] = frozenset(),
     books: Books | None = None,
 ) -> Plan | Shortage:
     """Return the cheapest sound plan to load `facts` with exactly `options`, evicting none of `spared` (weights).
 
-    Older runners of the same weights are always evicted. `books` are those of the snapshot, if several plans are made
-    on it.
+    Older runners of the same weights are always evicted, and those of `gone`. `books` are those of the snapshot, if
+    several plans are made on it.
     """
     assert snapshot.gpus
-    same = tuple(one for one in snapshot.residents if one.weights == facts.weights and facts.weights)
+    forced = gone | {facts.weights} if facts.weights else gone
+    same = tuple(one for one in snapshot.residents if one.weights in forced)
     others = tuple(one for one in snapshot.residents if one not in same and one.weights not in spared)
     must_go = len(snapshot.residents) - len(same) - max_loaded(len(snapshot.gpus), rules.settings) + 1
     memory = need_of(facts, options, rules)

@@ -24,18 +24,26 @@ MOST_TRIED = 4
 """While more than these are left, only the one that stalls least is tried as the next."""
 
 
-def unload_order(
-    going: Sequence[Resident], residents: Sequence[Resident], gpus: tuple[Gpu, ...]
-) -> tuple[Resident, ...]:
-    """Return `going`, which are some of `residents`, in the order in which to unload them.
+@dataclass(frozen=True, slots=True)
+class Unloads:
+    """Residents in the order in which to unload them, and how likely Ollama stalls after each."""
+
+    order: tuple[Resident, ...]
+    stalls: tuple[float, ...]
+
+
+def unloads(going: Sequence[Resident], residents: Sequence[Resident], gpus: tuple[Gpu, ...]) -> Unloads:
+    """Return in which order to unload `going`, which are some of `residents`.
 
     `gpus` are the cards with all of them loaded; () if their memory is unknown. Then the lowest entry goes first, which
     is best if all are on one card.
     """
-    by_entry = sorted(going, key=lambda one: (one.entry, one.order))
-    if len(going) < 2 or not gpus:
-        return tuple(by_entry)
-    return _Orders(tuple(by_entry), tuple(residents), gpus).best(())[1]
+    by_entry = tuple(sorted(going, key=lambda one: (one.entry, one.order)))
+    if not going or not gpus:
+        return Unloads(by_entry, ())
+    orders = _Orders(by_entry, tuple(residents), gpus)
+    order = orders.best(())[1]
+    return Unloads(order, tuple(orders.chance(one, order[:at]) for at, one in enumerate(order)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

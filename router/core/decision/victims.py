@@ -104,5 +104,5 @@ def never_waiting(residents: Iterable[Resident]) -> Evicted:
 
 
 def named(residents: Iterable[Resident]) -> tuple[str, ...]:
-    """Return their weights, the youngest first, for a plan; in which order they go is decided by `unload_order.py`."""
+    """Return their weights for a plan, the youngest first; `unload_order.py` decides in which order they go."""
     return tuple(one.weights for one in sorted(residents, key=lambda one: -one.order))

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from router.core.decision import unload_order as module
-from router.core.decision.unload_order import unload_order
+from router.core.decision.unload_order import unloads
 from tests.core.facts import facts_of, gpu_of, resident_of
 
 CONTEXT_GIB = 264 / 1024
@@ -33,7 +33,7 @@ def cards_with(residents, count=1):
 
 def order_of(going, residents, count=1):
     """Return the entries of `going` in the order in which they are unloaded."""
-    return [one.entry for one in unload_order(going, residents, cards_with(residents, count))]
+    return [one.entry for one in unloads(going, residents, cards_with(residents, count)).order]
 
 
 def test_the_lowest_entry_of_ollamas_map_goes_first():
@@ -63,7 +63,7 @@ def test_of_two_stalls_the_one_at_the_end_is_taken():
 
 def test_without_a_probe_the_lowest_entry_goes_first():
     """Nobody knows then what the cards hold."""
-    assert unload_order([loaded(1), loaded(0)], [loaded(0), loaded(1)], ())[0].entry == 0
+    assert unloads([loaded(1), loaded(0)], [loaded(0), loaded(1)], ()).order[0].entry == 0
 
 
 def test_many_residents_are_ordered_without_trying_every_order(monkeypatch):
