@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import httpx
 import msgspec
 
+from router.core.ollama.bounded import has_too_many
 from router.core.ollama.mentions import without_derived
 from router.errors import ModelNotFound, UpstreamError, UpstreamGone, UpstreamTimeout
 
@@ -37,7 +38,9 @@ class Refused(UpstreamError):
 
 
 def read_object(content: bytes) -> dict[str, Any]:
-    """Return the JSON object of a body, {} for other JSON. Raises msgspec.DecodeError if it is not JSON."""
+    """Return the JSON object of a body, {} for other JSON. Raises msgspec.DecodeError for what is none, or too much."""
+    if has_too_many(content):
+        raise msgspec.DecodeError("too many values")
     try:
         found = msgspec.json.decode(content)
     except (UnicodeDecodeError, RecursionError) as exc:
@@ -146,7 +149,7 @@ class ControlPlane:
             found = await self._decode(content, read if response.is_success else read_object)
         except msgspec.DecodeError as exc:
             if response.is_success and content:
-                raise UpstreamError(f"Ollama's answer to {path} is not valid JSON") from exc
+                raise UpstreamError(f"Ollama's answer to {path} cannot be read: {exc}") from exc
             found = {}
         error = found.get("error")
         if response.is_success and not error:

@@ -147,7 +147,8 @@ async def test_an_unknown_model_has_its_own_error(client, server, call):
         (httpx.Response(502, text="<html>bad gateway"), UpstreamError, "502: <html>bad gateway"),
         (httpx.Response(404, text="404 page not found"), UpstreamError, "404 page not found"),
         (httpx.Response(500), UpstreamError, "500: Internal Server Error"),
-        (httpx.Response(200, text="Ollama is running"), UpstreamError, "not valid JSON"),
+        (httpx.Response(200, text="Ollama is running"), UpstreamError, "cannot be read: JSON is malformed"),
+        (httpx.Response(200, text=f'{{"models":[{"[]," * 50_000}[]]}}'), UpstreamError, "too many values"),
         (httpx.Response(302, headers={"location": "http://elsewhere"}), UpstreamError, "302"),
     ],
 )

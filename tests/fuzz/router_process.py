@@ -11,6 +11,7 @@ import asyncio
 import faulthandler
 import json
 import logging
+import re
 import signal
 import sys
 import time
@@ -27,6 +28,10 @@ from router.telemetry import Answered, Event, Finished
 
 TICK_S = 0.004
 MOST_KEPT = 20
+
+MOST_SAID, MOST_OF_WORDS = 100, 300
+WORDS = ("status", "outcome", "phase", "cause", "reason", "error", "text")
+"""The fields of events that say what has happened."""
 
 
 class Lag:
@@ -74,31 +79,46 @@ class Faults(logging.Handler):
             self.seen.append(text)
 
 
-class Ends:
-    """Counts how often the end of each request was reported."""
+class Events:
+    """Counts how often the end of each request was reported, and collects what has happened, without names."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
+        self.said: set[str] = set()
 
     def on(self, event: Event) -> None:
         if isinstance(event, (Finished, Answered)):
             self.counts[event.request_id] += 1
+        if len(self.said) < MOST_SAID:
+            self.said.add(shape(event))
 
     def taken(self) -> tuple[int, list[str]]:
         """Return the number of requests that have ended since the last call, and those reported twice."""
         counts, self.counts = self.counts, Counter()
         return len(counts), [name for name, count in counts.items() if count > 1]
 
+    def taken_said(self) -> list[str]:
+        """Return what has happened since the last call."""
+        said, self.said = self.said, set()
+        return sorted(said)
 
-async def state(service: Running, lag: Lag, faults: Faults, ends: Ends) -> dict[str, Any]:
+
+def shape(event: Event) -> str:
+    """Return an event's kind and words, without numbers and what is quoted: equal for what takes the same way."""
+    words = [str(getattr(event, name, "")) for name in WORDS]
+    return re.sub(r"""\d+|'[^']*'|"[^"]*\"""", "#", " ".join([type(event).__name__, *words]))[:MOST_OF_WORDS]
+
+
+async def state(service: Running, lag: Lag, faults: Faults, events: Events) -> dict[str, Any]:
     await asyncio.sleep(2 * TICK_S)  # a tick that is due must have run
     service.router.telemetry.flush()
-    ended, twice = ends.taken()
+    ended, twice = events.taken()
     return {
         "lag_s": lag.taken(),
         "faults": faults.seen,
         "ended": ended,
         "twice": twice,
+        "said": events.taken_said(),
         "rss_bytes": psutil.Process().memory_info().rss,
         "connections": service.clients.open_connections,
         "upstream": service.router.backend.relay.open_connections,  # type: ignore[attr-defined]
@@ -107,18 +127,18 @@ async def state(service: Running, lag: Lag, faults: Faults, ends: Ends) -> dict[
 
 
 async def main() -> None:
-    loop, faults, ends = asyncio.get_running_loop(), Faults(), Ends()
+    loop, faults, events = asyncio.get_running_loop(), Faults(), Events()
     logging.getLogger().addHandler(faults)
     loop.set_exception_handler(faults.of_loop)
     options = {"listen": "127.0.0.1:0", "admin": "127.0.0.1:0", "store.path": ":memory:", **json.loads(sys.argv[1])}
     reader = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    async with running(load_config(env={}, options=options), hooks=[ends]) as service:
+    async with running(load_config(env={}, options=options), hooks=[events]) as service:
         calm_collector()
         print(json.dumps({"url": service.url, "admin": service.admin_url}), flush=True)
         lag = Lag()
         while await reader.readline():
-            print(json.dumps(await state(service, lag, faults, ends)), flush=True)
+            print(json.dumps(await state(service, lag, faults, events)), flush=True)
 
 
 if __name__ == "__main__":

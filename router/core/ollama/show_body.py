@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from router.core.ollama.bounded import has_too_many
 from router.core.ollama.show import VOCABULARY
 
 _PARTS = (
@@ -71,7 +72,8 @@ def _entries(raw: msgspec.Raw) -> int | None:
 
 
 def _value(raw: msgspec.Raw, most_bytes: int, otherwise: Any = None) -> Any:
-    if len(memoryview(raw)) > most_bytes:
+    content = memoryview(raw)
+    if len(content) > most_bytes or has_too_many(content):
         return otherwise
     try:
         return _ANY.decode(raw)

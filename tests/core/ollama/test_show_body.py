@@ -89,3 +89,17 @@ def test_a_part_of_another_type_counts_as_left_out(part, value):
 def test_an_answer_without_metadata_has_none():
     """An old server leaves it out."""
     assert read_show(b'{"modelfile":"FROM x"}') == {"modelfile": "FROM x"}
+
+
+def test_a_part_of_very_many_lists_is_left_out_because_nothing_can_interrupt_their_decoding():
+    """However deep they are: a tensor's shape that holds thousands of lists makes no objects of them."""
+    deep = b"[" * 200 + b"1" + b"]" * 200
+    tensors = b",".join(b'{"name":"t","type":"F32","shape":' + deep + b"}" for _ in range(300))
+    read = read_show(b'{"capabilities":["completion"],"tensors":[' + tensors + b"]}")
+    assert list(read) == ["capabilities"]
+
+
+def test_a_large_model_has_all_of_its_tensors():
+    """Some thousands of them, as a mixture of experts has."""
+    row = b'{"name":"blk.0.ffn_gate_exps.weight","type":"Q4_K","shape":[2048,768,128]}'
+    assert len(read_show(b'{"tensors":[' + b",".join([row] * 10_000) + b"]}")["tensors"]) == 10_000
