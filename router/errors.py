@@ -3,6 +3,7 @@
 RouterError            500  internal_error
 ├ ConfigError          at start only; names file, line, key and the allowed values
 ├ BadRequest           400  invalid_request
+├ Unauthorized         401  unauthorized       403 on Ollama's own routes, whose CLI takes a 401 for its cloud's
 ├ Forbidden            403  forbidden
 ├ ModelNotFound        404  model_not_found
 ├ RequestTimeout       408  request_timeout
@@ -43,6 +44,13 @@ class ConfigError(RouterError):
 class BadRequest(RouterError):
     status = 400
     code = "invalid_request"
+
+
+class Unauthorized(RouterError):
+    """Nobody that is known: no key where one is needed, or one that does not count (any more)."""
+
+    status = 401
+    code = "unauthorized"
 
 
 class Forbidden(RouterError):

@@ -168,9 +168,10 @@ async def running_edge(
     limits: WireLimits | None = None,
     *,
     report: Callable[[str], None] = lambda _text: None,
+    **more: Any,
 ) -> AsyncIterator[RunningEdge]:
     """Run an edge in front of `dispatcher`; stop it at the end without a grace period. `report` takes its warnings."""
-    edge = Edge(cast("Dispatcher", dispatcher), cast("Directory", dispatcher), settings, report=report)
+    edge = Edge(cast("Dispatcher", dispatcher), cast("Directory", dispatcher), settings, report=report, **more)
     listener = Listener(edge, limits=limits)
     await listener.start()
     if dispatcher.takes_at_once and isinstance(dispatcher.relay, HttpRelay):

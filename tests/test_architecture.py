@@ -57,8 +57,9 @@ ONLY = {
 MAY_IMPORT_THE_SIMULATOR = {"router/planning", "router/cli"}
 
 PURE_STDLIB = {
-    "__future__", "bisect", "collections", "dataclasses", "difflib", "enum", "functools", "hashlib", "heapq", "hmac",
-    "ipaddress", "itertools", "json", "math", "operator", "re", "statistics", "types", "typing",
+    "__future__", "base64", "binascii", "bisect", "collections", "dataclasses", "difflib", "enum", "functools",
+    "hashlib", "heapq", "hmac", "ipaddress", "itertools", "json", "math", "operator", "re", "statistics", "types",
+    "typing",
 }  # fmt: skip
 # A third-party library has one home; swapping it is a change to that one room.
 HOME = {

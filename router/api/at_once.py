@@ -15,11 +15,13 @@ import msgspec
 
 from router.api.beside import BYTES_PER_COMMA, is_large
 from router.api.calls import read_call
+from router.api.door import Door
 from router.api.reports import Reports, client_of
 from router.api.responses import render_error, request_headers
 from router.api.sending import common_head_lines, complete_answer, ending_of
 from router.api.settings import EdgeSettings
 from router.core.ollama.routes import TARGETS, Route
+from router.core.teams.rights import check_route
 from router.errors import Busy, RouterError, UpstreamError
 from router.http.headers import Header, header_lines
 from router.http.server.cycle import Cycle, Phase
@@ -68,6 +70,7 @@ class AtOnce:
         dispatcher: Dispatcher,
         settings: EdgeSettings,
         hosts: HostRule,
+        door: Door,
         *,
         next_id: Callable[[], str],
         tasks: Tasks,
@@ -80,6 +83,7 @@ class AtOnce:
         self._inline_bytes = settings.inline_bytes
         self._few_bytes = min(FEW_BYTES, settings.inline_bytes // BYTES_PER_COMMA)
         self._hosts = hosts
+        self._door = door
         self._next_id = next_id
         self._tasks = tasks
 
@@ -89,7 +93,7 @@ class AtOnce:
         common = head.cached
         if common is None:  # a head that repeats an earlier one is the same object, and was read before
             common = head.cached = self._read(head)
-        if not common:
+        if not common or (head.key and not self._door.takes_keys):
             return False
         size = cycle.buffered_bytes
         if size > self._max_bytes or (body := cycle.take_body()) is None:
@@ -99,9 +103,12 @@ class AtOnce:
             return False
         cycle.request_id = self._next_id()
         try:
+            identity = self._door.identify(cycle)
+            check_route(identity, common.route)
             call = read_call(
                 body,
                 self._settings,
+                identity,
                 common.route,
                 common.lines,
                 cycle.request_id,

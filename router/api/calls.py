@@ -11,14 +11,15 @@ from router.api.responses import request_headers
 from router.api.settings import EdgeSettings
 from router.config import NothingFits
 from router.core.go.quoting import brief
-from router.core.ollama.names import MAX_NAME, is_cloud, may_be_name
+from router.core.ollama.names import MAX_NAME, may_be_name
 from router.core.ollama.routes import Route
 from router.core.payload.form import FAILED, read_form
 from router.core.payload.read import InferenceRequest, read_request, read_wholly
-from router.errors import BadRequest, Forbidden
+from router.core.teams.rights import check_use, permit_of
+from router.core.teams.team import NO_CAPS, Identity
+from router.errors import BadRequest
 from router.http.headers import header_lines
 from router.routing.call import Call
-from router.routing.outcomes import REMOTE_REFUSED
 
 RULES = ("refuse", "wait", "allow_partial", "passthrough")
 FORM_BYTES = 25 << 20
@@ -34,7 +35,7 @@ async def call_of(exchange: Exchange, settings: EdgeSettings, route: Route, now_
     body = await exchange.body(FORM_BYTES if is_form else None)
     by_name = exchange.headers
     lines = header_lines(request_headers(exchange.client_headers, by_name))
-    names = settings, route, lines, exchange.request_id, exchange.is_gone, by_name, now_s, client
+    names = settings, exchange.identity, route, lines, exchange.request_id, exchange.is_gone, by_name, now_s, client
     if not is_form:
         return await exchange.read(body, read_call, *names, read_wholly)
     if sum(name == b"content-type" for name, _ in exchange.client_headers) > 1:
@@ -46,6 +47,7 @@ async def call_of(exchange: Exchange, settings: EdgeSettings, route: Route, now_
 def read_call(
     body: bytes,
     settings: EdgeSettings,
+    identity: Identity,
     route: Route,
     lines: bytes,
     request_id: str,
@@ -55,7 +57,7 @@ def read_call(
     client: str,
     read: Callable[[str, bytes], InferenceRequest] = read_request,
 ) -> Call:
-    """Return the call of a request that arrived at loop time `since_s` from the address `client`.
+    """Return the call of a request of `identity` that arrived at loop time `since_s` from the address `client`.
 
     `lines` are the headers that may go upstream, rendered; `by_name` maps all of its headers.
 
@@ -64,19 +66,22 @@ def read_call(
     request = read(route.kind, body)
     if not ((request.model.isprintable() and len(request.model) <= MAX_NAME) or may_be_name(request.model)):
         raise BadRequest("invalid model name")
-    if not settings.may_manage and request.has_model and is_cloud(request.model):
-        raise Forbidden(REMOTE_REFUSED)
-    if settings.is_restricted:
-        request, body = settings.permissions.apply(request, body, lambda changed: read(route.kind, changed))
+    permit = permit_of(identity.team)
+    if not permit.is_open and request.has_model:
+        check_use(identity, request.model)
+    if settings.is_restricted or identity.team.caps is not NO_CAPS:
+        caps = identity.team.caps
+        request, body = settings.permissions.apply(request, body, caps, lambda changed: read(route.kind, changed))
     call = Call(
         route,
         request,
         body,
         lines,
         request_id,
+        identity,
         is_gone=is_gone,
         since_s=since_s,
-        may_use_remote=settings.may_manage,
+        may_use_remote=permit.may_use_cloud,
         client=client,
     )
     if not OWN_HEADERS.isdisjoint(by_name):

@@ -1,7 +1,7 @@
 """The edge: speaks Ollama's API to clients and passes every inference request to the dispatcher.
 
-A request is processed in this order: Host → Origin → route → right → body → dispatch → relay. If its client leaves, the
-connection cancels its task (`Cycle.leave`), so no separate watcher is needed.
+A request is processed in this order: Host → Origin → route → identity → right → body → dispatch → relay. If its client
+leaves, the connection cancels its task (`Cycle.leave`), so no separate watcher is needed.
 """
 
 from __future__ import annotations
@@ -17,19 +17,21 @@ import msgspec
 from router.api.at_once import AtOnce
 from router.api.budget import BodyBudget
 from router.api.calls import call_of
+from router.api.door import NO_TEAMS, Door, Rules
 from router.api.endings import StreamEnd
 from router.api.exchange import Exchange
 from router.api.local import LocalRoutes
 from router.api.origins import OriginRule
 from router.api.passing import Passing
-from router.api.paths import NotFound, Redirect, WrongMethod, find, with_query
+from router.api.paths import Found, NotFound, Redirect, WrongMethod, find, with_query
 from router.api.refusals import Refusals
 from router.api.reports import Reports, client_of
 from router.api.responses import PLAIN
 from router.api.sending import Sender
 from router.api.settings import EdgeSettings
 from router.core.ollama.routes import TARGETS, Match, Route
-from router.errors import Busy, Forbidden, RouterError, UpstreamError
+from router.core.teams.rights import check_route, permit_of
+from router.errors import Busy, RouterError, UpstreamError
 from router.http.headers import Header
 from router.http.server.cycle import ClientGone, Cycle
 from router.http.server.hosts import HostRule
@@ -49,7 +51,7 @@ class Edge:
     """The application of the client listener.
 
     `drain()` turns `/readyz` to 503; the listener does the rest of a shutdown. `report` takes warnings for
-    the operator.
+    the operator. `rules` say which teams there are, and `clock` returns Unix time, by which their keys expire.
     """
 
     def __init__(
@@ -60,6 +62,8 @@ class Edge:
         *,
         report: Callable[[str], None] = logger.warning,
         emit: Callable[[Answered], None] = lambda _event: None,
+        rules: Rules = NO_TEAMS,
+        clock: Callable[[], float] = float,
     ) -> None:
         self._dispatcher = dispatcher
         self._directory = directory
@@ -73,7 +77,8 @@ class Edge:
         self.reports = Reports(emit, self._settings.proxies)
         self._prefix = secrets.token_hex(4)
         self._count = itertools.count(1)
-        self._at_once = AtOnce(dispatcher, self._settings, self._hosts, next_id=self._next_id, tasks=self)
+        self._door = Door(rules, anyone=self._settings.anyone, proxies=self._settings.proxies, clock=clock)
+        self._at_once = AtOnce(dispatcher, self._settings, self._hosts, self._door, next_id=self._next_id, tasks=self)
         self.take = self._at_once.take
         self.is_draining = False
 
@@ -114,7 +119,9 @@ class Edge:
         )
         if await self._is_rejected(exchange):
             return
-        found = TARGETS.get((exchange.method, exchange.target)) or find(exchange.method, exchange.target)
+        found: Found = TARGETS.get((exchange.method, exchange.target)) or find(exchange.method, exchange.target)
+        if exchange.cycle.head.key and not self._door.takes_keys:
+            found = NotFound()
         if isinstance(found, Route):
             await self._route(exchange, found, "")
         elif isinstance(found, Match):
@@ -167,11 +174,14 @@ class Edge:
     async def _route(self, exchange: Exchange, route: Route, argument: str) -> None:
         exchange.dialect, exchange.route = route.dialect, route
         exchange.is_managing = route.right in ("manage", "account")
-        if exchange.is_managing and not self._settings.may_manage:
-            if route.kind == "me":  # what the CLI reads as "signed out"
+        if route.kind != "root":  # which only says that something listens
+            exchange.identity = self._door.identify(exchange.cycle)
+            if (
+                route.kind == "me" and not permit_of(exchange.identity.team).is_admin
+            ):  # the CLI reads it as "signed out"
                 await exchange.answer(401, [(b"content-type", b"application/json")], b'{"error":"unauthorized"}')
                 return
-            raise Forbidden(f"{route.kind} is not allowed without a key on this router")
+            check_route(exchange.identity, route)
         if route.is_inference:
             await self._infer(exchange, route)
         elif route.right == "read":

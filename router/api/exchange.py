@@ -13,6 +13,7 @@ from router.api.responses import render_error
 from router.api.settings import EdgeSettings
 from router.core.go.json_volume import has_more_values
 from router.core.ollama.routes import Dialect, Route
+from router.core.teams.team import ANYONE
 from router.errors import BadRequest, Busy, RouterError
 from router.http.headers import Header
 from router.http.server.cycle import Cycle
@@ -22,7 +23,7 @@ T = TypeVar("T")
 
 
 class Exchange:
-    """One request and its answer. `extra` are headers that every answer to it carries.
+    """One request and its answer. `extra` are headers that every answer to it carries; `identity` is whose it is.
 
     The rest is for its report: its `route`, the names that it `requested`, `status`, `sent_bytes` and `error` of its
     answer, and whether it `is_managing` models or the account or `is_dispatched`, which the dispatcher reports.
@@ -38,6 +39,7 @@ class Exchange:
         "error",
         "extra",
         "headers",
+        "identity",
         "is_dispatched",
         "is_managing",
         "is_started",
@@ -67,6 +69,7 @@ class Exchange:
         self.is_started = self.is_dispatched = self.is_managing = False
         self.status = self.sent_bytes = 0
         self.route: Route | None = None
+        self.identity = ANYONE
 
     def is_gone(self) -> bool:
         """Return True if the client has left."""

@@ -1,4 +1,5 @@
-"""The lists of models as clients see them: with chains added, derived tags hidden, and expiries corrected.
+"""The lists of models as clients see them: with chains added, derived tags hidden, expiries corrected, and without
+what the client's team may not use.
 
 Pure. If there is nothing to change, the upstream's bytes are returned unchanged.
 """
@@ -14,6 +15,7 @@ import msgspec
 from router.api.endings import UNREADABLE
 from router.core.ollama.mentions import display_base
 from router.core.ollama.names import key_of
+from router.core.teams.rights import Permit
 from router.errors import BadRequest
 from router.routing.directory import Directory
 
@@ -24,27 +26,32 @@ _read_rows = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _read_list = msgspec.json.Decoder(list[Row] | None).decode
 
 
-def tags(body: bytes, directory: Directory) -> bytes:
+def tags(body: bytes, directory: Directory, permit: Permit) -> bytes:
     """Return `/api/tags` with a row per chain: size, digest and details of its best installed variant."""
-    return _listed(body, "models", "name", directory, _virtual_tag)
+    return _listed(body, "models", "name", directory, permit, _virtual_tag)
 
 
-def models(body: bytes, directory: Directory) -> bytes:
+def models(body: bytes, directory: Directory, permit: Permit) -> bytes:
     """Return `/v1/models` with a row per chain."""
-    return _listed(body, "data", "id", directory, _virtual_model)
+    return _listed(body, "data", "id", directory, permit, _virtual_model)
 
 
-def running(body: bytes, directory: Directory) -> bytes:
+def running(body: bytes, directory: Directory, permit: Permit) -> bytes:
     """Return `/api/ps` with variants' names in place of derived tags, and the expiry that clients requested."""
     found = _rows(body, "models")
     if found is None:
         return body
-    outer, rows = found
+    outer, listed = found
+    rows: list[Row] = []
     is_changed = False
-    for row in rows:
+    for row in listed:
         name = _text(row, "name")
         # display_base: also where the model of another router's tag is gone.
         shown, expiry = display_base(directory.display_name(name)), directory.client_expiry(name)
+        if not permit.may_see(shown):
+            is_changed = True
+            continue
+        rows.append(row)
         if shown != name:
             row["name"] = row["model"] = _raw(shown)
             is_changed = True
@@ -74,18 +81,20 @@ def _listed(
     key: str,
     name_key: str,
     directory: Directory,
+    permit: Permit,
     virtual_row: Callable[[str, Sequence[Row], Row], Row],
 ) -> bytes:
     found = _rows(body, key)
     if found is None:
         return body
     outer, rows = found
-    kept = [row for row in rows if not directory.is_hidden(_text(row, name_key))]
-    by_key = {_key(_text(row, name_key)): row for row in kept}
+    known = [row for row in rows if not directory.is_hidden(_text(row, name_key))]
+    by_key = {_key(_text(row, name_key)): row for row in known}  # also what only stands behind a chain's name
+    kept = [row for row in known if permit.may_see(_text(row, name_key))]
     added = []
     for virtual in directory.virtual_models():
         variants = [row for name in virtual.variants if (row := by_key.get(_key(name))) is not None]
-        if variants and _key(virtual.name) not in by_key:
+        if variants and _key(virtual.name) not in by_key and permit.may_see(virtual.name):
             added.append(virtual_row(_tagged(virtual.name), variants, variants[0]))
     if not added and len(kept) == len(rows):
         return body

@@ -20,6 +20,7 @@ from router.core.ollama.names import may_be_name
 from router.core.ollama.routes import Route
 from router.core.payload.management import check_names, read_names
 from router.core.payload.rewrite import rewrite
+from router.core.teams.rights import Permit, check_use, permit_of
 from router.errors import BadRequest, ModelNotFound
 from router.http.client.response import UpstreamRequest, UpstreamResponse
 from router.http.headers import Header
@@ -29,7 +30,7 @@ TEXT = (b"content-type", b"text/plain; charset=utf-8")
 NO_CLOUD = b'{"cloud":{"disabled":true,"source":"config"}}'
 _encode = msgspec.json.encode
 
-View = Callable[[bytes, Directory], bytes]
+View = Callable[[bytes, Directory, Permit], bytes]
 
 
 class LocalRoutes:
@@ -60,7 +61,7 @@ class LocalRoutes:
         await exchange.answer(200, [JSON_UTF8], _encode({"version": await self._directory.version()}))
 
     async def _status(self, exchange: Exchange, route: Route, _: str) -> None:
-        if self._settings.may_manage:
+        if permit_of(exchange.identity.team).may_use_cloud:
             await self._plain(exchange, route, _)
         else:
             await exchange.answer(200, [JSON_UTF8], NO_CLOUD)
@@ -72,7 +73,7 @@ class LocalRoutes:
     async def _list(self, exchange: Exchange, route: Route, _: str) -> None:
         status, headers, body = await self._fetch(exchange, b"GET", route.pattern.encode())
         if status == 200:
-            body = self._views[route.kind](body, self._directory)
+            body = self._views[route.kind](body, self._directory, permit_of(exchange.identity.team))
         await exchange.answer(status, headers, body)
 
     async def _show(self, exchange: Exchange, route: Route, _: str) -> None:
@@ -81,6 +82,8 @@ class LocalRoutes:
         names = await exchange.read(body, read_names, "show")
         check_names("show", names)
         asked = exchange.requested = names.get("model", "")
+        if asked:
+            check_use(exchange.identity, asked)
         name = await self._directory.show_name(asked) if asked else ""
         if name != asked:  # a virtual model, which Ollama does not know
             body = await exchange.read(body, rewrite, model=name, options={})
@@ -93,6 +96,7 @@ class LocalRoutes:
         if not may_be_name(name):
             raise BadRequest("invalid model name")
         exchange.requested = name
+        check_use(exchange.identity, name)
         if self._directory.is_hidden(name):
             raise ModelNotFound(f"model '{name}' not found")
         target = await self._directory.show_name(name)

@@ -13,8 +13,9 @@ from router.api.sending import Sender
 from router.api.settings import EdgeSettings
 from router.core.ollama.names import key_of
 from router.core.ollama.routes import Route
-from router.core.payload.management import check_names, read_names
+from router.core.payload.management import check_names, read_names, read_remote_host
 from router.core.payload.rewrite import rewrite_names
+from router.core.teams.rights import check_management, check_remote_host
 from router.errors import BadRequest, Forbidden, ModelNotFound, UpstreamError
 from router.http.client.response import UpstreamRequest, UpstreamResponse
 from router.routing.directory import Directory
@@ -41,6 +42,9 @@ class Passing:
             check_names(route.kind, names)
             exchange.requested = ", ".join(names.values())
             self._check(names)
+            check_management(exchange.identity, route.kind, names, self._settings.registries)
+            if route.kind == "create" and (host := await exchange.read(body, read_remote_host)):
+                check_remote_host(exchange.identity, host, self._settings.remote_hosts)
             if names:  # each name once and under Ollama's own key, so that Ollama sees exactly the names checked here
                 body = await exchange.read(body, rewrite_names, names)
         target = route.pattern if not argument else route.pattern.rpartition("/")[0] + "/" + quote(argument, safe="")

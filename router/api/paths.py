@@ -11,6 +11,8 @@ from urllib.parse import quote, unquote_to_bytes
 
 from router.core.ollama.routes import TARGETS, Match, Route, allowed_methods, match
 
+MOST_SHOWN = 200
+HIDDEN = "/t/…"
 _ORDER = ("HEAD", "GET", "POST", "DELETE")
 
 
@@ -59,7 +61,7 @@ def _find_slowly(method: str, target: bytes) -> Found:
     if path is None:
         return NotFound()
     if (clean := _cleaned(path)) != path:
-        return Redirect(307, _location(clean))
+        return NotFound() if _hides_key(clean) else Redirect(307, _location(clean))
     found = match(method, path)
     if isinstance(found, Match):
         return found
@@ -67,6 +69,23 @@ def _find_slowly(method: str, target: bytes) -> Found:
     if len(path) > 1 and not found and method in allowed_methods(other)[0] and path.endswith("/"):
         return Redirect(301 if method == "GET" else 307, _location(other))
     return WrongMethod(", ".join(name for name in _ORDER if name in found).encode()) if found else NotFound()
+
+
+def shown_path(target: bytes, *, has_key: bool) -> str:
+    """Return the start of a path that is in no table, for the log: printable, and without a key in front of it.
+
+    `has_key` if there was one that `target` is without. Another spelling of such a key is not one, but hidden too.
+    """
+    text = target[:MOST_SHOWN].decode("latin-1")
+    front, found, _ = unquote_to_bytes(target).decode("latin-1").lower().partition("/t/")
+    if found:
+        text = front[:MOST_SHOWN] + HIDDEN
+    return (HIDDEN if has_key else "") + "".join(char if char.isprintable() else "?" for char in text)
+
+
+def _hides_key(path: str) -> bool:
+    """Return True for a path that would show a key in a Location."""
+    return path.lower().startswith("/t/")
 
 
 def decode(target: bytes) -> str | None:

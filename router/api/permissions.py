@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 from router.config import NothingFits
 from router.core.payload.read import InferenceRequest
 from router.core.payload.rewrite import rewrite
+from router.core.teams.team import Caps
 from router.errors import Forbidden
 
 Permission = Literal["allow", "ignore", "refuse"]
@@ -31,11 +32,15 @@ class Permissions(NamedTuple):
             raise Forbidden(f"X-Router-Nothing-Fits: {rule} is not allowed on this router (clients.nothing_fits)")
 
     def apply(
-        self, request: InferenceRequest, body: bytes, read: Callable[[bytes], InferenceRequest]
+        self, request: InferenceRequest, body: bytes, caps: Caps, read: Callable[[bytes], InferenceRequest]
     ) -> tuple[InferenceRequest, bytes]:
-        """Return request and body without what is to be ignored; `read` reads a body. Raises Forbidden."""
-        unset: dict[str, None] = {}
+        """Return request and body without what is to be ignored, and with what is above `caps` reduced to them.
+
+        `read` reads a body. Raises Forbidden.
+        """
+        options: dict[str, int | None] = {}
         drop: set[str] = set()
+        force: dict[str, float] = {}
         if self.keep_alive_forever != "allow" and (request.keep_alive_s or 0.0) >= ENDLESS_S:
             if self.keep_alive_forever == "refuse":
                 raise Forbidden("an endless keep_alive is not allowed on this router (clients.keep_alive_forever)")
@@ -43,8 +48,13 @@ class Permissions(NamedTuple):
         if self.num_gpu != "allow" and request.options.num_gpu is not None:
             if self.num_gpu == "refuse":
                 raise Forbidden("num_gpu is not allowed on this router (clients.num_gpu)")
-            unset["num_gpu"] = None
-        if not (drop or unset):
+            options["num_gpu"] = None
+        if caps.num_ctx is not None and (request.num_ctx or 0) > caps.num_ctx:
+            options["num_ctx"] = caps.num_ctx
+        if caps.keep_alive_s is not None and not drop and (request.keep_alive_s or 0.0) > caps.keep_alive_s:
+            force["keep_alive"] = caps.keep_alive_s
+        if not (drop or options or force):
             return request, body
-        body = rewrite(body, model=request.model, options=unset, drop=frozenset(drop), members=request.members)
+        dropped = frozenset(drop)
+        body = rewrite(body, model=request.model, options=options, drop=dropped, force=force, members=request.members)
         return read(body), body

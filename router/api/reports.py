@@ -6,13 +6,13 @@ from collections.abc import Callable
 from http import HTTPStatus
 
 from router.api.exchange import Exchange
+from router.api.paths import shown_path
+from router.api.responses import status_of
 from router.core.ollama.routes import Route
 from router.errors import RouterError
 from router.http.server.cycle import Cycle
 from router.http.server.proxies import Proxies
 from router.telemetry import Answered
-
-MOST_OF_A_PATH = 200
 
 
 class Reports:
@@ -35,7 +35,7 @@ class Reports:
             Answered(
                 exchange.request_id,
                 exchange.method,
-                _shown(exchange.target) if route is None else route.pattern,
+                shown_path(exchange.target, has_key=bool(cycle.head.key)) if route is None else route.pattern,
                 499 if is_gone else exchange.status,
                 outcome,
                 exchange.requested,
@@ -50,7 +50,8 @@ class Reports:
         """Report a request that was refused on the fast path, before the dispatcher."""
         names = cycle.request_id, cycle.head.method, route.pattern
         client = client_of(cycle, self._proxies)
-        self._emit(Answered(*names, error.status, "refused", "", client, 0.0, 0, error.message))
+        status = status_of(error, route.dialect)
+        self._emit(Answered(*names, status, "refused", "", client, 0.0, 0, error.message))
 
     def refused_early(self, status: int, text: bytes, client: str) -> None:
         """Report what is no valid request, or a connection that is one too many; nothing else is known of it."""
@@ -61,9 +62,3 @@ class Reports:
 def client_of(cycle: Cycle, proxies: Proxies) -> str:
     """Return the address of the client, as far as the trusted proxies say, "" if it has none."""
     return proxies.client_of(cycle.carrier.client, cycle.head.headers)
-
-
-def _shown(target: bytes) -> str:
-    """Return the start of a path that is in no table, in printable characters."""
-    text = target[:MOST_OF_A_PATH].decode("latin-1")
-    return "".join(char if char.isprintable() else "?" for char in text)

@@ -20,6 +20,7 @@ from router.http.headers import Header
 JSON = (b"content-type", b"application/json")
 JSON_UTF8 = (b"content-type", b"application/json; charset=utf-8")
 PLAIN = (b"content-type", b"text/plain")
+UNAUTHORIZED, FORBIDDEN = 401, 403
 NO_RETRY = (b"x-should-retry", b"false")
 
 _HOP_BY_HOP = frozenset(
@@ -36,7 +37,9 @@ UPSTREAM_HEADERS = frozenset(
 )
 """The only request headers sent to Ollama, which forwards all of them to ollama.com for cloud models (E6)."""
 
-_OPENAI_TYPES = {400: "invalid_request_error", 404: "not_found_error"}
+_OPENAI_TYPES = {400: "invalid_request_error", 401: "invalid_request_error", 404: "not_found_error"}
+_OPENAI_CODES = {401: "invalid_api_key"}
+CHALLENGE = (b"www-authenticate", b'Bearer realm="ollama-router"')
 _ANTHROPIC_TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
@@ -61,7 +64,7 @@ def error_value(message: str, status: int, dialect: Dialect, *, is_final: bool =
         return {"error": message}
     if dialect == "openai":
         kind = _OPENAI_TYPES.get(status, "api_error")
-        return {"error": {"message": message, "type": kind, "param": None, "code": None}}
+        return {"error": {"message": message, "type": kind, "param": None, "code": _OPENAI_CODES.get(status)}}
     kind = "api_error" if is_final else _ANTHROPIC_TYPES.get(status, "api_error")
     error = {"type": kind, "message": message}
     return {"type": "error", "error": error, "request_id": f"req_{secrets.token_hex(12)}"}
@@ -69,8 +72,8 @@ def error_value(message: str, status: int, dialect: Dialect, *, is_final: bool =
 
 def render_error(error: RouterError, dialect: Dialect) -> tuple[int, list[Header], bytes]:
     """Return status, headers and body of an error answer."""
-    is_final = isinstance(error, NeverFits)
-    body = _encode(error_value(error.message, error.status, dialect, is_final=is_final))
+    is_final, status = isinstance(error, NeverFits), status_of(error, dialect)
+    body = _encode(error_value(error.message, status, dialect, is_final=is_final))
     if dialect == "ollama" or (isinstance(error, BadRequest) and error.message not in _HANDLERS_OWN):
         headers = [JSON_UTF8]
     else:
@@ -79,7 +82,14 @@ def render_error(error: RouterError, dialect: Dialect) -> tuple[int, list[Header
         headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s))))
     if is_final or is_started(error):
         headers.append(NO_RETRY)
-    return error.status, headers, body
+    if status == UNAUTHORIZED:
+        headers.append(CHALLENGE)
+    return status, headers, body
+
+
+def status_of(error: RouterError, dialect: Dialect) -> int:
+    """Return the status of an error's answer: on `/api/*` never 401, which the CLI takes for one of Ollama's cloud."""
+    return FORBIDDEN if error.status == UNAUTHORIZED and dialect == "ollama" else error.status
 
 
 def is_started(error: RouterError) -> bool:

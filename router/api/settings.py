@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from router.api.permissions import Permissions
+from router.core.teams.rights import DEFAULT_REGISTRIES, TRUSTED
+from router.core.teams.team import ANYONE, Identity
 from router.http.server.proxies import Proxies
 
 ALL_PERMITTED = Permissions()
@@ -17,6 +19,8 @@ class EdgeSettings:
 
     A client with at most `few_requests` may use the reserve of connections; for one address at most
     `lists_per_address` lists are read at once.
+    `registries` are the hosts that names of models may have in a transfer, `remote_hosts` those on which new models may
+    run; neither bounds who has the right admin.
     `hosts` are additional Host names, `origins` additional Origin patterns (one ``*`` each; a bare ``*`` allows all).
     """
 
@@ -36,10 +40,12 @@ class EdgeSettings:
     lists_per_address: int = 8
     has_router_headers: bool = True
     permissions: Permissions = ALL_PERMITTED
+    registries: tuple[str, ...] = DEFAULT_REGISTRIES
+    remote_hosts: tuple[str, ...] = ()
     proxies: Proxies = NO_PROXIES
 
-    may_manage: bool = field(init=False, default=True)
-    """True if a client without a key may do everything that Ollama allows."""
+    anyone: Identity = field(init=False, default=TRUSTED)
+    """Who asks on a router without teams."""
 
     is_restricted: bool = field(init=False, default=False)
     """True if there is something that requests may not ask for."""
@@ -47,5 +53,5 @@ class EdgeSettings:
     def __post_init__(self) -> None:
         """Set what is read for each request once."""
         is_local = self.is_loopback and not self.proxies.networks  # clients behind a proxy come from elsewhere
-        object.__setattr__(self, "may_manage", is_local or self.insecure_no_auth)
+        object.__setattr__(self, "anyone", TRUSTED if is_local or self.insecure_no_auth else ANYONE)
         object.__setattr__(self, "is_restricted", self.permissions != ALL_PERMITTED)

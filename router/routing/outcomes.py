@@ -17,6 +17,7 @@ from router.core.decision.verdict import Decision, Outcome, Verdict, VerdictKind
 from router.core.ollama.names import key_of
 from router.core.ollama.runner import LoadOptions
 from router.core.payload.read import Patch
+from router.core.teams.rights import REMOTE_REFUSED
 from router.errors import Forbidden, LoadFailed, NeverFits, NoVariantFits
 from router.routing.call import Call
 from router.routing.chains import Chains
@@ -24,9 +25,6 @@ from router.routing.destination import Destination
 from router.routing.destinations import NO_PATCH, Destinations, digest_of
 from router.routing.ends import Ends, decision_template, passed_on_template
 from router.telemetry import Decided
-
-REMOTE_REFUSED = "ollama cloud is disabled: remote model is unavailable"
-"""Ollama's own text where its cloud is disabled."""
 
 LOOK_AGAIN_S = 1.0
 """Polling interval of a request that waits for memory (`nothing_fits: wait`)."""

@@ -6,9 +6,11 @@ import pytest
 
 from router.api import listing
 from router.core.ollama.derived_names import NAMESPACE
+from router.core.teams.rights import TRUSTED, permit_of
 from tests.backend.machine import BIG, MIDDLE, SMALL, MemoryMachine
 from tests.routing.scene import routed
 
+EVERYTHING = permit_of(TRUSTED.team)
 TAG = f"{NAMESPACE}/small:3b-d1"
 CHAINS = {
     "defaults.auto_chains": "off",
@@ -43,7 +45,7 @@ def test_each_chain_is_listed_as_its_best_installed_variant_with_what_all_varian
 
     def story(directory):
         body = tags(row(BIG.name, "completion", "tools", "vision"), row(SMALL.name, "completion", "tools"))
-        rows = {one["name"]: one for one in json.loads(listing.tags(body, directory))["models"]}
+        rows = {one["name"]: one for one in json.loads(listing.tags(body, directory, EVERYTHING))["models"]}
         assert set(rows) == {BIG.name, SMALL.name, "team:latest", "pro:7b"}
         assert (rows["team:latest"]["digest"], rows["team:latest"]["model"]) == (f"d-{BIG.name}", "team:latest")
         assert rows["team:latest"]["capabilities"] == ["completion", "tools"]
@@ -57,7 +59,7 @@ def test_an_old_server_that_lists_no_capabilities_gets_none_added():
 
     def story(directory):
         odd = {"name": BIG.name, "capabilities": "many"}
-        (*_, added) = json.loads(listing.tags(tags(odd, {"name": SMALL.name}), directory))["models"]
+        (*_, added) = json.loads(listing.tags(tags(odd, {"name": SMALL.name}), directory, EVERYTHING))["models"]
         assert added["name"] == "pro:7b"
         assert "capabilities" not in added
 
@@ -69,7 +71,7 @@ def test_a_chain_that_is_installed_by_now_is_listed_once():
 
     def story(directory):
         body = tags(row("team:latest"), row(BIG.name), row(SMALL.name))
-        names = [one["name"] for one in json.loads(listing.tags(body, directory))["models"]]
+        names = [one["name"] for one in json.loads(listing.tags(body, directory, EVERYTHING))["models"]]
         assert names.count("team:latest") == 1
 
     listed(story)
@@ -80,9 +82,9 @@ def test_derived_tags_are_not_listed():
 
     def story(directory):
         body = tags(row(MIDDLE.name), row(TAG))
-        assert [one["name"] for one in json.loads(listing.tags(body, directory))["models"]] == [MIDDLE.name]
+        assert [one["name"] for one in json.loads(listing.tags(body, directory, EVERYTHING))["models"]] == [MIDDLE.name]
         models = json.dumps({"object": "list", "data": [{"id": TAG}, {"id": MIDDLE.name}]}).encode() + b"\n"
-        shown = listing.models(models, directory)
+        shown = listing.models(models, directory, EVERYTHING)
         assert json.loads(shown) == {"object": "list", "data": [{"id": MIDDLE.name}]}
         assert shown.endswith(b"}\n")
 
@@ -94,7 +96,7 @@ def test_chains_are_listed_on_v1_as_well():
 
     def story(directory):
         body = json.dumps({"data": [{"id": SMALL.name, "owned_by": "library"}]}).encode()
-        rows = json.loads(listing.models(body, directory))["data"]
+        rows = json.loads(listing.models(body, directory, EVERYTHING))["data"]
         assert rows[1:] == [{"id": "team:latest", "owned_by": "library"}, {"id": "pro:7b", "owned_by": "library"}]
 
     listed(story)
@@ -118,7 +120,7 @@ def test_where_nothing_is_to_be_changed_the_upstreams_bytes_are_the_answer(body)
 
     def story(directory):
         for view in (listing.tags, listing.models, listing.running):
-            assert view(body, directory) == body
+            assert view(body, directory, EVERYTHING) == body
 
     listed(story, options={"defaults.auto_chains": "off"})
 
@@ -130,7 +132,11 @@ def test_rows_without_a_name_are_listed_as_they_are():
     """Nothing is known of them."""
 
     def story(directory):
-        assert listing.tags(ODD_NAMES, directory) == listing.models(ODD_NAMES, directory) == ODD_NAMES
+        assert (
+            listing.tags(ODD_NAMES, directory, EVERYTHING)
+            == listing.models(ODD_NAMES, directory, EVERYTHING)
+            == ODD_NAMES
+        )
 
     listed(story, options={"defaults.auto_chains": "off"})
 
@@ -139,7 +145,7 @@ def test_rows_without_a_name_are_shown_by_ps_as_they_are():
     """A fault of the server is not one of the client."""
 
     def story(directory):
-        assert listing.running(ODD_NAMES, directory) == ODD_NAMES
+        assert listing.running(ODD_NAMES, directory, EVERYTHING) == ODD_NAMES
 
     listed(story, options={"defaults.auto_chains": "off"})
 
@@ -149,7 +155,7 @@ def test_a_name_that_is_none_is_listed_as_it_is():
 
     def story(directory):
         body = tags(row("not a name"), row(SMALL.name))
-        names = [one["name"] for one in json.loads(listing.tags(body, directory))["models"]]
+        names = [one["name"] for one in json.loads(listing.tags(body, directory, EVERYTHING))["models"]]
         assert names == ["not a name", SMALL.name, "team:latest", "pro:7b"]
 
     listed(story)
@@ -163,11 +169,11 @@ def test_ps_shows_variants_under_their_own_names_with_the_expiry_that_clients_as
         scene.backend.installed.derive(TAG, SMALL.name)
         scene.backend.keepalive.apply(tracked, -1.0)
         body = tags(row(TAG, expires_at="soon", size=7), row(MIDDLE.name, expires_at="later"))
-        small, middle = json.loads(listing.running(body, scene.directory))["models"]
+        small, middle = json.loads(listing.running(body, scene.directory, EVERYTHING))["models"]
         assert (small["name"], small["model"], small["size"]) == (SMALL.name, SMALL.name, 7)
         assert (small["expires_at"], middle["expires_at"]) == ("soon", "later")
         own = tags(row(SMALL.name, expires_at="soon"))
-        (small,) = json.loads(listing.running(own, scene.directory))["models"]
+        (small,) = json.loads(listing.running(own, scene.directory, EVERYTHING))["models"]
         assert small["expires_at"] == "2318-01-01T00:00:00Z"
 
     routed(story, MemoryMachine(BIG, MIDDLE, SMALL), CHAINS)

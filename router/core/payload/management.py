@@ -25,6 +25,11 @@ def read_names(body: bytes, kind: str) -> dict[str, str]:
     return names
 
 
+def read_remote_host(body: bytes) -> str:
+    """Return the server that a model to be created would run on, "" for Ollama itself. Raise BadRequest."""
+    return read_text(decoded(MANAGEMENT["create"], body, members_of(body, is_native=True)).get("remote_host"))
+
+
 def check_names(kind: str, names: Mapping[str, str]) -> None:
     """Raise BadRequest with the text of Ollama's route of `kind` if one of `names` is none for sure."""
     for role, name in names.items():

@@ -16,11 +16,15 @@ TeamRule = Literal["refuse", "wait", "allow_partial", "passthrough"]
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One key of a team: only the SHA-256 of it is known (32 bytes). `expires_s` is Unix time, None = never."""
+    """One key of a team: only the SHA-256 of it is known (32 bytes). `expires_s` is Unix time, None = never.
+
+    With `is_ssh` it is the SHA-256 of the blob of an SSH public key, with whose private key the Ollama CLI signs.
+    """
 
     id: str
     sha256: bytes = field(repr=False)
     expires_s: float | None = None
+    is_ssh: bool = False
 
 
 @dataclass(frozen=True, slots=True)

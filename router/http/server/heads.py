@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 import msgspec
 
@@ -16,6 +17,8 @@ from router.http.server.hosts import HOST_VALUE
 
 BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
+KEY_FRONT = b"/t/"
+
 MAX_SEEN = 256
 _SEEN_HOSTS: set[bytes | None] = set()  # Host values that were found valid
 
@@ -23,8 +26,9 @@ _SEEN_HOSTS: set[bytes | None] = set()  # Host values that were found valid
 class Head(msgspec.Struct, eq=False):
     """The head of a request. Requests that repeat a head share it, so it must not be modified.
 
-    `by_name` is `headers` as a dict, names in lower case; `target` is `url` without its query. `cached` is what the
-    application derives from it.
+    `by_name` is `headers` as a dict, names in lower case; `target` is `url` without its query. `key` is a credential
+    that stood in front of the path, as `/t/KEY/…`; `url` and `target` lack it. `cached` and `who` are what the
+    application derives from it: its meaning, and from whom it says to come.
     """
 
     method: str
@@ -36,6 +40,12 @@ class Head(msgspec.Struct, eq=False):
     keep_alive: bool = True
     expects_continue: bool = False
     cached: Any = None
+    key: bytes = b""
+    who: Any = None
+
+    def __repr__(self) -> str:
+        """Return its method only: the rest may hold a credential, and asyncio logs what it has to wait for."""
+        return f"<Head {self.method}>"
 
 
 Refusal = tuple[int, bytes]
@@ -91,6 +101,20 @@ def split_target(url: bytes, method: str) -> tuple[bytes, bytes | None] | None:
     if not authority or b"?" in authority or b"#" in authority or not HOST_VALUE.match(authority):
         return None
     return slash + path or b"/", authority
+
+
+def split_key(url: bytes) -> tuple[bytes, bytes]:
+    """Return a target without a key in front of its path, and that key, decoded; `/t/KEY/api/tags` → `/api/tags`, KEY.
+
+    A base URL is all that some clients can be configured with. Without a key the target is returned unchanged.
+    """
+    if not url.startswith(KEY_FRONT):
+        return url, b""
+    path, mark, query = url[len(KEY_FRONT) :].partition(b"?")
+    key, slash, rest = path.partition(b"/")
+    if not key:
+        return url, b""
+    return (slash or b"/") + rest + mark + query, unquote_to_bytes(key)
 
 
 def continues(expectation: bytes | None) -> bool | None:

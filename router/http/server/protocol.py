@@ -16,7 +16,7 @@ import httptools
 from router.http.repeats import LastHead, with_length
 from router.http.server.connection import BETWEEN, BODY, DISCARDING, HEAD, ClientConnection
 from router.http.server.cycle import COMPLETE, HIGH_WATER_BYTES, OPEN, Cycle
-from router.http.server.heads import Head, continues, judge, split_target, without_upgrade
+from router.http.server.heads import Head, continues, judge, split_key, split_target, without_upgrade
 from router.http.server.shared import Shared
 
 OnRefused = Callable[[int, bytes, str], None]
@@ -153,16 +153,15 @@ class HttpProtocol(ClientConnection):
             self._refused = 417, b""
         if self._refused is not None or target is None:
             raise ValueError("refused")
-        url, authority = target
+        (url, key), authority = split_key(target[0]), target[1]
         self.reading, self._head_bytes = BODY, 0
         http_10 = version == "1.0"
         if authority is not None:
             headers = [(name, authority if name == b"host" else value) for name, value in headers]
             by_name[b"host"] = authority
         is_kept = self._parser.should_keep_alive() and authority is None
-        head = Head(
-            method, url, url.partition(b"?")[0], headers, by_name, http_10, is_kept, bool(expects) and not http_10
-        )
+        is_asking = bool(expects) and not http_10
+        head = Head(method, url, url.partition(b"?")[0], headers, by_name, http_10, is_kept, is_asking, key=key)
         self.enqueue(Cycle(self, head, is_kept and not self.shared.is_draining, expects_continue=head.expects_continue))
 
     def on_body(self, body: bytes) -> None:

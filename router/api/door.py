@@ -1,0 +1,96 @@
+"""Who asks: finds the identity of each request at the edge, from its head and from where it comes.
+
+What a head shows is remembered with it, for as long as the same identities are in force and the key has not expired.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from router.api.reports import client_of
+from router.core.teams.credentials import Signature, credential_of
+from router.core.teams.identity import EXPIRED, Identities, Recognized
+from router.core.teams.rights import TRUSTED
+from router.core.teams.team import Identity
+from router.errors import Unauthorized
+from router.http.server.cycle import Cycle
+from router.http.server.heads import Head
+from router.http.server.proxies import Proxies
+
+
+class Rules(Protocol):
+    """The rules in force. `identities` is another object after each reload, None without teams."""
+
+    @property
+    def identities(self) -> Identities | None: ...
+
+
+class NoTeams:
+    """The rules of a router without teams: whoever can connect has the same rights."""
+
+    identities: Identities | None = None
+
+
+NO_TEAMS = NoTeams()
+
+
+class _Shown(msgspec.Struct, eq=False):
+    """What a head shows, found in `identities`; `identity` is None if it shows nothing. Changed in place, because the
+    copies of a head that repeats with another length share it."""
+
+    identities: Identities | None = None
+    identity: Identity | None = None
+    expires_s: float | None = None
+
+
+class Door:
+    """Identifies requests. Without teams each of them is `anyone`'s. `clock` returns Unix time."""
+
+    def __init__(
+        self, rules: Rules = NO_TEAMS, *, anyone: Identity = TRUSTED, proxies: Proxies, clock: Callable[[], float]
+    ) -> None:
+        self._rules = rules
+        self._anyone = anyone
+        self._proxies = proxies
+        self._clock = clock
+
+    @property
+    def takes_keys(self) -> bool:
+        """True if there are teams; without, no path begins with a key."""
+        return self._rules.identities is not None
+
+    def identify(self, cycle: Cycle) -> Identity:
+        """Return whose request it is. Raise Unauthorized, or BadRequest for two different credentials."""
+        identities = self._rules.identities
+        if identities is None:
+            return self._anyone
+        shown: _Shown | None = cycle.head.who
+        if shown is None:
+            shown = cycle.head.who = _Shown()
+        if shown.identities is not identities:
+            self._read(shown, identities, cycle.head)
+        if shown.identity is None:
+            return identities.of_address(client_of(cycle, self._proxies))
+        if shown.expires_s is not None and self._clock() >= shown.expires_s:
+            raise Unauthorized(EXPIRED)
+        return shown.identity
+
+    def _read(self, shown: _Shown, identities: Identities, head: Head) -> None:
+        credential = credential_of(head.headers, head.by_name, head.key)
+        found: Recognized | None = None
+        if isinstance(credential, Signature):
+            path = head.target.decode("utf-8", "surrogateescape")
+            found = identities.of_signature(credential, head.method, path, _time_of(head.url), self._clock())
+        elif credential is not None:
+            found = identities.of_credential(credential, self._clock())
+        shown.identity, shown.expires_s = found or (None, None)
+        shown.identities = identities
+
+
+def _time_of(url: bytes) -> str:
+    """Return the parameter `ts` of a target's query, "" if it has none."""
+    pairs = url.partition(b"?")[2].split(b"&")
+    return next((pair[3:].decode("latin-1") for pair in pairs if pair.startswith(b"ts=")), "")
