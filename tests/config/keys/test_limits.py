@@ -172,7 +172,8 @@ def test_at_most_pool_connections_to_ollama_are_open():
         assert [reply.status for reply in replies] == [200] * 3
         return len({found.connection for found in seen(one, "/api/generate")[before:]})
 
-    assert compare_small(story, "limits.pool", [1, 2, 9]) == [1, 2, 3]
+    config = {**ALONE, "queue.ahead": 8}
+    assert compare_small(story, "limits.pool", [1, 2, 9], config) == [1, 2, 3]
 
 
 async def streaming(one, count, host):
