@@ -203,7 +203,8 @@ def test_a_client_with_few_requests_gets_a_connection_of_pool_reserve():
             raw.close()
         return taken, found
 
-    assert compare_small(story, "limits.pool_reserve", [0, 2], {**ALONE, "limits.pool": 16}) == [(16, 16), (14, 15)]
+    config = {**ALONE, "limits.pool": 16, "queue.ahead": 100}
+    assert compare_small(story, "limits.pool_reserve", [0, 2], config) == [(16, 16), (14, 15)]
 
 
 @pytest.mark.key("limits.list_pool")
