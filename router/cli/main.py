@@ -23,11 +23,13 @@ COMMANDS = {
     "check": "router.cli.check:check",
     "explain": "router.cli.explain:explain",
     "ps": "router.cli.ps:ps",
+    "top": "router.cli.top:top",
     "forget": "router.cli.forget:forget",
     "fit": "router.cli.fit:fit",
     "advise": "router.cli.advise:advise",
     "simulate": "router.cli.simulate:simulate",
     "demo": "router.cli.demo:demo",
+    "completion": "router.cli.completion:completion",
 }
 # The first sentence of each command's help, so that the list of commands imports none of them.
 SUMMARIES = {
@@ -35,12 +37,16 @@ SUMMARIES = {
     "check": "Check a configuration file with the files of its teams, and print the effective configuration.",
     "explain": "Show the current decision for MODEL: a line per variant down to the one that serves.",
     "ps": "Show the models that are loaded on the cards of the router's Ollama.",
+    "top": "Watch cards, models, the queue and the last decisions until Ctrl-C.",
     "forget": "Forget what loads of MODEL have taught the router, and lift every bar on it.",
     "fit": "Show whether MODEL runs 100 % on the GPU, and how much memory each part takes.",
     "advise": "Show what would make MODEL run 100 % on the GPU here, and what to pull instead.",
     "simulate": "Run a simulated Ollama until Ctrl-C.",
     "demo": "Run a demonstration on an embedded simulator.",
+    "completion": "Print a script that completes commands and options.",
 }
+COMPLETE = "_OLLAMA_ROUTER_COMPLETE"
+"""The variable by which a shell's script asks for completions (`ollama-router completion`)."""
 
 
 class LazyCommands(TyperGroup):
@@ -91,6 +97,8 @@ def main(
 
 def run() -> None:
     """Run the command line; print a RouterError in one line and exit with its code."""
+    if COMPLETE in os.environ:  # a shell asks; otherwise the import would cost every command
+        importlib.import_module("typer.completion").completion_init()
     try:
         app(prog_name="ollama-router")
     except ConfigError as error:
