@@ -197,7 +197,7 @@ async def running(
 
     limits = Limits(quotas or MemoryQuotas(asyncio.get_running_loop().time, time.time), telemetry.emit)
     edge = Edge(
-        router.dispatcher, router.directory, edge_settings(config), report=warn, emit=telemetry.emit, limits=limits
+        router.dispatcher, router.directory, edge_settings(config), report=warn, emit=telemetry.emit, team_limits=limits
     )
     where = config.listen.host, config.listen.port
     proxies = Proxies(config.trusted_proxies) if config.proxy_protocol else None

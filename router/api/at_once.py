@@ -88,7 +88,7 @@ class AtOnce:
         self._door = door
         self._next_id = next_id
         self._tasks = tasks
-        self._limits = limits
+        self.limits = limits
 
     def take(self, cycle: Cycle) -> bool:
         """Return True if the request is taken: then it is answered from here, and needs no task."""
@@ -120,8 +120,8 @@ class AtOnce:
                 cycle.carrier.loop.time(),
                 client_of(cycle, self._settings.proxies),
             )
-            if self._limits is not None:
-                self._limits.admit(call)
+            if self.limits is not None:
+                self.limits.admit(call)
         except Exception as exc:  # a bug too must be answered and reported
             error = exc if isinstance(exc, RouterError) else failed(cycle)
             self.refuse(cycle, common.route, error)

@@ -65,7 +65,7 @@ class Edge:
         emit: Callable[[Answered], None] = lambda _event: None,
         rules: Rules = NO_TEAMS,
         clock: Callable[[], float] = float,
-        limits: Limits | None = None,
+        team_limits: Limits | None = None,
     ) -> None:
         self._dispatcher = dispatcher
         self._directory = directory
@@ -81,9 +81,8 @@ class Edge:
         self._count = itertools.count(1)
         self._door = Door(rules, anyone=self._settings.anyone, proxies=self._settings.proxies, clock=clock)
         self._at_once = AtOnce(
-            dispatcher, self._settings, self._hosts, self._door, next_id=self._next_id, tasks=self, limits=limits
+            dispatcher, self._settings, self._hosts, self._door, next_id=self._next_id, tasks=self, limits=team_limits
         )
-        self._limits = limits
         self.take = self._at_once.take
         self.is_draining = False
 
@@ -197,8 +196,8 @@ class Edge:
     async def _infer(self, exchange: Exchange, route: Route) -> None:
         now_s, client = asyncio.get_running_loop().time(), client_of(exchange.cycle, self._settings.proxies)
         call = await call_of(exchange, self._settings, route, now_s, client)
-        if self._limits is not None:
-            self._limits.admit(call)
+        if self._at_once.limits is not None:
+            self._at_once.limits.admit(call)
         exchange.is_dispatched = True
         await self._dispatch(exchange, call)
 
