@@ -10,9 +10,7 @@ import math
 from collections.abc import Callable, Iterator
 
 from router.core.payload.read import BYTES_PER_TOKEN
-from router.core.teams.quotas import Left, Quotas, Refused, Standing
-from router.core.teams.team import Team
-from router.errors import LimitReached
+from router.core.teams.quotas import Left, Quotas, Refused, Standing, refusal
 from router.http.headers import Header
 from router.routing.call import Call, Released
 from router.telemetry import Rejected
@@ -45,7 +43,7 @@ class Limits:
         left = tuple(headers_of(found.left))
         if isinstance(found, Refused):
             self._emit(Rejected(team.name, found.why))
-            raise LimitReached(_text(team, found), why=found.why, retry_after_s=found.retry_s, left=left)
+            raise refusal(team, found.why, found.retry_s, left)
         call.count(left, lambda *end: self.quotas.settle(request, tokens_of(*end)))
 
 
@@ -84,13 +82,3 @@ def _duration(one: Left) -> bytes:
     hours, minutes = divmod(minutes, 60)
     text = f"{hours}h{minutes}m{seconds}s" if hours else f"{minutes}m{seconds}s" if minutes else f"{seconds}s"
     return text.encode()
-
-
-def _text(team: Team, refused: Refused) -> str:
-    limits = team.limits
-    what = {
-        "concurrent": f"{limits.concurrent} requests at a time",
-        "requests_per_minute": f"{limits.requests_per_minute} requests per minute",
-        "tokens_per_day": f"{limits.tokens_per_day} tokens per day",
-    }
-    return f"the team {team.name} may use at most {what[refused.why]}; try again in {math.ceil(refused.retry_s)} s"

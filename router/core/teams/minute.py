@@ -28,11 +28,16 @@ class Minute:
         self._at = 0  # the place of the next time, which holds the oldest one
         self._in_group = 0  # requests that share the newest time
 
-    def wait_s(self, now_s: float) -> float:
-        """Return how long until the next request is allowed; 0 if it is now."""
-        if 0 < self._in_group < self.per_time:
+    def wait_s(self, now_s: float, count: int = 1) -> float:
+        """Return how long until the next `count` requests are allowed together; 0 if they are now.
+
+        More than the limit are allowed when as many as the limit are.
+        """
+        open_group = self.per_time - self._in_group if self._in_group else 0
+        times = min(-(-(count - open_group) // self.per_time), len(self._times))  # that they need
+        if times <= 0:
             return 0.0
-        return max(0.0, self._times[self._at] + MINUTE_S - now_s)
+        return max(0.0, self._times[(self._at + times - 1) % len(self._times)] + MINUTE_S - now_s)
 
     def take(self, now_s: float) -> None:
         """Count a request that is allowed."""

@@ -7,12 +7,14 @@ so that nothing is lost for good if whoever holds it dies in between.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from router.core.teams.minute import Minute
 from router.core.teams.team import Team
+from router.errors import LimitReached
 
 Reason = Literal["concurrent", "requests_per_minute", "tokens_per_day", "waiting", "evictions_per_minute"]
 """The limit that refuses a request, by its key in the team's file."""
@@ -59,6 +61,20 @@ class Refused:
     why: Reason
     retry_s: float
     left: Standing
+
+
+def refusal(team: Team, why: Reason, retry_s: float, left: tuple[tuple[bytes, bytes], ...] = ()) -> LimitReached:
+    """Return the error for a request above a limit of its team; `left` are headers that say what is left."""
+    limits = team.limits
+    what = {
+        "concurrent": f"{limits.concurrent} requests at a time",
+        "requests_per_minute": f"{limits.requests_per_minute} requests per minute",
+        "tokens_per_day": f"{limits.tokens_per_day} tokens per day",
+        "waiting": f"{limits.waiting} requests in the queue",
+        "evictions_per_minute": f"{limits.evictions_per_minute} evictions of models of others per minute",
+    }
+    text = f"the team {team.name} may use at most {what[why]}; try again in {math.ceil(retry_s)} s"
+    return LimitReached(text, why=why, retry_after_s=retry_s, left=left)
 
 
 class Quotas(Protocol):
