@@ -22,9 +22,11 @@ from router.admin.pages import Parts, admin_app
 from router.admin.timeline import Timeline
 from router.admin.totals import Totals
 from router.api.edge import Edge
+from router.api.limits import Limits
 from router.backend.backend import Backend
 from router.backend.derived import owner_of
 from router.config import ChainRules, Config, effective
+from router.core.teams.quotas import MemoryQuotas, Quotas
 from router.http.server.asgi import Asgi
 from router.http.server.listener import Listener
 from router.http.server.proxies import Proxies
@@ -165,10 +167,12 @@ async def running(
     is_probed: bool = False,
     sockets: Sockets = NO_SOCKETS,
     is_successor: bool = False,
+    quotas: Quotas | None = None,
 ) -> AsyncIterator[Running]:
     """Serve `config` until the context ends. With `is_probed`, `probe` is used instead of the configured one.
 
     With `is_successor` another router serves meanwhile: connections are accepted only when the state is known.
+    `quotas` hold what teams have used of their limits before.
     """
     tls = listener_tls(config)
     section = next(iter(config.backends.values()))
@@ -191,7 +195,10 @@ async def running(
     def warn(text: str) -> None:
         telemetry.emit(Notified(text, level="warning"))
 
-    edge = Edge(router.dispatcher, router.directory, edge_settings(config), report=warn, emit=telemetry.emit)
+    limits = Limits(quotas or MemoryQuotas(asyncio.get_running_loop().time, time.time), telemetry.emit)
+    edge = Edge(
+        router.dispatcher, router.directory, edge_settings(config), report=warn, emit=telemetry.emit, team_limits=limits
+    )
     where = config.listen.host, config.listen.port
     proxies = Proxies(config.trusted_proxies) if config.proxy_protocol else None
     clients = Listener(

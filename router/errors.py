@@ -8,6 +8,7 @@ RouterError            500  internal_error
 ├ ModelNotFound        404  model_not_found
 ├ RequestTimeout       408  request_timeout
 ├ BodyTooLarge         413  body_too_large
+├ LimitReached         429  limit_reached      a limit of the team itself; carries Retry-After and what is left
 ├ Busy                 503  server_busy        carries Retry-After
 ├ NoVariantFits        503  no_variant_fits    carries the explanation; Retry-After
 │ └ NeverFits          503  never_fits         waiting does not help: no Retry-After, and SDKs do not retry
@@ -71,6 +72,20 @@ class RequestTimeout(RouterError):
 class BodyTooLarge(RouterError):
     status = 413
     code = "body_too_large"
+
+
+class LimitReached(RouterError):
+    """The request is above a limit of its own team, `why`. `left` are headers that say what is left of the limits."""
+
+    status = 429
+    code = "limit_reached"
+
+    def __init__(
+        self, message: str, *, why: str, retry_after_s: float, left: tuple[tuple[bytes, bytes], ...] = ()
+    ) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.why = why
+        self.left = left
 
 
 class Busy(RouterError):

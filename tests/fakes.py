@@ -83,9 +83,13 @@ class FakeDispatcher:
         def on_release(released: Released) -> None:
             self.log.append(released.outcome)
             self.released.append(released)
+            if call.on_end is not None:
+                call.on_end(call, released, upstream.status)
 
         headers = [(b"x-router-model", call.request.model.encode("latin-1", "replace"))]
-        return Answer(upstream.status, headers, upstream, rename=self.rename, on_release=on_release)
+        left = call.limits_left
+        call.served = call.request.model
+        return Answer(upstream.status, headers, upstream, self.rename, limits_left=left, on_release=on_release)
 
     async def forward(self, request: UpstreamRequest) -> UpstreamResponse:
         return await self.relay.open(request)

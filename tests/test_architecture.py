@@ -57,7 +57,7 @@ ONLY = {
 MAY_IMPORT_THE_SIMULATOR = {"router/planning", "router/cli"}
 
 PURE_STDLIB = {
-    "__future__", "base64", "binascii", "bisect", "collections", "dataclasses", "difflib", "enum", "functools",
+    "__future__", "array", "base64", "binascii", "bisect", "collections", "dataclasses", "difflib", "enum", "functools",
     "hashlib", "heapq", "hmac", "ipaddress", "itertools", "json", "math", "operator", "re", "statistics", "types",
     "typing",
 }  # fmt: skip

@@ -16,6 +16,7 @@ import msgspec
 from router.api.beside import BYTES_PER_COMMA, is_large
 from router.api.calls import read_call
 from router.api.door import Door
+from router.api.limits import Limits
 from router.api.reports import Reports, client_of
 from router.api.responses import render_error, request_headers
 from router.api.sending import common_head_lines, complete_answer, ending_of
@@ -74,6 +75,7 @@ class AtOnce:
         *,
         next_id: Callable[[], str],
         tasks: Tasks,
+        limits: Limits | None = None,
     ) -> None:
         self.dispatcher = dispatcher
         self._settings = settings
@@ -86,6 +88,7 @@ class AtOnce:
         self._door = door
         self._next_id = next_id
         self._tasks = tasks
+        self.limits = limits
 
     def take(self, cycle: Cycle) -> bool:
         """Return True if the request is taken: then it is answered from here, and needs no task."""
@@ -117,6 +120,8 @@ class AtOnce:
                 cycle.carrier.loop.time(),
                 client_of(cycle, self._settings.proxies),
             )
+            if self.limits is not None:
+                self.limits.admit(call)
         except Exception as exc:  # a bug too must be answered and reported
             error = exc if isinstance(exc, RouterError) else failed(cycle)
             self.refuse(cycle, common.route, error)
@@ -141,6 +146,8 @@ class AtOnce:
             return
         shown = answer.lines or header_lines(answer.headers)
         own = (shown, b"x-request-id: ", cycle.request_id.encode("ascii"), b"\r\n") if self._has_headers else ()
+        if answer.limits_left:
+            own = (*own, header_lines(answer.limits_left))
         lines = common_head_lines(upstream.head) if answer.rename is None else b""
         if lines:
             body = upstream.read_nowait() or b""

@@ -20,6 +20,7 @@ from router.api.calls import call_of
 from router.api.door import NO_TEAMS, Door, Rules
 from router.api.endings import StreamEnd
 from router.api.exchange import Exchange
+from router.api.limits import Limits
 from router.api.local import LocalRoutes
 from router.api.origins import OriginRule
 from router.api.passing import Passing
@@ -64,6 +65,7 @@ class Edge:
         emit: Callable[[Answered], None] = lambda _event: None,
         rules: Rules = NO_TEAMS,
         clock: Callable[[], float] = float,
+        team_limits: Limits | None = None,
     ) -> None:
         self._dispatcher = dispatcher
         self._directory = directory
@@ -78,7 +80,9 @@ class Edge:
         self._prefix = secrets.token_hex(4)
         self._count = itertools.count(1)
         self._door = Door(rules, anyone=self._settings.anyone, proxies=self._settings.proxies, clock=clock)
-        self._at_once = AtOnce(dispatcher, self._settings, self._hosts, self._door, next_id=self._next_id, tasks=self)
+        self._at_once = AtOnce(
+            dispatcher, self._settings, self._hosts, self._door, next_id=self._next_id, tasks=self, limits=team_limits
+        )
         self.take = self._at_once.take
         self.is_draining = False
 
@@ -192,6 +196,8 @@ class Edge:
     async def _infer(self, exchange: Exchange, route: Route) -> None:
         now_s, client = asyncio.get_running_loop().time(), client_of(exchange.cycle, self._settings.proxies)
         call = await call_of(exchange, self._settings, route, now_s, client)
+        if self._at_once.limits is not None:
+            self._at_once.limits.admit(call)
         exchange.is_dispatched = True
         await self._dispatch(exchange, call)
 
@@ -220,6 +226,8 @@ class Edge:
         extra: list[Header] = exchange.extra
         if self._settings.has_router_headers:
             extra = answer.headers + extra
+        if answer.limits_left:
+            extra = [*extra, *answer.limits_left]
         sender = Sender(exchange, route, extra, answer.rename, answer.errors)
         try:
             await sender.relay(answer.upstream)

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from router.core.ollama.routes import Dialect
-from router.errors import BadRequest, Busy, NeverFits, NoVariantFits, RouterError, UpstreamError
+from router.errors import BadRequest, Busy, LimitReached, NeverFits, NoVariantFits, RouterError, UpstreamError
 from router.http.client.parser import ConnectionGone
 from router.http.headers import Header
 
@@ -37,9 +37,17 @@ UPSTREAM_HEADERS = frozenset(
 )
 """The only request headers sent to Ollama, which forwards all of them to ollama.com for cloud models (E6)."""
 
-_OPENAI_TYPES = {400: "invalid_request_error", 401: "invalid_request_error", 404: "not_found_error"}
-_OPENAI_CODES = {401: "invalid_api_key"}
+_OPENAI_TYPES = {
+    400: "invalid_request_error",
+    401: "invalid_request_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+}
+_OPENAI_CODES = {401: "invalid_api_key", 429: "rate_limit_exceeded"}
 CHALLENGE = (b"www-authenticate", b'Bearer realm="ollama-router"')
+MOST_RETRY_S = 60.0
+"""SDKs wait for a Retry-After of at most a minute; they take a longer one for none, and try again at once."""
+
 _ANTHROPIC_TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
@@ -80,7 +88,9 @@ def render_error(error: RouterError, dialect: Dialect) -> tuple[int, list[Header
         headers, body = [JSON], body + b"\n"
     if error.retry_after_s is not None:
         headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s))))
-    if is_final or is_started(error):
+    if isinstance(error, LimitReached):
+        headers += error.left
+    if is_final or is_started(error) or _is_far(error):
         headers.append(NO_RETRY)
     if status == UNAUTHORIZED:
         headers.append(CHALLENGE)
@@ -90,6 +100,10 @@ def render_error(error: RouterError, dialect: Dialect) -> tuple[int, list[Header
 def status_of(error: RouterError, dialect: Dialect) -> int:
     """Return the status of an error's answer: on `/api/*` never 401, which the CLI takes for one of Ollama's cloud."""
     return FORBIDDEN if error.status == UNAUTHORIZED and dialect == "ollama" else error.status
+
+
+def _is_far(error: RouterError) -> bool:
+    return isinstance(error, LimitReached) and (error.retry_after_s or 0.0) > MOST_RETRY_S
 
 
 def is_started(error: RouterError) -> bool:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 
 from router.app import NO_SOCKETS, Running, Sockets, running
 from router.config import Config
+from router.core.teams.quotas import MemoryQuotas, Quotas
 from router.errors import RouterError
 from router.telemetry import LogHook, Notified
 
@@ -21,10 +23,10 @@ logger = logging.getLogger("router.cli")
 class Generation:
     """One router, in a task of its own."""
 
-    def __init__(self, config: Config, log: LogHook, sockets: Sockets, *, is_successor: bool) -> None:
+    def __init__(self, config: Config, log: LogHook, sockets: Sockets, quotas: Quotas, *, is_successor: bool) -> None:
         self.config = config
         self.service: Running | None = None
-        self._log = log
+        self._log, self._quotas = log, quotas
         self._is_started, self._is_over = asyncio.Event(), asyncio.Event()
         work = self._run(sockets, is_successor=is_successor)
         self.task = asyncio.get_running_loop().create_task(work)
@@ -32,7 +34,7 @@ class Generation:
     async def _run(self, sockets: Sockets, *, is_successor: bool) -> None:
         try:
             async with running(
-                self.config, hooks=[self._log], sockets=sockets, is_successor=is_successor
+                self.config, hooks=[self._log], sockets=sockets, is_successor=is_successor, quotas=self._quotas
             ) as self.service:
                 self._is_started.set()
                 await self._is_over.wait()
@@ -74,6 +76,7 @@ class Generations:
         self._load = load
         self._log = log
         self._on_start = on_start
+        self._quotas = MemoryQuotas(asyncio.get_running_loop().time, time.time)  # a reload refills nothing
         self._alive: list[Generation] = []  # the last one serves, those before it end
         self._is_stopping = False
         self._wants_reload = False
@@ -115,7 +118,7 @@ class Generations:
             await asyncio.gather(*(one.task for one in self._alive), return_exceptions=True)
 
     def _begin(self, config: Config, sockets: Sockets, *, is_successor: bool = False) -> Generation:
-        one = Generation(config, self._log(config), sockets, is_successor=is_successor)
+        one = Generation(config, self._log(config), sockets, self._quotas, is_successor=is_successor)
         self._alive.append(one)
         one.task.add_done_callback(lambda _: self._alive.remove(one))
         return one

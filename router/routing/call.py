@@ -26,7 +26,8 @@ class Call(msgspec.Struct, eq=False):
     before_answer. `let_in_to` holds the weights that the queue let it in to. `load_decision` is the decision that
     loaded its model. `may_use_remote` is whether it may reach a model that another server runs. `resident` is the
     resident that it has entered, `choice` the chain and decision for that, and `destination` where it is to be sent.
-    `identity` is whose request it is.
+    `identity` is whose request it is. `limits_left` are headers of its answer that say what is left of the team's
+    limits, and `on_end` is called with how it ended and its status, if it counts towards any.
 
     This and the other classes here are structs because one of each is built per request, and a dataclass takes three
     times as long.
@@ -58,6 +59,8 @@ class Call(msgspec.Struct, eq=False):
     is_ended: bool = False
     has_few: Callable[[], bool] = bool  # whether its client has few requests under way; set for a request that waits
     client: str = ""  # its address
+    limits_left: tuple[Header, ...] = ()
+    on_end: Callable[[Call, Released, int], None] | None = None
 
     @property
     def team(self) -> str:
@@ -132,6 +135,10 @@ class Call(msgspec.Struct, eq=False):
         """Fix whether its client has left, now that no one waits for the answer."""
         self.is_gone = lambda: is_gone
 
+    def count(self, limits_left: tuple[Header, ...], on_end: Callable[[Call, Released, int], None]) -> None:
+        """Set that it counts towards limits of its team."""
+        self.limits_left, self.on_end = limits_left, on_end
+
     def end(self, now_s: float) -> bool:
         """Record its end; return False if it was recorded before, because each request is reported once."""
         was_ended, self.is_ended = self.is_ended, True
@@ -156,7 +163,7 @@ class Answer(msgspec.Struct):
 
     `headers` are the `X-Router-*` headers; `lines` are the same, rendered, if many answers share them. `rename` is
     (name in the stream, name to show), for derived tags; `errors` the same for the texts of errors. `release` is
-    idempotent and must be called on every exit path.
+    idempotent and must be called on every exit path. `limits_left` as in the call.
     """
 
     status: int
@@ -165,6 +172,7 @@ class Answer(msgspec.Struct):
     rename: Rename | None = None
     errors: Rename | None = None
     lines: bytes = b""
+    limits_left: tuple[Header, ...] = ()
     on_release: Callable[[Released], None] | None = None
 
     def release(

@@ -47,6 +47,8 @@ class Ends:
         now_s = self._now()
         if not call.end(now_s):
             return
+        if call.on_end is not None:
+            call.on_end(call, released, status)
         self._telemetry.emit(
             Finished(
                 call.request_id,

@@ -94,7 +94,8 @@ class Underway:
             lines = b""
             headers = destination.headers_after(call.request.model, call.queue_s, call.attempts, backend.name)
         rename, errors = destination.rename, destination.errors
-        return Answer(upstream.status, headers, upstream, rename, errors, lines=lines, on_release=on_release)
+        left = call.limits_left
+        return Answer(upstream.status, headers, upstream, rename, errors, lines, left, on_release)
 
     def _leave(self, upstream: UpstreamResponse | None) -> None:
         """Leave the resident, and its slot."""

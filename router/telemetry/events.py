@@ -129,6 +129,13 @@ class QueueChanged(msgspec.Struct, frozen=True):
     depth: int
 
 
+class Rejected(msgspec.Struct, frozen=True):
+    """A request was refused because of a limit of its own team; `reason` is the limit's key in the team's file."""
+
+    team: str
+    reason: str
+
+
 class ProbeLost(msgspec.Struct, frozen=True):
     """The probe of free memory failed, after it had worked."""
 
@@ -177,6 +184,7 @@ Event = (
     | Measured
     | Spilled
     | QueueChanged
+    | Rejected
     | ProbeLost
     | ProbeBack
     | UpstreamDown

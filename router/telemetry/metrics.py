@@ -22,6 +22,7 @@ from router.telemetry.events import (
     LoopLagged,
     Measured,
     QueueChanged,
+    Rejected,
     Spilled,
     Switched,
     UpstreamDown,
@@ -140,6 +141,8 @@ class MetricsHook:
                 self._switches.labels(event.phase).inc()
                 if event.duration_s is not None:
                     self._switch_time.labels().observe(event.duration_s)
+            case Rejected():
+                self._rejected.labels(self._word(event.team), self._word(event.reason)).inc()
             case Spilled():
                 self._spills.labels(self._model(event.model)).inc()
             case Measured() if event.measured_bytes > 0 and event.predicted_bytes > 0:
@@ -169,6 +172,9 @@ class MetricsHook:
             f"{prefix}below_best", "Requests served by a smaller variant although a bigger one would fit.", ("reason",)
         )
         self._spills = self._counter(f"{prefix}spills", "Loads that did not end up fully on the GPU.", ("model",))
+        self._rejected = self._counter(
+            f"{prefix}rejected", "Requests above a limit of their own team.", ("team", "reason")
+        )
         self._gone = self._counter(
             f"{prefix}client_disconnects", "Clients that left before the end of the answer.", ("phase",)
         )

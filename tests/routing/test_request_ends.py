@@ -259,3 +259,38 @@ def test_a_fault_of_ours_at_the_head_of_an_answer_ends_the_request_as_failed(is_
 
     routed(story, MemoryMachine(*ALL), ALONE)
     assert "a fault" in caplog.text
+
+
+@pytest.mark.parametrize("end", ["answered", "given up", "cancelled in line", "broken off"])
+def test_a_request_that_counts_towards_limits_is_settled_once_however_it_ends(end):
+    """With its status, and whether it was ever sent."""
+
+    async def story(scene):
+        settled = []
+        call = scene.call(SMALL.name)
+        call.count((), lambda *how: settled.append((how[1].outcome, how[2], bool(how[0].served))))
+        if end == "cancelled in line":
+            await cancelled(await dispatched(scene, call))
+        else:
+            await scene.make_resident(SMALL)
+            replies = Replies()
+            underway = scene.dispatcher.start(call, replies)
+            assert not settled
+            if end == "given up":
+                underway.give_up()
+            elif end == "broken off":
+                scene.relay.sent[0].fail(UpstreamError("cut"))
+            else:
+                scene.relay.sent[0].answer()
+                replies[0].release("completed")
+                replies[0].release("completed")
+        scene.dispatcher.abandon(call)
+        ends = {
+            "answered": ("completed", 200, True),
+            "given up": ("client_gone", 499, True),
+            "cancelled in line": ("shutdown", 503, False),
+            "broken off": ("upstream_error", 502, True),
+        }
+        assert settled == [ends[end]]
+
+    routed(story, MemoryMachine(*ALL), ALONE)

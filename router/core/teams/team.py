@@ -41,6 +41,14 @@ class TeamLimits:
     waiting: int | None = None
     evictions_per_minute: int | None = None
 
+    is_metered: bool = field(init=False, default=False)
+    """True if each request has to be counted; the last two limits are those of the queue."""
+
+    def __post_init__(self) -> None:
+        """Set what is read for each request once."""
+        counted = self.concurrent, self.requests_per_minute, self.tokens_per_day
+        object.__setattr__(self, "is_metered", any(limit is not None for limit in counted))
+
 
 @dataclass(frozen=True, slots=True)
 class Memory:

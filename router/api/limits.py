@@ -1,0 +1,84 @@
+"""Limits of teams at the edge: each request of a team with limits is counted before it is dispatched, and at its end.
+
+A request above a limit of its own team is a 429; a card that is too busy for everybody is a 503, which is the queue's.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+
+from router.core.payload.read import BYTES_PER_TOKEN
+from router.core.teams.quotas import Left, Quotas, Refused, Standing, refusal
+from router.http.headers import Header
+from router.routing.call import Call, Released
+from router.telemetry import Rejected
+
+ANSWER_TOKENS = 512
+"""An answer whose length the client does not bound is expected to have this many tokens."""
+
+STREAMED_BYTES = 100
+"""Bytes of a streamed token: a client that leaves before the end gets no count of them."""
+
+OK = 200
+_EMBEDDINGS = frozenset({"embed", "embeddings", "v1_embeddings"})
+
+
+class Limits:
+    """Counts requests in `quotas`; `emit` receives the refusals."""
+
+    def __init__(self, quotas: Quotas, emit: Callable[[Rejected], None]) -> None:
+        self.quotas = quotas
+        self._emit = emit
+        self._numbers = itertools.count(1)
+
+    def admit(self, call: Call) -> None:
+        """Count a request, which is released at its end. Raise LimitReached if it is above a limit of its team."""
+        team = call.identity.team
+        if not team.limits.is_metered:
+            return
+        request = f"{next(self._numbers):x}"  # not the client's own id, which it may use twice
+        found = self.quotas.admit(team, request, expected_tokens(call))
+        left = tuple(headers_of(found.left))
+        if isinstance(found, Refused):
+            self._emit(Rejected(team.name, found.why))
+            raise refusal(team, found.why, found.retry_s, left)
+        call.count(left, lambda *end: self.quotas.settle(request, tokens_of(*end)))
+
+
+def expected_tokens(call: Call) -> int:
+    """Return how many tokens a request may take: its prompt, and an answer as long as it allows."""
+    request = call.request
+    prompt = request.prompt_bytes // BYTES_PER_TOKEN
+    if call.route.kind in _EMBEDDINGS or request.is_load_only or request.is_unload:
+        return prompt
+    most = request.num_predict
+    return prompt + (most if most is not None and most >= 0 else ANSWER_TOKENS)
+
+
+def tokens_of(call: Call, released: Released, status: int) -> int:
+    """Return how many tokens a request took; as far as the answer does not say, by what was sent of it."""
+    if released.tokens_in is not None or released.tokens_out is not None:
+        return (released.tokens_in or 0) + (released.tokens_out or 0)
+    if not call.served or (status != OK and not released.sent_bytes):  # it waited, or was refused
+        return 0
+    prompt = call.request.prompt_bytes // BYTES_PER_TOKEN
+    return prompt if call.route.kind in _EMBEDDINGS else prompt + released.sent_bytes // STREAMED_BYTES
+
+
+def headers_of(left: Standing) -> Iterator[Header]:
+    """Yield the headers that say what is left, in the form that clients of OpenAI read."""
+    for kind, one in ((b"requests", left.requests), (b"tokens", left.tokens)):
+        if one is not None:
+            yield b"x-ratelimit-limit-" + kind, b"%d" % one.limit
+            yield b"x-ratelimit-remaining-" + kind, b"%d" % one.remaining
+            yield b"x-ratelimit-reset-" + kind, _duration(one)
+
+
+def _duration(one: Left) -> bytes:
+    """Return when all of a limit is available again, such as `1s` or `6h5m0s`."""
+    minutes, seconds = divmod(math.ceil(one.reset_s), 60)
+    hours, minutes = divmod(minutes, 60)
+    text = f"{hours}h{minutes}m{seconds}s" if hours else f"{minutes}m{seconds}s" if minutes else f"{seconds}s"
+    return text.encode()

@@ -1,0 +1,85 @@
+"""At most so many requests in any 60 seconds. Pure; the caller supplies the time."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from bisect import bisect_right
+from collections.abc import Sequence
+
+MINUTE_S = 60.0
+
+MOST_TIMES = 6000
+"""Times that are kept. A limit above it keeps one time for several requests that follow each other: the last one's."""
+
+
+class Minute:
+    """The requests of the last minute, exactly: a request is allowed when the one `limit` before it is 60 s old.
+
+    Above `MOST_TIMES` a few less than the limit are allowed (fewer than `per_time`), never more.
+    """
+
+    __slots__ = ("_at", "_in_group", "_times", "limit", "per_time")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.per_time = -(-limit // MOST_TIMES)  # requests that share one time
+        self._times = array("d", [-math.inf]) * (limit // self.per_time)
+        self._at = 0  # the place of the next time, which holds the oldest one
+        self._in_group = 0  # requests that share the newest time
+
+    def wait_s(self, now_s: float, count: int = 1) -> float:
+        """Return how long until the next `count` requests are allowed together; 0 if they are now.
+
+        More than the limit are allowed when as many as the limit are.
+        """
+        open_group = self.per_time - self._in_group if self._in_group else 0
+        times = min(-(-(count - open_group) // self.per_time), len(self._times))  # that they need
+        if times <= 0:
+            return 0.0
+        return max(0.0, self._times[(self._at + times - 1) % len(self._times)] + MINUTE_S - now_s)
+
+    def take(self, now_s: float) -> None:
+        """Count a request that is allowed."""
+        if 0 < self._in_group < self.per_time:
+            self._times[self._at - 1] = now_s
+            self._in_group += 1
+        else:
+            self._times[self._at] = now_s
+            self._at = (self._at + 1) % len(self._times)
+            self._in_group = 1
+
+    def left(self, now_s: float) -> int:
+        """Return how many further requests are allowed now."""
+        old = bisect_right(_FromOldest(self._times, self._at), now_s - MINUTE_S)
+        open_group = self.per_time - self._in_group if self._in_group else 0
+        return old * self.per_time + open_group
+
+    def reset_s(self, now_s: float) -> float:
+        """Return how long until as many as the limit are allowed again."""
+        return max(0.0, self._times[self._at - 1] + MINUTE_S - now_s)
+
+    def with_limit(self, limit: int) -> Minute:
+        """Return the same minute under another limit."""
+        if limit == self.limit:
+            return self
+        other = Minute(limit)
+        for time_s in _FromOldest(self._times, self._at):
+            for _ in range(self.per_time):
+                other.take(time_s)
+        return other
+
+
+class _FromOldest(Sequence[float]):
+    """The times, the oldest first."""
+
+    def __init__(self, times: array[float], start: int) -> None:
+        self._times, self._start = times, start
+
+    def __len__(self) -> int:
+        return len(self._times)
+
+    def __getitem__(self, at: int) -> float:  # type: ignore[override]
+        if at >= len(self._times):
+            raise IndexError(at)
+        return self._times[(self._start + at) % len(self._times)]

@@ -1,0 +1,240 @@
+"""What teams may use at most: requests at a time and per minute, tokens per day. Pure; clocks are supplied.
+
+A request is admitted before it is served, which reserves a place and as many tokens as it is expected to take, and
+settled when it has ended, which replaces the reservation by what it took. A reservation ends by itself after its lease,
+so that nothing is lost for good if whoever holds it dies in between.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from router.core.teams.minute import Minute
+from router.core.teams.team import Team
+from router.errors import LimitReached
+
+Reason = Literal["concurrent", "requests_per_minute", "tokens_per_day", "waiting", "evictions_per_minute"]
+"""The limit that refuses a request, by its key in the team's file."""
+
+DAY_S = 86400.0
+LEASE_S = 3600.0
+"""A reservation ends after an hour: hardly a request takes longer, and one that does is only not counted any more."""
+
+MOST_TEAMS = 4096
+"""Teams that are known by name: more than are configured, because reloads bring new names."""
+
+FIRST_S, NEW = 5.0, 0.2
+"""What a request is expected to take before one has ended, and the part of the newest one in the running mean."""
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """One limit as answers show it: `reset_s` is how long until all of it is available again."""
+
+    limit: int
+    remaining: int
+    reset_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What is left of a team's limits; None where it has none."""
+
+    requests: Left | None = None
+    tokens: Left | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """The request is admitted, and must be settled."""
+
+    left: Standing
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The request is above a limit. After `retry_s` it may be admitted."""
+
+    why: Reason
+    retry_s: float
+    left: Standing
+
+
+def refusal(team: Team, why: Reason, retry_s: float, left: tuple[tuple[bytes, bytes], ...] = ()) -> LimitReached:
+    """Return the error for a request above a limit of its team; `left` are headers that say what is left."""
+    limits = team.limits
+    what = {
+        "concurrent": f"{limits.concurrent} requests at a time",
+        "requests_per_minute": f"{limits.requests_per_minute} requests per minute",
+        "tokens_per_day": f"{limits.tokens_per_day} tokens per day",
+        "waiting": f"{limits.waiting} requests in the queue",
+        "evictions_per_minute": f"{limits.evictions_per_minute} evictions of models of others per minute",
+    }
+    text = f"the team {team.name} may use at most {what[why]}; try again in {math.ceil(retry_s)} s"
+    return LimitReached(text, why=why, retry_after_s=retry_s, left=left)
+
+
+class Quotas(Protocol):
+    """The counts behind the limits: in the memory of one router, or in a store that several share."""
+
+    def admit(self, team: Team, request: str, tokens: int) -> Granted | Refused:
+        """Reserve what a request is expected to take. `request` identifies it and is used once."""
+        ...
+
+    def settle(self, request: str, tokens: int) -> None:
+        """Replace the reservation by the `tokens` that the request took. A second time it does nothing."""
+        ...
+
+    def left(self, team: Team) -> Standing:
+        """Return what is left of the team's limits."""
+        ...
+
+
+@dataclass(slots=True)
+class _Reservation:
+    use: _Use
+    tokens: int
+    since_s: float
+    is_held: bool = True
+
+
+@dataclass(slots=True, eq=False)
+class _Use:
+    """What one team uses. `running` are its requests under way, the oldest first."""
+
+    running: dict[str, _Reservation] = field(default_factory=dict)
+    minute: Minute | None = None
+    day: int = 0
+    used: int = 0  # tokens of that day
+    reserved: int = 0
+    mean_s: float = FIRST_S
+
+    def turn_to(self, day: int) -> None:
+        """Begin another day."""
+        if day != self.day:
+            self.day, self.used = day, 0
+
+    def limited_to(self, per_minute: int | None) -> Minute | None:
+        """Return the requests of the last minute under a limit, which a reload may have changed."""
+        if per_minute is None:
+            self.minute = None
+        else:
+            self.minute = self.minute.with_limit(per_minute) if self.minute is not None else Minute(per_minute)
+        return self.minute
+
+    def release(self, held: _Reservation) -> None:
+        """Give back what a request had reserved."""
+        if held.is_held:
+            held.is_held = False
+            self.reserved -= held.tokens
+
+    def expected_s(self, now_s: float) -> float:
+        """Return when one of those under way is expected to end."""
+        oldest = next(iter(self.running.values()), None)
+        return max(1.0, self.mean_s - (now_s - oldest.since_s)) if oldest is not None else 1.0
+
+
+class MemoryQuotas:
+    """The counts of one router, in memory. `now` is the time of leases and minutes, `unix_now` that of days."""
+
+    def __init__(self, now: Callable[[], float], unix_now: Callable[[], float], *, lease_s: float = LEASE_S) -> None:
+        self._now = now
+        self._unix_now = unix_now
+        self._lease_s = lease_s
+        self._uses: dict[str, _Use] = {}
+        self._requests: dict[str, _Reservation] = {}  # to be settled; the oldest first
+
+    def admit(self, team: Team, request: str, tokens: int) -> Granted | Refused:
+        """Reserve what a request is expected to take, or return the limit that it is above.
+
+        What is left of a day is given to a request that is expected to take more, if nothing else is under way.
+        """
+        now_s, limits, use = self._now(), team.limits, self._current(team)
+        minute = use.limited_to(limits.requests_per_minute)
+        refused: tuple[Reason, float] | None = None
+        if limits.concurrent is not None and len(use.running) >= limits.concurrent:
+            refused = "concurrent", use.expected_s(now_s)
+        elif minute is not None and (wait_s := minute.wait_s(now_s)) > 0:
+            refused = "requests_per_minute", wait_s
+        elif limits.tokens_per_day is not None:
+            left = limits.tokens_per_day - use.used - use.reserved
+            if limits.tokens_per_day <= use.used:
+                refused = "tokens_per_day", self._to_midnight_s()
+            elif tokens > left and use.reserved:
+                refused = "tokens_per_day", use.expected_s(now_s)
+        if refused is not None:
+            return Refused(*refused, self._standing(team, use, now_s))
+        if minute is not None:
+            minute.take(now_s)
+        use.reserved += tokens
+        use.running[request] = self._requests[request] = _Reservation(use, tokens, now_s)
+        return Granted(self._standing(team, use, now_s))
+
+    def settle(self, request: str, tokens: int) -> None:
+        """Count the tokens that a request took, also after its lease. A second time it does nothing."""
+        held = self._requests.pop(request, None)
+        if held is None:
+            return
+        use = held.use
+        use.turn_to(self._day())
+        use.release(held)
+        use.used += tokens
+        if use.running.pop(request, None) is not None:
+            use.mean_s += (self._now() - held.since_s - use.mean_s) * NEW
+
+    def left(self, team: Team) -> Standing:
+        """Return what is left of the team's limits."""
+        use = self._current(team)
+        use.limited_to(team.limits.requests_per_minute)
+        return self._standing(team, use, self._now())
+
+    def restore(self, team: str, tokens: int) -> None:
+        """Count the tokens that a team has taken today before this router was started."""
+        use = self._use(team)
+        use.turn_to(self._day())
+        use.used += tokens
+
+    # --- the counts --------------------------------------------------------------------------------------------
+
+    def _standing(self, team: Team, use: _Use, now_s: float) -> Standing:
+        requests = tokens = None
+        if (minute := use.minute) is not None:
+            requests = Left(minute.limit, minute.left(now_s), minute.reset_s(now_s))
+        if (most := team.limits.tokens_per_day) is not None:
+            tokens = Left(most, max(0, most - use.used - use.reserved), self._to_midnight_s())
+        return Standing(requests, tokens)
+
+    def _current(self, team: Team) -> _Use:
+        """Return what a team uses now: without what has lapsed, and of this day."""
+        use = self._use(team.name)
+        use.turn_to(self._day())
+        lapsed_s = self._now() - self._lease_s
+        while use.running:
+            request, oldest = next(iter(use.running.items()))
+            if oldest.since_s > lapsed_s:
+                break
+            use.release(oldest)
+            del use.running[request]
+        return use
+
+    def _use(self, name: str) -> _Use:
+        use = self._uses.get(name)
+        if use is None:
+            if len(self._uses) >= MOST_TEAMS:
+                self._forget()
+            use = self._uses[name] = _Use(day=self._day())
+        return use
+
+    def _forget(self) -> None:
+        """Drop the teams of which nothing is under way, those that came first; and what was never settled."""
+        for name in [name for name, use in self._uses.items() if not use.running][: MOST_TEAMS // 2]:
+            del self._uses[name]
+
+    def _day(self) -> int:
+        return int(self._unix_now() // DAY_S)
+
+    def _to_midnight_s(self) -> float:
+        return DAY_S - self._unix_now() % DAY_S
