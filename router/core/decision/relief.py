@@ -4,7 +4,7 @@ After some unloads Ollama waits 5 s in vain (`core/ollama/recovery.py`), because
 would not, and loading one of them again may take less. Only idle residents that nobody waits for are given up for that,
 and no kept ones. The cost of one is its load, times how likely it is wanted again.
 
-A stall after the last unload of a switch holds up only the next switch. So it counts where one is waited for already.
+A stall after the last unload of a switch holds up only the next switch. So this pays where one is waited for already.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from router.core.decision.unload_order import unloads
 from router.core.decision.victims import LEAST_USES, never_waiting
 from router.core.ollama.recovery import STALL_S
 
+MOST_RESIDENTS = 6
+"""Beside more of them it is not tried: the orders of their unloads are too many."""
+
 UNLOAD_S = 0.5
 """What an unload without a stall takes: Ollama looks for the memory every 0.25 s."""
 
@@ -29,8 +32,11 @@ def relieved(
 
     `without` plans the same load after certain residents are gone.
     """
-    stalls_s = _stalls_s(weights, plan, snapshot)
-    if stalls_s < STALL_S / 2 or plan.waits_for:
+    loaded = {weights, *(one.weights for one in snapshot.residents)}
+    if not plan.evict or plan.waits_for or snapshot.awaited <= loaded or len(loaded) > MOST_RESIDENTS + 1:
+        return plan
+    stalls_s = _stalls_s(plan, snapshot)
+    if stalls_s < STALL_S / 2:
         return plan
     idle = [one for one in never_waiting(snapshot.residents) if not one.wanted and one.weights not in plan.evict]
     sets = [frozenset({one.weights}) for one in idle] + [frozenset(one.weights for one in idle)] * (len(idle) > 1)
@@ -39,19 +45,16 @@ def relieved(
         found = without(gone.union(plan.evict))
         if isinstance(found, Plan) and not found.waits_for:
             more = [one for one in snapshot.residents if one.weights in found.evict and one.weights not in plan.evict]
-            found_s = _stalls_s(weights, found, snapshot) + _reloads_s(more, costs)
+            found_s = _stalls_s(found, snapshot) + _reloads_s(more, costs)
             if found_s < best_s:
                 best, best_s = found, found_s
     return best
 
 
-def _stalls_s(weights: str, plan: Plan, snapshot: Snapshot) -> float:
+def _stalls_s(plan: Plan, snapshot: Snapshot) -> float:
     """Return how many seconds Ollama is expected to stall."""
     going = [one for one in snapshot.residents if one.weights in plan.evict]
-    *stalls, last = unloads(going, snapshot.residents, snapshot.gpus or ()).stalls or (0.0,)
-    residents = {one.weights for one in snapshot.residents}
-    is_last_waited_for = bool(snapshot.awaited - residents - {weights})
-    return STALL_S * (sum(stalls) + last * is_last_waited_for)
+    return STALL_S * sum(unloads(going, snapshot.residents, snapshot.gpus or ()).stalls)
 
 
 def _reloads_s(residents: Iterable[Resident], costs: LoadCosts) -> float:

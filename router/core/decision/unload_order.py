@@ -14,7 +14,7 @@ from router.core.decision.foreseen import booked
 from router.core.decision.placing import cards_without
 from router.core.decision.snapshot import Resident
 from router.core.ollama.bookkeeping import OllamaResident
-from router.core.ollama.recovery import stall_chance
+from router.core.ollama.recovery import Figures, stall_chance
 from router.core.ollama.runner import Gpu
 
 LAST = 0.5
@@ -41,7 +41,7 @@ def unloads(going: Sequence[Resident], residents: Sequence[Resident], gpus: tupl
     by_entry = tuple(sorted(going, key=lambda one: (one.entry, one.order)))
     if not going or not gpus:
         return Unloads(by_entry, ())
-    orders = _Orders(by_entry, tuple(residents), gpus)
+    orders = _Orders(by_entry, gpus, {id(one): Figures.of(_likely(one, gpus), gpus) for one in residents})
     order = orders.best(())[1]
     return Unloads(order, tuple(orders.chance(one, order[:at]) for at, one in enumerate(order)))
 
@@ -51,9 +51,8 @@ class _Orders:
     """The orders of one switch. Residents are compared by identity."""
 
     going: tuple[Resident, ...]
-    residents: tuple[Resident, ...]
     gpus: tuple[Gpu, ...]
-    books: dict[int, OllamaResident] = field(default_factory=dict)
+    figures: dict[int, Figures]
     chances: dict[tuple[int, frozenset[int]], float] = field(default_factory=dict)
 
     def best(self, gone: tuple[Resident, ...]) -> tuple[float, tuple[Resident, ...]]:
@@ -73,16 +72,10 @@ class _Orders:
         """Return how likely the wait for `victim` stalls after `gone` were unloaded."""
         key = id(victim), frozenset(map(id, gone))
         if key not in self.chances:
-            stay = [self.book(one) for one in self.residents if id(one) not in key[1]]
+            left = [figures for one, figures in self.figures.items() if one not in key[1]]
             before, after = cards_without(gone, self.gpus), cards_without((*gone, victim), self.gpus)
-            self.chances[key] = stall_chance(self.book(victim), stay, before, after)
+            self.chances[key] = stall_chance(self.figures[key[0]], left, before, after)
         return self.chances[key]
-
-    def book(self, resident: Resident) -> OllamaResident:
-        """Return what Ollama has booked for `resident`, most likely."""
-        if id(resident) not in self.books:
-            self.books[id(resident)] = _likely(resident, self.gpus)
-        return self.books[id(resident)]
 
 
 def _likely(resident: Resident, gpus: tuple[Gpu, ...]) -> OllamaResident:

@@ -13,9 +13,10 @@ random entry. So of two residents the one in the lower entry is nearly always re
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
-from router.core.ollama.bookkeeping import OllamaResident, frozen_free, live_free
+from router.core.ollama.bookkeeping import OllamaResident, live_free
 from router.core.ollama.runner import Gpu
 
 STALL_S = 5.0
@@ -34,30 +35,56 @@ def free_entry(taken: Iterable[int]) -> int:
     return next(entry for entry in range(len(used) + 1) if entry not in used)
 
 
-def walks(residents: Sequence[OllamaResident]) -> Iterator[tuple[int, tuple[OllamaResident, ...]]]:
-    """Yield each order in which Ollama may read `residents`, after the number of entries from which it comes about."""
-    ranked = sorted(residents, key=lambda one: one.entry)
-    for at, first in enumerate(ranked):
-        yield (first.entry - ranked[at - 1].entry - 1) % ENTRIES + 1, (*ranked[at:], *ranked[:at])
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What Ollama reads off one resident: `free_bytes` by card, as it believes. `entry` is its place in the map.
+
+    `size_bytes` is what it has booked for it on all cards.
+    """
+
+    entry: int
+    size_bytes: int
+    free_bytes: Mapping[int, int]
+
+    @staticmethod
+    def of(resident: OllamaResident, gpus: Sequence[Gpu]) -> Figures:
+        """Return the figures of `resident`."""
+        free = {card: resident.reported_free_bytes(card, gpus[card].total_bytes) for card in resident.cards}
+        return Figures(resident.entry, sum(resident.buffers_bytes), free)
 
 
-def stall_chance(
-    victim: OllamaResident, residents: Sequence[OllamaResident], before: Sequence[Gpu], after: Sequence[Gpu]
-) -> float:
+def stall_chance(victim: Figures, residents: Sequence[Figures], before: Sequence[Gpu], after: Sequence[Gpu]) -> float:
     """Return how likely the wait after an unload of `victim`, one of `residents`, stalls.
 
     `before` and `after` are the cards as the driver shows them with it, and without.
     """
     stalled = total = 0
-    for count, order in walks(residents):
-        rest = [one for one in order if one is not victim]
-        risen = _read(after, rest) - _read(before, order)
+    live_before, live_after = sum(live_free(before)), sum(live_free(after))
+    for count, order in _walks(residents):
+        risen = _read([one for one in order if one is not victim], len(after), live_after)
+        risen -= _read(order, len(before), live_before)
         total += count
-        stalled += count * (0 <= risen <= BACK_SHARE * sum(victim.buffers_bytes))
+        stalled += count * (0 <= risen <= BACK_SHARE * victim.size_bytes)
     return stalled / total
 
 
-def _read(gpus: Sequence[Gpu], order: Sequence[OllamaResident]) -> int:
-    """Return what Ollama believes free on all cards when it reads its residents in this order."""
-    frozen = [free for free in frozen_free(gpus, order) if free is not None]
-    return sum(frozen) if len(frozen) == len(gpus) else sum(live_free(gpus))
+def _walks(residents: Sequence[Figures]) -> Iterator[tuple[int, list[Figures]]]:
+    """Yield each order in which Ollama may read `residents`, after the number of entries from which it comes about."""
+    ranked = sorted(residents, key=lambda one: one.entry)
+    for at, first in enumerate(ranked):
+        yield (first.entry - ranked[at - 1].entry - 1) % ENTRIES + 1, ranked[at:] + ranked[:at]
+
+
+def _read(order: Sequence[Figures], cards: int, live_bytes: int) -> int:
+    """Return what Ollama believes free on all cards when it reads its residents in this order.
+
+    One of which all cards were read already is skipped; else its figures replace those read before. While a card has
+    no resident, a query of the devices replaces all.
+    """
+    free: dict[int, int] = {}
+    for one in order:
+        if not one.free_bytes.keys() <= free.keys():
+            free.update(one.free_bytes)
+            if len(free) == cards:
+                return sum(free.values())
+    return live_bytes

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from router.core.ollama.bookkeeping import OllamaResident
-from router.core.ollama.recovery import free_entry, stall_chance, walks
+from router.core.ollama.recovery import Figures, free_entry, stall_chance
 from router.core.units import GIB
 from tests.core.facts import gpu_of
 
@@ -31,20 +31,13 @@ def chance(victim, *others, cards=2, foreign_gib=0.0):
     """Return the chance of a stall if `victim` is unloaded beside `others`."""
     before = cards_with(victim, *others, foreign_gib=foreign_gib)[:cards]
     after = cards_with(*others, foreign_gib=foreign_gib)[:cards]
-    return stall_chance(victim, [victim, *others], before, after)
+    figures = [Figures.of(one, before) for one in (victim, *others)]
+    return stall_chance(figures[0], figures, before, after)
 
 
 def test_a_new_runner_takes_the_lowest_free_entry():
     """As in a Go map of up to eight entries."""
     assert [free_entry(taken) for taken in ((), (0, 1), (1, 2), (0, 2))] == [0, 2, 0, 1]
-
-
-def test_a_walk_begins_at_any_of_eight_entries():
-    """Most of them are empty, so the lowest entry is nearly always read first."""
-    first, second = resident(0, 4), resident(1, 4)
-    assert dict(walks([second, first])) == {7: (first, second), 1: (second, first)}
-    assert list(walks([first])) == [(8, (first,))]
-    assert sorted(count for count, _ in walks([first, second, resident(4, 4)])) == [1, 3, 4]
 
 
 def test_the_last_on_the_only_card_never_stalls():
@@ -58,6 +51,8 @@ def test_the_one_in_the_lower_entry_goes_without_a_stall(younger):
     older = resident(0, 8)
     assert chance(older, younger, cards=1) == 1 / 8
     assert chance(younger, older, cards=1) == 7 / 8
+    assert chance(younger, older, resident(4, 2, free_gib=11), cards=1) == 7 / 8  # a walk begins at any of 8 entries
+    assert chance(older, younger, resident(4, 2, free_gib=11), cards=1) == 4 / 8
 
 
 def test_the_entry_counts_and_not_the_age():
