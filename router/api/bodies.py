@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 import zstandard
 
+from router.api.budget import Holding
 from router.errors import BadRequest, BodyTooLarge, RequestTimeout
 from router.http.server.cycle import Cycle
 
@@ -19,12 +19,10 @@ _CHUNK_BYTES = 256 << 10
 _FRAME, _SKIPPED_FRAME = b"\x28\xb5\x2f\xfd", b"\x2a\x4d\x18"  # how they begin, and what a skippable one holds
 
 
-async def read_body(
-    cycle: Cycle, *, limit_bytes: int, idle_s: float, total_s: float, claim: Callable[[int], None]
-) -> bytes:
+async def read_body(cycle: Cycle, *, limit_bytes: int, idle_s: float, total_s: float, held: Holding) -> bytes:
     """Return the whole body. Raises BodyTooLarge at the first byte beyond the limit, RequestTimeout, or ClientGone.
 
-    `claim` is called with the size of each piece, and may raise.
+    Raises Busy if the budget that `held` is a part of has no room for it.
     """
     loop = asyncio.get_running_loop()
     until_s = loop.time() + total_s
@@ -33,17 +31,22 @@ async def read_body(
     try:
         while True:
             # Two deadlines: the idle one ends a stall, the total one a client that sends a byte now and then.
-            async with asyncio.timeout_at(min(until_s, loop.time() + idle_s)):
+            async with asyncio.timeout_at(min(until_s, loop.time() + idle_s)) as held.arriving:
                 part = await cycle.read()
+            held.arriving = None
             if not part:
                 return parts[0] if len(parts) == 1 else b"".join(parts)
             size += len(part)
             if size > limit_bytes:
                 raise too_large(limit_bytes)
-            claim(len(part) + PIECE_BYTES)
+            held.claim(len(part) + PIECE_BYTES)
             parts.append(part)
     except TimeoutError:
+        if held.is_ended:
+            raise held.busy() from None
         raise RequestTimeout("the request's body did not arrive in time") from None
+    finally:
+        held.arriving = None
 
 
 class BodyStream:

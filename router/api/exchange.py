@@ -8,7 +8,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from router.api.beside import beside, is_large
 from router.api.bodies import is_zstd, read_body, too_large, unzstd
-from router.api.budget import BodyBudget
+from router.api.budget import BodyBudget, Holding
 from router.api.responses import render_error
 from router.api.settings import EdgeSettings
 from router.core.go.json_volume import has_more_values
@@ -30,8 +30,7 @@ class Exchange:
     """
 
     __slots__ = (
-        "_budget",
-        "_held_bytes",
+        "_held",
         "_settings",
         "client_headers",
         "cycle",
@@ -60,7 +59,7 @@ class Exchange:
         self.target: bytes = head.target
         self.cycle = cycle
         self._settings = settings
-        self._budget, self._held_bytes = budget, 0
+        self._held = Holding(budget, settings.proxies.client_of(cycle.carrier.client, head.headers))
         self.dialect: Dialect = "anthropic" if self.target == b"/v1/messages" else "ollama"
         if self.target.startswith(b"/v1/") and self.dialect == "ollama":
             self.dialect = "openai"
@@ -96,26 +95,21 @@ class Exchange:
                 limit_bytes=limit,
                 idle_s=settings.body_idle_s,
                 total_s=settings.body_total_s,
-                claim=self._claim,
+                held=self._held,
             )
         elif len(body) > limit:
             raise too_large(limit)
         else:
-            self._claim(len(body))
+            self._held.claim(len(body))
         if not is_packed:
             return body
         unpacked = await beside(unzstd, body, settings.zstd_bytes)  # always: a few bytes may become many
-        self._claim(len(unpacked))
+        self._held.claim(len(unpacked))
         return unpacked
-
-    def _claim(self, size: int) -> None:
-        self._budget.claim(size, self._held_bytes)
-        self._held_bytes += size
 
     def release_body(self) -> None:
         """Give back what the body has taken of the budget: the request has ended."""
-        self._budget.release(self._held_bytes)
-        self._held_bytes = 0
+        self._held.release()
 
     async def read(self, body: bytes, work: Callable[Concatenate[bytes, P], T], *args: P.args, **more: P.kwargs) -> T:
         """Return `work(body, …)`; beside the loop if the body is large. Raises BadRequest for too many values."""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+from ipaddress import ip_network
 
 import pytest
 import zstandard
 
-from router.api.budget import BodyBudget
+from router.api.budget import BodyBudget, Holding
 from router.api.settings import EdgeSettings
 from router.errors import BodyTooLarge, Busy
 from router.http.client.response import UpstreamResponse
+from router.http.server.proxies import Proxies
 from tests.fakes import FakeDispatcher, RawClient, RunningEdge, client, request_bytes, running_edge
 from tests.http.scripted_relay import ScriptedRelay
 
@@ -38,14 +40,51 @@ async def until_held(running: RunningEdge, size: int) -> None:
 def test_a_budget_counts_and_refuses() -> None:
     """What is given back is there again; what never fits is too large."""
     budget = BodyBudget(10)
-    budget.claim(6, 0)
+    first, second = Holding(budget, "a"), Holding(budget, "b")
+    first.claim(6)
     with pytest.raises(Busy, match="all bodies"):
-        budget.claim(5, 0)
+        second.claim(5)
     with pytest.raises(BodyTooLarge):
-        budget.claim(5, 6)
-    budget.claim(4, 6)
-    budget.release(10)
+        first.claim(5)
+    first.claim(4)
+    for one in (first, first, second):
+        one.release()
     assert budget.held_bytes == 0
+    second.claim(10)
+
+
+def test_an_address_with_several_bodies_leaves_a_part_to_others() -> None:
+    """One body may have all of it."""
+    budget = BodyBudget(80)
+    first, second, other = (Holding(budget, address) for address in "aab")
+    first.claim(60)
+    second.claim(10)
+    with pytest.raises(Busy):
+        second.claim(1)
+    other.claim(10)
+    assert budget.held_bytes == 80
+
+
+async def test_a_client_that_stalls_with_all_of_the_budget_makes_room_for_another_one() -> None:
+    """Its youngest body ends with a 503; one that is complete, and what is no more than a fair part, stays."""
+    content = json.dumps({"model": "m", "prompt": "x" * MIB}).encode()
+    settings = EdgeSettings(buffered_bytes=4 * MIB, body_idle_s=60, proxies=Proxies([ip_network("127.0.0.1/32")]))
+    async with running_edge(edge(), settings) as running, asyncio.timeout(30):
+        raws = [await RawClient.to(running.port) for _ in range(3)]
+        for number, raw in enumerate(raws):
+            await raw.send(request_bytes("POST", "/api/generate", content)[:-1])
+            await until_held(running, (number + 1) * (len(content) - 1))
+        async with client(running.port) as other:
+            for _ in range(2):
+                reply = await other.ask("POST", "/api/generate", content, [("X-Forwarded-For", "192.0.2.1")])
+                assert reply.status == 200
+        assert (await raws[2].reply()).status == 503
+        for raw in raws[:2]:
+            await raw.send(content[-1:])
+            assert (await raw.reply()).status == 200
+        assert held(running) == 0
+        for raw in raws:
+            raw.close()
 
 
 async def test_bodies_beyond_the_budget_are_refused_while_others_are_held() -> None:

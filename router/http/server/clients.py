@@ -8,11 +8,21 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 
+class Wire(Protocol):
+    """What is under a connection, as far as its listener asks."""
+
+    def abort(self) -> None: ...
+
+    def get_write_buffer_size(self) -> int: ...
+
+
 class Member(Protocol):
     """A connection as the others of its listener see it."""
 
-    transport: asyncio.Transport
     peer: Client
+
+    @property
+    def transport(self) -> Wire: ...
 
     @property
     def queue(self) -> Sequence[object]: ...

@@ -13,6 +13,7 @@ from router.http.deadlines import Deadlines
 from router.http.server.limits import WireLimits
 from router.http.server.protocol import HttpProtocol, OnRefused, say_nothing
 from router.http.server.proxies import ProxiedProtocol, Proxies
+from router.http.server.secured import BACKLOG, SecuredServer, listening_on
 from router.http.server.shared import App, Shared
 
 POLL_S = 0.02
@@ -54,7 +55,7 @@ class Listener:
         self._host, self._port, self._given, self._tls = host, port, sockets, tls
         self._proxies, self._on_refused = proxies, on_refused
         self._shared = Shared(app, limits, Deadlines.of(limits.header_s, limits.keep_alive_s, limits.write_idle_s))
-        self._servers: list[asyncio.Server] = []
+        self._servers: list[asyncio.Server | SecuredServer] = []
         self._is_hasty = False
 
     @property
@@ -84,11 +85,14 @@ class Listener:
 
     async def start(self) -> None:
         """Listen. Raises OSError if the address cannot be bound."""
-        loop, handshake_s = asyncio.get_running_loop(), self._shared.limits.header_s
-        more: dict[str, Any] = {"ssl": self._tls, "ssl_handshake_timeout": handshake_s} if self._tls else {}
+        loop = asyncio.get_running_loop()
+        if self._tls is not None:
+            found = self._given or await listening_on(self._host, self._port)
+            self._servers.append(SecuredServer(found, self._shared, self._tls, self._protocol, self._on_refused))
+            return
         places: list[dict[str, Any]] = [{"sock": one} for one in self._given]
         for where in places or [{"host": self._host, "port": self._port}]:
-            server = await loop.create_server(self._protocol, backlog=2048, **where, **more)
+            server = await loop.create_server(self._protocol, backlog=BACKLOG, **where)
             self._servers.append(server)
 
     def _protocol(self) -> HttpProtocol:

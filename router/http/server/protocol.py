@@ -43,8 +43,11 @@ class HttpProtocol(ClientConnection):
         self._disarmed = b""  # a head without its Upgrade, to be parsed again
         self._known = LastHead(shared.head_cache)
         self.client = ""
+        self.before: Callable[[], None] | None = None  # ends what had the place of this connection before it
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if self.before is not None:
+            self.before()
         peer = transport.get_extra_info("peername")
         self.client = str(peer[0]) if isinstance(peer, tuple) else ""
         super().connection_made(transport)
