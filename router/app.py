@@ -24,7 +24,7 @@ from router.admin.totals import Totals
 from router.api.edge import Edge
 from router.backend.backend import Backend
 from router.backend.derived import owner_of
-from router.config import ChainRules, Config, effective
+from router.config import Config, Rulebook, effective, rulebook_of
 from router.http.server.asgi import Asgi
 from router.http.server.listener import Listener
 from router.http.server.proxies import Proxies
@@ -33,6 +33,7 @@ from router.routing.decisions import Decisions
 from router.routing.directory import Directory
 from router.routing.dispatch import Dispatcher
 from router.routing.named import NamedModels
+from router.routing.ruled import RulesInForce
 from router.routing.warmup import Warmup
 from router.telemetry import Gauges, Hook, MetricsHook, Notified, RecentDecisions, Telemetry, watch_loop_lag
 from router.wiring import (
@@ -58,17 +59,19 @@ class Router:
         telemetry: Telemetry,
         recent: RecentDecisions,
         outage: Outage | None = None,
+        book: Rulebook | None = None,
     ) -> None:
         name = next(iter(config.backends))
         self.telemetry = telemetry
         self.recent = recent
         self.store = build_store(config.store.path, lambda text: telemetry.emit(Notified(text, level="warning")))
         self.backend = Backend(name, config, probe, self.store, telemetry, time.time)
-        chains = Chains(ChainRules(config.chains, config.defaults))
+        self.rules = RulesInForce(book or rulebook_of(config))
+        chains = Chains(self.rules)
         decisions = Decisions(self.backend, chains, config.defaults)
         self.directory = Directory(self.backend, chains, decisions)
         self.dispatcher = Dispatcher(self.backend, chains, decisions, config.queue.wait_s, telemetry)
-        self.warmup = Warmup(self.backend, decisions, chains, config)
+        self.warmup = Warmup(self.backend, decisions, chains, self.rules)
         self.named = NamedModels(config, self.backend.world, telemetry)
         self.inspector = Inspector(
             self.backend, self.directory, decisions, telemetry, recent, effective(config), self.named.notes, outage
