@@ -194,7 +194,15 @@ async def running(
     def warn(text: str) -> None:
         telemetry.emit(Notified(text, level="warning"))
 
-    edge = Edge(router.dispatcher, router.directory, edge_settings(config), report=warn, emit=telemetry.emit)
+    edge = Edge(
+        router.dispatcher,
+        router.directory,
+        edge_settings(config),
+        report=warn,
+        emit=telemetry.emit,
+        rules=router.rules,
+        clock=time.time,
+    )
     where = config.listen.host, config.listen.port
     proxies = Proxies(config.trusted_proxies) if config.proxy_protocol else None
     clients = Listener(

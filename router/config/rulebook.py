@@ -16,6 +16,10 @@ from router.config.root import Config
 from router.config.sections import Clients, Defaults
 from router.config.team_files import TeamFile
 from router.config.team_section import TeamSection
+from router.config.values import WILDCARDS
+from router.core.ollama.names import key_of
+from router.core.teams.identity import Identities
+from router.core.teams.signature import Verify
 from router.core.teams.team import ANYONE, Caps, Identity, Team, TeamLimits, TeamMemory
 
 
@@ -37,6 +41,9 @@ class Rulebook:
     _chains_of: Mapping[Team, ChainRules] = field(repr=False)
     anyone: Identity = field(default=ANYONE, repr=False)
     """Who asks if nothing identifies the client."""
+
+    identities: Identities | None = field(default=None, repr=False)
+    """Who asks by key and network; None without teams."""
 
     def team(self, name: str) -> Team | None:
         """Return the team of that name, None if there is none now."""
@@ -60,8 +67,11 @@ class Rulebook:
         return self.chains if found is None else found
 
 
-def rulebook_of(config: Config, serial: int = 1) -> Rulebook:
-    """Return the rulebook of a configuration. With a thousand teams this takes a moment: not on the loop."""
+def rulebook_of(config: Config, serial: int = 1, verify: Verify | None = None) -> Rulebook:
+    """Return the rulebook of a configuration. With a thousand teams this takes a moment: not on the loop.
+
+    `verify` checks Ed25519 signatures, which identify the Ollama CLI.
+    """
     chains = ChainRules(config.chains, config.defaults)
     teams: list[Team] = []
     chains_of: dict[Team, ChainRules] = {}
@@ -75,8 +85,19 @@ def rulebook_of(config: Config, serial: int = 1) -> Rulebook:
     default = by_name[config.default_team]
     anyone = ANYONE if default is ANYONE.team else Identity(default)
     digest = digest_of(config)
+    identities = Identities(teams, default, verify) if config.teams is not None else None
     return Rulebook(
-        serial, digest, tuple(teams), default, config.defaults, config.clients, chains, by_name, chains_of, anyone
+        serial,
+        digest,
+        tuple(teams),
+        default,
+        config.defaults,
+        config.clients,
+        chains,
+        by_name,
+        chains_of,
+        anyone,
+        identities,
     )
 
 
@@ -89,6 +110,7 @@ def team_of(file: TeamFile) -> Team:
         networks=section.networks,
         rights=frozenset(section.rights),
         allow=section.models.allow,
+        own=frozenset(key_of(name) for name in section.chains if not WILDCARDS.search(name)),
         deny=section.models.deny,
         manage_models=section.manage_models,
         share=section.share,

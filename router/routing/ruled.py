@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from router.config import ChainRule, Rulebook
 from router.core.decision.chain import Chain
+from router.core.teams.identity import Identities
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,6 +29,11 @@ class RulesInForce:
     def book(self) -> Rulebook:
         """The rulebook in force."""
         return self._book
+
+    @property
+    def identities(self) -> Identities | None:
+        """Who asks by key and network, as the rulebook in force says; None without teams."""
+        return self._book.identities
 
     def replace(self, book: Rulebook) -> None:
         """Put `book` in force."""
