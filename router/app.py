@@ -38,10 +38,13 @@ from router.routing.warmup import Warmup
 from router.telemetry import Gauges, Hook, MetricsHook, Notified, RecentDecisions, Telemetry, watch_loop_lag
 from router.wiring import (
     admin_limits,
+    admin_lock,
     build_probe,
     build_store,
     edge_settings,
     listener_tls,
+    open_doors,
+    remind,
     version_warnings,
     warnings,
     wire_limits,
@@ -223,7 +226,9 @@ async def running(
 
     actions = Actions(router.backend, set_draining)
     admin_pages = admin_app(
-        Parts(router.inspector, actions, exposition, board, feed, Chat(router.dispatcher)), hosts=config.hosts
+        Parts(router.inspector, actions, exposition, board, feed, Chat(router.dispatcher)),
+        hosts=config.hosts,
+        lock=admin_lock(config, time.time),
     )
     where = config.admin.host, config.admin.port
     admin = Listener(Asgi(admin_pages), *where, limits=admin_limits(config), sockets=sockets.admin)
@@ -232,6 +237,7 @@ async def running(
     starting = asyncio.get_running_loop().create_task(router.start())
     lag = asyncio.get_running_loop().create_task(watch_loop_lag(telemetry))
     seen = asyncio.get_running_loop().create_task(board.watch())
+    reminders = asyncio.get_running_loop().create_task(remind(open_doors(config), warn))
     try:
         if is_successor:
             await asyncio.shield(starting)
@@ -249,8 +255,8 @@ async def running(
                     await admin.stop()
                 await clients.stop(service.grace_s)
     finally:
-        lag.cancel()
-        seen.cancel()
+        for task in (lag, seen, reminders):
+            task.cancel()
         await feed.aclose()
         starting.cancel()  # a listener may have failed, or the start was cancelled
         await asyncio.gather(starting, return_exceptions=True)

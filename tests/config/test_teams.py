@@ -248,7 +248,7 @@ BROKEN = {
     ),
     "two hashes": (
         f"team: a\nkeys: [{{ id: ci, sha256: {HASH}, sha256_file: x }}]\n",
-        "allowed: one of sha256 and sha256_file",
+        "allowed: one of sha256, sha256_file and ssh",
     ),
     "a missing file of a hash": (
         "team: a\nkeys:\n  - { id: ci, sha256_file: gone }\n",
