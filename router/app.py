@@ -25,7 +25,7 @@ from router.api.edge import Edge
 from router.api.limits import Limits
 from router.backend.backend import Backend
 from router.backend.derived import owner_of
-from router.config import ChainRules, Config, effective
+from router.config import Config, Rulebook, effective, rulebook_of
 from router.core.teams.quotas import MemoryQuotas, Quotas
 from router.http.server.asgi import Asgi
 from router.http.server.listener import Listener
@@ -35,14 +35,18 @@ from router.routing.decisions import Decisions
 from router.routing.directory import Directory
 from router.routing.dispatch import Dispatcher
 from router.routing.named import NamedModels
+from router.routing.ruled import RulesInForce
 from router.routing.warmup import Warmup
 from router.telemetry import Gauges, Hook, MetricsHook, Notified, RecentDecisions, Telemetry, watch_loop_lag
 from router.wiring import (
     admin_limits,
+    admin_lock,
     build_probe,
     build_store,
     edge_settings,
     listener_tls,
+    open_doors,
+    remind,
     version_warnings,
     warnings,
     wire_limits,
@@ -60,17 +64,19 @@ class Router:
         telemetry: Telemetry,
         recent: RecentDecisions,
         outage: Outage | None = None,
+        book: Rulebook | None = None,
     ) -> None:
         name = next(iter(config.backends))
         self.telemetry = telemetry
         self.recent = recent
         self.store = build_store(config.store.path, lambda text: telemetry.emit(Notified(text, level="warning")))
         self.backend = Backend(name, config, probe, self.store, telemetry, time.time)
-        chains = Chains(ChainRules(config.chains, config.defaults))
+        self.rules = RulesInForce(book or rulebook_of(config))
+        chains = Chains(self.rules)
         decisions = Decisions(self.backend, chains, config.defaults)
         self.directory = Directory(self.backend, chains, decisions)
         self.dispatcher = Dispatcher(self.backend, chains, decisions, config.queue.wait_s, telemetry)
-        self.warmup = Warmup(self.backend, decisions, chains, config)
+        self.warmup = Warmup(self.backend, decisions, chains, self.rules)
         self.named = NamedModels(config, self.backend.world, telemetry)
         self.inspector = Inspector(
             self.backend, self.directory, decisions, telemetry, recent, effective(config), self.named.notes, outage
@@ -197,7 +203,14 @@ async def running(
 
     limits = Limits(quotas or MemoryQuotas(asyncio.get_running_loop().time, time.time), telemetry.emit)
     edge = Edge(
-        router.dispatcher, router.directory, edge_settings(config), report=warn, emit=telemetry.emit, team_limits=limits
+        router.dispatcher,
+        router.directory,
+        edge_settings(config),
+        report=warn,
+        emit=telemetry.emit,
+        team_limits=limits,
+        rules=router.rules,
+        clock=time.time,
     )
     where = config.listen.host, config.listen.port
     proxies = Proxies(config.trusted_proxies) if config.proxy_protocol else None
@@ -219,7 +232,9 @@ async def running(
 
     actions = Actions(router.backend, set_draining)
     admin_pages = admin_app(
-        Parts(router.inspector, actions, exposition, board, feed, Chat(router.dispatcher)), hosts=config.hosts
+        Parts(router.inspector, actions, exposition, board, feed, Chat(router.dispatcher)),
+        hosts=config.hosts,
+        lock=admin_lock(config, time.time),
     )
     where = config.admin.host, config.admin.port
     admin = Listener(Asgi(admin_pages), *where, limits=admin_limits(config), sockets=sockets.admin)
@@ -228,6 +243,7 @@ async def running(
     starting = asyncio.get_running_loop().create_task(router.start())
     lag = asyncio.get_running_loop().create_task(watch_loop_lag(telemetry))
     seen = asyncio.get_running_loop().create_task(board.watch())
+    reminders = asyncio.get_running_loop().create_task(remind(open_doors(config), warn))
     try:
         if is_successor:
             await asyncio.shield(starting)
@@ -245,8 +261,8 @@ async def running(
                     await admin.stop()
                 await clients.stop(service.grace_s)
     finally:
-        lag.cancel()
-        seen.cancel()
+        for task in (lag, seen, reminders):
+            task.cancel()
         await feed.aclose()
         starting.cancel()  # a listener may have failed, or the start was cancelled
         await asyncio.gather(starting, return_exceptions=True)

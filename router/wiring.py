@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypedDict
@@ -16,12 +17,15 @@ from router.adapters.gpu.nvml import NvmlProbe
 from router.adapters.gpu.prometheus import PrometheusProbe
 from router.adapters.gpu.reading import VramProbe
 from router.adapters.store import LearnedStore, MemoryStore, SqliteStore
+from router.admin.lock import AdminLock
+from router.admin.pages import page_paths
 from router.api.permissions import Permissions
 from router.api.settings import EdgeSettings
 from router.backend.backend import Backend
 from router.config import Config, Probe, StaticGpu, require_regular
 from router.core.memory.fit_target import version_of
 from router.core.ollama.runner import Gpu
+from router.core.teams.team import ANYONE
 from router.core.units import MIB
 from router.errors import ConfigError
 from router.http.server.limits import WireLimits
@@ -29,6 +33,9 @@ from router.http.server.proxies import Proxies
 
 ADMIN_CONNECTIONS = 64
 """Most connections to the admin pages."""
+
+REMINDER_S = 3600.0
+"""Period of the warnings about what clients may do without a key."""
 
 MAX_CACHE_S = 0.05
 """Upper bound for the cache time of a local probe: each switch needs current readings."""
@@ -103,6 +110,8 @@ def edge_settings(config: Config) -> EdgeSettings:
         lists_per_address=max(1, config.limits.list_pool // 2),
         has_router_headers=config.telemetry.headers,
         permissions=Permissions(config.clients.nothing_fits, config.clients.keep_alive_forever, config.clients.num_gpu),
+        registries=config.clients.registries,
+        remote_hosts=config.clients.remote_hosts,
         proxies=Proxies(config.trusted_proxies),
     )
 
@@ -149,18 +158,58 @@ def _why(error: Exception) -> str:
     return f"cannot be read: {getattr(error, 'strerror', None) or error}; allowed: readable PEM files"
 
 
+def open_doors(config: Config) -> list[str]:
+    """Return the warnings about what clients may do without a key, which are repeated while the router runs."""
+    if config.listen.is_loopback and not config.trusted_proxies:
+        return []
+    team = next((file.section for file in config.team_files if file.section.team == config.default_team), None)
+    rights: Iterable[str] = ANYONE.team.rights if team is None else team.rights
+    may = " and ".join(sorted(rights))
+    if config.insecure_no_auth and team is None:
+        may = "do everything"
+    if not may:
+        return []
+    keys = "without a key" if config.team_files else "without keys"
+    return [f"listening on {config.listen.host} {keys}: anyone who can connect may {may}"]
+
+
+async def remind(texts: Sequence[str], warn: Callable[[str], None], every_s: float = REMINDER_S) -> None:
+    """Repeat warnings for as long as the router runs."""
+    while texts:
+        await asyncio.sleep(every_s)
+        for text in texts:
+            warn(text)
+
+
+def admin_lock(config: Config, clock: Callable[[], float]) -> AdminLock:
+    """Return the lock of the admin pages."""
+    return AdminLock(
+        config.keys_of_admins,
+        is_loopback=config.admin.is_loopback,
+        is_open=config.insecure_no_auth,
+        public=page_paths(),
+        clock=clock,
+    )
+
+
 def warnings(config: Config, backend: Backend) -> list[str]:
     """Return the warnings for the operator at start, except those about Ollama's version."""
-    found = []
-    if not config.listen.is_loopback:
-        rights = "do everything" if config.insecure_no_auth else "infer and read"
-        found.append(f"listening on {config.listen.host} without keys: anyone who can connect may {rights}")
+    found = open_doors(config)
+    if not (config.admin.is_loopback or config.keys_of_admins):
+        found.append(_open_admin(config))
     if "*" in config.hosts:
         found.append("hosts contains *: any web page can reach the router under a name of its own (DNS rebinding)")
     world = backend.world
     if backend.cards.gpus is None and world.is_up:
         found.append("free VRAM cannot be read: each load is tried, and verified by Ollama's own figures (verify mode)")
     return found
+
+
+def _open_admin(config: Config) -> str:
+    what = f"admin on {config.admin.host} without admin_keys"
+    if config.insecure_no_auth:
+        return f"{what}: anyone who can connect may read and change everything there (insecure_no_auth)"
+    return f"{what}: only /healthz and /readyz are answered; ollama-router keys new --admin makes a key"
 
 
 def version_warnings(version: str) -> list[str]:

@@ -96,7 +96,7 @@ class FakeDispatcher:
 
     read = forward
 
-    def virtual_models(self) -> list[VirtualModel]:
+    def virtual_models(self, _team: object = None) -> list[VirtualModel]:
         return self.virtual
 
     def is_hidden(self, name: str) -> bool:
@@ -105,7 +105,7 @@ class FakeDispatcher:
     def display_name(self, name: str) -> str:
         return self.hidden.get(name, name)
 
-    async def show_name(self, name: str) -> str:
+    async def show_name(self, name: str, _team: object = None) -> str:
         return next((chain.variants[0] for chain in self.virtual if chain.name == name), name)
 
     def client_expiry(self, name: str) -> datetime | None:

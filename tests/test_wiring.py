@@ -44,6 +44,53 @@ def test_listening_beyond_loopback_warns_what_anonymous_clients_may_do_s5(is_ope
     assert text.endswith(f"anyone who can connect may {may}")
 
 
+def test_behind_a_proxy_clients_come_from_elsewhere_s5() -> None:
+    """Whatever address is listened on."""
+    (text,) = warned(trusted_proxies=["127.0.0.1"])
+    assert text.endswith("without keys: anyone who can connect may infer and read")
+
+
+@pytest.mark.parametrize(
+    ("rights", "ending"), [("[]", None), ("[infer]", "may infer"), ("[infer, manage]", "may infer and manage")]
+)
+def test_with_teams_what_the_default_team_may_do_counts_s5(rights: str, ending: str | None, tmp_path: Path) -> None:
+    """A door that is locked is worth no warning."""
+    (tmp_path / "a.yaml").write_text(f"team: guests\nrights: {rights}\n")
+    found = warned(listen="0.0.0.0:11435", teams=str(tmp_path / "*.yaml"), default_team="guests")
+    assert bool(found) is (ending is not None)
+    assert ending is None or found[0].endswith(f"without a key: anyone who can connect {ending}")
+
+
+def test_a_warning_about_an_open_door_is_repeated_every_hour_s5() -> None:
+    """For as long as the router runs, with and without `insecure_no_auth`."""
+
+    async def story(is_open: bool) -> list[str]:
+        texts: list[str] = []
+
+        class Told:
+            def on(self, event: Event) -> None:
+                if isinstance(event, Notified) and "anyone who can connect" in event.message:
+                    texts.append(event.message)
+
+        options = {"listen": "0.0.0.0:0", "admin": "127.0.0.1:0", "store.path": ":memory:", "insecure_no_auth": is_open}
+        async with running(load_config(env={}, options=options), hooks=[Told()], probe=None, is_probed=True):
+            await asyncio.sleep(2 * 3600 + 60)
+        return texts
+
+    for is_open in (False, True):
+        found = run_virtual(story(is_open))
+        assert len(found) == 3
+        assert len(set(found)) == 1
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+def test_an_admin_address_beyond_loopback_without_keys_is_reported_k4(is_open: bool) -> None:
+    """With what that means."""
+    (text,) = warned(admin="0.0.0.0:11436", insecure_no_auth=is_open)
+    assert "without admin_keys" in text
+    assert ("read and change everything" if is_open else "ollama-router keys new --admin") in text
+
+
 @pytest.mark.parametrize(
     ("version", "is_old"), [("0.16.3", True), ("0.17.0", True), ("0.17.1", False), ("0.0.0", False)]
 )

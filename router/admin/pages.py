@@ -1,7 +1,7 @@
 """The admin listener: explanation, state, recent decisions, configuration, health, metrics and the dashboard.
 
 It answers only under the allowed host names, so that no web page can reach it by DNS rebinding (K4); a page of another
-site cannot post to it; and its own pages load nothing from other sites (K2).
+site cannot post to it; `lock.py` says who needs an admin key; and its own pages load nothing from other sites (K2).
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from router.admin.board import Board
 from router.admin.chat import Chat
 from router.admin.feed import Feed
 from router.admin.inspector import Inspector
+from router.admin.lock import AdminLock, Refused
 from router.errors import BadRequest, RouterError
 from router.http.server.hosts import HostRule, how_to_allow
 
@@ -36,6 +37,8 @@ _TYPES = {
     ".css": "text/css; charset=utf-8",
     ".svg": "image/svg+xml",
 }
+UNLOCKED = AdminLock()
+UNAUTHORIZED = 401
 MAX_CHAT_BYTES = 1 << 20
 """Largest request of the dashboard's chat."""
 
@@ -60,8 +63,8 @@ class Parts:
     chat: Chat
 
 
-def admin_app(parts: Parts, *, hosts: Iterable[str] = ()) -> Starlette:
-    """Return the ASGI application. `hosts` are additional host names."""
+def admin_app(parts: Parts, *, hosts: Iterable[str] = (), lock: AdminLock = UNLOCKED) -> Starlette:
+    """Return the ASGI application. `hosts` are additional host names, `lock` says who needs a key."""
     pages = Pages(parts)
     routes = [
         Route("/router/explain", pages.explain),
@@ -78,10 +81,21 @@ def admin_app(parts: Parts, *, hosts: Iterable[str] = ()) -> Starlette:
         Route("/healthz", pages.health),
         Route("/readyz", pages.ready),
         Route("/metrics", pages.metrics),
-        *(Route(f"/{path.name}" if path.name != "index.html" else "/", asset(path)) for path in _assets()),
+        *(Route(_path_of(path), asset(path)) for path in _assets()),
     ]
     handlers: dict[Any, Any] = {HTTPException: _http_error, RouterError: _router_error}
-    return Starlette(routes=routes, exception_handlers=handlers, middleware=[Middleware(AdminGuard, hosts=hosts)])
+    return Starlette(
+        routes=routes, exception_handlers=handlers, middleware=[Middleware(AdminGuard, hosts=hosts, lock=lock)]
+    )
+
+
+def page_paths() -> list[str]:
+    """Return the paths of the dashboard's own files, which show nothing of the router."""
+    return [_path_of(path) for path in _assets()]
+
+
+def _path_of(path: Path) -> str:
+    return "/" if path.name == "index.html" else f"/{path.name}"
 
 
 def _assets() -> list[Path]:
@@ -187,10 +201,11 @@ class _Stream(Response):
 
 
 class AdminGuard:
-    """ASGI middleware: refuses other host names, and adds the security headers to every answer."""
+    """ASGI middleware: refuses other host names and who has no key, and adds the security headers to every answer."""
 
-    def __init__(self, app: ASGIApp, hosts: Iterable[str] = ()) -> None:
+    def __init__(self, app: ASGIApp, hosts: Iterable[str] = (), lock: AdminLock = UNLOCKED) -> None:
         self._app = app
+        self._lock = lock
         self._hosts = HostRule(("localhost.localdomain", *hosts), is_loopback=False)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -202,20 +217,24 @@ class AdminGuard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
         elif (refusal := self._refusal(scope)) is not None:
-            await _json({"error": refusal}, 403)(scope, receive, secured)
+            answer = _json({"error": refusal.why}, refusal.status)
+            if refusal.status == UNAUTHORIZED:
+                answer.headers["www-authenticate"] = 'Bearer realm="ollama-router admin"'
+            await answer(scope, receive, secured)
         else:
             await self._app(scope, receive, secured)
 
-    def _refusal(self, scope: Scope) -> str | None:
+    def _refusal(self, scope: Scope) -> Refused | None:
         """Return why a request is refused, None if it is not."""
         hosts = _values(scope, b"host")
         if len(hosts) != 1 or not hosts[0]:
-            return "a request needs one Host"
+            return Refused(403, "a request needs one Host")
         if not self._hosts.allows(hosts[0]):
-            return how_to_allow(hosts[0])
-        if scope.get("method", "GET") not in ("GET", "HEAD") and _is_of_another_site(scope):
-            return "origin not allowed"
-        return None
+            return Refused(403, how_to_allow(hosts[0]))
+        method = scope.get("method", "GET")
+        if method not in ("GET", "HEAD") and _is_of_another_site(scope):
+            return Refused(403, "origin not allowed")
+        return self._lock.refusal(method, scope.get("path", ""), dict(scope["headers"]))
 
 
 def _values(scope: Scope, name: bytes) -> list[bytes]:

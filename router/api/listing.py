@@ -92,7 +92,7 @@ def _listed(
     by_key = {_key(_text(row, name_key)): row for row in known}  # also what only stands behind a chain's name
     kept = [row for row in known if permit.may_see(_text(row, name_key))]
     added = []
-    for virtual in directory.virtual_models():
+    for virtual in directory.virtual_models(permit.team):
         variants = [row for name in virtual.variants if (row := by_key.get(_key(name))) is not None]
         if variants and _key(virtual.name) not in by_key and permit.may_see(virtual.name):
             added.append(virtual_row(_tagged(virtual.name), variants, variants[0]))

@@ -84,7 +84,7 @@ class LocalRoutes:
         asked = exchange.requested = names.get("model", "")
         if asked:
             check_use(exchange.identity, asked)
-        name = await self._directory.show_name(asked) if asked else ""
+        name = await self._directory.show_name(asked, exchange.identity.team) if asked else ""
         if name != asked:  # a virtual model, which Ollama does not know
             body = await exchange.read(body, rewrite, model=name, options={})
         status, headers, answer = await self._fetch(exchange, b"POST", route.pattern.encode(), body)
@@ -99,7 +99,7 @@ class LocalRoutes:
         check_use(exchange.identity, name)
         if self._directory.is_hidden(name):
             raise ModelNotFound(f"model '{name}' not found")
-        target = await self._directory.show_name(name)
+        target = await self._directory.show_name(name, exchange.identity.team)
         path = route.pattern.rpartition("/")[0] + "/" + quote(target, safe=":")
         status, headers, body = await self._fetch(exchange, b"GET", path.encode())
         if status == 200 and target != name:

@@ -16,6 +16,7 @@ from router.core.ollama.routes import Route
 from router.core.payload.management import check_names, read_names, read_remote_host
 from router.core.payload.rewrite import rewrite_names
 from router.core.teams.rights import check_management, check_remote_host
+from router.core.teams.team import Team
 from router.errors import BadRequest, Forbidden, ModelNotFound, UpstreamError
 from router.http.client.response import UpstreamRequest, UpstreamResponse
 from router.routing.directory import Directory
@@ -41,7 +42,7 @@ class Passing:
             names = await exchange.read(body, read_names, route.kind)
             check_names(route.kind, names)
             exchange.requested = ", ".join(names.values())
-            self._check(names)
+            self._check(names, exchange.identity.team)
             check_management(exchange.identity, route.kind, names, self._settings.registries)
             if route.kind == "create" and (host := await exchange.read(body, read_remote_host)):
                 check_remote_host(exchange.identity, host, self._settings.remote_hosts)
@@ -63,9 +64,9 @@ class Passing:
             length = b"0"
         await self._pass(exchange, route, target, stream, None if length is None else int(length))
 
-    def _check(self, names: Mapping[str, str]) -> None:
+    def _check(self, names: Mapping[str, str], team: Team) -> None:
         """Raise Forbidden for the name of a chain, which cannot be pulled, deleted or overwritten; 404 to copy it."""
-        for virtual in self._directory.virtual_models():
+        for virtual in self._directory.virtual_models(team):
             for role, name in names.items():
                 if not _is_same(name, virtual.name):
                     continue

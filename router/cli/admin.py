@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import urllib.error
 import urllib.parse
@@ -12,6 +13,9 @@ from typing import Any
 from router.errors import ModelNotFound, RouterError, UpstreamError
 
 TIMEOUT_S = 10.0
+KEY_VARIABLE = "OLLAMA_ROUTER_ADMIN_KEY"
+"""The variable with the admin key: on a command line others on the machine could read it."""
+
 DEFAULT = "http://127.0.0.1:11436"
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # ignores http_proxy: the router is local
 
@@ -22,7 +26,7 @@ def ask(admin: str, path: str, *, method: str = "GET", **query: object) -> dict[
     base = admin if "://" in admin else f"http://{admin}"  # HOST:PORT, as for `serve --admin`
     url = f"{base.rstrip('/')}{path}" + (f"?{urllib.parse.urlencode(named)}" if named else "")
     try:
-        with _DIRECT.open(urllib.request.Request(url, method=method), timeout=TIMEOUT_S) as answer:
+        with _DIRECT.open(urllib.request.Request(url, method=method, headers=_headers()), timeout=TIMEOUT_S) as answer:
             found: dict[str, Any] = json.load(answer)
             return found
     except urllib.error.HTTPError as exc:
@@ -31,6 +35,12 @@ def ask(admin: str, path: str, *, method: str = "GET", **query: object) -> dict[
     except (urllib.error.URLError, OSError, ValueError) as exc:
         text = f"cannot reach a router at {admin} ({getattr(exc, 'reason', exc)}); start one with: ollama-router serve"
         raise UpstreamError(text) from None
+
+
+def _headers() -> dict[str, str]:
+    """Return the headers of a request: the admin key, if there is one, and a sign that no web page sends it."""
+    key = os.environ.get(KEY_VARIABLE, "")
+    return {"X-Router-Admin": "ollama-router", **({"Authorization": f"Bearer {key}"} if key else {})}
 
 
 def is_stale(found: dict[str, Any]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -20,7 +20,7 @@ class ChainRule:
     """The configuration for one requested model, with the defaults filled in.
 
     `name` is the chain's name or pattern, "" if the defaults apply. `variants` is None for a chain that is derived from
-    the installed models as `auto` says ("off": the requested model alone).
+    the installed models as `auto` says ("off": the requested model alone). The last ones are the defaults' for all.
     """
 
     name: str
@@ -29,6 +29,8 @@ class ChainRule:
     nothing_fits: NothingFits
     upgrade: Upgrade
     prefer: Prefer
+    max_load_wait_s: float
+    upgrade_after_s: float | None
     preload: bool = False
 
 
@@ -52,7 +54,7 @@ class ChainRules:
         self._by_key = {key_of(name): rule for name, rule in rules.items() if not WILDCARDS.search(name)}
         patterns = sorted((name for name in rules if WILDCARDS.search(name)), key=_specificity)
         self._patterns = tuple((_regex(name), rules[name]) for name in patterns)
-        self._default = ChainRule("", None, defaults.auto_chains, otherwise, defaults.upgrade, defaults.prefer)
+        self._default = _default(defaults, otherwise)
         self._base, self._nothing_fits = base, nothing_fits
         self._most_cached = _MAX_CACHED if base is None else _MAX_CACHED_OF_TEAM
         self._cache: dict[str, ChainRule] = {}
@@ -65,6 +67,11 @@ class ChainRules:
         by_key = {key_of(name): name for name in reversed(names)}
         rules = ((name, self.rule_for(name)) for name in names if by_key[key_of(name)] == name)
         return tuple((name, rule.variants) for name, rule in rules if rule.variants is not None)
+
+    @property
+    def own(self) -> Collection[str]:
+        """The keys (`names.key_of`) of the chains that have a name of their own, without those of `base`."""
+        return self._by_key.keys()
 
     @property
     def preloaded(self) -> tuple[str, ...]:
@@ -112,7 +119,23 @@ def _rule(name: str, section: ChainSection, defaults: Defaults, nothing_fits: No
         section.nothing_fits or nothing_fits,
         section.upgrade or defaults.upgrade,
         section.prefer or defaults.prefer,
+        defaults.max_load_wait_s,
+        defaults.upgrade_after_s,
         section.preload,
+    )
+
+
+def _default(defaults: Defaults, nothing_fits: NothingFits) -> ChainRule:
+    """Return the rule of a model without a chain."""
+    return ChainRule(
+        "",
+        None,
+        defaults.auto_chains,
+        nothing_fits,
+        defaults.upgrade,
+        defaults.prefer,
+        defaults.max_load_wait_s,
+        defaults.upgrade_after_s,
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from router.config.keys import read_keys
 from router.config.problems import Description, Path, Problem
 from router.config.reporting import config_error, line_of, problems_of
 from router.config.root import Config, inconsistencies
@@ -49,7 +50,11 @@ def load_config(
         document = document.with_value(_for_only_backend(key.split("."), document.data), value, place)
     document = _with_ollama_origins(document, env)
     base = file.parent if file is not None else FilePath()
-    return _with_teams(_checked(document), document, base, overrides)
+    config = _checked(document)
+    keys, problems = read_keys(config.admin_keys, base, "admin_keys")
+    if problems:
+        raise config_error(document, problems)
+    return _with_teams(config.with_admin_keys(keys), document, base, overrides)
 
 
 def config_file(file: FilePath | None = None, env: Mapping[str, str] | None = None) -> FilePath | None:

@@ -13,6 +13,7 @@ from router.config.values import allowed
 # One * in a label at most: patterns are compared with what clients send, in a time that must not grow with its length.
 _LABEL = r"(?!-)(?=[^.])[a-z0-9_-]*\*?[a-z0-9_-]*(?<!-)"
 _HOST = re.compile(rf"(?:\*|(?:{_LABEL}\.)*[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?)")
+_REGISTRY = re.compile(r"[a-z0-9_](?:[a-z0-9_.-]*[a-z0-9_])?(?::[0-9]{1,5})?")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s]+")
 
 
@@ -50,5 +51,15 @@ def parse_origin(value: object) -> str:
     return text
 
 
+def parse_registry(value: object) -> str:
+    """Parse the host of a registry or of an Ollama server, perhaps with its port, as it stands in a model's name."""
+    if isinstance(value, str) and _REGISTRY.fullmatch(text := value.strip().lower()):
+        return text
+    raise allowed(
+        'a host such as "registry.ollama.ai", perhaps with a port such as "models.lan:5000"; no scheme, no path'
+    )
+
+
+Registry = Annotated[str, BeforeValidator(parse_registry), WithJsonSchema({"type": "string", "minLength": 1})]
 Host = Annotated[str, BeforeValidator(parse_host), WithJsonSchema({"type": "string", "minLength": 1})]
 Origin = Annotated[str, BeforeValidator(parse_origin), WithJsonSchema({"type": "string", "minLength": 1})]

@@ -19,11 +19,11 @@ from router.config.source import Document
 from router.core.masking import masked
 from router.errors import ConfigError
 
-SECRET = "keys"
+SECRETS = ("keys", "admin_keys")
 """The key at the top of a team's file below which a value may be a secret that was put in the wrong place."""
 
 LONGEST_SHOWN_NAME = 20
-"""Below `SECRET` a longer name of a key is not shown: it may be a secret."""
+"""Below `SECRETS` a longer name of a key is not shown: it may be a secret."""
 
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -58,7 +58,7 @@ def _problem(detail: ErrorDetails, root: type[BaseModel]) -> Problem:
     if kind == "extra_forbidden":
         return _unknown_key(path, root)
     found = detail["input"]
-    if path[:1] == (SECRET,) and path[-1] != "expires":
+    if path[:1] and path[0] in SECRETS and path[-1] != "expires":
         found = Description(f"{_kind(found)} that is not shown, because it may be a key")
     return Problem(path, found, _allowed(kind, context, detail["msg"]))
 
@@ -92,7 +92,7 @@ def _allowed(kind: str, context: Mapping[str, Any], message: str) -> str:
 def _unknown_key(path: Path, root: type[BaseModel]) -> Problem:
     keys = [field.alias or name for name, field in _section_at(root, path[:-1]).model_fields.items()]
     name = str(path[-1])
-    if path[:1] == (SECRET,) and len(name) > LONGEST_SHOWN_NAME:
+    if path[:1] and path[0] in SECRETS and len(name) > LONGEST_SHOWN_NAME:
         return Problem(path[:-1], Description("an unknown key"), ", ".join(keys))
     near = difflib.get_close_matches(name, keys, n=1, cutoff=0.5)
     hint = f" (did you mean {near[0]}?)" if near else ""

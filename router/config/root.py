@@ -9,6 +9,7 @@ from pydantic import Field, PrivateAttr, StrictBool
 
 from router.config.backends import BackendSection
 from router.config.chain_checks import chain_problems
+from router.config.keys import AdminKeySection
 from router.config.names import Host, Origin
 from router.config.problems import Problem
 from router.config.section import Section
@@ -29,6 +30,7 @@ from router.config.team_checks import BUILT_IN
 from router.config.team_files import TeamFile
 from router.config.team_values import TeamName
 from router.config.values import Address, Listen, ModelPattern, ProxyNetwork
+from router.core.teams.team import Key
 
 
 class Config(Section):
@@ -38,6 +40,8 @@ class Config(Section):
     """address of /router/…, /metrics, /healthz, /readyz and the dashboard"""
     tls: Tls = Tls()
     """TLS for the clients' listener; the admin listener is not encrypted"""
+    admin_keys: tuple[AdminKeySection, ...] = ()
+    """keys for the admin address: needed for what changes something, and beyond loopback for reading too"""
     insecure_no_auth: StrictBool = False
     """if listening beyond loopback, anonymous clients may also pull, create and delete models"""
     clients: Clients = Clients()
@@ -75,7 +79,19 @@ class Config(Section):
     default_team: TeamName = BUILT_IN
     """team of clients that show no key and connect from no team's network; anonymous needs no file"""
 
+    _admin_keys: tuple[Key, ...] = PrivateAttr(default=())
     _team_files: tuple[TeamFile, ...] = PrivateAttr(default=())
+
+    @property
+    def keys_of_admins(self) -> tuple[Key, ...]:
+        """The keys of `admin_keys` with their hashes."""
+        return self._admin_keys
+
+    def with_admin_keys(self, keys: tuple[Key, ...]) -> Config:
+        """Return a copy with the keys of `admin_keys`."""
+        copy = self.model_copy()
+        copy._admin_keys = keys
+        return copy
 
     @property
     def team_files(self) -> tuple[TeamFile, ...]:

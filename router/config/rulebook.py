@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from router.config.chains import ChainRules
@@ -16,7 +16,11 @@ from router.config.root import Config
 from router.config.sections import Clients, Defaults
 from router.config.team_files import TeamFile
 from router.config.team_section import TeamSection
-from router.core.teams.team import ANYONE, Caps, Team, TeamLimits, TeamMemory
+from router.config.values import WILDCARDS
+from router.core.ollama.names import key_of
+from router.core.teams.identity import Identities
+from router.core.teams.signature import Verify
+from router.core.teams.team import ANYONE, Caps, Identity, Team, TeamLimits, TeamMemory
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,10 +39,25 @@ class Rulebook:
     chains: ChainRules = field(repr=False)
     _by_name: Mapping[str, Team] = field(repr=False)
     _chains_of: Mapping[Team, ChainRules] = field(repr=False)
+    anyone: Identity = field(default=ANYONE, repr=False)
+    """Who asks if nothing identifies the client."""
+
+    identities: Identities | None = field(default=None, repr=False)
+    """Who asks by key and network; None without teams."""
 
     def team(self, name: str) -> Team | None:
         """Return the team of that name, None if there is none now."""
         return self._by_name.get(name)
+
+    def is_named(self, name: str) -> bool:
+        """Return whether a team has a chain of that name for itself."""
+        return any(name in rules.own for rules in self._chains_of.values())
+
+    def preloads(self) -> Iterator[tuple[str, ChainRules]]:
+        """Yield what to load at start: names, and the chain rules by which each has its chain."""
+        yield from ((name, self.chains) for name in (*self.defaults.preload, *self.chains.preloaded))
+        for rules in self._chains_of.values():
+            yield from ((name, rules) for name in rules.preloaded)
 
     def chains_of(self, team: Team) -> ChainRules:
         """Return the chain rules for the requests of `team`; those of its successor if it is of another rulebook."""
@@ -48,8 +67,11 @@ class Rulebook:
         return self.chains if found is None else found
 
 
-def rulebook_of(config: Config, serial: int = 1) -> Rulebook:
-    """Return the rulebook of a configuration. With a thousand teams this takes a moment: not on the loop."""
+def rulebook_of(config: Config, serial: int = 1, verify: Verify | None = None) -> Rulebook:
+    """Return the rulebook of a configuration. With a thousand teams this takes a moment: not on the loop.
+
+    `verify` checks Ed25519 signatures, which identify the Ollama CLI.
+    """
     chains = ChainRules(config.chains, config.defaults)
     teams: list[Team] = []
     chains_of: dict[Team, ChainRules] = {}
@@ -61,8 +83,22 @@ def rulebook_of(config: Config, serial: int = 1) -> Rulebook:
             chains_of[team] = ChainRules(section.chains, config.defaults, base=chains, nothing_fits=nothing_fits)
     by_name = {ANYONE.team.name: ANYONE.team} | {team.name: team for team in teams}
     default = by_name[config.default_team]
+    anyone = ANYONE if default is ANYONE.team else Identity(default)
     digest = digest_of(config)
-    return Rulebook(serial, digest, tuple(teams), default, config.defaults, config.clients, chains, by_name, chains_of)
+    identities = Identities(teams, default, verify) if config.teams is not None else None
+    return Rulebook(
+        serial,
+        digest,
+        tuple(teams),
+        default,
+        config.defaults,
+        config.clients,
+        chains,
+        by_name,
+        chains_of,
+        anyone,
+        identities,
+    )
 
 
 def team_of(file: TeamFile) -> Team:
@@ -74,6 +110,7 @@ def team_of(file: TeamFile) -> Team:
         networks=section.networks,
         rights=frozenset(section.rights),
         allow=section.models.allow,
+        own=frozenset(key_of(name) for name in section.chains if not WILDCARDS.search(name)),
         deny=section.models.deny,
         manage_models=section.manage_models,
         share=section.share,

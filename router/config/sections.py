@@ -10,8 +10,10 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, StrictBool
 
+from router.config.names import Registry
 from router.config.section import Section, ShortForm
 from router.config.values import AtLeastOne, Count, Duration, Factor, KeepAlive, ModelRef, NumCtx, Positive, allowed
+from router.core.teams.rights import DEFAULT_REGISTRIES
 
 NothingFits = Literal["refuse", "wait", "allow_partial", "passthrough"]
 Upgrade = Literal["idle", "on_request", "never"]
@@ -228,6 +230,10 @@ class Clients(Section):
     """an endless keep_alive (-1) of a request: allow, ignore (as if it named none), refuse (403)"""
     num_gpu: Permission = "allow"
     """num_gpu of a request, which puts layers on the CPU: allow, ignore (as if it named none), refuse (403)"""
+    registries: tuple[Registry, ...] = DEFAULT_REGISTRIES
+    """hosts of models that teams may pull, push, create and copy, as HOST or HOST:PORT; any other one is a 403"""
+    remote_hosts: tuple[Registry, ...] = ()
+    """servers on which models that teams create may run (remote_host of /api/create); any other one is a 403"""
 
 
 class Tls(Section):

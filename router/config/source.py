@@ -21,7 +21,7 @@ from router.errors import ConfigError
 ENV_PREFIX = "OLLAMA_ROUTER_"
 FILE_VARIABLE = ENV_PREFIX + "CONFIG"
 # These name the file, and the router that `explain` and `ps` query; they are not keys of the file.
-_NOT_KEYS = {FILE_VARIABLE, ENV_PREFIX + "ADMIN_URL"}
+_NOT_KEYS = {FILE_VARIABLE, ENV_PREFIX + "ADMIN_URL", ENV_PREFIX + "ADMIN_KEY"}
 _MAX_DEPTH = 32
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any
@@ -15,12 +15,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from router.config.chain_checks import chain_problems
-from router.config.problems import Description, Problem
+from router.config.keys import read_keys
 from router.config.reporting import config_error, problems_of
 from router.config.sections import ChainSection
 from router.config.source import Document, decoded, in_known_case, read_text
-from router.config.team_section import KeySection, TeamSection
-from router.config.team_values import HASH_ALLOWED, parse_hash, shown_moment
+from router.config.team_section import TeamSection
+from router.config.team_values import shown_moment
 from router.config.untrusted import read_regular_file
 from router.core.teams.team import Key
 from router.errors import ConfigError
@@ -96,52 +96,11 @@ def _by_team(overrides: Iterable[Override]) -> dict[str, list[Override]]:
 def _read(path: str, inherited: Mapping[str, ChainSection], overrides: Mapping[str, list[Override]]) -> TeamFile:
     raw = read_regular_file(FilePath(path))
     section = _PARSED.section_of(path, raw, overrides)
-    keys, problems = [], list(chain_problems(section.chains, inherited))
-    for index, one in enumerate(section.keys):
-        try:
-            keys.append(Key(one.id, _hash_of(one, FilePath(path).parent), one.expires))
-        except _NoHash as exc:
-            problems.append(Problem(("keys", index, "sha256_file"), Description(exc.found), exc.allowed))
-    problems += _repeated(section.keys, keys)
+    keys, problems = read_keys(section.keys, FilePath(path).parent, "keys")
+    problems = [*chain_problems(section.chains, inherited), *problems]
     if problems:
         raise config_error(_document(path, raw, overrides.get(section.team.lower(), ())), problems)
-    return TeamFile(path, section.model_copy(update={"keys": ()}), tuple(keys))
-
-
-def _repeated(sections: tuple[KeySection, ...], keys: list[Key]) -> Iterator[Problem]:
-    """Yield a problem for each key that stands in its file twice."""
-    ids: set[str] = set()
-    for index, one in enumerate(sections):
-        if one.id in ids:
-            yield Problem(("keys", index, "id"), one.id, "each id once")
-        ids.add(one.id)
-    hashes: dict[bytes, int] = {}
-    for index, key in enumerate(keys):
-        if hashes.setdefault(key.sha256, index) != index:
-            first = keys[hashes[key.sha256]].id
-            yield Problem(("keys", index), Description(f"the key {first} again"), "each key once")
-
-
-class _NoHash(Exception):
-    """The file of a hash that cannot be used."""
-
-    def __init__(self, found: str, allowed: str) -> None:
-        self.found, self.allowed = found, allowed
-
-
-def _hash_of(key: KeySection, folder: FilePath) -> bytes:
-    """Return the hash of a key, from its file if it has one. The file may be in the form of sha256sum."""
-    if key.sha256_file is None:
-        return bytes.fromhex(key.sha256 or "")
-    file = folder / FilePath(key.sha256_file).expanduser()
-    try:
-        words = read_regular_file(file).decode("utf-8", "replace").split()
-    except ConfigError as exc:
-        raise _NoHash(exc.message.partition("; allowed")[0], f"a readable file with {HASH_ALLOWED}") from None
-    try:
-        return bytes.fromhex(parse_hash(words[0] if words else ""))
-    except Exception:
-        raise _NoHash(f"{file} with something else, which is not shown", HASH_ALLOWED) from None
+    return TeamFile(path, section.model_copy(update={"keys": ()}), keys)
 
 
 def _document(path: str, raw: bytes, overrides: Iterable[Override]) -> Document:
@@ -153,7 +112,7 @@ def _document(path: str, raw: bytes, overrides: Iterable[Override]) -> Document:
 
 def _shown_key(key: Key) -> dict[str, Any]:
     expires = None if key.expires_s is None else shown_moment(key.expires_s)
-    return {"id": key.id, "sha256": "***", "expires": expires}
+    return {"id": key.id, "ssh" if key.is_ssh else "sha256": "***", "expires": expires}
 
 
 class _Parsed:

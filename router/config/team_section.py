@@ -1,6 +1,6 @@
 """One team's file: its keys and networks, its rights and models, its chains, its share and limits.
 
-A field's description is its documentation everywhere: `config/team.schema.json` and docs/teams.md repeat it.
+A field's description is its documentation everywhere: `config/team.schema.json` repeats it.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
+from router.config.keys import KeySection
 from router.config.section import Section
 from router.config.sections import ChainValue, NothingFits
-from router.config.team_values import Amount, Hash, KeyId, MemoryPart, Moment, TeamName, Weight
+from router.config.team_values import Amount, MemoryPart, TeamName, Weight
 from router.config.values import AtLeastOne, KeepAlive, ModelPattern, ProxyNetwork, allowed
 
 _TEAM_RIGHTS = ("infer", "read", "manage")
@@ -27,23 +28,6 @@ def _right(value: object) -> object:
 TeamRight = Annotated[
     Literal["infer", "read", "manage"], BeforeValidator(_right), WithJsonSchema({"enum": list(_TEAM_RIGHTS)})
 ]
-
-
-class KeySection(Section):
-    id: KeyId
-    """its name in logs and usage"""
-    sha256: Hash | None = None
-    """SHA-256 of the key, in hex"""
-    sha256_file: str | None = None
-    """file with the SHA-256 instead, relative to this file; read again by a reload"""
-    expires: Moment | None = None
-    """when the key ends to be valid: a date (its first moment, UTC) or a date with time; null = never"""
-
-    @model_validator(mode="after")
-    def _has_one_hash(self) -> KeySection:
-        if (self.sha256 is None) == (self.sha256_file is None):
-            raise allowed("one of sha256 and sha256_file")
-        return self
 
 
 class ModelsSection(Section):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import re
+from contextlib import suppress
 from datetime import UTC, date, datetime
 from typing import Annotated, Any
 
@@ -10,6 +12,7 @@ from pydantic import BeforeValidator, Field, PlainSerializer, StrictInt, WithJso
 from pydantic_core import PydanticCustomError
 
 from router.config.values import allowed
+from router.core.teams.signature import raw_public_key
 from router.core.teams.team import Memory
 
 HASH_ALLOWED = (
@@ -48,6 +51,21 @@ def parse_hash(value: object) -> str:
     if isinstance(value, str) and _HASH.fullmatch(value.strip()):
         return value.strip().lower()
     raise allowed(HASH_ALLOWED)
+
+
+def parse_ssh(value: object) -> str:
+    """Parse an SSH public key as in ~/.ollama/id_ed25519.pub; the comment after it is dropped."""
+    words = value.split() if isinstance(value, str) else []
+    if len(words) >= 2 and words[0] == "ssh-ed25519":
+        with suppress(ValueError):
+            if raw_public_key(base64.b64decode(words[1], validate=True)) is not None:
+                return f"{words[0]} {words[1]}"
+    raise allowed('an SSH public key "ssh-ed25519 AAAA…", such as in ~/.ollama/id_ed25519.pub; never the private one')
+
+
+def ssh_blob_of(key: str) -> bytes:
+    """Return the binary form of a parsed SSH public key, which clients show."""
+    return base64.b64decode(key.split()[1])
 
 
 def parse_moment(value: object) -> float:
@@ -128,6 +146,9 @@ Hash = Annotated[
     BeforeValidator(parse_hash),
     PlainSerializer(lambda _: "***"),
     WithJsonSchema({"type": "string", "pattern": f"^{_HASH.pattern}$"}),
+]
+SshKey = Annotated[
+    str, BeforeValidator(parse_ssh), WithJsonSchema({"type": "string", "pattern": "^ssh-ed25519 [A-Za-z0-9+/=]+"})
 ]
 Moment = Annotated[
     float,

@@ -7,8 +7,7 @@ from collections.abc import Callable
 import msgspec
 
 from router.backend.tracked import Tracked
-from router.config import NothingFits
-from router.core.decision.chain import Chain
+from router.config import ChainRules, NothingFits, Rulebook
 from router.core.decision.verdict import Decision
 from router.core.ollama.routes import Route
 from router.core.payload.read import InferenceRequest
@@ -16,6 +15,7 @@ from router.core.teams.team import ANYONE, Identity
 from router.http.client.response import UpstreamRequest, UpstreamResponse
 from router.http.headers import Header
 from router.routing.destination import Destination, Rename
+from router.routing.ruled import RuledChain
 
 
 class Call(msgspec.Struct, eq=False):
@@ -26,7 +26,8 @@ class Call(msgspec.Struct, eq=False):
     before_answer. `let_in_to` holds the weights that the queue let it in to. `load_decision` is the decision that
     loaded its model. `may_use_remote` is whether it may reach a model that another server runs. `resident` is the
     resident that it has entered, `choice` the chain and decision for that, and `destination` where it is to be sent.
-    `identity` is whose request it is. `limits_left` are headers of its answer that say what is left of the team's
+    `identity` is whose request it is, `rules` the rulebook that was in force when it began, and `chain_rules` what that
+    says about the chains of its team. `limits_left` are headers of its answer that say what is left of the team's
     limits, and `on_end` is called with how it ended and its status, if it counts towards any.
 
     This and the other classes here are structs because one of each is built per request, and a dataclass takes three
@@ -52,7 +53,7 @@ class Call(msgspec.Struct, eq=False):
     load_decision: Decision | None = None
     may_use_remote: bool = True
     resident: Tracked | None = None
-    choice: tuple[Chain, Decision] | None = None
+    choice: tuple[RuledChain, Decision] | None = None
     destination: Destination | None = None
     has_waited: bool = False
     is_looked_up: bool = False
@@ -61,6 +62,14 @@ class Call(msgspec.Struct, eq=False):
     client: str = ""  # its address
     limits_left: tuple[Header, ...] = ()
     on_end: Callable[[Call, Released, int], None] | None = None
+    rules: Rulebook | None = None
+    chain_rules: ChainRules | None = None
+
+    def begin(self, rules: Rulebook) -> None:
+        """Set the rulebook that it keeps; one that nothing identifies is the default team's."""
+        if self.identity is ANYONE:
+            self.identity = rules.anyone
+        self.rules, self.chain_rules = rules, rules.chains_of(self.identity.team)
 
     @property
     def team(self) -> str:
@@ -108,7 +117,7 @@ class Call(msgspec.Struct, eq=False):
         """Record a decision that loads a model for it: this is the one to report, not the later one for a resident."""
         self.load_decision = decision
 
-    def enter(self, tracked: Tracked, choice: tuple[Chain, Decision] | None) -> None:
+    def enter(self, tracked: Tracked, choice: tuple[RuledChain, Decision] | None) -> None:
         """Record that it has entered a resident, which uses up its turn in the queue."""
         self.resident, self.choice, self.let_in_to = tracked, choice, ""
 

@@ -1,4 +1,7 @@
-"""The chain of a requested name: configured, derived from the installed models, or none (Ollama itself answers)."""
+"""The chain of a requested name: configured, derived from the installed models, or none (Ollama itself answers).
+
+Which chain that is depends on the rules of who asks. Where no rules are given, those of the default team count.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,10 @@ from router.config import ChainRule, ChainRules
 from router.core.decision.chain import Chain, Variant, auto_chain, is_kin
 from router.core.ollama.model import ModelFacts
 from router.core.ollama.names import MAX_NAME, ModelName, Source, is_name, key_of
+from router.core.teams.team import Team
 from router.errors import BadRequest
+from router.routing.call import Call
+from router.routing.ruled import RuledChain, RulesInForce
 
 MAX_REMEMBERED = 4096
 
@@ -16,12 +22,29 @@ MAX_REMEMBERED = 4096
 class Chains:
     """Finds chains by requested name, and caches them until the catalog changes."""
 
-    def __init__(self, rules: ChainRules) -> None:
-        self._rules = rules
-        self._remembered: dict[tuple[str, bool], Chain | None] = {}
+    def __init__(self, rules: RulesInForce) -> None:
+        self._in_force = rules
+        self._remembered: dict[tuple[ChainRules, str, bool], RuledChain | None] = {}
         self._catalog: Mapping[str, ModelFacts] | None = None
 
-    def find(self, name: str, catalog: Mapping[str, ModelFacts], *, is_strict: bool = False) -> Chain | None:
+    def begin(self, call: Call) -> None:
+        """Give a request that begins now the rulebook in force, which it keeps to its end."""
+        if call.rules is None:
+            call.begin(self._in_force.book)
+
+    def rules_of(self, team: Team | None = None) -> ChainRules:
+        """Return the chain rules in force for requests of `team`; None = the default team."""
+        book = self._in_force.book
+        return book.chains_of(book.default_team if team is None else team)
+
+    def find(
+        self,
+        name: str,
+        catalog: Mapping[str, ModelFacts],
+        *,
+        is_strict: bool = False,
+        rules: ChainRules | None = None,
+    ) -> RuledChain | None:
         """Return the chain for `name` as a client spells it; None if it is unknown, invalid, or runs elsewhere.
 
         A strict request gets a chain of the first variant only. The result is the same object until the catalog
@@ -32,25 +55,28 @@ class Chains:
         if catalog is not self._catalog:
             self._remembered.clear()
             self._catalog = catalog
-        key = name, is_strict
+        rules = rules or self.rules_of()
+        key = rules, name, is_strict
         if key in self._remembered:
             return self._remembered[key]
         if len(self._remembered) >= MAX_REMEMBERED:  # clients can make up any number of names
             self._remembered.clear()
-        found = self._find(name, catalog)
-        if found is not None and is_strict:
-            found = Chain(found.name, found.variants[:1])
+        chain = self._find(name, catalog, rules)
+        found = None
+        if chain is not None:
+            found = RuledChain(chain.name, chain.variants[:1] if is_strict else chain.variants, rules.rule_for(name))
         self._remembered[key] = found
         return found
 
-    def _find(self, name: str, catalog: Mapping[str, ModelFacts]) -> Chain | None:
+    @staticmethod
+    def _find(name: str, catalog: Mapping[str, ModelFacts], rules: ChainRules) -> Chain | None:
         try:
             parsed = ModelName.parse(name)
         except BadRequest:
             return None
         if parsed.source is Source.CLOUD:
             return None
-        rule = self._rules.rule_for(name)
+        rule = rules.rule_for(name)
         if rule.variants is not None:
             return Chain(parsed.short, rule.variants)
         asked = catalog.get(parsed.key)
@@ -60,11 +86,13 @@ class Chains:
             return Chain(asked.name, (Variant(asked.name),))
         return auto_chain(asked, catalog.values(), rule.auto)
 
-    def members(self, name: str, catalog: Mapping[str, ModelFacts]) -> tuple[list[str], list[str]]:
+    def members(
+        self, name: str, catalog: Mapping[str, ModelFacts], rules: ChainRules | None = None
+    ) -> tuple[list[str], list[str]]:
         """Return the keys of the models whose facts decide about `name`: the first of its chain, and the others."""
         if not is_name(name):
             return [], []
-        rule = self._rules.rule_for(name)
+        rule = (rules or self.rules_of()).rule_for(name)
         if rule.variants is not None:
             keys = [key_of(variant.model) for variant in rule.variants]
             return keys[:1], keys[1:]
@@ -88,10 +116,14 @@ class Chains:
         except BadRequest:
             return False
 
-    def rule(self, name: str) -> ChainRule:
+    def rule(self, name: str, rules: ChainRules | None = None) -> ChainRule:
         """Return the configured rule for a name that `find` has found."""
-        return self._rules.rule_for(name)
+        return (rules or self.rules_of()).rule_for(name)
 
-    def explicit(self) -> list[Chain]:
-        """Return the chains that list their variants, by their own names."""
-        return [Chain(name, variants) for name, variants in self._rules.named]
+    def explicit(self, team: Team | None = None) -> list[Chain]:
+        """Return the chains that list their variants, by their own names, as `team` has them."""
+        return [Chain(name, variants) for name, variants in self.rules_of(team).named]
+
+    def is_named(self, name: str) -> bool:
+        """Return whether any team has a chain of that name."""
+        return is_name(name) and self._in_force.book.is_named(key_of(name))

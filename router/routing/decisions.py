@@ -9,16 +9,18 @@ from collections.abc import Hashable
 from typing import TypeVar
 
 from router.backend.backend import Backend
-from router.config import Defaults
+from router.config import ChainRules, Defaults
 from router.core.decision.chain import Chain
 from router.core.decision.policy import choose
 from router.core.decision.upgrades import UpgradeRule
 from router.core.decision.verdict import Decision, VerdictKind
 from router.core.payload.read import InferenceRequest
+from router.core.teams.team import Team
 from router.routing.call import Call
 from router.routing.chains import Chains
 from router.routing.destination import Destination
 from router.routing.destinations import Destinations
+from router.routing.ruled import RuledChain
 from router.routing.standings import Standings
 
 OTHERS_S = 1.0
@@ -46,33 +48,32 @@ class Decisions:
         self._line = backend.line
         self._rules = backend.rules
         self._chains = chains
-        self._defaults = defaults
         self._decided: dict[Hashable, Decision] = {}
         self._destinations: dict[Hashable, Destination] = {}
         self._epoch = -1
-        self._recent: dict[str, Chain] = {}
+        self._recent: dict[tuple[str, str], None] = {}  # team and name
         self._standings = Standings(backend.now)
 
     # --- decisions ---------------------------------------------------------------------------------------------
 
-    def chain_of(self, call: Call) -> Chain | None:
+    def chain_of(self, call: Call) -> RuledChain | None:
         """Return the chain of the requested name; None if Ollama itself should answer (unknown, cloud, invalid)."""
-        return self._chains.find(call.request.model, self._world.catalog, is_strict=call.strict)
+        return self._chains.find(call.request.model, self._world.catalog, is_strict=call.strict, rules=call.chain_rules)
 
-    def lacks_facts(self, name: str) -> bool:
+    def lacks_facts(self, name: str, rules: ChainRules | None = None) -> bool:
         """Return whether models that decide about `name` are still being shown, and worth waiting for."""
         if not self._installed.is_reading:
             return False
-        first, others = self._chains.members(name, self._world.catalog)
+        first, others = self._chains.members(name, self._world.catalog, rules)
         return bool(self._installed.awaited(first) or self._installed.awaited(others, OTHERS_S))
 
-    async def read_facts(self, name: str) -> None:
+    async def read_facts(self, name: str, rules: ChainRules | None = None) -> None:
         """Have the models that decide about `name` shown first; return when they are, or their time is over."""
-        first, others = self._chains.members(name, self._world.catalog)
+        first, others = self._chains.members(name, self._world.catalog, rules)
         await self._installed.read_first(others, OTHERS_S)
         await self._installed.read_first(first)
 
-    def decide(self, request: InferenceRequest, chain: Chain) -> Decision:
+    def decide(self, request: InferenceRequest, chain: RuledChain) -> Decision:
         """Return the decision for a request; cached while the state is unchanged if it is settled (`is_settled`)."""
         self._forget_what_changed()
         key = self.key(request, chain)
@@ -83,25 +84,25 @@ class Decisions:
                 _keep(self._decided, key, known)
         return known
 
-    def decide_afresh(self, request: InferenceRequest, chain: Chain) -> Decision:
+    def decide_afresh(self, request: InferenceRequest, chain: RuledChain) -> Decision:
         """Return the decision for a request under the current state."""
         return choose(request, chain, self._world.snapshot(), self._rules(), self._upgrades(chain))
 
-    def _upgrades(self, chain: Chain) -> UpgradeRule:
+    def _upgrades(self, chain: RuledChain) -> UpgradeRule:
         """Return how the chain returns to a bigger variant."""
-        rule = self._chains.rule(chain.name)
+        rule = chain.rule
         is_never = rule.upgrade == "never"
         return UpgradeRule(
             prefer=rule.prefer,
             is_never=is_never,
             is_moved_down=is_never or self._standings.is_moved_down(chain),
             is_spent=not self._line.may_upgrade(),
-            after_s=self._defaults.upgrade_after_s,
+            after_s=rule.upgrade_after_s,
             patience=self._standings.patience(chain),
-            max_load_wait_s=self._defaults.max_load_wait_s,
+            max_load_wait_s=rule.max_load_wait_s,
         )
 
-    def explain(self, model: str, num_ctx: int | None = None) -> tuple[Chain, Decision] | None:
+    def explain(self, model: str, num_ctx: int | None = None) -> tuple[RuledChain, Decision] | None:
         """Return chain and decision for a plain request; None for a name that is neither a chain nor installed."""
         request = InferenceRequest(model, num_ctx=num_ctx)
         chain = self._chains.find(model, self._world.catalog)
@@ -139,16 +140,17 @@ class Decisions:
         """Note by which variant of `chain` a request is served."""
         self._standings.note_served(chain, decision)
 
-    def remember_chain(self, chain: Chain) -> None:
-        """Remember `chain` as recently requested."""
-        self._recent.pop(chain.name, None)  # to the end: the first one is the longest unasked
-        self._recent[chain.name] = chain
+    def remember_chain(self, chain: RuledChain, team: str) -> None:
+        """Remember `chain` as recently requested by the team of that name."""
+        key = team, chain.name
+        self._recent.pop(key, None)  # to the end: the first one is the longest unasked
+        self._recent[key] = None
         if len(self._recent) > RECENT_CHAINS:
             del self._recent[next(iter(self._recent))]
 
-    def recent_chains(self) -> list[Chain]:
-        """Return the most recently requested chains."""
-        return list(self._recent.values())
+    def recent_chains(self) -> list[tuple[str, ChainRules]]:
+        """Return the names of the most recently requested chains, with the rules in force by which they are found."""
+        return [(name, self._chains.rules_of(Team(team))) for team, name in self._recent]
 
 
 def _keep(cache: dict[Hashable, T], key: Hashable, value: T) -> None:
@@ -178,6 +180,6 @@ def _shape(request: InferenceRequest) -> Hashable:
 def _demands(call: Call) -> Hashable:
     """Return the cache key of a destination.
 
-    Team and name determine the chain; the name is also in the key because answers repeat its spelling.
+    The rules and the name determine the chain; the name is also in the key because answers repeat its spelling.
     """
-    return call.team, call.request.model, call.strict, call.route.kind, _shape(call.request)
+    return call.chain_rules, call.request.model, call.strict, call.route.kind, _shape(call.request)

@@ -14,6 +14,7 @@ from router.backend.backend import Backend
 from router.core.ollama.derived_names import is_derived
 from router.core.ollama.names import is_name, key_of
 from router.core.payload.read import InferenceRequest
+from router.core.teams.team import Team
 from router.errors import ModelNotFound, RouterError
 from router.http.client.response import UpstreamRequest, UpstreamResponse
 from router.routing.chains import Chains
@@ -70,18 +71,18 @@ class Directory:
         await self._installed.refresh()
         await self._derived.tidy(is_waited_for=True)
 
-    def virtual_models(self) -> list[VirtualModel]:
-        """Return the chains whose name is not an installed model, with their installed variants."""
+    def virtual_models(self, team: Team | None = None) -> list[VirtualModel]:
+        """Return the chains whose name is not an installed model, as `team` has them, with their installed variants."""
         catalog = self._world.catalog
         return [
             VirtualModel(chain.name, chain.installed(catalog))
-            for chain in self._chains.explicit()
+            for chain in self._chains.explicit(team)
             if key_of(chain.name) not in catalog
         ]
 
     def is_known(self, name: str) -> bool:
-        """Return True for a name that has a chain: installed, configured, or derived."""
-        return self._chains.find(name, self._world.catalog) is not None
+        """Return True for a name that has a chain: installed, derived, or configured for any team."""
+        return self._chains.find(name, self._world.catalog) is not None or self._chains.is_named(name)
 
     def is_hidden(self, name: str) -> bool:
         """Return True for a derived tag: lists omit them."""
@@ -91,13 +92,14 @@ class Directory:
         """Return the variant of a derived tag, any other name unchanged."""
         return self._installed.display_name(name) if is_derived(name) else name
 
-    async def show_name(self, name: str) -> str:
-        """Return the name for `/api/show` upstream: for a virtual model, the variant that would serve it now.
+    async def show_name(self, name: str, team: Team | None = None) -> str:
+        """Return the name for `/api/show` upstream: for a virtual model, the variant that would serve `team` now.
 
         Raises ModelNotFound if no variant of a virtual model is installed.
         """
         key = key_of(name)
-        if key in self._world.catalog or (chain := self._chains.find(name, self._world.catalog)) is None:
+        chain = self._chains.find(name, self._world.catalog, rules=self._chains.rules_of(team))
+        if key in self._world.catalog or chain is None:
             return name
         chosen = self._decisions.decide_afresh(InferenceRequest(name), chain).chosen
         if chosen is not None:

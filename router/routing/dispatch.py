@@ -16,7 +16,6 @@ from typing import cast
 
 from router.backend.backend import Backend
 from router.backend.derived import Replaced
-from router.core.decision.chain import Chain
 from router.core.decision.verdict import Decision, Verdict, VerdictKind
 from router.errors import NoVariantFits, RouterError, UpstreamError
 from router.http.client.response import Connection
@@ -27,6 +26,7 @@ from router.routing.destination import Destination
 from router.routing.destinations import digest_of
 from router.routing.ends import Ends, decision_template
 from router.routing.outcomes import Blocked, Outcomes
+from router.routing.ruled import RuledChain
 from router.routing.underway import Reply, Underway
 from router.telemetry import Telemetry
 
@@ -62,6 +62,7 @@ class Dispatcher:
         error that refuses the request.
         """
         try:
+            self._chains.begin(call)
             return self.attempt(call, reply)
         except Exception as error:
             self._backend.leave(call.leave())
@@ -72,6 +73,7 @@ class Dispatcher:
 
         Raises a RouterError if the upstream has no answer.
         """
+        self._chains.begin(call)
         try:
             # Not endless: each wait has its own deadline, and `_destination` refuses after MAX_ATTEMPTS sends.
             while True:
@@ -197,8 +199,8 @@ class Dispatcher:
         request = call.request
         if not request.has_model:
             return self._outcomes.pass_unchanged(call, "no model named")
-        if self._decisions.lacks_facts(request.model):
-            return Blocked("facts", lambda: self._decisions.read_facts(request.model))
+        if self._decisions.lacks_facts(request.model, call.chain_rules):
+            return Blocked("facts", lambda: self._decisions.read_facts(request.model, call.chain_rules))
         chain = self._decisions.chain_of(call)
         if chain is None and self._chains.is_remote(request.model, self._world.catalog):
             return self._outcomes.pass_to_remote(call)
@@ -209,12 +211,12 @@ class Dispatcher:
             return Blocked("name", self._world.installed.look_up)
         if request.options_error:
             return self._outcomes.bad_option(call, chain)
-        self._decisions.remember_chain(chain)
+        self._decisions.remember_chain(chain, call.team)
         if request.is_unload:
             return self._outcomes.unload(call, chain)
         return self._choose(call, chain)
 
-    def _choose(self, call: Call, chain: Chain) -> Destination | Blocked:
+    def _choose(self, call: Call, chain: RuledChain) -> Destination | Blocked:
         """Enter the chosen resident. If none is chosen, wait for a turn, or apply the `nothing_fits` rule."""
         decision = self._decisions.decide(call.request, chain)
         chosen = decision.chosen
@@ -238,7 +240,7 @@ class Dispatcher:
     def _may_enter(self, call: Call, weights: str) -> bool:
         return weights == call.let_in_to or self._line.may_enter(weights, needs_slot=call.needs_slot)
 
-    def _turn(self, call: Call, chain: Chain) -> Blocked:
+    def _turn(self, call: Call, chain: RuledChain) -> Blocked:
         key = self._decisions.key(call.request, chain)
 
         def decide() -> Decision:
@@ -246,7 +248,7 @@ class Dispatcher:
 
         return Blocked("turn", lambda: self._line.wait(key, decide, call.since_s))
 
-    def _to_resident(self, call: Call, chain: Chain, decision: Decision) -> Destination | Blocked:
+    def _to_resident(self, call: Call, chain: RuledChain, decision: Decision) -> Destination | Blocked:
         """Return the destination of a request that has entered its resident; Blocked if its derived tag is missing."""
         chosen, tracked, tag = decision.chosen, call.resident, ""
         assert chosen is not None and tracked is not None

@@ -114,7 +114,7 @@ class Outcomes:
         if self._read_at_s < call.since_s:
             return Blocked("reading", self._read)  # no request is refused because of a reading older than itself
         # 3. The client's own rule overrides the chain's.
-        rule = call.nothing_fits or self._chains.rule(call.request.model).nothing_fits
+        rule = call.nothing_fits or self._chains.rule(call.request.model, call.chain_rules).nothing_fits
         if rule in ("passthrough", "allow_partial"):
             first = _first_able(decision)
             model = first.variant.model if first is not None else ""

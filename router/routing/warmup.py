@@ -12,13 +12,14 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from router.backend.backend import Backend
-from router.config import Config
+from router.config import ChainRules
 from router.core.decision.chain import Chain
 from router.core.decision.verdict import Verdict, VerdictKind
 from router.core.payload.read import InferenceRequest
 from router.errors import RouterError
 from router.routing.chains import Chains
 from router.routing.decisions import Decisions
+from router.routing.ruled import RuledChain, RulesInForce
 
 CHECK_S = 1.0
 """Polling interval."""
@@ -33,25 +34,27 @@ AGAIN_S = 60.0
 """Minimum time between two attempts to load the same name."""
 
 
+Wanted = tuple[str, ChainRules]
+"""A name to load, and the chain rules by which it has its chain."""
+
+
 class Warmup:
     """Keeps the wanted models loaded while no request waits."""
 
-    def __init__(self, backend: Backend, decisions: Decisions, chains: Chains, config: Config) -> None:
+    def __init__(self, backend: Backend, decisions: Decisions, chains: Chains, rules: RulesInForce) -> None:
         self._now = backend.now
         self._world = backend.world
         self._line = backend.line
         self._decisions = decisions
         self._chains = chains
-        self._keep = config.defaults.keep
-        preloaded = (name for name, chain in config.chains.items() if chain.preload)
-        self._preload = (*config.defaults.preload, *preloaded)
-        self._to_preload: list[str] = []
+        self._in_force = rules
+        self._to_preload: list[Wanted] = []
         self._preload_until_s = -math.inf
-        self._not_before_s: dict[str, float] = {}
+        self._not_before_s: dict[Wanted, float] = {}
 
     def restart(self) -> None:
         """Schedule all kept and preloaded models: Ollama has started or restarted."""
-        self._to_preload = [*self._keep, *self._preload]
+        self._to_preload = [*self._kept(), *self._in_force.book.preloads()]
         self._preload_until_s = self._now() + PRELOAD_S
         self._not_before_s.clear()
 
@@ -67,19 +70,24 @@ class Warmup:
         """Load the scheduled models, then missing kept models, then idle upgrades."""
         # In this order: a preload may evict, a kept model may not, and an upgrade only within its own chain.
         waiting, self._to_preload = self._to_preload, []
-        for name in waiting:
-            await self._warm(name, self._may_preload)
-            if not self._is_served(name) and self._now() < self._preload_until_s:
-                self._to_preload.append(name)  # nothing of it fits now: runners of before may still hold the memory
-        for name in self._keep:
-            await self._warm(name, lambda chosen, _chain: not _evicted(chosen))
-        for chain in self._decisions.recent_chains():
-            if self._chains.rule(chain.name).upgrade == "idle" and not self._line.depth:
-                await self._warm(chain.name, self._may_go_up)
+        for wanted in waiting:
+            await self._warm(wanted, self._may_preload)
+            if not self._is_served(wanted) and self._now() < self._preload_until_s:
+                self._to_preload.append(wanted)  # nothing of it fits now: runners of before may still hold the memory
+        for wanted in self._kept():
+            await self._warm(wanted, lambda chosen, _chain: not _evicted(chosen))
+        for wanted in self._decisions.recent_chains():
+            if self._chains.rule(*wanted).upgrade == "idle" and not self._line.depth:
+                await self._warm(wanted, self._may_go_up)
+
+    def _kept(self) -> list[Wanted]:
+        book = self._in_force.book
+        return [(name, book.chains) for name in book.defaults.keep]
 
     def _may_preload(self, chosen: Verdict, _chain: Chain) -> bool:
         """Return True if a preload evicts no model that is to be kept or preloaded itself."""
-        wanted = {self._world.installed.weights_of(name) for name in (*self._keep, *self._preload)}
+        names = (name for name, _ in (*self._kept(), *self._in_force.book.preloads()))
+        wanted = {self._world.installed.weights_of(name) for name in names}
         return not wanted.intersection(_evicted(chosen))
 
     def _may_go_up(self, chosen: Verdict, chain: Chain) -> bool:
@@ -88,35 +96,37 @@ class Warmup:
         others = [one for one in self._world.snapshot().residents if one.weights in {*_evicted(chosen)} - own]
         return chosen.is_upgrade and not any(one.is_company or one.kept for one in others)
 
-    async def _warm(self, name: str, may: Callable[[Verdict, Chain], bool]) -> None:
-        if self._decisions.lacks_facts(name):
-            await self._decisions.read_facts(name)
+    async def _warm(self, wanted: Wanted, may: Callable[[Verdict, Chain], bool]) -> None:
+        name, rules = wanted
+        if self._decisions.lacks_facts(name, rules):
+            await self._decisions.read_facts(name, rules)
         now_s = self._now()
-        chain = self._chains.find(name, self._world.catalog)
-        if chain is None or now_s < self._not_before_s.get(name, 0.0):
+        chain = self._chains.find(name, self._world.catalog, rules=rules)
+        if chain is None or now_s < self._not_before_s.get(wanted, 0.0):
             return
         request = InferenceRequest(name)
         if self._wants(request, chain, may):
             # Set before the load, so that one that fails is not repeated with each check.
-            self._not_before_s[name] = now_s + AGAIN_S
+            self._not_before_s[wanted] = now_s + AGAIN_S
             await self._make_resident(request, chain)
 
-    def _is_served(self, name: str) -> bool:
+    def _is_served(self, wanted: Wanted) -> bool:
         """Return whether a variant of the chain is loaded, or none can ever be."""
-        chain = self._chains.find(name, self._world.catalog)
+        name, rules = wanted
+        chain = self._chains.find(name, self._world.catalog, rules=rules)
         if chain is None:
             return True
         chosen = self._decisions.decide(InferenceRequest(name), chain).chosen
         return chosen is not None and chosen.resident is not None
 
-    def _wants(self, request: InferenceRequest, chain: Chain, may: Callable[[Verdict, Chain], bool]) -> bool:
+    def _wants(self, request: InferenceRequest, chain: RuledChain, may: Callable[[Verdict, Chain], bool]) -> bool:
         """Return True if a load is possible without waiting, and `may` allows it."""
         chosen = self._decisions.decide(request, chain).chosen
         if chosen is None or chosen.plan is None or chosen.kind is VerdictKind.WAITS:
             return False
         return may(chosen, chain)
 
-    async def _make_resident(self, request: InferenceRequest, chain: Chain) -> None:
+    async def _make_resident(self, request: InferenceRequest, chain: RuledChain) -> None:
         """Wait in the queue until the variant that would serve `request` is loaded."""
         for _ in range(MAX_ATTEMPTS):
             chosen = self._decisions.decide(request, chain).chosen

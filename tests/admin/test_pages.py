@@ -13,6 +13,8 @@ import pytest
 from router.admin.pages import MAX_CHAT_BYTES, Parts, _assets, admin_app
 from router.errors import BadRequest, ModelNotFound
 
+URL, OWN = "http://127.0.0.1:11436", {"x-router-admin": "1"}
+
 
 class Facts:
     """An inspector with fixed answers."""
@@ -91,7 +93,7 @@ async def client(facts: Facts, deeds: Deeds) -> AsyncIterator[httpx.AsyncClient]
     screen = Screen()
     parts = Parts(facts, deeds, lambda: (b"up 1\n", "text/plain; version=1.0.0"), screen, screen, screen)
     app = admin_app(parts, hosts=["router.example"])
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1:11436") as client:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=URL, headers=OWN) as client:
         yield client
 
 

@@ -38,7 +38,7 @@ def rules(tmp_path: Path) -> ChainRules:
 def test_chain_of_a_name_lists_its_variants(rules: ChainRules) -> None:
     """Short forms become core variants; what the chain leaves out comes from the defaults."""
     variants = (Variant("llama3.3:70b-instruct-q4_K_M"), Variant("llama3.1:8b", "max"))
-    expected = ChainRule("llama3.3:70b", variants, "auto", "passthrough", "on_request", "balanced")
+    expected = ChainRule("llama3.3:70b", variants, "auto", "passthrough", "on_request", "balanced", 60.0, None)
     assert rules.rule_for("llama3.3:70b") == expected
 
 

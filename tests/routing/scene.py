@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ollama_simulator.clock import run_virtual
-from router.config import ChainRules, load_config
+from router.config import load_config, rulebook_of
 from router.core.ollama.routes import TARGETS
 from router.core.payload.read import read_request
+from router.core.teams.team import ANYONE, Identity
 from router.errors import UpstreamError
 from router.http.client.response import NO_HEAD, AnswerHead, Connection, UpstreamRequest, UpstreamResponse
 from router.routing.call import Call
@@ -20,6 +21,7 @@ from router.routing.chains import Chains
 from router.routing.decisions import Decisions
 from router.routing.directory import Directory
 from router.routing.dispatch import Dispatcher
+from router.routing.ruled import RulesInForce
 from router.routing.warmup import Warmup
 from router.telemetry import Finished, Telemetry
 from tests.backend.machine import MemoryMachine
@@ -116,13 +118,29 @@ class Routing(Scene):
     directory: Directory
     dispatcher: Dispatcher
     warmup: Warmup
+    rules: RulesInForce
 
     def call(self, model: str, path: str = "/api/generate", *, strict: bool = False, **body: object) -> Call:
-        """Read a request as the edge does."""
+        """Read a request as the edge does, and begin it as the dispatcher does."""
+        call = self.unbegun(model, path, strict=strict, **body)
+        self.chains.begin(call)
+        return call
+
+    def unbegun(
+        self,
+        model: str,
+        path: str = "/api/generate",
+        *,
+        identity: Identity = ANYONE,
+        strict: bool = False,
+        **body: object,
+    ) -> Call:
+        """Read a request of `identity` as the edge does."""
         data = json.dumps({"model": model, **body}).encode()
         route = TARGETS[("POST", path.encode())]
         now_s = asyncio.get_running_loop().time()
-        return Call(route, read_request(route.kind, data), data, b"", "id-1", strict=strict, since_s=now_s)
+        request = read_request(route.kind, data)
+        return Call(route, request, data, b"", "id-1", identity, strict=strict, since_s=now_s)
 
     def ends(self) -> list[tuple[str, int, str]]:
         """How requests have ended: outcome, status, and the phase in which a client left."""
@@ -140,12 +158,15 @@ async def routing_on(machine: MemoryMachine, options: Mapping[str, object] | Non
     async with backend_on(machine, options, relay=relay, **more) as scene:
         config = load_config(env={}, options={"store.path": ":memory:", **(options or {})})
         backend, telemetry = scene.backend, Telemetry([scene.heard])
-        chains = Chains(ChainRules(config.chains, config.defaults))
+        rules = RulesInForce(rulebook_of(config))
+        chains = Chains(rules)
         decisions = Decisions(backend, chains, config.defaults)
         directory = Directory(backend, chains, decisions)
         dispatcher = Dispatcher(backend, chains, decisions, config.queue.wait_s, telemetry)
-        warmup = Warmup(backend, decisions, chains, config)
-        yield Routing(scene.machine, backend, scene.heard, relay, chains, decisions, directory, dispatcher, warmup)
+        warmup = Warmup(backend, decisions, chains, rules)
+        yield Routing(
+            scene.machine, backend, scene.heard, relay, chains, decisions, directory, dispatcher, warmup, rules
+        )
 
 
 def routed(

@@ -2,9 +2,10 @@
 
 import pytest
 
-from router.config import ChainRules, load_config
+from router.config import load_config, rulebook_of
 from router.core.decision.chain import Variant
 from router.routing.chains import MAX_REMEMBERED, Chains
+from router.routing.ruled import RulesInForce
 from tests.core.facts import catalog_of, facts_of
 
 BIG = facts_of("llama3.3:70b", 40)
@@ -15,7 +16,7 @@ TEAM = {"variants": ["llama3.3:70b", {"model": "llama3.2:3b", "num_ctx": 4096}],
 
 def chains(**options):
     config = load_config(env={}, options=options)
-    return Chains(ChainRules(config.chains, config.defaults))
+    return Chains(RulesInForce(rulebook_of(config)))
 
 
 def models(chain):

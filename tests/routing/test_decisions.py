@@ -166,8 +166,8 @@ def test_explaining_decides_for_a_plain_request_and_remembers_nothing():
 
 def noted(scene, *numbers):
     for number in numbers:
-        scene.decisions.remember_chain(Chain(f"c{number}", ()))
-    return [chain.name for chain in scene.decisions.recent_chains()]
+        scene.decisions.remember_chain(Chain(f"c{number}", ()), "anonymous")
+    return [name for name, _ in scene.decisions.recent_chains()]
 
 
 def test_the_chains_asked_for_last_are_known_in_bounds():

@@ -44,12 +44,11 @@ _MOST_TEAMS, _MOST_NAMES = 4096, 256
 
 
 class Permit:
-    """The rights of one team. `own` are the keys of names that its own chains define."""
+    """The rights of one team."""
 
-    def __init__(self, team: Team, own: Iterable[str] = ()) -> None:
+    def __init__(self, team: Team) -> None:
         self.team = team
         self.is_admin = "admin" in team.rights
-        self._own = frozenset(own)
         self._allow, self._deny = NamePatterns(team.allow), NamePatterns(team.deny)
         self._manage = NamePatterns(team.manage_models)
         self.is_open = self.is_admin and not (self._allow or self._deny)
@@ -70,7 +69,7 @@ class Permit:
         parsed = ModelName.parse(name)
         if self._deny.match(parsed) or (parsed.source is Source.CLOUD and not self.may_use_cloud):
             return False
-        if not self._allow or self.is_admin or parsed.key in self._own:
+        if not self._allow or self.is_admin or parsed.key in self.team.own:
             return True
         return self._allow.match(parsed) or ("manage" in self.team.rights and self._manage.match(parsed))
 

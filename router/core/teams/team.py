@@ -89,7 +89,8 @@ class Team:
     """One team. `eq` is identity: a reload makes new teams, and what was cached for the old ones is not used again.
 
     `networks` are those from which a client without a key counts as this team. `allow` and `deny` are patterns of model
-    names (``*`` and ``?``); an empty `allow` allows every model. `manage_models` are the patterns within which the
+    names (``*`` and ``?``); an empty `allow` allows every model. `own` are the keys of names (`names.key_of`) that its
+    own chains define: it may use them, whatever `allow` says. `manage_models` are the patterns within which the
     right `manage` holds; empty = none. `share` is its weight when teams compete for the cards. `nothing_fits` None =
     as its chains say.
     """
@@ -100,6 +101,7 @@ class Team:
     rights: frozenset[Right] = DEFAULT_RIGHTS
     allow: tuple[str, ...] = ()
     deny: tuple[str, ...] = ()
+    own: frozenset[str] = frozenset()
     manage_models: tuple[str, ...] = ()
     share: float = 1.0
     limits: TeamLimits = NO_LIMITS

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from router.core.teams.keys import digest_of, make_key
 from tests.config.keys.play import ALONE, BIG, SMALL, compare, compare_small, hello, residents, send
 
 HEADER = "x-router-nothing-fits"
@@ -71,3 +72,46 @@ def test_num_gpu_is_allowed_ignored_or_refused(more):
 
     found = compare_small(story, "clients.num_gpu", ["allow", "ignore", "refuse"])
     assert found == [(200, [(False, 4096)]), (200, [(True, 4096)]), (403, [])]
+
+
+def manager(folder):
+    """A team with a key that may manage every model; return the configuration and the header with the key."""
+    key = make_key("ops", "0123456789abcdefghijABCDEFGHIJxy")
+    digest = digest_of(key.encode()).hex()
+    rights = "rights: [infer, read, manage]\nmanage_models: ['*']\n"
+    (folder / "ops.yaml").write_text(f"team: ops\nkeys: [{{ id: ci, sha256: {digest} }}]\n{rights}")
+    return {**ALONE, "teams": str(folder / "*.yaml")}, ("x-api-key", key)
+
+
+@pytest.mark.key("clients.registries")
+def test_a_team_pulls_from_the_registries_only(tmp_path):
+    """Names without a host are of registry.ollama.ai; what the list lacks is a 403 that names the key."""
+    config, header = manager(tmp_path)
+
+    async def story(one):
+        found = []
+        for name in ("llama3.2:1b", "models.lan:5000/a/b"):
+            reply = await send(one.router.url, "POST", "/api/pull", {"model": name, "stream": False}, [header])
+            found.append(reply.status == 403 and "clients: {registries" in reply.json()["error"])
+        return found
+
+    values = [["registry.ollama.ai", "models.lan:5000"], ["Models.LAN:5000"], []]
+    found = compare_small(story, "clients.registries", values, config)
+    assert found == [[False, False], [True, False], [True, True]]
+
+
+@pytest.mark.key("clients.remote_hosts")
+def test_a_team_creates_models_of_the_remote_hosts_only(tmp_path):
+    """Requests to them would leave the network."""
+    config, header = manager(tmp_path)
+
+    async def story(one):
+        found = []
+        for host in ("https://ollama.com", "https://evil.example"):
+            body = {"model": "ours", "from": SMALL, "remote_host": host, "stream": False}
+            reply = await send(one.router.url, "POST", "/api/create", body, [header])
+            found.append(reply.status == 403 and "clients: {remote_hosts" in reply.json()["error"])
+        return found
+
+    found = compare_small(story, "clients.remote_hosts", [[], ["ollama.com"]], config)
+    assert found == [[True, True], [False, True]]

@@ -4,6 +4,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from router.core.teams.keys import digest_of, make_key
 from tests.config.keys.play import ALONE, SMALL, compare_small, get, play, send
 
 
@@ -69,3 +70,54 @@ def test_web_pages_of_the_origins_may_use_the_router():
     refused, allowed = (403, None), (200, "https://chat.example")
     found = compare_small(story, "origins", [[], ["https://*.other"], ["https://chat.example"], ["https://*.example"]])
     assert found == [refused, refused, allowed, allowed]
+
+
+ADMIN_KEY = make_key("admin", "0123456789abcdefghijABCDEFGHIJxy")
+DIGEST = digest_of(ADMIN_KEY.encode()).hex()
+
+
+async def status_of_a_change(one, *headers):
+    return (await send(one.router.admin_url, "POST", "/router/forget", headers=headers)).status
+
+
+@pytest.mark.key("admin_keys.*.sha256", "admin_keys.*.id")
+def test_with_admin_keys_a_change_needs_one():
+    """On loopback reading does not; the configuration shows which keys there are, but not their hashes."""
+    ways = [[], [("x-router-admin", "1")], [("x-router-admin", ADMIN_KEY)], [("Authorization", f"Bearer {ADMIN_KEY}")]]
+
+    async def story(one):
+        shown = (await get(one.router.admin_url, "/router/config")).json()["admin_keys"]
+        ids = [(key["id"], key["sha256"]) for key in shown]
+        return [await status_of_a_change(one, *headers) for headers in ways], ids
+
+    keys = [[], [{"id": "ops", "sha256": DIGEST}], [{"id": "other", "sha256": DIGEST[::-1]}]]
+    assert compare_small(story, "admin_keys", keys) == [
+        ([403, 200, 200, 200], []),
+        ([401, 401, 200, 200], [("ops", "***")]),
+        ([401, 401, 401, 401], [("other", "***")]),
+    ]
+
+
+@pytest.mark.key("admin_keys.*.sha256_file")
+def test_the_hash_of_an_admin_key_may_be_in_a_file(tmp_path):
+    """As `sha256sum` writes it."""
+    right, wrong = tmp_path / "right", tmp_path / "wrong"
+    right.write_text(f"{DIGEST}  -\n")
+    wrong.write_text(DIGEST[::-1])
+
+    async def story(one):
+        return await status_of_a_change(one, ("x-router-admin", ADMIN_KEY))
+
+    keys = [[{"id": "ops", "sha256_file": str(file)}] for file in (right, wrong)]
+    assert compare_small(story, "admin_keys", keys) == [200, 401]
+
+
+@pytest.mark.key("admin_keys.*.expires")
+def test_an_admin_key_ends_when_it_expires():
+    """A date is its first moment."""
+
+    async def story(one):
+        return await status_of_a_change(one, ("x-router-admin", ADMIN_KEY))
+
+    keys = [[{"id": "ops", "sha256": DIGEST, "expires": date}] for date in (None, "2999-01-01", "2001-01-01")]
+    assert compare_small(story, "admin_keys", keys) == [200, 200, 401]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -156,8 +157,8 @@ def test_what_is_not_a_name_is_a_bad_request_where_patterns_decide() -> None:
 
 def test_the_names_of_its_own_chains_are_allowed_unless_denied() -> None:
     """Otherwise each would have to be listed twice."""
-    own = ["registry.ollama.ai/library/fast:latest", "registry.ollama.ai/coding/secret:latest"]
-    permit = Permit(MANAGER, own)
+    own = frozenset({"registry.ollama.ai/library/fast:latest", "registry.ollama.ai/coding/secret:latest"})
+    permit = Permit(replace(MANAGER, own=own))
     assert permit.may_use("fast")
     assert not permit.may_use("coding/secret")
 

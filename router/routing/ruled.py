@@ -1,0 +1,40 @@
+"""A chain with the rule that it was found by, and the rulebook in force."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from router.config import ChainRule, Rulebook
+from router.core.decision.chain import Chain
+from router.core.teams.identity import Identities
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RuledChain(Chain):
+    """A chain that requests use: `rule` is what the configuration says about it.
+
+    Two teams whose chains have one name have two of them, and so has a chain before and after a reload.
+    """
+
+    rule: ChainRule
+
+
+class RulesInForce:
+    """The rulebook for the requests that begin now; those under way keep theirs."""
+
+    def __init__(self, book: Rulebook) -> None:
+        self._book = book
+
+    @property
+    def book(self) -> Rulebook:
+        """The rulebook in force."""
+        return self._book
+
+    @property
+    def identities(self) -> Identities | None:
+        """Who asks by key and network, as the rulebook in force says; None without teams."""
+        return self._book.identities
+
+    def replace(self, book: Rulebook) -> None:
+        """Put `book` in force."""
+        self._book = book

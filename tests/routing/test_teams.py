@@ -1,0 +1,147 @@
+"""Teams with chains of their own: each gets its own variant, and a request keeps the rules that it began with."""
+
+import pytest
+
+from router.config import load_config, rulebook_of
+from router.core.teams.team import ANYONE, Identity
+from tests.backend.machine import BIG, MIDDLE, SMALL, MemoryMachine
+from tests.routing.scene import routed
+
+ALL = (BIG, MIDDLE, SMALL)
+ONE, OTHER = f"[{MIDDLE.name}, {SMALL.name}]", f"[{SMALL.name}, {MIDDLE.name}]"
+
+
+def options(folder, **chains):
+    """Write a file for each team with its variants of `x`; return the configuration that names the files."""
+    for name, variants in chains.items():
+        (folder / f"{name}.yaml").write_text(f"team: {name}\nchains: {{ x: {variants} }}\n")
+    return {"defaults.auto_chains": "off", "teams": str(folder / "*.yaml"), "chains": {"x": [BIG.name, SMALL.name]}}
+
+
+def book_of(configuration, serial=1):
+    return rulebook_of(load_config(env={}, options=configuration), serial)
+
+
+def of(scene, team, model="x", **body):
+    """Return a request of the team of that name; None = of nobody who is known."""
+    identity = ANYONE if team is None else Identity(scene.rules.book.team(team), "key")
+    return scene.unbegun(model, identity=identity, **body)
+
+
+def served(scene, call):
+    """Return the variant that a request is sent to now; it is taken back."""
+    scene.dispatcher.start(call, lambda _: None).give_up()
+    return call.served
+
+
+def test_two_teams_with_one_name_for_a_chain_get_each_its_own_variant_t3(tmp_path):
+    """Also where both chains have as many variants, and whoever asks first; what is remembered is each team's own."""
+
+    async def story(scene):
+        await scene.make_resident(MIDDLE)
+        await scene.make_resident(SMALL)
+        for _ in range(2):
+            assert served(scene, of(scene, "one")) == MIDDLE.name
+            assert served(scene, of(scene, "other")) == SMALL.name
+            assert served(scene, of(scene, "one", prompt="x")) == MIDDLE.name
+        one, other = of(scene, "one"), of(scene, "other")
+        for call in (one, other):
+            scene.chains.begin(call)
+        assert scene.decisions.known_destination(one).variant == MIDDLE.name
+        assert scene.decisions.known_destination(other).variant == SMALL.name
+        first, second = scene.decisions.chain_of(one), scene.decisions.chain_of(other)
+        assert scene.decisions.key(one.request, first) != scene.decisions.key(other.request, second)
+        assert scene.decisions.chain_of(of(scene, "one")) is not first  # before it begins it is nobody's
+        assert scene.decisions.chain_of(one) is first
+
+    routed(story, MemoryMachine(*ALL), options(tmp_path, one=ONE, other=OTHER))
+
+
+def test_a_team_without_a_chain_of_its_own_has_that_of_all(tmp_path):
+    """And shares what is remembered of it with all others."""
+
+    async def story(scene):
+        await scene.make_resident(SMALL)
+        nobody, plain = of(scene, None), of(scene, "plain")
+        for call in (nobody, plain):
+            scene.chains.begin(call)
+        assert scene.decisions.chain_of(nobody) is scene.decisions.chain_of(plain)
+        assert [v.model for v in scene.decisions.chain_of(plain).variants] == [BIG.name, SMALL.name]
+
+    configuration = options(tmp_path, one=ONE)
+    (tmp_path / "plain.yaml").write_text("team: plain\n")
+    routed(story, MemoryMachine(*ALL), configuration)
+
+
+def test_a_request_keeps_the_rules_that_it_began_with(tmp_path):
+    """One that begins after a reload has the new ones, though both are decided by the same machine."""
+
+    async def story(scene):
+        await scene.make_resident(MIDDLE)
+        await scene.make_resident(SMALL)
+        early, late = of(scene, "one"), of(scene, "one")
+        scene.chains.begin(early)
+        before = scene.rules.book
+        scene.rules.replace(book_of(options(tmp_path, one=OTHER), serial=2))
+        assert served(scene, early) == MIDDLE.name
+        assert served(scene, late) == SMALL.name  # its team is of the book before, and it began after
+        assert served(scene, of(scene, "one")) == SMALL.name
+        assert (early.rules, late.rules.serial) == (before, 2)
+        scene.chains.begin(early)
+        assert early.rules is before
+
+    routed(story, MemoryMachine(*ALL), options(tmp_path, one=ONE))
+
+
+def test_a_rule_of_a_team_decides_where_nothing_fits(tmp_path):
+    """For its requests only."""
+
+    async def story(scene):
+        found = [of(scene, team, "big:32b") for team in ("one", None)]
+        for call in found:
+            scene.chains.begin(call)
+        rules = [scene.decisions.chain_of(call).rule.nothing_fits for call in found]
+        assert rules == ["wait", "refuse"]
+
+    configuration = options(tmp_path, one=ONE)
+    (tmp_path / "one.yaml").write_text("team: one\nnothing_fits: wait\n")
+    routed(story, MemoryMachine(*ALL), configuration)
+
+
+def test_lists_show_a_team_its_own_chains(tmp_path):
+    """And those of all; `/api/show` is of the variant that serves the team."""
+
+    async def story(scene):
+        def names(team):
+            return [model.name for model in scene.directory.virtual_models(team)]
+
+        book = scene.rules.book
+        assert (names(None), names(book.team("one")), names(book.team("two"))) == (["x"], ["own", "x"], ["x"])
+        await scene.make_resident(SMALL)
+        assert await scene.directory.show_name("own", book.team("one")) == SMALL.name
+        assert await scene.directory.show_name("own", book.team("two")) == "own"
+        assert [scene.directory.is_known(name) for name in ("own", "x", "SMALL:3b", "none", "a b")] == [
+            True, True, True, False, False,
+        ]  # fmt: skip
+
+    configuration = options(tmp_path, two=OTHER)
+    (tmp_path / "one.yaml").write_text(f"team: one\nchains: {{ own: [{SMALL.name}] }}\n")
+    routed(story, MemoryMachine(*ALL), configuration)
+
+
+@pytest.mark.parametrize("team", ["one", "other"])
+def test_a_chain_of_a_team_may_be_loaded_at_start(tmp_path, team):
+    """By the team's own variants."""
+
+    async def story(scene):
+        scene.warmup.restart()
+        await scene.warmup.check()
+        loaded = [tracked.name for tracked in scene.backend.world.residents.values()]
+        assert loaded == [{"one": MIDDLE.name, "other": SMALL.name}[team]]
+
+    configuration = options(tmp_path)
+    for name, model in (("one", MIDDLE), ("other", SMALL)):
+        preload = str(name == team).lower()
+        text = f"team: {name}\nchains: {{ x: {{ variants: [{model.name}, {BIG.name}], preload: {preload} }} }}\n"
+        (tmp_path / f"{name}.yaml").write_text(text)
+    routed(story, MemoryMachine(*ALL), configuration)
