@@ -12,11 +12,16 @@ SECRETS = [
     ("http://host/?X-Amz-Signature=s3cret#x", "http://host/?X-Amz-Signature=***"),
     ("curl -H 'Authorization: Bearer s3cret'", "curl -H 'Authorization: Bearer ***'"),
     ("Authorization: Basic czNjcmV0Cg==, x", "Authorization: Basic ***, x"),
+    (f"/t/or_a_{'s' * 32}_abcdef/api/chat", "/t/***/api/chat"),
+    ("GET /t/s3cret?x=1", "GET /t/***?x=1"),
+    (f"model or_my-team_{'s' * 32}_abcdef not found", "model *** not found"),
     ('{"url":"http://a:s3cret@b","more":"http://c:s3cret@d"}', '{"url":"http://***@b","more":"http://***@d"}'),
 ]
 HARMLESS = [
     "model llama3.1:8b@sha256 is not one",
     "add it to the key hosts of the router's configuration",
+    "/api/t/ or_ error_text for_a_model",
+    "hf.co/t/model:Q4_K_M",
     "a = b, basic facts about bearers",
     "https://ollama.com/library/llama3?x=1",
 ]
