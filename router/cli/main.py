@@ -20,6 +20,7 @@ from router.errors import ConfigError, RouterError
 # name → module:function. Imported when run, so that `explain` does not pay for importing the simulator.
 COMMANDS = {
     "serve": "router.cli.serve:serve",
+    "init": "router.cli.init:init",
     "check": "router.cli.check:check",
     "explain": "router.cli.explain:explain",
     "ps": "router.cli.ps:ps",
@@ -34,6 +35,7 @@ COMMANDS = {
 # The first sentence of each command's help, so that the list of commands imports none of them.
 SUMMARIES = {
     "serve": "Serve Ollama's API on --listen, routed to the Ollama at --upstream.",
+    "init": "Write a commented configuration for the models that are installed and the cards of this machine.",
     "check": "Check a configuration file with the files of its teams, and print the effective configuration.",
     "explain": "Show the current decision for MODEL: a line per variant down to the one that serves.",
     "ps": "Show the models that are loaded on the cards of the router's Ollama.",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +11,12 @@ from typing import Any
 
 from router.adapters.gpu.detect import detect_probe
 from router.adapters.ollama import OllamaClient
+from router.cli.sizes import mib_of
 from router.core.memory.fit_target import fit_target_bytes
 from router.core.memory.footprint import MemoryOptions
 from router.core.memory.placement import Card
 from router.core.memory.weights import BLOCKS
+from router.core.ollama.derived_names import is_derived
 from router.core.ollama.model import ModelFacts
 from router.core.ollama.names import key_of
 from router.core.ollama.options import ServerSettings, automatic_num_ctx, clamped, merged
@@ -25,7 +26,6 @@ from router.errors import BadRequest, ConfigError, ModelNotFound, ProbeError
 
 DEFAULT_UPSTREAM = "http://127.0.0.1:11434"
 DEFAULT_NUM_CTX = 32768  # the router's own `defaults.num_ctx`
-_UNITS = {"": 1, "m": 1, "mib": 1, "mb": 1, "g": 1024, "gib": 1024, "gb": 1024}
 _RESERVED_BYTES = 512 * MIB
 
 
@@ -53,6 +53,40 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
+class Site:
+    """An Ollama and its cards: what is installed there, as idle as it can be."""
+
+    url: str
+    version: str
+    installed: tuple[ModelFacts, ...]
+    gpus: tuple[Gpu, ...]
+
+    def question(self, facts: ModelFacts, num_ctx: int) -> Question:
+        """Return the question whether a model runs on the cards with `num_ctx` tokens."""
+        cards = _cards(self.gpus, facts, self.version)
+        return Question(facts, self.installed, _options(facts, self.gpus, Settings((), num_ctx)), cards)
+
+
+def read_site(upstream: str, gpus: Sequence[str]) -> Site:
+    """Return what is installed at `upstream`, and the given or probed cards. Raises ConfigError or UpstreamError."""
+    url = _url(upstream)
+    found = tuple(_gpu(at, text) for at, text in enumerate(gpus)) or asyncio.run(_probed(is_idle=True))
+    version, installed = asyncio.run(_installed(url))
+    return Site(url, version, installed, found)
+
+
+async def _installed(url: str) -> tuple[str, tuple[ModelFacts, ...]]:
+    client = OllamaClient(url)
+    try:
+        rows = [row for row in await client.tags() if not is_derived(str(row.get("name") or row.get("model")))]
+        names = [str(row.get("name") or row.get("model")) for row in rows]
+        shown = [ModelFacts.of_show(row, await client.show(name)) for row, name in zip(rows, names, strict=True)]
+        return await client.version(), tuple(shown)
+    finally:
+        await client.aclose()
+
+
+@dataclass(frozen=True, slots=True)
 class Subject:
     """The facts of the model; those from a file come without other models and without the server's version."""
 
@@ -69,9 +103,13 @@ def read_question(model: str, upstream: str, settings: Settings, *, with_install
     else:
         source = asyncio.run(_from_server(model, _url(upstream), with_installed))
     gpus = tuple(_gpu(at, text) for at, text in enumerate(settings.gpus)) or asyncio.run(_probed(settings.is_idle))
-    margin = fit_target_bytes(source.facts, source.version)
-    cards = tuple(Card(gpu.index, gpu.free_bytes, gpu.context_bytes, margin) for gpu in gpus)
+    cards = _cards(gpus, source.facts, source.version)
     return Question(source.facts, source.installed, _options(source.facts, gpus, settings), cards)
+
+
+def _cards(gpus: Sequence[Gpu], facts: ModelFacts, version: str) -> tuple[Card, ...]:
+    margin = fit_target_bytes(facts, version)
+    return tuple(Card(gpu.index, gpu.free_bytes, gpu.context_bytes, margin) for gpu in gpus)
 
 
 def _check(settings: Settings) -> None:
@@ -140,11 +178,8 @@ def _url(upstream: str) -> str:
 
 
 def _gpu(index: int, text: str) -> Gpu:
-    """Parse ``24564`` (MiB) or ``24GiB``: a card with this much free memory."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", text.strip().lower())
-    if not match or match[2] not in _UNITS or float(match[1]) <= 0:
-        raise ConfigError(f"--gpu {text}: expected the free memory of one card, in MiB (24564) or as 24GiB")
-    size = int(float(match[1]) * _UNITS[match[2]] * MIB)
+    """Return a card with this much free memory."""
+    size = mib_of(text) * MIB
     return Gpu(index, f"GPU-{index}", "card", size, size)
 
 

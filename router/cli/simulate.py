@@ -18,13 +18,14 @@ from ollama_simulator.machine.spec import CardSpec, Machine, Speeds
 from ollama_simulator.models.library import Library, canonical_tags, known_tags, real_library, tiny_library
 from ollama_simulator.run_log import log_to
 from ollama_simulator.server import DEFAULT_TAGS, SimConfig, SimulatedOllama
+from router.cli.sizes import mib_of
 from router.core.ollama.options import ServerSettings
 from router.errors import ConfigError
 
 
 def simulate(
     gpu: Annotated[
-        list[int] | None, typer.Option(help="Size of a virtual card in MiB; repeat for more; 0: none.")
+        list[str] | None, typer.Option(help="Size of a virtual card, in MiB or as 24GiB; repeat for more; 0: none.")
     ] = None,
     listen: Annotated[str, typer.Option(help="Address of the simulated Ollama.")] = "127.0.0.1:11434",
     models: Annotated[str | None, typer.Option(help="Installed models, comma-separated.")] = None,
@@ -44,7 +45,7 @@ def simulate(
     ] = None,
 ) -> None:
     """Run a simulated Ollama until Ctrl-C. With --run-dir the cards are those of its vgpu.json."""
-    sizes = [size for size in ([24564] if gpu is None else gpu) if size > 0]
+    sizes = [size for size in (mib_of(text, may_be_none=True) for text in gpu or ("24564",)) if size > 0]
     speeds = Speeds(load_mib_per_s, tokens_per_s, cpu_tokens_per_s)
     cards = tuple(CardSpec(name=f"CUDA{index}", total_mib=size) for index, size in enumerate(sizes))
     config = SimConfig(

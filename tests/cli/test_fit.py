@@ -85,7 +85,7 @@ def test_fit_as_json_has_all_bytes(saved: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--gpu", "many"], "--gpu many: expected the free memory"),
+        (["--gpu", "many"], "--gpu many: expected the memory"),
         (["--gpu", "0"], "--gpu 0"),
         (["--gpu", "24000", "--kv-type", "q7"], "--kv-type q7: not a cache type"),
         (["--gpu", "24000", "--kv-type", "q8_0", "--no-flash-attn"], "requires flash attention"),

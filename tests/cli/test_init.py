@@ -1,0 +1,75 @@
+"""`init`: a configuration for what is installed; and the sizes of cards on the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from router.cli import init
+from router.cli.init import configuration
+from router.cli.question import Site
+from router.cli.sizes import mib_of
+from router.config import load_config
+from router.core.ollama.runner import Gpu
+from router.core.units import GIB
+from router.errors import ConfigError
+from tests.backend.machine import BIG, SMALL
+from tests.cli.test_main import run
+
+
+def site(gib: float, *installed: object) -> Site:
+    return Site("http://127.0.0.1:1", "0.33.0", installed, (Gpu(0, "G", "RTX", int(gib * GIB), int(gib * GIB)),))  # type: ignore[arg-type]
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "router.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_a_model_that_does_not_fit_gets_a_chain_and_the_file_is_valid(tmp_path):
+    """Others are listed as comments; nothing is lost if no chain is needed."""
+    text = configuration(site(6, BIG, SMALL), "x.yaml")
+    assert f"#   {SMALL.name}" in text
+    assert load_config(written(tmp_path, text)).backends["local"].url == "http://127.0.0.1:1"
+    assert f"{BIG.name}" in text.split("chains:")[1].split("# These")[0]
+    assert "does not fit" in text
+    everything = configuration(site(80, BIG, SMALL), "x.yaml")
+    assert "chains: {}" in everything
+    assert load_config(written(tmp_path, everything)).chains == {}
+    assert "#   none" in configuration(site(0.1), "x.yaml")
+
+
+def test_a_file_that_exists_is_not_overwritten(tmp_path, monkeypatch, capsys):
+    """A folder that does not exist is an error too; - prints."""
+    monkeypatch.setattr(init, "read_site", lambda _upstream, _gpu: site(80, SMALL))
+    path = tmp_path / "router.yaml"
+    assert run(monkeypatch, "init", str(path)) == 0
+    assert "next: ollama-router serve" in capsys.readouterr().out
+    assert run(monkeypatch, "init", str(path)) == 2
+    assert "exists" in capsys.readouterr().err
+    assert run(monkeypatch, "init", str(tmp_path / "none" / "router.yaml")) == 2
+    capsys.readouterr()
+    assert run(monkeypatch, "init", "-") == 0
+    assert capsys.readouterr().out.startswith("# Written by")
+
+
+@pytest.mark.parametrize(
+    ("text", "mib"), [("24564", 24564), ("24GiB", 24576), (" 24 gb ", 24576), ("1.5g", 1536), ("512MiB", 512)]
+)
+def test_the_size_of_a_card_has_the_same_forms_everywhere(text, mib):
+    """MiB without a unit."""
+    assert mib_of(text) == mib
+
+
+@pytest.mark.parametrize("text", ["", "x", "24TiB", "-1", "0", "0GiB"])
+def test_another_size_of_a_card_is_an_error(text):
+    """Zero is one only where a machine without cards makes sense."""
+    with pytest.raises(ConfigError, match="--gpu"):
+        mib_of(text)
+
+
+def test_a_simulated_machine_may_have_no_card():
+    """`simulate --gpu 0`."""
+    assert mib_of("0", may_be_none=True) == 0
