@@ -1,0 +1,99 @@
+"""What a team's file limits, seen by its clients through the whole router."""
+
+from __future__ import annotations
+
+import asyncio
+from hashlib import sha256
+
+from tests.config.keys.play import SMALL, get, hello, play, send
+
+KEY, OTHER_KEY = "key-of-coding", "key-of-chat"
+
+
+def limited(folder, limits, more=""):
+    """A configuration with a team of these limits and one without."""
+    for name, key, text in (("coding", KEY, f"limits: {limits}\n{more}"), ("chat", OTHER_KEY, "")):
+        keys = f"keys: [{{ id: k, sha256: {sha256(key.encode()).hexdigest()} }}]"
+        (folder / f"{name}.yaml").write_text(f"team: {name}\n{keys}\n{text}")
+    return {"teams": f"{folder}/*.yaml", "defaults.auto_chains": "off"}
+
+
+async def ask(one, key=KEY, tokens=1, path="/api/generate", **more):
+    body = hello(SMALL, tokens=tokens, **more)
+    return await send(one.router.url, "POST", path, body, [("Authorization", f"Bearer {key}")])
+
+
+async def rejected(one):
+    """The refusals by limit, of one team."""
+    page = (await get(one.router.admin_url, "/metrics")).body.decode()
+    rows = [line for line in page.splitlines() if line.startswith("ollama_router_rejected_total{")]
+    mine = [line for line in rows if 'team="coding"' in line]
+    return {line.split('reason="')[1].split('"')[0]: float(line.split()[-1]) for line in mine}
+
+
+def test_requests_per_minute_hold_in_any_60_seconds_g9(tmp_path):
+    """Three requests a second for four minutes: 100 of them in any minute, or 99; the other team does not notice."""
+
+    async def story(one):
+        loop, served, tasks = asyncio.get_running_loop(), [], []
+        await ask(one, OTHER_KEY)  # load it
+
+        async def client():
+            at_s = loop.time()
+            reply = await ask(one, tokens=1)
+            if reply.status == 200:
+                served.append(at_s)
+            else:
+                assert reply.status == 429
+                assert 1 <= int(reply.headers["retry-after"]) <= 60
+
+        for number in range(720):
+            tasks.append(asyncio.create_task(client()))
+            if number % 30 == 0:
+                assert (await ask(one, OTHER_KEY)).status == 200
+            await asyncio.sleep(1 / 3)
+        await asyncio.gather(*tasks)
+        starts = [start for start in served if start + 60 < served[0] + 235]
+        counts = [sum(start <= at_s < start + 60 for at_s in served) for start in starts]
+        assert max(counts) <= 100
+        assert min(counts) >= 99
+        assert await rejected(one) == {"requests_per_minute": 720.0 - len(served)}
+
+    play(story, limited(tmp_path, "{ requests_per_minute: 100 }"), models=(SMALL,))
+
+
+def test_concurrent_counts_those_that_wait_as_well(tmp_path):
+    """Two while the model loads; a client that leaves gives its place back."""
+
+    async def story(one):
+        first, second = (asyncio.create_task(ask(one, tokens=1000)) for _ in range(2))
+        await asyncio.sleep(0.1)
+        assert (await ask(one)).status == 429
+        first.cancel()
+        await asyncio.sleep(0.5)
+        assert (await ask(one)).status == 200
+        assert (await second).status == 200
+        assert (await ask(one, OTHER_KEY)).status == 200
+        assert await rejected(one) == {"concurrent": 1.0}
+
+    play(story, limited(tmp_path, "{ concurrent: 2 }"), models=(SMALL,))
+
+
+def test_tokens_per_day_count_what_answers_took(tmp_path):
+    """Streamed or not; what is left is in a header, less what the request itself may take."""
+
+    async def story(one):
+        body = {"options": {"num_predict": 40}}
+        await ask(one, tokens=40, **body)
+        counted = (await ask(one, tokens=40, stream=False, **body)).json()
+        took = counted["prompt_eval_count"] + counted["eval_count"]
+        assert took > 40
+        third = await ask(one, tokens=1, options={"num_predict": 1})
+        reserved = len(hello(SMALL, tokens=1)["prompt"]) // 3 + 1
+        assert int(third.headers["x-ratelimit-remaining-tokens"]) == 1000 - 2 * took - reserved
+        while (reply := await ask(one, tokens=40, **body)).status == 200:
+            pass
+        assert (reply.status, reply.headers["x-should-retry"]) == (429, "false")
+        assert await rejected(one) == {"tokens_per_day": 1.0}
+
+    play(story, limited(tmp_path, "{ tokens_per_day: 1000 }"), models=(SMALL,))
