@@ -64,7 +64,8 @@ class Backend:
         reader = reader_of(self.server, config, telemetry)
         self.installed = Installed(reader, epoch, config.snapshot.catalog_interval_s, residents.move)
         self.cards = Cards(probe, residents, epoch, telemetry, section.gpus, config, f"backends.{name}.gpus")
-        self.world = World(self.server, self.installed, residents, self.cards, epoch, telemetry, name, config.snapshot)
+        times, limit_s = config.snapshot, config.defaults.max_load_wait_s
+        self.world = World(self.server, self.installed, residents, self.cards, epoch, telemetry, name, times, limit_s)
         self._rules = DecisionRules(section, config.defaults, unix_now, self._loaded_limit)
         self.lessons = Lessons(store, self._configured, telemetry, unix_now, is_auto=section.server.auto)
         self.residency = Residency(self.world, self.lessons, self.relay, config, telemetry)
@@ -114,6 +115,15 @@ class Backend:
         """Leave a resident on behalf of a request that ended; None is ignored."""
         if tracked is not None:
             self.world.residents.leave(tracked, self.now())
+
+    def answered(self, request: object) -> None:
+        """Note that a request which was passed on has an answer, or an end: look what Ollama has loaded for it."""
+        if self.world.loads.answered(request):
+            self._own(self._look())
+
+    async def _look(self) -> None:
+        with suppress(Exception):  # whatever it was, the next reading may succeed
+            await self.world.refresh_fresh()
 
     def reserved_bytes(self) -> dict[int, int]:
         """Return the bytes per card that the switch under way needs."""

@@ -198,7 +198,7 @@ class Line:
         )
         self._admission.close(found.closed)
         self._admission.let_in(groups, frozenset(found.let_in))
-        pause_s = self._setbacks.paused_until_s - self._now()
+        pause_s = max(self._setbacks.paused_until_s - self._now(), self._world.loads.hold_s)
         if found.start is not None and pause_s > 0:
             self._set_timer(pause_s)
             return
@@ -214,7 +214,7 @@ class Line:
         if chosen.is_upgrade and self._swaps_per_minute is not None:
             self._swaps.append(self._now())
         self.loading = Target(chosen.facts, chosen.plan)
-        self._world.begin_loading(self.loading.weights, chosen.num_ctx)
+        self._world.loads.begin(self.loading.weights, chosen.num_ctx)
         # Those that must go take no more requests; the new model takes none before its load is verified.
         self._admission.close(frozenset((*chosen.plan.evict, self.loading.weights)))
         self._switching = asyncio.create_task(self._switch(self.loading), name="switch")
@@ -229,7 +229,7 @@ class Line:
             # In any case, or no switch would ever start again.
             self.loading = self._switching = None
             self._loaded = target.weights if result is SwitchResult.DONE else ""
-            self._world.end_loading()
+            self._world.loads.end()
         failure = self._residency.last_failure(target.weights)
         why, upsets = failure.message if failure else "", self._contest.upsets
         bar = self._setbacks.count(target.weights, result, why, self._now(), upsets)

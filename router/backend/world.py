@@ -19,6 +19,7 @@ from router.backend.cards import Cards
 from router.backend.epoch import Epoch
 from router.backend.health import Health
 from router.backend.installed import READ_S, Installed
+from router.backend.loads import Loads
 from router.backend.residents import Residents
 from router.backend.tracked import Tracked
 from router.config import SnapshotTimes
@@ -60,15 +61,15 @@ class World:
         telemetry: Telemetry,
         name: str,
         times: SnapshotTimes,
+        load_limit_s: float,
     ) -> None:
         self.server = server
         self.installed = installed
         self.residents = residents
         self.cards = cards
         self.epoch = epoch
-        self.version = ""
-        self.last_error = NOT_ASKED
-        self.loading: tuple[str, int] | None = None  # weights and num_ctx of the switch under way
+        self.version, self.last_error = "", NOT_ASKED
+        self.loads = Loads(cards, residents, epoch, load_limit_s)
         self.wanted: Mapping[str, int] = {}  # weights → number of requests that wait for them
         self._name, self._times = name, times
         self._health = Health(rise=times.rise, fall=times.fall)
@@ -159,10 +160,10 @@ class World:
     def _compare_memory(self) -> None:
         """Compare the latest reading with what the residents are booked with."""
         self.cards.reconcile()
-        if self.loading is None:  # during a switch, free memory and ps disagree for a moment
+        if not self.loads.are_on:  # free memory and ps disagree for a moment
             for tracked in self.cards.find_dead():
                 self.residents.spilled(tracked)
-        self.cards.note_floor(is_switching=self.loading is not None)
+        self.cards.note_floor(is_switching=self.loads.are_on)
 
     @property
     def is_up(self) -> bool:
@@ -187,7 +188,7 @@ class World:
                 await self.installed.refresh()
         # What a runner runs must be known before a request may use it, but one model's show must not hold up the rest.
         await self.installed.read_first([key_of(row.name) for row in rows if not self._is_known(row)], READ_S)
-        self._merge(rows, may_be_taken=was_up and self.loading is None)
+        self._merge(rows, may_be_taken=was_up and not self.loads.are_on)
 
     async def _read_ps(self) -> list[PsRow]:
         """Return the rows of `/api/ps`, read as often as it takes to come up."""
@@ -231,6 +232,7 @@ class World:
         gone = self.residents.merge(seen, self.installed.display_name, self.cards.guess_held, self._now())
         for tracked in gone:
             self.cards.expect_back(tracked)
+        self.loads.note_listed(self._asked_at_s)
         if signs is not None:
             signs.note_gone(gone)
         if self.cards.is_unprobed:
@@ -253,10 +255,10 @@ class World:
         now_s = self._now()
         return Snapshot(
             # What a switch loads, or a departed runner still holds, is not other programs': nothing is too big for it.
-            gpus=self.cards.undisturbed if self.loading or self.cards.is_memory_returning() else self.cards.gpus,
+            gpus=self.cards.undisturbed if self.loads.are_on or self.cards.is_memory_returning() else self.cards.gpus,
             residents=tuple(one.frozen(self.wanted.get(one.weights, 0), now_s) for one in self.residents.values()),
             catalog=self.catalog,
-            loading=self.loading,
+            loading=self.loads.switch,
             left_bytes=self.cards.left_bytes(),
             ceiling_bytes=self.cards.capacity.ceiling_bytes(),
             proven_bytes=self.cards.capacity.proven_bytes,
@@ -270,18 +272,6 @@ class World:
         return {weights: bar for weights, bar in self._barred.items() if bar[0] > now_s}
 
     # --- reports from the queue --------------------------------------------------------------------------------
-
-    def begin_loading(self, weights: str, num_ctx: int) -> None:
-        """Record that a switch begins to load `weights`: readings of memory are in flux until `end_loading`."""
-        self.cards.hold_floor(is_switching=True)
-        self.loading = (weights, num_ctx)
-        self.epoch.advance()
-
-    def end_loading(self) -> None:
-        """Record that the switch has ended, successfully or not."""
-        self.cards.hold_floor(is_switching=False)
-        self.loading = None
-        self.epoch.advance()
 
     def want(self, wanted: Mapping[str, int]) -> None:
         """Record the number of waiting requests by weights."""

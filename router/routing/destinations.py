@@ -63,8 +63,12 @@ class Destinations:
         patch: Patch = NO_PATCH,
         tag: str = "",
         decided: Decided | None = None,
+        loads: str = "",
     ) -> Destination:
-        """Return the destination that passes a request on, under the name of `model` or `tag` if given."""
+        """Return the destination that passes a request on, under the name of `model` or `tag` if given.
+
+        `loads` are the weights that Ollama loads for it, unless they are loaded.
+        """
         served = client_spelling(call.request.model, model) if model else call.request.model
         headers = router_headers(call.request.model, served, reason, 0.0, self.backend)
         return Destination(
@@ -81,6 +85,7 @@ class Destinations:
             decided=decided,
             may_vanish=bool(tag),
             errors=_pair(tag or served, call.request.model),
+            loads=loads,
         )
 
     def needs_tag(self, call: Call, options: LoadOptions) -> bool:

@@ -165,6 +165,8 @@ class Dispatcher:
         self._backend.derived.note_request(now_s)
         if not destination.weights:
             self._backend.contest.expect_loads()
+        if destination.loads:
+            self._world.loads.pass_on(underway, destination.loads)
         call.mark_sent(destination.served, destination.reason, now_s)
         if destination.decided is not None:
             self._telemetry.emit(destination.decided.for_request(call.request_id, call.team))

@@ -100,7 +100,10 @@ class Outcomes:
     def placed(self, call: Call, chain: Chain, decision: Decision, chosen: Verdict) -> Destination:
         """Pass on a request for a model whose placement was asked for (num_gpu): Ollama does it, and evicts for it."""
         template = decision_template(call.request.model, chain, decision)
-        return self._destinations.passed_on(call, decision.reason, chosen.variant.model, decided=template)
+        model = chosen.variant.model
+        return self._destinations.passed_on(
+            call, decision.reason, model, decided=template, loads=self._world.installed.weights_of(model)
+        )
 
     # --- nothing fits ------------------------------------------------------------------------------------------
 
@@ -122,7 +125,8 @@ class Outcomes:
             reason = f"{rule}: {refusal(chain, decision)}"
             if rule == "allow_partial" and first is not None:
                 return self._let_spill(call, reason, first, passed)
-            return self._destinations.passed_on(call, reason, model, decided=passed)
+            loads = self._world.installed.weights_of(model) if model else ""
+            return self._destinations.passed_on(call, reason, model, decided=passed, loads=loads)
         # 4. Wait, unless the time for it is over, or no time would be enough. In a contest the memory that a load of
         # others takes is in no book for a while.
         is_final = is_lasting(decision, gpus := self._world.cards.gpus)
@@ -152,19 +156,20 @@ class Outcomes:
     def _let_spill(self, call: Call, reason: str, first: Verdict, passed: Decided) -> Destination | Blocked:
         """Pass on a request whose model may spill; with the chain's context if it sets one, since more spills more."""
         num_ctx, model = first.variant.num_ctx, first.variant.model
-        self._world.residents.let_spill(self._world.installed.weights_of(model))
+        weights = self._world.installed.weights_of(model)
+        self._world.residents.let_spill(weights)
         if not isinstance(num_ctx, int) or call.request.num_ctx is not None or first.num_ctx != num_ctx:
             if call.request.num_ctx is None:  # one context for every prompt: no reload as a conversation grows
                 reason += "; it runs at Ollama's default context"
-            return self._destinations.passed_on(call, reason, model, decided=passed)
+            return self._destinations.passed_on(call, reason, model, decided=passed, loads=weights)
         options = LoadOptions(num_ctx=num_ctx)
         if not self._destinations.needs_tag(call, options):
             patch = Patch.of({"num_ctx": num_ctx}) if call.route.dialect == "ollama" else NO_PATCH
-            return self._destinations.passed_on(call, reason, model, patch=patch, decided=passed)
+            return self._destinations.passed_on(call, reason, model, patch=patch, decided=passed, loads=weights)
         tag = self._derived.existing(model, digest_of(first), options)
         if tag is None:
             return Blocked("tag", lambda: self._derived.ensure(model, digest_of(first), options))
-        return self._destinations.passed_on(call, reason, model, tag=tag, decided=passed)
+        return self._destinations.passed_on(call, reason, model, tag=tag, decided=passed, loads=weights)
 
 
 def _first_able(decision: Decision) -> Verdict | None:

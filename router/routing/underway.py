@@ -55,6 +55,7 @@ class Underway:
     def _came(self, upstream: UpstreamResponse) -> Answer | None:
         """Return the answer; None if the request is to be decided again. Raises UpstreamError if there is none."""
         call = self._call
+        self._backend.answered(self)
         if not upstream.status:
             upstream.raise_error()
         if upstream.status != OK and self._was_not_found(upstream):
@@ -108,6 +109,7 @@ class Underway:
         """Cancel the request upstream and release what it holds: its client has left, or the router stops."""
         if self._upstream is not None:
             self._upstream.close()
+        self._backend.answered(self)
         self._leave(self._upstream)
         self._call.give_up(is_gone=is_gone)
         self._ends.report_failure(self._call, asyncio.CancelledError())

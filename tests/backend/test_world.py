@@ -338,10 +338,10 @@ def test_a_runner_that_died_is_not_used_any_more():
         tracked = await scene.make_resident(SMALL)
         world = scene.backend.world
         scene.machine.held.clear()
-        world.begin_loading(weights_of(BIG), 8192)
+        world.loads.begin(weights_of(BIG), 8192)
         await world.refresh_fresh()
         assert not tracked.is_spilled
-        world.end_loading()
+        world.loads.end()
         await world.refresh_fresh()
         assert tracked.is_spilled
         assert not world.snapshot().residents[0].is_fully_resident
@@ -356,7 +356,7 @@ def test_a_decision_sees_everything_that_is_known_frozen():
         await scene.make_resident(SMALL)
         world = scene.backend.world
         world.want({weights_of(SMALL): 3})
-        world.begin_loading(weights_of(BIG), 8192)
+        world.loads.begin(weights_of(BIG), 8192)
         world.bar(weights_of(BIG), 10.0, "failed")
         world.cards.capacity.note_ceiling(7 * GIB)
         seen = world.snapshot()
@@ -364,7 +364,7 @@ def test_a_decision_sees_everything_that_is_known_frozen():
         assert [(one.name, one.wanted) for one in seen.residents] == [(SMALL.name, 3)]
         assert (seen.loading, seen.barred) == ((weights_of(BIG), 8192), {weights_of(BIG): "failed"})
         assert (seen.ceiling_bytes, seen.left_bytes) == (7 * GIB, world.cards.left_bytes())
-        world.end_loading()
+        world.loads.end()
         await asyncio.sleep(10)
         assert (world.snapshot().loading, world.snapshot().barred) == (None, {})
 
@@ -377,8 +377,8 @@ def test_whatever_decisions_depend_on_voids_them():
     async def story(scene):
         world = scene.backend.world
         for step in (
-            lambda: world.begin_loading(weights_of(BIG), 8192),
-            world.end_loading,
+            lambda: world.loads.begin(weights_of(BIG), 8192),
+            world.loads.end,
             lambda: world.bar(weights_of(BIG), 10.0, "failed"),
         ):
             before = world.epoch.number
