@@ -1,7 +1,7 @@
 """Open files: each connection is one, and a process may have so many only.
 
 Beyond its limit a system closes new connections without a word. So the limit is raised as far as the process may, and
-what is left is shared out: connections of clients beyond their share get a 503.
+what is left is shared out: connections of clients beyond their share get a 503, for which they stay open for a moment.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 
 from router.config import Config
+from router.http.server.shared import LINGERING, lingering
 
 SPARE = 128
 """Files for all else than clients and `limits.pool`: admin pages, control requests, probes, log, store."""
@@ -37,14 +38,20 @@ def raise_limit() -> int | None:
 def within(config: Config, files: int | None) -> tuple[Config, str]:
     """Return the configuration with as many connections as `files` allow, and a warning ("" if that is all of them)."""
     limits = config.limits
-    if files is None or files >= limits.connections + limits.pool + SPARE:
+    if files is None or files >= limits.connections + lingering(limits.connections) + limits.pool + SPARE:
         return config, ""
     rest = max(2, files - min(SPARE, files // 2))
     pool = min(limits.pool, rest // 2)
-    clients = min(limits.connections, rest - pool)
+    clients = min(limits.connections, _with_refused(rest - pool))
     cut = limits.model_copy(update={"connections": clients, "pool": pool})
     warning = (
         f"this process may open {files} files only (ulimit -n, LimitNOFILE, ulimits): it serves {clients} of the "
         f"{limits.connections} client connections of limits.connections, and {pool} of the {limits.pool} of limits.pool"
     )
     return config.model_copy(update={"limits": cut}), warning
+
+
+def _with_refused(files: int) -> int:
+    """Return how many connections fit into so many files beside the refused ones that may be open, at least one."""
+    fitting = files * LINGERING // (LINGERING + 1)
+    return max(1, min(fitting, files - lingering(0)))

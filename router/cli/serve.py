@@ -88,6 +88,7 @@ async def _serve(config: Config, load: Callable[[], Config], sockets: Sockets, w
 
     def on_start(service: Running) -> None:
         calm_collector()
+        writer.buffer_bytes = service.config.telemetry.log_buffer_bytes
         writer(f"ollama-router listens on {service.url}, admin on {service.admin_url}\n".encode())
 
     generations = Generations(load, log, on_start)

@@ -21,8 +21,9 @@ PAUSE_S = 0.05
 class LineWriter:
     """Writes batches of lines to `fd`, in order. Never raises, and never blocks its caller.
 
-    At most `buffer_bytes` wait for a slow reader. Lines beyond that, and lines that cannot be written (a full disk, a
-    closed pipe), are dropped; how many is said in a line of its own as soon as lines can be written again.
+    At most `buffer_bytes`, which may be changed at any time, wait for a slow reader. Lines beyond that, and lines that
+    cannot be written (a full disk, a closed pipe), are dropped; how many is said in a line of its own as soon as lines
+    can be written again.
     """
 
     def __init__(
@@ -33,9 +34,9 @@ class LineWriter:
         pause_s: float = PAUSE_S,
         write: Callable[[int, bytes], int] = os.write,
     ) -> None:
+        self.buffer_bytes = buffer_bytes
         self._fd = fd
         self._write = write
-        self._buffer_bytes = buffer_bytes
         self._pause_s = pause_s
         self._changed = threading.Condition()
         self._waiting: deque[bytes] = deque()
@@ -48,7 +49,7 @@ class LineWriter:
     def __call__(self, lines: bytes) -> None:
         """Have `lines`, which end with a line break, written as one piece."""
         with self._changed:
-            if self._closing.is_set() or self._size + len(lines) > self._buffer_bytes:
+            if self._closing.is_set() or self._size + len(lines) > self.buffer_bytes:
                 self._drop(lines)
                 return
             self._waiting.append(lines)

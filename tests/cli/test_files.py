@@ -18,19 +18,20 @@ from ollama_simulator.machine.spec import CardSpec, Machine
 from ollama_simulator.server import SimConfig, running_simulator
 from router.cli.files import SPARE, within
 from router.config import load_config
+from router.http.server.shared import lingering
 from tests.fakes import RawClient
 
 ROOT = Path(__file__).parent.parent.parent
 CONFIG = load_config(env={})
 
 
-@pytest.mark.parametrize("files", [None, 2048 + 256 + SPARE, 1 << 20])
+@pytest.mark.parametrize("files", [None, 2048 + lingering(2048) + 256 + SPARE, 1 << 20])
 def test_enough_files_change_nothing(files: int | None) -> None:
     """Nothing is said, either."""
     assert within(CONFIG, files) == (CONFIG, "")
 
 
-@pytest.mark.parametrize(("files", "clients", "pool"), [(2431, 2047, 256), (1024, 640, 256), (64, 16, 16), (1, 1, 1)])
+@pytest.mark.parametrize(("files", "clients", "pool"), [(2687, 2047, 256), (1024, 568, 256), (64, 12, 16), (1, 1, 1)])
 def test_too_few_files_are_shared_out_and_said(files: int, clients: int, pool: int) -> None:
     """Half of them at least are for clients."""
     cut, warning = within(CONFIG, files)
@@ -38,6 +39,13 @@ def test_too_few_files_are_shared_out_and_said(files: int, clients: int, pool: i
     assert f"may open {files} files" in warning
     assert f"{clients} of the 2048" in warning
     assert cut.limits.body_bytes == CONFIG.limits.body_bytes
+
+
+@pytest.mark.parametrize("files", [40, 64, 200, 777, 1024, 2431, 2687])
+def test_what_is_shared_out_is_no_more_than_there_is(files: int) -> None:
+    """With the refused connections that stay open for a moment: each of them is an open file."""
+    limits = within(CONFIG, files)[0].limits
+    assert limits.connections + lingering(limits.connections) + limits.pool + min(SPARE, files // 2) <= files
 
 
 def test_the_limit_is_raised_as_far_as_it_may_be() -> None:

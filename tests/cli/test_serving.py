@@ -80,6 +80,24 @@ async def test_a_broken_configuration_is_not_taken_d4(tmp_path):
         assert "x-request-id" not in (await get(router.url, "/")).headers
 
 
+async def test_a_reload_takes_the_size_of_the_logs_buffer(tmp_path):
+    """Of a reader that stalls: with a small one lines are dropped."""
+    file = tmp_path / "router.yaml"
+    file.write_text("telemetry: { log_buffer_bytes: 9000000 }")
+    async with ollama(DONE) as upstream, served(upstream.url, tmp_path, file=file) as router, asyncio.timeout(START_S):
+        file.write_text("telemetry: { log_buffer_bytes: 9000 }")
+        router.reload()
+        await router.says(RELOADED)
+        router.process.stderr._transport.pause_reading()
+        raw = await connect(router.url)
+        for _ in range(400):
+            await raw.ask("POST", "/api/generate", json.dumps({"model": "m" * 600, "prompt": "hi"}))
+        raw.close()
+        router.process.stderr._transport.resume_reading()
+        router.stop()
+        assert any("dropped" in text for text in await router.log())
+
+
 async def test_many_reloads_leave_nothing_behind(tmp_path):
     """Neither descriptors nor threads nor listening sockets."""
     async with ollama(DONE) as upstream, served(upstream.url, tmp_path) as router, asyncio.timeout(START_S):

@@ -30,6 +30,11 @@ FULL_S = 0.05
 """If there was no room, none is looked for during this time."""
 
 
+def lingering(connections: int) -> int:
+    """Return how many refused connections may be open beside so many others, until their clients have read why."""
+    return max(4, connections // LINGERING)
+
+
 class App(Protocol):
     """An application: answers requests."""
 
@@ -97,7 +102,7 @@ class Shared:
     @property
     def is_overfull(self) -> bool:
         """True if there are more refused connections than may be kept open until their clients have read why."""
-        return len(self.connections) > self.limits.connections + max(4, self.limits.connections // LINGERING)
+        return len(self.connections) > self.limits.connections + lingering(self.limits.connections)
 
     def leave(self, member: Connection) -> None:
         """Remove a connection that has ended."""
