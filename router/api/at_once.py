@@ -21,6 +21,7 @@ from router.api.reports import Reports, client_of
 from router.api.responses import render_error, request_headers
 from router.api.sending import common_head_lines, complete_answer, ending_of
 from router.api.settings import EdgeSettings
+from router.api.traces import TRACEPARENT, trace_id_of
 from router.core.ollama.routes import TARGETS, Route
 from router.core.teams.rights import check_route
 from router.errors import Busy, RouterError, UpstreamError
@@ -127,6 +128,8 @@ class AtOnce:
             self.refuse(cycle, common.route, error)
             self._tasks.reports.refused(cycle, common.route, error)
             return True
+        if TRACEPARENT in head.by_name:
+            call.trace(trace_id_of(head.headers, head.by_name))
         taken = _Taken(self, cycle, call)
         taken.go(self.dispatcher.start(call, taken.reply))
         return True

@@ -8,6 +8,7 @@ from http import HTTPStatus
 from router.api.exchange import Exchange
 from router.api.paths import shown_path
 from router.api.responses import status_of
+from router.api.traces import trace_id_of
 from router.core.ollama.routes import Route
 from router.errors import RouterError
 from router.http.server.cycle import Cycle
@@ -43,6 +44,7 @@ class Reports:
                 cycle.carrier.loop.time() - since_s,
                 exchange.sent_bytes,
                 exchange.error,
+                trace_id=trace_id_of(exchange.client_headers, exchange.headers),
             )
         )
 
@@ -51,7 +53,8 @@ class Reports:
         names = cycle.request_id, cycle.head.method, route.pattern
         client = client_of(cycle, self._proxies)
         status = status_of(error, route.dialect)
-        self._emit(Answered(*names, status, "refused", "", client, 0.0, 0, error.message))
+        trace_id = trace_id_of(cycle.head.headers, cycle.head.by_name)
+        self._emit(Answered(*names, status, "refused", "", client, 0.0, 0, error.message, trace_id=trace_id))
 
     def refused_early(self, status: int, text: bytes, client: str) -> None:
         """Report what is no valid request, or a connection that is one too many; nothing else is known of it."""
