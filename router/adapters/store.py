@@ -49,8 +49,9 @@ class LearnedStore(Protocol):
 class MemoryStore:
     """Keeps observations until the process ends."""
 
+    error = ""
+
     def __init__(self, max_rows: int = _MAX_ROWS) -> None:
-        self.error = ""
         self._rows: deque[Observation] = deque(maxlen=max_rows)
 
     async def put(self, observation: Observation) -> None:
