@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from router import __version__
 from router.adapters.gpu.reading import VramProbe
+from router.admin.accounts import Accounts
 from router.admin.actions import Actions
 from router.admin.board import Board
 from router.admin.chat import Chat
@@ -19,6 +20,7 @@ from router.admin.feed import Feed
 from router.admin.inspector import Inspector
 from router.admin.outage import Outage
 from router.admin.pages import Parts, admin_app
+from router.admin.scrape import Scrape
 from router.admin.timeline import Timeline
 from router.admin.totals import Totals
 from router.api.edge import Edge
@@ -37,7 +39,7 @@ from router.routing.dispatch import Dispatcher
 from router.routing.named import NamedModels
 from router.routing.ruled import RulesInForce
 from router.routing.warmup import Warmup
-from router.telemetry import Gauges, Hook, MetricsHook, Notified, RecentDecisions, Telemetry, watch_loop_lag
+from router.telemetry import Hook, MetricsHook, Notified, RecentDecisions, Telemetry, watch_loop_lag
 from router.wiring import (
     admin_limits,
     admin_lock,
@@ -64,11 +66,13 @@ class Router:
         telemetry: Telemetry,
         recent: RecentDecisions,
         outage: Outage | None = None,
+        accounts: Accounts,
         book: Rulebook | None = None,
     ) -> None:
         name = next(iter(config.backends))
         self.telemetry = telemetry
         self.recent = recent
+        self.accounts = accounts
         self.store = build_store(config.store.path, lambda text: telemetry.emit(Notified(text, level="warning")))
         self.backend = Backend(name, config, probe, self.store, telemetry, time.time)
         self.rules = RulesInForce(book or rulebook_of(config))
@@ -86,6 +90,7 @@ class Router:
 
     async def start(self) -> None:
         """Read the state of the backend, and start the background tasks. May be cancelled."""
+        self.accounts.start()
         await self.backend.start(self._ollama_came)
         self._tasks = [asyncio.create_task(work) for work in (self.warmup.watch(), self.named.watch())]
 
@@ -106,15 +111,11 @@ class Router:
         await self.backend.stop(keeps_tags=keeps_tags)
         await self.store.aclose()
         self.telemetry.flush()
+        await self.accounts.stop()
 
-    def gauges(self) -> Gauges:
-        """Return the current values for the metrics."""
-        cards, reserved = self.backend.cards.gpus or (), self.backend.reserved_bytes()
-        return Gauges(
-            inflight_requests=sum(tracked.in_flight for tracked in self.backend.world.residents.values()),
-            free_bytes={str(gpu.index): gpu.free_bytes for gpu in cards},
-            reserved_bytes={str(card): count for card, count in reserved.items()},
-        )
+    def stores_up(self) -> dict[str, bool]:
+        """Return which of the stores can be used."""
+        return {**self.accounts.stores_up(), "learned": not self.store.error}
 
 
 class Sockets(NamedTuple):
@@ -185,21 +186,24 @@ async def running(
     if not is_probed and section.gpus != "none":
         probe = build_probe(section.probe)
     recent = RecentDecisions(config.telemetry.decisions_kept)
-    metrics = MetricsHook(__version__, is_known_model=lambda name: router.directory.is_known(name))
-    outage = Outage(time.time)
+
+    def warn(text: str) -> None:
+        telemetry.emit(Notified(text, level="warning"))
+
+    def is_known(name: str) -> bool:
+        return router.directory.is_known(name)
+
+    metrics, outage = MetricsHook(__version__, is_known_model=is_known), Outage(time.time)
+    accounts = Accounts(config.usage, config.audit, is_known, warn, flush=lambda: telemetry.flush())
     totals, timeline = Totals(time.time), Timeline(time.time)
-    telemetry = Telemetry(
-        [recent, metrics, outage, totals, timeline, *hooks], later=asyncio.get_running_loop().call_later
-    )
-    router = Router(config, probe=probe, telemetry=telemetry, recent=recent, outage=outage)
-    metrics.watch(router.gauges)
+    every: list[Hook] = [recent, metrics, outage, totals, timeline, *accounts.hooks, *hooks]
+    telemetry = Telemetry(every, later=asyncio.get_running_loop().call_later)
+    router = Router(config, probe=probe, telemetry=telemetry, recent=recent, outage=outage, accounts=accounts)
+    metrics.watch(Scrape(router.backend, router.stores_up, accounts.lost).gauges)
 
     def exposition() -> tuple[bytes, str]:
         telemetry.flush()
         return metrics.render()
-
-    def warn(text: str) -> None:
-        telemetry.emit(Notified(text, level="warning"))
 
     limits = Limits(quotas or MemoryQuotas(asyncio.get_running_loop().time, time.time), telemetry.emit)
     edge = Edge(
@@ -232,7 +236,7 @@ async def running(
 
     actions = Actions(router.backend, set_draining)
     admin_pages = admin_app(
-        Parts(router.inspector, actions, exposition, board, feed, Chat(router.dispatcher)),
+        Parts(router.inspector, actions, accounts, exposition, board, feed, Chat(router.dispatcher)),
         hosts=config.hosts,
         lock=admin_lock(config, time.time),
     )

@@ -28,7 +28,10 @@ class NewerForm(Exception):
 
 
 class LearnedStore(Protocol):
-    """A bounded list of observations, oldest first. Its methods never raise because of a disk or file."""
+    """A bounded list of observations, oldest first. Its methods never raise because of a disk or file; `error` is why
+    it cannot be used, "" if it can."""
+
+    error: str
 
     async def put(self, observation: Observation) -> None:
         """Append an observation; the oldest is deleted when there are too many."""
@@ -45,6 +48,8 @@ class LearnedStore(Protocol):
 
 class MemoryStore:
     """Keeps observations until the process ends."""
+
+    error = ""
 
     def __init__(self, max_rows: int = _MAX_ROWS) -> None:
         self._rows: deque[Observation] = deque(maxlen=max_rows)
@@ -150,7 +155,7 @@ class SqliteStore:
 
     def _open(self) -> sqlite3.Connection:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        _keep_private(self.path)
+        keep_private(self.path)
         connection = sqlite3.connect(self.path, timeout=_BUSY_S, check_same_thread=False)
         try:
             (version,) = connection.execute("PRAGMA user_version").fetchone()
@@ -193,7 +198,7 @@ class SqliteStore:
         return True
 
 
-def _keep_private(path: Path) -> None:
+def keep_private(path: Path) -> None:
     """Create the file if it is missing, and let only its owner read it; SQLite's files beside it get the same mode.
 
     It says which models are used here. A file of another owner is left as it is.

@@ -21,12 +21,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from router.admin.accounts import Accounts
 from router.admin.actions import Actions
 from router.admin.board import Board
 from router.admin.chat import Chat
 from router.admin.feed import Feed
 from router.admin.inspector import Inspector
 from router.admin.lock import AdminLock, Refused
+from router.admin.usage_pages import as_csv, shown, usage_query, when
 from router.errors import BadRequest, RouterError
 from router.http.server.hosts import HostRule, how_to_allow
 
@@ -57,6 +59,7 @@ class Parts:
 
     inspector: Inspector
     actions: Actions
+    accounts: Accounts
     metrics: Callable[[], tuple[bytes, str]]
     board: Board
     feed: Feed
@@ -73,6 +76,7 @@ def admin_app(parts: Parts, *, hosts: Iterable[str] = (), lock: AdminLock = UNLO
         Route("/router/events", pages.events),
         Route("/router/decisions", pages.decisions),
         Route("/router/config", pages.config),
+        Route("/router/usage", pages.usage),
         Route("/router/forget", pages.forget, methods=["POST"]),
         Route("/router/unload", pages.unload, methods=["POST"]),
         Route("/router/keep", pages.keep, methods=["POST"]),
@@ -119,6 +123,7 @@ class Pages:
     def __init__(self, parts: Parts) -> None:
         self._inspector = parts.inspector
         self._actions = parts.actions
+        self._accounts = parts.accounts
         self._metrics = parts.metrics
         self._board = parts.board
         self._feed = parts.feed
@@ -136,6 +141,14 @@ class Pages:
 
     async def config(self, _request: Request) -> Response:
         return _json(self._inspector.config())
+
+    async def usage(self, request: Request) -> Response:
+        """Return what teams have used: `?from=&to=&by=team,model&format=json|csv`."""
+        query = usage_query(request.query_params)
+        rows = await self._accounts.rows(query.since, query.until, query.by)
+        if query.form == "csv":
+            return Response(as_csv(rows, query.by), headers={"content-type": "text/csv; charset=utf-8"})
+        return _json({"from": when(query.since), "to": when(query.until), "by": query.by, "usage": shown(rows)})
 
     async def forget(self, request: Request) -> Response:
         """Forget what was learned about `?model=NAME`, or about all models."""

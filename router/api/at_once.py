@@ -21,8 +21,10 @@ from router.api.reports import Reports, client_of
 from router.api.responses import render_error, request_headers
 from router.api.sending import common_head_lines, complete_answer, ending_of
 from router.api.settings import EdgeSettings
+from router.api.traces import TRACEPARENT, trace_id_of
 from router.core.ollama.routes import TARGETS, Route
 from router.core.teams.rights import check_route
+from router.core.teams.team import ANYONE
 from router.errors import Busy, RouterError, UpstreamError
 from router.http.headers import Header, header_lines
 from router.http.server.cycle import Cycle, Phase
@@ -104,7 +106,7 @@ class AtOnce:
         if size > self._few_bytes and is_large(body, self._inline_bytes):
             cycle.feed(body)
             return False
-        cycle.request_id = self._next_id()
+        cycle.request_id, identity = self._next_id(), ANYONE
         try:
             identity = self._door.identify(cycle)
             check_route(identity, common.route)
@@ -125,8 +127,10 @@ class AtOnce:
         except Exception as exc:  # a bug too must be answered and reported
             error = exc if isinstance(exc, RouterError) else failed(cycle)
             self.refuse(cycle, common.route, error)
-            self._tasks.reports.refused(cycle, common.route, error)
+            self._tasks.reports.refused(cycle, common.route, error, identity)
             return True
+        if TRACEPARENT in head.by_name:
+            call.trace(trace_id_of(head.headers, head.by_name))
         taken = _Taken(self, cycle, call)
         taken.go(self.dispatcher.start(call, taken.reply))
         return True

@@ -30,6 +30,7 @@ from router.api.reports import Reports, client_of
 from router.api.responses import PLAIN
 from router.api.sending import Sender
 from router.api.settings import EdgeSettings
+from router.api.traces import trace_id_of
 from router.core.ollama.routes import TARGETS, Match, Route
 from router.core.teams.rights import check_route, permit_of
 from router.errors import Busy, RouterError, UpstreamError
@@ -198,6 +199,7 @@ class Edge:
         call = await call_of(exchange, self._settings, route, now_s, client)
         if self._at_once.limits is not None:
             self._at_once.limits.admit(call)
+        call.trace(trace_id_of(exchange.client_headers, exchange.headers))
         exchange.is_dispatched = True
         await self._dispatch(exchange, call)
 

@@ -8,7 +8,9 @@ from http import HTTPStatus
 from router.api.exchange import Exchange
 from router.api.paths import shown_path
 from router.api.responses import status_of
+from router.api.traces import trace_id_of
 from router.core.ollama.routes import Route
+from router.core.teams.team import Identity
 from router.errors import RouterError
 from router.http.server.cycle import Cycle
 from router.http.server.proxies import Proxies
@@ -43,15 +45,19 @@ class Reports:
                 cycle.carrier.loop.time() - since_s,
                 exchange.sent_bytes,
                 exchange.error,
+                exchange.identity.team.name,
+                exchange.identity.key_id,
+                trace_id_of(exchange.client_headers, exchange.headers),
             )
         )
 
-    def refused(self, cycle: Cycle, route: Route, error: RouterError) -> None:
-        """Report a request that was refused on the fast path, before the dispatcher."""
+    def refused(self, cycle: Cycle, route: Route, error: RouterError, identity: Identity) -> None:
+        """Report a request of `identity` that was refused on the fast path, before the dispatcher."""
         names = cycle.request_id, cycle.head.method, route.pattern
         client = client_of(cycle, self._proxies)
         status = status_of(error, route.dialect)
-        self._emit(Answered(*names, status, "refused", "", client, 0.0, 0, error.message))
+        who = identity.team.name, identity.key_id, trace_id_of(cycle.head.headers, cycle.head.by_name)
+        self._emit(Answered(*names, status, "refused", "", client, 0.0, 0, error.message, *who))
 
     def refused_early(self, status: int, text: bytes, client: str) -> None:
         """Report what is no valid request, or a connection that is one too many; nothing else is known of it."""

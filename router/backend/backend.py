@@ -56,7 +56,7 @@ class Backend:
         telemetry: Telemetry,
         unix_now: Callable[[], float],
     ) -> None:
-        section, epoch = config.backends[name], Epoch()
+        section, epoch, telemetry = config.backends[name], Epoch(), telemetry.of(name)
         self.name = name
         self.now = asyncio.get_running_loop().time
         self.server, self.relay, self.lists = self._connected(section, config)

@@ -108,14 +108,14 @@ class Conclusions:
         is_alone = len(self._residents) == 1
         placed_bytes = sum(other.row.size_vram_bytes for other in self._residents.values())
         if load.look.placed is not Placed.DOUBTED:
-            self._telemetry.emit(Spilled(tracked.name, row.size_bytes, row.size_vram_bytes))
+            self._report_spill(load)
         unloading_s = self._now()
         await self._unloading.unload(tracked)
         unloaded = self._cards.measured_since(unloading_s)
         if load.look.placed is Placed.DOUBTED:
             if came_back(row, load.after, unloaded):
                 return SwitchResult.MOVED, "other programs gave memory back during the load"
-            self._telemetry.emit(Spilled(tracked.name, row.size_bytes, row.size_vram_bytes))
+            self._report_spill(load)
         if load.before is not None and unloaded is not None:
             taken = taken_between(load.before, unloaded)
             if max((taken.get(card, 0) for card in load.target.plan.cards), default=0) > OTHERS_BYTES:
@@ -125,6 +125,11 @@ class Conclusions:
         if load.before is not None or is_alone:  # without a probe it may fit when the others have gone
             self._learn(load, is_spilled=True)
         return SwitchResult.SPILLED, f"{row.size_bytes - row.size_vram_bytes} bytes were not on the GPU"
+
+    def _report_spill(self, load: Verified) -> None:
+        row, payer = load.tracked.row, load.target.payer
+        event = Spilled(load.tracked.name, row.size_bytes, row.size_vram_bytes, team=payer.team, key_id=payer.key_id)
+        self._telemetry.emit(event)
 
     def _learn(self, load: Verified, *, is_spilled: bool) -> None:
         plan = load.target.plan

@@ -23,6 +23,7 @@ from router.config import Config
 from router.core.decision.turns import Patience, turns
 from router.core.decision.verdict import Decision
 from router.core.ollama.options import ServerSettings
+from router.core.teams.payer import NOBODY, Payer
 from router.errors import Busy, RouterError, UpstreamError
 from router.telemetry import Notified, QueueChanged, Telemetry
 
@@ -78,15 +79,16 @@ class Line:
             return False
         return not needs_slot or self._admission.may_enter(weights)
 
-    async def wait(self, key: Hashable, decide: Callable[[], Decision], since_s: float) -> str:
+    async def wait(self, key: Hashable, decide: Callable[[], Decision], since_s: float, payer: Payer = NOBODY) -> str:
         """Wait until the request should be decided again; return the weights that it was let in to ("" = none).
 
         It enters them before it awaits anything. Raises Busy if the queue is full, or after `queue.wait_s`; the time in
         which the request's own model loads does not count. Cancellation removes the request from the queue immediately.
+        `payer` is charged the switches that it causes.
         """
         if self.depth >= self._settings.max_waiting:
             raise Busy(retry_after_s=self.expected_wait_s(), position=self.depth + 1)
-        ticket = self._waitlist.join(key, decide, since_s, self._served())
+        ticket = self._waitlist.join(key, decide, since_s, self._served(), payer)
         self._telemetry.emit(QueueChanged(depth=self.depth))
         try:
             if not self._admission.joined(ticket):
@@ -159,6 +161,10 @@ class Line:
         """Return the weights that each waiting request waits for ("" = not known), and since when, oldest first."""
         return self._waitlist.rows()
 
+    def teams_waiting(self) -> list[str]:
+        """Return the team of each waiting request."""
+        return self._waitlist.teams()
+
     def reserved_bytes(self, card: int) -> int:
         """Return the bytes that the switch under way needs of `card`; 0 if none runs or it does not use the card."""
         plan = self.loading.plan if self.loading is not None else None
@@ -213,7 +219,7 @@ class Line:
         # Only upgrades are optional; every other switch is what somebody asked for.
         if chosen.is_upgrade and self._swaps_per_minute is not None:
             self._swaps.append(self._now())
-        self.loading = Target(chosen.facts, chosen.plan)
+        self.loading = Target(chosen.facts, chosen.plan, self._waitlist.cause(chosen.facts.weights))
         self._world.loads.begin(self.loading.weights, chosen.num_ctx)
         # Those that must go take no more requests; the new model takes none before its load is verified.
         self._admission.close(frozenset((*chosen.plan.evict, self.loading.weights)))

@@ -36,7 +36,7 @@ from router.core.ollama.names import key_of
 from router.core.ollama.runner import Gpu
 from router.errors import LoadFailed, ModelNotFound, RouterError, UpstreamTimeout
 from router.http.client.response import Relay, UpstreamResponse
-from router.telemetry import Switched, Telemetry
+from router.telemetry import Telemetry
 
 T = TypeVar("T")
 
@@ -106,8 +106,8 @@ class Residency:
     async def switch(self, target: Target) -> SwitchResult:
         """Make `target` resident. Never raises a RouterError: a failure is a result and an event."""
         started_s = self._now()
-        name, evicted = target.facts.name, tuple(self._name(weights) for weights in target.plan.evict)
-        self._telemetry.emit(Switched(phase="started", model=name, evicted=evicted))
+        evicted = tuple(self._name(weights) for weights in target.plan.evict)
+        self._telemetry.emit(target.event("started", evicted))
         try:
             result, text = await self._switch(target)
         except LoadFailed as error:
@@ -123,7 +123,8 @@ class Residency:
         phase = "finished" if result is SwitchResult.DONE else "failed"
         error_text = text or ("" if result is SwitchResult.DONE else result.value)
         took_s = self._now() - started_s
-        self._telemetry.emit(Switched(phase, name, evicted, duration_s=took_s, error=error_text))
+        target.payer.charge(took_s)
+        self._telemetry.emit(target.event(phase, evicted, took_s, error_text))
         return result
 
     async def _switch(self, target: Target) -> tuple[SwitchResult, str]:

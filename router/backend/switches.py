@@ -7,6 +7,8 @@ from enum import Enum
 
 from router.core.decision.switching import Plan
 from router.core.ollama.model import ModelFacts
+from router.core.teams.payer import NOBODY, Payer
+from router.telemetry import Switched
 
 
 class SwitchResult(Enum):
@@ -31,11 +33,28 @@ class SwitchResult(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The model that a switch loads, and the plan for it."""
+    """The model that a switch loads, the plan for it, and the request that caused it."""
 
     facts: ModelFacts
     plan: Plan
+    payer: Payer = NOBODY
 
     @property
     def weights(self) -> str:
         return self.facts.weights or self.facts.name
+
+    def event(self, phase: str, evicted: tuple[str, ...], duration_s: float | None = None, error: str = "") -> Switched:
+        """Return the event of a phase of the switch."""
+        payer, need_bytes = self.payer, sum(self.plan.need_by_card)
+        return Switched(
+            phase,
+            self.facts.name,
+            evicted,
+            duration_s,
+            error,
+            vram_bytes=need_bytes,
+            team=payer.team,
+            key_id=payer.key_id,
+            request_id=payer.request_id,
+            operation=payer.operation,
+        )

@@ -14,6 +14,7 @@ from operator import attrgetter
 
 from router.core.decision.turns import Waiting, wanted_weights
 from router.core.decision.verdict import Decision, VerdictKind
+from router.core.teams.payer import NOBODY, Payer
 from router.errors import RouterError
 
 _NONE: Mapping[int, int] = {}
@@ -25,12 +26,14 @@ class Ticket:
 
     `turn` is done when the request should be decided again; its result is the weights that it was let in to, or
     the error that ends it. `served_before` holds, by the resident's `order`, what was served when it began to wait.
+    `payer` is charged the switches that it causes.
     """
 
     place: tuple[float, int]
     group: Group
     turn: asyncio.Future[str | RouterError]
     served_before: Mapping[int, int] = field(default_factory=dict)
+    payer: Payer = NOBODY
     let_in_to: str | None = None
 
     @property
@@ -120,13 +123,19 @@ class Waitlist:
         return iter([group for group in self._groups.values() if group.tickets])
 
     def join(
-        self, key: Hashable, decide: Callable[[], Decision], since_s: float, served_before: Mapping[int, int] = _NONE
+        self,
+        key: Hashable,
+        decide: Callable[[], Decision],
+        since_s: float,
+        served_before: Mapping[int, int] = _NONE,
+        payer: Payer = NOBODY,
     ) -> Ticket:
         """Add a request that came at `since_s`; it stands behind all that came before it."""
         group = self._groups.get(key)
         if group is None:
             group = self._groups[key] = Group(key, next(self._numbers), decide)
-        ticket = Ticket((since_s, self.next_number), group, asyncio.get_running_loop().create_future(), served_before)
+        turn: asyncio.Future[str | RouterError] = asyncio.get_running_loop().create_future()
+        ticket = Ticket((since_s, self.next_number), group, turn, served_before, payer)
         self.next_number += 1
         insort(group.tickets, ticket, key=_PLACE)
         self.depth += 1
@@ -181,6 +190,15 @@ class Waitlist:
         """Return the weights that each one waits for ("" = not known), and since when, in the order of the line."""
         places = sorted((ticket.place, group.weights) for group in self for ticket in group.tickets)
         return [(weights, since_s) for (since_s, _), weights in places]
+
+    def cause(self, weights: str) -> Payer:
+        """Return who pays for loading these weights: the request that has waited for them longest."""
+        firsts = [group.tickets[0] for group in self if group.weights == weights]
+        return min(firsts, key=_PLACE).payer if firsts else NOBODY
+
+    def teams(self) -> list[str]:
+        """Return the team of each waiting request."""
+        return [ticket.payer.team for group in self for ticket in group.tickets]
 
     def position(self, ticket: Ticket) -> int:
         """Return the place of a ticket among all, from 1."""

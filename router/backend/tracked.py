@@ -10,6 +10,7 @@ from router.backend.slots import RunnerSlots
 from router.backend.uses import HOT_S, NEVER_USED, Uses
 from router.core.decision.snapshot import Resident
 from router.core.ollama.runner import LoadOptions
+from router.core.teams.meter import Meter
 
 
 @dataclass(slots=True, eq=False)
@@ -40,6 +41,7 @@ class Tracked:
     going_until_s: float = 0.0
     uses: Uses = NEVER_USED
     slots: RunnerSlots = field(default_factory=RunnerSlots)
+    meter: Meter = field(default_factory=Meter)
     entry: int = 0
 
     @property

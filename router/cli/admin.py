@@ -22,19 +22,36 @@ _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # ignore
 
 def ask(admin: str, path: str, *, method: str = "GET", **query: object) -> dict[str, Any]:
     """Return the JSON of one page. Raises UpstreamError if no router answers, ModelNotFound, or the router's error."""
+    try:
+        found: dict[str, Any] = json.loads(_fetch(admin, path, method, query))
+    except ValueError as exc:
+        raise _unreachable(admin, exc) from None
+    return found
+
+
+def _fetch(admin: str, path: str, method: str, query: dict[str, object]) -> bytes:
     named = {key: value for key, value in query.items() if value is not None}
     base = admin if "://" in admin else f"http://{admin}"  # HOST:PORT, as for `serve --admin`
     url = f"{base.rstrip('/')}{path}" + (f"?{urllib.parse.urlencode(named)}" if named else "")
     try:
         with _DIRECT.open(urllib.request.Request(url, method=method, headers=_headers()), timeout=TIMEOUT_S) as answer:
-            found: dict[str, Any] = json.load(answer)
-            return found
+            body: bytes = answer.read()
+            return body
     except urllib.error.HTTPError as exc:
         message = _message(exc.read())
         raise (ModelNotFound if exc.code == 404 else RouterError)(message) from None
     except (urllib.error.URLError, OSError, ValueError) as exc:
-        text = f"cannot reach a router at {admin} ({getattr(exc, 'reason', exc)}); start one with: ollama-router serve"
-        raise UpstreamError(text) from None
+        raise _unreachable(admin, exc) from None
+
+
+def _unreachable(admin: str, exc: Exception) -> UpstreamError:
+    text = f"cannot reach a router at {admin} ({getattr(exc, 'reason', exc)}); start one with: ollama-router serve"
+    return UpstreamError(text)
+
+
+def ask_text(admin: str, path: str, **query: object) -> str:
+    """Return the text of one page. Raises as `ask`."""
+    return _fetch(admin, path, "GET", query).decode()
 
 
 def _headers() -> dict[str, str]:

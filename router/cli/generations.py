@@ -65,18 +65,24 @@ class Generation:
 
 
 class Generations:
-    """`load` reads the configuration again, `log` makes the log of a router with a configuration."""
+    """`load` reads the configuration again, `log` makes the log of a router with a configuration.
+
+    `on_start` is called with each router that serves, `on_settled` with the one that does after the start, and after
+    each reload, whether it succeeded or not.
+    """
 
     def __init__(
         self,
         load: Callable[[], Config],
         log: Callable[[Config], LogHook],
         on_start: Callable[[Running], None],
+        on_settled: Callable[[Running], None] = lambda _service: None,
     ) -> None:
         self._load = load
         self._log = log
         self._on_start = on_start
         self._quotas = MemoryQuotas(asyncio.get_running_loop().time, time.time)  # a reload refills nothing
+        self._on_settled = on_settled
         self._alive: list[Generation] = []  # the last one serves, those before it end
         self._is_stopping = False
         self._wants_reload = False
@@ -102,12 +108,14 @@ class Generations:
         try:
             current = self._begin(config, sockets)
             self._on_start(await current.started())
+            self._on_settled(await current.started())
             while not self._is_stopping:
                 await self._has_news.wait()
                 self._has_news.clear()
                 if self._wants_reload and not self._is_stopping:
                     self._wants_reload = False
                     current = await self._succeed(current)
+                    self._on_settled(await current.started())
         except asyncio.CancelledError:
             if not self._is_stopping:
                 raise

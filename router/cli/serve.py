@@ -20,6 +20,7 @@ from router.app import Running, Sockets
 from router.cli.activation import address_of, inherited_sockets
 from router.cli.files import raise_limit, within
 from router.cli.generations import Generations
+from router.cli.notify import ServiceManager
 from router.config import Config, load_config
 from router.telemetry import LineWriter, LogHook, Notified, RecordLines
 
@@ -47,6 +48,7 @@ def serve(
     }
     options = {key: value for key, value in options.items() if value is not None}
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the router can reload, it must not be killed by a reload
+    manager = ServiceManager(os.environ)
     sockets, files = inherited_sockets(os.environ), raise_limit()
     if sockets.clients:
         options["listen"] = address_of(sockets.clients)
@@ -59,7 +61,7 @@ def serve(
     loaded, warning = within(load_config(config, options=options), files)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         try:
-            runner.run(_serve(loaded, load, sockets, warning))
+            runner.run(_serve(loaded, load, sockets, warning, manager))
         except OSError as error:
             if error.errno not in (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES):
                 raise
@@ -77,7 +79,9 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return cast("Callable[[], asyncio.AbstractEventLoop]", uvloop.new_event_loop)
 
 
-async def _serve(config: Config, load: Callable[[], Config], sockets: Sockets, warning: str) -> None:
+async def _serve(
+    config: Config, load: Callable[[], Config], sockets: Sockets, warning: str, manager: ServiceManager
+) -> None:
     writer = LineWriter(buffer_bytes=config.telemetry.log_buffer_bytes)
     if warning:
         LogHook(config.telemetry.log_level, sink=writer).on(Notified(warning, level="warning"))
@@ -91,15 +95,25 @@ async def _serve(config: Config, load: Callable[[], Config], sockets: Sockets, w
         writer.buffer_bytes = service.config.telemetry.log_buffer_bytes
         writer(f"ollama-router listens on {service.url}, admin on {service.admin_url}\n".encode())
 
-    generations = Generations(load, log, on_start)
+    def on_settled(service: Running) -> None:
+        manager.ready(f"listens on {service.url}, admin on {service.admin_url}")
+
+    generations = Generations(load, log, on_start, on_settled)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, generations.stop)
-    loop.add_signal_handler(signal.SIGHUP, generations.reload)
+        loop.add_signal_handler(number, _in_turn, manager.stopping, generations.stop)
+    loop.add_signal_handler(signal.SIGHUP, _in_turn, manager.reloading, generations.reload)
+    watchdog = loop.create_task(manager.watch())
     try:
         await generations.run(config, sockets)
     finally:
+        watchdog.cancel()
         writer.close(LAST_LINES_S)
+
+
+def _in_turn(*steps: Callable[[], None]) -> None:
+    for step in steps:
+        step()
 
 
 def calm_collector() -> None:

@@ -5,6 +5,7 @@ agree, `chains` finds the chain of a model name, `source` reads YAML with positi
 outside sees YAML, environment variables or raw dicts.
 """
 
+from router.config.accounts import Audit, Usage
 from router.config.backends import BackendSection, Probe, ServerSection, StaticGpu
 from router.config.chain_warnings import Knowledge, config_warnings
 from router.config.chains import ChainRule, ChainRules
@@ -36,6 +37,7 @@ from router.config.values import Address, Gpus
 
 __all__ = [
     "Address",
+    "Audit",
     "AutoChains",
     "BackendSection",
     "ChainRule",
@@ -62,6 +64,7 @@ __all__ = [
     "TelemetrySection",
     "Timeouts",
     "Upgrade",
+    "Usage",
     "VariantSection",
     "config_file",
     "config_warnings",

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, PrivateAttr, StrictBool
 
+from router.config.accounts import Audit, Usage
 from router.config.backends import BackendSection
 from router.config.chain_checks import chain_problems
 from router.config.keys import AdminKeySection
@@ -74,6 +75,10 @@ class Config(Section):
     """log, response headers, recent decisions"""
     store: Store = Store()
     """measurements of past loads"""
+    usage: Usage = Usage()
+    """what each team has used, by hour"""
+    audit: Audit = Audit()
+    """who has used what, a line for each request"""
     teams: str | None = None
     """files of the teams, a pattern relative to this file such as teams/*.yaml; null = no teams"""
     default_team: TeamName = BUILT_IN
@@ -114,6 +119,16 @@ def inconsistencies(config: Config) -> Iterator[Problem]:
     yield from _proxies(config)
     yield from _contexts(config.defaults)
     yield from chain_problems(config.chains)
+    yield from _files(config)
+
+
+def _files(config: Config) -> Iterator[Problem]:
+    files = {("store", "path"): config.store.path, ("usage", "path"): config.usage.path}
+    files[("audit", "path")] = config.audit.path
+    seen: dict[str, tuple[str, str]] = {}
+    for path, file in files.items():
+        if file is not None and seen.setdefault(file, path) is not path:
+            yield Problem(path, file, f"a file of its own, not that of {'.'.join(seen[file])}")
 
 
 def _addresses(config: Config) -> Iterator[Problem]:

@@ -266,6 +266,9 @@ LogField = Literal[
     "trace_id",
     "error",
     "client",
+    "key_id",
+    "card_ms",
+    "load_ms",
 ]
 
 

@@ -11,6 +11,7 @@ from router.config import ChainRules, NothingFits, Rulebook
 from router.core.decision.verdict import Decision
 from router.core.ollama.routes import Route
 from router.core.payload.read import InferenceRequest
+from router.core.teams.payer import Payer
 from router.core.teams.team import ANYONE, Identity
 from router.http.client.response import UpstreamRequest, UpstreamResponse
 from router.http.headers import Header
@@ -27,8 +28,10 @@ class Call(msgspec.Struct, eq=False):
     loaded its model. `may_use_remote` is whether it may reach a model that another server runs. `resident` is the
     resident that it has entered, `choice` the chain and decision for that, and `destination` where it is to be sent.
     `identity` is whose request it is, `rules` the rulebook that was in force when it began, and `chain_rules` what that
-    says about the chains of its team. `limits_left` are headers of its answer that say what is left of the team's
-    limits, and `on_end` is called with how it ended and its status, if it counts towards any.
+    says about the chains of its team; `trace_id` is that of the client's trace. `limits_left` are headers of its answer
+    that say what is left of the team's limits, and `on_end` is called with how it ended and its status, if it counts
+    towards any. `payer` is what the switches that it causes are charged to, `card_s` its share of the time that it
+    occupied a runner with `vram_bytes` of VRAM (None if it used none that the router knows).
 
     This and the other classes here are structs because one of each is built per request, and a dataclass takes three
     times as long.
@@ -64,6 +67,11 @@ class Call(msgspec.Struct, eq=False):
     on_end: Callable[[Call, Released, int], None] | None = None
     rules: Rulebook | None = None
     chain_rules: ChainRules | None = None
+    payer: Payer | None = None
+    entered: float | None = None  # what the meter of its resident said when it was sent
+    card_s: float | None = None
+    vram_bytes: int | None = None
+    trace_id: str = ""
 
     def begin(self, rules: Rulebook) -> None:
         """Set the rulebook that it keeps; one that nothing identifies is the default team's."""
@@ -121,9 +129,12 @@ class Call(msgspec.Struct, eq=False):
         """Record that it has entered a resident, which uses up its turn in the queue."""
         self.resident, self.choice, self.let_in_to = tracked, choice, ""
 
-    def leave(self) -> Tracked | None:
+    def leave(self, now_s: float) -> Tracked | None:
         """Clear resident, choice and destination; return the resident to release, if there is one."""
         resident, self.resident, self.choice, self.destination = self.resident, None, None, None
+        if resident is not None and self.entered is not None:
+            self.card_s = (self.card_s or 0.0) + resident.meter.leave(self.entered, now_s)
+            self.vram_bytes, self.entered = resident.row.size_vram_bytes, None
         return resident
 
     def keep_destination(self, destination: Destination) -> None:
@@ -134,7 +145,19 @@ class Call(msgspec.Struct, eq=False):
         """Record that it is sent to the model `served` at loop time `now_s`."""
         self.attempts += 1
         self.served, self.reason = served, reason
+        if self.resident is not None:
+            self.entered = self.resident.meter.enter(now_s)
         self.queue_s = now_s - self.since_s if self.has_waited else 0.0
+
+    def paying(self) -> Payer:
+        """Return what the switches that it causes are charged to."""
+        if self.payer is None:
+            self.payer = Payer(self.team, self.identity.key_id, self.request_id, self.route.kind)
+        return self.payer
+
+    def trace(self, trace_id: str) -> None:
+        """Set the id of the client's trace."""
+        self.trace_id = trace_id
 
     def mark_refused(self, now_s: float) -> None:
         """Record that it is refused: all its time was spent waiting."""

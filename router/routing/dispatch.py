@@ -65,7 +65,7 @@ class Dispatcher:
             self._chains.begin(call)
             return self.attempt(call, reply)
         except Exception as error:
-            self._backend.leave(call.leave())
+            self._leave(call)
             return self._ends.fault(call, error)
 
     async def dispatch(self, call: Call, blocked: Blocked | None = None) -> Answer:
@@ -83,15 +83,18 @@ class Dispatcher:
                     return found
                 blocked = found
         except BaseException as error:  # cancellation too: the one place where a waiting request releases what it holds
-            self._backend.leave(call.leave())
+            self._leave(call)
             self._ends.report_failure(call, error)
             raise
 
     def abandon(self, call: Call) -> None:
         """Release what a request holds if its task was cancelled before it began; a no-op for one that has ended."""
         if not call.is_ended:
-            self._backend.leave(call.leave())
+            self._leave(call)
             self._ends.report_failure(call, asyncio.CancelledError())
+
+    def _leave(self, call: Call) -> None:
+        self._backend.leave(call.leave(self._now()))
 
     async def _unblock(self, call: Call, blocked: Blocked) -> Connection | None:
         """Await what blocks the request; return the connection for the next attempt, if that is what was awaited."""
@@ -99,7 +102,7 @@ class Dispatcher:
         try:
             got = await blocked.until()
         except Replaced:  # the model that its tag is to be made from: decide again
-            self._backend.leave(call.leave())
+            self._leave(call)
             got = None
         call.end_wait()
         if blocked.why == "turn":
@@ -248,7 +251,7 @@ class Dispatcher:
         def decide() -> Decision:
             return self._decisions.decide_afresh(call.request, chain)
 
-        return Blocked("turn", lambda: self._line.wait(key, decide, call.since_s))
+        return Blocked("turn", lambda: self._line.wait(key, decide, call.since_s, call.paying()))
 
     def _to_resident(self, call: Call, chain: RuledChain, decision: Decision) -> Destination | Blocked:
         """Return the destination of a request that has entered its resident; Blocked if its derived tag is missing."""

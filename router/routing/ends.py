@@ -69,7 +69,12 @@ class Ends:
                 operation=call.route.kind,
                 phase=released.phase,
                 error=released.error,
+                trace_id=call.trace_id,
                 client=call.client,
+                key_id=call.identity.key_id,
+                card_s=call.card_s,
+                load_s=call.payer.load_s if call.payer is not None else 0.0,
+                vram_bytes=call.vram_bytes,
             )
         )
 

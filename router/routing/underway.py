@@ -100,7 +100,7 @@ class Underway:
 
     def _leave(self, upstream: UpstreamResponse | None) -> None:
         """Leave the resident, and its slot."""
-        resident = self._call.leave()
+        resident = self._call.leave(self._backend.now())
         if resident is not None and upstream is not None:
             self._backend.line.slots.ended(resident, upstream)
         self._backend.leave(resident)

@@ -1,9 +1,11 @@
 """Events, and the hooks that log, count and keep them. No hook sees a prompt.
 
 `events` are the facts, `hub` passes each one to every hook, `log` and `records` (of Python's logging) make JSON lines,
-`lines` writes them, `metrics` feeds Prometheus, `recent` keeps the last decisions, `lag` measures the event loop.
+`lines` writes them, `metrics` and `gauges` feed Prometheus, `recent` keeps the last decisions, `lag` measures the event
+loop, `usage` sums up what teams use, `audit` and `rotated` write a line per request to a file.
 """
 
+from router.telemetry.audit import AuditHook
 from router.telemetry.events import (
     Answered,
     Decided,
@@ -21,16 +23,21 @@ from router.telemetry.events import (
     UpstreamDown,
     UpstreamUp,
 )
+from router.telemetry.gauges import CardReading, Gauges, ResidentReading
 from router.telemetry.hub import Hook, Telemetry
 from router.telemetry.lag import watch_loop_lag
 from router.telemetry.lines import LineWriter
 from router.telemetry.log import LogHook
-from router.telemetry.metrics import Gauges, MetricsHook
+from router.telemetry.metrics import MetricsHook
 from router.telemetry.recent import RecentDecisions
 from router.telemetry.records import RecordLines
+from router.telemetry.rotated import RotatedFile
+from router.telemetry.usage import UsageHook, UsageWriter
 
 __all__ = [
     "Answered",
+    "AuditHook",
+    "CardReading",
     "Decided",
     "Event",
     "Finished",
@@ -48,10 +55,14 @@ __all__ = [
     "RecentDecisions",
     "RecordLines",
     "Rejected",
+    "ResidentReading",
+    "RotatedFile",
     "Spilled",
     "Switched",
     "Telemetry",
     "UpstreamDown",
     "UpstreamUp",
+    "UsageHook",
+    "UsageWriter",
     "watch_loop_lag",
 ]

@@ -1,5 +1,7 @@
 """The events. Each carries facts as plain values; an unknown value is None or "", never 0.
 
+`backend` is the Ollama that an event is about; `Telemetry.of` fills it in.
+
 Events are msgspec structs because two are built per request, and a frozen dataclass of twenty fields takes ten times as
 long to build.
 """
@@ -11,6 +13,7 @@ from typing import Literal
 import msgspec
 
 from router.core.decision.verdict import Decision
+from router.core.teams.team import ANYONE
 
 
 class Decided(msgspec.Struct, frozen=True):
@@ -54,6 +57,9 @@ class Finished(msgspec.Struct, frozen=True):
     `outcome` is completed, client_gone, upstream_error, shed, shutdown or failed. `duration_s` is the time from the
     first byte of the request to the last of the answer, `ttft_s` to the first of the answer; `queue_s` is the part
     spent waiting. `phase` is where a client left: queued, before_answer or stream.
+
+    `card_s` is its share of the time that it occupied a runner with `vram_bytes` of VRAM, `load_s` the time of the
+    switches that it caused. `trace_id` is that of the client's `traceparent`.
     """
 
     request_id: str
@@ -77,6 +83,10 @@ class Finished(msgspec.Struct, frozen=True):
     phase: str = ""
     error: str = ""
     client: str = ""
+    key_id: str = ""
+    card_s: float | None = None
+    load_s: float = 0.0
+    vram_bytes: int | None = None
 
 
 class Answered(msgspec.Struct, frozen=True):
@@ -95,16 +105,29 @@ class Answered(msgspec.Struct, frozen=True):
     duration_s: float | None = None
     sent_bytes: int = 0
     error: str = ""
+    team: str = ANYONE.team.name
+    key_id: str = ""
+    trace_id: str = ""
 
 
 class Switched(msgspec.Struct, frozen=True):
-    """A switch of the loaded models; `phase` is started, finished or failed (`error` is the reason)."""
+    """A switch of the loaded models; `phase` is started, finished or failed (`error` is the reason).
+
+    `vram_bytes` is what the model needs. `team`, `key_id`, `request_id` and `operation` are those of the request that
+    caused it, "" if none did (a model that is loaded at start).
+    """
 
     phase: str
     model: str
     evicted: tuple[str, ...] = ()
     duration_s: float | None = None
     error: str = ""
+    backend: str = ""
+    vram_bytes: int | None = None
+    team: str = ""
+    key_id: str = ""
+    request_id: str = ""
+    operation: str = ""
 
 
 class Measured(msgspec.Struct, frozen=True):
@@ -113,6 +136,7 @@ class Measured(msgspec.Struct, frozen=True):
     model: str
     predicted_bytes: int
     measured_bytes: int
+    backend: str = ""
 
 
 class Spilled(msgspec.Struct, frozen=True):
@@ -121,12 +145,16 @@ class Spilled(msgspec.Struct, frozen=True):
     model: str
     size_bytes: int
     size_vram_bytes: int
+    backend: str = ""
+    team: str = ""
+    key_id: str = ""
 
 
 class QueueChanged(msgspec.Struct, frozen=True):
     """The number of requests that wait for their model's turn changed to `depth`."""
 
     depth: int
+    backend: str = ""
 
 
 class Rejected(msgspec.Struct, frozen=True):
@@ -141,12 +169,14 @@ class ProbeLost(msgspec.Struct, frozen=True):
 
     probe: str
     error: str
+    backend: str = ""
 
 
 class ProbeBack(msgspec.Struct, frozen=True):
     """The probe of free memory works again."""
 
     probe: str
+    backend: str = ""
 
 
 class UpstreamDown(msgspec.Struct, frozen=True):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
+import msgspec
+
 from router.telemetry.events import Decided, Event, Finished
 
 BATCH_DELAY_S, MAX_BATCH = 0.01, 256
@@ -49,6 +51,10 @@ class Telemetry:
         self.flush()  # first, so that hooks see all events in order
         self._deliver(event)
 
+    def of(self, backend: str) -> Telemetry:
+        """Return what the parts of one backend emit to: it names the backend in their events."""
+        return _OfBackend(self, backend)
+
     def flush(self) -> None:
         """Pass on the current batch."""
         batch, self._batch = self._batch, []
@@ -77,3 +83,19 @@ class Telemetry:
             hook.on(event)
         except Exception:
             self.failures += 1
+
+
+class _OfBackend(Telemetry):
+    """Passes events on to the telemetry of all, with the name of a backend where they have none."""
+
+    def __init__(self, whole: Telemetry, backend: str) -> None:
+        super().__init__()
+        self._whole, self._backend = whole, backend
+
+    def emit(self, event: Event) -> None:
+        if not getattr(event, "backend", "named"):
+            event = msgspec.structs.replace(event, backend=self._backend)
+        self._whole.emit(event)
+
+    def flush(self) -> None:
+        self._whole.flush()

@@ -11,7 +11,6 @@ import msgspec
 
 from router.core.go.quoting import brief
 from router.core.masking import masked_lines
-from router.core.teams.team import ANYONE
 from router.telemetry.events import (
     Answered,
     Decided,
@@ -62,6 +61,9 @@ class RequestLine(msgspec.Struct, omit_defaults=True):
     trace_id: str = ""
     error: str = ""
     client: str = ""
+    key_id: str = ""
+    card_ms: float | None = None
+    load_ms: float = 0.0
 
 
 class LogHook:
@@ -163,7 +165,7 @@ def _line(event: Event) -> tuple[str, str, Facts]:
             return _switch(event)
         case Spilled():
             sizes: Facts = {"size_bytes": event.size_bytes, "size_vram_bytes": event.size_vram_bytes}
-            return "warning", "model spilled after its load", {"model": event.model, **sizes}
+            return "warning", "model spilled after its load", {"model": event.model, **sizes, **_cause(event)}
         case Measured():
             foreseen: Facts = {"predicted_bytes": event.predicted_bytes, "measured_bytes": event.measured_bytes}
             return "debug", "load measured", {"model": event.model, **foreseen}
@@ -205,6 +207,9 @@ def _request(ts: str, event: Finished) -> RequestLine:
         event.trace_id,
         event.error and brief(event.error),
         event.client,
+        event.key_id,
+        _ms(event.card_s),
+        _ms(event.load_s) or 0.0,
     )
 
 
@@ -214,7 +219,7 @@ def _answered(ts: str, event: Answered) -> RequestLine:
         "info",
         "request",
         event.request_id,
-        ANYONE.team.name,
+        event.team,
         event.method,
         event.route,
         event.status,
@@ -229,9 +234,10 @@ def _answered(ts: str, event: Answered) -> RequestLine:
         None,
         event.sent_bytes,
         event.outcome,
-        "",
+        event.trace_id,
         brief(event.error),
         event.client,
+        event.key_id,
     )
 
 
@@ -264,7 +270,16 @@ def _switch(event: Switched) -> tuple[str, str, Facts]:
         line["duration_ms"] = _ms(event.duration_s)
     if event.error:
         line["error"] = event.error
+    if event.request_id:
+        line["request_id"] = event.request_id
+    line |= _cause(event)
     return "warning" if event.phase == "failed" else "info", f"switch {event.phase}", line
+
+
+def _cause(event: Switched | Spilled) -> Facts:
+    """Return on which backend, and for which team; without what is not known."""
+    facts = {"backend": event.backend, "team": event.team, "key_id": event.key_id}
+    return {name: value for name, value in facts.items() if value}
 
 
 def _ms(seconds: float | None) -> float | None:

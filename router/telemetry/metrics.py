@@ -7,8 +7,8 @@ beyond a fixed number. Label children are looked up once per raw value, and requ
 from __future__ import annotations
 
 from collections import Counter as Tally
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics
@@ -21,13 +21,13 @@ from router.telemetry.events import (
     Finished,
     LoopLagged,
     Measured,
-    QueueChanged,
     Rejected,
     Spilled,
     Switched,
     UpstreamDown,
     UpstreamUp,
 )
+from router.telemetry.gauges import GaugeMetrics, Gauges
 from router.telemetry.histograms import Histogram, HistogramSeries
 
 OTHER = "other"
@@ -50,15 +50,6 @@ _OPERATIONS = {
     "v1_embeddings": "embeddings",
 }
 _MODELS = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model", "gen_ai_response_model")
-
-
-@dataclass(frozen=True, slots=True)
-class Gauges:
-    """Values that are read at each scrape instead of being counted from events. Keys are indexes of cards."""
-
-    inflight_requests: int = 0
-    free_bytes: Mapping[str, int] = field(default_factory=dict)
-    reserved_bytes: Mapping[str, int] = field(default_factory=dict)
 
 
 class Bounded:
@@ -113,6 +104,7 @@ class MetricsHook:
         self._read: Callable[[], Gauges] = Gauges
         self._requests: list[Decided | Finished] = []  # not counted yet
         self._make()
+        self._gauges = GaugeMetrics(self.registry, model=self._model, team=self._word)
         self._gauge("ollama_router_build_info", "Version of the router.", ("version",)).labels(version).set(1)
 
     def watch(self, read: Callable[[], Gauges]) -> None:
@@ -122,12 +114,7 @@ class MetricsHook:
     def render(self) -> tuple[bytes, str]:
         """Return the exposition and its content type."""
         self._count()
-        gauges = self._read()
-        self._inflight.set(gauges.inflight_requests)
-        for metric, values in ((self._free, gauges.free_bytes), (self._reserved, gauges.reserved_bytes)):
-            metric.clear()  # a card that has gone must not keep its last value
-            for card, count in values.items():
-                metric.labels(card).set(count)
+        self._gauges.set(self._read())
         return generate_latest(self.registry), CONTENT_TYPE_LATEST
 
     def on(self, event: Event) -> None:
@@ -135,18 +122,16 @@ class MetricsHook:
             self.on_requests((event,))
             return
         match event:
-            case QueueChanged():
-                self._depth.set(event.depth)
             case Switched() if event.phase != "started":
-                self._switches.labels(event.phase).inc()
+                self._switches.labels(event.backend, event.phase).inc()
                 if event.duration_s is not None:
-                    self._switch_time.labels().observe(event.duration_s)
+                    self._switch_time.labels(event.backend).observe(event.duration_s)
             case Rejected():
                 self._rejected.labels(self._word(event.team), self._word(event.reason)).inc()
             case Spilled():
-                self._spills.labels(self._model(event.model)).inc()
+                self._spills.labels(event.backend, self._model(event.model)).inc()
             case Measured() if event.measured_bytes > 0 and event.predicted_bytes > 0:
-                self._error.labels().observe(event.predicted_bytes / event.measured_bytes - 1)
+                self._error.labels(event.backend).observe(event.predicted_bytes / event.measured_bytes - 1)
             case UpstreamUp() | UpstreamDown():
                 self._up.labels(event.backend).set(isinstance(event, UpstreamUp))
             case LoopLagged():
@@ -171,27 +156,28 @@ class MetricsHook:
         self._below_best = self._counter(
             f"{prefix}below_best", "Requests served by a smaller variant although a bigger one would fit.", ("reason",)
         )
-        self._spills = self._counter(f"{prefix}spills", "Loads that did not end up fully on the GPU.", ("model",))
+        self._spills = self._counter(
+            f"{prefix}spills", "Loads that did not end up fully on the GPU.", ("backend", "model")
+        )
+        self._served = self._counter(
+            f"{prefix}team_served_seconds", "Seconds of runners that requests of a team have used.", ("team",)
+        )
         self._rejected = self._counter(
             f"{prefix}rejected", "Requests above a limit of their own team.", ("team", "reason")
         )
         self._gone = self._counter(
             f"{prefix}client_disconnects", "Clients that left before the end of the answer.", ("phase",)
         )
-        self._switches = self._counter(f"{prefix}switches", "Switches of the loaded models.", ("result",))
-        self._depth = self._gauge(f"{prefix}queue_depth", "Requests that wait for their model's turn.")
-        self._inflight = self._gauge(f"{prefix}inflight_requests", "Requests being answered.")
+        self._switches = self._counter(f"{prefix}switches", "Switches of the loaded models.", ("backend", "result"))
         self._up = self._gauge(f"{prefix}backend_up", "1 if the backend answers, else 0.", ("backend",))
-        self._free = self._gauge(f"{prefix}vram_free_bytes", "Free memory of a card.", ("gpu",))
-        self._reserved = self._gauge(
-            f"{prefix}vram_reserved_bytes", "Memory reserved for the load under way.", ("gpu",)
-        )
         self._queue = self._histogram(
-            f"{prefix}queue_wait_seconds", "Time a request waited before it was sent.", _QUEUE
+            f"{prefix}queue_wait_seconds", "Time a request waited before it was sent.", _QUEUE, ("backend",)
         )
-        self._switch_time = self._histogram(f"{prefix}switch_duration_seconds", "Duration of a switch.", _DURATION)
+        self._switch_time = self._histogram(
+            f"{prefix}switch_duration_seconds", "Duration of a switch.", _DURATION, ("backend",)
+        )
         self._error = self._histogram(
-            f"{prefix}vram_estimate_error_ratio", "Predicted memory / measured memory - 1.", _ERROR
+            f"{prefix}vram_estimate_error_ratio", "Predicted memory / measured memory - 1.", _ERROR, ("backend",)
         )
         self._lag = self._histogram(f"{prefix}event_loop_lag_seconds", "Delay of timers of the event loop.", _LAG)
         server = "gen_ai_server_"
@@ -214,8 +200,11 @@ class MetricsHook:
             self._decided(key, count)
         groups: dict[tuple[str, str, str, str], list[Finished]] = {}
         finished = [event for event in events if isinstance(event, Finished)]
-        self._queue.labels().observe_all([event.queue_s for event in finished])
+        for backend in {event.backend for event in finished}:
+            self._queue.labels(backend).observe_all([one.queue_s for one in finished if one.backend == backend])
         for event in finished:
+            if event.card_s:
+                self._served.labels(self._word(event.team)).inc(event.card_s)
             # A request without a phase was cancelled while its answer was sent, or before the first byte of it.
             if event.outcome == "client_gone":
                 self._gone.labels(event.phase or ("stream" if event.sent_bytes else "before_answer")).inc()

@@ -10,7 +10,18 @@ from typing import Any
 from router.core.decision.verdict import Decision
 from router.telemetry.events import Decided, Event, Finished, Spilled, Switched
 
-_FINISHED = ("status", "queue_s", "ttft_s", "duration_s", "tokens_out", "phase")
+_FINISHED = (
+    "status",
+    "queue_s",
+    "ttft_s",
+    "duration_s",
+    "tokens_out",
+    "phase",
+    "trace_id",
+    "key_id",
+    "card_s",
+    "load_s",
+)
 
 
 class RecentDecisions:
@@ -55,13 +66,15 @@ def _rendered(at_s: float, event: Decided | Switched | Spilled, end: Finished | 
         facts = _decided(event)
     elif isinstance(event, Switched):
         facts = {"kind": f"switch {event.phase}", "model": event.model, "evicted": list(event.evicted)}
-        facts |= {"duration_s": event.duration_s, "error": event.error}
+        facts |= {"duration_s": event.duration_s, "error": event.error, "vram_bytes": event.vram_bytes}
+        facts |= {"backend": event.backend, "team": event.team, "request_id": event.request_id}
     else:
         facts = {"kind": "spill", "model": event.model}
         facts |= {"size_bytes": event.size_bytes, "size_vram_bytes": event.size_vram_bytes}
     plain = {"at": round(at_s, 3), **facts}
     if end is not None:
         plain["ended"] = end.outcome
+        plain["backend"] = end.backend
         plain.update({name: getattr(end, name) for name in _FINISHED})
     if isinstance(event, Decided) and event.decision is not None:
         plain["verdicts"] = _verdicts(event.decision)

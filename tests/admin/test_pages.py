@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from router.admin.pages import MAX_CHAT_BYTES, Parts, _assets, admin_app
+from router.core.teams.usage import FIGURES
 from router.errors import BadRequest, ModelNotFound
 
 URL, OWN = "http://127.0.0.1:11436", {"x-router-admin": "1"}
@@ -78,6 +79,14 @@ class Screen:
         yield body
 
 
+class Books:
+    """Accounts with one row, which say what they were asked."""
+
+    async def rows(self, since: int, until: int, by: tuple[str, ...]) -> list[dict[str, Any]]:
+        named = {"hour": since, "team": 'co,"ding', "model": str(until)}
+        return [{name: named[name] for name in by} | dict.fromkeys(FIGURES, 7)]
+
+
 @pytest.fixture
 def deeds() -> Deeds:
     return Deeds()
@@ -91,7 +100,7 @@ def facts() -> Facts:
 @pytest.fixture
 async def client(facts: Facts, deeds: Deeds) -> AsyncIterator[httpx.AsyncClient]:
     screen = Screen()
-    parts = Parts(facts, deeds, lambda: (b"up 1\n", "text/plain; version=1.0.0"), screen, screen, screen)
+    parts = Parts(facts, deeds, Books(), lambda: (b"up 1\n", "text/plain; version=1.0.0"), screen, screen, screen)
     app = admin_app(parts, hosts=["router.example"])
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=URL, headers=OWN) as client:
         yield client
@@ -122,6 +131,38 @@ async def test_state_decisions_and_configuration_are_json(client: httpx.AsyncCli
     assert state["expires_in_s"] is None
     assert (await client.get("/router/decisions")).json() == {"decisions": [{"request_id": "r1", "chosen": "a"}]}
     assert (await client.get("/router/config")).json() == {"listen": "127.0.0.1:11435"}
+
+
+async def test_usage_is_summed_as_the_query_says(client: httpx.AsyncClient) -> None:
+    """Ends of the period are whole hours, UTC unless they say otherwise; a date is its first hour."""
+    asked = {"from": "2027-01-15T08:30", "to": "2027-01-15T11:30+02:00", "by": "hour,team,model"}
+    found = (await client.get("/router/usage", params=asked)).json()
+    assert (found["from"], found["to"], found["by"]) == (
+        "2027-01-15T08:00Z", "2027-01-15T10:00Z", ["hour", "team", "model"]
+    )  # fmt: skip
+    assert found["usage"] == [
+        {"hour": "2027-01-15T08:00Z", "team": 'co,"ding', "model": str(1_800_007_200), **dict.fromkeys(FIGURES, 7)}
+    ]
+    default = (await client.get("/router/usage")).json()
+    assert (default["from"], default["to"], default["by"]) == (None, None, ["team", "model"])
+
+
+async def test_usage_can_be_csv(client: httpx.AsyncClient) -> None:
+    """With a line of titles, and quoted where it must be."""
+    answer = await client.get("/router/usage?by=team,hour&format=csv&from=2027-01-15")
+    assert answer.headers["content-type"] == "text/csv; charset=utf-8"
+    assert answer.text == (
+        f"team,hour,{','.join(FIGURES)}\r\n" + '"co,""ding",2027-01-15T00:00Z' + ",7" * len(FIGURES) + "\r\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "query", ["by=teem", "by=team;model", "format=xml", "from=yesterday", "to=2027-13-01", "since=2027-01-01",
+              "from=" + "9" * 5000, "by=hour,drop table usage", "to=9999-99-99"],
+)  # fmt: skip
+async def test_a_wrong_query_of_the_usage_says_what_is_allowed(query: str, client: httpx.AsyncClient) -> None:
+    answer = await client.get(f"/router/usage?{query}")
+    assert (answer.status_code, bool(answer.json()["error"])) == (400, True)
 
 
 async def test_without_an_upstream_the_router_is_healthy_but_not_ready(client: httpx.AsyncClient, facts: Facts) -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from ipaddress import ip_network
 from typing import cast
 
 import pytest
 
+from router.api.door import NO_TEAMS, Rules
 from router.api.edge import Edge
 from router.api.settings import EdgeSettings
+from router.core.teams.identity import Identities
+from router.core.teams.keys import make_key
+from router.core.teams.team import Key, Team
 from router.http.client.pool import HttpRelay
 from router.http.server.limits import WireLimits
 from router.http.server.listener import Listener
@@ -29,12 +34,13 @@ async def asked(
     settings: EdgeSettings | None = None,
     said: bytes = b"{}",
     headers: tuple[tuple[str, str], ...] = (),
+    rules: Rules = NO_TEAMS,
 ) -> tuple[Reply, list[Answered]]:
     """Return the answer to one request, and what was reported of it."""
     events: list[Answered] = []
     async with raw_upstream(answer(said)) as upstream:
         fake = FakeDispatcher(HttpRelay(upstream.url))
-        edge = Edge(cast("Dispatcher", fake), cast("Directory", fake), settings, emit=events.append)
+        edge = Edge(cast("Dispatcher", fake), cast("Directory", fake), settings, emit=events.append, rules=rules)
         async with Listener(edge) as listener:
             if fake.takes_at_once:
                 await warm(cast("HttpRelay", fake.relay))
@@ -71,6 +77,25 @@ async def test_management_and_refusals_are_reported_once(
     assert event.request_id == reply.headers["x-request-id"]
     if status == 400:
         assert event.error
+
+
+class OneTeam:
+    """The rules of a router with one team, which may not use a model."""
+
+    key = make_key("coding", "s" * 32)
+    team = Team("coding", (Key("ci", sha256(key.encode()).digest()),), deny=("secret:*",))
+    identities = Identities((team,), team)
+
+
+@pytest.mark.parametrize(("target", "status"), [("/api/chat", 403), ("/api/pull", 403), ("/nope", 404)])
+async def test_a_refusal_names_team_key_and_trace(target: str, status: int) -> None:
+    """Where the identity is known by then: a path that is in no table is nobody's."""
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    headers = (("Authorization", f"Bearer {OneTeam.key}"), ("traceparent", f"00-{trace}-00f067aa0ba902b7-01"))
+    body = '{"model":"secret:1b","messages":[{"role":"user","content":"x"}]}'
+    reply, (event,) = await asked("POST", target, body, headers=headers, rules=OneTeam())
+    assert (reply.status, event.status, event.trace_id) == (status, status, trace)
+    assert (event.team, event.key_id) == (("coding", "ci") if status == 403 else ("anonymous", ""))
 
 
 @pytest.mark.parametrize(("host", "origin"), [("http://evil.example", "Origin"), ("x", "X-Router-Strict")])

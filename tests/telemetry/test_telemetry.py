@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 
 from router.core.decision.chain import Variant
 from router.core.decision.verdict import Decision, Outcome, Verdict, VerdictKind
 from router.telemetry import (
+    Answered,
+    CardReading,
     Decided,
     Event,
     Finished,
@@ -29,6 +33,7 @@ from router.telemetry import (
     QueueChanged,
     RecentDecisions,
     Rejected,
+    ResidentReading,
     Spilled,
     Switched,
     Telemetry,
@@ -60,8 +65,15 @@ DECIDED = Decided(
 )
 FINISHED = Finished(
     "r1", "default", "/api/chat", 200, "big", "small", "completed", queue_s=0.25, sent_bytes=1234, duration_s=2.5,
-    ttft_s=0.5, tokens_in=12, tokens_out=41, operation="chat", reason="fallback: big too big",
+    ttft_s=0.5, tokens_in=12, tokens_out=41, operation="chat", reason="fallback: big too big", card_s=1.5,
 )  # fmt: skip
+FULL = Gauges(
+    {"local": 1},
+    {("local", "default"): 1},
+    (CardReading("local", "0", "GPU-0", 9, 5),),
+    (ResidentReading("local", "small", "0", 4),),
+    {"usage": True},
+)
 REFUSED = Decided("r2", "default", "big", "", "nothing fits", "rejected")
 EVERYTHING: tuple[Event, ...] = (
     DECIDED,
@@ -81,6 +93,7 @@ EVERYTHING: tuple[Event, ...] = (
     UpstreamUp("0.33.0"),
     LoopLagged(0.002),
     Notified("starting", "warning"),
+    Answered("r4", "POST", "/api/pull", 403, "refused", team="default"),
 )
 
 
@@ -110,7 +123,7 @@ def test_a_request_is_one_log_line_with_all_fields() -> None:
             "team": "default", "method": "POST", "route": "/api/chat", "status": 200, "requested": "big",
             "variant": "small", "backend": "local", "reason": "fallback: big too big", "queue_ms": 250.0,
             "ttft_ms": 500.0, "duration_ms": 2500.0, "tokens_in": 12, "tokens_out": 41, "bytes": 1234,
-            "outcome": "completed",
+            "outcome": "completed", "card_ms": 1500.0,
         }
     ]  # fmt: skip
 
@@ -131,6 +144,7 @@ def test_events_are_logged_at_their_levels() -> None:
         ("error", "Ollama does not answer"),
         ("info", "Ollama answers"),
         ("warning", "starting"),
+        ("info", "request"),
     ]
     assert len(logged(*EVERYTHING, level="debug")) == len(lines) + 2
     assert [line["level"] for line in logged(*EVERYTHING, level="error")] == ["error"]
@@ -159,6 +173,14 @@ NAMES = (
     "ollama_router_backend_up",
     "ollama_router_vram_free_bytes",
     "ollama_router_vram_reserved_bytes",
+    "ollama_router_vram_total_bytes",
+    "ollama_router_resident_bytes",
+    "ollama_router_store_up",
+    "ollama_router_usage_lost_total",
+    "ollama_router_audit_lost_total",
+    "ollama_router_team_served_seconds_total",
+    "ollama_router_switches_total",
+    "ollama_router_switch_duration_seconds",
     "ollama_router_vram_estimate_error_ratio",
     "ollama_router_spills_total",
     "ollama_router_rejected_total",
@@ -176,7 +198,7 @@ NAMES = (
 def test_each_metric_has_a_sample(name: str) -> None:
     """After one event of each kind."""
     hook = MetricsHook("0.1.0")
-    hook.watch(lambda: Gauges(1, {"0": 5}, {"0": 0}))
+    hook.watch(lambda: FULL)
     samples = [line for line in exposed(*EVERYTHING, hook=hook).splitlines() if not line.startswith("#")]
     assert any(line.split("{")[0].split(" ")[0].startswith(name) for line in samples)
 
@@ -201,14 +223,75 @@ def test_time_per_token_excludes_the_first_token() -> None:
 
 def test_gauges_are_read_at_each_scrape() -> None:
     """Free memory is the current value; a card that has gone has no sample any more."""
-    cards = {"0": 5.0, "1": 7.0}
+    cards = [CardReading("local", "0", "GPU-a", 9, 5), CardReading("local", "1", "GPU-b", 9, 7)]
     hook = MetricsHook()
-    hook.watch(lambda: Gauges(2, {card: int(count) for card, count in cards.items()}))
-    assert 'ollama_router_vram_free_bytes{gpu="1"} 7.0' in exposed(hook=hook)
-    del cards["1"]
+    hook.watch(lambda: Gauges({"local": 2}, cards=tuple(cards)))
+    assert 'ollama_router_vram_free_bytes{backend="local",gpu="1",uuid="GPU-b"} 7.0' in exposed(hook=hook)
+    del cards[1]
     text = exposed(hook=hook)
     assert 'gpu="1"' not in text
-    assert "ollama_router_inflight_requests 2.0" in text
+    assert 'ollama_router_inflight_requests{backend="local"} 2.0' in text
+
+
+def test_series_of_two_backends_do_not_collide() -> None:
+    """Each metric that describes a backend has its name, and cards have their UUID beside the index."""
+    hook = MetricsHook()
+    both = "near", "far"
+    hook.watch(
+        lambda: Gauges(
+            dict.fromkeys(both, 1),
+            {(name, "coding"): 2 for name in both},
+            tuple(CardReading(name, "0", f"GPU-{name}", 9, 5, 3) for name in both),
+            tuple(ResidentReading(name, "big", "0", 4) for name in both),
+        )
+    )
+    for backend in both:
+        for event in (Switched("finished", "small", (), 4.5), Spilled("big", 100, 60), Measured("small", 102, 100)):
+            hook.on(msgspec.structs.replace(event, backend=backend))
+        hook.on(msgspec.structs.replace(FINISHED, backend=backend))
+        hook.on(UpstreamUp("0.33.0", backend))
+    samples = [line.rpartition(" ") for line in exposed(hook=hook).splitlines() if 'backend="near"' in line]
+    far = [line.rpartition(" ") for line in exposed(hook=hook).splitlines() if 'backend="far"' in line]
+    assert [(name.replace("near", "far"), value) for name, _, value in samples] == [(n, v) for n, _, v in far]
+    assert {re.split("[{]", name)[0].removesuffix("_bucket").removesuffix("_sum").removesuffix("_count") for name, *_ in
+            samples} == {
+        "ollama_router_backend_up", "ollama_router_inflight_requests", "ollama_router_queue_depth",
+        "ollama_router_queue_wait_seconds", "ollama_router_resident_bytes", "ollama_router_spills_total",
+        "ollama_router_switch_duration_seconds", "ollama_router_switches_total",
+        "ollama_router_vram_estimate_error_ratio", "ollama_router_vram_free_bytes",
+        "ollama_router_vram_reserved_bytes", "ollama_router_vram_total_bytes",
+    }  # fmt: skip
+
+
+def test_what_is_lost_is_counted_from_the_start_of_the_router() -> None:
+    """The counters follow the totals that the router keeps."""
+    hook, lost = MetricsHook(), [3, 1]
+    hook.watch(lambda: Gauges(usage_lost=lost[0], audit_lost=lost[1]))
+    assert "ollama_router_usage_lost_total 3.0" in exposed(hook=hook)
+    lost[0] = 5
+    text = exposed(hook=hook)
+    assert "ollama_router_usage_lost_total 5.0" in text
+    assert "ollama_router_audit_lost_total 1.0" in text
+
+
+def test_what_a_team_has_used_of_the_runners_is_counted() -> None:
+    """In seconds: each request adds its share."""
+    text = exposed(Finished("r4", "coding", "/api/chat", 200, "big", "big", "completed", card_s=1.5))
+    assert 'ollama_router_team_served_seconds_total{team="coding"} 1.5' in text
+
+
+def test_the_parts_of_a_backend_name_it_in_their_events() -> None:
+    """Only where an event has no name of a backend."""
+    seen: list[Event] = []
+
+    class Recorder:
+        def on(self, event: Event) -> None:
+            seen.append(event)
+
+    part = Telemetry([Recorder()]).of("near")
+    for event in (QueueChanged(1), UpstreamUp("0.33.0", "far"), Notified("careful", "warning"), DECIDED):
+        part.emit(event)
+    assert seen == [QueueChanged(1, "near"), UpstreamUp("0.33.0", "far"), Notified("careful", "warning"), DECIDED]
 
 
 def test_names_that_clients_invent_do_not_become_labels() -> None:

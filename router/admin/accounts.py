@@ -1,0 +1,90 @@
+"""Who has used what: the usage and the audit of one router, from the events of requests to their files."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from router.adapters.usage_store import Row, SqliteUsage, UsageStore
+from router.config import Audit, Usage
+from router.core.teams.usage import Ledger
+from router.core.units import MIB
+from router.errors import RouterError
+from router.telemetry import AuditHook, Hook, LineWriter, RotatedFile, UsageHook, UsageWriter
+
+MOST_ROWS = 100_000
+"""Most rows of one answer."""
+
+MOST_WAITING = 20_000
+"""Most rows that wait for a file that cannot be written."""
+
+LAST_LINES_S = 2.0
+"""How long the end waits for the last lines of the audit."""
+
+
+class Accounts:
+    """`hooks` receive the events. `is_known_model` tells which models have rows of their own, `warn` takes sentences
+    for the operator, `flush` has the hooks called with the events that wait."""
+
+    def __init__(
+        self,
+        usage: Usage,
+        audit: Audit,
+        is_known_model: Callable[[str], bool],
+        warn: Callable[[str], None],
+        *,
+        flush: Callable[[], None],
+    ) -> None:
+        self._flush = flush
+        self._store: UsageStore = SqliteUsage(usage.path, usage.keep_days, report=warn)
+        self._ledger = Ledger(MOST_WAITING)
+        self._writer = UsageWriter(self._ledger, self._store, usage.every_s)
+        self._lines: LineWriter | None = None
+        self.hooks: list[Hook] = [UsageHook(self._ledger, is_known_model=is_known_model)]
+        if audit.path is not None:
+            later = asyncio.get_running_loop().call_soon_threadsafe
+            file = RotatedFile(
+                audit.path, audit.max_mib * MIB, audit.keep, report=lambda text: (later(warn, text), None)[1]
+            )
+            self._lines = LineWriter(write=file.write)
+            self._audit = AuditHook(self._lines)
+            self.hooks.append(self._audit)
+        self._watching: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to write the usage in the background."""
+        self._watching = asyncio.get_running_loop().create_task(self._writer.watch())
+
+    async def stop(self) -> None:
+        """Write what is left, and close the files. Idempotent."""
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
+        await self._writer.write()
+        await self._store.aclose()
+        if self._lines is not None:
+            await asyncio.to_thread(self._lines.close, LAST_LINES_S)
+
+    async def rows(self, since: int, until: int, by: Sequence[str]) -> list[Row]:
+        """Return the usage from the hour `since` up to but without `until`, summed by the names `by`, until now.
+
+        Raises RouterError if it cannot be read, or would be too long.
+        """
+        self._flush()
+        await self._writer.write()
+        found = await self._store.rows(since, until, by, MOST_ROWS + 1)
+        if found is None:
+            raise RouterError(f"the usage cannot be read: {self._store.error}")
+        if len(found) > MOST_ROWS:
+            raise RouterError(f"more than {MOST_ROWS} rows: ask for fewer hours, or sum by fewer names")
+        return found
+
+    def stores_up(self) -> dict[str, bool]:
+        """Return which of the stores can be used."""
+        return {"usage": not self._store.error}
+
+    def lost(self) -> tuple[int, int]:
+        """Return how many requests the usage lacks, and how many lines the audit."""
+        if self._lines is None:
+            return self._ledger.lost, 0
+        return self._ledger.lost, self._lines.dropped + self._audit.left_out

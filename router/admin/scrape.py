@@ -1,0 +1,52 @@
+"""The values of the metrics that are read at each scrape."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+from router.backend.backend import Backend
+from router.telemetry import CardReading, Gauges, ResidentReading
+
+
+class Scrape:
+    """Reads one backend. `stores_up` returns which stores can be used, `lost` what is missing in usage and audit."""
+
+    def __init__(
+        self, backend: Backend, stores_up: Callable[[], dict[str, bool]], lost: Callable[[], tuple[int, int]]
+    ) -> None:
+        self._backend = backend
+        self._stores_up = stores_up
+        self._lost = lost
+        self._teams: set[str] = set()
+
+    def gauges(self) -> Gauges:
+        """Return the current values."""
+        name, residents = self._backend.name, self._backend.world.residents
+        usage_lost, audit_lost = self._lost()
+        return Gauges(
+            inflight_requests={name: sum(tracked.in_flight for tracked in residents.values())},
+            waiting=self._waiting(),
+            cards=self._cards(),
+            residents=tuple(
+                ResidentReading(name, tracked.name, str(card), held)
+                for tracked in residents.values()
+                for card, held in tracked.held_bytes.items()
+            ),
+            stores_up=self._stores_up(),
+            usage_lost=usage_lost,
+            audit_lost=audit_lost,
+        )
+
+    def _waiting(self) -> dict[tuple[str, str], int]:
+        """Return how many requests of each team wait; 0 for a team of which some have waited before."""
+        counts = Counter(self._backend.line.teams_waiting())
+        self._teams.update(counts)
+        return {(self._backend.name, team): counts[team] for team in self._teams or {""}}
+
+    def _cards(self) -> tuple[CardReading, ...]:
+        name, reserved = self._backend.name, self._backend.reserved_bytes()
+        return tuple(
+            CardReading(name, str(gpu.index), gpu.uuid, gpu.total_bytes, gpu.free_bytes, reserved.get(gpu.index, 0))
+            for gpu in self._backend.cards.gpus or ()
+        )

@@ -1,0 +1,77 @@
+"""`GET /router/usage`: what teams have used, as JSON or CSV. The query's meaning, and the answer's form. Pure."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from router.core.teams.usage import FIGURES, HOUR_S, NAMES, hour_of
+from router.errors import BadRequest
+
+END_OF_TIME = 1 << 40
+FORMATS = ("json", "csv")
+
+
+class UsageQuery(NamedTuple):
+    """The hours from `since` up to but without `until` (Unix times), summed by the names `by`."""
+
+    since: int = 0
+    until: int = END_OF_TIME
+    by: tuple[str, ...] = ("team", "model")
+    form: str = "json"
+
+
+def usage_query(parameters: Mapping[str, str]) -> UsageQuery:
+    """Return the meaning of the parameters from, to, by and format. Raises BadRequest."""
+    unknown = sorted(set(parameters) - {"from", "to", "by", "format"})
+    if unknown:
+        raise BadRequest(f"unknown query parameter {unknown[0]!r}: allowed are from, to, by, format")
+    by = tuple(dict.fromkeys(name for name in parameters.get("by", "team,model").split(",") if name))
+    if wrong := [name for name in by if name not in NAMES]:
+        raise BadRequest(f"by={wrong[0]!r} is not a name: allowed are {', '.join(NAMES)}, separated by commas")
+    form = parameters.get("format", "json")
+    if form not in FORMATS:
+        raise BadRequest(f"format must be one of {', '.join(FORMATS)}")
+    since, until = parameters.get("from"), parameters.get("to")
+    return UsageQuery(
+        hour_of(_unix_s("from", since)) if since else 0,
+        -(-_unix_s("to", until) // HOUR_S) * HOUR_S if until else END_OF_TIME,
+        by,
+        form,
+    )
+
+
+def shown(rows: Sequence[Mapping[str, int | str]]) -> list[dict[str, int | str]]:
+    """Return rows with their hour, if they have one, in ISO 8601."""
+    return [{name: _iso(value) if name == "hour" else value for name, value in row.items()} for row in rows]
+
+
+def as_csv(rows: Sequence[Mapping[str, int | str]], by: Sequence[str]) -> str:
+    """Return rows as CSV with a line of titles."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [*by, *FIGURES], lineterminator="\r\n")
+    writer.writeheader()
+    writer.writerows(shown(rows))
+    return text.getvalue()
+
+
+def when(unix_s: int) -> str | None:
+    """Return an end of a period in ISO 8601, None for one that was not asked for."""
+    return _iso(unix_s) if 0 < unix_s < END_OF_TIME else None
+
+
+def _iso(hour: int | str) -> str:
+    return datetime.fromtimestamp(int(hour), UTC).strftime("%Y-%m-%dT%H:%MZ")
+
+
+def _unix_s(name: str, text: str) -> int:
+    """Return the Unix time of a date, or date and time, in ISO 8601; UTC unless it says otherwise."""
+    try:
+        found = datetime.fromisoformat(text)
+        moment = found if found.tzinfo is not None else found.replace(tzinfo=UTC)
+        return int(moment.timestamp())
+    except (ValueError, OverflowError):
+        raise BadRequest(f"{name} must be a date as 2027-01-31, or with a time as 2027-01-31T15:00Z") from None

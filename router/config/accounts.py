@@ -1,0 +1,24 @@
+"""The sections about who has used what: usage by hour, and the audit."""
+
+from __future__ import annotations
+
+from router.config.section import Section
+from router.config.values import AtLeastOne, Count, Positive
+
+
+class Usage(Section):
+    path: str | None = None
+    """SQLite file of what each team has used by hour; null = in memory, for a week at most"""
+    keep_days: AtLeastOne = 400
+    """older hours are deleted from it"""
+    every_s: Positive = 5.0
+    """how often it is written, beside the requests: what a crash may lose"""
+
+
+class Audit(Section):
+    path: str | None = None
+    """file with a JSON line for each request (who, what, when, tokens; never a prompt, never a key); null = none"""
+    max_mib: AtLeastOne = 64
+    """at this size it becomes path.1, and so on"""
+    keep: Count = 5
+    """how many of these are kept"""

@@ -1,0 +1,137 @@
+"""The audit: a JSON line for each request to a model, for each one that manages models, and for refusals.
+
+Who has used what, and when: no prompt, no answer, no text of an error, no key. The sums of its tokens are those of the
+usage.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+
+import msgspec
+
+from router.core.masking import masked_lines
+from router.telemetry.events import Answered, Decided, Event, Finished
+from router.telemetry.usage import in_ms
+
+REFUSALS, REFUSALS_S = 20, 10.0
+"""Most refusals in a period, and its seconds: who is refused must not rotate away what others have done."""
+
+
+class AuditLine(msgspec.Struct):
+    """One request. Times are in milliseconds; tokens are null if the answer said none."""
+
+    ts: str
+    request_id: str
+    trace_id: str
+    team: str
+    key_id: str
+    client: str
+    method: str
+    route: str
+    requested: str
+    variant: str
+    backend: str
+    status: int
+    outcome: str
+    tokens_in: int | None
+    tokens_out: int | None
+    queue_ms: int
+    load_ms: int
+    card_ms: int
+    duration_ms: int
+    bytes: int
+
+
+class AuditHook:
+    """Gives `sink` a line for each request that has ended; `unix_now` is the wall clock.
+
+    `left_out` is how many refusals were too many. A path that is in no table is not repeated: it may hold anything.
+    """
+
+    def __init__(self, sink: Callable[[bytes], None], *, unix_now: Callable[[], float] = time.time) -> None:
+        self._sink = sink
+        self._unix_now = unix_now
+        self._encode_lines = msgspec.json.Encoder().encode_lines
+        self._since_s, self._refusals = 0.0, 0
+        self.left_out = 0
+
+    def on_requests(self, events: Sequence[Decided | Finished]) -> None:
+        """Write the lines of a batch at once."""
+        ended = [event for event in events if type(event) is Finished]
+        if ended:
+            self._put([_of_model(self._ts(), event) for event in ended])
+
+    def on(self, event: Event) -> None:
+        if isinstance(event, Finished):
+            self.on_requests((event,))
+        elif isinstance(event, Answered) and not (event.status >= 400 and self._is_too_many()):
+            self._put([_of_other(self._ts(), event)])
+
+    def _is_too_many(self) -> bool:
+        """Count a refusal; return True if it is one too many."""
+        now_s = self._unix_now()
+        if not 0 <= now_s - self._since_s < REFUSALS_S:
+            self._since_s, self._refusals = now_s, 0
+        self._refusals += 1
+        is_too_many = self._refusals > REFUSALS
+        self.left_out += is_too_many
+        return is_too_many
+
+    def _put(self, lines: list[AuditLine]) -> None:
+        self._sink(masked_lines(self._encode_lines(lines)))
+
+    def _ts(self) -> str:
+        return datetime.fromtimestamp(self._unix_now(), UTC).isoformat(timespec="milliseconds")
+
+
+def _of_model(ts: str, event: Finished) -> AuditLine:
+    return AuditLine(
+        ts,
+        event.request_id,
+        event.trace_id,
+        event.team,
+        event.key_id,
+        event.client,
+        event.method,
+        event.route,
+        event.requested,
+        event.variant,
+        event.backend,
+        event.status,
+        event.outcome,
+        event.tokens_in,
+        event.tokens_out,
+        in_ms(event.queue_s),
+        in_ms(event.load_s),
+        in_ms(event.card_s),
+        in_ms(event.duration_s),
+        event.sent_bytes,
+    )
+
+
+def _of_other(ts: str, event: Answered) -> AuditLine:
+    return AuditLine(
+        ts,
+        event.request_id,
+        event.trace_id,
+        event.team,
+        event.key_id,
+        event.client,
+        event.method,
+        event.route,
+        event.requested,
+        "",
+        "",
+        event.status,
+        event.outcome,
+        None,
+        None,
+        0,
+        0,
+        0,
+        in_ms(event.duration_s),
+        event.sent_bytes,
+    )
