@@ -27,6 +27,7 @@ COMMANDS = {
     "top": "router.cli.top:top",
     "usage": "router.cli.usage:usage",
     "forget": "router.cli.forget:forget",
+    "keys": "router.cli.keys:app",
     "fit": "router.cli.fit:fit",
     "advise": "router.cli.advise:advise",
     "simulate": "router.cli.simulate:simulate",
@@ -43,6 +44,7 @@ SUMMARIES = {
     "top": "Watch cards, models, the queue and the last decisions until Ctrl-C.",
     "usage": "Show what each team has used.",
     "forget": "Forget what loads of MODEL have taught the router, and lift every bar on it.",
+    "keys": "Make, list, replace and revoke the keys of teams and admins.",
     "fit": "Show whether MODEL runs 100 % on the GPU, and how much memory each part takes.",
     "advise": "Show what would make MODEL run 100 % on the GPU here, and what to pull instead.",
     "simulate": "Run a simulated Ollama until Ctrl-C.",
@@ -69,8 +71,13 @@ class LazyCommands(TyperGroup):
         if target is None:
             return None
         module, _, function = target.partition(":")
+        found = getattr(importlib.import_module(module), function)
+        if isinstance(found, typer.Typer):  # a group of commands
+            group = typer.main.get_group(found)
+            group.name = cmd_name
+            return group
         one = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-        one.command(cmd_name)(getattr(importlib.import_module(module), function))
+        one.command(cmd_name)(found)
         return typer.main.get_command(one)
 
 

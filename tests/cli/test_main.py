@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import typer
 from ruamel.yaml import YAML
 
 from router import __version__
@@ -205,7 +206,8 @@ def test_the_list_of_commands_imports_none_of_them() -> None:
 def test_a_command_has_a_summary(command: str) -> None:
     """In the list of commands: how its own help begins."""
     module, _, function = main.COMMANDS[command].partition(":")
-    text = " ".join(getattr(importlib.import_module(module), function).__doc__.split())
+    found = getattr(importlib.import_module(module), function)
+    text = " ".join((found.info.help if isinstance(found, typer.Typer) else found.__doc__).split())
     assert text.startswith(main.SUMMARIES[command].rstrip("."))
 
 

@@ -83,7 +83,9 @@ def test_fit_and_advise(command: str, name: str, cards: tuple[str, ...], tmp_pat
     check(text, (name,))
 
 
-@pytest.mark.parametrize("command", ["serve", "check", "explain", "ps", "forget", "fit", "advise", "simulate", "demo"])
+@pytest.mark.parametrize(
+    "command", ["serve", "check", "explain", "ps", "forget", "keys", "fit", "advise", "simulate", "demo"]
+)
 def test_help(command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Of each command."""
     assert run(monkeypatch, command, "--help") == 0
