@@ -54,11 +54,11 @@ class Residents(Mapping[str, Tracked]):
         """Return the entry or `default`. Overridden because Mapping's own `get` raises and catches per miss."""
         return self._entries.get(weights, default)
 
-    def enter(self, weights: str) -> Tracked | None:
-        """Use an entry for a request: it is not unloaded before `leave`. Returns None if it has gone."""
+    def enter(self, weights: str, team: str = "", now_s: float = 0.0) -> Tracked | None:
+        """Use an entry for a request of `team`: it is not unloaded before `leave`. Returns None if it has gone."""
         tracked = self._entries.get(weights)
         if tracked is not None:
-            tracked.enter()
+            tracked.enter(team, now_s)
         return tracked
 
     def leave(self, tracked: Tracked, now_s: float) -> None:

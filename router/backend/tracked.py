@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -12,6 +13,9 @@ from router.core.decision.snapshot import Resident
 from router.core.ollama.runner import LoadOptions
 from router.core.teams.meter import Meter
 
+MOST_USERS = 1024
+"""Teams that are remembered to have used a resident: reloads may bring any number of new names."""
+
 
 @dataclass(slots=True, eq=False)
 class Tracked:
@@ -20,6 +24,7 @@ class Tracked:
     `held_bytes` is the memory per card, measured if `is_measured`, else assumed. `options` is None for a runner that
     another client of Ollama loaded. `lease_s` is the keep_alive sent to Ollama, `client_keep_alive_s` a client's last.
     `served` counts the requests since the load; `uses` are those of earlier loads too. `entry` is as in `Resident`.
+    `users` are the teams that have used it, and when they did last.
     """
 
     weights: str
@@ -43,6 +48,7 @@ class Tracked:
     slots: RunnerSlots = field(default_factory=RunnerSlots)
     meter: Meter = field(default_factory=Meter)
     entry: int = 0
+    users: dict[str, float] = field(default_factory=dict)
 
     @property
     def sent_options(self) -> LoadOptions:
@@ -60,10 +66,15 @@ class Tracked:
         """Record the weights that it runs."""
         self.weights = weights
 
-    def enter(self) -> None:
-        """Count a request that uses it."""
+    def enter(self, team: str = "", now_s: float = 0.0) -> None:
+        """Count a request that uses it, of a team if it is of one."""
         self.in_flight += 1
         self.served += 1
+        if team:
+            self.users.pop(team, None)  # to the end: the first one has not used it for longest
+            self.users[team] = now_s
+            if len(self.users) > MOST_USERS:
+                del self.users[next(iter(self.users))]
 
     def leave(self, now_s: float) -> None:
         """Count the end of a request."""
@@ -156,4 +167,12 @@ class Tracked:
             is_hot=now_s - self.uses.before_last_s < HOT_S,
             uses=self.uses.weight_at(now_s),
             entry=self.entry,
+            users=tuple(team for team, used_s in self.users.items() if now_s - used_s < self._kept_s),
         )
+
+    @property
+    def _kept_s(self) -> float:
+        """For how long after a use it stays loaded for that one."""
+        if self.is_kept:
+            return math.inf
+        return self.lease_s if self.client_keep_alive_s is None else self.client_keep_alive_s

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from router.config import ChainRule, ChainRules
+from router.config import ChainRule, ChainRules, Rulebook
 from router.core.decision.chain import Chain, Variant, auto_chain, is_kin
 from router.core.ollama.model import ModelFacts
 from router.core.ollama.names import MAX_NAME, ModelName, Source, is_name, key_of
-from router.core.teams.team import Team
+from router.core.teams.team import Memory, Team
 from router.errors import BadRequest
 from router.routing.call import Call
 from router.routing.ruled import RuledChain, RulesInForce
@@ -26,6 +26,8 @@ class Chains:
         self._in_force = rules
         self._remembered: dict[tuple[ChainRules, str, bool], RuledChain | None] = {}
         self._catalog: Mapping[str, ModelFacts] | None = None
+        self._floors_of: Rulebook | None = None
+        self._floors: Mapping[str, Memory] = {}
 
     def begin(self, call: Call) -> None:
         """Give a request that begins now the rulebook in force, which it keeps to its end."""
@@ -36,6 +38,14 @@ class Chains:
         """Return the chain rules in force for requests of `team`; None = the default team."""
         book = self._in_force.book
         return book.chains_of(book.default_team if team is None else team)
+
+    def floors(self) -> Mapping[str, Memory]:
+        """Return the memory of which others may not take the last, by the names of the teams that have such a floor."""
+        book = self._in_force.book
+        if book is not self._floors_of:
+            self._floors_of = book
+            self._floors = {team.name: team.memory.floor for team in book.teams if team.memory.floor is not None}
+        return self._floors
 
     def find(
         self,

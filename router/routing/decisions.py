@@ -12,6 +12,8 @@ from router.backend.backend import Backend
 from router.config import ChainRules, Defaults
 from router.core.decision.chain import Chain
 from router.core.decision.policy import choose
+from router.core.decision.reserved import reserving
+from router.core.decision.snapshot import Snapshot
 from router.core.decision.upgrades import UpgradeRule
 from router.core.decision.verdict import Decision, VerdictKind
 from router.core.payload.read import InferenceRequest
@@ -73,20 +75,35 @@ class Decisions:
         await self._installed.read_first(others, OTHERS_S)
         await self._installed.read_first(first)
 
-    def decide(self, request: InferenceRequest, chain: RuledChain) -> Decision:
-        """Return the decision for a request; cached while the state is unchanged if it is settled (`is_settled`)."""
+    def decide(self, request: InferenceRequest, chain: RuledChain, team: str = "") -> Decision:
+        """Return the decision for a request of the team of that name.
+
+        It is cached while the state is unchanged if it is settled (`is_settled`).
+        """
         self._forget_what_changed()
-        key = self.key(request, chain)
+        key = self.key(request, chain, team)
         known = self._decided.get(key)
         if known is None:
-            known = self.decide_afresh(request, chain)
+            known = self.decide_afresh(request, chain, team)
             if is_settled(known):
                 _keep(self._decided, key, known)
         return known
 
-    def decide_afresh(self, request: InferenceRequest, chain: RuledChain) -> Decision:
-        """Return the decision for a request under the current state."""
-        return choose(request, chain, self._world.snapshot(), self._rules(), self._upgrades(chain))
+    def decide_afresh(self, request: InferenceRequest, chain: RuledChain, team: str = "") -> Decision:
+        """Return the decision for a request of the team of that name under the current state."""
+        return choose(request, chain, self._snapshot_for(team), self._rules(), self._upgrades(chain))
+
+    def _snapshot_for(self, team: str) -> Snapshot:
+        """Return the state, with what is reserved for other teams."""
+        snapshot, floors = self._world.snapshot(), self._chains.floors()
+        if not (floors and snapshot.gpus):
+            return snapshot
+        total_bytes = sum(gpu.total_bytes for gpu in snapshot.gpus)
+        return reserving(snapshot, team, {name: floor.of_bytes(total_bytes) for name, floor in floors.items()})
+
+    def _asking(self, team: str) -> str:
+        """Return the team as far as decisions depend on it: not at all without floors."""
+        return team if self._chains.floors() else ""
 
     def _upgrades(self, chain: RuledChain) -> UpgradeRule:
         """Return how the chain returns to a bigger variant."""
@@ -108,10 +125,9 @@ class Decisions:
         chain = self._chains.find(model, self._world.catalog)
         return None if chain is None else (chain, self.decide_afresh(request, chain))
 
-    @staticmethod
-    def key(request: InferenceRequest, chain: Chain) -> Hashable:
+    def key(self, request: InferenceRequest, chain: Chain, team: str = "") -> Hashable:
         """Return the cache key of a decision: requests with equal keys get equal decisions."""
-        return chain, _shape(request)
+        return chain, _shape(request), self._asking(team)
 
     # --- destinations ------------------------------------------------------------------------------------------
 
@@ -120,12 +136,12 @@ class Decisions:
         self._forget_what_changed()
         if call.request.is_unload or call.request.options_error:
             return None
-        return self._destinations.get(_demands(call))
+        return self._destinations.get((_demands(call), self._asking(call.team)))
 
     def remember(self, call: Call, decision: Decision, destination: Destination) -> None:
         """Cache a destination for the rest of the epoch, if its decision is settled."""
         if is_settled(decision):
-            _keep(self._destinations, _demands(call), destination)
+            _keep(self._destinations, (_demands(call), self._asking(call.team)), destination)
 
     def _forget_what_changed(self) -> None:
         """Clear the caches in a new epoch."""

@@ -194,7 +194,7 @@ class Dispatcher:
         if known is None or not self._line.may_enter(known.weights, needs_slot=call.needs_slot):
             return self._decide(call)
         # From here to the send nothing is awaited, so the resident cannot be unloaded in between.
-        tracked = self._residents.enter(known.weights)
+        tracked = self._residents.enter(known.weights, call.team, self._now())
         if tracked is None:
             return self._decide(call)
         call.enter(tracked, None)
@@ -223,7 +223,7 @@ class Dispatcher:
 
     def _choose(self, call: Call, chain: RuledChain) -> Destination | Blocked:
         """Enter the chosen resident. If none is chosen, wait for a turn, or apply the `nothing_fits` rule."""
-        decision = self._decisions.decide(call.request, chain)
+        decision = self._decisions.decide(call.request, chain, call.team)
         chosen = decision.chosen
         if chosen is not None and chosen.kind is VerdictKind.PLACED:
             return self._outcomes.placed(call, chain, decision, chosen)
@@ -236,7 +236,7 @@ class Dispatcher:
         # A resident may be closed to new requests, but not to the one that the queue has just let in to it.
         if resident is None or not self._may_enter(call, resident.weights):
             return self._turn(call, chain)
-        tracked = self._residents.enter(resident.weights)
+        tracked = self._residents.enter(resident.weights, call.team, self._now())
         if tracked is None:  # it left ps after the snapshot was taken
             return self._turn(call, chain)
         call.enter(tracked, (chain, decision))
@@ -246,10 +246,10 @@ class Dispatcher:
         return weights == call.let_in_to or self._line.may_enter(weights, needs_slot=call.needs_slot)
 
     def _turn(self, call: Call, chain: RuledChain) -> Blocked:
-        key = self._decisions.key(call.request, chain)
+        key = self._decisions.key(call.request, chain, call.team)
 
         def decide() -> Decision:
-            return self._decisions.decide_afresh(call.request, chain)
+            return self._decisions.decide_afresh(call.request, chain, call.team)
 
         return Blocked("turn", lambda: self._line.wait(key, decide, call.since_s, call.paying()))
 

@@ -149,6 +149,9 @@ def _has_context(resident: Resident, facts: ModelFacts, request: InferenceReques
     return resident.options is not None or request.is_automatic or not can_complete(facts)
 
 
+RESERVED = "some of the memory is reserved for other teams"
+
+
 def _is_resident_of(resident: Resident, facts: ModelFacts) -> bool:
     if resident.weights and facts.weights:
         return resident.weights == facts.weights
@@ -202,7 +205,9 @@ def _evaluate_load(
     )
     if isinstance(found, Shortage):  # cases 8, 9
         if found.need_bytes > found.have_bytes:
-            return Verdict(variant, VerdictKind.TOO_BIG, need.lower, found.need_bytes, found.have_bytes, facts=facts)
+            detail = RESERVED if any(one.is_reserved for one in snapshot.residents) else ""
+            needs = need.lower, found.need_bytes, found.have_bytes
+            return Verdict(variant, VerdictKind.TOO_BIG, *needs, detail, facts=facts)
         need_bytes, reason = found.need_bytes, found.reason
         return Verdict(variant, VerdictKind.SPILLED, need.lower, need_bytes, found.have_bytes, reason, facts=facts)
     kind = VerdictKind.WAITS if found.waits_for else VerdictKind.FITS  # cases 6, 5

@@ -24,7 +24,8 @@ class Resident:
     `defaults.keep`. `is_spilled`: a measurement showed that it is not wholly on the GPU. `is_going`: it is being
     unloaded. `is_hot`: it was used more than once within the last two minutes. `uses` counts its requests, each one
     half as much after every two minutes: how likely it is wanted again. `entry` is its place in Ollama's map of
-    runners: the lowest that was free.
+    runners: the lowest that was free. `users` are the teams that have used it within its keep-alive. `is_reserved`: it
+    must not go for the request to be decided on, because of another team's floor.
     """
 
     name: str
@@ -45,6 +46,8 @@ class Resident:
     is_hot: bool = False
     uses: float = 0.0
     entry: int = 0
+    users: tuple[str, ...] = ()
+    is_reserved: bool = False
 
     @property
     def is_company(self) -> bool:

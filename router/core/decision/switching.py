@@ -42,13 +42,14 @@ def plan_at(
 ) -> Plan | Shortage:
     """Return the cheapest sound plan to load `facts` with exactly `options`, evicting none of `spared` (weights).
 
-    Older runners of the same weights are always evicted, and those of `gone`. `books` are those of the snapshot, if
-    several plans are made on it.
+    Nor does what is reserved for other teams go. Older runners of the same weights always do, and those of `gone`.
+    `books` are those of the snapshot, if several plans are made on it.
     """
     assert snapshot.gpus
     forced = gone | {facts.weights} if facts.weights else gone
     same = tuple(one for one in snapshot.residents if one.weights in forced)
-    others = tuple(one for one in snapshot.residents if one not in same and one.weights not in spared)
+    may_go = (one for one in snapshot.residents if one.weights not in spared and not one.is_reserved)
+    others = tuple(one for one in may_go if one not in same)
     must_go = len(snapshot.residents) - len(same) - max_loaded(len(snapshot.gpus), rules.settings) + 1
     memory = need_of(facts, options, rules)
     books = books or Books.of(snapshot)

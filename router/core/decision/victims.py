@@ -1,6 +1,7 @@
 """Which residents a switch may evict: every set of them, cheapest first. Pure.
 
-A set costs, in this order of importance: kept models, busy ones, wanted ones, bytes to load again, age. So nobody waits
+A set costs, in this order of importance: kept models, those that are reserved for other teams (they go only where it is
+not known what fits), busy ones, wanted ones, bytes to load again, age. So nobody waits
 for a busy resident while idle ones would do, and a kept one goes last. The bytes count by how likely they are loaded
 again: a model that is used often costs more than a big one that was used once.
 """
@@ -30,7 +31,8 @@ Evicted = tuple[Resident, ...]
 
 def cost_of(resident: Resident) -> int:
     """Return what its eviction costs: one number, in which a cause of more importance outweighs all lesser ones."""
-    cost = (resident.kept << _COUNT_BITS) + (resident.in_flight > 0)
+    cost = (resident.kept << _COUNT_BITS) + resident.is_reserved
+    cost = (cost << _COUNT_BITS) + (resident.in_flight > 0)
     cost = (cost << _COUNT_BITS) + min(resident.wanted, 1 << 16)
     cost = (cost << _BYTES_BITS) + STALL_BYTES + int(resident.size_bytes * (LEAST_USES + min(resident.uses, MOST_USES)))
     youth = min(max(resident.order, 0), (1 << _ORDER_BITS) - 1)
@@ -100,7 +102,7 @@ def without(gone: Evicted, residents: Sequence[Resident]) -> Evicted:
 
 def never_waiting(residents: Iterable[Resident]) -> Evicted:
     """Return those whose eviction makes nobody wait and that need not be kept."""
-    return tuple(one for one in residents if not (one.kept or one.in_flight))
+    return tuple(one for one in residents if not (one.kept or one.in_flight or one.is_reserved))
 
 
 def named(residents: Iterable[Resident]) -> tuple[str, ...]:

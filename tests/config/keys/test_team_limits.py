@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from hashlib import sha256
 
-from tests.config.keys.play import SMALL, get, hello, play, send
+from tests.config.keys.play import BIG, OTHER, SMALL, get, hello, play, send
 
 KEY, OTHER_KEY = "key-of-coding", "key-of-chat"
 
@@ -97,3 +97,26 @@ def test_tokens_per_day_count_what_answers_took(tmp_path):
         assert await rejected(one) == {"tokens_per_day": 1.0}
 
     play(story, limited(tmp_path, "{ tokens_per_day: 1000 }"), models=(SMALL,))
+
+
+def test_what_a_team_has_loaded_is_not_evicted_by_others_below_its_floor(tmp_path):
+    """The other team gets its smaller variant; without a floor, or when it was not used for long, the best."""
+
+    async def story(one):
+        async def served(key, model):
+            body = hello(model, stream=False, keep_alive="10m", options={"num_ctx": 4096})
+            reply = await send(one.router.url, "POST", "/api/generate", body, [("Authorization", f"Bearer {key}")])
+            return reply.json().get("model", reply.status)
+
+        found = [await served(KEY, BIG), await served(OTHER_KEY, OTHER)]
+        await asyncio.sleep(1)
+        found.append(await served(KEY, BIG))
+        await asyncio.sleep(700)
+        return [*found, await served(OTHER_KEY, OTHER)]
+
+    def played(more):
+        config = {**limited(tmp_path, "{}", more), "chains": {OTHER: [OTHER, SMALL]}}
+        return play(story, config, models=(BIG, OTHER, SMALL))
+
+    assert played("vram: { floor: 90% }") == [BIG, SMALL, BIG, OTHER]
+    assert played("") == [BIG, OTHER, BIG, OTHER]
