@@ -4,6 +4,7 @@ import pytest
 
 from router.backend.epoch import Epoch
 from router.backend.residents import GOING_S, Residents, Tracked
+from router.backend.tracked import MOST_USERS
 from router.core.ollama.names import key_of
 from router.core.ollama.runner import LoadOptions
 from router.core.units import GIB
@@ -258,3 +259,27 @@ def test_what_is_not_loaded_or_in_its_place_already_is_not_moved(old, new):
     book, tracked = one()
     book.residents.move(old, new)
     assert (dict(book.residents), book.changes()) == ({"small": tracked}, 0)
+
+
+@pytest.mark.parametrize(
+    ("kept", "keep_alive_s", "users"),
+    [((), None, ("late",)), ((), 1000.0, ("early", "late")), ((SMALL.name,), None, ("early", "late"))],
+    ids=["by Ollama's lease", "by a client's keep_alive", "kept"],
+)
+def test_the_users_of_a_resident_are_the_teams_that_have_used_it_within_its_keep_alive(kept, keep_alive_s, users):
+    """What it holds is theirs until then; requests of no team are nobody's."""
+    book, tracked = one(keep=kept)
+    for at_s, team in ((0.0, "late"), (10.0, "early"), (200.0, "late"), (200.0, "")):
+        book.residents.enter("small", team, at_s)
+    if keep_alive_s is not None:
+        tracked.keep_for(keep_alive_s)
+    assert tracked.frozen(0, 310.0).users == users
+
+
+def test_the_users_of_a_resident_are_a_bounded_number():
+    """Reloads may bring any number of new names; the last ones count."""
+    book, tracked = one()
+    for number in range(2 * MOST_USERS):
+        book.residents.enter("small", f"team {number}", 1.0)
+    assert len(tracked.users) == MOST_USERS
+    assert f"team {2 * MOST_USERS - 1}" in tracked.frozen(0, 2.0).users

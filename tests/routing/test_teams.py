@@ -4,7 +4,7 @@ import pytest
 
 from router.config import load_config, rulebook_of
 from router.core.teams.team import ANYONE, Identity
-from tests.backend.machine import BIG, MIDDLE, SMALL, MemoryMachine
+from tests.backend.machine import BIG, MIDDLE, SMALL, MemoryMachine, weights_of
 from tests.routing.scene import routed
 
 ALL = (BIG, MIDDLE, SMALL)
@@ -144,4 +144,48 @@ def test_a_chain_of_a_team_may_be_loaded_at_start(tmp_path, team):
         preload = str(name == team).lower()
         text = f"team: {name}\nchains: {{ x: {{ variants: [{model.name}, {BIG.name}], preload: {preload} }} }}\n"
         (tmp_path / f"{name}.yaml").write_text(text)
+    routed(story, MemoryMachine(*ALL), configuration)
+
+
+def test_a_decision_depends_on_the_team_only_where_teams_have_floors(tmp_path):
+    """Requests of two teams without chains of their own share it else. A reload counts at once."""
+
+    async def story(scene):
+        one, two = of(scene, "one"), of(scene, "two")
+        chain = scene.decisions.chain_of(one)
+
+        def are_equal():
+            keys = [scene.decisions.key(call.request, chain, call.team) for call in (one, two)]
+            return keys[0] == keys[1]
+
+        assert are_equal()
+        (tmp_path / "one.yaml").write_text("team: one\nvram: { floor: 8GiB }\n")
+        scene.rules.replace(book_of(configuration, 2))
+        assert not are_equal()
+
+    configuration = options(tmp_path)
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.yaml").write_text(f"team: {name}\n")
+    routed(story, MemoryMachine(*ALL), configuration)
+
+
+def test_a_floor_is_kept_from_other_teams_and_not_from_its_own(tmp_path):
+    """One team's resident; on a card on which nothing fits beside it."""
+
+    async def story(scene):
+        await scene.make_resident(BIG)
+        scene.backend.leave(scene.backend.world.residents.enter(weights_of(BIG), "one", scene.backend.now()))
+
+        def chosen(team):
+            call = of(scene, team, MIDDLE.name)
+            found = scene.decisions.decide(call.request, scene.decisions.chain_of(call), call.team).chosen
+            return found.variant.model if found else None
+
+        assert (chosen("one"), chosen("two")) == (MIDDLE.name, None)
+        (tmp_path / "one.yaml").write_text("team: one\n")
+        scene.rules.replace(book_of(configuration, 2))
+        assert chosen("two") == MIDDLE.name
+
+    configuration = options(tmp_path, two=f"[{SMALL.name}]")
+    (tmp_path / "one.yaml").write_text("team: one\nvram: { floor: 60% }\n")
     routed(story, MemoryMachine(*ALL), configuration)
