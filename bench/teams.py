@@ -90,7 +90,7 @@ def judged(name: str, ran: Ran, alone: Ran, slots: int) -> tuple[str, bool]:
     window_s, charge_s = max(5.0, 3 * x_s), max(x_s, SERVICE_S)
     if name == "same model":
         most_s = 2 * alone.teams["rare"].p99_s
-        return f"p99 {first.p99_s:.1f} <= 2 x {most_s / 2:.1f}", first.p99_s <= most_s
+        return f"p99 {first.p99_s:.2f} <= 2 x {most_s / 2:.2f}", first.p99_s <= most_s
     if name == "other model":
         most_s = window_s + x_s + SERVICE_S + 2 * SERVICE_S
         return f"p99 {first.p99_s:.1f} <= {most_s:.1f} (D {window_s:.1f}, X {x_s:.1f})", first.p99_s <= most_s

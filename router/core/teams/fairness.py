@@ -9,7 +9,9 @@ F2 CHARGE    A request is charged when it starts, by an estimate, which is corre
              would let a team start any number of long requests before the first one counts.
 F3 AFFINITY  A request may enter a loaded model while its team is at most the window ahead of each rival, which is a
              team that waits for this model to make room. So models are changed rarely, and nobody is locked out.
-F4 SWITCH    Who cannot be served by what is loaded is served by a switch, the lowest level first.
+F4 SWITCH    Who cannot be served by what is loaded is served by a switch, the lowest level first. A bound of age counts
+             from when its team was last served, not from when its oldest request came: in a long backlog every request
+             is old, and models would be changed for each of them.
 F5 CAUSE     The seconds of a switch are charged to the team that it was for.
 
 The window D is three switches, 5 s at least, for the lighter of two teams: it has to cover the switches of that one.
