@@ -8,9 +8,10 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 
 from router.core.payload.read import BYTES_PER_TOKEN
-from router.core.teams.quotas import Left, Quotas, Refused, Standing, refusal
+from router.core.teams.quotas import Quotas, Refused, Standing, refusal
 from router.http.headers import Header
 from router.routing.call import Call, Released
 from router.telemetry import Rejected
@@ -73,12 +74,13 @@ def headers_of(left: Standing) -> Iterator[Header]:
         if one is not None:
             yield b"x-ratelimit-limit-" + kind, b"%d" % one.limit
             yield b"x-ratelimit-remaining-" + kind, b"%d" % one.remaining
-            yield b"x-ratelimit-reset-" + kind, _duration(one)
+            yield b"x-ratelimit-reset-" + kind, _duration(math.ceil(one.reset_s))
 
 
-def _duration(one: Left) -> bytes:
-    """Return when all of a limit is available again, such as `1s` or `6h5m0s`."""
-    minutes, seconds = divmod(math.ceil(one.reset_s), 60)
+@lru_cache(maxsize=256)
+def _duration(seconds: int) -> bytes:
+    """Return a time such as `1s` or `6h5m0s`."""
+    minutes, seconds = divmod(seconds, 60)
     hours, minutes = divmod(minutes, 60)
     text = f"{hours}h{minutes}m{seconds}s" if hours else f"{minutes}m{seconds}s" if minutes else f"{seconds}s"
     return text.encode()

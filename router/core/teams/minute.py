@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 from array import array
-from bisect import bisect_right
-from collections.abc import Sequence
 
 MINUTE_S = 60.0
 
@@ -19,7 +17,7 @@ class Minute:
     Above `MOST_TIMES` a few less than the limit are allowed (fewer than `per_time`), never more.
     """
 
-    __slots__ = ("_at", "_in_group", "_times", "limit", "per_time")
+    __slots__ = ("_at", "_in_group", "_recent", "_times", "limit", "per_time")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -27,6 +25,7 @@ class Minute:
         self._times = array("d", [-math.inf]) * (limit // self.per_time)
         self._at = 0  # the place of the next time, which holds the oldest one
         self._in_group = 0  # requests that share the newest time
+        self._recent = 0  # times of the last minute, when that was last counted
 
     def wait_s(self, now_s: float, count: int = 1) -> float:
         """Return how long until the next `count` requests are allowed together; 0 if they are now.
@@ -47,13 +46,16 @@ class Minute:
         else:
             self._times[self._at] = now_s
             self._at = (self._at + 1) % len(self._times)
+            self._recent = min(self._recent + 1, len(self._times))
             self._in_group = 1
 
     def left(self, now_s: float) -> int:
         """Return how many further requests are allowed now."""
-        old = bisect_right(_FromOldest(self._times, self._at), now_s - MINUTE_S)
+        times, before_s = self._times, now_s - MINUTE_S
+        while self._recent and times[self._at - self._recent] <= before_s:
+            self._recent -= 1
         open_group = self.per_time - self._in_group if self._in_group else 0
-        return old * self.per_time + open_group
+        return (len(times) - self._recent) * self.per_time + open_group
 
     def reset_s(self, now_s: float) -> float:
         """Return how long until as many as the limit are allowed again."""
@@ -64,22 +66,7 @@ class Minute:
         if limit == self.limit:
             return self
         other = Minute(limit)
-        for time_s in _FromOldest(self._times, self._at):
+        for time_s in (*self._times[self._at :], *self._times[: self._at]):  # the oldest first
             for _ in range(self.per_time):
                 other.take(time_s)
         return other
-
-
-class _FromOldest(Sequence[float]):
-    """The times, the oldest first."""
-
-    def __init__(self, times: array[float], start: int) -> None:
-        self._times, self._start = times, start
-
-    def __len__(self) -> int:
-        return len(self._times)
-
-    def __getitem__(self, at: int) -> float:  # type: ignore[override]
-        if at >= len(self._times):
-            raise IndexError(at)
-        return self._times[(self._start + at) % len(self._times)]

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+import msgspec
+
 from router.core.teams.minute import Minute
 from router.core.teams.team import Team
 from router.errors import LimitReached
@@ -30,8 +32,7 @@ FIRST_S, NEW = 5.0, 0.2
 """What a request is expected to take before one has ended, and the part of the newest one in the running mean."""
 
 
-@dataclass(frozen=True, slots=True)
-class Left:
+class Left(msgspec.Struct, frozen=True):
     """One limit as answers show it: `reset_s` is how long until all of it is available again."""
 
     limit: int
@@ -39,23 +40,20 @@ class Left:
     reset_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(msgspec.Struct, frozen=True):
     """What is left of a team's limits; None where it has none."""
 
     requests: Left | None = None
     tokens: Left | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Granted:
+class Granted(msgspec.Struct, frozen=True):
     """The request is admitted, and must be settled."""
 
     left: Standing
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(msgspec.Struct, frozen=True):
     """The request is above a limit. After `retry_s` it may be admitted."""
 
     why: Reason
@@ -93,8 +91,7 @@ class Quotas(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class _Reservation:
+class _Reservation(msgspec.Struct):
     use: _Use
     tokens: int
     since_s: float
