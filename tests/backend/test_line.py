@@ -238,7 +238,7 @@ def test_t7_with_a_thousand_waiting_for_a_resident_a_request_that_ends_decides_f
 
     async def story(scene, queue):
         holders = [*await fill(scene, SMALL), scene.backend.world.residents.enter(weights_of(SMALL))]
-        decided, turns = [], []
+        decided, turns, entered = [], [], asyncio.Event()
 
         async def ask(number):
             def decide():
@@ -248,14 +248,15 @@ def test_t7_with_a_thousand_waiting_for_a_resident_a_request_that_ends_decides_f
             assert await queue.line.wait(number % 100, decide, number * 1e-6) == weights_of(SMALL)
             turns.append(number)
             holders.append(scene.backend.world.residents.enter(weights_of(SMALL)))
+            entered.set()
 
         queue.tasks += [asyncio.create_task(ask(number)) for number in range(1000)]
         await asyncio.sleep(0)
         decided.clear()
         for _ in range(500):
+            entered.clear()
             scene.backend.leave(holders.pop())
-            while len(holders) < 2:
-                await asyncio.sleep(0)
+            await entered.wait()
         assert (decided, turns, queue.line.depth) == ([], list(range(500)), 500)
 
     in_line(story, MemoryMachine(*ALL), {"queue.max_waiting": 1000})
