@@ -231,3 +231,32 @@ def test_a_request_that_came_due_is_let_in_to_what_others_have_closed():
         assert await other == weights_of(MIDDLE)
 
     in_line(story, machine)
+
+
+def test_t7_with_a_thousand_waiting_for_a_resident_a_request_that_ends_decides_for_nobody():
+    """It costs the same as with one: the next one of those in line gets the slot, whatever they ask for."""
+
+    async def story(scene, queue):
+        holders = [*await fill(scene, SMALL), scene.backend.world.residents.enter(weights_of(SMALL))]
+        decided, turns, entered = [], [], asyncio.Event()
+
+        async def ask(number):
+            def decide():
+                decided.append(number)
+                return scene.decide(SMALL)
+
+            assert await queue.line.wait(number % 100, decide, number * 1e-6) == weights_of(SMALL)
+            turns.append(number)
+            holders.append(scene.backend.world.residents.enter(weights_of(SMALL)))
+            entered.set()
+
+        queue.tasks += [asyncio.create_task(ask(number)) for number in range(1000)]
+        await asyncio.sleep(0)
+        decided.clear()
+        for _ in range(500):
+            entered.clear()
+            scene.backend.leave(holders.pop())
+            await entered.wait()
+        assert (decided, turns, queue.line.depth) == ([], list(range(500)), 500)
+
+    in_line(story, MemoryMachine(*ALL), {"queue.max_waiting": 1000})

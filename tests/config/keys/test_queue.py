@@ -162,3 +162,19 @@ def test_a_request_that_waits_for_a_connection_to_ollama_is_refused_after_wait_s
 
     found = compare(story, "queue.wait_s", [2, 30], {**ALONE, "limits.pool": 1})
     assert found == [(503, pytest.approx(2, abs=0.5)), (200, pytest.approx(10, abs=1))]
+
+
+@pytest.mark.key("queue.ahead")
+def test_ahead_requests_are_sent_to_a_model_beyond_those_that_it_answers():
+    """Of six at once, on a server with one slot."""
+
+    async def story(one):
+        await one.ask(hello(BIG, tokens=1))
+        tasks = [asyncio.create_task(one.ask(hello(BIG, tokens=100))) for _ in range(6)]
+        await asyncio.sleep(0.5)
+        (resident,) = one.router.router.backend.world.residents.values()
+        in_flight = resident.in_flight
+        replies = await asyncio.gather(*tasks)
+        return in_flight, {reply.status for reply in replies}
+
+    assert compare(story, "queue.ahead", [0, 1, 3]) == [(1, {200}), (2, {200}), (4, {200})]
