@@ -43,6 +43,7 @@ from router.telemetry import Hook, MetricsHook, Notified, RecentDecisions, Telem
 from router.wiring import (
     admin_limits,
     admin_lock,
+    admin_tls,
     build_probe,
     build_store,
     edge_settings,
@@ -241,7 +242,13 @@ async def running(
         lock=admin_lock(config, time.time),
     )
     where = config.admin.host, config.admin.port
-    admin = Listener(Asgi(admin_pages), *where, limits=admin_limits(config), sockets=sockets.admin)
+    admin = Listener(
+        Asgi(admin_pages),
+        *where,
+        limits=admin_limits(config),
+        sockets=sockets.admin,
+        tls=admin_tls(config, tls),
+    )
     service = Running(router, clients, admin, config)
     # Before the first client can connect, so that its request waits for the state and does not find it half read.
     starting = asyncio.get_running_loop().create_task(router.start())

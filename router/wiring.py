@@ -151,6 +151,12 @@ def listener_tls(config: Config) -> ssl.SSLContext | None:
     return context
 
 
+def admin_tls(config: Config, tls: ssl.SSLContext | None) -> ssl.SSLContext | None:
+    """Return the context of the admin listener: that of the clients', if it is to have one."""
+    wanted = not config.admin.is_loopback if config.tls.admin is None else config.tls.admin
+    return tls if wanted else None
+
+
 def _why(error: Exception) -> str:
     """Return why a file cannot be used, in words for its owner."""
     if isinstance(error, ssl.SSLError):

@@ -7,6 +7,7 @@ start that fails, is logged, and what serves goes on serving.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import time
 from collections.abc import Callable
@@ -135,7 +136,7 @@ class Generations:
         """Start the next router, and let the current one end; return the one that serves."""
         service = await current.started()
         log = self._log(current.config)
-        sockets = NO_SOCKETS
+        sockets, config = NO_SOCKETS, current.config
         try:
             config = self._load()
             sockets = service.sockets_for(config)
@@ -146,9 +147,20 @@ class Generations:
                 logger.exception("the reload failed")
             for sock in (*sockets.clients, *sockets.admin):
                 sock.close()
-            log.on(Notified(f"the configuration was not reloaded, the one before serves on: {error}", level="error"))
+            why = _why(error, current.config, config)
+            log.on(Notified(f"the configuration was not reloaded, the one before serves on: {why}", level="error"))
             return current
         service.hand_over_to(config)
         current.end()
         log.on(Notified("the configuration was reloaded"))
         return successor
+
+
+def _why(error: Exception, before: Config, after: Config) -> str:
+    """Return why a reload failed; for an address that cannot be had its key."""
+    moved = [key for key in ("listen", "admin") if getattr(before, key) != getattr(after, key)]
+    if not isinstance(error, OSError) or not moved:
+        return str(error)
+    own = " (by this router, too: only a restart changes the host and keeps the port)"
+    taken = own if error.errno == errno.EADDRINUSE else ""
+    return f"{' or '.join(moved)} cannot be changed to an address that cannot be had{taken}: {error}"

@@ -18,10 +18,11 @@ import typer
 
 from router.app import Running, Sockets
 from router.cli.activation import address_of, inherited_sockets
-from router.cli.files import raise_limit, within
+from router.cli.files import raise_limit
 from router.cli.generations import Generations
 from router.cli.notify import ServiceManager
-from router.config import Config, load_config
+from router.cli.sources import Sources
+from router.config import Config
 from router.telemetry import LineWriter, LogHook, Notified, RecordLines
 
 LAST_LINES_S = 2.0
@@ -54,14 +55,13 @@ def serve(
         options["listen"] = address_of(sockets.clients)
     if sockets.admin:
         options["admin"] = address_of(sockets.admin)
-
-    def load() -> Config:
-        return within(load_config(config, options=options), files)[0]
-
-    loaded, warning = within(load_config(config, options=options), files)
+    sources = Sources(config, options, files)
+    warnings: list[str] = []
+    sources.say = warnings.append
+    loaded = sources.load()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         try:
-            runner.run(_serve(loaded, load, sockets, warning, manager))
+            runner.run(_serve(loaded, sources, sockets, warnings, manager))
         except OSError as error:
             if error.errno not in (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES):
                 raise
@@ -80,11 +80,16 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 async def _serve(
-    config: Config, load: Callable[[], Config], sockets: Sockets, warning: str, manager: ServiceManager
+    config: Config, sources: Sources, sockets: Sockets, warnings: list[str], manager: ServiceManager
 ) -> None:
     writer = LineWriter(buffer_bytes=config.telemetry.log_buffer_bytes)
-    if warning:
-        LogHook(config.telemetry.log_level, sink=writer).on(Notified(warning, level="warning"))
+
+    def say(text: str) -> None:
+        LogHook(config.telemetry.log_level, sink=writer).on(Notified(text, level="warning"))
+
+    for text in warnings:
+        say(text)
+    sources.say = say
     logging.getLogger().addHandler(RecordLines(writer))
 
     def log(config: Config) -> LogHook:
@@ -98,7 +103,7 @@ async def _serve(
     def on_settled(service: Running) -> None:
         manager.ready(f"listens on {service.url}, admin on {service.admin_url}")
 
-    generations = Generations(load, log, on_start, on_settled)
+    generations = Generations(sources.load, log, on_start, on_settled)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _in_turn, manager.stopping, generations.stop)

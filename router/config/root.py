@@ -40,7 +40,7 @@ class Config(Section):
     admin: Listen = Address("127.0.0.1", 11436)
     """address of /router/…, /metrics, /healthz, /readyz and the dashboard"""
     tls: Tls = Tls()
-    """TLS for the clients' listener; the admin listener is not encrypted"""
+    """TLS for clients, and for the admin address if it is beyond loopback"""
     admin_keys: tuple[AdminKeySection, ...] = ()
     """keys for the admin address: needed for what changes something, and beyond loopback for reading too"""
     insecure_no_auth: StrictBool = False

@@ -165,7 +165,7 @@ class SnapshotTimes(Section):
 
 class Timeouts(Section):
     header_s: Positive = 10.0
-    """longest time to receive a request's header"""
+    """longest time to receive a request's header, and before it for a handshake of TLS"""
     body_idle_s: Positive = 30.0
     """longest pause while receiving a request's body"""
     body_total_s: Positive = 120.0
@@ -194,7 +194,7 @@ class Limits(Section):
     body_bytes: AtLeastOne = 64 << 20
     """largest JSON body; blobs are unlimited and streamed"""
     buffered_bytes: AtLeastOne = 512 << 20
-    """largest sum of the bodies of all requests at one time; beyond it a request gets a 503"""
+    """largest sum of the bodies of all requests; one address leaves an eighth to others; beyond it a 503"""
     header_bytes: AtLeastOne = 64 << 10
     """largest request header"""
     headers: AtLeastOne = 128
@@ -241,6 +241,8 @@ class Tls(Section):
     """PEM file of the certificate that clients see, with its chain; null = no TLS; read again by a reload"""
     key: str | None = None
     """PEM file of its private key; null = it is in the same file"""
+    admin: StrictBool | None = None
+    """whether the admin address has it, too; null = if that is beyond loopback"""
 
 
 LogField = Literal[

@@ -211,7 +211,7 @@ class Dispatcher:
             return self._outcomes.pass_to_remote(call)
         if chain is None:
             if call.is_looked_up or not self._chains.is_local(request.model):
-                return self._outcomes.pass_unchanged(call, "not installed")
+                return self._outcomes.pass_not_installed(call)
             call.mark_looked_up()  # once per request: the model may have been installed since the last reading
             return Blocked("name", self._world.installed.look_up)
         if request.options_error:

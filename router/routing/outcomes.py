@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import Literal, NamedTuple
 
 from router.backend.backend import Backend
+from router.core.advice.nearest import nearest
 from router.core.decision.chain import Chain
 from router.core.decision.lasting import is_lasting, lasting_refusal
 from router.core.decision.report import refusal
@@ -17,7 +18,7 @@ from router.core.decision.verdict import Decision, Outcome, Verdict, VerdictKind
 from router.core.ollama.names import key_of
 from router.core.ollama.runner import LoadOptions
 from router.core.payload.read import Patch
-from router.core.teams.rights import REMOTE_REFUSED
+from router.core.teams.rights import REMOTE_REFUSED, permit_of
 from router.errors import Forbidden, LoadFailed, NeverFits, NoVariantFits
 from router.routing.call import Call
 from router.routing.chains import Chains
@@ -69,6 +70,13 @@ class Outcomes:
     def pass_unchanged(self, call: Call, reason: str) -> Destination:
         """Pass the request on unchanged: Ollama itself answers it."""
         return self._destinations.passed_on(call, f"passthrough: {reason}")
+
+    def pass_not_installed(self, call: Call) -> Destination:
+        """Pass on a request for a model that is not there: the error is Ollama's, the hint is in the reason."""
+        permit = permit_of(call.identity.team)
+        seen = (facts.name for facts in self._world.catalog.values() if permit.may_see(facts.name))
+        near = nearest(call.request.model, seen)
+        return self.pass_unchanged(call, f"not installed{f' (did you mean {near}?)' if near else ''}")
 
     def pass_to_remote(self, call: Call) -> Destination:
         """Pass on a request for a model that another server runs. Raises Forbidden where cloud models are refused."""

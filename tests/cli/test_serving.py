@@ -271,10 +271,28 @@ async def test_a_reload_to_an_address_that_is_taken_is_not_taken(tmp_path):
             with socket.create_server(("127.0.0.1", 0)) as taken:
                 file.write_text(f"listen: 127.0.0.1:{taken.getsockname()[1]}")
                 router.reload()
-                assert "address already in use" in await router.says(NOT_RELOADED)
+                line = await router.says(NOT_RELOADED)
+                assert "address already in use" in line and "listen cannot be changed to an address" in line
             assert (await get(router.url, "/")).status == 200
             router.reload()
             line = await router.says("listens on")
             assert router.url not in line
             await router.says(RELOADED)
             assert await refuses(router.url)
+
+
+async def test_what_a_reload_cannot_change_is_said_by_name(tmp_path):
+    """The command line holds over the file: once it is said, when the file has another value than before."""
+    file = tmp_path / "router.yaml"
+    file.write_text("listen: 127.0.0.1:11435\nqueue: { wait_s: 5 }")
+    said = "a reload does not change listen: the command line"
+    async with ollama(DONE) as upstream, served(upstream.url, tmp_path, file=file) as router, asyncio.timeout(START_S):
+        url = router.url
+        file.write_text("listen: 127.0.0.1:11499\nqueue: { wait_s: 6 }")
+        router.reload()
+        assert '"level":"warning"' in await router.says(said)
+        await router.says(RELOADED)
+        assert (await get(url, "/")).status == 200
+        router.reload()
+        await router.says(RELOADED)
+        assert sum(said.encode() in line for line in router.lines) == 1

@@ -55,7 +55,7 @@ VISION = ("image_size", "patch_size", "feed_forward_length", "embedding_length")
 """The figures of a vision tower that are used, by the last part of their key."""
 
 _MAX_PARAMETERS = 1e15
-_MAX_TEXT = 512
+MAX_TEXT = 512
 _HUGE = 1 << 64
 
 
@@ -66,7 +66,7 @@ class ImplausibleFigure(ValueError):
 def check_metadata(info: Mapping[str, Any]) -> None:
     """Check the figures of `model_info` that are used. Raises ImplausibleFigure."""
     arch = info.get("general.architecture")
-    if arch is not None and not (isinstance(arch, str) and len(arch) <= _MAX_TEXT):
+    if arch is not None and not (isinstance(arch, str) and len(arch) <= MAX_TEXT):
         raise ImplausibleFigure("general.architecture is not a name")
     _check("general.parameter_count", info.get("general.parameter_count"), _MAX_PARAMETERS)
     for key, most in SCALARS.items():

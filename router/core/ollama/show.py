@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from router.core.ollama.figures import ImplausibleFigure, check_shape
+from router.core.ollama.figures import MAX_TEXT, ImplausibleFigure, check_shape
 
 VOCABULARY = "tokenizer.ggml.tokens"
 """The key of the vocabulary: a list of its entries, or only their number."""
@@ -129,6 +129,8 @@ def tensors(rows: Any) -> Iterator[tuple[str, str, tuple[int, ...]]]:
             name, kind = row.get("name", ""), row.get("type", "")
             if not isinstance(name, str) or not isinstance(kind, str):
                 raise ImplausibleFigure("a tensor's name or type is not text")
+            if max(len(name), len(kind)) > MAX_TEXT:
+                raise ImplausibleFigure(f"the name or type of tensor {name[:80]} is too long")
             yield name, kind, check_shape(name, row.get("shape"))
 
 

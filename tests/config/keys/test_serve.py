@@ -10,8 +10,10 @@ from contextlib import AsyncExitStack
 
 import pytest
 
+from router.app import running
+from router.config import effective, load_config
 from tests.certificates import certificate, needs_openssl
-from tests.config.keys.play import connect, get, send
+from tests.config.keys.play import connect, get, in_force, send
 from tests.config.keys.process import ASK, ROOT, START_S, ollama, served
 from tests.fakes import RawClient, request_bytes
 from tests.http.raw_upstream import STREAM_HEAD, answer, chunk
@@ -149,6 +151,29 @@ async def test_clients_see_the_certificate_in_cert_with_the_key_in_key(tmp_path)
             raw = RawClient(*await asyncio.open_connection("127.0.0.1", port, ssl=made.trusting()))
             assert (await raw.ask("GET", "/")).status == 200
             raw.close()
+
+
+@needs_openssl
+@pytest.mark.key("tls.admin")
+async def test_the_admin_address_has_tls_if_admin_says_so_or_it_is_beyond_loopback(tmp_path):
+    """On loopback, where health checks and scrapers ask in the clear, it has none unless it is told to."""
+    made = certificate(tmp_path)
+
+    async def scheme(admin, value):
+        options = {"tls.cert": str(made.cert), "tls.key": str(made.key), "admin": admin, "tls.admin": value}
+        options |= {"listen": "127.0.0.1:0", "store.path": ":memory:", "backends.local.probe.kind": "none"}
+        config = load_config(env={}, options=options | {"backends.local.url": "http://127.0.0.1:9"})
+        async with running(config) as router:
+            in_force.append(effective(config))
+            scheme = router.admin_url.partition(":")[0]
+            tls = {"ssl": made.trusting()} if scheme == "https" else {}
+            raw = RawClient(*await asyncio.open_connection("127.0.0.1", router.admin.port, **tls))
+            assert (await raw.ask("GET", "/healthz")).status == 200
+            raw.close()
+            return scheme
+
+    for admin, expected in (("127.0.0.1:0", ["http", "https", "http"]), ("0.0.0.0:0", ["https", "https", "http"])):
+        assert [await scheme(admin, value) for value in (None, True, False)] == expected
 
 
 async def test_no_secret_of_a_url_is_in_the_log(tmp_path):

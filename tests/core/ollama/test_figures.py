@@ -83,9 +83,17 @@ def test_a_tensor_with_an_impossible_shape_is_not_used(shape):
     assert is_served_coarsely(shown(tensors=[*TENSORS, {"name": "x", "type": "F16", "shape": shape}]))
 
 
-@pytest.mark.parametrize("tensor", [{"name": 5, "type": "F16"}, {"name": "x", "type": ["F16"], "shape": [1]}])
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        {"name": 5, "type": "F16"},
+        {"name": "x", "type": ["F16"], "shape": [1]},
+        {"name": "blk." * 200_000, "type": "F16", "shape": [1]},
+        {"name": "x", "type": "F" * 1000, "shape": [1]},
+    ],
+)
 def test_a_tensor_without_a_proper_name_or_type_is_not_used(tensor):
-    """It cannot be placed."""
+    """It cannot be placed; one of a megabyte held the loop when it was taken apart."""
     assert is_served_coarsely(shown(tensors=[tensor]))
 
 
