@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypedDict
 
+from router.adapters.ed25519 import verifier
 from router.adapters.gpu.amd import AmdSysfsProbe
 from router.adapters.gpu.command import CommandProbe
 from router.adapters.gpu.detect import StaticProbe, detect_probe
@@ -202,6 +203,10 @@ def warnings(config: Config, backend: Backend) -> list[str]:
     found = open_doors(config)
     if not (config.admin.is_loopback or config.keys_of_admins):
         found.append(_open_admin(config))
+    if verifier() is None and any(key.is_ssh for file in config.team_files for key in file.keys):
+        found.append(
+            "keys with ssh are not accepted: the library cryptography is missing (pip install 'ollama-router[ssh]')"
+        )
     if "*" in config.hosts:
         found.append("hosts contains *: any web page can reach the router under a name of its own (DNS rebinding)")
     world = backend.world

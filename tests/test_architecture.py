@@ -65,6 +65,7 @@ PURE_STDLIB = {
 # A third-party library has one home; swapping it is a change to that one room.
 HOME = {
     "cachetools": {"router/adapters"},
+    "cryptography": {"router/adapters"},
     "httptools": {"router/http"},
     "httpx": {"router/adapters", "router/cli"},
     "msgspec": {
