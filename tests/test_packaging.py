@@ -20,7 +20,7 @@ import router
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 RUNTIME = [Requirement(text) for text in PROJECT["dependencies"]]
-LOCKS = ["requirements.lock", "requirements-dev.lock", "requirements-build.lock"]
+LOCKS = ["requirements.lock", "requirements-dev.lock", "requirements-build.lock", "requirements-ssh.lock"]
 
 # The first versions without a known vulnerability, or with a behaviour of the parser that the router relies on.
 FLOORS = {
@@ -63,14 +63,18 @@ def test_lock_pins_every_package_with_hashes(name: str) -> None:
 
 def test_locks_cover_what_the_project_asks_for() -> None:
     """The locked versions satisfy pyproject.toml, and the locks agree with each other."""
-    runtime, development, build = (locked(name) for name in LOCKS)
+    runtime, development, build, ssh = (locked(name) for name in LOCKS)
     for requirement in RUNTIME:
         pinned, _ = runtime[canonicalize_name(requirement.name)]
         assert requirement.specifier.contains(pinned), requirement
+    for text in PROJECT["optional-dependencies"]["ssh"]:
+        requirement = Requirement(text)
+        assert requirement.specifier.contains(ssh[canonicalize_name(requirement.name)][0])
     for text in PROJECT["optional-dependencies"]["test"]:
         assert canonicalize_name(Requirement(text).name) in development
     assert runtime.items() <= development.items()
     assert build.items() <= development.items()
+    assert ssh.items() <= development.items()
 
 
 @pytest.mark.parametrize(("package", "floor"), FLOORS.items())

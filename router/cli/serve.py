@@ -1,4 +1,7 @@
-"""`ollama-router serve`: run the router until SIGTERM or SIGINT; SIGHUP reads the configuration again."""
+"""`ollama-router serve`: run the router until SIGTERM or SIGINT.
+
+The configuration is read again on SIGHUP, when one of its files changes, and by `POST /router/reload`.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -22,7 +26,8 @@ from router.cli.files import raise_limit
 from router.cli.generations import Generations
 from router.cli.notify import ServiceManager
 from router.cli.sources import Sources
-from router.config import Config
+from router.cli.watching import watch
+from router.config import Config, config_file
 from router.telemetry import LineWriter, LogHook, Notified, RecordLines
 
 LAST_LINES_S = 2.0
@@ -61,7 +66,7 @@ def serve(
     loaded = sources.load()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         try:
-            runner.run(_serve(loaded, sources, sockets, warnings, manager))
+            runner.run(_serve(loaded, sources, sockets, warnings, manager, config_file(config)))
         except OSError as error:
             if error.errno not in (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES):
                 raise
@@ -80,7 +85,12 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 async def _serve(
-    config: Config, sources: Sources, sockets: Sockets, warnings: list[str], manager: ServiceManager
+    config: Config,
+    sources: Sources,
+    sockets: Sockets,
+    warnings: list[str],
+    manager: ServiceManager,
+    file: Path | None,
 ) -> None:
     writer = LineWriter(buffer_bytes=config.telemetry.log_buffer_bytes)
 
@@ -107,16 +117,23 @@ async def _serve(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _in_turn, manager.stopping, generations.stop)
-    loop.add_signal_handler(signal.SIGHUP, _in_turn, manager.reloading, generations.reload)
-    watchdog = loop.create_task(manager.watch())
+
+    def reload(*, if_changed: bool = False) -> None:
+        manager.reloading()
+        generations.reload(if_changed=if_changed)
+
+    loop.add_signal_handler(signal.SIGHUP, reload)
+    watching = watch(generations.files_of(file), partial(reload, if_changed=True))
+    tasks = loop.create_task(manager.watch()), loop.create_task(watching)
     try:
         await generations.run(config, sockets)
     finally:
-        watchdog.cancel()
+        for task in tasks:
+            task.cancel()
         writer.close(LAST_LINES_S)
 
 
-def _in_turn(*steps: Callable[[], None]) -> None:
+def _in_turn(*steps: Callable[[], object]) -> None:
     for step in steps:
         step()
 

@@ -19,6 +19,7 @@ from router.config.team_section import TeamSection
 from router.config.values import WILDCARDS
 from router.core.ollama.names import key_of
 from router.core.teams.identity import Identities
+from router.core.teams.rights import TRUSTED
 from router.core.teams.signature import Verify
 from router.core.teams.team import ANYONE, Caps, Identity, Team, TeamLimits, TeamMemory
 
@@ -85,7 +86,8 @@ def rulebook_of(config: Config, serial: int = 1, verify: Verify | None = None) -
     default = by_name[config.default_team]
     anyone = ANYONE if default is ANYONE.team else Identity(default)
     digest = digest_of(config)
-    identities = Identities(teams, default, verify) if config.teams is not None else None
+    unknown = TRUSTED.team if config.insecure_no_auth and default is ANYONE.team else default
+    identities = Identities(teams, unknown, verify) if config.teams is not None else None
     return Rulebook(
         serial,
         digest,
@@ -133,6 +135,7 @@ def _caps(section: TeamSection) -> Caps:
 def digest_of(config: Config) -> str:
     """Return what differs between two configurations that are not equal: 16 hex digits."""
     whole = hashlib.sha256(config.model_dump_json().encode())
+    whole.update(repr([(key.id, key.sha256, key.expires_s) for key in config.keys_of_admins]).encode())
     for file in config.team_files:
         whole.update(file.section.model_dump_json(by_alias=True).encode())
         whole.update(repr([(key.id, key.sha256, key.expires_s) for key in file.keys]).encode())

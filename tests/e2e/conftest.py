@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
@@ -89,7 +90,7 @@ class Rig:
         return self.do(lambda: [json.loads(seen.body) for seen in self.sim.seen if seen.path == path and seen.body])
 
 
-async def _serve(ready: Callable[[Rig], None], stop: asyncio.Event) -> None:
+async def _serve(ready: Callable[[Rig], None], stop: asyncio.Event, more: dict[str, Any]) -> None:
     loads: list[str] = []
     config = SimConfig(
         machine=Machine(cards=(CardSpec(),), speeds=Speeds(load_mib_per_s=200_000, tokens_per_s=400)),
@@ -104,6 +105,7 @@ async def _serve(ready: Callable[[Rig], None], stop: asyncio.Event) -> None:
             "store.path": ":memory:",
             "switch.settle_s": 0.05,
             "chains": {CHAIN: list(VARIANTS), TOO_BIG: [TOO_BIG]},
+            **more,
         }
         router_config = load_config(env={}, options=options)
         async with running(router_config, probe=sim.probe(), is_probed=True) as router:
@@ -112,8 +114,13 @@ async def _serve(ready: Callable[[Rig], None], stop: asyncio.Event) -> None:
 
 
 @pytest.fixture(scope="module")
-def _rig() -> Iterator[Rig]:
-    """Run one for all tests of a file, in a thread of its own, because the clients block."""
+def _rig(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    """Run one for all tests of a file, in a thread of its own, because the clients block.
+
+    The file's `options_of(folder)`, if it has one, returns what is configured besides.
+    """
+    options_of: Callable[[Path], dict[str, Any]] = getattr(request.module, "options_of", lambda _: {})
+    more = options_of(tmp_path_factory.mktemp("rig"))
     found: list[Rig] = []
     is_ready, stop = threading.Event(), asyncio.Event()
 
@@ -121,7 +128,7 @@ def _rig() -> Iterator[Rig]:
         found.append(rig)
         is_ready.set()
 
-    thread = threading.Thread(target=lambda: asyncio.run(_serve(ready, stop)), daemon=True)
+    thread = threading.Thread(target=lambda: asyncio.run(_serve(ready, stop, more)), daemon=True)
     thread.start()
     assert is_ready.wait(START_S), "the router did not start"
     yield found[0]
