@@ -28,7 +28,8 @@ from router.admin.chat import Chat
 from router.admin.feed import Feed
 from router.admin.inspector import Inspector
 from router.admin.lock import AdminLock, Refused
-from router.admin.usage_pages import as_csv, shown, usage_query, when
+from router.admin.teams import TeamsPage
+from router.admin.usage_pages import rendered, usage_query
 from router.errors import BadRequest, RouterError
 from router.http.server.hosts import HostRule, how_to_allow
 
@@ -60,6 +61,7 @@ class Parts:
     inspector: Inspector
     actions: Actions
     accounts: Accounts
+    teams: TeamsPage
     metrics: Callable[[], tuple[bytes, str]]
     board: Board
     feed: Feed
@@ -77,6 +79,7 @@ def admin_app(parts: Parts, *, hosts: Iterable[str] = (), lock: AdminLock = UNLO
         Route("/router/decisions", pages.decisions),
         Route("/router/config", pages.config),
         Route("/router/usage", pages.usage),
+        Route("/router/teams", pages.teams),
         Route("/router/forget", pages.forget, methods=["POST"]),
         Route("/router/unload", pages.unload, methods=["POST"]),
         Route("/router/keep", pages.keep, methods=["POST"]),
@@ -124,6 +127,7 @@ class Pages:
         self._inspector = parts.inspector
         self._actions = parts.actions
         self._accounts = parts.accounts
+        self._teams = parts.teams
         self._metrics = parts.metrics
         self._board = parts.board
         self._feed = parts.feed
@@ -145,10 +149,11 @@ class Pages:
     async def usage(self, request: Request) -> Response:
         """Return what teams have used: `?from=&to=&by=team,model&format=json|csv`."""
         query = usage_query(request.query_params)
-        rows = await self._accounts.rows(query.since, query.until, query.by)
-        if query.form == "csv":
-            return Response(as_csv(rows, query.by), headers={"content-type": "text/csv; charset=utf-8"})
-        return _json({"from": when(query.since), "to": when(query.until), "by": query.by, "usage": shown(rows)})
+        body, kind = rendered(query, await self._accounts.rows(query.since, query.until, query.by))
+        return Response(body, headers={"content-type": kind})
+
+    async def teams(self, _request: Request) -> Response:
+        return _json(await self._teams.data())
 
     async def forget(self, request: Request) -> Response:
         """Forget what was learned about `?model=NAME`, or about all models."""
