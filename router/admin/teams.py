@@ -56,9 +56,7 @@ class TeamsPage:
             "rights": sorted(team.rights),
             "keys": [{"id": key.id, "expires_s": key.expires_s} for key in team.keys],
             "networks": [str(network) for network in team.networks],
-            "limits": {
-                name: limit for name, limit in asdict(team.limits).items() if limit is not None and name in LIMITS
-            },
+            "limits": {name: limit for name in LIMITS if (limit := getattr(team.limits, name)) is not None},
             "left": {"requests": _left(left.requests), "tokens": _left(left.tokens)},
             "waiting": waiting,
             "today": {name: used.get(name, 0) for name in FIGURES},
