@@ -80,6 +80,11 @@ class Accounts:
             raise RouterError(f"more than {MOST_ROWS} rows: ask for fewer hours, or sum by fewer names")
         return found
 
+    @property
+    def problem(self) -> str:
+        """Why the newest usage is not in the store yet, "" if nothing is wrong."""
+        return f"the newest usage is not in it: {self._store.error}" if self._store.error else ""
+
     async def restore(self, restore: Callable[[str, int], None]) -> None:
         """Call `restore` with each team and the tokens that it has used today, by a router before this one."""
         midnight = int(self._unix_now()) // (24 * HOUR_S) * 24 * HOUR_S

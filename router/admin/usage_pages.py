@@ -47,11 +47,13 @@ def usage_query(parameters: Mapping[str, str]) -> UsageQuery:
     )
 
 
-def rendered(query: UsageQuery, rows: Sequence[Row]) -> tuple[bytes, str]:
-    """Return the answer to a query, and its content type."""
+def rendered(query: UsageQuery, rows: Sequence[Row], problem: str) -> tuple[bytes, str]:
+    """Return the answer to a query, and its content type. `problem` is why rows may be missing, "" if none are."""
     if query.form == "csv":
         return _as_csv(rows, query.by).encode(), "text/csv; charset=utf-8"
     page = {"from": _when(query.since), "to": _when(query.until), "by": query.by, "usage": _shown(rows)}
+    if problem:
+        page["problem"] = problem
     return msgspec.json.encode(page), "application/json; charset=utf-8"
 
 

@@ -82,6 +82,8 @@ class Screen:
 class Books:
     """Accounts with one row, which say what they were asked, and one team."""
 
+    problem = ""
+
     async def data(self) -> dict[str, Any]:
         return {"teams": [{"team": "coding"}]}
 
@@ -150,6 +152,13 @@ async def test_usage_is_summed_as_the_query_says(client: httpx.AsyncClient) -> N
     ]
     default = (await client.get("/router/usage")).json()
     assert (default["from"], default["to"], default["by"]) == (None, None, ["team", "model"])
+
+
+async def test_usage_that_is_not_complete_says_so(client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Because its file cannot be written now."""
+    assert "problem" not in (await client.get("/router/usage")).json()
+    monkeypatch.setattr(Books, "problem", "disk full")
+    assert (await client.get("/router/usage")).json()["problem"] == "disk full"
 
 
 async def test_usage_can_be_csv(client: httpx.AsyncClient) -> None:

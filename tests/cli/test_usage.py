@@ -13,7 +13,7 @@ from router.core.teams.usage import FIGURES
 from tests.cli.test_main import run
 
 ROW = dict.fromkeys(FIGURES, 0) | {"requests": 3, "tokens_in": 12, "card_ms": 1500, "vram_mib_s": 1024 * 3600 * 2}
-PAGE = {"from": None, "to": "2027-02-01T00:00Z", "by": ["team", "model"]}
+PAGE = {"problem": "disk full", "from": None, "to": "2027-02-01T00:00Z", "by": ["team", "model"]}
 
 
 class Admin(HTTPServer):
@@ -56,7 +56,9 @@ def test_rows_are_lines_with_titles_in_a_pipe(
     """The period first; times in seconds, memory in GiB hours."""
     assert run(monkeypatch, "usage", "--from", "2027-01-01") == 0
     assert admin.asked == ["/router/usage?by=team%2Cmodel&from=2027-01-01"]
-    period, titles, row = capsys.readouterr().out.splitlines()
+    streams = capsys.readouterr()
+    period, titles, row = streams.out.splitlines()
+    assert streams.err == "disk full\n"
     assert period == "usage from the beginning to 2027-02-01T00:00Z"
     found = dict(zip(titles.split("\t"), row.split("\t"), strict=True))
     assert (found["team"], found["model"], found["requests"]) == ("coding", "big", "3")
