@@ -23,8 +23,12 @@ RUN groupadd --system --gid 10001 router \
  && useradd --system --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent router \
  && install --directory --owner router --mode 0700 /var/lib/ollama-router
 COPY --from=build /opt/router /opt/router
+# For `docker run`: listens on all addresses of the container, in front of an Ollama on the same machine. Mount another file
+# here, or set OLLAMA_ROUTER_… variables, which override it.
+COPY config/examples/container.yaml /etc/ollama-router/router.yaml
+ENV OLLAMA_ROUTER_CONFIG=/etc/ollama-router/router.yaml
 USER 10001:10001
-EXPOSE 11435
+EXPOSE 11435 11436
 VOLUME /var/lib/ollama-router
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=15s --retries=3 \

@@ -20,6 +20,7 @@ from router.admin.feed import Feed
 from router.admin.outage import Outage
 from router.admin.pages import Parts, admin_app
 from router.admin.scrape import Scrape
+from router.admin.teams import TeamsPage
 from router.admin.timeline import Timeline
 from router.admin.totals import Totals
 from router.api.edge import Edge
@@ -142,7 +143,7 @@ async def running(
         return router.directory.is_known(name)
 
     metrics, outage = MetricsHook(__version__, is_known_model=is_known), Outage(time.time)
-    accounts = Accounts(config.usage, config.audit, is_known, warn, flush=lambda: telemetry.flush())
+    accounts = Accounts(config.usage, config.audit, is_known, warn, flush=lambda: telemetry.flush(), unix_now=time.time)
     totals, timeline = Totals(time.time), Timeline(time.time)
     every: list[Hook] = [recent, metrics, outage, totals, timeline, *accounts.hooks, *hooks]
     telemetry = Telemetry(every, later=asyncio.get_running_loop().call_later)
@@ -153,7 +154,8 @@ async def running(
         telemetry.flush()
         return metrics.render()
 
-    limits = Limits(quotas or MemoryQuotas(asyncio.get_running_loop().time, time.time), telemetry.emit)
+    counts = quotas or MemoryQuotas(asyncio.get_running_loop().time, time.time)
+    limits = Limits(counts, telemetry.emit)
     settings = edge_settings(config)
     edge = Edge(
         router.dispatcher,
@@ -184,8 +186,9 @@ async def running(
         router.inspector.drain(is_draining=is_draining)
 
     actions = Actions(router.backend, set_draining, reload)
+    teams = TeamsPage(router.rules, router.backend, counts, accounts, time.time)
     admin_pages = admin_app(
-        Parts(router.inspector, actions, accounts, exposition, board, feed, Chat(router.dispatcher)),
+        Parts(router.inspector, actions, accounts, teams, exposition, board, feed, Chat(router.dispatcher)),
         hosts=config.hosts,
         lock=admin_lock(config, time.time),
     )
@@ -198,6 +201,8 @@ async def running(
         tls=admin_tls(config, tls),
     )
     service = Running(router, clients, admin, loaded, settings)
+    if isinstance(counts, MemoryQuotas) and not is_successor:
+        await accounts.restore(counts.restore)
     # Before the first client can connect, so that its request waits for the state and does not find it half read.
     starting = asyncio.get_running_loop().create_task(router.start())
     lag = asyncio.get_running_loop().create_task(watch_loop_lag(telemetry))

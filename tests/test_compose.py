@@ -1,9 +1,10 @@
-"""docker-compose.yml is valid, publishes the router's port only, and gives each container no more than it needs."""
+"""docker-compose.yml is valid, publishes nothing beyond this machine, and gives containers no more than they need."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,21 @@ import pytest
 from ruamel.yaml import YAML
 
 from router.cli.files import SPARE
-from router.config import load_config
+from router.config import Config, load_config
 
 ROOT = Path(__file__).parent.parent
 COMPOSE: dict[str, Any] = YAML(typ="safe", pure=True).load((ROOT / "docker-compose.yml").read_text())
-ROUTER, OLLAMA = COMPOSE["services"]["router"], COMPOSE["services"]["ollama"]
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+ROUTER, OLLAMA, WEBUI = SERVICES["router"], SERVICES["ollama"], SERVICES["open-webui"]
+IMAGE = ROOT / "config/examples/container.yaml"
+STATE = "/var/lib/ollama-router"
+
+
+def mounted() -> Config:
+    """Return the configuration that the container reads."""
+    source, target, mode = ROUTER["volumes"][0].split(":")
+    assert (target, mode) == ("/etc/ollama-router", "ro")
+    return load_config(ROOT / source / "router.yaml", env={})
 
 
 def devices(service: dict[str, Any]) -> list[dict[str, Any]]:
@@ -30,12 +41,23 @@ def test_file_agrees_with_the_compose_specification() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_only_the_routers_port_is_published() -> None:
+def test_ollama_is_not_published_and_the_others_on_loopback_only_s3() -> None:
     """Clients cannot reach Ollama except through the router (S3)."""
-    published = {name: service.get("ports", []) for name, service in COMPOSE["services"].items()}
-    assert {name for name, ports in published.items() if ports} == {"router"}
-    assert published["router"] == ["127.0.0.1:11435:11435"]
-    assert all("network_mode" not in service for service in COMPOSE["services"].values())
+    published = {name: service.get("ports", []) for name, service in SERVICES.items()}
+    assert published == {
+        "router": ["127.0.0.1:11435:11435", "127.0.0.1:11436:11436"],
+        "ollama": [],
+        "open-webui": ["127.0.0.1:3000:8080"],
+    }
+    assert OLLAMA["expose"] == ["11434"]
+    assert all("network_mode" not in service for service in SERVICES.values())
+
+
+def test_only_the_router_shares_a_network_with_ollama_s3() -> None:
+    """Open WebUI asks the router, not Ollama."""
+    assert {name for name, service in SERVICES.items() if "back" in service["networks"]} == {"router", "ollama"}
+    assert set(OLLAMA["networks"]) == {"back"}
+    assert WEBUI["environment"]["OLLAMA_BASE_URL"] == "http://router:11435"
 
 
 def test_router_sees_the_same_cards_for_reading_only() -> None:
@@ -49,14 +71,14 @@ def test_router_sees_the_same_cards_for_reading_only() -> None:
     ("key", "value"),
     [("read_only", True), ("cap_drop", ["ALL"]), ("security_opt", ["no-new-privileges:true"]), ("init", True)],
 )
-def test_router_has_no_more_rights_than_it_needs(key: str, value: object) -> None:
+def test_router_has_no_more_rights_than_it_needs_s2(key: str, value: object) -> None:
     """Read-only, no capabilities, no new privileges (S2)."""
     assert ROUTER[key] == value
 
 
 def test_router_has_bounds_that_its_limits_fit_into() -> None:
     """Memory for all bodies, received and rewritten; a file for each connection of either side."""
-    limits = load_config(ROOT / "config/examples/container.yaml", env={}).limits
+    limits = mounted().limits
     assert ROUTER["mem_limit"] == "2g"
     assert 2 * limits.buffered_bytes + (512 << 20) <= 2 << 30
     assert ROUTER["ulimits"]["nofile"] >= limits.connections + limits.pool + SPARE
@@ -69,19 +91,50 @@ def test_shutdown_leaves_time_for_running_requests() -> None:
 
 
 def test_mounted_configuration_fits_the_compose_file() -> None:
-    """The file that is mounted exists, names the service `ollama`, and listens on the port that is published."""
-    source, target, mode = ROUTER["volumes"][0].split(":")
-    config = load_config(ROOT / source, env={})
-    assert (ROUTER["command"], mode) == (["serve", "--config", target], "ro")
+    """The folder that is mounted exists, names the service `ollama`, and listens on the ports that are published."""
+    config = mounted()
+    assert ROUTER["command"] == ["serve", "--config", "/etc/ollama-router/router.yaml"]
     assert [backend.url for backend in config.backends.values()] == ["http://ollama:11434"]
-    assert str(config.listen) == "0.0.0.0:11435"
-    assert config.admin.is_loopback
-    store = Path(config.store.path or "")
-    assert str(store.parent) in [volume.split(":")[1] for volume in ROUTER["volumes"]]
+    assert (str(config.listen), str(config.admin)) == ("0.0.0.0:11435", "0.0.0.0:11436")
+    assert config.keys_of_admins  # beyond loopback nothing else opens the admin pages
+
+
+@pytest.mark.parametrize("config", [mounted(), load_config(IMAGE, env={})], ids=["compose", "image"])
+def test_what_is_written_is_in_the_volume(config: Config) -> None:
+    """The root is read-only, and a new container finds what the last one has learned."""
+    written = [path for path in (config.store.path, config.usage.path, config.audit.path) if path is not None]
+    assert len(written) >= 2
+    assert all(str(Path(path).parent) == STATE for path in written)
+    assert STATE in [volume.split(":")[1] for volume in ROUTER["volumes"]]
+
+
+def test_open_webui_is_a_team_by_its_address() -> None:
+    """So the stack works before anybody has made a key; the gateway, by which the host's clients come, is not it."""
+    (subnet,) = COMPOSE["networks"]["front"]["ipam"]["config"]
+    address = ip_address(WEBUI["networks"]["front"]["ipv4_address"])
+    teams = {file.section.team: file.section.networks for file in mounted().team_files}
+    assert {name for name, networks in teams.items() if any(address in ip_network(one) for one in networks)} == {"web"}
+    assert address in ip_network(subnet["subnet"])
+    gateway = next(ip_network(subnet["subnet"]).hosts())
+    assert not any(gateway in ip_network(one) for networks in teams.values() for one in networks)
+    assert set(teams) == {"web", "jobs"}
+
+
+def test_the_image_runs_without_any_configuration_of_its_user() -> None:
+    """`docker run -p 11435:11435`: its own file listens on all addresses of the container."""
+    lines = (ROOT / "Dockerfile").read_text()
+    config = load_config(IMAGE, env={})
+    assert (str(config.listen), str(config.admin)) == ("0.0.0.0:11435", "0.0.0.0:11436")
+    assert "COPY config/examples/container.yaml /etc/ollama-router/router.yaml\n" in lines
+    assert "ENV OLLAMA_ROUTER_CONFIG=/etc/ollama-router/router.yaml\n" in lines
+    assert "!config/examples/container.yaml" in (ROOT / ".dockerignore").read_text().splitlines()
+    assert "EXPOSE 11435 11436\n" in lines
+    assert f"VOLUME {STATE}\n" in lines
+    assert f"install --directory --owner router --mode 0700 {STATE}" in lines
 
 
 def test_health_is_readiness() -> None:
     """A container is healthy when it can serve."""
-    # On the admin address, which never speaks TLS.
+    # On the admin address, which never speaks TLS, and needs no key for this.
     assert "http://127.0.0.1:11436/readyz" in ROUTER["healthcheck"]["test"][-1]
     assert OLLAMA["environment"]["OLLAMA_NO_CLOUD"] == "1"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from router.adapters.usage_store import Row, SqliteUsage, UsageStore
 from router.config import Audit, Usage
-from router.core.teams.usage import Ledger
+from router.core.teams.usage import HOUR_S, Ledger
 from router.core.units import MIB
 from router.errors import RouterError
 from router.telemetry import AuditHook, Hook, LineWriter, RotatedFile, UsageHook, UsageWriter
@@ -24,7 +24,7 @@ LAST_LINES_S = 2.0
 
 class Accounts:
     """`hooks` receive the events. `is_known_model` tells which models have rows of their own, `warn` takes sentences
-    for the operator, `flush` has the hooks called with the events that wait."""
+    for the operator, `flush` has the hooks called with the events that wait, `unix_now` is the wall clock."""
 
     def __init__(
         self,
@@ -34,8 +34,9 @@ class Accounts:
         warn: Callable[[str], None],
         *,
         flush: Callable[[], None],
+        unix_now: Callable[[], float] = float,
     ) -> None:
-        self._flush = flush
+        self._flush, self._unix_now = flush, unix_now
         self._store: UsageStore = SqliteUsage(usage.path, usage.keep_days, report=warn)
         self._ledger = Ledger(MOST_WAITING)
         self._writer = UsageWriter(self._ledger, self._store, usage.every_s)
@@ -78,6 +79,17 @@ class Accounts:
         if len(found) > MOST_ROWS:
             raise RouterError(f"more than {MOST_ROWS} rows: ask for fewer hours, or sum by fewer names")
         return found
+
+    @property
+    def problem(self) -> str:
+        """Why the newest usage is not in the store yet, "" if nothing is wrong."""
+        return f"the newest usage is not in it: {self._store.error}" if self._store.error else ""
+
+    async def restore(self, restore: Callable[[str, int], None]) -> None:
+        """Call `restore` with each team and the tokens that it has used today, by a router before this one."""
+        midnight = int(self._unix_now()) // (24 * HOUR_S) * 24 * HOUR_S
+        for row in await self._store.rows(midnight, midnight + 24 * HOUR_S, ("team",), MOST_ROWS) or ():
+            restore(str(row["team"]), int(row["tokens_in"]) + int(row["tokens_out"]))
 
     def stores_up(self) -> dict[str, bool]:
         """Return which of the stores can be used."""

@@ -20,18 +20,19 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from router.admin.accounts import Accounts
 from router.admin.actions import Actions
 from router.admin.board import Board
 from router.admin.chat import Chat
 from router.admin.feed import Feed
+from router.admin.guard import UNLOCKED, AdminGuard
 from router.admin.inspector import Inspector
-from router.admin.lock import AdminLock, Refused
-from router.admin.usage_pages import as_csv, shown, usage_query, when
+from router.admin.lock import AdminLock
+from router.admin.teams import TeamsPage
+from router.admin.usage_pages import rendered, usage_query
 from router.errors import BadRequest, RouterError
-from router.http.server.hosts import HostRule, how_to_allow
 
 _DASHBOARD = Path(__file__).parent / "dashboard"
 _TYPES = {
@@ -40,18 +41,8 @@ _TYPES = {
     ".css": "text/css; charset=utf-8",
     ".svg": "image/svg+xml",
 }
-UNLOCKED = AdminLock()
-UNAUTHORIZED = 401
 MAX_CHAT_BYTES = 1 << 20
 """Largest request of the dashboard's chat."""
-
-_SECURITY = [
-    (b"content-security-policy", b"default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'"),
-    (b"x-content-type-options", b"nosniff"),
-    (b"x-frame-options", b"DENY"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"cache-control", b"no-store"),
-]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +52,7 @@ class Parts:
     inspector: Inspector
     actions: Actions
     accounts: Accounts
+    teams: TeamsPage
     metrics: Callable[[], tuple[bytes, str]]
     board: Board
     feed: Feed
@@ -78,6 +70,7 @@ def admin_app(parts: Parts, *, hosts: Iterable[str] = (), lock: AdminLock = UNLO
         Route("/router/decisions", pages.decisions),
         Route("/router/config", pages.config),
         Route("/router/usage", pages.usage),
+        Route("/router/teams", pages.teams),
         Route("/router/forget", pages.forget, methods=["POST"]),
         Route("/router/reload", pages.reload, methods=["POST"]),
         Route("/router/unload", pages.unload, methods=["POST"]),
@@ -126,6 +119,7 @@ class Pages:
         self._inspector = parts.inspector
         self._actions = parts.actions
         self._accounts = parts.accounts
+        self._teams = parts.teams
         self._metrics = parts.metrics
         self._board = parts.board
         self._feed = parts.feed
@@ -148,9 +142,11 @@ class Pages:
         """Return what teams have used: `?from=&to=&by=team,model&format=json|csv`."""
         query = usage_query(request.query_params)
         rows = await self._accounts.rows(query.since, query.until, query.by)
-        if query.form == "csv":
-            return Response(as_csv(rows, query.by), headers={"content-type": "text/csv; charset=utf-8"})
-        return _json({"from": when(query.since), "to": when(query.until), "by": query.by, "usage": shown(rows)})
+        body, kind = rendered(query, rows, self._accounts.problem)
+        return Response(body, headers={"content-type": kind})
+
+    async def teams(self, _request: Request) -> Response:
+        return _json(await self._teams.data())
 
     async def forget(self, request: Request) -> Response:
         """Forget what was learned about `?model=NAME`, or about all models."""
@@ -216,53 +212,6 @@ class _Stream(Response):
             async for part in parts:
                 await send({"type": "http.response.body", "body": part, "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-class AdminGuard:
-    """ASGI middleware: refuses other host names and who has no key, and adds the security headers to every answer."""
-
-    def __init__(self, app: ASGIApp, hosts: Iterable[str] = (), lock: AdminLock = UNLOCKED) -> None:
-        self._app = app
-        self._lock = lock
-        self._hosts = HostRule(("localhost.localdomain", *hosts), is_loopback=False)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def secured(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", []), *_SECURITY]
-            await send(message)
-
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-        elif (refusal := self._refusal(scope)) is not None:
-            answer = _json({"error": refusal.why}, refusal.status)
-            if refusal.status == UNAUTHORIZED:
-                answer.headers["www-authenticate"] = 'Bearer realm="ollama-router admin"'
-            await answer(scope, receive, secured)
-        else:
-            await self._app(scope, receive, secured)
-
-    def _refusal(self, scope: Scope) -> Refused | None:
-        """Return why a request is refused, None if it is not."""
-        hosts = _values(scope, b"host")
-        if len(hosts) != 1 or not hosts[0]:
-            return Refused(403, "a request needs one Host")
-        if not self._hosts.allows(hosts[0]):
-            return Refused(403, how_to_allow(hosts[0]))
-        method = scope.get("method", "GET")
-        if method not in ("GET", "HEAD") and _is_of_another_site(scope):
-            return Refused(403, "origin not allowed")
-        return self._lock.refusal(method, scope.get("path", ""), dict(scope["headers"]))
-
-
-def _values(scope: Scope, name: bytes) -> list[bytes]:
-    return [value for key, value in scope["headers"] if key == name]
-
-
-def _is_of_another_site(scope: Scope) -> bool:
-    """Return True for a request that a browser sends for a page of another site; other clients send no Origin."""
-    origins = _values(scope, b"origin")
-    return any(origin.partition(b"://")[2] not in _values(scope, b"host") for origin in origins)
 
 
 def _named(request: Request) -> str:

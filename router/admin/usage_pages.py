@@ -8,9 +8,12 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
+import msgspec
+
 from router.core.teams.usage import FIGURES, HOUR_S, NAMES, hour_of
 from router.errors import BadRequest
 
+Row = Mapping[str, int | str]
 END_OF_TIME = 1 << 40
 FORMATS = ("json", "csv")
 
@@ -44,21 +47,31 @@ def usage_query(parameters: Mapping[str, str]) -> UsageQuery:
     )
 
 
-def shown(rows: Sequence[Mapping[str, int | str]]) -> list[dict[str, int | str]]:
+def rendered(query: UsageQuery, rows: Sequence[Row], problem: str) -> tuple[bytes, str]:
+    """Return the answer to a query, and its content type. `problem` is why rows may be missing, "" if none are."""
+    if query.form == "csv":
+        return _as_csv(rows, query.by).encode(), "text/csv; charset=utf-8"
+    page = {"from": _when(query.since), "to": _when(query.until), "by": query.by, "usage": _shown(rows)}
+    if problem:
+        page["problem"] = problem
+    return msgspec.json.encode(page), "application/json; charset=utf-8"
+
+
+def _shown(rows: Sequence[Row]) -> list[dict[str, int | str]]:
     """Return rows with their hour, if they have one, in ISO 8601."""
     return [{name: _iso(value) if name == "hour" else value for name, value in row.items()} for row in rows]
 
 
-def as_csv(rows: Sequence[Mapping[str, int | str]], by: Sequence[str]) -> str:
+def _as_csv(rows: Sequence[Row], by: Sequence[str]) -> str:
     """Return rows as CSV with a line of titles."""
     text = io.StringIO()
     writer = csv.DictWriter(text, [*by, *FIGURES], lineterminator="\r\n")
     writer.writeheader()
-    writer.writerows(shown(rows))
+    writer.writerows(_shown(rows))
     return text.getvalue()
 
 
-def when(unix_s: int) -> str | None:
+def _when(unix_s: int) -> str | None:
     """Return an end of a period in ISO 8601, None for one that was not asked for."""
     return _iso(unix_s) if 0 < unix_s < END_OF_TIME else None
 

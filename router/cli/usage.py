@@ -37,6 +37,8 @@ def usage(
         sys.stdout.write(ask_text(admin, "/router/usage", format="csv", **query))
         return
     found = ask(admin, "/router/usage", **query)
+    if problem := found.get("problem"):
+        print(problem, file=sys.stderr)
     if as_json:
         print(json.dumps(found, indent=2))
     else:

@@ -58,8 +58,7 @@ class Dispatcher:
     def start(self, call: Call, reply: Reply) -> Underway | Blocked | RouterError:
         """Fast path: send the request now if nothing must be awaited.
 
-        Returns Underway, and `reply` is called once, later; or Blocked, which is to be passed to `dispatch`; or the
-        error that refuses the request.
+        Returns Underway (`reply` is called once, later), Blocked (for `dispatch`), or the error that refuses it.
         """
         try:
             return self.attempt(call, reply)

@@ -60,9 +60,9 @@ class AuditHook:
 
     def on_requests(self, events: Sequence[Decided | Finished]) -> None:
         """Write the lines of a batch at once."""
-        ended = [event for event in events if type(event) is Finished]
-        if ended:
-            self._put([_of_model(self._ts(), event) for event in ended])
+        ts = self._ts()
+        if lines := [_of_model(ts, event) for event in events if type(event) is Finished]:
+            self._put(lines)
 
     def on(self, event: Event) -> None:
         if isinstance(event, Finished):

@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
-from router.core.teams.usage import Figures, Ledger, UsageBatch, UsageKey, hour_of
+from router.core.teams.usage import FIGURES, Figures, Ledger, UsageBatch, UsageKey, hour_of
 from router.core.units import MIB
 from router.telemetry.events import Decided, Event, Finished, Switched
 
@@ -40,12 +40,19 @@ class UsageHook:
         self._unix_now = unix_now
 
     def on_requests(self, events: Sequence[Decided | Finished]) -> None:
-        """Add the requests that have ended."""
-        hour = hour_of(self._unix_now())
+        """Add the requests that have ended: summed up first, because those of a batch are mostly of one kind."""
+        sums: dict[tuple[str, str, str, str, str], list[int]] = {}
         for event in events:
-            if type(event) is Finished:
-                key = self._key(hour, event.team, event.key_id, event.variant, event.backend, event.operation)
-                self._ledger.add(key, _figures(event))
+            if type(event) is not Finished:
+                continue
+            about = event.team, event.key_id, event.variant, event.backend, event.operation
+            row = sums.get(about)
+            if row is None:
+                row = sums[about] = [0] * len(FIGURES)
+            _add(row, event)
+        hour = hour_of(self._unix_now()) if sums else 0
+        for about, row in sums.items():
+            self._ledger.add(self._key(hour, *about), Figures(*row))
 
     def on(self, event: Event) -> None:
         if isinstance(event, Finished):
@@ -96,18 +103,19 @@ class UsageWriter:
 
 
 def in_ms(seconds: float | None) -> int:
-    """Return whole milliseconds, 0 for an unknown time."""
-    return round(seconds * 1000) if seconds is not None else 0
+    """Return whole milliseconds, 0 for an unknown time; three times as fast as `round`."""
+    return int(seconds * 1000 + 0.5) if seconds else 0
 
 
-def _figures(event: Finished) -> Figures:
-    is_error = event.status >= 400 or event.outcome != "completed"
-    return Figures(
-        requests=1,
-        errors=int(is_error),
-        tokens_in=event.tokens_in or 0,
-        tokens_out=event.tokens_out or 0,
-        card_ms=in_ms(event.card_s),
-        queue_ms=in_ms(event.queue_s),
-        vram_mib_s=round((event.card_s or 0.0) * (event.vram_bytes or 0) / MIB),
-    )
+def _add(row: list[int], event: Finished) -> None:
+    """Add a request to the figures of its row, in the order of `FIGURES`."""
+    row[0] += 1
+    row[1] += event.status >= 400 or event.outcome != "completed"
+    row[2] += event.tokens_in or 0
+    row[3] += event.tokens_out or 0
+    card_s = event.card_s
+    if card_s:
+        row[4] += in_ms(card_s)
+        row[7] += int(card_s * (event.vram_bytes or 0) / MIB + 0.5)
+    if event.queue_s:
+        row[6] += in_ms(event.queue_s)

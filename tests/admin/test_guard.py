@@ -2,7 +2,7 @@
 
 import pytest
 
-from router.admin.pages import AdminGuard
+from router.admin.guard import AdminGuard
 
 
 async def asked(*hosts, kind="http", allowed=()):

@@ -80,7 +80,12 @@ class Screen:
 
 
 class Books:
-    """Accounts with one row, which say what they were asked."""
+    """Accounts with one row, which say what they were asked, and one team."""
+
+    problem = ""
+
+    async def data(self) -> dict[str, Any]:
+        return {"teams": [{"team": "coding"}]}
 
     async def rows(self, since: int, until: int, by: tuple[str, ...]) -> list[dict[str, Any]]:
         named = {"hour": since, "team": 'co,"ding', "model": str(until)}
@@ -100,7 +105,9 @@ def facts() -> Facts:
 @pytest.fixture
 async def client(facts: Facts, deeds: Deeds) -> AsyncIterator[httpx.AsyncClient]:
     screen = Screen()
-    parts = Parts(facts, deeds, Books(), lambda: (b"up 1\n", "text/plain; version=1.0.0"), screen, screen, screen)
+    parts = Parts(
+        facts, deeds, Books(), Books(), lambda: (b"up 1\n", "text/plain; version=1.0.0"), screen, screen, screen
+    )
     app = admin_app(parts, hosts=["router.example"])
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=URL, headers=OWN) as client:
         yield client
@@ -147,6 +154,13 @@ async def test_usage_is_summed_as_the_query_says(client: httpx.AsyncClient) -> N
     assert (default["from"], default["to"], default["by"]) == (None, None, ["team", "model"])
 
 
+async def test_usage_that_is_not_complete_says_so(client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Because its file cannot be written now."""
+    assert "problem" not in (await client.get("/router/usage")).json()
+    monkeypatch.setattr(Books, "problem", "disk full")
+    assert (await client.get("/router/usage")).json()["problem"] == "disk full"
+
+
 async def test_usage_can_be_csv(client: httpx.AsyncClient) -> None:
     """With a line of titles, and quoted where it must be."""
     answer = await client.get("/router/usage?by=team,hour&format=csv&from=2027-01-15")
@@ -154,6 +168,10 @@ async def test_usage_can_be_csv(client: httpx.AsyncClient) -> None:
     assert answer.text == (
         f"team,hour,{','.join(FIGURES)}\r\n" + '"co,""ding",2027-01-15T00:00Z' + ",7" * len(FIGURES) + "\r\n"
     )
+
+
+async def test_teams_are_json(client: httpx.AsyncClient) -> None:
+    assert (await client.get("/router/teams")).json() == {"teams": [{"team": "coding"}]}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,67 @@
+"""`GET /router/teams`: the teams in force, what each has used today, what waits, and what is left of its limits."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from router.admin.accounts import Accounts
+from router.backend.backend import Backend
+from router.core.teams.quotas import Left, Quotas
+from router.core.teams.team import Team
+from router.core.teams.usage import FIGURES, HOUR_S
+from router.routing.ruled import RulesInForce
+
+DAY_S = 24 * HOUR_S
+LIMITS = ("concurrent", "requests_per_minute", "tokens_per_day", "waiting", "evictions_per_minute")
+Row = dict[str, Any]
+
+
+class TeamsPage:
+    """Reports the teams as plain data. `unix_now` is the wall clock; a day is one of UTC, as for the limits."""
+
+    def __init__(
+        self,
+        rules: RulesInForce,
+        backend: Backend,
+        quotas: Quotas,
+        accounts: Accounts,
+        unix_now: Callable[[], float],
+    ) -> None:
+        self._rules = rules
+        self._backend = backend
+        self._quotas = quotas
+        self._accounts = accounts
+        self._unix_now = unix_now
+
+    async def data(self) -> Row:
+        """Return a row per team in the order of their names. Raises RouterError if the usage cannot be read."""
+        book = self._rules.book
+        teams = {team.name: team for team in (*book.teams, book.default_team)}
+        waiting, used = Counter(self._backend.line.teams_waiting()), await self._used_today()
+        rows = [self._row(team, waiting[name], used.get(name, {})) for name, team in sorted(teams.items())]
+        return {"default_team": book.default_team.name, "serial": book.serial, "teams": rows}
+
+    async def _used_today(self) -> dict[str, Row]:
+        midnight = int(self._unix_now()) // DAY_S * DAY_S
+        return {str(row["team"]): row for row in await self._accounts.rows(midnight, midnight + DAY_S, ("team",))}
+
+    def _row(self, team: Team, waiting: int, used: Row) -> Row:
+        left = self._quotas.left(team)
+        return {
+            "team": team.name,
+            "share": team.share,
+            "rights": sorted(team.rights),
+            "keys": [{"id": key.id, "expires_s": key.expires_s} for key in team.keys],
+            "networks": [str(network) for network in team.networks],
+            "limits": {name: limit for name in LIMITS if (limit := getattr(team.limits, name)) is not None},
+            "left": {"requests": _left(left.requests), "tokens": _left(left.tokens)},
+            "waiting": waiting,
+            "today": {name: used.get(name, 0) for name in FIGURES},
+        }
+
+
+def _left(left: Left | None) -> Row | None:
+    return None if left is None else asdict(left)

@@ -1,0 +1,44 @@
+"""`ollama-router teams`: the teams in force, what each has used today, and what is left of its limits."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from router.cli.admin import DEFAULT, ask
+from router.cli.table import print_table
+
+TITLES = ("team", "share", "keys", "waiting", "requests today", "tokens today", "on runners", "left")
+
+
+def teams(
+    admin: Annotated[
+        str, typer.Option(help="Admin address of the router.", envvar="OLLAMA_ROUTER_ADMIN_URL")
+    ] = DEFAULT,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show the teams: what each has used today (UTC), how many requests wait, and what is left of its limits."""
+    found = ask(admin, "/router/teams")
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    title = f"clients without a key or network of their own are team {found['default_team']}"
+    print_table(Console(), TITLES, [_row(team) for team in found["teams"]], title=title, names=("team",))
+
+
+def _row(team: dict[str, Any]) -> tuple[str, ...]:
+    today = team["today"]
+    left = [f"{one['remaining']} of {one['limit']} {name}" for name, one in team["left"].items() if one is not None]
+    return (
+        team["team"],
+        f"{team['share']:g}",
+        str(len(team["keys"])),
+        str(team["waiting"]),
+        str(today["requests"]),
+        str(today["tokens_in"] + today["tokens_out"]),
+        f"{today['card_ms'] / 1000:.1f} s",
+        ", ".join(left),
+    )
