@@ -1,4 +1,4 @@
-"""The composition root: config → backend → dispatcher → edge and admin, started and stopped in this order. No logic."""
+"""The composition root: what is assembled for a configuration behind its listeners, started and stopped. No logic."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from typing import NamedTuple
 from router import __version__
 from router.adapters.gpu.reading import VramProbe
 from router.admin.accounts import Accounts
-from router.admin.actions import Actions
+from router.admin.actions import Actions, Reload
 from router.admin.board import Board
 from router.admin.chat import Chat
 from router.admin.feed import Feed
-from router.admin.inspector import Inspector
 from router.admin.outage import Outage
 from router.admin.pages import Parts, admin_app
 from router.admin.scrape import Scrape
@@ -25,97 +24,30 @@ from router.admin.timeline import Timeline
 from router.admin.totals import Totals
 from router.api.edge import Edge
 from router.api.limits import Limits
-from router.backend.backend import Backend
+from router.api.settings import EdgeSettings
+from router.assembly import Router
 from router.backend.derived import owner_of
-from router.config import Config, Rulebook, effective, rulebook_of
+from router.config import Config, Loaded, prepare
 from router.core.teams.quotas import MemoryQuotas, Quotas
 from router.http.server.asgi import Asgi
 from router.http.server.listener import Listener
 from router.http.server.proxies import Proxies
-from router.routing.chains import Chains
-from router.routing.decisions import Decisions
-from router.routing.directory import Directory
-from router.routing.dispatch import Dispatcher
-from router.routing.named import NamedModels
-from router.routing.ruled import RulesInForce
-from router.routing.warmup import Warmup
 from router.telemetry import Hook, MetricsHook, Notified, RecentDecisions, Telemetry, watch_loop_lag
 from router.wiring import (
     admin_limits,
     admin_lock,
     build_probe,
-    build_store,
     edge_settings,
     listener_tls,
     open_doors,
+    permissions_of,
     remind,
-    version_warnings,
     warnings,
     wire_limits,
 )
 
-
-class Router:
-    """Everything that runs for one configuration, except the listeners."""
-
-    def __init__(
-        self,
-        config: Config,
-        *,
-        probe: VramProbe | None,
-        telemetry: Telemetry,
-        recent: RecentDecisions,
-        outage: Outage | None = None,
-        accounts: Accounts,
-        book: Rulebook | None = None,
-    ) -> None:
-        name = next(iter(config.backends))
-        self.telemetry = telemetry
-        self.recent = recent
-        self.accounts = accounts
-        self.store = build_store(config.store.path, lambda text: telemetry.emit(Notified(text, level="warning")))
-        self.backend = Backend(name, config, probe, self.store, telemetry, time.time)
-        self.rules = RulesInForce(book or rulebook_of(config))
-        chains = Chains(self.rules)
-        decisions = Decisions(self.backend, chains, config.defaults)
-        self.directory = Directory(self.backend, chains, decisions)
-        self.dispatcher = Dispatcher(self.backend, chains, decisions, config.queue.wait_s, telemetry)
-        self.warmup = Warmup(self.backend, decisions, chains, self.rules)
-        self.named = NamedModels(config, self.backend.world, telemetry)
-        self.inspector = Inspector(
-            self.backend, self.directory, decisions, telemetry, recent, effective(config), self.named.notes, outage
-        )
-        self._tasks: list[asyncio.Task[None]] = []
-        self._warned_of = ""
-
-    async def start(self) -> None:
-        """Read the state of the backend, and start the background tasks. May be cancelled."""
-        self.accounts.start()
-        await self.backend.start(self._ollama_came)
-        self._tasks = [asyncio.create_task(work) for work in (self.warmup.watch(), self.named.watch())]
-
-    def _ollama_came(self) -> None:
-        """Warn of an old version, once, and schedule the models to load."""
-        version = self.backend.world.version
-        if version != self._warned_of:
-            self._warned_of = version
-            for warning in version_warnings(version):
-                self.telemetry.emit(Notified(warning, level="warning"))
-        self.warmup.restart()
-
-    async def stop(self, *, keeps_tags: bool = False) -> None:
-        """Stop the background tasks and release everything; idempotent."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self.backend.stop(keeps_tags=keeps_tags)
-        await self.store.aclose()
-        self.telemetry.flush()
-        await self.accounts.stop()
-
-    def stores_up(self) -> dict[str, bool]:
-        """Return which of the stores can be used."""
-        return {**self.accounts.stores_up(), "learned": not self.store.error}
+LAST_PAGES_S = 0.2
+"""How long requests to the admin pages may continue after a hand-over: the one that has asked for it gets an answer."""
 
 
 class Sockets(NamedTuple):
@@ -132,10 +64,15 @@ class Running:
     router: Router
     clients: Listener
     admin: Listener
-    config: Config
+    loaded: Loaded
+    settings: EdgeSettings
     grace_s: float = 0.0
     keeps_tags: bool = False
     has_successor: bool = False
+
+    @property
+    def config(self) -> Config:
+        return self.loaded.config
 
     @property
     def url(self) -> str:
@@ -151,6 +88,12 @@ class Running:
             self.clients.sockets() if config.listen == self.config.listen else (),
             self.admin.sockets() if config.admin == self.config.admin else (),
         )
+
+    def take_over(self, loaded: Loaded) -> None:
+        """Put a configuration in force of which only rules differ; connections, queue and loaded models stay."""
+        self.loaded = loaded
+        self.settings.permit(permissions_of(loaded.config.clients))
+        self.router.take_over(loaded)
 
     def hand_over_to(self, config: Config) -> None:
         """Leave to a router with `config`, which serves already, what both of them use."""
@@ -174,13 +117,17 @@ async def running(
     is_probed: bool = False,
     sockets: Sockets = NO_SOCKETS,
     is_successor: bool = False,
+    loaded: Loaded | None = None,
+    reload: Reload | None = None,
     quotas: Quotas | None = None,
 ) -> AsyncIterator[Running]:
     """Serve `config` until the context ends. With `is_probed`, `probe` is used instead of the configured one.
 
     With `is_successor` another router serves meanwhile: connections are accepted only when the state is known.
-    `quotas` hold what teams have used of their limits before.
+    `loaded` is what was prepared of `config`, `reload` what `POST /router/reload` does, `quotas` hold what teams have
+    used of their limits before.
     """
+    loaded = loaded or prepare(config)
     tls = listener_tls(config)
     section = next(iter(config.backends.values()))
     if not is_probed and section.gpus != "none":
@@ -198,7 +145,7 @@ async def running(
     totals, timeline = Totals(time.time), Timeline(time.time)
     every: list[Hook] = [recent, metrics, outage, totals, timeline, *accounts.hooks, *hooks]
     telemetry = Telemetry(every, later=asyncio.get_running_loop().call_later)
-    router = Router(config, probe=probe, telemetry=telemetry, recent=recent, outage=outage, accounts=accounts)
+    router = Router(loaded, probe=probe, telemetry=telemetry, recent=recent, outage=outage, accounts=accounts)
     metrics.watch(Scrape(router.backend, router.stores_up, accounts.lost).gauges)
 
     def exposition() -> tuple[bytes, str]:
@@ -206,10 +153,11 @@ async def running(
         return metrics.render()
 
     limits = Limits(quotas or MemoryQuotas(asyncio.get_running_loop().time, time.time), telemetry.emit)
+    settings = edge_settings(config)
     edge = Edge(
         router.dispatcher,
         router.directory,
-        edge_settings(config),
+        settings,
         report=warn,
         emit=telemetry.emit,
         team_limits=limits,
@@ -234,7 +182,7 @@ async def running(
         edge.drain(is_draining=is_draining)
         router.inspector.drain(is_draining=is_draining)
 
-    actions = Actions(router.backend, set_draining)
+    actions = Actions(router.backend, set_draining, reload)
     admin_pages = admin_app(
         Parts(router.inspector, actions, accounts, exposition, board, feed, Chat(router.dispatcher)),
         hosts=config.hosts,
@@ -242,7 +190,7 @@ async def running(
     )
     where = config.admin.host, config.admin.port
     admin = Listener(Asgi(admin_pages), *where, limits=admin_limits(config), sockets=sockets.admin)
-    service = Running(router, clients, admin, config)
+    service = Running(router, clients, admin, loaded, settings)
     # Before the first client can connect, so that its request waits for the state and does not find it half read.
     starting = asyncio.get_running_loop().create_task(router.start())
     lag = asyncio.get_running_loop().create_task(watch_loop_lag(telemetry))
@@ -262,7 +210,8 @@ async def running(
                 edge.drain()
                 router.inspector.drain()
                 if service.has_successor:  # whose admin pages are the ones to see; else they show the drain
-                    await admin.stop()
+                    router.retire()
+                    await admin.stop(LAST_PAGES_S)
                 await clients.stop(service.grace_s)
     finally:
         for task in (lag, seen, reminders):

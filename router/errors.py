@@ -42,6 +42,13 @@ class ConfigError(RouterError):
     code = "config_error"
 
 
+class ReloadRefused(RouterError):
+    """A reload has changed nothing; the message says why."""
+
+    status = 409
+    code = "reload_refused"
+
+
 class BadRequest(RouterError):
     status = 400
     code = "invalid_request"

@@ -22,7 +22,7 @@ from router.admin.pages import page_paths
 from router.api.permissions import Permissions
 from router.api.settings import EdgeSettings
 from router.backend.backend import Backend
-from router.config import Config, Probe, StaticGpu, require_regular
+from router.config import Clients, Config, Probe, StaticGpu, require_regular
 from router.core.memory.fit_target import version_of
 from router.core.ollama.runner import Gpu
 from router.core.teams.team import ANYONE
@@ -109,11 +109,16 @@ def edge_settings(config: Config) -> EdgeSettings:
         few_requests=config.limits.pool_reserve,
         lists_per_address=max(1, config.limits.list_pool // 2),
         has_router_headers=config.telemetry.headers,
-        permissions=Permissions(config.clients.nothing_fits, config.clients.keep_alive_forever, config.clients.num_gpu),
+        permissions=permissions_of(config.clients),
         registries=config.clients.registries,
         remote_hosts=config.clients.remote_hosts,
         proxies=Proxies(config.trusted_proxies),
     )
+
+
+def permissions_of(clients: Clients) -> Permissions:
+    """Return what requests may ask for."""
+    return Permissions(clients.nothing_fits, clients.keep_alive_forever, clients.num_gpu)
 
 
 def wire_limits(config: Config) -> WireLimits:

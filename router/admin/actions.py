@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from router.backend.backend import Backend
 from router.backend.tracked import Tracked
-from router.errors import ModelNotFound
+from router.errors import ModelNotFound, ReloadRefused
+
+Reload = Callable[[], Awaitable[dict[str, object]]]
 
 
 class Actions:
-    """Changes a running router. `set_draining` makes it report that it is not ready, or ready again."""
+    """Changes a running router. `set_draining` makes it report that it is not ready, or ready again.
 
-    def __init__(self, backend: Backend, set_draining: Callable[[bool], None] = lambda _: None) -> None:
+    `reload` reads the configuration again, and returns what that has changed; None = it was not read from anywhere.
+    """
+
+    def __init__(
+        self, backend: Backend, set_draining: Callable[[bool], None] = lambda _: None, reload: Reload | None = None
+    ) -> None:
         self._backend = backend
+        self._reload = reload
         self._set_draining = set_draining
+
+    async def reload(self) -> dict[str, object]:
+        """Read the configuration again; return how it was taken over, and which keys differ. Raise ReloadRefused."""
+        if self._reload is None:
+            raise ReloadRefused("the configuration of this router does not come from a file or from the environment")
+        return await self._reload()
 
     async def forget(self, model: str | None) -> dict[str, object]:
         """Forget what loads of `model` (None: of all models) have taught; raise ModelNotFound or BadRequest.

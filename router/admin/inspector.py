@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from router import __version__
+from router.admin.configuration import Configuration
 from router.admin.outage import Outage
 from router.backend.backend import Backend
 from router.backend.tracked import Tracked
@@ -25,8 +26,8 @@ from router.telemetry import RecentDecisions, Telemetry
 class Inspector:
     """Reports state as plain data.
 
-    `config` is the effective configuration, without secrets; `config_notes` returns what is wrong with its models;
-    `outage` knows since when Ollama does not answer.
+    `configuration` is the one in force; `config_notes` returns what is wrong with its models; `outage` knows since when
+    Ollama does not answer.
     """
 
     def __init__(
@@ -36,7 +37,7 @@ class Inspector:
         decisions: Decisions,
         telemetry: Telemetry,
         recent: RecentDecisions,
-        config: dict[str, Any],
+        configuration: Configuration,
         config_notes: Callable[[], list[str]] = list,
         outage: Outage | None = None,
     ) -> None:
@@ -46,7 +47,7 @@ class Inspector:
         self._decisions = decisions
         self._telemetry = telemetry
         self._recent = recent
-        self._config = config
+        self._configuration = configuration
         self._config_notes = config_notes
         self._outage = outage
         self._is_draining = False
@@ -87,6 +88,7 @@ class Inspector:
             "loading": loading.facts.name if loading else None,
             "may_upgrade": queue.may_upgrade(),
             "barred": self._barred(),
+            "config": self._configuration.state(),
             "notes": [*self._notes(), *self._config_notes()],
         }
 
@@ -183,8 +185,8 @@ class Inspector:
         return is_ready and not self._is_draining, {**details, "draining": self._is_draining}
 
     def config(self) -> dict[str, Any]:
-        """Return the effective configuration, without secrets."""
-        return self._config
+        """Return the effective configuration, without secrets; not on the loop."""
+        return self._configuration.shown()
 
 
 def _gpu(gpu: Any) -> dict[str, Any]:

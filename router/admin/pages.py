@@ -6,6 +6,7 @@ site cannot post to it; `lock.py` says who needs an admin key; and its own pages
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -78,6 +79,7 @@ def admin_app(parts: Parts, *, hosts: Iterable[str] = (), lock: AdminLock = UNLO
         Route("/router/config", pages.config),
         Route("/router/usage", pages.usage),
         Route("/router/forget", pages.forget, methods=["POST"]),
+        Route("/router/reload", pages.reload, methods=["POST"]),
         Route("/router/unload", pages.unload, methods=["POST"]),
         Route("/router/keep", pages.keep, methods=["POST"]),
         Route("/router/drain", pages.drain, methods=["POST"]),
@@ -140,7 +142,7 @@ class Pages:
         return _json({"decisions": self._inspector.decisions()})
 
     async def config(self, _request: Request) -> Response:
-        return _json(self._inspector.config())
+        return _json(await asyncio.to_thread(self._inspector.config))
 
     async def usage(self, request: Request) -> Response:
         """Return what teams have used: `?from=&to=&by=team,model&format=json|csv`."""
@@ -153,6 +155,9 @@ class Pages:
     async def forget(self, request: Request) -> Response:
         """Forget what was learned about `?model=NAME`, or about all models."""
         return _json(await self._actions.forget(request.query_params.get("model") or None))
+
+    async def reload(self, _request: Request) -> Response:
+        return _json(await self._actions.reload())
 
     async def board(self, _request: Request) -> Response:
         """Return what the dashboard shows, once."""

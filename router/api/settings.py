@@ -13,7 +13,7 @@ ALL_PERMITTED = Permissions()
 NO_PROXIES = Proxies()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class EdgeSettings:
     """Settings in bytes and seconds. `is_loopback`: only this machine can connect, so every client has all rights.
 
@@ -53,5 +53,9 @@ class EdgeSettings:
     def __post_init__(self) -> None:
         """Set what is read for each request once."""
         is_local = self.is_loopback and not self.proxies.networks  # clients behind a proxy come from elsewhere
-        object.__setattr__(self, "anyone", TRUSTED if is_local or self.insecure_no_auth else ANYONE)
-        object.__setattr__(self, "is_restricted", self.permissions != ALL_PERMITTED)
+        self.anyone = TRUSTED if is_local or self.insecure_no_auth else ANYONE
+        self.permit(self.permissions)
+
+    def permit(self, permissions: Permissions) -> None:
+        """Set what requests may ask for from now on; the only setting that a reload changes in place."""
+        self.permissions, self.is_restricted = permissions, permissions != ALL_PERMITTED

@@ -11,7 +11,18 @@ from typing import Annotated, Any
 import typer
 from ruamel.yaml import YAML
 
-from router.config import Places, config_file, config_warnings, effective, load_config, schema, team_schema
+from router.config import (
+    MEANINGS,
+    Places,
+    config_file,
+    config_warnings,
+    differences,
+    effective,
+    load_config,
+    schema,
+    team_schema,
+    way_of,
+)
 from router.config.foreign import read, write
 
 
@@ -29,6 +40,10 @@ def check(
     live: Annotated[
         bool, typer.Option("--live", help="Ask the configured Ollama whether it has the models that are named.")
     ] = False,
+    against: Annotated[
+        Path | None,
+        typer.Option(help="Print how a reload would take over what differs from this file, instead."),
+    ] = None,
     import_from: Annotated[
         Path | None,
         typer.Option("--import", help="Print the equivalent of a file of LiteLLM, llama-swap or Olla instead."),
@@ -45,6 +60,10 @@ def check(
         typer.echo(json.dumps(team_schema() if print_team_schema else schema(), indent=2, ensure_ascii=False))
         return
     loaded, places = load_config(file), Places(config_file(file))
+    if against is not None:
+        for key in differences(load_config(against), loaded):
+            typer.echo(f"{key}: {MEANINGS[way_of(key)]}")
+        return
     _print(effective(loaded), as_json=as_json)
     if live:
         from router.cli.live import has_all_models  # here, because the HTTP client takes time to import

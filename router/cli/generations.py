@@ -1,7 +1,8 @@
-"""The routers that follow each other in one process: a reload starts the next one, then the one before ends.
+"""The routers that follow each other in one process, and what a reload does to them.
 
-Both listen on the same sockets for a moment, so that no connection is refused. A configuration that is broken, or a
-start that fails, is logged, and what serves goes on serving.
+A configuration of which only rules differ is put in force in the router that runs. Otherwise the next router starts:
+both listen on the same sockets for a moment, so that no connection is refused, and the one before ends when its
+requests have. A configuration that is broken, or a start that fails, is logged, and what serves goes on serving.
 """
 
 from __future__ import annotations
@@ -10,58 +11,22 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from pathlib import Path
 
-from router.app import NO_SOCKETS, Running, Sockets, running
-from router.config import Config
-from router.core.teams.quotas import MemoryQuotas, Quotas
-from router.errors import RouterError
+from router.app import NO_SOCKETS, Running, Sockets
+from router.cli.generation import Generation
+from router.config import Config, Loaded, differences, prepare, watched_files, way_to
+from router.core.teams.quotas import MemoryQuotas
+from router.errors import ReloadRefused, RouterError
 from router.telemetry import LogHook, Notified
 
 logger = logging.getLogger("router.cli")
 
+RELOADED = "the configuration was reloaded"
+MOST_ENDING = 16
+"""Most routers that still end requests after reloads; beyond them the oldest one has `timeouts.shutdown_s` left."""
 
-class Generation:
-    """One router, in a task of its own."""
-
-    def __init__(self, config: Config, log: LogHook, sockets: Sockets, quotas: Quotas, *, is_successor: bool) -> None:
-        self.config = config
-        self.service: Running | None = None
-        self._log, self._quotas = log, quotas
-        self._is_started, self._is_over = asyncio.Event(), asyncio.Event()
-        work = self._run(sockets, is_successor=is_successor)
-        self.task = asyncio.get_running_loop().create_task(work)
-
-    async def _run(self, sockets: Sockets, *, is_successor: bool) -> None:
-        try:
-            async with running(
-                self.config, hooks=[self._log], sockets=sockets, is_successor=is_successor, quotas=self._quotas
-            ) as self.service:
-                self._is_started.set()
-                await self._is_over.wait()
-                self.service.grace_s = self.config.timeouts.shutdown_s
-        finally:
-            self._log.flush()
-
-    async def started(self) -> Running:
-        """Return the service when it serves. Raises what the start has raised; CancelledError if it was cancelled."""
-        waiting = asyncio.ensure_future(self._is_started.wait())
-        await asyncio.wait((waiting, self.task), return_when=asyncio.FIRST_COMPLETED)
-        waiting.cancel()
-        if self.service is None:
-            self.task.result()
-        assert self.service is not None
-        return self.service
-
-    def end(self) -> None:
-        """Let it end the requests under way; a start that waits for Ollama is cancelled."""
-        self._is_over.set()
-        if not self._is_started.is_set():
-            self.task.cancel()
-
-    def hasten(self) -> None:
-        """End the time that requests under way have."""
-        if self.service is not None:
-            self.service.hasten()
+Outcome = dict[str, object]
 
 
 class Generations:
@@ -85,8 +50,18 @@ class Generations:
         self._on_settled = on_settled
         self._alive: list[Generation] = []  # the last one serves, those before it end
         self._is_stopping = False
-        self._wants_reload = False
+        self._asking: list[asyncio.Future[Outcome]] = []  # for the next reload
         self._has_news = asyncio.Event()
+        self._serial = 0
+
+    def files_of(self, file: Path | None) -> Callable[[], list[Path]]:
+        """Return what finds the files on which the configuration in force depends; `file` is its own."""
+
+        def files() -> list[Path]:
+            config = self._alive[-1].loaded.config if self._alive else None
+            return list(watched_files(config, file)) if config is not None and config.watch_files else []
+
+        return files
 
     def stop(self) -> None:
         """End all requests within their grace period; called again, at once."""
@@ -96,59 +71,127 @@ class Generations:
         self._is_stopping = True
         self._has_news.set()
         for one in self._alive:
-            one.end()
+            one.end(one.loaded.config.timeouts.shutdown_s)
 
-    def reload(self) -> None:
-        """Read the configuration again, and serve it."""
-        self._wants_reload = True
+    def reload(self) -> asyncio.Future[Outcome]:
+        """Read the configuration again, and put it in force; return what comes of it, which raises ReloadRefused."""
+        asking: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        asking.add_done_callback(_look_at_error)
+        self._asking.append(asking)
         self._has_news.set()
+        return asking
+
+    async def reloaded(self) -> Outcome:
+        """Reload, and return what came of it. Raise ReloadRefused."""
+        return await asyncio.shield(self.reload())
 
     async def run(self, config: Config, sockets: Sockets = NO_SOCKETS) -> None:
         """Serve until `stop`. Raises what the first start raises."""
         try:
-            current = self._begin(config, sockets)
+            current = self._begin(await self._prepared(config), sockets)
             self._on_start(await current.started())
             self._on_settled(await current.started())
             while not self._is_stopping:
                 await self._has_news.wait()
                 self._has_news.clear()
-                if self._wants_reload and not self._is_stopping:
-                    self._wants_reload = False
-                    current = await self._succeed(current)
+                asking, self._asking = self._asking, []
+                if asking and not self._is_stopping:
+                    current = await self._answer(current, asking)
                     self._on_settled(await current.started())
         except asyncio.CancelledError:
             if not self._is_stopping:
                 raise
         finally:
             self._is_stopping = True
+            for late in self._asking:
+                late.cancel()
             for one in tuple(self._alive):
-                one.end()
+                one.end(one.loaded.config.timeouts.shutdown_s)
             await asyncio.gather(*(one.task for one in self._alive), return_exceptions=True)
 
-    def _begin(self, config: Config, sockets: Sockets, *, is_successor: bool = False) -> Generation:
-        one = Generation(config, self._log(config), sockets, self._quotas, is_successor=is_successor)
+    async def _prepared(self, config: Config) -> Loaded:
+        self._serial += 1
+        return await asyncio.to_thread(prepare, config, self._serial)
+
+    def _begin(self, loaded: Loaded, sockets: Sockets, *, is_successor: bool = False) -> Generation:
+        log = self._log(loaded.config)
+        one = Generation(loaded, log, sockets, self._quotas, is_successor=is_successor, reload=self.reloaded)
         self._alive.append(one)
         one.task.add_done_callback(lambda _: self._alive.remove(one))
         return one
 
-    async def _succeed(self, current: Generation) -> Generation:
-        """Start the next router, and let the current one end; return the one that serves."""
+    async def _answer(self, current: Generation, asking: list[asyncio.Future[Outcome]]) -> Generation:
+        """Reload for those who ask; return the router that serves."""
         service = await current.started()
-        log = self._log(current.config)
-        sockets = NO_SOCKETS
+        log = self._log(current.loaded.config)
         try:
-            config = self._load()
-            sockets = service.sockets_for(config)
-            successor = self._begin(config, sockets, is_successor=True)
-            self._on_start(await successor.started())
+            loaded = await self._prepared(await asyncio.to_thread(self._load))
+            before = current.loaded
+            changed = differences(before.config, loaded.config)
+            is_next = way_to(before, loaded) == "next router"
+            successor = await self._succeed(service, loaded) if is_next else None
         except Exception as error:  # a bug as well: what serves must not end by a reload
             if not isinstance(error, (RouterError, OSError)):
                 logger.exception("the reload failed")
+            service.router.refuse_reload(str(error))
+            log.on(Notified(f"the configuration was not reloaded, the one before serves on: {error}", level="error"))
+            _settle(asking, ReloadRefused(str(error)))
+            return current
+        if successor is None:
+            current.take_over(loaded)
+        self._report(log, asking, loaded, changed, is_next=is_next)
+        if successor is None:
+            return current
+        service.hand_over_to(loaded.config)
+        current.end()
+        for oldest in self._alive[: -MOST_ENDING - 1]:
+            oldest.end(oldest.loaded.config.timeouts.shutdown_s)
+        return successor
+
+    async def _succeed(self, service: Running, loaded: Loaded) -> Generation:
+        """Start the next router. Raises what its start raises; then it has left nothing."""
+        sockets = service.sockets_for(loaded.config)
+        try:
+            successor = self._begin(loaded, sockets, is_successor=True)
+            self._on_start(await successor.started())
+        except BaseException:
             for sock in (*sockets.clients, *sockets.admin):
                 sock.close()
-            log.on(Notified(f"the configuration was not reloaded, the one before serves on: {error}", level="error"))
-            return current
-        service.hand_over_to(config)
-        current.end()
-        log.on(Notified("the configuration was reloaded"))
+            raise
         return successor
+
+    def _report(
+        self,
+        log: LogHook,
+        asking: list[asyncio.Future[Outcome]],
+        loaded: Loaded,
+        changed: list[str],
+        *,
+        is_next: bool,
+    ) -> None:
+        log.on(Notified(RELOADED))
+        book = loaded.book
+        outcome: Outcome = {
+            "reloaded": True,
+            "by": "next router" if is_next else "in place",
+            "serial": book.serial,
+            "digest": book.digest,
+            "changed": changed,
+        }
+        _settle(asking, outcome)
+
+
+def _settle(asking: list[asyncio.Future[Outcome]], outcome: Outcome | ReloadRefused) -> None:
+    for one in asking:
+        if one.done():  # whoever asked has left
+            continue
+        if isinstance(outcome, ReloadRefused):
+            one.set_exception(outcome)
+        else:
+            one.set_result(outcome)
+
+
+def _look_at_error(asking: asyncio.Future[Outcome]) -> None:
+    """Mark the error of a reload as seen: it is in the log, and nobody may wait for it."""
+    if not asking.cancelled():
+        asking.exception()

@@ -1,4 +1,7 @@
-"""`ollama-router serve`: run the router until SIGTERM or SIGINT; SIGHUP reads the configuration again."""
+"""`ollama-router serve`: run the router until SIGTERM or SIGINT.
+
+The configuration is read again on SIGHUP, when one of its files changes, and by `POST /router/reload`.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,8 @@ from router.cli.activation import address_of, inherited_sockets
 from router.cli.files import raise_limit, within
 from router.cli.generations import Generations
 from router.cli.notify import ServiceManager
-from router.config import Config, load_config
+from router.cli.watching import watch
+from router.config import Config, config_file, load_config
 from router.telemetry import LineWriter, LogHook, Notified, RecordLines
 
 LAST_LINES_S = 2.0
@@ -61,7 +65,7 @@ def serve(
     loaded, warning = within(load_config(config, options=options), files)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         try:
-            runner.run(_serve(loaded, load, sockets, warning, manager))
+            runner.run(_serve(loaded, load, sockets, warning, manager, config_file(config)))
         except OSError as error:
             if error.errno not in (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES):
                 raise
@@ -80,7 +84,12 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 async def _serve(
-    config: Config, load: Callable[[], Config], sockets: Sockets, warning: str, manager: ServiceManager
+    config: Config,
+    load: Callable[[], Config],
+    sockets: Sockets,
+    warning: str,
+    manager: ServiceManager,
+    file: Path | None,
 ) -> None:
     writer = LineWriter(buffer_bytes=config.telemetry.log_buffer_bytes)
     if warning:
@@ -102,16 +111,22 @@ async def _serve(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _in_turn, manager.stopping, generations.stop)
-    loop.add_signal_handler(signal.SIGHUP, _in_turn, manager.reloading, generations.reload)
-    watchdog = loop.create_task(manager.watch())
+
+    def reload() -> None:
+        manager.reloading()
+        generations.reload()
+
+    loop.add_signal_handler(signal.SIGHUP, reload)
+    tasks = loop.create_task(manager.watch()), loop.create_task(watch(generations.files_of(file), reload))
     try:
         await generations.run(config, sockets)
     finally:
-        watchdog.cancel()
+        for task in tasks:
+            task.cancel()
         writer.close(LAST_LINES_S)
 
 
-def _in_turn(*steps: Callable[[], None]) -> None:
+def _in_turn(*steps: Callable[[], object]) -> None:
     for step in steps:
         step()
 

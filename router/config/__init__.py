@@ -12,6 +12,7 @@ from router.config.chains import ChainRule, ChainRules
 from router.config.load import config_file, effective, load_config, schema, team_schema
 from router.config.named import models_named
 from router.config.places import Places
+from router.config.reload import MEANINGS, Loaded, changed_keys, differences, prepare, watched_files, way_of, way_to
 from router.config.root import Config
 from router.config.rulebook import Rulebook, rulebook_of
 from router.config.sections import (
@@ -36,6 +37,7 @@ from router.config.untrusted import require_regular
 from router.config.values import Address, Gpus
 
 __all__ = [
+    "MEANINGS",
     "Address",
     "Audit",
     "AutoChains",
@@ -49,6 +51,7 @@ __all__ = [
     "Gpus",
     "Knowledge",
     "Limits",
+    "Loaded",
     "NothingFits",
     "Places",
     "Probe",
@@ -66,13 +69,19 @@ __all__ = [
     "Upgrade",
     "Usage",
     "VariantSection",
+    "changed_keys",
     "config_file",
     "config_warnings",
+    "differences",
     "effective",
     "load_config",
     "models_named",
+    "prepare",
     "require_regular",
     "rulebook_of",
     "schema",
     "team_schema",
+    "watched_files",
+    "way_of",
+    "way_to",
 ]

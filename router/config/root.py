@@ -84,6 +84,9 @@ class Config(Section):
     default_team: TeamName = BUILT_IN
     """team of clients that show no key and connect from no team's network; anonymous needs no file"""
 
+    watch_files: StrictBool = True
+    """read the configuration again when one of its files changes; false = on SIGHUP and POST /router/reload only"""
+
     _admin_keys: tuple[Key, ...] = PrivateAttr(default=())
     _team_files: tuple[TeamFile, ...] = PrivateAttr(default=())
 

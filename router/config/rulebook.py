@@ -133,6 +133,7 @@ def _caps(section: TeamSection) -> Caps:
 def digest_of(config: Config) -> str:
     """Return what differs between two configurations that are not equal: 16 hex digits."""
     whole = hashlib.sha256(config.model_dump_json().encode())
+    whole.update(repr([(key.id, key.sha256, key.expires_s) for key in config.keys_of_admins]).encode())
     for file in config.team_files:
         whole.update(file.section.model_dump_json(by_alias=True).encode())
         whole.update(repr([(key.id, key.sha256, key.expires_s) for key in file.keys]).encode())

@@ -40,11 +40,15 @@ class NoTeamFiles(ConfigError):
 
 @dataclass(frozen=True, slots=True)
 class TeamFile:
-    """A team as its file describes it; `keys` are with their hashes, and `section` is without them."""
+    """A team as its file describes it; `keys` are with their hashes, and `section` is without them.
+
+    `hash_files` are the files that hashes were read from.
+    """
 
     path: str
     section: TeamSection
     keys: tuple[Key, ...]
+    hash_files: tuple[str, ...] = ()
 
     def shown(self) -> dict[str, Any]:
         """Return all that the file sets as plain data, with the hashes masked."""
@@ -62,7 +66,7 @@ def read_teams(
     """
     found, errors = [], []
     by_team = _by_team(overrides)
-    for path in _matching(pattern, base):
+    for path in _found(pattern, base):
         try:
             found.append(_read(path, inherited, by_team))
         except ConfigError as exc:
@@ -76,9 +80,14 @@ def read_teams(
     return tuple(found)
 
 
-def _matching(pattern: str, base: FilePath) -> list[str]:
-    """Return the files that match; raise ConfigError if there are none, so that no misspelling drops all teams."""
-    found = sorted(glob.glob(str(base / FilePath(pattern).expanduser())))
+def matching(pattern: str, base: FilePath) -> list[str]:
+    """Return the files that match `pattern`, which is relative to `base`; hidden ones do not."""
+    return sorted(glob.glob(str(base / FilePath(pattern).expanduser())))
+
+
+def _found(pattern: str, base: FilePath) -> list[str]:
+    """Return the files that match; raise NoTeamFiles if there are none, so that no misspelling drops all teams."""
+    found = matching(pattern, base)
     if not found:
         raise NoTeamFiles(f"no file that matches {pattern} in {base.absolute()}", "a pattern of existing files")
     if len(found) > MOST_FILES:
@@ -100,7 +109,9 @@ def _read(path: str, inherited: Mapping[str, ChainSection], overrides: Mapping[s
     problems = [*chain_problems(section.chains, inherited), *problems]
     if problems:
         raise config_error(_document(path, raw, overrides.get(section.team.lower(), ())), problems)
-    return TeamFile(path, section.model_copy(update={"keys": ()}), keys)
+    folder = FilePath(path).parent
+    files = tuple(str(folder / FilePath(one.sha256_file).expanduser()) for one in section.keys if one.sha256_file)
+    return TeamFile(path, section.model_copy(update={"keys": ()}), keys, files)
 
 
 def _document(path: str, raw: bytes, overrides: Iterable[Override]) -> Document:

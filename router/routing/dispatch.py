@@ -62,7 +62,6 @@ class Dispatcher:
         error that refuses the request.
         """
         try:
-            self._chains.begin(call)
             return self.attempt(call, reply)
         except Exception as error:
             self._leave(call)
@@ -73,7 +72,6 @@ class Dispatcher:
 
         Raises a RouterError if the upstream has no answer.
         """
-        self._chains.begin(call)
         try:
             # Not endless: each wait has its own deadline, and `_destination` refuses after MAX_ATTEMPTS sends.
             while True:
@@ -144,6 +142,7 @@ class Dispatcher:
 
         `connection` was awaited for this request: it is used, or returned to the pool.
         """
+        self._chains.begin(call)
         found: Destination | Blocked | None = None
         try:
             found = call.destination or self._destination(call)

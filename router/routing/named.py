@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from router.backend.world import World
-from router.config import Config, models_named
-from router.core.advice.chains import Note, notes_on
+from router.core.advice.chains import Named, Note, notes_on
 from router.telemetry import Notified, Telemetry
 
 CHECK_S = 1.0
@@ -16,12 +15,16 @@ CHECK_S = 1.0
 class NamedModels:
     """Compares the models that the configuration names with those that are installed."""
 
-    def __init__(self, config: Config, world: World, telemetry: Telemetry) -> None:
-        self._named = tuple(models_named(config))
+    def __init__(self, named: tuple[Named, ...], world: World, telemetry: Telemetry) -> None:
+        self._named = named
         self._world = world
         self._telemetry = telemetry
         self._catalog: object = None
         self._notes: tuple[Note, ...] = ()
+
+    def replace(self, named: tuple[Named, ...]) -> None:
+        """Compare these from now on: the configuration was reloaded."""
+        self._named, self._catalog = named, None
 
     def notes(self) -> list[str]:
         """Return a sentence for each model that is missing, or cannot have the context that is named."""

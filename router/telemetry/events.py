@@ -199,6 +199,12 @@ class LoopLagged(msgspec.Struct, frozen=True):
     lag_s: float
 
 
+class Reloaded(msgspec.Struct, frozen=True):
+    """The configuration was read again; `error` is why it was not taken, "" if it was."""
+
+    error: str = ""
+
+
 class Notified(msgspec.Struct, frozen=True):
     """Any other message for the operator: a warning at start, a store that was moved aside."""
 
@@ -220,5 +226,6 @@ Event = (
     | UpstreamDown
     | UpstreamUp
     | LoopLagged
+    | Reloaded
     | Notified
 )

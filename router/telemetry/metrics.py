@@ -22,6 +22,7 @@ from router.telemetry.events import (
     LoopLagged,
     Measured,
     Rejected,
+    Reloaded,
     Spilled,
     Switched,
     UpstreamDown,
@@ -134,6 +135,8 @@ class MetricsHook:
                 self._error.labels(event.backend).observe(event.predicted_bytes / event.measured_bytes - 1)
             case UpstreamUp() | UpstreamDown():
                 self._up.labels(event.backend).set(isinstance(event, UpstreamUp))
+            case Reloaded():
+                self._reloaded.set(0 if event.error else 1)
             case LoopLagged():
                 self._lag.labels().observe(event.lag_s)
             case _:
@@ -170,6 +173,10 @@ class MetricsHook:
         )
         self._switches = self._counter(f"{prefix}switches", "Switches of the loaded models.", ("backend", "result"))
         self._up = self._gauge(f"{prefix}backend_up", "1 if the backend answers, else 0.", ("backend",))
+        self._reloaded = self._gauge(
+            f"{prefix}config_last_reload_successful", "1 if the last reload of the configuration was taken, else 0."
+        )
+        self._reloaded.set(1)
         self._queue = self._histogram(
             f"{prefix}queue_wait_seconds", "Time a request waited before it was sent.", _QUEUE, ("backend",)
         )

@@ -6,8 +6,10 @@ from dataclasses import replace
 import pytest
 
 from router.adapters.gpu.reading import GpuProcess
+from router.admin.configuration import Configuration
 from router.admin.inspector import Inspector
 from router.admin.outage import Outage
+from router.config import load_config
 from router.core.ollama.options import ServerSettings
 from router.core.units import GIB
 from router.errors import BadRequest, ModelNotFound, ProbeError, UpstreamError, UpstreamGone
@@ -22,7 +24,9 @@ CHAIN = {"defaults.auto_chains": "off", "chains": {"team": [BIG.name, SMALL.name
 def inspector_of(scene):
     recent = RecentDecisions(10)
     telemetry = Telemetry([recent, scene.heard])
-    return Inspector(scene.backend, scene.directory, scene.decisions, telemetry, recent, {})
+    return Inspector(
+        scene.backend, scene.directory, scene.decisions, telemetry, recent, Configuration(load_config(env={}))
+    )
 
 
 def inspected(story, machine=None, options=CHAIN, **more):
@@ -225,10 +229,12 @@ def test_recent_decisions_are_shown_at_once():
     async def story(scene):
         recent, later = RecentDecisions(10), []
         telemetry = Telemetry([recent], later=lambda _, call: later.append(call))
-        inspector = Inspector(scene.backend, scene.directory, scene.decisions, telemetry, recent, {"listen": "x"})
+        inspector = Inspector(
+            scene.backend, scene.directory, scene.decisions, telemetry, recent, Configuration(load_config(env={}))
+        )
         telemetry.emit(Decided("id", "team", "big", "small", "fits", "fallback"))
         assert [row["requested"] for row in inspector.decisions()] == ["big"]
-        assert inspector.config() == {"listen": "x"}
+        assert inspector.config()["listen"] == "127.0.0.1:11435"
 
     routed(story, MemoryMachine(*ALL), CHAIN)
 
@@ -255,7 +261,14 @@ def test_an_old_state_says_since_when_it_is_old():
         recent, outage = RecentDecisions(10), Outage(lambda: 0.0)
         telemetry = Telemetry([recent])
         inspector = Inspector(
-            scene.backend, scene.directory, scene.decisions, telemetry, recent, {}, lambda: ["a note"], outage
+            scene.backend,
+            scene.directory,
+            scene.decisions,
+            telemetry,
+            recent,
+            Configuration(load_config(env={})),
+            lambda: ["a note"],
+            outage,
         )
         scene.machine.trouble["ps"] = UpstreamGone("refused")
         await scene.backend.world.refresh_fresh()

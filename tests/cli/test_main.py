@@ -216,3 +216,32 @@ def test_the_router_does_not_import_nvidias_library_before_it_reads_cards() -> N
     code = "import sys; import router.app, router.cli.fit; print('pynvml' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout == "False\n", done.stderr
+
+
+def test_check_tells_what_a_reload_would_do(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """A line for each key that differs from the file in force."""
+    old, new = tmp_path / "old.yaml", tmp_path / "new.yaml"
+    old.write_text("listen: 127.0.0.1:11435\n")
+    new.write_text("chains: { a: [b] }\nqueue: { wait_s: 7 }\n")
+    assert run(monkeypatch, "check", str(new), "--against", str(old)) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "chains: taken over at once",
+        "queue.wait_s: taken over by a next router in the same process, while the one before ends its requests",
+    ]
+
+
+def test_check_warns_of_what_helps_nobody_and_prints_the_schema_of_teams(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """On standard error, with file and line."""
+    file = tmp_path / "router.yaml"
+    file.write_text("chains:\n  a: [x:8b, x:70b]\n")
+    assert run(monkeypatch, "check", str(file)) == 0
+    assert (
+        capsys.readouterr().err
+        == f"warning: {file}:2: chain a: x:70b is bigger than x:8b before it: it fits only if that fits too\n"
+    )
+    assert run(monkeypatch, "check", "--team-schema") == 0
+    assert json.loads(capsys.readouterr().out)["title"] == "Team"

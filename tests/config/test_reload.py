@@ -1,0 +1,67 @@
+"""Which keys a running router takes over, and which need the next one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from router.config import Config, differences, load_config, prepare, watched_files, way_of, way_to
+from router.config.reload import IN_PLACE
+from tests.config.keys.marks import keys
+
+
+def config(**options: Any) -> Config:
+    return load_config(env={}, options=options)
+
+
+@pytest.mark.parametrize(
+    ("options", "way"),
+    [
+        ({}, "in place"),
+        ({"chains": {"a.b:1": ["x"]}}, "in place"),
+        ({"defaults.nothing_fits": "wait", "clients.num_gpu": "refuse"}, "in place"),
+        ({"defaults.num_ctx": 16384}, "next router"),
+        ({"chains": {"a": ["x"]}, "queue.wait_s": 5}, "next router"),
+        ({"listen": "127.0.0.1:1"}, "next router"),
+        ({"backends.local.url": "http://h.x:1"}, "next router"),
+        ({"telemetry.log_buffer_bytes": 65536}, "next router"),
+    ],
+)
+def test_how_a_reload_takes_over_depends_on_what_differs(options: dict[str, Any], way: str) -> None:
+    """What is of no rule needs the next router."""
+    assert way_to(prepare(config()), prepare(config(**options))) == way
+
+
+def test_a_certificate_that_was_renewed_needs_the_next_router(tmp_path: Path) -> None:
+    """Although no key differs; credentials towards Ollama as well."""
+    file = tmp_path / "cert.pem"
+    file.write_text("one")
+    for key in ("tls.cert", "backends.local.bearer_file"):
+        before = prepare(config(**{key: str(file)}))
+        assert way_to(before, prepare(config(**{key: str(file)}))) == "in place"
+        file.write_text(f"other {key}")
+        assert way_to(before, prepare(config(**{key: str(file)}))) == "next router"
+
+
+def test_other_keys_of_admins_need_the_next_router(tmp_path: Path) -> None:
+    """Although their hashes are shown nowhere, or are in a file."""
+    file = tmp_path / "hash"
+    found = []
+    for number in range(3):
+        file.write_text(f"{number}" * 64)
+        inline = [{"id": "a", "sha256": f"{min(number, 1) + 5}" * 64}]
+        found.append(prepare(config(admin_keys=[*inline, {"id": "b", "sha256_file": str(file)}])))
+    assert differences(found[0].config, found[1].config) == ["admin_keys"]
+    assert [way_to(found[0], found[1]), way_to(found[1], found[2])] == ["next router"] * 2
+    assert len({one.book.digest for one in found}) == 3
+    assert file in watched_files(found[0].config, None)
+
+
+def test_the_tables_name_keys_that_exist() -> None:
+    """A key that is renamed takes its place along."""
+    known = keys() | {"team_files", "chains"}
+    assert {*IN_PLACE} - known == set()
+    assert way_of("chains.x.variants") == "in place"
+    assert way_of("chainsaw") == "next router"
