@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from pydantic import BaseModel
@@ -12,7 +13,7 @@ from pydantic import BaseModel
 from docs.picture import picture
 from docs.picture import rows as rows_of
 from router.cli.main import COMMANDS
-from router.config import Address, ChainSection, Config, StaticGpu, VariantSection, load_config
+from router.config import Address, ChainSection, Config, StaticGpu, TeamSection, VariantSection, load_config
 from tests.test_architecture import ROUTER, SIMULATOR
 
 ROOT = Path(__file__).parent.parent
@@ -89,6 +90,29 @@ def test_table_of_the_configuration_is_that_of_the_code() -> None:
     for key, default, meaning in rows(Config()):
         lines.append(f"| `{key}` | {f'`{default}`' if default else ''} | {meaning} |")
     assert table.splitlines() == lines
+
+
+def test_table_of_a_teams_file_is_that_of_the_code() -> None:
+    """docs/teams.md has every key of a team's file with default and meaning, in the order of the schema."""
+    table = (ROOT / "docs/teams.md").read_text().partition("<!-- team table -->\n")[2].partition("<!-- end")[0]
+    lines = ["| key | default | meaning |", "| --- | --- | --- |"]
+    for key, default, meaning in team_rows(TeamSection):
+        lines.append(f"| `{key}` | {f'`{default}`' if default else ''} | {meaning} |")
+    assert table.splitlines() == lines
+
+
+def team_rows(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str]]:
+    """Yield (key, default, meaning) of every key of a team's file."""
+    for name, field in section.model_fields.items():
+        key = f"{prefix}{field.alias or name}"
+        if key == "keys":
+            yield from team_rows(get_args(field.annotation)[0], "keys[].")
+        elif key == "chains":
+            yield key, "{}", field.description or ""
+        elif isinstance(field.default, BaseModel):
+            yield from team_rows(type(field.default), f"{key}.")
+        else:
+            yield key, "" if field.is_required() else written(field.default), field.description or ""
 
 
 def test_chain_of_the_readme_is_the_shipped_example(tmp_path: Path) -> None:

@@ -51,6 +51,7 @@ class Generations:
         self._alive: list[Generation] = []  # the last one serves, those before it end
         self._is_stopping = False
         self._asking: list[asyncio.Future[Outcome]] = []  # for the next reload
+        self._is_asked = False  # for that one, whether or not something has changed
         self._has_news = asyncio.Event()
         self._serial = 0
 
@@ -73,8 +74,12 @@ class Generations:
         for one in self._alive:
             one.end(one.loaded.config.timeouts.shutdown_s)
 
-    def reload(self) -> asyncio.Future[Outcome]:
-        """Read the configuration again, and put it in force; return what comes of it, which raises ReloadRefused."""
+    def reload(self, *, if_changed: bool = False) -> asyncio.Future[Outcome]:
+        """Read the configuration again, and put it in force; return what comes of it, which raises ReloadRefused.
+
+        With `if_changed` nothing is done, and nothing logged, if it is the one in force.
+        """
+        self._is_asked = self._is_asked or not if_changed
         asking: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         asking.add_done_callback(_look_at_error)
         self._asking.append(asking)
@@ -122,24 +127,30 @@ class Generations:
 
     async def _answer(self, current: Generation, asking: list[asyncio.Future[Outcome]]) -> Generation:
         """Reload for those who ask; return the router that serves."""
+        is_asked, self._is_asked = self._is_asked, False
         service = await current.started()
         log = self._log(current.loaded.config)
         try:
             loaded = await self._prepared(await asyncio.to_thread(self._load))
             before = current.loaded
-            changed = differences(before.config, loaded.config)
-            is_next = way_to(before, loaded) == "next router"
+            changed = await asyncio.to_thread(differences, before.config, loaded.config)
+            if not (is_asked or changed or before.outside != loaded.outside):
+                _settle(asking, _outcome("unchanged", before, changed))
+                return current
+            is_next = way_to(changed, before, loaded) == "next router"
             successor = await self._succeed(service, loaded) if is_next else None
         except Exception as error:  # a bug as well: what serves must not end by a reload
             if not isinstance(error, (RouterError, OSError)):
                 logger.exception("the reload failed")
             service.router.refuse_reload(str(error))
+            self._is_asked = True  # that a file is as before is news then
             log.on(Notified(f"the configuration was not reloaded, the one before serves on: {error}", level="error"))
             _settle(asking, ReloadRefused(str(error)))
             return current
         if successor is None:
             current.take_over(loaded)
-        self._report(log, asking, loaded, changed, is_next=is_next)
+        log.on(Notified(RELOADED))
+        _settle(asking, _outcome("next router" if is_next else "in place", loaded, changed))
         if successor is None:
             return current
         service.hand_over_to(loaded.config)
@@ -160,25 +171,10 @@ class Generations:
             raise
         return successor
 
-    def _report(
-        self,
-        log: LogHook,
-        asking: list[asyncio.Future[Outcome]],
-        loaded: Loaded,
-        changed: list[str],
-        *,
-        is_next: bool,
-    ) -> None:
-        log.on(Notified(RELOADED))
-        book = loaded.book
-        outcome: Outcome = {
-            "reloaded": True,
-            "by": "next router" if is_next else "in place",
-            "serial": book.serial,
-            "digest": book.digest,
-            "changed": changed,
-        }
-        _settle(asking, outcome)
+
+def _outcome(by: str, loaded: Loaded, changed: list[str]) -> Outcome:
+    """Return what a reload has come to, as `POST /router/reload` shows it."""
+    return {"by": by, "serial": loaded.book.serial, "digest": loaded.book.digest, "changed": changed}
 
 
 def _settle(asking: list[asyncio.Future[Outcome]], outcome: Outcome | ReloadRefused) -> None:

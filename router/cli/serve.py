@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -112,12 +113,13 @@ async def _serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _in_turn, manager.stopping, generations.stop)
 
-    def reload() -> None:
+    def reload(*, if_changed: bool = False) -> None:
         manager.reloading()
-        generations.reload()
+        generations.reload(if_changed=if_changed)
 
     loop.add_signal_handler(signal.SIGHUP, reload)
-    tasks = loop.create_task(manager.watch()), loop.create_task(watch(generations.files_of(file), reload))
+    watching = watch(generations.files_of(file), partial(reload, if_changed=True))
+    tasks = loop.create_task(manager.watch()), loop.create_task(watching)
     try:
         await generations.run(config, sockets)
     finally:

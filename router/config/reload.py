@@ -64,9 +64,9 @@ def prepare(config: Config, serial: int = 1, verify: Verify | None = None) -> Lo
     return Loaded(config, book, tuple(models_named(config)), _outside(config))
 
 
-def way_to(before: Loaded, after: Loaded) -> Way:
-    """Return how `after` takes the place of `before`."""
-    ways = {way_of(key) for key in differences(before.config, after.config)}
+def way_to(changed: Iterable[str], before: Loaded, after: Loaded) -> Way:
+    """Return how `after` takes the place of `before`, whose `differences` are `changed`."""
+    ways = {way_of(key) for key in changed}
     return "next router" if before.outside != after.outside or "next router" in ways else "in place"
 
 

@@ -104,12 +104,30 @@ def _by_team(overrides: Iterable[Override]) -> dict[str, list[Override]]:
 
 def _read(path: str, inherited: Mapping[str, ChainSection], overrides: Mapping[str, list[Override]]) -> TeamFile:
     raw = read_regular_file(FilePath(path))
-    section = _PARSED.section_of(path, raw, overrides)
-    keys, problems = read_keys(section.keys, FilePath(path).parent, "keys")
-    problems = [*chain_problems(section.chains, inherited), *problems]
+    file = _KNOWN.find(path, raw, overrides)
+    if file is None:
+        file = _parse(path, raw, overrides)
+        _KNOWN.keep(file, raw, overrides)
+    problems = list(chain_problems(file.section.chains, inherited))
     if problems:
-        raise config_error(_document(path, raw, overrides.get(section.team.lower(), ())), problems)
+        raise config_error(_document(path, raw, overrides.get(file.section.team.lower(), ())), problems)
+    return file
+
+
+def _parse(path: str, raw: bytes, overrides: Mapping[str, list[Override]]) -> TeamFile:
+    document = _document(path, raw, ())
+    name = document.data.get("team")
+    if isinstance(name, str) and name.lower() in overrides:
+        document = _document(path, raw, overrides[name.lower()])
+    data = {key: value for key, value in document.data.items() if value is not None}
+    try:
+        section = TeamSection.model_validate(data)
+    except ValidationError as exc:
+        raise config_error(document, problems_of(exc, TeamSection)) from None
     folder = FilePath(path).parent
+    keys, problems = read_keys(section.keys, folder, "keys")
+    if problems:
+        raise config_error(document, problems)
     files = tuple(str(folder / FilePath(one.sha256_file).expanduser()) for one in section.keys if one.sha256_file)
     return TeamFile(path, section.model_copy(update={"keys": ()}), keys, files)
 
@@ -126,31 +144,33 @@ def _shown_key(key: Key) -> dict[str, Any]:
     return {"id": key.id, "ssh" if key.is_ssh else "sha256": "***", "expires": expires}
 
 
-class _Parsed:
-    """The sections of the files that were read last; one per path, so that versions do not pile up."""
+class _Known:
+    """The teams that were read last; one for each path, so that versions do not pile up."""
 
     def __init__(self) -> None:
-        self._known: dict[str, tuple[bytes, TeamSection]] = {}
+        self._known: dict[str, tuple[bytes, TeamFile]] = {}
 
-    def section_of(self, path: str, raw: bytes, overrides: Mapping[str, list[Override]]) -> TeamSection:
-        """Return the section of a file. Raise ConfigError for one that is not valid."""
-        digest = hashlib.sha256(raw + repr(sorted(overrides.items(), key=str)).encode()).digest()
-        known = self._known.get(path)
-        if known is not None and known[0] == digest:
-            return known[1]
-        document = _document(path, raw, ())
-        name = document.data.get("team")
-        if isinstance(name, str) and name.lower() in overrides:
-            document = _document(path, raw, overrides[name.lower()])
-        data = {key: value for key, value in document.data.items() if value is not None}
-        try:
-            section = TeamSection.model_validate(data)
-        except ValidationError as exc:
-            raise config_error(document, problems_of(exc, TeamSection)) from None
+    def find(self, path: str, raw: bytes, overrides: Mapping[str, list[Override]]) -> TeamFile | None:
+        """Return the team of a file that has not changed, nor those with its hashes; None if it must be read."""
+        digest, file = self._known.get(path, (b"", None))
+        return file if file is not None and digest == _digest(raw, overrides, file.hash_files) else None
+
+    def keep(self, file: TeamFile, raw: bytes, overrides: Mapping[str, list[Override]]) -> None:
+        """Remember what was read."""
         if len(self._known) >= MOST_FILES:
             self._known.clear()
-        self._known[path] = digest, section
-        return section
+        self._known[file.path] = _digest(raw, overrides, file.hash_files), file
 
 
-_PARSED = _Parsed()
+_KNOWN = _Known()
+
+
+def _digest(raw: bytes, overrides: Mapping[str, list[Override]], hash_files: tuple[str, ...]) -> bytes:
+    """Return what changes with a file, with the variables that override it, and with the files of its hashes."""
+    digest = hashlib.sha256(raw + repr(sorted(overrides.items(), key=str)).encode())
+    for file in hash_files:
+        try:
+            digest.update(hashlib.sha256(read_regular_file(FilePath(file))).digest())
+        except ConfigError:
+            digest.update(b"?")
+    return digest.digest()

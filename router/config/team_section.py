@@ -1,6 +1,6 @@
 """One team's file: its keys and networks, its rights and models, its chains, its share and limits.
 
-A field's description is its documentation everywhere: `config/team.schema.json` repeats it.
+A field's description is its documentation everywhere: `config/team.schema.json` and docs/teams.md repeat it.
 """
 
 from __future__ import annotations

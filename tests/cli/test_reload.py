@@ -11,6 +11,7 @@ import pytest
 from router.cli.generations import RELOADED, Generations
 from router.cli.watching import POLL_S, watch
 from router.config import load_config, watched_files
+from router.errors import ReloadRefused
 from router.telemetry import LogHook
 from tests.config.keys.play import connect, get, send
 from tests.config.keys.process import ollama
@@ -106,6 +107,24 @@ async def test_rules_are_put_in_force_in_the_running_router_d3(tmp_path):
         assert book.chains_of(book.team("one")).rule_for("x").variants[0].model == "c"
         assert (await get(scene.service.admin_url, "/router/config")).json()["chains"].keys() == {"x"}
         raw.close()
+
+
+async def test_files_that_say_the_same_change_nothing(tmp_path):
+    """Such as after a reload that was asked for: the files that were noticed are those in force."""
+    async with generations(tmp_path) as (scene, them):
+        scene.write("# more")
+        assert (await them.reload(if_changed=True))["by"] == "unchanged"
+        assert (scene.messages().count(RELOADED), (await scene.state())["serial"]) == (0, 1)
+        assert (await them.reload())["by"] == "in place"
+        scene.team("team: one\nshare: 2\n")
+        assert (await them.reload(if_changed=True))["changed"] == ["team_files"]
+        assert scene.messages().count(RELOADED) == 2
+        scene.team("team: one\nshare: 0\n")
+        with pytest.raises(ReloadRefused):
+            await them.reload(if_changed=True)
+        scene.team("team: one\nshare: 2\n")
+        await them.reload(if_changed=True)
+        assert (await scene.metric(), (await scene.state())["reload_error"]) == (["1.0"], None)
 
 
 async def test_what_clients_may_ask_for_is_put_in_force_at_once(tmp_path):

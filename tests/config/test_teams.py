@@ -446,3 +446,24 @@ def test_chains_of_all_are_warned_about_too(tmp_path: Path) -> None:
     file = written(tmp_path, root="chains:\n  a: [x:8b, x:70b, x:13b]\n", t="team: t\n")
     found = config_warnings(load_config(file, env={}), Places(file), unix_s=0.0)
     assert [line.partition(": ")[0] for line in found] == [f"{file}:3", f"{file}:3"]
+
+
+def test_what_has_changed_is_read_again(tmp_path: Path) -> None:
+    """A file, a variable, and a file with a hash; what has not is the same team as before."""
+    file = written(tmp_path, a="team: a\nkeys: [{ id: x, sha256_file: hash }]\n", b="team: b\n")
+    (tmp_path / "teams" / "hash").write_text(HASH)
+
+    def read(**env: str) -> list[tuple[str, float, list[str]]]:
+        files = load_config(file, env=env).team_files
+        return [(one.section.team, one.section.share, [key.sha256.hex() for key in one.keys]) for one in files]
+
+    assert read() == [("a", 1.0, [HASH]), ("b", 1.0, [])]
+    assert load_config(file, env={}).team_files[1] is load_config(file, env={}).team_files[1]
+    (tmp_path / "teams" / "hash").write_text(OTHER_HASH)
+    assert read() == [("a", 1.0, [OTHER_HASH]), ("b", 1.0, [])]
+    assert read(OLLAMA_ROUTER_TEAMS__B__SHARE="3") == [("a", 1.0, [OTHER_HASH]), ("b", 3.0, [])]
+    (tmp_path / "teams" / "b.yaml").write_text("team: b\nshare: 2\n")
+    assert read() == [("a", 1.0, [OTHER_HASH]), ("b", 2.0, [])]
+    (tmp_path / "teams" / "hash").unlink()
+    with pytest.raises(ConfigError, match=r"keys\[0\].sha256_file"):
+        read()

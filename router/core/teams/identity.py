@@ -7,7 +7,6 @@ as the same object is in force: a revoked key ends with the next request, also o
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import NamedTuple
 
@@ -60,7 +59,7 @@ class Identities:
         for sizes in self._by_network.values():  # the most specific network first
             for size in sorted(sizes, reverse=True):
                 sizes[size] = sizes.pop(size)
-        self.of_address = lru_cache(maxsize=_ADDRESSES)(self._of_address)
+        self._by_address: dict[str, Identity] = {}
 
     def of_credential(self, credential: bytes, now_s: float) -> Recognized:
         """Return the identity that a key shows at Unix time `now_s`. Raise Unauthorized, which never quotes the key."""
@@ -80,8 +79,17 @@ class Identities:
         identity, expires_s = _unexpired(found, now_s)
         return Recognized(identity, min(valid_until_s, expires_s or valid_until_s))
 
-    def _of_address(self, address: str) -> Identity:
+    def of_address(self, address: str) -> Identity:
         """Return the identity of a client without a key by its address. Raise Unauthorized if it has none."""
+        found = self._by_address.get(address)
+        if found is None:
+            found = self._of_address(address)
+            if len(self._by_address) >= _ADDRESSES:
+                self._by_address.clear()
+            self._by_address[address] = found
+        return found
+
+    def _of_address(self, address: str) -> Identity:
         sizes, number, bits = self._networks_of(address)
         for size, networks in sizes.items():
             found = networks.get(number >> (bits - size) << (bits - size))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from ipaddress import ip_network
 
 import pytest
@@ -116,3 +117,12 @@ def test_a_public_key_is_not_a_secret_g4() -> None:
     identities = Identities((Team("a", keys=(Key("ssh", digest_of(blob), is_ssh=True),)),))
     with pytest.raises(Unauthorized):
         identities.of_credential(blob, 0.0)
+
+
+def test_identities_that_are_replaced_leave_no_memory_behind() -> None:
+    """At once: those of a thousand teams would wait long for the garbage collector."""
+    identities = Identities([CODING], CODING)
+    identities.of_address("8.8.8.8")
+    gone = weakref.ref(identities)
+    del identities
+    assert gone() is None
