@@ -16,11 +16,13 @@ from pydantic_core import ErrorDetails
 
 from router.config.problems import Description, Path, Problem, present
 from router.config.source import Document
-from router.core.masking import masked
+from router.core.masking import masked, own_keys_masked
 from router.errors import ConfigError
 
 SECRETS = ("keys", "admin_keys")
 """The key at the top of a team's file below which a value may be a secret that was put in the wrong place."""
+
+HASH_HINT = "of a key only its hash is configured: `printf %s KEY | sha256sum`"
 
 LONGEST_SHOWN_NAME = 20
 """Below `SECRETS` a longer name of a key is not shown: it may be a secret."""
@@ -36,7 +38,8 @@ def config_error(document: Document, problems: Iterable[Problem]) -> ConfigError
 def line_of(document: Document, problem: Problem) -> str:
     """Return the line that says where in `document` a problem is, and what is allowed there."""
     path = tuple(present(problem.path, document.data))
-    return f"{document.place_of(path)}: {_key(path)}found {_shown(problem.found)}; allowed: {problem.allowed}"
+    line = f"{document.place_of(path)}: {_key(path)}found {_shown(problem.found)}; allowed: {problem.allowed}"
+    return own_keys_masked(line)
 
 
 def problems_of(invalid: ValidationError, root: type[BaseModel]) -> list[Problem]:
@@ -60,6 +63,7 @@ def _problem(detail: ErrorDetails, root: type[BaseModel]) -> Problem:
     found = detail["input"]
     if path[:1] and path[0] in SECRETS and path[-1] != "expires":
         found = Description(f"{_kind(found)} that is not shown, because it may be a key")
+        return Problem(path, found, _with_hint(_allowed(kind, context, detail["msg"])))
     return Problem(path, found, _allowed(kind, context, detail["msg"]))
 
 
@@ -92,11 +96,21 @@ def _allowed(kind: str, context: Mapping[str, Any], message: str) -> str:
 def _unknown_key(path: Path, root: type[BaseModel]) -> Problem:
     keys = [field.alias or name for name, field in _section_at(root, path[:-1]).model_fields.items()]
     name = str(path[-1])
-    if path[:1] and path[0] in SECRETS and len(name) > LONGEST_SHOWN_NAME:
-        return Problem(path[:-1], Description("an unknown key"), ", ".join(keys))
+    is_secret = path[:1] and path[0] in SECRETS
+    if is_secret and len(name) > LONGEST_SHOWN_NAME:
+        return Problem(path[:-1], Description("an unknown key"), _with_hint(", ".join(keys)))
     near = difflib.get_close_matches(name, keys, n=1, cutoff=0.5)
     hint = f" (did you mean {near[0]}?)" if near else ""
-    return Problem(path, Description(f"the unknown key {name}{hint}"), ", ".join(keys))
+    return Problem(
+        path,
+        Description(f"the unknown key {name}{hint}"),
+        _with_hint(", ".join(keys)) if is_secret else ", ".join(keys),
+    )
+
+
+def _with_hint(allowed: str) -> str:
+    """Return what is allowed where somebody may have put a key itself."""
+    return allowed if "sha256sum" in allowed else f"{allowed}; {HASH_HINT}"
 
 
 def _section_at(root: type[BaseModel], path: Path) -> type[BaseModel]:

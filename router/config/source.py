@@ -16,6 +16,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from router.config.problems import Path
 from router.config.service_links import is_service_link
 from router.config.untrusted import MAX_NODES, read_regular_file, screen
+from router.core.masking import own_keys_masked
 from router.errors import ConfigError
 
 ENV_PREFIX = "OLLAMA_ROUTER_"
@@ -181,6 +182,10 @@ def _set(data: Mapping[str, Any], path: Path, value: object) -> dict[str, Any]:
 
 
 def _yaml_problem(exc: MarkedYAMLError, name: str) -> str:
+    return own_keys_masked(_described(exc, name))
+
+
+def _described(exc: MarkedYAMLError, name: str) -> str:
     mark = exc.problem_mark or exc.context_mark
     line = mark.line + 1 if mark is not None else 1
     problem = " ".join((exc.problem or exc.context or "not YAML").split())

@@ -18,7 +18,12 @@ _SIGNS = (b"@", b"=", b"earer", b"asic", b"EARER", b"ASIC")
 
 def masked(text: str) -> str:
     """Return `text` with `***` in place of each secret; also of what stands after `password:` and the like."""
-    return _SECRET.sub(lambda found: f"{found[1] or found[2] or ''}***", _OWN_KEY.sub(r"\1***", text))
+    return _SECRET.sub(lambda found: f"{found[1] or found[2] or ''}***", own_keys_masked(text))
+
+
+def own_keys_masked(text: str) -> str:
+    """Return `text` with `***` in place of the router's own keys only."""
+    return _OWN_KEY.sub(r"\1***", text)
 
 
 def masked_lines(lines: bytes) -> bytes:

@@ -242,6 +242,14 @@ BROKEN = {
         f"team: a\nkeys: [{{ id: {SECRET}, sha256: {HASH} }}]\n",
         "keys[0].id: found text that is not shown",
     ),
+    "a key as the name of a file": (
+        f"team: a\nkeys: [{{ id: ci, sha256_file: {SECRET} }}]\n",
+        "keys[0].sha256_file: found",
+    ),
+    "a key as a team": (f"team: {SECRET}\n", 'a.yaml:1: team: found "***"'),
+    "a key as a network": (f"team: a\nfrom: [{SECRET}]\n", 'from[0]: found "***"'),
+    "a key at the top": (f"team: a\n{SECRET}: x\n", "found the unknown key ***"),
+    "a key as a name twice": (f"team: a\n{SECRET}: x\n{SECRET}: y\n", "a.yaml:3: found the key *** twice"),
     "no hash": (
         "team: a\nkeys: [{ id: ci }]\n",
         "keys[0]: found a mapping that is not shown, because it may be a key; allowed: one of",
@@ -309,6 +317,17 @@ def test_a_key_in_place_of_a_hash_says_how_to_hash_it(tmp_path: Path) -> None:
     assert "keys[0].sha256_file: found" in found
     assert KEY_HINT in found
     assert SECRET not in found
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[{ id: x, key: abc }]", "[{ id: x, sha256: abc }]", "[abc]", "{ ci: abc }", "abc", "[{ id: x, kee: abc }]"],
+)
+def test_wherever_a_key_may_have_been_put_the_error_says_how_to_hash_it(text: str, tmp_path: Path) -> None:
+    """One that the router has not made cannot be told from other text, and is not shown either."""
+    found = refusal(tmp_path, a=f"team: a\nkeys: {text}\n")
+    assert "sha256sum`" in found
+    assert "abc" not in found.removeprefix(str(tmp_path))
 
 
 def test_every_broken_file_is_reported_at_once(tmp_path: Path) -> None:
