@@ -14,11 +14,12 @@ and the most on the others.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from router.core.decision.snapshot import Resident, Snapshot
+from router.core.decision.victims import Evicted, without
 from router.core.memory.shape import shape_of
-from router.core.ollama.bookkeeping import OllamaResident, believed_free_bounds, live_free
+from router.core.ollama.bookkeeping import Free, OllamaResident, Stake, believed_free_bounds, live_free, stakes
 from router.core.ollama.model import ModelFacts
 from router.core.ollama.options import EffectiveOptions, ServerSettings
 from router.core.ollama.runner import Gpu
@@ -31,6 +32,36 @@ OTHER_CARDS = "Ollama would choose other cards"
 EVICTS = "Ollama would evict another model"
 
 
+class Cleared:
+    """The cards of a snapshot once some residents are gone, and what Ollama then believes of them.
+
+    `stay` are the other residents. Nothing here depends on the model to load, so a set of victims is worked out once
+    for all contexts of a load.
+    """
+
+    __slots__ = ("_bounds", "_stakes", "by_free", "gpus", "have_bytes", "stay")
+
+    def __init__(self, gpus: tuple[Gpu, ...], stay: Evicted, stakes_of: dict[str, tuple[Stake, ...]]) -> None:
+        self.gpus, self.stay = gpus, stay
+        self.have_bytes = sum([gpu.free_bytes for gpu in gpus])
+        self.by_free = sorted(gpus, key=_by_free)
+        self._stakes = stakes_of
+        self._bounds: tuple[Free, Free] | None = None
+
+    def extremes(self, cards: Sequence[int]) -> tuple[Free, ...]:
+        """Return what Ollama may believe free, the least first, as far as it decides about a load on `cards`."""
+        if self._bounds is None:
+            live = live_free(self.gpus) if not self.stay else ()
+            self._bounds = (live, live) if live else self._believed()
+        least, most = self._bounds
+        if len(cards) == len(self.gpus):
+            return self._bounds if self.stay or len(cards) > 1 else (least,)
+        return (tuple([least[at] if at in cards else most[at] for at in range(len(self.gpus))]),)
+
+    def _believed(self) -> tuple[Free, Free]:
+        return believed_free_bounds(self.gpus, [self._stakes[one.weights] for one in self.stay])
+
+
 @dataclass(frozen=True, slots=True)
 class Books:
     """What Ollama has booked for each resident of a snapshot, by its weights, as far as that is known.
@@ -38,8 +69,11 @@ class Books:
     `most`: as much as possible. `least`: as little, and of a split one the figures lost that often are.
     """
 
+    snapshot: Snapshot
     most: dict[str, OllamaResident]
     least: dict[str, OllamaResident]
+    _stakes: dict[str, tuple[Stake, ...]]
+    _cleared: dict[frozenset[int], Cleared] = field(default_factory=dict)
 
     @staticmethod
     def of(snapshot: Snapshot) -> Books:
@@ -50,21 +84,30 @@ class Books:
             one.weights: booked(one, gpus, is_least=True) if len(most[one.weights].cards) > 1 else most[one.weights]
             for one in snapshot.residents
         }
-        return Books(most, least)
+        return Books(snapshot, most, least, {name: stakes(gpus, most[name], least[name]) for name in most})
+
+    def cleared(self, evicted: Evicted) -> Cleared:
+        """Return the cards once `evicted` are gone."""
+        key = frozenset(map(id, evicted))
+        found = self._cleared.get(key)
+        if found is None:
+            gpus, stay = cards_without(evicted, self.snapshot.gpus or ()), without(evicted, self.snapshot.residents)
+            found = self._cleared[key] = Cleared(gpus, stay, self._stakes)
+        return found
 
     def obstacle(
         self,
         facts: ModelFacts,
         launch: EffectiveOptions,
         cards: Sequence[int],
-        gpus: Sequence[Gpu],
-        stay: Sequence[Resident],
+        cleared: Cleared,
         settings: ServerSettings,
     ) -> str:
-        """Return why Ollama might not load `facts` on exactly `cards` beside `stay`; "" if it certainly does."""
+        """Return why Ollama might not load `facts` on exactly `cards`; "" if it certainly does."""
+        gpus, stay = cleared.gpus, cleared.stay
         if len(stay) >= max_loaded(len(gpus), settings):
             return EVICTS
-        for at, free in enumerate(self._extremes(cards, gpus, stay)):
+        for at, free in enumerate(cleared.extremes(cards)):
             # Ollama predicts by the weights' file alone; all parts together are more, all of its tensors are less.
             least = (shape_of(facts).weights.file_bytes or None) if at else None
             check = preflight(facts, launch, gpus, free, settings, has_residents=bool(stay), blob_bytes=least)
@@ -74,19 +117,6 @@ class Books:
                 return EVICTS
         return ""
 
-    def _extremes(
-        self, cards: Sequence[int], gpus: Sequence[Gpu], stay: Sequence[Resident]
-    ) -> tuple[tuple[int, ...], ...]:
-        """Return what Ollama may believe free, the least first, as far as it decides about a load on `cards`."""
-        if not stay:
-            live = live_free(gpus)
-            return (live, live) if len(cards) == len(gpus) > 1 else (live,)
-        names = [one.weights for one in stay]
-        least, most = believed_free_bounds(gpus, [self.most[one] for one in names], [self.least[one] for one in names])
-        if len(cards) == len(gpus):
-            return least, most
-        return (tuple(least[at] if at in cards else most[at] for at in range(len(gpus))),)
-
     def stale(self, gpu: Gpu, residents: Sequence[Resident], least_bytes: int) -> frozenset[str]:
         """Return the weights of those whose frozen figure for `gpu` is below `least_bytes`.
 
@@ -95,6 +125,24 @@ class Books:
         here = [self.most[one.weights] for one in residents if one.held_bytes.get(gpu.index)]
         stale = (one.weights for one in here if one.reported_free_bytes(gpu.index, gpu.total_bytes) < least_bytes)
         return frozenset(stale)
+
+
+def cards_without(evicted: Sequence[Resident], gpus: tuple[Gpu, ...]) -> tuple[Gpu, ...]:
+    """Return the cards with the memory of `evicted` freed."""
+    freed: dict[int, int] = {}
+    for resident in evicted:
+        for card, size in resident.held_bytes.items():
+            freed[card] = freed.get(card, 0) + size
+    return tuple([_with_free(gpu, gpu.free_bytes + freed.get(gpu.index, 0)) for gpu in gpus]) if evicted else gpus
+
+
+def _with_free(gpu: Gpu, free_bytes: int) -> Gpu:
+    free_bytes = min(gpu.total_bytes, free_bytes)
+    return gpu if free_bytes == gpu.free_bytes else replace(gpu, free_bytes=free_bytes)
+
+
+def _by_free(gpu: Gpu) -> tuple[int, int]:
+    return gpu.free_bytes, gpu.index
 
 
 def booked(resident: Resident, gpus: Sequence[Gpu], *, is_least: bool = False) -> OllamaResident:

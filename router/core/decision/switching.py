@@ -11,10 +11,11 @@ from functools import reduce
 from heapq import merge
 from itertools import islice
 from operator import itemgetter
+from types import EllipsisType
 
 from router.core.decision.foreseen import OTHER_CARDS, Books
 from router.core.decision.need import MachineRules, need_of
-from router.core.decision.placing import Placing, cards_without, nearer
+from router.core.decision.placing import Placing, nearer
 from router.core.decision.plan import TOO_BIG
 from router.core.decision.plan import Plan as Plan
 from router.core.decision.plan import Shortage as Shortage
@@ -23,6 +24,9 @@ from router.core.decision.victims import Demand, Evicted, cheapest_sets, cost_of
 from router.core.ollama.model import ModelFacts
 from router.core.ollama.runner import Gpu, LoadOptions
 from router.core.ollama.scheduler import max_loaded
+
+Try = tuple[Evicted, "int | EllipsisType | None"]
+"""Victims, and the place that was tried without them, as `Placing.without` takes it."""
 
 MOST_TRIES = 64  # sets of victims on single cards whose plan is replayed on Ollama's rules
 MOST_TOGETHER = 8  # residents of which every set is considered for a split
@@ -73,39 +77,45 @@ class _Search:
 
     def cheapest(self) -> Plan | Shortage:
         """Return the plan, or the nearest miss."""
-        misses: list[Shortage] = []
+        tries: list[Try] = []
         if not self.must_go:
             found = self.placing.without(())
-            if isinstance(found, Plan) or not self.others:
+            if found is not None:
                 return found
-            misses.append(found)
+            if not self.others:
+                return self.placing.miss(())
+            tries.append(((), ...))
         emptied = self.placing.without(self.others)
-        if isinstance(emptied, Shortage) and emptied.reason == TOO_BIG:
-            return emptied  # whichever residents go
-        cost, plan = self._on_one_card(misses)
-        plan = self._split_below(cost, misses) or plan
+        if emptied is None:
+            miss = self.placing.miss(self.others)
+            if miss.reason == TOO_BIG:
+                return miss  # whichever residents go
+        cost, plan = self._on_one_card(tries)
+        plan = self._split_below(cost, tries) or plan
         idle = never_waiting(self.others)
         is_dear = plan is None or any(one.weights in plan.evict for one in self.others if one not in idle)
         if is_dear and len(idle) >= self.must_go:
             found = self.placing.without(idle)
-            if isinstance(found, Plan):
+            if found is not None:
                 return found
-            misses.append(found)
+            tries.append((idle, ...))
         if plan is not None:
             return plan
         if len(self.others) < self.must_go:
             return Shortage(0, 0, "others are in use")
-        return emptied if isinstance(emptied, Plan) else reduce(nearer, misses, emptied)
+        if emptied is not None:
+            return emptied
+        return reduce(nearer, (self.placing.miss(*one) for one in ((self.others, ...), *tries)))
 
-    def _on_one_card(self, misses: list[Shortage]) -> tuple[int | None, Plan | None]:
-        """Apply rule 2: return the plan and its cost, or add the nearest misses to `misses`."""
-        gpus = cards_without(self.placing.same, self.placing.snapshot.gpus or ())
+    def _on_one_card(self, tries: list[Try]) -> tuple[int | None, Plan | None]:
+        """Apply rule 2: return the plan and its cost, or add what was tried to `tries`."""
+        gpus = self.placing.books.cleared(self.placing.same).gpus
         streams = [self._sets_on(gpu, gpus) for gpu in gpus if self.placing.memory.need_bytes(gpu) <= gpu.total_bytes]
         for cost, _, card, evicted in islice(merge(*streams, key=itemgetter(0, 1, 2)), MOST_TRIES):
             found = self.placing.without(evicted, only=card)
-            if isinstance(found, Plan):
+            if found is not None:
                 return cost, found
-            misses.append(found)
+            tries.append((evicted, card))
         return None, None
 
     def _sets_on(self, gpu: Gpu, gpus: Sequence[Gpu]) -> Iterator[tuple[int, int, int, Evicted]]:
@@ -149,13 +159,13 @@ class _Search:
         more = sorted(without(victims, self.others), key=cost_of)
         return (*victims, *more[: self.must_go - len(victims)])
 
-    def _split_below(self, cost: int | None, misses: list[Shortage]) -> Plan | None:
+    def _split_below(self, cost: int | None, tries: list[Try]) -> Plan | None:
         """Apply rule 3: return the plan of the cheapest set that costs less than `cost` (None = any)."""
-        gpus = cards_without(self.placing.same, self.placing.snapshot.gpus or ())
+        gpus = self.placing.books.cleared(self.placing.same).gpus
         cheaper = [one for one in self.others if cost is None or cost_of(one) < cost]
         if len(gpus) == 1 or not cheaper:
             return None
-        emptied = self.placing.memory.on(cards_without(cheaper, gpus))
+        emptied = self.placing.split_without(tuple(cheaper))
         if not emptied.fits:
             return None
         hopeless: list[tuple[frozenset[str], frozenset[int]]] = []
@@ -167,10 +177,10 @@ class _Search:
             if cost is not None and price >= cost:
                 continue
             found = self.placing.without(evicted, only=None)
-            if isinstance(found, Plan):
+            if found is not None:
                 return found
-            misses.append(found)
-            if found.reason == OTHER_CARDS:
+            tries.append((evicted, None))
+            if self.placing.split_reason(evicted) == OTHER_CARDS:
                 hopeless.append((gone, covered))
         return None
 

@@ -5,8 +5,11 @@ See docs/ollama.md, "Booked memory".
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import chain
+from typing import NamedTuple
 
 from router.core.ollama.model import ModelFacts
 from router.core.ollama.runner import Gpu
@@ -54,6 +57,7 @@ class OllamaResident:
         return accounted if frozen is None else min(accounted, max(0, frozen - booked))
 
 
+@lru_cache(maxsize=4096)
 def predicted_bytes(facts: ModelFacts, context_cells: int, blob_bytes: int | None = None) -> int:
     """Return Ollama's PredictServerVRAM in bytes: the file and a rough f16 KV cache of `context_cells` cells.
 
@@ -119,26 +123,58 @@ def believed_free_outcomes(gpus: Sequence[Gpu], residents: Sequence[OllamaReside
     return frozenset(found)
 
 
-def believed_free_bounds(
-    gpus: Sequence[Gpu], lowest: Sequence[OllamaResident], highest: Sequence[OllamaResident]
-) -> tuple[Free, Free]:
+class Stake(NamedTuple):
+    """What one resident may make Ollama believe of one card, in bytes: the least and the most over all bookings."""
+
+    card: int
+    least_free_bytes: int
+    most_free_bytes: int
+    most_booked_bytes: int
+    least_booked_bytes: int
+
+
+def stakes(gpus: Sequence[Gpu], lowest: OllamaResident, highest: OllamaResident) -> tuple[Stake, ...]:
+    """Return what a resident may make Ollama believe of each of its cards. Free memory has no part in it.
+
+    The resident comes twice: with what makes the least seem free (the most that may be booked), and the most (the least
+    booked, figures lost).
+    """
+    return tuple(
+        Stake(
+            card,
+            lowest.reported_free_bytes(card, gpus[card].total_bytes),
+            highest.reported_free_bytes(card, gpus[card].total_bytes),
+            lowest.booked_bytes(card),
+            highest.booked_bytes(card),
+        )
+        for card in lowest.cards
+    )
+
+
+def believed_free_bounds(gpus: Sequence[Gpu], residents: Iterable[Sequence[Stake]]) -> tuple[Free, Free]:
     """Return the least and the most that Ollama may believe free on each card, over all orders and bookings.
 
-    The residents come twice: with what makes the least seem free (the most that may be booked), and the most (the least
-    booked, figures lost). Sound, not tight: one over several cards is read for all of them at once, here for each by
-    itself.
+    Each resident is given by its stakes. Sound, not tight: one over several cards is read for all of them at once, here
+    for each by itself.
     """
-    covered = {card for resident in lowest for card in resident.cards}
+    totals = [gpu.total_bytes for gpu in gpus]
+    least, most, covered = totals.copy(), [0] * len(gpus), set()
+    lowest, highest = totals.copy(), totals.copy()  # less everything that is booked
+    for stake in chain.from_iterable(residents):
+        card, low, high, most_booked, least_booked = stake
+        covered.add(card)
+        least[card] = min(least[card], low)
+        most[card] = max(most[card], high)
+        lowest[card] -= most_booked
+        highest[card] -= least_booked
     if len(covered) < len(gpus):
-        live = live_free(gpus)
-        return less_booked(gpus, live, lowest), less_booked(gpus, live, highest)
-    least, most = [gpu.total_bytes for gpu in gpus], [0] * len(gpus)
-    for low, high in zip(lowest, highest, strict=True):
-        for card in low.cards:
-            total = gpus[card].total_bytes
-            least[card] = min(least[card], low.reported_free_bytes(card, total))
-            most[card] = max(most[card], high.reported_free_bytes(card, total))
-    return less_booked(gpus, tuple(least), lowest), less_booked(gpus, tuple(most), highest)
+        least = most = list(live_free(gpus))
+    return _at_most(least, lowest), _at_most(most, highest)
+
+
+def _at_most(free: Sequence[int], left: Sequence[int]) -> Free:
+    """Return `free`, on each card at most what is `left` of its total, which is not less than nothing."""
+    return tuple([one if one < other else max(0, other) for one, other in zip(free, left, strict=True)])
 
 
 def _readings(

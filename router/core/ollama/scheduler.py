@@ -111,8 +111,8 @@ def placement(
         return (launch.main_gpu,), True
     if len(free) <= 1 or launch.main_gpu is not None or settings.sched_spread:
         return everywhere, False
-    roomy = [card for card in everywhere if predicted <= free[card] * 80 // 100]
-    return ((max(roomy, key=lambda card: (free[card], -card)),), True) if roomy else (everywhere, False)
+    most = max(free)
+    return ((free.index(most),), True) if predicted <= most * 80 // 100 else (everywhere, False)
 
 
 def preflight(
