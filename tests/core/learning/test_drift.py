@@ -192,7 +192,7 @@ def test_a_load_that_is_a_little_off_shows_no_other_setup():
 
 
 def test_smaller_contexts_on_two_cards_show_no_other_setup():
-    """Observed: 193 MiB less on each card were taken for three slots with a cache of q4_0, and the next load spilled."""
+    """Observed: 193 MiB less on each were taken for three slots with a cache of q4_0, and the next load spilled."""
     models = {"a": 1600, "b": 2400, "c": 2048}
     loads = [seen(name, cache, Setup(), noise_mib=-386, gpu_names=("A", "B")) for name, cache in models.items()]
     assert recognise(loads, CONFIGURED) is None
