@@ -194,7 +194,7 @@ class Residency:
         if tracked is None:
             return None
         left = readings.present.keys() - set(self._residents.values())
-        has_evicted = any(not one.going_until_s for one in left)  # the others have gone by our own unloads
+        has_evicted = any(_is_evicted(one, loaded_s) for one in left)
         shown, has_left, has_strayed = readings.shown, bool(left), False
         are_ours = all(map(self._residents.is_ours, {*readings.present, *self._residents.values()} - {tracked}))
         if readings.before is not None and are_ours and not self.contest.is_on:
@@ -285,6 +285,12 @@ class Residency:
     def _name(self, weights: str) -> str:
         tracked = self._residents.get(weights)
         return tracked.name if tracked is not None else weights
+
+
+def _is_evicted(gone: Tracked, now_s: float) -> bool:
+    """Return True if Ollama has made room itself: we did not unload it, and no lease that we know of has ended."""
+    has_lease = gone.options is not None and now_s - gone.idle_since_s < gone.lease_s - LEASE_MARGIN_S
+    return not gone.going_until_s and (gone.in_flight > 0 or has_lease)
 
 
 def _still_fits(plan: Plan, gpus: tuple[Gpu, ...]) -> bool:

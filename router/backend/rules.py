@@ -76,7 +76,7 @@ class DecisionRules:
             context_length=server.context_length,
             gpu_overhead_bytes=server.gpu_overhead_mib * MIB,
             sched_spread=server.sched_spread,
-            max_loaded_models=server.max_loaded_models or self._loaded_limit(),
+            max_loaded_models=min(filter(None, (server.max_loaded_models, self._loaded_limit())), default=0),
             fit_target_bytes=target,
             version=version,
         )

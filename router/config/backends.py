@@ -73,7 +73,7 @@ class ServerSection(Section):
     fit_target_mib: Count | None = None
     """LLAMA_ARG_FIT_TARGET of this server, in MiB per card; null = not set (1024)"""
     max_loaded_models: AtLeastOne | None = None
-    """OLLAMA_MAX_LOADED_MODELS of this server; null = not set"""
+    """OLLAMA_MAX_LOADED_MODELS of this server; null = not set. If loads show fewer, that counts"""
 
 
 class BackendSection(Section):

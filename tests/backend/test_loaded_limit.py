@@ -119,3 +119,26 @@ def test_a_limit_is_forgotten_with_the_rest():
             assert (limit.count, limit.notes()) == (0, [])
 
     play(story, Limited(*ALL))
+
+
+def test_a_resident_whose_lease_may_have_ended_during_a_load_shows_no_limit():
+    """No lease is renewed during a switch, and a request that was passed on may have named its own."""
+
+    async def story(scene):
+        await load(scene, TINY)
+        for gone, facts in ((TINY, SMALL), (SMALL, TINY)) * SIGNS:
+            scene.resident(gone).idle_since_s -= scene.resident(gone).lease_s
+            assert await load(scene, facts) == [0]
+        assert (said(scene), scene.backend.residency.loaded_limit.count) == ([], 0)
+
+    play(story, Limited(*ALL))
+
+
+def test_a_configured_limit_that_is_too_high_is_corrected():
+    """A lower one than loads show is the operator's wish."""
+
+    async def story(scene):
+        return await load(scene, TINY, SMALL, TINY, SMALL, TINY)
+
+    assert play(story, Limited(*ALL), {"backends.local.server.max_loaded_models": 5}) == [0, 0, 0, 1, 1]
+    assert play(story, MemoryMachine(*ALL), {"backends.local.server.max_loaded_models": 1}) == [0, 1, 1, 1, 1]

@@ -6,7 +6,7 @@ import pytest
 
 from router.backend.switches import SwitchResult
 from router.backend.unloading import REPEAT_UNLOAD_S
-from router.core.units import GIB
+from router.core.units import GIB, MIB
 from router.errors import ProbeError
 from tests.backend.machine import BIG, MIDDLE, SMALL, MemoryMachine, weights_of
 from tests.backend.scene import play, took_s
@@ -217,3 +217,58 @@ def test_memory_of_a_model_that_somebody_else_has_unloaded_is_waited_for_ahead_o
         assert lasts(took - machine.load_s, MEMORY_S)
 
     play(story, machine)
+
+
+def test_a_wait_for_memory_that_others_took_ends_when_nothing_moves_any_more():
+    """Even if less is free than before: they took more than came back."""
+
+    async def story(scene):
+        await scene.make_resident(MIDDLE)
+        asyncio.get_running_loop().call_later(0.3, scene.machine.foreign.update, {0: 12 * GIB})
+        took, is_gone = await took_s(scene.backend.residency.unloading.unload(scene.resident(MIDDLE)))
+        assert is_gone
+        assert took < 2.0
+
+    machine = MemoryMachine(*ALL)
+    machine.unload_s = 0.4
+    play(story, machine)
+
+
+def test_memory_that_others_move_a_little_all_the_time_has_come_to_rest():
+    """A desktop, for example."""
+
+    async def story(scene):
+        await scene.make_resident(MIDDLE)
+
+        def jitter(mib):
+            scene.machine.foreign[0] = 12 * GIB + mib * MIB
+            asyncio.get_running_loop().call_later(0.25, jitter, 20 - mib)
+
+        asyncio.get_running_loop().call_later(0.3, jitter, 0)
+        took, is_gone = await took_s(scene.backend.residency.unloading.unload(scene.resident(MIDDLE)))
+        assert is_gone
+        assert took < 2.5
+
+    machine = MemoryMachine(*ALL)
+    machine.unload_s = 0.4
+    play(story, machine)
+
+
+def test_memory_of_a_runner_that_died_with_its_server_is_not_waited_for():
+    """It is back before ps can say that the model has gone, and is not counted twice until then."""
+
+    async def story(scene):
+        await scene.make_resident(MIDDLE)
+        scene.machine.held.clear()
+        for _ in range(3):
+            await scene.backend.world.refresh_fresh()
+            await asyncio.sleep(1.0)
+        scene.machine.foreign[0] = GIB // 2
+        scene.machine.drop(MIDDLE.name)
+        await scene.backend.world.refresh_fresh()
+        await asyncio.sleep(1.5)
+        took, result = await took_s(scene.backend.residency.switch(scene.target(SMALL)))
+        assert result is SwitchResult.DONE
+        assert lasts(took, scene.machine.load_s)
+
+    play(story, MemoryMachine(*ALL))

@@ -130,14 +130,15 @@ def _setup_of(newest: Sequence[Observation], assumed: Setup) -> tuple[Setup, int
 def _explaining(seen: Observation, assumed: Setup) -> dict[str, float]:
     """Return the setups that explain a load, each with how well it does: 1 = exactly, 0 = just so.
 
-    `assumed` explains what is not notable.
+    `assumed` explains what is not notable; of a model over several cards that is more, because each has a context.
     """
     shown = seen.shown_bytes
     if shown is None:
         return {}
     likeness = {}
     for key, bytes_ in seen.alternatives.items():
-        whole_bytes = _NOTABLE_BYTES if key == key_of(assumed) else _NEAR_BYTES
+        notable_bytes = _NOTABLE_BYTES * max(1, len(seen.gpu_names))
+        whole_bytes = notable_bytes if key == key_of(assumed) else _NEAR_BYTES
         near_bytes = max(_SPILLED_BYTES if seen.spilled else whole_bytes, _NEAR_SHARE * bytes_)
         if abs(bytes_ - shown) <= near_bytes:
             likeness[key] = 1 - (abs(bytes_ - shown) / near_bytes) ** 2
