@@ -246,7 +246,7 @@ async def soak(minutes: float, log: Path) -> dict[str, object]:
         rest = await at_rest(router, base_fds)
     output = await asyncio.to_thread(log.read_text, errors="replace")
     total, failed = sum(tally.outcomes.values()), sum(tally.failures.values())
-    complaints = re.findall(r".*(?:never retrieved|was destroyed|never awaited|Traceback).*", output)
+    complaints = re.findall(r".*(?:never retrieved|was destroyed|never awaited|Traceback).*(?:\n.*){0,25}", output)
     settled = [fds for at, _, fds in tally.samples if at >= min(300.0, tally.samples[-1][0] / 2)]
     return {
         "minutes": minutes,
@@ -263,7 +263,7 @@ async def soak(minutes: float, log: Path) -> dict[str, object]:
         "load_of_machine": [statistics.median(tally.loads), max(tally.loads)],
         "loop_lag_p99_s": lag,
         "asyncio_complaints": len(complaints),
-        "first_complaints": [line[:2000] for line in complaints[:3]],
+        "first_complaints": [text[:4000] for text in complaints[:3]],
     }
 
 
