@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from router import __version__
+from router.adapters.ed25519 import verifier
 from router.adapters.gpu.reading import VramProbe
 from router.admin.accounts import Accounts
 from router.admin.actions import Actions, Reload
@@ -129,7 +130,7 @@ async def running(
     `loaded` is what was prepared of `config`, `reload` what `POST /router/reload` does, `quotas` hold what teams have
     used of their limits before.
     """
-    loaded = loaded or prepare(config)
+    loaded = loaded or prepare(config, verify=verifier())
     tls = listener_tls(config)
     section = next(iter(config.backends.values()))
     if not is_probed and section.gpus != "none":
@@ -207,7 +208,7 @@ async def running(
     starting = asyncio.get_running_loop().create_task(router.start())
     lag = asyncio.get_running_loop().create_task(watch_loop_lag(telemetry))
     seen = asyncio.get_running_loop().create_task(board.watch())
-    reminders = asyncio.get_running_loop().create_task(remind(open_doors(config), warn))
+    reminders = asyncio.get_running_loop().create_task(remind(lambda: open_doors(service.config), warn))
     try:
         if is_successor:
             await asyncio.shield(starting)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TypedDict
@@ -185,11 +185,11 @@ def open_doors(config: Config) -> list[str]:
     return [f"listening on {config.listen.host} {keys}: anyone who can connect may {may}"]
 
 
-async def remind(texts: Sequence[str], warn: Callable[[str], None], every_s: float = REMINDER_S) -> None:
-    """Repeat warnings for as long as the router runs."""
-    while texts:
+async def remind(found: Callable[[], list[str]], warn: Callable[[str], None], every_s: float = REMINDER_S) -> None:
+    """Repeat the warnings that are `found`, for as long as the router runs: a reload may end or begin them."""
+    while True:
         await asyncio.sleep(every_s)
-        for text in texts:
+        for text in found():
             warn(text)
 
 

@@ -11,7 +11,7 @@ import pytest
 from ollama_simulator.clock import run_virtual
 from ollama_simulator.server import SimConfig, SimulatedOllama
 from router.app import running
-from router.config import load_config
+from router.config import load_config, rulebook_of
 from router.core.ollama.options import ServerSettings
 from router.errors import ConfigError
 from router.planning.stage import stage
@@ -59,6 +59,27 @@ def test_with_teams_what_the_default_team_may_do_counts_s5(rights: str, ending: 
     found = warned(listen="0.0.0.0:11435", teams=str(tmp_path / "*.yaml"), default_team="guests")
     assert bool(found) is (ending is not None)
     assert ending is None or found[0].endswith(f"without a key: anyone who can connect {ending}")
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+def test_insecure_no_auth_gives_clients_without_a_key_everything_s5(is_open: bool, tmp_path: Path) -> None:
+    """Also beside teams, unless `default_team` names one of them."""
+    (tmp_path / "a.yaml").write_text("team: guests\n")
+    options: dict[str, object] = {"teams": str(tmp_path / "*.yaml"), "insecure_no_auth": is_open}
+    for default in ("anonymous", "guests"):
+        book = rulebook_of(load_config(env={}, options={**options, "default_team": default}))
+        assert book.identities is not None
+        team = book.identities.of_address("10.1.2.3").team
+        assert (team.name, "admin" in team.rights) == (default, is_open and default == "anonymous")
+
+
+def test_an_ssh_key_without_the_library_for_it_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its user would only see that the key is not known."""
+    ssh = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f"
+    (tmp_path / "a.yaml").write_text(f'team: a\nkeys: [{{ id: laptop, ssh: "{ssh}" }}]\n')
+    monkeypatch.setattr("router.wiring.verifier", lambda: None)
+    (text,) = warned(teams=str(tmp_path / "*.yaml"))
+    assert "ollama-router[ssh]" in text
 
 
 def test_a_warning_about_an_open_door_is_repeated_every_hour_s5() -> None:

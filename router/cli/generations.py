@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from router.adapters.ed25519 import verifier
 from router.app import NO_SOCKETS, Running, Sockets
 from router.cli.generation import Generation
 from router.config import Config, Loaded, differences, prepare, watched_files, way_to
@@ -117,7 +118,7 @@ class Generations:
 
     async def _prepared(self, config: Config) -> Loaded:
         self._serial += 1
-        return await asyncio.to_thread(prepare, config, self._serial)
+        return await asyncio.to_thread(prepare, config, self._serial, verifier())
 
     def _begin(self, loaded: Loaded, sockets: Sockets, *, is_successor: bool = False) -> Generation:
         log = self._log(loaded.config)

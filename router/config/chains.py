@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from router.config.sections import AutoChains, ChainSection, Defaults, NothingFits, Prefer, Upgrade
 from router.config.values import WILDCARDS
 from router.core.decision.chain import Variant
+from router.core.ollama.model import ModelFacts
+from router.core.ollama.name_patterns import regex_of
 from router.core.ollama.names import ModelName, key_of
+from router.core.teams.rights import Permit
 
 _MAX_CACHED, _MAX_CACHED_OF_TEAM = 4096, 64
 
@@ -38,7 +40,7 @@ class ChainRules:
     """The chain rules of one configuration, or of one team. `rule_for` is cached per name.
 
     With `base` these are a team's: a model that has no chain here has its rule there, but with `nothing_fits` of the
-    team if that is not None.
+    team if that is not None. What `permit` denies is in none of its chains.
     """
 
     def __init__(
@@ -48,14 +50,15 @@ class ChainRules:
         *,
         base: ChainRules | None = None,
         nothing_fits: NothingFits | None = None,
+        permit: Permit | None = None,
     ) -> None:
         otherwise = nothing_fits or defaults.nothing_fits
         rules = {name: _rule(name, section, defaults, otherwise) for name, section in chains.items()}
         self._by_key = {key_of(name): rule for name, rule in rules.items() if not WILDCARDS.search(name)}
         patterns = sorted((name for name in rules if WILDCARDS.search(name)), key=_specificity)
-        self._patterns = tuple((_regex(name), rules[name]) for name in patterns)
+        self._patterns = tuple((regex_of(name), rules[name]) for name in patterns)
         self._default = _default(defaults, otherwise)
-        self._base, self._nothing_fits = base, nothing_fits
+        self._base, self._nothing_fits, self._permit = base, nothing_fits, permit
         self._most_cached = _MAX_CACHED if base is None else _MAX_CACHED_OF_TEAM
         self._cache: dict[str, ChainRule] = {}
 
@@ -82,11 +85,23 @@ class ChainRules:
         """Return the rule for `model` in any spelling. Raise BadRequest if it is not a model name."""
         rule = self._cache.get(model)
         if rule is None:
-            rule = self._find(ModelName.parse(model)) or self._inherited(model)
+            rule = self._permitted(self._find(ModelName.parse(model)) or self._inherited(model))
             if len(self._cache) >= self._most_cached:
                 self._cache.clear()
             self._cache[model] = rule
         return rule
+
+    def substitutes(self, installed: Iterable[ModelFacts]) -> Iterable[ModelFacts]:
+        """Return those of the installed models that may be in a derived chain."""
+        permit = self._permit
+        return installed if permit is None else [facts for facts in installed if permit.may_see(facts.name)]
+
+    def _permitted(self, rule: ChainRule) -> ChainRule:
+        """Return the rule without the variants that are denied; if all are, the requested model is left alone."""
+        if self._permit is None or rule.variants is None:
+            return rule
+        kept = tuple(variant for variant in rule.variants if not self._permit.denies(variant.model))
+        return replace(rule, variants=kept) if kept else replace(rule, variants=None, auto="off")
 
     def _find(self, name: ModelName) -> ChainRule | None:
         exact = self._by_key.get(name.key)
@@ -142,8 +157,3 @@ def _default(defaults: Defaults, nothing_fits: NothingFits) -> ChainRule:
 def _specificity(pattern: str) -> int:
     """Return a sort key: more literal characters come first. Sorting is stable, so the file's order decides a tie."""
     return -len(WILDCARDS.sub("", pattern))
-
-
-def _regex(pattern: str) -> re.Pattern[str]:
-    parts = (".*" if char == "*" else "." if char == "?" else re.escape(char) for char in pattern.lower())
-    return re.compile("".join(parts))

@@ -19,7 +19,7 @@ from router.config.team_section import TeamSection
 from router.config.values import WILDCARDS
 from router.core.ollama.names import key_of
 from router.core.teams.identity import Identities
-from router.core.teams.rights import TRUSTED
+from router.core.teams.rights import TRUSTED, permit_of
 from router.core.teams.signature import Verify
 from router.core.teams.team import ANYONE, Caps, Identity, Team, TeamLimits, TeamMemory
 
@@ -79,9 +79,11 @@ def rulebook_of(config: Config, serial: int = 1, verify: Verify | None = None) -
     for file in config.team_files:
         team, section = team_of(file), file.section
         teams.append(team)
-        if section.chains or section.nothing_fits is not None:
-            nothing_fits = section.nothing_fits
-            chains_of[team] = ChainRules(section.chains, config.defaults, base=chains, nothing_fits=nothing_fits)
+        permit = permit_of(team) if team.allow or team.deny else None
+        if section.chains or section.nothing_fits is not None or permit is not None:
+            chains_of[team] = ChainRules(
+                section.chains, config.defaults, base=chains, nothing_fits=section.nothing_fits, permit=permit
+            )
     by_name = {ANYONE.team.name: ANYONE.team} | {team.name: team for team in teams}
     default = by_name[config.default_team]
     anyone = ANYONE if default is ANYONE.team else Identity(default)

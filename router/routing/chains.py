@@ -94,7 +94,7 @@ class Chains:
             return None
         if rule.auto == "off":
             return Chain(asked.name, (Variant(asked.name),))
-        return auto_chain(asked, catalog.values(), rule.auto)
+        return auto_chain(asked, rules.substitutes(catalog.values()), rule.auto)
 
     def members(
         self, name: str, catalog: Mapping[str, ModelFacts], rules: ChainRules | None = None

@@ -329,6 +329,74 @@ async def test_a_team_uses_the_models_that_it_is_allowed_g3() -> None:
                 assert status == (200 if is_allowed else 403)
 
 
+PATHS = [
+    lambda path: path,
+    lambda path: path.replace("/api", "/%61pi"),
+    lambda path: path.replace("/api", "/a%70%69"),
+    lambda path: path.replace("/api/", "/api%2f"),
+    lambda path: path.replace("/api", "//api"),
+    lambda path: path.replace("/api/", "/api//"),
+    lambda path: path.replace("/api", "/./api"),
+    lambda path: path.replace("/api", "/api/tags/../../api"),
+    lambda path: path.replace("/api", "/%2e/api"),
+    lambda path: path.upper(),
+    lambda path: path + "/",
+    lambda path: path + "?model=coding/x",
+    lambda path: path + ";x",
+    lambda path: path + "%00",
+    lambda path: f"http://127.0.0.1{path}",
+    lambda path: f"/t/{KEY}{path}",
+]
+DENIED = [
+    "coder:1b",
+    "CODER:1B",
+    "library/coder:1b",
+    "registry.ollama.ai/library/Coder:1b",
+    "https://registry.ollama.ai/library/coder:1B",
+    "coder:1b:local",
+    " coder:1b\t",
+    "\u2003coder:1b",
+    "coder:cloud",
+    "coder:8b-cloud",
+    "other",
+]
+ACTS = [
+    ("POST", "/api/pull", '{"model":%s}'),
+    ("POST", "/api/pull", '{"name":%s}'),
+    ("POST", "/api/pull", '{"model":"coding/x","Model":%s}'),
+    ("POST", "/api/push", '{"model":%s}'),
+    ("POST", "/api/create", '{"model":%s}'),
+    ("POST", "/api/create", '{"model":"coding/x","from":%s}'),
+    ("POST", "/api/create", '{"model":"coding/x","\u017fource":"a","FROM":%s}'),
+    ("POST", "/api/copy", '{"source":%s,"destination":"coding/x"}'),
+    ("POST", "/api/copy", '{"source":"coding/x","destination":%s}'),
+    ("DELETE", "/api/delete", '{"model":%s}'),
+    ("DELETE", "/api/delete", '{"model":"","name":%s}'),
+    ("POST", "/api/show", '{"model":%s}'),
+]
+
+
+async def test_no_spelling_of_path_and_name_leads_to_what_is_denied_g3_e4() -> None:
+    """Some two thousand combinations, of which nothing is sent upstream."""
+    dispatcher, count = scripted(), 0
+    async with edge(dispatcher) as running:
+        for spelled in PATHS:
+            async with client(running.port) as raw:
+                for method, path, body in ACTS:
+                    for name in DENIED:
+                        target = spelled(path)
+                        headers = () if target.startswith("/t/") else (BEARER,)
+                        if target.startswith("http:"):
+                            async with client(running.port) as other:  # such a request is the last of its connection
+                                reply = await ask(other, method, target, body % json.dumps(name), *headers)
+                        else:
+                            reply = await ask(raw, method, target, body % json.dumps(name), *headers)
+                        assert reply.status in (301, 307, 400, 403, 404), (target, body, name)
+                        count += 1
+    assert count > 2000
+    assert not asked(dispatcher)
+
+
 async def test_requests_of_a_team_are_reduced_to_its_caps_g10() -> None:
     """A context and a keep_alive above them; smaller ones stay, and those of others too."""
     dispatcher = scripted()

@@ -65,9 +65,9 @@ class Scene:
 
 @asynccontextmanager
 async def scene_of(
-    size: str = "wide", *, load_mib_per_s: float = 40_000, scheme: str = "light"
+    size: str = "wide", *, load_mib_per_s: float = 40_000, scheme: str = "light", **more: object
 ) -> AsyncIterator[Scene]:
-    """Run everything, and open the dashboard."""
+    """Run everything, and open the dashboard. `more` is configured besides."""
     playwright = pytest.importorskip("playwright.async_api")
     if CHROMIUM is None:
         pytest.skip("no Chromium")
@@ -82,6 +82,7 @@ async def scene_of(
             "admin": "127.0.0.1:0",
             "backends.local.url": sim.url,
             "store.path": ":memory:",
+            **more,
         }
         async with running(load_config(env={}, options=options), probe=CardsProbe(sim.cards), is_probed=True) as router:
             browser = await made.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS))

@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from router.core.teams.keys import digest_of, make_key
 from router.core.units import GIB
 from tests.browser.conftest import BIG, SERVED, SMALL, scene_of
 
@@ -95,6 +96,20 @@ async def test_models_are_kept_and_unloaded_and_the_router_is_drained_by_buttons
         await scene.sees("#ready", "draining")
         await scene.page.get_by_role("button", name="Drain").click()
         await scene.page.locator("#ready", has_text="ready").wait_for()
+
+
+async def test_a_button_that_needs_an_admin_key_asks_for_it_k4() -> None:
+    """Reading on loopback needs none; with the key the button does what it says."""
+    key = make_key("admin", "0123456789abcdefghijABCDEFGHIJxy")
+    async with scene_of(admin_keys=[{"id": "ops", "sha256": digest_of(key.encode()).hex()}]) as scene:
+        await scene.page.locator("#ready", has_text="ready").wait_for()
+        assert await scene.page.locator("#lock").is_hidden()
+        await scene.page.get_by_role("button", name="Drain").click()
+        await scene.page.get_by_label("This page needs an admin key.").fill(key)
+        await scene.page.get_by_role("button", name="Unlock").click()
+        await scene.page.locator("#lock").wait_for(state="hidden")
+        await scene.page.get_by_role("button", name="Drain").click()
+        await scene.sees("#ready", "draining")
 
 
 async def test_the_chat_shows_the_decision_beside_the_answer() -> None:

@@ -189,3 +189,31 @@ def test_a_floor_is_kept_from_other_teams_and_not_from_its_own(tmp_path):
     configuration = options(tmp_path, two=f"[{SMALL.name}]")
     (tmp_path / "one.yaml").write_text("team: one\nvram: { floor: 60% }\n")
     routed(story, MemoryMachine(*ALL), configuration)
+
+
+def test_a_model_that_a_team_is_denied_never_serves_it(tmp_path):
+    """Neither in a chain of all, nor as a substitute that the router has found; others have it."""
+
+    async def story(scene):
+        def variants(team, model):
+            call = of(scene, team, model)
+            scene.chains.begin(call)
+            return [variant.model for variant in scene.decisions.chain_of(call).variants]
+
+        for model in (BIG, MIDDLE, SMALL):
+            await scene.make_resident(model)
+        assert variants(None, "x") == [BIG.name, MIDDLE.name, SMALL.name]
+        assert variants("strict", "x") == [BIG.name, SMALL.name]
+        assert variants("narrow", "x") == [BIG.name, MIDDLE.name, SMALL.name]  # a chain is what the operator says
+        assert variants(None, BIG.name)[0] == BIG.name
+        assert MIDDLE.name not in variants("strict", BIG.name)
+        assert variants("narrow", BIG.name) == [BIG.name]
+        listed = {
+            model.name: model.variants for model in scene.directory.virtual_models(of(scene, "strict").identity.team)
+        }
+        assert listed == {"x": (BIG.name, SMALL.name)}
+
+    (tmp_path / "strict.yaml").write_text(f'team: strict\nmodels: {{ deny: ["{MIDDLE.name}"] }}\n')
+    (tmp_path / "narrow.yaml").write_text(f'team: narrow\nmodels: {{ allow: ["x", "{BIG.name}"] }}\n')
+    chains = {"x": [BIG.name, MIDDLE.name, SMALL.name], "y": [MIDDLE.name]}
+    routed(story, MemoryMachine(*ALL), {"teams": str(tmp_path / "*.yaml"), "chains": chains})

@@ -18,9 +18,11 @@ export async function get(path) {
   return [answer.status, await answer.json()];
 }
 
-/** Return the response to a POST. */
-export function post(path, body = undefined, signal = undefined) {
-  return fetch(path, { method: "POST", headers: headers(), body, signal });
+/** Return the response to a POST. The window hears "locked" if it needs an admin key; reading may need none. */
+export async function post(path, body = undefined, signal = undefined) {
+  const answer = await fetch(path, { method: "POST", headers: headers(), body, signal });
+  if (answer.status === 401) dispatchEvent(new Event("locked"));
+  return answer;
 }
 
 /** Yield the lines of a response as they come. */

@@ -108,6 +108,10 @@ byId("drain").addEventListener("click", () => post(`router/drain?on=${byId("drai
 byId("lock").addEventListener("submit", (event) => {
   event.preventDefault();
   setKey(byId("key").value);
+  byId("lock").hidden = true;
+});
+addEventListener("locked", () => {
+  byId("lock").hidden = false;
 });
 setInterval(() => document.hidden || render(), CHECK_MS);
 follow({ board: onBoard, decisions: (rows) => Array.isArray(rows) && showDecisions(rows) }, onState);

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
 from router.core.go.quoting import brief, go_quoted
+from router.core.ollama.derived_names import is_derived
 from router.core.ollama.name_patterns import NamePatterns
 from router.core.ollama.names import ModelName, Source, is_name
 from router.core.ollama.routes import Right as RouteRight
@@ -69,9 +70,15 @@ class Permit:
         parsed = ModelName.parse(name)
         if self._deny.match(parsed) or (parsed.source is Source.CLOUD and not self.may_use_cloud):
             return False
+        if is_derived(parsed.key):  # another name of some model, which no pattern can be meant for
+            return not (self._allow or self._deny)
         if not self._allow or self.is_admin or parsed.key in self.team.own:
             return True
         return self._allow.match(parsed) or ("manage" in self.team.rights and self._manage.match(parsed))
+
+    def denies(self, name: str) -> bool:
+        """Return whether a deny pattern of the team matches `name`, which is a name."""
+        return bool(self._deny) and self._deny.match(ModelName.parse(name))
 
     def may_see(self, name: str) -> bool:
         """Return whether a list shows `name` to the team. What is not a name is shown to those without patterns."""
@@ -85,7 +92,7 @@ class Permit:
         if self.is_open:
             return True
         parsed = ModelName.parse(name)
-        if self._deny.match(parsed):
+        if self._deny.match(parsed) or is_derived(parsed.key):
             return False
         return self.is_admin or ("manage" in self.team.rights and self._manage.match(parsed))
 

@@ -163,6 +163,16 @@ def test_the_names_of_its_own_chains_are_allowed_unless_denied() -> None:
     assert not permit.may_use("coding/secret")
 
 
+def test_a_derived_tag_is_no_way_around_patterns() -> None:
+    """It is another name of a model, which only the router uses; nobody but an admin changes one."""
+    for name in ("ollama-router-derived/llama3.3:1b-d0d3a5429-c32768-b512-gx", "Ollama-Router-Derived/coding-x:1"):
+        for team in (MANAGER, Team("t", allow=("*",)), Team("t", deny=("x",))):
+            assert not permit_of(team).may_use(name)
+        assert permit_of(USER).may_use(name)
+        assert not permit_of(EVERYTHING.team).may_manage(name)
+        assert permit_of(TRUSTED.team).may_manage(name)
+
+
 # --- management ------------------------------------------------------------------------------------------------------
 
 
