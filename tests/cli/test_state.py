@@ -54,10 +54,16 @@ def test_live_names_misspelt_models_and_exits_1(
     file = tmp_path / "router.yaml"
     file.write_text("chains: {a: [{model: qwen3:14b, num_ctx: 262144}]}")
     assert run(monkeypatch, "check", str(file), "--live") == 0
-    assert capsys.readouterr().err == "note: chain a: num_ctx 262144 of qwen3:14b is cut to its maximum, 40960\n"
+    assert (
+        capsys.readouterr().err
+        == f"note: {file}:1: chain a: num_ctx 262144 of qwen3:14b is cut to its maximum, 40960\n"
+    )
     file.write_text("chains: {a: [qwen3:14bb]}")
     assert run(monkeypatch, "check", str(file), "--live") == 1
-    assert capsys.readouterr().err == "warning: chain a: qwen3:14bb is not installed (did you mean qwen3:14b?)\n"
+    assert (
+        capsys.readouterr().err
+        == f"warning: {file}:1: chain a: qwen3:14bb is not installed (did you mean qwen3:14b?)\n"
+    )
 
 
 @respx.mock
