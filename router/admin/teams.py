@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any
 
 from router.admin.accounts import Accounts
@@ -64,4 +63,4 @@ class TeamsPage:
 
 
 def _left(left: Left | None) -> Row | None:
-    return None if left is None else asdict(left)
+    return None if left is None else {"limit": left.limit, "remaining": left.remaining, "reset_s": left.reset_s}
