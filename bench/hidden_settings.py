@@ -111,10 +111,7 @@ def _choose(
     """Return options with the largest context that is predicted to fit, or with `fixed` if that fits; else None."""
     for num_ctx in (fixed,) if fixed else _contexts(facts):
         options = MemoryOptions(num_ctx, kv_type=truth.assumed_kv)
-        known = footprint(facts, options)
-        residual, safety, _ = learned.residual_bytes(
-            facts.weights, options, GPUS, VERSION, cache_bytes=known.kv_bytes + known.state_bytes
-        )
+        residual, safety, _ = learned.residual_bytes(facts.weights, options, GPUS, VERSION)
         card = Card(0, free_bytes, CONTEXT_BYTES)
         if learned.banned(facts.weights, options, free_bytes, now_s=1e6):
             continue
