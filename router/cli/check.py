@@ -12,16 +12,15 @@ import typer
 from ruamel.yaml import YAML
 
 from router.config import (
-    MEANINGS,
     Places,
     config_file,
     config_warnings,
     differences,
     effective,
     load_config,
+    meaning_of,
     schema,
     team_schema,
-    way_of,
 )
 from router.config.foreign import read, write
 
@@ -61,8 +60,9 @@ def check(
         return
     loaded, places = load_config(file), Places(config_file(file))
     if against is not None:
-        for key in differences(load_config(against), loaded):
-            typer.echo(f"{key}: {MEANINGS[way_of(key)]}")
+        before = load_config(against)
+        for key in differences(before, loaded):
+            typer.echo(f"{key}: {meaning_of(key, before, loaded)}")
         return
     _print(effective(loaded), as_json=as_json)
     if live:

@@ -96,6 +96,7 @@ class Generations:
         """Serve until `stop`. Raises what the first start raises."""
         try:
             current = self._begin(await self._prepared(config), sockets)
+            self._serial += 1
             self._on_start(await current.started())
             self._on_settled(await current.started())
             while not self._is_stopping:
@@ -117,8 +118,7 @@ class Generations:
             await asyncio.gather(*(one.task for one in self._alive), return_exceptions=True)
 
     async def _prepared(self, config: Config) -> Loaded:
-        self._serial += 1
-        return await asyncio.to_thread(prepare, config, self._serial, verifier())
+        return await asyncio.to_thread(prepare, config, self._serial + 1, verifier())
 
     def _begin(self, loaded: Loaded, sockets: Sockets, *, is_successor: bool = False) -> Generation:
         log = self._log(loaded.config)
@@ -150,6 +150,7 @@ class Generations:
             log.on(Notified(f"the configuration was not reloaded, the one before serves on: {why}", level="error"))
             _settle(asking, ReloadRefused(why))
             return current
+        self._serial += 1
         if successor is None:
             current.take_over(loaded)
         log.on(Notified(RELOADED))

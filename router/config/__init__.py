@@ -12,7 +12,7 @@ from router.config.chains import ChainRule, ChainRules
 from router.config.load import config_file, effective, load_config, schema, team_schema
 from router.config.named import models_named
 from router.config.places import Places
-from router.config.reload import MEANINGS, Loaded, changed_keys, differences, prepare, watched_files, way_of, way_to
+from router.config.reload import Loaded, changed_keys, differences, meaning_of, prepare, watched_files, way_of, way_to
 from router.config.root import Config
 from router.config.rulebook import Rulebook, rulebook_of
 from router.config.sections import (
@@ -37,7 +37,6 @@ from router.config.untrusted import require_regular
 from router.config.values import Address, Gpus
 
 __all__ = [
-    "MEANINGS",
     "Address",
     "Audit",
     "AutoChains",
@@ -75,6 +74,7 @@ __all__ = [
     "differences",
     "effective",
     "load_config",
+    "meaning_of",
     "models_named",
     "prepare",
     "require_regular",

@@ -39,10 +39,11 @@ IN_PLACE = (
 )
 """The running router takes these over: its connections, its queue and what is loaded stay."""
 
-MEANINGS: dict[Way, str] = {
+_MEANINGS: dict[Way, str] = {
     "in place": "taken over at once",
     "next router": "taken over by a next router in the same process, while the one before ends its requests",
 }
+_BY_RESTART = "not taken over by a reload, because the router itself has the port: restart it"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,6 +82,15 @@ def differences(before: Config, after: Config) -> list[str]:
 def way_of(key: str) -> Way:
     """Return how a reload takes over a key, dotted."""
     return "in place" if any(_is_within(key, one) for one in IN_PLACE) else "next router"
+
+
+def meaning_of(key: str, before: Config, after: Config) -> str:
+    """Return in words how a reload from `before` to `after` takes over a key that differs."""
+    if key in ("listen", "admin"):
+        old, new = getattr(before, key), getattr(after, key)
+        if old.port == new.port != 0 and old.host != new.host:
+            return _BY_RESTART
+    return _MEANINGS[way_of(key)]
 
 
 def changed_keys(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:

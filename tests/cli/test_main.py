@@ -224,9 +224,11 @@ def test_check_tells_what_a_reload_would_do(
     """A line for each key that differs from the file in force."""
     old, new = tmp_path / "old.yaml", tmp_path / "new.yaml"
     old.write_text("listen: 127.0.0.1:11435\n")
-    new.write_text("chains: { a: [b] }\nqueue: { wait_s: 7 }\n")
+    new.write_text("chains: { a: [b] }\nqueue: { wait_s: 7 }\nlisten: 0.0.0.0:11435\nadmin: 127.0.0.1:1\n")
     assert run(monkeypatch, "check", str(new), "--against", str(old)) == 0
     assert capsys.readouterr().out.splitlines() == [
+        "listen: not taken over by a reload, because the router itself has the port: restart it",
+        "admin: taken over by a next router in the same process, while the one before ends its requests",
         "chains: taken over at once",
         "queue.wait_s: taken over by a next router in the same process, while the one before ends its requests",
     ]

@@ -67,6 +67,31 @@ def test_live_names_misspelt_models_and_exits_1(
 
 
 @respx.mock
+def test_live_warns_of_entries_that_help_nobody_by_their_real_sizes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Any
+) -> None:
+    """In the files of teams too, with file and line: bigger than one before it, or the same weights under two names."""
+    rows = [{"name": name, "size": size} for name, size in (("small:1", 10), ("big:1", 20), ("alias:1", 20))]
+    respx.get(f"{OLLAMA}/api/tags").mock(httpx.Response(200, json={"models": rows}))
+
+    def show(request: httpx.Request) -> httpx.Response:
+        blob = "b" if json.loads(request.content)["model"] == "small:1" else "a"
+        return httpx.Response(200, json={"modelfile": f"FROM /models/blobs/sha256-{blob * 64}", "model_info": {}})
+
+    respx.post(f"{OLLAMA}/api/show").mock(side_effect=show)
+    monkeypatch.setenv("OLLAMA_ROUTER_BACKENDS__LOCAL__URL", OLLAMA)
+    file, team = tmp_path / "router.yaml", tmp_path / "one.team"
+    file.write_text('chains: { a: ["small:1", "big:1"] }\nteams: "*.team"\n')
+    team.write_text('team: one\nchains:\n  a: ["big:1", "alias:1"]\n  b: ["gone:1"]\n')
+    assert run(monkeypatch, "check", str(file), "--live") == 1
+    assert capsys.readouterr().err.splitlines() == [
+        f"warning: {team}:4: chain b: gone:1 is not installed (ollama pull gone:1)",
+        f"warning: {file}:1: chain a: big:1 is bigger than small:1 before it: it fits only if that fits too",
+        f"warning: {team}:3: chain a: alias:1 is never used: it has the same weights as big:1",
+    ]
+
+
+@respx.mock
 def test_live_without_an_ollama_exits_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """In one line."""
     respx.get(f"{OLLAMA}/api/tags").mock(side_effect=httpx.ConnectError("refused"))
