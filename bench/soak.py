@@ -206,10 +206,9 @@ async def at_rest(router: psutil.Process, base_fds: int) -> dict[str, float]:
     until_s = asyncio.get_running_loop().time() + QUIET_S
     while True:
         text = await asyncio.to_thread(metrics)
-        found = {
-            name: float(value)
-            for name, value in re.findall(r"^ollama_router_(\w+_requests|queue_depth) (\S+)", text, re.MULTILINE)
-        }
+        found = {"inflight_requests": 0.0, "queue_depth": 0.0}
+        for name, value in re.findall(rf"^ollama_router_({'|'.join(found)})(?:{{.*}})? (\S+)$", text, re.MULTILINE):
+            found[name] += float(value)
         found["fds_beyond_base"] = router.num_fds() - base_fds
         if not any(value > 0 for value in found.values()) or asyncio.get_running_loop().time() > until_s:
             return found

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from functools import partial
 from typing import cast
 
 from router.backend.backend import Backend
@@ -109,7 +110,7 @@ class Dispatcher:
     async def _attempt_and_wait(self, call: Call, connection: Connection | None) -> Answer | Blocked:
         """Attempt once and await the head of the answer. Raises the error that came in place of an answer."""
         head: asyncio.Future[Answer | RouterError | None] = asyncio.get_running_loop().create_future()
-        underway = self.attempt(call, head.set_result, connection)
+        underway = self.attempt(call, partial(_settle, head), connection)
         if isinstance(underway, Blocked):
             return underway
         try:
@@ -287,3 +288,9 @@ class Dispatcher:
 
 def _is_same_variant(loading: Decision, chosen: Verdict) -> bool:
     return loading.chosen is not None and loading.chosen.variant == chosen.variant
+
+
+def _settle(head: asyncio.Future[Answer | RouterError | None], came: Answer | RouterError | None) -> None:
+    """Pass on what came, unless the request was cancelled in the same turn of the loop: then it is given up."""
+    if not head.done():
+        head.set_result(came)

@@ -68,6 +68,29 @@ def test_an_error_that_comes_in_the_instant_of_a_cancellation_is_reported_once()
     routed(story, MemoryMachine(*ALL), ALONE)
 
 
+@pytest.mark.parametrize("how", ["an answer", "a cut", "a 404"])
+def test_a_request_cancelled_in_the_turn_in_which_something_comes_is_given_up(how):
+    """Its task has not run yet: what came reaches nobody, and the connection that calls is told of no failure."""
+
+    async def story(scene):
+        await scene.make_resident(SMALL)
+        call = scene.call(SMALL.name)
+        call.is_gone = lambda: True
+        task = await dispatched(scene, call)
+        (sent,) = scene.relay.sent
+        task.cancel()
+        if how == "a cut":
+            sent.fail(UpstreamError("cut"))
+        else:
+            sent.answer(200 if how == "an answer" else 404)
+        await asyncio.gather(task, return_exceptions=True)
+        assert task.cancelled()
+        end = ("upstream_error", 502, "") if how == "a cut" else ("client_gone", 499, "before_answer")
+        assert (scene.in_flight(), scene.ends()) == (0, [end])
+
+    routed(story, MemoryMachine(*ALL), ALONE)
+
+
 def test_a_blocked_request_whose_task_is_cancelled_ahead_of_its_beginning_gives_its_resident_back():
     """It had entered it in its first attempt."""
 

@@ -19,6 +19,9 @@ _RUNNER_PARAMETERS = frozenset(
     ("num_ctx", "num_batch", "num_gpu", "num_thread", "main_gpu", "draft_num_predict", "num_keep", "num_predict")
 )
 _MAX_PARAMETERS, _MAX_VOCABULARY = 1e15, 1 << 26
+_MOST_LINES = 4000
+"""The most that is read of a list of parameters, and of a Modelfile for its first commands: both are a few lines."""
+
 MAX_BYTES = 1 << 60
 """No size is larger: what a server reports beyond it counts as this, which fits nowhere."""
 
@@ -78,7 +81,7 @@ def blobs(modelfile: str, *commands: str) -> tuple[str, ...]:
     hold lines that look like these.
     """
     found: list[str] = []
-    for line in modelfile.splitlines():
+    for line in _lines(modelfile):
         command = line.split(" ", 1)[0].upper()
         if command in _BLOB_COMMANDS:
             found += [f"sha256-{blob}" for blob in _BLOB.findall(line)[-1:] if not commands or command in commands]
@@ -92,19 +95,19 @@ def parameters(text: str) -> dict[str, Any]:
 
     An option of the runner that is not a 32-bit number is left out, as if the Modelfile did not name it.
     """
-    found: dict[str, Any] = {}
-    for line in text.splitlines():
+    found: dict[str, list[Any]] = {}
+    for line in _lines(text):
         name, _, literal = line.strip().partition(" ")
         if name:
             value = _literal(literal.strip())
             if name in _RUNNER_PARAMETERS and not _is_int32(value):
                 continue
-            found[name] = (*_as_tuple(found[name]), value) if name in found else value
-    return found
+            found.setdefault(name, []).append(value)
+    return {name: tuple(values) if len(values) > 1 else values[0] for name, values in found.items()}
 
 
-def _as_tuple(value: Any) -> tuple[Any, ...]:
-    return value if isinstance(value, tuple) else (value,)
+def _lines(text: str) -> list[str]:
+    return [line.rstrip("\r") for line in text.split("\n", _MOST_LINES)[:_MOST_LINES]]
 
 
 def _is_int32(value: Any) -> bool:

@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from router.core.ollama.model import ModelFacts
+from router.core.ollama.show import blobs, parameters
 from router.core.ollama.show_body import read_show
 from tests.core.ollama.test_figures import INFO, ROW, SHOW
 
@@ -103,3 +104,15 @@ def test_a_large_model_has_all_of_its_tensors():
     """Some thousands of them, as a mixture of experts has."""
     row = b'{"name":"blk.0.ffn_gate_exps.weight","type":"Q4_K","shape":[2048,768,128]}'
     assert len(read_show(b'{"tensors":[' + b",".join([row] * 10_000) + b"]}")["tensors"]) == 10_000
+
+
+@pytest.mark.parametrize("read", [lambda text: parameters(text * 500_000), lambda text: blobs(text * 500_000)])
+@pytest.mark.parametrize("line", ['stop "a"\n', "#\n", "FROM x\n"])
+def test_lines_without_end_are_read_up_to_a_bound(read, line):
+    """A Modelfile of a megabyte held the loop; a parameter that is repeated was copied each time."""
+    tracemalloc.start()
+    try:
+        read(line)
+        assert tracemalloc.get_traced_memory()[1] < 12 << 20
+    finally:
+        tracemalloc.stop()
