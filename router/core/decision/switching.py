@@ -168,11 +168,12 @@ class _Search:
         emptied = self.placing.split_without(tuple(cheaper))
         if not emptied.fits:
             return None
-        hopeless: list[tuple[frozenset[str], frozenset[int]]] = []
+        hopeless: list[tuple[frozenset[str], frozenset[int], Evicted]] = []
         for price, evicted in self._sets_for_split(cheaper, self._demands(cheaper, gpus, emptied.need_bytes)):
             gone, covered = frozenset(one.weights for one in evicted), self._covered_without(evicted)
             # More room makes a single card only more likely, unless Ollama then looks at the cards again.
-            if any(smaller <= gone and cards == covered for smaller, cards in hopeless):
+            alike = (less for smaller, cards, less in hopeless if smaller <= gone and cards == covered)
+            if any(self.placing.split_without(less).fits for less in alike):
                 continue
             if cost is not None and price >= cost:
                 continue
@@ -180,8 +181,8 @@ class _Search:
             if found is not None:
                 return found
             tries.append((evicted, None))
-            if self.placing.split_reason(evicted) == OTHER_CARDS:
-                hopeless.append((gone, covered))
+            if self.placing.split_obstacle(evicted) == OTHER_CARDS:
+                hopeless.append((gone, covered, evicted))
         return None
 
     def _sets_for_split(self, victims: Sequence[Resident], demands: Sequence[Demand]) -> list[tuple[int, Evicted]]:
