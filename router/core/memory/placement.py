@@ -155,7 +155,7 @@ class _Split:
     """The input of a fit over several cards.
 
     `sums` are the bytes of the first n layers; layers are the blocks and, last, the output. `single_bytes` is the
-    compute buffer while nothing is pipelined. `least_safety` is the safety without `safety_bytes`, in bytes and as a share.
+    compute buffer while nothing is pipelined. `least_safety` is the safety without `safety_bytes`: bytes and a share.
     """
 
     facts: ModelFacts
@@ -230,7 +230,7 @@ class _Split:
         safety = self.safety_bytes
         if safety is None:
             share = int(self.least_safety[1] * need)
-            safety = share if share > self.least_safety[0] else self.least_safety[0]
+            safety = max(self.least_safety[0], share)
         return need + card.context_bytes + card.margin_bytes + safety, model_bytes + card.context_bytes
 
     def _learned(self, model_bytes: int) -> int:
