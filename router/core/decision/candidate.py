@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache, partial
 
 from router.core.decision.chain import Variant
 from router.core.decision.context import Automatic, ContextNeed, context_need
+from router.core.decision.foreseen import Books
 from router.core.decision.load_context import plan_switch
 from router.core.decision.need import memory_options, need_of
 from router.core.decision.snapshot import ALL_WEIGHTS, Resident, Snapshot
@@ -35,6 +37,7 @@ def evaluator(
     settings = rules.machine.settings
     tier = automatic_num_ctx(snapshot.gpus, settings) if snapshot.gpus else rules.context.default_num_ctx
     automatic = Automatic(tier, settings.context_length or tier)
+    books = cache(partial(Books.of, snapshot))  # once for the whole chain, and only if something must be loaded
 
     def evaluate(variant: Variant) -> Verdict:
         facts = facts_of(variant, snapshot)
@@ -61,7 +64,7 @@ def evaluator(
         if not isinstance(variant.num_ctx, int):  # else the operator says how much it is
             loaded = (one.context_length for one in snapshot.residents if _is_resident_of(one, facts))
             need = need.with_headroom(next(loaded, None), facts, rules.context)
-        return _evaluate_load(variant, facts, request, need, snapshot, rules)
+        return _evaluate_load(variant, facts, request, need, snapshot, rules, books)
 
     return evaluate
 
@@ -180,6 +183,7 @@ def _evaluate_load(
     need: ContextNeed,
     snapshot: Snapshot,
     rules: Rules,
+    books: Callable[[], Books],
 ) -> Verdict:
     """Give the verdict on a variant that must be loaded: cases 5 to 9."""
     if (reason := snapshot.barred.get(ALL_WEIGHTS)) is not None:  # case 8c
@@ -202,6 +206,7 @@ def _evaluate_load(
         may_pin=not request.is_automatic,
         least_num_ctx=rules.context.min_num_ctx,
         costs=rules.costs,
+        books=books(),
     )
     if isinstance(found, Shortage):  # cases 8, 9
         if found.need_bytes > found.have_bytes:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from router.core.decision.snapshot import Resident, Snapshot
-from router.core.decision.victims import Evicted, without
+from router.core.decision.victims import Evicted, cost_of, without
 from router.core.memory.shape import shape_of
 from router.core.ollama.bookkeeping import Free, OllamaResident, Stake, believed_free_bounds, live_free, stakes
 from router.core.ollama.model import ModelFacts
@@ -66,12 +66,14 @@ class Cleared:
 class Books:
     """What Ollama has booked for each resident of a snapshot, by its weights, as far as that is known.
 
-    `most`: as much as possible. `least`: as little, and of a split one the figures lost that often are.
+    `most`: as much as possible. `least`: as little, and of a split one the figures lost that often are. `costs` is what
+    the eviction of each costs (`victims.cost_of`).
     """
 
     snapshot: Snapshot
     most: dict[str, OllamaResident]
     least: dict[str, OllamaResident]
+    costs: dict[str, int]
     _stakes: dict[str, tuple[Stake, ...]]
     _cleared: dict[frozenset[int], Cleared] = field(default_factory=dict)
 
@@ -84,7 +86,12 @@ class Books:
             one.weights: booked(one, gpus, is_least=True) if len(most[one.weights].cards) > 1 else most[one.weights]
             for one in snapshot.residents
         }
-        return Books(snapshot, most, least, {name: stakes(gpus, most[name], least[name]) for name in most})
+        costs = {one.weights: cost_of(one) for one in snapshot.residents}
+        return Books(snapshot, most, least, costs, {name: stakes(gpus, most[name], least[name]) for name in most})
+
+    def price(self, resident: Resident) -> int:
+        """Return what the eviction of `resident` costs."""
+        return self.costs[resident.weights]
 
     def cleared(self, evicted: Evicted) -> Cleared:
         """Return the cards once `evicted` are gone."""

@@ -39,14 +39,15 @@ def plan_switch(
     may_pin: bool = True,
     least_num_ctx: int = 0,
     costs: LoadCosts | None = None,
+    books: Books | None = None,
 ) -> Plan | Shortage:
     """Return the plan to load `facts` by the rules of this module; `base` has the options besides the context.
 
     Without `may_pin` the request cannot name a card, so Ollama must choose the planned card by itself. `least_num_ctx`
     is the least context with which another model would be loaded. With `costs` more is evicted where that spares Ollama
-    a stall which would cost more (`relief.py`).
+    a stall which would cost more (`relief.py`). `books` are those of the snapshot, if several plans are made on it.
     """
-    books = Books.of(snapshot)
+    books = books or Books.of(snapshot)
     found = _plan(facts, base, need, snapshot, rules, books, may_pin=may_pin, least_num_ctx=least_num_ctx)
     if isinstance(found, Shortage) or costs is None:
         return found
@@ -71,8 +72,11 @@ def _plan(
     """Apply the rules of this module."""
 
     @cache
-    def plan(num_ctx: int, spared: frozenset[str] = frozenset()) -> Plan | Shortage:
-        return plan_at(facts, base.at(num_ctx), snapshot, rules, may_pin=may_pin, spared=spared, books=books)
+    def plan(num_ctx: int, spared: frozenset[str] = frozenset(), *, is_explained: bool = False) -> Plan | Shortage:
+        options = base.at(num_ctx)
+        return plan_at(
+            facts, options, snapshot, rules, may_pin=may_pin, spared=spared, books=books, is_explained=is_explained
+        )
 
     if need.headroom:  # rule 0
         others = frozenset(one.weights for one in snapshot.residents if one.weights != facts.weights)
@@ -81,7 +85,9 @@ def _plan(
             if isinstance(found := plan(num_ctx, others), Plan):
                 return found
     largest = _largest(need, rules.step, plan)
-    if isinstance(largest, Shortage) or need.upper == need.lower:
+    if isinstance(largest, Shortage):
+        return plan(need.lower, is_explained=True)
+    if need.upper == need.lower:
         return largest
     company = frozenset(one.weights for one in snapshot.residents if one.is_company and one.weights != facts.weights)
     lost = company.intersection(largest.evict)

@@ -95,10 +95,9 @@ class Placing:
         """Return whether all cards together hold the model. If even their sum is too little, no layer is laid out."""
         return least_of_split(self.memory, cleared.gpus) <= cleared.have_bytes and self._split(cleared).fits
 
-    def split_reason(self, others: Evicted) -> str:
-        """Return why all cards together do not do once `others` are gone."""
-        cleared = self.books.cleared((*self.same, *others))
-        return self._split_obstacle(cleared) if self.fits_split(cleared) else TOO_BIG
+    def split_obstacle(self, others: Evicted) -> str:
+        """Return what is in the way of all cards together once `others` are gone; "" = nothing but perhaps the room."""
+        return self._split_obstacle(self.books.cleared((*self.same, *others)))
 
     def split_without(self, others: Evicted) -> Placement:
         """Return the layers on all cards together once `others` are gone."""

@@ -20,13 +20,16 @@ from router.core.decision.plan import TOO_BIG
 from router.core.decision.plan import Plan as Plan
 from router.core.decision.plan import Shortage as Shortage
 from router.core.decision.snapshot import Resident, Snapshot
-from router.core.decision.victims import Demand, Evicted, cheapest_sets, cost_of, never_waiting, without
+from router.core.decision.victims import Demand, Evicted, cheapest_sets, never_waiting, without
 from router.core.ollama.model import ModelFacts
 from router.core.ollama.runner import Gpu, LoadOptions
 from router.core.ollama.scheduler import max_loaded
 
 Try = tuple[Evicted, "int | EllipsisType | None"]
 """Victims, and the place that was tried without them, as `Placing.without` takes it."""
+
+NO_PLAN = Shortage(0, 0, "no plan")
+"""Stands for a shortage whose reason nobody asks for."""
 
 MOST_TRIES = 64  # sets of victims on single cards whose plan is replayed on Ollama's rules
 MOST_TOGETHER = 8  # residents of which every set is considered for a split
@@ -43,11 +46,13 @@ def plan_at(
     spared: frozenset[str] = frozenset(),
     gone: frozenset[str] = frozenset(),
     books: Books | None = None,
+    is_explained: bool = True,
 ) -> Plan | Shortage:
     """Return the cheapest sound plan to load `facts` with exactly `options`, evicting none of `spared` (weights).
 
     Nor does what is reserved for other teams go. Older runners of the same weights always do, and those of `gone`.
-    `books` are those of the snapshot, if several plans are made on it.
+    `books` are those of the snapshot, if several plans are made on it. Unless it `is_explained`, a shortage may be
+    NO_PLAN, which takes less time.
     """
     assert snapshot.gpus
     forced = gone | {facts.weights} if facts.weights else gone
@@ -58,7 +63,7 @@ def plan_at(
     memory = need_of(facts, options, rules)
     books = books or Books.of(snapshot)
     placing = Placing(facts, options, memory, snapshot, rules, books, same, may_pin)
-    return _Search(placing, others, max(0, must_go)).cheapest()
+    return _Search(placing, others, max(0, must_go), is_explained).cheapest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +79,7 @@ class _Search:
     placing: Placing
     others: Evicted
     must_go: int
+    is_explained: bool
 
     def cheapest(self) -> Plan | Shortage:
         """Return the plan, or the nearest miss."""
@@ -83,7 +89,7 @@ class _Search:
             if found is not None:
                 return found
             if not self.others:
-                return self.placing.miss(())
+                return self._nearest([((), ...)])
             tries.append(((), ...))
         emptied = self.placing.without(self.others)
         if emptied is None:
@@ -105,7 +111,11 @@ class _Search:
             return Shortage(0, 0, "others are in use")
         if emptied is not None:
             return emptied
-        return reduce(nearer, (self.placing.miss(*one) for one in ((self.others, ...), *tries)))
+        return self._nearest([(self.others, ...), *tries])
+
+    def _nearest(self, tries: Sequence[Try]) -> Shortage:
+        """Return the nearest miss of what was tried."""
+        return reduce(nearer, (self.placing.miss(*one) for one in tries)) if self.is_explained else NO_PLAN
 
     def _on_one_card(self, tries: list[Try]) -> tuple[int | None, Plan | None]:
         """Apply rule 2: return the plan and its cost, or add what was tried to `tries`."""
@@ -124,6 +134,7 @@ class _Search:
         With each its cost, and the card's free bytes and number. While a resident stays on every card Ollama believes
         frozen figures; else it looks.
         """
+        price = self.placing.books.price
         here = [one for one in self.others if one.held_bytes.get(gpu.index)]
         booked = {name: one.booked_bytes(gpu.index) for name, one in self.placing.books.most.items()}
         stale = self.placing.books.stale(gpu, here, self.placing.memory.least_believed_bytes)
@@ -139,11 +150,14 @@ class _Search:
             Demand(tuple(one.held_bytes[gpu.index] for one in rest), room),
             Demand(tuple(booked[one.weights] for one in rest), unbooked),
         )
-        price = sum(map(cost_of, forced))
-        found = ((price + cost, self._enough((*forced, *chosen))) for cost, chosen in cheapest_sets(rest, demands))
+        least = sum(map(price, forced))
+        found = (
+            (least + cost, self._enough((*forced, *chosen)))
+            for cost, chosen in cheapest_sets(rest, demands, price=price)
+        )
         for cost, victims in filter(itemgetter(1), found):  # nobody was tried first
             yield cost, gpu.free_bytes, gpu.index, victims
-        yield sum(map(cost_of, here)), gpu.free_bytes, gpu.index, self._enough(tuple(here))  # then Ollama looks again
+        yield sum(map(price, here)), gpu.free_bytes, gpu.index, self._enough(tuple(here))  # then Ollama looks again
 
     def _residents(self) -> Evicted:
         return without(self.placing.same, self.placing.snapshot.residents)
@@ -156,32 +170,33 @@ class _Search:
         """Return `victims`, with the cheapest of the others if more must go."""
         if len(victims) >= self.must_go:
             return victims
-        more = sorted(without(victims, self.others), key=cost_of)
+        more = sorted(without(victims, self.others), key=self.placing.books.price)
         return (*victims, *more[: self.must_go - len(victims)])
 
     def _split_below(self, cost: int | None, tries: list[Try]) -> Plan | None:
         """Apply rule 3: return the plan of the cheapest set that costs less than `cost` (None = any)."""
-        gpus = self.placing.books.cleared(self.placing.same).gpus
-        cheaper = [one for one in self.others if cost is None or cost_of(one) < cost]
+        gpus, price = self.placing.books.cleared(self.placing.same).gpus, self.placing.books.price
+        cheaper = [one for one in self.others if cost is None or price(one) < cost]
         if len(gpus) == 1 or not cheaper:
             return None
         emptied = self.placing.split_without(tuple(cheaper))
         if not emptied.fits:
             return None
-        hopeless: list[tuple[frozenset[str], frozenset[int]]] = []
-        for price, evicted in self._sets_for_split(cheaper, self._demands(cheaper, gpus, emptied.need_bytes)):
+        hopeless: list[tuple[frozenset[str], frozenset[int], Evicted]] = []
+        for found_cost, evicted in self._sets_for_split(cheaper, self._demands(cheaper, gpus, emptied.need_bytes)):
             gone, covered = frozenset(one.weights for one in evicted), self._covered_without(evicted)
             # More room makes a single card only more likely, unless Ollama then looks at the cards again.
-            if any(smaller <= gone and cards == covered for smaller, cards in hopeless):
+            alike = (less for smaller, cards, less in hopeless if smaller <= gone and cards == covered)
+            if any(self.placing.split_without(less).fits for less in alike):
                 continue
-            if cost is not None and price >= cost:
+            if cost is not None and found_cost >= cost:
                 continue
             found = self.placing.without(evicted, only=None)
             if found is not None:
                 return found
             tries.append((evicted, None))
-            if self.placing.split_reason(evicted) == OTHER_CARDS:
-                hopeless.append((gone, covered))
+            if self.placing.split_obstacle(evicted) == OTHER_CARDS:
+                hopeless.append((gone, covered, evicted))
         return None
 
     def _sets_for_split(self, victims: Sequence[Resident], demands: Sequence[Demand]) -> list[tuple[int, Evicted]]:
@@ -189,13 +204,14 @@ class _Search:
 
         If the youngest go, Ollama's figures for those that stay are right.
         """
-        sets = [one for one in islice(cheapest_sets(victims, demands, MOST_TOGETHER), MOST_SPLITS + 1) if one[1]]
+        price = self.placing.books.price
+        sets = [one for one in islice(cheapest_sets(victims, demands, MOST_TOGETHER, price), MOST_SPLITS + 1) if one[1]]
         ranks = sorted(range(len(victims)), key=lambda at: -victims[at].order)
         for count in range(1, len(ranks)):
             young = ranks[:count]
             if all(sum(demand.sizes_bytes[at] for at in young) >= demand.least_bytes for demand in demands):
                 chosen = tuple(victims[at] for at in young)
-                sets.append((sum(map(cost_of, chosen)), chosen))
+                sets.append((sum(map(price, chosen)), chosen))
             if len(sets) > 2 * MOST_SPLITS:
                 break
         return sorted((one for one in sets if len(one[1]) >= self.must_go), key=itemgetter(0))

@@ -8,7 +8,7 @@ again: a model that is used often costs more than a big one that was used once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from heapq import heapify, heappop
@@ -48,20 +48,24 @@ class Demand:
 
 
 def cheapest_sets(
-    residents: Sequence[Resident], demands: Iterable[Demand] = (), most: int = MOST_CHOICES
+    residents: Sequence[Resident],
+    demands: Iterable[Demand] = (),
+    most: int = MOST_CHOICES,
+    price: Callable[[Resident], int] = cost_of,
 ) -> Iterator[tuple[int, Evicted]]:
     """Yield the sets of `residents` that meet all `demands`, each with its cost, cheapest first.
 
     Every set is tried of the `most` cheapest; of the others the cheapest beyond all of these. The order of `residents`
-    has no effect.
+    has no effect. `price` returns what is `cost_of` each, for callers that have worked it out.
     """
     open_demands = [demand for demand in demands if demand.least_bytes > 0]
     if not open_demands:
         yield 0, ()
     if not residents or any(sum(demand.sizes_bytes) < demand.least_bytes for demand in open_demands):
         return
-    ranks = sorted(range(len(residents)), key=lambda at: (cost_of(residents[at]), residents[at].weights))
-    members, costs = [residents[at] for at in ranks], [cost_of(residents[at]) for at in ranks]
+    prices = [price(one) for one in residents]
+    ranks = sorted(range(len(residents)), key=lambda at: (prices[at], residents[at].weights))
+    members, costs = [residents[at] for at in ranks], [prices[at] for at in ranks]
     ranked = [Demand(tuple(one.sizes_bytes[at] for at in ranks), one.least_bytes) for one in open_demands]
     for cost, mask in _subsets(tuple(costs[:most]), ranked):
         yield cost, tuple(one for at, one in enumerate(members[:most]) if mask >> at & 1)

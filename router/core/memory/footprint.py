@@ -101,7 +101,11 @@ def is_embedding(facts: ModelFacts, options: MemoryOptions) -> bool:
 
 def safety_bytes_of(facts: ModelFacts, need_bytes: int) -> int:
     """Return the bytes to keep free beside `need_bytes` on a card, by how well the model's architecture is known."""
-    shape = shape_of(facts)
-    known = "none" if shape.exactness == "general" else shape.arch.source
-    least, share = _SAFETY[known]
+    least, share = least_safety_of(facts)
     return max(least, int(share * need_bytes))
+
+
+def least_safety_of(facts: ModelFacts) -> tuple[int, float]:
+    """Return the least bytes to keep free beside what a card holds of the model, and the least share of that."""
+    shape = shape_of(facts)
+    return _SAFETY["none" if shape.exactness == "general" else shape.arch.source]

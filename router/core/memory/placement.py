@@ -18,7 +18,7 @@ from router.core.memory.footprint import (
     MemoryOptions,
     known_footprint,
     layer_kv_bytes,
-    safety_bytes_of,
+    least_safety_of,
 )
 from router.core.memory.shape import Shape, shape_of
 from router.core.ollama.model import ModelFacts
@@ -111,6 +111,7 @@ def place(
         _layer_sums(facts, options),
         safety_bytes,
         residual_bytes,
+        least_safety_of(facts),
     )
     first = split.first_plan()
     if first.fits or facts.value("expert_count", 0) or split.is_hopeless(first):
@@ -154,7 +155,7 @@ class _Split:
     """The input of a fit over several cards.
 
     `sums` are the bytes of the first n layers; layers are the blocks and, last, the output. `single_bytes` is the
-    compute buffer while nothing is pipelined.
+    compute buffer while nothing is pipelined. `least_safety` is the safety without `safety_bytes`: bytes and a share.
     """
 
     facts: ModelFacts
@@ -164,6 +165,7 @@ class _Split:
     sums: tuple[int, ...]
     safety_bytes: int | None
     residual_bytes: int
+    least_safety: tuple[int, float]
 
     def first_plan(self) -> Placement:
         """Distribute the layers by each card's share of the free memory.
@@ -205,24 +207,31 @@ class _Split:
 
     def _most(self, at: int, left: int) -> int:
         """Return the most layers before layer `left` that card `at` holds while nothing is pipelined; never all."""
-        low, high = 0, left - 1
+        low, high, have = 0, left - 1, self.cards[at].free_bytes
         while low < high:
             middle = (low + high + 1) // 2
-            device = self._device(at, left, middle, self.single_bytes)
-            low, high = (middle, high) if device.need_bytes <= device.have_bytes else (low, middle - 1)
+            need, _ = self._bytes(at, left, middle, self.single_bytes)
+            low, high = (middle, high) if need <= have else (low, middle - 1)
         return low
 
-    def _device(self, at: int, end: int, count: int, compute_bytes: int | None = None) -> DeviceNeed:
+    def _device(self, at: int, end: int, count: int) -> DeviceNeed:
         """Return the need of card `at` if it holds the `count` layers before layer `end`."""
+        card = self.cards[at]
+        need, alloc = self._bytes(at, end, count, self.whole.compute_bytes)
+        return DeviceNeed(card.index, need, card.free_bytes, count, alloc)
+
+    def _bytes(self, at: int, end: int, count: int, compute_bytes: int) -> tuple[int, int]:
+        """Return what card `at` then needs, and what is allocated of it."""
         card = self.cards[at]
         model_bytes = self.whole.projector_bytes if at == 0 else 0
         if count:
-            compute = self.whole.compute_bytes if compute_bytes is None else compute_bytes
-            model_bytes += self.sums[end] - self.sums[end - count] + compute
+            model_bytes += self.sums[end] - self.sums[end - count] + compute_bytes
         need = model_bytes + self._learned(model_bytes) if self.residual_bytes else model_bytes
-        safety = safety_bytes_of(self.facts, need) if self.safety_bytes is None else self.safety_bytes
-        total = need + card.context_bytes + card.margin_bytes + safety
-        return DeviceNeed(card.index, total, card.free_bytes, count, model_bytes + card.context_bytes)
+        safety = self.safety_bytes
+        if safety is None:
+            share = int(self.least_safety[1] * need)
+            safety = max(self.least_safety[0], share)
+        return need + card.context_bytes + card.margin_bytes + safety, model_bytes + card.context_bytes
 
     def _learned(self, model_bytes: int) -> int:
         """Return this card's share of what was learned, in bytes."""
