@@ -18,6 +18,7 @@ from router.config.sections import (
     ChainValue,
     Clients,
     Defaults,
+    FairnessSection,
     Limits,
     Queue,
     SnapshotTimes,
@@ -63,6 +64,8 @@ class Config(Section):
     """settings for whatever a chain or a request leaves open"""
     queue: Queue = Queue()
     """requests that wait for their model"""
+    fairness: FairnessSection = FairnessSection()
+    """how teams share the cards"""
     switch: Switch = Switch()
     """changes of what is loaded"""
     snapshot: SnapshotTimes = SnapshotTimes()

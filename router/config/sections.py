@@ -12,7 +12,18 @@ from pydantic import BeforeValidator, Field, StrictBool
 
 from router.config.names import Registry
 from router.config.section import Section, ShortForm
-from router.config.values import AtLeastOne, Count, Duration, Factor, KeepAlive, ModelRef, NumCtx, Positive, allowed
+from router.config.values import (
+    AtLeastOne,
+    Count,
+    Duration,
+    Factor,
+    KeepAlive,
+    ModelRef,
+    NumCtx,
+    Positive,
+    Window,
+    allowed,
+)
 from router.core.teams.rights import DEFAULT_REGISTRIES
 
 NothingFits = Literal["refuse", "wait", "allow_partial", "passthrough"]
@@ -127,6 +138,13 @@ class Queue(Section):
     """requests for the loaded model that may overtake one for another model; null = any number, until age_bound_s"""
     ahead: Count = 1
     """requests sent to a loaded model beyond those that it can answer, so that it never idles; the others wait"""
+
+
+class FairnessSection(Section):
+    window_s: Window = "auto"
+    """seconds that a team may be ahead of one that waits to replace its model; auto = three switches, 5 s at least"""
+    age_bound_s: Duration = 60.0
+    """the team that was served least gets its model after this wait, even if others may still use what is loaded"""
 
 
 class Switch(Section):

@@ -148,6 +148,11 @@ class Fairness:
         self._end_s = max(self._end_s, account.level_s)
         self._rest()
 
+    @property
+    def is_contested(self) -> bool:
+        """True while more than one team waits or is under way."""
+        return sum(not account.is_away for account in self._accounts.values()) > 1
+
     # --- whose turn it is --------------------------------------------------------------------------------------
 
     @property
