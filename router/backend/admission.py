@@ -19,7 +19,7 @@ from router.backend.tracked import Tracked
 from router.backend.world import World
 from router.core.decision.turns import Waiting
 from router.core.ollama.options import ServerSettings
-from router.core.teams.payer import NOBODY, Payer
+from router.core.teams.payer import NOBODY, Asking, Payer, Started
 
 _PLACE = attrgetter("place")
 
@@ -48,6 +48,28 @@ class Admission:
             return False
         tracked = self._world.residents.get(weights)
         return weights not in self.waitlist.wanted and (tracked is None or self.slots.is_free(tracked))
+
+    def enter(self, tracked: Tracked, request: Asking) -> Started | None:
+        """Charge a request that has entered a resident; None if there is only one team."""
+        if not self._shares.counts(request.team):
+            return None
+        payer = request.paying()
+        granted = payer.take()
+        if granted is None:
+            if self._shares.is_first_of_another(payer.team):
+                self._count_all()
+            granted = self._shares.start(payer, tracked.weights)
+        return granted
+
+    def count_in(self, payer: Payer) -> None:
+        """Count a request that waits; when a second team asks for the first time, all that wait."""
+        if self._shares.is_first_of_another(payer.team):
+            self._count_all()
+        self._shares.wait(payer)
+
+    def _count_all(self) -> None:
+        for payer in self.waitlist.payers():
+            self._shares.wait(payer)
 
     # --- the groups --------------------------------------------------------------------------------------------
 

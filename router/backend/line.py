@@ -24,7 +24,7 @@ from router.config import Config
 from router.core.decision.turns import Patience, turns
 from router.core.decision.verdict import Decision
 from router.core.ollama.options import ServerSettings
-from router.core.teams.payer import NOBODY, Payer, Started
+from router.core.teams.payer import NOBODY, Payer
 from router.errors import Busy, RouterError, UpstreamError
 from router.telemetry import Notified, QueueChanged, Telemetry
 
@@ -44,8 +44,8 @@ class Line:
     ) -> None:
         self.shares = Shares(config.fairness)
         self._admission = Admission(world, self.shares, settings, config.queue.ahead)
-        self._waitlist = self._admission.waitlist
-        self.slots = self._admission.slots
+        self._waitlist, self.slots = self._admission.waitlist, self._admission.slots
+        self.enter = self._admission.enter
         self.loading: Target | None = None
         self._settings = config.queue
         queue = config.queue  # a group that turned impatient only when it is refused would never be served
@@ -92,7 +92,7 @@ class Line:
         if self.depth >= self._settings.max_waiting:
             raise Busy(retry_after_s=self.expected_wait_s(), position=self.depth + 1)
         ticket = self._waitlist.join(key, decide, since_s, self._served(), payer)
-        self._count_in(payer)
+        self._admission.count_in(payer)
         self._telemetry.emit(QueueChanged(depth=self.depth))
         try:
             if not self._admission.joined(ticket):
@@ -109,22 +109,6 @@ class Line:
         if isinstance(result, RouterError):
             raise result
         return result
-
-    def _count_in(self, payer: Payer) -> None:
-        """Count a request as waiting; when a second team asks for the first time, all that wait."""
-        payers = self._waitlist.payers() if self.shares.is_first_of_another(payer.team) else (payer,)
-        for one in payers:
-            self.shares.wait(one)
-
-    def enter(self, tracked: Tracked, payer: Payer) -> Started | None:
-        """Charge a request that has entered a resident; None if there is only one team."""
-        granted = payer.take()
-        if granted is not None:
-            return granted
-        if self.shares.is_first_of_another(payer.team):
-            for one in self._waitlist.payers():
-                self.shares.wait(one)
-        return self.shares.start(payer, tracked.weights)
 
     def _settle(self, ticket: Ticket) -> None:
         """Take back the turn of a request that has not used it."""

@@ -105,9 +105,12 @@ class Slots:
 
     def is_free(self, runner: Runner, reserved: int = 0) -> bool:
         """Return True if one more request may be sent; `reserved` were let in, and are about to be."""
-        slots = runner.slots
-        taken, room = runner.in_flight + reserved, (slots.count or self._counted(runner)) + self._ahead
-        return taken < room or taken - slots.arrived() < room
+        taken, room = runner.in_flight + reserved, self.room(runner)
+        return taken < room or taken - runner.slots.arrived() < room
+
+    def room(self, runner: Runner) -> int:
+        """Return how many requests the runner takes, those ahead included."""
+        return (runner.slots.count or self._counted(runner)) + self._ahead
 
     def forget(self) -> None:
         """Forget what runners have shown: the server was started anew."""

@@ -20,10 +20,8 @@ from router.config.sections import (
     ChainSection,
     Clients,
     Defaults,
-    FairnessSection,
     Limits,
     NothingFits,
-    Queue,
     SnapshotTimes,
     Store,
     Switch,
@@ -36,6 +34,7 @@ from router.config.team_files import TeamFile
 from router.config.team_section import TeamSection
 from router.config.untrusted import require_regular
 from router.config.values import Address, Gpus
+from router.config.waiting import FairnessSection, Queue
 
 __all__ = [
     "MEANINGS",

@@ -18,9 +18,7 @@ from router.config.sections import (
     ChainValue,
     Clients,
     Defaults,
-    FairnessSection,
     Limits,
-    Queue,
     SnapshotTimes,
     Store,
     Switch,
@@ -32,6 +30,7 @@ from router.config.team_checks import BUILT_IN
 from router.config.team_files import TeamFile
 from router.config.team_values import TeamName
 from router.config.values import Address, Listen, ModelPattern, ProxyNetwork
+from router.config.waiting import FairnessSection, Queue
 from router.core.teams.team import Key
 
 

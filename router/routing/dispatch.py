@@ -16,7 +16,6 @@ from typing import cast
 
 from router.backend.backend import Backend
 from router.backend.derived import Replaced
-from router.backend.tracked import Tracked
 from router.core.decision.verdict import Decision, Verdict, VerdictKind
 from router.errors import NoVariantFits, RouterError, UpstreamError
 from router.http.client.response import Connection
@@ -196,7 +195,7 @@ class Dispatcher:
         tracked = self._residents.enter(known.weights, call.team, self._now())
         if tracked is None:
             return self._decide(call)
-        self._enter(call, tracked, None)
+        call.enter(tracked, None, self._line.enter(tracked, call))
         return known
 
     def _decide(self, call: Call) -> Destination | Blocked:
@@ -238,12 +237,8 @@ class Dispatcher:
         tracked = self._residents.enter(resident.weights, call.team, self._now())
         if tracked is None:  # it left ps after the snapshot was taken
             return self._turn(call, chain)
-        self._enter(call, tracked, (chain, decision))
+        call.enter(tracked, (chain, decision), self._line.enter(tracked, call))
         return self._to_resident(call, chain, decision)
-
-    def _enter(self, call: Call, tracked: Tracked, choice: tuple[RuledChain, Decision] | None) -> None:
-        is_counted = self._line.shares.counts(call.team)
-        call.enter(tracked, choice, self._line.enter(tracked, call.paying()) if is_counted else None)
 
     def _may_enter(self, call: Call, weights: str) -> bool:
         return weights == call.let_in_to or self._line.may_enter(weights, call.team, needs_slot=call.needs_slot)

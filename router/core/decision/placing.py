@@ -14,7 +14,7 @@ from types import EllipsisType
 from router.core.decision.foreseen import Books, Cleared
 from router.core.decision.need import MachineRules, MemoryNeed
 from router.core.decision.plan import TOO_BIG, Plan, Shortage
-from router.core.decision.snapshot import Resident, Snapshot
+from router.core.decision.snapshot import Snapshot
 from router.core.decision.victims import Evicted, named
 from router.core.memory.placement import Placement
 from router.core.ollama.model import ModelFacts

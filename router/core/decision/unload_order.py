@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from router.core.decision.foreseen import booked
-from router.core.decision.foreseen import cards_without
+from router.core.decision.foreseen import booked, cards_without
 from router.core.decision.snapshot import Resident
 from router.core.ollama.bookkeeping import OllamaResident
 from router.core.ollama.recovery import Figures, stall_chance

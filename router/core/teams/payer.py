@@ -44,3 +44,12 @@ class Payer(msgspec.Struct, eq=False):
 
 NOBODY = Payer()
 """The payer of a load that no request has asked for. Nothing reads what it is charged."""
+
+
+class Asking(Protocol):
+    """A request: its team, and what its resident and its switches are charged to."""
+
+    @property
+    def team(self) -> str: ...
+
+    def paying(self) -> Payer: ...
