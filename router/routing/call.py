@@ -138,6 +138,7 @@ class Call(msgspec.Struct, eq=False):
         started, self.started, took_s = self.started, None, None
         if resident is not None and self.entered is not None:
             took_s = resident.meter.leave(self.entered, now_s)
+            resident.slots.took(took_s)
             self.card_s = (self.card_s or 0.0) + took_s
             self.vram_bytes, self.entered = resident.row.size_vram_bytes, None
         if started is not None:
