@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from router.backend.backend import Backend
-from router.telemetry import CardReading, Gauges, ResidentReading
+from router.telemetry import CardReading, Gauges, ResidentReading, SlotsReading
 
 
 class Scrape:
@@ -36,6 +36,8 @@ class Scrape:
             stores_up=self._stores_up(),
             usage_lost=usage_lost,
             audit_lost=audit_lost,
+            lags_s={(name, row.team): row.lag_s for row in self._backend.line.shares.rows()},
+            slots=tuple(self._slots()),
         )
 
     def _waiting(self) -> dict[tuple[str, str], int]:
@@ -43,6 +45,13 @@ class Scrape:
         counts = Counter(self._backend.line.teams_waiting())
         self._teams.update(counts)
         return {(self._backend.name, team): counts[team] for team in self._teams or {""}}
+
+    def _slots(self) -> Iterator[SlotsReading]:
+        line = self._backend.line
+        for tracked in self._backend.world.residents.values():
+            used, free = tracked.in_flight, line.slots.room(tracked) - tracked.in_flight
+            yield SlotsReading(self._backend.name, tracked.name, "used", used)
+            yield SlotsReading(self._backend.name, tracked.name, "free", max(0, free))
 
     def _cards(self) -> tuple[CardReading, ...]:
         name, reserved = self._backend.name, self._backend.reserved_bytes()

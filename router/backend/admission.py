@@ -1,66 +1,154 @@
 """Who of those that wait in front of one backend enters which resident: as many as it has slots, the oldest first.
 
 The rules (`core/decision/turns.py`) say which groups may enter; within them this module fills the slots. A request that
-ends, or one more for the same, fills them again without a decision.
+ends, or one more for the same, fills them again without a decision. Where teams compete, the one that has had least
+comes first, and none enters that is too far ahead of one which waits to replace the resident (`shares.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import math
+from collections.abc import Callable, Collection, Mapping
+from operator import attrgetter
 
+from router.backend.shares import Shares, rivals_of
 from router.backend.slots import Runner, Slots
+from router.backend.switches import Target
 from router.backend.tickets import Group, Ticket, Waitlist
 from router.backend.tracked import Tracked
 from router.backend.world import World
+from router.core.decision.turns import Waiting
 from router.core.ollama.options import ServerSettings
+from router.core.teams.payer import NOBODY, Asking, Payer, Started
+
+_PLACE = attrgetter("place")
 
 
 class Admission:
     """The tickets and the slots of one backend. `closed` are the weights of residents that take no new requests."""
 
-    def __init__(self, world: World, settings: Callable[[], ServerSettings], ahead: int) -> None:
+    def __init__(self, world: World, shares: Shares, settings: Callable[[], ServerSettings], ahead: int) -> None:
         self.closed: frozenset[str] = frozenset()
         self.waitlist = Waitlist()
         self.slots = Slots(ahead, settings, world.installed.by_weights, self._fill_up)
         self._world = world
+        self._shares = shares
+        self._rivals: Mapping[str, frozenset[str]] = {}  # by resident, the teams that wait to replace it
+        self._first_served: Ticket | None = None  # for whom the last load was: it enters whoever is ahead
+        self._is_contested = False  # whether teams competed when the rules were applied last
         self._ready: dict[str, list[Group]] = {}  # by weights, the groups that are let in as soon as there is a slot
 
     def close(self, closed: frozenset[str]) -> None:
         """Set which residents take no new requests."""
         self.closed = closed
 
-    def may_enter(self, weights: str) -> bool:
-        """Return True if a resident has a slot for a request that does not wait here, and nobody waits before it."""
+    def may_enter(self, weights: str, team: str) -> bool:
+        """Return True if a resident has a slot for a request that does not wait here, and nobody comes before it."""
+        if self.waitlist.depth and not self._shares.may_enter(team, self._rivals.get(weights, ())):
+            return False
         tracked = self._world.residents.get(weights)
         return weights not in self.waitlist.wanted and (tracked is None or self.slots.is_free(tracked))
 
+    def enter(self, tracked: Tracked, request: Asking) -> Started | None:
+        """Charge a request that has entered a resident; None if there is only one team."""
+        if not self._shares.counts(request.team):
+            return None
+        payer = request.paying()
+        granted = payer.take()
+        if granted is None:
+            if self._shares.is_first_of_another(payer.team):
+                self._count_all()
+            granted = self._shares.start(payer, tracked.weights)
+        return granted
+
+    def count_in(self, payer: Payer) -> None:
+        """Count a request that waits; when a second team asks for the first time, all that wait."""
+        if self._shares.is_first_of_another(payer.team):
+            self._count_all()
+        self._shares.wait(payer)
+
+    def _count_all(self) -> None:
+        for payer in self.waitlist.payers():
+            self._shares.wait(payer)
+
     # --- the groups --------------------------------------------------------------------------------------------
 
-    def decided(self, loaded: str, now_s: float) -> list[Group]:
+    def decided(self, loaded: Target | None, now_s: float) -> list[Group]:
         """Return the groups with their decisions now; those that waited while `loaded` was loaded are due.
 
         Of those that wait for a slot of the same resident only the first is decided again: each decides once more when
         it is let in.
         """
         groups, decided = list(self.waitlist), set[str]()
+        self._is_contested = self._shares.is_contested
         for group in sorted(groups, key=lambda one: one.tickets[0].place):
             if group.uses not in decided or not self._is_usable(group.uses, now_s):
                 self.waitlist.decide(group)
                 decided.add(group.uses)
-            if loaded and group.uses == loaded:
+            if loaded is not None and group.uses == loaded.weights:
                 group.came_due(self.waitlist.next_number)
+        if loaded is not None:
+            self._first_served = self._cause(groups, loaded)
         self._world.want(self.waitlist.wanted)
+        self._rivals = rivals_of((group.team, group.blocks) for group in groups) if self._is_contested else {}
         return groups
+
+    @staticmethod
+    def _cause(groups: Collection[Group], loaded: Target) -> Ticket | None:
+        firsts = [one.tickets[0] for one in groups if one.uses == loaded.weights and one.team == loaded.payer.team]
+        return min(firsts, key=_PLACE, default=None)
+
+    def waiting(self, groups: Collection[Group]) -> list[Waiting]:
+        """Return the groups as the rules of the line see them."""
+        return [
+            group.waiting(
+                is_due=self._due(group) is not None,
+                level_s=self._shares.level_s(group.team) if self._is_contested else 0.0,
+                served_s=self._shares.served_s(group.team) if self._is_contested else -math.inf,
+                is_barred=not self._is_open(group),
+            )
+            for group in groups
+        ]
+
+    def _is_open(self, group: Group) -> bool:
+        """Return True if the team of a group is not too far ahead for the resident that it waits for."""
+        return self._shares.may_enter(group.team, self._rivals.get(group.uses, ()))
+
+    def _due(self, group: Group) -> Ticket | None:
+        """Return who of a group enters its resident though it is closed; where teams compete that is one."""
+        if not self._is_contested:
+            return group.first(is_due=True)
+        first = self._first_served
+        if first is None or first.group is not group or first.has_left or first.let_in_to is not None:
+            return None
+        return first
+
+    def cause(self, weights: str) -> Payer:
+        """Return who pays for loading these weights: of the team that has had least, who has waited longest."""
+        firsts = [group.tickets[0] for group in self.waitlist if group.weights == weights]
+        found = self._first(firsts)
+        return found.payer if found is not None else NOBODY
+
+    def _first(self, firsts: Collection[Ticket]) -> Ticket | None:
+        """Return who is next of those that are first in their groups."""
+        if self._shares.is_contested:
+            team = self._shares.next_of({ticket.payer.team for ticket in firsts})
+            firsts = [ticket for ticket in firsts if ticket.payer.team == team]
+        return min(firsts, key=_PLACE, default=None)
 
     def _is_usable(self, weights: str, now_s: float) -> bool:
         tracked = self._world.residents.get(weights)
         return tracked is not None and not tracked.is_spilled and now_s >= tracked.going_until_s
 
-    def let_in(self, groups: Collection[Group], numbers: Collection[int]) -> None:
-        """Let in the groups with these numbers: to their resident as it has slots, or to be decided again."""
+    def let_in(self, groups: Collection[Group], numbers: Collection[int], shut: Collection[str]) -> None:
+        """Let in the groups with these numbers: to their resident as it has slots, or to be decided again.
+
+        Those whose team is too far ahead enter when it is not any more; nobody new enters the residents in `shut`.
+        """
         self._ready = {}
         for group in groups:
-            if group.number not in numbers:
+            is_barred = self._is_contested and group.uses and group.uses not in shut
+            if not (group.number in numbers or is_barred):
                 continue
             if weights := group.uses:
                 self._ready.setdefault(weights, []).append(group)
@@ -68,6 +156,7 @@ class Admission:
                     group.came_due(self.waitlist.next_number)
             else:
                 for ticket in tuple(group.tickets):
+                    self._shares.leave(ticket.payer)
                     self.waitlist.let_in(ticket)
         for weights in self._ready:
             self.fill(weights)
@@ -95,15 +184,17 @@ class Admission:
         while tracked is not None and (first := self._next(weights)) is not None:
             if not self.slots.is_free(tracked, self.waitlist.entering(weights)):
                 break
-            self.waitlist.let_in(first)
+            self.waitlist.let_in(first, self._shares.start(first.payer, weights))
             has_let_in = True
         return has_let_in
 
     def _next(self, weights: str) -> Ticket | None:
         """Return who is next at a resident, None if nobody waits for it or those who do are kept out."""
-        is_closed = weights in self.closed
-        firsts = (group.first(is_due=is_closed) for group in self._ready.get(weights, ()))
-        return min((first for first in firsts if first is not None), key=lambda ticket: ticket.place, default=None)
+        is_closed, groups = weights in self.closed, self._ready.get(weights, ())
+        firsts = (
+            self._due(group) if is_closed or not self._is_open(group) else group.first(is_due=False) for group in groups
+        )
+        return self._first([first for first in firsts if first is not None])
 
     def _fill_up(self, runner: Runner) -> None:
         """Use a further slot that a runner has shown."""

@@ -15,6 +15,7 @@ from router.backend.admission import Admission
 from router.backend.contest import GIVE_S
 from router.backend.residency import Residency
 from router.backend.setbacks import Setbacks
+from router.backend.shares import Shares
 from router.backend.switches import SwitchResult, Target
 from router.backend.tickets import Ticket
 from router.backend.tracked import Tracked
@@ -41,13 +42,15 @@ class Line:
         config: Config,
         telemetry: Telemetry,
     ) -> None:
-        self._admission = Admission(world, settings, config.queue.ahead)
-        self._waitlist = self._admission.waitlist
-        self.slots = self._admission.slots
+        self.shares = Shares(config.fairness)
+        self._admission = Admission(world, self.shares, settings, config.queue.ahead)
+        self._waitlist, self.slots = self._admission.waitlist, self._admission.slots
+        self.enter = self._admission.enter
         self.loading: Target | None = None
         self._settings = config.queue
         queue = config.queue  # a group that turned impatient only when it is refused would never be served
         self._patience = Patience(queue.age_bound_s, queue.cost_factor, queue.affinity_count, queue.wait_s / 2)
+        self._fair_patience = Patience(self.shares.age_bound_s, cost_factor=0.0)
         self._swaps_per_minute = config.defaults.swaps_per_minute
         self._world = world
         self._residency = residency
@@ -55,7 +58,7 @@ class Line:
         self._swaps: deque[float] = deque()
         self._setbacks = Setbacks(config.switch)
         self._contest = residency.contest
-        self._loaded = ""  # weights loaded by the last switch, until the requests that waited for them are marked due
+        self._loaded: Target | None = None  # what the last switch has loaded, until who waited for it is marked due
         self._switching: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._is_pumping = False
@@ -73,11 +76,11 @@ class Line:
             self._swaps.popleft()
         return len(self._swaps) < self._swaps_per_minute
 
-    def may_enter(self, weights: str, *, needs_slot: bool = True) -> bool:
-        """Return True if a request for this resident may be sent immediately."""
+    def may_enter(self, weights: str, team: str = "", *, needs_slot: bool = True) -> bool:
+        """Return True if a request of a team for this resident may be sent immediately."""
         if weights in self._admission.closed or self._contest.gives_way(weights):
             return False
-        return not needs_slot or self._admission.may_enter(weights)
+        return not needs_slot or self._admission.may_enter(weights, team)
 
     async def wait(self, key: Hashable, decide: Callable[[], Decision], since_s: float, payer: Payer = NOBODY) -> str:
         """Wait until the request should be decided again; return the weights that it was let in to ("" = none).
@@ -89,6 +92,7 @@ class Line:
         if self.depth >= self._settings.max_waiting:
             raise Busy(retry_after_s=self.expected_wait_s(), position=self.depth + 1)
         ticket = self._waitlist.join(key, decide, since_s, self._served(), payer)
+        self._admission.count_in(payer)
         self._telemetry.emit(QueueChanged(depth=self.depth))
         try:
             if not self._admission.joined(ticket):
@@ -96,14 +100,20 @@ class Line:
             await self._wait(ticket)
         except BaseException:
             self._leave(ticket)
+            self._settle(ticket)
             self.pump()  # residents that were closed in favour of this request take requests again
             raise
         self._leave(ticket)
-        self._loop.call_soon(self._admission.fill, ticket.weights)  # after the request has used its turn, or has not
+        self._loop.call_soon(self._settle, ticket)  # after the request has used its turn, or has not
         result = ticket.turn.result()
         if isinstance(result, RouterError):
             raise result
         return result
+
+    def _settle(self, ticket: Ticket) -> None:
+        """Take back the turn of a request that has not used it."""
+        ticket.settle()
+        self._admission.fill(ticket.weights)
 
     def _served(self) -> Mapping[int, int]:
         """Return what each resident has served by now, by its order, if rule 5 counts that."""
@@ -113,6 +123,7 @@ class Line:
 
     def _leave(self, ticket: Ticket) -> None:
         self._waitlist.leave(ticket)
+        self.shares.leave(ticket.payer)
         self._world.want(self._waitlist.wanted)
         self._telemetry.emit(QueueChanged(depth=self.depth))
 
@@ -191,19 +202,19 @@ class Line:
     def _pump(self) -> None:
         self._set_timer(None)  # the state has changed: the time for the next look follows from the result below
         giving_way = self._contest.giving_way()
-        loaded, self._loaded = self._loaded, ""
+        loaded, self._loaded = self._loaded, None
         groups = self._admission.decided(loaded, self._now())
         found = turns(
-            [group.waiting() for group in groups],
+            self._admission.waiting(groups),
             self._world.residents,
             self._now(),
-            self._patience,
+            self._fair_patience if self.shares.is_contested else self._patience,
             entering=self._waitlist.all_entering,
             closed_by_switch=self._admission.closed if self.is_switching else None,
             giving_way=giving_way,
         )
         self._admission.close(found.closed)
-        self._admission.let_in(groups, frozenset(found.let_in))
+        self._admission.let_in(groups, frozenset(found.let_in), found.closed | giving_way)
         pause_s = max(self._setbacks.paused_until_s - self._now(), self._world.loads.hold_s)
         if found.start is not None and pause_s > 0:
             self._set_timer(pause_s)
@@ -219,14 +230,14 @@ class Line:
         # Only upgrades are optional; every other switch is what somebody asked for.
         if chosen.is_upgrade and self._swaps_per_minute is not None:
             self._swaps.append(self._now())
-        self.loading = Target(chosen.facts, chosen.plan, self._waitlist.cause(chosen.facts.weights))
+        self.loading = Target(chosen.facts, chosen.plan, self._admission.cause(chosen.facts.weights))
         self._world.loads.begin(self.loading.weights, chosen.num_ctx)
         # Those that must go take no more requests; the new model takes none before its load is verified.
         self._admission.close(frozenset((*chosen.plan.evict, self.loading.weights)))
         self._switching = asyncio.create_task(self._switch(self.loading), name="switch")
 
     async def _switch(self, target: Target) -> None:
-        result = SwitchResult.FAILED
+        result, began_s = SwitchResult.FAILED, self._now()
         try:
             result = await self._residency.switch(target)
         except Exception as error:  # a bug in one switch must not block the queue
@@ -234,7 +245,8 @@ class Line:
         finally:
             # In any case, or no switch would ever start again.
             self.loading = self._switching = None
-            self._loaded = target.weights if result is SwitchResult.DONE else ""
+            self._loaded = target if result is SwitchResult.DONE else None
+            self.shares.switched(target.payer, self._now() - began_s)
             self._world.loads.end()
         failure = self._residency.last_failure(target.weights)
         why, upsets = failure.message if failure else "", self._contest.upsets

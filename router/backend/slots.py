@@ -2,7 +2,8 @@
 
 Ollama lets `num_parallel` requests into a runner and makes the others wait, in an order that nobody can change any
 more. So the router sends as many, and `queue.ahead` more, so that the runner finds its next request already there when
-one ends. All others wait in the line.
+one ends. All others wait in the line. While answers are short (embeddings, say) more are ahead, as many as take a
+moment together.
 
 A number that is too small would throttle, so it corrects itself: a runner whose answers show more requests at work
 than it has slots gets another one. A request is at work if its answer has begun, or if one that was sent `SURELY_S`
@@ -25,7 +26,12 @@ SURELY_S = 1.0
 CONFIRM_S = 0.05
 """The others have to be at work for this much longer: the end of an answer may be read after the begin of the next."""
 
-_UNKNOWN = ServerSettings()
+
+AHEAD_S = 0.25
+"""Requests ahead may be more than `queue.ahead` if all of them together take no longer than this."""
+
+SHORT_ROW, MOST_AHEAD = 8, 64
+"""For so many short answers in a row one more may be ahead, up to the second number: the next may be long."""
 
 
 class Sent(Protocol):
@@ -38,12 +44,14 @@ class Sent(Protocol):
 class RunnerSlots:
     """The slots of one runner. `count` is 0 until the first request asks."""
 
-    __slots__ = ("_ended_s", "at_work", "count", "gap_s")
+    __slots__ = ("_ended_s", "_longest_s", "_short", "at_work", "count", "gap_s")
 
     def __init__(self) -> None:
         self.count = 0
         self.at_work: dict[Sent, float] = {}  # when it was sent; −inf since its answer has begun
         self.gap_s = 0.0
+        self._short = 0  # answers in a row that took little
+        self._longest_s = 0.0  # of those, about
         self._ended_s = -math.inf
 
     def renew(self) -> None:
@@ -53,6 +61,17 @@ class RunnerSlots:
     def set(self, count: int) -> None:
         """Set the number of slots."""
         self.count = count
+
+    def took(self, seconds: float) -> None:
+        """Note what a request has taken of the runner."""
+        self._longest_s = max(seconds, 0.95 * self._longest_s)
+        self._short = self._short + 1 if self._longest_s < AHEAD_S / 2 else 0
+
+    def ahead(self, least: int) -> int:
+        """Return how many requests may be ahead: `least` (0: none), and more while answers are short."""
+        if self._short < 2 * SHORT_ROW or not least:
+            return least
+        return max(least, min(MOST_AHEAD, self._short // SHORT_ROW, int(AHEAD_S / max(1e-6, self._longest_s))))
 
     def ended(self, now_s: float) -> None:
         """Note that a request has ended while others waited for a slot: `gap_s` is the mean time between two."""
@@ -105,9 +124,12 @@ class Slots:
 
     def is_free(self, runner: Runner, reserved: int = 0) -> bool:
         """Return True if one more request may be sent; `reserved` were let in, and are about to be."""
-        slots = runner.slots
-        taken, room = runner.in_flight + reserved, (slots.count or self._counted(runner)) + self._ahead
-        return taken < room or taken - slots.arrived() < room
+        taken, room = runner.in_flight + reserved, self.room(runner)
+        return taken < room or taken - runner.slots.arrived() < room
+
+    def room(self, runner: Runner) -> int:
+        """Return how many requests the runner takes, those ahead included."""
+        return (runner.slots.count or self._counted(runner)) + runner.slots.ahead(self._ahead)
 
     def forget(self) -> None:
         """Forget what runners have shown: the server was started anew."""

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 from bisect import bisect_left, insort
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from operator import attrgetter
 
-from router.core.decision.turns import Waiting, wanted_weights
+from router.core.decision.turns import Waiting, in_the_way, wanted_weights
 from router.core.decision.verdict import Decision, VerdictKind
-from router.core.teams.payer import NOBODY, Payer
+from router.core.teams.payer import NOBODY, Payer, Started
 from router.errors import RouterError
 
 _NONE: Mapping[int, int] = {}
@@ -26,7 +27,7 @@ class Ticket:
 
     `turn` is done when the request should be decided again; its result is the weights that it was let in to, or
     the error that ends it. `served_before` holds, by the resident's `order`, what was served when it began to wait.
-    `payer` is charged the switches that it causes.
+    `payer` is charged the switches that it causes, `started` is the charge of the resident that it was let in to.
     """
 
     place: tuple[float, int]
@@ -35,6 +36,8 @@ class Ticket:
     served_before: Mapping[int, int] = field(default_factory=dict)
     payer: Payer = NOBODY
     let_in_to: str | None = None
+    started: Started | None = None
+    has_left: bool = False
 
     @property
     def since_s(self) -> float:
@@ -45,11 +48,22 @@ class Ticket:
         """The weights that it waits for, or was let in to."""
         return self.group.weights if self.let_in_to is None else self.let_in_to
 
-    def let_in(self) -> None:
+    def let_in(self, started: Started | None = None) -> None:
         """End the wait."""
-        self.let_in_to = self.group.weights
+        self.let_in_to, self.started = self.group.weights, started
+        self.payer.grant(started)
         if not self.turn.done():
             self.turn.set_result(self.let_in_to)
+
+    def leave(self) -> None:
+        """Record that it waits no more."""
+        self.has_left = True
+
+    def settle(self) -> None:
+        """Take back the charge of a turn that the request has not used."""
+        if self.started is not None and self.payer.granted is self.started:
+            self.payer.take()
+            self.started.end(None)
 
     def fail(self, error: RouterError) -> None:
         """End the wait with an error (as a result: a waiter that leaves now would not retrieve an exception)."""
@@ -62,7 +76,7 @@ _PLACE = attrgetter("place")
 
 @dataclass(slots=True, eq=False)
 class Group:
-    """Requests with equal keys, which get equal decisions. `tickets` are those that wait, the oldest first.
+    """Requests of a team with equal keys, which get equal decisions. `tickets` are those that wait, the oldest first.
 
     `decision` is the last one, `weights` what it waits for. Tickets with a number below `due_before` are due: the model
     was loaded, or open to them, while they waited.
@@ -75,6 +89,14 @@ class Group:
     decision: Decision | None = None
     weights: str = ""
     due_before: int = -1
+    team: str = ""
+
+    @property
+    def blocks(self) -> frozenset[str]:
+        """The residents that are in the way of its load."""
+        chosen = self.decision.chosen if self.decision is not None else None
+        plan = chosen.plan if chosen is not None else None
+        return in_the_way(plan)
 
     @property
     def uses(self) -> str:
@@ -99,12 +121,14 @@ class Group:
         """Mark the tickets with a number below `before` as due."""
         self.due_before = before
 
-    def waiting(self) -> Waiting:
-        """Return it as the rules of the line see it."""
+    def waiting(
+        self, *, is_due: bool, level_s: float = 0.0, served_s: float = -math.inf, is_barred: bool = False
+    ) -> Waiting:
+        """Return it as the rules of the line see it; it waits since its team was served at `served_s`."""
         assert self.decision is not None
-        oldest, is_due = self.tickets[0], self.first(is_due=True) is not None
-        count = len(self.tickets)
-        return Waiting(self.number, oldest.since_s, self.decision, oldest.served_before, is_due=is_due, count=count)
+        oldest, count = self.tickets[0], len(self.tickets)
+        since_s, before = max(oldest.since_s, served_s), oldest.served_before
+        return Waiting(self.number, since_s, self.decision, before, is_due, count, level_s, is_barred)
 
 
 class Waitlist:
@@ -131,9 +155,9 @@ class Waitlist:
         payer: Payer = NOBODY,
     ) -> Ticket:
         """Add a request that came at `since_s`; it stands behind all that came before it."""
-        group = self._groups.get(key)
+        group = self._groups.get(key := (payer.team, key))
         if group is None:
-            group = self._groups[key] = Group(key, next(self._numbers), decide)
+            group = self._groups[key] = Group(key, next(self._numbers), decide, team=payer.team)
         turn: asyncio.Future[str | RouterError] = asyncio.get_running_loop().create_future()
         ticket = Ticket((since_s, self.next_number), group, turn, served_before, payer)
         self.next_number += 1
@@ -142,14 +166,15 @@ class Waitlist:
         _count(self.wanted, group.weights, 1)
         return ticket
 
-    def let_in(self, ticket: Ticket) -> None:
+    def let_in(self, ticket: Ticket, started: Started | None = None) -> None:
         """End the wait of a ticket; it counts as entering until it leaves."""
         self._out_of_group(ticket)
-        ticket.let_in()
+        ticket.let_in(started)
         _count(self._entering, ticket.weights, 1)
 
     def leave(self, ticket: Ticket) -> None:
         """Remove a ticket, however its wait ended."""
+        ticket.leave()
         if ticket.let_in_to is None:
             self._out_of_group(ticket)
         else:
@@ -191,14 +216,13 @@ class Waitlist:
         places = sorted((ticket.place, group.weights) for group in self for ticket in group.tickets)
         return [(weights, since_s) for (since_s, _), weights in places]
 
-    def cause(self, weights: str) -> Payer:
-        """Return who pays for loading these weights: the request that has waited for them longest."""
-        firsts = [group.tickets[0] for group in self if group.weights == weights]
-        return min(firsts, key=_PLACE).payer if firsts else NOBODY
+    def payers(self) -> Iterator[Payer]:
+        """Iterate over those who wait."""
+        return (ticket.payer for group in self for ticket in group.tickets)
 
     def teams(self) -> list[str]:
         """Return the team of each waiting request."""
-        return [ticket.payer.team for group in self for ticket in group.tickets]
+        return [payer.team for payer in self.payers()]
 
     def position(self, ticket: Ticket) -> int:
         """Return the place of a ticket among all, from 1."""

@@ -22,7 +22,6 @@ from router.config.sections import (
     Defaults,
     Limits,
     NothingFits,
-    Queue,
     SnapshotTimes,
     Store,
     Switch,
@@ -35,6 +34,7 @@ from router.config.team_files import TeamFile
 from router.config.team_section import TeamSection
 from router.config.untrusted import require_regular
 from router.config.values import Address, Gpus
+from router.config.waiting import FairnessSection, Queue
 
 __all__ = [
     "Address",
@@ -47,6 +47,7 @@ __all__ = [
     "Clients",
     "Config",
     "Defaults",
+    "FairnessSection",
     "Gpus",
     "Knowledge",
     "Limits",

@@ -19,7 +19,6 @@ from router.config.sections import (
     Clients,
     Defaults,
     Limits,
-    Queue,
     SnapshotTimes,
     Store,
     Switch,
@@ -31,6 +30,7 @@ from router.config.team_checks import BUILT_IN
 from router.config.team_files import TeamFile
 from router.config.team_values import TeamName
 from router.config.values import Address, Listen, ModelPattern, ProxyNetwork
+from router.config.waiting import FairnessSection, Queue
 from router.core.teams.team import Key
 
 
@@ -63,6 +63,8 @@ class Config(Section):
     """settings for whatever a chain or a request leaves open"""
     queue: Queue = Queue()
     """requests that wait for their model"""
+    fairness: FairnessSection = FairnessSection()
+    """how teams share the cards"""
     switch: Switch = Switch()
     """changes of what is loaded"""
     snapshot: SnapshotTimes = SnapshotTimes()

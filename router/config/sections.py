@@ -12,7 +12,16 @@ from pydantic import BeforeValidator, Field, StrictBool
 
 from router.config.names import Registry
 from router.config.section import Section, ShortForm
-from router.config.values import AtLeastOne, Count, Duration, Factor, KeepAlive, ModelRef, NumCtx, Positive, allowed
+from router.config.values import (
+    AtLeastOne,
+    Count,
+    Duration,
+    KeepAlive,
+    ModelRef,
+    NumCtx,
+    Positive,
+    allowed,
+)
 from router.core.teams.rights import DEFAULT_REGISTRIES
 
 NothingFits = Literal["refuse", "wait", "allow_partial", "passthrough"]
@@ -112,21 +121,6 @@ class Defaults(Section):
     """how long an idle model stays loaded if the request does not set it"""
     max_keep_alive_s: KeepAlive | None = None
     """longest time a model stays loaded after its last request, except those of keep; null = no limit"""
-
-
-class Queue(Section):
-    max_waiting: AtLeastOne = 512
-    """requests that may wait; further ones get a 503"""
-    wait_s: Positive = 300.0
-    """longest time in the queue before a 503 with Retry-After; loading the request's own model does not count"""
-    age_bound_s: Duration = 10.0
-    """a request that has waited this long goes ahead of requests for the loaded model, or by cost_factor later"""
-    cost_factor: Factor = 3.0
-    """the age bound is at least this many times what the switch costs (load, unloads, reloads), up to half of wait_s"""
-    affinity_count: AtLeastOne | None = None
-    """requests for the loaded model that may overtake one for another model; null = any number, until age_bound_s"""
-    ahead: Count = 1
-    """requests sent to a loaded model beyond those that it can answer, so that it never idles; the others wait"""
 
 
 class Switch(Section):

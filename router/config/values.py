@@ -83,6 +83,15 @@ def parse_duration(value: object) -> float:
     raise error
 
 
+def parse_window(value: object) -> float | str:
+    """Parse seconds, or "auto"."""
+    if value == "auto":
+        return "auto"
+    if value == 0 or not isinstance(value, (int, float, str)):
+        raise allowed('auto, or a duration above 0: seconds, or "250ms", "60s", "5m", "1h30m"')
+    return parse_duration(value)
+
+
 def parse_positive(value: object) -> float:
     """Parse a duration above 0, in seconds."""
     seconds = parse_duration(value)
@@ -219,6 +228,11 @@ Listen = Annotated[
     Address, BeforeValidator(parse_address), PlainSerializer(str), WithJsonSchema({"type": "string", "pattern": ":"})
 ]
 Duration = Annotated[float, BeforeValidator(parse_duration), WithJsonSchema(_DURATION_SCHEMA)]
+Window = Annotated[
+    float | Literal["auto"],
+    BeforeValidator(parse_window),
+    WithJsonSchema({"anyOf": [{"const": "auto"}, _DURATION_SCHEMA]}),
+]
 Positive = Annotated[float, BeforeValidator(parse_positive), WithJsonSchema(_DURATION_SCHEMA)]
 KeepAlive = Annotated[
     float, BeforeValidator(parse_keep_alive), PlainSerializer(_shown_keep_alive), WithJsonSchema(_KEEP_ALIVE_SCHEMA)

@@ -11,7 +11,7 @@ from router.config import ChainRules, NothingFits, Rulebook
 from router.core.decision.verdict import Decision
 from router.core.ollama.routes import Route
 from router.core.payload.read import InferenceRequest
-from router.core.teams.payer import Payer
+from router.core.teams.payer import Payer, Started
 from router.core.teams.team import ANYONE, Identity
 from router.http.client.response import UpstreamRequest, UpstreamResponse
 from router.http.headers import Header
@@ -68,6 +68,7 @@ class Call(msgspec.Struct, eq=False):
     rules: Rulebook | None = None
     chain_rules: ChainRules | None = None
     payer: Payer | None = None
+    started: Started | None = None  # what its team is charged for its resident
     entered: float | None = None  # what the meter of its resident said when it was sent
     card_s: float | None = None
     vram_bytes: int | None = None
@@ -125,16 +126,23 @@ class Call(msgspec.Struct, eq=False):
         """Record a decision that loads a model for it: this is the one to report, not the later one for a resident."""
         self.load_decision = decision
 
-    def enter(self, tracked: Tracked, choice: tuple[RuledChain, Decision] | None) -> None:
-        """Record that it has entered a resident, which uses up its turn in the queue."""
-        self.resident, self.choice, self.let_in_to = tracked, choice, ""
+    def enter(
+        self, tracked: Tracked, choice: tuple[RuledChain, Decision] | None, started: Started | None = None
+    ) -> None:
+        """Record that it has entered a resident, which uses up its turn in the queue, and what its team is charged."""
+        self.resident, self.choice, self.let_in_to, self.started = tracked, choice, "", started
 
     def leave(self, now_s: float) -> Tracked | None:
         """Clear resident, choice and destination; return the resident to release, if there is one."""
         resident, self.resident, self.choice, self.destination = self.resident, None, None, None
+        started, self.started, took_s = self.started, None, None
         if resident is not None and self.entered is not None:
-            self.card_s = (self.card_s or 0.0) + resident.meter.leave(self.entered, now_s)
+            took_s = resident.meter.leave(self.entered, now_s)
+            resident.slots.took(took_s)
+            self.card_s = (self.card_s or 0.0) + took_s
             self.vram_bytes, self.entered = resident.row.size_vram_bytes, None
+        if started is not None:
+            started.end(took_s)
         return resident
 
     def keep_destination(self, destination: Destination) -> None:
@@ -152,7 +160,9 @@ class Call(msgspec.Struct, eq=False):
     def paying(self) -> Payer:
         """Return what the switches that it causes are charged to."""
         if self.payer is None:
-            self.payer = Payer(self.team, self.identity.key_id, self.request_id, self.route.kind)
+            team = self.identity.team
+            key_id, kind = self.identity.key_id, self.route.kind
+            self.payer = Payer(team.name, key_id, self.request_id, kind, weight=team.share)
         return self.payer
 
     def trace(self, trace_id: str) -> None:

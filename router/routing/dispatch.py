@@ -190,13 +190,13 @@ class Dispatcher:
         if self._destinations.has_automatic and self._destinations.is_automatic(call):
             call.use_default_options()
         known = self._decisions.known_destination(call)
-        if known is None or not self._line.may_enter(known.weights, needs_slot=call.needs_slot):
+        if known is None or not self._line.may_enter(known.weights, call.team, needs_slot=call.needs_slot):
             return self._decide(call)
         # From here to the send nothing is awaited, so the resident cannot be unloaded in between.
         tracked = self._residents.enter(known.weights, call.team, self._now())
         if tracked is None:
             return self._decide(call)
-        call.enter(tracked, None)
+        call.enter(tracked, None, self._line.enter(tracked, call))
         return known
 
     def _decide(self, call: Call) -> Destination | Blocked:
@@ -238,11 +238,11 @@ class Dispatcher:
         tracked = self._residents.enter(resident.weights, call.team, self._now())
         if tracked is None:  # it left ps after the snapshot was taken
             return self._turn(call, chain)
-        call.enter(tracked, (chain, decision))
+        call.enter(tracked, (chain, decision), self._line.enter(tracked, call))
         return self._to_resident(call, chain, decision)
 
     def _may_enter(self, call: Call, weights: str) -> bool:
-        return weights == call.let_in_to or self._line.may_enter(weights, needs_slot=call.needs_slot)
+        return weights == call.let_in_to or self._line.may_enter(weights, call.team, needs_slot=call.needs_slot)
 
     def _turn(self, call: Call, chain: RuledChain) -> Blocked:
         key = self._decisions.key(call.request, chain, call.team)

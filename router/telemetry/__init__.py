@@ -24,7 +24,7 @@ from router.telemetry.events import (
     UpstreamDown,
     UpstreamUp,
 )
-from router.telemetry.gauges import CardReading, Gauges, ResidentReading
+from router.telemetry.gauges import CardReading, Gauges, ResidentReading, SlotsReading
 from router.telemetry.hub import Hook, Telemetry
 from router.telemetry.lag import watch_loop_lag
 from router.telemetry.lines import LineWriter
@@ -59,6 +59,7 @@ __all__ = [
     "Reloaded",
     "ResidentReading",
     "RotatedFile",
+    "SlotsReading",
     "Spilled",
     "Switched",
     "Telemetry",

@@ -32,10 +32,20 @@ class ResidentReading(NamedTuple):
     held_bytes: int
 
 
+class SlotsReading(NamedTuple):
+    """The slots of a loaded model that are `used` or `free`."""
+
+    backend: str
+    model: str
+    state: str
+    number: int
+
+
 @dataclass(frozen=True, slots=True)
 class Gauges:
     """The values of one scrape. `inflight_requests` by backend, `waiting` by backend and team, `stores_up` by store.
 
+    `lags_s` is by backend and team: how much more it has had than the one that waits and has had least.
     `usage_lost` and `audit_lost` count from the start of the router.
     """
 
@@ -46,6 +56,8 @@ class Gauges:
     stores_up: Mapping[str, bool] = field(default_factory=dict)
     usage_lost: int = 0
     audit_lost: int = 0
+    lags_s: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    slots: tuple[SlotsReading, ...] = ()
 
 
 class GaugeMetrics:
@@ -61,6 +73,10 @@ class GaugeMetrics:
         self._resident = self._gauge(
             "resident_bytes", "Memory that a loaded model holds on a card.", ("backend", "model", "gpu")
         )
+        self._lag = self._gauge(
+            "team_lag_seconds", "Seconds of the cards that a team is ahead, by its share.", ("backend", "team")
+        )
+        self._slots = self._gauge("slots", "Requests that a loaded model takes.", ("backend", "model", "state"))
         self._stores = self._gauge("store_up", "1 if a store's file can be used, else 0.", ("store",))
         self._lost_usage = Counter(
             f"{PREFIX}usage_lost",
@@ -74,12 +90,16 @@ class GaugeMetrics:
 
     def set(self, gauges: Gauges) -> None:
         """Show these values; what is not among them any more has no sample."""
-        for metric in (self._inflight, self._waiting, self._free, self._total, self._reserved, self._resident):
+        for metric in self._cleared():
             metric.clear()
         for backend, count in gauges.inflight_requests.items():
             self._inflight.labels(backend).set(count)
         for (backend, team), count in gauges.waiting.items():
             self._waiting.labels(backend, self._team(team)).inc(count)
+        for (backend, team), lag_s in gauges.lags_s.items():
+            self._lag.labels(backend, self._team(team)).set(lag_s)
+        for slots in gauges.slots:
+            self._slots.labels(slots.backend, self._model(slots.model), slots.state).inc(slots.number)
         for card in gauges.cards:
             labels = card.backend, card.gpu, card.uuid
             self._free.labels(*labels).set(card.free_bytes)
@@ -93,6 +113,11 @@ class GaugeMetrics:
         self._lost_usage.inc(max(0, gauges.usage_lost - usage))
         self._lost_audit.inc(max(0, gauges.audit_lost - audit))
         self._lost = gauges.usage_lost, gauges.audit_lost
+
+    def _cleared(self) -> tuple[Gauge, ...]:
+        """Return the metrics that are set anew by each scrape."""
+        held = self._free, self._total, self._reserved, self._resident
+        return (self._inflight, self._waiting, self._lag, self._slots, *held)
 
     def _gauge(self, name: str, text: str, labels: tuple[str, ...]) -> Gauge:
         return Gauge(f"{PREFIX}{name}", text, labels, registry=self._registry)

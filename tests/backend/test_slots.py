@@ -157,3 +157,22 @@ def test_the_pace_is_the_mean_time_between_two_ends_while_others_wait():
         assert slots.gap_s == pytest.approx(2.0)
 
     virtual(story)
+
+
+def test_while_answers_are_short_more_are_ahead_but_never_for_longer_than_a_moment():
+    """A runner must not wait for the router between two embeddings; one long answer ends that."""
+
+    async def story():
+        slots = RunnerSlots()
+        assert slots.ahead(1) == 1
+        for _ in range(100):
+            slots.took(0.001)
+        assert slots.ahead(1) == 100 // 8
+        assert slots.ahead(0) == 0
+        for _ in range(1000):
+            slots.took(0.05)
+        assert slots.ahead(1) == 5
+        slots.took(2.0)
+        assert slots.ahead(1) == 1
+
+    virtual(story)

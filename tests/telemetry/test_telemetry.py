@@ -34,6 +34,7 @@ from router.telemetry import (
     RecentDecisions,
     Rejected,
     ResidentReading,
+    SlotsReading,
     Spilled,
     Switched,
     Telemetry,
@@ -73,6 +74,8 @@ FULL = Gauges(
     (CardReading("local", "0", "GPU-0", 9, 5),),
     (ResidentReading("local", "small", "0", 4),),
     {"usage": True},
+    lags_s={("local", "default"): 2.5},
+    slots=(SlotsReading("local", "small", "used", 2), SlotsReading("local", "small", "free", 0)),
 )
 REFUSED = Decided("r2", "default", "big", "", "nothing fits", "rejected")
 EVERYTHING: tuple[Event, ...] = (
@@ -168,6 +171,8 @@ NAMES = (
     "ollama_router_fallbacks_total",
     "ollama_router_below_best_total",
     "ollama_router_queue_depth",
+    "ollama_router_slots",
+    "ollama_router_team_lag_seconds",
     "ollama_router_queue_wait_seconds",
     "ollama_router_inflight_requests",
     "ollama_router_backend_up",

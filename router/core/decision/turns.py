@@ -24,6 +24,10 @@
                that group has waited for twice its bound.
 10. LOOK AGAIN If a group waits and none starts: when the next ticket turns impatient.
 
+Where teams compete (`core/teams/fairness.py`), a ticket is also kept out of a resident if its team is too far ahead of
+one that waits to replace it (`is_barred`), only the team that has had least turns impatient, and the one that has had
+least goes first.
+
 During a switch only rules 1 to 4 apply, with what the switch has closed.
 """
 
@@ -59,7 +63,8 @@ class Waiting:
     """A request in the queue, and the decision that it would get now; or `count` of them with equal decisions.
 
     `number` identifies it, `since_s` is when the oldest came. `served_before` is what each resident (by its `order`)
-    had served by then. `is_due`: its model was loaded, or open to it, while it waited.
+    had served by then. `is_due`: its model was loaded, or open to it, while it waited. Where teams compete, `level_s`
+    is what its team has had, and `is_barred` says that by this its team may not use its resident now.
     """
 
     number: int
@@ -68,6 +73,8 @@ class Waiting:
     served_before: Mapping[int, int] = field(default_factory=dict)
     is_due: bool = False
     count: int = 1
+    level_s: float = 0.0
+    is_barred: bool = False
 
     @property
     def weights(self) -> str:
@@ -121,6 +128,11 @@ class _Group:
         return sum(ticket.count for ticket in self.tickets)
 
     @property
+    def level_s(self) -> float:
+        """What the team has had that has had least of those that wait for it."""
+        return min(ticket.level_s for ticket in self.tickets)
+
+    @property
     def oldest(self) -> Waiting:
         return min(self.tickets, key=lambda ticket: ticket.since_s)
 
@@ -152,14 +164,19 @@ def turns(
     groups = _groups(waiting)  # rule 1
     if closed_by_switch is not None:
         return Turns(_let_in(groups, closed_by_switch | giving_way, may_refuse=False), closed_by_switch)
+    least_s = min((ticket.level_s for ticket in waiting), default=0.0)
     impatient = sorted(
-        (group for group in groups if group.plan is not None and _is_impatient(group, residents, now_s, patience)),
-        key=lambda group: group.oldest.since_s,  # rule 6
+        (
+            group
+            for group in groups
+            if group.plan is not None and group.level_s <= least_s and _is_impatient(group, residents, now_s, patience)
+        ),
+        key=lambda group: (group.level_s, group.oldest.since_s),  # rule 6
     )
     others = [group for group in groups if group.plan is not None and group not in impatient]
-    others.sort(key=lambda group: -group.count / max(LEAST_COST_S, group.cost_s))  # rule 6
+    others.sort(key=lambda group: (group.level_s, -group.count / max(LEAST_COST_S, group.cost_s)))  # rule 6
     leading = _apart(impatient)
-    closed = frozenset[str]().union(*(_in_the_way(group.plan) for group in leading))  # rule 5
+    closed = frozenset[str]().union(*(in_the_way(group.plan) for group in leading))  # rule 5
     let_in = _let_in(groups, closed | giving_way, may_refuse=True)
     in_use = entering | _weights_of(waiting, let_in)
     start = _start((*impatient, *others), leading, in_use, now_s, patience)
@@ -170,7 +187,7 @@ def turns(
     return Turns(let_in, closed, start, look_again_s)
 
 
-def _in_the_way(plan: Plan | None) -> frozenset[str]:
+def in_the_way(plan: Plan | None) -> frozenset[str]:
     """Return the residents that a switch needs idle: those to evict, and those that Ollama may evict for it."""
     return frozenset((*plan.evict, *plan.waits_for)) if plan is not None else frozenset()
 
@@ -188,7 +205,7 @@ def _meet(one: Plan | None, other: Plan | None) -> bool:
     """Return whether two plans use a card or a resident in common; without known cards, they may."""
     if one is None or other is None or not one.cards or not other.cards:
         return True
-    return not (set(one.cards).isdisjoint(other.cards) and _in_the_way(one).isdisjoint(_in_the_way(other)))
+    return not (set(one.cards).isdisjoint(other.cards) and in_the_way(one).isdisjoint(in_the_way(other)))
 
 
 def wanted_weights(decision: Decision) -> str:
@@ -219,7 +236,7 @@ def _let_in(groups: Sequence[_Group], closed: frozenset[str], *, may_refuse: boo
             numbers += (ticket.number for ticket in group.tickets)
         elif chosen is not None and chosen.kind is VerdictKind.RESIDENT:
             is_open = chosen.resident is None or chosen.resident.weights not in closed
-            numbers += (ticket.number for ticket in group.tickets if ticket.is_due or is_open)
+            numbers += (one.number for one in group.tickets if one.is_due or (is_open and not one.is_barred))
     return tuple(numbers)
 
 

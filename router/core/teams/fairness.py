@@ -93,7 +93,7 @@ class Fairness:
         self._accounts: dict[str, Account] = {}
         self._queued: dict[str, Account] = {}  # those of which something waits
         self._under_way = 0
-        self._lightest = 1.0  # weight of the lightest team
+        self._lightest = self._heaviest = 1.0  # weights
         self._window_s = window_s
         self._switch_s = 0.0  # running mean of the measured switches
         self._start_s = 0.0  # highest level at which a request has started; it never falls
@@ -148,6 +148,11 @@ class Fairness:
         self._end_s = max(self._end_s, account.level_s)
         self._rest()
 
+    @property
+    def is_contested(self) -> bool:
+        """True while more than one team waits or is under way."""
+        return sum(not account.is_away for account in self._accounts.values()) > 1
+
     # --- whose turn it is --------------------------------------------------------------------------------------
 
     @property
@@ -160,7 +165,7 @@ class Fairness:
     @property
     def floor_s(self) -> float:
         """The lowest level that counts. Of two rivals neither falls below it, because starts end at the window (F3)."""
-        return self._start_s - self.window_s / self._lightest
+        return self._start_s - self._ahead_s(self._lightest, self._heaviest)
 
     def level_s(self, team: str) -> float:
         """Return the team's level; that of one that is away is the one at which it would come back."""
@@ -174,11 +179,21 @@ class Fairness:
 
         The team is not its own rival.
         """
-        mine_s, weight, window_s = self.level_s(team), self._weight(team), self.window_s
+        mine_s, weight = self.level_s(team), self._weight(team)
         return all(
-            rival == team or mine_s - self.level_s(rival) <= window_s / min(weight, self._weight(rival))
+            rival == team or mine_s - self.level_s(rival) <= self._ahead_s(weight, self._weight(rival))
             for rival in rivals
         )
+
+    def _ahead_s(self, weight: float, other: float) -> float:
+        """Return by how much the level of one of two teams may be above the other's.
+
+        The lighter of two has a window of its own time; a measured one is longer by as much as both together weigh
+        more than twice the lighter, or the switches, of which both cause as many, would take too much of its turns.
+        """
+        lighter = min(weight, other)
+        unequal = (weight + other) / (2 * lighter) if self._window_s is None else 1.0
+        return self.window_s * unequal / lighter
 
     def in_turn(self, teams: Iterable[str]) -> list[str]:
         """Return the teams, each once, the lowest level first; those of one level in the order given (F4)."""
@@ -222,7 +237,8 @@ class Fairness:
             account = self._accounts[team] = Account(team)
         if account.weight != weight:  # new, or of another configuration
             account.weight = max(LEAST_WEIGHT, weight)
-            self._lightest = min(one.weight for one in self._accounts.values())
+            weights = [one.weight for one in self._accounts.values()]
+            self._lightest, self._heaviest = min(weights), max(weights)
         return account
 
     def _weight(self, team: str) -> float:

@@ -2,17 +2,40 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import msgspec
 
 
+class Started(Protocol):
+    """The charge of a request that uses a resident."""
+
+    def end(self, seconds: float | None) -> None:
+        """Correct it to the card-seconds that the request has taken; None = it was not sent."""
+
+
 class Payer(msgspec.Struct, eq=False):
-    """The request that a switch is made for; `load_s` are the seconds of switches that were charged to it."""
+    """The request that a switch is made for; `load_s` are the seconds of switches that were charged to it.
+
+    `weight` is the share of its team, `granted` the charge of a resident that it was let in to and has not entered.
+    """
 
     team: str = ""
     key_id: str = ""
     request_id: str = ""
     operation: str = ""
     load_s: float = 0.0
+    weight: float = 1.0
+    granted: Started | None = None
+
+    def grant(self, started: Started | None) -> None:
+        """Keep the charge of a resident that it was let in to, until it enters."""
+        self.granted = started
+
+    def take(self) -> Started | None:
+        """Return what was granted, and keep it no longer."""
+        started, self.granted = self.granted, None
+        return started
 
     def charge(self, seconds: float) -> None:
         """Charge the duration of a switch, whether it succeeded or not."""
@@ -21,3 +44,12 @@ class Payer(msgspec.Struct, eq=False):
 
 NOBODY = Payer()
 """The payer of a load that no request has asked for. Nothing reads what it is charged."""
+
+
+class Asking(Protocol):
+    """A request: its team, and what its resident and its switches are charged to."""
+
+    @property
+    def team(self) -> str: ...
+
+    def paying(self) -> Payer: ...
