@@ -61,8 +61,18 @@ class Refused(msgspec.Struct, frozen=True):
     left: Standing
 
 
-def refusal(team: Team, why: Reason, retry_s: float, left: tuple[tuple[bytes, bytes], ...] = ()) -> LimitReached:
-    """Return the error for a request above a limit of its team; `left` are headers that say what is left."""
+def refusal(
+    team: Team,
+    why: Reason,
+    retry_s: float,
+    left: tuple[tuple[bytes, bytes], ...] = (),
+    *,
+    position: int | None = None,
+) -> LimitReached:
+    """Return the error for a request above a limit of its team.
+
+    `left` are headers that say what is left, `position` is the place in the queue that it would have had.
+    """
     limits = team.limits
     what = {
         "concurrent": f"{limits.concurrent} requests at a time",
@@ -72,7 +82,7 @@ def refusal(team: Team, why: Reason, retry_s: float, left: tuple[tuple[bytes, by
         "evictions_per_minute": f"{limits.evictions_per_minute} evictions of models of others per minute",
     }
     text = f"the team {team.name} may use at most {what[why]}; try again in {math.ceil(retry_s)} s"
-    return LimitReached(text, why=why, retry_after_s=retry_s, left=left)
+    return LimitReached(text, why=why, retry_after_s=retry_s, left=left, position=position)
 
 
 class Quotas(Protocol):
