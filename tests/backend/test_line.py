@@ -237,7 +237,8 @@ def test_t7_with_a_thousand_waiting_for_a_resident_a_request_that_ends_decides_f
     """It costs the same as with one: the next one of those in line gets the slot, whatever they ask for."""
 
     async def story(scene, queue):
-        holders = [*await fill(scene, SMALL), scene.backend.world.residents.enter(weights_of(SMALL))]
+        await scene.make_resident(SMALL)
+        holders = [scene.backend.world.residents.enter(weights_of(SMALL)) for _ in range(2)]
         decided, turns, entered = [], [], asyncio.Event()
 
         async def ask(number):
