@@ -16,7 +16,7 @@ from router.core.ollama.options import ServerSettings
 from router.errors import ConfigError
 from router.planning.stage import stage
 from router.telemetry import Event, Notified
-from router.wiring import listener_tls, version_warnings, warnings
+from router.wiring import listener_tls, open_doors, remind, version_warnings, warnings
 from tests.certificates import certificate, needs_openssl
 
 
@@ -82,26 +82,39 @@ def test_an_ssh_key_without_the_library_for_it_is_reported(tmp_path: Path, monke
     assert "ollama-router[ssh]" in text
 
 
-def test_a_warning_about_an_open_door_is_repeated_every_hour_s5() -> None:
+@pytest.mark.parametrize("is_open", [False, True])
+def test_a_warning_about_an_open_door_is_repeated_every_hour_s5(is_open: bool) -> None:
     """For as long as the router runs, with and without `insecure_no_auth`."""
+    options = {"listen": "0.0.0.0:0", "admin": "127.0.0.1:0", "store.path": ":memory:", "insecure_no_auth": is_open}
+    config = load_config(env={}, options=options)
 
-    async def story(is_open: bool) -> list[str]:
+    async def story() -> tuple[list[str], list[str]]:
         texts: list[str] = []
+        async with running(config, probe=None, is_probed=True):
+            tasks = [task.get_coro().__name__ for task in asyncio.all_tasks()]  # type: ignore[union-attr]
+        reminding = asyncio.create_task(remind(lambda: open_doors(config), texts.append))
+        await asyncio.sleep(2 * 3600 + 60)
+        reminding.cancel()
+        return tasks, texts
 
-        class Told:
-            def on(self, event: Event) -> None:
-                if isinstance(event, Notified) and "anyone who can connect" in event.message:
-                    texts.append(event.message)
+    tasks, texts = run_virtual(story())
+    assert "remind" in tasks
+    assert len(texts) == 2
+    assert "anyone who can connect" in texts[0]
 
-        options = {"listen": "0.0.0.0:0", "admin": "127.0.0.1:0", "store.path": ":memory:", "insecure_no_auth": is_open}
-        async with running(load_config(env={}, options=options), hooks=[Told()], probe=None, is_probed=True):
-            await asyncio.sleep(2 * 3600 + 60)
+
+def test_a_warning_about_an_open_door_ends_when_a_reload_has_closed_it() -> None:
+    """What is found is asked for each time."""
+
+    async def story() -> list[str]:
+        texts: list[str] = []
+        found = iter(([], ["open"], ["open"], [], []))
+        reminding = asyncio.create_task(remind(lambda: next(found), texts.append, 10.0))
+        await asyncio.sleep(45)
+        reminding.cancel()
         return texts
 
-    for is_open in (False, True):
-        found = run_virtual(story(is_open))
-        assert len(found) == 3
-        assert len(set(found)) == 1
+    assert run_virtual(story()) == ["open", "open"]
 
 
 @pytest.mark.parametrize("is_open", [False, True])

@@ -22,7 +22,8 @@ class ChainRule:
     """The configuration for one requested model, with the defaults filled in.
 
     `name` is the chain's name or pattern, "" if the defaults apply. `variants` is None for a chain that is derived from
-    the installed models as `auto` says ("off": the requested model alone). The last ones are the defaults' for all.
+    the installed models as `auto` says ("off": the requested model alone). `max_load_wait_s` and `upgrade_after_s` are
+    the defaults' for all, `max_num_ctx` is the largest context of the team (None = that of the defaults).
     """
 
     name: str
@@ -34,13 +35,14 @@ class ChainRule:
     max_load_wait_s: float
     upgrade_after_s: float | None
     preload: bool = False
+    max_num_ctx: int | None = None
 
 
 class ChainRules:
     """The chain rules of one configuration, or of one team. `rule_for` is cached per name.
 
     With `base` these are a team's: a model that has no chain here has its rule there, but with `nothing_fits` of the
-    team if that is not None. What `permit` denies is in none of its chains.
+    team if that is not None, and contexts up to `max_num_ctx`. What `permit` denies is in none of its chains.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class ChainRules:
         base: ChainRules | None = None,
         nothing_fits: NothingFits | None = None,
         permit: Permit | None = None,
+        max_num_ctx: int | None = None,
     ) -> None:
         otherwise = nothing_fits or defaults.nothing_fits
         rules = {name: _rule(name, section, defaults, otherwise) for name, section in chains.items()}
@@ -58,7 +61,7 @@ class ChainRules:
         patterns = sorted((name for name in rules if WILDCARDS.search(name)), key=_specificity)
         self._patterns = tuple((regex_of(name), rules[name]) for name in patterns)
         self._default = _default(defaults, otherwise)
-        self._base, self._nothing_fits, self._permit = base, nothing_fits, permit
+        self._base, self._nothing_fits, self._permit, self._max_num_ctx = base, nothing_fits, permit, max_num_ctx
         self._most_cached = _MAX_CACHED if base is None else _MAX_CACHED_OF_TEAM
         self._cache: dict[str, ChainRule] = {}
 
@@ -86,6 +89,8 @@ class ChainRules:
         rule = self._cache.get(model)
         if rule is None:
             rule = self._permitted(self._find(ModelName.parse(model)) or self._inherited(model))
+            if self._max_num_ctx is not None:
+                rule = replace(rule, max_num_ctx=self._max_num_ctx)
             if len(self._cache) >= self._most_cached:
                 self._cache.clear()
             self._cache[model] = rule

@@ -80,9 +80,10 @@ def rulebook_of(config: Config, serial: int = 1, verify: Verify | None = None) -
         team, section = team_of(file), file.section
         teams.append(team)
         permit = permit_of(team) if team.allow or team.deny else None
-        if section.chains or section.nothing_fits is not None or permit is not None:
+        rule, most = section.nothing_fits, team.caps.num_ctx
+        if section.chains or rule is not None or permit is not None or most is not None:
             chains_of[team] = ChainRules(
-                section.chains, config.defaults, base=chains, nothing_fits=section.nothing_fits, permit=permit
+                section.chains, config.defaults, base=chains, nothing_fits=rule, permit=permit, max_num_ctx=most
             )
     by_name = {ANYONE.team.name: ANYONE.team} | {team.name: team for team in teams}
     default = by_name[config.default_team]

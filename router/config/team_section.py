@@ -68,7 +68,7 @@ class TeamMemorySection(Section):
 
 class CapsSection(Section):
     num_ctx: AtLeastOne | None = None
-    """largest context of a request, in tokens; a larger one is reduced; null = no limit"""
+    """largest context that a request names (a larger one is reduced) or that it is given, in tokens; null = no limit"""
     keep_alive: KeepAlive | None = None
     """longest keep_alive of a request; a longer one is reduced; null = no limit"""
 

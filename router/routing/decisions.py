@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from dataclasses import replace
 from typing import TypeVar
 
 from router.backend.backend import Backend
@@ -15,7 +16,7 @@ from router.core.decision.policy import choose
 from router.core.decision.reserved import reserving
 from router.core.decision.snapshot import Snapshot
 from router.core.decision.upgrades import UpgradeRule
-from router.core.decision.verdict import Decision, VerdictKind
+from router.core.decision.verdict import Decision, Rules, VerdictKind
 from router.core.payload.read import InferenceRequest
 from router.core.teams.team import Team
 from router.routing.call import Call
@@ -91,7 +92,12 @@ class Decisions:
 
     def decide_afresh(self, request: InferenceRequest, chain: RuledChain, team: str = "") -> Decision:
         """Return the decision for a request of the team of that name under the current state."""
-        return choose(request, chain, self._snapshot_for(team), self._rules(), self._upgrades(chain))
+        return choose(request, chain, self._snapshot_for(team), self._rules_for(chain), self._upgrades(chain))
+
+    def _rules_for(self, chain: RuledChain) -> Rules:
+        """Return the rules in force, with the largest context of the team whose chain it is."""
+        rules, most = self._rules(), chain.rule.max_num_ctx
+        return rules if most is None else replace(rules, context=rules.context.at_most(most))
 
     def _snapshot_for(self, team: str) -> Snapshot:
         """Return the state, with what is reserved for other teams."""

@@ -48,12 +48,10 @@ class RotatedFile:
     def _append(self, lines: bytes) -> None:
         self._lock()
         try:
-            size = os.fstat(self._file).st_size
-            if size and size + len(lines) > self._max_bytes:
+            while (size := os.fstat(self._file).st_size) and size + len(lines) > self._max_bytes:
                 self._rotate()
                 self.close()
-                self._lock()  # a new file, perhaps of another writer already
-                size = os.fstat(self._file).st_size
+                self._lock()  # a new file, which other writers may have filled already
             self._put(lines, size)
         finally:
             if self._file >= 0:

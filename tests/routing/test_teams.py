@@ -217,3 +217,19 @@ def test_a_model_that_a_team_is_denied_never_serves_it(tmp_path):
     (tmp_path / "narrow.yaml").write_text(f'team: narrow\nmodels: {{ allow: ["x", "{BIG.name}"] }}\n')
     chains = {"x": [BIG.name, MIDDLE.name, SMALL.name], "y": [MIDDLE.name]}
     routed(story, MemoryMachine(*ALL), {"teams": str(tmp_path / "*.yaml"), "chains": chains})
+
+
+@pytest.mark.parametrize(("body", "num_ctx"), [({}, 4096), ({"num_ctx": 2048}, 2048)])
+def test_a_team_loads_no_larger_context_than_it_may_have(body, num_ctx, tmp_path):
+    """Also where its request names none, and below the least context of others, who have the usual one."""
+
+    async def story(scene):
+        for team, wanted in (("capped", num_ctx), ("plain", body.get("num_ctx", 32768))):
+            call = of(scene, team, SMALL.name, **({"options": body} if body else {}))
+            scene.chains.begin(call)
+            decision = scene.decisions.decide(call.request, scene.decisions.chain_of(call))
+            assert decision.chosen.num_ctx == wanted
+
+    (tmp_path / "capped.yaml").write_text("team: capped\ncaps: { num_ctx: 4096 }\n")
+    (tmp_path / "plain.yaml").write_text("team: plain\n")
+    routed(story, MemoryMachine(*ALL), {"defaults.auto_chains": "off", "teams": str(tmp_path / "*.yaml")})

@@ -30,6 +30,12 @@ class ContextRules:
     max_num_ctx: int | None = None
     answer_tokens: int = 2048
 
+    def at_most(self, num_ctx: int) -> ContextRules:
+        """Return the rules for those who may have at most `num_ctx` tokens."""
+        most = min(num_ctx, self.max_num_ctx or num_ctx)
+        default, least = min(most, self.default_num_ctx), min(most, self.min_num_ctx)
+        return replace(self, default_num_ctx=default, min_num_ctx=least, max_num_ctx=most)
+
 
 @dataclass(frozen=True, slots=True)
 class ContextNeed:
