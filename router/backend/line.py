@@ -44,21 +44,19 @@ class Line:
         telemetry: Telemetry,
     ) -> None:
         self.shares = Shares(config.fairness)
-        self._loop = asyncio.get_running_loop()
-        self._now = self._loop.time
-        self._bounds = Bounds(world, telemetry.emit, self._now)
+        self._loop = loop = asyncio.get_running_loop()
+        self._now = loop.time
+        self._bounds = Bounds(world, telemetry.emit, loop.time)
         self._admission = Admission(world, self.shares, self._bounds, settings, config.queue.ahead)
         self._waitlist, self.slots = self._admission.waitlist, self._admission.slots
         self.enter = self._admission.enter
         self.loading: Target | None = None
-        self._settings = config.queue
-        queue = config.queue  # a group that turned impatient only when it is refused would never be served
-        self._patience = Patience(queue.age_bound_s, queue.cost_factor, queue.affinity_count, queue.wait_s / 2)
+        self._settings = queue = config.queue
+        most_s = queue.wait_s / 2  # a group that turned impatient only when it is refused would never be served
+        self._patience = Patience(queue.age_bound_s, queue.cost_factor, queue.affinity_count, most_s)
         self._fair_patience = Patience(self.shares.age_bound_s, cost_factor=0.0)
         self._swaps_per_minute = config.defaults.swaps_per_minute
-        self._world = world
-        self._residency = residency
-        self._telemetry = telemetry
+        self._world, self._residency, self._telemetry = world, residency, telemetry
         self._swaps: deque[float] = deque()
         self._setbacks = Setbacks(config.switch)
         self._contest = residency.contest
