@@ -37,6 +37,12 @@ class Payer(msgspec.Struct, eq=False):
         started, self.granted = self.granted, None
         return started
 
+    def give_back(self) -> None:
+        """Take back what was granted: the request does not enter."""
+        started = self.take()
+        if started is not None:
+            started.end(None)
+
     def charge(self, seconds: float) -> None:
         """Charge the duration of a switch, whether it succeeded or not."""
         self.load_s += seconds
