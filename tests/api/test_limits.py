@@ -193,7 +193,7 @@ async def test_only_so_many_requests_at_a_time_and_a_place_is_free_at_the_end() 
         one.dispatcher.before = before
         assert (await one.ask()).status == 200
         assert again[0].status == 429
-        assert "1 requests at a time" in again[0].json()["error"]
+        assert "1 request at a time" in again[0].json()["error"]
         assert (await one.ask()).status == 200
 
 
