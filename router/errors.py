@@ -82,17 +82,27 @@ class BodyTooLarge(RouterError):
 
 
 class LimitReached(RouterError):
-    """The request is above a limit of its own team, `why`. `left` are headers that say what is left of the limits."""
+    """The request is above a limit of its own team, `why`. `left` are headers that say what is left of the limits.
+
+    `position` is the place in the queue that the request would have had, from 1; None if it is not about the queue.
+    """
 
     status = 429
     code = "limit_reached"
 
     def __init__(
-        self, message: str, *, why: str, retry_after_s: float, left: tuple[tuple[bytes, bytes], ...] = ()
+        self,
+        message: str,
+        *,
+        why: str,
+        retry_after_s: float,
+        left: tuple[tuple[bytes, bytes], ...] = (),
+        position: int | None = None,
     ) -> None:
         super().__init__(message, retry_after_s=retry_after_s)
         self.why = why
         self.left = left
+        self.position = position
 
 
 class Busy(RouterError):

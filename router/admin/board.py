@@ -117,6 +117,7 @@ class Board:
             "on_cpu_bytes": max(0, row.size_bytes - row.size_vram_bytes),
             "context": one.context_length,
             "in_flight": one.in_flight,
+            "slots": one.slots.count or None,
             "served": one.served,
             "kept": one.is_kept,
             "ours": self._backend.world.residents.is_ours(one),
@@ -140,10 +141,10 @@ class Board:
         """Return the waiting requests, oldest first: what each waits for, since when."""
         offset_s = self._unix_now() - self._backend.now()
         rows = []
-        for position, (weights, since_s) in enumerate(self._backend.line.waiting_for(), 1):
+        for position, (weights, since_s, team) in enumerate(self._backend.line.waiting_for(), 1):
             facts = self._backend.installed.by_weights(weights)
             model = facts.name if facts is not None else ""
-            rows.append({"position": position, "model": model, "since": round(since_s + offset_s, 1)})
+            rows.append({"position": position, "model": model, "since": round(since_s + offset_s, 1), "team": team})
         return rows
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from router.admin.accounts import Accounts
 from router.backend.backend import Backend
+from router.backend.shares import TeamRow
 from router.core.teams.quotas import Left, Quotas
 from router.core.teams.team import Team
 from router.core.teams.usage import FIGURES, HOUR_S
@@ -40,7 +41,11 @@ class TeamsPage:
         book = self._rules.book
         teams = {team.name: team for team in (*book.teams, book.default_team)}
         waiting, used = Counter(self._backend.line.teams_waiting()), await self._used_today()
-        rows = [self._row(team, waiting[name], used.get(name, {})) for name, team in sorted(teams.items())]
+        shares = {row.team: row for row in self._backend.line.shares.rows()}
+        rows = [
+            self._row(team, waiting[name], used.get(name, {})) | _had(shares.get(name))
+            for name, team in sorted(teams.items())
+        ]
         return {"default_team": book.default_team.name, "serial": book.serial, "teams": rows}
 
     async def _used_today(self) -> dict[str, Row]:
@@ -60,6 +65,13 @@ class TeamsPage:
             "waiting": waiting,
             "today": {name: used.get(name, 0) for name in FIGURES},
         }
+
+
+def _had(row: TeamRow | None) -> Row:
+    """Return what a team has had of the cards since the start, and how far it is ahead; 0 while only one team asks."""
+    if row is None:
+        return {"served_s": 0.0, "lag_s": 0.0, "in_flight": 0}
+    return {"served_s": round(row.served_s, 3), "lag_s": round(row.lag_s, 3), "in_flight": row.in_flight}
 
 
 def _left(left: Left | None) -> Row | None:

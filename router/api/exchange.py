@@ -14,7 +14,7 @@ from router.api.settings import EdgeSettings
 from router.core.go.json_volume import has_more_values
 from router.core.ollama.routes import Dialect, Route
 from router.core.teams.team import ANYONE
-from router.errors import BadRequest, Busy, RouterError
+from router.errors import BadRequest, Busy, LimitReached, RouterError
 from router.http.headers import Header
 from router.http.server.cycle import Cycle
 
@@ -130,8 +130,8 @@ class Exchange:
         """Answer with `error` in the dialect of the path; a no-op if an answer has begun."""
         self.error = error.message
         status, headers, body = render_error(error, self.dialect)
-        if self._settings.has_router_headers and isinstance(error, Busy) and error.position is not None:
-            headers.append((b"x-router-position", b"%d" % error.position))
+        if self._settings.has_router_headers and isinstance(error, (Busy, LimitReached)):
+            headers += [(b"x-router-position", b"%d" % error.position)] if error.position is not None else []
         await self.answer(status, headers, body)
 
 

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Collection, Mapping
 from operator import attrgetter
 
+from router.backend.bounds import Bounds
 from router.backend.shares import Shares, rivals_of
 from router.backend.slots import Runner, Slots
 from router.backend.switches import Target
@@ -27,15 +28,19 @@ _PLACE = attrgetter("place")
 class Admission:
     """The tickets and the slots of one backend. `closed` are the weights of residents that take no new requests."""
 
-    def __init__(self, world: World, shares: Shares, settings: Callable[[], ServerSettings], ahead: int) -> None:
+    def __init__(
+        self, world: World, shares: Shares, bounds: Bounds, settings: Callable[[], ServerSettings], ahead: int
+    ) -> None:
         self.closed: frozenset[str] = frozenset()
         self.waitlist = Waitlist()
+        self.bounds = bounds
         self.slots = Slots(ahead, settings, world.installed.by_weights, self._fill_up)
         self._world = world
         self._shares = shares
         self._rivals: Mapping[str, frozenset[str]] = {}  # by resident, the teams that wait to replace it
         self._first_served: Ticket | None = None  # for whom the last load was: it enters whoever is ahead
         self._is_contested = False  # whether teams competed when the rules were applied last
+        self.held_s: Mapping[int, float] = {}  # by group, for how long a limit of its team forbids its load
         self._ready: dict[str, list[Group]] = {}  # by weights, the groups that are let in as soon as there is a slot
 
     def close(self, closed: frozenset[str]) -> None:
@@ -63,6 +68,7 @@ class Admission:
 
     def count_in(self, payer: Payer) -> None:
         """Count a request that waits; when a second team asks for the first time, all that wait."""
+        payer.waits()
         if self._shares.is_first_of_another(payer.team):
             self._count_all()
         self._shares.wait(payer)
@@ -89,8 +95,14 @@ class Admission:
                 group.came_due(self.waitlist.next_number)
         if loaded is not None:
             self._first_served = self._cause(groups, loaded)
+        held_s = self.bounds.held_s([(one.tickets[0].payer, one.plan, one.weights) for one in groups])
+        self.held_s = {groups[at].number: seconds for at, seconds in held_s.items()}
         self._world.want(self.waitlist.wanted)
-        self._rivals = rivals_of((group.team, group.blocks) for group in groups) if self._is_contested else {}
+        self._rivals = (
+            rivals_of((one.team, one.blocks) for one in groups if one.number not in self.held_s)
+            if self._is_contested
+            else {}
+        )
         return groups
 
     @staticmethod
@@ -106,6 +118,7 @@ class Admission:
                 level_s=self._shares.level_s(group.team) if self._is_contested else 0.0,
                 served_s=self._shares.served_s(group.team) if self._is_contested else -math.inf,
                 is_barred=not self._is_open(group),
+                is_held=group.number in self.held_s,
             )
             for group in groups
         ]
@@ -125,7 +138,8 @@ class Admission:
 
     def cause(self, weights: str) -> Payer:
         """Return who pays for loading these weights: of the team that has had least, who has waited longest."""
-        firsts = [group.tickets[0] for group in self.waitlist if group.weights == weights]
+        mine = [group for group in self.waitlist if group.weights == weights]
+        firsts = [group.tickets[0] for group in mine if group.number not in self.held_s]
         found = self._first(firsts)
         return found.payer if found is not None else NOBODY
 

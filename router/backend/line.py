@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Mapping
 
 from router.backend.admission import Admission
+from router.backend.bounds import Bounds
 from router.backend.contest import GIVE_S
 from router.backend.residency import Residency
 from router.backend.setbacks import Setbacks
@@ -43,7 +44,10 @@ class Line:
         telemetry: Telemetry,
     ) -> None:
         self.shares = Shares(config.fairness)
-        self._admission = Admission(world, self.shares, settings, config.queue.ahead)
+        self._loop = asyncio.get_running_loop()
+        self._now = self._loop.time
+        self._bounds = Bounds(world, telemetry.emit, self._now)
+        self._admission = Admission(world, self.shares, self._bounds, settings, config.queue.ahead)
         self._waitlist, self.slots = self._admission.waitlist, self._admission.slots
         self.enter = self._admission.enter
         self.loading: Target | None = None
@@ -62,8 +66,6 @@ class Line:
         self._switching: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._is_pumping = False
-        self._loop = asyncio.get_running_loop()
-        self._now = self._loop.time
 
     # --- requests ----------------------------------------------------------------------------------------------
 
@@ -87,12 +89,14 @@ class Line:
     ) -> str:
         """Wait until the request should be decided again; return the weights that it was let in to ("" = none).
 
-        It enters them before it awaits anything. Raises Busy if the queue is full, or after `queue.wait_s`; the time in
+        It enters them before it awaits anything. Raises LimitReached if too many of its team wait, Busy if the queue is
+        full, or after `queue.wait_s`; the time in
         which the request's own model loads does not count. Cancellation removes the request from the queue immediately.
         `payer` is charged the switches that it causes; `unused` are weights that it was let in to, and did not enter.
         """
         if self.depth >= self._settings.max_waiting:
             raise Busy(retry_after_s=self.expected_wait_s(), position=self.depth + 1)
+        self._bounds.check_waiting(payer, self._waitlist, self.expected_wait_s)
         ticket = self._waitlist.join(key, decide, since_s, self._served(), payer)
         self._admission.count_in(payer)
         self._telemetry.emit(QueueChanged(depth=self.depth))
@@ -172,8 +176,8 @@ class Line:
         """The number of waiting requests."""
         return self._waitlist.depth
 
-    def waiting_for(self) -> list[tuple[str, float]]:
-        """Return the weights that each waiting request waits for ("" = not known), and since when, oldest first."""
+    def waiting_for(self) -> list[tuple[str, float, str]]:
+        """Return what each waiting request waits for (weights, "" = not known), since when, and its team, in order."""
         return self._waitlist.rows()
 
     def teams_waiting(self) -> list[str]:
@@ -225,8 +229,9 @@ class Line:
             return
         if found.start is not None:
             self._start(found.start)
-        look_again_s = found.look_again_s
-        self._set_timer(min(look_again_s or GIVE_S, GIVE_S) if giving_way else look_again_s)
+        looks_s = [*self._admission.held_s.values(), *([GIVE_S] if giving_way else [])]
+        looks_s += [found.look_again_s] if found.look_again_s is not None else []
+        self._set_timer(min(looks_s, default=None))
 
     def _start(self, decision: Decision) -> None:
         chosen = decision.chosen
@@ -236,6 +241,7 @@ class Line:
             self._swaps.append(self._now())
         self.loading = Target(chosen.facts, chosen.plan, self._admission.cause(chosen.facts.weights))
         self._world.loads.begin(self.loading.weights, chosen.num_ctx)
+        self._bounds.spend(self.loading.payer, chosen.plan)
         # Those that must go take no more requests; the new model takes none before its load is verified.
         self._admission.close(frozenset((*chosen.plan.evict, self.loading.weights)))
         self._switching = asyncio.create_task(self._switch(self.loading), name="switch")

@@ -13,6 +13,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from operator import attrgetter
 
+from router.core.decision.plan import Plan
 from router.core.decision.turns import Waiting, in_the_way, wanted_weights
 from router.core.decision.verdict import Decision, VerdictKind
 from router.core.teams.payer import NOBODY, Payer, Started
@@ -93,9 +94,7 @@ class Group:
     @property
     def blocks(self) -> frozenset[str]:
         """The residents that are in the way of its load."""
-        chosen = self.decision.chosen if self.decision is not None else None
-        plan = chosen.plan if chosen is not None else None
-        return in_the_way(plan)
+        return in_the_way(self.plan)
 
     @property
     def uses(self) -> str:
@@ -116,25 +115,39 @@ class Group:
         if weights != self.weights:
             self.weights, self.due_before = weights, -1
 
+    @property
+    def plan(self) -> Plan | None:
+        """The load that it waits for; None if it waits for something else."""
+        chosen = self.decision.chosen if self.decision is not None else None
+        return chosen.plan if chosen is not None else None
+
     def came_due(self, before: int) -> None:
         """Mark the tickets with a number below `before` as due."""
         self.due_before = before
 
     def waiting(
-        self, *, is_due: bool, level_s: float = 0.0, served_s: float = -math.inf, is_barred: bool = False
+        self,
+        *,
+        is_due: bool,
+        level_s: float = 0.0,
+        served_s: float = -math.inf,
+        is_barred: bool = False,
+        is_held: bool = False,
     ) -> Waiting:
         """Return it as the rules of the line see it; it waits since its team was served at `served_s`."""
         assert self.decision is not None
         oldest, count = self.tickets[0], len(self.tickets)
         since_s, before = max(oldest.since_s, served_s), oldest.served_before
-        return Waiting(self.number, since_s, self.decision, before, is_due, count, level_s, is_barred)
+        return Waiting(self.number, since_s, self.decision, before, is_due, count, level_s, is_barred, is_held)
 
 
 class Waitlist:
-    """All tickets of one line. `wanted` counts them by the weights that they wait for, or were just let in to."""
+    """All tickets of one line. `wanted` counts them by the weights that they wait for, or were just let in to;
+    `by_team` by team."""
 
     def __init__(self) -> None:
         self.wanted: dict[str, int] = {}
+        self.by_team: dict[str, int] = {}
         self.depth = 0
         self._groups: dict[Hashable, Group] = {}
         self._entering: dict[str, int] = {}  # by weights, those that were let in and have not entered yet
@@ -163,6 +176,7 @@ class Waitlist:
         insort(group.tickets, ticket, key=_PLACE)
         self.depth += 1
         _count(self.wanted, group.weights, 1)
+        _count(self.by_team, payer.team, 1)
         return ticket
 
     def let_in(self, ticket: Ticket, started: Started | None = None) -> None:
@@ -179,6 +193,7 @@ class Waitlist:
         else:
             _count(self._entering, ticket.weights, -1)
         self.depth -= 1
+        _count(self.by_team, ticket.payer.team, -1)
         _count(self.wanted, ticket.weights, -1)
 
     def _out_of_group(self, ticket: Ticket) -> None:
@@ -210,10 +225,10 @@ class Waitlist:
             for ticket in group.tickets:
                 ticket.fail(error)
 
-    def rows(self) -> list[tuple[str, float]]:
-        """Return the weights that each one waits for ("" = not known), and since when, in the order of the line."""
-        places = sorted((ticket.place, group.weights) for group in self for ticket in group.tickets)
-        return [(weights, since_s) for (since_s, _), weights in places]
+    def rows(self) -> list[tuple[str, float, str]]:
+        """Return the weights that each one waits for ("" = not known), since when, and its team, in order."""
+        places = sorted((ticket.place, group.weights, group.team) for group in self for ticket in group.tickets)
+        return [(weights, since_s, team) for (since_s, _), weights, team in places]
 
     def payers(self) -> Iterator[Payer]:
         """Iterate over those who wait."""
@@ -229,7 +244,7 @@ class Waitlist:
 
 
 def _count(counts: dict[str, int], weights: str, more: int) -> None:
-    """Add to the count of some weights; what counts 0 is no entry."""
+    """Add to the count of some weights, or of a team; what counts 0 is no entry."""
     if not weights:
         return
     counts[weights] = counts.get(weights, 0) + more

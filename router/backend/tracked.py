@@ -167,8 +167,12 @@ class Tracked:
             is_hot=now_s - self.uses.before_last_s < HOT_S,
             uses=self.uses.weight_at(now_s),
             entry=self.entry,
-            users=tuple(team for team, used_s in self.users.items() if now_s - used_s < self._kept_s),
+            users=self.users_at(now_s),
         )
+
+    def users_at(self, now_s: float) -> tuple[str, ...]:
+        """Return the teams that have used it within its keep-alive."""
+        return tuple(team for team, used_s in self.users.items() if now_s - used_s < self._kept_s)
 
     @property
     def _kept_s(self) -> float:

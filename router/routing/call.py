@@ -162,7 +162,7 @@ class Call(msgspec.Struct, eq=False):
         if self.payer is None:
             team = self.identity.team
             key_id, kind = self.identity.key_id, self.route.kind
-            self.payer = Payer(team.name, key_id, self.request_id, kind, weight=team.share)
+            self.payer = Payer(team.name, key_id, self.request_id, kind, weight=team.share, rules=team)
         return self.payer
 
     def trace(self, trace_id: str) -> None:

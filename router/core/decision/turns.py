@@ -26,7 +26,7 @@
 
 Where teams compete (`core/teams/fairness.py`), a ticket is also kept out of a resident if its team is too far ahead of
 one that waits to replace it (`is_barred`), only the team that has had least turns impatient, and the one that has had
-least goes first.
+least goes first. A group of which a limit of each team forbids the load (`is_held`) closes and starts nothing.
 
 During a switch only rules 1 to 4 apply, with what the switch has closed.
 """
@@ -65,6 +65,7 @@ class Waiting:
     `number` identifies it, `since_s` is when the oldest came. `served_before` is what each resident (by its `order`)
     had served by then. `is_due`: its model was loaded, or open to it, while it waited. Where teams compete, `level_s`
     is what its team has had, and `is_barred` says that by this its team may not use its resident now.
+    `is_held`: a limit of its team forbids the load that it waits for.
     """
 
     number: int
@@ -75,6 +76,7 @@ class Waiting:
     count: int = 1
     level_s: float = 0.0
     is_barred: bool = False
+    is_held: bool = False
 
     @property
     def weights(self) -> str:
@@ -120,8 +122,9 @@ class _Group:
 
     @property
     def plan(self) -> Plan | None:
-        """The switch that would serve the group; None if none is needed or none exists."""
-        return self.decision.chosen.plan if self.decision.chosen is not None else None
+        """The switch that would serve the group; None if none is needed, exists, or may be made now."""
+        is_held = all(ticket.is_held for ticket in self.tickets)
+        return self.decision.chosen.plan if self.decision.chosen is not None and not is_held else None
 
     @property
     def count(self) -> int:

@@ -40,8 +40,8 @@ class Recognized(NamedTuple):
 class Identities:
     """The identities of one set of teams. `default` is the team of a client that nothing else identifies, if any.
 
-    `verify` checks Ed25519 signatures of the Ollama CLI; without it they are not accepted. `mark` stands for this object
-    where it must not be kept alive.
+    `verify` checks Ed25519 signatures of the Ollama CLI; without it they are not accepted. `mark` stands for this
+    object where it must not be kept alive.
     """
 
     def __init__(self, teams: Iterable[Team], default: Team | None = None, verify: Verify | None = None) -> None:

@@ -6,6 +6,8 @@ from typing import Protocol
 
 import msgspec
 
+from router.core.teams.team import Team
+
 
 class Started(Protocol):
     """The charge of a request that uses a resident."""
@@ -17,6 +19,7 @@ class Started(Protocol):
 class Payer(msgspec.Struct, eq=False):
     """The request that a switch is made for; `load_s` are the seconds of switches that were charged to it.
 
+    `rules` is its team with its limits (None = it has none) and `has_waited` whether it has waited in the queue before.
     `weight` is the share of its team, `granted` the charge of a resident that it was let in to and has not entered.
     """
 
@@ -27,6 +30,8 @@ class Payer(msgspec.Struct, eq=False):
     load_s: float = 0.0
     weight: float = 1.0
     granted: Started | None = None
+    rules: Team | None = None
+    has_waited: bool = False
 
     def grant(self, started: Started | None) -> None:
         """Keep the charge of a resident that it was let in to, until it enters."""
@@ -42,6 +47,10 @@ class Payer(msgspec.Struct, eq=False):
         started = self.take()
         if started is not None:
             started.end(None)
+
+    def waits(self) -> None:
+        """Record that it waits in the queue."""
+        self.has_waited = True
 
     def charge(self, seconds: float) -> None:
         """Charge the duration of a switch, whether it succeeded or not."""

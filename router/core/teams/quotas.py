@@ -65,8 +65,18 @@ def _counted(limit: int | None, one: str, when: str) -> str:
     return f"{limit} {one}{'' if limit == 1 else 's'} {when}"
 
 
-def refusal(team: Team, why: Reason, retry_s: float, left: tuple[tuple[bytes, bytes], ...] = ()) -> LimitReached:
-    """Return the error for a request above a limit of its team; `left` are headers that say what is left."""
+def refusal(
+    team: Team,
+    why: Reason,
+    retry_s: float,
+    left: tuple[tuple[bytes, bytes], ...] = (),
+    *,
+    position: int | None = None,
+) -> LimitReached:
+    """Return the error for a request above a limit of its team.
+
+    `left` are headers that say what is left, `position` is the place in the queue that it would have had.
+    """
     limits = team.limits
     what = {
         "concurrent": _counted(limits.concurrent, "request", "at a time"),
@@ -76,7 +86,7 @@ def refusal(team: Team, why: Reason, retry_s: float, left: tuple[tuple[bytes, by
         "evictions_per_minute": _counted(limits.evictions_per_minute, "eviction", "of models of others per minute"),
     }
     text = f"the team {team.name} may use at most {what[why]}; try again in {math.ceil(retry_s)} s"
-    return LimitReached(text, why=why, retry_after_s=retry_s, left=left)
+    return LimitReached(text, why=why, retry_after_s=retry_s, left=left, position=position)
 
 
 class Quotas(Protocol):

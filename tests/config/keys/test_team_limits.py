@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from hashlib import sha256
 
-from tests.config.keys.play import BIG, OTHER, SMALL, get, hello, play, send
+from tests.config.keys.play import BIG, MIDDLE, OTHER, SMALL, chat, get, hello, play, send
 
 KEY, OTHER_KEY = "key-of-coding", "key-of-chat"
 
@@ -120,3 +120,102 @@ def test_what_a_team_has_loaded_is_not_evicted_by_others_below_its_floor(tmp_pat
 
     assert played("vram: { floor: 90% }") == [BIG, SMALL, BIG, OTHER]
     assert played("") == [BIG, OTHER, BIG, OTHER]
+
+
+def as_team(one, key, model, path="/api/generate", **more):
+    """A request of the team with `key`, as a task."""
+    head = [("Authorization", f"Bearer {key}")]
+    body = hello(model, **more) if path.startswith("/api/") else chat(model)
+    return asyncio.create_task(send(one.router.url, "POST", path, body, head))
+
+
+def test_more_waiting_requests_of_a_team_than_its_limit_are_refused_in_the_dialect_of_the_route(tmp_path):
+    """With when to come back and the place that it would have had; those of another team wait on."""
+
+    async def story(one):
+        load = [as_team(one, KEY, SMALL) for _ in range(2)]
+        await asyncio.sleep(0.1)
+        for path in ("/api/generate", "/v1/chat/completions", "/v1/messages"):
+            reply = await as_team(one, KEY, SMALL, path)
+            assert (reply.status, reply.headers["x-router-position"]) == (429, "3")
+            assert int(reply.headers["retry-after"]) >= 1
+            assert "2 requests in the queue" in reply.body.decode()
+        other = as_team(one, OTHER_KEY, SMALL)
+        assert [(await task).status for task in (*load, other)] == [200, 200, 200]
+        assert (await as_team(one, KEY, SMALL)).status == 200
+        assert await rejected(one) == {"waiting": 3.0}
+
+    play(story, limited(tmp_path, "{ waiting: 2 }"), models=(SMALL,))
+
+
+def test_beyond_evictions_per_minute_a_team_waits_and_others_go_on(tmp_path):
+    """The second model of others goes a minute after the first one; meanwhile the other team is served."""
+
+    async def story(one):
+        loop = asyncio.get_running_loop()
+        await as_team(one, OTHER_KEY, OTHER)
+        assert (await as_team(one, KEY, BIG)).status == 200
+        evicted_s = loop.time()
+        await as_team(one, OTHER_KEY, OTHER)
+        mine = as_team(one, KEY, BIG)
+        for _ in range(4):
+            await asyncio.sleep(5)
+            assert (await as_team(one, OTHER_KEY, OTHER)).status == 200
+        assert not mine.done()
+        assert (await mine).status == 200
+        return loop.time() - evicted_s
+
+    def played(limits):
+        return play(story, {**limited(tmp_path, limits), "queue.wait_s": 300}, models=(BIG, OTHER))
+
+    assert 50 < played("{ evictions_per_minute: 1 }") < 75
+
+
+def test_what_a_team_evicts_of_its_own_does_not_count_as_evictions_of_others(tmp_path):
+    """Five switches between its own models within a minute."""
+
+    async def story(one):
+        since_s = asyncio.get_running_loop().time()
+        for _ in range(3):
+            for model in (BIG, OTHER):
+                assert (await as_team(one, KEY, model)).status == 200
+        return asyncio.get_running_loop().time() - since_s
+
+    assert play(story, limited(tmp_path, "{ evictions_per_minute: 1 }"), models=(BIG, OTHER)) < 55
+
+
+def test_a_team_loads_nothing_beyond_its_cap_while_others_wait(tmp_path):
+    """Who came first waits until the other team has its model; with nobody else it loads as it likes."""
+
+    async def story(one):
+        assert (await as_team(one, KEY, MIDDLE)).status == 200
+        order = []
+
+        async def noted(name, task):
+            assert (await task).status == 200
+            order.append(name)
+
+        blocker = as_team(one, OTHER_KEY, MIDDLE, tokens=300)
+        await asyncio.sleep(0.5)
+        mine = asyncio.create_task(noted("mine", as_team(one, KEY, BIG)))
+        await asyncio.sleep(0.5)
+        other = asyncio.create_task(noted("other", as_team(one, OTHER_KEY, OTHER)))
+        await asyncio.gather(blocker, mine, other)
+        return order
+
+    def played(more):
+        return play(story, {**limited(tmp_path, "{}", more), "queue.wait_s": 300}, models=(BIG, OTHER, MIDDLE))
+
+    assert played("vram: { cap: 40% }") == ["other", "mine"]
+
+
+def test_two_teams_above_their_caps_do_not_wait_for_each_other(tmp_path):
+    """Both are served, in turn."""
+
+    async def story(one):
+        tasks = [as_team(one, KEY, BIG), as_team(one, OTHER_KEY, OTHER)]
+        return [(await task).status for task in tasks]
+
+    config = limited(tmp_path, "{}", "vram: { cap: 10% }")
+    (tmp_path / "chat.yaml").write_text((tmp_path / "chat.yaml").read_text() + "vram: { cap: 10% }\n")
+    assert play(story, config, models=(BIG, OTHER)) == [200, 200]
