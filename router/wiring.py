@@ -181,7 +181,7 @@ def open_doors(config: Config) -> list[str]:
         may = "do everything"
     if not may:
         return []
-    keys = "without a key" if config.team_files else "without keys"
+    keys = "for clients without a key" if config.team_files else "without keys"
     return [f"listening on {config.listen.host} {keys}: anyone who can connect may {may}"]
 
 
@@ -217,7 +217,10 @@ def warnings(config: Config, backend: Backend) -> list[str]:
         found.append("hosts contains *: any web page can reach the router under a name of its own (DNS rebinding)")
     world = backend.world
     if backend.cards.gpus is None and world.is_up:
-        found.append("free VRAM cannot be read: each load is tried, and verified by Ollama's own figures (verify mode)")
+        found.append(
+            "free VRAM cannot be read: each load is tried, and verified by Ollama's own figures (verify mode); "
+            "backends.NAME.probe says where else it can be read"
+        )
     return found
 
 

@@ -11,8 +11,6 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from cachetools import LRUCache
-
 from router.adapters.control import Refused
 from router.adapters.shows import Row, Shows
 from router.core.ollama.model import ModelFacts
@@ -20,10 +18,11 @@ from router.core.ollama.names import key_of
 from router.core.ollama.show import text
 from router.errors import BadRequest
 
+_Named = tuple[str, str, bool]
+"""The name of a model, its digest, and whether it was shown."""
+
 SETTLE_S = 1.0
 """A reading waits at most this long for the shows of new models; they usually take less."""
-
-_MAX_MODELS = 8192
 
 
 class _Server(Protocol):
@@ -49,8 +48,7 @@ class CatalogReader:
         self._last_refusal = ""
         self._on_shown: Callable[[], None] = lambda: None
         self._rows: dict[str, Row] = {}
-        self._known: LRUCache[tuple[str, str], ModelFacts] = LRUCache(_MAX_MODELS)
-        self._coarse: LRUCache[tuple[str, str], ModelFacts] = LRUCache(_MAX_MODELS)
+        self._named: dict[_Named, ModelFacts] = {}  # of the models that are listed
         self._reading: asyncio.Task[Mapping[str, ModelFacts]] | None = None
 
     def notify(self, on_shown: Callable[[], None]) -> None:
@@ -74,7 +72,8 @@ class CatalogReader:
 
     def catalog(self) -> Mapping[str, ModelFacts]:
         """Return what is known now of the models that were listed last."""
-        return MappingProxyType({key: self._facts(key, row) for key, row in self._rows.items()})
+        before, self._named = self._named, {}
+        return MappingProxyType({key: self._facts(key, row, before) for key, row in self._rows.items()})
 
     @property
     def is_reading(self) -> bool:
@@ -111,17 +110,17 @@ class CatalogReader:
                 self._report(f"the list of models cannot be read: {error.message}")
             raise
 
-    def _facts(self, key: str, row: Row) -> ModelFacts:
-        digest = _digest(key, row)
-        shown, name = self._shows.facts(digest), text(row.get("name")) or text(row.get("model"))
-        kept = self._known if shown is not None else self._coarse
-        facts = kept.get((name, digest))
-        if facts is None:
-            if shown is None:
-                facts = ModelFacts.of_show(row, {})
-            else:
-                facts = shown if shown.name == name else replace(shown, name=name)
-            kept[(name, digest)] = facts
+    def _facts(self, key: str, row: Row, before: Mapping[_Named, ModelFacts]) -> ModelFacts:
+        digest, name = _digest(key, row), text(row.get("name")) or text(row.get("model"))
+        shown = self._shows.facts(digest)
+        known = name, digest, shown is not None
+        facts = before.get(known)
+        if facts is None and shown is None:
+            facts = ModelFacts.of_show(row, {})
+        elif facts is None and shown is not None:
+            facts = shown if shown.name == name else replace(shown, name=name)
+        assert facts is not None
+        self._named[known] = facts
         return facts
 
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from cachetools import LRUCache
 
 from router.adapters.control import Refused
+from router.adapters.shown_models import ShownModels
 from router.core.memory.shape import shape_of
 from router.core.ollama.model import ModelFacts
 from router.core.ollama.show import text
@@ -34,6 +35,9 @@ PAUSE_S, MAX_PAUSE_S = 60.0, 960.0
 """First and longest pause before a show that did not end in time is tried again; each doubles the last."""
 
 _MAX_KEPT = 8192
+
+_INLINE_TENSORS = 500
+"""A model with more of them is sized in a thread."""
 
 Row = Mapping[str, Any]
 
@@ -58,7 +62,7 @@ class Shows:
         self._patience_s = patience_s
         self._on_shown = on_shown
         self._report = report
-        self._facts: LRUCache[str, ModelFacts] = LRUCache(_MAX_KEPT)
+        self._facts = ShownModels()
         self._failed: LRUCache[str, tuple[str, float, float]] = LRUCache(_MAX_KEPT)  # reason, not before, pause
         self._asked_at_s: dict[str, float] = {}  # open ones that something waits for
         self._queue: dict[str, Row] = {}
@@ -89,6 +93,7 @@ class Shows:
     def want(self, rows: Mapping[str, Row]) -> None:
         """Set the models to show by digest; those that were shown already, or failed just now, are left out."""
         now_s = self._now()
+        self._facts.list_only(rows.keys())
         self._queue = {
             digest: row
             for digest, row in rows.items()
@@ -190,14 +195,20 @@ class Shows:
     async def _show(self, digest: str, row: Row) -> None:
         name = text(row.get("name")) or text(row.get("model"))
         try:
-            facts = sized(row, await self._ask(name))
+            facts = await self._sized(row, await self._ask(name))
         except RouterError as error:
             self._fail(digest, name, error)
             return
         self._failed.pop(digest, None)
-        self._facts[digest] = facts
+        facts = self._facts.keep(digest, facts)
         if facts.doubt:
             self._report(f"{name} is sized by its download: {facts.doubt}")
+
+    async def _sized(self, row: Row, show: Mapping[str, Any]) -> ModelFacts:
+        tensors = show.get("tensors")
+        if isinstance(tensors, list) and len(tensors) > _INLINE_TENSORS:  # tens of milliseconds
+            return await asyncio.to_thread(sized, row, show)
+        return sized(row, show)
 
     async def _ask(self, name: str) -> dict[str, Any]:
         try:

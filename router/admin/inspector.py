@@ -100,7 +100,8 @@ class Inspector:
             for weights, (until_s, why) in self._world.bars(now_s).items()
         ]
         for ban, for_s in self._backend.lessons.bans():
-            why = f"spilled at {ban.num_ctx} tokens with {ban.free_bytes / GIB:.1f} GiB free"
+            free = f"{ban.free_bytes / GIB:.1f} GiB free" if ban.free_bytes else "an unknown amount of memory free"
+            why = f"spilled at {ban.num_ctx} tokens with {free}"
             rows.append({"model": self._model(ban.weights), "why": why, "for_s": round(for_s)})
         return rows
 

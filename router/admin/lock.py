@@ -22,8 +22,8 @@ SAME_ORIGIN = (b"same-origin", b"none")
 """Values of Sec-Fetch-Site of a browser's request for a page of the same origin, or of its user."""
 
 NEEDS_KEY = (
-    "this needs an admin key: Authorization: Bearer KEY, or X-Router-Admin: KEY; ollama-router keys new --admin makes "
-    "one for admin_keys of the configuration"
+    "this needs an admin key: Authorization: Bearer KEY, or X-Router-Admin: KEY (for the commands: "
+    "OLLAMA_ROUTER_ADMIN_KEY); ollama-router keys new --admin makes one for admin_keys of the configuration"
 )
 CLOSED = (
     "the admin address is not on loopback, so it needs admin keys, and none is configured; ollama-router keys new "

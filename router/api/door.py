@@ -38,10 +38,12 @@ NO_TEAMS = NoTeams()
 
 
 class _Shown(msgspec.Struct, eq=False):
-    """What a head shows, found in `identities`; `identity` is None if it shows nothing. Changed in place, because the
-    copies of a head that repeats with another length share it."""
+    """What a head shows, found in the identities with `mark`; `identity` is None if it shows nothing. Changed in place,
+    because the copies of a head that repeats with another length share it. It must not keep identities of before a
+    reload alive: a head is remembered long after its client has gone.
+    """
 
-    identities: Identities | None = None
+    mark: object = None
     identity: Identity | None = None
     expires_s: float | None = None
 
@@ -70,7 +72,7 @@ class Door:
         shown: _Shown | None = cycle.head.who
         if shown is None:
             shown = cycle.head.who = _Shown()
-        if shown.identities is not identities:
+        if shown.mark is not identities.mark:
             self._read(shown, identities, cycle.head)
         if shown.identity is None:
             return identities.of_address(client_of(cycle, self._proxies))
@@ -87,7 +89,7 @@ class Door:
         elif credential is not None:
             found = identities.of_credential(credential, self._clock())
         shown.identity, shown.expires_s = found or (None, None)
-        shown.identities = identities
+        shown.mark = identities.mark
 
 
 def _time_of(url: bytes) -> str:

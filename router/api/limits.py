@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import secrets
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 
@@ -32,6 +33,7 @@ class Limits:
     def __init__(self, quotas: Quotas, emit: Callable[[Rejected], None]) -> None:
         self.quotas = quotas
         self._emit = emit
+        self._prefix = secrets.token_hex(4)  # after a reload two routers may share the counts
         self._numbers = itertools.count(1)
 
     def admit(self, call: Call) -> None:
@@ -39,7 +41,7 @@ class Limits:
         team = call.identity.team
         if not team.limits.is_metered:
             return
-        request = f"{next(self._numbers):x}"  # not the client's own id, which it may use twice
+        request = f"{self._prefix}-{next(self._numbers):x}"  # not the client's own id, which it may use twice
         found = self.quotas.admit(team, request, expected_tokens(call))
         left = tuple(headers_of(found.left))
         if isinstance(found, Refused):

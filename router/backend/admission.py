@@ -177,8 +177,15 @@ class Admission:
 
     # --- the slots ---------------------------------------------------------------------------------------------
 
-    def joined(self, ticket: Ticket) -> bool:
-        """Return True if nothing has to be decided for a new ticket: it waits for a slot as others do."""
+    def joined(self, ticket: Ticket, *, is_again: bool = False) -> bool:
+        """Return True if nothing has to be decided for a new ticket: it waits for a slot as others do.
+
+        With `is_again` its request has just not used a turn: what was decided for its group holds no longer.
+        """
+        if is_again:
+            ticket.payer.give_back()
+            self.waitlist.decide(ticket.group)
+            return False
         is_ready = ticket.group in self._ready.get(ticket.weights, ())
         if is_ready:
             self.fill(ticket.weights)

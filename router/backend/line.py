@@ -82,13 +82,15 @@ class Line:
             return False
         return not needs_slot or self._admission.may_enter(weights, team)
 
-    async def wait(self, key: Hashable, decide: Callable[[], Decision], since_s: float, payer: Payer = NOBODY) -> str:
+    async def wait(
+        self, key: Hashable, decide: Callable[[], Decision], since_s: float, payer: Payer = NOBODY, *, unused: str = ""
+    ) -> str:
         """Wait until the request should be decided again; return the weights that it was let in to ("" = none).
 
         It enters them before it awaits anything. Raises LimitReached if too many of its team wait, Busy if the queue is
         full, or after `queue.wait_s`; the time in
         which the request's own model loads does not count. Cancellation removes the request from the queue immediately.
-        `payer` is charged the switches that it causes.
+        `payer` is charged the switches that it causes; `unused` are weights that it was let in to, and did not enter.
         """
         if self.depth >= self._settings.max_waiting:
             raise Busy(retry_after_s=self.expected_wait_s(), position=self.depth + 1)
@@ -97,8 +99,10 @@ class Line:
         self._admission.count_in(payer)
         self._telemetry.emit(QueueChanged(depth=self.depth))
         try:
-            if not self._admission.joined(ticket):
+            if not self._admission.joined(ticket, is_again=bool(unused)):
                 self.pump()
+            if unused:  # one that is let in again and again must not stop the loop
+                await asyncio.sleep(0)
             await self._wait(ticket)
         except BaseException:
             self._leave(ticket)

@@ -63,8 +63,7 @@ class Ticket:
     def settle(self) -> None:
         """Take back the charge of a turn that the request has not used."""
         if self.started is not None and self.payer.granted is self.started:
-            self.payer.take()
-            self.started.end(None)
+            self.payer.give_back()
 
     def fail(self, error: RouterError) -> None:
         """End the wait with an error (as a result: a waiter that leaves now would not retrieve an exception)."""

@@ -36,7 +36,9 @@ app = typer.Typer(
 )
 
 ADMIN, DAY_S = "admin", 86400.0
-RELOAD = "the router reads it with its next reload"
+RELOAD = "a running router reads it within two seconds (watch_files: false: with its next reload)"
+MOMENT = 'seconds, "5m", "12h" or "90d" from now'
+DATE = f"a date such as 2027-03-01, or {MOMENT}"
 File = Annotated[
     Path | None, typer.Option("--file", "-f", help="The team's YAML file, with --admin the router's; it is changed.")
 ]
@@ -75,7 +77,10 @@ def new(
     else:
         key, entry["sha256"] = _made(name)
     if expires is not None:
-        entry["expires"] = shown_moment(_moment("--expires", expires, now_s))
+        end_s = _moment("--expires", expires, now_s, DATE)
+        entry["expires"] = shown_moment(end_s)
+        if end_s <= now_s:
+            typer.echo(f"warning: the key {entry['id']} has expired already: {entry['expires']}", err=True)
     if opened is not None:
         opened.add(entry)
         opened.write()
@@ -95,6 +100,8 @@ def show(
     file: Annotated[Path | None, typer.Option("--file", "-f", help="One team's YAML file instead.")] = None,
 ) -> None:
     """List the keys of all teams and of the admins, and when they expire."""
+    if file is not None and not file.is_file():
+        raise ConfigError(f"{file}: no such file")
     options = {} if file is None else {"teams": str(file.absolute())}
     loaded = load_config(config, options=options)
     now_s = time.time()
@@ -115,7 +122,7 @@ def rotate(
     now_s = float(int(time.time()))
     opened = _opened(file, None, admin=admin)
     old = opened.entry(key_id)
-    end_s = _moment("--overlap", overlap, now_s)
+    end_s = _moment("--overlap", overlap, now_s, MOMENT)
     if old.get("expires") is not None:
         end_s = min(end_s, _parsed("expires", parse_moment, old["expires"]))
     opened.change(key_id, expires=shown_moment(end_s))
@@ -161,13 +168,16 @@ def _made(name: str) -> tuple[str, str]:
     return key, digest_of(key.encode()).hex()
 
 
-def _moment(option: str, text: str, now_s: float) -> float:
-    """Return Unix time from a date, or from a time from now."""
+def _moment(option: str, text: str, now_s: float, allowed: str) -> float:
+    """Return Unix time from a date, or from a time from now. Raise ConfigError, which says what is `allowed`."""
     if days := re.fullmatch(r"(\d{1,5})d", text.strip()):
         return now_s + int(days[1]) * DAY_S
     if re.match(r"\d+-", text.strip()):
         return _parsed(option, parse_moment, text)
-    return now_s + _parsed(option, parse_duration, text)
+    try:
+        return now_s + parse_duration(int(text) if re.fullmatch(r"[0-9]{1,9}", text.strip()) else text)
+    except ValueError:
+        raise ConfigError(f"{option}: found {text!r}; allowed: {allowed}") from None
 
 
 def _row(key: Key, now_s: float) -> tuple[str, str, str, str]:

@@ -88,10 +88,10 @@ def _table(titles: Row, rows: Sequence[Row], widths: Sequence[int], styles: Sequ
 
 
 def _print_lines(console: Console, titles: Row, rows: Sequence[Row], names: Sequence[str]) -> None:
-    """Print the first name of each row on a line of its own, and the other cells below it."""
+    """Print the first name of each row, or else its first cell, on a line of its own, and the other cells below it."""
     for row in rows:
         cells = [(one, _plain(cell)) for one, cell in zip(titles, row, strict=True) if cell]
-        whole = [(one, cell) for one, cell in cells if one in names]
+        whole = [(one, cell) for one, cell in cells if one in names] or cells[:1]  # so that each row has a heading
         for at, (one, cell) in enumerate(whole):
             print(f"  {one}: {cell}" if at else cell)  # not by rich, which would wrap it
         for one, cell in (cell for cell in cells if cell not in whole):

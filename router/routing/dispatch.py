@@ -245,12 +245,12 @@ class Dispatcher:
         return weights == call.let_in_to or self._line.may_enter(weights, call.team, needs_slot=call.needs_slot)
 
     def _turn(self, call: Call, chain: RuledChain) -> Blocked:
-        key = self._decisions.key(call.request, chain, call.team)
+        key, unused = self._decisions.key(call.request, chain, call.team), call.let_in_to
 
         def decide() -> Decision:
             return self._decisions.decide_afresh(call.request, chain, call.team)
 
-        return Blocked("turn", lambda: self._line.wait(key, decide, call.since_s, call.paying()))
+        return Blocked("turn", lambda: self._line.wait(key, decide, call.since_s, call.paying(), unused=unused))
 
     def _to_resident(self, call: Call, chain: RuledChain, decision: Decision) -> Destination | Blocked:
         """Return the destination of a request that has entered its resident; Blocked if its derived tag is missing."""

@@ -12,17 +12,22 @@ import pytest
 
 from router.api.limits import ANSWER_TOKENS, STREAMED_BYTES, Limits
 from router.api.settings import EdgeSettings
+from router.core.ollama.routes import TARGETS
+from router.core.payload.read import InferenceRequest
 from router.core.teams.identity import Identities
 from router.core.teams.keys import digest_of
 from router.core.teams.quotas import MemoryQuotas
-from router.core.teams.team import ANYONE, Key, Team, TeamLimits
+from router.core.teams.team import ANYONE, Identity, Key, Team, TeamLimits
+from router.errors import LimitReached
 from router.http.client.response import UpstreamResponse
+from router.routing.call import Call, Released
 from router.telemetry import Answered, Rejected
 from tests.fakes import FakeDispatcher, RawClient, Reply, client, running_edge
 from tests.http.scripted_relay import ScriptedRelay
 
 KEYS = ("Authorization", "Bearer key-of-coding"), ("Authorization", "Bearer key-of-chat")
 DONE = b'{"response":"x","done":true,"prompt_eval_count":30,"eval_count":20}'
+ROUTE = TARGETS["POST", b"/api/generate"]
 NOON_S = 20_000 * 86400.0 + 43200
 BODIES = {
     "/api/generate": '{"model":"m","prompt":"x","stream":false}',
@@ -188,7 +193,7 @@ async def test_only_so_many_requests_at_a_time_and_a_place_is_free_at_the_end() 
         one.dispatcher.before = before
         assert (await one.ask()).status == 200
         assert again[0].status == 429
-        assert "1 requests at a time" in again[0].json()["error"]
+        assert "1 request at a time" in again[0].json()["error"]
         assert (await one.ask()).status == 200
 
 
@@ -200,3 +205,18 @@ async def test_what_is_sent_before_a_client_leaves_counts_by_its_size() -> None:
         body = json.dumps({"model": "m", "prompt": "x" * 30})
         await one.ask(body=body)  # a stream without its last line
         assert 1000 - one.remaining() == pytest.approx(10 + 40, abs=2)
+
+
+async def test_two_routers_that_share_the_counts_after_a_reload_do_not_settle_each_others_requests() -> None:
+    """Each counts its own requests from 1; those of the one before are still under way."""
+    async with limited(concurrent=2, tokens_per_day=10_000) as one:
+        before, after = (Limits(one.quotas, one.events.append) for _ in range(2))
+        calls = [Call(ROUTE, InferenceRequest("m"), b"", identity=Identity(one.coding)) for _ in range(3)]
+        before.admit(calls[0])
+        after.admit(calls[1])
+        with pytest.raises(LimitReached):
+            after.admit(calls[2])
+        for call in calls[:2]:
+            assert call.on_end is not None
+            call.on_end(call, Released("completed", tokens_in=5, tokens_out=5), 200)
+        assert one.remaining() == 10_000 - 20

@@ -261,3 +261,33 @@ def test_t7_with_a_thousand_waiting_for_a_resident_a_request_that_ends_decides_f
         assert (decided, turns, queue.line.depth) == ([], list(range(500)), 500)
 
     in_line(story, MemoryMachine(*ALL), {"queue.max_waiting": 1000})
+
+
+def test_a_request_that_does_not_use_its_turn_is_not_let_in_again_by_the_decision_of_before():
+    """With time alone another variant can become better: then it waits for that one, while others of its kind wait."""
+
+    async def story(scene, queue):
+        await fill(scene, MIDDLE)
+        await scene.make_resident(SMALL)
+        holders = [scene.backend.world.residents.enter(weights_of(SMALL)) for _ in range(2)]
+        wanted, turns = [SMALL], []
+
+        async def ask(number):
+            turn = ""
+            while True:
+                turn = await queue.line.wait("same", lambda: scene.decide(*wanted), number, unused=turn)
+                turns.append((number, turn))
+                assert len(turns) < 10, "let in again and again, without a pause for anybody else"
+                if turn == weights_of(wanted[0]):
+                    return turn
+
+        asking = [asyncio.create_task(ask(number)) for number in range(3)]
+        queue.tasks += asking
+        await asyncio.sleep(0)
+        wanted[:] = [BIG]
+        scene.backend.leave(holders.pop())
+        await asyncio.sleep(1)
+        assert turns == [(0, weights_of(SMALL))]
+        assert queue.line.depth == 3
+
+    in_line(story, MemoryMachine(*ALL))

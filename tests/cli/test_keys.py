@@ -107,7 +107,7 @@ def test_the_file_of_a_new_team_is_made(keys: Keys, tmp_path: Path) -> None:
     assert "--team" in keys.err
 
 
-@pytest.mark.parametrize("expires", ["90d", "2160h", "2999-01-01", "2999-01-01T10:00:00+02:00"])
+@pytest.mark.parametrize("expires", ["90d", "2160h", "7776000", "2999-01-01", "2999-01-01T10:00:00+02:00"])
 def test_a_key_expires_at_a_date_or_after_a_time(expires: str, keys: Keys, file: Path) -> None:
     """Days, hours, a date, a date with time and zone."""
     assert keys("new", "--file", file, "--id", "x", "--expires", expires) == 0
@@ -133,6 +133,12 @@ def test_a_key_is_rotated_with_both_valid_for_a_while(keys: Keys, file: Path) ->
     ends_s = found["laptops"].expires_s
     assert keys("rotate", "--file", file, "--id", "laptops", "--new-id", "laptops-3", "--overlap", "30d") == 0
     assert keys_of(file)["laptops"].expires_s == ends_s
+
+
+def test_a_key_that_has_expired_already_is_warned_about(keys: Keys, file: Path) -> None:
+    """It is made all the same."""
+    assert keys("new", "--file", file, "--id", "x", "--expires", "2001-01-01") == 0
+    assert "warning: the key x has expired already" in keys.err
 
 
 def test_a_revoked_key_is_gone_and_the_others_stay(keys: Keys, file: Path) -> None:
@@ -199,6 +205,8 @@ def test_an_ssh_key_is_added_without_its_comment(keys: Keys, file: Path, tmp_pat
         (["rotate", "--file", "FILE", "--id", "gone"], "found no key gone; allowed: ci"),
         (["revoke", "--file", "FILE", "--id", "gone"], "found no key gone; allowed: ci"),
         (["revoke", "--file", "nowhere.yaml", "--id", "x"], "no such file"),
+        (["list", "--file", "nowhere.yaml"], "nowhere.yaml: no such file"),
+        (["rotate", "--file", "FILE", "--id", "ci", "--overlap", "soon"], "--overlap: found 'soon'; allowed: seconds"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_one_line(args: list[str], expected: str, keys: Keys, file: Path) -> None:

@@ -108,7 +108,7 @@ def place(
         cards,
         known_footprint(facts, options, backend, PIPELINE_COPIES),
         known_footprint(facts, options, backend, 1).compute_bytes,
-        _layer_sums(facts, options),
+        layer_sums(facts, options),
         safety_bytes,
         residual_bytes,
         least_safety_of(facts),
@@ -240,7 +240,7 @@ class _Split:
 
 
 @lru_cache(maxsize=4096)
-def _layer_sums(facts: ModelFacts, options: MemoryOptions) -> tuple[int, ...]:
+def layer_sums(facts: ModelFacts, options: MemoryOptions) -> tuple[int, ...]:
     """Return the bytes of the first n layers, weights and caches, for n = 0 … blocks + 1 (the last is the output)."""
     shape = shape_of(facts)
     if not shape.layers or not facts.tensors:

@@ -10,7 +10,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from router.core.ollama import show as shown
-from router.core.ollama.figures import ImplausibleFigure, check_metadata, check_vision
+from router.core.ollama.figures import MAX_TEXT, ImplausibleFigure, check_metadata, check_vision
+
+_MOST_BARE = 64
+"""The most parts and capabilities, and letters of a capability, of a model whose metadata takes too much memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +100,18 @@ class ModelFacts:
     def doubted(self, doubt: str) -> ModelFacts:
         """Return the facts without anything that the model is sized by, because of a figure that cannot be."""
         return replace(self, info={}, tensors=(), vocab=0, projector={}, doubt=doubt)
+
+    def bare(self, doubt: str) -> ModelFacts:
+        """Return the facts without anything that an author may write at length, which takes too much memory."""
+        return replace(
+            self.doubted(doubt),
+            family=self.family[:MAX_TEXT],
+            parameter_size=self.parameter_size[:MAX_TEXT],
+            quantization=self.quantization[:MAX_TEXT],
+            capabilities=frozenset(sorted(word for word in self.capabilities if len(word) <= _MOST_BARE)[:_MOST_BARE]),
+            parts=self.parts[:_MOST_BARE],
+            parameters={key: value for key, value in self.parameters.items() if key in shown.RUNNER_PARAMETERS},
+        )
 
     @property
     def arch(self) -> str:

@@ -15,7 +15,7 @@ from router.core.ollama.figures import MAX_TEXT, ImplausibleFigure, check_shape
 VOCABULARY = "tokenizer.ggml.tokens"
 """The key of the vocabulary: a list of its entries, or only their number."""
 
-_RUNNER_PARAMETERS = frozenset(
+RUNNER_PARAMETERS = frozenset(
     ("num_ctx", "num_batch", "num_gpu", "num_thread", "main_gpu", "draft_num_predict", "num_keep", "num_predict")
 )
 _MAX_PARAMETERS, _MAX_VOCABULARY = 1e15, 1 << 26
@@ -100,7 +100,7 @@ def parameters(text: str) -> dict[str, Any]:
         name, _, literal = line.strip().partition(" ")
         if name:
             value = _literal(literal.strip())
-            if name in _RUNNER_PARAMETERS and not _is_int32(value):
+            if name in RUNNER_PARAMETERS and not _is_int32(value):
                 continue
             found.setdefault(name, []).append(value)
     return {name: tuple(values) if len(values) > 1 else values[0] for name, values in found.items()}

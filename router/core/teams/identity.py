@@ -40,10 +40,12 @@ class Recognized(NamedTuple):
 class Identities:
     """The identities of one set of teams. `default` is the team of a client that nothing else identifies, if any.
 
-    `verify` checks Ed25519 signatures of the Ollama CLI; without it they are not accepted.
+    `verify` checks Ed25519 signatures of the Ollama CLI; without it they are not accepted. `mark` stands for this
+    object where it must not be kept alive.
     """
 
     def __init__(self, teams: Iterable[Team], default: Team | None = None, verify: Verify | None = None) -> None:
+        self.mark = object()
         self._by_digest: dict[bytes, Recognized] = {}
         self._by_ssh_digest: dict[bytes, Recognized] = {}  # apart: a public key must not count as a secret
         self._by_network: dict[int, dict[int, dict[int, Identity]]] = {4: {}, 6: {}}

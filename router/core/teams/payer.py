@@ -42,6 +42,12 @@ class Payer(msgspec.Struct, eq=False):
         started, self.granted = self.granted, None
         return started
 
+    def give_back(self) -> None:
+        """Take back what was granted: the request does not enter."""
+        started = self.take()
+        if started is not None:
+            started.end(None)
+
     def waits(self) -> None:
         """Record that it waits in the queue."""
         self.has_waited = True

@@ -61,6 +61,10 @@ class Refused(msgspec.Struct, frozen=True):
     left: Standing
 
 
+def _counted(limit: int | None, one: str, when: str) -> str:
+    return f"{limit} {one}{'' if limit == 1 else 's'} {when}"
+
+
 def refusal(
     team: Team,
     why: Reason,
@@ -75,11 +79,11 @@ def refusal(
     """
     limits = team.limits
     what = {
-        "concurrent": f"{limits.concurrent} requests at a time",
-        "requests_per_minute": f"{limits.requests_per_minute} requests per minute",
-        "tokens_per_day": f"{limits.tokens_per_day} tokens per day",
-        "waiting": f"{limits.waiting} requests in the queue",
-        "evictions_per_minute": f"{limits.evictions_per_minute} evictions of models of others per minute",
+        "concurrent": _counted(limits.concurrent, "request", "at a time"),
+        "requests_per_minute": _counted(limits.requests_per_minute, "request", "per minute"),
+        "tokens_per_day": _counted(limits.tokens_per_day, "token", "per day"),
+        "waiting": _counted(limits.waiting, "request", "in the queue"),
+        "evictions_per_minute": _counted(limits.evictions_per_minute, "eviction", "of models of others per minute"),
     }
     text = f"the team {team.name} may use at most {what[why]}; try again in {math.ceil(retry_s)} s"
     return LimitReached(text, why=why, retry_after_s=retry_s, left=left, position=position)

@@ -1,0 +1,89 @@
+"""What was read of models, within a number of bytes: a model's metadata is its author's, and anybody may pull models.
+
+Models that are listed come first. Of those that are not listed any more the last ones are kept, because Ollama leaves
+models out of its list for a moment, and a show is expensive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from router.adapters.held import held_bytes
+from router.core.decision.caches import forget_models
+from router.core.ollama.model import ModelFacts
+
+MOST_BYTES = 256 << 20
+"""Of all models that are listed: thousands of them. What is shown beyond it is sized by its download."""
+
+MOST_MODEL_BYTES = 1 << 20
+"""Of one model: far more than any has."""
+
+MOST_UNLISTED_BYTES = 16 << 20
+MOST_UNLISTED = 1024
+"""Of the models that are not listed any more."""
+
+
+class ShownModels:
+    """Facts by manifest digest. What is kept of models that are not listed is forgotten, the oldest first."""
+
+    def __init__(self, most_bytes: int = MOST_BYTES, most_unlisted_bytes: int = MOST_UNLISTED_BYTES) -> None:
+        self._most_bytes = most_bytes
+        self._most_unlisted_bytes = most_unlisted_bytes
+        self._listed: dict[str, tuple[ModelFacts, int]] = {}
+        self._unlisted: dict[str, tuple[ModelFacts, int]] = {}
+        self._listed_bytes = self._unlisted_bytes = self._forgotten_bytes = 0
+
+    def __contains__(self, digest: str) -> bool:
+        return digest in self._listed or digest in self._unlisted
+
+    def get(self, digest: str) -> ModelFacts | None:
+        """Return the facts that the model was shown with, None if they are not kept."""
+        kept = self._listed.get(digest) or self._unlisted.get(digest)
+        return kept and kept[0]
+
+    def keep(self, digest: str, facts: ModelFacts) -> ModelFacts:
+        """Keep the facts of a listed model and return them: without metadata if there is no room for it."""
+        self._drop(digest)
+        size_bytes = held_bytes(facts)
+        if size_bytes > MOST_MODEL_BYTES:
+            facts = facts.bare("its metadata takes too much memory")
+        elif self._listed_bytes + size_bytes > self._most_bytes and not facts.doubt:
+            facts = facts.bare("the metadata of all models takes too much memory")
+        size_bytes = held_bytes(facts)
+        self._listed[digest] = facts, size_bytes
+        self._listed_bytes += size_bytes
+        return facts
+
+    def list_only(self, digests: Collection[str]) -> None:
+        """Set which models are listed."""
+        for digest in self._listed.keys() - digests:
+            self._move(digest, is_listed=False)
+        for digest in [digest for digest in self._unlisted if digest in digests]:
+            self._move(digest, is_listed=True)
+        while self._unlisted_bytes > self._most_unlisted_bytes or len(self._unlisted) > MOST_UNLISTED:
+            self._forget(next(iter(self._unlisted)))
+
+    def _forget(self, digest: str) -> None:
+        """Drop a model, and from time to time all that was worked out for such ones, which holds their facts."""
+        self._forgotten_bytes += self._unlisted[digest][1]
+        self._drop(digest)
+        if self._forgotten_bytes > self._most_unlisted_bytes:
+            self._forgotten_bytes = 0
+            forget_models()
+
+    def _move(self, digest: str, *, is_listed: bool) -> None:
+        facts = self.get(digest)
+        assert facts is not None
+        if is_listed:
+            self.keep(digest, facts)
+            return
+        size_bytes = self._listed[digest][1]
+        self._drop(digest)
+        self._unlisted[digest] = facts, size_bytes
+        self._unlisted_bytes += size_bytes
+
+    def _drop(self, digest: str) -> None:
+        if digest in self._listed:
+            self._listed_bytes -= self._listed.pop(digest)[1]
+        if digest in self._unlisted:
+            self._unlisted_bytes -= self._unlisted.pop(digest)[1]
