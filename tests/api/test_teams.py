@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import gc
 import json
 import logging
+import weakref
 from dataclasses import dataclass, field
 from ipaddress import ip_network
 
@@ -202,6 +204,17 @@ async def test_a_revoked_key_fails_on_the_next_request_of_an_open_connection_t4(
         rules.identities = None
         assert (await ask(raw, "POST", "/api/chat", CHAT_BODY, BEARER)).status == 200
     assert [call.team for call in dispatcher.calls] == [*["coding"] * 7, "anonymous"]
+
+
+async def test_a_head_that_is_remembered_does_not_keep_the_identities_of_before_a_reload() -> None:
+    """They hold all teams and keys, and a head is remembered long after its client has gone."""
+    rules = Rules()
+    async with edge(scripted(), rules) as running, client(running.port) as raw:
+        assert (await ask(raw, "POST", "/api/chat", CHAT_BODY, BEARER)).status == 200
+        before = weakref.ref(rules.identities)
+        rules.identities = Identities((CODING, CHAT), ANYONE.team)
+        gc.collect()
+        assert before() is None
 
 
 async def test_a_key_expires_while_its_connection_is_open_t4() -> None:
