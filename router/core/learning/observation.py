@@ -58,8 +58,11 @@ class Observation:
 
     @property
     def is_conclusive(self) -> bool:
-        """True if something was measured, or the load spilled."""
-        return self.spilled or self.measured_bytes > 0
+        """True if something was measured, or the load spilled, and there is a prediction to compare it with.
+
+        A load that was tried without any reading of the cards has none: what it took says nothing about the formula.
+        """
+        return self.predicted_bytes > 0 and (self.spilled or self.measured_bytes > 0)
 
     @property
     def tokens(self) -> int:

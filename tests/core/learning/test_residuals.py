@@ -212,3 +212,9 @@ def test_small_residuals_are_not_drift() -> None:
     """The formula explains them well enough; residuals that agree on nothing are not explained at all."""
     assert Learned.of([load("a", 100), spill("b")]).drift() == ()
     assert Learned.of([load("a", 500), load("b", 9000)]).drift() == ()
+
+
+def test_a_load_without_a_prediction_teaches_nothing_of_the_size() -> None:
+    """It was tried where free memory could not be read; once it can, the formula counts."""
+    tried = spill(predicted_bytes=0, measured_bytes=0, gpu_names=())
+    assert Learned.of([tried]).residual_bytes("a", OPTIONS, GPUS, "0.33.0") == (0, None, "")
