@@ -273,9 +273,7 @@ class Line:
     def _set_timer(self, delay_s: float | None) -> None:
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
-        if delay_s is not None:
-            self._timer = asyncio.get_running_loop().call_later(delay_s, self.pump)
+        self._timer = self._loop.call_later(delay_s, self.pump) if delay_s is not None else None
 
     async def aclose(self) -> None:
         """Cancel the switch under way. Waiting requests are cancelled by their own tasks."""
