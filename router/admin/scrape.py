@@ -42,7 +42,7 @@ class Scrape:
 
     def _waiting(self) -> dict[tuple[str, str], int]:
         """Return how many requests of each team wait; 0 for a team of which some have waited before."""
-        counts = Counter(self._backend.line.teams_waiting())
+        counts = Counter(team for _, _, team in self._backend.line.waiting_for())
         self._teams.update(counts)
         return {(self._backend.name, team): counts[team] for team in self._teams or {""}}
 

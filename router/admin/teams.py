@@ -40,7 +40,7 @@ class TeamsPage:
         """Return a row per team in the order of their names. Raises RouterError if the usage cannot be read."""
         book = self._rules.book
         teams = {team.name: team for team in (*book.teams, book.default_team)}
-        waiting, used = Counter(self._backend.line.teams_waiting()), await self._used_today()
+        waiting, used = Counter(team for _, _, team in self._backend.line.waiting_for()), await self._used_today()
         shares = {row.team: row for row in self._backend.line.shares.rows()}
         rows = [
             self._row(team, waiting[name], used.get(name, {})) | _had(shares.get(name))

@@ -18,12 +18,12 @@ from router.backend.capacity import Capacity
 from router.backend.card_identity import CardNumbers
 from router.backend.epoch import Epoch
 from router.backend.floors import Floors, Steps
-from router.backend.guesses import DEAD_SHARE, among_used, dead, less_held, on_roomiest, spread
+from router.backend.guesses import among_used, dead, less_held, on_roomiest, spread
 from router.backend.latest_reading import LatestReading
 from router.backend.load_check import LoadCheck
 from router.backend.residents import Residents
+from router.backend.returning import NOTHING
 from router.backend.tracked import Tracked
-from router.backend.verification import BACK_SHARE
 from router.config import Config, Gpus
 from router.core.decision.switching import Plan
 from router.core.decision.upgrades import MOST_PATIENCE
@@ -62,8 +62,7 @@ class Cards:
         self._no_gpu_until_s = -math.inf
         history_s = max(MOST_PATIENCE * config.defaults.max_load_wait_s, config.defaults.upgrade_after_s or 0.0)
         self._floors = Floors(history_s)
-        # (deadline, bytes per card to wait for, bytes over all cards above which some has come back, its last use)
-        self._returning: tuple[float, dict[int, int], int, float] = (-math.inf, {}, 0, -math.inf)
+        self._returning = NOTHING
         self.capacity = Capacity(epoch)
         self._now = asyncio.get_running_loop().time
 
@@ -230,28 +229,15 @@ class Cards:
 
     def expect_back(self, gone: Tracked) -> None:
         """Wait for the memory of a model that left /api/ps without our unloading it: the probe's reading may lag."""
-        last = self._floors.last()
+        last, timeout_s = self._floors.last(), self._config.switch.memory_timeout_s
         if last is not None and self.is_measured and gone.is_measured:
-            # Not all of it: part of the memory may be taken by others at once, and figures are rounded.
-            late = {card: int(held * (1 - BACK_SHARE)) for card, held in gone.held_bytes.items()}
-            left = {card: count - late.get(card, 0) for card, count in last.items()}
-            some = sum(left.values()) - int(sum(gone.held_bytes.values()) * DEAD_SHARE)
-            used_s = max(gone.loaded_at_s, gone.idle_since_s)
-            if self._now() < self._returning[0]:  # several left at once: a part of all that they held
-                some += self._returning[2] - sum(self._returning[1].values())
-                used_s = min(used_s, self._returning[3])
-            self._returning = self._now() + self._config.switch.memory_timeout_s, left, some, used_s
+            self._returning = self._returning.and_of(gone, last, self._now(), timeout_s)
 
     def is_memory_returning(self) -> bool:
         """Return True while the probe does not show yet the memory that a departed resident has returned."""
-        until_s, awaited, some, used_s = self._returning
-        gpus = (self.gpus or ()) if self._now() < until_s else ()
-        left = self._left_by_others(gpus)
-        is_short = any(left[gpu.index] < min(awaited.get(gpu.index, 0), gpu.total_bytes) for gpu in gpus)
-        # Where at least some is there already it may have come back before anybody knew that they had gone. What moved
-        # before their last use was not their memory coming back.
-        since_s = -math.inf if sum(left.values()) > some else max(used_s, self._floors.noted_at_s)
-        if is_short and not self.has_moved_since(since_s):
+        gpus = (self.gpus or ()) if self._now() < self._returning.until_s else ()
+        total = {gpu.index: gpu.total_bytes for gpu in gpus}
+        if self._returning.is_late(self._left_by_others(gpus), total, self._floors.noted_at_s, self.has_moved_since):
             return True
         self.memory_is_back()
         return False
@@ -262,7 +248,7 @@ class Cards:
 
     def memory_is_back(self) -> None:
         """Stop waiting: the probe has seen the memory, or an unload of ours has waited for it."""
-        self._returning = -math.inf, {}, 0, -math.inf
+        self._returning = NOTHING
 
     # --- what loads have taught about the cards ----------------------------------------------------------------
 

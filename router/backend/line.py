@@ -178,10 +178,6 @@ class Line:
         """Return what each waiting request waits for (weights, "" = not known), since when, and its team, in order."""
         return self._waitlist.rows()
 
-    def teams_waiting(self) -> list[str]:
-        """Return the team of each waiting request."""
-        return self._waitlist.teams()
-
     def reserved_bytes(self, card: int) -> int:
         """Return the bytes that the switch under way needs of `card`; 0 if none runs or it does not use the card."""
         plan = self.loading.plan if self.loading is not None else None

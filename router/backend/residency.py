@@ -215,9 +215,7 @@ class Residency:
         if load is None:
             return SwitchResult.TAKEN, "the load returned, but the model is not loaded"
         result, text = await self._conclusions.draw(load)
-        if (
-            result is SwitchResult.MOVED and not load.has_strayed
-        ):  # to another card by our own fault: nobody else's doing
+        if result is SwitchResult.MOVED and not load.has_strayed:  # a wrong number of a card is nobody else's doing
             result = self._moved(load.target, outset)
         if result is SwitchResult.DONE:
             self._failures.pop(load.target.weights, None)

@@ -234,10 +234,6 @@ class Waitlist:
         """Iterate over those who wait."""
         return (ticket.payer for group in self for ticket in group.tickets)
 
-    def teams(self) -> list[str]:
-        """Return the team of each waiting request."""
-        return [payer.team for payer in self.payers()]
-
     def position(self, ticket: Ticket) -> int:
         """Return the place of a ticket among all, from 1."""
         return 1 + sum(bisect_left(group.tickets, ticket.place, key=_PLACE) for group in self._groups.values())
