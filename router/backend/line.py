@@ -88,9 +88,9 @@ class Line:
         """Wait until the request should be decided again; return the weights that it was let in to ("" = none).
 
         It enters them before it awaits anything. Raises LimitReached if too many of its team wait, Busy if the queue is
-        full, or after `queue.wait_s`; the time in
-        which the request's own model loads does not count. Cancellation removes the request from the queue immediately.
-        `payer` is charged the switches that it causes; `unused` are weights that it was let in to, and did not enter.
+        full, or after `queue.wait_s`; the time in which the request's own model loads does not count. Cancellation
+        removes the request from the queue immediately. `payer` is charged the switches that it causes; `unused` are
+        weights that it was let in to, and did not enter.
         """
         if self.depth >= self._settings.max_waiting:
             raise Busy(retry_after_s=self.expected_wait_s(), position=self.depth + 1)
@@ -223,9 +223,8 @@ class Line:
             return
         if found.start is not None:
             self._start(found.start)
-        looks_s = [*self._admission.held_s.values(), *([GIVE_S] if giving_way else [])]
-        looks_s += [found.look_again_s] if found.look_again_s is not None else []
-        self._set_timer(min(looks_s, default=None))
+        looks_s = (found.look_again_s, GIVE_S if giving_way else None, *self._admission.held_s.values())
+        self._set_timer(min((one_s for one_s in looks_s if one_s is not None), default=None))
 
     def _start(self, decision: Decision) -> None:
         chosen = decision.chosen
@@ -270,9 +269,7 @@ class Line:
     def _set_timer(self, delay_s: float | None) -> None:
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
-        if delay_s is not None:
-            self._timer = asyncio.get_running_loop().call_later(delay_s, self.pump)
+        self._timer = self._loop.call_later(delay_s, self.pump) if delay_s is not None else None
 
     async def aclose(self) -> None:
         """Cancel the switch under way. Waiting requests are cancelled by their own tasks."""
