@@ -190,7 +190,8 @@ class Dispatcher:
         if self._destinations.has_automatic and self._destinations.is_automatic(call):
             call.use_default_options()
         known = self._decisions.known_destination(call)
-        if known is None or not self._line.may_enter(known.weights, call.team, needs_slot=call.needs_slot):
+        # One that its own load has let in is decided again, so that it is reported as loaded and not as resident.
+        if known is None or call.load_decision is not None or not self._may_enter(call, known.weights):
             return self._decide(call)
         # From here to the send nothing is awaited, so the resident cannot be unloaded in between.
         tracked = self._residents.enter(known.weights, call.team, self._now())
