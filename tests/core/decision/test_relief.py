@@ -8,6 +8,8 @@ from router.core.decision.context import ContextNeed
 from router.core.decision.costs import LoadCosts
 from router.core.decision.load_context import plan_switch
 from router.core.decision.need import MachineRules
+from router.core.decision.plan import Shortage
+from router.core.decision.relief import relieved
 from router.core.decision.snapshot import Snapshot
 from router.core.ollama.options import ServerSettings
 from router.core.ollama.runner import LoadOptions
@@ -67,3 +69,14 @@ def test_where_nothing_stalls_nobody_goes_in_vain():
     """The one that must go is in the lowest entry."""
     old, young = residents()
     assert evicted((replace(old, entry=1), replace(young, entry=0)), FAST) == {YOUNG.weights}
+
+
+def test_a_load_that_has_no_plan_without_another_model_keeps_its_own():
+    """Somebody may have begun to use the cards in another way."""
+    free = 23.5 - sum(sum(one.held_bytes.values()) for one in residents()) / GIB
+    snapshot = Snapshot(
+        (gpu_of(0, 24, free),), residents(), catalog_of(NEW, OLD, YOUNG), awaited=frozenset({"another"})
+    )
+    plan = plan_switch(NEW, LoadOptions(num_batch=512), NEED, replace(snapshot, awaited=frozenset()), RULES, costs=FAST)
+    assert plan.evict == (YOUNG.weights,)
+    assert relieved(NEW.weights, plan, lambda _gone: Shortage(1, 0, "taken"), snapshot, FAST) is plan

@@ -95,6 +95,13 @@ def test_without_a_key_the_network_counts_then_the_default(address: str, team: T
     assert (found.team, found.key_id) == (team, "")
 
 
+def test_any_number_of_addresses_may_ask() -> None:
+    """Only some thousands are remembered; each is still its own network's."""
+    identities = Identities((CODING,), OTHERS)
+    teams = {identities.of_address(f"10.{20 + n // 4000}.{n // 250 % 16}.{n % 250}").team for n in range(8200)}
+    assert teams == {CODING, OTHERS}
+
+
 def test_without_a_default_a_key_is_needed() -> None:
     """The text says how to send one."""
     identities = Identities((CODING,))
