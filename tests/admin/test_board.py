@@ -16,6 +16,9 @@ from router.errors import BadRequest, ModelNotFound
 from router.telemetry import Decided, Finished, Spilled, Switched
 from tests.admin.test_inspector import inspected, taken
 from tests.backend.machine import BIG, SMALL, weights_of
+from tests.config.keys.play import MIDDLE as OTHER_MODEL
+from tests.config.keys.play import SMALL as MODEL
+from tests.config.keys.play import get, hello, play
 
 CHAIN_BODY = json.dumps({"model": "team", "messages": [{"role": "user", "content": "hi"}]}).encode()
 
@@ -217,3 +220,38 @@ def test_the_chat_takes_the_way_of_every_request_and_shows_the_decision_first():
         assert next(iter(scene.backend.world.residents.values())).in_flight == 0
 
     inspected(story)
+
+
+async def test_viewers_share_one_task_and_a_quiet_stream_stays_alive(monkeypatch):
+    """Both hear a comment when nothing has changed for a while."""
+    monkeypatch.setattr("router.admin.feed.ALIVE_S", 0.01)
+    feed = Feed(lambda: {"n": 1}, list, every_s=0.001)
+    viewers = [feed.events(), feed.events()]
+    for viewer in viewers:
+        texts = [await anext(viewer)]
+        while texts[-1] != b": alive\n\n":
+            texts.append(await anext(viewer))
+        assert sum(b'{"n":1}' in text for text in texts) == 1
+    assert feed.viewers == 2
+    for viewer in viewers:
+        await viewer.aclose()
+    await feed.aclose()
+
+
+def test_what_is_being_loaded_is_on_its_card_and_others_stay_as_before():
+    """With what it replaces."""
+
+    async def story(one):
+        await one.ask(hello(MODEL, tokens=1))
+        one.sim.cards.set_foreign(0, 2 * GIB)
+        asked = asyncio.create_task(one.ask(hello(OTHER_MODEL, tokens=1)))
+        boards = []
+        while not asked.done():
+            await asyncio.sleep(0.2)
+            boards.append(json.loads((await get(one.router.admin_url, "/router/board")).body))
+        loading = next(board for board in boards if board["loading"] is not None)
+        assert loading["loading"]["model"] == OTHER_MODEL
+        blocks = [block for board in boards for block in board["cards"][0]["blocks"] if block["kind"] == "loading"]
+        assert {block["model"] for block in blocks} == {OTHER_MODEL}
+
+    play(story)
