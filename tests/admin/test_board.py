@@ -218,6 +218,12 @@ def test_the_chat_takes_the_way_of_every_request_and_shows_the_decision_first():
         assert next(iter(scene.backend.world.residents.values())).in_flight == 1
         await parts.aclose()
         assert next(iter(scene.backend.world.residents.values())).in_flight == 0
+        task = asyncio.create_task(chat.answer(CHAIN_BODY))
+        await asyncio.sleep(1.0)
+        scene.relay.sent[-1].answer(200, b'{"done":true}\n')
+        read = [part async for part in await task]
+        assert read[-1] == b'{"done":true}\n'
+        assert next(iter(scene.backend.world.residents.values())).in_flight == 0
 
     inspected(story)
 
