@@ -68,7 +68,7 @@ class AuditHook:
         if isinstance(event, Finished):
             self.on_requests((event,))
         elif isinstance(event, Answered) and not (event.status >= 400 and self._is_too_many()):
-            self._put([_of_other(self._ts(), event)])
+            self._put([_line(self._ts(), event)])
 
     def _is_too_many(self) -> bool:
         """Count a refusal; return True if it is one too many."""
@@ -88,31 +88,32 @@ class AuditHook:
 
 
 def _of_model(ts: str, event: Finished) -> AuditLine:
-    return AuditLine(
+    return _line(
         ts,
-        event.request_id,
-        event.trace_id,
-        event.team,
-        event.key_id,
-        event.client,
-        event.method,
-        event.route,
-        event.requested,
-        event.variant,
-        event.backend,
-        event.status,
-        event.outcome,
-        event.tokens_in,
-        event.tokens_out,
-        in_ms(event.queue_s),
-        in_ms(event.load_s),
-        in_ms(event.card_s),
-        in_ms(event.duration_s),
-        event.sent_bytes,
+        event,
+        variant=event.variant,
+        backend=event.backend,
+        tokens_in=event.tokens_in,
+        tokens_out=event.tokens_out,
+        queue_ms=in_ms(event.queue_s),
+        load_ms=in_ms(event.load_s),
+        card_ms=in_ms(event.card_s),
     )
 
 
-def _of_other(ts: str, event: Answered) -> AuditLine:
+def _line(
+    ts: str,
+    event: Finished | Answered,
+    *,
+    variant: str = "",
+    backend: str = "",
+    tokens_in: int | None = None,
+    tokens_out: int | None = None,
+    queue_ms: int = 0,
+    load_ms: int = 0,
+    card_ms: int = 0,
+) -> AuditLine:
+    """Return the line of a request; only one that reached the dispatcher has more than what the event says."""
     return AuditLine(
         ts,
         event.request_id,
@@ -123,15 +124,15 @@ def _of_other(ts: str, event: Answered) -> AuditLine:
         event.method,
         event.route,
         event.requested,
-        "",
-        "",
+        variant,
+        backend,
         event.status,
         event.outcome,
-        None,
-        None,
-        0,
-        0,
-        0,
+        tokens_in,
+        tokens_out,
+        queue_ms,
+        load_ms,
+        card_ms,
         in_ms(event.duration_s),
         event.sent_bytes,
     )
