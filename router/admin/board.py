@@ -91,7 +91,9 @@ class Board:
         loading = self._backend.line.loading
         if loading is not None and (need := self._backend.line.reserved_bytes(gpu.index)):
             blocks.append({"kind": "loading", "model": loading.facts.name, "bytes": need})
-        blocks.append({"kind": "others", "model": self._programs(gpu), "bytes": self._others_on(gpu)})
+        blocks.append(
+            {"kind": "others", "model": ", ".join(self._inspector.programs_on(gpu)), "bytes": self._others_on(gpu)}
+        )
         about = {"index": gpu.index, "uuid": gpu.uuid, "name": gpu.name}
         return {**about, "total_bytes": gpu.total_bytes, "free_bytes": gpu.free_bytes, "blocks": _within(blocks, gpu)}
 
@@ -99,14 +101,8 @@ class Board:
         """Return the bytes of other programs; during a switch those of before, because memory is in flux then."""
         if self._backend.line.is_switching and gpu.uuid in self._others:
             return self._others[gpu.uuid]
-        held = self._backend.world.residents.held_on(gpu.index)
-        self._others[gpu.uuid] = others = max(0, gpu.total_bytes - gpu.free_bytes - held)
+        self._others[gpu.uuid] = others = max(0, self._inspector.foreign_bytes(gpu))
         return others
-
-    def _programs(self, gpu: Gpu) -> str:
-        """Return the names of other programs on a card, as far as the probe knows them."""
-        names = {process.name for process in self._backend.world.cards.processes if process.gpu_index == gpu.index}
-        return ", ".join(sorted(name for name in names if name and "llama" not in name))
 
     def _model(self, one: Tracked) -> dict[str, Any]:
         row = one.row

@@ -16,6 +16,7 @@ from router.backend.tracked import Tracked
 from router.core.decision.report import as_data, line
 from router.core.decision.verdict import VerdictKind
 from router.core.ollama.names import key_of
+from router.core.ollama.runner import Gpu
 from router.core.units import GIB
 from router.errors import BadRequest, ModelNotFound, UpstreamError
 from router.routing.decisions import Decisions
@@ -164,16 +165,22 @@ class Inspector:
         None while a model is loaded or unloaded: its runner's memory is in no resident's book yet, or still in one. A
         process without a name may be a runner of Ollama's, so its number is no name for others.
         """
-        world = self._world
         notes = []
-        for gpu in () if self._backend.line.is_switching else world.cards.gpus or ():
-            foreign = gpu.total_bytes - gpu.free_bytes - world.residents.held_on(gpu.index)
-            if foreign > gpu.total_bytes // 20:
-                here = (process.name for process in world.cards.processes if process.gpu_index == gpu.index)
-                names = sorted({name for name in here if name and "llama" not in name})
+        for gpu in () if self._backend.line.is_switching else self._world.cards.gpus or ():
+            if (foreign := self.foreign_bytes(gpu)) > gpu.total_bytes // 20:
+                names = self.programs_on(gpu)
                 who = f" ({', '.join(names)})" if names else ""
                 notes.append(f"other programs hold {foreign / (1 << 30):.1f} GiB of {gpu.name}{who}")
         return notes
+
+    def foreign_bytes(self, gpu: Gpu) -> int:
+        """Return the bytes of a card that no resident holds; during a switch they say nothing."""
+        return gpu.total_bytes - gpu.free_bytes - self._world.residents.held_on(gpu.index)
+
+    def programs_on(self, gpu: Gpu) -> list[str]:
+        """Return the names of other programs on a card, as far as the probe knows them."""
+        here = (process.name for process in self._world.cards.processes if process.gpu_index == gpu.index)
+        return sorted({name for name in here if name and "llama" not in name})
 
     def decisions(self) -> list[dict[str, Any]]:
         """Return the recent decisions, newest first."""

@@ -30,9 +30,9 @@ def print_table(
     if not console.is_terminal:
         print(title)
         for row in (titles, *rows):
-            print("\t".join(_plain(cell) for cell in row))
+            print("\t".join(plain(cell) for cell in row))
         return
-    columns = [tuple(map(_plain, cells)) for cells in zip(titles, *rows, strict=True)]
+    columns = [tuple(map(plain, cells)) for cells in zip(titles, *rows, strict=True)]
     widths = _widths(columns, [one in names for one in titles], console.width - 3 * len(columns) - 1)
     print_text(console, title)
     if widths:
@@ -43,13 +43,13 @@ def print_table(
 
 def print_text(console: Console, text: str) -> None:
     """Print a sentence; on a terminal its lines end between words."""
-    print(_folded(text, console.width) if console.is_terminal else _plain(text))
+    print(_folded(text, console.width) if console.is_terminal else plain(text))
 
 
 def _folded(text: str, width: int, indent: str = "") -> str:
     """Return text in lines of at most `width` columns, longer only where a word is."""
     lines = textwrap.wrap(
-        _plain(text), max(20, width), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+        plain(text), max(20, width), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
     )
     return "\n".join(lines)
 
@@ -83,14 +83,14 @@ def _table(titles: Row, rows: Sequence[Row], widths: Sequence[int], styles: Sequ
     for one, width in zip(titles, widths, strict=True):
         table.add_column(Text(one), width=width, overflow="fold")
     for at, row in enumerate(rows):
-        table.add_row(*(Text(_plain(cell)) for cell in row), style=styles[at] if styles else None)
+        table.add_row(*(Text(plain(cell)) for cell in row), style=styles[at] if styles else None)
     return table
 
 
 def _print_lines(console: Console, titles: Row, rows: Sequence[Row], names: Sequence[str]) -> None:
     """Print the first name of each row, or else its first cell, on a line of its own, and the other cells below it."""
     for row in rows:
-        cells = [(one, _plain(cell)) for one, cell in zip(titles, row, strict=True) if cell]
+        cells = [(one, plain(cell)) for one, cell in zip(titles, row, strict=True) if cell]
         whole = [(one, cell) for one, cell in cells if one in names] or cells[:1]  # so that each row has a heading
         for at, (one, cell) in enumerate(whole):
             print(f"  {one}: {cell}" if at else cell)  # not by rich, which would wrap it
@@ -98,6 +98,6 @@ def _print_lines(console: Console, titles: Row, rows: Sequence[Row], names: Sequ
             print("  " + _folded(f"{one}: {cell}" if one else cell, console.width - 2, indent="    "))
 
 
-def _plain(cell: str) -> str:
+def plain(cell: str) -> str:
     """Return a cell without characters that would move the cursor, or end a line or a column."""
     return "".join(char if char.isprintable() else " " for char in cell)

@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.text import Text
 
 from router.cli.admin import DEFAULT, ask, is_stale
+from router.cli.table import plain
 from router.core.units import GIB
 from router.errors import RouterError
 
@@ -79,13 +80,13 @@ def _totals(board: dict[str, Any]) -> Text:
 
 def _notes(board: dict[str, Any]) -> list[Text]:
     found = [] if board["ollama"]["up"] else [f"Ollama does not answer: {board['ollama']['error']}"]
-    return [Text(_plain(note), style="yellow") for note in (*found, *board["notes"])]
+    return [Text(plain(note), style="yellow") for note in (*found, *board["notes"])]
 
 
 def _card(card: dict[str, Any], width: int) -> list[Text]:
     """Return the title of a card, and its memory to scale."""
     used = card["total_bytes"] - card["blocks"][-1]["bytes"]
-    title = Text(f"GPU {card['index']} {_plain(card['name'])}", style="bold")
+    title = Text(f"GPU {card['index']} {plain(card['name'])}", style="bold")
     title.append(f"  {used / GIB:.1f} of {card['total_bytes'] / GIB:.1f} GiB in use", style="dim not bold")
     bar, columns, done = Text(), max(20, width - 1), 0
     for block in card["blocks"]:
@@ -96,7 +97,7 @@ def _card(card: dict[str, Any], width: int) -> list[Text]:
 
 
 def _model(model: dict[str, Any]) -> Text:
-    text = Text("  ").append(_plain(model["name"]), style="bold cyan")
+    text = Text("  ").append(plain(model["name"]), style="bold cyan")
     facts = [f"{model['bytes'] / GIB:.1f} GiB", f"{model['context'] or '?'} tokens"]
     facts.append(f"{model['in_flight']} in flight" if model["in_flight"] else "idle")
     if model["on_cpu_bytes"]:
@@ -110,8 +111,8 @@ def _loading(board: dict[str, Any]) -> list[Text]:
     loading = board["loading"]
     if loading is None:
         return []
-    text = Text("  ").append(_plain(loading["model"]), style="bold yellow").append("  loading", style="yellow")
-    evicts = ", ".join(map(_plain, loading["evicts"]))
+    text = Text("  ").append(plain(loading["model"]), style="bold yellow").append("  loading", style="yellow")
+    evicts = ", ".join(map(plain, loading["evicts"]))
     return [text.append(f", in place of {evicts}" if evicts else "", style="dim")]
 
 
@@ -122,7 +123,7 @@ def _queue(board: dict[str, Any]) -> list[Text]:
     lines = [Text(f"{len(queue)} waiting", style="bold")]
     for row in queue[:WAITING_SHOWN]:
         since = f"for {max(0.0, time.time() - row['since']):.0f} s"
-        lines.append(Text(f"  {row['position']}. {_plain(row['model']) or 'any variant'}  {since}"))
+        lines.append(Text(f"  {row['position']}. {plain(row['model']) or 'any variant'}  {since}"))
     return lines
 
 
@@ -130,15 +131,10 @@ def _decision(row: dict[str, Any]) -> Text:
     """Return one decision, switch or spill as a sentence."""
     text = Text(time.strftime("%H:%M:%S  ", time.localtime(row["at"])), style="dim")
     if row["kind"] != "request":
-        return text.append(f"{row['kind']}: {_plain(row['model'])}", style="dim")
-    text.append(_plain(row["requested"]), style="not dim")
+        return text.append(f"{row['kind']}: {plain(row['model'])}", style="dim")
+    text.append(plain(row["requested"]), style="not dim")
     if not row["chosen"]:
         return text.append(" refused", style="red not dim")
     if row["chosen"] != row["requested"]:
-        text.append(f" → {_plain(row['chosen'])}", style="cyan not dim")
-    return text.append(f"  {_plain(row['reason'])}")
-
-
-def _plain(value: str) -> str:
-    """Return a text without characters that would move the cursor."""
-    return "".join(char if char.isprintable() else " " for char in value)
+        text.append(f" → {plain(row['chosen'])}", style="cyan not dim")
+    return text.append(f"  {plain(row['reason'])}")
