@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import sqlite3
-import stat
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -14,17 +12,12 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
+from router.adapters.sqlite_file import NewerForm, open_shared
 from router.core.learning.observation import Observation
 
 _MAX_ROWS = 5000
 _SCHEMA_VERSION = 1
-_ONLY_OWNER = 0o600
-_BUSY_S = 2.0
 _T = TypeVar("_T")
-
-
-class NewerForm(Exception):
-    """The file was written by a newer version of the router."""
 
 
 class LearnedStore(Protocol):
@@ -135,7 +128,7 @@ class SqliteStore:
         for _ in range(2):  # once more after a corrupt file was moved aside
             try:
                 if self._connection is None:
-                    self._connection = self._open()
+                    self._connection = open_shared(self.path, _SCHEMA_VERSION, _make_table)
                 with self._connection:
                     found = work(self._connection)
             except sqlite3.OperationalError as exc:  # locked, full, read-only: the file's content is good
@@ -153,26 +146,8 @@ class SqliteStore:
                 return found
         return otherwise
 
-    def _open(self) -> sqlite3.Connection:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        keep_private(self.path)
-        connection = sqlite3.connect(self.path, timeout=_BUSY_S, check_same_thread=False)
-        try:
-            (version,) = connection.execute("PRAGMA user_version").fetchone()
-            if version > _SCHEMA_VERSION:  # before anything is written to it
-                raise NewerForm(f"it is of version {version}, this router knows versions up to {_SCHEMA_VERSION}")
-            if version < 0:
-                raise sqlite3.DatabaseError(f"schema version {version}")
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=NORMAL")
-            connection.execute("CREATE TABLE IF NOT EXISTS observations (id INTEGER PRIMARY KEY, seen BLOB NOT NULL)")
-            connection.execute(f"PRAGMA user_version={_SCHEMA_VERSION}")
-        except BaseException:
-            connection.close()
-            raise
-        return connection
-
     def _insert(self, connection: sqlite3.Connection, observation: Observation) -> None:
+        connection.execute("BEGIN IMMEDIATE")
         row = connection.execute("INSERT INTO observations (seen) VALUES (?)", (msgspec.json.encode(observation),))
         oldest = (row.lastrowid or 0) - self._max_rows
         connection.execute("DELETE FROM observations WHERE id <= ?", (oldest,))
@@ -198,18 +173,9 @@ class SqliteStore:
         return True
 
 
-def keep_private(path: Path) -> None:
-    """Create the file if it is missing, and let only its owner read it; SQLite's files beside it get the same mode.
-
-    It says which models are used here. A file of another owner is left as it is.
-    """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _ONLY_OWNER)
-    try:
-        found = os.fstat(descriptor)
-        if stat.S_IMODE(found.st_mode) & ~_ONLY_OWNER and found.st_uid == os.geteuid():
-            os.fchmod(descriptor, _ONLY_OWNER)
-    finally:
-        os.close(descriptor)
+def _make_table(connection: sqlite3.Connection, _version: int) -> None:
+    connection.execute("CREATE TABLE IF NOT EXISTS observations (id INTEGER PRIMARY KEY, seen BLOB NOT NULL)")
+    connection.execute(f"PRAGMA user_version={_SCHEMA_VERSION}")
 
 
 def _select(connection: sqlite3.Connection) -> list[Observation] | None:

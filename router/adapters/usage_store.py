@@ -13,12 +13,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from router.adapters.store import NewerForm, keep_private
+from router.adapters.sqlite_file import NewerForm, open_shared
 from router.core.teams.usage import FIGURES, HOUR_S, NAMES, UsageBatch
 
 T = TypeVar("T")
 MEMORY_DAYS = 7
-_BUSY_S = 2.0
 _ZEROS = ", ".join(f"{name} INTEGER NOT NULL" for name in FIGURES)
 _STEPS = (
     f"""
@@ -131,17 +130,9 @@ class SqliteUsage:
 
     def _open(self) -> sqlite3.Connection:
         if self._path is not None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            keep_private(self._path)
-        # Without implicit transactions: each one begins where it is written.
-        connection = sqlite3.connect(
-            self._path or ":memory:", timeout=_BUSY_S, check_same_thread=False, isolation_level=None
-        )
-        try:
-            _bring_forward(connection)
-        except BaseException:
-            connection.close()
-            raise
+            return open_shared(self._path, len(_STEPS), _bring_forward)
+        connection = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
+        _bring_forward(connection, 0)
         return connection
 
     def _insert(self, connection: sqlite3.Connection, batch: UsageBatch) -> bool:
@@ -189,15 +180,8 @@ class SqliteUsage:
         return True
 
 
-def _bring_forward(connection: sqlite3.Connection) -> None:
-    """Bring the file to the current version, each step in one transaction. Raises NewerForm for one of the future."""
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version > len(_STEPS):  # before anything is written to it
-        raise NewerForm(f"it is of version {version}, this router knows versions up to {len(_STEPS)}")
-    if version < 0:
-        raise sqlite3.DatabaseError(f"schema version {version}")
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=NORMAL")
+def _bring_forward(connection: sqlite3.Connection, version: int) -> None:
+    """Bring the file from `version` to the current one, each step in one transaction."""
     for number in range(version, len(_STEPS)):
         with connection:
             connection.execute("BEGIN IMMEDIATE")

@@ -165,7 +165,7 @@ async def test_without_a_writable_place_observations_are_kept_in_memory(tmp_path
 
 async def test_a_locked_file_is_not_moved_aside(tmp_path, monkeypatch):
     """Another process may write for long; the store works again when the lock is released."""
-    monkeypatch.setattr("router.adapters.store._BUSY_S", 0.01)
+    monkeypatch.setattr("router.adapters.sqlite_file.BUSY_S", 0.01)
     path = tmp_path / "x.sqlite"
     store = SqliteStore(path)
     assert await store.all() == []
@@ -207,7 +207,7 @@ async def test_a_moved_file_is_reported_once(tmp_path):
 
 async def test_each_new_error_is_reported_once_and_again_after_a_success(tmp_path, monkeypatch):
     """A disk that stays full causes one log line, not one per load; an error after a success is a new one."""
-    monkeypatch.setattr("router.adapters.store._BUSY_S", 0.01)
+    monkeypatch.setattr("router.adapters.sqlite_file.BUSY_S", 0.01)
     reports = []
     store = SqliteStore(tmp_path / "x.sqlite", report=reports.append)
     blocker = sqlite3.connect(tmp_path / "x.sqlite")

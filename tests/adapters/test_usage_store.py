@@ -70,6 +70,15 @@ async def test_a_batch_that_is_repeated_counts_once(path: Path) -> None:
     await store.aclose()
 
 
+@pytest.mark.parametrize("_number", range(25))
+async def test_stores_that_open_a_new_file_at_once_all_write(path: Path, _number: int) -> None:
+    """SQLite itself does not wait while another one turns the file to WAL mode."""
+    stores = [SqliteUsage(str(path)) for _ in range(3)]
+    assert await asyncio.gather(*(store.add(batch(1, writer=f"w{n}")) for n, store in enumerate(stores))) == [True] * 3
+    for store in stores:
+        await store.aclose()
+
+
 async def test_two_stores_share_a_file(path: Path) -> None:
     """As the routers before and after a reload do."""
     stores = [SqliteUsage(str(path)) for _ in range(2)]
@@ -96,7 +105,7 @@ async def test_a_file_that_is_locked_is_said_once_and_written_later(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing of a batch that failed is in it."""
-    monkeypatch.setattr("router.adapters.usage_store._BUSY_S", 0.01)
+    monkeypatch.setattr("router.adapters.sqlite_file.BUSY_S", 0.01)
     said: list[str] = []
     store = SqliteUsage(str(path), report=said.append)
     await store.add(batch(1))

@@ -1,0 +1,73 @@
+"""How a SQLite file that two routers may share is opened: private, checked for its version, patient with the other."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+BUSY_S = 2.0
+"""How long to wait for another process that holds the file."""
+_RETRY_S = 0.01
+_ONLY_OWNER = 0o600
+
+
+class NewerForm(Exception):
+    """The file was written by a newer version of the router."""
+
+
+def open_shared(path: Path, newest: int, prepare: Callable[[sqlite3.Connection, int], None]) -> sqlite3.Connection:
+    """Open the file in WAL mode and without implicit transactions, creating it and its folder if they are missing.
+
+    `prepare` is given the connection and the file's version, and brings its tables to the version `newest`; it may be
+    called again, and another router may do the same meanwhile. Raises NewerForm for a file of a later version, which
+    is left as it is, OSError, and sqlite3.Error.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    keep_private(path)
+    until = time.monotonic() + BUSY_S
+    while True:
+        connection = sqlite3.connect(path, timeout=BUSY_S, check_same_thread=False, isolation_level=None)
+        try:
+            prepare(connection, _checked_version(connection, newest))
+        except BaseException as exc:
+            connection.close()
+            # SQLite itself does not wait while another one turns the file to WAL mode, or is the last to close it.
+            if not _is_held(exc) or time.monotonic() >= until:
+                raise
+            time.sleep(_RETRY_S)
+        else:
+            return connection
+
+
+def _is_held(exc: BaseException) -> bool:
+    """Whether the fault is that another connection holds the file; the extended codes share the low byte."""
+    return getattr(exc, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
+
+
+def _checked_version(connection: sqlite3.Connection, newest: int) -> int:
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version > newest:  # before anything is written to it
+        raise NewerForm(f"it is of version {version}, this router knows versions up to {newest}")
+    if version < 0:
+        raise sqlite3.DatabaseError(f"schema version {version}")
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=NORMAL")
+    return int(version)
+
+
+def keep_private(path: Path) -> None:
+    """Create the file if it is missing, and let only its owner read it; SQLite's files beside it get the same mode.
+
+    It says which models are used here. A file of another owner is left as it is.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _ONLY_OWNER)
+    try:
+        found = os.fstat(descriptor)
+        if stat.S_IMODE(found.st_mode) & ~_ONLY_OWNER and found.st_uid == os.geteuid():
+            os.fchmod(descriptor, _ONLY_OWNER)
+    finally:
+        os.close(descriptor)
