@@ -206,9 +206,9 @@ async def running(
         await accounts.restore(counts.restore)
     # Before the first client can connect, so that its request waits for the state and does not find it half read.
     starting = asyncio.get_running_loop().create_task(router.start())
-    lag = asyncio.get_running_loop().create_task(watch_loop_lag(telemetry))
-    seen = asyncio.get_running_loop().create_task(board.watch())
-    reminders = asyncio.get_running_loop().create_task(remind(lambda: open_doors(service.config), warn))
+    router.upkeep.keep("loop_lag", lambda: watch_loop_lag(telemetry))
+    router.upkeep.keep("dashboard", board.watch)
+    router.upkeep.keep("reminders", lambda: remind(lambda: open_doors(service.config), warn))
     try:
         if is_successor:
             await asyncio.shield(starting)
@@ -227,8 +227,6 @@ async def running(
                     await admin.stop(LAST_PAGES_S)
                 await clients.stop(service.grace_s)
     finally:
-        for task in (lag, seen, reminders):
-            task.cancel()
         await feed.aclose()
         starting.cancel()  # a listener may have failed, or the start was cancelled
         await asyncio.gather(starting, return_exceptions=True)

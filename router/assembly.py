@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 
 from router.adapters.gpu.reading import VramProbe
@@ -19,7 +18,7 @@ from router.routing.dispatch import Dispatcher
 from router.routing.named import NamedModels
 from router.routing.ruled import RulesInForce
 from router.routing.warmup import Warmup
-from router.telemetry import Notified, RecentDecisions, Reloaded, Telemetry
+from router.telemetry import Notified, RecentDecisions, Reloaded, Supervisor, Telemetry
 from router.wiring import build_store, version_warnings
 
 
@@ -54,14 +53,15 @@ class Router:
         self.inspector = Inspector(
             self.backend, self.directory, decisions, telemetry, recent, self.configuration, self.named.notes, outage
         )
-        self._tasks: list[asyncio.Task[None]] = []
+        self.upkeep, self._loading = Supervisor(telemetry), Supervisor(telemetry)
         self._warned_of = ""
 
     async def start(self) -> None:
         """Read the state of the backend, and start the background tasks. May be cancelled."""
-        self.accounts.start()
+        self.upkeep.keep("usage", self.accounts.watch)
         await self.backend.start(self._ollama_came)
-        self._tasks = [asyncio.create_task(work) for work in (self.warmup.watch(), self.named.watch())]
+        self._loading.keep("warmup", self.warmup.watch)
+        self._loading.keep("named_models", self.named.watch)
 
     def _ollama_came(self) -> None:
         """Warn of an old version, once, and schedule the models to load."""
@@ -87,14 +87,12 @@ class Router:
 
     def retire(self) -> None:
         """Load nothing any more but what waiting requests need: another router has taken over."""
-        for task in self._tasks:
-            task.cancel()
+        self._loading.cancel()
 
     async def stop(self, *, keeps_tags: bool = False) -> None:
         """Stop the background tasks and release everything; idempotent."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._loading.stop()
+        await self.upkeep.stop()
         await self.backend.stop(keeps_tags=keeps_tags)
         await self.store.aclose()
         self.telemetry.flush()

@@ -91,14 +91,14 @@ def test_a_warning_about_an_open_door_is_repeated_every_hour_s5(is_open: bool) -
     async def story() -> tuple[list[str], list[str]]:
         texts: list[str] = []
         async with running(config, probe=None, is_probed=True):
-            tasks = [task.get_coro().__name__ for task in asyncio.all_tasks()]  # type: ignore[union-attr]
+            tasks = [task.get_name() for task in asyncio.all_tasks()]
         reminding = asyncio.create_task(remind(lambda: open_doors(config), texts.append))
         await asyncio.sleep(2 * 3600 + 60)
         reminding.cancel()
         return tasks, texts
 
     tasks, texts = run_virtual(story())
-    assert "remind" in tasks
+    assert "reminders" in tasks
     assert len(texts) == 2
     assert "anyone who can connect" in texts[0]
 

@@ -50,17 +50,13 @@ class Accounts:
             self._lines = LineWriter(write=file.write)
             self._audit = AuditHook(self._lines)
             self.hooks.append(self._audit)
-        self._watching: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
-        """Begin to write the usage in the background."""
-        self._watching = asyncio.get_running_loop().create_task(self._writer.watch())
+    async def watch(self) -> None:
+        """Write the usage again and again until cancelled."""
+        await self._writer.watch()
 
     async def stop(self) -> None:
-        """Write what is left, and close the files. Idempotent."""
-        if self._watching is not None:
-            self._watching.cancel()
-            await asyncio.gather(self._watching, return_exceptions=True)
+        """Write what is left, and close the files; `watch` has ended. Idempotent."""
         await self._writer.write()
         await self._store.aclose()
         if self._lines is not None:

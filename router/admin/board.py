@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -52,8 +51,7 @@ class Board:
     async def watch(self) -> None:
         """Observe every `OBSERVE_S` until cancelled; nobody may be looking meanwhile."""
         while True:
-            with suppress(Exception):  # the timeline may miss a moment, but not end
-                self.observe()
+            self.observe()
             await asyncio.sleep(OBSERVE_S)
 
     def data(self) -> dict[str, Any]:

@@ -156,7 +156,8 @@ class Inspector:
     def _notes(self) -> list[str]:
         """Return what an operator should know: drift, odd cards, others on the same Ollama, other programs."""
         found = self._backend
-        others = (*found.residency.loaded_limit.notes(), *found.contest.notes(), *found.derived.notes())
+        failing = [f"the work in the background fails and is begun again: {name}" for name in found.upkeep.failing]
+        others = (*failing, *found.residency.loaded_limit.notes(), *found.contest.notes(), *found.derived.notes())
         return [*found.lessons.learned.drift(), *self._world.cards.notes(), *others, *self._foreign()]
 
     def _foreign(self) -> list[str]:

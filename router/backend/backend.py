@@ -32,7 +32,7 @@ from router.core.ollama.options import ServerSettings
 from router.errors import ConfigError
 from router.http.client.pool import HttpRelay
 from router.http.client.response import Relay
-from router.telemetry import Notified, Telemetry
+from router.telemetry import Notified, Supervisor, Telemetry
 
 PROBE_TRIES, PROBE_PAUSE_S = 8, 0.25
 """Readings of the probe at start before memory counts as unknown: a suspended driver takes seconds to wake up."""
@@ -64,11 +64,11 @@ class Backend:
         reader = reader_of(self.server, config, telemetry)
         self.installed = Installed(reader, epoch, config.snapshot.catalog_interval_s, residents.move)
         self.cards = Cards(probe, residents, epoch, telemetry, section.gpus, config, f"backends.{name}.gpus")
-        times, limit_s = config.snapshot, config.defaults.max_load_wait_s
-        self.world = World(self.server, self.installed, residents, self.cards, epoch, telemetry, name, times, limit_s)
+        self.world = World(self.server, self.installed, residents, self.cards, epoch, telemetry, name, config)
         self._rules = DecisionRules(section, config.defaults, unix_now, self._loaded_limit)
         self.lessons = Lessons(store, self._configured, telemetry, unix_now, is_auto=section.server.auto)
         self.residency = Residency(self.world, self.lessons, self.relay, config, telemetry)
+        self.upkeep = Supervisor(telemetry)
         self.line = Line(self.world, self.residency, self._server_settings, config, telemetry)
         self.keepalive = KeepAlive(
             self.residency, residents, config.defaults, is_switching=lambda: self.line.is_switching, unix_now=unix_now
@@ -158,9 +158,8 @@ class Backend:
         finally:
             self._starting = None
             starting.set()
-        self._own(self.world.watch())
-        self._own(self.keepalive.watch())
-        self._own(self.derived.watch())
+        for name, part in (("world", self.world), ("keepalive", self.keepalive), ("derived_tags", self.derived)):
+            self.upkeep.keep(name, part.watch)
 
     @property
     def is_starting(self) -> bool:
@@ -188,7 +187,8 @@ class Backend:
 
         Idempotent.
         """
-        tasks = tuple(self._tasks)  # first, so that no poll restarts what is stopped below
+        await self.upkeep.stop()  # first, so that no poll restarts what is stopped below
+        tasks = tuple(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -163,7 +163,7 @@ class DerivedTags:
                 await asyncio.wait_for(self._has_news.wait(), again_s)
             self._has_news.clear()
             again_s = None
-            with suppress(Exception):  # whatever it was, the next reading of the catalog may do better
+            with suppress(RouterError):  # the next reading of the catalog may do better
                 again_s = await self.tidy()
 
     async def tidy(self, *, is_waited_for: bool = False) -> float | None:

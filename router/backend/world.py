@@ -22,12 +22,12 @@ from router.backend.installed import READ_S, Installed
 from router.backend.loads import Loads
 from router.backend.residents import Residents
 from router.backend.tracked import Tracked
-from router.config import SnapshotTimes
+from router.config import Config
 from router.core.decision.snapshot import Snapshot
 from router.core.ollama.model import ModelFacts
 from router.core.ollama.names import is_name, key_of
 from router.errors import RouterError, UpstreamError, UpstreamGone
-from router.telemetry import Notified, Telemetry, UpstreamDown, UpstreamUp
+from router.telemetry import Telemetry, UpstreamDown, UpstreamUp
 
 NOT_ASKED = "not asked yet"
 
@@ -60,8 +60,7 @@ class World:
         epoch: Epoch,
         telemetry: Telemetry,
         name: str,
-        times: SnapshotTimes,
-        load_limit_s: float,
+        config: Config,
     ) -> None:
         self.server = server
         self.installed = installed
@@ -69,11 +68,12 @@ class World:
         self.cards = cards
         self.epoch = epoch
         self.version, self.last_error = "", NOT_ASKED
-        self.loads = Loads(cards, residents, epoch, load_limit_s)
+        self.loads = Loads(cards, residents, epoch, config.defaults.max_load_wait_s)
         self.wanted: Mapping[str, int] = {}  # weights → number of requests that wait for them
-        self._name, self._times = name, times
+        self._name, self._times = name, (times := config.snapshot)
         self._health = Health(rise=times.rise, fall=times.fall)
-        self._asked_at_s = self._probed_at_s = self._failed_at_s = -math.inf
+        self._asked_at_s = self._probed_at_s = self._failed_at_s = self._read_at_s = -math.inf
+        self._stale_s = times.stale_after_s + config.timeouts.control_s
         self._barred: dict[str, tuple[float, str]] = {}  # weights → (until, reason)
         self._on_change: Callable[[], None] = lambda: None
         self._on_restart: Callable[[], None] = lambda: None
@@ -136,10 +136,7 @@ class World:
             now_s = self._now() + tick_s / 2  # round to the nearest tick, so that jitter does not postpone a reading
             has_ps, has_probe = now_s - self._asked_at_s >= ps_s, now_s - self._probed_at_s >= probe_s
             if has_ps or has_probe:
-                try:
-                    await self._share(partial(self._refresh, is_fresh=False, has_ps=has_ps, has_probe=has_probe))
-                except Exception as error:  # whatever it was, the next reading may succeed
-                    self._telemetry.emit(Notified(f"reading the state of Ollama failed: {error!r}", level="error"))
+                await self._share(partial(self._refresh, is_fresh=False, has_ps=has_ps, has_probe=has_probe))
             await asyncio.sleep(tick_s)
 
     async def _refresh(self, *, is_fresh: bool, has_ps: bool = True, has_probe: bool = True) -> None:
@@ -156,6 +153,8 @@ class World:
         if has_probe:
             self._compare_memory()
         self._on_change()
+        if has_ps:
+            self._read_at_s = self._now()  # whatever the answer was
 
     def _compare_memory(self) -> None:
         """Compare the latest reading with what the residents are booked with."""
@@ -169,6 +168,11 @@ class World:
     def is_up(self) -> bool:
         """True while Ollama counts as one that answers; a reading or two that fail do not change that."""
         return self._health.is_up
+
+    @property
+    def is_stale(self) -> bool:
+        """True if it is up, and no reading of `/api/ps` has come to its end for longer than one may take."""
+        return self.is_up and self._now() - self._read_at_s > self._stale_s
 
     async def _read_upstream(self) -> None:
         was_up = self.is_up and not self._health.is_doubtful

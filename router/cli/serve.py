@@ -28,7 +28,7 @@ from router.cli.notify import ServiceManager
 from router.cli.sources import Sources
 from router.cli.watching import watch
 from router.config import Config, config_file
-from router.telemetry import LineWriter, LogHook, Notified, RecordLines
+from router.telemetry import LineWriter, LogHook, Notified, RecordLines, Supervisor, Telemetry
 
 YOUNG = 4_000
 """New objects after which those among them that are garbage are collected, in a few milliseconds."""
@@ -126,14 +126,14 @@ async def _serve(
         generations.reload(if_changed=if_changed)
 
     loop.add_signal_handler(signal.SIGHUP, reload)
-    watching = watch(generations.files_of(file), partial(reload, if_changed=True))
     prefer_the_loop()
-    tasks = loop.create_task(manager.watch()), loop.create_task(watching)
+    upkeep = Supervisor(Telemetry([log(config)]))
+    upkeep.keep("service_manager", manager.watch)
+    upkeep.keep("file_watch", lambda: watch(generations.files_of(file), partial(reload, if_changed=True)))
     try:
         await generations.run(config, sockets)
     finally:
-        for task in tasks:
-            task.cancel()
+        upkeep.cancel()
         writer.close(LAST_LINES_S)
 
 

@@ -123,8 +123,13 @@ class Directory:
         """Return whether requests can be served, with details for `/readyz`."""
         gpus = self._world.cards.gpus
         mode = "no GPU: requests pass unchanged" if gpus == () else "verify" if gpus is None else "probe"
-        is_ready = self._world.is_up and not self._backend.is_starting
-        return is_ready, {"upstream": self._world.is_up, "error": self._world.last_error, "memory": mode}
+        is_ready = self._world.is_up and not self._backend.is_starting and not self._world.is_stale
+        return is_ready, {
+            "upstream": self._world.is_up,
+            "error": self._world.last_error,
+            "memory": mode,
+            "stale": self._world.is_stale,
+        }
 
     async def version(self) -> str:
         """Return the upstream's version, which clients use to enable features."""

@@ -2,7 +2,8 @@
 
 `events` are the facts, `hub` passes each one to every hook, `log` and `records` (of Python's logging) make JSON lines,
 `lines` writes them, `metrics` and `gauges` feed Prometheus, `recent` keeps the last decisions, `lag` measures the event
-loop, `usage` sums up what teams use, `audit` and `rotated` write a line per request to a file.
+loop, `supervisor` keeps long-lived work alive, `usage` sums up what teams use, `audit` and `rotated` write a line per
+request to a file.
 """
 
 from router.telemetry.audit import AuditHook
@@ -21,6 +22,7 @@ from router.telemetry.events import (
     Reloaded,
     Spilled,
     Switched,
+    TaskFailed,
     UpstreamDown,
     UpstreamUp,
 )
@@ -33,6 +35,7 @@ from router.telemetry.metrics import MetricsHook
 from router.telemetry.recent import RecentDecisions
 from router.telemetry.records import RecordLines
 from router.telemetry.rotated import RotatedFile
+from router.telemetry.supervisor import Supervisor
 from router.telemetry.usage import UsageHook, UsageWriter
 
 __all__ = [
@@ -61,7 +64,9 @@ __all__ = [
     "RotatedFile",
     "SlotsReading",
     "Spilled",
+    "Supervisor",
     "Switched",
+    "TaskFailed",
     "Telemetry",
     "UpstreamDown",
     "UpstreamUp",

@@ -199,6 +199,18 @@ class LoopLagged(msgspec.Struct, frozen=True):
     lag_s: float
 
 
+class TaskFailed(msgspec.Struct, frozen=True):
+    """Work that is to go on for as long as the router ended by a fault; it is begun again after a pause.
+
+    `is_repeated`: with the same fault as the last time.
+    """
+
+    task: str
+    error: str
+    is_repeated: bool = False
+    backend: str = ""
+
+
 class Reloaded(msgspec.Struct, frozen=True):
     """The configuration was read again; `error` is why it was not taken, "" if it was."""
 
@@ -226,6 +238,7 @@ Event = (
     | UpstreamDown
     | UpstreamUp
     | LoopLagged
+    | TaskFailed
     | Reloaded
     | Notified
 )

@@ -22,6 +22,7 @@ from router.telemetry.events import (
     ProbeLost,
     Spilled,
     Switched,
+    TaskFailed,
     UpstreamDown,
     UpstreamUp,
 )
@@ -173,6 +174,9 @@ def _line(event: Event) -> tuple[str, str, Facts]:
             return "warning", "free memory cannot be read", {"probe": event.probe, "error": event.error}
         case ProbeBack():
             return "info", "free memory can be read again", {"probe": event.probe}
+        case TaskFailed():
+            level = "debug" if event.is_repeated else "error"
+            return level, f"{event.task} failed and is begun again", {"error": event.error}
         case UpstreamDown():
             return "error", "Ollama does not answer", {"backend": event.backend, "error": event.error}
         case UpstreamUp():

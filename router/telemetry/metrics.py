@@ -25,6 +25,7 @@ from router.telemetry.events import (
     Reloaded,
     Spilled,
     Switched,
+    TaskFailed,
     UpstreamDown,
     UpstreamUp,
 )
@@ -137,6 +138,8 @@ class MetricsHook:
                 self._up.labels(event.backend).set(isinstance(event, UpstreamUp))
             case Reloaded():
                 self._reloaded.set(0 if event.error else 1)
+            case TaskFailed():
+                self._restarted.labels(event.backend, event.task).inc()
             case LoopLagged():
                 self._lag.labels().observe(event.lag_s)
             case _:
@@ -172,6 +175,9 @@ class MetricsHook:
             f"{prefix}client_disconnects", "Clients that left before the end of the answer.", ("phase",)
         )
         self._switches = self._counter(f"{prefix}switches", "Switches of the loaded models.", ("backend", "result"))
+        self._restarted = self._counter(
+            f"{prefix}task_restarts", "Faults of work in the background, which then began again.", ("backend", "task")
+        )
         self._up = self._gauge(f"{prefix}backend_up", "1 if the backend answers, else 0.", ("backend",))
         self._reloaded = self._gauge(
             f"{prefix}config_last_reload_successful", "1 if the last reload of the configuration was taken, else 0."

@@ -210,7 +210,7 @@ def test_readiness_ends_when_the_router_is_about_to_stop():
     async def story(scene, inspector):
         assert inspector.ready() == (
             True,
-            {"upstream": True, "error": "", "memory": "probe", "draining": False},
+            {"upstream": True, "error": "", "memory": "probe", "stale": False, "draining": False},
         )
         inspector.drain()
         is_ready, facts = inspector.ready()

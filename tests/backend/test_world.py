@@ -9,7 +9,7 @@ import pytest
 from router.backend.world import NOT_ASKED
 from router.core.units import GIB
 from router.errors import UpstreamError, UpstreamGone
-from router.telemetry import UpstreamDown, UpstreamUp
+from router.telemetry import TaskFailed, UpstreamDown, UpstreamUp
 from tests.backend.machine import BIG, MIDDLE, SMALL, MemoryMachine, row_of, weights_of
 from tests.backend.scene import play
 from tests.core.facts import gpu_of
@@ -386,3 +386,24 @@ def test_whatever_decisions_depend_on_voids_them():
             assert world.epoch.number > before
 
     play(story, MemoryMachine(*ALL))
+
+
+def test_a_fault_that_nobody_foresaw_does_not_end_the_reading_of_the_state():
+    """It is told once, the state counts as stale meanwhile, and the residents' leases go on being looked after."""
+    machine = MemoryMachine(*ALL)
+
+    async def story(scene):
+        backend = scene.backend
+        await asyncio.sleep(2)
+        machine.trouble = {"ps": ZeroDivisionError("nobody foresaw it")}
+        await asyncio.sleep(60)
+        told = [(one.task, one.backend) for one in scene.heard.of(TaskFailed) if not one.is_repeated]
+        assert told == [("world", "local")]
+        assert (backend.world.is_stale, backend.upkeep.failing) == (True, ("world",))
+        machine.trouble = {}
+        await asyncio.sleep(31)
+        assert not backend.world.is_stale
+        await asyncio.sleep(60)
+        assert backend.upkeep.failing == ()
+
+    play(story, machine, is_watched=True)

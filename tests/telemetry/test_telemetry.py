@@ -37,6 +37,7 @@ from router.telemetry import (
     SlotsReading,
     Spilled,
     Switched,
+    TaskFailed,
     Telemetry,
     UpstreamDown,
     UpstreamUp,
@@ -95,6 +96,8 @@ EVERYTHING: tuple[Event, ...] = (
     UpstreamDown("connection refused"),
     UpstreamUp("0.33.0"),
     LoopLagged(0.002),
+    TaskFailed("world", "ValueError('x') at world.py:1", backend="local"),
+    TaskFailed("world", "ValueError('x') at world.py:1", is_repeated=True, backend="local"),
     Notified("starting", "warning"),
     Answered("r4", "POST", "/api/pull", 403, "refused", team="default"),
 )
@@ -146,11 +149,12 @@ def test_events_are_logged_at_their_levels() -> None:
         ("info", "free memory can be read again"),
         ("error", "Ollama does not answer"),
         ("info", "Ollama answers"),
+        ("error", "world failed and is begun again"),
         ("warning", "starting"),
         ("info", "request"),
     ]
-    assert len(logged(*EVERYTHING, level="debug")) == len(lines) + 2
-    assert [line["level"] for line in logged(*EVERYTHING, level="error")] == ["error"]
+    assert len(logged(*EVERYTHING, level="debug")) == len(lines) + 3
+    assert [line["level"] for line in logged(*EVERYTHING, level="error")] == ["error"] * 2
 
 
 def test_the_log_goes_to_stderr_and_survives_its_closing() -> None:
