@@ -75,7 +75,7 @@ def main() -> int:
     def forget() -> None:
         shape.shape_of.cache_clear()
         known_footprint.cache_clear()
-        placement._layer_sums.cache_clear()
+        placement.layer_sums.cache_clear()
 
     cards = tuple(CARDS[:2])
     _print("8 variants × 8 cards, options seen before", 200, _time(eight_by_eight, 200))

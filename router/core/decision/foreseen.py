@@ -14,16 +14,15 @@ and the most on the others.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
+from router.core.decision.evictable import Evictable
 from router.core.decision.snapshot import Resident, Snapshot
 from router.core.decision.victims import Evicted, cost_of, without
-from router.core.memory.shape import shape_of
 from router.core.ollama.bookkeeping import Free, OllamaResident, Stake, believed_free_bounds, live_free, stakes
-from router.core.ollama.model import ModelFacts
-from router.core.ollama.options import EffectiveOptions, ServerSettings
+from router.core.ollama.options import ServerSettings
 from router.core.ollama.runner import Gpu
-from router.core.ollama.scheduler import max_loaded, preflight
+from router.core.ollama.scheduler import Asked, max_loaded
 
 SPLIT_SLACK = 1.1
 """Factor on what a split runner holds per card, which is measured while others allocate and free."""
@@ -35,18 +34,35 @@ EVICTS = "Ollama would evict another model"
 class Cleared:
     """The cards of a snapshot once some residents are gone, and what Ollama then believes of them.
 
-    `stay` are the other residents. Nothing here depends on the model to load, so a set of victims is worked out once
-    for all contexts of a load.
+    `gone` are those residents, as bits of the books, `stay` the others. Nothing here depends on the model to load, so a
+    set of victims is worked out once for all contexts of a load.
     """
 
-    __slots__ = ("_bounds", "_stakes", "by_free", "gpus", "have_bytes", "stay")
+    __slots__ = ("_bounds", "_by_free", "_covered", "_stakes", "gone", "gpus", "have_bytes", "stay")
 
-    def __init__(self, gpus: tuple[Gpu, ...], stay: Evicted, stakes_of: dict[str, tuple[Stake, ...]]) -> None:
-        self.gpus, self.stay = gpus, stay
+    def __init__(
+        self, gone: int, gpus: tuple[Gpu, ...], stay: Evicted, stakes_of: dict[str, tuple[Stake, ...]]
+    ) -> None:
+        self.gone, self.gpus, self.stay = gone, gpus, stay
         self.have_bytes = sum([gpu.free_bytes for gpu in gpus])
-        self.by_free = sorted(gpus, key=_by_free)
         self._stakes = stakes_of
+        self._by_free: list[Gpu] | None = None
         self._bounds: tuple[Free, Free] | None = None
+        self._covered: frozenset[int] | None = None
+
+    @property
+    def by_free(self) -> list[Gpu]:
+        """The cards, from the tightest to the roomiest."""
+        if self._by_free is None:
+            self._by_free = sorted(self.gpus, key=_by_free)
+        return self._by_free
+
+    @property
+    def covered(self) -> frozenset[int]:
+        """The cards on which a resident stays: while it is all of them, Ollama does not query them."""
+        if self._covered is None:
+            self._covered = frozenset([card for one in self.stay for card, size in one.held_bytes.items() if size])
+        return self._covered
 
     def extremes(self, cards: Sequence[int]) -> tuple[Free, ...]:
         """Return what Ollama may believe free, the least first, as far as it decides about a load on `cards`."""
@@ -75,63 +91,63 @@ class Books:
     least: dict[str, OllamaResident]
     costs: dict[str, int]
     _stakes: dict[str, tuple[Stake, ...]]
-    _cleared: dict[frozenset[int], Cleared] = field(default_factory=dict)
+    _bits: dict[int, int]
+    _cleared: dict[int, Cleared] = field(default_factory=dict)
+    _evictable: dict[tuple[frozenset[str], frozenset[str]], Evictable] = field(default_factory=dict)
 
     @staticmethod
     def of(snapshot: Snapshot) -> Books:
         """Return the books of `snapshot`."""
         gpus = snapshot.gpus or ()
-        most = {one.weights: booked(one, gpus) for one in snapshot.residents}
+        context = {gpu.index: gpu.context_bytes for gpu in gpus}
+        most = {one.weights: _booked(one, context, is_least=False) for one in snapshot.residents}
         least = {
-            one.weights: booked(one, gpus, is_least=True) if len(most[one.weights].cards) > 1 else most[one.weights]
+            one.weights: _booked(one, context, is_least=True) if len(most[one.weights].cards) > 1 else most[one.weights]
             for one in snapshot.residents
         }
         costs = {one.weights: cost_of(one) for one in snapshot.residents}
-        return Books(snapshot, most, least, costs, {name: stakes(gpus, most[name], least[name]) for name in most})
+        bits = {id(one): 1 << at for at, one in enumerate(snapshot.residents)}
+        return Books(snapshot, most, least, costs, {name: stakes(gpus, most[name], least[name]) for name in most}, bits)
 
-    def price(self, resident: Resident) -> int:
-        """Return what the eviction of `resident` costs."""
-        return self.costs[resident.weights]
+    def evictable(self, forced: frozenset[str], spared: frozenset[str]) -> Evictable:
+        """Return who may go for a load: `forced` (weights) do, and neither `spared` nor what is reserved for others."""
+        key = forced.intersection(self.most), spared
+        found = self._evictable.get(key)
+        if found is None:
+            residents = self.snapshot.residents
+            same = tuple([one for one in residents if one.weights in forced])
+            may_go = [one for one in residents if one.weights not in spared and not one.is_reserved]
+            others = tuple([one for one in may_go if one.weights not in forced])
+            gpus = self.cleared(same).gpus
+            found = self._evictable[key] = Evictable(same, others, residents, gpus, self.most, self.costs)
+        return found
 
     def cleared(self, evicted: Evicted) -> Cleared:
         """Return the cards once `evicted` are gone."""
-        key = frozenset(map(id, evicted))
-        found = self._cleared.get(key)
+        bits = self._bits
+        gone = sum([bits[id(one)] for one in evicted])
+        found = self._cleared.get(gone)
         if found is None:
             gpus, stay = cards_without(evicted, self.snapshot.gpus or ()), without(evicted, self.snapshot.residents)
-            found = self._cleared[key] = Cleared(gpus, stay, self._stakes)
+            found = self._cleared[gone] = Cleared(gone, gpus, stay, self._stakes)
         return found
 
-    def obstacle(
-        self,
-        facts: ModelFacts,
-        launch: EffectiveOptions,
-        cards: Sequence[int],
-        cleared: Cleared,
-        settings: ServerSettings,
-    ) -> str:
-        """Return why Ollama might not load `facts` on exactly `cards`; "" if it certainly does."""
+    @staticmethod
+    def obstacle(asked: Sequence[Asked], cards: Sequence[int], cleared: Cleared, settings: ServerSettings) -> str:
+        """Return why Ollama might not load a model on exactly `cards`; "" if it certainly does.
+
+        `asked` is what it is asked for: with the most that it may predict, and with the least.
+        """
         gpus, stay = cleared.gpus, cleared.stay
         if len(stay) >= max_loaded(len(gpus), settings):
             return EVICTS
-        for at, free in enumerate(cleared.extremes(cards)):
-            # Ollama predicts by the weights' file alone; all parts together are more, all of its tensors are less.
-            least = (shape_of(facts).weights.file_bytes or None) if at else None
-            check = preflight(facts, launch, gpus, free, settings, has_residents=bool(stay), blob_bytes=least)
-            if set(check.cards) != set(cards):
+        for one, free in zip(asked, cleared.extremes(cards)):  # noqa: B905 (the least decides alone on one card)
+            check = one.preflight(gpus, free, has_residents=bool(stay))
+            if check.cards != cards and set(check.cards) != set(cards):
                 return OTHER_CARDS
             if check.evicts:
                 return EVICTS
         return ""
-
-    def stale(self, gpu: Gpu, residents: Sequence[Resident], least_bytes: int) -> frozenset[str]:
-        """Return the weights of those whose frozen figure for `gpu` is below `least_bytes`.
-
-        While one of them stays, and Ollama does not query the cards, it evicts.
-        """
-        here = [self.most[one.weights] for one in residents if one.held_bytes.get(gpu.index)]
-        stale = (one.weights for one in here if one.reported_free_bytes(gpu.index, gpu.total_bytes) < least_bytes)
-        return frozenset(stale)
 
 
 def cards_without(evicted: Sequence[Resident], gpus: tuple[Gpu, ...]) -> tuple[Gpu, ...]:
@@ -140,12 +156,7 @@ def cards_without(evicted: Sequence[Resident], gpus: tuple[Gpu, ...]) -> tuple[G
     for resident in evicted:
         for card, size in resident.held_bytes.items():
             freed[card] = freed.get(card, 0) + size
-    return tuple([_with_free(gpu, gpu.free_bytes + freed.get(gpu.index, 0)) for gpu in gpus]) if evicted else gpus
-
-
-def _with_free(gpu: Gpu, free_bytes: int) -> Gpu:
-    free_bytes = min(gpu.total_bytes, free_bytes)
-    return gpu if free_bytes == gpu.free_bytes else replace(gpu, free_bytes=free_bytes)
+    return tuple([gpu.with_free(gpu.free_bytes + freed.get(gpu.index, 0)) for gpu in gpus]) if evicted else gpus
 
 
 def _by_free(gpu: Gpu) -> tuple[int, int]:
@@ -158,15 +169,19 @@ def booked(resident: Resident, gpus: Sequence[Gpu], *, is_least: bool = False) -
     Of one that is split that is the most which is possible on each card; with `is_least` the least, and of what was
     free at its load only the first card's figure, as Ollama often loses the others.
     """
+    return _booked(resident, {gpu.index: gpu.context_bytes for gpu in gpus}, is_least=is_least)
+
+
+def _booked(resident: Resident, context: dict[int, int], *, is_least: bool) -> OllamaResident:
+    """Return the same; `context` are the bytes of the driver context on each card."""
     pinned = resident.options.main_gpu if resident.options else None
-    context = {gpu.index: gpu.context_bytes for gpu in gpus}
     # What it holds of a card that Ollama was found not to see is another program's.
-    cards = tuple(sorted(index for index, size in resident.held_bytes.items() if size and index in context)) or (0,)
+    cards = tuple(sorted([index for index, size in resident.held_bytes.items() if size and index in context])) or (0,)
     if pinned is not None and pinned in context:
         cards = (pinned,)
     free = [resident.free_at_load_bytes.get(card) for card in cards]
     frozen = tuple(
-        None if left is None else left - context.get(card, 0) for card, left in zip(cards, free, strict=True)
+        [None if left is None else left - context.get(card, 0) for card, left in zip(cards, free, strict=True)]
     )
     return OllamaResident(
         weights=resident.weights,
@@ -175,7 +190,7 @@ def booked(resident: Resident, gpus: Sequence[Gpu], *, is_least: bool = False) -
         free_at_load_bytes=frozen[:1] if is_least else frozen,
         keep_alive_s=resident.keep_alive_s,
         is_idle=not resident.in_flight,
-        held_bytes=tuple(resident.held_bytes.get(gpu.index, 0) for gpu in gpus),
+        held_bytes=tuple([resident.held_bytes.get(index, 0) for index in context]),
         entry=resident.entry,
     )
 

@@ -14,6 +14,7 @@ from router.core.learning.residuals import Learned
 from router.core.memory.fit_target import FIT_SINCE, fit_target_bytes, version_of
 from router.core.memory.footprint import ComputeBackend, Footprint, MemoryOptions, known_footprint
 from router.core.memory.placement import Card, DeviceNeed, Placement, place
+from router.core.memory.shape import shape_of
 from router.core.ollama.model import ModelFacts
 from router.core.ollama.options import (
     DEFAULT_BATCH,
@@ -27,7 +28,7 @@ from router.core.ollama.options import (
     parallel_slots,
 )
 from router.core.ollama.runner import Gpu, LoadOptions
-from router.core.ollama.scheduler import least_free_bytes
+from router.core.ollama.scheduler import Asked, least_free_bytes
 from router.core.units import MIB
 
 DEFAULT_SETTINGS = ServerSettings()
@@ -79,8 +80,8 @@ class MemoryNeed:
     """The memory that one model needs with given options; made by `need_of`."""
 
     __slots__ = (
-        "_facts", "_launches", "_least_believed", "_margin_bytes", "_options", "_rules", "_singles", "asked",
-        "footprint",
+        "_asked_of", "_facts", "_launches", "_least_believed", "_margin_bytes", "_options", "_rules", "_singles",
+        "asked", "footprint",
     )  # fmt: skip
 
     def __init__(self, facts: ModelFacts, options: LoadOptions, rules: MachineRules) -> None:
@@ -90,6 +91,7 @@ class MemoryNeed:
         self._options = options
         self._rules = rules
         self._launches: dict[int | None, EffectiveOptions] = {}
+        self._asked_of: dict[int | None, tuple[Asked, Asked]] = {}
         self._least_believed: int | None = None
         settings = rules.settings
         self._margin_bytes = fit_target_bytes(facts, settings.version, base_bytes=settings.fit_target_bytes)
@@ -106,6 +108,20 @@ class MemoryNeed:
         if found is None:
             options = self._options.at(self._options.num_ctx, main_gpu)
             found = self._launches[main_gpu] = merged(self._facts, options, self._rules.settings, 0)  # num_ctx is named
+        return found
+
+    def asked_of(self, main_gpu: int | None = None) -> tuple[Asked, Asked]:
+        """Return what Ollama is asked for, with the most that it may predict and with the least.
+
+        It predicts by the weights' file alone: all parts together are more, all of the model's tensors are less.
+        """
+        found = self._asked_of.get(main_gpu)
+        if found is None:
+            launch, settings = self.launch(main_gpu), self._rules.settings
+            least_bytes = shape_of(self._facts).weights.file_bytes or None
+            most = Asked.of(self._facts, launch, settings)
+            least = Asked.of(self._facts, launch, settings, blob_bytes=least_bytes)
+            found = self._asked_of[main_gpu] = most, least
         return found
 
     @property

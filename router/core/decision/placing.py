@@ -7,21 +7,18 @@ A plan is sound if the model fits by llama.cpp's own arithmetic *and* Ollama cer
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import reduce
 from types import EllipsisType
 
 from router.core.decision.foreseen import Books, Cleared
 from router.core.decision.need import MachineRules, MemoryNeed
 from router.core.decision.plan import TOO_BIG, Plan, Shortage
-from router.core.decision.snapshot import Snapshot
 from router.core.decision.victims import Evicted, named
 from router.core.memory.placement import Placement
 from router.core.ollama.model import ModelFacts
 from router.core.ollama.runner import Gpu, LoadOptions
 
 
-@dataclass(frozen=True, slots=True)
 class Placing:
     """A load that is to be placed.
 
@@ -30,16 +27,33 @@ class Placing:
     by itself; a split one is not.
     """
 
-    facts: ModelFacts
-    options: LoadOptions
-    memory: MemoryNeed
-    snapshot: Snapshot
-    rules: MachineRules
-    books: Books
-    same: Evicted
-    may_pin: bool
-    _splits: dict[int, Placement] = field(default_factory=dict)  # by the cards that the books have cleared
-    _obstacles: dict[int, str] = field(default_factory=dict)
+    __slots__ = (
+        "_books", "_facts", "_least_split", "_may_pin", "_obstacles", "_options", "_rules", "_same", "_splits",
+        "_unproven", "memory", "needs",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        facts: ModelFacts,
+        options: LoadOptions,
+        memory: MemoryNeed,
+        rules: MachineRules,
+        books: Books,
+        same: Evicted,
+        may_pin: bool,
+    ) -> None:
+        self._facts, self._options, self.memory, self._rules = facts, options, memory, rules
+        self._books, self._same, self._may_pin = books, same, may_pin
+        self._unproven = books.snapshot.unproven
+        gpus = books.snapshot.gpus or ()
+        self.needs = {gpu.index: memory.need_bytes(gpu) for gpu in gpus}
+        self._least_split = least_of_split(memory, gpus)
+        self._splits: dict[int, Placement] = {}  # by who is gone
+        self._obstacles: dict[int, str] = {}
+
+    def cleared(self, others: Evicted) -> Cleared:
+        """Return the cards as they are after `same` and `others` were unloaded."""
+        return self._books.cleared((*self._same, *others))
 
     def without(self, others: Evicted, only: int | EllipsisType | None = ...) -> Plan | None:
         """Plan on the cards as they are after `same` and `others` were unloaded; return None if no plan is sound.
@@ -47,93 +61,101 @@ class Placing:
         Single cards come first, from the tightest to the roomiest, so that a big card stays free, then all together;
         with `only` this one card alone (None = only all together).
         """
-        evicted = (*self.same, *others)
-        cleared = self.books.cleared(evicted)
-        for gpu in self._singles(cleared, only):
-            if self.memory.need_bytes(gpu) > gpu.free_bytes:
-                continue
-            options, reason = self._on_card(gpu, cleared)
-            if not reason:
-                return _plan(options, evicted, self.memory.on((gpu,)), self.memory)
-        if not self._may_split(cleared, only) or self._split_obstacle(cleared) or not self.fits_split(cleared):
+        cleared = self.cleared(others)
+        if only is not None:
+            for gpu in _singles(cleared, only):
+                if self.needs[gpu.index] > gpu.free_bytes:
+                    continue
+                options, reason = self._on_card(gpu, cleared)
+                if not reason:
+                    return _plan(options, (*self._same, *others), self.memory.on((gpu,)), self.memory)
+        if not _may_split(cleared, only) or not self._may_hold(cleared):
             return None
-        return _plan(self.options.at(self.options.num_ctx), evicted, self._split(cleared), self.memory)
+        if self.split_obstacle(cleared) or not self.split(cleared).fits:
+            return None
+        options = self._options.at(self._options.num_ctx)
+        return _plan(options, (*self._same, *others), self.split(cleared), self.memory)
 
     def miss(self, others: Evicted, only: int | EllipsisType | None = ...) -> Shortage:
         """Return by what the plan that `without` did not find is missed: the nearest miss of all places."""
-        cleared = self.books.cleared((*self.same, *others))
-        misses = [self._single_miss(gpu, cleared) for gpu in self._singles(cleared, only)]
-        if self._may_split(cleared, only):
+        cleared = self.cleared(others)
+        misses = [self._single_miss(gpu, cleared) for gpu in _singles(cleared, only)]
+        if _may_split(cleared, only):
             misses.append(self._split_miss(cleared))
         return reduce(nearer, misses)
 
-    def _singles(self, cleared: Cleared, only: int | EllipsisType | None) -> Sequence[Gpu]:
-        return cleared.by_free if only is ... else [gpu for gpu in cleared.gpus if gpu.index == only]
-
-    def _may_split(self, cleared: Cleared, only: int | EllipsisType | None) -> bool:
-        return len(cleared.gpus) > 1 and not isinstance(only, int)
+    def is_too_big(self, others: Evicted) -> bool:
+        """Return whether the model is too big even without `others`: nothing else is nearly in the way of it."""
+        cleared = self.cleared(others)
+        if any(self.needs[gpu.index] <= gpu.free_bytes for gpu in cleared.gpus):
+            return False
+        if not _may_split(cleared, ...) or not self._may_hold(cleared) or not self.split(cleared).fits:
+            return True
+        return bool(self.split_obstacle(cleared)) and self.miss(others).reason == TOO_BIG
 
     def _on_card(self, gpu: Gpu, cleared: Cleared) -> tuple[LoadOptions, str]:
         """Return the options of a load on `gpu` alone, and what is in its way; "" = nothing."""
-        is_pinned = self.may_pin and len(cleared.gpus) > 1
+        is_pinned = self._may_pin and len(cleared.gpus) > 1
         if is_pinned and self._may_stray(gpu, cleared.gpus) and not self._obstacle(None, (gpu,), cleared):
-            return self.options.at(self.options.num_ctx), ""  # Ollama finds the card without its number
-        options = self.options.at(self.options.num_ctx, gpu.index) if is_pinned else self.options
+            return self._options.at(self._options.num_ctx), ""  # Ollama finds the card without its number
+        options = self._options.at(self._options.num_ctx, gpu.index) if is_pinned else self._options
         return options, self._obstacle(options.main_gpu, (gpu,), cleared)
 
     def _single_miss(self, gpu: Gpu, cleared: Cleared) -> Shortage:
-        need = self.memory.need_bytes(gpu)
+        need = self.needs[gpu.index]
         return Shortage(need, gpu.free_bytes, TOO_BIG if need > gpu.free_bytes else self._on_card(gpu, cleared)[1])
 
     def _may_stray(self, gpu: Gpu, gpus: tuple[Gpu, ...]) -> bool:
         """Return whether the number of `gpu` may be that of a card which is too small."""
-        unproven = self.snapshot.unproven
-        others = (other for other in gpus if other.index in unproven)
-        return gpu.index in unproven and any(self.memory.need_bytes(other) > other.free_bytes for other in others)
+        unproven = self._unproven
+        if gpu.index not in unproven:
+            return False
+        return any(self.needs[other.index] > other.free_bytes for other in gpus if other.index in unproven)
 
-    def fits_split(self, cleared: Cleared) -> bool:
-        """Return whether all cards together hold the model. If even their sum is too little, no layer is laid out."""
-        return least_of_split(self.memory, cleared.gpus) <= cleared.have_bytes and self._split(cleared).fits
+    def _may_hold(self, cleared: Cleared) -> bool:
+        """Return whether all cards together may hold the model. If their sum is too little, no layer is laid out."""
+        return self._least_split <= cleared.have_bytes
 
-    def split_obstacle(self, others: Evicted) -> str:
-        """Return what is in the way of all cards together once `others` are gone; "" = nothing but perhaps the room."""
-        return self._split_obstacle(self.books.cleared((*self.same, *others)))
-
-    def split_without(self, others: Evicted) -> Placement:
-        """Return the layers on all cards together once `others` are gone."""
-        return self._split(self.books.cleared((*self.same, *others)))
-
-    def _split(self, cleared: Cleared) -> Placement:
-        found = self._splits.get(id(cleared))
+    def split(self, cleared: Cleared) -> Placement:
+        """Return the layers on all cards together."""
+        found = self._splits.get(cleared.gone)
         if found is None:
-            found = self._splits[id(cleared)] = self.memory.on(cleared.gpus)
+            found = self._splits[cleared.gone] = self.memory.on(cleared.gpus)
         return found
 
-    def _split_obstacle(self, cleared: Cleared) -> str:
-        found = self._obstacles.get(id(cleared))
+    def split_obstacle(self, cleared: Cleared) -> str:
+        """Return what is in the way of all cards together; "" = nothing but perhaps the room."""
+        found = self._obstacles.get(cleared.gone)
         if found is None:
-            found = self._obstacles[id(cleared)] = self._obstacle(None, cleared.gpus, cleared)
+            found = self._obstacles[cleared.gone] = self._obstacle(None, cleared.gpus, cleared)
         return found
 
     def _split_miss(self, cleared: Cleared) -> Shortage:
-        have, least = cleared.have_bytes, least_of_split(self.memory, cleared.gpus)
-        if least > have:  # too big even without margins
-            return Shortage(least, have, TOO_BIG)
-        placement = self._split(cleared)
+        have = cleared.have_bytes
+        if not self._may_hold(cleared):  # too big even without margins
+            return Shortage(self._least_split, have, TOO_BIG)
+        placement = self.split(cleared)
         if placement.fits:
-            return Shortage(placement.need_bytes, have, self._split_obstacle(cleared))
+            return Shortage(placement.need_bytes, have, self.split_obstacle(cleared))
         return Shortage(max(placement.need_bytes, have + 1), have, TOO_BIG)
 
     def _obstacle(self, main_gpu: int | None, group: tuple[Gpu, ...], cleared: Cleared) -> str:
         """Return why the load would not go as planned; "" if nothing is in the way."""
-        cards = [gpu.index for gpu in group]
-        launch = self.memory.launch(main_gpu)
-        if reason := self.books.obstacle(self.facts, launch, cards, cleared, self.rules.settings):
+        cards = tuple([gpu.index for gpu in group])
+        if reason := self._books.obstacle(self.memory.asked_of(main_gpu), cards, cleared, self._rules.settings):
             return reason
-        free = min(gpu.free_bytes for gpu in group)
-        if self.rules.learned.banned(self.facts.weights, self.memory.asked, free, self.rules.now_s):
+        free = min([gpu.free_bytes for gpu in group])
+        if self._rules.learned.banned(self._facts.weights, self.memory.asked, free, self._rules.now_s):
             return "it spilled before at this free level"
         return ""
+
+
+def _singles(cleared: Cleared, only: int | EllipsisType | None) -> Sequence[Gpu]:
+    return cleared.by_free if only is ... else [gpu for gpu in cleared.gpus if gpu.index == only]
+
+
+def _may_split(cleared: Cleared, only: int | EllipsisType | None) -> bool:
+    return len(cleared.gpus) > 1 and not isinstance(only, int)
 
 
 def nearer(one: Shortage, other: Shortage) -> Shortage:

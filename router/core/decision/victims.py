@@ -20,6 +20,7 @@ STALL_BYTES = 4 << 30
 "Keep-alive and unload"."""
 
 MOST_CHOICES = 12  # residents of which every set is tried
+MOST_SORTED = 8  # residents of which all sets are put in order at once
 
 LEAST_USES, MOST_USES = 0.25, 1000.0
 """How often even an unused resident is expected to be loaded again, and the use beyond which more says nothing."""
@@ -58,33 +59,73 @@ def cheapest_sets(
     Every set is tried of the `most` cheapest; of the others the cheapest beyond all of these. The order of `residents`
     has no effect. `price` returns what is `cost_of` each, for callers that have worked it out.
     """
-    open_demands = [demand for demand in demands if demand.least_bytes > 0]
-    if not open_demands:
-        yield 0, ()
-    if not residents or any(sum(demand.sizes_bytes) < demand.least_bytes for demand in open_demands):
-        return
-    prices = [price(one) for one in residents]
-    ranks = sorted(range(len(residents)), key=lambda at: (prices[at], residents[at].weights))
-    members, costs = [residents[at] for at in ranks], [prices[at] for at in ranks]
-    ranked = [Demand(tuple(one.sizes_bytes[at] for at in ranks), one.least_bytes) for one in open_demands]
-    for cost, mask in _subsets(tuple(costs[:most]), ranked):
-        yield cost, tuple(one for at, one in enumerate(members[:most]) if mask >> at & 1)
-    for count in range(most + 1, len(members) + 1):
-        if all(sum(demand.sizes_bytes[:count]) >= demand.least_bytes for demand in ranked):
-            yield sum(costs[:count]), tuple(members[:count])
+    asked = tuple(demands)
+    sets = VictimSets(residents, [demand.sizes_bytes for demand in asked], most, price)
+    return sets.cheapest([demand.least_bytes for demand in asked])
 
 
-def _subsets(costs: tuple[int, ...], demands: Sequence[Demand]) -> Iterator[tuple[int, int]]:
+class VictimSets:
+    """The sets of `residents`, cheapest first, for any demand on the sums of their `sizes`: see `cheapest_sets`.
+
+    What does not depend on how much is demanded is worked out once.
+    """
+
+    __slots__ = ("_costs", "_members", "_most", "_sizes")
+
+    def __init__(
+        self,
+        residents: Sequence[Resident],
+        sizes: Iterable[Sequence[int]],
+        most: int = MOST_CHOICES,
+        price: Callable[[Resident], int] = cost_of,
+    ) -> None:
+        prices = [price(one) for one in residents]
+        ranks = sorted(range(len(residents)), key=lambda at: (prices[at], residents[at].weights))
+        self._members, self._most = [residents[at] for at in ranks], most
+        self._costs = tuple([prices[at] for at in ranks])
+        self._sizes = [tuple([one[at] for at in ranks]) for one in sizes]
+
+    def cheapest(self, least_bytes: Sequence[int]) -> Iterator[tuple[int, Evicted]]:
+        """Yield each set whose sizes sum to `least_bytes`, one figure for each of the sizes, with its cost."""
+        demands = [(sizes, least) for sizes, least in zip(self._sizes, least_bytes, strict=True) if least > 0]
+        if not demands:
+            yield 0, ()
+        if not self._members or any(sum(sizes) < least for sizes, least in demands):
+            return
+        members, most = self._members, self._most
+        for cost, mask in _subsets(self._costs[:most], [(sizes[:most], least) for sizes, least in demands]):
+            yield cost, tuple([one for at, one in enumerate(members[:most]) if mask >> at & 1])
+        for count in range(most + 1, len(members) + 1):
+            if all(sum(sizes[:count]) >= least for sizes, least in demands):
+                yield sum(self._costs[:count]), tuple(members[:count])
+
+
+def _subsets(costs: tuple[int, ...], demands: Sequence[tuple[tuple[int, ...], int]]) -> Iterator[tuple[int, int]]:
     """Yield cost and members (as bits) of each set but the empty one that meets the demands."""
-    masks: Iterable[int] = range(1, 1 << len(costs))
-    for demand in demands:
-        sums, least = _subset_sums(demand.sizes_bytes[: len(costs)]), demand.least_bytes
+    is_sorted = len(costs) <= MOST_SORTED
+    masks: Iterable[int] = _by_cost(costs) if is_sorted else range(1, 1 << len(costs))
+    for sizes, least in demands:
+        sums = _subset_sums(sizes)
         masks = [mask for mask in masks if sums[mask] >= least]
     sums = _subset_sums(costs)
+    if is_sorted:
+        yield from ((sums[mask], mask) for mask in masks)
+        return
     heap = [(sums[mask], mask) for mask in masks]
     heapify(heap)
     while heap:
         yield heappop(heap)
+
+
+@lru_cache(maxsize=256)
+def _by_cost(costs: tuple[int, ...]) -> list[int]:
+    """Return every subset but the empty one, as bits, by the sum of its costs."""
+    bits, found = len(costs), [0]
+    for at, cost in enumerate(costs):
+        step = (cost << bits) + (1 << at)
+        found = sorted(found + [one + step for one in found])  # two ascending runs, which are merged
+    least = (1 << bits) - 1
+    return [one & least for one in found[1:]]
 
 
 @lru_cache(maxsize=256)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from router.core.ollama.bookkeeping import Free, OllamaResident, believed_free_outcomes, live_free, predicted_bytes
 from router.core.ollama.model import ModelFacts
@@ -28,8 +29,7 @@ SURCHARGES = ((2048, 2 * GIB), (1024, 768 << 20))
 """(least num_batch, bytes that Ollama adds to its prediction)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Preflight:
+class Preflight(NamedTuple):
     """Ollama's check before a load: the cards, the batch, and whether a resident must be evicted first.
 
     `is_single`: one card was chosen out of several, or by `main_gpu` (no split).
@@ -115,6 +115,50 @@ def placement(
     return ((free.index(most),), True) if predicted <= most * 80 // 100 else (everywhere, False)
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A load that Ollama is asked for: what its checks take from model and options. Free memory has no part in it.
+
+    `cells` is num_ctx × slots. `is_partial`: the options name fewer layers than the model has, so nothing is evicted.
+    """
+
+    launch: EffectiveOptions
+    settings: ServerSettings
+    cells: int
+    predicted_bytes: int
+    completes: bool
+    is_partial: bool
+
+    @staticmethod
+    def of(
+        facts: ModelFacts, launch: EffectiveOptions, settings: ServerSettings, *, blob_bytes: int | None = None
+    ) -> Asked:
+        """Return what is asked for; `blob_bytes` is as in `predicted_bytes`."""
+        cells = clamped(launch.num_ctx, facts) * launch.num_parallel
+        is_partial = 0 < launch.num_gpu <= int(facts.value("block_count", 0))
+        predicted = predicted_bytes(facts, cells, blob_bytes)
+        return Asked(launch, settings, cells, predicted, can_complete(facts), is_partial)
+
+    def preflight(self, gpus: Sequence[Gpu], free: Free, *, has_residents: bool) -> Preflight:
+        """Return Ollama's check, given the bytes that it believes to be `free` per card.
+
+        Without residents nothing is evicted.
+        """
+        cards, is_single = placement(free, self.predicted_bytes, self.launch, self.settings)
+        chosen = [free[card] for card in cards]
+        available = sum(chosen)
+        batch = self._batch(gpus, cards, chosen, available)
+        wanted = self.predicted_bytes + (surcharge_bytes(batch) if self.completes else 0)
+        evicts = has_residents and bool(cards) and not self.is_partial and wanted > available * 80 // 100
+        return Preflight(evicts, cards, is_single, batch, self.predicted_bytes, available)
+
+    def _batch(self, gpus: Sequence[Gpu], cards: Sequence[int], chosen: Sequence[int], available: int) -> int:
+        if not (self.launch.num_batch_auto and self.completes):
+            return self.launch.num_batch
+        has_flash = has_flash_attention([gpus[card] for card in cards], self.settings)
+        return automatic_batch(self.cells, self.predicted_bytes, available, chosen, flash_attention=has_flash)
+
+
 def preflight(
     facts: ModelFacts,
     launch: EffectiveOptions,
@@ -125,22 +169,8 @@ def preflight(
     has_residents: bool,
     blob_bytes: int | None = None,
 ) -> Preflight:
-    """Return Ollama's check before a load of `facts`, given the bytes that it believes to be `free` per card.
-
-    Without residents nothing is evicted.
-    """
-    cells = clamped(launch.num_ctx, facts) * launch.num_parallel
-    predicted = predicted_bytes(facts, cells, blob_bytes)
-    cards, is_single = placement(free, predicted, launch, settings)
-    chosen = [free[card] for card in cards]
-    batch, completes = launch.num_batch, can_complete(facts)
-    if launch.num_batch_auto and completes:
-        has_flash = has_flash_attention([gpus[card] for card in cards], settings)
-        batch = automatic_batch(cells, predicted, sum(chosen), chosen, flash_attention=has_flash)
-    wanted = predicted + (surcharge_bytes(batch) if completes else 0)
-    is_partial = 0 < launch.num_gpu <= int(facts.value("block_count", 0))
-    evicts = has_residents and bool(cards) and not is_partial and wanted > sum(chosen) * 80 // 100
-    return Preflight(evicts, cards, is_single, batch, predicted, sum(chosen))
+    """Return Ollama's check before a load of `facts`: `Asked.preflight` for a single check."""
+    return Asked.of(facts, launch, settings, blob_bytes=blob_bytes).preflight(gpus, free, has_residents=has_residents)
 
 
 def least_free_bytes(facts: ModelFacts, launch: EffectiveOptions) -> int:
@@ -184,6 +214,7 @@ def foresee_load(
     included.
     """
     launch = merged(facts, options, settings, automatic_num_ctx(gpus, settings))
+    asked = Asked.of(facts, launch, settings, blob_bytes=blob_bytes)
     found: dict[LoadOutcome, None] = {}
     own = tuple(resident for resident in residents if resident.weights == facts.weights)
     others = tuple(resident for resident in residents if resident.weights != facts.weights)
@@ -193,10 +224,7 @@ def foresee_load(
         gone, left, cards = waiting.pop()
         must_go = len(left) >= max_loaded(len(gpus), settings)
         frees = [live_free(cards)] if not left or must_go else sorted(believed_free_outcomes(cards, left))
-        checks = [
-            preflight(facts, launch, cards, free, settings, has_residents=bool(left), blob_bytes=blob_bytes)
-            for free in frees
-        ]
+        checks = [asked.preflight(cards, free, has_residents=bool(left)) for free in frees]
         if must_go or any(check.evicts for check in checks):
             out = victim(left)
             rest = tuple(resident for resident in left if resident is not out)
