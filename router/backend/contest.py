@@ -5,7 +5,8 @@
 | a switch was upset (`SwitchResult.is_upset`)                            | by the second in row |
 | a resident in use left `/api/ps`, and the router had not unloaded it    | by the second        |
 | the expiry of a busy resident moved closer: somebody asked to unload it | at once              |
-| a model of others was unloaded, and its memory was taken at once        | at once              |
+| a model of others was unloaded, and its memory, or what was loaded in   | at once              |
+| its place, was taken at once                                            |                      |
 
 It lasts for `switch.contest_s` after its last sign. Meanwhile:
 

@@ -213,6 +213,7 @@ class Residency:
 
     async def _conclude(self, load: Verified | None, outset: Outset) -> tuple[SwitchResult, str]:
         if load is None:
+            self.contest.note(is_clear=outset.is_shared)
             return SwitchResult.TAKEN, "the load returned, but the model is not loaded"
         result, text = await self._conclusions.draw(load)
         if result is SwitchResult.MOVED and not load.has_strayed:  # a wrong number of a card is nobody else's doing

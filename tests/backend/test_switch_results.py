@@ -160,6 +160,25 @@ def test_a_model_that_somebody_else_loads_where_room_was_made_is_a_contest(their
     play(story, machine)
 
 
+@pytest.mark.parametrize("whose", ["others", "ours"])
+def test_a_model_that_is_gone_at_once_where_one_of_others_was_unloaded_is_a_contest(whose):
+    """They have loaded theirs again, and Ollama evicted ours for it. In place of our own it may be an accident."""
+    machine = MemoryMachine(*ALL)
+
+    async def story(scene):
+        if whose == "others":
+            machine.put(MIDDLE)
+            await scene.backend.world.refresh_fresh()
+        else:
+            await scene.make_resident(MIDDLE)
+        target = scene.target(BIG)
+        machine.loads_nothing = True
+        assert await switched(scene, target) is SwitchResult.TAKEN
+        assert scene.backend.contest.is_on is (whose == "others")
+
+    play(story, machine)
+
+
 @pytest.mark.parametrize(
     ("answer", "status"),
     [(lambda: UpstreamResponse.of(404, [], b'{"error":"model not found"}'), 404), (late, 504)],
