@@ -15,6 +15,7 @@ from router.adapters.ed25519 import verifier
 from router.adapters.gpu.reading import VramProbe
 from router.admin.accounts import Accounts
 from router.admin.actions import Actions, Reload
+from router.admin.askers import Askers
 from router.admin.board import Board
 from router.admin.chat import Chat
 from router.admin.feed import Feed
@@ -188,10 +189,11 @@ async def running(
 
     actions = Actions(router.backend, set_draining, reload)
     teams = TeamsPage(router.rules, router.backend, counts, accounts, time.time)
+    askers = Askers(router.rules, time.time)
     admin_pages = admin_app(
-        Parts(router.inspector, actions, accounts, teams, exposition, board, feed, Chat(router.dispatcher)),
+        Parts(router.inspector, actions, accounts, teams, exposition, board, feed, Chat(router.dispatcher), askers),
         hosts=config.hosts,
-        lock=admin_lock(config, time.time),
+        lock=admin_lock(config, time.time, askers.is_of_team),
     )
     where = config.admin.host, config.admin.port
     admin = Listener(

@@ -193,14 +193,15 @@ async def remind(found: Callable[[], list[str]], warn: Callable[[str], None], ev
             warn(text)
 
 
-def admin_lock(config: Config, clock: Callable[[], float]) -> AdminLock:
-    """Return the lock of the admin pages."""
+def admin_lock(config: Config, clock: Callable[[], float], is_of_team: Callable[[bytes], bool]) -> AdminLock:
+    """Return the lock of the admin pages; `is_of_team` tells whether a key is one of a team."""
     return AdminLock(
         config.keys_of_admins,
         is_loopback=config.admin.is_loopback,
         is_open=config.insecure_no_auth,
         public=page_paths(),
         clock=clock,
+        is_of_team=is_of_team,
     )
 
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 
 import msgspec
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from router.admin.lock import AdminLock, Refused
+from router.admin.lock import NEEDS_KEY, AdminLock, Refused
 from router.http.server.hosts import HostRule, how_to_allow
 
 UNLOCKED = AdminLock()
 UNAUTHORIZED = 401
+CLOCK_S = 30.0
+"""How often the wall clock is read while an answer lasts whose key expires."""
+
 _SECURITY = [
     (b"content-security-policy", b"default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'"),
     (b"x-content-type-options", b"nosniff"),
@@ -43,8 +47,41 @@ class AdminGuard:
             if refusal.status == UNAUTHORIZED:
                 answer.headers["www-authenticate"] = 'Bearer realm="ollama-router admin"'
             await answer(scope, receive, secured)
-        else:
+        elif (left_s := self._left_s(scope)) is None:
             await self._app(scope, receive, secured)
+        else:
+            await self._while_valid(scope, receive, secured, left_s)
+
+    def _left_s(self, scope: Scope) -> float | None:
+        """Return how long a request may read; None = as long as it likes. What changes something is not interrupted."""
+        return self._lock.valid_for_s(dict(scope["headers"])) if scope.get("method") in ("GET", "HEAD") else None
+
+    async def _while_valid(self, scope: Scope, receive: Receive, send: Send, left_s: float | None) -> None:
+        """Answer until the key of the request expires, which ends a stream of events properly.
+
+        The wall clock is read again and again: it may be set meanwhile.
+        """
+        is_started = False
+
+        async def noting(message: Message) -> None:
+            nonlocal is_started
+            is_started = True
+            await send(message)
+
+        work = asyncio.ensure_future(self._app(scope, receive, noting))
+        try:
+            while not work.done() and left_s is not None and left_s > 0:
+                await asyncio.wait((work,), timeout=min(left_s, CLOCK_S))
+                left_s = self._left_s(scope)
+        finally:
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
+        if not work.cancelled():
+            work.result()
+        elif is_started:
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        else:
+            await _answer(self._refusal(scope) or Refused(UNAUTHORIZED, NEEDS_KEY))(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> Refused | None:
         """Return why a request is refused, None if it is not."""

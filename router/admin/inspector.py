@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from router import __version__
+from router.admin.askers import Asker
 from router.admin.configuration import Configuration
 from router.admin.outage import Outage
 from router.backend.backend import Backend
@@ -16,12 +17,19 @@ from router.backend.tracked import Tracked
 from router.core.decision.report import as_data, line
 from router.core.decision.verdict import VerdictKind
 from router.core.ollama.names import key_of
+from router.core.ollama.routes import TARGETS
 from router.core.ollama.runner import Gpu
+from router.core.teams.rights import check_route, check_use, permit_of
+from router.core.teams.team import Identity
 from router.core.units import GIB
 from router.errors import BadRequest, ModelNotFound, UpstreamError
 from router.routing.decisions import Decisions
 from router.routing.directory import Directory
 from router.telemetry import RecentDecisions, Telemetry
+
+OPERATOR = Asker()
+EXPLAINED = TARGETS["POST", b"/api/chat"]
+"""The route of the requests that are explained."""
 
 
 class Inspector:
@@ -57,11 +65,19 @@ class Inspector:
         """Make `ready` return False, because the router is about to stop; or True again."""
         self._is_draining = is_draining
 
-    def explain(self, model: str, num_ctx: int | None = None) -> dict[str, Any]:
-        """Return the current decision for a plain request, with a row per variant. Raises ModelNotFound, BadRequest."""
+    def explain(self, model: str, num_ctx: int | None = None, asker: Asker = OPERATOR) -> dict[str, Any]:
+        """Return the current decision for a plain request of a team, with a row per variant.
+
+        Raises ModelNotFound, BadRequest, or Forbidden if the team may not use the model. A team that asks itself does
+        not read what is loaded for others, nor the operator's notes.
+        """
         if not model:
             raise BadRequest("model is required")
-        found = self._decisions.explain(model, num_ctx)
+        if asker.team is not None:
+            identity = Identity(asker.team, "explain")
+            check_route(identity, EXPLAINED)
+            check_use(identity, model)
+        found = self._decisions.explain(model, num_ctx, asker.team)
         if found is None:
             key_of(model)
             if not self._world.is_up:  # nothing is known of its models
@@ -69,11 +85,14 @@ class Inspector:
             raise ModelNotFound(f"model '{model}' not found")
         chain, decision = found
         snapshot = self._world.snapshot()
-        data = as_data(chain, decision, {one.weights: one.name for one in snapshot.residents})
+        may_see = permit_of(asker.team).may_see if asker.team is not None and asker.is_team else _sees_all
+        names = {one.weights: one.name if may_see(one.name) else "a model of others" for one in snapshot.residents}
+        data = as_data(chain, decision, names)
+        data["team"] = asker.team.name if asker.team is not None else None
         data["gpus"] = None if snapshot.gpus is None else [_gpu(gpu) for gpu in snapshot.gpus]
         data["ollama"] = self._ollama()
         data["memory"] = self._directory.is_ready()[1]["memory"]
-        data["notes"] = self._notes()
+        data["notes"] = [] if asker.is_team else self._notes()
         return data
 
     def state(self) -> dict[str, Any]:
@@ -196,6 +215,10 @@ class Inspector:
     def config(self) -> dict[str, Any]:
         """Return the effective configuration, without secrets; not on the loop."""
         return self._configuration.shown()
+
+
+def _sees_all(_name: str) -> bool:
+    return True
 
 
 def _gpu(gpu: Any) -> dict[str, Any]:

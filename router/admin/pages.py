@@ -24,12 +24,13 @@ from starlette.types import Receive, Scope, Send
 
 from router.admin.accounts import Accounts
 from router.admin.actions import Actions
+from router.admin.askers import Askers
 from router.admin.board import Board
 from router.admin.chat import Chat
 from router.admin.feed import Feed
 from router.admin.guard import UNLOCKED, AdminGuard
 from router.admin.inspector import Inspector
-from router.admin.lock import AdminLock
+from router.admin.lock import AdminLock, shown_key
 from router.admin.teams import TeamsPage
 from router.admin.usage_pages import rendered, usage_query
 from router.errors import BadRequest, RouterError
@@ -57,6 +58,7 @@ class Parts:
     board: Board
     feed: Feed
     chat: Chat
+    askers: Askers
 
 
 def admin_app(parts: Parts, *, hosts: Iterable[str] = (), lock: AdminLock = UNLOCKED) -> Starlette:
@@ -124,10 +126,15 @@ class Pages:
         self._board = parts.board
         self._feed = parts.feed
         self._chat = parts.chat
+        self._askers = parts.askers
 
     async def explain(self, request: Request) -> Response:
-        model = _named(request)
-        return _json(self._inspector.explain(model, _num_ctx(request.query_params.get("num_ctx"))))
+        """Return the decision for `?model=NAME&num_ctx=TOKENS&team=NAME` now."""
+        model, num_ctx = _named(request), _num_ctx(request.query_params.get("num_ctx"))
+        key = shown_key(dict(request.headers.raw))
+        return _json(
+            self._inspector.explain(model, num_ctx, self._askers.asker(key, request.query_params.get("team", "")))
+        )
 
     async def state(self, _request: Request) -> Response:
         return _json(self._inspector.state())

@@ -49,8 +49,8 @@ class Permissions(NamedTuple):
             if self.num_gpu == "refuse":
                 raise Forbidden("num_gpu is not allowed on this router (clients.num_gpu)")
             options["num_gpu"] = None
-        if caps.num_ctx is not None and (request.num_ctx or 0) > caps.num_ctx:
-            options["num_ctx"] = caps.num_ctx
+        if (num_ctx := caps.reduced_num_ctx(request.num_ctx)) != request.num_ctx:
+            options["num_ctx"] = num_ctx
         if caps.keep_alive_s is not None and not drop and (request.keep_alive_s or 0.0) > caps.keep_alive_s:
             force["keep_alive"] = caps.keep_alive_s
         if not (drop or options or force):

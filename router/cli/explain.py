@@ -19,6 +19,10 @@ TITLES = ("", "variant", "num_ctx", "needs", "has", "verdict", "why")
 def explain(
     model: Annotated[str, typer.Argument(help="A model or the name of a chain.")],
     num_ctx: Annotated[int | None, typer.Option("--num-ctx", min=1, help="Context of the request, in tokens.")] = None,
+    team: Annotated[
+        str | None,
+        typer.Option(help="Explain its requests, with its own chains; default: the default team, or that of the key."),
+    ] = None,
     admin: Annotated[
         str, typer.Option(help="Admin address of the router.", envvar="OLLAMA_ROUTER_ADMIN_URL")
     ] = DEFAULT,
@@ -26,9 +30,11 @@ def explain(
 ) -> None:
     """Show the current decision for MODEL: a line per variant down to the one that serves, with its memory and verdict.
 
+    OLLAMA_ROUTER_ADMIN_KEY may be the key of a team, too: it explains the requests of that team.
+
     Exit code 0 if a variant would serve it, 1 if nothing fits, or if Ollama does not answer.
     """
-    found = ask(admin, "/router/explain", model=model, num_ctx=num_ctx)
+    found = ask(admin, "/router/explain", model=model, num_ctx=num_ctx, team=team)
     if as_json:
         print(json.dumps(found, indent=2))
     else:
@@ -64,14 +70,20 @@ def show(found: dict[str, Any]) -> None:
 
 def _title(found: dict[str, Any]) -> str:
     if found["outcome"] == "passthrough":
-        return f"{found['chain']}: passed on unchanged, because there is no GPU"
+        return f"{_asked(found)}: passed on unchanged, because there is no GPU"
     gpus = found.get("gpus")
     free = (
         "free memory unknown"
         if gpus is None
         else ", ".join(f"{gpu['name']} {_gib(gpu['free_bytes'])} free" for gpu in gpus)
     )
-    return f"{found['chain']}: {found['chosen'] or 'nothing fits'} ({found['reason']}); {free}"
+    return f"{_asked(found)}: {found['chosen'] or 'nothing fits'} ({found['reason']}); {free}"
+
+
+def _asked(found: dict[str, Any]) -> str:
+    """Return what is explained: a chain, perhaps as a team has it."""
+    team = found.get("team")
+    return f"{found['chain']} of team {team}" if team else str(found["chain"])
 
 
 def _gib(count: int) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from router.config.paths import FileName
 from router.config.section import Section
 from router.config.values import AtLeastOne, Count, Positive
 
 
 class Usage(Section):
-    path: str | None = None
+    path: FileName | None = None
     """SQLite file of what each team has used by hour; null = in memory, for a week at most"""
     keep_days: AtLeastOne = 400
     """older hours are deleted from it"""
@@ -16,7 +17,7 @@ class Usage(Section):
 
 
 class Audit(Section):
-    path: str | None = None
+    path: FileName | None = None
     """file with a JSON line for each request (who, what, when, tokens; never a prompt, never a key); null = none"""
     max_mib: AtLeastOne = 64
     """at this size it becomes path.1, and so on"""

@@ -10,6 +10,7 @@ from typing import Literal
 
 from pydantic import StrictBool, model_validator
 
+from router.config.paths import FileName
 from router.config.section import Section
 from router.config.values import AtLeastOne, Count, Duration, Gpus, Positive, Url, allowed
 
@@ -33,7 +34,7 @@ class Probe(Section):
     """for command: prints nvidia-smi's CSV, as [ssh, gpu1, nvidia-smi]; the query is appended to a final nvidia-smi"""
     url: str | None = None
     """for prometheus: URL of the metrics (with the names of DCGM exporter)"""
-    root: str = "/"
+    root: FileName = "/"
     """for amd: the directory that contains sys/class/drm"""
     gpus: tuple[StaticGpu, ...] = ()
     """for static: the cards to assume"""
@@ -79,11 +80,11 @@ class ServerSection(Section):
 class BackendSection(Section):
     url: Url = "http://127.0.0.1:11434"
     """URL of the Ollama server: http or https, perhaps with a path that is put in front of Ollama's own"""
-    ca: str | None = None
+    ca: FileName | None = None
     """for https: PEM file of the authorities that its certificate may be from; null = the system's"""
-    bearer_file: str | None = None
+    bearer_file: FileName | None = None
     """file with a token that the router sends as Authorization: Bearer; read again by a reload"""
-    basic_file: str | None = None
+    basic_file: FileName | None = None
     """file with user:password that the router sends as Authorization: Basic; read again by a reload"""
     gpus: Gpus = "auto"
     """its cards: auto (all that the probe lists), none (CPU only), or indexes or UUIDs in the order of its Ollama"""

@@ -7,6 +7,7 @@ from pathlib import Path as FilePath
 
 from pydantic import model_validator
 
+from router.config.paths import FileName
 from router.config.problems import Description, Problem
 from router.config.section import Section
 from router.config.team_values import HASH_ALLOWED, Hash, KeyId, Moment, SshKey, parse_hash, ssh_blob_of
@@ -22,8 +23,8 @@ class AdminKeySection(Section):
     """its name in logs and usage"""
     sha256: Hash | None = None
     """SHA-256 of the key, in hex"""
-    sha256_file: str | None = None
-    """file with the SHA-256 instead, relative to this file; read again by a reload"""
+    sha256_file: FileName | None = None
+    """file with the SHA-256 instead; read again by a reload"""
     expires: Moment | None = None
     """when the key ends to be valid: a date (its first moment, UTC) or a date with time; null = never"""
 
@@ -40,24 +41,22 @@ class KeySection(AdminKeySection):
     """SSH public key instead (ssh-ed25519 …), with which the ollama command signs if OLLAMA_AUTH=1 is set"""
 
 
-def read_keys(
-    sections: tuple[AdminKeySection, ...], folder: FilePath, name: str
-) -> tuple[tuple[Key, ...], list[Problem]]:
-    """Return the keys of the list `name`, whose files are relative to `folder`, and the problems with them."""
+def read_keys(sections: tuple[AdminKeySection, ...], name: str) -> tuple[tuple[Key, ...], list[Problem]]:
+    """Return the keys of the list `name`, and the problems with them."""
     keys, problems = [], []
     for index, one in enumerate(sections):
         try:
-            keys.append(_key_of(one, folder))
+            keys.append(_key_of(one))
         except _NoHash as exc:
             problems.append(Problem((name, index, "sha256_file"), Description(exc.found), exc.allowed))
     return tuple(keys), [*problems, *_repeated(sections, keys, name)]
 
 
-def _key_of(section: AdminKeySection, folder: FilePath) -> Key:
+def _key_of(section: AdminKeySection) -> Key:
     ssh = getattr(section, "ssh", None)
     if ssh is not None:
         return Key(section.id, digest_of(ssh_blob_of(ssh)), section.expires, is_ssh=True)
-    return Key(section.id, _hash_of(section, folder), section.expires)
+    return Key(section.id, _hash_of(section), section.expires)
 
 
 def _repeated(sections: tuple[AdminKeySection, ...], keys: list[Key], name: str) -> Iterator[Problem]:
@@ -81,11 +80,11 @@ class _NoHash(Exception):
         self.found, self.allowed = found, allowed
 
 
-def _hash_of(key: AdminKeySection, folder: FilePath) -> bytes:
+def _hash_of(key: AdminKeySection) -> bytes:
     """Return the hash of a key, from its file if it has one. The file may be in the form of sha256sum."""
     if key.sha256_file is None:
         return bytes.fromhex(key.sha256 or "")
-    file = folder / FilePath(key.sha256_file).expanduser()
+    file = FilePath(key.sha256_file)
     try:
         words = read_regular_file(file).decode("utf-8", "replace").split()
     except ConfigError as exc:

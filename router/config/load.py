@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from router.config.keys import read_keys
+from router.config.paths import FOLDER, folder_of
 from router.config.problems import Description, Path, Problem
 from router.config.reporting import config_error, line_of, problems_of
 from router.config.root import Config, inconsistencies
@@ -49,9 +50,9 @@ def load_config(
         place = f"command line: --{_OPTIONS.get(key, key.split('.')[-1].replace('_', '-'))}"
         document = document.with_value(_for_only_backend(key.split("."), document.data), value, place)
     document = _with_ollama_origins(document, env)
-    base = file.parent if file is not None else FilePath()
-    config = _checked(document)
-    keys, problems = read_keys(config.admin_keys, base, "admin_keys")
+    base = folder_of(file)
+    config = _checked(document, base)
+    keys, problems = read_keys(config.admin_keys, "admin_keys")
     if problems:
         raise config_error(document, problems)
     return _with_teams(config.with_admin_keys(keys), document, base, overrides)
@@ -82,11 +83,11 @@ def team_schema() -> dict[str, Any]:
     return {"$schema": _DIALECT, **TeamSection.model_json_schema()}
 
 
-def _checked(document: Document) -> Config:
+def _checked(document: Document, folder: FilePath) -> Config:
     # A section whose entries are all commented out is null in YAML: it means the defaults.
     data = {key: value for key, value in document.data.items() if value is not None}
     try:
-        config = Config.model_validate(data)
+        config = Config.model_validate(data, context={FOLDER: folder})
     except ValidationError as exc:
         raise config_error(document, problems_of(exc, Config)) from None
     problems = list(inconsistencies(config))

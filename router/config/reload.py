@@ -12,6 +12,7 @@ from pathlib import Path as FilePath
 from typing import Any, Literal
 
 from router.config.named import models_named
+from router.config.paths import folder_of
 from router.config.root import Config
 from router.config.rulebook import Rulebook, rulebook_of
 from router.config.team_files import matching
@@ -102,11 +103,10 @@ def watched_files(config: Config, file: FilePath | None) -> Iterator[FilePath]:
     """Yield the files on which a configuration depends, as they are now: its own, those of teams, and of hashes."""
     if file is not None:
         yield file
-    base = file.parent if file is not None else FilePath()
-    yield from (base / FilePath(key.sha256_file).expanduser() for key in config.admin_keys if key.sha256_file)
+    yield from (FilePath(key.sha256_file) for key in config.admin_keys if key.sha256_file)
     if config.teams is None:
         return
-    yield from map(FilePath, matching(config.teams, base))
+    yield from map(FilePath, matching(config.teams, folder_of(file)))
     for team in config.team_files:
         yield from map(FilePath, team.hash_files)
 

@@ -82,7 +82,7 @@ class Config(Section):
     audit: Audit = Audit()
     """who has used what, a line for each request"""
     teams: str | None = None
-    """files of the teams, a pattern relative to this file such as teams/*.yaml; null = no teams"""
+    """files of the teams, a pattern such as teams/*.yaml; null = no teams"""
     default_team: TeamName = BUILT_IN
     """team of clients that show no key and connect from no team's network; anonymous needs no file"""
 

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, StrictBool
 
 from router.config.names import Registry
+from router.config.paths import FileName, StoreName
 from router.config.section import Section, ShortForm
 from router.config.values import (
     AtLeastOne,
@@ -231,9 +232,9 @@ class Clients(Section):
 
 
 class Tls(Section):
-    cert: str | None = None
+    cert: FileName | None = None
     """PEM file of the certificate that clients see, with its chain; null = no TLS; read again by a reload"""
-    key: str | None = None
+    key: FileName | None = None
     """PEM file of its private key; null = it is in the same file"""
     admin: StrictBool | None = None
     """whether the admin address has it, too; null = if that is beyond loopback"""
@@ -282,5 +283,5 @@ class TelemetrySection(Section):
 
 
 class Store(Section):
-    path: str | None = None
+    path: StoreName | None = None
     """SQLite file of measured loads; null = $XDG_STATE_HOME/ollama-router/learned.sqlite; ":memory:" = no file"""

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from router.config.chain_checks import chain_problems
 from router.config.keys import read_keys
+from router.config.paths import FOLDER, folder_of, placed
 from router.config.reporting import config_error, problems_of
 from router.config.sections import ChainSection
 from router.config.source import Document, decoded, in_known_case, read_text
@@ -82,7 +83,7 @@ def read_teams(
 
 def matching(pattern: str, base: FilePath) -> list[str]:
     """Return the files that match `pattern`, which is relative to `base`; hidden ones do not."""
-    return sorted(glob.glob(str(base / FilePath(pattern).expanduser())))
+    return sorted(glob.glob(str(placed(pattern, FilePath(glob.escape(str(base)))))))
 
 
 def _found(pattern: str, base: FilePath) -> list[str]:
@@ -121,14 +122,13 @@ def _parse(path: str, raw: bytes, overrides: Mapping[str, list[Override]]) -> Te
         document = _document(path, raw, overrides[name.lower()])
     data = {key: value for key, value in document.data.items() if value is not None}
     try:
-        section = TeamSection.model_validate(data)
+        section = TeamSection.model_validate(data, context={FOLDER: folder_of(FilePath(path))})
     except ValidationError as exc:
         raise config_error(document, problems_of(exc, TeamSection)) from None
-    folder = FilePath(path).parent
-    keys, problems = read_keys(section.keys, folder, "keys")
+    keys, problems = read_keys(section.keys, "keys")
     if problems:
         raise config_error(document, problems)
-    files = tuple(str(folder / FilePath(one.sha256_file).expanduser()) for one in section.keys if one.sha256_file)
+    files = tuple(one.sha256_file for one in section.keys if one.sha256_file)
     return TeamFile(path, section.model_copy(update={"keys": ()}), keys, files)
 
 

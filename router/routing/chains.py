@@ -34,10 +34,14 @@ class Chains:
         if call.rules is None:
             call.begin(self._in_force.book)
 
+    @property
+    def default_team(self) -> Team:
+        """The team in force of requests that nothing identifies."""
+        return self._in_force.book.default_team
+
     def rules_of(self, team: Team | None = None) -> ChainRules:
         """Return the chain rules in force for requests of `team`; None = the default team."""
-        book = self._in_force.book
-        return book.chains_of(book.default_team if team is None else team)
+        return self._in_force.book.chains_of(self.default_team if team is None else team)
 
     def floors(self) -> Mapping[str, Memory]:
         """Return the memory of which others may not take the last, by the names of the teams that have such a floor."""

@@ -125,11 +125,17 @@ class Decisions:
             max_load_wait_s=rule.max_load_wait_s,
         )
 
-    def explain(self, model: str, num_ctx: int | None = None) -> tuple[RuledChain, Decision] | None:
-        """Return chain and decision for a plain request; None for a name that is neither a chain nor installed."""
-        request = InferenceRequest(model, num_ctx=num_ctx)
-        chain = self._chains.find(model, self._world.catalog)
-        return None if chain is None else (chain, self.decide_afresh(request, chain))
+    def explain(
+        self, model: str, num_ctx: int | None = None, team: Team | None = None
+    ) -> tuple[RuledChain, Decision] | None:
+        """Return chain and decision for a plain request of `team` (None = the default team).
+
+        None for a name that is neither a chain of it nor installed.
+        """
+        asking = team or self._chains.default_team
+        request = InferenceRequest(model, num_ctx=asking.caps.reduced_num_ctx(num_ctx))
+        chain = self._chains.find(model, self._world.catalog, rules=self._chains.rules_of(asking))
+        return None if chain is None else (chain, self.decide_afresh(request, chain, asking.name))
 
     def key(self, request: InferenceRequest, chain: Chain, team: str = "") -> Hashable:
         """Return the cache key of a decision: requests with equal keys get equal decisions."""

@@ -13,7 +13,6 @@ from datetime import datetime
 from router.backend.backend import Backend
 from router.core.ollama.derived_names import is_derived
 from router.core.ollama.names import is_name, key_of
-from router.core.payload.read import InferenceRequest
 from router.core.teams.team import Team
 from router.errors import ModelNotFound, RouterError
 from router.http.client.response import UpstreamRequest, UpstreamResponse
@@ -97,13 +96,13 @@ class Directory:
 
         Raises ModelNotFound if no variant of a virtual model is installed.
         """
-        key = key_of(name)
-        chain = self._chains.find(name, self._world.catalog, rules=self._chains.rules_of(team))
-        if key in self._world.catalog or chain is None:
+        is_installed = key_of(name) in self._world.catalog
+        found = None if is_installed else self._decisions.explain(name, team=team)
+        if found is None:
             return name
-        chosen = self._decisions.decide_afresh(InferenceRequest(name), chain).chosen
-        if chosen is not None:
-            return chosen.variant.model
+        chain, decision = found
+        if decision.chosen is not None:
+            return decision.chosen.variant.model
         installed = chain.installed(self._world.catalog)
         if not installed:
             raise ModelNotFound(f"model '{name}' not found")

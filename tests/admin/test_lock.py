@@ -106,3 +106,45 @@ def test_an_admin_key_expires(now_s: float, status: int) -> None:
     """To the second."""
     lock = AdminLock(KEYS, clock=lambda: now_s)
     assert statuses(lock, [{b"authorization": b"Bearer " + OLD_KEY}]) == {status}
+
+
+@pytest.mark.parametrize(
+    ("head", "text"),
+    [
+        ({}, "this needs an admin key"),
+        ({b"x-router-admin": b"ollama-router"}, "this needs an admin key"),
+        ({b"x-router-admin": b"1"}, "this needs an admin key"),
+        ({b"authorization": b"Basic dTpw"}, "this needs an admin key"),
+        ({b"authorization": b"Bearer sk-wrong"}, "the admin key is not known here, or was revoked"),
+        ({b"x-router-admin": b"sk-wrong"}, "the admin key is not known here, or was revoked"),
+        ({b"authorization": b"Bearer sk-wrong", b"x-router-admin": b"ollama-router"}, "is not known here"),
+        ({b"authorization": b"Bearer " + KEY[:-1]}, "the admin key has a typo or was cut off"),
+        ({b"authorization": b"Bearer " + OLD_KEY}, "the admin key has expired"),
+        ({b"authorization": b"Bearer sk-team"}, "this is the key of a team"),
+    ],
+)
+def test_a_refusal_says_what_is_wrong_with_the_key(head, text: str) -> None:
+    """One that is wrong is not called missing; none of them is quoted."""
+    lock = AdminLock(KEYS, is_loopback=False, clock=lambda: EXPIRY_S, is_of_team=lambda key: key == b"sk-team")
+    for method, path in (("GET", "/router/state"), ("POST", "/router/reload"), ("POST", "/router/explain")):
+        refused = lock.refusal(method, path, head)
+        assert refused is not None
+        assert (refused.status, text in refused.why) == (401, True)
+        assert not any(value.rpartition(b" ")[2].decode() in refused.why for value in head.values() if len(value) > 13)
+
+
+def test_the_key_of_a_team_opens_the_explanation_only() -> None:
+    """And only to read it."""
+    lock = AdminLock(KEYS, is_loopback=False, is_of_team=lambda key: key == b"sk-team")
+    shown = [{b"authorization": b"Bearer sk-team"}]
+    assert statuses(lock, shown, "GET", "/router/explain") == {200}
+    for method, path in (("POST", "/router/explain"), ("GET", "/router/state"), ("GET", "/router/explain/")):
+        assert statuses(lock, shown, method, path) == {401}
+
+
+def test_how_long_a_request_may_read_is_that_of_its_key() -> None:
+    """Where none is needed, or it does not end, there is no end."""
+    old, new = {b"authorization": b"Bearer " + OLD_KEY}, {b"authorization": b"Bearer " + KEY}
+    lock = AdminLock(KEYS, is_loopback=False, clock=lambda: EXPIRY_S - 3)
+    assert (lock.valid_for_s(old), lock.valid_for_s(new)) == (3, None)
+    assert AdminLock(KEYS, clock=lambda: EXPIRY_S - 3).valid_for_s(old) is None

@@ -10,9 +10,12 @@ from typing import Any
 import httpx
 import pytest
 
+from router.admin.askers import Asker, Askers
 from router.admin.pages import MAX_CHAT_BYTES, Parts, _assets, admin_app
+from router.config import load_config, rulebook_of
 from router.core.teams.usage import FIGURES
 from router.errors import BadRequest, ModelNotFound
+from router.routing.ruled import RulesInForce
 
 URL, OWN = "http://127.0.0.1:11436", {"x-router-admin": "1"}
 
@@ -22,10 +25,10 @@ class Facts:
 
     is_ready = True
 
-    def explain(self, model: str, num_ctx: int | None) -> dict[str, Any]:
+    def explain(self, model: str, num_ctx: int | None, asker: Asker) -> dict[str, Any]:
         if model == "gone":
             raise ModelNotFound("model 'gone' not found")
-        return {"requested": model, "num_ctx": num_ctx, "variants": []}
+        return {"requested": model, "num_ctx": num_ctx, "variants": [], "team": asker.team}
 
     def state(self) -> dict[str, Any]:
         return {"gpus": [{"name": "<img src=x onerror=alert(1)>", "free_bytes": 1 << 34}], "expires_in_s": float("inf")}
@@ -105,8 +108,9 @@ def facts() -> Facts:
 @pytest.fixture
 async def client(facts: Facts, deeds: Deeds) -> AsyncIterator[httpx.AsyncClient]:
     screen = Screen()
+    askers = Askers(RulesInForce(rulebook_of(load_config(env={}))), float)
     parts = Parts(
-        facts, deeds, Books(), Books(), lambda: (b"up 1\n", "text/plain; version=1.0.0"), screen, screen, screen
+        facts, deeds, Books(), Books(), lambda: (b"up 1\n", "text/plain; version=1.0.0"), screen, screen, screen, askers
     )
     app = admin_app(parts, hosts=["router.example"])
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=URL, headers=OWN) as client:
@@ -116,7 +120,7 @@ async def client(facts: Facts, deeds: Deeds) -> AsyncIterator[httpx.AsyncClient]
 async def test_the_explanation_is_that_of_the_inspector(client: httpx.AsyncClient) -> None:
     """For the model and context of the query."""
     answer = await client.get("/router/explain", params={"model": "llama3.3:70b", "num_ctx": "8192"})
-    assert answer.json() == {"requested": "llama3.3:70b", "num_ctx": 8192, "variants": []}
+    assert answer.json() == {"requested": "llama3.3:70b", "num_ctx": 8192, "variants": [], "team": None}
     assert (await client.get("/router/explain?model=a&num_ctx=")).json()["num_ctx"] is None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from router.cli import main
 from tests.cli.test_reload import generations
 from tests.config.keys.play import connect
+from tests.fakes import request_bytes
 
 pytestmark = pytest.mark.real_time
 BODY = '{"model":"m","prompt":"hi","stream":false}'
@@ -72,3 +74,17 @@ async def test_the_admin_keys_of_a_reload_count_t4(tmp_path, keys):
         keys("revoke", "--admin", "--file", scene.file, "--id", "ops")
         await them.reload()
         assert [await status(key), await status(other)] == [401, 200]
+
+
+async def test_a_stream_of_events_ends_when_the_key_that_opened_it_is_revoked_k4(tmp_path, keys):
+    """With the reload, which is a next router's: what it shows is not for that key any more."""
+    async with generations(tmp_path) as (scene, them):
+        key = keys("new", "--admin", "--file", scene.file, "--id", "ops")
+        await them.reload()
+        raw = await connect(scene.service.admin_url)
+        await raw.send(request_bytes("GET", "/router/events", None, [("Authorization", f"Bearer {key}")]))
+        assert await raw.reader.readuntil(b"event: board")
+        keys("revoke", "--admin", "--file", scene.file, "--id", "ops")
+        assert (await them.reload())["by"] == "next router"
+        await asyncio.wait_for(raw.reader.read(), 30)  # to its end
+        raw.close()

@@ -28,6 +28,15 @@ def of(scene, team, model="x", **body):
     return scene.unbegun(model, identity=identity, **body)
 
 
+def keeping(story, found):
+    """Return a story that adds its result to `found`."""
+
+    async def kept(scene):
+        found.append(await story(scene))
+
+    return kept
+
+
 def served(scene, call):
     """Return the variant that a request is sent to now; it is taken back."""
     scene.dispatcher.start(call, lambda _: None).give_up()
@@ -189,6 +198,26 @@ def test_a_floor_is_kept_from_other_teams_and_not_from_its_own(tmp_path):
     configuration = options(tmp_path, two=f"[{SMALL.name}]")
     (tmp_path / "one.yaml").write_text("team: one\nvram: { floor: 60% }\n")
     routed(story, MemoryMachine(*ALL), configuration)
+
+
+def test_a_chain_is_shown_to_a_team_as_the_variant_that_would_serve_it_beside_the_floors_of_others(tmp_path):
+    """The same as its requests get, and as the explanation says; a client without a key is the default team."""
+
+    async def story(scene):
+        await scene.make_resident(BIG)
+        scene.backend.leave(scene.backend.world.residents.enter(weights_of(BIG), "one", scene.backend.now()))
+        teams = [scene.rules.book.team(name) for name in ("one", "two")]
+        shown = [await scene.directory.show_name("y", team) for team in (*teams, None)]
+        explained = [scene.decisions.explain("y", team=team)[1].chosen for team in (*teams, None)]
+        return shown, [found.variant.model if found else None for found in explained]
+
+    configuration = options(tmp_path, two=f"[{SMALL.name}]") | {"chains": {"y": [MIDDLE.name, SMALL.name]}}
+    (tmp_path / "one.yaml").write_text("team: one\nvram: { floor: 60% }\n")
+    for default, nobody in (("two", SMALL.name), ("one", MIDDLE.name)):
+        found = []
+        routed(keeping(story, found), MemoryMachine(*ALL), configuration | {"default_team": default})
+        assert found[0][0] == [MIDDLE.name, SMALL.name, nobody]
+        assert [name or SMALL.name for name in found[0][1]] == found[0][0]
 
 
 def test_a_model_that_a_team_is_denied_never_serves_it(tmp_path):

@@ -78,6 +78,10 @@ class Caps:
     num_ctx: int | None = None
     keep_alive_s: float | None = None
 
+    def reduced_num_ctx(self, num_ctx: int | None) -> int | None:
+        """Return the context that a request names, reduced to the largest one; None if it names none."""
+        return num_ctx if num_ctx is None or self.num_ctx is None else min(num_ctx, self.num_ctx)
+
 
 NO_LIMITS, NO_MEMORY_RULES, NO_CAPS = TeamLimits(), TeamMemory(), Caps()
 ALL_RIGHTS: frozenset[Right] = frozenset(("infer", "read", "manage", "admin"))
