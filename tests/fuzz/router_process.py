@@ -11,12 +11,15 @@ import asyncio
 import faulthandler
 import json
 import logging
+import os
 import re
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import psutil
@@ -35,32 +38,47 @@ WORDS = ("status", "outcome", "phase", "cause", "reason", "error", "text")
 
 
 class Lag:
-    """How long the loop was held, in CPU time: what others take from the machine does not count.
+    """How long this process has held the loop, whatever else the machine does.
 
-    `lag_s` counts the time of all threads, because one that has the interpreter's lock holds the loop as well; a tick
-    that is late by a time in which this process used no processor was not held up by this process. `by_loop_s` counts
-    the loop's own thread only, and `late_s` is the time by the clock.
+    `lag_s` is by how much a tick was late, without the time for which the loop's thread waited for a processor, and at
+    most the time of a processor that all threads have used: one that has the interpreter's lock holds the loop as well.
+    `by_loop_s` is the processor time of the loop's own thread, and `late_s` by how much the tick was late by the clock.
     """
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._used_s, self._by_loop_s = time.process_time(), time.thread_time()
+        self._waits = waits_of(threading.get_native_id())
         self._due_s = self._loop.time()
+        self._used_s, self._by_loop_s, self._waited_s = self._spent()
         self._worst = dict.fromkeys(("lag_s", "by_loop_s", "late_s"), 0.0)
         self._tick()
 
+    def _spent(self) -> tuple[float, float, float]:
+        return time.process_time(), time.thread_time(), self._waits()
+
     def _tick(self) -> None:
-        used_s, by_loop_s, now_s = time.process_time(), time.thread_time(), self._loop.time()
+        now_s, (used_s, by_loop_s, waited_s) = self._loop.time(), self._spent()
         late_s = now_s - self._due_s
-        found = min(late_s, used_s - self._used_s), min(late_s, by_loop_s - self._by_loop_s), late_s
+        held_s = min(late_s - (waited_s - self._waited_s), used_s - self._used_s)
+        found = held_s, min(late_s, by_loop_s - self._by_loop_s), late_s
         self._worst = {name: max(worst, one) for (name, worst), one in zip(self._worst.items(), found, strict=True)}
-        self._used_s, self._by_loop_s, self._due_s = used_s, by_loop_s, now_s + TICK_S
+        self._used_s, self._by_loop_s, self._waited_s = used_s, by_loop_s, waited_s
+        self._due_s = now_s + TICK_S
         self._loop.call_at(self._due_s, self._tick)
 
     def taken(self) -> dict[str, float]:
         """Return the worst of each since the last call."""
         worst, self._worst = self._worst, dict.fromkeys(self._worst, 0.0)
         return worst
+
+
+def waits_of(thread: int) -> Callable[[], float]:
+    """Return what says for how long a thread was ready to run and had no processor; 0 where the kernel does not say."""
+    try:
+        file = os.open(f"/proc/self/task/{thread}/schedstat", os.O_RDONLY)
+    except OSError:
+        return float
+    return lambda: int(os.pread(file, 100, 0).split()[1]) / 1e9
 
 
 class Faults(logging.Handler):
