@@ -8,6 +8,7 @@ It prints its addresses as a JSON line, and one more line with its state for eac
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import faulthandler
 import json
 import logging
@@ -25,7 +26,7 @@ from typing import Any
 import psutil
 
 from router.app import Running, running
-from router.cli.serve import calm_collector
+from router.cli.serve import calm_collector, prefer_the_loop
 from router.config import load_config
 from router.telemetry import Answered, Event, Finished
 
@@ -78,7 +79,14 @@ def waits_of(thread: int) -> Callable[[], float]:
         file = os.open(f"/proc/self/task/{thread}/schedstat", os.O_RDONLY)
     except OSError:
         return float
-    return lambda: int(os.pread(file, 100, 0).split()[1]) / 1e9
+    # `os.pread` would give up the interpreter's lock, which it takes a while to get back from a busy thread.
+    read, text = ctypes.PyDLL(None).pread, ctypes.create_string_buffer(100)
+
+    def waited_s() -> float:
+        read(file, text, len(text) - 1, 0)
+        return int(text.value.split()[1]) / 1e9
+
+    return waited_s
 
 
 class Faults(logging.Handler):
@@ -157,6 +165,7 @@ async def main() -> None:
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     async with running(load_config(env={}, options=options), hooks=[events]) as service:
         calm_collector()
+        prefer_the_loop()
         print(json.dumps({"url": service.url, "admin": service.admin_url}), flush=True)
         lag = Lag()
         while await reader.readline():
