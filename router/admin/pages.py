@@ -45,6 +45,8 @@ _TYPES = {
 MAX_CHAT_BYTES = 1 << 20
 """Largest request of the dashboard's chat."""
 
+MOST_DIGITS = 10
+
 
 @dataclass(frozen=True, slots=True)
 class Parts:
@@ -149,7 +151,7 @@ class Pages:
         """Return what teams have used: `?from=&to=&by=team,model&format=json|csv`."""
         query = usage_query(request.query_params)
         rows = await self._accounts.rows(query.since, query.until, query.by)
-        body, kind = rendered(query, rows, self._accounts.problem)
+        body, kind = await asyncio.to_thread(rendered, query, rows, self._accounts.problem)
         return Response(body, headers={"content-type": kind})
 
     async def teams(self, _request: Request) -> Response:
@@ -184,12 +186,12 @@ class Pages:
 
     async def chat(self, request: Request) -> Response:
         """Pass on a body of /api/chat, and return the decision in front of the answer."""
-        body = b""
+        body = bytearray()
         async for part in request.stream():
             body += part
             if len(body) > MAX_CHAT_BYTES:
                 raise BadRequest(f"the dashboard's chat takes at most {MAX_CHAT_BYTES} bytes")
-        return _Stream(await self._chat.answer(body), "application/x-ndjson")
+        return _Stream(await self._chat.answer(bytes(body)), "application/x-ndjson")
 
     async def health(self, _request: Request) -> Response:
         """Report that the process is alive, whatever the state of Ollama and the cards."""
@@ -238,9 +240,9 @@ def _is_on(request: Request) -> bool:
 def _num_ctx(text: str | None) -> int | None:
     if not text:
         return None
-    if not (text.isascii() and text.isdigit() and 0 < int(text[:12]) < 2**31):
+    if not (text.isascii() and text.isdigit() and len(text) <= MOST_DIGITS and 0 < (tokens := int(text)) < 2**31):
         raise BadRequest("num_ctx must be a number of tokens, greater than 0")
-    return int(text)
+    return tokens
 
 
 def _json(data: object, status: int = 200) -> Response:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -14,7 +14,9 @@ from router.core.teams.usage import FIGURES, HOUR_S, NAMES, hour_of
 from router.errors import BadRequest
 
 Row = Mapping[str, int | str]
-END_OF_TIME = 1 << 40
+END_OF_TIME = 253_402_300_800
+"""The end of the year 9999, beyond which there are no dates."""
+
 FORMATS = ("json", "csv")
 
 
@@ -40,7 +42,7 @@ def usage_query(parameters: Mapping[str, str]) -> UsageQuery:
         raise BadRequest(f"format must be one of {', '.join(FORMATS)}")
     since, until = parameters.get("from"), parameters.get("to")
     return UsageQuery(
-        hour_of(_unix_s("from", since)) if since else 0,
+        max(0, hour_of(_unix_s("from", since))) if since else 0,
         -(-_unix_s("to", until) // HOUR_S) * HOUR_S if until else END_OF_TIME,
         by,
         form,
@@ -48,18 +50,23 @@ def usage_query(parameters: Mapping[str, str]) -> UsageQuery:
 
 
 def rendered(query: UsageQuery, rows: Sequence[Row], problem: str) -> tuple[bytes, str]:
-    """Return the answer to a query, and its content type. `problem` is why rows may be missing, "" if none are."""
+    """Return the answer to a query, and its content type. `problem` is why rows may be missing, "" if none are.
+
+    Meant for a thread, as there may be many rows: each is encoded by itself, because nothing interrupts an encoder.
+    """
     if query.form == "csv":
         return _as_csv(rows, query.by).encode(), "text/csv; charset=utf-8"
-    page = {"from": _when(query.since), "to": _when(query.until), "by": query.by, "usage": _shown(rows)}
+    encoded = msgspec.Raw(b"[%b]" % b",".join(map(msgspec.json.encode, _shown(rows))))
+    page = {"from": _when(query.since), "to": _when(query.until), "by": query.by, "usage": encoded}
     if problem:
         page["problem"] = problem
     return msgspec.json.encode(page), "application/json; charset=utf-8"
 
 
-def _shown(rows: Sequence[Row]) -> list[dict[str, int | str]]:
-    """Return rows with their hour, if they have one, in ISO 8601."""
-    return [{name: _iso(value) if name == "hour" else value for name, value in row.items()} for row in rows]
+def _shown(rows: Iterable[Row]) -> Iterator[dict[str, int | str]]:
+    """Yield rows with their hour, if they have one, in ISO 8601."""
+    for row in rows:
+        yield {name: _iso(value) if name == "hour" else value for name, value in row.items()}
 
 
 def _as_csv(rows: Sequence[Row], by: Sequence[str]) -> str:
@@ -85,6 +92,9 @@ def _unix_s(name: str, text: str) -> int:
     try:
         found = datetime.fromisoformat(text)
         moment = found if found.tzinfo is not None else found.replace(tzinfo=UTC)
-        return int(moment.timestamp())
+        unix_s = int(moment.timestamp())
+        if unix_s > END_OF_TIME:
+            raise ValueError(text)
+        return unix_s
     except (ValueError, OverflowError):
         raise BadRequest(f"{name} must be a date as 2027-01-31, or with a time as 2027-01-31T15:00Z") from None

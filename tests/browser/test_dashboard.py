@@ -42,7 +42,9 @@ async def test_an_avoided_spill_is_told_in_one_sentence_and_opens_to_the_verdict
         await summary.focus()
         await scene.page.keyboard.press("Enter")
         await scene.sees(".verdicts tr", "too big")
+        await scene.sees("#decisions summary", "took")  # its end has come, which makes its row again
         assert await scene.page.locator(".verdicts tr.chosen").inner_text() != ""
+        assert await scene.page.locator("#decisions li").count() == 2  # the request, and its load
         await scene.picture("spill-avoided")
         assert scene.errors == []
 

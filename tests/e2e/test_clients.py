@@ -238,6 +238,7 @@ def test_litellm_lists_chats_and_streams_in_both_dialects(rig, monkeypatch):
         assert "".join(part.choices[0].delta.content or "" for part in litellm.completion(**ask, stream=True))
         with pytest.raises(litellm.ServiceUnavailableError, match="too big"):
             litellm.completion(**{**ask, "model": model.replace(CHAIN, TOO_BIG)})
-    assert litellm.embedding(f"ollama/{EMBEDDER}", ["one", "two"], api_base=rig.url).data
     assert rig.loads in ([], [SERVED])
+    assert litellm.embedding(f"ollama/{EMBEDDER}", ["one", "two"], api_base=rig.url).data
+    assert set(rig.loads) <= {SERVED, EMBEDDER}
     litellm.in_memory_llm_clients_cache.flush_cache()

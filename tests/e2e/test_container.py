@@ -56,7 +56,7 @@ async def test_the_router_runs_without_network_rights_or_a_writable_root_s2(tmp_
             assert lines[-1], lines
         process.send_signal(signal.SIGTERM)
         lines += (await process.stderr.read()).decode().splitlines()
-        assert await process.wait() == 0, lines
+        assert await process.wait() == 0, "\n".join(lines)
     said = "".join(lines)
     assert "Traceback" not in said
     assert not [line for line in lines if "cannot be" in line and "Ollama" not in line]

@@ -36,11 +36,11 @@ def kept(surface: str) -> list[bytes]:
     return [zstandard.decompress(path.read_bytes()) for path in sorted((CORPUS / surface).glob("*.zst"))]
 
 
-def keep(surface: str, data: bytes) -> None:
+def keep(surface: str, data: bytes, folder: Path = CORPUS) -> None:
     """Keep an input by which something failed."""
-    (CORPUS / surface).mkdir(exist_ok=True, parents=True)
+    (folder / surface).mkdir(exist_ok=True, parents=True)
     name = f"{hashlib.sha256(data).hexdigest()[:16]}.zst"
-    (CORPUS / surface / name).write_bytes(zstandard.compress(data, 19))
+    (folder / surface / name).write_bytes(zstandard.compress(data, 19))
 
 
 class Input(bytes):

@@ -8,21 +8,25 @@ It prints its addresses as a JSON line, and one more line with its state for eac
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import faulthandler
 import json
 import logging
+import os
 import re
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import psutil
 
 from router.app import Running, running
-from router.cli.serve import calm_collector
+from router.cli.serve import calm_collector, prefer_the_loop
 from router.config import load_config
 from router.telemetry import Answered, Event, Finished
 
@@ -35,28 +39,54 @@ WORDS = ("status", "outcome", "phase", "cause", "reason", "error", "text")
 
 
 class Lag:
-    """How long the loop was held, in CPU time of this process: what others take from the machine does not count.
+    """How long this process has held the loop, whatever else the machine does.
 
-    A tick that is late by a time in which this process used no processor was not held up by this process.
+    `lag_s` is by how much a tick was late, without the time for which the loop's thread waited for a processor, and at
+    most the time of a processor that all threads have used: one that has the interpreter's lock holds the loop as well.
+    `by_loop_s` is the processor time of the loop's own thread, and `late_s` by how much the tick was late by the clock.
     """
 
     def __init__(self) -> None:
-        self.worst_s = 0.0
         self._loop = asyncio.get_running_loop()
-        self._used_s = time.process_time()
+        self._waits = waits_of(threading.get_native_id())
         self._due_s = self._loop.time()
+        self._used_s, self._by_loop_s, self._waited_s = self._spent()
+        self._worst = dict.fromkeys(("lag_s", "by_loop_s", "late_s"), 0.0)
         self._tick()
 
+    def _spent(self) -> tuple[float, float, float]:
+        return time.process_time(), time.thread_time(), self._waits()
+
     def _tick(self) -> None:
-        used_s, now_s = time.process_time(), self._loop.time()
-        self.worst_s = max(self.worst_s, min(now_s - self._due_s, used_s - self._used_s))
-        self._used_s, self._due_s = used_s, now_s + TICK_S
+        now_s, (used_s, by_loop_s, waited_s) = self._loop.time(), self._spent()
+        late_s = now_s - self._due_s
+        held_s = min(late_s - (waited_s - self._waited_s), used_s - self._used_s)
+        found = held_s, min(late_s, by_loop_s - self._by_loop_s), late_s
+        self._worst = {name: max(worst, one) for (name, worst), one in zip(self._worst.items(), found, strict=True)}
+        self._used_s, self._by_loop_s, self._waited_s = used_s, by_loop_s, waited_s
+        self._due_s = now_s + TICK_S
         self._loop.call_at(self._due_s, self._tick)
 
-    def taken(self) -> float:
-        """Return the worst since the last call."""
-        worst_s, self.worst_s = self.worst_s, 0.0
-        return worst_s
+    def taken(self) -> dict[str, float]:
+        """Return the worst of each since the last call."""
+        worst, self._worst = self._worst, dict.fromkeys(self._worst, 0.0)
+        return worst
+
+
+def waits_of(thread: int) -> Callable[[], float]:
+    """Return what says for how long a thread was ready to run and had no processor; 0 where the kernel does not say."""
+    try:
+        file = os.open(f"/proc/self/task/{thread}/schedstat", os.O_RDONLY)
+    except OSError:
+        return float
+    # `os.pread` would give up the interpreter's lock, which it takes a while to get back from a busy thread.
+    read, text = ctypes.PyDLL(None).pread, ctypes.create_string_buffer(100)
+
+    def waited_s() -> float:
+        read(file, text, len(text) - 1, 0)
+        return int(text.value.split()[1]) / 1e9
+
+    return waited_s
 
 
 class Faults(logging.Handler):
@@ -114,7 +144,7 @@ async def state(service: Running, lag: Lag, faults: Faults, events: Events) -> d
     service.router.telemetry.flush()
     ended, twice = events.taken()
     return {
-        "lag_s": lag.taken(),
+        **lag.taken(),
         "faults": faults.seen,
         "ended": ended,
         "twice": twice,
@@ -135,6 +165,7 @@ async def main() -> None:
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     async with running(load_config(env={}, options=options), hooks=[events]) as service:
         calm_collector()
+        prefer_the_loop()
         print(json.dumps({"url": service.url, "admin": service.admin_url}), flush=True)
         lag = Lag()
         while await reader.readline():

@@ -12,10 +12,12 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
@@ -24,10 +26,11 @@ from hypothesis import strategies as st
 from router.core.ollama.routes import ROUTES
 from tests.fuzz.guide import Guide
 from tests.fuzz.inputs import Input, changed_bytes, changed_json, keep, kept
-from tests.fuzz.lab import DEADLINE_S, GROWTH_BYTES, MODEL, Lab, Scripted, plain, simulated
+from tests.fuzz.lab import DEADLINE_S, GROWTH_BYTES, HOLDS, MODEL, Lab, Scripted, plain, simulated
 
 MINUTES = float(os.environ.get("FUZZ_MINUTES", "0"))
 FEW, MANY = 25, 300
+HELD = Path(tempfile.gettempdir()) / "ollama-router-fuzz"
 
 SHORT_BYTES = 300_000
 """Larger inputs that are kept are left out of a short run: the simulator takes long for them."""
@@ -106,12 +109,14 @@ def fuzz(surface: str, lab: Lab, inputs: st.SearchStrategy[bytes], attempt: Call
     """
     found = kept(surface)
     tried, guide, count = [b""], Guide(found), itertools.count()
+    worst = dict.fromkeys(HOLDS, 0.0)
 
     def one(data: bytes) -> None:
-        tried[0] = data
+        before, tried[0] = tried[0], data
         next(count)
         attempt(data)
-        state = lab.check_lag(lambda: attempt(data))
+        state = lab.check_lag(lambda: attempt(data), lambda how: note_held(surface, (before, data), how))
+        worst.update({name: max(value, state[name]) for name, value in worst.items()})
         guide.note(data, state["said"], state["lag_s"])
 
     started_s = time.monotonic()
@@ -132,6 +137,14 @@ def fuzz(surface: str, lab: Lab, inputs: st.SearchStrategy[bytes], attempt: Call
         raise
     lab.check_growth(GROWTH_BYTES if MINUTES else 8 * GROWTH_BYTES)
     print(f"{surface}: {next(count)} inputs, {len(guide.seen)} different consequences, {len(guide.seeds)} seeds")
+    print(", ".join(f"{name} ≤ {value * 1000:.1f} ms" for name, value in worst.items()))
+
+
+def note_held(surface: str, inputs: tuple[bytes, ...], how: str) -> None:
+    """Print and keep in `HELD` by which inputs, the last but one or the last, the loop was held, if by chance."""
+    print(surface, how, *(Input(data) for data in inputs), sep="\n  ", flush=True)
+    for data in inputs if MINUTES else ():
+        keep(surface, data, HELD)
 
 
 def batch(test: Callable[[], None]) -> Callable[[], None]:

@@ -84,7 +84,7 @@ export function showDecisions(rows) {
   if (!rows.length) return place.replaceChildren(el("p", { class: "empty" }, "No request yet. Point a client at this router, or try it here."));
   const list = place.querySelector("ul") ?? place.replaceChildren(el("ul", { class: "rows" })) ?? place.querySelector("ul");
   const shown = grouped(rows).slice(0, 30).map(({ row, times }) => ({
-    key: row.request_id || `${row.kind} ${row.model} ${row.at}`,
+    key: (row.kind === "request" && row.request_id) || `${row.kind} ${row.model} ${row.at}`, // a switch has its request's id
     stamp: `${times} ${row.ended} ${row.at}`,
     make: () => item(row, times),
   }));

@@ -26,7 +26,7 @@ export function show(id, ...nodes) {
   if (focused) place.querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus();
 }
 
-/** Show rows by key: a row whose text has not changed is not touched. */
+/** Show rows by key, of which each has its own: a row whose text has not changed is not touched. */
 export function showRows(list, rows) {
   const old = new Map([...list.children].map((item) => [item.dataset.key, item]));
   let after = null;
