@@ -78,7 +78,10 @@ async def scene(folder: Path) -> AsyncIterator[Scene]:
     env = {**os.environ, "PYTHONPATH": str(ROOT), **{f"OLLAMA_ROUTER_{key}": value for key, value in settings.items()}}
     argv = [sys.executable, "-m", "router", "serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
     machine = Machine(cards=(CardSpec(),))
-    async with running_simulator(SimConfig(machine=machine, models=MODELS)) as sim, httpx.AsyncClient(timeout=60) as http:
+    async with (
+        running_simulator(SimConfig(machine=machine, models=MODELS)) as sim,
+        httpx.AsyncClient(timeout=60) as http,
+    ):
         process = await asyncio.create_subprocess_exec(
             *argv, "--upstream", sim.url, env=env, stderr=asyncio.subprocess.PIPE, cwd=folder
         )
@@ -117,9 +120,13 @@ async def test_a_full_disk_costs_no_request_and_the_usage_of_that_time_is_writte
         await until(lambda: _is(router.used() == 6))
         assert await router.chat(small) == 200
         await until(lambda: _is(router.audited() >= 2))
-        lost = (await router.client.get(f"{router.admin}/metrics")).text.partition("\nollama_router_audit_lost_total ")[2]
+        lost = (await router.client.get(f"{router.admin}/metrics")).text.partition("\nollama_router_audit_lost_total ")[
+            2
+        ]
         assert float(lost.splitlines()[0]) > 0
-    warnings = [json.loads(line)["msg"] for line in (tmp_path / "log").read_bytes().splitlines() if b'"warning"' in line]
+    warnings = [
+        json.loads(line)["msg"] for line in (tmp_path / "log").read_bytes().splitlines() if b'"warning"' in line
+    ]
     for store in ("usage", "learned store"):
         assert len([text for text in warnings if text.startswith(f"the {store} ") and "cannot be used" in text]) == 1
     assert b"Traceback" not in (tmp_path / "log").read_bytes()
