@@ -203,7 +203,7 @@ class Admission:
 
     def left(self, tracked: Tracked, now_s: float) -> bool:
         """Note that a request to a resident has ended; return True if another one has its slot."""
-        if tracked.weights not in self._ready:
+        if tracked.weights not in self._ready or tracked.weights not in self.waitlist.wanted:
             tracked.slots.pause()
             return False
         tracked.slots.ended(now_s)
