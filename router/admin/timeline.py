@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from router.telemetry import Event, Spilled, Switched
+from router.telemetry import Decided, Event, Finished, Spilled, Switched
 
 KEPT_S = 3600.0
 MAX_SPANS, MAX_MARKS = 500, 200
@@ -44,6 +44,9 @@ class Timeline:
             self._marks.append({"at": self._unix_now(), **facts, "took_s": event.duration_s, "error": event.error})
         elif isinstance(event, Spilled):
             self._marks.append({"at": self._unix_now(), "kind": "spill", "model": event.model})
+
+    def on_requests(self, _events: Sequence[Decided | Finished]) -> None:
+        """Ignore the events of requests: a call per batch instead of one per event."""
 
     def observe(self, loaded: Iterable[tuple[int, str]]) -> None:
         """Note which models are loaded now, as pairs of card and name."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 from router.telemetry import Decided, Event, Finished, Spilled, Switched
@@ -29,16 +29,22 @@ class Counts:
     spills: int = 0
     tokens: int = 0
 
-    def decided(self, event: Decided) -> None:
-        """Count a decision on a request."""
+    def requested(self, events: Sequence[Decided | Finished]) -> None:
+        """Count the decisions on requests, and their ends."""
+        for event in events:
+            if type(event) is Finished:
+                self._finished(event)
+            elif type(event) is Decided:
+                self._decided(event)
+
+    def _decided(self, event: Decided) -> None:
         is_lower = event.outcome in ("fallback", "rejected")
         self.spills_avoided += is_lower and event.cause in AVOIDED_CAUSES
         self.substituted += event.outcome == "fallback"
         self.refused += event.outcome == "rejected"
         self.below_best += bool(event.below_best)
 
-    def finished(self, event: Finished) -> None:
-        """Count the end of a request."""
+    def _finished(self, event: Finished) -> None:
         self.requests += 1
         self.failed += event.outcome in ("upstream_error", "failed")
         self.tokens += event.tokens_out or 0
@@ -59,15 +65,16 @@ class Totals:
 
     def on(self, event: Event) -> None:
         """Count one event."""
-        if isinstance(event, Decided):
-            for counts in self._current():
-                counts.decided(event)
-        elif isinstance(event, Finished):
-            for counts in self._current():
-                counts.finished(event)
+        if isinstance(event, (Decided, Finished)):
+            self.on_requests((event,))
         elif isinstance(event, (Switched, Spilled)):
             for counts in self._current():
                 counts.changed(event)
+
+    def on_requests(self, events: Sequence[Decided | Finished]) -> None:
+        """Count a batch of requests' events."""
+        for counts in self._current():
+            counts.requested(events)
 
     def _current(self) -> tuple[Counts, Counts]:
         minute = int(self._unix_now()) // MINUTE_S

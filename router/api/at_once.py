@@ -1,8 +1,8 @@
 """Fast path: a common request is sent upstream without a task, and its answer is relayed when it arrives.
 
 These take the edge's general path from the beginning: requests of browsers, requests with a header of the router, with
-a large or compressed body, or with a body that has not arrived yet. A request that must wait continues in a task; so
-does an answer that is a stream or has not arrived completely.
+a large or compressed body, or with a body that has not arrived yet. A request that must wait for anything but its turn
+continues in a task; so does an answer that is a stream or has not arrived completely.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from router.api.calls import read_call
 from router.api.door import Door
 from router.api.limits import Limits
 from router.api.reports import Reports, client_of
-from router.api.responses import render_error, request_headers
+from router.api.responses import place_headers, render_error, request_headers
 from router.api.sending import common_head_lines, complete_answer, ending_of
 from router.api.settings import EdgeSettings
 from router.api.traces import TRACEPARENT, trace_id_of
@@ -26,13 +26,14 @@ from router.core.ollama.routes import TARGETS, Route
 from router.core.teams.rights import check_route
 from router.core.teams.team import ANYONE
 from router.errors import Busy, RouterError, UpstreamError
-from router.http.headers import Header, header_lines
+from router.http.headers import header_lines
 from router.http.server.cycle import Cycle, Phase
 from router.http.server.heads import Head
 from router.http.server.hosts import HostRule
 from router.routing.call import Answer, Call
 from router.routing.dispatch import Dispatcher
 from router.routing.outcomes import Blocked
+from router.routing.queued import Queued
 from router.routing.underway import Underway
 
 logger = logging.getLogger("router.api")
@@ -180,8 +181,9 @@ class AtOnce:
     def refuse(self, cycle: Cycle, route: Route, error: RouterError) -> None:
         """Answer with an error of the router."""
         status, headers, body = render_error(error, route.dialect)
-        own: list[Header] = [(b"x-request-id", cycle.request_id.encode("ascii"))] if self._has_headers else []
-        cycle.respond(status, [*headers, *own], body, adds_length=True)
+        if self._has_headers:
+            headers += [(b"x-request-id", cycle.request_id.encode("ascii")), *place_headers(error)]
+        cycle.respond(status, headers, body, adds_length=True)
 
 
 def failed(cycle: Cycle) -> RouterError:
@@ -199,11 +201,11 @@ class _Taken:
         self._at_once = at_once
         self._cycle = cycle
         self._call = call
-        self._underway: Underway | None = None
+        self._underway: Underway | Queued | None = None
 
-    def go(self, started: Underway | Blocked | RouterError) -> None:
+    def go(self, started: Underway | Queued | Blocked | RouterError) -> None:
         """Continue according to the result of the first attempt."""
-        if isinstance(started, Underway):
+        if isinstance(started, (Underway, Queued)):
             self._underway = started
             self._cycle.process_with(self)
         elif isinstance(started, Blocked):
@@ -211,15 +213,15 @@ class _Taken:
         else:
             self._at_once.refuse(self._cycle, self._call.route, started)
 
-    def reply(self, answer: Answer | RouterError | None) -> None:
+    def reply(self, answer: Answer | RouterError | Blocked | None) -> None:
         """Receive the result from the dispatcher. Never raises, because the upstream's connection calls it."""
         cycle, call, at_once = self._cycle, self._call, self._at_once
         self._underway = None  # break the reference cycle, so that nothing is left for the garbage collector
         try:
             if isinstance(answer, Answer):
                 at_once.answer(cycle, call.route, answer)
-            elif answer is None:
-                at_once.go_on(cycle, call, at_once.dispatcher.gone())
+            elif answer is None or isinstance(answer, Blocked):
+                at_once.go_on(cycle, call, answer or at_once.dispatcher.gone())
             else:
                 at_once.refuse(cycle, call.route, answer)
         except Exception as exc:

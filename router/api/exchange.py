@@ -9,12 +9,12 @@ from typing import Concatenate, ParamSpec, TypeVar
 from router.api.beside import beside, is_large
 from router.api.bodies import is_zstd, read_body, too_large, unzstd
 from router.api.budget import BodyBudget, Holding
-from router.api.responses import render_error
+from router.api.responses import place_headers, render_error
 from router.api.settings import EdgeSettings
 from router.core.go.json_volume import has_more_values
 from router.core.ollama.routes import Dialect, Route
 from router.core.teams.team import ANYONE
-from router.errors import BadRequest, Busy, LimitReached, RouterError
+from router.errors import BadRequest, RouterError
 from router.http.headers import Header
 from router.http.server.cycle import Cycle
 
@@ -130,8 +130,8 @@ class Exchange:
         """Answer with `error` in the dialect of the path; a no-op if an answer has begun."""
         self.error = error.message
         status, headers, body = render_error(error, self.dialect)
-        if self._settings.has_router_headers and isinstance(error, (Busy, LimitReached)):
-            headers += [(b"x-router-position", b"%d" % error.position)] if error.position is not None else []
+        if self._settings.has_router_headers:
+            headers += place_headers(error)
         await self.answer(status, headers, body)
 
 

@@ -97,6 +97,12 @@ def render_error(error: RouterError, dialect: Dialect) -> tuple[int, list[Header
     return status, headers, body
 
 
+def place_headers(error: RouterError) -> list[Header]:
+    """Return the header that says at which place of the queue the request was refused, if at any."""
+    place = error.position if isinstance(error, (Busy, LimitReached)) else None
+    return [(b"x-router-position", b"%d" % place)] if place is not None else []
+
+
 def status_of(error: RouterError, dialect: Dialect) -> int:
     """Return the status of an error's answer: on `/api/*` never 401, which the CLI takes for one of Ollama's cloud."""
     return FORBIDDEN if error.status == UNAUTHORIZED and dialect == "ollama" else error.status

@@ -191,9 +191,19 @@ class Admission:
             self.fill(ticket.weights)
         return is_ready
 
+    def leave(self, ticket: Ticket) -> None:
+        """Take a ticket out of the line, however its wait has ended."""
+        self.waitlist.leave(ticket)
+        self._shares.leave(ticket.payer)
+
+    def settle(self, ticket: Ticket) -> None:
+        """Take back the turn of a request that has not used it."""
+        ticket.settle()
+        self.fill(ticket.weights)
+
     def left(self, tracked: Tracked, now_s: float) -> bool:
         """Note that a request to a resident has ended; return True if another one has its slot."""
-        if tracked.weights not in self._ready:
+        if tracked.weights not in self._ready or tracked.weights not in self.waitlist.wanted:
             tracked.slots.pause()
             return False
         tracked.slots.ended(now_s)

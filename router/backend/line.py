@@ -1,15 +1,16 @@
 """The queue of one backend: requests wait here and are let in model by model and slot by slot.
 
 So Ollama never queues two models, nor more than `queue.ahead` requests for one. `core/decision/turns.py` decides whose
-turn it is, `admission.py` fills the slots of the residents, `tickets.py` keeps who waits. This module keeps the timer
-and the switch under way (at most one). `Line.pump` applies the rules whenever the state has changed.
+turn it is, `admission.py` fills the slots, `tickets.py` keeps who waits, `waits.py` carries each to its turn. This
+module keeps the timer and the switch under way (at most one). `Line.pump` applies the rules whenever the state has
+changed.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 
 from router.backend.admission import Admission
 from router.backend.bounds import Bounds
@@ -18,16 +19,15 @@ from router.backend.residency import Residency
 from router.backend.setbacks import Setbacks
 from router.backend.shares import Shares
 from router.backend.switches import SwitchResult, Target
-from router.backend.tickets import Ticket
 from router.backend.tracked import Tracked
+from router.backend.waits import Waits
 from router.backend.world import World
-from router.config import Config
+from router.config import Config, Queue
 from router.core.decision.turns import Patience, turns
 from router.core.decision.verdict import Decision
 from router.core.ollama.options import ServerSettings
-from router.core.teams.payer import NOBODY, Payer
-from router.errors import Busy, RouterError, UpstreamError
-from router.telemetry import Notified, QueueChanged, Telemetry
+from router.errors import UpstreamError
+from router.telemetry import Notified, Telemetry
 
 MINUTE_S = 60.0
 
@@ -51,9 +51,9 @@ class Line:
         self._waitlist, self.slots = self._admission.waitlist, self._admission.slots
         self.enter = self._admission.enter
         self.loading: Target | None = None
-        self._settings = queue = config.queue
-        most_s = queue.wait_s / 2  # a group that turned impatient only when it is refused would never be served
-        self._patience = Patience(queue.age_bound_s, queue.cost_factor, queue.affinity_count, most_s)
+        self._waits = Waits(self, self._admission, config, telemetry)
+        self.join, self.wait, self.give_up = self._waits.join, self._waits.wait, self._waits.give_up
+        self._patience = _patience(config.queue)
         self._fair_patience = Patience(self.shares.age_bound_s, cost_factor=0.0)
         self._swaps_per_minute = config.defaults.swaps_per_minute
         self._world, self._residency, self._telemetry = world, residency, telemetry
@@ -82,69 +82,11 @@ class Line:
             return False
         return not needs_slot or self._admission.may_enter(weights, team)
 
-    async def wait(
-        self, key: Hashable, decide: Callable[[], Decision], since_s: float, payer: Payer = NOBODY, *, unused: str = ""
-    ) -> str:
-        """Wait until the request should be decided again; return the weights that it was let in to ("" = none).
-
-        It enters them before it awaits anything. Raises LimitReached if too many of its team wait, Busy if the queue is
-        full, or after `queue.wait_s`; the time in which the request's own model loads does not count. Cancellation
-        removes the request from the queue immediately. `payer` is charged the switches that it causes; `unused` are
-        weights that it was let in to, and did not enter.
-        """
-        if self.depth >= self._settings.max_waiting:
-            raise Busy(retry_after_s=self.expected_wait_s(), position=self.depth + 1)
-        self._bounds.check_waiting(payer, self._waitlist, self.expected_wait_s)
-        ticket = self._waitlist.join(key, decide, since_s, self._served(), payer)
-        self._admission.count_in(payer)
-        self._telemetry.emit(QueueChanged(depth=self.depth))
-        try:
-            if not self._admission.joined(ticket, is_again=bool(unused)):
-                self.pump()
-            if unused:  # one that is let in again and again must not stop the loop
-                await asyncio.sleep(0)
-            await self._wait(ticket)
-        except BaseException:
-            self._leave(ticket)
-            self._settle(ticket)
-            self.pump()  # residents that were closed in favour of this request take requests again
-            raise
-        self._leave(ticket)
-        self._loop.call_soon(self._settle, ticket)  # after the request has used its turn, or has not
-        result = ticket.turn.result()
-        if isinstance(result, RouterError):
-            raise result
-        return result
-
-    def _settle(self, ticket: Ticket) -> None:
-        """Take back the turn of a request that has not used it."""
-        ticket.settle()
-        self._admission.fill(ticket.weights)
-
-    def _served(self) -> Mapping[int, int]:
+    def served(self) -> Mapping[int, int]:
         """Return what each resident has served by now, by its order, if rule 5 counts that."""
         if self._patience.affinity_count is None:
             return {}
         return {tracked.order: tracked.served for tracked in self._world.residents.values()}
-
-    def _leave(self, ticket: Ticket) -> None:
-        self._waitlist.leave(ticket)
-        self.shares.leave(ticket.payer)
-        self._world.want(self._waitlist.wanted)
-        self._telemetry.emit(QueueChanged(depth=self.depth))
-
-    async def _wait(self, ticket: Ticket) -> None:
-        deadline_s = ticket.since_s + self._settings.wait_s
-        while not ticket.turn.done():
-            # At least one turn of the loop, so that a request past its deadline can still be let in.
-            await asyncio.wait([ticket.turn], timeout=max(0.01, deadline_s - self._now()))
-            if ticket.turn.done():
-                return
-            if self.loading is None or self.loading.weights != ticket.weights:
-                position = self._waitlist.position(ticket)
-                text = f"server busy: queued for {self._settings.wait_s:.0f} s, position {position}"
-                raise Busy(text, retry_after_s=self.expected_wait_s(), position=position)
-            deadline_s = self._now() + 1.0  # not refused while its own model loads: check again in a second
 
     def left(self, tracked: Tracked) -> None:
         """Note that a request to a resident has ended: the next one may have its slot."""
@@ -274,6 +216,12 @@ class Line:
     async def aclose(self) -> None:
         """Cancel the switch under way. Waiting requests are cancelled by their own tasks."""
         self._set_timer(None)
+        self._waits.close()
         if self._switching is not None:
             self._switching.cancel()
             await asyncio.gather(self._switching, return_exceptions=True)
+
+
+def _patience(queue: Queue) -> Patience:
+    most_s = queue.wait_s / 2  # a group that turned impatient only when it is refused would never be served
+    return Patience(queue.age_bound_s, queue.cost_factor, queue.affinity_count, most_s)

@@ -44,11 +44,12 @@ class Sent(Protocol):
 class RunnerSlots:
     """The slots of one runner. `count` is 0 until the first request asks."""
 
-    __slots__ = ("_ended_s", "_longest_s", "_short", "at_work", "count", "gap_s")
+    __slots__ = ("_begun", "_ended_s", "_longest_s", "_sent", "_short", "count", "gap_s")
 
     def __init__(self) -> None:
         self.count = 0
-        self.at_work: dict[Sent, float] = {}  # when it was sent; −inf since its answer has begun
+        self._sent: dict[Sent, float] = {}  # those without an answer, in order: when each was sent
+        self._begun: dict[Sent, None] = {}  # those whose answers have begun: few, while many may be ahead
         self.gap_s = 0.0
         self._short = 0  # answers in a row that took little
         self._longest_s = 0.0  # of those, about
@@ -83,9 +84,40 @@ class RunnerSlots:
         """Note that nobody waits for a slot: the time until the next end says nothing."""
         self._ended_s = -math.inf
 
+    def send(self, sent: Sent, now_s: float) -> None:
+        """Note a request that was sent."""
+        self._sent[sent] = now_s
+
+    def begin(self, sent: Sent) -> list[Sent]:
+        """Note that its answer has begun; return which others are at work, if they are as many as there are slots."""
+        sent_s = self._sent.pop(sent, None)
+        if sent_s is None:
+            return []
+        others = [one for one in self._begun if not one.is_complete]
+        self._begun[sent] = None
+        for one, other_s in self._sent.items():
+            if other_s > sent_s - SURELY_S:
+                break
+            others.append(one)
+        return others if len(others) >= self.count else []
+
+    def end(self, sent: Sent) -> None:
+        """Note that a request has ended, however."""
+        self._sent.pop(sent, None)
+        self._begun.pop(sent, None)
+
+    @property
+    def under_way(self) -> int:
+        """The number of requests that were sent and have not ended."""
+        return len(self._sent) + len(self._begun)
+
+    def is_at_work(self, sent: Sent) -> bool:
+        """Return True if a request has not ended and its answer is not complete."""
+        return (sent in self._begun or sent in self._sent) and not sent.is_complete
+
     def arrived(self) -> int:
-        """Return how many of those at work are complete: their clients still read, but the slot is free."""
-        return sum(sent.is_complete for sent in self.at_work)
+        """Return how many answers are complete: their clients still read, but the slot is free."""
+        return sum(sent.is_complete for sent in self._begun)
 
 
 class Runner(Protocol):
@@ -147,28 +179,16 @@ class Slots:
 
     def sent(self, runner: Runner, sent: Sent) -> None:
         """Note that a request that needs a slot was sent to the runner."""
-        runner.slots.at_work[sent] = self._loop.time()
+        runner.slots.send(sent, self._loop.time())
 
     def answered(self, runner: Runner, sent: Sent) -> None:
         """Note that its answer has begun."""
-        at_work = runner.slots.at_work
-        sent_s = at_work.get(sent)
-        if sent_s is None:
-            return
-        at_work[sent] = -math.inf
-        if len(at_work) <= runner.slots.count:
-            return
-        others = [
-            one
-            for one, other_s in at_work.items()
-            if one is not sent and other_s <= sent_s - SURELY_S and not one.is_complete
-        ]
-        if len(others) >= runner.slots.count:
+        if others := runner.slots.begin(sent):
             self._loop.call_later(CONFIRM_S, self._confirm, runner, runner.order, others)
 
     def _confirm(self, runner: Runner, order: int, others: list[Sent]) -> None:
         slots = runner.slots
-        if runner.order != order or not all(one in slots.at_work and not one.is_complete for one in others):
+        if runner.order != order or not all(map(slots.is_at_work, others)):
             return
         if len(others) >= slots.count:
             slots.set(len(others) + 1)
@@ -178,4 +198,4 @@ class Slots:
     @staticmethod
     def ended(runner: Runner, sent: Sent) -> None:
         """Note that the request has ended, however."""
-        runner.slots.at_work.pop(sent, None)
+        runner.slots.end(sent)

@@ -26,14 +26,14 @@ _NONE: Mapping[int, int] = {}
 class Ticket:
     """One waiting request; `place` is what the line is ordered by: when the request came, and the ticket's number.
 
-    `turn` is done when the request should be decided again; its result is the weights that it was let in to, or
-    the error that ends it. `served_before` holds, by the resident's `order`, what was served when it began to wait.
+    `turn` is done when the request should be decided again; its result is the weights that it was let in to.
+    `served_before` holds, by the resident's `order`, what was served when it began to wait.
     `payer` is charged the switches that it causes, `started` is the charge of the resident that it was let in to.
     """
 
     place: tuple[float, int]
     group: Group
-    turn: asyncio.Future[str | RouterError]
+    turn: asyncio.Future[str]
     served_before: Mapping[int, int] = field(default_factory=dict)
     payer: Payer = NOBODY
     let_in_to: str | None = None
@@ -66,9 +66,9 @@ class Ticket:
             self.payer.give_back()
 
     def fail(self, error: RouterError) -> None:
-        """End the wait with an error (as a result: a waiter that leaves now would not retrieve an exception)."""
+        """End the wait with an error."""
         if not self.turn.done():
-            self.turn.set_result(error)
+            self.turn.set_exception(error)
 
 
 _PLACE = attrgetter("place")
@@ -170,7 +170,7 @@ class Waitlist:
         group = self._groups.get(key := (payer.team, key))
         if group is None:
             group = self._groups[key] = Group(key, next(self._numbers), decide, team=payer.team)
-        turn: asyncio.Future[str | RouterError] = asyncio.get_running_loop().create_future()
+        turn: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         ticket = Ticket((since_s, self.next_number), group, turn, served_before, payer)
         self.next_number += 1
         insort(group.tickets, ticket, key=_PLACE)
@@ -224,6 +224,14 @@ class Waitlist:
         for group in self._groups.values():
             for ticket in group.tickets:
                 ticket.fail(error)
+
+    def up_to(self, since_s: float) -> Iterator[Ticket]:
+        """Iterate over those that came by then, and the first one after it of each group."""
+        for group in self:
+            for ticket in group.tickets:
+                yield ticket
+                if ticket.since_s > since_s:
+                    break
 
     def rows(self) -> list[tuple[str, float, str]]:
         """Return the weights that each one waits for ("" = not known), since when, and its team, in order."""

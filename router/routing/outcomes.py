@@ -35,10 +35,12 @@ class Blocked(NamedTuple):
     """Why a request cannot be sent yet, and what to await before the next attempt.
 
     Awaiting `until()` returns a connection for "connection", and the weights that the request was let in to for "turn".
+    For that one, `join` is the same without a task: it returns the future of the turn.
     """
 
     why: Literal["upstream", "name", "reading", "turn", "tag", "connection", "room", "variant", "facts"]
     until: Callable[[], Awaitable[object]]
+    join: Callable[[], asyncio.Future[str]] | None = None
 
 
 class Outcomes:

@@ -13,10 +13,13 @@ from router.http.client.response import UpstreamResponse
 from router.routing.call import Answer, Call, Released
 from router.routing.destination import Destination
 from router.routing.ends import Ends
+from router.routing.outcomes import Blocked
 
 OK = 200
-Reply = Callable[[Answer | RouterError | None], None]
-"""Receives the answer when its head has arrived, or the error; None: attempt again, the variant was deleted."""
+Reply = Callable[[Answer | RouterError | Blocked | None], None]
+"""Receives the answer when its head has arrived, or the error; or what must be awaited before another attempt.
+
+None: attempt again, the variant was deleted."""
 
 
 class Underway:

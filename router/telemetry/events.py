@@ -151,7 +151,7 @@ class Spilled(msgspec.Struct, frozen=True):
 
 
 class QueueChanged(msgspec.Struct, frozen=True):
-    """The number of requests that wait for their model's turn changed to `depth`."""
+    """The number of requests that wait for their model's turn changed to `depth`. Many changes are told at once."""
 
     depth: int
     backend: str = ""

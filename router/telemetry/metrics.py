@@ -215,9 +215,10 @@ class MetricsHook:
         finished = [event for event in events if isinstance(event, Finished)]
         for backend in {event.backend for event in finished}:
             self._queue.labels(backend).observe_all([one.queue_s for one in finished if one.backend == backend])
+        served_s: dict[str, float] = {}
         for event in finished:
             if event.card_s:
-                self._served.labels(self._word(event.team)).inc(event.card_s)
+                served_s[event.team] = served_s.get(event.team, 0.0) + event.card_s
             # A request without a phase was cancelled while its answer was sent, or before the first byte of it.
             if event.outcome == "client_gone":
                 self._gone.labels(event.phase or ("stream" if event.sent_bytes else "before_answer")).inc()
@@ -229,6 +230,8 @@ class MetricsHook:
                 series = self._series(group[0], ended_by[3])
                 _remember(self._series_by, ended_by, series)
             series.observe_all(group)
+        for team, seconds in served_s.items():
+            self._served.labels(self._word(team)).inc(seconds)
 
     def _decided(self, key: tuple[str, ...], count: int) -> None:
         team, chain, requested, chosen, reason, outcome, below_best = key

@@ -64,6 +64,7 @@ def test_an_answer_that_has_arrived_leaves_its_slot_though_its_client_still_read
     async def story():
         slots, runner, sent = slots_of().slots, Runner(in_flight=2), Sent()
         slots.sent(runner, sent)
+        slots.answered(runner, sent)
         assert not slots.is_free(runner)
         sent.is_complete = True
         assert slots.is_free(runner)

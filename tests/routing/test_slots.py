@@ -173,7 +173,7 @@ def test_whoever_leaves_gives_back_the_place_and_the_slot():
         kept = [reply for index, reply in enumerate(replies) if not index % 3]
         assert {reply.status for reply in kept} == {200}
         await asyncio.sleep(1)
-        assert (line_of(one).depth, resident_of(one).in_flight, len(resident_of(one).slots.at_work)) == (0, 0, 0)
+        assert (line_of(one).depth, resident_of(one).in_flight, resident_of(one).slots.under_way) == (0, 0, 0)
         assert (await one.ask(hello(SMALL))).took_s < 0.5
 
     play(story, ALONE, speeds=SPEEDS)

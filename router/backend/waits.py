@@ -1,0 +1,171 @@
+"""The wait of a request: from joining the line to its turn, its refusal, or the leaving of its client.
+
+A wait is a future, so that no request needs a task for it. Whoever cancels it leaves the line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Hashable, Mapping
+from functools import partial
+from typing import Protocol
+
+from router.backend.admission import Admission
+from router.backend.switches import Target
+from router.backend.tickets import Ticket
+from router.config import Config
+from router.core.decision.verdict import Decision
+from router.core.teams.payer import NOBODY, Payer
+from router.errors import Busy
+from router.telemetry import QueueChanged, Telemetry
+
+LEAST_S = 0.01
+"""A request that comes after its deadline may still be let in within this time."""
+
+LOADS_S = 1.0
+"""How often a request past its deadline is looked at whose own model is being loaded."""
+
+TELL_S = 0.05
+"""The depth of the line is reported this long after a change: every request that waits changes it twice."""
+
+
+class Deciding(Protocol):
+    """The line, which decides whose turn it is."""
+
+    @property
+    def loading(self) -> Target | None: ...
+
+    def pump(self) -> None: ...
+
+    def served(self) -> Mapping[int, int]:
+        """Return what each resident has served by now, by its order, as far as it matters."""
+
+    def expected_wait_s(self) -> float: ...
+
+
+class Waits:
+    """The waits of one line. One timer serves all deadlines, because nearly every request has its turn before."""
+
+    def __init__(self, line: Deciding, admission: Admission, config: Config, telemetry: Telemetry) -> None:
+        self._line = line
+        self._admission, self._waitlist = admission, admission.waitlist
+        self._settings = config.queue
+        self._telemetry = telemetry
+        self._loop = asyncio.get_running_loop()
+        self._deadline: asyncio.TimerHandle | None = None
+        self._looks_at_s = math.inf  # when `_deadline` is
+        self._telling: asyncio.TimerHandle | None = None
+
+    async def wait(
+        self, key: Hashable, decide: Callable[[], Decision], since_s: float, payer: Payer = NOBODY, *, unused: str = ""
+    ) -> str:
+        """Join the line and return the result of the turn: see `join`."""
+        turn = self.join(key, decide, since_s, payer, unused=unused)
+        try:
+            if turn.done():  # then awaiting it would not pause, and one that is let in again and again stop the loop
+                await asyncio.sleep(0)
+            return await turn
+        except asyncio.CancelledError:
+            self.give_up(turn)
+            raise
+
+    def join(
+        self, key: Hashable, decide: Callable[[], Decision], since_s: float, payer: Payer = NOBODY, *, unused: str = ""
+    ) -> asyncio.Future[str]:
+        """Let a request wait; its turn comes when it should be decided again.
+
+        The result is the weights that it was let in to ("" = none), which it enters before it awaits anything; or Busy
+        after `queue.wait_s`, in which the time does not count while the request's own model loads. Cancelling the
+        future removes the request from the queue. Raises LimitReached if too many of its team wait, Busy if the queue
+        is full. `payer` is charged the switches that it causes; `unused` are weights that it was let in to, and did not
+        enter.
+        """
+        depth = self._waitlist.depth
+        if depth >= self._settings.max_waiting:
+            raise Busy(retry_after_s=self._line.expected_wait_s(), position=depth + 1)
+        self._admission.bounds.check_waiting(payer, self._waitlist, self._line.expected_wait_s)
+        ticket = self._waitlist.join(key, decide, since_s, self._line.served(), payer)
+        self._admission.count_in(payer)
+        self._note_depth()
+        try:
+            if not self._admission.joined(ticket, is_again=bool(unused)):
+                self._line.pump()
+        except BaseException:
+            self._end_without_turn(ticket)
+            raise
+        ticket.turn.add_done_callback(partial(self._ended, ticket))
+        self._watch(ticket)
+        return ticket.turn
+
+    def give_up(self, turn: asyncio.Future[str]) -> None:
+        """Take a request out of the line whose client has left; a turn that has come in this moment is not used."""
+        if not (turn.cancel() or turn.cancelled()):
+            self._loop.call_soon(self._line.pump)  # after the turn was taken back
+
+    # --- its end -----------------------------------------------------------------------------------------------
+
+    def _ended(self, ticket: Ticket, turn: asyncio.Future[str]) -> None:
+        """Take a request out of the line; runs before whoever waits for the turn goes on."""
+        if turn.cancelled() or turn.exception() is not None:
+            self._end_without_turn(ticket)
+        else:
+            self._leave(ticket)
+            self._loop.call_soon(self._admission.settle, ticket)  # after the request has used its turn, or has not
+
+    def _end_without_turn(self, ticket: Ticket) -> None:
+        self._leave(ticket)
+        self._admission.settle(ticket)
+        self._line.pump()  # residents that were closed in favour of this request take requests again
+
+    def _leave(self, ticket: Ticket) -> None:
+        self._admission.leave(ticket)
+        self._note_depth()
+
+    # --- deadlines ---------------------------------------------------------------------------------------------
+
+    def _watch(self, ticket: Ticket) -> None:
+        """See to it that a request is refused when it has waited for too long."""
+        at_s = ticket.since_s + self._settings.wait_s
+        if at_s < self._looks_at_s and not ticket.turn.done():
+            self._look_at(max(at_s, self._loop.time() + LEAST_S))
+
+    def _look_at(self, at_s: float) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._looks_at_s = at_s
+        self._deadline = self._loop.call_at(at_s, self._refuse_overdue) if at_s < math.inf else None
+
+    def _refuse_overdue(self) -> None:
+        """End the waits that have lasted too long; those for a model that is being loaded go on."""
+        now_s, loading, next_s = self._loop.time(), self._line.loading, math.inf
+        came_by_s = now_s - self._settings.wait_s
+        for ticket in self._waitlist.up_to(came_by_s):
+            if ticket.since_s > came_by_s:
+                next_s = min(next_s, ticket.since_s + self._settings.wait_s)
+            elif loading is not None and loading.weights == ticket.weights:
+                next_s = min(next_s, now_s + LOADS_S)
+            else:
+                ticket.fail(self._overdue(ticket))
+        self._look_at(max(next_s, now_s + LEAST_S))
+
+    def _overdue(self, ticket: Ticket) -> Busy:
+        position = self._waitlist.position(ticket)
+        text = f"server busy: queued for {self._settings.wait_s:.0f} s, position {position}"
+        return Busy(text, retry_after_s=self._line.expected_wait_s(), position=position)
+
+    # --- reports -----------------------------------------------------------------------------------------------
+
+    def _note_depth(self) -> None:
+        if self._telling is None:
+            self._telling = self._loop.call_later(TELL_S, self._tell_depth)
+
+    def _tell_depth(self) -> None:
+        self._telling = None
+        self._telemetry.emit(QueueChanged(depth=self._waitlist.depth))
+
+    def close(self) -> None:
+        """Stop the timers."""
+        self._look_at(math.inf)
+        if self._telling is not None:
+            self._telling.cancel()
