@@ -2,7 +2,8 @@
 
 A return costs a switch, and it may be in vain: memory that other programs gave back is sometimes taken again at once.
 The first return is made at once, because the bigger variant is what was asked for. After one in vain, as with skis that
-one may rent or buy, the smaller variant serves on until it has been in the way for as long as the return costs. These rules apply in this order; the first that holds the return back is its reason:
+one may rent or buy, the smaller variant serves on until it has been in the way for as long as the return costs. These
+rules apply in this order; the first that holds the return back is its reason:
 
  1. NEVER      the chain's `upgrade` is never
  2. PREFERS    `prefer` is speed: what is loaded serves. If it is quality, nothing else holds a return back.
