@@ -31,6 +31,9 @@ from router.telemetry import Notified, QueueChanged, Telemetry
 
 MINUTE_S = 60.0
 
+AGAIN_S = 0.01
+"""Pause of a request that has not used its turn, so that one which never does cannot stop the loop."""
+
 
 class Line:
     """The queue of one backend and its switches."""
@@ -102,7 +105,7 @@ class Line:
             if not self._admission.joined(ticket, is_again=bool(unused)):
                 self.pump()
             if unused:  # one that is let in again and again must not stop the loop
-                await asyncio.sleep(0)
+                await asyncio.sleep(AGAIN_S)
             await self._wait(ticket)
         except BaseException:
             self._leave(ticket)
