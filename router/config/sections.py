@@ -105,7 +105,7 @@ class Defaults(Section):
     max_load_wait_s: Duration = 60.0
     """balanced: if returning to a bigger variant takes longer than this, the loaded smaller one serves on"""
     upgrade_after_s: Duration | None = None
-    """balanced: how long memory must have been free before that; null = as long as the switch costs, as measured"""
+    """balanced: how long memory must have been free before that; null = by the switch's cost, after returns in vain"""
     swaps_per_minute: AtLeastOne | None = None
     """balanced: at most this many returns to a bigger variant within a minute; null = no limit"""
     response_model: Literal["served", "requested"] = "served"

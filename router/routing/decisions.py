@@ -9,15 +9,18 @@ from collections.abc import Hashable
 from dataclasses import replace
 from typing import TypeVar
 
+import msgspec
+
 from router.backend.backend import Backend
 from router.config import ChainRules, Defaults
 from router.core.decision.chain import Chain
+from router.core.decision.context import PADDING
 from router.core.decision.policy import choose
 from router.core.decision.reserved import reserving
 from router.core.decision.snapshot import Snapshot
 from router.core.decision.upgrades import UpgradeRule
 from router.core.decision.verdict import Decision, Rules, VerdictKind
-from router.core.payload.read import InferenceRequest
+from router.core.payload.read import BYTES_PER_TOKEN, InferenceRequest
 from router.core.teams.team import Team
 from router.routing.call import Call
 from router.routing.chains import Chains
@@ -35,8 +38,12 @@ RECENT_CHAINS = 32
 MAX_REMEMBERED = 4096
 """Upper bound for cached decisions, and for cached destinations."""
 
-PROMPT_STEP_BYTES = 8192
-"""Prompt lengths are rounded down to this step in cache keys, so that similar requests share a decision."""
+PROMPT_STEP_BYTES = PADDING * BYTES_PER_TOKEN
+"""Prompts are decided for as if they were this much longer, rounded up, so that similar requests share a decision.
+
+Requests with equal keys stand in one group of the line: if they did not get equal decisions, one that the line lets in
+to a resident would find its context too small, and be let in again, and so on indefinitely.
+"""
 
 T = TypeVar("T")
 
@@ -92,7 +99,8 @@ class Decisions:
 
     def decide_afresh(self, request: InferenceRequest, chain: RuledChain, team: str = "") -> Decision:
         """Return the decision for a request of the team of that name under the current state."""
-        return choose(request, chain, self._snapshot_for(team), self._rules_for(chain), self._upgrades(chain))
+        alike = msgspec.structs.replace(request, prompt_bytes=_rounded_bytes(request))
+        return choose(alike, chain, self._snapshot_for(team), self._rules_for(chain), self._upgrades(chain))
 
     def _rules_for(self, chain: RuledChain) -> Rules:
         """Return the rules in force, with the largest context of the team whose chain it is."""
@@ -201,8 +209,12 @@ def is_settled(decision: Decision) -> bool:
 
 def _shape(request: InferenceRequest) -> Hashable:
     """Return what a decision depends on besides the chain."""
-    tokens = request.prompt_bytes // PROMPT_STEP_BYTES, request.num_predict
-    return request.num_ctx, request.options, request.needs, request.is_automatic, tokens
+    prompt = _rounded_bytes(request), request.num_predict
+    return request.num_ctx, request.options, request.needs, request.is_automatic, prompt
+
+
+def _rounded_bytes(request: InferenceRequest) -> int:
+    return -(-request.prompt_bytes // PROMPT_STEP_BYTES) * PROMPT_STEP_BYTES
 
 
 def _demands(call: Call) -> Hashable:

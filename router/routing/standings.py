@@ -22,12 +22,12 @@ _UNABLE = frozenset({VerdictKind.MISSING, VerdictKind.INCAPABLE, VerdictKind.CON
 class _Standing:
     is_moved_down: bool = False
     returned_at_s: float | None = None
-    patience: float = 1.0
+    patience: float = 0.0
 
     def move_down(self, now_s: float) -> None:
         if self.returned_at_s is not None:
             is_vain = now_s - self.returned_at_s < VAIN_S
-            self.patience = min(MOST_PATIENCE, 2 * self.patience) if is_vain else 1.0
+            self.patience = min(MOST_PATIENCE, 2 * self.patience or 1.0) if is_vain else 0.0
         self.is_moved_down, self.returned_at_s = True, None
 
     def move_up(self, now_s: float) -> None:

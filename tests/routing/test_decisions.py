@@ -1,14 +1,18 @@
 """Decisions and destinations are remembered exactly as long as they hold."""
 
+import asyncio
 from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace as replaced
 
 from router.core.decision.chain import Chain
 from router.core.decision.verdict import Decision, Outcome, VerdictKind
+from router.core.payload.read import BYTES_PER_TOKEN
 from router.routing import decisions as module
 from router.routing.decisions import PROMPT_STEP_BYTES, RECENT_CHAINS, is_settled
 from tests.backend.machine import BIG, MIDDLE, SMALL, MemoryMachine, weights_of
+from tests.routing.requests_by_hand import dispatched
 from tests.routing.scene import routed
 
 ALL = (BIG, MIDDLE, SMALL)
@@ -69,7 +73,7 @@ def test_what_is_settled():
     ("more", "is_equal"),
     [
         ({"prompt": "x" * 100}, True),
-        ({"prompt": "x" * PROMPT_STEP_BYTES}, False),
+        ({"prompt": "x" * (PROMPT_STEP_BYTES + 1)}, False),
         ({"options": {"num_ctx": 4096}}, False),
         ({"options": {"num_predict": 5}}, False),
         ({"options": {"temperature": 1}}, True),
@@ -84,6 +88,47 @@ def test_requests_share_a_decision_if_they_ask_for_the_same(more, is_equal):
         chain = scene.decisions.chain_of(one)
         keys = [scene.decisions.key(call.request, chain) for call in (one, other)]
         assert (keys[0] == keys[1]) is is_equal
+
+    routed(story, MemoryMachine(*ALL), ALONE)
+
+
+@pytest.mark.parametrize("prompt_bytes", [1, 767, 768, 769, 30000, 68_600, 68_700, 98_303, 98_304, 98_305])
+def test_requests_that_share_a_decision_need_the_same_context(prompt_bytes):
+    """Else one of them would be let in to a resident whose context is too small for it, again and again."""
+
+    async def story(scene):
+        await scene.make_resident(SMALL)
+        chain = scene.decisions.chain_of(scene.call(SMALL.name))
+        asked = [
+            replaced(scene.call(SMALL.name, prompt="x").request, prompt_bytes=n + prompt_bytes) for n in range(767)
+        ]
+        by_key = {}
+        for request in asked[::13]:
+            found = scene.decisions.decide_afresh(request, chain).chosen
+            by_key.setdefault(scene.decisions.key(request, chain), set()).add((found.kind, found.num_ctx))
+        assert max(map(len, by_key.values())) == 1
+
+    routed(story, MemoryMachine(*ALL), ALONE)
+
+
+def test_a_longer_prompt_of_the_same_line_is_served_when_the_resident_is_too_small_for_it():
+    """The two were taken for alike: each time the line let the longer one in to the resident, it had to wait again."""
+
+    async def story(scene):
+        tracked = await scene.make_resident(SMALL, num_ctx=12_288)
+        fits, longer = (12_288 - 2048) * BYTES_PER_TOKEN - 50, (12_288 - 2048) * BYTES_PER_TOKEN + 500
+        first, second = (scene.call(SMALL.name, prompt="x" * size) for size in (fits, longer))
+        busy = [scene.backend.world.residents.enter(tracked.weights) for _ in range(8)]
+        tasks = [await dispatched(scene, call) for call in (first, second)]
+        for one in busy:
+            scene.backend.leave(one)
+        await asyncio.sleep(1)
+        scene.relay.sent[0].answer()
+        (await tasks[0]).release("ok")
+        await asyncio.sleep(30)
+        assert scene.resident(SMALL).row.context_length > 12_288
+        scene.relay.sent[-1].answer()
+        (await tasks[1]).release("ok")
 
     routed(story, MemoryMachine(*ALL), ALONE)
 

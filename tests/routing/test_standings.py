@@ -40,15 +40,15 @@ def test_a_chain_has_moved_down_until_its_first_variant_serves_again():
 
 
 def test_each_return_in_vain_doubles_the_patience_up_to_a_bound():
-    """Memory that comes and goes is not chased."""
+    """The first one is made at once; memory that comes and goes is not chased."""
     clock, chains = standings()
     found = []
-    for _ in range(6):
+    for _ in range(7):
         served(chains, VerdictKind.TOO_BIG)
         found.append(chains.patience(CHAIN))
         served(chains)
         clock.now_s += VAIN_S - 1
-    assert found == [1.0, 2.0, 4.0, 8.0, MOST_PATIENCE, MOST_PATIENCE]
+    assert found == [0.0, 1.0, 2.0, 4.0, 8.0, MOST_PATIENCE, MOST_PATIENCE]
 
 
 def test_a_return_that_lasted_makes_up_for_those_in_vain():
@@ -59,7 +59,7 @@ def test_a_return_that_lasted_makes_up_for_those_in_vain():
         served(chains)
         clock.now_s += wait_s
     served(chains, VerdictKind.TOO_BIG)
-    assert chains.patience(CHAIN) == 1.0
+    assert chains.patience(CHAIN) == 0.0
 
 
 @pytest.mark.parametrize("unable", [VerdictKind.INCAPABLE, VerdictKind.CONTEXT])
@@ -73,7 +73,7 @@ def test_a_request_that_the_first_variant_can_never_serve_says_nothing(unable):
         served(chains)
     served(chains, VerdictKind.TOO_BIG)
     served(chains, unable)
-    assert (chains.is_moved_down(CHAIN), chains.patience(CHAIN)) == (True, 1.0)
+    assert (chains.is_moved_down(CHAIN), chains.patience(CHAIN)) == (True, 0.0)
 
 
 def test_the_first_variant_that_is_installed_is_the_first():

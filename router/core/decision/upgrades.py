@@ -1,15 +1,16 @@
 """Case 10 of `policy.py`: whether a chain that is served by a smaller variant returns to a bigger one now. Pure.
 
-A return costs a switch, and it may be in vain: memory that other programs gave back is often taken again at once. So,
-as with skis that one may rent or buy, the smaller variant serves on until it has been in the way for as long as the
-return costs. These rules apply in this order; the first that holds the return back is its reason:
+A return costs a switch, and it may be in vain: memory that other programs gave back is sometimes taken again at once.
+The first return is made at once, because the bigger variant is what was asked for. After one in vain, as with skis that
+one may rent or buy, the smaller variant serves on until it has been in the way for as long as the return costs. These
+rules apply in this order; the first that holds the return back is its reason:
 
  1. NEVER      the chain's `upgrade` is never
  2. PREFERS    `prefer` is speed: what is loaded serves. If it is quality, nothing else holds a return back.
  3. LOAD_WAIT  the switch would take longer than `max_load_wait_s`
  4. BUDGET     `swaps_per_minute` returns, if that is set, began within the last minute
  5. LATELY     other programs had some of the memory within the last `upgrade_after_s` seconds; unless that is set,
-               within as many seconds as the switch costs, and twice as many after each return in vain
+               after a return in vain within as many seconds as the switch costs, twice as many after each further one
 
 A load is a return only if this chain is served by a smaller variant: a variant that is loaded for somebody else holds
 nothing back (`prefer: speed` excepted). One that evicts nothing is not held back by rules 4 and 5: if it is in vain,
@@ -48,7 +49,7 @@ class UpgradeRule:
     """How one chain returns to a bigger variant, by the operator, and where it stands now.
 
     `is_moved_down`: its last request was served by a smaller variant. `is_spent`: the swap budget is. `after_s` is how
-    long memory must have been free; None = for `patience` times what the switch costs.
+    long memory must have been free; None = for `patience` times what the switch costs (0 until a return was in vain).
     """
 
     prefer: Prefer = "balanced"
@@ -56,7 +57,7 @@ class UpgradeRule:
     is_moved_down: bool = False
     is_spent: bool = False
     after_s: float | None = None
-    patience: float = 1.0
+    patience: float = 0.0
     max_load_wait_s: float = 60.0
 
     def held_by(self, plan: Plan, cost_s: float, snapshot: Snapshot) -> HeldBy | None:

@@ -32,7 +32,7 @@ def snapshot(*residents, free_gib=24.0, total_gib=24.0, **more):
     return Snapshot((gpu_of(free_gib=free_gib, total_gib=total_gib),), residents, catalog=CATALOG, **more)
 
 
-DOWN = UpgradeRule(is_moved_down=True)
+DOWN = UpgradeRule(is_moved_down=True, patience=1.0)
 """A chain that is served by a smaller variant."""
 
 LATELY = {0: ((1.5, 10 << 30), (0.0, 24 << 30))}
