@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from router.adapters.sqlite_file import NewerForm, open_shared
-from router.core.teams.usage import FIGURES, HOUR_S, NAMES, UsageBatch
+from router.core.teams.usage import FIGURES, HOUR_S, NAMES, UsageBatch, kept_from
 
 T = TypeVar("T")
 MEMORY_DAYS = 7
@@ -66,7 +66,8 @@ class SqliteUsage:
 
     All work is done in a thread, one call at a time. A corrupt file is renamed to `….broken` and a new one begun. While
     the file cannot be written `error` is why. Rows older than `keep_days` are deleted, in memory those older than a
-    week. `report` is called on the loop, once until the file can be written again, with a sentence for the operator.
+    week; at most a day of them in an hour, because a clock may be wrong. `report` is called on the loop, once until the
+    file can be written again, with a sentence for the operator.
     """
 
     def __init__(
@@ -76,7 +77,6 @@ class SqliteUsage:
         self._keep_s = (keep_days if path is not None else min(keep_days, MEMORY_DAYS)) * 24 * HOUR_S
         self._report = report
         self._connection: sqlite3.Connection | None = None
-        self._pruned_hour = 0
         self._turn = asyncio.Lock()
         self._news: list[str] = []
         self.error = ""
@@ -142,13 +142,20 @@ class SqliteUsage:
         found = connection.execute("SELECT seq FROM usage_batch WHERE writer = ?", (batch.writer,)).fetchone()
         if found is not None and found[0] >= batch.seq:
             return True
+        self._prune(connection, newest)
         connection.executemany(_ADD, [(*key, *figures) for key, figures in batch.rows])
         connection.execute(_MARK, (batch.writer, batch.seq, newest))
-        if newest > self._pruned_hour:
-            for table in ("usage", "usage_batch"):
-                connection.execute(f"DELETE FROM {table} WHERE hour < ?", (newest - self._keep_s,))
-            self._pruned_hour = newest
         return True
+
+    def _prune(self, connection: sqlite3.Connection, newest: int) -> None:
+        """Delete old rows in front of the first one of the hour `newest`, as `kept_from` says."""
+        hours = "SELECT MIN(hour), (SELECT MAX(hour) FROM usage WHERE hour <= ?) FROM usage"
+        oldest, before = connection.execute(hours, (newest,)).fetchone()
+        if before is None or before == newest:
+            return
+        kept = kept_from(oldest, before, newest, self._keep_s)
+        for table in ("usage", "usage_batch"):
+            connection.execute(f"DELETE FROM {table} WHERE hour < ?", (kept,))
 
     def _fail(self, error: str) -> None:
         if not self.error:

@@ -20,7 +20,8 @@ from router.errors import RouterError
 
 
 def has_all_models(config: Config, places: Places) -> bool:
-    """Print a line for each model that is missing, has its context cut, or stands in a chain in vain.
+    """Print a line for each model that is missing, has its context cut, or stands in a chain in vain, and for each
+    pattern of a team that matches nothing.
 
     Return False if one is missing.
     """
@@ -43,7 +44,7 @@ def _known(catalog: dict[str, ModelFacts]) -> Knowledge:
         facts = catalog.get(key_of(model))
         return f"{facts.weights} {facts.parts}" if facts is not None and facts.weights else None
 
-    return Knowledge(size_of, weights_of)
+    return Knowledge(size_of, weights_of, tuple(facts.name for facts in catalog.values()))
 
 
 async def _installed(config: Config, wanted: set[str]) -> dict[str, ModelFacts]:

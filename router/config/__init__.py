@@ -7,7 +7,7 @@ outside sees YAML, environment variables or raw dicts.
 
 from router.config.accounts import Audit, Usage
 from router.config.backends import BackendSection, Probe, ServerSection, StaticGpu
-from router.config.chain_warnings import Knowledge, config_warnings
+from router.config.chain_warnings import Knowledge
 from router.config.chains import ChainRule, ChainRules
 from router.config.load import config_file, effective, load_config, schema, team_schema
 from router.config.named import models_named
@@ -35,6 +35,7 @@ from router.config.team_section import TeamSection
 from router.config.untrusted import require_regular
 from router.config.values import Address, Gpus
 from router.config.waiting import FairnessSection, Queue
+from router.config.warnings import config_warnings
 
 __all__ = [
     "Address",

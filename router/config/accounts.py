@@ -11,7 +11,7 @@ class Usage(Section):
     path: FileName | None = None
     """SQLite file of what each team has used by hour; null = in memory, for a week at most"""
     keep_days: AtLeastOne = 400
-    """older hours are deleted from it"""
+    """older hours are deleted from it, at most a day of them in an hour, in case that the clock is wrong for a while"""
     every_s: Positive = 5.0
     """how often it is written, beside the requests: what a crash may lose"""
 

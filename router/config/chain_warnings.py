@@ -1,46 +1,35 @@
-"""What is allowed in chains and teams but helps nobody: entries in the wrong order, and what can never be reached."""
+"""What is allowed in chains but helps nobody: entries in the wrong order, and what can never be reached."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from router.config.places import Places
 from router.config.problems import Path
-from router.config.root import Config
 from router.config.sections import ChainSection, VariantSection
-from router.config.team_files import TeamFile
 from router.config.values import WILDCARDS
 from router.core.advice.order import bigger_entries, size_by_name
 from router.core.ollama.names import ModelName, Source
 from router.errors import BadRequest
 
-MOST_WARNINGS = 100
-
 
 class Knowledge(NamedTuple):
-    """What is known of models: their size, and what is equal for models of the same weights; None = unknown."""
+    """What is known of models: their size, and what is equal for models of the same weights; None = unknown.
+
+    `installed` are the names of those that the server has, None if it was not asked.
+    """
 
     size_of: Callable[[str], float | None] = size_by_name
     weights_of: Callable[[str], str | None] = lambda _model: None
+    installed: Collection[str] | None = None
 
 
 NAMES_ONLY = Knowledge()
 
 
-def config_warnings(config: Config, places: Places, unix_s: float, known: Knowledge = NAMES_ONLY) -> list[str]:
-    """Return a line for each of them at Unix time `unix_s`, with file and line."""
-    found = [f"{places.of(path)}: {text}" for path, text in _of_chains(config.chains, known)]
-    for file in config.team_files:
-        warnings = (*_of_chains(file.section.chains, known), *_forbidden(file), *_expired(file, unix_s))
-        found += [f"{places.of(path, file.path)}: {text}" for path, text in warnings]
-        if len(found) >= MOST_WARNINGS:
-            break
-    return found[:MOST_WARNINGS]
-
-
-def _of_chains(chains: Mapping[str, ChainSection], known: Knowledge) -> Iterator[tuple[Path, str]]:
+def chain_warnings(chains: Mapping[str, ChainSection], known: Knowledge) -> Iterator[tuple[Path, str]]:
+    """Yield key path and text of each warning about the chains of one file."""
     yield from _shadowed(chains)
     for name, chain in chains.items():
         if _is_cloud(name):
@@ -78,26 +67,12 @@ def _shadowed(chains: Mapping[str, ChainSection]) -> Iterator[tuple[Path, str]]:
     patterns.sort(key=lambda name: -len(WILDCARDS.sub("", name)))  # as they are looked up
     for index, later in enumerate(patterns):
         for first in patterns[:index]:
-            if _covers(first, later):
+            if covers(first, later):
                 yield ("chains", later), f"the chain {later} is never used: {first} is looked up first"
                 break
 
 
-def _covers(wide: str, narrow: str) -> bool:
+def covers(wide: str, narrow: str) -> bool:
     """Return whether every name that `narrow` matches is matched by `wide`."""
     parts = (".*" if char == "*" else "[^*]" if char == "?" else re.escape(char) for char in wide.lower())
     return re.fullmatch("".join(parts), narrow.lower()) is not None
-
-
-def _forbidden(file: TeamFile) -> Iterator[tuple[Path, str]]:
-    """Yield each chain of a team that the team itself may not ask for."""
-    for name in file.section.chains:
-        denied = next((pattern for pattern in file.section.models.deny if _covers(pattern, name)), None)
-        if denied is not None:
-            yield ("chains", name), f"the chain {name} is never used: models.deny has {denied}"
-
-
-def _expired(file: TeamFile, unix_s: float) -> Iterator[tuple[Path, str]]:
-    for index, key in enumerate(file.keys):
-        if key.expires_s is not None and key.expires_s <= unix_s:
-            yield ("keys", index), f"the key {key.id} has expired"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -207,14 +207,57 @@ async def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
     await store.aclose()
 
 
+DAY_S = 24 * HOUR_S
+
+
+async def hours_left(store: SqliteUsage) -> list[int]:
+    """Return the hours of the store, counted from the first one."""
+    found: list[Row] | None = await store.rows(0, 1 << 40, ["hour"], 10_000)
+    return [(int(row["hour"]) - HOUR) // HOUR_S for row in found or []]
+
+
+async def written(store: SqliteUsage, hours: Iterable[int], first: int = 1) -> None:
+    """Write a row in each of these hours, one after the other."""
+    for seq, hour in enumerate(hours, first):
+        await store.add(batch(seq, key("t", HOUR + hour * HOUR_S)))
+
+
 @pytest.mark.parametrize(("path", "days"), [("usage.sqlite", 30), (None, MEMORY_DAYS)])
 async def test_old_hours_are_deleted(path: str | None, days: int, tmp_path: Path) -> None:
     """In memory after a week in any case."""
     store = SqliteUsage(str(tmp_path / path) if path else None, keep_days=30)
-    await store.add(batch(1, key("old"), key("young", HOUR + HOUR_S)))
-    await store.add(batch(2, key("new", HOUR + days * 24 * HOUR_S + HOUR_S)))
-    found: list[Row] | None = await store.rows(0, 1 << 40, ["team"], 9)
-    assert [row["team"] for row in found or []] == ["new", "young"]
+    await written(store, range(0, 100 * 24, 6))
+    left = await hours_left(store)
+    assert (left[0], left[-1]) == ((100 - days) * 24 - 6, 100 * 24 - 6)
+    await store.aclose()
+
+
+async def test_after_a_long_time_off_old_hours_go_day_by_day(path: Path) -> None:
+    """A day of them in each hour with usage, the first one after it excepted."""
+    store = SqliteUsage(str(path), keep_days=30)
+    await written(store, range(0, 10 * 24, 6))
+    for hour, oldest in enumerate((0, 24, 48, 72, 96, 120, 144, 168, 192, 216, 90 * 24, 90 * 24)):
+        await written(store, [90 * 24 + hour], 100 + hour)
+        assert (await hours_left(store))[0] == oldest
+    await store.aclose()
+
+
+@pytest.mark.parametrize("years", [0.2, 1, 5, -5])
+async def test_a_clock_that_is_years_off_for_a_while_costs_at_most_a_few_days(years: float, path: Path) -> None:
+    """Of the oldest ones, however often the router is started meanwhile; what was written then is in the future."""
+    store, jump = SqliteUsage(str(path), keep_days=30), int(years * 365 * 24)
+    await written(store, range(0, 30 * 24, 6))
+    await store.aclose()
+    for seq, hour in enumerate((0, 0, 0, 1, 1, 1, 2, 2)):
+        again = SqliteUsage(str(path), keep_days=30)
+        await again.add(UsageBatch(f"writer {seq}", 1, batch(1, key("t", HOUR + (720 + jump + hour) * HOUR_S)).rows))
+        await again.aclose()
+    store = SqliteUsage(str(path), keep_days=30)
+    left = [hour for hour in await hours_left(store) if 0 <= hour < 720]
+    assert left == list(range(0, 720, 6))[120 - len(left) :]
+    assert left[0] <= 3 * 24
+    await written(store, [720, 721], 9000)
+    assert len([hour for hour in await hours_left(store) if 0 <= hour < 720]) >= 120 - 5 * 4
     await store.aclose()
 
 

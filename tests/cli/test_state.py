@@ -82,12 +82,15 @@ def test_live_warns_of_entries_that_help_nobody_by_their_real_sizes(
     monkeypatch.setenv("OLLAMA_ROUTER_BACKENDS__LOCAL__URL", OLLAMA)
     file, team = tmp_path / "router.yaml", tmp_path / "one.team"
     file.write_text('chains: { a: ["small:1", "big:1"] }\nteams: "*.team"\n')
-    team.write_text('team: one\nchains:\n  a: ["big:1", "alias:1"]\n  b: ["gone:1"]\n')
+    chains = 'chains:\n  a: ["big:1", "alias:1"]\n  b: ["gone:1"]\n'
+    team.write_text(f'team: one\n{chains}models: {{ deny: ["gemma*"] }}\nrights: [manage]\n')
     assert run(monkeypatch, "check", str(file), "--live") == 1
     assert capsys.readouterr().err.splitlines() == [
         f"warning: {team}:4: chain b: gone:1 is not installed (ollama pull gone:1)",
         f"warning: {file}:1: chain a: big:1 is bigger than small:1 before it: it fits only if that fits too",
         f"warning: {team}:3: chain a: alias:1 is never used: it has the same weights as big:1",
+        f"warning: {team}:6: the right manage allows nothing: manage_models names no model",
+        f"warning: {team}:5: models.deny: gemma* matches no installed model and no chain",
     ]
 
 

@@ -10,7 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from router.config import ChainRules, Config, Places, Rulebook, config_warnings, effective, load_config, rulebook_of
+from router.config import (
+    ChainRules,
+    Config,
+    Knowledge,
+    Places,
+    Rulebook,
+    config_warnings,
+    effective,
+    load_config,
+    rulebook_of,
+)
 from router.core.decision.chain import Variant
 from router.core.teams.team import ANYONE, Caps, Memory, Team, TeamLimits
 from router.errors import ConfigError
@@ -446,6 +456,8 @@ WARNED = {
     "cloud": ("chains:\n  'x:120b-cloud': [x:8b]\n", 3, "is never used: cloud models are passed on"),
     "shadowed": ("chains:\n  'a*': [x:8b]\n  'a?': [x:3b]\n", 4, "the chain a? is never used: a* is looked up first"),
     "denied": ("models: { deny: ['q*'] }\nchains:\n  'q:1b': [x:8b]\n", 4, "models.deny has q*"),
+    "manages nothing": ("rights:\n  - infer\n  - manage\n", 4, "the right manage allows nothing"),
+    "manages without right": ("manage_models: ['a/*']\n", 2, "manage_models has no effect: rights does not have"),
     "expired": (f"keys:\n  - {{ id: old, sha256: {HASH}, expires: 2001-01-01 }}\n", 3, "the key old has expired"),
 }
 
@@ -458,6 +470,27 @@ def test_what_helps_nobody_is_a_warning_with_its_line(case: str, tmp_path: Path)
     (found,) = config_warnings(load_config(file, env={}), Places(file), unix_s=1e9)
     assert found.startswith(f"{tmp_path / 'teams/t.yaml'}:{line}: ")
     assert expected in found
+
+
+def test_patterns_that_match_nothing_installed_are_warned_about(tmp_path: Path) -> None:
+    """By `check --live`, with file and line. A chain of any file counts; the cloud installs nothing."""
+    allow = ["qwen3-coder:*", "lama3.3:70b", "LLAMA3.3", "own:x", "all:x", "*:cloud", "gpt:20b-cloud"]
+    text = "\n".join(
+        ["team: t", "models:", "  allow:", *(f"    - '{one}'" for one in allow), "  deny: ['gemma*', 'q*']"]
+    )
+    text += "\nmanage_models: [t/*]\nrights: [manage]\nchains: { 'own:x': [x:8b], 'p*': [x:8b] }\n"
+    file = written(tmp_path, root="chains: { 'all:x': [x:8b] }\n", t=text)
+    known = Knowledge(installed=("qwen3:8b", "llama3.3:latest", "llama3.3:70b"))
+    config = load_config(file, env={})
+    found = config_warnings(config, Places(file), 0.0, known)
+    place = tmp_path / "teams/t.yaml"
+    assert found == [
+        f"{place}:4: models.allow: qwen3-coder:* matches no installed model and no chain",
+        f"{place}:5: models.allow: lama3.3:70b matches no installed model and no chain (did you mean llama3.3:70b?)",
+        f"{place}:11: models.deny: gemma* matches no installed model and no chain",
+    ]
+    for unknown in (Knowledge(), Knowledge(installed=())):
+        assert config_warnings(config, Places(file), 0.0, unknown) == []
 
 
 def test_chains_of_all_are_warned_about_too(tmp_path: Path) -> None:

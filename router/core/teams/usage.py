@@ -43,6 +43,18 @@ class UsageBatch(NamedTuple):
     rows: tuple[tuple[UsageKey, Figures], ...]
 
 
+def kept_from(oldest: int, before: int, newest: int, keep_s: int) -> int:
+    """Return the hour from which rows are kept when one of the hour `newest` comes, the first of it.
+
+    `oldest` is the hour of the oldest row, `before` that of the newest one before. A clock may be wrong: nothing goes
+    in the first hour after more than `keep_s` without usage, which may be a jump of it, and in any other hour at most a
+    day of rows goes. So a clock that is years ahead for a while costs a few of the oldest days.
+    """
+    if newest - before > keep_s:
+        return oldest
+    return min(newest - keep_s, oldest + 24 * HOUR_S)
+
+
 def hour_of(unix_s: float) -> int:
     """Return the start of the hour that `unix_s` is in, as Unix time."""
     return int(unix_s) // HOUR_S * HOUR_S
