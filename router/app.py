@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 from router import __version__
@@ -18,7 +19,7 @@ from router.admin.actions import Actions, Reload
 from router.admin.askers import Askers
 from router.admin.board import Board
 from router.admin.chat import Chat
-from router.admin.feed import Feed
+from router.admin.feed import DECISIONS_SHOWN, Feed
 from router.admin.outage import Outage
 from router.admin.pages import Parts, admin_app
 from router.admin.scrape import Scrape
@@ -181,7 +182,7 @@ async def running(
         on_refused=edge.reports.refused_early,
     )
     board = Board(router.backend, router.inspector, totals, timeline, time.time)
-    feed = Feed(board.data, router.inspector.decisions)
+    feed = Feed(board.data, partial(router.inspector.decisions, DECISIONS_SHOWN))
 
     def set_draining(is_draining: bool) -> None:
         edge.drain(is_draining=is_draining)

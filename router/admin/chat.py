@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator
 import msgspec
 
 from router.core.ollama.routes import TARGETS
-from router.core.payload.read import read_request
+from router.core.payload.read import read_wholly
+from router.errors import UpstreamError
 from router.http.headers import Header
 from router.routing.call import Answer, Call
 from router.routing.dispatch import Dispatcher
@@ -31,13 +32,15 @@ class Chat:
         Raises BadRequest for a body that Ollama would refuse, or the RouterError that refuses the request.
         """
         now_s = asyncio.get_running_loop().time()
-        call = Call(CHAT_ROUTE, read_request(CHAT_ROUTE.kind, body), body, since_s=now_s, client="dashboard")
+        request = await asyncio.to_thread(read_wholly, CHAT_ROUTE.kind, body)  # it may hold very many values
+        call = Call(CHAT_ROUTE, request, body, since_s=now_s, client="dashboard")
         call.request_id = f"dashboard-{next(self._numbers):x}"
         answer = await self._dispatcher.dispatch(call)
         return self._parts(answer)
 
     async def _parts(self, answer: Answer) -> AsyncIterator[bytes]:
-        outcome, size = "client_gone", 0
+        """Yield the decision and the answer; if that breaks off, a line that says why."""
+        outcome, size, why = "client_gone", 0, ""
         try:
             facts = {name.decode().removeprefix("x-router-"): value.decode() for name, value in answer.headers}
             yield msgspec.json.encode({"router": {**facts, "status": answer.status}}) + b"\n"
@@ -45,5 +48,8 @@ class Chat:
                 size += len(part)
                 yield part
             outcome = "completed"
+        except UpstreamError as error:
+            outcome, why = "upstream_error", error.message
+            yield b"\n" + msgspec.json.encode({"error": why}) + b"\n"
         finally:
-            answer.release(outcome, sent_bytes=size)
+            answer.release(outcome, sent_bytes=size, error=why)

@@ -27,10 +27,7 @@ class Feed:
         decisions: Callable[[], list[dict[str, Any]]],
         every_s: float = 1.0,
     ) -> None:
-        self._sources: dict[str, Callable[[], Any]] = {
-            "board": board,
-            "decisions": lambda: decisions()[:DECISIONS_SHOWN],
-        }
+        self._sources: dict[str, Callable[[], Any]] = {"board": board, "decisions": decisions}
         self._every_s = every_s
         self._latest: dict[str, tuple[int, bytes]] = dict.fromkeys(self._sources, (0, b""))
         self._changed = asyncio.Condition()

@@ -202,10 +202,10 @@ class Inspector:
         here = (process.name for process in self._world.cards.processes if process.gpu_index == gpu.index)
         return sorted({name for name in here if name and "llama" not in name})
 
-    def decisions(self) -> list[dict[str, Any]]:
-        """Return the recent decisions, newest first."""
+    def decisions(self, most: int | None = None) -> list[dict[str, Any]]:
+        """Return the recent decisions, newest first; at most `most`."""
         self._telemetry.flush()
-        return self._recent.rows()
+        return self._recent.rows(most)
 
     def ready(self) -> tuple[bool, dict[str, Any]]:
         """Return whether requests can be served, with details for `/readyz`."""

@@ -97,15 +97,19 @@ class Generations:
         try:
             current = self._begin(await self._prepared(config), sockets)
             self._serial += 1
-            self._on_start(await current.started())
-            self._on_settled(await current.started())
+            service = await current.started()
+            for report in (self._on_start, self._on_settled):
+                if not self._is_stopping:  # else it may have no address any more
+                    report(service)
             while not self._is_stopping:
                 await self._has_news.wait()
                 self._has_news.clear()
                 asking, self._asking = self._asking, []
                 if asking and not self._is_stopping:
                     current = await self._answer(current, asking)
-                    self._on_settled(await current.started())
+                    service = await current.started()
+                    if not self._is_stopping:
+                        self._on_settled(service)
         except asyncio.CancelledError:
             if not self._is_stopping:
                 raise
@@ -165,10 +169,14 @@ class Generations:
 
     async def _succeed(self, service: Running, loaded: Loaded) -> Generation:
         """Start the next router. Raises what its start raises; then it has left nothing."""
+        if self._is_stopping:  # since its files were read
+            raise ReloadRefused("the router is shutting down")
         sockets = service.sockets_for(loaded.config)
         try:
             successor = self._begin(loaded, sockets, is_successor=True)
-            self._on_start(await successor.started())
+            started = await successor.started()
+            if not self._is_stopping:
+                self._on_start(started)
         except BaseException:
             for sock in (*sockets.clients, *sockets.admin):
                 sock.close()

@@ -49,11 +49,14 @@ class RecentDecisions:
             else:
                 self._begun.append((now_s, event))  # type: ignore[arg-type]
 
-    def rows(self) -> list[dict[str, Any]]:
-        """Return the rows as plain data, newest first; of a request that was decided repeatedly, the last decision."""
+    def rows(self, most: int | None = None) -> list[dict[str, Any]]:
+        """Return the rows (at most `most`) as plain data, newest first; of a request that was decided repeatedly, the
+        last decision."""
         ends = {event.request_id: event for event in self._ended if event.request_id}
-        rows, seen = [], set[str]()
+        rows, seen = list[dict[str, Any]](), set[str]()
         for at_s, event in reversed(self._begun):
+            if len(rows) == most:
+                break
             request_id = event.request_id if isinstance(event, Decided) else ""
             if request_id not in seen or not request_id:  # switches and spills have no request id
                 seen.add(request_id)

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import itertools
+import threading
 import weakref
 from contextlib import asynccontextmanager
 
@@ -11,6 +12,7 @@ import pytest
 from router.cli.generations import Generations
 from router.cli.serve import calm_collector
 from router.config import load_config
+from router.errors import ReloadRefused
 from router.telemetry import LogHook
 from tests.config.keys.play import get
 
@@ -31,7 +33,7 @@ def alternating():
 
 
 @asynccontextmanager
-async def generations(load=None):
+async def generations(load=None, on_settled=lambda _service: None):
     """Provide generations, what has started, and the lines of the log; each reload needs a next router."""
     load = load or alternating()
     services, lines = asyncio.Queue(), []
@@ -41,7 +43,7 @@ async def generations(load=None):
         services.put_nowait(service)
 
     before = gc.get_threshold()
-    them = Generations(load, lambda _: LogHook("info", sink=lines.append), on_start)
+    them = Generations(load, lambda _: LogHook("info", sink=lines.append), on_start, on_settled)
     task = asyncio.create_task(them.run(load_config(None, options=OPTIONS)))
     try:
         async with asyncio.timeout(60):
@@ -107,3 +109,34 @@ async def test_the_admin_pages_of_a_router_that_was_replaced_are_gone_d3():
         assert not old.admin._servers
         assert (await get(admin, "/healthz")).status == 200
         writer.close()
+
+
+async def test_a_router_that_is_told_to_stop_as_it_starts_is_not_reported_as_ready():
+    """Its listeners may be closed by then, and it ends without an error."""
+    settled = []
+    log = LogHook("info", sink=lambda _line: None)
+    them = Generations(alternating(), lambda _: log, lambda _service: them.stop(), settled.append)
+    async with asyncio.timeout(60):
+        await them.run(load_config(None, options=OPTIONS))
+    assert settled == []
+
+
+async def test_a_router_that_is_told_to_stop_within_a_reload_starts_no_other_one():
+    """The files were still being read."""
+    reading, stopped = asyncio.Event(), threading.Event()
+    loop, alternate = asyncio.get_running_loop(), alternating()
+
+    def load():
+        loop.call_soon_threadsafe(reading.set)
+        stopped.wait(60)
+        return alternate()
+
+    async with generations(load) as (them, services, lines):
+        await services.get()
+        asked = them.reload()
+        await reading.wait()
+        them.stop()
+        stopped.set()
+        with pytest.raises(ReloadRefused, match="shutting down"):
+            await asked
+        assert services.empty()

@@ -31,6 +31,15 @@ function part(data, asked) {
   if (data.message?.content) add(data.message.content);
 }
 
+/** Return the data of a line; nothing for the half of one, after which the next line says what broke off. */
+function parsed(line) {
+  try {
+    return JSON.parse(line);
+  } catch {
+    return {};
+  }
+}
+
 async function send(event) {
   event.preventDefault();
   const { model, message } = Object.fromEntries(new FormData(event.target));
@@ -42,7 +51,7 @@ async function send(event) {
   try {
     const body = JSON.stringify({ model, messages: [{ role: "user", content: message }] });
     const answer = await post("router/chat", body, current.signal);
-    for await (const line of lines(answer)) if (line) part(JSON.parse(line), model);
+    for await (const line of lines(answer)) if (line) part(parsed(line), model);
   } catch (error) {
     if (error.name !== "AbortError") say(`no answer: ${error.message}`, "bad");
     else say("stopped");
