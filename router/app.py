@@ -181,7 +181,6 @@ async def running(
         on_refused=edge.reports.refused_early,
     )
     board = Board(router.backend, router.inspector, totals, timeline, time.time)
-    feed = Feed(board.data, router.inspector.decisions)
 
     def set_draining(is_draining: bool) -> None:
         edge.drain(is_draining=is_draining)
@@ -190,6 +189,7 @@ async def running(
     actions = Actions(router.backend, set_draining, reload)
     teams = TeamsPage(router.rules, router.backend, counts, accounts, time.time)
     askers = Askers(router.rules, time.time)
+    feed = Feed(board.data, board.decisions, teams.watched, prepare=teams.refresh, time_s=time.thread_time)
     admin_pages = admin_app(
         Parts(router.inspector, actions, accounts, teams, exposition, board, feed, Chat(router.dispatcher), askers),
         hosts=config.hosts,

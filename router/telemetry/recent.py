@@ -49,8 +49,11 @@ class RecentDecisions:
             else:
                 self._begun.append((now_s, event))  # type: ignore[arg-type]
 
-    def rows(self) -> list[dict[str, Any]]:
-        """Return the rows as plain data, newest first; of a request that was decided repeatedly, the last decision."""
+    def rows(self, most: int | None = None) -> list[dict[str, Any]]:
+        """Return the rows as plain data, newest first, at most `most` of them.
+
+        Of a request that was decided repeatedly, it is the last decision.
+        """
         ends = {event.request_id: event for event in self._ended if event.request_id}
         rows, seen = [], set[str]()
         for at_s, event in reversed(self._begun):
@@ -58,6 +61,8 @@ class RecentDecisions:
             if request_id not in seen or not request_id:  # switches and spills have no request id
                 seen.add(request_id)
                 rows.append(_rendered(at_s, event, ends.get(request_id)))
+                if len(rows) == most:
+                    break
         return rows
 
 
