@@ -8,7 +8,6 @@ import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 from router import __version__
@@ -19,7 +18,7 @@ from router.admin.actions import Actions, Reload
 from router.admin.askers import Askers
 from router.admin.board import Board
 from router.admin.chat import Chat
-from router.admin.feed import DECISIONS_SHOWN, Feed
+from router.admin.feed import Feed
 from router.admin.outage import Outage
 from router.admin.pages import Parts, admin_app
 from router.admin.scrape import Scrape
@@ -182,7 +181,6 @@ async def running(
         on_refused=edge.reports.refused_early,
     )
     board = Board(router.backend, router.inspector, totals, timeline, time.time)
-    feed = Feed(board.data, partial(router.inspector.decisions, DECISIONS_SHOWN))
 
     def set_draining(is_draining: bool) -> None:
         edge.drain(is_draining=is_draining)
@@ -191,6 +189,7 @@ async def running(
     actions = Actions(router.backend, set_draining, reload)
     teams = TeamsPage(router.rules, router.backend, counts, accounts, time.time)
     askers = Askers(router.rules, time.time)
+    feed = Feed(board.data, board.decisions, teams.watched, prepare=teams.refresh, time_s=time.thread_time)
     admin_pages = admin_app(
         Parts(router.inspector, actions, accounts, teams, exposition, board, feed, Chat(router.dispatcher), askers),
         hosts=config.hosts,

@@ -10,10 +10,12 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
+from router import __version__
 from router.admin.inspector import Inspector
 from router.admin.timeline import Timeline
 from router.admin.totals import Totals
 from router.backend.backend import Backend
+from router.backend.switches import Target
 from router.backend.tracked import Tracked
 from router.core.ollama.runner import Gpu
 
@@ -23,6 +25,9 @@ NEVER_S = 10 * 365 * 86400.0
 
 OBSERVE_S = 0.5
 """How often the timeline notes what is loaded."""
+
+DECISIONS_SHOWN = 60
+"""The newest decisions and switches are on the page."""
 
 
 class Board:
@@ -41,12 +46,14 @@ class Board:
         self._totals = totals
         self._timeline = timeline
         self._unix_now = unix_now
+        self._seen: tuple[Target, float] | None = None  # the load that was seen last, and when first
         self._others: dict[str, int] = {}  # bytes of other programs by card, as of the last reading without a switch
 
     def observe(self) -> None:
         """Let the timeline note what is loaded now."""
         residents = self._backend.world.residents.values()
         self._timeline.observe((card, one.name) for one in residents for card in one.held_bytes)
+        self._loading()
 
     async def watch(self) -> None:
         """Observe every `OBSERVE_S` until cancelled; nobody may be looking meanwhile."""
@@ -57,14 +64,14 @@ class Board:
     def data(self) -> dict[str, Any]:
         """Return everything that the dashboard shows, except the decisions."""
         self.observe()
-        state, (is_ready, details) = self._inspector.state(), self._inspector.ready()
+        (is_ready, details), shown = self._inspector.ready(), self._inspector
         world = self._backend.world
         return {
-            "version": state["version"],
+            "version": __version__,
             "ready": is_ready,
             "draining": details["draining"],
             "memory": details.get("memory", ""),
-            "ollama": state["ollama"],
+            "ollama": shown.ollama(),
             "cards": None if world.cards.gpus is None else [self._card(gpu) for gpu in world.cards.gpus],
             "models": [self._model(one) for one in world.residents.values()],
             "loading": self._loading(),
@@ -73,11 +80,15 @@ class Board:
             "minutes": self._totals.by_minute(),
             "timeline": self._timeline.as_data(),
             "barred": [
-                {**row, "until": round(self._unix_now() + row["for_s"]), "for_s": None} for row in state["barred"]
+                {**row, "until": round(self._unix_now() + row["for_s"]), "for_s": None} for row in shown.barred()
             ],
-            "notes": state["notes"],
+            "notes": shown.notes(),
             "installed": sorted(facts.name for facts in world.catalog.values()),
         }
+
+    def decisions(self) -> list[dict[str, Any]]:
+        """Return the newest decisions and switches, newest first."""
+        return self._inspector.decisions(DECISIONS_SHOWN)
 
     def _card(self, gpu: Gpu) -> dict[str, Any]:
         """Return a card and what is on it: residents by age, what is being loaded, other programs, free memory."""
@@ -129,7 +140,16 @@ class Board:
             return None
         names = (self._backend.installed.by_weights(weights) for weights in loading.plan.evict)
         evicts = [facts.name for facts in names if facts is not None]
-        return {"model": loading.facts.name, "evicts": evicts, "cards": list(loading.plan.cards)}
+        facts, costs = loading.facts, self._backend.residency.load_times.costs
+        if self._seen is None or self._seen[0] is not loading:
+            self._seen = loading, round(self._unix_now(), 1)
+        return {
+            "model": facts.name,
+            "evicts": evicts,
+            "cards": list(loading.plan.cards),
+            "since": self._seen[1],
+            "expected_s": round(costs.load_s(facts.weights, facts.size_bytes), 1),
+        }
 
     def _queue(self) -> list[dict[str, Any]]:
         """Return the waiting requests, oldest first: what each waits for, since when."""

@@ -1,13 +1,15 @@
 """`GET /router/events`: the dashboard's data as server-sent events.
 
 One task builds the data while somebody watches, and encodes it once for all viewers. A viewer gets the newest state
-whenever it can take one: there is no queue per viewer, so a slow one skips states and holds nothing.
+whenever it can take one: there is no queue per viewer, so a slow one skips states and holds nothing. What takes long to
+build is built less often, so that dashboards never cost more than a small part of the loop.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -15,20 +17,36 @@ import msgspec
 ALIVE_S = 15.0
 """A viewer that has heard nothing for this long gets a comment, so that both ends notice a dead connection."""
 
-DECISIONS_SHOWN = 60
+MOST_OF_LOOP = 0.02
+"""The part of the loop's time that building the data may take, sending them not included."""
+
+
+async def _nothing() -> None:
+    """Prepare nothing."""
 
 
 class Feed:
-    """Publishes `board()` and `decisions()` every `every_s` seconds if they have changed."""
+    """Publishes `board()`, `decisions()` and `teams()` every `every_s` seconds if they have changed.
+
+    `prepare` reads what they need that is not in memory; `time_s` measures what building them takes.
+    """
 
     def __init__(
         self,
         board: Callable[[], dict[str, Any]],
         decisions: Callable[[], list[dict[str, Any]]],
+        teams: Callable[[], dict[str, Any]] = dict,
+        *,
+        prepare: Callable[[], Awaitable[None]] = _nothing,
         every_s: float = 1.0,
+        time_s: Callable[[], float] = float,
     ) -> None:
-        self._sources: dict[str, Callable[[], Any]] = {"board": board, "decisions": decisions}
-        self._every_s = every_s
+        self._sources: dict[str, Callable[[], Any]] = {
+            "board": board,
+            "decisions": decisions,
+            "teams": teams,
+        }
+        self._every_s, self._time_s, self._prepare = every_s, time_s, prepare
         self._latest: dict[str, tuple[int, bytes]] = dict.fromkeys(self._sources, (0, b""))
         self._changed = asyncio.Condition()
         self._viewers = 0
@@ -72,15 +90,27 @@ class Feed:
         return True
 
     async def _watch(self) -> None:
-        """Publish until nobody watches. A state that cannot be built is said in its place, and tried again."""
+        """Publish until nobody watches."""
         try:
             while self._viewers:
-                await self._publish()
-                await asyncio.sleep(self._every_s)
+                with suppress(Exception):  # without it the rest is shown nevertheless
+                    await self._prepare()
+                began_s = self._time_s()
+                is_new = self._build()
+                took_s = self._time_s() - began_s
+                if is_new:
+                    async with self._changed:
+                        self._changed.notify_all()
+                await asyncio.sleep(max(self._every_s, took_s / MOST_OF_LOOP))
         finally:
             self._task = None
 
-    async def _publish(self) -> None:
+    def _build(self) -> bool:
+        """Build and encode all events; return True if one has changed.
+
+        A state that cannot be built is said in its place, and tried again.
+        """
+        is_new = False
         for name, source in self._sources.items():
             try:
                 body = msgspec.json.encode(source(), enc_hook=str)
@@ -90,8 +120,8 @@ class Feed:
             number, latest = self._latest[name]
             if event != latest:
                 self._latest[name] = number + 1, event
-                async with self._changed:
-                    self._changed.notify_all()
+                is_new = True
+        return is_new
 
     async def aclose(self) -> None:
         """Stop the task."""

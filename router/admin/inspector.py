@@ -90,7 +90,7 @@ class Inspector:
         data = as_data(chain, decision, names)
         data["team"] = asker.team.name if asker.team is not None else None
         data["gpus"] = None if snapshot.gpus is None else [_gpu(gpu) for gpu in snapshot.gpus]
-        data["ollama"] = self._ollama()
+        data["ollama"] = self.ollama()
         data["memory"] = self._directory.is_ready()[1]["memory"]
         data["notes"] = [] if asker.is_team else self._notes()
         return data
@@ -101,18 +101,22 @@ class Inspector:
         loading = queue.loading
         return {
             "version": __version__,
-            "ollama": self._ollama(),
+            "ollama": self.ollama(),
             "gpus": None if world.cards.gpus is None else [_gpu(gpu) for gpu in world.cards.gpus],
             "residents": [self._resident(tracked) for tracked in world.residents.values()],
             "waiting": queue.depth,
             "loading": loading.facts.name if loading else None,
             "may_upgrade": queue.may_upgrade(),
-            "barred": self._barred(),
+            "barred": self.barred(),
             "config": self._configuration.state(),
-            "notes": [*self._notes(), *self._config_notes()],
+            "notes": self.notes(),
         }
 
-    def _barred(self) -> list[dict[str, Any]]:
+    def notes(self) -> list[str]:
+        """Return what an operator should know of the machine, of what was learned and of the configuration."""
+        return [*self._notes(), *self._config_notes()]
+
+    def barred(self) -> list[dict[str, Any]]:
         """Return what is not loaded for now: after setbacks (any model if `model` is None), and after spills."""
         now_s = self._backend.now()
         rows: list[dict[str, Any]] = [
@@ -129,7 +133,7 @@ class Inspector:
         facts = self._backend.installed.by_weights(weights)
         return facts.name if facts is not None else weights or None
 
-    def _ollama(self) -> dict[str, Any]:
+    def ollama(self) -> dict[str, Any]:
         """Return whether Ollama answers; if not, everything else is its state of `stale_since`."""
         world = self._world
         since = self._outage.since if self._outage is not None and not world.is_up else None
@@ -203,7 +207,7 @@ class Inspector:
         return sorted({name for name in here if name and "llama" not in name})
 
     def decisions(self, most: int | None = None) -> list[dict[str, Any]]:
-        """Return the recent decisions, newest first; at most `most`."""
+        """Return the recent decisions, newest first, at most `most` of them."""
         self._telemetry.flush()
         return self._recent.rows(most)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from router.admin.accounts import Accounts
@@ -12,9 +14,13 @@ from router.backend.shares import TeamRow
 from router.core.teams.quotas import Left, Quotas
 from router.core.teams.team import Team
 from router.core.teams.usage import FIGURES, HOUR_S
+from router.errors import RouterError
 from router.routing.ruled import RulesInForce
 
 DAY_S = 24 * HOUR_S
+USAGE_S = 3.0
+"""For those who look all the time, the usage of today is read again after this long: it is in a file."""
+
 LIMITS = ("concurrent", "requests_per_minute", "tokens_per_day", "waiting", "evictions_per_minute")
 Row = dict[str, Any]
 
@@ -35,12 +41,28 @@ class TeamsPage:
         self._quotas = quotas
         self._accounts = accounts
         self._unix_now = unix_now
+        self._recent: tuple[float, dict[str, Row]] = -math.inf, {}  # when the usage was read, and what it was
 
     async def data(self) -> Row:
         """Return a row per team in the order of their names. Raises RouterError if the usage cannot be read."""
+        return self._page(await self._used_today())
+
+    async def refresh(self) -> None:
+        """Read today's usage for `watched` if it is older than `USAGE_S`; if it cannot be read, the old one stays."""
+        read_s, used = self._recent
+        if self._unix_now() - read_s >= USAGE_S:
+            with suppress(RouterError):  # shares and limits are worth seeing without the file, too
+                used = await self._used_today()
+            self._recent = self._unix_now(), used
+
+    def watched(self) -> Row:
+        """Return the same as `data` for those who look all the time, with the usage that was read last."""
+        return self._page(self._recent[1])
+
+    def _page(self, used: dict[str, Row]) -> Row:
         book = self._rules.book
         teams = {team.name: team for team in (*book.teams, book.default_team)}
-        waiting, used = Counter(team for _, _, team in self._backend.line.waiting_for()), await self._used_today()
+        waiting = Counter(team for _, _, team in self._backend.line.waiting_for())
         shares = {row.team: row for row in self._backend.line.shares.rows()}
         rows = [
             self._row(team, waiting[name], used.get(name, {})) | _had(shares.get(name))
@@ -53,14 +75,20 @@ class TeamsPage:
         return {str(row["team"]): row for row in await self._accounts.rows(midnight, midnight + DAY_S, ("team",))}
 
     def _row(self, team: Team, waiting: int, used: Row) -> Row:
-        left = self._quotas.left(team)
+        left, limits = self._quotas.left(team), team.limits
         return {
             "team": team.name,
             "share": team.share,
             "rights": sorted(team.rights),
             "keys": [{"id": key.id, "expires_s": key.expires_s} for key in team.keys],
             "networks": [str(network) for network in team.networks],
-            "limits": {name: limit for name in LIMITS if (limit := getattr(team.limits, name)) is not None},
+            "limits": {name: limit for name in LIMITS if (limit := getattr(limits, name)) is not None},
+            "used": {
+                **({"concurrent": self._quotas.under_way(team)} if limits.concurrent is not None else {}),
+                **({"requests_per_minute": _taken(left.requests)} if left.requests is not None else {}),
+                **({"tokens_per_day": _taken(left.tokens)} if left.tokens is not None else {}),
+                **({"waiting": waiting} if limits.waiting is not None else {}),
+            },
             "left": {"requests": _left(left.requests), "tokens": _left(left.tokens)},
             "waiting": waiting,
             "today": {name: used.get(name, 0) for name in FIGURES},
@@ -72,6 +100,11 @@ def _had(row: TeamRow | None) -> Row:
     if row is None:
         return {"served_s": 0.0, "lag_s": 0.0, "in_flight": 0}
     return {"served_s": round(row.served_s, 3), "lag_s": round(row.lag_s, 3), "in_flight": row.in_flight}
+
+
+def _taken(left: Left) -> int:
+    """Return what is used of a limit, what is reserved for requests under way included."""
+    return left.limit - left.remaining
 
 
 def _left(left: Left | None) -> Row | None:

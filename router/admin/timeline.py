@@ -33,6 +33,7 @@ class Timeline:
 
     def __init__(self, unix_now: Callable[[], float]) -> None:
         self._unix_now = unix_now
+        self._since_s = round(unix_now())
         self._open: dict[tuple[int, str], Span] = {}
         self._spans: deque[Span] = deque(maxlen=MAX_SPANS)
         self._marks: deque[dict[str, Any]] = deque(maxlen=MAX_MARKS)
@@ -63,6 +64,7 @@ class Timeline:
         spans = [span for span in self._spans if span.to_s is None or span.to_s > oldest_s]
         return {
             "kept_s": KEPT_S,
+            "since": self._since_s,
             "spans": [{"card": s.card, "model": s.model, "from": s.from_s, "to": s.to_s} for s in spans],
             "marks": [mark for mark in self._marks if mark["at"] > oldest_s],
         }

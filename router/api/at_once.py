@@ -146,7 +146,7 @@ class AtOnce:
     def answer(self, cycle: Cycle, route: Route, answer: Answer) -> None:
         """Send `answer` now if it is complete and not a stream, else by a task. Errors are handled by `reply`."""
         upstream = answer.upstream
-        if not upstream.is_complete:
+        if answer.announce or not upstream.is_complete:
             self._send_by_task(cycle, route, answer)
             return
         shown = answer.lines or header_lines(answer.headers)

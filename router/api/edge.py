@@ -230,7 +230,7 @@ class Edge:
             extra = answer.headers + extra
         if answer.limits_left:
             extra = [*extra, *answer.limits_left]
-        sender = Sender(exchange, route, extra, answer.rename, answer.errors)
+        sender = Sender(exchange, route, extra, answer.rename, answer.errors, answer.announce)
         try:
             await sender.relay(answer.upstream)
         except UpstreamError as exc:

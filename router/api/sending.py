@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
 
+from router.api.announcing import Announced, announced_body
 from router.api.endings import StreamEnd, body_ending
 from router.api.error_texts import shown_error, shown_value
 from router.api.exchange import Exchange
@@ -45,9 +46,9 @@ class Sent:
 
 
 class Sender:
-    """Sends one answer to one client. `extra` are the router's own headers."""
+    """Sends one answer to one client. `extra` are the router's own headers, `announce` is a line for its text."""
 
-    __slots__ = ("_cycle", "_errors", "_extra", "_line_bytes", "_rename", "_route", "is_started", "sent")
+    __slots__ = ("_announce", "_cycle", "_errors", "_extra", "_line_bytes", "_rename", "_route", "is_started", "sent")
 
     def __init__(
         self,
@@ -56,6 +57,7 @@ class Sender:
         extra: list[Header],
         rename: Rename | None = None,
         errors: Rename | None = None,
+        announce: str = "",
     ) -> None:
         self._cycle = exchange.cycle
         self._line_bytes = exchange.line_bytes
@@ -63,6 +65,7 @@ class Sender:
         self._extra = extra
         self._rename = rename
         self._errors = errors or rename
+        self._announce = announce
         self.is_started = False
         self.sent = Sent()
 
@@ -76,6 +79,8 @@ class Sender:
             headers = response_headers(upstream.headers, by_name)
             if stream is None:
                 await self._relay_whole(upstream, headers)
+            elif self._announce:
+                await self._relay_stream(upstream, Announced(stream, self._route.kind, self._announce), headers)
             else:
                 await self._relay_stream(upstream, stream, headers)
         finally:
@@ -86,6 +91,9 @@ class Sender:
         body = upstream.read_nowait() if upstream.is_complete else await self._gather(upstream)
         if body is not None and upstream.is_complete:
             headers, body = _as_shown(upstream.status, headers, body, self._route, self._rename, self._errors)
+            if self._announce:
+                body = announced_body(body, self._route.kind, self._announce)
+                headers = [*_without_length(headers), (b"content-length", b"%d" % len(body))]
             self._whole(upstream.status, headers, body)
             self.sent.ending = ending_of(body, self._route)
         else:
@@ -116,7 +124,9 @@ class Sender:
             raise
         await self._body(b"", more=False)
 
-    async def _relay_stream(self, upstream: UpstreamResponse, stream: Stream, headers: list[Header]) -> None:
+    async def _relay_stream(
+        self, upstream: UpstreamResponse, stream: Stream | Announced, headers: list[Header]
+    ) -> None:
         last_words: bytes
         if b"content-length" in upstream.by_name:  # another name or a last word has another length
             headers = _without_length(headers)
@@ -138,7 +148,7 @@ class Sender:
             last_words = stream.error(self.sent.error, 503)
         await self._body(last_words, more=False)
 
-    async def _pump(self, upstream: UpstreamResponse, stream: Stream) -> None:
+    async def _pump(self, upstream: UpstreamResponse, stream: Stream | Announced) -> None:
         """Relay the stream; each piece is written as soon as it has been read."""
         cycle = self._cycle
 

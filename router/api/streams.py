@@ -25,7 +25,7 @@ _ERROR = b'"error"'
 _encode = msgspec.json.encode
 _read_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
-_SPLIT = re.compile(rb"(\n\r?\n)").split
+split_events = re.compile(rb"(\n\r?\n)").split
 """Events, and what is between them: an empty line, with the line ends of either kind."""
 
 _SSE_ENDS = frozenset(("message_stop", "response.completed", "response.incomplete", "response.failed", "error"))
@@ -181,7 +181,7 @@ class EventStream(Stream):
         return b"data: " + _encode(error_value(message, status, "openai")) + b"\n\n"
 
     def ending(self) -> StreamEnd:
-        values = [value for event in _SPLIT(self._last) if (value := _data(event))]
+        values = [value for event in split_events(self._last) if (value := _data(event))]
         if not values:
             return StreamEnd(is_terminated=False)
         last = last_of(values[-1])
@@ -203,14 +203,14 @@ class EventStream(Stream):
         assert self._rename is not None
         if b'"model"' not in event:
             return event
-        head, value = _split_data(event)
+        head, value = split_data(event)
         return head + renamed_json(value, self._rename)
 
     def _with_shown_errors(self, piece: bytes) -> bytes:
         return _each(piece, self._with_shown_error)
 
     def _with_shown_error(self, event: bytes) -> bytes:
-        head, value = _split_data(event)
+        head, value = split_data(event)
         return head + shown_value(value, self._errors)
 
 
@@ -263,10 +263,10 @@ def _each(piece: bytes, change: Callable[[bytes], bytes]) -> bytes:
     """Return whole events, each changed by `change`."""
     if b"\r\n" not in piece:  # as by Ollama
         return b"\n\n".join([change(event) for event in piece.split(b"\n\n")])
-    return b"".join([change(part) for part in _SPLIT(piece)])
+    return b"".join([change(part) for part in split_events(piece)])
 
 
-def _split_data(event: bytes) -> tuple[bytes, bytes]:
+def split_data(event: bytes) -> tuple[bytes, bytes]:
     """Return an event up to its data, and the data: Ollama sends one line of JSON, last in the event."""
     start = 0 if event.startswith(b"data:") else event.find(b"\ndata:") + 1
     if not start and not event.startswith(b"data:"):

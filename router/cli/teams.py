@@ -11,7 +11,7 @@ from rich.console import Console
 from router.cli.admin import DEFAULT, ask
 from router.cli.table import print_table
 
-TITLES = ("team", "share", "keys", "waiting", "requests today", "tokens today", "on runners", "left")
+TITLES = ("team", "share", "keys", "waiting", "served", "ahead", "requests today", "tokens today", "on runners", "left")
 
 
 def teams(
@@ -20,7 +20,10 @@ def teams(
     ] = DEFAULT,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show the teams: what each has used today (UTC), how many requests wait, and what is left of its limits."""
+    """Show the teams: what each has used today (UTC), how many requests wait, and what is left of its limits.
+
+    "served" is what a team has had of the cards since a second one asks, "ahead" how much more than the next one.
+    """
     found = ask(admin, "/router/teams")
     if as_json:
         print(json.dumps(found, indent=2))
@@ -37,8 +40,15 @@ def _row(team: dict[str, Any]) -> tuple[str, ...]:
         f"{team['share']:g}",
         str(len(team["keys"])),
         str(team["waiting"]),
+        _seconds(team["served_s"]),
+        _seconds(team["lag_s"]),
         str(today["requests"]),
         str(today["tokens_in"] + today["tokens_out"]),
-        f"{today['card_ms'] / 1000:.1f} s",
+        _seconds(today["card_ms"] / 1000),
         ", ".join(left),
     )
+
+
+def _seconds(value: float) -> str:
+    """Return a time as text, "-" for none."""
+    return f"{value:.1f} s" if value else "-"

@@ -74,8 +74,12 @@ def _head(board: dict[str, Any]) -> Text:
 
 def _totals(board: dict[str, Any]) -> Text:
     found = board["totals"]
-    text = f"{found['requests']} requests, {found['spills_avoided']} spills avoided, {found['switches']} switches"
-    return Text(text, style="dim")
+    parts = _many(found["requests"], "request"), _many(found["spills_avoided"], "spill") + " avoided"
+    return Text(", ".join((*parts, _many(found["switches"], "switch", "es"))), style="dim")
+
+
+def _many(number: int, one: str, ending: str = "s") -> str:
+    return f"{number} {one}{'' if number == 1 else ending}"
 
 
 def _notes(board: dict[str, Any]) -> list[Text]:
@@ -98,7 +102,8 @@ def _card(card: dict[str, Any], width: int) -> list[Text]:
 
 def _model(model: dict[str, Any]) -> Text:
     text = Text("  ").append(plain(model["name"]), style="bold cyan")
-    facts = [f"{model['bytes'] / GIB:.1f} GiB", f"{model['context'] or '?'} tokens"]
+    context = _many(model["context"], "token") if model["context"] else "? tokens"
+    facts = [f"{model['bytes'] / GIB:.1f} GiB", context]
     facts.append(f"{model['in_flight']} in flight" if model["in_flight"] else "idle")
     if model["on_cpu_bytes"]:
         facts.append(f"{model['on_cpu_bytes'] / GIB:.1f} GiB on the CPU")
@@ -117,13 +122,23 @@ def _loading(board: dict[str, Any]) -> list[Text]:
 
 
 def _queue(board: dict[str, Any]) -> list[Text]:
+    """Return the waiting requests by what they wait for, in the order of the first of each."""
     queue = board["queue"]
     if not queue:
         return [Text("Nothing waits.", style="dim")]
-    lines = [Text(f"{len(queue)} waiting", style="bold")]
-    for row in queue[:WAITING_SHOWN]:
-        since = f"for {max(0.0, time.time() - row['since']):.0f} s"
-        lines.append(Text(f"  {row['position']}. {plain(row['model']) or 'any variant'}  {since}"))
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in queue:
+        groups.setdefault(row["model"], []).append(row)
+    loading = (board["loading"] or {}).get("model")
+    lines = [Text(f"{_many(len(queue), 'request')} waiting", style="bold")]
+    for model, rows in list(groups.items())[:WAITING_SHOWN]:
+        since_s = max(0.0, time.time() - min(row["since"] for row in rows))
+        what = "for its load" if model and model == loading else "for a turn" if model else "for memory"
+        text = Text("  ").append(plain(model) or "any variant", style="bold")
+        who = f"{_many(len(rows), 'request')} {'waits' if len(rows) == 1 else 'wait'} {what}"
+        lines.append(text.append(f"  {who}, {'' if len(rows) == 1 else 'the first '}for {since_s:.0f} s", "not bold"))
+    if more := len(groups) - WAITING_SHOWN:
+        lines += [Text(f"  and {_many(more, 'more model')}", style="dim")] if more > 0 else []
     return lines
 
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from router.config.sections import AutoChains, ChainSection, Defaults, NothingFits, Prefer, Upgrade
+from router.config.sections import Announce, AutoChains, ChainSection, Defaults, NothingFits, Prefer, Upgrade
 from router.config.values import WILDCARDS
 from router.core.decision.chain import Variant
 from router.core.ollama.model import ModelFacts
@@ -36,6 +36,7 @@ class ChainRule:
     upgrade_after_s: float | None
     preload: bool = False
     max_num_ctx: int | None = None
+    announce: Announce = "off"
 
 
 class ChainRules:
@@ -64,6 +65,10 @@ class ChainRules:
         self._base, self._nothing_fits, self._permit, self._max_num_ctx = base, nothing_fits, permit, max_num_ctx
         self._most_cached = _MAX_CACHED if base is None else _MAX_CACHED_OF_TEAM
         self._cache: dict[str, ChainRule] = {}
+        self.is_announcing: bool = any(rule.announce != "off" for rule in (*rules.values(), self._default)) or (
+            base is not None and base.is_announcing
+        )
+        """False if no answer is announced, so that nothing has to be looked up for one."""
 
     @property
     def named(self) -> tuple[tuple[str, tuple[Variant, ...]], ...]:
@@ -142,6 +147,7 @@ def _rule(name: str, section: ChainSection, defaults: Defaults, nothing_fits: No
         defaults.max_load_wait_s,
         defaults.upgrade_after_s,
         section.preload,
+        announce=section.announce or defaults.announce,
     )
 
 
@@ -156,6 +162,7 @@ def _default(defaults: Defaults, nothing_fits: NothingFits) -> ChainRule:
         defaults.prefer,
         defaults.max_load_wait_s,
         defaults.upgrade_after_s,
+        announce=defaults.announce,
     )
 
 

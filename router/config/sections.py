@@ -27,6 +27,7 @@ from router.core.teams.rights import DEFAULT_REGISTRIES
 
 NothingFits = Literal["refuse", "wait", "allow_partial", "passthrough"]
 Upgrade = Literal["idle", "on_request", "never"]
+Announce = Literal["off", "first", "always"]
 Prefer = Literal["quality", "balanced", "speed"]
 Permission = Literal["allow", "ignore", "refuse"]
 AutoChains = Literal["auto", "quantizations", "off"]
@@ -76,6 +77,8 @@ class ChainSection(Section):
     """as in defaults, for this chain"""
     prefer: Prefer | None = None
     """as in defaults, for this chain"""
+    announce: Announce | None = None
+    """as in defaults, for this chain"""
     preload: StrictBool = False
     """at start, load the biggest variant that fits"""
 
@@ -110,6 +113,8 @@ class Defaults(Section):
     """balanced: at most this many returns to a bigger variant within a minute; null = no limit"""
     response_model: Literal["served", "requested"] = "served"
     """model named in responses: served (the one that ran) or requested"""
+    announce: Announce = "off"
+    """line in front of an answer that names the variant and why: off, first (of a conversation), always"""
     derived_tags: StrictBool = True
     """create hidden tags so that /v1 requests run with the chosen context; false = with Ollama's automatic one"""
     keep: tuple[ModelRef, ...] = ()

@@ -205,7 +205,8 @@ class Answer(msgspec.Struct):
 
     `headers` are the `X-Router-*` headers; `lines` are the same, rendered, if many answers share them. `rename` is
     (name in the stream, name to show), for derived tags; `errors` the same for the texts of errors. `release` is
-    idempotent and must be called on every exit path. `limits_left` as in the call.
+    idempotent and must be called on every exit path. `limits_left` as in the call. `announce` is a line to put in front
+    of its text, "" for none.
     """
 
     status: int
@@ -215,6 +216,7 @@ class Answer(msgspec.Struct):
     errors: Rename | None = None
     lines: bytes = b""
     limits_left: tuple[Header, ...] = ()
+    announce: str = ""
     on_release: Callable[[Released], None] | None = None
 
     def release(

@@ -10,6 +10,7 @@ from router.core.ollama.listings import BAD_REQUEST, NOT_FOUND, may_be_failed_li
 from router.core.ollama.names import key_of
 from router.errors import RouterError, UpstreamError
 from router.http.client.response import UpstreamResponse
+from router.routing.announcing import announcement
 from router.routing.call import Answer, Call, Released
 from router.routing.destination import Destination
 from router.routing.ends import Ends
@@ -98,8 +99,10 @@ class Underway:
             lines = b""
             headers = destination.headers_after(call.request.model, call.queue_s, call.attempts, backend.name)
         rename, errors = destination.rename, destination.errors
-        left = call.limits_left
-        return Answer(upstream.status, headers, upstream, rename, errors, lines, left, on_release)
+        left, said = call.limits_left, ""
+        if call.chain_rules is not None and call.chain_rules.is_announcing and upstream.status == OK:
+            said = announcement(call)
+        return Answer(upstream.status, headers, upstream, rename, errors, lines, left, said, on_release)
 
     def _leave(self, upstream: UpstreamResponse | None) -> None:
         """Leave the resident, and its slot."""

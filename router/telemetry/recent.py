@@ -50,8 +50,10 @@ class RecentDecisions:
                 self._begun.append((now_s, event))  # type: ignore[arg-type]
 
     def rows(self, most: int | None = None) -> list[dict[str, Any]]:
-        """Return the rows (at most `most`) as plain data, newest first; of a request that was decided repeatedly, the
-        last decision."""
+        """Return the rows as plain data, newest first, at most `most` of them.
+
+        Of a request that was decided repeatedly, it is the last decision.
+        """
         ends = {event.request_id: event for event in self._ended if event.request_id}
         rows, seen = list[dict[str, Any]](), set[str]()
         for at_s, event in reversed(self._begun):

@@ -125,6 +125,7 @@ def test_the_timeline_keeps_the_last_hour():
     spans = {(span["model"], span["card"]): (span["from"], span["to"]) for span in found["spans"]}
     assert spans == {("a", 0): (1_000_000.0, 1_000_010.0), ("b", 1): (1_000_000.0, None)}
     assert [mark["kind"] for mark in found["marks"]] == ["switch finished", "spill"]
+    assert found["since"] == 1_000_000
     clock.now_s += 3601
     found = timeline.as_data()
     assert ([span["model"] for span in found["spans"]], found["marks"]) == (["b"], [])
@@ -167,6 +168,86 @@ async def test_a_state_that_cannot_be_built_is_said_and_tried_again():
     assert any(b"odd" in text for text in texts) or len(texts) < 4
     await events.aclose()
     await feed.aclose()
+
+
+async def test_what_takes_long_to_build_is_built_less_often_k5(monkeypatch):
+    """So that dashboards take at most a fiftieth of the loop's time, however much there is to show."""
+    naps, spent = [], [0.0]
+
+    def board():
+        spent[0] += 0.5
+        return {"n": 1}
+
+    async def nap(seconds, sleep=asyncio.sleep):
+        naps.append(seconds)
+        await sleep(0)
+
+    feed = Feed(board, list, every_s=1.0, time_s=lambda: spent[0])
+    monkeypatch.setattr("router.admin.feed.asyncio.sleep", nap)
+    events = feed.events()
+    while len(naps) < 3:
+        await anext(events)
+        await nap(0)
+    assert 25.0 in naps
+    assert 1.0 not in naps
+    await events.aclose()
+    await feed.aclose()
+
+
+async def test_twenty_viewers_get_one_rendering_and_one_that_does_not_read_stops_nobody_k5():
+    """All share one task and one encoding: the very same bytes."""
+    built = []
+
+    def board():
+        built.append(1)
+        return {"n": len(built)}
+
+    feed = Feed(board, list, every_s=0.001)
+    slow, viewers = feed.events(), [feed.events() for _ in range(20)]
+    assert await anext(slow) == b": ollama-router\n\n"
+    for viewer in viewers:
+        await anext(viewer)
+    found = [await anext(viewer) for viewer in viewers]
+    assert {event[:12] for event in found} == {b"event: board"}
+    same = [event for event in found if event == found[0]]
+    assert all(event is same[0] for event in same)
+    assert feed.viewers == 21
+    while len(built) < 50:  # noqa: ASYNC110  (nothing else says so)
+        await asyncio.sleep(0.001)
+    before = len(built)
+    newest = await anext(slow)  # one of now and not the fifty before it
+    assert int(newest.split(b'"n":')[1].split(b"}")[0]) >= before - 1
+    for viewer in (slow, *viewers):
+        await viewer.aclose()
+    await feed.aclose()
+
+
+async def test_what_cannot_be_prepared_leaves_the_rest_on_the_page():
+    """Today's usage is in a file, which may be away."""
+
+    async def prepare():
+        raise OSError("disk full")
+
+    feed = Feed(lambda: {"n": 1}, list, lambda: {"teams": []}, prepare=prepare, every_s=0.001)
+    events = feed.events()
+    found = [await anext(events) for _ in range(4)]
+    assert [event.split(b"\n")[0] for event in found[1:]] == [b"event: board", b"event: decisions", b"event: teams"]
+    await events.aclose()
+    await feed.aclose()
+
+
+def test_the_board_does_not_build_what_it_does_not_show(monkeypatch):
+    """The rows of residents with advice are for `/router/state`."""
+
+    async def story(scene, inspector):
+        await scene.make_resident(SMALL)
+        monkeypatch.setattr(inspector, "state", lambda: pytest.fail("the whole state was built"))
+        found = board_of(scene, inspector).data()
+        assert found["ollama"]["up"] is True
+        assert found["barred"] == []
+        assert found["notes"] == inspector.notes()
+
+    inspected(story)
 
 
 def test_an_idle_model_is_unloaded_by_hand_even_one_that_is_kept():
@@ -257,6 +338,9 @@ def test_what_is_being_loaded_is_on_its_card_and_others_stay_as_before():
             boards.append(json.loads((await get(one.router.admin_url, "/router/board")).body))
         loading = next(board for board in boards if board["loading"] is not None)
         assert loading["loading"]["model"] == OTHER_MODEL
+        assert loading["loading"]["expected_s"] > 0
+        sinces = {board["loading"]["since"] for board in boards if board["loading"] is not None}
+        assert len(sinces) == 1
         blocks = [block for board in boards for block in board["cards"][0]["blocks"] if block["kind"] == "loading"]
         assert {block["model"] for block in blocks} == {OTHER_MODEL}
 

@@ -47,11 +47,12 @@ class Scene:
     errors: list[str] = field(default_factory=list)
     requested: list[str] = field(default_factory=list)
 
-    async def ask(self, model: str, tokens: int = 5) -> httpx.Response:
-        """Send a request as a client would."""
+    async def ask(self, model: str, tokens: int = 5, key: str = "") -> httpx.Response:
+        """Send a request as a client would, perhaps with the key of a team."""
         body = {"model": model, "prompt": f"[[tokens={tokens}]] hello", "stream": False}
+        headers = {"authorization": f"Bearer {key}"} if key else {}
         async with httpx.AsyncClient(timeout=60) as client:
-            return await client.post(f"{self.router.url}/api/generate", json=body)
+            return await client.post(f"{self.router.url}/api/generate", json=body, headers=headers)
 
     async def sees(self, selector: str, text: str) -> None:
         """Wait until an element says `text`."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from router.core.teams.keys import digest_of, make_key
 from router.core.units import GIB
-from tests.browser.conftest import BIG, SERVED, SMALL, scene_of
+from tests.browser.conftest import BIG, SERVED, SIZES, SMALL, scene_of
 
 pytestmark = [pytest.mark.real_time, pytest.mark.slow]
 
@@ -38,6 +40,9 @@ async def test_an_avoided_spill_is_told_in_one_sentence_and_opens_to_the_verdict
         await scene.sees(".tile", "1spills avoided")
         await scene.sees(".block.model", SERVED)
         await scene.sees(".lane", SERVED)
+        assert await scene.page.locator("#decisions li", has_text="Loaded").count() == 1
+        await scene.sees("#h-hour", "Since ")
+        await scene.sees(".ruler", "24 GiB")
         summary = scene.page.locator("#decisions summary").first
         await summary.focus()
         await scene.page.keyboard.press("Enter")
@@ -49,12 +54,14 @@ async def test_an_avoided_spill_is_told_in_one_sentence_and_opens_to_the_verdict
         assert scene.errors == []
 
 
-async def test_a_load_is_hatched_and_those_that_wait_for_it_are_listed() -> None:
+async def test_a_load_is_hatched_and_those_that_wait_for_it_are_one_row() -> None:
     """Until it is done."""
     async with scene_of(load_mib_per_s=4000) as scene:
         asking = [asyncio.create_task(scene.ask(BIG)) for _ in range(3)]
         await scene.sees(".block.loading", SERVED)
-        await scene.sees("#queue li", "its model is being loaded")
+        await scene.sees("#queue li", "3 requests wait for its load")
+        assert await scene.page.locator("#queue li").count() == 1
+        await scene.sees(".legend", "loading for")
         await scene.picture("load")
         assert [answer.status_code for answer in await asyncio.gather(*asking)] == [200, 200, 200]
         await scene.sees("#queue", "Nothing waits.")
@@ -138,6 +145,57 @@ async def test_the_explanation_names_what_would_serve_a_model_now() -> None:
         await scene.page.locator("#explain [name=model]").fill("nothing:1b")
         await scene.page.locator("#explain button").click()
         await scene.sees("#explanation .note.bad", "not found")
+
+
+def teams_in(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the configuration of five teams, and the key of each of the three that have one."""
+    keys = {name: make_key(name, (name * 32)[:32]) for name in ("coding", "chat", "research")}
+    about = {
+        "coding": "share: 3\nlimits: { concurrent: 8, requests_per_minute: 30, tokens_per_day: 20k, waiting: 16 }",
+        "chat": "limits: { requests_per_minute: 10 }",
+        "research": "share: 2\nlimits: { tokens_per_day: 1k, evictions_per_minute: 4 }",
+        "night-jobs": "share: 0.5",
+        "anonymous": "",
+    }
+    for name, text in about.items():
+        key = keys.get(name)
+        shown = f"keys: [{{ id: k, sha256: {digest_of(key.encode()).hex()} }}]\n" if key else ""
+        (folder / f"{name}.yaml").write_text(f"team: {name}\n{shown}{text}\n")
+    return {"teams": f"{folder}/*.yaml"}, keys
+
+
+@pytest.mark.parametrize(
+    ("size", "scheme"), [("wide", "light"), ("wide", "dark"), ("phone", "light"), ("phone", "dark")]
+)
+async def test_teams_are_shown_with_their_share_limits_and_what_waits(size: str, scheme: str, tmp_path: Path) -> None:
+    """Those without a request today in one line; a limit that is nearly used up stands out."""
+    config, keys = teams_in(tmp_path)
+    async with scene_of(size, scheme=scheme, load_mib_per_s=4000, **config) as scene:
+        for name, times in (("coding", 5), ("chat", 9), ("research", 2)):
+            assert {(await scene.ask(SMALL, 40, keys[name])).status_code for _ in range(times)} == {200}
+        asked = [asyncio.create_task(scene.ask(BIG, 5, keys[name])) for name in ("research", "coding", "coding")]
+        await scene.sees("#queue li", "3 requests wait for its load")
+        await scene.sees("#queue li", "coding 2")
+        await scene.sees("#teams li", "coding")
+        await scene.sees("#teams .limit", "9 of 10")
+        assert await scene.page.locator("#teams .meter.near").count() >= 1
+        await scene.sees("#teams .tag", "2 waiting")
+        await scene.sees("#teams", "of the time")
+        await scene.sees("#teams", "today: 5 requests")
+        await scene.sees("#teams .idle", "anonymous, night-jobs")
+        await scene.page.locator("#decisions summary").first.click()
+        await scene.picture(f"teams-{size}-{scheme}")
+        assert await scene.page.evaluate("document.documentElement.scrollWidth") == SIZES[size][0]
+        assert [one.status_code for one in await asyncio.gather(*asked)] == [200, 200, 200]
+        assert scene.errors == []
+
+
+async def test_without_teams_there_is_no_panel_of_teams() -> None:
+    """One team is nothing to compare."""
+    async with scene_of() as scene:
+        await scene.ask(SMALL)
+        await scene.sees(".legend", SMALL)
+        assert await scene.page.locator("#teams-panel").is_hidden()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

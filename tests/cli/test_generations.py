@@ -131,7 +131,7 @@ async def test_a_router_that_is_told_to_stop_within_a_reload_starts_no_other_one
         stopped.wait(60)
         return alternate()
 
-    async with generations(load) as (them, services, lines):
+    async with generations(load) as (them, services, _lines):
         await services.get()
         asked = them.reload()
         await reading.wait()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import subprocess
 import sys
 from typing import Any
@@ -69,11 +70,22 @@ def test_a_load_the_queue_and_what_is_wrong_are_shown():
     assert "Free VRAM cannot be read" in text
     assert "? tokens · idle · 1.0 GiB on the CPU · kept" in text
     assert "a:1b  loading, in place of qwen3:8b" in text
-    assert "8 waiting" in text
-    assert "1. a:1b" in text
-    assert "2. any variant" in text
-    assert "6. " not in text
+    assert "8 requests waiting" in text
+    assert re.search(r"a:1b  1 request waits for its load, for \d+ s", text)
+    assert re.search(r"any variant  7 requests wait for memory, the first for \d+ s", text)
     assert "draining" in shown({**BOARD, "draining": True})
+
+
+def test_one_is_singular_and_more_models_than_lines_are_counted():
+    """One request, one spill, one switch, one token."""
+    totals = {"requests": 1, "spills_avoided": 1, "switches": 1}
+    queue = [{"position": n, "model": f"m:{n}b", "since": 0} for n in range(1, 9)]
+    text = shown({**BOARD, "totals": totals, "models": [{**MODEL, "context": 1}], "queue": queue})
+    assert "1 request, 1 spill avoided, 1 switch\n" in text
+    assert "1 token ·" in text
+    assert "m:5b  1 request waits for a turn" in text
+    assert "m:6b" not in text
+    assert "and 3 more models" in text
 
 
 def test_names_cannot_move_the_cursor():

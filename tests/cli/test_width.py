@@ -9,10 +9,13 @@ from typing import Any
 
 import pytest
 
-from router.cli import explain, ps
+from router.cli import explain, ps, teams, top, usage
+from router.cli.main import COMMANDS
+from router.core.teams.usage import FIGURES
 from tests.cli.test_fit import run as run_fit
 from tests.cli.test_fit import show_of
 from tests.cli.test_main import run
+from tests.cli.test_top import ASKED, BOARD, MODEL
 
 LONG = "hf.co/bartowski/Llama-3.3-70B-Instruct-GGUF:Q4_K_M-with-a-long-tag"
 NAMES = {
@@ -71,6 +74,53 @@ def test_ps(kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     check(capsys.readouterr().out, NAMES[kind])
 
 
+TODAY = {"requests": 123456, "tokens_in": 98_765_432, "tokens_out": 12_345_678, "card_ms": 86_400_000}
+LEFT = {"requests": {"limit": 600, "remaining": 12}, "tokens": {"limit": 20_000_000, "remaining": 1_234_567}}
+
+
+def team_row(name: str) -> dict[str, Any]:
+    had = {"served_s": 12345.6, "lag_s": 78.9, "in_flight": 1}
+    return {"team": name, "share": 2.5, "keys": [1, 2], "waiting": 12, "today": TODAY, "left": LEFT, **had}
+
+
+@pytest.mark.parametrize("names", [("coding", "chat"), ("a" * 64, "chat")])
+def test_teams(names: tuple[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A busy day; names may have 64 characters."""
+    page = {"default_team": names[1], "teams": [team_row(name) for name in names]}
+    monkeypatch.setattr(teams, "ask", lambda *_, **__: page)
+    assert run(monkeypatch, "teams") == 0
+    text = capsys.readouterr().out
+    check(text, names)
+    assert "served" in text
+    assert "12345.6 s" in text
+    assert "78.9 s" in text
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_usage(kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """By all names at once."""
+    figures = dict.fromkeys(FIGURES, 123_456_789)
+    by = ["hour", "team", "model", "kind"]
+    row = {"hour": "2027-01-15T08:00Z", "team": "coding", "model": NAMES[kind][0], "kind": "chat", **figures}
+    page = {"from": None, "to": None, "by": by, "usage": [row, {**row, "model": NAMES[kind][1]}]}
+    monkeypatch.setattr(usage, "ask", lambda *_, **__: page)
+    assert run(monkeypatch, "usage", "--by", ",".join(by)) == 0
+    check(capsys.readouterr().out, NAMES[kind])
+
+
+@pytest.mark.parametrize("kind", ["short", "long"])  # a live view cannot show a line that is longer than the terminal
+def test_top(kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A load, a queue and decisions."""
+    queue = [{"position": n, "model": NAMES[kind][n % 2], "since": 0} for n in range(4)]
+    loading = {"model": NAMES[kind][0], "evicts": [NAMES[kind][1]]}
+    board = {**BOARD, "models": [{**MODEL, "name": NAMES[kind][1]}], "queue": queue, "loading": loading}
+    board["notes"] = [NOTE]
+    asked = {**ASKED, "requested": NAMES[kind][0], "chosen": NAMES[kind][1], "reason": WHY}
+    monkeypatch.setattr(top, "_read", lambda _: (board, [asked]))
+    assert run(monkeypatch, "top", "--once") == 0
+    check(capsys.readouterr().out, NAMES[kind])
+
+
 @pytest.mark.parametrize("cards", [("24564",), ("24564", "24564"), ("8192",) * 6])
 @pytest.mark.parametrize("command", ["fit", "advise"])
 @pytest.mark.parametrize("name", ["big", "hf.co_bartowski_Llama-3.3-70B-Instruct-GGUF_Q4_K_M-with-a-long-tag"])
@@ -83,9 +133,7 @@ def test_fit_and_advise(command: str, name: str, cards: tuple[str, ...], tmp_pat
     check(text, (name,))
 
 
-@pytest.mark.parametrize(
-    "command", ["serve", "check", "explain", "ps", "forget", "keys", "fit", "advise", "simulate", "demo"]
-)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help(command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Of each command."""
     assert run(monkeypatch, command, "--help") == 0

@@ -132,7 +132,7 @@ async def test_a_full_disk_costs_no_request_and_the_usage_of_that_time_is_writte
     assert b"Traceback" not in (tmp_path / "log").read_bytes()
 
 
-async def _is(fact: bool) -> bool:  # noqa: FBT001
+async def _is(fact: bool) -> bool:
     return fact
 
 

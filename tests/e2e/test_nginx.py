@@ -38,8 +38,8 @@ http {{
   server {{
     listen 127.0.0.1:{port};
     location / {{
-      proxy_pass http://routers; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_set_header Host localhost;
-      proxy_buffering off; proxy_read_timeout 600;
+      proxy_pass http://routers; proxy_http_version 1.1; proxy_set_header Connection "";
+      proxy_set_header Host localhost; proxy_buffering off; proxy_read_timeout 600;
     }}
   }}
 }}

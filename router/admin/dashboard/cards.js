@@ -1,6 +1,6 @@
 // The cards, each as a bar to scale, and what can be done with the models on them.
 import { el, show } from "./dom.js";
-import { colour, count, now, seconds, size, tokens } from "./format.js";
+import { colour, count, now, scale, seconds, size, tokens } from "./format.js";
 
 function block(part, total) {
   const share = `${(100 * part.bytes) / total}%`;
@@ -13,11 +13,21 @@ function block(part, total) {
   return el("div", { class: `block ${kind}`, style: { width: share }, title: said, "aria-label": said, role: "img" }, ...text);
 }
 
+/** The marks below a bar. The first and the last one stand within it. */
+function ruler(total) {
+  const marks = scale(total);
+  const made = marks.map(([bytes, text], at) => {
+    const kind = at === 0 ? "first" : at === marks.length - 1 ? "last" : "";
+    return el("span", { class: kind, style: { left: `${((100 * bytes) / total).toFixed(2)}%` } }, text);
+  });
+  return el("div", { class: "ruler num", "aria-hidden": "true" }, ...made);
+}
+
 function card(gpu) {
   const used = gpu.total_bytes - (gpu.blocks.at(-1)?.bytes ?? 0);
   const title = el("span", {}, el("b", {}, gpu.name || "GPU"), ` `, el("span", { class: "dim" }, `GPU ${gpu.index}`));
   const head = el("div", { class: "card-head" }, title, el("span", { class: "dim num" }, `${size(used)} of ${size(gpu.total_bytes)} in use`));
-  return el("div", { class: "card" }, head, el("div", { class: "bar" }, ...gpu.blocks.map((part) => block(part, gpu.total_bytes))));
+  return el("div", { class: "card" }, head, el("div", { class: "bar" }, ...gpu.blocks.map((part) => block(part, gpu.total_bytes))), ruler(gpu.total_bytes));
 }
 
 function facts(model) {
@@ -42,9 +52,16 @@ function row(model) {
   return el("li", {}, el("i", { class: `swatch ${colour(model.name)}` }), el("span", { class: "name" }, model.name), el("span", { class: "dim num small" }, facts(model)), acts);
 }
 
+/** "3.2 s of about 12 s". */
+export function took(loading) {
+  const since = Math.max(0, now() - loading.since);
+  return `${seconds(since)}${loading.expected_s > since ? ` of about ${seconds(loading.expected_s)}` : ""}`;
+}
+
 function loadingRow(loading) {
   const evicts = loading.evicts.length ? `, in place of ${loading.evicts.join(", ")}` : "";
-  return el("li", {}, el("i", { class: `swatch ${colour(loading.model)}` }), el("span", { class: "name" }, loading.model), el("span", { class: "dim small" }, `loading${evicts}`));
+  const said = `loading for ${took(loading)}${evicts}`;
+  return el("li", {}, el("i", { class: `swatch ${colour(loading.model)}` }), el("span", { class: "name" }, loading.model), el("span", { class: "dim small num" }, said));
 }
 
 export function showCards(board) {

@@ -55,7 +55,10 @@ export function verdicts(rows, chosen) {
     return el("tr", { class: row.model === chosen ? "chosen" : "" }, el("td", {}, row.model, context), el("td", {}, el("span", { class: `tag ${kind}` }, said), more), cell(row));
   };
   const head = el("tr", {}, el("th", {}, "Variant"), el("th", {}, "Verdict"), el("th", { class: "num" }, "Needs, of what is there"));
-  return el("table", { class: "verdicts" }, el("thead", {}, head), el("tbody", {}, ...rows.map(line)));
+  const isMeasured = rows.some((row) => row.need_bytes);
+  const ends = el("div", { class: "spread" }, el("span", {}, "0"), el("span", {}, size(most)));
+  const foot = isMeasured ? el("tfoot", { "aria-hidden": "true" }, el("tr", {}, el("td", { colspan: 2 }), el("td", { class: "small dim" }, ends))) : null;
+  return el("table", { class: "verdicts" }, el("thead", {}, head), el("tbody", {}, ...rows.map(line)), foot);
 }
 
 function item(row, times) {

@@ -28,6 +28,21 @@ export function count(value) {
 
 export const clock = (at) => new Date(at * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
 
+/** "14:05". */
+export const hour = (at) => new Date(at * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
+
+/** 0.256 → "26 %". */
+export const percent = (part) => `${Math.round(100 * part)} %`;
+
+/** Return the marks of a scale from 0 to `total` bytes, as [bytes, text]: about five, at whole GiB. */
+export function scale(total) {
+  const most = total / 2 ** 30;
+  const step = [1, 2, 4, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128, 160, 192, 256].find((one) => most / one <= 5) ?? most / 4;
+  const found = [];
+  for (let at = 0; at < most - step / 2; at += step) found.push([at * 2 ** 30, String(at)]);
+  return [...found, [total, `${Math.round(most * 10) / 10} GiB`]];
+}
+
 export const now = () => Date.now() / 1000;
 
 /** Return the class of a model's colour: the same one wherever the model is shown. */

@@ -1,10 +1,11 @@
 // The page: follows the router's events and shows each part where it belongs.
-import { showCards } from "./cards.js";
+import { showCards, took } from "./cards.js";
 import { startForms } from "./chat.js";
 import { showDecisions } from "./decisions.js";
 import { byId, el, show } from "./dom.js";
 import { follow, post, setKey } from "./feed.js";
 import { count, now, seconds } from "./format.js";
+import { showTeams } from "./teams.js";
 import { showTimeline } from "./timeline.js";
 
 const CHECK_MS = 1000;
@@ -33,15 +34,37 @@ function showNotes(data) {
   show("notes", ...found);
 }
 
+/** Return the waiting requests by what they wait for, in the order of the first of each. */
+function groups(queue) {
+  const found = new Map();
+  for (const row of queue) {
+    const group = found.get(row.model) ?? { model: row.model, first: row.position, count: 0, since: row.since, teams: new Map() };
+    group.count += 1;
+    group.since = Math.min(group.since, row.since);
+    if (row.team) group.teams.set(row.team, (group.teams.get(row.team) ?? 0) + 1);
+    found.set(row.model, group);
+  }
+  return [...found.values()];
+}
+
+function waiting(group, loading) {
+  const isLoading = loading?.model === group.model;
+  const who = group.count === 1 ? "1 request waits" : `${group.count} requests wait`;
+  const what = isLoading ? `for its load, ${took(loading)}` : group.model ? "for a turn" : "for memory";
+  const since = seconds(Math.max(0, now() - group.since));
+  const facts = [`${who} ${what}`, `${group.count === 1 ? "for" : "the first for"} ${since}`];
+  const teams = [...group.teams].filter(([team]) => group.teams.size > 1 || team !== "anonymous").map(([team, number]) => `${team} ${number}`);
+  const place = el("span", { class: "when num" }, group.first === 1 ? "next" : `position ${group.first}`);
+  const head = el("div", { class: "head" }, el("span", { class: "name" }, group.model || "any variant"), place);
+  return el("li", {}, head, el("div", { class: "dim small num" }, [...facts, teams.join(", ")].filter(Boolean).join(" · ")));
+}
+
 function showQueue(data) {
+  byId("depth").textContent = data.queue.length ? String(data.queue.length) : "";
   if (!data.queue.length) return show("queue", el("p", { class: "empty" }, "Nothing waits."));
-  const rows = data.queue.slice(0, 12).map((row) => {
-    const isLoading = data.loading?.model === row.model;
-    const said = isLoading ? "its model is being loaded" : row.model ? "waits for its turn" : "waits for memory";
-    const head = el("div", { class: "head" }, el("span", { class: "dim num" }, `${row.position}.`), " ", el("span", { class: "name" }, row.model || "any variant"));
-    return el("li", {}, head, el("div", { class: "dim small num" }, `${said}, for ${seconds(Math.max(0, now() - row.since))}${row.team ? ` · ${row.team}` : ""}`));
-  });
-  if (data.queue.length > rows.length) rows.push(el("li", { class: "dim" }, `and ${data.queue.length - rows.length} more`));
+  const all = groups(data.queue);
+  const rows = all.slice(0, 12).map((group) => waiting(group, data.loading));
+  if (all.length > rows.length) rows.push(el("li", { class: "dim" }, `and ${all.length - rows.length} more models`));
   show("queue", el("ul", { class: "rows" }, ...rows));
 }
 
@@ -114,4 +137,4 @@ addEventListener("locked", () => {
   byId("lock").hidden = false;
 });
 setInterval(() => document.hidden || render(), CHECK_MS);
-follow({ board: onBoard, decisions: (rows) => Array.isArray(rows) && showDecisions(rows) }, onState);
+follow({ board: onBoard, decisions: (rows) => Array.isArray(rows) && showDecisions(rows), teams: showTeams }, onState);

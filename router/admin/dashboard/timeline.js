@@ -1,54 +1,77 @@
-// What was loaded over the last hour, with requests, avoided spills and switches.
-import { el, show } from "./dom.js";
-import { clock, colour, now, seconds } from "./format.js";
+// What was loaded over the last hour, or since the router runs, with requests, avoided spills and switches.
+import { byId, el, show } from "./dom.js";
+import { clock, colour, hour, now, seconds } from "./format.js";
 
-const place = (at, end, kept) => Math.max(0, 100 - (100 * (end - at)) / kept);
+const LEAST_S = 60;
+const SHORT_S = 600;
+const MINUTE_S = 60;
+const TICKS = 4;
+const WIDEST_PX = 32; // of a minute's bar, while there are few
 
-function lanes(board, end) {
-  const { spans, kept_s: kept } = board.timeline;
-  const cards = board.cards ?? [];
+/** Return the period that is shown: [begin, end]. */
+function period({ since, kept_s: kept }) {
+  const end = Math.ceil(now() / 10) * 10; // moves in steps, so that the page is not redrawn every second
+  return [Math.max(end - kept, Math.min(since, end - LEAST_S)), end];
+}
+
+const place = (at, [begin, end]) => Math.min(100, Math.max(0, (100 * (at - begin)) / (end - begin)));
+
+function lanes(board, shown) {
+  const spans = board.timeline.spans.filter((span) => (span.to ?? shown[1]) > shown[0]);
   const keys = [...new Map(spans.map((span) => [`${span.card} ${span.model}`, span])).values()];
   keys.sort((a, b) => a.card - b.card || a.model.localeCompare(b.model));
   return keys.map((lane) => {
     const mine = spans.filter((span) => span.card === lane.card && span.model === lane.model);
     const bars = mine.map((span) => {
-      const left = place(span.from, end, kept);
-      const width = place(span.to ?? end, end, kept) - left;
+      const left = place(span.from, shown);
+      const width = place(span.to ?? shown[1], shown) - left;
       const said = `${clock(span.from)} – ${span.to ? clock(span.to) : "now"}`;
       return el("i", { class: `span ${colour(span.model)}`, style: { left: `${left.toFixed(2)}%`, width: `${width.toFixed(2)}%` }, title: said });
     });
-    const where = cards.length > 1 ? el("span", { class: "dim" }, `GPU ${lane.card}`) : null;
+    const where = (board.cards ?? []).length > 1 ? el("span", { class: "dim" }, `GPU ${lane.card}`) : null;
     const label = el("div", { class: "label" }, el("span", {}, lane.model), where);
     return el("div", { class: "lane" }, label, el("div", { class: "rail" }, ...bars));
   });
 }
 
-function minutes(board, end) {
+function minutes(board, shown) {
   const most = Math.max(1, ...board.minutes.map((minute) => minute.requests));
-  return board.minutes.map((minute) => {
+  const kept = board.minutes.filter((minute) => minute.at + MINUTE_S > shown[0]);
+  const bars = kept.map((minute) => {
     const height = (n) => ({ height: `${((46 * n) / most).toFixed(1)}px` });
     const avoided = Math.min(minute.requests, minute.spills_avoided);
-    const said = `${clock(minute.at)}: ${minute.requests} requests, ${minute.spills_avoided} spills avoided`;
-    const bars = [el("i", { class: "other", style: height(minute.requests - avoided) }), el("i", { class: "avoided", style: height(avoided) })];
-    return el("span", { class: "minute", style: { left: `${place(minute.at, end, board.timeline.kept_s).toFixed(2)}%` }, title: said }, ...bars);
+    const [left, right] = [place(minute.at, shown), place(minute.at + MINUTE_S, shown)];
+    const width = `min(${WIDEST_PX}px, ${Math.max(0.6, right - left).toFixed(2)}% - 1px)`;
+    const said = `${hour(minute.at)}: ${minute.requests} requests, ${minute.spills_avoided} spills avoided`;
+    const parts = [el("i", { class: "other", style: height(minute.requests - avoided) }), el("i", { class: "avoided", style: height(avoided) })];
+    return el("span", { class: "minute", style: { left: `${((left + right) / 2).toFixed(2)}%`, width }, title: said }, ...parts);
   });
+  const top = el("span", { class: "most num" }, `${most} a minute`);
+  return el("div", { class: "minutes" }, top, ...bars);
 }
 
-function marks(board, end) {
-  return board.timeline.marks.map((mark) => {
+function marks(board, shown) {
+  return board.timeline.marks.filter((mark) => mark.at > shown[0]).map((mark) => {
     const took = mark.took_s ? ` in ${seconds(mark.took_s)}` : "";
     const said = `${clock(mark.at)}: ${mark.kind} ${mark.model}${took}${mark.error ? `: ${mark.error}` : ""}`;
     const kind = mark.kind === "spill" ? "spill" : mark.kind.split(" ")[1];
-    return el("i", { class: `mark ${kind}`, style: { left: `${place(mark.at, end, board.timeline.kept_s).toFixed(2)}%` }, title: said });
+    return el("i", { class: `mark ${kind}`, style: { left: `${place(mark.at, shown).toFixed(2)}%` }, title: said });
   });
 }
 
+function axis([begin, end]) {
+  const said = end - begin < SHORT_S ? clock : hour;
+  const ticks = Array.from({ length: TICKS }, (_, at) => said(begin + ((end - begin) * at) / TICKS));
+  return el("div", { class: "axis num" }, ...[...ticks, "now"].map((text) => el("span", {}, text)));
+}
+
 export function showTimeline(board) {
-  const end = Math.ceil(now() / 10) * 10; // moves in steps, so that the page is not redrawn every second
+  const shown = period(board.timeline);
+  const isWhole = board.timeline.since <= shown[1] - board.timeline.kept_s;
+  byId("h-hour").textContent = isWhole ? "Last hour" : `Since ${hour(board.timeline.since)}`;
   const entry = (kind, text) => el("span", {}, el("i", { class: kind }), text);
   const key = el("div", { class: "key" }, entry("avoided", "requests whose spill was avoided"), entry("other", "other requests"), entry("switch", "switch"));
-  const axis = el("div", { class: "axis" }, ...["60 min ago", "45", "30", "15", "now"].map((text) => el("span", {}, text)));
-  const content = lanes(board, end);
+  const content = lanes(board, shown);
   if (!content.length && !board.minutes.length) return show("timeline", el("p", { class: "empty" }, "Nothing has happened yet."));
-  show("timeline", key, el("div", { class: "minutes" }, ...minutes(board, end)), el("div", { class: "marks" }, ...marks(board, end)), ...content, axis);
+  show("timeline", key, minutes(board, shown), el("div", { class: "marks" }, ...marks(board, shown)), ...content, axis(shown));
 }

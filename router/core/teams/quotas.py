@@ -104,6 +104,10 @@ class Quotas(Protocol):
         """Return what is left of the team's limits."""
         ...
 
+    def under_way(self, team: Team) -> int:
+        """Return how many admitted requests of the team are not settled yet."""
+        ...
+
 
 class _Reservation(msgspec.Struct):
     use: _Use
@@ -201,6 +205,10 @@ class MemoryQuotas:
         use = self._current(team)
         use.limited_to(team.limits.requests_per_minute)
         return self._standing(team, use, self._now())
+
+    def under_way(self, team: Team) -> int:
+        """Return how many admitted requests of the team are not settled yet."""
+        return len(self._current(team).running)
 
     def restore(self, team: str, tokens: int) -> None:
         """Count the tokens that a team has taken today before this router was started."""

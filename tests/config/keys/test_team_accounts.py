@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 
-from tests.config.keys.play import BIG, OTHER, SMALL, get, hello, play, send
+from tests.config.keys.play import BIG, OTHER, SMALL, connect, get, hello, play, send
 from tests.config.keys.test_accounts import lines, usage
 from tests.config.keys.test_team_limits import KEY, OTHER_KEY, ask, limited
 
@@ -43,6 +43,7 @@ def test_usage_audit_and_teams_say_who_has_used_what(tmp_path):
     assert (coding["today"]["tokens_out"], chat["today"]["tokens_out"]) == (10, 40)
     used = coding["today"]["tokens_in"] + coding["today"]["tokens_out"]
     assert coding["left"]["tokens"]["remaining"] == 1_000_000 - used
+    assert coding["used"] == {"tokens_per_day": used}
     assert (chat["left"], coding["limits"]) == ({"requests": None, "tokens": None}, {"tokens_per_day": 1_000_000})
     assert not any(key in text for key in (KEY, OTHER_KEY) for text in (audit.read_text(), json.dumps(page)))
 
@@ -85,3 +86,35 @@ def test_the_depth_of_the_queue_is_by_team(tmp_path):
         assert await depths(one) == {"coding": 0.0}
 
     play(story, limited(tmp_path, "{}"), models=(BIG, OTHER))
+
+
+def test_what_is_used_of_each_limit_is_shown_while_it_is_used(tmp_path):
+    """Requests under way and waiting ones, too; the dashboard's stream says the same."""
+    limits = "{ concurrent: 4, requests_per_minute: 10, tokens_per_day: 1M, waiting: 5, evictions_per_minute: 3 }"
+
+    async def story(one):
+        asked = [asyncio.create_task(ask(one, tokens=200)) for _ in range(3)]
+        await asyncio.sleep(0.3)  # they wait for the load
+        before = (await teams(one))["coding"]
+        events = await send_for_events(one)
+        assert [answer.status for answer in await asyncio.gather(*asked)] == [200, 200, 200]
+        return before, events, (await teams(one))["coding"]
+
+    before, streamed, after = play(story, limited(tmp_path, limits), models=(SMALL,))
+    assert before["used"].keys() == {"concurrent", "requests_per_minute", "tokens_per_day", "waiting"}
+    assert (before["used"]["concurrent"], before["used"]["requests_per_minute"], before["used"]["waiting"]) == (3, 3, 3)
+    assert {row["team"]: row for row in streamed["teams"]}["coding"]["limits"] == before["limits"]
+    assert (after["used"]["concurrent"], after["used"]["waiting"], after["waiting"]) == (0, 0, 0)
+    assert after["limits"]["evictions_per_minute"] == 3
+
+
+async def send_for_events(one):
+    """The first event `teams` of the dashboard's stream."""
+    raw = await connect(one.router.admin_url)
+    try:
+        raw.writer.write(b"GET /router/events HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        while not (line := await raw.reader.readline()).startswith(b"event: teams"):
+            assert line
+        return json.loads((await raw.reader.readline()).removeprefix(b"data: "))
+    finally:
+        raw.close()
