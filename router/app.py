@@ -41,6 +41,7 @@ from router.wiring import (
     admin_lock,
     admin_tls,
     build_probe,
+    build_usage,
     edge_settings,
     listener_tls,
     open_doors,
@@ -145,7 +146,10 @@ async def running(
         return router.directory.is_known(name)
 
     metrics, outage = MetricsHook(__version__, is_known_model=is_known), Outage(time.time)
-    accounts = Accounts(config.usage, config.audit, is_known, warn, flush=lambda: telemetry.flush(), unix_now=time.time)
+    usage = build_usage(config.usage, warn)
+    accounts = Accounts(
+        usage, config.usage.every_s, config.audit, is_known, warn, flush=lambda: telemetry.flush(), unix_now=time.time
+    )
     totals, timeline = Totals(time.time), Timeline(time.time)
     every: list[Hook] = [recent, metrics, outage, totals, timeline, *accounts.hooks, *hooks]
     telemetry = Telemetry(every, later=asyncio.get_running_loop().call_later)

@@ -17,13 +17,17 @@ from router.adapters.gpu.detect import StaticProbe, detect_probe
 from router.adapters.gpu.nvml import NvmlProbe
 from router.adapters.gpu.prometheus import PrometheusProbe
 from router.adapters.gpu.reading import VramProbe
+from router.adapters.outbox import Outbox
 from router.adapters.store import LearnedStore, MemoryStore, SqliteStore
+from router.adapters.usage_postgres import PostgresUsage
+from router.adapters.usage_store import SqliteUsage, UsageStore
 from router.admin.lock import AdminLock
 from router.admin.pages import page_paths
 from router.api.permissions import Permissions
 from router.api.settings import EdgeSettings
 from router.backend.backend import Backend
-from router.config import Clients, Config, Probe, StaticGpu, require_regular
+from router.backend.endpoint import secret_in
+from router.config import Clients, Config, Probe, StaticGpu, Usage, require_regular
 from router.core.memory.fit_target import version_of
 from router.core.ollama.runner import Gpu
 from router.core.teams.team import ANYONE
@@ -90,6 +94,18 @@ def build_store(path: str | None, report: Callable[[str], None]) -> LearnedStore
         state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
         path = str(Path(state) / "ollama-router" / "learned.sqlite")
     return SqliteStore(path, report=report)
+
+
+def build_usage(usage: Usage, report: Callable[[str], None]) -> UsageStore:
+    """Return the store of what teams use. Raises ConfigError if its database is not named well."""
+    if usage.postgres_file is None:
+        return SqliteUsage(usage.path, usage.keep_days, report=report)
+    url = secret_in(usage.postgres_file, "usage.postgres_file")
+    if not url.startswith(("postgresql://", "postgres://")):
+        allowed = "allowed: postgresql://USER:PASSWORD@HOST/DATABASE"
+        raise ConfigError(f"usage.postgres_file: found something else in {usage.postgres_file}; {allowed}")
+    outbox = Outbox(f"{usage.path}.outbox" if usage.path is not None else None, usage.outbox_mib * MIB)
+    return PostgresUsage(url, outbox, usage.keep_days, report=report)
 
 
 def edge_settings(config: Config) -> EdgeSettings:

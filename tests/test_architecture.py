@@ -73,6 +73,7 @@ HOME = {
         "router/admin", "router/cli", "ollama_simulator",
     },
     "prometheus_client": {"router/telemetry"},
+    "psycopg": {"router/adapters"},
     "pydantic": {"router/config"},
     "pydantic_core": {"router/config"},
     "pynvml": {"router/adapters/gpu"},

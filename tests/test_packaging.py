@@ -20,7 +20,8 @@ import router
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 RUNTIME = [Requirement(text) for text in PROJECT["dependencies"]]
-LOCKS = ["requirements.lock", "requirements-dev.lock", "requirements-build.lock", "requirements-ssh.lock"]
+EXTRAS = ["ssh", "postgres"]
+LOCKS = ["requirements.lock", *(f"requirements-{name}.lock" for name in ("dev", "build", *EXTRAS))]
 
 # The first versions without a known vulnerability, or with a behaviour of the parser that the router relies on.
 FLOORS = {
@@ -63,18 +64,18 @@ def test_lock_pins_every_package_with_hashes(name: str) -> None:
 
 def test_locks_cover_what_the_project_asks_for() -> None:
     """The locked versions satisfy pyproject.toml, and the locks agree with each other."""
-    runtime, development, build, ssh = (locked(name) for name in LOCKS)
+    runtime, development, build, *extras = (locked(name) for name in LOCKS)
     for requirement in RUNTIME:
         pinned, _ = runtime[canonicalize_name(requirement.name)]
         assert requirement.specifier.contains(pinned), requirement
-    for text in PROJECT["optional-dependencies"]["ssh"]:
-        requirement = Requirement(text)
-        assert requirement.specifier.contains(ssh[canonicalize_name(requirement.name)][0])
+    for name, pins in zip(EXTRAS, extras, strict=True):
+        for requirement in map(Requirement, PROJECT["optional-dependencies"][name]):
+            assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)][0])
+        assert pins.items() <= development.items()
     for text in PROJECT["optional-dependencies"]["test"]:
         assert canonicalize_name(Requirement(text).name) in development
     assert runtime.items() <= development.items()
     assert build.items() <= development.items()
-    assert ssh.items() <= development.items()
 
 
 @pytest.mark.parametrize(("package", "floor"), FLOORS.items())

@@ -50,8 +50,15 @@ class UsageStore(Protocol):
 
     error: str
 
+    @property
+    def lost(self) -> int:
+        """How many requests it had no room for."""
+
     async def add(self, batch: UsageBatch) -> bool:
         """Add a batch, unless it was added before; return whether it is in the store."""
+
+    async def catch_up(self) -> bool:
+        """Write what waits until the store can be reached; return whether nothing waits any more."""
 
     async def rows(self, since: int, until: int, by: Sequence[str], most: int) -> list[Row] | None:
         """Return the figures from the hour `since` up to but without `until`, summed by the names `by`, and in their
@@ -79,13 +86,16 @@ class SqliteUsage:
         self._connection: sqlite3.Connection | None = None
         self._turn = asyncio.Lock()
         self._news: list[str] = []
-        self.error = ""
+        self.error, self.lost = "", 0
 
     async def add(self, batch: UsageBatch) -> bool:
         is_added = await self._do(lambda connection: self._insert(connection, batch)) is not None
         if is_added:
             self.error = ""
         return is_added
+
+    async def catch_up(self) -> bool:
+        return not self.error
 
     async def rows(self, since: int, until: int, by: Sequence[str], most: int) -> list[Row] | None:
         return await self._do(lambda connection: _select(connection, since, until, by, most))

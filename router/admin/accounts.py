@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
-from router.adapters.usage_store import Row, SqliteUsage, UsageStore
-from router.config import Audit, Usage
+from router.adapters.usage_store import Row, UsageStore
+from router.config import Audit
 from router.core.teams.usage import HOUR_S, Ledger
 from router.core.units import MIB
 from router.errors import RouterError
@@ -18,17 +19,22 @@ MOST_ROWS = 100_000
 MOST_WAITING = 20_000
 """Most rows that wait for a file that cannot be written."""
 
+RESTORE_S = 2.0
+"""How long a start waits for what was used today."""
+
 LAST_LINES_S = 2.0
 """How long the end waits for the last lines of the audit."""
 
 
 class Accounts:
-    """`hooks` receive the events. `is_known_model` tells which models have rows of their own, `warn` takes sentences
-    for the operator, `flush` has the hooks called with the events that wait, `unix_now` is the wall clock."""
+    """`hooks` receive the events; usage is written to `store` every `every_s` seconds. `is_known_model` tells which
+    models have rows of their own, `warn` takes sentences for the operator, `flush` has the hooks called with the events
+    that wait, `unix_now` is the wall clock."""
 
     def __init__(
         self,
-        usage: Usage,
+        store: UsageStore,
+        every_s: float,
         audit: Audit,
         is_known_model: Callable[[str], bool],
         warn: Callable[[str], None],
@@ -37,9 +43,9 @@ class Accounts:
         unix_now: Callable[[], float] = float,
     ) -> None:
         self._flush, self._unix_now = flush, unix_now
-        self._store: UsageStore = SqliteUsage(usage.path, usage.keep_days, report=warn)
+        self._store = store
         self._ledger = Ledger(MOST_WAITING)
-        self._writer = UsageWriter(self._ledger, self._store, usage.every_s)
+        self._writer = UsageWriter(self._ledger, store, every_s)
         self._lines: LineWriter | None = None
         self.hooks: list[Hook] = [UsageHook(self._ledger, is_known_model=is_known_model)]
         if audit.path is not None:
@@ -82,9 +88,15 @@ class Accounts:
         return f"the newest usage is not in it: {self._store.error}" if self._store.error else ""
 
     async def restore(self, restore: Callable[[str, int], None]) -> None:
-        """Call `restore` with each team and the tokens that it has used today, by a router before this one."""
-        midnight = int(self._unix_now()) // (24 * HOUR_S) * 24 * HOUR_S
-        for row in await self._store.rows(midnight, midnight + 24 * HOUR_S, ("team",), MOST_ROWS) or ():
+        """Call `restore` with each team and the tokens that it has used today, by a router before this one.
+
+        If the store does not answer soon, the teams begin with nothing: a start must not wait for a database.
+        """
+        midnight, rows = int(self._unix_now()) // (24 * HOUR_S) * 24 * HOUR_S, None
+        with suppress(TimeoutError):
+            async with asyncio.timeout(RESTORE_S):
+                rows = await self._store.rows(midnight, midnight + 24 * HOUR_S, ("team",), MOST_ROWS)
+        for row in rows or ():
             restore(str(row["team"]), int(row["tokens_in"]) + int(row["tokens_out"]))
 
     def stores_up(self) -> dict[str, bool]:
@@ -94,5 +106,5 @@ class Accounts:
     def lost(self) -> tuple[int, int]:
         """Return how many requests the usage lacks, and how many lines the audit."""
         if self._lines is None:
-            return self._ledger.lost, 0
-        return self._ledger.lost, self._lines.dropped + self._audit.left_out
+            return self._ledger.lost + self._store.lost, 0
+        return self._ledger.lost + self._store.lost, self._lines.dropped + self._audit.left_out

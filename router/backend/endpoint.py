@@ -27,9 +27,9 @@ def endpoint_of(section: BackendSection, name: str) -> Endpoint:
     tls = None if section.ca is None else _trusting(section.ca, f"{where}.ca")
     authorization = ""
     if section.bearer_file is not None:
-        authorization = f"Bearer {_secret(section.bearer_file, f'{where}.bearer_file')}"
+        authorization = f"Bearer {secret_in(section.bearer_file, f'{where}.bearer_file')}"
     elif section.basic_file is not None:
-        pair = _secret(section.basic_file, f"{where}.basic_file")
+        pair = secret_in(section.basic_file, f"{where}.basic_file")
         if ":" not in pair:
             raise ConfigError(f"{where}.basic_file: found no colon in {section.basic_file}; allowed: user:password")
         authorization = f"Basic {base64.b64encode(pair.encode()).decode()}"
@@ -45,8 +45,8 @@ def _trusting(path: str, key: str) -> ssl.SSLContext:
         raise ConfigError(f"{key}: {path}: {why}; allowed: a PEM file of certificates") from None
 
 
-def _secret(path: str, key: str) -> str:
-    """Return the line in a file. No error repeats what is in it."""
+def secret_in(path: str, key: str) -> str:
+    """Return the line in a file. Raises ConfigError, which never repeats what is in it."""
     allowed = "allowed: a file with one line of printable ASCII"
     require_regular(path, key, allowed.removeprefix("allowed: "))
     try:

@@ -14,6 +14,10 @@ class Usage(Section):
     """older hours are deleted from it, at most a day of them in an hour, in case that the clock is wrong for a while"""
     every_s: Positive = 5.0
     """how often it is written, beside the requests: what a crash may lose"""
+    postgres_file: FileName | None = None
+    """file with the URL of a PostgreSQL database for the usage of several routers; null = the SQLite file of path"""
+    outbox_mib: AtLeastOne = 64
+    """most memory, or size of path.outbox, for what waits until the database can be reached; then the oldest is lost"""
 
 
 class Audit(Section):

@@ -24,6 +24,9 @@ class UsageSink(Protocol):
 
     def add(self, batch: UsageBatch) -> Awaitable[bool]: ...
 
+    def catch_up(self) -> Awaitable[bool]:
+        """Write what the store has kept back until now; return whether nothing waits any more."""
+
 
 class UsageHook:
     """Collects the usage of requests and of the switches that they caused. `unix_now` is the wall clock."""
@@ -99,7 +102,7 @@ class UsageWriter:
                 if not await self._sink.add(self._batch):
                     return False
                 self._batch = None
-            return True
+            return await self._sink.catch_up()
 
 
 def in_ms(seconds: float | None) -> int:

@@ -24,12 +24,17 @@ class Sink:
     def __init__(self, failures: int = 0) -> None:
         self.failures = failures
         self.batches: list[UsageBatch] = []
+        self.caught_up = 0
 
     async def add(self, batch: UsageBatch) -> bool:
         await asyncio.sleep(0)
         self.batches.append(batch)
         self.failures -= 1
         return self.failures < 0
+
+    async def catch_up(self) -> bool:
+        self.caught_up += 1
+        return True
 
 
 def hook_of(ledger: Ledger) -> UsageHook:
@@ -69,6 +74,17 @@ def test_names_that_clients_invent_make_one_row() -> None:
     for number in range(1000):
         hook.on(Finished("", "coding", "/api/chat", 404, f"m{number}", f"m{number}", "completed", operation="chat"))
     assert [(key.model, figures.requests) for key, figures in ledger.take(9)] == [("other", 1000)]
+
+
+def test_a_store_that_keeps_batches_back_is_asked_to_catch_up_also_when_nobody_uses_anything() -> None:
+    """Else what waits would wait for the next request."""
+
+    async def story() -> None:
+        sink = Sink()
+        assert await UsageWriter(Ledger(9), sink, 5.0).write()
+        assert (sink.batches, sink.caught_up) == ([], 1)
+
+    run_virtual(story())
 
 
 def test_a_batch_that_failed_is_written_again_under_its_number_and_later_usage_in_the_next_one() -> None:

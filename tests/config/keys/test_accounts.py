@@ -9,7 +9,12 @@ from sqlite3 import connect
 
 import pytest
 
-from tests.config.keys.play import ALONE, OTHER, SMALL, chat, compare_small, get, hello, play, send
+from router.config import effective, load_config
+from router.core.teams.usage import Figures, UsageBatch, UsageKey
+from router.errors import ConfigError
+from router.wiring import build_usage
+from tests import postgres
+from tests.config.keys.play import ALONE, OTHER, SMALL, chat, compare_small, get, hello, in_force, play, send
 
 
 async def usage(one, query=""):
@@ -159,3 +164,53 @@ def test_a_request_is_charged_its_share_of_the_runner_and_the_load_that_it_cause
     assert row["load_ms"] > 0
     assert 0 < row["card_ms"] < 2 * 2300
     assert row["vram_mib_s"] > row["card_ms"]
+
+
+@postgres.is_there
+@pytest.mark.key("usage.postgres_file")
+def test_routers_share_their_usage_in_the_database_that_postgres_file_names(tmp_path):
+    """Without it each has its own, in memory."""
+    file = tmp_path / "url"
+
+    async def story(one):
+        await one.ask(hello(SMALL))
+        return [row["requests"] for row in await usage(one)]
+
+    with postgres.running() as server:
+        file.write_text(f"{server.url}\n")
+        for path, expected in ((str(file), [[1], [2]]), (None, [[1], [1]])):
+            options = {**ALONE, "usage.postgres_file": path}
+            assert [play(story, options, models=(SMALL,)) for _ in range(2)] == expected
+
+
+@pytest.mark.parametrize("text", ["", "secret-word", "mysql://u:secret-word@h/d"])
+def test_what_is_no_url_of_a_database_is_refused_at_start_and_not_shown(tmp_path, text):
+    """It may be a password in a wrong place."""
+    file = tmp_path / "url"
+    file.write_text(text)
+    config = load_config(env={}, options={"usage.postgres_file": str(file)})
+    with pytest.raises(ConfigError) as refused:
+        build_usage(config.usage, print)
+    assert "usage.postgres_file" in str(refused.value)
+    assert "secret-word" not in str(refused.value)
+
+
+@pytest.mark.key("usage.outbox_mib")
+def test_what_waits_for_the_database_is_bounded_by_outbox_mib(tmp_path):
+    """Then the oldest is lost, and counted."""
+    file = tmp_path / "url"
+    file.write_text("postgresql:///usage?host=/nowhere")
+
+    async def story(mib):
+        config = load_config(env={}, options={"usage.postgres_file": str(file), "usage.outbox_mib": mib})
+        in_force.append(effective(config))
+        store = build_usage(config.usage, lambda _text: None)
+        rows = tuple((UsageKey(0, "team", "ci", "m" * 200 + str(n), "local", "chat"), Figures(1)) for n in range(500))
+        for seq in range(12):
+            assert await store.add(UsageBatch("w", seq, rows))
+        await store.aclose()
+        return store.lost
+
+    few, many = asyncio.run(story(1)), asyncio.run(story(8))
+    assert 0 < few < 12 * 500
+    assert many == 0

@@ -1,0 +1,55 @@
+"""What a start reads of the usage of today."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from ollama_simulator.clock import run_virtual
+from router.adapters.usage_store import Row
+from router.admin.accounts import RESTORE_S, Accounts
+from router.config import Audit
+from router.core.teams.usage import FIGURES, UsageBatch
+
+
+class Store:
+    """A store that answers after `wait_s`."""
+
+    error, lost = "", 0
+
+    def __init__(self, wait_s: float) -> None:
+        self._wait_s = wait_s
+
+    async def add(self, _batch: UsageBatch) -> bool:
+        return True
+
+    async def catch_up(self) -> bool:
+        return True
+
+    async def rows(self, _since: int, _until: int, _by: Sequence[str], _most: int) -> list[Row] | None:
+        await asyncio.sleep(self._wait_s)
+        return [{"team": "coding", **dict.fromkeys(FIGURES, 0), "tokens_in": 5, "tokens_out": 7}]
+
+    async def aclose(self) -> None:
+        pass
+
+
+def restored(wait_s: float) -> tuple[dict[str, int], float]:
+    """Return what was restored from a store that answers after `wait_s`, and how long that took."""
+
+    async def story() -> tuple[dict[str, int], float]:
+        accounts = Accounts(Store(wait_s), 5.0, Audit(), lambda _name: True, print, flush=lambda: None)
+        found: dict[str, int] = {}
+        await accounts.restore(found.__setitem__)
+        return found, asyncio.get_running_loop().time()
+
+    return run_virtual(story())
+
+
+def test_a_start_goes_on_with_the_tokens_of_today() -> None:
+    assert restored(0.5) == ({"coding": 12}, 0.5)
+
+
+def test_a_start_does_not_wait_for_a_store_that_hangs() -> None:
+    """The teams begin with nothing."""
+    assert restored(1e6) == ({}, RESTORE_S)
