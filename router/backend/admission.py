@@ -49,7 +49,8 @@ class Admission:
 
     def may_enter(self, weights: str, team: str) -> bool:
         """Return True if a resident has a slot for a request that does not wait here, and nobody comes before it."""
-        if self.waitlist.depth and not self._shares.may_enter(team, self._rivals.get(weights, ())):
+        rivals = self._rivals.get(weights)
+        if rivals and self.waitlist.depth and not self._shares.may_enter(team, rivals):
             return False
         tracked = self._world.residents.get(weights)
         return weights not in self.waitlist.wanted and (tracked is None or self.slots.is_free(tracked))
@@ -125,7 +126,8 @@ class Admission:
 
     def _is_open(self, group: Group) -> bool:
         """Return True if the team of a group is not too far ahead for the resident that it waits for."""
-        return self._shares.may_enter(group.team, self._rivals.get(group.uses, ()))
+        rivals = self._rivals.get(group.uses) if self._rivals else None
+        return not rivals or self._shares.may_enter(group.team, rivals)
 
     def _due(self, group: Group) -> Ticket | None:
         """Return who of a group enters its resident though it is closed; where teams compete that is one."""
@@ -212,8 +214,8 @@ class Admission:
     def fill(self, weights: str) -> bool:
         """Let in to a resident as many as it has slots for; return True if somebody was let in."""
         tracked, has_let_in = self._world.residents.get(weights), False
-        while tracked is not None and (first := self._next(weights)) is not None:
-            if not self.slots.is_free(tracked, self.waitlist.entering(weights)):
+        while tracked is not None and self.slots.is_free(tracked, self.waitlist.entering(weights)):
+            if (first := self._next(weights)) is None:
                 break
             self.waitlist.let_in(first, self._shares.start(first.payer, weights))
             has_let_in = True
@@ -221,11 +223,12 @@ class Admission:
 
     def _next(self, weights: str) -> Ticket | None:
         """Return who is next at a resident, None if nobody waits for it or those who do are kept out."""
-        is_closed, groups = weights in self.closed, self._ready.get(weights, ())
-        firsts = (
-            self._due(group) if is_closed or not self._is_open(group) else group.first(is_due=False) for group in groups
-        )
-        return self._first([first for first in firsts if first is not None])
+        is_closed, firsts = weights in self.closed, list[Ticket]()
+        for group in self._ready.get(weights, ()):
+            is_kept_out = is_closed or not self._is_open(group)
+            if (first := self._due(group) if is_kept_out else group.first(is_due=False)) is not None:
+                firsts.append(first)
+        return self._first(firsts) if len(firsts) > 1 else firsts[0] if firsts else None
 
     def _fill_up(self, runner: Runner) -> None:
         """Use a further slot that a runner has shown."""

@@ -44,13 +44,14 @@ class Sent(Protocol):
 class RunnerSlots:
     """The slots of one runner. `count` is 0 until the first request asks."""
 
-    __slots__ = ("_begun", "_ended_s", "_longest_s", "_sent", "_short", "count", "gap_s")
+    __slots__ = ("_begun", "_ended_s", "_longest_s", "_more", "_sent", "_short", "count", "gap_s")
 
     def __init__(self) -> None:
         self.count = 0
         self._sent: dict[Sent, float] = {}  # those without an answer, in order: when each was sent
         self._begun: dict[Sent, None] = {}  # those whose answers have begun: few, while many may be ahead
         self.gap_s = 0.0
+        self._more = 0  # requests that may be ahead while answers are short
         self._short = 0  # answers in a row that took little
         self._longest_s = 0.0  # of those, about
         self._ended_s = -math.inf
@@ -67,12 +68,14 @@ class RunnerSlots:
         """Note what a request has taken of the runner."""
         self._longest_s = max(seconds, 0.95 * self._longest_s)
         self._short = self._short + 1 if self._longest_s < AHEAD_S / 2 else 0
+        if self._short < 2 * SHORT_ROW:
+            self._more = 0
+        else:
+            self._more = min(MOST_AHEAD, self._short // SHORT_ROW, int(AHEAD_S / max(1e-6, self._longest_s)))
 
     def ahead(self, least: int) -> int:
         """Return how many requests may be ahead: `least` (0: none), and more while answers are short."""
-        if self._short < 2 * SHORT_ROW or not least:
-            return least
-        return max(least, min(MOST_AHEAD, self._short // SHORT_ROW, int(AHEAD_S / max(1e-6, self._longest_s))))
+        return max(least, self._more) if least else 0
 
     def ended(self, now_s: float) -> None:
         """Note that a request has ended while others waited for a slot: `gap_s` is the mean time between two."""
@@ -117,7 +120,7 @@ class RunnerSlots:
 
     def arrived(self) -> int:
         """Return how many answers are complete: their clients still read, but the slot is free."""
-        return sum(sent.is_complete for sent in self._begun)
+        return sum([sent.is_complete for sent in self._begun]) if self._begun else 0
 
 
 class Runner(Protocol):
@@ -156,8 +159,8 @@ class Slots:
 
     def is_free(self, runner: Runner, reserved: int = 0) -> bool:
         """Return True if one more request may be sent; `reserved` were let in, and are about to be."""
-        taken, room = runner.in_flight + reserved, self.room(runner)
-        return taken < room or taken - runner.slots.arrived() < room
+        left = self.room(runner) - runner.in_flight - reserved
+        return left > 0 or left + runner.slots.arrived() > 0
 
     def room(self, runner: Runner) -> int:
         """Return how many requests the runner takes, those ahead included."""

@@ -98,8 +98,10 @@ class Attempts:
             call.use_default_options()
         known = self._decisions.known_destination(call)
         # One that its own load has let in is decided again, so that it is reported as loaded and not as resident.
-        if known is None or call.load_decision is not None or not self._may_enter(call, known.weights):
+        if known is None or known.chain is None or call.load_decision is not None:
             return self._decide(call)
+        if not self._may_enter(call, known.weights):
+            return self._turn(call, known.chain)
         # From here to the send nothing is awaited, so the resident cannot be unloaded in between.
         tracked = self._residents.enter(known.weights, call.team, self._now())
         if tracked is None:
@@ -184,7 +186,7 @@ class Attempts:
         self._decisions.note_served(chain, decision)
         template = decision_template(call.request.model, chain, reported)
         weights, reason = tracked.weights, reported.reason
-        destination = self._destinations.to_resident(call, chosen, weights, reason, options, tag, template)
+        destination = self._destinations.to_resident(call, chain, chosen, weights, reason, options, tag, template)
         if reported is decision:  # an event that reports a load must not be cached for requests without one
             self._decisions.remember(call, decision, destination)
         return destination

@@ -203,7 +203,7 @@ class Released(msgspec.Struct):
 class Answer(msgspec.Struct):
     """The upstream's answer for the client.
 
-    `headers` are the `X-Router-*` headers; `lines` are the same, rendered, if many answers share them. `rename` is
+    `headers` are the `X-Router-*` headers; `lines` are the same, rendered, if they are. `rename` is
     (name in the stream, name to show), for derived tags; `errors` the same for the texts of errors. `release` is
     idempotent and must be called on every exit path. `limits_left` as in the call. `announce` is a line to put in front
     of its text, "" for none.

@@ -7,7 +7,8 @@ from functools import lru_cache
 
 from router.core.ollama.names import key_of
 from router.core.payload.read import InferenceRequest, Patch, rewrite
-from router.http.headers import Header
+from router.http.headers import Header, header_lines
+from router.routing.ruled import RuledChain
 from router.telemetry import Decided
 
 Rename = tuple[bytes, bytes]
@@ -24,7 +25,8 @@ class Destination:
     name to show), `errors` the same for the texts of errors, which name what the client asked for. `headers` and
     `lines` are the `X-Router-*` headers of a request that did not wait. `decided` is the template of its event.
     `may_vanish`: a 404 means that the variant or its tag was deleted, and that the request must be decided again.
-    `loads` are the weights that Ollama loads for a request that is passed on, "" if it loads none.
+    `loads` are the weights that Ollama loads for a request that is passed on, "" if it loads none. `chain` is the chain
+    by which a resident was chosen, None if it is passed on.
     """
 
     weights: str
@@ -41,6 +43,7 @@ class Destination:
     may_vanish: bool
     errors: Rename | None = None
     loads: str = ""
+    chain: RuledChain | None = None
 
     def body(self, request: InferenceRequest, body: bytes) -> bytes:
         """Return the body to send upstream in place of the client's."""
@@ -55,12 +58,12 @@ class Destination:
             plain=request.plain,
         )
 
-    def headers_after(self, requested: str, queue_s: float, attempts: int, backend: str) -> list[Header]:
-        """Return the `X-Router-*` headers of an answer to a request that waited or was sent more than once."""
-        headers = router_headers(requested, self.served, self.reason, queue_s, backend)
-        if attempts > 1:
-            headers.append((b"x-router-attempts", b"%d" % attempts))
-        return headers
+    def headers_after(self, requested: str, queue_s: float, attempts: int, backend: str) -> tuple[list[Header], bytes]:
+        """Return the `X-Router-*` headers of an answer to a request that waited or was sent more than once.
+
+        They are returned as a list and as lines; nobody may change the list.
+        """
+        return _headers_after(requested, self.served, self.reason, int(queue_s * 1000), attempts, backend)
 
 
 def client_spelling(requested: str, variant: str) -> str:
@@ -74,6 +77,17 @@ def router_headers(requested: str, variant: str, reason: str, queue_s: float, ba
         *_fixed_headers(requested, variant, reason[:_MAX_VALUE], backend),
         (b"x-router-queue-ms", b"%d" % (queue_s * 1000)),
     ]
+
+
+@lru_cache(maxsize=256)
+def _headers_after(
+    requested: str, variant: str, reason: str, queue_ms: int, attempts: int, backend: str
+) -> tuple[list[Header], bytes]:
+    """Return the headers and their lines: under load many answers have waited for about as long."""
+    headers = router_headers(requested, variant, reason, queue_ms / 1000, backend)
+    if attempts > 1:
+        headers.append((b"x-router-attempts", b"%d" % attempts))
+    return headers, header_lines(headers)
 
 
 @lru_cache(maxsize=256)

@@ -12,6 +12,7 @@ from router.core.payload.read import Patch
 from router.http.headers import header_lines
 from router.routing.call import Call
 from router.routing.destination import Destination, Rename, client_spelling, router_headers
+from router.routing.ruled import RuledChain
 from router.telemetry import Decided
 
 IN_OPTIONS = tuple(key for key in LoadOptions.__struct_fields__ if key != "shift")
@@ -31,7 +32,15 @@ class Destinations:
         self.has_automatic = not defaults.derived_tags
 
     def to_resident(
-        self, call: Call, chosen: Verdict, weights: str, reason: str, options: LoadOptions, tag: str, decided: Decided
+        self,
+        call: Call,
+        chain: RuledChain,
+        chosen: Verdict,
+        weights: str,
+        reason: str,
+        options: LoadOptions,
+        tag: str,
+        decided: Decided,
     ) -> Destination:
         """Return the destination for a resident that runs with `options`; `tag` is the derived tag for it, or ""."""
         served = client_spelling(call.request.model, chosen.variant.model)
@@ -52,6 +61,7 @@ class Destinations:
             decided=decided,
             may_vanish=bool(tag) or served != call.request.model,
             errors=_pair(name, call.request.model),
+            chain=chain,
         )
 
     def passed_on(

@@ -93,11 +93,10 @@ class Underway:
             self._leave(upstream)
             ends.report_end(call, released, upstream.status, ttft_s)
 
-        # Rendered lines are shared by all requests that were sent at once; one that waited has headers of its own.
+        # Those of a destination are shared by all requests that were sent at once; one that waited has its own.
         headers, lines = destination.headers, destination.lines
         if call.queue_s or call.attempts > 1:
-            lines = b""
-            headers = destination.headers_after(call.request.model, call.queue_s, call.attempts, backend.name)
+            headers, lines = destination.headers_after(call.request.model, call.queue_s, call.attempts, backend.name)
         rename, errors = destination.rename, destination.errors
         left, said = call.limits_left, ""
         if call.chain_rules is not None and call.chain_rules.is_announcing and upstream.status == OK:

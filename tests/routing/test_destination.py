@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from router.config import load_config
+from router.config import ChainRule, load_config
 from router.core.decision.chain import Variant
 from router.core.decision.verdict import Verdict, VerdictKind
 from router.core.ollama.routes import TARGETS
@@ -14,11 +14,13 @@ from router.http.headers import header_lines
 from router.routing.call import Call
 from router.routing.destination import client_spelling, router_headers
 from router.routing.destinations import Destinations, digest_of, patch_of
+from router.routing.ruled import RuledChain
 from router.telemetry import Decided
 from tests.core.facts import facts_of
 
 OPTIONS = LoadOptions(num_ctx=8192, num_batch=512)
 TAG = "ollama-router-derived/small:3b-d1-c8192-b512-gx"
+CHAIN = RuledChain("small:3b", (Variant("small:3b"),), ChainRule())
 EVENT = Decided("", "", "small:3b", "small:3b", "fits", "exact")
 
 
@@ -35,7 +37,7 @@ def destinations(**defaults):
 
 def to_resident(asked, *, variant="small:3b", tag="", options=OPTIONS, **defaults):
     verdict = Verdict(Variant(variant), VerdictKind.RESIDENT)
-    return destinations(**defaults).to_resident(asked, verdict, "w", "fits", options, tag, EVENT)
+    return destinations(**defaults).to_resident(asked, CHAIN, verdict, "w", "fits", options, tag, EVENT)
 
 
 def sent(destination, asked):
@@ -114,9 +116,9 @@ def test_the_headers_say_who_serves_whom_and_why():
 def test_a_request_that_waited_or_was_sent_more_than_once_says_so():
     """The attempts only where there were several."""
     found = to_resident(call("big:32b"))
-    waited = dict(found.headers_after("big:32b", 1.2345, 1, "gpu1"))
+    waited = dict(found.headers_after("big:32b", 1.2345, 1, "gpu1")[0])
     assert (waited[b"x-router-queue-ms"], b"x-router-attempts" in waited) == (b"1234", False)
-    assert dict(found.headers_after("big:32b", 0.0, 3, "gpu1"))[b"x-router-attempts"] == b"3"
+    assert dict(found.headers_after("big:32b", 0.0, 3, "gpu1")[0])[b"x-router-attempts"] == b"3"
 
 
 @pytest.mark.parametrize("model", ["m\r\nx-evil: 1", "мodel", "m" * 600])
