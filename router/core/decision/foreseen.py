@@ -20,9 +20,8 @@ from router.core.decision.evictable import Evictable
 from router.core.decision.snapshot import Resident, Snapshot
 from router.core.decision.victims import Evicted, cost_of
 from router.core.ollama.bookkeeping import Free, OllamaResident, Stake, believed_free_bounds, live_free, stakes
-from router.core.ollama.options import ServerSettings
 from router.core.ollama.runner import Gpu
-from router.core.ollama.scheduler import Asked, max_loaded
+from router.core.ollama.scheduler import Asked
 
 SPLIT_SLACK = 1.1
 """Factor on what a split runner holds per card, which is measured while others allocate and free."""
@@ -147,13 +146,14 @@ class Books:
             found = self._cleared[gone] = Cleared(gone, self.snapshot.gpus or (), evicted, tuple(stay), self._stakes)
         return found
 
-    def obstacle(self, asked: Sequence[Asked], cards: Sequence[int], cleared: Cleared, settings: ServerSettings) -> str:
+    def obstacle(self, asked: Sequence[Asked], cards: Sequence[int], cleared: Cleared, most_loaded: int) -> str:
         """Return why Ollama might not load a model on exactly `cards`; "" if it certainly does.
 
-        `asked` is what it is asked for: with the most that it may predict, and with the least.
+        `asked` is what it is asked for: with the most that it may predict, and with the least. `most_loaded` is how
+        many models it keeps loaded.
         """
         gpus, stay = self.snapshot.gpus or (), cleared.stay
-        if len(stay) >= max_loaded(len(gpus), settings):
+        if len(stay) >= most_loaded:
             return EVICTS
         for one, free in zip(asked, cleared.extremes(cards)):  # noqa: B905 (the least decides alone on one card)
             check = one.preflight(gpus, free, has_residents=bool(stay))

@@ -17,6 +17,7 @@ from router.core.decision.victims import Evicted, named
 from router.core.memory.placement import Placement, SplitFit
 from router.core.ollama.model import ModelFacts
 from router.core.ollama.runner import Gpu, LoadOptions
+from router.core.ollama.scheduler import max_loaded
 
 
 class Placing:
@@ -28,8 +29,8 @@ class Placing:
     """
 
     __slots__ = (
-        "_all", "_books", "_facts", "_fit", "_gpus", "_least_split", "_may_pin", "_obstacles", "_options", "_rules",
-        "_same", "_splits", "_unproven", "memory", "needs",
+        "_all", "_books", "_facts", "_fit", "_gpus", "_least_split", "_may_pin", "_most_loaded", "_obstacles", "_options",
+        "_rules", "_same", "_splits", "_unproven", "memory", "needs",
     )  # fmt: skip
 
     def __init__(
@@ -47,6 +48,7 @@ class Placing:
         self._unproven = books.snapshot.unproven
         self._gpus = books.snapshot.gpus or ()
         self._all = tuple(range(len(self._gpus)))
+        self._most_loaded = max_loaded(len(self._gpus), rules.settings)
         self.needs = [memory.need_bytes(gpu) for gpu in self._gpus]  # on each card alone
         self._least_split = least_of_split(memory, self._gpus)
         self._fit: SplitFit | None = None
@@ -188,7 +190,7 @@ class Placing:
     def _obstacle(self, main_gpu: int | None, places: tuple[int, ...], cleared: Cleared) -> str:
         """Return why the load would not go as planned; "" if nothing is in the way."""
         cards = tuple([self._gpus[at].index for at in places])
-        if reason := self._books.obstacle(self.memory.asked_of(main_gpu), cards, cleared, self._rules.settings):
+        if reason := self._books.obstacle(self.memory.asked_of(main_gpu), cards, cleared, self._most_loaded):
             return reason
         free = min([cleared.free[at] for at in places])
         if self._rules.learned.banned(self._facts.weights, self.memory.asked, free, self._rules.now_s):
