@@ -2,11 +2,11 @@
 
     python bench/fit_speed.py
 
-Prints medians of CPU time of this thread: a decision does no I/O, and what else runs on the machine has the least effect
-on it. The bounds of the project: 200 µs for 8 × 8 once the models are known, 100 ms for `fit` and `advise`. `choose` gets
-a chain of which only the last variant fits, so that every variant is tried on every card. With residents it must look
-for victims: there the 99th percentile over random machines counts, of the medians and of the least times, which shows
-how busy the machine is.
+Prints medians of CPU time of this thread: a decision does no I/O, and CPU time depends least on what else runs on the
+machine. The bounds of the project: 200 µs for 8 × 8 once the models are known, 100 ms for `fit` and `advise`. `choose`
+gets a chain of which only the last variant fits, so that every variant is tried on every card. With residents it must
+look for victims: there the 99th percentile over random machines counts; that of the least times shows how much of it
+is the other work of the machine.
 """
 
 from __future__ import annotations

@@ -29,8 +29,8 @@ class Placing:
     """
 
     __slots__ = (
-        "_all", "_books", "_facts", "_fit", "_gpus", "_least_split", "_may_pin", "_most_loaded", "_obstacles", "_options",
-        "_rules", "_same", "_splits", "_unproven", "memory", "needs",
+        "_all", "_books", "_facts", "_fit", "_gpus", "_least_split", "_may_pin", "_most_loaded", "_obstacles",
+        "_options", "_rules", "_same", "_splits", "_unproven", "memory", "needs",
     )  # fmt: skip
 
     def __init__(

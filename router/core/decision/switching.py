@@ -162,9 +162,8 @@ class _Search:
                 continue
             if any(placing.split(less).fits for less in hopeless if _is_more(cleared, less)):
                 continue
-            found = placing.on_all(evicted, cleared)
-            if found is not None:
-                return found
+            if placing.on_all(evicted, cleared) is not None:
+                return placing.without(evicted)  # if one card alone can hold it then, that is better
             tries.append((evicted, None))
             if placing.split_obstacle(cleared) == OTHER_CARDS:
                 hopeless.append(cleared)
