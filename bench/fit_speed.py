@@ -2,9 +2,11 @@
 
     python bench/fit_speed.py
 
-Prints medians of CPU time. The bounds of the project: 200 µs for 8 × 8 once the models are known, 100 ms for `fit` and
-`advise`. `choose` gets a chain of which only the last variant fits, so that every variant is tried on every card. With
-residents it must look for victims: there the 99th percentile over random machines counts.
+Prints medians of CPU time of this thread: a decision does no I/O, and CPU time depends least on what else runs on the
+machine. The bounds of the project: 200 µs for 8 × 8 once the models are known, 100 ms for `fit` and `advise`. `choose`
+gets a chain of which only the last variant fits, so that every variant is tried on every card. With residents it must
+look for victims: there the 99th percentile over random machines counts; that of the least times shows how much of it
+is the other work of the machine.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import median
-from time import process_time
+from time import thread_time
 
 from ollama_simulator.recorded.plans import Recordings
 from router.core.advice.advise import advise, examine
@@ -88,10 +90,10 @@ def main() -> int:
     for cards_count in (1, 2, 4, 8):
         for residents in (3, 6, 9, 12):
             crowds = [_crowd(cards_count, residents, named, seed) for seed in range(40)]
-            found = _percentile(
-                [_time(partial(choose, wish, chain, crowd, CROWDED), 5) for crowd in crowds for wish in wishes]
-            )
-            _print(f"choose: {residents} residents, {cards_count} cards, p99", 1000, found)
+            found = [_times(partial(choose, wish, chain, crowd, CROWDED), 5) for crowd in crowds for wish in wishes]
+            least = f"   least {_percentile([min(times) for times in found]) * 1e6:.0f}"
+            p99 = _percentile([median(times) for times in found]) * 1e6
+            _print(f"choose: {residents} residents, {cards_count} cards, p99", 1000, p99, least)
     _print("split over two cards", 100_000, _time(lambda: place(variants[0], options, cards), 200))
     _print("largest context, one card", 100_000, _time(lambda: max_num_ctx(variants[0], options, cards), 50))
     _print("fit, cold", 100_000, _time(lambda: examine(variants[0], options, cards), 20, before=forget))
@@ -132,18 +134,23 @@ def _percentile(times_us: Sequence[float]) -> float:
 
 def _time(work: Callable[[], object], rounds: int, before: Callable[[], None] = lambda: None) -> float:
     """Return the median duration of `work` in µs, after one round to warm up."""
+    return median(_times(work, rounds, before)) * 1e6
+
+
+def _times(work: Callable[[], object], rounds: int, before: Callable[[], None] = lambda: None) -> list[float]:
+    """Return the durations of `work` in seconds, after one round to warm up."""
     work()
     times = []
     for _ in range(rounds):
         before()
-        start = process_time()
+        start = thread_time()
         work()
-        times.append(process_time() - start)
-    return median(times) * 1e6
+        times.append(thread_time() - start)
+    return times
 
 
-def _print(what: str, bound_us: float, found_us: float) -> None:
-    print(f"{what:<48}{found_us:>10.0f} µs   bound {bound_us:.0f}")
+def _print(what: str, bound_us: float, found_us: float, more: str = "") -> None:
+    print(f"{what:<48}{found_us:>10.0f} µs   bound {bound_us:.0f}{more}")
 
 
 if __name__ == "__main__":

@@ -5,11 +5,17 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from ollama_simulator.clock import run_virtual
+from ollama_simulator.machine.spec import CardSpec, Machine
+from ollama_simulator.server import SimConfig
 from router.app import running
+from router.backend.contest import CONTESTED
 from router.config import load_config
-from tests.config.keys.play import ALONE, chat, play, send
+from router.planning.stage import stage
+from router.telemetry import Notified
+from tests.config.keys.play import ALONE, SPEEDS, chat, play, send
 
-OURS, LARGE, THEIRS = "qwen3:14b", "qwen3:32b", "gpt-oss:20b"
+OURS, LARGE, THEIRS, MIDDLE = "qwen3:14b", "qwen3:32b", "gpt-oss:20b", "gemma3:27b"
 STORY_S = 100.0
 
 
@@ -49,3 +55,25 @@ def test_neither_side_starves_where_two_models_that_do_not_fit_together_are_want
         assert min(len(ours), len(theirs)) >= (len(ours) + len(theirs)) / 2 / 3
 
     play(story, ALONE, models=(model, THEIRS))
+
+
+def test_a_load_on_another_card_than_was_meant_is_no_contest():
+    """Nobody else moved memory: Ollama counts the cards otherwise. That the evicted model was a client's is no sign."""
+    texts = []
+
+    class Notes:
+        def on(self, event):
+            texts.append(event.message if isinstance(event, Notified) else "")
+
+    async def story():
+        cards = (CardSpec(name="CUDA0", total_mib=24564), CardSpec(name="CUDA1", total_mib=12288))
+        config = SimConfig(machine=Machine(cards=cards, bus=(1, 0), speeds=SPEEDS), models=(THEIRS, MIDDLE))
+        async with stage(config, ALONE, hooks=(Notes(),)) as one:
+            await send(one.sim.url, "POST", "/api/chat", {**chat(THEIRS, tokens=4), "stream": False})
+            await asyncio.sleep(3)
+            reply = await one.ask({"model": MIDDLE, "prompt": "[[tokens=4]] hi", "options": {"num_ctx": 16384}})
+            return reply.status, one.loads
+
+    assert run_virtual(story()) == (200, [THEIRS, MIDDLE, MIDDLE])
+    assert any("otherwise than the probe" in text for text in texts)
+    assert not any(text == CONTESTED for text in texts)

@@ -139,7 +139,7 @@ class Together:
         sizes = [sum(one.held_bytes.values()) for one in members], [booked[one.weights] for one in members]
         self._sets = VictimSets(members, sizes, MOST_TOGETHER, who.price)
         ranks = sorted(range(len(members)), key=lambda at: -members[at].order)
-        self._young = [_young(members, ranks[:count], sizes, who) for count in range(1, len(ranks))]
+        self._young = list(_growing([members[at] for at in ranks[:-1]], booked, who))
 
     def sets(self, need_bytes: int, believed_bytes: int) -> list[tuple[int, Evicted]]:
         """Return the sets that are tried, cheapest first: the cheapest, and the youngest.
@@ -154,13 +154,18 @@ class Together:
         return sorted(found, key=itemgetter(0))
 
 
-def _young(
-    members: Evicted, chosen: Sequence[int], sizes: Iterable[Sequence[int]], who: Evictable
-) -> tuple[int, int, int, Evicted]:
-    """Return what those `chosen` hold, what is booked for them, what they cost, and who they are."""
-    held, booked = (sum([one[at] for at in chosen]) for one in sizes)
-    evicted = tuple([members[at] for at in chosen])
-    return held, booked, sum(map(who.price, evicted)), evicted
+def _growing(
+    members: Iterable[Resident], booked: Mapping[str, int], who: Evictable
+) -> Iterator[tuple[int, int, int, Evicted]]:
+    """Yield the first of `members`, the first two and so on: what they hold, what is booked for them, their cost."""
+    held_bytes = booked_bytes = cost = 0
+    some: Evicted = ()
+    for one in members:
+        held_bytes += sum(one.held_bytes.values())
+        booked_bytes += booked[one.weights]
+        cost += who.price(one)
+        some = (*some, one)
+        yield held_bytes, booked_bytes, cost, some
 
 
 def _booked_bytes(resident: OllamaResident, gpus: Sequence[Gpu]) -> int:

@@ -18,11 +18,10 @@ from dataclasses import dataclass, field
 
 from router.core.decision.evictable import Evictable
 from router.core.decision.snapshot import Resident, Snapshot
-from router.core.decision.victims import Evicted, cost_of, without
+from router.core.decision.victims import Evicted, cost_of
 from router.core.ollama.bookkeeping import Free, OllamaResident, Stake, believed_free_bounds, live_free, stakes
-from router.core.ollama.options import ServerSettings
 from router.core.ollama.runner import Gpu
-from router.core.ollama.scheduler import Asked, max_loaded
+from router.core.ollama.scheduler import Asked
 
 SPLIT_SLACK = 1.1
 """Factor on what a split runner holds per card, which is measured while others allocate and free."""
@@ -38,24 +37,30 @@ class Cleared:
     set of victims is worked out once for all contexts of a load.
     """
 
-    __slots__ = ("_bounds", "_by_free", "_covered", "_stakes", "gone", "gpus", "have_bytes", "stay")
+    __slots__ = ("_before", "_bounds", "_covered", "_gpus", "_stakes", "free", "gone", "have_bytes", "stay")
 
     def __init__(
-        self, gone: int, gpus: tuple[Gpu, ...], stay: Evicted, stakes_of: dict[str, tuple[Stake, ...]]
+        self,
+        gone: int,
+        gpus: tuple[Gpu, ...],
+        evicted: Evicted,
+        stay: Evicted,
+        stakes_of: dict[str, tuple[Stake, ...]],
     ) -> None:
-        self.gone, self.gpus, self.stay = gone, gpus, stay
-        self.have_bytes = sum([gpu.free_bytes for gpu in gpus])
-        self._stakes = stakes_of
-        self._by_free: list[Gpu] | None = None
+        self.gone, self.stay = gone, stay
+        self.free = free_without(evicted, gpus)
+        self.have_bytes = sum(self.free)
+        self._before, self._stakes = gpus, stakes_of
+        self._gpus: tuple[Gpu, ...] | None = None
         self._bounds: tuple[Free, Free] | None = None
         self._covered: frozenset[int] | None = None
 
     @property
-    def by_free(self) -> list[Gpu]:
-        """The cards, from the tightest to the roomiest."""
-        if self._by_free is None:
-            self._by_free = sorted(self.gpus, key=_by_free)
-        return self._by_free
+    def gpus(self) -> tuple[Gpu, ...]:
+        """The cards with their free memory then."""
+        if self._gpus is None:
+            self._gpus = with_free(self._before, self.free)
+        return self._gpus
 
     @property
     def covered(self) -> frozenset[int]:
@@ -64,18 +69,27 @@ class Cleared:
             self._covered = frozenset([card for one in self.stay for card, size in one.held_bytes.items() if size])
         return self._covered
 
+    @property
+    def unbooked(self) -> Free:
+        """The bytes of each card that are certainly not booked for those who stay, at most."""
+        left = [gpu.total_bytes for gpu in self._before]
+        for one in self.stay:
+            for stake in self._stakes[one.weights]:
+                left[stake.card] -= stake.most_booked_bytes
+        return tuple([max(0, one) for one in left])
+
     def extremes(self, cards: Sequence[int]) -> tuple[Free, ...]:
         """Return what Ollama may believe free, the least first, as far as it decides about a load on `cards`."""
         if self._bounds is None:
-            live = live_free(self.gpus) if not self.stay else ()
+            live = live_free(self._before, self.free) if not self.stay else ()
             self._bounds = (live, live) if live else self._believed()
         least, most = self._bounds
-        if len(cards) == len(self.gpus):
+        if len(cards) == len(self.free):
             return self._bounds if self.stay or len(cards) > 1 else (least,)
-        return (tuple([least[at] if at in cards else most[at] for at in range(len(self.gpus))]),)
+        return (tuple([least[at] if at in cards else most[at] for at in range(len(self.free))]),)
 
     def _believed(self) -> tuple[Free, Free]:
-        return believed_free_bounds(self.gpus, [self._stakes[one.weights] for one in self.stay])
+        return believed_free_bounds(self._before, [self._stakes[one.weights] for one in self.stay], self.free)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,18 +142,18 @@ class Books:
         gone = sum([bits[id(one)] for one in evicted])
         found = self._cleared.get(gone)
         if found is None:
-            gpus, stay = cards_without(evicted, self.snapshot.gpus or ()), without(evicted, self.snapshot.residents)
-            found = self._cleared[gone] = Cleared(gone, gpus, stay, self._stakes)
+            stay = [one for one, bit in zip(self.snapshot.residents, bits.values(), strict=True) if not gone & bit]
+            found = self._cleared[gone] = Cleared(gone, self.snapshot.gpus or (), evicted, tuple(stay), self._stakes)
         return found
 
-    @staticmethod
-    def obstacle(asked: Sequence[Asked], cards: Sequence[int], cleared: Cleared, settings: ServerSettings) -> str:
+    def obstacle(self, asked: Sequence[Asked], cards: Sequence[int], cleared: Cleared, most_loaded: int) -> str:
         """Return why Ollama might not load a model on exactly `cards`; "" if it certainly does.
 
-        `asked` is what it is asked for: with the most that it may predict, and with the least.
+        `asked` is what it is asked for: with the most that it may predict, and with the least. `most_loaded` is how
+        many models it keeps loaded.
         """
-        gpus, stay = cleared.gpus, cleared.stay
-        if len(stay) >= max_loaded(len(gpus), settings):
+        gpus, stay = self.snapshot.gpus or (), cleared.stay
+        if len(stay) >= most_loaded:
             return EVICTS
         for one, free in zip(asked, cleared.extremes(cards)):  # noqa: B905 (the least decides alone on one card)
             check = one.preflight(gpus, free, has_residents=bool(stay))
@@ -152,15 +166,22 @@ class Books:
 
 def cards_without(evicted: Sequence[Resident], gpus: tuple[Gpu, ...]) -> tuple[Gpu, ...]:
     """Return the cards with the memory of `evicted` freed."""
-    freed: dict[int, int] = {}
+    return with_free(gpus, free_without(evicted, gpus))
+
+
+def free_without(evicted: Sequence[Resident], gpus: Sequence[Gpu]) -> Free:
+    """Return what is free on each card with the memory of `evicted` freed."""
+    free = {gpu.index: gpu.free_bytes for gpu in gpus}
     for resident in evicted:
         for card, size in resident.held_bytes.items():
-            freed[card] = freed.get(card, 0) + size
-    return tuple([gpu.with_free(gpu.free_bytes + freed.get(gpu.index, 0)) for gpu in gpus]) if evicted else gpus
+            if card in free:
+                free[card] += size
+    return tuple(map(min, free.values(), [gpu.total_bytes for gpu in gpus]))
 
 
-def _by_free(gpu: Gpu) -> tuple[int, int]:
-    return gpu.free_bytes, gpu.index
+def with_free(gpus: tuple[Gpu, ...], free: Free) -> tuple[Gpu, ...]:
+    """Return the cards with so much free memory."""
+    return tuple([gpu.with_free(left) for gpu, left in zip(gpus, free, strict=True)])
 
 
 def booked(resident: Resident, gpus: Sequence[Gpu], *, is_least: bool = False) -> OllamaResident:
@@ -175,14 +196,13 @@ def booked(resident: Resident, gpus: Sequence[Gpu], *, is_least: bool = False) -
 def _booked(resident: Resident, context: dict[int, int], *, is_least: bool) -> OllamaResident:
     """Return the same; `context` are the bytes of the driver context on each card."""
     pinned = resident.options.main_gpu if resident.options else None
-    # What it holds of a card that Ollama was found not to see is another program's.
-    cards = tuple(sorted([index for index, size in resident.held_bytes.items() if size and index in context])) or (0,)
+    held = resident.held_bytes
     if pinned is not None and pinned in context:
-        cards = (pinned,)
-    free = [resident.free_at_load_bytes.get(card) for card in cards]
-    frozen = tuple(
-        [None if left is None else left - context.get(card, 0) for card, left in zip(cards, free, strict=True)]
-    )
+        cards: tuple[int, ...] = (pinned,)
+    else:  # what it holds of a card that Ollama was found not to see is another program's
+        cards = tuple(sorted([index for index, size in held.items() if size and index in context])) or (0,)
+    free = [(card, resident.free_at_load_bytes.get(card)) for card in cards]
+    frozen = tuple([None if left is None else left - context.get(card, 0) for card, left in free])
     return OllamaResident(
         weights=resident.weights,
         cards=cards,
@@ -190,7 +210,7 @@ def _booked(resident: Resident, context: dict[int, int], *, is_least: bool) -> O
         free_at_load_bytes=frozen[:1] if is_least else frozen,
         keep_alive_s=resident.keep_alive_s,
         is_idle=not resident.in_flight,
-        held_bytes=tuple([resident.held_bytes.get(index, 0) for index in context]),
+        held_bytes=tuple([held.get(index, 0) for index in context]),
         entry=resident.entry,
     )
 

@@ -23,7 +23,7 @@ from router.core.decision.foreseen import Books
 from router.core.decision.need import MachineRules, need_of
 from router.core.decision.relief import relieved
 from router.core.decision.snapshot import Resident, Snapshot
-from router.core.decision.switching import Plan, Shortage, plan_at
+from router.core.decision.switching import Plan, Shortage, is_out_of_question, plan_at
 from router.core.ollama.model import ModelFacts
 from router.core.ollama.options import DEFAULT_BATCH, can_complete
 from router.core.ollama.runner import LoadOptions
@@ -95,11 +95,15 @@ def _plan(
         return largest
     below = [num_ctx for num_ctx in contexts(need, rules.step) if num_ctx <= (largest.options.num_ctx or 0)]
     spared = company | {one.weights for one in snapshot.residents if one.kept}  # kept models go last
-    beside = next((found for one in below if isinstance(found := plan(one, spared), Plan)), None)
-    if beside is not None:
-        return beside
+    if not is_out_of_question(facts, base.at(need.lower), rules, books, may_pin=may_pin, spared=spared):
+        beside = next((found for one in below if isinstance(found := plan(one, spared), Plan)), None)
+        if beside is not None:
+            return beside
     gone = [one for one in snapshot.residents if one.weights in lost]
     back_bytes = sum(_least_bytes(one, snapshot, rules, least_num_ctx) for one in gone)
+    all_bytes = sum(gpu.total_bytes for gpu in snapshot.gpus or ())
+    if all_bytes - need_of(facts, base.at(need.lower), rules).footprint.need_bytes < back_bytes:  # no plan leaves it
+        return largest
     plans = (found for one in below if isinstance(found := plan(one), Plan))
     return next((found for found in plans if _leaves(found, back_bytes)), largest)
 

@@ -13,7 +13,7 @@ from functools import lru_cache
 from router.core.learning.residuals import Learned
 from router.core.memory.fit_target import FIT_SINCE, fit_target_bytes, version_of
 from router.core.memory.footprint import ComputeBackend, Footprint, MemoryOptions, known_footprint
-from router.core.memory.placement import Card, DeviceNeed, Placement, place
+from router.core.memory.placement import Card, DeviceNeed, Placement, SplitFit, place
 from router.core.memory.shape import shape_of
 from router.core.ollama.model import ModelFacts
 from router.core.ollama.options import (
@@ -80,8 +80,8 @@ class MemoryNeed:
     """The memory that one model needs with given options; made by `need_of`."""
 
     __slots__ = (
-        "_asked_of", "_facts", "_launches", "_least_believed", "_margin_bytes", "_options", "_rules", "_singles",
-        "asked", "footprint",
+        "_asked_of", "_facts", "_launches", "_least_believed", "_margin_bytes", "_options", "_rules",
+        "_singles", "_splits", "asked", "footprint",
     )  # fmt: skip
 
     def __init__(self, facts: ModelFacts, options: LoadOptions, rules: MachineRules) -> None:
@@ -96,6 +96,7 @@ class MemoryNeed:
         settings = rules.settings
         self._margin_bytes = fit_target_bytes(facts, settings.version, base_bytes=settings.fit_target_bytes)
         self._singles: dict[tuple[int, str, str], Placement] = {}
+        self._splits: dict[tuple[tuple[int, int, str, str], ...], SplitFit] = {}
 
     @property
     def cache_bytes(self) -> int:
@@ -141,8 +142,23 @@ class MemoryNeed:
             return self._place(group)
         gpu = group[0]
         device = self._single(gpu).devices[0]
-        here: DeviceNeed = replace(device, index=gpu.index, have_bytes=gpu.free_bytes)
+        here = DeviceNeed(gpu.index, device.need_bytes, gpu.free_bytes, device.layers, device.alloc_bytes)
         return Placement(device.need_bytes <= gpu.free_bytes, (here,))
+
+    def split_over(self, gpus: Sequence[Gpu]) -> SplitFit:
+        """Return the fit over all of `gpus`, for any free memory on them."""
+        kinds = tuple([(gpu.index, gpu.context_bytes, gpu.name, gpu.compute) for gpu in gpus])
+        found = self._splits.get(kinds)
+        if found is None:
+            asked, safety, residual = self._terms(gpus)
+            cards, backend = self._cards(gpus), self._rules.backend
+            found = self._splits[kinds] = SplitFit.of(
+                self._facts, asked, cards, backend=backend, safety_bytes=safety, residual_bytes=residual
+            )
+        return found
+
+    def _cards(self, gpus: Sequence[Gpu]) -> list[Card]:
+        return [Card(gpu.index, gpu.free_bytes, gpu.context_bytes, self._margin_bytes) for gpu in gpus]
 
     def _single(self, gpu: Gpu) -> Placement:
         kind = (gpu.context_bytes, gpu.name, gpu.compute)
@@ -152,6 +168,12 @@ class MemoryNeed:
         return found
 
     def _place(self, group: Sequence[Gpu]) -> Placement:
+        asked, safety, residual = self._terms(group)
+        cards, backend = self._cards(group), self._rules.backend
+        return place(self._facts, asked, cards, backend=backend, safety_bytes=safety, residual_bytes=residual)
+
+    def _terms(self, group: Sequence[Gpu]) -> tuple[MemoryOptions, int | None, int]:
+        """Return options, safety and correction on cards like these, whatever is free on them."""
         rules = self._rules
         residual, learned_safety, _ = rules.learned.residual_bytes(
             self._facts.weights,
@@ -165,14 +187,7 @@ class MemoryNeed:
             asked = replace(asked, flash_attention=False)
         # Layers are shared out otherwise on cards with other free memory: one split makes the next no safer.
         safety = configured if configured is not None or len(group) > 1 else learned_safety
-        return place(
-            self._facts,
-            asked,
-            [Card(gpu.index, gpu.free_bytes, gpu.context_bytes, self._margin_bytes) for gpu in group],
-            backend=rules.backend,
-            safety_bytes=self._old_safety_bytes(len(group)) if safety is None else safety,
-            residual_bytes=residual,
-        )
+        return asked, self._old_safety_bytes(len(group)) if safety is None else safety, residual
 
     def _old_safety_bytes(self, cards: int) -> int | None:
         """Return the safety per card for an engine whose sizes are not those of llama.cpp; None = the footprint's own.

@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from functools import reduce
 from types import EllipsisType
 
-from router.core.decision.foreseen import Books, Cleared
+from router.core.decision.foreseen import EVICTS, Books, Cleared
 from router.core.decision.need import MachineRules, MemoryNeed
 from router.core.decision.plan import TOO_BIG, Plan, Shortage
 from router.core.decision.victims import Evicted, named
-from router.core.memory.placement import Placement
+from router.core.memory.placement import Placement, SplitFit
 from router.core.ollama.model import ModelFacts
 from router.core.ollama.runner import Gpu, LoadOptions
+from router.core.ollama.scheduler import max_loaded
 
 
 class Placing:
@@ -28,8 +29,8 @@ class Placing:
     """
 
     __slots__ = (
-        "_books", "_facts", "_least_split", "_may_pin", "_obstacles", "_options", "_rules", "_same", "_splits",
-        "_unproven", "memory", "needs",
+        "_all", "_books", "_facts", "_fit", "_gpus", "_least_split", "_may_pin", "_most_loaded", "_obstacles",
+        "_options", "_rules", "_same", "_splits", "_unproven", "memory", "needs",
     )  # fmt: skip
 
     def __init__(
@@ -45,9 +46,12 @@ class Placing:
         self._facts, self._options, self.memory, self._rules = facts, options, memory, rules
         self._books, self._same, self._may_pin = books, same, may_pin
         self._unproven = books.snapshot.unproven
-        gpus = books.snapshot.gpus or ()
-        self.needs = {gpu.index: memory.need_bytes(gpu) for gpu in gpus}
-        self._least_split = least_of_split(memory, gpus)
+        self._gpus = books.snapshot.gpus or ()
+        self._all = tuple(range(len(self._gpus)))
+        self._most_loaded = max_loaded(len(self._gpus), rules.settings)
+        self.needs = [memory.need_bytes(gpu) for gpu in self._gpus]  # on each card alone
+        self._least_split = least_of_split(memory, self._gpus)
+        self._fit: SplitFit | None = None
         self._splits: dict[int, Placement] = {}  # by who is gone
         self._obstacles: dict[int, str] = {}
 
@@ -55,21 +59,32 @@ class Placing:
         """Return the cards as they are after `same` and `others` were unloaded."""
         return self._books.cleared((*self._same, *others))
 
-    def without(self, others: Evicted, only: int | EllipsisType | None = ...) -> Plan | None:
+    def without(self, others: Evicted) -> Plan | None:
         """Plan on the cards as they are after `same` and `others` were unloaded; return None if no plan is sound.
 
-        Single cards come first, from the tightest to the roomiest, so that a big card stays free, then all together;
-        with `only` this one card alone (None = only all together).
+        Single cards come first, from the tightest to the roomiest, so that a big card stays free, then all together.
         """
         cleared = self.cleared(others)
-        if only is not None:
-            for gpu in _singles(cleared, only):
-                if self.needs[gpu.index] > gpu.free_bytes:
-                    continue
-                options, reason = self._on_card(gpu, cleared)
-                if not reason:
-                    return _plan(options, (*self._same, *others), self.memory.on((gpu,)), self.memory)
-        if not _may_split(cleared, only) or not self._may_hold(cleared):
+        for at in self._by_free(cleared, [at for at in self._all if self.needs[at] <= cleared.free[at]]):
+            if (found := self.on_card(at, others, cleared)) is not None:
+                return found
+        return self.on_all(others, cleared)
+
+    def _by_free(self, cleared: Cleared, places: Sequence[int]) -> list[int]:
+        return sorted(places, key=lambda at: (cleared.free[at], self._gpus[at].index))
+
+    def on_card(self, at: int, others: Evicted, cleared: Cleared) -> Plan | None:
+        """Plan on the card at this place alone, once `others` are gone."""
+        if self.needs[at] > cleared.free[at]:
+            return None
+        options, reason = self._on_card(at, cleared)
+        if reason:
+            return None
+        return _plan(options, (*self._same, *others), self.memory.on((cleared.gpus[at],)), self.memory)
+
+    def on_all(self, others: Evicted, cleared: Cleared) -> Plan | None:
+        """Plan on all cards together, once `others` are gone."""
+        if len(self.needs) == 1 or not self._may_hold(cleared):
             return None
         if self.split_obstacle(cleared) or not self.split(cleared).fits:
             return None
@@ -77,40 +92,71 @@ class Placing:
         return _plan(options, (*self._same, *others), self.split(cleared), self.memory)
 
     def miss(self, others: Evicted, only: int | EllipsisType | None = ...) -> Shortage:
-        """Return by what the plan that `without` did not find is missed: the nearest miss of all places."""
+        """Return by what a plan without `others` is missed: the nearest miss of all places.
+
+        With `only` of the card at this place alone (None = only of all together).
+        """
         cleared = self.cleared(others)
-        misses = [self._single_miss(gpu, cleared) for gpu in _singles(cleared, only)]
-        if _may_split(cleared, only):
+        places = self._by_free(cleared, self._all) if only is ... else [] if only is None else [only]
+        misses = [self._single_miss(at, cleared) for at in places]
+        if len(self.needs) > 1 and not isinstance(only, int):
             misses.append(self._split_miss(cleared))
         return reduce(nearer, misses)
 
     def is_too_big(self, others: Evicted) -> bool:
         """Return whether the model is too big even without `others`: nothing else is nearly in the way of it."""
         cleared = self.cleared(others)
-        if any(self.needs[gpu.index] <= gpu.free_bytes for gpu in cleared.gpus):
+        if any(need <= left for need, left in zip(self.needs, cleared.free, strict=True)):
             return False
-        if not _may_split(cleared, ...) or not self._may_hold(cleared) or not self.split(cleared).fits:
+        if not self._fits_split(cleared):
             return True
         return bool(self.split_obstacle(cleared)) and self.miss(others).reason == TOO_BIG
 
-    def _on_card(self, gpu: Gpu, cleared: Cleared) -> tuple[LoadOptions, str]:
-        """Return the options of a load on `gpu` alone, and what is in its way; "" = nothing."""
-        is_pinned = self._may_pin and len(cleared.gpus) > 1
-        if is_pinned and self._may_stray(gpu, cleared.gpus) and not self._obstacle(None, (gpu,), cleared):
-            return self._options.at(self._options.num_ctx), ""  # Ollama finds the card without its number
-        options = self._options.at(self._options.num_ctx, gpu.index) if is_pinned else self._options
-        return options, self._obstacle(options.main_gpu, (gpu,), cleared)
+    def is_out_of_question(self, others: Evicted) -> bool:
+        """Return whether no plan is possible at this context or a larger one, even if any of `others` go.
 
-    def _single_miss(self, gpu: Gpu, cleared: Cleared) -> Shortage:
-        need = self.needs[gpu.index]
-        return Shortage(need, gpu.free_bytes, TOO_BIG if need > gpu.free_bytes else self._on_card(gpu, cleared)[1])
+        It certainly is not where with all of them gone there is too little room everywhere, in fact or in Ollama's
+        eyes. False = not known.
+        """
+        cleared = self.cleared(others)
+        places: list[tuple[int, ...]] = [(at,) for at in self._all if self.needs[at] <= cleared.free[at]]
+        if self._fits_split(cleared):
+            places.append(self._all)
+        return all(self._is_believed_full(one, cleared) for one in places)
 
-    def _may_stray(self, gpu: Gpu, gpus: tuple[Gpu, ...]) -> bool:
-        """Return whether the number of `gpu` may be that of a card which is too small."""
-        unproven = self._unproven
-        if gpu.index not in unproven:
+    def _is_believed_full(self, places: tuple[int, ...], cleared: Cleared) -> bool:
+        """Return whether Ollama believes that too little is free there, all the more while others stay as well.
+
+        It believes free at most what is not booked. While a resident stays on every card its figures are frozen, and
+        the more residents stay, the less they are.
+        """
+        believed_bytes = self.memory.least_believed_bytes
+        if cleared.stay and believed_bytes > sum([cleared.unbooked[at] for at in places]):
+            return True
+        if len(cleared.covered) < len(self._all):
             return False
-        return any(self.needs[other.index] > other.free_bytes for other in gpus if other.index in unproven)
+        reason = self.split_obstacle(cleared) if len(places) > 1 else self._on_card(places[0], cleared)[1]
+        return reason == EVICTS
+
+    def _on_card(self, at: int, cleared: Cleared) -> tuple[LoadOptions, str]:
+        """Return the options of a load on this card alone, and what is in its way; "" = nothing."""
+        is_pinned = self._may_pin and len(self.needs) > 1
+        if is_pinned and self._may_stray(at, cleared) and not self._obstacle(None, (at,), cleared):
+            return self._options.at(self._options.num_ctx), ""  # Ollama finds the card without its number
+        options = self._options.at(self._options.num_ctx, self._gpus[at].index) if is_pinned else self._options
+        return options, self._obstacle(options.main_gpu, (at,), cleared)
+
+    def _single_miss(self, at: int, cleared: Cleared) -> Shortage:
+        need, have = self.needs[at], cleared.free[at]
+        return Shortage(need, have, TOO_BIG if need > have else self._on_card(at, cleared)[1])
+
+    def _may_stray(self, at: int, cleared: Cleared) -> bool:
+        """Return whether the number of this card may be that of a card which is too small."""
+        unproven = [other for other in self._all if self._gpus[other].index in self._unproven]
+        return at in unproven and any(self.needs[other] > cleared.free[other] for other in unproven)
+
+    def _fits_split(self, cleared: Cleared) -> bool:
+        return len(self.needs) > 1 and self._may_hold(cleared) and self.split(cleared).fits
 
     def _may_hold(self, cleared: Cleared) -> bool:
         """Return whether all cards together may hold the model. If their sum is too little, no layer is laid out."""
@@ -120,14 +166,16 @@ class Placing:
         """Return the layers on all cards together."""
         found = self._splits.get(cleared.gone)
         if found is None:
-            found = self._splits[cleared.gone] = self.memory.on(cleared.gpus)
+            if self._fit is None:
+                self._fit = self.memory.split_over(self._gpus)
+            found = self._splits[cleared.gone] = self._fit.placement(cleared.free)
         return found
 
     def split_obstacle(self, cleared: Cleared) -> str:
         """Return what is in the way of all cards together; "" = nothing but perhaps the room."""
         found = self._obstacles.get(cleared.gone)
         if found is None:
-            found = self._obstacles[cleared.gone] = self._obstacle(None, cleared.gpus, cleared)
+            found = self._obstacles[cleared.gone] = self._obstacle(None, self._all, cleared)
         return found
 
     def _split_miss(self, cleared: Cleared) -> Shortage:
@@ -139,23 +187,15 @@ class Placing:
             return Shortage(placement.need_bytes, have, self.split_obstacle(cleared))
         return Shortage(max(placement.need_bytes, have + 1), have, TOO_BIG)
 
-    def _obstacle(self, main_gpu: int | None, group: tuple[Gpu, ...], cleared: Cleared) -> str:
+    def _obstacle(self, main_gpu: int | None, places: tuple[int, ...], cleared: Cleared) -> str:
         """Return why the load would not go as planned; "" if nothing is in the way."""
-        cards = tuple([gpu.index for gpu in group])
-        if reason := self._books.obstacle(self.memory.asked_of(main_gpu), cards, cleared, self._rules.settings):
+        cards = tuple([self._gpus[at].index for at in places])
+        if reason := self._books.obstacle(self.memory.asked_of(main_gpu), cards, cleared, self._most_loaded):
             return reason
-        free = min([gpu.free_bytes for gpu in group])
+        free = min([cleared.free[at] for at in places])
         if self._rules.learned.banned(self._facts.weights, self.memory.asked, free, self._rules.now_s):
             return "it spilled before at this free level"
         return ""
-
-
-def _singles(cleared: Cleared, only: int | EllipsisType | None) -> Sequence[Gpu]:
-    return cleared.by_free if only is ... else [gpu for gpu in cleared.gpus if gpu.index == only]
-
-
-def _may_split(cleared: Cleared, only: int | EllipsisType | None) -> bool:
-    return len(cleared.gpus) > 1 and not isinstance(only, int)
 
 
 def nearer(one: Shortage, other: Shortage) -> Shortage:
@@ -167,7 +207,7 @@ def nearer(one: Shortage, other: Shortage) -> Shortage:
 
 def least_of_split(memory: MemoryNeed, gpus: Sequence[Gpu]) -> int:
     """Return what all cards together must at least have, without margins."""
-    return memory.footprint.need_bytes + sum(gpu.context_bytes for gpu in gpus)
+    return memory.footprint.need_bytes + sum([gpu.context_bytes for gpu in gpus])
 
 
 def _plan(options: LoadOptions, evicted: Evicted, placement: Placement, memory: MemoryNeed) -> Plan:

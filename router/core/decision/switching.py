@@ -26,7 +26,7 @@ from router.core.ollama.runner import Gpu, LoadOptions
 from router.core.ollama.scheduler import max_loaded
 
 Try = tuple[Evicted, "int | EllipsisType | None"]
-"""Victims, and the place that was tried without them, as `Placing.without` takes it."""
+"""Victims, and the place that was tried without them, as `Placing.miss` takes it."""
 
 NO_PLAN = Shortage(0, 0, "no plan")
 """Stands for a shortage whose reason nobody asks for."""
@@ -54,11 +54,29 @@ def plan_at(
     """
     assert snapshot.gpus
     books = books or Books.of(snapshot)
-    forced = gone | {facts.weights} if facts.weights else gone
-    who = books.evictable(forced, spared)
+    who = _who(facts, books, spared, gone)
     must_go = len(who.staying) - max_loaded(len(snapshot.gpus), rules.settings) + 1
     placing = Placing(facts, options, need_of(facts, options, rules), rules, books, who.same, may_pin)
     return _Search(placing, who, max(0, must_go), is_explained).cheapest()
+
+
+def is_out_of_question(
+    facts: ModelFacts,
+    options: LoadOptions,
+    rules: MachineRules,
+    books: Books,
+    *,
+    may_pin: bool,
+    spared: frozenset[str],
+) -> bool:
+    """Return whether `plan_at` finds no plan with `options` or a larger context; False = it has to be asked."""
+    who = _who(facts, books, spared, frozenset())
+    placing = Placing(facts, options, need_of(facts, options, rules), rules, books, who.same, may_pin)
+    return placing.is_out_of_question(who.others)
+
+
+def _who(facts: ModelFacts, books: Books, spared: frozenset[str], gone: frozenset[str]) -> Evictable:
+    return books.evictable(gone | {facts.weights} if facts.weights else gone, spared)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,22 +127,21 @@ class _Search:
     def _on_one_card(self, tries: list[Try]) -> tuple[int | None, Plan | None]:
         """Apply rule 2: return the plan and its cost, or add what was tried to `tries`."""
         needs = self.placing.needs
-        streams = [self._sets_on(gpu) for gpu in self.who.gpus if needs[gpu.index] <= gpu.total_bytes]
+        streams = [self._sets_on(at, gpu) for at, gpu in enumerate(self.who.gpus) if needs[at] <= gpu.total_bytes]
         sets = streams[0] if len(streams) == 1 else merge(*streams, key=itemgetter(0, 1, 2))
-        for cost, _, card, evicted in islice(sets, MOST_TRIES):
-            found = self.placing.without(evicted, only=card)
+        for cost, _, at, evicted in islice(sets, MOST_TRIES):
+            found = self.placing.on_card(at, evicted, self.placing.cleared(evicted))
             if found is not None:
                 return cost, found
-            tries.append((evicted, card))
+            tries.append((evicted, at))
         return None, None
 
-    def _sets_on(self, gpu: Gpu) -> Iterator[tuple[int, int, int, Evicted]]:
-        """Yield the sets of victims for `gpu` alone, each with its cost, and the card's free bytes and number."""
+    def _sets_on(self, at: int, gpu: Gpu) -> Iterator[tuple[int, int, int, Evicted]]:
+        """Yield the sets of victims for this card alone, each with its cost, and the card's free bytes and place."""
         memory = self.placing.memory
-        sets = self.who.on_card(gpu).sets(self.placing.needs[gpu.index], memory.least_believed_bytes)
-        for cost, victims in sets:
+        for cost, victims in self.who.on_card(gpu).sets(self.placing.needs[at], memory.least_believed_bytes):
             if enough := self.who.enough(victims, self.must_go):  # nobody was tried first
-                yield cost, gpu.free_bytes, gpu.index, enough
+                yield cost, gpu.free_bytes, at, enough
 
     def _split_below(self, cost: int | None, tries: list[Try]) -> Plan | None:
         """Apply rule 3: return the plan of the cheapest set that costs less than `cost` (None = any)."""
@@ -145,9 +162,8 @@ class _Search:
                 continue
             if any(placing.split(less).fits for less in hopeless if _is_more(cleared, less)):
                 continue
-            found = placing.without(evicted, only=None)
-            if found is not None:
-                return found
+            if placing.on_all(evicted, cleared) is not None:
+                return placing.without(evicted)  # if one card alone can hold it then, that is better
             tries.append((evicted, None))
             if placing.split_obstacle(cleared) == OTHER_CARDS:
                 hopeless.append(cleared)

@@ -21,6 +21,7 @@ STALL_BYTES = 4 << 30
 
 MOST_CHOICES = 12  # residents of which every set is tried
 MOST_SORTED = 8  # residents of which all sets are put in order at once
+_SORTED_SIZES = 2  # for so many demands
 
 LEAST_USES, MOST_USES = 0.25, 1000.0
 """How often even an unused resident is expected to be loaded again, and the use beyond which more says nothing."""
@@ -70,7 +71,7 @@ class VictimSets:
     What does not depend on how much is demanded is worked out once.
     """
 
-    __slots__ = ("_costs", "_members", "_most", "_sizes")
+    __slots__ = ("_costs", "_few", "_made", "_members", "_most", "_sizes")
 
     def __init__(
         self,
@@ -84,6 +85,8 @@ class VictimSets:
         self._members, self._most = [residents[at] for at in ranks], most
         self._costs = tuple([prices[at] for at in ranks])
         self._sizes = [tuple([one[at] for at in ranks]) for one in sizes]
+        self._few: list[tuple[int, ...]] | None = None
+        self._made: dict[int, Evicted] = {}
 
     def cheapest(self, least_bytes: Sequence[int]) -> Iterator[tuple[int, Evicted]]:
         """Yield each set whose sizes sum to `least_bytes`, one figure for each of the sizes, with its cost."""
@@ -93,24 +96,40 @@ class VictimSets:
         if not self._members or any(sum(sizes) < least for sizes, least in demands):
             return
         members, most = self._members, self._most
-        for cost, mask in _subsets(self._costs[:most], [(sizes[:most], least) for sizes, least in demands]):
-            yield cost, tuple([one for at, one in enumerate(members[:most]) if mask >> at & 1])
+        for cost, mask in self._subsets(demands, least_bytes):
+            yield cost, self._chosen(mask)
         for count in range(most + 1, len(members) + 1):
             if all(sum(sizes[:count]) >= least for sizes, least in demands):
                 yield sum(self._costs[:count]), tuple(members[:count])
 
+    def _chosen(self, mask: int) -> Evicted:
+        found = self._made.get(mask)
+        if found is None:
+            found = self._made[mask] = tuple([one for at, one in enumerate(self._members) if mask >> at & 1])
+        return found
+
+    def _subsets(
+        self, demands: Sequence[tuple[tuple[int, ...], int]], least_bytes: Sequence[int]
+    ) -> Iterator[tuple[int, int]]:
+        """Yield cost and members (as bits) of each set but the empty one that meets the demands."""
+        costs = self._costs[: self._most]
+        if len(costs) > MOST_SORTED or len(least_bytes) != _SORTED_SIZES:
+            return _subsets(costs, [(sizes[: len(costs)], least) for sizes, least in demands])
+        if self._few is None:
+            masks, vectors = _by_cost(costs), (costs, *(sizes[: len(costs)] for sizes in self._sizes))
+            sums = [map(_subset_sums(one).__getitem__, masks) for one in vectors]
+            self._few = list(zip(masks, *sums, strict=True))
+        least, other_least = least_bytes
+        return ((cost, mask) for mask, cost, one, other in self._few if one >= least and other >= other_least)
+
 
 def _subsets(costs: tuple[int, ...], demands: Sequence[tuple[tuple[int, ...], int]]) -> Iterator[tuple[int, int]]:
-    """Yield cost and members (as bits) of each set but the empty one that meets the demands."""
-    is_sorted = len(costs) <= MOST_SORTED
-    masks: Iterable[int] = _by_cost(costs) if is_sorted else range(1, 1 << len(costs))
+    """Yield the same for many residents."""
+    masks: Iterable[int] = range(1, 1 << len(costs))
     for sizes, least in demands:
         sums = _subset_sums(sizes)
         masks = [mask for mask in masks if sums[mask] >= least]
     sums = _subset_sums(costs)
-    if is_sorted:
-        yield from ((sums[mask], mask) for mask in masks)
-        return
     heap = [(sums[mask], mask) for mask in masks]
     heapify(heap)
     while heap:

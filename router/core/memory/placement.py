@@ -7,10 +7,13 @@ fit. 3. A dense model is distributed again, from the last layer to the first, la
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
+
+import msgspec
 
 from router.core.memory.footprint import (
     ComputeBackend,
@@ -23,11 +26,11 @@ from router.core.memory.footprint import (
 from router.core.memory.shape import Shape, shape_of
 from router.core.ollama.model import ModelFacts
 
+_FEW = 3  # of so few numbers the highest is tried first
 PIPELINE_COPIES = 4  # of the graph's inputs per device, if a fully offloaded model is split (ggml-backend.cpp)
 
 
-@dataclass(frozen=True, slots=True)
-class Card:
+class Card(msgspec.Struct, frozen=True):
     """One device as the fit sees it.
 
     `free_bytes` is what the driver has free before our runner's own context is created.
@@ -42,8 +45,7 @@ class Card:
     margin_bytes: int = 1 << 30
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceNeed:
+class DeviceNeed(msgspec.Struct, frozen=True):
     """What one card must hold: `need_bytes` includes context, margin and safety; it fits if need ≤ have.
 
     `alloc_bytes` is what llama.cpp allocates there, with the driver context: by so much a probe sees free memory drop.
@@ -61,8 +63,7 @@ class DeviceNeed:
         return max(0, self.need_bytes - self.have_bytes)
 
 
-@dataclass(frozen=True, slots=True)
-class Placement:
+class Placement(msgspec.Struct, frozen=True):
     """The result of the fit over `devices`; `fits`: every layer is on a GPU and no card overflows."""
 
     fits: bool
@@ -71,7 +72,7 @@ class Placement:
     @property
     def need_bytes(self) -> int:
         """The bytes that must be free over all cards."""
-        return sum(device.need_bytes for device in self.devices)
+        return sum([device.need_bytes for device in self.devices])
 
     @property
     def expected_bytes(self) -> int:
@@ -103,20 +104,10 @@ def place(
         return _on_one(known, len(shape_of(facts).layers) + 1, cards[0], safety_bytes, residual_bytes)
     if not cards:
         return Placement(False, ())
-    split = _Split(
-        facts,
-        cards,
-        known_footprint(facts, options, backend, PIPELINE_COPIES),
-        known_footprint(facts, options, backend, 1).compute_bytes,
-        layer_sums(facts, options),
-        safety_bytes,
-        residual_bytes,
-        least_safety_of(facts),
+    split = SplitFit.of(
+        facts, options, cards, backend=backend, safety_bytes=safety_bytes, residual_bytes=residual_bytes
     )
-    first = split.first_plan()
-    if first.fits or facts.value("expert_count", 0) or split.is_hopeless(first):
-        return first
-    return split.second_plan() or first
+    return split.placement([card.free_bytes for card in cards])
 
 
 def _on_one(known: Footprint, layers: int, card: Card, safety_bytes: int | None, residual_bytes: int) -> Placement:
@@ -151,14 +142,13 @@ def max_num_ctx(
 
 
 @dataclass(frozen=True, slots=True)
-class _Split:
-    """The input of a fit over several cards.
+class SplitFit:
+    """A fit over several cards, for any free memory on them: that of `cards` has no part in it.
 
     `sums` are the bytes of the first n layers; layers are the blocks and, last, the output. `single_bytes` is the
     compute buffer while nothing is pipelined. `least_safety` is the safety without `safety_bytes`: bytes and a share.
     """
 
-    facts: ModelFacts
     cards: Sequence[Card]
     whole: Footprint
     single_bytes: int
@@ -166,27 +156,59 @@ class _Split:
     safety_bytes: int | None
     residual_bytes: int
     least_safety: tuple[int, float]
+    has_experts: bool
 
-    def first_plan(self) -> Placement:
+    @staticmethod
+    def of(
+        facts: ModelFacts,
+        options: MemoryOptions,
+        cards: Sequence[Card],
+        *,
+        backend: ComputeBackend = "cuda",
+        safety_bytes: int | None = None,
+        residual_bytes: int = 0,
+    ) -> SplitFit:
+        """Return the fit of all layers over exactly these cards; the arguments are those of `place`."""
+        return SplitFit(
+            cards,
+            known_footprint(facts, options, backend, PIPELINE_COPIES),
+            known_footprint(facts, options, backend, 1).compute_bytes,
+            layer_sums(facts, options),
+            safety_bytes,
+            residual_bytes,
+            least_safety_of(facts),
+            bool(facts.value("expert_count", 0)),
+        )
+
+    def placement(self, free: Sequence[int]) -> Placement:
+        """Return llama.cpp's placement if the cards have `free` bytes each."""
+        first = self._first_plan(free)
+        if first.fits or self.has_experts or self._is_hopeless(first):
+            return first
+        return self._second_plan(free) or first
+
+    def _first_plan(self, free: Sequence[int]) -> Placement:
         """Distribute the layers by each card's share of the free memory.
 
         Layer il goes to the first card whose cumulative share exceeds il / layers (llama-model.cpp, load_tensors).
         """
         layers = len(self.sums) - 1
-        shares = list(accumulate(max(0, card.free_bytes - card.context_bytes) for card in self.cards))
+        shares = list(
+            accumulate([max(0, have - card.context_bytes) for card, have in zip(self.cards, free, strict=True)])
+        )
         total = shares[-1] or 1
         ends = [-(-share * layers // total) for share in shares[:-1]] + [layers]
         starts = [0, *ends[:-1]]
-        parts = enumerate(zip(starts, ends, strict=True))
-        devices = tuple(self._device(at, end, end - start) for at, (start, end) in parts)
+        parts = enumerate(zip(starts, ends, free, strict=True))
+        devices = tuple([self._device(at, end, end - start, have) for at, (start, end, have) in parts])
         return Placement(all(device.need_bytes <= device.have_bytes for device in devices), devices)
 
-    def is_hopeless(self, first: Placement) -> bool:
+    def _is_hopeless(self, first: Placement) -> bool:
         """Return whether no other distribution can help: all cards together have too little, even unpipelined."""
         unpipelined = len(self.cards) * (self.whole.compute_bytes - self.single_bytes)
-        return first.need_bytes - unpipelined > sum(device.have_bytes for device in first.devices)
+        return first.need_bytes - unpipelined > sum([device.have_bytes for device in first.devices])
 
-    def second_plan(self) -> Placement | None:
+    def _second_plan(self, free: Sequence[int]) -> Placement | None:
         """Give each card, last first, the most of the remaining layers. Return None if some are left over.
 
         Until all are placed nothing is pipelined, so a card is filled as if there were one copy of the inputs. At the
@@ -195,9 +217,9 @@ class _Split:
         """
         left, devices = len(self.sums) - 1, list[DeviceNeed]()
         for at in range(len(self.cards) - 1, -1, -1):
-            device = self._device(at, left, left)
-            count = left if device.need_bytes <= device.have_bytes else self._most(at, left)
-            device = self._device(at, left, count)
+            device = self._device(at, left, left, free[at])
+            count = left if device.need_bytes <= device.have_bytes else self._most(at, left, free[at])
+            device = self._device(at, left, count, free[at])
             spare = self.cards[at].margin_bytes if at else 0
             if count and device.need_bytes - spare > device.have_bytes:
                 return None
@@ -205,20 +227,27 @@ class _Split:
             left -= count
         return Placement(True, tuple(reversed(devices))) if not left else None
 
-    def _most(self, at: int, left: int) -> int:
+    def _most(self, at: int, left: int, have: int) -> int:
         """Return the most layers before layer `left` that card `at` holds while nothing is pipelined; never all."""
-        low, high, have = 0, left - 1, self.cards[at].free_bytes
+        low, high = 0, self._at_most(at, left, have)
         while low < high:
-            middle = (low + high + 1) // 2
+            middle = (low + high + 1) // 2 if high - low > _FEW else high
             need, _ = self._bytes(at, left, middle, self.single_bytes)
             low, high = (middle, high) if need <= have else (low, middle - 1)
         return low
 
-    def _device(self, at: int, end: int, count: int) -> DeviceNeed:
+    def _at_most(self, at: int, left: int, have: int) -> int:
+        """Return a bound of the same, close to it: with the least safety."""
+        if self.residual_bytes < 0:
+            return left - 1
+        fixed, _ = self._bytes(at, left, 0, 0)
+        model_bytes = have - fixed - self.single_bytes
+        return min(left - 1, left - bisect_left(self.sums, self.sums[left] - model_bytes, 0, left))
+
+    def _device(self, at: int, end: int, count: int, have: int) -> DeviceNeed:
         """Return the need of card `at` if it holds the `count` layers before layer `end`."""
-        card = self.cards[at]
         need, alloc = self._bytes(at, end, count, self.whole.compute_bytes)
-        return DeviceNeed(card.index, need, card.free_bytes, count, alloc)
+        return DeviceNeed(self.cards[at].index, need, have, count, alloc)
 
     def _bytes(self, at: int, end: int, count: int, compute_bytes: int) -> tuple[int, int]:
         """Return what card `at` then needs, and what is allocated of it."""

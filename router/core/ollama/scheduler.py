@@ -119,14 +119,15 @@ def placement(
 class Asked:
     """A load that Ollama is asked for: what its checks take from model and options. Free memory has no part in it.
 
-    `cells` is num_ctx × slots. `is_partial`: the options name fewer layers than the model has, so nothing is evicted.
+    `cells` is num_ctx × slots. `wanted_bytes` is the prediction with the surcharge of the batch; None if Ollama chooses
+    the batch. `is_partial`: the options name fewer layers than the model has, so nothing is evicted.
     """
 
     launch: EffectiveOptions
     settings: ServerSettings
     cells: int
     predicted_bytes: int
-    completes: bool
+    wanted_bytes: int | None
     is_partial: bool
 
     @staticmethod
@@ -137,7 +138,9 @@ class Asked:
         cells = clamped(launch.num_ctx, facts) * launch.num_parallel
         is_partial = 0 < launch.num_gpu <= int(facts.value("block_count", 0))
         predicted = predicted_bytes(facts, cells, blob_bytes)
-        return Asked(launch, settings, cells, predicted, can_complete(facts), is_partial)
+        wanted = predicted + (surcharge_bytes(launch.num_batch) if can_complete(facts) else 0)
+        is_automatic = launch.num_batch_auto and can_complete(facts)
+        return Asked(launch, settings, cells, predicted, None if is_automatic else wanted, is_partial)
 
     def preflight(self, gpus: Sequence[Gpu], free: Free, *, has_residents: bool) -> Preflight:
         """Return Ollama's check, given the bytes that it believes to be `free` per card.
@@ -147,14 +150,14 @@ class Asked:
         cards, is_single = placement(free, self.predicted_bytes, self.launch, self.settings)
         chosen = [free[card] for card in cards]
         available = sum(chosen)
-        batch = self._batch(gpus, cards, chosen, available)
-        wanted = self.predicted_bytes + (surcharge_bytes(batch) if self.completes else 0)
+        batch, wanted = self.launch.num_batch, self.wanted_bytes
+        if wanted is None:
+            batch = self._batch(gpus, cards, chosen, available)
+            wanted = self.predicted_bytes + surcharge_bytes(batch)
         evicts = has_residents and bool(cards) and not self.is_partial and wanted > available * 80 // 100
         return Preflight(evicts, cards, is_single, batch, self.predicted_bytes, available)
 
     def _batch(self, gpus: Sequence[Gpu], cards: Sequence[int], chosen: Sequence[int], available: int) -> int:
-        if not (self.launch.num_batch_auto and self.completes):
-            return self.launch.num_batch
         has_flash = has_flash_attention([gpus[card] for card in cards], self.settings)
         return automatic_batch(self.cells, self.predicted_bytes, available, chosen, flash_attention=has_flash)
 

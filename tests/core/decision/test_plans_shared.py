@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from router.core.decision.foreseen import Books
 from router.core.decision.need import MachineRules
 from router.core.decision.plan import Plan
-from router.core.decision.switching import NO_PLAN, plan_at
+from router.core.decision.switching import NO_PLAN, is_out_of_question, plan_at
 from router.core.ollama.bookkeeping import believed_free_bounds, less_booked, live_free, stakes
 from router.core.ollama.options import ServerSettings
 from router.core.ollama.runner import LoadOptions
@@ -31,6 +31,22 @@ def test_plans_that_share_the_books_of_a_snapshot_are_those_of_each_alone(snapsh
             )
             assert explained == alone
             assert found == alone if isinstance(alone, Plan) else not isinstance(found, Plan)
+
+
+@given(worlds(splits=True), SETTINGS, st.sets(st.sampled_from(FACTS), max_size=3), st.booleans())
+def test_where_no_plan_comes_into_question_a_search_finds_none_for_any_larger_context(
+    snapshot, settings, spared, may_pin
+):
+    """The short cut before the search never hides a plan that keeps company."""
+    rules, books = MachineRules(settings), Books.of(snapshot)
+    spared = frozenset(facts.weights for facts in spared)
+    for facts in FACTS:
+        for at, num_ctx in enumerate(CONTEXTS):
+            options = LoadOptions(num_ctx=num_ctx, num_batch=512)
+            if is_out_of_question(facts, options, rules, books, may_pin=may_pin, spared=spared):
+                larger = (LoadOptions(num_ctx=one, num_batch=512) for one in CONTEXTS[at:])
+                found = [plan_at(facts, one, snapshot, rules, may_pin=may_pin, spared=spared) for one in larger]
+                assert not any(isinstance(one, Plan) for one in found)
 
 
 @given(worlds(splits=True))

@@ -200,3 +200,18 @@ def test_a_number_that_may_be_another_cards_is_not_named_if_ollama_finds_the_car
     assert plan(small, unsure).options.main_gpu == 1
     wide = facts_of("wide:19b", 19)  # Ollama would split this one
     assert plan(wide, unsure).options.main_gpu == 0
+
+
+def test_what_one_card_holds_once_all_are_gone_is_not_split():
+    """Beside any resident Ollama would evict, so all must go in either case; then one card leaves the other free."""
+    large = facts_of("large:32b", 19.5)
+    first, second = facts_of("first:14b", 11), facts_of("second:12b", 10)
+    residents = (
+        resident_of(first, held_gib=12, card=0, order=0, free_at_load_gib=24),
+        resident_of(second, held_gib=11.5, card=1, order=1, free_at_load_gib=12),
+    )
+    snapshot = Snapshot((gpu_of(0, 24, 12), gpu_of(1, 12, 0.5)), residents, catalog=catalog_of(large))
+    found = plan(large, snapshot)
+    assert isinstance(found, Plan)
+    assert set(found.evict) == {first.weights, second.weights}
+    assert (found.cards, found.options.main_gpu) == ((0,), 0)
