@@ -24,7 +24,8 @@ class Destination:
     name to show), `errors` the same for the texts of errors, which name what the client asked for. `headers` and
     `lines` are the `X-Router-*` headers of a request that did not wait. `decided` is the template of its event.
     `may_vanish`: a 404 means that the variant or its tag was deleted, and that the request must be decided again.
-    `loads` are the weights that Ollama loads for a request that is passed on, "" if it loads none.
+    `loads` are the weights that Ollama loads for a request that is passed on, "" if it loads none. `has_others`: the
+    chain has other variants.
     """
 
     weights: str
@@ -41,6 +42,7 @@ class Destination:
     may_vanish: bool
     errors: Rename | None = None
     loads: str = ""
+    has_others: bool = False
 
     def body(self, request: InferenceRequest, body: bytes) -> bytes:
         """Return the body to send upstream in place of the client's."""

@@ -31,7 +31,16 @@ class Destinations:
         self.has_automatic = not defaults.derived_tags
 
     def to_resident(
-        self, call: Call, chosen: Verdict, weights: str, reason: str, options: LoadOptions, tag: str, decided: Decided
+        self,
+        call: Call,
+        chosen: Verdict,
+        weights: str,
+        reason: str,
+        options: LoadOptions,
+        tag: str,
+        decided: Decided,
+        *,
+        has_others: bool,
     ) -> Destination:
         """Return the destination for a resident that runs with `options`; `tag` is the derived tag for it, or ""."""
         served = client_spelling(call.request.model, chosen.variant.model)
@@ -52,6 +61,7 @@ class Destinations:
             decided=decided,
             may_vanish=bool(tag) or served != call.request.model,
             errors=_pair(name, call.request.model),
+            has_others=has_others,
         )
 
     def passed_on(

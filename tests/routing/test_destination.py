@@ -35,7 +35,7 @@ def destinations(**defaults):
 
 def to_resident(asked, *, variant="small:3b", tag="", options=OPTIONS, **defaults):
     verdict = Verdict(Variant(variant), VerdictKind.RESIDENT)
-    return destinations(**defaults).to_resident(asked, verdict, "w", "fits", options, tag, EVENT)
+    return destinations(**defaults).to_resident(asked, verdict, "w", "fits", options, tag, EVENT, has_others=False)
 
 
 def sent(destination, asked):
