@@ -31,9 +31,6 @@ from router.telemetry import Notified, Telemetry
 
 MINUTE_S = 60.0
 
-AGAIN_S = 0.01
-"""Pause of a request that has not used its turn, so that one which never does cannot stop the loop."""
-
 
 class Line:
     """The queue of one backend and its switches."""

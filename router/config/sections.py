@@ -111,6 +111,8 @@ class Defaults(Section):
     """balanced: how long memory must have been free before that; null = by the switch's cost, after returns in vain"""
     swaps_per_minute: AtLeastOne | None = None
     """balanced: at most this many returns to a bigger variant within a minute; null = no limit"""
+    conversations: Count = 4096
+    """conversations of which the model is remembered (by a hash), so that they keep it while it fits; 0 = of none"""
     response_model: Literal["served", "requested"] = "served"
     """model named in responses: served (the one that ran) or requested"""
     announce: Announce = "off"

@@ -77,6 +77,7 @@ class Attempts:
         if destination.loads:
             self._world.loads.pass_on(underway, destination.loads)
         call.mark_sent(destination.served, destination.reason, now_s)
+        self._decisions.note_sent(call, destination)
         if destination.decided is not None:
             self._telemetry.emit(destination.decided.for_request(call.request_id, call.team))
         return underway
@@ -132,7 +133,7 @@ class Attempts:
 
     def _choose(self, call: Call, chain: RuledChain) -> Destination | Blocked:
         """Enter the chosen resident. If none is chosen, wait for a turn, or apply the `nothing_fits` rule."""
-        decision = self._decisions.decide(call.request, chain, call.team)
+        decision = self._decisions.decide(call.request, chain, call.team, self._decisions.kept(call, chain))
         chosen = decision.chosen
         if chosen is not None and chosen.kind is VerdictKind.PLACED:
             return self._outcomes.placed(call, chain, decision, chosen)
@@ -155,12 +156,8 @@ class Attempts:
         return weights == call.let_in_to or self._line.may_enter(weights, call.team, needs_slot=call.needs_slot)
 
     def _turn(self, call: Call, chain: RuledChain) -> Blocked:
-        key, unused = self._decisions.key(call.request, chain, call.team), call.let_in_to
-
-        def decide() -> Decision:
-            return self._decisions.decide_afresh(call.request, chain, call.team)
-
-        asking = key, decide, call.since_s, call.paying()
+        asking = *self._decisions.to_wait_by(call, chain), call.since_s, call.paying()
+        unused = call.let_in_to
         return Blocked(
             "turn",
             lambda: self._line.wait(*asking, unused=unused),

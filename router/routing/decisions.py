@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import replace
 from typing import TypeVar
 
@@ -24,6 +24,7 @@ from router.core.payload.read import BYTES_PER_TOKEN, InferenceRequest
 from router.core.teams.team import Team
 from router.routing.call import Call
 from router.routing.chains import Chains
+from router.routing.conversations import Conversations
 from router.routing.destination import Destination
 from router.routing.destinations import Destinations
 from router.routing.ruled import RuledChain
@@ -63,6 +64,7 @@ class Decisions:
         self._epoch = -1
         self._recent: dict[tuple[str, str], None] = {}  # team and name
         self._standings = Standings(backend.now)
+        self._conversations = Conversations(defaults.conversations)
 
     # --- decisions ---------------------------------------------------------------------------------------------
 
@@ -83,24 +85,38 @@ class Decisions:
         await self._installed.read_first(others, OTHERS_S)
         await self._installed.read_first(first)
 
-    def decide(self, request: InferenceRequest, chain: RuledChain, team: str = "") -> Decision:
-        """Return the decision for a request of the team of that name.
+    def decide(self, request: InferenceRequest, chain: RuledChain, team: str = "", kept: int | None = None) -> Decision:
+        """Return the decision for a request of the team of that name; `kept` as returned for it.
 
         It is cached while the state is unchanged if it is settled (`is_settled`).
         """
         self._forget_what_changed()
-        key = self.key(request, chain, team)
+        key = self.key(request, chain, team, kept)
         known = self._decided.get(key)
         if known is None:
-            known = self.decide_afresh(request, chain, team)
+            known = self.decide_afresh(request, chain, team, kept)
             if is_settled(known):
                 _keep(self._decided, key, known)
         return known
 
-    def decide_afresh(self, request: InferenceRequest, chain: RuledChain, team: str = "") -> Decision:
+    def decide_afresh(
+        self, request: InferenceRequest, chain: RuledChain, team: str = "", kept: int | None = None
+    ) -> Decision:
         """Return the decision for a request of the team of that name under the current state."""
         alike = msgspec.structs.replace(request, prompt_bytes=_rounded_bytes(request))
-        return choose(alike, chain, self._snapshot_for(team), self._rules_for(chain), self._upgrades(chain))
+        return choose(alike, chain, self._snapshot_for(team), self._rules_for(chain), self._upgrades(chain, kept))
+
+    def to_wait_by(self, call: Call, chain: RuledChain) -> tuple[Hashable, Callable[[], Decision]]:
+        """Return the key by which a request waits in line, and the function that decides for those of this key."""
+        kept = self.kept(call, chain)
+        key = self.key(call.request, chain, call.team, kept)
+        return key, lambda: self.decide_afresh(call.request, chain, call.team, kept)
+
+    def kept(self, call: Call, chain: Chain) -> int | None:
+        """Return the place in `chain` of the variant that served the last turn of its conversation; None = none did."""
+        served = self._conversations.variant_of(call) if len(chain.variants) > 1 else ""
+        places = (at for at, variant in enumerate(chain.variants) if variant.model == served)
+        return next(places, None) if served else None
 
     def _rules_for(self, chain: RuledChain) -> Rules:
         """Return the rules in force, with the largest context of the team whose chain it is."""
@@ -119,8 +135,8 @@ class Decisions:
         """Return the team as far as decisions depend on it: not at all without floors."""
         return team if self._chains.floors() else ""
 
-    def _upgrades(self, chain: RuledChain) -> UpgradeRule:
-        """Return how the chain returns to a bigger variant."""
+    def _upgrades(self, chain: RuledChain, kept: int | None) -> UpgradeRule:
+        """Return how a request of the chain returns to a bigger variant."""
         rule = chain.rule
         is_never = rule.upgrade == "never"
         return UpgradeRule(
@@ -131,6 +147,7 @@ class Decisions:
             after_s=rule.upgrade_after_s,
             patience=self._standings.patience(chain),
             max_load_wait_s=rule.max_load_wait_s,
+            kept=kept,
         )
 
     def explain(
@@ -145,9 +162,9 @@ class Decisions:
         chain = self._chains.find(model, self._world.catalog, rules=self._chains.rules_of(asking))
         return None if chain is None else (chain, self.decide_afresh(request, chain, asking.name))
 
-    def key(self, request: InferenceRequest, chain: Chain, team: str = "") -> Hashable:
+    def key(self, request: InferenceRequest, chain: Chain, team: str = "", kept: int | None = None) -> Hashable:
         """Return the cache key of a decision: requests with equal keys get equal decisions."""
-        return chain, _shape(request), self._asking(team)
+        return chain, _shape(request), self._asking(team), kept
 
     # --- destinations ------------------------------------------------------------------------------------------
 
@@ -175,6 +192,11 @@ class Decisions:
     def note_served(self, chain: Chain, decision: Decision) -> None:
         """Note by which variant of `chain` a request is served."""
         self._standings.note_served(chain, decision)
+
+    def note_sent(self, call: Call, destination: Destination) -> None:
+        """Note where a request is sent, as a turn of its conversation if its chain has other variants."""
+        if destination.chain is not None and len(destination.chain.variants) > 1:
+            self._conversations.note(call, destination.variant)
 
     def remember_chain(self, chain: RuledChain, team: str) -> None:
         """Remember `chain` as recently requested by the team of that name."""

@@ -20,7 +20,8 @@ from tests.core.facts import facts_of
 
 OPTIONS = LoadOptions(num_ctx=8192, num_batch=512)
 TAG = "ollama-router-derived/small:3b-d1-c8192-b512-gx"
-CHAIN = RuledChain("small:3b", (Variant("small:3b"),), ChainRule())
+RULE = ChainRule("", None, "off", "reject", "on_request", "balanced", 60.0, None)
+CHAIN = RuledChain("small:3b", (Variant("small:3b"),), RULE)
 EVENT = Decided("", "", "small:3b", "small:3b", "fits", "exact")
 
 

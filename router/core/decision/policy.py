@@ -55,7 +55,7 @@ def choose(
     loadable: int | None = None  # the first usable one after those
     for at, variant in enumerate(chain.variants):
         verdict = _with_cost(evaluate(variant), snapshot, rules)
-        if _is_upgrade(verdict, chain.variants[at + 1 :], snapshot, upgrades):
+        if _is_upgrade(at, verdict, chain.variants[at + 1 :], snapshot, upgrades):
             verdict = replace(verdict, is_upgrade=True)
         verdicts.append(verdict)
         if verdict.kind in READY:
@@ -79,7 +79,9 @@ def _with_cost(verdict: Verdict, snapshot: Snapshot, rules: Rules) -> Verdict:
     return replace(verdict, cost_s=rules.costs.switch_s(verdict.facts, evicted))
 
 
-def _is_upgrade(verdict: Verdict, later: tuple[Variant, ...], snapshot: Snapshot, upgrades: UpgradeRule) -> bool:
+def _is_upgrade(
+    at: int, verdict: Verdict, later: tuple[Variant, ...], snapshot: Snapshot, upgrades: UpgradeRule
+) -> bool:
     """Return whether a load would take this chain back up: one of `later` serves it now, in place of this variant.
 
     A later variant that is only loaded for somebody else holds nothing back, unless what is loaded is preferred. What
@@ -87,7 +89,10 @@ def _is_upgrade(verdict: Verdict, later: tuple[Variant, ...], snapshot: Snapshot
     """
     if verdict.plan is None or verdict.plan.adopts or not _has_resident(later, snapshot):
         return False
-    return upgrades.prefer == "speed" or upgrades.is_moved_down
+    if upgrades.prefer == "speed":
+        return True
+    is_kept = upgrades.kept is not None and at >= upgrades.kept
+    return upgrades.is_moved_down and not is_kept
 
 
 def _held_by(verdict: Verdict, snapshot: Snapshot, upgrades: UpgradeRule) -> HeldBy | None:

@@ -13,8 +13,9 @@ rules apply in this order; the first that holds the return back is its reason:
                after a return in vain within as many seconds as the switch costs, twice as many after each further one
 
 A load is a return only if this chain is served by a smaller variant: a variant that is loaded for somebody else holds
-nothing back (`prefer: speed` excepted). One that evicts nothing is not held back by rules 4 and 5: if it is in vain,
-the smaller variant is still there.
+nothing back (`prefer: speed` excepted). Nor is it one for a conversation that this variant, or a smaller one, has
+served so far: a conversation keeps its model, whatever serves others of its chain. A return that evicts nothing is not
+held back by rules 4 and 5: if it is in vain, the smaller variant is still there.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ class UpgradeRule:
 
     `is_moved_down`: its last request was served by a smaller variant. `is_spent`: the swap budget is. `after_s` is how
     long memory must have been free; None = for `patience` times what the switch costs (0 until a return was in vain).
+    `kept` is the place in the chain of the variant that served the last turn of the request's conversation.
     """
 
     prefer: Prefer = "balanced"
@@ -59,6 +61,7 @@ class UpgradeRule:
     after_s: float | None = None
     patience: float = 0.0
     max_load_wait_s: float = 60.0
+    kept: int | None = None
 
     def held_by(self, plan: Plan, cost_s: float, snapshot: Snapshot) -> HeldBy | None:
         """Return what holds back a load by `plan` in place of a loaded smaller variant; None if nothing does."""

@@ -158,9 +158,7 @@ class Learned:
 
         Such a load asked for no more, with no less free. `free_bytes` is that of the scarcest card.
         """
-        if not self.by_weights.get(weights):
-            return False
-        return any(
+        return bool(self.by_weights.get(weights)) and any(
             _asks_no_more(spill, options) and free_bytes <= spill.free_before_bytes + _SAME_LEVEL_BYTES
             for spill in self._standing(weights, now_s)
         )

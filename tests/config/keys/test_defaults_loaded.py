@@ -168,3 +168,21 @@ def test_a_request_that_does_not_say_keeps_a_model_no_longer_than_max_keep_alive
         return await loaded_after(one, 8)
 
     assert compare_small(story, "defaults.max_keep_alive_s", [None, 4]) == [True, False]
+
+
+@pytest.mark.key("defaults.conversations")
+def test_only_so_many_conversations_keep_their_model():
+    """Two by turns, when the chain was moved down for a third one."""
+
+    async def story(one):
+        async def turn(text):
+            body = {"model": BIG, "messages": [{"role": "user", "content": f"[[tokens=4]] {text}"}], "stream": False}
+            return (await one.ask(body, "/api/chat")).served
+
+        assert [await turn("one"), await turn("two")] == [BIG, BIG]
+        await one.ask({"model": BIG, "keep_alive": 0})
+        assert (await served_after(one, 1))[1] == MIDDLE
+        return await turn("one")
+
+    config = {**CHAIN, "defaults.upgrade_after_s": 600}
+    assert compare(story, "defaults.conversations", [2, 1, 0], config) == [BIG, MIDDLE, MIDDLE]

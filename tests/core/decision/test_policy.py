@@ -132,6 +132,23 @@ def test_quality_and_memory_that_was_free_for_long_enough_hold_nothing_back(rule
     assert (decision.chosen.variant.model, decision.better) == ("middle:30b", None)
 
 
+@pytest.mark.parametrize(
+    ("kept", "rule", "served"),
+    [
+        (None, {"is_never": True}, "small:3b"),
+        (2, {"is_never": True}, "small:3b"),
+        (1, {"is_never": True}, "middle:30b"),
+        (0, {"is_spent": True}, "middle:30b"),
+        (1, {"prefer": "speed"}, "small:3b"),
+    ],
+)
+def test_a_variant_that_has_served_the_conversation_is_not_held_back_from_it(kept, rule, served):
+    """To load it again is no return; one above it is. What is loaded goes before it only if that is preferred."""
+    fresh = snapshot(resident_of(SMALL, held_gib=8), free_gib=16, left_bytes=LATELY)
+    decision = choose(ask(), CHAIN, fresh, RULES, replace(DOWN, kept=kept, **rule))
+    assert decision.chosen.variant.model == served
+
+
 def test_memory_must_have_been_free_for_as_long_as_the_switch_costs():
     """By what loads took here: three seconds are too few for a load that takes 18, and enough for one that takes 2."""
     fresh = snapshot(resident_of(SMALL, held_gib=8), free_gib=16, left_bytes={0: ((3.0, 10 << 30), (0.0, 24 << 30))})
