@@ -214,7 +214,8 @@ class Admission:
     def fill(self, weights: str) -> bool:
         """Let in to a resident as many as it has slots for; return True if somebody was let in."""
         tracked, has_let_in = self._world.residents.get(weights), False
-        while tracked is not None and self.slots.is_free(tracked, self.waitlist.entering(weights)):
+        entering = self.waitlist.entering
+        while tracked is not None and self.slots.is_free(tracked, entering.get(weights, 0)):
             if (first := self._next(weights)) is None:
                 break
             self.waitlist.let_in(first, self._shares.start(first.payer, weights))

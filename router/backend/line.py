@@ -156,7 +156,7 @@ class Line:
             self._world.residents,
             self._now(),
             self._fair_patience if self.shares.is_contested else self._patience,
-            entering=self._waitlist.all_entering,
+            entering=frozenset(self._waitlist.entering),
             closed_by_switch=self._admission.closed if self.is_switching else None,
             giving_way=giving_way,
         )

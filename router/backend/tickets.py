@@ -143,14 +143,14 @@ class Group:
 
 class Waitlist:
     """All tickets of one line. `wanted` counts them by the weights that they wait for, or were just let in to;
-    `by_team` by team."""
+    `by_team` by team, and `entering` those of them that were let in by the weights that they are about to enter."""
 
     def __init__(self) -> None:
         self.wanted: dict[str, int] = {}
         self.by_team: dict[str, int] = {}
+        self.entering: dict[str, int] = {}
         self.depth = 0
         self._groups: dict[Hashable, Group] = {}
-        self._entering: dict[str, int] = {}  # by weights, those that were let in and have not entered yet
         self._numbers = itertools.count()
         self.next_number = 0
 
@@ -181,20 +181,22 @@ class Waitlist:
 
     def let_in(self, ticket: Ticket, started: Started | None = None) -> None:
         """End the wait of a ticket; it counts as entering until it leaves."""
+        weights = ticket.group.weights
         self._out_of_group(ticket)
         ticket.let_in(started)
-        _count(self._entering, ticket.weights, 1)
+        _count(self.entering, weights, 1)
 
     def leave(self, ticket: Ticket) -> None:
         """Remove a ticket, however its wait ended."""
         ticket.leave()
+        weights = ticket.weights
         if ticket.let_in_to is None:
             self._out_of_group(ticket)
         else:
-            _count(self._entering, ticket.weights, -1)
+            _count(self.entering, weights, -1)
         self.depth -= 1
         _count(self.by_team, ticket.payer.team, -1)
-        _count(self.wanted, ticket.weights, -1)
+        _count(self.wanted, weights, -1)
 
     def _out_of_group(self, ticket: Ticket) -> None:
         group = ticket.group
@@ -209,15 +211,6 @@ class Waitlist:
         if weights != group.weights:
             _count(self.wanted, weights, -len(group.tickets))
             _count(self.wanted, group.weights, len(group.tickets))
-
-    def entering(self, weights: str) -> int:
-        """Return how many were let in to these weights and have not entered yet."""
-        return self._entering.get(weights, 0)
-
-    @property
-    def all_entering(self) -> frozenset[str]:
-        """The weights that requests were let in to and have not entered yet."""
-        return frozenset(self._entering)
 
     def fail(self, error: RouterError) -> None:
         """End the wait of all with an error."""
