@@ -158,7 +158,7 @@ class Attempts:
         key, unused = self._decisions.key(call.request, chain, call.team), call.let_in_to
 
         def decide() -> Decision:
-            return self._decisions.decide_afresh(call.request, chain, call.team)
+            return self._decisions.decide(call.request, chain, call.team)
 
         asking = key, decide, call.since_s, call.paying()
         return Blocked(
