@@ -29,7 +29,13 @@ class Admission:
     """The tickets and the slots of one backend. `closed` are the weights of residents that take no new requests."""
 
     def __init__(
-        self, world: World, shares: Shares, bounds: Bounds, settings: Callable[[], ServerSettings], ahead: int
+        self,
+        world: World,
+        shares: Shares,
+        bounds: Bounds,
+        settings: Callable[[], ServerSettings],
+        ahead: int,
+        gives_way: Callable[[str], bool],
     ) -> None:
         self.closed: frozenset[str] = frozenset()
         self.waitlist = Waitlist()
@@ -37,11 +43,13 @@ class Admission:
         self.slots = Slots(ahead, settings, world.installed.by_weights, self._fill_up)
         self._world = world
         self._shares = shares
+        self._gives_way = gives_way
         self._rivals: Mapping[str, frozenset[str]] = {}  # by resident, the teams that wait to replace it
         self._first_served: Ticket | None = None  # for whom the last load was: it enters whoever is ahead
         self._is_contested = False  # whether teams competed when the rules were applied last
         self.held_s: Mapping[int, float] = {}  # by group, for how long a limit of its team forbids its load
         self._ready: dict[str, list[Group]] = {}  # by weights, the groups that are let in as soon as there is a slot
+        self._ready_in = -1  # the epoch of that
 
     def close(self, closed: frozenset[str]) -> None:
         """Set which residents take no new requests."""
@@ -86,6 +94,7 @@ class Admission:
         Of those that wait for a slot of the same resident only the first is decided again: each decides once more when
         it is let in.
         """
+        self.waitlist.drop_empty()
         groups, decided = list(self.waitlist), set[str]()
         self._is_contested = self._shares.is_contested
         for group in sorted(groups, key=lambda one: one.tickets[0].place):
@@ -161,7 +170,7 @@ class Admission:
 
         Those whose team is too far ahead enter when it is not any more; nobody new enters the residents in `shut`.
         """
-        self._ready = {}
+        self._ready, self._ready_in = {}, self._world.epoch.number
         for group in groups:
             is_barred = self._is_contested and group.uses and group.uses not in shut
             if not (group.number in numbers or is_barred):
@@ -188,10 +197,30 @@ class Admission:
             ticket.payer.give_back()
             self.waitlist.decide(ticket.group)
             return False
+        if len(ticket.group.tickets) == 1 and not self._is_ready(ticket.group):
+            return False
         is_ready = ticket.group in self._ready.get(ticket.weights, ())
         if is_ready:
             self.fill(ticket.weights)
         return is_ready
+
+    def _is_ready(self, group: Group) -> bool:
+        """Return True if a group in which nobody waited is let in like others for its resident; then it joins them.
+
+        That is so while everything is as it was when the rules were applied: they would find the same.
+        """
+        is_changed = self._ready_in != self._world.epoch.number or self._is_contested != self._shares.is_contested
+        if is_changed or self._rivals:
+            return False
+        if group.decision is None:
+            self.waitlist.decide(group)
+        ready = self._ready.get(group.uses)
+        if ready is None or group.uses in self.closed or self._gives_way(group.uses):
+            return False
+        if group not in ready:
+            ready[:] = [other for other in ready if other.tickets]
+            ready.append(group)
+        return True
 
     def leave(self, ticket: Ticket) -> None:
         """Take a ticket out of the line, however its wait has ended."""
@@ -214,7 +243,8 @@ class Admission:
     def fill(self, weights: str) -> bool:
         """Let in to a resident as many as it has slots for; return True if somebody was let in."""
         tracked, has_let_in = self._world.residents.get(weights), False
-        while tracked is not None and self.slots.is_free(tracked, self.waitlist.entering(weights)):
+        entering = self.waitlist.entering
+        while tracked is not None and self.slots.is_free(tracked, entering.get(weights, 0)):
             if (first := self._next(weights)) is None:
                 break
             self.waitlist.let_in(first, self._shares.start(first.payer, weights))
@@ -225,6 +255,8 @@ class Admission:
         """Return who is next at a resident, None if nobody waits for it or those who do are kept out."""
         is_closed, firsts = weights in self.closed, list[Ticket]()
         for group in self._ready.get(weights, ()):
+            if not group.tickets:
+                continue
             is_kept_out = is_closed or not self._is_open(group)
             if (first := self._due(group) if is_kept_out else group.first(is_due=False)) is not None:
                 firsts.append(first)

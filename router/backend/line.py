@@ -47,7 +47,9 @@ class Line:
         self._loop = loop = asyncio.get_running_loop()
         self._now = loop.time
         self._bounds = Bounds(world, telemetry.emit, loop.time)
-        self._admission = Admission(world, self.shares, self._bounds, settings, config.queue.ahead)
+        self._contest = residency.contest
+        ahead, gives_way = config.queue.ahead, self._contest.gives_way
+        self._admission = Admission(world, self.shares, self._bounds, settings, ahead, gives_way)
         self._waitlist, self.slots = self._admission.waitlist, self._admission.slots
         self.enter = self._admission.enter
         self.loading: Target | None = None
@@ -59,7 +61,6 @@ class Line:
         self._world, self._residency, self._telemetry = world, residency, telemetry
         self._swaps: deque[float] = deque()
         self._setbacks = Setbacks(config.switch)
-        self._contest = residency.contest
         self._loaded: Target | None = None  # what the last switch has loaded, until who waited for it is marked due
         self._switching: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -153,7 +154,7 @@ class Line:
             self._world.residents,
             self._now(),
             self._fair_patience if self.shares.is_contested else self._patience,
-            entering=self._waitlist.all_entering,
+            entering=frozenset(self._waitlist.entering),
             closed_by_switch=self._admission.closed if self.is_switching else None,
             giving_way=giving_way,
         )

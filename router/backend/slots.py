@@ -42,16 +42,18 @@ class Sent(Protocol):
 
 
 class RunnerSlots:
-    """The slots of one runner. `count` is 0 until the first request asks."""
+    """The slots of one runner: `count` of them, 0 until the first request asks.
 
-    __slots__ = ("_begun", "_ended_s", "_longest_s", "_more", "_sent", "_short", "count", "gap_s")
+    `ahead` is how many requests may be ahead while answers are short, 0 while they are not.
+    """
+
+    __slots__ = ("_begun", "_ended_s", "_longest_s", "_sent", "_short", "ahead", "count", "gap_s")
 
     def __init__(self) -> None:
-        self.count = 0
+        self.count = self.ahead = 0
         self._sent: dict[Sent, float] = {}  # those without an answer, in order: when each was sent
         self._begun: dict[Sent, None] = {}  # those whose answers have begun: few, while many may be ahead
         self.gap_s = 0.0
-        self._more = 0  # requests that may be ahead while answers are short
         self._short = 0  # answers in a row that took little
         self._longest_s = 0.0  # of those, about
         self._ended_s = -math.inf
@@ -69,13 +71,9 @@ class RunnerSlots:
         self._longest_s = max(seconds, 0.95 * self._longest_s)
         self._short = self._short + 1 if self._longest_s < AHEAD_S / 2 else 0
         if self._short < 2 * SHORT_ROW:
-            self._more = 0
+            self.ahead = 0
         else:
-            self._more = min(MOST_AHEAD, self._short // SHORT_ROW, int(AHEAD_S / max(1e-6, self._longest_s)))
-
-    def ahead(self, least: int) -> int:
-        """Return how many requests may be ahead: `least` (0: none), and more while answers are short."""
-        return max(least, self._more) if least else 0
+            self.ahead = min(MOST_AHEAD, self._short // SHORT_ROW, int(AHEAD_S / max(1e-6, self._longest_s)))
 
     def ended(self, now_s: float) -> None:
         """Note that a request has ended while others waited for a slot: `gap_s` is the mean time between two."""
@@ -164,7 +162,8 @@ class Slots:
 
     def room(self, runner: Runner) -> int:
         """Return how many requests the runner takes, those ahead included."""
-        return (runner.slots.count or self._counted(runner)) + runner.slots.ahead(self._ahead)
+        slots, least = runner.slots, self._ahead
+        return (slots.count or self._counted(runner)) + (max(least, slots.ahead) if least else 0)
 
     def forget(self) -> None:
         """Forget what runners have shown: the server was started anew."""

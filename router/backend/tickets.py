@@ -78,6 +78,9 @@ _PLACE = attrgetter("place")
 class Group:
     """Requests of a team with equal keys, which get equal decisions. `tickets` are those that wait, the oldest first.
 
+    One in which nobody waits any more is kept until the rules are applied again: for the next equal request its
+    decision may still hold.
+
     `decision` is the last one, `weights` what it waits for. Tickets with a number below `due_before` are due: the model
     was loaded, or open to them, while they waited.
     """
@@ -107,6 +110,10 @@ class Group:
         if not is_due:
             return self.tickets[0] if self.tickets else None
         return next((ticket for ticket in self.tickets if ticket.place[1] < self.due_before), None)
+
+    def ask(self, decide: Callable[[], Decision]) -> None:
+        """Set what decides for it. A group in which nobody waits must keep no request alive."""
+        self.decide = decide
 
     def take(self, decision: Decision) -> None:
         """Set the decision; one that waits for nothing leaves the last weights that it waited for."""
@@ -143,14 +150,14 @@ class Group:
 
 class Waitlist:
     """All tickets of one line. `wanted` counts them by the weights that they wait for, or were just let in to;
-    `by_team` by team."""
+    `by_team` by team, and `entering` those of them that were let in by the weights that they are about to enter."""
 
     def __init__(self) -> None:
         self.wanted: dict[str, int] = {}
         self.by_team: dict[str, int] = {}
+        self.entering: dict[str, int] = {}
         self.depth = 0
         self._groups: dict[Hashable, Group] = {}
-        self._entering: dict[str, int] = {}  # by weights, those that were let in and have not entered yet
         self._numbers = itertools.count()
         self.next_number = 0
 
@@ -170,6 +177,8 @@ class Waitlist:
         group = self._groups.get(key := (payer.team, key))
         if group is None:
             group = self._groups[key] = Group(key, next(self._numbers), decide, team=payer.team)
+        elif not group.tickets:
+            group.ask(decide)
         turn: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         ticket = Ticket((since_s, self.next_number), group, turn, served_before, payer)
         self.next_number += 1
@@ -181,26 +190,33 @@ class Waitlist:
 
     def let_in(self, ticket: Ticket, started: Started | None = None) -> None:
         """End the wait of a ticket; it counts as entering until it leaves."""
+        weights = ticket.group.weights
         self._out_of_group(ticket)
         ticket.let_in(started)
-        _count(self._entering, ticket.weights, 1)
+        _count(self.entering, weights, 1)
 
     def leave(self, ticket: Ticket) -> None:
         """Remove a ticket, however its wait ended."""
         ticket.leave()
+        weights = ticket.weights
         if ticket.let_in_to is None:
             self._out_of_group(ticket)
         else:
-            _count(self._entering, ticket.weights, -1)
+            _count(self.entering, weights, -1)
         self.depth -= 1
         _count(self.by_team, ticket.payer.team, -1)
-        _count(self.wanted, ticket.weights, -1)
+        _count(self.wanted, weights, -1)
 
     def _out_of_group(self, ticket: Ticket) -> None:
         group = ticket.group
         del group.tickets[bisect_left(group.tickets, ticket.place, key=_PLACE)]
         if not group.tickets:
-            del self._groups[group.key]
+            group.ask(_nobody)
+
+    def drop_empty(self) -> None:
+        """Forget the groups in which nobody waits."""
+        if len(self._groups) > self.depth:
+            self._groups = {key: group for key, group in self._groups.items() if group.tickets}
 
     def decide(self, group: Group) -> None:
         """Decide for a group under the current state."""
@@ -209,15 +225,6 @@ class Waitlist:
         if weights != group.weights:
             _count(self.wanted, weights, -len(group.tickets))
             _count(self.wanted, group.weights, len(group.tickets))
-
-    def entering(self, weights: str) -> int:
-        """Return how many were let in to these weights and have not entered yet."""
-        return self._entering.get(weights, 0)
-
-    @property
-    def all_entering(self) -> frozenset[str]:
-        """The weights that requests were let in to and have not entered yet."""
-        return frozenset(self._entering)
 
     def fail(self, error: RouterError) -> None:
         """End the wait of all with an error."""
@@ -245,6 +252,10 @@ class Waitlist:
     def position(self, ticket: Ticket) -> int:
         """Return the place of a ticket among all, from 1."""
         return 1 + sum(bisect_left(group.tickets, ticket.place, key=_PLACE) for group in self._groups.values())
+
+
+def _nobody() -> Decision:
+    raise AssertionError("nobody waits")
 
 
 def _count(counts: dict[str, int], weights: str, more: int) -> None:

@@ -110,7 +110,7 @@ class Decisions:
         """Return the key by which a request waits in line, and the function that decides for those of this key."""
         kept = self.kept(call, chain)
         key = self.key(call.request, chain, call.team, kept)
-        return key, lambda: self.decide_afresh(call.request, chain, call.team, kept)
+        return key, lambda: self.decide(call.request, chain, call.team, kept)
 
     def kept(self, call: Call, chain: Chain) -> int | None:
         """Return the place in `chain` of the variant that served the last turn of its conversation; None = none did."""

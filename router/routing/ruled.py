@@ -20,21 +20,16 @@ class RuledChain(Chain):
 
 
 class RulesInForce:
-    """The rulebook for the requests that begin now; those under way keep theirs."""
+    """`book` is the rulebook for the requests that begin now; those under way keep theirs."""
 
     def __init__(self, book: Rulebook) -> None:
-        self._book = book
-
-    @property
-    def book(self) -> Rulebook:
-        """The rulebook in force."""
-        return self._book
+        self.book = book
 
     @property
     def identities(self) -> Identities | None:
         """Who asks by key and network, as the rulebook in force says; None without teams."""
-        return self._book.identities
+        return self.book.identities
 
     def replace(self, book: Rulebook) -> None:
         """Put `book` in force."""
-        self._book = book
+        self.book = book

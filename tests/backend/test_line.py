@@ -21,7 +21,16 @@ def test_a_request_waits_for_the_load_of_its_model_and_is_let_in_to_it():
         tasks = [queue.join(SMALL) for _ in range(3)]
         assert await asyncio.gather(*tasks) == [weights_of(SMALL)] * 3
         assert len(scene.machine.named("load")) == 1
-        assert [event.depth for event in scene.heard.of(QueueChanged)] == [3]
+
+    in_line(story, MemoryMachine(*ALL))
+
+
+def test_the_depth_of_the_line_is_reported_a_moment_after_it_has_changed():
+    """Once for all that join or leave together."""
+
+    async def story(scene, queue):
+        tasks = [queue.join(SMALL) for _ in range(3)]
+        await asyncio.gather(*tasks)
         await asyncio.sleep(0.1)
         assert [event.depth for event in scene.heard.of(QueueChanged)] == [3, 0]
 
@@ -233,6 +242,84 @@ def test_a_request_that_came_due_is_let_in_to_what_others_have_closed():
         assert await other == weights_of(MIDDLE)
 
     in_line(story, machine)
+
+
+def counting(scene, asked, *facts):
+    """Return what decides for these models, and says so in `asked`."""
+
+    def decide():
+        asked.append(facts)
+        return scene.decide(*facts)
+
+    return decide
+
+
+async def let_in(scene, turn, holder):
+    """End a request, so that the next one is let in; return its entry."""
+    scene.backend.leave(holder)
+    assert await turn == weights_of(SMALL)
+    return scene.backend.world.residents.enter(weights_of(SMALL))
+
+
+def test_one_after_the_other_in_front_of_a_busy_model_is_decided_once():
+    """Nothing has changed in between, so the decision of the one before it holds."""
+
+    async def story(scene, queue):
+        await scene.make_resident(SMALL)
+        holders, asked = [scene.backend.world.residents.enter(weights_of(SMALL)) for _ in range(2)], []
+        for _ in range(5):
+            turn = queue.line.join("same", counting(scene, asked, SMALL), 0.0)
+            holders.append(await let_in(scene, turn, holders.pop()))
+        assert len(asked) == 1
+        scene.backend.world.epoch.advance()
+        turn = queue.line.join("same", counting(scene, asked, SMALL), 0.0)
+        assert len(asked) == 2
+        await let_in(scene, turn, holders.pop())
+
+    in_line(story, MemoryMachine(*ALL))
+
+
+def test_who_asks_for_something_new_of_a_busy_model_is_decided_alone():
+    """Not all that wait beside it."""
+
+    async def story(scene, queue):
+        await scene.make_resident(SMALL)
+        holders, asked = [scene.backend.world.residents.enter(weights_of(SMALL)) for _ in range(2)], []
+        turns = [queue.line.join(key, counting(scene, asked, SMALL), key) for key in range(20)]
+        assert len(asked) == 20
+        for turn in turns:
+            holders.append(await let_in(scene, turn, holders.pop()))
+
+    in_line(story, MemoryMachine(*ALL))
+
+
+def test_a_request_whose_turn_is_given_up_as_it_comes_leaves_it_to_the_next_one():
+    """It was let in, and its client left in the same moment."""
+
+    async def story(scene, queue):
+        await scene.make_resident(SMALL)
+        holders = [scene.backend.world.residents.enter(weights_of(SMALL)) for _ in range(2)]
+        first, second = (queue.line.join("key", lambda: scene.decide(SMALL), since_s) for since_s in (0.0, 1.0))
+        scene.backend.leave(holders.pop())
+        assert first.done()
+        queue.line.give_up(first)
+        assert await asyncio.wait_for(second, 0.1) == weights_of(SMALL)
+        assert queue.line.depth == 0
+
+    in_line(story, MemoryMachine(*ALL))
+
+
+def test_many_that_wait_too_long_are_refused_in_one_go_each_with_its_place():
+    """One timer is enough for all deadlines."""
+
+    async def story(scene, queue):
+        await fill(scene, BIG)
+        waiting = [queue.join(MIDDLE) for _ in range(3)]
+        found = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [(type(error), error.position) for error in found] == [(Busy, 1), (Busy, 2), (Busy, 3)]
+        assert asyncio.get_running_loop().time() == pytest.approx(30)
+
+    in_line(story, MemoryMachine(*ALL), {"queue.wait_s": 30})
 
 
 def test_t7_with_a_thousand_waiting_for_a_resident_a_request_that_ends_decides_for_nobody():

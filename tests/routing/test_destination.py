@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from router.config import ChainRule, load_config
+from router.config import ChainRules, load_config
 from router.core.decision.chain import Variant
 from router.core.decision.verdict import Verdict, VerdictKind
 from router.core.ollama.routes import TARGETS
@@ -20,8 +20,8 @@ from tests.core.facts import facts_of
 
 OPTIONS = LoadOptions(num_ctx=8192, num_batch=512)
 TAG = "ollama-router-derived/small:3b-d1-c8192-b512-gx"
-RULE = ChainRule("", None, "off", "reject", "on_request", "balanced", 60.0, None)
-CHAIN = RuledChain("small:3b", (Variant("small:3b"),), RULE)
+CONFIG = load_config(env={}, options={})
+CHAIN = RuledChain("small:3b", (Variant("small:3b"),), ChainRules(CONFIG.chains, CONFIG.defaults).rule_for("small:3b"))
 EVENT = Decided("", "", "small:3b", "small:3b", "fits", "exact")
 
 
