@@ -223,7 +223,7 @@ def print_left_out(recordings: Recordings) -> None:
 def _forget() -> None:
     shape.shape_of.cache_clear()
     known_footprint.cache_clear()
-    placement._layer_sums.cache_clear()
+    placement.layer_sums.cache_clear()
 
 
 def main(arguments: list[str]) -> int:
