@@ -5,8 +5,8 @@ usage: bench/below_best.py --log router.log --asked e2e.json --config chains.yam
 `--log` is the router's log. `--asked` is a JSON list with a row per request: number, requested model, num_ctx or null,
 route, status, model that answered, seconds. `--config` is the router's configuration with the chains. `--cards` are the
 sizes of the cards in MiB, as Ollama was given them; `--foreign` says what other programs held of the first card, in
-MiB, and from the begin of which request on. The best variant is the first of the chain that would have run whole on the GPU,
-every resident evicted, beside the most memory that other programs held from the request to the begin of service
+MiB, and from the begin of which request on. The best variant is the first of the chain that would have run whole on the
+GPU, every resident evicted, beside the most memory that other programs held from the request to the begin of service
 (router/planning/fitting.py, which shares nothing with the router's decisions). This count stands beside the router's
 own, which is by the reasons in its log. Exit code 1 if an answer is below the best and the router does not say so.
 """
