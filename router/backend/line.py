@@ -128,6 +128,11 @@ class Line:
         plan = self.loading.plan if self.loading is not None else None
         return dict(zip(plan.cards, plan.need_by_card, strict=True)).get(card, 0) if plan is not None else 0
 
+    def keep_teams(self, names: frozenset[str]) -> None:
+        """Forget what is counted of all other teams, after a reload."""
+        self.shares.keep_teams(names)
+        self._bounds.keep_teams(names)
+
     def forget(self, weights: str | None) -> None:
         """Forget the setbacks of these weights, or all (None): they may be loaded again now."""
         self._setbacks.forget(weights)

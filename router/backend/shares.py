@@ -114,6 +114,12 @@ class Shares:
         if payer.team:
             self._fairness.switched(payer.team, payer.weight, seconds)
 
+    def keep_teams(self, names: frozenset[str]) -> None:
+        """Forget all other teams, except what they still have under way or waiting."""
+        self._fairness.keep_only(names)
+        self._costs.keep_only(names)
+        self._served_s = {team: served_s for team, served_s in self._served_s.items() if team in names}
+
     # --- turns -------------------------------------------------------------------------------------------------
 
     @property

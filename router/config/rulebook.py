@@ -46,6 +46,11 @@ class Rulebook:
     identities: Identities | None = field(default=None, repr=False)
     """Who asks by key and network; None without teams."""
 
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of all teams, that of clients which nothing identifies included."""
+        return frozenset((*self._by_name, self.default_team.name))
+
     def team(self, name: str) -> Team | None:
         """Return the team of that name, None if there is none now."""
         return self._by_name.get(name)

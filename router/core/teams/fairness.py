@@ -26,7 +26,7 @@ instead is `floor_s`, and what bounds a debt is that all are even again when nob
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 LEAST_WINDOW_S, SWITCHES_PER_WINDOW = 5.0, 3.0
@@ -206,6 +206,15 @@ class Fairness:
             name: Standing(one.waiting, one.under_way, one.served_s, max(0.0, self.level_s(name) - least_s))
             for name, one in self._accounts.items()
         }
+
+    def keep_only(self, teams: Collection[str]) -> None:
+        """Forget all other teams that are away: they are no more, and so their weights do not count."""
+        gone = [name for name, one in self._accounts.items() if one.is_away and name not in teams]
+        for name in gone:
+            del self._accounts[name]
+        if gone and self._accounts:
+            weights = [one.weight for one in self._accounts.values()]
+            self._lightest, self._heaviest = min(weights), max(weights)
 
     # --- accounts ----------------------------------------------------------------------------------------------
 

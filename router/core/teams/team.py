@@ -114,7 +114,7 @@ class Team:
     nothing_fits: TeamRule | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Identity:
     """Whose request it is: the team, and which of its keys was shown ("" = none)."""
 
