@@ -81,6 +81,7 @@ class Router:
         self.warmup.restart()
         self._forget_rules(loaded.book.names)
         self.backend.keep_teams(loaded.book.names)
+        self.backend.line.configure(loaded.config.fairness)
         self.telemetry.emit(Reloaded(teams=loaded.book.names))
 
     def _forget_rules(self, teams: frozenset[str]) -> None:

@@ -51,15 +51,20 @@ class Shares:
     """What each team has had of one backend. Teams are named by `Payer`; a payer without a team is nobody's."""
 
     def __init__(self, settings: FairnessSection) -> None:
-        window_s = settings.window_s
-        self.age_bound_s = settings.age_bound_s
-        self._fairness = Fairness(None if window_s == "auto" else window_s)
+        self._fairness = Fairness()
+        self.configure(settings)
         self._costs = Costs()
         self._only = ""  # the team of all requests so far
         self._is_on = False
         self._waiting: set[Payer] = set()  # those that are counted as waiting
         self._served_s: dict[str, float] = {}  # team → when its latest request was let in
         self._now = asyncio.get_running_loop().time
+
+    def configure(self, settings: FairnessSection) -> None:
+        """Apply settings, at the start or after a reload; what each team has had stays."""
+        window_s = settings.window_s
+        self.age_bound_s = settings.age_bound_s
+        self._fairness.use_window(None if window_s == "auto" else window_s)
 
     # --- requests ----------------------------------------------------------------------------------------------
 

@@ -148,6 +148,10 @@ class Fairness:
         self._end_s = max(self._end_s, account.level_s)
         self._rest()
 
+    def use_window(self, window_s: float | None) -> None:
+        """Apply another window from now on; None = as measured switches demand."""
+        self._window_s = window_s
+
     @property
     def is_contested(self) -> bool:
         """True while more than one team waits or is under way."""
