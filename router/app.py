@@ -71,6 +71,7 @@ class Running:
     admin: Listener
     loaded: Loaded
     settings: EdgeSettings
+    quotas: Quotas
     grace_s: float = 0.0
     keeps_tags: bool = False
     has_successor: bool = False
@@ -99,6 +100,7 @@ class Running:
         self.loaded = loaded
         self.settings.permit(permissions_of(loaded.config.clients))
         self.router.take_over(loaded)
+        self.quotas.keep_teams(loaded.book.names)
 
     def hand_over_to(self, config: Config) -> None:
         """Leave to a router with `config`, which serves already, what both of them use."""
@@ -161,6 +163,7 @@ async def running(
         return metrics.render()
 
     counts = quotas or MemoryQuotas(asyncio.get_running_loop().time, time.time)
+    counts.keep_teams(loaded.book.names)
     limits = Limits(counts, telemetry.emit)
     settings = edge_settings(config)
     edge = Edge(
@@ -207,7 +210,7 @@ async def running(
         sockets=sockets.admin,
         tls=admin_tls(config, tls),
     )
-    service = Running(router, clients, admin, loaded, settings)
+    service = Running(router, clients, admin, loaded, settings, counts)
     if isinstance(counts, MemoryQuotas) and not is_successor:
         await accounts.restore(counts.restore)
     # Before the first client can connect, so that its request waits for the state and does not find it half read.

@@ -11,6 +11,7 @@ from router.admin.inspector import Inspector
 from router.admin.outage import Outage
 from router.backend.backend import Backend
 from router.config import Loaded
+from router.core.teams.rights import forget_permits
 from router.routing.chains import Chains
 from router.routing.decisions import Decisions
 from router.routing.directory import Directory
@@ -43,8 +44,8 @@ class Router:
         self.store = build_store(config.store.path, lambda text: telemetry.emit(Notified(text, level="warning")))
         self.backend = Backend(name, config, probe, self.store, telemetry, time.time)
         self.rules = RulesInForce(book)
-        chains = Chains(self.rules)
-        decisions = Decisions(self.backend, chains, config.defaults)
+        chains = self._chains = Chains(self.rules)
+        decisions = self._decisions = Decisions(self.backend, chains, config.defaults)
         self.directory = Directory(self.backend, chains, decisions)
         self.dispatcher = Dispatcher(self.backend, chains, decisions, config.queue.wait_s, telemetry)
         self.warmup = Warmup(self.backend, decisions, chains, self.rules)
@@ -78,7 +79,16 @@ class Router:
         self.named.replace(loaded.named)
         self.configuration.replace(loaded.config, loaded.book.serial, loaded.book.digest)
         self.warmup.restart()
-        self.telemetry.emit(Reloaded())
+        self._forget_rules(loaded.book.names)
+        self.backend.keep_teams(loaded.book.names)
+        self.backend.line.configure(loaded.config.fairness)
+        self.telemetry.emit(Reloaded(teams=loaded.book.names))
+
+    def _forget_rules(self, teams: frozenset[str]) -> None:
+        """Drop what was remembered by the rules of before; requests that keep them find it out once more."""
+        self._chains.forget()
+        self._decisions.forget(teams)
+        forget_permits()
 
     def refuse_reload(self, error: str) -> None:
         """Show and count that a reload has failed; what is in force stays."""

@@ -86,7 +86,7 @@ def read_call(
     )
     if not OWN_HEADERS.isdisjoint(by_name):
         nothing_fits = _nothing_fits(by_name.get(b"x-router-nothing-fits"))
-        settings.permissions.check_rule(nothing_fits)
+        settings.permissions.check_rule(nothing_fits, identity.team.caps)
         call.demand(is_strict=_is_strict(by_name.get(b"x-router-strict", b"")), nothing_fits=nothing_fits)
     return call
 

@@ -5,6 +5,7 @@ What a head shows is remembered with it, for as long as the same identities are 
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Protocol
 
@@ -12,7 +13,7 @@ import msgspec
 
 from router.api.reports import client_of
 from router.core.teams.credentials import Signature, credential_of
-from router.core.teams.identity import EXPIRED, Identities, Recognized
+from router.core.teams.identity import EXPIRED, UNKNOWN, Identities, Recognized
 from router.core.teams.rights import TRUSTED
 from router.core.teams.team import Identity
 from router.errors import Unauthorized
@@ -39,12 +40,12 @@ NO_TEAMS = NoTeams()
 
 class _Shown(msgspec.Struct, eq=False):
     """What a head shows, found in the identities with `mark`; `identity` is None if it shows nothing. Changed in place,
-    because the copies of a head that repeats with another length share it. It must not keep identities of before a
-    reload alive: a head is remembered long after its client has gone.
+    because the copies of a head that repeats with another length share it. It keeps nothing of before a reload alive: a
+    head is remembered long after its client has gone.
     """
 
     mark: object = None
-    identity: Identity | None = None
+    identity: weakref.ref[Identity] | None = None
     expires_s: float | None = None
 
 
@@ -76,9 +77,12 @@ class Door:
             self._read(shown, identities, cycle.head)
         if shown.identity is None:
             return identities.of_address(client_of(cycle, self._proxies))
+        identity = shown.identity()
+        if identity is None:  # the identities in force hold it
+            raise Unauthorized(UNKNOWN)
         if shown.expires_s is not None and self._clock() >= shown.expires_s:
             raise Unauthorized(EXPIRED)
-        return shown.identity
+        return identity
 
     def _read(self, shown: _Shown, identities: Identities, head: Head) -> None:
         credential = credential_of(head.headers, head.by_name, head.key)
@@ -88,7 +92,8 @@ class Door:
             found = identities.of_signature(credential, head.method, path, _time_of(head.url), self._clock())
         elif credential is not None:
             found = identities.of_credential(credential, self._clock())
-        shown.identity, shown.expires_s = found or (None, None)
+        shown.identity = None if found is None else weakref.ref(found.identity)  # which the identities hold
+        shown.expires_s = None if found is None else found.expires_s
         shown.mark = identities.mark
 
 

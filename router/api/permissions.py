@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from router.config import NothingFits
 from router.core.payload.read import InferenceRequest
 from router.core.payload.rewrite import rewrite
-from router.core.teams.team import Caps
+from router.core.teams.team import NO_CAPS, Caps, Permission
 from router.errors import Forbidden
-
-Permission = Literal["allow", "ignore", "refuse"]
 
 ENDLESS_S = 365 * 86400.0
 """A keep_alive of a year or more is as good as endless."""
 
 ALL_RULES: tuple[NothingFits, ...] = ("refuse", "wait", "allow_partial", "passthrough")
+
+BY_ROUTER, BY_TEAM = "on this router (clients.", "to this team (in its file: caps."
+"""Who does not allow something; the key follows."""
 
 
 class Permissions(NamedTuple):
@@ -26,10 +27,11 @@ class Permissions(NamedTuple):
     keep_alive_forever: Permission = "allow"
     num_gpu: Permission = "allow"
 
-    def check_rule(self, rule: NothingFits | None) -> None:
-        """Raise Forbidden for a rule that requests may not choose."""
-        if rule is not None and rule not in self.nothing_fits:
-            raise Forbidden(f"X-Router-Nothing-Fits: {rule} is not allowed on this router (clients.nothing_fits)")
+    def check_rule(self, rule: NothingFits | None, caps: Caps = NO_CAPS) -> None:
+        """Raise Forbidden for a rule that requests may not choose; those of a team by its `caps`, if these say so."""
+        allowed, by = (self.nothing_fits, BY_ROUTER) if caps.nothing_fits is None else (caps.nothing_fits, BY_TEAM)
+        if rule is not None and rule not in allowed:
+            raise Forbidden(f"X-Router-Nothing-Fits: {rule} is not allowed {by}nothing_fits)")
 
     def apply(
         self, request: InferenceRequest, body: bytes, caps: Caps, read: Callable[[bytes], InferenceRequest]
@@ -45,9 +47,10 @@ class Permissions(NamedTuple):
             if self.keep_alive_forever == "refuse":
                 raise Forbidden("an endless keep_alive is not allowed on this router (clients.keep_alive_forever)")
             drop.add("keep_alive")
-        if self.num_gpu != "allow" and request.options.num_gpu is not None:
-            if self.num_gpu == "refuse":
-                raise Forbidden("num_gpu is not allowed on this router (clients.num_gpu)")
+        num_gpu, by = (self.num_gpu, BY_ROUTER) if caps.num_gpu is None else (caps.num_gpu, BY_TEAM)
+        if num_gpu != "allow" and request.options.num_gpu is not None:
+            if num_gpu == "refuse":
+                raise Forbidden(f"num_gpu is not allowed {by}num_gpu)")
             options["num_gpu"] = None
         if (num_ctx := caps.reduced_num_ctx(request.num_ctx)) != request.num_ctx:
             options["num_ctx"] = num_ctx

@@ -140,6 +140,11 @@ class Backend:
 
     # --- its life ----------------------------------------------------------------------------------------------
 
+    def keep_teams(self, names: frozenset[str]) -> None:
+        """Forget what is counted of all other teams, which are no more; what they have under way counts to its end."""
+        self.line.keep_teams(names)
+        self.world.residents.keep_teams(names)
+
     async def start(self, on_restart: Callable[[], None]) -> None:
         """Read the state once, then poll it in the background. It is not an error if Ollama cannot be reached.
 

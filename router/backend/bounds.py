@@ -32,6 +32,10 @@ class Bounds:
         self._now = now
         self._evictions = Evictions()
 
+    def keep_teams(self, names: frozenset[str]) -> None:
+        """Forget the evictions of all other teams."""
+        self._evictions.keep_only(names)
+
     def check_waiting(self, payer: Payer, waitlist: Waitlist, retry_s: Callable[[], float]) -> None:
         """Raise LimitReached if as many of the team wait as may; one that waits again has its place already."""
         most = payer.rules.limits.waiting if payer.rules is not None else None

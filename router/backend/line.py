@@ -22,7 +22,7 @@ from router.backend.switches import SwitchResult, Target
 from router.backend.tracked import Tracked
 from router.backend.waits import Waits
 from router.backend.world import World
-from router.config import Config, Queue
+from router.config import Config, FairnessSection, Queue
 from router.core.decision.turns import Patience, turns
 from router.core.decision.verdict import Decision
 from router.core.ollama.options import ServerSettings
@@ -56,7 +56,6 @@ class Line:
         self._waits = Waits(self, self._admission, config, telemetry)
         self.join, self.wait, self.give_up = self._waits.join, self._waits.wait, self._waits.give_up
         self._patience = _patience(config.queue)
-        self._fair_patience = Patience(self.shares.age_bound_s, cost_factor=0.0)
         self._swaps_per_minute = config.defaults.swaps_per_minute
         self._world, self._residency, self._telemetry = world, residency, telemetry
         self._swaps: deque[float] = deque()
@@ -126,6 +125,16 @@ class Line:
         plan = self.loading.plan if self.loading is not None else None
         return dict(zip(plan.cards, plan.need_by_card, strict=True)).get(card, 0) if plan is not None else 0
 
+    def configure(self, fairness: FairnessSection) -> None:
+        """Apply other settings of the shares, after a reload."""
+        self.shares.configure(fairness)
+        self.pump()
+
+    def keep_teams(self, names: frozenset[str]) -> None:
+        """Forget what is counted of all other teams, after a reload."""
+        self.shares.keep_teams(names)
+        self._bounds.keep_teams(names)
+
     def forget(self, weights: str | None) -> None:
         """Forget the setbacks of these weights, or all (None): they may be loaded again now."""
         self._setbacks.forget(weights)
@@ -153,7 +162,7 @@ class Line:
             self._admission.waiting(groups),
             self._world.residents,
             self._now(),
-            self._fair_patience if self.shares.is_contested else self._patience,
+            Patience(self.shares.age_bound_s, cost_factor=0.0) if self.shares.is_contested else self._patience,
             entering=frozenset(self._waitlist.entering),
             closed_by_switch=self._admission.closed if self.is_switching else None,
             giving_way=giving_way,

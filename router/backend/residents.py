@@ -6,7 +6,7 @@ from ps in between is kept aside, so that its count of requests is right if it c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 from router.adapters.ollama import PsRow
 from router.backend.epoch import Epoch
@@ -53,6 +53,11 @@ class Residents(Mapping[str, Tracked]):
     def get(self, weights: str, default: None = None) -> Tracked | None:  # type: ignore[override]
         """Return the entry or `default`. Overridden because Mapping's own `get` raises and catches per miss."""
         return self._entries.get(weights, default)
+
+    def keep_teams(self, names: Collection[str]) -> None:
+        """Forget which other teams have used what is loaded: they are no more."""
+        for tracked in self.values():
+            tracked.keep_users(names)
 
     def enter(self, weights: str, team: str = "", now_s: float = 0.0) -> Tracked | None:
         """Use an entry for a request of `team`: it is not unloaded before `leave`. Returns None if it has gone."""

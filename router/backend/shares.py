@@ -51,15 +51,20 @@ class Shares:
     """What each team has had of one backend. Teams are named by `Payer`; a payer without a team is nobody's."""
 
     def __init__(self, settings: FairnessSection) -> None:
-        window_s = settings.window_s
-        self.age_bound_s = settings.age_bound_s
-        self._fairness = Fairness(None if window_s == "auto" else window_s)
+        self._fairness = Fairness()
+        self.configure(settings)
         self._costs = Costs()
         self._only = ""  # the team of all requests so far
         self._is_on = False
         self._waiting: set[Payer] = set()  # those that are counted as waiting
         self._served_s: dict[str, float] = {}  # team → when its latest request was let in
         self._now = asyncio.get_running_loop().time
+
+    def configure(self, settings: FairnessSection) -> None:
+        """Apply settings, at the start or after a reload; what each team has had stays."""
+        window_s = settings.window_s
+        self.age_bound_s = settings.age_bound_s
+        self._fairness.use_window(None if window_s == "auto" else window_s)
 
     # --- requests ----------------------------------------------------------------------------------------------
 
@@ -113,6 +118,12 @@ class Shares:
         """Charge a switch to whom it was for."""
         if payer.team:
             self._fairness.switched(payer.team, payer.weight, seconds)
+
+    def keep_teams(self, names: frozenset[str]) -> None:
+        """Forget all other teams, except what they still have under way or waiting."""
+        self._fairness.keep_only(names)
+        self._costs.keep_only(names)
+        self._served_s = {team: served_s for team, served_s in self._served_s.items() if team in names}
 
     # --- turns -------------------------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from router.adapters.ollama import PsRow
@@ -75,6 +75,10 @@ class Tracked:
             self.users[team] = now_s
             if len(self.users) > MOST_USERS:
                 del self.users[next(iter(self.users))]
+
+    def keep_users(self, names: Collection[str]) -> None:
+        """Forget which other teams have used it."""
+        self.users = {team: used_s for team, used_s in self.users.items() if team in names}
 
     def leave(self, now_s: float) -> None:
         """Count the end of a request."""

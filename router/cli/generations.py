@@ -17,7 +17,7 @@ from pathlib import Path
 from router.adapters.ed25519 import verifier
 from router.app import NO_SOCKETS, Running, Sockets
 from router.cli.generation import Generation
-from router.config import Config, Loaded, differences, prepare, watched_files, way_to
+from router.config import Config, Loaded, differences, prepare, summary, watched_files, way_to
 from router.core.teams.quotas import MemoryQuotas
 from router.errors import ReloadRefused, RouterError
 from router.telemetry import LogHook, Notified
@@ -157,7 +157,9 @@ class Generations:
         self._serial += 1
         if successor is None:
             current.take_over(loaded)
-        log.on(Notified(RELOADED))
+        has_new_files = before.outside != loaded.outside
+        what = summary(before.config, loaded.config, changed, has_new_files=has_new_files)
+        log.on(Notified(f"{RELOADED}: {what}"))
         _settle(asking, _outcome("next router" if is_next else "in place", loaded, changed))
         if successor is None:
             return current

@@ -30,6 +30,7 @@ from router.config.sections import (
     Upgrade,
     VariantSection,
 )
+from router.config.summary import summary
 from router.config.team_files import TeamFile
 from router.config.team_section import TeamSection
 from router.config.untrusted import require_regular
@@ -82,6 +83,7 @@ __all__ = [
     "require_regular",
     "rulebook_of",
     "schema",
+    "summary",
     "team_schema",
     "watched_files",
     "way_of",

@@ -37,6 +37,8 @@ IN_PLACE = (
     "defaults.max_load_wait_s",
     "defaults.upgrade_after_s",
     "defaults.preload",
+    "fairness.window_s",
+    "fairness.age_bound_s",
 )
 """The running router takes these over: its connections, its queue and what is loaded stay."""
 

@@ -21,7 +21,7 @@ from router.core.ollama.names import key_of
 from router.core.teams.identity import Identities
 from router.core.teams.rights import TRUSTED, permit_of
 from router.core.teams.signature import Verify
-from router.core.teams.team import ANYONE, Caps, Identity, Team, TeamLimits, TeamMemory
+from router.core.teams.team import ANYONE, NO_CAPS, Caps, Identity, Team, TeamLimits, TeamMemory
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,6 +45,11 @@ class Rulebook:
 
     identities: Identities | None = field(default=None, repr=False)
     """Who asks by key and network; None without teams."""
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of all teams, that of clients which nothing identifies included."""
+        return frozenset((*self._by_name, self.default_team.name))
 
     def team(self, name: str) -> Team | None:
         """Return the team of that name, None if there is none now."""
@@ -131,8 +136,10 @@ def _limits(section: TeamSection) -> TeamLimits:
 
 
 def _caps(section: TeamSection) -> Caps:
-    keep_alive_s = section.caps.keep_alive
-    return Caps(section.caps.num_ctx, None if keep_alive_s == math.inf else keep_alive_s)
+    caps = section.caps
+    keep_alive_s = None if caps.keep_alive == math.inf else caps.keep_alive
+    found = Caps(caps.num_ctx, keep_alive_s, caps.num_gpu, caps.nothing_fits)
+    return NO_CAPS if found == NO_CAPS else found  # which is recognized without being compared
 
 
 def digest_of(config: Config) -> str:

@@ -24,12 +24,12 @@ from router.config.values import (
     allowed,
 )
 from router.core.teams.rights import DEFAULT_REGISTRIES
+from router.core.teams.team import Permission
 
 NothingFits = Literal["refuse", "wait", "allow_partial", "passthrough"]
 Upgrade = Literal["idle", "on_request", "never"]
 Announce = Literal["off", "first", "always"]
 Prefer = Literal["quality", "balanced", "speed"]
-Permission = Literal["allow", "ignore", "refuse"]
 AutoChains = Literal["auto", "quantizations", "off"]
 
 

@@ -67,11 +67,13 @@ def read_teams(
     """
     found, errors = [], []
     by_team = _by_team(overrides)
-    for path in _found(pattern, base):
+    paths = _found(pattern, base)
+    for path in paths:
         try:
             found.append(_read(path, inherited, by_team))
         except ConfigError as exc:
             errors.append(exc.message)
+    _KNOWN.keep_only(paths)
     known = {one.section.team.lower() for one in found}
     for name, of_team in by_team.items():
         if name not in known and not errors:
@@ -154,6 +156,12 @@ class _Known:
         """Return the team of a file that has not changed, nor those with its hashes; None if it must be read."""
         digest, file = self._known.get(path, (b"", None))
         return file if file is not None and digest == _digest(raw, overrides, file.hash_files) else None
+
+    def keep_only(self, paths: Iterable[str]) -> None:
+        """Forget the files that are no more."""
+        kept = set(paths)
+        for path in [path for path in self._known if path not in kept]:
+            del self._known[path]
 
     def keep(self, file: TeamFile, raw: bytes, overrides: Mapping[str, list[Override]]) -> None:
         """Remember what was read."""

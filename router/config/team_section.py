@@ -15,6 +15,7 @@ from router.config.section import Section
 from router.config.sections import ChainValue, NothingFits
 from router.config.team_values import Amount, MemoryPart, TeamName, Weight
 from router.config.values import AtLeastOne, KeepAlive, ModelPattern, ProxyNetwork, allowed
+from router.core.teams.team import Permission
 
 _TEAM_RIGHTS = ("infer", "read", "manage")
 
@@ -71,6 +72,10 @@ class CapsSection(Section):
     """largest context that a request names (a larger one is reduced) or that it is given, in tokens; null = no limit"""
     keep_alive: KeepAlive | None = None
     """longest keep_alive of a request; a longer one is reduced; null = no limit"""
+    num_gpu: Permission | None = None
+    """num_gpu of a request: allow, ignore (as if it named none), refuse (403); null = as clients.num_gpu"""
+    nothing_fits: tuple[NothingFits, ...] | None = None
+    """rules that a request may choose by X-Router-Nothing-Fits; null = as clients.nothing_fits"""
 
 
 class TeamSection(Section):

@@ -43,6 +43,10 @@ class Chains:
         """Return the chain rules in force for requests of `team`; None = the default team."""
         return self._in_force.book.chains_of(self.default_team if team is None else team)
 
+    def forget(self) -> None:
+        """Forget the chains that were found: the rules in force are others."""
+        self._remembered.clear()
+
     def floors(self) -> Mapping[str, Memory]:
         """Return the memory of which others may not take the last, by the names of the teams that have such a floor."""
         book = self._in_force.book

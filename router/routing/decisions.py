@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable
 from dataclasses import replace
 from typing import TypeVar
 
@@ -179,6 +179,11 @@ class Decisions:
         """Cache a destination for the rest of the epoch, if its decision is settled."""
         if is_settled(decision):
             _keep(self._destinations, (_demands(call), self._asking(call.team)), destination)
+
+    def forget(self, teams: Collection[str]) -> None:
+        """Forget what was decided: the rules in force are others, and `teams` are those that there are."""
+        self._epoch = -1
+        self._recent = {key: None for key in self._recent if key[0] in teams}
 
     def _forget_what_changed(self) -> None:
         """Clear the caches in a new epoch."""

@@ -212,9 +212,10 @@ class TaskFailed(msgspec.Struct, frozen=True):
 
 
 class Reloaded(msgspec.Struct, frozen=True):
-    """The configuration was read again; `error` is why it was not taken, "" if it was."""
+    """The configuration was read again; `error` is why it was not taken, "" if it was. `teams` are those in force."""
 
     error: str = ""
+    teams: frozenset[str] = frozenset()
 
 
 class Notified(msgspec.Struct, frozen=True):

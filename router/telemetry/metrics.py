@@ -31,8 +31,8 @@ from router.telemetry.events import (
 )
 from router.telemetry.gauges import GaugeMetrics, Gauges
 from router.telemetry.histograms import Histogram, HistogramSeries
+from router.telemetry.labels import OTHER, Bounded, keep_series
 
-OTHER = "other"
 COUNT_BATCH = 512
 """Batch size: per-request events collected before they are counted. A scrape counts the rest first."""
 
@@ -52,23 +52,6 @@ _OPERATIONS = {
     "v1_embeddings": "embeddings",
 }
 _MODELS = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model", "gen_ai_response_model")
-
-
-class Bounded:
-    """Maps label values to at most `limit` different ones that `is_known` accepts; all others become `other`."""
-
-    def __init__(self, limit: int, is_known: Callable[[str], bool] = lambda _value: True) -> None:
-        self._limit = limit
-        self._is_known = is_known
-        self._seen: set[str] = set()
-
-    def __call__(self, value: str) -> str:
-        if value in self._seen:
-            return value
-        if len(self._seen) >= self._limit or not self._is_known(value):
-            return OTHER
-        self._seen.add(value)
-        return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,13 +83,13 @@ class MetricsHook:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self._model = Bounded(200, is_known_model)
-        self._word = Bounded(100)
+        self._word, self._team = Bounded(100), Bounded(100)
         self._decided_by: dict[tuple[str, ...], Counter] = {}
         self._series_by: dict[tuple[str, ...], Series] = {}
         self._read: Callable[[], Gauges] = Gauges
         self._requests: list[Decided | Finished] = []  # not counted yet
         self._make()
-        self._gauges = GaugeMetrics(self.registry, model=self._model, team=self._word)
+        self._gauges = GaugeMetrics(self.registry, model=self._model, team=self._team)
         self._gauge("ollama_router_build_info", "Version of the router.", ("version",)).labels(version).set(1)
 
     def watch(self, read: Callable[[], Gauges]) -> None:
@@ -129,7 +112,7 @@ class MetricsHook:
                 if event.duration_s is not None:
                     self._switch_time.labels(event.backend).observe(event.duration_s)
             case Rejected():
-                self._rejected.labels(self._word(event.team), self._word(event.reason)).inc()
+                self._rejected.labels(self._team(event.team), self._word(event.reason)).inc()
             case Spilled():
                 self._spills.labels(event.backend, self._model(event.model)).inc()
             case Measured() if event.measured_bytes > 0 and event.predicted_bytes > 0:
@@ -138,6 +121,8 @@ class MetricsHook:
                 self._up.labels(event.backend).set(isinstance(event, UpstreamUp))
             case Reloaded():
                 self._reloaded.set(0 if event.error else 1)
+                if event.teams:
+                    self._keep_teams({*event.teams, OTHER, ""})
             case TaskFailed():
                 self._restarted.labels(event.backend, event.task).inc()
             case LoopLagged():
@@ -150,6 +135,14 @@ class MetricsHook:
         self._requests.extend(events)
         if len(self._requests) >= COUNT_BATCH:
             self._count()
+
+    def _keep_teams(self, names: set[str]) -> None:
+        """Remove the series of all other teams: they are no more, and would keep new ones from having their own."""
+        self._count()
+        for counter in (self._decisions, self._served, self._rejected):
+            keep_series(counter, "team", names)
+        self._decided_by = {key: child for key, child in self._decided_by.items() if key[0] in names}
+        self._team.keep_only(names)
 
     def _make(self) -> None:
         prefix = "ollama_router_"
@@ -231,13 +224,13 @@ class MetricsHook:
                 _remember(self._series_by, ended_by, series)
             series.observe_all(group)
         for team, seconds in served_s.items():
-            self._served.labels(self._word(team)).inc(seconds)
+            self._served.labels(self._team(team)).inc(seconds)
 
     def _decided(self, key: tuple[str, ...], count: int) -> None:
         team, chain, requested, chosen, reason, outcome, below_best = key
         child = self._decided_by.get(key)
         if child is None:
-            labels = (self._word(team), self._model(chain), self._model(chosen), self._word(reason))
+            labels = (self._team(team), self._model(chain), self._model(chosen), self._word(reason))
             child = self._decisions.labels(*labels)
             _remember(self._decided_by, key, child)
         child.inc(count)

@@ -7,11 +7,12 @@ import gc
 import json
 import logging
 import weakref
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_network
 
 import pytest
 
+from router.api.permissions import Permissions
 from router.api.settings import EdgeSettings
 from router.core.ollama.routes import ROUTES
 from router.core.teams.identity import Identities
@@ -425,6 +426,55 @@ async def test_requests_of_a_team_are_reduced_to_its_caps_g10() -> None:
         body = "{" + asks.replace("coder:7b", "x") % (8192, "-1") + "}"
         assert (await ask(raw, "POST", "/api/generate", body, ("x-api-key", OTHER_KEY))).status == 200
         assert json.loads(dispatcher.calls[-1].body)["options"]["num_ctx"] == 8192
+
+
+@pytest.mark.parametrize(
+    ("num_gpu", "by_team", "status", "sent"),
+    [
+        ("allow", None, 200, 7),
+        ("allow", "ignore", 200, None),
+        ("allow", "refuse", 403, None),
+        ("ignore", None, 200, None),
+        ("ignore", "allow", 200, 7),
+        ("refuse", None, 403, None),
+        ("refuse", "ignore", 200, None),
+    ],
+)
+async def test_num_gpu_is_allowed_or_not_to_each_team_g10(num_gpu, by_team, status: int, sent: int | None) -> None:
+    """Where the team's file says nothing, `clients` does; those of another team are not concerned."""
+    dispatcher, rules = scripted(), Rules()
+    capped = replace(CODING, caps=Caps(num_gpu=by_team))
+    rules.identities = Identities((capped, CHAT), ANYONE.team)
+    settings = EdgeSettings(is_loopback=False, permissions=Permissions(num_gpu=num_gpu))
+    body = '{"model":"coder:7b","prompt":"x","options":{"num_gpu":7,"seed":1}}'
+    async with edge(dispatcher, rules, settings) as running, client(running.port) as raw:
+        reply = await ask(raw, "POST", "/api/generate", body, BEARER)
+        other = await ask(raw, "POST", "/api/generate", body.replace("coder:7b", "x"), ("x-api-key", OTHER_KEY))
+    assert (reply.status, other.status) == (status, 403 if num_gpu == "refuse" else 200)
+    if status == 403:
+        assert ("caps.num_gpu" if by_team else "clients.num_gpu") in reply.json()["error"]
+    else:
+        assert json.loads(dispatcher.calls[0].body)["options"].get("num_gpu") == sent
+        assert dispatcher.calls[0].request.options.num_gpu == sent
+
+
+async def test_rules_for_what_does_not_fit_are_allowed_or_not_to_each_team_g10() -> None:
+    """By the team's file, which goes before `clients`."""
+    dispatcher, rules = scripted(), Rules()
+    rules.identities = Identities((replace(CODING, caps=Caps(nothing_fits=("refuse", "wait"))), CHAT), ANYONE.team)
+    settings = EdgeSettings(is_loopback=False, permissions=Permissions(nothing_fits=("refuse", "passthrough")))
+    found = {}
+    async with edge(dispatcher, rules, settings) as running, client(running.port) as raw:
+        for name, head in (("coding", BEARER), ("chat", ("x-api-key", OTHER_KEY))):
+            for rule in ("refuse", "wait", "passthrough"):
+                body = '{"model":"%s","prompt":"x"}' % ("coder:7b" if name == "coding" else "x")
+                reply = await ask(raw, "POST", "/api/generate", body, head, ("x-router-nothing-fits", rule))
+                found[name, rule] = reply.status
+    assert [rule for (name, rule), status in found.items() if status == 200 and name == "coding"] == ["refuse", "wait"]
+    assert [rule for (name, rule), status in found.items() if status == 200 and name == "chat"] == [
+        "refuse",
+        "passthrough",
+    ]
 
 
 # --- lists -----------------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from tests.http.raw_upstream import answer
 
 UNITS = Path(__file__).parents[2] / "config/systemd"
 SERVICE = (UNITS / "ollama-router.service").read_text()
-RELOADED, NOT_RELOADED = '"msg":"the configuration was reloaded"', "the configuration was not reloaded"
+RELOADED, NOT_RELOADED = '"msg":"the configuration was reloaded: ', "the configuration was not reloaded"
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from tests.http.raw_upstream import STREAM_HEAD, answer, chunk
 pytestmark = pytest.mark.real_time
 
 DONE = answer(b'{"response":"a","done":true}')
-RELOADED = '"msg":"the configuration was reloaded"'
+RELOADED = '"msg":"the configuration was reloaded: '
 NOT_RELOADED = "the configuration was not reloaded"
 
 

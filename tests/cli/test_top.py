@@ -55,6 +55,12 @@ def test_a_frame_has_the_card_to_scale_its_models_and_decisions_as_sentences():
     assert max(map(len, text.splitlines())) <= 80
 
 
+def test_one_of_a_kind_is_not_several():
+    """As people say it."""
+    for count, text in ((0, "0 requests, 0 spills avoided, 0 switches"), (1, "1 request, 1 spill avoided, 1 switch")):
+        assert text in shown({**BOARD, "totals": dict.fromkeys(TOTALS, count)})
+
+
 def test_a_load_the_queue_and_what_is_wrong_are_shown():
     """A spilled model, one that is kept, an Ollama that is away, unknown memory."""
     board = {

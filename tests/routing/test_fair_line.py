@@ -40,9 +40,9 @@ def between(crowds, folder, seconds=120.0, watch=None, **config):
 
 
 def test_b7_a_flood_of_one_team_on_the_same_model_hardly_delays_another_one(tmp_path):
-    """Its request waits for what is at work and the one that is ahead, not for the sixty others."""
+    """Its request waits for what is at work and the one that is ahead, not for the two hundred others."""
     rare = Crowd("rare", SMALL, every_s=10, answer_tokens=200)
-    flood = Crowd("flood", SMALL, clients=60, answer_tokens=200)
+    flood = Crowd("flood", SMALL, clients=200, answer_tokens=200)
     alone, _ = between((rare,), tmp_path)
     beside, _ = between((rare, flood), tmp_path)
     assert beside["rare"].p50_s <= 3 * 2 + 0.5

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 FIRST_S = 2.0
 """The estimate for a model of which no request has ended: an answer of a hundred tokens."""
 
@@ -24,6 +26,10 @@ class Costs:
         if mean_s is None:
             mean_s = self._means_s.get((weights, ""), FIRST_S)
         return mean_s
+
+    def keep_only(self, teams: Collection[str]) -> None:
+        """Forget the means of all other teams; those of models stay."""
+        self._means_s = {key: mean_s for key, mean_s in self._means_s.items() if not key[1] or key[1] in teams}
 
     def learn(self, weights: str, team: str, actual_s: float) -> None:
         """Take into account a request that has ended."""

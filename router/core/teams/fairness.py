@@ -26,7 +26,7 @@ instead is `floor_s`, and what bounds a debt is that all are even again when nob
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 LEAST_WINDOW_S, SWITCHES_PER_WINDOW = 5.0, 3.0
@@ -148,6 +148,10 @@ class Fairness:
         self._end_s = max(self._end_s, account.level_s)
         self._rest()
 
+    def use_window(self, window_s: float | None) -> None:
+        """Apply another window from now on; None = as measured switches demand."""
+        self._window_s = window_s
+
     @property
     def is_contested(self) -> bool:
         """True while more than one team waits or is under way."""
@@ -206,6 +210,15 @@ class Fairness:
             name: Standing(one.waiting, one.under_way, one.served_s, max(0.0, self.level_s(name) - least_s))
             for name, one in self._accounts.items()
         }
+
+    def keep_only(self, teams: Collection[str]) -> None:
+        """Forget all other teams that are away: they are no more, and so their weights do not count."""
+        gone = [name for name, one in self._accounts.items() if one.is_away and name not in teams]
+        for name in gone:
+            del self._accounts[name]
+        if gone and self._accounts:
+            weights = [one.weight for one in self._accounts.values()]
+            self._lightest, self._heaviest = min(weights), max(weights)
 
     # --- accounts ----------------------------------------------------------------------------------------------
 

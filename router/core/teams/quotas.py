@@ -8,7 +8,7 @@ so that nothing is lost for good if whoever holds it dies in between.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -106,6 +106,10 @@ class Quotas(Protocol):
 
     def under_way(self, team: Team) -> int:
         """Return how many admitted requests of the team are not settled yet."""
+        ...
+
+    def keep_teams(self, names: Collection[str]) -> None:
+        """Forget the counts of all other teams: the configuration was reloaded."""
         ...
 
 
@@ -209,6 +213,10 @@ class MemoryQuotas:
     def under_way(self, team: Team) -> int:
         """Return how many admitted requests of the team are not settled yet."""
         return len(self._current(team).running)
+
+    def keep_teams(self, names: Collection[str]) -> None:
+        """Forget the counts of all other teams, which are no more; what they have under way is settled nevertheless."""
+        self._uses = {name: use for name, use in self._uses.items() if name in names or use.running}
 
     def restore(self, team: str, tokens: int) -> None:
         """Count the tokens that a team has taken today before this router was started."""

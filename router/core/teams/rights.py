@@ -103,6 +103,11 @@ def permit_of(team: Team) -> Permit:
     return Permit(team)
 
 
+def forget_permits() -> None:
+    """Forget the permits of all teams: those of before a reload are hardly asked for any more."""
+    permit_of.cache_clear()
+
+
 def check_route(identity: Identity, route: Route) -> None:
     """Raise Forbidden if the identity lacks the right that `route` needs; Unauthorized if it has shown no key."""
     needed = NEEDED[route.right]

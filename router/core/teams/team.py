@@ -13,6 +13,9 @@ pages."""
 TeamRule = Literal["refuse", "wait", "allow_partial", "passthrough"]
 """What happens if no variant fits, as `defaults.nothing_fits`."""
 
+Permission = Literal["allow", "ignore", "refuse"]
+"""Whether a request may ask for something: yes, as if it had not asked, or it is a 403."""
+
 
 @dataclass(frozen=True, slots=True)
 class Key:
@@ -73,10 +76,15 @@ class TeamMemory:
 
 @dataclass(frozen=True, slots=True)
 class Caps:
-    """Largest values of what requests of the team may ask for; a larger one is reduced. None = no limit."""
+    """Largest values of what requests of the team may ask for; a larger one is reduced. None = no limit.
+
+    `num_gpu` and `nothing_fits` are what they may ask for at all, as in `clients`; None = as there.
+    """
 
     num_ctx: int | None = None
     keep_alive_s: float | None = None
+    num_gpu: Permission | None = None
+    nothing_fits: tuple[TeamRule, ...] | None = None
 
     def reduced_num_ctx(self, num_ctx: int | None) -> int | None:
         """Return the context that a request names, reduced to the largest one; None if it names none."""
@@ -114,7 +122,7 @@ class Team:
     nothing_fits: TeamRule | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Identity:
     """Whose request it is: the team, and which of its keys was shown ("" = none)."""
 

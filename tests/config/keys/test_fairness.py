@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from router.config import load_config, prepare
 from router.planning.crowds import Crowd, got, play_crowds, write_teams
 from tests.config.keys.play import ALONE, BIG, OTHER, compare
 
@@ -42,3 +43,25 @@ def test_the_team_that_was_served_least_gets_its_model_after_age_bound_s(tmp_pat
     config = {**WAITS, "fairness.window_s": 1000, "teams": write_teams(tmp_path, (ONE, TWO))}
     waits = compare(story, "fairness.age_bound_s", [3, 12], config)
     assert waits == [pytest.approx(3 + 4, abs=2), pytest.approx(12 + 4, abs=2)]
+
+
+@pytest.mark.key("fairness.age_bound_s")
+def test_a_reload_changes_the_bounds_of_those_that_wait_already(tmp_path):
+    """In the running router: what each team has had stays."""
+
+    async def story(one):
+        crowds = asyncio.create_task(play_crowds(one, (ONE,), 60))
+        await asyncio.sleep(5)
+        asking = asyncio.create_task(one.ask(TWO.body, "/api/generate", TWO.headers))
+        await asyncio.sleep(10)
+        before = {row.team: row.served_s for row in one.router.router.backend.line.shares.rows()}
+        one.router.take_over(prepare(load_config(env={}, options={**config, "fairness.age_bound_s": 3}), 2))
+        after = {row.team: row.served_s for row in one.router.router.backend.line.shares.rows()}
+        assert before == after
+        reply = await asking
+        await crowds
+        return reply.took_s
+
+    config = {**WAITS, "fairness.window_s": 1000, "teams": write_teams(tmp_path, (ONE, TWO))}
+    waits = compare(story, "fairness.age_bound_s", [1000, 2000], config)
+    assert waits == [pytest.approx(10 + 4, abs=3)] * 2

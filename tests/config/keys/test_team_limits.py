@@ -188,26 +188,31 @@ def test_what_a_team_evicts_of_its_own_does_not_count_as_evictions_of_others(tmp
 def test_a_team_loads_nothing_beyond_its_cap_while_others_wait(tmp_path):
     """Who came first waits until the other team has its model; with nobody else it loads as it likes."""
 
-    async def story(one):
-        assert (await as_team(one, KEY, MIDDLE)).status == 200
+    async def story(one, first, second):
+        for key, tokens in ((first, 1), (second, 300), (second, 300)):  # so that the first one has had least
+            assert (await as_team(one, key, BIG, tokens=tokens)).status == 200
         order = []
 
         async def noted(name, task):
             assert (await task).status == 200
             order.append(name)
 
-        blocker = as_team(one, OTHER_KEY, MIDDLE, tokens=300)
+        blocker = as_team(one, second, BIG, tokens=300)  # beside which neither of the two fits
         await asyncio.sleep(0.5)
-        mine = asyncio.create_task(noted("mine", as_team(one, KEY, BIG)))
+        mine = asyncio.create_task(noted("big", as_team(one, first, OTHER)))
         await asyncio.sleep(0.5)
-        other = asyncio.create_task(noted("other", as_team(one, OTHER_KEY, OTHER)))
+        other = asyncio.create_task(noted("small", as_team(one, second, MIDDLE)))
         await asyncio.gather(blocker, mine, other)
         return order
 
-    def played(more):
-        return play(story, {**limited(tmp_path, "{}", more), "queue.wait_s": 300}, models=(BIG, OTHER, MIDDLE))
+    def played(more, first=KEY, second=OTHER_KEY):
+        config = {**limited(tmp_path, "{}", more), "queue.wait_s": 300}
+        return play(lambda one: story(one, first, second), config, models=(BIG, OTHER, MIDDLE))
 
-    assert played("vram: { cap: 40% }") == ["other", "mine"]
+    assert played("vram: { cap: 20% }") == ["small", "big"]
+    assert played("") == ["big", "small"]  # who came first
+    assert played("vram: { cap: 90% }") == ["big", "small"]
+    assert played("vram: { cap: 20% }", OTHER_KEY, KEY) == ["big", "small"]  # the one that asks for it has no cap
 
 
 def test_two_teams_above_their_caps_do_not_wait_for_each_other(tmp_path):
