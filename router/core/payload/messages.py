@@ -165,11 +165,11 @@ def _call_bytes(call: dict[str, Any] | None) -> int:
 IMAGES = Slice("[]api.ImageData", element=Image("api.ImageData"))
 _FUNCTION = Struct("api.ToolCallFunction", fields={"name": _STR, "arguments": _ANY})
 _CALL = Struct("api.ToolCall", fields={"id": _STR, "function": _FUNCTION})
-_CALLS = Slice("[]api.ToolCall", element=_CALL, size_of=_call_bytes)
+CALLS = Slice("[]api.ToolCall", element=_CALL, size_of=_call_bytes)
 _BODY = Struct(
     "api.Alias",
     fields=dict.fromkeys(("role", "content", "thinking", "tool_name", "tool_call_id"), _STR)
-    | {"images": IMAGES, "tool_calls": _CALLS},
+    | {"images": IMAGES, "tool_calls": CALLS},
 )
 NATIVE = Messages(
     "[]api.Message",
