@@ -139,7 +139,7 @@ def one(_value: Any) -> int:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Slice(GoType):
-    """A list, of which the sum of what `size_of` returns for its decoded elements is kept: there may be very many.
+    """A list of its decoded elements, or with `size_of` the sum of what that returns for each: there may be very many.
 
     `quick` decodes the common ones in one step, and fails for any other.
     """
@@ -147,15 +147,15 @@ class Slice(GoType):
     element: GoType = _ANYTHING
     resets: bool = True
     quick: msgspec.json.Decoder[list[Any]] | None = None
-    size_of: Callable[[Any], int] = one
+    size_of: Callable[[Any], int] | None = None
 
     def read(self, view: memoryview, kind: str, place: Place, old: Any) -> Any:
         if kind != "array":
             place.record_mismatch(kind, self.name)
             return old
-        if self.quick is not None and (found := _decoded(self.quick, view)) is not None:
-            return sum(map(self.size_of, used_up(found)))
-        return sum(map(self.size_of, self.decoded(view, place)))
+        quick = _decoded(self.quick, view) if self.quick is not None else None
+        found = self.decoded(view, place) if quick is None else used_up(quick)
+        return list(found) if self.size_of is None else sum(map(self.size_of, found))
 
     def decoded(self, view: memoryview, place: Place) -> Iterator[Any]:
         """Yield the elements of a valid JSON array, decoded."""

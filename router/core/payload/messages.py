@@ -9,7 +9,19 @@ from typing import Any, Literal
 import msgspec
 
 from router.core.go.json_keys import elements, fold, kind_of, read_text, split, texts_bytes, used_up
-from router.core.go.types import Anything, Custom, GoType, Image, Mismatch, Place, Scalar, Slice, Struct, read_alone
+from router.core.go.types import (
+    Anything,
+    Custom,
+    GoType,
+    Image,
+    Mismatch,
+    Place,
+    Scalar,
+    Slice,
+    Struct,
+    one,
+    read_alone,
+)
 from router.errors import BadRequest
 
 _STR, _BOOL, _INT = Scalar("string"), Scalar("bool"), Scalar("int")
@@ -162,7 +174,7 @@ def _call_bytes(call: dict[str, Any] | None) -> int:
     return sum(len(function.get(key, ())) for key in ("name", "arguments"))
 
 
-IMAGES = Slice("[]api.ImageData", element=Image("api.ImageData"))
+IMAGES = Slice("[]api.ImageData", element=Image("api.ImageData"), size_of=one)
 _FUNCTION = Struct("api.ToolCallFunction", fields={"name": _STR, "arguments": _ANY})
 _CALL = Struct("api.ToolCall", fields={"id": _STR, "function": _FUNCTION})
 CALLS = Slice("[]api.ToolCall", element=_CALL, size_of=_call_bytes)
@@ -191,6 +203,7 @@ _BLOCK = Struct(
     fields=dict.fromkeys(("type", "id", "name", "tool_use_id", "signature"), _STR)
     | {"text": _P_STR, "thinking": _P_STR, "is_error": _BOOL, "content": _ANY},
 )
+_BLOCKS = Slice("[]anthropic.ContentBlock", element=_BLOCK, size_of=one)
 _PARAM = Struct(
     'struct { Role string "json:\\"role\\""; Content json.RawMessage "json:\\"content\\"" }',
     fields={"role": _STR, "content": Anything("json.RawMessage")},
@@ -203,7 +216,7 @@ def _param(view: memoryview, kind: str) -> dict[str, Any]:
     if "content" not in found:
         raise BadRequest("unexpected end of JSON input")
     if (content_kind := kind_of(found["content"])) not in ("string", "null"):
-        read_alone(Slice("[]anthropic.ContentBlock", element=_BLOCK), found["content"], content_kind)
+        read_alone(_BLOCKS, found["content"], content_kind)
     return found
 
 
