@@ -9,6 +9,7 @@ import asyncio
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,7 @@ from pathlib import Path
 
 import uvloop
 
+HELD = b"held "
 MODEL = "llama3.2:1b"
 MESSAGES = [{"role": "user", "content": "Why is the sky blue? Answer in one sentence."}]
 CHAT = json.dumps({"model": MODEL, "messages": MESSAGES, "stream": False, "options": {"temperature": 0.7}})
@@ -149,8 +151,11 @@ async def simulate(port: int) -> None:
 
 
 async def route(port: int, upstream: int, admin: int = 0) -> None:
-    """Run the router with all features: decisions, telemetry, limits, and the log as `serve` writes it."""
-    from router.app import running
+    """Run the router with all features: decisions, telemetry, limits, and the log as `serve` writes it.
+
+    For each SIGUSR1 it writes a line to stderr with what it holds: `HELD` and JSON.
+    """
+    from router.app import Running, running
     from router.cli.serve import calm_collector
     from router.config import Config
     from router.telemetry import LineWriter, LogHook
@@ -165,7 +170,17 @@ async def route(port: int, upstream: int, admin: int = 0) -> None:
             "store": {"path": ":memory:"},
         }
     )
-    async with running(config, hooks=[LogHook(sink=LineWriter())]):
+
+    def report(service: Running) -> None:
+        held = {
+            "tasks": len(asyncio.all_tasks()),
+            "connections": service.clients.open_connections + service.admin.open_connections,
+            "upstream": service.router.backend.relay.open_connections,  # type: ignore[attr-defined]
+        }
+        os.write(2, HELD + json.dumps(held).encode() + b"\n")
+
+    async with running(config, hooks=[LogHook(sink=LineWriter())]) as service:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, report, service)
         calm_collector()
         await asyncio.Event().wait()
 

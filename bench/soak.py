@@ -1,4 +1,4 @@
-"""A long run with frequent faults: the router's errors, memory, file descriptors and loop lag (J4, J5).
+"""A long run with frequent faults: the router's errors, memory, tasks, connections, files and loop lag (J4, J5).
 
     python bench/soak.py [--minutes 30] [--json bench/results/soak.json]
 
@@ -17,6 +17,7 @@ import json
 import os
 import random
 import re
+import signal
 import statistics
 import tempfile
 import urllib.request
@@ -29,7 +30,7 @@ from pathlib import Path
 import psutil
 import uvloop
 from hostile import HostileUpstream, odd_requests
-from relay_parts import python, wait_port
+from relay_parts import HELD, python, wait_port
 
 SIMULATOR, ROUTER, ADMIN, UPSTREAM = 18720, 18721, 18722, 18723
 FAULT_EVERY_S, SETTLE_S, HOSTILE_S = 60.0, 5.0, 10.0
@@ -201,15 +202,30 @@ def lag_p99_s() -> float | None:
     return next((bound for bound, count in buckets if count >= 0.99 * buckets[-1][1]), None) if buckets else None
 
 
-async def at_rest(router: psutil.Process, base_fds: int) -> dict[str, float]:
-    """Return the gauges and open files when no request is left, as soon as they are back to base."""
+async def held(router: psutil.Process, log: Path) -> Counter[str]:
+    """Return how many tasks, connections, sockets and files the router has."""
+    before = (await asyncio.to_thread(log.stat)).st_size
+    router.send_signal(signal.SIGUSR1)
+    while True:
+        await asyncio.sleep(0.05)
+        said = (await asyncio.to_thread(log.read_bytes))[before:]
+        lines = [line for line in said.splitlines(keepends=True) if line.startswith(HELD)]
+        if lines and lines[-1].endswith(b"\n"):
+            break
+    sockets = [one for one in router.net_connections("all") if one.status != psutil.CONN_LISTEN]
+    found = json.loads(lines[-1].removeprefix(HELD))
+    return Counter({**found, "sockets": len(sockets), "files": router.num_fds() - len(sockets)})
+
+
+async def at_rest(router: psutil.Process, base: Counter[str], log: Path) -> dict[str, float]:
+    """Return the gauges and what is held beyond `base` when no request is left, as soon as they are back to it."""
     until_s = asyncio.get_running_loop().time() + QUIET_S
     while True:
         text = await asyncio.to_thread(metrics)
         found = {"inflight_requests": 0.0, "queue_depth": 0.0}
         for name, value in re.findall(rf"^ollama_router_({'|'.join(found)})(?:{{.*}})? (\S+)$", text, re.MULTILINE):
             found[name] += float(value)
-        found["fds_beyond_base"] = router.num_fds() - base_fds
+        found |= {f"{name}_beyond_base": count - base[name] for name, count in (await held(router, log)).items()}
         if not any(value > 0 for value in found.values()) or asyncio.get_running_loop().time() > until_s:
             return found
         await asyncio.sleep(1.0)
@@ -229,7 +245,8 @@ async def soak(minutes: float, log: Path) -> dict[str, object]:
     async with server, stage(log) as (router, simulators):
         while await ask("/api/chat", {"model": MODELS[0], "messages": MESSAGES, "stream": False}, None) != "ok":  # noqa: ASYNC110
             await asyncio.sleep(0.2)
-        base_fds = router.num_fds()
+        await asyncio.sleep(SETTLE_S)
+        base = await held(router, log)
         tally.fault_until_s = loop.time() + SETTLE_S  # the first loads
         started_s = loop.time()
         until_s = started_s + minutes * 60
@@ -242,7 +259,7 @@ async def soak(minutes: float, log: Path) -> dict[str, object]:
         )
         await asyncio.sleep(1.5)
         lag = await asyncio.to_thread(lag_p99_s)
-        rest = await at_rest(router, base_fds)
+        rest = await at_rest(router, base, log)
     output = await asyncio.to_thread(log.read_text, errors="replace")
     total, failed = sum(tally.outcomes.values()), sum(tally.failures.values())
     complaints = re.findall(r".*(?:never retrieved|was destroyed|never awaited|Traceback).*(?:\n.*){0,25}", output)
@@ -257,6 +274,7 @@ async def soak(minutes: float, log: Path) -> dict[str, object]:
         "rss_mb": tally.samples[-1][1],
         "rss_slope_mb_per_minute": slope_mb_per_minute(tally.samples),
         "fds": [min(settled), max(settled)],
+        "base": base,
         "at_rest": rest,
         "upstream": upstream.counts,
         "load_of_machine": [statistics.median(tally.loads), max(tally.loads)],
@@ -282,7 +300,9 @@ def main() -> int:
         "RSS slope ≤ 0.2 MB/min": not is_long or float(str(result["rss_slope_mb_per_minute"])) <= 0.2,
         "loop lag p99 ≤ 20 ms": result["loop_lag_p99_s"] is not None and float(str(result["loop_lag_p99_s"])) <= 0.02,
         "no warning by asyncio, no traceback": result["asyncio_complaints"] == 0,
-        "gauges and open files back to base": not any(value > 0 for value in dict(result["at_rest"]).values()),  # type: ignore[call-overload]
+        "gauges, tasks, connections, sockets and files back to base": not any(
+            value > 0 for value in dict(result["at_rest"]).values()
+        ),  # type: ignore[call-overload]
     }
     for bound, holds in bounds.items():
         print(f"{'holds' if holds else 'BROKEN'}: {bound}")

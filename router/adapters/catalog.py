@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 from router.adapters.control import Refused
+from router.adapters.shown_models import ShownModels
 from router.adapters.shows import Row, Shows
 from router.core.ollama.model import ModelFacts
 from router.core.ollama.names import key_of
@@ -36,14 +37,20 @@ class _Server(Protocol):
 class CatalogReader:
     """Reads the facts of all installed models. Concurrent calls of `refresh` share one reading.
 
-    `patience_s` is how long one model's show may be waited for, `report` receives sentences for the operator.
+    `patience_s` is how long one model's show may be waited for, `report` receives sentences for the operator, `kept`
+    keeps what was shown.
     """
 
     def __init__(
-        self, server: _Server, *, patience_s: float = 10.0, report: Callable[[str], None] = lambda _: None
+        self,
+        server: _Server,
+        *,
+        patience_s: float = 10.0,
+        report: Callable[[str], None] = lambda _: None,
+        kept: ShownModels | None = None,
     ) -> None:
         self._server = server
-        self._shows = Shows(server, patience_s, lambda: self._on_shown(), report)
+        self._shows = Shows(server, patience_s, lambda: self._on_shown(), report, kept)
         self._report = report
         self._last_refusal = ""
         self._on_shown: Callable[[], None] = lambda: None

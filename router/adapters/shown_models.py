@@ -12,11 +12,8 @@ from router.adapters.held import held_bytes
 from router.core.decision.caches import forget_models
 from router.core.ollama.model import ModelFacts
 
-MOST_BYTES = 256 << 20
-"""Of all models that are listed: thousands of them. What is shown beyond it is sized by its download."""
-
-MOST_MODEL_BYTES = 1 << 20
-"""Of one model: far more than any has."""
+MOST_BYTES, MOST_MODEL_BYTES = 256 << 20, 1 << 20
+"""Of all models that are listed, and of one of them; what is shown beyond it is sized by its download."""
 
 MOST_UNLISTED_BYTES = 16 << 20
 MOST_UNLISTED = 1024
@@ -26,8 +23,14 @@ MOST_UNLISTED = 1024
 class ShownModels:
     """Facts by manifest digest. What is kept of models that are not listed is forgotten, the oldest first."""
 
-    def __init__(self, most_bytes: int = MOST_BYTES, most_unlisted_bytes: int = MOST_UNLISTED_BYTES) -> None:
+    def __init__(
+        self,
+        most_bytes: int = MOST_BYTES,
+        most_model_bytes: int = MOST_MODEL_BYTES,
+        most_unlisted_bytes: int = MOST_UNLISTED_BYTES,
+    ) -> None:
         self._most_bytes = most_bytes
+        self._most_model_bytes = most_model_bytes
         self._most_unlisted_bytes = most_unlisted_bytes
         self._listed: dict[str, tuple[ModelFacts, int]] = {}
         self._unlisted: dict[str, tuple[ModelFacts, int]] = {}
@@ -45,7 +48,7 @@ class ShownModels:
         """Keep the facts of a listed model and return them: without metadata if there is no room for it."""
         self._drop(digest)
         size_bytes = held_bytes(facts)
-        if size_bytes > MOST_MODEL_BYTES:
+        if size_bytes > self._most_model_bytes:
             facts = facts.bare("its metadata takes too much memory")
         elif self._listed_bytes + size_bytes > self._most_bytes and not facts.doubt:
             facts = facts.bare("the metadata of all models takes too much memory")

@@ -52,17 +52,22 @@ class Shows:
     """The shows of one Ollama's models, by manifest digest, which identifies their content.
 
     `on_shown` is called whenever a model has new facts. `report` is called with a sentence for the operator, once per
-    model and reason, if a model has to be sized by its download.
+    model and reason, if a model has to be sized by its download. `kept` keeps what was shown.
     """
 
     def __init__(
-        self, server: ShowServer, patience_s: float, on_shown: Callable[[], None], report: Callable[[str], None]
+        self,
+        server: ShowServer,
+        patience_s: float,
+        on_shown: Callable[[], None],
+        report: Callable[[str], None],
+        kept: ShownModels | None = None,
     ) -> None:
         self._server = server
         self._patience_s = patience_s
         self._on_shown = on_shown
         self._report = report
-        self._facts = ShownModels()
+        self._facts = kept or ShownModels()
         self._failed: LRUCache[str, tuple[str, float, float]] = LRUCache(_MAX_KEPT)  # reason, not before, pause
         self._asked_at_s: dict[str, float] = {}  # open ones that something waits for
         self._queue: dict[str, Row] = {}

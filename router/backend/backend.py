@@ -10,6 +10,7 @@ from typing import Any
 from router.adapters.catalog import CatalogReader
 from router.adapters.gpu.reading import VramProbe
 from router.adapters.ollama import OllamaClient
+from router.adapters.shown_models import ShownModels
 from router.adapters.store import LearnedStore
 from router.backend.cards import Cards
 from router.backend.contest import Contest
@@ -247,7 +248,8 @@ def reader_of(server: OllamaClient, config: Config, telemetry: Telemetry) -> Cat
     def report(text: str) -> None:
         telemetry.emit(Notified(text, level="warning"))
 
-    return CatalogReader(server, patience_s=config.timeouts.facts_s, report=report)
+    kept = ShownModels(config.limits.facts_bytes, config.limits.model_facts_bytes)
+    return CatalogReader(server, patience_s=config.timeouts.facts_s, report=report, kept=kept)
 
 
 def relay_to(endpoint: Endpoint, section: BackendSection, config: Config, pool: int, reserve: int = 0) -> HttpRelay:

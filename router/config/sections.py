@@ -207,6 +207,10 @@ class Limits(Section):
     """larger bodies are read in a thread, so that they delay no other request"""
     body_values: AtLeastOne = 500_000
     """most JSON values in a body"""
+    facts_bytes: AtLeastOne = 256 << 20
+    """memory for what Ollama has shown of all models, 100 to 200 kB each; a model beyond it is sized by its download"""
+    model_facts_bytes: AtLeastOne = 1 << 20
+    """the same for one model"""
     line_bytes: AtLeastOne = 64 << 20
     """longest line or event of a stream from Ollama; a longer one ends the stream with an error"""
     connections: AtLeastOne = 2048

@@ -12,7 +12,8 @@ from router.admin.feed import Feed
 from router.admin.timeline import Timeline
 from router.admin.totals import Totals
 from router.core.units import GIB
-from router.errors import BadRequest, ModelNotFound
+from router.errors import BadRequest, ModelNotFound, UpstreamError
+from router.http.client.response import AnswerHead
 from router.telemetry import Decided, Finished, Spilled, Switched
 from tests.admin.test_inspector import inspected, taken
 from tests.backend.machine import BIG, SMALL, weights_of
@@ -305,6 +306,54 @@ def test_the_chat_takes_the_way_of_every_request_and_shows_the_decision_first():
         read = [part async for part in await task]
         assert read[-1] == b'{"done":true}\n'
         assert next(iter(scene.backend.world.residents.values())).in_flight == 0
+
+    inspected(story)
+
+
+def test_a_chat_whose_answer_breaks_off_ends_with_a_line_that_says_so():
+    """After what had come of it, and what it holds is released as after a failure of Ollama."""
+
+    async def story(scene, _inspector):
+        await scene.make_resident(BIG)
+        task = asyncio.create_task(Chat(scene.dispatcher).answer(CHAIN_BODY))
+        await asyncio.sleep(1.0)
+        sent = scene.relay.sent[-1]
+        sent.response.begin(AnswerHead(200, [], {}))
+        sent.on_head()
+        sent.response.feed(b'{"message":')
+        sent.response.fail(UpstreamError("Ollama closed the connection"))
+        *_, last = (b"".join([part async for part in await task])).splitlines()
+        assert json.loads(last) == {"error": "Ollama closed the connection"}
+        assert next(iter(scene.backend.world.residents.values())).in_flight == 0
+        assert [outcome for outcome, _, _ in scene.ends()] == ["upstream_error"]
+
+    inspected(story)
+
+
+def test_a_chat_of_very_many_values_is_read_beside_the_loop():
+    """What is read in a thread leaves the loop free, and reads as any other body does."""
+
+    async def story(scene, _inspector):
+        await scene.make_resident(BIG)
+        calls = [{"function": {"name": "f", "arguments": {}}}] * 1000
+        messages = [{"role": "assistant", "tool_calls": calls}]
+        body = json.dumps({"model": "team", "messages": messages}).encode()
+        turns = 0
+
+        async def count():
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        counting = asyncio.create_task(count())
+        task = asyncio.create_task(Chat(scene.dispatcher).answer(body))
+        while not scene.relay.sent:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        assert turns > 20
+        assert scene.relay.sent[-1].body["messages"] == messages
+        counting.cancel()
+        task.cancel()
 
     inspected(story)
 

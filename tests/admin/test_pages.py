@@ -127,7 +127,8 @@ async def test_the_explanation_is_that_of_the_inspector(client: httpx.AsyncClien
 @pytest.mark.parametrize(
     ("query", "status"),
     [("", 400), ("model=", 400), ("model=a&num_ctx=x", 400), ("model=a&num_ctx=0", 400), ("model=a&num_ctx=-1", 400),
-     ("model=a&num_ctx=" + "9" * 5000, 400), ("model=a&num_ctx=%D9%A3", 400), ("model=gone", 404)],
+     ("model=a&num_ctx=" + "9" * 5000, 400),
+     ("model=a&num_ctx=0000000000019999999999", 400), ("model=a&num_ctx=%D9%A3", 400), ("model=gone", 404)],
 )  # fmt: skip
 async def test_an_invalid_query_is_an_error(query: str, status: int, client: httpx.AsyncClient) -> None:
     """With the status and the text of the router's error."""
@@ -158,6 +159,13 @@ async def test_usage_is_summed_as_the_query_says(client: httpx.AsyncClient) -> N
     assert (default["from"], default["to"], default["by"]) == (None, None, ["team", "model"])
 
 
+@pytest.mark.parametrize("query", ["from=0001-01-01T00:00%2B14:00", "to=9999-12-31T23:59"])
+async def test_usage_to_the_ends_of_the_calendar_is_all_of_it(query: str, client: httpx.AsyncClient) -> None:
+    """Years before the first hour of Unix time and after the last one of the calendar have no usage."""
+    found = (await client.get(f"/router/usage?{query}&by=hour")).json()
+    assert (found["from"], found["to"], found["usage"][0]["hour"]) == (None, None, "1970-01-01T00:00Z")
+
+
 async def test_usage_that_is_not_complete_says_so(client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """Because its file cannot be written now."""
     assert "problem" not in (await client.get("/router/usage")).json()
@@ -180,7 +188,7 @@ async def test_teams_are_json(client: httpx.AsyncClient) -> None:
 
 @pytest.mark.parametrize(
     "query", ["by=teem", "by=team;model", "format=xml", "from=yesterday", "to=2027-13-01", "since=2027-01-01",
-              "from=" + "9" * 5000, "by=hour,drop table usage", "to=9999-99-99"],
+              "from=" + "9" * 5000, "by=hour,drop table usage", "to=9999-99-99", "from=9999-12-31T23:59-14:00"],
 )  # fmt: skip
 async def test_a_wrong_query_of_the_usage_says_what_is_allowed(query: str, client: httpx.AsyncClient) -> None:
     answer = await client.get(f"/router/usage?{query}")

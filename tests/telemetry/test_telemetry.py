@@ -340,6 +340,7 @@ def test_recent_decisions_are_bounded() -> None:
         recent.on(Decided(f"r{number}", "", "a", "a", "", "exact"))
     recent.on(Finished("r0", "", "", 200, "a", "a", "completed"))
     assert [row["request_id"] for row in recent.rows()] == ["r9", "r8", "r7"]
+    assert [row["request_id"] for row in recent.rows(2)] == ["r9", "r8"]
 
 
 def test_a_hook_that_raises_is_counted_and_ignored() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from typing import TypeVar
 
 import msgspec
@@ -29,7 +30,9 @@ _TRAILING = re.compile(r"trailing characters \(byte (\d+)\)")
 Members = list[tuple[str, memoryview]]
 
 MOST_KEYS = 4096
-"""Most keys of a body, and of its "options": the longest of Ollama's types has 30 fields."""
+"""Most keys of a body, and of each object in it that is decoded: the longest of Ollama's types has 30 fields."""
+
+_QUOTE = ord('"')
 
 
 class _Key(str):
@@ -43,7 +46,6 @@ class _Key(str):
 
 _MEMBERS = msgspec.json.Decoder(dict[_Key, msgspec.Raw], dec_hook=str.__new__)
 _ELEMENTS = msgspec.json.Decoder(list[msgspec.Raw])
-_TEXTS = msgspec.json.Decoder(list[str])
 _STRING = msgspec.json.Decoder(str)
 _VALUE = msgspec.json.Decoder(msgspec.Raw)
 _T = TypeVar("_T")
@@ -71,8 +73,12 @@ def first_value(text: bytes) -> memoryview:
         return memoryview(text)[span.start : span.end]
 
 
-def split_body(text: bytes) -> Members:
-    """Return `split(text)`; raise BadRequest at the first key beyond `MOST_KEYS`, before all of them are in memory."""
+def split(text: bytes | memoryview) -> Members:
+    """Return every member of the JSON object at the start of `text`, in order, with duplicates; [] for other values.
+
+    Raise EndOfBody or BadRequest if Go's decoder would find no valid JSON value, and BadRequest at the first key beyond
+    `MOST_KEYS`, before all of them are in memory.
+    """
     left = MOST_KEYS
 
     def counted(kind: type[_Key], key: str) -> _Key:
@@ -83,7 +89,7 @@ def split_body(text: bytes) -> Members:
         return str.__new__(kind, key)
 
     if len(text) <= MOST_KEYS:  # a key takes more than one byte
-        return split(text)
+        return _split_few(text)
     try:
         counting = msgspec.json.Decoder(dict[_Key, msgspec.Raw], dec_hook=counted)
         return [(str(key), memoryview(raw)) for key, raw in _decode(counting, text).items()]
@@ -98,11 +104,7 @@ def too_many_keys() -> BadRequest:
     return BadRequest(f"the request's body has more than {MOST_KEYS} keys")
 
 
-def split(text: bytes | memoryview) -> Members:
-    """Return every member of the JSON object at the start of `text`, in order, with duplicates; [] for other values.
-
-    Raise EndOfBody or BadRequest if Go's decoder would find no valid JSON value.
-    """
+def _split_few(text: bytes | memoryview) -> Members:
     try:
         return [(str(key), memoryview(raw)) for key, raw in _decode(_MEMBERS, text).items()]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -115,22 +117,32 @@ def _scanned(text: bytes | memoryview) -> Members:
     return [(read_text(span.key), view[span.start : span.end]) for span in scan(whole) if span.key]
 
 
-def elements(view: memoryview) -> list[memoryview]:
-    """Return the elements of a valid JSON array."""
+def used_up(items: list[_T]) -> Iterator[_T]:
+    """Yield each of `items` and let go of it: to free very many at one time would hold the loop from any thread."""
+    items.reverse()
+    while items:
+        yield items.pop()
+
+
+def elements(view: memoryview) -> Iterator[memoryview]:
+    """Yield the elements of a valid JSON array."""
     try:
-        return [memoryview(raw) for raw in _ELEMENTS.decode(view)]
+        found = _ELEMENTS.decode(view)
     except (msgspec.DecodeError, RecursionError):
         whole = bytes(view)
-        return [memoryview(whole)[span.start : span.end] for span in scan(whole)]
+        yield from (memoryview(whole)[span.start : span.end] for span in scan(whole))
+    else:
+        yield from (memoryview(raw) for raw in used_up(found))
 
 
 def texts_bytes(view: memoryview) -> tuple[int, int] | None:
     """Return number and bytes of the texts of a valid JSON array of strings, without quotes; None for other arrays."""
-    try:
-        count = len(_TEXTS.decode(view))
-        return count, sum(len(memoryview(raw)) - 2 for raw in _ELEMENTS.decode(view))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
+    count = size_bytes = 0
+    for item in elements(view):
+        if item[0] != _QUOTE:
+            return None
+        count, size_bytes = count + 1, size_bytes + len(item) - 2
+    return count, size_bytes
 
 
 def read_text(view: bytes | memoryview | None) -> str:

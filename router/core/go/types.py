@@ -8,13 +8,13 @@ is raised at the end. A type with its own UnmarshalJSON fails at once. Values st
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
-from router.core.go.json_keys import KINDS, elements, fold, kind_of, split
+from router.core.go.json_keys import KINDS, elements, fold, kind_of, split, used_up
 from router.core.go.quoting import brief
 from router.errors import BadRequest
 
@@ -132,22 +132,36 @@ def _decoded(decoder: msgspec.json.Decoder[list[Any]], view: memoryview) -> list
         return None
 
 
+def one(_value: Any) -> int:
+    """Return 1: what an element counts in a list of which only the length matters."""
+    return 1
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Slice(GoType):
-    """A list of its decoded elements; `quick` decodes the common ones in one step, and fails for any other."""
+    """A list of its decoded elements, or with `size_of` the sum of what that returns for each: there may be very many.
+
+    `quick` decodes the common ones in one step, and fails for any other.
+    """
 
     element: GoType = _ANYTHING
     resets: bool = True
     quick: msgspec.json.Decoder[list[Any]] | None = None
+    size_of: Callable[[Any], int] | None = None
 
     def read(self, view: memoryview, kind: str, place: Place, old: Any) -> Any:
         if kind != "array":
             place.record_mismatch(kind, self.name)
             return old
+        quick = _decoded(self.quick, view) if self.quick is not None else None
+        found = self.decoded(view, place) if quick is None else used_up(quick)
+        return list(found) if self.size_of is None else sum(map(self.size_of, found))
+
+    def decoded(self, view: memoryview, place: Place) -> Iterator[Any]:
+        """Yield the elements of a valid JSON array, decoded."""
         element = self.element
-        if self.quick is not None and (found := _decoded(self.quick, view)) is not None:
-            return found
-        return [element.read(item, kind_of(item), place, None) for item in elements(view)]
+        for item in elements(view):
+            yield element.read(item, kind_of(item), place, None)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from router.core.go.types import INTS, Anything, Map, Scalar, Slice, Struct
+from router.core.go.types import INTS, Anything, Map, Scalar, Slice, Struct, one
 from router.core.payload.messages import ANTHROPIC, IMAGES, NATIVE, OPENAI, RESPONSES_INPUT
 from router.core.payload.values import KEEP_ALIVE, OPTIONS, THINK
 
@@ -18,7 +18,7 @@ _STR, _BOOL, _INT, _FLOAT32 = Scalar("string"), Scalar("bool"), Scalar("int"), S
 _P_STR, _P_BOOL, _P_INT = Scalar("string", resets=True), Scalar("bool", resets=True), Scalar("int", resets=True)
 _P_FLOAT, _P_FLOAT32 = Scalar("float64", resets=True), Scalar("float32", resets=True)
 _ANY, _RAW = Anything("any", resets=True), Anything("json.RawMessage", resets=True)
-_STRINGS = Slice("[]string", element=_STR)
+_STRINGS = Slice("[]string", element=_STR, size_of=one)
 _TOOL_FUNCTION = Struct("api.ToolFunction", fields={"name": _STR, "description": _STR})
 _TOOL = Struct("api.Tool", fields={"type": _STR, "items": _ANY, "function": _TOOL_FUNCTION})
 
@@ -56,11 +56,12 @@ REQUESTS = {
         "api.GenerateRequest",
         fields=_GENERATING
         | dict.fromkeys(("prompt", "suffix", "system", "template"), _STR)
-        | {"context": Slice("[]int", element=_INT, quick=INTS), "raw": _BOOL, "images": IMAGES},
+        | {"context": Slice("[]int", element=_INT, quick=INTS, size_of=one), "raw": _BOOL, "images": IMAGES},
     ),
     "chat": Struct(
         "api.ChatRequest",
-        fields=_GENERATING | {"messages": NATIVE, "tools": Slice("api.Tools", element=_TOOL, quick=_QUICK_TOOLS)},
+        fields=_GENERATING
+        | {"messages": NATIVE, "tools": Slice("api.Tools", element=_TOOL, quick=_QUICK_TOOLS, size_of=one)},
     ),
     "embed": Struct("api.EmbedRequest", fields=_NATIVE | {"input": _ANY, "truncate": _P_BOOL, "dimensions": _INT}),
     "embeddings": Struct("api.EmbeddingRequest", fields=_NATIVE | {"prompt": _STR}),
@@ -76,7 +77,7 @@ REQUESTS = {
             "stream_options": _STREAM_OPTIONS,
             "stop": _ANY,
             "response_format": _FORMAT,
-            "tools": Slice("[]api.Tool", element=_TOOL, quick=_QUICK_TOOLS),
+            "tools": Slice("[]api.Tool", element=_TOOL, quick=_QUICK_TOOLS, size_of=one),
             "reasoning": Struct("openai.Reasoning", resets=True, fields={"effort": _STR}),
             "reasoning_effort": _P_STR,
             "logprobs": _P_BOOL,
@@ -117,7 +118,9 @@ REQUESTS = {
                 fields={"format": Struct("openai.ResponsesTextFormat", resets=True, fields={"type": _STR})},
             ),
             "truncation": _P_STR,
-            "tools": Slice("[]openai.ResponsesTool", element=Struct("openai.ResponsesTool", fields={"name": _STR})),
+            "tools": Slice(
+                "[]openai.ResponsesTool", element=Struct("openai.ResponsesTool", fields={"name": _STR}), size_of=one
+            ),
             "stream": _P_BOOL,
         },
     ),
@@ -132,7 +135,9 @@ REQUESTS = {
             "stream": _BOOL,
             "top_k": _P_INT,
             "stop_sequences": _STRINGS,
-            "tools": Slice("[]anthropic.Tool", element=Struct("anthropic.Tool", fields={"type": _STR, "name": _STR})),
+            "tools": Slice(
+                "[]anthropic.Tool", element=Struct("anthropic.Tool", fields={"type": _STR, "name": _STR}), size_of=one
+            ),
             "tool_choice": Struct("anthropic.ToolChoice", resets=True, fields={"type": _STR, "name": _STR}),
             "thinking": Struct("anthropic.ThinkingConfig", resets=True, fields={"type": _STR, "budget_tokens": _INT}),
             "metadata": Struct("anthropic.Metadata", resets=True, fields={"user_id": _STR}),

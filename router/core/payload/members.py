@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from router.core.go.json_keys import Members, first_kind, split_body
+from router.core.go.json_keys import Members, first_kind, split
 from router.core.go.json_scan import EndOfBody
 from router.core.go.types import Place, Struct
 from router.errors import BadRequest
@@ -13,7 +13,7 @@ from router.errors import BadRequest
 def members_of(body: bytes, *, is_native: bool) -> Members:
     """Return the members of a body, with duplicates. Raise BadRequest with the text of native or `/v1` routes."""
     try:
-        return split_body(body)
+        return split(body)
     except EndOfBody:
         if is_native:
             raise BadRequest("missing request body") from None

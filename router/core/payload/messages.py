@@ -8,8 +8,20 @@ from typing import Any, Literal
 
 import msgspec
 
-from router.core.go.json_keys import elements, fold, kind_of, read_text, split, texts_bytes
-from router.core.go.types import Anything, Custom, GoType, Image, Mismatch, Place, Scalar, Slice, Struct, read_alone
+from router.core.go.json_keys import elements, fold, kind_of, read_text, split, texts_bytes, used_up
+from router.core.go.types import (
+    Anything,
+    Custom,
+    GoType,
+    Image,
+    Mismatch,
+    Place,
+    Scalar,
+    Slice,
+    Struct,
+    one,
+    read_alone,
+)
 from router.errors import BadRequest
 
 _STR, _BOOL, _INT = Scalar("string"), Scalar("bool"), Scalar("int")
@@ -43,12 +55,12 @@ def measure(view: memoryview | None, nesting: int = 0) -> Prompt:
         return Prompt(1, len(view))
     if (quick := _measure_quickly(view)) is not None:
         return quick
-    items = elements(view)
-    text_bytes, has_images = 0, False
-    for item in items:
+    count, text_bytes, has_images = 0, 0, False
+    for item in elements(view):
+        count += 1
         found = _measure_part(item, nesting) if item[0] == ord("{") else measure(item, nesting + 1)
         text_bytes, has_images = text_bytes + found.text_bytes, has_images or found.has_images
-    return Prompt(len(items), text_bytes, has_images)
+    return Prompt(count, text_bytes, has_images)
 
 
 def _measure_numbers(items: bytes) -> Prompt | None:
@@ -70,7 +82,7 @@ def _measure_quickly(view: memoryview) -> Prompt | None:
             parts = _TEXT_PARTS.decode(view)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
-        return Prompt(len(parts), sum(len(memoryview(part.text)) for part in parts))
+        return Prompt(len(parts), sum(len(memoryview(part.text)) for part in used_up(parts)))
     return None
 
 
@@ -119,11 +131,13 @@ class Messages(GoType):
     def read(self, view: memoryview, kind: str, place: Place, _old: Any) -> Any:
         if (prompt := quick_prompt(view)) is not None:
             return prompt
-        found = Slice(self.name, element=self.element).read(view, kind, place, None) or []
-        total = Prompt(len(found))
-        for message in found:
-            total = total.plus(self.measure_one(message or {}))
-        return total
+        if kind != "array":
+            place.record_mismatch(kind, self.name)
+            return Prompt()
+        count, total = 0, Prompt()
+        for message in Slice(self.name, element=self.element).decoded(view, place):
+            count, total = count + 1, total.plus(self.measure_one(message or {}))
+        return Prompt(count, total.text_bytes, total.has_images)
 
 
 def quick_prompt(view: memoryview | msgspec.Raw) -> Prompt | None:
@@ -132,42 +146,42 @@ def quick_prompt(view: memoryview | msgspec.Raw) -> Prompt | None:
         messages = _QUICK.decode(view)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    text_bytes = 0
-    for message in messages:
+    count, text_bytes = len(messages), 0
+    for message in used_up(messages):
         content = memoryview(message.content)
         if message.images or content[0] != _QUOTE:
             return None
         text_bytes += len(content) - 2
-    return Prompt(len(messages), text_bytes)
+    return Prompt(count, text_bytes)
 
 
 def _measure_native(message: dict[str, Any]) -> Prompt:
     text_bytes = sum(len(message[key]) for key in ("content", "thinking") if key in message)
-    return Prompt(1, text_bytes + _call_bytes(message), bool(message.get("images")))
+    return Prompt(1, text_bytes + message.get("tool_calls", 0), bool(message.get("images")))
 
 
 def _measure_openai(message: dict[str, Any]) -> Prompt:
-    return _measure_content(message).plus(Prompt(0, len(message.get("reasoning", ())) + _call_bytes(message)))
+    return _measure_content(message).plus(Prompt(0, len(message.get("reasoning", ())) + message.get("tool_calls", 0)))
 
 
 def _measure_content(message: dict[str, Any]) -> Prompt:
     return measure(message.get("content"))
 
 
-def _call_bytes(message: dict[str, Any]) -> int:
-    """Return the bytes of the names and arguments of tool calls, which the template writes into the prompt."""
-    functions = (call.get("function") or {} for call in message.get("tool_calls") or () if call)
-    return sum(len(function.get(key, ())) for function in functions for key in ("name", "arguments"))
+def _call_bytes(call: dict[str, Any] | None) -> int:
+    """Return the bytes of the name and arguments of a tool call, which the template writes into the prompt."""
+    function = (call or {}).get("function") or {}
+    return sum(len(function.get(key, ())) for key in ("name", "arguments"))
 
 
-IMAGES = Slice("[]api.ImageData", element=Image("api.ImageData"))
+IMAGES = Slice("[]api.ImageData", element=Image("api.ImageData"), size_of=one)
 _FUNCTION = Struct("api.ToolCallFunction", fields={"name": _STR, "arguments": _ANY})
 _CALL = Struct("api.ToolCall", fields={"id": _STR, "function": _FUNCTION})
-_CALLS = Slice("[]api.ToolCall", element=_CALL)
+CALLS = Slice("[]api.ToolCall", element=_CALL, size_of=_call_bytes)
 _BODY = Struct(
     "api.Alias",
     fields=dict.fromkeys(("role", "content", "thinking", "tool_name", "tool_call_id"), _STR)
-    | {"images": IMAGES, "tool_calls": _CALLS},
+    | {"images": IMAGES, "tool_calls": CALLS},
 )
 NATIVE = Messages(
     "[]api.Message",
@@ -180,7 +194,7 @@ _V1_CALL = Struct("openai.ToolCall", fields={"id": _STR, "index": _INT, "type": 
 _V1_MESSAGE = Struct(
     "openai.Message",
     fields=dict.fromkeys(("role", "reasoning", "name", "tool_call_id"), _STR)
-    | {"content": _ANY, "tool_calls": Slice("[]openai.ToolCall", element=_V1_CALL)},
+    | {"content": _ANY, "tool_calls": Slice("[]openai.ToolCall", element=_V1_CALL, size_of=_call_bytes)},
 )
 OPENAI = Messages("[]openai.Message", element=_V1_MESSAGE, measure_one=_measure_openai)
 
@@ -189,6 +203,7 @@ _BLOCK = Struct(
     fields=dict.fromkeys(("type", "id", "name", "tool_use_id", "signature"), _STR)
     | {"text": _P_STR, "thinking": _P_STR, "is_error": _BOOL, "content": _ANY},
 )
+_BLOCKS = Slice("[]anthropic.ContentBlock", element=_BLOCK, size_of=one)
 _PARAM = Struct(
     'struct { Role string "json:\\"role\\""; Content json.RawMessage "json:\\"content\\"" }',
     fields={"role": _STR, "content": Anything("json.RawMessage")},
@@ -201,7 +216,7 @@ def _param(view: memoryview, kind: str) -> dict[str, Any]:
     if "content" not in found:
         raise BadRequest("unexpected end of JSON input")
     if (content_kind := kind_of(found["content"])) not in ("string", "null"):
-        read_alone(Slice("[]anthropic.ContentBlock", element=_BLOCK), found["content"], content_kind)
+        read_alone(_BLOCKS, found["content"], content_kind)
     return found
 
 

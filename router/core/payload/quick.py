@@ -17,6 +17,7 @@ import msgspec
 from router.core.go.json_keys import MOST_KEYS
 from router.core.go.quoting import GO_SPACE
 from router.core.payload.messages import Prompt, quick_prompt
+from router.core.payload.values import SHORT_BYTES
 
 _MOST_TOKENS = 1 << 31
 _QUOTE = ord('"')
@@ -119,6 +120,8 @@ def _read_generate(body: bytes) -> QuickRequest | None:
 
 def _native(asked: _Native, prompt: Prompt, rest: tuple[bytes | memoryview, ...]) -> QuickRequest | None:
     options = memoryview(asked.options)
+    if len(options) > SHORT_BYTES:  # there may be very many
+        return None
     values = _OPTIONS(options) if options else _NO_OPTIONS
     if len(values) > MOST_KEYS:
         return None

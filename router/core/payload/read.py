@@ -172,7 +172,7 @@ def _native_prompt(kind: str, found: dict[str, Any]) -> Prompt:
         prompt = measure(found.get("input"))
         return Prompt() if prompt == Prompt(1, 0) and bytes(found["input"]) == b'""' else prompt
     text_bytes = sum(len(found[key]) - 2 for key in ("prompt", "system", "suffix") if key in found)
-    text_bytes += BYTES_PER_TOKEN * len(found.get("context", ()))  # these are tokens
+    text_bytes += BYTES_PER_TOKEN * int(found.get("context", 0))  # these are tokens
     return Prompt(0 if len(found.get("prompt", ())) <= 2 else 1, text_bytes, bool(found.get("images")))
 
 

@@ -15,6 +15,8 @@ from router.errors import BadRequest
 
 MAX_NS = (1 << 63) - 1
 _LONGEST_CACHED = 64  # bytes of a keep_alive that is cached
+SHORT_BYTES = 64 << 10
+"""Of options that are decoded in one step."""
 
 _EFFORTS = ("high", "medium", "low", "max")
 _THINK_ALLOWED = '"high", "medium", "low", "max", true, or false'
@@ -68,7 +70,7 @@ class Options(GoType):
     __slots__ = ()
 
     def read(self, view: memoryview, kind: str, place: Place, old: Any) -> Any:
-        if kind == "object":
+        if kind == "object" and len(view) <= SHORT_BYTES:  # a longer one may have very many keys
             try:
                 return _merged(old, _DICT.decode(view))
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

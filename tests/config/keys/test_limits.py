@@ -10,8 +10,10 @@ import zstandard
 from ollama_simulator.clock import run_virtual
 from tests.config.keys.play import (
     ALONE,
+    EMBEDDER,
     SMALL,
     chat,
+    compare,
     compare_small,
     connect,
     get,
@@ -125,6 +127,26 @@ def test_a_body_with_more_than_body_values_is_refused():
         return (await send(one.router.url, "POST", "/api/generate", body)).status
 
     assert compare_small(story, "limits.body_values", [13, 14]) == [400, 200]
+
+
+async def needs(one):
+    """The bytes that two models need, as explained."""
+    pages = [await get(one.router.admin_url, f"/router/explain?model={model}") for model in (SMALL, EMBEDDER)]
+    return [json.loads(page.body)["variants"][0]["need_bytes"] for page in pages]
+
+
+@pytest.mark.key("limits.facts_bytes")
+def test_models_beyond_facts_bytes_are_sized_by_their_download():
+    """Which is a coarse figure, and a larger one."""
+    coarse, exact = compare(needs, "limits.facts_bytes", [1000, 1 << 20], models=(SMALL, EMBEDDER))
+    assert all(rough > need for rough, need in zip(coarse, exact, strict=True))
+
+
+@pytest.mark.key("limits.model_facts_bytes")
+def test_a_model_of_more_than_model_facts_bytes_is_sized_by_its_download():
+    """Another one is not."""
+    coarse, exact = compare(needs, "limits.model_facts_bytes", [50_000, 1 << 20], models=(SMALL, EMBEDDER))
+    assert (coarse[0] > exact[0], coarse[1]) == (True, exact[1])
 
 
 @pytest.mark.key("limits.connections")

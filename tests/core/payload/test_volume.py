@@ -7,13 +7,13 @@ import json
 import pytest
 
 from router.core.go.durations import parse_duration_ns
-from router.core.go.json_keys import MOST_KEYS, elements
+from router.core.go.json_keys import MOST_KEYS, elements, used_up
 from router.core.go.quoting import MOST_QUOTED
 from router.core.go.types import Map, Place, Scalar, Struct
 from router.core.payload.management import read_names
-from router.core.payload.messages import OPENAI, measure
+from router.core.payload.messages import CALLS, OPENAI, measure
 from router.core.payload.read import read_request, read_wholly, rewrite
-from router.core.payload.values import OPTIONS
+from router.core.payload.values import OPTIONS, SHORT_BYTES
 from router.errors import BadRequest
 
 HELLO = '"model":"m","messages":[{"role":"user","content":"hi"}]'
@@ -149,3 +149,38 @@ def test_a_list_that_begins_with_no_text_is_no_embed_input_without_reading_the_o
         read_request("embed", body)
     with pytest.raises(BadRequest, match="invalid input type"):
         read_request("embed", b'{"model":"m","input":[' + b",".join([b"1"] * 1000) + b"]}")
+
+
+NESTED = {
+    "create": '{"model":"m","files":{#}}',
+    "chat": '{"model":"m","messages":[{"role":"assistant","tool_calls":[{"function":{"name":"f",#}}]}]}',
+    "generate": '{"model":"m","prompt":"x","options":{#}}',
+    "v1_chat": '{"model":"m","messages":[{"role":"user","content":[{"type":"input","text":"x",#}]}]}',
+}
+
+
+@pytest.mark.parametrize("kind", NESTED)
+def test_an_object_within_a_body_has_no_more_keys_than_a_body(kind: str) -> None:
+    """Nothing interrupts the decoding of one object, and the longest that is decoded has 30."""
+    text = NESTED[kind].replace("#", ",".join(f'"a{number:04}":""' for number in range(MOST_KEYS + 1)))
+    with pytest.raises(BadRequest, match=f"more than {MOST_KEYS} keys"):
+        (read_names if kind == "create" else lambda body, kind: read_request(kind, body))(text.encode(), kind)
+
+
+def test_long_options_are_read_as_short_ones() -> None:
+    """Although not in one step."""
+    stop = ",".join(['"x"'] * (SHORT_BYTES // 4))
+    for body in (
+        f'"options":{{"num_ctx":8192,"stop":[{stop}]}}',
+        f'"options":{{"stop":[{stop}]}},"options":{{"num_ctx":8192}}',
+    ):
+        assert read_request("chat", f"{{{HELLO},{body}}}".encode()).num_ctx == 8192
+
+
+def test_what_was_decoded_of_a_long_list_is_let_go_one_by_one() -> None:
+    """To free very many values at one time holds the loop from any thread."""
+    items = [object() for _ in range(5)]
+    taken = used_up(items)
+    assert [next(taken), next(taken)] and len(items) == 3
+    calls = [{"function": {"name": "ab", "arguments": {}}}] * 5
+    assert CALLS.read(memoryview(json.dumps(calls).encode()), "array", Place(), None) == 5 * len('"ab"{}')
