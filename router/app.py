@@ -47,9 +47,13 @@ from router.wiring import (
     open_doors,
     permissions_of,
     remind,
+    trace_hook,
     warnings,
     wire_limits,
 )
+
+LAST_SPANS_S = 2.0
+"""How long the end waits for the last traces to be sent."""
 
 LAST_PAGES_S = 0.2
 """How long requests to the admin pages may continue after a hand-over: the one that has asked for it gets an answer."""
@@ -152,6 +156,9 @@ async def running(
     )
     totals, timeline = Totals(time.time), Timeline(time.time)
     every: list[Hook] = [recent, metrics, outage, totals, timeline, *accounts.hooks, *hooks]
+    later = asyncio.get_running_loop().call_soon_threadsafe
+    if (traces := trace_hook(config, lambda text: (later(warn, text), None)[1])) is not None:
+        every.append(traces)
     telemetry = Telemetry(every, later=asyncio.get_running_loop().call_later)
     router = Router(loaded, probe=probe, telemetry=telemetry, recent=recent, outage=outage, accounts=accounts)
     metrics.watch(Scrape(router.backend, router.stores_up, accounts.lost).gauges)
@@ -237,4 +244,7 @@ async def running(
         starting.cancel()  # a listener may have failed, or the start was cancelled
         await asyncio.gather(starting, return_exceptions=True)
         await router.stop(keeps_tags=service.keeps_tags)
+        if traces is not None:
+            telemetry.flush()
+            await asyncio.to_thread(traces.close, LAST_SPANS_S)
         telemetry.flush()  # the last requests' lines are in a batch whose timer will not fire any more
