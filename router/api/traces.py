@@ -37,18 +37,26 @@ class Tracing:
 
     def begin(self, call: Call, headers: Sequence[Header], by_name: Mapping[bytes, bytes]) -> None:
         """Begin the span of `call`: what goes upstream names it as the parent."""
+        if TRACEPARENT not in by_name and TRACESTATE not in by_name:  # common case: nothing to take out
+            span = self._new()
+            call.begin_span(span, call.lines + b"traceparent: %b\r\n" % span.header())
+            return
         parent = parent_of(headers, by_name)
         if parent is not None and not parent.is_sampled:  # recorded by nobody: the client's own header is passed on
             call.trace(parent.trace_id)
             return
-        span_id = f"{random.getrandbits(64) or 1:016x}"
-        if parent is not None:
-            span = TraceContext(parent.trace_id, span_id, parent.span_id)
-        else:
-            span = TraceContext(f"{random.getrandbits(128) or 1:032x}", span_id, "", self._chance() < self._sample)
+        span = self._new() if parent is None else TraceContext(parent.trace_id, _new_span_id(), parent.span_id)
         dropped = (TRACEPARENT,) if parent is not None else (TRACEPARENT, TRACESTATE)
         kept = [header for header in request_headers(headers, by_name) if header[0] not in dropped]
         call.begin_span(span, header_lines([*kept, (TRACEPARENT, span.header())]))
+
+    def _new(self) -> TraceContext:
+        """Return the first span of a new trace."""
+        return TraceContext(f"{random.getrandbits(128) or 1:032x}", _new_span_id(), "", self._chance() < self._sample)
+
+
+def _new_span_id() -> str:
+    return f"{random.getrandbits(64) or 1:016x}"
 
 
 def trace_id_of(headers: Sequence[Header], by_name: Mapping[bytes, bytes]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -109,7 +110,7 @@ class SpanMaker:
         }
         error = "" if event.phase == "finished" else event.phase
         began_s = at_s - (event.duration_s or 0.0)
-        return Span(f"load {masked(event.model)}", *link, "", began_s, at_s, attributes=_known(facts), error=error)
+        return Span(f"load {_masked(event.model)}", *link, "", began_s, at_s, attributes=_known(facts), error=error)
 
     def _of_request(self, event: Finished, at_s: float, decided: Decided | None) -> list[Span]:
         context = event.span
@@ -119,7 +120,7 @@ class SpanMaker:
         sent_s = min(at_s, began_s + event.queue_s)
         links = self._waited_for(event, decided, began_s, sent_s) if event.queue_s else ()
         whole = Span(
-            f"{semconv.operation_of(event.operation)} {masked(event.requested)}",
+            f"{semconv.operation_of(event.operation)} {_masked(event.requested)}",
             context.trace_id,
             context.span_id,
             context.parent_id,
@@ -202,5 +203,11 @@ def _error_type(event: Finished) -> str:
 
 def _known(facts: Mapping[str, Value | None]) -> dict[str, Value]:
     """Return what is known, without secrets that clients may have put into names."""
-    shown = ((name, masked(value) if isinstance(value, str) else value) for name, value in facts.items())
-    return {name: value for name, value in shown if value is not None and value != ""}
+    known = ((name, value) for name, value in facts.items() if value is not None and value != "")
+    return {name: _masked(value) if isinstance(value, str) else value for name, value in known}
+
+
+@lru_cache(maxsize=1024)
+def _masked(text: str) -> str:
+    """Return a text without secrets: most are names, and come again and again."""
+    return masked(text)

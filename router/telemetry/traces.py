@@ -62,29 +62,24 @@ class TraceHook:
     # --- on the loop -------------------------------------------------------------------------------------------
 
     def on_requests(self, events: Sequence[Decided | Finished]) -> None:
-        """Note decisions and ends of requests."""
+        """Note decisions and ends of requests. This runs for requests that are not sampled, too."""
+        decided = self._decided
         for event in events:
-            if type(event) is Decided:
-                self._remember(event)
+            if type(event) is Finished:
+                found, span = decided.pop(event.request_id, None), event.span
+                if span is not None and span.is_sampled:
+                    self._put(Noted(self._unix_now(), event, found))
             else:
-                self.on(event)
+                decided[event.request_id] = event  # type: ignore[assignment]
+        while len(decided) > self._most_waiting:  # of requests whose ends are not reported
+            del decided[next(iter(decided))]
 
     def on(self, event: Event) -> None:
         """Note an event of which spans are made."""
-        if isinstance(event, Finished):
-            decided = self._decided.pop(event.request_id, None)
-            if event.span is not None and event.span.is_sampled:
-                self._put(Noted(self._unix_now(), event, decided))
+        if isinstance(event, (Finished, Decided)):
+            self.on_requests((event,))
         elif isinstance(event, Switched) and event.phase != "started":
             self._put(Noted(self._unix_now(), event))
-        elif isinstance(event, Decided):
-            self._remember(event)
-
-    def _remember(self, event: Decided) -> None:
-        self._decided.pop(event.request_id, None)  # to the end: it is the newest one again
-        self._decided[event.request_id] = event
-        if len(self._decided) > self._most_waiting:
-            del self._decided[next(iter(self._decided))]
 
     def _put(self, noted: Noted) -> None:
         self._waiting.append(noted)
