@@ -15,6 +15,7 @@ from ollama_simulator.machine.spec import CardSpec, Machine, Speeds
 from ollama_simulator.server import SimConfig, running_simulator
 from router.app import running
 from router.config import load_config
+from router.core.teams.keys import digest_of, make_key
 from tests.config.keys.play import ALONE, MIDDLE, SMALL, hello, in_front_of, play, send
 from tests.telemetry.collector import attributes_of, collector
 
@@ -189,3 +190,30 @@ async def test_a_trace_through_two_routers_has_one_id_and_each_router_a_span_bel
         assert len(loads) == 2  # the front's, and within it the node's
         assert all(len(links) == 1 and links == linked[0] <= loads for links in linked)
         assert not any(b"[[tokens=" in body for body in collected.bodies)
+
+
+async def test_no_prompt_and_no_key_is_in_a_span_v4(tmp_path):
+    """Wherever a client has put its key, answered or refused."""
+    key = make_key("coding", "canary" + "7" * 26)
+    (tmp_path / "coding.yaml").write_text(
+        f"team: coding\nkeys: [{{ id: k, sha256: {digest_of(key.encode()).hex()} }}]\n"
+    )
+    own = {"teams": f"{tmp_path}/*.yaml", "listen": "127.0.0.1:0", "admin": "127.0.0.1:0", "store.path": ":memory:"}
+    with collector() as collected:
+        async with running_simulator(SimConfig(models=(SMALL,))) as sim:
+            options = {**traced(collected), **own, "backends.local.url": sim.url}
+            async with running(
+                load_config(env={}, options=options), probe=CardsProbe(sim.cards), is_probed=True
+            ) as one:
+                for path, headers, model in (
+                    ("/api/generate", [("Authorization", f"Bearer {key}")], SMALL),
+                    (f"/t/{key}/api/generate", [], SMALL),
+                    ("/api/generate", [("x-api-key", key), ("x-request-id", key)], SMALL),
+                    ("/api/generate", [("Authorization", f"Bearer {key}"), ("tracestate", f"v={key}")], key),
+                ):
+                    body = hello(model, stream=False, prompt="[[tokens=1]] a secret plan", system="a secret plan")
+                    await send(one.url, "POST", path, body, headers)
+        assert len(collected.named("text_completion")) == 4
+        assert {attributes_of(span)["ollama_router.team"] for span in collected.named("text_completion")} == {"coding"}
+        for secret in (b"canary", b"secret plan", digest_of(key.encode()).hex().encode()):
+            assert not any(secret in body for body in collected.bodies)
