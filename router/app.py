@@ -19,6 +19,7 @@ from router.admin.askers import Askers
 from router.admin.board import Board
 from router.admin.chat import Chat
 from router.admin.feed import Feed
+from router.admin.focus import Price
 from router.admin.outage import Outage
 from router.admin.pages import Parts, admin_app
 from router.admin.scrape import Scrape
@@ -152,7 +153,14 @@ async def running(
     metrics, outage = MetricsHook(__version__, is_known_model=is_known), Outage(time.time)
     usage = build_usage(config.usage, warn)
     accounts = Accounts(
-        usage, config.usage.every_s, config.audit, is_known, warn, flush=lambda: telemetry.flush(), unix_now=time.time
+        usage,
+        config.usage.every_s,
+        config.audit,
+        is_known,
+        warn,
+        flush=lambda: telemetry.flush(),
+        unix_now=time.time,
+        price=Price(config.usage.runner_hour, config.usage.currency),
     )
     totals, timeline = Totals(time.time), Timeline(time.time)
     every: list[Hook] = [recent, metrics, outage, totals, timeline, *accounts.hooks, *hooks]
