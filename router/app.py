@@ -19,6 +19,7 @@ from router.admin.askers import Askers
 from router.admin.board import Board
 from router.admin.chat import Chat
 from router.admin.feed import Feed
+from router.admin.focus import Price
 from router.admin.outage import Outage
 from router.admin.pages import Parts, admin_app
 from router.admin.scrape import Scrape
@@ -47,9 +48,13 @@ from router.wiring import (
     open_doors,
     permissions_of,
     remind,
+    trace_hook,
     warnings,
     wire_limits,
 )
+
+LAST_SPANS_S = 2.0
+"""How long the end waits for the last traces to be sent."""
 
 LAST_PAGES_S = 0.2
 """How long requests to the admin pages may continue after a hand-over: the one that has asked for it gets an answer."""
@@ -150,10 +155,20 @@ async def running(
     metrics, outage = MetricsHook(__version__, is_known_model=is_known), Outage(time.time)
     usage = build_usage(config.usage, warn)
     accounts = Accounts(
-        usage, config.usage.every_s, config.audit, is_known, warn, flush=lambda: telemetry.flush(), unix_now=time.time
+        usage,
+        config.usage.every_s,
+        config.audit,
+        is_known,
+        warn,
+        flush=lambda: telemetry.flush(),
+        unix_now=time.time,
+        price=Price(config.usage.runner_hour, config.usage.currency),
     )
     totals, timeline = Totals(time.time), Timeline(time.time)
     every: list[Hook] = [recent, metrics, outage, totals, timeline, *accounts.hooks, *hooks]
+    later = asyncio.get_running_loop().call_soon_threadsafe
+    if (traces := trace_hook(config, lambda text: (later(warn, text), None)[1])) is not None:
+        every.append(traces)
     telemetry = Telemetry(every, later=asyncio.get_running_loop().call_later)
     router = Router(loaded, probe=probe, telemetry=telemetry, recent=recent, outage=outage, accounts=accounts)
     metrics.watch(Scrape(router.backend, router.stores_up, accounts.lost).gauges)
@@ -240,4 +255,7 @@ async def running(
         starting.cancel()  # a listener may have failed, or the start was cancelled
         await asyncio.gather(starting, return_exceptions=True)
         await router.stop(keeps_tags=service.keeps_tags)
+        if traces is not None:
+            telemetry.flush()
+            await asyncio.to_thread(traces.close, LAST_SPANS_S)
         telemetry.flush()  # the last requests' lines are in a batch whose timer will not fire any more

@@ -25,6 +25,7 @@ from router.admin.lock import AdminLock
 from router.admin.pages import page_paths
 from router.api.permissions import Permissions
 from router.api.settings import EdgeSettings
+from router.api.traces import Tracing
 from router.backend.backend import Backend
 from router.backend.endpoint import secret_in
 from router.config import Clients, Config, Probe, StaticGpu, Usage, require_regular
@@ -35,6 +36,8 @@ from router.core.units import MIB
 from router.errors import ConfigError
 from router.http.server.limits import WireLimits
 from router.http.server.proxies import Proxies
+from router.telemetry import TraceHook
+from router.telemetry.otlp import exporter_of, is_available
 
 ADMIN_CONNECTIONS = 64
 """Most connections to the admin pages."""
@@ -130,7 +133,22 @@ def edge_settings(config: Config) -> EdgeSettings:
         registries=config.clients.registries,
         remote_hosts=config.clients.remote_hosts,
         proxies=Proxies(config.trusted_proxies),
+        tracing=tracing_of(config),
     )
+
+
+def tracing_of(config: Config) -> Tracing | None:
+    """Return what makes requests spans; None if nothing is traced."""
+    otlp = config.telemetry.otlp
+    return Tracing(otlp.sample) if otlp.endpoint is not None and is_available() else None
+
+
+def trace_hook(config: Config, warn: Callable[[str], None]) -> TraceHook | None:
+    """Return the hook that sends traces; None if nothing is traced. `warn` is called by a thread, too."""
+    otlp = config.telemetry.otlp
+    if otlp.endpoint is None or (exporter := exporter_of(otlp.endpoint, otlp.timeout_s, warn)) is None:
+        return None
+    return TraceHook(exporter, most_waiting=otlp.max_waiting, every_s=otlp.every_s, warn=warn)
 
 
 def permissions_of(clients: Clients) -> Permissions:

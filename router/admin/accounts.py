@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from router.adapters.usage_store import Row, UsageStore
+from router.admin.focus import FREE, Price
 from router.config import Audit
 from router.core.teams.usage import HOUR_S, Ledger
 from router.core.units import MIB
@@ -41,9 +42,10 @@ class Accounts:
         *,
         flush: Callable[[], None],
         unix_now: Callable[[], float] = float,
+        price: Price = FREE,
     ) -> None:
         self._flush, self._unix_now = flush, unix_now
-        self._store = store
+        self._store, self.price = store, price
         self._ledger = Ledger(MOST_WAITING)
         self._writer = UsageWriter(self._ledger, store, every_s)
         self._lines: LineWriter | None = None

@@ -148,10 +148,10 @@ class Pages:
         return _json(await asyncio.to_thread(self._inspector.config))
 
     async def usage(self, request: Request) -> Response:
-        """Return what teams have used: `?from=&to=&by=team,model&format=json|csv`."""
+        """Return what teams have used: `?from=&to=&by=team,model&format=json|csv|focus`."""
         query = usage_query(request.query_params)
         rows = await self._accounts.rows(query.since, query.until, query.by)
-        body, kind = await asyncio.to_thread(rendered, query, rows, self._accounts.problem)
+        body, kind = await asyncio.to_thread(rendered, query, rows, self._accounts.problem, self._accounts.price)
         return Response(body, headers={"content-type": kind})
 
     async def teams(self, _request: Request) -> Response:

@@ -1,4 +1,4 @@
-"""`GET /router/usage`: what teams have used, as JSON or CSV. The query's meaning, and the answer's form. Pure."""
+"""`GET /router/usage`: what teams have used, as JSON, CSV or FOCUS: the query's meaning, the answer's form. Pure."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from router.admin.focus import BY, Price, as_focus
 from router.core.teams.usage import FIGURES, HOUR_S, NAMES, hour_of
 from router.errors import BadRequest
 
@@ -17,7 +18,7 @@ Row = Mapping[str, int | str]
 END_OF_TIME = 253_402_300_800
 """The end of the year 9999, beyond which there are no dates."""
 
-FORMATS = ("json", "csv")
+FORMATS = ("json", "csv", "focus")
 
 
 class UsageQuery(NamedTuple):
@@ -40,6 +41,8 @@ def usage_query(parameters: Mapping[str, str]) -> UsageQuery:
     form = parameters.get("format", "json")
     if form not in FORMATS:
         raise BadRequest(f"format must be one of {', '.join(FORMATS)}")
+    if form == "focus":  # which says itself what a row is about
+        by = BY
     since, until = parameters.get("from"), parameters.get("to")
     return UsageQuery(
         max(0, hour_of(_unix_s("from", since))) if since else 0,
@@ -49,11 +52,13 @@ def usage_query(parameters: Mapping[str, str]) -> UsageQuery:
     )
 
 
-def rendered(query: UsageQuery, rows: Sequence[Row], problem: str) -> tuple[bytes, str]:
+def rendered(query: UsageQuery, rows: Sequence[Row], problem: str, price: Price) -> tuple[bytes, str]:
     """Return the answer to a query, and its content type. `problem` is why rows may be missing, "" if none are.
 
     Meant for a thread, as there may be many rows: each is encoded by itself, because nothing interrupts an encoder.
     """
+    if query.form == "focus":
+        return as_focus(rows, price), "text/csv; charset=utf-8"
     if query.form == "csv":
         return _as_csv(rows, query.by).encode(), "text/csv; charset=utf-8"
     encoded = msgspec.Raw(b"[%b]" % b",".join(map(msgspec.json.encode, _shown(rows))))

@@ -83,6 +83,7 @@ class AtOnce:
         self.dispatcher = dispatcher
         self._settings = settings
         self._has_headers = settings.has_router_headers
+        self._tracing = settings.tracing
         # A value takes two bytes with its separator: what could hold more than allowed takes the general path, too.
         self._max_bytes = min(MAX_BYTES, settings.body_bytes, settings.inline_bytes, 2 * settings.body_values)
         self._inline_bytes = settings.inline_bytes
@@ -130,7 +131,9 @@ class AtOnce:
             self.refuse(cycle, common.route, error)
             self._tasks.reports.refused(cycle, common.route, error, identity)
             return True
-        if TRACEPARENT in head.by_name:
+        if self._tracing is not None:
+            self._tracing.begin(call, head.headers, head.by_name)
+        elif TRACEPARENT in head.by_name:
             call.trace(trace_id_of(head.headers, head.by_name))
         taken = _Taken(self, cycle, call)
         taken.go(self.dispatcher.start(call, taken.reply))

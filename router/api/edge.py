@@ -199,7 +199,10 @@ class Edge:
         call = await call_of(exchange, self._settings, route, now_s, client)
         if self._at_once.limits is not None:
             self._at_once.limits.admit(call)
-        call.trace(trace_id_of(exchange.client_headers, exchange.headers))
+        if self._settings.tracing is not None:
+            self._settings.tracing.begin(call, exchange.client_headers, exchange.headers)
+        else:
+            call.trace(trace_id_of(exchange.client_headers, exchange.headers))
         exchange.is_dispatched = True
         await self._dispatch(exchange, call)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from router.api.permissions import Permissions
+from router.api.traces import Tracing
 from router.core.teams.rights import DEFAULT_REGISTRIES, TRUSTED
 from router.core.teams.team import ANYONE, Identity
 from router.http.server.proxies import Proxies
@@ -43,6 +44,7 @@ class EdgeSettings:
     registries: tuple[str, ...] = DEFAULT_REGISTRIES
     remote_hosts: tuple[str, ...] = ()
     proxies: Proxies = NO_PROXIES
+    tracing: Tracing | None = None
 
     anyone: Identity = field(init=False, default=TRUSTED)
     """Who asks on a router without teams."""

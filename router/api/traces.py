@@ -1,30 +1,85 @@
-"""The id of the trace that a client's request is part of (W3C Trace Context, level 1 and 2)."""
+"""The trace that a client's request is part of (W3C Trace Context, level 1 and 2), and the router's own span in it."""
 
 from __future__ import annotations
 
+import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
-from router.http.headers import Header
+from router.api.responses import request_headers
+from router.http.headers import Header, header_lines
+from router.routing.call import Call
+from router.telemetry import TraceContext
 
-TRACEPARENT = b"traceparent"
-_FORM = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(-.*)?")
+TRACEPARENT, TRACESTATE = b"traceparent", b"tracestate"
+_FORM = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _NO_TRACE, _NO_PARENT = b"0" * 32, b"0" * 16
+_SAMPLED = 1
+
+
+class Parent(NamedTuple):
+    """The client's span."""
+
+    trace_id: str
+    span_id: str
+    is_sampled: bool
+
+
+class Tracing:
+    """Makes each request a span of its own, in the client's trace if it has one.
+
+    `sample` is the part of the traces that begin here that is recorded; of a client's trace the client has decided.
+    """
+
+    def __init__(self, sample: float = 1.0, chance: Callable[[], float] = random.random) -> None:
+        self._sample, self._chance = sample, chance
+
+    def begin(self, call: Call, headers: Sequence[Header], by_name: Mapping[bytes, bytes]) -> None:
+        """Begin the span of `call`: what goes upstream names it as the parent."""
+        if TRACEPARENT not in by_name and TRACESTATE not in by_name:  # common case: nothing to take out
+            span = self._new()
+            call.begin_span(span, call.lines + b"traceparent: %b\r\n" % span.header())
+            return
+        parent = parent_of(headers, by_name)
+        if parent is not None and not parent.is_sampled:  # recorded by nobody: the client's own header is passed on
+            call.trace(parent.trace_id)
+            return
+        span = self._new() if parent is None else TraceContext(parent.trace_id, _new_span_id(), parent.span_id)
+        dropped = (TRACEPARENT,) if parent is not None else (TRACEPARENT, TRACESTATE)
+        kept = [header for header in request_headers(headers, by_name) if header[0] not in dropped]
+        call.begin_span(span, header_lines([*kept, (TRACEPARENT, span.header())]))
+
+    def _new(self) -> TraceContext:
+        """Return the first span of a new trace."""
+        return TraceContext(f"{random.getrandbits(128) or 1:032x}", _new_span_id(), "", self._chance() < self._sample)
+
+
+def _new_span_id() -> str:
+    return f"{random.getrandbits(64) or 1:016x}"
 
 
 def trace_id_of(headers: Sequence[Header], by_name: Mapping[bytes, bytes]) -> str:
     """Return the trace id of the `traceparent` header; "" if there is none, or more than one, or an invalid one.
 
-    `by_name` is `headers` as a dict. A version that is not known yet is read by the form of version 00, which it
-    extends; version ff is none. The header itself is passed on unchanged: the router adds no span to the trace.
+    `by_name` is `headers` as a dict. The header itself is passed on unchanged.
+    """
+    parent = parent_of(headers, by_name)
+    return parent.trace_id if parent is not None else ""
+
+
+def parent_of(headers: Sequence[Header], by_name: Mapping[bytes, bytes]) -> Parent | None:
+    """Return what the `traceparent` header names; None if there is none, or more than one, or an invalid one.
+
+    A version that is not known yet is read by the form of version 00, which it extends; version ff is none.
     """
     value = by_name.get(TRACEPARENT)
     if value is None or (len(by_name) != len(headers) and [name for name, _ in headers].count(TRACEPARENT) > 1):
-        return ""
+        return None
     found = _FORM.fullmatch(value.strip(b" \t"))
     if found is None:
-        return ""
-    version, trace_id, parent, rest = found.groups()
+        return None
+    version, trace_id, parent, flags, rest = found.groups()
     if version == b"ff" or trace_id == _NO_TRACE or parent == _NO_PARENT or (version == b"00" and rest is not None):
-        return ""
-    return trace_id.decode()
+        return None
+    return Parent(trace_id.decode(), parent.decode(), bool(int(flags, 16) & _SAMPLED))

@@ -23,6 +23,7 @@ def usage(
     ] = None,
     until: Annotated[str | None, typer.Option("--to", help="First hour that does not count any more.")] = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    as_focus: Annotated[bool, typer.Option("--focus", help="Print FOCUS 1.0 (CSV, with costs by the hour).")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     admin: Annotated[
         str, typer.Option(help="Admin address of the router.", envvar="OLLAMA_ROUTER_ADMIN_URL")
@@ -33,8 +34,8 @@ def usage(
     A request's time on a runner is its share of it: while three requests run, each is charged a third.
     """
     query: dict[str, Any] = {"by": by, "from": since, "to": until}
-    if as_csv:
-        sys.stdout.write(ask_text(admin, "/router/usage", format="csv", **query))
+    if as_csv or as_focus:
+        sys.stdout.write(ask_text(admin, "/router/usage", format="focus" if as_focus else "csv", **query))
         return
     found = ask(admin, "/router/usage", **query)
     if problem := found.get("problem"):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from pydantic import Field
+
 from router.config.paths import FileName
 from router.config.section import Section
 from router.config.values import AtLeastOne, Count, Positive
@@ -18,6 +22,10 @@ class Usage(Section):
     """file with the URL of a PostgreSQL database for the usage of several routers; null = the SQLite file of path"""
     outbox_mib: AtLeastOne = 64
     """most memory, or size of path.outbox, for what waits until the database can be reached; then the oldest is lost"""
+    runner_hour: Annotated[float, Field(ge=0, le=1e9, strict=True)] = 0.0
+    """price of an hour of a runner, in /router/usage?format=focus: the time of requests on it, and of loads"""
+    currency: Annotated[str, Field(pattern="^[A-Z]{3}$")] = "USD"
+    """currency of that price (ISO 4217)"""
 
 
 class Audit(Section):

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, StrictBool
 
 from router.config.names import Registry
+from router.config.otlp import Otlp
 from router.config.paths import FileName, StoreName
 from router.config.section import Section, ShortForm
 from router.config.values import (
@@ -291,6 +292,8 @@ class TelemetrySection(Section):
     """add X-Router-* headers to responses"""
     decisions_kept: AtLeastOne = 256
     """how many recent decisions /router/decisions keeps"""
+    otlp: Otlp = Otlp()
+    """traces of requests and loads, for a collector of OpenTelemetry"""
 
 
 class Store(Section):

@@ -17,6 +17,7 @@ from router.http.client.response import UpstreamRequest, UpstreamResponse
 from router.http.headers import Header
 from router.routing.destination import Destination, Rename
 from router.routing.ruled import RuledChain
+from router.telemetry import TraceContext
 
 
 class Call(msgspec.Struct, eq=False):
@@ -28,10 +29,11 @@ class Call(msgspec.Struct, eq=False):
     loaded its model. `may_use_remote` is whether it may reach a model that another server runs. `resident` is the
     resident that it has entered, `choice` the chain and decision for that, and `destination` where it is to be sent.
     `identity` is whose request it is, `rules` the rulebook that was in force when it began, and `chain_rules` what that
-    says about the chains of its team; `trace_id` is that of the client's trace. `limits_left` are headers of its answer
-    that say what is left of the team's limits, and `on_end` is called with how it ended and its status, if it counts
-    towards any. `payer` is what the switches that it causes are charged to, `card_s` its share of the time that it
-    occupied a runner with `vram_bytes` of VRAM (None if it used none that the router knows).
+    says about the chains of its team. `trace_id` is that of its trace, `span` its own span if it is traced.
+    `limits_left` are headers of its answer that say what is left of the team's limits, and `on_end` is called with how
+    it ended and its status, if it counts towards any. `payer` is what the switches that it causes are charged to,
+    `card_s` its share of the time that it occupied a runner with `vram_bytes` of VRAM (None if it used none that the
+    router knows).
 
     This and the other classes here are structs because one of each is built per request, and a dataclass takes three
     times as long.
@@ -73,6 +75,7 @@ class Call(msgspec.Struct, eq=False):
     card_s: float | None = None
     vram_bytes: int | None = None
     trace_id: str = ""
+    span: TraceContext | None = None
 
     def begin(self, rules: Rulebook) -> None:
         """Set the rulebook that it keeps; one that nothing identifies is the default team's."""
@@ -168,6 +171,10 @@ class Call(msgspec.Struct, eq=False):
     def trace(self, trace_id: str) -> None:
         """Set the id of the client's trace."""
         self.trace_id = trace_id
+
+    def begin_span(self, span: TraceContext, lines: bytes) -> None:
+        """Set its span, and the headers that go upstream with it."""
+        self.trace_id, self.span, self.lines = span.trace_id, span, lines
 
     def mark_refused(self, now_s: float) -> None:
         """Record that it is refused: all its time was spent waiting."""

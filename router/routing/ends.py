@@ -75,6 +75,8 @@ class Ends:
                 card_s=call.card_s,
                 load_s=call.payer.load_s if call.payer is not None else 0.0,
                 vram_bytes=call.vram_bytes,
+                span=call.span,
+                attempted=call.attempts > 0,
             )
         )
 

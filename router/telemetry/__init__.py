@@ -1,9 +1,9 @@
 """Events, and the hooks that log, count and keep them. No hook sees a prompt.
 
 `events` are the facts, `hub` passes each one to every hook, `log` and `records` (of Python's logging) make JSON lines,
-`lines` writes them, `metrics` and `gauges` feed Prometheus, `recent` keeps the last decisions, `lag` measures the event
-loop, `supervisor` keeps long-lived work alive, `usage` sums up what teams use, `audit` and `rotated` write a line per
-request to a file.
+`lines` writes them, `metrics` and `gauges` feed Prometheus, `traces` has spans made (`spans`) and sent (`otlp`) by the
+names of `semconv`, `recent` keeps the last decisions, `lag` measures the event loop, `supervisor` keeps long-lived work
+alive, `usage` sums up what teams use, `audit` and `rotated` write a line per request to a file.
 """
 
 from router.telemetry.audit import AuditHook
@@ -23,6 +23,7 @@ from router.telemetry.events import (
     Spilled,
     Switched,
     TaskFailed,
+    TraceContext,
     UpstreamDown,
     UpstreamUp,
 )
@@ -36,6 +37,7 @@ from router.telemetry.recent import RecentDecisions
 from router.telemetry.records import RecordLines
 from router.telemetry.rotated import RotatedFile
 from router.telemetry.supervisor import Supervisor
+from router.telemetry.traces import TraceHook
 from router.telemetry.usage import UsageHook, UsageWriter
 
 __all__ = [
@@ -68,6 +70,8 @@ __all__ = [
     "Switched",
     "TaskFailed",
     "Telemetry",
+    "TraceContext",
+    "TraceHook",
     "UpstreamDown",
     "UpstreamUp",
     "UsageHook",

@@ -51,6 +51,22 @@ class Decided(msgspec.Struct, frozen=True):
         )
 
 
+class TraceContext(msgspec.Struct, frozen=True):
+    """The span of a request. Ids are in hexadecimal; `parent_id` is the client's span, "" if it has none.
+
+    A trace that is not sampled is not recorded here, and the next one is told so.
+    """
+
+    trace_id: str
+    span_id: str
+    parent_id: str = ""
+    is_sampled: bool = True
+
+    def header(self) -> bytes:
+        """Return the value of `traceparent` for whatever is asked on behalf of the request."""
+        return f"00-{self.trace_id}-{self.span_id}-{'01' if self.is_sampled else '00'}".encode()
+
+
 class Finished(msgspec.Struct, frozen=True):
     """A request ended; emitted exactly once for each request that reached the dispatcher.
 
@@ -59,7 +75,8 @@ class Finished(msgspec.Struct, frozen=True):
     spent waiting. `phase` is where a client left: queued, before_answer or stream.
 
     `card_s` is its share of the time that it occupied a runner with `vram_bytes` of VRAM, `load_s` the time of the
-    switches that it caused. `trace_id` is that of the client's `traceparent`.
+    switches that it caused. `trace_id` is that of the client's `traceparent`, `span` its own span if requests are
+    traced. `attempted` is whether it was sent upstream.
     """
 
     request_id: str
@@ -87,6 +104,8 @@ class Finished(msgspec.Struct, frozen=True):
     card_s: float | None = None
     load_s: float = 0.0
     vram_bytes: int | None = None
+    span: TraceContext | None = None
+    attempted: bool = True
 
 
 class Answered(msgspec.Struct, frozen=True):

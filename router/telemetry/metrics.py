@@ -32,6 +32,7 @@ from router.telemetry.events import (
 from router.telemetry.gauges import GaugeMetrics, Gauges
 from router.telemetry.histograms import Histogram, HistogramSeries
 from router.telemetry.labels import OTHER, Bounded, keep_series
+from router.telemetry.semconv import operation_of
 
 COUNT_BATCH = 512
 """Batch size: per-request events collected before they are counted. A scrape counts the rest first."""
@@ -43,14 +44,6 @@ _TOKENS = tuple(4.0**power for power in range(14))
 _QUEUE = (0.001, 0.01, 0.1, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120)
 _LAG = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1)
 _ERROR = (-0.5, -0.2, -0.1, -0.05, -0.02, 0, 0.02, 0.05, 0.1, 0.2, 0.5)
-# OpenTelemetry's operation names of the routes' kinds; all others are "chat".
-_OPERATIONS = {
-    "generate": "text_completion",
-    "v1_completions": "text_completion",
-    "embed": "embeddings",
-    "embeddings": "embeddings",
-    "v1_embeddings": "embeddings",
-}
 _MODELS = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model", "gen_ai_response_model")
 
 
@@ -240,7 +233,7 @@ class MetricsHook:
             self._below_best.labels(below_best).inc(count)
 
     def _series(self, event: Finished, error: str) -> Series:
-        operation = _OPERATIONS.get(event.operation, "chat")
+        operation = operation_of(event.operation)
         labels = (operation, "ollama", self._model(event.requested), self._model(event.variant))
         return Series(
             self._duration.labels(*labels, error),

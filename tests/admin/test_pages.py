@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from collections.abc import AsyncIterator
@@ -11,6 +12,7 @@ import httpx
 import pytest
 
 from router.admin.askers import Asker, Askers
+from router.admin.focus import COLUMNS, Price
 from router.admin.pages import MAX_CHAT_BYTES, Parts, _assets, admin_app
 from router.config import load_config, rulebook_of
 from router.core.teams.usage import FIGURES
@@ -86,12 +88,13 @@ class Books:
     """Accounts with one row, which say what they were asked, and one team."""
 
     problem = ""
+    price = Price(0.35, "EUR")
 
     async def data(self) -> dict[str, Any]:
         return {"teams": [{"team": "coding"}]}
 
     async def rows(self, since: int, until: int, by: tuple[str, ...]) -> list[dict[str, Any]]:
-        named = {"hour": since, "team": 'co,"ding', "model": str(until)}
+        named = {"hour": since, "team": 'co,"ding', "model": str(until), "backend": "local"}
         return [{name: named[name] for name in by} | dict.fromkeys(FIGURES, 7)]
 
 
@@ -180,6 +183,19 @@ async def test_usage_can_be_csv(client: httpx.AsyncClient) -> None:
     assert answer.text == (
         f"team,hour,{','.join(FIGURES)}\r\n" + '"co,""ding",2027-01-15T00:00Z' + ",7" * len(FIGURES) + "\r\n"
     )
+
+
+async def test_usage_can_be_focus_with_a_cost_for_each_hour_team_model_and_backend(client: httpx.AsyncClient) -> None:
+    """Whatever `by` says; all columns of FOCUS 1.0 are there."""
+    answer = await client.get("/router/usage?by=kind&format=focus&from=2027-12-15&to=2027-12-16")
+    assert answer.headers["content-type"] == "text/csv; charset=utf-8"
+    (row,) = csv.DictReader(answer.text.splitlines())
+    assert list(row) == list(COLUMNS)
+    assert (row["SubAccountId"], row["ResourceId"]) == ('co,"ding', "local/1828915200")
+    assert (row["ChargePeriodStart"], row["ChargePeriodEnd"]) == ("2027-12-15T00:00:00Z", "2027-12-15T01:00:00Z")
+    assert (row["BillingPeriodStart"], row["BillingPeriodEnd"]) == ("2027-12-01T00:00:00Z", "2028-01-01T00:00:00Z")
+    assert (row["ConsumedQuantity"], row["BilledCost"]) == ("0.000003889", "0.000001361")
+    assert (row["ListUnitPrice"], row["BillingCurrency"], row["x_TokensOut"]) == ("0.35", "EUR", "7")
 
 
 async def test_teams_are_json(client: httpx.AsyncClient) -> None:

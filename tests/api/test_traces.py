@@ -1,11 +1,15 @@
-"""The trace id of `traceparent`, by the rules of W3C Trace Context."""
+"""The trace id of `traceparent`, by the rules of W3C Trace Context, and the router's own span."""
 
 from __future__ import annotations
 
 import pytest
 
-from router.api.traces import trace_id_of
+from router.api.traces import Tracing, trace_id_of
+from router.core.ollama.routes import TARGETS
+from router.core.payload.read import InferenceRequest
+from router.routing.call import Call
 
+CHAT_ROUTE = TARGETS["POST", b"/api/chat"]
 ID = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = "00f067aa0ba902b7"
 GOOD = f"00-{ID}-{PARENT}-01"
@@ -37,3 +41,47 @@ def test_an_invalid_header_is_ignored(value: str) -> None:
 
 def test_two_headers_are_none() -> None:
     assert (read(GOOD, GOOD), read()) == ("", "")
+
+
+KNOWN = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-"
+
+
+def begun(*headers: tuple[bytes, bytes], sample: float = 1.0, chance: float = 0.5) -> tuple[Call, str]:
+    """Return a call whose span has begun, and the headers that go upstream."""
+    call = Call(CHAT_ROUTE, InferenceRequest("a"), b"{}", lines=b"unchanged")
+    pairs = [(b"host", b"x"), *headers]
+    Tracing(sample, lambda: chance).begin(call, pairs, dict(pairs))
+    return call, call.lines.decode()
+
+
+def test_a_span_of_its_own_stands_between_the_clients_and_what_is_asked_upstream():
+    """In the client's trace, with its state; other headers as without it."""
+    call, lines = begun((b"traceparent", f"{KNOWN}01".encode()), (b"tracestate", b"v=1"), (b"cookie", b"c"))
+    span = call.span
+    assert (span.trace_id, span.parent_id, span.is_sampled) == (KNOWN[3:35], KNOWN[36:52], True)
+    assert span.span_id not in (span.parent_id, "0" * 16)
+    assert call.trace_id == span.trace_id
+    assert lines.splitlines() == ["tracestate: v=1", f"traceparent: 00-{span.trace_id}-{span.span_id}-01"]
+
+
+def test_a_trace_that_the_client_does_not_record_is_not_recorded_and_its_header_unchanged():
+    call, lines = begun((b"traceparent", f"{KNOWN}00".encode()))
+    assert (call.span, call.trace_id, lines) == (None, KNOWN[3:35], "unchanged")
+
+
+@pytest.mark.parametrize("value", [None, b"odd", f"{KNOWN}0x".encode(), b"00-" + b"0" * 32 + b"-b7ad6b7169203331-01"])
+def test_without_a_valid_parent_a_new_trace_begins(value):
+    """What came with an invalid one is not passed on."""
+    sent = [] if value is None else [(b"traceparent", value), (b"tracestate", b"v=1")]
+    (one, lines), (other, _) = begun(*sent), begun(*sent)
+    assert one.span.trace_id != other.span.trace_id
+    assert one.span.parent_id == ""
+    kept = "" if sent else "unchanged"  # all that was to go upstream
+    assert lines == f"{kept}traceparent: 00-{one.span.trace_id}-{one.span.span_id}-01\r\n"
+
+
+@pytest.mark.parametrize(("sample", "flags"), [(0.0, "00"), (0.5, "00"), (0.6, "01"), (1.0, "01")])
+def test_a_part_of_the_new_traces_is_recorded_and_the_next_one_is_told(sample, flags):
+    call, lines = begun(sample=sample, chance=0.5)
+    assert call.span.is_sampled == (flags == "01")
+    assert lines.rstrip().endswith(f"-{flags}")

@@ -129,6 +129,8 @@ async def test_the_chat_shows_the_decision_beside_the_answer() -> None:
         await scene.page.locator("#send").click()
         await scene.sees("#chosen", f"{BIG} → {SERVED}")
         await scene.page.wait_for_function("document.getElementById('answer').textContent.length > 10")
+        await scene.sees("#decisions summary", BIG)
+        await scene.sees(".block.model", SERVED)
         await scene.picture("chat")
         await scene.page.locator("#chat [name=model]").fill("nothing:1b")
         await scene.page.locator("#send").click()

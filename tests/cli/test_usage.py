@@ -73,6 +73,14 @@ def test_csv_is_what_the_router_says(
     assert capsys.readouterr().out.split() == ["team,model", "coding,big"]
 
 
+def test_focus_is_asked_for_by_its_name(
+    admin: Admin, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "usage", "--focus") == 0
+    assert admin.asked == ["/router/usage?format=focus&by=team%2Cmodel"]
+    assert capsys.readouterr().out
+
+
 def test_json_is_the_page(admin: Admin, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(monkeypatch, "usage", "--json") == 0
     assert json.loads(capsys.readouterr().out)["usage"][0]["card_ms"] == 1500

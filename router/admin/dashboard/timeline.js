@@ -36,11 +36,12 @@ function lanes(board, shown) {
 
 function minutes(board, shown) {
   const most = Math.max(1, ...board.minutes.map((minute) => minute.requests));
-  const kept = board.minutes.filter((minute) => minute.at + MINUTE_S > shown[0]);
+  const kept = board.minutes.filter((minute) => minute.requests && minute.at + MINUTE_S > shown[0]);
+  if (!kept.length) return null;
   const bars = kept.map((minute) => {
     const height = (n) => ({ height: `${((46 * n) / most).toFixed(1)}px` });
     const avoided = Math.min(minute.requests, minute.spills_avoided);
-    const [left, right] = [place(minute.at, shown), place(minute.at + MINUTE_S, shown)];
+    const [left, right] = [place(Math.max(minute.at, board.timeline.since), shown), place(minute.at + MINUTE_S, shown)];
     const width = `min(${WIDEST_PX}px, ${Math.max(0.6, right - left).toFixed(2)}% - 1px)`;
     const said = `${hour(minute.at)}: ${minute.requests} requests, ${minute.spills_avoided} spills avoided`;
     const parts = [el("i", { class: "other", style: height(minute.requests - avoided) }), el("i", { class: "avoided", style: height(avoided) })];
@@ -72,6 +73,8 @@ export function showTimeline(board) {
   const entry = (kind, text) => el("span", {}, el("i", { class: kind }), text);
   const key = el("div", { class: "key" }, entry("avoided", "requests whose spill was avoided"), entry("other", "other requests"), entry("switch", "switch"));
   const content = lanes(board, shown);
-  if (!content.length && !board.minutes.length) return show("timeline", el("p", { class: "empty" }, "Nothing has happened yet."));
-  show("timeline", key, minutes(board, shown), el("div", { class: "marks" }, ...marks(board, shown)), ...content, axis(shown));
+  const noted = marks(board, shown);
+  const asked = minutes(board, shown);
+  if (!content.length && !noted.length && !asked) return show("timeline", el("p", { class: "empty" }, "Nothing has happened yet."));
+  show("timeline", ...[key, asked, el("div", { class: "marks" }, ...noted), ...content, axis(shown)].filter(Boolean));
 }
