@@ -11,8 +11,10 @@ import typer
 
 from router.cli.fit import GPU, UPSTREAM
 from router.cli.question import DEFAULT_UPSTREAM, Site, read_site
+from router.cli.shipped import shipped
 from router.config import Defaults
 from router.core.advice.examine import Fit, examine
+from router.core.advice.order import bigger_entries, size_by_name
 from router.core.decision.chain import auto_chain
 from router.core.ollama.model import ModelFacts
 from router.core.units import GIB
@@ -37,11 +39,15 @@ def init(
     file: Annotated[Path, typer.Argument(help="File to write; - prints it.")] = Path("ollama-router.yaml"),
     gpu: GPU = [],  # noqa: B006 (typer copies it)
     upstream: UPSTREAM = DEFAULT_UPSTREAM,
+    examples: Annotated[bool, typer.Option("--examples", help="Print the folder of the shipped examples.")] = False,
 ) -> None:
     """Write a commented configuration for the models that are installed and the cards of this machine.
 
     An existing file is not overwritten (exit code 2).
     """
+    if examples:
+        typer.echo(shipped("examples"))
+        return
     if str(file) != "-" and file.exists():
         raise ConfigError(f"{file} exists; name another file, or print to standard output with -")
     text = configuration(read_site(upstream, gpu), "ollama-router.yaml" if str(file) == "-" else str(file))
@@ -54,6 +60,7 @@ def init(
     except OSError as error:
         raise ConfigError(f"{file}: {error.strerror}") from None
     typer.echo(f"wrote {file}; next: ollama-router serve --config {file}")
+    typer.echo(f"examples for one card, two cards and teams: {shipped('examples')}")
 
 
 def configuration(site: Site, file: str) -> str:
@@ -82,7 +89,10 @@ def _fit(site: Site, facts: ModelFacts) -> Fit:
 
 
 def _substitutes(site: Site, facts: ModelFacts) -> list[str]:
-    return [variant.model for variant in auto_chain(facts, site.installed).variants[1:]]
+    """Return what may serve instead, without what is bigger than one before it: `check` would warn of that."""
+    names = [variant.model for variant in auto_chain(facts, site.installed).variants]
+    useless = {index for index, _ in bigger_entries(names, size_by_name)}
+    return [name for index, name in enumerate(names) if index and index not in useless]
 
 
 def _chain(site: Site, facts: ModelFacts, fit: Fit) -> Iterator[str]:

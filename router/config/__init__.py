@@ -7,6 +7,7 @@ outside sees YAML, environment variables or raw dicts.
 
 from router.config.accounts import Audit, Usage
 from router.config.backends import BackendSection, Probe, ServerSection, StaticGpu
+from router.config.chain_sections import AutoChains, ChainSection, NothingFits, Upgrade, VariantSection
 from router.config.chain_warnings import Knowledge
 from router.config.chains import ChainRule, ChainRules
 from router.config.load import config_file, effective, load_config, schema, team_schema
@@ -15,21 +16,7 @@ from router.config.places import Places
 from router.config.reload import Loaded, changed_keys, differences, meaning_of, prepare, watched_files, way_of, way_to
 from router.config.root import Config
 from router.config.rulebook import Rulebook, rulebook_of
-from router.config.sections import (
-    AutoChains,
-    ChainSection,
-    Clients,
-    Defaults,
-    Limits,
-    NothingFits,
-    SnapshotTimes,
-    Store,
-    Switch,
-    TelemetrySection,
-    Timeouts,
-    Upgrade,
-    VariantSection,
-)
+from router.config.sections import Clients, Defaults, Limits, SnapshotTimes, Store, Switch, TelemetrySection, Timeouts
 from router.config.summary import summary
 from router.config.team_files import TeamFile
 from router.config.team_section import TeamSection

@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping
 
+from router.config.chain_sections import ChainSection
 from router.config.problems import Problem
-from router.config.sections import ChainSection
 from router.config.values import WILDCARDS
 from router.core.ollama.names import key_of
 

@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from router.config.chain_sections import ChainSection, VariantSection
 from router.config.problems import Path
-from router.config.sections import ChainSection, VariantSection
 from router.config.values import WILDCARDS
 from router.core.advice.order import bigger_entries, size_by_name
 from router.core.ollama.names import ModelName, Source

@@ -6,7 +6,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from router.config.sections import Announce, AutoChains, ChainSection, Defaults, NothingFits, Prefer, Upgrade
+from router.config.chain_sections import Announce, AutoChains, ChainSection, NothingFits, Prefer, Upgrade
+from router.config.sections import Defaults
 from router.config.values import WILDCARDS
 from router.core.decision.chain import Variant
 from router.core.ollama.model import ModelFacts

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
+from router.config.chain_sections import ChainSection
 from router.config.places import Places
 from router.config.problems import Path
 from router.config.root import Config
-from router.config.sections import ChainSection
 from router.config.team_files import TeamFile
 from router.config.values import WILDCARDS
 from router.core.advice.chains import Named

@@ -10,12 +10,12 @@ from pydantic import Field, PrivateAttr, StrictBool
 from router.config.accounts import Audit, Usage
 from router.config.backends import BackendSection
 from router.config.chain_checks import chain_problems
+from router.config.chain_sections import ChainValue
 from router.config.keys import AdminKeySection
 from router.config.names import Host, Origin
 from router.config.problems import Problem
 from router.config.section import Section
 from router.config.sections import (
-    ChainValue,
     Clients,
     Defaults,
     Limits,

@@ -1,90 +1,30 @@
-"""The other sections: chains, defaults, queue, switch, times, limits, telemetry, store.
+"""The other sections: defaults, queue, switch, times, limits, telemetry, store.
 
 A field's description is its documentation everywhere: `config/router.yaml`, `config/router.schema.json` and the
-README's table repeat it, and tests keep them equal.
+table in docs/configuration.md repeat it, and tests keep them equal.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, StrictBool
+from pydantic import Field, StrictBool
 
+from router.config.chain_sections import Announce, AutoChains, NothingFits, Prefer, Upgrade
 from router.config.names import Registry
 from router.config.otlp import Otlp
 from router.config.paths import FileName, StoreName
-from router.config.section import Section, ShortForm
+from router.config.section import Section
 from router.config.values import (
     AtLeastOne,
     Count,
     Duration,
     KeepAlive,
     ModelRef,
-    NumCtx,
     Positive,
-    allowed,
 )
 from router.core.teams.rights import DEFAULT_REGISTRIES
 from router.core.teams.team import Permission
-
-NothingFits = Literal["refuse", "wait", "allow_partial", "passthrough"]
-Upgrade = Literal["idle", "on_request", "never"]
-Announce = Literal["off", "first", "always"]
-Prefer = Literal["quality", "balanced", "speed"]
-AutoChains = Literal["auto", "quantizations", "off"]
-
-
-def _variant(value: object) -> object:
-    if isinstance(value, (dict, VariantSection)):
-        return value
-    if isinstance(value, str):
-        return {"model": value}
-    raise allowed("a model name, or a mapping with model and num_ctx")
-
-
-class VariantSection(Section):
-    model: ModelRef
-    """name of an installed model"""
-    num_ctx: NumCtx = None
-    """its context, cut to the model's maximum; max = the largest that fits; null = by request, Modelfile or defaults"""
-
-
-VariantValue = Annotated[VariantSection, BeforeValidator(_variant), ShortForm({"type": "string", "minLength": 1})]
-
-
-def _variants(value: object) -> object:
-    if value in ("auto", "quantizations") or (isinstance(value, (list, tuple)) and value):
-        return value
-    raise allowed('"auto", "quantizations", or a list of at least one model')
-
-
-def _chain(value: object) -> object:
-    if isinstance(value, (dict, ChainSection)):
-        return value
-    if isinstance(value, (str, list, tuple)):
-        return {"variants": value}
-    raise allowed('"auto", "quantizations", a list of models, or a mapping with variants')
-
-
-class ChainSection(Section):
-    variants: Annotated[
-        Literal["auto", "quantizations"] | tuple[VariantValue, ...],
-        BeforeValidator(_variants),
-    ]
-    """models, biggest first; or auto, or quantizations (derived from the installed models)"""
-    nothing_fits: NothingFits | None = None
-    """as in defaults, for this chain"""
-    upgrade: Upgrade | None = None
-    """as in defaults, for this chain"""
-    prefer: Prefer | None = None
-    """as in defaults, for this chain"""
-    announce: Announce | None = None
-    """as in defaults, for this chain"""
-    preload: StrictBool = False
-    """at start, load the biggest variant that fits"""
-
-
-ChainValue = Annotated[ChainSection, BeforeValidator(_chain), ShortForm("variants")]
 
 
 class Defaults(Section):

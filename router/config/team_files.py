@@ -15,10 +15,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from router.config.chain_checks import chain_problems
+from router.config.chain_sections import ChainSection
 from router.config.keys import read_keys
 from router.config.paths import FOLDER, folder_of, placed
 from router.config.reporting import config_error, problems_of
-from router.config.sections import ChainSection
 from router.config.source import Document, decoded, in_known_case, read_text
 from router.config.team_section import TeamSection
 from router.config.team_values import shown_moment
