@@ -7,8 +7,10 @@ import os
 import ssl
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TypedDict
+from urllib.parse import urlsplit
 
 from router.adapters.ed25519 import verifier
 from router.adapters.gpu.amd import AmdSysfsProbe
@@ -79,6 +81,27 @@ def build_probe(probe: Probe) -> VramProbe | None:
         "none": lambda: None,
     }
     return builders[probe.kind]()
+
+
+def build_probes(config: Config) -> dict[str, VramProbe | None]:
+    """Return the probe of each backend.
+
+    Of several, one on another host has none unless its kind is set: this machine's cards are not its cards.
+    """
+    found: dict[str, VramProbe | None] = {}
+    for name, section in config.backends.items():
+        is_elsewhere = len(config.backends) > 1 and section.probe.kind == "auto" and not _is_here(section.url)
+        found[name] = None if section.gpus == "none" or is_elsewhere else build_probe(section.probe)
+    return found
+
+
+def _is_here(url: str) -> bool:
+    """Return whether a URL is surely one of this machine."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _static(index: int, gpu: StaticGpu) -> Gpu:
@@ -221,7 +244,7 @@ def admin_lock(config: Config, clock: Callable[[], float], is_of_team: Callable[
     )
 
 
-def warnings(config: Config, backend: Backend) -> list[str]:
+def warnings(config: Config, backends: Iterable[Backend]) -> list[str]:
     """Return the warnings for the operator at start, except those about Ollama's version."""
     found = open_doors(config)
     if not (config.admin.is_loopback or config.keys_of_admins):
@@ -232,12 +255,13 @@ def warnings(config: Config, backend: Backend) -> list[str]:
         )
     if "*" in config.hosts:
         found.append("hosts contains *: any web page can reach the router under a name of its own (DNS rebinding)")
-    world = backend.world
-    if backend.cards.gpus is None and world.is_up:
-        found.append(
-            "free VRAM cannot be read: each load is tried, and verified by Ollama's own figures (verify mode); "
-            "backends.NAME.probe says where else it can be read"
-        )
+    for backend in backends:
+        if backend.cards.gpus is None and backend.world.is_up:
+            which = f"of {backend.name} " if len(config.backends) > 1 else ""
+            found.append(
+                f"free VRAM {which}cannot be read: each load is tried, and verified by Ollama's own figures (verify "
+                "mode); backends.NAME.probe says where else it can be read"
+            )
     return found
 
 

@@ -9,6 +9,7 @@ from router.config.accounts import Audit, Usage
 from router.config.backends import BackendSection, Probe, ServerSection, StaticGpu
 from router.config.chain_warnings import Knowledge
 from router.config.chains import ChainRule, ChainRules
+from router.config.fleet import FleetSection
 from router.config.load import config_file, effective, load_config, schema, team_schema
 from router.config.named import models_named
 from router.config.places import Places
@@ -49,6 +50,7 @@ __all__ = [
     "Config",
     "Defaults",
     "FairnessSection",
+    "FleetSection",
     "Gpus",
     "Knowledge",
     "Limits",
