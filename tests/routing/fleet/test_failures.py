@@ -161,3 +161,55 @@ def test_clients_that_leave_do_not_count_against_a_backend_c7():
         assert all("left out" not in row["reason"] for row in ranking)
 
     play(story, TWO, ALONE)
+
+
+def test_at_most_half_of_the_backends_are_left_out_c6():
+    """Of three that fail one is left out, whatever the others do; if all fail, all are tried."""
+
+    async def story(one):
+        await one.load_everywhere(SMALL)
+        for sim in one.sims.values():
+            sim.faults.add("status", status=500, route="/api/generate", model=SMALL, times=-1)
+        for _ in range(30):
+            await one.ask(hello(SMALL))
+            rows = (await one.admin(f"/router/explain?model={SMALL}"))["ranking"]
+            assert sum("left out" in row["reason"] for row in rows) <= 1
+
+    play(story, {**TWO, "c": (24564,)}, ALONE)
+
+
+def test_a_flapping_backend_costs_few_errors_c8():
+    """Five seconds up, five seconds down, for five minutes."""
+
+    async def story(one):
+        first = (await one.ask(hello(SMALL)))[1]
+
+        async def flap():
+            while True:
+                await asyncio.sleep(5)
+                one.sims[first].faults.add("reset", after_chunks=0, times=-1)
+                await asyncio.sleep(5)
+                one.sims[first].faults.clear()
+
+        flapping = asyncio.create_task(flap())
+        found = []
+        for _ in range(300):
+            found.append((await one.ask(hello(SMALL)))[0])
+            await asyncio.sleep(0.9)
+        flapping.cancel()
+        assert sum(status != 200 for status in found) <= 3
+
+    play(story, TWO, ALONE)
+
+
+def test_two_models_that_do_not_fit_together_are_never_loaded_together_h4():
+    """Many rounds at once, on two backends of which one holds both: nothing spills."""
+
+    async def story(one):
+        for _ in range(10):
+            found = await asyncio.gather(*(one.ask(hello(model)) for model in (MIDDLE, "qwen3:14b") * 3))
+            assert {status for status, _, _ in found} == {200}
+            for sim in one.sims.values():
+                assert all(row.size_vram_bytes >= row.size_bytes for row in sim.engine.ps())
+
+    play(story, {"a": (12288,), "b": (12288,)}, ALONE, models=(MIDDLE, "qwen3:14b"))
