@@ -7,7 +7,7 @@ from contextlib import suppress
 import pytest
 
 from router.errors import Busy, NoVariantFits, RouterError, UpstreamError, UpstreamGone
-from router.routing.dispatch import MAX_ATTEMPTS
+from router.routing.attempt import MAX_ATTEMPTS
 from router.routing.outcomes import Blocked
 from router.telemetry import Finished
 from tests.backend.machine import BIG, MIDDLE, SMALL, MemoryMachine
