@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -31,6 +31,7 @@ from router.api.limits import Limits
 from router.api.settings import EdgeSettings
 from router.assembly import Router
 from router.backend.derived import owner_of
+from router.backend.probes import build_probes
 from router.config import Config, Loaded, prepare
 from router.core.teams.quotas import MemoryQuotas, Quotas
 from router.http.server.asgi import Asgi
@@ -41,7 +42,6 @@ from router.wiring import (
     admin_limits,
     admin_lock,
     admin_tls,
-    build_probe,
     build_usage,
     edge_settings,
     listener_tls,
@@ -125,6 +125,7 @@ async def running(
     config: Config,
     *,
     probe: VramProbe | None = None,
+    probes: Mapping[str, VramProbe | None] | None = None,
     hooks: Iterable[Hook] = (),
     is_probed: bool = False,
     sockets: Sockets = NO_SOCKETS,
@@ -133,7 +134,8 @@ async def running(
     reload: Reload | None = None,
     quotas: Quotas | None = None,
 ) -> AsyncIterator[Running]:
-    """Serve `config` until the context ends. With `is_probed`, `probe` is used instead of the configured one.
+    """Serve `config` until the context ends. With `is_probed`, `probe` is used instead of the configured one, or
+    `probes` where there are several backends.
 
     With `is_successor` another router serves meanwhile: connections are accepted only when the state is known.
     `loaded` is what was prepared of `config`, `reload` what `POST /router/reload` does, `quotas` hold what teams have
@@ -141,9 +143,7 @@ async def running(
     """
     loaded = loaded or prepare(config, verify=verifier())
     tls = listener_tls(config)
-    section = next(iter(config.backends.values()))
-    if not is_probed and section.gpus != "none":
-        probe = build_probe(section.probe)
+    given = (probes or {next(iter(config.backends)): probe}) if is_probed else build_probes(config)
     recent = RecentDecisions(config.telemetry.decisions_kept)
 
     def warn(text: str) -> None:
@@ -170,8 +170,8 @@ async def running(
     if (traces := trace_hook(config, lambda text: (later(warn, text), None)[1])) is not None:
         every.append(traces)
     telemetry = Telemetry(every, later=asyncio.get_running_loop().call_later)
-    router = Router(loaded, probe=probe, telemetry=telemetry, recent=recent, outage=outage, accounts=accounts)
-    metrics.watch(Scrape(router.backend, router.stores_up, accounts.lost).gauges)
+    router = Router(loaded, probes=given, telemetry=telemetry, recent=recent, outage=outage, accounts=accounts)
+    metrics.watch(Scrape(router.backends.values(), router.stores_up, accounts.lost).gauges)
 
     def exposition() -> tuple[bytes, str]:
         telemetry.flush()
@@ -208,8 +208,8 @@ async def running(
         edge.drain(is_draining=is_draining)
         router.inspector.drain(is_draining=is_draining)
 
-    actions = Actions(router.backend, set_draining, reload)
-    teams = TeamsPage(router.rules, router.backend, counts, accounts, time.time)
+    actions = Actions(router.backends.values(), set_draining, reload)
+    teams = TeamsPage(router.rules, router.backends.values(), counts, accounts, time.time)
     askers = Askers(router.rules, time.time)
     feed = Feed(board.data, board.decisions, teams.watched, prepare=teams.refresh, time_s=time.thread_time)
     admin_pages = admin_app(
@@ -239,7 +239,7 @@ async def running(
         async with admin, clients:
             try:
                 await asyncio.shield(starting)  # if this is cancelled, requests that wait for it are told first
-                for warning in warnings(config, router.backend):
+                for warning in warnings(config, router.backends.values()):
                     warn(warning)
                 yield service
             finally:

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import Mapping
+from functools import partial
 
 from router.adapters.gpu.reading import VramProbe
 from router.admin.accounts import Accounts
 from router.admin.configuration import Configuration
-from router.admin.inspector import Inspector
+from router.admin.fleet import inspector_of
 from router.admin.outage import Outage
 from router.backend.backend import Backend
 from router.config import Loaded
+from router.core.ollama.model import ModelFacts
 from router.core.teams.rights import forget_permits
-from router.routing.chains import Chains
-from router.routing.decisions import Decisions
-from router.routing.directory import Directory
-from router.routing.dispatch import Dispatcher
+from router.routing.fleet.assembled import routes_to
+from router.routing.fleet.place import Place
 from router.routing.named import NamedModels
 from router.routing.ruled import RulesInForce
-from router.routing.warmup import Warmup
 from router.telemetry import Notified, RecentDecisions, Reloaded, Supervisor, Telemetry
 from router.wiring import build_store, version_warnings
 
@@ -30,65 +31,69 @@ class Router:
         self,
         loaded: Loaded,
         *,
-        probe: VramProbe | None,
+        probes: Mapping[str, VramProbe | None],
         telemetry: Telemetry,
         recent: RecentDecisions,
         outage: Outage | None = None,
         accounts: Accounts,
     ) -> None:
         config, book = loaded.config, loaded.book
-        name = next(iter(config.backends))
         self.telemetry = telemetry
         self.recent = recent
         self.accounts = accounts
         self.store = build_store(config.store.path, lambda text: telemetry.emit(Notified(text, level="warning")))
-        self.backend = Backend(name, config, probe, self.store, telemetry, time.time)
+        self.backends = {
+            name: Backend(name, config, probes.get(name), self.store, telemetry, time.time) for name in config.backends
+        }
         self.rules = RulesInForce(book)
-        chains = self._chains = Chains(self.rules)
-        decisions = self._decisions = Decisions(self.backend, chains, config.defaults)
-        self.directory = Directory(self.backend, chains, decisions)
-        self.dispatcher = Dispatcher(self.backend, chains, decisions, config.queue.wait_s, telemetry)
-        self.warmup = Warmup(self.backend, decisions, chains, self.rules)
-        self.named = NamedModels(loaded.named, self.backend.world, telemetry)
+        self.routes = routes_to(self.backends, config, self.rules, telemetry)
+        self.directory, self.dispatcher = self.routes.directory, self.routes.dispatcher
+        self.named = NamedModels(loaded.named, self._catalog_if_up, telemetry)
         self.configuration = Configuration(config, book.serial, book.digest)
-        self.inspector = Inspector(
-            self.backend, self.directory, decisions, telemetry, recent, self.configuration, self.named.notes, outage
-        )
+        self.inspector = inspector_of(self.routes, telemetry, recent, self.configuration, self.named.notes, outage)
         self.upkeep, self._loading = Supervisor(telemetry), Supervisor(telemetry)
-        self._warned_of = ""
+        self._warned_of: dict[str, str] = {}
+
+    @property
+    def backend(self) -> Backend:
+        """The first backend, which is the only one as a rule."""
+        return self.routes.places[0].backend
+
+    def _catalog_if_up(self) -> Mapping[str, ModelFacts] | None:
+        """Return the installed models; None while a backend does not answer, since it may have others."""
+        is_whole = all(backend.world.is_up for backend in self.backends.values())
+        return self.routes.places[0].decisions.catalog() if is_whole else None
 
     async def start(self) -> None:
         """Read the state of the backend, and start the background tasks. May be cancelled."""
         self.upkeep.keep("usage", self.accounts.watch)
-        await self.backend.start(self._ollama_came)
-        self._loading.keep("warmup", self.warmup.watch)
+        # At once, so that one that is away does not hold up the others.
+        await asyncio.gather(*(place.backend.start(partial(self._ollama_came, place)) for place in self.routes.places))
+        for place in self.routes.places:
+            self._loading.keep(f"warmup_{place.name}" if len(self.backends) > 1 else "warmup", place.warmup.watch)
         self._loading.keep("named_models", self.named.watch)
 
-    def _ollama_came(self) -> None:
+    def _ollama_came(self, place: Place) -> None:
         """Warn of an old version, once, and schedule the models to load."""
-        version = self.backend.world.version
-        if version != self._warned_of:
-            self._warned_of = version
+        version = place.backend.world.version
+        if version != self._warned_of.get(place.name):
+            self._warned_of[place.name] = version
             for warning in version_warnings(version):
                 self.telemetry.emit(Notified(warning, level="warning"))
-        self.warmup.restart()
+        place.warmup.restart()
 
     def take_over(self, loaded: Loaded) -> None:
         """Put the rules of a reloaded configuration in force for the requests that begin from now on."""
         self.rules.replace(loaded.book)
         self.named.replace(loaded.named)
         self.configuration.replace(loaded.config, loaded.book.serial, loaded.book.digest)
-        self.warmup.restart()
-        self._forget_rules(loaded.book.names)
-        self.backend.keep_teams(loaded.book.names)
-        self.backend.line.configure(loaded.config.fairness)
-        self.telemetry.emit(Reloaded(teams=loaded.book.names))
-
-    def _forget_rules(self, teams: frozenset[str]) -> None:
-        """Drop what was remembered by the rules of before; requests that keep them find it out once more."""
-        self._chains.forget()
-        self._decisions.forget(teams)
+        for place in self.routes.places:
+            place.warmup.restart()
+            place.backend.keep_teams(loaded.book.names)
+            place.backend.line.configure(loaded.config.fairness)
+        self.routes.forget_rules(loaded.book.names)
         forget_permits()
+        self.telemetry.emit(Reloaded(teams=loaded.book.names))
 
     def refuse_reload(self, error: str) -> None:
         """Show and count that a reload has failed; what is in force stays."""
@@ -103,7 +108,7 @@ class Router:
         """Stop the background tasks and release everything; idempotent."""
         await self._loading.stop()
         await self.upkeep.stop()
-        await self.backend.stop(keeps_tags=keeps_tags)
+        await asyncio.gather(*(backend.stop(keeps_tags=keeps_tags) for backend in self.backends.values()))
         await self.store.aclose()
         self.telemetry.flush()
         await self.accounts.stop()

@@ -1,4 +1,4 @@
-"""Builds from the configuration: probes, the store, and the settings of the HTTP layer, which does not know it."""
+"""Builds from the configuration: the stores, and the settings of the HTTP layer, which does not know it."""
 
 from __future__ import annotations
 
@@ -8,15 +8,8 @@ import ssl
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import TypedDict
 
 from router.adapters.ed25519 import verifier
-from router.adapters.gpu.amd import AmdSysfsProbe
-from router.adapters.gpu.command import CommandProbe
-from router.adapters.gpu.detect import StaticProbe, detect_probe
-from router.adapters.gpu.nvml import NvmlProbe
-from router.adapters.gpu.prometheus import PrometheusProbe
-from router.adapters.gpu.reading import VramProbe
 from router.adapters.outbox import Outbox
 from router.adapters.store import LearnedStore, MemoryStore, SqliteStore
 from router.adapters.usage_postgres import PostgresUsage
@@ -28,9 +21,8 @@ from router.api.settings import EdgeSettings
 from router.api.traces import Tracing
 from router.backend.backend import Backend
 from router.backend.endpoint import secret_in
-from router.config import Clients, Config, Probe, StaticGpu, Usage, require_regular
+from router.config import Clients, Config, Usage, require_regular
 from router.core.memory.fit_target import version_of
-from router.core.ollama.runner import Gpu
 from router.core.teams.team import ANYONE
 from router.core.units import MIB
 from router.errors import ConfigError
@@ -45,48 +37,8 @@ ADMIN_CONNECTIONS = 64
 REMINDER_S = 3600.0
 """Period of the warnings about what clients may do without a key."""
 
-MAX_CACHE_S = 0.05
-"""Upper bound for the cache time of a local probe: each switch needs current readings."""
-
 OLDEST_OLLAMA = (0, 6, 4)
 """The first version that reports what a model can do and all of its tensors; older ones are not tested."""
-
-MIN_COMMAND_TIMEOUT_S, MIN_HTTP_TIMEOUT_S = 5.0, 2.0
-"""Lower bounds for the timeout of a probe that starts a process, or sends a request."""
-
-
-class _Local(TypedDict):
-    """The settings of a probe that reads this machine."""
-
-    cache_s: float
-    timeout_s: float
-    reserve_bytes: int
-
-
-def build_probe(probe: Probe) -> VramProbe | None:
-    """Return the configured probe, None if there is nothing to read (verify mode)."""
-    cache_s, timeout_s = min(probe.cache_s, MAX_CACHE_S), probe.timeout_s
-    command_s, http_s = max(timeout_s, MIN_COMMAND_TIMEOUT_S), max(timeout_s, MIN_HTTP_TIMEOUT_S)
-    local: _Local = {"cache_s": cache_s, "timeout_s": timeout_s, "reserve_bytes": probe.reserve_mib * MIB}
-    builders: dict[str, Callable[[], VramProbe | None]] = {
-        "auto": lambda: detect_probe(**local),
-        "nvml": lambda: NvmlProbe(**local),
-        "command": lambda: CommandProbe(
-            probe.command, cache_s=probe.cache_s, timeout_s=command_s, max_bytes=probe.max_bytes
-        ),
-        "prometheus": lambda: PrometheusProbe(
-            str(probe.url), cache_s=cache_s, timeout_s=http_s, max_bytes=probe.max_bytes
-        ),
-        "amd": lambda: AmdSysfsProbe(probe.root, **local),
-        "static": lambda: StaticProbe(tuple(_static(index, gpu) for index, gpu in enumerate(probe.gpus))),
-        "none": lambda: None,
-    }
-    return builders[probe.kind]()
-
-
-def _static(index: int, gpu: StaticGpu) -> Gpu:
-    free_mib = gpu.total_mib if gpu.free_mib is None else gpu.free_mib
-    return Gpu(index, f"static-{index}", gpu.name, gpu.total_mib * MIB, free_mib * MIB)
 
 
 def build_store(path: str | None, report: Callable[[str], None]) -> LearnedStore:
@@ -239,7 +191,7 @@ def admin_lock(config: Config, clock: Callable[[], float], is_of_team: Callable[
     )
 
 
-def warnings(config: Config, backend: Backend) -> list[str]:
+def warnings(config: Config, backends: Iterable[Backend]) -> list[str]:
     """Return the warnings for the operator at start, except those about Ollama's version."""
     found = open_doors(config)
     if not (config.admin.is_loopback or config.keys_of_admins):
@@ -250,12 +202,13 @@ def warnings(config: Config, backend: Backend) -> list[str]:
         )
     if "*" in config.hosts:
         found.append("hosts contains *: any web page can reach the router under a name of its own (DNS rebinding)")
-    world = backend.world
-    if backend.cards.gpus is None and world.is_up:
-        found.append(
-            "free VRAM cannot be read: each load is tried, and verified by Ollama's own figures (verify mode); "
-            "backends.NAME.probe says where else it can be read"
-        )
+    for backend in backends:
+        if backend.cards.gpus is None and backend.world.is_up:
+            which = f"of {backend.name} " if len(config.backends) > 1 else ""
+            found.append(
+                f"free VRAM {which}cannot be read: each load is tried, and verified by Ollama's own figures (verify "
+                "mode); backends.NAME.probe says where else it can be read"
+            )
     return found
 
 

@@ -105,6 +105,14 @@ class FakeDispatcher:
     def display_name(self, name: str) -> str:
         return self.hidden.get(name, name)
 
+    name, has_several = "fake", False
+
+    def targets(self, _what: object, _asked: str = "") -> tuple[FakeDispatcher, ...]:
+        return (self,)
+
+    async def shown_by(self, name: str, team: object = None) -> tuple[FakeDispatcher, str]:
+        return self, await self.show_name(name, team)
+
     async def show_name(self, name: str, _team: object = None) -> str:
         return next((chain.variants[0] for chain in self.virtual if chain.name == name), name)
 

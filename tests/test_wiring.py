@@ -27,7 +27,7 @@ def warned(version: str = "0.33.0", **options: object) -> list[str]:
         async with stage(SimConfig(settings=ServerSettings(version=version)), {}) as one:
             assert one.router is not None
             backend = one.router.router.backend
-            return warnings(load_config(env={}, options=options), backend) + version_warnings(backend.world.version)
+            return warnings(load_config(env={}, options=options), [backend]) + version_warnings(backend.world.version)
 
     return run_virtual(story())
 

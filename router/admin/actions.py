@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 
 from router.backend.backend import Backend
 from router.backend.tracked import Tracked
@@ -18,9 +18,12 @@ class Actions:
     """
 
     def __init__(
-        self, backend: Backend, set_draining: Callable[[bool], None] = lambda _: None, reload: Reload | None = None
+        self,
+        backends: Collection[Backend],
+        set_draining: Callable[[bool], None] = lambda _: None,
+        reload: Reload | None = None,
     ) -> None:
-        self._backend = backend
+        self._backends = backends
         self._reload = reload
         self._set_draining = set_draining
 
@@ -36,26 +39,29 @@ class Actions:
         That includes bans after spills and pauses after failed loads. What is loaded stays loaded.
         """
         if model is None:
-            return {"model": None, "forgotten": await self._backend.forget(None)}
-        weights = self._backend.installed.weights_if_installed(model)
-        if weights is None:
+            return {"model": None, "forgotten": sum([await one.forget(None) for one in self._backends])}
+        having = [(one, weights) for one in self._backends if (weights := one.installed.weights_if_installed(model))]
+        if not having:
             raise ModelNotFound(f"model '{model}' not found")
-        return {"model": model, "forgotten": await self._backend.forget(weights)}
+        return {"model": model, "forgotten": sum([await one.forget(weights) for one, weights in having])}
 
     def unload(self, model: str) -> dict[str, object]:
         """Let a loaded model go as soon as it is idle, even one of `defaults.keep`; raise ModelNotFound.
 
         It may come back with the next request for it.
         """
-        tracked = self._loaded(model)
-        self._backend.keepalive.apply(tracked, 0.0)
-        return {"model": tracked.name, "unloads": "now" if tracked.in_flight == 0 else "when idle"}
+        loaded = self._loaded(model)
+        for backend, tracked in loaded:
+            backend.keepalive.apply(tracked, 0.0)
+        is_idle = not any(tracked.in_flight for _, tracked in loaded)
+        return {"model": loaded[0][1].name, "unloads": "now" if is_idle else "when idle"}
 
     def keep(self, model: str, *, is_kept: bool) -> dict[str, object]:
         """Keep a loaded model as if it were listed in `defaults.keep`, or no longer; until it is unloaded."""
-        tracked = self._loaded(model)
-        self._backend.world.residents.keep(tracked, is_kept=is_kept)
-        return {"model": tracked.name, "kept": is_kept}
+        loaded = self._loaded(model)
+        for backend, tracked in loaded:
+            backend.world.residents.keep(tracked, is_kept=is_kept)
+        return {"model": loaded[0][1].name, "kept": is_kept}
 
     def drain(self, *, is_draining: bool) -> dict[str, object]:
         """Report at `/readyz` that the router takes no more requests, or that it does again: load balancers go by it.
@@ -65,9 +71,11 @@ class Actions:
         self._set_draining(is_draining)
         return {"draining": is_draining}
 
-    def _loaded(self, model: str) -> Tracked:
-        weights = self._backend.installed.weights_if_installed(model)
-        tracked = self._backend.world.residents.get(weights) if weights is not None else None
-        if tracked is None:
+    def _loaded(self, model: str) -> list[tuple[Backend, Tracked]]:
+        """Return the backends that have it loaded."""
+        having = [(one, one.installed.weights_if_installed(model)) for one in self._backends]
+        found = [(one, one.world.residents.get(weights)) for one, weights in having if weights is not None]
+        loaded = [(one, tracked) for one, tracked in found if tracked is not None]
+        if not loaded:
             raise ModelNotFound(f"model '{model}' is not loaded")
-        return tracked
+        return loaded

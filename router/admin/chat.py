@@ -13,7 +13,7 @@ from router.core.payload.read import read_wholly
 from router.errors import UpstreamError
 from router.http.headers import Header
 from router.routing.call import Answer, Call
-from router.routing.dispatch import Dispatcher
+from router.routing.dispatching import Dispatching
 
 CHAT_ROUTE = TARGETS["POST", b"/api/chat"]
 NDJSON: Header = (b"content-type", b"application/x-ndjson")
@@ -22,7 +22,7 @@ NDJSON: Header = (b"content-type", b"application/x-ndjson")
 class Chat:
     """Sends chat requests of the dashboard through `dispatcher`."""
 
-    def __init__(self, dispatcher: Dispatcher) -> None:
+    def __init__(self, dispatcher: Dispatching) -> None:
         self._dispatcher = dispatcher
         self._numbers = itertools.count(1)
 

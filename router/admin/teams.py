@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from typing import Any
 
@@ -31,13 +31,13 @@ class TeamsPage:
     def __init__(
         self,
         rules: RulesInForce,
-        backend: Backend,
+        backends: Collection[Backend],
         quotas: Quotas,
         accounts: Accounts,
         unix_now: Callable[[], float],
     ) -> None:
         self._rules = rules
-        self._backend = backend
+        self._backends = backends
         self._quotas = quotas
         self._accounts = accounts
         self._unix_now = unix_now
@@ -62,13 +62,21 @@ class TeamsPage:
     def _page(self, used: dict[str, Row]) -> Row:
         book = self._rules.book
         teams = {team.name: team for team in (*book.teams, book.default_team)}
-        waiting = Counter(team for _, _, team in self._backend.line.waiting_for())
-        shares = {row.team: row for row in self._backend.line.shares.rows()}
+        waiting = Counter(team for one in self._backends for _, _, team in one.line.waiting_for())
+        shares = self._shares()
         rows = [
-            self._row(team, waiting[name], used.get(name, {})) | _had(shares.get(name))
+            self._row(team, waiting[name], used.get(name, {})) | _had(shares.get(name, ()))
             for name, team in sorted(teams.items())
         ]
         return {"default_team": book.default_team.name, "serial": book.serial, "teams": rows}
+
+    def _shares(self) -> dict[str, list[TeamRow]]:
+        """Return what each team has had, a row per backend."""
+        found: dict[str, list[TeamRow]] = {}
+        for backend in self._backends:
+            for row in backend.line.shares.rows():
+                found.setdefault(row.team, []).append(row)
+        return found
 
     async def _used_today(self) -> dict[str, Row]:
         midnight = int(self._unix_now()) // DAY_S * DAY_S
@@ -95,11 +103,16 @@ class TeamsPage:
         }
 
 
-def _had(row: TeamRow | None) -> Row:
-    """Return what a team has had of the cards since the start, and how far it is ahead; 0 while only one team asks."""
-    if row is None:
-        return {"served_s": 0.0, "lag_s": 0.0, "in_flight": 0}
-    return {"served_s": round(row.served_s, 3), "lag_s": round(row.lag_s, 3), "in_flight": row.in_flight}
+def _had(rows: Collection[TeamRow]) -> Row:
+    """Return what a team has had of the cards since the start, and how far it is ahead; 0 while only one team asks.
+
+    Each backend shares out its own time: of several the greatest lead counts.
+    """
+    return {
+        "served_s": round(sum(row.served_s for row in rows), 3),
+        "lag_s": round(max((row.lag_s for row in rows), default=0.0), 3),
+        "in_flight": sum(row.in_flight for row in rows),
+    }
 
 
 def _taken(left: Left) -> int:

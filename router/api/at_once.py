@@ -31,7 +31,7 @@ from router.http.server.cycle import Cycle, Phase
 from router.http.server.heads import Head
 from router.http.server.hosts import HostRule
 from router.routing.call import Answer, Call
-from router.routing.dispatch import Dispatcher
+from router.routing.dispatching import Dispatching
 from router.routing.outcomes import Blocked
 from router.routing.queued import Queued
 from router.routing.underway import Underway
@@ -71,7 +71,7 @@ class AtOnce:
 
     def __init__(
         self,
-        dispatcher: Dispatcher,
+        dispatcher: Dispatching,
         settings: EdgeSettings,
         hosts: HostRule,
         door: Door,

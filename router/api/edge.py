@@ -39,7 +39,7 @@ from router.http.server.cycle import ClientGone, Cycle
 from router.http.server.hosts import HostRule
 from router.routing.call import Answer, Call
 from router.routing.directory import Directory
-from router.routing.dispatch import Dispatcher
+from router.routing.dispatching import Dispatching
 from router.routing.outcomes import Blocked
 from router.telemetry import Answered
 
@@ -58,7 +58,7 @@ class Edge:
 
     def __init__(
         self,
-        dispatcher: Dispatcher,
+        dispatcher: Dispatching,
         directory: Directory,
         settings: EdgeSettings | None = None,
         *,

@@ -61,6 +61,33 @@ def running(body: bytes, directory: Directory, permit: Permit) -> bytes:
     return _encode({**outer, "models": rows}) + _tail(body) if is_changed else body
 
 
+def merged(kind: str, bodies: Sequence[tuple[Directory, bytes]], directory: Directory, permit: Permit) -> bytes:
+    """Return the lists of several backends as one, as `tags`, `models` or `running` shows it.
+
+    A model that several have is listed once. A loaded model is listed for each backend that has it loaded, with the key
+    `backend`, which clients ignore. What cannot be read is left out.
+    """
+    key, name_key = _KEYS[kind]
+    views = [(source, running(body, source, permit) if kind == "ps" else body) for source, body in bodies]
+    outer: Mapping[str, msgspec.Raw] | None = None
+    rows: dict[object, Row] = {}
+    for source, body in views:
+        found = _rows(body, key)
+        if found is None:
+            continue
+        outer = outer or found[0]
+        for row in found[1]:
+            name = _key(_text(row, name_key))
+            if kind == "ps":
+                rows[source.name, name, len(rows)] = {**row, "backend": _raw(source.name)}
+            else:
+                rows.setdefault(name, row)
+    if outer is None:
+        return views[0][1]
+    whole = _encode({**outer, key: list(rows.values())}) + _tail(views[0][1])
+    return whole if kind == "ps" else _SHOWN[kind](whole, directory, permit)
+
+
 def show_of_chain(body: bytes, variant: str) -> bytes:
     """Return `/api/show` of a chain: the body for its variant, with the variant as the parent model."""
     outer = _object(body)
@@ -170,3 +197,7 @@ def _tail(body: bytes) -> bytes:
 def _go_time(moment: datetime) -> str:
     """Return a time in RFC 3339 as Go prints it."""
     return moment.isoformat().replace("+00:00", "Z")
+
+
+_KEYS = {"tags": ("models", "name"), "v1_models": ("data", "id"), "ps": ("models", "name")}
+_SHOWN = {"tags": tags, "v1_models": models}

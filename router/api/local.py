@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from urllib.parse import quote
 
@@ -10,6 +11,7 @@ import msgspec
 from router.api import listing
 from router.api.error_texts import shown_error
 from router.api.exchange import Exchange
+from router.api.passing import BACKEND
 from router.api.reports import client_of
 from router.api.responses import JSON_UTF8, request_headers, response_headers
 from router.api.sending import HTTP_ERRORS, read_whole
@@ -26,6 +28,7 @@ from router.http.client.response import UpstreamRequest, UpstreamResponse
 from router.http.headers import Header
 from router.routing.directory import Directory
 
+OK = 200
 TEXT = (b"content-type", b"text/plain; charset=utf-8")
 NO_CLOUD = b'{"cloud":{"disabled":true,"source":"config"}}'
 _encode = msgspec.json.encode
@@ -71,10 +74,41 @@ class LocalRoutes:
         await exchange.answer(status, headers, body)
 
     async def _list(self, exchange: Exchange, route: Route, _: str) -> None:
+        if self._directory.has_several:
+            await self._merged(exchange, route)
+            return
         status, headers, body = await self._fetch(exchange, b"GET", route.pattern.encode())
         if status == 200:
             body = self._views[route.kind](body, self._directory, permit_of(exchange.identity.team))
         await exchange.answer(status, headers, body)
+
+    async def _merged(self, exchange: Exchange, route: Route) -> None:
+        """Answer with the lists of all backends as one; what a backend does not answer is missing."""
+        sources, target = self._directory.sources(), route.pattern.encode()
+        fetches = [self._fetch(exchange, b"GET", target, where=source) for source in sources]
+        found = await asyncio.gather(*fetches, return_exceptions=True)
+        good = [
+            (source, one)
+            for source, one in zip(sources, found, strict=True)
+            if not isinstance(one, BaseException) and one[0] == OK
+        ]
+        if not good:
+            if isinstance(found[0], BaseException):
+                raise found[0]
+            await exchange.answer(*found[0])
+            return
+        permit = permit_of(exchange.identity.team)
+        bodies = [(source, body) for source, (_, _, body) in good]
+        _, headers, _ = good[0][1]
+        body = listing.merged(route.kind, bodies, self._directory, permit)
+        self._name(exchange, *(source for source, _ in bodies))
+        await exchange.answer(OK, headers, body)
+
+    def _name(self, exchange: Exchange, *sources: Directory) -> None:
+        """Say in the answer which backends it is from, where there are several."""
+        if self._directory.has_several and self._settings.has_router_headers:
+            names = ", ".join(source.name for source in sources)
+            exchange.extra.append((BACKEND, names.encode("latin-1", "replace")))
 
     async def _show(self, exchange: Exchange, route: Route, _: str) -> None:
         """Answer for a chain with the variant that would serve it now: `ollama run` pulls a model that has no show."""
@@ -84,10 +118,13 @@ class LocalRoutes:
         asked = exchange.requested = names.get("model", "")
         if asked:
             check_use(exchange.identity, asked)
-        name = await self._directory.show_name(asked, exchange.identity.team) if asked else ""
+        where, name = self._directory, ""
+        if asked:
+            where, name = await self._directory.shown_by(asked, exchange.identity.team)
+            self._name(exchange, where)
         if name != asked:  # a virtual model, which Ollama does not know
             body = await exchange.read(body, rewrite, model=name, options={})
-        status, headers, answer = await self._fetch(exchange, b"POST", route.pattern.encode(), body)
+        status, headers, answer = await self._fetch(exchange, b"POST", route.pattern.encode(), body, where)
         if status == 200 and name != asked:
             answer = listing.show_of_chain(answer, name)
         await exchange.answer(status, headers, answer)
@@ -99,29 +136,36 @@ class LocalRoutes:
         check_use(exchange.identity, name)
         if self._directory.is_hidden(name):
             raise ModelNotFound(f"model '{name}' not found")
-        target = await self._directory.show_name(name, exchange.identity.team)
+        where, target = await self._directory.shown_by(name, exchange.identity.team)
+        self._name(exchange, where)
         path = route.pattern.rpartition("/")[0] + "/" + quote(target, safe=":")
-        status, headers, body = await self._fetch(exchange, b"GET", path.encode())
+        status, headers, body = await self._fetch(exchange, b"GET", path.encode(), where=where)
         if status == 200 and target != name:
             body = listing.model_of(body, name)
         await exchange.answer(status, headers, body)
 
     async def _fetch(
-        self, exchange: Exchange, method: bytes, target: bytes, body: bytes | None = None
+        self,
+        exchange: Exchange,
+        method: bytes,
+        target: bytes,
+        body: bytes | None = None,
+        where: Directory | None = None,
     ) -> tuple[int, list[Header], bytes]:
         """Return status, headers and body of an upstream answer, without Content-Length, which sending sets."""
         request = UpstreamRequest(
             method, target, request_headers(exchange.client_headers, exchange.headers), body, safe_to_resend=True
         )
         async with self._shares.of(client_of(exchange.cycle, self._settings.proxies)):
-            upstream, answer = await self._ask(request)
+            source = where or self._directory
+            upstream, answer = await self._ask(source, request)
             if upstream.status != NOT_FOUND and may_be_failed_listing(upstream.status, answer):
-                upstream, answer = await self._ask(request)
+                upstream, answer = await self._ask(source, request)
         headers = [
             pair for pair in response_headers(upstream.headers, dict(upstream.headers)) if pair[0] != b"content-length"
         ]
         return upstream.status, headers, shown_error(answer, None) if upstream.status >= HTTP_ERRORS else answer
 
-    async def _ask(self, request: UpstreamRequest) -> tuple[UpstreamResponse, bytes]:
-        upstream = await self._directory.read(request)
+    async def _ask(self, source: Directory, request: UpstreamRequest) -> tuple[UpstreamResponse, bytes]:
+        upstream = await source.read(request)
         return upstream, await read_whole(upstream)

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from urllib.parse import quote
 
 from router.api.bodies import BodyStream
 from router.api.exchange import Exchange
 from router.api.responses import request_headers
-from router.api.sending import Sender
+from router.api.sending import HTTP_ERRORS, Sender, read_whole
 from router.api.settings import EdgeSettings
 from router.core.ollama.names import key_of
 from router.core.ollama.routes import Route
-from router.core.payload.management import check_names, read_names, read_remote_host
+from router.core.payload.management import check_names, read_blobs, read_names, read_remote_host
 from router.core.payload.rewrite import rewrite_names
 from router.core.teams.rights import check_management, check_remote_host
 from router.core.teams.team import Team
 from router.errors import BadRequest, Forbidden, ModelNotFound, UpstreamError
 from router.http.client.response import UpstreamRequest, UpstreamResponse
-from router.routing.directory import Directory
+from router.routing.directory import Directory, Managed
 
 DIGEST = re.compile(r"sha256[:-][0-9a-f]{64}")
 NAMED = frozenset(("pull", "push", "create", "copy", "delete"))
+BACKEND = b"x-router-backend"
+"""Names a backend: in a request that manages models the one that is meant, in an answer those that it is from."""
+
 CHANGING = frozenset(("pull", "create", "copy", "delete"))
 
 
@@ -37,7 +40,7 @@ class Passing:
         if route.kind in ("blob_put", "blob_head"):
             await self._blob(exchange, route, argument)
             return
-        body = await exchange.body()
+        body, what = await exchange.body(), Managed(route.kind)
         if route.kind in NAMED:
             names = await exchange.read(body, read_names, route.kind)
             check_names(route.kind, names)
@@ -48,21 +51,22 @@ class Passing:
                 check_remote_host(exchange.identity, host, self._settings.remote_hosts)
             if names:  # each name once and under Ollama's own key, so that Ollama sees exactly the names checked here
                 body = await exchange.read(body, rewrite_names, names)
+            what = Managed(route.kind, names, read_blobs(body) if route.kind == "create" else frozenset())
         target = route.pattern if not argument else route.pattern.rpartition("/")[0] + "/" + quote(argument, safe="")
-        await self._pass(exchange, route, target.encode(), body or None)
+        await self._pass(exchange, route, what, target.encode(), body or None)
 
     async def _blob(self, exchange: Exchange, route: Route, digest: str) -> None:
         if DIGEST.fullmatch(digest) is None:
             raise BadRequest("invalid digest format")
-        target = b"/api/blobs/" + digest.encode()
+        target, what = b"/api/blobs/" + digest.encode(), Managed(route.kind, {}, read_blobs(digest.encode()))
         if route.kind == "blob_head":
-            await self._pass(exchange, route, target, None)
+            await self._pass(exchange, route, what, target, None)
             return
         length = exchange.headers.get(b"content-length")
         stream = BodyStream(exchange.cycle, self._settings.body_idle_s)
         if length is None and b"transfer-encoding" not in exchange.headers:
             length = b"0"
-        await self._pass(exchange, route, target, stream, None if length is None else int(length))
+        await self._pass(exchange, route, what, target, stream, None if length is None else int(length))
 
     def _check(self, names: Mapping[str, str], team: Team) -> None:
         """Raise Forbidden for the name of a chain, which cannot be pulled, deleted or overwritten; 404 to copy it."""
@@ -80,13 +84,20 @@ class Passing:
         self,
         exchange: Exchange,
         route: Route,
+        what: Managed,
         target: bytes,
         body: bytes | BodyStream | None,
         length: int | None = None,
     ) -> None:
         headers = request_headers(exchange.client_headers, exchange.headers)
         request = UpstreamRequest(route.method.encode(), target, headers, body, length)
-        upstream = await self._directory.forward(request)
+        asked = exchange.headers.get(BACKEND, b"").decode("latin-1").strip()
+        *others, last = self._directory.targets(what, asked)
+        upstream = await self._done_on(others, last, request)
+        if self._directory.has_several and self._settings.has_router_headers:
+            exchange.extra.append(
+                (BACKEND, ", ".join(one.name for one in (*others, last)).encode("latin-1", "replace"))
+            )
         sender = Sender(exchange, route, exchange.extra)
         try:
             await self._send(sender, upstream)
@@ -96,6 +107,17 @@ class Passing:
             exchange.error = sender.sent.error
             if route.kind in CHANGING:  # also after a failure: it may have changed something
                 self._directory.catalog_changed()
+
+    async def _done_on(
+        self, others: Sequence[Directory], last: Directory, request: UpstreamRequest
+    ) -> UpstreamResponse:
+        """Return the answer of the last backend; of an earlier one, if that could not do the same."""
+        for other in others:
+            answer = await other.forward(request)
+            if answer.status >= HTTP_ERRORS:
+                return answer
+            await read_whole(answer)
+        return await last.forward(request)
 
     async def _send(self, sender: Sender, upstream: UpstreamResponse) -> None:
         try:

@@ -67,7 +67,7 @@ class Backend:
         self.cards = Cards(probe, residents, epoch, telemetry, section.gpus, config, f"backends.{name}.gpus")
         self.world = World(self.server, self.installed, residents, self.cards, epoch, telemetry, name, config)
         self._rules = DecisionRules(section, config.defaults, unix_now, self._loaded_limit)
-        self.lessons = Lessons(store, self._configured, telemetry, unix_now, is_auto=section.server.auto)
+        self.lessons = self._lessons_in(store, config, telemetry, unix_now)
         self.residency = Residency(self.world, self.lessons, self.relay, config, telemetry)
         self.upkeep = Supervisor(telemetry)
         self.line = Line(self.world, self.residency, self._server_settings, config, telemetry)
@@ -85,6 +85,14 @@ class Backend:
         reserve = min(limits.pool_reserve, limits.pool // SMALLEST_POOL)
         relay = relay_to(endpoint, section, config, limits.pool - reserve, reserve)
         return client_of(endpoint, config), relay, relay_to(endpoint, section, config, limits.list_pool)
+
+    def _lessons_in(
+        self, store: LearnedStore, config: Config, telemetry: Telemetry, unix_now: Callable[[], float]
+    ) -> Lessons:
+        is_auto, is_alone = config.backends[self.name].server.auto, len(config.backends) == 1
+        return Lessons(
+            store, self._configured, telemetry, unix_now, is_auto=is_auto, machine=self.name, is_alone=is_alone
+        )
 
     def _derived_tags(self, config: Config, telemetry: Telemetry) -> DerivedTags:
         is_loaded = self.world.residents.__contains__

@@ -27,7 +27,11 @@ MOST_OBSERVATIONS = 5000
 
 
 class Lessons:
-    """Past measurements of loads. `learned` is replaced, never modified, so that its identity tells its version."""
+    """Past measurements of loads. `learned` is replaced, never modified, so that its identity tells its version.
+
+    `machine` is the backend's name. Unless it `is_alone`, what others have measured does not count: their servers may
+    be set up otherwise.
+    """
 
     def __init__(
         self,
@@ -37,9 +41,12 @@ class Lessons:
         unix_now: Callable[[], float],
         *,
         is_auto: bool = True,
+        machine: str = "",
+        is_alone: bool = True,
     ) -> None:
         self.learned = Learned.of(())
         self._is_auto = is_auto
+        self._machine, self._is_alone = machine, is_alone
         self._told: object = None
         self._observations: deque[Observation] = deque(maxlen=MOST_OBSERVATIONS)
         self._restarted_s = 0.0
@@ -66,7 +73,8 @@ class Lessons:
 
     async def recall(self) -> None:
         """Read the observations of earlier runs from the store."""
-        self._observations = deque(await self._store.all(), MOST_OBSERVATIONS)
+        own = (seen for seen in await self._store.all() if self._is_alone or seen.machine in ("", self._machine))
+        self._observations = deque(own, MOST_OBSERVATIONS)
         self._note()
 
     async def forget(self, weights: str | None) -> int:
@@ -116,6 +124,7 @@ class Lessons:
             cache_bytes=plan.cache_bytes,
             margin_bytes=settings.fit_target_bytes,
             is_one_slot=_has_one_slot(facts),
+            machine=self._machine,
             alternatives=_alternatives(facts, asked, plan.expected_bytes, settings, cards),
         )
         if taken_bytes and not is_spilled and observation.predicted_bytes:

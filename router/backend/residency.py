@@ -81,7 +81,7 @@ class Residency:
 
     def __init__(self, world: World, lessons: Lessons, relay: Relay, config: Config, telemetry: Telemetry) -> None:
         self.contest = Contest(relay, world.residents, config, telemetry)
-        is_auto = all(section.server.auto for section in config.backends.values())
+        is_auto = config.backends[world.name].server.auto
         self.loaded_limit = LoadedLimit(telemetry, world.epoch.advance, is_auto=is_auto)
         self.load_times = LoadTimes()
         self.unloading = Unloading(world, self.load_times, config)

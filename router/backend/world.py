@@ -70,7 +70,7 @@ class World:
         self.version, self.last_error = "", NOT_ASKED
         self.loads = Loads(cards, residents, epoch, config.defaults.max_load_wait_s)
         self.wanted: Mapping[str, int] = {}  # weights → number of requests that wait for them
-        self._name, self._times = name, (times := config.snapshot)
+        self.name, self._times = name, (times := config.snapshot)
         self._health = Health(rise=times.rise, fall=times.fall)
         self._asked_at_s = self._probed_at_s = self._failed_at_s = self._read_at_s = -math.inf
         self._stale_s = times.stale_after_s + config.timeouts.control_s
@@ -213,7 +213,7 @@ class World:
         if is_restarted:  # else it was only away, and what runs still bears its numbers
             self.cards.retry_gpu()
         if is_back:
-            self._telemetry.emit(UpstreamUp(version=self.version, backend=self._name))
+            self._telemetry.emit(UpstreamUp(version=self.version, backend=self.name))
         self._on_restart()
 
     def _failed(self, error: RouterError) -> None:
@@ -222,7 +222,7 @@ class World:
         self.last_error, self._failed_at_s = error.message, self._now()
         # A connection that is refused is no failed answer: nothing listens there, so a request would fail as well.
         if self._health.note_failure(is_certain=isinstance(error, UpstreamGone)) or is_first:
-            self._telemetry.emit(UpstreamDown(error=error.message, backend=self._name))
+            self._telemetry.emit(UpstreamDown(error=error.message, backend=self.name))
             self.epoch.advance()
 
     def _is_known(self, row: PsRow) -> bool:

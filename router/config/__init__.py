@@ -10,6 +10,7 @@ from router.config.backends import BackendSection, Probe, ServerSection, StaticG
 from router.config.chain_sections import AutoChains, ChainSection, NothingFits, Upgrade, VariantSection
 from router.config.chain_warnings import Knowledge
 from router.config.chains import ChainRule, ChainRules
+from router.config.fleet import FleetSection
 from router.config.load import config_file, effective, load_config, schema, team_schema
 from router.config.named import models_named
 from router.config.places import Places
@@ -37,6 +38,7 @@ __all__ = [
     "Config",
     "Defaults",
     "FairnessSection",
+    "FleetSection",
     "Gpus",
     "Knowledge",
     "Limits",

@@ -11,6 +11,7 @@ from router.config.accounts import Audit, Usage
 from router.config.backends import BackendSection
 from router.config.chain_checks import chain_problems
 from router.config.chain_sections import ChainValue
+from router.config.fleet import FleetSection
 from router.config.keys import AdminKeySection
 from router.config.names import Host, Origin
 from router.config.problems import Problem
@@ -56,7 +57,9 @@ class Config(Section):
     origins: tuple[Origin, ...] = ()
     """additional origins of web pages that may use it (* is a wildcard); OLLAMA_ORIGINS if this is not set"""
     backends: Mapping[str, BackendSection] = Field(default={"local": BackendSection()}, min_length=1)
-    """the Ollama server behind the router; exactly one for now"""
+    """the Ollama servers behind the router, by name"""
+    fleet: FleetSection = FleetSection()
+    """how requests are divided between several backends"""
     chains: Mapping[ModelPattern, ChainValue] = {}
     """what may serve a model, biggest first; a name with * or ? is a pattern"""
     defaults: Defaults = Defaults()
@@ -117,14 +120,20 @@ class Config(Section):
 
 def inconsistencies(config: Config) -> Iterator[Problem]:
     """Yield a problem for every place where settings contradict each other."""
-    if len(config.backends) > 1:
-        second = list(config.backends)[1]
-        yield Problem(("backends", second), second, "exactly one backend for now")
+    yield from _same_urls(config)
     yield from _addresses(config)
     yield from _proxies(config)
     yield from _contexts(config.defaults)
     yield from chain_problems(config.chains)
     yield from _files(config)
+
+
+def _same_urls(config: Config) -> Iterator[Problem]:
+    """Two backends with one Ollama would take its memory from each other."""
+    seen: dict[str, str] = {}
+    for name, backend in config.backends.items():
+        if (first := seen.setdefault(backend.url.rstrip("/"), name)) != name:
+            yield Problem(("backends", name, "url"), backend.url, f"an Ollama of its own, not that of backends.{first}")
 
 
 def _files(config: Config) -> Iterator[Problem]:

@@ -17,6 +17,7 @@ from router.http.client.response import UpstreamRequest, UpstreamResponse
 from router.http.headers import Header
 from router.routing.destination import Destination, Rename
 from router.routing.ruled import RuledChain
+from router.routing.visit import Visit
 from router.telemetry import TraceContext
 
 
@@ -76,6 +77,7 @@ class Call(msgspec.Struct, eq=False):
     vram_bytes: int | None = None
     trace_id: str = ""
     span: TraceContext | None = None
+    visit: Visit | None = None  # where it is, if there are several backends
 
     def begin(self, rules: Rulebook) -> None:
         """Set the rulebook that it keeps; one that nothing identifies is the default team's."""
@@ -147,6 +149,14 @@ class Call(msgspec.Struct, eq=False):
         if started is not None:
             started.end(took_s)
         return resident
+
+    def move(self) -> None:
+        """Forget what was decided for it on a backend that it has left: it is decided again for another one."""
+        self.let_in_to, self.load_decision, self.destination = "", None, None
+
+    def go_to(self, visit: Visit) -> None:
+        """Set where it is."""
+        self.visit = visit
 
     def keep_destination(self, destination: Destination) -> None:
         """Keep a destination for the next attempt."""

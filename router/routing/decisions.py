@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable
+from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
@@ -20,6 +20,7 @@ from router.core.decision.reserved import reserving
 from router.core.decision.snapshot import Snapshot
 from router.core.decision.upgrades import UpgradeRule
 from router.core.decision.verdict import Decision, Rules, VerdictKind
+from router.core.ollama.model import ModelFacts
 from router.core.payload.read import BYTES_PER_TOKEN, InferenceRequest
 from router.core.teams.team import Team
 from router.routing.call import Call
@@ -50,9 +51,19 @@ T = TypeVar("T")
 
 
 class Decisions:
-    """Decides for one backend. `decide` and `known_destination` use the cache; `decide_afresh` does not."""
+    """Decides for one backend. `decide` and `known_destination` use the cache; `decide_afresh` does not.
 
-    def __init__(self, backend: Backend, chains: Chains, defaults: Defaults) -> None:
+    `catalog` returns the models by which chains are found: those of all backends, if there are several.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        chains: Chains,
+        defaults: Defaults,
+        catalog: Callable[[], Mapping[str, ModelFacts]] | None = None,
+    ) -> None:
+        self.catalog = catalog or (lambda: backend.world.catalog)
         self.destinations = Destinations(backend.name, defaults)
         self._world = backend.world
         self._installed = backend.installed
@@ -70,18 +81,18 @@ class Decisions:
 
     def chain_of(self, call: Call) -> RuledChain | None:
         """Return the chain of the requested name; None if Ollama itself should answer (unknown, cloud, invalid)."""
-        return self._chains.find(call.request.model, self._world.catalog, is_strict=call.strict, rules=call.chain_rules)
+        return self._chains.find(call.request.model, self.catalog(), is_strict=call.strict, rules=call.chain_rules)
 
     def lacks_facts(self, name: str, rules: ChainRules | None = None) -> bool:
         """Return whether models that decide about `name` are still being shown, and worth waiting for."""
         if not self._installed.is_reading:
             return False
-        first, others = self._chains.members(name, self._world.catalog, rules)
+        first, others = self._chains.members(name, self.catalog(), rules)
         return bool(self._installed.awaited(first) or self._installed.awaited(others, OTHERS_S))
 
     async def read_facts(self, name: str, rules: ChainRules | None = None) -> None:
         """Have the models that decide about `name` shown first; return when they are, or their time is over."""
-        first, others = self._chains.members(name, self._world.catalog, rules)
+        first, others = self._chains.members(name, self.catalog(), rules)
         await self._installed.read_first(others, OTHERS_S)
         await self._installed.read_first(first)
 
@@ -159,7 +170,7 @@ class Decisions:
         """
         asking = team or self._chains.default_team
         request = InferenceRequest(model, num_ctx=asking.caps.reduced_num_ctx(num_ctx))
-        chain = self._chains.find(model, self._world.catalog, rules=self._chains.rules_of(asking))
+        chain = self._chains.find(model, self.catalog(), rules=self._chains.rules_of(asking))
         return None if chain is None else (chain, self.decide_afresh(request, chain, asking.name))
 
     def key(self, request: InferenceRequest, chain: Chain, team: str = "", kept: int | None = None) -> Hashable:

@@ -6,15 +6,16 @@ Used by all routes that are not inference. Nothing here loads or unloads a model
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from router.backend.backend import Backend
 from router.core.ollama.derived_names import is_derived
 from router.core.ollama.names import is_name, key_of
 from router.core.teams.team import Team
-from router.errors import ModelNotFound, RouterError
+from router.errors import BadRequest, ModelNotFound, RouterError
 from router.http.client.response import UpstreamRequest, UpstreamResponse
 from router.routing.chains import Chains
 from router.routing.decisions import Decisions
@@ -34,6 +35,15 @@ class VirtualModel:
     variants: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Managed:
+    """What a request that manages models is about: the kind of its route, names by their roles, digests of blobs."""
+
+    kind: str
+    names: Mapping[str, str] = field(default_factory=dict)
+    blobs: frozenset[str] = frozenset()
+
+
 class Directory:
     """Answers questions about names on one backend."""
 
@@ -46,6 +56,30 @@ class Directory:
         self._keepalive = backend.keepalive
         self._relay, self._lists = backend.relay, backend.lists
         self._derived = backend.derived
+
+    @property
+    def name(self) -> str:
+        """The name of the backend."""
+        return self._backend.name
+
+    @property
+    def has_several(self) -> bool:
+        """True if answers say which backend they are from, because there are several."""
+        return False
+
+    def sources(self) -> tuple[Directory, ...]:
+        """Return the backends whose lists are shown: this one."""
+        return (self,)
+
+    async def shown_by(self, name: str, team: Team | None = None) -> tuple[Directory, str]:
+        """Return the backend that shows a model, and the name for it there; see `show_name`."""
+        return self, await self.show_name(name, team)
+
+    def targets(self, _what: Managed, asked: str = "") -> tuple[Directory, ...]:
+        """Return the backends on which models are managed. Raises BadRequest for another one that is asked for."""
+        if asked not in ("", self.name):
+            raise BadRequest(f"X-Router-Backend: there is no backend {asked[:64]!r}, only {self.name}")
+        return (self,)
 
     async def forward(self, request: UpstreamRequest) -> UpstreamResponse:
         """Send a request that is not routed (management) unchanged, and return its answer.
@@ -72,7 +106,7 @@ class Directory:
 
     def virtual_models(self, team: Team | None = None) -> list[VirtualModel]:
         """Return the chains whose name is not an installed model, as `team` has them, with their installed variants."""
-        catalog = self._world.catalog
+        catalog = self._decisions.catalog()
         return [
             VirtualModel(chain.name, chain.installed(catalog))
             for chain in self._chains.explicit(team)
@@ -81,7 +115,7 @@ class Directory:
 
     def is_known(self, name: str) -> bool:
         """Return True for a name that has a chain: installed, derived, or configured for any team."""
-        return self._chains.find(name, self._world.catalog) is not None or self._chains.is_named(name)
+        return self._chains.find(name, self._decisions.catalog()) is not None or self._chains.is_named(name)
 
     def is_hidden(self, name: str) -> bool:
         """Return True for a derived tag: lists omit them."""

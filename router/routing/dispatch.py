@@ -24,7 +24,7 @@ from router.routing.attempt import Attempts
 from router.routing.call import Answer, Call
 from router.routing.chains import Chains
 from router.routing.decisions import Decisions
-from router.routing.ends import Ends
+from router.routing.ends import NOWHERE_ELSE, Elsewhere, Ends
 from router.routing.outcomes import Blocked
 from router.routing.queued import Queued
 from router.routing.underway import Reply, Underway
@@ -35,11 +35,17 @@ class Dispatcher:
     """Drives the attempts of requests until each has its answer."""
 
     def __init__(
-        self, backend: Backend, chains: Chains, decisions: Decisions, wait_s: float, telemetry: Telemetry
+        self,
+        backend: Backend,
+        chains: Chains,
+        decisions: Decisions,
+        wait_s: float,
+        telemetry: Telemetry,
+        elsewhere: Elsewhere = NOWHERE_ELSE,
     ) -> None:
         self._backend = backend
         self._line = backend.line
-        self._ends = Ends(backend.name, telemetry, backend.now)
+        self._ends = Ends(backend.name, telemetry, backend.now, elsewhere)
         self.attempt = Attempts(backend, chains, decisions, wait_s, telemetry, self._ends).attempt
 
     def start(self, call: Call, reply: Reply) -> Underway | Queued | Blocked | RouterError:
@@ -54,8 +60,7 @@ class Dispatcher:
                 return self._queue(call, found.join(), reply)
             return found
         except Exception as error:
-            self._leave(call)
-            return self._ends.fault(call, error)
+            return self.fail(call, error)
 
     def _queue(self, call: Call, turn: asyncio.Future[str], reply: Reply) -> Queued:
         """Wait for the turn of a request."""
@@ -83,39 +88,48 @@ class Dispatcher:
         try:
             # Not endless: each wait has its own deadline, and an attempt refuses after MAX_ATTEMPTS sends.
             while True:
-                connection = await self._unblock(call, blocked) if blocked is not None else None
-                found = await self._attempt_and_wait(call, connection)
+                connection = await self.unblock(call, blocked) if blocked is not None else None
+                found = await self.attempt_and_wait(call, connection)
                 if isinstance(found, Answer):
                     return found
                 blocked = found
         except BaseException as error:  # cancellation too: the one place where a waiting request releases what it holds
-            self._leave(call)
-            self._ends.report_failure(call, error)
+            self.end(call, error)
             raise
 
     def abandon(self, call: Call) -> None:
         """Release what a request holds if its task was cancelled before it began; a no-op for one that has ended."""
         if not call.is_ended:
-            self._leave(call)
-            self._ends.report_failure(call, asyncio.CancelledError())
+            self.end(call, asyncio.CancelledError())
 
-    def _leave(self, call: Call) -> None:
+    def fail(self, call: Call, error: Exception) -> RouterError:
+        """Release what a request holds and report that it fails; return the error for its client."""
+        self.leave(call)
+        return self._ends.fault(call, error)
+
+    def end(self, call: Call, error: BaseException) -> None:
+        """Release what a request holds, and report that `error` ended it."""
+        self.leave(call)
+        self._ends.report_failure(call, error)
+
+    def leave(self, call: Call) -> None:
+        """Leave the resident that a request has entered, if it has."""
         self._backend.leave(call.leave(self._backend.now()))
 
-    async def _unblock(self, call: Call, blocked: Blocked) -> Connection | None:
+    async def unblock(self, call: Call, blocked: Blocked) -> Connection | None:
         """Await what blocks the request; return the connection for the next attempt, if that is what was awaited."""
         call.begin_wait(is_queued=blocked.why in ("turn", "room"))
         try:
             got = await blocked.until()
         except Replaced:  # the model that its tag is to be made from: decide again
-            self._leave(call)
+            self.leave(call)
             got = None
         call.end_wait()
         if blocked.why == "turn":
             call.let_in(cast("str", got))
         return got if blocked.why == "connection" else None
 
-    async def _attempt_and_wait(self, call: Call, connection: Connection | None) -> Answer | Blocked:
+    async def attempt_and_wait(self, call: Call, connection: Connection | None) -> Answer | Blocked:
         """Attempt once and await the head of the answer. Raises the error that came in place of an answer."""
         head: asyncio.Future[Answer | RouterError | Blocked | None] = asyncio.get_running_loop().create_future()
         underway = self.attempt(call, partial(_settle, head), connection)

@@ -5,22 +5,48 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from typing import Protocol
 
 import msgspec
 
 from router.core.decision.chain import Chain
 from router.core.decision.verdict import Decision, Outcome
 from router.errors import LoadFailed, RouterError, UpstreamError
+from router.http.client.response import UpstreamResponse
 from router.routing.call import Call, Released
 from router.telemetry import Decided, Finished, Telemetry
 
 logger = logging.getLogger("router.routing")
 
 
-class Ends:
-    """Emits `Decided` and `Finished` for the requests of one backend; `now` is the loop's time."""
+class Elsewhere(Protocol):
+    """What knows of other backends."""
 
-    def __init__(self, backend: str, telemetry: Telemetry, now: Callable[[], float]) -> None:
+    def moves(self, call: Call, failure: Exception | UpstreamResponse, /) -> bool:
+        """Count that a request has failed on its backend; return True if another one gets it."""
+
+
+class NowhereElse:
+    """The only backend has no others."""
+
+    def moves(self, _call: Call, _failure: Exception | UpstreamResponse) -> bool:
+        """Return False."""
+        return False
+
+
+NOWHERE_ELSE = NowhereElse()
+
+
+class Ends:
+    """Emits `Decided` and `Finished` for the requests of one backend; `now` is the loop's time.
+
+    `elsewhere` is asked about each failure before it is reported.
+    """
+
+    def __init__(
+        self, backend: str, telemetry: Telemetry, now: Callable[[], float], elsewhere: Elsewhere = NOWHERE_ELSE
+    ) -> None:
+        self.elsewhere = elsewhere
         self._backend = backend
         self._telemetry = telemetry
         self._now = now

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Mapping
 
-from router.backend.world import World
 from router.core.advice.chains import Named, Note, notes_on
+from router.core.ollama.model import ModelFacts
 from router.telemetry import Notified, Telemetry
 
 CHECK_S = 1.0
@@ -13,11 +14,16 @@ CHECK_S = 1.0
 
 
 class NamedModels:
-    """Compares the models that the configuration names with those that are installed."""
+    """Compares the models that the configuration names with those that are installed.
 
-    def __init__(self, named: tuple[Named, ...], world: World, telemetry: Telemetry) -> None:
+    `installed` returns these; None while they are not known.
+    """
+
+    def __init__(
+        self, named: tuple[Named, ...], installed: Callable[[], Mapping[str, ModelFacts] | None], telemetry: Telemetry
+    ) -> None:
         self._named = named
-        self._world = world
+        self._installed = installed
         self._telemetry = telemetry
         self._catalog: object = None
         self._notes: tuple[Note, ...] = ()
@@ -31,8 +37,8 @@ class NamedModels:
         return [note.text for note in self._current()]
 
     def _current(self) -> tuple[Note, ...]:
-        catalog = self._world.catalog
-        if catalog is not self._catalog and self._world.is_up:
+        catalog = self._installed()
+        if catalog is not None and catalog is not self._catalog:
             self._catalog, self._notes = catalog, notes_on(self._named, catalog)
         return self._notes
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from router.backend.backend import Backend
-from router.core.ollama.listings import BAD_REQUEST, NOT_FOUND, may_be_failed_listing
+from router.core.ollama.listings import BAD_REQUEST, NOT_FOUND, SERVER_ERROR, may_be_failed_listing
 from router.core.ollama.names import key_of
 from router.errors import RouterError, UpstreamError
 from router.http.client.response import UpstreamResponse
@@ -53,7 +53,8 @@ class Underway:
         except Exception as error:
             upstream.close()
             self._leave(upstream)
-            came = self._ends.fault(self._call, error, UpstreamError)
+            is_moved = isinstance(error, UpstreamError) and self._ends.elsewhere.moves(self._call, error)
+            came = None if is_moved else self._ends.fault(self._call, error, UpstreamError)
         self._reply(came)
 
     def _came(self, upstream: UpstreamResponse) -> Answer | None:
@@ -62,18 +63,24 @@ class Underway:
         self._backend.answered(self)
         if not upstream.status:
             upstream.raise_error()
-        if upstream.status != OK and self._was_not_found(upstream):
-            # Somebody has deleted the variant or its derived tag, or another manifest that Ollama was just listing.
+        if upstream.status != OK and self._is_to_be_repeated(upstream):
             upstream.close()
             self._leave(upstream)
-            # All tags of the variant: a request with other options would run into the same 404.
-            self._backend.derived.forget(self._destination.variant)
             return None
         if call.resident is not None:  # only now: a request without an answer must not change the expiry
             self._backend.keepalive.apply(call.resident, call.request.keep_alive_s)
             if upstream.status == OK:
                 self._backend.line.slots.answered(call.resident, upstream)
         return self._answer(upstream)
+
+    def _is_to_be_repeated(self, upstream: UpstreamResponse) -> bool:
+        """Return True if the request is worth another attempt, here or on another backend."""
+        if self._was_not_found(upstream):
+            # Somebody has deleted the variant or its derived tag, or another manifest that Ollama was just listing. All
+            # tags of the variant: a request with other options would run into the same 404.
+            self._backend.derived.forget(self._destination.variant)
+            return True
+        return upstream.status >= SERVER_ERROR and self._ends.elsewhere.moves(self._call, upstream)
 
     def _was_not_found(self, upstream: UpstreamResponse) -> bool:
         """Return True if Ollama did not find the model, and the request is worth another attempt."""

@@ -38,10 +38,22 @@ Wanted = tuple[str, ChainRules]
 """A name to load, and the chain rules by which it has its chain."""
 
 
-class Warmup:
-    """Keeps the wanted models loaded while no request waits."""
+Mine = Callable[[str, str, ChainRules], bool]
+"""Returns whether a backend, by its name, is the one to load a wanted model: of several, one does."""
 
-    def __init__(self, backend: Backend, decisions: Decisions, chains: Chains, rules: RulesInForce) -> None:
+
+class Warmup:
+    """Keeps the wanted models loaded while no request waits. `is_mine` knows the other backends; None: it is alone."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        decisions: Decisions,
+        chains: Chains,
+        rules: RulesInForce,
+        is_mine: Mine | None = None,
+    ) -> None:
+        self._name, self._is_mine = backend.name, is_mine
         self._now = backend.now
         self._world = backend.world
         self._line = backend.line
@@ -98,10 +110,12 @@ class Warmup:
 
     async def _warm(self, wanted: Wanted, may: Callable[[Verdict, Chain], bool]) -> None:
         name, rules = wanted
+        if self._is_elsewhere(wanted):
+            return
         if self._decisions.lacks_facts(name, rules):
             await self._decisions.read_facts(name, rules)
         now_s = self._now()
-        chain = self._chains.find(name, self._world.catalog, rules=rules)
+        chain = self._chains.find(name, self._decisions.catalog(), rules=rules)
         if chain is None or now_s < self._not_before_s.get(wanted, 0.0):
             return
         request = InferenceRequest(name)
@@ -110,10 +124,15 @@ class Warmup:
             self._not_before_s[wanted] = now_s + AGAIN_S
             await self._make_resident(request, chain)
 
+    def _is_elsewhere(self, wanted: Wanted) -> bool:
+        return self._is_mine is not None and not self._is_mine(self._name, *wanted)
+
     def _is_served(self, wanted: Wanted) -> bool:
-        """Return whether a variant of the chain is loaded, or none can ever be."""
+        """Return whether a variant of the chain is loaded, is another backend's to load, or none can ever be."""
         name, rules = wanted
-        chain = self._chains.find(name, self._world.catalog, rules=rules)
+        if self._is_elsewhere(wanted):
+            return True
+        chain = self._chains.find(name, self._decisions.catalog(), rules=rules)
         if chain is None:
             return True
         chosen = self._decisions.decide(InferenceRequest(name), chain).chosen

@@ -31,7 +31,7 @@ def test_after_a_spill_the_state_names_what_is_not_loaded_until_when_and_forgett
         assert barred[MIDDLE.name]["for_s"] == pytest.approx(3600, abs=60)
         assert "spilled at 32768 tokens" in barred[MIDDLE.name]["why"]
         assert scene.decide(MIDDLE).chosen.num_ctx < 32768
-        assert await Actions(scene.backend).forget(MIDDLE.name) == {"model": MIDDLE.name, "forgotten": 1}
+        assert await Actions([scene.backend]).forget(MIDDLE.name) == {"model": MIDDLE.name, "forgotten": 1}
         assert [row["model"] for row in inspector.state()["barred"]] == [SMALL.name]
         assert scene.decide(MIDDLE).chosen.num_ctx == 32768
 
@@ -49,7 +49,7 @@ def test_forgetting_all_lifts_a_bar_on_everything():
             {"model": BIG.name, "why": "it failed", "for_s": 30},
         ]
         assert scene.decide(SMALL).verdicts[0].kind is VerdictKind.NO_GPU
-        await Actions(scene.backend).forget(None)
+        await Actions([scene.backend]).forget(None)
         assert inspector.state()["barred"] == []
         assert scene.decide(SMALL).verdicts[0].kind is VerdictKind.FITS
 
@@ -62,6 +62,6 @@ def test_what_is_not_installed_cannot_be_forgotten(model, error):
 
     async def story(scene, _inspector):
         with pytest.raises(error):
-            await Actions(scene.backend).forget(model)
+            await Actions([scene.backend]).forget(model)
 
     inspected(story, MemoryMachine(*ALL))

@@ -255,7 +255,7 @@ def test_an_idle_model_is_unloaded_by_hand_even_one_that_is_kept():
     """One that answers goes when it is idle; `keep` is shown and lasts until then."""
 
     async def story(scene, inspector):
-        actions = Actions(scene.backend)
+        actions = Actions([scene.backend])
         await scene.make_resident(SMALL)
         assert actions.keep(SMALL.name, is_kept=True) == {"model": SMALL.name, "kept": True}
         assert board_of(scene, inspector).data()["models"][0]["kept"] is True
@@ -275,7 +275,7 @@ def test_an_idle_model_is_unloaded_by_hand_even_one_that_is_kept():
 def test_draining_by_hand_is_reported_and_can_be_taken_back():
     """Load balancers go by `/readyz`."""
     seen = []
-    actions = Actions(None, seen.append)
+    actions = Actions([], seen.append)
     assert actions.drain(is_draining=True) == {"draining": True}
     assert actions.drain(is_draining=False) == {"draining": False}
     assert seen == [True, False]

@@ -54,6 +54,11 @@ def test_spills_counts_loads_as_well_as_answers() -> None:
     assert (alone["spilled loads"] > 0) == (alone["spilled"] > 0)
 
 
+def test_fleet_needs_few_of_the_loads_and_waits_of_round_robin() -> None:
+    """Its own verdict."""
+    assert "round robin" in run("fleet.py", "--requests", "4000", "--seeds", "1")
+
+
 def test_thrash_shows_that_alternating_models_do_not_evict_each_other() -> None:
     """Its own verdict: a fifth of Ollama's loads at most."""
     assert "two in turn" in run("thrash.py", "--requests", "20")

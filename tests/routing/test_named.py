@@ -32,7 +32,7 @@ def test_a_missing_model_is_warned_about_at_start_and_when_the_catalog_changes()
 
     async def story(scene):
         config = config_of(chains={"team": [BIG.name, f"{SMALL.name}b", MIDDLE.name]})
-        named = NamedModels(tuple(models_named(config)), scene.backend.world, Telemetry([scene.heard]))
+        named = NamedModels(tuple(models_named(config)), lambda: scene.backend.world.catalog, Telemetry([scene.heard]))
         watching = asyncio.create_task(named.watch())
         await asyncio.sleep(3 * CHECK_S)
         told = [event.message for event in scene.heard.of(Notified) if event.level == "warning"]
@@ -54,7 +54,7 @@ def test_while_ollama_is_away_nothing_is_missing():
         scene.machine.trouble["ps"] = UpstreamGone("refused")
         await scene.backend.world.refresh_fresh()
         named = NamedModels(
-            tuple(models_named(config_of(chains={"team": ["gone:1b"]}))), scene.backend.world, Telemetry([scene.heard])
+            tuple(models_named(config_of(chains={"team": ["gone:1b"]}))), lambda: None, Telemetry([scene.heard])
         )
         assert named.notes() == []
 

@@ -19,7 +19,8 @@ class Observation:
     `size_bytes` and `size_vram_bytes` are those of `/api/ps`: if the load spilled they show how much went to main
     memory. `cache_bytes` is KV and recurrent state by the formula. These three may be 0, unknown. `margin_bytes` is
     llama.cpp's fit target per card. `alternatives` are the predictions for other setups of the server, by
-    `setup.key_of`; with `is_one_slot` this model has one slot under each.
+    `setup.key_of`; with `is_one_slot` this model has one slot under each. `machine` is the backend's name; "" if it was
+    observed before there were several.
     """
 
     weights: str
@@ -40,6 +41,7 @@ class Observation:
     cache_bytes: int = 0
     margin_bytes: int = 1 << 30
     is_one_slot: bool = False
+    machine: str = ""
     alternatives: dict[str, int] = field(default_factory=dict, compare=False)  # not compared: it follows from the rest
 
     def under(self, setup: Setup, margin_bytes: int) -> Observation:

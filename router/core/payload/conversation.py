@@ -29,6 +29,11 @@ def beginning_of(body: bytes, secret: bytes) -> bytes:
     return blake2b(found.encode(), key=secret, digest_size=16).digest() if found else b""
 
 
+def conversation_of(body: bytes) -> int:
+    """Return a number for the conversation of a request, the same in all routers; 0 for a body without one."""
+    return int.from_bytes(beginning_of(body, b"")[:7], "big")
+
+
 def _beginning(body: bytes, at: int) -> str:
     text = ""
     for most in (USUAL_BYTES, MOST_BYTES):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from router.core.go.json_keys import read_text
@@ -10,6 +11,8 @@ from router.core.ollama.names import may_be_name
 from router.core.payload.fields import MANAGEMENT
 from router.core.payload.members import decoded, members_of
 from router.errors import BadRequest
+
+_DIGEST = re.compile(rb"sha256[:-][0-9a-f]{64}")
 
 
 def read_names(body: bytes, kind: str) -> dict[str, str]:
@@ -28,6 +31,11 @@ def read_names(body: bytes, kind: str) -> dict[str, str]:
 def read_remote_host(body: bytes) -> str:
     """Return the server that a model to be created would run on, "" for Ollama itself. Raise BadRequest."""
     return read_text(decoded(MANAGEMENT["create"], body, members_of(body, is_native=True)).get("remote_host"))
+
+
+def read_blobs(body: bytes) -> frozenset[str]:
+    """Return the digests of uploaded files that the body of a creation mentions."""
+    return frozenset(found.decode().replace("-", ":", 1) for found in _DIGEST.findall(body))
 
 
 def check_names(kind: str, names: Mapping[str, str]) -> None:

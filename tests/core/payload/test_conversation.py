@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from router.core.payload.conversation import MOST_BYTES, USUAL_BYTES
+from router.core.payload.conversation import MOST_BYTES, USUAL_BYTES, conversation_of
 from router.core.payload.conversation import beginning_of as keyed
 
 SYSTEM, FIRST = {"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why is the sky blue? ]}"}
@@ -63,3 +63,10 @@ def test_only_so_much_of_a_beginning_counts():
     assert first
     assert beginning({**long, "content": long["content"] + "y"}, ANSWER, SECOND) == first
     assert beginning({**long, "content": "y" + long["content"]}) != first
+
+
+def test_a_conversation_has_a_number_without_a_secret():
+    """So that all routers choose the same place for it; 0 is no conversation."""
+    body, other = (json.dumps({"messages": [SYSTEM, message]}).encode() for message in (FIRST, SECOND))
+    assert conversation_of(body) == conversation_of(body) != conversation_of(other)
+    assert conversation_of(b"{}") == 0

@@ -1,0 +1,122 @@
+"""The state of several backends for people: what `Inspector` reports of each, and the ranking of them for a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from router.admin.askers import Asker
+from router.admin.configuration import Configuration
+from router.admin.inspector import OPERATOR, Inspector
+from router.admin.outage import Outage
+from router.core.decision.fleet.rank import Ranked
+from router.core.payload.read import InferenceRequest
+from router.routing.fleet.assembled import Routes
+from router.telemetry import RecentDecisions, Telemetry
+
+
+def inspector_of(
+    routes: Routes,
+    telemetry: Telemetry,
+    recent: RecentDecisions,
+    configuration: Configuration,
+    config_notes: Callable[[], list[str]] = list,
+    outage: Outage | None = None,
+) -> Inspector:
+    """Return what reports the state of a router with these routes."""
+
+    first, *others = routes.places
+    about = telemetry, recent, configuration
+    if not others:
+        return Inspector(first.backend, routes.directory, first.decisions, *about, config_notes, outage)
+    each = {
+        place.name: Inspector(place.backend, place.directory, place.decisions, *about, list, outage)
+        for place in routes.places
+    }
+    return FleetInspector(routes, each, *about, config_notes, outage)
+
+
+class FleetInspector(Inspector):
+    """Reports the state of several backends by the inspectors of each."""
+
+    def __init__(
+        self,
+        routes: Routes,
+        inspectors: Mapping[str, Inspector],
+        telemetry: Telemetry,
+        recent: RecentDecisions,
+        configuration: Configuration,
+        config_notes: Callable[[], list[str]],
+        outage: Outage | None,
+    ) -> None:
+        first = routes.places[0]
+        super().__init__(
+            first.backend, routes.directory, first.decisions, telemetry, recent, configuration, config_notes, outage
+        )
+        self._routes = routes
+        self._inspectors = inspectors
+
+    def explain(self, model: str, num_ctx: int | None = None, asker: Asker = OPERATOR) -> dict[str, Any]:
+        """Return the current decision for a plain request where it would go, and the ranking of all backends.
+
+        See `Inspector.explain`.
+        """
+        first = self._routes.places[0]
+        data = self._inspectors[first.name].explain(model, num_ctx, asker)
+        found = first.decisions.explain(model, num_ctx, asker.team)
+        assert found is not None  # or it would have been refused
+        team = asker.team
+        request = InferenceRequest(model, num_ctx=num_ctx if team is None else team.caps.reduced_num_ctx(num_ctx))
+        ranked = self._routes.ranked(request, found[0], team.name if team is not None else "")
+        best = ranked[0].place
+        if best != first.name:
+            data = self._inspectors[best].explain(model, num_ctx, asker)
+        return {**data, "backend": best, "ranking": [_row(one) for one in ranked]}
+
+    def state(self) -> dict[str, Any]:
+        """Return cards, residents and queues of all backends, each with its `backend`, and how each of them is."""
+        states = {name: inspector.state() for name, inspector in self._inspectors.items()}
+        first = next(iter(states.values()))
+        is_up = any(state["ollama"]["up"] for state in states.values())
+        shown = next((state for state in states.values() if state["ollama"]["up"] == is_up), first)
+        loading = [state["loading"] for state in states.values() if state["loading"]]
+        known = [state["gpus"] for state in states.values() if state["gpus"] is not None]
+        return {
+            **first,
+            "ollama": shown["ollama"],
+            "gpus": _named(states, "gpus") if known else None,
+            "residents": _named(states, "residents"),
+            "waiting": sum(state["waiting"] for state in states.values()),
+            "loading": ", ".join(loading) or None,
+            "may_upgrade": any(state["may_upgrade"] for state in states.values()),
+            "barred": _named(states, "barred"),
+            "notes": [*self._all_notes(), *self._config_notes()],
+            "backends": {
+                name: {key: state[key] for key in ("ollama", "waiting", "loading", "may_upgrade")}
+                for name, state in states.items()
+            },
+        }
+
+    def _all_notes(self) -> list[str]:
+        states = {name: inspector.state() for name, inspector in self._inspectors.items()}
+        return [f"{name}: {note}" for name, state in states.items() for note in state["notes"]]
+
+
+def _named(states: Mapping[str, dict[str, Any]], key: str) -> list[dict[str, Any]]:
+    """Return the rows of all backends, each with the name of its own."""
+    return [{**row, "backend": name} for name, state in states.items() for row in state[key] or ()]
+
+
+def _row(ranked: Ranked) -> dict[str, Any]:
+    """Return one place of the ranking as data."""
+    chosen = ranked.offer.chosen
+    return {
+        "backend": ranked.place,
+        "usable": ranked.is_usable,
+        "model": chosen.variant.model if chosen is not None else None,
+        "state": ranked.tier.name.lower() if ranked.tier is not None else None,
+        "reason": ranked.reason,
+        "requests": ranked.offer.load,
+        "wait_s": round(ranked.offer.wait_s, 1),
+        "load_s": round(ranked.offer.copy_s, 1),
+    }

@@ -1,0 +1,1 @@
+"""Several Ollamas: which of them a request goes to, by one decision each. Pure."""

@@ -1,0 +1,1 @@
+"""Several Ollamas behind one router: where a request goes, and where it goes next if that fails."""

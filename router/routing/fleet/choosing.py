@@ -1,0 +1,165 @@
+"""Which place a request goes to: by the ranking, or by what it needs if no decision is to be made for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+
+from router.backend.tracked import Tracked
+from router.core.decision.fleet.offer import Tier
+from router.core.decision.fleet.rank import COPY_MARGIN_S, Ranked
+from router.core.ollama.names import is_name, key_of
+from router.errors import UpstreamError
+from router.routing.call import Call
+from router.routing.chains import Chains
+from router.routing.fleet.failures import Failures
+from router.routing.fleet.offers import Offers
+from router.routing.fleet.place import Place
+from router.routing.outcomes import Blocked
+from router.routing.ruled import RuledChain
+
+START_S = 2.0
+"""How long requests wait at a start for backends whose state is still being read, if others are up."""
+
+FACTS_S = 2.0
+"""How long a request waits for facts about its models on all backends."""
+
+BUSY_S = 60.0
+"""Assumed time until models that are in use become idle."""
+
+
+class Choosing:
+    """Chooses among places."""
+
+    def __init__(self, places: Sequence[Place], chains: Chains, offers: Offers, failures: Failures) -> None:
+        self._places = {place.name: place for place in places}
+        self._chains = chains
+        self._offers = offers
+        self._failures = failures
+        self._now = places[0].backend.now
+        self._began_s = self._now()
+
+    def choose(self, call: Call) -> Place | Blocked:
+        """Return the place for a call; Blocked if something must be awaited before that is known."""
+        up, request = [place for place in self._places.values() if place.is_up], call.request
+        if not up or (len(up) < len(self._places) and self._is_starting()):
+            return Blocked("upstream", self._reach)
+        if not request.has_model:
+            return up[0]
+        unread = [place for place in up if place.decisions.lacks_facts(request.model, call.chain_rules)]
+        if unread and call.visit is not None and not call.visit.moves:
+            return Blocked("facts", lambda: self._read_facts(call, unread))
+        destinations = up[0].decisions.destinations
+        if destinations.has_automatic and destinations.is_automatic(call) and not request.is_automatic:
+            call.use_default_options()
+        chain = up[0].decisions.chain_of(call)
+        if chain is None:
+            return self._without_chain(call, up)
+        if request.options_error or request.is_unload:
+            return self._with_model(chain, up, is_unload=request.is_unload)
+        best = self._offers.ranked(call, chain)[0]
+        self._failures.begin(best.offer)
+        return self._places[best.place]
+
+    def _without_chain(self, call: Call, up: Sequence[Place]) -> Place | Blocked:
+        """Return the place for a name without a chain: that which has it from another server, else any."""
+        name = call.request.model
+        key = key_of(name) if is_name(name) else ""
+        having = [place for place in up if key in place.backend.world.catalog]
+        if not having and self._chains.is_local(name) and not call.is_looked_up:
+            call.mark_looked_up()
+            return Blocked("name", lambda: _until_done((place.backend.installed.look_up() for place in up), FACTS_S))
+        return (having or up)[0]
+
+    def _with_model(self, chain: RuledChain, up: Sequence[Place], *, is_unload: bool) -> Place:
+        """Return the place for a request that needs no decision: where a variant is loaded, or else installed.
+
+        An unload is for all of them: on the others the router itself unloads.
+        """
+        loaded = [place for place in up if any(_resident(place, variant.model) for variant in chain.variants)]
+        for place in loaded[1:] if is_unload else ():
+            for variant in chain.variants:
+                if (tracked := _resident(place, variant.model)) is not None:
+                    place.backend.keepalive.apply(tracked, 0.0)
+        installed = [place for place in up if chain.installed(place.backend.world.catalog)]
+        return (loaded or installed or up)[0]
+
+    def has_others(self, call: Call, failed: Collection[str]) -> bool:
+        """Return True if a place that has not failed a call could serve it."""
+        up = [place for place in self._places.values() if place.is_up and place.name not in failed]
+        chain = up[0].decisions.chain_of(call) if up and call.request.has_model else None
+        if chain is None:
+            return False
+        return any(one.is_usable and one.place not in failed for one in self._offers.ranked(call, chain))
+
+    def is_better_elsewhere(self, place: Place, call: Call) -> bool:
+        """Return True if a request that waits at `place` should go elsewhere: sooner served, or by a bigger variant."""
+        chain = place.decisions.chain_of(call)
+        if chain is None:
+            return not place.is_up
+        ranked = self._offers.ranked(call, chain)
+        best, here = ranked[0], next(one for one in ranked if one.place == place.name)
+        if best is here or not best.is_usable:
+            return False
+        if not here.is_usable:
+            return True
+        if best.offer.position != here.offer.position:
+            return best.offer.position < here.offer.position
+        return _in_s(best) + COPY_MARGIN_S < _in_s(here)
+
+    # --- places that are away ----------------------------------------------------------------------------------
+
+    def _is_starting(self) -> bool:
+        """Return True shortly after the start, while the state of a place is being read."""
+        is_early = self._now() < self._began_s + START_S
+        return is_early and any(place.backend.is_starting for place in self._places.values())
+
+    async def _reach(self) -> None:
+        """Wait until a place is up. Raises UpstreamError if none answers."""
+        places = self._places.values()
+        if self._is_starting():
+            await _until_done((one.backend.started() for one in places if one.backend.is_starting), START_S)
+            if self._is_any_up():
+                return
+        works = (one.backend.started() if one.backend.is_starting else one.backend.world.look_again() for one in places)
+        await _until_done(works, None, is_enough=self._is_any_up)
+        if not self._is_any_up():
+            raise UpstreamError("; ".join(f"{one.name}: {one.why_away()}" for one in places))
+
+    def _is_any_up(self) -> bool:
+        return any(place.is_up for place in self._places.values())
+
+    async def _read_facts(self, call: Call, unread: Sequence[Place]) -> None:
+        model, rules = call.request.model, call.chain_rules
+        await _until_done((place.decisions.read_facts(model, rules) for place in unread), FACTS_S)
+        if call.visit is not None:
+            call.visit.leave()  # waited for once per request
+
+
+def _in_s(ranked: Ranked) -> float:
+    """Return in how many seconds a place could serve, as far as that can be estimated."""
+    if ranked.tier in (Tier.HOLDS, Tier.LOADING):
+        return ranked.offer.wait_s
+    return ranked.offer.copy_s + (BUSY_S if ranked.tier is Tier.WAITS else 0.0)
+
+
+def _resident(place: Place, model: str) -> Tracked | None:
+    return place.backend.world.residents.get(place.backend.installed.weights_of(model))
+
+
+async def _until_done(
+    works: Iterable[Awaitable[object]], timeout_s: float | None, *, is_enough: Callable[[], bool] = lambda: False
+) -> None:
+    """Wait for several things at once; those that are not done by the end are cancelled, and errors are ignored."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    pending: set[asyncio.Future[object]] = set(tasks)
+    try:
+        async with asyncio.timeout(timeout_s):
+            while pending and not is_enough():
+                _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+    except TimeoutError:
+        pass
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

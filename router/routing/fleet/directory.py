@@ -1,0 +1,130 @@
+"""The names that clients see where there are several backends, and on which of them models are managed."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+
+from router.core.ollama.names import is_name, key_of
+from router.core.teams.team import Team
+from router.errors import BadRequest, ModelNotFound, UpstreamError
+from router.http.client.response import UpstreamRequest, UpstreamResponse
+from router.routing.chains import Chains
+from router.routing.directory import Directory, Managed
+from router.routing.fleet.place import Place
+from router.routing.ruled import RuledChain
+
+MOST_BLOBS = 4096
+"""Uploads of which is remembered where they went."""
+
+EVERYWHERE = frozenset(("delete", "copy"))
+"""What is done on each backend that has the model."""
+
+
+class FleetDirectory(Directory):
+    """Answers questions about names on all backends. `best` returns the place that would serve a chain now."""
+
+    def __init__(self, places: Sequence[Place], chains: Chains, best: Callable[[str, RuledChain], Place]) -> None:
+        super().__init__(places[0].backend, chains, places[0].decisions)
+        self._places = places
+        self._best = best
+        self._uploaded: OrderedDict[str, str] = OrderedDict()  # digest → place
+
+    @property
+    def has_several(self) -> bool:
+        """True: answers say which backend they are from."""
+        return True
+
+    def sources(self) -> tuple[Directory, ...]:
+        """Return the backends whose lists are shown: all that are up. Raises UpstreamError if none is."""
+        return tuple(place.directory for place in self._up())
+
+    def _up(self) -> list[Place]:
+        up = [place for place in self._places if place.is_up]
+        if not up:
+            raise UpstreamError("; ".join(f"{place.name}: {place.why_away()}" for place in self._places))
+        return up
+
+    async def shown_by(self, name: str, team: Team | None = None) -> tuple[Directory, str]:
+        """Return the backend that shows a model: one that has it, or would serve the chain of that name now."""
+        up = self._up()
+        key = key_of(name)
+        having = [place for place in up if key in place.backend.world.catalog]
+        if having:
+            return having[0].directory, name
+        chain = self._chains.find(name, self._decisions.catalog(), rules=self._chains.rules_of(team))
+        if chain is None:
+            return up[0].directory, name
+        place = self._best(name, chain)
+        if not chain.installed(place.backend.world.catalog):
+            raise ModelNotFound(f"model '{name}' not found")
+        return place.directory, await place.directory.show_name(name, team)
+
+    async def show_name(self, name: str, team: Team | None = None) -> str:
+        """Return the name for `/api/show` on the backend that shows it."""
+        return (await self.shown_by(name, team))[1]
+
+    async def forward(self, request: UpstreamRequest) -> UpstreamResponse:
+        """Send a request that belongs to no backend, such as a sign-in, to the first that is up."""
+        return await self._up()[0].directory.forward(request)
+
+    async def read(self, request: UpstreamRequest) -> UpstreamResponse:
+        """Send a request for something that is the same on all backends to the first that is up."""
+        return await self._up()[0].directory.read(request)
+
+    def catalog_changed(self) -> None:
+        """Note that models may have changed on any backend."""
+        for place in self._places:
+            place.directory.catalog_changed()
+
+    def is_ready(self) -> tuple[bool, dict[str, object]]:
+        """Return whether a backend can be used, with the details of each for `/readyz`."""
+        rows = {place.name: place.directory.is_ready() for place in self._places}
+        up = [details for is_up, details in rows.values() if is_up]
+        first = up[0] if up else next(iter(rows.values()))[1]
+        errors = "; ".join(f"{name}: {details['error']}" for name, (is_up, details) in rows.items() if not is_up)
+        backends = {name: {"ready": is_up, **details} for name, (is_up, details) in rows.items()}
+        return bool(up), {**first, "upstream": bool(up), "error": errors, "backends": backends}
+
+    async def version(self) -> str:
+        """Return the lowest version of the backends that are up: clients use it to enable features."""
+        versions = [place.backend.world.version for place in self._up()]
+        return min(versions, key=lambda text: [int(part) for part in text.split("-")[0].split(".") if part.isdigit()])
+
+    # --- where models are managed ------------------------------------------------------------------------------
+
+    def targets(self, what: Managed, asked: str = "") -> tuple[Directory, ...]:
+        """Return the backends on which models are managed: the one that is asked for, else where they belong.
+
+        A deletion or copy goes to each that has the model; a model is pulled, pushed and created where it is, a new one
+        where the biggest cards are; and a creation goes where its blobs went. Raises BadRequest, UpstreamError.
+        """
+        up = self._up()
+        if asked:
+            found: Sequence[Place] = [place for place in self._places if place.name == asked]
+            if not found:
+                names = ", ".join(place.name for place in self._places)
+                raise BadRequest(f"X-Router-Backend: there is no backend {asked[:64]!r}, only {names}")
+        else:
+            found = self._belonging(what, up)
+        if what.kind == "blob_put":
+            self._remember(what.blobs, found[0].name)
+        return tuple(place.directory for place in found)
+
+    def _belonging(self, what: Managed, up: Sequence[Place]) -> Sequence[Place]:
+        biggest = max(up, key=lambda place: sum(gpu.total_bytes for gpu in place.backend.cards.gpus or ()))
+        uploaded = {self._uploaded.get(digest) for digest in what.blobs}
+        if sent := [place for place in up if place.name in uploaded]:
+            return sent[:1]
+        name = next((what.names[role] for role in ("source", "from", "model") if role in what.names), "")
+        having = [place for place in up if is_name(name) and key_of(name) in place.backend.world.catalog]
+        if what.kind in EVERYWHERE:
+            return having or [biggest]
+        return [biggest] if biggest in having or not having else having[:1]
+
+    def _remember(self, digests: frozenset[str], place: str) -> None:
+        for digest in digests:
+            self._uploaded[digest] = place
+            self._uploaded.move_to_end(digest)
+            if len(self._uploaded) > MOST_BLOBS:
+                self._uploaded.popitem(last=False)

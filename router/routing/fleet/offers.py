@@ -1,0 +1,126 @@
+"""What each place offers for a request now: gathered from the backends for `core/decision/fleet/rank.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Hashable, Sequence
+from dataclasses import replace
+
+from router.core.decision.fleet.offer import Offer
+from router.core.decision.fleet.rank import Ranked, rank
+from router.core.decision.turns import wanted_weights
+from router.core.decision.verdict import Decision, VerdictKind
+from router.core.ollama.names import is_name, key_of
+from router.core.payload.read import InferenceRequest
+from router.routing.call import Call
+from router.routing.fleet.failures import Failures
+from router.routing.fleet.place import Place
+from router.routing.ruled import RuledChain
+
+KEPT_S = 0.25
+"""Decisions that time alone may change are reused for this long: many may wait for one model."""
+
+PACE_S = 1.0
+"""Assumed time between two requests that enter a resident, until it is known."""
+
+MOST_KEPT = 1024
+
+
+class Offers:
+    """Gathers what the places offer. `load_factor` is `fleet.load_factor`."""
+
+    def __init__(self, places: Sequence[Place], failures: Failures, load_factor: float) -> None:
+        self._places = places
+        self._failures = failures
+        self._load_factor = load_factor
+        self._now = places[0].backend.now
+        self._kept: dict[Hashable, tuple[int, float, Decision]] = {}
+
+    def ranked(self, call: Call, chain: RuledChain) -> tuple[Ranked, ...]:
+        """Return all places for a call, the best first."""
+        visit = call.visit
+        offers = self._of(call.request, chain, call.team, needs_slot=call.needs_slot)
+        if visit is not None:
+            offers = [_for_visitor(offer, visit.place, visit.failed, self._now() - visit.since_s) for offer in offers]
+        return rank(offers, visit.conversation(call.body) if visit is not None else 0, self._load_factor)
+
+    def explained(self, request: InferenceRequest, chain: RuledChain, team: str = "") -> tuple[Ranked, ...]:
+        """Return all places for a plain request of a team, the best first."""
+        return rank(self._of(request, chain, team, needs_slot=True), 0, self._load_factor)
+
+    def _of(self, request: InferenceRequest, chain: RuledChain, team: str, *, needs_slot: bool) -> list[Offer]:
+        offers = [
+            self._offer(place, request, chain, team, needs_slot=needs_slot)
+            if place.is_up
+            else Offer(place.name, away=place.why_away())
+            for place in self._places
+        ]
+        return self._without_failing(offers) if self._failures.breakers else offers
+
+    def _without_failing(self, offers: list[Offer]) -> list[Offer]:
+        """Return the offers without those of at most half of the places, which have failed again and again.
+
+        If all that are up have failed none is left out: one of them may have recovered.
+        """
+        open_s = {offer.place: self._failures.open_for_s(offer) for offer in offers if not offer.away}
+        ejected = sorted((name for name in open_s if open_s[name]), key=lambda name: -open_s[name])
+        if len(ejected) == len(open_s):
+            return offers
+        out = ejected[: len(offers) // 2]
+        return [
+            replace(one, away=f"left out for {open_s[one.place]:.0f} s after failures") if one.place in out else one
+            for one in offers
+        ]
+
+    def _offer(
+        self, place: Place, request: InferenceRequest, chain: RuledChain, team: str, *, needs_slot: bool
+    ) -> Offer:
+        decision = self._decision(place, request, chain, team)
+        backend = place.backend
+        world, line = backend.world, backend.line
+        weights = wanted_weights(decision)
+        tracked, waiting = world.residents.get(weights), world.wanted.get(weights, 0)
+        wait_s = 0.0
+        if decision.chosen is not None and decision.chosen.kind is VerdictKind.LOADING:
+            facts = decision.chosen.facts
+            wait_s = backend.residency.load_times.costs.load_s(weights, facts.size_bytes if facts is not None else 0)
+        elif tracked is not None and not line.may_enter(weights, team, needs_slot=needs_slot):
+            wait_s = (waiting + 1) * (tracked.slots.gap_s or PACE_S)
+        return Offer(
+            place.name,
+            decision,
+            load=waiting + (tracked.in_flight if tracked is not None else 0),
+            busy=line.depth + sum(one.in_flight for one in world.residents.values()),
+            wait_s=wait_s,
+            queue_s=line.expected_wait_s() if line.depth or line.is_switching else 0.0,
+            card_bytes=_card_bytes(place, decision),
+            is_installed=any(is_name(one.model) and key_of(one.model) in world.catalog for one in chain.variants),
+        )
+
+    def _decision(self, place: Place, request: InferenceRequest, chain: RuledChain, team: str) -> Decision:
+        key = place.name, place.decisions.key(request, chain, team)
+        epoch, now_s = place.backend.world.epoch.number, self._now()
+        known = self._kept.get(key)
+        if known is not None and known[0] == epoch and now_s < known[1] + KEPT_S:
+            return known[2]
+        decision = place.decisions.decide(request, chain, team)
+        if len(self._kept) >= MOST_KEPT:
+            self._kept.clear()
+        self._kept[key] = epoch, now_s, decision
+        return decision
+
+
+def _for_visitor(offer: Offer, place: str, failed: Collection[str], waited_s: float) -> Offer:
+    """Return an offer as a request sees it that has been to places, and waits at one of them."""
+    if offer.place in failed:
+        return replace(offer, away="it has failed for this request")
+    if offer.place == place and offer.wait_s and waited_s > offer.wait_s:
+        return replace(offer, wait_s=waited_s)  # the estimate was too low
+    return offer
+
+
+def _card_bytes(place: Place, decision: Decision) -> int:
+    """Return the memory of the cards that a load would use, of all cards if there is none."""
+    gpus = place.backend.cards.gpus or ()
+    plan = decision.chosen.plan if decision.chosen is not None else None
+    used = [gpu.total_bytes for gpu in gpus if plan is not None and gpu.index in plan.cards]
+    return sum(used or [gpu.total_bytes for gpu in gpus])

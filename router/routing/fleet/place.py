@@ -1,0 +1,76 @@
+"""One Ollama with everything that routes requests to it. A router has one of these per entry of `backends:`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from router.backend.backend import Backend
+from router.config import Config
+from router.core.ollama.model import ModelFacts
+from router.routing.chains import Chains
+from router.routing.decisions import Decisions
+from router.routing.directory import Directory
+from router.routing.dispatch import Dispatcher
+from router.routing.ends import NOWHERE_ELSE, Elsewhere
+from router.routing.ruled import RulesInForce
+from router.routing.warmup import Mine, Warmup
+from router.telemetry import Telemetry
+
+Catalog = Mapping[str, ModelFacts]
+
+
+class Place:
+    """A backend, its decisions, and what carries them out.
+
+    `catalog` returns the models by which chains are found, `elsewhere` knows the other places, and `is_mine` returns
+    which models this one is to load without a request.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        config: Config,
+        chains: Chains,
+        rules: RulesInForce,
+        telemetry: Telemetry,
+        *,
+        catalog: Callable[[], Catalog] | None = None,
+        elsewhere: Elsewhere = NOWHERE_ELSE,
+        is_mine: Mine | None = None,
+    ) -> None:
+        self.name = backend.name
+        self.backend = backend
+        self.decisions = Decisions(backend, chains, config.defaults, catalog)
+        self.directory = Directory(backend, chains, self.decisions)
+        self.dispatcher = Dispatcher(backend, chains, self.decisions, config.queue.wait_s, telemetry, elsewhere)
+        self.warmup = Warmup(backend, self.decisions, chains, rules, is_mine)
+
+    @property
+    def is_up(self) -> bool:
+        """True if its Ollama answers, and its state has been read."""
+        return self.backend.world.is_up and not self.backend.is_starting
+
+    def why_away(self) -> str:
+        """Return why it is not up."""
+        return "its state is being read" if self.backend.is_starting else self.backend.world.why_away()
+
+
+class Union:
+    """The catalogs of several backends as one. It is the same object until one of them changes."""
+
+    def __init__(self, sources: Callable[[], tuple[Catalog, ...]]) -> None:
+        self._sources = sources
+        self._seen: tuple[Catalog, ...] = ()
+        self._whole: Catalog = {}
+
+    def __call__(self) -> Catalog:
+        """Return all models by their keys; of a name that several have, the facts that say most, the first else."""
+        seen = self._sources()
+        if len(seen) != len(self._seen) or any(one is not other for one, other in zip(seen, self._seen, strict=True)):
+            whole: dict[str, ModelFacts] = {}
+            for catalog in seen:
+                for key, facts in catalog.items():
+                    if key not in whole or (facts.info and not whole[key].info):
+                        whole[key] = facts
+            self._seen, self._whole = seen, whole
+        return self._whole

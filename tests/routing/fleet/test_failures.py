@@ -1,0 +1,215 @@
+"""Backends that are away, fail or hang: requests go on elsewhere while nothing of an answer was sent (C1 to C9)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from tests.config.keys.play import MIDDLE, SMALL, connect, hello
+from tests.fakes import request_bytes
+from tests.routing.fleet.stage import play
+
+TWO = {"a": (24564,), "b": (24564,)}
+ALONE = {"defaults.auto_chains": "off"}
+
+
+def generations(one, name):
+    """Return the requests with a prompt that a backend has had."""
+    posts = (seen for seen in one.sims[name].seen if seen.path == "/api/generate")
+    return [seen for seen in posts if json.loads(seen.body or b"{}").get("prompt")]
+
+
+def other_than(name):
+    return "b" if name == "a" else "a"
+
+
+def test_a_backend_that_is_away_at_the_start_holds_up_nobody_and_is_used_when_it_comes():
+    """`/readyz` is ready, and says which is not."""
+
+    async def story(one):
+        assert (await one.ask(hello(SMALL)))[:2] == (200, "a")
+        ready = await one.get("/readyz")
+        assert ready.status == 200
+        rows = ready.json()["backends"]
+        assert (rows["a"]["ready"], rows["z"]["ready"]) == (True, False)
+        assert "cannot reach" in ready.json()["error"]
+
+    play(story, {"a": (24564,)}, {**ALONE, "backends.z.url": "http://127.0.0.1:9"})
+
+
+def test_with_all_backends_away_the_error_names_each():
+    """And `/readyz` is not ready."""
+
+    async def story(one):
+        await asyncio.gather(*(sim.stop() for sim in one.sims.values()))
+        await asyncio.sleep(5)
+        status, _, reply = await one.ask(hello(SMALL))
+        assert (status, b"a: cannot reach" in reply.body, b"b: cannot reach" in reply.body) == (502, True, True)
+        assert (await one.get("/readyz")).status == 503
+
+    play(story, TWO, ALONE)
+
+
+def test_a_backend_that_dies_breaks_only_its_own_streams():
+    """The others end as if nothing had happened, and the next requests go where it lives."""
+
+    async def story(one):
+        async def stream(model):
+            raw = await connect(one.router.url)
+            reply = await raw.ask("POST", "/api/generate", json.dumps(hello(model, tokens=500)))
+            raw.close()
+            return reply
+
+        streams = [asyncio.create_task(stream(model)) for model in (SMALL, MIDDLE)]
+        await asyncio.sleep(4)
+        held = {name: one.residents(name) for name in TWO}
+        dying = next(name for name in TWO if held[name] == [SMALL]) if held["a"] != held["b"] else None
+        if dying is None or sorted(map(len, held.values())) != [1, 1]:
+            pytest.skip(f"both went to one: {held}")
+        await one.sims[dying].stop()
+        broken, whole = await asyncio.gather(*streams)
+        assert b'"done":true' in whole.body
+        assert b'"done":true' not in broken.body
+        assert b"error" in broken.body
+        assert (await one.ask(hello(SMALL)))[:2] == (200, other_than(dying))
+
+    play(story, {"a": (6144,), "b": (12288,)}, ALONE)
+
+
+@pytest.mark.parametrize(
+    ("fault", "is_repeated"),
+    [
+        ({"kind": "reset", "after_chunks": 0}, True),
+        ({"kind": "status", "status": 503}, True),
+        ({"kind": "status", "status": 502}, True),
+        ({"kind": "status", "status": 500, "body": '{"error":"llama runner process has terminated"}'}, True),
+        ({"kind": "status", "status": 500, "body": '{"error":"template: unknown function"}'}, False),
+        ({"kind": "status", "status": 400, "body": '{"error":"invalid"}'}, False),
+        ({"kind": "cut", "after_chunks": 1}, False),
+    ],
+)
+def test_a_request_goes_to_another_backend_only_while_nothing_was_sent_c1(fault, is_repeated):
+    """After the first line never; and each backend sees it once."""
+
+    async def story(one):
+        first = (await one.ask(hello(SMALL)))[1]
+        one.sims[first].faults.add(**fault, route="/api/generate", model=SMALL)
+        for sim in one.sims.values():
+            sim.seen.clear()
+        status, backend, reply = await one.ask(hello(SMALL))
+        assert (len(generations(one, first)), len(generations(one, other_than(first)))) == (1, int(is_repeated))
+        if is_repeated:
+            assert (status, backend) == (200, other_than(first))
+            assert b'"done":true' in reply.body
+            assert [end.outcome for end in one.ended()] == ["completed"] * 2
+
+    play(story, TWO, ALONE)
+
+
+def test_with_every_backend_failing_retries_are_few_c3():
+    """At most one request in five is sent again, and three more."""
+
+    async def story(one):
+        await one.ask(hello(SMALL))
+        for sim in one.sims.values():
+            sim.faults.add("status", status=503, route="/api/generate", times=-1)
+            sim.seen.clear()
+        count = 100
+        found = [await one.ask(hello(SMALL)) for _ in range(count)]
+        assert all(status >= 500 for status, _, _ in found)
+        sent = sum(len(generations(one, name)) for name in TWO)
+        assert sent <= 1.2 * count + 3
+
+    play(story, TWO, ALONE)
+
+
+def test_a_model_that_fails_on_a_backend_again_and_again_is_left_out_there_c5():
+    """Its requests go to the other; after `breaker_open_s` one tries it again. Other models are not left out."""
+
+    async def story(one):
+        first = (await one.ask(hello(SMALL)))[1]
+        fault = one.sims[first].faults.add("status", status=500, route="/api/generate", model=SMALL, times=-1)
+        for _ in range(5):
+            assert (await one.ask(hello(SMALL)))[0] == 500
+        ranking = (await one.admin(f"/router/explain?model={SMALL}"))["ranking"]
+        assert ranking[-1]["backend"] == first
+        assert "left out" in ranking[-1]["reason"]
+        assert [(await one.ask(hello(SMALL)))[:2] for _ in range(3)] == [(200, other_than(first))] * 3
+        fault.times = 0
+        await asyncio.sleep(31)
+        ranking = (await one.admin(f"/router/explain?model={SMALL}"))["ranking"]
+        assert "left out" not in ranking[-1]["reason"]
+
+    play(story, TWO, ALONE)
+
+
+def test_clients_that_leave_do_not_count_against_a_backend_c7():
+    """Nor do their mistakes."""
+
+    async def story(one):
+        first = (await one.ask(hello(SMALL)))[1]
+        for _ in range(20):
+            raw = await connect(one.router.url)
+            await raw.send(request_bytes("POST", "/api/generate", json.dumps(hello(SMALL, tokens=400))))
+            await asyncio.sleep(0.3)
+            raw.close()
+            await asyncio.sleep(0.3)
+        ranking = (await one.admin(f"/router/explain?model={SMALL}"))["ranking"]
+        assert ranking[0]["backend"] == first
+        assert all("left out" not in row["reason"] for row in ranking)
+
+    play(story, TWO, ALONE)
+
+
+def test_at_most_half_of_the_backends_are_left_out_c6():
+    """Of three that fail one is left out, whatever the others do; if all fail, all are tried."""
+
+    async def story(one):
+        await one.load_everywhere(SMALL)
+        for sim in one.sims.values():
+            sim.faults.add("status", status=500, route="/api/generate", model=SMALL, times=-1)
+        for _ in range(30):
+            await one.ask(hello(SMALL))
+            rows = (await one.admin(f"/router/explain?model={SMALL}"))["ranking"]
+            assert sum("left out" in row["reason"] for row in rows) <= 1
+
+    play(story, {**TWO, "c": (24564,)}, ALONE)
+
+
+def test_a_flapping_backend_costs_few_errors_c8():
+    """Five seconds up, five seconds down, for five minutes."""
+
+    async def story(one):
+        first = (await one.ask(hello(SMALL)))[1]
+
+        async def flap():
+            while True:
+                await asyncio.sleep(5)
+                one.sims[first].faults.add("reset", after_chunks=0, times=-1)
+                await asyncio.sleep(5)
+                one.sims[first].faults.clear()
+
+        flapping = asyncio.create_task(flap())
+        found = []
+        for _ in range(300):
+            found.append((await one.ask(hello(SMALL)))[0])
+            await asyncio.sleep(0.9)
+        flapping.cancel()
+        assert sum(status != 200 for status in found) <= 3
+
+    play(story, TWO, ALONE)
+
+
+def test_two_models_that_do_not_fit_together_are_never_loaded_together_h4():
+    """Many rounds at once, on two backends of which one holds both: nothing spills."""
+
+    async def story(one):
+        for _ in range(10):
+            found = await asyncio.gather(*(one.ask(hello(model)) for model in (MIDDLE, "qwen3:14b") * 3))
+            assert {status for status, _, _ in found} == {200}
+            for sim in one.sims.values():
+                assert all(row.size_vram_bytes >= row.size_bytes for row in sim.engine.ps())
+
+    play(story, {"a": (12288,), "b": (12288,)}, ALONE, models=(MIDDLE, "qwen3:14b"))

@@ -1,0 +1,120 @@
+"""Several Ollamas behind one router: where requests go."""
+
+from __future__ import annotations
+
+import asyncio
+
+from router.core.units import MIB
+from tests.config.keys.play import BIG, MIDDLE, OTHER, SMALL, chat, hello, send
+from tests.routing.fleet.stage import play
+
+DESK_TOWER = {"desk": (12288,), "tower": (24564,)}
+CHAIN = {"defaults.auto_chains": "off", "chains": {"best": [BIG, MIDDLE, SMALL]}}
+
+
+def test_the_bigger_variant_wins_wherever_it_fits():
+    """Only the tower can hold the big one; the desk is named first."""
+
+    async def story(one):
+        status, backend, reply = await one.ask(hello("best"))
+        assert (status, backend, reply.headers["x-router-model"]) == (200, "tower", BIG)
+        assert one.residents("desk") == []
+
+    play(story, DESK_TOWER, CHAIN)
+
+
+def test_a_small_model_leaves_the_big_card_free():
+    """Of the places where it fits the one with the smallest cards takes it."""
+
+    async def story(one):
+        assert [(await one.ask(hello(SMALL)))[1] for _ in range(3)] == ["desk"] * 3
+        assert (await one.ask(hello(BIG)))[1] == "tower"
+
+    play(story, DESK_TOWER, {"defaults.auto_chains": "off"})
+
+
+def test_the_holder_of_a_model_gets_its_requests():
+    """A model is loaded once, although it fits on both."""
+
+    async def story(one):
+        for _ in range(4):
+            assert (await one.ask(chat(MIDDLE), "/v1/chat/completions"))[0] == 200
+        assert [model for _, model in one.loads] == [MIDDLE]
+
+    play(story, {"a": (24564,), "b": (24564,)}, {"defaults.auto_chains": "off"})
+
+
+def test_two_models_that_do_not_fit_together_go_to_two_places():
+    """At once: neither is unloaded for the other."""
+
+    async def story(one):
+        found = await asyncio.gather(*(one.ask(hello(model, tokens=50)) for model in (BIG, OTHER, BIG, OTHER)))
+        assert [status for status, _, _ in found] == [200] * 4
+        assert sorted(model for _, model in one.loads) == sorted([BIG, OTHER])
+        assert len({backend for _, backend, _ in found}) == 2
+
+    play(story, {"a": (24564,), "b": (24564,)}, {"defaults.auto_chains": "off"})
+
+
+def test_lists_are_merged_and_say_where_a_model_is_loaded():
+    """A model that both have is listed once; a chain is listed, too; loaded models name their backend."""
+
+    async def story(one):
+        tags = (await one.get("/api/tags")).json()["models"]
+        assert sorted(row["name"] for row in tags) == sorted([BIG, MIDDLE, SMALL, "best:latest"])
+        ids = (await one.get("/v1/models")).json()["data"]
+        assert sorted(row["id"] for row in ids) == sorted([BIG, MIDDLE, SMALL, "best:latest"])
+        await one.ask(hello(BIG))
+        await one.ask(hello(SMALL))
+        answer = await one.get("/api/ps")
+        assert {(row["name"], row["backend"]) for row in answer.json()["models"]} == {(BIG, "tower"), (SMALL, "desk")}
+        assert answer.headers["x-router-backend"] == "desk, tower"
+
+    play(story, DESK_TOWER, CHAIN, models={"desk": (MIDDLE, SMALL), "tower": (BIG, MIDDLE)})
+
+
+def test_a_fallback_may_be_on_another_backend_than_the_asked_model():
+    """The tower has only the big one, and others hold its card; the desk has a smaller one of its chain."""
+
+    async def story(one):
+        one.sims["tower"].cards.set_foreign(0, 20000 * MIB)
+        await asyncio.sleep(3)
+        status, backend, reply = await one.ask(hello("best"))
+        assert (status, backend, reply.headers["x-router-model"]) == (200, "desk", MIDDLE)
+
+    play(story, DESK_TOWER, CHAIN, models={"desk": (MIDDLE, SMALL), "tower": (BIG,)})
+
+
+def test_show_and_management_go_where_the_model_is():
+    """A deletion goes to each that has it, a header names one, and an unknown backend is refused."""
+
+    async def story(one):
+        status, backend, _ = await one.ask({"model": BIG}, "/api/show")
+        assert (status, backend) == (200, "tower")
+        status, backend, _ = await one.ask({"source": MIDDLE, "destination": "copy:1"}, "/api/copy")
+        assert (status, backend) == (200, "desk, tower")
+        gone = await send(one.router.url, "DELETE", "/api/delete", {"model": "copy:1"}, [("X-Router-Backend", "desk")])
+        assert (gone.status, gone.headers["x-router-backend"]) == (200, "desk")
+        gone = await send(one.router.url, "DELETE", "/api/delete", {"model": "copy:1"})
+        assert (gone.status, gone.headers["x-router-backend"]) == (200, "tower")
+        gone = await send(one.router.url, "DELETE", "/api/delete", {"model": MIDDLE}, [("X-Router-Backend", "attic")])
+        assert (gone.status, b"desk, tower" in gone.body) == (400, True)
+
+    play(story, DESK_TOWER, CHAIN, models={"desk": (MIDDLE, SMALL), "tower": (BIG, MIDDLE)})
+
+
+def test_explain_and_state_show_every_backend():
+    """`explain` ranks them with a reason each."""
+
+    async def story(one):
+        await one.ask(hello(SMALL))
+        found = await one.admin("/router/explain?model=best")
+        assert (found["backend"], found["chosen"]) == ("tower", BIG)
+        assert [(row["backend"], row["model"]) for row in found["ranking"]] == [("tower", BIG), ("desk", MIDDLE)]
+        assert "fits beside" in found["ranking"][0]["reason"]
+        state = await one.admin("/router/state")
+        assert [(row["name"], row["backend"]) for row in state["residents"]] == [(SMALL, "desk")]
+        assert {row["backend"] for row in state["gpus"]} == {"desk", "tower"}
+        assert (await one.admin("/readyz"))["backends"].keys() == {"desk", "tower"}
+
+    play(story, DESK_TOWER, CHAIN)
