@@ -78,6 +78,16 @@ class Cleared:
                 left[stake.card] -= stake.most_booked_bytes
         return tuple([max(0, one) for one in left])
 
+    @property
+    def told(self) -> list[int | None]:
+        """The least that a resident who stays tells of each card, in bytes; None if none is there."""
+        least: list[int | None] = [None] * len(self.free)
+        for one in self.stay:
+            for card, low, *_ in self._stakes[one.weights]:
+                known = least[card]
+                least[card] = low if known is None else min(known, low)
+        return least
+
     def extremes(self, cards: Sequence[int]) -> tuple[Free, ...]:
         """Return what Ollama may believe free, the least first, as far as it decides about a load on `cards`."""
         if self._bounds is None:
@@ -145,6 +155,18 @@ class Books:
             stay = [one for one, bit in zip(self.snapshot.residents, bits.values(), strict=True) if not gone & bit]
             found = self._cleared[gone] = Cleared(gone, self.snapshot.gpus or (), evicted, tuple(stay), self._stakes)
         return found
+
+    def most_told(self, cards: Sequence[int], told: Sequence[int | None]) -> list[int]:
+        """Return the most that Ollama may be told of each of `cards` while somebody stays on all of them.
+
+        Where nobody stays for certain (None in `told`) it is what one of all residents there tells.
+        """
+        most = [0 if known is None else known for known in told]
+        for stakes_of in self._stakes.values():
+            for card, low, *_ in stakes_of:
+                if told[card] is None:
+                    most[card] = max(most[card], low)
+        return [most[card] for card in cards]
 
     def obstacle(self, asked: Sequence[Asked], cards: Sequence[int], cleared: Cleared, most_loaded: int) -> str:
         """Return why Ollama might not load a model on exactly `cards`; "" if it certainly does.

@@ -127,16 +127,17 @@ class Placing:
     def _is_believed_full(self, places: tuple[int, ...], cleared: Cleared) -> bool:
         """Return whether Ollama believes that too little is free there, all the more while others stay as well.
 
-        It believes free at most what is not booked. While a resident stays on every card its figures are frozen, and
-        the more residents stay, the less they are.
+        It believes free at most what is not booked, nor more than the cards have now while it queries them. While a
+        resident stays on every card it believes the least that any of them tells of a card.
         """
         believed_bytes = self.memory.least_believed_bytes
         if cleared.stay and believed_bytes > sum([cleared.unbooked[at] for at in places]):
             return True
-        if len(cleared.covered) < len(self._all):
-            return False
         reason = self.split_obstacle(cleared) if len(places) > 1 else self._on_card(places[0], cleared)[1]
-        return reason == EVICTS
+        if reason != EVICTS:
+            return False
+        told = cleared.told
+        return None not in told or believed_bytes > sum(self._books.most_told(places, told))
 
     def _on_card(self, at: int, cleared: Cleared) -> tuple[LoadOptions, str]:
         """Return the options of a load on this card alone, and what is in its way; "" = nothing."""
