@@ -31,18 +31,24 @@ class Resident:
 
 @dataclass
 class LineMachine:
-    """Runs `requests`, (time, model, seconds of the answer), on a card of `card_gib`; `waits` are (model, seconds)."""
+    """Runs `requests`, (time, model, seconds of the answer), on a card of `card_gib`.
+
+    `waits` are (model, seconds); `served` are (time of arrival, seconds of waiting, seconds of the answer). A resident
+    answers `slots` requests at once, the oldest first.
+    """
 
     patience: Patience
     card_gib: int
+    slots: int = 1 << 30
     now_s: float = 0.0
     residents: dict = field(default_factory=dict)  # weights → Resident
     waiting: dict = field(default_factory=dict)  # number → (since, model, seconds, due)
     waits: list = field(default_factory=list)
+    served: list = field(default_factory=list)
     loads: int = 0
 
     def run(self, requests):
-        self._numbers, self._events, self._switch = itertools.count(), [], None
+        self._numbers, self._events, self._switch, self._looks_at_s = itertools.count(), [], None, 0.0
         for at_s, model, answer_s in requests:
             self._at(at_s, self._arrive, model, answer_s)
         while self._events:
@@ -91,17 +97,28 @@ class LineMachine:
         ]
         residents = {weights: Loaded(one.order, one.served) for weights, one in self.residents.items()}
         found = turns(tickets, residents, self.now_s, self.patience, closed_by_switch=self._switch)
-        for number in found.let_in:
-            since_s, model, answer_s, _ = self.waiting.pop(number)
-            resident = self.residents[model.facts.weights]
-            resident.in_flight += 1
-            resident.served += 1
-            self.waits.append((model, self.now_s - since_s))
-            self._at(self.now_s + answer_s, self._leave, resident)
+        for number in sorted(found.let_in):
+            self._enter(number, found.closed)
         if found.start is not None:
             self._begin(found.start.chosen)
         elif found.look_again_s is not None and self.waiting:
-            self._at(self.now_s + found.look_again_s, lambda: None)
+            at_s = self.now_s + found.look_again_s
+            if not self.now_s < self._looks_at_s <= at_s:  # else it looks by then in any case
+                self._looks_at_s = at_s
+                self._at(at_s, lambda: None)
+
+    def _enter(self, number, closed):
+        since_s, model, answer_s, _ = ticket = self.waiting[number]
+        resident = self.residents[model.facts.weights]
+        if resident.in_flight >= self.slots:
+            ticket[3] = ticket[3] or model.facts.weights not in closed  # it was open to it
+            return
+        del self.waiting[number]
+        resident.in_flight += 1
+        resident.served += 1
+        self.waits.append((model, self.now_s - since_s))
+        self.served.append((since_s, self.now_s - since_s, answer_s))
+        self._at(self.now_s + answer_s, self._leave, resident)
 
     def _begin(self, chosen):
         for weights in chosen.plan.evict:

@@ -17,21 +17,31 @@ def models_of(rng):
     return [Model(facts_of(f"m{n}:{size}b", size), size, size * rng.uniform(0.1, 1.0)) for n, size in enumerate(sizes)]
 
 
-def requests_of(rng, models):
+def requests_of(rng, models, count=REQUESTS):
     """Arrivals that a card can or cannot keep up with, in bursts or one by one; a favourite may have most of them."""
     weights = [rng.choice((1, 1, 3, 30)) for _ in models]
     at_s, pause_s = 0.0, rng.choice((0.05, 1.0, 5.0))
-    for _ in range(REQUESTS):
+    for _ in range(count):
         at_s += rng.expovariate(1 / pause_s) if rng.random() < 0.8 else 0.0
         yield at_s, rng.choices(models, weights)[0], min(LONGEST_ANSWER_S, rng.expovariate(1 / 3))
+
+
+def patience_s(models):
+    """Return twice the longest time after which a group turns impatient: so long others may load beside it."""
+    cost_s = 2 * max(model.load_s for model in models) + sum(model.load_s for model in models)
+    return 2 * max(AGE_BOUND_S, FACTOR * cost_s)
 
 
 def bound_s(models):
     """Return the longest wait: twice the longest bound, and an answer and a switch for each model that may go first."""
     switch_s = max(model.load_s for model in models)
-    cost_s = 2 * max(model.load_s for model in models) + sum(model.load_s for model in models)
-    patience_s = max(AGE_BOUND_S, FACTOR * cost_s)
-    return 2 * patience_s + (len(models) + 1) * (LONGEST_ANSWER_S + switch_s + LOOK_AGAIN_S)
+    return patience_s(models) + (len(models) + 1) * (LONGEST_ANSWER_S + switch_s + LOOK_AGAIN_S)
+
+
+def work_s(served, at_s, until_s):
+    """Return the seconds of all answers that were wanted before `until_s` and not finished at `at_s`."""
+    return sum(answer_s for came_s, wait_s, answer_s in served
+               if came_s <= until_s and came_s + wait_s + answer_s > at_s)  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -44,6 +54,19 @@ def test_whoever_waits_is_served_within_the_bound(seed):
     waits = LineMachine(PATIENCE, card_gib=24).run(requests_of(rng, models))
     assert len(waits) == REQUESTS
     assert max(wait_s for _, wait_s in waits) <= bound_s(models)
+
+
+@pytest.mark.parametrize(
+    "seed", [pytest.param(seed, marks=[pytest.mark.slow] if seed > 2 else []) for seed in range(40)]
+)
+def test_with_few_slots_whoever_waits_is_served_within_the_bound_and_the_work_in_front(seed):
+    """Of that counts what others wanted before the residents in its way were closed, and nothing that came later."""
+    rng = random.Random(seed)
+    models, slots = models_of(rng), rng.choice((1, 2, 4))
+    machine = LineMachine(PATIENCE, card_gib=24, slots=slots)
+    assert len(machine.run(requests_of(rng, models, 150))) == 150
+    for came_s, wait_s, _ in machine.served:
+        assert wait_s <= bound_s(models) + work_s(machine.served, came_s, came_s + patience_s(models))
 
 
 @pytest.mark.parametrize("seed", range(3))
