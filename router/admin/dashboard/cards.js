@@ -10,7 +10,7 @@ function block(part, total) {
   const kind = part.kind === "model" || part.kind === "loading" ? `${part.kind} ${colour(part.model)}` : part.kind;
   const isNarrow = part.bytes / total < 0.08;
   const text = isNarrow ? [] : [el("b", {}, name), size(part.bytes)];
-  return el("div", { class: `block ${kind}`, style: { width: share }, title: said, "aria-label": said, role: "img" }, ...text);
+  return el("div", { class: `block ${kind}${isNarrow ? " narrow" : ""}`, style: { width: share }, title: said, "aria-label": said, role: "img" }, ...text);
 }
 
 /** The marks below a bar. The first and the last one stand within it. */
@@ -27,7 +27,7 @@ function card(gpu) {
   const used = gpu.total_bytes - (gpu.blocks.at(-1)?.bytes ?? 0);
   const title = el("span", {}, el("b", {}, gpu.name || "GPU"), ` `, el("span", { class: "dim" }, `GPU ${gpu.index}`));
   const head = el("div", { class: "card-head" }, title, el("span", { class: "dim num" }, `${size(used)} of ${size(gpu.total_bytes)} in use`));
-  return el("div", { class: "card" }, head, el("div", { class: "bar" }, ...gpu.blocks.map((part) => block(part, gpu.total_bytes))), ruler(gpu.total_bytes));
+  return el("div", { class: "card" }, head, el("div", { class: "bar" }, ...gpu.blocks.filter((part) => part.bytes).map((part) => block(part, gpu.total_bytes))), ruler(gpu.total_bytes));
 }
 
 function facts(model) {

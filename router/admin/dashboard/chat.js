@@ -12,7 +12,8 @@ function say(text, kind = "") {
 }
 
 function decision(router, asked) {
-  const { model: variant, reason } = router;
+  const variant = router.model;
+  const reason = router.reason?.replace(/^fallback: /, "");
   if (!variant || variant === asked) return say(`${asked} itself answers${reason ? `: ${reason}` : ""}`);
   say(`${asked} → ${variant}${reason ? `: ${reason}` : ""}`);
 }
