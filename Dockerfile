@@ -8,6 +8,7 @@ RUN python -m venv /opt/build && /opt/build/bin/pip install --no-cache-dir --no-
 COPY pyproject.toml README.md LICENSE ./
 COPY router ./router
 COPY ollama_simulator ./ollama_simulator
+COPY config ./config
 RUN /opt/build/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /wheels . \
  && /opt/router/bin/pip install --no-cache-dir --no-deps /wheels/*.whl \
  && /opt/router/bin/pip uninstall --yes pip

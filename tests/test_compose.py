@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import plistlib
 import subprocess
 import sys
 from ipaddress import ip_address, ip_network
@@ -127,10 +128,51 @@ def test_the_image_runs_without_any_configuration_of_its_user() -> None:
     assert (str(config.listen), str(config.admin)) == ("0.0.0.0:11435", "0.0.0.0:11436")
     assert "COPY config/examples/container.yaml /etc/ollama-router/router.yaml\n" in lines
     assert "ENV OLLAMA_ROUTER_CONFIG=/etc/ollama-router/router.yaml\n" in lines
-    assert "!config/examples/container.yaml" in (ROOT / ".dockerignore").read_text().splitlines()
+    assert "!config" in (ROOT / ".dockerignore").read_text().splitlines()
     assert "EXPOSE 11435 11436\n" in lines
     assert f"VOLUME {STATE}\n" in lines
     assert f"install --directory --owner router --mode 0700 {STATE}" in lines
+
+
+MERGED = ["amd.yml", "cpu.yml", "without-webui.yml"]
+
+
+@pytest.mark.parametrize("name", MERGED)
+def test_a_variant_changes_services_that_there_are_and_no_port(name: str) -> None:
+    """So nothing more is published; without NVIDIA's cards nothing is left that asks for its driver."""
+    yaml = YAML(typ="safe", pure=True)
+    for tag in ("!reset", "!override"):
+        yaml.constructor.add_constructor(tag, lambda _loader, node: node.tag)
+    services = yaml.load((ROOT / "config/examples/compose" / name).read_text())["services"]
+    assert services.keys() <= SERVICES.keys()
+    changed = {service: changes for service, changes in services.items() if isinstance(changes, dict)}
+    assert all(not {"ports", "networks", "volumes"} & changes.keys() for changes in changed.values())
+    assert all(changes["deploy"] == "!reset" for service, changes in changed.items() if "deploy" in SERVICES[service])
+    assert changed.keys() == {"ollama", "router"} or services == {"open-webui": "!reset"}
+    assert name in (ROOT / "docs/operations.md").read_text()
+
+
+def test_the_drop_in_moves_ollama_and_takes_its_port() -> None:
+    """Both overrides and the example agree, and the README shows the same."""
+    units = ROOT / "config/systemd/drop-in"
+    config = load_config(ROOT / "config/examples/drop-in.yaml", env={})
+    ollama, sockets = (units / "ollama.conf").read_text(), (units / "ollama-router.socket.conf").read_text()
+    address = config.backends["local"].url.removeprefix("http://")
+    override = f'[Service]\nEnvironment="OLLAMA_HOST={address}"\n'
+    assert ollama.endswith(override)
+    assert override in (ROOT / "README.md").read_text()
+    assert sockets.endswith(f"[Socket]\nListenStream=\nListenStream={config.listen}\n")
+    assert config.listen.port == 11434
+
+
+def test_the_property_list_for_launchd_is_one() -> None:
+    """It serves, starts again, and leaves time for running requests."""
+    (path,) = (ROOT / "config/launchd").glob("*.plist")
+    found = plistlib.loads(path.read_bytes())
+    assert found["Label"] == path.stem
+    assert found["ProgramArguments"][1:3] == ["serve", "--config"]
+    assert found["KeepAlive"] is True
+    assert found["ExitTimeOut"] > load_config(env={}).timeouts.shutdown_s
 
 
 def test_health_is_readiness() -> None:

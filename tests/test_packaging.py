@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import os
 import re
 import subprocess
 import sys
@@ -37,6 +39,10 @@ FLOORS = {
     "prometheus-client": "0.23",
     "nvidia-ml-py": "13.580",
 }
+
+
+UNSTABLE = {"prometheus_client.utils", "ruamel.yaml.events", "ruamel.yaml.scalarstring", "typer.completion"}
+"""Modules that their libraries do not document, though their names have no underscore."""
 
 
 def locked(name: str) -> dict[str, tuple[str, int]]:
@@ -107,6 +113,62 @@ def test_wheel_holds_the_package_and_nothing_else(tmp_path: Path) -> None:
     assert not [name for name in names if name.endswith((".pth", ".pyc"))]
 
 
+def test_wheel_brings_examples_units_and_dashboards(tmp_path: Path) -> None:
+    """All of `config`, below `router/shipped`, where `ollama-router init --examples` looks first."""
+    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    packed = {name.removeprefix("router/shipped/") for name in zipfile.ZipFile(wheel).namelist()}
+    files = {path.relative_to(ROOT / "config").as_posix() for path in (ROOT / "config").rglob("*") if path.is_file()}
+    assert files <= packed
+    unpacked = tmp_path / "unpacked"
+    zipfile.ZipFile(wheel).extractall(unpacked)
+    code = "from router.cli.shipped import shipped; print(shipped('examples/slow-70b.yaml').read_text())"
+    env = {**os.environ, "PYTHONPATH": str(unpacked)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert "llama3.3:70b:" in done.stdout, done.stderr
+
+
+def undocumented() -> set[str]:
+    """Return the libraries of which a module uses what they do not document: an underscore in a name, or `UNSTABLE`."""
+    found = set()
+    for top in ("router", "ollama_simulator"):
+        for path in (ROOT / top).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.ImportFrom) and node.module:
+                    names = [*node.module.split("."), *(alias.name for alias in node.names)]
+                    is_private = any(name.startswith("_") for name in names if name != "__future__")
+                    if (is_private or node.module in UNSTABLE) and names[0] not in ("router", "ollama_simulator"):
+                        found.add(names[0])
+    return found
+
+
+def test_a_library_of_which_an_internal_is_used_has_an_upper_bound() -> None:
+    """An internal may change in any release; a documented name keeps its meaning."""
+    used = undocumented() - set(sys.stdlib_module_names)
+    assert {"typer", "prometheus_client", "ruamel"} <= used
+    bounded = {
+        canonicalize_name(requirement.name)
+        for requirement in RUNTIME
+        if any(one.operator == "<" for one in requirement.specifier)
+    }
+    assert {{"ruamel": "ruamel-yaml"}.get(name, canonicalize_name(name)) for name in used} <= bounded
+
+
+def test_locks_of_tools_are_hashed_too() -> None:
+    """What builds the site of the documents is not part of the package or its tests, and pinned all the same."""
+    blocks = re.split(r"\n(?=\S)", (ROOT / "requirements-docs.lock").read_text().strip())
+    assert all(re.match(r"[\w.-]+==\S+", block) and "--hash=sha256:" in block for block in blocks)
+    assert "requirements-docs.lock" not in (ROOT / "scripts/test").read_text()
+
+
+def test_the_router_does_not_import_the_simulator() -> None:
+    """It comes with the package, for `simulate` and `demo`; what serves does not load it."""
+    code = "import sys, router.cli.serve; print([name for name in sys.modules if name.startswith('ollama_simulator')])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == "[]\n", done.stderr
+
+
 def test_image_runs_as_nobody_in_particular_and_installs_by_hash() -> None:
     """No root, no pip, no shell at run time; its health check is readiness."""
     lines = (ROOT / "Dockerfile").read_text()
@@ -119,7 +181,7 @@ def test_image_runs_as_nobody_in_particular_and_installs_by_hash() -> None:
         "packages"
     ]
     ignored = (ROOT / ".dockerignore").read_text().splitlines()
-    assert all(f"COPY {name} ./{name}\n" in lines and f"!{name}" in ignored for name in packages)
+    assert all(f"COPY {name} ./{name}\n" in lines and f"!{name}" in ignored for name in (*packages, "config"))
     assert "11436/readyz" in final
     assert 'ENTRYPOINT ["ollama-router"]' in final
     assert "NVIDIA_DRIVER_CAPABILITIES=utility" in final

@@ -11,6 +11,7 @@ import typer
 
 from router.cli.fit import GPU, UPSTREAM
 from router.cli.question import DEFAULT_UPSTREAM, Site, read_site
+from router.cli.shipped import shipped
 from router.config import Defaults
 from router.core.advice.examine import Fit, examine
 from router.core.decision.chain import auto_chain
@@ -37,11 +38,15 @@ def init(
     file: Annotated[Path, typer.Argument(help="File to write; - prints it.")] = Path("ollama-router.yaml"),
     gpu: GPU = [],  # noqa: B006 (typer copies it)
     upstream: UPSTREAM = DEFAULT_UPSTREAM,
+    examples: Annotated[bool, typer.Option("--examples", help="Print the folder of the shipped examples.")] = False,
 ) -> None:
     """Write a commented configuration for the models that are installed and the cards of this machine.
 
     An existing file is not overwritten (exit code 2).
     """
+    if examples:
+        typer.echo(shipped("examples"))
+        return
     if str(file) != "-" and file.exists():
         raise ConfigError(f"{file} exists; name another file, or print to standard output with -")
     text = configuration(read_site(upstream, gpu), "ollama-router.yaml" if str(file) == "-" else str(file))
@@ -54,6 +59,7 @@ def init(
     except OSError as error:
         raise ConfigError(f"{file}: {error.strerror}") from None
     typer.echo(f"wrote {file}; next: ollama-router serve --config {file}")
+    typer.echo(f"examples for one card, two cards and teams: {shipped('examples')}")
 
 
 def configuration(site: Site, file: str) -> str:

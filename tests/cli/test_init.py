@@ -46,13 +46,21 @@ def test_a_file_that_exists_is_not_overwritten(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(init, "read_site", lambda _upstream, _gpu: site(80, SMALL))
     path = tmp_path / "router.yaml"
     assert run(monkeypatch, "init", str(path)) == 0
-    assert "next: ollama-router serve" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "next: ollama-router serve" in said
+    assert (Path(said.split()[-1]) / "slow-70b.yaml").is_file()
     assert run(monkeypatch, "init", str(path)) == 2
     assert "exists" in capsys.readouterr().err
     assert run(monkeypatch, "init", str(tmp_path / "none" / "router.yaml")) == 2
     capsys.readouterr()
     assert run(monkeypatch, "init", "-") == 0
     assert capsys.readouterr().out.startswith("# Written by")
+
+
+def test_the_folder_of_the_examples_is_printed(monkeypatch, capsys):
+    """Without asking any Ollama."""
+    assert run(monkeypatch, "init", "--examples") == 0
+    assert (Path(capsys.readouterr().out.strip()) / "two-cards" / "router.yaml").is_file()
 
 
 @pytest.mark.parametrize(
