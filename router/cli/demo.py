@@ -134,7 +134,8 @@ async def _ask_all(
         for model, prompt in requests:
             progress.update(task, description=f"{phase}: {model}")
             found.append(await _ask(sim, url, phase, model, prompt))
-            progress.console.print(f"   {found[-1].sentence()}", highlight=False, soft_wrap=True)
+            style = "green" if found[-1].gpu_percent == 100 else "red"
+            progress.console.print(f"   {found[-1].sentence()}", style=style, highlight=False, soft_wrap=True)
     return found
 
 

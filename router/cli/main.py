@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import signal
 import sys
 from typing import Any
 
@@ -53,6 +54,8 @@ SUMMARIES = {
     "demo": "Run a demonstration on an embedded simulator.",
     "completion": "Print a script that completes commands and options.",
 }
+NEED_SIGNALS = ("serve", "simulate", "demo")
+"""Commands that are told by signals, and lock files, as Windows does not."""
 COMPLETE = "_OLLAMA_ROUTER_COMPLETE"
 """The variable by which a shell's script asks for completions (`ollama-router completion`)."""
 
@@ -72,6 +75,8 @@ class LazyCommands(TyperGroup):
         target = COMMANDS.get(cmd_name)
         if target is None:
             return None
+        if cmd_name in NEED_SIGNALS and not hasattr(signal, "SIGHUP"):
+            raise RouterError(f"ollama-router {cmd_name} does not run on Windows: run it in WSL 2 or in Docker")
         module, _, function = target.partition(":")
         found = getattr(importlib.import_module(module), function)
         if isinstance(found, typer.Typer):  # a group of commands

@@ -47,7 +47,7 @@ class ServiceManager:
             return
         with (
             contextlib.suppress(OSError),
-            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock,
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock,
         ):
             sock.setblocking(False)
             sock.connect(self._address)

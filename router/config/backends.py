@@ -1,7 +1,7 @@
 """The backend's sections: where the Ollama server is, how its free VRAM is read, how it is set up.
 
 A field's description is its documentation everywhere: `config/router.yaml`, `config/router.schema.json` and the
-README's table repeat it.
+table in docs/configuration.md repeat it.
 """
 
 from __future__ import annotations

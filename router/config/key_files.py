@@ -78,7 +78,7 @@ class KeyFile:
         try:
             handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
             with os.fdopen(handle, "w", encoding="utf-8") as file:
-                os.fchmod(handle, mode)
+                os.chmod(name, mode)
                 file.write(text.getvalue())
                 file.flush()
                 os.fsync(handle)

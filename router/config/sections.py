@@ -1,7 +1,7 @@
 """The other sections: chains, defaults, queue, switch, times, limits, telemetry, store.
 
 A field's description is its documentation everywhere: `config/router.yaml`, `config/router.schema.json` and the
-README's table repeat it, and tests keep them equal.
+table in docs/configuration.md repeat it, and tests keep them equal.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ MAX_BYTES = 4 << 20
 MAX_NODES = 200_000
 """Values in a document with its aliases written out: nine lists of nine aliases each would be 387 million."""
 
+_READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _MAX_ALIASES = 1000
 _PLAIN_TAGS = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "map", "seq"))
 
@@ -24,7 +25,7 @@ def read_regular_file(path: Path) -> bytes:
     """Return the content of `path`. Raise ConfigError if it cannot be read, is too big, or is not a regular file."""
     try:
         # Without O_NONBLOCK the opening of a pipe that nobody writes to would never end.
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        with open(os.open(path, _READ), "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise ConfigError(f"{path}: found a directory, pipe or device; allowed: a readable YAML file")
             raw = file.read(MAX_BYTES + 1)

@@ -89,7 +89,7 @@ async def test_a_router_tells_ready_reloading_and_stopping(tmp_path, monkeypatch
     file.write_text(f"{unwatched}telemetry: {{ headers: true }}")
     with manager_at(str(tmp_path / "s")) as sock:
         async with ollama(answer(b"{}")) as upstream, asyncio.timeout(START_S):
-            async with served(upstream.url, tmp_path, file=file) as router:
+            async with served(upstream.url, tmp_path, file=file, WATCH_FILES="false") as router:
                 (ready,) = await some(sock, 1)
                 assert (ready["READY"], router.url in ready["STATUS"]) == ("1", True)
                 for text, outcome in (("telemetry: { headers: false }", RELOADED), ("nonsense: 1", NOT_RELOADED)):
