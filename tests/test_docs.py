@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from html import unescape
 from pathlib import Path
-from typing import get_args
 
 import pytest
-from pydantic import BaseModel
 
 from docs.picture import picture
 from docs.picture import rows as rows_of
+from docs.tables import TABLES, with_table
+from router.cli.demo import SAID
 from router.cli.main import COMMANDS
-from router.config import Address, ChainSection, Config, StaticGpu, TeamSection, VariantSection, load_config
+from router.config import load_config
+from router.core.decision.verdict import VerdictKind
 from tests.test_architecture import ROUTER, SIMULATOR
 
 ROOT = Path(__file__).parent.parent
@@ -30,7 +32,7 @@ def name_of(path: Path) -> str:
 def citing() -> Iterator[Path]:
     """Yield the files whose comments and texts may name documents."""
     for path in (*ROOT.iterdir(), *(path for top in TOPS for path in sorted((ROOT / top).rglob("*")))):
-        is_text = path.is_file() and path.suffix in SOURCES and path not in PAGES
+        is_text = path.is_file() and path.suffix in SOURCES and path not in PAGES and path.name != "mkdocs.yml"
         if is_text and not name_of(path).startswith((".git/", ".coverage")):
             yield path
 
@@ -53,66 +55,11 @@ def slug(heading: str) -> str:
     return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
 
 
-def written(value: object) -> str:
-    """Return a default as YAML has it."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, float):
-        return f"{value:g}"
-    if isinstance(value, tuple):
-        return f"[{', '.join(map(str, value))}]"
-    return str(value) if isinstance(value, (str, int, Address)) else ""
-
-
-def rows(section: BaseModel | type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str]]:
-    """Yield (key, default, meaning) of every key at and below a section."""
-    for name, field in (section if isinstance(section, type) else type(section)).model_fields.items():
-        default = None if field.is_required() else field.default
-        value = default if isinstance(section, type) else getattr(section, name)
-        key = f"{prefix}{name}"
-        if isinstance(value, BaseModel):
-            yield from rows(value, f"{key}.")
-        elif key == "backends":
-            yield from rows(value["local"], "backends.NAME.")
-        elif key == "chains":
-            yield from rows(ChainSection, "chains.NAME.")
-            yield from rows(VariantSection, "chains.NAME.variants[].")
-        else:
-            yield key, "" if field.is_required() else written(value), field.description or ""
-            if key.endswith("probe.gpus"):
-                yield from rows(StaticGpu, f"{key}[].")
-
-
-def test_table_of_the_configuration_is_that_of_the_code() -> None:
-    """It has every key with default and meaning, in the order of the file, and nothing else."""
-    table = README.partition("<!-- config table -->\n")[2].partition("<!-- end")[0]
-    lines = ["| key | default | meaning |", "| --- | --- | --- |"]
-    for key, default, meaning in rows(Config()):
-        lines.append(f"| `{key}` | {f'`{default}`' if default else ''} | {meaning} |")
-    assert table.splitlines() == lines
-
-
-def test_table_of_a_teams_file_is_that_of_the_code() -> None:
-    """docs/teams.md has every key of a team's file with default and meaning, in the order of the schema."""
-    table = (ROOT / "docs/teams.md").read_text().partition("<!-- team table -->\n")[2].partition("<!-- end")[0]
-    lines = ["| key | default | meaning |", "| --- | --- | --- |"]
-    for key, default, meaning in team_rows(TeamSection):
-        lines.append(f"| `{key}` | {f'`{default}`' if default else ''} | {meaning} |")
-    assert table.splitlines() == lines
-
-
-def team_rows(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str]]:
-    """Yield (key, default, meaning) of every key of a team's file."""
-    for name, field in section.model_fields.items():
-        key = f"{prefix}{field.alias or name}"
-        if key == "keys":
-            yield from team_rows(get_args(field.annotation)[0], "keys[].")
-        elif key == "chains":
-            yield key, "{}", field.description or ""
-        elif isinstance(field.default, BaseModel):
-            yield from team_rows(type(field.default), f"{key}.")
-        else:
-            yield key, "" if field.is_required() else written(field.default), field.description or ""
+@pytest.mark.parametrize("page", TABLES)
+def test_table_of_keys_is_that_of_the_code(page: str) -> None:
+    """It has every key with default and meaning, in the order of the file; `python docs/tables.py` writes it."""
+    text = (ROOT / "docs" / page).read_text()
+    assert text == with_table(page, text)
 
 
 def test_chain_of_the_readme_is_the_shipped_example(tmp_path: Path) -> None:
@@ -133,7 +80,7 @@ def test_command_is_in_the_readme(command: str) -> None:
 def test_commands_and_scripts_of_the_readme_exist() -> None:
     """Every `ollama-router X` in the text is a command, and every script is a file."""
     assert set(re.findall(r"ollama-router (?!`)([a-z]+)", README.partition("\n")[2])) <= {*COMMANDS, "speaks"}
-    for script in re.findall(r"(?:scripts/\w+|bench/\w+\.py)", README):
+    for script in re.findall(r"(?:scripts/[\w-]+|bench/\w+\.py)", README):
         assert (ROOT / script).exists()
 
 
@@ -175,11 +122,47 @@ def test_drawing_is_that_of_the_text() -> None:
 
 
 def test_number_of_libraries_is_right() -> None:
-    """The README counts and names what pyproject.toml lists."""
+    """docs/architecture.md counts and names what pyproject.toml lists."""
+    page = (ROOT / "docs/architecture.md").read_text()
     project = (ROOT / "pyproject.toml").read_text()
     names = re.findall(
         r'^    "([a-z.-]+)>=', project.partition("dependencies = [")[2].partition("]\n")[0], re.MULTILINE
     )
     assert len(names) == 13
-    assert "The thirteen libraries" in README
-    assert all(name in README for name in names)
+    assert "The thirteen libraries" in page
+    assert all(name in page for name in names)
+
+
+def test_readme_stays_short() -> None:
+    """Reference material is in docs."""
+    assert len(README.splitlines()) <= 350
+
+
+def test_picture_of_the_demo_is_what_it_says() -> None:
+    """If its sentences change, `python docs/terminal.py` draws it again; it loads nothing from elsewhere."""
+    drawn = (ROOT / "docs/terminal.svg").read_text()
+    text = unescape(re.sub(r"<[^>]+>", "", drawn)).replace("\xa0", " ")
+    assert all(sentence in text for sentence in SAID.values())
+    assert "@font-face" not in drawn
+
+
+def test_every_verdict_is_explained() -> None:
+    """In docs/concepts.md, in the order of the code."""
+    rows = re.findall(r"^\| ([^|`*]+) \| [^|]+ \|$", (ROOT / "docs/concepts.md").read_text(), re.MULTILINE)
+    assert [row for row in rows if row in {kind.value for kind in VerdictKind}] == [kind.value for kind in VerdictKind]
+
+
+def test_every_route_of_the_admin_address_is_documented() -> None:
+    """docs/admin-api.md has a row for each, with its method."""
+    page = (ROOT / "docs/admin-api.md").read_text()
+    source = (ROOT / "router/admin/pages.py").read_text()
+    routes = re.findall(r'Route\("([^"]+)", pages\.\w+(?:, methods=\["(\w+)"\])?\)', source)
+    assert len(routes) > 10
+    for path, method in routes:
+        assert re.search(rf"^\| `{method or 'GET'} {re.escape(path)}[?`]", page, re.MULTILINE), path
+
+
+def test_site_has_every_page_and_no_other() -> None:
+    """The nav of mkdocs.yml names each file of docs once."""
+    pages = re.findall(r"^ +- (?:[^:\n]+: )?([\w/.-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    assert sorted(pages) == sorted(path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md"))
