@@ -16,8 +16,10 @@ _MAX_DEPTH = 10_000  # Go's own limit
 # A body that takes more steps (about 0.2 s of work) is rejected as an attack. A run of plain values is one step.
 _MAX_STEPS = 200_000
 
+# Python before 3.11.5 (Debian 12 has 3.11.2) forgets where a group in `(…)*+` began if it fails after a repetition or a
+# choice within it (gh-106052). So such a group has neither, but alternatives that fail at a character.
 _SPACE = re.compile(rb"[ \t\r\n]*+")
-_STRING = rb'"(?:[^"\\\x00-\x1f]++|\\(?:["\\/bfnrt]|u[0-9A-Fa-f]{4}))*+'
+_STRING = rb'"(?:[^"\\\x00-\x1f]++|\\["\\/bfnrt]|\\u%b)*+' % (rb"[0-9A-Fa-f]" * 4)
 _STRING_START = re.compile(_STRING)
 _INTEGER = re.compile(rb"-?(?:0|[1-9][0-9]*+)")
 _DIGITS = re.compile(rb"[0-9]++")
@@ -27,11 +29,12 @@ _NUMBER_STARTS = frozenset(b"-0123456789")
 _CLOSER = {ord("{"): ord("}"), ord("["): ord("]")}
 
 # A run of plain values is skipped in one match. It ends at the first value that may be invalid: single steps check it.
-_PLAIN = _STRING + rb'"|-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?+(?:[eE][+-]?[0-9]++)?+(?![.eE0-9])|true|false|null'
+_PLAIN = _STRING + rb'"|-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?(?:[eE][+-]?[0-9]++)?(?![.eE0-9])|true|false|null'
 _S = rb"[ \t\r\n]*+"
+_MOST = 1000  # values in a run, because each of them takes memory until the run has ended
 _RUN = {
-    ord("["): re.compile(rb"(?:%b,%b(?:%b))++" % (_S, _S, _PLAIN)),
-    ord("{"): re.compile(rb'(?:%b,%b%b"%b:%b(?:%b))++' % (_S, _S, _STRING, _S, _S, _PLAIN)),
+    ord("["): re.compile(rb"(?:%b,%b(?:%b)){1,%d}" % (_S, _S, _PLAIN, _MOST)),
+    ord("{"): re.compile(rb'(?:%b,%b%b"%b:%b(?:%b)){1,%d}' % (_S, _S, _STRING, _S, _S, _PLAIN, _MOST)),
 }
 
 
@@ -131,8 +134,8 @@ class _Scanner:
             opener = self.stack[-1]
             if len(self.stack) == 1:
                 self.children.append(Span(self.key, self.started, pos))
-            elif run := _RUN[opener].match(self.text, pos):
-                pos = run.end()
+            else:
+                pos = self._run(pos, opener)
             pos = self._skip(pos)
             char = self._at(pos)
             if char == ord(","):
@@ -141,6 +144,12 @@ class _Scanner:
                 raise self._error(pos, f"after {'object key:value pair' if opener == ord('{') else 'array element'}")
             self.stack.pop()
             pos += 1
+        return pos
+
+    def _run(self, pos: int, opener: int) -> int:
+        """Return the position after the plain values that follow."""
+        while run := _RUN[opener].match(self.text, pos):
+            pos = run.end()
         return pos
 
     def _plain(self, pos: int, first: int) -> int:
