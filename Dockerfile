@@ -20,8 +20,8 @@ ENV NVIDIA_VISIBLE_DEVICES=all \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     PATH=/opt/router/bin:$PATH
-RUN groupadd --system --gid 10001 router \
- && useradd --system --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent router \
+RUN groupadd --gid 10001 router \
+ && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent router \
  && install --directory --owner router --mode 0700 /var/lib/ollama-router
 COPY --from=build /opt/router /opt/router
 # For `docker run`: listens on all addresses of the container, in front of an Ollama on the same machine. Mount another file
