@@ -133,6 +133,21 @@ def test_number_of_libraries_is_right() -> None:
     assert all(name in page for name in names)
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "too big (needs ", "server busy: queued for ", "cannot listen on ", "the host name ", " is not allowed",
+        "free memory is unknown: every load is verified", "no GPU: requests pass unchanged",
+    ],
+)  # fmt: skip
+def test_symptom_of_the_readme_is_what_the_router_says(said: str) -> None:
+    """Ten rows and more; each message that they quote is in the code."""
+    table = README.partition("## Troubleshooting")[2].partition("\n## ")[0]
+    assert said.strip() in table
+    assert any(said in path.read_text() for path in (ROOT / "router").rglob("*.py"))
+    assert len(re.findall(r"^\| ", table, re.MULTILINE)) >= 12
+
+
 def test_readme_stays_short() -> None:
     """Reference material is in docs."""
     assert len(README.splitlines()) <= 350
