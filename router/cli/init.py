@@ -14,6 +14,7 @@ from router.cli.question import DEFAULT_UPSTREAM, Site, read_site
 from router.cli.shipped import shipped
 from router.config import Defaults
 from router.core.advice.examine import Fit, examine
+from router.core.advice.order import bigger_entries, size_by_name
 from router.core.decision.chain import auto_chain
 from router.core.ollama.model import ModelFacts
 from router.core.units import GIB
@@ -88,7 +89,10 @@ def _fit(site: Site, facts: ModelFacts) -> Fit:
 
 
 def _substitutes(site: Site, facts: ModelFacts) -> list[str]:
-    return [variant.model for variant in auto_chain(facts, site.installed).variants[1:]]
+    """Return what may serve instead, without what is bigger than one before it: `check` would warn of that."""
+    names = [variant.model for variant in auto_chain(facts, site.installed).variants]
+    useless = {index for index, _ in bigger_entries(names, size_by_name)}
+    return [name for index, name in enumerate(names) if index and index not in useless]
 
 
 def _chain(site: Site, facts: ModelFacts, fit: Fit) -> Iterator[str]:

@@ -16,6 +16,7 @@ from router.core.units import GIB
 from router.errors import ConfigError
 from tests.backend.machine import BIG, SMALL
 from tests.cli.test_main import run
+from tests.core.facts import bare_model
 
 
 def site(gib: float, *installed: object) -> Site:
@@ -39,6 +40,17 @@ def test_a_model_that_does_not_fit_gets_a_chain_and_the_file_is_valid(tmp_path):
     assert "chains: {}" in everything
     assert load_config(written(tmp_path, everything)).chains == {}
     assert "#   none" in configuration(site(0.1), "x.yaml")
+
+
+def test_a_chain_has_nothing_of_which_check_would_warn(tmp_path, monkeypatch, capsys):
+    """An 8B in 16 bits is bigger than the 14B in 4 bits before it, so it would never serve."""
+    sizes = {"qwen3:32b-q8_0": 35, "qwen3:32b": 20, "qwen3:14b": 9, "qwen3:8b-fp16": 16, "qwen3:8b": 5}
+    models = [bare_model(name, int(name[6:].split("b")[0]), size, family="qwen3") for name, size in sizes.items()]
+    path = written(tmp_path, configuration(site(8, *models), "x.yaml"))
+    served = [entry.model for entry in load_config(path, env={}).chains["qwen3:32b-q8_0"].variants]
+    assert served == ["qwen3:32b-q8_0", "qwen3:32b", "qwen3:14b", "qwen3:8b"]
+    assert run(monkeypatch, "check", str(path)) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_a_file_that_exists_is_not_overwritten(tmp_path, monkeypatch, capsys):
