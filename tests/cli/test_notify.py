@@ -111,13 +111,17 @@ async def some(sock, count):
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
 def test_the_units_are_valid(tmp_path):
-    """systemd finds nothing wrong with them, once the program that they start exists."""
-    for unit in UNITS.iterdir():
+    """systemd finds nothing wrong with them, once the program that they start exists; nor with the drop-ins."""
+    for unit in UNITS.glob("ollama-router.*"):
         text = unit.read_text().replace("/usr/local/bin/ollama-router", "/bin/true")
         (tmp_path / unit.name).write_text(text)
+    (tmp_path / "ollama.service").write_text("[Service]\nExecStart=/bin/true\n")
     names = sorted(str(path) for path in tmp_path.iterdir())
+    for unit, name in (("ollama-router.socket", "ollama-router.socket.conf"), ("ollama.service", "ollama.conf")):
+        (tmp_path / f"{unit}.d").mkdir()
+        (tmp_path / f"{unit}.d" / "x.conf").write_text((UNITS / "drop-in" / name).read_text())
     done = subprocess.run(["systemd-analyze", "verify", "--man=no", *names], capture_output=True, text=True)
-    ours = [line for line in done.stderr.splitlines() if "ollama-router" in line]
+    ours = [line for line in done.stderr.splitlines() if "ollama" in line]
     assert (done.returncode, ours) == (0, [])
 
 
