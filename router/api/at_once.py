@@ -16,7 +16,7 @@ import msgspec
 from router.api.beside import BYTES_PER_COMMA, is_large
 from router.api.calls import read_call
 from router.api.door import Door
-from router.api.limits import Limits
+from router.api.limits import Limits, lines_of
 from router.api.reports import Reports, client_of
 from router.api.responses import place_headers, render_error, request_headers
 from router.api.sending import common_head_lines, complete_answer, ending_of
@@ -155,7 +155,7 @@ class AtOnce:
         shown = answer.lines or header_lines(answer.headers)
         own = (shown, b"x-request-id: ", cycle.request_id.encode("ascii"), b"\r\n") if self._has_headers else ()
         if answer.limits_left:
-            own = (*own, header_lines(answer.limits_left))
+            own = (*own, lines_of(answer.limits_left))
         lines = common_head_lines(upstream.head) if answer.rename is None else b""
         if lines:
             body = upstream.read_nowait() or b""

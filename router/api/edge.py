@@ -20,7 +20,7 @@ from router.api.calls import call_of
 from router.api.door import NO_TEAMS, Door, Rules
 from router.api.endings import StreamEnd
 from router.api.exchange import Exchange
-from router.api.limits import Limits
+from router.api.limits import Limits, headers_of
 from router.api.local import LocalRoutes
 from router.api.origins import OriginRule
 from router.api.passing import Passing
@@ -232,7 +232,7 @@ class Edge:
         if self._settings.has_router_headers:
             extra = answer.headers + extra
         if answer.limits_left:
-            extra = [*extra, *answer.limits_left]
+            extra = [*extra, *headers_of(answer.limits_left)]
         sender = Sender(exchange, route, extra, answer.rename, answer.errors, answer.announce)
         try:
             await sender.relay(answer.upstream)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache
 
 from router.core.payload.read import BYTES_PER_TOKEN
-from router.core.teams.quotas import Quotas, Refused, Standing, refusal
+from router.core.teams.quotas import Left, Quotas, Refused, Standing, refusal
 from router.http.headers import Header
 from router.routing.call import Call, Released
 from router.telemetry import Rejected
@@ -24,6 +24,8 @@ STREAMED_BYTES = 100
 """Bytes of a streamed token: a client that leaves before the end gets no count of them."""
 
 OK = 200
+_FORM = b"x-ratelimit-limit-%b: %%d\r\nx-ratelimit-remaining-%b: %%d\r\nx-ratelimit-reset-%b: %%b\r\n"
+_REQUESTS, _TOKENS = _FORM % ((b"requests",) * 3), _FORM % ((b"tokens",) * 3)
 _EMBEDDINGS = frozenset({"embed", "embeddings", "v1_embeddings"})
 
 
@@ -43,11 +45,10 @@ class Limits:
             return
         request = f"{self._prefix}-{next(self._numbers):x}"  # not the client's own id, which it may use twice
         found = self.quotas.admit(team, request, expected_tokens(call))
-        left = tuple(headers_of(found.left))
         if isinstance(found, Refused):
             self._emit(Rejected(team.name, found.why))
-            raise refusal(team, found.why, found.retry_s, left)
-        call.count(left, lambda *end: self.quotas.settle(request, tokens_of(*end)))
+            raise refusal(team, found.why, found.retry_s, tuple(headers_of(found.left)))
+        call.count(found.left, lambda *end: self.quotas.settle(request, tokens_of(*end)))
 
 
 def expected_tokens(call: Call) -> int:
@@ -70,13 +71,22 @@ def tokens_of(call: Call, released: Released, status: int) -> int:
     return prompt if call.route.kind in _EMBEDDINGS else prompt + released.sent_bytes // STREAMED_BYTES
 
 
+def lines_of(left: Standing) -> bytes:
+    """Return the lines of the headers that say what is left, in the form that clients of OpenAI read."""
+    requests, tokens = left.requests, left.tokens
+    lines = _lines(_REQUESTS, requests) if requests is not None else b""
+    return lines + _lines(_TOKENS, tokens) if tokens is not None else lines
+
+
+def _lines(form: bytes, one: Left) -> bytes:
+    return form % (one.limit, one.remaining, _duration(math.ceil(one.reset_s)))
+
+
 def headers_of(left: Standing) -> Iterator[Header]:
-    """Yield the headers that say what is left, in the form that clients of OpenAI read."""
-    for kind, one in ((b"requests", left.requests), (b"tokens", left.tokens)):
-        if one is not None:
-            yield b"x-ratelimit-limit-" + kind, b"%d" % one.limit
-            yield b"x-ratelimit-remaining-" + kind, b"%d" % one.remaining
-            yield b"x-ratelimit-reset-" + kind, _duration(math.ceil(one.reset_s))
+    """Yield the same headers one by one."""
+    for line in lines_of(left).splitlines():
+        name, _, value = line.partition(b": ")
+        yield name, value
 
 
 @lru_cache(maxsize=256)

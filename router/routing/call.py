@@ -12,6 +12,7 @@ from router.core.decision.verdict import Decision
 from router.core.ollama.routes import Route
 from router.core.payload.read import InferenceRequest
 from router.core.teams.payer import Payer, Started
+from router.core.teams.quotas import Standing
 from router.core.teams.team import ANYONE, Identity
 from router.http.client.response import UpstreamRequest, UpstreamResponse
 from router.http.headers import Header
@@ -31,10 +32,9 @@ class Call(msgspec.Struct, eq=False):
     resident that it has entered, `choice` the chain and decision for that, and `destination` where it is to be sent.
     `identity` is whose request it is, `rules` the rulebook that was in force when it began, and `chain_rules` what that
     says about the chains of its team. `trace_id` is that of its trace, `span` its own span if it is traced.
-    `limits_left` are headers of its answer that say what is left of the team's limits, and `on_end` is called with how
-    it ended and its status, if it counts towards any. `payer` is what the switches that it causes are charged to,
-    `card_s` its share of the time that it occupied a runner with `vram_bytes` of VRAM (None if it used none that the
-    router knows).
+    `limits_left` is what is left of the team's limits, which its answer says, and `on_end` is called with how it ended
+    and its status, if it counts towards any. `payer` is what the switches that it causes are charged to, `card_s` its
+    share of the time that it occupied a runner with `vram_bytes` of VRAM (None if it used none that the router knows).
 
     This and the other classes here are structs because one of each is built per request, and a dataclass takes three
     times as long.
@@ -66,7 +66,7 @@ class Call(msgspec.Struct, eq=False):
     is_ended: bool = False
     has_few: Callable[[], bool] = bool  # whether its client has few requests under way; set for a request that waits
     client: str = ""  # its address
-    limits_left: tuple[Header, ...] = ()
+    limits_left: Standing | None = None
     on_end: Callable[[Call, Released, int], None] | None = None
     rules: Rulebook | None = None
     chain_rules: ChainRules | None = None
@@ -194,7 +194,7 @@ class Call(msgspec.Struct, eq=False):
         """Fix whether its client has left, now that no one waits for the answer."""
         self.is_gone = lambda: is_gone
 
-    def count(self, limits_left: tuple[Header, ...], on_end: Callable[[Call, Released, int], None]) -> None:
+    def count(self, limits_left: Standing, on_end: Callable[[Call, Released, int], None]) -> None:
         """Set that it counts towards limits of its team."""
         self.limits_left, self.on_end = limits_left, on_end
 
@@ -232,7 +232,7 @@ class Answer(msgspec.Struct):
     rename: Rename | None = None
     errors: Rename | None = None
     lines: bytes = b""
-    limits_left: tuple[Header, ...] = ()
+    limits_left: Standing | None = None
     announce: str = ""
     on_release: Callable[[Released], None] | None = None
 

@@ -8,6 +8,7 @@ import pytest
 
 from ollama_simulator.machine.spec import Speeds
 from router.core.ollama.options import ServerSettings
+from router.http.server.cycle import run
 from tests.config.keys.play import ALONE, BIG, EMBEDDER, OTHER, SMALL, chat, hello, play, send
 
 SPEEDS = Speeds(load_mib_per_s=10000, tokens_per_s=100, cpu_tokens_per_s=4)
@@ -155,6 +156,21 @@ def test_a_request_without_a_prompt_waits_for_no_slot():
         assert (await send(one.router.url, "POST", "/api/generate", {"model": SMALL})).status == 200
         assert loop.time() - started_s < 0.5
         await flooded
+
+    play(story, ALONE, speeds=SPEEDS)
+
+
+def test_a_request_that_waits_for_its_slot_has_no_task():
+    """Thousands may wait: each costs its place in the queue, and nothing else."""
+
+    async def story(one):
+        await one.ask(hello(SMALL, tokens=1))
+        asking = [asyncio.create_task(one.ask(hello(SMALL, tokens=20))) for _ in range(20)]
+        await asyncio.sleep(0.1)
+        assert line_of(one).depth > 10
+        at_work = [task for task in asyncio.all_tasks() if task.get_coro().cr_code is run.__code__]
+        assert len(at_work) <= 2  # the answers under way
+        assert {reply.status for reply in await asyncio.gather(*asking)} == {200}
 
     play(story, ALONE, speeds=SPEEDS)
 
