@@ -11,6 +11,7 @@ window, U the longest single charge. Exit code 1 if one does not hold.
   other model    beside a flood on another model that does not fit beside it: p99 at most D + X + drain + 2 x service
   both wait      50 clients each on two models: seconds of the card at most 2 (D + U) apart
   weights 3 : 1  the same with shares of 3 and 1: 2.7 to 3.3 times as much of the card
+  two cards      three teams on three models, of which two cards hold two: each has half of an equal part at least
 
 The seconds of the card ("card s") are those of service by its slots, and those of the switches that the team has
 caused: who has the smaller share pays for as many switches as the other one.
@@ -38,10 +39,10 @@ from router.planning.crowds import Crowd, Got, got, play_crowds, write_teams
 from router.planning.stage import stage, table
 from router.telemetry.events import Event, Switched
 
-ONE, OTHER = "qwen3:14b", "llama3.1:8b-instruct-fp16"
+ONE, OTHER, THIRD = "qwen3:14b", "llama3.1:8b-instruct-fp16", "qwen3:32b"
 SPEEDS = Speeds(load_mib_per_s=6000, tokens_per_s=60, cpu_tokens_per_s=4)
 SERVICE_S = 120 / 60
-# The two never fit beside each other. Nobody is refused: a wait counts in full.
+# No two of them fit beside each other on one card. Nobody is refused: a wait counts in full.
 ROUTER = {"defaults.auto_chains": "off", "queue.wait_s": 3600, "timeouts.connect_s": 60}
 
 RARE = Crowd("rare", ONE, every_s=10)
@@ -51,7 +52,13 @@ CASES: Mapping[str, tuple[Crowd, ...]] = {
     "other model": (RARE, Crowd("flood", OTHER, clients=200)),
     "both wait": (Crowd("first", ONE, clients=50), Crowd("second", OTHER, clients=50)),
     "weights 3 : 1": (Crowd("heavy", ONE, clients=50, share=3), Crowd("light", OTHER, clients=50)),
+    "two cards": (
+        Crowd("first", ONE, clients=30),
+        Crowd("second", OTHER, clients=30),
+        Crowd("third", THIRD, clients=30),
+    ),
 }
+CARDS = {"two cards": 2}
 
 
 @dataclass
@@ -78,10 +85,13 @@ class Ran:
     switch_s: float
 
 
-async def run(crowds: Sequence[Crowd], slots: int, seconds: float, router: Mapping[str, object] | None) -> Ran:
+async def run(
+    crowds: Sequence[Crowd], slots: int, seconds: float, router: Mapping[str, object] | None, cards: int = 1
+) -> Ran:
     """Play one case, through the router unless `router` is None."""
-    machine = Machine(cards=(CardSpec(),), speeds=SPEEDS)
-    config = SimConfig(machine=machine, models=(ONE, OTHER), settings=ServerSettings(num_parallel=slots))
+    machine = Machine(cards=tuple(CardSpec(name=f"CUDA{index}") for index in range(cards)), speeds=SPEEDS)
+    models = tuple(dict.fromkeys((ONE, OTHER, *(crowd.model for crowd in crowds))))
+    config = SimConfig(machine=machine, models=models, settings=ServerSettings(num_parallel=slots))
     switches = Switches()
     async with stage(config, router, hooks=[switches]) as one:
         replies = await play_crowds(one, crowds, seconds)
@@ -106,6 +116,10 @@ def judged(name: str, ran: Ran, alone: Ran) -> tuple[str, bool]:
         apart_s = abs(card_s - others_s[0])
         most_s = 2 * (window_s + charge_s)
         return f"{apart_s:.1f} apart <= {most_s:.1f} (D {window_s:.1f}, U {charge_s:.1f})", apart_s <= most_s
+    if name == "two cards":
+        had_s = ran.card_s.values()
+        least_s = sum(had_s) / len(had_s) / 2
+        return f"{min(had_s):.1f} >= {least_s:.1f}", min(had_s) >= least_s
     if name == "weights 3 : 1":
         ratio = card_s / max(1.0, others_s[0])
         return f"2.7 <= {ratio:.2f} <= 3.3", 2.7 <= ratio <= 3.3
@@ -140,8 +154,9 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as folder:
             teams = {} if asked.without_teams else {"teams": write_teams(Path(folder), crowds)}
             slots = {"backends.local.server.num_parallel": asked.slots}
-            direct = run_virtual(run(crowds, asked.slots, asked.seconds, None))
-            routed = run_virtual(run(crowds, asked.slots, asked.seconds, {**ROUTER, **slots, **teams}))
+            cards = CARDS.get(name, 1)
+            direct = run_virtual(run(crowds, asked.slots, asked.seconds, None, cards))
+            routed = run_virtual(run(crowds, asked.slots, asked.seconds, {**ROUTER, **slots, **teams}, cards))
         alone = alone or routed
         text, holds = judged(name, routed, alone)
         is_good &= holds and not any(one.failed for one in routed.teams.values())

@@ -105,11 +105,14 @@ class Admission:
                 group.came_due(self.waitlist.next_number)
         if loaded is not None:
             self._first_served = self._cause(groups, loaded)
+        for group in groups:
+            if group.claim or group.plan is not None:
+                group.claim_what_blocks(self._world.residents)
         held_s = self.bounds.held_s([(one.tickets[0].payer, one.plan, one.weights) for one in groups])
         self.held_s = {groups[at].number: seconds for at, seconds in held_s.items()}
         self._world.want(self.waitlist.wanted)
         self._rivals = (
-            rivals_of((one.team, one.blocks) for one in groups if one.number not in self.held_s)
+            rivals_of((one.team, one.claim) for one in groups if one.number not in self.held_s)
             if self._is_contested
             else {}
         )

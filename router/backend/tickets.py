@@ -13,6 +13,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from operator import attrgetter
 
+from router.backend.tracked import Tracked
 from router.core.decision.plan import Plan
 from router.core.decision.turns import Waiting, in_the_way, wanted_weights
 from router.core.decision.verdict import Decision, VerdictKind
@@ -93,6 +94,18 @@ class Group:
     weights: str = ""
     due_before: int = -1
     team: str = ""
+    claim: frozenset[str] = frozenset()
+
+    def claim_what_blocks(self, loaded: Mapping[str, Tracked]) -> None:
+        """Keep to the residents that were in its way first, of those that are `loaded`, until they are idle or gone.
+
+        Of two busy ones the plan names now this one, now that one, as their requests come and go: neither would ever
+        become idle if only the one of the moment took no requests.
+        """
+        blocks = self.blocks
+        is_busy = any(one in loaded and loaded[one].in_flight for one in self.claim)
+        if not (blocks and is_busy and self.claim <= loaded.keys()):
+            self.claim = blocks
 
     @property
     def blocks(self) -> frozenset[str]:
@@ -145,7 +158,9 @@ class Group:
         assert self.decision is not None
         oldest, count = self.tickets[0], len(self.tickets)
         since_s, before = max(oldest.since_s, served_s), oldest.served_before
-        return Waiting(self.number, since_s, self.decision, before, is_due, count, level_s, is_barred, is_held)
+        return Waiting(
+            self.number, since_s, self.decision, before, is_due, count, level_s, is_barred, is_held, self.claim
+        )
 
 
 class Waitlist:

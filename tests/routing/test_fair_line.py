@@ -121,3 +121,33 @@ def test_whoever_of_several_teams_leaves_takes_no_charge_along(tmp_path):
         assert all(row.served_s >= 10 * 0.25 for row in rows)
 
     play(story, {**WAITS, "teams": write_teams(tmp_path, crowds)}, speeds=SPEEDS)
+
+
+FP16 = "llama3.1:8b-instruct-fp16"
+TWO_CARDS = {"cards": (24564, 24564), "models": (OTHER, FP16, BIG), "speeds": SPEEDS}
+
+
+def on_two_cards(crowds, config, seconds):
+    """Return what each crowd got where two cards hold two of three models."""
+
+    async def story(one):
+        replies = await play_crowds(one, crowds, seconds)
+        return {team: got(found) for team, found in replies.items()}
+
+    return play(story, {**WAITS, "backends.local.server.num_parallel": 1, **config}, **TWO_CARDS)
+
+
+def test_t2_nobody_starves_on_several_cards_where_the_model_to_replace_could_be_any_of_them(tmp_path):
+    """The plan names now this busy one, now that one, as their requests come and go; one of them makes room."""
+    models = zip(("one", "two", "three"), (OTHER, FP16, BIG), strict=True)
+    crowds = tuple(Crowd(team, model, clients=6, answer_tokens=100) for team, model in models)
+    found = on_two_cards(crowds, {"teams": write_teams(tmp_path, crowds), "fairness.age_bound_s": 10}, 120)
+    had_s = {team: one.served_s for team, one in found.items()}
+    assert min(had_s.values()) >= sum(had_s.values()) / 3 / 2
+
+
+def test_b6_without_teams_a_third_model_gets_a_card_of_two_busy_ones():
+    """By the age bound of the queue."""
+    crowds = tuple(Crowd(f"c{at}", model, clients=4, answer_tokens=100) for at, model in enumerate((OTHER, FP16, BIG)))
+    found = on_two_cards(crowds, {}, 120)
+    assert min(one.served for one in found.values()) >= 10

@@ -14,7 +14,8 @@
                its switch costs if that is longer, but not so long that it is refused before. So requests for a loaded
                model are served on while others wait, and only a share of the time is spent on switches. An impatient
                group closes the residents in its way: they take no new requests, finish those in flight, and are
-               evicted.
+               evicted. It keeps to those that were in its way first (`claim`): of two busy ones the plan names now this
+               one, now that one, and neither would become idle.
  6. ORDER      Impatient groups by age; then the others, most tickets per second of the switch first.
  7. START      The first group in order whose plan waits for no busy resident, and evicts none that a request was
                just let in to.
@@ -65,7 +66,8 @@ class Waiting:
     `number` identifies it, `since_s` is when the oldest came. `served_before` is what each resident (by its `order`)
     had served by then. `is_due`: its model was loaded, or open to it, while it waited. Where teams compete, `level_s`
     is what its team has had, and `is_barred` says that by this its team may not use its resident now.
-    `is_held`: a limit of its team forbids the load that it waits for.
+    `is_held`: a limit of its team forbids the load that it waits for. `claim` are the residents that were in the way of
+    its load first; empty = those of its plan.
     """
 
     number: int
@@ -77,6 +79,7 @@ class Waiting:
     level_s: float = 0.0
     is_barred: bool = False
     is_held: bool = False
+    claim: frozenset[str] = frozenset()
 
     @property
     def weights(self) -> str:
@@ -125,6 +128,11 @@ class _Group:
         """The switch that would serve the group; None if none is needed, exists, or may be made now."""
         is_held = all(ticket.is_held for ticket in self.tickets)
         return self.decision.chosen.plan if self.decision.chosen is not None and not is_held else None
+
+    @property
+    def closes(self) -> frozenset[str]:
+        """The residents that it closes when it is impatient."""
+        return frozenset[str]().union(*(ticket.claim for ticket in self.tickets)) or in_the_way(self.plan)
 
     @property
     def count(self) -> int:
@@ -179,7 +187,7 @@ def turns(
     others = [group for group in groups if group.plan is not None and group not in impatient]
     others.sort(key=lambda group: (group.level_s, -group.count / max(LEAST_COST_S, group.cost_s)))  # rule 6
     leading = _apart(impatient)
-    closed = frozenset[str]().union(*(in_the_way(group.plan) for group in leading))  # rule 5
+    closed = frozenset[str]().union(*(group.closes for group in leading))  # rule 5
     let_in = _let_in(groups, closed | giving_way, may_refuse=True)
     in_use = entering | _weights_of(waiting, let_in)
     start = _start((*impatient, *others), leading, in_use, now_s, patience)
