@@ -15,7 +15,8 @@ import msgspec
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What reading JSON of an upstream may raise."""
 
-Tokens = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+Tokens = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
+"""Of one answer; a server may say anything, and sums of more would outgrow the files that they are kept in."""
 
 
 class StreamEnd(msgspec.Struct, frozen=True):

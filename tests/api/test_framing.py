@@ -228,7 +228,7 @@ def test_a_line_without_end_is_given_up(framing):
         stream.rest()
 
 
-ODD_COUNTS = [-1, 1.5, "7", None, True, [], {}, 2**53 + 1, 10**400]
+ODD_COUNTS = [-1, 1.5, "7", None, True, [], {}, 2**31 + 1, 2**53 + 1, 10**400]
 
 
 @pytest.mark.parametrize("count", ODD_COUNTS, ids=[repr(count)[:12] for count in ODD_COUNTS])
