@@ -35,7 +35,7 @@ def test_every_block_of_commands_is_run_or_says_why_not(page: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.real_time
-@pytest.mark.skipif(not can_unshare(), reason="needs network namespaces")
+@pytest.mark.skipif(not can_unshare() or shutil.which("curl") is None, reason="needs network namespaces, and curl")
 @pytest.mark.parametrize("page", RUN, ids=lambda page: page.name)
 def test_commands_of_a_page_work_as_they_stand(page: Path, tmp_path: Path) -> None:
     """On their own addresses, in a network of their own, in front of a simulated Ollama with one 24 GB card."""
