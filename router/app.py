@@ -16,9 +16,9 @@ from router.adapters.gpu.reading import VramProbe
 from router.admin.accounts import Accounts
 from router.admin.actions import Actions, Reload
 from router.admin.askers import Askers
-from router.admin.board import Board
 from router.admin.chat import Chat
 from router.admin.feed import Feed
+from router.admin.fleet_board import board_of
 from router.admin.focus import Price
 from router.admin.outage import Outage
 from router.admin.pages import Parts, admin_app
@@ -202,7 +202,7 @@ async def running(
         proxies=proxies,
         on_refused=edge.reports.refused_early,
     )
-    board = Board(router.backend, router.inspector, totals, timeline, time.time)
+    board = board_of(router.routes, router.inspector, totals, timeline, time.time)
 
     def set_draining(is_draining: bool) -> None:
         edge.drain(is_draining=is_draining)

@@ -77,25 +77,41 @@ class FleetInspector(Inspector):
         """Return cards, residents and queues of all backends, each with its `backend`, and how each of them is."""
         states = {name: inspector.state() for name, inspector in self._inspectors.items()}
         first = next(iter(states.values()))
-        is_up = any(state["ollama"]["up"] for state in states.values())
-        shown = next((state for state in states.values() if state["ollama"]["up"] == is_up), first)
         loading = [state["loading"] for state in states.values() if state["loading"]]
         known = [state["gpus"] for state in states.values() if state["gpus"] is not None]
         return {
             **first,
-            "ollama": shown["ollama"],
+            "ollama": self.ollama(),
             "gpus": _named(states, "gpus") if known else None,
             "residents": _named(states, "residents"),
             "waiting": sum(state["waiting"] for state in states.values()),
             "loading": ", ".join(loading) or None,
             "may_upgrade": any(state["may_upgrade"] for state in states.values()),
             "barred": _named(states, "barred"),
-            "notes": [*self._all_notes(), *self._config_notes()],
+            "notes": self.notes(),
             "backends": {
                 name: {key: state[key] for key in ("ollama", "waiting", "loading", "may_upgrade")}
                 for name, state in states.items()
             },
         }
+
+    def of(self, name: str) -> Inspector:
+        """Return what reports the state of one backend."""
+        return self._inspectors[name]
+
+    def ollama(self) -> dict[str, Any]:
+        """Return how the first backend is that answers; if none does, how the first is."""
+        each = [inspector.ollama() for inspector in self._inspectors.values()]
+        return next((one for one in each if one["up"]), each[0])
+
+    def barred(self) -> list[dict[str, Any]]:
+        """Return what is not loaded for now, with its `backend`."""
+        rows = ((name, inspector.barred()) for name, inspector in self._inspectors.items())
+        return [{**row, "backend": name} for name, found in rows for row in found]
+
+    def notes(self) -> list[str]:
+        """Return what an operator should know, of all backends and of the configuration."""
+        return [*self._all_notes(), *self._config_notes()]
 
     def _all_notes(self) -> list[str]:
         states = {name: inspector.state() for name, inspector in self._inspectors.items()}

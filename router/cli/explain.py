@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -61,11 +62,27 @@ def show(found: dict[str, Any]) -> None:
         for row in found["variants"]
     ]
     print_table(console, TITLES, rows, title=_title(found), names=("variant",))
+    if found.get("ranking"):
+        _show_ranking(console, found["ranking"])
     if found.get("between"):
         best = "" if found["best"] == found["chosen"] else "what would be best: "
         print_text(console, f"{best}{found['between']}")
     for note in found.get("notes", []):
         print_text(console, f"note: {note}")
+
+
+def _show_ranking(console: Console, ranking: Sequence[dict[str, Any]]) -> None:
+    """Print where a request would go, and why not elsewhere."""
+    rows = [
+        (
+            ">" if place is ranking[0] and place["usable"] else "",
+            place["backend"],
+            place["model"] or "",
+            place["reason"],
+        )
+        for place in ranking
+    ]
+    print_table(console, ("", "backend", "variant", "why"), rows, title="backends, the best first", names=("variant",))
 
 
 def _title(found: dict[str, Any]) -> str:

@@ -37,7 +37,10 @@ def show(state: dict[str, Any]) -> None:
     """Print the state: a table on a terminal, tab-separated lines in a pipe."""
     console = Console()
     rows = [_row(resident) for resident in state["residents"]]
-    titles = ("model", "size", "on GPU", "context", "in flight", "loaded by", "advice")
+    titles: tuple[str, ...] = ("model", "size", "on GPU", "context", "in flight", "loaded by", "advice")
+    if "backends" in state:
+        titles = ("backend", *titles)
+        rows = [(resident["backend"], *row) for resident, row in zip(state["residents"], rows, strict=True)]
     print_table(console, titles, rows, title=_cards(state), names=("model",))
     for note in state["notes"]:
         print_text(console, f"note: {note}")
@@ -55,6 +58,11 @@ def _row(resident: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
+def _where(gpu: dict[str, Any]) -> str:
+    """Return the backend of a card, if there are several."""
+    return f"{gpu['backend']} " if "backend" in gpu else ""
+
+
 def _cards(state: dict[str, Any]) -> str:
     if not state["ollama"]["up"]:
         return "an old state: Ollama does not answer"
@@ -63,6 +71,6 @@ def _cards(state: dict[str, Any]) -> str:
     if not state["gpus"]:
         return "no GPU: requests pass unchanged"
     return ", ".join(
-        f"{gpu['name']}: {gpu['free_bytes'] / GIB:.1f} of {gpu['total_bytes'] / GIB:.1f} GiB free"
+        f"{_where(gpu)}{gpu['name']}: {gpu['free_bytes'] / GIB:.1f} of {gpu['total_bytes'] / GIB:.1f} GiB free"
         for gpu in state["gpus"]
     )

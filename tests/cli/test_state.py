@@ -101,3 +101,26 @@ def test_live_without_an_ollama_exits_1(monkeypatch: pytest.MonkeyPatch, capsys:
     monkeypatch.setenv("OLLAMA_ROUTER_BACKENDS__LOCAL__URL", OLLAMA)
     assert run(monkeypatch, "check", "--live") == 1
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_explain_and_ps_name_the_backends_if_there_are_several(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`explain` says why a request goes to one of them and not to the others."""
+    ranking = [
+        {"backend": "tower", "usable": True, "model": "x", "reason": "x is resident"},
+        {"backend": "desk", "usable": False, "model": None, "reason": "cannot reach Ollama"},
+    ]
+    monkeypatch.setattr(explain, "ask", lambda *_, **__: {**DECISION, "ollama": UP, "ranking": ranking})
+    assert run(monkeypatch, "explain", "x") == 0
+    out = capsys.readouterr().out
+    assert ">\ttower\tx\tx is resident" in out
+    assert "desk\t\tcannot reach Ollama" in out
+    resident = {
+        "name": "x", "size_bytes": 1, "gpu_percent": 100, "context_length": 8192, "in_flight": 0,
+        "loaded_by_router": True, "advice": "", "backend": "tower",
+    }  # fmt: skip
+    state = {**STATE, "ollama": UP, "residents": [resident], "backends": {"tower": {}, "desk": {}}}
+    monkeypatch.setattr(ps, "ask", lambda *_, **__: state)
+    assert run(monkeypatch, "ps") == 0
+    assert "tower\tx" in capsys.readouterr().out

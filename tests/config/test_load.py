@@ -81,7 +81,7 @@ BROKEN = {
     "an invalid host": ("listen: '-a:1'\n", "listen: found"),
     "both listeners on one address": ("listen: 127.0.0.1:1\nadmin: 127.0.0.1:1\n", "router.yaml:2: admin: found"),
     "the router as its own backend": ("backends: { a: { url: http://127.0.0.1:11435 } }\n", "not the router's own"),
-    "a second backend": ("backends:\n  a: {}\n  b: {}\n", 'router.yaml:3: backends.b: found "b"; allowed: exactly one'),
+    "two backends with one Ollama": ("backends:\n  a: {}\n  b: {}\n", "an Ollama of its own, not that of backends.a"),
     "no backend": ("backends: {}\n", "backends: found {}; allowed: at least 1"),
     "a URL with a path": ("backends: { a: { url: http://h/v1 } }\n", "backends.a.url: found"),
     "a URL that is not text": ("backends: { a: { url: 5 } }\n", "backends.a.url: found 5"),

@@ -38,20 +38,18 @@ class Offers:
     def ranked(self, call: Call, chain: RuledChain) -> tuple[Ranked, ...]:
         """Return all places for a call, the best first."""
         visit = call.visit
-        offers = self._of(call.request, chain, call.team, needs_slot=call.needs_slot)
+        offers = self._of(call.request, chain, call.team, call)
         if visit is not None:
             offers = [_for_visitor(offer, visit.place, visit.failed, self._now() - visit.since_s) for offer in offers]
         return rank(offers, visit.conversation(call.body) if visit is not None else 0, self._load_factor)
 
     def explained(self, request: InferenceRequest, chain: RuledChain, team: str = "") -> tuple[Ranked, ...]:
         """Return all places for a plain request of a team, the best first."""
-        return rank(self._of(request, chain, team, needs_slot=True), 0, self._load_factor)
+        return rank(self._of(request, chain, team), 0, self._load_factor)
 
-    def _of(self, request: InferenceRequest, chain: RuledChain, team: str, *, needs_slot: bool) -> list[Offer]:
+    def _of(self, request: InferenceRequest, chain: RuledChain, team: str, call: Call | None = None) -> list[Offer]:
         offers = [
-            self._offer(place, request, chain, team, needs_slot=needs_slot)
-            if place.is_up
-            else Offer(place.name, away=place.why_away())
+            self._offer(place, request, chain, team, call) if place.is_up else Offer(place.name, away=place.why_away())
             for place in self._places
         ]
         return self._without_failing(offers) if self._failures.breakers else offers
@@ -71,10 +69,9 @@ class Offers:
             for one in offers
         ]
 
-    def _offer(
-        self, place: Place, request: InferenceRequest, chain: RuledChain, team: str, *, needs_slot: bool
-    ) -> Offer:
-        decision = self._decision(place, request, chain, team)
+    def _offer(self, place: Place, request: InferenceRequest, chain: RuledChain, team: str, call: Call | None) -> Offer:
+        kept = place.decisions.kept(call, chain) if call is not None else None
+        decision = self._decision(place, request, chain, team, kept)
         backend = place.backend
         world, line = backend.world, backend.line
         weights = wanted_weights(decision)
@@ -83,7 +80,7 @@ class Offers:
         if decision.chosen is not None and decision.chosen.kind is VerdictKind.LOADING:
             facts = decision.chosen.facts
             wait_s = backend.residency.load_times.costs.load_s(weights, facts.size_bytes if facts is not None else 0)
-        elif tracked is not None and not line.may_enter(weights, team, needs_slot=needs_slot):
+        elif tracked is not None and not line.may_enter(weights, team, needs_slot=call is None or call.needs_slot):
             wait_s = (waiting + 1) * (tracked.slots.gap_s or PACE_S)
         return Offer(
             place.name,
@@ -96,13 +93,15 @@ class Offers:
             is_installed=any(is_name(one.model) and key_of(one.model) in world.catalog for one in chain.variants),
         )
 
-    def _decision(self, place: Place, request: InferenceRequest, chain: RuledChain, team: str) -> Decision:
-        key = place.name, place.decisions.key(request, chain, team)
+    def _decision(
+        self, place: Place, request: InferenceRequest, chain: RuledChain, team: str, kept: int | None
+    ) -> Decision:
+        key = place.name, place.decisions.key(request, chain, team, kept)
         epoch, now_s = place.backend.world.epoch.number, self._now()
         known = self._kept.get(key)
         if known is not None and known[0] == epoch and now_s < known[1] + KEPT_S:
             return known[2]
-        decision = place.decisions.decide(request, chain, team)
+        decision = place.decisions.decide(request, chain, team, kept)
         if len(self._kept) >= MOST_KEPT:
             self._kept.clear()
         self._kept[key] = epoch, now_s, decision

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from router.core.units import MIB
-from tests.config.keys.play import BIG, MIDDLE, OTHER, SMALL, chat, hello, send
+from tests.config.keys.play import BIG, MIDDLE, OTHER, SMALL, chat, get, hello, send
 from tests.routing.fleet.stage import play
 
 DESK_TOWER = {"desk": (12288,), "tower": (24564,)}
@@ -116,5 +116,22 @@ def test_explain_and_state_show_every_backend():
         assert [(row["name"], row["backend"]) for row in state["residents"]] == [(SMALL, "desk")]
         assert {row["backend"] for row in state["gpus"]} == {"desk", "tower"}
         assert (await one.admin("/readyz"))["backends"].keys() == {"desk", "tower"}
+
+    play(story, DESK_TOWER, CHAIN)
+
+
+def test_the_dashboard_shows_the_cards_of_all_backends():
+    """Numbered through, and named after their backends; each model lies on the card that has it."""
+
+    async def story(one):
+        await one.ask(hello(BIG))
+        await one.ask(hello(SMALL))
+        board = await one.admin("/router/board")
+        assert [(card["index"], card["backend"]) for card in board["cards"]] == [(0, "desk"), (1, "tower")]
+        assert {(row["name"], *row["cards"]) for row in board["models"]} == {(SMALL, 0), (BIG, 1)}
+        assert board["ready"]
+        metrics = (await get(one.router.admin_url, "/metrics")).body.decode()
+        assert 'backend="tower"' in metrics
+        assert 'backend="desk"' in metrics
 
     play(story, DESK_TOWER, CHAIN)
