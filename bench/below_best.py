@@ -3,12 +3,13 @@
 usage: bench/below_best.py --log router.log --asked e2e.json --config chains.yaml [--cards 24564 12288]
        [--foreign 40:10000 60:0]
 `--log` is the router's log. `--asked` is a JSON list with a row per request: number, requested model, num_ctx or null,
-route, status, model that answered, seconds. `--config` is the router's configuration with the chains. `--cards` are the
-sizes of the cards in MiB, as Ollama was given them; `--foreign` says what other programs held of the first card, in
-MiB, and from the begin of which request on. The best variant is the first of the chain that would have run whole on the
-GPU, every resident evicted, beside the most memory that other programs held from the request to the begin of service
-(router/planning/fitting.py, which shares nothing with the router's decisions). This count stands beside the router's
-own, which is by the reasons in its log. Exit code 1 if an answer is below the best and the router does not say so.
+route (chat, generate or v1), status, model that answered, seconds. `--config` is the router's configuration with the
+chains. `--cards` are the sizes of the cards in MiB, as Ollama was given them; `--foreign` says what other programs held
+of the first card, in MiB, and from the begin of which request on. The best variant is the first of the chain that would
+have run whole on the GPU, every resident evicted, beside the most memory that other programs held from the request to
+the begin of service (router/planning/fitting.py, which shares nothing with the router's decisions). This count stands
+beside the router's own, which is by the reasons in its log. Exit code 1 if an answer is below the best and the router
+does not say so.
 """
 
 from __future__ import annotations
@@ -57,9 +58,12 @@ class Logged:
 
 
 def asked_in(rows: Iterable[Sequence[Any]]) -> list[Asked]:
-    """Return the requests that were answered."""
-    return [Asked(model, num_ctx, served, took_s) for _, model, num_ctx, _, status, served, took_s, *_ in rows
-            if status == 200]  # fmt: skip
+    """Return the requests that were answered; those to `/v1` cannot name a context."""
+    found = []
+    for _, model, num_ctx, route, status, served, took_s, *_ in rows:
+        if status == 200:
+            found.append(Asked(model, None if route == "v1" else num_ctx, served, took_s))
+    return found
 
 
 def logged_in(lines: Iterable[str]) -> Iterator[Logged]:
