@@ -25,8 +25,12 @@ def line(verdict: Verdict) -> str:
 
 def refusal(chain: Chain, decision: Decision) -> str:
     """Return why no variant of the chain can serve, in one sentence with every variant's bytes."""
-    lines = "; ".join(line(verdict) for verdict in decision.verdicts)
-    return f"no variant of {chain.name} runs fully on the GPU now: {lines}"
+    return f"no variant of {chain.name} runs fully on the GPU now: {lines_of(decision)}"
+
+
+def lines_of(decision: Decision) -> str:
+    """Return every verdict of a decision, with its bytes."""
+    return "; ".join(line(verdict) for verdict in decision.verdicts)
 
 
 def _why(verdict: Verdict) -> str:

@@ -8,8 +8,9 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from router.backend.tracked import Tracked
 from router.core.decision.fleet.offer import Tier
 from router.core.decision.fleet.rank import COPY_MARGIN_S, Ranked
+from router.core.decision.report import lines_of
 from router.core.ollama.names import is_name, key_of
-from router.errors import UpstreamError
+from router.errors import NoVariantFits, UpstreamError
 from router.routing.call import Call
 from router.routing.chains import Chains
 from router.routing.fleet.failures import Failures
@@ -91,6 +92,17 @@ class Choosing:
         if chain is None:
             return False
         return any(one.is_usable and one.place not in failed for one in self._offers.ranked(call, chain))
+
+    def refused_by_all(self, call: Call, place: Place, error: NoVariantFits) -> NoVariantFits:
+        """Return the refusal of a place with why the others cannot serve the request either."""
+        chain = place.decisions.chain_of(call)
+        if chain is None:
+            return error
+        others = [one for one in self._offers.ranked(call, chain) if one.place != place.name]
+        why = "; ".join(
+            f"{one.place}: {lines_of(one.offer.decision) if one.offer.decision else one.reason}" for one in others
+        )
+        return type(error)(f"{place.name}: {error.message}; {why}", retry_after_s=error.retry_after_s)
 
     def is_better_elsewhere(self, place: Place, call: Call) -> bool:
         """Return True if a request that waits at `place` should go elsewhere: sooner served, or by a bigger variant."""

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Sequence
 from functools import partial
 
-from router.errors import RouterError
+from router.errors import NoVariantFits, RouterError
 from router.http.client.response import Connection
 from router.routing.call import Answer, Call
 from router.routing.chains import Chains
@@ -57,7 +57,7 @@ class Fleet:
         except Exception as error:
             if self._moves_on(call, error):
                 return NEXT
-            return self._place_of(call).dispatcher.fail(call, error)
+            return self._place_of(call).dispatcher.fail(call, self._explained(call, error))
 
     async def dispatch(self, call: Call, blocked: Blocked | None = None) -> Answer:
         """Return the answer to one inference request; see `Dispatcher.dispatch`."""
@@ -69,6 +69,10 @@ class Fleet:
                     self._note(call, found)
                     return found
                 blocked = found
+        except NoVariantFits as error:
+            explained = self._explained(call, error)
+            self._place_of(call).dispatcher.end(call, explained)
+            raise explained from error
         except BaseException as error:
             self._place_of(call).dispatcher.end(call, error)
             raise
@@ -165,6 +169,12 @@ class Fleet:
             return False
         place.dispatcher.leave(call)
         return True
+
+    def _explained(self, call: Call, error: Exception) -> Exception:
+        """Return the error with what the other places say, if nothing fits."""
+        if not isinstance(error, NoVariantFits):
+            return error
+        return self._choosing.refused_by_all(call, self._place_of(call), error)
 
     def _place_of(self, call: Call) -> Place:
         """Return where a request is, or was last; the first place if it has not been anywhere."""

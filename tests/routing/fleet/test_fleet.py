@@ -135,3 +135,16 @@ def test_the_dashboard_shows_the_cards_of_all_backends():
         assert 'backend="desk"' in metrics
 
     play(story, DESK_TOWER, CHAIN)
+
+
+def test_a_refusal_says_of_every_backend_what_is_missing():
+    """In the bytes of each."""
+
+    async def story(one):
+        status, _, reply = await one.ask(hello(BIG))
+        assert status == 503
+        text = reply.json()["error"]
+        assert text.count("too big") == 2
+        assert all(f"{name}: " in text for name in ("a", "b"))
+
+    play(story, {"a": (12288,), "b": (8192,)}, {"defaults.auto_chains": "off"})
