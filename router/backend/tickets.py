@@ -20,6 +20,9 @@ from router.core.decision.verdict import Decision, VerdictKind
 from router.core.teams.payer import NOBODY, Payer, Started
 from router.errors import RouterError
 
+AGAIN_S = 0.01
+"""Pause of a request that has not used its turn, so that one which never does cannot stop the loop."""
+
 _NONE: Mapping[int, int] = {}
 
 
@@ -40,6 +43,7 @@ class Ticket:
     let_in_to: str | None = None
     started: Started | None = None
     has_left: bool = False
+    pauses: bool = False
 
     @property
     def since_s(self) -> float:
@@ -50,12 +54,22 @@ class Ticket:
         """The weights that it waits for, or was let in to."""
         return self.group.weights if self.let_in_to is None else self.let_in_to
 
+    def pause(self) -> None:
+        """Let its turn take `AGAIN_S` to come: the request has not used the one before."""
+        self.pauses = True
+
     def let_in(self, started: Started | None = None) -> None:
         """End the wait."""
         self.let_in_to, self.started = self.group.weights, started
         self.payer.grant(started)
+        if self.pauses:
+            self.turn.get_loop().call_later(AGAIN_S, self._come)
+        else:
+            self._come()
+
+    def _come(self) -> None:
         if not self.turn.done():
-            self.turn.set_result(self.let_in_to)
+            self.turn.set_result(self.weights)
 
     def leave(self) -> None:
         """Record that it waits no more."""

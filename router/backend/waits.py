@@ -63,7 +63,7 @@ class Waits:
         """Join the line and return the result of the turn: see `join`."""
         turn = self.join(key, decide, since_s, payer, unused=unused)
         try:
-            if turn.done():  # then awaiting it would not pause, and one that is let in again and again stop the loop
+            if turn.done():  # then awaiting it would not pause, and the request would still be in the line
                 await asyncio.sleep(0)
             return await turn
         except asyncio.CancelledError:
@@ -86,6 +86,8 @@ class Waits:
             raise Busy(retry_after_s=self._line.expected_wait_s(), position=depth + 1)
         self._admission.bounds.check_waiting(payer, self._waitlist, self._line.expected_wait_s)
         ticket = self._waitlist.join(key, decide, since_s, self._line.served(), payer)
+        if unused:
+            ticket.pause()
         self._admission.count_in(payer)
         self._note_depth()
         try:

@@ -352,6 +352,21 @@ def test_t7_with_a_thousand_waiting_for_a_resident_a_request_that_ends_decides_f
     in_line(story, MemoryMachine(*ALL), {"queue.max_waiting": 1000})
 
 
+def test_a_request_that_never_uses_its_turn_does_not_keep_the_router_busy():
+    """It gets another one after a pause, in which it keeps its slot."""
+
+    async def story(scene, queue):
+        await scene.make_resident(SMALL)
+        turns, turn = 0, weights_of(SMALL)
+        until_s = asyncio.get_running_loop().time() + 1
+        while asyncio.get_running_loop().time() < until_s:
+            turn = await queue.line.wait("key", lambda: scene.decide(SMALL), 0.0, unused=turn)
+            turns += 1
+        assert 90 <= turns <= 110
+
+    in_line(story, MemoryMachine(*ALL))
+
+
 def test_a_request_that_does_not_use_its_turn_is_not_let_in_again_by_the_decision_of_before():
     """With time alone another variant can become better: then it waits for that one, while others of its kind wait."""
 
