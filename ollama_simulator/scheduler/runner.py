@@ -11,7 +11,7 @@ from ollama_simulator.machine.cards import Cards
 from ollama_simulator.machine.cpu import booked_bytes
 from router.core.ollama.bookkeeping import OllamaResident
 from router.core.ollama.options import EffectiveOptions, ServerSettings
-from router.core.ollama.recovery import free_entry
+from router.core.ollama.recovery import FreeEntries
 from router.core.units import MIB
 
 POLL_S = 0.25
@@ -100,7 +100,7 @@ class Runner:
 
     def enter(self, others: Collection[Runner]) -> None:
         """Take the lowest entry of the map of runners that is free beside `others`."""
-        self.entry = free_entry(other.entry for other in others)
+        self.entry = FreeEntries(other.entry for other in others).take()
 
     def start(self, arithmetic: Arithmetic) -> None:
         """Begin to load. `is_ready` or `death` is set at the end."""

@@ -13,7 +13,7 @@ from router.backend.epoch import Epoch
 from router.backend.tracked import Tracked
 from router.backend.uses import NEVER_USED, Uses
 from router.core.ollama.names import key_of
-from router.core.ollama.recovery import free_entry
+from router.core.ollama.recovery import FreeEntries
 
 USES_KEPT = 256
 """The number of unloaded models of which the last uses are kept: models that are wanted in turn are hot, too."""
@@ -136,13 +136,14 @@ class Residents(Mapping[str, Tracked]):
             if tracked.in_flight:  # their ends must be counted even if it never comes back
                 self._leaving[tracked.weights] = tracked
             self._epoch.advance()
+        entries = FreeEntries(one.entry for one in self._entries.values())
         for weights, row in seen.items():
             if (known := self._entries.get(weights)) is None:
-                self._add(weights, row, display_name(row.name), guess, now_s)
+                self._add(weights, row, display_name(row.name), guess, now_s, entries.take())
             elif known.see(row):
                 self._order += 1
-                entry = free_entry(one.entry for one in self._entries.values() if one is not known)
-                known.reloaded(self._order, entry, guess(row))
+                entries.give_back(known.entry)
+                known.reloaded(self._order, entries.take(), guess(row))
                 self._epoch.advance()
         return gone
 
@@ -151,9 +152,9 @@ class Residents(Mapping[str, Tracked]):
         if len(self._used) > USES_KEPT:
             del self._used[next(iter(self._used))]
 
-    def _add(self, weights: str, row: PsRow, name: str, guess: Guess, now_s: float) -> None:
+    def _add(self, weights: str, row: PsRow, name: str, guess: Guess, now_s: float, entry: int) -> None:
         self._order += 1  # Ollama evicts, and the router unloads, by the age of loads
-        kept, entry = key_of(name) in self._keep, free_entry(one.entry for one in self._entries.values())
+        kept = key_of(name) in self._keep
         tracked = Tracked(
             weights, name, row, self._order, now_s, guess(row), idle_since_s=now_s, is_kept=kept, entry=entry
         )

@@ -29,10 +29,24 @@ ENTRIES = 8
 """Entries of a small Go map: a walk over it begins at each of them with the same chance."""
 
 
-def free_entry(taken: Iterable[int]) -> int:
-    """Return the entry of a new runner beside those in the entries `taken`: the lowest that is free."""
-    used = set(taken)
-    return next(entry for entry in range(len(used) + 1) if entry not in used)
+class FreeEntries:
+    """The entries beside those that are `taken`. A list of residents may be of any length: each step is a short one."""
+
+    def __init__(self, taken: Iterable[int]) -> None:
+        self._taken = set(taken)
+        self._lowest = 0
+
+    def take(self) -> int:
+        """Take and return the entry of a new runner: the lowest that is free."""
+        while self._lowest in self._taken:
+            self._lowest += 1
+        self._taken.add(self._lowest)
+        return self._lowest
+
+    def give_back(self, entry: int) -> None:
+        """Free the entry of a runner that has gone."""
+        self._taken.discard(entry)
+        self._lowest = min(self._lowest, entry)
 
 
 @dataclass(frozen=True, slots=True)

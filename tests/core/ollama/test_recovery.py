@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from router.core.ollama.bookkeeping import OllamaResident
-from router.core.ollama.recovery import Figures, free_entry, stall_chance
+from router.core.ollama.recovery import Figures, FreeEntries, stall_chance
 from router.core.units import GIB
 from tests.core.facts import gpu_of
 
@@ -37,7 +37,11 @@ def chance(victim, *others, cards=2, foreign_gib=0.0):
 
 def test_a_new_runner_takes_the_lowest_free_entry():
     """As in a Go map of up to eight entries."""
-    assert [free_entry(taken) for taken in ((), (0, 1), (1, 2), (0, 2))] == [0, 2, 0, 1]
+    assert [FreeEntries(taken).take() for taken in ((), (0, 1), (1, 2), (0, 2))] == [0, 2, 0, 1]
+    entries = FreeEntries((0, 1, 3))
+    assert [entries.take(), entries.take()] == [2, 4]
+    entries.give_back(1)
+    assert [entries.take(), entries.take()] == [1, 5]
 
 
 def test_the_last_on_the_only_card_never_stalls():
