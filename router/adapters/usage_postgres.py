@@ -41,8 +41,11 @@ _ADD = (
 )
 _MARK = (
     "INSERT INTO router_usage_batch (writer, seq, hour) VALUES (%s, %s, %s) "
-    "ON CONFLICT (writer) DO UPDATE SET seq = excluded.seq, hour = excluded.hour"
+    "ON CONFLICT (writer) DO UPDATE SET seq = excluded.seq, hour = excluded.hour "
+    "WHERE router_usage_batch.seq < excluded.seq RETURNING seq"
 )
+"""Returns a row unless the batch was written before. Whoever writes the same one meanwhile waits here for the other."""
+
 _MAKE = (
     "CREATE TABLE IF NOT EXISTS router_usage_version (version integer NOT NULL)",
     f"""CREATE TABLE IF NOT EXISTS router_usage (
@@ -175,17 +178,16 @@ class PostgresUsage:
         return connection
 
     def _insert(self, connection: psycopg.Connection[Any], batch: UsageBatch) -> bool:
-        """Add the rows and mark the batch, in the transaction of the caller."""
-        found = connection.execute("SELECT seq FROM router_usage_batch WHERE writer = %s", (batch.writer,)).fetchone()
-        if found is not None and found[0] >= batch.seq:
-            return True
+        """Mark the batch and add its rows, in the transaction of the caller."""
         for hour in {key.hour for key, _ in batch.rows}:
             self._make_room(connection, hour)
+        latest = max((key.hour for key, _ in batch.rows), default=0)
+        if connection.execute(_MARK, (batch.writer, batch.seq, latest)).fetchone() is None:
+            return True
         # In the order of their keys, in which all routers add: so none waits for one that waits for it.
         rows = [(*key, *figures) for key, figures in batch.rows if _month_of(key.hour)[0] in self._months]
         with connection.cursor() as cursor:
             cursor.executemany(_ADD, rows)
-        connection.execute(_MARK, (batch.writer, batch.seq, max((key.hour for key, _ in batch.rows), default=0)))
         return True
 
     def _make_room(self, connection: psycopg.Connection[Any], hour: int) -> None:

@@ -59,6 +59,21 @@ async def test_two_routers_add_to_the_same_rows(database: postgres.Server) -> No
         await store.aclose()
 
 
+async def test_two_routers_with_the_same_outbox_add_a_batch_once(database: postgres.Server, tmp_path: Path) -> None:
+    """As during a reload, when the next router already serves: both may send what waits at the same moment."""
+    stores = [store_of(database, tmp_path / "o") for _ in range(2)]
+    first, second = stores
+    assert await first.add(batch(1)) and await second.catch_up()
+    with postgres.psycopg.connect(database.url) as other:
+        other.execute("LOCK TABLE router_usage IN ACCESS EXCLUSIVE MODE")
+        adding = [asyncio.create_task(one.add(batch(2))) for one in stores]
+        await asyncio.sleep(0.5)  # both wait for the table
+    assert await asyncio.gather(*adding) == [True, True]
+    assert await all_of(first) == [(2, 10)]
+    for store in stores:
+        await store.aclose()
+
+
 async def test_what_cannot_be_written_waits_in_the_file_also_across_a_restart_of_the_router(
     database: postgres.Server, tmp_path: Path
 ) -> None:
