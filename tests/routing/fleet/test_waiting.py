@@ -12,7 +12,7 @@ ONE_HAS_IT = {"big": (BIG,), "other": ()}
 
 
 def test_no_runner_gets_more_requests_than_it_has_slots():
-    """Each enters its resident in the moment of its turn: otherwise the line takes its slot for free, and lets in more."""
+    """Each enters its resident in the moment of its turn: otherwise the line takes its slot for free."""
 
     async def story(one):
         await one.ask(hello(BIG, tokens=1))
