@@ -16,7 +16,10 @@ from functools import partial
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import msgspec
+
 from router.adapters.outbox import Outbox
+from router.adapters.sqlite_file import NewerForm
 from router.core.masking import masked
 from router.core.teams.usage import FIGURES, HOUR_S, NAMES, UsageBatch
 from router.errors import ConfigError
@@ -101,7 +104,8 @@ class PostgresUsage:
                 if not await self._do(partial(self._insert, batch=batch)):
                     return False
                 await self._outbox.drop(batch)
-        except (sqlite3.Error, OSError) as exc:  # nothing may pass what waits: its numbers would count as written
+        # Nothing may pass what waits: its numbers would count as written.
+        except (sqlite3.Error, OSError, NewerForm, msgspec.MsgspecError) as exc:
             self._fail(str(exc))
             return False
         return True
