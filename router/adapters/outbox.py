@@ -40,7 +40,10 @@ class Outbox:
         return True
 
     async def first(self) -> UsageBatch | None:
-        """Return the oldest batch, None if none waits. Raises sqlite3.Error and OSError if the file cannot be read."""
+        """Return the oldest batch, None if none waits.
+
+        Raises sqlite3.Error, OSError, NewerForm and MsgspecError if the file or the batch cannot be read.
+        """
         return await self._do(_oldest)
 
     async def drop(self, batch: UsageBatch) -> None:

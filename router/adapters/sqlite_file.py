@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import stat
@@ -62,11 +63,14 @@ def _checked_version(connection: sqlite3.Connection, newest: int) -> int:
 def keep_private(path: Path) -> None:
     """Create the file if it is missing, and let only its owner read it; SQLite's files beside it get the same mode.
 
-    It says which models are used here. A file of another owner is left as it is.
+    It says which models are used here. A file of another owner is left as it is. Raises OSError for what is no regular
+    file: a device, such as /dev/null, is everybody's, and must be neither closed to others nor renamed as corrupt.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _ONLY_OWNER)
     try:
         found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
         if stat.S_IMODE(found.st_mode) & ~_ONLY_OWNER and found.st_uid == os.geteuid():
             os.fchmod(descriptor, _ONLY_OWNER)
     finally:

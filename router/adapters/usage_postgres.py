@@ -16,7 +16,10 @@ from functools import partial
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import msgspec
+
 from router.adapters.outbox import Outbox
+from router.adapters.sqlite_file import NewerForm
 from router.core.masking import masked
 from router.core.teams.usage import FIGURES, HOUR_S, NAMES, UsageBatch
 from router.errors import ConfigError
@@ -41,8 +44,11 @@ _ADD = (
 )
 _MARK = (
     "INSERT INTO router_usage_batch (writer, seq, hour) VALUES (%s, %s, %s) "
-    "ON CONFLICT (writer) DO UPDATE SET seq = excluded.seq, hour = excluded.hour"
+    "ON CONFLICT (writer) DO UPDATE SET seq = excluded.seq, hour = excluded.hour "
+    "WHERE router_usage_batch.seq < excluded.seq RETURNING seq"
 )
+"""Returns a row unless the batch was written before. Whoever writes the same one meanwhile waits here for the other."""
+
 _MAKE = (
     "CREATE TABLE IF NOT EXISTS router_usage_version (version integer NOT NULL)",
     f"""CREATE TABLE IF NOT EXISTS router_usage (
@@ -98,7 +104,8 @@ class PostgresUsage:
                 if not await self._do(partial(self._insert, batch=batch)):
                     return False
                 await self._outbox.drop(batch)
-        except (sqlite3.Error, OSError) as exc:  # nothing may pass what waits: its numbers would count as written
+        # Nothing may pass what waits: its numbers would count as written.
+        except (sqlite3.Error, OSError, NewerForm, msgspec.MsgspecError) as exc:
             self._fail(str(exc))
             return False
         return True
@@ -175,17 +182,16 @@ class PostgresUsage:
         return connection
 
     def _insert(self, connection: psycopg.Connection[Any], batch: UsageBatch) -> bool:
-        """Add the rows and mark the batch, in the transaction of the caller."""
-        found = connection.execute("SELECT seq FROM router_usage_batch WHERE writer = %s", (batch.writer,)).fetchone()
-        if found is not None and found[0] >= batch.seq:
-            return True
+        """Mark the batch and add its rows, in the transaction of the caller."""
         for hour in {key.hour for key, _ in batch.rows}:
             self._make_room(connection, hour)
+        latest = max((key.hour for key, _ in batch.rows), default=0)
+        if connection.execute(_MARK, (batch.writer, batch.seq, latest)).fetchone() is None:
+            return True
         # In the order of their keys, in which all routers add: so none waits for one that waits for it.
         rows = [(*key, *figures) for key, figures in batch.rows if _month_of(key.hour)[0] in self._months]
         with connection.cursor() as cursor:
             cursor.executemany(_ADD, rows)
-        connection.execute(_MARK, (batch.writer, batch.seq, max((key.hour for key, _ in batch.rows), default=0)))
         return True
 
     def _make_room(self, connection: psycopg.Connection[Any], hour: int) -> None:

@@ -51,7 +51,8 @@ class Passing:
                 check_remote_host(exchange.identity, host, self._settings.remote_hosts)
             if names:  # each name once and under Ollama's own key, so that Ollama sees exactly the names checked here
                 body = await exchange.read(body, rewrite_names, names)
-            what = Managed(route.kind, names, read_blobs(body) if route.kind == "create" else frozenset())
+            blobs = await exchange.read(body, read_blobs) if route.kind == "create" else frozenset()
+            what = Managed(route.kind, names, blobs)
         target = route.pattern if not argument else route.pattern.rpartition("/")[0] + "/" + quote(argument, safe="")
         await self._pass(exchange, route, what, target.encode(), body or None)
 

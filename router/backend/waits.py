@@ -128,9 +128,9 @@ class Waits:
 
     def _watch(self, ticket: Ticket) -> None:
         """See to it that a request is refused when it has waited for too long."""
-        at_s = ticket.since_s + self._settings.wait_s
+        at_s = max(ticket.since_s + self._settings.wait_s, self._loop.time() + LEAST_S)
         if at_s < self._looks_at_s and not ticket.turn.done():
-            self._look_at(max(at_s, self._loop.time() + LEAST_S))
+            self._look_at(at_s)
 
     def _look_at(self, at_s: float) -> None:
         if self._deadline is not None:
@@ -142,6 +142,7 @@ class Waits:
         """End the waits that have lasted too long; those for a model that is being loaded go on."""
         now_s, loading, next_s = self._loop.time(), self._line.loading, math.inf
         came_by_s = now_s - self._settings.wait_s
+        self._look_at(now_s + LOADS_S)  # whatever happens below: nobody else would look again
         for ticket in self._waitlist.up_to(came_by_s):
             if ticket.since_s > came_by_s:
                 next_s = min(next_s, ticket.since_s + self._settings.wait_s)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 from dataclasses import replace
 
@@ -150,6 +151,20 @@ async def test_only_its_owner_may_read_the_file(tmp_path, mode):
     await store.put(seen(1))
     found = {one.name: one.stat().st_mode & 0o777 for one in tmp_path.iterdir()}
     assert found == dict.fromkeys(("x.sqlite", "x.sqlite-wal", "x.sqlite-shm"), 0o600)
+    await store.aclose()
+
+
+async def test_what_is_no_regular_file_is_left_as_it_is(tmp_path):
+    """Like /dev/null, of which the mode would be that of the whole machine; what is learned is kept in memory."""
+    path = tmp_path / "device"
+    os.mkfifo(path)
+    path.chmod(0o666)
+    store = SqliteStore(path)
+    await store.put(seen(1))
+    assert await store.all() == [seen(1)]
+    assert "not a regular file" in store.error
+    assert (path.is_fifo(), path.stat().st_mode & 0o777) == (True, 0o666)
+    assert [one.name for one in tmp_path.iterdir()] == ["device"]
     await store.aclose()
 
 

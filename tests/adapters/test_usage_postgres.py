@@ -14,7 +14,7 @@ from router.adapters.usage_postgres import PostgresUsage
 from router.core.teams.usage import HOUR_S
 from router.core.units import MIB
 from tests import postgres
-from tests.adapters.test_usage_store import HOUR, all_of, batch, key
+from tests.adapters.test_usage_store import HOUR, all_of, batch, key, raw
 
 pytestmark = [pytest.mark.real_time, postgres.is_there]
 
@@ -56,6 +56,21 @@ async def test_two_routers_add_to_the_same_rows(database: postgres.Server) -> No
         assert await asyncio.gather(*added) == [True] * 3
     for store in stores:
         assert await all_of(store, "team") == [("a", 6, 30), ("b", 6, 30)]
+        await store.aclose()
+
+
+async def test_two_routers_with_the_same_outbox_add_a_batch_once(database: postgres.Server, tmp_path: Path) -> None:
+    """As during a reload, when the next router already serves: both may send what waits at the same moment."""
+    stores = [store_of(database, tmp_path / "o") for _ in range(2)]
+    first, second = stores
+    assert await first.add(batch(1)) and await second.catch_up()
+    with postgres.psycopg.connect(database.url) as other:
+        other.execute("LOCK TABLE router_usage IN ACCESS EXCLUSIVE MODE")
+        adding = [asyncio.create_task(one.add(batch(2))) for one in stores]
+        await asyncio.sleep(0.5)  # both wait for the table
+    assert await asyncio.gather(*adding) == [True, True]
+    assert await all_of(first) == [(2, 10)]
+    for store in stores:
         await store.aclose()
 
 
@@ -111,6 +126,28 @@ async def test_an_outbox_that_cannot_be_read_lets_no_later_batch_pass(
     assert (len(said), bool(store.error)) == (1, True)
     (tmp_path / "o").rmdir()
     assert await store.add(batch(1))
+    assert await all_of(store) == [(1, 5)]
+    await store.aclose()
+
+
+@pytest.mark.parametrize(
+    ("change", "is_kept"),
+    [("PRAGMA user_version=9", False), ("INSERT INTO waiting (requests, batch) VALUES (1, x'00')", True)],
+    ids=["of a newer router", "a batch of another form"],
+)
+async def test_an_outbox_of_another_version_is_said_and_not_raised(
+    database: postgres.Server, tmp_path: Path, change: str, is_kept: bool
+) -> None:
+    """Whoever writes usage goes on; what the file takes waits there."""
+    store = store_of(database, tmp_path / "o")
+    assert await store.add(batch(1))
+    await store.aclose()
+    with raw(tmp_path / "o") as connection:
+        connection.execute(change)
+    said: list[str] = []
+    store = store_of(database, tmp_path / "o", said)
+    assert await store.add(batch(2)) is is_kept
+    assert (len(said), bool(store.error), await store.catch_up()) == (1, True, False)
     assert await all_of(store) == [(1, 5)]
     await store.aclose()
 

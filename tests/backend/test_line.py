@@ -101,6 +101,22 @@ def test_who_waits_too_long_is_refused_with_the_time_and_the_place_in_line():
     in_line(story, MemoryMachine(*ALL), {"queue.wait_s": 30})
 
 
+def test_requests_that_join_after_their_deadline_do_not_postpone_the_refusal_of_others():
+    """They come again and again, sooner than the time for which each of them is spared."""
+
+    async def story(scene, queue):
+        await fill(scene, BIG)
+        first = queue.join(MIDDLE)
+        await asyncio.sleep(29.9)
+        for _ in range(200):
+            queue.tasks.append(asyncio.create_task(queue.line.wait("late", lambda: scene.decide(SMALL, MIDDLE), -99.0)))
+            await asyncio.sleep(0.005)
+        assert first.done()
+        assert "queued for 30 s" in str(first.exception())
+
+    in_line(story, MemoryMachine(*ALL), {"queue.wait_s": 30})
+
+
 def test_the_load_of_its_own_model_does_not_count_against_a_request():
     """It is on its way: the request waits on, for as long as that load takes."""
     machine = MemoryMachine(*ALL)

@@ -13,6 +13,9 @@ KINDS = frozenset(("chat", "generate", "v1_chat"))
 MOST_BYTES = 1 << 20
 """Larger bodies are not looked into for it: that would keep the loop."""
 
+MOST_OBJECTS = 1024
+"""Nor bodies with more: each takes a while to read, even an empty one, of which 1 MiB holds 300000."""
+
 _FOR_PROGRAMS = frozenset(("tools", "insert", "embedding"))
 
 
@@ -22,7 +25,7 @@ def may_announce(kind: str, request: InferenceRequest, body: bytes, *, first_onl
     Never for tools, a format (JSON), embeddings, infill, `raw` and debug requests, and an answer that the client has
     begun itself. With `first_only` only for the first answer of a conversation.
     """
-    if kind not in KINDS or request.format or request.is_load_only or request.is_unload or len(body) > MOST_BYTES:
+    if kind not in KINDS or request.format or request.is_load_only or request.is_unload or _is_long(body):
         return False
     if not request.has_model or not _FOR_PROGRAMS.isdisjoint(request.needs):
         return False
@@ -33,6 +36,10 @@ def may_announce(kind: str, request: InferenceRequest, body: bytes, *, first_onl
         return not (first_only and len(found.get("context", b"")) > len("[]"))
     roles = _roles(found.get("messages"))
     return bool(roles) and roles[-1] in ("user", "system") and not (first_only and "assistant" in roles)
+
+
+def _is_long(body: bytes) -> bool:
+    return len(body) > MOST_BYTES or body.count(b"{") > MOST_OBJECTS
 
 
 def _is_true(found: Mapping[str, memoryview], key: str) -> bool:

@@ -17,6 +17,9 @@ MOST_BYTES = 64 << 10
 USUAL_BYTES = 4 << 10
 """This much is read first: it holds most beginnings."""
 
+MOST_MESSAGES = 64
+"""Of a beginning with more messages the first ones count: more are no conversation's, and take long to read."""
+
 _KEY = b'"messages"'
 _OPENING, _COMMA = re.compile(r"\s*:\s*\[\s*"), re.compile(r"\s*,\s*")
 _read_value = JSONDecoder().raw_decode
@@ -48,9 +51,9 @@ def _beginning(body: bytes, at: int) -> str:
 
 
 def _end_of_first_question(text: str, start: int) -> int | None:
-    """Return where the first message of the user ends; None if it does not, or is not JSON."""
+    """Return where the first message of the user ends, or the last one that counts; None if it is cut, or no JSON."""
     end = start
-    while True:
+    for _ in range(MOST_MESSAGES):
         try:
             message, end = _read_value(text, end)
         except (ValueError, RecursionError):
@@ -61,3 +64,4 @@ def _end_of_first_question(text: str, start: int) -> int | None:
         if comma is None:
             return None
         end = comma.end()
+    return end

@@ -7,7 +7,8 @@ by a bigger variant. It moves as well if its place fails it before a byte has go
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 
 from router.errors import NoVariantFits, RouterError
@@ -129,19 +130,35 @@ class Fleet:
         """Await what blocks a request at its place; return Blocked if it has moved meanwhile."""
         if blocked.why not in ("turn", "room", "upstream"):
             return await place.dispatcher.unblock(call, blocked)
-        waiting = asyncio.ensure_future(place.dispatcher.unblock(call, blocked))
         try:
-            while not waiting.done():
-                await asyncio.wait((waiting,), timeout=LOOK_S)
-                if not waiting.done() and self._choosing.is_better_elsewhere(place, call):
-                    await _cancel(waiting)
-                    if waiting.cancelled():
-                        call.end_wait()
-                        return self._leave(place, call)
-            return waiting.result()
+            # Without a task of its own: a request must enter the resident in the same step in which its turn has come.
+            async with asyncio.timeout(None) as stay:
+                with self._looking(place, call, stay):
+                    return await place.dispatcher.unblock(call, blocked)
+        except TimeoutError:
+            if not stay.expired():
+                raise
+        call.end_wait()
+        await asyncio.sleep(0)  # the line that it has left notes that before it joins another one
+        return self._leave(place, call)
+
+    @contextmanager
+    def _looking(self, place: Place, call: Call, stay: asyncio.Timeout) -> Iterator[None]:
+        """End `stay` as soon as a request that waits at `place` should go elsewhere."""
+        loop = asyncio.get_running_loop()
+
+        def look() -> None:
+            nonlocal timer
+            timer = loop.call_later(LOOK_S, look)
+            if self._choosing.is_better_elsewhere(place, call):
+                timer.cancel()
+                stay.reschedule(loop.time())
+
+        timer = loop.call_later(LOOK_S, look)
+        try:
+            yield
         finally:
-            if not waiting.done():
-                await _cancel(waiting)
+            timer.cancel()
 
     def _leave(self, place: Place, call: Call) -> Blocked:
         """Take a request away from a place that has not failed it."""
@@ -189,9 +206,3 @@ async def _away_from_places(call: Call, blocked: Blocked) -> None:
     call.begin_wait(is_queued=False)
     await blocked.until()
     call.end_wait()
-
-
-async def _cancel(waiting: asyncio.Task[Connection | None]) -> None:
-    """Cancel a task, and wait until it has released what it holds."""
-    waiting.cancel()
-    await asyncio.wait((waiting,))

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from router.core.payload.announcing import MOST_BYTES, may_announce
+from router.core.payload.announcing import MOST_BYTES, MOST_OBJECTS, may_announce
 from router.core.payload.read import read_request
 
 USER, ANSWERED = {"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}
@@ -62,3 +62,9 @@ def test_keys_are_those_that_ollama_reads(body):
 def test_a_large_body_is_not_looked_into():
     """Reading it would keep the loop."""
     assert not may("generate", {"prompt": "x" * MOST_BYTES})
+
+
+def test_a_body_with_many_messages_is_not_looked_into():
+    """Empty ones are the smallest: reading them all takes longer than the loop may be kept."""
+    assert may("chat", {"messages": [*[{}] * 99, USER]})
+    assert not may("chat", {"messages": [*[{}] * MOST_OBJECTS, USER]})

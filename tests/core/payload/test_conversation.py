@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from router.core.payload.conversation import MOST_BYTES, USUAL_BYTES, conversation_of
+from router.core.payload.conversation import MOST_BYTES, MOST_MESSAGES, USUAL_BYTES, conversation_of
 from router.core.payload.conversation import beginning_of as keyed
 
 SYSTEM, FIRST = {"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why is the sky blue? ]}"}
@@ -63,6 +63,13 @@ def test_only_so_much_of_a_beginning_counts():
     assert first
     assert beginning({**long, "content": long["content"] + "y"}, ANSWER, SECOND) == first
     assert beginning({**long, "content": "y" + long["content"]}) != first
+
+
+def test_only_so_many_messages_of_a_beginning_count():
+    """Each takes a while to read: 64 KiB hold twenty thousand empty ones."""
+    many = [{}] * MOST_MESSAGES
+    assert beginning(*many, FIRST) == beginning(*many, SECOND)
+    assert beginning(*many[1:], FIRST) != beginning(*many[1:], SECOND)
 
 
 def test_a_conversation_has_a_number_without_a_secret():

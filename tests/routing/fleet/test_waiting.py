@@ -1,0 +1,57 @@
+"""Requests that wait at a backend of several: they enter in turn, as at a single one."""
+
+from __future__ import annotations
+
+import asyncio
+
+from router.core.units import MIB
+from tests.config.keys.play import BIG, hello
+from tests.routing.fleet.stage import play
+
+ONE_HAS_IT = {"big": (BIG,), "other": ()}
+
+
+def test_no_runner_gets_more_requests_than_it_has_slots():
+    """Each enters its resident in the moment of its turn: otherwise the line takes its slot for free."""
+
+    async def story(one):
+        await one.ask(hello(BIG, tokens=1))
+        (place,) = [place for place in one.router.router.routes.places if place.name == "big"]
+        (resident,) = place.backend.world.residents.values()
+        most, is_over = 0, False
+
+        async def watch():
+            nonlocal most
+            while not is_over:
+                most = max(most, resident.in_flight)
+                await asyncio.sleep(0.01)
+
+        watching = asyncio.create_task(watch())
+        found = await asyncio.gather(*(one.ask(hello(BIG, tokens=50)) for _ in range(12)))
+        is_over = True
+        await watching
+        assert [status for status, *_ in found] == [200] * 12
+        assert most <= place.backend.line.slots.room(resident)
+        assert (place.backend.line.depth, resident.in_flight) == (0, 0)
+
+    play(story, {"big": (24564,), "other": (24564,)}, {"defaults.auto_chains": "off"}, models=ONE_HAS_IT)
+
+
+def test_a_request_that_waits_goes_where_it_can_be_served_sooner():
+    """Another card becomes free while it waits for a slot of the first: it leaves nothing behind there."""
+
+    async def story(one):
+        one.sims["b"].cards.set_foreign(0, 20000 * MIB)
+        await asyncio.sleep(3)
+        await one.ask(hello(BIG, tokens=1))
+        asked = [asyncio.create_task(one.ask(hello(BIG, tokens=3000))) for _ in range(6)]
+        await asyncio.sleep(2)
+        one.sims["b"].cards.set_foreign(0, 0)
+        found = await asyncio.gather(*asked)
+        assert [status for status, *_ in found] == [200] * 6
+        assert {backend for _, backend, _ in found} == {"a", "b"}
+        assert len(one.ended()) == 7
+        for place in one.router.router.routes.places:
+            assert (place.backend.line.depth, [r.in_flight for r in place.backend.world.residents.values()]) == (0, [0])
+
+    play(story, {"a": (24564,), "b": (24564,)}, {"defaults.auto_chains": "off"})
