@@ -130,9 +130,10 @@ class Fleet:
         """Await what blocks a request at its place; return Blocked if it has moved meanwhile."""
         if blocked.why not in ("turn", "room", "upstream"):
             return await place.dispatcher.unblock(call, blocked)
+        stay = asyncio.timeout(None)
         try:
             # Without a task of its own: a request must enter the resident in the same step in which its turn has come.
-            async with asyncio.timeout(None) as stay:
+            async with stay:
                 with self._looking(place, call, stay):
                     return await place.dispatcher.unblock(call, blocked)
         except TimeoutError:
@@ -146,13 +147,14 @@ class Fleet:
     def _looking(self, place: Place, call: Call, stay: asyncio.Timeout) -> Iterator[None]:
         """End `stay` as soon as a request that waits at `place` should go elsewhere."""
         loop = asyncio.get_running_loop()
+        timer: asyncio.TimerHandle
 
         def look() -> None:
             nonlocal timer
-            timer = loop.call_later(LOOK_S, look)
             if self._choosing.is_better_elsewhere(place, call):
-                timer.cancel()
                 stay.reschedule(loop.time())
+            else:
+                timer = loop.call_later(LOOK_S, look)
 
         timer = loop.call_later(LOOK_S, look)
         try:
