@@ -54,7 +54,7 @@ class Server:
 
 @contextmanager
 def running() -> Iterator[Server]:
-    """Provide a server with an empty database; skip the test where none can be started (no user for it, for example)."""
+    """Provide a server with an empty database; skip the test where none can be started (no user for it, say)."""
     folder = Path(tempfile.mkdtemp(prefix="pg"))  # short: a socket's path has at most 107 bytes
     try:
         found = Server(folder)
