@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 
 import msgspec
 
@@ -26,8 +26,8 @@ class Chat:
         self._dispatcher = dispatcher
         self._numbers = itertools.count(1)
 
-    async def answer(self, body: bytes) -> AsyncIterator[bytes]:
-        """Yield the decision as one JSON line, ``{"router": {…}}``, then Ollama's answer to a body of /api/chat.
+    async def answer(self, body: bytes) -> Parts:
+        """Return the decision as one JSON line, ``{"router": {…}}``, then Ollama's answer to a body of /api/chat.
 
         Raises BadRequest for a body that Ollama would refuse, or the RouterError that refuses the request.
         """
@@ -36,9 +36,26 @@ class Chat:
         call = Call(CHAT_ROUTE, request, body, since_s=now_s, client="dashboard")
         call.request_id = f"dashboard-{next(self._numbers):x}"
         answer = await self._dispatcher.dispatch(call)
-        return self._parts(answer)
+        return Parts(answer)
 
-    async def _parts(self, answer: Answer) -> AsyncIterator[bytes]:
+
+class Parts(AsyncIterator[bytes]):
+    """The decision and the answer as lines. `aclose` releases the answer, also if nothing of it was read."""
+
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
+        self._lines = self._read(answer)
+
+    async def __anext__(self) -> bytes:
+        return await anext(self._lines)
+
+    async def aclose(self) -> None:
+        """Release the answer. A generator that has not begun runs no `finally`."""
+        await self._lines.aclose()
+        self._answer.release("client_gone")
+
+    @staticmethod
+    async def _read(answer: Answer) -> AsyncGenerator[bytes]:
         """Yield the decision and the answer; if that breaks off, a line that says why."""
         outcome, size, why = "client_gone", 0, ""
         try:

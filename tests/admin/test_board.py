@@ -312,6 +312,22 @@ def test_the_chat_takes_the_way_of_every_request_and_shows_the_decision_first():
     inspected(story)
 
 
+def test_a_chat_whose_reader_leaves_before_the_first_line_holds_nothing():
+    """The answer is there, and nothing of it was sent."""
+
+    async def story(scene, _inspector):
+        await scene.make_resident(BIG)
+        task = asyncio.create_task(Chat(scene.dispatcher).answer(CHAIN_BODY))
+        await asyncio.sleep(1.0)
+        scene.relay.sent[-1].answer(200, b'{"done":true}\n')
+        parts = await task
+        await parts.aclose()
+        assert next(iter(scene.backend.world.residents.values())).in_flight == 0
+        assert [outcome for outcome, _, _ in scene.ends()] == ["client_gone"]
+
+    inspected(story)
+
+
 def test_a_chat_whose_answer_breaks_off_ends_with_a_line_that_says_so():
     """After what had come of it, and what it holds is released as after a failure of Ollama."""
 

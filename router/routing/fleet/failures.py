@@ -58,10 +58,12 @@ class Failures:
         return True
 
     def _count(self, place: str, call: Call, failure: Exception | UpstreamResponse) -> None:
-        """Count failures of a place as a whole, and answers that are errors of one model. Being busy is neither."""
+        """Count failures of a place as a whole, and answers that are errors of one model. Being busy is neither, nor is
+        what the client itself has asked for wrongly: Ollama's answer to an option of a wrong type is a 500.
+        """
         now_s = self._now()
         if isinstance(failure, UpstreamResponse):
-            model = call.served if failure.status != 503 else None
+            model = call.served if failure.status != 503 and not call.request.options_error else None
         else:
             model = "" if isinstance(failure, UpstreamError) else None
         if model is not None and self.breakers.failed(place, model, now_s):

@@ -147,20 +147,23 @@ class Fleet:
     def _looking(self, place: Place, call: Call, stay: asyncio.Timeout) -> Iterator[None]:
         """End `stay` as soon as a request that waits at `place` should go elsewhere."""
         loop = asyncio.get_running_loop()
-        timer: asyncio.TimerHandle
+        timer: asyncio.TimerHandle | None = None
+
+        def again() -> None:
+            nonlocal timer
+            timer = loop.call_later(LOOK_S, look)
 
         def look() -> None:
-            nonlocal timer
-            if self._choosing.is_better_elsewhere(place, call):
+            again()  # first, so that a fault below is not the last look
+            if stay.when() is None and self._choosing.is_better_elsewhere(place, call):
                 stay.reschedule(loop.time())
-            else:
-                timer = loop.call_later(LOOK_S, look)
 
-        timer = loop.call_later(LOOK_S, look)
+        again()
         try:
             yield
         finally:
-            timer.cancel()
+            if timer is not None:
+                timer.cancel()
 
     def _leave(self, place: Place, call: Call) -> Blocked:
         """Take a request away from a place that has not failed it."""

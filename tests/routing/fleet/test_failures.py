@@ -163,6 +163,20 @@ def test_clients_that_leave_do_not_count_against_a_backend_c7():
     play(story, TWO, ALONE)
 
 
+def test_a_request_that_ollama_itself_refuses_for_an_option_does_not_count_against_a_backend_c7():
+    """Its answer to an option of a wrong type is a 500; others keep the place that holds their model."""
+
+    async def story(one):
+        first = (await one.ask(hello(SMALL)))[1]
+        wrong = {**hello(SMALL), "options": {"num_ctx": "many"}}
+        assert [(await one.ask(wrong))[0] for _ in range(6)] == [500] * 6
+        ranking = (await one.admin(f"/router/explain?model={SMALL}"))["ranking"]
+        assert ranking[0]["backend"] == first
+        assert all("left out" not in row["reason"] for row in ranking)
+
+    play(story, TWO, ALONE)
+
+
 def test_at_most_half_of_the_backends_are_left_out_c6():
     """Of three that fail one is left out, whatever the others do; if all fail, all are tried."""
 
