@@ -8,7 +8,7 @@ build is built less often, so that dashboards never cost more than a small part 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
@@ -37,7 +37,7 @@ class Feed:
         decisions: Callable[[], list[dict[str, Any]]],
         teams: Callable[[], dict[str, Any]] = dict,
         *,
-        prepare: Callable[[], Awaitable[None]] = _nothing,
+        prepare: Callable[[], Coroutine[Any, Any, None]] = _nothing,
         every_s: float = 1.0,
         time_s: Callable[[], float] = float,
     ) -> None:
@@ -51,6 +51,7 @@ class Feed:
         self._changed = asyncio.Condition()
         self._viewers = 0
         self._task: asyncio.Task[None] | None = None
+        self._preparing: asyncio.Future[None] | None = None
 
     @property
     def viewers(self) -> int:
@@ -93,8 +94,7 @@ class Feed:
         """Publish until nobody watches."""
         try:
             while self._viewers:
-                with suppress(Exception):  # without it the rest is shown nevertheless
-                    await self._prepare()
+                await self._prepared()
                 began_s = self._time_s()
                 is_new = self._build()
                 took_s = self._time_s() - began_s
@@ -104,6 +104,19 @@ class Feed:
                 await asyncio.sleep(max(self._every_s, took_s / MOST_OF_LOOP))
         finally:
             self._task = None
+            if self._preparing is not None:
+                self._preparing.cancel()
+                self._preparing = None
+
+    async def _prepared(self) -> None:
+        """Prepare, but wait no longer than for the next state: without it the rest is shown nevertheless."""
+        if self._preparing is None:
+            self._preparing = asyncio.ensure_future(self._prepare())
+        done, _ = await asyncio.wait((self._preparing,), timeout=self._every_s)
+        if done:
+            self._preparing = None
+            with suppress(Exception, asyncio.CancelledError):
+                done.pop().result()
 
     def _build(self) -> bool:
         """Build and encode all events; return True if one has changed.

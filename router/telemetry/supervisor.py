@@ -52,7 +52,9 @@ class Supervisor:
             began_s = self._now()
             try:
                 await work()
-            except Exception as error:  # whatever it was: the next attempt may succeed
+            except (Exception, asyncio.CancelledError) as error:  # whatever it was: the next attempt may succeed
+                if isinstance(error, asyncio.CancelledError) and _is_to_end():
+                    raise
                 if self._now() - began_s >= WELL_S:
                     pause_s, last = FIRST_PAUSE_S, ""
                 fault = described(error)
@@ -63,6 +65,12 @@ class Supervisor:
                 return
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+
+def _is_to_end() -> bool:
+    """Return True if the task itself was cancelled, and not only something that its work waited for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def described(error: BaseException) -> str:

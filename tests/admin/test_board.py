@@ -1,6 +1,7 @@
 """The dashboard's data: cards to scale, the queue, counts, the timeline; and the actions on what is loaded."""
 
 import asyncio
+import itertools
 import json
 import threading
 
@@ -410,3 +411,26 @@ def test_what_is_being_loaded_is_on_its_card_and_others_stay_as_before():
         assert {block["model"] for block in blocks} == {OTHER_MODEL}
 
     play(story)
+
+
+async def test_what_cannot_be_read_now_holds_up_no_viewer():
+    """A database that does not answer: the cards are as fresh as ever, and the reading ends with the last viewer."""
+    read, ended = 0, asyncio.Event()
+
+    async def prepare():
+        nonlocal read
+        read += 1
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            ended.set()
+
+    numbers = itertools.count()
+    feed = Feed(lambda: {"n": next(numbers)}, list, prepare=prepare, every_s=0.001)
+    viewer = feed.events()
+    texts = [await anext(viewer) for _ in range(9)]
+    assert sum(b"event: board" in text for text in texts) > 3
+    assert read == 1
+    await viewer.aclose()
+    await feed.aclose()
+    await asyncio.wait_for(ended.wait(), 60)

@@ -133,3 +133,26 @@ def test_a_stop_ends_all_work_also_in_a_pause() -> None:
         await supervisor.stop()
 
     play(story)
+
+
+def test_work_that_waits_for_something_cancelled_begins_again_and_cancelled_work_does_not() -> None:
+    """Only who cancels the work itself means that it is to end."""
+
+    async def story(supervisor: Supervisor, heard: list[TaskFailed]) -> None:
+        begun = 0
+
+        async def work() -> None:
+            nonlocal begun
+            begun += 1
+            other: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            if begun == 1:
+                other.cancel()
+            await other
+
+        supervisor.keep("reader", work)
+        await asyncio.sleep(1)
+        assert (begun, [event.task for event in heard]) == (2, ["reader"])
+        await supervisor.stop()
+        assert (begun, len(heard)) == (2, 1)
+
+    play(story)
