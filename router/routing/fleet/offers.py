@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Hashable, Sequence
 from dataclasses import replace
 
+from router.core.decision.fleet.breaker import TRIAL_S
 from router.core.decision.fleet.offer import Offer
 from router.core.decision.fleet.rank import Ranked, rank
 from router.core.decision.turns import wanted_weights
@@ -52,14 +53,18 @@ class Offers:
             self._offer(place, request, chain, team, call) if place.is_up else Offer(place.name, away=place.why_away())
             for place in self._places
         ]
-        return self._without_failing(offers) if self._failures.breakers else offers
+        here = call.visit.place if call is not None and call.visit is not None else ""
+        return self._without_failing(offers, here) if self._failures.breakers else offers
 
-    def _without_failing(self, offers: list[Offer]) -> list[Offer]:
+    def _without_failing(self, offers: list[Offer], here: str) -> list[Offer]:
         """Return the offers without those of at most half of the places, which have failed again and again.
 
-        If all that are up have failed none is left out: one of them may have recovered.
+        If all that are up have failed none is left out: one of them may have recovered. A request that is the trial of
+        a place stays there, which is `here`, for as long as its model has to be loaded.
         """
         open_s = {offer.place: self._failures.open_for_s(offer) for offer in offers if not offer.away}
+        if 0.0 < open_s.get(here, 0.0) <= TRIAL_S:
+            open_s[here] = 0.0
         ejected = sorted((name for name in open_s if open_s[name]), key=lambda name: -open_s[name])
         if len(ejected) == len(open_s):
             return offers

@@ -7,7 +7,8 @@ import json
 
 import pytest
 
-from tests.config.keys.play import MIDDLE, SMALL, connect, hello
+from ollama_simulator.machine.spec import Speeds
+from tests.config.keys.play import BIG, MIDDLE, SMALL, connect, hello, send
 from tests.fakes import request_bytes
 from tests.routing.fleet.stage import play
 
@@ -143,6 +144,28 @@ def test_a_model_that_fails_on_a_backend_again_and_again_is_left_out_there_c5():
         assert "left out" not in ranking[-1]["reason"]
 
     play(story, TWO, ALONE)
+
+
+def test_the_request_that_tries_a_backend_again_stays_there_while_its_model_is_loaded_c5():
+    """It would move to the smaller variant of the other after a second, and no result would ever close the breaker."""
+
+    async def story(one):
+        assert (await one.ask(hello("best")))[1] == "b"
+        fault = one.sims["b"].faults.add("status", status=500, route="/api/generate", model=BIG, times=-1)
+        assert [(await one.ask(hello("best")))[0] for _ in range(5)] == [500] * 5
+        assert (await one.ask(hello("best")))[:2] == (200, "a")
+        fault.times = 0
+        await send(one.sims["b"].url, "POST", "/api/generate", {"model": BIG, "keep_alive": 0})
+        await asyncio.sleep(31)
+        status, backend, reply = await one.ask(hello("best"))
+        assert (status, backend, reply.headers["x-router-model"]) == (200, "b", BIG)
+        assert int(reply.headers["x-router-queue-ms"]) > 2000
+        ranking = (await one.admin("/router/explain?model=best"))["ranking"]
+        assert (ranking[0]["backend"], "left out" in ranking[0]["reason"]) == ("b", False)
+
+    chain = {"defaults.auto_chains": "off", "chains": {"best": [BIG, SMALL]}}
+    slow = Speeds(load_mib_per_s=4000, tokens_per_s=100, cpu_tokens_per_s=4)
+    play(story, TWO, chain, models={"a": (SMALL,), "b": (BIG,)}, speeds=slow)
 
 
 def test_clients_that_leave_do_not_count_against_a_backend_c7():
