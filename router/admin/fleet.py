@@ -83,7 +83,7 @@ class FleetInspector(Inspector):
             **first,
             "ollama": self.ollama(),
             "gpus": _named(states, "gpus") if known else None,
-            "residents": _named(states, "residents"),
+            "residents": _named(answering(states), "residents"),
             "waiting": sum(state["waiting"] for state in states.values()),
             "loading": ", ".join(loading) or None,
             "may_upgrade": any(state["may_upgrade"] for state in states.values()),
@@ -115,7 +115,16 @@ class FleetInspector(Inspector):
 
     def _all_notes(self) -> list[str]:
         states = {name: inspector.state() for name, inspector in self._inspectors.items()}
-        return [f"{name}: {note}" for name, state in states.items() for note in state["notes"]]
+        away = {name: state["ollama"]["error"] for name, state in states.items() if name not in answering(states)}
+        notes = [f"{name}: Ollama does not answer: {error}" for name, error in away.items()]
+        return [*notes, *(f"{name}: {note}" for name, state in states.items() for note in state["notes"])]
+
+
+def answering(states: Mapping[str, dict[str, Any]]) -> Mapping[str, dict[str, Any]]:
+    """Return the states of the backends that answer, those of all if none does: what one that is away had loaded is
+    gone with it, as far as anybody knows.
+    """
+    return {name: state for name, state in states.items() if state["ollama"]["up"]} or states
 
 
 def _named(states: Mapping[str, dict[str, Any]], key: str) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from router.admin.board import Board
-from router.admin.fleet import FleetInspector
+from router.admin.fleet import FleetInspector, answering
 from router.admin.inspector import Inspector
 from router.admin.timeline import Timeline
 from router.admin.totals import Totals
@@ -76,7 +76,9 @@ class FleetBoard(Board):
             "memory": details.get("memory", ""),
             "ollama": self._whole.ollama(),
             "cards": cards if any(part["cards"] is not None for part in parts.values()) else None,
-            "models": [_placed(name, row, numbers) for name, part in parts.items() for row in part["models"]],
+            "models": [
+                _placed(name, row, numbers) for name, part in answering(parts).items() for row in part["models"]
+            ],
             "loading": loading[0] if loading else None,
             "queue": [{**row, "position": position} for position, row in enumerate(queue, 1)],
             "timeline": self._all_cards.as_data(),

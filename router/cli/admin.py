@@ -24,8 +24,8 @@ def ask(admin: str, path: str, *, method: str = "GET", **query: object) -> dict[
     """Return the JSON of one page. Raises UpstreamError if no router answers, ModelNotFound, or the router's error."""
     try:
         found: dict[str, Any] = json.loads(_fetch(admin, path, method, query))
-    except ValueError as exc:
-        raise _unreachable(admin, exc) from None
+    except ValueError:
+        raise _stranger(admin, "its answer is not JSON") from None
     return found
 
 
@@ -38,8 +38,7 @@ def _fetch(admin: str, path: str, method: str, query: dict[str, object]) -> byte
             body: bytes = answer.read()
             return body
     except urllib.error.HTTPError as exc:
-        message = _message(exc.read())
-        raise (ModelNotFound if exc.code == 404 else RouterError)(message) from None
+        raise _refused(admin, exc.code, exc.read()) from None
     except (urllib.error.URLError, OSError, ValueError) as exc:
         raise _unreachable(admin, exc) from None
 
@@ -47,6 +46,11 @@ def _fetch(admin: str, path: str, method: str, query: dict[str, object]) -> byte
 def _unreachable(admin: str, exc: Exception) -> UpstreamError:
     text = f"cannot reach a router at {admin} ({getattr(exc, 'reason', exc)}); start one with: ollama-router serve"
     return UpstreamError(text)
+
+
+def _stranger(admin: str, answer: str) -> UpstreamError:
+    """Return the error for a server that is none of a router's admin address: often it is the one for clients."""
+    return UpstreamError(f"{admin} is not a router's admin address (`admin` in its configuration): {answer.strip()}")
 
 
 def ask_text(admin: str, path: str, **query: object) -> str:
@@ -74,8 +78,11 @@ def is_stale(found: dict[str, Any]) -> bool:
     return True
 
 
-def _message(body: bytes) -> str:
+def _refused(admin: str, status: int, body: bytes) -> RouterError:
+    """Return the error of a response; a page that is missing without a word in JSON is not a router's."""
+    text = body.decode("utf-8", "replace")[:500]
     try:
-        return str(json.loads(body)["error"])
+        message = str(json.loads(body)["error"])
     except (ValueError, KeyError, TypeError):
-        return body.decode("utf-8", "replace")[:500]
+        return _stranger(admin, text) if status == 404 else RouterError(text)
+    return (ModelNotFound if status == 404 else RouterError)(message)

@@ -1,4 +1,4 @@
-"""`ollama-router check --live`: whether the configured Ollama has the models that the configuration names."""
+"""`ollama-router check --live`: whether the configured Ollamas have the models that the configuration names."""
 
 from __future__ import annotations
 
@@ -48,11 +48,17 @@ def _known(catalog: dict[str, ModelFacts]) -> Knowledge:
 
 
 async def _installed(config: Config, wanted: set[str]) -> dict[str, ModelFacts]:
-    """Return the models of the configured Ollama, with the details of those that are wanted."""
-    name, section = next(iter(config.backends.items()))
-    client = client_of(endpoint_of(section, name), config)
+    """Return the models of all configured Ollamas, with the details of those that are wanted."""
+    found: dict[str, ModelFacts] = {}
+    for name, section in config.backends.items():
+        found = await _installed_at(client_of(endpoint_of(section, name), config), wanted) | found
+    return found
+
+
+async def _installed_at(client: OllamaClient, wanted: set[str]) -> dict[str, ModelFacts]:
+    """Return the models of one Ollama, and close its client."""
+    found: dict[str, ModelFacts] = {}
     try:
-        found: dict[str, ModelFacts] = {}
         for row in await client.tags():
             name = str(row.get("name") or row.get("model"))
             if is_name(name) and not is_derived(name):

@@ -186,11 +186,11 @@ def _gpu(index: int, text: str) -> Gpu:
 async def _probed(is_idle: bool) -> tuple[Gpu, ...]:
     probe = detect_probe()
     if probe is None:
-        raise ConfigError("no GPU was found on this machine; specify the cards: --gpu 24564 [--gpu 24564]")
+        raise ConfigError("no GPU was found on this machine; specify the cards: --gpu 24GiB [--gpu 24GiB]")
     try:
         gpus = (await probe.read()).gpus
     except ProbeError as exc:
-        raise ConfigError(f"the GPUs cannot be read: {exc.message}; specify them: --gpu 24564") from None
+        raise ConfigError(f"the GPUs cannot be read: {exc.message}; specify them: --gpu 24GiB") from None
     finally:
         await probe.aclose()
     return tuple(_idle(gpu) for gpu in gpus) if is_idle else gpus

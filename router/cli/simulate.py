@@ -20,7 +20,7 @@ from ollama_simulator.run_log import log_to
 from ollama_simulator.server import DEFAULT_TAGS, SimConfig, SimulatedOllama
 from router.cli.sizes import mib_of
 from router.core.ollama.options import ServerSettings
-from router.errors import ConfigError
+from router.errors import ConfigError, RouterError
 
 
 def simulate(
@@ -125,7 +125,7 @@ async def _serve(config: SimConfig, listen: str, gpu_metrics: str | None, script
                 metrics = await serve_metrics(server.cards, *_address(gpu_metrics))
                 stack.callback(metrics.close)
         except OSError as error:
-            raise ConfigError(f"cannot listen: {error.strerror or error}") from None
+            raise RouterError(f"cannot listen: {error.strerror or error}") from None
         foreign = asyncio.create_task(play(server.cards, script))
         stack.callback(foreign.cancel)
         cards = ", ".join(f"{gpu.total_bytes >> 20} MiB" for gpu in server.engine.gpus()) or "none"

@@ -25,7 +25,8 @@ def print_table(
     """Print a table on a terminal, tab-separated lines into a pipe.
 
     The columns with the titles `names` keep each cell on one line, and the others each word. If the terminal is too
-    narrow for that, each row is printed as lines instead. `styles` are rich's styles of the rows, if they have any.
+    narrow for that, the table has no frame; if it still is, each row is printed as lines. `styles` are rich's styles
+    of the rows, if they have any.
     """
     if not console.is_terminal:
         print(title)
@@ -33,10 +34,12 @@ def print_table(
             print("\t".join(plain(cell) for cell in row))
         return
     columns = [tuple(map(plain, cells)) for cells in zip(titles, *rows, strict=True)]
-    widths = _widths(columns, [one in names for one in titles], console.width - 3 * len(columns) - 1)
+    are_names = [one in names for one in titles]
     print_text(console, title)
-    if widths:
-        console.print(_table(titles, rows, widths, styles))
+    if widths := _widths(columns, are_names, console.width - 3 * len(columns) - 1):
+        console.print(_filled(Table(), titles, rows, widths, styles))
+    elif widths := _widths(columns, are_names, console.width - 2 * len(columns) + 2):
+        console.print(_filled(Table(box=None, padding=(0, 2, 0, 0), pad_edge=False), titles, rows, widths, styles))
     else:
         _print_lines(console, titles, rows, names)
 
@@ -78,8 +81,7 @@ def _words(cells: Row) -> list[str]:
     return [word for cell in cells for word in cell.split()]
 
 
-def _table(titles: Row, rows: Sequence[Row], widths: Sequence[int], styles: Sequence[str]) -> Table:
-    table = Table()
+def _filled(table: Table, titles: Row, rows: Sequence[Row], widths: Sequence[int], styles: Sequence[str]) -> Table:
     for one, width in zip(titles, widths, strict=True):
         table.add_column(Text(one), width=width, overflow="fold")
     for at, row in enumerate(rows):
@@ -88,14 +90,19 @@ def _table(titles: Row, rows: Sequence[Row], widths: Sequence[int], styles: Sequ
 
 
 def _print_lines(console: Console, titles: Row, rows: Sequence[Row], names: Sequence[str]) -> None:
-    """Print the first name of each row, or else its first cell, on a line of its own, and the other cells below it."""
+    """Print the first name of each row, or else its first cell, on a line of its own, and the other cells below it.
+
+    A mark, which is a cell without a title, stands in front of the name.
+    """
     for row in rows:
         cells = [(one, plain(cell)) for one, cell in zip(titles, row, strict=True) if cell]
         whole = [(one, cell) for one, cell in cells if one in names] or cells[:1]  # so that each row has a heading
-        for at, (one, cell) in enumerate(whole):
-            print(f"  {one}: {cell}" if at else cell)  # not by rich, which would wrap it
-        for one, cell in (cell for cell in cells if cell not in whole):
-            print("  " + _folded(f"{one}: {cell}" if one else cell, console.width - 2, indent="    "))
+        marks = [cell for one, cell in cells if not one and (one, cell) not in whole]
+        print(" ".join([*marks, *(cell for _, cell in whole[:1])]))  # not by rich, which would wrap it
+        for one, cell in whole[1:]:
+            print(f"  {one}: {cell}")
+        for one, cell in (cell for cell in cells if cell[0] and cell not in whole):
+            print("  " + _folded(f"{one}: {cell}", console.width - 2, indent="    "))
 
 
 def plain(cell: str) -> str:

@@ -192,7 +192,8 @@ def _described(exc: MarkedYAMLError, name: str) -> str:
     if type(exc).__name__ == "DuplicateKeyError":
         key = re.search(r'duplicate key "?(.*?)"? with', problem)
         return f"{name}:{line}: found the key {key.group(1) if key else ''!s} twice; allowed: each key once"
-    return f"{name}:{line}: invalid YAML: {problem[:200]}"
+    cure = "; allowed: spaces, where there is a tab" if r"'\t'" in problem else ""
+    return f"{name}:{line}: invalid YAML: {problem[:200]}{cure}"
 
 
 def _kind(node: object) -> str:

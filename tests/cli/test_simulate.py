@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from ollama_simulator.machine.spec import CardSpec, Machine, Speeds
 from router.cli.simulate import _address, _library, _prepared, _script
 from router.core.units import MIB
 from router.errors import ConfigError
+from tests.cli.test_main import run
 
 
 def test_an_unknown_tag_is_refused_with_the_known_ones() -> None:
@@ -90,3 +92,10 @@ def test_an_address_needs_a_port() -> None:
     assert _address("127.0.0.1:80") == ("127.0.0.1", 80)
     with pytest.raises(ConfigError):
         _address("localhost")
+
+
+def test_a_port_in_use_is_a_failure_and_no_wrong_usage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It exits with 1, as `serve` does."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        assert run(monkeypatch, "simulate", "--library", "tiny", "--gpu", "24GiB", "--listen", address) == 1

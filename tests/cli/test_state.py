@@ -95,6 +95,21 @@ def test_live_warns_of_entries_that_help_nobody_by_their_real_sizes(
 
 
 @respx.mock
+def test_live_asks_each_of_several_backends(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Any
+) -> None:
+    """A model that only the second one has is installed."""
+    for host, name in (("desk", "small:1"), ("tower", "big:1")):
+        respx.get(f"http://{host}/api/tags").mock(httpx.Response(200, json={"models": [{"name": name, "size": 1}]}))
+        respx.post(f"http://{host}/api/show").mock(httpx.Response(200, json={"model_info": {}}))
+    file = tmp_path / "router.yaml"
+    backends = 'backends: { desk: { url: "http://desk" }, tower: { url: "http://tower" } }\n'
+    file.write_text(f'{backends}chains: {{ a: ["big:1", "small:1"] }}\n')
+    assert run(monkeypatch, "check", str(file), "--live") == 0
+    assert capsys.readouterr().err == ""
+
+
+@respx.mock
 def test_live_without_an_ollama_exits_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """In one line."""
     respx.get(f"{OLLAMA}/api/tags").mock(side_effect=httpx.ConnectError("refused"))

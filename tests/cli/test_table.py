@@ -28,6 +28,7 @@ def test_a_name_is_never_cut_or_broken(width: int, capsys: pytest.CaptureFixture
     text = printed(capsys, width)
     assert LONG in text
     assert ("┃" in text) is (width >= 120)
+    assert ("\n> " + LONG in text) is (width < 100)  # the mark stands beside the name
     assert "┃" not in text or max(map(len, text.splitlines())) <= width
 
 
@@ -37,6 +38,15 @@ def test_short_names_are_a_table_at_80_columns(capsys: pytest.CaptureFixture[str
     text = printed(capsys, 80, rows)
     assert "llama3.3:70b-instruct-q4_K_M" in text
     assert "┃" in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_a_table_that_is_a_little_too_wide_has_no_frame(capsys: pytest.CaptureFixture[str]) -> None:
+    """What `explain` prints of a chain with a resident variant at 80 columns stays a table."""
+    rows = [("", "llama3.3:70b-instruct-q4_K_M", "8192", "43.6 GiB", "24.0 GiB", "too big", "19.6 GiB short")]
+    text = printed(capsys, 80, [*rows, (">", "llama3.1:8b-instruct-fp16", "32768", "", "", "resident", "loaded")])
+    assert "┃" not in text
+    assert ">  llama3.1:8b-instruct-fp16     32768 " in text
     assert max(map(len, text.splitlines())) <= 80
 
 

@@ -100,3 +100,24 @@ def test_without_a_router_it_exits_1(monkeypatch: pytest.MonkeyPatch, capsys: py
     monkeypatch.setenv("OLLAMA_ROUTER_ADMIN_URL", "http://127.0.0.1:9")
     assert run(monkeypatch, "usage", "--csv") == 1
     assert "cannot reach a router" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("status", "body"), [(404, "404 page not found"), (200, "<html>")])
+def test_another_server_than_a_router_is_named_as_such(
+    status: int, body: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It may be the address for clients, or Ollama's."""
+    monkeypatch.setattr(Answer, "do_GET", lambda self: _say(self, status, body))
+    server = Admin()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    assert run(monkeypatch, "usage", "--admin", address) == 1
+    server.shutdown()
+    server.server_close()
+    assert f"{address} is not a router's admin address" in capsys.readouterr().err
+
+
+def _say(handler: BaseHTTPRequestHandler, status: int, body: str) -> None:
+    handler.send_response(status)
+    handler.end_headers()
+    handler.wfile.write(body.encode())

@@ -111,7 +111,10 @@ BROKEN = {
     "a list at the top": ("- a\n", "router.yaml:1: found a list at the top; allowed: a mapping of keys"),
     "a word at the top": ("hello\n", "router.yaml:1: found 'hello' at the top"),
     "half a file": ("chains:\n  a: [b,\n", "invalid YAML"),
-    "a tab": ("queue:\n\twait_s: 1\n", "router.yaml:2: invalid YAML: found character"),
+    "a tab": (
+        "queue:\n\twait_s: 1\n",
+        "found character '\\t' that cannot start any token; allowed: spaces, where there is a tab",
+    ),
     "two documents": ("listen: 127.0.0.1:1\n---\nlisten: 127.0.0.1:2\n", "invalid YAML"),
     "a number as key": ("1: a\n", "router.yaml:1: found the key 1; allowed: text"),
     "an anchor within itself": ("chains: &a\n  x: *a\n", "chains.x: found null"),

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from router.backend.tracked import Tracked
 from router.core.decision.fleet.offer import Tier
 from router.core.decision.fleet.rank import COPY_MARGIN_S, Ranked
+from router.core.decision.lasting import is_lasting
 from router.core.decision.report import lines_of
 from router.core.ollama.names import is_name, key_of
 from router.errors import NoVariantFits, UpstreamError
@@ -24,6 +25,9 @@ START_S = 2.0
 
 FACTS_S = 2.0
 """How long a request waits for facts about its models on all backends."""
+
+AWAY_S = 5.0
+"""When a client may ask again if only backends that are away, or taken for now, could serve it."""
 
 BUSY_S = 60.0
 """Assumed time until models that are in use become idle."""
@@ -102,7 +106,17 @@ class Choosing:
         why = "; ".join(
             f"{one.place}: {lines_of(one.offer.decision) if one.offer.decision else one.reason}" for one in others
         )
-        return type(error)(f"{place.name}: {error.message}; {why}", retry_after_s=error.retry_after_s)
+        kind, retry_after_s = type(error), error.retry_after_s
+        if retry_after_s is None and not all(map(self._is_hopeless, others)):
+            kind, retry_after_s = NoVariantFits, AWAY_S
+        return kind(f"{place.name}: {error.message}; {why}", retry_after_s=retry_after_s)
+
+    def _is_hopeless(self, ranked: Ranked) -> bool:
+        """Return True if no time helps at a place: it answers, and nothing can ever fit there."""
+        decision = ranked.offer.decision
+        if ranked.offer.away or decision is None:
+            return False
+        return is_lasting(decision, self._places[ranked.place].backend.cards.gpus)
 
     def is_better_elsewhere(self, place: Place, call: Call) -> bool:
         """Return True if a request that waits at `place` should go elsewhere: sooner served, or by a bigger variant."""
@@ -117,6 +131,8 @@ class Choosing:
             return True
         if best.offer.position != here.offer.position:
             return best.offer.position < here.offer.position
+        if here.tier is Tier.LOADING and best.tier not in (Tier.HOLDS, Tier.LOADING) and not here.offer.is_late:
+            return False  # its load is under way: a second one would be saved by an estimate at most
         return _in_s(best) + COPY_MARGIN_S < _in_s(here)
 
     # --- places that are away ----------------------------------------------------------------------------------

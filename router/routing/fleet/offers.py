@@ -118,7 +118,7 @@ def _for_visitor(offer: Offer, place: str, failed: Collection[str], waited_s: fl
     if offer.place in failed:
         return replace(offer, away="it has failed for this request")
     if offer.place == place and offer.wait_s and waited_s > offer.wait_s:
-        return replace(offer, wait_s=waited_s)  # the estimate was too low
+        return replace(offer, wait_s=waited_s, is_late=True)  # the estimate was too low
     return offer
 
 

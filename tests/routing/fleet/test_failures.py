@@ -8,7 +8,7 @@ import json
 import pytest
 
 from ollama_simulator.machine.spec import Speeds
-from tests.config.keys.play import BIG, MIDDLE, SMALL, connect, hello, send
+from tests.config.keys.play import BIG, HUGE, MIDDLE, SMALL, connect, hello, send
 from tests.fakes import request_bytes
 from tests.routing.fleet.stage import play
 
@@ -51,6 +51,39 @@ def test_with_all_backends_away_the_error_names_each():
         assert (await one.get("/readyz")).status == 503
 
     play(story, TWO, ALONE)
+
+
+def test_what_a_backend_had_loaded_is_not_shown_while_it_is_away():
+    """The state and the dashboard name the one that is away, with its error."""
+
+    async def story(one):
+        await one.ask(hello(BIG))
+        await one.ask(hello(SMALL))
+        await one.sims["b"].stop()
+        await asyncio.sleep(5)
+        state, board = await one.admin("/router/state"), await one.admin("/router/board")
+        assert [(row["name"], row["backend"]) for row in state["residents"]] == [(SMALL, "a")]
+        assert [(row["name"], row["backend"]) for row in board["models"]] == [(SMALL, "a")]
+        for notes in (state["notes"], board["notes"]):
+            assert notes[0].startswith("b: Ollama does not answer: cannot reach")
+
+    play(story, {"a": (6144,), "b": (24564,)}, ALONE)
+
+
+def test_a_model_of_a_backend_that_is_away_may_be_asked_for_again():
+    """The backend may come back, so the refusal is not a lasting one; where both answer it is."""
+
+    async def story(one):
+        _, _, lasting = await one.ask(hello(HUGE))
+        assert (lasting.status, "retry-after" in lasting.headers) == (503, False)
+        await one.sims["b"].stop()
+        await asyncio.sleep(5)
+        status, _, reply = await one.ask(hello(BIG))
+        assert (status, "b: cannot reach" in reply.json()["error"]) == (503, True)
+        assert int(reply.headers["retry-after"]) > 0
+        assert "x-should-retry" not in reply.headers
+
+    play(story, {"a": (6144,), "b": (24564,)}, ALONE, models={"a": (SMALL, HUGE), "b": (BIG, HUGE)})
 
 
 def test_a_backend_that_dies_breaks_only_its_own_streams():

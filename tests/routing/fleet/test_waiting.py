@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
+from ollama_simulator.machine.spec import Speeds
 from router.core.units import MIB
-from tests.config.keys.play import BIG, hello
+from tests.config.keys.play import BIG, MIDDLE, SMALL, hello
 from tests.routing.fleet.stage import play
 
 ONE_HAS_IT = {"big": (BIG,), "other": ()}
@@ -55,3 +56,19 @@ def test_a_request_that_waits_goes_where_it_can_be_served_sooner():
             assert (place.backend.line.depth, [r.in_flight for r in place.backend.world.residents.values()]) == (0, [0])
 
     play(story, {"a": (24564,), "b": (24564,)}, {"defaults.auto_chains": "off"})
+
+
+def test_a_request_stays_where_its_load_is_under_way():
+    """Loads were measured on the tower, and seem quicker there, but a second one would evict an idle model."""
+
+    async def story(one):
+        await one.ask(hello(BIG, tokens=1))
+        status, backend, _ = await one.ask(hello(MIDDLE, tokens=1))
+        assert (status, backend) == (200, "desk")
+        await asyncio.sleep(5)
+        assert one.loads == [("tower", BIG), ("desk", MIDDLE)]
+        assert one.residents("tower") == [BIG]
+
+    speeds = Speeds(load_mib_per_s=3000, tokens_per_s=100, cpu_tokens_per_s=4)
+    models = {"desk": (MIDDLE, SMALL), "tower": (BIG, MIDDLE, SMALL)}
+    play(story, {"desk": (12288,), "tower": (24564,)}, {"defaults.auto_chains": "off"}, models=models, speeds=speeds)
