@@ -26,7 +26,7 @@ def has_all_models(config: Config, places: Places) -> bool:
     """Print a line for each model that is missing, has its context cut, or stands in a chain in vain, and for each
     pattern of a team that matches nothing. Of several backends each line names those that it is about.
 
-    Return False if a model is on none of them, or one does not answer. Raises RouterError if the only one does not answer.
+    Return False if a model is on none of them, or one does not answer; raise RouterError if it is the only one.
     """
     named = tuple(models_named(config, places))
     answers = asyncio.run(_asked(config, {key_of(one.model) for one in named}))

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from router.core.decision.chain import Chain
 from router.core.ollama.names import is_name, key_of
-from router.errors import UpstreamError
+from router.errors import UpstreamAway
 from router.routing.fleet.place import Place
 
 START_S = 2.0
@@ -31,7 +31,7 @@ class Away:
         return is_early and any(place.backend.is_starting for place in self._places)
 
     async def reach(self) -> None:
-        """Wait until a place is up. Raises UpstreamError if none answers."""
+        """Wait until a place is up. Raises UpstreamAway if none answers."""
         if self.is_starting():
             await until_done((one.backend.started() for one in self._places if one.backend.is_starting), START_S)
             if _is_any_up(self._places):
@@ -56,15 +56,15 @@ class Away:
         return () if any(place.is_up for place in having) else tuple(having)
 
     async def reach_one_of(self, places: Sequence[Place]) -> None:
-        """Look once more whether one of these answers. Raises UpstreamError if none does."""
+        """Look once more whether one of these answers. Raises UpstreamAway if none does."""
         await _look_again([place for place in places if not place.backend.is_starting])
         if not _is_any_up(places):
             raise not_answering(places)
 
 
-def not_answering(places: Iterable[Place]) -> UpstreamError:
+def not_answering(places: Iterable[Place]) -> UpstreamAway:
     """Return the error that says why each of these places cannot be used."""
-    return UpstreamError("; ".join(f"{one.name}: {one.why_away()}" for one in places), retry_after_s=RETRY_S)
+    return UpstreamAway("; ".join(f"{one.name}: {one.why_away()}" for one in places), retry_after_s=RETRY_S)
 
 
 async def _look_again(places: Sequence[Place]) -> None:

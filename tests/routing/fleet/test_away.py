@@ -29,6 +29,7 @@ def test_a_request_for_what_only_an_away_backend_has_says_that_it_does_not_answe
             assert b"tower: cannot reach" in reply.body
             assert b"pull" not in reply.body
             assert int(reply.headers["retry-after"]) > 0
+            assert "x-should-retry" not in reply.headers
         assert (await one.ask(hello(SMALL)))[:2] == (200, "desk")
 
     play(story, DESK_TOWER, ALONE, models=OWN)
