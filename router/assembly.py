@@ -13,6 +13,7 @@ from router.admin.configuration import Configuration
 from router.admin.fleet import inspector_of
 from router.admin.outage import Outage
 from router.backend.backend import Backend
+from router.backend.team_counts import TeamCounts
 from router.config import Loaded
 from router.core.ollama.model import ModelFacts
 from router.core.teams.rights import forget_permits
@@ -42,8 +43,10 @@ class Router:
         self.recent = recent
         self.accounts = accounts
         self.store = build_store(config.store.path, lambda text: telemetry.emit(Notified(text, level="warning")))
+        counts = TeamCounts()
         self.backends = {
-            name: Backend(name, config, probes.get(name), self.store, telemetry, time.time) for name in config.backends
+            name: Backend(name, config, probes.get(name), self.store, telemetry, time.time, counts)
+            for name in config.backends
         }
         self.rules = RulesInForce(book)
         self.routes = routes_to(self.backends, config, self.rules, telemetry)

@@ -14,7 +14,8 @@ RouterError            500  internal_error
 │ └ NeverFits          503  never_fits         waiting does not help: no Retry-After, and SDKs do not retry
 ├ UpstreamError        502  upstream_error
 │ ├ UpstreamTimeout    504  upstream_timeout
-│ └ UpstreamGone       502  upstream_error     nothing listens at its address
+│ ├ UpstreamGone       502  upstream_error     nothing listens at its address
+│ └ UpstreamAway       502  upstream_error     no backend that could serve it answers; carries Retry-After
 ├ LoadFailed           500  load_failed        carries the upstream's own text
 └ ProbeError           never reaches a client
 
@@ -152,6 +153,10 @@ class UpstreamTimeout(UpstreamError):
 
 class UpstreamGone(UpstreamError):
     """The upstream refuses connections: no process listens at its address."""
+
+
+class UpstreamAway(UpstreamError):
+    """No backend that could serve the request answers; it was sent to none of them."""
 
 
 class LoadFailed(RouterError):

@@ -61,7 +61,7 @@ class FleetInspector(Inspector):
 
         See `Inspector.explain`.
         """
-        first = self._routes.places[0]
+        first = next((place for place in self._routes.places if place.is_up), self._routes.places[0])
         data = self._inspectors[first.name].explain(model, num_ctx, asker)
         found = first.decisions.explain(model, num_ctx, asker.team)
         assert found is not None  # or it would have been refused

@@ -18,7 +18,7 @@ from router.api.calls import read_call
 from router.api.door import Door
 from router.api.limits import Limits, lines_of
 from router.api.reports import Reports, client_of
-from router.api.responses import place_headers, render_error, request_headers
+from router.api.responses import own_headers, render_error, request_headers
 from router.api.sending import common_head_lines, complete_answer, ending_of
 from router.api.settings import EdgeSettings
 from router.api.traces import TRACEPARENT, trace_id_of
@@ -181,11 +181,11 @@ class AtOnce:
         """Continue a blocked request in a task."""
         cycle.process_in_task(lambda: self._tasks.go_on(cycle, call, blocked), lambda: self.dispatcher.abandon(call))
 
-    def refuse(self, cycle: Cycle, route: Route, error: RouterError) -> None:
-        """Answer with an error of the router."""
+    def refuse(self, cycle: Cycle, route: Route, error: RouterError, attempts: int = 0) -> None:
+        """Answer with an error of the router, after so many attempts."""
         status, headers, body = render_error(error, route.dialect)
         if self._has_headers:
-            headers += [(b"x-request-id", cycle.request_id.encode("ascii")), *place_headers(error)]
+            headers += [(b"x-request-id", cycle.request_id.encode("ascii")), *own_headers(error, attempts)]
         cycle.respond(status, headers, body, adds_length=True)
 
 
@@ -214,7 +214,7 @@ class _Taken:
         elif isinstance(started, Blocked):
             self._at_once.go_on(self._cycle, self._call, started)
         else:
-            self._at_once.refuse(self._cycle, self._call.route, started)
+            self._at_once.refuse(self._cycle, self._call.route, started, self._call.tries)
 
     def reply(self, answer: Answer | RouterError | Blocked | None) -> None:
         """Receive the result from the dispatcher. Never raises, because the upstream's connection calls it."""
@@ -226,13 +226,13 @@ class _Taken:
             elif answer is None or isinstance(answer, Blocked):
                 at_once.go_on(cycle, call, answer or at_once.dispatcher.gone())
             else:
-                at_once.refuse(cycle, call.route, answer)
+                at_once.refuse(cycle, call.route, answer, call.tries)
         except Exception as exc:
             error = exc if isinstance(exc, UpstreamError) else failed(cycle)
             if isinstance(answer, Answer):
                 answer.release("upstream_error" if error is exc else "failed", error=error.message)
             if cycle.phase is Phase.OPEN:
-                at_once.refuse(cycle, call.route, error)
+                at_once.refuse(cycle, call.route, error, call.tries)
             elif not cycle.is_complete:
                 cycle.abandon()
 

@@ -219,6 +219,7 @@ class Edge:
     async def _dispatch(self, exchange: Exchange, call: Call, blocked: Blocked | None = None) -> None:
         client, few = exchange.cycle.carrier.peer, self._settings.few_requests
         call.note_client(lambda: client.requests() <= few)
+        exchange.call = call
         await self._send(exchange, call.route, await self._dispatcher.dispatch(call, blocked))
 
     def _resumed(self, cycle: Cycle) -> Exchange:

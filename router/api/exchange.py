@@ -9,7 +9,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 from router.api.beside import beside, is_large
 from router.api.bodies import is_zstd, read_body, too_large, unzstd
 from router.api.budget import BodyBudget, Holding
-from router.api.responses import place_headers, render_error
+from router.api.responses import own_headers, render_error
 from router.api.settings import EdgeSettings
 from router.core.go.json_volume import has_more_values
 from router.core.ollama.routes import Dialect, Route
@@ -17,6 +17,7 @@ from router.core.teams.team import ANYONE
 from router.errors import BadRequest, RouterError
 from router.http.headers import Header
 from router.http.server.cycle import Cycle
+from router.routing.call import Call
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -32,6 +33,7 @@ class Exchange:
     __slots__ = (
         "_held",
         "_settings",
+        "call",
         "client_headers",
         "cycle",
         "dialect",
@@ -69,6 +71,7 @@ class Exchange:
         self.status = self.sent_bytes = 0
         self.route: Route | None = None
         self.identity = ANYONE
+        self.call: Call | None = None
 
     def is_gone(self) -> bool:
         """Return True if the client has left."""
@@ -131,7 +134,7 @@ class Exchange:
         self.error = error.message
         status, headers, body = render_error(error, self.dialect)
         if self._settings.has_router_headers:
-            headers += place_headers(error)
+            headers += own_headers(error, self.call.tries if self.call is not None else 0)
         await self.answer(status, headers, body)
 
 

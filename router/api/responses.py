@@ -13,7 +13,16 @@ from typing import Any
 import msgspec
 
 from router.core.ollama.routes import Dialect
-from router.errors import BadRequest, Busy, LimitReached, NeverFits, NoVariantFits, RouterError, UpstreamError
+from router.errors import (
+    BadRequest,
+    Busy,
+    LimitReached,
+    NeverFits,
+    NoVariantFits,
+    RouterError,
+    UpstreamAway,
+    UpstreamError,
+)
 from router.http.client.parser import ConnectionGone
 from router.http.headers import Header
 
@@ -97,10 +106,11 @@ def render_error(error: RouterError, dialect: Dialect) -> tuple[int, list[Header
     return status, headers, body
 
 
-def place_headers(error: RouterError) -> list[Header]:
-    """Return the header that says at which place of the queue the request was refused, if at any."""
+def own_headers(error: RouterError, attempts: int = 0) -> list[Header]:
+    """Return the router's own headers of an error: the place in the queue, and attempts if there were several."""
     place = error.position if isinstance(error, (Busy, LimitReached)) else None
-    return [(b"x-router-position", b"%d" % place)] if place is not None else []
+    found = [(b"x-router-position", b"%d" % place)] if place is not None else []
+    return [*found, (b"x-router-attempts", b"%d" % attempts)] if attempts > 1 else found
 
 
 def status_of(error: RouterError, dialect: Dialect) -> int:
@@ -114,7 +124,7 @@ def _is_far(error: RouterError) -> bool:
 
 def is_started(error: RouterError) -> bool:
     """Return True if a generation may have begun before `error`: a retry would double the work (C4)."""
-    if isinstance(error, (Busy, NoVariantFits, ConnectionGone)):
+    if isinstance(error, (Busy, NoVariantFits, ConnectionGone, UpstreamAway)):
         return False
     if isinstance(error, UpstreamError):
         return not error.message.startswith(("cannot connect", "cannot reach", "no connection"))

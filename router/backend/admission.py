@@ -15,7 +15,7 @@ from router.backend.bounds import Bounds
 from router.backend.shares import Shares, rivals_of
 from router.backend.slots import Runner, Slots
 from router.backend.switches import Target
-from router.backend.tickets import Group, Ticket, Waitlist
+from router.backend.tickets import Group, Ticket
 from router.backend.tracked import Tracked
 from router.backend.world import World
 from router.core.decision.turns import Waiting
@@ -38,8 +38,7 @@ class Admission:
         gives_way: Callable[[str], bool],
     ) -> None:
         self.closed: frozenset[str] = frozenset()
-        self.waitlist = Waitlist()
-        self.bounds = bounds
+        self.bounds, self.waitlist = bounds, bounds.waitlist
         self.slots = Slots(ahead, settings, world.installed.by_weights, self._fill_up)
         self._world = world
         self._shares = shares

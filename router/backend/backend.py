@@ -24,6 +24,7 @@ from router.backend.line import Line
 from router.backend.residency import Residency
 from router.backend.residents import Residents
 from router.backend.rules import DecisionRules
+from router.backend.team_counts import TeamCounts
 from router.backend.tracked import Tracked
 from router.backend.world import World
 from router.config import BackendSection, Config
@@ -46,7 +47,10 @@ REMOVE_S = 3.0
 
 
 class Backend:
-    """One Ollama. `start` and `stop` bound its life; `unix_now` is the wall clock."""
+    """One Ollama. `start` and `stop` bound its life; `unix_now` is the wall clock.
+
+    `counts` are those that it shares with the other backends of the router.
+    """
 
     def __init__(
         self,
@@ -56,10 +60,10 @@ class Backend:
         store: LearnedStore,
         telemetry: Telemetry,
         unix_now: Callable[[], float],
+        counts: TeamCounts | None = None,
     ) -> None:
         section, epoch, telemetry = config.backends[name], Epoch(), telemetry.of(name)
-        self.name = name
-        self.now = asyncio.get_running_loop().time
+        self.name, self.now = name, asyncio.get_running_loop().time
         self.server, self.relay, self.lists = self._connected(section, config)
         residents = Residents(frozenset(map(key_of, config.defaults.keep)), epoch)
         reader = reader_of(self.server, config, telemetry)
@@ -70,7 +74,7 @@ class Backend:
         self.lessons = self._lessons_in(store, config, telemetry, unix_now)
         self.residency = Residency(self.world, self.lessons, self.relay, config, telemetry)
         self.upkeep = Supervisor(telemetry)
-        self.line = Line(self.world, self.residency, self._server_settings, config, telemetry)
+        self.line = Line(self.world, self.residency, self._server_settings, config, telemetry, counts or TeamCounts())
         self.keepalive = KeepAlive(
             self.residency, residents, config.defaults, is_switching=lambda: self.line.is_switching, unix_now=unix_now
         )

@@ -1,19 +1,20 @@
-"""What a team may make one backend do: how many of its requests wait, what it evicts of others, how much it loads.
+"""What a team may make a backend do: how many of its requests wait, what it evicts of others, how much it loads.
 
-Its limits (`core/teams/team.py`) are those of the rulebook that a request began with. A team above `waiting` is
-refused. One above `evictions_per_minute` or its cap of VRAM waits, and others go on.
+The first two count over all backends of a router (`team_counts.py`), the last is of the cards of each. The limits
+(`core/teams/team.py`) are those of the rulebook that a request began with. A team above `waiting` is refused. One above
+`evictions_per_minute` or its cap of VRAM waits, and others go on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 
-from router.backend.tickets import Waitlist
+from router.backend.team_counts import TeamCounts
 from router.backend.world import World
 from router.core.decision.reserved import held_by_team
 from router.core.decision.switching import Plan
 from router.core.decision.turns import LOOK_AGAIN_S
-from router.core.teams.evictions import Evictions, of_others
+from router.core.teams.evictions import of_others
 from router.core.teams.payer import Payer
 from router.core.teams.quotas import refusal
 from router.core.teams.team import Team
@@ -24,25 +25,31 @@ Wish = tuple[Payer, Plan | None, str]
 
 
 class Bounds:
-    """The bounds of all teams on one backend. `held_s` maps places in the list of wishes to how long they wait yet."""
+    """The bounds of all teams on one backend, whose line is `waitlist`.
 
-    def __init__(self, world: World, emit: Callable[[Rejected], None], now: Callable[[], float]) -> None:
+    `held_s` maps places in the list of wishes to how long they wait yet.
+    """
+
+    def __init__(
+        self, world: World, counts: TeamCounts, emit: Callable[[Rejected], None], now: Callable[[], float]
+    ) -> None:
         self._world = world
         self._emit = emit
         self._now = now
-        self._evictions = Evictions()
+        self._counts, self._evictions = counts, counts.evictions
+        self.waitlist = counts.new_waitlist()
 
     def keep_teams(self, names: frozenset[str]) -> None:
         """Forget the evictions of all other teams."""
         self._evictions.keep_only(names)
 
-    def check_waiting(self, payer: Payer, waitlist: Waitlist, retry_s: Callable[[], float]) -> None:
+    def check_waiting(self, payer: Payer, retry_s: Callable[[], float]) -> None:
         """Raise LimitReached if as many of the team wait as may; one that waits again has its place already."""
         most = payer.rules.limits.waiting if payer.rules is not None else None
-        if payer.rules is None or most is None or payer.has_waited or waitlist.by_team.get(payer.team, 0) < most:
+        if payer.rules is None or most is None or payer.has_waited or self._counts.waiting(payer.team) < most:
             return
         self._emit(Rejected(payer.team, "waiting"))
-        raise refusal(payer.rules, "waiting", retry_s(), position=waitlist.depth + 1)
+        raise refusal(payer.rules, "waiting", retry_s(), position=self.waitlist.depth + 1)
 
     def spend(self, payer: Payer, plan: Plan) -> None:
         """Count the models of others that a switch for the payer evicts."""

@@ -61,6 +61,11 @@ class Installed:
         self._on_read = on_read
 
     @property
+    def is_known(self) -> bool:
+        """True if the catalog has been read: nothing is known of it before."""
+        return self._has_read
+
+    @property
     def is_due(self) -> bool:
         """True if the catalog was last read `interval_s` ago or more, or may have changed since."""
         return self._now() - self._read_at_s >= self._interval_s

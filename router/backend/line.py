@@ -19,6 +19,7 @@ from router.backend.residency import Residency
 from router.backend.setbacks import Setbacks
 from router.backend.shares import Shares
 from router.backend.switches import SwitchResult, Target
+from router.backend.team_counts import TeamCounts
 from router.backend.tracked import Tracked
 from router.backend.waits import Waits
 from router.backend.world import World
@@ -42,11 +43,12 @@ class Line:
         settings: Callable[[], ServerSettings],
         config: Config,
         telemetry: Telemetry,
+        counts: TeamCounts,
     ) -> None:
         self.shares = Shares(config.fairness)
         self._loop = loop = asyncio.get_running_loop()
         self._now = loop.time
-        self._bounds = Bounds(world, telemetry.emit, loop.time)
+        self._bounds = Bounds(world, counts, telemetry.emit, loop.time)
         self._contest = residency.contest
         ahead, gives_way = config.queue.ahead, self._contest.gives_way
         self._admission = Admission(world, self.shares, self._bounds, settings, ahead, gives_way)

@@ -84,7 +84,7 @@ class Waits:
         depth = self._waitlist.depth
         if depth >= self._settings.max_waiting:
             raise Busy(retry_after_s=self._line.expected_wait_s(), position=depth + 1)
-        self._admission.bounds.check_waiting(payer, self._waitlist, self._line.expected_wait_s)
+        self._admission.bounds.check_waiting(payer, self._line.expected_wait_s)
         ticket = self._waitlist.join(key, decide, since_s, self._line.served(), payer)
         if unused:
             ticket.pause()

@@ -17,12 +17,14 @@ from router.errors import BadRequest
 class Knowledge(NamedTuple):
     """What is known of models: their size, and what is equal for models of the same weights; None = unknown.
 
-    `installed` are the names of those that the server has, None if it was not asked.
+    `installed` are the names of those that the servers have, None if none was asked. `are_beside` tells of two models
+    whether each server that has the second one has the first one, too.
     """
 
     size_of: Callable[[str], float | None] = size_by_name
     weights_of: Callable[[str], str | None] = lambda _model: None
     installed: Collection[str] | None = None
+    are_beside: Callable[[str, str], bool] = lambda _first, _second: True
 
 
 NAMES_ONLY = Knowledge()
@@ -38,6 +40,8 @@ def chain_warnings(chains: Mapping[str, ChainSection], known: Knowledge) -> Iter
             continue
         models = [entry.model for entry in chain.variants]
         for index, earlier in bigger_entries(models, known.size_of):
+            if not known.are_beside(models[earlier], models[index]):
+                continue  # it may fit where it is
             text = f"{models[index]} is bigger than {models[earlier]} before it: it fits only if that fits too"
             yield ("chains", name, "variants", index), f"chain {name}: {text}"
         for index, earlier in _again(chain.variants, known):
@@ -50,7 +54,9 @@ def _again(entries: Sequence[VariantSection], known: Knowledge) -> Iterator[tupl
     seen: dict[tuple[str, object], int] = {}
     for index, entry in enumerate(entries):
         weights = known.weights_of(entry.model)
-        if weights and (first := seen.setdefault((weights, entry.num_ctx), index)) != index:
+        if not weights or (first := seen.setdefault((weights, entry.num_ctx), index)) == index:
+            continue
+        if known.are_beside(entries[first].model, entry.model):
             yield index, first
 
 

@@ -95,6 +95,11 @@ class Call(msgspec.Struct, eq=False):
         """False for a request without a prompt, which Ollama answers at once however many others are at work."""
         return not self.request.is_load_only
 
+    @property
+    def tries(self) -> int:
+        """How often it was tried: sent to Ollama, or moved on because its backend has failed it before that."""
+        return max(self.attempts, 1 + len(self.visit.failed) if self.visit is not None else 1)
+
     def upstream(self, body: bytes) -> UpstreamRequest:
         """Return the request to send upstream with `body`."""
         return UpstreamRequest(self.route.method_bytes, self.route.target, (), body, lines=self.lines)

@@ -54,6 +54,7 @@ class Decisions:
     """Decides for one backend. `decide` and `known_destination` use the cache; `decide_afresh` does not.
 
     `catalog` returns the models by which chains are found: those of all backends, if there are several.
+    `conversations` remembers what they were served by, on any backend.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Decisions:
         chains: Chains,
         defaults: Defaults,
         catalog: Callable[[], Mapping[str, ModelFacts]] | None = None,
+        conversations: Conversations | None = None,
     ) -> None:
         self.catalog = catalog or (lambda: backend.world.catalog)
         self.destinations = Destinations(backend.name, defaults)
@@ -75,7 +77,7 @@ class Decisions:
         self._epoch = -1
         self._recent: dict[tuple[str, str], None] = {}  # team and name
         self._standings = Standings(backend.now)
-        self._conversations = Conversations(defaults.conversations)
+        self._conversations = conversations or Conversations(defaults.conversations)
 
     # --- decisions ---------------------------------------------------------------------------------------------
 

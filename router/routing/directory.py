@@ -13,6 +13,7 @@ from datetime import datetime
 
 from router.backend.backend import Backend
 from router.core.ollama.derived_names import is_derived
+from router.core.ollama.model import ModelFacts
 from router.core.ollama.names import is_name, key_of
 from router.core.teams.team import Team
 from router.errors import BadRequest, ModelNotFound, RouterError
@@ -106,12 +107,16 @@ class Directory:
 
     def virtual_models(self, team: Team | None = None) -> list[VirtualModel]:
         """Return the chains whose name is not an installed model, as `team` has them, with their installed variants."""
-        catalog = self._decisions.catalog()
+        catalog = self._listed_catalog()
         return [
             VirtualModel(chain.name, chain.installed(catalog))
             for chain in self._chains.explicit(team)
             if key_of(chain.name) not in catalog
         ]
+
+    def _listed_catalog(self) -> Mapping[str, ModelFacts]:
+        """Return the models that lists are made of."""
+        return self._decisions.catalog()
 
     def is_known(self, name: str) -> bool:
         """Return True for a name that has a chain: installed, derived, or configured for any team."""

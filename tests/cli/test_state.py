@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import httpx
@@ -116,6 +117,73 @@ def test_live_without_an_ollama_exits_1(monkeypatch: pytest.MonkeyPatch, capsys:
     monkeypatch.setenv("OLLAMA_ROUTER_BACKENDS__LOCAL__URL", OLLAMA)
     assert run(monkeypatch, "check", "--live") == 1
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def several(models: Mapping[str, Mapping[str, int]]) -> str:
+    """Backends with these models and the longest context of each; their part of a configuration file."""
+    for name, contexts in models.items():
+        rows = [{"name": model, "size": 1 + at} for at, model in enumerate(contexts)]
+        respx.get(f"http://{name}.test/api/tags").mock(httpx.Response(200, json={"models": rows}))
+
+        def show(request: httpx.Request, contexts: Mapping[str, int] = contexts) -> httpx.Response:
+            model = json.loads(request.content)["model"]
+            info = {"general.architecture": "qwen3", "qwen3.context_length": contexts[model]}
+            return httpx.Response(200, json={"model_info": info, "details": {}})
+
+        respx.post(f"http://{name}.test/api/show").mock(side_effect=show)
+    urls = "".join(f"  {name}: {{ url: 'http://{name}.test:80', server: {{ auto: false }} }}\n" for name in models)
+    return f"backends:\n{urls}"
+
+
+@respx.mock
+def test_live_asks_all_backends_and_names_those_that_a_finding_is_about(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Any
+) -> None:
+    """A chain may be spread over them, with a smaller one first that another backend has."""
+    backends = several({"desk": {"qwen3:8b": 4096}, "tower": {"x:1": 1, "qwen3:32b": 8192, "qwen3:8b": 8192}})
+    file = tmp_path / "router.yaml"
+    file.write_text(f"{backends}chains: {{ a: [qwen3:32b, qwen3:8b] }}\n")
+    assert run(monkeypatch, "check", str(file), "--live") == 0
+    assert capsys.readouterr().err == ""
+    file.write_text(f"{backends}chains: {{ a: [{{ model: qwen3:8b, num_ctx: 6000 }}, qwen3:9b] }}\n")
+    assert run(monkeypatch, "check", str(file), "--live") == 1
+    missing, cut = capsys.readouterr().err.splitlines()[:2]
+    assert missing.startswith("warning: desk, tower: ")
+    assert "qwen3:9b is not installed" in missing
+    assert cut.startswith("note: desk: ")
+    assert "cut to its maximum, 4096" in cut
+
+
+@respx.mock
+def test_live_warns_of_the_order_of_a_chain_only_where_its_entries_are_beside_each_other(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Any
+) -> None:
+    """On the tower the bigger one may fit while the desk is busy with the smaller one."""
+    chain = "chains: { a: [small:1, big:1] }\n"
+    file = tmp_path / "router.yaml"
+    file.write_text(several({"desk": {"small:1": 1}, "tower": {"x:1": 1, "big:1": 1}}) + chain)
+    assert run(monkeypatch, "check", str(file), "--live") == 0
+    assert capsys.readouterr().err == ""
+    file.write_text(several({"desk": {"small:1": 1}, "tower": {"small:1": 1, "big:1": 1}}) + chain)
+    assert run(monkeypatch, "check", str(file), "--live") == 0
+    assert "big:1 is bigger than small:1 before it" in capsys.readouterr().err
+
+
+@respx.mock
+def test_live_goes_on_with_the_other_backends_if_one_does_not_answer_and_exits_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Any
+) -> None:
+    """In one line for each that does not."""
+    backends = several({"desk": {"qwen3:8b": 4096}, "tower": {}})
+    respx.get("http://tower.test/api/tags").mock(side_effect=httpx.ConnectError("refused"))
+    file = tmp_path / "router.yaml"
+    file.write_text(f"{backends}chains: {{ a: [qwen3:8b] }}\n")
+    assert run(monkeypatch, "check", str(file), "--live") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: tower: cannot reach")
+    respx.get("http://desk.test/api/tags").mock(side_effect=httpx.ConnectError("refused"))
+    assert run(monkeypatch, "check", str(file), "--live") == 1
+    assert len(capsys.readouterr().err.splitlines()) == 2
 
 
 def test_explain_and_ps_name_the_backends_if_there_are_several(

@@ -10,6 +10,7 @@ from router.config import ChainRules, Config
 from router.core.decision.fleet.rank import Ranked
 from router.core.payload.read import InferenceRequest
 from router.routing.chains import Chains
+from router.routing.conversations import Conversations
 from router.routing.directory import Directory
 from router.routing.dispatching import Dispatching
 from router.routing.fleet.choosing import Choosing
@@ -55,6 +56,7 @@ def routes_to(backends: Mapping[str, Backend], config: Config, rules: RulesInFor
         place = Place(all_of_them[0], config, chains, rules, telemetry)
         return Routes((place,), chains, place.dispatcher, place.directory)
     catalog = Union(lambda: tuple(backend.world.catalog for backend in all_of_them))
+    conversations = Conversations(config.defaults.conversations)
     failures = Failures(config.fleet, telemetry, all_of_them[0].now)
 
     def is_mine(name: str, model: str, chain_rules: ChainRules) -> bool:
@@ -62,7 +64,17 @@ def routes_to(backends: Mapping[str, Backend], config: Config, rules: RulesInFor
         return chain is None or routes.best(InferenceRequest(model), chain).name == name
 
     places = tuple(
-        Place(backend, config, chains, rules, telemetry, catalog=catalog, elsewhere=failures, is_mine=is_mine)
+        Place(
+            backend,
+            config,
+            chains,
+            rules,
+            telemetry,
+            catalog=catalog,
+            conversations=conversations,
+            elsewhere=failures,
+            is_mine=is_mine,
+        )
         for backend in all_of_them
     )
     offers = Offers(places, failures, config.fleet.load_factor)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 
 from router.backend.tracked import Tracked
 from router.core.decision.fleet.offer import Tier
@@ -11,23 +10,18 @@ from router.core.decision.fleet.rank import COPY_MARGIN_S, Ranked
 from router.core.decision.lasting import is_lasting
 from router.core.decision.report import lines_of
 from router.core.ollama.names import is_name, key_of
-from router.errors import NoVariantFits, UpstreamError
+from router.errors import NoVariantFits
 from router.routing.call import Call
 from router.routing.chains import Chains
+from router.routing.fleet.away import RETRY_S, Away, until_done
 from router.routing.fleet.failures import Failures
 from router.routing.fleet.offers import Offers
 from router.routing.fleet.place import Place
 from router.routing.outcomes import Blocked
 from router.routing.ruled import RuledChain
 
-START_S = 2.0
-"""How long requests wait at a start for backends whose state is still being read, if others are up."""
-
 FACTS_S = 2.0
 """How long a request waits for facts about its models on all backends."""
-
-AWAY_S = 5.0
-"""When a client may ask again if only backends that are away, or taken for now, could serve it."""
 
 BUSY_S = 60.0
 """Assumed time until models that are in use become idle."""
@@ -41,14 +35,13 @@ class Choosing:
         self._chains = chains
         self._offers = offers
         self._failures = failures
-        self._now = places[0].backend.now
-        self._began_s = self._now()
+        self._away = Away(places)
 
     def choose(self, call: Call) -> Place | Blocked:
         """Return the place for a call; Blocked if something must be awaited before that is known."""
         up, request = [place for place in self._places.values() if place.is_up], call.request
-        if not up or (len(up) < len(self._places) and self._is_starting()):
-            return Blocked("upstream", self._reach)
+        if not up or (len(up) < len(self._places) and self._away.is_starting()):
+            return Blocked("upstream", self._away.reach)
         if not request.has_model:
             return up[0]
         unread = [place for place in up if place.decisions.lacks_facts(request.model, call.chain_rules)]
@@ -63,6 +56,8 @@ class Choosing:
         if request.options_error or request.is_unload:
             return self._with_model(chain, up, is_unload=request.is_unload)
         best = self._offers.ranked(call, chain)[0]
+        if (best.offer.away or not best.offer.is_installed) and (having := self._away.having(chain)):
+            return self._awaited(having)
         self._failures.begin(best.offer)
         return self._places[best.place]
 
@@ -73,10 +68,16 @@ class Choosing:
         having = [place for place in up if key in place.backend.world.catalog]
         if not having and self._chains.is_local(name) and not call.is_looked_up:
             call.mark_looked_up()
-            return Blocked("name", lambda: _until_done((place.backend.installed.look_up() for place in up), FACTS_S))
+            return Blocked("name", lambda: until_done((place.backend.installed.look_up() for place in up), FACTS_S))
+        if not having and (away := self._away.having_model(name)):
+            return self._awaited(away)
         return (having or up)[0]
 
-    def _with_model(self, chain: RuledChain, up: Sequence[Place], *, is_unload: bool) -> Place:
+    def _awaited(self, away: Sequence[Place]) -> Blocked:
+        """Return what blocks a request that only places can serve that are away."""
+        return Blocked("upstream", lambda: self._away.reach_one_of(away))
+
+    def _with_model(self, chain: RuledChain, up: Sequence[Place], *, is_unload: bool) -> Place | Blocked:
         """Return the place for a request that needs no decision: where a variant is loaded, or else installed.
 
         An unload is for all of them: on the others the router itself unloads.
@@ -87,6 +88,8 @@ class Choosing:
                 if (tracked := _resident(place, variant.model)) is not None:
                     place.backend.keepalive.apply(tracked, 0.0)
         installed = [place for place in up if chain.installed(place.backend.world.catalog)]
+        if not (loaded or installed) and (having := self._away.having(chain)):
+            return self._awaited(having)
         return (loaded or installed or up)[0]
 
     def has_others(self, call: Call, failed: Collection[str]) -> bool:
@@ -98,7 +101,10 @@ class Choosing:
         return any(one.is_usable and one.place not in failed for one in self._offers.ranked(call, chain))
 
     def refused_by_all(self, call: Call, place: Place, error: NoVariantFits) -> NoVariantFits:
-        """Return the refusal of a place with why the others cannot serve the request either."""
+        """Return the refusal of a place with why the others cannot serve the request either.
+
+        It says that waiting does not help only if that is so of each, and none is away that may have a variant.
+        """
         chain = place.decisions.chain_of(call)
         if chain is None:
             return error
@@ -106,17 +112,17 @@ class Choosing:
         why = "; ".join(
             f"{one.place}: {lines_of(one.offer.decision) if one.offer.decision else one.reason}" for one in others
         )
-        kind, retry_after_s = type(error), error.retry_after_s
-        if retry_after_s is None and not all(map(self._is_hopeless, others)):
-            kind, retry_after_s = NoVariantFits, AWAY_S
-        return kind(f"{place.name}: {error.message}; {why}", retry_after_s=retry_after_s)
+        text = f"{place.name}: {error.message}; {why}"
+        if all(self._never_fits(one, chain) for one in others):
+            return type(error)(text, retry_after_s=error.retry_after_s)
+        return NoVariantFits(text, retry_after_s=error.retry_after_s or RETRY_S)
 
-    def _is_hopeless(self, ranked: Ranked) -> bool:
-        """Return True if no time helps at a place: it answers, and nothing can ever fit there."""
-        decision = ranked.offer.decision
-        if ranked.offer.away or decision is None:
-            return False
-        return is_lasting(decision, self._places[ranked.place].backend.cards.gpus)
+    def _never_fits(self, one: Ranked, chain: RuledChain) -> bool:
+        """Return True if a place cannot serve a chain, however long a request waits for it."""
+        backend = self._places[one.place].backend
+        if one.offer.decision is not None:
+            return is_lasting(one.offer.decision, backend.cards.gpus)
+        return backend.installed.is_known and not chain.installed(backend.world.catalog)
 
     def is_better_elsewhere(self, place: Place, call: Call) -> bool:
         """Return True if a request that waits at `place` should go elsewhere: sooner served, or by a bigger variant."""
@@ -135,31 +141,9 @@ class Choosing:
             return False  # its load is under way: a second one would be saved by an estimate at most
         return _in_s(best) + COPY_MARGIN_S < _in_s(here)
 
-    # --- places that are away ----------------------------------------------------------------------------------
-
-    def _is_starting(self) -> bool:
-        """Return True shortly after the start, while the state of a place is being read."""
-        is_early = self._now() < self._began_s + START_S
-        return is_early and any(place.backend.is_starting for place in self._places.values())
-
-    async def _reach(self) -> None:
-        """Wait until a place is up. Raises UpstreamError if none answers."""
-        places = self._places.values()
-        if self._is_starting():
-            await _until_done((one.backend.started() for one in places if one.backend.is_starting), START_S)
-            if self._is_any_up():
-                return
-        works = (one.backend.started() if one.backend.is_starting else one.backend.world.look_again() for one in places)
-        await _until_done(works, None, is_enough=self._is_any_up)
-        if not self._is_any_up():
-            raise UpstreamError("; ".join(f"{one.name}: {one.why_away()}" for one in places))
-
-    def _is_any_up(self) -> bool:
-        return any(place.is_up for place in self._places.values())
-
     async def _read_facts(self, call: Call, unread: Sequence[Place]) -> None:
         model, rules = call.request.model, call.chain_rules
-        await _until_done((place.decisions.read_facts(model, rules) for place in unread), FACTS_S)
+        await until_done((place.decisions.read_facts(model, rules) for place in unread), FACTS_S)
         if call.visit is not None:
             call.visit.leave()  # waited for once per request
 
@@ -173,21 +157,3 @@ def _in_s(ranked: Ranked) -> float:
 
 def _resident(place: Place, model: str) -> Tracked | None:
     return place.backend.world.residents.get(place.backend.installed.weights_of(model))
-
-
-async def _until_done(
-    works: Iterable[Awaitable[object]], timeout_s: float | None, *, is_enough: Callable[[], bool] = lambda: False
-) -> None:
-    """Wait for several things at once; those that are not done by the end are cancelled, and errors are ignored."""
-    tasks = [asyncio.ensure_future(work) for work in works]
-    pending: set[asyncio.Future[object]] = set(tasks)
-    try:
-        async with asyncio.timeout(timeout_s):
-            while pending and not is_enough():
-                _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-    except TimeoutError:
-        pass
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

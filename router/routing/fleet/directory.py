@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 
 from router.core.ollama.names import is_name, key_of
 from router.core.teams.team import Team
-from router.errors import BadRequest, ModelNotFound, UpstreamError
+from router.errors import BadRequest, ModelNotFound
 from router.http.client.response import UpstreamRequest, UpstreamResponse
 from router.routing.chains import Chains
 from router.routing.directory import Directory, Managed
-from router.routing.fleet.place import Place
+from router.routing.fleet.away import Away, not_answering
+from router.routing.fleet.place import Catalog, Place, Union
 from router.routing.ruled import RuledChain
 
 MOST_BLOBS = 4096
@@ -19,6 +20,9 @@ MOST_BLOBS = 4096
 
 EVERYWHERE = frozenset(("delete", "copy"))
 """What is done on each backend that has the model."""
+
+OF_WHAT_IS_THERE = EVERYWHERE | {"push"}
+"""What needs a model that is there."""
 
 
 class FleetDirectory(Directory):
@@ -28,6 +32,8 @@ class FleetDirectory(Directory):
         super().__init__(places[0].backend, chains, places[0].decisions)
         self._places = places
         self._best = best
+        self._away = Away(places)
+        self._union_of_up = Union(lambda: tuple(place.backend.world.catalog for place in places if place.is_up))
         self._uploaded: OrderedDict[str, str] = OrderedDict()  # digest → place
 
     @property
@@ -39,10 +45,13 @@ class FleetDirectory(Directory):
         """Return the backends whose lists are shown: all that are up. Raises UpstreamError if none is."""
         return tuple(place.directory for place in self._up())
 
+    def _listed_catalog(self) -> Catalog:
+        return self._union_of_up()
+
     def _up(self) -> list[Place]:
         up = [place for place in self._places if place.is_up]
         if not up:
-            raise UpstreamError("; ".join(f"{place.name}: {place.why_away()}" for place in self._places))
+            raise not_answering(self._places)
         return up
 
     async def shown_by(self, name: str, team: Team | None = None) -> tuple[Directory, str]:
@@ -56,6 +65,8 @@ class FleetDirectory(Directory):
         if chain is None:
             return up[0].directory, name
         place = self._best(name, chain)
+        if away := self._away.having(chain):
+            raise not_answering(away)
         if not chain.installed(place.backend.world.catalog):
             raise ModelNotFound(f"model '{name}' not found")
         return place.directory, await place.directory.show_name(name, team)
@@ -118,6 +129,8 @@ class FleetDirectory(Directory):
             return sent[:1]
         name = next((what.names[role] for role in ("source", "from", "model") if role in what.names), "")
         having = [place for place in up if is_name(name) and key_of(name) in place.backend.world.catalog]
+        if not having and what.kind in OF_WHAT_IS_THERE and (away := self._away.having_model(name)):
+            raise not_answering(away)
         if what.kind in EVERYWHERE:
             return having or [biggest]
         return [biggest] if biggest in having or not having else having[:1]

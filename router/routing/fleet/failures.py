@@ -9,13 +9,15 @@ from router.config import FleetSection
 from router.core.decision.fleet.breaker import Breakers
 from router.core.decision.fleet.offer import Offer
 from router.core.decision.fleet.retries import RetryBudget
-from router.errors import Busy, UpstreamError, UpstreamTimeout
+from router.errors import Busy, LoadFailed, UpstreamError, UpstreamTimeout
 from router.http.client.response import UpstreamResponse
 from router.routing.call import Call
 from router.telemetry import Notified, Telemetry
 
 ANSWERED_BY_A_PROXY = frozenset((502, 503, 504))
 """Statuses that say that the request was not processed, whatever the body says."""
+
+NOT_FOUND, SERVER_ERROR = 404, 500
 
 _FAILED_LOAD = re.compile(
     rb"runner process|error loading model|failed to load model|unable to load model|out of memory|cudaMalloc|"
@@ -95,4 +97,6 @@ def is_worth_another_place(failure: Exception | UpstreamResponse) -> bool:
         return failure.status in ANSWERED_BY_A_PROXY or _FAILED_LOAD.search(failure.peek()) is not None
     if isinstance(failure, UpstreamTimeout):
         return False  # it may still be at work there
+    if isinstance(failure, LoadFailed):
+        return failure.status >= SERVER_ERROR or failure.status == NOT_FOUND
     return isinstance(failure, (UpstreamError, Busy))

@@ -10,7 +10,6 @@ from router.core.decision.fleet.offer import Offer
 from router.core.decision.fleet.rank import Ranked, rank
 from router.core.decision.turns import wanted_weights
 from router.core.decision.verdict import Decision, VerdictKind
-from router.core.ollama.names import is_name, key_of
 from router.core.payload.read import InferenceRequest
 from router.routing.call import Call
 from router.routing.fleet.failures import Failures
@@ -50,7 +49,7 @@ class Offers:
 
     def _of(self, request: InferenceRequest, chain: RuledChain, team: str, call: Call | None = None) -> list[Offer]:
         offers = [
-            self._offer(place, request, chain, team, call) if place.is_up else Offer(place.name, away=place.why_away())
+            self._offer(place, request, chain, team, call) if place.is_up else _away(place, chain)
             for place in self._places
         ]
         here = call.visit.place if call is not None and call.visit is not None else ""
@@ -59,14 +58,15 @@ class Offers:
     def _without_failing(self, offers: list[Offer], here: str) -> list[Offer]:
         """Return the offers without those of at most half of the places, which have failed again and again.
 
-        If all that are up have failed none is left out: one of them may have recovered. A request that is the trial of
-        a place stays there, which is `here`, for as long as its model has to be loaded.
+        If all that could serve the request have failed none is left out: one of them may have recovered. A request that
+        is the trial of a place stays there, which is `here`, for as long as its model has to be loaded.
         """
         open_s = {offer.place: self._failures.open_for_s(offer) for offer in offers if not offer.away}
         if 0.0 < open_s.get(here, 0.0) <= TRIAL_S:
             open_s[here] = 0.0
         ejected = sorted((name for name in open_s if open_s[name]), key=lambda name: -open_s[name])
-        if len(ejected) == len(open_s):
+        able = {offer.place for offer in offers if offer.chosen is not None}
+        if not (able or open_s.keys()) - set(ejected):
             return offers
         out = ejected[: len(offers) // 2]
         return [
@@ -95,7 +95,7 @@ class Offers:
             wait_s=wait_s,
             queue_s=line.expected_wait_s() if line.depth or line.is_switching else 0.0,
             card_bytes=_card_bytes(place, decision),
-            is_installed=any(is_name(one.model) and key_of(one.model) in world.catalog for one in chain.variants),
+            is_installed=bool(chain.installed(world.catalog)),
         )
 
     def _decision(
@@ -111,6 +111,11 @@ class Offers:
             self._kept.clear()
         self._kept[key] = epoch, now_s, decision
         return decision
+
+
+def _away(place: Place, chain: RuledChain) -> Offer:
+    is_installed = bool(chain.installed(place.backend.world.catalog))
+    return Offer(place.name, is_installed=is_installed, away=place.why_away())
 
 
 def _for_visitor(offer: Offer, place: str, failed: Collection[str], waited_s: float) -> Offer:

@@ -8,6 +8,7 @@ from router.backend.backend import Backend
 from router.config import Config
 from router.core.ollama.model import ModelFacts
 from router.routing.chains import Chains
+from router.routing.conversations import Conversations
 from router.routing.decisions import Decisions
 from router.routing.directory import Directory
 from router.routing.dispatch import Dispatcher
@@ -22,8 +23,8 @@ Catalog = Mapping[str, ModelFacts]
 class Place:
     """A backend, its decisions, and what carries them out.
 
-    `catalog` returns the models by which chains are found, `elsewhere` knows the other places, and `is_mine` returns
-    which models this one is to load without a request.
+    `catalog` returns the models by which chains are found, `conversations` is shared with the other places, `elsewhere`
+    knows those, and `is_mine` returns which models this one is to load without a request.
     """
 
     def __init__(
@@ -35,12 +36,13 @@ class Place:
         telemetry: Telemetry,
         *,
         catalog: Callable[[], Catalog] | None = None,
+        conversations: Conversations | None = None,
         elsewhere: Elsewhere = NOWHERE_ELSE,
         is_mine: Mine | None = None,
     ) -> None:
         self.name = backend.name
         self.backend = backend
-        self.decisions = Decisions(backend, chains, config.defaults, catalog)
+        self.decisions = Decisions(backend, chains, config.defaults, catalog, conversations)
         self.directory = Directory(backend, chains, self.decisions)
         self.dispatcher = Dispatcher(backend, chains, self.decisions, config.queue.wait_s, telemetry, elsewhere)
         self.warmup = Warmup(backend, self.decisions, chains, rules, is_mine)

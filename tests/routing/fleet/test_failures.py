@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from functools import partial
 
 import pytest
 
@@ -79,7 +80,7 @@ def test_a_model_of_a_backend_that_is_away_may_be_asked_for_again():
         await one.sims["b"].stop()
         await asyncio.sleep(5)
         status, _, reply = await one.ask(hello(BIG))
-        assert (status, "b: cannot reach" in reply.json()["error"]) == (503, True)
+        assert (status, "b: cannot reach" in reply.json()["error"]) == (502, True)
         assert int(reply.headers["retry-after"]) > 0
         assert "x-should-retry" not in reply.headers
 
@@ -140,6 +141,54 @@ def test_a_request_goes_to_another_backend_only_while_nothing_was_sent_c1(fault,
             assert [end.outcome for end in one.ended()] == ["completed"] * 2
 
     play(story, TWO, ALONE)
+
+
+@pytest.mark.parametrize("path", ["/api/generate", "/api/chat", "/v1/chat/completions"])
+def test_the_error_after_several_attempts_says_how_many_there_were_c9(path):
+    """That of Ollama as well as the router's own."""
+
+    async def story(one, fault):
+        await one.load_everywhere(SMALL)
+        for sim in one.sims.values():
+            sim.faults.add(**fault, route=path, times=-1)
+        body = {"model": SMALL, "prompt": "hello", "messages": [{"role": "user", "content": "hello"}], "stream": False}
+        first = await one.ask(body, path)
+        large = await one.ask(body | {"x": "x" * 300_000}, path)
+        return [(status, reply.headers.get("x-router-attempts")) for status, _, reply in (first, large)]
+
+    for fault in ({"kind": "reset", "after_chunks": 0}, {"kind": "status", "status": 503}):
+        found = play(partial(story, fault=fault), TWO, ALONE)
+        assert [attempts for _, attempts in found] == ["2", "2"]
+        assert all(status >= 500 for status, _ in found)
+
+
+def test_a_request_whose_load_fails_is_served_by_the_next_backend():
+    """On the first one the model is barred for a while."""
+
+    async def story(one):
+        body = '{"error":"llama runner process has terminated"}'
+        fault = one.sims["a"].faults.add("status", status=500, body=body, route="/api/generate", times=-1)
+        other = one.sims["b"].faults.add("status", status=500, body=body, route="/api/generate", times=-1)
+        first = next(iter((await one.admin(f"/router/explain?model={SMALL}"))["ranking"]))["backend"]
+        (other if first == "a" else fault).times = 0
+        status, backend, reply = await one.ask(hello(SMALL))
+        assert (status, backend, reply.headers["x-router-attempts"]) == (200, other_than(first), "2")
+        assert [row["backend"] for row in (await one.admin("/router/state"))["barred"]] == [first]
+
+    play(story, TWO, ALONE)
+
+
+def test_the_error_of_loads_that_failed_everywhere_says_how_many_were_tried():
+    """Nothing was sent but loads."""
+
+    async def story(one):
+        for sim in one.sims.values():
+            body = '{"error":"llama runner process has terminated"}'
+            sim.faults.add("status", status=500, body=body, route="/api/generate", times=-1)
+        return await one.ask(hello(SMALL))
+
+    status, _, reply = play(story, TWO, ALONE)
+    assert (status, reply.headers["x-router-attempts"]) == (500, "2")
 
 
 def test_with_every_backend_failing_retries_are_few_c3():

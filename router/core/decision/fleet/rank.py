@@ -8,7 +8,7 @@
 4. CARDS     Of the places for a copy those with the smallest cards that can take it come first, so that the big ones
              stay free for big models; among equal ones rendezvous order, without those that have too much to do.
 5. WAITS     Then where busy models must become idle first: where least waits.
-6. HOPELESS  Where nothing fits, and last where there is no GPU; then those without any variant, and those away.
+6. HOPELESS  Where nothing fits, and last where there is no GPU; then those away that have a variant, and those without.
 
 `explain` shows the order with the reason of each. Pure: no I/O, no clock, no await, no log.
 """
@@ -112,7 +112,7 @@ def _hopeless(offers: Sequence[Offer]) -> list[Ranked]:
     """Apply rule 6. The biggest cards first: `nothing_fits` may let a model spill there, and less of it will."""
     order = sorted(
         offers,
-        key=lambda one: (bool(one.away), not one.is_installed, one.is_without_gpu, -one.card_bytes, one.place),
+        key=lambda one: (not one.is_installed, bool(one.away), one.is_without_gpu, -one.card_bytes, one.place),
     )
     return [Ranked(offer, None, _why_not(offer)) for offer in order]
 
