@@ -94,6 +94,8 @@ def _title(found: dict[str, Any]) -> str:
         if gpus is None
         else ", ".join(f"{gpu['name']} {_gib(gpu['free_bytes'])} free" for gpu in gpus)
     )
+    if "backend" in found:  # there are several
+        free = f"{found['backend']}: {free}"
     return f"{_asked(found)}: {found['chosen'] or 'nothing fits'} ({found['reason']}); {free}"
 
 

@@ -109,6 +109,8 @@ def _model(model: dict[str, Any]) -> Text:
         facts.append(f"{model['on_cpu_bytes'] / GIB:.1f} GiB on the CPU")
     if model["kept"]:
         facts.append("kept")
+    if "backend" in model:  # there are several
+        facts.append(f"on {model['backend']}")
     return text.append(f"  {' · '.join(facts)}", style="dim")
 
 

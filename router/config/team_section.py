@@ -35,7 +35,7 @@ class ModelsSection(Section):
     allow: tuple[ModelPattern, ...] = ()
     """models that the team may ask for, perhaps with * or ?; [] = all"""
     deny: tuple[ModelPattern, ...] = ()
-    """models that it may not ask for, even if allowed"""
+    """models that it may not ask for, even if allowed, and that serve none of its requests"""
 
 
 class TeamLimitsSection(Section):

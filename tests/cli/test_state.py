@@ -194,9 +194,11 @@ def test_explain_and_ps_name_the_backends_if_there_are_several(
         {"backend": "tower", "usable": True, "model": "x", "reason": "x is resident"},
         {"backend": "desk", "usable": False, "model": None, "reason": "cannot reach Ollama"},
     ]
-    monkeypatch.setattr(explain, "ask", lambda *_, **__: {**DECISION, "ollama": UP, "ranking": ranking})
+    placed = {"ollama": UP, "backend": "tower", "ranking": ranking}
+    monkeypatch.setattr(explain, "ask", lambda *_, **__: {**DECISION, **placed})
     assert run(monkeypatch, "explain", "x") == 0
     out = capsys.readouterr().out
+    assert "; tower: " in out.splitlines()[0]
     assert ">\ttower\tx\tx is resident" in out
     assert "desk\t\tcannot reach Ollama" in out
     resident = {

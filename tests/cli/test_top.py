@@ -61,6 +61,12 @@ def test_one_of_a_kind_is_not_several():
         assert text in shown({**BOARD, "totals": dict.fromkeys(TOTALS, count)})
 
 
+def test_a_model_says_its_backend_if_there_are_several():
+    """The same model may be loaded on two."""
+    assert "in flight · on tower" in shown({**BOARD, "models": [{**MODEL, "backend": "tower"}]})
+    assert " · on " not in shown(BOARD)
+
+
 def test_a_load_the_queue_and_what_is_wrong_are_shown():
     """A spilled model, one that is kept, an Ollama that is away, unknown memory."""
     board = {
