@@ -31,23 +31,24 @@ class Counts:
 
     def requested(self, events: Sequence[Decided | Finished]) -> None:
         """Count the decisions on requests, and their ends."""
+        self._finished([event for event in events if type(event) is Finished])
+        self._decided([event for event in events if type(event) is Decided])
+
+    def _finished(self, events: Sequence[Finished]) -> None:
+        self.requests += len(events)
         for event in events:
-            if type(event) is Finished:
-                self._finished(event)
-            elif type(event) is Decided:
-                self._decided(event)
+            self.tokens += event.tokens_out or 0
+            if event.outcome != "completed":
+                self.failed += event.outcome in ("upstream_error", "failed")
 
-    def _decided(self, event: Decided) -> None:
-        is_lower = event.outcome in ("fallback", "rejected")
-        self.spills_avoided += is_lower and event.cause in AVOIDED_CAUSES
-        self.substituted += event.outcome == "fallback"
-        self.refused += event.outcome == "rejected"
-        self.below_best += bool(event.below_best)
-
-    def _finished(self, event: Finished) -> None:
-        self.requests += 1
-        self.failed += event.outcome in ("upstream_error", "failed")
-        self.tokens += event.tokens_out or 0
+    def _decided(self, events: Sequence[Decided]) -> None:
+        for event in events:
+            if event.outcome in ("fallback", "rejected"):
+                self.spills_avoided += event.cause in AVOIDED_CAUSES
+                self.substituted += event.outcome == "fallback"
+                self.refused += event.outcome == "rejected"
+            if event.below_best:
+                self.below_best += 1
 
     def changed(self, event: Switched | Spilled) -> None:
         """Count a change of what is loaded."""

@@ -17,7 +17,7 @@ from router.api.beside import BYTES_PER_COMMA, is_large
 from router.api.calls import read_call
 from router.api.door import Door
 from router.api.limits import Limits, lines_of
-from router.api.reports import Reports, client_of
+from router.api.reports import Reports
 from router.api.responses import own_headers, render_error, request_headers
 from router.api.sending import common_head_lines, complete_answer, ending_of
 from router.api.settings import EdgeSettings
@@ -122,7 +122,7 @@ class AtOnce:
                 cycle.has_client_gone,
                 head.by_name,
                 cycle.carrier.loop.time(),
-                client_of(cycle, self._settings.proxies),
+                self._settings.proxies.client_of(cycle.carrier.client, head.headers),
             )
             if self.limits is not None:
                 self.limits.admit(call)

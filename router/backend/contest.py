@@ -139,7 +139,9 @@ class Contest:
 
     def gives_way(self, weights: str) -> bool:
         """Return True if the resident takes no new requests for now, so that others have their turn."""
-        tracked = self._residents.get(weights) if self.is_on else None
+        if self._now() >= self._until_s:  # common case: nobody else loads models
+            return False
+        tracked = self._residents.get(weights)
         if tracked is None:
             return False
         now_s = self._now()

@@ -147,7 +147,7 @@ class Line:
 
     def pump(self) -> None:
         """Let in the requests whose turn it is; start the next switch if none runs."""
-        if self._is_pumping or not (self.depth or self._admission.closed or self._timer):
+        if self._is_pumping or not (self._waitlist.depth or self._admission.closed or self._timer):
             return  # common case: no request waits
         self._is_pumping = True
         try:

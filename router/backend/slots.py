@@ -68,12 +68,14 @@ class RunnerSlots:
 
     def took(self, seconds: float) -> None:
         """Note what a request has taken of the runner."""
-        self._longest_s = max(seconds, 0.95 * self._longest_s)
-        self._short = self._short + 1 if self._longest_s < AHEAD_S / 2 else 0
-        if self._short < 2 * SHORT_ROW:
+        self._longest_s = longest_s = max(seconds, 0.95 * self._longest_s)
+        self._short = short = self._short + 1 if longest_s < AHEAD_S / 2 else 0
+        if short < 2 * SHORT_ROW:
             self.ahead = 0
+        elif longest_s * MOST_AHEAD <= AHEAD_S and short >= MOST_AHEAD * SHORT_ROW:  # most often: as many as may be
+            self.ahead = MOST_AHEAD
         else:
-            self.ahead = min(MOST_AHEAD, self._short // SHORT_ROW, int(AHEAD_S / max(1e-6, self._longest_s)))
+            self.ahead = min(MOST_AHEAD, short // SHORT_ROW, int(AHEAD_S / max(1e-6, longest_s)))
 
     def ended(self, now_s: float) -> None:
         """Note that a request has ended while others waited for a slot: `gap_s` is the mean time between two."""
@@ -94,7 +96,7 @@ class RunnerSlots:
         sent_s = self._sent.pop(sent, None)
         if sent_s is None:
             return []
-        others = [one for one in self._begun if not one.is_complete]
+        others = [one for one in self._begun if not one.is_complete] if self._begun else []
         self._begun[sent] = None
         for one, other_s in self._sent.items():
             if other_s > sent_s - SURELY_S:
@@ -111,6 +113,11 @@ class RunnerSlots:
     def under_way(self) -> int:
         """The number of requests that were sent and have not ended."""
         return len(self._sent) + len(self._begun)
+
+    @property
+    def is_answering(self) -> bool:
+        """True if the answer to a request has begun which has not ended."""
+        return bool(self._begun)
 
     def is_at_work(self, sent: Sent) -> bool:
         """Return True if a request has not ended and its answer is not complete."""
@@ -157,8 +164,12 @@ class Slots:
 
     def is_free(self, runner: Runner, reserved: int = 0) -> bool:
         """Return True if one more request may be sent; `reserved` were let in, and are about to be."""
-        left = self.room(runner) - runner.in_flight - reserved
-        return left > 0 or left + runner.slots.arrived() > 0
+        slots = runner.slots
+        under_way = runner.in_flight + reserved
+        if slots.count > under_way:  # common case: whatever may be ahead
+            return True
+        left = self.room(runner) - under_way
+        return left > 0 or (slots.is_answering and left + slots.arrived() > 0)
 
     def room(self, runner: Runner) -> int:
         """Return how many requests the runner takes, those ahead included."""

@@ -227,8 +227,9 @@ class Waitlist:
     def leave(self, ticket: Ticket) -> None:
         """Remove a ticket, however its wait ended."""
         ticket.leave()
-        weights = ticket.weights
-        if ticket.let_in_to is None:
+        weights = ticket.let_in_to
+        if weights is None:
+            weights = ticket.group.weights
             self._out_of_group(ticket)
         else:
             _count(self.entering, weights, -1)
@@ -291,6 +292,8 @@ def _count(counts: dict[str, int], weights: str, more: int) -> None:
     """Add to the count of some weights, or of a team; what counts 0 is no entry."""
     if not weights:
         return
-    counts[weights] = counts.get(weights, 0) + more
-    if not counts[weights]:
-        del counts[weights]
+    count = counts.get(weights, 0) + more
+    if count:
+        counts[weights] = count
+    else:
+        counts.pop(weights, None)

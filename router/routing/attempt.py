@@ -77,7 +77,8 @@ class Attempts:
         if destination.loads:
             self._world.loads.pass_on(underway, destination.loads)
         call.mark_sent(destination.served, destination.reason, now_s)
-        self._decisions.note_sent(call, destination)
+        if destination.chain is not None and len(destination.chain.variants) > 1:
+            self._decisions.note_turn(call, destination)
         if destination.decided is not None:
             self._telemetry.emit(destination.decided.for_request(call.request_id, call.team))
         return underway

@@ -78,22 +78,21 @@ class Call(msgspec.Struct, eq=False):
     trace_id: str = ""
     span: TraceContext | None = None
     visit: Visit | None = None  # where it is, if there are several backends
+    # Both are read at every step, so they are not looked up each time: the name of the team that asks, and False for a
+    # request without a prompt, which Ollama answers at once however many others are at work.
+    team: str = ""
+    needs_slot: bool = True
+
+    def __post_init__(self) -> None:
+        self.team = self.identity.team.name
+        self.needs_slot = not self.request.is_load_only
 
     def begin(self, rules: Rulebook) -> None:
         """Set the rulebook that it keeps; one that nothing identifies is the default team's."""
         if self.identity is ANYONE:
             self.identity = rules.anyone
+            self.team = rules.anyone.team.name
         self.rules, self.chain_rules = rules, rules.chains_of(self.identity.team)
-
-    @property
-    def team(self) -> str:
-        """The name of the team that asks."""
-        return self.identity.team.name
-
-    @property
-    def needs_slot(self) -> bool:
-        """False for a request without a prompt, which Ollama answers at once however many others are at work."""
-        return not self.request.is_load_only
 
     @property
     def tries(self) -> int:

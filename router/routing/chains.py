@@ -47,6 +47,11 @@ class Chains:
         """Forget the chains that were found: the rules in force are others."""
         self._remembered.clear()
 
+    def asking(self, team: str) -> str:
+        """Return the team as far as decisions depend on it: not at all without floors."""
+        floors = self._floors if self._in_force.book is self._floors_of else self.floors()
+        return team if floors else ""
+
     def floors(self) -> Mapping[str, Memory]:
         """Return the memory of which others may not take the last, by the names of the teams that have such a floor."""
         book = self._in_force.book

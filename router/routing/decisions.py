@@ -128,8 +128,9 @@ class Decisions:
     def kept(self, call: Call, chain: Chain) -> int | None:
         """Return the place in `chain` of the variant that served the last turn of its conversation; None = none did."""
         served = self._conversations.variant_of(call) if len(chain.variants) > 1 else ""
-        places = (at for at, variant in enumerate(chain.variants) if variant.model == served)
-        return next(places, None) if served else None
+        if not served:
+            return None
+        return next((at for at, variant in enumerate(chain.variants) if variant.model == served), None)
 
     def _rules_for(self, chain: RuledChain) -> Rules:
         """Return the rules in force, with the largest context of the team whose chain it is."""
@@ -143,10 +144,6 @@ class Decisions:
             return snapshot
         total_bytes = sum(gpu.total_bytes for gpu in snapshot.gpus)
         return reserving(snapshot, team, {name: floor.of_bytes(total_bytes) for name, floor in floors.items()})
-
-    def _asking(self, team: str) -> str:
-        """Return the team as far as decisions depend on it: not at all without floors."""
-        return team if self._chains.floors() else ""
 
     def _upgrades(self, chain: RuledChain, kept: int | None) -> UpgradeRule:
         """Return how a request of the chain returns to a bigger variant."""
@@ -177,7 +174,7 @@ class Decisions:
 
     def key(self, request: InferenceRequest, chain: Chain, team: str = "", kept: int | None = None) -> Hashable:
         """Return the cache key of a decision: requests with equal keys get equal decisions."""
-        return chain, _shape(request), self._asking(team), kept
+        return chain, _shape(request), self._chains.asking(team), kept
 
     # --- destinations ------------------------------------------------------------------------------------------
 
@@ -186,12 +183,12 @@ class Decisions:
         self._forget_what_changed()
         if call.request.is_unload or call.request.options_error:
             return None
-        return self._destinations.get((_demands(call), self._asking(call.team)))
+        return self._destinations.get((_demands(call), self._chains.asking(call.team)))
 
     def remember(self, call: Call, decision: Decision, destination: Destination) -> None:
         """Cache a destination for the rest of the epoch, if its decision is settled."""
         if is_settled(decision):
-            _keep(self._destinations, (_demands(call), self._asking(call.team)), destination)
+            _keep(self._destinations, (_demands(call), self._chains.asking(call.team)), destination)
 
     def forget(self, teams: Collection[str]) -> None:
         """Forget what was decided: the rules in force are others, and `teams` are those that there are."""
@@ -211,10 +208,9 @@ class Decisions:
         """Note by which variant of `chain` a request is served."""
         self._standings.note_served(chain, decision)
 
-    def note_sent(self, call: Call, destination: Destination) -> None:
-        """Note where a request is sent, as a turn of its conversation if its chain has other variants."""
-        if destination.chain is not None and len(destination.chain.variants) > 1:
-            self._conversations.note(call, destination.variant)
+    def note_turn(self, call: Call, destination: Destination) -> None:
+        """Note where a request is sent as a turn of its conversation; for a chain that has other variants."""
+        self._conversations.note(call, destination.variant)
 
     def remember_chain(self, chain: RuledChain, team: str) -> None:
         """Remember `chain` as recently requested by the team of that name."""
@@ -248,9 +244,9 @@ def is_settled(decision: Decision) -> bool:
 
 
 def _shape(request: InferenceRequest) -> Hashable:
-    """Return what a decision depends on besides the chain."""
-    prompt = _rounded_bytes(request), request.num_predict
-    return request.num_ctx, request.options, request.needs, request.is_automatic, prompt
+    """Return what a decision depends on besides the chain; of the prompt, in how many steps `_rounded_bytes` is."""
+    steps = -(-request.prompt_bytes // PROMPT_STEP_BYTES)
+    return request.num_ctx, request.options, request.needs, request.is_automatic, steps, request.num_predict
 
 
 def _rounded_bytes(request: InferenceRequest) -> int:

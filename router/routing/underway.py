@@ -60,7 +60,8 @@ class Underway:
     def _came(self, upstream: UpstreamResponse) -> Answer | None:
         """Return the answer; None if the request is to be decided again. Raises UpstreamError if there is none."""
         call = self._call
-        self._backend.answered(self)
+        if self._destination.loads:
+            self._backend.answered(self)
         if not upstream.status:
             upstream.raise_error()
         if upstream.status != OK and self._is_to_be_repeated(upstream):
@@ -68,7 +69,8 @@ class Underway:
             self._leave(upstream)
             return None
         if call.resident is not None:  # only now: a request without an answer must not change the expiry
-            self._backend.keepalive.apply(call.resident, call.request.keep_alive_s)
+            if call.request.keep_alive_s is not None:
+                self._backend.keepalive.apply(call.resident, call.request.keep_alive_s)
             if upstream.status == OK:
                 self._backend.line.slots.answered(call.resident, upstream)
         return self._answer(upstream)

@@ -113,7 +113,8 @@ class LogHook:
         for event in events:
             if type(event) is Finished:
                 if is_wanted:
-                    lines.append(self._chosen(_request(ts, event)))
+                    line = _request(ts, event)
+                    lines.append(self._chosen(line) if self._fields else line)
             elif is_debug or event.outcome == "rejected":
                 self.on(event)
         if lines:

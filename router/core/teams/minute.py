@@ -32,11 +32,14 @@ class Minute:
 
         More than the limit are allowed when as many as the limit are.
         """
+        times_s, at = self._times, self._at
+        if count == 1 and times_s[at] + MINUTE_S <= now_s:  # common case: even the oldest time is over
+            return 0.0
         open_group = self.per_time - self._in_group if self._in_group else 0
         times = min(-(-(count - open_group) // self.per_time), len(self._times))  # that they need
         if times <= 0:
             return 0.0
-        return max(0.0, self._times[(self._at + times - 1) % len(self._times)] + MINUTE_S - now_s)
+        return max(0.0, times_s[(at + times - 1) % len(times_s)] + MINUTE_S - now_s)
 
     def take(self, now_s: float) -> None:
         """Count a request that is allowed."""

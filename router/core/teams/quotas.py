@@ -130,6 +130,7 @@ class _Use:
     used: int = 0  # tokens of that day
     reserved: int = 0
     mean_s: float = FIRST_S
+    lapses_s: float = -math.inf  # before this time no lease ends
 
     def turn_to(self, day: int) -> None:
         """Begin another day."""
@@ -149,6 +150,17 @@ class _Use:
         if held.is_held:
             held.is_held = False
             self.reserved -= held.tokens
+
+    def release_lapsed(self, now_s: float, lease_s: float) -> None:
+        """Release those whose lease is over."""
+        while self.running:
+            request, oldest = next(iter(self.running.items()))
+            if oldest.since_s + lease_s > now_s:
+                break
+            self.release(oldest)
+            del self.running[request]
+        first = next(iter(self.running.values()), None)
+        self.lapses_s = lease_s + (now_s if first is None else first.since_s)
 
     def expected_s(self, now_s: float) -> float:
         """Return when one of those under way is expected to end."""
@@ -171,8 +183,11 @@ class MemoryQuotas:
 
         What is left of a day is given to a request that is expected to take more, if nothing else is under way.
         """
-        now_s, limits, use = self._now(), team.limits, self._current(team)
-        minute = use.limited_to(limits.requests_per_minute)
+        now_s, unix_s, limits = self._now(), self._unix_now(), team.limits
+        use = self._current(team, now_s, unix_s)
+        minute, per_minute = use.minute, limits.requests_per_minute
+        if per_minute != (None if minute is None else minute.limit):
+            minute = use.limited_to(per_minute)
         refused: tuple[Reason, float] | None = None
         if limits.concurrent is not None and len(use.running) >= limits.concurrent:
             refused = "concurrent", use.expected_s(now_s)
@@ -181,16 +196,16 @@ class MemoryQuotas:
         elif limits.tokens_per_day is not None:
             left = limits.tokens_per_day - use.used - use.reserved
             if limits.tokens_per_day <= use.used:
-                refused = "tokens_per_day", self._to_midnight_s()
+                refused = "tokens_per_day", _to_midnight_s(unix_s)
             elif tokens > left and use.reserved:
                 refused = "tokens_per_day", use.expected_s(now_s)
         if refused is not None:
-            return Refused(*refused, self._standing(team, use, now_s))
+            return Refused(*refused, _standing(team, use, now_s, unix_s))
         if minute is not None:
             minute.take(now_s)
         use.reserved += tokens
         use.running[request] = self._requests[request] = _Reservation(use, tokens, now_s)
-        return Granted(self._standing(team, use, now_s))
+        return Granted(_standing(team, use, now_s, unix_s))
 
     def settle(self, request: str, tokens: int) -> None:
         """Count the tokens that a request took, also after its lease. A second time it does nothing."""
@@ -198,7 +213,7 @@ class MemoryQuotas:
         if held is None:
             return
         use = held.use
-        use.turn_to(self._day())
+        use.turn_to(_day(self._unix_now()))
         use.release(held)
         use.used += tokens
         if use.running.pop(request, None) is not None:
@@ -206,13 +221,14 @@ class MemoryQuotas:
 
     def left(self, team: Team) -> Standing:
         """Return what is left of the team's limits."""
-        use = self._current(team)
+        now_s, unix_s = self._now(), self._unix_now()
+        use = self._current(team, now_s, unix_s)
         use.limited_to(team.limits.requests_per_minute)
-        return self._standing(team, use, self._now())
+        return _standing(team, use, now_s, unix_s)
 
     def under_way(self, team: Team) -> int:
         """Return how many admitted requests of the team are not settled yet."""
-        return len(self._current(team).running)
+        return len(self._current(team, self._now(), self._unix_now()).running)
 
     def keep_teams(self, names: Collection[str]) -> None:
         """Forget the counts of all other teams, which are no more; what they have under way is settled nevertheless."""
@@ -220,39 +236,29 @@ class MemoryQuotas:
 
     def restore(self, team: str, tokens: int) -> None:
         """Count the tokens that a team has taken today before this router was started."""
-        use = self._use(team)
-        use.turn_to(self._day())
+        day = _day(self._unix_now())
+        use = self._use(team, day)
+        use.turn_to(day)
         use.used += tokens
 
     # --- the counts --------------------------------------------------------------------------------------------
 
-    def _standing(self, team: Team, use: _Use, now_s: float) -> Standing:
-        requests = tokens = None
-        if (minute := use.minute) is not None:
-            requests = Left(minute.limit, minute.left(now_s), minute.reset_s(now_s))
-        if (most := team.limits.tokens_per_day) is not None:
-            tokens = Left(most, max(0, most - use.used - use.reserved), self._to_midnight_s())
-        return Standing(requests, tokens)
-
-    def _current(self, team: Team) -> _Use:
+    def _current(self, team: Team, now_s: float, unix_s: float) -> _Use:
         """Return what a team uses now: without what has lapsed, and of this day."""
-        use = self._use(team.name)
-        use.turn_to(self._day())
-        lapsed_s = self._now() - self._lease_s
-        while use.running:
-            request, oldest = next(iter(use.running.items()))
-            if oldest.since_s > lapsed_s:
-                break
-            use.release(oldest)
-            del use.running[request]
+        day = _day(unix_s)
+        use = self._uses.get(team.name) or self._use(team.name, day)
+        if day != use.day:
+            use.turn_to(day)
+        if now_s >= use.lapses_s:
+            use.release_lapsed(now_s, self._lease_s)
         return use
 
-    def _use(self, name: str) -> _Use:
+    def _use(self, name: str, day: int) -> _Use:
         use = self._uses.get(name)
         if use is None:
             if len(self._uses) >= MOST_TEAMS:
                 self._forget()
-            use = self._uses[name] = _Use(day=self._day())
+            use = self._uses[name] = _Use(day=day)
         return use
 
     def _forget(self) -> None:
@@ -260,8 +266,19 @@ class MemoryQuotas:
         for name in [name for name, use in self._uses.items() if not use.running][: MOST_TEAMS // 2]:
             del self._uses[name]
 
-    def _day(self) -> int:
-        return int(self._unix_now() // DAY_S)
 
-    def _to_midnight_s(self) -> float:
-        return DAY_S - self._unix_now() % DAY_S
+def _standing(team: Team, use: _Use, now_s: float, unix_s: float) -> Standing:
+    requests = tokens = None
+    if (minute := use.minute) is not None:
+        requests = Left(minute.limit, minute.left(now_s), minute.reset_s(now_s))
+    if (most := team.limits.tokens_per_day) is not None:
+        tokens = Left(most, max(0, most - use.used - use.reserved), _to_midnight_s(unix_s))
+    return Standing(requests, tokens)
+
+
+def _day(unix_s: float) -> int:
+    return int(unix_s // DAY_S)
+
+
+def _to_midnight_s(unix_s: float) -> float:
+    return DAY_S - unix_s % DAY_S
