@@ -203,8 +203,8 @@ class Inspector:
 
     def programs_on(self, gpu: Gpu) -> list[str]:
         """Return the names of other programs on a card, as far as the probe knows them."""
-        here = (process.name for process in self._world.cards.processes if process.gpu_index == gpu.index)
-        return sorted({name for name in here if name and "llama" not in name})
+        here = (process for process in self._world.cards.processes if process.gpu_index == gpu.index)
+        return sorted({process.name for process in here if not process.may_be_runner})
 
     def decisions(self, most: int | None = None) -> list[dict[str, Any]]:
         """Return the recent decisions, newest first, at most `most` of them."""

@@ -1,8 +1,9 @@
-"""What is being loaded now: by the switch under way, and by Ollama itself for requests that were passed on.
+"""What is being loaded now: by the switch under way, by Ollama itself for requests that were passed on, and for others.
 
 While a model loads, its memory goes but `/api/ps` does not list it. That memory is no other program's: until the load
 has ended, decisions go by what was free before it. Ollama loads one model at a time, so no switch starts meanwhile
-either: what there is room for then is only known at its end.
+either: what there is room for then is only known at its end. Loads of other clients of the same Ollama are seen where
+the probe lists processes (`unlisted.py`); nothing is refused for the memory that such a load may have taken.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import math
 from router.backend.cards import Cards
 from router.backend.epoch import Epoch
 from router.backend.residents import Residents
+from router.backend.unlisted import UnlistedRunners
 
 
 class Loads:
@@ -26,6 +28,7 @@ class Loads:
         # request that was passed on → weights that Ollama loads for it, and when it had an answer
         self._passed: dict[object, tuple[str, float]] = {}
         self._held_until_s = -math.inf
+        self._unlisted = UnlistedRunners(limit_s)
         self._cards, self._residents, self._epoch, self._limit_s = cards, residents, epoch, limit_s
         self._now = asyncio.get_running_loop().time
 
@@ -73,6 +76,15 @@ class Loads:
             if is_over or weights in self._residents or answered_at_s < asked_at_s:
                 del self._passed[request]
                 self._release()
+
+    def note_runners(self) -> None:
+        """Compare the processes on the cards with the residents, by the latest readings of both."""
+        self._unlisted.note(self._cards.processes, self._residents, self._now())
+
+    @property
+    def in_flux_s(self) -> float:
+        """The seconds that a request waits for the memory of runners which ps does not list; 0 if there are none."""
+        return self._limit_s if self._unlisted.are_there(self._now()) else 0.0
 
     @property
     def hold_s(self) -> float:

@@ -163,6 +163,7 @@ class World:
             for tracked in self.cards.find_dead():
                 self.residents.spilled(tracked)
         self.cards.note_floor(is_switching=self.loads.are_on)
+        self.loads.note_runners()
 
     @property
     def is_up(self) -> bool:

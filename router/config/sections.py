@@ -47,7 +47,7 @@ class Defaults(Section):
     prefer: Prefer = "balanced"
     """quality (always the biggest that fits), balanced (not if memory came back just now), speed (what is loaded)"""
     max_load_wait_s: Duration = 60.0
-    """balanced: if returning to a bigger variant takes longer than this, the loaded smaller one serves on"""
+    """longest load for a return to a bigger variant (balanced), and longest wait for a load of another client"""
     upgrade_after_s: Duration | None = None
     """balanced: how long memory must have been free before that; null = by the switch's cost, after returns in vain"""
     swaps_per_minute: AtLeastOne | None = None

@@ -137,10 +137,10 @@ class Outcomes:
                 return self._let_spill(call, reason, first, passed)
             loads = self._world.installed.weights_of(model) if model else ""
             return self._destinations.passed_on(call, reason, model, decided=passed, loads=loads)
-        # 4. Wait, unless the time for it is over, or no time would be enough. In a contest the memory that a load of
-        # others takes is in no book for a while.
+        # 4. Wait, unless the time for it is over, or no time would be enough. The memory that a load of others takes is
+        # in no book for a while.
         is_final = is_lasting(decision, gpus := self._world.cards.gpus)
-        wait_s = self._wait_s if rule == "wait" else self._contest.in_flux_s
+        wait_s = self._wait_s if rule == "wait" else max(self._contest.in_flux_s, self._world.loads.in_flux_s)
         if not is_final and self._now() - call.since_s < wait_s:
             return Blocked("room", lambda: asyncio.sleep(LOOK_AGAIN_S))
         call.mark_refused(self._now())

@@ -57,6 +57,25 @@ def test_neither_side_starves_where_two_models_that_do_not_fit_together_are_want
     play(story, ALONE, models=(model, THEIRS))
 
 
+@pytest.mark.parametrize("kind", ["client", "router"])
+@pytest.mark.parametrize("after_s", [0.3, 0.6, 1.0])
+def test_nobody_is_refused_while_somebody_else_loads(kind, after_s):
+    """Its memory is taken before ps lists it. With "router" ours has just started, and does not know what was free."""
+
+    async def story(one):
+        await asyncio.sleep(100)
+        first = asyncio.create_task(send(one.sim.url, "POST", "/api/chat", {**chat(THEIRS, tokens=4), "stream": False}))
+        await asyncio.sleep(after_s)
+        assert one.sim.engine.ps() == []
+        async with another(kind, one) as url:
+            asked = one.router.url if kind == "client" else url
+            body = {**chat(OURS, tokens=4), "stream": False, "options": {"num_ctx": 16384}}
+            reply = await send(asked, "POST", "/api/chat", body)
+        return reply.status, (await first).status, one.loads
+
+    assert play(story, ALONE, models=(OURS, THEIRS)) == (200, 200, [THEIRS, OURS])
+
+
 def test_a_load_on_another_card_than_was_meant_is_no_contest():
     """Nobody else moved memory: Ollama counts the cards otherwise. That the evicted model was a client's is no sign."""
     texts = []

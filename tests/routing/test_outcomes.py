@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from router.config import Switch, load_config
+from router.adapters.gpu.reading import GpuProcess
+from router.config import Defaults, Switch, load_config
 from router.core.decision.verdict import Decision, Outcome
 from router.core.units import GIB
 from router.errors import LoadFailed, NeverFits, NoVariantFits
@@ -181,6 +182,23 @@ def test_in_a_contest_a_request_waits_for_memory_that_a_load_of_others_may_have_
         await asyncio.sleep(Switch().contest_s + 1)
         with pytest.raises(NoVariantFits):
             case.outcome(call)
+
+    on_full_card(story)
+
+
+@pytest.mark.parametrize(("name", "waits"), [("ollama", True), ("game", False)])
+def test_a_request_waits_while_a_runner_is_on_the_card_that_ps_does_not_list(name, waits):
+    """For as long as a load may take; a program of another name is refused for at once."""
+
+    async def story(case):
+        case.scene.machine.probe.processes = (GpuProcess(0, 7, name, 22 * GIB),)
+        call = case.call("team")
+        if waits:
+            found = await case.after_reading(call)
+            assert (type(found), found.why) == (Blocked, "room")
+            await asyncio.sleep(Defaults().max_load_wait_s + 1)
+        with pytest.raises(NoVariantFits):
+            await case.after_reading(call)
 
     on_full_card(story)
 

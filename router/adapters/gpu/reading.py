@@ -24,6 +24,11 @@ class GpuProcess:
     name: str
     used_bytes: int | None
 
+    @property
+    def may_be_runner(self) -> bool:
+        """True if it may be Ollama's: it is named like Ollama or llama.cpp, or has no name that the driver knows."""
+        return not self.name or "llama" in self.name
+
 
 @dataclass(frozen=True, slots=True)
 class ProbeReading:

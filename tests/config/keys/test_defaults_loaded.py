@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from ollama_simulator.machine.spec import Speeds
 from router.core.units import MIB
 from tests.config.keys.play import (
     BIG,
@@ -17,6 +18,7 @@ from tests.config.keys.play import (
     explained,
     hello,
     residents,
+    send,
     state,
 )
 
@@ -67,6 +69,21 @@ def test_a_bigger_variant_that_takes_longer_to_load_than_max_load_wait_s_is_not_
         return (await served_after(one, 10))[1]
 
     assert compare(story, "defaults.max_load_wait_s", [60, 1], CHAIN) == [BIG, MIDDLE]
+
+
+@pytest.mark.key("defaults.max_load_wait_s")
+def test_the_memory_of_a_load_of_others_is_waited_for_max_load_wait_s():
+    """It takes five seconds, in which ps does not list the model; nothing smaller fits beside it."""
+
+    async def story(one):
+        loading = asyncio.create_task(send(one.sim.url, "POST", "/api/generate", {"model": BIG}))
+        await asyncio.sleep(1)
+        status = (await one.ask(hello(OTHER, tokens=1))).status
+        await loading
+        return status
+
+    slow = Speeds(load_mib_per_s=4000, tokens_per_s=100, cpu_tokens_per_s=4)
+    assert compare(story, "defaults.max_load_wait_s", [60, 1], speeds=slow) == [200, 503]
 
 
 @pytest.mark.key("defaults.upgrade_after_s")
