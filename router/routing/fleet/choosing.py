@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Sequence
 
 from router.backend.tracked import Tracked
 from router.core.decision.fleet.offer import Tier
@@ -16,6 +16,7 @@ from router.routing.chains import Chains
 from router.routing.fleet.failures import Failures
 from router.routing.fleet.offers import Offers
 from router.routing.fleet.place import Place
+from router.routing.fleet.stays import Stays
 from router.routing.outcomes import Blocked
 from router.routing.ruled import RuledChain
 
@@ -37,6 +38,7 @@ class Choosing:
         self._chains = chains
         self._offers = offers
         self._failures = failures
+        self._stays = Stays()
         self._now = places[0].backend.now
         self._began_s = self._now()
 
@@ -109,15 +111,24 @@ class Choosing:
         chain = place.decisions.chain_of(call)
         if chain is None:
             return not place.is_up
+        alike, now_s = self._alike(place, call, chain), self._now()
+        waited_s = now_s - call.visit.since_s if call.visit is not None else 0.0
+        if self._stays.holds(alike, waited_s, now_s):
+            return False
         ranked = self._offers.ranked(call, chain)
         best, here = ranked[0], next(one for one in ranked if one.place == place.name)
-        if best is here or not best.is_usable:
-            return False
-        if not here.is_usable:
+        if _is_better(best, here):
             return True
-        if best.offer.position != here.offer.position:
-            return best.offer.position < here.offer.position
-        return _in_s(best) + COPY_MARGIN_S < _in_s(here)
+        if not any(_is_better(one, here) for one in ranked):  # not for the sake of its own conversation either
+            self._stays.note(alike, waited_s, now_s)
+        return False
+
+    def _alike(self, place: Place, call: Call, chain: RuledChain) -> Hashable:
+        """Return what the ranking depends on for a request that waits at `place`, but for its conversation and time."""
+        key = place.decisions.key(call.request, chain, call.team)
+        kept = tuple(one.decisions.kept(call, chain) for one in self._places.values() if len(chain.variants) > 1)
+        failed = tuple(call.visit.failed) if call.visit is not None else ()
+        return place.name, key, kept, call.team, call.needs_slot, failed
 
     # --- places that are away ----------------------------------------------------------------------------------
 
@@ -146,6 +157,17 @@ class Choosing:
         await _until_done((place.decisions.read_facts(model, rules) for place in unread), FACTS_S)
         if call.visit is not None:
             call.visit.leave()  # waited for once per request
+
+
+def _is_better(one: Ranked, here: Ranked) -> bool:
+    """Return True if a request should leave where it waits for another place."""
+    if one is here or not one.is_usable:
+        return False
+    if not here.is_usable:
+        return True
+    if one.offer.position != here.offer.position:
+        return one.offer.position < here.offer.position
+    return _in_s(one) + COPY_MARGIN_S < _in_s(here)
 
 
 def _in_s(ranked: Ranked) -> float:
