@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Hashable, Sequence
 
 from router.backend.tracked import Tracked
 from router.core.decision.fleet.offer import Tier
@@ -17,6 +17,7 @@ from router.routing.fleet.away import RETRY_S, Away, until_done
 from router.routing.fleet.failures import Failures
 from router.routing.fleet.offers import Offers
 from router.routing.fleet.place import Place
+from router.routing.fleet.stays import Stays
 from router.routing.outcomes import Blocked
 from router.routing.ruled import RuledChain
 
@@ -36,6 +37,8 @@ class Choosing:
         self._offers = offers
         self._failures = failures
         self._away = Away(places)
+        self._stays = Stays()
+        self._now = places[0].backend.now
 
     def choose(self, call: Call) -> Place | Blocked:
         """Return the place for a call; Blocked if something must be awaited before that is known."""
@@ -129,23 +132,43 @@ class Choosing:
         chain = place.decisions.chain_of(call)
         if chain is None:
             return not place.is_up
+        alike, now_s = self._alike(place, call, chain), self._now()
+        waited_s = now_s - call.visit.since_s if call.visit is not None else 0.0
+        if self._stays.holds(alike, waited_s, now_s):
+            return False
         ranked = self._offers.ranked(call, chain)
         best, here = ranked[0], next(one for one in ranked if one.place == place.name)
-        if best is here or not best.is_usable:
-            return False
-        if not here.is_usable:
+        if _is_better(best, here):
             return True
-        if best.offer.position != here.offer.position:
-            return best.offer.position < here.offer.position
-        if here.tier is Tier.LOADING and best.tier not in (Tier.HOLDS, Tier.LOADING) and not here.offer.is_late:
-            return False  # its load is under way: a second one would be saved by an estimate at most
-        return _in_s(best) + COPY_MARGIN_S < _in_s(here)
+        if not any(_is_better(one, here) for one in ranked):  # not for the sake of its own conversation either
+            self._stays.note(alike, waited_s, now_s)
+        return False
+
+    def _alike(self, place: Place, call: Call, chain: RuledChain) -> Hashable:
+        """Return what the ranking depends on for a request that waits at `place`, but for its conversation and time."""
+        key = place.decisions.key(call.request, chain, call.team)
+        kept = tuple(one.decisions.kept(call, chain) for one in self._places.values() if len(chain.variants) > 1)
+        failed = tuple(call.visit.failed) if call.visit is not None else ()
+        return place.name, key, kept, call.team, call.needs_slot, failed
 
     async def _read_facts(self, call: Call, unread: Sequence[Place]) -> None:
         model, rules = call.request.model, call.chain_rules
         await until_done((place.decisions.read_facts(model, rules) for place in unread), FACTS_S)
         if call.visit is not None:
             call.visit.leave()  # waited for once per request
+
+
+def _is_better(one: Ranked, here: Ranked) -> bool:
+    """Return True if a request should leave where it waits for another place."""
+    if one is here or not one.is_usable:
+        return False
+    if not here.is_usable:
+        return True
+    if one.offer.position != here.offer.position:
+        return one.offer.position < here.offer.position
+    if here.tier is Tier.LOADING and one.tier not in (Tier.HOLDS, Tier.LOADING) and not here.offer.is_late:
+        return False  # its load is under way: a second one would be saved by an estimate at most
+    return _in_s(one) + COPY_MARGIN_S < _in_s(here)
 
 
 def _in_s(ranked: Ranked) -> float:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+from contextlib import contextmanager
 
 from ollama_simulator.machine.spec import Speeds
+from router.core.decision.fleet.rank import rank
 from router.core.units import MIB
 from tests.config.keys.play import BIG, MIDDLE, SMALL, hello
 from tests.routing.fleet.stage import play
@@ -72,3 +75,37 @@ def test_a_request_stays_where_its_load_is_under_way():
     speeds = Speeds(load_mib_per_s=3000, tokens_per_s=100, cpu_tokens_per_s=4)
     models = {"desk": (MIDDLE, SMALL), "tower": (BIG, MIDDLE, SMALL)}
     play(story, {"desk": (12288,), "tower": (24564,)}, {"defaults.auto_chains": "off"}, models=models, speeds=speeds)
+
+
+@contextmanager
+def counted(function):
+    """Count the calls of a function meanwhile."""
+    calls: list[None] = []
+
+    def note(frame, event, _argument):
+        if event == "call" and frame.f_code is function.__code__:
+            calls.append(None)
+
+    sys.setprofile(note)
+    try:
+        yield calls
+    finally:
+        sys.setprofile(None)
+
+
+def test_requests_that_wait_alike_are_ranked_once_a_second_together():
+    """Each by itself, hundreds of them at dozens of backends would take a good part of the loop's time."""
+
+    async def story(one):
+        one.sims["b"].cards.set_foreign(0, 20000 * MIB)
+        await asyncio.sleep(3)
+        await one.ask(hello(BIG, tokens=1))
+        asked = [asyncio.create_task(one.ask(hello(BIG, tokens=2000))) for _ in range(16)]
+        await asyncio.sleep(2)
+        with counted(rank) as calls:
+            await asyncio.sleep(10)
+        assert 8 <= len(calls) <= 30
+        one.sims["b"].cards.set_foreign(0, 0)
+        assert {backend for _, backend, _ in await asyncio.gather(*asked)} >= {"a", "b"}
+
+    play(story, {"a": (24564,), "b": (24564,)}, {"defaults.auto_chains": "off"})
