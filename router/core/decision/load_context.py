@@ -95,10 +95,10 @@ def _plan(
         return largest
     below = [num_ctx for num_ctx in contexts(need, rules.step) if num_ctx <= (largest.options.num_ctx or 0)]
     spared = company | {one.weights for one in snapshot.residents if one.kept}  # kept models go last
-    if not is_out_of_question(facts, base.at(need.lower), rules, books, may_pin=may_pin, spared=spared):
-        beside = next((found for one in below if isinstance(found := plan(one, spared), Plan)), None)
-        if beside is not None:
-            return beside
+    is_vain = is_out_of_question(facts, base.at(need.lower), rules, books, may_pin=may_pin, spared=spared)
+    beside = () if is_vain else (found for one in below if isinstance(found := plan(one, spared), Plan))
+    if (first := next(iter(beside), None)) is not None:
+        return first
     gone = [one for one in snapshot.residents if one.weights in lost]
     back_bytes = sum(_least_bytes(one, snapshot, rules, least_num_ctx) for one in gone)
     all_bytes = sum(gpu.total_bytes for gpu in snapshot.gpus or ())

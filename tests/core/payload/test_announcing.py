@@ -23,6 +23,7 @@ def may(kind, body, *, first_only=False):
         ("chat", {"messages": [USER, {**ANSWERED, "role": "ASSISTANT"}, USER]}, True, False),
         ("chat", {"messages": [USER, ANSWERED]}, False, False),
         ("chat", {"messages": []}, False, False),
+        ("chat", {}, False, False),
         ("chat", {"messages": [USER], "format": "json"}, False, False),
         ("chat", {"messages": [{"role": "user", "content": "", "images": ["aGk="]}]}, True, True),
         ("v1_chat", {"messages": [USER]}, True, True),

@@ -41,6 +41,25 @@ def test_a_weight_of_three_is_charged_a_third() -> None:
     assert fairness.level_s("light") == 6
 
 
+def test_teams_that_are_no_more_do_not_count_for_how_far_the_others_are_ahead() -> None:
+    """Where weights differ more a lead may be longer; a team with something under way stays known."""
+    others = Fairness(24), Fairness(24)
+    used(others[0], "heavy", 5, 30.0)
+    others[0].keep_only(["a", "b"])
+    for one in others:
+        used(one, "a", 5)
+        one.start("b", 1.0, 20, has_waited=False)
+        used(one, "heavy", 5, 30.0)
+        one.keep_only(["a"])
+    shown = [one.standings() for one in others]
+    assert set(shown[0]) == {"a", "b"}
+    assert shown[0] == shown[1]
+    alone = Fairness(24)
+    used(alone, "a", 5)
+    alone.start("b", 1.0, 20, has_waited=False)
+    assert shown[1] == alone.standings()
+
+
 def test_a_team_that_was_away_is_lifted_to_those_that_wait() -> None:
     """It hoards no credit: a team that slept for an hour does not own the next one."""
     fairness = Fairness(24)
