@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
 
 from router.api.announcing import Announced, announced_body
 from router.api.endings import StreamEnd, body_ending
@@ -196,7 +195,8 @@ def common_head_lines(head: AnswerHead) -> bytes:
         is_plain = not is_stream(by_name.get(b"content-type", b"")) and b"content-encoding" not in by_name
         is_common = head.status == 200 and is_plain
         head.cached = header_lines(kept) if is_common and b"content-length" in by_name else b""
-    return cast("bytes", head.cached)
+    lines: bytes = head.cached
+    return lines
 
 
 def complete_answer(
