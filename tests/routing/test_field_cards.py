@@ -16,7 +16,7 @@ from router.core.units import MIB
 from router.errors import ConfigError
 from router.planning.stage import stage
 from router.telemetry import Notified, Spilled, Switched
-from tests.routing.test_dispatch import ALONE, BIG, MIDDLE, MODELS, SMALL, SPEEDS, hello, residents, world
+from tests.routing.test_dispatch import ALONE, BIG, MIDDLE, MODELS, SMALL, SPEEDS, chat, hello, residents, world
 
 EMBEDDER = "nomic-embed-text:v1.5"
 SINGLES = (SMALL, MIDDLE, "qwen3:14b", EMBEDDER)
@@ -118,6 +118,20 @@ def test_unequal_cards_in_any_order_are_found_out(seed):
         assert [event for event in heard if isinstance(event, Switched) and "main_gpu" in event.error][3:] == []
 
     tell(story, driver, visible, seed=seed)
+
+
+def test_no_answer_comes_from_the_load_that_shows_the_order_of_the_cards():
+    """The model is too big for the card that it goes to. All that wait are answered by the next load, in full."""
+
+    async def story(one, _heard):
+        bodies = {"/api/generate": hello(BIG), "/api/chat": chat(BIG)}
+        asked = [one.ask(body | {"options": {"num_ctx": 8192}}, path) for path, body in [*bodies.items()] * 2]
+        preload, *replies = await asyncio.gather(one.ask({"model": BIG, "options": {"num_ctx": 8192}}), *asked)
+        assert {(reply.status, reply.error) for reply in (preload, *replies)} == {(200, "")}
+        assert min(reply.tokens_per_s for reply in replies) > 0.99 * SPEEDS.tokens_per_s
+        assert [load.is_spilled for load in one.loaded] == [True, False]
+
+    tell(story, (12288, 24564), (1, 0))
 
 
 def test_a_refused_number_is_said_once_and_the_card_is_left_alone():

@@ -271,11 +271,11 @@ def test_a_fault_of_ours_at_the_head_of_an_answer_ends_the_request_as_failed(is_
         monkeypatch.setattr(scene.backend.keepalive, "apply", fails)
         if is_taken_at_once:
             replies = Replies()
-            scene.dispatcher.start(scene.call(SMALL.name), replies)
+            scene.dispatcher.start(scene.call(SMALL.name, keep_alive=5), replies)
             scene.relay.sent[0].answer()
             (error,) = replies
         else:
-            task = await dispatched(scene, scene.call(SMALL.name))
+            task = await dispatched(scene, scene.call(SMALL.name, keep_alive=5))
             scene.relay.sent[0].answer()
             (error,) = await asyncio.gather(task, return_exceptions=True)
         assert (type(error), str(error)) == (RouterError, "internal error")
