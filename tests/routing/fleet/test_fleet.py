@@ -144,6 +144,25 @@ def test_show_and_management_go_where_the_model_is():
     play(story, DESK_TOWER, CHAIN, models={"desk": (MIDDLE, SMALL), "tower": (BIG, MIDDLE)})
 
 
+@pytest.mark.parametrize("fault", ["", "status", "reset"])
+def test_a_deletion_is_done_on_each_backend_also_after_one_has_failed(fault):
+    """A model that the first one has lost meanwhile is deleted on the second; another failure is what is answered."""
+
+    async def story(one):
+        if fault:
+            one.sims["desk"].faults.add(fault, route="/api/delete", after_chunks=0, status=500, times=-1)
+        else:
+            await send(one.sims["desk"].url, "DELETE", "/api/delete", {"model": MIDDLE})
+        gone = await send(one.router.url, "DELETE", "/api/delete", {"model": MIDDLE})
+        assert gone.status == {"": 200, "status": 500, "reset": 502}[fault]
+        left = (await get(one.sims["tower"].url, "/api/tags")).json()["models"]
+        assert [row["name"] for row in left] == [BIG]
+        again = await send(one.router.url, "DELETE", "/api/delete", {"model": MIDDLE})
+        assert again.status == {"": 404, "status": 500, "reset": 502}[fault]
+
+    play(story, DESK_TOWER, CHAIN, models={"desk": (MIDDLE, SMALL), "tower": (BIG, MIDDLE)})
+
+
 def test_explain_and_state_show_every_backend():
     """`explain` ranks them with a reason each."""
 
