@@ -80,6 +80,7 @@ def edge_settings(config: Config) -> EdgeSettings:
         body_total_s=config.timeouts.body_total_s,
         few_requests=config.limits.pool_reserve,
         lists_per_address=max(1, config.limits.list_pool // 2),
+        list_s=config.timeouts.control_s,
         has_router_headers=config.telemetry.headers,
         permissions=permissions_of(config.clients),
         registries=config.clients.registries,

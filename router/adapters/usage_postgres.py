@@ -84,6 +84,7 @@ class PostgresUsage:
         self._connection: psycopg.Connection[Any] | None = None
         self._months: set[str] = set()  # those whose partition is there
         self._turn = asyncio.Lock()
+        self._is_closed = False
         self.error = ""
 
     @property
@@ -95,6 +96,10 @@ class PostgresUsage:
         """Add a batch after those that wait, unless it was added before; return whether it is there or waits."""
         if await self.catch_up() and await self._do(partial(self._insert, batch=batch)):
             return True
+        return await self._outbox.put(batch)
+
+    async def keep(self, batch: UsageBatch) -> bool:
+        """Have a batch wait after those that wait; return whether it does."""
         return await self._outbox.put(batch)
 
     async def catch_up(self) -> bool:
@@ -115,12 +120,12 @@ class PostgresUsage:
         return await self._do(lambda connection: _select(connection, since, until, by, most))
 
     async def aclose(self) -> None:
-        """Close the connection and the outbox."""
-        async with self._turn:
-            connection, self._connection = self._connection, None
-            if connection is not None:
-                await asyncio.to_thread(connection.close)
+        """Close the outbox and the connection; one that is in use closes when that ends, which is not waited for."""
+        self._is_closed = True
         await self._outbox.aclose()
+        if not self._turn.locked():
+            async with self._turn:
+                await asyncio.to_thread(self._drop)
 
     # --- in the thread -----------------------------------------------------------------------------------------
 
@@ -132,6 +137,8 @@ class PostgresUsage:
     async def _locked(self, work: Callable[[psycopg.Connection[Any]], T]) -> T | None:
         async with self._turn:
             found, fault = await asyncio.to_thread(self._in_thread, work)
+            if self._is_closed:
+                await asyncio.to_thread(self._drop)
         self._fail(fault)
         return found
 

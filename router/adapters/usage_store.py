@@ -57,6 +57,9 @@ class UsageStore(Protocol):
     async def add(self, batch: UsageBatch) -> bool:
         """Add a batch, unless it was added before; return whether it is in the store."""
 
+    async def keep(self, batch: UsageBatch) -> bool:
+        """Add a batch, or keep it for `catch_up` where that may take long; return whether it is safe."""
+
     async def catch_up(self) -> bool:
         """Write what waits until the store can be reached; return whether nothing waits any more."""
 
@@ -93,6 +96,9 @@ class SqliteUsage:
         if is_added:
             self.error = ""
         return is_added
+
+    async def keep(self, batch: UsageBatch) -> bool:
+        return await self.add(batch)
 
     async def catch_up(self) -> bool:
         return not self.error

@@ -23,6 +23,9 @@ MOST_WAITING = 20_000
 RESTORE_S = 2.0
 """How long a start waits for what was used today."""
 
+LAST_ROWS_S = 2.0
+"""How long the end tries to bring the last usage to a database; what it lacks then waits in the outbox."""
+
 LAST_LINES_S = 2.0
 """How long the end waits for the last lines of the audit."""
 
@@ -65,7 +68,10 @@ class Accounts:
 
     async def stop(self) -> None:
         """Write what is left, and close the files; `watch` has ended. Idempotent."""
-        await self._writer.write()
+        await self._writer.keep()  # first, so that it is safe if the database does not answer
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LAST_ROWS_S):
+                await self._writer.write()
         await self._store.aclose()
         if self._lines is not None:
             await asyncio.to_thread(self._lines.close, LAST_LINES_S)

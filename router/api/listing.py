@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -17,7 +18,7 @@ from router.core.ollama.mentions import display_base
 from router.core.ollama.names import key_of
 from router.core.teams.rights import Permit
 from router.errors import BadRequest
-from router.routing.directory import Directory
+from router.routing.directory import Directory, VirtualModel
 
 Row = dict[str, msgspec.Raw]
 
@@ -28,12 +29,12 @@ _read_list = msgspec.json.Decoder(list[Row] | None).decode
 
 def tags(body: bytes, directory: Directory, permit: Permit) -> bytes:
     """Return `/api/tags` with a row per chain: size, digest and details of its best installed variant."""
-    return _listed(body, "models", "name", directory, permit, _virtual_tag)
+    return _listed("tags", body, directory.virtual_models(permit.team), directory.is_hidden, permit)
 
 
 def models(body: bytes, directory: Directory, permit: Permit) -> bytes:
     """Return `/v1/models` with a row per chain."""
-    return _listed(body, "data", "id", directory, permit, _virtual_model)
+    return _listed("v1_models", body, directory.virtual_models(permit.team), directory.is_hidden, permit)
 
 
 def running(body: bytes, directory: Directory, permit: Permit) -> bytes:
@@ -61,17 +62,28 @@ def running(body: bytes, directory: Directory, permit: Permit) -> bytes:
     return _encode({**outer, "models": rows}) + _tail(body) if is_changed else body
 
 
-def merged(kind: str, bodies: Sequence[tuple[Directory, bytes]], directory: Directory, permit: Permit) -> bytes:
-    """Return the lists of several backends as one, as `tags`, `models` or `running` shows it.
+def merging(
+    kind: str, bodies: Sequence[tuple[Directory, bytes]], directory: Directory, permit: Permit
+) -> Callable[[], bytes]:
+    """Return what makes one of the lists of several backends, as `tags`, `models` or `running` shows it.
 
     A model that several have is listed once. A loaded model is listed for each backend that has it loaded, with the key
-    `backend`, which clients ignore. What cannot be read is left out.
+    `backend`, which clients ignore. What cannot be read is left out. The work may be done in a thread: what belongs to
+    the loop is read here.
     """
+    if kind == "ps":
+        views = [(source.name, running(body, source, permit)) for source, body in bodies]
+        return partial(_merged, kind, views)
+    plain, virtual = [(source.name, body) for source, body in bodies], directory.virtual_models(permit.team)
+    return lambda: _listed(kind, _merged(kind, plain), virtual, directory.is_hidden, permit)
+
+
+def _merged(kind: str, views: Sequence[tuple[str, bytes]]) -> bytes:
+    """Return the rows of all lists, by the names of their backends, as one list."""
     key, name_key = _KEYS[kind]
-    views = [(source, running(body, source, permit) if kind == "ps" else body) for source, body in bodies]
     outer: Mapping[str, msgspec.Raw] | None = None
     rows: dict[object, Row] = {}
-    for source, body in views:
+    for backend, body in views:
         found = _rows(body, key)
         if found is None:
             continue
@@ -79,13 +91,12 @@ def merged(kind: str, bodies: Sequence[tuple[Directory, bytes]], directory: Dire
         for row in found[1]:
             name = _key(_text(row, name_key))
             if kind == "ps":
-                rows[source.name, name, len(rows)] = {**row, "backend": _raw(source.name)}
+                rows[backend, name, len(rows)] = {**row, "backend": _raw(backend)}
             else:
                 rows.setdefault(name, row)
     if outer is None:
         return views[0][1]
-    whole = _encode({**outer, key: list(rows.values())}) + _tail(views[0][1])
-    return whole if kind == "ps" else _SHOWN[kind](whole, directory, permit)
+    return _encode({**outer, key: list(rows.values())}) + _tail(views[0][1])
 
 
 def show_of_chain(body: bytes, variant: str) -> bytes:
@@ -104,22 +115,18 @@ def model_of(body: bytes, name: str) -> bytes:
 
 
 def _listed(
-    body: bytes,
-    key: str,
-    name_key: str,
-    directory: Directory,
-    permit: Permit,
-    virtual_row: Callable[[str, Sequence[Row], Row], Row],
+    kind: str, body: bytes, chains: Sequence[VirtualModel], is_hidden: Callable[[str], bool], permit: Permit
 ) -> bytes:
+    (key, name_key), virtual_row = _KEYS[kind], _VIRTUAL_ROWS[kind]
     found = _rows(body, key)
     if found is None:
         return body
     outer, rows = found
-    known = [row for row in rows if not directory.is_hidden(_text(row, name_key))]
+    known = [row for row in rows if not is_hidden(_text(row, name_key))]
     by_key = {_key(_text(row, name_key)): row for row in known}  # also what only stands behind a chain's name
     kept = [row for row in known if permit.may_see(_text(row, name_key))]
     added = []
-    for virtual in directory.virtual_models(permit.team):
+    for virtual in chains:
         variants = [row for name in virtual.variants if (row := by_key.get(_key(name))) is not None]
         if variants and _key(virtual.name) not in by_key and permit.may_see(virtual.name):
             added.append(virtual_row(_tagged(virtual.name), variants, variants[0]))
@@ -200,4 +207,4 @@ def _go_time(moment: datetime) -> str:
 
 
 _KEYS = {"tags": ("models", "name"), "v1_models": ("data", "id"), "ps": ("models", "name")}
-_SHOWN = {"tags": tags, "v1_models": models}
+_VIRTUAL_ROWS = {"tags": _virtual_tag, "v1_models": _virtual_model}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from urllib.parse import quote
 
 import msgspec
 
 from router.api import listing
+from router.api.beside import beside, is_large
 from router.api.error_texts import shown_error
 from router.api.exchange import Exchange
 from router.api.passing import BACKEND
@@ -23,7 +24,7 @@ from router.core.ollama.routes import Route
 from router.core.payload.management import check_names, read_names
 from router.core.payload.rewrite import rewrite
 from router.core.teams.rights import Permit, check_use, permit_of
-from router.errors import BadRequest, ModelNotFound
+from router.errors import BadRequest, ModelNotFound, UpstreamTimeout
 from router.http.client.response import UpstreamRequest, UpstreamResponse
 from router.http.headers import Header
 from router.routing.directory import Directory
@@ -83,9 +84,10 @@ class LocalRoutes:
         await exchange.answer(status, headers, body)
 
     async def _merged(self, exchange: Exchange, route: Route) -> None:
-        """Answer with the lists of all backends as one; what a backend does not answer is missing."""
+        """Answer with the lists of all backends as one; what a backend does not answer in time is missing."""
         sources, target = self._directory.sources(), route.pattern.encode()
-        fetches = [self._fetch(exchange, b"GET", target, where=source) for source in sources]
+        within_s = self._settings.list_s
+        fetches = [self._fetch(exchange, b"GET", target, where=source, within_s=within_s) for source in sources]
         found = await asyncio.gather(*fetches, return_exceptions=True)
         good = [
             (source, one)
@@ -100,9 +102,14 @@ class LocalRoutes:
         permit = permit_of(exchange.identity.team)
         bodies = [(source, body) for source, (_, _, body) in good]
         _, headers, _ = good[0][1]
-        body = listing.merged(route.kind, bodies, self._directory, permit)
+        merge = listing.merging(route.kind, bodies, self._directory, permit)
+        body = await beside(merge) if self._are_large([body for _, body in bodies]) else merge()
         self._name(exchange, *(source for source, _ in bodies))
         await exchange.answer(OK, headers, body)
+
+    def _are_large(self, bodies: Sequence[bytes]) -> bool:
+        most = self._settings.inline_bytes
+        return sum(map(len, bodies)) > most or any(is_large(body, most) for body in bodies)
 
     def _name(self, exchange: Exchange, *sources: Directory) -> None:
         """Say in the answer which backends it is from, where there are several."""
@@ -151,16 +158,24 @@ class LocalRoutes:
         target: bytes,
         body: bytes | None = None,
         where: Directory | None = None,
+        within_s: float | None = None,
     ) -> tuple[int, list[Header], bytes]:
-        """Return status, headers and body of an upstream answer, without Content-Length, which sending sets."""
+        """Return status, headers and body of an upstream answer, without Content-Length, which sending sets.
+
+        Raises UpstreamTimeout if it has not come `within_s` seconds.
+        """
         request = UpstreamRequest(
             method, target, request_headers(exchange.client_headers, exchange.headers), body, safe_to_resend=True
         )
         async with self._shares.of(client_of(exchange.cycle, self._settings.proxies)):
             source = where or self._directory
-            upstream, answer = await self._ask(source, request)
-            if upstream.status != NOT_FOUND and may_be_failed_listing(upstream.status, answer):
-                upstream, answer = await self._ask(source, request)
+            try:
+                async with asyncio.timeout(within_s):
+                    upstream, answer = await self._ask(source, request)
+                    if upstream.status != NOT_FOUND and may_be_failed_listing(upstream.status, answer):
+                        upstream, answer = await self._ask(source, request)
+            except TimeoutError as error:
+                raise UpstreamTimeout(f"{source.name}: no whole answer within {within_s or 0:g} s") from error
         headers = [
             pair for pair in response_headers(upstream.headers, dict(upstream.headers)) if pair[0] != b"content-length"
         ]

@@ -11,6 +11,7 @@ from router.api.exchange import Exchange
 from router.api.responses import request_headers
 from router.api.sending import HTTP_ERRORS, Sender, read_whole
 from router.api.settings import EdgeSettings
+from router.core.ollama.listings import NOT_FOUND
 from router.core.ollama.names import key_of
 from router.core.ollama.routes import Route
 from router.core.payload.management import check_names, read_blobs, read_names, read_remote_host
@@ -93,12 +94,10 @@ class Passing:
         headers = request_headers(exchange.client_headers, exchange.headers)
         request = UpstreamRequest(route.method.encode(), target, headers, body, length)
         asked = exchange.headers.get(BACKEND, b"").decode("latin-1").strip()
-        *others, last = self._directory.targets(what, asked)
-        upstream = await self._done_on(others, last, request)
+        targets = self._directory.targets(what, asked)
+        upstream = await self._done_on(targets, request)
         if self._directory.has_several and self._settings.has_router_headers:
-            exchange.extra.append(
-                (BACKEND, ", ".join(one.name for one in (*others, last)).encode("latin-1", "replace"))
-            )
+            exchange.extra.append((BACKEND, ", ".join(one.name for one in targets).encode("latin-1", "replace")))
         sender = Sender(exchange, route, exchange.extra)
         try:
             await self._send(sender, upstream)
@@ -109,16 +108,25 @@ class Passing:
             if route.kind in CHANGING:  # also after a failure: it may have changed something
                 self._directory.catalog_changed()
 
-    async def _done_on(
-        self, others: Sequence[Directory], last: Directory, request: UpstreamRequest
-    ) -> UpstreamResponse:
-        """Return the answer of the last backend; of an earlier one, if that could not do the same."""
-        for other in others:
-            answer = await other.forward(request)
-            if answer.status >= HTTP_ERRORS:
-                return answer
-            await read_whole(answer)
-        return await last.forward(request)
+    async def _done_on(self, targets: Sequence[Directory], request: UpstreamRequest) -> UpstreamResponse:
+        """Have it done on each backend, also after a failure on another one, and return one answer for all.
+
+        That is a failure, if there was one, but for a 404: what is known of a backend's models may be out of date.
+        """
+        if len(targets) == 1:
+            return await targets[0].forward(request)
+        answers: list[UpstreamResponse] = []
+        failures: list[UpstreamError] = []
+        for target in targets:
+            try:
+                answer = await target.forward(request)
+                answers.append(UpstreamResponse.of(answer.status, answer.headers, await read_whole(answer)))
+            except UpstreamError as error:
+                failures.append(error)
+        refused = [one for one in answers if one.status >= HTTP_ERRORS and one.status != NOT_FOUND]
+        if failures and not refused:
+            raise failures[0]
+        return (refused or [one for one in answers if one.status < HTTP_ERRORS] or answers)[0]
 
     async def _send(self, sender: Sender, upstream: UpstreamResponse) -> None:
         try:

@@ -19,7 +19,7 @@ class EdgeSettings:
     """Settings in bytes and seconds. `is_loopback`: only this machine can connect, so every client has all rights.
 
     A client with at most `few_requests` may use the reserve of connections; for one address at most
-    `lists_per_address` lists are read at once.
+    `lists_per_address` lists are read at once, and of several backends each has `list_s` seconds for its list.
     `registries` are the hosts that names of models may have in a transfer, `remote_hosts` those on which new models may
     run; neither bounds who has the right admin.
     `hosts` are additional Host names, `origins` additional Origin patterns (one ``*`` each; a bare ``*`` allows all).
@@ -39,6 +39,7 @@ class EdgeSettings:
     body_total_s: float = 120.0
     few_requests: int = 16
     lists_per_address: int = 8
+    list_s: float = 10.0
     has_router_headers: bool = True
     permissions: Permissions = ALL_PERMITTED
     registries: tuple[str, ...] = DEFAULT_REGISTRIES

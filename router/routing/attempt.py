@@ -9,7 +9,7 @@ from __future__ import annotations
 from router.backend.backend import Backend
 from router.core.decision.verdict import Decision, Verdict, VerdictKind
 from router.errors import NoVariantFits, UpstreamError
-from router.http.client.response import Connection
+from router.http.client.response import Connection, UpstreamRequest
 from router.routing.call import Call
 from router.routing.chains import Chains
 from router.routing.decisions import Decisions
@@ -50,20 +50,27 @@ class Attempts:
         `connection` was awaited for this request: it is used, or returned to the pool.
         """
         self._chains.begin(call)
-        found: Destination | Blocked | None = None
+        request: UpstreamRequest | None = None
         try:
             found = call.destination or self._destination(call)
+            if isinstance(found, Blocked):
+                return found
+            request = call.upstream(found.body(call.request, call.body))
         finally:
             # Blocked again or refused: the connection that was awaited must not be lost to the pool.
-            if connection is not None and not isinstance(found, Destination):
+            if connection is not None and request is None:
                 self._relay.give_back(connection)
-        return found if isinstance(found, Blocked) else self._send(call, found, reply, connection)
+        return self._send(call, found, request, reply, connection)
 
     def _send(
-        self, call: Call, destination: Destination, reply: Reply, connection: Connection | None
+        self,
+        call: Call,
+        destination: Destination,
+        request: UpstreamRequest,
+        reply: Reply,
+        connection: Connection | None,
     ) -> Underway | Blocked:
         """Send it on a free connection. If there is none, it keeps its resident and destination, and awaits one."""
-        request = call.upstream(destination.body(call.request, call.body))
         underway = Underway(self._backend, self._ends, call, destination, reply)
         upstream = self._relay.open_now(request, underway.on_head, connection)
         if upstream is None:

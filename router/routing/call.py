@@ -10,6 +10,7 @@ from router.backend.tracked import Tracked
 from router.config import ChainRules, NothingFits, Rulebook
 from router.core.decision.verdict import Decision
 from router.core.ollama.routes import Route
+from router.core.payload.conversation import beginning_of
 from router.core.payload.read import InferenceRequest
 from router.core.teams.payer import Payer, Started
 from router.core.teams.quotas import Standing
@@ -78,6 +79,7 @@ class Call(msgspec.Struct, eq=False):
     trace_id: str = ""
     span: TraceContext | None = None
     visit: Visit | None = None  # where it is, if there are several backends
+    known_beginning: bytes | None = None  # see `beginning`
     # Both are read at every step, so they are not looked up each time: the name of the team that asks, and False for a
     # request without a prompt, which Ollama answers at once however many others are at work.
     team: str = ""
@@ -98,6 +100,12 @@ class Call(msgspec.Struct, eq=False):
     def tries(self) -> int:
         """How often it was tried: sent to Ollama, or moved on because its backend has failed it before that."""
         return max(self.attempts, 1 + len(self.visit.failed) if self.visit is not None else 1)
+
+    def beginning(self, secret: bytes) -> bytes:
+        """Return the hash of the beginning of its conversation, b"" for none; made once, with the first `secret`."""
+        if self.known_beginning is None:
+            self.known_beginning = beginning_of(self.body, secret)
+        return self.known_beginning
 
     def upstream(self, body: bytes) -> UpstreamRequest:
         """Return the request to send upstream with `body`."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import secrets
 
-from router.core.payload.conversation import beginning_of
 from router.routing.call import Call
 
 _KINDS = frozenset({"chat", "v1_chat", "v1_messages"})
 """The routes whose bodies hold all messages of a conversation."""
+
+_SECRET = secrets.token_bytes(16)  # one for all, so that each request is hashed once
 
 
 class Conversations:
@@ -20,7 +21,6 @@ class Conversations:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._secret = secrets.token_bytes(16)
         self._variants: dict[tuple[str, str, bytes], str] = {}
 
     def note(self, call: Call, variant: str) -> None:
@@ -41,5 +41,5 @@ class Conversations:
     def _key(self, call: Call) -> tuple[str, str, bytes] | None:
         if not self._most or call.route.kind not in _KINDS:
             return None
-        beginning = beginning_of(call.body, self._secret)
+        beginning = call.beginning(_SECRET)
         return (call.team, call.request.model, beginning) if beginning else None

@@ -18,7 +18,7 @@ class Queued:
     the queue and releases what it holds.
     """
 
-    __slots__ = ("_again", "_call", "_leave", "_reply", "_underway")
+    __slots__ = ("_again", "_call", "_first", "_leave", "_reply", "_underway")
 
     def __init__(
         self,
@@ -33,6 +33,7 @@ class Queued:
         self._leave = leave
         self._reply = reply
         self._underway: Underway | Queued | None = None
+        self._first: Queued | None = None  # the one that the edge knows, if this one has followed it
         turn.add_done_callback(self._came)
 
     def _came(self, turn: asyncio.Future[str]) -> None:
@@ -41,9 +42,19 @@ class Queued:
             return
         found = self._again(turn)
         if isinstance(found, (Underway, Queued)):
-            self._underway = found
+            (self._first or self).go_on(found)
         else:
             self._reply(found)
+
+    def go_on(self, found: Underway | Queued) -> None:
+        """Take what an attempt has returned in place of the one before: a request may queue any number of times."""
+        self._underway = found
+        if isinstance(found, Queued):
+            found.follow(self)
+
+    def follow(self, first: Queued) -> None:
+        """Set which one the edge knows: that is given up, and has what comes."""
+        self._first = first
 
     def give_up(self, *, is_gone: bool = True) -> None:
         """Leave the queue, or cancel the request upstream: its client has left, or the router stops."""

@@ -56,8 +56,7 @@ class TraceHook:
         self._problem = ""
         self._unsent = 0
         self.lost = 0
-        self._thread = threading.Thread(target=self._run, name="traces", daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None  # from the first event on
 
     # --- on the loop -------------------------------------------------------------------------------------------
 
@@ -83,6 +82,9 @@ class TraceHook:
 
     def _put(self, noted: Noted) -> None:
         self._waiting.append(noted)
+        if self._thread is None and not self._closing.is_set():
+            self._thread = threading.Thread(target=self._run, name="traces", daemon=True)
+            self._thread.start()
         if len(self._waiting) > self._most_waiting:
             self._waiting.popleft()
             self.lost += 1
@@ -91,8 +93,12 @@ class TraceHook:
 
     def close(self, timeout_s: float) -> None:
         """Send what waits, for at most `timeout_s` seconds. Idempotent."""
+        was_closing = self._closing.is_set()
         self._closing.set()
-        self._thread.join(timeout_s)
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+        elif not was_closing:
+            self._exporter.close()
 
     def _run(self) -> None:
         is_last = False
@@ -113,7 +119,10 @@ class TraceHook:
                 noted = self._waiting.popleft()
             except IndexError:
                 break
-            spans += self._maker.spans_of(noted)
+            try:
+                spans += self._maker.spans_of(noted)
+            except Exception as error:  # of one event: the thread must go on
+                self._failed(repr(error), 1)
         return spans
 
     def _sent(self, spans: Sequence[Span]) -> str:

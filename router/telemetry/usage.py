@@ -24,6 +24,9 @@ class UsageSink(Protocol):
 
     def add(self, batch: UsageBatch) -> Awaitable[bool]: ...
 
+    def keep(self, batch: UsageBatch) -> Awaitable[bool]:
+        """Add a batch, or keep it for later where that may take long; return whether it is safe."""
+
     def catch_up(self) -> Awaitable[bool]:
         """Write what the store has kept back until now; return whether nothing waits any more."""
 
@@ -95,14 +98,22 @@ class UsageWriter:
     async def write(self) -> bool:
         """Write what was collected; return False if the store cannot be written now, which keeps the rest."""
         async with self._turn:
-            while self._batch is not None or len(self._ledger):
-                if self._batch is None:
-                    self._seq += 1
-                    self._batch = UsageBatch(self._writer, self._seq, self._ledger.take(BATCH))
-                if not await self._sink.add(self._batch):
-                    return False
-                self._batch = None
-            return await self._sink.catch_up()
+            return await self._hand_to(self._sink.add) and await self._sink.catch_up()
+
+    async def keep(self) -> bool:
+        """Have the store keep what was collected, without waiting for a database; return False if it cannot."""
+        async with self._turn:
+            return await self._hand_to(self._sink.keep)
+
+    async def _hand_to(self, take: Callable[[UsageBatch], Awaitable[bool]]) -> bool:
+        while self._batch is not None or len(self._ledger):
+            if self._batch is None:
+                self._seq += 1
+                self._batch = UsageBatch(self._writer, self._seq, self._ledger.take(BATCH))
+            if not await take(self._batch):
+                return False
+            self._batch = None
+        return True
 
 
 def in_ms(seconds: float | None) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -102,6 +103,24 @@ async def test_a_database_that_comes_back_gets_what_waits_without_a_new_request(
     assert await store.catch_up()
     assert await all_of(store) == [(1, 5)]
     await store.aclose()
+
+
+async def test_an_end_does_not_wait_for_a_database_that_swallows_everything(tmp_path: Path) -> None:
+    """What was kept for it is in the file for the router after it."""
+    path, kept = tmp_path / "outbox", batch(1, key("a"), writer="w")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgresql://u@127.0.0.1:{silent.getsockname()[1]}/x"
+        store = PostgresUsage(url, Outbox(str(path), MIB), report=print)
+        assert await store.keep(kept)
+        reaching = asyncio.create_task(store.catch_up())
+        connection, _ = await asyncio.to_thread(silent.accept)
+        await store.aclose()
+        assert not reaching.done()
+        connection.close()
+    assert not await reaching
+    after = Outbox(str(path), MIB)
+    assert await after.first() == kept
+    await after.aclose()
 
 
 async def test_a_full_outbox_loses_the_oldest_and_counts_them(database: postgres.Server) -> None:

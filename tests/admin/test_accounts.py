@@ -1,4 +1,4 @@
-"""What a start reads of the usage of today."""
+"""What a start reads of the usage of today, and how the last usage is written at the end."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 from ollama_simulator.clock import run_virtual
 from router.adapters.usage_store import Row
-from router.admin.accounts import RESTORE_S, Accounts
+from router.admin.accounts import LAST_ROWS_S, RESTORE_S, Accounts
 from router.config import Audit
 from router.core.teams.usage import FIGURES, UsageBatch
+from router.telemetry import Finished
 
 
 class Store:
@@ -19,11 +20,17 @@ class Store:
 
     def __init__(self, wait_s: float) -> None:
         self._wait_s = wait_s
+        self.kept: list[UsageBatch] = []
 
     async def add(self, _batch: UsageBatch) -> bool:
         return True
 
+    async def keep(self, batch: UsageBatch) -> bool:
+        self.kept.append(batch)
+        return True
+
     async def catch_up(self) -> bool:
+        await asyncio.sleep(self._wait_s)
         return True
 
     async def rows(self, _since: int, _until: int, _by: Sequence[str], _most: int) -> list[Row] | None:
@@ -31,7 +38,7 @@ class Store:
         return [{"team": "coding", **dict.fromkeys(FIGURES, 0), "tokens_in": 5, "tokens_out": 7}]
 
     async def aclose(self) -> None:
-        pass
+        self.error = "closed"
 
 
 def restored(wait_s: float) -> tuple[dict[str, int], float]:
@@ -53,3 +60,17 @@ def test_a_start_goes_on_with_the_tokens_of_today() -> None:
 def test_a_start_does_not_wait_for_a_store_that_hangs() -> None:
     """The teams begin with nothing."""
     assert restored(1e6) == ({}, RESTORE_S)
+
+
+def test_an_end_keeps_the_last_usage_and_does_not_wait_for_a_database_that_hangs() -> None:
+    async def story() -> tuple[Store, float]:
+        store = Store(1e6)
+        accounts = Accounts(store, 5.0, Audit(), lambda _name: True, print, flush=lambda: None)
+        for hook in accounts.hooks:
+            hook.on(Finished("", "coding", "/api/chat", 200, "m", "m", "completed", operation="chat"))
+        await accounts.stop()
+        return store, asyncio.get_running_loop().time()
+
+    store, took_s = run_virtual(story())
+    assert [figures.requests for batch in store.kept for _, figures in batch.rows] == [1]
+    assert (store.error, took_s) == ("closed", LAST_ROWS_S)

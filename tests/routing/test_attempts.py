@@ -68,6 +68,25 @@ def test_a_connection_that_was_awaited_in_vain_is_given_back(is_up):
     routed(story, MemoryMachine(*ALL), ALONE)
 
 
+def test_a_connection_is_given_back_if_the_body_for_it_cannot_be_made(monkeypatch):
+    """A fault of one request must not cost the others a connection."""
+
+    def fail(*_, **__):
+        raise RuntimeError("odd")
+
+    monkeypatch.setattr("router.routing.destination.rewrite", fail)
+
+    async def story(scene):
+        await scene.make_resident(SMALL)
+        call = scene.call(SMALL.name)
+        with pytest.raises(RuntimeError):
+            scene.dispatcher.attempt(call, Replies(), object())
+        scene.dispatcher.leave(call)
+        assert (scene.relay.given_back, scene.relay.sent) == (1, [])
+
+    routed(story, MemoryMachine(*ALL), ALONE)
+
+
 def test_a_variant_that_has_vanished_at_the_upstream_is_decided_again_with_a_new_catalog():
     """The client named the chain, not the variant; the answer says how often the request was sent."""
 

@@ -4,11 +4,13 @@ import asyncio
 
 import pytest
 
+from router.core.payload.conversation import beginning_of
 from router.core.units import MIB
 from router.routing.conversations import Conversations
 from tests.backend.machine import SMALL as LITTLE
 from tests.backend.machine import MemoryMachine
 from tests.config.keys.play import BIG, CHAIN, MIDDLE, SMALL, play
+from tests.routing.counting import counted
 from tests.routing.scene import routed
 
 TURNS = 16
@@ -73,5 +75,20 @@ def test_only_the_conversations_that_were_served_last_are_remembered():
         none = Conversations(0)
         none.note(call("one"), "one")
         assert none.variant_of(call("one")) == ""
+
+    routed(story, MemoryMachine(LITTLE))
+
+
+def test_the_messages_of_a_request_are_hashed_once_whatever_asks_for_its_conversation():
+    """Its decision and its end, on each of several backends."""
+
+    async def story(scene):
+        call = scene.call(LITTLE.name, "/api/chat", messages=[{"role": "user", "content": "hi"}])
+        several = [Conversations(9) for _ in range(3)]
+        with counted(beginning_of) as calls:
+            for one in several:
+                one.note(call, LITTLE.name)
+                assert one.variant_of(call) == LITTLE.name
+        assert len(calls) == 1
 
     routed(story, MemoryMachine(LITTLE))

@@ -174,6 +174,27 @@ def test_a_collector_that_is_slow_holds_nobody_and_the_oldest_are_dropped() -> N
     assert [span.name for span in kept.spans] == ["load first", *(f"load m{number}" for number in range(40, 50))]
 
 
+def test_an_event_of_which_no_spans_can_be_made_costs_only_its_own() -> None:
+    """The thread goes on, and says it."""
+    kept, warnings = Kept(), list[str]()
+    hook = hook_of(kept, warnings)
+    for model in ("first", 0, "last"):
+        hook.on(Switched("finished", model))  # type: ignore[arg-type]
+    hook.close(20)
+    assert [span.name for span in kept.spans] == ["load first", "load last"]
+    assert (hook.lost, len(warnings), kept.is_closed) == (1, 2, True)
+
+
+def test_no_thread_is_left_of_a_router_whose_start_has_failed() -> None:
+    """It begins with the first event; the exporter is closed all the same."""
+    kept, before = Kept(), threading.active_count()
+    hook = hook_of(kept, [])
+    assert threading.active_count() == before
+    hook.close(1)
+    hook.close(1)
+    assert kept.is_closed
+
+
 @pytest.mark.parametrize("why", ["refused", "raise"])
 def test_what_cannot_be_sent_is_said_once_and_its_end_too(why: str) -> None:
     """Spans are dropped meanwhile and counted."""

@@ -32,6 +32,9 @@ class Sink:
         self.failures -= 1
         return self.failures < 0
 
+    async def keep(self, batch: UsageBatch) -> bool:
+        return await self.add(batch)
+
     async def catch_up(self) -> bool:
         self.caught_up += 1
         return True

@@ -146,10 +146,9 @@ class Choosing:
 
     def _alike(self, place: Place, call: Call, chain: RuledChain) -> Hashable:
         """Return what the ranking depends on for a request that waits at `place`, but for its conversation and time."""
-        key = place.decisions.key(call.request, chain, call.team)
-        kept = tuple(one.decisions.kept(call, chain) for one in self._places.values() if len(chain.variants) > 1)
+        key = place.decisions.key(call.request, chain, call.team, place.decisions.kept(call, chain))
         failed = tuple(call.visit.failed) if call.visit is not None else ()
-        return place.name, key, kept, call.team, call.needs_slot, failed
+        return place.name, key, call.team, call.needs_slot, failed
 
     async def _read_facts(self, call: Call, unread: Sequence[Place]) -> None:
         model, rules = call.request.model, call.chain_rules

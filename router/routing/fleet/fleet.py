@@ -56,25 +56,28 @@ class Fleet:
                 return place
             return place.dispatcher.attempt(call, partial(self._replied, call, reply))
         except Exception as error:
-            if self._moves_on(call, error):
-                return NEXT
-            return self._place_of(call).dispatcher.fail(call, self._explained(call, error))
+            try:
+                if self._moves_on(call, error):
+                    return NEXT
+                failure = self._explained(call, error)
+            except Exception as fault:  # what ranks the other places must not keep what the request holds
+                failure = fault
+            return self._place_of(call).dispatcher.fail(call, failure)
 
     async def dispatch(self, call: Call, blocked: Blocked | None = None) -> Answer:
         """Return the answer to one inference request; see `Dispatcher.dispatch`."""
         try:
-            # Not endless: each wait has its own deadline, and a request moves after failures `fleet.retries` times.
-            while True:
-                found = await self._step(call, blocked)
-                if isinstance(found, Answer):
-                    self._note(call, found)
-                    return found
-                blocked = found
-        except NoVariantFits as error:
-            explained = self._explained(call, error)
-            self._place_of(call).dispatcher.end(call, explained)
-            raise explained from error
-        except BaseException as error:
+            try:
+                # Not endless: each wait has its own deadline, and a request moves after failures `fleet.retries` times.
+                while True:
+                    found = await self._step(call, blocked)
+                    if isinstance(found, Answer):
+                        self._note(call, found)
+                        return found
+                    blocked = found
+            except NoVariantFits as error:
+                raise self._explained(call, error) from error
+        except BaseException as error:  # also one of the explanation
             self._place_of(call).dispatcher.end(call, error)
             raise
 

@@ -9,6 +9,7 @@ from functools import partial
 import pytest
 
 from ollama_simulator.machine.spec import Speeds
+from router.routing.fleet.choosing import Choosing
 from tests.config.keys.play import BIG, HUGE, MIDDLE, SMALL, connect, hello, send
 from tests.fakes import request_bytes
 from tests.routing.fleet.stage import play
@@ -332,3 +333,21 @@ def test_two_models_that_do_not_fit_together_are_never_loaded_together_h4():
                 assert all(row.size_vram_bytes >= row.size_bytes for row in sim.engine.ps())
 
     play(story, {"a": (12288,), "b": (12288,)}, ALONE, models=(MIDDLE, "qwen3:14b"))
+
+
+@pytest.mark.parametrize("waits_s", [0, 3])
+def test_a_refusal_that_cannot_be_explained_ends_its_request(monkeypatch, waits_s):
+    """At once, or after it has waited: it is reported once, and holds nothing any more."""
+
+    def fail(*_):
+        raise RuntimeError("odd")
+
+    monkeypatch.setattr(Choosing, "refused_by_all", fail)
+
+    async def story(one):
+        status, *_ = await one.ask(hello(BIG))
+        assert status == 500
+        assert [(ended.status, ended.outcome) for ended in one.ended()] == [(500, "failed")]
+
+    config = {"defaults.auto_chains": "off", "defaults.nothing_fits": "wait" if waits_s else "refuse"}
+    play(story, {"a": (4096,), "b": (4096,)}, {**config, "queue.wait_s": 3})

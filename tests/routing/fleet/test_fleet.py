@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
+import pytest
+
+from router.api.beside import beside
 from router.core.units import MIB
 from tests.config.keys.play import BIG, MIDDLE, OTHER, SMALL, chat, get, hello, send
 from tests.routing.fleet.stage import play
@@ -73,6 +77,43 @@ def test_lists_are_merged_and_say_where_a_model_is_loaded():
     play(story, DESK_TOWER, CHAIN, models={"desk": (MIDDLE, SMALL), "tower": (BIG, MIDDLE)})
 
 
+def test_a_backend_whose_list_does_not_come_holds_up_nobody():
+    """What the others have is listed after `timeouts.control_s`; the answer names those that it is from."""
+
+    async def story(one):
+        one.sims["desk"].faults.add("hang", route="/v1/models", after_chunks=0, times=-1)
+        began_s = asyncio.get_running_loop().time()
+        answer = await one.get("/v1/models")
+        took_s = asyncio.get_running_loop().time() - began_s
+        assert {row["id"] for row in answer.json()["data"]} == {BIG}
+        assert (answer.headers["x-router-backend"], round(took_s)) == ("tower", 2)
+        one.sims["tower"].faults.add("hang", route="/v1/models", after_chunks=0, times=-1)
+        assert (await one.get("/v1/models")).status == 504
+
+    config = {"defaults.auto_chains": "off", "timeouts.control_s": 2}
+    play(story, DESK_TOWER, config, models={"desk": (MIDDLE,), "tower": (BIG,)})
+
+
+@pytest.mark.parametrize("inline_bytes", [100, 1 << 20])
+def test_large_lists_are_merged_beside_the_loop(inline_bytes):
+    """The thread for large bodies is kept busy until then."""
+
+    async def story(one):
+        is_released = threading.Event()
+        busy = asyncio.ensure_future(beside(is_released.wait))
+        try:
+            asked = asyncio.ensure_future(one.get("/api/tags"))
+            await asyncio.sleep(1)
+            assert asked.done() == (inline_bytes > 100)
+        finally:
+            is_released.set()
+        assert {row["name"] for row in (await asked).json()["models"]} == {BIG, MIDDLE}
+        await busy
+
+    config = {"defaults.auto_chains": "off", "limits.inline_bytes": inline_bytes}
+    play(story, DESK_TOWER, config, models={"desk": (MIDDLE,), "tower": (BIG,)})
+
+
 def test_a_fallback_may_be_on_another_backend_than_the_asked_model():
     """The tower has only the big one, and others hold its card; the desk has a smaller one of its chain."""
 
@@ -99,6 +140,25 @@ def test_show_and_management_go_where_the_model_is():
         assert (gone.status, gone.headers["x-router-backend"]) == (200, "tower")
         gone = await send(one.router.url, "DELETE", "/api/delete", {"model": MIDDLE}, [("X-Router-Backend", "attic")])
         assert (gone.status, b"desk, tower" in gone.body) == (400, True)
+
+    play(story, DESK_TOWER, CHAIN, models={"desk": (MIDDLE, SMALL), "tower": (BIG, MIDDLE)})
+
+
+@pytest.mark.parametrize("fault", ["", "status", "reset"])
+def test_a_deletion_is_done_on_each_backend_also_after_one_has_failed(fault):
+    """A model that the first one has lost meanwhile is deleted on the second; another failure is what is answered."""
+
+    async def story(one):
+        if fault:
+            one.sims["desk"].faults.add(fault, route="/api/delete", after_chunks=0, status=500, times=-1)
+        else:
+            await send(one.sims["desk"].url, "DELETE", "/api/delete", {"model": MIDDLE})
+        gone = await send(one.router.url, "DELETE", "/api/delete", {"model": MIDDLE})
+        assert gone.status == {"": 200, "status": 500, "reset": 502}[fault]
+        left = (await get(one.sims["tower"].url, "/api/tags")).json()["models"]
+        assert [row["name"] for row in left] == [BIG]
+        again = await send(one.router.url, "DELETE", "/api/delete", {"model": MIDDLE})
+        assert again.status == {"": 404, "status": 500, "reset": 502}[fault]
 
     play(story, DESK_TOWER, CHAIN, models={"desk": (MIDDLE, SMALL), "tower": (BIG, MIDDLE)})
 

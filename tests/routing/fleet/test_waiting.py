@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import sys
-from contextlib import contextmanager
 
 from ollama_simulator.machine.spec import Speeds
 from router.core.decision.fleet.rank import rank
 from router.core.units import MIB
 from tests.config.keys.play import BIG, MIDDLE, SMALL, hello
+from tests.routing.counting import counted
 from tests.routing.fleet.stage import play
 
 ONE_HAS_IT = {"big": (BIG,), "other": ()}
@@ -75,22 +74,6 @@ def test_a_request_stays_where_its_load_is_under_way():
     speeds = Speeds(load_mib_per_s=3000, tokens_per_s=100, cpu_tokens_per_s=4)
     models = {"desk": (MIDDLE, SMALL), "tower": (BIG, MIDDLE, SMALL)}
     play(story, {"desk": (12288,), "tower": (24564,)}, {"defaults.auto_chains": "off"}, models=models, speeds=speeds)
-
-
-@contextmanager
-def counted(function):
-    """Count the calls of a function meanwhile."""
-    calls: list[None] = []
-
-    def note(frame, event, _argument):
-        if event == "call" and frame.f_code is function.__code__:
-            calls.append(None)
-
-    sys.setprofile(note)
-    try:
-        yield calls
-    finally:
-        sys.setprofile(None)
 
 
 def test_requests_that_wait_alike_are_ranked_once_a_second_together():
