@@ -84,6 +84,7 @@ class LocalRoutes:
 
     async def _merged(self, exchange: Exchange, route: Route) -> None:
         """Answer with the lists of all backends as one; what a backend does not answer is missing."""
+        await self._directory.settled()
         sources, target = self._directory.sources(), route.pattern.encode()
         fetches = [self._fetch(exchange, b"GET", target, where=source) for source in sources]
         found = await asyncio.gather(*fetches, return_exceptions=True)
