@@ -33,7 +33,7 @@ async def first_answer(url, method, path, body):
 
 
 def asked_at_the_start(method, path, body=None):
-    """The answer to the first request that a router gets, one of whose two backends answers slowly."""
+    """Return the answer to the first request that a router gets, one of whose two backends answers slowly."""
 
     async def run():
         options: dict[str, object] = {"listen": f"127.0.0.1:{free_port()}", "admin": "127.0.0.1:0"}
