@@ -107,6 +107,9 @@ class FakeDispatcher:
 
     name, has_several = "fake", False
 
+    async def settled(self) -> None:
+        pass
+
     def targets(self, _what: object, _asked: str = "") -> tuple[FakeDispatcher, ...]:
         return (self,)
 

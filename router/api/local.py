@@ -85,6 +85,7 @@ class LocalRoutes:
 
     async def _merged(self, exchange: Exchange, route: Route) -> None:
         """Answer with the lists of all backends as one; what a backend does not answer in time is missing."""
+        await self._directory.settled()
         sources, target = self._directory.sources(), route.pattern.encode()
         within_s = self._settings.list_s
         fetches = [self._fetch(exchange, b"GET", target, where=source, within_s=within_s) for source in sources]

@@ -94,6 +94,7 @@ class Passing:
         headers = request_headers(exchange.client_headers, exchange.headers)
         request = UpstreamRequest(route.method.encode(), target, headers, body, length)
         asked = exchange.headers.get(BACKEND, b"").decode("latin-1").strip()
+        await self._directory.settled()
         targets = self._directory.targets(what, asked)
         upstream = await self._done_on(targets, request)
         if self._directory.has_several and self._settings.has_router_headers:

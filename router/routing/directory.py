@@ -68,6 +68,9 @@ class Directory:
         """True if answers say which backend they are from, because there are several."""
         return False
 
+    async def settled(self) -> None:
+        """Return when it is known which of several backends answer; at once if there is only one."""
+
     def sources(self) -> tuple[Directory, ...]:
         """Return the backends whose lists are shown: this one."""
         return (self,)

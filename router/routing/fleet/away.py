@@ -30,10 +30,15 @@ class Away:
         is_early = self._now() < self._began_s + START_S
         return is_early and any(place.backend.is_starting for place in self._places)
 
+    async def settled(self) -> None:
+        """Wait shortly after the start until it is known which places answer."""
+        if self.is_starting():
+            await until_done((one.backend.started() for one in self._places if one.backend.is_starting), START_S)
+
     async def reach(self) -> None:
         """Wait until a place is up. Raises UpstreamAway if none answers."""
         if self.is_starting():
-            await until_done((one.backend.started() for one in self._places if one.backend.is_starting), START_S)
+            await self.settled()
             if _is_any_up(self._places):
                 return
         await _look_again(self._places)

@@ -41,6 +41,10 @@ class FleetDirectory(Directory):
         """True: answers say which backend they are from."""
         return True
 
+    async def settled(self) -> None:
+        """Return when it is known which backends answer, or soon after the start."""
+        await self._away.settled()
+
     def sources(self) -> tuple[Directory, ...]:
         """Return the backends whose lists are shown: all that are up. Raises UpstreamError if none is."""
         return tuple(place.directory for place in self._up())
@@ -56,6 +60,7 @@ class FleetDirectory(Directory):
 
     async def shown_by(self, name: str, team: Team | None = None) -> tuple[Directory, str]:
         """Return the backend that shows a model: one that has it, or would serve the chain of that name now."""
+        await self.settled()
         up = self._up()
         key = key_of(name)
         having = [place for place in up if key in place.backend.world.catalog]
@@ -77,10 +82,12 @@ class FleetDirectory(Directory):
 
     async def forward(self, request: UpstreamRequest) -> UpstreamResponse:
         """Send a request that belongs to no backend, such as a sign-in, to the first that is up."""
+        await self.settled()
         return await self._up()[0].directory.forward(request)
 
     async def read(self, request: UpstreamRequest) -> UpstreamResponse:
         """Send a request for something that is the same on all backends to the first that is up."""
+        await self.settled()
         return await self._up()[0].directory.read(request)
 
     def catalog_changed(self) -> None:
@@ -99,6 +106,7 @@ class FleetDirectory(Directory):
 
     async def version(self) -> str:
         """Return the lowest version of the backends that are up: clients use it to enable features."""
+        await self.settled()
         versions = [place.backend.world.version for place in self._up()]
         return min(versions, key=lambda text: [int(part) for part in text.split("-")[0].split(".") if part.isdigit()])
 
