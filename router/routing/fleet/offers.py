@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Sequence
 from dataclasses import replace
+from typing import TypedDict
 
 from router.core.decision.fleet.breaker import TRIAL_S
 from router.core.decision.fleet.offer import Offer
@@ -23,6 +24,13 @@ PACE_S = 1.0
 """Assumed time between two requests that enter a resident, until it is known."""
 
 MOST_KEPT = 1024
+
+
+class Having(TypedDict):
+    """The fields of an offer that say what is installed."""
+
+    is_installed: bool
+    has_first: bool
 
 
 class Offers:
@@ -95,7 +103,7 @@ class Offers:
             wait_s=wait_s,
             queue_s=line.expected_wait_s() if line.depth or line.is_switching else 0.0,
             card_bytes=_card_bytes(place, decision),
-            is_installed=bool(chain.installed(world.catalog)),
+            **_having(place, chain),
         )
 
     def _decision(
@@ -114,8 +122,14 @@ class Offers:
 
 
 def _away(place: Place, chain: RuledChain) -> Offer:
-    is_installed = bool(chain.installed(place.backend.world.catalog))
-    return Offer(place.name, is_installed=is_installed, away=place.why_away())
+    return Offer(place.name, **_having(place, chain), away=place.why_away())
+
+
+def _having(place: Place, chain: RuledChain) -> Having:
+    """Return what a place has of a chain, as far as is known."""
+    installed = chain.installed(place.backend.world.catalog)
+    has_first = bool(installed) and installed[0] == chain.variants[0].model
+    return Having(is_installed=bool(installed), has_first=has_first)
 
 
 def _for_visitor(offer: Offer, place: str, failed: Collection[str], waited_s: float) -> Offer:
