@@ -9,6 +9,7 @@ from router.admin.askers import Asker
 from router.admin.configuration import Configuration
 from router.admin.inspector import OPERATOR, Inspector
 from router.admin.outage import Outage
+from router.core.decision.fleet.passed_over import reason_of
 from router.core.decision.fleet.rank import Ranked
 from router.core.payload.read import InferenceRequest
 from router.routing.fleet.assembled import Routes
@@ -71,7 +72,8 @@ class FleetInspector(Inspector):
         best = ranked[0].place
         if best != first.name:
             data = self._inspectors[best].explain(model, num_ctx, asker)
-        return {**data, "backend": best, "ranking": [_row(one) for one in ranked]}
+        reason = reason_of(ranked) or data["reason"]
+        return {**data, "reason": reason, "backend": best, "ranking": [_row(one) for one in ranked]}
 
     def state(self) -> dict[str, Any]:
         """Return cards, residents and queues of all backends, each with its `backend`, and how each of them is."""

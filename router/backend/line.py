@@ -108,6 +108,14 @@ class Line:
                 loads_s += self._residency.load_times.costs.load_s(facts.weights, facts.size_bytes)
         return max(1.0, loads_s + queue_s)
 
+    def switch_s(self) -> tuple[float, float]:
+        """Return the seconds that the switch under way takes, as far as is known, and those that have gone by."""
+        if self.loading is None:
+            return 0.0, 0.0
+        costs, facts = self._residency.load_times.costs, self.loading.facts
+        room_s = costs.unload_s * len(self.loading.plan.evict)
+        return room_s + costs.load_s(self.loading.weights, facts.size_bytes), self._now() - self.loading.since_s
+
     @property
     def is_switching(self) -> bool:
         """True while a switch is under way."""
@@ -186,7 +194,8 @@ class Line:
         # Only upgrades are optional; every other switch is what somebody asked for.
         if chosen.is_upgrade and self._swaps_per_minute is not None:
             self._swaps.append(self._now())
-        self.loading = Target(chosen.facts, chosen.plan, self._admission.cause(chosen.facts.weights))
+        payer = self._admission.cause(chosen.facts.weights)
+        self.loading = Target(chosen.facts, chosen.plan, payer, self._now())
         self._world.loads.begin(self.loading.weights, chosen.num_ctx)
         self._bounds.spend(self.loading.payer, chosen.plan)
         # Those that must go take no more requests; the new model takes none before its load is verified.

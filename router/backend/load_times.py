@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from statistics import fmean
+
 from router.core.decision.costs import LoadCosts
 
 MOST_MODELS = 256
@@ -15,13 +18,21 @@ LEAST_S = 0.01
 
 
 class LoadTimes:
-    """The measured seconds of one backend. `costs` is the same object until something is measured."""
+    """The measured seconds of one backend. `costs` is the same object until something is measured.
+
+    Until a load was measured here, the mean speed of the loads on other backends counts, if there are any.
+    """
 
     def __init__(self) -> None:
         self.costs = LoadCosts()
         self._loads_s: dict[str, float] = {}
         self._bytes_per_s: float | None = None
         self._unload_s: float | None = None
+        self._others: tuple[LoadTimes, ...] = ()
+
+    def learn_from(self, others: Iterable[LoadTimes]) -> None:
+        """Set the times of the other backends; they are to learn from this one as well."""
+        self._others = tuple(others)
 
     def loaded(self, weights: str, size_bytes: int, took_s: float) -> None:
         """Count a load of `size_bytes` that ended well after `took_s` seconds."""
@@ -33,6 +44,13 @@ class LoadTimes:
         if size_bytes > 0:
             self._bytes_per_s = _newest(self._bytes_per_s, size_bytes / took_s)
         self._publish()
+        for other in self._others:
+            other.heard()
+
+    def heard(self) -> None:
+        """Count that a load was measured on another backend."""
+        if self._bytes_per_s is None:
+            self._publish()
 
     def unloaded(self, took_s: float) -> None:
         """Count an unload until its memory was free."""
@@ -41,9 +59,9 @@ class LoadTimes:
 
     def _publish(self) -> None:
         first = LoadCosts()
-        self.costs = LoadCosts(
-            self._bytes_per_s or first.bytes_per_s, self._unload_s or first.unload_s, dict(self._loads_s)
-        )
+        others = [speed for other in self._others if (speed := other._bytes_per_s) is not None]
+        bytes_per_s = self._bytes_per_s or (fmean(others) if others else first.bytes_per_s)
+        self.costs = LoadCosts(bytes_per_s, self._unload_s or first.unload_s, dict(self._loads_s))
 
 
 def _newest(before: float | None, now: float) -> float:

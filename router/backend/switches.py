@@ -33,11 +33,12 @@ class SwitchResult(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The model that a switch loads, the plan for it, and the request that caused it."""
+    """The model that a switch loads, the plan for it, the request that caused it, and when it began in loop time."""
 
     facts: ModelFacts
     plan: Plan
     payer: Payer = NOBODY
+    since_s: float = 0.0
 
     @property
     def weights(self) -> str:

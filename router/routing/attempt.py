@@ -189,9 +189,10 @@ class Attempts:
             else decision
         )
         self._decisions.note_served(chain, decision)
-        template = decision_template(call.request.model, chain, reported)
-        weights, reason = tracked.weights, reported.reason
-        destination = self._destinations.to_resident(call, chain, chosen, weights, reason, options, tag, template)
+        template, weights = decision_template(call, chain, reported), tracked.weights
+        destination = self._destinations.to_resident(
+            call, chain, chosen, weights, template.reason, options, tag, template
+        )
         if reported is decision:  # an event that reports a load must not be cached for requests without one
             self._decisions.remember(call, decision, destination)
         return destination

@@ -8,6 +8,7 @@ import msgspec
 
 from router.backend.tracked import Tracked
 from router.config import ChainRules, NothingFits, Rulebook
+from router.core.decision.fleet.passed_over import NOT_PASSED_OVER, PassedOver
 from router.core.decision.verdict import Decision
 from router.core.ollama.routes import Route
 from router.core.payload.conversation import beginning_of
@@ -95,6 +96,11 @@ class Call(msgspec.Struct, eq=False):
             self.identity = rules.anyone
             self.team = rules.anyone.team.name
         self.rules, self.chain_rules = rules, rules.chains_of(self.identity.team)
+
+    @property
+    def passed_over(self) -> PassedOver:
+        """Why the first variant of its chain does not serve, as several backends say."""
+        return self.visit.passed_over if self.visit is not None else NOT_PASSED_OVER
 
     @property
     def tries(self) -> int:

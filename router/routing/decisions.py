@@ -256,6 +256,8 @@ def _rounded_bytes(request: InferenceRequest) -> int:
 def _demands(call: Call) -> Hashable:
     """Return the cache key of a destination.
 
-    The rules and the name determine the chain; the name is also in the key because answers repeat its spelling.
+    The rules and the name determine the chain; the name is also in the key because answers repeat its spelling, and so
+    is what other backends say of its first variant.
     """
-    return call.chain_rules, call.request.model, call.strict, call.route.kind, _shape(call.request)
+    shape = _shape(call.request)
+    return call.chain_rules, call.request.model, call.strict, call.route.kind, shape, call.passed_over

@@ -117,14 +117,16 @@ def _classify(call: Call, error: BaseException) -> tuple[str, int, str]:
     return "failed", 500, ""
 
 
-def decision_template(requested: str, chain: Chain, decision: Decision) -> Decided:
-    """Return the template of the event that reports `decision`."""
-    chosen = decision.chosen.variant.model if decision.chosen else ""
-    cause = decision.verdicts[0].kind.name.lower() if decision.verdicts else ""
+def decision_template(call: Call, chain: Chain, decision: Decision) -> Decided:
+    """Return the template of the event that reports `decision` on a call."""
+    requested, chosen = call.request.model, decision.chosen.variant.model if decision.chosen else ""
+    reason, cause = decision.reason_with(call.passed_over.words), ""
+    if decision.outcome is Outcome.FALLBACK and call.passed_over.cause:
+        cause = call.passed_over.cause
+    elif decision.verdicts:
+        cause = decision.verdicts[0].kind.name.lower()
     below = decision.below_best
-    return Decided(
-        "", "", requested, chosen, decision.reason, decision.outcome.value, chain.name, cause, decision, below
-    )
+    return Decided("", "", requested, chosen, reason, decision.outcome.value, chain.name, cause, decision, below)
 
 
 def passed_on_template(rule: str, model: str, template: Decided) -> Decided:

@@ -109,17 +109,17 @@ class Outcomes:
 
     def placed(self, call: Call, chain: Chain, decision: Decision, chosen: Verdict) -> Destination:
         """Pass on a request for a model whose placement was asked for (num_gpu): Ollama does it, and evicts for it."""
-        template = decision_template(call.request.model, chain, decision)
+        template = decision_template(call, chain, decision)
         model = chosen.variant.model
         return self._destinations.passed_on(
-            call, decision.reason, model, decided=template, loads=self._world.installed.weights_of(model)
+            call, template.reason, model, decided=template, loads=self._world.installed.weights_of(model)
         )
 
     # --- nothing fits ------------------------------------------------------------------------------------------
 
     def nothing_fits(self, call: Call, chain: Chain, decision: Decision) -> Destination | Blocked:
         """Apply the configured rule: pass on, let it spill, wait, or refuse. Raises NoVariantFits or LoadFailed."""
-        template = decision_template(call.request.model, chain, decision)
+        template = decision_template(call, chain, decision)
         # 1. Without a GPU nothing can fit, and nothing is refused.
         if decision.outcome is Outcome.PASSTHROUGH:
             return self._destinations.passed_on(call, "passthrough: no GPU", decided=template)

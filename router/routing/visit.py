@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from router.core.decision.fleet.passed_over import NOT_PASSED_OVER, PassedOver
 from router.core.payload.conversation import conversation_of
 
 
@@ -11,7 +12,8 @@ from router.core.payload.conversation import conversation_of
 class Visit:
     """`place` is the backend that has the request now, "" while none has been chosen; since when, by the loop's time.
 
-    `failed` are the backends that have failed it, in order; it is not sent there again.
+    `failed` are the backends that have failed it, in order; it is not sent there again. `passed_over` is why the first
+    variant of its chain was not to serve when the backend was chosen.
     """
 
     place: str = ""
@@ -19,12 +21,17 @@ class Visit:
     failed: list[str] = field(default_factory=list)
     moves: int = 0
     known_conversation: int | None = None
+    passed_over: PassedOver = NOT_PASSED_OVER
 
     def conversation(self, body: bytes) -> int:
         """Return the number of the conversation that its body continues, which is read once."""
         if self.known_conversation is None:
             self.known_conversation = conversation_of(body)
         return self.known_conversation
+
+    def pass_over(self, passed_over: PassedOver) -> None:
+        """Record why no backend is to serve it by the first variant of its chain."""
+        self.passed_over = passed_over
 
     def enter(self, place: str, now_s: float) -> None:
         """Record that a backend has it now."""

@@ -70,3 +70,15 @@ def test_switches_are_measured():
         assert scene.backend.rules().costs is costs
 
     play(story, machine)
+
+
+def test_until_a_load_was_measured_the_mean_speed_of_other_backends_counts():
+    """A measurement of its own counts alone."""
+    first, second, third = all_times = [LoadTimes() for _ in range(3)]
+    for times in all_times:
+        times.learn_from(other for other in all_times if other is not times)
+    first.loaded("a", 8 * GIB, 2.0)
+    assert third.costs.load_s("b", 6 * GIB) == 1.5
+    second.loaded("a", 8 * GIB, 4.0)
+    assert (second.costs.load_s("b", 6 * GIB), third.costs.load_s("b", 6 * GIB)) == (3.0, 2.0)
+    assert first.costs.load_s("b", 6 * GIB) == 1.5

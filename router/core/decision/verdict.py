@@ -79,6 +79,10 @@ class Decision:
     @property
     def reason(self) -> str:
         """Why the chosen variant serves, in the words of the `X-Router-Reason` header."""
+        return self.reason_with("")
+
+    def reason_with(self, passed_over: str) -> str:
+        """Return the same with what several backends say of a first variant that does not serve ("" = nothing)."""
         if self.chosen is None:
             return self.outcome.value
         if self.outcome is Outcome.EXACT and self.chosen.kind is VerdictKind.PLACED:
@@ -86,8 +90,8 @@ class Decision:
         if self.outcome is Outcome.EXACT:
             return "resident" if self.chosen.kind is VerdictKind.RESIDENT else "fits"
         first, better = self.verdicts[0], self.better
-        reason = f"fallback: {_in_words(first)}"
-        return reason if better in (None, first) else f"{reason}; {_in_words(better)}"
+        reason = f"fallback: {passed_over or in_words(first)}"
+        return reason if better in (None, first) else f"{reason}; {in_words(better)}"
 
     @property
     def better(self) -> Verdict | None:
@@ -106,10 +110,11 @@ class Decision:
         return held_by.name.lower() if held_by is not None else ""
 
 
-def _in_words(verdict: Verdict) -> str:
-    """Return a verdict as part of a reason, with the detail where the kind alone says too little."""
+def in_words(verdict: Verdict, place: str = "") -> str:
+    """Return a verdict, of a place if given, as part of a reason: with the detail where the kind says too little."""
+    on = f" on {place}" if place else ""
     why = f": {verdict.detail}" if verdict.kind in (VerdictKind.FAILED, VerdictKind.HELD_BACK) else ""
-    return f"{verdict.variant.model} {verdict.kind.value}{why}"
+    return f"{verdict.variant.model} {verdict.kind.value}{on}{why}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,6 +55,8 @@ def routes_to(backends: Mapping[str, Backend], config: Config, rules: RulesInFor
     if len(all_of_them) == 1:
         place = Place(all_of_them[0], config, chains, rules, telemetry)
         return Routes((place,), chains, place.dispatcher, place.directory)
+    for times in (all_times := [backend.residency.load_times for backend in all_of_them]):
+        times.learn_from(other for other in all_times if other is not times)
     catalog = Union(lambda: tuple(backend.world.catalog for backend in all_of_them))
     conversations = Conversations(config.defaults.conversations)
     failures = Failures(config.fleet, telemetry, all_of_them[0].now)

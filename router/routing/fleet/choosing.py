@@ -6,6 +6,7 @@ from collections.abc import Collection, Hashable, Sequence
 
 from router.backend.tracked import Tracked
 from router.core.decision.fleet.offer import Tier
+from router.core.decision.fleet.passed_over import passed_over
 from router.core.decision.fleet.rank import COPY_MARGIN_S, Ranked
 from router.core.decision.lasting import is_lasting
 from router.core.decision.report import lines_of
@@ -58,9 +59,12 @@ class Choosing:
             return self._without_chain(call, up)
         if request.options_error or request.is_unload:
             return self._with_model(chain, up, is_unload=request.is_unload)
-        best = self._offers.ranked(call, chain)[0]
+        ranked = self._offers.ranked(call, chain)
+        best = ranked[0]
         if (best.offer.away or not best.offer.is_installed) and (having := self._away.having(chain)):
             return self._awaited(having)
+        if call.visit is not None:
+            call.visit.pass_over(passed_over(ranked))
         self._failures.begin(best.offer)
         return self._places[best.place]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Sequence
 from dataclasses import replace
+from typing import TypedDict
 
 from router.core.decision.fleet.breaker import TRIAL_S
 from router.core.decision.fleet.offer import Offer
@@ -23,6 +24,13 @@ PACE_S = 1.0
 """Assumed time between two requests that enter a resident, until it is known."""
 
 MOST_KEPT = 1024
+
+
+class Having(TypedDict):
+    """The fields of an offer that say what is installed."""
+
+    is_installed: bool
+    has_first: bool
 
 
 class Offers:
@@ -81,10 +89,12 @@ class Offers:
         world, line = backend.world, backend.line
         weights = wanted_weights(decision)
         tracked, waiting = world.residents.get(weights), world.wanted.get(weights, 0)
-        wait_s = 0.0
+        wait_s, is_late = 0.0, False
         if decision.chosen is not None and decision.chosen.kind is VerdictKind.LOADING:
-            facts = decision.chosen.facts
-            wait_s = backend.residency.load_times.costs.load_s(weights, facts.size_bytes if facts is not None else 0)
+            whole_s, gone_s = line.switch_s()
+            is_late = gone_s > whole_s
+            # One that is late may take as long again; how long a load elsewhere takes is known no better.
+            wait_s = whole_s if is_late else whole_s - gone_s
         elif tracked is not None and not line.may_enter(weights, team, needs_slot=call is None or call.needs_slot):
             wait_s = (waiting + 1) * (tracked.slots.gap_s or PACE_S)
         return Offer(
@@ -95,7 +105,8 @@ class Offers:
             wait_s=wait_s,
             queue_s=line.expected_wait_s() if line.depth or line.is_switching else 0.0,
             card_bytes=_card_bytes(place, decision),
-            is_installed=bool(chain.installed(world.catalog)),
+            is_late=is_late,
+            **_having(place, chain),
         )
 
     def _decision(
@@ -114,15 +125,22 @@ class Offers:
 
 
 def _away(place: Place, chain: RuledChain) -> Offer:
-    is_installed = bool(chain.installed(place.backend.world.catalog))
-    return Offer(place.name, is_installed=is_installed, away=place.why_away())
+    return Offer(place.name, **_having(place, chain), away=place.why_away())
+
+
+def _having(place: Place, chain: RuledChain) -> Having:
+    """Return what a place has of a chain, as far as is known."""
+    installed = chain.installed(place.backend.world.catalog)
+    has_first = bool(installed) and installed[0] == chain.variants[0].model
+    return Having(is_installed=bool(installed), has_first=has_first)
 
 
 def _for_visitor(offer: Offer, place: str, failed: Collection[str], waited_s: float) -> Offer:
     """Return an offer as a request sees it that has been to places, and waits at one of them."""
     if offer.place in failed:
         return replace(offer, away="it has failed for this request")
-    if offer.place == place and offer.wait_s and waited_s > offer.wait_s:
+    is_on_time = offer.chosen is not None and offer.chosen.kind is VerdictKind.LOADING and not offer.is_late
+    if offer.place == place and offer.wait_s and waited_s > offer.wait_s and not is_on_time:
         return replace(offer, wait_s=waited_s, is_late=True)  # the estimate was too low
     return offer
 

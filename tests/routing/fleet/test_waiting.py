@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from ollama_simulator.machine.spec import Speeds
 from router.core.decision.fleet.rank import rank
+from router.core.ollama.names import key_of
 from router.core.units import MIB
 from tests.config.keys.play import BIG, MIDDLE, SMALL, hello
 from tests.routing.counting import counted
@@ -92,3 +95,41 @@ def test_requests_that_wait_alike_are_ranked_once_a_second_together():
         assert {backend for _, backend, _ in await asyncio.gather(*asked)} >= {"a", "b"}
 
     play(story, {"a": (24564,), "b": (24564,)}, {"defaults.auto_chains": "off"})
+
+
+SLOW = Speeds(load_mib_per_s=500, tokens_per_s=100, cpu_tokens_per_s=4)
+TWO = {"desk": (MIDDLE, SMALL), "tower": (BIG, MIDDLE, SMALL)}
+
+
+def test_a_new_request_for_what_is_being_loaded_joins_it_where_no_load_was_measured():
+    """The speed of loads that was measured on the tower counts for the desk as well."""
+
+    async def story(one):
+        await one.ask(hello(BIG, tokens=1))
+        asked = [asyncio.create_task(one.ask(hello(MIDDLE, tokens=1)))]
+        await asyncio.sleep(0.5)
+        asked.append(asyncio.create_task(one.ask(hello(MIDDLE, tokens=1))))
+        assert [found[:2] for found in await asyncio.gather(*asked)] == [(200, "desk")] * 2
+        assert one.loads == [("tower", BIG), ("desk", MIDDLE)]
+
+    speeds = Speeds(load_mib_per_s=3000, tokens_per_s=100, cpu_tokens_per_s=4)
+    cards = {"desk": (12288,), "tower": (24564,)}
+    play(story, cards, {"defaults.auto_chains": "off"}, models=TWO, speeds=speeds)
+
+
+@pytest.mark.parametrize(("after_s", "others"), [(1.0, ["tower"]), (6.0, [])])
+def test_of_a_load_that_is_under_way_only_the_rest_is_waited_for(after_s, others):
+    """Near its end a quicker load elsewhere saves nothing."""
+
+    async def story(one):
+        for place in one.router.router.routes.places:
+            facts = place.backend.world.catalog[key_of(MIDDLE)]
+            took_s = {"desk": 10.0, "tower": 4.0}[place.name]
+            place.backend.residency.load_times.loaded(facts.weights, facts.size_bytes, took_s)
+        first = asyncio.create_task(one.ask(hello(MIDDLE, tokens=1)))
+        await asyncio.sleep(after_s)
+        assert (await one.ask(hello(MIDDLE, tokens=1)))[0] == 200
+        assert (await first)[:2] == (200, "desk")
+        assert [backend for backend, _ in one.loads] == ["desk", *others]
+
+    play(story, {"desk": (12288,), "tower": (24564,)}, {"defaults.auto_chains": "off"}, models=TWO, speeds=SLOW)

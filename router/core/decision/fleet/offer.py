@@ -26,8 +26,8 @@ class Offer:
     `load` counts the requests under way or waiting there for the chosen model, `busy` those for all models. `wait_s` is
     how long one more for what it holds or loads would wait, `queue_s` how long a load would wait for those before it,
     both estimated. `card_bytes` is the memory of the cards that the load would use, of all cards if nothing fits.
-    `is_installed`: it has a variant of the chain, or had one when it last answered. `is_late`: the request has waited
-    there for longer than was estimated.
+    `is_installed`: it has a variant of the chain, or had one when it last answered; `has_first`: the same of the first
+    one. `is_late`: what is awaited there takes longer than was estimated.
     """
 
     place: str
@@ -38,6 +38,7 @@ class Offer:
     queue_s: float = 0.0
     card_bytes: int = 0
     is_installed: bool = True
+    has_first: bool = False
     is_late: bool = False
     away: str = ""
 
