@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from router.core.ollama.names import is_name, key_of
 from router.core.teams.team import Team
 from router.errors import BadRequest, ModelNotFound
-from router.http.client.response import UpstreamRequest, UpstreamResponse
 from router.routing.chains import Chains
 from router.routing.directory import Directory, Managed
 from router.routing.fleet.away import Away, not_answering
@@ -75,20 +74,6 @@ class FleetDirectory(Directory):
         if not chain.installed(place.backend.world.catalog):
             raise ModelNotFound(f"model '{name}' not found")
         return place.directory, await place.directory.show_name(name, team)
-
-    async def show_name(self, name: str, team: Team | None = None) -> str:
-        """Return the name for `/api/show` on the backend that shows it."""
-        return (await self.shown_by(name, team))[1]
-
-    async def forward(self, request: UpstreamRequest) -> UpstreamResponse:
-        """Send a request that belongs to no backend, such as a sign-in, to the first that is up."""
-        await self.settled()
-        return await self._up()[0].directory.forward(request)
-
-    async def read(self, request: UpstreamRequest) -> UpstreamResponse:
-        """Send a request for something that is the same on all backends to the first that is up."""
-        await self.settled()
-        return await self._up()[0].directory.read(request)
 
     def catalog_changed(self) -> None:
         """Note that models may have changed on any backend."""

@@ -76,6 +76,7 @@ async def fleet(
     *,
     models: Sequence[str] | Mapping[str, Sequence[str]] = MODELS,
     speeds: Speeds = SPEEDS,
+    versions: Mapping[str, str] | None = None,
     **sim: Any,
 ):
     """Run a router in front of an Ollama per entry of `cards`, which maps names to the MiB of their cards."""
@@ -92,6 +93,8 @@ async def fleet(
                     loads.append((name, model))
 
             wanted = replace(SimConfig(machine=machine, models=tuple(installed), **sim), on_event=note)
+            if versions is not None:
+                wanted = replace(wanted, settings=replace(wanted.settings, version=versions[name]))
             sims[name] = await stack.enter_async_context(running_simulator(wanted))
             probes[name] = CardsProbe(sims[name].cards)
             options[f"backends.{name}.url"] = sims[name].url

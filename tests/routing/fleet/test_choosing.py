@@ -1,0 +1,278 @@
+"""Which backend gets requests for which no variant is to be chosen, or about which something must be known first."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from ollama_simulator.clock import run_virtual
+from router.backend.installed import LOOK_UP_S
+from router.config import load_config, prepare
+from router.core.units import MIB
+from router.routing.fleet.stays import KEPT_S, MOST_KEPT, Stays
+from tests.config.keys.play import BIG, EMBEDDER, MIDDLE, SMALL, chat, hello, send
+from tests.routing.fleet.stage import fleet, play
+from tests.routing.fleet.test_away import lose
+
+TWO = {"a": (24564,), "b": (24564,)}
+DESK_TOWER = {"desk": (12288,), "tower": (24564,)}
+ALONE = {"defaults.auto_chains": "off"}
+
+
+def now_s():
+    return asyncio.get_running_loop().time()
+
+
+def contexts(one):
+    """Return the contexts of what is loaded on all backends."""
+    return [row.context_length for sim in one.sims.values() for row in sim.engine.ps()]
+
+
+async def hang(reader, writer):
+    """Take what comes, and never answer."""
+    try:
+        await reader.read(-1)
+    finally:
+        writer.close()
+
+
+def play_beside_one_that_hangs(story, cards, config):
+    """Play a story whose router has one more backend, `z`, which accepts connections and does not answer."""
+
+    async def run():
+        server = await asyncio.start_server(hang, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        began_s = now_s()
+        async with server, fleet(cards, {**config, "backends.z.url": url}) as one:
+            return await story(one, began_s)
+
+    return run_virtual(run())
+
+
+def test_a_backend_whose_state_is_still_being_read_holds_up_requests_for_two_seconds_only():
+    """After that they go to those that answer."""
+
+    async def story(one, began_s):
+        status, backend, _ = await one.ask(hello(SMALL))
+        assert (status, backend) == (200, "a")
+        assert now_s() - began_s < 5
+
+    play_beside_one_that_hangs(story, {"a": (24564,)}, ALONE)
+
+
+def test_backends_that_are_all_away_serve_again_as_soon_as_one_has_come_back():
+    """Without waiting for the other."""
+
+    async def story(one):
+        ports = {name: int(one.sims[name].url.rpartition(":")[2]) for name in TWO}
+        for name in TWO:
+            await lose(one, name)
+        assert (await one.ask(hello(SMALL)))[0] == 502
+        await one.sims["b"].start("127.0.0.1", ports["b"])
+        assert (await one.ask(hello(SMALL)))[:2] == (200, "b")
+
+    play(story, TWO, ALONE)
+
+
+@pytest.mark.parametrize("path", ["/api/generate", "/api/chat", "/v1/chat/completions"])
+def test_a_request_that_names_no_model_is_answered_by_the_first_backend_that_is_up(path):
+    """By Ollama itself, with its own error."""
+
+    async def story(one):
+        status, backend, _ = await one.ask({}, path)
+        await lose(one, "a")
+        later = await one.ask({}, path)
+        return (status, backend), later[:2]
+
+    (status, backend), later = play(story, TWO, ALONE)
+    assert (status // 100, backend) == (4, "a")
+    assert later == (status, "b")
+
+
+def test_an_unknown_name_is_not_found_on_any_backend():
+    """And asks each of them once more."""
+
+    async def story(one):
+        await asyncio.sleep(LOOK_UP_S)
+        for sim in one.sims.values():
+            sim.seen.clear()
+        assert (await one.ask(hello("unknown:1b")))[0] == 404
+        assert all(any(seen.path == "/api/tags" for seen in sim.seen) for sim in one.sims.values())
+
+    play(story, TWO, ALONE)
+
+
+def test_a_model_that_was_installed_behind_the_routers_back_is_found_where_it_is():
+    """At its first request, not with the next reading of the lists."""
+
+    async def story(one):
+        await asyncio.sleep(LOOK_UP_S)
+        await send(one.sims["b"].url, "POST", "/api/copy", {"source": SMALL, "destination": "copy:1"})
+        assert (await one.ask(hello("copy:1")))[:2] == (200, "b")
+
+    play(story, TWO, ALONE)
+
+
+def test_a_model_that_was_deleted_behind_the_routers_back_is_served_by_the_backend_that_still_has_it():
+    """The client does not see that it is not found where it was."""
+
+    async def story(one):
+        first = (await one.ask(hello(SMALL)))[1]
+        await send(one.sims[first].url, "DELETE", "/api/delete", {"model": SMALL})
+        status, backend, _ = await one.ask(hello(SMALL))
+        assert (status, backend) == (200, "b" if first == "a" else "a")
+
+    play(story, TWO, ALONE)
+
+
+def test_facts_that_a_backend_does_not_give_hold_up_a_request_for_two_seconds_only():
+    """The other one serves it."""
+
+    async def story(one):
+        await asyncio.sleep(LOOK_UP_S)
+        await send(one.sims["a"].url, "POST", "/api/copy", {"source": SMALL, "destination": "copy:1"})
+        await send(one.sims["b"].url, "POST", "/api/copy", {"source": SMALL, "destination": "copy:1"})
+        one.sims["a"].faults.add("hang", route="/api/show", times=-1)
+        began_s = now_s()
+        assert (await one.ask(hello("copy:1")))[:2] == (200, "b")
+        assert now_s() - began_s < 10
+
+    play(story, TWO, ALONE)
+
+
+def test_an_unload_ends_a_model_on_every_backend_that_has_it_loaded():
+    """One answer is from the first of them."""
+
+    async def story(one):
+        await one.load_everywhere(SMALL)
+        assert [one.residents(name) for name in TWO] == [[SMALL], [SMALL]]
+        status, backend, _ = await one.ask({"model": SMALL, "keep_alive": 0})
+        assert (status, backend) == (200, "a")
+        await asyncio.sleep(5)
+        assert [one.residents(name) for name in TWO] == [[], []]
+
+    play(story, TWO, ALONE)
+
+
+def test_an_unload_goes_where_the_model_is_loaded_and_loads_nothing():
+    """The first backend has it installed only."""
+
+    async def story(one):
+        await one.ask(hello(BIG))
+        assert (await one.ask({"model": BIG, "keep_alive": 0}))[:2] == (200, "tower")
+        assert (await one.ask({"model": BIG, "keep_alive": 0}))[0] == 200
+        await asyncio.sleep(5)
+        assert [one.residents(name) for name in DESK_TOWER] == [[], []]
+        assert len(one.loads) == 1
+
+    play(story, DESK_TOWER, ALONE)
+
+
+def test_embeddings_go_to_the_backend_that_has_the_embedder_loaded():
+    """On both APIs."""
+
+    async def story(one):
+        body = {"model": EMBEDDER, "input": "hello"}
+        found = [(await one.ask(body, path))[:2] for path in ("/api/embed", "/v1/embeddings", "/api/embed")]
+        assert found == [(200, "tower")] * 3
+        assert one.loads == [("tower", EMBEDDER)]
+
+    play(story, DESK_TOWER, ALONE, models={"desk": (SMALL,), "tower": (BIG, EMBEDDER)})
+
+
+@pytest.mark.parametrize(("is_derived", "context"), [(True, 8192), (False, 32768)])
+def test_v1_requests_run_at_the_decided_context_or_without_derived_tags_at_ollamas_own(is_derived, context):
+    """As with one backend."""
+
+    async def story(one):
+        assert (await one.ask(chat(SMALL), "/v1/chat/completions"))[0] == 200
+        assert contexts(one) == [context]
+
+    play(story, TWO, {**ALONE, "defaults.num_ctx": 8192, "defaults.derived_tags": is_derived}, models=(SMALL,))
+
+
+@pytest.mark.parametrize(
+    ("rule", "status"), [("refuse", 503), ("wait", 503), ("allow_partial", 200), ("passthrough", 200)]
+)
+def test_what_fits_nowhere_is_refused_waited_for_or_passed_by_its_rule(rule, status):
+    """Too big for both: by `passthrough` Ollama itself spills it. A second request is told the same as the first."""
+
+    async def story(one):
+        first, second = await one.ask(hello(BIG)), await one.ask(hello(BIG))
+        assert [first[0], second[0]] == [status] * 2
+        if status == 503:
+            assert all(f"{name}: " in second[2].json()["error"] for name in ("a", "b"))
+            assert one.loads == []
+
+    play(story, {"a": (12288,), "b": (8192,)}, {**ALONE, "defaults.nothing_fits": rule, "queue.wait_s": 20})
+
+
+def test_a_request_that_waits_for_memory_goes_to_the_backend_where_it_gets_free():
+    """By `wait`: others hold the cards of both, and those of one go."""
+
+    async def story(one):
+        for name in TWO:
+            one.sims[name].cards.set_foreign(0, 20000 * MIB)
+        await asyncio.sleep(3)
+        asked = asyncio.create_task(one.ask(hello(BIG)))
+        await asyncio.sleep(5)
+        assert not asked.done()
+        one.sims["b"].cards.set_foreign(0, 0)
+        assert (await asked)[:2] == (200, "b")
+
+    play(story, TWO, {**ALONE, "defaults.nothing_fits": "wait"})
+
+
+def test_requests_that_wait_at_a_backend_that_goes_away_are_served_by_another():
+    """None of them has got a byte. The other one has only a smaller variant, for which they would not have moved."""
+
+    async def story(one):
+        assert (await one.ask(hello("best", tokens=1)))[1] == "a"
+        asked = [asyncio.create_task(one.ask(hello("best", tokens=3000, stream=False))) for _ in range(6)]
+        await asyncio.sleep(2)
+        assert one.loads == [("a", BIG)]
+        await one.sims["a"].stop()
+        found = await asyncio.gather(*asked)
+        assert [(status, backend) for status, backend, _ in found] == [(200, "b")] * 6
+
+    config = {**ALONE, "fleet.retry_share": 1, "chains": {"best": [BIG, SMALL]}}
+    play(story, TWO, config, models={"a": (BIG,), "b": (SMALL,)})
+
+
+def test_a_model_to_preload_is_loaded_on_one_backend_only():
+    """On that which would serve it."""
+
+    async def story(one):
+        await asyncio.sleep(10)
+        assert one.loads == [("tower", BIG)]
+
+    play(story, DESK_TOWER, {"defaults.auto_chains": "off", "defaults.preload": [BIG]})
+
+
+def test_a_reload_changes_the_chains_on_all_backends():
+    """Also of names that were asked for before."""
+
+    async def story(one):
+        assert (await one.ask(hello("best")))[2].headers["x-router-model"] == BIG
+        options = {"listen": one.router.config.listen, "admin": one.router.config.admin, "store.path": ":memory:"}
+        options |= {f"backends.{name}.url": sim.url for name, sim in one.sims.items()}
+        options |= {**ALONE, "chains": {"best": [SMALL]}}
+        one.router.take_over(prepare(load_config(env={}, options=options), 2))
+        assert (await one.ask(hello("best")))[2].headers["x-router-model"] == SMALL
+
+    play(story, TWO, {**ALONE, "chains": {"best": [BIG, MIDDLE]}})
+
+
+def test_that_a_request_stays_is_known_for_less_than_a_second_of_those_that_wait_no_longer():
+    """And of a bounded number of kinds."""
+    stays = Stays()
+    stays.note("first", 5.0, 100.0)
+    assert stays.holds("first", 5.0, 100.0 + KEPT_S / 2)
+    assert not stays.holds("first", 6.0, 100.0 + KEPT_S / 2)
+    assert not stays.holds("first", 5.0, 100.0 + KEPT_S)
+    assert not stays.holds("other", 0.0, 100.0)
+    for number in range(MOST_KEPT):
+        stays.note(number, 5.0, 100.0)
+    assert not stays.holds("first", 5.0, 100.0)
+    assert stays.holds(MOST_KEPT - 1, 5.0, 100.0)
