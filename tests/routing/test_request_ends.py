@@ -268,7 +268,7 @@ def test_a_fault_of_ours_at_the_head_of_an_answer_ends_the_request_as_failed(is_
 
     async def story(scene):
         await scene.make_resident(SMALL)
-        monkeypatch.setattr(scene.backend.keepalive, "apply", fails)
+        monkeypatch.setattr(scene.backend.line.slots, "answered", fails)
         if is_taken_at_once:
             replies = Replies()
             scene.dispatcher.start(scene.call(SMALL.name, keep_alive=5), replies)
