@@ -80,7 +80,7 @@ def routes_to(backends: Mapping[str, Backend], config: Config, rules: RulesInFor
         for backend in all_of_them
     )
     offers = Offers(places, failures, config.fleet.load_factor)
-    fleet = Fleet(places, chains, Choosing(places, chains, offers, failures), failures)
+    fleet = Fleet(places, chains, Choosing(places, chains, offers, failures, config.queue.wait_s), failures)
 
     def best(model: str, chain: RuledChain) -> Place:
         return routes.best(InferenceRequest(model), chain)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Hashable, Sequence
 
 from router.backend.tracked import Tracked
@@ -11,7 +12,7 @@ from router.core.decision.fleet.rank import COPY_MARGIN_S, Ranked
 from router.core.decision.lasting import is_lasting
 from router.core.decision.report import lines_of
 from router.core.ollama.names import is_name, key_of
-from router.errors import NoVariantFits
+from router.errors import NoVariantFits, UpstreamAway
 from router.routing.call import Call
 from router.routing.chains import Chains
 from router.routing.fleet.away import RETRY_S, Away, until_done
@@ -19,7 +20,7 @@ from router.routing.fleet.failures import Failures
 from router.routing.fleet.offers import Offers
 from router.routing.fleet.place import Place
 from router.routing.fleet.stays import Stays
-from router.routing.outcomes import Blocked
+from router.routing.outcomes import LOOK_AGAIN_S, Blocked
 from router.routing.ruled import RuledChain
 
 FACTS_S = 2.0
@@ -30,14 +31,17 @@ BUSY_S = 60.0
 
 
 class Choosing:
-    """Chooses among places."""
+    """Chooses among places. `wait_s` bounds `nothing_fits: wait`."""
 
-    def __init__(self, places: Sequence[Place], chains: Chains, offers: Offers, failures: Failures) -> None:
+    def __init__(
+        self, places: Sequence[Place], chains: Chains, offers: Offers, failures: Failures, wait_s: float
+    ) -> None:
         self._places = {place.name: place for place in places}
         self._chains = chains
         self._offers = offers
         self._failures = failures
         self._away = Away(places)
+        self._wait_s = wait_s
         self._stays = Stays()
         self._now = places[0].backend.now
 
@@ -62,7 +66,7 @@ class Choosing:
         ranked = self._offers.ranked(call, chain)
         best = ranked[0]
         if (best.offer.away or not best.offer.is_installed) and (having := self._away.having(chain)):
-            return self._awaited(having)
+            return self._awaited(call, having)
         if call.visit is not None:
             call.visit.pass_over(passed_over(ranked))
         self._failures.begin(best.offer)
@@ -77,12 +81,22 @@ class Choosing:
             call.mark_looked_up()
             return Blocked("name", lambda: until_done((place.backend.installed.look_up() for place in up), FACTS_S))
         if not having and (away := self._away.having_model(name)):
-            return self._awaited(away)
+            return self._awaited(call, away)
         return (having or up)[0]
 
-    def _awaited(self, away: Sequence[Place]) -> Blocked:
-        """Return what blocks a request that only places can serve that are away."""
-        return Blocked("upstream", lambda: self._away.reach_one_of(away))
+    def _awaited(self, call: Call, away: Sequence[Place]) -> Blocked:
+        """Return what blocks a request that only places can serve that are away. With `nothing_fits: wait` it waits."""
+        rule = call.nothing_fits or self._chains.rule(call.request.model, call.chain_rules).nothing_fits
+
+        async def until() -> None:
+            try:
+                await self._away.reach_one_of(away)
+            except UpstreamAway:
+                if rule != "wait" or self._now() - call.since_s >= self._wait_s:
+                    raise
+                await asyncio.sleep(LOOK_AGAIN_S)
+
+        return Blocked("upstream", until)
 
     def _with_model(self, chain: RuledChain, up: Sequence[Place], *, is_unload: bool) -> Place | Blocked:
         """Return the place for a request that needs no decision: where a variant is loaded, or else installed.
@@ -96,7 +110,7 @@ class Choosing:
                     place.backend.keepalive.apply(tracked, 0.0)
         installed = [place for place in up if chain.installed(place.backend.world.catalog)]
         if not (loaded or installed) and (having := self._away.having(chain)):
-            return self._awaited(having)
+            return Blocked("upstream", lambda: self._away.reach_one_of(having))
         return (loaded or installed or up)[0]
 
     def has_others(self, call: Call, failed: Collection[str]) -> bool:

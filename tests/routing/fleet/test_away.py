@@ -47,6 +47,24 @@ def test_it_is_served_as_soon_as_that_backend_answers_again():
     play(story, DESK_TOWER, ALONE, models=OWN)
 
 
+def test_with_nothing_fits_wait_it_waits_for_that_backend_as_long_as_for_memory():
+    """Then the error is that of the backend."""
+
+    async def story(one):
+        await lose(one, "tower")
+        asked = asyncio.create_task(one.ask(hello(BIG)))
+        await asyncio.sleep(20)
+        await one.sims["tower"].start(port=int(one.sims["tower"].url.rpartition(":")[2]))
+        assert (await asked)[:2] == (200, "tower")
+        await lose(one, "tower")
+        began_s = asyncio.get_running_loop().time()
+        assert (await one.ask(hello(BIG)))[0] == 502
+        assert 60 <= asyncio.get_running_loop().time() - began_s < 70
+
+    config = {**ALONE, "defaults.nothing_fits": "wait", "queue.wait_s": 60}
+    play(story, DESK_TOWER, config, models=OWN)
+
+
 def test_a_chain_goes_on_with_a_smaller_variant_that_another_backend_has():
     """It is listed as long as one of its variants can be served, and shown by what serves it."""
 
