@@ -4,6 +4,7 @@ import pytest
 
 from router.config import load_config, rulebook_of
 from router.core.decision.chain import Variant
+from router.core.ollama.names import key_of
 from router.routing.chains import MAX_REMEMBERED, Chains
 from router.routing.ruled import RulesInForce
 from tests.core.facts import catalog_of, facts_of
@@ -92,3 +93,17 @@ def test_chains_that_list_their_variants_are_shown_as_models():
     """Patterns and automatic chains have no name of their own."""
     config = {"team": TEAM, "qwen*": ["llama3.2:3b"], "llama3.3:70b": "auto"}
     assert [chain.name for chain in chains(chains=config).explicit()] == ["team"]
+
+
+def test_a_name_that_no_model_can_have_has_no_chain_and_is_not_remembered():
+    """Longer than any name of Ollama's, with its host and all."""
+    found = chains()
+    assert found.find("x" * 700, CATALOG) is None
+    assert found.find("llama3.3:70b", CATALOG) is not None
+
+
+def test_the_models_that_decide_about_a_name_are_those_of_its_chain_the_first_apart():
+    """Nothing is known of what is no name."""
+    found = chains(chains={"team": TEAM})
+    assert found.members("team", CATALOG) == ([key_of("llama3.3:70b")], [key_of("llama3.2:3b")])
+    assert found.members("not a name", CATALOG) == ([], [])

@@ -7,9 +7,9 @@ import pytest
 from router.backend.keepalive import NEVER
 from router.core.ollama.runner import LoadOptions
 from router.core.units import GIB
-from router.errors import ModelNotFound, ProbeError, UpstreamError, UpstreamGone
+from router.errors import BadRequest, ModelNotFound, ProbeError, UpstreamError, UpstreamGone
 from router.http.client.response import AnswerHead, UpstreamRequest
-from router.routing.directory import TIDY_S, VirtualModel
+from router.routing.directory import TIDY_S, Managed, VirtualModel
 from tests.backend.machine import BIG, MIDDLE, SMALL, MemoryMachine
 from tests.routing.scene import routed
 
@@ -206,5 +206,17 @@ def test_a_deletion_waits_for_its_tags_only_so_long_and_gives_its_answer_back_if
         with pytest.raises(asyncio.CancelledError):
             await leaving
         assert sent.is_cancelled
+
+    routed(story, MemoryMachine(*ALL), CHAINS)
+
+
+def test_a_backend_that_is_asked_for_by_name_must_be_the_one_that_is_there():
+    """`X-Router-Backend` of a request that manages models."""
+
+    async def story(scene):
+        managed = Managed("pull")
+        assert scene.directory.targets(managed) == scene.directory.targets(managed, "local") == (scene.directory,)
+        with pytest.raises(BadRequest, match="there is no backend 'tower', only local"):
+            scene.directory.targets(managed, "tower")
 
     routed(story, MemoryMachine(*ALL), CHAINS)

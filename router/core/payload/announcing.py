@@ -34,7 +34,7 @@ def may_announce(kind: str, request: InferenceRequest, body: bytes, *, first_onl
         return False
     if kind == "generate":
         return not (first_only and len(found.get("context", b"")) > len("[]"))
-    roles = _roles(found.get("messages"))
+    roles = _roles(found.get("messages", memoryview(b"[]")))  # a list, or the request would have been refused
     return bool(roles) and roles[-1] in ("user", "system") and not (first_only and "assistant" in roles)
 
 
@@ -46,10 +46,8 @@ def _is_true(found: Mapping[str, memoryview], key: str) -> bool:
     return bytes(found.get(key, b"")) == b"true"
 
 
-def _roles(messages: memoryview | None) -> list[str]:
+def _roles(messages: memoryview) -> list[str]:
     """Return who says each of the messages."""
-    if messages is None or kind_of(messages) != "array":
-        return []
     said = (split(message) if kind_of(message) == "object" else [] for message in elements(messages))
     return [_text({fold(key): value for key, value in members}.get("role")) for members in said]
 

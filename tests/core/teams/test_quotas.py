@@ -240,3 +240,26 @@ class Counts(RuleBasedStateMachine):
 
 TestCounts = Counts.TestCase
 TestCounts.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+def test_of_two_requests_that_are_never_settled_each_ends_after_its_own_lease() -> None:
+    """The later one goes on to count when the earlier one has lapsed."""
+    quotas, team, clock = started(concurrent=2)
+    assert admitted(quotas, team, "first")
+    clock.now_s = LEASE_S / 2
+    assert admitted(quotas, team, "second")
+    clock.now_s = LEASE_S
+    assert admitted(quotas, team, "third")
+    assert not admitted(quotas, team, "fourth")
+    clock.now_s = 1.5 * LEASE_S
+    assert admitted(quotas, team, "fifth")
+
+
+def test_what_was_used_before_a_start_adds_up() -> None:
+    """It may be told in parts."""
+    quotas, team, _ = started(tokens_per_day=100)
+    quotas.restore(team.name, 30)
+    quotas.restore(team.name, 20)
+    left = quotas.left(team).tokens
+    assert left is not None
+    assert left.remaining == 50
