@@ -64,6 +64,21 @@ async def router_and_prometheus(folder: Path) -> AsyncIterator[tuple[Running, st
             jobs = [{"job_name": "router", "static_configs": [{"targets": [target]}]}]
             about = {"global": {"scrape_interval": "500ms", "scrape_timeout": "500ms"}, "scrape_configs": jobs}
             (folder / "prometheus.yml").write_text(json.dumps(about))
+            process, url = await prometheus(folder)
+            try:
+                yield router, url
+            finally:
+                process.terminate()
+                await process.wait()
+
+
+async def prometheus(folder: Path) -> tuple[asyncio.subprocess.Process, str]:
+    """Start Prometheus on a free port, and return it with its URL when it answers queries.
+
+    Until it has read its data it answers them by a text. Another port is taken if somebody else was quicker.
+    """
+    async with asyncio.timeout(DEADLINE_S), httpx.AsyncClient() as client:
+        while True:
             port = free_port()
             process = await asyncio.create_subprocess_exec(
                 str(PROMETHEUS),
@@ -73,11 +88,15 @@ async def router_and_prometheus(folder: Path) -> AsyncIterator[tuple[Running, st
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.DEVNULL,
             )
-            try:
-                yield router, f"http://127.0.0.1:{port}"
-            finally:
-                process.terminate()
-                await process.wait()
+            while process.returncode is None:
+                try:
+                    ready = await client.get(f"http://127.0.0.1:{port}/-/ready")
+                except httpx.TransportError:
+                    pass
+                else:
+                    if ready.status_code == 200 and "Prometheus" in ready.text:
+                        return process, f"http://127.0.0.1:{port}"
+                await asyncio.sleep(0.1)
 
 
 def free_port() -> int:
