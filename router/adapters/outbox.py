@@ -63,13 +63,17 @@ class Outbox:
                 await asyncio.to_thread(connection.close)
 
     async def _do(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        # In a task of its own: a caller that is cancelled must not interrupt a write, nor let another one in beside it.
+        return await asyncio.shield(asyncio.create_task(self._locked(work)))
+
+    async def _locked(self, work: Callable[[sqlite3.Connection], T]) -> T:
         async with self._turn:
-            return await asyncio.shield(asyncio.create_task(asyncio.to_thread(self._in_thread, work)))
+            return await asyncio.to_thread(self._in_thread, work)
 
     def _in_thread(self, work: Callable[[sqlite3.Connection], T]) -> T:
         try:
             if self._connection is None:
-                self._connection = self._open()
+                self._connection = open_shared(self._path, _VERSION, _make)
             with self._connection:
                 self._connection.execute("BEGIN IMMEDIATE")
                 return work(self._connection)
@@ -78,13 +82,6 @@ class Outbox:
                 self._connection.close()
                 self._connection = None
             raise
-
-    def _open(self) -> sqlite3.Connection:
-        if self._path is not None:
-            return open_shared(self._path, _VERSION, _make)
-        connection = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
-        _make(connection, 0)
-        return connection
 
     def _append(self, connection: sqlite3.Connection, batch: UsageBatch) -> None:
         requests = sum(figures.requests for _, figures in batch.rows)

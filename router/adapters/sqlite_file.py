@@ -20,18 +20,25 @@ class NewerForm(Exception):
     """The file was written by a newer version of the router."""
 
 
-def open_shared(path: Path, newest: int, prepare: Callable[[sqlite3.Connection, int], None]) -> sqlite3.Connection:
+def open_shared(
+    path: Path | None, newest: int, prepare: Callable[[sqlite3.Connection, int], None]
+) -> sqlite3.Connection:
     """Open the file in WAL mode and without implicit transactions, creating it and its folder if they are missing.
 
+    Without a path it is a database in memory, which closing it deletes.
     `prepare` is given the connection and the file's version, and brings its tables to the version `newest`; it may be
     called again, and another router may do the same meanwhile. Raises NewerForm for a file of a later version, which
     is left as it is, OSError, and sqlite3.Error.
     """
+    if path is None:
+        connection = _connected(":memory:")
+        prepare(connection, 0)
+        return connection
     path.parent.mkdir(parents=True, exist_ok=True)
     keep_private(path)
     until = time.monotonic() + BUSY_S
     while True:
-        connection = sqlite3.connect(path, timeout=BUSY_S, check_same_thread=False, isolation_level=None)
+        connection = _connected(path)
         try:
             prepare(connection, _checked_version(connection, newest))
         except BaseException as exc:
@@ -42,6 +49,10 @@ def open_shared(path: Path, newest: int, prepare: Callable[[sqlite3.Connection, 
             time.sleep(_RETRY_S)
         else:
             return connection
+
+
+def _connected(path: Path | str) -> sqlite3.Connection:
+    return sqlite3.connect(path, timeout=BUSY_S, check_same_thread=False, isolation_level=None)
 
 
 def _is_held(exc: BaseException) -> bool:

@@ -130,7 +130,7 @@ class SqliteUsage:
         for _ in range(2):  # once more after a corrupt file was moved aside
             try:
                 if self._connection is None:
-                    self._connection = self._open()
+                    self._connection = open_shared(self._path, len(_STEPS), _bring_forward)
                 with self._connection:
                     return work(self._connection)
             except sqlite3.OperationalError as exc:  # locked, full, read-only: the file's content is good
@@ -143,13 +143,6 @@ class SqliteUsage:
                 self._fail(str(exc))
                 break
         return None
-
-    def _open(self) -> sqlite3.Connection:
-        if self._path is not None:
-            return open_shared(self._path, len(_STEPS), _bring_forward)
-        connection = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
-        _bring_forward(connection, 0)
-        return connection
 
     def _insert(self, connection: sqlite3.Connection, batch: UsageBatch) -> bool:
         """Add the rows and mark the batch, in one transaction that the caller ends."""

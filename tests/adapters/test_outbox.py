@@ -1,0 +1,44 @@
+"""What waits for a database is written whole, and by one at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from contextlib import closing, suppress
+from pathlib import Path
+
+from router.adapters.outbox import Outbox
+from router.core.units import MIB
+from tests.adapters.test_usage_store import batch
+
+
+async def started() -> None:
+    """Let what was begun come to where it waits for its turn, or for a thread."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def test_a_caller_that_gives_up_neither_interrupts_a_write_nor_lets_a_close_in_beside_it(tmp_path: Path) -> None:
+    """As a stop does whose time is over while another process holds the file."""
+    path = tmp_path / "o"
+    outbox = Outbox(str(path), MIB)
+    assert await outbox.put(batch(1))
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        putting = asyncio.ensure_future(outbox.put(batch(2)))
+        await started()
+        putting.cancel()
+        with suppress(asyncio.CancelledError):
+            await putting
+        closing_it = asyncio.ensure_future(outbox.aclose())
+        await started()
+        assert not closing_it.done()
+        other.rollback()
+        await closing_it
+    again = Outbox(str(path), MIB)
+    waiting = []
+    while (first := await again.first()) is not None:
+        waiting.append(first.seq)
+        await again.drop(first)
+    assert waiting == [1, 2]
+    await again.aclose()
