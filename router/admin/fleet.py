@@ -25,7 +25,6 @@ def inspector_of(
     outage: Outage | None = None,
 ) -> Inspector:
     """Return what reports the state of a router with these routes."""
-
     first, *others = routes.places
     about = telemetry, recent, configuration
     if not others:
@@ -63,15 +62,14 @@ class FleetInspector(Inspector):
         See `Inspector.explain`.
         """
         first = next((place for place in self._routes.places if place.is_up), self._routes.places[0])
-        data = self._inspectors[first.name].explain(model, num_ctx, asker)
         found = first.decisions.explain(model, num_ctx, asker.team)
-        assert found is not None  # or it would have been refused
+        if found is None:
+            return self._inspectors[first.name].explain(model, num_ctx, asker)  # which says why there is none
         team = asker.team
         request = InferenceRequest(model, num_ctx=num_ctx if team is None else team.caps.reduced_num_ctx(num_ctx))
         ranked = self._routes.ranked(request, found[0], team.name if team is not None else "")
         best = ranked[0].place
-        if best != first.name:
-            data = self._inspectors[best].explain(model, num_ctx, asker)
+        data = self._inspectors[best].explain(model, num_ctx, asker)
         reason = reason_of(ranked) or data["reason"]
         return {**data, "reason": reason, "backend": best, "ranking": [_row(one) for one in ranked]}
 
@@ -113,13 +111,11 @@ class FleetInspector(Inspector):
 
     def notes(self) -> list[str]:
         """Return what an operator should know, of all backends and of the configuration."""
-        return [*self._all_notes(), *self._config_notes()]
-
-    def _all_notes(self) -> list[str]:
-        states = {name: inspector.state() for name, inspector in self._inspectors.items()}
-        away = {name: state["ollama"]["error"] for name, state in states.items() if name not in answering(states)}
+        hows = {name: {"ollama": inspector.ollama()} for name, inspector in self._inspectors.items()}
+        away = {name: how["ollama"]["error"] for name, how in hows.items() if name not in answering(hows)}
         notes = [f"{name}: Ollama does not answer: {error}" for name, error in away.items()]
-        return [*notes, *(f"{name}: {note}" for name, state in states.items() for note in state["notes"])]
+        found = (f"{name}: {note}" for name, inspector in self._inspectors.items() for note in inspector.notes())
+        return [*notes, *found, *self._config_notes()]
 
 
 def answering(states: Mapping[str, dict[str, Any]]) -> Mapping[str, dict[str, Any]]:
