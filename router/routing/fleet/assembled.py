@@ -13,6 +13,7 @@ from router.routing.chains import Chains
 from router.routing.conversations import Conversations
 from router.routing.directory import Directory
 from router.routing.dispatching import Dispatching
+from router.routing.fleet.away import Away
 from router.routing.fleet.choosing import Choosing
 from router.routing.fleet.directory import FleetDirectory
 from router.routing.fleet.failures import Failures
@@ -80,10 +81,12 @@ def routes_to(backends: Mapping[str, Backend], config: Config, rules: RulesInFor
         for backend in all_of_them
     )
     offers = Offers(places, failures, config.fleet.load_factor)
-    fleet = Fleet(places, chains, Choosing(places, chains, offers, failures, config.queue.wait_s), failures)
+    away = Away(places)
+    choosing = Choosing(places, chains, offers, failures, away, config.queue.wait_s)
+    fleet = Fleet(places, chains, choosing, failures)
 
     def best(model: str, chain: RuledChain) -> Place:
         return routes.best(InferenceRequest(model), chain)
 
-    routes = Routes(places, chains, fleet, FleetDirectory(places, chains, best), offers)
+    routes = Routes(places, chains, fleet, FleetDirectory(places, chains, away, best), offers)
     return routes

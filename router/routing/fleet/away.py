@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from router.core.decision.chain import Chain
-from router.core.ollama.names import is_name, key_of
 from router.errors import UpstreamAway
 from router.routing.fleet.place import Place
 
@@ -48,16 +47,15 @@ class Away:
 
         If no place is known to have one, also those of which nothing is known yet.
         """
-        if any(chain.installed(place.backend.world.catalog) for place in self._places if place.is_up):
+        if any(place.variants_of(chain) for place in self._places if place.is_up):
             return ()
         away = [place for place in self._places if not place.is_up]
-        having = tuple(place for place in away if chain.installed(place.backend.world.catalog))
+        having = tuple(place for place in away if place.variants_of(chain))
         return having or tuple(place for place in away if not place.backend.installed.is_known)
 
     def having_model(self, name: str) -> tuple[Place, ...]:
         """Return the places that are away and had a model when they last answered, if no other one has it."""
-        key = key_of(name) if is_name(name) else ""
-        having = [place for place in self._places if key in place.backend.world.catalog]
+        having = [place for place in self._places if place.has_model(name)]
         return () if any(place.is_up for place in having) else tuple(having)
 
     async def reach_one_of(self, places: Sequence[Place]) -> None:

@@ -11,7 +11,6 @@ from router.core.decision.fleet.passed_over import passed_over
 from router.core.decision.fleet.rank import COPY_MARGIN_S, Ranked
 from router.core.decision.lasting import is_lasting
 from router.core.decision.report import lines_of
-from router.core.ollama.names import is_name, key_of
 from router.errors import NoVariantFits, UpstreamAway
 from router.routing.call import Call
 from router.routing.chains import Chains
@@ -34,13 +33,13 @@ class Choosing:
     """Chooses among places. `wait_s` bounds `nothing_fits: wait`."""
 
     def __init__(
-        self, places: Sequence[Place], chains: Chains, offers: Offers, failures: Failures, wait_s: float
+        self, places: Sequence[Place], chains: Chains, offers: Offers, failures: Failures, away: Away, wait_s: float
     ) -> None:
         self._places = {place.name: place for place in places}
         self._chains = chains
         self._offers = offers
         self._failures = failures
-        self._away = Away(places)
+        self._away = away
         self._wait_s = wait_s
         self._stays = Stays()
         self._now = places[0].backend.now
@@ -75,8 +74,7 @@ class Choosing:
     def _without_chain(self, call: Call, up: Sequence[Place]) -> Place | Blocked:
         """Return the place for a name without a chain: that which has it from another server, else any."""
         name = call.request.model
-        key = key_of(name) if is_name(name) else ""
-        having = [place for place in up if key in place.backend.world.catalog]
+        having = [place for place in up if place.has_model(name)]
         if not having and self._chains.is_local(name) and not call.is_looked_up:
             call.mark_looked_up()
             return Blocked("name", lambda: until_done((place.backend.installed.look_up() for place in up), FACTS_S))
@@ -108,7 +106,7 @@ class Choosing:
             for variant in chain.variants:
                 if (tracked := _resident(place, variant.model)) is not None:
                     place.backend.keepalive.apply(tracked, 0.0)
-        installed = [place for place in up if chain.installed(place.backend.world.catalog)]
+        installed = [place for place in up if place.variants_of(chain)]
         if not (loaded or installed) and (having := self._away.having(chain)):
             return Blocked("upstream", lambda: self._away.reach_one_of(having))
         return (loaded or installed or up)[0]
@@ -140,10 +138,10 @@ class Choosing:
 
     def _never_fits(self, one: Ranked, chain: RuledChain) -> bool:
         """Return True if a place cannot serve a chain, however long a request waits for it."""
-        backend = self._places[one.place].backend
+        place = self._places[one.place]
         if one.offer.decision is not None:
-            return is_lasting(one.offer.decision, backend.cards.gpus)
-        return backend.installed.is_known and not chain.installed(backend.world.catalog)
+            return is_lasting(one.offer.decision, place.backend.cards.gpus)
+        return place.backend.installed.is_known and not place.variants_of(chain)
 
     def is_better_elsewhere(self, place: Place, call: Call) -> bool:
         """Return True if a request that waits at `place` should go elsewhere: sooner served, or by a bigger variant."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
-from router.core.ollama.names import is_name, key_of
+from router.core.ollama.names import key_of
 from router.core.teams.team import Team
 from router.errors import BadRequest, ModelNotFound
 from router.routing.chains import Chains
@@ -27,11 +27,13 @@ OF_WHAT_IS_THERE = EVERYWHERE | {"push"}
 class FleetDirectory(Directory):
     """Answers questions about names on all backends. `best` returns the place that would serve a chain now."""
 
-    def __init__(self, places: Sequence[Place], chains: Chains, best: Callable[[str, RuledChain], Place]) -> None:
+    def __init__(
+        self, places: Sequence[Place], chains: Chains, away: Away, best: Callable[[str, RuledChain], Place]
+    ) -> None:
         super().__init__(places[0].backend, chains, places[0].decisions)
         self._places = places
         self._best = best
-        self._away = Away(places)
+        self._away = away
         self._union_of_up = Union(lambda: tuple(place.backend.world.catalog for place in places if place.is_up))
         self._uploaded: OrderedDict[str, str] = OrderedDict()  # digest → place
 
@@ -71,7 +73,7 @@ class FleetDirectory(Directory):
         place = self._best(name, chain)
         if away := self._away.having(chain):
             raise not_answering(away)
-        if not chain.installed(place.backend.world.catalog):
+        if not place.variants_of(chain):
             raise ModelNotFound(f"model '{name}' not found")
         return place.directory, await place.directory.show_name(name, team)
 
@@ -121,7 +123,7 @@ class FleetDirectory(Directory):
         if sent := [place for place in up if place.name in uploaded]:
             return sent[:1]
         name = next((what.names[role] for role in ("source", "from", "model") if role in what.names), "")
-        having = [place for place in up if is_name(name) and key_of(name) in place.backend.world.catalog]
+        having = [place for place in up if place.has_model(name)]
         if not having and what.kind in OF_WHAT_IS_THERE and (away := self._away.having_model(name)):
             raise not_answering(away)
         if what.kind in EVERYWHERE:

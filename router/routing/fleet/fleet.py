@@ -16,7 +16,7 @@ from router.http.client.response import Connection
 from router.routing.call import Answer, Call
 from router.routing.chains import Chains
 from router.routing.fleet.choosing import Choosing
-from router.routing.fleet.failures import Failures
+from router.routing.fleet.failures import SERVER_ERROR, Failures
 from router.routing.fleet.place import Place
 from router.routing.outcomes import Blocked
 from router.routing.underway import Reply, Underway
@@ -24,8 +24,6 @@ from router.routing.visit import Visit
 
 LOOK_S = 1.0
 """How often the places are ranked again for a request that waits."""
-
-SERVER_ERROR = 500
 
 
 async def _nothing() -> None:

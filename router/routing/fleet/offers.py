@@ -130,7 +130,7 @@ def _away(place: Place, chain: RuledChain) -> Offer:
 
 def _having(place: Place, chain: RuledChain) -> Having:
     """Return what a place has of a chain, as far as is known."""
-    installed = chain.installed(place.backend.world.catalog)
+    installed = place.variants_of(chain)
     has_first = bool(installed) and installed[0] == chain.variants[0].model
     return Having(is_installed=bool(installed), has_first=has_first)
 

@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping
 
 from router.backend.backend import Backend
 from router.config import Config
+from router.core.decision.chain import Chain
 from router.core.ollama.model import ModelFacts
+from router.core.ollama.names import is_name, key_of
 from router.routing.chains import Chains
 from router.routing.conversations import Conversations
 from router.routing.decisions import Decisions
@@ -51,6 +53,14 @@ class Place:
     def is_up(self) -> bool:
         """True if its Ollama answers, and its state has been read."""
         return self.backend.world.is_up and not self.backend.is_starting
+
+    def has_model(self, name: str) -> bool:
+        """Return whether a model of that name was installed when its Ollama last answered."""
+        return is_name(name) and key_of(name) in self.backend.world.catalog
+
+    def variants_of(self, chain: Chain) -> tuple[str, ...]:
+        """Return which variants of a chain were installed when its Ollama last answered."""
+        return chain.installed(self.backend.world.catalog)
 
     def why_away(self) -> str:
         """Return why it is not up."""
