@@ -20,6 +20,7 @@ import msgspec
 
 from router.adapters.outbox import Outbox
 from router.adapters.sqlite_file import NewerForm
+from router.adapters.usage_sql import adding, summing
 from router.core.masking import masked
 from router.core.teams.usage import FIGURES, HOUR_S, NAMES, UsageBatch
 from router.errors import ConfigError
@@ -36,12 +37,7 @@ CONNECT_S, STATEMENT_S = 5, 10
 VERSION = 1
 _LOCK = 0x6F6C6C61  # any number, the same in all routers: who makes tables or partitions holds it
 
-_COLUMNS = ", ".join((*NAMES, *FIGURES))
-_ADD = (
-    f"INSERT INTO router_usage ({_COLUMNS}) VALUES ({', '.join(['%s'] * (len(NAMES) + len(FIGURES)))}) "
-    f"ON CONFLICT ({', '.join(NAMES)}) DO UPDATE SET "
-    f"{', '.join(f'{name} = router_usage.{name} + excluded.{name}' for name in FIGURES)}"
-)
+_ADD = adding("router_usage", "%s")
 _MARK = (
     "INSERT INTO router_usage_batch (writer, seq, hour) VALUES (%s, %s, %s) "
     "ON CONFLICT (writer) DO UPDATE SET seq = excluded.seq, hour = excluded.hour "
@@ -243,12 +239,6 @@ def _month_of(hour: int) -> tuple[str, int, int]:
 
 
 def _select(connection: psycopg.Connection[Any], since: int, until: int, by: Sequence[str], most: int) -> list[Row]:
-    names = [name for name in by if name in NAMES]
-    order = f" GROUP BY {', '.join(names)} ORDER BY {', '.join(names)}" if names else ""
-    columns = [*names, *(f"COALESCE(SUM({name}), 0)::bigint AS {name}" for name in FIGURES)]
-    found = connection.execute(
-        f"SELECT {', '.join(columns)} FROM router_usage WHERE hour >= %s AND hour < %s{order} LIMIT %s",
-        (since, until, most),
-    )
+    found = connection.execute(summing("router_usage", by, "%s", "::bigint"), (since, until, most))
     titles = [column.name for column in found.description or ()]
     return [dict(zip(titles, row, strict=True)) for row in found.fetchall()]

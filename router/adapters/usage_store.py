@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from router.adapters.sqlite_file import NewerForm, open_shared
-from router.core.teams.usage import FIGURES, HOUR_S, NAMES, UsageBatch, kept_from
+from router.adapters.usage_sql import adding, summing
+from router.core.teams.usage import FIGURES, HOUR_S, UsageBatch, kept_from
 
 T = TypeVar("T")
 MEMORY_DAYS = 7
@@ -32,10 +33,7 @@ _STEPS = (
 )
 """The steps from each version of the file to the next one. Published steps are never changed."""
 
-_ADD = (
-    f"INSERT INTO usage ({', '.join((*NAMES, *FIGURES))}) VALUES ({', '.join('?' * (len(NAMES) + len(FIGURES)))}) "
-    f"ON CONFLICT DO UPDATE SET {', '.join(f'{name} = {name} + excluded.{name}' for name in FIGURES)}"
-)
+_ADD = adding("usage", "?")
 _MARK = (
     "INSERT INTO usage_batch (writer, seq, hour) VALUES (?, ?, ?) "
     "ON CONFLICT DO UPDATE SET seq = excluded.seq, hour = excluded.hour"
@@ -215,11 +213,6 @@ def _statements(step: str) -> Iterator[str]:
 
 
 def _select(connection: sqlite3.Connection, since: int, until: int, by: Sequence[str], most: int) -> list[Row]:
-    names = [name for name in by if name in NAMES]
-    order = f" GROUP BY {', '.join(names)} ORDER BY {', '.join(names)}" if names else ""
-    columns = ", ".join([*names, *(f"COALESCE(SUM({name}), 0) AS {name}" for name in FIGURES)])
-    found = connection.execute(
-        f"SELECT {columns} FROM usage WHERE hour >= ? AND hour < ?{order} LIMIT ?", (since, until, most)
-    )
+    found = connection.execute(summing("usage", by, "?"), (since, until, most))
     titles = [column[0] for column in found.description]
     return [dict(zip(titles, row, strict=True)) for row in found]
