@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from router.core.ollama.names import key_of
 from router.core.teams.team import Team
 from router.errors import BadRequest, ModelNotFound
+from router.http.client.response import UpstreamRequest, UpstreamResponse
 from router.routing.chains import Chains
 from router.routing.directory import Directory, Managed
 from router.routing.fleet.away import Away, not_answering
@@ -76,6 +77,11 @@ class FleetDirectory(Directory):
         if not place.variants_of(chain):
             raise ModelNotFound(f"model '{name}' not found")
         return place.directory, await place.directory.show_name(name, team)
+
+    async def read(self, request: UpstreamRequest) -> UpstreamResponse:
+        """Ask the first backend that is up what is the same on all: a show without a name is refused alike."""
+        await self.settled()
+        return await self._up()[0].directory.read(request)
 
     def catalog_changed(self) -> None:
         """Note that models may have changed on any backend."""

@@ -59,6 +59,19 @@ def test_the_version_is_the_lowest_of_the_backends_that_answer():
     play(story, DESK_TOWER, ALONE, models=OWN, versions=versions)
 
 
+def test_show_without_a_name_is_refused_by_a_backend_that_answers():
+    """In Ollama's own words, also while the first backend is away."""
+
+    async def story(one):
+        refused = await send(one.router.url, "POST", "/api/show", {})
+        await lose(one, "desk")
+        again = await send(one.router.url, "POST", "/api/show", {})
+        assert (again.status, again.json()) == (refused.status, refused.json())
+        assert refused.status // 100 == 4
+
+    play(story, DESK_TOWER, ALONE, models=OWN)
+
+
 def test_show_says_not_found_for_an_unknown_name_and_for_a_chain_of_which_nothing_is_installed():
     """On no backend."""
 
