@@ -72,10 +72,11 @@ def _plan(
     """Apply the rules of this module."""
 
     @cache
-    def plan(num_ctx: int, spared: frozenset[str] = frozenset(), *, is_explained: bool = False) -> Plan | Shortage:
+    def plan(num_ctx: int, spared: frozenset[str] = frozenset()) -> Plan | Shortage:
+        is_last = num_ctx == need.lower and not spared  # whose shortage is the reason why nothing can be loaded
         options = base.at(num_ctx)
         return plan_at(
-            facts, options, snapshot, rules, may_pin=may_pin, spared=spared, books=books, is_explained=is_explained
+            facts, options, snapshot, rules, may_pin=may_pin, spared=spared, books=books, is_explained=is_last
         )
 
     if need.headroom:  # rule 0
@@ -85,9 +86,7 @@ def _plan(
             if isinstance(found := plan(num_ctx, others), Plan):
                 return found
     largest = _largest(need, rules.step, plan)
-    if isinstance(largest, Shortage):
-        return plan(need.lower, is_explained=True)
-    if need.upper == need.lower:
+    if isinstance(largest, Shortage) or need.upper == need.lower:
         return largest
     company = frozenset(one.weights for one in snapshot.residents if one.is_company and one.weights != facts.weights)
     lost = company.intersection(largest.evict)

@@ -29,7 +29,7 @@ class Placing:
     """
 
     __slots__ = (
-        "_all", "_books", "_facts", "_fit", "_gpus", "_least_split", "_may_pin", "_most_loaded", "_obstacles",
+        "_all", "_books", "_cards", "_facts", "_fit", "_gpus", "_least_split", "_may_pin", "_most_loaded", "_obstacles",
         "_options", "_rules", "_same", "_splits", "_unproven", "memory", "needs",
     )  # fmt: skip
 
@@ -48,6 +48,7 @@ class Placing:
         self._unproven = books.snapshot.unproven
         self._gpus = books.snapshot.gpus or ()
         self._all = tuple(range(len(self._gpus)))
+        self._cards = tuple([gpu.index for gpu in self._gpus])
         self._most_loaded = max_loaded(len(self._gpus), rules.settings)
         self.needs = [memory.need_bytes(gpu) for gpu in self._gpus]  # on each card alone
         self._least_split = least_of_split(memory, self._gpus)
@@ -84,12 +85,16 @@ class Placing:
 
     def on_all(self, others: Evicted, cleared: Cleared) -> Plan | None:
         """Plan on all cards together, once `others` are gone."""
-        if len(self.needs) == 1 or not self._may_hold(cleared):
-            return None
-        if self.split_obstacle(cleared) or not self.split(cleared).fits:
+        if not self.is_sound_split(cleared):
             return None
         options = self._options.at(self._options.num_ctx)
         return _plan(options, (*self._same, *others), self.split(cleared), self.memory)
+
+    def is_sound_split(self, cleared: Cleared) -> bool:
+        """Return whether there is a plan on all cards together."""
+        if len(self.needs) == 1 or not self._may_hold(cleared):
+            return False
+        return not self.split_obstacle(cleared) and self.split(cleared).fits
 
     def miss(self, others: Evicted, only: int | EllipsisType | None = ...) -> Shortage:
         """Return by what a plan without `others` is missed: the nearest miss of all places.
@@ -190,7 +195,7 @@ class Placing:
 
     def _obstacle(self, main_gpu: int | None, places: tuple[int, ...], cleared: Cleared) -> str:
         """Return why the load would not go as planned; "" if nothing is in the way."""
-        cards = tuple([self._gpus[at].index for at in places])
+        cards = self._cards if places is self._all else tuple([self._gpus[at].index for at in places])
         if reason := self._books.obstacle(self.memory.asked_of(main_gpu), cards, cleared, self._most_loaded):
             return reason
         free = min([cleared.free[at] for at in places])
@@ -215,11 +220,11 @@ def _plan(options: LoadOptions, evicted: Evicted, placement: Placement, memory: 
     return Plan(
         options=options,
         evict=named(evicted),
-        waits_for=named(resident for resident in evicted if resident.in_flight),
-        cards=tuple(device.index for device in placement.devices),
+        waits_for=named([resident for resident in evicted if resident.in_flight]),
+        cards=tuple([device.index for device in placement.devices]),
         need_bytes=placement.need_bytes,
-        have_bytes=sum(device.have_bytes for device in placement.devices),
-        need_by_card=tuple(min(device.need_bytes, device.have_bytes) for device in placement.devices),
+        have_bytes=sum([device.have_bytes for device in placement.devices]),
+        need_by_card=tuple([min(device.need_bytes, device.have_bytes) for device in placement.devices]),
         expected_bytes=placement.expected_bytes,
         cache_bytes=memory.cache_bytes,
     )

@@ -157,12 +157,14 @@ class _Search:
         hopeless: list[Cleared] = []
         # A split may do with a little less than `need_bytes`, which it takes where all victims are gone.
         for found_cost, evicted in together.sets(emptied.need_bytes, placing.memory.least_believed_bytes):
-            cleared = placing.cleared(evicted)
-            if (cost is not None and found_cost >= cost) or len(evicted) < self.must_go:
+            if cost is not None and found_cost >= cost:
+                break
+            if len(evicted) < self.must_go:
                 continue
+            cleared = placing.cleared(evicted)
             if any(placing.split(less).fits for less in hopeless if _is_more(cleared, less)):
                 continue
-            if placing.on_all(evicted, cleared) is not None:
+            if placing.is_sound_split(cleared):
                 return placing.without(evicted)  # if one card alone can hold it then, that is better
             tries.append((evicted, None))
             if placing.split_obstacle(cleared) == OTHER_CARDS:

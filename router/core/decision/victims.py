@@ -171,4 +171,4 @@ def never_waiting(residents: Iterable[Resident]) -> Evicted:
 
 def named(residents: Iterable[Resident]) -> tuple[str, ...]:
     """Return their weights for a plan, the youngest first; `unload_order.py` decides in which order they go."""
-    return tuple(one.weights for one in sorted(residents, key=lambda one: -one.order))
+    return tuple([one.weights for one in sorted(residents, key=lambda one: -one.order)])
