@@ -19,18 +19,22 @@ from router.core.ollama.model import ModelFacts
 from router.core.ollama.runner import Gpu, LoadOptions
 from router.core.ollama.scheduler import max_loaded
 
+STRAYS = "Ollama may count the cards in another order, and the other card is too small"
+
 
 class Placing:
     """A load that is to be placed.
 
     `same` are those that go in any case, older runners of the same weights above all. With `may_pin` a model on one of
     several cards is pinned with `main_gpu`, unless that number may be another card's and Ollama chooses the right one
-    by itself; a split one is not.
+    by itself; a split one is not. Where Ollama does not, and that other card is too small, the card has no plan, and
+    `would_stray` is set, until `let_stray`: such a load may spill, and is undone then.
     """
 
     __slots__ = (
-        "_all", "_books", "_cards", "_facts", "_fit", "_gpus", "_least_split", "_may_pin", "_most_loaded", "_obstacles",
-        "_options", "_rules", "_same", "_splits", "_unproven", "memory", "needs",
+        "_all", "_books", "_cards", "_facts", "_fit", "_gpus", "_least_split", "_may_pin", "_may_stray",
+        "_most_loaded", "_obstacles", "_options", "_rules", "_same", "_splits", "_unproven", "memory", "needs",
+        "would_stray",
     )  # fmt: skip
 
     def __init__(
@@ -45,6 +49,7 @@ class Placing:
     ) -> None:
         self._facts, self._options, self.memory, self._rules = facts, options, memory, rules
         self._books, self._same, self._may_pin = books, same, may_pin
+        self._may_stray, self.would_stray = False, False
         self._unproven = books.snapshot.unproven
         self._gpus = books.snapshot.gpus or ()
         self._all = tuple(range(len(self._gpus)))
@@ -59,6 +64,10 @@ class Placing:
     def cleared(self, others: Evicted) -> Cleared:
         """Return the cards as they are after `same` and `others` were unloaded."""
         return self._books.cleared((*self._same, *others))
+
+    def let_stray(self) -> None:
+        """Plan loads, too, that may go to another card which is too small: there is no other plan."""
+        self._may_stray = True
 
     def without(self, others: Evicted) -> Plan | None:
         """Plan on the cards as they are after `same` and `others` were unloaded; return None if no plan is sound.
@@ -147,8 +156,12 @@ class Placing:
     def _on_card(self, at: int, cleared: Cleared) -> tuple[LoadOptions, str]:
         """Return the options of a load on this card alone, and what is in its way; "" = nothing."""
         is_pinned = self._may_pin and len(self.needs) > 1
-        if is_pinned and self._may_stray(at, cleared) and not self._obstacle(None, (at,), cleared):
-            return self._options.at(self._options.num_ctx), ""  # Ollama finds the card without its number
+        if is_pinned and self._strays(at, cleared):
+            if not self._obstacle(None, (at,), cleared):
+                return self._options.at(self._options.num_ctx), ""  # Ollama finds the card without its number
+            if not self._may_stray:
+                self.would_stray = True
+                return self._options, STRAYS
         options = self._options.at(self._options.num_ctx, self._gpus[at].index) if is_pinned else self._options
         return options, self._obstacle(options.main_gpu, (at,), cleared)
 
@@ -156,7 +169,7 @@ class Placing:
         need, have = self.needs[at], cleared.free[at]
         return Shortage(need, have, TOO_BIG if need > have else self._on_card(at, cleared)[1])
 
-    def _may_stray(self, at: int, cleared: Cleared) -> bool:
+    def _strays(self, at: int, cleared: Cleared) -> bool:
         """Return whether the number of this card may be that of a card which is too small."""
         unproven = [other for other in self._all if self._gpus[other].index in self._unproven]
         return at in unproven and any(self.needs[other] > cleared.free[other] for other in unproven)

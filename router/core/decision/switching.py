@@ -57,6 +57,10 @@ def plan_at(
     who = _who(facts, books, spared, gone)
     must_go = len(who.staying) - max_loaded(len(snapshot.gpus), rules.settings) + 1
     placing = Placing(facts, options, need_of(facts, options, rules), rules, books, who.same, may_pin)
+    found = _Search(placing, who, max(0, must_go), is_explained).cheapest()
+    if isinstance(found, Plan) or not placing.would_stray:
+        return found
+    placing.let_stray()  # rather than refuse what fits
     return _Search(placing, who, max(0, must_go), is_explained).cheapest()
 
 

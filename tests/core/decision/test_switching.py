@@ -198,8 +198,24 @@ def test_a_number_that_may_be_another_cards_is_not_named_if_ollama_finds_the_car
     assert (found.cards, found.options.main_gpu) == ((0,), None)
     assert plan(big, replace(unsure, unproven=frozenset())).options.main_gpu == 0
     assert plan(small, unsure).options.main_gpu == 1
-    wide = facts_of("wide:19b", 19)  # Ollama would split this one
-    assert plan(wide, unsure).options.main_gpu == 0
+
+
+def test_a_load_that_may_go_to_a_card_which_is_too_small_is_split_instead():
+    cards = (gpu_of(0, 24), gpu_of(1, 12))
+    wide = facts_of("wide:19b", 19)  # Ollama would split this one unless the card is named
+    unsure = Snapshot(cards, catalog=catalog_of(wide), unproven=frozenset({0, 1}))
+    assert plan(wide, replace(unsure, unproven=frozenset())).options.main_gpu == 0
+    found = plan(wide, unsure)
+    assert (found.cards, found.options.main_gpu) == ((0, 1), None)
+
+
+def test_a_load_may_go_to_a_card_which_is_too_small_rather_than_be_refused():
+    """Too little is free on the small one to split the model."""
+    cards = (gpu_of(0, 24), replace(gpu_of(1, 12), free_bytes=100 << 20))
+    wide = facts_of("wide:21b", 21)
+    unsure = Snapshot(cards, catalog=catalog_of(wide), unproven=frozenset({0, 1}))
+    found = plan(wide, unsure)
+    assert (found.cards, found.options.main_gpu) == ((0,), 0)
 
 
 def test_what_one_card_holds_once_all_are_gone_is_not_split():
