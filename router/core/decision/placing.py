@@ -19,7 +19,7 @@ from router.core.ollama.model import ModelFacts
 from router.core.ollama.runner import Gpu, LoadOptions
 from router.core.ollama.scheduler import max_loaded
 
-STRAYS = "Ollama may count the cards in another order, and the other card is too small"
+STRAYS = "Ollama may count the cards in another order"
 
 
 class Placing:
@@ -28,7 +28,8 @@ class Placing:
     `same` are those that go in any case, older runners of the same weights above all. With `may_pin` a model on one of
     several cards is pinned with `main_gpu`, unless that number may be another card's and Ollama chooses the right one
     by itself; a split one is not. Where Ollama does not, and that other card is too small, the card has no plan, and
-    `would_stray` is set, until `let_stray`: such a load may spill, and is undone then.
+    `would_stray` is set, until `let_stray`: such a load may spill, and is undone then. The same goes for a load that is
+    not pinned, as long as the numbers are open and others stay.
     """
 
     __slots__ = (
@@ -68,6 +69,7 @@ class Placing:
     def let_stray(self) -> None:
         """Plan loads, too, that may go to another card which is too small: there is no other plan."""
         self._may_stray = True
+        self._obstacles.clear()
 
     def without(self, others: Evicted) -> Plan | None:
         """Plan on the cards as they are after `same` and `others` were unloaded; return None if no plan is sound.
@@ -208,6 +210,9 @@ class Placing:
 
     def _obstacle(self, main_gpu: int | None, places: tuple[int, ...], cleared: Cleared) -> str:
         """Return why the load would not go as planned; "" if nothing is in the way."""
+        if main_gpu is None and self._unproven and cleared.stay and not self._may_stray:
+            self.would_stray = True  # what Ollama believes of a card depends on who is there by its numbers
+            return STRAYS
         cards = self._cards if places is self._all else tuple([self._gpus[at].index for at in places])
         if reason := self._books.obstacle(self.memory.asked_of(main_gpu), cards, cleared, self._most_loaded):
             return reason

@@ -218,6 +218,16 @@ def test_a_load_may_go_to_a_card_which_is_too_small_rather_than_be_refused():
     assert (found.cards, found.options.main_gpu) == ((0,), 0)
 
 
+def test_while_the_order_is_open_only_a_named_card_is_loaded_beside_others():
+    """What Ollama believes to be free on each card depends on who is there by its own numbers."""
+    big, small = facts_of("big:14b", 14), facts_of("small:4b", 4)
+    resident = resident_of(small, held_gib=5, card=1, order=0, free_at_load_gib=12)
+    known = Snapshot((gpu_of(0, 24), gpu_of(1, 12, 7)), (resident,), catalog=catalog_of(big))
+    assert plan(big, known).evict == ()
+    found = plan(big, replace(known, unproven=frozenset({0, 1})))
+    assert (found.evict, found.options.main_gpu) == ((small.weights,), None)
+
+
 def test_what_one_card_holds_once_all_are_gone_is_not_split():
     """Beside any resident Ollama would evict, so all must go in either case; then one card leaves the other free."""
     large = facts_of("large:32b", 19.5)
