@@ -81,3 +81,35 @@ def test_without_members_nothing_runs():
 def test_a_short_limit_is_swept_more_often(limits, late):
     """At most a quarter of it late, and never without pause."""
     assert Deadlines.of(*limits)._interval_s == pytest.approx(late)
+
+
+def stand_still(seconds):
+    """Let the clock go on as if the process had been stopped."""
+    asyncio.get_running_loop()._selector.now_s += seconds
+
+
+def test_what_has_come_while_the_process_stood_still_is_read_before_anybody_expires():
+    """It is read in a later step of the loop, as a new connection's first bytes are."""
+
+    async def story(deadlines):
+        member = Waiter(1.0)
+        deadlines.add(member)
+        loop = asyncio.get_running_loop()
+        loop.call_later(0.2, stand_still, 5.0)
+        loop.call_later(0.6, lambda: setattr(member, "deadline", NEVER))
+        await asyncio.sleep(10)
+        assert member.expired == []
+
+    swept(story)
+
+
+def test_a_process_that_is_always_late_still_expires():
+    async def story(deadlines):
+        member = Waiter(1.0)
+        deadlines.add(member)
+        for _ in range(20):
+            await asyncio.sleep(0.01)
+            stand_still(2.0)
+        assert len(member.expired) == 1
+
+    swept(story)
