@@ -30,7 +30,6 @@ from router.backend.verification import Placed, look_at
 from router.backend.world import World
 from router.config import Config
 from router.core.decision.switching import Plan
-from router.core.decision.unload_order import unloads
 from router.core.ollama.model import ModelFacts
 from router.core.ollama.names import key_of
 from router.core.ollama.runner import Gpu
@@ -131,7 +130,7 @@ class Residency:
         outset = self._outset(target)
         if self.contest.is_on and not is_embedder(target.facts):
             return await self._load_held(target, outset)
-        if not await self._make_room(target):
+        if not await self.unloading.make_room(target):
             is_ours = any(one.in_flight for one in map(self._residents.get, target.plan.evict) if one is not None)
             result = SwitchResult.MOVED if is_ours else SwitchResult.OVERTAKEN
             return result, "a resident is busy again or could not be unloaded"
@@ -221,32 +220,6 @@ class Residency:
         if result is SwitchResult.DONE:
             self._failures.pop(load.target.weights, None)
         return result, text
-
-    # --- make room ---------------------------------------------------------------------------------------------
-
-    async def _make_room(self, target: Target) -> bool:
-        """Unload the residents that the plan evicts, one by one, and read again; return True if all have gone."""
-        await self._world.refresh_surely()
-        settled_s = 0.0
-        for tracked in self._in_order(target.plan):
-            if self._residents.get(tracked.weights) is not tracked or not self._world.wanted.get(target.weights):
-                continue
-            if tracked.in_flight or not await self.unloading.unload(tracked):  # a request is never cut off for a switch
-                return False
-            settled_s = self._now() + self._settings.settle_s
-        if settled_s:  # Ollama updates its figure of free memory late: an earlier load would be placed by the old one
-            await asyncio.sleep(max(0.0, settled_s - self._now()))
-            await self._world.refresh_fresh()
-        while self._cards.is_memory_returning():  # of a model that left ps without our unloading it
-            await self.unloading.pause()
-        return True
-
-    def _in_order(self, plan: Plan) -> list[Tracked]:
-        """Return the residents that a plan evicts in the order in which to unload them."""
-        residents = {weights: one.frozen(0, self._now()) for weights, one in self._residents.items()}
-        going = [residents[weights] for weights in plan.evict if weights in residents]
-        found = unloads(going, tuple(residents.values()), self._cards.gpus or ())
-        return [self._residents[one.weights] for one in found.order]
 
     # --- load, verify, learn -----------------------------------------------------------------------------------
 

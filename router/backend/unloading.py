@@ -1,4 +1,8 @@
-"""Unloading: a resident has gone when `/api/ps` no longer lists it and the probe shows its memory as free."""
+"""Making room: residents are unloaded one by one, and then there is a pause before the load, if that costs less than
+the stall of Ollama which it prevents.
+
+A resident has gone when `/api/ps` no longer lists it and the probe shows its memory as free.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +11,12 @@ from contextlib import suppress
 
 from router.backend.guesses import dead
 from router.backend.load_times import LoadTimes
+from router.backend.switches import Target
 from router.backend.tracked import Tracked
 from router.backend.verification import BACK_SHARE
 from router.backend.world import World
 from router.config import Config
+from router.core.decision.unload_order import Unloads, unloads
 from router.core.ollama.runner import Gpu
 from router.errors import ModelNotFound, UpstreamError
 
@@ -28,6 +34,32 @@ class Unloading:
         self._cards = world.cards
         self._settings = config.switch
         self._now = asyncio.get_running_loop().time
+
+    async def make_room(self, target: Target) -> bool:
+        """Unload the residents that the plan evicts, one by one, and read again; return True if all have gone."""
+        await self._world.refresh_surely()
+        found, has_unloaded, wanted = self._ordered(target), False, target.weights
+        pause_s = self._settings.settle_s
+        if found.hides_s(self._load_times.costs.load_s(wanted, target.facts.size_bytes)) <= pause_s:
+            pause_s = 0.0
+        for tracked in [self._residents[one.weights] for one in found.order]:
+            if self._residents.get(tracked.weights) is not tracked or not self._world.wanted.get(wanted):
+                continue
+            if tracked.in_flight or not await self.unload(tracked):  # a request is never cut off for a switch
+                return False
+            has_unloaded = True
+        if has_unloaded:
+            await asyncio.sleep(pause_s)
+            await self._world.refresh_fresh()
+        while self._cards.is_memory_returning():  # of a model that left ps without our unloading it
+            await self.pause()
+        return True
+
+    def _ordered(self, target: Target) -> Unloads:
+        """Return the residents that a plan evicts in the order in which to unload them."""
+        residents = {weights: one.frozen(0, self._now()) for weights, one in self._residents.items()}
+        going = [residents[weights] for weights in target.plan.evict if weights in residents]
+        return unloads(going, tuple(residents.values()), self._cards.gpus or (), target.plan.expected_bytes)
 
     async def unload(self, tracked: Tracked) -> bool:
         """Unload a resident and wait for its memory; return False if it is still listed after `unload_timeout_s`.

@@ -74,7 +74,7 @@ class Defaults(Section):
 
 class Switch(Section):
     settle_s: Duration = 0.6
-    """pause after an unload, because Ollama reads free memory with a delay"""
+    """pause between an unload and a load that would hide its memory from Ollama, if that stalls it for longer"""
     unload_timeout_s: Positive = 15.0
     """longest wait for an unload"""
     memory_timeout_s: Positive = 10.0

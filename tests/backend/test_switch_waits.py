@@ -38,17 +38,29 @@ def moments(machine):
     return noted
 
 
-def test_a_load_comes_no_sooner_after_an_unload_than_ollama_reads_memory():
-    """It would count the old figure."""
+def pause_s(before, after, load_s):
+    """How long after the unload of `before` the load of `after` comes, if that is known to take `load_s`."""
 
     async def story(scene):
-        await scene.make_resident(MIDDLE)
-        target = scene.target(BIG)
+        await scene.make_resident(before)
+        target = scene.target(after)
+        scene.backend.residency.load_times.loaded(target.weights, after.size_bytes, load_s)
         noted = moments(scene.machine)
         assert await scene.backend.residency.switch(target) is SwitchResult.DONE
-        assert lasts(noted["load"] - noted["drop"], SETTLE_S)
+        return noted["load"] - noted["drop"]
 
-    play(story, MemoryMachine(*ALL))
+    return play(story, MemoryMachine(*ALL))
+
+
+def test_a_load_comes_no_sooner_after_an_unload_than_ollama_reads_memory():
+    """It would take the load for memory that is not back, and stall for 5 s: longer than this load takes."""
+    assert lasts(pause_s(BIG, MIDDLE, load_s=1), SETTLE_S)
+
+
+def test_a_load_that_stalls_nobody_comes_at_once():
+    """One that takes more than was freed ends Ollama's wait; one that takes as long as the stall outlasts it."""
+    assert pause_s(MIDDLE, BIG, load_s=1) < SETTLE_S / 2
+    assert pause_s(BIG, MIDDLE, load_s=5) < SETTLE_S / 2
 
 
 def test_a_load_with_nothing_in_its_way_waits_for_nothing():

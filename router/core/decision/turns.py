@@ -4,8 +4,7 @@
 
  1. GROUPS     Tickets that wait for the same weights at the same context form a group; one load serves all of them.
  2. DUE        A ticket that waited while its model was loaded, or for a slot of it before rule 5 closed it, is let in
-               even then: otherwise two models whose loads take longer than the age bound would evict each other
-               indefinitely.
+               even then: else two models that load for longer than the age bound would evict each other for ever.
  3. RESIDENT   A ticket whose model is resident is let in, unless rule 5 has closed it. Who is let in enters as soon as
                the runner has a slot for it, the oldest first; until then it counts as a request to that resident.
  4. REFUSED    A ticket that nothing can serve is let in, to be refused or passed through. Not during a switch: memory
@@ -13,10 +12,11 @@
  5. IMPATIENT  A group is impatient if its oldest ticket has waited for its bound: the age bound, or a multiple of what
                its switch costs if that is longer, but not so long that it is refused before. So requests for a loaded
                model are served on while others wait, and only a share of the time is spent on switches. An impatient
-               group closes the residents in its way: they take no new requests, finish those in flight, and are
-               evicted. It keeps to those that were in its way first (`claim`): of two busy ones the plan names now this
-               one, now that one, and neither would become idle.
- 6. ORDER      Impatient groups by age; then the others, most tickets per second of the switch first.
+               group closes the residents in its way: they take no new requests, finish those in flight, and go. It
+               keeps to those that were in its way first (`claim`): of two busy ones the plan names now this one, now
+               that one, and neither would become idle.
+ 6. ORDER      Impatient groups by how many times their bound they have waited, as a short bound is that of a cheap
+               switch; from twice on by age. Then the others, most tickets per second of the switch first.
  7. START      The first group in order whose plan waits for no busy resident, and evicts none that a request was
                just let in to.
  8. APART      An impatient group that cannot start keeps its place: no group after it closes or starts anything on its
@@ -47,6 +47,9 @@ LOOK_AGAIN_S = 0.5
 
 LEAST_COST_S = 0.1
 """A switch counts as costing at least this much."""
+
+TWICE = 2.0
+"""A group that has waited for so many times its bound is overtaken by none (rule 6), and none loads beside (rule 9)."""
 
 
 class Serving(Protocol):
@@ -156,6 +159,12 @@ class _Group:
         """Return after how many seconds it is impatient."""
         return max(patience.age_bound_s, min(patience.most_s, patience.cost_factor * self.cost_s))
 
+    def place(self, now_s: float, patience: Patience) -> tuple[bool, float]:
+        """Return its place among the impatient groups (rule 6): the lowest goes first."""
+        since_s = self.oldest.since_s
+        times = (now_s - since_s) / max(LEAST_COST_S, self.bound_s(patience))
+        return (False, since_s) if times >= TWICE else (True, -times)
+
 
 def turns(
     waiting: Sequence[Waiting],
@@ -182,7 +191,7 @@ def turns(
             for group in groups
             if group.plan is not None and group.level_s <= least_s and _is_impatient(group, residents, now_s, patience)
         ),
-        key=lambda group: (group.level_s, group.oldest.since_s),  # rule 6
+        key=lambda group: (group.level_s, group.place(now_s, patience)),  # rule 6
     )
     others = [group for group in groups if group.plan is not None and group not in impatient]
     others.sort(key=lambda group: (group.level_s, -group.count / max(LEAST_COST_S, group.cost_s)))  # rule 6
@@ -288,4 +297,4 @@ def _start(
 
 def _may_go_beside(plan: Plan, waits: _Group, now_s: float, patience: Patience) -> bool:
     """Apply rule 9: `waits` is an impatient group that needs the same memory later."""
-    return bool(plan.cards) and not plan.evict and now_s - waits.oldest.since_s < 2 * waits.bound_s(patience)
+    return bool(plan.cards) and not plan.evict and now_s - waits.oldest.since_s < TWICE * waits.bound_s(patience)

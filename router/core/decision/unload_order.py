@@ -3,21 +3,30 @@
 After each unload Ollama waits for the memory, and unloads nothing else meanwhile; a wait that cannot end runs into its
 limit of 5 s. Whether it can depends on who is left on the cards (`core/ollama/recovery.py`), and so on the order. This
 is its only home: a plan only names its victims.
+
+It may also depend on the load: one that begins before Ollama has looked takes the memory that it looks for. A pause
+before the load prevents that, but takes its time in each switch, while a stall costs only what is left of it when the
+load has ended: until then nothing is to be unloaded. `Unloads.hides_s` says what a load at once would cost.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from router.core.decision.foreseen import booked, cards_without
 from router.core.decision.snapshot import Resident
 from router.core.ollama.bookkeeping import OllamaResident
-from router.core.ollama.recovery import Figures, stall_chance
+from router.core.ollama.recovery import STALL_S, Figures, stall_chance
 from router.core.ollama.runner import Gpu
 
 LAST = 0.5
 """How much a stall after the last unload counts: the load goes on meanwhile, only the next switch may have to wait."""
+
+ROUGH = 0.95
+"""The share of its expected memory that a load surely takes: one that takes a little more than was freed hides nothing,
+one that takes a little less does."""
 
 MOST_TRIED = 4
 """While more than these are left, only the one that stalls least is tried as the next."""
@@ -25,14 +34,24 @@ MOST_TRIED = 4
 
 @dataclass(frozen=True, slots=True)
 class Unloads:
-    """Residents in the order in which to unload them, and how likely Ollama stalls after each."""
+    """Residents in the order in which to unload them, and how likely Ollama stalls after each.
+
+    `hidden` is how much likelier it stalls after the last one if the load begins at once; None if that is unknown.
+    """
 
     order: tuple[Resident, ...]
     stalls: tuple[float, ...]
+    hidden: float | None = None
+
+    def hides_s(self, load_s: float) -> float:
+        """Return how many seconds of stall to expect after a load of `load_s` seconds that begins at once."""
+        return math.inf if self.hidden is None else self.hidden * max(0.0, STALL_S - load_s)
 
 
-def unloads(going: Sequence[Resident], residents: Sequence[Resident], gpus: tuple[Gpu, ...]) -> Unloads:
-    """Return in which order to unload `going`, which are some of `residents`.
+def unloads(
+    going: Sequence[Resident], residents: Sequence[Resident], gpus: tuple[Gpu, ...], load_bytes: int = 0
+) -> Unloads:
+    """Return in which order to unload `going`, which are some of `residents`, for a load that takes `load_bytes`.
 
     `gpus` are the cards with all of them loaded; () if their memory is unknown. Then the lowest entry goes first, which
     is best if all are on one card.
@@ -42,7 +61,9 @@ def unloads(going: Sequence[Resident], residents: Sequence[Resident], gpus: tupl
         return Unloads(by_entry, ())
     orders = _Orders(by_entry, gpus, {id(one): Figures.of(_likely(one, gpus), gpus) for one in residents})
     order = orders.best(())[1]
-    return Unloads(order, tuple(orders.chance(one, order[:at]) for at, one in enumerate(order)))
+    stalls = tuple(orders.chance(one, order[:at]) for at, one in enumerate(order))
+    at_once = orders.chance_at(order[-1], order[:-1], int(ROUGH * load_bytes)) if load_bytes else stalls[-1]
+    return Unloads(order, stalls, at_once - stalls[-1])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,10 +92,15 @@ class _Orders:
         """Return how likely the wait for `victim` stalls after `gone` were unloaded."""
         key = id(victim), frozenset(map(id, gone))
         if key not in self.chances:
-            left = [figures for one, figures in self.figures.items() if one not in key[1]]
-            before, after = cards_without(gone, self.gpus), cards_without((*gone, victim), self.gpus)
-            self.chances[key] = stall_chance(self.figures[key[0]], left, before, after)
+            self.chances[key] = self.chance_at(victim, gone)
         return self.chances[key]
+
+    def chance_at(self, victim: Resident, gone: tuple[Resident, ...], taken_bytes: int = 0) -> float:
+        """Return the same if a load takes `taken_bytes` at once."""
+        ids = set(map(id, gone))
+        left = [figures for one, figures in self.figures.items() if one not in ids]
+        before, after = cards_without(gone, self.gpus), cards_without((*gone, victim), self.gpus)
+        return stall_chance(self.figures[id(victim)], left, before, after, taken_bytes)
 
 
 def _likely(resident: Resident, gpus: tuple[Gpu, ...]) -> OllamaResident:

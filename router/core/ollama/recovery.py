@@ -67,13 +67,16 @@ class Figures:
         return Figures(resident.entry, sum(resident.buffers_bytes), free)
 
 
-def stall_chance(victim: Figures, residents: Sequence[Figures], before: Sequence[Gpu], after: Sequence[Gpu]) -> float:
+def stall_chance(
+    victim: Figures, residents: Sequence[Figures], before: Sequence[Gpu], after: Sequence[Gpu], taken_bytes: int = 0
+) -> float:
     """Return how likely the wait after an unload of `victim`, one of `residents`, stalls.
 
-    `before` and `after` are the cards as the driver shows them with it, and without.
+    `before` and `after` are the cards as the driver shows them with it, and without; `taken_bytes` of these are taken
+    at once by a load.
     """
     stalled = total = 0
-    live_before, live_after = sum(live_free(before)), sum(live_free(after))
+    live_before, live_after = sum(live_free(before)), sum(live_free(after)) - taken_bytes
     for count, order in _walks(residents):
         risen = _read([one for one in order if one is not victim], len(after), live_after)
         risen -= _read(order, len(before), live_before)

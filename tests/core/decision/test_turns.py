@@ -174,7 +174,7 @@ def test_rule_5_closes_what_ollama_may_evict_too():
     assert (found.let_in, found.closed, found.start) == ((), {SMALL.weights}, None)
 
 
-def test_rule_6_impatient_groups_go_first_by_age():
+def test_rule_6_of_impatient_groups_with_equal_bounds_the_older_goes_first():
     """The oldest ticket of each counts, not how many wait."""
     found = at_once(
         *(ticket(number, loads(TINY)) for number in range(5)),
@@ -182,6 +182,25 @@ def test_rule_6_impatient_groups_go_first_by_age():
         ticket(6, loads(BIG), age_s=OLD_S + 1),
     )
     assert started(found) is BIG
+
+
+def waits_for_bounds(number, facts, times, cost_s):
+    """A ticket that has waited for so many times its bound."""
+    bound_s = max(AGE_BOUND_S, PATIENCE.cost_factor * cost_s)
+    return ticket(number, loads(facts, cost_s=cost_s), age_s=times * bound_s)
+
+
+def test_rule_6_who_has_waited_for_more_times_its_bound_goes_before_an_older_one():
+    """The bound of a cheap switch is short, and who waits for it delays the others little."""
+    cheap, dear = waits_for_bounds(0, SMALL, 1.6, 2), waits_for_bounds(1, BIG, 1.5, 20)
+    assert started(at_once(cheap, dear)) is SMALL
+    assert started(at_once(cheap, waits_for_bounds(1, BIG, 1.7, 20))) is BIG
+
+
+def test_rule_6_from_twice_its_bound_on_an_older_one_is_overtaken_by_nobody():
+    """Else many cheap switches could go before a dear one again and again."""
+    cheap, dear = waits_for_bounds(0, SMALL, 9, 2), waits_for_bounds(1, BIG, 2, 40)
+    assert started(at_once(cheap, dear)) is BIG
 
 
 def test_rule_6_of_the_patient_the_most_tickets_per_second_of_the_switch_go_first():

@@ -1,6 +1,9 @@
 """Which resident is unloaded first."""
 
+import math
 from dataclasses import replace
+
+import pytest
 
 from router.core.decision import unload_order as module
 from router.core.decision.unload_order import unloads
@@ -74,3 +77,42 @@ def test_many_residents_are_ordered_without_trying_every_order(monkeypatch):
     residents = [loaded(entry, 1, free_gib=23 - entry) for entry in range(8)]
     assert order_of(residents, residents) == list(range(8))
     assert len(counted) < 300
+
+
+def hides_s(residents, load_gib, load_s, *, count=1, going=None):
+    """How many seconds of stall a load at once would cost after these were unloaded."""
+    going = residents if going is None else going
+    return unloads(going, residents, cards_with(residents, count), int(load_gib * (1 << 30))).hides_s(load_s)
+
+
+def test_a_load_at_once_hides_the_memory_that_ollama_looks_for():
+    """Observed: a load that takes 25 to 100 % of what was freed, within the first tick, stalls Ollama for 5 s."""
+    assert hides_s([loaded(0, 10)], 6, load_s=1) == pytest.approx(4)
+
+
+@pytest.mark.parametrize("load_gib", [1, 15], ids=["little", "more than was freed"])
+def test_a_load_that_takes_little_or_more_than_was_freed_hides_nothing(load_gib):
+    """The first leaves enough to see; with the second less is free than before, which also ends the wait."""
+    assert hides_s([loaded(0, 10)], load_gib, load_s=1) == 0
+
+
+def test_a_stall_costs_nothing_once_the_load_has_taken_as_long():
+    """Until the load has ended nothing is to be unloaded, and that is all that a stall holds up."""
+    assert hides_s([loaded(0, 10)], 6, load_s=5) == 0
+
+
+def test_beside_residents_that_stay_a_load_hides_nothing():
+    """Their figures do not change, so the wait ends or stalls whatever is loaded."""
+    first, stays = loaded(0), loaded(1, free_gib=19)
+    assert hides_s([first, stays], 3, load_s=1, going=[first]) == 0
+
+
+def test_beside_an_empty_card_a_load_may_hide_what_was_freed_on_another():
+    """Ollama queries all cards then, and adds them up."""
+    first, stays = loaded(0, 10), loaded(1, 6, free_gib=13)
+    assert hides_s([first, stays], 6, load_s=1, count=2, going=[first]) > 0
+
+
+def test_without_a_probe_a_load_always_pauses():
+    """Nobody knows then what a load would hide, or whether memory is back at all."""
+    assert unloads([loaded(0)], [loaded(0)], (), 1 << 30).hides_s(100) == math.inf
