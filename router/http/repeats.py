@@ -36,7 +36,8 @@ class HeadTemplate(msgspec.Struct, Generic[T], eq=False):
     """The bytes of a head around its variable parts, and the parsed `head`.
 
     In this order: `front`, a date of `date_bytes` (0 = none; then `middle` is empty), `middle`, the digits of the
-    length, and `tail` up to the empty line. `date` is the last one that was read.
+    length, and `tail` up to the empty line. `date` is the last one that was read, and `last` the last head as a whole,
+    in front of a body of `length`: the next one is often the same to the byte.
     """
 
     front: bytes
@@ -45,9 +46,14 @@ class HeadTemplate(msgspec.Struct, Generic[T], eq=False):
     tail: bytes
     head: T
     date: bytes = b""
+    last: bytes = b""
+    length: int = 0
+    digits: bytes = b""
 
     def read(self, data: bytes) -> tuple[bytes, bytes] | None:
         """Return the length's digits and the body of `data`, None unless it is exactly one message with this head."""
+        if (last := self.last) and data.startswith(last) and len(data) - len(last) == self.length:
+            return self.digits, data[len(last) :]
         if not data.startswith(self.front):
             return None
         start = len(self.front)
@@ -62,8 +68,11 @@ class HeadTemplate(msgspec.Struct, Generic[T], eq=False):
         digits = data[start:end]
         if not digits.isdigit() or not data.startswith(self.tail, end):
             return None
-        body = data[end + len(self.tail) :]
-        return (digits, body) if len(body) == int(digits) else None
+        end += len(self.tail)
+        if len(data) - end != int(digits):
+            return None
+        self.last, self.length, self.digits = data[:end], len(data) - end, digits
+        return digits, data[end:]
 
 
 def with_length(head: H, digits: bytes) -> H:

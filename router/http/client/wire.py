@@ -23,6 +23,9 @@ from router.http.client.response import NO_HEAD, AnswerHead, UpstreamResponse
 from router.http.deadlines import NEVER
 from router.http.repeats import HeadCache, LastHead, with_length
 
+LARGE_BYTES = 65536
+"""Bodies of at least this size are passed to the transport without a copy."""
+
 
 class Owner(Protocol):
     """The pool that a wire belongs to."""
@@ -117,9 +120,11 @@ class Wire(AnswerParser):
         if body is None:
             self.transport.write(head)
         elif isinstance(body, bytes):
-            # A small body goes out with the head in one packet; a large one is not copied.
-            for part in (head + body,) if len(body) < 65536 else (head, body):
-                self.transport.write(part)
+            if len(body) < LARGE_BYTES:  # in one packet with the head
+                self.transport.write(head + body)
+            else:  # without a copy
+                self.transport.write(head)
+                self.transport.write(body)
         else:
             self._is_sent = False
             self.transport.write(head)
@@ -192,12 +197,13 @@ class Wire(AnswerParser):
         """Take one complete answer with a cached head (fast path)."""
         if self._known.misses:
             self._known.record_hit()
-        self._response = None
-        self._is_keep_alive = True
-        response.begin(head)
-        if body:
-            response.feed(body)
-        self._hand_over(response)
+        on_head, self._response, self._on_head = self._on_head, None, None
+        response.arrive(head, body)
+        if self._phase is not CLOSED:
+            self._phase, self.was_used = IDLE, True
+            self.owner.put_back(self)
+        if on_head is not None:
+            on_head()
 
     def _learn(self, data: bytes, head: AnswerHead) -> None:
         """Cache the head of `data`, which was one complete answer: the next one may repeat it."""

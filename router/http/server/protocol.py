@@ -117,8 +117,7 @@ class HttpProtocol(ClientConnection):
         if self._known.misses:
             self._known.record_hit()
         is_kept = head.keep_alive and not self.shared.is_draining
-        self.enqueue(Cycle(self, head, is_kept, True, [body], len(body)))
-        self.start_next()
+        self.process(Cycle(self, head, is_kept, True, [body], len(body)))
 
     def _learn(self, data: bytes, cycle: Cycle) -> None:
         """Cache the head of `data` if it is exactly one request: the next one may repeat it."""
