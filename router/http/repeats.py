@@ -36,8 +36,8 @@ class HeadTemplate(msgspec.Struct, Generic[T], eq=False):
     """The bytes of a head around its variable parts, and the parsed `head`.
 
     In this order: `front`, a date of `date_bytes` (0 = none; then `middle` is empty), `middle`, the digits of the
-    length, and `tail` up to the empty line. `date` is the last one that was read, and `last` the last head as a whole,
-    in front of a body of `length`: the next one is often the same to the byte.
+    length, and `tail` up to the empty line. `date` is the last one read. `last` is the last head as a whole, in
+    front of a body of `length`, and `latest` what was parsed: the next one is often the same to the byte.
     """
 
     front: bytes
@@ -48,12 +48,21 @@ class HeadTemplate(msgspec.Struct, Generic[T], eq=False):
     date: bytes = b""
     last: bytes = b""
     length: int = 0
-    digits: bytes = b""
+    latest: T | None = None
+
+    def match(self, data: bytes) -> tuple[T, bytes] | None:
+        """Return the head and the body of `data`, None unless it is exactly one message with this head."""
+        last = self.last
+        if self.latest is not None and data.startswith(last) and len(data) - len(last) == self.length:
+            return self.latest, data[len(last) :]
+        if (found := self.read(data)) is None:
+            return None
+        digits, body = found
+        self.latest, self.last, self.length = with_length(self.head, digits), data[: len(data) - len(body)], len(body)
+        return self.latest, body
 
     def read(self, data: bytes) -> tuple[bytes, bytes] | None:
         """Return the length's digits and the body of `data`, None unless it is exactly one message with this head."""
-        if (last := self.last) and data.startswith(last) and len(data) - len(last) == self.length:
-            return self.digits, data[len(last) :]
         if not data.startswith(self.front):
             return None
         start = len(self.front)
@@ -68,20 +77,18 @@ class HeadTemplate(msgspec.Struct, Generic[T], eq=False):
         digits = data[start:end]
         if not digits.isdigit() or not data.startswith(self.tail, end):
             return None
-        end += len(self.tail)
-        if len(data) - end != int(digits):
-            return None
-        self.last, self.length, self.digits = data[:end], len(data) - end, digits
-        return digits, data[end:]
+        body = data[end + len(self.tail) :]
+        return (digits, body) if len(body) == int(digits) else None
 
 
-def with_length(head: H, digits: bytes) -> H:
+def with_length(head: T, digits: bytes) -> T:
     """Return `head`, which has `headers` and `by_name`, with another Content-Length."""
     known: Any = head
     if known.by_name[b"content-length"] == digits:
         return head
     headers = [(name, digits if name == b"content-length" else value) for name, value in known.headers]
-    return msgspec.structs.replace(head, headers=headers, by_name=dict(headers))
+    changed: T = msgspec.structs.replace(known, headers=headers, by_name=dict(headers))
+    return changed
 
 
 class HeadCache(Generic[T]):

@@ -6,6 +6,8 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from itertools import chain
+from operator import attrgetter
 
 import msgspec
 
@@ -34,6 +36,7 @@ Facts = dict[str, object]
 REFUSALS, REFUSALS_S = 20, 10.0
 """Most refusals logged in a period, and its seconds: a flood of them is no flood of lines. The rest is counted."""
 
+_REPEATED = attrgetter("requested", "variant", "reason", "client", "error", "trace_id")
 _CONTROLS = re.compile(rb"\x7f|\xc2[\x80-\x9f]")  # DEL and C1, which JSON leaves as they are and terminals act on
 
 
@@ -247,8 +250,7 @@ def texts_of(events: Sequence[Finished]) -> str:
 
     To look for secrets in whole lines would cost as much as a decision.
     """
-    repeated = {text for one in events for text in (one.requested, one.variant, one.reason, one.client, one.error)}
-    return "\n".join([*repeated, *[one.request_id for one in events], *{one.trace_id for one in events}])
+    return "\n".join([*[one.request_id for one in events], *chain.from_iterable(set(map(_REPEATED, events)))])
 
 
 def _escaped(lines: bytes) -> bytes:

@@ -6,6 +6,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from operator import attrgetter
 from typing import Protocol
 
 from router.core.teams.usage import Figures, Ledger, UsageBatch, UsageKey, hour_of
@@ -17,6 +18,9 @@ BATCH = 500
 
 OTHER = "other"
 """The model of requests for names that are neither configured nor installed: clients invent them without bound."""
+
+
+_ABOUT = attrgetter("team", "key_id", "variant", "backend", "operation")
 
 
 class UsageSink(Protocol):
@@ -48,8 +52,7 @@ class UsageHook:
     def on_requests(self, _decided: Sequence[Decided], finished: Sequence[Finished]) -> None:
         """Add the requests that have ended: summed up first, because those of a batch are mostly of one kind."""
         alike: dict[tuple[str, str, str, str, str], list[Finished]] = {}
-        for event in finished:
-            about = event.team, event.key_id, event.variant, event.backend, event.operation
+        for about, event in zip(map(_ABOUT, finished), finished, strict=True):
             group = alike.get(about)
             if group is None:
                 group = alike[about] = []
