@@ -15,7 +15,7 @@ class Outage:
         self._unix_now = unix_now
         self.since: str | None = None
 
-    def on_requests(self, _events: Sequence[Decided | Finished]) -> None:
+    def on_requests(self, _decided: Sequence[Decided], _finished: Sequence[Finished]) -> None:
         """Ignore the events of requests: a call per batch instead of one per event."""
 
     def on(self, event: Event) -> None:

@@ -46,7 +46,7 @@ class Timeline:
         elif isinstance(event, Spilled):
             self._marks.append({"at": self._unix_now(), "kind": "spill", "model": event.model})
 
-    def on_requests(self, _events: Sequence[Decided | Finished]) -> None:
+    def on_requests(self, _decided: Sequence[Decided], _finished: Sequence[Finished]) -> None:
         """Ignore the events of requests: a call per batch instead of one per event."""
 
     def observe(self, loaded: Iterable[tuple[int, str]]) -> None:

@@ -12,6 +12,9 @@ MINUTE_S, MINUTES = 60, 60
 AVOIDED_CAUSES = frozenset(("too_big", "spilled"))
 """The first verdict of a request that Ollama itself would have run partly on the CPU."""
 
+_FAILED = frozenset(("upstream_error", "failed"))
+_OF_REQUESTS = ("requests", "spills_avoided", "substituted", "below_best", "refused", "failed", "tokens")
+
 
 @dataclass(slots=True)
 class Counts:
@@ -29,26 +32,23 @@ class Counts:
     spills: int = 0
     tokens: int = 0
 
-    def requested(self, events: Sequence[Decided | Finished]) -> None:
-        """Count the decisions on requests, and their ends."""
-        self._finished([event for event in events if type(event) is Finished])
-        self._decided([event for event in events if type(event) is Decided])
-
-    def _finished(self, events: Sequence[Finished]) -> None:
-        self.requests += len(events)
-        for event in events:
-            self.tokens += event.tokens_out or 0
-            if event.outcome != "completed":
-                self.failed += event.outcome in ("upstream_error", "failed")
-
-    def _decided(self, events: Sequence[Decided]) -> None:
-        for event in events:
+    @classmethod
+    def of(cls, decided: Sequence[Decided], finished: Sequence[Finished]) -> Counts:
+        """Return the counts of these decisions on requests, and of their ends."""
+        counts = cls(requests=len(finished), tokens=sum([event.tokens_out or 0 for event in finished]))
+        counts.below_best = sum([event.below_best != "" for event in decided])
+        for event in [event for event in decided if event.outcome != "exact"]:
             if event.outcome in ("fallback", "rejected"):
-                self.spills_avoided += event.cause in AVOIDED_CAUSES
-                self.substituted += event.outcome == "fallback"
-                self.refused += event.outcome == "rejected"
-            if event.below_best:
-                self.below_best += 1
+                counts.spills_avoided += event.cause in AVOIDED_CAUSES
+                counts.substituted += event.outcome == "fallback"
+                counts.refused += event.outcome == "rejected"
+        counts.failed = sum([event.outcome in _FAILED for event in finished])
+        return counts
+
+    def add(self, other: Counts) -> None:
+        """Add other counts of requests."""
+        for name in _OF_REQUESTS:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def changed(self, event: Switched | Spilled) -> None:
         """Count a change of what is loaded."""
@@ -66,16 +66,19 @@ class Totals:
 
     def on(self, event: Event) -> None:
         """Count one event."""
-        if isinstance(event, (Decided, Finished)):
-            self.on_requests((event,))
+        if isinstance(event, Decided):
+            self.on_requests((event,), ())
+        elif isinstance(event, Finished):
+            self.on_requests((), (event,))
         elif isinstance(event, (Switched, Spilled)):
             for counts in self._current():
                 counts.changed(event)
 
-    def on_requests(self, events: Sequence[Decided | Finished]) -> None:
+    def on_requests(self, decided: Sequence[Decided], finished: Sequence[Finished]) -> None:
         """Count a batch of requests' events."""
+        new = Counts.of(decided, finished)
         for counts in self._current():
-            counts.requested(events)
+            counts.add(new)
 
     def _current(self) -> tuple[Counts, Counts]:
         minute = int(self._unix_now()) // MINUTE_S

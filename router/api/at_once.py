@@ -159,7 +159,7 @@ class AtOnce:
         lines = common_head_lines(upstream.head) if answer.rename is None else b""
         if lines:
             body = upstream.read_nowait() or b""
-            cycle.respond(200, (), body, b"".join((lines, *own)), adds_length=True)
+            cycle.respond_ok(body, b"".join((lines, *own)))
         elif (whole := complete_answer(upstream, route, answer.rename, answer.errors)) is not None:
             headers, body = whole
             cycle.respond(answer.status, headers, body, b"".join(own))

@@ -54,13 +54,21 @@ class Admission:
         """Set which residents take no new requests."""
         self.closed = closed
 
-    def may_enter(self, weights: str, team: str) -> bool:
-        """Return True if a resident has a slot for a request that does not wait here, and nobody comes before it."""
-        rivals = self._rivals.get(weights)
-        if rivals and self.waitlist.depth and not self._shares.may_enter(team, rivals):
+    def may_enter(self, tracked: Tracked, team: str, *, needs_slot: bool = True) -> bool:
+        """Return True if a request of a team that does not wait here may be sent to a resident immediately.
+
+        If it needs a slot, there has to be one, and nobody who comes before it.
+        """
+        weights = tracked.weights
+        if weights in self.closed or self._gives_way(weights):
             return False
-        tracked = self._world.residents.get(weights)
-        return weights not in self.waitlist.wanted and (tracked is None or self.slots.is_free(tracked))
+        if not needs_slot:
+            return True
+        if self.waitlist.depth:
+            rivals = self._rivals.get(weights)
+            if weights in self.waitlist.wanted or (rivals and not self._shares.may_enter(team, rivals)):
+                return False
+        return self.slots.is_free(tracked)
 
     def enter(self, tracked: Tracked, request: Asking) -> Started | None:
         """Charge a request that has entered a resident; None if there is only one team."""
@@ -236,7 +244,7 @@ class Admission:
 
     def left(self, tracked: Tracked, now_s: float) -> bool:
         """Note that a request to a resident has ended; return True if another one has its slot."""
-        if tracked.weights not in self._ready or tracked.weights not in self.waitlist.wanted:
+        if tracked.weights not in self.waitlist.wanted or tracked.weights not in self._ready:
             tracked.slots.pause()
             return False
         tracked.slots.ended(now_s)

@@ -180,6 +180,11 @@ class Backend:
             self.upkeep.keep(name, part.watch)
 
     @property
+    def answers(self) -> bool:
+        """True while Ollama counts as one that answers, once its state was read for the first time."""
+        return self.world.health.is_up and self._starting is None
+
+    @property
     def is_starting(self) -> bool:
         """True until the state has been read for the first time, if a start is under way."""
         return self._starting is not None

@@ -53,7 +53,7 @@ class Line:
         ahead, gives_way = config.queue.ahead, self._contest.gives_way
         self._admission = Admission(world, self.shares, self._bounds, settings, ahead, gives_way)
         self._waitlist, self.slots = self._admission.waitlist, self._admission.slots
-        self.enter = self._admission.enter
+        self.enter, self.may_enter = self._admission.enter, self._admission.may_enter
         self.loading: Target | None = None
         self._waits = Waits(self, self._admission, config, telemetry)
         self.join, self.wait, self.give_up = self._waits.join, self._waits.wait, self._waits.give_up
@@ -78,21 +78,15 @@ class Line:
             self._swaps.popleft()
         return len(self._swaps) < self._swaps_per_minute
 
-    def may_enter(self, weights: str, team: str = "", *, needs_slot: bool = True) -> bool:
-        """Return True if a request of a team for this resident may be sent immediately."""
-        if weights in self._admission.closed or self._contest.gives_way(weights):
-            return False
-        return not needs_slot or self._admission.may_enter(weights, team)
-
     def served(self) -> Mapping[int, int]:
         """Return what each resident has served by now, by its order, if rule 5 counts that."""
         if self._patience.affinity_count is None:
             return {}
         return {tracked.order: tracked.served for tracked in self._world.residents.values()}
 
-    def left(self, tracked: Tracked) -> None:
+    def left(self, tracked: Tracked, now_s: float) -> None:
         """Note that a request to a resident has ended: the next one may have its slot."""
-        if not self._admission.left(tracked, self._now()) and not tracked.in_flight:
+        if not self._admission.left(tracked, now_s) and not tracked.in_flight:
             self.pump()
 
     def expected_wait_s(self) -> float:

@@ -34,11 +34,11 @@ class Residents(Mapping[str, Tracked]):
         self._let_spill: set[str] = set()  # weights that requests loaded because a rule allows them to spill
         self._keep = keep
         self._epoch = epoch
-        self._on_leave: Callable[[Tracked], None] = lambda _tracked: None
+        self._on_leave: Callable[[Tracked, float], None] = lambda _tracked, _now_s: None
         self._order = 0
 
-    def notify(self, on_leave: Callable[[Tracked], None]) -> None:
-        """Call `on_leave` whenever a request to an entry has ended."""
+    def notify(self, on_leave: Callable[[Tracked, float], None]) -> None:
+        """Call `on_leave` with the time whenever a request to an entry has ended."""
         self._on_leave = on_leave
 
     def __getitem__(self, weights: str) -> Tracked:
@@ -69,7 +69,7 @@ class Residents(Mapping[str, Tracked]):
     def leave(self, tracked: Tracked, now_s: float) -> None:
         """Release the entry that `enter` returned; to be called however the request ended."""
         tracked.leave(now_s)
-        self._on_leave(tracked)
+        self._on_leave(tracked, now_s)
 
     def go(self, tracked: Tracked, now_s: float) -> None:
         """Mark a resident as being unloaded: no new request may use it."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from router.core.ollama.model import ModelFacts
@@ -32,6 +32,12 @@ AHEAD_S = 0.25
 
 SHORT_ROW, MOST_AHEAD = 8, 64
 """For so many short answers in a row one more may be ahead, up to the second number: the next may be long."""
+
+SHORT_S, LONG_ROW = AHEAD_S / MOST_AHEAD, SHORT_ROW * MOST_AHEAD
+"""After so many answers in a row that took no longer, the most may be ahead."""
+
+
+_NOBODY: Sequence[Sent] = ()
 
 
 class Sent(Protocol):
@@ -70,10 +76,10 @@ class RunnerSlots:
         """Note what a request has taken of the runner."""
         self._longest_s = longest_s = max(seconds, 0.95 * self._longest_s)
         self._short = short = self._short + 1 if longest_s < AHEAD_S / 2 else 0
-        if short < 2 * SHORT_ROW:
-            self.ahead = 0
-        elif longest_s * MOST_AHEAD <= AHEAD_S and short >= MOST_AHEAD * SHORT_ROW:  # most often: as many as may be
+        if longest_s <= SHORT_S and short >= LONG_ROW:  # most often: as many as may be
             self.ahead = MOST_AHEAD
+        elif short < 2 * SHORT_ROW:
+            self.ahead = 0
         else:
             self.ahead = min(MOST_AHEAD, short // SHORT_ROW, int(AHEAD_S / max(1e-6, longest_s)))
 
@@ -88,21 +94,21 @@ class RunnerSlots:
         self._ended_s = -math.inf
 
     def send(self, sent: Sent, now_s: float) -> None:
-        """Note a request that was sent."""
+        """Note a request that needs a slot, and was sent."""
         self._sent[sent] = now_s
 
-    def begin(self, sent: Sent) -> list[Sent]:
+    def begin(self, sent: Sent) -> Sequence[Sent]:
         """Note that its answer has begun; return which others are at work, if they are as many as there are slots."""
         sent_s = self._sent.pop(sent, None)
         if sent_s is None:
-            return []
+            return _NOBODY
         others = [one for one in self._begun if not one.is_complete] if self._begun else []
         self._begun[sent] = None
         for one, other_s in self._sent.items():
             if other_s > sent_s - SURELY_S:
                 break
             others.append(one)
-        return others if len(others) >= self.count else []
+        return others if len(others) >= self.count else _NOBODY
 
     def end(self, sent: Sent) -> None:
         """Note that a request has ended, however."""
@@ -190,16 +196,12 @@ class Slots:
 
     # --- calibration -------------------------------------------------------------------------------------------
 
-    def sent(self, runner: Runner, sent: Sent) -> None:
-        """Note that a request that needs a slot was sent to the runner."""
-        runner.slots.send(sent, self._loop.time())
-
     def answered(self, runner: Runner, sent: Sent) -> None:
         """Note that its answer has begun."""
         if others := runner.slots.begin(sent):
             self._loop.call_later(CONFIRM_S, self._confirm, runner, runner.order, others)
 
-    def _confirm(self, runner: Runner, order: int, others: list[Sent]) -> None:
+    def _confirm(self, runner: Runner, order: int, others: Sequence[Sent]) -> None:
         slots = runner.slots
         if runner.order != order or not all(map(slots.is_at_work, others)):
             return
@@ -207,8 +209,3 @@ class Slots:
             slots.set(len(others) + 1)
             self._proven = max(self._proven, slots.count)
             self._on_more(runner)
-
-    @staticmethod
-    def ended(runner: Runner, sent: Sent) -> None:
-        """Note that the request has ended, however."""
-        runner.slots.end(sent)

@@ -24,7 +24,7 @@ class Tracked:
     `held_bytes` is the memory per card, measured if `is_measured`, else assumed. `options` is None for a runner that
     another client of Ollama loaded. `lease_s` is the keep_alive sent to Ollama, `client_keep_alive_s` a client's last.
     `served` counts the requests since the load; `uses` are those of earlier loads too. `entry` is as in `Resident`.
-    `users` are the teams that have used it, and when they did last.
+    `users` are the teams that have used it, and when they did last; `last_user` is the last one of them.
     """
 
     weights: str
@@ -49,6 +49,7 @@ class Tracked:
     meter: Meter = field(default_factory=Meter)
     entry: int = 0
     users: dict[str, float] = field(default_factory=dict)
+    last_user: str = ""
 
     @property
     def sent_options(self) -> LoadOptions:
@@ -71,14 +72,16 @@ class Tracked:
         self.in_flight += 1
         self.served += 1
         if team:
-            self.users.pop(team, None)  # to the end: the first one has not used it for longest
+            if team != self.last_user:
+                self.users.pop(team, None)  # to the end: the first one has not used it for longest
+                self.last_user = team
             self.users[team] = now_s
             if len(self.users) > MOST_USERS:
                 del self.users[next(iter(self.users))]
 
     def keep_users(self, names: Collection[str]) -> None:
         """Forget which other teams have used it."""
-        self.users = {team: used_s for team, used_s in self.users.items() if team in names}
+        self.users, self.last_user = {team: used_s for team, used_s in self.users.items() if team in names}, ""
 
     def leave(self, now_s: float) -> None:
         """Count the end of a request."""

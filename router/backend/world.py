@@ -71,7 +71,7 @@ class World:
         self.loads = Loads(cards, residents, epoch, config.defaults.max_load_wait_s)
         self.wanted: Mapping[str, int] = {}  # weights → number of requests that wait for them
         self.name, self._times = name, (times := config.snapshot)
-        self._health = Health(rise=times.rise, fall=times.fall)
+        self.health = Health(rise=times.rise, fall=times.fall)
         self._asked_at_s = self._probed_at_s = self._failed_at_s = self._read_at_s = -math.inf
         self._stale_s = times.stale_after_s + config.timeouts.control_s
         self._barred: dict[str, tuple[float, str]] = {}  # weights → (until, reason)
@@ -116,7 +116,7 @@ class World:
     async def refresh_surely(self) -> None:
         """Refresh until a reading has succeeded. Raises UpstreamError if Ollama counts as away."""
         await self.refresh_fresh()
-        while self._health.is_doubtful:
+        while self.health.is_doubtful:
             await asyncio.sleep(RISE_PAUSE_S)
             await self.refresh_fresh()
         if not self.is_up:
@@ -168,7 +168,7 @@ class World:
     @property
     def is_up(self) -> bool:
         """True while Ollama counts as one that answers; a reading or two that fail do not change that."""
-        return self._health.is_up
+        return self.health.is_up
 
     @property
     def is_stale(self) -> bool:
@@ -176,7 +176,7 @@ class World:
         return self.is_up and self._now() - self._read_at_s > self._stale_s
 
     async def _read_upstream(self) -> None:
-        was_up = self.is_up and not self._health.is_doubtful
+        was_up = self.is_up and not self.health.is_doubtful
         try:
             # A runner without a valid name can be neither used nor unloaded: its memory counts as taken by others.
             rows = [row for row in await self._read_ps() if is_name(row.name)]
@@ -198,7 +198,7 @@ class World:
     async def _read_ps(self) -> list[PsRow]:
         """Return the rows of `/api/ps`, read as often as it takes to come up."""
         rows = await self.server.ps()
-        for _ in range(1, self._health.readings_to_rise):
+        for _ in range(1, self.health.readings_to_rise):
             await asyncio.sleep(RISE_PAUSE_S)
             rows = await self.server.ps()
         return rows
@@ -206,8 +206,8 @@ class World:
     def _answered(self, *, is_restarted: bool) -> None:
         """Count a good reading; `is_restarted`: nothing is loaded of what was."""
         self.last_error = ""
-        has_lost_all = is_restarted and self._health.is_doubtful and self.residents.are_to_stay(self._now())
-        is_back = self._health.note_success()
+        has_lost_all = is_restarted and self.health.is_doubtful and self.residents.are_to_stay(self._now())
+        is_back = self.health.note_success()
         if not (is_back or has_lost_all):
             return
         self._barred.clear()
@@ -222,7 +222,7 @@ class World:
         is_first = self.last_error == NOT_ASKED
         self.last_error, self._failed_at_s = error.message, self._now()
         # A connection that is refused is no failed answer: nothing listens there, so a request would fail as well.
-        if self._health.note_failure(is_certain=isinstance(error, UpstreamGone)) or is_first:
+        if self.health.note_failure(is_certain=isinstance(error, UpstreamGone)) or is_first:
             self._telemetry.emit(UpstreamDown(error=error.message, backend=self.name))
             self.epoch.advance()
 

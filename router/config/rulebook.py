@@ -67,6 +67,8 @@ class Rulebook:
 
     def chains_of(self, team: Team) -> ChainRules:
         """Return the chain rules for the requests of `team`; those of its successor if it is of another rulebook."""
+        if not self._chains_of:  # common case: no team has rules of its own
+            return self.chains
         found = self._chains_of.get(team)
         if found is None and (known := self._by_name.get(team.name)) is not None:
             found = self._chains_of.get(known)

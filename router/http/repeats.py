@@ -36,7 +36,8 @@ class HeadTemplate(msgspec.Struct, Generic[T], eq=False):
     """The bytes of a head around its variable parts, and the parsed `head`.
 
     In this order: `front`, a date of `date_bytes` (0 = none; then `middle` is empty), `middle`, the digits of the
-    length, and `tail` up to the empty line. `date` is the last one that was read.
+    length, and `tail` up to the empty line. `date` is the last one read. `last` is the last head as a whole, in
+    front of a body of `length`, and `latest` what was parsed: the next one is often the same to the byte.
     """
 
     front: bytes
@@ -45,6 +46,20 @@ class HeadTemplate(msgspec.Struct, Generic[T], eq=False):
     tail: bytes
     head: T
     date: bytes = b""
+    last: bytes = b""
+    length: int = 0
+    latest: T | None = None
+
+    def match(self, data: bytes) -> tuple[T, bytes] | None:
+        """Return the head and the body of `data`, None unless it is exactly one message with this head."""
+        last = self.last
+        if self.latest is not None and data.startswith(last) and len(data) - len(last) == self.length:
+            return self.latest, data[len(last) :]
+        if (found := self.read(data)) is None:
+            return None
+        digits, body = found
+        self.latest, self.last, self.length = with_length(self.head, digits), data[: len(data) - len(body)], len(body)
+        return self.latest, body
 
     def read(self, data: bytes) -> tuple[bytes, bytes] | None:
         """Return the length's digits and the body of `data`, None unless it is exactly one message with this head."""
@@ -66,13 +81,14 @@ class HeadTemplate(msgspec.Struct, Generic[T], eq=False):
         return (digits, body) if len(body) == int(digits) else None
 
 
-def with_length(head: H, digits: bytes) -> H:
+def with_length(head: T, digits: bytes) -> T:
     """Return `head`, which has `headers` and `by_name`, with another Content-Length."""
     known: Any = head
     if known.by_name[b"content-length"] == digits:
         return head
     headers = [(name, digits if name == b"content-length" else value) for name, value in known.headers]
-    return msgspec.structs.replace(head, headers=headers, by_name=dict(headers))
+    changed: T = msgspec.structs.replace(known, headers=headers, by_name=dict(headers))
+    return changed
 
 
 class HeadCache(Generic[T]):

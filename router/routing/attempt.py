@@ -7,6 +7,7 @@ awaited, the attempt returns `Blocked`, and another one continues from there.
 from __future__ import annotations
 
 from router.backend.backend import Backend
+from router.backend.tracked import Tracked
 from router.core.decision.verdict import Decision, Verdict, VerdictKind
 from router.errors import NoVariantFits, UpstreamError
 from router.http.client.response import Connection, UpstreamRequest
@@ -76,8 +77,8 @@ class Attempts:
         if upstream is None:
             call.keep_destination(destination)
             return Blocked("connection", lambda: self._connect(call))
-        underway.sent(upstream)
         now_s = self._now()
+        underway.sent(upstream, now_s)
         self._backend.derived.note_request(now_s)
         if not destination.weights:
             self._backend.contest.expect_loads()
@@ -96,7 +97,7 @@ class Attempts:
 
     def _destination(self, call: Call) -> Destination | Blocked:
         """Return where to send it: the cached destination of an equal request (fast path), or by a decision."""
-        if not self._world.is_up or self._backend.is_starting:
+        if not self._backend.answers:
             return Blocked("upstream", self._reach)
         if call.attempts >= MAX_ATTEMPTS:
             text = f"{call.request.model}: gave up after {MAX_ATTEMPTS} attempts: the loaded models kept changing"
@@ -109,12 +110,13 @@ class Attempts:
         # One that its own load has let in is decided again, so that it is reported as loaded and not as resident.
         if known is None or known.chain is None or call.load_decision is not None:
             return self._decide(call)
-        if not self._may_enter(call, known.weights):
-            return self._turn(call, known.chain)
-        # From here to the send nothing is awaited, so the resident cannot be unloaded in between.
-        tracked = self._residents.enter(known.weights, call.team, self._now())
+        tracked = self._residents.get(known.weights)
         if tracked is None:
             return self._decide(call)
+        if not self._may_enter(call, tracked):
+            return self._turn(call, known.chain)
+        # From here to the send nothing is awaited, so the resident cannot be unloaded in between.
+        tracked.enter(call.team, self._now())
         call.enter(tracked, None, self._line.enter(tracked, call))
         return known
 
@@ -151,17 +153,19 @@ class Attempts:
             # Decided again after the load, the request would be reported as served by a resident.
             call.record_load(decision)
         resident = chosen.resident if chosen is not None else None
-        # A resident may be closed to new requests, but not to the one that the queue has just let in to it.
-        if resident is None or not self._may_enter(call, resident.weights):
+        tracked = self._residents.get(resident.weights) if resident is not None else None
+        # None if it left ps after the snapshot was taken.
+        if tracked is None or not self._may_enter(call, tracked):
             return self._turn(call, chain)
-        tracked = self._residents.enter(resident.weights, call.team, self._now())
-        if tracked is None:  # it left ps after the snapshot was taken
-            return self._turn(call, chain)
+        tracked.enter(call.team, self._now())
         call.enter(tracked, (chain, decision), self._line.enter(tracked, call))
         return self._to_resident(call, chain, decision)
 
-    def _may_enter(self, call: Call, weights: str) -> bool:
-        return weights == call.let_in_to or self._line.may_enter(weights, call.team, needs_slot=call.needs_slot)
+    def _may_enter(self, call: Call, tracked: Tracked) -> bool:
+        """Return True unless it must wait. No resident is closed to the one that the queue has just let in to it."""
+        if call.let_in_to and call.let_in_to == tracked.weights:
+            return True
+        return self._line.may_enter(tracked, call.team, needs_slot=call.needs_slot)
 
     def _turn(self, call: Call, chain: RuledChain) -> Blocked:
         asking = *self._decisions.to_wait_by(call, chain), call.since_s, call.paying()

@@ -180,15 +180,25 @@ class Decisions:
 
     def known_destination(self, call: Call) -> Destination | None:
         """Return the destination of an earlier request with the same demands, None if there is none in this epoch."""
-        self._forget_what_changed()
+        if self._epoch != self._world.epoch.number:
+            self._forget_what_changed()
         if call.request.is_unload or call.request.options_error:
             return None
-        return self._destinations.get((_demands(call), self._chains.asking(call.team)))
+        return self._destinations.get(self._demands(call))
 
     def remember(self, call: Call, decision: Decision, destination: Destination) -> None:
         """Cache a destination for the rest of the epoch, if its decision is settled."""
         if is_settled(decision):
-            _keep(self._destinations, (_demands(call), self._chains.asking(call.team)), destination)
+            _keep(self._destinations, self._demands(call), destination)
+
+    def _demands(self, call: Call) -> Hashable:
+        """Return the cache key of a destination.
+
+        The rules and the name determine the chain; the name is also in the key because answers repeat its spelling, and
+        so is what other backends say of its first variant.
+        """
+        request, rules, team = call.request, call.chain_rules, self._chains.asking(call.team)
+        return rules, request.model, call.strict, call.route.kind, *_shape(request), call.passed_over, team
 
     def forget(self, teams: Collection[str]) -> None:
         """Forget what was decided: the rules in force are others, and `teams` are those that there are."""
@@ -243,7 +253,7 @@ def is_settled(decision: Decision) -> bool:
     return decision.chosen.kind is VerdictKind.RESIDENT and VerdictKind.HELD_BACK not in kinds
 
 
-def _shape(request: InferenceRequest) -> Hashable:
+def _shape(request: InferenceRequest) -> tuple[Hashable, ...]:
     """Return what a decision depends on besides the chain; of the prompt, in how many steps `_rounded_bytes` is."""
     steps = -(-request.prompt_bytes // PROMPT_STEP_BYTES)
     return request.num_ctx, request.options, request.needs, request.is_automatic, steps, request.num_predict
@@ -251,13 +261,3 @@ def _shape(request: InferenceRequest) -> Hashable:
 
 def _rounded_bytes(request: InferenceRequest) -> int:
     return -(-request.prompt_bytes // PROMPT_STEP_BYTES) * PROMPT_STEP_BYTES
-
-
-def _demands(call: Call) -> Hashable:
-    """Return the cache key of a destination.
-
-    The rules and the name determine the chain; the name is also in the key because answers repeat its spelling, and so
-    is what other backends say of its first variant.
-    """
-    shape = _shape(call.request)
-    return call.chain_rules, call.request.model, call.strict, call.route.kind, shape, call.passed_over

@@ -20,16 +20,15 @@ class RuledChain(Chain):
 
 
 class RulesInForce:
-    """`book` is the rulebook for the requests that begin now; those under way keep theirs."""
+    """`book` is the rulebook for the requests that begin now; those under way keep theirs. `identities` say who asks by
+    key and network, None without teams."""
+
+    book: Rulebook
+    identities: Identities | None
 
     def __init__(self, book: Rulebook) -> None:
-        self.book = book
-
-    @property
-    def identities(self) -> Identities | None:
-        """Who asks by key and network, as the rulebook in force says; None without teams."""
-        return self.book.identities
+        self.replace(book)
 
     def replace(self, book: Rulebook) -> None:
         """Put `book` in force."""
-        self.book = book
+        self.book, self.identities = book, book.identities

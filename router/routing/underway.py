@@ -36,12 +36,12 @@ class Underway:
         self._reply = reply
         self._upstream: UpstreamResponse | None = None
 
-    def sent(self, upstream: UpstreamResponse) -> None:
+    def sent(self, upstream: UpstreamResponse, now_s: float) -> None:
         """Set the response in which the answer will arrive."""
         self._upstream = upstream
         resident = self._call.resident
         if resident is not None and self._call.needs_slot:
-            self._backend.line.slots.sent(resident, upstream)
+            resident.slots.send(upstream, now_s)
 
     def on_head(self) -> None:
         """Handle the head of the answer, or that there will be none. Never raises: a connection calls it."""
@@ -114,10 +114,13 @@ class Underway:
 
     def _leave(self, upstream: UpstreamResponse | None) -> None:
         """Leave the resident, and its slot."""
-        resident = self._call.leave(self._backend.now())
-        if resident is not None and upstream is not None:
-            self._backend.line.slots.ended(resident, upstream)
-        self._backend.leave(resident)
+        now_s = self._backend.now()
+        resident = self._call.leave(now_s)
+        if resident is None:
+            return
+        if upstream is not None:
+            resident.slots.end(upstream)
+        self._backend.world.residents.leave(resident, now_s)
 
     def give_up(self, *, is_gone: bool = True) -> None:
         """Cancel the request upstream and release what it holds: its client has left, or the router stops."""

@@ -12,8 +12,9 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from router.core.masking import masked_lines
+from router.core.masking import masked_lines, may_hold_secret
 from router.telemetry.events import Answered, Decided, Event, Finished
+from router.telemetry.log import texts_of
 from router.telemetry.usage import in_ms
 
 REFUSALS, REFUSALS_S = 20, 10.0
@@ -58,17 +59,18 @@ class AuditHook:
         self._since_s, self._refusals = 0.0, 0
         self.left_out = 0
 
-    def on_requests(self, events: Sequence[Decided | Finished]) -> None:
+    def on_requests(self, _decided: Sequence[Decided], finished: Sequence[Finished]) -> None:
         """Write the lines of a batch at once."""
-        ts = self._ts()
-        if lines := [_of_model(ts, event) for event in events if type(event) is Finished]:
-            self._put(lines)
+        if finished:
+            ts = self._ts()
+            lines = self._encode_lines([_of_model(ts, event) for event in finished])
+            self._sink(masked_lines(lines) if may_hold_secret(texts_of(finished)) else lines)
 
     def on(self, event: Event) -> None:
         if isinstance(event, Finished):
-            self.on_requests((event,))
+            self.on_requests((), (event,))
         elif isinstance(event, Answered) and not (event.status >= 400 and self._is_too_many()):
-            self._put([_line(self._ts(), event)])
+            self._sink(masked_lines(self._encode_lines([_line(self._ts(), event)])))
 
     def _is_too_many(self) -> bool:
         """Count a refusal; return True if it is one too many."""
@@ -79,9 +81,6 @@ class AuditHook:
         is_too_many = self._refusals > REFUSALS
         self.left_out += is_too_many
         return is_too_many
-
-    def _put(self, lines: list[AuditLine]) -> None:
-        self._sink(masked_lines(self._encode_lines(lines)))
 
     def _ts(self) -> str:
         return datetime.fromtimestamp(self._unix_now(), UTC).isoformat(timespec="milliseconds")

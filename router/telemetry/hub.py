@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
 
 import msgspec
 
 from router.telemetry.events import Decided, Event, Finished
 
 BATCH_DELAY_S, MAX_BATCH = 0.01, 256
-"""Batching limits for per-request events: maximum delay, maximum batch."""
+"""Batching limits for per-request events: maximum delay, most events of a kind."""
+
+Receiver = Callable[[Sequence[Decided], Sequence[Finished]], None]
 
 
 class Hook(Protocol):
     """A receiver of events. It is called on the event loop, and must not block.
 
-    A hook that also has `on_requests(events)` gets a batch of requests' events in one call.
+    A hook that also has `on_requests(decided, finished)` gets a batch of requests' events in one call.
     """
 
     def on(self, event: Event) -> None: ...
@@ -35,43 +37,46 @@ class Telemetry:
         self._hooks = tuple(hooks)
         self._receivers = tuple(map(self._receiver_of, self._hooks))
         self._later = later
-        self._batch: list[Event] = []
+        self._decided: list[Decided] = []
+        self._finished: list[Finished] = []
         self.failures = 0
 
     def emit(self, event: Event) -> None:
         """Pass `event` to every hook, now or with the current batch. Never raises."""
-        if self._later is not None and (type(event) is Finished or type(event) is Decided):
-            batch = self._batch
-            batch.append(event)
-            if len(batch) == 1:
-                self._later(BATCH_DELAY_S, self.flush)
-            elif len(batch) >= MAX_BATCH:
-                self.flush()
+        kind = type(event)
+        if self._later is None or not (kind is Finished or kind is Decided):
+            self.flush()  # first, so that hooks see all events in order
+            self._deliver(event)
             return
-        self.flush()  # first, so that hooks see all events in order
-        self._deliver(event)
+        batch: list[Any] = self._finished if kind is Finished else self._decided
+        batch.append(event)
+        if len(batch) == 1 and not (self._decided and self._finished):
+            self._later(BATCH_DELAY_S, self.flush)
+        elif len(batch) >= MAX_BATCH:
+            self.flush()
 
     def of(self, backend: str) -> Telemetry:
         """Return what the parts of one backend emit to: it names the backend in their events."""
         return _OfBackend(self, backend)
 
     def flush(self) -> None:
-        """Pass on the current batch."""
-        batch, self._batch = self._batch, []
-        for receive in self._receivers if batch else ():
+        """Pass on the current batch: the decisions, then the ends."""
+        decided, finished, self._decided, self._finished = self._decided, self._finished, [], []
+        for receive in self._receivers if decided or finished else ():
             try:
-                receive(batch)
+                receive(decided, finished)
             except Exception:
                 self.failures += 1
 
-    def _receiver_of(self, hook: Hook) -> Callable[[list[Event]], None]:
+    def _receiver_of(self, hook: Hook) -> Receiver:
         """Return what passes a batch to `hook`."""
 
-        def receive(batch: list[Event]) -> None:
-            for event in batch:
+        def receive(decided: Sequence[Decided], finished: Sequence[Finished]) -> None:
+            events: list[Event] = [*decided, *finished]
+            for event in events:
                 self._deliver_to(hook, event)
 
-        found: Callable[[list[Event]], None] = getattr(hook, "on_requests", receive)
+        found: Receiver = getattr(hook, "on_requests", receive)
         return found
 
     def _deliver(self, event: Event) -> None:

@@ -6,11 +6,13 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from itertools import chain
+from operator import attrgetter
 
 import msgspec
 
 from router.core.go.quoting import brief
-from router.core.masking import masked_lines
+from router.core.masking import masked_lines, may_hold_secret
 from router.telemetry.events import (
     Answered,
     Decided,
@@ -34,6 +36,7 @@ Facts = dict[str, object]
 REFUSALS, REFUSALS_S = 20, 10.0
 """Most refusals logged in a period, and its seconds: a flood of them is no flood of lines. The rest is counted."""
 
+_REPEATED = attrgetter("requested", "variant", "reason", "client", "error", "trace_id")
 _CONTROLS = re.compile(rb"\x7f|\xc2[\x80-\x9f]")  # DEL and C1, which JSON leaves as they are and terminals act on
 
 
@@ -94,7 +97,7 @@ class LogHook:
 
     def on(self, event: Event) -> None:
         if isinstance(event, Finished):
-            self.on_requests((event,))
+            self.on_requests((), (event,))
             return
         if isinstance(event, Decided) and event.outcome != "rejected" and self._min_level > LEVELS["debug"]:
             return  # there is one per request: skip it before it is rendered
@@ -105,20 +108,16 @@ class LogHook:
         if LEVELS.get(level, 0) >= self._min_level:
             self._put({"ts": self._ts(self._unix_now()), "level": level, "msg": message, **facts})
 
-    def on_requests(self, events: Sequence[Decided | Finished]) -> None:
+    def on_requests(self, decided: Sequence[Decided], finished: Sequence[Finished]) -> None:
         """Write a batch of requests' events: their ends, and their decisions if the level or a refusal requires it."""
-        ts = self._ts(self._unix_now())
-        is_wanted, is_debug = self._min_level <= LEVELS["info"], self._min_level <= LEVELS["debug"]
-        lines: list[RequestLine | dict[str, object]] = []
-        for event in events:
-            if type(event) is Finished:
-                if is_wanted:
-                    line = _request(ts, event)
-                    lines.append(self._chosen(line) if self._fields else line)
-            elif is_debug or event.outcome == "rejected":
-                self.on(event)
-        if lines:
-            self._sink(_cleaned(self._encode_lines(lines)))
+        is_debug = self._min_level <= LEVELS["debug"]
+        for event in [event for event in decided if is_debug or event.outcome == "rejected"]:
+            self.on(event)
+        if finished and self._min_level <= LEVELS["info"]:
+            ts = self._ts(self._unix_now())
+            lines = [_request(ts, event) for event in finished]
+            encoded = self._encode_lines(list(map(self._chosen, lines)) if self._fields else lines)
+            self._sink(_escaped(masked_lines(encoded) if may_hold_secret(texts_of(finished)) else encoded))
 
     def _on_answered(self, event: Answered) -> None:
         """Write a request that did not reach the dispatcher; of many refusals only the first, and then their number."""
@@ -146,7 +145,7 @@ class LogHook:
             self._put({"ts": self._ts(self._unix_now()), "level": "warning", "msg": message, "count": left_out})
 
     def _put(self, line: object) -> None:
-        self._sink(_cleaned(self._encode(line) + b"\n"))
+        self._sink(_escaped(masked_lines(self._encode(line) + b"\n")))
 
     def _ts(self, at_s: float) -> str:
         """Return a time in ISO 8601 with milliseconds; the part up to the seconds is cached."""
@@ -214,7 +213,7 @@ def _request(ts: str, event: Finished) -> RequestLine:
         event.client,
         event.key_id,
         _ms(event.card_s),
-        _ms(event.load_s) or 0.0,
+        (_ms(event.load_s) or 0.0) if event.load_s else 0.0,
     )
 
 
@@ -246,12 +245,16 @@ def _answered(ts: str, event: Answered) -> RequestLine:
     )
 
 
-def _cleaned(lines: bytes) -> bytes:
-    """Return JSON lines without secrets of URLs, and with every control character escaped.
+def texts_of(events: Sequence[Finished]) -> str:
+    """Return what others have written of these events, each text once: a secret can only be in that.
 
-    A common batch has none, which a few look-ups tell.
+    To look for secrets in whole lines would cost as much as a decision.
     """
-    lines = masked_lines(lines)
+    return "\n".join([*[one.request_id for one in events], *chain.from_iterable(set(map(_REPEATED, events)))])
+
+
+def _escaped(lines: bytes) -> bytes:
+    """Return JSON lines with every control character escaped. A common batch has none, which two look-ups tell."""
     if b"\x7f" not in lines and b"\xc2" not in lines:
         return lines
     return _CONTROLS.sub(lambda found: b"\\u00%02x" % found[0][-1], lines)

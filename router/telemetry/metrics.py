@@ -80,7 +80,8 @@ class MetricsHook:
         self._decided_by: dict[tuple[str, ...], Counter] = {}
         self._series_by: dict[tuple[str, ...], Series] = {}
         self._read: Callable[[], Gauges] = Gauges
-        self._requests: list[Decided | Finished] = []  # not counted yet
+        self._decided: list[Decided] = []  # not counted yet, as those in `_finished`
+        self._finished: list[Finished] = []
         self._make()
         self._gauges = GaugeMetrics(self.registry, model=self._model, team=self._team)
         self._gauge("ollama_router_build_info", "Version of the router.", ("version",)).labels(version).set(1)
@@ -96,8 +97,8 @@ class MetricsHook:
         return generate_latest(self.registry), CONTENT_TYPE_LATEST
 
     def on(self, event: Event) -> None:
-        if type(event) is Finished or type(event) is Decided:
-            self.on_requests((event,))
+        if isinstance(event, (Decided, Finished)):
+            self.on_requests(*(((event,), ()) if isinstance(event, Decided) else ((), (event,))))
             return
         match event:
             case Switched() if event.phase != "started":
@@ -123,10 +124,11 @@ class MetricsHook:
             case _:
                 pass
 
-    def on_requests(self, events: Sequence[Decided | Finished]) -> None:
-        """Collect a batch of requests' events; they are counted when there are `COUNT_BATCH` of them."""
-        self._requests.extend(events)
-        if len(self._requests) >= COUNT_BATCH:
+    def on_requests(self, decided: Sequence[Decided], finished: Sequence[Finished]) -> None:
+        """Collect a batch of requests' events; they are counted when there are `COUNT_BATCH` of a kind."""
+        self._decided.extend(decided)
+        self._finished.extend(finished)
+        if max(len(self._decided), len(self._finished)) >= COUNT_BATCH:
             self._count()
 
     def _keep_teams(self, names: set[str]) -> None:
@@ -193,12 +195,10 @@ class MetricsHook:
 
     def _count(self) -> None:
         """Count the batch of requests: one by one would cost several times as much."""
-        events, self._requests = self._requests, []
-        decided = (event for event in events if isinstance(event, Decided))
+        decided, finished, self._decided, self._finished = self._decided, self._finished, [], []
         for key, count in Tally(map(_decision_key, decided)).items():
-            self._decided(key, count)
+            self._count_decided(key, count)
         groups: dict[tuple[str, str, str, str], list[Finished]] = {}
-        finished = [event for event in events if isinstance(event, Finished)]
         for backend in {event.backend for event in finished}:
             self._queue.labels(backend).observe_all([one.queue_s for one in finished if one.backend == backend])
         served_s: dict[str, float] = {}
@@ -219,7 +219,7 @@ class MetricsHook:
         for team, seconds in served_s.items():
             self._served.labels(self._team(team)).inc(seconds)
 
-    def _decided(self, key: tuple[str, ...], count: int) -> None:
+    def _count_decided(self, key: tuple[str, ...], count: int) -> None:
         team, chain, requested, chosen, reason, outcome, below_best = key
         child = self._decided_by.get(key)
         if child is None:

@@ -40,14 +40,11 @@ class RecentDecisions:
         elif kind is Decided or kind is Spilled or (isinstance(event, Switched) and event.phase != "started"):
             self._begun.append((self._unix_now(), event))  # type: ignore[arg-type]
 
-    def on_requests(self, events: Sequence[Decided | Finished]) -> None:
+    def on_requests(self, decided: Sequence[Decided], finished: Sequence[Finished]) -> None:
         """Keep the decisions and ends of requests."""
         now_s = self._unix_now()
-        for event in events:
-            if type(event) is Finished:
-                self._ended.append(event)
-            else:
-                self._begun.append((now_s, event))  # type: ignore[arg-type]
+        self._begun.extend([(now_s, event) for event in decided])
+        self._ended.extend(finished)
 
     def rows(self, most: int | None = None) -> list[dict[str, Any]]:
         """Return the rows as plain data, newest first, at most `most` of them.

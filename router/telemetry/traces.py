@@ -60,23 +60,23 @@ class TraceHook:
 
     # --- on the loop -------------------------------------------------------------------------------------------
 
-    def on_requests(self, events: Sequence[Decided | Finished]) -> None:
+    def on_requests(self, decided: Sequence[Decided], finished: Sequence[Finished]) -> None:
         """Note decisions and ends of requests. This runs for requests that are not sampled, too."""
-        decided = self._decided
-        for event in events:
-            if type(event) is Finished:
-                found, span = decided.pop(event.request_id, None), event.span
-                if span is not None and span.is_sampled:
-                    self._put(Noted(self._unix_now(), event, found))
-            else:
-                decided[event.request_id] = event  # type: ignore[assignment]
-        while len(decided) > self._most_waiting:  # of requests whose ends are not reported
-            del decided[next(iter(decided))]
+        noted = self._decided
+        noted.update([(event.request_id, event) for event in decided])
+        for event in finished:
+            found, span = noted.pop(event.request_id, None), event.span
+            if span is not None and span.is_sampled:
+                self._put(Noted(self._unix_now(), event, found))
+        while len(noted) > self._most_waiting:  # of requests whose ends are not reported
+            del noted[next(iter(noted))]
 
     def on(self, event: Event) -> None:
         """Note an event of which spans are made."""
-        if isinstance(event, (Finished, Decided)):
-            self.on_requests((event,))
+        if isinstance(event, Decided):
+            self.on_requests((event,), ())
+        elif isinstance(event, Finished):
+            self.on_requests((), (event,))
         elif isinstance(event, Switched) and event.phase != "started":
             self._put(Noted(self._unix_now(), event))
 

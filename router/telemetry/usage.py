@@ -6,9 +6,10 @@ import asyncio
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from operator import attrgetter
 from typing import Protocol
 
-from router.core.teams.usage import FIGURES, Figures, Ledger, UsageBatch, UsageKey, hour_of
+from router.core.teams.usage import Figures, Ledger, UsageBatch, UsageKey, hour_of
 from router.core.units import MIB
 from router.telemetry.events import Decided, Event, Finished, Switched
 
@@ -17,6 +18,9 @@ BATCH = 500
 
 OTHER = "other"
 """The model of requests for names that are neither configured nor installed: clients invent them without bound."""
+
+
+_ABOUT = attrgetter("team", "key_id", "variant", "backend", "operation")
 
 
 class UsageSink(Protocol):
@@ -45,24 +49,21 @@ class UsageHook:
         self._is_known = is_known_model
         self._unix_now = unix_now
 
-    def on_requests(self, events: Sequence[Decided | Finished]) -> None:
+    def on_requests(self, _decided: Sequence[Decided], finished: Sequence[Finished]) -> None:
         """Add the requests that have ended: summed up first, because those of a batch are mostly of one kind."""
-        sums: dict[tuple[str, str, str, str, str], list[int]] = {}
-        for event in events:
-            if type(event) is not Finished:
-                continue
-            about = event.team, event.key_id, event.variant, event.backend, event.operation
-            row = sums.get(about)
-            if row is None:
-                row = sums[about] = [0] * len(FIGURES)
-            _add(row, event)
-        hour = hour_of(self._unix_now()) if sums else 0
-        for about, row in sums.items():
-            self._ledger.add(self._key(hour, *about), Figures(*row))
+        alike: dict[tuple[str, str, str, str, str], list[Finished]] = {}
+        for about, event in zip(map(_ABOUT, finished), finished, strict=True):
+            group = alike.get(about)
+            if group is None:
+                group = alike[about] = []
+            group.append(event)
+        hour = hour_of(self._unix_now()) if alike else 0
+        for about, group in alike.items():
+            self._ledger.add(self._key(hour, *about), _sum(group))
 
     def on(self, event: Event) -> None:
         if isinstance(event, Finished):
-            self.on_requests((event,))
+            self.on_requests((), (event,))
         elif isinstance(event, Switched) and event.team and event.duration_s is not None:
             # By the switch and not by its request, whose client may have left before the end of the load.
             hour = hour_of(self._unix_now())
@@ -121,15 +122,14 @@ def in_ms(seconds: float | None) -> int:
     return int(seconds * 1000 + 0.5) if seconds else 0
 
 
-def _add(row: list[int], event: Finished) -> None:
-    """Add a request to the figures of its row, in the order of `FIGURES`."""
-    row[0] += 1
-    row[1] += event.status >= 400 or event.outcome != "completed"
-    row[2] += event.tokens_in or 0
-    row[3] += event.tokens_out or 0
-    card_s = event.card_s
-    if card_s:
-        row[4] += in_ms(card_s)
-        row[7] += int(card_s * (event.vram_bytes or 0) / MIB + 0.5)
-    if event.queue_s:
-        row[6] += in_ms(event.queue_s)
+def _sum(events: Sequence[Finished]) -> Figures:
+    """Return what these requests have used together. A pass for each figure is faster than all figures of each."""
+    return Figures(
+        requests=len(events),
+        errors=sum([event.status >= 400 or event.outcome != "completed" for event in events]),
+        tokens_in=sum([event.tokens_in or 0 for event in events]),
+        tokens_out=sum([event.tokens_out or 0 for event in events]),
+        card_ms=in_ms(sum([event.card_s or 0.0 for event in events])),
+        queue_ms=in_ms(sum([event.queue_s for event in events])),
+        vram_mib_s=int(sum([event.card_s * (event.vram_bytes or 0) for event in events if event.card_s]) / MIB + 0.5),
+    )

@@ -22,7 +22,7 @@ class Book:
         self.residents = Residents(frozenset(map(key_of, keep)), self.epoch)
         self.residents.notify(self._on_leave)
 
-    def _on_leave(self, tracked):
+    def _on_leave(self, tracked, _now_s):
         self.idle += not tracked.in_flight
 
     def ps(self, *, now_s=0.0, **seen):

@@ -63,7 +63,7 @@ def test_an_answer_that_has_arrived_leaves_its_slot_though_its_client_still_read
 
     async def story():
         slots, runner, sent = slots_of().slots, Runner(in_flight=2), Sent()
-        slots.sent(runner, sent)
+        runner.slots.send(sent, asyncio.get_running_loop().time())
         slots.answered(runner, sent)
         assert not slots.is_free(runner)
         sent.is_complete = True
@@ -77,7 +77,7 @@ async def begun(slots, runner, *, answered=True):
     sent = Sent()
     runner.in_flight += 1
     assert slots.is_free(runner, -1)
-    slots.sent(runner, sent)
+    runner.slots.send(sent, asyncio.get_running_loop().time())
     if answered:
         slots.answered(runner, sent)
     return sent
@@ -109,7 +109,7 @@ def test_the_end_of_an_answer_that_is_read_after_the_begin_of_the_next_shows_not
         first = await begun(server.slots, runner)
         await begun(server.slots, runner)
         await asyncio.sleep(CONFIRM_S / 2)
-        server.slots.ended(runner, first)
+        runner.slots.end(first)
         await asyncio.sleep(CONFIRM_S)
         assert (runner.slots.count, server.more) == (1, [])
 

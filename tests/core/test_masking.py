@@ -2,7 +2,7 @@
 
 import pytest
 
-from router.core.masking import masked, masked_lines
+from router.core.masking import masked, masked_lines, may_hold_secret
 
 SECRETS = [
     ("http://user:s3cret@host:9400/metrics", "http://***@host:9400/metrics"),
@@ -32,6 +32,7 @@ def test_secrets_of_urls_are_masked(text, shown):
     """In any text and in lines of the log."""
     assert masked(text) == shown
     assert masked_lines(text.encode()) == shown.encode()
+    assert may_hold_secret(text)
 
 
 @pytest.mark.parametrize("text", HARMLESS)

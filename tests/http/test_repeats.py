@@ -6,6 +6,7 @@ import asyncio
 import random
 
 import httptools
+import msgspec
 import pytest
 
 from router.errors import UpstreamError
@@ -232,3 +233,24 @@ async def test_a_cached_head_never_gives_a_body_to_an_answer_without_one(method:
         await asyncio.sleep(0.01)
         assert relay.idle_connections == 0
         await relay.aclose()
+
+
+def test_what_follows_a_recognized_head_is_judged_as_before_it() -> None:
+    """Also by one that is the same to the byte, in front of a body of the same or of another length."""
+    known = learn(REQUEST)
+    assert known is not None
+    known.head = Headed([(b"content-length", b"12")], {b"content-length": b"12"})  # type: ignore[assignment]
+    for _ in range(2):
+        assert known.match(REQUEST + BODY) == (known.head, BODY)
+        for wrong in (REQUEST + BODY + b"x", REQUEST + BODY[1:], REQUEST[:-1], REQUEST, b"GET / HTTP/1.1\r\n\r\n"):
+            assert known.match(wrong) is None
+    longer = known.match(REQUEST.replace(b": 12", b": 13") + BODY + b"x")
+    assert longer is not None
+    head: Headed = longer[0]  # type: ignore[assignment]
+    assert (head.by_name, longer[1]) == ({b"content-length": b"13"}, BODY + b"x")
+    assert known.match(REQUEST + BODY) == (known.head, BODY)
+
+
+class Headed(msgspec.Struct, eq=False):
+    headers: list[tuple[bytes, bytes]]
+    by_name: dict[bytes, bytes]

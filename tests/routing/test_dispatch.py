@@ -930,7 +930,7 @@ def test_an_ollama_that_does_not_answer_at_start_is_reported_once():
 
     async def story(one):
         world = one.router.router.backend.world
-        world._health, world.last_error, seen = Health(rise=3, fall=3), NOT_ASKED, []
+        world.health, world.last_error, seen = Health(rise=3, fall=3), NOT_ASKED, []
         one.router.router.telemetry._hooks = (*one.router.router.telemetry._hooks, Collector(seen))
         await one.sim.stop()
         await asyncio.sleep(10)

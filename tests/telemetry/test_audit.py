@@ -152,7 +152,7 @@ def test_lines_that_cannot_be_written_are_counted_and_do_not_wait(tmp_path: Path
     (tmp_path / "a").mkdir()
     writer = LineWriter(write=RotatedFile(tmp_path / "a", 100, 1).write)
     hook = AuditHook(writer)
-    hook.on_requests([ENDED] * 3)
+    hook.on_requests([], [ENDED] * 3)
     writer.close(60.0)
     assert writer.dropped == 3
 

@@ -8,9 +8,10 @@ import os
 import threading
 from typing import Any
 
+import msgspec
 import pytest
 
-from router.telemetry import Answered, LineWriter, LogHook, Notified, RecordLines
+from router.telemetry import Answered, AuditHook, Finished, LineWriter, LogHook, Notified, RecordLines
 from router.telemetry.log import REFUSALS, REFUSALS_S
 
 PATIENCE_S = 60.0
@@ -234,3 +235,15 @@ def test_no_control_character_reaches_the_log(text: str) -> None:
     LogHook(sink=lines.append, unix_now=Clock()).on(Notified(text))
     assert json.loads(lines[0])["msg"] == text
     assert not [char for char in lines[0].decode()[:-1] if not char.isprintable()]
+
+
+@pytest.mark.parametrize("field", ["requested", "variant", "reason", "client", "error", "request_id", "trace_id"])
+def test_no_secret_reaches_the_lines_of_a_batch(field: str) -> None:
+    """Whichever text of others it is in, and whatever the other requests of the batch say."""
+    plain = Finished("r1", "t", "/api/chat", 200, "a", "a", "completed", client="10.0.0.1")
+    secret = msgspec.structs.replace(plain, **{field: "see http://u:s3cret@host"})
+    for hook_of in (LogHook, AuditHook):
+        lines: list[bytes] = []
+        hook_of(sink=lines.append).on_requests([], [plain, secret, plain])
+        assert b"".join(lines).count(b"\n") == 3
+        assert b"s3cret" not in b"".join(lines)

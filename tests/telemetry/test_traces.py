@@ -148,7 +148,7 @@ def test_only_sampled_requests_are_sent_with_their_decisions() -> None:
     hook = hook_of(kept, [])
     quiet = Finished("r2", "t", "/api/chat", 200, "a", "a", "completed", span=TraceContext(TRACE, OWN, "", False))
     untraced = Finished("r3", "t", "/api/chat", 200, "a", "a", "completed")
-    hook.on_requests([DECIDED, FINISHED, quiet, untraced])
+    hook.on_requests([DECIDED], [FINISHED, quiet, untraced])
     hook.on(Switched("started", "small"))
     hook.on(Switched("finished", "small"))
     hook.close(20)
@@ -167,7 +167,7 @@ def test_a_collector_that_is_slow_holds_nobody_and_the_oldest_are_dropped() -> N
         threading.Event().wait(0.005)
     for number in range(50):
         hook.on(Switched("finished", f"m{number}"))
-        hook.on_requests([Decided(f"r{number}", "t", "a", "a", "fits", "exact")])
+        hook.on_requests([Decided(f"r{number}", "t", "a", "a", "fits", "exact")], [])
     assert (len(hook._waiting), hook.lost, len(hook._decided)) == (10, 40, 10)
     kept.may_go_on.set()
     hook.close(20)

@@ -47,7 +47,7 @@ def hook_of(ledger: Ledger) -> UsageHook:
 def test_a_request_is_one_more_of_what_it_used() -> None:
     """In whole milliseconds; its VRAM counts for its share of the time only. Its loads count with their switches."""
     ledger = Ledger(9)
-    hook_of(ledger).on_requests([Decided("r1", "coding", "huge", "big", "", "exact"), ENDED])
+    hook_of(ledger).on_requests([Decided("r1", "coding", "huge", "big", "", "exact")], [ENDED])
     figures = Figures(requests=1, tokens_in=12, tokens_out=41, card_ms=1500, queue_ms=250, vram_mib_s=150)
     assert ledger.take(9) == ((KEY, figures),)
 

@@ -19,17 +19,14 @@ class Meter:
 
     def enter(self, now_s: float) -> float:
         """Record that a request begins at `now_s`; the result is for `leave`."""
-        self._advance(now_s)
-        self._under_way += 1
+        if under_way := self._under_way:
+            self._part_s += (now_s - self._at_s) / under_way
+        self._at_s, self._under_way = now_s, under_way + 1
         return self._part_s
 
     def leave(self, entered: float, now_s: float) -> float:
         """Record that a request ends at `now_s`; return the seconds that it has taken."""
-        self._advance(now_s)
-        self._under_way -= 1
-        return self._part_s - entered
-
-    def _advance(self, now_s: float) -> None:
-        if self._under_way:
-            self._part_s += (now_s - self._at_s) / self._under_way
-        self._at_s = now_s
+        under_way = self._under_way
+        self._part_s = part_s = self._part_s + (now_s - self._at_s) / under_way
+        self._at_s, self._under_way = now_s, under_way - 1
+        return part_s - entered

@@ -52,6 +52,11 @@ class AnswerParser(asyncio.Protocol):
         self._headers: list[tuple[bytes, bytes]] = []
         self._is_head_request = self._until_eof = self._is_keep_alive = self._has_head = False
 
+    def _begin_parsing(self) -> None:
+        """Forget the answer before: the first bytes of the next one have come."""
+        self._has_head = self._is_keep_alive = self._until_eof = False
+        self._head_bytes = 0
+
     def on_message_begin(self) -> None:
         if self._response is None:  # a second answer in the same read
             raise ValueError("bytes after the answer's end")

@@ -20,6 +20,10 @@ from router.http.client.limits import ExchangeLimits, PoolLimits
 from router.http.client.parser import ConnectionGone
 from router.http.client.response import Connection, UpstreamRequest, UpstreamResponse
 from router.http.client.wire import Wire
+from router.http.repeats import MAX_HEAD_BYTES
+
+MOST_FRONTS = 256
+"""Heads of requests of which the common part is kept."""
 
 
 class HttpRelay:
@@ -52,6 +56,7 @@ class HttpRelay:
         self._address = Address.of(base_url, tls, authorization)
         pool = PoolLimits(pool_size, connect_timeout_s, pool_wait_s, idle_expiry_s)
         limits = ExchangeLimits(first_byte_timeout_s, idle_timeout_s, suppress_cancel, unwanted_bytes, unwanted_s)
+        self._fronts: dict[tuple[bytes, bytes, bytes], bytes] = {}
         self._connections = Connections(self._address, pool, limits)
         self._reserve = Connections(self._address, replace(pool, max_connections=reserve), limits)
 
@@ -119,18 +124,30 @@ class HttpRelay:
         await self._reserve.aclose()
 
     def _render(self, request: UpstreamRequest) -> tuple[bytes, bool]:
-        parts = [request.method, b" ", self._address.prefix, request.target, self._address.fixed, request.lines]
-        for name, value in request.headers:
-            parts += (name, b": ", value, b"\r\n")
-        body, length = request.body, request.content_length
+        key, body, length = (request.method, request.target, request.lines), request.body, request.content_length
+        front = self._fronts.get(key) or self._front(*key)
         if isinstance(body, bytes):
             length = len(body)
+            if not request.headers:  # common case
+                return b"%bcontent-length: %d\r\n\r\n" % (front, length), False
+        parts = [front]
+        for name, value in request.headers:
+            parts += (name, b": ", value, b"\r\n")
         chunked = body is not None and length is None
         if length is not None:
             parts.append(b"content-length: %d\r\n\r\n" % length)
         else:
             parts.append(b"transfer-encoding: chunked\r\n\r\n" if chunked else b"\r\n")
         return b"".join(parts), chunked
+
+    def _front(self, method: bytes, target: bytes, lines: bytes) -> bytes:
+        """Return how the heads of such requests begin, which is kept for the next ones."""
+        if len(self._fronts) >= MOST_FRONTS:
+            self._fronts.clear()
+        front = b"".join((method, b" ", self._address.prefix, target, self._address.fixed, lines))
+        if len(front) <= MAX_HEAD_BYTES:
+            self._fronts[method, target, lines] = front
+        return front
 
 
 async def exchange(

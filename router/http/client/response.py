@@ -209,6 +209,18 @@ class UpstreamResponse(msgspec.Struct, eq=False):
         if self._waiter is not None:
             self._wake()
 
+    def arrive(self, head: AnswerHead, body: bytes) -> None:
+        """Take a whole answer that came in one piece: as `begin`, `feed` and `finish` would."""
+        self.head, self.status = head, head.status
+        if self._sink is not None:
+            self.feed(body)
+        elif body:
+            self._chunks.append(body)
+            self._buffered = len(body)
+        self._ended, self.source = True, None
+        if self._waiter is not None:
+            self._wake()
+
     def finish(self) -> None:
         """End the body; the connection belongs to its pool again."""
         self._ended = True

@@ -21,7 +21,10 @@ from router.http.client.limits import ExchangeLimits
 from router.http.client.parser import MAX_HEADER_BYTES, AnswerParser, ConnectionGone, ParserErrors, lost, reason
 from router.http.client.response import NO_HEAD, AnswerHead, UpstreamResponse
 from router.http.deadlines import NEVER
-from router.http.repeats import HeadCache, LastHead, with_length
+from router.http.repeats import HeadCache, LastHead
+
+LARGE_BYTES = 65536
+"""Bodies of at least this size are passed to the transport without a copy."""
 
 
 class Owner(Protocol):
@@ -93,15 +96,12 @@ class Wire(AnswerParser):
         Raises ConnectionGone if the upstream has closed the connection.
         """
         response = self._response = UpstreamResponse(self, NO_HEAD)
-        if not self.is_usable:
+        if self._phase is CLOSED or self.transport.is_closing():
             self.abort()
             raise ConnectionGone("the upstream has closed the connection")
         self._on_head = on_head
-        self._has_head = self._is_keep_alive = False
         self._unwanted_until_s = NEVER
         self._phase = AWAITING
-        self._until_eof = False
-        self._head_bytes = 0
         self._is_head_request = head.startswith(b"HEAD ")
         self._is_sent = True
         self._wait_s = self._limits.first_byte_timeout_s
@@ -117,9 +117,11 @@ class Wire(AnswerParser):
         if body is None:
             self.transport.write(head)
         elif isinstance(body, bytes):
-            # A small body goes out with the head in one packet; a large one is not copied.
-            for part in (head + body,) if len(body) < 65536 else (head, body):
-                self.transport.write(part)
+            if len(body) < LARGE_BYTES:  # in one packet with the head
+                self.transport.write(head + body)
+            else:  # without a copy
+                self.transport.write(head)
+                self.transport.write(body)
         else:
             self._is_sent = False
             self.transport.write(head)
@@ -163,9 +165,11 @@ class Wire(AnswerParser):
             return
         is_first, self._phase = self._phase is AWAITING, ANSWERING
         template = self._known.template if is_first and self._is_sent and not self._is_head_request else None
-        if template is not None and (found := template.read(data)) is not None:
-            self._repeated(response, with_length(template.head, found[0]), found[1])
+        if template is not None and (found := template.match(data)) is not None:
+            self._repeated(response, *found)
             return
+        if is_first:
+            self._begin_parsing()
         if not response.status:
             self._head_bytes += len(data)
         until_s = min(self.loop.time() + self._wait_s, self._unwanted_until_s)
@@ -192,12 +196,13 @@ class Wire(AnswerParser):
         """Take one complete answer with a cached head (fast path)."""
         if self._known.misses:
             self._known.record_hit()
-        self._response = None
-        self._is_keep_alive = True
-        response.begin(head)
-        if body:
-            response.feed(body)
-        self._hand_over(response)
+        on_head, self._response, self._on_head = self._on_head, None, None
+        response.arrive(head, body)
+        if self._phase is not CLOSED:
+            self._phase, self.was_used = IDLE, True
+            self.owner.put_back(self)
+        if on_head is not None:
+            on_head()
 
     def _learn(self, data: bytes, head: AnswerHead) -> None:
         """Cache the head of `data`, which was one complete answer: the next one may repeat it."""

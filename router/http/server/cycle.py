@@ -22,7 +22,7 @@ import msgspec
 from router.http.headers import Header
 from router.http.server.clients import Client
 from router.http.server.heads import Head
-from router.http.server.rendering import NO_BODY, UNKNOWN, render
+from router.http.server.rendering import NO_BODY, UNKNOWN, render, render_ok
 
 logger = logging.getLogger("router.http")
 
@@ -229,6 +229,19 @@ class Cycle(msgspec.Struct, eq=False):
         self.start(status, headers, lines, len(body) if adds_length else UNKNOWN)
         if self.phase is STARTED:
             self._write(body, more=False)
+
+    def respond_ok(self, body: bytes, lines: bytes) -> None:
+        """Send a complete 200 in one write, as `respond` with `adds_length` and no other headers than `lines`."""
+        head, size, carrier = self.head, len(body), self.carrier
+        is_usual = self.phase is OPEN and self.keep_alive and self.request_complete and size < LARGE_BYTES
+        if not is_usual or head.http_10 or head.method == "HEAD":
+            self.respond(200, (), body, lines, adds_length=True)
+            return
+        carrier.transport.write(render_ok(lines, carrier.loop.time(), size) + body)
+        self.phase, self.taskless = COMPLETE, None  # they refer to each other
+        if self.waiter is not None:
+            self._wake()
+        carrier.cycle_done(self)
 
     def start(self, status: int, headers: Iterable[Header], lines: bytes = b"", body_bytes: int = UNKNOWN) -> None:
         """Begin an answer; its head is sent with the first piece of its body. See `render` for the arguments."""

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import httptools
 
-from router.http.repeats import LastHead, with_length
+from router.http.repeats import LastHead
 from router.http.server.connection import BETWEEN, BODY, DISCARDING, HEAD, ClientConnection
 from router.http.server.cycle import COMPLETE, HIGH_WATER_BYTES, OPEN, Cycle
 from router.http.server.heads import Head, continues, judge, split_key, split_target, without_upgrade
@@ -65,8 +65,8 @@ class HttpProtocol(ClientConnection):
             return
         is_first = self.reading is BETWEEN
         template = self._known.template
-        if template is not None and is_first and not self.queue and (found := template.read(data)) is not None:
-            self._repeated(with_length(template.head, found[0]), found[1])
+        if template is not None and is_first and not self.queue and (found := template.match(data)) is not None:
+            self._repeated(*found)
             return
         if is_first:
             self.reading, self._head_bytes = HEAD, 0
@@ -117,8 +117,7 @@ class HttpProtocol(ClientConnection):
         if self._known.misses:
             self._known.record_hit()
         is_kept = head.keep_alive and not self.shared.is_draining
-        self.enqueue(Cycle(self, head, is_kept, True, [body], len(body)))
-        self.start_next()
+        self.process(Cycle(self, head, is_kept, True, [body], len(body)))
 
     def _learn(self, data: bytes, cycle: Cycle) -> None:
         """Cache the head of `data` if it is exactly one request: the next one may repeat it."""

@@ -15,6 +15,7 @@ UNKNOWN, NO_BODY = -1, -2
 
 _REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
 STATUS_LINES = {code: b"HTTP/1.1 %d %b\r\n" % (code, _REASONS.get(code, b"Unknown")) for code in range(100, 600)}
+OK_LINE = STATUS_LINES[200]
 _ABOUT_THE_BODY = frozenset((b"content-length", b"transfer-encoding", b"connection"))
 
 
@@ -76,6 +77,11 @@ def render(
     own = header_lines(sent) if sent else b""
     data = b"".join((STATUS_LINES[status], DATE.at(loop_s), lines, own, framing, b"\r\n"))
     return data, is_kept, is_chunked, body_bytes
+
+
+def render_ok(lines: bytes, loop_s: float, body_bytes: int) -> bytes:
+    """Render the head of a 200 with these further headers and a body of that length, on a connection that is kept."""
+    return b"%b%b%bcontent-length: %d\r\n\r\n" % (OK_LINE, DATE.at(loop_s), lines, body_bytes)
 
 
 def refusal(status: int, text: bytes) -> bytes:

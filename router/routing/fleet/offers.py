@@ -95,7 +95,7 @@ class Offers:
             is_late = gone_s > whole_s
             # One that is late may take as long again; how long a load elsewhere takes is known no better.
             wait_s = whole_s if is_late else whole_s - gone_s
-        elif tracked is not None and not line.may_enter(weights, team, needs_slot=call is None or call.needs_slot):
+        elif tracked is not None and not line.may_enter(tracked, team, needs_slot=call is None or call.needs_slot):
             wait_s = (waiting + 1) * (tracked.slots.gap_s or PACE_S)
         return Offer(
             place.name,
