@@ -120,10 +120,14 @@ def nginx(body: str, port: int, core: int) -> Iterator[Process]:
             yield Process(process.child, worker_of(process.pid))
 
 
-def upstream_conf(port: int, simulator: int, streamer: int | None) -> str:
-    """Return nginx's configuration as upstream: chats are answered by it or the streamer, the rest by the simulator."""
+def upstream_conf(port: int, simulator: int, streamer: int | None, *, echo: bool = True) -> str:
+    """Return nginx's configuration as upstream: chats are answered by it or the streamer, the rest by the simulator.
+
+    With `echo` the head of an answer repeats the request's trace.
+    """
     if streamer is None:
-        chat = f"default_type application/json; add_header X-Trace $http_traceparent; return 200 '{ANSWER}';"
+        echoed = "add_header X-Trace $http_traceparent; " if echo else ""
+        chat = f"default_type application/json; {echoed}return 200 '{ANSWER}';"
     else:
         chat = f"proxy_pass http://127.0.0.1:{streamer};"
     return f"""server {{ listen 127.0.0.1:{port};
@@ -150,8 +154,10 @@ async def simulate(port: int) -> None:
         await asyncio.Event().wait()
 
 
-async def route(port: int, upstream: int, admin: int = 0) -> None:
+async def route(port: int, upstream: int, admin: int = 0, collector: int = 0, percent: int = 100) -> None:
     """Run the router with all features: decisions, telemetry, limits, and the log as `serve` writes it.
+
+    With the port of a `collector` it sends traces of `percent` of the requests there.
 
     For each SIGUSR1 it writes a line to stderr with what it holds: `HELD` and JSON.
     """
@@ -168,6 +174,9 @@ async def route(port: int, upstream: int, admin: int = 0) -> None:
             "backends": {"local": {"url": f"http://127.0.0.1:{upstream}", "probe": {"kind": "static", "gpus": [card]}}},
             "limits": {"pool": 2048, "connections": 4096},
             "store": {"path": ":memory:"},
+            "telemetry": {"otlp": {"endpoint": f"http://127.0.0.1:{collector}", "sample": percent / 100}}
+            if collector
+            else {},
         }
     )
 
@@ -183,6 +192,22 @@ async def route(port: int, upstream: int, admin: int = 0) -> None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, report, service)
         calm_collector()
         await asyncio.Event().wait()
+
+
+async def collect(port: int) -> None:
+    """Take OTLP over HTTP, and answer as a collector does that keeps nothing."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                await reader.readexactly(int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0]))
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/x-protobuf\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", port)
+    async with server:
+        await server.serve_forever()
 
 
 async def stream(port: int) -> None:
@@ -219,6 +244,6 @@ async def stream(port: int) -> None:
 
 
 if __name__ == "__main__":
-    roles = {"simulate": simulate, "route": route, "stream": stream}
+    roles = {"simulate": simulate, "route": route, "stream": stream, "collect": collect}
     run = asyncio.run if sys.argv[1] == "simulate" else uvloop.run
     run(roles[sys.argv[1]](*map(int, sys.argv[2:])))

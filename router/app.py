@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -133,18 +133,19 @@ async def running(
     loaded: Loaded | None = None,
     reload: Reload | None = None,
     quotas: Quotas | None = None,
+    unix_now: Callable[[], float] = time.time,
 ) -> AsyncIterator[Running]:
     """Serve `config` until the context ends. With `is_probed`, `probe` is used instead of the configured one, or
     `probes` where there are several backends.
 
     With `is_successor` another router serves meanwhile: connections are accepted only when the state is known.
     `loaded` is what was prepared of `config`, `reload` what `POST /router/reload` does, `quotas` hold what teams have
-    used of their limits before.
+    used of their limits before. `unix_now` is the wall clock: of days, of dates, of keys that expire.
     """
     loaded = loaded or prepare(config, verify=verifier())
     tls = listener_tls(config)
     given = (probes or {next(iter(config.backends)): probe}) if is_probed else build_probes(config)
-    recent = RecentDecisions(config.telemetry.decisions_kept)
+    recent = RecentDecisions(config.telemetry.decisions_kept, unix_now=unix_now)
 
     def warn(text: str) -> None:
         telemetry.emit(Notified(text, level="warning"))
@@ -152,7 +153,7 @@ async def running(
     def is_known(name: str) -> bool:
         return router.directory.is_known(name)
 
-    metrics, outage = MetricsHook(__version__, is_known_model=is_known), Outage(time.time)
+    metrics, outage = MetricsHook(__version__, is_known_model=is_known), Outage(unix_now)
     usage = build_usage(config.usage, warn)
     accounts = Accounts(
         usage,
@@ -161,23 +162,25 @@ async def running(
         is_known,
         warn,
         flush=lambda: telemetry.flush(),
-        unix_now=time.time,
+        unix_now=unix_now,
         price=Price(config.usage.runner_hour, config.usage.currency),
     )
-    totals, timeline = Totals(time.time), Timeline(time.time)
+    totals, timeline = Totals(unix_now), Timeline(unix_now)
     every: list[Hook] = [recent, metrics, outage, totals, timeline, *accounts.hooks, *hooks]
     later = asyncio.get_running_loop().call_soon_threadsafe
     if (traces := trace_hook(config, lambda text: (later(warn, text), None)[1])) is not None:
         every.append(traces)
     telemetry = Telemetry(every, later=asyncio.get_running_loop().call_later)
-    router = Router(loaded, probes=given, telemetry=telemetry, recent=recent, outage=outage, accounts=accounts)
+    router = Router(
+        loaded, probes=given, telemetry=telemetry, recent=recent, outage=outage, accounts=accounts, unix_now=unix_now
+    )
     metrics.watch(Scrape(router.backends.values(), router.stores_up, accounts.lost).gauges)
 
     def exposition() -> tuple[bytes, str]:
         telemetry.flush()
         return metrics.render()
 
-    counts = quotas or MemoryQuotas(asyncio.get_running_loop().time, time.time)
+    counts = quotas or MemoryQuotas(asyncio.get_running_loop().time, unix_now)
     counts.keep_teams(loaded.book.names)
     limits = Limits(counts, telemetry.emit)
     settings = edge_settings(config)
@@ -189,7 +192,7 @@ async def running(
         emit=telemetry.emit,
         team_limits=limits,
         rules=router.rules,
-        clock=time.time,
+        clock=unix_now,
     )
     where = config.listen.host, config.listen.port
     proxies = Proxies(config.trusted_proxies) if config.proxy_protocol else None
@@ -202,20 +205,20 @@ async def running(
         proxies=proxies,
         on_refused=edge.reports.refused_early,
     )
-    board = board_of(router.routes, router.inspector, totals, timeline, time.time)
+    board = board_of(router.routes, router.inspector, totals, timeline, unix_now)
 
     def set_draining(is_draining: bool) -> None:
         edge.drain(is_draining=is_draining)
         router.inspector.drain(is_draining=is_draining)
 
     actions = Actions(router.backends.values(), set_draining, reload)
-    teams = TeamsPage(router.rules, router.backends.values(), counts, accounts, time.time)
-    askers = Askers(router.rules, time.time)
+    teams = TeamsPage(router.rules, router.backends.values(), counts, accounts, unix_now)
+    askers = Askers(router.rules, unix_now)
     feed = Feed(board.data, board.decisions, teams.watched, prepare=teams.refresh, time_s=time.thread_time)
     admin_pages = admin_app(
         Parts(router.inspector, actions, accounts, teams, exposition, board, feed, Chat(router.dispatcher), askers),
         hosts=config.hosts,
-        lock=admin_lock(config, time.time, askers.is_of_team),
+        lock=admin_lock(config, unix_now, askers.is_of_team),
     )
     where = config.admin.host, config.admin.port
     admin = Listener(

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from router.adapters.gpu.reading import VramProbe
@@ -37,6 +36,7 @@ class Router:
         recent: RecentDecisions,
         outage: Outage | None = None,
         accounts: Accounts,
+        unix_now: Callable[[], float],
     ) -> None:
         config, book = loaded.config, loaded.book
         self.telemetry = telemetry
@@ -45,7 +45,7 @@ class Router:
         self.store = build_store(config.store.path, lambda text: telemetry.emit(Notified(text, level="warning")))
         counts = TeamCounts()
         self.backends = {
-            name: Backend(name, config, probes.get(name), self.store, telemetry, time.time, counts)
+            name: Backend(name, config, probes.get(name), self.store, telemetry, unix_now, counts)
             for name in config.backends
         }
         self.rules = RulesInForce(book)

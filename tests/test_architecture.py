@@ -88,7 +88,7 @@ FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "base", "mana
 # The running loop keeps the time, so that router and simulator can share a virtual clock. These may read the wall
 # clock: for dates in logs and responses, and for the command line.
 MAY_READ_THE_WALL_CLOCK = {
-    "router/telemetry", "router/app", "router/assembly", "router/wiring", "router/cli", "router/http/server",
+    "router/telemetry", "router/app", "router/wiring", "router/cli", "router/http/server",
     "ollama_simulator", "router/adapters/sqlite_file",  # the latter waits in a thread, where there is no loop
 }  # fmt: skip
 MODULES = sorted(path for top in ("router", "ollama_simulator") for path in (ROOT / top).rglob("*.py"))

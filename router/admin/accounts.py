@@ -44,7 +44,7 @@ class Accounts:
         warn: Callable[[str], None],
         *,
         flush: Callable[[], None],
-        unix_now: Callable[[], float] = float,
+        unix_now: Callable[[], float],
         price: Price = FREE,
     ) -> None:
         self._flush, self._unix_now = flush, unix_now
@@ -52,14 +52,14 @@ class Accounts:
         self._ledger = Ledger(MOST_WAITING)
         self._writer = UsageWriter(self._ledger, store, every_s)
         self._lines: LineWriter | None = None
-        self.hooks: list[Hook] = [UsageHook(self._ledger, is_known_model=is_known_model)]
+        self.hooks: list[Hook] = [UsageHook(self._ledger, is_known_model=is_known_model, unix_now=unix_now)]
         if audit.path is not None:
             later = asyncio.get_running_loop().call_soon_threadsafe
             file = RotatedFile(
                 audit.path, audit.max_mib * MIB, audit.keep, report=lambda text: (later(warn, text), None)[1]
             )
             self._lines = LineWriter(write=file.write)
-            self._audit = AuditHook(self._lines)
+            self._audit = AuditHook(self._lines, unix_now=unix_now)
             self.hooks.append(self._audit)
 
     async def watch(self) -> None:

@@ -57,7 +57,8 @@ class FleetInspector(Inspector):
         self._inspectors = inspectors
 
     def explain(self, model: str, num_ctx: int | None = None, asker: Asker = OPERATOR) -> dict[str, Any]:
-        """Return the current decision for a plain request where it would go, and the ranking of all backends.
+        """Return the current decision for a plain request where it would go, and the ranking of all backends, each
+        with a row per variant.
 
         See `Inspector.explain`.
         """
@@ -71,7 +72,10 @@ class FleetInspector(Inspector):
         best = ranked[0].place
         data = self._inspectors[best].explain(model, num_ctx, asker)
         reason = reason_of(ranked) or data["reason"]
-        return {**data, "reason": reason, "backend": best, "ranking": [_row(one) for one in ranked]}
+        ranking = [
+            {**_row(one), "variants": self._inspectors[one.place].variants(model, num_ctx, asker)} for one in ranked
+        ]
+        return {**data, "reason": reason, "backend": best, "ranking": ranking}
 
     def state(self) -> dict[str, Any]:
         """Return cards, residents and queues of all backends, each with its `backend`, and how each of them is."""

@@ -14,7 +14,9 @@ from router.admin.configuration import Configuration
 from router.admin.outage import Outage
 from router.backend.backend import Backend
 from router.backend.tracked import Tracked
+from router.core.advice.nearest import nearest
 from router.core.decision.report import as_data, line
+from router.core.decision.snapshot import Snapshot
 from router.core.decision.verdict import VerdictKind
 from router.core.ollama.names import key_of
 from router.core.ollama.routes import TARGETS
@@ -82,18 +84,30 @@ class Inspector:
             key_of(model)
             if not self._world.is_up:  # nothing is known of its models
                 raise UpstreamError(self._world.why_away())
-            raise ModelNotFound(f"model '{model}' not found")
-        chain, decision = found
+            raise ModelNotFound(f"model '{model}' not found{self._hint(model, asker)}")
         snapshot = self._world.snapshot()
-        may_see = permit_of(asker.team).may_see if asker.team is not None and asker.is_team else _sees_all
-        names = {one.weights: one.name if may_see(one.name) else "a model of others" for one in snapshot.residents}
-        data = as_data(chain, decision, names)
+        data = as_data(*found, _names_for(asker, snapshot))
         data["team"] = asker.team.name if asker.team is not None else None
         data["gpus"] = None if snapshot.gpus is None else [_gpu(gpu) for gpu in snapshot.gpus]
         data["ollama"] = self.ollama()
         data["memory"] = self._directory.is_ready()[1]["memory"]
+        data["denied"] = [] if asker.is_team else list(self._directory.denied(model, asker.team))
         data["notes"] = [] if asker.is_team else self._notes()
         return data
+
+    def variants(self, model: str, num_ctx: int | None, asker: Asker) -> list[dict[str, Any]]:
+        """Return the rows of `explain`; none if Ollama does not answer, or does not know the model."""
+        found = self._decisions.explain(model, num_ctx, asker.team) if self._world.is_up else None
+        if found is None:
+            return []
+        rows: list[dict[str, Any]] = as_data(*found, _names_for(asker, self._world.snapshot()))["variants"]
+        return rows
+
+    def _hint(self, model: str, asker: Asker) -> str:
+        """Return the name that a misspelt one probably means, of those that who asks may see."""
+        names = (name for name in self._directory.names(asker.team) if _sight_of(asker)(name))
+        near = nearest(model, names)
+        return f" (did you mean {near}?)" if near else ""
 
     def state(self) -> dict[str, Any]:
         """Return the cards, the residents, the queue and the switch under way."""
@@ -219,6 +233,17 @@ class Inspector:
     def config(self) -> dict[str, Any]:
         """Return the effective configuration, without secrets; not on the loop."""
         return self._configuration.shown()
+
+
+def _sight_of(asker: Asker) -> Callable[[str], bool]:
+    """Return which names who asks may see: an operator, all."""
+    return permit_of(asker.team).may_see if asker.team is not None and asker.is_team else _sees_all
+
+
+def _names_for(asker: Asker, snapshot: Snapshot) -> dict[str, str]:
+    """Return the names of what is loaded by its weights, as far as who asks may see them."""
+    may_see = _sight_of(asker)
+    return {one.weights: one.name if may_see(one.name) else "a model of others" for one in snapshot.residents}
 
 
 def _sees_all(_name: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import difflib
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -37,7 +38,10 @@ def usage_query(parameters: Mapping[str, str]) -> UsageQuery:
         raise BadRequest(f"unknown query parameter {unknown[0]!r}: allowed are from, to, by, format")
     by = tuple(dict.fromkeys(name for name in parameters.get("by", "team,model").split(",") if name))
     if wrong := [name for name in by if name not in NAMES]:
-        raise BadRequest(f"by={wrong[0]!r} is not a name: allowed are {', '.join(NAMES)}, separated by commas")
+        near = difflib.get_close_matches(wrong[0].lower(), NAMES, n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        allowed = ", ".join(NAMES)
+        raise BadRequest(f"by={wrong[0]!r} is not a name{hint}: allowed are {allowed}, separated by commas")
     form = parameters.get("format", "json")
     if form not in FORMATS:
         raise BadRequest(f"format must be one of {', '.join(FORMATS)}")

@@ -10,7 +10,7 @@ import urllib.parse
 import urllib.request
 from typing import Any
 
-from router.errors import ModelNotFound, RouterError, UpstreamError
+from router.errors import BadRequest, ModelNotFound, RouterError, UpstreamError
 
 TIMEOUT_S = 10.0
 KEY_VARIABLE = "OLLAMA_ROUTER_ADMIN_KEY"
@@ -21,7 +21,8 @@ _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # ignore
 
 
 def ask(admin: str, path: str, *, method: str = "GET", **query: object) -> dict[str, Any]:
-    """Return the JSON of one page. Raises UpstreamError if no router answers, ModelNotFound, or the router's error."""
+    """Return the JSON of one page. Raises UpstreamError if no router answers, BadRequest, ModelNotFound, or the
+    router's error."""
     try:
         found: dict[str, Any] = json.loads(_fetch(admin, path, method, query))
     except ValueError:
@@ -85,4 +86,4 @@ def _refused(admin: str, status: int, body: bytes) -> RouterError:
         message = str(json.loads(body)["error"])
     except (ValueError, KeyError, TypeError):
         return _stranger(admin, text) if status == 404 else RouterError(text)
-    return (ModelNotFound if status == 404 else RouterError)(message)
+    return {400: BadRequest, 404: ModelNotFound}.get(status, RouterError)(message)

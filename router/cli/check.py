@@ -29,6 +29,9 @@ def check(
     file: Annotated[
         Path | None, typer.Argument(help="YAML file; default: $OLLAMA_ROUTER_CONFIG, else the built-in defaults.")
     ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="The same as FILE, as the other commands have it.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the effective configuration as JSON.")] = False,
     print_schema: Annotated[
         bool, typer.Option("--schema", help="Print the JSON schema of the configuration file instead.")
@@ -50,8 +53,12 @@ def check(
 ) -> None:
     """Check a configuration file with the files of its teams, and print the effective configuration.
 
-    Exit code 2 if it is invalid; 1 if, with --live, a model is missing or Ollama does not answer.
+    The last line, on standard error, says that it is valid. Exit code 2 if it is invalid; 1 if, with --live, a model is
+    missing or Ollama does not answer.
     """
+    if file is not None and config is not None:
+        raise typer.BadParameter("FILE and --config are the same: give one of them")
+    file = file or config
     if import_from is not None:
         typer.echo(write(read(import_from), import_from.name), nl=False)
         return
@@ -68,9 +75,19 @@ def check(
     if live:
         from router.cli.live import has_all_models  # here, because the HTTP client takes time to import
 
-        raise typer.Exit(0 if has_all_models(loaded, places) else 1)
+        if not has_all_models(loaded, places):
+            raise typer.Exit(1)
+        _say_valid(file)
+        return
     for text in config_warnings(loaded, places, time.time()):
         typer.echo(f"warning: {text}", err=True)
+    _say_valid(file)
+
+
+def _say_valid(file: Path | None) -> None:
+    """Print that nothing is wrong with the configuration itself; what is printed before may warn."""
+    path = config_file(file)
+    typer.echo(f"{path or 'the built-in configuration'} is valid", err=True)
 
 
 def _print(config: dict[str, Any], *, as_json: bool) -> None:

@@ -50,25 +50,36 @@ def show(found: dict[str, Any]) -> None:
     """Print a decision: a table on a terminal, tab-separated lines in a pipe."""
     console = Console()
     rows = [
-        (
-            ">" if row["model"] == found["chosen"] and row is found["variants"][-1] else "",
-            row["model"],
-            str(row["num_ctx"] or ""),
-            _gib(row["need_bytes"]),
-            _gib(row["have_bytes"]),
-            row["verdict"].replace("_", " "),
-            row["detail"] if row["detail"] != row["verdict"].replace("_", " ") else "",
-        )
+        (">" if row["model"] == found["chosen"] and row is found["variants"][-1] else "", *_cells(row))
         for row in found["variants"]
     ]
     print_table(console, TITLES, rows, title=_title(found), names=("variant",))
     if found.get("ranking"):
         _show_ranking(console, found["ranking"])
+    for place in found.get("ranking", ())[1:]:
+        if place.get("variants"):
+            lines = [("", *_cells(row)) for row in place["variants"]]
+            print_table(console, TITLES, lines, title=f"on {place['backend']}", names=("variant",))
+    if found.get("denied"):
+        print_text(console, f"denied to team {found.get('team') or 'default'}: {', '.join(found['denied'])}")
     if found.get("between"):
         best = "" if found["best"] == found["chosen"] else "what would be best: "
         print_text(console, f"{best}{found['between']}")
     for note in found.get("notes", []):
         print_text(console, f"note: {note}")
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    """Return the cells of a variant."""
+    verdict = row["verdict"].replace("_", " ")
+    return (
+        row["model"],
+        str(row["num_ctx"] or ""),
+        _gib(row["need_bytes"]),
+        _gib(row["have_bytes"]),
+        verdict,
+        row["detail"] if row["detail"] != verdict else "",
+    )
 
 
 def _show_ranking(console: Console, ranking: Sequence[dict[str, Any]]) -> None:

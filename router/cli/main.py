@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from router import __version__
-from router.errors import ConfigError, RouterError
+from router.errors import BadRequest, ConfigError, RouterError
 
 # name → module:function. Imported when run, so that `explain` does not pay for importing the simulator.
 COMMANDS = {
@@ -119,7 +119,7 @@ def run() -> None:
         importlib.import_module("typer.completion").completion_init()
     try:
         app(prog_name="ollama-router")
-    except ConfigError as error:
+    except (BadRequest, ConfigError) as error:  # wrong usage, said by a running router or found here
         _exit(error.message, 2)
     except RouterError as error:
         _exit(error.message, 1)

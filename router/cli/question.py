@@ -12,6 +12,7 @@ from typing import Any
 from router.adapters.gpu.detect import detect_probe
 from router.adapters.ollama import OllamaClient
 from router.cli.sizes import mib_of
+from router.core.advice.nearest import nearest
 from router.core.memory.fit_target import fit_target_bytes
 from router.core.memory.footprint import MemoryOptions
 from router.core.memory.placement import Card
@@ -155,7 +156,9 @@ async def _from_server(model: str, upstream: str, with_installed: bool) -> Subje
         key, rows = _key(model), await client.tags()
         found = [row for row in rows if key_of(str(row.get("name") or row.get("model"))) == key]
         if not found:
-            raise ModelNotFound(f"{model} is neither a file nor installed at {upstream}")
+            near = nearest(model, (str(row.get("name") or row.get("model")) for row in rows))
+            hint = f" (did you mean {near}?)" if near else ""
+            raise ModelNotFound(f"{model} is neither a file nor installed at {upstream}{hint}")
         facts = ModelFacts.of_show(found[0], await client.show(model, verbose=True))
         others = [row for row in rows if row is not found[0]] if with_installed else []
         shown = [ModelFacts.of_show(row, await client.show(str(row["name"]), verbose=True)) for row in others]

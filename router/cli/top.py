@@ -61,7 +61,9 @@ def frame(board: dict[str, Any], decisions: Sequence[dict[str, Any]], width: int
     if board["cards"] is None:
         lines.append(Text("Free VRAM cannot be read: each load is tried, and verified.", style="yellow"))
     lines += [*map(_model, board["models"]), *_loading(board), Text(), *_queue(board), Text()]
-    lines += [_decision(row) for row in decisions[:DECISIONS_SHOWN]] or [Text("No request yet.", style="dim")]
+    has_several = any("backend" in row for row in (*(board["cards"] or ()), *board["models"]))
+    shown = decisions[:DECISIONS_SHOWN]
+    lines += [_decision(row, has_several=has_several) for row in shown] or [Text("No request yet.", style="dim")]
     return Group(*lines)
 
 
@@ -144,14 +146,15 @@ def _queue(board: dict[str, Any]) -> list[Text]:
     return lines
 
 
-def _decision(row: dict[str, Any]) -> Text:
-    """Return one decision, switch or spill as a sentence."""
+def _decision(row: dict[str, Any], *, has_several: bool) -> Text:
+    """Return one decision, switch or spill as a sentence, with its backend where there are several."""
     text = Text(time.strftime("%H:%M:%S  ", time.localtime(row["at"])), style="dim")
+    where = f" on {plain(row['backend'])}" if has_several and row.get("backend") else ""
     if row["kind"] != "request":
-        return text.append(f"{row['kind']}: {plain(row['model'])}", style="dim")
+        return text.append(f"{row['kind']}: {plain(row['model'])}{where}", style="dim")
     text.append(plain(row["requested"]), style="not dim")
     if not row["chosen"]:
         return text.append(" refused", style="red not dim")
     if row["chosen"] != row["requested"]:
         text.append(f" → {plain(row['chosen'])}", style="cyan not dim")
-    return text.append(f"  {plain(row['reason'])}")
+    return text.append(f"{where}  {plain(row['reason'])}")

@@ -102,6 +102,13 @@ class ChainRules:
             self._cache[model] = rule
         return rule
 
+    def denied(self, model: str) -> tuple[str, ...]:
+        """Return the variants that a chain for `model` lists and that are denied, as they are written there."""
+        if self._permit is None:
+            return ()
+        rule = self._find(ModelName.parse(model)) or self._inherited(model)
+        return tuple(each.model for each in rule.variants or () if self._permit.denies(each.model))
+
     def substitutes(self, installed: Iterable[ModelFacts]) -> Iterable[ModelFacts]:
         """Return those of the installed models that may be in a derived chain."""
         permit = self._permit

@@ -151,7 +151,7 @@ async def stage(
     """Run a simulated Ollama, and the router in front of it unless `router_config` (with dotted keys) is None.
 
     `has_probe`: True for the simulated cards' probe, False for none, None for the probe that the configuration names.
-    `hooks` receive the router's events.
+    `hooks` receive the router's events. The router's wall clock is that of the simulator, `SimConfig.now`.
     """
     stages: list[Stage] = []
 
@@ -175,7 +175,13 @@ async def stage(
         }
         config = load_config(env={}, options=options)
         probe = CardsProbe(sim.cards, probe_lag_s) if has_probe else None
-        async with running(config, probe=probe, hooks=hooks, is_probed=has_probe is not None) as router:
+        async with running(
+            config,
+            probe=probe,
+            hooks=hooks,
+            is_probed=has_probe is not None,
+            unix_now=lambda: sim_config.now().timestamp(),
+        ) as router:
             one = stages[0]
             one.client = _client(router.url)
             one.url, one.router = router.url, router

@@ -6,7 +6,7 @@ Used by all routes that are not inference. Nothing here loads or unloads a model
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -120,6 +120,15 @@ class Directory:
     def _listed_catalog(self) -> Mapping[str, ModelFacts]:
         """Return the models that lists are made of."""
         return self._decisions.catalog()
+
+    def names(self, team: Team | None = None) -> Iterator[str]:
+        """Yield the names that a request of `team` may be for: of its chains, and of the installed models."""
+        yield from (chain.name for chain in self._chains.explicit(team))
+        yield from (facts.name for facts in self._listed_catalog().values() if not is_derived(facts.name))
+
+    def denied(self, name: str, team: Team | None = None) -> tuple[str, ...]:
+        """Return the variants of the chain for `name` that `team` is denied."""
+        return self._chains.rules_of(team).denied(name)
 
     def is_known(self, name: str) -> bool:
         """Return True for a name that has a chain: installed, derived, or configured for any team."""

@@ -45,7 +45,7 @@ def restored(wait_s: float) -> tuple[dict[str, int], float]:
     """Return what was restored from a store that answers after `wait_s`, and how long that took."""
 
     async def story() -> tuple[dict[str, int], float]:
-        accounts = Accounts(Store(wait_s), 5.0, Audit(), lambda _name: True, print, flush=lambda: None)
+        accounts = Accounts(Store(wait_s), 5.0, Audit(), lambda _name: True, print, flush=lambda: None, unix_now=float)
         found: dict[str, int] = {}
         await accounts.restore(found.__setitem__)
         return found, asyncio.get_running_loop().time()
@@ -65,7 +65,7 @@ def test_a_start_does_not_wait_for_a_store_that_hangs() -> None:
 def test_an_end_keeps_the_last_usage_and_does_not_wait_for_a_database_that_hangs() -> None:
     async def story() -> tuple[Store, float]:
         store = Store(1e6)
-        accounts = Accounts(store, 5.0, Audit(), lambda _name: True, print, flush=lambda: None)
+        accounts = Accounts(store, 5.0, Audit(), lambda _name: True, print, flush=lambda: None, unix_now=float)
         for hook in accounts.hooks:
             hook.on(Finished("", "coding", "/api/chat", 200, "m", "m", "completed", operation="chat"))
         await accounts.stop()

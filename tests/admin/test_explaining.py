@@ -45,6 +45,36 @@ def test_an_operator_explains_the_requests_of_each_team(tmp_path):
     assert play(story, configuration(tmp_path)) == [(OTHER, None), (SMALL, "coding"), (OTHER, "chat")]
 
 
+def test_an_operator_reads_which_variants_a_team_is_denied(tmp_path):
+    """They stand in no row, because nothing would serve them; the team itself does not read them."""
+
+    async def story(one):
+        asked = ((None, {"team": "coding"}), (None, {"team": "chat"}), (None, {}), (CODING, {}))
+        found = [(await explain(one, key, model="best", **of))[1] for key, of in asked]
+        return [(row["denied"], [each["model"] for each in row["variants"]]) for row in found]
+
+    chain = {"chains": {"best": [MIDDLE, SMALL]}}
+    denied, chat, default, own = play(story, configuration(tmp_path, **chain))
+    assert denied == ([MIDDLE], [SMALL])
+    assert chat == default == ([], [MIDDLE])
+    assert own == ([], [SMALL])
+
+
+@pytest.mark.parametrize(
+    ("key", "misspelt", "meant"),
+    [(None, "qwen3:32", BIG), (None, "bset", "best"), (None, "llama3.1:8", MIDDLE), (CODING, "llama3.1:8", SMALL)],
+)
+def test_a_misspelt_name_is_answered_with_the_one_that_is_meant(tmp_path, key, misspelt, meant):
+    """A model or a chain; a team does not read names that it is denied."""
+
+    async def story(one):
+        return await explain(one, key, model=misspelt)
+
+    status, body = play(story, configuration(tmp_path, chains={"best": [BIG]}))
+    hint = f" (did you mean {meant}?)" if meant else ""
+    assert (status, body["error"]) == (404, f"model '{misspelt}' not found{hint}")
+
+
 def test_the_explanation_is_what_the_team_gets(tmp_path):
     """Its next request is served by the variant that was explained, also where floors of others count."""
 

@@ -202,6 +202,13 @@ async def test_teams_are_json(client: httpx.AsyncClient) -> None:
     assert (await client.get("/router/teams")).json() == {"teams": [{"team": "coding"}]}
 
 
+async def test_a_misspelt_name_of_usage_is_answered_with_the_one_that_is_meant(client: httpx.AsyncClient) -> None:
+    """And with all that there are."""
+    answer = await client.get("/router/usage?by=teem")
+    assert answer.status_code == 400
+    assert answer.json()["error"].startswith("by='teem' is not a name (did you mean team?): allowed are hour, team, ")
+
+
 @pytest.mark.parametrize(
     "query", ["by=teem", "by=team;model", "format=xml", "from=yesterday", "to=2027-13-01", "since=2027-01-01",
               "from=" + "9" * 5000, "by=hour,drop table usage", "to=9999-99-99", "from=9999-12-31T23:59-14:00"],

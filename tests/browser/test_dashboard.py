@@ -209,6 +209,10 @@ async def test_nothing_is_cut_off_on_a_phone(scheme: str) -> None:
         await scene.page.locator("#decisions summary").first.click()
         assert await scene.page.evaluate("document.documentElement.scrollWidth") == 390
         assert await scene.page.evaluate("document.documentElement.dataset.theme") == scheme
+        panels = "[...document.querySelectorAll('.columns .panel:not([hidden])')]"
+        top = f"{panels}.sort((a, b) => a.getBoundingClientRect().top - b.getBoundingClientRect().top)"
+        titles = await scene.page.evaluate(f"{top}.map((one) => one.querySelector('h2').textContent.trim())")
+        assert [titles[0], *titles[2:4]] == ["Cards", "Waiting", "Decisions"]
         await scene.picture(f"phone-{scheme}")
 
 

@@ -183,7 +183,11 @@ def test_advise_reports_that_nothing_helps(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("model", "message", "expected"),
-    [("nothere:1b", "neither a file nor installed", 1), ("/no/such/file.json ", "neither a file nor", 2)],
+    [
+        ("nothere:1b", "neither a file nor installed", 1),
+        ("llama3.1:8bb", "(did you mean llama3.1:8b?)", 1),
+        ("/no/such/file.json ", "neither a file nor", 2),
+    ],
 )
 @pytest.mark.usefixtures("server")
 def test_an_unknown_model_exits_1_and_an_invalid_name_2(model: str, message: str, expected: int) -> None:

@@ -81,7 +81,21 @@ def test_check_without_file_prints_the_defaults(
 ) -> None:
     """An empty configuration is valid."""
     assert run(monkeypatch, "check", "--json") == 0
-    assert json.loads(capsys.readouterr().out) == effective(Config())
+    streams = capsys.readouterr()
+    assert (json.loads(streams.out), streams.err) == (effective(Config()), "the built-in configuration is valid\n")
+
+
+@pytest.mark.parametrize("named", [[], ["--config"], ["-c"]])
+def test_check_takes_its_file_as_the_other_commands_do_and_says_that_it_is_valid(
+    named: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """In the last line, on standard error, so that what is printed is still a file."""
+    file = tmp_path / "router.yaml"
+    file.write_text("queue: { wait_s: 7 }\n")
+    assert run(monkeypatch, "check", *named, str(file)) == 0
+    streams = capsys.readouterr()
+    assert (streams.err, YAML(typ="safe", pure=True).load(streams.out)["queue"]["wait_s"]) == (f"{file} is valid\n", 7)
+    assert run(monkeypatch, "check", str(file), "--config", str(file)) == 2
 
 
 def test_schema_can_be_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -241,9 +255,9 @@ def test_check_warns_of_what_helps_nobody_and_prints_the_schema_of_teams(
     file = tmp_path / "router.yaml"
     file.write_text("chains:\n  a: [x:8b, x:70b]\n")
     assert run(monkeypatch, "check", str(file)) == 0
-    assert (
-        capsys.readouterr().err
-        == f"warning: {file}:2: chain a: x:70b is bigger than x:8b before it: it fits only if that fits too\n"
-    )
+    assert capsys.readouterr().err.splitlines() == [
+        f"warning: {file}:2: chain a: x:70b is bigger than x:8b before it: it fits only if that fits too",
+        f"{file} is valid",
+    ]
     assert run(monkeypatch, "check", "--team-schema") == 0
     assert json.loads(capsys.readouterr().out)["title"] == "Team"

@@ -16,6 +16,9 @@ from tests.cli.test_main import run
 UP = {"up": True, "version": "1", "error": "", "stale_since": None}
 DOWN = {"up": False, "version": "1", "error": "refused", "stale_since": "2026-01-01T00:00:00+00:00"}
 STATE = {"residents": [], "gpus": [], "notes": []}
+ROW = {
+    "model": "x", "verdict": "too_big", "num_ctx": 8192, "need_bytes": 2, "have_bytes": 1, "detail": "1 short",
+}  # fmt: skip
 DECISION = {"chain": "x", "outcome": "exact", "reason": "fits", "chosen": "x", "variants": [], "gpus": [], "notes": []}
 OLLAMA = "http://ollama.test:11434"
 
@@ -55,10 +58,10 @@ def test_live_names_misspelt_models_and_exits_1(
     file = tmp_path / "router.yaml"
     file.write_text("chains: {a: [{model: qwen3:14b, num_ctx: 262144}]}")
     assert run(monkeypatch, "check", str(file), "--live") == 0
-    assert (
-        capsys.readouterr().err
-        == f"note: {file}:1: chain a: num_ctx 262144 of qwen3:14b is cut to its maximum, 40960\n"
-    )
+    assert capsys.readouterr().err.splitlines() == [
+        f"note: {file}:1: chain a: num_ctx 262144 of qwen3:14b is cut to its maximum, 40960",
+        f"{file} is valid",
+    ]
     file.write_text("chains: {a: [qwen3:14bb]}")
     assert run(monkeypatch, "check", str(file), "--live") == 1
     assert (
@@ -107,7 +110,7 @@ def test_live_asks_each_of_several_backends(
     backends = 'backends: { desk: { url: "http://desk" }, tower: { url: "http://tower" } }\n'
     file.write_text(f'{backends}chains: {{ a: ["big:1", "small:1"] }}\n')
     assert run(monkeypatch, "check", str(file), "--live") == 0
-    assert capsys.readouterr().err == ""
+    assert capsys.readouterr().err == f"{file} is valid\n"
 
 
 @respx.mock
@@ -144,7 +147,7 @@ def test_live_asks_all_backends_and_names_those_that_a_finding_is_about(
     file = tmp_path / "router.yaml"
     file.write_text(f"{backends}chains: {{ a: [qwen3:32b, qwen3:8b] }}\n")
     assert run(monkeypatch, "check", str(file), "--live") == 0
-    assert capsys.readouterr().err == ""
+    assert capsys.readouterr().err == f"{file} is valid\n"
     file.write_text(f"{backends}chains: {{ a: [{{ model: qwen3:8b, num_ctx: 6000 }}, qwen3:9b] }}\n")
     assert run(monkeypatch, "check", str(file), "--live") == 1
     missing, cut = capsys.readouterr().err.splitlines()[:2]
@@ -163,7 +166,7 @@ def test_live_warns_of_the_order_of_a_chain_only_where_its_entries_are_beside_ea
     file = tmp_path / "router.yaml"
     file.write_text(several({"desk": {"small:1": 1}, "tower": {"x:1": 1, "big:1": 1}}) + chain)
     assert run(monkeypatch, "check", str(file), "--live") == 0
-    assert capsys.readouterr().err == ""
+    assert capsys.readouterr().err == f"{file} is valid\n"
     file.write_text(several({"desk": {"small:1": 1}, "tower": {"small:1": 1, "big:1": 1}}) + chain)
     assert run(monkeypatch, "check", str(file), "--live") == 0
     assert "big:1 is bigger than small:1 before it" in capsys.readouterr().err
@@ -191,16 +194,19 @@ def test_explain_and_ps_name_the_backends_if_there_are_several(
 ) -> None:
     """`explain` says why a request goes to one of them and not to the others."""
     ranking = [
-        {"backend": "tower", "usable": True, "model": "x", "reason": "x is resident"},
-        {"backend": "desk", "usable": False, "model": None, "reason": "cannot reach Ollama"},
+        {"backend": "tower", "usable": True, "model": "x", "reason": "x is resident", "variants": [ROW]},
+        {"backend": "desk", "usable": False, "model": None, "reason": "too big", "variants": [ROW]},
     ]
-    placed = {"ollama": UP, "backend": "tower", "ranking": ranking}
+    placed = {"ollama": UP, "backend": "tower", "ranking": ranking, "team": "chat", "denied": ["y", "z"]}
     monkeypatch.setattr(explain, "ask", lambda *_, **__: {**DECISION, **placed})
     assert run(monkeypatch, "explain", "x") == 0
     out = capsys.readouterr().out
     assert "; tower: " in out.splitlines()[0]
     assert ">\ttower\tx\tx is resident" in out
-    assert "desk\t\tcannot reach Ollama" in out
+    assert "desk\t\ttoo big" in out
+    _, _, elsewhere = out.partition("on desk\n")
+    assert "\tx\t" in elsewhere
+    assert "denied to team chat: y, z" in elsewhere
     resident = {
         "name": "x", "size_bytes": 1, "gpu_percent": 100, "context_length": 8192, "in_flight": 0,
         "loaded_by_router": True, "advice": "", "backend": "tower",

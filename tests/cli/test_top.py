@@ -67,6 +67,20 @@ def test_a_model_says_its_backend_if_there_are_several():
     assert " · on " not in shown(BOARD)
 
 
+def test_a_decision_says_its_backend_if_there_are_several():
+    """The one that served, or loaded; not where there is one only."""
+    rows = [
+        {**ASKED, "backend": "tower"},
+        {**ASKED, "chosen": ""},
+        {"kind": "switch finished", "at": 0, "model": "a", "backend": "desk"},
+    ]
+    text = shown({**BOARD, "cards": [{**CARD, "backend": "tower"}]}, rows)
+    assert "llama3.3:70b → qwen3:8b on tower  fallback" in text
+    assert "llama3.3:70b refused" in text
+    assert "switch finished: a on desk" in text
+    assert " on tower" not in shown(BOARD, rows)
+
+
 def test_a_load_the_queue_and_what_is_wrong_are_shown():
     """A spilled model, one that is kept, an Ollama that is away, unknown memory."""
     board = {

@@ -88,10 +88,11 @@ def test_json_is_the_page(admin: Admin, monkeypatch: pytest.MonkeyPatch, capsys:
 
 
 @pytest.mark.parametrize("arguments", [("--by", "teem"), ("--by", "teem", "--csv")])
-def test_what_the_router_refuses_is_one_line_and_exits_1(
+def test_a_name_that_there_is_not_is_wrong_usage(
     arguments: tuple[str, ...], admin: Admin, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(monkeypatch, "usage", *arguments) == 1
+    """Exit code 2, and what the router says of it in one line."""
+    assert run(monkeypatch, "usage", *arguments) == 2
     assert capsys.readouterr().err == "by='teem' is not a name\n"
     assert admin.asked
 

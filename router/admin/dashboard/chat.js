@@ -68,7 +68,17 @@ async function explain(event) {
   if (status !== 200) return place.replaceChildren(el("p", { class: "note bad" }, found.error));
   const head = found.chosen ? `${found.chosen} would serve it: ${found.reason}` : `Nothing would serve it: ${found.reason}`;
   const between = found.between ? el("p", { class: "dim small" }, found.between) : null;
-  place.replaceChildren(...[el("p", { class: "chosen" }, head), between, verdicts(found.variants, found.chosen)].filter(Boolean));
+  const on = found.backend ? el("p", { class: "dim small" }, `on ${found.backend}`) : null;
+  const others = (found.ranking ?? []).slice(1).flatMap(elsewhere);
+  const denied = found.denied.length ? el("p", { class: "dim small" }, `denied: ${found.denied.join(", ")}`) : null;
+  const parts = [el("p", { class: "chosen" }, head), between, denied, on, verdicts(found.variants, found.chosen), ...others];
+  place.replaceChildren(...parts.filter(Boolean));
+}
+
+/** Return the verdicts of a backend that would not serve it, and why it would not. */
+function elsewhere(ranked) {
+  const table = ranked.variants.length ? verdicts(ranked.variants, null) : null;
+  return [el("p", { class: "dim small" }, `on ${ranked.backend}: ${ranked.reason}`), table];
 }
 
 export function startForms() {

@@ -35,9 +35,9 @@ function lanes(board, shown) {
 }
 
 function minutes(board, shown) {
-  const most = Math.max(1, ...board.minutes.map((minute) => minute.requests));
   const kept = board.minutes.filter((minute) => minute.requests && minute.at + MINUTE_S > shown[0]);
   if (!kept.length) return null;
+  const most = Math.max(...kept.map((minute) => minute.requests));
   const bars = kept.map((minute) => {
     const height = (n) => ({ height: `${((46 * n) / most).toFixed(1)}px` });
     const avoided = Math.min(minute.requests, minute.spills_avoided);
@@ -47,7 +47,7 @@ function minutes(board, shown) {
     const parts = [el("i", { class: "other", style: height(minute.requests - avoided) }), el("i", { class: "avoided", style: height(avoided) })];
     return el("span", { class: "minute", style: { left: `${((left + right) / 2).toFixed(2)}%`, width }, title: said }, ...parts);
   });
-  const top = el("span", { class: "most num" }, `${most} a minute`);
+  const top = el("span", { class: "most num" }, `${most} request${most === 1 ? "" : "s"} a minute`);
   return el("div", { class: "minutes" }, top, ...bars);
 }
 

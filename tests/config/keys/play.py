@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from urllib.parse import urlsplit
 
@@ -31,6 +32,9 @@ MODELS = (BIG, OTHER, MIDDLE, SMALL)
 SPEEDS = Speeds(load_mib_per_s=10000, tokens_per_s=100, cpu_tokens_per_s=4)
 ALONE = {"defaults.auto_chains": "off"}
 CHAIN = {"chains": {BIG: [BIG, MIDDLE, SMALL]}}
+
+NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
+"""When stories begin, so that no day ends within one unless it is told to."""
 
 in_force: list[dict] = []
 """The effective configuration of every router that the running test has started."""
@@ -65,10 +69,14 @@ compare_small = partial(compare, models=(SMALL,))
 
 
 @asynccontextmanager
-async def routed(config=ALONE, *, cards=(24564,), models=MODELS, has_probe=True, free_lag_s=0.0, speeds=SPEEDS, **sim):
-    """A stage whose router runs with `config`; for the simulated machine see `SimConfig`."""
+async def routed(
+    config=ALONE, *, cards=(24564,), models=MODELS, has_probe=True, free_lag_s=0.0, speeds=SPEEDS, begin=NOON, **sim
+):
+    """A stage whose router runs with `config` from `begin` on; for the simulated machine see `SimConfig`."""
     specs = tuple(CardSpec(name=f"CUDA{index}", total_mib=size) for index, size in enumerate(cards))
     machine = Machine(cards=specs, speeds=speeds, free_lag_s=free_lag_s)
+    loop = asyncio.get_running_loop()
+    sim.setdefault("now", lambda: begin + timedelta(seconds=loop.time()))
     async with stage(SimConfig(machine=machine, models=models, **sim), config, has_probe=has_probe) as one:
         await record(one.router.admin_url)
         yield one

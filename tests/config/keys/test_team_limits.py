@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from hashlib import sha256
 
-from tests.config.keys.play import BIG, MIDDLE, OTHER, SMALL, chat, get, hello, play, send
+from tests.config.keys.play import BIG, MIDDLE, NOON, OTHER, SMALL, chat, get, hello, play, send
 
 KEY, OTHER_KEY = "key-of-coding", "key-of-chat"
 
@@ -97,6 +97,24 @@ def test_tokens_per_day_count_what_answers_took(tmp_path):
         assert await rejected(one) == {"tokens_per_day": 1.0}
 
     play(story, limited(tmp_path, "{ tokens_per_day: 1000 }"), models=(SMALL,))
+
+
+def test_the_tokens_of_a_day_are_there_again_at_midnight(tmp_path):
+    """Of UTC; until then the refusal says how long that is."""
+
+    async def story(one):
+        while (reply := await ask(one, tokens=40, options={"num_predict": 40})).status == 200:
+            pass
+        left_s = int(reply.headers["retry-after"])
+        await asyncio.sleep(left_s - 5)
+        early = (await ask(one)).status
+        await asyncio.sleep(5)
+        return left_s, early, (await ask(one)).status
+
+    limits = limited(tmp_path, "{ tokens_per_day: 300 }")
+    left_s, early, late = play(story, limits, models=(SMALL,), begin=NOON.replace(hour=23, minute=50))
+    assert 590 < left_s < 600
+    assert (early, late) == (429, 200)
 
 
 def test_what_a_team_has_loaded_is_not_evicted_by_others_below_its_floor(tmp_path):

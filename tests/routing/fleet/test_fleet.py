@@ -172,6 +172,8 @@ def test_explain_and_state_show_every_backend():
         assert (found["backend"], found["chosen"]) == ("tower", BIG)
         assert [(row["backend"], row["model"]) for row in found["ranking"]] == [("tower", BIG), ("desk", MIDDLE)]
         assert "fits beside" in found["ranking"][0]["reason"]
+        rows = {row["backend"]: [(one["model"], one["verdict"]) for one in row["variants"]] for row in found["ranking"]}
+        assert rows == {"tower": [(BIG, "fits")], "desk": [(BIG, "too_big"), (MIDDLE, "fits")]}
         state = await one.admin("/router/state")
         assert [(row["name"], row["backend"]) for row in state["residents"]] == [(SMALL, "desk")]
         assert {row["backend"] for row in state["gpus"]} == {"desk", "tower"}
