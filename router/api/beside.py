@@ -12,7 +12,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 BYTES_PER_COMMA = 64
-"""A body with more commas than one for so many of the bytes that are read inline is taken for large as well."""
+"""A body with more commas, or brackets, than one for so many of the bytes that are read inline counts as large, too."""
 
 # One thread: several would only share Python's lock, and take it from the loop more often.
 _THREAD = ThreadPoolExecutor(max_workers=1, thread_name_prefix="bodies")
@@ -21,7 +21,9 @@ _THREAD = ThreadPoolExecutor(max_workers=1, thread_name_prefix="bodies")
 def is_large(body: bytes, inline_bytes: int) -> bool:
     """Return whether reading `body` takes long: it has more than `inline_bytes` or very many values."""
     most = inline_bytes // BYTES_PER_COMMA
-    return len(body) > inline_bytes or (len(body) > 2 * most and body.count(b",") > most)
+    if len(body) <= 2 * most:
+        return False
+    return len(body) > inline_bytes or body.count(b",") > most or body.count(b"[") + body.count(b"{") > most
 
 
 async def beside(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -11,7 +11,7 @@ import msgspec
 
 from router.api.endings import UNREADABLE
 from router.core.ollama.derived_names import is_derived
-from router.core.ollama.mentions import mentions_derived, without_derived
+from router.core.ollama.mentions import MOST_MENTIONS, mentions_derived, without_derived
 from router.core.ollama.names import ModelName, is_name
 from router.routing.destination import Rename
 
@@ -76,7 +76,7 @@ def _replaced(text: bytes, old: str, new: str) -> bytes:
     spelled = _spelled(new.encode())
     # Not as a part of another name.
     pattern = rb"(?<![\w./:-])" + re.escape(_spelled(old.encode())) + rb"(?![\w/-]|[.:]\w)"
-    return re.sub(pattern, lambda _: spelled, text)
+    return re.sub(pattern, lambda _: spelled, text, count=MOST_MENTIONS)
 
 
 def _spelled(name: bytes) -> bytes:

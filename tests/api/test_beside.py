@@ -105,3 +105,6 @@ def test_a_body_is_large_by_its_bytes_or_its_values() -> None:
     assert is_large(b"x" * 2049, 2048)
     assert is_large(b"1," * 33, 2048)
     assert not is_large(b"1," * 32, 2048)
+    assert is_large(b"[[" * 33, 2048)
+    assert is_large(b'[{"a":' * 20, 2048)
+    assert not is_large(b"[]" * 32, 2048)

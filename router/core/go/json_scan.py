@@ -19,8 +19,10 @@ _MAX_STEPS = 200_000
 # Python before 3.11.5 (Debian 12 has 3.11.2) forgets where a group in `(…)*+` began if it fails after a repetition or a
 # choice within it (gh-106052). So such a group has neither, but alternatives that fail at a character.
 _SPACE = re.compile(rb"[ \t\r\n]*+")
-_STRING = rb'"(?:[^"\\\x00-\x1f]++|\\["\\/bfnrt]|\\u%b)*+' % (rb"[0-9A-Fa-f]" * 4)
-_STRING_START = re.compile(_STRING)
+_CHARS = rb'(?:[^"\\\x00-\x1f]{1,%d}+|\\["\\/bfnrt]|\\u%b)'
+# One match holds the loop, from whichever thread: a long string takes several.
+_IN_STRING = re.compile(_CHARS % (4096, rb"[0-9A-Fa-f]" * 4) + rb"{0,1000}+")
+_STRING = rb'"' + _CHARS % (128, rb"[0-9A-Fa-f]" * 4) + rb"{0,256}+"
 _INTEGER = re.compile(rb"-?(?:0|[1-9][0-9]*+)")
 _DIGITS = re.compile(rb"[0-9]++")
 _HEX = re.compile(rb"[0-9A-Fa-f]{0,4}")
@@ -31,7 +33,7 @@ _CLOSER = {ord("{"): ord("}"), ord("["): ord("]")}
 # A run of plain values is skipped in one match. It ends at the first value that may be invalid: single steps check it.
 _PLAIN = _STRING + rb'"|-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?(?:[eE][+-]?[0-9]++)?(?![.eE0-9])|true|false|null'
 _S = rb"[ \t\r\n]*+"
-_MOST = 1000  # values in a run, because each of them takes memory until the run has ended
+_MOST = 250  # values in a run: each takes memory until it has ended, and a match holds the loop from any thread
 _RUN = {
     ord("["): re.compile(rb"(?:%b,%b(?:%b)){1,%d}" % (_S, _S, _PLAIN, _MOST)),
     ord("{"): re.compile(rb'(?:%b,%b%b"%b:%b(?:%b)){1,%d}' % (_S, _S, _STRING, _S, _S, _PLAIN, _MOST)),
@@ -166,9 +168,11 @@ class _Scanner:
         return pos + len(word)
 
     def _string(self, pos: int) -> int:
-        match = _STRING_START.match(self.text, pos)
-        assert match is not None
-        pos = match.end()
+        start, pos = pos, pos + 1
+        while start < pos:
+            match = _IN_STRING.match(self.text, start := pos)
+            assert match is not None
+            pos = match.end()
         char = self._at(pos)
         if char == ord('"'):
             return pos + 1

@@ -11,13 +11,17 @@ from router.core.ollama.names import DEFAULT_HOST, DEFAULT_NAMESPACE, DEFAULT_TA
 # the separators of its system, and all of them inside JSON.
 _SEPARATOR = rb"(?:\\?/|\\{1,4}|%2[Ff])"
 _PART = rb"\w(?:[\w.-]*\w)?"
+# A host begins at the beginning of a word only: tried at each letter of a long one, it would be read as often.
 _MENTION = re.compile(
-    rb"(?P<host>[\w.-]+(?::\d+)?%(sep)s)?%(namespace)s(?P<first>%(sep)s)(?P<model>%(part)s)"
+    rb"(?P<host>(?<![\w.-])[\w.-]++(?::\d++)?%(sep)s)?%(namespace)s(?P<first>%(sep)s)(?P<model>%(part)s)"
     rb"(?:(?P<colon>:|%%3[Aa])(?P<tag>%(part)s)|(?P<middle>%(sep)s(?:manifests%(sep)s)?)(?P<file>%(part)s))?"
     % {b"sep": _SEPARATOR, b"namespace": NAMESPACE.encode(), b"part": _PART},
     re.IGNORECASE,
 )
 _NAMESPACE = NAMESPACE.encode()
+
+MOST_MENTIONS = 1000
+"""In one text: more are none of Ollama's, which repeats a client's text in some errors."""
 
 
 def mentions_derived(text: bytes) -> bool:
@@ -40,7 +44,7 @@ def without_derived(text: bytes, shown: str = "", *, has_names: bool = True) -> 
             return found[0]
         return _replacement(found, shown)
 
-    return _MENTION.sub(replacement, text)
+    return _MENTION.sub(replacement, text, MOST_MENTIONS)
 
 
 def display_base(name: str) -> str:

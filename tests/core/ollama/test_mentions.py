@@ -1,8 +1,10 @@
 """Ollama's texts that mention a derived tag, in each form in which Ollama prints names."""
 
+import time
+
 import pytest
 
-from router.core.ollama.mentions import display_base, without_derived
+from router.core.ollama.mentions import MOST_MENTIONS, display_base, without_derived
 
 TAG = "ollama-router-derived/mistral:7b-d0d3a5429-o5f0c1e-c32768-b512-gx"
 PATH = TAG.replace(":", "/")
@@ -69,3 +71,19 @@ def test_names_that_a_client_may_have_sent_are_kept_where_only_paths_are_to_go()
 def test_odd_mentions_do_no_harm(text):
     """A text is a text."""
     assert b"ollama-router-derived/x" not in without_derived(text.encode(), "m")
+
+
+@pytest.mark.parametrize("word", ["a", "a.", ".-", "9", "a:1", "\\\\"])
+@pytest.mark.parametrize("before", ["", "ollama-router-derived/a", "ollama-router-derived/a:b"])
+def test_a_long_text_is_read_once_f8(word, before):
+    """Ollama repeats a client's text in some errors; reading a word at each of its letters took minutes."""
+    text = f"{before}{word * 100_000} ollama-router-derived/x:y".encode()
+    started_s = time.process_time()
+    assert without_derived(text, "m").endswith(b" m")
+    assert time.process_time() - started_s < 5
+
+
+def test_of_very_many_mentions_the_first_are_replaced_f8():
+    """No text of Ollama's own has so many; the rest is what the client wrote."""
+    text = b"ollama-router-derived/x:y " * (MOST_MENTIONS + 1)
+    assert without_derived(text, "m") == b"m " * MOST_MENTIONS + b"ollama-router-derived/x:y "
