@@ -11,7 +11,7 @@ import asyncio
 import ssl
 from collections import deque
 
-from router.errors import Busy, UpstreamError, UpstreamTimeout
+from router.errors import Busy, UpstreamError, UpstreamUnreached
 from router.http.client.address import Address
 from router.http.client.limits import ExchangeLimits, PoolLimits
 from router.http.client.parser import ConnectionGone
@@ -55,7 +55,7 @@ class Connections:
         return self._idle.pop() if self._idle else None
 
     async def take(self) -> Wire:
-        """Wait for a free connection and return it. Raises UpstreamError, UpstreamTimeout or Busy."""
+        """Wait for a free connection and return it. Raises UpstreamError, UpstreamUnreached or Busy."""
         while True:
             wire = self.free()
             if wire is None:
@@ -66,7 +66,7 @@ class Connections:
             wire.abort()
 
     async def fresh(self) -> Wire:
-        """Return a new connection, even if another is free. Raises UpstreamError or UpstreamTimeout."""
+        """Return a new connection, even if another is free. Raises UpstreamError or UpstreamUnreached."""
         self.opened += 1
         return await self._connect()
 
@@ -177,7 +177,7 @@ class Connections:
     def _named(self, error: BaseException) -> BaseException:
         """Return the router's error for an error while connecting, any other error unchanged."""
         if isinstance(error, TimeoutError):
-            return UpstreamTimeout(f"no connection to {self._address.url} within {self._pool.connect_timeout_s:g} s")
+            return UpstreamUnreached(f"no connection to {self._address.url} within {self._pool.connect_timeout_s:g} s")
         if isinstance(error, (OSError, ssl.SSLError)):
             return UpstreamError(f"cannot connect to {self._address.url}: {error.strerror or error}")
         return error
