@@ -14,6 +14,7 @@ from collections import deque
 from router.errors import Busy, UpstreamError, UpstreamUnreached
 from router.http.client.address import Address
 from router.http.client.limits import ExchangeLimits, PoolLimits
+from router.http.client.link import link_options, set_options
 from router.http.client.parser import ConnectionGone
 from router.http.client.response import AnswerHead
 from router.http.client.wire import Wire
@@ -30,6 +31,7 @@ class Connections:
         self.opened = 0
         self._address = address
         self._pool = pool
+        self.options = link_options(pool.silent_s)
         self._is_closed = False
         self._idle: deque[Wire] = deque()
         self._waiters: deque[asyncio.Future[Wire | Exception]] = deque()
@@ -167,6 +169,7 @@ class Connections:
                 )
             if wire.is_closed:
                 raise ConnectionGone("the upstream closed the connection at once")
+            set_options(wire.transport, self.options)
         except BaseException as exc:
             self.opened -= 1
             raise self._named(exc) from exc
