@@ -9,8 +9,10 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from typing import IO
 
 TOOLS = ("ip", "curl")
+START_S = 120.0
 END_S = 30.0
 
 
@@ -29,11 +31,12 @@ class Network:
     """The machines by name. Their namespaces are `prefix-NAME`, as `ip netns exec` takes them."""
 
     def __init__(self, prefix: str) -> None:
-        self._prefix = prefix
+        self.prefix = prefix
         self._names: list[str] = []
+        self._started: list[subprocess.Popen[bytes]] = []
 
     def namespace(self, name: str) -> str:
-        return f"{self._prefix}-{name}"
+        return f"{self.prefix}-{name}"
 
     @property
     def _switch(self) -> str:
@@ -57,10 +60,20 @@ class Network:
         ip("netns", "add", self.namespace(name))
         self._names.append(name)
 
-    def start(self, name: str, *argv: str, **more: object) -> subprocess.Popen[str]:
-        """Start a program on a machine."""
-        command = ["ip", "netns", "exec", self.namespace(name), *argv]
-        return subprocess.Popen(command, text=True, **more)  # type: ignore[call-overload, no-any-return]
+    def on(self, name: str, *argv: str) -> list[str]:
+        """Return the command that runs a program on a machine."""
+        return ["ip", "netns", "exec", self.namespace(name), *argv]
+
+    def start(self, name: str, *argv: str, env: Mapping[str, str], log: IO[str]) -> None:
+        """Start a program on a machine; it ends with the network."""
+        self._started.append(subprocess.Popen(self.on(name, *argv), env=env, stdout=log, stderr=log))
+
+    def wait_for(self, name: str, url: str) -> None:
+        """Wait until a server answers on a machine."""
+        until_s = time.monotonic() + START_S
+        while subprocess.run(self.on(name, "curl", "-s", "-o", "/dev/null", "-m", "5", url)).returncode:
+            assert time.monotonic() < until_s, url
+            time.sleep(0.2)
 
     def cut(self, name: str) -> None:
         """Pull the cable of a machine out of the switch: nobody is told, packets are gone."""
@@ -86,13 +99,15 @@ class Network:
     def _does(self, name: str, *argv: str) -> bool:
         if shutil.which(argv[0]) is None:
             return False
-        command = ["ip", "netns", "exec", self.namespace(name), *argv]
-        return subprocess.run(command, capture_output=True).returncode == 0
+        return subprocess.run(self.on(name, *argv), capture_output=True).returncode == 0
 
     def close(self) -> None:
         """End what still runs on the machines, and remove them."""
         for name in self._names:
             end_all(self.namespace(name))
+        for process in self._started:
+            process.wait()
+        for name in self._names:
             ip("netns", "del", self.namespace(name))
 
 
