@@ -1,19 +1,22 @@
-"""Writes the tables of keys in docs/configuration.md and docs/teams.md from the models: `python docs/tables.py`."""
+"""Writes the tables of keys and of the chart's values in the documents: `python docs/tables.py`."""
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # run as a program, it finds the package of this checkout
 
 from pydantic import BaseModel
+from ruamel.yaml import YAML
 
 from router.config import Address, ChainSection, Config, StaticGpu, TeamSection, VariantSection
 
 DOCS = Path(__file__).parent
+CHART = DOCS.parent / "charts/ollama-router"
 Row = tuple[str, str, str]
 """A key, its default as YAML has it ("" if it has none), and its meaning."""
 
@@ -62,6 +65,22 @@ def team_rows(section: type[BaseModel], prefix: str = "") -> Iterator[Row]:
             yield key, "" if field.is_required() else written(field.default), field.description or ""
 
 
+def value_rows(values: Mapping[str, Any], schema: Mapping[str, Any], prefix: str = "") -> Iterator[Row]:
+    """Yield every value of the Helm chart, with its default and the description in its schema."""
+    for name, value in values.items():
+        known = schema["properties"][name]
+        if isinstance(value, dict) and value and value.keys() <= known.get("properties", {}).keys():
+            yield from value_rows(value, known, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", json.dumps(value, ensure_ascii=False), known["description"]
+
+
+def chart_rows() -> Iterator[Row]:
+    """Yield every value of the Helm chart, in the order of its file."""
+    values = YAML(typ="safe", pure=True).load((CHART / "values.yaml").read_text())
+    return value_rows(values, json.loads((CHART / "values.schema.json").read_text()))
+
+
 def table(found: Iterable[Row]) -> str:
     """Return the rows as Markdown."""
     lines = ["| key | default | meaning |", "| --- | --- | --- |"]
@@ -73,6 +92,7 @@ def table(found: Iterable[Row]) -> str:
 TABLES = {
     "configuration.md": ("config", lambda: table(rows(Config()))),
     "teams.md": ("team", lambda: table(team_rows(TeamSection))),
+    "kubernetes.md": ("values", lambda: table(chart_rows())),
 }
 """Page → the word in the comments around its table, and what makes the table."""
 

@@ -151,6 +151,10 @@ class UpstreamTimeout(UpstreamError):
     code = "upstream_timeout"
 
 
+class UpstreamUnreached(UpstreamTimeout):
+    """No connection came about in time, so nothing was sent."""
+
+
 class UpstreamGone(UpstreamError):
     """The upstream refuses connections: no process listens at its address."""
 

@@ -21,7 +21,7 @@ from tests.test_architecture import ROUTER, SIMULATOR
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 PAGES = [*ROOT.glob("*.md"), *sorted((ROOT / "docs").rglob("*.md"))]
-TOPS = ("router", "ollama_simulator", "tests", "bench", "scripts", "config", "docs", ".ci", ".github")
+TOPS = ("router", "ollama_simulator", "tests", "bench", "scripts", "charts", "config", "docs", ".ci", ".github")
 SOURCES = {".py", ".yaml", ".yml", ".md", ".toml", ".c", ""}
 
 

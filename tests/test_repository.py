@@ -16,7 +16,10 @@ from scripts.release_checks import problems
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-SCRIPTS = [*(f"scripts/{name}" for name in ("demo", "test", "lint", "check", "release", "test-sdist")), ".ci/run"]
+SCRIPTS = [
+    *(f"scripts/{name}" for name in ("demo", "test", "chart", "lint", "check", "release", "test-sdist")),
+    ".ci/run",
+]
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -87,7 +90,18 @@ def test_sdist_holds_what_its_tests_need(tmp_path: Path) -> None:
     (sdist,) = tmp_path.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         packed = {name.partition("/")[2] for name in archive.getnames()}
-    for top in ("router", "ollama_simulator", "tests", "bench", "config", "docs", "scripts", ".ci", ".github"):
+    for top in (
+        "router",
+        "ollama_simulator",
+        "tests",
+        "bench",
+        "charts",
+        "config",
+        "docs",
+        "scripts",
+        ".ci",
+        ".github",
+    ):
         files = {path for path in (ROOT / top).rglob("*") if path.is_file() and "__pycache__" not in path.parts}
         assert {path.relative_to(ROOT).as_posix() for path in files if "results" not in path.parts} <= packed
     assert {"README.md", "SECURITY.md", ".dockerignore", ".pre-commit-config.yaml", "docker-compose.yml"} <= packed

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 import httpx
@@ -60,19 +60,18 @@ class ControlPlane:
         max_bytes: int,
         tls: ssl.SSLContext | None = None,
         authorization: str = "",
+        socket_options: Sequence[tuple[int, int, int]] = (),
     ) -> None:
         self._timeout_s = timeout_s
         self._connect_timeout_s = connect_timeout_s
         self._max_bytes = max_bytes
         headers = _HEADERS | ({"Authorization": authorization} if authorization else {})
         verify: ssl.SSLContext | bool = tls or base_url.startswith("https:")  # loading the authorities takes time
+        transport = httpx.AsyncHTTPTransport(
+            verify=verify, limits=_UNLIMITED, trust_env=False, socket_options=socket_options
+        )
         self._http = httpx.AsyncClient(
-            base_url=base_url,
-            headers=headers,
-            limits=_UNLIMITED,
-            trust_env=False,
-            follow_redirects=False,
-            verify=verify,
+            base_url=base_url, headers=headers, transport=transport, trust_env=False, follow_redirects=False
         )
         self._calls: set[asyncio.Task[Any]] = set()
         self._decoding = asyncio.Lock()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -105,6 +105,7 @@ class OllamaClient:
         max_bytes: int = 64 << 20,
         tls: ssl.SSLContext | None = None,
         authorization: str = "",
+        socket_options: Sequence[tuple[int, int, int]] = (),
     ) -> None:
         self._load_timeout_s = load_timeout_s
         self._control = ControlPlane(
@@ -114,6 +115,7 @@ class OllamaClient:
             max_bytes=max_bytes,
             tls=tls,
             authorization=authorization,
+            socket_options=socket_options,
         )
         self._ask = self._control.ask
         self._manifests = Manifests()

@@ -32,6 +32,7 @@ from router.core.decision.verdict import Rules
 from router.core.ollama.names import key_of
 from router.core.ollama.options import ServerSettings
 from router.errors import ConfigError
+from router.http.client.link import link_options
 from router.http.client.pool import HttpRelay
 from router.http.client.response import Relay
 from router.telemetry import Notified, Supervisor, Telemetry
@@ -255,6 +256,7 @@ def client_of(endpoint: Endpoint, config: Config) -> OllamaClient:
         timeout_s=config.timeouts.control_s,
         connect_timeout_s=config.timeouts.connect_s,
         load_timeout_s=config.switch.load_timeout_s,
+        socket_options=link_options(config.timeouts.link_s),
         max_bytes=config.limits.control_bytes,
     )
 
@@ -281,6 +283,7 @@ def relay_to(endpoint: Endpoint, section: BackendSection, config: Config, pool: 
         pool_size=pool,
         reserve=reserve,
         pool_wait_s=config.queue.wait_s,
+        silent_s=config.timeouts.link_s,
         suppress_cancel=section.suppress_cancel,
         unwanted_bytes=config.limits.unwanted_bytes,
         unwanted_s=config.timeouts.unwanted_s,

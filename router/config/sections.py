@@ -117,6 +117,8 @@ class Timeouts(Section):
     """an idle client connection is closed after this time"""
     connect_s: Positive = 2.0
     """longest time to connect to Ollama"""
+    link_s: Positive = 20.0
+    """a connection to Ollama breaks off if its machine acknowledges nothing for this long (no power, no network)"""
     control_s: Positive = 10.0
     """longest time for a request of the router's own to Ollama (lists, versions, unloads), its whole answer included"""
     facts_s: Positive = 10.0

@@ -11,9 +11,10 @@ import asyncio
 import ssl
 from collections import deque
 
-from router.errors import Busy, UpstreamError, UpstreamTimeout
+from router.errors import Busy, UpstreamError, UpstreamUnreached
 from router.http.client.address import Address
 from router.http.client.limits import ExchangeLimits, PoolLimits
+from router.http.client.link import link_options, set_options
 from router.http.client.parser import ConnectionGone
 from router.http.client.response import AnswerHead
 from router.http.client.wire import Wire
@@ -30,6 +31,7 @@ class Connections:
         self.opened = 0
         self._address = address
         self._pool = pool
+        self.options = link_options(pool.silent_s)
         self._is_closed = False
         self._idle: deque[Wire] = deque()
         self._waiters: deque[asyncio.Future[Wire | Exception]] = deque()
@@ -55,7 +57,7 @@ class Connections:
         return self._idle.pop() if self._idle else None
 
     async def take(self) -> Wire:
-        """Wait for a free connection and return it. Raises UpstreamError, UpstreamTimeout or Busy."""
+        """Wait for a free connection and return it. Raises UpstreamError, UpstreamUnreached or Busy."""
         while True:
             wire = self.free()
             if wire is None:
@@ -66,7 +68,7 @@ class Connections:
             wire.abort()
 
     async def fresh(self) -> Wire:
-        """Return a new connection, even if another is free. Raises UpstreamError or UpstreamTimeout."""
+        """Return a new connection, even if another is free. Raises UpstreamError or UpstreamUnreached."""
         self.opened += 1
         return await self._connect()
 
@@ -167,6 +169,7 @@ class Connections:
                 )
             if wire.is_closed:
                 raise ConnectionGone("the upstream closed the connection at once")
+            set_options(wire.transport, self.options)
         except BaseException as exc:
             self.opened -= 1
             raise self._named(exc) from exc
@@ -177,7 +180,7 @@ class Connections:
     def _named(self, error: BaseException) -> BaseException:
         """Return the router's error for an error while connecting, any other error unchanged."""
         if isinstance(error, TimeoutError):
-            return UpstreamTimeout(f"no connection to {self._address.url} within {self._pool.connect_timeout_s:g} s")
+            return UpstreamUnreached(f"no connection to {self._address.url} within {self._pool.connect_timeout_s:g} s")
         if isinstance(error, (OSError, ssl.SSLError)):
             return UpstreamError(f"cannot connect to {self._address.url}: {error.strerror or error}")
         return error

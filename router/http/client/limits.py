@@ -7,12 +7,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class PoolLimits:
-    """Limits of the pool: `max_connections`; times in seconds: to connect, to wait for a free connection, unused."""
+    """Limits of the pool: `max_connections`; times in seconds: to connect, to wait for a free connection, unused; and
+    after which a connection whose other end acknowledges nothing breaks off.
+    """
 
     max_connections: int
     connect_timeout_s: float
     wait_s: float
     idle_expiry_s: float
+    silent_s: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from typing import cast
 from router.http.client.address import Address
 from router.http.client.connections import Connections
 from router.http.client.limits import ExchangeLimits, PoolLimits
+from router.http.client.link import PATIENT, set_options
 from router.http.client.parser import ConnectionGone
 from router.http.client.response import Connection, UpstreamRequest, UpstreamResponse
 from router.http.client.wire import Wire
@@ -31,9 +32,10 @@ class HttpRelay:
 
     `base_url` may be ``https://`` and may have a path, which is put in front of every target. `pool_size` bounds the
     open connections; a request that finds none free waits for at most `pool_wait_s`, then Busy is raised. `reserve` are
-    further ones, for `connect_reserved` while all of the pool are in use. An unused
-    connection is closed after `idle_expiry_s`. With `suppress_cancel` an answer that is given up is drained instead of
-    cut off, up to `unwanted_bytes` and for at most `unwanted_s`. Raises ValueError for an invalid `base_url`.
+    further ones, for `connect_reserved` while all of the pool are in use. An unused connection is closed after
+    `idle_expiry_s`, any one whose other end acknowledges nothing after `silent_s`. With `suppress_cancel` an answer
+    that is given up is drained instead of cut off, up to `unwanted_bytes` and for at most `unwanted_s`. Raises
+    ValueError for an invalid `base_url`.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class HttpRelay:
         reserve: int = 0,
         pool_wait_s: float = 30.0,
         idle_expiry_s: float = 60.0,
+        silent_s: float = 20.0,
         tls: ssl.SSLContext | None = None,
         authorization: str = "",
         suppress_cancel: bool = False,
@@ -54,7 +57,7 @@ class HttpRelay:
         unwanted_s: float = 300.0,
     ) -> None:
         self._address = Address.of(base_url, tls, authorization)
-        pool = PoolLimits(pool_size, connect_timeout_s, pool_wait_s, idle_expiry_s)
+        pool = PoolLimits(pool_size, connect_timeout_s, pool_wait_s, idle_expiry_s, silent_s)
         limits = ExchangeLimits(first_byte_timeout_s, idle_timeout_s, suppress_cancel, unwanted_bytes, unwanted_s)
         self._fronts: dict[tuple[bytes, bytes, bytes], bytes] = {}
         self._connections = Connections(self._address, pool, limits)
@@ -77,6 +80,8 @@ class HttpRelay:
         pooled connection turns out to be closed, the request is retried once on a new one, provided that no byte of an
         answer has arrived and the request may be resent.
         """
+        if not isinstance(request.body, (bytes, type(None))):
+            return await self._upload(request)
         head, chunked = self._render(request)
         wire = await self._connections.take()
         is_reused = wire.was_used
@@ -86,6 +91,15 @@ class HttpRelay:
             if not (is_reused and _may_resend(request)):
                 raise
         return await exchange(await self._connections.fresh(), head, request.body, chunked=chunked)
+
+    async def _upload(self, request: UpstreamRequest) -> UpstreamResponse:
+        """Send a body that is a stream, which is never retried; `idle_timeout_s` bounds how long nobody may read it."""
+        head, chunked = self._render(request)
+        wire = await self._connections.take()
+        set_options(wire.transport, PATIENT)
+        response = await exchange(wire, head, request.body, chunked=chunked)
+        set_options(wire.transport, self._connections.options)
+        return response
 
     def open_now(
         self, request: UpstreamRequest, on_head: Callable[[], None], connection: Connection | None = None

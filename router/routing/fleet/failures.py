@@ -9,7 +9,7 @@ from router.config import FleetSection
 from router.core.decision.fleet.breaker import Breakers
 from router.core.decision.fleet.offer import Offer
 from router.core.decision.fleet.retries import RetryBudget
-from router.errors import Busy, LoadFailed, UpstreamError, UpstreamTimeout
+from router.errors import Busy, LoadFailed, UpstreamError, UpstreamTimeout, UpstreamUnreached
 from router.http.client.response import UpstreamResponse
 from router.routing.call import Call
 from router.telemetry import Notified, Telemetry
@@ -95,7 +95,7 @@ def is_worth_another_place(failure: Exception | UpstreamResponse) -> bool:
     """Return whether the same request may succeed elsewhere, and has not been worked on for long where it failed."""
     if isinstance(failure, UpstreamResponse):
         return failure.status in ANSWERED_BY_A_PROXY or _FAILED_LOAD.search(failure.peek()) is not None
-    if isinstance(failure, UpstreamTimeout):
+    if isinstance(failure, UpstreamTimeout) and not isinstance(failure, UpstreamUnreached):
         return False  # it may still be at work there
     if isinstance(failure, LoadFailed):
         return failure.status >= SERVER_ERROR or failure.status == NOT_FOUND

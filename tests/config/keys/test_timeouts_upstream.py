@@ -2,8 +2,9 @@
 
 import asyncio
 import json
+import os
 import socket
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 
@@ -52,6 +53,31 @@ def given_up(connect_s, method, target, body=None):
 def test_an_upstream_that_takes_no_connection_is_given_up_after_connect_s():
     """A request that is passed on."""
     assert [given_up(connect_s, "GET", "/api/tags") for connect_s in (1, 5)] == about(1, 5)
+
+
+@pytest.mark.key("timeouts.link_s")
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="needs Linux")
+def test_the_system_breaks_off_connections_to_a_machine_that_acknowledges_nothing_for_link_s():
+    """Those of requests and those of the router's own; tests/e2e/test_two_machines.py pulls the cable out."""
+
+    async def silences_ms(link_s):
+        async with running_simulator(SimConfig(models=(SMALL,))) as sim:
+            async with in_front_of(sim.url, {"timeouts.link_s": link_s}) as router:
+                assert (await send(router.url, "POST", "/api/generate", hello(SMALL))).status == 200
+                return set(options_to(sim.url, socket.TCP_USER_TIMEOUT))
+
+    assert [run_virtual(silences_ms(link_s)) for link_s in (3, 40)] == [{3000}, {40000}]
+
+
+def options_to(url, option):
+    """What this option is on each connection of this process to `url`; there are some."""
+    port, found = int(url.rpartition(":")[2]), []
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(OSError), socket.socket(fileno=os.dup(int(name))) as sock:
+            if sock.family == socket.AF_INET and sock.getpeername()[1] == port:
+                found.append(sock.getsockopt(socket.IPPROTO_TCP, option))
+    assert len(found) >= 2
+    return found
 
 
 @pytest.mark.key("timeouts.connect_s")

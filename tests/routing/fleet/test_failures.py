@@ -9,7 +9,9 @@ from functools import partial
 import pytest
 
 from ollama_simulator.machine.spec import Speeds
+from router.errors import UpstreamTimeout, UpstreamUnreached
 from router.routing.fleet.choosing import Choosing
+from router.routing.fleet.failures import is_worth_another_place
 from tests.config.keys.play import BIG, HUGE, MIDDLE, SMALL, connect, hello, send
 from tests.fakes import request_bytes
 from tests.routing.fleet.stage import play
@@ -142,6 +144,12 @@ def test_a_request_goes_to_another_backend_only_while_nothing_was_sent_c1(fault,
             assert [end.outcome for end in one.ended()] == ["completed"] * 2
 
     play(story, TWO, ALONE)
+
+
+def test_a_request_that_reached_nobody_goes_to_another_backend_and_one_that_hangs_does_not_b3():
+    """Where it hangs it may be at work; tests/e2e/test_two_machines.py pulls the cable out."""
+    assert is_worth_another_place(UpstreamUnreached("no connection within 2 s"))
+    assert not is_worth_another_place(UpstreamTimeout("did not answer within 330 s"))
 
 
 @pytest.mark.parametrize("path", ["/api/generate", "/api/chat", "/v1/chat/completions"])
