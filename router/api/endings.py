@@ -19,7 +19,7 @@ Tokens = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
 """Of one answer; a server may say anything, and sums of more would outgrow the files that they are kept in."""
 
 
-class StreamEnd(msgspec.Struct, frozen=True):
+class StreamEnd(msgspec.Struct, frozen=True, gc=False):
     """How a stream ended: `is_terminated` if by a proper last line or event, or an error; and its token counts."""
 
     is_terminated: bool
@@ -27,7 +27,7 @@ class StreamEnd(msgspec.Struct, frozen=True):
     tokens_out: int | None = None
 
 
-class Usage(msgspec.Struct):
+class Usage(msgspec.Struct, gc=False):
     """Token counts on `/v1/*`, by OpenAI's names and Anthropic's."""
 
     prompt_tokens: Tokens | None = None
@@ -36,7 +36,7 @@ class Usage(msgspec.Struct):
     output_tokens: Tokens | None = None
 
 
-class Last(msgspec.Struct):
+class Last(msgspec.Struct, gc=False):
     """The fields of an answer's last value that are read."""
 
     done: bool = False

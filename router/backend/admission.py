@@ -54,7 +54,7 @@ class Admission:
         """Set which residents take no new requests."""
         self.closed = closed
 
-    def may_enter(self, tracked: Tracked, team: str, *, needs_slot: bool = True) -> bool:
+    def may_enter(self, tracked: Tracked, team: str = "", *, needs_slot: bool = True) -> bool:
         """Return True if a request of a team that does not wait here may be sent to a resident immediately.
 
         If it needs a slot, there has to be one, and nobody who comes before it.
@@ -252,13 +252,12 @@ class Admission:
 
     def fill(self, weights: str) -> bool:
         """Let in to a resident as many as it has slots for; return True if somebody was let in."""
-        tracked, has_let_in = self._world.residents.get(weights), False
-        entering = self.waitlist.entering
-        while tracked is not None and self.slots.is_free(tracked, entering.get(weights, 0)):
-            if (first := self._next(weights)) is None:
-                break
+        tracked = self._world.residents.get(weights)
+        free = self.slots.free(tracked, self.waitlist.entering.get(weights, 0)) if tracked is not None else 0
+        has_let_in = False
+        while free > 0 and (first := self._next(weights)) is not None:
             self.waitlist.let_in(first, self._shares.start(first.payer, weights))
-            has_let_in = True
+            free, has_let_in = free - 1, True
         return has_let_in
 
     def _next(self, weights: str) -> Ticket | None:

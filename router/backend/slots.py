@@ -170,12 +170,14 @@ class Slots:
 
     def is_free(self, runner: Runner, reserved: int = 0) -> bool:
         """Return True if one more request may be sent; `reserved` were let in, and are about to be."""
+        # Common case first: whatever may be ahead.
+        return runner.slots.count > runner.in_flight + reserved or self.free(runner, reserved) > 0
+
+    def free(self, runner: Runner, reserved: int = 0) -> int:
+        """Return how many more requests may be sent, 0 or less if none."""
         slots = runner.slots
-        under_way = runner.in_flight + reserved
-        if slots.count > under_way:  # common case: whatever may be ahead
-            return True
-        left = self.room(runner) - under_way
-        return left > 0 or (slots.is_answering and left + slots.arrived() > 0)
+        left = self.room(runner) - runner.in_flight - reserved
+        return left + slots.arrived() if slots.is_answering else left
 
     def room(self, runner: Runner) -> int:
         """Return how many requests the runner takes, those ahead included."""

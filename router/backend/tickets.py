@@ -13,6 +13,8 @@ from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from operator import attrgetter
 
+import msgspec
+
 from router.backend.tracked import Tracked
 from router.core.decision.plan import Plan
 from router.core.decision.turns import Waiting, in_the_way, wanted_weights
@@ -24,24 +26,29 @@ AGAIN_S = 0.01
 """Pause of a request that has not used its turn, so that one which never does cannot stop the loop."""
 
 _NONE: Mapping[int, int] = {}
+GoOn = Callable[["Ticket"], bool]
+"""Continues a request whose wait has ended; returns whether it has entered the resident that it was let in to."""
 
 
-@dataclass(slots=True, eq=False)
-class Ticket:
+class Ticket(msgspec.Struct, eq=False):
     """One waiting request; `place` is what the line is ordered by: when the request came, and the ticket's number.
 
-    `turn` is done when the request should be decided again; its result is the weights that it was let in to.
+    At the end of its wait the request is decided again, or told the `error`: by `turn`, whose result is the weights
+    that it was let in to, or without one by `come`. `is_over` once that was told, or it has left.
     `served_before` holds, by the resident's `order`, what was served when it began to wait.
     `payer` is charged the switches that it causes, `started` is the charge of the resident that it was let in to.
     """
 
     place: tuple[float, int]
     group: Group
-    turn: asyncio.Future[str]
-    served_before: Mapping[int, int] = field(default_factory=dict)
-    payer: Payer = NOBODY
+    turn: asyncio.Future[str] | None
+    come: Callable[[Ticket], None]
+    served_before: Mapping[int, int]
+    payer: Payer
     let_in_to: str | None = None
     started: Started | None = None
+    error: RouterError | None = None
+    is_over: bool = False
     has_left: bool = False
     pauses: bool = False
 
@@ -63,13 +70,28 @@ class Ticket:
         self.let_in_to, self.started = self.group.weights, started
         self.payer.grant(started)
         if self.pauses:
-            self.turn.get_loop().call_later(AGAIN_S, self._come)
+            asyncio.get_running_loop().call_later(AGAIN_S, self._end)
         else:
-            self._come()
+            self._end()
 
-    def _come(self) -> None:
-        if not self.turn.done():
-            self.turn.set_result(self.weights)
+    def _end(self) -> None:
+        if self.turn is None:
+            self.come(self)
+        elif not self.turn.done():
+            if self.error is None:
+                self.turn.set_result(self.weights)
+            else:
+                self.turn.set_exception(self.error)
+
+    @property
+    def is_waiting(self) -> bool:
+        """True until it is let in, or its wait has ended otherwise."""
+        return self.let_in_to is None and self.error is None and not self.is_over
+
+    def tell(self) -> bool:
+        """Record that the request is told how its wait has ended; return False if it has left before."""
+        was_over, self.is_over = self.is_over, True
+        return not was_over
 
     def leave(self) -> None:
         """Record that it waits no more."""
@@ -82,8 +104,9 @@ class Ticket:
 
     def fail(self, error: RouterError) -> None:
         """End the wait with an error."""
-        if not self.turn.done():
-            self.turn.set_exception(error)
+        if self.error is None:
+            self.error = error
+            self._end()
 
 
 _PLACE = attrgetter("place")
@@ -199,6 +222,8 @@ class Waitlist:
         key: Hashable,
         decide: Callable[[], Decision],
         since_s: float,
+        turn: asyncio.Future[str] | None,
+        come: Callable[[Ticket], None],
         served_before: Mapping[int, int] = _NONE,
         payer: Payer = NOBODY,
     ) -> Ticket:
@@ -208,10 +233,12 @@ class Waitlist:
             group = self._groups[key] = Group(key, next(self._numbers), decide, team=payer.team)
         elif not group.tickets:
             group.ask(decide)
-        turn: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        ticket = Ticket((since_s, self.next_number), group, turn, served_before, payer)
+        ticket = Ticket((since_s, self.next_number), group, turn, come, served_before, payer)
         self.next_number += 1
-        insort(group.tickets, ticket, key=_PLACE)
+        if not group.tickets or group.tickets[-1].place < ticket.place:  # common case
+            group.tickets.append(ticket)
+        else:
+            insort(group.tickets, ticket, key=_PLACE)
         self.depth += 1
         _count(self.wanted, group.weights, 1)
         _count(self.by_team, payer.team, 1)
@@ -239,7 +266,8 @@ class Waitlist:
 
     def _out_of_group(self, ticket: Ticket) -> None:
         group = ticket.group
-        del group.tickets[bisect_left(group.tickets, ticket.place, key=_PLACE)]
+        at = 0 if group.tickets[0] is ticket else bisect_left(group.tickets, ticket.place, key=_PLACE)
+        del group.tickets[at]
         if not group.tickets:
             group.ask(_nobody)
 

@@ -11,7 +11,7 @@ HOT_S = 120.0
 request counts half as much after it."""
 
 
-class Uses(msgspec.Struct, frozen=True):
+class Uses(msgspec.Struct, frozen=True, gc=False):
     """The ends of the last two uses of a model, and the weight of all: one each, half as much after every `HOT_S`."""
 
     before_last_s: float = -math.inf

@@ -1,11 +1,14 @@
 """The wait of a request: from joining the line to its turn, its refusal, or the leaving of its client.
 
-A wait is a future, so that no request needs a task for it. Whoever cancels it leaves the line.
+A request in a task awaits it. One without is called when it has ended, together with all others whose turn came in
+the same turn of the event loop: most requests of a crowd wait, and a future and its callbacks would cost as much as the
+rest.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from collections.abc import Callable, Hashable, Mapping
 from functools import partial
@@ -13,12 +16,14 @@ from typing import Protocol
 
 from router.backend.admission import Admission
 from router.backend.switches import Target
-from router.backend.tickets import Ticket
+from router.backend.tickets import GoOn, Ticket
 from router.config import Config
 from router.core.decision.verdict import Decision
 from router.core.teams.payer import NOBODY, Payer
 from router.errors import Busy
 from router.telemetry import QueueChanged, Telemetry
+
+logger = logging.getLogger("router.backend")
 
 LEAST_S = 0.01
 """A request that comes after its deadline may still be let in within this time."""
@@ -56,36 +61,62 @@ class Waits:
         self._deadline: asyncio.TimerHandle | None = None
         self._looks_at_s = math.inf  # when `_deadline` is
         self._telling: asyncio.TimerHandle | None = None
+        self._over: list[tuple[Ticket, GoOn]] = []  # whose waits have ended in this turn of the loop
 
     async def wait(
         self, key: Hashable, decide: Callable[[], Decision], since_s: float, payer: Payer = NOBODY, *, unused: str = ""
     ) -> str:
-        """Join the line and return the result of the turn: see `join`."""
-        turn = self.join(key, decide, since_s, payer, unused=unused)
+        """Let a request wait; return when it should be decided again.
+
+        The result is the weights that it was let in to ("" = none), which it enters before it awaits anything. Raises
+        Busy after `queue.wait_s`, in which the time does not count while the request's own model loads, and what `join`
+        raises. `payer` is charged the switches that it causes; `unused` are weights that it was let in to, and did not
+        enter.
+        """
+        turn: asyncio.Future[str] = self._loop.create_future()
+        ticket = self._join(key, decide, since_s, payer, unused, turn, _nobody)
+        turn.add_done_callback(partial(self._ended, ticket))
         try:
             if turn.done():  # then awaiting it would not pause, and the request would still be in the line
                 await asyncio.sleep(0)
             return await turn
         except asyncio.CancelledError:
-            self.give_up(turn)
+            if not (turn.cancel() or turn.cancelled()):
+                self._loop.call_soon(self._line.pump)  # after the turn, which has come in this moment, was taken back
             raise
 
     def join(
-        self, key: Hashable, decide: Callable[[], Decision], since_s: float, payer: Payer = NOBODY, *, unused: str = ""
-    ) -> asyncio.Future[str]:
-        """Let a request wait; its turn comes when it should be decided again.
+        self,
+        key: Hashable,
+        decide: Callable[[], Decision],
+        since_s: float,
+        payer: Payer = NOBODY,
+        *,
+        go_on: GoOn,
+        unused: str = "",
+    ) -> Ticket:
+        """Let a request wait that has no task: `go_on` is called once, later, with its ticket, unless it is given up.
 
-        The result is the weights that it was let in to ("" = none), which it enters before it awaits anything; or Busy
-        after `queue.wait_s`, in which the time does not count while the request's own model loads. Cancelling the
-        future removes the request from the queue. Raises LimitReached if too many of its team wait, Busy if the queue
-        is full. `payer` is charged the switches that it causes; `unused` are weights that it was let in to, and did not
-        enter.
+        Then the ticket has the weights that it was let in to, which it enters at once, or the `error`: see `wait`.
+        Raises LimitReached if too many of its team wait, Busy if the queue is full.
         """
+        return self._join(key, decide, since_s, payer, unused, None, partial(self._come, go_on))
+
+    def _join(
+        self,
+        key: Hashable,
+        decide: Callable[[], Decision],
+        since_s: float,
+        payer: Payer,
+        unused: str,
+        turn: asyncio.Future[str] | None,
+        come: Callable[[Ticket], None],
+    ) -> Ticket:
         depth = self._waitlist.depth
         if depth >= self._settings.max_waiting:
             raise Busy(retry_after_s=self._line.expected_wait_s(), position=depth + 1)
         self._admission.bounds.check_waiting(payer, self._line.expected_wait_s)
-        ticket = self._waitlist.join(key, decide, since_s, self._line.served(), payer)
+        ticket = self._waitlist.join(key, decide, since_s, turn, come, self._line.served(), payer)
         if unused:
             ticket.pause()
         self._admission.count_in(payer)
@@ -96,16 +127,37 @@ class Waits:
         except BaseException:
             self._end_without_turn(ticket)
             raise
-        ticket.turn.add_done_callback(partial(self._ended, ticket))
         self._watch(ticket)
-        return ticket.turn
+        return ticket
 
-    def give_up(self, turn: asyncio.Future[str]) -> None:
-        """Take a request out of the line whose client has left; a turn that has come in this moment is not used."""
-        if not (turn.cancel() or turn.cancelled()):
-            self._loop.call_soon(self._line.pump)  # after the turn was taken back
+    def give_up(self, ticket: Ticket) -> None:
+        """Take a request without a task out of the line whose client has left; a turn that has come is not used."""
+        if ticket.tell():
+            self._end_without_turn(ticket)
 
     # --- its end -----------------------------------------------------------------------------------------------
+
+    def _come(self, go_on: GoOn, ticket: Ticket) -> None:
+        self._over.append((ticket, go_on))
+        if len(self._over) == 1:
+            self._loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        """Continue the requests without a task whose waits have ended."""
+        over, self._over = self._over, []
+        for ticket, go_on in over:
+            if not ticket.tell():
+                continue
+            try:
+                if ticket.error is not None:
+                    self._end_without_turn(ticket)
+                    go_on(ticket)
+                else:
+                    self._leave(ticket)
+                    if not go_on(ticket):
+                        self._admission.settle(ticket)
+            except Exception:  # a bug in one request must not hold up the others
+                logger.exception("a request that has waited failed")
 
     def _ended(self, ticket: Ticket, turn: asyncio.Future[str]) -> None:
         """Take a request out of the line; runs before whoever waits for the turn goes on."""
@@ -129,7 +181,7 @@ class Waits:
     def _watch(self, ticket: Ticket) -> None:
         """See to it that a request is refused when it has waited for too long."""
         at_s = max(ticket.since_s + self._settings.wait_s, self._loop.time() + LEAST_S)
-        if at_s < self._looks_at_s and not ticket.turn.done():
+        if at_s < self._looks_at_s and ticket.is_waiting:
             self._look_at(at_s)
 
     def _look_at(self, at_s: float) -> None:
@@ -172,3 +224,7 @@ class Waits:
         self._look_at(math.inf)
         if self._telling is not None:
             self._telling.cancel()
+
+
+def _nobody(_ticket: Ticket) -> None:
+    raise AssertionError("it has a turn")

@@ -173,7 +173,7 @@ class Attempts:
         return Blocked(
             "turn",
             lambda: self._line.wait(*asking, unused=unused),
-            lambda: self._line.join(*asking, unused=unused),
+            lambda go_on: self._line.join(*asking, go_on=go_on, unused=unused),
         )
 
     def _to_resident(self, call: Call, chain: RuledChain, decision: Decision) -> Destination | Blocked:

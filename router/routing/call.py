@@ -224,7 +224,7 @@ class Call(msgspec.Struct, eq=False):
         return not was_ended
 
 
-class Released(msgspec.Struct):
+class Released(msgspec.Struct, gc=False):
     """How sending an answer ended. Token counts are None if the answer holds none; `phase` is where a client left."""
 
     outcome: str

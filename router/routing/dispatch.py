@@ -18,6 +18,7 @@ from typing import cast
 
 from router.backend.backend import Backend
 from router.backend.derived import Replaced
+from router.backend.tickets import Ticket
 from router.errors import RouterError
 from router.http.client.response import Connection
 from router.routing.attempt import Attempts
@@ -57,28 +58,26 @@ class Dispatcher:
         try:
             found = self.attempt(call, reply)
             if isinstance(found, Blocked) and found.join is not None:
-                return self._queue(call, found.join(), reply)
+                queued = Queued(self, call, reply)
+                queued.wait(found.join(queued.go_on))
+                call.begin_wait(is_queued=True)
+                return queued
             return found
         except Exception as error:
             return self.fail(call, error)
 
-    def _queue(self, call: Call, turn: asyncio.Future[str], reply: Reply) -> Queued:
-        """Wait for the turn of a request."""
+    def again(self, call: Call, ticket: Ticket, reply: Reply) -> Underway | Queued | Blocked | RouterError:
+        """Go on with a request that has waited without a task."""
+        if ticket.error is not None:
+            return self._ends.fault(call, ticket.error)
+        call.end_wait()
+        call.let_in(ticket.weights)
+        return self.start(call, reply)
 
-        def again(turn: asyncio.Future[str]) -> Underway | Queued | Blocked | RouterError:
-            error = turn.exception()
-            if error is not None:
-                return self._ends.fault(call, cast("Exception", error))
-            call.end_wait()
-            call.let_in(turn.result())
-            return self.start(call, reply)
-
-        def leave() -> None:
-            self._line.give_up(turn)
-            self.abandon(call)
-
-        call.begin_wait(is_queued=True)
-        return Queued(call, turn, again, leave, reply)
+    def give_up(self, call: Call, ticket: Ticket) -> None:
+        """Take a request that waits without a task out of the queue, and release what it holds."""
+        self._line.give_up(ticket)
+        self.abandon(call)
 
     async def dispatch(self, call: Call, blocked: Blocked | None = None) -> Answer:
         """Return the answer to one inference request; `blocked` is the result of its first attempt, if there was one.

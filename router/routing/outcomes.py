@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import Literal, NamedTuple
 
 from router.backend.backend import Backend
+from router.backend.tickets import GoOn, Ticket
 from router.core.advice.nearest import nearest
 from router.core.decision.chain import Chain
 from router.core.decision.lasting import is_lasting, lasting_refusal
@@ -35,12 +36,12 @@ class Blocked(NamedTuple):
     """Why a request cannot be sent yet, and what to await before the next attempt.
 
     Awaiting `until()` returns a connection for "connection", and the weights that the request was let in to for "turn".
-    For that one, `join` is the same without a task: it returns the future of the turn.
+    For that one, `join` is the same without a task: see `Waits.join`.
     """
 
     why: Literal["upstream", "name", "reading", "turn", "tag", "connection", "room", "variant", "facts"]
     until: Callable[[], Awaitable[object]]
-    join: Callable[[], asyncio.Future[str]] | None = None
+    join: Callable[[GoOn], Ticket] | None = None
 
 
 class Outcomes:

@@ -2,51 +2,56 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
+from typing import Protocol
 
+from router.backend.tickets import Ticket
 from router.errors import RouterError
 from router.routing.call import Call
 from router.routing.outcomes import Blocked
 from router.routing.underway import Reply, Underway
 
 
-class Queued:
-    """A request in the queue. When its turn has come, `again` attempts it once more.
+class Driver(Protocol):
+    """What attempts a request: see `Dispatcher`."""
 
-    `reply` is called once, not after `give_up`. `turn` is as `Line.join` returns it; `leave` takes the request out of
-    the queue and releases what it holds.
+    def again(self, call: Call, ticket: Ticket, reply: Reply) -> Underway | Queued | Blocked | RouterError: ...
+
+    def give_up(self, call: Call, ticket: Ticket) -> None: ...
+
+
+class Queued:
+    """A request in the queue. When its turn has come, `driver` attempts it once more.
+
+    `reply` is called once, not after `give_up`.
     """
 
-    __slots__ = ("_again", "_call", "_first", "_leave", "_reply", "_underway")
+    __slots__ = ("_call", "_driver", "_first", "_reply", "_ticket", "_underway")
 
-    def __init__(
-        self,
-        call: Call,
-        turn: asyncio.Future[str],
-        again: Callable[[asyncio.Future[str]], Underway | Queued | Blocked | RouterError],
-        leave: Callable[[], None],
-        reply: Reply,
-    ) -> None:
+    def __init__(self, driver: Driver, call: Call, reply: Reply) -> None:
+        self._driver = driver
         self._call = call
-        self._again = again
-        self._leave = leave
         self._reply = reply
+        self._ticket: Ticket | None = None
         self._underway: Underway | Queued | None = None
         self._first: Queued | None = None  # the one that the edge knows, if this one has followed it
-        turn.add_done_callback(self._came)
 
-    def _came(self, turn: asyncio.Future[str]) -> None:
-        """Attempt it again, unless it was given up. Never raises, because the loop calls it."""
-        if self._call.is_ended:
-            return
-        found = self._again(turn)
+    def wait(self, ticket: Ticket) -> None:
+        """Set its place in the queue."""
+        self._ticket = ticket
+
+    def go_on(self, ticket: Ticket) -> bool:
+        """Attempt it again; return whether it has entered the resident that it was let in to."""
+        call, self._ticket = self._call, None  # break the reference cycle: nothing is left for the garbage collector
+        if call.is_ended:
+            return False
+        found = self._driver.again(call, ticket, self._reply)
         if isinstance(found, (Underway, Queued)):
-            (self._first or self).go_on(found)
+            (self._first or self).take(found)
         else:
             self._reply(found)
+        return not call.let_in_to
 
-    def go_on(self, found: Underway | Queued) -> None:
+    def take(self, found: Underway | Queued) -> None:
         """Take what an attempt has returned in place of the one before: a request may queue any number of times."""
         self._underway = found
         if isinstance(found, Queued):
@@ -62,4 +67,6 @@ class Queued:
             self._underway.give_up(is_gone=is_gone)
             return
         self._call.give_up(is_gone=is_gone)
-        self._leave()
+        ticket, self._ticket = self._ticket, None
+        if ticket is not None:
+            self._driver.give_up(self._call, ticket)

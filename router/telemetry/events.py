@@ -3,7 +3,7 @@
 `backend` is the Ollama that an event is about; `Telemetry.of` fills it in.
 
 Events are msgspec structs because two are built per request, and a frozen dataclass of twenty fields takes ten times as
-long to build.
+long to build. The garbage collector does not look at those of requests: they refer to nothing that refers to them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from router.core.decision.verdict import Decision
 from router.core.teams.team import ANYONE
 
 
-class Decided(msgspec.Struct, frozen=True):
+class Decided(msgspec.Struct, frozen=True, gc=False):
     """A variant was chosen for a request, or the request was refused (`chosen` is "").
 
     `outcome` is exact, fallback, passthrough or rejected. `cause` is the kind of the first verdict in one word, for
@@ -51,7 +51,7 @@ class Decided(msgspec.Struct, frozen=True):
         )
 
 
-class TraceContext(msgspec.Struct, frozen=True):
+class TraceContext(msgspec.Struct, frozen=True, gc=False):
     """The span of a request. Ids are in hexadecimal; `parent_id` is the client's span, "" if it has none.
 
     A trace that is not sampled is not recorded here, and the next one is told so.
@@ -67,7 +67,7 @@ class TraceContext(msgspec.Struct, frozen=True):
         return f"00-{self.trace_id}-{self.span_id}-{'01' if self.is_sampled else '00'}".encode()
 
 
-class Finished(msgspec.Struct, frozen=True):
+class Finished(msgspec.Struct, frozen=True, gc=False):
     """A request ended; emitted exactly once for each request that reached the dispatcher.
 
     `outcome` is completed, client_gone, upstream_error, shed, shutdown or failed. `duration_s` is the time from the

@@ -40,7 +40,7 @@ _REPEATED = attrgetter("requested", "variant", "reason", "client", "error", "tra
 _CONTROLS = re.compile(rb"\x7f|\xc2[\x80-\x9f]")  # DEL and C1, which JSON leaves as they are and terminals act on
 
 
-class RequestLine(msgspec.Struct, omit_defaults=True):
+class RequestLine(msgspec.Struct, omit_defaults=True, gc=False):
     """The line of one request. A struct because its keys are encoded once, and it is built in one call."""
 
     ts: str

@@ -155,9 +155,9 @@ def test_a_busy_resident_gives_way_after_its_turn_until_it_was_idle_for_a_moment
         tracked, line = await scene.make_resident(SMALL), scene.backend.line
         scene.backend.world.residents.enter(tracked.weights)
         await asyncio.sleep(TURN_S + 1)
-        assert line.may_enter(tracked.weights)
+        assert line.may_enter(tracked)
         scene.backend.contest.note(is_clear=True)
-        assert not line.may_enter(tracked.weights)
+        assert not line.may_enter(tracked)
         waiting = queue.join(SMALL)
         await asyncio.sleep(5)
         assert not waiting.done()
@@ -168,9 +168,9 @@ def test_a_busy_resident_gives_way_after_its_turn_until_it_was_idle_for_a_moment
         assert await waiting == tracked.weights
         scene.backend.world.residents.enter(tracked.weights)
         await asyncio.sleep(TURN_S - 1)
-        assert line.may_enter(tracked.weights)
+        assert line.may_enter(tracked)
         await asyncio.sleep(1)
-        assert not line.may_enter(tracked.weights)
+        assert not line.may_enter(tracked)
         scene.backend.leave(tracked)
 
     in_line(story, MemoryMachine(SMALL))
@@ -182,7 +182,7 @@ def test_a_resident_whose_turn_has_begun_is_open():
     async def story(scene, _queue):
         scene.backend.contest.note(is_clear=True)
         tracked = await ours(scene, SMALL)
-        assert scene.backend.line.may_enter(tracked.weights)
+        assert scene.backend.line.may_enter(tracked)
         scene.backend.world.residents.enter(tracked.weights)
         await asyncio.sleep(TURN_S)
         assert scene.backend.contest.giving_way() == {tracked.weights}

@@ -151,12 +151,12 @@ def test_a_request_that_is_cancelled_is_out_of_the_line_at_once():
         (holder,) = await fill(scene, BIG)
         waiting = queue.join(MIDDLE)
         await asyncio.sleep(11)
-        assert not queue.line.may_enter(weights_of(BIG))
+        assert not queue.line.may_enter(scene.backend.world.residents[weights_of(BIG)])
         waiting.cancel()
         with suppress(asyncio.CancelledError):
             await waiting
         assert queue.line.depth == 0
-        assert queue.line.may_enter(weights_of(BIG))
+        assert queue.line.may_enter(scene.backend.world.residents[weights_of(BIG)])
         scene.backend.leave(holder)
         await asyncio.sleep(5)
         assert list(scene.machine.rows) == [BIG.name]
@@ -213,9 +213,9 @@ def test_at_the_age_bound_what_is_in_the_way_takes_no_new_requests():
         (holder,) = await fill(scene, BIG)
         queue.join(MIDDLE)
         await asyncio.sleep(9.9)
-        assert queue.line.may_enter(weights_of(BIG))
+        assert queue.line.may_enter(scene.backend.world.residents[weights_of(BIG)])
         await asyncio.sleep(0.2)
-        assert not queue.line.may_enter(weights_of(BIG))
+        assert not queue.line.may_enter(scene.backend.world.residents[weights_of(BIG)])
         scene.backend.leave(holder)
 
     in_line(story, MemoryMachine(*ALL), {"snapshot.ps_interval_s": 1000, "snapshot.probe_interval_s": 1000})
@@ -253,7 +253,7 @@ def test_a_request_that_came_due_is_let_in_to_what_others_have_closed():
         one, other = queue.join(BIG), queue.join(MIDDLE)
         assert await one == weights_of(BIG)
         holder = scene.backend.world.residents.enter(weights_of(BIG))
-        assert not queue.line.may_enter(weights_of(BIG))
+        assert not queue.line.may_enter(scene.backend.world.residents[weights_of(BIG)])
         scene.backend.leave(holder)
         assert await other == weights_of(MIDDLE)
 
@@ -270,11 +270,25 @@ def counting(scene, asked, *facts):
     return decide
 
 
-async def let_in(scene, turn, holder):
-    """End a request, so that the next one is let in; return its entry."""
+class Waiting:
+    """A request that waits without a task, and enters the resident that it is let in to."""
+
+    def __init__(self, scene, queue, key, decide, since_s):
+        self.scene, self.entered = scene, asyncio.get_running_loop().create_future()
+        self.ticket = queue.line.join(key, decide, since_s, go_on=self._go_on)
+
+    def _go_on(self, ticket):
+        assert (ticket.weights, ticket.error) == (weights_of(SMALL), None)
+        self.entered.set_result(self.scene.backend.world.residents.enter(ticket.weights))
+        return True
+
+
+async def let_in(scene, waiting, holder):
+    """End the request of `holder`, whose slot is the next one's; return the entry that this one uses."""
+    await asyncio.sleep(0.01)
+    assert not waiting.entered.done()
     scene.backend.leave(holder)
-    assert await turn == weights_of(SMALL)
-    return scene.backend.world.residents.enter(weights_of(SMALL))
+    return await waiting.entered
 
 
 def test_one_after_the_other_in_front_of_a_busy_model_is_decided_once():
@@ -284,13 +298,13 @@ def test_one_after_the_other_in_front_of_a_busy_model_is_decided_once():
         await scene.make_resident(SMALL)
         holders, asked = [scene.backend.world.residents.enter(weights_of(SMALL)) for _ in range(2)], []
         for _ in range(5):
-            turn = queue.line.join("same", counting(scene, asked, SMALL), 0.0)
-            holders.append(await let_in(scene, turn, holders.pop()))
+            waiting = Waiting(scene, queue, "same", counting(scene, asked, SMALL), 0.0)
+            holders.append(await let_in(scene, waiting, holders.pop()))
         assert len(asked) == 1
         scene.backend.world.epoch.advance()
-        turn = queue.line.join("same", counting(scene, asked, SMALL), 0.0)
+        waiting = Waiting(scene, queue, "same", counting(scene, asked, SMALL), 0.0)
         assert len(asked) == 2
-        await let_in(scene, turn, holders.pop())
+        await let_in(scene, waiting, holders.pop())
 
     in_line(story, MemoryMachine(*ALL))
 
@@ -301,10 +315,10 @@ def test_who_asks_for_something_new_of_a_busy_model_is_decided_alone():
     async def story(scene, queue):
         await scene.make_resident(SMALL)
         holders, asked = [scene.backend.world.residents.enter(weights_of(SMALL)) for _ in range(2)], []
-        turns = [queue.line.join(key, counting(scene, asked, SMALL), key) for key in range(20)]
+        crowd = [Waiting(scene, queue, key, counting(scene, asked, SMALL), key) for key in range(20)]
         assert len(asked) == 20
-        for turn in turns:
-            holders.append(await let_in(scene, turn, holders.pop()))
+        for waiting in crowd:
+            holders.append(await let_in(scene, waiting, holders.pop()))
 
     in_line(story, MemoryMachine(*ALL))
 
@@ -315,12 +329,12 @@ def test_a_request_whose_turn_is_given_up_as_it_comes_leaves_it_to_the_next_one(
     async def story(scene, queue):
         await scene.make_resident(SMALL)
         holders = [scene.backend.world.residents.enter(weights_of(SMALL)) for _ in range(2)]
-        first, second = (queue.line.join("key", lambda: scene.decide(SMALL), since_s) for since_s in (0.0, 1.0))
+        first, second = (Waiting(scene, queue, "key", lambda: scene.decide(SMALL), since_s) for since_s in (0.0, 1.0))
         scene.backend.leave(holders.pop())
-        assert first.done()
-        queue.line.give_up(first)
-        assert await asyncio.wait_for(second, 0.1) == weights_of(SMALL)
-        assert queue.line.depth == 0
+        assert first.ticket.let_in_to == weights_of(SMALL)
+        queue.line.give_up(first.ticket)
+        await asyncio.wait_for(second.entered, 0.1)
+        assert (queue.line.depth, first.entered.done()) == (0, False)
 
     in_line(story, MemoryMachine(*ALL))
 

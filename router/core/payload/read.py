@@ -37,7 +37,7 @@ _NO_OPTIONS = LoadOptions()
 _EMBEDDING, _COMPLETION = frozenset({"embedding"}), frozenset({"completion"})
 
 
-class InferenceRequest(msgspec.Struct, frozen=True):
+class InferenceRequest(msgspec.Struct, frozen=True, gc=False):
     """What the body of an inference route asks for.
 
     A struct, because one is built per request: it is faster than a dataclass.

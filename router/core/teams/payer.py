@@ -16,7 +16,7 @@ class Started(Protocol):
         """Correct it to the card-seconds that the request has taken; None = it was not sent."""
 
 
-class Payer(msgspec.Struct, eq=False):
+class Payer(msgspec.Struct, eq=False, gc=False):
     """The request that a switch is made for; `load_s` are the seconds of switches that were charged to it.
 
     `rules` is its team with its limits (None = it has none) and `has_waited` whether it has waited in the queue before.

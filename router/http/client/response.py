@@ -15,7 +15,7 @@ HIGH_WATER_BYTES = 256 << 10
 """Maximum buffer for a slow reader of an answer; beyond it the upstream's connection is not read."""
 
 
-class UpstreamRequest(msgspec.Struct):
+class UpstreamRequest(msgspec.Struct, gc=False):
     """A request to send. `target` and `headers` are sent unchanged; Host, framing and Accept-Encoding are added.
 
     `lines` are further headers, rendered by `header_lines`: many requests may share them.
