@@ -262,8 +262,10 @@ class Admission:
 
     def _next(self, weights: str) -> Ticket | None:
         """Return who is next at a resident, None if nobody waits for it or those who do are kept out."""
-        is_closed, firsts = weights in self.closed, list[Ticket]()
-        for group in self._ready.get(weights, ()):
+        is_closed, firsts, groups = weights in self.closed, list[Ticket](), self._ready.get(weights, ())
+        if len(groups) == 1 and not (is_closed or self._rivals):  # common case
+            return groups[0].tickets[0] if groups[0].tickets else None
+        for group in groups:
             if not group.tickets:
                 continue
             is_kept_out = is_closed or not self._is_open(group)

@@ -120,11 +120,6 @@ class RunnerSlots:
         """The number of requests that were sent and have not ended."""
         return len(self._sent) + len(self._begun)
 
-    @property
-    def is_answering(self) -> bool:
-        """True if the answer to a request has begun which has not ended."""
-        return bool(self._begun)
-
     def is_at_work(self, sent: Sent) -> bool:
         """Return True if a request has not ended and its answer is not complete."""
         return (sent in self._begun or sent in self._sent) and not sent.is_complete
@@ -175,9 +170,7 @@ class Slots:
 
     def free(self, runner: Runner, reserved: int = 0) -> int:
         """Return how many more requests may be sent, 0 or less if none."""
-        slots = runner.slots
-        left = self.room(runner) - runner.in_flight - reserved
-        return left + slots.arrived() if slots.is_answering else left
+        return self.room(runner) - runner.in_flight - reserved + runner.slots.arrived()
 
     def room(self, runner: Runner) -> int:
         """Return how many requests the runner takes, those ahead included."""

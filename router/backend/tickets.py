@@ -240,8 +240,11 @@ class Waitlist:
         else:
             insort(group.tickets, ticket, key=_PLACE)
         self.depth += 1
-        _count(self.wanted, group.weights, 1)
-        _count(self.by_team, payer.team, 1)
+        weights, team = group.weights, payer.team
+        if weights:
+            self.wanted[weights] = self.wanted.get(weights, 0) + 1
+        if team:
+            self.by_team[team] = self.by_team.get(team, 0) + 1
         return ticket
 
     def let_in(self, ticket: Ticket, started: Started | None = None) -> None:
@@ -249,7 +252,8 @@ class Waitlist:
         weights = ticket.group.weights
         self._out_of_group(ticket)
         ticket.let_in(started)
-        _count(self.entering, weights, 1)
+        if weights:
+            self.entering[weights] = self.entering.get(weights, 0) + 1
 
     def leave(self, ticket: Ticket) -> None:
         """Remove a ticket, however its wait ended."""
@@ -259,10 +263,10 @@ class Waitlist:
             weights = ticket.group.weights
             self._out_of_group(ticket)
         else:
-            _count(self.entering, weights, -1)
+            _less(self.entering, weights)
         self.depth -= 1
-        _count(self.by_team, ticket.payer.team, -1)
-        _count(self.wanted, weights, -1)
+        _less(self.by_team, ticket.payer.team)
+        _less(self.wanted, weights)
 
     def _out_of_group(self, ticket: Ticket) -> None:
         group = ticket.group
@@ -281,8 +285,8 @@ class Waitlist:
         weights = group.weights
         group.take(group.decide())
         if weights != group.weights:
-            _count(self.wanted, weights, -len(group.tickets))
-            _count(self.wanted, group.weights, len(group.tickets))
+            _less(self.wanted, weights, len(group.tickets))
+            self.wanted[group.weights] = self.wanted.get(group.weights, 0) + len(group.tickets)
 
     def fail(self, error: RouterError) -> None:
         """End the wait of all with an error."""
@@ -316,12 +320,11 @@ def _nobody() -> Decision:
     raise AssertionError("nobody waits")
 
 
-def _count(counts: dict[str, int], weights: str, more: int) -> None:
-    """Add to the count of some weights, or of a team; what counts 0 is no entry."""
-    if not weights:
-        return
-    count = counts.get(weights, 0) + more
-    if count:
-        counts[weights] = count
-    else:
-        counts.pop(weights, None)
+def _less(counts: dict[str, int], name: str, by: int = 1) -> None:
+    """Take from the count of some weights, or of a team, which is named; what counts 0 is no entry."""
+    if name:
+        left = counts.get(name, 0) - by
+        if left:
+            counts[name] = left
+        else:
+            counts.pop(name, None)

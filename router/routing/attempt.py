@@ -106,7 +106,8 @@ class Attempts:
             return self._to_resident(call, *call.choice)
         if self._destinations.has_automatic and self._destinations.is_automatic(call):
             call.use_default_options()
-        known = self._decisions.known_destination(call)
+        epoch = self._world.epoch.number
+        known = call.expected if call.expected_in == epoch else self._decisions.known_destination(call)
         # One that its own load has let in is decided again, so that it is reported as loaded and not as resident.
         if known is None or known.chain is None or call.load_decision is not None:
             return self._decide(call)
@@ -114,6 +115,7 @@ class Attempts:
         if tracked is None:
             return self._decide(call)
         if not self._may_enter(call, tracked):
+            call.expect(known, epoch)
             return self._turn(call, known.chain)
         # From here to the send nothing is awaited, so the resident cannot be unloaded in between.
         tracked.enter(call.team, self._now())

@@ -29,14 +29,15 @@ class Call(msgspec.Struct, eq=False):
 
     `lines` are the headers that may go upstream, rendered. `is_gone` returns whether the client has left. `served` and
     `reason` are the model that it was sent to, and why; `queue_s` is how long it waited before. `phase` is queued or
-    before_answer. `let_in_to` holds the weights that the queue let it in to. `load_decision` is the decision that
-    loaded its model. `may_use_remote` is whether it may reach a model that another server runs. `resident` is the
-    resident that it has entered, `choice` the chain and decision for that, and `destination` where it is to be sent.
-    `identity` is whose request it is, `rules` the rulebook that was in force when it began, and `chain_rules` what that
-    says about the chains of its team. `trace_id` is that of its trace, `span` its own span if it is traced.
-    `limits_left` is what is left of the team's limits, which its answer says, and `on_end` is called with how it ended
-    and its status, if it counts towards any. `payer` is what the switches that it causes are charged to, `card_s` its
-    share of the time that it occupied a runner with `vram_bytes` of VRAM (None if it used none that the router knows).
+    before_answer. `let_in_to` holds the weights that the queue let it in to, `expected` where it was to go when it
+    began to wait, in the epoch `expected_in`. `load_decision` is the decision that loaded its model. `may_use_remote`
+    is whether it may reach a model that another server runs. `resident` is the resident that it has entered, `choice`
+    the chain and decision for that, and `destination` where it is to be sent. `identity` is whose request it is,
+    `rules` the rulebook that was in force when it began, and `chain_rules` what that says about the chains of its team.
+    `trace_id` is that of its trace, `span` its own span if it is traced. `limits_left` is what is left of the team's
+    limits, which its answer says, and `on_end` is called with how it ended and its status, if it counts towards any.
+    `payer` is what the switches that it causes are charged to, `card_s` its share of the time that it occupied a runner
+    with `vram_bytes` of VRAM (None if it used none that the router knows).
 
     This and the other classes here are structs because one of each is built per request, and a dataclass takes three
     times as long.
@@ -57,6 +58,8 @@ class Call(msgspec.Struct, eq=False):
     queue_s: float = 0.0
     phase: str = "before_answer"
     let_in_to: str = ""
+    expected: Destination | None = None
+    expected_in: int = -1
     attempts: int = 0
     load_decision: Decision | None = None
     may_use_remote: bool = True
@@ -145,6 +148,10 @@ class Call(msgspec.Struct, eq=False):
         """Record the weights that the queue let it in to ("" = none: it is to be decided again)."""
         self.let_in_to = weights
 
+    def expect(self, destination: Destination, epoch: int) -> None:
+        """Record where it would be sent if it were its turn, and in which epoch that holds."""
+        self.expected, self.expected_in = destination, epoch
+
     def record_load(self, decision: Decision) -> None:
         """Record a decision that loads a model for it: this is the one to report, not the later one for a resident."""
         self.load_decision = decision
@@ -171,6 +178,7 @@ class Call(msgspec.Struct, eq=False):
     def move(self) -> None:
         """Forget what was decided for it on a backend that it has left: it is decided again for another one."""
         self.let_in_to, self.load_decision, self.destination = "", None, None
+        self.expected, self.expected_in = None, -1
 
     def go_to(self, visit: Visit) -> None:
         """Set where it is."""
