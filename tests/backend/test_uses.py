@@ -16,8 +16,9 @@ def test_each_use_counts_half_as_much_after_two_minutes():
 def test_the_last_two_uses_are_known():
     """A model that was used once is not used repeatedly."""
     uses = NEVER_USED.and_at(5.0)
-    assert uses[:2] == (float("-inf"), 5.0)
-    assert uses.and_at(7.0)[:2] == (5.0, 7.0)
+    assert (uses.before_last_s, uses.last_s) == (float("-inf"), 5.0)
+    later = uses.and_at(7.0)
+    assert (later.before_last_s, later.last_s) == (5.0, 7.0)
 
 
 def test_a_model_that_was_never_used_has_no_weight():
