@@ -85,6 +85,8 @@ class Admission:
     def count_in(self, payer: Payer) -> None:
         """Count a request that waits; when a second team asks for the first time, all that wait."""
         payer.waits()
+        if not self._shares.counts(payer.team):
+            return
         if self._shares.is_first_of_another(payer.team):
             self._count_all()
         self._shares.wait(payer)
@@ -207,12 +209,18 @@ class Admission:
             ticket.payer.give_back()
             self.waitlist.decide(ticket.group)
             return False
-        if len(ticket.group.tickets) == 1 and not self._is_ready(ticket.group):
+        group = ticket.group
+        is_alone = len(group.tickets) == 1
+        if is_alone and not self._is_ready(group):
             return False
-        is_ready = ticket.group in self._ready.get(ticket.weights, ())
-        if is_ready:
-            self.fill(ticket.weights)
-        return is_ready
+        weights = group.weights
+        if group not in self._ready.get(weights, ()):
+            return False
+        # While others wait before it all slots were taken when last a request ended; but an answer may have arrived.
+        tracked = self._world.residents.get(weights)
+        if is_alone or tracked is None or tracked.slots.arrived():
+            self.fill(weights)
+        return True
 
     def _is_ready(self, group: Group) -> bool:
         """Return True if a group in which nobody waited is let in like others for its resident; then it joins them.

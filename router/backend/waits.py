@@ -180,9 +180,11 @@ class Waits:
 
     def _watch(self, ticket: Ticket) -> None:
         """See to it that a request is refused when it has waited for too long."""
-        at_s = max(ticket.since_s + self._settings.wait_s, self._loop.time() + LEAST_S)
+        at_s = ticket.place[0] + self._settings.wait_s
         if at_s < self._looks_at_s and ticket.is_waiting:
-            self._look_at(at_s)
+            at_s = max(at_s, self._loop.time() + LEAST_S)
+            if at_s < self._looks_at_s:
+                self._look_at(at_s)
 
     def _look_at(self, at_s: float) -> None:
         if self._deadline is not None:

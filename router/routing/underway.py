@@ -104,7 +104,7 @@ class Underway:
 
         # Those of a destination are shared by all requests that were sent at once; one that waited has its own.
         headers, lines = destination.headers, destination.lines
-        if call.queue_s or call.tries > 1:
+        if call.queue_s or call.attempts > 1 or (call.visit is not None and call.tries > 1):
             headers, lines = destination.headers_after(call.request.model, call.queue_s, call.tries, backend.name)
         rename, errors = destination.rename, destination.errors
         left, said = call.limits_left, ""

@@ -39,6 +39,7 @@ class Telemetry:
         self._later = later
         self._decided: list[Decided] = []
         self._finished: list[Finished] = []
+        self._is_due = False  # whether they will be passed on
         self.failures = 0
 
     def emit(self, event: Event) -> None:
@@ -50,7 +51,8 @@ class Telemetry:
             return
         batch: list[Any] = self._finished if kind is Finished else self._decided
         batch.append(event)
-        if len(batch) == 1 and not (self._decided and self._finished):
+        if not self._is_due:
+            self._is_due = True
             self._later(BATCH_DELAY_S, self.flush)
         elif len(batch) >= MAX_BATCH:
             self.flush()
@@ -62,6 +64,7 @@ class Telemetry:
     def flush(self) -> None:
         """Pass on the current batch: the decisions, then the ends."""
         decided, finished, self._decided, self._finished = self._decided, self._finished, [], []
+        self._is_due = False
         for receive in self._receivers if decided or finished else ():
             try:
                 receive(decided, finished)
