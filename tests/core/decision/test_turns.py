@@ -220,7 +220,7 @@ def test_rule_6_who_has_waited_for_more_times_its_bound_goes_before_an_older_one
 
 def test_rule_6_from_twice_its_bound_on_an_older_one_is_overtaken_by_nobody():
     """Else many cheap switches could go before a dear one again and again."""
-    cheap, dear = waits_for_bounds(0, SMALL, 9, 2, 40), waits_for_bounds(1, BIG, 2, 40, 2)
+    cheap, dear = waits_for_bounds(0, SMALL, 4, 2, 40), waits_for_bounds(1, BIG, 2.01, 40, 2)
     assert started(at_once(cheap, dear)) is BIG
 
 
