@@ -18,7 +18,7 @@ from router.backend.switches import Target
 from router.backend.tickets import Group, Ticket
 from router.backend.tracked import Tracked
 from router.backend.world import World
-from router.core.decision.turns import Waiting
+from router.core.decision.groups import Waiting
 from router.core.ollama.options import ServerSettings
 from router.core.teams.payer import NOBODY, Asking, Payer, Started
 

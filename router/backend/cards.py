@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 
 from router.adapters.gpu.reading import GpuProcess, VramProbe
 from router.adapters.ollama import PsRow
@@ -29,6 +30,12 @@ from router.core.decision.switching import Plan
 from router.core.decision.upgrades import MOST_PATIENCE
 from router.core.ollama.runner import Gpu
 from router.telemetry import Telemetry
+
+LOOK_S = 0.5
+"""How long a request waits at most for a reading of the probe."""
+
+LATELY_S = 0.05
+"""A reading that began so shortly before a request is as good as one that began with it."""
 
 NO_GPU_S = 60.0
 """For this long a machine on which a load used no GPU counts as one without; then a load is tried again."""
@@ -79,6 +86,16 @@ class Cards:
             self.check.forget()
             self._renumber(numbers)
         self.check.note_gone(gpus)
+
+    async def look(self) -> None:
+        """Read the probe for a request, unless it was read a moment ago; one that hangs holds it up for LOOK_S."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LOOK_S):
+                await self.read(is_fresh=False)
+
+    def are_known_at(self, since_s: float) -> bool:
+        """Return True unless there is a probe of which the latest reading is older than a request that came then."""
+        return self.probe is None or self._latest.taken_at_s >= since_s - LATELY_S
 
     @property
     def gpus(self) -> tuple[Gpu, ...] | None:

@@ -24,7 +24,8 @@ from router.backend.tracked import Tracked
 from router.backend.waits import Waits
 from router.backend.world import World
 from router.config import Config, FairnessSection, Queue
-from router.core.decision.turns import Patience, turns
+from router.core.decision.groups import Patience
+from router.core.decision.turns import turns
 from router.core.decision.verdict import Decision
 from router.core.ollama.options import ServerSettings
 from router.errors import UpstreamError

@@ -16,8 +16,8 @@ from operator import attrgetter
 import msgspec
 
 from router.backend.tracked import Tracked
+from router.core.decision.groups import Waiting, in_the_way, wanted_weights
 from router.core.decision.plan import Plan
-from router.core.decision.turns import Waiting, in_the_way, wanted_weights
 from router.core.decision.verdict import Decision, VerdictKind
 from router.core.teams.payer import NOBODY, Payer, Started
 from router.errors import RouterError

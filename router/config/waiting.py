@@ -14,7 +14,7 @@ class Queue(Section):
     age_bound_s: Duration = 10.0
     """a request that has waited this long goes ahead of requests for the loaded model, or by cost_factor later"""
     cost_factor: Factor = 3.0
-    """the age bound is at least this many times what the switch costs (load, unloads, reloads), up to half of wait_s"""
+    """the age bound is at least so many times what the switch and a third of the others' cost, up to half of wait_s"""
     affinity_count: AtLeastOne | None = None
     """requests for the loaded model that may overtake one for another model; null = any number, until age_bound_s"""
     ahead: Count = 1

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from router.backend.backend import Backend
 from router.backend.tracked import Tracked
-from router.core.decision.verdict import Decision, Verdict, VerdictKind
+from router.core.decision.lasting import is_short_of_memory
+from router.core.decision.verdict import Decision, Outcome, Verdict, VerdictKind
 from router.errors import NoVariantFits, UpstreamError
 from router.http.client.response import Connection, UpstreamRequest
 from router.routing.call import Call
@@ -111,6 +112,8 @@ class Attempts:
         # One that its own load has let in is decided again, so that it is reported as loaded and not as resident.
         if known is None or known.chain is None or call.load_decision is not None:
             return self._decide(call)
+        if known.is_short and self._is_outdated(call):
+            return Blocked("reading", self._world.cards.look)
         tracked = self._residents.get(known.weights)
         if tracked is None:
             return self._decide(call)
@@ -147,6 +150,8 @@ class Attempts:
         """Enter the chosen resident. If none is chosen, wait for a turn, or apply the `nothing_fits` rule."""
         decision = self._decisions.decide(call.request, chain, call.team, self._decisions.kept(call, chain))
         chosen = decision.chosen
+        if chosen is not None and self._is_outdated(call) and self._is_short(decision):
+            return Blocked("reading", self._world.cards.look)
         if chosen is not None and chosen.kind is VerdictKind.PLACED:
             return self._outcomes.placed(call, chain, decision, chosen)
         if chosen is None and not self._line.is_switching:  # during a switch memory is in flux: wait for its end
@@ -162,6 +167,14 @@ class Attempts:
         tracked.enter(call.team, self._now())
         call.enter(tracked, (chain, decision), self._line.enter(tracked, call))
         return self._to_resident(call, chain, decision)
+
+    def _is_outdated(self, call: Call) -> bool:
+        """Return True if the probe was read before the request came. It is read for it once, and not after a wait."""
+        return not (call.has_waited or self._world.cards.are_known_at(call.since_s))
+
+    def _is_short(self, decision: Decision) -> bool:
+        """Return True if a smaller variant would serve for want of memory that may be back since the last reading."""
+        return decision.outcome is Outcome.FALLBACK and is_short_of_memory(decision, self._world.cards.gpus)
 
     def _may_enter(self, call: Call, tracked: Tracked) -> bool:
         """Return True unless it must wait. No resident is closed to the one that the queue has just let in to it."""
@@ -197,7 +210,7 @@ class Attempts:
         self._decisions.note_served(chain, decision)
         template, weights = decision_template(call, chain, reported), tracked.weights
         destination = self._destinations.to_resident(
-            call, chain, chosen, weights, template.reason, options, tag, template
+            call, chain, chosen, weights, template.reason, options, tag, template, is_short=self._is_short(decision)
         )
         if reported is decision:  # an event that reports a load must not be cached for requests without one
             self._decisions.remember(call, decision, destination)

@@ -26,7 +26,8 @@ class Destination:
     `lines` are the `X-Router-*` headers of a request that did not wait. `decided` is the template of its event.
     `may_vanish`: a 404 means that the variant or its tag was deleted, and that the request must be decided again.
     `loads` are the weights that Ollama loads for a request that is passed on, "" if it loads none. `chain` is the chain
-    by which a resident was chosen, None if it is passed on.
+    by which a resident was chosen, None if it is passed on. `is_short`: a bigger variant is passed over for want of
+    memory that others hold.
     """
 
     weights: str
@@ -44,6 +45,7 @@ class Destination:
     errors: Rename | None = None
     loads: str = ""
     chain: RuledChain | None = None
+    is_short: bool = False
 
     def body(self, request: InferenceRequest, body: bytes) -> bytes:
         """Return the body to send upstream in place of the client's."""

@@ -41,8 +41,13 @@ class Destinations:
         options: LoadOptions,
         tag: str,
         decided: Decided,
+        *,
+        is_short: bool = False,
     ) -> Destination:
-        """Return the destination for a resident that runs with `options`; `tag` is the derived tag for it, or ""."""
+        """Return the destination for a resident that runs with `options`; `tag` is the derived tag for it, or "".
+
+        `is_short` as in the destination.
+        """
         served = client_spelling(call.request.model, chosen.variant.model)
         name = tag or served
         headers = router_headers(call.request.model, chosen.variant.model, reason, 0.0, self.backend)
@@ -62,6 +67,7 @@ class Destinations:
             may_vanish=bool(tag) or served != call.request.model,
             errors=_pair(name, call.request.model),
             chain=chain,
+            is_short=is_short,
         )
 
     def passed_on(

@@ -11,6 +11,7 @@ from router.core.ollama.runner import Gpu
 
 LEAST_USEFUL_CTX = 2048
 _BY_NATURE = frozenset({VerdictKind.MISSING, VerdictKind.INCAPABLE, VerdictKind.CONTEXT})
+_BY_MEMORY = frozenset({VerdictKind.TOO_BIG, VerdictKind.SPILLED})
 
 
 def is_lasting(decision: Decision, gpus: Sequence[Gpu] | None) -> bool:
@@ -21,6 +22,14 @@ def is_lasting(decision: Decision, gpus: Sequence[Gpu] | None) -> bool:
     """
     total_bytes = _total_bytes(gpus)
     return bool(decision.verdicts) and all(_is_lasting(verdict, total_bytes) for verdict in decision.verdicts)
+
+
+def is_short_of_memory(decision: Decision, gpus: Sequence[Gpu] | None) -> bool:
+    """Return whether a variant was passed over for which the cards are big enough: others hold the memory."""
+    total_bytes = _total_bytes(gpus)
+    return total_bytes is not None and any(
+        verdict.kind in _BY_MEMORY and verdict.need_bytes <= total_bytes for verdict in decision.verdicts
+    )
 
 
 def lasting_refusal(chain: Chain, decision: Decision, gpus: Sequence[Gpu] | None) -> str:

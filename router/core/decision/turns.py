@@ -10,11 +10,12 @@
  4. REFUSED    A ticket that nothing can serve is let in, to be refused or passed through. Not during a switch: memory
                is being freed then, so what does not fit now may fit in a moment.
  5. IMPATIENT  A group is impatient if its oldest ticket has waited for its bound: the age bound, or a multiple of what
-               its switch costs if that is longer, but not so long that it is refused before. So requests for a loaded
-               model are served on while others wait, and only a share of the time is spent on switches. An impatient
-               group closes the residents in its way: they take no new requests, finish those in flight, and go. It
-               keeps to those that were in its way first (`claim`): of two busy ones the plan names now this one, now
-               that one, and neither would become idle.
+               its switch costs if that is longer, but not so long that it is refused before. A part of what the
+               switches of others cost counts too. So requests for a loaded model are served on while others wait, and
+               only a share of the time is spent on switches, however many models are waited for. An impatient group
+               closes the residents in its way: they take no new requests, finish those in flight, and go. It keeps to
+               those that were in its way first (`claim`): of two busy ones the plan names now this one, now that one,
+               and neither would become idle.
  6. ORDER      Impatient groups by how many times their bound they have waited, as a short bound is that of a cheap
                switch; from twice on by age. Then the others, most tickets per second of the switch first.
  7. START      The first group in order whose plan waits for no busy resident, and evicts none that a request was
@@ -34,74 +35,15 @@ During a switch only rules 1 to 4 apply, with what the switch has closed.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass
 
+from router.core.decision.groups import LEAST_COST_S, TWICE, Group, Patience, Serving, Waiting, groups_of, in_the_way
 from router.core.decision.switching import Plan
 from router.core.decision.verdict import Decision, VerdictKind
 
 LOOK_AGAIN_S = 0.5
 """Shortest pause before the rules are applied again while a group is impatient."""
-
-LEAST_COST_S = 0.1
-"""A switch counts as costing at least this much."""
-
-TWICE = 2.0
-"""A group that has waited for so many times its bound is overtaken by none (rule 6), and none loads beside (rule 9)."""
-
-
-class Serving(Protocol):
-    """What the rules need of a resident: the number of its load, and how many requests it has served since."""
-
-    @property
-    def order(self) -> int: ...
-
-    @property
-    def served(self) -> int: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """A request in the queue, and the decision that it would get now; or `count` of them with equal decisions.
-
-    `number` identifies it, `since_s` is when the oldest came. `served_before` is what each resident (by its `order`)
-    had served by then. `is_due`: its model was loaded, or open to it, while it waited. Where teams compete, `level_s`
-    is what its team has had, and `is_barred` says that by this its team may not use its resident now.
-    `is_held`: a limit of its team forbids the load that it waits for. `claim` are the residents that were in the way of
-    its load first; empty = those of its plan.
-    """
-
-    number: int
-    since_s: float
-    decision: Decision
-    served_before: Mapping[int, int] = field(default_factory=dict)
-    is_due: bool = False
-    count: int = 1
-    level_s: float = 0.0
-    is_barred: bool = False
-    is_held: bool = False
-    claim: frozenset[str] = frozenset()
-
-    @property
-    def weights(self) -> str:
-        """The weights that it waits for."""
-        return wanted_weights(self.decision)
-
-
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """When a group turns impatient (rule 5).
-
-    After `age_bound_s` seconds of waiting, or `cost_factor` times what its switch costs if that is longer, but at most
-    `most_s`; or after `affinity_count` requests have overtaken it (None: any number may).
-    """
-
-    age_bound_s: float
-    cost_factor: float = 3.0
-    affinity_count: int | None = None
-    most_s: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,53 +61,6 @@ class Turns:
     look_again_s: float | None = None
 
 
-@dataclass(slots=True, eq=False)  # by identity: comparing decisions takes longer
-class _Group:
-    """Tickets that one load serves."""
-
-    decision: Decision
-    tickets: list[Waiting] = field(default_factory=list)
-
-    @property
-    def plan(self) -> Plan | None:
-        """The switch that would serve the group; None if none is needed, exists, or may be made now."""
-        is_held = all(ticket.is_held for ticket in self.tickets)
-        return self.decision.chosen.plan if self.decision.chosen is not None and not is_held else None
-
-    @property
-    def closes(self) -> frozenset[str]:
-        """The residents that it closes when it is impatient."""
-        return frozenset[str]().union(*(ticket.claim for ticket in self.tickets)) or in_the_way(self.plan)
-
-    @property
-    def count(self) -> int:
-        return sum(ticket.count for ticket in self.tickets)
-
-    @property
-    def level_s(self) -> float:
-        """What the team has had that has had least of those that wait for it."""
-        return min(ticket.level_s for ticket in self.tickets)
-
-    @property
-    def oldest(self) -> Waiting:
-        return min(self.tickets, key=lambda ticket: ticket.since_s)
-
-    @property
-    def cost_s(self) -> float:
-        """What the switch costs, in seconds."""
-        return self.decision.chosen.cost_s if self.decision.chosen is not None else 0.0
-
-    def bound_s(self, patience: Patience) -> float:
-        """Return after how many seconds it is impatient."""
-        return max(patience.age_bound_s, min(patience.most_s, patience.cost_factor * self.cost_s))
-
-    def place(self, now_s: float, patience: Patience) -> tuple[bool, float]:
-        """Return its place among the impatient groups (rule 6): the lowest goes first."""
-        since_s = self.oldest.since_s
-        times = (now_s - since_s) / max(LEAST_COST_S, self.bound_s(patience))
-        return (False, since_s) if times >= TWICE else (True, -times)
-
-
 def turns(
     waiting: Sequence[Waiting],
     residents: Mapping[str, Serving],
@@ -181,7 +76,7 @@ def turns(
     `entering` are the weights that requests let in earlier are about to use; `closed_by_switch` is None if no switch
     runs. `giving_way` are residents that are closed in favour of somebody who does not wait here.
     """
-    groups = _groups(waiting)  # rule 1
+    groups = groups_of(waiting)  # rule 1
     if closed_by_switch is not None:
         return Turns(_let_in(groups, closed_by_switch | giving_way, may_refuse=False), closed_by_switch)
     least_s = min((ticket.level_s for ticket in waiting), default=0.0)
@@ -207,14 +102,9 @@ def turns(
     return Turns(let_in, closed, start, look_again_s)
 
 
-def in_the_way(plan: Plan | None) -> frozenset[str]:
-    """Return the residents that a switch needs idle: those to evict, and those that Ollama may evict for it."""
-    return frozenset((*plan.evict, *plan.waits_for)) if plan is not None else frozenset()
-
-
-def _apart(impatient: Sequence[_Group]) -> list[_Group]:
+def _apart(impatient: Sequence[Group]) -> list[Group]:
     """Return the impatient groups of which none is in the way of one before it (rule 8)."""
-    leading: list[_Group] = []
+    leading: list[Group] = []
     for group in impatient:
         if not any(_meet(group.plan, other.plan) for other in leading):
             leading.append(group)
@@ -228,26 +118,7 @@ def _meet(one: Plan | None, other: Plan | None) -> bool:
     return not (set(one.cards).isdisjoint(other.cards) and in_the_way(one).isdisjoint(in_the_way(other)))
 
 
-def wanted_weights(decision: Decision) -> str:
-    """Return the weights that a decision waits for; "" if it waits for nothing."""
-    chosen = decision.chosen
-    if chosen is None:
-        return ""
-    if chosen.resident is not None:
-        return chosen.resident.weights
-    return chosen.facts.weights if chosen.facts is not None else ""
-
-
-def _groups(waiting: Sequence[Waiting]) -> list[_Group]:
-    groups: dict[tuple[str, int], _Group] = {}
-    for ticket in waiting:
-        chosen = ticket.decision.chosen
-        key = (ticket.weights, chosen.num_ctx if chosen is not None else 0)
-        groups.setdefault(key, _Group(ticket.decision)).tickets.append(ticket)
-    return list(groups.values())
-
-
-def _let_in(groups: Sequence[_Group], closed: frozenset[str], *, may_refuse: bool) -> tuple[int, ...]:
+def _let_in(groups: Sequence[Group], closed: frozenset[str], *, may_refuse: bool) -> tuple[int, ...]:
     """Apply rules 2 to 4 and return the numbers of the tickets to let in."""
     numbers: list[int] = []
     for group in groups:
@@ -260,7 +131,7 @@ def _let_in(groups: Sequence[_Group], closed: frozenset[str], *, may_refuse: boo
     return tuple(numbers)
 
 
-def _is_impatient(group: _Group, residents: Mapping[str, Serving], now_s: float, patience: Patience) -> bool:
+def _is_impatient(group: Group, residents: Mapping[str, Serving], now_s: float, patience: Patience) -> bool:
     oldest, most = group.oldest, patience.affinity_count
     is_old = now_s - oldest.since_s >= group.bound_s(patience)
     return is_old or (most is not None and _overtaken(oldest, group.plan, residents) >= most)
@@ -279,10 +150,10 @@ def _weights_of(waiting: Sequence[Waiting], let_in: tuple[int, ...]) -> frozense
 
 
 def _start(
-    ordered: Sequence[_Group], leading: Sequence[_Group], in_use: frozenset[str], now_s: float, patience: Patience
+    ordered: Sequence[Group], leading: Sequence[Group], in_use: frozenset[str], now_s: float, patience: Patience
 ) -> Decision | None:
     """Apply rules 7 to 9 and return the decision of the group to load for."""
-    blocked: list[_Group] = []
+    blocked: list[Group] = []
     for group in ordered:
         plan = group.plan
         assert plan is not None  # only those that wait for a load are ordered
@@ -295,6 +166,6 @@ def _start(
     return None
 
 
-def _may_go_beside(plan: Plan, waits: _Group, now_s: float, patience: Patience) -> bool:
+def _may_go_beside(plan: Plan, waits: Group, now_s: float, patience: Patience) -> bool:
     """Apply rule 9: `waits` is an impatient group that needs the same memory later."""
     return bool(plan.cards) and not plan.evict and now_s - waits.oldest.since_s < TWICE * waits.bound_s(patience)

@@ -9,7 +9,7 @@ from typing import TypedDict
 from router.core.decision.fleet.breaker import TRIAL_S
 from router.core.decision.fleet.offer import Offer
 from router.core.decision.fleet.rank import Ranked, rank
-from router.core.decision.turns import wanted_weights
+from router.core.decision.groups import wanted_weights
 from router.core.decision.verdict import Decision, VerdictKind
 from router.core.payload.read import InferenceRequest
 from router.routing.call import Call

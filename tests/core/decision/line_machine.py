@@ -8,7 +8,8 @@ import heapq
 import itertools
 from dataclasses import dataclass, field
 
-from router.core.decision.turns import Patience, Waiting, turns
+from router.core.decision.groups import Patience, Waiting
+from router.core.decision.turns import turns
 from tests.core.decision.queue_states import Loaded, loads, uses
 
 

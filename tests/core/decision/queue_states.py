@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from router.core.decision.chain import Variant
+from router.core.decision.groups import Patience, Waiting
 from router.core.decision.switching import Plan
-from router.core.decision.turns import Patience, Waiting
 from router.core.decision.verdict import Decision, Outcome, Verdict, VerdictKind
 from router.core.ollama.runner import LoadOptions
 from tests.core.facts import facts_of, resident_of

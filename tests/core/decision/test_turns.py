@@ -1,7 +1,8 @@
 """Whose turn it is, rule by rule."""
 
 from router.core.decision.chain import Variant
-from router.core.decision.turns import LOOK_AGAIN_S, Patience, Turns, turns, wanted_weights
+from router.core.decision.groups import OTHERS_SHARE, Patience, wanted_weights
+from router.core.decision.turns import LOOK_AGAIN_S, Turns, turns
 from router.core.decision.verdict import Decision, Outcome, Verdict, VerdictKind
 from tests.core.decision.queue_states import (
     AGE_BOUND_S,
@@ -137,6 +138,26 @@ def test_rule_5_a_group_is_patient_for_a_multiple_of_what_its_switch_costs():
         assert found.closed == closed
 
 
+def test_rule_5_the_switches_that_others_wait_for_on_the_same_card_count_a_third():
+    """Else many models that are waited for would each close what is loaded after a little while."""
+    busy = {TINY: Loaded(1)}
+    plan = {"evicts": [TINY.weights], "waits_for": [TINY.weights], "cost_s": 6}
+    alone_s, other_s = 3 * 6, 6
+    first = loads(BIG, **plan)
+
+    def closes(age_s, *others):
+        return bool(at_once(ticket(0, first, age_s=age_s), *others, residents=busy).closed)
+
+    beside, apart = (
+        ticket(1, loads(MIDDLE, **plan)),
+        ticket(1, loads(MIDDLE, **{**plan, "evicts": [], "waits_for": []}, cards=(1,))),
+    )
+    assert closes(alone_s)
+    assert not closes(alone_s, beside)
+    assert closes(alone_s + other_s, beside)
+    assert closes(alone_s, apart)
+
+
 def test_rule_5_no_switch_costs_so_much_that_its_group_is_refused_before_it_turns_impatient():
     """By its cost it would wait for ten minutes."""
     patience = Patience(AGE_BOUND_S, cost_factor=3.0, most_s=150.0)
@@ -184,22 +205,22 @@ def test_rule_6_of_impatient_groups_with_equal_bounds_the_older_goes_first():
     assert started(found) is BIG
 
 
-def waits_for_bounds(number, facts, times, cost_s):
-    """A ticket that has waited for so many times its bound."""
-    bound_s = max(AGE_BOUND_S, PATIENCE.cost_factor * cost_s)
+def waits_for_bounds(number, facts, times, cost_s, other_s):
+    """A ticket that has waited for so many times its bound beside another one, for a switch that costs `other_s`."""
+    bound_s = max(AGE_BOUND_S, PATIENCE.cost_factor * (cost_s + OTHERS_SHARE * other_s))
     return ticket(number, loads(facts, cost_s=cost_s), age_s=times * bound_s)
 
 
 def test_rule_6_who_has_waited_for_more_times_its_bound_goes_before_an_older_one():
     """The bound of a cheap switch is short, and who waits for it delays the others little."""
-    cheap, dear = waits_for_bounds(0, SMALL, 1.6, 2), waits_for_bounds(1, BIG, 1.5, 20)
+    cheap, dear = waits_for_bounds(0, SMALL, 1.6, 2, 20), waits_for_bounds(1, BIG, 1.5, 20, 2)
     assert started(at_once(cheap, dear)) is SMALL
-    assert started(at_once(cheap, waits_for_bounds(1, BIG, 1.7, 20))) is BIG
+    assert started(at_once(cheap, waits_for_bounds(1, BIG, 1.7, 20, 2))) is BIG
 
 
 def test_rule_6_from_twice_its_bound_on_an_older_one_is_overtaken_by_nobody():
     """Else many cheap switches could go before a dear one again and again."""
-    cheap, dear = waits_for_bounds(0, SMALL, 9, 2), waits_for_bounds(1, BIG, 2, 40)
+    cheap, dear = waits_for_bounds(0, SMALL, 4, 2, 40), waits_for_bounds(1, BIG, 2.01, 40, 2)
     assert started(at_once(cheap, dear)) is BIG
 
 

@@ -5,7 +5,8 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.core.decision.turns import Patience, Turns, turns, wanted_weights
+from router.core.decision.groups import Patience, wanted_weights
+from router.core.decision.turns import Turns, turns
 from router.core.decision.verdict import VerdictKind
 from tests.core.decision.queue_states import AGE_BOUND_S, COUNT, NOW_S, PATIENCE, REFUSED, Loaded, loads, ticket, uses
 from tests.core.facts import facts_of

@@ -4,7 +4,8 @@ import random
 
 import pytest
 
-from router.core.decision.turns import LOOK_AGAIN_S, Patience
+from router.core.decision.groups import OTHERS_SHARE, Patience
+from router.core.decision.turns import LOOK_AGAIN_S
 from tests.core.decision.line_machine import LineMachine, Model
 from tests.core.facts import facts_of
 
@@ -29,7 +30,8 @@ def requests_of(rng, models, count=REQUESTS):
 def patience_s(models):
     """Return twice the longest time after which a group turns impatient: so long others may load beside it."""
     cost_s = 2 * max(model.load_s for model in models) + sum(model.load_s for model in models)
-    return 2 * max(AGE_BOUND_S, FACTOR * cost_s)
+    others_s = (len(models) - 1) * cost_s
+    return 2 * max(AGE_BOUND_S, FACTOR * (cost_s + OTHERS_SHARE * others_s))
 
 
 def bound_s(models):
