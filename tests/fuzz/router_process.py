@@ -117,7 +117,7 @@ class Events:
         self.said: set[str] = set()
 
     def on(self, event: Event) -> None:
-        if isinstance(event, (Finished, Answered)):
+        if isinstance(event, (Finished, Answered)) and event.request_id:  # what is no request has no id
             self.counts[event.request_id] += 1
         if len(self.said) < MOST_SAID:
             self.said.add(shape(event))
