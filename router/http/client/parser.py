@@ -58,6 +58,16 @@ class AnswerParser(asyncio.Protocol):
         self._has_head = self._is_keep_alive = self._until_eof = False
         self._head_bytes = 0
 
+    def _parse(self, data: bytes) -> bool:
+        """Return whether a head or a piece of the body has come with `data`. Raises ParserErrors."""
+        had_head = self._has_head
+        self._head_bytes += len(data)
+        self._parser.feed_data(data)
+        if self._parts:
+            self._head_bytes = 0
+            return True
+        return self._has_head is not had_head
+
     def on_message_begin(self) -> None:
         if self._response is None:  # a second answer in the same read
             raise ValueError("bytes after the answer's end")
