@@ -12,7 +12,15 @@ from collections.abc import Iterator, Mapping
 import httpx
 
 from router.adapters.gpu.nvml import UNKNOWN_CONTEXT_BYTES
-from router.adapters.gpu.reading import CachedReading, Cards, ProbeReading, amount_bytes, card_number, usable
+from router.adapters.gpu.reading import (
+    MAX_CARDS,
+    CachedReading,
+    Cards,
+    ProbeReading,
+    amount_bytes,
+    card_number,
+    usable,
+)
 from router.core.masking import masked
 from router.core.ollama.runner import Gpu
 from router.core.units import MIB
@@ -20,6 +28,7 @@ from router.errors import ProbeError
 
 _PREFIX = "DCGM_FI_DEV_FB_"
 _FIGURES = ("FREE", "USED", "TOTAL", "RESERVED")
+_MOST_LINES = 8 * MAX_CARDS  # of memory: each takes a while on the loop
 _LINE = re.compile(r"^[ \t]*DCGM_FI_DEV_FB_[^\n]*", re.MULTILINE)
 # Anchored, and no two parts can match the same character: linear in the length of the line.
 _LABEL = re.compile(r'[\s,]*(\w+)="((?:[^"\\]|\\.)*)"')
@@ -93,7 +102,9 @@ def parse_metrics(text: str) -> tuple[Gpu, ...]:
 
 def _samples(text: str) -> Iterator[tuple[str, Mapping[str, str], int]]:
     """Yield figure, labels and bytes of each sample; lines of other metrics and without a number are skipped."""
-    for found in _LINE.finditer(text):
+    for number, found in enumerate(_LINE.finditer(text)):
+        if number >= _MOST_LINES:
+            raise ProbeError(f"the page shows more than {_MOST_LINES} figures of memory")
         line = found[0]
         start, brace, _ = line.partition("{")
         figure = start.strip().removeprefix(_PREFIX)
