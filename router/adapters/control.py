@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 # Larger answers are decoded in a thread: those of /api/show contain the vocabulary, which is megabytes.
 _INLINE_BYTES = 1 << 20
-_PARTS_AT_ONCE = 500  # thousands may have come at one time: others get their turn in between
+_PARTS_AT_ONCE = 500  # thousands of tiny ones may have come at one time: others get their turn in between
 _HEADERS = {"Accept-Encoding": "identity"}  # a compressed answer could be far larger than its bytes
 _UNLIMITED = httpx.Limits(max_connections=None, max_keepalive_connections=8)  # a hanging call holds up no other one
 

@@ -14,6 +14,7 @@ import httpx
 from router.adapters.gpu.nvml import UNKNOWN_CONTEXT_BYTES
 from router.adapters.gpu.reading import (
     MAX_CARDS,
+    PARTS_AT_ONCE,
     CachedReading,
     Cards,
     ProbeReading,
@@ -76,9 +77,12 @@ class PrometheusProbe:
                 raise ProbeError(f"{self._shown} answered with status {response.status_code}")
             if response.headers.get("content-encoding", "identity") != "identity":
                 raise ProbeError(f"{self._shown} answered in an encoding that was not asked for")
-            page = bytearray()
+            page, parts = bytearray(), 0
             async for part in response.aiter_raw():
                 page += part
+                parts += 1
+                if parts % PARTS_AT_ONCE == 0:
+                    await asyncio.sleep(0)
                 if len(page) > self._max_bytes:
                     raise ProbeError(f"{self._shown} is longer than {self._max_bytes} bytes")
             return page.decode("utf-8", "replace")
