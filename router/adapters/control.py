@@ -22,6 +22,7 @@ T = TypeVar("T")
 
 # Larger answers are decoded in a thread: those of /api/show contain the vocabulary, which is megabytes.
 _INLINE_BYTES = 1 << 20
+_PARTS_AT_ONCE = 500  # thousands of tiny ones may have come at one time: others get their turn in between
 _HEADERS = {"Accept-Encoding": "identity"}  # a compressed answer could be far larger than its bytes
 _UNLIMITED = httpx.Limits(max_connections=None, max_keepalive_connections=8)  # a hanging call holds up no other one
 
@@ -132,10 +133,15 @@ class ControlPlane:
         content = None if body is None else msgspec.json.encode(body)
         headers = {"Content-Type": "application/json"} if content is not None else {}
         timeout = httpx.Timeout(timeout_s, connect=min(self._connect_timeout_s, timeout_s))
-        received = bytearray()
+        received, parts = bytearray(), 0
         async with self._http.stream(method, path, content=content, headers=headers, timeout=timeout) as response:
-            async for part in response.aiter_bytes():
+            if response.headers.get("content-encoding", "identity") != "identity":
+                raise UpstreamError(f"Ollama's answer to {path} is in an encoding that was not asked for")
+            async for part in response.aiter_raw():
                 received += part
+                parts += 1
+                if parts % _PARTS_AT_ONCE == 0:
+                    await asyncio.sleep(0)
                 if len(received) > self._max_bytes:
                     raise UpstreamError(f"Ollama's answer to {path} is larger than {self._max_bytes} bytes")
         return response, bytes(received)

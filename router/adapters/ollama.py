@@ -27,6 +27,7 @@ __all__ = ["CatalogReader", "ModelServer", "OllamaClient", "PsRow"]
 _SHOW_TIMEOUT_S = 60.0  # a verbose show reads the whole header of a GGUF file, possibly from a cold disk
 _MANAGE_TIMEOUT_S = 60.0
 _MAX_CONTEXT = 1 << 40
+_MOST_LOADED = 1000  # no machine has so many runners; each row takes a while on the loop, and once a second
 _AGAIN_S = 0.05  # a listing that failed is repeated when the deletion that it met is over
 
 
@@ -135,7 +136,10 @@ class OllamaClient:
         return await self._ask("POST", "/api/show", body, _SHOW_TIMEOUT_S, read_show)  # `Shows` asks again
 
     async def ps(self) -> list[PsRow]:
-        return [PsRow.parse(row) for row in _rows(await self._ask("GET", "/api/ps"), "/api/ps")]
+        rows = _rows(await self._ask("GET", "/api/ps"), "/api/ps")
+        if len(rows) > _MOST_LOADED:
+            raise UpstreamError(f"Ollama's answer to /api/ps lists {len(rows)} loaded models")
+        return [PsRow.parse(row) for row in rows]
 
     async def load(self, name: str, options: LoadOptions, keep_alive_s: float, embedding: bool = False) -> None:
         if embedding:

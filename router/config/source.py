@@ -24,6 +24,9 @@ FILE_VARIABLE = ENV_PREFIX + "CONFIG"
 # These name the file, and the router that `explain` and `ps` query; they are not keys of the file.
 _NOT_KEYS = {FILE_VARIABLE, ENV_PREFIX + "ADMIN_URL", ENV_PREFIX + "ADMIN_KEY"}
 _MAX_DEPTH = 32
+_MISTAGGED = LookupError, TypeError, AttributeError
+"""What ruamel raises for a value that is not what its tag says: `!!bool x`."""
+_REFUSALS = YAMLError, ValueError, RecursionError, NotImplementedError, AssertionError, *_MISTAGGED
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +76,8 @@ def read_text(text: str, name: str) -> Document:
         node = YAML(typ="rt", pure=True).load(io.StringIO(text))
     except MarkedYAMLError as exc:
         raise ConfigError(_yaml_problem(exc, name)) from exc
-    except (YAMLError, ValueError, RecursionError, NotImplementedError, AssertionError) as exc:
-        summary = "nested too deeply" if isinstance(exc, RecursionError) else " ".join(str(exc).split())[:200]
-        raise ConfigError(f"{name}: invalid YAML: {summary}") from exc
+    except _REFUSALS as exc:
+        raise ConfigError(f"{name}: invalid YAML: {_summary(exc)}") from exc
     if node is None:
         return Document(name, {}, {(): f"{name}:1"})
     if not isinstance(node, CommentedMap):
@@ -84,6 +86,12 @@ def read_text(text: str, name: str) -> Document:
     data = _plain(node, (), name, places)
     assert isinstance(data, dict)
     return Document(name, data, places)
+
+
+def _summary(exc: Exception) -> str:
+    if isinstance(exc, RecursionError):
+        return "nested too deeply"
+    return "a value that is not what its tag says" if isinstance(exc, _MISTAGGED) else " ".join(str(exc).split())[:200]
 
 
 def environment(env: Mapping[str, str], known: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], object, str]]:
@@ -118,7 +126,7 @@ def _parsed(text: str, place: str) -> object:
     try:
         screen(text, place)
         return _plain(YAML(typ="rt", pure=True).load(io.StringIO(text)), (), place, {})
-    except (YAMLError, ValueError, RecursionError, NotImplementedError, AssertionError) as exc:
+    except _REFUSALS as exc:
         shown = "text that is not shown" if "KEY" in place.upper() else repr(text[:80])
         raise ConfigError(f"{place}: found {shown}; allowed: a value in YAML, lists as [a, b]") from exc
 

@@ -8,7 +8,7 @@ import stat
 from pathlib import Path
 
 from ruamel.yaml import YAML
-from ruamel.yaml.events import AliasEvent, NodeEvent
+from ruamel.yaml.events import AliasEvent, MappingStartEvent, NodeEvent, ScalarEvent, SequenceStartEvent
 
 from router.errors import ConfigError
 
@@ -18,7 +18,12 @@ MAX_NODES = 200_000
 
 _READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _MAX_ALIASES = 1000
-_PLAIN_TAGS = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "map", "seq"))
+_TAG = "tag:yaml.org,2002:"
+_PLAIN_TAGS: tuple[tuple[type[NodeEvent], frozenset[str]], ...] = (
+    (ScalarEvent, frozenset(_TAG + kind for kind in ("str", "int", "float", "bool", "null"))),
+    (MappingStartEvent, frozenset((f"{_TAG}map",))),
+    (SequenceStartEvent, frozenset((f"{_TAG}seq",))),
+)
 
 
 def read_regular_file(path: Path) -> bytes:
@@ -63,8 +68,8 @@ def screen(text: str, name: str) -> None:
             continue
         line = event.start_mark.line + 1
         tag = str(getattr(event, "tag", None) or "")
-        if tag not in _PLAIN_TAGS and tag not in ("", "!"):
-            shown = tag.replace("tag:yaml.org,2002:", "!!")[:80]
+        if tag not in ("", "!") and not any(isinstance(event, kind) and tag in tags for kind, tags in _PLAIN_TAGS):
+            shown = tag.replace(_TAG, "!!")[:80]
             raise ConfigError(f"{name}:{line}: found the tag {shown}; allowed: values without a tag")
         aliases += isinstance(event, AliasEvent)
         if aliases > _MAX_ALIASES:

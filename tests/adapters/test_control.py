@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import time
 
 import pytest
 
@@ -88,13 +89,34 @@ async def zipped(_reader, writer):
     await writer.drain()
 
 
-@pytest.mark.parametrize("answers", [endless, zipped])
-async def test_an_answer_that_is_too_large_is_given_up(answers):
+@pytest.mark.parametrize(
+    ("answers", "why"), [(endless, "larger than 1048576 bytes"), (zipped, "an encoding that was not asked for")]
+)
+async def test_an_answer_that_is_too_large_is_given_up(answers, why):
     """As soon as it is; also one that is small only on the wire."""
     async with server_that(answers) as url:
         plane = control(url, timeout_s=30.0)
-        with pytest.raises(UpstreamError, match="larger than 1048576 bytes"):
+        with pytest.raises(UpstreamError, match=why):
             await plane.ask("GET", "/api/tags")
+        await plane.aclose()
+
+
+async def test_others_get_their_turn_while_an_answer_of_tiny_pieces_is_read():
+    """All of which have come at one time."""
+
+    async def pieces(_reader, writer):
+        writer.write(HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\n \r\n" * 10_000 + b"2\r\n{}\r\n0\r\n\r\n")
+        await writer.drain()
+
+    async with server_that(pieces) as url:
+        plane, gaps = control(url, timeout_s=30.0), [0.0]
+        ask = asyncio.create_task(plane.ask("GET", "/api/tags"))
+        while not ask.done():
+            began_s = time.thread_time()
+            await asyncio.sleep(0)
+            gaps.append(time.thread_time() - began_s)
+        assert max(gaps) < sum(gap for gap in gaps if gap > max(gaps) / 100) / 4
+        assert await ask == {}
         await plane.aclose()
 
 

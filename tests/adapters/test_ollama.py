@@ -167,6 +167,14 @@ async def test_a_list_that_is_none_is_an_upstream_error(client, server, odd):
         await client.ps()
 
 
+async def test_more_loaded_models_than_any_machine_has_are_an_upstream_error(client, server):
+    """Each costs a while on the loop, whenever the state is read."""
+    server.get("/api/ps").mock(side_effect=[httpx.Response(200, json={"models": [{}] * n}) for n in (1000, 1001)])
+    assert len(await client.ps()) == 1000
+    with pytest.raises(UpstreamError, match="lists 1001 loaded models"):
+        await client.ps()
+
+
 async def test_a_list_of_nothing_is_empty(client, server):
     """Ollama sends null for it."""
     server.get("/api/ps").respond(json={"models": None})

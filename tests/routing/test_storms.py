@@ -93,6 +93,25 @@ def test_an_ollama_that_refuses_is_asked_a_few_times_and_the_requests_are_told_c
     assert set(statuses) <= {404, 500, 502, 503}
 
 
+@pytest.mark.parametrize("code", [404, 500, 503])
+def test_what_another_client_has_loaded_is_not_asked_for_in_a_storm(code):
+    """It is loaded, and yet a load of it fails: it is left alone like any other model."""
+
+    async def story(one):
+        await send(one.sim.url, "POST", GENERATE, hello(OTHER, tokens=1))
+        await asyncio.sleep(2)
+        one.sim.faults.add("status", times=ALWAYS, route=GENERATE, status=code, model=OTHER)
+        before = len(seen(one, GENERATE))
+        asking = [asyncio.create_task(send(one.router.url, "POST", GENERATE, hello(OTHER, tokens=1))) for _ in range(8)]
+        await asyncio.sleep(SPAN_S)
+        statuses = [task.result().status for task in asking if task.done()]
+        assert len(statuses) == 8
+        assert set(statuses) <= {404, 500, 503}
+        assert len(seen(one, GENERATE)) - before <= 5
+
+    play(story, ALONE)
+
+
 @pytest.mark.parametrize("name", ROWS)
 def test_a_row_of_ps_that_cannot_be_true_causes_no_storm(name):
     """The waits for what it shows poll; nothing is loaded or unloaded again and again."""

@@ -21,7 +21,7 @@ _UNITS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "kB": 10**3, "
 _AMOUNT = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)")
 _HEADING = re.compile(r"([a-z_.]+)(?:\s*\[(\w+)\])?")
 _NO_DEVICE = "No devices were found"
-_MAX_LINES = 10_000
+_MOST_LINES = _MOST_COMMAS = 4000  # each takes a while on the loop
 _PART_BYTES = 1 << 16
 _END_S = 1.0
 
@@ -108,9 +108,11 @@ async def _end(process: asyncio.subprocess.Process, *, is_over: bool) -> None:
 
 def parse_csv(text: str) -> tuple[Gpu, ...]:
     """Return the cards in nvidia-smi's CSV, without those whose memory is unknown (``[N/A]``, ``[GPU is lost]``)."""
-    if text.count("\n") > _MAX_LINES:
-        raise ProbeError(f"the probe's output has more than {_MAX_LINES} lines")
-    rows = [[cell.strip() for cell in line.split(",")] for line in text.splitlines() if "," in line]
+    if text.count("\n") > _MOST_LINES:
+        raise ProbeError(f"the probe's output has more than {_MOST_LINES} lines")
+    if text.count(",") > _MOST_COMMAS:
+        raise ProbeError(f"the probe's output has more than {_MOST_COMMAS} commas")
+    rows = [[cell.strip() for cell in line.split(",")] for line in text.split("\n") if "," in line]
     if not rows:
         raise ProbeError(f"no CSV in the probe's output: {masked(text.strip()[:10000])[:100]!r}")
     at = next((number for number, row in enumerate(rows) if any(cell.startswith("memory.") for cell in row)), None)

@@ -12,7 +12,16 @@ from collections.abc import Iterator, Mapping
 import httpx
 
 from router.adapters.gpu.nvml import UNKNOWN_CONTEXT_BYTES
-from router.adapters.gpu.reading import CachedReading, Cards, ProbeReading, amount_bytes, card_number, usable
+from router.adapters.gpu.reading import (
+    MAX_CARDS,
+    PARTS_AT_ONCE,
+    CachedReading,
+    Cards,
+    ProbeReading,
+    amount_bytes,
+    card_number,
+    usable,
+)
 from router.core.masking import masked
 from router.core.ollama.runner import Gpu
 from router.core.units import MIB
@@ -20,6 +29,7 @@ from router.errors import ProbeError
 
 _PREFIX = "DCGM_FI_DEV_FB_"
 _FIGURES = ("FREE", "USED", "TOTAL", "RESERVED")
+_MOST_LINES = 8 * MAX_CARDS  # of memory: each takes a while on the loop
 _LINE = re.compile(r"^[ \t]*DCGM_FI_DEV_FB_[^\n]*", re.MULTILINE)
 # Anchored, and no two parts can match the same character: linear in the length of the line.
 _LABEL = re.compile(r'[\s,]*(\w+)="((?:[^"\\]|\\.)*)"')
@@ -67,9 +77,12 @@ class PrometheusProbe:
                 raise ProbeError(f"{self._shown} answered with status {response.status_code}")
             if response.headers.get("content-encoding", "identity") != "identity":
                 raise ProbeError(f"{self._shown} answered in an encoding that was not asked for")
-            page = bytearray()
+            page, parts = bytearray(), 0
             async for part in response.aiter_raw():
                 page += part
+                parts += 1
+                if parts % PARTS_AT_ONCE == 0:
+                    await asyncio.sleep(0)
                 if len(page) > self._max_bytes:
                     raise ProbeError(f"{self._shown} is longer than {self._max_bytes} bytes")
             return page.decode("utf-8", "replace")
@@ -93,7 +106,9 @@ def parse_metrics(text: str) -> tuple[Gpu, ...]:
 
 def _samples(text: str) -> Iterator[tuple[str, Mapping[str, str], int]]:
     """Yield figure, labels and bytes of each sample; lines of other metrics and without a number are skipped."""
-    for found in _LINE.finditer(text):
+    for number, found in enumerate(_LINE.finditer(text)):
+        if number >= _MOST_LINES:
+            raise ProbeError(f"the page shows more than {_MOST_LINES} figures of memory")
         line = found[0]
         start, brace, _ = line.partition("{")
         figure = start.strip().removeprefix(_PREFIX)

@@ -55,6 +55,9 @@ class VramProbe(Protocol):
 
 Cards = tuple[tuple[Gpu, ...], tuple[GpuProcess, ...]]
 
+PARTS_AT_ONCE = 500
+"""Thousands of tiny pieces of an answer may have come at one time: others get their turn in between."""
+
 MAX_CARDS = 256
 """More cards than this are no machine, but a page that went wrong; each decision looks at every card."""
 

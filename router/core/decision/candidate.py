@@ -55,7 +55,8 @@ def evaluator(
             return Verdict(variant, VerdictKind.PLACED, need.lower, detail=asked_for, facts=facts)
         resident = usable_resident(facts, request, need, snapshot)
         if resident is not None and resident.options is None:  # another client's: adopted before it is used
-            return _adopted(variant, facts, resident, is_automatic=request.is_automatic)
+            failed = snapshot.barred.get(facts.weights)
+            return _adopted(variant, facts, resident, failed, is_automatic=request.is_automatic)
         if resident is not None:  # case 4
             num_ctx = resident.context_length or 0
             return Verdict(variant, VerdictKind.RESIDENT, num_ctx, resident=resident, facts=facts, detail="loaded")
@@ -69,12 +70,17 @@ def evaluator(
     return evaluate
 
 
-def _adopted(variant: Variant, facts: ModelFacts, resident: Resident, *, is_automatic: bool) -> Verdict:
+def _adopted(
+    variant: Variant, facts: ModelFacts, resident: Resident, failed: str | None, *, is_automatic: bool
+) -> Verdict:
     """Return the verdict on a runner that another client started, of whose options only the context is visible.
 
     A load-only request with the options that will follow takes it over. If they equal the runner's, that costs nothing.
-    If they differ, Ollama reloads it now, under the router's control, and not during a client's request.
+    If they differ, Ollama reloads it now, under the router's control, and not during a client's request. If that has
+    just `failed`, and why, it is left alone as after any load.
     """
+    if failed is not None:  # case 8b
+        return Verdict(variant, VerdictKind.FAILED, resident.context_length or 0, detail=failed, facts=facts)
     waits = (resident.weights,) if resident.in_flight else ()
     is_named = can_complete(facts) and not is_automatic
     options = LoadOptions(num_ctx=resident.context_length if is_named else None)

@@ -15,6 +15,7 @@ from router.errors import UpstreamError
 from router.http.client.response import AnswerHead, UpstreamResponse
 
 MAX_HEADER_BYTES = 64 << 10
+"""Of a head, and of all that comes between two pieces of a body: trailers, and what a chunk says of itself."""
 MAX_HEADERS = 256
 MAX_STATUS = 599
 ParserErrors = (httptools.HttpParserError, httptools.HttpParserUpgrade)
@@ -48,7 +49,7 @@ class AnswerParser(asyncio.Protocol):
         self._parts: list[bytes] = []
         self._response: UpstreamResponse | None = None
         self._on_head: Callable[[], None] | None = None  # called once, at the head or when there will be none
-        self._head_bytes = 0
+        self._head_bytes = 0  # since the last piece of a body
         self._headers: list[tuple[bytes, bytes]] = []
         self._is_head_request = self._until_eof = self._is_keep_alive = self._has_head = False
 
@@ -57,17 +58,28 @@ class AnswerParser(asyncio.Protocol):
         self._has_head = self._is_keep_alive = self._until_eof = False
         self._head_bytes = 0
 
+    def _parse(self, data: bytes) -> bool:
+        """Return whether a head or a piece of the body has come with `data`. Raises ParserErrors."""
+        had_head = self._has_head
+        self._head_bytes += len(data)
+        self._parser.feed_data(data)
+        if self._parts:
+            self._head_bytes = 0
+            return True
+        return self._has_head is not had_head
+
     def on_message_begin(self) -> None:
         if self._response is None:  # a second answer in the same read
             raise ValueError("bytes after the answer's end")
         self._headers = []
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers.append((name.lower(), value))
+        if not self._has_head:  # else it is a trailer, and discarded: there may be any number of them
+            self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
-        headers, self._headers = self._headers, []  # later headers are trailers, and discarded
+        headers, self._headers = self._headers, []
         if status < 200:  # provisional: the final answer follows
             if status == 101:
                 raise ValueError("an upgrade that was not requested")

@@ -170,27 +170,23 @@ class Wire(AnswerParser):
             return
         if is_first:
             self._begin_parsing()
-        if not response.status:
-            self._head_bytes += len(data)
-        until_s = min(self.loop.time() + self._wait_s, self._unwanted_until_s)
-        self.deadline = until_s if self._is_sent else NEVER
         try:
-            self._parser.feed_data(data)
+            has_come = self._parse(data)
         except ParserErrors as exc:
             self._flush(response)
             if self._response is not None:
                 self._fail(UpstreamError(f"the upstream's answer is not valid HTTP: {reason(exc)}"))
                 return
-            self._is_keep_alive = False  # the answer is complete, but garbage followed it: do not reuse the connection
-        if self._parts:
-            self._flush(response)
-        if not response.status:
-            if self._head_bytes > MAX_HEADER_BYTES:
-                self._fail(UpstreamError("the upstream's answer is not valid HTTP: too many headers"))
-            return
-        if is_first and self._response is None and self._is_keep_alive and response.head.status:
-            self._learn(data, response.head)
-        self._hand_over(response)
+            has_come, self._is_keep_alive = True, False  # it is complete, but garbage followed it: not to be used again
+        if has_come and self._is_sent:  # whatever else it sends keeps no deadline away
+            self.deadline = min(self.loop.time() + self._wait_s, self._unwanted_until_s)
+        self._flush(response)
+        if self._head_bytes > MAX_HEADER_BYTES and self._response is not None:
+            self._fail(UpstreamError("the upstream's answer is not valid HTTP: too many headers"))
+        elif response.status:
+            if is_first and self._response is None and self._is_keep_alive and response.head.status:
+                self._learn(data, response.head)
+            self._hand_over(response)
 
     def _repeated(self, response: UpstreamResponse, head: AnswerHead, body: bytes) -> None:
         """Take one complete answer with a cached head (fast path)."""

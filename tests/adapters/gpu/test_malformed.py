@@ -114,6 +114,23 @@ def test_thousands_of_cards_are_no_machine():
         parse_metrics(page)
 
 
+FREE = "DCGM_FI_DEV_FB_FREE"
+
+
+@pytest.mark.parametrize("line", [FREE + "{} 1", FREE + '{gpu="0"} 1', FREE + " 1", FREE])
+def test_a_page_of_countless_figures_is_refused_before_it_is_read_h9(line):
+    """Also if all are of one card: each takes a while on the loop."""
+    with pytest.raises(ProbeError, match="more than 2048 figures"):
+        parse_metrics(f"{line}\n" * 2049)
+
+
+@pytest.mark.parametrize("text", ["," * 4001, ",\x0b" * 5000, "\n" * 4001, "0,GPU-a,n,100 MiB,50 MiB,8.0\x85" * 1000])
+def test_output_of_countless_cells_is_refused_before_it_is_read_h9(text):
+    """In whatever lines."""
+    with pytest.raises(ProbeError, match=r"more than 4000 (lines|commas)"):
+        parse_csv(text)
+
+
 def test_a_card_that_is_listed_twice_counts_once():
     """Two exporters, or a command that prints its table again: the memory is there once."""
     assert len(parse_csv(f"{HEADER}\n{A5000}\n{A5000}")) == 1

@@ -250,6 +250,86 @@ async def test_each_wait_has_its_own_limit_b4() -> None:
         assert len(upstream.gone_at) == 2
 
 
+@pytest.mark.parametrize(
+    "unit", [b"T: v\r\n", b"t", b"HTTP/1.1 102 Processing\r\n\r\n"], ids=["lines", "letters", "102"]
+)
+async def test_a_head_that_never_ends_keeps_no_wait_away_b4(unit: bytes) -> None:
+    """However often something of it comes: nothing of it is an answer."""
+
+    async def script(visit: Visit) -> None:
+        if not unit.startswith(b"HTTP"):
+            await visit.say(b"HTTP/1.1 200 OK\r\n")
+        while not visit.writer.is_closing():
+            await visit.say(unit)
+            await asyncio.sleep(0.01)
+
+    async with raw_upstream(script) as upstream:
+        relay = HttpRelay(upstream.url, first_byte_timeout_s=0.2, idle_timeout_s=0.05)
+        async with asyncio.timeout(30):
+            with pytest.raises(UpstreamTimeout, match=r"did not answer within 0\.2 s"):
+                await relay.open(POST)
+        await relay.aclose()
+
+
+FRAMING = [(b"0\r\n", b"T: v\r\n"), (b"0\r\nT: ", b"v"), (b"1;x=", b"y"), (b"", b"0")]
+FRAMING_IDS = ["trailers", "trailer", "extension", "size"]
+
+
+@pytest.mark.parametrize(("begin", "unit"), FRAMING, ids=FRAMING_IDS)
+async def test_framing_that_never_ends_is_an_error(begin: bytes, unit: bytes) -> None:
+    """Trailers, or what a chunk says of itself: it is not kept, and there is a limit to it."""
+
+    async def script(visit: Visit) -> None:
+        await visit.say(STREAM_HEAD + chunk(b"a") + begin)
+        while not visit.writer.is_closing():
+            await visit.say(unit * (20_000 // len(unit)))
+
+    async with raw_upstream(script) as upstream:
+        relay = HttpRelay(upstream.url)
+        response = await relay.open(POST)
+        assert await response.read() == b"a"
+        async with asyncio.timeout(30):
+            with pytest.raises(UpstreamError, match="not valid HTTP: too many headers"):
+                await response.read()
+        await relay.aclose()
+
+
+@pytest.mark.parametrize(("begin", "unit"), FRAMING, ids=FRAMING_IDS)
+async def test_framing_that_drips_keeps_no_wait_away(begin: bytes, unit: bytes) -> None:
+    """A client gets nothing of it."""
+
+    async def script(visit: Visit) -> None:
+        await visit.say(STREAM_HEAD + chunk(b"a") + begin)
+        while not visit.writer.is_closing():
+            await visit.say(unit)
+            await asyncio.sleep(0.01)
+
+    async with raw_upstream(script) as upstream:
+        relay = HttpRelay(upstream.url, idle_timeout_s=0.2)
+        response = await relay.open(POST)
+        assert await response.read() == b"a"
+        async with asyncio.timeout(30):
+            with pytest.raises(UpstreamTimeout, match=r"sent nothing for 0\.2 s"):
+                await response.read()
+        await relay.aclose()
+
+
+async def test_trailers_are_discarded_e5() -> None:
+    """The answer is what came before them."""
+
+    async def script(visit: Visit) -> None:
+        await visit.say(STREAM_HEAD + chunk(b"a") + b"0\r\nX-Router-Model: x\r\nT: v\r\n\r\n")
+
+    async with raw_upstream(script) as upstream:
+        relay = HttpRelay(upstream.url)
+        for _ in range(2):
+            response = await relay.open(POST)
+            assert await read_all(response) == b"a"
+            assert b"t" not in response.by_name
+        assert upstream.connections == 1
+        await relay.aclose()
+
+
 async def test_a_slow_answer_within_its_limits_is_read_b4() -> None:
     """A cold load sends no header for long: only the first-byte timeout applies then."""
 
