@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import random
 import re
 from collections.abc import Callable, Mapping, Sequence
+from random import getrandbits, random
 from typing import NamedTuple
 
 from router.api.responses import request_headers
@@ -32,31 +32,44 @@ class Tracing:
     `sample` is the part of the traces that begin here that is recorded; of a client's trace the client has decided.
     """
 
-    def __init__(self, sample: float = 1.0, chance: Callable[[], float] = random.random) -> None:
+    def __init__(self, sample: float = 1.0, chance: Callable[[], float] = random) -> None:
         self._sample, self._chance = sample, chance
 
     def begin(self, call: Call, headers: Sequence[Header], by_name: Mapping[bytes, bytes]) -> None:
         """Begin the span of `call`: what goes upstream names it as the parent."""
         if TRACEPARENT not in by_name and TRACESTATE not in by_name:  # common case: nothing to take out
-            span = self._new()
-            call.begin_span(span, call.lines + b"traceparent: %b\r\n" % span.header())
+            self._begin_trace(call, call.lines)
             return
         parent = parent_of(headers, by_name)
-        if parent is not None and not parent.is_sampled:  # recorded by nobody: the client's own header is passed on
+        if parent is None:
+            self._begin_trace(call, _lines_without(headers, by_name, TRACEPARENT, TRACESTATE))
+        elif parent.is_sampled:
+            span = TraceContext(parent.trace_id, _new_span_id(), parent.span_id)
+            call.begin_span(span, _lines_without(headers, by_name, TRACEPARENT) + _line(span.header()))
+        else:  # recorded by nobody: the client's own header is passed on
             call.trace(parent.trace_id)
-            return
-        span = self._new() if parent is None else TraceContext(parent.trace_id, _new_span_id(), parent.span_id)
-        dropped = (TRACEPARENT,) if parent is not None else (TRACEPARENT, TRACESTATE)
-        kept = [header for header in request_headers(headers, by_name) if header[0] not in dropped]
-        call.begin_span(span, header_lines([*kept, (TRACEPARENT, span.header())]))
 
-    def _new(self) -> TraceContext:
-        """Return the first span of a new trace."""
-        return TraceContext(f"{random.getrandbits(128) or 1:032x}", _new_span_id(), "", self._chance() < self._sample)
+    def _begin_trace(self, call: Call, lines: bytes) -> None:
+        """Begin a trace. Of one that is not recorded, nothing is kept but what the next server reads."""
+        trace_id = f"{getrandbits(128) or 1:032x}"
+        if self._chance() < self._sample:
+            span = TraceContext(trace_id, _new_span_id())
+            call.begin_span(span, lines + _line(span.header()))
+        else:
+            call.trace(trace_id, lines + f"traceparent: 00-{trace_id}-{_new_span_id()}-00\r\n".encode())
+
+
+def _lines_without(headers: Sequence[Header], by_name: Mapping[bytes, bytes], *names: bytes) -> bytes:
+    """Return the headers that go upstream, except some."""
+    return header_lines([header for header in request_headers(headers, by_name) if header[0] not in names])
+
+
+def _line(value: bytes) -> bytes:
+    return b"traceparent: %b\r\n" % value
 
 
 def _new_span_id() -> str:
-    return f"{random.getrandbits(64) or 1:016x}"
+    return f"{getrandbits(64) or 1:016x}"
 
 
 def trace_id_of(headers: Sequence[Header], by_name: Mapping[bytes, bytes]) -> str:
