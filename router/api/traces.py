@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from random import getrandbits, random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from os import urandom
+from random import random
 from typing import NamedTuple
 
 from router.api.responses import request_headers
@@ -16,6 +17,8 @@ TRACEPARENT, TRACESTATE = b"traceparent", b"tracestate"
 _FORM = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _NO_TRACE, _NO_PARENT = b"0" * 32, b"0" * 16
 _SAMPLED = 1
+AT_ONCE = 64
+"""Requests for which ids are made at once: that takes half the time."""
 
 
 class Parent(NamedTuple):
@@ -44,19 +47,20 @@ class Tracing:
         if parent is None:
             self._begin_trace(call, _lines_without(headers, by_name, TRACEPARENT, TRACESTATE))
         elif parent.is_sampled:
-            span = TraceContext(parent.trace_id, _new_span_id(), parent.span_id)
+            span = TraceContext(parent.trace_id, next(_DIGITS)[32:], parent.span_id)
             call.begin_span(span, _lines_without(headers, by_name, TRACEPARENT) + _line(span.header()))
         else:  # recorded by nobody: the client's own header is passed on
             call.trace(parent.trace_id)
 
     def _begin_trace(self, call: Call, lines: bytes) -> None:
         """Begin a trace. Of one that is not recorded, nothing is kept but what the next server reads."""
-        trace_id = f"{getrandbits(128) or 1:032x}"
+        digits = next(_DIGITS)
+        trace_id, span_id = digits[:32], digits[32:]
         if self._chance() < self._sample:
-            span = TraceContext(trace_id, _new_span_id())
+            span = TraceContext(trace_id, span_id)
             call.begin_span(span, lines + _line(span.header()))
         else:
-            call.trace(trace_id, lines + f"traceparent: 00-{trace_id}-{_new_span_id()}-00\r\n".encode())
+            call.trace(trace_id, lines + f"traceparent: 00-{trace_id}-{span_id}-00\r\n".encode())
 
 
 def _lines_without(headers: Sequence[Header], by_name: Mapping[bytes, bytes], *names: bytes) -> bytes:
@@ -68,8 +72,14 @@ def _line(value: bytes) -> bytes:
     return b"traceparent: %b\r\n" % value
 
 
-def _new_span_id() -> str:
-    return f"{getrandbits(64) or 1:016x}"
+def _random_digits() -> Iterator[str]:
+    """Yield 48 hexadecimal digits at a time, enough for the ids of a trace and of a span; made for many at once."""
+    while True:
+        digits = urandom(AT_ONCE * 24).hex()
+        yield from (digits[at : at + 48] for at in range(0, len(digits), 48))
+
+
+_DIGITS = _random_digits()
 
 
 def trace_id_of(headers: Sequence[Header], by_name: Mapping[bytes, bytes]) -> str:
