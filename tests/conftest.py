@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,10 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from ollama_simulator.clock import VirtualTimeLoop
+
+TESTS = Path(__file__).parent
+MEASURED = {"core", "adapters", "admin", "api", "backend", "config", "http", "routing"}
+"""The folders whose tests count for the shares of `scripts/coverage_gate.py`: measuring doubles the time of a test."""
 
 # `fast` on each run; `HYPOTHESIS_PROFILE=deep scripts/test tests/core` when a rule has changed.
 settings.register_profile(
@@ -24,6 +29,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("contract")
     group.addoption("--ollama", metavar="URL", default=None, help="run the contract tests against this Ollama as well")
     group.addoption("--data", metavar="DIR", default=None, help="replay the recordings in this folder")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run slow tests first, so that no worker has one left at the end; measure the tests of the rooms only."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    for item in items:
+        if item.path.relative_to(TESTS).parts[0] not in MEASURED:
+            item.add_marker(pytest.mark.no_cover)
+
+
+def pytest_collection_finish() -> None:
+    """Keep what has been collected out of each further garbage collection: there are a million objects of it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -12,14 +12,19 @@ import pytest
 from docs.picture import picture
 from docs.picture import rows as rows_of
 from docs.tables import TABLES, with_table
+from router.app import LAST_SPANS_S
 from router.cli.demo import SAID
 from router.cli.main import COMMANDS
-from router.config import load_config
+from router.config import Usage, load_config
+from router.core.decision.fleet import breaker, rank, retries
 from router.core.decision.verdict import VerdictKind
+from router.routing.fleet import away, choosing, fleet
+from router.telemetry import audit, log
 from tests.test_architecture import ROUTER, SIMULATOR
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+SERVICE = (ROOT / "config/systemd/ollama-router.service").read_text()
 PAGES = [*ROOT.glob("*.md"), *sorted((ROOT / "docs").rglob("*.md"))]
 TOPS = ("router", "ollama_simulator", "tests", "bench", "scripts", "charts", "config", "docs", ".ci", ".github")
 SOURCES = {".py", ".yaml", ".yml", ".md", ".toml", ".c", ""}
@@ -146,6 +151,65 @@ def test_symptom_of_the_readme_is_what_the_router_says(said: str) -> None:
     assert said.strip() in table
     assert any(said in path.read_text() for path in (ROOT / "router").rglob("*.py"))
     assert len(re.findall(r"^\| ", table, re.MULTILINE)) >= 12
+
+
+def whole(seconds: float) -> int:
+    assert seconds == int(seconds)
+    return int(seconds)
+
+
+@pytest.mark.parametrize(
+    ("page", "said"),
+    [
+        ("operations", f"at most {log.REFUSALS} refusals in {whole(log.REFUSALS_S)} seconds"),
+        ("operations", f"each refusal (at most {audit.REFUSALS} in {whole(audit.REFUSALS_S)} seconds)"),
+        ("operations", f"written every {whole(Usage().every_s)} s"),
+        ("operations", f"hangs for {re.findall('^WatchdogSec=(.+)$', SERVICE, re.MULTILINE)[0]} s"),
+        ("fleet", f"| {whole(away.START_S)} s | after the start requests and lists wait"),
+        ("fleet", f"| {whole(choosing.FACTS_S)} s | a request waits for facts"),
+        ("fleet", f"| {whole(fleet.LOOK_S)} s | a waiting request is ranked again"),
+        ("fleet", f"| {whole(rank.COPY_MARGIN_S)} s | a copy must save this much"),
+        ("fleet", f"| {whole(breaker.WINDOW_S)} s, {breaker.LEAST} results, half | a breaker opens"),
+        ("fleet", f"| {whole(breaker.MOST_OPEN_S)} s | a breaker stays open at most"),
+        ("fleet", f"| {whole(retries.WINDOW_S)} s, {retries.FREE} retries | what `fleet.retry_share`"),
+        ("fleet", f"| {whole(away.RETRY_S)} s | Retry-After while the only backend"),
+        ("traces", f"the router waits {['no', 'one', 'two'][whole(LAST_SPANS_S)]} seconds for the last ones"),
+        ("admin-api", "`POST /router/drain?on=true` | `/readyz` says 503"),
+        ("faq", "`X-Router-Strict: true`"),
+    ],
+)
+def test_figures_of_the_documents_are_those_of_the_code(page: str, said: str) -> None:
+    """The ones that are no keys: those stand in tables that the code makes."""
+    text = re.sub(r"\s+", " ", (ROOT / f"docs/{page}.md").read_text())
+    assert said in text
+
+
+FOREIGN = {"docs/clients.md": "of a client", "docs/kubernetes.md": "values of the chart, which tests/chart checks"}
+WITH_YAML = [page for page in PAGES if "```yaml\n" in page.read_text() and name_of(page) not in FOREIGN]
+
+
+@pytest.mark.parametrize("page", WITH_YAML, ids=name_of)
+def test_configurations_of_the_documents_are_valid(page: Path, tmp_path: Path) -> None:
+    """Each block of YAML, with what a reader puts into it; those that name their file belong together."""
+    (tmp_path / "teams").mkdir()
+    (tmp_path / "secret").write_text("1" * 64)
+    files = []
+    for number, text in enumerate(re.findall(r"^```yaml\n(.*?)```", page.read_text(), re.MULTILINE | re.DOTALL)):
+        named = re.match(r"# (\S+\.yaml)\n", text)
+        file = tmp_path / (named[1] if named else f"{number}.yaml")
+        filled = text.replace("<64 hex digits>", "0" * 64)
+        file.write_text(re.sub(r"/run/secrets/[\w-]+", str(tmp_path / "secret"), filled))
+        files.append(file)
+    for file in files:
+        if file.parent.name != "teams":  # which are read by the one that names them
+            load_config(file, env={})
+
+
+def test_fields_of_the_audit_are_documented() -> None:
+    """All of them, in their order."""
+    text = (ROOT / "docs/operations.md").read_text().partition("With `audit.path`")[2].partition("Never a prompt")[0]
+    named = [name for name in re.findall(r"`(\w+)`", text) if name != "traceparent"]
+    assert tuple(named) == audit.AuditLine.__struct_fields__
 
 
 def test_readme_stays_short() -> None:

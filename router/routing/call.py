@@ -204,9 +204,11 @@ class Call(msgspec.Struct, eq=False):
             self.payer = Payer(team.name, key_id, self.request_id, kind, weight=team.share, rules=team)
         return self.payer
 
-    def trace(self, trace_id: str) -> None:
-        """Set the id of the client's trace."""
+    def trace(self, trace_id: str, lines: bytes | None = None) -> None:
+        """Set the id of a trace that is not recorded here, and the headers that go upstream with it, if others."""
         self.trace_id = trace_id
+        if lines is not None:
+            self.lines = lines
 
     def begin_span(self, span: TraceContext, lines: bytes) -> None:
         """Set its span, and the headers that go upstream with it."""

@@ -52,19 +52,15 @@ class Decided(msgspec.Struct, frozen=True, gc=False):
 
 
 class TraceContext(msgspec.Struct, frozen=True, gc=False):
-    """The span of a request. Ids are in hexadecimal; `parent_id` is the client's span, "" if it has none.
-
-    A trace that is not sampled is not recorded here, and the next one is told so.
-    """
+    """The span of a request that is recorded. Ids are in hexadecimal; `parent_id` is the client's span, "" if none."""
 
     trace_id: str
     span_id: str
     parent_id: str = ""
-    is_sampled: bool = True
 
     def header(self) -> bytes:
         """Return the value of `traceparent` for whatever is asked on behalf of the request."""
-        return f"00-{self.trace_id}-{self.span_id}-{'01' if self.is_sampled else '00'}".encode()
+        return f"00-{self.trace_id}-{self.span_id}-01".encode()
 
 
 class Finished(msgspec.Struct, frozen=True, gc=False):

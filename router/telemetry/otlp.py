@@ -10,11 +10,11 @@ from urllib.parse import urlsplit
 
 from router import __version__
 from router.telemetry import semconv
+from router.telemetry.otlp_bytes import NS, head_of
 from router.telemetry.spans import Span
 
 MISSING = "the library opentelemetry is missing (pip install 'ollama-router[otel]')"
 TRACES_PATH = "/v1/traces"
-NS = 1_000_000_000
 
 
 def endpoint_of(url: str) -> str:
@@ -37,6 +37,8 @@ class OtlpExporter:
 
     Headers, certificates and compression are those of OTEL_EXPORTER_OTLP_*, attributes of the resource those of
     OTEL_RESOURCE_ATTRIBUTES and OTEL_SERVICE_NAME.
+
+    Where the library can send what is encoded already, spans are not given to its own encoder.
     """
 
     def __init__(self, url: str, timeout_s: float) -> None:
@@ -51,11 +53,18 @@ class OtlpExporter:
         self._resource = resources.Resource(named).merge(resources.OTELResourceDetector().detect())
         self._scope = scopes.InstrumentationScope("ollama-router", __version__, attributes={"semconv": semconv.GEN_AI})
         self._exporter: Any = http.OTLPSpanExporter(endpoint=endpoint_of(url), timeout=timeout_s)
+        # An internal: a later version may lack it, and gets the spans themselves.
+        self._send_bytes: Any = getattr(getattr(self._exporter, "_client", None), "export", None)
+        scope = self._scope
+        self._head = head_of(dict(self._resource.attributes), scope.name, scope.version, dict(scope.attributes))
 
     def send(self, spans: Sequence[Span]) -> str:
         """Send them; return why they could not be, "" if they were."""
-        result = self._exporter.export([self._readable(span) for span in spans])
-        return "" if result is self._success else "the collector does not answer, or refuses them"
+        if self._send_bytes is not None:
+            is_sent = self._send_bytes(self._head.request(spans)).success
+        else:
+            is_sent = self._exporter.export([self._readable(span) for span in spans]) is self._success
+        return "" if is_sent else "the collector does not answer, or refuses them"
 
     def close(self) -> None:
         """Release its connections."""
@@ -68,7 +77,7 @@ class OtlpExporter:
         return self._sdk.ReadableSpan(
             span.name,
             self._context(span.trace_id, span.span_id),
-            self._context(span.trace_id, span.parent_id, is_remote=True) if span.parent_id else None,
+            self._context(span.trace_id, span.parent_id, is_remote=span.kind == "server") if span.parent_id else None,
             self._resource,
             span.attributes,
             [self._sdk.Event(each.name, each.attributes, round(each.at_s * NS)) for each in span.moments],

@@ -66,7 +66,7 @@ class TraceHook:
         noted.update([(event.request_id, event) for event in decided])
         for event in finished:
             found, span = noted.pop(event.request_id, None), event.span
-            if span is not None and span.is_sampled:
+            if span is not None:
                 self._put(Noted(self._unix_now(), event, found))
         while len(noted) > self._most_waiting:  # of requests whose ends are not reported
             del noted[next(iter(noted))]

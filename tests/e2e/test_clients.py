@@ -43,7 +43,7 @@ def assert_explained(headers, asked=CHAIN):
     assert headers["x-router-reason"].startswith(("resident", "fallback", "fits"))
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def _collected():
     """Collect what a client has left open here, and not during another test."""
     yield

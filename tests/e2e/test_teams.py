@@ -40,7 +40,7 @@ def options_of(folder):
     return {"teams": str(folder / "*.yaml"), "default_team": "nobody"}
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def _collected():
     """Collect what a client has left open here, and not during another test."""
     yield
