@@ -108,7 +108,7 @@ CASES: dict[str, dict[str, Any]] = {
         "front": {"env": dict(zip("ABCDEFGHIJKLMN", AWKWARD, strict=True)), "podAnnotations": {"y": "on"}},
         "node": {"podLabels": {"on": "off"}, "nodeSelector": {"y": "1e3"}, "storage": {"storageClass": "no"}},
         "chains": {"y": ["on:off", "1e3", "null:null"]},
-        "teams": {"1e3": {"team": "on", "chains": {"~": ["y:n"]}}},
+        "teams": {"1e3": {"team": "on", "chains": {"null": ["y:n"]}}},
     },
 }  # fmt: skip
 LONG = "a-release-with-the-longest-name-that-helm-accepts-53c"
@@ -191,6 +191,8 @@ class Rendered:
             if one["metadata"]["name"].endswith("-teams"):
                 for name, text in one["data"].items():
                     (folder / "teams" / name).write_text(text)
+        if not list((folder / "teams").iterdir()):
+            (folder / "teams/existing.yaml").write_text("team: existing")
         file = folder / "config" / "router.yaml"
         file.write_text(self.written(component).replace(MOUNTED, str(folder)))
         return load_config(file, env={name: "pod-0" for name, _ in self.fields(component)})
