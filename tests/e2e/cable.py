@@ -59,11 +59,13 @@ class Facts:
     is_slow: bool = False
 
 
-async def ask(http: httpx.AsyncClient, model: str, tokens: int, begun: Callable[[], None] = lambda: None) -> Seen:
+async def ask(
+    http: httpx.AsyncClient, model: str, tokens: int, begun: Callable[[], None] = lambda: None, url: str = URL
+) -> Seen:
     """Send one request, and read its answer to the end."""
     seen, last_s = Seen(), time.monotonic()
     body = {"model": model, "prompt": f"[[tokens={tokens}]] hello", "options": {"num_ctx": 2048}}
-    async with http.stream("POST", f"{URL}/api/generate", json=body) as answer:
+    async with http.stream("POST", f"{url}/api/generate", json=body) as answer:
         seen.status, headers = answer.status_code, answer.headers
         seen.backend, seen.model = headers.get("x-router-backend", ""), headers.get("x-router-model", "")
         seen.attempts = int(headers.get("x-router-attempts", "1"))
