@@ -12,6 +12,7 @@ from ruamel.yaml import YAML
 from router.config import Config, load_config
 
 MOUNTED = "/etc/ollama-router"
+ADMIN_KEY = "test"
 KEY_SHA256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 AWKWARD = [
     "y",
@@ -196,6 +197,12 @@ class Rendered:
         file = folder / "config" / "router.yaml"
         file.write_text(self.written(component).replace(MOUNTED, str(folder)))
         return load_config(file, env={name: "pod-0" for name, _ in self.fields(component)})
+
+    def volume(self, component: str, name: str) -> dict[str, Any]:
+        """Return a volume of a pod."""
+        (found,) = [one for one in self.pod(component)["volumes"] if one["name"] == name]
+        assert isinstance(found, dict)
+        return found
 
     def fields(self, component: str) -> Iterator[tuple[str, str]]:
         """Yield each environment variable that is a field of the pod, and the field."""
