@@ -12,6 +12,7 @@ from ruamel.yaml import YAML
 from router.config import Config, load_config
 
 MOUNTED = "/etc/ollama-router"
+ADMIN_KEY = "test"
 KEY_SHA256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 AWKWARD = [
     "y",
@@ -108,7 +109,7 @@ CASES: dict[str, dict[str, Any]] = {
         "front": {"env": dict(zip("ABCDEFGHIJKLMN", AWKWARD, strict=True)), "podAnnotations": {"y": "on"}},
         "node": {"podLabels": {"on": "off"}, "nodeSelector": {"y": "1e3"}, "storage": {"storageClass": "no"}},
         "chains": {"y": ["on:off", "1e3", "null:null"]},
-        "teams": {"1e3": {"team": "on", "chains": {"~": ["y:n"]}}},
+        "teams": {"1e3": {"team": "on", "chains": {"null": ["y:n"]}}},
     },
 }  # fmt: skip
 LONG = "a-release-with-the-longest-name-that-helm-accepts-53c"
@@ -191,9 +192,17 @@ class Rendered:
             if one["metadata"]["name"].endswith("-teams"):
                 for name, text in one["data"].items():
                     (folder / "teams" / name).write_text(text)
+        if not list((folder / "teams").iterdir()):
+            (folder / "teams/existing.yaml").write_text("team: existing")
         file = folder / "config" / "router.yaml"
         file.write_text(self.written(component).replace(MOUNTED, str(folder)))
         return load_config(file, env={name: "pod-0" for name, _ in self.fields(component)})
+
+    def volume(self, component: str, name: str) -> dict[str, Any]:
+        """Return a volume of a pod."""
+        (found,) = [one for one in self.pod(component)["volumes"] if one["name"] == name]
+        assert isinstance(found, dict)
+        return found
 
     def fields(self, component: str) -> Iterator[tuple[str, str]]:
         """Yield each environment variable that is a field of the pod, and the field."""

@@ -46,12 +46,12 @@ def test_configurations_load_n11(chart: Rendered, tmp_path: Path) -> None:
 
 @has_nodes
 def test_teams_and_chains_are_those_of_the_values(of: Of, tmp_path: Path) -> None:
-    """Fronts have them; a node is told with each request."""
-    front = of("teams and chains").config("front", tmp_path)
-    assert [file.section.team for file in front.team_files] == ["coding", "web"]
+    """Fronts have both; nodes have the teams, for their parts of the cards, and are told the chain with each request."""
+    front, node = (of("teams and chains").config(component, tmp_path) for component in COMPONENTS)
+    assert [[file.section.team for file in one.team_files] for one in (front, node)] == [["coding", "web"]] * 2
     assert (front.default_team, set(front.chains)) == ("web", {"chat", "qwen3:*"})
     assert front.limits.body_bytes == 134217728
-    assert of("teams and chains").config("node", tmp_path).chains == {}
+    assert node.chains == {}
 
 
 def test_awkward_strings_stay_strings(of: Of) -> None:
@@ -144,7 +144,7 @@ def test_only_fronts_reach_nodes(chart: Rendered, case: str) -> None:
 def test_nodes_have_the_hash_and_fronts_the_key(of: Of) -> None:
     """So a node cannot speak to another one."""
     chart = of("defaults")
-    items = {component: volume(chart, component, "key")["secret"]["items"] for component in COMPONENTS}
+    items = {component: chart.volume(component, "key")["secret"]["items"] for component in COMPONENTS}
     assert items == {"front": [{"key": "key", "path": "key"}], "node": [{"key": "sha256", "path": "sha256"}]}
     data = chart.one("Secret")["stringData"]
     assert len(data["key"]) >= 32
@@ -155,8 +155,8 @@ def test_what_exists_is_used_and_not_made(of: Of) -> None:
     """An existing Secret, ConfigMap, registry and name."""
     chart = of("all that exists")
     assert not chart.all("Secret")
-    assert {volume(chart, component, "key")["secret"]["secretName"] for component in COMPONENTS} == {"fleet-key"}
-    assert volume(chart, "front", "teams")["configMap"]["name"] == "our-teams"
+    assert {chart.volume(component, "key")["secret"]["secretName"] for component in COMPONENTS} == {"fleet-key"}
+    assert {chart.volume(one, "teams")["configMap"]["name"] for one in COMPONENTS} == {"our-teams"}
     assert not [one for one in chart.all("ConfigMap") if one["metadata"]["name"].endswith("-teams")]
     assert {one["metadata"]["name"] for one in chart.objects} >= {"llm", "llm-nodes", "llm-front", "llm-node"}
     assert chart.pod("node")["imagePullSecrets"] == [{"name": "registry"}]
@@ -274,10 +274,3 @@ def selects(labels: dict[str, str], chart: Rendered) -> set[str]:
     """Return the components whose pods have these labels."""
     pods = {one: chart.workload(one)["spec"]["template"]["metadata"]["labels"] for one in COMPONENTS}
     return {component for component, has in pods.items() if labels.items() <= has.items()}
-
-
-def volume(chart: Rendered, component: str, name: str) -> dict[str, Any]:
-    """Return a volume of a pod."""
-    (found,) = [one for one in chart.pod(component)["volumes"] if one["name"] == name]
-    assert isinstance(found, dict)
-    return found

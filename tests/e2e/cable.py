@@ -25,7 +25,10 @@ TOWER, DESK = "chat", "qwen3:8b"
 """What only the tower's card can hold, and what the desk's holds as well, which is the smaller one."""
 
 TOKENS = 100
-LINK_S = 5.0
+LINK_S = 8.0
+MOMENT_S = 1.5
+"""Far less than `LINK_S`, which the connections may be silent: the machine that runs this may be slow."""
+
 DEADLINE_S = 120.0
 
 
@@ -56,11 +59,13 @@ class Facts:
     is_slow: bool = False
 
 
-async def ask(http: httpx.AsyncClient, model: str, tokens: int, begun: Callable[[], None] = lambda: None) -> Seen:
+async def ask(
+    http: httpx.AsyncClient, model: str, tokens: int, begun: Callable[[], None] = lambda: None, url: str = URL
+) -> Seen:
     """Send one request, and read its answer to the end."""
     seen, last_s = Seen(), time.monotonic()
     body = {"model": model, "prompt": f"[[tokens={tokens}]] hello", "options": {"num_ctx": 2048}}
-    async with http.stream("POST", f"{URL}/api/generate", json=body) as answer:
+    async with http.stream("POST", f"{url}/api/generate", json=body) as answer:
         seen.status, headers = answer.status_code, answer.headers
         seen.backend, seen.model = headers.get("x-router-backend", ""), headers.get("x-router-model", "")
         seen.attempts = int(headers.get("x-router-attempts", "1"))
@@ -105,7 +110,7 @@ async def observe(net: Network) -> Facts:
 
         running = await streams(http)
         net.cut("tower")
-        await asyncio.sleep(LINK_S / 3)
+        await asyncio.sleep(MOMENT_S)
         net.mend("tower")
         facts.streams["cut for a moment"] = await asyncio.gather(*running)
         await until(lambda: is_ready(http, "tower"))

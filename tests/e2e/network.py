@@ -7,8 +7,9 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import IO
 
 TOOLS = ("ip", "curl")
@@ -33,6 +34,7 @@ class Network:
     def __init__(self, prefix: str) -> None:
         self.prefix = prefix
         self._names: list[str] = []
+        self._folders: list[Path] = []
         self._started: list[subprocess.Popen[bytes]] = []
 
     def namespace(self, name: str) -> str:
@@ -60,6 +62,14 @@ class Network:
         ip("netns", "add", self.namespace(name))
         self._names.append(name)
 
+    def know(self, name: str, hosts: Mapping[str, Sequence[str]]) -> None:
+        """Let names be resolved on a machine, each to some addresses; `ip netns exec` puts the file in place."""
+        folder = Path("/etc/netns") / self.namespace(name)
+        folder.mkdir(parents=True)
+        self._folders.append(folder)
+        lines = [f"{address} {host}" for host, addresses in hosts.items() for address in addresses]
+        (folder / "hosts").write_text("127.0.0.1 localhost\n" + "".join(f"{line}\n" for line in lines))
+
     def on(self, name: str, *argv: str) -> list[str]:
         """Return the command that runs a program on a machine."""
         return ["ip", "netns", "exec", self.namespace(name), *argv]
@@ -82,6 +92,11 @@ class Network:
     def mend(self, name: str) -> None:
         ip("-n", self._switch, "link", "set", name, "up")
 
+    def part(self, name: str, *addresses: str) -> bool:
+        """Let a machine and others not reach each other, silently; return False where the kernel cannot."""
+        rules = [("INPUT", "-s", one) for one in addresses] + [("OUTPUT", "-d", one) for one in addresses]
+        return all(self._does(name, "iptables", "-A", *rule, "-j", "DROP") for rule in rules)
+
     def lose(self, name: str, part: float) -> bool:
         """Lose this part of the packets that a machine gets; return False where the kernel cannot."""
         rule = ("-m", "statistic", "--mode", "random", "--probability", str(part), "-j", "DROP")
@@ -92,8 +107,8 @@ class Network:
         return self._does(name, "tc", "qdisc", "add", "dev", "eth0", "root", "netem", "delay", f"{delay_ms}ms")
 
     def even(self, name: str) -> None:
-        """Lose and delay nothing any more."""
-        self._does(name, "iptables", "-F", "INPUT")
+        """Lose, delay and part nothing any more."""
+        self._does(name, "iptables", "-F")
         self._does(name, "tc", "qdisc", "del", "dev", "eth0", "root")
 
     def _does(self, name: str, *argv: str) -> bool:
@@ -109,6 +124,10 @@ class Network:
             process.wait()
         for name in self._names:
             ip("netns", "del", self.namespace(name))
+        for folder in self._folders:
+            shutil.rmtree(folder)
+            with suppress(OSError):  # others' are there
+                folder.parent.rmdir()
 
 
 @contextmanager

@@ -109,11 +109,17 @@ priorityClassName: {{ . | quote }}
 {{- toJson $env -}}
 {{- end -}}
 
+{{/* The ConfigMap with the files of the teams; "" = there is none. */}}
+{{- define "ollama-router.teams" -}}
+{{- .Values.existingTeams | default (ternary (printf "%s-teams" (include "ollama-router.fullname" .)) "" (gt (len .Values.teams) 0)) -}}
+{{- end -}}
+
 {{/* What router.yaml of both components has: dict "root" . "section" .Values.node */}}
 {{- define "ollama-router.commonConfig" -}}
 {{- $config := dict "listen" (printf "%s:11435" .root.Values.listenAddress) "admin" (printf "%s:11436" .root.Values.listenAddress) -}}
 {{- $_ := set $config "admin_keys" .root.Values.adminKeys -}}
 {{- $_ := set $config "timeouts" (dict "shutdown_s" .section.drainSeconds) -}}
+{{- if include "ollama-router.teams" .root }}{{ $_ := set $config "teams" "/etc/ollama-router/teams/*.yaml" }}{{ end -}}
 {{- toJson $config -}}
 {{- end -}}
 
@@ -136,7 +142,6 @@ priorityClassName: {{ . | quote }}
 {{- $_ := set $config "backends" (dict "nodes" (dict "kind" "node" "key_file" "/etc/ollama-router/key/key" "discover" $discover)) -}}
 {{- $_ := set $config "store" (dict "path" ":memory:") -}}
 {{- if .Values.chains }}{{ $_ := set $config "chains" .Values.chains }}{{ end -}}
-{{- if or .Values.teams .Values.existingTeams }}{{ $_ := set $config "teams" "/etc/ollama-router/teams/*.yaml" }}{{ end -}}
 {{- $config = mergeOverwrite $config (deepCopy .Values.front.config) -}}
 {{- $hosts := concat ($config.hosts | default list) (ternary .Values.httpRoute.hostnames list .Values.httpRoute.enabled) | uniq -}}
 {{- if $hosts }}{{ $_ := set $config "hosts" $hosts }}{{ end -}}
