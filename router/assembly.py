@@ -42,8 +42,7 @@ class Router:
         shared: SharedQuotas | None = None,
     ) -> None:
         config, book = loaded.config, loaded.book
-        self.telemetry = telemetry
-        self.recent = recent
+        self.telemetry, self.recent = telemetry, recent
         self.accounts, self._shared = accounts, shared
         self.store = build_store(config.store.path, lambda text: telemetry.emit(Notified(text, level="warning")))
         counts = TeamCounts()

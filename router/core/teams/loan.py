@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from router.core.teams.minute import MINUTE_S
+from router.core.teams.pace import Pace, Recent
 from router.core.teams.quotas import Left, Reason, Standing
 from router.core.teams.team import Team
 
@@ -75,65 +75,6 @@ class Lent(msgspec.Struct, frozen=True):
     is_rest: bool
 
 
-class _Pace:
-    """How much there was in the last second."""
-
-    __slots__ = ("_before", "_now", "_second")
-
-    def __init__(self) -> None:
-        self._second = self._now = self._before = 0
-
-    def add(self, now_s: float, count: int) -> None:
-        """Count it."""
-        self._turn_to(int(now_s))
-        self._now += count
-
-    def of(self, now_s: float) -> int:
-        """Return the larger one of this second and the one before it."""
-        self._turn_to(int(now_s))
-        return max(self._now, self._before)
-
-    def _turn_to(self, second: int) -> None:
-        if second != self._second:
-            self._before = self._now if second == self._second + 1 else 0
-            self._second, self._now = second, 0
-
-
-class _Recent:
-    """The requests of the last minute that this router has made, by second: those that the store knows, and others."""
-
-    def __init__(self) -> None:
-        self._counts: dict[int, list[int]] = {}
-
-    def add(self, now_s: float, *, is_known: bool) -> None:
-        """Count one."""
-        second = int(now_s)
-        if (counts := self._counts.get(second)) is None:
-            counts = self._counts[second] = [0, 0]
-            while next(iter(self._counts)) <= second - MINUTE_S:
-                del self._counts[next(iter(self._counts))]
-        counts[not is_known] += 1
-
-    def tell(self, now_s: float) -> int:
-        """Return how many the store does not know; it does from now on."""
-        late = 0
-        for second, counts in self._counts.items():
-            if second > now_s - MINUTE_S:
-                late += counts[1]
-            counts[:] = [counts[0] + counts[1], 0]
-        return late
-
-    def forget(self) -> None:
-        """Note that the store knows none of them."""
-        for counts in self._counts.values():
-            counts[:] = [0, counts[0] + counts[1]]
-
-    @property
-    def has_late(self) -> bool:
-        """Whether there are some that the store does not know."""
-        return any(late for _, late in self._counts.values())
-
-
 class Loan:
     """What this router has of one team's limits, and uses. `floor` tokens were taken on `floor_day` before it began.
 
@@ -153,7 +94,7 @@ class Loan:
         self._kept: tuple[int, int, int, int, int] | None = None  # what was reported, but not answered
         self._last: Lent | None = None
         self._answered_s = 0.0
-        self._pace, self._token_pace, self._recent = _Pace(), _Pace(), _Recent()
+        self._pace, self._token_pace, self._recent = Pace(), Pace(), Recent()
 
     def follow(self, team: Team) -> None:
         """Set the team, which a reload may have changed."""
