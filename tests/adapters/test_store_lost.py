@@ -150,12 +150,12 @@ async def test_a_store_that_cannot_be_used_from_the_beginning_delays_nothing_i1(
 
 async def _http(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     writer.write(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n")
-    await asyncio.sleep(0.1)
     writer.close()
 
 
 async def _closed(server: asyncio.Server) -> None:
     server.close()
+    await asyncio.sleep(0.05)  # for the ends of its connections
 
 
 async def test_routers_that_are_cut_off_add_at_most_one_limit_i2_n10(store: stores.Server) -> None:
