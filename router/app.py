@@ -33,7 +33,8 @@ from router.assembly import Router
 from router.backend.derived import owner_of
 from router.backend.probes import build_probes
 from router.config import Config, Loaded, prepare
-from router.core.teams.quotas import MemoryQuotas, Quotas
+from router.core.teams.memory_quotas import MemoryQuotas
+from router.core.teams.quotas import Quotas
 from router.http.server.asgi import Asgi
 from router.http.server.listener import Listener
 from router.http.server.proxies import Proxies
@@ -42,6 +43,7 @@ from router.wiring import (
     admin_limits,
     admin_lock,
     admin_tls,
+    build_shared,
     build_usage,
     edge_settings,
     listener_tls,
@@ -132,7 +134,7 @@ async def running(
     is_successor: bool = False,
     loaded: Loaded | None = None,
     reload: Reload | None = None,
-    quotas: Quotas | None = None,
+    quotas: MemoryQuotas | None = None,
     unix_now: Callable[[], float] = time.time,
 ) -> AsyncIterator[Running]:
     """Serve `config` until the context ends. With `is_probed`, `probe` is used instead of the configured one, or
@@ -171,8 +173,19 @@ async def running(
     if (traces := trace_hook(config, lambda text: (later(warn, text), None)[1])) is not None:
         every.append(traces)
     telemetry = Telemetry(every, later=asyncio.get_running_loop().call_later)
+    local = quotas or MemoryQuotas(asyncio.get_running_loop().time, unix_now)
+    shared = build_shared(config.shared, local, warn, unix_now, is_first=not is_successor)
+    counts: Quotas = shared or local
+    counts.keep_teams(loaded.book.names)
     router = Router(
-        loaded, probes=given, telemetry=telemetry, recent=recent, outage=outage, accounts=accounts, unix_now=unix_now
+        loaded,
+        probes=given,
+        telemetry=telemetry,
+        recent=recent,
+        outage=outage,
+        accounts=accounts,
+        shared=shared,
+        unix_now=unix_now,
     )
     metrics.watch(Scrape(router.backends.values(), router.stores_up, accounts.lost).gauges)
 
@@ -180,9 +193,7 @@ async def running(
         telemetry.flush()
         return metrics.render()
 
-    counts = quotas or MemoryQuotas(asyncio.get_running_loop().time, unix_now)
-    counts.keep_teams(loaded.book.names)
-    limits = Limits(counts, telemetry.emit)
+    limits = Limits(counts, telemetry.emit, router.notes)
     settings = edge_settings(config)
     edge = Edge(
         router.dispatcher,
@@ -229,8 +240,7 @@ async def running(
         tls=admin_tls(config, tls),
     )
     service = Running(router, clients, admin, loaded, settings, counts)
-    if isinstance(counts, MemoryQuotas) and not is_successor:
-        await accounts.restore(counts.restore)
+    await router.recall(None if is_successor else local)
     # Before the first client can connect, so that its request waits for the state and does not find it half read.
     starting = asyncio.get_running_loop().create_task(router.start())
     router.upkeep.keep("loop_lag", lambda: watch_loop_lag(telemetry))

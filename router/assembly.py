@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from router.adapters.gpu.reading import VramProbe
+from router.adapters.shared_quotas import SharedQuotas
 from router.admin.accounts import Accounts
 from router.admin.configuration import Configuration
 from router.admin.fleet import inspector_of
@@ -15,6 +16,7 @@ from router.backend.backend import Backend
 from router.backend.team_counts import TeamCounts
 from router.config import Loaded
 from router.core.ollama.model import ModelFacts
+from router.core.teams.memory_quotas import MemoryQuotas
 from router.core.teams.rights import forget_permits
 from router.routing.fleet.assembled import routes_to
 from router.routing.fleet.place import Place
@@ -37,11 +39,11 @@ class Router:
         outage: Outage | None = None,
         accounts: Accounts,
         unix_now: Callable[[], float],
+        shared: SharedQuotas | None = None,
     ) -> None:
         config, book = loaded.config, loaded.book
-        self.telemetry = telemetry
-        self.recent = recent
-        self.accounts = accounts
+        self.telemetry, self.recent = telemetry, recent
+        self.accounts, self._shared = accounts, shared
         self.store = build_store(config.store.path, lambda text: telemetry.emit(Notified(text, level="warning")))
         counts = TeamCounts()
         self.backends = {
@@ -54,6 +56,7 @@ class Router:
         self.named = NamedModels(loaded.named, self._catalog_if_up, telemetry)
         self.configuration = Configuration(config, book.serial, book.digest)
         self.inspector = inspector_of(self.routes, telemetry, recent, self.configuration, self.named.notes, outage)
+        self.inspector.add_notes(self.notes)
         self.upkeep, self._loading = Supervisor(telemetry), Supervisor(telemetry)
         self._warned_of: dict[str, str] = {}
 
@@ -66,6 +69,17 @@ class Router:
         """Return the installed models; None while a backend does not answer, since it may have others."""
         is_whole = all(backend.world.is_up for backend in self.backends.values())
         return self.routes.places[0].decisions.catalog() if is_whole else None
+
+    async def recall(self, local: MemoryQuotas | None) -> None:
+        """Find out what teams have used before the first request: today, and of the limits that routers share.
+
+        `local` is None if it knows.
+        """
+        if local is not None:
+            await self.accounts.restore(local.restore)
+        if self._shared is not None:
+            self.upkeep.keep("shared_limits", self._shared.watch)
+            await self._shared.tried()
 
     async def start(self) -> None:
         """Read the state of the backend, and start the background tasks. May be cancelled."""
@@ -111,6 +125,8 @@ class Router:
         """Stop the background tasks and release everything; idempotent."""
         await self._loading.stop()
         await self.upkeep.stop()
+        if self._shared is not None:
+            await self._shared.aclose()
         await asyncio.gather(*(backend.stop(keeps_tags=keeps_tags) for backend in self.backends.values()))
         await self.store.aclose()
         self.telemetry.flush()
@@ -118,4 +134,9 @@ class Router:
 
     def stores_up(self) -> dict[str, bool]:
         """Return which of the stores can be used."""
-        return {**self.accounts.stores_up(), "learned": not self.store.error}
+        shared = {"limits": not self._shared.error} if self._shared is not None else {}
+        return {**self.accounts.stores_up(), **shared, "learned": not self.store.error}
+
+    def notes(self) -> dict[str, object]:
+        """Return further details for `/readyz`."""
+        return {"limits": self._shared.note} if self._shared is not None else {}

@@ -10,10 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from router.adapters.ed25519 import verifier
+from router.adapters.lender import Times
 from router.adapters.outbox import Outbox
+from router.adapters.shared_quotas import SharedQuotas
 from router.adapters.store import LearnedStore, MemoryStore, SqliteStore
 from router.adapters.usage_postgres import PostgresUsage
 from router.adapters.usage_store import SqliteUsage, UsageStore
+from router.adapters.valkey import ValkeyStore
 from router.admin.lock import AdminLock
 from router.admin.pages import page_paths
 from router.api.permissions import Permissions
@@ -21,8 +24,9 @@ from router.api.settings import EdgeSettings
 from router.api.traces import Tracing
 from router.backend.backend import Backend
 from router.backend.endpoint import secret_in
-from router.config import Clients, Config, Usage, require_regular
+from router.config import Clients, Config, Shared, Usage, require_regular
 from router.core.memory.fit_target import version_of
+from router.core.teams.memory_quotas import MemoryQuotas
 from router.core.teams.team import ANYONE
 from router.core.units import MIB
 from router.errors import ConfigError
@@ -61,6 +65,26 @@ def build_usage(usage: Usage, report: Callable[[str], None]) -> UsageStore:
         raise ConfigError(f"usage.postgres_file: found something else in {usage.postgres_file}; {allowed}")
     outbox = Outbox(f"{usage.path}.outbox" if usage.path is not None else None, usage.outbox_mib * MIB)
     return PostgresUsage(url, outbox, usage.keep_days, report=report)
+
+
+def build_shared(
+    shared: Shared,
+    local: MemoryQuotas,
+    report: Callable[[str], None],
+    unix_now: Callable[[], float],
+    *,
+    is_first: bool,
+) -> SharedQuotas | None:
+    """Return the limits that several routers share, None if each counts for itself. Raises ConfigError."""
+    if shared.valkey is None:
+        return None
+    file = shared.password_file
+    password = secret_in(file, "shared.password_file") if file is not None else None
+    if shared.ca is not None:
+        require_regular(shared.ca, "shared.ca", "a PEM file of certificates")
+    store = ValkeyStore(shared.valkey, user=shared.user, password=password, ca=shared.ca)
+    times = Times(shared.connect_s, shared.call_s, shared.hold_s, shared.pause_s)
+    return SharedQuotas(local, store, times, shared.routers, unix_now=unix_now, report=report, is_first=is_first)
 
 
 def edge_settings(config: Config) -> EdgeSettings:

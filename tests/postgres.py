@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 psycopg = pytest.importorskip("psycopg")
@@ -40,6 +41,15 @@ class Server:
 
     def stop(self) -> None:
         self._run("pg_ctl", "-w", "-D", str(self._data), "-m", "immediate", "stop")
+
+    def kill(self) -> None:
+        """End it as a crash does: all of its processes at once, in the middle of what they do."""
+        postmaster = psutil.Process(int((self._data / "postmaster.pid").read_text().split()[0]))
+        processes = [postmaster, *postmaster.children(recursive=True)]
+        for process in processes:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(processes, timeout=30)
 
     def ask(self, statement: str) -> list[tuple[object, ...]]:
         with psycopg.connect(self.url, autocommit=True) as connection:

@@ -82,6 +82,7 @@ HOME = {
     "starlette": {"router/admin"},
     "typer": {"router/cli"},
     "uvloop": {"router/cli"},
+    "valkey": {"router/adapters"},
     "zstandard": {"router/api"},
 }  # fmt: skip
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "base", "manager", "service", "misc"}

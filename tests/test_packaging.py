@@ -22,7 +22,7 @@ import router
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 RUNTIME = [Requirement(text) for text in PROJECT["dependencies"]]
-EXTRAS = ["ssh", "postgres", "otel"]
+EXTRAS = ["ssh", "postgres", "valkey", "otel"]
 LOCKS = ["requirements.lock", *(f"requirements-{name}.lock" for name in ("dev", "build", *EXTRAS))]
 
 # The first versions without a known vulnerability, or with a behaviour of the parser that the router relies on.

@@ -62,6 +62,11 @@ class Inspector:
         self._config_notes = config_notes
         self._outage = outage
         self._is_draining = False
+        self._further: Callable[[], dict[str, Any]] = dict
+
+    def add_notes(self, notes: Callable[[], dict[str, Any]]) -> None:
+        """Set what returns further details for `/readyz`."""
+        self._further = notes
 
     def drain(self, *, is_draining: bool = True) -> None:
         """Make `ready` return False, because the router is about to stop; or True again."""
@@ -228,7 +233,7 @@ class Inspector:
     def ready(self) -> tuple[bool, dict[str, Any]]:
         """Return whether requests can be served, with details for `/readyz`."""
         is_ready, details = self._directory.is_ready()
-        return is_ready and not self._is_draining, {**details, "draining": self._is_draining}
+        return is_ready and not self._is_draining, {**details, **self._further(), "draining": self._is_draining}
 
     def config(self) -> dict[str, Any]:
         """Return the effective configuration, without secrets; not on the loop."""

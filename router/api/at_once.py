@@ -8,7 +8,7 @@ continues in a task; so does an answer that is a stream or has not arrived compl
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Literal, Protocol
 
 import msgspec
@@ -49,11 +49,16 @@ _UNCOMMON = frozenset(b"origin content-encoding x-request-id x-router-strict x-r
 
 
 class Tasks(Protocol):
-    """What continues in a task: sending an answer, or a request that is blocked. `reports` hears of refusals."""
+    """What continues in a task: sending an answer, a request that is blocked, or one whose limits are asked elsewhere.
+
+    `reports` hears of refusals.
+    """
 
     async def send(self, cycle: Cycle, route: Route, answer: Answer) -> None: ...
 
     async def go_on(self, cycle: Cycle, call: Call, blocked: Blocked) -> None: ...
+
+    async def ask(self, cycle: Cycle, call: Call, limits: Callable[[], Awaitable[None]]) -> None: ...
 
     @property
     def reports(self) -> Reports: ...
@@ -124,12 +129,14 @@ class AtOnce:
                 cycle.carrier.loop.time(),
                 self._settings.proxies.client_of(cycle.carrier.client, head.headers),
             )
-            if self.limits is not None:
-                self.limits.admit(call)
+            asking = self.limits.admit(call) if self.limits is not None else None
         except Exception as exc:  # a bug too must be answered and reported
             error = exc if isinstance(exc, RouterError) else failed(cycle)
             self.refuse(cycle, common.route, error)
             self._tasks.reports.refused(cycle, common.route, error, identity)
+            return True
+        if asking is not None:
+            cycle.process_in_task(lambda: self._tasks.ask(cycle, call, asking))
             return True
         if self._tracing is not None:
             self._tracing.begin(call, head.headers, head.by_name)

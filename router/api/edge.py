@@ -197,8 +197,13 @@ class Edge:
     async def _infer(self, exchange: Exchange, route: Route) -> None:
         now_s, client = asyncio.get_running_loop().time(), client_of(exchange.cycle, self._settings.proxies)
         call = await call_of(exchange, self._settings, route, now_s, client)
-        if self._at_once.limits is not None:
-            self._at_once.limits.admit(call)
+        limits = self._at_once.limits
+        await self._admitted(exchange, call, limits.admit(call) if limits is not None else None)
+
+    async def _admitted(self, exchange: Exchange, call: Call, asking: Callable[[], Awaitable[None]] | None) -> None:
+        """Dispatch a call when its team's limits are known to allow it."""
+        if asking is not None:
+            await asking()
         if self._settings.tracing is not None:
             self._settings.tracing.begin(call, exchange.client_headers, exchange.headers)
         else:
@@ -210,6 +215,13 @@ class Edge:
         """Send the answer to a request that began without a task."""
         exchange = self._resumed(cycle)
         await self._guarded(exchange, self._send(exchange, route, answer))
+
+    async def ask(self, cycle: Cycle, call: Call, limits: Callable[[], Awaitable[None]]) -> None:
+        """Continue a request that began without a task, and whose limits are asked elsewhere."""
+        exchange = self._resumed(cycle)
+        exchange.route, exchange.identity = call.route, call.identity
+        await self._guarded(exchange, self._admitted(exchange, call, limits))
+        self.reports.ended(exchange, call.since_s)
 
     async def go_on(self, cycle: Cycle, call: Call, blocked: Blocked) -> None:
         """Continue a request that began without a task and must wait."""
@@ -259,8 +271,9 @@ class Edge:
         """Answer a path that is not in the table as gin and net/http do; `/readyz` is the router's own."""
         if exchange.target == b"/readyz" and exchange.method == "GET":
             is_ready, details = self._directory.is_ready()
-            is_ready = is_ready and not self.is_draining
-            value = {"ready": is_ready, "draining": self.is_draining, **details}
+            is_ready, limits = is_ready and not self.is_draining, self._at_once.limits
+            notes = limits.notes() if limits is not None else {}
+            value = {"ready": is_ready, "draining": self.is_draining, **details, **notes}
             await exchange.answer(200 if is_ready else 503, [(b"content-type", b"application/json")], _encode(value))
         elif isinstance(found, WrongMethod):
             await exchange.answer(405, [(b"allow", found.allow), PLAIN], b"405 method not allowed")

@@ -8,11 +8,11 @@ from __future__ import annotations
 import itertools
 import math
 import secrets
-from collections.abc import Callable, Iterator
-from functools import lru_cache
+from collections.abc import Awaitable, Callable, Iterator
+from functools import lru_cache, partial
 
 from router.core.payload.read import BYTES_PER_TOKEN
-from router.core.teams.quotas import Left, Quotas, Refused, Standing, refusal
+from router.core.teams.quotas import Asking, Granted, Left, Quotas, Refused, Standing, refusal
 from router.http.headers import Header
 from router.routing.call import Call, Released
 from router.telemetry import Rejected
@@ -30,21 +30,39 @@ _EMBEDDINGS = frozenset({"embed", "embeddings", "v1_embeddings"})
 
 
 class Limits:
-    """Counts requests in `quotas`; `emit` receives the refusals."""
+    """Counts requests in `quotas`; `emit` receives the refusals. `notes` returns for `/readyz` how they are counted."""
 
-    def __init__(self, quotas: Quotas, emit: Callable[[Rejected], None]) -> None:
-        self.quotas = quotas
+    def __init__(
+        self,
+        quotas: Quotas,
+        emit: Callable[[Rejected], None],
+        notes: Callable[[], dict[str, object]] = dict,
+    ) -> None:
+        self.quotas, self.notes = quotas, notes
         self._emit = emit
         self._prefix = secrets.token_hex(4)  # after a reload two routers may share the counts
         self._numbers = itertools.count(1)
 
-    def admit(self, call: Call) -> None:
-        """Count a request, which is released at its end. Raise LimitReached if it is above a limit of its team."""
+    def admit(self, call: Call) -> Callable[[], Awaitable[None]] | None:
+        """Count a request, which is released at its end. Raise LimitReached if it is above a limit of its team.
+
+        If that is not known here, return what finds out, and then does the same.
+        """
         team = call.identity.team
         if not team.limits.is_metered:
-            return
+            return None
         request = f"{self._prefix}-{next(self._numbers):x}"  # not the client's own id, which it may use twice
         found = self.quotas.admit(team, request, expected_tokens(call))
+        if isinstance(found, Asking):
+            return partial(self._asked, call, request, found)
+        self._count(call, request, found)
+        return None
+
+    async def _asked(self, call: Call, request: str, asking: Asking) -> None:
+        self._count(call, request, await asking.answer())
+
+    def _count(self, call: Call, request: str, found: Granted | Refused) -> None:
+        team = call.identity.team
         if isinstance(found, Refused):
             self._emit(Rejected(team.name, found.why))
             raise refusal(team, found.why, found.retry_s, tuple(headers_of(found.left)))

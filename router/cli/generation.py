@@ -8,7 +8,7 @@ import math
 from router.admin.actions import Reload
 from router.app import Running, Sockets, running
 from router.config import Loaded
-from router.core.teams.quotas import Quotas
+from router.core.teams.memory_quotas import MemoryQuotas
 from router.telemetry import LogHook
 
 
@@ -20,7 +20,7 @@ class Generation:
         loaded: Loaded,
         log: LogHook,
         sockets: Sockets,
-        quotas: Quotas,
+        quotas: MemoryQuotas,
         *,
         is_successor: bool,
         reload: Reload,

@@ -18,7 +18,7 @@ from router.adapters.ed25519 import verifier
 from router.app import NO_SOCKETS, Running, Sockets
 from router.cli.generation import Generation
 from router.config import Config, Loaded, differences, prepare, summary, watched_files, way_to
-from router.core.teams.quotas import MemoryQuotas
+from router.core.teams.memory_quotas import MemoryQuotas
 from router.errors import ReloadRefused, RouterError
 from router.telemetry import LogHook, Notified
 

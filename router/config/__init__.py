@@ -18,6 +18,7 @@ from router.config.reload import Loaded, changed_keys, differences, meaning_of, 
 from router.config.root import Config
 from router.config.rulebook import Rulebook, rulebook_of
 from router.config.sections import Clients, Defaults, Limits, SnapshotTimes, Store, Switch, TelemetrySection, Timeouts
+from router.config.shared import Shared
 from router.config.summary import summary
 from router.config.team_files import TeamFile
 from router.config.team_section import TeamSection
@@ -49,6 +50,7 @@ __all__ = [
     "Queue",
     "Rulebook",
     "ServerSection",
+    "Shared",
     "SnapshotTimes",
     "StaticGpu",
     "Store",

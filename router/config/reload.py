@@ -129,7 +129,10 @@ def _differences(before: object, after: object, key: str) -> Iterator[str]:
 
 def _outside(config: Config) -> bytes:
     """Return what changes with the content of the files that a router reads when it starts."""
-    paths: Iterable[str | None] = [config.tls.cert, config.tls.key, config.usage.postgres_file]
+    paths: Iterable[str | None] = [
+        *(config.tls.cert, config.tls.key, config.usage.postgres_file),
+        *(config.shared.password_file, config.shared.ca),
+    ]
     for backend in config.backends.values():
         paths = (*paths, backend.ca, backend.bearer_file, backend.basic_file)
     digest = hashlib.sha256()

@@ -27,6 +27,7 @@ from router.config.sections import (
     Timeouts,
     Tls,
 )
+from router.config.shared import Shared
 from router.config.team_checks import BUILT_IN
 from router.config.team_files import TeamFile
 from router.config.team_values import TeamName
@@ -84,6 +85,8 @@ class Config(Section):
     """what each team has used, by hour"""
     audit: Audit = Audit()
     """who has used what, a line for each request"""
+    shared: Shared = Shared()
+    """limits of teams that several routers share"""
     teams: str | None = None
     """files of the teams, a pattern such as teams/*.yaml; null = no teams"""
     default_team: TeamName = BUILT_IN

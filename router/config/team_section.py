@@ -15,7 +15,7 @@ from router.config.keys import KeySection
 from router.config.section import Section
 from router.config.team_values import Amount, MemoryPart, TeamName, Weight
 from router.config.values import AtLeastOne, KeepAlive, ModelPattern, ProxyNetwork, allowed
-from router.core.teams.team import Permission
+from router.core.teams.team import OnLoss, Permission
 
 _TEAM_RIGHTS = ("infer", "read", "manage")
 
@@ -49,6 +49,8 @@ class TeamLimitsSection(Section):
     """requests in the queue; null = no limit"""
     evictions_per_minute: Amount | None = None
     """models of others that its requests may evict in any 60 seconds; null = no limit"""
+    on_loss: OnLoss = "part"
+    """if the store of shared limits cannot be used: part (each router admits its part of them), closed (429)"""
 
 
 class TeamMemorySection(Section):

@@ -77,7 +77,7 @@ class GaugeMetrics:
             "team_lag_seconds", "Seconds of the cards that a team is ahead, by its share.", ("backend", "team")
         )
         self._slots = self._gauge("slots", "Requests that a loaded model takes.", ("backend", "model", "state"))
-        self._stores = self._gauge("store_up", "1 if a store's file can be used, else 0.", ("store",))
+        self._stores = self._gauge("store_up", "1 if a store can be used, else 0.", ("store",))
         self._lost_usage = Counter(
             f"{PREFIX}usage_lost",
             "Requests that are missing in the usage, which could not be written.",

@@ -75,6 +75,37 @@ async def test_two_routers_with_the_same_outbox_add_a_batch_once(database: postg
         await store.aclose()
 
 
+async def test_a_database_that_is_killed_under_load_again_and_again_counts_every_batch_once(
+    database: postgres.Server, tmp_path: Path
+) -> None:
+    """By three routers, of which one keeps in a file what it lacks: whether a batch was written when it died or not."""
+    stores = [store_of(database, tmp_path / "o" if n == 0 else None) for n in range(3)]
+    sent, stop = [0, 0, 0], asyncio.Event()
+
+    async def writer(n: int) -> None:
+        while not stop.is_set():
+            sent[n] += 1
+            assert await stores[n].add(batch(sent[n], key("a"), key("b"), writer=f"w{n}"))
+            await asyncio.sleep(0.002)
+
+    writers = [asyncio.create_task(writer(n)) for n in range(3)]
+    for _ in range(3):
+        await asyncio.sleep(0.3)
+        await asyncio.to_thread(database.kill)
+        await asyncio.sleep(0.1)
+        await asyncio.to_thread(database.start)
+    await asyncio.sleep(0.3)
+    stop.set()
+    await asyncio.gather(*writers)
+    assert min(sent) > 10
+    for store in stores:
+        while not await store.catch_up():  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+    assert await all_of(stores[0], "team") == [(team, sum(sent), 5 * sum(sent)) for team in ("a", "b")]
+    for store in stores:
+        await store.aclose()
+
+
 async def test_what_cannot_be_written_waits_in_the_file_also_across_a_restart_of_the_router(
     database: postgres.Server, tmp_path: Path
 ) -> None:

@@ -16,7 +16,7 @@ from router.core.ollama.routes import TARGETS
 from router.core.payload.read import InferenceRequest
 from router.core.teams.identity import Identities
 from router.core.teams.keys import digest_of
-from router.core.teams.quotas import MemoryQuotas
+from router.core.teams.memory_quotas import MemoryQuotas
 from router.core.teams.team import ANYONE, Identity, Key, Team, TeamLimits
 from router.errors import LimitReached
 from router.http.client.response import UpstreamResponse

@@ -13,6 +13,9 @@ pages."""
 TeamRule = Literal["refuse", "wait", "allow_partial", "passthrough"]
 """What happens if no variant fits, as `defaults.nothing_fits`."""
 
+OnLoss = Literal["part", "closed"]
+"""Each router admits its part of the limits, or none admits a request."""
+
 Permission = Literal["allow", "ignore", "refuse"]
 """Whether a request may ask for something: yes, as if it had not asked, or it is a 403."""
 
@@ -36,6 +39,7 @@ class TeamLimits:
 
     `concurrent` requests under way (waiting ones too), `requests_per_minute` in any 60 s, `tokens_per_day` (read and
     written, by UTC day), `waiting` requests in the queue, `evictions_per_minute` of models that others use.
+    `on_loss`: what of them holds while the store that several routers share cannot be used.
     """
 
     concurrent: int | None = None
@@ -43,6 +47,7 @@ class TeamLimits:
     tokens_per_day: int | None = None
     waiting: int | None = None
     evictions_per_minute: int | None = None
+    on_loss: OnLoss = "part"
 
     is_metered: bool = field(init=False, default=False)
     """True if each request has to be counted; the last two limits are those of the queue."""

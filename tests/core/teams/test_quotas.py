@@ -6,7 +6,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from router.core.teams.quotas import DAY_S, LEASE_S, MOST_TEAMS, Granted, MemoryQuotas, Refused
+from router.core.teams.memory_quotas import MOST_TEAMS, MemoryQuotas
+from router.core.teams.quotas import DAY_S, LEASE_S, Granted, Refused
 from router.core.teams.team import Team, TeamLimits
 
 NOON_S = 20_000 * DAY_S + DAY_S / 2
