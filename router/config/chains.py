@@ -6,10 +6,11 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from router.config.chain_sections import Announce, AutoChains, ChainSection, NothingFits, Prefer, Upgrade
+from router.config.chain_sections import AutoChains, ChainSection
 from router.config.sections import Defaults
 from router.config.values import WILDCARDS
 from router.core.decision.chain import Variant
+from router.core.decision.chain_choices import Announce, NothingFits, Prefer, Upgrade
 from router.core.ollama.model import ModelFacts
 from router.core.ollama.name_patterns import regex_of
 from router.core.ollama.names import ModelName, key_of
