@@ -47,6 +47,7 @@ class NodeCall(msgspec.Struct, frozen=True, kw_only=True):
 
     `chain` ends with the variant that the front has chosen: the node serves that or a bigger one, or declines. With
     `is_final` the chain is the whole one and the node does not decline: it serves what it can, by the rules.
+    Unless it `may_wait` the node also declines where models that are in use would have to be waited for.
     `deadline_s` is how long the request may wait there at most. `hop` is 1: a node passes no request on to another.
     `key_id` and `client` are the team's key and the client's address, for the accounts; "" = none.
     """
@@ -62,6 +63,7 @@ class NodeCall(msgspec.Struct, frozen=True, kw_only=True):
     rules: CallRules
     deadline_s: Seconds
     is_final: bool = False
+    may_wait: bool = True
 
     def to_header(self) -> bytes:
         """Return the value of the header."""

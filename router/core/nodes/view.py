@@ -31,7 +31,8 @@ class NodeResident(msgspec.Struct, frozen=True):
     """A model that is loaded. `held_bytes` is its memory on each of the node's `gpus`, in their order.
 
     `context` 0 = unknown. `is_full`: a request may be sent to it, all of it is on the GPU. `slots` is how many requests
-    it takes at once, 0 = not known yet; `waiting` counts the requests that wait for it. `idle_s` is 0 while it is used.
+    it takes at once, 0 = not known yet; `waiting` counts the requests that wait for it, `wait_s` is how long one more
+    would. `idle_s` is 0 while it is used. `is_kept`: it is unloaded last.
     """
 
     weights: Text
@@ -40,7 +41,9 @@ class NodeResident(msgspec.Struct, frozen=True):
     in_flight: Count = 0
     slots: Count = 0
     waiting: Count = 0
+    wait_s: Seconds = 0.0
     idle_s: Seconds = 0.0
+    is_kept: bool = False
     held_bytes: Annotated[tuple[Bytes, ...], Meta(max_length=MOST_GPUS)] = ()
 
 
@@ -53,7 +56,9 @@ class NodeLoading(msgspec.Struct, frozen=True):
 
 
 class NodeView(msgspec.Struct, frozen=True, kw_only=True):
-    """The state of one node. `boot_id` is another one after each start; `seq` rises with each change within a boot.
+    """The state of one node. `boot_id` is another one after each start; `seq` rises with each view within a boot.
+
+    `version` is the node's own, `ollama` that of its Ollama, "" if it has not answered yet.
 
     `is_up`: its Ollama answers. `wait_s` is how long a load would wait for those before it. `barred` are weights that
     are not loaded now because a load failed, "" = nothing is. The digests are those of its catalog: of the models, and
@@ -65,6 +70,7 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True):
     boot_id: Name
     seq: Number
     version: Short
+    ollama: Short = ""
     is_up: bool
     draining: bool
     memory: MemoryMode
@@ -92,11 +98,11 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True):
 
 def _timeless(view: NodeView) -> tuple[object, ...]:
     residents = tuple(
-        (one.weights, one.context, one.is_full, one.in_flight, one.slots, one.waiting, one.held_bytes)
+        (one.weights, one.context, one.is_full, one.in_flight, one.slots, one.waiting, one.is_kept, one.held_bytes)
         for one in view.residents
     )
     loading = tuple((one.weights, one.context) for one in view.loading)
-    rest = view.boot_id, view.is_up, view.draining, view.memory, view.gpus, view.barred, view.wait_s > 0
+    rest = view.boot_id, view.ollama, view.is_up, view.draining, view.memory, view.gpus, view.barred, view.wait_s > 0
     return (*rest, residents, loading, view.catalog_digest, view.learned_digest)
 
 

@@ -44,7 +44,10 @@ CALL = NodeCall(
     rules=CallRules(nothing_fits="wait", upgrade="never", prefer="speed", max_load_wait_s=60.0, max_num_ctx=32768),
     deadline_s=30.0,
 )
-CATALOG = NodeCatalog.of((NodeModel("small:8b", "d1", 5 << 30, "sha256-a", needs=(NodeNeed(4096, 6 << 30, 3.0),)),))
+SMALL = NodeModel(
+    name="small:8b", digest="d1", size_bytes=5 << 30, weights="sha256-a", needs=(NodeNeed(4096, 6 << 30),), load_s=3.0
+)
+CATALOG = NodeCatalog.of((SMALL,))
 DECLINED = NodeDeclined(
     error="big:70b: too big",
     node="gpu-a",
@@ -168,7 +171,7 @@ def test_time_alone_does_not_make_another_state() -> None:
 
 def test_digests_tell_models_from_what_was_learned() -> None:
     model = CATALOG.models[0]
-    learned = NodeCatalog.of((msgspec.structs.replace(model, needs=(NodeNeed(4096, 7 << 30, 3.0),)),))
+    learned = NodeCatalog.of((msgspec.structs.replace(model, needs=(NodeNeed(4096, 7 << 30),)),))
     other = NodeCatalog.of((msgspec.structs.replace(model, digest="d2"),))
     assert learned.catalog_digest == CATALOG.catalog_digest
     assert learned.learned_digest != CATALOG.learned_digest
@@ -183,27 +186,28 @@ def test_the_order_of_models_does_not_change_a_digest() -> None:
 def test_chains_can_be_derived_from_what_a_node_tells_of_a_model() -> None:
     facts = ModelFacts(
         "small:8b-q4", "d", 5 << 30, "llama", "8.0B", "Q4_K_M", frozenset({"completion", "tools"}), "sha256-a",
+        parameters={"num_ctx": "8192", "num_gpu": -1, "stop": ["x"]},
         info={"general.architecture": "llama", "llama.context_length": 131072, "general.parameter_count": 8.03e9},
     )  # fmt: skip
     told = NodeModel.of(facts).facts()
     for field in ("name", "digest", "size_bytes", "family", "capabilities", "weights", "parameter_count"):
         assert getattr(told, field) == getattr(facts, field)
-    assert told.context_length == 131072
+    assert (told.context_length, told.arch) == (131072, "llama")
+    assert told.parameters == {"num_ctx": 8192, "num_gpu": -1}
 
 
 @pytest.mark.parametrize(
-    ("num_ctx", "need_bytes"), [(None, 100), (4096, 100), (8192, 200), (6144, 150), (2048, 50), (16384, 400)]
+    ("num_ctx", "need_bytes"), [(4096, 100), (8192, 200), (6144, 150), (2048, 50), (16384, 600), (12288, 400), (0, 0)]
 )
-def test_what_is_needed_between_two_contexts_lies_on_a_line(num_ctx: int | None, need_bytes: int) -> None:
-    model = NodeModel("m", "d", 1, "w", needs=(NodeNeed(4096, 100, 3.0), NodeNeed(8192, 200, 3.0)))
-    found = model.need(num_ctx)
-    assert found is not None
-    assert found.need_bytes == need_bytes
+def test_what_is_needed_between_two_contexts_lies_on_a_line(num_ctx: int, need_bytes: int) -> None:
+    needs = (NodeNeed(4096, 100, 120), NodeNeed(8192, 200, 220), NodeNeed(12288, 400, 420))
+    found = msgspec.structs.replace(SMALL, needs=needs).need(num_ctx)
+    assert found == NodeNeed(num_ctx, need_bytes, need_bytes + 20)
 
 
-def test_what_is_needed_may_be_unknown() -> None:
-    model = NodeModel("m", "d", 1, "w")
-    assert (model.need(None), model.need(4096)) == (None, None)
+def test_what_is_needed_may_be_known_for_one_context_or_none() -> None:
+    assert SMALL.need(8192) == SMALL.needs[0]
+    assert msgspec.structs.replace(SMALL, needs=()).need(4096) is None
 
 
 def test_a_kind_of_verdict_that_is_not_known_here_is_none() -> None:
