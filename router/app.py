@@ -42,6 +42,7 @@ from router.wiring import (
     admin_limits,
     admin_lock,
     admin_tls,
+    build_node,
     build_usage,
     edge_settings,
     listener_tls,
@@ -184,6 +185,7 @@ async def running(
     counts.keep_teams(loaded.book.names)
     limits = Limits(counts, telemetry.emit)
     settings = edge_settings(config)
+    node = build_node(config, router.routes.places[0], router.rules)
     edge = Edge(
         router.dispatcher,
         router.directory,
@@ -193,6 +195,7 @@ async def running(
         team_limits=limits,
         rules=router.rules,
         clock=unix_now,
+        node=node,
     )
     where = config.listen.host, config.listen.port
     proxies = Proxies(config.trusted_proxies) if config.proxy_protocol else None
@@ -235,6 +238,8 @@ async def running(
     starting = asyncio.get_running_loop().create_task(router.start())
     router.upkeep.keep("loop_lag", lambda: watch_loop_lag(telemetry))
     router.upkeep.keep("dashboard", board.watch)
+    if node is not None:
+        router.upkeep.keep("node_models", node.watch)
     router.upkeep.keep("reminders", lambda: remind(lambda: open_doors(service.config), warn))
     try:
         if is_successor:
@@ -247,7 +252,7 @@ async def running(
                 yield service
             finally:
                 # First the readiness, so that load balancers stop sending; then the requests; then what they use.
-                edge.drain()
+                edge.stop()
                 router.inspector.drain()
                 if service.has_successor:  # whose admin pages are the ones to see; else they show the drain
                     router.retire()

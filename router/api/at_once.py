@@ -110,7 +110,8 @@ class AtOnce:
             return False
         cycle.request_id, identity = self._next_id(), ANYONE
         try:
-            identity = self._door.identify(cycle)
+            front = self._door.call_of(head)
+            identity = self._door.identify(cycle, front)
             check_route(identity, common.route)
             call = read_call(
                 body,
@@ -123,6 +124,7 @@ class AtOnce:
                 head.by_name,
                 cycle.carrier.loop.time(),
                 self._settings.proxies.client_of(cycle.carrier.client, head.headers),
+                front=front,
             )
             if self.limits is not None:
                 self.limits.admit(call)

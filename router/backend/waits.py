@@ -64,17 +64,25 @@ class Waits:
         self._over: list[tuple[Ticket, GoOn]] = []  # whose waits have ended in this turn of the loop
 
     async def wait(
-        self, key: Hashable, decide: Callable[[], Decision], since_s: float, payer: Payer = NOBODY, *, unused: str = ""
+        self,
+        key: Hashable,
+        decide: Callable[[], Decision],
+        since_s: float,
+        payer: Payer = NOBODY,
+        *,
+        unused: str = "",
+        joined: Callable[[], None] = lambda: None,
     ) -> str:
         """Let a request wait; return when it should be decided again.
 
         The result is the weights that it was let in to ("" = none), which it enters before it awaits anything. Raises
         Busy after `queue.wait_s`, in which the time does not count while the request's own model loads, and what `join`
         raises. `payer` is charged the switches that it causes; `unused` are weights that it was let in to, and did not
-        enter.
+        enter. `joined` is called when it stands in the line.
         """
         turn: asyncio.Future[str] = self._loop.create_future()
         ticket = self._join(key, decide, since_s, payer, unused, turn, _nobody)
+        joined()
         turn.add_done_callback(partial(self._ended, ticket))
         try:
             if turn.done():  # then awaiting it would not pause, and the request would still be in the line

@@ -72,6 +72,14 @@ class ChainRules:
         )
         """False if no answer is announced, so that nothing has to be looked up for one."""
 
+    @classmethod
+    def only(cls, rule: ChainRule) -> ChainRules:
+        """Return rules with one chain, for a request that brings its own."""
+        rules = cls({}, Defaults())
+        rules._by_key = {key_of(rule.name): rule}
+        rules.is_announcing = rule.announce != "off"
+        return rules
+
     @property
     def named(self) -> tuple[tuple[str, tuple[Variant, ...]], ...]:
         """The chains that have a name of their own and list their variants: clients see them as models."""

@@ -19,6 +19,7 @@ from router.core.teams.team import ANYONE, Identity
 from router.http.client.response import UpstreamRequest, UpstreamResponse
 from router.http.headers import Header
 from router.routing.destination import Destination, Rename
+from router.routing.nodes.front_call import FrontCall
 from router.routing.ruled import RuledChain
 from router.routing.visit import Visit
 from router.telemetry import TraceContext
@@ -37,6 +38,8 @@ class Call(msgspec.Struct, eq=False):
     `limits_left` is what is left of the team's limits, which its answer says, and `on_end` is called with how it ended
     and its status, if it counts towards any. `payer` is what the switches that it causes are charged to, `card_s` its
     share of the time that it occupied a runner with `vram_bytes` of VRAM (None if it used none that the router knows).
+    `front` is what a front says with it, None for a client's own; `has_acted` is whether something has been done for it
+    that others may feel.
 
     This and the other classes here are structs because one of each is built per request, and a dataclass takes three
     times as long.
@@ -81,6 +84,8 @@ class Call(msgspec.Struct, eq=False):
     span: TraceContext | None = None
     visit: Visit | None = None  # where it is, if there are several backends
     known_beginning: bytes | None = None  # see `beginning`
+    front: FrontCall | None = None
+    has_acted: bool = False
     # Both are read at every step, so they are not looked up each time: the name of the team that asks, and False for a
     # request without a prompt, which Ollama answers at once however many others are at work.
     team: str = ""
@@ -95,7 +100,22 @@ class Call(msgspec.Struct, eq=False):
         if self.identity is ANYONE:
             self.identity = rules.anyone
             self.team = rules.anyone.team.name
-        self.rules, self.chain_rules = rules, rules.chains_of(self.identity.team)
+        self.rules = rules
+        self.chain_rules = rules.chains_of(self.identity.team) if self.front is None else self.front.rules
+
+    @property
+    def has_elsewhere(self) -> bool:
+        """True if its front has other nodes and smaller variants for it: what does not fit here may fit there."""
+        return self.front is not None and not self.front.told.is_final
+
+    @property
+    def may_decline(self) -> bool:
+        """True while it may still be sent back to its front: it has others, and nothing has been done for it here."""
+        return self.front is not None and not (self.has_acted or self.front.told.is_final)
+
+    def act(self) -> None:
+        """Record that something is done for it from now on: it is served here, or fails here."""
+        self.has_acted = True
 
     @property
     def passed_over(self) -> PassedOver:
@@ -154,6 +174,7 @@ class Call(msgspec.Struct, eq=False):
     ) -> None:
         """Record that it has entered a resident, which uses up its turn in the queue, and what its team is charged."""
         self.resident, self.choice, self.let_in_to, self.started = tracked, choice, "", started
+        self.has_acted = True
 
     def leave(self, now_s: float) -> Tracked | None:
         """Clear resident, choice and destination; return the resident to release, if there is one."""
@@ -183,6 +204,7 @@ class Call(msgspec.Struct, eq=False):
     def mark_sent(self, served: str, reason: str, now_s: float) -> None:
         """Record that it is sent to the model `served` at loop time `now_s`."""
         self.attempts += 1
+        self.has_acted = True
         self.served, self.reason = served, reason
         if self.resident is not None:
             self.entered = self.resident.meter.enter(now_s)

@@ -75,7 +75,7 @@ class Decisions:
         self._decided: dict[Hashable, Decision] = {}
         self._destinations: dict[Hashable, Destination] = {}
         self._epoch = -1
-        self._recent: dict[tuple[str, str], None] = {}  # team and name
+        self._recent: dict[tuple[str, str], ChainRules | None] = {}  # team and name → the rules that a front has sent
         self._standings = Standings(backend.now)
         self._conversations = conversations or Conversations(defaults.conversations)
 
@@ -203,7 +203,7 @@ class Decisions:
     def forget(self, teams: Collection[str]) -> None:
         """Forget what was decided: the rules in force are others, and `teams` are those that there are."""
         self._epoch = -1
-        self._recent = {key: None for key in self._recent if key[0] in teams}
+        self._recent = {key: rules for key, rules in self._recent.items() if key[0] in teams}
 
     def _forget_what_changed(self) -> None:
         """Clear the caches in a new epoch."""
@@ -222,17 +222,17 @@ class Decisions:
         """Note where a request is sent as a turn of its conversation; for a chain that has other variants."""
         self._conversations.note(call, destination.variant)
 
-    def remember_chain(self, chain: RuledChain, team: str) -> None:
-        """Remember `chain` as recently requested by the team of that name."""
+    def remember_chain(self, chain: RuledChain, team: str, rules: ChainRules | None = None) -> None:
+        """Remember `chain` as recently requested by the team of that name; `rules` if a front has sent them."""
         key = team, chain.name
         self._recent.pop(key, None)  # to the end: the first one is the longest unasked
-        self._recent[key] = None
+        self._recent[key] = rules
         if len(self._recent) > RECENT_CHAINS:
             del self._recent[next(iter(self._recent))]
 
     def recent_chains(self) -> list[tuple[str, ChainRules]]:
         """Return the names of the most recently requested chains, with the rules in force by which they are found."""
-        return [(name, self._chains.rules_of(Team(team))) for team, name in self._recent]
+        return [(name, rules or self._chains.rules_of(Team(team))) for (team, name), rules in self._recent.items()]
 
 
 def _keep(cache: dict[Hashable, T], key: Hashable, value: T) -> None:

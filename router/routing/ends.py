@@ -11,7 +11,7 @@ import msgspec
 
 from router.core.decision.chain import Chain
 from router.core.decision.verdict import Decision, Outcome
-from router.errors import LoadFailed, RouterError, UpstreamError
+from router.errors import LoadFailed, Misdirected, RouterError, UpstreamError
 from router.http.client.response import UpstreamResponse
 from router.routing.call import Call, Released
 from router.telemetry import Decided, Finished, Telemetry
@@ -112,6 +112,8 @@ def _classify(call: Call, error: BaseException) -> tuple[str, int, str]:
     """Return outcome, status, and the phase in which the client left ("" if it did not)."""
     if isinstance(error, asyncio.CancelledError):
         return ("client_gone", 499, call.phase) if call.is_gone() else ("shutdown", 503, "")
+    if isinstance(error, Misdirected):
+        return "declined", error.status, ""
     if isinstance(error, RouterError):
         is_upstream = isinstance(error, (UpstreamError, LoadFailed))
         return "upstream_error" if is_upstream else "shed", error.status, ""
