@@ -13,7 +13,7 @@ from router.core.ollama.model import ModelFacts
 from router.core.ollama.runner import Gpu, LoadOptions
 from router.routing.fleet.place import Place
 
-LOOK_S = 1.0
+LOOK_S = 0.25
 """How often it is checked whether models, cards, or what was learned have changed."""
 
 AT_ONCE = 16
