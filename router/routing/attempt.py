@@ -176,13 +176,13 @@ class Attempts:
 
         async def wait() -> str:
             try:
-                return await self._line.wait(*asking, unused=unused, joined=call.act)
+                return await self._line.wait(*asking, unused=unused, wait_s=call.wait_s, joined=call.act)
             except Busy as error:
                 raise _refused(call, error) from None
 
         def join(go_on: GoOn) -> Ticket:
             try:
-                ticket = self._line.join(*asking, go_on=go_on, unused=unused)
+                ticket = self._line.join(*asking, go_on=go_on, unused=unused, wait_s=call.wait_s)
             except Busy as error:
                 raise _refused(call, error) from None
             call.act()

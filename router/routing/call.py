@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import msgspec
@@ -112,6 +113,11 @@ class Call(msgspec.Struct, eq=False):
     def may_decline(self) -> bool:
         """True while it may still be sent back to its front: it has others, and nothing has been done for it here."""
         return self.front is not None and not (self.has_acted or self.front.told.is_final)
+
+    @property
+    def wait_s(self) -> float:
+        """How long it may wait here at most, if its front says."""
+        return self.front.told.deadline_s if self.front is not None else math.inf
 
     def act(self) -> None:
         """Record that something is done for it from now on: it is served here, or fails here."""

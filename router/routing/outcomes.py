@@ -159,7 +159,11 @@ class Outcomes:
         # 4. Wait, unless the time for it is over, or no time would be enough. The memory that a load of others takes is
         # in no book for a while.
         is_final = is_lasting(decision, gpus := self._world.cards.gpus) and not call.has_elsewhere
-        wait_s = self._wait_s if rule == "wait" else max(self._contest.in_flux_s, self._world.loads.in_flux_s)
+        wait_s = (
+            min(self._wait_s, call.wait_s)
+            if rule == "wait"
+            else max(self._contest.in_flux_s, self._world.loads.in_flux_s)
+        )
         if not is_final and self._now() - call.since_s < wait_s:
             return Blocked("room", lambda: asyncio.sleep(LOOK_AGAIN_S))
         call.mark_refused(self._now())

@@ -133,6 +133,37 @@ def test_a_call_that_has_waited_is_never_declined():
     assert play(story) == (503, [BIG])
 
 
+def test_a_call_waits_until_its_deadline_and_others_for_longer():
+    """What its front has left of the time, if that is less than the node's own."""
+
+    async def story(node):
+        working = busy(node)
+        await asyncio.sleep(4)
+        long = asyncio.create_task(node.ask(call_for(OTHER, deadline_s=100.0), hello(OTHER)))
+        began_s = asyncio.get_running_loop().time()
+        short = await node.ask(call_for(OTHER, deadline_s=2.0), hello(OTHER))
+        took_s = asyncio.get_running_loop().time() - began_s
+        assert "queued for 2 s" in short.json()["error"]
+        return short.status, round(took_s, 1), (await long).status, (await working).status
+
+    assert play(story) == (503, 2.0, 200, 200)
+
+
+def test_a_call_for_memory_waits_until_its_deadline():
+    """With `nothing_fits: wait` as well."""
+
+    async def story(node):
+        began_s = asyncio.get_running_loop().time()
+        rules = CallRules("wait", "never", "balanced", 60.0)
+        node.one.sim.cards.set_foreign(0, 23000 * MIB)
+        await asyncio.sleep(3)
+        call = call_for(BIG, rules=rules, deadline_s=3.0, is_final=True)
+        reply = await node.ask(call, hello(BIG))
+        return reply.status, 2 < asyncio.get_running_loop().time() - began_s - 3 < 5
+
+    assert play(story) == (503, True)
+
+
 def test_a_final_call_is_served_by_the_rules_of_its_chain():
     """It is refused, or spills if its chain allows that: never declined."""
 
