@@ -13,6 +13,7 @@ from router.config.chains import ChainRule, ChainRules
 from router.config.fleet import FleetSection
 from router.config.load import config_file, effective, load_config, schema, team_schema
 from router.config.named import models_named
+from router.config.discover import Discover
 from router.config.places import Places
 from router.config.reload import Loaded, changed_keys, differences, meaning_of, prepare, watched_files, way_of, way_to
 from router.config.root import Config
@@ -38,6 +39,7 @@ __all__ = [
     "Clients",
     "Config",
     "Defaults",
+    "Discover",
     "FairnessSection",
     "FleetSection",
     "Gpus",

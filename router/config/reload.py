@@ -135,7 +135,7 @@ def _outside(config: Config) -> bytes:
     """Return what changes with the content of the files that a router reads when it starts."""
     paths: Iterable[str | None] = [config.tls.cert, config.tls.key, config.usage.postgres_file]
     for backend in config.backends.values():
-        paths = (*paths, backend.ca, backend.bearer_file, backend.basic_file)
+        paths = (*paths, backend.ca, backend.bearer_file, backend.basic_file, backend.key_file)
     digest = hashlib.sha256()
     for path in paths:
         digest.update(_content(path))

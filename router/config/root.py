@@ -100,6 +100,12 @@ class Config(Section):
     _node_keys: tuple[bytes, ...] = PrivateAttr(default=())
 
     @property
+    def nodes(self) -> BackendSection | None:
+        """The backend of a front: where its nodes are; None if the router has Ollamas of its own."""
+        first = next(iter(self.backends.values()))
+        return first if first.is_nodes else None
+
+    @property
     def keys_of_admins(self) -> tuple[Key, ...]:
         """The keys of `admin_keys` with their hashes."""
         return self._admin_keys
@@ -135,6 +141,7 @@ class Config(Section):
 
 def inconsistencies(config: Config) -> Iterator[Problem]:
     """Yield a problem for every place where settings contradict each other."""
+    yield from _kinds(config)
     yield from _same_urls(config)
     yield from _node(config)
     yield from _addresses(config)
@@ -144,11 +151,19 @@ def inconsistencies(config: Config) -> Iterator[Problem]:
     yield from _files(config)
 
 
+def _kinds(config: Config) -> Iterator[Problem]:
+    """Yield a problem for nodes beside other backends: a front has none of its own."""
+    if len(config.backends) > 1:
+        for name, backend in config.backends.items():
+            if backend.is_nodes:
+                yield Problem(("backends", name, "kind"), "node", "node for the only backend: a front has no others")
+
+
 def _same_urls(config: Config) -> Iterator[Problem]:
     """Two backends with one Ollama would take its memory from each other."""
     seen: dict[str, str] = {}
     for name, backend in config.backends.items():
-        if (first := seen.setdefault(backend.url.rstrip("/"), name)) != name:
+        if not backend.is_nodes and (first := seen.setdefault(backend.url.rstrip("/"), name)) != name:
             yield Problem(("backends", name, "url"), backend.url, f"an Ollama of its own, not that of backends.{first}")
 
 
@@ -174,6 +189,8 @@ def _addresses(config: Config) -> Iterator[Problem]:
     if config.listen == config.admin and config.listen.port != 0:
         yield Problem(("admin",), str(config.admin), "an address other than listen")
     for name, backend in config.backends.items():
+        if backend.is_nodes:
+            continue
         upstream = urlsplit(backend.url)
         local = upstream.hostname in (config.listen.host, "localhost", "127.0.0.1", "::1")
         reachable = config.listen.is_loopback or config.listen.host in ("0.0.0.0", "::", upstream.hostname)
