@@ -116,7 +116,7 @@ class Decisions:
         self, request: InferenceRequest, chain: RuledChain, team: str = "", kept: int | None = None
     ) -> Decision:
         """Return the decision for a request of the team of that name under the current state."""
-        alike = msgspec.structs.replace(request, prompt_bytes=_rounded_bytes(request))
+        alike = msgspec.structs.replace(request, prompt_bytes=rounded_bytes(request))
         return choose(alike, chain, self._snapshot_for(team), self._rules_for(chain), self._upgrades(chain, kept))
 
     def to_wait_by(self, call: Call, chain: RuledChain) -> tuple[Hashable, Callable[[], Decision]]:
@@ -174,7 +174,7 @@ class Decisions:
 
     def key(self, request: InferenceRequest, chain: Chain, team: str = "", kept: int | None = None) -> Hashable:
         """Return the cache key of a decision: requests with equal keys get equal decisions."""
-        return chain, _shape(request), self._chains.asking(team), kept
+        return chain, shape_of(request), self._chains.asking(team), kept
 
     # --- destinations ------------------------------------------------------------------------------------------
 
@@ -198,7 +198,7 @@ class Decisions:
         so is what other backends say of its first variant.
         """
         request, rules, team = call.request, call.chain_rules, self._chains.asking(call.team)
-        return rules, request.model, call.strict, call.route.kind, *_shape(request), call.passed_over, team
+        return rules, request.model, call.strict, call.route.kind, *shape_of(request), call.passed_over, team
 
     def forget(self, teams: Collection[str]) -> None:
         """Forget what was decided: the rules in force are others, and `teams` are those that there are."""
@@ -253,11 +253,12 @@ def is_settled(decision: Decision) -> bool:
     return decision.chosen.kind is VerdictKind.RESIDENT and VerdictKind.HELD_BACK not in kinds
 
 
-def _shape(request: InferenceRequest) -> tuple[Hashable, ...]:
-    """Return what a decision depends on besides the chain; of the prompt, in how many steps `_rounded_bytes` is."""
+def shape_of(request: InferenceRequest) -> tuple[Hashable, ...]:
+    """Return what a decision depends on besides the chain; of the prompt, in how many steps `rounded_bytes` is."""
     steps = -(-request.prompt_bytes // PROMPT_STEP_BYTES)
     return request.num_ctx, request.options, request.needs, request.is_automatic, steps, request.num_predict
 
 
-def _rounded_bytes(request: InferenceRequest) -> int:
+def rounded_bytes(request: InferenceRequest) -> int:
+    """Return the size of the prompt that is decided for: the next step."""
     return -(-request.prompt_bytes // PROMPT_STEP_BYTES) * PROMPT_STEP_BYTES

@@ -1,8 +1,8 @@
 """Nodes behind a Service in Kubernetes: its EndpointSlices, listed and then watched.
 
 A watch tells changes only, and one that happens while none is open is never told. So whenever a watch ends, breaks off
-or says 410, everything is listed again, and the whole set replaced. Only endpoints that are ready count, each by the UID
-of its pod: an address may soon be another pod's.
+or says 410, everything is listed again, and the whole set replaced. Only endpoints that are ready count, each by the
+UID of its pod: an address may soon be another pod's.
 """
 
 from __future__ import annotations
