@@ -18,7 +18,6 @@ from router.admin.actions import Actions, Reload
 from router.admin.askers import Askers
 from router.admin.chat import Chat
 from router.admin.feed import Feed
-from router.admin.fleet_board import board_of
 from router.admin.focus import Price
 from router.admin.outage import Outage
 from router.admin.pages import Parts, admin_app
@@ -29,7 +28,7 @@ from router.admin.totals import Totals
 from router.api.edge import Edge
 from router.api.limits import Limits
 from router.api.settings import EdgeSettings
-from router.assembly import Router
+from router.assembly import Assembled, FrontRouter, Router
 from router.backend.derived import owner_of
 from router.backend.probes import build_probes
 from router.config import Config, Loaded, prepare
@@ -72,7 +71,7 @@ class Sockets(NamedTuple):
 class Running:
     """A router that serves. `grace_s` is how long requests may continue when it stops."""
 
-    router: Router
+    router: Assembled
     clients: Listener
     admin: Listener
     loaded: Loaded
@@ -145,7 +144,8 @@ async def running(
     """
     loaded = loaded or prepare(config, verify=verifier())
     tls = listener_tls(config)
-    given = (probes or {next(iter(config.backends)): probe}) if is_probed else build_probes(config)
+    is_front = config.nodes is not None
+    given = {} if is_front else (probes or {next(iter(config.backends)): probe}) if is_probed else build_probes(config)
     recent = RecentDecisions(config.telemetry.decisions_kept, unix_now=unix_now)
 
     def warn(text: str) -> None:
@@ -172,10 +172,20 @@ async def running(
     if (traces := trace_hook(config, lambda text: (later(warn, text), None)[1])) is not None:
         every.append(traces)
     telemetry = Telemetry(every, later=asyncio.get_running_loop().call_later)
-    router = Router(
-        loaded, probes=given, telemetry=telemetry, recent=recent, outage=outage, accounts=accounts, unix_now=unix_now
+    router: Assembled = (
+        FrontRouter(loaded, telemetry, recent, accounts)
+        if is_front
+        else Router(
+            loaded,
+            probes=given,
+            telemetry=telemetry,
+            recent=recent,
+            outage=outage,
+            accounts=accounts,
+            unix_now=unix_now,
+        )
     )
-    metrics.watch(Scrape(router.backends.values(), router.stores_up, accounts.lost).gauges)
+    metrics.watch(Scrape(router.backends.values(), router.stores_up, accounts.lost, router.nodes).gauges)
 
     def exposition() -> tuple[bytes, str]:
         telemetry.flush()
@@ -208,7 +218,7 @@ async def running(
         proxies=proxies,
         on_refused=edge.reports.refused_early,
     )
-    board = board_of(router.routes, router.inspector, totals, timeline, unix_now)
+    board = router.board(totals, timeline)
 
     def set_draining(is_draining: bool) -> None:
         edge.drain(is_draining=is_draining)

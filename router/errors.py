@@ -180,6 +180,13 @@ class UpstreamAway(UpstreamError):
     """No backend that could serve the request answers; it was sent to none of them."""
 
 
+class NoNodeAnswers(UpstreamAway):
+    """A front can use none of its nodes."""
+
+    status = 503
+    code = "no_node"
+
+
 class LoadFailed(RouterError):
     """The upstream answered a load with an error; the message is Ollama's own text."""
 

@@ -10,17 +10,22 @@ from router.telemetry import CardReading, Gauges, ResidentReading, SlotsReading
 
 
 class Scrape:
-    """Reads all backends. `stores_up` returns which stores can be used, `lost` what is missing in usage and audit."""
+    """Reads all backends. `stores_up` returns which stores can be used, `lost` what is missing in usage and audit.
+
+    `nodes` counts those of a front.
+    """
 
     def __init__(
         self,
         backends: Collection[Backend],
         stores_up: Callable[[], dict[str, bool]],
         lost: Callable[[], tuple[int, int]],
+        nodes: Callable[[], dict[str, int]] = dict,
     ) -> None:
         self._backends = backends
         self._stores_up = stores_up
         self._lost = lost
+        self._nodes = nodes
         self._teams: set[tuple[str, str]] = set()
 
     def gauges(self) -> Gauges:
@@ -39,6 +44,7 @@ class Scrape:
                 for card, held in tracked.held_bytes.items()
             ),
             stores_up=self._stores_up(),
+            nodes=self._nodes(),
             usage_lost=usage_lost,
             audit_lost=audit_lost,
             lags_s={(one.name, row.team): row.lag_s for one in self._backends for row in one.line.shares.rows()},

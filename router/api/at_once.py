@@ -31,10 +31,8 @@ from router.http.server.cycle import Cycle, Phase
 from router.http.server.heads import Head
 from router.http.server.hosts import HostRule
 from router.routing.call import Answer, Call
-from router.routing.dispatching import Dispatching
+from router.routing.dispatching import Begun, Dispatching
 from router.routing.outcomes import Blocked
-from router.routing.queued import Queued
-from router.routing.underway import Underway
 
 logger = logging.getLogger("router.api")
 
@@ -206,17 +204,17 @@ class _Taken:
         self._at_once = at_once
         self._cycle = cycle
         self._call = call
-        self._underway: Underway | Queued | None = None
+        self._underway: Begun | None = None
 
-    def go(self, started: Underway | Queued | Blocked | RouterError) -> None:
+    def go(self, started: Begun | Blocked | RouterError) -> None:
         """Continue according to the result of the first attempt."""
-        if isinstance(started, (Underway, Queued)):
+        if isinstance(started, Blocked):
+            self._at_once.go_on(self._cycle, self._call, started)
+        elif isinstance(started, RouterError):
+            self._at_once.refuse(self._cycle, self._call.route, started, self._call.tries)
+        else:
             self._underway = started
             self._cycle.process_with(self)
-        elif isinstance(started, Blocked):
-            self._at_once.go_on(self._cycle, self._call, started)
-        else:
-            self._at_once.refuse(self._cycle, self._call.route, started, self._call.tries)
 
     def reply(self, answer: Answer | RouterError | Blocked | None) -> None:
         """Receive the result from the dispatcher. Never raises, because the upstream's connection calls it."""

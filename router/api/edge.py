@@ -39,7 +39,7 @@ from router.http.headers import Header
 from router.http.server.cycle import ClientGone, Cycle
 from router.http.server.hosts import HostRule
 from router.routing.call import Answer, Call
-from router.routing.directory import Directory
+from router.routing.directing import Directing
 from router.routing.dispatching import Dispatching
 from router.routing.nodes.front_call import FrontCall
 from router.routing.outcomes import Blocked
@@ -62,7 +62,7 @@ class Edge:
     def __init__(
         self,
         dispatcher: Dispatching,
-        directory: Directory,
+        directory: Directing,
         settings: EdgeSettings | None = None,
         *,
         report: Callable[[str], None] = logger.warning,

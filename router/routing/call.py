@@ -216,6 +216,10 @@ class Call(msgspec.Struct, eq=False):
             self.entered = self.resident.meter.enter(now_s)
         self.queue_s = now_s - self.since_s if self.has_waited else 0.0
 
+    def note_served(self, served: str, reason: str, queue_s: float) -> None:
+        """Record what the router that has served it says: by which variant, why, and how long it waited in all."""
+        self.served, self.reason, self.queue_s = served, reason, queue_s
+
     def paying(self) -> Payer:
         """Return what the switches that it causes are charged to."""
         if self.payer is None:

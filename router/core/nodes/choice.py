@@ -66,16 +66,25 @@ class Choice:
 
         `left_out` knows the breakers, None if none is open. What they leave out is asked if nobody else can serve.
         """
-        for position, one in enumerate(wanted.variants):
-            if not one.is_able:
-                continue
-            if not (failed or left_out) and (found := self._holder(wanted, position, conversation)) is not None:
-                return found
-            for leaves_out in (left_out, None) if left_out is not None else (None,):
+        for leaves_out in (left_out, None) if left_out is not None else (None,):
+            for position, one in enumerate(wanted.variants):
+                if not one.is_able:
+                    continue
+                if not (failed or leaves_out) and (found := self._holder(wanted, position, conversation)) is not None:
+                    return found
                 offers = list(self._offers(wanted, one, now_s, failed, leaves_out))
                 if offers and (best := self._best(offers, conversation)) is not None:
                     return self._pick(wanted, position, best)
         return None
+
+    def last_resort(self, wanted: Wanted, now_s: float, failed: Collection[str] = ()) -> str | None:
+        """Return the node that is to do what it can where no variant can be served: one that has most of the memory.
+
+        None if requests may go to none.
+        """
+        usable = [one for one in self._index if one.is_usable and one.name not in failed]
+        offers = [offer_of(state, wanted, now_s, self._own) for state in usable]
+        return rank(offers, 0, self._load_factor)[0].place if offers else None
 
     def ranked(self, wanted: Wanted, now_s: float) -> tuple[Ranked, ...]:
         """Return all nodes for a plain request, the best first, each with a reason."""

@@ -81,9 +81,13 @@ class Failures:
 
     def begin(self, offer: Offer) -> None:
         """Note that a request goes to a place: after a breaker was open it is the trial."""
+        chosen = offer.chosen
+        self.begin_at(offer.place, chosen.variant.model if chosen is not None else "")
+
+    def begin_at(self, place: str, model: str) -> None:
+        """Note the same by the names of the place and of the model that is expected to serve ("" = none is)."""
         if self.breakers:
-            chosen = offer.chosen
-            self.breakers.begin(offer.place, chosen.variant.model if chosen is not None else "", self._now())
+            self.breakers.begin(place, model, self._now())
 
     def answered(self, call: Call) -> None:
         """Count an answer that is no error of the server."""

@@ -58,6 +58,11 @@ class Place:
         """True if its Ollama answers, and its state has been read."""
         return self.backend.world.is_up and not self.backend.is_starting
 
+    @property
+    def total_bytes(self) -> int:
+        """The memory of its cards."""
+        return sum(gpu.total_bytes for gpu in self.backend.cards.gpus or ())
+
     def has_model(self, name: str) -> bool:
         """Return whether a model of that name was installed when its Ollama last answered."""
         return is_name(name) and key_of(name) in self.backend.world.catalog

@@ -1,0 +1,147 @@
+"""A request that was sent to a node, until the head of its answer arrives."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from router.core.nodes.declined import STATUS as DECLINED
+from router.core.ollama.listings import SERVER_ERROR
+from router.errors import NoNodeAnswers, UpstreamError
+from router.http.client.response import UpstreamResponse
+from router.routing.call import Answer, Call, Released
+from router.routing.destination import router_headers
+from router.routing.ends import Ends
+from router.routing.fleet.failures import Failures
+from router.routing.front.going import Going
+from router.routing.front.own import UnderWay
+from router.routing.underway import Reply
+from router.telemetry import Decided
+
+UNAUTHORIZED = 401
+Out = Callable[[Going, str], None]
+"""Notes that a node cannot be used, and why."""
+
+
+class Forward:
+    """A request under way. `reply` is called once, not after `give_up`: with the answer, the error, or None if it is to
+    go to another node.
+    """
+
+    __slots__ = ("_call", "_ends", "_failures", "_going", "_is_counted", "_now", "_out", "_own", "_reply", "_upstream")
+
+    def __init__(
+        self,
+        call: Call,
+        going: Going,
+        reply: Reply,
+        ends: Ends,
+        failures: Failures,
+        own: UnderWay,
+        out: Out,
+        now: Callable[[], float],
+    ) -> None:
+        self._call, self._going, self._reply = call, going, reply
+        self._ends, self._failures, self._own, self._out, self._now = ends, failures, own, out, now
+        self._upstream: UpstreamResponse | None = None
+        self._is_counted = False
+
+    def sent(self, upstream: UpstreamResponse) -> None:
+        """Set the response in which the answer will arrive, and count the request."""
+        self._upstream, self._is_counted = upstream, True
+        self._own.enter(self._going.node.name, self._going.weights)
+
+    def on_head(self) -> None:
+        """Handle the head of the answer, or that there will be none. Never raises: a connection calls it."""
+        upstream = self._upstream
+        assert upstream is not None
+        try:
+            came = self._came(upstream)
+        except Exception as error:
+            upstream.close()
+            self._leave()
+            if isinstance(error, UpstreamError) and self._failures.moves(self._call, error):
+                self._reply(None)
+            else:
+                self._reply(self._ends.fault(self._call, error, UpstreamError))
+            return
+        self._reply(came)
+
+    def _came(self, upstream: UpstreamResponse) -> Answer | None:
+        """Return the answer; None if the request goes to another node. Raises UpstreamError if there is none."""
+        if not upstream.status:
+            upstream.raise_error()
+        if upstream.status == UNAUTHORIZED:  # a fault of this fleet, and none of the client's
+            self._out(self._going, "it does not accept the key of this front (401)")
+            raise NoNodeAnswers(f"{self._going.node.name} does not accept the key of this front")
+        if self._is_to_go_on(upstream):
+            upstream.close()
+            self._leave()
+            return None
+        if upstream.status < SERVER_ERROR:
+            self._failures.answered(self._call)
+        return self._answer(upstream)
+
+    def _is_to_go_on(self, upstream: UpstreamResponse) -> bool:
+        if upstream.status == DECLINED:
+            return _declined(self._call, self._going)
+        return upstream.status >= SERVER_ERROR and self._failures.moves(self._call, upstream)
+
+    def _answer(self, upstream: UpstreamResponse) -> Answer:
+        call, going, by_name = self._call, self._going, upstream.by_name
+        now_s = self._now()
+        served = by_name.get(b"x-router-model", b"").decode("latin-1") or going.model or call.request.model
+        reason = by_name.get(b"x-router-reason", b"").decode("latin-1")
+        there_s = _whole(by_name.get(b"x-router-queue-ms", b"")) / 1000
+        call.note_served(served, reason, call.queue_s + there_s)
+        headers = router_headers(call.request.model, served, reason, call.queue_s, going.node.name)
+        if call.tries > 1:
+            headers.append((b"x-router-attempts", b"%d" % call.tries))
+        if position := by_name.get(b"x-router-position"):
+            headers.append((b"x-router-position", position))
+        if reason:
+            self._ends.report_decision(call, decided(call, going, reason))
+        ttft_s = now_s - call.since_s
+
+        def on_release(released: Released) -> None:
+            self._leave()
+            self._ends.report_end(call, released, upstream.status, ttft_s)
+
+        return Answer(upstream.status, headers, upstream, limits_left=call.limits_left, on_release=on_release)
+
+    def _leave(self) -> None:
+        if self._is_counted:
+            self._is_counted = False
+            self._own.leave(self._going.node.name, self._going.weights)
+
+    def give_up(self, *, is_gone: bool = True) -> None:
+        """Cancel the request at the node: its client has left, or the router stops."""
+        if self._upstream is not None:
+            self._upstream.close()
+        self._leave()
+        self._call.give_up(is_gone=is_gone)
+        self._ends.report_failure(self._call, asyncio.CancelledError())
+
+
+def _declined(call: Call, going: Going) -> bool:
+    """Note that a node has declined a request before it has changed anything; it goes on to the next one."""
+    assert call.visit is not None
+    if going.is_final and going.node.name in call.visit.failed:
+        raise NoNodeAnswers(f"{going.node.name} has declined the request twice, and no other node can serve it")
+    call.visit.leave(has_failed=True)
+    call.move()
+    return True
+
+
+def decided(call: Call, going: Going, reason: str) -> Decided:
+    """Return the event for what a node has decided, by what its answer says."""
+    outcome = "fallback" if reason.startswith("fallback") else "passthrough" if going.chain is None else "exact"
+    if reason.startswith(("passthrough", "allow_partial")):
+        outcome = "passthrough"
+    chain = going.chain.name if going.chain is not None else ""
+    cause = reason if reason in ("resident", "fits") else outcome
+    return Decided("", "", call.request.model, call.served, reason, outcome, chain, cause)
+
+
+def _whole(value: bytes) -> int:
+    return int(value) if value.isdigit() and len(value) < 12 else 0
