@@ -41,11 +41,11 @@ class Failures:
         """Set what knows whether another place than those that have failed could serve a call."""
         self._others = others
 
-    def moves(self, call: Call, failure: Exception | UpstreamResponse) -> bool:
+    def moves(self, call: Call, failure: Exception | UpstreamResponse, *, is_free: bool = False) -> bool:
         """Count that a request has failed where it is; return True if another place gets it.
 
-        Nothing has been sent to its client by then. A request moves at most `fleet.retries` times, and only while
-        retries are a small part of all requests.
+        Nothing has been sent to its client by then. A request moves at most `fleet.retries` times, and unless it
+        `is_free` only while retries are a small part of all requests.
         """
         visit = call.visit
         if visit is None or not visit.place:
@@ -53,7 +53,9 @@ class Failures:
         self._count(visit.place, call, failure)
         if not is_worth_another_place(failure) or len(visit.failed) >= self._settings.retries:
             return False
-        if not self._others(call, (*visit.failed, visit.place)) or not self.budget.take(self._now()):
+        if not self._others(call, (*visit.failed, visit.place)):
+            return False
+        if not (is_free or self.budget.take(self._now())):
             return False
         visit.leave(has_failed=True)
         call.move()

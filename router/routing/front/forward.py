@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from router.core.nodes.declined import STATUS as DECLINED
 from router.core.ollama.listings import SERVER_ERROR
-from router.errors import NoNodeAnswers, UpstreamError
+from router.errors import NoNodeAnswers, UpstreamError, UpstreamTimeout
 from router.http.client.response import UpstreamResponse
 from router.routing.call import Answer, Call, Released
 from router.routing.destination import router_headers
@@ -28,7 +28,7 @@ class Forward:
     go to another node.
     """
 
-    __slots__ = ("_call", "_ends", "_failures", "_going", "_is_counted", "_now", "_out", "_own", "_reply", "_upstream")
+    __slots__ = ("_call", "_ends", "_failures", "_going", "_now", "_out", "_own", "_reply", "_upstream")
 
     def __init__(
         self,
@@ -44,12 +44,10 @@ class Forward:
         self._call, self._going, self._reply = call, going, reply
         self._ends, self._failures, self._own, self._out, self._now = ends, failures, own, out, now
         self._upstream: UpstreamResponse | None = None
-        self._is_counted = False
 
     def sent(self, upstream: UpstreamResponse) -> None:
-        """Set the response in which the answer will arrive, and count the request."""
-        self._upstream, self._is_counted = upstream, True
-        self._own.enter(self._going.node.name, self._going.weights)
+        """Set the response in which the answer will arrive."""
+        self._upstream = upstream
 
     def on_head(self) -> None:
         """Handle the head of the answer, or that there will be none. Never raises: a connection calls it."""
@@ -60,7 +58,7 @@ class Forward:
         except Exception as error:
             upstream.close()
             self._leave()
-            if isinstance(error, UpstreamError) and self._failures.moves(self._call, error):
+            if isinstance(error, UpstreamError) and self._failures.moves(self._call, error, is_free=is_cut_off(error)):
                 self._reply(None)
             else:
                 self._reply(self._ends.fault(self._call, error, UpstreamError))
@@ -110,9 +108,7 @@ class Forward:
         return Answer(upstream.status, headers, upstream, limits_left=call.limits_left, on_release=on_release)
 
     def _leave(self) -> None:
-        if self._is_counted:
-            self._is_counted = False
-            self._own.leave(self._going.node.name, self._going.weights)
+        self._own.leave(self._call)
 
     def give_up(self, *, is_gone: bool = True) -> None:
         """Cancel the request at the node: its client has left, or the router stops."""
@@ -121,6 +117,11 @@ class Forward:
         self._leave()
         self._call.give_up(is_gone=is_gone)
         self._ends.report_failure(self._call, asyncio.CancelledError())
+
+
+def is_cut_off(error: UpstreamError) -> bool:
+    """Return whether a node is not there: what it had goes on elsewhere, all of it, since that happens once."""
+    return not isinstance(error, UpstreamTimeout)
 
 
 def _declined(call: Call, going: Going) -> bool:

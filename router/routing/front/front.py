@@ -19,7 +19,7 @@ from router.routing.ends import Ends
 from router.routing.fleet.failures import Failures
 from router.routing.fleet.fleet import NEXT
 from router.routing.front.choosing import Choosing
-from router.routing.front.forward import Forward
+from router.routing.front.forward import Forward, is_cut_off
 from router.routing.front.going import Going
 from router.routing.front.members import Members
 from router.routing.front.own import UnderWay
@@ -67,6 +67,7 @@ class Front:
         try:
             return self._attempt(call, reply)
         except Exception as error:
+            self._own.leave(call)
             return self._ends_at(call).fault(call, error)
 
     async def dispatch(self, call: Call, blocked: Blocked | None = None) -> Answer:
@@ -79,11 +80,13 @@ class Front:
                     return found
                 blocked = found
         except BaseException as error:
+            self._own.leave(call)
             self._ends_at(call).report_failure(call, error)
             raise
 
     def abandon(self, call: Call) -> None:
         """Report the end of a request whose task was cancelled before it began."""
+        self._own.leave(call)
         if not call.is_ended:
             self._ends_at(call).report_failure(call, asyncio.CancelledError())
 
@@ -111,7 +114,8 @@ class Front:
         """Return True if a request goes on to another node, since its own cannot be reached; leave that one out."""
         if call.visit is not None and (node := self._members.named(call.visit.place)) is not None:
             self._members.lost(node, error.message, is_out=True)
-        return self._failures.moves(call, error)
+        self._own.leave(call)
+        return self._failures.moves(call, error, is_free=is_cut_off(error))
 
     async def _attempt_and_wait(self, call: Call, connected: Connected | None) -> Answer | Blocked:
         head: asyncio.Future[Came] = asyncio.get_running_loop().create_future()
@@ -144,6 +148,7 @@ class Front:
         visit = call.visit
         assert visit is not None
         visit.enter(going.node.name, self._now())
+        self._own.enter(call, going.node.name, going.weights)
         self._failures.begin_at(going.node.name, going.model)
         return self._send(call, going, reply, connected.connection if connected is not None else None)
 
