@@ -41,7 +41,6 @@ from router.wiring import (
     admin_limits,
     admin_lock,
     admin_tls,
-    build_node,
     build_usage,
     edge_settings,
     listener_tls,
@@ -195,7 +194,6 @@ async def running(
     counts.keep_teams(loaded.book.names)
     limits = Limits(counts, telemetry.emit)
     settings = edge_settings(config)
-    node = build_node(config, router.routes.places[0], router.rules)
     edge = Edge(
         router.dispatcher,
         router.directory,
@@ -205,7 +203,7 @@ async def running(
         team_limits=limits,
         rules=router.rules,
         clock=unix_now,
-        node=node,
+        node=router.node,
     )
     where = config.listen.host, config.listen.port
     proxies = Proxies(config.trusted_proxies) if config.proxy_protocol else None
@@ -248,8 +246,6 @@ async def running(
     starting = asyncio.get_running_loop().create_task(router.start())
     router.upkeep.keep("loop_lag", lambda: watch_loop_lag(telemetry))
     router.upkeep.keep("dashboard", board.watch)
-    if node is not None:
-        router.upkeep.keep("node_models", node.watch)
     router.upkeep.keep("reminders", lambda: remind(lambda: open_doors(service.config), warn))
     try:
         if is_successor:

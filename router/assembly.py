@@ -16,6 +16,7 @@ from router.admin.outage import Outage
 from router.admin.reporting import Boarding, Reporting
 from router.admin.timeline import Timeline
 from router.admin.totals import Totals
+from router.api.node import Node
 from router.backend.backend import Backend
 from router.backend.team_counts import TeamCounts
 from router.config import Loaded
@@ -29,7 +30,7 @@ from router.routing.front.assembled import front_routes
 from router.routing.named import NamedModels
 from router.routing.ruled import RulesInForce
 from router.telemetry import Notified, RecentDecisions, Reloaded, Supervisor, Telemetry
-from router.wiring import build_store, version_warnings
+from router.wiring import build_node, build_store, version_warnings
 
 
 class Assembled:
@@ -39,6 +40,8 @@ class Assembled:
     dispatcher: Dispatching
     directory: Directing
     inspector: Reporting
+    node: Node | None = None
+    """What fronts ask of this router; None if it is not a node."""
 
     def __init__(self, loaded: Loaded, telemetry: Telemetry, recent: RecentDecisions, accounts: Accounts) -> None:
         config, book = loaded.config, loaded.book
@@ -132,6 +135,7 @@ class Router(Assembled):
         self._inspector = self.inspector = inspector_of(
             self.routes, telemetry, recent, self.configuration, self.named.notes, outage
         )
+        self.node = build_node(config, self.routes.places[0], self.rules)
         self._warned_of: dict[str, str] = {}
 
     @property
@@ -147,6 +151,8 @@ class Router(Assembled):
     async def start(self) -> None:
         """Read the state of the backend, and start the background tasks. May be cancelled."""
         await super().start()
+        if self.node is not None:
+            self.upkeep.keep("node_models", self.node.watch)
         # At once, so that one that is away does not hold up the others.
         await asyncio.gather(*(place.backend.start(partial(self._ollama_came, place)) for place in self.routes.places))
         for place in self.routes.places:

@@ -10,10 +10,10 @@ from router.config.backends import BackendSection, Probe, ServerSection, StaticG
 from router.config.chain_sections import AutoChains, ChainSection, VariantSection
 from router.config.chain_warnings import Knowledge
 from router.config.chains import ChainRule, ChainRules
+from router.config.discover import Discover
 from router.config.fleet import FleetSection
 from router.config.load import config_file, effective, load_config, schema, team_schema
 from router.config.named import models_named
-from router.config.discover import Discover
 from router.config.places import Places
 from router.config.reload import Loaded, changed_keys, differences, meaning_of, prepare, watched_files, way_of, way_to
 from router.config.root import Config

@@ -168,7 +168,10 @@ def _same_urls(config: Config) -> Iterator[Problem]:
 
 
 def _node(config: Config) -> Iterator[Problem]:
-    """Yield a problem for a node with several backends: what it says of itself is about one Ollama."""
+    """Yield a problem for a node with several backends: what it says of itself is about one Ollama, and its own."""
+    if config.node.name is not None and config.nodes is not None:
+        found = f"{config.node.name}, whose backend is other nodes"
+        yield Problem(("node", "name"), Description(found), "null: a front is not a node, and passes nothing on twice")
     if config.node.name is not None and len(config.backends) > 1:
         found = f"{config.node.name}, with {len(config.backends)} backends"
         yield Problem(

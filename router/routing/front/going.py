@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import lru_cache
 
+from router.core.decision.chain_choices import NothingFits
 from router.core.decision.fleet.offer import Tier
 from router.core.nodes.call import HEADER, MOST_VARIANTS, CallRules, CallVariant, NodeCall
 from router.core.nodes.choice import Pick
 from router.core.nodes.wanted import Wanted
+from router.core.teams.team import Identity
 from router.routing.call import Call
 from router.routing.front.node import Node
 from router.routing.ruled import RuledChain
@@ -50,16 +54,30 @@ def as_it_can(call: Call, node: Node, chain: RuledChain, wait_s: float) -> Going
 def _header(
     call: Call, chain: RuledChain, variants: int, wait_s: float, *, is_final: bool = False, may_wait: bool = True
 ) -> bytes:
-    rule, team = chain.rule, call.identity.team
+    """Return the header of a call. Equal calls get equal ones, which the node reads once: so it has whole seconds."""
+    deadline_s = max(LEAST_WAIT_S, math.ceil(wait_s))
+    return _rendered(call.identity, call.nothing_fits, chain, variants, deadline_s, is_final, may_wait)
+
+
+@lru_cache(maxsize=4096)
+def _rendered(
+    identity: Identity,
+    nothing_fits: NothingFits | None,
+    chain: RuledChain,
+    variants: int,
+    deadline_s: float,
+    is_final: bool,
+    may_wait: bool,
+) -> bytes:
+    rule, team = chain.rule, identity.team
     told = NodeCall(
-        team=call.team,
+        team=team.name,
         share=team.share,
-        key_id=call.identity.key_id[:128],
-        client=call.client[:128],
+        key_id=identity.key_id[:128],
         name=chain.name,
         chain=tuple([CallVariant(one.model, one.num_ctx) for one in chain.variants[: min(variants, MOST_VARIANTS)]]),
         rules=CallRules(
-            call.nothing_fits or rule.nothing_fits,
+            nothing_fits or rule.nothing_fits,
             rule.upgrade,
             rule.prefer,
             min(rule.max_load_wait_s, 1e9),
@@ -67,7 +85,7 @@ def _header(
             rule.max_num_ctx,
             rule.announce,
         ),
-        deadline_s=max(LEAST_WAIT_S, wait_s),
+        deadline_s=deadline_s,
         is_final=is_final,
         may_wait=may_wait,
     )
