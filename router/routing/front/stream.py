@@ -11,7 +11,7 @@ from router.core.nodes.catalog import MOST_CATALOG_BYTES, NodeCatalog
 from router.core.nodes.form import UnreadableForm
 from router.core.nodes.stream import EventReader
 from router.core.nodes.view import NodeView
-from router.errors import RouterError, UpstreamError
+from router.errors import RouterError, UpstreamError, UpstreamTimeout
 from router.http.client.response import UpstreamRequest, UpstreamResponse
 from router.routing.front.node import Node
 
@@ -29,28 +29,34 @@ INLINE_BYTES = 256 << 10
 async def follow(node: Node, viewed: Callable[[NodeView], None], lost: Callable[[str, bool], None]) -> None:
     """Call `viewed` with each view of a node, for ever; `lost` with why there are none, and whether it is out at once.
 
-    Only the newest of the views that have arrived counts, so nothing piles up.
+    It is if the stream cannot be opened; one that breaks off is opened again first, and a node that is silent is given
+    time. Only the newest of the views that have arrived counts, so nothing piles up.
     """
     while True:
         try:
             async for view in _views(node):
                 viewed(view)
             lost("it closed the stream of its views", False)
-        except Refused as error:
+        except CannotOpen as error:
             lost(error.message, True)
         except RouterError as error:
-            lost(error.message, error.message.startswith(("cannot connect", "no connection")))
+            lost(error.message, False)
         except UnreadableForm as error:
             lost(f"its view cannot be read: {error}", True)
         await asyncio.sleep(AGAIN_S * (1 + random.random()))
 
 
-class Refused(UpstreamError):
-    """The node answered with a status that no view comes with."""
+class CannotOpen(UpstreamError):
+    """The node refused the stream, or could not be reached."""
 
 
 async def _views(node: Node) -> AsyncIterator[NodeView]:
-    answer = await node.links.views.open(UpstreamRequest(b"GET", EVENTS))
+    try:
+        answer = await node.links.views.open(UpstreamRequest(b"GET", EVENTS))
+    except UpstreamError as error:
+        if isinstance(error, UpstreamTimeout) and not error.message.startswith("no connection"):
+            raise
+        raise CannotOpen(error.message) from error
     with closing(answer):
         _check(answer)
         reader = EventReader()
@@ -76,8 +82,8 @@ async def read_catalog(node: Node) -> NodeCatalog:
 
 def _check(answer: UpstreamResponse) -> None:
     if answer.status == UNAUTHORIZED:
-        raise Refused("it does not accept the key of this front (401)")
+        raise CannotOpen("it does not accept the key of this front (401)")
     if answer.status == NOT_FOUND:
-        raise Refused("it is not a node (404)")
+        raise CannotOpen("it is not a node (404)")
     if answer.status != OK:
-        raise Refused(f"it answered with status {answer.status}")
+        raise CannotOpen(f"it answered with status {answer.status}")
