@@ -164,6 +164,7 @@ async def running(
         flush=lambda: telemetry.flush(),
         unix_now=unix_now,
         price=Price(config.usage.runner_hour, config.usage.currency),
+        counts_usage=not (is_front and config.usage.postgres_file is not None),
     )
     totals, timeline = Totals(unix_now), Timeline(unix_now)
     every: list[Hook] = [recent, metrics, outage, totals, timeline, *accounts.hooks, *hooks]

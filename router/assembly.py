@@ -216,6 +216,7 @@ class FrontRouter(Assembled):
         self.routes.forget_rules(loaded.book.names)
 
     async def _stop_parts(self, *, keeps_tags: bool) -> None:  # noqa: ARG002 (its nodes have the tags)
+        await self.routes.dispatcher.stop()
         await self.routes.members.stop()
 
     def nodes(self) -> dict[str, int]:

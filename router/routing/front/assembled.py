@@ -12,7 +12,7 @@ from router.adapters.discovery.dns import DnsNodes
 from router.adapters.discovery.endpointslices import EndpointSlices
 from router.adapters.discovery.found import Discovery
 from router.adapters.discovery.static import StaticNodes
-from router.backend.endpoint import Endpoint, endpoint_of, secret_in
+from router.backend.endpoint import endpoint_of
 from router.config import BackendSection, Config
 from router.core.decision.fleet.rank import Ranked
 from router.core.payload.read import InferenceRequest
@@ -58,12 +58,10 @@ def front_routes(
 ) -> FrontRoutes:
     """Return what routes requests to the nodes of the backend `name`. Raises ConfigError for a file it cannot use."""
     section = config.backends[name]
-    assert section.key_file is not None
-    key = secret_in(section.key_file, f"backends.{name}.key_file")
-    tls = endpoint_of(section, name).tls
+    endpoint = endpoint_of(section, name)
 
     def connect(url: str) -> Links:
-        return Links.to(Endpoint(url, tls, f"Bearer {key}"), section, config)
+        return Links.to(endpoint._replace(url=url), section, config)
 
     def report(text: str) -> None:
         telemetry.emit(Notified(text, level="warning"))

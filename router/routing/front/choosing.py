@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable
+from dataclasses import replace
 from functools import partial
+from itertools import islice
 
 import msgspec
 
@@ -65,7 +67,9 @@ class Choosing:
             return self._without_chain(call, failed)
         wait_s = self._wait_s - (now_s - call.since_s)
         if request.options_error or request.is_unload:
-            return as_it_can(call, self._with_model(chain, failed), chain, wait_s)
+            first, *others = self._with_model(chain, failed)
+            going = as_it_can(call, first, chain, wait_s)
+            return replace(going, others=tuple(others)) if request.is_unload else going
         if self._has_automatic and call.route.dialect != "ollama" and not request.is_automatic:
             call.use_default_options()
         wanted = self._wanted_of(call.request, chain)
@@ -140,15 +144,16 @@ class Choosing:
         having = [node for node in self._members.usable() if is_name(name) and node.models.get(key_of(name))]
         return Going(next((node for node in having if node.name not in failed), None) or self._any(failed))
 
-    def _with_model(self, chain: RuledChain, failed: Collection[str]) -> Node:
-        """Return a node for a request that needs no decision: where a variant is loaded, or else installed."""
+    def _with_model(self, chain: RuledChain, failed: Collection[str]) -> list[Node]:
+        """Return the nodes for a request that needs no decision: where a variant is loaded, or else one that has it."""
         index = self._members.index
         keys = [key_of(variant.model) for variant in chain.variants]
         weights = [facts.weights for key in keys if (facts := index.catalog.get(key)) is not None]
-        loaded = next((name for one in weights for name in index.held(one) if name not in failed), None)
-        installed = (state.name for state in index if state.is_usable and any(map(state.models.get, keys)))
-        name = loaded or next((name for name in installed if name not in failed), None)
-        return (self._members.named(name) if name is not None else None) or self._any(failed)
+        names = [name for one in weights for name in index.held(one) if name not in failed]
+        if not names:
+            installed = (state.name for state in index if state.is_usable and any(map(state.models.get, keys)))
+            names = list(islice((name for name in installed if name not in failed), 1))
+        return [node for name in dict.fromkeys(names) if (node := self._members.named(name))] or [self._any(failed)]
 
     def _any(self, failed: Collection[str]) -> Node:
         """Return a node for what all of them answer alike: one with little to do. Raises NoNodeAnswers."""

@@ -7,8 +7,10 @@ has changed anything (421), cannot be reached, or fails it. After three nodes on
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
+from contextlib import suppress
 from functools import partial
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 from router.errors import RouterError, UpstreamError
 from router.http.client.response import Connection, UpstreamRequest
@@ -22,6 +24,7 @@ from router.routing.front.choosing import Choosing
 from router.routing.front.forward import Forward, is_cut_off
 from router.routing.front.going import Going
 from router.routing.front.members import Members
+from router.routing.front.node import Node
 from router.routing.front.own import UnderWay
 from router.routing.outcomes import Blocked
 from router.routing.underway import Reply
@@ -60,6 +63,7 @@ class Front:
         self._now = asyncio.get_running_loop().time
         self._name = name
         self._ends: dict[str, Ends] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
         failures.ask(choosing.has_others)
 
     def start(self, call: Call, reply: Reply) -> Forward | Blocked | RouterError:
@@ -161,8 +165,27 @@ class Front:
         if upstream is None:
             return Blocked("connection", lambda: self._connect(call, going))
         forward.sent(upstream)
+        for other in going.others:
+            self._own_task(self._tell(other, request))
         call.mark_sent(going.model or call.request.model, "", self._now())
         return forward
+
+    def _own_task(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    @staticmethod
+    async def _tell(node: Node, request: UpstreamRequest) -> None:
+        """Send a request to a node whose answer nobody reads."""
+        with suppress(RouterError):
+            (await node.links.lists.open(request)).close()
+
+    async def stop(self) -> None:
+        """Give up what nobody waits for."""
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _connect(self, call: Call, going: Going) -> Connected:
         """Return a connection: one client's many requests must not take the last one from all others."""

@@ -27,7 +27,8 @@ ALL = ""
 class Going:
     """A node for a request. `lines` are the headers that it is told by, `weights` the model that is expected to serve.
 
-    `is_final`: the node does what it can. `model` is the name of the expected variant, "" if none is.
+    `is_final`: the node does what it can. `others` are to get the same, whatever they answer. `model` is the name of
+    the expected variant, "" if none is.
     """
 
     node: Node
@@ -36,6 +37,7 @@ class Going:
     model: str = ""
     chain: RuledChain | None = None
     is_final: bool = False
+    others: tuple[Node, ...] = ()
 
 
 def to_pick(call: Call, node: Node, chain: RuledChain, wanted: Wanted, pick: Pick, wait_s: float) -> Going:

@@ -15,7 +15,7 @@ from router.core.nodes.view import NodeView
 from router.errors import NoNodeAnswers, RouterError
 from router.routing.front.node import Links, Node
 from router.routing.front.stream import CATALOG_AGAIN_S, follow, read_catalog
-from router.telemetry import Notified, Supervisor, Telemetry
+from router.telemetry import Notified, Supervisor, Telemetry, UpstreamDown, UpstreamUp
 
 SWEEP_S = 0.5
 """How often views are looked at for their age."""
@@ -110,7 +110,7 @@ class Members:
         node.take_view(view, self._now(), name)
         self._put(node)
         if was_out:
-            self._telemetry.emit(Notified(f"node {name} can be used: {node.url}"))
+            self._telemetry.emit(UpstreamUp(view.ollama, backend=name))
 
     def _name_for(self, node: Node, view: NodeView) -> str:
         """Return the name by which clients see a node: its own, unless another one that is in use has that."""
@@ -134,7 +134,7 @@ class Members:
 
     def _out(self, node: Node, why: str) -> None:
         if not node.why_out:
-            self._telemetry.emit(Notified(f"node {node.name} is out: {why}", level="warning"))
+            self._telemetry.emit(UpstreamDown(why, backend=node.name))
             self.index.remove(node.name)
         node.leave_out(why)
 

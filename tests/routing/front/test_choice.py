@@ -196,3 +196,17 @@ def test_what_is_under_way_counts_before_a_node_tells_it(tmp_path):
         return {name: sum(node == name for _, node, _ in found) for name in "ab"}
 
     assert play(story, (a, b), tmp_path) == {"a": 4, "b": 4}
+
+
+def test_an_unload_goes_to_every_node_that_holds_the_model(tmp_path):
+    """One answer stands for all."""
+    nodes = [FakeNode(name) for name in "abc"]
+    for node in nodes[:2]:
+        node.hold(SMALL)
+
+    async def story(one):
+        status, _, _ = await one.ask(SMALL, keep_alive=0, prompt="")
+        await asyncio.sleep(0.5)
+        return status, one.calls()
+
+    assert play(story, nodes, tmp_path) == (200, {"a": 1, "b": 1})
