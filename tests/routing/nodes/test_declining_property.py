@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections import Counter
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -72,7 +73,8 @@ async def played(story):
         return statuses, switched, seen
 
 
-@settings(max_examples=40, deadline=None)
+@pytest.mark.slow
+@settings(max_examples=25, deadline=None)
 @given(stories)
 def test_a_421_never_follows_what_its_request_has_caused_n9(story):
     """No load and no unload is its own, and Ollama has not seen it; every call is answered."""
