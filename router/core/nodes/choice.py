@@ -16,6 +16,7 @@ from router.core.decision.fleet.offer import Offer, Tier
 from router.core.decision.fleet.rank import Ranked, copy_rank, rank
 from router.core.nodes.index import Index
 from router.core.nodes.offers import Fit, Load, busy_on, fit_of, load_on, load_s, offer_of
+from router.core.nodes.rooms import BESIDE, EVICTS
 from router.core.nodes.state import NodeState
 from router.core.nodes.wanted import Wanted, WantedVariant
 
@@ -25,6 +26,10 @@ MOST_COPIES, MOST_HOLDERS = 3, 16
 AS_ASKED = Fit(Tier.BESIDE)
 """A request that says how many layers go to the GPU: Ollama is left to do that."""
 
+SLACK = 32
+"""Nodes need different amounts for one model, as they have learned: this part of it at most is looked over."""
+
+Row = tuple[Tier, bool, int, float, int, NodeState]
 LeftOut = Callable[[str, str], float]
 """Returns for how many seconds a model on a node ("" = the node) is left out after failures; 0 if it is not."""
 
@@ -133,21 +138,67 @@ class Choice:
             yield offer_of(state, alone, now_s, self._own)
 
     def _copies(self, one: WantedVariant, now_s: float, is_out: Callable[[str], bool]) -> list[NodeState]:
-        """Return the best nodes for a load of a variant."""
-        most, found = self._most_busy(), []
-        for at, name in enumerate(self._index.order(one.model)):
-            state = self._index.get(name)
-            if state is None or not self._index.may_load(state, now_s) or is_out(name):
-                continue
-            model = state.models.get(one.key)
-            if model is None:
-                continue
-            fit = fit_of(state, one.key, one.num_ctx) if one.verdict is None else AS_ASKED
-            if fit.tier is not None:
-                busy, gib = copy_rank(busy_on(state, self._own), most, fit.card_bytes)
-                in_s = state.view.wait_s + load_s(model) if fit.tier is Tier.WAITS else 0.0
-                found.append((fit.tier, busy, 0 if in_s else gib, in_s, at, state))
-        return [row[-1] for row in heapq.nsmallest(MOST_COPIES, found, key=lambda row: row[:-1])]
+        """Return the best nodes for a load of a variant, by the order of `rank`.
+
+        Where a model fits on one of a node's equal cards the first in the order of the best size is found at once. All
+        others are compared.
+        """
+        most, index = self._most_busy(), self._index
+        need = index.need(one.model, one.key, one.num_ctx) if one.verdict is None else None
+        if need is not None:
+            first = self._of_sizes(one, need.need_bytes, now_s, is_out, most)
+            if first is not None:
+                odd = index.rooms.odd | index.rooms.split_below(need.need_bytes)
+                if not odd:
+                    return [first[-1]]
+                at = index.order(one.model).index(first[-1].name)  # its place among all, and not among its size
+                return _least([(*first[:4], at, first[-1]), *self._rows(one, odd, now_s, is_out, most)])
+        return _least(self._rows(one, index.order(one.model), now_s, is_out, most))
+
+    def _of_sizes(
+        self, one: WantedVariant, need_bytes: int, now_s: float, is_out: Callable[[str], bool], most: float
+    ) -> Row | None:
+        """Return the first node that can load a variant beside what is loaded, or in place of what is idle."""
+        index, least_bytes = self._index, need_bytes - need_bytes // SLACK
+        for kind, tier in ((BESIDE, Tier.BESIDE), (EVICTS, Tier.EVICTS)):
+            for is_over in (False, True):
+                for gib in index.rooms.with_room(kind, least_bytes):
+                    for at, name in enumerate(index.order_of_size(one.model, gib)):
+                        if index.rooms.room_of(name, kind) < least_bytes or is_out(name):
+                            continue
+                        row = self._row(one, at, name, now_s, most)
+                        if row is not None and row[:2] == (tier, is_over):
+                            return row
+        return None
+
+    def _rows(
+        self,
+        one: WantedVariant,
+        names: Collection[str],
+        now_s: float,
+        is_out: Callable[[str], bool],
+        most: float,
+    ) -> list[Row]:
+        order = self._index.order(one.model)
+        rows = (self._row(one, at, name, now_s, most) for at, name in enumerate(order) if name in names)
+        if names is order:
+            rows = (self._row(one, at, name, now_s, most) for at, name in enumerate(order))
+        return [row for row in rows if row is not None and not is_out(row[-1].name)]
+
+    def _row(self, one: WantedVariant, at: int, name: str, now_s: float, most: float) -> Row | None:
+        """Return how soon a node can load a variant, and what tells it from others; None if it cannot."""
+        state = self._index.get(name)
+        if state is None or not self._index.may_load(state, now_s):
+            return None
+        model = state.models.get(one.key)
+        if model is None:
+            return None
+        fit = fit_of(state, one.key, one.num_ctx) if one.verdict is None else AS_ASKED
+        if fit.tier is None:
+            return None
+        is_busy, gib = copy_rank(busy_on(state, self._own), most, fit.card_bytes)
+        in_s = state.view.wait_s + load_s(model) if fit.tier is Tier.WAITS else 0.0
+        return (fit.tier, is_busy, 0 if in_s else gib, in_s, at, state)
 
     def _best(self, offers: list[Offer], conversation: int) -> Ranked | None:
         best = rank(offers, conversation, self._load_factor, self._most_busy())[0]
@@ -167,6 +218,10 @@ class Choice:
         if best.tier not in (Tier.HOLDS, Tier.LOADING):
             last = next((at for at in range(position + 1, len(wanted.variants)) if _holds(state, wanted, at)), position)
         return Pick(best.place, position, last, wanted.variants[position].weights, best.tier, best.reason)
+
+
+def _least(rows: list[Row]) -> list[NodeState]:
+    return [row[-1] for row in heapq.nsmallest(MOST_COPIES, rows, key=lambda row: row[:-1])]
 
 
 def _holds(state: NodeState, wanted: Wanted, position: int) -> bool:

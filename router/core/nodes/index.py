@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from router.core.decision.fleet.holders import Holders
 from router.core.decision.fleet.rank import order_for
+from router.core.nodes.catalog import NodeNeed
+from router.core.nodes.rooms import Rooms
 from router.core.nodes.state import LOADS_S, NodeState
 from router.core.nodes.view import NodeResident
 from router.core.ollama.model import ModelFacts
@@ -28,6 +30,8 @@ class Index:
         self._loading: dict[str, set[str]] = {}
         self._holders: dict[str, dict[int, Holders | None]] = {}
         self._orders: dict[str, Sequence[str]] = {}
+        self._orders_of_size: dict[tuple[str, int], Sequence[str]] = {}
+        self.rooms = Rooms()
         self._catalog = Catalog()
         self._busy = 0
 
@@ -58,8 +62,12 @@ class Index:
         before = self._states.get(state.name)
         self._states[state.name] = state
         self._busy += state.busy - (before.busy if before is not None else 0)
+        size_before = self.rooms.size_of(state.name)
+        self.rooms.put(state)
         if before is None:
             self._orders.clear()
+        if before is None or self.rooms.size_of(state.name) != size_before:
+            self._orders_of_size.clear()
         if before is None or before.models is not state.models:
             self._catalog.replace(before.models.facts if before is not None else {}, state.models.facts)
         self._hold(state.name, _held_by(before), _held_by(state))
@@ -71,7 +79,9 @@ class Index:
         if state is None:
             return
         self._busy -= state.busy
+        self.rooms.remove(name)
         self._orders.clear()
+        self._orders_of_size.clear()
         self._catalog.replace(state.models.facts, {})
         self._hold(name, _held_by(state), _NOBODY)
         self._load(name, _loaded_by(state), frozenset())
@@ -127,6 +137,24 @@ class Index:
                 self._orders.clear()
             found = self._orders[model] = order_for(model, self._states)
         return found
+
+    def order_of_size(self, model: str, gib: int) -> Sequence[str]:
+        """Return the same of the nodes whose cards have this size."""
+        key = model, gib
+        found = self._orders_of_size.get(key)
+        if found is None:
+            if len(self._orders_of_size) >= MOST_ORDERS:
+                self._orders_of_size.clear()
+            rooms = self.rooms
+            found = [name for name in self.order(model) if rooms.size_of(name) == gib]
+            self._orders_of_size[key] = found
+        return found
+
+    def need(self, model: str, key: str, num_ctx: int) -> NodeNeed | None:
+        """Return what a model needs on some node that has it; None if that is not known."""
+        having = (state for name in self.order(model) if (state := self._states[name]).models.get(key) is not None)
+        first = next(having, None)
+        return first.models.need(key, num_ctx) if first is not None else None
 
     def may_load(self, state: NodeState, now_s: float) -> bool:
         """Return whether a node may get what it would have to load: by a view that is fresh."""

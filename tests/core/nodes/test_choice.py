@@ -13,6 +13,7 @@ from router.core.decision.fleet.offer import Tier
 from router.core.nodes.catalog import NodeCatalog, NodeModel, NodeNeed
 from router.core.nodes.choice import Choice
 from router.core.nodes.index import Index
+from router.core.nodes.rooms import BESIDE, EVICTS, Rooms
 from router.core.nodes.state import LOADS_S, Interned, Models, NodeState
 from router.core.nodes.view import NodeGpu, NodeLoading, NodeResident, NodeView
 from router.core.nodes.wanted import wanted_of
@@ -298,3 +299,52 @@ def test_a_view_costs_few_bytes():
     view = state("gpu-a", resident("small"), resident("middle")).view
     assert len(view.to_json()) < 2048
     assert NodeView.from_json(msgspec.json.encode(view)) == view
+
+
+IDLE = st.lists(
+    st.tuples(
+        st.lists(st.sampled_from((8, 12, 24, 48)), min_size=1, max_size=3),
+        st.lists(st.sampled_from(tuple(SIZES)), max_size=1),
+        st.sampled_from(("probed", "probed", "verify")),
+    ),
+    min_size=1,
+    max_size=7,
+)
+SPLIT = Models(
+    NodeCatalog.of(
+        tuple(model(name, needs=(NodeNeed(8192, (size + 1) * GIB, (size + 2) * GIB),)) for name, size in SIZES.items())
+    )
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(IDLE, st.sampled_from(tuple(SIZES)))
+def test_the_node_for_a_load_is_found_by_size_as_by_comparing_all(nodes, wanted_model):
+    """Whatever cards the nodes have, alike or not, one or several."""
+    states = []
+    for at, (gibs, held, memory) in enumerate(nodes):
+        rows = [resident(name, held_bytes=((SIZES[name] + 1) * GIB, *[0] * (len(gibs) - 1))) for name in held]
+        free = [gib * GIB - sum(one.held_bytes[number] for one in rows) for number, gib in enumerate(gibs)]
+        gpus = tuple(NodeGpu(f"G{number}", gib * GIB, max(0, free[number])) for number, gib in enumerate(gibs))
+        states.append(state(f"n{at}", *rows, gpus=gpus, models=SPLIT, memory=memory))
+    choice, index = choice_of(*states)
+    wanted = wanted_of(InferenceRequest(wanted_model), one_of(wanted_model), index.catalog, RULES)
+    best, found = choice.ranked(wanted, 0.0)[0], choice.pick(wanted, 0, 0.0)
+    assert (found is None) == (not best.is_usable)
+    if found is not None:
+        assert (found.node, found.tier) == (best.place, best.tier)
+
+
+def test_rooms_follow_the_nodes():
+    """The most of a size is that of the nodes that are there."""
+    rooms = Rooms()
+    rooms.put(state("a", resident("small")))
+    rooms.put(state("b"))
+    assert list(rooms.with_room(BESIDE, 22 * GIB)) == [24]
+    rooms.put(state("b", resident("big")))
+    assert list(rooms.with_room(BESIDE, 22 * GIB)) == []
+    assert list(rooms.with_room(EVICTS, 22 * GIB)) == [24]
+    rooms.put(state("b", draining=True))
+    rooms.remove("a")
+    rooms.remove("a")
+    assert (list(rooms.with_room(BESIDE, 0)), rooms.odd) == ([], set())
