@@ -7,6 +7,7 @@ from typing import Any
 
 from router import __version__
 from router.admin.askers import OPERATOR, Asker
+from router.admin.board import within
 from router.admin.configuration import Configuration
 from router.admin.fleet import row_of
 from router.admin.inspector import EXPLAINED
@@ -196,9 +197,12 @@ class FrontBoard:
 
     @staticmethod
     def _card(number: int, gpu: Row, state: Row) -> Row:
+        """Return a card with what is on it, as far as its node has told."""
         at = str(gpu["index"])
         here = [row for row in state["residents"] if row["backend"] == gpu["backend"] and row["held_bytes"].get(at)]
         blocks = [{"kind": "model", "model": row["name"], "bytes": row["held_bytes"][at]} for row in here]
+        others = gpu["total_bytes"] - gpu["free_bytes"] - sum(block["bytes"] for block in blocks)
+        blocks = within([*blocks, {"kind": "others", "model": "", "bytes": others}], gpu["total_bytes"])
         return {**gpu, "index": number, "name": f"{gpu['backend']}: {gpu['name']}", "blocks": blocks}
 
     @staticmethod
@@ -212,7 +216,7 @@ class FrontBoard:
             "context": row["context_length"],
             "in_flight": row["in_flight"],
             "slots": row["slots"] or None,
-            "served": None,
+            "served": 0,
             "kept": row["kept"],
             "ours": True,
             "unloads_at": None,

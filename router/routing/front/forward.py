@@ -18,7 +18,7 @@ from router.routing.front.own import UnderWay
 from router.routing.underway import Reply
 from router.telemetry import Decided
 
-UNAUTHORIZED = 401
+UNAUTHORIZED, UNAVAILABLE = 401, 503
 Out = Callable[[Going, str], None]
 """Notes that a node cannot be used, and why."""
 
@@ -83,6 +83,8 @@ class Forward:
     def _is_to_go_on(self, upstream: UpstreamResponse) -> bool:
         if upstream.status == DECLINED:
             return _declined(self._call, self._going)
+        if self._going.is_final and upstream.status == UNAVAILABLE:
+            return False  # nothing fits, or its queue is full: it was to do what it can
         return upstream.status >= SERVER_ERROR and self._failures.moves(self._call, upstream)
 
     def _answer(self, upstream: UpstreamResponse) -> Answer:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 
 from router.adapters.discovery.found import Discovery, Nodes
+from router.core.nodes.catalog import NodeCatalog
 from router.core.nodes.form import UnreadableForm
 from router.core.nodes.index import Index
 from router.core.nodes.state import OUT_S, Interned, Models, NodeState
@@ -22,6 +23,9 @@ SWEEP_S = 0.5
 
 START_S = 2.0
 """How long requests wait for a node at a start, and for catalogs that are being read."""
+
+INLINE_MODELS = 256
+"""More models than that take longer to look through than the loop should be held."""
 
 RETRY_S = 2.0
 """When a client may try again after no node could be reached: a stream is opened again within the second."""
@@ -45,6 +49,7 @@ class Members:
         self._interned = Interned()
         self._leaving: set[asyncio.Task[None]] = set()
         self._expected_s = -math.inf
+        self._making = asyncio.Lock()
 
     # --- its life ----------------------------------------------------------------------------------------------
 
@@ -144,13 +149,20 @@ class Members:
             await fresh.wait()
             fresh.clear()
             try:
-                node.take_models(Models(await read_catalog(node), self._interned))
+                node.take_models(await self._models_of(await read_catalog(node)))
                 self._expected_s = -math.inf
                 self._put(node)
             except (RouterError, UnreadableForm) as error:
                 self._telemetry.emit(Notified(f"the models of node {node.name} cannot be read: {error}", level="debug"))
                 await asyncio.sleep(CATALOG_AGAIN_S)
                 fresh.set()
+
+    async def _models_of(self, catalog: NodeCatalog) -> Models:
+        """Return the models of a catalog; those of a long one are made in a thread, one catalog at a time."""
+        if len(catalog.models) <= INLINE_MODELS:
+            return Models(catalog, self._interned)
+        async with self._making:
+            return await asyncio.to_thread(Models, catalog, self._interned)
 
     async def _watch_ages(self) -> None:
         while True:

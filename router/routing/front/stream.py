@@ -21,6 +21,9 @@ OK, UNAUTHORIZED, NOT_FOUND = 200, 401, 404
 AGAIN_S = 0.25
 """Pause before a stream is opened again; up to twice that, so that not all fronts come at once."""
 
+BETWEEN_S = 0.05
+"""Views are taken at most so often: a node that keeps to the form sends ten a second."""
+
 CATALOG_AGAIN_S = 1.0
 INLINE_BYTES = 256 << 10
 """A larger catalog is decoded in a thread."""
@@ -36,6 +39,7 @@ async def follow(node: Node, viewed: Callable[[NodeView], None], lost: Callable[
         try:
             async for view in _views(node):
                 viewed(view)
+                await asyncio.sleep(BETWEEN_S)  # a node that says more than that takes no more of the loop
             lost("it closed the stream of its views", False)
         except CannotOpen as error:
             lost(error.message, True)

@@ -6,7 +6,10 @@ import asyncio
 import itertools
 import random
 
-from tests.config.keys.play import BIG, MIDDLE, OTHER, SMALL, get, hello
+from router.cli.explain import show as show_explained
+from router.cli.ps import show as show_ps
+from router.cli.top import frame
+from tests.config.keys.play import BIG, MIDDLE, OTHER, SMALL, get, hello, send
 from tests.routing.front.whole import play
 
 TWO = {"a": (24564,), "b": (24564,)}
@@ -155,3 +158,33 @@ def test_metrics_count_nodes(tmp_path):
     text = play(story, TWO, tmp_path)
     assert 'ollama_router_nodes{state="found"} 2.0' in text
     assert 'ollama_router_nodes{state="usable"} 1.0' in text
+
+
+def test_the_commands_show_a_front(tmp_path, capsys):
+    """`ps`, `top` and `explain` print what its nodes have told."""
+
+    async def story(one):
+        await one.ask(hello(SMALL))
+        await asyncio.sleep(1.2)
+        return [await one.admin(path) for path in ("/router/state", "/router/board", f"/router/explain?model={SMALL}")]
+
+    state, board, found = play(story, TWO, tmp_path)
+    show_ps(state)
+    show_explained(found)
+    print(frame(board, [], 120))
+    printed = capsys.readouterr().out
+    assert printed.count(SMALL) >= 3
+    assert "backends, the best first" in printed
+
+
+def test_what_only_an_owner_can_do_is_refused_by_a_front(tmp_path):
+    """It says who can."""
+
+    async def story(one):
+        replies = [
+            await send(one.fronts[0].admin_url, "POST", target, headers=[("X-Router-Admin", "1")])
+            for target in (f"/router/unload?model={SMALL}", f"/router/keep?model={SMALL}", "/router/forget")
+        ]
+        return {(reply.status, "node" in reply.body.decode()) for reply in replies}
+
+    assert play(story, {"a": (24564,)}, tmp_path) == {(400, True)}
