@@ -30,7 +30,8 @@ from router.http.headers import header_lines
 from router.http.server.cycle import Cycle, Phase
 from router.http.server.heads import Head
 from router.http.server.hosts import HostRule
-from router.routing.call import Answer, Call
+from router.routing.answer import Answer
+from router.routing.call import Call
 from router.routing.dispatching import Begun, Dispatching
 from router.routing.outcomes import Blocked
 

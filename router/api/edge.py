@@ -38,7 +38,8 @@ from router.errors import Busy, RouterError, UpstreamError
 from router.http.headers import Header
 from router.http.server.cycle import ClientGone, Cycle
 from router.http.server.hosts import HostRule
-from router.routing.call import Answer, Call
+from router.routing.answer import Answer
+from router.routing.call import Call
 from router.routing.directing import Directing
 from router.routing.dispatching import Dispatching
 from router.routing.nodes.front_call import FrontCall

@@ -1,4 +1,4 @@
-"""The dispatcher's input and output: a call, its answer, and how the answer was released. Data only."""
+"""The dispatcher's input: a call. Data only."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from router.core.payload.read import InferenceRequest
 from router.core.teams.payer import Payer, Started
 from router.core.teams.quotas import Standing
 from router.core.teams.team import ANYONE, Identity
-from router.http.client.response import UpstreamRequest, UpstreamResponse
-from router.http.headers import Header
-from router.routing.destination import Destination, Rename
+from router.http.client.response import UpstreamRequest
+from router.routing.answer import Released
+from router.routing.destination import Destination
 from router.routing.nodes.front_call import FrontCall
 from router.routing.ruled import RuledChain
 from router.routing.visit import Visit
@@ -42,8 +42,7 @@ class Call(msgspec.Struct, eq=False):
     `front` is what a front says with it, None for a client's own; `has_acted` is whether something has been done for it
     that others may feel.
 
-    This and the other classes here are structs because one of each is built per request, and a dataclass takes three
-    times as long.
+    This and an answer are structs because one of each is built per request, and a dataclass takes three times as long.
     """
 
     route: Route
@@ -254,49 +253,3 @@ class Call(msgspec.Struct, eq=False):
         if self.phase == "queued":
             self.queue_s = now_s - self.since_s
         return not was_ended
-
-
-class Released(msgspec.Struct, gc=False):
-    """How sending an answer ended. Token counts are None if the answer holds none; `phase` is where a client left."""
-
-    outcome: str
-    sent_bytes: int = 0
-    tokens_in: int | None = None
-    tokens_out: int | None = None
-    phase: str = ""
-    error: str = ""
-
-
-class Answer(msgspec.Struct):
-    """The upstream's answer for the client.
-
-    `headers` are the `X-Router-*` headers; `lines` are the same, rendered, if they are. `rename` is
-    (name in the stream, name to show), for derived tags; `errors` the same for the texts of errors. `release` is
-    idempotent and must be called on every exit path. `limits_left` as in the call. `announce` is a line to put in front
-    of its text, "" for none.
-    """
-
-    status: int
-    headers: list[Header]
-    upstream: UpstreamResponse
-    rename: Rename | None = None
-    errors: Rename | None = None
-    lines: bytes = b""
-    limits_left: Standing | None = None
-    announce: str = ""
-    on_release: Callable[[Released], None] | None = None
-
-    def release(
-        self,
-        outcome: str,
-        *,
-        sent_bytes: int = 0,
-        tokens_in: int | None = None,
-        tokens_out: int | None = None,
-        error: str = "",
-    ) -> None:
-        """Release the connection and the resident; `outcome` is how sending the answer ended."""
-        on_release, self.on_release = self.on_release, None
-        self.upstream.close()  # first, so that Ollama stops before the resident counts as idle
-        if on_release is not None:
-            on_release(Released(outcome, sent_bytes, tokens_in, tokens_out, "", error))

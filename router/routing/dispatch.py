@@ -21,8 +21,9 @@ from router.backend.derived import Replaced
 from router.backend.tickets import Ticket
 from router.errors import RouterError
 from router.http.client.response import Connection
+from router.routing.answer import Answer
 from router.routing.attempt import Attempts
-from router.routing.call import Answer, Call
+from router.routing.call import Call
 from router.routing.chains import Chains
 from router.routing.decisions import Decisions
 from router.routing.ends import NOWHERE_ELSE, Elsewhere, Ends

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Protocol
 
 from router.errors import RouterError
-from router.routing.call import Answer, Call
+from router.routing.answer import Answer
+from router.routing.call import Call
 from router.routing.outcomes import Blocked
 from router.routing.underway import Reply
 

@@ -13,7 +13,8 @@ from router.core.decision.chain import Chain
 from router.core.decision.verdict import Decision, Outcome
 from router.errors import LoadFailed, Misdirected, RouterError, UpstreamError
 from router.http.client.response import UpstreamResponse
-from router.routing.call import Call, Released
+from router.routing.answer import Released
+from router.routing.call import Call
 from router.telemetry import Decided, Finished, Telemetry
 
 logger = logging.getLogger("router.routing")

@@ -11,7 +11,8 @@ from router.core.ollama.names import key_of
 from router.errors import RouterError, UpstreamError
 from router.http.client.response import UpstreamResponse
 from router.routing.announcing import announcement
-from router.routing.call import Answer, Call, Released
+from router.routing.answer import Answer, Released
+from router.routing.call import Call
 from router.routing.destination import Destination
 from router.routing.ends import Ends
 from router.routing.outcomes import Blocked

@@ -9,7 +9,8 @@ from router.core.nodes.declined import STATUS as DECLINED
 from router.core.ollama.listings import SERVER_ERROR
 from router.errors import NoNodeAnswers, UpstreamError, UpstreamTimeout
 from router.http.client.response import UpstreamResponse
-from router.routing.call import Answer, Call, Released
+from router.routing.answer import Answer, Released
+from router.routing.call import Call
 from router.routing.destination import router_headers
 from router.routing.ends import Ends
 from router.routing.fleet.failures import Failures

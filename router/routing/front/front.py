@@ -14,7 +14,8 @@ from typing import Any, NamedTuple, cast
 
 from router.errors import RouterError, UpstreamError
 from router.http.client.response import Connection, UpstreamRequest
-from router.routing.call import Answer, Call
+from router.routing.answer import Answer
+from router.routing.call import Call
 from router.routing.chains import Chains
 from router.routing.dispatch import settle
 from router.routing.ends import Ends
