@@ -8,6 +8,9 @@ from collections.abc import Callable, Collection, Iterator
 from router.backend.backend import Backend
 from router.telemetry import CardReading, Gauges, ResidentReading, SlotsReading
 
+MOST_TEAMS = 1024
+"""Teams that are remembered to have waited, on all backends."""
+
 
 class Scrape:
     """Reads all backends. `stores_up` returns which stores can be used, `lost` what is missing in usage and audit.
@@ -55,6 +58,8 @@ class Scrape:
         """Return how many requests of each team wait; 0 for a team of which some have waited before."""
         counts = Counter((one.name, team) for one in self._backends for _, _, team in one.line.waiting_for())
         self._teams.update(counts)
+        if len(self._teams) > MOST_TEAMS:  # fronts name any number of teams in the course of time
+            self._teams = set(counts)
         named = {name for name, _ in self._teams}
         unasked = {(one.name, "") for one in self._backends if one.name not in named}
         return {key: counts[key] for key in self._teams | unasked}
