@@ -15,7 +15,7 @@ from router.core.advice.nearest import nearest
 from router.core.decision.chain import Chain
 from router.core.decision.lasting import is_lasting, lasting_refusal
 from router.core.decision.report import lines_of, refusal
-from router.core.decision.verdict import Decision, Outcome, Verdict, VerdictKind
+from router.core.decision.verdict import READY, Decision, Outcome, Verdict, VerdictKind
 from router.core.ollama.names import key_of
 from router.core.ollama.runner import LoadOptions
 from router.core.payload.read import Patch
@@ -121,15 +121,19 @@ class Outcomes:
     def decline(self, call: Call, decision: Decision) -> Blocked | None:
         """Send a request back to its front that it should not wait for here. Raises Misdirected.
 
-        Returns what must be read before that, None if it is served here. A front counts on what it was told a while
-        ago: that the variant that it has chosen, or a bigger one, can be loaded, and at once unless it says otherwise.
+        Returns what must be read before that is known, None if the request is served here. A front counts on what it
+        was told a while ago: that the variant that it has chosen, or a bigger one, is loaded or can be, and at once
+        unless it says otherwise. A load is begun by readings that are younger than the request, like a refusal: what
+        it finds taken only then has held up others, and is a failure here.
         """
         front, chosen = call.front, decision.chosen
         assert front is not None
-        if chosen is not None and (front.told.may_wait or chosen.kind is not VerdictKind.WAITS):
+        if chosen is not None and chosen.kind in READY:
             return None
         if self._read_at_s < call.since_s:
             return Blocked("reading", self._read)
+        if chosen is not None and (front.told.may_wait or chosen.kind is not VerdictKind.WAITS):
+            return None
         raise front.declined(lines_of(decision), decision.verdicts)
 
     # --- nothing fits ------------------------------------------------------------------------------------------

@@ -87,6 +87,25 @@ async def usage(node):
     return reply.json()["usage"]
 
 
+def test_memory_that_was_taken_a_moment_ago_is_seen_before_a_load_is_begun():
+    """Neither the front nor the node has read it since; nothing is loaded, and nothing spills."""
+
+    async def story(node):
+        assert (await node.ask(call_for(SMALL), hello(SMALL))).status == 200
+        await asyncio.sleep(3)
+        node.one.sim.cards.set_foreign(0, 12000 * MIB)
+        said = declined(await node.ask(call_for(BIG), hello(BIG)))
+        smaller = await node.ask(call_for(BIG, MIDDLE), hello(BIG))
+        assert [load for load in node.one.loaded if load.is_spilled] == []
+        return said.verdicts[0].kind, smaller.headers["x-router-model"], node.one.loads
+
+    assert play(story, {**ALONE, "snapshot.probe_interval_s": 30, "snapshot.ps_interval_s": 30}) == (
+        "too_big",
+        MIDDLE,
+        [SMALL, MIDDLE],
+    )
+
+
 def test_a_model_that_is_not_installed_is_declined():
     """The front's catalog was a moment old."""
 
