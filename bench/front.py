@@ -23,7 +23,9 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -102,7 +104,7 @@ def choices(nodes: int = 1000, models: int = 200, picks: int = 20000) -> tuple[f
     """Return the CPU seconds of a choice among holders, of one for a model that is held nowhere, and of a view."""
     index, dice = fleet(nodes, models), random.Random(2)
     choice, wanted = Choice(index, lambda _node, _weights: 0), wanted_in(index)
-    asked = [(dice.choice(wanted), dice.getrandbits(56)) for _ in range(picks)]
+    asked = [(dice.choice(wanted), partial(int, dice.getrandbits(56))) for _ in range(picks)]
     began_s = time.process_time()
     for one, conversation in asked:
         choice.pick(one, conversation, 0.0)
@@ -116,10 +118,10 @@ def choices(nodes: int = 1000, models: int = 200, picks: int = 20000) -> tuple[f
         empty = NodeView.from_json(state.view.to_json().replace(b'"is_full":true', b'"is_full":false'))
         index.put(NodeState.of(state.name, empty, state.models, 0.0))
     for one in wanted:
-        choice.pick(one, 0, 0.0)  # each model's order of the nodes is made once
+        choice.pick(one, int, 0.0)  # each model's order of the nodes is made once
     began_s = time.process_time()
     for one in wanted:
-        choice.pick(one, 0, 0.0)
+        choice.pick(one, int, 0.0)
     return pick_s, (time.process_time() - began_s) / len(wanted), view_s
 
 
@@ -157,8 +159,8 @@ async def serve(role: str, folder: str) -> None:
 
 
 @contextmanager
-def stage() -> Iterator[None]:
-    """Run upstream, simulator and the three routers."""
+def stage() -> Iterator[dict[str, Any]]:
+    """Run upstream, simulator and the three routers; yield the processes of these by their roles."""
     from relay_parts import nginx, python, started, upstream_conf
 
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
@@ -166,24 +168,43 @@ def stage() -> Iterator[None]:
         Path(folder, "sha256").write_text(hashlib.sha256(KEY.encode()).hexdigest())
         stack.enter_context(started(python("simulate", SIMULATOR), SIMULATOR, 1))
         stack.enter_context(nginx(upstream_conf(UPSTREAM, SIMULATOR, None), UPSTREAM, 1))
-        for role, port in (("single", SINGLE), ("node", NODE), ("front", FRONT)):
-            stack.enter_context(started([sys.executable, __file__, "--role", role, "--folder", folder], port, 0))
+        routers = {
+            role: stack.enter_context(started([sys.executable, __file__, "--role", role, "--folder", folder], port, 0))
+            for role, port in (("single", SINGLE), ("node", NODE), ("front", FRONT))
+        }
         time.sleep(2)
-        yield
+        yield routers
 
 
-def ratios(seconds: int, rounds: int) -> dict[int, list[tuple[float, float]]]:
-    """Return p50 of a single router and of a front and a node, by the number of clients, for each round."""
-    from relay import wrk
+class Way:
+    """What requests have cost on one way, for each round: the median of their times, and CPU time per request."""
 
-    found: dict[int, list[tuple[float, float]]] = {1: [], 32: []}
-    with stage():
-        for port in (SINGLE, FRONT):
-            wrk(port, 1, 1, None)  # the model is loaded, and code is warm
+    def __init__(self, port: int, roles: tuple[str, ...]) -> None:
+        self.port, self.roles = port, roles
+        self.p50_s: list[float] = []
+        self.cpu_s: list[float] = []
+
+    def measure(self, routers: dict[str, Any], clients: int, seconds: int) -> None:
+        """Send requests for some seconds."""
+        from relay import wrk
+
+        before_s = sum(routers[role].cpu_s() for role in self.roles)
+        found = wrk(self.port, clients, seconds, None)
+        cpu_s = sum(routers[role].cpu_s() for role in self.roles) - before_s
+        self.p50_s.append(found["p50_s"])
+        self.cpu_s.append(cpu_s / (found["per_s"] * seconds))
+
+
+def ways(seconds: int, rounds: int) -> dict[int, tuple[Way, Way]]:
+    """Return what a single router and a front with a node cost, by the number of clients."""
+    found = {clients: (Way(SINGLE, ("single",)), Way(FRONT, ("front", "node"))) for clients in (1, 32)}
+    with stage() as routers:
+        for way in found[1]:
+            Way(way.port, way.roles).measure(routers, 1, 1)  # the model is loaded, and code is warm
         for _ in range(rounds):
-            for clients, pairs in found.items():
-                single, front = (wrk(port, clients, seconds, None)["p50_s"] for port in (SINGLE, FRONT))
-                pairs.append((single, front))
+            for clients, pair in found.items():
+                for way in pair:
+                    way.measure(routers, clients, seconds)
     return found
 
 
@@ -209,13 +230,14 @@ def main() -> int:
     if asked.choice:
         return 0 if pick_s <= MOST_PICK_S else 1
     is_good = pick_s <= MOST_PICK_S
-    for clients, pairs in ratios(asked.seconds, asked.rounds).items():
-        found = [front / single for single, front in pairs]
-        middle = statistics.median(found)
-        single, front = (statistics.median(column) * 1e6 for column in zip(*pairs, strict=True))
-        shown = f"p50 of a single router {single:.0f} us, of front and node {front:.0f} us"
-        print(f"{clients} clients: {shown}: {middle:.2f} times ({min(found):.2f} to {max(found):.2f})")
-        is_good = is_good and (clients != 1 or middle <= MOST_RATIO)
+    for clients, (single, front) in ways(asked.seconds, asked.rounds).items():
+        for what, one, other in (("p50", single.p50_s, front.p50_s), ("CPU", single.cpu_s, front.cpu_s)):
+            found = [second / first for first, second in zip(one, other, strict=True)]
+            middle = statistics.median(found)
+            first, second = statistics.median(one) * 1e6, statistics.median(other) * 1e6
+            shown = f"a single router {first:.0f} us, front and node {second:.0f} us"
+            print(f"{clients:2} clients, {what}: {shown}: {middle:.2f} times ({min(found):.2f} to {max(found):.2f})")
+            is_good = is_good and (clients != 1 or what != "p50" or middle <= MOST_RATIO)
     return 0 if is_good else 1
 
 

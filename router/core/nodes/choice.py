@@ -30,6 +30,9 @@ SLACK = 32
 """Nodes need different amounts for one model, as they have learned: this part of it at most is looked over."""
 
 Row = tuple[Tier, bool, int, float, int, NodeState]
+Conversation = Callable[[], int]
+"""Returns the number of a request's conversation, 0 for none: it is read only where it matters."""
+
 LeftOut = Callable[[str, str], float]
 """Returns for how many seconds a model on a node ("" = the node) is left out after failures; 0 if it is not."""
 
@@ -62,7 +65,7 @@ class Choice:
     def pick(
         self,
         wanted: Wanted,
-        conversation: int,
+        conversation: Conversation,
         now_s: float,
         failed: Collection[str] = (),
         left_out: LeftOut | None = None,
@@ -98,7 +101,7 @@ class Choice:
 
     # --- parts -------------------------------------------------------------------------------------------------
 
-    def _holder(self, wanted: Wanted, position: int, conversation: int) -> Pick | None:
+    def _holder(self, wanted: Wanted, position: int, conversation: Conversation) -> Pick | None:
         """Return the holder that the request goes to if nobody waits for the model there."""
         one = wanted.variants[position]
         holders = self._index.holders(one.weights, one.held_ctx)
@@ -110,14 +113,16 @@ class Choice:
             return None
         return Pick(name, position, position, one.weights, Tier.HOLDS)
 
-    def _of_holders(self, holders: Holders, weights: str, conversation: int) -> str:
+    def _of_holders(self, holders: Holders, weights: str, conversation: Conversation) -> str:
+        if len(holders.places) == 1:
+            return holders.places[0]
         held, own = self._index.held(weights), self._own
 
         def load_of(name: str) -> int:
             one = held[name]
             return max(one.in_flight + one.waiting, own(name, weights))
 
-        return holders.pick(conversation, load_of, self._load_factor)
+        return holders.pick(conversation(), load_of, self._load_factor)
 
     def _offers(
         self, wanted: Wanted, one: WantedVariant, now_s: float, failed: Collection[str], left_out: LeftOut | None
@@ -200,8 +205,8 @@ class Choice:
         in_s = state.view.wait_s + load_s(model) if fit.tier is Tier.WAITS else 0.0
         return (fit.tier, is_busy, 0 if in_s else gib, in_s, at, state)
 
-    def _best(self, offers: list[Offer], conversation: int) -> Ranked | None:
-        best = rank(offers, conversation, self._load_factor, self._most_busy())[0]
+    def _best(self, offers: list[Offer], conversation: Conversation) -> Ranked | None:
+        best = rank(offers, conversation(), self._load_factor, self._most_busy())[0]
         return best if best.is_usable else None
 
     def _most_busy(self) -> float:

@@ -74,9 +74,8 @@ class Choosing:
             call.use_default_options()
         wanted = self._wanted_of(call.request, chain)
         if len(failed) < MOST_CANDIDATES:
-            conversation = call.visit.conversation(call.body) if call.visit is not None else 0
             left_out = partial(self._left_out, now_s) if self._failures.breakers else None
-            pick = self._choice.pick(wanted, conversation, now_s, failed, left_out)
+            pick = self._choice.pick(wanted, partial(_conversation, call), now_s, failed, left_out)
             if pick is not None and (node := self._members.named(pick.node)) is not None:
                 return to_pick(call, node, chain, wanted, pick, wait_s)
         last = self._choice.last_resort(wanted, now_s, failed) or self._choice.last_resort(wanted, now_s)
@@ -96,7 +95,7 @@ class Choosing:
         if chain is None:
             return any(state.is_usable and state.name not in failed for state in index)
         wanted = self._wanted_of(call.request, chain)
-        return self._choice.pick(wanted, 0, call.since_s, failed) is not None or self._is_any_left(wanted, failed)
+        return self._choice.pick(wanted, _none, call.since_s, failed) is not None or self._is_any_left(wanted, failed)
 
     def _is_any_left(self, wanted: Wanted, failed: Collection[str]) -> bool:
         return any(
@@ -164,3 +163,11 @@ class Choosing:
         if node is None:
             raise self._members.nobody()
         return node
+
+
+def _conversation(call: Call) -> int:
+    return call.visit.conversation(call.body) if call.visit is not None else 0
+
+
+def _none() -> int:
+    return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import lru_cache
 
 from router.core.nodes.declined import STATUS as DECLINED
 from router.core.ollama.listings import SERVER_ERROR
@@ -11,7 +12,7 @@ from router.errors import NoNodeAnswers, UpstreamError, UpstreamTimeout
 from router.http.client.response import UpstreamResponse
 from router.routing.answer import Answer, Released
 from router.routing.call import Call
-from router.routing.destination import router_headers
+from router.routing.destination import headers_of
 from router.routing.ends import Ends
 from router.routing.fleet.failures import Failures
 from router.routing.front.going import Going
@@ -95,20 +96,22 @@ class Forward:
         reason = by_name.get(b"x-router-reason", b"").decode("latin-1")
         there_s = _whole(by_name.get(b"x-router-queue-ms", b"")) / 1000
         call.note_served(served, reason, call.queue_s + there_s)
-        headers = router_headers(call.request.model, served, reason, call.queue_s, going.node.name)
-        if call.tries > 1:
-            headers.append((b"x-router-attempts", b"%d" % call.tries))
+        model, tries = call.request.model, call.tries
+        headers, lines = headers_of(model, served, reason, int(call.queue_s * 1000), tries, going.node.name)
         if position := by_name.get(b"x-router-position"):
-            headers.append((b"x-router-position", position))
+            headers, lines = [*headers, (b"x-router-position", position)], b""
         if reason:
-            self._ends.report_decision(call, decided(call, going, reason))
+            chain = going.chain.name if going.chain is not None else ""
+            self._ends.report_decision(call, decided(model, served, reason, chain))
         ttft_s = now_s - call.since_s
 
         def on_release(released: Released) -> None:
             self._leave()
             self._ends.report_end(call, released, upstream.status, ttft_s)
 
-        return Answer(upstream.status, headers, upstream, limits_left=call.limits_left, on_release=on_release)
+        return Answer(
+            upstream.status, headers, upstream, lines=lines, limits_left=call.limits_left, on_release=on_release
+        )
 
     def _leave(self) -> None:
         self._own.leave(self._call)
@@ -137,14 +140,14 @@ def _declined(call: Call, going: Going) -> bool:
     return True
 
 
-def decided(call: Call, going: Going, reason: str) -> Decided:
-    """Return the event for what a node has decided, by what its answer says."""
-    outcome = "fallback" if reason.startswith("fallback") else "passthrough" if going.chain is None else "exact"
-    if reason.startswith(("passthrough", "allow_partial")):
+@lru_cache(maxsize=256)
+def decided(requested: str, served: str, reason: str, chain: str) -> Decided:
+    """Return the template of the event for what a node has decided, by what its answer says; chain "" = none."""
+    outcome = "fallback" if reason.startswith("fallback") else "exact"
+    if not chain or reason.startswith(("passthrough", "allow_partial")):
         outcome = "passthrough"
-    chain = going.chain.name if going.chain is not None else ""
     cause = reason if reason in ("resident", "fits") else outcome
-    return Decided("", "", call.request.model, call.served, reason, outcome, chain, cause)
+    return Decided("", "", requested, served, reason, outcome, chain, cause)
 
 
 def _whole(value: bytes) -> int:

@@ -75,9 +75,9 @@ def choice_of(*states, own=None):
     return Choice(index, lambda name, weights: counts.get((name, weights), 0)), index
 
 
-def pick(choice, index, chain=CHAIN, request=None, conversation=0, now_s=0.0, **more):
+def pick(choice, index, chain=CHAIN, request=None, now_s=0.0, **more):
     asked = request or InferenceRequest(chain.name)
-    return choice.pick(wanted_of(asked, chain, index.catalog, RULES), conversation, now_s, **more)
+    return choice.pick(wanted_of(asked, chain, index.catalog, RULES), lambda: 0, now_s, **more)
 
 
 def one_of(name):
@@ -288,7 +288,7 @@ def test_the_pick_is_as_good_as_the_first_of_the_whole_order(nodes, conversation
     choice, index = choice_of(*states)
     wanted = wanted_of(InferenceRequest("chat"), CHAIN, index.catalog, RULES)
     best = choice.ranked(wanted, 0.0)[0]
-    found = choice.pick(wanted, conversation, 0.0)
+    found = choice.pick(wanted, lambda: conversation, 0.0)
     assert (found is None) == (not best.is_usable)
     if found is not None:
         assert (found.position, found.tier) == (best.offer.position, best.tier)
@@ -329,7 +329,7 @@ def test_the_node_for_a_load_is_found_by_size_as_by_comparing_all(nodes, wanted_
         states.append(state(f"n{at}", *rows, gpus=gpus, models=SPLIT, memory=memory))
     choice, index = choice_of(*states)
     wanted = wanted_of(InferenceRequest(wanted_model), one_of(wanted_model), index.catalog, RULES)
-    best, found = choice.ranked(wanted, 0.0)[0], choice.pick(wanted, 0, 0.0)
+    best, found = choice.ranked(wanted, 0.0)[0], choice.pick(wanted, lambda: 0, 0.0)
     assert (found is None) == (not best.is_usable)
     if found is not None:
         assert (found.node, found.tier) == (best.place, best.tier)
