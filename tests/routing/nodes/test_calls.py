@@ -378,6 +378,35 @@ def test_the_key_of_the_fronts_opens_the_rest_of_the_api():
     assert play(story, {**ALONE, "listen": "0.0.0.0:0"}) == (403, 200, 3)
 
 
+def test_a_front_may_come_by_any_name():
+    """A node has one in the DNS; clients need it in `hosts`, because web pages could come by it."""
+
+    async def story(node):
+        body = hello(SMALL)
+        there = [
+            await send(node.url, "POST", "/api/generate", body, headers_of(call, key), host="gpu-a.example.com")
+            for call, key in ((call_for(SMALL), KEY), (None, KEY), (None, None), (call_for(SMALL), "another"))
+        ]
+        view = await send(node.url, "GET", "/router/node", None, headers_of(None), host="gpu-a.example.com")
+        return [reply.status for reply in there], view.status
+
+    assert play(story) == ([200, 200, 403, 403], 200)
+
+
+def test_a_request_with_two_keys_is_not_one_of_a_front_n6():
+    """Of a client it is answered as on any router without teams, which looks at no keys; a call is refused."""
+
+    async def story(node):
+        two = [("Authorization", f"Bearer {KEY}"), ("x-api-key", "another")]
+        as_client = await send(node.url, "POST", "/api/generate", hello(SMALL), two)
+        by_name = await send(node.url, "POST", "/api/generate", hello(SMALL), two, host="gpu-a.example.com")
+        call = [*two, *headers_of(call_for(SMALL), None)]
+        as_front = await send(node.url, "POST", "/api/generate", hello(SMALL), call)
+        return as_client.status, by_name.status, as_front.status
+
+    assert play(story) == (200, 403, 401)
+
+
 def test_a_node_that_drains_declines_every_call_and_says_so():
     """Also the last try of a request: it is about to end."""
 
