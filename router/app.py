@@ -259,7 +259,7 @@ async def running(
                 yield service
             finally:
                 # First the readiness, so that load balancers stop sending; then the requests; then what they use.
-                edge.stop()
+                edge.stop(has_successor=service.has_successor)
                 router.inspector.drain()
                 if service.has_successor:  # whose admin pages are the ones to see; else they show the drain
                     router.retire()

@@ -97,11 +97,14 @@ class Edge:
         if self._node is not None:
             self._node.state.drain(is_draining=is_draining)
 
-    def stop(self) -> None:
-        """Make `/readyz` answer 503, and end the streams of fronts: they would hold up the end."""
-        self.drain()
+    def stop(self, *, has_successor: bool = False) -> None:
+        """Make `/readyz` answer 503, and end the streams of fronts, which would hold up the end.
+
+        With a successor at the same address the calls that still come here are served.
+        """
+        self.is_draining = True
         if self._node is not None:
-            self._node.state.stop()
+            self._node.state.stop(has_successor=has_successor)
 
     async def serve(self, cycle: Cycle) -> None:
         """Answer one request; runs in its task."""

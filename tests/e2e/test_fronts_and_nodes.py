@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import itertools
 import json
+import signal
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -66,15 +67,21 @@ class Machines:
                 await asyncio.sleep(0.2)
 
 
+def hash_of(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest() + "\n"
+
+
 @asynccontextmanager
-async def machines(folder: Path) -> AsyncIterator[Machines]:
+async def machines(
+    folder: Path, nodes: tuple[str, ...] = NODES, fronts: tuple[str, ...] = FRONTS
+) -> AsyncIterator[Machines]:
     """Run everything."""
     (folder / "key").write_text(KEY)
-    (folder / "sha256").write_text(hashlib.sha256(KEY.encode()).hexdigest())
+    (folder / "sha256").write_text(hash_of(KEY))
     limits = httpx.Limits(max_connections=200, max_keepalive_connections=0)
     async with AsyncExitStack() as stack, httpx.AsyncClient(timeout=120, limits=limits) as http:
         found = Machines(folder, http)
-        for name in NODES:
+        for name in nodes:
             port, metrics = free_port(), free_port()
             argv = ("simulate", "--gpu", "24564", "--models", ",".join(MODELS), "--listen", f"127.0.0.1:{port}")
             speeds = ("--load-mib-per-s", "20000", "--tokens-per-s", "30", "--parallel", str(SLOTS))
@@ -86,12 +93,12 @@ async def machines(folder: Path) -> AsyncIterator[Machines]:
             node = {"name": name, "key_sha256_file": str(folder / "sha256")}
             found.write(name, {"backends": {"ollama": backend}, "node": node})
         pool = {"kind": "node", "key_file": str(folder / "key")}
-        pool["discover"] = {"static": [found.urls[name] for name in NODES]}  # type: ignore[assignment]
-        for name in FRONTS:
+        pool["discover"] = {"static": [found.urls[name] for name in nodes]}  # type: ignore[assignment]
+        for name in fronts:
             found.write(name, {"backends": {"pool": pool}, "defaults": {"auto_chains": "off"}})
-        for name in (*NODES, *FRONTS):
+        for name in (*nodes, *fronts):
             await found.start(name)
-        await found.knows(len(NODES))
+        await found.knows(len(nodes))
         try:
             yield found
         finally:
@@ -167,32 +174,68 @@ async def test_nodes_and_then_fronts_are_upgraded_under_load_n8(tmp_path: Path) 
     """Each is stopped and started again: no request fails. A client goes to the other front if one refuses it."""
     async with asyncio.timeout(DEADLINE_S), machines(tmp_path) as here:
         await warm(here)
-        counts: Counter[str] = Counter()
-        is_over = False
-
-        async def client(number: int) -> None:
-            for turn in itertools.count(number):
-                if is_over:
-                    return
-                body = {"model": MODELS[turn % 3], "prompt": "[[tokens=10]] hi", "options": {"num_ctx": 2048}}
-                for front in (FRONTS[turn % 2], FRONTS[1 - turn % 2]):
-                    try:
-                        answer = await here.http.post(f"{here.urls[front]}/api/generate", json=body)
-                    except httpx.ConnectError:
-                        continue
-                    is_whole = answer.status_code == 200 and '"done":true' in answer.text
-                    counts["whole" if is_whole else f"{answer.status_code} {answer.text[-200:]}"] += 1
-                    break
-                else:
-                    counts["no front"] += 1
-
-        clients = [asyncio.create_task(client(number)) for number in range(6)]
-        for name in (*NODES, *FRONTS):
-            await asyncio.sleep(2)
-            await here.stop(name)
-            await here.start(name)
-            await here.knows(len(NODES))
-        is_over = True
-        await asyncio.gather(*clients)
+        async with clients(here, FRONTS) as counts:
+            for name in (*NODES, *FRONTS):
+                await asyncio.sleep(2)
+                await here.stop(name)
+                await here.start(name)
+                await here.knows(len(NODES))
         assert set(counts) == {"whole"}, counts
         assert counts["whole"] > 50
+
+
+async def test_the_key_of_the_fronts_is_changed_under_load_n8(tmp_path: Path) -> None:
+    """The next one is added at the node, used by the front, and the one before removed: no request fails."""
+
+    async def takes(here: Machines, key: str, status: int) -> None:
+        while True:
+            found = await here.http.get(f"{here.urls['gpu-a']}/router/node", headers={"authorization": f"Bearer {key}"})
+            if found.status_code == status:
+                return
+            await asyncio.sleep(0.2)
+
+    async with asyncio.timeout(DEADLINE_S), machines(tmp_path, ("gpu-a",), ("front-1",)) as here:
+        assert (await stream(here, "front-1", MODELS[2], tokens=2))[2]
+        async with clients(here, ("front-1",), MODELS[2:]) as counts:
+            (tmp_path / "sha256").write_text(hash_of(KEY) + hash_of("next"))
+            await takes(here, "next", 200)
+            (tmp_path / "key").write_text("next")
+            here.running["front-1"][1].send_signal(signal.SIGHUP)
+            await asyncio.sleep(5)
+            (tmp_path / "sha256").write_text(hash_of("next"))
+            await takes(here, KEY, 401)
+            await asyncio.sleep(3)
+        assert set(counts) == {"whole"}, counts
+        assert counts["whole"] > 20
+
+
+@asynccontextmanager
+async def clients(
+    here: Machines, fronts: tuple[str, ...], models: tuple[str, ...] = MODELS
+) -> AsyncIterator[Counter[str]]:
+    """Let clients ask all the time; count how they are answered. They go to the other front if one refuses them."""
+    counts: Counter[str] = Counter()
+    is_over = asyncio.Event()
+
+    async def client(number: int) -> None:
+        for turn in itertools.count(number):
+            if is_over.is_set():
+                return
+            model = models[turn % len(models)]
+            body = {"model": model, "prompt": "[[tokens=10]] hi", "options": {"num_ctx": 2048}}
+            first = turn % len(fronts)
+            for front in (*fronts[first:], *fronts[:first]):
+                try:
+                    answer = await here.http.post(f"{here.urls[front]}/api/generate", json=body)
+                except httpx.ConnectError:
+                    continue
+                is_whole = answer.status_code == 200 and '"done":true' in answer.text
+                counts["whole" if is_whole else f"{answer.status_code} {answer.text[-200:]}"] += 1
+                break
+            else:
+                counts["no front"] += 1
+
+    asking = [asyncio.create_task(client(number)) for number in range(6)]
+    yield counts
+    is_over.set()
+    await asyncio.gather(*asking)

@@ -66,9 +66,10 @@ class NodeState:
         self.is_draining = is_draining
         self._tell()
 
-    def stop(self) -> None:
-        """Tell the fronts that this is the end."""
-        self.is_draining = self.is_stopping = True
+    def stop(self, *, has_successor: bool = False) -> None:
+        """Tell the fronts that this is the end; or with a successor at the same address, that they come to that."""
+        self.is_stopping = True
+        self.is_draining = self.is_draining or not has_successor
         self._tell()
 
     def _tell(self) -> None:

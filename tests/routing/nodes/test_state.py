@@ -204,6 +204,23 @@ def test_a_stream_ends_with_the_router_and_says_so_first_n8():
     assert run_virtual(story()) == (True, True)
 
 
+def test_a_stream_that_ends_for_a_successor_does_not_say_that_the_node_drains_n8():
+    """After a reload the next router in the same process has its address: fronts come to that at once."""
+
+    async def story():
+        async with AsyncExitStack() as later:
+            async with noded(ALONE) as node:
+                following = await later.enter_async_context(stream(node))
+                await following()
+                node.router.hand_over_to(node.router.config)
+            seen = []
+            while (view := await following()) is not None:
+                seen.append(view.draining)
+        return any(seen)
+
+    assert not run_virtual(story())
+
+
 def test_requests_go_on_while_a_node_ends_n8():
     """A stream that has begun is answered to its end."""
 
