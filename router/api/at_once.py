@@ -149,7 +149,7 @@ class AtOnce:
             return False
         return _Common(route, header_lines(request_headers(head.headers, by_name)))
 
-    def answer(self, cycle: Cycle, route: Route, answer: Answer, *, is_for_front: bool = False) -> None:
+    def answer(self, cycle: Cycle, route: Route, answer: Answer) -> None:
         """Send `answer` now if it is complete and not a stream, else by a task. Errors are handled by `reply`.
 
         A front gets no id: it has its own, and reads a head that repeats at once.
@@ -159,8 +159,11 @@ class AtOnce:
             self._send_by_task(cycle, route, answer)
             return
         shown = answer.lines or header_lines(answer.headers)
-        named = () if is_for_front else (b"x-request-id: ", cycle.request_id.encode("ascii"), b"\r\n")
-        own = (shown, *named) if self._has_headers else ()
+        own: tuple[bytes, ...] = ()
+        if answer.is_for_front:
+            own = (shown,)
+        elif self._has_headers:
+            own = (shown, b"x-request-id: ", cycle.request_id.encode("ascii"), b"\r\n")
         if answer.limits_left:
             own = (*own, lines_of(answer.limits_left))
         lines = common_head_lines(upstream.head) if answer.rename is None else b""
@@ -229,7 +232,7 @@ class _Taken:
         self._underway = None  # break the reference cycle, so that nothing is left for the garbage collector
         try:
             if isinstance(answer, Answer):
-                at_once.answer(cycle, call.route, answer, is_for_front=call.front is not None)
+                at_once.answer(cycle, call.route, answer)
             elif answer is None or isinstance(answer, Blocked):
                 at_once.go_on(cycle, call, answer or at_once.dispatcher.gone())
             else:

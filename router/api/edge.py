@@ -247,7 +247,7 @@ class Edge:
     async def _send(self, exchange: Exchange, route: Route, answer: Answer) -> None:
         """Send `answer` to its end and release what it holds, on every exit path."""
         extra: list[Header] = exchange.extra
-        if self._settings.has_router_headers:
+        if self._settings.has_router_headers or answer.is_for_front:
             extra = answer.headers + extra
         if answer.limits_left:
             extra = [*extra, *headers_of(answer.limits_left)]

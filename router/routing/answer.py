@@ -29,7 +29,7 @@ class Answer(msgspec.Struct):
     `headers` are the `X-Router-*` headers; `lines` are the same, rendered, if they are. `rename` is
     (name in the stream, name to show), for derived tags; `errors` the same for the texts of errors. `release` is
     idempotent and must be called on every exit path. `limits_left` as in the call. `announce` is a line to put in front
-    of its text, "" for none.
+    of its text, "" for none. `is_for_front`: the headers tell a front by what it was served.
     """
 
     status: int
@@ -41,6 +41,7 @@ class Answer(msgspec.Struct):
     limits_left: Standing | None = None
     announce: str = ""
     on_release: Callable[[Released], None] | None = None
+    is_for_front: bool = False
 
     def release(
         self,

@@ -111,7 +111,8 @@ class Underway:
         left, said = call.limits_left, ""
         if call.chain_rules is not None and call.chain_rules.is_announcing and upstream.status == OK:
             said = announcement(call)
-        return Answer(upstream.status, headers, upstream, rename, errors, lines, left, said, on_release)
+        front = call.front is not None
+        return Answer(upstream.status, headers, upstream, rename, errors, lines, left, said, on_release, front)
 
     def _leave(self, upstream: UpstreamResponse | None) -> None:
         """Leave the resident, and its slot."""

@@ -378,6 +378,19 @@ def test_the_key_of_the_fronts_opens_the_rest_of_the_api():
     assert play(story, {**ALONE, "listen": "0.0.0.0:0"}) == (403, 200, 3)
 
 
+def test_a_front_is_told_what_served_whatever_clients_are_told():
+    """`telemetry.headers` is for clients; a front passes on what its own setting says."""
+
+    async def story(node):
+        whole = await node.ask(call_for(BIG, SMALL), hello(BIG, stream=False))
+        again = await node.ask(call_for(BIG, SMALL), hello(BIG, stream=False))
+        streamed = await node.ask(call_for(BIG, SMALL), hello(BIG))
+        client = await send(node.url, "POST", "/api/generate", hello(BIG))
+        return [reply.headers.get("x-router-model") for reply in (whole, again, streamed, client)]
+
+    assert play(story, {**ALONE, "telemetry.headers": False}) == [BIG, BIG, BIG, None]
+
+
 def test_a_front_may_come_by_any_name():
     """A node has one in the DNS; clients need it in `hosts`, because web pages could come by it."""
 
