@@ -21,6 +21,9 @@ from router.routing.underway import Reply
 from router.telemetry import Decided
 
 UNAUTHORIZED, UNAVAILABLE = 401, 503
+MOST_CHARACTERS = 640
+"""What a node says in a header is kept up to this length."""
+
 Out = Callable[[Going, str], None]
 """Notes that a node cannot be used, and why."""
 
@@ -92,8 +95,8 @@ class Forward:
     def _answer(self, upstream: UpstreamResponse) -> Answer:
         call, going, by_name = self._call, self._going, upstream.by_name
         now_s = self._now()
-        served = by_name.get(b"x-router-model", b"").decode("latin-1") or going.model or call.request.model
-        reason = by_name.get(b"x-router-reason", b"").decode("latin-1")
+        served = _text(by_name.get(b"x-router-model", b"")) or going.model or call.request.model
+        reason = _text(by_name.get(b"x-router-reason", b""))
         there_s = _whole(by_name.get(b"x-router-queue-ms", b"")) / 1000
         call.note_served(served, reason, call.queue_s + there_s)
         model, tries = call.request.model, call.tries
@@ -148,6 +151,10 @@ def decided(requested: str, served: str, reason: str, chain: str) -> Decided:
         outcome = "passthrough"
     cause = reason if reason in ("resident", "fits") else outcome
     return Decided("", "", requested, served, reason, outcome, chain, cause)
+
+
+def _text(value: bytes) -> str:
+    return value[:MOST_CHARACTERS].decode("latin-1")
 
 
 def _whole(value: bytes) -> int:

@@ -107,10 +107,9 @@ class Members:
         if self._nodes.get(node.key) is not node or not node.is_newer(view):
             return
         was_out, name = node.why_out, self._name_for(node, view)
-        if name != node.name:
+        if name != node.name and self._named.get(node.name) is node:  # else another one has that name now
             self.index.remove(node.name)
-            if self._named.get(node.name) is node:
-                del self._named[node.name]
+            del self._named[node.name]
         self._named[name] = node
         node.take_view(view, self._now(), name)
         self._put(node)
@@ -140,7 +139,8 @@ class Members:
     def _out(self, node: Node, why: str) -> None:
         if not node.why_out:
             self._telemetry.emit(UpstreamDown(why, backend=node.name))
-            self.index.remove(node.name)
+            if self._named.get(node.name) is node:
+                self.index.remove(node.name)
         node.leave_out(why)
 
     async def _read_catalogs(self, node: Node, fresh: asyncio.Event) -> None:
