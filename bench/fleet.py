@@ -3,13 +3,15 @@
 usage: bench/fleet.py [--places 50] [--requests 4000] [--seeds 3]
 Requests for 60 models of 2 to 20 GiB, a few of them asked for often, come to places with one card of 12 or 24 GB each.
 A place loads one model at a time, unloads what is idle for it (the longest unused first), answers two requests of a
-model at once, and lets the others wait. `rank` chooses by the rules of router/core/decision/fleet/rank.py, round robin
-takes the next place whose card can hold the model. On a virtual clock of its own, without HTTP: the choice is compared.
+model at once, and lets the others wait. `rank` chooses by the rules of router/core/decision/fleet/rank.py and knows
+all; `fronts` are six that take requests in turn and choose by router/core/nodes/choice.py: each knows its own requests,
+and what the places have told up to a second ago. Round robin takes the next place whose card can hold the model. On a
+virtual clock of its own, without HTTP: the choice is compared.
 
 Then the cost of a choice among the holders of a model, where 1,000 places hold 200 models, in CPU time.
 
-Exit code 1 if the loads are more than 1/6 of round robin's, the 95th percentile of the wait more than 1/10, or a choice
-takes more than 20 microseconds.
+Exit code 1 if, of either, the loads are more than 1/6 of round robin's, the 95th percentile of the wait more than 1/10,
+or a choice takes more than 20 microseconds.
 """
 
 from __future__ import annotations
@@ -27,13 +29,21 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from router.core.decision.chain import Variant
+from router.core.decision.chain import Chain, Variant
+from router.core.decision.context import ContextRules
 from router.core.decision.fleet.holders import Holders
 from router.core.decision.fleet.offer import Offer
 from router.core.decision.fleet.rank import rank
 from router.core.decision.plan import Plan
 from router.core.decision.verdict import Decision, Outcome, Verdict, VerdictKind
+from router.core.nodes.catalog import NodeCatalog, NodeModel, NodeNeed
+from router.core.nodes.choice import Choice
+from router.core.nodes.index import Index
+from router.core.nodes.state import Models, NodeState
+from router.core.nodes.view import NodeGpu, NodeLoading, NodeResident, NodeView
+from router.core.nodes.wanted import Wanted, wanted_of
 from router.core.ollama.runner import LoadOptions
+from router.core.payload.read import InferenceRequest
 from router.core.units import GIB
 from router.planning.stage import p95, table
 
@@ -41,6 +51,7 @@ MODELS = 60
 LOAD_GIB_PER_S = 1.0
 SERVICE_S = 3.0
 SLOTS = 2
+FRONTS, TOLD_S = 6, 1.0
 MOST_LOADS, MOST_WAIT, MOST_PICK_S = 1 / 6, 1 / 10, 20e-6
 
 
@@ -52,6 +63,7 @@ class Request:
     conversation: int
     service_s: float
     came_s: float
+    front: Front | None = None
 
 
 @dataclass(slots=True)
@@ -88,6 +100,7 @@ class World:
         self.now_s = 0.0
         self.loads = 0
         self.waits: list[float] = []
+        self.left = 0
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._count = itertools.count()
 
@@ -100,6 +113,11 @@ class World:
         while self._events:
             self.now_s, _, do = heapq.heappop(self._events)
             do()
+
+    @property
+    def goes_on(self) -> bool:
+        """True while requests are to come, or are not done."""
+        return self.left > 0
 
     def load_s(self, model: int) -> float:
         """Return how long a load takes."""
@@ -153,8 +171,11 @@ class World:
         state.used_s = self.now_s
 
         def end() -> None:
+            self.left -= 1
             state.at_work -= 1
             state.used_s = self.now_s
+            if request.front is not None:
+                request.front.leave(place.name, request.model)
             self.go_on(place)
 
         self.at(self.now_s + request.service_s, end)
@@ -194,6 +215,116 @@ def ranked(world: World) -> Callable[[Request], Place]:
     return choose
 
 
+class Front:
+    """One front: what the places have told, and what it has under way itself."""
+
+    def __init__(self, places: list[Place], models: Models) -> None:
+        self.index = Index()
+        self._models = models
+        self._own: dict[tuple[str, str], int] = {}
+        self._places = {place.name: place for place in places}
+        self._choice = Choice(self.index, lambda node, weights: self._own.get((node, weights), 0))
+        self._wanted: dict[int, Wanted] = {}
+
+    def take(self, view: NodeView, now_s: float) -> None:
+        """Take what a place tells."""
+        self.index.put(NodeState.of(view.name, view, self._models, now_s))
+
+    def choose(self, request: Request, now_s: float) -> Place:
+        """Choose a place for a request, and count it there."""
+        wanted = self._wanted.get(request.model)
+        if wanted is None:
+            name = f"m{request.model}:latest"
+            chain, plain = Chain(name, (Variant(name),)), InferenceRequest(name)
+            wanted = self._wanted[request.model] = wanted_of(plain, chain, self.index.catalog, ContextRules())
+        found = self._choice.pick(wanted, lambda: request.conversation, now_s)
+        assert found is not None
+        request.front = self
+        self._count(found.node, request.model, 1)
+        return self._places[found.node]
+
+    def leave(self, node: str, model: int) -> None:
+        """Count that a request has left a place."""
+        self._count(node, model, -1)
+
+    def _count(self, node: str, model: int, more: int) -> None:
+        for weights in ("", f"w{model}"):
+            self._own[node, weights] = self._own.get((node, weights), 0) + more
+
+
+def told_by(world: World, place: Place) -> NodeView:
+    """Return what a place tells of itself."""
+    loading = place.loading
+    used = [*place.loaded, *([loading] if loading is not None else [])]
+    rest_s = max(0.0, place.until_s - world.now_s) if loading is not None else 0.0
+    return NodeView(
+        name=place.name,
+        boot_id="b",
+        seq=1,
+        version="1",
+        is_up=True,
+        draining=False,
+        memory="probed",
+        gpus=(
+            NodeGpu(
+                place.name,
+                int(place.card_gib * GIB),
+                int((place.card_gib - sum(world.sizes[one] for one in used)) * GIB),
+            ),
+        ),
+        residents=tuple(
+            NodeResident(
+                weights=f"w{model}",
+                context=32768,
+                is_full=True,
+                in_flight=state.at_work,
+                waiting=len(state.waiting),
+                wait_s=0.0 if state.at_work < SLOTS else (len(state.waiting) + 1) * SERVICE_S / SLOTS,
+                held_bytes=(int(world.sizes[model] * GIB),),
+            )
+            for model, state in place.loaded.items()
+        ),
+        loading=(NodeLoading(f"w{loading}", 32768, rest_s),) if loading is not None else (),
+        wait_s=rest_s + sum(world.load_s(one) for one in place.line if one != loading),
+    )
+
+
+def fronts(world: World) -> Callable[[Request], Place]:
+    """Return what lets six fronts choose in turn, to which each place tells its state once a second."""
+    catalog = Models(NodeCatalog.of(tuple(_model(at, size, world) for at, size in enumerate(world.sizes))))
+    six = [Front(world.places, catalog) for _ in range(FRONTS)]
+
+    def tell(place: Place) -> None:
+        view = told_by(world, place)
+        for front in six:
+            front.take(view, world.now_s)
+        if world.goes_on:
+            world.at(world.now_s + TOLD_S, lambda: tell(place))
+
+    for at, place in enumerate(world.places):
+        view = told_by(world, place)
+        for front in six:
+            front.take(view, 0.0)
+        world.at(TOLD_S * at / len(world.places), lambda place=place: tell(place))
+    turns = itertools.cycle(six)
+    return lambda request: next(turns).choose(request, world.now_s)
+
+
+def _model(number: int, size: float, world: World) -> NodeModel:
+    need = int(size * GIB)
+    return NodeModel(
+        name=f"m{number}:latest",
+        digest=f"d{number}",
+        size_bytes=need,
+        weights=f"w{number}",
+        capabilities=("completion",),
+        architecture="llama",
+        context_length=131072,
+        needs=(NodeNeed(8192, need), NodeNeed(131072, need)),
+        load_s=world.load_s(number),
+    )
+
+
 def round_robin(world: World) -> Callable[[Request], Place]:
     """Return what takes the next place whose card can hold the model."""
     places = itertools.cycle(world.places)
@@ -209,6 +340,7 @@ def play(chooser: Callable[[World], Callable[[Request], Place]], places: int, re
     dice = random.Random(seed)
     sizes = [dice.choice((2, 4, 5, 9, 9, 14, 20)) for _ in range(MODELS)]
     world = World((Place(f"p{at}", 22.0 if at % 2 else 11.0) for at in range(places)), sizes)
+    world.left = requests
     choose, came_s = chooser(world), 0.0
     weights = [1 / (rank + 1) ** 0.9 for rank in range(MODELS)]
     for _ in range(requests):
@@ -247,13 +379,11 @@ def main() -> int:
     is_good = True
     for seed in range(1, asked.seeds + 1):
         control = play(round_robin, asked.places, asked.requests, seed)
-        ours = play(ranked, asked.places, asked.requests, seed)
-        loads, wait = ours.loads / control.loads, p95(ours.waits) / max(0.1, p95(control.waits))
-        is_good = is_good and loads <= MOST_LOADS and wait <= MOST_WAIT
-        for name, world, shares in (
-            ("round robin", control, ("", "")),
-            ("rank", ours, (f"{loads:.3f}", f"{wait:.3f}")),
-        ):
+        for name, chooser in (("round robin", None), ("rank", ranked), ("fronts", fronts)):
+            world = control if chooser is None else play(chooser, asked.places, asked.requests, seed)
+            loads, wait = world.loads / control.loads, p95(world.waits) / max(0.1, p95(control.waits))
+            is_good = is_good and (chooser is None or (loads <= MOST_LOADS and wait <= MOST_WAIT))
+            shares = (f"{loads:.3f}", f"{wait:.3f}") if chooser is not None else ("", "")
             per = round(1000 * world.loads / asked.requests)
             rows.append((seed, name, world.loads, per, f"{p95(world.waits):.1f}", *shares))
     print(table(rows))

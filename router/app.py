@@ -18,7 +18,6 @@ from router.admin.actions import Actions, Reload
 from router.admin.askers import Askers
 from router.admin.chat import Chat
 from router.admin.feed import Feed
-from router.admin.fleet_board import board_of
 from router.admin.focus import Price
 from router.admin.outage import Outage
 from router.admin.pages import Parts, admin_app
@@ -29,7 +28,7 @@ from router.admin.totals import Totals
 from router.api.edge import Edge
 from router.api.limits import Limits
 from router.api.settings import EdgeSettings
-from router.assembly import Router
+from router.assembly import Assembled, FrontRouter, Router
 from router.backend.derived import owner_of
 from router.backend.probes import build_probes
 from router.config import Config, Loaded, prepare
@@ -73,7 +72,7 @@ class Sockets(NamedTuple):
 class Running:
     """A router that serves. `grace_s` is how long requests may continue when it stops."""
 
-    router: Router
+    router: Assembled
     clients: Listener
     admin: Listener
     loaded: Loaded
@@ -146,7 +145,8 @@ async def running(
     """
     loaded = loaded or prepare(config, verify=verifier())
     tls = listener_tls(config)
-    given = (probes or {next(iter(config.backends)): probe}) if is_probed else build_probes(config)
+    is_front = config.nodes is not None
+    given = {} if is_front else (probes or {next(iter(config.backends)): probe}) if is_probed else build_probes(config)
     recent = RecentDecisions(config.telemetry.decisions_kept, unix_now=unix_now)
 
     def warn(text: str) -> None:
@@ -166,6 +166,7 @@ async def running(
         flush=lambda: telemetry.flush(),
         unix_now=unix_now,
         price=Price(config.usage.runner_hour, config.usage.currency),
+        counts_usage=not (is_front and config.usage.postgres_file is not None),
     )
     totals, timeline = Totals(unix_now), Timeline(unix_now)
     every: list[Hook] = [recent, metrics, outage, totals, timeline, *accounts.hooks, *hooks]
@@ -177,17 +178,21 @@ async def running(
     shared = build_shared(config.shared, local, warn, unix_now, is_first=not is_successor)
     counts: Quotas = shared or local
     counts.keep_teams(loaded.book.names)
-    router = Router(
-        loaded,
-        probes=given,
-        telemetry=telemetry,
-        recent=recent,
-        outage=outage,
-        accounts=accounts,
-        shared=shared,
-        unix_now=unix_now,
+    router: Assembled = (
+        FrontRouter(loaded, telemetry, recent, accounts, shared)
+        if is_front
+        else Router(
+            loaded,
+            probes=given,
+            telemetry=telemetry,
+            recent=recent,
+            outage=outage,
+            accounts=accounts,
+            shared=shared,
+            unix_now=unix_now,
+        )
     )
-    metrics.watch(Scrape(router.backends.values(), router.stores_up, accounts.lost).gauges)
+    metrics.watch(Scrape(router.backends.values(), router.stores_up, accounts.lost, router.nodes).gauges)
 
     def exposition() -> tuple[bytes, str]:
         telemetry.flush()
@@ -204,6 +209,7 @@ async def running(
         team_limits=limits,
         rules=router.rules,
         clock=unix_now,
+        node=router.node,
     )
     where = config.listen.host, config.listen.port
     proxies = Proxies(config.trusted_proxies) if config.proxy_protocol else None
@@ -216,7 +222,7 @@ async def running(
         proxies=proxies,
         on_refused=edge.reports.refused_early,
     )
-    board = board_of(router.routes, router.inspector, totals, timeline, unix_now)
+    board = router.board(totals, timeline)
 
     def set_draining(is_draining: bool) -> None:
         edge.drain(is_draining=is_draining)
@@ -257,7 +263,7 @@ async def running(
                 yield service
             finally:
                 # First the readiness, so that load balancers stop sending; then the requests; then what they use.
-                edge.drain()
+                edge.stop(has_successor=service.has_successor)
                 router.inspector.drain()
                 if service.has_successor:  # whose admin pages are the ones to see; else they show the drain
                     router.retire()

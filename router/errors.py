@@ -4,10 +4,12 @@ RouterError            500  internal_error
 ├ ConfigError          at start only; names file, line, key and the allowed values
 ├ BadRequest           400  invalid_request
 ├ Unauthorized         401  unauthorized       403 on Ollama's own routes, whose CLI takes a 401 for its cloud's
+│ └ UnknownFront       401  unauthorized       on all routes: no client sends what this refuses
 ├ Forbidden            403  forbidden
 ├ ModelNotFound        404  model_not_found
 ├ RequestTimeout       408  request_timeout
 ├ BodyTooLarge         413  body_too_large
+├ Misdirected          421  misdirected        a node declines a front's request; carries its findings
 ├ LimitReached         429  limit_reached      a limit of the team itself; carries Retry-After and what is left
 ├ Busy                 503  server_busy        carries Retry-After
 ├ NoVariantFits        503  no_variant_fits    carries the explanation; Retry-After
@@ -62,6 +64,10 @@ class Unauthorized(RouterError):
     code = "unauthorized"
 
 
+class UnknownFront(Unauthorized):
+    """Something that only fronts may ask of a node, without the key of the fronts."""
+
+
 class Forbidden(RouterError):
     status = 403
     code = "forbidden"
@@ -80,6 +86,17 @@ class RequestTimeout(RouterError):
 class BodyTooLarge(RouterError):
     status = 413
     code = "body_too_large"
+
+
+class Misdirected(RouterError):
+    """A node cannot serve what a front has sent it, and has changed nothing for it. `body` is the answer as JSON."""
+
+    status = 421
+    code = "misdirected"
+
+    def __init__(self, message: str, body: bytes) -> None:
+        super().__init__(message)
+        self.body = body
 
 
 class LimitReached(RouterError):
@@ -161,6 +178,13 @@ class UpstreamGone(UpstreamError):
 
 class UpstreamAway(UpstreamError):
     """No backend that could serve the request answers; it was sent to none of them."""
+
+
+class NoNodeAnswers(UpstreamAway):
+    """A front can use none of its nodes."""
+
+    status = 503
+    code = "no_node"
 
 
 class LoadFailed(RouterError):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import ssl
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from router import __version__
 from router.adapters.ed25519 import verifier
 from router.adapters.lender import Times
 from router.adapters.outbox import Outbox
@@ -19,6 +21,8 @@ from router.adapters.usage_store import SqliteUsage, UsageStore
 from router.adapters.valkey import ValkeyStore
 from router.admin.lock import AdminLock
 from router.admin.pages import page_paths
+from router.api.fronts import Fronts
+from router.api.node import Node
 from router.api.permissions import Permissions
 from router.api.settings import EdgeSettings
 from router.api.traces import Tracing
@@ -32,6 +36,10 @@ from router.core.units import MIB
 from router.errors import ConfigError
 from router.http.server.limits import WireLimits
 from router.http.server.proxies import Proxies
+from router.routing.fleet.place import Place
+from router.routing.nodes.models import NodeModels
+from router.routing.nodes.state import NodeState
+from router.routing.ruled import RulesInForce
 from router.telemetry import TraceHook
 from router.telemetry.otlp import exporter_of, is_available
 
@@ -202,6 +210,15 @@ async def remind(found: Callable[[], list[str]], warn: Callable[[str], None], ev
         await asyncio.sleep(every_s)
         for text in found():
             warn(text)
+
+
+def build_node(config: Config, place: Place, rules: RulesInForce) -> Node | None:
+    """Return what fronts ask of this router, whose only backend is that of `place`; None if it is not a node."""
+    if config.node.name is None:
+        return None
+    models = NodeModels(place)
+    state = NodeState(config.node.name, secrets.token_hex(8), __version__, place, models.digests)
+    return Node(state, models, Fronts(config.node_keys, state, lambda: rules.book))
 
 
 def admin_lock(config: Config, clock: Callable[[], float], is_of_team: Callable[[bytes], bool]) -> AdminLock:

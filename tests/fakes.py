@@ -23,7 +23,8 @@ from router.http.client.response import Relay, UpstreamRequest, UpstreamResponse
 from router.http.server.limits import WireLimits
 from router.http.server.listener import Listener
 from router.routing import underway
-from router.routing.call import Answer, Call, Released
+from router.routing.answer import Answer, Released
+from router.routing.call import Call
 from router.routing.directory import Directory, VirtualModel
 from router.routing.dispatch import Dispatcher
 from router.routing.outcomes import Blocked

@@ -19,7 +19,7 @@ ROUTER = {
     "router/core/memory": 3,
     "router/core/learning": 4, "router/core/payload": 4, "router/core/teams": 4,
     "router/core/decision": 5,
-    "router/core/advice": 6,
+    "router/core/advice": 6, "router/core/nodes": 6,
     "router/core/masking": 0, "router/core/units": 0,
     "router/core": 0,  # only a docstring
     "router/adapters": 7, "router/config": 7, "router/http": 7, "router/telemetry": 7,

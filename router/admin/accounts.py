@@ -33,7 +33,8 @@ LAST_LINES_S = 2.0
 class Accounts:
     """`hooks` receive the events; usage is written to `store` every `every_s` seconds. `is_known_model` tells which
     models have rows of their own, `warn` takes sentences for the operator, `flush` has the hooks called with the events
-    that wait, `unix_now` is the wall clock."""
+    that wait, `unix_now` is the wall clock. Without
+    `counts_usage` the usage is only shown, because others write it to the same database."""
 
     def __init__(
         self,
@@ -46,13 +47,16 @@ class Accounts:
         flush: Callable[[], None],
         unix_now: Callable[[], float],
         price: Price = FREE,
+        counts_usage: bool = True,
     ) -> None:
         self._flush, self._unix_now = flush, unix_now
         self._store, self.price = store, price
         self._ledger = Ledger(MOST_WAITING)
         self._writer = UsageWriter(self._ledger, store, every_s)
         self._lines: LineWriter | None = None
-        self.hooks: list[Hook] = [UsageHook(self._ledger, is_known_model=is_known_model, unix_now=unix_now)]
+        self.hooks: list[Hook] = []
+        if counts_usage:
+            self.hooks.append(UsageHook(self._ledger, is_known_model=is_known_model, unix_now=unix_now))
         if audit.path is not None:
             later = asyncio.get_running_loop().call_soon_threadsafe
             file = RotatedFile(

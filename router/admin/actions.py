@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Collection
 
 from router.backend.backend import Backend
 from router.backend.tracked import Tracked
-from router.errors import ModelNotFound, ReloadRefused
+from router.errors import BadRequest, ModelNotFound, ReloadRefused
 
 Reload = Callable[[], Awaitable[dict[str, object]]]
 
@@ -38,6 +38,7 @@ class Actions:
 
         That includes bans after spills and pauses after failed loads. What is loaded stays loaded.
         """
+        self._check_owner()
         if model is None:
             return {"model": None, "forgotten": sum([await one.forget(None) for one in self._backends])}
         having = [(one, weights) for one in self._backends if (weights := one.installed.weights_if_installed(model))]
@@ -71,8 +72,13 @@ class Actions:
         self._set_draining(is_draining)
         return {"draining": is_draining}
 
+    def _check_owner(self) -> None:
+        if not self._backends:
+            raise BadRequest("a front has no Ollama of its own: ask the admin address of the node")
+
     def _loaded(self, model: str) -> list[tuple[Backend, Tracked]]:
         """Return the backends that have it loaded."""
+        self._check_owner()
         having = [(one, one.installed.weights_if_installed(model)) for one in self._backends]
         found = [(one, one.world.residents.get(weights)) for one, weights in having if weights is not None]
         loaded = [(one, tracked) for one, tracked in found if tracked is not None]

@@ -18,6 +18,10 @@ class Asker(NamedTuple):
     is_team: bool = False
 
 
+OPERATOR = Asker()
+"""An operator, who asks for no team."""
+
+
 class Askers:
     """Finds the team of an explanation by the rules in force. `unix_now` is the wall clock, by which keys expire."""
 

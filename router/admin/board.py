@@ -104,7 +104,12 @@ class Board:
             {"kind": "others", "model": ", ".join(self._inspector.programs_on(gpu)), "bytes": self._others_on(gpu)}
         )
         about = {"index": gpu.index, "uuid": gpu.uuid, "name": gpu.name}
-        return {**about, "total_bytes": gpu.total_bytes, "free_bytes": gpu.free_bytes, "blocks": _within(blocks, gpu)}
+        return {
+            **about,
+            "total_bytes": gpu.total_bytes,
+            "free_bytes": gpu.free_bytes,
+            "blocks": within(blocks, gpu.total_bytes),
+        }
 
     def _others_on(self, gpu: Gpu) -> int:
         """Return the bytes of other programs; during a switch those of before, because memory is in flux then."""
@@ -162,9 +167,9 @@ class Board:
         return rows
 
 
-def _within(blocks: list[dict[str, Any]], gpu: Gpu) -> list[dict[str, Any]]:
+def within(blocks: list[dict[str, Any]], total_bytes: int) -> list[dict[str, Any]]:
     """Return the blocks, the rest of the card as free memory; together never more than the card has."""
-    left, kept = gpu.total_bytes, []
+    left, kept = total_bytes, []
     for block in blocks:
         size = min(left, block["bytes"])
         left -= size

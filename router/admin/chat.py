@@ -12,7 +12,8 @@ from router.core.ollama.routes import TARGETS
 from router.core.payload.read import read_wholly
 from router.errors import UpstreamError
 from router.http.headers import Header
-from router.routing.call import Answer, Call
+from router.routing.answer import Answer
+from router.routing.call import Call
 from router.routing.dispatching import Dispatching
 
 CHAT_ROUTE = TARGETS["POST", b"/api/chat"]

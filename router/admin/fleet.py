@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from router.admin.askers import Asker
+from router.admin.askers import OPERATOR, Asker
 from router.admin.configuration import Configuration
-from router.admin.inspector import OPERATOR, Inspector
+from router.admin.inspector import Inspector
 from router.admin.outage import Outage
 from router.core.decision.fleet.passed_over import reason_of
 from router.core.decision.fleet.rank import Ranked
@@ -73,7 +73,7 @@ class FleetInspector(Inspector):
         data = self._inspectors[best].explain(model, num_ctx, asker)
         reason = reason_of(ranked) or data["reason"]
         ranking = [
-            {**_row(one), "variants": self._inspectors[one.place].variants(model, num_ctx, asker)} for one in ranked
+            {**row_of(one), "variants": self._inspectors[one.place].variants(model, num_ctx, asker)} for one in ranked
         ]
         return {**data, "reason": reason, "backend": best, "ranking": ranking}
 
@@ -134,7 +134,7 @@ def _named(states: Mapping[str, dict[str, Any]], key: str) -> list[dict[str, Any
     return [{**row, "backend": name} for name, state in states.items() for row in state[key] or ()]
 
 
-def _row(ranked: Ranked) -> dict[str, Any]:
+def row_of(ranked: Ranked) -> dict[str, Any]:
     """Return one place of the ranking as data."""
     chosen = ranked.offer.chosen
     return {

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from router import __version__
-from router.admin.askers import Asker
+from router.admin.askers import OPERATOR, Asker
 from router.admin.configuration import Configuration
 from router.admin.outage import Outage
 from router.backend.backend import Backend
@@ -29,7 +29,6 @@ from router.routing.decisions import Decisions
 from router.routing.directory import Directory
 from router.telemetry import RecentDecisions, Telemetry
 
-OPERATOR = Asker()
 EXPLAINED = TARGETS["POST", b"/api/chat"]
 """The route of the requests that are explained."""
 

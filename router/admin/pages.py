@@ -25,12 +25,11 @@ from starlette.types import Receive, Scope, Send
 from router.admin.accounts import Accounts
 from router.admin.actions import Actions
 from router.admin.askers import Askers
-from router.admin.board import Board
 from router.admin.chat import Chat
 from router.admin.feed import Feed
 from router.admin.guard import UNLOCKED, AdminGuard
-from router.admin.inspector import Inspector
 from router.admin.lock import AdminLock, shown_key
+from router.admin.reporting import Boarding, Reporting
 from router.admin.teams import TeamsPage
 from router.admin.usage_pages import rendered, usage_query
 from router.errors import BadRequest, RouterError
@@ -52,12 +51,12 @@ MOST_DIGITS = 10
 class Parts:
     """What the pages show and do. `metrics` returns Prometheus's text and its type."""
 
-    inspector: Inspector
+    inspector: Reporting
     actions: Actions
     accounts: Accounts
     teams: TeamsPage
     metrics: Callable[[], tuple[bytes, str]]
-    board: Board
+    board: Boarding
     feed: Feed
     chat: Chat
     askers: Askers

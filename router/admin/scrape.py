@@ -8,19 +8,27 @@ from collections.abc import Callable, Collection, Iterator
 from router.backend.backend import Backend
 from router.telemetry import CardReading, Gauges, ResidentReading, SlotsReading
 
+MOST_TEAMS = 1024
+"""Teams that are remembered to have waited, on all backends."""
+
 
 class Scrape:
-    """Reads all backends. `stores_up` returns which stores can be used, `lost` what is missing in usage and audit."""
+    """Reads all backends. `stores_up` returns which stores can be used, `lost` what is missing in usage and audit.
+
+    `nodes` counts those of a front.
+    """
 
     def __init__(
         self,
         backends: Collection[Backend],
         stores_up: Callable[[], dict[str, bool]],
         lost: Callable[[], tuple[int, int]],
+        nodes: Callable[[], dict[str, int]] = dict,
     ) -> None:
         self._backends = backends
         self._stores_up = stores_up
         self._lost = lost
+        self._nodes = nodes
         self._teams: set[tuple[str, str]] = set()
 
     def gauges(self) -> Gauges:
@@ -39,6 +47,7 @@ class Scrape:
                 for card, held in tracked.held_bytes.items()
             ),
             stores_up=self._stores_up(),
+            nodes=self._nodes(),
             usage_lost=usage_lost,
             audit_lost=audit_lost,
             lags_s={(one.name, row.team): row.lag_s for one in self._backends for row in one.line.shares.rows()},
@@ -49,6 +58,8 @@ class Scrape:
         """Return how many requests of each team wait; 0 for a team of which some have waited before."""
         counts = Counter((one.name, team) for one in self._backends for _, _, team in one.line.waiting_for())
         self._teams.update(counts)
+        if len(self._teams) > MOST_TEAMS:  # fronts name any number of teams in the course of time
+            self._teams = set(counts)
         named = {name for name, _ in self._teams}
         unasked = {(one.name, "") for one in self._backends if one.name not in named}
         return {key: counts[key] for key in self._teams | unasked}

@@ -30,11 +30,10 @@ from router.http.headers import header_lines
 from router.http.server.cycle import Cycle, Phase
 from router.http.server.heads import Head
 from router.http.server.hosts import HostRule
-from router.routing.call import Answer, Call
-from router.routing.dispatching import Dispatching
+from router.routing.answer import Answer
+from router.routing.call import Call
+from router.routing.dispatching import Begun, Dispatching
 from router.routing.outcomes import Blocked
-from router.routing.queued import Queued
-from router.routing.underway import Underway
 
 logger = logging.getLogger("router.api")
 
@@ -115,7 +114,8 @@ class AtOnce:
             return False
         cycle.request_id, identity = self._next_id(), ANYONE
         try:
-            identity = self._door.identify(cycle)
+            front = self._door.call_of(head)
+            identity = self._door.identify(cycle, front)
             check_route(identity, common.route)
             call = read_call(
                 body,
@@ -128,6 +128,7 @@ class AtOnce:
                 head.by_name,
                 cycle.carrier.loop.time(),
                 self._settings.proxies.client_of(cycle.carrier.client, head.headers),
+                front=front,
             )
             asking = self.limits.admit(call) if self.limits is not None else None
         except Exception as exc:  # a bug too must be answered and reported
@@ -149,18 +150,27 @@ class AtOnce:
     def _read(self, head: Head) -> _Common | Literal[False]:
         """Return the meaning of a head, False if it is not a common one."""
         route, by_name = _ROUTES.get((head.method, head.target)), head.by_name
-        if route is None or not _UNCOMMON.isdisjoint(by_name) or not self._hosts.allows(by_name.get(b"host", b"")):
+        if route is None or not _UNCOMMON.isdisjoint(by_name):
+            return False
+        if not (self._hosts.allows(by_name.get(b"host", b"")) or self._door.is_front(head)):
             return False
         return _Common(route, header_lines(request_headers(head.headers, by_name)))
 
     def answer(self, cycle: Cycle, route: Route, answer: Answer) -> None:
-        """Send `answer` now if it is complete and not a stream, else by a task. Errors are handled by `reply`."""
+        """Send `answer` now if it is complete and not a stream, else by a task. Errors are handled by `reply`.
+
+        A front gets no id: it has its own, and reads a head that repeats at once.
+        """
         upstream = answer.upstream
         if answer.announce or not upstream.is_complete:
             self._send_by_task(cycle, route, answer)
             return
         shown = answer.lines or header_lines(answer.headers)
-        own = (shown, b"x-request-id: ", cycle.request_id.encode("ascii"), b"\r\n") if self._has_headers else ()
+        own: tuple[bytes, ...] = ()
+        if answer.is_for_front:
+            own = (shown,)
+        elif self._has_headers:
+            own = (shown, b"x-request-id: ", cycle.request_id.encode("ascii"), b"\r\n")
         if answer.limits_left:
             own = (*own, lines_of(answer.limits_left))
         lines = common_head_lines(upstream.head) if answer.rename is None else b""
@@ -211,17 +221,17 @@ class _Taken:
         self._at_once = at_once
         self._cycle = cycle
         self._call = call
-        self._underway: Underway | Queued | None = None
+        self._underway: Begun | None = None
 
-    def go(self, started: Underway | Queued | Blocked | RouterError) -> None:
+    def go(self, started: Begun | Blocked | RouterError) -> None:
         """Continue according to the result of the first attempt."""
-        if isinstance(started, (Underway, Queued)):
+        if isinstance(started, Blocked):
+            self._at_once.go_on(self._cycle, self._call, started)
+        elif isinstance(started, RouterError):
+            self._at_once.refuse(self._cycle, self._call.route, started, self._call.tries)
+        else:
             self._underway = started
             self._cycle.process_with(self)
-        elif isinstance(started, Blocked):
-            self._at_once.go_on(self._cycle, self._call, started)
-        else:
-            self._at_once.refuse(self._cycle, self._call.route, started, self._call.tries)
 
     def reply(self, answer: Answer | RouterError | Blocked | None) -> None:
         """Receive the result from the dispatcher. Never raises, because the upstream's connection calls it."""

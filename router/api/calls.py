@@ -20,6 +20,7 @@ from router.core.teams.team import NO_CAPS, Identity
 from router.errors import BadRequest
 from router.http.headers import header_lines
 from router.routing.call import Call
+from router.routing.nodes.front_call import FrontCall
 
 RULES = ("refuse", "wait", "allow_partial", "passthrough")
 FORM_BYTES = 25 << 20
@@ -29,7 +30,9 @@ OWN_HEADERS = frozenset((b"x-router-strict", b"x-router-nothing-fits"))
 """Headers by which a client influences the decision on its request."""
 
 
-async def call_of(exchange: Exchange, settings: EdgeSettings, route: Route, now_s: float, client: str) -> Call:
+async def call_of(
+    exchange: Exchange, settings: EdgeSettings, route: Route, now_s: float, client: str, front: FrontCall | None = None
+) -> Call:
     """Return the call of a request from `client` that takes the general path. Raises a RouterError, or ClientGone."""
     is_form = route.kind == "v1_audio"
     body = await exchange.body(FORM_BYTES if is_form else None)
@@ -37,11 +40,11 @@ async def call_of(exchange: Exchange, settings: EdgeSettings, route: Route, now_
     lines = header_lines(request_headers(exchange.client_headers, by_name))
     names = settings, exchange.identity, route, lines, exchange.request_id, exchange.is_gone, by_name, now_s, client
     if not is_form:
-        return await exchange.read(body, read_call, *names, read_wholly)
+        return await exchange.read(body, read_call, *names, read_wholly, front)
     if sum(name == b"content-type" for name, _ in exchange.client_headers) > 1:
         raise BadRequest(f"{FAILED}more than one Content-Type")
     kind = by_name.get(b"content-type", b"")
-    return await in_turn(body, settings.inline_bytes, read_call, *names, lambda _, form: read_form(kind, form))
+    return await in_turn(body, settings.inline_bytes, read_call, *names, lambda _, form: read_form(kind, form), front)
 
 
 def read_call(
@@ -56,8 +59,11 @@ def read_call(
     since_s: float,
     client: str,
     read: Callable[[str, bytes], InferenceRequest] = read_request,
+    front: FrontCall | None = None,
 ) -> Call:
     """Return the call of a request of `identity` that arrived at loop time `since_s` from the address `client`.
+
+    `front` is what a front says with it, which has applied all that a client may say and may not.
 
     `lines` are the headers that may go upstream, rendered; `by_name` maps all of its headers.
 
@@ -66,6 +72,8 @@ def read_call(
     request = read(route.kind, body)
     if not ((request.model.isprintable() and len(request.model) <= MAX_NAME) or may_be_name(request.model)):
         raise BadRequest("invalid model name")
+    if front is not None:
+        return _call_of_front(front, route, request, body, lines, request_id, is_gone, since_s, client)
     permit = permit_of(identity.team)
     if not permit.is_open and request.has_model:
         check_use(identity, request.model)
@@ -89,6 +97,33 @@ def read_call(
         settings.permissions.check_rule(nothing_fits, identity.team.caps)
         call.demand(is_strict=_is_strict(by_name.get(b"x-router-strict", b"")), nothing_fits=nothing_fits)
     return call
+
+
+def _call_of_front(
+    front: FrontCall,
+    route: Route,
+    request: InferenceRequest,
+    body: bytes,
+    lines: bytes,
+    request_id: str,
+    is_gone: Callable[[], bool],
+    since_s: float,
+    client: str,
+) -> Call:
+    if request.has_model:
+        front.check_model(request.model)
+    return Call(
+        route,
+        request,
+        body,
+        lines,
+        request_id,
+        front.identity,
+        is_gone=is_gone,
+        since_s=since_s,
+        client=front.told.client or client,
+        front=front,
+    )
 
 
 def _is_strict(value: bytes) -> bool:

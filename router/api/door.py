@@ -11,15 +11,16 @@ from typing import Protocol
 
 import msgspec
 
+from router.api.fronts import Fronts
 from router.api.reports import client_of
+from router.api.settings import EdgeSettings
 from router.core.teams.credentials import Signature, credential_of
 from router.core.teams.identity import EXPIRED, UNKNOWN, Identities, Recognized
-from router.core.teams.rights import TRUSTED
 from router.core.teams.team import Identity
 from router.errors import Unauthorized
 from router.http.server.cycle import Cycle
 from router.http.server.heads import Head
-from router.http.server.proxies import Proxies
+from router.routing.nodes.front_call import FrontCall
 
 
 class Rules(Protocol):
@@ -50,14 +51,22 @@ class _Shown(msgspec.Struct, eq=False):
 
 
 class Door:
-    """Identifies requests. Without teams each of them is `anyone`'s. `clock` returns Unix time."""
+    """Identifies requests. Without teams each of them is `settings.anyone`'s. `clock` returns Unix time.
+
+    `fronts` are those of a node, None if this is not one.
+    """
 
     def __init__(
-        self, rules: Rules = NO_TEAMS, *, anyone: Identity = TRUSTED, proxies: Proxies, clock: Callable[[], float]
+        self,
+        rules: Rules,
+        settings: EdgeSettings,
+        clock: Callable[[], float],
+        fronts: Fronts | None = None,
     ) -> None:
+        self._fronts = fronts
         self._rules = rules
-        self._anyone = anyone
-        self._proxies = proxies
+        self._anyone = settings.anyone
+        self._proxies = settings.proxies
         self._clock = clock
 
     @property
@@ -65,8 +74,23 @@ class Door:
         """True if there are teams; without, no path begins with a key."""
         return self._rules.identities is not None
 
-    def identify(self, cycle: Cycle) -> Identity:
-        """Return whose request it is. Raise Unauthorized, or BadRequest for two different credentials."""
+    def call_of(self, head: Head) -> FrontCall | None:
+        """Return what a front says with a request, None if nothing. Raises as `Fronts.call_of`."""
+        return self._fronts.call_of(head) if self._fronts is not None else None
+
+    def is_front(self, head: Head) -> bool:
+        """Return True for a front of this node. It may come by any name: no web page knows the key that it shows."""
+        return self._fronts is not None and self._fronts.knows(head)
+
+    def identify(self, cycle: Cycle, front: FrontCall | None = None) -> Identity:
+        """Return whose request it is; `front` is what a front says with it.
+
+        Raise Unauthorized, or BadRequest for two different credentials.
+        """
+        if front is not None:
+            return front.identity
+        if self._fronts is not None and self.is_front(cycle.head):
+            return self._fronts.identity
         identities = self._rules.identities
         if identities is None:
             return self._anyone

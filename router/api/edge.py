@@ -22,9 +22,10 @@ from router.api.endings import StreamEnd
 from router.api.exchange import Exchange
 from router.api.limits import Limits, headers_of
 from router.api.local import LocalRoutes
+from router.api.node import Node
 from router.api.origins import OriginRule
 from router.api.passing import Passing
-from router.api.paths import Found, NotFound, Redirect, WrongMethod, find, with_query
+from router.api.paths import Found, NotFound, Redirect, WrongMethod, find
 from router.api.refusals import Refusals
 from router.api.reports import Reports, client_of
 from router.api.responses import PLAIN
@@ -37,9 +38,11 @@ from router.errors import Busy, RouterError, UpstreamError
 from router.http.headers import Header
 from router.http.server.cycle import ClientGone, Cycle
 from router.http.server.hosts import HostRule
-from router.routing.call import Answer, Call
-from router.routing.directory import Directory
+from router.routing.answer import Answer
+from router.routing.call import Call
+from router.routing.directing import Directing
 from router.routing.dispatching import Dispatching
+from router.routing.nodes.front_call import FrontCall
 from router.routing.outcomes import Blocked
 from router.telemetry import Answered
 
@@ -53,13 +56,14 @@ class Edge:
     """The application of the client listener.
 
     `drain()` turns `/readyz` to 503; the listener does the rest of a shutdown. `report` takes warnings for
-    the operator. `rules` say which teams there are, and `clock` returns Unix time, by which their keys expire.
+    the operator. `rules` say which teams there are, and `clock` returns Unix time, by which their keys expire. With
+    `node`, fronts may send requests to this router.
     """
 
     def __init__(
         self,
         dispatcher: Dispatching,
-        directory: Directory,
+        directory: Directing,
         settings: EdgeSettings | None = None,
         *,
         report: Callable[[str], None] = logger.warning,
@@ -67,9 +71,9 @@ class Edge:
         rules: Rules = NO_TEAMS,
         clock: Callable[[], float] = float,
         team_limits: Limits | None = None,
+        node: Node | None = None,
     ) -> None:
-        self._dispatcher = dispatcher
-        self._directory = directory
+        self._dispatcher, self._directory = dispatcher, directory
         self._settings = settings or EdgeSettings()
         self._bodies = BodyBudget(self._settings.buffered_bytes)
         self._hosts = HostRule(self._settings.hosts, is_loopback=self._settings.is_loopback)
@@ -78,9 +82,9 @@ class Edge:
         self._local = LocalRoutes(directory, self._settings)
         self._passing = Passing(directory, self._settings)
         self.reports = Reports(emit, self._settings.proxies)
-        self._prefix = secrets.token_hex(4)
-        self._count = itertools.count(1)
-        self._door = Door(rules, anyone=self._settings.anyone, proxies=self._settings.proxies, clock=clock)
+        self._prefix, self._count = secrets.token_hex(4), itertools.count(1)
+        self._node = node
+        self._door = Door(rules, self._settings, clock, node.fronts if node is not None else None)
         self._at_once = AtOnce(
             dispatcher, self._settings, self._hosts, self._door, next_id=self._next_id, tasks=self, limits=team_limits
         )
@@ -90,6 +94,17 @@ class Edge:
     def drain(self, *, is_draining: bool = True) -> None:
         """Make `/readyz` answer 503, because the router is about to stop; or 200 again."""
         self.is_draining = is_draining
+        if self._node is not None:
+            self._node.state.drain(is_draining=is_draining)
+
+    def stop(self, *, has_successor: bool = False) -> None:
+        """Make `/readyz` answer 503, and end the streams of fronts, which would hold up the end.
+
+        With a successor at the same address the calls that still come here are served.
+        """
+        self.is_draining = True
+        if self._node is not None:
+            self._node.state.stop(has_successor=has_successor)
 
     async def serve(self, cycle: Cycle) -> None:
         """Answer one request; runs in its task."""
@@ -148,7 +163,7 @@ class Edge:
         First of all, so that a web page of another origin reaches nothing else.
         """
         host = exchange.headers.get(b"host", b"")
-        if not self._hosts.allows(host):
+        if not (self._hosts.allows(host) or self._door.is_front(exchange.cycle.head)):
             await exchange.refuse(self._refusals.of_host(host))
             return True
         if origin := exchange.headers.get(b"origin"):  # an empty one is none, as for gin
@@ -179,8 +194,10 @@ class Edge:
     async def _route(self, exchange: Exchange, route: Route, argument: str) -> None:
         exchange.dialect, exchange.route = route.dialect, route
         exchange.is_managing = route.right in ("manage", "account")
+        front = None
         if route.kind != "root":  # which only says that something listens
-            exchange.identity = self._door.identify(exchange.cycle)
+            front = self._door.call_of(exchange.cycle.head)
+            exchange.identity = self._door.identify(exchange.cycle, front)
             if (
                 route.kind == "me" and not permit_of(exchange.identity.team).is_admin
             ):  # the CLI reads it as "signed out"
@@ -188,15 +205,15 @@ class Edge:
                 return
             check_route(exchange.identity, route)
         if route.is_inference:
-            await self._infer(exchange, route)
+            await self._infer(exchange, route, front)
         elif route.right == "read":
             await self._local.serve(exchange, route, argument)
         else:
             await self._passing.serve(exchange, route, argument)
 
-    async def _infer(self, exchange: Exchange, route: Route) -> None:
+    async def _infer(self, exchange: Exchange, route: Route, front: FrontCall | None) -> None:
         now_s, client = asyncio.get_running_loop().time(), client_of(exchange.cycle, self._settings.proxies)
-        call = await call_of(exchange, self._settings, route, now_s, client)
+        call = await call_of(exchange, self._settings, route, now_s, client, front)
         limits = self._at_once.limits
         await self._admitted(exchange, call, limits.admit(call) if limits is not None else None)
 
@@ -242,7 +259,7 @@ class Edge:
     async def _send(self, exchange: Exchange, route: Route, answer: Answer) -> None:
         """Send `answer` to its end and release what it holds, on every exit path."""
         extra: list[Header] = exchange.extra
-        if self._settings.has_router_headers:
+        if self._settings.has_router_headers or answer.is_for_front:
             extra = answer.headers + extra
         if answer.limits_left:
             extra = [*extra, *headers_of(answer.limits_left)]
@@ -275,21 +292,14 @@ class Edge:
             notes = limits.notes() if limits is not None else {}
             value = {"ready": is_ready, "draining": self.is_draining, **details, **notes}
             await exchange.answer(200 if is_ready else 503, [(b"content-type", b"application/json")], _encode(value))
+        elif self._node is not None and await self._node.answer(exchange):
+            return
         elif isinstance(found, WrongMethod):
             await exchange.answer(405, [(b"allow", found.allow), PLAIN], b"405 method not allowed")
         elif isinstance(found, Redirect):
-            await _redirect(exchange, found)
+            await exchange.redirect(found)
         else:
             await exchange.answer(404, [PLAIN], b"404 page not found")
-
-
-async def _redirect(exchange: Exchange, found: Redirect) -> None:
-    """Redirect to the clean path with the query; as by net/http, GET gets a page too."""
-    location = with_query(found.location, exchange.cycle.head.url)
-    headers = [(b"location", location)]
-    if exchange.method in ("GET", "HEAD"):
-        headers.append((b"content-type", b"text/html; charset=utf-8"))
-    await exchange.answer(found.status, headers, found.page(location) if exchange.method == "GET" else b"")
 
 
 def _echoed(client_id: bytes) -> str:

@@ -9,6 +9,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 from router.api.beside import beside, is_large
 from router.api.bodies import is_zstd, read_body, too_large, unzstd
 from router.api.budget import BodyBudget, Holding
+from router.api.paths import Redirect, with_query
 from router.api.responses import own_headers, render_error
 from router.api.settings import EdgeSettings
 from router.core.go.json_volume import has_more_values
@@ -128,6 +129,14 @@ class Exchange:
         self.status, self.sent_bytes = status, len(body)
         length = [(b"content-length", b"%d" % len(body))] if status != 204 else []
         self.cycle.respond(status, [*headers, *length, *self.extra], body)
+
+    async def redirect(self, found: Redirect) -> None:
+        """Redirect to the clean path with the query; as by net/http, GET gets a page too."""
+        location = with_query(found.location, self.cycle.head.url)
+        headers = [(b"location", location)]
+        if self.method in ("GET", "HEAD"):
+            headers.append((b"content-type", b"text/html; charset=utf-8"))
+        await self.answer(found.status, headers, found.page(location) if self.method == "GET" else b"")
 
     async def refuse(self, error: RouterError) -> None:
         """Answer with `error` in the dialect of the path; a no-op if an answer has begun."""

@@ -14,7 +14,8 @@ from functools import lru_cache, partial
 from router.core.payload.read import BYTES_PER_TOKEN
 from router.core.teams.quotas import Asking, Granted, Left, Quotas, Refused, Standing, refusal
 from router.http.headers import Header
-from router.routing.call import Call, Released
+from router.routing.answer import Released
+from router.routing.call import Call
 from router.telemetry import Rejected
 
 ANSWER_TOKENS = 512

@@ -18,7 +18,8 @@ from router.core.ollama.mentions import display_base
 from router.core.ollama.names import key_of
 from router.core.teams.rights import Permit
 from router.errors import BadRequest
-from router.routing.directory import Directory, VirtualModel
+from router.routing.directing import Directing, Source
+from router.routing.directory import VirtualModel
 
 Row = dict[str, msgspec.Raw]
 
@@ -27,17 +28,17 @@ _read_rows = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _read_list = msgspec.json.Decoder(list[Row] | None).decode
 
 
-def tags(body: bytes, directory: Directory, permit: Permit) -> bytes:
+def tags(body: bytes, directory: Directing, permit: Permit) -> bytes:
     """Return `/api/tags` with a row per chain: size, digest and details of its best installed variant."""
     return _listed("tags", body, directory.virtual_models(permit.team), directory.is_hidden, permit)
 
 
-def models(body: bytes, directory: Directory, permit: Permit) -> bytes:
+def models(body: bytes, directory: Directing, permit: Permit) -> bytes:
     """Return `/v1/models` with a row per chain."""
     return _listed("v1_models", body, directory.virtual_models(permit.team), directory.is_hidden, permit)
 
 
-def running(body: bytes, directory: Directory, permit: Permit) -> bytes:
+def running(body: bytes, directory: Source, permit: Permit) -> bytes:
     """Return `/api/ps` with variants' names in place of derived tags, and the expiry that clients requested."""
     found = _rows(body, "models")
     if found is None:
@@ -63,7 +64,7 @@ def running(body: bytes, directory: Directory, permit: Permit) -> bytes:
 
 
 def merging(
-    kind: str, bodies: Sequence[tuple[Directory, bytes]], directory: Directory, permit: Permit
+    kind: str, bodies: Sequence[tuple[Source, bytes]], directory: Directing, permit: Permit
 ) -> Callable[[], bytes]:
     """Return what makes one of the lists of several backends, as `tags`, `models` or `running` shows it.
 

@@ -27,20 +27,20 @@ from router.core.teams.rights import Permit, check_use, permit_of
 from router.errors import BadRequest, ModelNotFound, UpstreamTimeout
 from router.http.client.response import UpstreamRequest, UpstreamResponse
 from router.http.headers import Header
-from router.routing.directory import Directory
+from router.routing.directing import Directing, Source
 
 OK = 200
 TEXT = (b"content-type", b"text/plain; charset=utf-8")
 NO_CLOUD = b'{"cloud":{"disabled":true,"source":"config"}}'
 _encode = msgspec.json.encode
 
-View = Callable[[bytes, Directory, Permit], bytes]
+View = Callable[[bytes, Directing, Permit], bytes]
 
 
 class LocalRoutes:
     """Serves the routes with the right "read"."""
 
-    def __init__(self, directory: Directory, settings: EdgeSettings) -> None:
+    def __init__(self, directory: Directing, settings: EdgeSettings) -> None:
         self._directory = directory
         self._settings = settings
         self._shares = Shares(settings.lists_per_address)
@@ -86,7 +86,7 @@ class LocalRoutes:
     async def _merged(self, exchange: Exchange, route: Route) -> None:
         """Answer with the lists of all backends as one; what a backend does not answer in time is missing."""
         await self._directory.settled()
-        sources, target = self._directory.sources(), route.pattern.encode()
+        sources, target = self._directory.sources(route.kind), route.pattern.encode()
         within_s = self._settings.list_s
         fetches = [self._fetch(exchange, b"GET", target, where=source, within_s=within_s) for source in sources]
         found = await asyncio.gather(*fetches, return_exceptions=True)
@@ -112,7 +112,7 @@ class LocalRoutes:
         most = self._settings.inline_bytes
         return sum(map(len, bodies)) > most or any(is_large(body, most) for body in bodies)
 
-    def _name(self, exchange: Exchange, *sources: Directory) -> None:
+    def _name(self, exchange: Exchange, *sources: Source) -> None:
         """Say in the answer which backends it is from, where there are several."""
         if self._directory.has_several and self._settings.has_router_headers:
             names = ", ".join(source.name for source in sources)
@@ -126,7 +126,8 @@ class LocalRoutes:
         asked = exchange.requested = names.get("model", "")
         if asked:
             check_use(exchange.identity, asked)
-        where, name = self._directory, ""
+        where: Source = self._directory
+        name = ""
         if asked:
             where, name = await self._directory.shown_by(asked, exchange.identity.team)
             self._name(exchange, where)
@@ -158,7 +159,7 @@ class LocalRoutes:
         method: bytes,
         target: bytes,
         body: bytes | None = None,
-        where: Directory | None = None,
+        where: Source | None = None,
         within_s: float | None = None,
     ) -> tuple[int, list[Header], bytes]:
         """Return status, headers and body of an upstream answer, without Content-Length, which sending sets.
@@ -182,6 +183,6 @@ class LocalRoutes:
         ]
         return upstream.status, headers, shown_error(answer, None) if upstream.status >= HTTP_ERRORS else answer
 
-    async def _ask(self, source: Directory, request: UpstreamRequest) -> tuple[UpstreamResponse, bytes]:
+    async def _ask(self, source: Source, request: UpstreamRequest) -> tuple[UpstreamResponse, bytes]:
         upstream = await source.read(request)
         return upstream, await read_whole(upstream)

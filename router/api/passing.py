@@ -20,7 +20,8 @@ from router.core.teams.rights import check_management, check_remote_host
 from router.core.teams.team import Team
 from router.errors import BadRequest, Forbidden, ModelNotFound, UpstreamError
 from router.http.client.response import UpstreamRequest, UpstreamResponse
-from router.routing.directory import Directory, Managed
+from router.routing.directing import Directing, Source
+from router.routing.directory import Managed
 
 DIGEST = re.compile(r"sha256[:-][0-9a-f]{64}")
 NAMED = frozenset(("pull", "push", "create", "copy", "delete"))
@@ -33,7 +34,7 @@ CHANGING = frozenset(("pull", "create", "copy", "delete"))
 class Passing:
     """Passes requests on to the upstream."""
 
-    def __init__(self, directory: Directory, settings: EdgeSettings) -> None:
+    def __init__(self, directory: Directing, settings: EdgeSettings) -> None:
         self._directory = directory
         self._settings = settings
 
@@ -109,7 +110,7 @@ class Passing:
             if route.kind in CHANGING:  # also after a failure: it may have changed something
                 self._directory.catalog_changed()
 
-    async def _done_on(self, targets: Sequence[Directory], request: UpstreamRequest) -> UpstreamResponse:
+    async def _done_on(self, targets: Sequence[Source], request: UpstreamRequest) -> UpstreamResponse:
         """Have it done on each backend, also after a failure on another one, and return one answer for all.
 
         That is a failure, if there was one, but for a 404: what is known of a backend's models may be out of date.

@@ -17,9 +17,11 @@ from router.errors import (
     BadRequest,
     Busy,
     LimitReached,
+    Misdirected,
     NeverFits,
     NoVariantFits,
     RouterError,
+    UnknownFront,
     UpstreamAway,
     UpstreamError,
 )
@@ -89,6 +91,8 @@ def error_value(message: str, status: int, dialect: Dialect, *, is_final: bool =
 
 def render_error(error: RouterError, dialect: Dialect) -> tuple[int, list[Header], bytes]:
     """Return status, headers and body of an error answer."""
+    if isinstance(error, Misdirected):  # for a front, which reads one form only
+        return error.status, [JSON], error.body
     is_final, status = isinstance(error, NeverFits), status_of(error, dialect)
     body = _encode(error_value(error.message, status, dialect, is_final=is_final))
     if dialect == "ollama" or (isinstance(error, BadRequest) and error.message not in _HANDLERS_OWN):
@@ -114,8 +118,12 @@ def own_headers(error: RouterError, attempts: int = 0) -> list[Header]:
 
 
 def status_of(error: RouterError, dialect: Dialect) -> int:
-    """Return the status of an error's answer: on `/api/*` never 401, which the CLI takes for one of Ollama's cloud."""
-    return FORBIDDEN if error.status == UNAUTHORIZED and dialect == "ollama" else error.status
+    """Return the status of an error's answer: on `/api/*` never 401, which the CLI takes for one of Ollama's cloud.
+
+    Only something that no client sends is a 401 there, too.
+    """
+    is_clients = error.status == UNAUTHORIZED and not isinstance(error, UnknownFront)
+    return FORBIDDEN if is_clients and dialect == "ollama" else error.status
 
 
 def _is_far(error: RouterError) -> bool:

@@ -26,7 +26,9 @@ def endpoint_of(section: BackendSection, name: str) -> Endpoint:
     where = f"backends.{name}"
     tls = None if section.ca is None else _trusting(section.ca, f"{where}.ca")
     authorization = ""
-    if section.bearer_file is not None:
+    if section.key_file is not None:  # of nodes: the URL is that of each
+        authorization = f"Bearer {secret_in(section.key_file, f'{where}.key_file')}"
+    elif section.bearer_file is not None:
         authorization = f"Bearer {secret_in(section.bearer_file, f'{where}.bearer_file')}"
     elif section.basic_file is not None:
         pair = secret_in(section.basic_file, f"{where}.basic_file")

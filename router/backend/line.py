@@ -58,8 +58,7 @@ class Line:
         self.loading: Target | None = None
         self._waits = Waits(self, self._admission, config, telemetry)
         self.join, self.wait, self.give_up = self._waits.join, self._waits.wait, self._waits.give_up
-        self._patience = _patience(config.queue)
-        self._swaps_per_minute = config.defaults.swaps_per_minute
+        self._patience, self._swaps_per_minute = _patience(config.queue), config.defaults.swaps_per_minute
         self._world, self._residency, self._telemetry = world, residency, telemetry
         self._swaps: deque[float] = deque()
         self._setbacks = Setbacks(config.switch)

@@ -34,13 +34,7 @@ class DecisionRules:
         self._section = section
         self._defaults = defaults
         self._unix_now = unix_now
-        self._context = ContextRules(
-            defaults.num_ctx,
-            defaults.min_num_ctx,
-            defaults.num_ctx_steps,
-            defaults.max_num_ctx,
-            defaults.answer_tokens,
-        )
+        self._context = context_rules(defaults)
         self._machine, self._rules = MachineRules(), Rules()
         self._valid_for: tuple[object, ...] = ()
 
@@ -80,3 +74,10 @@ class DecisionRules:
             fit_target_bytes=target,
             version=version,
         )
+
+
+def context_rules(defaults: Defaults) -> ContextRules:
+    """Return the operator's rules for contexts."""
+    return ContextRules(
+        defaults.num_ctx, defaults.min_num_ctx, defaults.num_ctx_steps, defaults.max_num_ctx, defaults.answer_tokens
+    )

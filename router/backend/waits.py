@@ -58,23 +58,33 @@ class Waits:
         self._settings = config.queue
         self._telemetry = telemetry
         self._loop = asyncio.get_running_loop()
+        self._hurried: dict[Ticket, float] = {}  # those that wait for less than `queue.wait_s`: how long
         self._deadline: asyncio.TimerHandle | None = None
         self._looks_at_s = math.inf  # when `_deadline` is
         self._telling: asyncio.TimerHandle | None = None
         self._over: list[tuple[Ticket, GoOn]] = []  # whose waits have ended in this turn of the loop
 
     async def wait(
-        self, key: Hashable, decide: Callable[[], Decision], since_s: float, payer: Payer = NOBODY, *, unused: str = ""
+        self,
+        key: Hashable,
+        decide: Callable[[], Decision],
+        since_s: float,
+        payer: Payer = NOBODY,
+        *,
+        unused: str = "",
+        wait_s: float = math.inf,
+        joined: Callable[[], None] = lambda: None,
     ) -> str:
         """Let a request wait; return when it should be decided again.
 
         The result is the weights that it was let in to ("" = none), which it enters before it awaits anything. Raises
-        Busy after `queue.wait_s`, in which the time does not count while the request's own model loads, and what `join`
-        raises. `payer` is charged the switches that it causes; `unused` are weights that it was let in to, and did not
-        enter.
+        Busy after `queue.wait_s`, or `wait_s` if that is less, in which the time does not count while the request's own
+        model loads, and what `join` raises. `payer` is charged the switches that it causes; `unused` are weights that
+        it was let in to, and did not enter. `joined` is called when it stands in the line.
         """
         turn: asyncio.Future[str] = self._loop.create_future()
-        ticket = self._join(key, decide, since_s, payer, unused, turn, _nobody)
+        ticket = self._join(key, decide, since_s, payer, unused, wait_s, turn, _nobody)
+        joined()
         turn.add_done_callback(partial(self._ended, ticket))
         try:
             if turn.done():  # then awaiting it would not pause, and the request would still be in the line
@@ -94,13 +104,14 @@ class Waits:
         *,
         go_on: GoOn,
         unused: str = "",
+        wait_s: float = math.inf,
     ) -> Ticket:
         """Let a request wait that has no task: `go_on` is called once, later, with its ticket, unless it is given up.
 
         Then the ticket has the weights that it was let in to, which it enters at once, or the `error`: see `wait`.
         Raises LimitReached if too many of its team wait, Busy if the queue is full.
         """
-        return self._join(key, decide, since_s, payer, unused, None, partial(self._come, go_on))
+        return self._join(key, decide, since_s, payer, unused, wait_s, None, partial(self._come, go_on))
 
     def _join(
         self,
@@ -109,6 +120,7 @@ class Waits:
         since_s: float,
         payer: Payer,
         unused: str,
+        wait_s: float,
         turn: asyncio.Future[str] | None,
         come: Callable[[Ticket], None],
     ) -> Ticket:
@@ -127,6 +139,8 @@ class Waits:
         except BaseException:
             self._end_without_turn(ticket)
             raise
+        if wait_s < self._settings.wait_s:
+            self._hurried[ticket] = wait_s
         self._watch(ticket)
         return ticket
 
@@ -173,6 +187,7 @@ class Waits:
         self._line.pump()  # residents that were closed in favour of this request take requests again
 
     def _leave(self, ticket: Ticket) -> None:
+        self._hurried.pop(ticket, None)
         self._admission.leave(ticket)
         self._note_depth()
 
@@ -180,11 +195,14 @@ class Waits:
 
     def _watch(self, ticket: Ticket) -> None:
         """See to it that a request is refused when it has waited for too long."""
-        at_s = ticket.place[0] + self._settings.wait_s
+        at_s = self._overdue_at_s(ticket)
         if at_s < self._looks_at_s and ticket.is_waiting:
             at_s = max(at_s, self._loop.time() + LEAST_S)
             if at_s < self._looks_at_s:
                 self._look_at(at_s)
+
+    def _overdue_at_s(self, ticket: Ticket) -> float:
+        return ticket.since_s + self._hurried.get(ticket, self._settings.wait_s)
 
     def _look_at(self, at_s: float) -> None:
         if self._deadline is not None:
@@ -197,9 +215,9 @@ class Waits:
         now_s, loading, next_s = self._loop.time(), self._line.loading, math.inf
         came_by_s = now_s - self._settings.wait_s
         self._look_at(now_s + LOADS_S)  # whatever happens below: nobody else would look again
-        for ticket in self._waitlist.up_to(came_by_s):
-            if ticket.since_s > came_by_s:
-                next_s = min(next_s, ticket.since_s + self._settings.wait_s)
+        for ticket in (*self._waitlist.up_to(came_by_s), *self._hurried):
+            if (at_s := self._overdue_at_s(ticket)) > now_s:
+                next_s = min(next_s, at_s)
             elif loading is not None and loading.weights == ticket.weights:
                 next_s = min(next_s, now_s + LOADS_S)
             else:
@@ -208,7 +226,8 @@ class Waits:
 
     def _overdue(self, ticket: Ticket) -> Busy:
         position = self._waitlist.position(ticket)
-        text = f"server busy: queued for {self._settings.wait_s:.0f} s, position {position}"
+        wait_s = self._hurried.get(ticket, self._settings.wait_s)
+        text = f"server busy: queued for {wait_s:.0f} s, position {position}"
         return Busy(text, retry_after_s=self._line.expected_wait_s(), position=position)
 
     # --- reports -----------------------------------------------------------------------------------------------

@@ -116,7 +116,7 @@ async def _routed(sim: SimulatedOllama, router: Running, console: Console) -> li
         if foreign_mib:
             await _empty(sim)
         sim.cards.set_foreign(0, foreign_mib * MIB)
-        await router.router.backend.world.refresh_fresh()
+        await next(iter(router.router.backends.values())).world.refresh_fresh()
         rows += await _ask_all(sim, router.url, phase, REQUESTS[:2], console)
     return rows
 

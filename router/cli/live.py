@@ -9,15 +9,20 @@ from typing import Any
 
 import typer
 
+from router.adapters.discovery.found import Nodes
 from router.adapters.ollama import OllamaClient
 from router.backend.backend import client_of
-from router.backend.endpoint import endpoint_of
-from router.config import Config, Knowledge, Places, config_warnings, models_named
+from router.backend.endpoint import Endpoint, endpoint_of
+from router.config import BackendSection, Config, Knowledge, Places, config_warnings, models_named
 from router.core.advice.chains import Named, Note, notes_on
 from router.core.ollama.derived_names import is_derived
 from router.core.ollama.model import ModelFacts
 from router.core.ollama.names import is_name, key_of
-from router.errors import RouterError
+from router.errors import NoNodeAnswers, RouterError
+from router.routing.front.assembled import discovery_of
+
+FIND_S = 10.0
+"""How long nodes are looked for."""
 
 Catalog = Mapping[str, ModelFacts]
 
@@ -82,14 +87,39 @@ def _known(catalogs: Sequence[Catalog]) -> Knowledge:
 
 
 async def _asked(config: Config, wanted: set[str]) -> dict[str, Catalog | RouterError]:
-    """Return the models of each backend, or why it does not answer."""
-    found = await asyncio.gather(*(_installed(config, name, wanted) for name in config.backends))
-    return dict(zip(config.backends, found, strict=True))
+    """Return the models of each backend, or of each node of a front, or why it does not answer."""
+    endpoints = {name: endpoint_of(section, name) for name, section in config.backends.items()}
+    if config.nodes is not None:
+        name, of_nodes = next(iter(endpoints.items()))
+        endpoints = {url: of_nodes._replace(url=url) for url in await _nodes(config.nodes, name)}
+        if not endpoints:
+            raise NoNodeAnswers("no node was found")
+    found = await asyncio.gather(*(_installed(config, endpoint, wanted) for endpoint in endpoints.values()))
+    return dict(zip(endpoints, found, strict=True))
 
 
-async def _installed(config: Config, backend: str, wanted: set[str]) -> Catalog | RouterError:
-    """Return the models of a backend, with the details of those that are wanted; the error if it does not answer."""
-    client = client_of(endpoint_of(config.backends[backend], backend), config)
+async def _nodes(section: BackendSection, name: str) -> list[str]:
+    """Return the URLs of the nodes that are found at first; none if that takes too long."""
+    found: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
+
+    def tell(nodes: Nodes) -> None:
+        if not found.done():
+            found.set_result(sorted(nodes.values()))
+
+    discovery = discovery_of(section, name, lambda text: typer.echo(f"warning: {text}", err=True))
+    watching = asyncio.ensure_future(discovery.watch(tell))
+    try:
+        return await asyncio.wait_for(found, FIND_S)
+    except TimeoutError:
+        return []
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+
+
+async def _installed(config: Config, endpoint: Endpoint, wanted: set[str]) -> Catalog | RouterError:
+    """Return the models of an Ollama, with the details of those that are wanted; the error if it does not answer."""
+    client = client_of(endpoint, config)
     try:
         found: dict[str, ModelFacts] = {}
         for row in await client.tags():

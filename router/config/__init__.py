@@ -7,9 +7,10 @@ outside sees YAML, environment variables or raw dicts.
 
 from router.config.accounts import Audit, Usage
 from router.config.backends import BackendSection, Probe, ServerSection, StaticGpu
-from router.config.chain_sections import AutoChains, ChainSection, NothingFits, Upgrade, VariantSection
+from router.config.chain_sections import AutoChains, ChainSection, VariantSection
 from router.config.chain_warnings import Knowledge
 from router.config.chains import ChainRule, ChainRules
+from router.config.discover import Discover
 from router.config.fleet import FleetSection
 from router.config.load import config_file, effective, load_config, schema, team_schema
 from router.config.named import models_named
@@ -26,6 +27,7 @@ from router.config.untrusted import require_regular
 from router.config.values import Address, Gpus
 from router.config.waiting import FairnessSection, Queue
 from router.config.warnings import config_warnings
+from router.core.decision.chain_choices import NothingFits, Upgrade
 
 __all__ = [
     "Address",
@@ -38,6 +40,7 @@ __all__ = [
     "Clients",
     "Config",
     "Defaults",
+    "Discover",
     "FairnessSection",
     "FleetSection",
     "Gpus",

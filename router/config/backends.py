@@ -10,6 +10,7 @@ from typing import Literal
 
 from pydantic import StrictBool, model_validator
 
+from router.config.discover import Discover
 from router.config.paths import FileName
 from router.config.section import Section
 from router.config.values import AtLeastOne, Count, Duration, Gpus, Positive, Url, allowed
@@ -78,6 +79,12 @@ class ServerSection(Section):
 
 
 class BackendSection(Section):
+    kind: Literal["ollama", "node"] = "ollama"
+    """ollama; or node, for the nodes of a front, which has no other backend"""
+    key_file: FileName | None = None
+    """for node: file with the key that the nodes know by its hash; read again by a reload"""
+    discover: Discover = Discover()
+    """for node: where the nodes are"""
     url: Url = "http://127.0.0.1:11434"
     """URL of the Ollama server: http or https, perhaps with a path that is put in front of Ollama's own"""
     ca: FileName | None = None
@@ -95,8 +102,29 @@ class BackendSection(Section):
     server: ServerSection = ServerSection()
     """how this server is set up: its environment variables that affect memory"""
 
+    @property
+    def is_nodes(self) -> bool:
+        """True if these are nodes and not an Ollama."""
+        return self.kind == "node"
+
+    @model_validator(mode="after")
+    def _has_what_its_kind_needs(self) -> BackendSection:
+        if not self.is_nodes:
+            if self.key_file is not None or self.discover.ways:
+                raise allowed("key_file and discover together with kind: node")
+            return self
+        if self.key_file is None or not self.discover.ways:
+            raise allowed("kind: node together with key_file, and static, dns or endpointslices in discover")
+        if foreign := sorted(_OF_AN_OLLAMA & self.model_fields_set):
+            raise allowed(f"kind: node without {', '.join(foreign)}, which each node has for its own Ollama")
+        return self
+
     @model_validator(mode="after")
     def _has_one_way_to_authenticate(self) -> BackendSection:
         if self.bearer_file is not None and self.basic_file is not None:
             raise allowed("one of bearer_file and basic_file")
         return self
+
+
+_OF_AN_OLLAMA = frozenset({"url", "bearer_file", "basic_file", "gpus", "probe", "suppress_cancel", "server"})
+"""The keys of an Ollama, which a front has none of."""

@@ -8,11 +8,8 @@ from pydantic import BeforeValidator, StrictBool
 
 from router.config.section import Section, ShortForm
 from router.config.values import ModelRef, NumCtx, allowed
+from router.core.decision.chain_choices import Announce, NothingFits, Prefer, Upgrade
 
-NothingFits = Literal["refuse", "wait", "allow_partial", "passthrough"]
-Upgrade = Literal["idle", "on_request", "never"]
-Announce = Literal["off", "first", "always"]
-Prefer = Literal["quality", "balanced", "speed"]
 AutoChains = Literal["auto", "quantizations", "off"]
 
 

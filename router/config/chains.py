@@ -6,10 +6,11 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from router.config.chain_sections import Announce, AutoChains, ChainSection, NothingFits, Prefer, Upgrade
+from router.config.chain_sections import AutoChains, ChainSection
 from router.config.sections import Defaults
 from router.config.values import WILDCARDS
 from router.core.decision.chain import Variant
+from router.core.decision.chain_choices import Announce, NothingFits, Prefer, Upgrade
 from router.core.ollama.model import ModelFacts
 from router.core.ollama.name_patterns import regex_of
 from router.core.ollama.names import ModelName, key_of
@@ -70,6 +71,14 @@ class ChainRules:
             base is not None and base.is_announcing
         )
         """False if no answer is announced, so that nothing has to be looked up for one."""
+
+    @classmethod
+    def only(cls, rule: ChainRule) -> ChainRules:
+        """Return rules with one chain, for a request that brings its own."""
+        rules = cls({}, Defaults())
+        rules._by_key = {key_of(rule.name): rule}
+        rules.is_announcing = rule.announce != "off"
+        return rules
 
     @property
     def named(self) -> tuple[tuple[str, tuple[Variant, ...]], ...]:

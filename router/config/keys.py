@@ -17,6 +17,9 @@ from router.core.teams.keys import digest_of
 from router.core.teams.team import Key
 from router.errors import ConfigError
 
+MOST_HASHES = 16
+"""In one file: two for a change of keys, and some more."""
+
 
 class AdminKeySection(Section):
     id: KeyId
@@ -47,7 +50,7 @@ def read_keys(sections: tuple[AdminKeySection, ...], name: str) -> tuple[tuple[K
     for index, one in enumerate(sections):
         try:
             keys.append(_key_of(one))
-        except _NoHash as exc:
+        except NoHash as exc:
             problems.append(Problem((name, index, "sha256_file"), Description(exc.found), exc.allowed))
     return tuple(keys), [*problems, *_repeated(sections, keys, name)]
 
@@ -73,7 +76,7 @@ def _repeated(sections: tuple[AdminKeySection, ...], keys: list[Key], name: str)
             yield Problem((name, index), Description(f"the key {first} again"), "each key once")
 
 
-class _NoHash(Exception):
+class NoHash(Exception):
     """The file of a hash that cannot be used."""
 
     def __init__(self, found: str, allowed: str) -> None:
@@ -85,11 +88,27 @@ def _hash_of(key: AdminKeySection) -> bytes:
     if key.sha256_file is None:
         return bytes.fromhex(key.sha256 or "")
     file = FilePath(key.sha256_file)
+    return _parsed(next(iter(_content_of(file).split()), ""), file)
+
+
+def hashes_in(file: FilePath) -> tuple[bytes, ...]:
+    """Return the hashes in a file, one at the beginning of each line; at least one. Raises NoHash."""
+    lines = [line.split() for line in _content_of(file).splitlines()]
+    words = [line[0] for line in lines if line and not line[0].startswith("#")] or [""]
+    if len(words) > MOST_HASHES:
+        raise NoHash(f"{file} with {len(words)} lines", f"at most {MOST_HASHES}, each {HASH_ALLOWED}")
+    return tuple(_parsed(word, file) for word in words)
+
+
+def _content_of(file: FilePath) -> str:
     try:
-        words = read_regular_file(file).decode("utf-8", "replace").split()
+        return read_regular_file(file).decode("utf-8", "replace")
     except ConfigError as exc:
-        raise _NoHash(exc.message.partition("; allowed")[0], f"a readable file with {HASH_ALLOWED}") from None
+        raise NoHash(exc.message.partition("; allowed")[0], f"a readable file with {HASH_ALLOWED}") from None
+
+
+def _parsed(word: str, file: FilePath) -> bytes:
     try:
-        return bytes.fromhex(parse_hash(words[0] if words else ""))
+        return bytes.fromhex(parse_hash(word))
     except Exception:
-        raise _NoHash(f"{file} with something else, which is not shown", HASH_ALLOWED) from None
+        raise NoHash(f"{file} with something else, which is not shown", HASH_ALLOWED) from None

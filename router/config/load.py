@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from router.config.keys import read_keys
+from router.config.keys import NoHash, read_keys
 from router.config.paths import FOLDER, folder_of
 from router.config.problems import Description, Path, Problem
 from router.config.reporting import config_error, line_of, problems_of
@@ -52,10 +52,8 @@ def load_config(
     document = _with_ollama_origins(document, env)
     base = folder_of(file)
     config = _checked(document, base)
-    keys, problems = read_keys(config.admin_keys, "admin_keys")
-    if problems:
-        raise config_error(document, problems)
-    return _with_teams(config.with_admin_keys(keys), document, base, overrides)
+    config = _with_keys(config, document)
+    return _with_teams(config, document, base, overrides)
 
 
 def config_file(file: FilePath | None = None, env: Mapping[str, str] | None = None) -> FilePath | None:
@@ -94,6 +92,19 @@ def _checked(document: Document, folder: FilePath) -> Config:
     if problems:
         raise config_error(document, problems)
     return config
+
+
+def _with_keys(config: Config, document: Document) -> Config:
+    """Return `config` with the keys of admins and of fronts. Raise ConfigError for what is wrong with them."""
+    keys, problems = read_keys(config.admin_keys, "admin_keys")
+    node_keys: tuple[bytes, ...] = ()
+    try:
+        node_keys = config.node.read_keys()
+    except NoHash as exc:
+        problems.append(Problem(("node", "key_sha256_file"), Description(exc.found), exc.allowed))
+    if problems:
+        raise config_error(document, problems)
+    return config.with_admin_keys(keys).with_node_keys(node_keys)
 
 
 def _with_teams(config: Config, document: Document, base: FilePath, overrides: list[Override]) -> Config:

@@ -79,6 +79,8 @@ def differences(before: Config, after: Config) -> list[str]:
     found = changed_keys(before.model_dump(mode="json"), after.model_dump(mode="json"))
     if before.keys_of_admins != after.keys_of_admins and "admin_keys" not in found:  # hashes are masked, or in files
         found.append("admin_keys")
+    if before.node_keys != after.node_keys and "node.key_sha256_file" not in found:
+        found.append("node.key_sha256_file")
     return [*found, *(["team_files"] if before.team_files != after.team_files else [])]
 
 
@@ -106,6 +108,8 @@ def watched_files(config: Config, file: FilePath | None) -> Iterator[FilePath]:
     if file is not None:
         yield file
     yield from (FilePath(key.sha256_file) for key in config.admin_keys if key.sha256_file)
+    if config.node.key_sha256_file is not None:
+        yield FilePath(config.node.key_sha256_file)
     if config.teams is None:
         return
     yield from map(FilePath, matching(config.teams, folder_of(file)))
@@ -134,7 +138,7 @@ def _outside(config: Config) -> bytes:
         *(config.shared.password_file, config.shared.ca),
     ]
     for backend in config.backends.values():
-        paths = (*paths, backend.ca, backend.bearer_file, backend.basic_file)
+        paths = (*paths, backend.ca, backend.bearer_file, backend.basic_file, backend.key_file)
     digest = hashlib.sha256()
     for path in paths:
         digest.update(_content(path))

@@ -14,7 +14,8 @@ from router.config.chain_sections import ChainValue
 from router.config.fleet import FleetSection
 from router.config.keys import AdminKeySection
 from router.config.names import Host, Origin
-from router.config.problems import Problem
+from router.config.nodes import NodeSection
+from router.config.problems import Description, Problem
 from router.config.section import Section
 from router.config.sections import (
     Clients,
@@ -61,6 +62,8 @@ class Config(Section):
     """the Ollama servers behind the router, by name"""
     fleet: FleetSection = FleetSection()
     """how requests are divided between several backends"""
+    node: NodeSection = NodeSection()
+    """this router owns the cards of one Ollama, and routers in front of several such nodes send it requests"""
     chains: Mapping[ModelPattern, ChainValue] = {}
     """what may serve a model, biggest first; a name with * or ? is a pattern"""
     defaults: Defaults = Defaults()
@@ -97,6 +100,13 @@ class Config(Section):
 
     _admin_keys: tuple[Key, ...] = PrivateAttr(default=())
     _team_files: tuple[TeamFile, ...] = PrivateAttr(default=())
+    _node_keys: tuple[bytes, ...] = PrivateAttr(default=())
+
+    @property
+    def nodes(self) -> BackendSection | None:
+        """The backend of a front: where its nodes are; None if the router has Ollamas of its own."""
+        first = next(iter(self.backends.values()))
+        return first if first.is_nodes else None
 
     @property
     def keys_of_admins(self) -> tuple[Key, ...]:
@@ -107,6 +117,17 @@ class Config(Section):
         """Return a copy with the keys of `admin_keys`."""
         copy = self.model_copy()
         copy._admin_keys = keys
+        return copy
+
+    @property
+    def node_keys(self) -> tuple[bytes, ...]:
+        """The hashes of the keys of the fronts; none if this is not a node."""
+        return self._node_keys
+
+    def with_node_keys(self, keys: tuple[bytes, ...]) -> Config:
+        """Return a copy with the hashes of the keys of the fronts."""
+        copy = self.model_copy()
+        copy._node_keys = keys
         return copy
 
     @property
@@ -123,7 +144,9 @@ class Config(Section):
 
 def inconsistencies(config: Config) -> Iterator[Problem]:
     """Yield a problem for every place where settings contradict each other."""
+    yield from _kinds(config)
     yield from _same_urls(config)
+    yield from _node(config)
     yield from _addresses(config)
     yield from _proxies(config)
     yield from _contexts(config.defaults)
@@ -131,12 +154,32 @@ def inconsistencies(config: Config) -> Iterator[Problem]:
     yield from _files(config)
 
 
+def _kinds(config: Config) -> Iterator[Problem]:
+    """Yield a problem for nodes beside other backends: a front has none of its own."""
+    if len(config.backends) > 1:
+        for name, backend in config.backends.items():
+            if backend.is_nodes:
+                yield Problem(("backends", name, "kind"), "node", "node for the only backend: a front has no others")
+
+
 def _same_urls(config: Config) -> Iterator[Problem]:
     """Two backends with one Ollama would take its memory from each other."""
     seen: dict[str, str] = {}
     for name, backend in config.backends.items():
-        if (first := seen.setdefault(backend.url.rstrip("/"), name)) != name:
+        if not backend.is_nodes and (first := seen.setdefault(backend.url.rstrip("/"), name)) != name:
             yield Problem(("backends", name, "url"), backend.url, f"an Ollama of its own, not that of backends.{first}")
+
+
+def _node(config: Config) -> Iterator[Problem]:
+    """Yield a problem for a node with several backends: what it says of itself is about one Ollama, and its own."""
+    if config.node.name is not None and config.nodes is not None:
+        found = f"{config.node.name}, whose backend is other nodes"
+        yield Problem(("node", "name"), Description(found), "null: a front is not a node, and passes nothing on twice")
+    if config.node.name is not None and len(config.backends) > 1:
+        found = f"{config.node.name}, with {len(config.backends)} backends"
+        yield Problem(
+            ("node", "name"), Description(found), "a node with one backend; each Ollama has a node of its own"
+        )
 
 
 def _files(config: Config) -> Iterator[Problem]:
@@ -152,6 +195,8 @@ def _addresses(config: Config) -> Iterator[Problem]:
     if config.listen == config.admin and config.listen.port != 0:
         yield Problem(("admin",), str(config.admin), "an address other than listen")
     for name, backend in config.backends.items():
+        if backend.is_nodes:
+            continue
         upstream = urlsplit(backend.url)
         local = upstream.hostname in (config.listen.host, "localhost", "127.0.0.1", "::1")
         reachable = config.listen.is_loopback or config.listen.host in ("0.0.0.0", "::", upstream.hostname)

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StrictBool
 
-from router.config.chain_sections import Announce, AutoChains, NothingFits, Prefer, Upgrade
+from router.config.chain_sections import AutoChains
 from router.config.names import Registry
 from router.config.otlp import Otlp
 from router.config.paths import FileName, StoreName
@@ -23,6 +23,7 @@ from router.config.values import (
     ModelRef,
     Positive,
 )
+from router.core.decision.chain_choices import Announce, NothingFits, Prefer, Upgrade
 from router.core.teams.rights import DEFAULT_REGISTRIES
 from router.core.teams.team import Permission
 

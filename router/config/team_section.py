@@ -10,11 +10,12 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
-from router.config.chain_sections import ChainValue, NothingFits
+from router.config.chain_sections import ChainValue
 from router.config.keys import KeySection
 from router.config.section import Section
 from router.config.team_values import Amount, MemoryPart, TeamName, Weight
 from router.config.values import AtLeastOne, KeepAlive, ModelPattern, ProxyNetwork, allowed
+from router.core.decision.chain_choices import NothingFits
 from router.core.teams.team import OnLoss, Permission
 
 _TEAM_RIGHTS = ("infer", "read", "manage")

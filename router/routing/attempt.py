@@ -7,10 +7,11 @@ awaited, the attempt returns `Blocked`, and another one continues from there.
 from __future__ import annotations
 
 from router.backend.backend import Backend
+from router.backend.tickets import GoOn, Ticket
 from router.backend.tracked import Tracked
 from router.core.decision.lasting import is_short_of_memory
 from router.core.decision.verdict import Decision, Outcome, Verdict, VerdictKind
-from router.errors import NoVariantFits, UpstreamError
+from router.errors import Busy, NoVariantFits, RouterError, UpstreamError
 from router.http.client.response import Connection, UpstreamRequest
 from router.routing.call import Call
 from router.routing.chains import Chains
@@ -99,7 +100,7 @@ class Attempts:
     def _destination(self, call: Call) -> Destination | Blocked:
         """Return where to send it: the cached destination of an equal request (fast path), or by a decision."""
         if not self._backend.answers:
-            return Blocked("upstream", self._reach)
+            return Blocked("upstream", lambda: self._reach(call))
         if call.attempts >= MAX_ATTEMPTS:
             text = f"{call.request.model}: gave up after {MAX_ATTEMPTS} attempts: the loaded models kept changing"
             raise NoVariantFits(text, retry_after_s=1.0)
@@ -141,7 +142,7 @@ class Attempts:
             return Blocked("name", self._world.installed.look_up)
         if request.options_error:
             return self._outcomes.bad_option(call, chain)
-        self._decisions.remember_chain(chain, call.team)
+        self._decisions.remember_chain(chain, call.team, call.front.rules if call.front is not None else None)
         if request.is_unload:
             return self._outcomes.unload(call, chain)
         return self._choose(call, chain)
@@ -152,6 +153,8 @@ class Attempts:
         chosen = decision.chosen
         if chosen is not None and self._is_outdated(call) and self._is_short(decision):
             return Blocked("reading", self._world.cards.look)
+        if call.may_decline and (unread := self._outcomes.decline(call, decision)) is not None:
+            return unread
         if chosen is not None and chosen.kind is VerdictKind.PLACED:
             return self._outcomes.placed(call, chain, decision, chosen)
         if chosen is None and not self._line.is_switching:  # during a switch memory is in flux: wait for its end
@@ -185,11 +188,22 @@ class Attempts:
     def _turn(self, call: Call, chain: RuledChain) -> Blocked:
         asking = *self._decisions.to_wait_by(call, chain), call.since_s, call.paying()
         unused = call.let_in_to
-        return Blocked(
-            "turn",
-            lambda: self._line.wait(*asking, unused=unused),
-            lambda go_on: self._line.join(*asking, go_on=go_on, unused=unused),
-        )
+
+        async def wait() -> str:
+            try:
+                return await self._line.wait(*asking, unused=unused, wait_s=call.wait_s, joined=call.act)
+            except Busy as error:
+                raise _refused(call, error) from None
+
+        def join(go_on: GoOn) -> Ticket:
+            try:
+                ticket = self._line.join(*asking, go_on=go_on, unused=unused, wait_s=call.wait_s)
+            except Busy as error:
+                raise _refused(call, error) from None
+            call.act()
+            return ticket
+
+        return Blocked("turn", wait, join)
 
     def _to_resident(self, call: Call, chain: RuledChain, decision: Decision) -> Destination | Blocked:
         """Return the destination of a request that has entered its resident; Blocked if its derived tag is missing."""
@@ -216,14 +230,19 @@ class Attempts:
             self._decisions.remember(call, decision, destination)
         return destination
 
-    async def _reach(self) -> None:
+    async def _reach(self, call: Call) -> None:
         """Check once more whether an Ollama that was down answers. Raises UpstreamError if not."""
         if self._backend.is_starting:  # a decision needs the first reading of all, and what was learned
             await self._backend.started()
         elif not self._world.is_up:
             await self._world.look_again()
         if not self._world.is_up:
-            raise UpstreamError(self._world.why_away())
+            raise _refused(call, UpstreamError(self._world.why_away()))
+
+
+def _refused(call: Call, error: RouterError) -> RouterError:
+    """Return the error for a request that is refused before anything was done for it: its front may have others."""
+    return call.front.declined(error.message) if call.front is not None and call.may_decline else error
 
 
 def _is_same_variant(loading: Decision, chosen: Verdict) -> bool:

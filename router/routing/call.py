@@ -1,7 +1,8 @@
-"""The dispatcher's input and output: a call, its answer, and how the answer was released. Data only."""
+"""The dispatcher's input: a call. Data only."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import msgspec
@@ -16,9 +17,10 @@ from router.core.payload.read import InferenceRequest
 from router.core.teams.payer import Payer, Started
 from router.core.teams.quotas import Standing
 from router.core.teams.team import ANYONE, Identity
-from router.http.client.response import UpstreamRequest, UpstreamResponse
-from router.http.headers import Header
-from router.routing.destination import Destination, Rename
+from router.http.client.response import UpstreamRequest
+from router.routing.answer import Released
+from router.routing.destination import Destination
+from router.routing.nodes.front_call import FrontCall
 from router.routing.ruled import RuledChain
 from router.routing.visit import Visit
 from router.telemetry import TraceContext
@@ -38,9 +40,10 @@ class Call(msgspec.Struct, eq=False):
     limits, which its answer says, and `on_end` is called with how it ended and its status, if it counts towards any.
     `payer` is what the switches that it causes are charged to, `card_s` its share of the time that it occupied a runner
     with `vram_bytes` of VRAM (None if it used none that the router knows).
+    `front` is what a front says with it, None for a client's own; `has_acted` is whether something has been done for it
+    that others may feel.
 
-    This and the other classes here are structs because one of each is built per request, and a dataclass takes three
-    times as long.
+    This and an answer are structs because one of each is built per request, and a dataclass takes three times as long.
     """
 
     route: Route
@@ -84,6 +87,8 @@ class Call(msgspec.Struct, eq=False):
     span: TraceContext | None = None
     visit: Visit | None = None  # where it is, if there are several backends
     known_beginning: bytes | None = None  # see `beginning`
+    front: FrontCall | None = None
+    has_acted: bool = False
     # Both are read at every step, so they are not looked up each time: the name of the team that asks, and False for a
     # request without a prompt, which Ollama answers at once however many others are at work.
     team: str = ""
@@ -98,7 +103,27 @@ class Call(msgspec.Struct, eq=False):
         if self.identity is ANYONE:
             self.identity = rules.anyone
             self.team = rules.anyone.team.name
-        self.rules, self.chain_rules = rules, rules.chains_of(self.identity.team)
+        self.rules = rules
+        self.chain_rules = rules.chains_of(self.identity.team) if self.front is None else self.front.rules
+
+    @property
+    def has_elsewhere(self) -> bool:
+        """True if its front has other nodes and smaller variants for it: what does not fit here may fit there."""
+        return self.front is not None and not self.front.told.is_final
+
+    @property
+    def may_decline(self) -> bool:
+        """True while it may still be sent back to its front: it has others, and nothing has been done for it here."""
+        return self.front is not None and not (self.has_acted or self.front.told.is_final)
+
+    @property
+    def wait_s(self) -> float:
+        """How long it may wait here at most, if its front says."""
+        return self.front.told.deadline_s if self.front is not None else math.inf
+
+    def act(self) -> None:
+        """Record that something is done for it from now on: it is served here, or fails here."""
+        self.has_acted = True
 
     @property
     def passed_over(self) -> PassedOver:
@@ -161,6 +186,7 @@ class Call(msgspec.Struct, eq=False):
     ) -> None:
         """Record that it has entered a resident, which uses up its turn in the queue, and what its team is charged."""
         self.resident, self.choice, self.let_in_to, self.started = tracked, choice, "", started
+        self.has_acted = True
 
     def leave(self, now_s: float) -> Tracked | None:
         """Clear resident, choice and destination; return the resident to release, if there is one."""
@@ -191,10 +217,15 @@ class Call(msgspec.Struct, eq=False):
     def mark_sent(self, served: str, reason: str, now_s: float) -> None:
         """Record that it is sent to the model `served` at loop time `now_s`."""
         self.attempts += 1
+        self.has_acted = True
         self.served, self.reason = served, reason
         if self.resident is not None:
             self.entered = self.resident.meter.enter(now_s)
         self.queue_s = now_s - self.since_s if self.has_waited else 0.0
+
+    def note_served(self, served: str, reason: str, queue_s: float) -> None:
+        """Record what the router that has served it says: by which variant, why, and how long it waited in all."""
+        self.served, self.reason, self.queue_s = served, reason, queue_s
 
     def paying(self) -> Payer:
         """Return what the switches that it causes are charged to."""
@@ -232,49 +263,3 @@ class Call(msgspec.Struct, eq=False):
         if self.phase == "queued":
             self.queue_s = now_s - self.since_s
         return not was_ended
-
-
-class Released(msgspec.Struct, gc=False):
-    """How sending an answer ended. Token counts are None if the answer holds none; `phase` is where a client left."""
-
-    outcome: str
-    sent_bytes: int = 0
-    tokens_in: int | None = None
-    tokens_out: int | None = None
-    phase: str = ""
-    error: str = ""
-
-
-class Answer(msgspec.Struct):
-    """The upstream's answer for the client.
-
-    `headers` are the `X-Router-*` headers; `lines` are the same, rendered, if they are. `rename` is
-    (name in the stream, name to show), for derived tags; `errors` the same for the texts of errors. `release` is
-    idempotent and must be called on every exit path. `limits_left` as in the call. `announce` is a line to put in front
-    of its text, "" for none.
-    """
-
-    status: int
-    headers: list[Header]
-    upstream: UpstreamResponse
-    rename: Rename | None = None
-    errors: Rename | None = None
-    lines: bytes = b""
-    limits_left: Standing | None = None
-    announce: str = ""
-    on_release: Callable[[Released], None] | None = None
-
-    def release(
-        self,
-        outcome: str,
-        *,
-        sent_bytes: int = 0,
-        tokens_in: int | None = None,
-        tokens_out: int | None = None,
-        error: str = "",
-    ) -> None:
-        """Release the connection and the resident; `outcome` is how sending the answer ended."""
-        on_release, self.on_release = self.on_release, None
-        self.upstream.close()  # first, so that Ollama stops before the resident counts as idle
-        if on_release is not None:
-            on_release(Released(outcome, sent_bytes, tokens_in, tokens_out, "", error))

@@ -75,7 +75,7 @@ class Decisions:
         self._decided: dict[Hashable, Decision] = {}
         self._destinations: dict[Hashable, Destination] = {}
         self._epoch = -1
-        self._recent: dict[tuple[str, str], None] = {}  # team and name
+        self._recent: dict[tuple[str, str], ChainRules | None] = {}  # team and name → the rules that a front has sent
         self._standings = Standings(backend.now)
         self._conversations = conversations or Conversations(defaults.conversations)
 
@@ -116,7 +116,7 @@ class Decisions:
         self, request: InferenceRequest, chain: RuledChain, team: str = "", kept: int | None = None
     ) -> Decision:
         """Return the decision for a request of the team of that name under the current state."""
-        alike = msgspec.structs.replace(request, prompt_bytes=_rounded_bytes(request))
+        alike = msgspec.structs.replace(request, prompt_bytes=rounded_bytes(request))
         return choose(alike, chain, self._snapshot_for(team), self._rules_for(chain), self._upgrades(chain, kept))
 
     def to_wait_by(self, call: Call, chain: RuledChain) -> tuple[Hashable, Callable[[], Decision]]:
@@ -174,7 +174,7 @@ class Decisions:
 
     def key(self, request: InferenceRequest, chain: Chain, team: str = "", kept: int | None = None) -> Hashable:
         """Return the cache key of a decision: requests with equal keys get equal decisions."""
-        return chain, _shape(request), self._chains.asking(team), kept
+        return chain, shape_of(request), self._chains.asking(team), kept
 
     # --- destinations ------------------------------------------------------------------------------------------
 
@@ -198,12 +198,12 @@ class Decisions:
         so is what other backends say of its first variant.
         """
         request, rules, team = call.request, call.chain_rules, self._chains.asking(call.team)
-        return rules, request.model, call.strict, call.route.kind, *_shape(request), call.passed_over, team
+        return rules, request.model, call.strict, call.route.kind, *shape_of(request), call.passed_over, team
 
     def forget(self, teams: Collection[str]) -> None:
         """Forget what was decided: the rules in force are others, and `teams` are those that there are."""
         self._epoch = -1
-        self._recent = {key: None for key in self._recent if key[0] in teams}
+        self._recent = {key: rules for key, rules in self._recent.items() if key[0] in teams}
 
     def _forget_what_changed(self) -> None:
         """Clear the caches in a new epoch."""
@@ -222,17 +222,17 @@ class Decisions:
         """Note where a request is sent as a turn of its conversation; for a chain that has other variants."""
         self._conversations.note(call, destination.variant)
 
-    def remember_chain(self, chain: RuledChain, team: str) -> None:
-        """Remember `chain` as recently requested by the team of that name."""
+    def remember_chain(self, chain: RuledChain, team: str, rules: ChainRules | None = None) -> None:
+        """Remember `chain` as recently requested by the team of that name; `rules` if a front has sent them."""
         key = team, chain.name
         self._recent.pop(key, None)  # to the end: the first one is the longest unasked
-        self._recent[key] = None
+        self._recent[key] = rules
         if len(self._recent) > RECENT_CHAINS:
             del self._recent[next(iter(self._recent))]
 
     def recent_chains(self) -> list[tuple[str, ChainRules]]:
         """Return the names of the most recently requested chains, with the rules in force by which they are found."""
-        return [(name, self._chains.rules_of(Team(team))) for team, name in self._recent]
+        return [(name, rules or self._chains.rules_of(Team(team))) for (team, name), rules in self._recent.items()]
 
 
 def _keep(cache: dict[Hashable, T], key: Hashable, value: T) -> None:
@@ -253,11 +253,12 @@ def is_settled(decision: Decision) -> bool:
     return decision.chosen.kind is VerdictKind.RESIDENT and VerdictKind.HELD_BACK not in kinds
 
 
-def _shape(request: InferenceRequest) -> tuple[Hashable, ...]:
-    """Return what a decision depends on besides the chain; of the prompt, in how many steps `_rounded_bytes` is."""
+def shape_of(request: InferenceRequest) -> tuple[Hashable, ...]:
+    """Return what a decision depends on besides the chain; of the prompt, in how many steps `rounded_bytes` is."""
     steps = -(-request.prompt_bytes // PROMPT_STEP_BYTES)
     return request.num_ctx, request.options, request.needs, request.is_automatic, steps, request.num_predict
 
 
-def _rounded_bytes(request: InferenceRequest) -> int:
+def rounded_bytes(request: InferenceRequest) -> int:
+    """Return the size of the prompt that is decided for: the next step."""
     return -(-request.prompt_bytes // PROMPT_STEP_BYTES) * PROMPT_STEP_BYTES

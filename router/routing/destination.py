@@ -65,7 +65,7 @@ class Destination:
 
         They are returned as a list and as lines; nobody may change the list.
         """
-        return _headers_after(requested, self.served, self.reason, int(queue_s * 1000), attempts, backend)
+        return headers_of(requested, self.served, self.reason, int(queue_s * 1000), attempts, backend)
 
 
 def client_spelling(requested: str, variant: str) -> str:
@@ -82,7 +82,7 @@ def router_headers(requested: str, variant: str, reason: str, queue_s: float, ba
 
 
 @lru_cache(maxsize=256)
-def _headers_after(
+def headers_of(
     requested: str, variant: str, reason: str, queue_ms: int, attempts: int, backend: str
 ) -> tuple[list[Header], bytes]:
     """Return the headers and their lines: under load many answers have waited for about as long."""

@@ -71,7 +71,7 @@ class Directory:
     async def settled(self) -> None:
         """Return when it is known which of several backends answer; at once if there is only one."""
 
-    def sources(self) -> tuple[Directory, ...]:
+    def sources(self, _kind: str = "") -> tuple[Directory, ...]:
         """Return the backends whose lists are shown: this one."""
         return (self,)
 

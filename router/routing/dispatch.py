@@ -21,8 +21,9 @@ from router.backend.derived import Replaced
 from router.backend.tickets import Ticket
 from router.errors import RouterError
 from router.http.client.response import Connection
+from router.routing.answer import Answer
 from router.routing.attempt import Attempts
-from router.routing.call import Answer, Call
+from router.routing.call import Call
 from router.routing.chains import Chains
 from router.routing.decisions import Decisions
 from router.routing.ends import NOWHERE_ELSE, Elsewhere, Ends
@@ -131,7 +132,7 @@ class Dispatcher:
     async def attempt_and_wait(self, call: Call, connection: Connection | None) -> Answer | Blocked:
         """Attempt once and await the head of the answer. Raises the error that came in place of an answer."""
         head: asyncio.Future[Answer | RouterError | Blocked | None] = asyncio.get_running_loop().create_future()
-        underway = self.attempt(call, partial(_settle, head), connection)
+        underway = self.attempt(call, partial(settle, head), connection)
         if isinstance(underway, Blocked):
             return underway
         try:
@@ -157,7 +158,7 @@ class Dispatcher:
             await self._backend.installed.refresh()
 
 
-def _settle(
+def settle(
     head: asyncio.Future[Answer | RouterError | Blocked | None], came: Answer | RouterError | Blocked | None
 ) -> None:
     """Pass on what came, unless the request was cancelled in the same turn of the loop: then it is given up."""

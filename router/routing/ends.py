@@ -11,9 +11,10 @@ import msgspec
 
 from router.core.decision.chain import Chain
 from router.core.decision.verdict import Decision, Outcome
-from router.errors import LoadFailed, RouterError, UpstreamError
+from router.errors import LoadFailed, Misdirected, RouterError, UpstreamError
 from router.http.client.response import UpstreamResponse
-from router.routing.call import Call, Released
+from router.routing.answer import Released
+from router.routing.call import Call
 from router.telemetry import Decided, Finished, Telemetry
 
 logger = logging.getLogger("router.routing")
@@ -112,6 +113,8 @@ def _classify(call: Call, error: BaseException) -> tuple[str, int, str]:
     """Return outcome, status, and the phase in which the client left ("" if it did not)."""
     if isinstance(error, asyncio.CancelledError):
         return ("client_gone", 499, call.phase) if call.is_gone() else ("shutdown", 503, "")
+    if isinstance(error, Misdirected):
+        return "declined", error.status, ""
     if isinstance(error, RouterError):
         is_upstream = isinstance(error, (UpstreamError, LoadFailed))
         return "upstream_error" if is_upstream else "shed", error.status, ""

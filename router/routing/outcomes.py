@@ -14,8 +14,8 @@ from router.backend.tickets import GoOn, Ticket
 from router.core.advice.nearest import nearest
 from router.core.decision.chain import Chain
 from router.core.decision.lasting import is_lasting, lasting_refusal
-from router.core.decision.report import refusal
-from router.core.decision.verdict import Decision, Outcome, Verdict, VerdictKind
+from router.core.decision.report import lines_of, refusal
+from router.core.decision.verdict import READY, Decision, Outcome, Verdict, VerdictKind
 from router.core.ollama.names import key_of
 from router.core.ollama.runner import LoadOptions
 from router.core.payload.read import Patch
@@ -116,19 +116,41 @@ class Outcomes:
             call, template.reason, model, decided=template, loads=self._world.installed.weights_of(model)
         )
 
+    # --- requests of fronts ------------------------------------------------------------------------------------
+
+    def decline(self, call: Call, decision: Decision) -> Blocked | None:
+        """Send a request back to its front that it should not wait for here. Raises Misdirected.
+
+        Returns what must be read before that is known, None if the request is served here. A front counts on what it
+        was told a while ago: that the variant that it has chosen, or a bigger one, is loaded or can be, and at once
+        unless it says otherwise. A load is begun by readings that are younger than the request, like a refusal: what
+        it finds taken only then has held up others, and is a failure here.
+        """
+        front, chosen = call.front, decision.chosen
+        assert front is not None
+        if chosen is not None and chosen.kind in READY:
+            return None
+        if self._read_at_s < call.since_s:
+            return Blocked("reading", self._read)
+        if chosen is not None and (front.told.may_wait or chosen.kind is not VerdictKind.WAITS):
+            return None
+        raise front.declined(lines_of(decision), decision.verdicts)
+
     # --- nothing fits ------------------------------------------------------------------------------------------
 
     def nothing_fits(self, call: Call, chain: Chain, decision: Decision) -> Destination | Blocked:
         """Apply the configured rule: pass on, let it spill, wait, or refuse. Raises NoVariantFits or LoadFailed."""
         template = decision_template(call, chain, decision)
-        # 1. Without a GPU nothing can fit, and nothing is refused.
-        if decision.outcome is Outcome.PASSTHROUGH:
+        # 1. Without a GPU nothing can fit, and nothing is refused, unless other nodes may have one.
+        if decision.outcome is Outcome.PASSTHROUGH and not call.has_elsewhere:
             return self._destinations.passed_on(call, "passthrough: no GPU", decided=template)
         # 2. Read again before any rule applies.
         if self._read_at_s < call.since_s:
             return Blocked("reading", self._read)  # no request is refused because of a reading older than itself
-        # 3. The client's own rule overrides the chain's.
+        # 3. The client's own rule overrides the chain's. What a front has elsewhere comes before any of them.
         rule = call.nothing_fits or self._chains.rule(call.request.model, call.chain_rules).nothing_fits
+        if call.has_elsewhere:
+            rule = "refuse"
         if rule in ("passthrough", "allow_partial"):
             first = _first_able(decision)
             model = first.variant.model if first is not None else ""
@@ -140,8 +162,12 @@ class Outcomes:
             return self._destinations.passed_on(call, reason, model, decided=passed, loads=loads)
         # 4. Wait, unless the time for it is over, or no time would be enough. The memory that a load of others takes is
         # in no book for a while.
-        is_final = is_lasting(decision, gpus := self._world.cards.gpus)
-        wait_s = self._wait_s if rule == "wait" else max(self._contest.in_flux_s, self._world.loads.in_flux_s)
+        is_final = is_lasting(decision, gpus := self._world.cards.gpus) and not call.has_elsewhere
+        wait_s = (
+            min(self._wait_s, call.wait_s)
+            if rule == "wait"
+            else max(self._contest.in_flux_s, self._world.loads.in_flux_s)
+        )
         if not is_final and self._now() - call.since_s < wait_s:
             return Blocked("room", lambda: asyncio.sleep(LOOK_AGAIN_S))
         call.mark_refused(self._now())

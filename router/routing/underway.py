@@ -11,7 +11,8 @@ from router.core.ollama.names import key_of
 from router.errors import RouterError, UpstreamError
 from router.http.client.response import UpstreamResponse
 from router.routing.announcing import announcement
-from router.routing.call import Answer, Call, Released
+from router.routing.answer import Answer, Released
+from router.routing.call import Call
 from router.routing.destination import Destination
 from router.routing.ends import Ends
 from router.routing.outcomes import Blocked
@@ -110,7 +111,8 @@ class Underway:
         left, said = call.limits_left, ""
         if call.chain_rules is not None and call.chain_rules.is_announcing and upstream.status == OK:
             said = announcement(call)
-        return Answer(upstream.status, headers, upstream, rename, errors, lines, left, said, on_release)
+        front = call.front is not None
+        return Answer(upstream.status, headers, upstream, rename, errors, lines, left, said, on_release, front)
 
     def _leave(self, upstream: UpstreamResponse | None) -> None:
         """Leave the resident, and its slot."""

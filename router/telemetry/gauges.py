@@ -46,7 +46,7 @@ class Gauges:
     """The values of one scrape. `inflight_requests` by backend, `waiting` by backend and team, `stores_up` by store.
 
     `lags_s` is by backend and team: how much more it has had than the one that waits and has had least.
-    `usage_lost` and `audit_lost` count from the start of the router.
+    `nodes` counts those of a front, found and usable. `usage_lost` and `audit_lost` count from the start of the router.
     """
 
     inflight_requests: Mapping[str, int] = field(default_factory=dict)
@@ -58,6 +58,7 @@ class Gauges:
     audit_lost: int = 0
     lags_s: Mapping[tuple[str, str], float] = field(default_factory=dict)
     slots: tuple[SlotsReading, ...] = ()
+    nodes: Mapping[str, int] = field(default_factory=dict)
 
 
 class GaugeMetrics:
@@ -78,6 +79,7 @@ class GaugeMetrics:
         )
         self._slots = self._gauge("slots", "Requests that a loaded model takes.", ("backend", "model", "state"))
         self._stores = self._gauge("store_up", "1 if a store can be used, else 0.", ("store",))
+        self._nodes = self._gauge("nodes", "Nodes of a front.", ("state",))
         self._lost_usage = Counter(
             f"{PREFIX}usage_lost",
             "Requests that are missing in the usage, which could not be written.",
@@ -109,6 +111,8 @@ class GaugeMetrics:
             self._resident.labels(one.backend, self._model(one.model), one.gpu).inc(one.held_bytes)
         for store, is_up in gauges.stores_up.items():
             self._stores.labels(store).set(is_up)
+        for how, count in gauges.nodes.items():
+            self._nodes.labels(how).set(count)
         usage, audit = self._lost
         self._lost_usage.inc(max(0, gauges.usage_lost - usage))
         self._lost_audit.inc(max(0, gauges.audit_lost - audit))

@@ -76,7 +76,7 @@ class MetricsHook:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self._model = Bounded(200, is_known_model)
-        self._word, self._team = Bounded(100), Bounded(100)
+        self._word, self._team, self._backend = Bounded(100), Bounded(100), Bounded(100)
         self._decided_by: dict[tuple[str, ...], Counter] = {}
         self._series_by: dict[tuple[str, ...], Series] = {}
         self._read: Callable[[], Gauges] = Gauges
@@ -112,7 +112,7 @@ class MetricsHook:
             case Measured() if event.measured_bytes > 0 and event.predicted_bytes > 0:
                 self._error.labels(event.backend).observe(event.predicted_bytes / event.measured_bytes - 1)
             case UpstreamUp() | UpstreamDown():
-                self._up.labels(event.backend).set(isinstance(event, UpstreamUp))
+                self._up.labels(self._backend(event.backend)).set(isinstance(event, UpstreamUp))
             case Reloaded():
                 self._reloaded.set(0 if event.error else 1)
                 if event.teams:
@@ -200,7 +200,9 @@ class MetricsHook:
             self._count_decided(key, count)
         groups: dict[tuple[str, str, str, str], list[Finished]] = {}
         for backend in {event.backend for event in finished}:
-            self._queue.labels(backend).observe_all([one.queue_s for one in finished if one.backend == backend])
+            self._queue.labels(self._backend(backend)).observe_all(
+                [one.queue_s for one in finished if one.backend == backend]
+            )
         served_s: dict[str, float] = {}
         for event in finished:
             if event.card_s:

@@ -16,10 +16,14 @@ from router.telemetry.events import Decided, Event, Finished, Switched
 BATCH = 500
 """Most rows of a batch: a write transaction must not keep others from the file for long."""
 
+DECLINED = "declined"
+"""The outcome of a request that its front sends to another node: it counts where it is served."""
+
 OTHER = "other"
 """The model of requests for names that are neither configured nor installed: clients invent them without bound."""
 
 
+_OUTCOME = attrgetter("outcome")
 _ABOUT = attrgetter("team", "key_id", "variant", "backend", "operation")
 
 
@@ -51,6 +55,8 @@ class UsageHook:
 
     def on_requests(self, _decided: Sequence[Decided], finished: Sequence[Finished]) -> None:
         """Add the requests that have ended: summed up first, because those of a batch are mostly of one kind."""
+        if DECLINED in map(_OUTCOME, finished):
+            finished = [event for event in finished if event.outcome != DECLINED]
         alike: dict[tuple[str, str, str, str, str], list[Finished]] = {}
         for about, event in zip(map(_ABOUT, finished), finished, strict=True):
             group = alike.get(about)

@@ -20,7 +20,8 @@ from router.core.teams.memory_quotas import MemoryQuotas
 from router.core.teams.team import ANYONE, Identity, Key, Team, TeamLimits
 from router.errors import LimitReached
 from router.http.client.response import UpstreamResponse
-from router.routing.call import Call, Released
+from router.routing.answer import Released
+from router.routing.call import Call
 from router.telemetry import Answered, Rejected
 from tests.fakes import FakeDispatcher, RawClient, Reply, client, running_edge
 from tests.http.scripted_relay import ScriptedRelay

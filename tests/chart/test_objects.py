@@ -46,7 +46,7 @@ def test_configurations_load_n11(chart: Rendered, tmp_path: Path) -> None:
 
 @has_nodes
 def test_teams_and_chains_are_those_of_the_values(of: Of, tmp_path: Path) -> None:
-    """Fronts have both; nodes have the teams, for their parts of the cards, and are told the chain with each request."""
+    """Fronts have both; nodes have the teams, for their parts of the cards, and are told chains by fronts."""
     front, node = (of("teams and chains").config(component, tmp_path) for component in COMPONENTS)
     assert [[file.section.team for file in one.team_files] for one in (front, node)] == [["coding", "web"]] * 2
     assert (front.default_team, set(front.chains)) == ("web", {"chat", "qwen3:*"})

@@ -77,6 +77,7 @@ FULL = Gauges(
     {"usage": True},
     lags_s={("local", "default"): 2.5},
     slots=(SlotsReading("local", "small", "used", 2), SlotsReading("local", "small", "free", 0)),
+    nodes={"found": 3, "usable": 2},
 )
 REFUSED = Decided("r2", "default", "big", "", "nothing fits", "rejected")
 EVERYTHING: tuple[Event, ...] = (

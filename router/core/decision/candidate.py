@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import cache, partial
 
 from router.core.decision.chain import Variant
-from router.core.decision.context import Automatic, ContextNeed, context_need
+from router.core.decision.context import Automatic, ContextNeed, ContextRules, context_need
 from router.core.decision.foreseen import Books
 from router.core.decision.load_context import plan_switch
 from router.core.decision.need import memory_options, need_of
@@ -41,18 +41,11 @@ def evaluator(
 
     def evaluate(variant: Variant) -> Verdict:
         facts = facts_of(variant, snapshot)
-        if facts is None:  # case 1
-            return Verdict(variant, VerdictKind.MISSING)
-        if facts.is_remote:  # case 2: it has no footprint here
-            return Verdict(variant, VerdictKind.INCAPABLE, detail="runs on another server", facts=facts)
-        if lacking := _lacking(request, facts, asked):  # case 2
-            return Verdict(variant, VerdictKind.INCAPABLE, detail=f"lacks {', '.join(lacking)}", facts=facts)
-        need = context_need(request, variant, facts, limit, automatic, rules.context)
-        if not need.is_enough:  # case 3
-            detail = f"at most {facts.context_length} tokens"
-            return Verdict(variant, VerdictKind.CONTEXT, need.lower, detail=detail, facts=facts)
-        if asked_for := asked_placement(request, facts):  # case 3b
-            return Verdict(variant, VerdictKind.PLACED, need.lower, detail=asked_for, facts=facts)
+        found = need_or_verdict(request, variant, facts, asked, limit, automatic, rules.context)
+        if isinstance(found, Verdict):
+            return found
+        assert facts is not None
+        need = found
         resident = usable_resident(facts, request, need, snapshot)
         if resident is not None and resident.options is None:  # another client's: adopted before it is used
             failed = snapshot.barred.get(facts.weights)
@@ -68,6 +61,31 @@ def evaluator(
         return _evaluate_load(variant, facts, request, need, snapshot, rules, books)
 
     return evaluate
+
+
+def need_or_verdict(
+    request: InferenceRequest,
+    variant: Variant,
+    facts: ModelFacts | None,
+    asked: ModelFacts | None,
+    limit: int,
+    automatic: Automatic,
+    rules: ContextRules,
+) -> ContextNeed | Verdict:
+    """Return the contexts with which a variant may serve a request, or the verdict that nothing loaded can change."""
+    if facts is None:  # case 1
+        return Verdict(variant, VerdictKind.MISSING)
+    if facts.is_remote:  # case 2: it has no footprint here
+        return Verdict(variant, VerdictKind.INCAPABLE, detail="runs on another server", facts=facts)
+    if lacking := _lacking(request, facts, asked):  # case 2
+        return Verdict(variant, VerdictKind.INCAPABLE, detail=f"lacks {', '.join(lacking)}", facts=facts)
+    need = context_need(request, variant, facts, limit, automatic, rules)
+    if not need.is_enough:  # case 3
+        detail = f"at most {facts.context_length} tokens"
+        return Verdict(variant, VerdictKind.CONTEXT, need.lower, detail=detail, facts=facts)
+    if asked_for := asked_placement(request, facts):  # case 3b
+        return Verdict(variant, VerdictKind.PLACED, need.lower, detail=asked_for, facts=facts)
+    return need
 
 
 def _adopted(

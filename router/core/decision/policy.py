@@ -23,6 +23,7 @@ if there is no GPU at all. Pure: no I/O, no clock, no await, no log.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from router.core.decision.candidate import evaluator, facts_of
@@ -31,6 +32,7 @@ from router.core.decision.snapshot import Snapshot
 from router.core.decision.upgrades import HeldBy, UpgradeRule
 from router.core.decision.verdict import READY, USABLE, Decision, Outcome, Rules, Verdict, VerdictKind
 from router.core.ollama.model import ModelFacts
+from router.core.ollama.names import key_of
 from router.core.payload.read import InferenceRequest
 
 
@@ -48,7 +50,7 @@ def choose(
     if snapshot.gpus == ():
         return Decision(Outcome.PASSTHROUGH, None, ())
     asked = facts_of(chain.variants[0], snapshot) if chain.variants else None
-    limit = _limit(chain, asked, snapshot)
+    limit = limit_of(chain, asked, snapshot.catalog)
     evaluate = evaluator(request, asked, limit, snapshot, rules)
     verdicts: list[Verdict] = []
     held_back: dict[int, HeldBy] = {}  # case 10
@@ -120,9 +122,9 @@ def _decide(verdicts: list[Verdict], held_back: dict[int, HeldBy], chosen: int |
     return Decision(outcome, verdicts[chosen], tuple(verdicts[: chosen + 1]))
 
 
-def _limit(chain: Chain, asked: ModelFacts | None, snapshot: Snapshot) -> int:
+def limit_of(chain: Chain, asked: ModelFacts | None, catalog: Mapping[str, ModelFacts]) -> int:
     """Return the largest context that the request can mean: the asked model's, else the largest of the chain."""
     if asked is not None:
         return asked.context_length
-    installed = (facts_of(variant, snapshot) for variant in chain.variants)
+    installed = (catalog.get(key_of(variant.model)) for variant in chain.variants)
     return max((facts.context_length for facts in installed if facts is not None), default=0)

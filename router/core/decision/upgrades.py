@@ -23,13 +23,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Literal
 
+from router.core.decision.chain_choices import Prefer
 from router.core.decision.snapshot import Snapshot
 from router.core.decision.switching import Plan
-
-Prefer = Literal["quality", "balanced", "speed"]
-"""What matters more: the biggest variant that fits, or answers without a load."""
 
 MOST_PATIENCE = 16.0
 """After returns in vain, memory must have been free for up to this many times what the switch costs."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 from router.core.ollama.names import key_of
@@ -12,17 +11,9 @@ from router.http.client.response import UpstreamRequest, UpstreamResponse
 from router.routing.chains import Chains
 from router.routing.directory import Directory, Managed
 from router.routing.fleet.away import Away, not_answering
+from router.routing.fleet.managed import Uploads
 from router.routing.fleet.place import Catalog, Place, Union
 from router.routing.ruled import RuledChain
-
-MOST_BLOBS = 4096
-"""Uploads of which is remembered where they went."""
-
-EVERYWHERE = frozenset(("delete", "copy"))
-"""What is done on each backend that has the model."""
-
-OF_WHAT_IS_THERE = EVERYWHERE | {"push"}
-"""What needs a model that is there."""
 
 
 class FleetDirectory(Directory):
@@ -36,7 +27,7 @@ class FleetDirectory(Directory):
         self._best = best
         self._away = away
         self._union_of_up = Union(lambda: tuple(place.backend.world.catalog for place in places if place.is_up))
-        self._uploaded: OrderedDict[str, str] = OrderedDict()  # digest → place
+        self._uploads = Uploads()
 
     @property
     def has_several(self) -> bool:
@@ -47,7 +38,7 @@ class FleetDirectory(Directory):
         """Return when it is known which backends answer, or soon after the start."""
         await self._away.settled()
 
-    def sources(self) -> tuple[Directory, ...]:
+    def sources(self, _kind: str = "") -> tuple[Directory, ...]:
         """Return the backends whose lists are shown: all that are up. Raises UpstreamError if none is."""
         return tuple(place.directory for place in self._up())
 
@@ -108,8 +99,7 @@ class FleetDirectory(Directory):
     def targets(self, what: Managed, asked: str = "") -> tuple[Directory, ...]:
         """Return the backends on which models are managed: the one that is asked for, else where they belong.
 
-        A deletion or copy goes to each that has the model; a model is pulled, pushed and created where it is, a new one
-        where the biggest cards are; and a creation goes where its blobs went. Raises BadRequest, UpstreamError.
+        Raises BadRequest, UpstreamError.
         """
         up = self._up()
         if asked:
@@ -118,27 +108,12 @@ class FleetDirectory(Directory):
                 names = ", ".join(place.name for place in self._places)
                 raise BadRequest(f"X-Router-Backend: there is no backend {asked[:64]!r}, only {names}")
         else:
-            found = self._belonging(what, up)
+            found = self._uploads.belonging(what, up, self._absent)
         if what.kind == "blob_put":
-            self._remember(what.blobs, found[0].name)
+            self._uploads.remember(what.blobs, found[0].name)
         return tuple(place.directory for place in found)
 
-    def _belonging(self, what: Managed, up: Sequence[Place]) -> Sequence[Place]:
-        biggest = max(up, key=lambda place: sum(gpu.total_bytes for gpu in place.backend.cards.gpus or ()))
-        uploaded = {self._uploaded.get(digest) for digest in what.blobs}
-        if sent := [place for place in up if place.name in uploaded]:
-            return sent[:1]
-        name = next((what.names[role] for role in ("source", "from", "model") if role in what.names), "")
-        having = [place for place in up if place.has_model(name)]
-        if not having and what.kind in OF_WHAT_IS_THERE and (away := self._away.having_model(name)):
+    def _absent(self, name: str) -> None:
+        """Raise UpstreamAway for a model that only places have that are away."""
+        if away := self._away.having_model(name):
             raise not_answering(away)
-        if what.kind in EVERYWHERE:
-            return having or [biggest]
-        return [biggest] if biggest in having or not having else having[:1]
-
-    def _remember(self, digests: frozenset[str], place: str) -> None:
-        for digest in digests:
-            self._uploaded[digest] = place
-            self._uploaded.move_to_end(digest)
-            if len(self._uploaded) > MOST_BLOBS:
-                self._uploaded.popitem(last=False)

@@ -41,11 +41,11 @@ class Failures:
         """Set what knows whether another place than those that have failed could serve a call."""
         self._others = others
 
-    def moves(self, call: Call, failure: Exception | UpstreamResponse) -> bool:
+    def moves(self, call: Call, failure: Exception | UpstreamResponse, *, is_free: bool = False) -> bool:
         """Count that a request has failed where it is; return True if another place gets it.
 
-        Nothing has been sent to its client by then. A request moves at most `fleet.retries` times, and only while
-        retries are a small part of all requests.
+        Nothing has been sent to its client by then. A request moves at most `fleet.retries` times, and unless it
+        `is_free` only while retries are a small part of all requests.
         """
         visit = call.visit
         if visit is None or not visit.place:
@@ -53,7 +53,9 @@ class Failures:
         self._count(visit.place, call, failure)
         if not is_worth_another_place(failure) or len(visit.failed) >= self._settings.retries:
             return False
-        if not self._others(call, (*visit.failed, visit.place)) or not self.budget.take(self._now()):
+        if not self._others(call, (*visit.failed, visit.place)):
+            return False
+        if not (is_free or self.budget.take(self._now())):
             return False
         visit.leave(has_failed=True)
         call.move()
@@ -81,9 +83,13 @@ class Failures:
 
     def begin(self, offer: Offer) -> None:
         """Note that a request goes to a place: after a breaker was open it is the trial."""
+        chosen = offer.chosen
+        self.begin_at(offer.place, chosen.variant.model if chosen is not None else "")
+
+    def begin_at(self, place: str, model: str) -> None:
+        """Note the same by the names of the place and of the model that is expected to serve ("" = none is)."""
         if self.breakers:
-            chosen = offer.chosen
-            self.breakers.begin(offer.place, chosen.variant.model if chosen is not None else "", self._now())
+            self.breakers.begin(place, model, self._now())
 
     def answered(self, call: Call) -> None:
         """Count an answer that is no error of the server."""

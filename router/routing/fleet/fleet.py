@@ -13,7 +13,8 @@ from functools import partial
 
 from router.errors import NoVariantFits, RouterError
 from router.http.client.response import Connection
-from router.routing.call import Answer, Call
+from router.routing.answer import Answer
+from router.routing.call import Call
 from router.routing.chains import Chains
 from router.routing.fleet.choosing import Choosing
 from router.routing.fleet.failures import SERVER_ERROR, Failures

@@ -20,9 +20,6 @@ from router.routing.ruled import RuledChain
 KEPT_S = 0.25
 """Decisions that time alone may change are reused for this long: many may wait for one model."""
 
-PACE_S = 1.0
-"""Assumed time between two requests that enter a resident, until it is known."""
-
 MOST_KEPT = 1024
 
 
@@ -95,8 +92,8 @@ class Offers:
             is_late = gone_s > whole_s
             # One that is late may take as long again; how long a load elsewhere takes is known no better.
             wait_s = whole_s if is_late else whole_s - gone_s
-        elif tracked is not None and not line.may_enter(tracked, team, needs_slot=call is None or call.needs_slot):
-            wait_s = (waiting + 1) * (tracked.slots.gap_s or PACE_S)
+        elif tracked is not None:
+            wait_s = place.entry_wait_s(tracked, team, needs_slot=call is None or call.needs_slot)
         return Offer(
             place.name,
             decision,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from router.backend.backend import Backend
+from router.backend.tracked import Tracked
 from router.config import Config
 from router.core.decision.chain import Chain
 from router.core.ollama.model import ModelFacts
@@ -18,6 +19,9 @@ from router.routing.ends import NOWHERE_ELSE, Elsewhere
 from router.routing.ruled import RulesInForce
 from router.routing.warmup import Mine, Warmup
 from router.telemetry import Telemetry
+
+PACE_S = 1.0
+"""Assumed time between two requests that enter a resident, until it is known."""
 
 Catalog = Mapping[str, ModelFacts]
 
@@ -54,6 +58,11 @@ class Place:
         """True if its Ollama answers, and its state has been read."""
         return self.backend.world.is_up and not self.backend.is_starting
 
+    @property
+    def total_bytes(self) -> int:
+        """The memory of its cards."""
+        return sum(gpu.total_bytes for gpu in self.backend.cards.gpus or ())
+
     def has_model(self, name: str) -> bool:
         """Return whether a model of that name was installed when its Ollama last answered."""
         return is_name(name) and key_of(name) in self.backend.world.catalog
@@ -61,6 +70,12 @@ class Place:
     def variants_of(self, chain: Chain) -> tuple[str, ...]:
         """Return which variants of a chain were installed when its Ollama last answered."""
         return chain.installed(self.backend.world.catalog)
+
+    def entry_wait_s(self, tracked: Tracked, team: str = "", *, needs_slot: bool = True) -> float:
+        """Return about how long one more request of a team would wait for a resident; 0 = not at all."""
+        if self.backend.line.may_enter(tracked, team, needs_slot=needs_slot):
+            return 0.0
+        return (self.backend.world.wanted.get(tracked.weights, 0) + 1) * (tracked.slots.gap_s or PACE_S)
 
     def why_away(self) -> str:
         """Return why it is not up."""

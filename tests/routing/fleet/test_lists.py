@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 
 from router.routing.directory import Managed
-from router.routing.fleet.directory import MOST_BLOBS
+from router.routing.fleet.managed import MOST_BLOBS
 from tests.config.keys.play import BIG, MIDDLE, SMALL, connect, hello, send
 from tests.routing.fleet.stage import play
 from tests.routing.fleet.test_away import lose

@@ -49,4 +49,9 @@ class Holders:
 
 def bound(loads: Sequence[int], load_factor: float = LOAD_FACTOR) -> float:
     """Return the load that a place may have before others take its requests."""
-    return load_factor * sum(loads) / len(loads) + 1
+    return bound_of_mean(sum(loads) / len(loads), load_factor)
+
+
+def bound_of_mean(mean: float, load_factor: float = LOAD_FACTOR) -> float:
+    """Return the same where the mean of the loads is known."""
+    return load_factor * mean + 1

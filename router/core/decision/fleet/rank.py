@@ -46,8 +46,17 @@ class Ranked:
         return self.tier is not None
 
 
-def rank(offers: Iterable[Offer], conversation: int = 0, load_factor: float = LOAD_FACTOR) -> tuple[Ranked, ...]:
-    """Return all places, the best first, by the rules of this module. `conversation` is 0 if there is none."""
+def rank(
+    offers: Iterable[Offer],
+    conversation: int = 0,
+    load_factor: float = LOAD_FACTOR,
+    most_busy: float | None = None,
+) -> tuple[Ranked, ...]:
+    """Return all places, the best first, by the rules of this module. `conversation` is 0 if there is none.
+
+    `most_busy` is how many requests a place may have before a copy goes elsewhere, where these are not all places; None
+    = by the mean of these.
+    """
     able: dict[int, list[Offer]] = {}
     rest = []
     for offer in offers:
@@ -57,18 +66,22 @@ def rank(offers: Iterable[Offer], conversation: int = 0, load_factor: float = LO
             rest.append(offer)
     found: list[Ranked] = []
     for position in sorted(able):  # rule 1
-        found += _of_one_variant(able[position], conversation, load_factor)
+        found += _of_one_variant(able[position], conversation, load_factor, most_busy)
     return (*found, *_hopeless(rest))
 
 
-def _of_one_variant(offers: Sequence[Offer], conversation: int, load_factor: float) -> list[Ranked]:
+def _of_one_variant(
+    offers: Sequence[Offer], conversation: int, load_factor: float, most_busy: float | None
+) -> list[Ranked]:
     by_tier: dict[Tier, list[Offer]] = {}
     for offer in offers:
         assert offer.chosen is not None
         by_tier.setdefault(tier_of(offer.chosen), []).append(offer)
     holders = [*_holders(by_tier.get(Tier.HOLDS, []), conversation, load_factor), *_loading(by_tier)]
     copies = [
-        copy for tier in (Tier.BESIDE, Tier.EVICTS, Tier.TRIES) for copy in _copies(by_tier.get(tier, ()), load_factor)
+        copy
+        for tier in (Tier.BESIDE, Tier.EVICTS, Tier.TRIES)
+        for copy in _copies(by_tier.get(tier, ()), load_factor, most_busy)
     ]
     waits = sorted(by_tier.get(Tier.WAITS, ()), key=lambda offer: (offer.copy_s, offer.busy, offer.place))
     order = (*_with_copies(holders, copies), *waits)
@@ -88,15 +101,25 @@ def _loading(by_tier: dict[Tier, list[Offer]]) -> list[Offer]:
     return sorted(by_tier.get(Tier.LOADING, ()), key=lambda offer: (offer.wait_s, offer.place))
 
 
-def _copies(offers: Sequence[Offer], load_factor: float) -> list[Offer]:
+def _copies(offers: Sequence[Offer], load_factor: float, most_busy: float | None) -> list[Offer]:
     """Apply rule 4 to places of one tier."""
     if not offers:
         return []
     first = offers[0].chosen
-    key = seed_of(first.variant.model if first is not None else "")
-    at = {place: number for number, place in enumerate(ordered(key, (offer.place for offer in offers)))}
-    most = bound([offer.busy for offer in offers], load_factor)
-    return sorted(offers, key=lambda offer: (offer.busy > most, round(offer.card_bytes / GIB), at[offer.place]))
+    order = order_for(first.variant.model if first is not None else "", (offer.place for offer in offers))
+    at = {place: number for number, place in enumerate(order)}
+    most = bound([offer.busy for offer in offers], load_factor) if most_busy is None else most_busy
+    return sorted(offers, key=lambda offer: (*copy_rank(offer.busy, most, offer.card_bytes), at[offer.place]))
+
+
+def order_for(model: str, places: Iterable[str]) -> list[str]:
+    """Return the places in the order in which they want a model that is loaded nowhere."""
+    return ordered(seed_of(model), places)
+
+
+def copy_rank(busy: int, most: float, card_bytes: int) -> tuple[bool, int]:
+    """Return by what places for a copy are told apart before their order: the lowest first."""
+    return busy > most, round(card_bytes / GIB)
 
 
 def _with_copies(holders: Sequence[Offer], copies: Sequence[Offer]) -> list[Offer]:

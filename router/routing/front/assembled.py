@@ -1,0 +1,99 @@
+"""Connects what a front routes requests by."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from router.adapters.discovery.dns import DnsNodes
+from router.adapters.discovery.endpointslices import EndpointSlices
+from router.adapters.discovery.found import Discovery
+from router.adapters.discovery.static import StaticNodes
+from router.backend.endpoint import endpoint_of
+from router.config import BackendSection, Config
+from router.core.decision.fleet.rank import Ranked
+from router.core.payload.read import InferenceRequest
+from router.errors import ConfigError
+from router.routing.chains import Chains
+from router.routing.fleet.failures import Failures
+from router.routing.front.choosing import Choosing
+from router.routing.front.directory import FrontDirectory
+from router.routing.front.front import Front
+from router.routing.front.members import Members
+from router.routing.front.node import Links
+from router.routing.front.own import UnderWay
+from router.routing.ruled import RuledChain, RulesInForce
+from router.telemetry import Notified, Telemetry
+
+ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+"""Where Kubernetes puts the token and the authorities for the API server."""
+
+
+@dataclass(frozen=True, slots=True)
+class FrontRoutes:
+    """What a front routes requests by."""
+
+    members: Members
+    chains: Chains
+    choosing: Choosing
+    dispatcher: Front
+    directory: FrontDirectory
+    now: Callable[[], float]
+
+    def ranked(self, request: InferenceRequest, chain: RuledChain) -> Sequence[Ranked]:
+        """Return all nodes for a plain request, the best first."""
+        return self.choosing.ranked(request, chain, self.now())
+
+    def forget_rules(self, _teams: Collection[str]) -> None:
+        """Drop what was remembered by the rules before a reload."""
+        self.chains.forget()
+        self.choosing.forget()
+
+
+def front_routes(
+    name: str, config: Config, rules: RulesInForce, telemetry: Telemetry, now: Callable[[], float]
+) -> FrontRoutes:
+    """Return what routes requests to the nodes of the backend `name`. Raises ConfigError for a file it cannot use."""
+    section = config.backends[name]
+    endpoint = endpoint_of(section, name)
+
+    def connect(url: str) -> Links:
+        return Links.to(endpoint._replace(url=url), section, config)
+
+    def report(text: str) -> None:
+        telemetry.emit(Notified(text, level="warning"))
+
+    members = Members(discovery_of(section, name, report), connect, telemetry)
+    chains, own = Chains(rules), UnderWay()
+    failures = Failures(config.fleet, telemetry, now)
+    choosing = Choosing(members, chains, failures, config, own.count)
+
+    def best(chain: RuledChain) -> str | None:
+        first = choosing.ranked(InferenceRequest(chain.name), chain, now())[0]
+        return first.offer.chosen.variant.model if first.offer.chosen is not None else None
+
+    front = Front(members, chains, choosing, failures, own, telemetry, name)
+    return FrontRoutes(members, chains, choosing, front, FrontDirectory(members, chains, best, name), now)
+
+
+def discovery_of(section: BackendSection, name: str, report: Callable[[str], None]) -> Discovery:
+    """Return what finds the nodes. Raises ConfigError where there is no API server to ask."""
+    found = section.discover
+    if found.dns is not None:
+        return DnsNodes(found.dns, found.port, found.every_s, report)
+    if found.endpointslices is None:
+        return StaticNodes(found.static)
+    about = found.endpointslices, found.port
+    if found.api is not None:
+        return EndpointSlices(*about, url=found.api, pause_s=found.every_s, report=report)
+    host, port = os.environ.get("KUBERNETES_SERVICE_HOST", ""), os.environ.get("KUBERNETES_SERVICE_PORT", "443")
+    if not host:
+        where = f"backends.{name}.discover.endpointslices"
+        raise ConfigError(f"{where}: this is no pod of Kubernetes; allowed: with discover.api, or in a pod")
+    url = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
+    tls = ssl.create_default_context(cafile=str(ACCOUNT / "ca.crt"))
+    token = str(ACCOUNT / "token")
+    return EndpointSlices(*about, url=url, pause_s=found.every_s, report=report, token_file=token, tls=tls)

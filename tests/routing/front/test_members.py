@@ -1,0 +1,155 @@
+"""Nodes that come, go, cannot be heard, and cannot be used."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+
+import pytest
+
+from tests.routing.front.stage import MIDDLE, SMALL, FakeNode, fronted, play, run_virtual
+
+
+def proxied(story, nodes, tmp_path, name, only=b""):
+    """Play a story in which the node `name` is behind a proxy that can fail."""
+
+    async def run():
+        async with AsyncExitStack() as stack:
+            by_name = {node.name: node for node in nodes}
+            one = await stack.enter_async_context(fronted(by_name, tmp_path, through={name: only}))
+            return await story(one, one.proxies[name])
+
+    return run_virtual(run())
+
+
+async def reach(one, name, within_s=2.0, every_s=0.1):
+    """Return after how many seconds the front can use a node."""
+    for count in range(int(within_s / every_s) + 1):
+        if any(node.name == name for node in one.front.router.routes.members.usable()):
+            return count * every_s
+        await asyncio.sleep(every_s)
+    return None
+
+
+@pytest.mark.parametrize("fault", ["refuse", "hang"])
+def test_nothing_is_loaded_on_a_node_whose_stream_is_cut_n4(tmp_path, fault):
+    """For 20 s, though its requests would arrive; it is back within 2 s."""
+    nodes = [FakeNode(name) for name in "ab"]
+
+    async def story(one, proxy):
+        wanted = {(await one.ask(MIDDLE, front=0))[1] for _ in range(3)}
+        proxy.break_(fault)
+        await asyncio.sleep(3.2)
+        cut, during = nodes[0], set()
+        before = len(cut.calls)
+        for _ in range(16):
+            during.add((await one.ask(MIDDLE))[1])
+            await asyncio.sleep(1)
+        assert len(cut.calls) == before
+        proxy.heal()
+        back_s = await reach(one, "a")
+        return wanted, during, back_s
+
+    wanted, during, back_s = proxied(story, nodes, tmp_path, "a", only=b"/router/node/events")
+    assert len(wanted) == 1
+    assert during == {"b"}
+    assert back_s is not None and back_s <= 2.0
+
+
+def test_what_a_node_holds_is_used_for_ten_seconds_after_its_last_word(tmp_path):
+    """Then it is out."""
+    nodes = [FakeNode("a"), FakeNode("b")]
+    nodes[0].hold(SMALL)
+
+    async def story(one, proxy):
+        proxy.break_("hang")
+        found = []
+        for pause_s in (2, 3, 4, 3):
+            await asyncio.sleep(pause_s)
+            found.append((await one.ask(SMALL))[1])
+        return found
+
+    assert proxied(story, nodes, tmp_path, "a", only=b"/router/node/events") == ["a", "a", "a", "b"]
+
+
+def test_a_node_that_dies_costs_no_request_that_was_not_answered(tmp_path):
+    """The next one gets it within 50 ms, and nothing goes to the dead one until it says something again (N3)."""
+    nodes = [FakeNode("a"), FakeNode("b")]
+    for node in nodes:
+        node.hold(SMALL)
+
+    async def story(one, proxy):
+        proxy.break_("refuse")
+        began_s = asyncio.get_running_loop().time()
+        found = await asyncio.gather(*(one.ask(SMALL) for _ in range(6)))
+        return {status for status, _, _ in found}, {node for _, node, _ in found}, began_s
+
+    statuses, names, _ = proxied(story, nodes, tmp_path, "a")
+    assert (statuses, names) == ({200}, {"b"})
+
+
+def test_a_front_that_is_cut_off_says_so(tmp_path):
+    """With the last views for 10 s, then with 503 and the reason of each node."""
+    a = FakeNode("a")
+    a.hold(SMALL)
+
+    async def story(one, proxy):
+        first = (await one.ask(SMALL))[0]
+        proxy.break_("hang")
+        await asyncio.sleep(12)
+        status, _, reply = await one.ask(SMALL)
+        ready = (await one.admin("/readyz"))["ready"]
+        proxy.heal()
+        back_s = await reach(one, "a")
+        return first, status, reply.json()["error"], "retry-after" in reply.headers, ready, back_s
+
+    first, status, error, has_retry, ready, back_s = proxied(story, (a,), tmp_path, "a", only=b"/router/node/events")
+    assert (first, status, has_retry, ready) == (200, 503, True, False)
+    assert "a: not heard of for 10 s" in error
+    assert back_s is not None
+
+
+def test_a_wrong_key_is_a_fault_of_the_fleet(tmp_path):
+    """No client is told that it is unauthorized."""
+    a, b = FakeNode("a", key="another-key-0123456789"), FakeNode("b")
+
+    async def story(one):
+        found = [(await one.ask(SMALL))[:2] for _ in range(4)]
+        return set(found), (await one.admin("/router/state"))["notes"]
+
+    found, notes = play(story, (a, b), tmp_path)
+    assert found == {(200, "b")}
+    assert any("does not accept the key" in note for note in notes)
+
+
+def test_nodes_of_one_name_are_told_apart(tmp_path):
+    """By their addresses, and both are used."""
+    one, other = FakeNode("twin"), FakeNode("twin")
+    one.models, other.models = (SMALL,), (MIDDLE,)
+
+    async def run():
+        async with fronted({"one": one, "other": other}, tmp_path) as stage:
+            return {(await stage.ask(SMALL))[1], (await stage.ask(MIDDLE))[1]}
+
+    names = run_virtual(run())
+    assert len(names) == 2
+    assert "twin" in names
+
+
+def test_a_view_of_another_version_is_not_read_n8(tmp_path):
+    """The node is out with that reason; the others go on, and it is back with a version that is known."""
+    a, b = FakeNode("a"), FakeNode("b")
+    a.hold(SMALL)
+    a.tell(v=2)
+
+    async def story(one):
+        before = (await one.ask(SMALL))[1]
+        notes = (await one.admin("/router/state"))["notes"]
+        a.tell(v=1)
+        await reach(one, "a")
+        await asyncio.sleep(0.2)
+        return before, notes, (await one.ask(SMALL))[1]
+
+    before, notes, after = play(story, (a, b), tmp_path)
+    assert (before, after) == ("b", "a")
+    assert any("v: 2 is not known here" in note for note in notes)
