@@ -8,11 +8,13 @@ Otherwise the rules are applied to those that can come first: the holders, those
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 from router.core.decision.fleet.holders import LOAD_FACTOR, Holders, bound_of_mean
 from router.core.decision.fleet.offer import Offer, Tier
+from router.core.decision.fleet.passed_over import NOT_PASSED_OVER, PassedOver, passed_over
 from router.core.decision.fleet.rank import Ranked, copy_rank, rank
 from router.core.nodes.index import Index
 from router.core.nodes.offers import Fit, Load, busy_on, fit_of, load_on, load_s, offer_of
@@ -84,6 +86,21 @@ class Choice:
                 if offers and (best := self._best(offers, conversation)) is not None:
                     return self._pick(wanted, position, best)
         return None
+
+    def why_passed_over(self, wanted: Wanted, served: str, away: Iterable[Offer], now_s: float) -> PassedOver:
+        """Return why the first variant is not to serve a request that goes to the node `served`.
+
+        `away` are the offers of nodes that requests cannot go to. Of many nodes with the variant those with the biggest
+        cards stand for all, and one stands for those without it.
+        """
+        key = wanted.variants[0].key
+        having = [state for state in self._index if state.models.get(key) is not None]
+        lacking = (state for state in self._index if state.models.get(key) is None)
+        shown = heapq.nlargest(MOST_HOLDERS, having, key=_biggest_card)
+        states = {state.name: state for state in (self._index.get(served), *shown, *islice(lacking, 1)) if state}
+        offers = (offer_of(state, wanted, now_s, self._own) for state in states.values())
+        ranked = rank((*offers, *away), 0, self._load_factor)
+        return passed_over(ranked) if ranked else NOT_PASSED_OVER
 
     def last_resort(self, wanted: Wanted, now_s: float, failed: Collection[str] = ()) -> str | None:
         """Return the node that is to do what it can where no variant can be served: one that has most of the memory.
@@ -227,6 +244,10 @@ class Choice:
 
 def _least(rows: list[Row]) -> list[NodeState]:
     return [row[-1] for row in heapq.nsmallest(MOST_COPIES, rows, key=lambda row: row[:-1])]
+
+
+def _biggest_card(state: NodeState) -> int:
+    return max((card.total_bytes for card in state.cards), default=0)
 
 
 def _holds(state: NodeState, wanted: Wanted, position: int) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable
+from collections.abc import Callable, Collection, Hashable, Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -11,6 +11,8 @@ import msgspec
 
 from router.backend.rules import context_rules
 from router.config import Config
+from router.core.decision.fleet.offer import Offer
+from router.core.decision.fleet.passed_over import NOT_PASSED_OVER, PassedOver
 from router.core.decision.fleet.rank import Ranked
 from router.core.nodes.choice import Choice
 from router.core.nodes.wanted import Wanted, wanted_of
@@ -32,6 +34,8 @@ MOST_CANDIDATES = 3
 """Nodes that a request is offered to; then one does what it can."""
 
 MOST_WANTED = 4096
+WHY_KEPT_S = 1.0
+"""How long it is known why a first variant does not serve."""
 
 
 class Choosing:
@@ -48,6 +52,7 @@ class Choosing:
         self._has_automatic = not config.defaults.derived_tags
         self._wait_s = config.queue.wait_s
         self._wanted: dict[Hashable, Wanted] = {}
+        self._why: dict[Wanted, tuple[float, PassedOver]] = {}
 
     def choose(self, call: Call, now_s: float) -> Going | Blocked:
         """Return where a call goes; Blocked if something must be awaited before that is known.
@@ -77,6 +82,8 @@ class Choosing:
             left_out = partial(self._left_out, now_s) if self._failures.breakers else None
             pick = self._choice.pick(wanted, partial(_conversation, call), now_s, failed, left_out)
             if pick is not None and (node := self._members.named(pick.node)) is not None:
+                if pick.position and call.visit is not None:
+                    call.visit.pass_over(self._passed_over(wanted, pick.node, now_s))
                 return to_pick(call, node, chain, wanted, pick, wait_s)
         last = self._choice.last_resort(wanted, now_s, failed) or self._choice.last_resort(wanted, now_s)
         node = self._members.named(last) if last is not None else None
@@ -110,6 +117,7 @@ class Choosing:
     def forget(self) -> None:
         """Forget what requests wanted by the rules before a reload."""
         self._wanted.clear()
+        self._why.clear()
 
     # --- parts -------------------------------------------------------------------------------------------------
 
@@ -124,6 +132,23 @@ class Choosing:
             alike = msgspec.structs.replace(request, prompt_bytes=rounded_bytes(request))
             found = self._wanted[key] = wanted_of(alike, chain, self._members.index.catalog, rules)
         return found
+
+    def _passed_over(self, wanted: Wanted, served: str, now_s: float) -> PassedOver:
+        """Return why the first variant is not to serve, by all nodes; found out once a second for equal requests."""
+        until_s, known = self._why.get(wanted, (0.0, NOT_PASSED_OVER))
+        if now_s >= until_s:
+            if len(self._why) >= MOST_WANTED:
+                self._why.clear()
+            known = self._choice.why_passed_over(wanted, served, self._away(wanted), now_s)
+            self._why[wanted] = now_s + WHY_KEPT_S, known
+        return known
+
+    def _away(self, wanted: Wanted) -> Iterator[Offer]:
+        """Yield the offers of nodes that are out, and had the first variant when they were last heard of."""
+        key = wanted.variants[0].key
+        for node in self._members.all():
+            if node.why_out and node.models.get(key) is not None:
+                yield Offer(node.name, has_first=True, away=node.why_out)
 
     def _left_out(self, now_s: float, node: str, model: str) -> float:
         return self._failures.breakers.open_for_s(node, model, now_s)

@@ -21,6 +21,7 @@ from router.routing.underway import Reply
 from router.telemetry import Decided
 
 UNAUTHORIZED, UNAVAILABLE = 401, 503
+FALLBACK = "fallback: "
 MOST_CHARACTERS = 640
 """What a node says in a header is kept up to this length."""
 
@@ -96,7 +97,7 @@ class Forward:
         call, going, by_name = self._call, self._going, upstream.by_name
         now_s = self._now()
         served = _text(by_name.get(b"x-router-model", b"")) or going.model or call.request.model
-        reason = _text(by_name.get(b"x-router-reason", b""))
+        reason = _reason(call, _text(by_name.get(b"x-router-reason", b"")))
         there_s = _whole(by_name.get(b"x-router-queue-ms", b"")) / 1000
         call.note_served(served, reason, call.queue_s + there_s)
         model, tries = call.request.model, call.tries
@@ -151,6 +152,12 @@ def decided(requested: str, served: str, reason: str, chain: str) -> Decided:
         outcome = "passthrough"
     cause = reason if reason in ("resident", "fits") else outcome
     return Decided("", "", requested, served, reason, outcome, chain, cause)
+
+
+def _reason(call: Call, said: str) -> str:
+    """Return why a variant serves: what its node says, or for a fallback what all nodes say of the first variant."""
+    words = call.passed_over.words
+    return f"{FALLBACK}{words}" if words and said.startswith(FALLBACK) else said
 
 
 def _text(value: bytes) -> str:

@@ -50,6 +50,7 @@ class Members:
         self._leaving: set[asyncio.Task[None]] = set()
         self._expected_s = -math.inf
         self._making = asyncio.Lock()
+        self._is_stopping = False
 
     # --- its life ----------------------------------------------------------------------------------------------
 
@@ -61,6 +62,7 @@ class Members:
     async def stop(self) -> None:
         """Stop listening, and close what is not in use. Idempotent."""
         await self.upkeep.stop()
+        self._is_stopping = True
         self.take({})
         await asyncio.gather(*self._leaving, return_exceptions=True)
 
@@ -138,7 +140,8 @@ class Members:
 
     def _out(self, node: Node, why: str) -> None:
         if not node.why_out:
-            self._telemetry.emit(UpstreamDown(why, backend=node.name))
+            if not self._is_stopping:
+                self._telemetry.emit(UpstreamDown(why, backend=node.name))
             if self._named.get(node.name) is node:
                 self.index.remove(node.name)
         node.leave_out(why)

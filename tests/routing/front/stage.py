@@ -186,11 +186,12 @@ class FakeNode:
             return
         model = call.chain[-1].model if call is not None else "?"
         body = json.dumps({"model": model, "response": "hi", "done": True}).encode()
+        reason = "resident" if call is None or len(call.chain) == 1 else f"fallback: {call.chain[0].model} too big"
         head = (
-            b"HTTP/1.1 %d OK\r\ncontent-type: application/json\r\nx-router-model: %b\r\nx-router-reason: resident\r\n"
+            b"HTTP/1.1 %d OK\r\ncontent-type: application/json\r\nx-router-model: %b\r\nx-router-reason: %b\r\n"
             b"x-router-queue-ms: 0\r\nx-router-backend: local\r\ncontent-length: %d\r\n\r\n"
         )
-        await visit.say(head % (self.status, model.encode(), len(body)) + body)
+        await visit.say(head % (self.status, model.encode(), reason.encode(), len(body)) + body)
 
 
 @dataclass

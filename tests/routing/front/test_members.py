@@ -7,16 +7,16 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from tests.routing.front.stage import MIDDLE, SMALL, FakeNode, fronted, play, run_virtual
+from tests.routing.front.stage import BIG, MIDDLE, SMALL, FakeNode, fronted, play, run_virtual
 
 
-def proxied(story, nodes, tmp_path, name, only=b""):
+def proxied(story, nodes, tmp_path, name, only=b"", config=None):
     """Play a story in which the node `name` is behind a proxy that can fail."""
 
     async def run():
         async with AsyncExitStack() as stack:
             by_name = {node.name: node for node in nodes}
-            one = await stack.enter_async_context(fronted(by_name, tmp_path, through={name: only}))
+            one = await stack.enter_async_context(fronted(by_name, tmp_path, config, through={name: only}))
             return await story(one, one.proxies[name])
 
     return run_virtual(run())
@@ -153,3 +153,26 @@ def test_a_view_of_another_version_is_not_read_n8(tmp_path):
     before, notes, after = play(story, (a, b), tmp_path)
     assert (before, after) == ("b", "a")
     assert any("v: 2 is not known here" in note for note in notes)
+
+
+def test_a_fallback_says_what_all_nodes_say_of_the_first_variant(tmp_path):
+    """Not only the one that serves: it is on a node that is away, or too big on every one that has it."""
+    a, b = FakeNode("a", models=(SMALL,)), FakeNode("b")
+    chain = {"chains": {"chat": [BIG, SMALL]}}
+
+    async def story(one, proxy):
+        first = (await one.ask("chat"))[2].headers["x-router-model"]
+        proxy.break_("refuse")
+        await asyncio.sleep(1)
+        away = (await one.ask("chat"))[2].headers["x-router-reason"]
+        proxy.heal()
+        await reach(one, "b")
+        b.gib = 12
+        b.tell()
+        await asyncio.sleep(1.2)
+        return first, away, (await one.ask("chat"))[2].headers["x-router-reason"]
+
+    first, away, too_big = proxied(story, (a, b), tmp_path, "b", config=chain)
+    assert first == BIG
+    assert away == f"fallback: {BIG} is on b, which is away"
+    assert too_big == f"fallback: {BIG} too big on b"
