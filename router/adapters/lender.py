@@ -43,10 +43,10 @@ class Store(Protocol):
 class Times(NamedTuple):
     """How long a connection and a call may take, how long the store lends, and the pause after failures."""
 
-    connect_s: float = 0.25
-    call_s: float = 0.05
-    hold_s: float = 10.0
-    pause_s: float = 1.0
+    connect_s: float
+    call_s: float
+    hold_s: float
+    pause_s: float
 
 
 class Waiting(NamedTuple):
@@ -109,6 +109,7 @@ class Lender:
         self._waiting: dict[Loan, list[Waiting]] = {}
         self._wake, self._tried = asyncio.Event(), asyncio.Event()
         self._is_reported = self._has_said_bad = self._has_said_fault = self._is_forgetful = False
+        self._has_lent = True
         self._since = 0  # when the store has begun to know anything, by its own clock
         self._breaker, self._beat_s, self._look_s = _Breaker(times.pause_s), 0.0, 0.0
 
@@ -116,6 +117,7 @@ class Lender:
         """Return what the store says to a request; None if it cannot be used, or takes longer than a call may."""
         waiting = Waiting(tokens, admit, self._loop.create_future())
         self._waiting.setdefault(loan, []).append(waiting)
+        self._has_lent = True
         self._wake.set()
         late = self._loop.call_later(self._times.call_s, waiting.settle, None)
         try:
@@ -163,6 +165,7 @@ class Lender:
             if now_s >= self._look_s:
                 self._look_s = now_s + LOOK_S
                 self._at_look()
+                self._has_lent = any(not loan.is_idle for loan in self._loans.values())
                 loans += [loan for loan in self._loans.values() if loan.due_s <= now_s and loan not in self._waiting]
             is_beat = now_s >= self._beat_s
             if loans or is_beat:
@@ -171,9 +174,7 @@ class Lender:
     async def _woken(self) -> None:
         """Wait for a request, but not longer than until something is due."""
         self._wake.clear()
-        until_s = self._beat_s
-        if any(not loan.is_idle for loan in self._loans.values()):
-            until_s = min(until_s, self._look_s)
+        until_s = min(self._beat_s, self._look_s) if self._has_lent else self._beat_s
         timer = self._loop.call_at(until_s, self._wake.set)
         try:
             await self._wake.wait()
