@@ -77,6 +77,23 @@ CASES: dict[str, dict[str, Any]] = {
             "config": {"trusted_proxies": ["10.0.0.0/8"], "hosts": ["ollama.example"]},
         },
     },
+    "shared limits and usage": {
+        "front": {
+            "replicas": 3,
+            "config": {
+                "shared": {"valkey": "valkeys://valkey.llm.svc:6379/0", "password_file": "/run/secrets/valkey/password"},
+                "usage": {"postgres_file": "/run/secrets/usage/url"},
+            },
+            "extraVolumes": [
+                {"name": "valkey", "secret": {"secretName": "valkey"}},
+                {"name": "usage", "secret": {"secretName": "usage"}},
+            ],
+            "extraVolumeMounts": [
+                {"name": "valkey", "mountPath": "/run/secrets/valkey", "readOnly": True},
+                {"name": "usage", "mountPath": "/run/secrets/usage", "readOnly": True},
+            ],
+        }
+    },
     "open": {"networkPolicy": {"enabled": False}, "listenAddress": "[::]"},
     "settings of Ollama": {
         "node": {

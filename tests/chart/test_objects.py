@@ -54,6 +54,12 @@ def test_teams_and_chains_are_those_of_the_values(of: Of, tmp_path: Path) -> Non
     assert node.chains == {}
 
 
+def test_fronts_that_share_limits_know_how_many_they_are(of: Of) -> None:
+    """Until the store has said so."""
+    assert of("shared limits and usage").plain("front")["shared"]["routers"] == 3
+    assert "shared" not in of("defaults").plain("front")
+
+
 def test_awkward_strings_stay_strings(of: Of) -> None:
     """Also those that YAML takes for booleans, numbers and times."""
     chart = of("awkward strings")
