@@ -1,10 +1,15 @@
 # syntax=docker/dockerfile:1
-# The router alone: no compiler, no pip, no shell needed at run time; everything hash-locked.
+# The router alone: no compiler, no pip, no shell needed at run time; everything hash-locked. For what several routers share
+# (docs/teams.md, docs/operations.md) and for traces: docker build --build-arg EXTRAS="valkey postgres otel" .
 FROM python:3.12-slim AS build
 WORKDIR /src
-COPY requirements.lock requirements-build.lock ./
+ARG EXTRAS=""
+COPY requirements.lock requirements-build.lock requirements-otel.lock requirements-postgres.lock requirements-ssh.lock requirements-valkey.lock ./
 RUN python -m venv /opt/build && /opt/build/bin/pip install --no-cache-dir --no-deps --require-hashes -r requirements-build.lock \
- && python -m venv /opt/router && /opt/router/bin/pip install --no-cache-dir --no-deps --require-hashes -r requirements.lock
+ && python -m venv /opt/router && /opt/router/bin/pip install --no-cache-dir --no-deps --require-hashes -r requirements.lock \
+ && for extra in $EXTRAS; do \
+        /opt/router/bin/pip install --no-cache-dir --no-deps --require-hashes -r "requirements-$extra.lock" || exit 1; \
+    done
 COPY pyproject.toml README.md LICENSE ./
 COPY router ./router
 COPY ollama_simulator ./ollama_simulator

@@ -187,6 +187,18 @@ def test_image_runs_as_nobody_in_particular_and_installs_by_hash() -> None:
     assert "NVIDIA_DRIVER_CAPABILITIES=utility" in final
 
 
+def test_image_may_have_each_extra_by_its_lock() -> None:
+    """`--build-arg EXTRAS="valkey postgres"`; without it the image is as small as the router."""
+    lines, ignored = (ROOT / "Dockerfile").read_text(), (ROOT / ".dockerignore").read_text().splitlines()
+    extras = PROJECT["optional-dependencies"].keys() - {"build", "test"}
+    locks = {f"requirements-{extra}.lock" for extra in extras}
+    (copied,) = [line.split()[1:-1] for line in lines.splitlines() if line.startswith("COPY requirements")]
+    assert locks <= set(copied) == {line.removeprefix("!") for line in ignored if line.endswith(".lock")}
+    assert all((ROOT / lock).exists() for lock in copied)
+    assert 'ARG EXTRAS=""\n' in lines
+    assert '--require-hashes -r "requirements-$extra.lock"' in lines
+
+
 def test_changelog_and_license_are_for_this_version() -> None:
     """The changelog keeps its format, and the license is the one that the package names."""
     assert "## [Unreleased]" in (ROOT / "CHANGELOG.md").read_text()

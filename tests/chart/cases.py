@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from ruamel.yaml import YAML
 
 from router.config import Config, load_config
 
+PAGE = Path(__file__).parent.parent.parent / "docs/kubernetes.md"
 MOUNTED = "/etc/ollama-router"
 ADMIN_KEY = "test"
 KEY_SHA256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
@@ -77,6 +79,23 @@ CASES: dict[str, dict[str, Any]] = {
             "config": {"trusted_proxies": ["10.0.0.0/8"], "hosts": ["ollama.example"]},
         },
     },
+    "shared limits and usage": {
+        "front": {
+            "replicas": 3,
+            "config": {
+                "shared": {"valkey": "valkeys://valkey.llm.svc:6379", "password_file": "/run/secrets/valkey/password"},
+                "usage": {"postgres_file": "/run/secrets/usage/url"},
+            },
+            "extraVolumes": [
+                {"name": "valkey", "secret": {"secretName": "valkey"}},
+                {"name": "usage", "secret": {"secretName": "usage"}},
+            ],
+            "extraVolumeMounts": [
+                {"name": "valkey", "mountPath": "/run/secrets/valkey", "readOnly": True},
+                {"name": "usage", "mountPath": "/run/secrets/usage", "readOnly": True},
+            ],
+        }
+    },
     "open": {"networkPolicy": {"enabled": False}, "listenAddress": "[::]"},
     "settings of Ollama": {
         "node": {
@@ -112,6 +131,10 @@ CASES: dict[str, dict[str, Any]] = {
         "teams": {"1e3": {"team": "on", "chains": {"null": ["y:n"]}}},
     },
 }  # fmt: skip
+CASES |= {
+    f"documented {number}": YAML(typ="safe", pure=True).load(text)
+    for number, text in enumerate(re.findall(r"^```yaml\n(.*?)```", PAGE.read_text(), re.MULTILINE | re.DOTALL))
+}
 LONG = "a-release-with-the-longest-name-that-helm-accepts-53c"
 RELEASES = {"AMD": LONG, "endpointslices": "ollama-router"}
 

@@ -9,14 +9,13 @@ from typing import Any
 
 import pytest
 
-from router.config import Config, Places, config_warnings
+from router.config import Places, config_warnings
 from tests.chart.cases import AWKWARD, LONG, MOUNTED, REFUSED, Rendered, component_of, values_of
 
 pytestmark = pytest.mark.slow  # a second of Helm, once for all of them
 
 COMPONENTS = ["front", "node"]
 Of = Callable[[str], Rendered]
-has_nodes = pytest.mark.skipif("node" not in Config.model_fields, reason="this router is neither front nor node")
 
 
 def test_every_object_passes_strict_validation_n11(results: dict[str, dict[str, Any]], case: str) -> None:
@@ -33,7 +32,6 @@ def test_values_that_make_no_sense_are_refused(results: dict[str, dict[str, Any]
     assert REFUSED[name][1] in results[name]["error"]
 
 
-@has_nodes
 def test_configurations_load_n11(chart: Rendered, tmp_path: Path) -> None:
     """A front's has nodes and nothing else, a node's the Ollama of its own pod; nothing in them is odd."""
     front, node = (chart.config(component, tmp_path) for component in COMPONENTS)
@@ -44,7 +42,6 @@ def test_configurations_load_n11(chart: Rendered, tmp_path: Path) -> None:
         assert (config.listen.port, config.admin.port) == (11435, 11436)
 
 
-@has_nodes
 def test_teams_and_chains_are_those_of_the_values(of: Of, tmp_path: Path) -> None:
     """Fronts have both; nodes have the teams, for their parts of the cards, and are told chains by fronts."""
     front, node = (of("teams and chains").config(component, tmp_path) for component in COMPONENTS)
@@ -52,6 +49,12 @@ def test_teams_and_chains_are_those_of_the_values(of: Of, tmp_path: Path) -> Non
     assert (front.default_team, set(front.chains)) == ("web", {"chat", "qwen3:*"})
     assert front.limits.body_bytes == 134217728
     assert node.chains == {}
+
+
+def test_fronts_that_share_limits_know_how_many_they_are(of: Of) -> None:
+    """Until the store has said so."""
+    assert of("shared limits and usage").plain("front")["shared"]["routers"] == 3
+    assert "shared" not in of("defaults").plain("front")
 
 
 def test_awkward_strings_stay_strings(of: Of) -> None:
@@ -217,7 +220,6 @@ def test_health_is_asked_for_on_the_admin_address(chart: Rendered, component: st
     assert container["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "admin"}
 
 
-@has_nodes
 @pytest.mark.parametrize("component", COMPONENTS)
 def test_memory_fits_the_limits_of_the_router(of: Of, component: str, tmp_path: Path) -> None:
     """All bodies, received and rewritten, and the rest."""

@@ -143,6 +143,7 @@ priorityClassName: {{ . | quote }}
 {{- $_ := set $config "store" (dict "path" ":memory:") -}}
 {{- if .Values.chains }}{{ $_ := set $config "chains" .Values.chains }}{{ end -}}
 {{- $config = mergeOverwrite $config (deepCopy .Values.front.config) -}}
+{{- if $config.shared }}{{ $_ := set $config "shared" (merge $config.shared (dict "routers" .Values.front.replicas)) }}{{ end -}}
 {{- $hosts := concat ($config.hosts | default list) (ternary .Values.httpRoute.hostnames list .Values.httpRoute.enabled) | uniq -}}
 {{- if $hosts }}{{ $_ := set $config "hosts" $hosts }}{{ end -}}
 {{- toYaml $config -}}
