@@ -22,6 +22,9 @@ _MAX_PARAMETERS, _MAX_VOCABULARY = 1e15, 1 << 26
 _MOST_LINES = 4000
 """The most that is read of a list of parameters, and of a Modelfile for its first commands: both are a few lines."""
 
+_MOST_WORDS = 64
+"""The most capabilities that are read: Ollama knows eight."""
+
 MAX_BYTES = 1 << 60
 """No size is larger: what a server reports beyond it counts as this, which fits nowhere."""
 
@@ -144,7 +147,7 @@ def capabilities(row: Mapping[str, Any], show: Mapping[str, Any]) -> frozenset[s
     """
     listed = show.get("capabilities") or row.get("capabilities")
     if isinstance(listed, list):
-        return frozenset(str(word) for word in listed)
+        return frozenset(str(word) for word in listed[:_MOST_WORDS])
     if any(key.endswith(".pooling_type") for key in mapping(show.get("model_info"))):
         return frozenset({"embedding"})
     return frozenset({"completion", "vision"} if show.get("projector_info") else {"completion"})

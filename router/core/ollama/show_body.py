@@ -21,6 +21,14 @@ _MAX_PART_BYTES = 4 << 20
 _MAX_VALUE_BYTES = 1 << 20
 """Larger ones belong to no model; they are skipped, because their objects would take many times as much memory."""
 
+_MOST_KEYS = 4096
+"""Of an object: metadata has about a hundred, and each is looked at on the loop."""
+
+_MOST_KEYS_OF_ALL = 200_000
+"""Of the whole answer: each tensor has three."""
+
+_AFTER_KEY = b'":'
+
 UNREADABLE = "unreadable"
 """Stands for a value of the metadata that is not valid or far too large: it is not a number, so it is not a figure."""
 
@@ -35,20 +43,26 @@ def read_show(content: bytes) -> dict[str, Any]:
 
     A part that is not valid or far too large is left out. Raises msgspec.DecodeError if the body is not a JSON object.
     """
+    if content.count(_AFTER_KEY) > _MOST_KEYS_OF_ALL:
+        raise msgspec.DecodeError("too many keys")
     try:
         raws = _RAWS.decode(content)
     except (UnicodeDecodeError, RecursionError) as exc:
         raise msgspec.DecodeError("not a readable JSON object") from exc
-    found = {part: _value(raws[part], _MAX_PART_BYTES) for part in _PARTS if part in raws}
+    found = {part: _few(_value(raws[part], _MAX_PART_BYTES)) for part in _PARTS if part in raws}
     if "model_info" in raws:
         found["model_info"] = _metadata(raws["model_info"])
     return {part: value for part, value in found.items() if value is not None}
 
 
 def _metadata(raw: msgspec.Raw) -> dict[str, Any]:
+    if bytes(raw).count(_AFTER_KEY) > 4 * _MOST_KEYS:  # some are in the words of a vocabulary
+        return {}
     try:
         raws: Mapping[str, msgspec.Raw] = _RAWS.decode(raw)
     except _UNREADABLE:
+        return {}
+    if len(raws) > _MOST_KEYS:
         return {}
     found = {
         key: _value(value, _MAX_VALUE_BYTES, UNREADABLE)
@@ -69,6 +83,10 @@ def _entries(raw: msgspec.Raw) -> int | None:
         return len(_WORDS.decode(raw))
     except _UNREADABLE:  # null without verbose, or not a list of strings
         return None
+
+
+def _few(value: Any) -> Any:
+    return None if isinstance(value, dict) and len(value) > _MOST_KEYS else value
 
 
 def _value(raw: msgspec.Raw, most_bytes: int, otherwise: Any = None) -> Any:

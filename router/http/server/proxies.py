@@ -25,6 +25,7 @@ V2, V2_HEAD_BYTES, V2_MOST_BYTES = b"\r\n\r\n\x00\r\nQUIT\n", 16, 4096
 
 MOST_HOPS = 64
 _SIZES = {0x1: 4, 0x2: 16}  # bytes of an address by the family in a header of version 2
+_FAMILIES = frozenset((0, 0x11, 0x12, 0x21, 0x22, 0x31, 0x32))  # all others are to be refused (its section 2.2)
 
 
 class Proxies:
@@ -125,6 +126,8 @@ def _read_v2(data: bytes) -> tuple[int, str] | None:
     size = V2_HEAD_BYTES + length
     if len(data) < size:
         return None
+    if command == 0x21 and family not in _FAMILIES:
+        raise ValueError("a family that is none of the protocol's")
     width = _SIZES.get(family >> 4, 0)
     if command == 0x20 or not width:  # the proxy itself (a health check), or a family without an IP address
         return size, ""

@@ -116,3 +116,28 @@ def test_lines_without_end_are_read_up_to_a_bound(read, line):
         assert tracemalloc.get_traced_memory()[1] < 12 << 20
     finally:
         tracemalloc.stop()
+
+
+def test_metadata_of_countless_keys_is_left_out_and_its_model_is_sized_by_its_download():
+    """Each is looked at on the loop; the metadata of a model has about a hundred."""
+    for part in ("model_info", "projector_info", "details"):
+        many = SHOW | {part: {f"x.{number}": number for number in range(4097)}}
+        assert not read_show(json.dumps(many).encode()).get(part)
+    few = SHOW | {"model_info": INFO | {f"x.{number}": number for number in range(4000)}}
+    assert ModelFacts.of_show(ROW, read_show(json.dumps(few).encode())).info["x.3999"] == 3999
+
+
+def test_of_countless_capabilities_the_first_are_read():
+    """Ollama knows eight."""
+    many = SHOW | {"capabilities": ["completion", *(f"c{number}" for number in range(100_000))]}
+    facts = ModelFacts.of_show(ROW, read_show(json.dumps(many).encode()))
+    assert "completion" in facts.capabilities
+    assert len(facts.capabilities) == 64
+
+
+def test_an_answer_of_countless_keys_is_not_read():
+    """Its decoding is one step that nothing interrupts, in whichever thread."""
+    with pytest.raises(msgspec.DecodeError, match="too many keys"):
+        read_show(json.dumps({f"x{number}": 1 for number in range(200_001)}).replace(": ", ":").encode())
+    many = json.dumps({"model_info": {f"x{number}": 1 for number in range(100_000)}}).replace(": ", ":").encode()
+    assert read_show(many) == {"model_info": {}}
