@@ -2,7 +2,7 @@
 
 import pytest
 
-from router.core.decision.lasting import is_lasting, lasting_refusal
+from router.core.decision.lasting import is_lasting, is_short_of_memory, lasting_refusal
 from router.core.decision.policy import choose
 from router.core.decision.snapshot import Snapshot
 from router.core.decision.verdict import Rules
@@ -66,3 +66,22 @@ def test_a_context_that_makes_it_too_big_is_named():
     is_final, text = refused("small:3b", num_ctx=131072, gpus=(gpu_of(total_gib=6, free_gib=5),))
     assert is_final
     assert "What helps: a num_ctx below 131072 or" in text
+
+
+@pytest.mark.parametrize(
+    ("models", "gpus", "is_short"),
+    [
+        (("big:32b", "small:3b"), (gpu_of(free_gib=8),), True),
+        (("big:32b", "small:3b"), (CARD,), False),
+        (("huge:70b", "small:3b"), (CARD,), False),
+        (("gone:8b", "small:3b"), (gpu_of(free_gib=8),), False),
+    ],
+    ids=["others hold it", "it serves", "bigger than the card", "not installed"],
+)
+def test_a_variant_that_the_cards_could_hold_is_passed_over_for_want_of_memory(models, gpus, is_short):
+    """Only then may memory that comes back change the choice."""
+    catalog = catalog_of(HUGE, SMALL, facts_of("big:32b", 18))
+    snapshot = Snapshot(gpus, catalog=catalog)
+    assert (
+        is_short_of_memory(choose(InferenceRequest(models[0]), chain_of(*models), snapshot, Rules()), gpus) is is_short
+    )
