@@ -108,7 +108,7 @@ class Ticket(msgspec.Struct, eq=False):
 
     def fail(self, error: RouterError) -> None:
         """End the wait with an error."""
-        if self.error is None:
+        if self.is_waiting:
             self.error = error
             self._end()
 
