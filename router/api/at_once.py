@@ -113,6 +113,7 @@ class AtOnce:
             cycle.feed(body)
             return False
         cycle.request_id, identity = self._next_id(), ANYONE
+        client, proxies = cycle.carrier.client, self._settings.proxies
         try:
             front = self._door.call_of(head)
             identity = self._door.identify(cycle, front)
@@ -127,7 +128,7 @@ class AtOnce:
                 cycle.has_client_gone,
                 head.by_name,
                 cycle.carrier.loop.time(),
-                self._settings.proxies.client_of(cycle.carrier.client, head.headers),
+                client if not proxies.networks else proxies.client_of(client, head.headers),
                 front=front,
             )
             asking = self.limits.admit(call) if self.limits is not None else None

@@ -82,7 +82,8 @@ class Edge:
         self._local = LocalRoutes(directory, self._settings)
         self._passing = Passing(directory, self._settings)
         self.reports = Reports(emit, self._settings.proxies)
-        self._prefix, self._count = secrets.token_hex(4), itertools.count(1)
+        form = f"{secrets.token_hex(4)}-%x"
+        self._next_id: Callable[[], str] = map(form.__mod__, itertools.count(1)).__next__
         self._node = node
         self._door = Door(rules, self._settings, clock, node.fronts if node is not None else None)
         self._at_once = AtOnce(
@@ -148,9 +149,6 @@ class Edge:
             await self._route(exchange, found.route, found.argument)
         else:
             await self._without_route(exchange, found)
-
-    def _next_id(self) -> str:
-        return f"{self._prefix}-{next(self._count):x}"
 
     def _set_request_id(self, exchange: Exchange, request_id: str) -> None:
         exchange.request_id = request_id

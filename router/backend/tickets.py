@@ -19,13 +19,12 @@ from router.backend.tracked import Tracked
 from router.core.decision.groups import Waiting, in_the_way, wanted_weights
 from router.core.decision.plan import Plan
 from router.core.decision.verdict import Decision, VerdictKind
-from router.core.teams.payer import NOBODY, Payer, Started
+from router.core.teams.payer import Payer, Started
 from router.errors import RouterError
 
 AGAIN_S = 0.01
 """Pause of a request that has not used its turn, so that one which never does cannot stop the loop."""
 
-_NONE: Mapping[int, int] = {}
 GoOn = Callable[["Ticket"], bool]
 """Continues a request whose wait has ended; returns whether it has entered the resident that it was let in to."""
 
@@ -34,7 +33,7 @@ class Ticket(msgspec.Struct, eq=False):
     """One waiting request; `place` is what the line is ordered by: when the request came, and the ticket's number.
 
     At the end of its wait the request is decided again, or told the `error`: by `turn`, whose result is the weights
-    that it was let in to, or without one by `come`. `is_over` once that was told, or it has left.
+    that it was let in to, or without one by `go_on`, which `come` sees to. `is_over` once that was told, or it left.
     `served_before` holds, by the resident's `order`, what was served when it began to wait.
     `payer` is charged the switches that it causes, `started` is the charge of the resident that it was let in to.
     """
@@ -45,6 +44,7 @@ class Ticket(msgspec.Struct, eq=False):
     come: Callable[[Ticket], None]
     served_before: Mapping[int, int]
     payer: Payer
+    go_on: GoOn | None = None
     let_in_to: str | None = None
     started: Started | None = None
     error: RouterError | None = None
@@ -67,10 +67,14 @@ class Ticket(msgspec.Struct, eq=False):
 
     def let_in(self, started: Started | None = None) -> None:
         """End the wait."""
-        self.let_in_to, self.started = self.group.weights, started
-        self.payer.grant(started)
+        self.let_in_to = self.group.weights
+        if started is not None:
+            self.started = started
+            self.payer.grant(started)
         if self.pauses:
             asyncio.get_running_loop().call_later(AGAIN_S, self._end)
+        elif self.turn is None:
+            self.come(self)
         else:
             self._end()
 
@@ -104,7 +108,7 @@ class Ticket(msgspec.Struct, eq=False):
 
     def fail(self, error: RouterError) -> None:
         """End the wait with an error."""
-        if self.error is None:
+        if self.is_waiting:
             self.error = error
             self._end()
 
@@ -224,8 +228,9 @@ class Waitlist:
         since_s: float,
         turn: asyncio.Future[str] | None,
         come: Callable[[Ticket], None],
-        served_before: Mapping[int, int] = _NONE,
-        payer: Payer = NOBODY,
+        served_before: Mapping[int, int],
+        payer: Payer,
+        go_on: GoOn | None,
     ) -> Ticket:
         """Add a request that came at `since_s`; it stands behind all that came before it."""
         group = self._groups.get(key := (payer.team, key))
@@ -233,7 +238,7 @@ class Waitlist:
             group = self._groups[key] = Group(key, next(self._numbers), decide, team=payer.team)
         elif not group.tickets:
             group.ask(decide)
-        ticket = Ticket((since_s, self.next_number), group, turn, come, served_before, payer)
+        ticket = Ticket((since_s, self.next_number), group, turn, come, served_before, payer, go_on)
         self.next_number += 1
         if not group.tickets or group.tickets[-1].place < ticket.place:  # common case
             group.tickets.append(ticket)

@@ -62,7 +62,7 @@ class Waits:
         self._deadline: asyncio.TimerHandle | None = None
         self._looks_at_s = math.inf  # when `_deadline` is
         self._telling: asyncio.TimerHandle | None = None
-        self._over: list[tuple[Ticket, GoOn]] = []  # whose waits have ended in this turn of the loop
+        self._over: list[Ticket] = []  # whose waits have ended in this turn of the loop
 
     async def wait(
         self,
@@ -83,7 +83,7 @@ class Waits:
         it was let in to, and did not enter. `joined` is called when it stands in the line.
         """
         turn: asyncio.Future[str] = self._loop.create_future()
-        ticket = self._join(key, decide, since_s, payer, unused, wait_s, turn, _nobody)
+        ticket = self._join(key, decide, since_s, payer, unused, wait_s, turn, None)
         joined()
         turn.add_done_callback(partial(self._ended, ticket))
         try:
@@ -111,7 +111,7 @@ class Waits:
         Then the ticket has the weights that it was let in to, which it enters at once, or the `error`: see `wait`.
         Raises LimitReached if too many of its team wait, Busy if the queue is full.
         """
-        return self._join(key, decide, since_s, payer, unused, wait_s, None, partial(self._come, go_on))
+        return self._join(key, decide, since_s, payer, unused, wait_s, None, go_on)
 
     def _join(
         self,
@@ -122,13 +122,13 @@ class Waits:
         unused: str,
         wait_s: float,
         turn: asyncio.Future[str] | None,
-        come: Callable[[Ticket], None],
+        go_on: GoOn | None,
     ) -> Ticket:
         depth = self._waitlist.depth
         if depth >= self._settings.max_waiting:
             raise Busy(retry_after_s=self._line.expected_wait_s(), position=depth + 1)
         self._admission.bounds.check_waiting(payer, self._line.expected_wait_s)
-        ticket = self._waitlist.join(key, decide, since_s, turn, come, self._line.served(), payer)
+        ticket = self._waitlist.join(key, decide, since_s, turn, self._come, self._line.served(), payer, go_on)
         if unused:
             ticket.pause()
         self._admission.count_in(payer)
@@ -151,16 +151,17 @@ class Waits:
 
     # --- its end -----------------------------------------------------------------------------------------------
 
-    def _come(self, go_on: GoOn, ticket: Ticket) -> None:
-        self._over.append((ticket, go_on))
+    def _come(self, ticket: Ticket) -> None:
+        self._over.append(ticket)
         if len(self._over) == 1:
             self._loop.call_soon(self._go_on)
 
     def _go_on(self) -> None:
         """Continue the requests without a task whose waits have ended."""
         over, self._over = self._over, []
-        for ticket, go_on in over:
-            if not ticket.tell():
+        for ticket in over:
+            go_on = ticket.go_on
+            if go_on is None or not ticket.tell():
                 continue
             try:
                 if ticket.error is not None:
@@ -245,7 +246,3 @@ class Waits:
         self._look_at(math.inf)
         if self._telling is not None:
             self._telling.cancel()
-
-
-def _nobody(_ticket: Ticket) -> None:
-    raise AssertionError("it has a turn")

@@ -72,7 +72,7 @@ class Dispatcher:
         if ticket.error is not None:
             return self._ends.fault(call, ticket.error)
         call.end_wait()
-        call.let_in(ticket.weights)
+        call.let_in(ticket.let_in_to or "")
         return self.start(call, reply)
 
     def give_up(self, call: Call, ticket: Ticket) -> None:

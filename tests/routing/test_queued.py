@@ -51,6 +51,10 @@ def test_a_request_that_queues_again_and_again_can_be_given_up_and_keeps_only_it
     routed(story, MemoryMachine(SMALL))
 
 
+def waits():
+    return [one for one in gc.get_objects() if isinstance(one, (Queued, Ticket))]
+
+
 def test_requests_that_have_waited_leave_nothing_for_the_garbage_collector():
     """Neither one that was served nor one that was given up: of a crowd it would take a part of all time."""
 
@@ -60,6 +64,7 @@ def test_requests_that_have_waited_leave_nothing_for_the_garbage_collector():
         while scene.backend.line.may_enter(residents[weights_of(SMALL)]):
             holders.append(residents.enter(weights_of(SMALL)))
         gc.collect()
+        of_others = waits()
         gc.disable()
         try:
             served, given_up = (scene.dispatcher.start(scene.call(SMALL.name, prompt="hi"), replies) for _ in range(2))
@@ -71,7 +76,7 @@ def test_requests_that_have_waited_leave_nothing_for_the_garbage_collector():
             replies.pop().release("completed")
             del served, given_up
             await asyncio.sleep(0.1)
-            assert not [one for one in gc.get_objects() if isinstance(one, (Queued, Ticket))]
+            assert waits() == of_others
         finally:
             gc.enable()
         for holder in holders:
