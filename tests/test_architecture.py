@@ -69,8 +69,8 @@ HOME = {
     "httptools": {"router/http"},
     "httpx": {"router/adapters", "router/cli"},
     "msgspec": {
-        "router/core", "router/http", "router/adapters", "router/telemetry", "router/routing", "router/api",
-        "router/admin", "router/cli", "ollama_simulator",
+        "router/core", "router/http", "router/adapters", "router/telemetry", "router/backend", "router/routing",
+        "router/api", "router/admin", "router/cli", "ollama_simulator",
     },
     "prometheus_client": {"router/telemetry"},
     "psycopg": {"router/adapters"},

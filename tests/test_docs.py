@@ -198,7 +198,7 @@ def test_configurations_of_the_documents_are_valid(page: Path, tmp_path: Path) -
         named = re.match(r"# (\S+\.yaml)\n", text)
         file = tmp_path / (named[1] if named else f"{number}.yaml")
         filled = text.replace("<64 hex digits>", "0" * 64)
-        file.write_text(re.sub(r"/run/secrets/[\w-]+", str(tmp_path / "secret"), filled))
+        file.write_text(re.sub(r"(?:/run/secrets|/etc/ollama-router)/[\w.-]+", str(tmp_path / "secret"), filled))
         files.append(file)
     for file in files:
         if file.parent.name != "teams":  # which are read by the one that names them

@@ -29,6 +29,7 @@ from router.api.paths import Found, NotFound, Redirect, WrongMethod, find
 from router.api.refusals import Refusals
 from router.api.reports import Reports, client_of
 from router.api.responses import PLAIN
+from router.api.screen import Screen
 from router.api.sending import Sender
 from router.api.settings import EdgeSettings
 from router.api.traces import trace_id_of
@@ -77,8 +78,6 @@ class Edge:
         self._settings = settings or EdgeSettings()
         self._bodies = BodyBudget(self._settings.buffered_bytes)
         self._hosts = HostRule(self._settings.hosts, is_loopback=self._settings.is_loopback)
-        self._origins = OriginRule(self._settings.origins)
-        self._refusals = Refusals(report)
         self._local = LocalRoutes(directory, self._settings)
         self._passing = Passing(directory, self._settings)
         self.reports = Reports(emit, self._settings.proxies)
@@ -86,6 +85,7 @@ class Edge:
         self._next_id: Callable[[], str] = map(form.__mod__, itertools.count(1)).__next__
         self._node = node
         self._door = Door(rules, self._settings, clock, node.fronts if node is not None else None)
+        self._screen = Screen(self._hosts, OriginRule(self._settings.origins), Refusals(report), self._door.is_front)
         self._at_once = AtOnce(
             dispatcher, self._settings, self._hosts, self._door, next_id=self._next_id, tasks=self, limits=team_limits
         )
@@ -138,7 +138,7 @@ class Edge:
         self._set_request_id(
             exchange, exchange.cycle.request_id or self._next_id() if client_id is None else _echoed(client_id)
         )
-        if await self._is_rejected(exchange):
+        if await self._screen.answers(exchange):
             return
         found: Found = TARGETS.get((exchange.method, exchange.target)) or find(exchange.method, exchange.target)
         if exchange.cycle.head.key and not self._door.takes_keys:
@@ -154,40 +154,6 @@ class Edge:
         exchange.request_id = request_id
         if self._settings.has_router_headers:
             exchange.extra.append((b"x-request-id", request_id.encode("ascii")))
-
-    async def _is_rejected(self, exchange: Exchange) -> bool:
-        """Check Host and Origin, and answer preflights; return True if the request was answered here.
-
-        First of all, so that a web page of another origin reaches nothing else.
-        """
-        host = exchange.headers.get(b"host", b"")
-        if not (self._hosts.allows(host) or self._door.is_front(exchange.cycle.head)):
-            await exchange.refuse(self._refusals.of_host(host))
-            return True
-        if origin := exchange.headers.get(b"origin"):  # an empty one is none, as for gin
-            is_preflight = exchange.method == "OPTIONS"
-            cors = self._origins.headers(origin, host, is_preflight=is_preflight)
-            if cors is None:
-                await exchange.refuse(self._refusals.of_origin(origin))
-                return True
-            exchange.extra += cors
-            if is_preflight and cors:
-                await exchange.answer(204, [])
-                return True
-        if exchange.method == "OPTIONS":
-            return await self._is_options_answered(exchange, host)
-        return False
-
-    async def _is_options_answered(self, exchange: Exchange, host: bytes) -> bool:
-        """Answer OPTIONS as net/http does for the server as a whole, and as Ollama does under the name of a host."""
-        if exchange.target == b"*":
-            await exchange.answer(200, [])
-            return True
-        if not self._hosts.is_name(host):
-            return False
-        found = find("OPTIONS", exchange.target)
-        await exchange.answer(204, [(b"allow", found.allow)] if isinstance(found, WrongMethod) else [])
-        return True
 
     async def _route(self, exchange: Exchange, route: Route, argument: str) -> None:
         exchange.dialect, exchange.route = route.dialect, route
