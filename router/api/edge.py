@@ -19,7 +19,7 @@ from router.api.budget import BodyBudget
 from router.api.calls import call_of
 from router.api.door import NO_TEAMS, Door, Rules
 from router.api.endings import StreamEnd
-from router.api.exchange import Exchange
+from router.api.exchange import Exchange, echoed
 from router.api.limits import Limits, headers_of
 from router.api.local import LocalRoutes
 from router.api.node import Node
@@ -136,7 +136,7 @@ class Edge:
     async def _serve(self, exchange: Exchange) -> None:
         client_id = exchange.headers.get(b"x-request-id")
         self._set_request_id(
-            exchange, exchange.cycle.request_id or self._next_id() if client_id is None else _echoed(client_id)
+            exchange, exchange.cycle.request_id or self._next_id() if client_id is None else echoed(client_id)
         )
         if await self._screen.answers(exchange):
             return
@@ -162,9 +162,8 @@ class Edge:
         if route.kind != "root":  # which only says that something listens
             front = self._door.call_of(exchange.cycle.head)
             exchange.identity = self._door.identify(exchange.cycle, front)
-            if (
-                route.kind == "me" and not permit_of(exchange.identity.team).is_admin
-            ):  # the CLI reads it as "signed out"
+            is_admin = permit_of(exchange.identity.team).is_admin
+            if route.kind == "me" and not is_admin:  # the CLI reads it as "signed out"
                 await exchange.answer(401, [(b"content-type", b"application/json")], b'{"error":"unauthorized"}')
                 return
             check_route(exchange.identity, route)
@@ -178,8 +177,8 @@ class Edge:
     async def _infer(self, exchange: Exchange, route: Route, front: FrontCall | None) -> None:
         now_s, client = asyncio.get_running_loop().time(), client_of(exchange.cycle, self._settings.proxies)
         call = await call_of(exchange, self._settings, route, now_s, client, front)
-        limits = self._at_once.limits
-        await self._admitted(exchange, call, limits.admit(call) if limits is not None else None)
+        asking = self._at_once.limits.admit(call) if self._at_once.limits is not None else None
+        await self._admitted(exchange, call, asking)
 
     async def _admitted(self, exchange: Exchange, call: Call, asking: Callable[[], Awaitable[None]] | None) -> None:
         """Dispatch a call when its team's limits are known to allow it."""
@@ -252,9 +251,8 @@ class Edge:
         """Answer a path that is not in the table as gin and net/http do; `/readyz` is the router's own."""
         if exchange.target == b"/readyz" and exchange.method == "GET":
             is_ready, details = self._directory.is_ready()
-            is_ready, limits = is_ready and not self.is_draining, self._at_once.limits
-            notes = limits.notes() if limits is not None else {}
-            value = {"ready": is_ready, "draining": self.is_draining, **details, **notes}
+            is_ready = is_ready and not self.is_draining
+            value = {"ready": is_ready, "draining": self.is_draining, **details, **self._at_once.notes()}
             await exchange.answer(200 if is_ready else 503, [(b"content-type", b"application/json")], _encode(value))
         elif self._node is not None and await self._node.answer(exchange):
             return
@@ -264,9 +262,3 @@ class Edge:
             await exchange.redirect(found)
         else:
             await exchange.answer(404, [PLAIN], b"404 page not found")
-
-
-def _echoed(client_id: bytes) -> str:
-    """Return the printable ASCII of a client's own request id, at most 128 characters; "-" if none is left."""
-    text = client_id.decode("latin-1")[:128]
-    return "".join(char for char in text if char.isascii() and char.isprintable()) or "-"

@@ -151,3 +151,9 @@ def _bounded(body: bytes, most_values: int, work: Callable[[], T]) -> T:
     if has_more_values(body, most_values):
         raise BadRequest(f"the request's body has more than {most_values} values")
     return work()
+
+
+def echoed(client_id: bytes) -> str:
+    """Return the printable ASCII of a client's own request id, at most 128 characters; "-" if none is left."""
+    text = client_id.decode("latin-1")[:128]
+    return "".join(char for char in text if char.isascii() and char.isprintable()) or "-"
