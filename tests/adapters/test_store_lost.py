@@ -15,7 +15,7 @@ from router.core.teams.quotas import Refused
 from tests import stores
 from tests.adapters.sharing import LONGEST_S, Member, Proxy, member, members, team_of
 
-pytestmark = pytest.mark.real_time
+pytestmark = [pytest.mark.real_time, pytest.mark.slow]
 
 QUICK = Times(connect_s=1.0, call_s=0.25, hold_s=5.0, pause_s=0.1)
 """As by default, for a machine that is five times slower."""
