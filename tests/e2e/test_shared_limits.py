@@ -107,3 +107,26 @@ async def test_a_store_that_is_killed_under_streams_breaks_none_of_them_i1(tmp_p
                     await asyncio.sleep(0.05)
                 assert int(client.hget("or1:{streams}:day", "used")) > STREAMS * 80
             assert (await ask(urls[0], "streams"))[0] == 200
+
+
+async def test_a_reload_of_the_section_refills_nothing_d3(tmp_path):
+    """The next router in the process has the same store, or none: what was admitted before counts in both."""
+    with stores.running("valkey", tmp_path) as store:
+        async with asyncio.timeout(DEADLINE_S), routers(tmp_path, store, count=1) as (url,):
+            await has_all([url], "shared")
+            assert [(await ask(url, "minute"))[0] for _ in range(60)] == [200] * 60
+            file = tmp_path / "router.json"
+            config = json.loads(file.read_text())
+            config["shared"]["routers"] = 7
+            with store.asked() as client:
+                before = client.zrange("or1:{routers}:beat", 0, -1)
+                file.write_text(json.dumps(config))
+                while client.zrange("or1:{routers}:beat", 0, -1) in (before, []):  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+            await has_all([url], "shared")
+            assert Counter([(await ask(url, "minute"))[0] for _ in range(60)]) == {200: 40, 429: 20}
+            del config["shared"]
+            file.write_text(json.dumps(config))
+            while "limits" in (await get(url, "/readyz")).json():  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+            assert (await ask(url, "minute"))[0] == 429
