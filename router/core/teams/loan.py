@@ -255,6 +255,7 @@ class Loan:
         if last is None:
             return True
         is_full = limits.concurrent is not None and not last.slots_left
+        is_full = is_full or (limits.requests_per_minute is not None and not last.requests_left)
         return is_full or (limits.tokens_per_day is not None and not last.tokens_left)
 
     def _look_again(self, at_s: float) -> None:
