@@ -13,6 +13,8 @@ import socket
 import time
 from collections.abc import MutableMapping
 
+_MOST_DIGITS = 18
+
 
 class ServiceManager:
     """Sends to the socket that `env` names; the variables are removed from it, so that no child uses them."""
@@ -22,7 +24,8 @@ class ServiceManager:
         interval, pid = env.pop("WATCHDOG_USEC", ""), env.pop("WATCHDOG_PID", "")
         self._address = f"\0{path[1:]}" if path.startswith("@") else path
         is_ours = pid in ("", str(os.getpid()))
-        self.watchdog_s = int(interval) / 1e6 if interval.isdecimal() and int(interval) and is_ours else None
+        is_number = interval.isdecimal() and len(interval) <= _MOST_DIGITS
+        self.watchdog_s = int(interval) / 1e6 if is_number and int(interval) and is_ours else None
 
     def ready(self, status: str) -> None:
         """Tell that the service has started, or that a reload is over; `status` is shown by systemctl."""

@@ -57,6 +57,12 @@ def test_messages_reach_a_socket_of_a_path_or_of_an_abstract_name(tmp_path):
         assert stopping["STOPPING"] == "1"
 
 
+@pytest.mark.parametrize("interval", ["", "x", "0", "-1", "9" * 5000])
+def test_an_interval_that_is_none_is_no_watchdog(interval):
+    """The environment may say anything."""
+    assert ServiceManager({"WATCHDOG_USEC": interval}).watchdog_s is None
+
+
 def test_without_a_socket_or_with_one_that_is_gone_nothing_happens(tmp_path):
     for env in ({}, {"NOTIFY_SOCKET": str(tmp_path / "gone")}, {"NOTIFY_SOCKET": "x" * 500}):
         ServiceManager(env).ready("listens")

@@ -25,6 +25,17 @@ _BASE64_HEAD = 256
 _NOT_BASE64 = re.compile(rb"[^A-Za-z0-9+/=\r\n\\]")
 
 
+MOST_DIGITS = 4096
+"""Characters of a number: to read one of millions is a single step that nothing interrupts."""
+
+
+def as_float(view: memoryview | bytes) -> float:
+    """Return a valid JSON number, inf beyond the range. Raise BadRequest for one that nobody writes."""
+    if len(view) > MOST_DIGITS:
+        raise BadRequest(f"the request's body has a number of more than {MOST_DIGITS} characters")
+    return float(bytes(view))
+
+
 class Mismatch(BadRequest):
     """A value of the wrong type for a field. Go goes on decoding and reports the first one at the end."""
 
@@ -88,7 +99,7 @@ class Scalar(GoType):
         if self.name == "int":
             fits = _INTEGER.fullmatch(text) is not None and -(1 << 63) <= int(text) < 1 << 63
         else:
-            fits = abs(float(text)) < (3.4028235677973366e38 if self.name == "float32" else float("inf"))
+            fits = abs(as_float(view)) < (3.4028235677973366e38 if self.name == "float32" else float("inf"))
         if not fits:
             place.record_mismatch(f"number {text}", self.name)
             return old
@@ -101,7 +112,7 @@ class Anything(GoType):
     __slots__ = ()
 
     def read(self, view: memoryview, kind: str, place: Place, _old: Any) -> Any:
-        if kind == "number" and self.name == "any" and abs(float(bytes(view))) == float("inf"):
+        if kind == "number" and self.name == "any" and abs(as_float(view)) == float("inf"):
             place.record_mismatch(f"number {bytes(view).decode()}", "float64")
         return view
 

@@ -9,12 +9,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from router.core.go.json_keys import elements, kind_of, read_text, texts_bytes
+from router.core.go.json_keys import Members, elements, fold, kind_of, read_text, texts_bytes
+from router.core.go.quoting import brief
 from router.core.ollama.names import key_of
 from router.core.payload.messages import Prompt
 from router.errors import BadRequest
 
 _NOTHING = Prompt()
+
+MOST_OPTIONS_BYTES = 1 << 20
+"""Of all options of a body: they are read again when it is sent, on the loop."""
+
+
+def check_options_bytes(members: Members) -> None:
+    """Raise BadRequest if the options of a body, all duplicates together, are longer than anybody's."""
+    size_bytes = sum(len(view) for key, view in members if len(key) == len("options") and fold(key) == "options")
+    if size_bytes > MOST_OPTIONS_BYTES:
+        raise BadRequest(f"the request's options have more than {MOST_OPTIONS_BYTES} bytes")
 
 
 def check(kind: str, model: str, found: Mapping[str, Any]) -> None:
@@ -46,7 +57,9 @@ def _v1_messages(_model: str, found: Mapping[str, Any]) -> None:
 def _v1_embeddings(model: str, found: Mapping[str, Any]) -> None:
     encoding = read_text(found.get("encoding_format"))
     if encoding and encoding.lower() not in ("float", "base64"):
-        raise BadRequest(f"Invalid value for 'encoding_format' = {encoding}. Supported values: ['float', 'base64'].")
+        raise BadRequest(
+            f"Invalid value for 'encoding_format' = {brief(encoding)}. Supported values: ['float', 'base64']."
+        )
     asked = found.get("input")
     if asked is None or (kind_of(asked) == "array" and not bytes(asked[1:-1]).strip()):
         raise BadRequest("invalid input")

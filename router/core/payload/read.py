@@ -13,7 +13,7 @@ import msgspec
 from router.core.go.json_keys import Members, fold, read_text, split
 from router.core.go.quoting import GO_SPACE, go_quoted
 from router.core.ollama.runner import LoadOptions
-from router.core.payload.checks import check
+from router.core.payload.checks import check, check_options_bytes
 from router.core.payload.fields import REQUESTS
 from router.core.payload.members import decoded, members_of
 from router.core.payload.messages import Prompt, measure
@@ -87,6 +87,7 @@ def read_wholly(kind: str, body: bytes) -> InferenceRequest:
 def read_slowly(kind: str, body: bytes) -> InferenceRequest:
     """Return the same without the fast path. Tests compare the fast path with it."""
     members = members_of(body, is_native=not kind.startswith("v1_"))
+    check_options_bytes(members)
     found = decoded(REQUESTS[kind], body, members)
     model = read_text(found.get("model"))
     has_model = bool(model.strip(GO_SPACE))

@@ -10,7 +10,7 @@ import msgspec
 from router.core.go.durations import parse_duration_ns
 from router.core.go.json_keys import MOST_KEYS, kind_of, read_text, too_many_keys
 from router.core.go.quoting import go_quoted
-from router.core.go.types import Anything, Custom, GoType, Map, Mismatch, Place
+from router.core.go.types import Anything, Custom, GoType, Map, Mismatch, Place, as_float
 from router.errors import BadRequest
 
 MAX_NS = (1 << 63) - 1
@@ -36,7 +36,7 @@ def _keep_alive_ns_of(raw: bytes) -> int:
     if kind != "number":
         go_type = {"array": "[]interface {}", "object": "map[string]interface {}"}.get(kind, kind)
         raise BadRequest(f"Unsupported type: '{go_type}'")
-    seconds = float(raw)
+    seconds = as_float(raw)
     if abs(seconds) == float("inf"):
         raise Mismatch(f"number {raw.decode()}", "float64", "", ())
     if seconds < 0:
@@ -93,7 +93,7 @@ def _plain(view: memoryview) -> Any:
     """Return a scalar as a Python value; a placeholder for strings and containers, which no option of interest is."""
     kind = kind_of(view)
     if kind == "number":
-        return float(bytes(view))
+        return as_float(view)
     if kind == "bool":
         return view[0] == ord("t")
     return {"null": None, "string": ""}.get(kind, [])

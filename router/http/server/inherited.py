@@ -9,6 +9,7 @@ from collections.abc import MutableMapping
 from router.errors import ConfigError
 
 FIRST_FD = 3
+_MOST_DIGITS = 9
 VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 
 
@@ -18,7 +19,7 @@ def inherited(env: MutableMapping[str, str], *, first_fd: int = FIRST_FD) -> lis
     Raises ConfigError for anything but a TCP socket that listens.
     """
     pid, count, names = (env.pop(name, "") for name in VARIABLES)
-    if pid != str(os.getpid()) or not count.isdecimal():
+    if pid != str(os.getpid()) or not count.isdecimal() or len(count) > _MOST_DIGITS:
         return []
     named = names.split(":")
     found = []

@@ -186,3 +186,37 @@ def test_what_was_decoded_of_a_long_list_is_let_go_one_by_one() -> None:
     assert [next(taken), next(taken)] and len(items) == 3
     calls = [{"function": {"name": "ab", "arguments": {}}}] * 5
     assert CALLS.read(memoryview(json.dumps(calls).encode()), "array", Place(), None) == 5 * len('"ab"{}')
+
+
+@pytest.mark.parametrize(
+    ("kind", "member"),
+    [
+        ("generate", '"keep_alive":1#'),
+        ("generate", '"format":"json","options":{"temperature":0.#,"x":"#"}'),
+        ("v1_chat", '"messages":[{"role":"user"}],"temperature":0.#'),
+        ("embed", '"input":#'),
+    ],
+)
+def test_a_number_that_nobody_writes_is_refused_f8(kind: str, member: str) -> None:
+    """To read one of millions of digits is a single step."""
+    body = f'{{"model":"m",{member.replace("#", "1" * 100_000)}}}'.encode()
+    with pytest.raises(BadRequest, match="number of more than 4096 characters"):
+        read_request(kind, body)
+
+
+@pytest.mark.parametrize("times", [1, 20])
+def test_options_that_nobody_writes_are_refused_f8(times: int) -> None:
+    """They are read again when the body is sent: one long value, or all duplicates together."""
+    options = f'"OPTIONS":{{"x":"{"a" * (2_000_000 // times)}"}},'
+    body = f'{{{options * times}"model":"m","messages":[{{"role":"user","content":"x"}}]}}'.encode()
+    for kind in ("chat", "v1_chat"):
+        with pytest.raises(BadRequest, match="options have more than 1048576 bytes"):
+            read_request(kind, body)
+    assert read_request("chat", body.replace(b"a" * (1_900_000 // times), b"")).model == "m"
+
+
+def test_the_text_about_a_long_encoding_is_cut() -> None:
+    """It is sent, and it is logged."""
+    with pytest.raises(BadRequest) as caught:
+        read_request("v1_embeddings", f'{{"model":"m","input":"x","encoding_format":"{"x" * 100_000}"}}'.encode())
+    assert len(caught.value.message) < 2 * MOST_QUOTED
