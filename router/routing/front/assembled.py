@@ -72,8 +72,7 @@ def front_routes(
     choosing = Choosing(members, chains, failures, config, own.count)
 
     def best(chain: RuledChain) -> str | None:
-        first = choosing.ranked(InferenceRequest(chain.name), chain, now())[0]
-        return first.offer.chosen.variant.model if first.offer.chosen is not None else None
+        return choosing.variant_of(InferenceRequest(chain.name), chain, now())
 
     front = Front(members, chains, choosing, failures, own, telemetry, name)
     return FrontRoutes(members, chains, choosing, front, FrontDirectory(members, chains, best, name), now)
