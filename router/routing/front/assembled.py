@@ -89,10 +89,14 @@ def discovery_of(section: BackendSection, name: str, report: Callable[[str], Non
     if found.api is not None:
         return EndpointSlices(*about, url=found.api, pause_s=found.every_s, report=report)
     host, port = os.environ.get("KUBERNETES_SERVICE_HOST", ""), os.environ.get("KUBERNETES_SERVICE_PORT", "443")
+    where = f"backends.{name}.discover.endpointslices"
     if not host:
-        where = f"backends.{name}.discover.endpointslices"
         raise ConfigError(f"{where}: this is no pod of Kubernetes; allowed: with discover.api, or in a pod")
     url = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
-    tls = ssl.create_default_context(cafile=str(ACCOUNT / "ca.crt"))
+    try:
+        tls = ssl.create_default_context(cafile=str(ACCOUNT / "ca.crt"))
+    except OSError as error:  # SSLError too
+        why = f"{ACCOUNT} cannot be used: {error.strerror or error}"
+        raise ConfigError(f"{where}: {why}; allowed: in a pod with the token of its account") from None
     token = str(ACCOUNT / "token")
     return EndpointSlices(*about, url=url, pause_s=found.every_s, report=report, token_file=token, tls=tls)
