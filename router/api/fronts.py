@@ -17,7 +17,7 @@ from router.core.nodes.form import OtherVersion, UnreadableForm
 from router.core.teams.credentials import credential_of
 from router.core.teams.keys import digest_of
 from router.core.teams.rights import TRUSTED
-from router.core.teams.team import ALL_RIGHTS, NO_MEMORY_RULES, Identity, Team
+from router.core.teams.team import ALL_RIGHTS, NO_LIMITS, NO_MEMORY_RULES, Identity, Team, TeamLimits
 from router.errors import BadRequest, Misdirected, UnknownFront
 from router.http.server.heads import Head
 from router.routing.nodes.front_call import FrontCall
@@ -96,8 +96,14 @@ class Fronts:
             raise BadRequest(f"X-Router-Call: {error}") from None
         known = book.team(told.team)
         memory = known.memory if known is not None else NO_MEMORY_RULES
-        team = Team(told.team, rights=ALL_RIGHTS, manage_models=("*",), share=told.share, memory=memory)
+        limits = _own_limits(known.limits) if known is not None else NO_LIMITS
+        team = Team(told.team, rights=ALL_RIGHTS, manage_models=("*",), share=told.share, limits=limits, memory=memory)
         return FrontCall.of(told, Identity(team, told.key_id), self._node.declined)
 
     def _declined(self, why: str) -> Misdirected:
         return Misdirected(why, self._node.declined(why))
+
+
+def _own_limits(limits: TeamLimits) -> TeamLimits:
+    """Return those of a team's limits that are about this node's line; the others were counted by the front."""
+    return TeamLimits(waiting=limits.waiting, evictions_per_minute=limits.evictions_per_minute)

@@ -12,14 +12,15 @@ from router.core.payload.conversation import conversation_of
 class Visit:
     """`place` is the backend that has the request now, "" while none has been chosen; since when, by the loop's time.
 
-    `failed` are the backends that have failed it, in order; it is not sent there again. `passed_over` is why the first
-    variant of its chain was not to serve when the backend was chosen.
+    `failed` are the backends that have failed it or, `declines` of them, have declined it, in order; it is not sent
+    there again. `passed_over` is why the first variant of its chain was not to serve when the backend was chosen.
     """
 
     place: str = ""
     since_s: float = 0.0
     failed: list[str] = field(default_factory=list)
     moves: int = 0
+    declines: int = 0
     known_conversation: int | None = None
     passed_over: PassedOver = NOT_PASSED_OVER
 
@@ -36,6 +37,16 @@ class Visit:
     def enter(self, place: str, now_s: float) -> None:
         """Record that a backend has it now."""
         self.place, self.since_s = place, now_s
+
+    def decline(self) -> None:
+        """Record that the node that has it does not take it: it is not sent there again, but nothing has failed."""
+        self.declines += 1
+        self.leave(has_failed=True)
+
+    @property
+    def failures(self) -> int:
+        """How often it has failed somewhere."""
+        return len(self.failed) - self.declines
 
     def leave(self, *, has_failed: bool = False) -> None:
         """Record that no backend has it any more."""

@@ -147,16 +147,19 @@ class EndpointSlices:
 
 
 def nodes_in(slices: Iterable[Mapping[str, Any]], port: int) -> Nodes:
-    """Return the nodes of these slices: the ready endpoints, by the UID of their pods."""
+    """Return the nodes of these slices: the ready endpoints, by the UID of their pods.
+
+    A pod with addresses of IPv4 and of IPv6 stands in two slices, and is always reached by the same one.
+    """
     found: dict[str, str] = {}
-    for one in slices:
+    for one in sorted(slices, key=_name_of):
         rows = one.get("endpoints")
         for endpoint in map(_mapping, rows) if isinstance(rows, list) else ():
             addresses = endpoint.get("addresses")
             if not _is_ready(endpoint) or not isinstance(addresses, list) or not addresses:
                 continue
             address = str(addresses[0])
-            found[str(_mapping(endpoint.get("targetRef")).get("uid") or address)] = url_of(address, port)
+            found.setdefault(str(_mapping(endpoint.get("targetRef")).get("uid") or address), url_of(address, port))
     return found
 
 

@@ -51,7 +51,7 @@ class Failures:
         if visit is None or not visit.place:
             return False  # it is not at any place
         self._count(visit.place, call, failure)
-        if not is_worth_another_place(failure) or len(visit.failed) >= self._settings.retries:
+        if not is_worth_another_place(failure) or visit.failures >= self._settings.retries:
             return False
         if not self._others(call, (*visit.failed, visit.place)):
             return False

@@ -72,8 +72,7 @@ def front_routes(
     choosing = Choosing(members, chains, failures, config, own.count)
 
     def best(chain: RuledChain) -> str | None:
-        first = choosing.ranked(InferenceRequest(chain.name), chain, now())[0]
-        return first.offer.chosen.variant.model if first.offer.chosen is not None else None
+        return choosing.variant_of(InferenceRequest(chain.name), chain, now())
 
     front = Front(members, chains, choosing, failures, own, telemetry, name)
     return FrontRoutes(members, chains, choosing, front, FrontDirectory(members, chains, best, name), now)
@@ -90,10 +89,14 @@ def discovery_of(section: BackendSection, name: str, report: Callable[[str], Non
     if found.api is not None:
         return EndpointSlices(*about, url=found.api, pause_s=found.every_s, report=report)
     host, port = os.environ.get("KUBERNETES_SERVICE_HOST", ""), os.environ.get("KUBERNETES_SERVICE_PORT", "443")
+    where = f"backends.{name}.discover.endpointslices"
     if not host:
-        where = f"backends.{name}.discover.endpointslices"
         raise ConfigError(f"{where}: this is no pod of Kubernetes; allowed: with discover.api, or in a pod")
     url = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
-    tls = ssl.create_default_context(cafile=str(ACCOUNT / "ca.crt"))
+    try:
+        tls = ssl.create_default_context(cafile=str(ACCOUNT / "ca.crt"))
+    except OSError as error:  # SSLError too
+        why = f"{ACCOUNT} cannot be used: {error.strerror or error}"
+        raise ConfigError(f"{where}: {why}; allowed: in a pod with the token of its account") from None
     token = str(ACCOUNT / "token")
     return EndpointSlices(*about, url=url, pause_s=found.every_s, report=report, token_file=token, tls=tls)

@@ -110,6 +110,12 @@ class Choosing:
             for state in self._members.index
         )
 
+    def variant_of(self, request: InferenceRequest, chain: RuledChain, now_s: float) -> str | None:
+        """Return the variant that would serve a plain request now, None if none would."""
+        wanted = self._wanted_of(request, chain)
+        pick = self._choice.pick(wanted, _none, now_s)
+        return wanted.variants[pick.position].model if pick is not None else None
+
     def ranked(self, request: InferenceRequest, chain: RuledChain, now_s: float) -> tuple[Ranked, ...]:
         """Return all nodes for a plain request, the best first."""
         return self._choice.ranked(self._wanted_of(request, chain), now_s)

@@ -139,7 +139,7 @@ def _declined(call: Call, going: Going) -> bool:
     assert call.visit is not None
     if going.is_final and going.node.name in call.visit.failed:
         raise NoNodeAnswers(f"{going.node.name} has declined the request twice, and no other node can serve it")
-    call.visit.leave(has_failed=True)
+    call.visit.decline()
     call.move()
     return True
 

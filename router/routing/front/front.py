@@ -22,7 +22,7 @@ from router.routing.ends import Ends
 from router.routing.fleet.failures import Failures
 from router.routing.fleet.fleet import NEXT
 from router.routing.front.choosing import Choosing
-from router.routing.front.forward import Forward, is_cut_off
+from router.routing.front.forward import Forward
 from router.routing.front.going import Going
 from router.routing.front.members import Members
 from router.routing.front.node import Node
@@ -116,11 +116,14 @@ class Front:
         return await self._attempt_and_wait(call, connected)
 
     def _is_elsewhere(self, call: Call, error: UpstreamError) -> bool:
-        """Return True if a request goes on to another node, since its own cannot be reached; leave that one out."""
+        """Return True if a request goes on to another node, since its own cannot be reached; leave that one out.
+
+        Nothing was sent there, also if the time to connect was over.
+        """
         if call.visit is not None and (node := self._members.named(call.visit.place)) is not None:
             self._members.lost(node, error.message, is_out=True)
         self._own.leave(call)
-        return self._failures.moves(call, error, is_free=is_cut_off(error))
+        return self._failures.moves(call, error, is_free=True)
 
     async def _attempt_and_wait(self, call: Call, connected: Connected | None) -> Answer | Blocked:
         head: asyncio.Future[Came] = asyncio.get_running_loop().create_future()

@@ -14,7 +14,7 @@ from router.core.nodes.index import Index
 from router.core.nodes.state import OUT_S, Interned, Models, NodeState
 from router.core.nodes.view import NodeView
 from router.errors import NoNodeAnswers, RouterError
-from router.routing.front.node import Links, Node
+from router.routing.front.node import READING, Links, Node
 from router.routing.front.stream import CATALOG_AGAIN_S, follow, read_catalog
 from router.telemetry import Notified, Supervisor, Telemetry, UpstreamDown, UpstreamUp
 
@@ -108,6 +108,9 @@ class Members:
     def _viewed(self, node: Node, view: NodeView) -> None:
         if self._nodes.get(node.key) is not node or not node.is_newer(view):
             return
+        if (same := self._same(node, view)) is not None:  # as where a name has addresses of IPv4 and of IPv6
+            self._out(node, f"it is the same node as {same.url}")
+            return
         was_out, name = node.why_out, self._name_for(node, view)
         if name != node.name and self._named.get(node.name) is node:  # else another one has that name now
             self.index.remove(node.name)
@@ -117,6 +120,13 @@ class Members:
         self._put(node)
         if was_out:
             self._telemetry.emit(UpstreamUp(view.ollama, backend=name))
+
+    def _same(self, node: Node, view: NodeView) -> Node | None:
+        """Return what is in use and is the same process at another address; it is one node only."""
+        other = self._named.get(view.name)
+        if other is None or other is node or other.why_out or other.view is None:
+            return None
+        return other if other.view.boot_id == view.boot_id else None
 
     def _name_for(self, node: Node, view: NodeView) -> str:
         """Return the name by which clients see a node: its own, unless another one that is in use has that."""
@@ -233,7 +243,7 @@ class Members:
 
 
 def _is_unread(node: Node) -> bool:
-    return node.view is None or (not len(node.models) and node.lacks_models)
+    return node.why_out == READING or (not node.why_out and not len(node.models) and node.lacks_models)
 
 
 def why_none(nodes: Iterable[Node], most: int = 8) -> str:

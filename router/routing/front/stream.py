@@ -11,7 +11,7 @@ from router.core.nodes.catalog import MOST_CATALOG_BYTES, NodeCatalog
 from router.core.nodes.form import UnreadableForm
 from router.core.nodes.stream import EventReader
 from router.core.nodes.view import NodeView
-from router.errors import RouterError, UpstreamError, UpstreamTimeout
+from router.errors import RouterError, UpstreamError, UpstreamTimeout, UpstreamUnreached
 from router.http.client.response import UpstreamRequest, UpstreamResponse
 from router.routing.front.node import Node
 
@@ -58,8 +58,8 @@ async def _views(node: Node) -> AsyncIterator[NodeView]:
     try:
         answer = await node.links.views.open(UpstreamRequest(b"GET", EVENTS))
     except UpstreamError as error:
-        if isinstance(error, UpstreamTimeout) and not error.message.startswith("no connection"):
-            raise
+        if isinstance(error, UpstreamTimeout) and not isinstance(error, UpstreamUnreached):
+            raise  # it has taken the connection, and says nothing
         raise CannotOpen(error.message) from error
     with closing(answer):
         _check(answer)

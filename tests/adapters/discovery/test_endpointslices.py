@@ -178,6 +178,8 @@ def test_a_pod_in_two_slices_is_one_node_and_an_address_is_no_name():
     again = endpoint("a2", "10.1.0.1")
     assert nodes_in([slice_of("s1", A, B), slice_of("s2", A)], 11435) == only("a", "b")
     assert nodes_in([slice_of("s1", again)], 11435) == {"uid-a2": "http://10.1.0.1:11435"}
+    both = [slice_of("s4", A), slice_of("s6", endpoint("a", "fd00::1"), kind="IPv6")]
+    assert nodes_in(both, 11435) == nodes_in(both[::-1], 11435) == only("a")
     six = endpoint("six", "fd00::1")
     assert nodes_in([slice_of("s6", six, kind="IPv6")], 80) == {"uid-six": "http://[fd00::1]:80"}
 

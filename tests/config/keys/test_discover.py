@@ -184,3 +184,6 @@ def test_in_no_pod_endpointslices_need_an_api(tmp_path, monkeypatch):
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     with pytest.raises(ConfigError, match="no pod of Kubernetes"):
         played(tmp_path, lambda _urls, _: node_config(tmp_path, endpointslices="llm/nodes"))
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
+    with pytest.raises(ConfigError, match="token of its account"):
+        played(tmp_path, lambda _urls, _: node_config(tmp_path, endpointslices="llm/nodes"))

@@ -21,6 +21,7 @@ class FaultProxy:
         self._only = only
         self.port = 0
         self.fault = ""
+        self.server: asyncio.Server | None = None
         self._healed = asyncio.Event()
         self._concerned: set[asyncio.StreamWriter] = set()
 
@@ -35,6 +36,12 @@ class FaultProxy:
         if fault == "refuse":
             for writer in tuple(self._concerned):
                 reset(writer)
+
+    def close(self) -> None:
+        """Refuse connections, and reset those that are open."""
+        assert self.server is not None
+        self.server.close()
+        self.break_("refuse")
 
     def heal(self) -> None:
         """End the fault: what hangs goes on."""
@@ -89,7 +96,7 @@ async def fault_proxy(url: str, only: bytes = b"") -> AsyncIterator[FaultProxy]:
             await proxy.serve(reader, writer)
         tasks.discard(task)
 
-    server = await asyncio.start_server(track, "127.0.0.1", 0)
+    proxy.server = server = await asyncio.start_server(track, "127.0.0.1", 0)
     proxy.port = server.sockets[0].getsockname()[1]
     try:
         yield proxy

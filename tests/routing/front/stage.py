@@ -63,6 +63,7 @@ class FakeNode:
     loading: dict[str, float] = field(default_factory=dict)
     changes: dict[str, Any] = field(default_factory=dict)
     declines: int = 0
+    script: list[Any] = field(default_factory=list)
     status: int = 200
     is_silent: bool = False
     takes_s: float = 0.0
@@ -179,6 +180,10 @@ class FakeNode:
             self.at_work += 1
             await asyncio.sleep(self.takes_s)
             self.at_work -= 1
+        if self.script and (what := self.script.pop(0)) != "decline":
+            self.status = what
+        elif self.script:
+            self.declines = 1
         if self.declines and not (call is not None and call.is_final):
             self.declines -= 1
             declined = NodeDeclined(error="nothing fits here", node=self.name, boot_id=self.boot, seq=self.seq)

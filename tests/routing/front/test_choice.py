@@ -210,3 +210,15 @@ def test_an_unload_goes_to_every_node_that_holds_the_model(tmp_path):
         return status, one.calls()
 
     assert play(story, nodes, tmp_path) == (200, {"a": 1, "b": 1})
+
+
+def test_nodes_that_decline_are_no_failures(tmp_path):
+    """A request that two have declined and that fails at the third still has its retry."""
+    script = ["decline", "decline", 502, 200]
+    nodes = [FakeNode(name, script=script) for name in "abcd"]
+
+    async def story(one):
+        status, _, reply = await one.ask(SMALL)
+        return status, reply.headers["x-router-attempts"]
+
+    assert play(story, nodes, tmp_path, {"fleet.retries": 1}) == (200, "4")

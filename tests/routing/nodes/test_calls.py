@@ -438,3 +438,16 @@ def test_a_node_that_drains_declines_every_call_and_says_so():
         return (await node.ask(call_for(SMALL), hello(SMALL))).status
 
     assert play(story) == 200
+
+
+def test_a_team_with_a_file_on_the_node_has_its_limits_of_the_line_there(tmp_path):
+    """How many may wait; what a front counts, as requests per minute, does not count again."""
+    text = "team: research\nrights: [infer]\nlimits: { waiting: 1, requests_per_minute: 1 }\n"
+    (tmp_path / "research.yaml").write_text(text)
+
+    async def story(node):
+        found = await asyncio.gather(*(node.ask(call_for(BIG), hello(BIG)) for _ in range(4)))
+        later = await node.ask(call_for(BIG), hello(BIG))
+        return sorted(reply.status for reply in found), later.status
+
+    assert play(story, {**ALONE, "teams": str(tmp_path / "*.yaml")}) == ([200, 429, 429, 429], 200)
