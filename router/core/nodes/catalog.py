@@ -151,10 +151,10 @@ class NodeCatalog(msgspec.Struct, frozen=True, kw_only=True):
     @staticmethod
     def of(models: tuple[NodeModel, ...]) -> NodeCatalog:
         """Return the catalog of these models, with its digests."""
-        ordered = tuple(sorted(models, key=lambda model: model.name))
-        bare = [msgspec.structs.replace(model, needs=(), load_s=None) for model in ordered]
-        needs = [(model.name, model.needs, model.load_s) for model in ordered]
-        return NodeCatalog(catalog_digest=_digest(bare), learned_digest=_digest(needs), models=ordered)
+        making = CatalogInMaking()
+        for model in sorted(models, key=lambda model: model.name):
+            making.add(model)
+        return making.whole()
 
     def to_json(self) -> bytes:
         """Return it as JSON."""
@@ -166,8 +166,23 @@ class NodeCatalog(msgspec.Struct, frozen=True, kw_only=True):
         return read(_decoder, data, MOST_CATALOG_BYTES)
 
 
-def _digest(values: object) -> str:
-    return hashlib.sha256(_encode(values)).hexdigest()[:16]
+class CatalogInMaking:
+    """A catalog to which models are added one by one, by name, so that a long one is not made in one step."""
+
+    def __init__(self) -> None:
+        self._models: list[NodeModel] = []
+        self._facts, self._learned = hashlib.sha256(), hashlib.sha256()
+
+    def add(self, model: NodeModel) -> None:
+        """Add the next model."""
+        self._models.append(model)
+        self._facts.update(_encode(msgspec.structs.replace(model, needs=(), load_s=None)))
+        self._learned.update(_encode((model.name, model.needs, model.load_s)))
+
+    def whole(self) -> NodeCatalog:
+        """Return the catalog of all that were added."""
+        facts, learned = (digest.hexdigest()[:16] for digest in (self._facts, self._learned))
+        return NodeCatalog(catalog_digest=facts, learned_digest=learned, models=tuple(self._models))
 
 
 _encode = msgspec.json.encode

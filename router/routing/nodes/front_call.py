@@ -32,8 +32,10 @@ class FrontCall:
 
     @staticmethod
     def of(told: NodeCall, identity: Identity, decline: Decline) -> FrontCall:
-        """Return the call with its rules: its own chain alone. Raises BadRequest if that has no name of a model."""
+        """Return the call with its rules: its own chain alone. Raises BadRequest for what is no name of a model."""
         rules = told.rules
+        for variant in told.chain:
+            key_of(variant.model)
         rule = ChainRule(
             told.name,
             tuple(Variant(one.model, one.num_ctx) for one in told.chain),

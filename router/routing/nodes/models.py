@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import operator
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 
 from router.core.decision.need import need_of
 from router.core.decision.placing import least_of_split
-from router.core.nodes.catalog import MOST_MODELS, NodeCatalog, NodeModel, NodeNeed
+from router.core.nodes.catalog import MOST_MODELS, CatalogInMaking, NodeCatalog, NodeModel, NodeNeed
 from router.core.ollama.model import ModelFacts
 from router.core.ollama.runner import Gpu, LoadOptions
 from router.routing.fleet.place import Place
@@ -16,8 +16,11 @@ from router.routing.fleet.place import Place
 LOOK_S = 0.25
 """How often it is checked whether models, cards, or what was learned have changed."""
 
-AT_ONCE = 16
-"""Models that are sized between two pauses: about a millisecond."""
+AT_ONCE = 256
+"""Known models that are taken over between two pauses."""
+
+REST = 20
+"""After all models were sized by what was learned, nothing is sized again for so many times as long."""
 
 
 class NodeModels:
@@ -26,9 +29,13 @@ class NodeModels:
     def __init__(self, place: Place) -> None:
         self._backend = place.backend
         self._catalog: NodeCatalog | None = None
-        self._made_of: list[object] = []
-        self._kinds: list[tuple[object, ...]] = []
-        self._making = asyncio.Lock()
+        self._is_made = asyncio.Event()
+        self._written: tuple[NodeCatalog | None, bytes] = None, b""
+        self._made_of: tuple[object, object] = None, None
+        self._basis: list[object] = []  # what the models were sized by
+        self._sized: dict[ModelFacts, NodeModel] = {}
+        self._size_again_s = -math.inf
+        self._now = place.backend.now
 
     def digests(self) -> tuple[str, str]:
         """Return the digests of the catalog that was made last: of the models, and of what was learned; "" before."""
@@ -38,34 +45,52 @@ class NodeModels:
     async def watch(self) -> None:
         """Make the catalog again whenever something has changed, until cancelled."""
         while True:
-            await self.current()
+            await self._look()
             await asyncio.sleep(LOOK_S)
 
-    async def current(self) -> NodeCatalog:
-        """Return the catalog of what is known now."""
-        async with self._making:
-            made_of = self._sources()
-            if self._catalog is None or not all(map(operator.is_, made_of, self._made_of)):
-                self._catalog = await self._make()
-                self._made_of = made_of
-            return self._catalog
+    async def json(self) -> bytes:
+        """Return the catalog that was made last, as JSON."""
+        await self._is_made.wait()
+        catalog = self._catalog
+        assert catalog is not None
+        if catalog is not self._written[0]:
+            self._written = catalog, catalog.to_json()
+        return self._written[1]
 
-    def _sources(self) -> list[object]:
-        """Return what the catalog depends on: objects that are replaced and not changed."""
+    async def _look(self) -> None:
+        """Make the catalog if another one has to be; all models are sized again only if enough time has passed."""
+        began_s, basis = self._now(), self._basis_now()
+        is_other = basis != self._basis and began_s >= self._size_again_s
+        if is_other:
+            self._basis, self._sized = basis, {}
+        made_of = self._backend.installed.catalog, self._basis
+        if made_of[0] is self._made_of[0] and made_of[1] is self._made_of[1]:
+            return
+        self._catalog, self._made_of = await self._make(made_of[0]), made_of
+        self._is_made.set()
+        if is_other:
+            now_s = self._now()
+            self._size_again_s = now_s + REST * (now_s - began_s)
+
+    def _basis_now(self) -> list[object]:
+        """Return what models are sized by; objects among it are replaced when they change, and equal to no others."""
         backend = self._backend
         kinds = [_kind(gpu) for gpu in backend.cards.gpus or ()]
-        if kinds != self._kinds:
-            self._kinds = kinds
         costs = backend.residency.load_times.costs
-        return [backend.installed.catalog, backend.lessons.learned, costs, backend.world.version, self._kinds]
+        return [backend.lessons.learned, costs, backend.world.version, kinds]
 
-    async def _make(self) -> NodeCatalog:
-        models = []
-        for at, facts in enumerate(list(self._backend.installed.catalog.values())[:MOST_MODELS], 1):
-            models.append(self._model(facts))
-            if at % AT_ONCE == 0:
+    async def _make(self, installed: Mapping[str, ModelFacts]) -> NodeCatalog:
+        making, before = CatalogInMaking(), self._sized
+        self._sized = {}
+        by_name = sorted(installed.values(), key=lambda facts: facts.name)[:MOST_MODELS]
+        for at, facts in enumerate(by_name, 1):
+            model = before.get(facts)
+            if model is None or at % AT_ONCE == 0:  # what was never sized takes some milliseconds
                 await asyncio.sleep(0)
-        return NodeCatalog.of(tuple(models))
+            model = model or self._model(facts)
+            self._sized[facts] = model
+            making.add(model)
+        return making.whole()
 
     def _model(self, facts: ModelFacts) -> NodeModel:
         load_s = self._backend.residency.load_times.costs.load_s(facts.weights, facts.size_bytes)

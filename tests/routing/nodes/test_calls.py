@@ -293,7 +293,13 @@ def test_a_node_has_one_backend_and_no_nodes_behind_it_n7(tmp_path):
 
 @pytest.mark.parametrize(
     ("changes", "named"),
-    [({"deadline_s": "soon"}, "deadline_s"), ({"chain": []}, "chain"), ({"rules": {}}, "rules"), ({"name": "a b"}, "")],
+    [
+        ({"deadline_s": "soon"}, "deadline_s"),
+        ({"chain": []}, "chain"),
+        ({"rules": {}}, "rules"),
+        ({"name": "a b"}, ""),
+        ({"chain": [{"model": "a b"}]}, "invalid model name"),
+    ],
 )
 def test_a_call_that_cannot_be_read_is_a_400(changes, named):
     async def story(node):

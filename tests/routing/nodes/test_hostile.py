@@ -17,6 +17,7 @@ from router.admin.scrape import MOST_TEAMS, Scrape
 from router.api.fronts import Fronts
 from router.core.nodes.call import NodeCall
 from router.core.nodes.form import UnreadableForm
+from router.core.ollama.names import is_name
 from router.core.teams.keys import digest_of
 from router.errors import BadRequest, Misdirected
 from router.http.server.heads import Head
@@ -44,7 +45,7 @@ def test_any_call_is_read_refused_or_declined(value):
     except (BadRequest, Misdirected):
         return
     assert call is not None
-    assert call.rules.rule_for(call.told.name).variants
+    assert all(is_name(variant.model) for variant in call.rules.rule_for(call.told.name).variants)
 
 
 @given(st.binary(max_size=200))
