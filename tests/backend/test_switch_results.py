@@ -17,7 +17,7 @@ from tests.core.facts import facts_of
 from tests.http.scripted_relay import ScriptedRelay
 
 ALL = (BIG, MIDDLE, SMALL)
-OTHER = facts_of("other:14b", 9)
+LARGE = facts_of("large:30b", 18)
 
 
 def switched(scene, target):
@@ -143,16 +143,17 @@ def test_what_is_not_somebody_elses_load_is_no_contest(cause):
     play(story, machine)
 
 
-@pytest.mark.parametrize("theirs", [MIDDLE, OTHER], ids=["what was unloaded", "another model"])
+@pytest.mark.parametrize("theirs", [BIG, LARGE], ids=["what was unloaded", "another model"])
 def test_a_model_that_somebody_else_loads_where_room_was_made_is_a_contest(theirs):
     """The memory was taken by a load, not by another program."""
-    machine = MemoryMachine(*ALL, OTHER)
+    machine = MemoryMachine(*ALL, LARGE)
 
     async def story(scene):
-        machine.put(MIDDLE)
+        machine.put(BIG)
         await scene.backend.world.refresh_fresh()
-        target = scene.target(BIG)
-        assert target.plan.evict == (weights_of(MIDDLE),)
+        target = scene.target(MIDDLE)
+        assert target.plan.evict == (weights_of(BIG),)
+        scene.backend.residency.load_times.loaded(target.weights, MIDDLE.size_bytes, 1.0)  # so it pauses before it
         asyncio.get_running_loop().call_later(0.5, machine.put, theirs)
         assert await switched(scene, target) is SwitchResult.OVERTAKEN
         assert scene.backend.contest.is_on
