@@ -13,7 +13,7 @@ from operator import attrgetter
 
 from router.backend.bounds import Bounds
 from router.backend.shares import Shares, rivals_of
-from router.backend.slots import Runner, Slots
+from router.backend.slots import Slots
 from router.backend.switches import Target
 from router.backend.tickets import Group, Ticket
 from router.backend.tracked import Tracked
@@ -39,7 +39,7 @@ class Admission:
     ) -> None:
         self.closed: frozenset[str] = frozenset()
         self.bounds, self.waitlist = bounds, bounds.waitlist
-        self.slots = Slots(ahead, settings, world.installed.by_weights, self._fill_up)
+        self.slots = Slots(ahead, settings, world.installed.by_weights, lambda one: self.fill(one.weights))
         self._world = world
         self._shares = shares
         self._gives_way = gives_way
@@ -107,13 +107,13 @@ class Admission:
         groups, decided = list(self.waitlist), set[str]()
         self._is_contested = self._shares.is_contested
         for group in sorted(groups, key=lambda one: one.tickets[0].place):
-            if group.uses not in decided or not self._is_usable(group.uses, now_s):
+            if group.uses not in decided or not _is_usable(self._world.residents.get(group.uses), now_s):
                 self.waitlist.decide(group)
                 decided.add(group.uses)
             if loaded is not None and group.uses == loaded.weights:
                 group.came_due(self.waitlist.next_number)
         if loaded is not None:
-            self._first_served = self._cause(groups, loaded)
+            self._first_served = _cause(groups, loaded)
         for group in groups:
             if group.claim or group.plan is not None:
                 group.claim_what_blocks(self._world.residents)
@@ -126,11 +126,6 @@ class Admission:
             else {}
         )
         return groups
-
-    @staticmethod
-    def _cause(groups: Collection[Group], loaded: Target) -> Ticket | None:
-        firsts = [one.tickets[0] for one in groups if one.uses == loaded.weights and one.team == loaded.payer.team]
-        return min(firsts, key=_PLACE, default=None)
 
     def waiting(self, groups: Collection[Group]) -> list[Waiting]:
         """Return the groups as the rules of the line see them."""
@@ -173,10 +168,6 @@ class Admission:
             firsts = [ticket for ticket in firsts if ticket.payer.team == team]
         return min(firsts, key=_PLACE, default=None)
 
-    def _is_usable(self, weights: str, now_s: float) -> bool:
-        tracked = self._world.residents.get(weights)
-        return tracked is not None and not tracked.is_spilled and now_s >= tracked.going_until_s
-
     def let_in(self, groups: Collection[Group], numbers: Collection[int], shut: Collection[str]) -> None:
         """Let in the groups with these numbers: to their resident as it has slots, or to be decided again.
 
@@ -211,15 +202,12 @@ class Admission:
             return False
         group = ticket.group
         is_alone = len(group.tickets) == 1
-        if is_alone and not self._is_ready(group):
-            return False
-        weights = group.weights
-        if group not in self._ready.get(weights, ()):
+        if (is_alone and not self._is_ready(group)) or group not in self._ready.get(group.weights, ()):
             return False
         # While others wait before it all slots were taken when last a request ended; but an answer may have arrived.
-        tracked = self._world.residents.get(weights)
+        tracked = self._world.residents.get(group.weights)
         if is_alone or tracked is None or tracked.slots.arrived():
-            self.fill(weights)
+            self.fill(group.weights)
         return True
 
     def _is_ready(self, group: Group) -> bool:
@@ -281,11 +269,17 @@ class Admission:
                 firsts.append(first)
         return self._first(firsts) if len(firsts) > 1 else firsts[0] if firsts else None
 
-    def _fill_up(self, runner: Runner) -> None:
-        """Use a further slot that a runner has shown."""
-        self.fill(runner.weights)
-
     def pace_s(self, weights: str) -> float | None:
         """Return the seconds between two requests that enter a resident; None if nobody waits for a slot of it."""
         tracked = self._world.residents.get(weights)
         return (tracked.slots.gap_s or 1.0) if tracked is not None and weights in self._ready else None
+
+
+def _cause(groups: Collection[Group], loaded: Target) -> Ticket | None:
+    """Return for whom a model was loaded, of those that wait for it now."""
+    firsts = [one.tickets[0] for one in groups if one.uses == loaded.weights and one.team == loaded.payer.team]
+    return min(firsts, key=_PLACE, default=None)
+
+
+def _is_usable(tracked: Tracked | None, now_s: float) -> bool:
+    return tracked is not None and not tracked.is_spilled and now_s >= tracked.going_until_s

@@ -154,7 +154,7 @@ class Slots:
         ahead: int,
         settings: Callable[[], ServerSettings],
         facts_of: Callable[[str], ModelFacts | None],
-        on_more: Callable[[Runner], None],
+        on_more: Callable[[Runner], object],
     ) -> None:
         self._ahead = ahead
         self._settings = settings

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from router.backend.tickets import Waitlist
+from router.backend.waitlist import Waitlist
 from router.core.teams.evictions import Evictions
 
 

@@ -217,7 +217,10 @@ class Waits:
         came_by_s = now_s - self._settings.wait_s
         self._look_at(now_s + LOADS_S)  # whatever happens below: nobody else would look again
         for ticket in (*self._waitlist.up_to(came_by_s), *self._hurried):
-            if (at_s := self._overdue_at_s(ticket)) > now_s:
+            at_s = self._overdue_at_s(ticket)
+            # By the same comparison as in `up_to`, which has nobody after it: a sum may round to what is over.
+            is_first_of_next = ticket.since_s > came_by_s and ticket not in self._hurried
+            if at_s > now_s or is_first_of_next:
                 next_s = min(next_s, at_s)
             elif loading is not None and loading.weights == ticket.weights:
                 next_s = min(next_s, now_s + LOADS_S)

@@ -54,11 +54,11 @@ class Minute:
 
     def left(self, now_s: float) -> int:
         """Return how many further requests are allowed now."""
-        times, before_s = self._times, now_s - MINUTE_S
-        while self._recent and times[self._at - self._recent] <= before_s:
-            self._recent -= 1
-        open_group = self.per_time - self._in_group if self._in_group else 0
-        return (len(times) - self._recent) * self.per_time + open_group
+        times, at, recent, before_s = self._times, self._at, self._recent, now_s - MINUTE_S
+        while recent and times[at - recent] <= before_s:
+            recent -= 1
+        self._recent, per_time, in_group = recent, self.per_time, self._in_group
+        return (len(times) - recent) * per_time + (per_time - in_group if in_group else 0)
 
     def reset_s(self, now_s: float) -> float:
         """Return how long until as many as the limit are allowed again."""

@@ -24,7 +24,7 @@ LEASE_S = 3600.0
 """A reservation ends after an hour: hardly a request takes longer, and one that does is only not counted any more."""
 
 
-class Left(msgspec.Struct, frozen=True):
+class Left(msgspec.Struct, frozen=True, gc=False):
     """One limit as answers show it: `reset_s` is how long until all of it is available again."""
 
     limit: int
@@ -32,14 +32,14 @@ class Left(msgspec.Struct, frozen=True):
     reset_s: float
 
 
-class Standing(msgspec.Struct, frozen=True):
+class Standing(msgspec.Struct, frozen=True, gc=False):
     """What is left of a team's limits; None where it has none."""
 
     requests: Left | None = None
     tokens: Left | None = None
 
 
-class Granted(msgspec.Struct, frozen=True):
+class Granted(msgspec.Struct, frozen=True, gc=False):
     """The request is admitted, and must be settled."""
 
     left: Standing

@@ -159,11 +159,8 @@ class ClientConnection(asyncio.Protocol):
 
     def cycle_done(self, cycle: Cycle) -> None:
         """Proceed after a complete answer: with the next request, or by closing."""
-        queue = self.queue
-        if queue and queue[0] is cycle:
-            del queue[0]
-        elif cycle in queue:
-            queue.remove(cycle)
+        if cycle in self.queue:
+            self.queue.remove(cycle)
         if self.transport.is_closing():
             return
         if not cycle.request_complete:
@@ -202,15 +199,6 @@ class ClientConnection(asyncio.Protocol):
             self._next = cycle  # started after all of this read is parsed: usually its body is in it, too
         else:
             self.pause_reading()
-
-    def process(self, cycle: Cycle) -> None:
-        """Add a request that has arrived completely while there was no other, and start it."""
-        self.cycle = cycle
-        self.queue.append(cycle)
-        if self.writing is FREE:
-            self.deadline = NEVER
-        if self.writing is not STALLED:
-            self._start(cycle)
 
     def start_next(self) -> None:
         """Start the request that the last read completed, unless it was refused meanwhile."""

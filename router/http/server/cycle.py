@@ -22,17 +22,14 @@ import msgspec
 from router.http.headers import Header
 from router.http.server.clients import Client
 from router.http.server.heads import Head
+from router.http.server.limits import GONE_WRONG, HIGH_WATER_BYTES
 from router.http.server.rendering import NO_BODY, UNKNOWN, render, render_ok
+from router.http.server.taskless import Taskless
 
 logger = logging.getLogger("router.http")
 
-HIGH_WATER_BYTES = 512 << 10
-"""Maximum buffer for a request body that is not read; beyond it the socket is not read."""
-
 LARGE_BYTES = 65536
 """Pieces of at least this size are passed to the transport without a copy."""
-
-GONE_WRONG = b"Internal Server Error"
 
 
 class ClientGone(Exception):
@@ -68,16 +65,6 @@ class Carrier(Protocol):
     async def drain(self) -> None: ...
 
     def cycle_done(self, cycle: Cycle) -> None: ...
-
-
-class Taskless(Protocol):
-    """The processing of a request that runs without a task."""
-
-    def give_up(self) -> None:
-        """Give up without an answer: the client has left."""
-
-    def interrupt(self) -> None:
-        """Answer with an error now: the grace period of a stop is over."""
 
 
 class Cycle(msgspec.Struct, eq=False):

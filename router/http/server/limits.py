@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+HIGH_WATER_BYTES = 512 << 10
+"""Maximum buffer for a request body that is not read; beyond it the socket is not read."""
+
+GONE_WRONG = b"Internal Server Error"
+"""The answer in place of one that failed before its first byte."""
+
 
 @dataclass(frozen=True, slots=True)
 class WireLimits:

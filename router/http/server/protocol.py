@@ -13,10 +13,12 @@ from typing import Any, cast
 
 import httptools
 
+from router.http.deadlines import NEVER
 from router.http.repeats import LastHead
-from router.http.server.connection import BETWEEN, BODY, DISCARDING, HEAD, ClientConnection
-from router.http.server.cycle import COMPLETE, HIGH_WATER_BYTES, OPEN, Cycle
+from router.http.server.connection import BETWEEN, BODY, DISCARDING, FREE, HEAD, STALLED, ClientConnection
+from router.http.server.cycle import COMPLETE, OPEN, Cycle
 from router.http.server.heads import Head, continues, judge, split_key, split_target, without_upgrade
+from router.http.server.limits import HIGH_WATER_BYTES
 from router.http.server.shared import Shared
 
 OnRefused = Callable[[int, bytes, str], None]
@@ -117,7 +119,12 @@ class HttpProtocol(ClientConnection):
         if self._known.misses:
             self._known.record_hit()
         is_kept = head.keep_alive and not self.shared.is_draining
-        self.process(Cycle(self, head, is_kept, True, [body], len(body)))
+        self.cycle = cycle = Cycle(self, head, is_kept, True, [body], len(body))
+        self.queue.append(cycle)  # there is no other
+        if self.writing is FREE:
+            self.deadline = NEVER
+        if self.writing is not STALLED:
+            self._start(cycle)
 
     def _learn(self, data: bytes, cycle: Cycle) -> None:
         """Cache the head of `data` if it is exactly one request: the next one may repeat it."""

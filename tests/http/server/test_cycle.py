@@ -4,8 +4,9 @@ import asyncio
 
 import pytest
 
-from router.http.server.cycle import GONE_WRONG, HIGH_WATER_BYTES, LARGE_BYTES, ClientGone, Cycle, Phase
+from router.http.server.cycle import LARGE_BYTES, ClientGone, Cycle, Phase
 from router.http.server.heads import Head
+from router.http.server.limits import GONE_WRONG, HIGH_WATER_BYTES
 
 
 @pytest.fixture(autouse=True)
