@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any, cast
 
 import pytest
 
 from router.http.client.pool import HttpRelay
 from router.http.client.response import UpstreamResponse
 from router.http.server.asgi import Asgi
+from router.http.server.cycle import Cycle
 from router.http.server.limits import WireLimits
 from router.http.server.listener import Listener
+from router.http.server.protocol import SLICE_BYTES, HttpProtocol
 from tests.fakes import FakeDispatcher, RawClient, client, needs_pauses, request_bytes, running_edge
 from tests.http.raw_upstream import Visit, answer, raw_upstream
 from tests.http.scripted_relay import ScriptedRelay
@@ -138,6 +141,31 @@ async def test_pipelined_requests_are_answered_in_order() -> None:
         await raw.send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n" + SMUGGLED)
         assert (await raw.reply()).body == b"Ollama is running"
         assert (await raw.reply()).json() == {"version": "0.33.0"}
+
+
+async def test_thousands_of_pipelined_requests_are_taken_a_few_at_a_time_f8() -> None:
+    """All are answered in order, though one read brings thousands of them; the last one's body comes with the rest."""
+    most = 0
+
+    class Counting(Asgi):
+        async def serve(self, cycle: Cycle) -> None:
+            nonlocal most
+            most = max(most, len(cast("HttpProtocol", cycle.carrier).queue))
+            await super().serve(cycle)
+
+    async def echo(scope: Any, receive: Any, send: Any) -> None:
+        body = (await receive()).get("body", b"")
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": scope["path"].encode() + body})
+
+    async with Listener(Counting(echo)) as listener, client(listener.port) as raw:
+        asked = b"".join(b"GET /%d HTTP/1.1\r\nHost: x.local\r\n\r\n" % number for number in range(8000))
+        last = b"POST /last HTTP/1.1\r\nHost: x.local\r\nContent-Length: 3\r\n\r\nabc"
+        raw.writer.write(asked + last)
+        for number in range(8000):
+            assert (await raw.reply()).body == b"/%d" % number
+        assert (await raw.reply()).body == b"/lastabc"
+    assert 1 < most <= SLICE_BYTES // 35 + 2
 
 
 async def test_a_request_after_the_last_one_is_not_answered_e1() -> None:
