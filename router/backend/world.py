@@ -267,7 +267,7 @@ class World:
             left_bytes=self.cards.left_bytes(),
             ceiling_bytes=self.cards.capacity.ceiling_bytes(),
             proven_bytes=self.cards.capacity.proven_bytes,
-            unproven=self.cards.check.unproven,
+            unproven=self.cards.check.unproven if self.cards.is_measured else frozenset(),  # else none is ever proven
             awaited=frozenset(self.wanted),
             barred={weights: why for weights, (_, why) in self.bars(now_s).items()},
         )

@@ -76,8 +76,8 @@ def test_nobody_is_refused_while_somebody_else_loads(kind, after_s):
     assert play(story, ALONE, models=(OURS, THEIRS)) == (200, 200, [THEIRS, OURS])
 
 
-def test_a_load_on_another_card_than_was_meant_is_no_contest():
-    """Nobody else moved memory: Ollama counts the cards otherwise. That the evicted model was a client's is no sign."""
+def test_a_clients_model_that_goes_while_the_order_of_the_cards_is_open_is_no_contest():
+    """Beside it the load might go to the wrong card. Nobody else moved memory."""
     texts = []
 
     class Notes:
@@ -93,6 +93,5 @@ def test_a_load_on_another_card_than_was_meant_is_no_contest():
             reply = await one.ask({"model": MIDDLE, "prompt": "[[tokens=4]] hi", "options": {"num_ctx": 16384}})
             return reply.status, one.loads
 
-    assert run_virtual(story()) == (200, [THEIRS, MIDDLE, MIDDLE])
-    assert any("otherwise than the probe" in text for text in texts)
+    assert run_virtual(story()) == (200, [THEIRS, MIDDLE])
     assert not any(text == CONTESTED for text in texts)

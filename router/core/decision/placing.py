@@ -50,7 +50,7 @@ class Placing:
     ) -> None:
         self._facts, self._options, self.memory, self._rules = facts, options, memory, rules
         self._books, self._same, self._may_pin = books, same, may_pin
-        self._may_stray, self.would_stray = False, False
+        self._may_stray, self.would_stray = not books.snapshot.is_order_open, False
         self._unproven = books.snapshot.unproven
         self._gpus = books.snapshot.gpus or ()
         self._all = tuple(range(len(self._gpus)))
@@ -210,7 +210,7 @@ class Placing:
 
     def _obstacle(self, main_gpu: int | None, places: tuple[int, ...], cleared: Cleared) -> str:
         """Return why the load would not go as planned; "" if nothing is in the way."""
-        if main_gpu is None and self._unproven and cleared.stay and not self._may_stray:
+        if main_gpu is None and cleared.stay and not self._may_stray:
             self.would_stray = True  # what Ollama believes of a card depends on who is there by its numbers
             return STRAYS
         cards = self._cards if places is self._all else tuple([self._gpus[at].index for at in places])
