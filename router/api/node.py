@@ -42,7 +42,7 @@ class Node:
         if path == FRONT:
             await exchange.answer(200, [JSON], self.state.look().to_json())
         elif path.endswith(b"/catalog"):
-            await exchange.answer(200, [JSON], await self._models.json())
+            await exchange.answer(200, [JSON], self._models.json())
         else:
             await self._stream(exchange)
         return True

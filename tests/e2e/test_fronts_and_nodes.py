@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import itertools
 import json
-import signal
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -35,6 +34,7 @@ class Machines:
     folder: Path
     http: httpx.AsyncClient
     urls: dict[str, str] = field(default_factory=dict)
+    admins: dict[str, str] = field(default_factory=dict)
     running: dict[str, tuple[AsyncExitStack, asyncio.subprocess.Process]] = field(default_factory=dict)
 
     async def start(self, name: str) -> None:
@@ -53,8 +53,13 @@ class Machines:
 
     def write(self, name: str, config: dict[str, Any]) -> None:
         port = free_port()
-        self.urls[name] = f"http://127.0.0.1:{port}"
-        whole = {"listen": f"127.0.0.1:{port}", "admin": "127.0.0.1:0", "store": {"path": ":memory:"}, **config}
+        self.urls[name], self.admins[name] = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{free_port()}"
+        whole = {
+            "listen": f"127.0.0.1:{port}",
+            "admin": self.admins[name].removeprefix("http://"),
+            "store": {"path": ":memory:"},
+            **config,
+        }
         (self.folder / f"{name}.yaml").write_text(json.dumps(whole))
 
     async def knows(self, count: int) -> None:
@@ -200,7 +205,8 @@ async def test_the_key_of_the_fronts_is_changed_under_load_n8(tmp_path: Path) ->
             (tmp_path / "sha256").write_text(hash_of(KEY) + hash_of("next"))
             await takes(here, "next", 200)
             (tmp_path / "key").write_text("next")
-            here.running["front-1"][1].send_signal(signal.SIGHUP)
+            url = f"{here.admins['front-1']}/router/reload"
+            assert (await here.http.post(url, headers={"x-router-admin": "1"})).status_code == 200
             await asyncio.sleep(5)
             (tmp_path / "sha256").write_text(hash_of("next"))
             await takes(here, KEY, 401)

@@ -243,7 +243,10 @@ class Members:
 
 
 def _is_unread(node: Node) -> bool:
-    return node.why_out == READING or (not node.why_out and not len(node.models) and node.lacks_models)
+    if node.why_out:
+        return node.why_out == READING
+    is_unknown = node.view is not None and not node.view.catalog_digest  # the node itself does not know its models yet
+    return is_unknown or (not len(node.models) and node.lacks_models)
 
 
 def why_none(nodes: Iterable[Node], most: int = 8) -> str:

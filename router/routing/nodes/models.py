@@ -11,10 +11,14 @@ from router.core.decision.placing import least_of_split
 from router.core.nodes.catalog import MOST_MODELS, CatalogInMaking, NodeCatalog, NodeModel, NodeNeed
 from router.core.ollama.model import ModelFacts
 from router.core.ollama.runner import Gpu, LoadOptions
+from router.errors import Busy
 from router.routing.fleet.place import Place
 
 LOOK_S = 0.25
 """How often it is checked whether models, cards, or what was learned have changed."""
+
+FIRST_S = 0.02
+"""The same until its models are known: after a start fronts wait for them."""
 
 AT_ONCE = 256
 """Known models that are taken over between two pauses."""
@@ -29,7 +33,6 @@ class NodeModels:
     def __init__(self, place: Place) -> None:
         self._backend = place.backend
         self._catalog: NodeCatalog | None = None
-        self._is_made = asyncio.Event()
         self._written: tuple[NodeCatalog | None, bytes] = None, b""
         self._made_of: tuple[object, object] = None, None
         self._basis: list[object] = []  # what the models were sized by
@@ -46,19 +49,21 @@ class NodeModels:
         """Make the catalog again whenever something has changed, until cancelled."""
         while True:
             await self._look()
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(LOOK_S if self._catalog is not None else FIRST_S)
 
-    async def json(self) -> bytes:
-        """Return the catalog that was made last, as JSON."""
-        await self._is_made.wait()
+    def json(self) -> bytes:
+        """Return the catalog that was made last, as JSON. Raises Busy until its Ollama has listed its models once."""
         catalog = self._catalog
-        assert catalog is not None
+        if catalog is None:
+            raise Busy("the models of this node are not known yet")
         if catalog is not self._written[0]:
             self._written = catalog, catalog.to_json()
         return self._written[1]
 
     async def _look(self) -> None:
         """Make the catalog if another one has to be; all models are sized again only if enough time has passed."""
+        if not self._backend.installed.is_known:
+            return
         began_s, basis = self._now(), self._basis_now()
         is_other = basis != self._basis and began_s >= self._size_again_s
         if is_other:
@@ -67,7 +72,6 @@ class NodeModels:
         if made_of[0] is self._made_of[0] and made_of[1] is self._made_of[1]:
             return
         self._catalog, self._made_of = await self._make(made_of[0]), made_of
-        self._is_made.set()
         if is_other:
             now_s = self._now()
             self._size_again_s = now_s + REST * (now_s - began_s)

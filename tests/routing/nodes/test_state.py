@@ -11,7 +11,7 @@ import pytest
 from ollama_simulator.clock import run_virtual
 from router.core.nodes.view import NodeView
 from router.core.units import MIB
-from tests.config.keys.play import ALONE, BIG, MIDDLE, OTHER, SMALL, explained, hello
+from tests.config.keys.play import ALONE, BIG, MIDDLE, OTHER, SMALL, explained, hello, send
 from tests.fakes import request_bytes
 from tests.routing.nodes.stage import KEY, call_for, headers_of, noded, play
 
@@ -275,3 +275,30 @@ def test_the_digests_change_with_models_and_with_what_loads_teach():
         return first.catalog_digest == second.catalog_digest, first.learned_digest != second.learned_digest
 
     assert play(story) == (True, True)
+
+
+def test_a_model_that_is_gone_is_soon_in_no_catalog():
+    """What was learned about the others stays as it was told."""
+
+    async def story(node):
+        first = await node.view()
+        deleted = await send(node.url, "DELETE", "/api/delete", {"model": MIDDLE}, headers_of(None))
+        assert deleted.status == 200
+        await asyncio.sleep(3)
+        second, catalog = await node.view(), await node.catalog()
+        assert second.catalog_digest == catalog.catalog_digest != first.catalog_digest
+        return sorted(model.name for model in catalog.models), all(model.needs for model in catalog.models)
+
+    assert play(story) == (sorted((BIG, OTHER, SMALL)), True)
+
+
+def test_the_models_of_a_node_whose_ollama_has_never_answered_are_not_known():
+    """That is not the same as none."""
+
+    async def story():
+        away = {**ALONE, "backends.local.url": "http://127.0.0.1:9"}
+        async with noded(away) as node:
+            view, catalog = await node.view(), await node.get("/router/node/catalog")
+            return view.is_up, view.catalog_digest, catalog.status
+
+    assert run_virtual(story()) == (False, "", 503)
