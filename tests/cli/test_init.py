@@ -50,7 +50,7 @@ def test_a_chain_has_nothing_of_which_check_would_warn(tmp_path, monkeypatch, ca
     served = [entry.model for entry in load_config(path, env={}).chains["qwen3:32b-q8_0"].variants]
     assert served == ["qwen3:32b-q8_0", "qwen3:32b", "qwen3:14b", "qwen3:8b"]
     assert run(monkeypatch, "check", str(path)) == 0
-    assert capsys.readouterr().err == ""
+    assert capsys.readouterr().err == f"{path} is valid\n"
 
 
 def test_a_file_that_exists_is_not_overwritten(tmp_path, monkeypatch, capsys):
