@@ -25,6 +25,7 @@ from router.telemetry.events import (
     TaskFailed,
     TraceContext,
     UpstreamDown,
+    UpstreamGone,
     UpstreamUp,
 )
 from router.telemetry.gauges import CardReading, Gauges, ResidentReading, SlotsReading
@@ -73,6 +74,7 @@ __all__ = [
     "TraceContext",
     "TraceHook",
     "UpstreamDown",
+    "UpstreamGone",
     "UpstreamUp",
     "UsageHook",
     "UsageWriter",

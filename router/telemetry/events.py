@@ -208,6 +208,12 @@ class UpstreamUp(msgspec.Struct, frozen=True):
     backend: str = "local"
 
 
+class UpstreamGone(msgspec.Struct, frozen=True):
+    """A node is no member any more, or has another name now: nothing is to be said of this one from now on."""
+
+    backend: str
+
+
 class LoopLagged(msgspec.Struct, frozen=True):
     """The event loop ran a timer `lag_s` late."""
 
@@ -253,6 +259,7 @@ Event = (
     | ProbeBack
     | UpstreamDown
     | UpstreamUp
+    | UpstreamGone
     | LoopLagged
     | TaskFailed
     | Reloaded

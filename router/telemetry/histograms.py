@@ -61,6 +61,10 @@ class Histogram(Collector):
             series = self._series[values] = HistogramSeries(self._bounds)
         return series
 
+    def remove(self, *values: str) -> None:
+        """Remove the series with these label values. Raises KeyError if there is none."""
+        del self._series[values]
+
     def describe(self) -> Iterator[HistogramMetricFamily]:
         """Yield the metric without samples, as the registry needs it."""
         yield HistogramMetricFamily(self._name, self._text, labels=self._labels)

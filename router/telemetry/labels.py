@@ -29,6 +29,10 @@ class Bounded:
         """Forget all other values, which makes room for new ones."""
         self._seen.intersection_update(values)
 
+    def forget(self, value: str) -> None:
+        """Forget a value, which makes room for a new one."""
+        self._seen.discard(value)
+
 
 def keep_series(counter: Counter, label: str, values: Collection[str]) -> None:
     """Remove the series of `counter` whose `label` has none of `values`."""

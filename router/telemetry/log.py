@@ -26,6 +26,7 @@ from router.telemetry.events import (
     Switched,
     TaskFailed,
     UpstreamDown,
+    UpstreamGone,
     UpstreamUp,
 )
 
@@ -181,6 +182,8 @@ def _line(event: Event) -> tuple[str, str, Facts]:
             return "error", "Ollama does not answer", {"backend": event.backend, "error": event.error}
         case UpstreamUp():
             return "info", "Ollama answers", {"backend": event.backend, "version": event.version}
+        case UpstreamGone():
+            return "info", "no node has this name any more", {"backend": event.backend}
         case Notified():
             return event.level, event.message, {}
         case _:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter as Tally
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,7 @@ from router.telemetry.events import (
     Switched,
     TaskFailed,
     UpstreamDown,
+    UpstreamGone,
     UpstreamUp,
 )
 from router.telemetry.gauges import GaugeMetrics, Gauges
@@ -111,8 +113,8 @@ class MetricsHook:
                 self._spills.labels(event.backend, self._model(event.model)).inc()
             case Measured() if event.measured_bytes > 0 and event.predicted_bytes > 0:
                 self._error.labels(event.backend).observe(event.predicted_bytes / event.measured_bytes - 1)
-            case UpstreamUp() | UpstreamDown():
-                self._up.labels(self._backend(event.backend)).set(isinstance(event, UpstreamUp))
+            case UpstreamUp() | UpstreamDown() | UpstreamGone():
+                self._show_backend(event)
             case Reloaded():
                 self._reloaded.set(0 if event.error else 1)
                 if event.teams:
@@ -138,6 +140,17 @@ class MetricsHook:
             keep_series(counter, "team", names)
         self._decided_by = {key: child for key, child in self._decided_by.items() if key[0] in names}
         self._team.keep_only(names)
+
+    def _show_backend(self, event: UpstreamUp | UpstreamDown | UpstreamGone) -> None:
+        """Show whether a backend answers; remove the series of a node that is no more, which makes room for others."""
+        if not isinstance(event, UpstreamGone):
+            self._up.labels(self._backend(event.backend)).set(isinstance(event, UpstreamUp))
+            return
+        self._count()
+        for metric in (self._up, self._queue):
+            with suppress(KeyError):
+                metric.remove(event.backend)
+        self._backend.forget(event.backend)
 
     def _make(self) -> None:
         prefix = "ollama_router_"

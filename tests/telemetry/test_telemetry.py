@@ -40,6 +40,7 @@ from router.telemetry import (
     TaskFailed,
     Telemetry,
     UpstreamDown,
+    UpstreamGone,
     UpstreamUp,
     watch_loop_lag,
 )
@@ -96,6 +97,7 @@ EVERYTHING: tuple[Event, ...] = (
     ProbeBack("nvml"),
     UpstreamDown("connection refused"),
     UpstreamUp("0.33.0"),
+    UpstreamGone("gone"),
     LoopLagged(0.002),
     TaskFailed("world", "ValueError('x') at world.py:1", backend="local"),
     TaskFailed("world", "ValueError('x') at world.py:1", is_repeated=True, backend="local"),
@@ -150,6 +152,7 @@ def test_events_are_logged_at_their_levels() -> None:
         ("info", "free memory can be read again"),
         ("error", "Ollama does not answer"),
         ("info", "Ollama answers"),
+        ("info", "no node has this name any more"),
         ("error", "world failed and is begun again"),
         ("warning", "starting"),
         ("info", "request"),
@@ -271,6 +274,19 @@ def test_series_of_two_backends_do_not_collide() -> None:
         "ollama_router_vram_estimate_error_ratio", "ollama_router_vram_free_bytes",
         "ollama_router_vram_reserved_bytes", "ollama_router_vram_total_bytes",
     }  # fmt: skip
+
+
+def test_a_node_that_is_gone_has_no_series_and_leaves_room_for_others() -> None:
+    """However many come and go: each new one has a series of its own, and an alert on `backend_up` ends."""
+    hook = MetricsHook()
+    for number in range(300):
+        hook.on(UpstreamUp("0.33.0", f"pod-{number}"))
+        hook.on_requests([], [msgspec.structs.replace(FINISHED, backend=f"pod-{number}")])
+        if number < 299:
+            hook.on(UpstreamGone(f"pod-{number}"))
+    hook.on(UpstreamGone("never heard of"))
+    names = set(re.findall('backend="([^"]*)"', exposed(hook=hook)))
+    assert names == {"pod-299"}
 
 
 def test_what_is_lost_is_counted_from_the_start_of_the_router() -> None:

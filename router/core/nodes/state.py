@@ -16,6 +16,8 @@ from router.core.ollama.names import is_name, key_of
 LOADS_S, OUT_S = 3.0, 10.0
 """A view that is older counts only for what is loaded; one that is older still not at all."""
 
+OLLAMA_SILENT = "its Ollama does not answer"
+
 MOST_INTERNED, MOST_NEEDS = 65536, 1024
 """Facts of which one object is kept for all nodes; needs that are kept for the models of each."""
 
@@ -122,4 +124,4 @@ class NodeState:
         """Why no request goes there, as far as the node itself says so; "" if nothing speaks against it."""
         if self.view.draining:
             return "it is draining"
-        return "" if self.view.is_up else "its Ollama does not answer"
+        return "" if self.view.is_up else OLLAMA_SILENT

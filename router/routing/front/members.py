@@ -16,7 +16,7 @@ from router.core.nodes.view import NodeView
 from router.errors import NoNodeAnswers, RouterError
 from router.routing.front.node import READING, Links, Node
 from router.routing.front.stream import CATALOG_AGAIN_S, follow, read_catalog
-from router.telemetry import Notified, Supervisor, Telemetry, UpstreamDown, UpstreamUp
+from router.telemetry import Notified, Supervisor, Telemetry, UpstreamDown, UpstreamGone, UpstreamUp
 
 SWEEP_S = 0.5
 """How often views are looked at for their age."""
@@ -44,6 +44,7 @@ class Members:
         self._began_s = self._now()
         self._nodes: dict[str, Node] = {}
         self._named: dict[str, Node] = {}
+        self._told: set[str] = set()  # names of which operators were told
         self._work: dict[str, Supervisor] = {}
         self._changed = asyncio.Event()
         self._interned = Interned()
@@ -91,9 +92,8 @@ class Members:
 
     def _remove(self, key: str) -> None:
         node = self._nodes.pop(key)
-        self._out(node, "it is no member any more")
-        if self._named.get(node.name) is node:
-            del self._named[node.name]
+        self._forget_name(node)
+        node.leave_out("it is no member any more")
         task = asyncio.get_running_loop().create_task(self._leave(node, self._work.pop(key)))
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
@@ -109,17 +109,38 @@ class Members:
         if self._nodes.get(node.key) is not node or not node.is_newer(view):
             return
         if (same := self._same(node, view)) is not None:  # as where a name has addresses of IPv4 and of IPv6
-            self._out(node, f"it is the same node as {same.url}")
+            self._forget_name(node)
+            node.leave_out(f"it is the same node as {same.url}")
             return
-        was_out, name = node.why_out, self._name_for(node, view)
-        if name != node.name and self._named.get(node.name) is node:  # else another one has that name now
-            self.index.remove(node.name)
-            del self._named[node.name]
+        before, name = node.silence, self._name_for(node, view)
+        if name != node.name:
+            self._forget_name(node)
+            before = READING
         self._named[name] = node
         node.take_view(view, self._now(), name)
         self._put(node)
-        if was_out:
-            self._telemetry.emit(UpstreamUp(view.ollama, backend=name))
+        self._tell(node, before)
+
+    def _forget_name(self, node: Node) -> None:
+        """Forget the name that a node had, unless another one has it now."""
+        if self._named.get(node.name, node) is not node:
+            return
+        self.index.remove(node.name)
+        self._named.pop(node.name, None)
+        if node.name in self._told:
+            self._told.discard(node.name)
+            self._emit(UpstreamGone(node.name))
+
+    def _tell(self, node: Node, before: str) -> None:
+        """Tell operators of a node that answers now and did not before, or the other way round."""
+        if bool(node.silence) != bool(before) or (node.silence and before == READING):
+            self._told.add(node.name)
+            down = UpstreamDown(node.silence, backend=node.name)
+            self._emit(down if node.silence else UpstreamUp(node.ollama, backend=node.name))
+
+    def _emit(self, event: UpstreamDown | UpstreamGone | UpstreamUp) -> None:
+        if not self._is_stopping:
+            self._telemetry.emit(event)
 
     def _same(self, node: Node, view: NodeView) -> Node | None:
         """Return what is in use and is the same process at another address; it is one node only."""
@@ -149,12 +170,11 @@ class Members:
             self._out(node, why)
 
     def _out(self, node: Node, why: str) -> None:
-        if not node.why_out:
-            if not self._is_stopping:
-                self._telemetry.emit(UpstreamDown(why, backend=node.name))
-            if self._named.get(node.name) is node:
-                self.index.remove(node.name)
+        before = node.silence
+        if not node.why_out and self._named.get(node.name) is node:
+            self.index.remove(node.name)
         node.leave_out(why)
+        self._tell(node, before)
 
     async def _read_catalogs(self, node: Node, fresh: asyncio.Event) -> None:
         """Read the catalog of a node whenever its views say that it is another one."""

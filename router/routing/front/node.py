@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from router.backend.backend import SMALLEST_POOL, relay_to
 from router.backend.endpoint import Endpoint
 from router.config import BackendSection, Config
-from router.core.nodes.state import NO_MODELS, Models
+from router.core.nodes.state import NO_MODELS, OLLAMA_SILENT, Models
 from router.core.nodes.view import NodeView
 from router.http.client.pool import HttpRelay
 
@@ -65,6 +65,16 @@ class Node:
         self.models: Models = NO_MODELS
         self.seen_s = 0.0
         self.why_out = READING
+
+    @property
+    def ollama(self) -> str:
+        """The version of its Ollama, "" if it is not known."""
+        return self.view.ollama if self.view is not None else ""
+
+    @property
+    def silence(self) -> str:
+        """Why it or its Ollama does not answer, "" if both do; a node that drains does answer."""
+        return self.why_out or ("" if self.view is None or self.view.is_up else OLLAMA_SILENT)
 
     @property
     def lacks_models(self) -> bool:

@@ -229,6 +229,12 @@ class Stage:
     async def admin(self, target: str):
         return (await get(self.front.admin_url, target)).json()
 
+    async def up_by_metrics(self) -> dict[str, float]:
+        """Return `ollama_router_backend_up` by node."""
+        text = (await get(self.front.admin_url, "/metrics")).body.decode()
+        rows = (line.rpartition(" ") for line in text.splitlines() if line.startswith("ollama_router_backend_up{"))
+        return {labels.split('"')[1]: float(value) for labels, _, value in rows}
+
     def calls(self) -> dict[str, int]:
         """How many inference requests each node has had."""
         return {name: len(node.calls) for name, node in self.nodes.items() if node.calls}

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
+from urllib.parse import urlsplit
 
 import pytest
 
+from router.telemetry import UpstreamDown, UpstreamGone, UpstreamUp
 from tests.routing.front.stage import BIG, MIDDLE, SMALL, FakeNode, fronted, play, run_virtual
 
 
@@ -109,6 +111,58 @@ def test_a_front_that_is_cut_off_says_so(tmp_path):
     assert (first, status, has_retry, ready) == (200, 503, True, False)
     assert "a: not heard of for 10 s" in error
     assert back_s is not None
+
+
+def told(one):
+    """Return what operators were told of nodes: the kind of each event, whose it is, and why."""
+    kinds = {UpstreamUp: "up", UpstreamDown: "down", UpstreamGone: "gone"}
+    one.front.router.telemetry.flush()
+    events = [event for event in one.events if type(event) in kinds]
+    return [(kinds[type(event)], event.backend, getattr(event, "error", "")) for event in events]
+
+
+def test_operators_are_told_of_a_node_that_could_never_be_used(tmp_path):
+    """Once, with the reason: without that the log of a front with a wrong key says nothing."""
+    a = FakeNode("a", key="another-key-0123456789")
+
+    async def story(one):
+        await asyncio.sleep(5)
+        return told(one), (await one.up_by_metrics()), urlsplit(a.url).netloc
+
+    found, up, address = play(story, (a,), tmp_path)
+    assert found == [("down", address, "it does not accept the key of this front (401)")]
+    assert up == {address: 0}
+
+
+def test_operators_are_told_when_the_ollama_of_a_node_does_not_answer(tmp_path):
+    """A node that is heard of is not up by that; one that drains is."""
+    a = FakeNode("a")
+
+    async def story(one):
+        for change in ({"is_up": False}, {"is_up": True}, {"draining": True}, {"draining": False}):
+            a.tell(**change)
+            await asyncio.sleep(0.3)
+        return told(one), await one.up_by_metrics()
+
+    found, up = play(story, (a,), tmp_path)
+    assert found == [("up", "a", ""), ("down", "a", "its Ollama does not answer"), ("up", "a", "")]
+    assert up == {"a": 1}
+
+
+def test_a_node_that_is_taken_away_is_gone_and_not_down(tmp_path):
+    """So is the name of one that has another name now. An alert on what is down would never end."""
+    a, b = FakeNode("a"), FakeNode("b")
+
+    async def story(one):
+        b.tell(name="c")
+        await asyncio.sleep(0.3)
+        one.front.router.routes.members.take({b.url: b.url})
+        await asyncio.sleep(0.3)
+        return told(one)[2:], await one.up_by_metrics()
+
+    found, up = play(story, (a, b), tmp_path)
+    assert found == [("gone", "b", ""), ("up", "c", ""), ("gone", "a", "")]
+    assert up == {"c": 1}
 
 
 def test_a_wrong_key_is_a_fault_of_the_fleet(tmp_path):
