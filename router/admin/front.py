@@ -146,6 +146,8 @@ class FrontInspector:
         """Return what an operator should know of the nodes and of the configuration."""
         out = [(node, why) for node in self._members.all() if (why := self._members.why_out(node))]
         notes = [f"node {node.name} is out: {why}" for node, why in out[:MOST_NODES_SHOWN]]
+        clashes = [node for node in self._members.all() if node.is_called_otherwise]
+        notes += [f"node {node.name}: another one has its node.name, too" for node in clashes[:MOST_NODES_SHOWN]]
         return [*notes, *self._config_notes()]
 
     def decisions(self, most: int | None = None) -> list[Row]:

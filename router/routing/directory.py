@@ -184,3 +184,8 @@ class Directory:
     async def version(self) -> str:
         """Return the upstream's version, which clients use to enable features."""
         return self._world.version or await self._world.server.version()
+
+
+def numbers_of(version: str) -> list[int]:
+    """Return the numbers of a version, by which versions are compared, whatever an Ollama calls its own."""
+    return [int(part) for part in version[:128].split("-")[0].split(".") if part.isdecimal()]

@@ -144,7 +144,8 @@ class MetricsHook:
     def _show_backend(self, event: UpstreamUp | UpstreamDown | UpstreamGone) -> None:
         """Show whether a backend answers; remove the series of a node that is no more, which makes room for others."""
         if not isinstance(event, UpstreamGone):
-            self._up.labels(self._backend(event.backend)).set(isinstance(event, UpstreamUp))
+            if (name := self._backend(event.backend)) != OTHER:  # of many together nothing could be said
+                self._up.labels(name).set(isinstance(event, UpstreamUp))
             return
         self._count()
         for metric in (self._up, self._queue):

@@ -289,6 +289,16 @@ def test_a_node_that_is_gone_has_no_series_and_leaves_room_for_others() -> None:
     assert names == {"pod-299"}
 
 
+def test_nodes_beyond_the_bound_have_no_common_value() -> None:
+    """One that answers would hide that another one does not."""
+    hook = MetricsHook()
+    for number in range(101):
+        hook.on(UpstreamUp("0.33.0", f"node-{number}"))
+    rows = [line for line in exposed(hook=hook).splitlines() if line.startswith("ollama_router_backend_up{")]
+    assert len(rows) == 100
+    assert not any("other" in row for row in rows)
+
+
 def test_what_is_lost_is_counted_from_the_start_of_the_router() -> None:
     """The counters follow the totals that the router keeps."""
     hook, lost = MetricsHook(), [3, 1]

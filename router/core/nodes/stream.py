@@ -10,17 +10,32 @@ MOST_REST_BYTES = MOST_VIEW_BYTES + 1024
 
 
 class EventReader:
-    """Takes apart what arrives. Only `data:` is read: an event is a view, and comments only keep the stream alive."""
+    """Takes apart what arrives. Only `data:` is read: an event is a view, and comments only keep the stream alive.
+
+    `has_ended`: what arrived last has ended an event, be it a comment.
+    """
 
     def __init__(self) -> None:
-        self._rest = b""
+        self.has_ended = False
+        self._rest = bytearray()
+        self._half = b""  # of the end of a line
 
     def feed(self, chunk: bytes) -> list[bytes]:
-        """Return the data of the events that are complete now. Raises UnreadableForm for one that is too long."""
-        *events, rest = (self._rest + chunk).replace(b"\r\n", b"\n").split(b"\n\n")
-        if len(rest) > MOST_REST_BYTES:
+        """Return the data of the events that are complete now. Raises UnreadableForm for one that is too long.
+
+        Only what is new is looked through: a view may arrive byte by byte.
+        """
+        chunk = self._half + chunk
+        self._half = b"\r" if chunk.endswith(b"\r") else b""
+        known = max(0, len(self._rest) - 1)
+        self._rest += chunk.removesuffix(b"\r").replace(b"\r\n", b"\n")
+        self.has_ended = self._rest.find(b"\n\n", known) >= 0
+        events: list[bytes] = []
+        if self.has_ended:
+            *events, rest = bytes(self._rest).split(b"\n\n")
+            self._rest = bytearray(rest)
+        if len(self._rest) > MOST_REST_BYTES:
             raise UnreadableForm(f"an event of more than {MOST_VIEW_BYTES} bytes")
-        self._rest = rest
         return [data for event in events if (data := _data(event))]
 
 

@@ -9,7 +9,7 @@ from router.core.teams.team import Team
 from router.errors import BadRequest, ModelNotFound
 from router.http.client.response import UpstreamRequest, UpstreamResponse
 from router.routing.chains import Chains
-from router.routing.directory import Directory, Managed
+from router.routing.directory import Directory, Managed, numbers_of
 from router.routing.fleet.away import Away, not_answering
 from router.routing.fleet.managed import Uploads
 from router.routing.fleet.place import Catalog, Place, Union
@@ -92,7 +92,7 @@ class FleetDirectory(Directory):
         """Return the lowest version of the backends that are up: clients use it to enable features."""
         await self.settled()
         versions = [place.backend.world.version for place in self._up()]
-        return min(versions, key=lambda text: [int(part) for part in text.split("-")[0].split(".") if part.isdigit()])
+        return min(versions, key=numbers_of)
 
     # --- where models are managed ------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from router.core.teams.team import Team
 from router.errors import BadRequest, ModelNotFound
 from router.http.client.response import UpstreamRequest, UpstreamResponse
 from router.routing.chains import Chains
-from router.routing.directory import Managed, VirtualModel
+from router.routing.directory import Managed, VirtualModel, numbers_of
 from router.routing.fleet.managed import Uploads
 from router.routing.front.members import Members
 from router.routing.front.node import Node
@@ -187,8 +187,3 @@ class FrontDirectory:
         if not versions:
             raise self._members.nobody()
         return min(versions, key=numbers_of)
-
-
-def numbers_of(version: str) -> list[int]:
-    """Return the numbers of a version, by which versions are compared."""
-    return [int(part) for part in version.split("-")[0].split(".") if part.isdigit()]

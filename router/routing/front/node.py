@@ -72,6 +72,11 @@ class Node:
         return self.view.ollama if self.view is not None else ""
 
     @property
+    def is_called_otherwise(self) -> bool:
+        """True if clients see it by another name than it has itself, since another node has that."""
+        return self.view is not None and not self.why_out and self.name != self.view.name
+
+    @property
     def silence(self) -> str:
         """Why it or its Ollama does not answer, "" if both do; a node that drains does answer."""
         return self.why_out or ("" if self.view is None or self.view.is_up else OLLAMA_SILENT)

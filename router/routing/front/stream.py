@@ -22,7 +22,7 @@ AGAIN_S = 0.25
 """Pause before a stream is opened again; up to twice that, so that not all fronts come at once."""
 
 BETWEEN_S = 0.05
-"""Views are taken at most so often: a node that keeps to the form sends ten a second."""
+"""Views are taken at most so often, and comments read: a node that keeps to the form sends ten a second."""
 
 CATALOG_AGAIN_S = 1.0
 INLINE_BYTES = 256 << 10
@@ -67,6 +67,8 @@ async def _views(node: Node) -> AsyncIterator[NodeView]:
         while chunk := await answer.read():
             if events := reader.feed(chunk):
                 yield NodeView.from_json(events[-1])
+            elif reader.has_ended:
+                await asyncio.sleep(BETWEEN_S)
 
 
 async def read_catalog(node: Node) -> NodeCatalog:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,6 +28,28 @@ def test_the_pieces_in_which_it_comes_do_not_matter(sizes):
         at += size
     found += reader.feed(text[at:])
     assert found == [b"one", b"two", b"three"]
+
+
+def test_a_view_that_arrives_byte_by_byte_is_not_copied_again_and_again():
+    """What a piece costs is a matter of its own size."""
+    reader, peaks = EventReader(), []
+    reader.feed(b"data: " + b"x" * (MOST_REST_BYTES - 10_000))
+    tracemalloc.start()
+    for _ in range(50):
+        tracemalloc.reset_peak()
+        before, _ = tracemalloc.get_traced_memory()
+        reader.feed(b"x")
+        peaks.append(tracemalloc.get_traced_memory()[1] - before)
+    tracemalloc.stop()
+    assert sorted(peaks)[25] < 4096
+
+
+def test_the_end_of_a_comment_is_an_end_too():
+    """Who sends nothing else is read no faster for that."""
+    reader = EventReader()
+    assert [(reader.feed(piece), reader.has_ended) for piece in (b": a\r", b"\n\r", b"\n: b")] == [
+        ([], False), ([], False), ([], True),
+    ]  # fmt: skip
 
 
 def test_an_event_without_an_end_is_refused():

@@ -114,6 +114,39 @@ def test_views_that_come_without_a_pause_do_not_hold_the_front(tmp_path):
     assert play(story, [node, FakeNode("b")], tmp_path) == {200}
 
 
+def test_comments_that_come_without_a_pause_are_read_slowly(tmp_path):
+    """They say nothing, and cost as much as views do."""
+    sent = []
+
+    async def stream(visit):
+        await visit.say(SSE_HEAD)
+        for number in range(3000):
+            await visit.say(chunk(b": \n\n" * 16384))
+            sent.append(number)
+
+    node = OddNode("odd", events=stream)
+
+    async def story(one):
+        await asyncio.sleep(2)
+        return (await one.ask(SMALL))[0]
+
+    assert play(story, [node, FakeNode("b")], tmp_path) == 200
+    assert len(sent) < 1000
+
+
+def test_a_version_that_is_none_stops_nothing(tmp_path):
+    """The lowest one counts, whatever a node calls its own."""
+    a, b = FakeNode("a"), FakeNode("b")
+
+    async def story(one):
+        a.tell(ollama="0.²." + "9" * 100)
+        await asyncio.sleep(0.3)
+        reply = await one.get("/api/version")
+        return reply.status, reply.json()
+
+    assert play(story, (a, b), tmp_path) == (200, {"version": "0.12.0"})
+
+
 def test_what_a_node_says_in_headers_is_bounded_and_printable(tmp_path):
     """Other headers of the router are not passed on."""
 

@@ -165,6 +165,19 @@ def test_a_node_that_is_taken_away_is_gone_and_not_down(tmp_path):
     assert up == {"c": 1}
 
 
+def test_two_nodes_with_one_name_are_told_apart_and_noted(tmp_path):
+    """Both serve; who has set them up learns of it."""
+    a, b = FakeNode("a"), FakeNode("b", boot="boot-2")
+
+    async def story(one):
+        b.tell(name="a")
+        await asyncio.sleep(0.3)
+        return (await one.admin("/router/state"))["notes"], urlsplit(b.url).netloc
+
+    notes, address = play(story, (a, b), tmp_path)
+    assert notes == [f"node a@{address}: another one has its node.name, too"]
+
+
 def test_a_wrong_key_is_a_fault_of_the_fleet(tmp_path):
     """No client is told that it is unauthorized."""
     a, b = FakeNode("a", key="another-key-0123456789"), FakeNode("b")
