@@ -187,6 +187,7 @@ class Members:
                 self._put(node)
             except (RouterError, UnreadableForm) as error:
                 self._telemetry.emit(Notified(f"the models of node {node.name} cannot be read: {error}", level="debug"))
+            if node.lacks_models:  # also if it tells of another one in each view
                 await asyncio.sleep(CATALOG_AGAIN_S)
                 fresh.set()
 

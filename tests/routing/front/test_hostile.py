@@ -114,6 +114,27 @@ def test_views_that_come_without_a_pause_do_not_hold_the_front(tmp_path):
     assert play(story, [node, FakeNode("b")], tmp_path) == {200}
 
 
+def test_a_catalog_that_is_never_the_one_of_the_views_is_not_read_all_the_time(tmp_path):
+    """At most once a second: it may have 16 MiB. What it says counts nevertheless."""
+    read = []
+
+    async def catalog(visit):
+        read.append(visit)
+        await answer(FakeNode("odd").catalog().to_json())(visit)
+
+    odd = OddNode("odd", catalog=catalog)
+    odd.changes = {"learned_digest": "never"}
+
+    async def story(one):
+        for _ in range(50):
+            odd.tell()
+            await asyncio.sleep(0.1)
+        return (await one.ask(SMALL))[0]
+
+    assert play(story, [odd], tmp_path) == 200
+    assert len(read) <= 7
+
+
 def test_comments_that_come_without_a_pause_are_read_slowly(tmp_path):
     """They say nothing, and cost as much as views do."""
     sent = []
