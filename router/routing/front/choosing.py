@@ -57,7 +57,7 @@ class Choosing:
     def choose(self, call: Call, now_s: float) -> Going | Blocked:
         """Return where a call goes; Blocked if something must be awaited before that is known.
 
-        Raises NoNodeAnswers, or Forbidden.
+        Raises NoNodeAnswers, UpstreamAway for what only nodes have that cannot be used, or Forbidden.
         """
         failed: Collection[str] = call.visit.failed if call.visit is not None else ()
         index, request = self._members.index, call.request
@@ -85,6 +85,7 @@ class Choosing:
                 if pick.position and call.visit is not None:
                     call.visit.pass_over(self._passed_over(wanted, pick.node, now_s))
                 return to_pick(call, node, chain, wanted, pick, wait_s)
+        self._members.check_not_away([one.key for one in wanted.variants])
         last = self._choice.last_resort(wanted, now_s, failed) or self._choice.last_resort(wanted, now_s)
         node = self._members.named(last) if last is not None else None
         if node is None:
@@ -171,6 +172,8 @@ class Choosing:
         is_remote = not self._chains.is_local(name) or self._chains.is_remote(name, self._members.index.catalog)
         if is_remote and is_name(name) and not call.may_use_remote:
             raise Forbidden(REMOTE_REFUSED)
+        if is_name(name):
+            self._members.check_not_away([key_of(name)])
         having = [node for node in self._members.usable() if is_name(name) and node.models.get(key_of(name))]
         return Going(next((node for node in having if node.name not in failed), None) or self._any(failed))
 

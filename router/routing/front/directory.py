@@ -102,12 +102,17 @@ class FrontDirectory:
             return having[0], name
         chain = self._chains.find(name, self._members.index.catalog, rules=self._chains.rules_of(team))
         if chain is None:
+            self._absent(name)
             return up[0], name
         installed = chain.installed(self._members.index.catalog)
         if not installed:
+            self._members.check_not_away([key_of(variant.model) for variant in chain.variants])
             raise ModelNotFound(f"model '{name}' not found")
         variant = self._best(chain) or installed[-1]
-        return next((one for one in up if one.has_model(variant)), up[0]), variant
+        shows = next((one for one in up if one.has_model(variant)), None)
+        if shows is None:
+            self._members.check_not_away([key_of(variant.model) for variant in chain.variants])
+        return shows or up[0], variant
 
     async def read(self, request: UpstreamRequest) -> UpstreamResponse:
         """Ask any node what is the same on all."""
@@ -121,7 +126,7 @@ class FrontDirectory:
     def targets(self, what: Managed, asked: str = "") -> Sequence[NodeSource]:
         """Return the nodes on which models are managed: the one that is asked for, else where they belong.
 
-        Raises BadRequest for a name of none, or NoNodeAnswers.
+        Raises BadRequest for a name of none, or UpstreamAway.
         """
         up = self._up()
         if asked:
@@ -131,10 +136,15 @@ class FrontDirectory:
                 raise BadRequest(f"X-Router-Backend: there is no node {asked[:64]!r}, only {names}")
             found: Sequence[NodeSource] = [NodeSource(node)]
         else:
-            found = self._uploads.belonging(what, up, lambda _name: None)
+            found = self._uploads.belonging(what, up, self._absent)
         if what.kind == "blob_put":
             self._uploads.remember(what.blobs, found[0].name)
         return found
+
+    def _absent(self, name: str) -> None:
+        """Raise UpstreamAway for a model that only nodes have that cannot be used."""
+        if is_name(name):
+            self._members.check_not_away([key_of(name)])
 
     def virtual_models(self, team: Team | None = None) -> list[VirtualModel]:
         """Return the chains whose name is not an installed model, as `team` has them, with their installed variants."""

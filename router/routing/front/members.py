@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 
 from router.adapters.discovery.found import Discovery, Nodes
@@ -13,7 +13,7 @@ from router.core.nodes.form import UnreadableForm
 from router.core.nodes.index import Index
 from router.core.nodes.state import OUT_S, Interned, Models, NodeState
 from router.core.nodes.view import NodeView
-from router.errors import NoNodeAnswers, RouterError
+from router.errors import NoNodeAnswers, RouterError, UpstreamAway
 from router.routing.front.node import READING, Links, Node
 from router.routing.front.stream import CATALOG_AGAIN_S, follow, read_catalog
 from router.telemetry import Notified, Supervisor, Telemetry, UpstreamDown, UpstreamGone, UpstreamUp
@@ -258,6 +258,12 @@ class Members:
             async with asyncio.timeout_at(min(until_s, self._now() + SWEEP_S)):
                 await self._changed.wait()
 
+    def check_not_away(self, keys: Collection[str]) -> None:
+        """Raise UpstreamAway if of these models no node has any that can be used, but one that cannot."""
+        having = [node for node in self._nodes.values() if any(map(node.models.get, keys))]
+        if having and all(map(self.why_out, having)):
+            raise UpstreamAway(why_each(having), retry_after_s=RETRY_S)
+
     def nobody(self) -> NoNodeAnswers:
         """Return the error that says why no node can be used."""
         return NoNodeAnswers(why_none(self._nodes.values()), retry_after_s=RETRY_S)
@@ -275,8 +281,13 @@ def why_none(nodes: Iterable[Node], most: int = 8) -> str:
     rows = list(nodes)
     if not rows:
         return "no node was found"
-    said = "; ".join(f"{node.name}: {node.why_out or _own_words(node)}" for node in rows[:most])
-    return f"no node can be used: {said}" + (f"; and {len(rows) - most} more" if len(rows) > most else "")
+    return f"no node can be used: {why_each(rows, most)}"
+
+
+def why_each(nodes: Sequence[Node], most: int = 8) -> str:
+    """Return in words why each of these nodes cannot be used."""
+    said = "; ".join(f"{node.name}: {node.why_out or _own_words(node)}" for node in nodes[:most])
+    return said + (f"; and {len(nodes) - most} more" if len(nodes) > most else "")
 
 
 def _own_words(node: Node) -> str:

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from router.telemetry import UpstreamDown, UpstreamGone, UpstreamUp
+from tests.config.keys.play import send
 from tests.routing.front.stage import BIG, MIDDLE, SMALL, FakeNode, fronted, play, run_virtual
 
 
@@ -176,6 +177,28 @@ def test_two_nodes_with_one_name_are_told_apart_and_noted(tmp_path):
 
     notes, address = play(story, (a, b), tmp_path)
     assert notes == [f"node a@{address}: another one has its node.name, too"]
+
+
+@pytest.mark.parametrize("why", ["it is draining", "its Ollama does not answer"])
+def test_what_only_a_node_has_that_is_away_is_not_not_installed(tmp_path, why):
+    """A client that is told 404 may delete or pull it. What nobody has is a 404 as ever, and others serve chains."""
+    a, b = FakeNode("a", models=(BIG, SMALL)), FakeNode("b", models=(SMALL,))
+    config = {"insecure_no_auth": True, "chains": {"best": [BIG, SMALL], "big": [BIG]}}
+
+    async def story(one):
+        a.tell(**({"draining": True} if "draining" in why else {"is_up": False}))
+        await asyncio.sleep(3)
+        found = [await one.ask(model) for model in (BIG, "big", "best", "nobody:1b")]
+        shown = await send(one.front.url, "POST", "/api/show", {"model": BIG})
+        deleted = await send(one.front.url, "DELETE", "/api/delete", {"model": BIG})
+        return found, (shown, deleted)
+
+    found, others = play(story, (a, b), tmp_path, config=config)
+    replies = [reply for *_, reply in found]
+    assert [reply.status for reply in (*replies[:3], *others)] == [502, 502, 200, 502, 502]
+    assert replies[0].json()["error"] == f"a: {why}"
+    assert "retry-after" in replies[0].headers
+    assert a.calls == []
 
 
 def test_a_wrong_key_is_a_fault_of_the_fleet(tmp_path):
