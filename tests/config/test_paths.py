@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -55,10 +56,8 @@ def named(config: Config, key: str) -> Any:
 
 def test_every_key_that_names_a_file_has_the_rule() -> None:
     """By their names: whoever adds one finds it here. `command` is run as a shell would."""
-    words = ("path", "file", "cert", "ca", "root", "key")
-    files = {
-        key for root in (Config, TeamSection) for key, _ in fields(root) if key.rpartition(".")[2].endswith(words)
-    } - {"watch_file"}
+    named = re.compile(r"(.*[._])?(path|file|cert|ca|root|key)")
+    files = {key for root in (Config, TeamSection) for key, _ in fields(root) if named.fullmatch(key)} - {"watch_file"}
     kinds = (FileName, StoreName)
     have = {
         key
