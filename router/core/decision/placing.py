@@ -64,7 +64,7 @@ class Placing:
 
     def cleared(self, others: Evicted) -> Cleared:
         """Return the cards as they are after `same` and `others` were unloaded."""
-        return self._books.cleared((*self._same, *others))
+        return self._books.cleared((*self._same, *others) if self._same else others)
 
     def let_stray(self) -> None:
         """Plan loads, too, that may go to another card which is too small: there is no other plan."""
@@ -210,7 +210,7 @@ class Placing:
 
     def _obstacle(self, main_gpu: int | None, places: tuple[int, ...], cleared: Cleared) -> str:
         """Return why the load would not go as planned; "" if nothing is in the way."""
-        if main_gpu is None and cleared.stay and not self._may_stray:
+        if not self._may_stray and main_gpu is None and cleared.stay:
             self.would_stray = True  # what Ollama believes of a card depends on who is there by its numbers
             return STRAYS
         cards = self._cards if places is self._all else tuple([self._gpus[at].index for at in places])

@@ -91,7 +91,11 @@ class Snapshot:
     @property
     def is_order_open(self) -> bool:
         """True if cards of different kinds may have each other's numbers. Equal ones have the same order everywhere."""
-        return len({(gpu.name, gpu.total_bytes) for gpu in self.gpus or () if gpu.index in self.unproven}) > 1
+        unproven = self.unproven
+        return (
+            bool(unproven)
+            and len({(gpu.name, gpu.total_bytes) for gpu in self.gpus or () if gpu.index in unproven}) > 1
+        )
 
     def __repr__(self) -> str:
         free = "unknown" if self.gpus is None else " + ".join(f"{gpu.free_bytes / GIB:.1f}" for gpu in self.gpus)
