@@ -153,8 +153,8 @@ class Choice:
         loading = [name for name in self._index.loading(one.weights) if not is_out(name) and name not in holders]
         for name in (*holders, *loading):
             state = self._index.get(name)
-            if state is not None:
-                yield offer_of(state, alone, now_s, self._own)
+            assert state is not None
+            yield offer_of(state, alone, now_s, self._own)
         seen = {*holders, *loading}
         for state in self._copies(one, now_s, lambda name: name in seen or is_out(name)):
             yield offer_of(state, alone, now_s, self._own)
@@ -231,7 +231,8 @@ class Choice:
 
     def _load(self, name: str, weights: str) -> int:
         state = self._index.get(name)
-        return load_on(state, weights, self._own) if state is not None else 0
+        assert state is not None
+        return load_on(state, weights, self._own)
 
     def _pick(self, wanted: Wanted, position: int, best: Ranked) -> Pick:
         state = self._index.get(best.place)

@@ -11,12 +11,13 @@ from router.core.decision.chain import Chain, Variant
 from router.core.decision.context import ContextRules
 from router.core.decision.fleet.offer import Tier
 from router.core.nodes.catalog import NodeCatalog, NodeModel, NodeNeed
-from router.core.nodes.choice import Choice
-from router.core.nodes.index import Index
+from router.core.nodes.choice import MOST_HOLDERS, Choice
+from router.core.nodes.index import MOST_ORDERS, Index
 from router.core.nodes.rooms import BESIDE, EVICTS, Rooms
-from router.core.nodes.state import LOADS_S, Interned, Models, NodeState
+from router.core.nodes.state import LOADS_S, MOST_INTERNED, MOST_NEEDS, Interned, Models, NodeState
 from router.core.nodes.view import NodeGpu, NodeLoading, NodeResident, NodeView
 from router.core.nodes.wanted import wanted_of
+from router.core.ollama.names import key_of
 from router.core.ollama.runner import LoadOptions
 from router.core.payload.read import InferenceRequest
 from router.core.units import GIB
@@ -348,3 +349,68 @@ def test_rooms_follow_the_nodes():
     rooms.remove("a")
     rooms.remove("a")
     assert (list(rooms.with_room(BESIDE, 0)), rooms.odd) == ([], set())
+
+
+def test_of_many_holders_those_with_least_to_do_are_compared():
+    """The last of them by name is the only one where nobody waits, and the front's own requests count as well."""
+    names = [f"n{at:02}" for at in range(MOST_HOLDERS + 4)]
+    states = [state(name, resident("small", in_flight=4, waiting=3, wait_s=9.0)) for name in names[:-2]]
+    states += [state(name, resident("small", in_flight=1)) for name in names[-2:]]
+    choice, index = choice_of(*states, own={(names[-1], "w-small"): 9})
+    assert pick(choice, index, one_of("small"), failed=(names[0],)).node == names[-2]
+
+
+def test_one_of_two_that_load_a_model_leaves_the_other():
+    _, index = choice_of(*(state(name, loading=(NodeLoading("w-big", 8192, 1.0),)) for name in "ab"))
+    index.put(state("a"))
+    assert index.loading("w-big") == ["b"]
+
+
+def test_the_orders_of_any_number_of_models_take_bounded_memory():
+    """One that was forgotten is the same when it is asked for again, on all nodes and on those of one size."""
+    _, index = choice_of(*(state(name, gib=gib) for name, gib in zip("abcdef", (24, 24, 24, 24, 8, 8), strict=True)))
+    first, first_of_size = list(index.order("m0")), list(index.order_of_size("m0", 24))
+    assert sorted(first_of_size) == ["a", "b", "c", "d"]
+    for number in range(2 * MOST_ORDERS):
+        index.order_of_size(f"m{number}", 24)
+    assert max(len(index._orders), len(index._orders_of_size)) <= MOST_ORDERS
+    assert (index.order("m0"), index.order_of_size("m0", 24)) == (first, first_of_size)
+
+
+def test_a_node_without_a_gpu_comes_last_of_those_that_cannot_serve():
+    """It is the last resort only where no other node is there."""
+    choice, index = choice_of(state("a", memory="no_gpu", gpus=()), state("b", gib=4))
+    wanted = wanted_of(InferenceRequest("big"), one_of("big"), index.catalog, RULES)
+    assert [(one.place, one.is_usable) for one in choice.ranked(wanted, 0.0)] == [("b", False), ("a", False)]
+    assert choice.last_resort(wanted, 0.0) == "b"
+    assert choice.last_resort(wanted, 0.0, ("b",)) == "a"
+
+
+def test_facts_of_any_number_of_models_take_bounded_memory():
+    """Those that come again say the same, if not as the same object."""
+    interned = Interned()
+    first = interned.facts(model("small"))
+    assert interned.facts(model("small")) is first
+    for number in range(MOST_INTERNED):
+        interned.facts(model("small", block_count=number + 1))
+    assert len(interned._known) <= MOST_INTERNED
+    again = interned.facts(model("small"))
+    assert (again.name, again.weights, again.info) == (first.name, first.weights, first.info)
+    assert again is not first
+
+
+def test_needs_for_any_number_of_contexts_take_bounded_memory():
+    """Each is what the model needs with that context."""
+    models = Models(NodeCatalog.of((model("small"),)))
+    for num_ctx in range(8192, 8192 + MOST_NEEDS + 8):
+        assert models.need(key_of("small:latest"), num_ctx) == model("small").need(num_ctx)
+    assert len(models._needs) <= MOST_NEEDS
+    assert models.need(key_of("other:latest"), 8192) is None
+
+
+def test_a_resident_holds_nothing_on_cards_that_it_does_not_tell_of():
+    """As of a card that was not there when it was loaded."""
+    gpus = tuple(NodeGpu(f"GPU-{at}", 24 * GIB, 20 * GIB) for at in range(2))
+    first, second = state("a", resident("small", gib=4, in_flight=1), gpus=gpus).cards
+    assert (first.busy_bytes, first.idle_bytes) == (4 * GIB, 0)
+    assert (second.busy_bytes, second.idle_bytes, second.free_bytes) == (0, 0, 20 * GIB)
