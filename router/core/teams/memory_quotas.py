@@ -147,11 +147,6 @@ class MemoryQuotas:
         """Return the tokens that requests of the team have taken today."""
         return self._current(team, self._now(), self._unix_now()).used
 
-    def expected_s(self, team: Team) -> float:
-        """Return when one of the team's requests under way is expected to end."""
-        now_s = self._now()
-        return self._current(team, now_s, self._unix_now()).expected_s(now_s)
-
     def keep_teams(self, names: Collection[str]) -> None:
         """Forget the counts of all other teams, which are no more; what they have under way is settled nevertheless."""
         self._uses = {name: use for name, use in self._uses.items() if name in names or use.running}

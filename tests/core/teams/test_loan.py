@@ -144,3 +144,22 @@ def test_a_request_under_way_is_told_again_and_again() -> None:
     assert 4.0 < loan.due_s <= 4.0 + HOLD_S / 2
     loan.fail(5.0)
     assert loan.due_s == 5.0
+
+
+def test_a_limit_that_a_reload_has_raised_counts_at_once() -> None:
+    """What is left is told by the new one, and the store is told of it."""
+    loan = loan_of(tokens_per_day=100)
+    asked(loan, 0.0, slots=0, used=100)
+    assert loan.why(1.0) == ("tokens_per_day", 3599.0)
+    raised = Team("coding", limits=TeamLimits(tokens_per_day=1000))
+    loan.follow(raised)
+    assert loan.why(1.0) == ("tokens_per_day", 1.0)
+    assert loan.report(1.0, [5]).team is raised
+
+
+def test_before_the_store_has_ever_answered_a_request_is_refused_for_its_loss() -> None:
+    """Of no limit is it known that nothing is left."""
+    loan = loan_of(concurrent=1)
+    loan.report(0.0, [0])
+    loan.fail(1.0)
+    assert loan.why(1.0) == ("on_loss", 1.0)
