@@ -241,3 +241,17 @@ def test_what_one_card_holds_once_all_are_gone_is_not_split():
     assert isinstance(found, Plan)
     assert set(found.evict) == {first.weights, second.weights}
     assert (found.cards, found.options.main_gpu) == ((0,), 0)
+
+
+def test_a_split_evicts_as_many_as_ollama_must_lose_although_fewer_free_enough():
+    """Ollama keeps one model at a time here: the bigger of the two would make room alone."""
+    large = facts_of("large:32b", 30)
+    big, small = facts_of("big:14b", 14), facts_of("small:1b", 1)
+    residents = (
+        resident_of(big, held_gib=15, card=0, order=0),
+        resident_of(small, held_gib=2, card=1, order=1),
+    )
+    snapshot = Snapshot((gpu_of(0, 24, 9), gpu_of(1, 24, 22)), residents, catalog=catalog_of(large))
+    one, two = (plan(large, snapshot, rules=MachineRules(ServerSettings(max_loaded_models=most))) for most in (1, 2))
+    assert (set(one.evict), one.cards) == ({big.weights, small.weights}, (0, 1))
+    assert two.evict == (big.weights,)
