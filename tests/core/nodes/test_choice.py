@@ -353,9 +353,9 @@ def test_rooms_follow_the_nodes():
 
 def test_of_many_holders_those_with_least_to_do_are_compared():
     """The last of them by name is the only one where nobody waits, and the front's own requests count as well."""
-    names = [f"n{at:02}" for at in range(MOST_HOLDERS + 4)]
+    names = [f"n{at:02}" for at in range(MOST_HOLDERS + 10)]
     states = [state(name, resident("small", in_flight=4, waiting=3, wait_s=9.0)) for name in names[:-2]]
-    states += [state(name, resident("small", in_flight=1)) for name in names[-2:]]
+    states += [state(name, resident("small", in_flight=1), gib=48) for name in names[-2:]]  # the last for copies
     choice, index = choice_of(*states, own={(names[-1], "w-small"): 9})
     assert pick(choice, index, one_of("small"), failed=(names[0],)).node == names[-2]
 
@@ -381,7 +381,11 @@ def test_a_node_without_a_gpu_comes_last_of_those_that_cannot_serve():
     """It is the last resort only where no other node is there."""
     choice, index = choice_of(state("a", memory="no_gpu", gpus=()), state("b", gib=4))
     wanted = wanted_of(InferenceRequest("big"), one_of("big"), index.catalog, RULES)
-    assert [(one.place, one.is_usable) for one in choice.ranked(wanted, 0.0)] == [("b", False), ("a", False)]
+    ranked = choice.ranked(wanted, 0.0)
+    assert [(one.place, one.is_usable, one.offer.is_without_gpu) for one in ranked] == [
+        ("b", False, False),
+        ("a", False, True),
+    ]
     assert choice.last_resort(wanted, 0.0) == "b"
     assert choice.last_resort(wanted, 0.0, ("b",)) == "a"
 
