@@ -209,6 +209,29 @@ def test_a_view_that_is_not_newer_is_not_taken(tmp_path):
     assert play(story, (a,), tmp_path) == (200, "a")
 
 
+class Remote(FakeNode):
+    """A node whose model runs on another server."""
+
+    def catalog(self):
+        return NodeCatalog.of((model_of(SMALL), msgspec.structs.replace(model_of(BIG), is_remote=True)))
+
+
+def test_a_name_that_stands_for_a_model_of_another_server_needs_the_same_right(tmp_path):
+    """Whatever it is called; the node that has it gets the request of who may use it."""
+    a = Remote("a")
+
+    async def story(one):
+        found = [await one.ask(BIG, headers=[("x-api-key", key)]) for key in keys]
+        return [reply.status for _, _, reply in found]
+
+    keys = [make_key(name, "0123456789abcdefghijABCDEFGHIJxy") for name in ("ops", "boss")]
+    for key, name, more in zip(keys, ("ops", "boss"), ("", "models: {allow: ['*', '*:cloud']}"), strict=True):
+        row = f"{{ id: ci, sha256: {digest_of(key.encode()).hex()} }}"
+        (tmp_path / f"{name}.yaml").write_text(f"team: {name}\nkeys: [{row}]\nrights: [infer]\n{more}\n")
+    assert play(story, (a,), tmp_path, {"teams": str(tmp_path / "*.yaml")}) == [403, 200]
+    assert len(a.calls) == 1
+
+
 class Library(FakeNode):
     """A node with many models."""
 
@@ -289,13 +312,14 @@ def test_models_that_arrive_when_their_node_is_out_do_not_bring_it_back(tmp_path
 
     async def stream(visit):
         await visit.say(SSE_HEAD)
-        await visit.say(chunk(b"data: " + odd.view().to_json() + b"\n\n"))
+        if not go.is_set():
+            await visit.say(chunk(b"data: " + odd.view().to_json() + b"\n\n"))
         await go.wait()
         await visit.say(chunk(b"data: {]\n\n"))
 
     async def catalog(visit):
         await go.wait()
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(1)
         await answer(odd.catalog().to_json())(visit)
 
     odd = OddNode("odd", events=stream, catalog=catalog)
@@ -303,9 +327,10 @@ def test_models_that_arrive_when_their_node_is_out_do_not_bring_it_back(tmp_path
     async def story(one):
         members = one.front.router.routes.members
         await asyncio.sleep(1)
+        node = members.named("odd")
         go.set()
-        await asyncio.sleep(0.2)
-        return len(members.named("odd").models), members.named("odd").why_out, [one.name for one in members.usable()]
+        await asyncio.sleep(3)
+        return len(node.models), node.why_out, [one.name for one in members.usable()]
 
     models, why, usable = play(story, [odd, FakeNode("b")], tmp_path)
     assert models == 3
