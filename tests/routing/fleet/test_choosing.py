@@ -285,3 +285,56 @@ def test_that_a_request_stays_is_known_for_less_than_a_second_of_those_that_wait
         stays.note(number, 5.0, 100.0)
     assert not stays.holds("first", 5.0, 100.0)
     assert stays.holds(MOST_KEPT - 1, 5.0, 100.0)
+
+
+def test_an_unload_of_a_chain_ends_each_of_its_variants_where_it_is_loaded():
+    """Not all of them are on each backend."""
+
+    async def story(one):
+        for model in (MIDDLE, SMALL):
+            for place in one.router.router.routes.places:
+                if (model, place.name) != (MIDDLE, "b"):
+                    await one.load(place, model)
+        assert [one.residents(name) for name in TWO] == [[MIDDLE, SMALL], [SMALL]]
+        assert (await one.ask({"model": "best", "keep_alive": 0}))[0] == 200
+        await asyncio.sleep(5)
+        assert one.residents("b") == []
+        assert MIDDLE not in one.residents("a")
+
+    play(story, TWO, {**ALONE, "chains": {"best": [MIDDLE, SMALL]}})
+
+
+def test_a_chain_that_may_be_on_a_backend_that_is_still_being_read_is_not_called_unknown():
+    """That one accepts connections, and never answers: the client may try again."""
+
+    async def run():
+        server = await asyncio.start_server(hang, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        config = {**ALONE, "backends.z.url": url, "chains": {"best": [BIG]}}
+        async with server, fleet({"a": (24564,)}, config, models=(SMALL,)) as one:
+            await asyncio.sleep(START_S)
+            status, _, reply = await one.ask(hello("best"))
+            return status, reply.json()["error"], reply.headers.get("retry-after")
+
+    status, error, retry_after = run_virtual(run())
+    assert (status, error.startswith("z: "), retry_after) == (502, True, "5"), error
+
+
+def test_a_request_for_what_was_deleted_while_it_waited_for_memory_is_not_found():
+    """It does not wait on at the backend where it was installed."""
+
+    async def story(one):
+        for name in TWO:
+            one.sims[name].cards.set_foreign(0, 20000 * MIB)
+        await asyncio.sleep(3)
+        asked = asyncio.create_task(one.ask(hello(BIG)))
+        await asyncio.sleep(5)
+        assert not asked.done()
+        for name in TWO:
+            await send(one.sims[name].url, "DELETE", "/api/delete", {"model": BIG})
+        began_s = now_s()
+        status, _, reply = await asked
+        return status, reply.json()["error"], now_s() - began_s
+
+    status, error, took_s = play(story, TWO, {**ALONE, "defaults.nothing_fits": "wait", "queue.wait_s": 300})
+    assert (status, took_s < 120) == (404, True), (error, took_s)
