@@ -7,11 +7,10 @@ import threading
 
 import pytest
 
-from ollama_simulator.clock import run_virtual
 from router.admin.actions import Actions
 from router.admin.board import Board
 from router.admin.chat import Chat
-from router.admin.feed import ALIVE_S, Feed
+from router.admin.feed import Feed
 from router.admin.timeline import Timeline
 from router.admin.totals import Totals
 from router.core.payload.read import read_wholly
@@ -435,23 +434,3 @@ async def test_what_cannot_be_read_now_holds_up_no_viewer():
     await viewer.aclose()
     await feed.aclose()
     await asyncio.wait_for(ended.wait(), 60)
-
-
-def test_a_viewer_of_data_that_do_not_change_is_told_that_the_router_is_alive():
-    """So that neither a proxy nor the page takes the silence for an end."""
-
-    async def story():
-        loop = asyncio.get_running_loop()
-        feed = Feed(lambda: {"n": 1}, list)
-        events = feed.events()
-        first = [await anext(events) for _ in range(2)]
-        began_s = loop.time()
-        while (event := await anext(events)).startswith(b"event"):
-            first.append(event)
-        await events.aclose()
-        await feed.aclose()
-        return first, event, loop.time() - began_s
-
-    first, event, waited_s = run_virtual(story())
-    assert first[0] == b": ollama-router\n\n"
-    assert (event, waited_s) == (b": alive\n\n", pytest.approx(ALIVE_S, abs=1))
