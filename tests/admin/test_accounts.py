@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+import pytest
+
 from ollama_simulator.clock import run_virtual
 from router.adapters.usage_store import Row
-from router.admin.accounts import LAST_ROWS_S, RESTORE_S, Accounts
+from router.admin.accounts import LAST_ROWS_S, MOST_ROWS, RESTORE_S, Accounts
 from router.config import Audit
 from router.core.teams.usage import FIGURES, UsageBatch
+from router.errors import RouterError
 from router.telemetry import Finished
 
 
@@ -74,3 +77,48 @@ def test_an_end_keeps_the_last_usage_and_does_not_wait_for_a_database_that_hangs
     store, took_s = run_virtual(story())
     assert [figures.requests for batch in store.kept for _, figures in batch.rows] == [1]
     assert (store.error, took_s) == ("closed", LAST_ROWS_S)
+
+
+class Answering(Store):
+    """A store whose rows are given; None if it cannot be read."""
+
+    def __init__(self, found: list[Row] | None) -> None:
+        super().__init__(0.0)
+        self._found = found
+        self.error = "" if found is not None else "the disk is gone"
+
+    async def rows(self, _since: int, _until: int, _by: Sequence[str], most: int) -> list[Row] | None:
+        return self._found[:most] if self._found is not None else None
+
+
+@pytest.mark.parametrize(
+    ("found", "text"),
+    [(None, "the usage cannot be read: the disk is gone"), ([{}] * (MOST_ROWS + 5), "ask for fewer hours")],
+)
+def test_usage_that_cannot_be_read_or_is_too_long_is_an_error_and_not_a_part_of_it(
+    found: list[Row] | None, text: str
+) -> None:
+    async def story() -> None:
+        store = Answering(found)
+        accounts = Accounts(store, 5.0, Audit(), lambda _name: True, print, flush=lambda: None, unix_now=float)
+        with pytest.raises(RouterError, match=text):
+            await accounts.rows(0, 1, ("team",))
+
+    run_virtual(story())
+
+
+def test_without_usage_requests_are_not_counted() -> None:
+    async def hooks(*, counts_usage: bool) -> int:
+        accounts = Accounts(
+            Store(0.0),
+            5.0,
+            Audit(),
+            lambda _name: True,
+            print,
+            flush=lambda: None,
+            unix_now=float,
+            counts_usage=counts_usage,
+        )
+        return len(accounts.hooks)
+
+    assert [run_virtual(hooks(counts_usage=counts)) for counts in (True, False)] == [1, 0]

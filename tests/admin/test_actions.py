@@ -6,7 +6,7 @@ from router.admin.actions import Actions
 from router.backend.setbacks import NO_GPU
 from router.core.decision.snapshot import ALL_WEIGHTS
 from router.core.decision.verdict import VerdictKind
-from router.errors import BadRequest, ModelNotFound
+from router.errors import BadRequest, ModelNotFound, ReloadRefused
 from tests.admin.test_inspector import inspected
 from tests.backend.machine import BIG, MIDDLE, SMALL, MemoryMachine, weights_of
 
@@ -65,3 +65,13 @@ def test_what_is_not_installed_cannot_be_forgotten(model, error):
             await Actions([scene.backend]).forget(model)
 
     inspected(story, MemoryMachine(*ALL))
+
+
+def test_a_configuration_that_was_not_read_from_anywhere_cannot_be_read_again():
+    """The operator is told, instead of that nothing has changed."""
+
+    async def story(scene, _inspector):
+        with pytest.raises(ReloadRefused, match="does not come from a file"):
+            await Actions([scene.backend]).reload()
+
+    inspected(story)

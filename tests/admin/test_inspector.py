@@ -314,3 +314,17 @@ def test_without_readings_the_advice_promises_nothing():
         assert row["advice"].startswith("the next request for it loads it again at")
 
     inspected(story, has_probe=False)
+
+
+def test_without_readings_the_advice_names_a_smaller_variant_as_one_to_be_tried():
+    """The model itself has just failed to load."""
+
+    async def story(scene, inspector):
+        scene.machine.put(BIG, vram_bytes=GIB)
+        await scene.backend.world.refresh_fresh()
+        scene.backend.world.bar(weights_of(BIG), 60.0, "it failed")
+        (row,) = inspector.state()["residents"]
+        assert row["advice"].startswith(f"{BIG.name}")
+        assert row["advice"].endswith(f"; {SMALL.name} at 32768 would be tried, and verified")
+
+    inspected(story, has_probe=False)

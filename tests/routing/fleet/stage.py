@@ -17,6 +17,7 @@ from router.config import load_config
 from router.core.payload.read import InferenceRequest
 from router.http.client.pool import HttpRelay
 from router.planning.stage import _client
+from router.routing.fleet.place import Place
 from router.telemetry import Decided, Event, Finished
 from tests.config.keys.play import MODELS, get, record, send
 
@@ -54,10 +55,14 @@ class Fleet:
     async def load_everywhere(self, model: str) -> None:
         """Load a model on each backend, as `keep:` does on one."""
         for place in self.router.router.routes.places:
-            request, found = InferenceRequest(model), place.decisions.explain(model)
-            assert found is not None
-            key, decide = place.decisions.key(request, found[0]), place.decisions.decide_afresh
-            await place.backend.line.wait(key, partial(decide, request, found[0]), place.backend.now())
+            await self.load(place, model)
+
+    async def load(self, place: Place, model: str) -> None:
+        """Load a model on one backend."""
+        request, found = InferenceRequest(model), place.decisions.explain(model)
+        assert found is not None
+        key, decide = place.decisions.key(request, found[0]), place.decisions.decide_afresh
+        await place.backend.line.wait(key, partial(decide, request, found[0]), place.backend.now())
 
     def residents(self, name: str) -> list[str]:
         return sorted(row.model.name for row in self.sims[name].engine.ps())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from tests.config.keys.play import BIG, MIDDLE, SMALL, hello, send
+from tests.config.keys.play import BIG, MIDDLE, SMALL, get, hello, send
 from tests.routing.fleet.stage import play
 
 DESK_TOWER = {"desk": (12288,), "tower": (24564,)}
@@ -136,8 +136,8 @@ def test_explain_names_the_backend_that_does_not_answer_and_works_while_the_firs
     async def story(one):
         await lose(one, "desk")
         assert (await one.admin(f"/router/explain?model={BIG}"))["backend"] == "tower"
-        missing = await one.get("/router/explain?model=unknown:1b")
-        assert missing.status == 404
+        missing = await get(one.router.admin_url, "/router/explain?model=unknown:1b")
+        assert (missing.status, missing.json()["error"]) == (404, "model 'unknown:1b' not found")
         found = await one.admin(f"/router/explain?model={SMALL}")
         assert found["ranking"][0]["backend"] == "desk"
         assert "cannot reach" in found["ranking"][0]["reason"]

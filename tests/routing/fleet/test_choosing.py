@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from contextlib import AsyncExitStack
 
 import pytest
 
 from ollama_simulator.clock import run_virtual
 from router.backend.installed import LOOK_UP_S
 from router.config import load_config, prepare
+from router.core.payload.read import InferenceRequest
 from router.core.units import MIB
 from router.routing.fleet.away import START_S
+from router.routing.fleet.offers import MOST_KEPT as MOST_DECISIONS
 from router.routing.fleet.stays import KEPT_S, MOST_KEPT, Stays
 from tests.config.keys.play import BIG, EMBEDDER, MIDDLE, SMALL, chat, hello, send
 from tests.routing.fleet.stage import fleet, play
@@ -39,34 +42,41 @@ async def hang(reader, writer):
         writer.close()
 
 
-async def ask_early(url, body):
-    """Send a request as soon as the router listens; return its status, its backend, and when the answer was there."""
+async def answered_early(url, body):
+    """Send a request as soon as the router listens; return the answer, and when it was there."""
     while True:
         try:
             reply = await send(url, "POST", "/api/generate", body)
         except ConnectionError:
             await asyncio.sleep(0.01)
         else:
-            return reply.status, reply.headers.get("x-router-backend", ""), now_s()
+            return reply, now_s()
+
+
+def asked_while_starting(model, cards, hanging, config=None, **more):
+    """Return the answer to the first request of a router, some of whose backends never answer, and when it came."""
+
+    async def run():
+        async with AsyncExitStack() as stack:
+            options = {**ALONE, **(config or {})}
+            for name in hanging:
+                server = await stack.enter_async_context(await asyncio.start_server(hang, "127.0.0.1", 0))
+                options[f"backends.{name}.url"] = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            with socket.create_server(("127.0.0.1", 0)) as free:
+                options["listen"] = f"127.0.0.1:{free.getsockname()[1]}"
+            began_s = now_s()
+            asked = asyncio.create_task(answered_early(f"http://{options['listen']}", hello(model)))
+            await stack.enter_async_context(fleet(cards, options, **more))
+            reply, done_s = await asked
+            return reply, done_s - began_s
+
+    return run_virtual(run())
 
 
 def test_a_backend_whose_state_is_still_being_read_holds_up_the_first_requests_for_two_seconds_only():
     """It accepts connections, and never answers. Until then it might have had the model loaded."""
-
-    async def run():
-        server = await asyncio.start_server(hang, "127.0.0.1", 0)
-        free = socket.create_server(("127.0.0.1", 0))
-        ports = server.sockets[0].getsockname()[1], free.getsockname()[1]
-        free.close()
-        config = {**ALONE, "backends.z.url": f"http://127.0.0.1:{ports[0]}", "listen": f"127.0.0.1:{ports[1]}"}
-        asked = asyncio.create_task(ask_early(f"http://127.0.0.1:{ports[1]}", hello(SMALL)))
-        began_s = now_s()
-        async with server, fleet({"a": (24564,)}, config):
-            status, backend, done_s = await asked
-        return status, backend, done_s - began_s
-
-    status, backend, took_s = run_virtual(run())
-    assert (status, backend) == (200, "a")
+    reply, took_s = asked_while_starting(SMALL, {"a": (24564,)}, "z")
+    assert (reply.status, reply.headers["x-router-backend"]) == (200, "a")
     assert START_S <= took_s < START_S + 2
 
 
@@ -285,3 +295,70 @@ def test_that_a_request_stays_is_known_for_less_than_a_second_of_those_that_wait
         stays.note(number, 5.0, 100.0)
     assert not stays.holds("first", 5.0, 100.0)
     assert stays.holds(MOST_KEPT - 1, 5.0, 100.0)
+
+
+def test_an_unload_of_a_chain_ends_each_of_its_variants_where_it_is_loaded():
+    """Not all of them are on each backend."""
+
+    async def story(one):
+        for model in (MIDDLE, SMALL):
+            for place in one.router.router.routes.places:
+                if (model, place.name) != (MIDDLE, "b"):
+                    await one.load(place, model)
+        assert [one.residents(name) for name in TWO] == [[MIDDLE, SMALL], [SMALL]]
+        assert (await one.ask({"model": "best", "keep_alive": 0}))[0] == 200
+        await asyncio.sleep(5)
+        assert one.residents("b") == []
+        assert MIDDLE not in one.residents("a")
+
+    play(story, TWO, {**ALONE, "chains": {"best": [MIDDLE, SMALL]}})
+
+
+def test_a_chain_that_may_be_on_a_backend_that_is_still_being_read_is_not_called_unknown():
+    """That one accepts connections, and never answers: the client may try again."""
+    config = {"chains": {"best": [BIG]}}
+    reply, took_s = asked_while_starting("best", {"a": (24564,)}, "z", config, models=(SMALL,))
+    assert (reply.status, reply.json()["error"].startswith("z: "), reply.headers["retry-after"]) == (502, True, "5")
+    assert START_S <= took_s < START_S + 1
+
+
+def test_requests_while_no_backend_has_ever_answered_fail_with_what_is_wrong_with_each():
+    """They wait for them at the start, and look once more."""
+    reply, took_s = asked_while_starting(SMALL, {}, "yz")
+    error = reply.json()["error"]
+    assert (reply.status, "y: " in error, "z: " in error) == (502, True, True)
+    assert took_s > START_S
+
+
+def test_a_request_for_what_was_deleted_while_it_waited_for_memory_is_not_found():
+    """It does not wait on at the backend where it was installed."""
+
+    async def story(one):
+        for name in TWO:
+            one.sims[name].cards.set_foreign(0, 20000 * MIB)
+        await asyncio.sleep(3)
+        asked = asyncio.create_task(one.ask(hello(BIG)))
+        await asyncio.sleep(5)
+        assert not asked.done()
+        for name in TWO:
+            await send(one.sims[name].url, "DELETE", "/api/delete", {"model": BIG})
+        began_s = now_s()
+        status, _, reply = await asked
+        return status, reply.json()["error"], now_s() - began_s
+
+    status, error, took_s = play(story, TWO, {**ALONE, "defaults.nothing_fits": "wait", "queue.wait_s": 300})
+    assert (status, took_s < 120) == (404, True), (error, took_s)
+
+
+def test_requests_of_very_many_kinds_are_ranked_as_if_each_were_the_first():
+    """What is kept of decisions is bounded, and forgetting it changes none."""
+
+    async def story(one):
+        routes = one.router.router.routes
+        chain = routes.places[0].decisions.explain(SMALL)[0]
+        kinds = [InferenceRequest(SMALL, num_ctx=2048 + number) for number in range(MOST_DECISIONS)]
+        contexts = [routes.ranked(kind, chain)[0].offer.chosen.num_ctx for kind in kinds]
+        assert all(0 <= found - kind.num_ctx < 2048 for found, kind in zip(contexts, kinds, strict=True))
+        assert [one.offer.chosen.num_ctx for one in routes.ranked(kinds[0], chain)] == [2048] * 2
+
+    play(story, TWO, ALONE, models=(SMALL,))
