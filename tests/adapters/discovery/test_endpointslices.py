@@ -231,3 +231,12 @@ def test_the_token_is_read_for_each_request(tmp_path):
     shown = [b"authorization: bearer first" in head.lower() for head in api.heads]
     assert shown[0] is True
     assert shown[-1] is False
+
+
+def test_a_list_without_end_and_one_nested_without_end_take_no_node_away(monkeypatch):
+    """Both are reported, and the list is read again after a pause."""
+    monkeypatch.setattr("router.adapters.discovery.endpointslices.MOST_BYTES", 5000)
+    for bad, why in ((b" " * 6000, "the list is longer than 5000 bytes"), (b"[" * 4000, "not readable JSON")):
+        api = Api([listed(slice_of("s1", A)), bad, listed(slice_of("s1", B))], [[BOOKMARK]])
+        assert follow(api, 6.0) == [only("a"), only("b")]
+        assert api.said == [f"the endpoints of llm/nodes cannot be read: {why}"]
