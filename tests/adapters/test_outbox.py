@@ -69,3 +69,15 @@ async def test_after_a_failure_the_file_is_opened_anew(tmp_path: Path) -> None:
     await outbox.drop(batch(1))
     assert await outbox.first() == large
     await outbox.aclose()
+
+
+async def test_what_waits_in_memory_outlives_a_failure() -> None:
+    """Closing it, as is done with a file, would lose all."""
+    outbox = Outbox(None, MIB)
+    assert await outbox.put(batch(1))
+    assert outbox._connection is not None
+    (pages,) = outbox._connection.execute("PRAGMA page_count").fetchone()
+    outbox._connection.execute(f"PRAGMA max_page_count={pages}")
+    assert not await outbox.put(batch(2, *(key(f"team-{number:05d}" * 20) for number in range(200))))
+    assert await outbox.first() == batch(1)
+    await outbox.aclose()

@@ -292,3 +292,18 @@ def test_a_corrupt_file_that_cannot_be_moved_aside_is_said_once(path: Path) -> N
         await store.aclose()
 
     asyncio.run(add())
+
+
+async def test_usage_in_memory_that_is_full_keeps_what_it_has() -> None:
+    """Closing it, as is done with a file, would lose all."""
+    said: list[str] = []
+    store = SqliteUsage(None, report=said.append)
+    assert await store.add(batch(1))
+    assert store._connection is not None
+    (pages,) = store._connection.execute("PRAGMA page_count").fetchone()
+    store._connection.execute(f"PRAGMA max_page_count={pages}")
+    many = [key(f"team-{number:05d}" * 20) for number in range(200)]
+    assert not await store.add(batch(2, *many))
+    assert (len(said), "full" in store.error) == (1, True)
+    assert await all_of(store) == [(1, 5)]
+    await store.aclose()
