@@ -9,7 +9,7 @@ from pathlib import Path
 
 from router.adapters.outbox import Outbox
 from router.core.units import MIB
-from tests.adapters.test_usage_store import batch
+from tests.adapters.test_usage_store import batch, key
 
 
 async def started() -> None:
@@ -42,3 +42,42 @@ async def test_a_caller_that_gives_up_neither_interrupts_a_write_nor_lets_a_clos
         await again.drop(first)
     assert waiting == [1, 2]
     await again.aclose()
+
+
+async def test_only_the_oldest_batch_is_dropped(tmp_path: Path) -> None:
+    """One that another router has dropped meanwhile takes no other with it."""
+    outbox = Outbox(str(tmp_path / "o"), MIB)
+    for seq in (1, 2):
+        assert await outbox.put(batch(seq))
+    await outbox.drop(batch(1))
+    await outbox.drop(batch(1))
+    assert await outbox.first() == batch(2)
+    await outbox.aclose()
+
+
+async def test_after_a_failure_the_file_is_opened_anew(tmp_path: Path) -> None:
+    """SQLite's own bound of pages stands for the disk; it is one of the connection."""
+    outbox = Outbox(str(tmp_path / "o"), MIB)
+    assert await outbox.put(batch(1))
+    assert outbox._connection is not None
+    (pages,) = outbox._connection.execute("PRAGMA page_count").fetchone()
+    outbox._connection.execute(f"PRAGMA max_page_count={pages}")
+    large = batch(2, *(key(f"team-{number:05d}" * 20) for number in range(200)))
+    assert not await outbox.put(large)
+    assert await outbox.put(large)
+    assert await outbox.first() == batch(1)
+    await outbox.drop(batch(1))
+    assert await outbox.first() == large
+    await outbox.aclose()
+
+
+async def test_what_waits_in_memory_outlives_a_failure() -> None:
+    """Closing it, as is done with a file, would lose all."""
+    outbox = Outbox(None, MIB)
+    assert await outbox.put(batch(1))
+    assert outbox._connection is not None
+    (pages,) = outbox._connection.execute("PRAGMA page_count").fetchone()
+    outbox._connection.execute(f"PRAGMA max_page_count={pages}")
+    assert not await outbox.put(batch(2, *(key(f"team-{number:05d}" * 20) for number in range(200))))
+    assert await outbox.first() == batch(1)
+    await outbox.aclose()

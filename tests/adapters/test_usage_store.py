@@ -271,3 +271,39 @@ def test_what_a_killed_process_has_written_is_there(path: Path) -> None:
     os.waitpid(child, 0)
     is_added, found = asyncio.run(add_and_read(path, []))
     assert (is_added, [row["requests"] for row in found or []]) == (True, [1])
+
+
+def test_a_corrupt_file_that_cannot_be_moved_aside_is_said_once(path: Path) -> None:
+    """And left as it is; as soon as it can be moved, a new one is begun."""
+    path.parent.mkdir()
+    path.write_bytes(b"this is not SQLite" * 100)
+    target = path.with_name("usage.sqlite.broken")
+    target.mkdir()
+    said: list[str] = []
+
+    async def add() -> None:
+        store = SqliteUsage(str(path), report=said.append)
+        assert [await store.add(batch(1)) for _ in range(2)] == [False, False]
+        assert (len(said), "cannot be used" in said[0], bool(store.error)) == (1, True, True)
+        assert await asyncio.to_thread(path.read_bytes) == b"this is not SQLite" * 100
+        target.rmdir()
+        assert await store.add(batch(1))
+        assert (await all_of(store), store.error) == ([(1, 5)], "")
+        await store.aclose()
+
+    asyncio.run(add())
+
+
+async def test_usage_in_memory_that_is_full_keeps_what_it_has() -> None:
+    """Closing it, as is done with a file, would lose all."""
+    said: list[str] = []
+    store = SqliteUsage(None, report=said.append)
+    assert await store.add(batch(1))
+    assert store._connection is not None
+    (pages,) = store._connection.execute("PRAGMA page_count").fetchone()
+    store._connection.execute(f"PRAGMA max_page_count={pages}")
+    many = [key(f"team-{number:05d}" * 20) for number in range(200)]
+    assert not await store.add(batch(2, *many))
+    assert (len(said), "full" in store.error) == (1, True)
+    assert await all_of(store) == [(1, 5)]
+    await store.aclose()

@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from ollama_simulator.clock import run_virtual
 from router.adapters.discovery.endpointslices import MOST_LINE_BYTES, EndpointSlices, nodes_in
-from tests.http.raw_upstream import answer, chunk, raw_upstream
+from tests.http.raw_upstream import answer, chunk, raw_upstream, reset
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
 
@@ -231,3 +231,30 @@ def test_the_token_is_read_for_each_request(tmp_path):
     shown = [b"authorization: bearer first" in head.lower() for head in api.heads]
     assert shown[0] is True
     assert shown[-1] is False
+
+
+def test_a_list_without_end_and_one_nested_without_end_take_no_node_away(monkeypatch):
+    """Both are reported, and the list is read again after a pause."""
+    monkeypatch.setattr("router.adapters.discovery.endpointslices.MOST_BYTES", 5000)
+    for bad, why in ((b" " * 6000, "the list is longer than 5000 bytes"), (b"[" * 4000, "not readable JSON")):
+        api = Api([listed(slice_of("s1", A)), bad, listed(slice_of("s1", B))], [[BOOKMARK]])
+        assert follow(api, 6.0) == [only("a"), only("b")]
+        assert api.said == [f"the endpoints of llm/nodes cannot be read: {why}"]
+
+
+def test_a_watch_that_breaks_off_is_no_failure():
+    """Long connections do; the list is read again."""
+
+    class Cutting(Api):
+        async def serve(self, visit):
+            if b"watch=1" in visit.target and self.watches:
+                self.watches.clear()
+                await visit.say(HEAD + chunk(event("ADDED", slice_of("s2", B))))
+                await asyncio.sleep(0.1)
+                reset(visit.writer)
+            else:
+                await super().serve(visit)
+
+    api = Cutting([listed(slice_of("s1", A)), listed(slice_of("s1", C))], [[None]])
+    assert follow(api, 5.0) == [only("a"), only("a", "b"), only("c")]
+    assert api.said == []

@@ -82,7 +82,8 @@ async def test_processes_have_names_and_memory_if_the_driver_reports_them(stub, 
     """An unknown name is "", unknown memory is None."""
     stub.stub_cards(1, -1, 2)
     processes = (GpuProcess(0, 100, "python3", 512 * MIB), GpuProcess(0, 101, "", None))
-    assert (await probe.read()).processes == processes
+    for _ in range(2):  # names are kept
+        assert (await probe.read()).processes == processes
 
 
 async def test_mig_instances_replace_their_card(stub, probe):

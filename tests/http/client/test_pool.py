@@ -17,8 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.errors import Busy, UpstreamError, UpstreamTimeout, UpstreamUnreached
-from router.http.client.pool import HttpRelay
+from router.http.client.pool import MOST_FRONTS, HttpRelay
 from router.http.client.response import UpstreamRequest, UpstreamResponse
+from router.http.repeats import MAX_HEAD_BYTES
 from tests.fakes import needs_pauses
 from tests.http.raw_upstream import STREAM_HEAD, Visit, answer, chunk, raw_upstream, reset
 
@@ -824,3 +825,16 @@ async def test_every_request_that_waits_for_a_connection_gets_the_error_of_openi
     assert [type(error) for error in found] == [UpstreamError] * 3
     assert relay.open_connections == 0
     await relay.aclose()
+
+
+async def test_how_heads_begin_is_kept_for_so_many_requests_and_for_no_huge_one() -> None:
+    """Targets come from clients: any number of them, as long as they like, take bounded memory."""
+    async with raw_upstream(answer(b"x")) as upstream:
+        relay = HttpRelay(upstream.url)
+        targets = [b"/%d" % number for number in range(MOST_FRONTS + 1)]
+        targets.append(b"/" + b"a" * MAX_HEAD_BYTES)
+        for target in targets:
+            assert await read_all(await relay.open(UpstreamRequest(b"GET", target))) == b"x"
+        assert [head.split()[1] for head, _ in upstream.requests] == targets
+        assert list(relay._fronts) == [(b"GET", b"/%d" % MOST_FRONTS, b"")]
+        await relay.aclose()

@@ -159,3 +159,19 @@ async def test_an_unwanted_answer_is_thrown_away_up_to_a_limit():
     response.feed(b"56")
     assert told == ["too much"]
     assert response.read_nowait() is None
+
+
+async def test_a_whole_answer_goes_to_the_sink_or_wakes_who_waits_for_it():
+    """As if its pieces had come one by one."""
+    _, poured = answer()
+    found = []
+    pouring = asyncio.create_task(poured.pour(lambda piece: found.append(piece) or True))
+    await asyncio.sleep(0)
+    poured.arrive(NO_HEAD, b"whole")
+    await pouring
+    assert (found, poured.read_nowait()) == ([b"whole"], b"")
+    _, awaited = answer()
+    reading = asyncio.create_task(awaited.read())
+    await asyncio.sleep(0)
+    awaited.arrive(NO_HEAD, b"whole")
+    assert (await reading, await awaited.read()) == (b"whole", b"")

@@ -255,3 +255,10 @@ async def test_an_answer_of_the_router_itself_is_not_lost() -> None:
             raw.writer.write_eof()
             assert b"HTTP/1.1 200 OK" in await raw.reader.read()
             raw.close()
+
+
+async def test_a_connection_that_is_not_watched_is_not_gone() -> None:
+    """A look that was due as the watch ended does nothing."""
+    departure = Departure(Deadlines())
+    departure.expire()
+    assert (departure.is_gone(), departure.deadline) == (False, 0.0)

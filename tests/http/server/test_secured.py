@@ -1,18 +1,42 @@
 """Clients of a listener with TLS before their handshake is over: counted, bounded in time, and told what is wrong."""
 
 import asyncio
+import os
+import resource
+import socket
 import ssl
-from contextlib import suppress
+import struct
+import time
+from contextlib import contextmanager, suppress
 
 import pytest
 
 from router.http.server.limits import WireLimits
 from router.http.server.listener import Listener
-from router.http.server.secured import NOT_TLS
+from router.http.server.secured import NOT_TLS, listening_on
 from tests.certificates import certificate, needs_openssl
 
 pytestmark = needs_openssl
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+def has_ipv6():
+    with suppress(OSError), socket.create_server(("::1", 0), family=socket.AF_INET6):
+        return True
+    return False
+
+
+@contextmanager
+def no_descriptors():
+    """Let this process open nothing meanwhile."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 class Hello:
@@ -169,3 +193,62 @@ async def test_two_listeners_share_a_socket_as_at_a_reload(made, opened):
         await first.stop(0.1)
         assert second.port == port
         assert (await secret(port, made, opened)).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_without_free_descriptors_clients_wait_and_are_served_when_there_are_some(made, opened, monkeypatch):
+    """Nothing is asked of a socket that cannot be accepted until a pause is over: it would be asked all the time."""
+    monkeypatch.setattr("router.http.server.secured.PAUSE_S", 0.3)
+    refused = []
+    async with listener(made, refused, header_s=60.0) as running, asyncio.timeout(20):
+        with socket.create_connection(("127.0.0.1", running.port)) as client, no_descriptors():
+            await asyncio.sleep(0.1)
+            assert running.open_connections == 0
+            busy_s = time.thread_time()
+            await asyncio.sleep(0.1)
+            assert time.thread_time() - busy_s < 0.05
+            assert client.fileno() >= 0
+        assert (await secret(running.port, made, opened)).startswith(b"HTTP/1.1 200 ")
+        assert refused == []
+
+
+async def test_a_listener_that_stops_during_that_pause_stays_stopped(made, monkeypatch):
+    """The pause ends after the stop, and touches no socket any more."""
+    monkeypatch.setattr("router.http.server.secured.PAUSE_S", 0.1)
+    said = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: said.append(context))
+    running = listener(made)
+    await running.start()
+    with socket.create_connection(("127.0.0.1", running.port)), no_descriptors():
+        await asyncio.sleep(0.05)
+    await running.stop(0.0)
+    await asyncio.sleep(0.2)
+    assert (running.open_connections, said) == (0, [])
+
+
+async def test_a_client_that_resets_before_it_speaks_is_no_one_to_report(made):
+    """As a port scan does."""
+    refused = []
+    async with listener(made, refused, header_s=60.0) as running:
+        client = socket.create_connection(("127.0.0.1", running.port))
+        await until(lambda: running.open_connections == 1)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+        await until(lambda: running.open_connections == 0)
+        assert refused == []
+
+
+async def test_of_a_host_whose_address_is_taken_nothing_stays_open():
+    """And a socket of IPv6 takes no client of IPv4 away from another one."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        before = len(os.listdir("/proc/self/fd"))
+        with pytest.raises(OSError, match="in use"):
+            await listening_on("127.0.0.1", taken.getsockname()[1])
+        assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
+async def test_a_socket_of_ipv6_leaves_clients_of_ipv4_to_another_one():
+    """Also where it listens at every address."""
+    [sock] = await listening_on("::", 0)
+    with sock, pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", sock.getsockname()[1]))
