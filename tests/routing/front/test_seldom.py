@@ -116,18 +116,22 @@ def test_a_wrong_option_goes_to_a_node_that_has_the_model(tmp_path):
     assert play(story, (a, b), tmp_path) == (200, "b")
 
 
-def test_openai_clients_get_the_default_context(tmp_path):
-    """Where there are no names for contexts: the node is told the one that the front has set."""
-    a = FakeNode("a")
+@pytest.mark.parametrize("has_names", [True, False])
+def test_without_names_for_contexts_openai_clients_use_what_is_loaded(tmp_path, has_names):
+    """A context of the chain could not be asked for with their form; else a node whose context is too short is none."""
+    found = {}
+    for holder in "ab":
+        nodes = [FakeNode(name) for name in "ab"]
+        next(node for node in nodes if node.name == holder).hold(SMALL)
 
-    async def story(one):
-        body = {"model": SMALL, "messages": [{"role": "user", "content": "hi"}]}
-        return (await send(one.front.url, "POST", "/v1/chat/completions", body)).status
+        async def story(one):
+            body = {"model": "chat", "messages": [{"role": "user", "content": "hi"}]}
+            reply = await send(one.front.url, "POST", "/v1/chat/completions", body)
+            return reply.headers["x-router-backend"]
 
-    assert play(story, (a,), tmp_path, {"defaults.derived_tags": False}) == 200
-    (call,) = a.calls
-    assert call is not None
-    assert [one.model for one in call.chain] == [SMALL]
+        config = {"chains": {"chat": [{"model": SMALL, "num_ctx": 100000}]}, "defaults.derived_tags": has_names}
+        found[holder] = play(story, nodes, tmp_path, config)
+    assert (found == {"a": "a", "b": "b"}) is not has_names
 
 
 def test_a_node_that_refuses_the_key_of_a_request_is_left_out(tmp_path):
