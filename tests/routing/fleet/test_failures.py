@@ -12,6 +12,7 @@ from ollama_simulator.machine.spec import Speeds
 from router.errors import UpstreamTimeout, UpstreamUnreached
 from router.routing.fleet.choosing import Choosing
 from router.routing.fleet.failures import is_worth_another_place
+from router.routing.fleet.offers import Offers
 from tests.config.keys.play import BIG, HUGE, MIDDLE, SMALL, connect, hello, send
 from tests.fakes import request_bytes
 from tests.routing.fleet.stage import play
@@ -353,9 +354,26 @@ def test_a_refusal_that_cannot_be_explained_ends_its_request(monkeypatch, waits_
     monkeypatch.setattr(Choosing, "refused_by_all", fail)
 
     async def story(one):
-        status, *_ = await one.ask(hello(BIG))
-        assert status == 500
-        assert [(ended.status, ended.outcome) for ended in one.ended()] == [(500, "failed")]
+        assert [(await one.ask(hello(BIG)))[0] for _ in range(2)] == [500] * 2  # the second one without a reading
+        assert [(ended.status, ended.outcome) for ended in one.ended()] == [(500, "failed")] * 2
 
     config = {"defaults.auto_chains": "off", "defaults.nothing_fits": "wait" if waits_s else "refuse"}
     play(story, {"a": (4096,), "b": (4096,)}, {**config, "queue.wait_s": 3})
+
+
+def test_a_fault_of_what_ranks_the_backends_ends_its_request(monkeypatch):
+    """The first one could not be sent; the next is served."""
+    ranked, faults = Offers.ranked, [RuntimeError("odd")]
+
+    def fails_once(*arguments):
+        if faults:
+            raise faults.pop()
+        return ranked(*arguments)
+
+    monkeypatch.setattr(Offers, "ranked", fails_once)
+
+    async def story(one):
+        assert [(await one.ask(hello(SMALL)))[0] for _ in range(2)] == [500, 200]
+        assert [(ended.status, ended.outcome) for ended in one.ended()] == [(500, "failed"), (200, "completed")]
+
+    play(story, TWO, ALONE)
