@@ -406,3 +406,27 @@ async def test_tokens_under_load_are_counted_to_the_token_n10(store: stores.Serv
             await settled(one)
     assert admitted[0] > 100
     assert field(store, keys_of("coding")[2], "used") == str(3 * admitted[0])
+
+
+async def test_a_reload_changes_limits_and_forgets_teams_without_losing_what_is_under_way(store: stores.Server) -> None:
+    """What is left is told by the store's figures, or while it is away by this router's part of the limits."""
+    before, after = team_of(concurrent=1, requests_per_minute=100), team_of(concurrent=2, requests_per_minute=100)
+    async with members(store.url, 1) as (one,):
+        first = await one.begin(before)
+        second = await one.begin(after)
+        assert isinstance(first, str) and isinstance(second, str)
+        left = one.quotas.left(after).requests
+        assert left is not None
+        assert (left.limit, left.remaining) == (100, 98)
+        one.quotas.keep_teams([])
+        assert "coding" in one.quotas._loans
+        one.quotas.settle(first, 0)
+        one.quotas.settle(second, 0)
+        await settled(one)
+        one.quotas.keep_teams([])
+        assert "coding" not in one.quotas._loans
+    alone = new_member("valkey://127.0.0.1:1/0", routers=2)
+    assert isinstance(await alone.begin(after), str)
+    left = alone.quotas.left(after).requests
+    assert left is not None
+    assert (left.limit, left.remaining) == (50, 49)
