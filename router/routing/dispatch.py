@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from functools import partial
 from typing import cast
 
 from router.backend.backend import Backend
@@ -23,6 +22,7 @@ from router.errors import RouterError
 from router.http.client.response import Connection
 from router.routing.answer import Answer
 from router.routing.attempt import Attempts
+from router.routing.awaited import head_of
 from router.routing.call import Call
 from router.routing.chains import Chains
 from router.routing.decisions import Decisions
@@ -131,22 +131,7 @@ class Dispatcher:
 
     async def attempt_and_wait(self, call: Call, connection: Connection | None) -> Answer | Blocked:
         """Attempt once and await the head of the answer. Raises the error that came in place of an answer."""
-        head: asyncio.Future[Answer | RouterError | Blocked | None] = asyncio.get_running_loop().create_future()
-        underway = self.attempt(call, partial(settle, head), connection)
-        if isinstance(underway, Blocked):
-            return underway
-        try:
-            found = await head
-        except asyncio.CancelledError:
-            # `reply` and the cancellation may have happened in the same turn of the loop: then the answer is released.
-            came = None if head.cancelled() else head.result()
-            if isinstance(came, Answer):
-                came.release("client_gone" if call.is_gone() else "shutdown")
-            else:
-                underway.give_up(is_gone=call.is_gone())
-            raise
-        if isinstance(found, RouterError):
-            raise found
+        found = await head_of(call, lambda reply: self.attempt(call, reply, connection))
         return self.gone() if found is None else found
 
     def gone(self) -> Blocked:
@@ -156,11 +141,3 @@ class Dispatcher:
     async def _read_catalog(self) -> None:
         with suppress(RouterError):  # then the request is sent again by what is known
             await self._backend.installed.refresh()
-
-
-def settle(
-    head: asyncio.Future[Answer | RouterError | Blocked | None], came: Answer | RouterError | Blocked | None
-) -> None:
-    """Pass on what came, unless the request was cancelled in the same turn of the loop: then it is given up."""
-    if not head.done():
-        head.set_result(came)

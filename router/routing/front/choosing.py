@@ -67,7 +67,7 @@ class Choosing:
             return Blocked("upstream", self._members.reach)
         if not request.has_model:
             return Going(self._any(failed))
-        chain = self._chains.find(request.model, index.catalog, is_strict=call.strict, rules=call.chain_rules)
+        chain = self._chain_of(call)
         if chain is None:
             return self._without_chain(call, failed)
         wait_s = self._wait_s - (now_s - call.since_s)
@@ -94,14 +94,9 @@ class Choosing:
 
     def has_others(self, call: Call, failed: Collection[str]) -> bool:
         """Return True if a node that has not failed a call could serve it."""
-        index = self._members.index
-        chain = (
-            self._chains.find(call.request.model, index.catalog, is_strict=call.strict, rules=call.chain_rules)
-            if call.request.has_model
-            else None
-        )
+        chain = self._chain_of(call) if call.request.has_model else None
         if chain is None:
-            return any(state.is_usable and state.name not in failed for state in index)
+            return any(state.is_usable and state.name not in failed for state in self._members.index)
         wanted = self._wanted_of(call.request, chain)
         return self._choice.pick(wanted, _none, call.since_s, failed) is not None or self._is_any_left(wanted, failed)
 
@@ -127,6 +122,10 @@ class Choosing:
         self._why.clear()
 
     # --- parts -------------------------------------------------------------------------------------------------
+
+    def _chain_of(self, call: Call) -> RuledChain | None:
+        catalog = self._members.index.catalog
+        return self._chains.find(call.request.model, catalog, is_strict=call.strict, rules=call.chain_rules)
 
     def _wanted_of(self, request: InferenceRequest, chain: RuledChain) -> Wanted:
         key = chain, shape_of(request)

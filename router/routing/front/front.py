@@ -9,15 +9,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine
 from contextlib import suppress
-from functools import partial
 from typing import Any, NamedTuple, cast
 
 from router.errors import RouterError, UpstreamError
 from router.http.client.response import Connection, UpstreamRequest
 from router.routing.answer import Answer
+from router.routing.awaited import head_of
 from router.routing.call import Call
 from router.routing.chains import Chains
-from router.routing.dispatch import settle
 from router.routing.ends import Ends
 from router.routing.fleet.failures import Failures
 from router.routing.fleet.fleet import NEXT
@@ -32,7 +31,8 @@ from router.routing.underway import Reply
 from router.routing.visit import Visit
 from router.telemetry import Telemetry
 
-Came = Answer | RouterError | Blocked | None
+MOST_ENDS = 8192
+"""Nodes by whose names ends are reported."""
 
 
 class Connected(NamedTuple):
@@ -121,27 +121,12 @@ class Front:
         Nothing was sent there, also if the time to connect was over.
         """
         if call.visit is not None and (node := self._members.named(call.visit.place)) is not None:
-            self._members.lost(node, error.message, is_out=True)
+            self._members.leave_out(node, error.message)
         self._own.leave(call)
         return self._failures.moves(call, error, is_free=True)
 
     async def _attempt_and_wait(self, call: Call, connected: Connected | None) -> Answer | Blocked:
-        head: asyncio.Future[Came] = asyncio.get_running_loop().create_future()
-        found = self._attempt(call, partial(settle, head), connected)
-        if isinstance(found, Blocked):
-            return found
-        try:
-            came = await head
-        except asyncio.CancelledError:
-            # `reply` and the cancellation may have happened in the same turn of the loop: then the answer is released.
-            late = None if head.cancelled() else head.result()
-            if isinstance(late, Answer):
-                late.release("client_gone" if call.is_gone() else "shutdown")
-            else:
-                found.give_up(is_gone=call.is_gone())
-            raise
-        if isinstance(came, RouterError):
-            raise came
+        came = await head_of(call, lambda reply: self._attempt(call, reply, connected))
         return NEXT if came is None else came
 
     def _attempt(self, call: Call, reply: Reply, connected: Connected | None = None) -> Forward | Blocked:
@@ -197,7 +182,7 @@ class Front:
         return Connected(going, await (relay.connect_reserved() if call.has_few() else relay.connect()))
 
     def _leave_out(self, going: Going, why: str) -> None:
-        self._members.lost(going.node, why, is_out=True)
+        self._members.leave_out(going.node, why)
 
     def _ends_at(self, call: Call) -> Ends:
         """Return what reports the end of a request at the node where it is."""
@@ -207,6 +192,3 @@ class Front:
                 self._ends.clear()
             self._ends[name] = Ends(name or self._name, self._telemetry, self._now)
         return self._ends[name]
-
-
-MOST_ENDS = 8192

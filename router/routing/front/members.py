@@ -85,9 +85,7 @@ class Members:
             if node.lacks_models:
                 fresh.set()
 
-        work.keep(
-            f"views_of_{node.address}", lambda: follow(node, viewed, lambda why, is_out: self.lost(node, why, is_out))
-        )
+        work.keep(f"views_of_{node.address}", lambda: follow(node, viewed, lambda why: self.leave_out(node, why)))
         work.keep(f"models_of_{node.address}", lambda: self._read_catalogs(node, fresh))
 
     def _remove(self, key: str) -> None:
@@ -164,12 +162,8 @@ class Members:
             self.index.put(NodeState.of(node.name, node.view, node.models, node.seen_s))
             self._changed.set()
 
-    def lost(self, node: Node, why: str, is_out: bool) -> None:
-        """Note that a node cannot be heard; `is_out`: nor can it be reached, so that no request goes there."""
-        if is_out:
-            self._out(node, why)
-
-    def _out(self, node: Node, why: str) -> None:
+    def leave_out(self, node: Node, why: str) -> None:
+        """Let no request go to a node until it says something again: it cannot be reached, or heard."""
         before = node.silence
         if not node.why_out and self._named.get(node.name) is node:
             self.index.remove(node.name)
@@ -204,7 +198,7 @@ class Members:
             before_s = self._now() - OUT_S
             for node in self._nodes.values():
                 if not node.why_out and node.seen_s < before_s:
-                    self._out(node, f"not heard of for {OUT_S:g} s")
+                    self.leave_out(node, f"not heard of for {OUT_S:g} s")
 
     # --- questions ---------------------------------------------------------------------------------------------
 

@@ -29,24 +29,24 @@ INLINE_BYTES = 256 << 10
 """A larger catalog is decoded in a thread."""
 
 
-async def follow(node: Node, viewed: Callable[[NodeView], None], lost: Callable[[str, bool], None]) -> None:
-    """Call `viewed` with each view of a node, for ever; `lost` with why there are none, and whether it is out at once.
+async def follow(node: Node, viewed: Callable[[NodeView], None], leave_out: Callable[[str], None]) -> None:
+    """Call `viewed` with each view of a node, for ever; `leave_out` with why it is out if the stream cannot be opened
+    or read.
 
-    It is if the stream cannot be opened; one that breaks off is opened again first, and a node that is silent is given
-    time. Only the newest of the views that have arrived counts, so nothing piles up.
+    A stream that breaks off is opened again first, and a node that is silent is given time. Only the newest of the
+    views that have arrived counts, so nothing piles up.
     """
     while True:
         try:
             async for view in _views(node):
                 viewed(view)
                 await asyncio.sleep(BETWEEN_S)  # a node that says more than that takes no more of the loop
-            lost("it closed the stream of its views", False)
         except CannotOpen as error:
-            lost(error.message, True)
-        except RouterError as error:
-            lost(error.message, False)
+            leave_out(error.message)
         except UnreadableForm as error:
-            lost(f"its view cannot be read: {error}", True)
+            leave_out(f"its view cannot be read: {error}")
+        except RouterError:
+            pass  # it broke off, or is silent
         await asyncio.sleep(AGAIN_S * (1 + random.random()))
 
 
