@@ -13,6 +13,7 @@ from router.admin.configuration import Configuration
 from router.admin.fleet import inspector_of
 from router.admin.fleet_board import board_of
 from router.admin.front import FrontBoard, FrontInspector
+from router.admin.inspector import Inspector
 from router.admin.outage import Outage
 from router.admin.reporting import Boarding, Reporting
 from router.admin.timeline import Timeline
@@ -137,6 +138,8 @@ class Assembled:
 class Router(Assembled):
     """A router with Ollamas of its own."""
 
+    inspector: Inspector
+
     def __init__(
         self,
         loaded: Loaded,
@@ -159,9 +162,7 @@ class Router(Assembled):
         }
         self.routes = routes_to(self.backends, config, self.rules, telemetry)
         self.directory, self.dispatcher = self.routes.directory, self.routes.dispatcher
-        self._inspector = self.inspector = inspector_of(
-            self.routes, telemetry, recent, self.configuration, self.named.notes, outage
-        )
+        self.inspector = inspector_of(self.routes, telemetry, recent, self.configuration, self.named.notes, outage)
         self.inspector.add_notes(self.notes)
         self.node = build_node(config, self.routes.places[0], self.rules)
         self._warned_of: dict[str, str] = {}
@@ -213,11 +214,13 @@ class Router(Assembled):
 
     def board(self, totals: Totals, timeline: Timeline) -> Boarding:
         """Return what builds the data of the dashboard."""
-        return board_of(self.routes, self._inspector, totals, timeline, self._unix_now)
+        return board_of(self.routes, self.inspector, totals, timeline, self._unix_now)
 
 
 class FrontRouter(Assembled):
     """A front: nodes in place of Ollamas. It has no card, no line and nothing learned."""
+
+    inspector: FrontInspector
 
     def __init__(
         self,
@@ -232,9 +235,7 @@ class FrontRouter(Assembled):
         name, now = next(iter(loaded.config.backends)), asyncio.get_running_loop().time
         self.routes = front_routes(name, loaded.config, self.rules, telemetry, now)
         self.directory, self.dispatcher = self.routes.directory, self.routes.dispatcher
-        self._inspector = self.inspector = FrontInspector(
-            self.routes, telemetry, recent, self.configuration, self.named.notes
-        )
+        self.inspector = FrontInspector(self.routes, telemetry, recent, self.configuration, self.named.notes)
         self.inspector.add_notes(self.notes)
 
     def _catalog_if_up(self) -> Mapping[str, ModelFacts] | None:
@@ -261,4 +262,4 @@ class FrontRouter(Assembled):
 
     def board(self, totals: Totals, timeline: Timeline) -> Boarding:
         """Return what builds the data of the dashboard."""
-        return FrontBoard(self.routes, self._inspector, totals, timeline)
+        return FrontBoard(self.routes, self.inspector, totals, timeline)

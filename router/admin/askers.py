@@ -1,14 +1,19 @@
-"""For which team `/router/explain` explains: the one whose key is shown, or that an operator names."""
+"""For which team `/router/explain` explains: the one whose key is shown, or that an operator names; what it may see."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+from router.core.ollama.routes import TARGETS
 from router.core.teams.identity import Identities
-from router.core.teams.team import Team
+from router.core.teams.rights import check_route, check_use, permit_of
+from router.core.teams.team import Identity, Team
 from router.errors import BadRequest, Forbidden, Unauthorized
 from router.routing.ruled import RulesInForce
+
+EXPLAINED = TARGETS["POST", b"/api/chat"]
+"""The route of the requests that are explained."""
 
 
 class Asker(NamedTuple):
@@ -61,3 +66,28 @@ class Askers:
             return identities.of_credential(key, self._unix_now()).identity.team
         except Unauthorized:
             return None
+
+
+def check_question(model: str, asker: Asker) -> None:
+    """Raise BadRequest if a request to explain names no model, or Forbidden if its team may not use that."""
+    if not model:
+        raise BadRequest("model is required")
+    if asker.team is not None:
+        identity = Identity(asker.team, "explain")
+        check_route(identity, EXPLAINED)
+        check_use(identity, model)
+
+
+def sight_of(asker: Asker) -> Callable[[str], bool]:
+    """Return which names who asks may see: an operator, all."""
+    return permit_of(asker.team).may_see if asker.team is not None and asker.is_team else _sees_all
+
+
+def names_for(asker: Asker, names: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Return the `names` of models by their weights, as far as who asks may see them."""
+    may_see = sight_of(asker)
+    return {weights: name if may_see(name) else "a model of others" for weights, name in names}
+
+
+def _sees_all(_name: str) -> bool:
+    return True

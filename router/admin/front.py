@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from router import __version__
-from router.admin.askers import OPERATOR, Asker
+from router.admin.askers import OPERATOR, Asker, check_question, names_for
 from router.admin.board import within
 from router.admin.configuration import Configuration
 from router.admin.fleet import row_of
-from router.admin.inspector import EXPLAINED
+from router.admin.reporting import Reporting
 from router.admin.timeline import Timeline
 from router.admin.totals import Totals
 from router.core.decision.fleet.passed_over import reason_of
@@ -20,9 +20,7 @@ from router.core.nodes.state import NodeState
 from router.core.nodes.view import NodeResident
 from router.core.ollama.names import key_of
 from router.core.payload.read import InferenceRequest
-from router.core.teams.rights import check_route, check_use, permit_of
-from router.core.teams.team import Identity
-from router.errors import BadRequest, ModelNotFound
+from router.errors import ModelNotFound
 from router.routing.front.assembled import FrontRoutes
 from router.telemetry import RecentDecisions, Telemetry
 
@@ -34,8 +32,8 @@ NOTHING = Decision(Outcome.REJECTED, None, ())
 Row = dict[str, Any]
 
 
-class FrontInspector:
-    """Reports the state of a front. It has the methods of `Inspector` that the admin pages use."""
+class FrontInspector(Reporting):
+    """Reports the state of a front; see `Reporting`."""
 
     def __init__(
         self,
@@ -45,33 +43,14 @@ class FrontInspector:
         configuration: Configuration,
         config_notes: Callable[[], list[str]] = list,
     ) -> None:
+        super().__init__(telemetry, recent, configuration, config_notes)
         self._routes = routes
         self._members = routes.members
-        self._telemetry = telemetry
-        self._recent = recent
-        self._configuration = configuration
-        self._config_notes = config_notes
-        self._is_draining = False
-        self._further: Callable[[], Row] = dict
-
-    def add_notes(self, notes: Callable[[], Row]) -> None:
-        """Set what returns further details for `/readyz`."""
-        self._further = notes
-
-    def drain(self, *, is_draining: bool = True) -> None:
-        """Make `ready` return False, because the front is about to stop; or True again."""
-        self._is_draining = is_draining
 
     def explain(self, model: str, num_ctx: int | None = None, asker: Asker = OPERATOR) -> Row:
         """Return where a plain request of a team would go, with a row per variant and per node; see `Inspector`."""
-        if not model:
-            raise BadRequest("model is required")
-        team = asker.team
-        if team is not None:
-            identity = Identity(team, "explain")
-            check_route(identity, EXPLAINED)
-            check_use(identity, model)
-        chains = self._routes.chains
+        check_question(model, asker)
+        team, chains = asker.team, self._routes.chains
         asking = team or chains.default_team
         catalog = self._members.index.catalog
         chain = chains.find(model, catalog, rules=chains.rules_of(asking))
@@ -84,8 +63,7 @@ class FrontInspector:
         ranked = self._routes.ranked(request, chain)
         best = ranked[0] if ranked else None
         state = self._members.index.get(best.place) if best is not None else None
-        may_see = permit_of(team).may_see if team is not None and asker.is_team else _sees_all
-        names = {key: name if may_see(name) else "a model of others" for key, name in self._names().items()}
+        names = names_for(asker, self._names().items())
         data = as_data(chain, (best.offer.decision if best is not None else None) or NOTHING, names)
         return {
             **data,
@@ -150,19 +128,8 @@ class FrontInspector:
         notes += [f"node {node.name}: another one has its node.name, too" for node in clashes[:MOST_NODES_SHOWN]]
         return [*notes, *self._config_notes()]
 
-    def decisions(self, most: int | None = None) -> list[Row]:
-        """Return the recent decisions, newest first, at most `most` of them."""
-        self._telemetry.flush()
-        return self._recent.rows(most)
-
-    def ready(self) -> tuple[bool, Row]:
-        """Return whether requests can be served, with details for `/readyz`."""
-        is_ready, details = self._routes.directory.is_ready()
-        return is_ready and not self._is_draining, {**details, **self._further(), "draining": self._is_draining}
-
-    def config(self) -> Row:
-        """Return the effective configuration, without secrets; not on the loop."""
-        return self._configuration.shown()
+    def _readiness(self) -> tuple[bool, dict[str, object]]:
+        return self._routes.directory.is_ready()
 
 
 class FrontBoard:
@@ -265,7 +232,3 @@ def _gpus(state: NodeState) -> list[Row] | None:
         }
         for at, gpu in enumerate(state.view.gpus)
     ]
-
-
-def _sees_all(_name: str) -> bool:
-    return True

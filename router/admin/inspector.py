@@ -9,9 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 from router import __version__
-from router.admin.askers import OPERATOR, Asker
+from router.admin.askers import OPERATOR, Asker, check_question, names_for, sight_of
 from router.admin.configuration import Configuration
 from router.admin.outage import Outage
+from router.admin.reporting import Reporting
 from router.backend.backend import Backend
 from router.backend.tracked import Tracked
 from router.core.advice.nearest import nearest
@@ -19,26 +20,16 @@ from router.core.decision.report import as_data, line
 from router.core.decision.snapshot import Snapshot
 from router.core.decision.verdict import VerdictKind
 from router.core.ollama.names import key_of
-from router.core.ollama.routes import TARGETS
 from router.core.ollama.runner import Gpu
-from router.core.teams.rights import check_route, check_use, permit_of
-from router.core.teams.team import Identity
 from router.core.units import GIB
-from router.errors import BadRequest, ModelNotFound, UpstreamError
+from router.errors import ModelNotFound, UpstreamError
 from router.routing.decisions import Decisions
 from router.routing.directory import Directory
 from router.telemetry import RecentDecisions, Telemetry
 
-EXPLAINED = TARGETS["POST", b"/api/chat"]
-"""The route of the requests that are explained."""
 
-
-class Inspector:
-    """Reports state as plain data.
-
-    `configuration` is the one in force; `config_notes` returns what is wrong with its models; `outage` knows since when
-    Ollama does not answer.
-    """
+class Inspector(Reporting):
+    """Reports state as plain data; see `Reporting`. `outage` knows since when Ollama does not answer."""
 
     def __init__(
         self,
@@ -51,25 +42,12 @@ class Inspector:
         config_notes: Callable[[], list[str]] = list,
         outage: Outage | None = None,
     ) -> None:
+        super().__init__(telemetry, recent, configuration, config_notes)
         self._backend = backend
         self._world = backend.world
         self._directory = directory
         self._decisions = decisions
-        self._telemetry = telemetry
-        self._recent = recent
-        self._configuration = configuration
-        self._config_notes = config_notes
         self._outage = outage
-        self._is_draining = False
-        self._further: Callable[[], dict[str, Any]] = dict
-
-    def add_notes(self, notes: Callable[[], dict[str, Any]]) -> None:
-        """Set what returns further details for `/readyz`."""
-        self._further = notes
-
-    def drain(self, *, is_draining: bool = True) -> None:
-        """Make `ready` return False, because the router is about to stop; or True again."""
-        self._is_draining = is_draining
 
     def explain(self, model: str, num_ctx: int | None = None, asker: Asker = OPERATOR) -> dict[str, Any]:
         """Return the current decision for a plain request of a team, with a row per variant.
@@ -77,12 +55,7 @@ class Inspector:
         Raises ModelNotFound, BadRequest, or Forbidden if the team may not use the model. A team that asks itself does
         not read what is loaded for others, nor the operator's notes.
         """
-        if not model:
-            raise BadRequest("model is required")
-        if asker.team is not None:
-            identity = Identity(asker.team, "explain")
-            check_route(identity, EXPLAINED)
-            check_use(identity, model)
+        check_question(model, asker)
         found = self._decisions.explain(model, num_ctx, asker.team)
         if found is None:
             key_of(model)
@@ -109,7 +82,7 @@ class Inspector:
 
     def _hint(self, model: str, asker: Asker) -> str:
         """Return the name that a misspelt one probably means, of those that who asks may see."""
-        names = (name for name in self._directory.names(asker.team) if _sight_of(asker)(name))
+        names = (name for name in self._directory.names(asker.team) if sight_of(asker)(name))
         near = nearest(model, names)
         return f" (did you mean {near}?)" if near else ""
 
@@ -224,34 +197,13 @@ class Inspector:
         here = (process for process in self._world.cards.processes if process.gpu_index == gpu.index)
         return sorted({process.name for process in here if not process.may_be_runner})
 
-    def decisions(self, most: int | None = None) -> list[dict[str, Any]]:
-        """Return the recent decisions, newest first, at most `most` of them."""
-        self._telemetry.flush()
-        return self._recent.rows(most)
-
-    def ready(self) -> tuple[bool, dict[str, Any]]:
-        """Return whether requests can be served, with details for `/readyz`."""
-        is_ready, details = self._directory.is_ready()
-        return is_ready and not self._is_draining, {**details, **self._further(), "draining": self._is_draining}
-
-    def config(self) -> dict[str, Any]:
-        """Return the effective configuration, without secrets; not on the loop."""
-        return self._configuration.shown()
-
-
-def _sight_of(asker: Asker) -> Callable[[str], bool]:
-    """Return which names who asks may see: an operator, all."""
-    return permit_of(asker.team).may_see if asker.team is not None and asker.is_team else _sees_all
+    def _readiness(self) -> tuple[bool, dict[str, object]]:
+        return self._directory.is_ready()
 
 
 def _names_for(asker: Asker, snapshot: Snapshot) -> dict[str, str]:
     """Return the names of what is loaded by its weights, as far as who asks may see them."""
-    may_see = _sight_of(asker)
-    return {one.weights: one.name if may_see(one.name) else "a model of others" for one in snapshot.residents}
-
-
-def _sees_all(_name: str) -> bool:
-    return True
+    return names_for(asker, ((one.weights, one.name) for one in snapshot.residents))
 
 
 def _gpu(gpu: Any) -> dict[str, Any]:
