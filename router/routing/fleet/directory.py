@@ -101,16 +101,11 @@ class FleetDirectory(Directory):
 
         Raises BadRequest, UpstreamError.
         """
-        up = self._up()
-        if asked:
-            found: Sequence[Place] = [place for place in self._places if place.name == asked]
-            if not found:
-                names = ", ".join(place.name for place in self._places)
-                raise BadRequest(f"X-Router-Backend: there is no backend {asked[:64]!r}, only {names}")
-        else:
-            found = self._uploads.belonging(what, up, self._absent)
-        if what.kind == "blob_put":
-            self._uploads.remember(what.blobs, found[0].name)
+        up, named = self._up(), next((place for place in self._places if place.name == asked), None)
+        if asked and named is None:
+            names = ", ".join(place.name for place in self._places)
+            raise BadRequest(f"X-Router-Backend: there is no backend {asked[:64]!r}, only {names}")
+        found = self._uploads.targets(what, named, up, self._absent)
         return tuple(place.directory for place in found)
 
     def _absent(self, name: str) -> None:

@@ -42,15 +42,21 @@ class Uploads:
     def __init__(self) -> None:
         self._places: OrderedDict[str, str] = OrderedDict()  # digest → name
 
-    def remember(self, digests: frozenset[str], place: str) -> None:
-        """Note where blobs went."""
+    def targets(self, what: Managed, asked: M | None, up: Sequence[M], absent: Callable[[str], None]) -> Sequence[M]:
+        """Return where models are managed: on the one that is `asked` for, else where they belong; see `_belonging`."""
+        found = [asked] if asked is not None else self._belonging(what, up, absent)
+        if what.kind == "blob_put":
+            self._remember(what.blobs, found[0].name)
+        return found
+
+    def _remember(self, digests: frozenset[str], place: str) -> None:
         for digest in digests:
             self._places[digest] = place
             self._places.move_to_end(digest)
             if len(self._places) > MOST_BLOBS:
                 self._places.popitem(last=False)
 
-    def belonging(self, what: Managed, up: Sequence[M], absent: Callable[[str], None]) -> Sequence[M]:
+    def _belonging(self, what: Managed, up: Sequence[M], absent: Callable[[str], None]) -> Sequence[M]:
         """Return those of `up` on which models are managed: where they belong.
 
         A deletion or copy goes to each that has the model; a model is pulled, pushed and created where it is, a new one

@@ -82,16 +82,12 @@ class Offers:
     def _offer(self, place: Place, request: InferenceRequest, chain: RuledChain, team: str, call: Call | None) -> Offer:
         kept = place.decisions.kept(call, chain) if call is not None else None
         decision = self._decision(place, request, chain, team, kept)
-        backend = place.backend
-        world, line = backend.world, backend.line
+        world, line = place.backend.world, place.backend.line
         weights = wanted_weights(decision)
         tracked, waiting = world.residents.get(weights), world.wanted.get(weights, 0)
         wait_s, is_late = 0.0, False
         if decision.chosen is not None and decision.chosen.kind is VerdictKind.LOADING:
-            whole_s, gone_s = line.switch_s()
-            is_late = gone_s > whole_s
-            # One that is late may take as long again; how long a load elsewhere takes is known no better.
-            wait_s = whole_s if is_late else whole_s - gone_s
+            wait_s, is_late = place.switch_left_s()
         elif tracked is not None:
             wait_s = place.entry_wait_s(tracked, team, needs_slot=call is None or call.needs_slot)
         return Offer(
@@ -100,7 +96,7 @@ class Offers:
             load=waiting + (tracked.in_flight if tracked is not None else 0),
             busy=line.depth + sum(one.in_flight for one in world.residents.values()),
             wait_s=wait_s,
-            queue_s=line.expected_wait_s() if line.depth or line.is_switching else 0.0,
+            queue_s=place.load_wait_s(),
             card_bytes=_card_bytes(place, decision),
             is_late=is_late,
             **_having(place, chain),

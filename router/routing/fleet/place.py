@@ -56,7 +56,7 @@ class Place:
     @property
     def is_up(self) -> bool:
         """True if its Ollama answers, and its state has been read."""
-        return self.backend.world.is_up and not self.backend.is_starting
+        return self.backend.answers
 
     @property
     def total_bytes(self) -> int:
@@ -76,6 +76,20 @@ class Place:
         if self.backend.line.may_enter(tracked, team, needs_slot=needs_slot):
             return 0.0
         return (self.backend.world.wanted.get(tracked.weights, 0) + 1) * (tracked.slots.gap_s or PACE_S)
+
+    def load_wait_s(self) -> float:
+        """Return about how long a load would wait for those before it."""
+        line = self.backend.line
+        return line.expected_wait_s() if line.depth or line.is_switching else 0.0
+
+    def switch_left_s(self) -> tuple[float, bool]:
+        """Return about how long the switch under way still takes, and whether it takes longer than was estimated.
+
+        Then it may take as long again: how long a load elsewhere takes is known no better.
+        """
+        whole_s, gone_s = self.backend.line.switch_s()
+        is_late = gone_s > whole_s
+        return whole_s if is_late else whole_s - gone_s, is_late
 
     def why_away(self) -> str:
         """Return why it is not up."""

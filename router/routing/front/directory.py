@@ -128,18 +128,11 @@ class FrontDirectory:
 
         Raises BadRequest for a name of none, or UpstreamAway.
         """
-        up = self._up()
-        if asked:
-            node = self._members.named(asked)
-            if node is None:
-                names = ", ".join(sorted(one.name for one in up)[:MOST_SHOWN])
-                raise BadRequest(f"X-Router-Backend: there is no node {asked[:64]!r}, only {names}")
-            found: Sequence[NodeSource] = [NodeSource(node)]
-        else:
-            found = self._uploads.belonging(what, up, self._absent)
-        if what.kind == "blob_put":
-            self._uploads.remember(what.blobs, found[0].name)
-        return found
+        up, node = self._up(), self._members.named(asked) if asked else None
+        if asked and node is None:
+            names = ", ".join(sorted(one.name for one in up)[:MOST_SHOWN])
+            raise BadRequest(f"X-Router-Backend: there is no node {asked[:64]!r}, only {names}")
+        return self._uploads.targets(what, NodeSource(node) if node is not None else None, up, self._absent)
 
     def _absent(self, name: str) -> None:
         """Raise UpstreamAway for a model that only nodes have that cannot be used."""

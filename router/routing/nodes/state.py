@@ -94,7 +94,7 @@ class NodeState:
 
     def _view(self, now_s: float) -> NodeView:
         backend, (catalog_digest, learned_digest) = self._place.backend, self._digests()
-        snapshot, line = backend.world.snapshot(), backend.line
+        snapshot = backend.world.snapshot()
         return NodeView(
             name=self.name,
             boot_id=self.boot_id,
@@ -107,7 +107,7 @@ class NodeState:
             gpus=tuple(NodeGpu(gpu.uuid, gpu.total_bytes, max(0, gpu.free_bytes)) for gpu in _gpus(snapshot)),
             residents=tuple(self._resident(one, snapshot, now_s) for one in snapshot.residents[:MOST_RESIDENTS]),
             loading=tuple(self._loading()),
-            wait_s=_seconds(line.expected_wait_s()) if line.depth or line.is_switching else 0.0,
+            wait_s=_seconds(self._place.load_wait_s()),
             barred=tuple(sorted(snapshot.barred)[:MOST_BARRED]),
             catalog_digest=catalog_digest,
             learned_digest=learned_digest,
@@ -129,12 +129,8 @@ class NodeState:
         )
 
     def _loading(self) -> Iterator[NodeLoading]:
-        line, switch = self._place.backend.line, self._place.backend.world.loads.switch
-        if switch is not None:
-            whole_s, gone_s = line.switch_s()
-            weights, num_ctx = switch
-            # One that is late may take as long again.
-            yield NodeLoading(weights, num_ctx, _seconds(whole_s if gone_s > whole_s else whole_s - gone_s))
+        if (switch := self._place.backend.world.loads.switch) is not None:
+            yield NodeLoading(*switch, _seconds(self._place.switch_left_s()[0]))
 
 
 def _gpus(snapshot: Snapshot) -> tuple[Gpu, ...]:
