@@ -175,7 +175,7 @@ class Choice:
                     return [first[-1]]
                 at = index.order(one.model).index(first[-1].name)  # its place among all, and not among its size
                 return _least([(*first[:4], at, first[-1]), *self._rows(one, odd, now_s, is_out, most)])
-        return _least(self._rows(one, index.order(one.model), now_s, is_out, most))
+        return _least(self._rows(one, None, now_s, is_out, most))
 
     def _of_sizes(
         self, one: WantedVariant, need_bytes: int, now_s: float, is_out: Callable[[str], bool], most: float
@@ -196,15 +196,14 @@ class Choice:
     def _rows(
         self,
         one: WantedVariant,
-        names: Collection[str],
+        names: Collection[str] | None,
         now_s: float,
         is_out: Callable[[str], bool],
         most: float,
     ) -> list[Row]:
-        order = self._index.order(one.model)
-        rows = (self._row(one, at, name, now_s, most) for at, name in enumerate(order) if name in names)
-        if names is order:
-            rows = (self._row(one, at, name, now_s, most) for at, name in enumerate(order))
+        """Return how soon these nodes (None = all) can load a variant."""
+        order = enumerate(self._index.order(one.model))
+        rows = (self._row(one, at, name, now_s, most) for at, name in order if names is None or name in names)
         return [row for row in rows if row is not None and not is_out(row[-1].name)]
 
     def _row(self, one: WantedVariant, at: int, name: str, now_s: float, most: float) -> Row | None:

@@ -12,7 +12,7 @@ from router.core.decision.fleet.rank import order_for
 from router.core.nodes.catalog import NodeNeed
 from router.core.nodes.rooms import Rooms
 from router.core.nodes.state import LOADS_S, NodeState
-from router.core.nodes.view import NodeResident
+from router.core.nodes.view import NodeResident, is_enough
 from router.core.ollama.model import ModelFacts
 
 MOST_ORDERS = 1024
@@ -117,7 +117,7 @@ class Index:
             known = self._holders[weights] = {}
         if num_ctx not in known:
             rows = self._held[weights].items()
-            names = [name for name, one in rows if one.context >= num_ctx or not one.context]
+            names = [name for name, one in rows if is_enough(one.context, num_ctx)]
             known[num_ctx] = Holders(names) if names else None
         return known[num_ctx]
 

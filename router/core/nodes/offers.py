@@ -11,6 +11,7 @@ from router.core.decision.snapshot import ALL_WEIGHTS
 from router.core.decision.verdict import USABLE, Decision, Outcome, Verdict, VerdictKind
 from router.core.nodes.catalog import NodeModel
 from router.core.nodes.state import LOADS_S, OUT_S, NodeCard, NodeState
+from router.core.nodes.view import is_enough
 from router.core.nodes.wanted import Wanted, WantedVariant
 from router.core.ollama.runner import LoadOptions
 from router.core.units import GIB
@@ -151,9 +152,9 @@ def verdict_of(state: NodeState, one: WantedVariant, now_s: float) -> tuple[Verd
         return one.verdict, 0
     weights, facts = model.weights, one.facts
     resident, loading = state.residents.get(weights), state.loading.get(weights)
-    if resident is not None and resident.is_full and (resident.context >= one.held_ctx or not resident.context):
+    if resident is not None and resident.is_full and is_enough(resident.context, one.held_ctx):
         return Verdict(one.variant, VerdictKind.RESIDENT, resident.context, facts=facts, detail="loaded"), 0
-    if loading is not None and (loading.context >= one.held_ctx or not loading.context):
+    if loading is not None and is_enough(loading.context, one.held_ctx):
         return Verdict(one.variant, VerdictKind.LOADING, loading.context, facts=facts), 0
     if state.at_s < now_s - LOADS_S:
         detail = f"not heard of for {LOADS_S:g} s, so that nothing is loaded there"

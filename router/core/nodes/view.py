@@ -47,6 +47,11 @@ class NodeResident(msgspec.Struct, frozen=True):
     held_bytes: Annotated[tuple[Bytes, ...], Meta(max_length=MOST_GPUS)] = ()
 
 
+def is_enough(context: int, num_ctx: int) -> bool:
+    """Return whether a context is enough for so many tokens; one that is not known (0) counts as such."""
+    return context >= num_ctx or not context
+
+
 class NodeLoading(msgspec.Struct, frozen=True):
     """What a switch under way loads, with how many tokens of context, and in how many seconds it should be loaded."""
 
