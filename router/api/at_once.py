@@ -98,10 +98,6 @@ class AtOnce:
         self._tasks = tasks
         self.limits = limits
 
-    def notes(self) -> dict[str, object]:
-        """Return for `/readyz` how limits are counted."""
-        return self.limits.notes() if self.limits is not None else {}
-
     def take(self, cycle: Cycle) -> bool:
         """Return True if the request is taken: then it is answered from here, and needs no task."""
         head = cycle.head

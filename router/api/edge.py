@@ -78,8 +78,7 @@ class Edge:
         self._settings = settings or EdgeSettings()
         self._bodies = BodyBudget(self._settings.buffered_bytes)
         self._hosts = HostRule(self._settings.hosts, is_loopback=self._settings.is_loopback)
-        self._local = LocalRoutes(directory, self._settings)
-        self._passing = Passing(directory, self._settings)
+        self._local, self._passing = LocalRoutes(directory, self._settings), Passing(directory, self._settings)
         self.reports = Reports(emit, self._settings.proxies)
         form = f"{secrets.token_hex(4)}-%x"
         self._next_id: Callable[[], str] = map(form.__mod__, itertools.count(1)).__next__
@@ -89,6 +88,7 @@ class Edge:
         self._at_once = AtOnce(
             dispatcher, self._settings, self._hosts, self._door, next_id=self._next_id, tasks=self, limits=team_limits
         )
+        self._notes: Callable[[], dict[str, object]] = team_limits.notes if team_limits is not None else dict
         self.take = self._at_once.take
         self.is_draining = False
 
@@ -252,7 +252,7 @@ class Edge:
         if exchange.target == b"/readyz" and exchange.method == "GET":
             is_ready, details = self._directory.is_ready()
             is_ready = is_ready and not self.is_draining
-            value = {"ready": is_ready, "draining": self.is_draining, **details, **self._at_once.notes()}
+            value = {"ready": is_ready, "draining": self.is_draining, **details, **self._notes()}
             await exchange.answer(200 if is_ready else 503, [(b"content-type", b"application/json")], _encode(value))
         elif self._node is not None and await self._node.answer(exchange):
             return

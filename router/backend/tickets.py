@@ -68,8 +68,6 @@ class Ticket(msgspec.Struct, eq=False):
             self.payer.grant(started)
         if self.pauses:
             asyncio.get_running_loop().call_later(AGAIN_S, self._end)
-        elif self.turn is None:
-            self.come(self)
         else:
             self._end()
 

@@ -99,9 +99,14 @@ class MetricsHook:
         return generate_latest(self.registry), CONTENT_TYPE_LATEST
 
     def on(self, event: Event) -> None:
-        if isinstance(event, (Decided, Finished)):
-            self.on_requests(*(((event,), ()) if isinstance(event, Decided) else ((), (event,))))
-            return
+        if isinstance(event, Decided):
+            self.on_requests((event,), ())
+        elif isinstance(event, Finished):
+            self.on_requests((), (event,))
+        else:
+            self._on_other(event)
+
+    def _on_other(self, event: Event) -> None:
         match event:
             case Switched() if event.phase != "started":
                 self._switches.labels(event.backend, event.phase).inc()
