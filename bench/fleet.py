@@ -312,16 +312,21 @@ def fronts(world: World) -> Callable[[Request], Place]:
 
 def _model(number: int, size: float, world: World) -> NodeModel:
     need = int(size * GIB)
+    return node_model(number, need, (NodeNeed(8192, need), NodeNeed(131072, need)), world.load_s(number))
+
+
+def node_model(number: int, size_bytes: int, needs: tuple[NodeNeed, ...], load_s: float) -> NodeModel:
+    """Return a model as a node tells of it."""
     return NodeModel(
         name=f"m{number}:latest",
         digest=f"d{number}",
-        size_bytes=need,
+        size_bytes=size_bytes,
         weights=f"w{number}",
         capabilities=("completion",),
         architecture="llama",
         context_length=131072,
-        needs=(NodeNeed(8192, need), NodeNeed(131072, need)),
-        load_s=world.load_s(number),
+        needs=needs,
+        load_s=load_s,
     )
 
 

@@ -29,6 +29,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from fleet import node_model
+
 from router.core.decision.chain import Chain, Variant
 from router.core.decision.context import ContextRules
 from router.core.nodes.catalog import NodeCatalog, NodeModel, NodeNeed
@@ -47,17 +49,7 @@ KEY = "the-key-of-the-bench-0123456789"
 
 def model(number: int, size: int) -> NodeModel:
     """Return a model."""
-    return NodeModel(
-        name=f"m{number}:latest",
-        digest=f"d{number}",
-        size_bytes=size,
-        weights=f"w{number}",
-        capabilities=("completion",),
-        architecture="llama",
-        context_length=131072,
-        needs=(NodeNeed(8192, size + GIB), NodeNeed(131072, size + 8 * GIB)),
-        load_s=5.0,
-    )
+    return node_model(number, size, (NodeNeed(8192, size + GIB), NodeNeed(131072, size + 8 * GIB)), 5.0)
 
 
 def fleet(nodes: int, models: int) -> Index:

@@ -120,10 +120,8 @@ async def test_a_file_that_is_locked_is_said_once_and_written_later(
     await store.aclose()
 
 
-async def test_a_full_disk_is_said_once_and_loses_nothing_that_was_written(path: Path) -> None:
-    """SQLite's own bound of pages stands for the disk."""
-    said: list[str] = []
-    store = SqliteUsage(str(path), report=said.append)
+async def filled(store: SqliteUsage, said: list[str]) -> list[UsageKey]:
+    """Fill a store, by SQLite's own bound of pages: what was written is kept. Return what it had no room for."""
     assert await store.add(batch(1))
     assert store._connection is not None
     (pages,) = store._connection.execute("PRAGMA page_count").fetchone()
@@ -132,6 +130,14 @@ async def test_a_full_disk_is_said_once_and_loses_nothing_that_was_written(path:
     assert not await store.add(batch(2, *many))
     assert (len(said), "full" in store.error) == (1, True)
     assert await all_of(store) == [(1, 5)]
+    return many
+
+
+async def test_a_full_disk_is_said_once_and_loses_nothing_that_was_written(path: Path) -> None:
+    """SQLite's own bound of pages stands for the disk."""
+    said: list[str] = []
+    store = SqliteUsage(str(path), report=said.append)
+    many = await filled(store, said)
     assert await store.add(batch(2, *many))  # on a new connection, without the bound
     assert await all_of(store) == [(201, 1005)]
     await store.aclose()
@@ -298,12 +304,5 @@ async def test_usage_in_memory_that_is_full_keeps_what_it_has() -> None:
     """Closing it, as is done with a file, would lose all."""
     said: list[str] = []
     store = SqliteUsage(None, report=said.append)
-    assert await store.add(batch(1))
-    assert store._connection is not None
-    (pages,) = store._connection.execute("PRAGMA page_count").fetchone()
-    store._connection.execute(f"PRAGMA max_page_count={pages}")
-    many = [key(f"team-{number:05d}" * 20) for number in range(200)]
-    assert not await store.add(batch(2, *many))
-    assert (len(said), "full" in store.error) == (1, True)
-    assert await all_of(store) == [(1, 5)]
+    await filled(store, said)
     await store.aclose()

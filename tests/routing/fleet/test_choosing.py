@@ -227,16 +227,22 @@ def test_what_fits_nowhere_is_refused_waited_for_or_passed_by_its_rule(rule, sta
     play(story, {"a": (12288,), "b": (8192,)}, {**ALONE, "defaults.nothing_fits": rule, "queue.wait_s": 20})
 
 
+async def waiting_for_memory(one):
+    """Return a request for a model that waits, since others hold the cards of both backends."""
+    for name in TWO:
+        one.sims[name].cards.set_foreign(0, 20000 * MIB)
+    await asyncio.sleep(3)
+    asked = asyncio.create_task(one.ask(hello(BIG)))
+    await asyncio.sleep(5)
+    assert not asked.done()
+    return asked
+
+
 def test_a_request_that_waits_for_memory_goes_to_the_backend_where_it_gets_free():
     """By `wait`: others hold the cards of both, and those of one go."""
 
     async def story(one):
-        for name in TWO:
-            one.sims[name].cards.set_foreign(0, 20000 * MIB)
-        await asyncio.sleep(3)
-        asked = asyncio.create_task(one.ask(hello(BIG)))
-        await asyncio.sleep(5)
-        assert not asked.done()
+        asked = await waiting_for_memory(one)
         one.sims["b"].cards.set_foreign(0, 0)
         assert (await asked)[:2] == (200, "b")
 
@@ -334,12 +340,7 @@ def test_a_request_for_what_was_deleted_while_it_waited_for_memory_is_not_found(
     """It does not wait on at the backend where it was installed."""
 
     async def story(one):
-        for name in TWO:
-            one.sims[name].cards.set_foreign(0, 20000 * MIB)
-        await asyncio.sleep(3)
-        asked = asyncio.create_task(one.ask(hello(BIG)))
-        await asyncio.sleep(5)
-        assert not asked.done()
+        asked = await waiting_for_memory(one)
         for name in TWO:
             await send(one.sims[name].url, "DELETE", "/api/delete", {"model": BIG})
         began_s = now_s()
