@@ -47,8 +47,9 @@ class Passing:
             names = await exchange.read(body, read_names, route.kind)
             check_names(route.kind, names)
             exchange.requested = ", ".join(names.values())
-            self._check(names, exchange.identity.team)
+            # Rights first: a chain that the team may not use is as unknown to it as any other name.
             check_management(exchange.identity, route.kind, names, self._settings.registries)
+            self._check(names, exchange.identity.team)
             if route.kind == "create" and (host := await exchange.read(body, read_remote_host)):
                 check_remote_host(exchange.identity, host, self._settings.remote_hosts)
             if names:  # each name once and under Ollama's own key, so that Ollama sees exactly the names checked here

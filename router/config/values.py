@@ -26,6 +26,8 @@ _AUTHORITY = re.compile(r"[!-~]+")
 _HOST_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?")
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 WILDCARDS = re.compile(r"[*?]")
+MAPPED_BITS = 96
+"""Of an IPv6 address in front of an IPv4 address within it."""
 
 
 def allowed(text: str) -> PydanticCustomError:
@@ -135,15 +137,23 @@ def parse_url(value: object) -> str:
 
 
 def parse_network(value: object) -> Network:
-    """Parse an IP address or a network in CIDR notation."""
+    """Parse an IP address or a network in CIDR notation; one of IPv4 addresses within IPv6 is that of IPv4."""
     if isinstance(value, (ipaddress.IPv4Network, ipaddress.IPv6Network)):
         return value
     try:
         if isinstance(value, str):
-            return ipaddress.ip_network(value.strip())
+            return _plain_network(ipaddress.ip_network(value.strip()))
     except ValueError:
         pass
     raise allowed('an IP address or network such as "127.0.0.1", "10.0.0.0/8" or "fd00::/8"')
+
+
+def _plain_network(network: Network) -> Network:
+    """Return a network as clients are compared with it: an IPv4 address within IPv6 counts as itself."""
+    mapped = network.network_address.ipv4_mapped if isinstance(network, ipaddress.IPv6Network) else None
+    if mapped is None or network.prefixlen < MAPPED_BITS:
+        return network
+    return ipaddress.IPv4Network((mapped, network.prefixlen - MAPPED_BITS))
 
 
 def parse_model(value: object) -> str:

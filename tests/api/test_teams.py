@@ -480,6 +480,27 @@ async def test_rules_for_what_does_not_fit_are_allowed_or_not_to_each_team_g10()
 # --- lists -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("name", ["secret", "SECRET:latest", "nothing"])
+async def test_who_may_not_use_a_chain_does_not_learn_by_managing_models_that_there_is_one_g8(name: str) -> None:
+    """Neither its name nor its variants: it is refused like a name that nobody has."""
+    dispatcher = scripted()
+    dispatcher.virtual = [VirtualModel("secret", ("gemma3:4b",))]
+    requests = [
+        ("POST", "/api/pull", {"model": name}),
+        ("POST", "/api/push", {"model": name}),
+        ("DELETE", "/api/delete", {"model": name}),
+        ("POST", "/api/create", {"model": name, "from": "coder:7b"}),
+        ("POST", "/api/create", {"model": "coding/x", "from": name}),
+        ("POST", "/api/copy", {"source": name, "destination": "coding/x"}),
+        ("POST", "/api/copy", {"source": "coder:7b", "destination": name}),
+    ]
+    async with edge(dispatcher) as running, client(running.port) as raw:
+        for method, target, body in requests:
+            reply = await ask(raw, method, target, json.dumps(body), BEARER)
+            assert (reply.status, "team coding may" in reply.json()["error"]) == (403, True), (target, body)
+    assert not asked(dispatcher)
+
+
 def listed(names: list[str]) -> bytes:
     rows = [{"name": name, "model": name, "id": name, "size": 1} for name in names]
     return json.dumps({"models": rows, "data": rows}).encode()

@@ -360,6 +360,12 @@ DISAGREEMENTS = {
         'b.yaml:4: from[1]: found "10.1.0.0/16", which is of the team x (',
         "a.yaml:2",
     ),
+    "a network in both families": (
+        "team: x\nfrom: [10.1.0.0/16]\n",
+        'team: y\nfrom: ["::ffff:10.1.0.0/112"]\n',
+        'b.yaml:2: from[0]: found "10.1.0.0/16", which is of the team x (',
+        "a.yaml:2",
+    ),
 }  # fmt: skip
 
 
@@ -376,6 +382,17 @@ def test_what_is_in_two_teams_is_refused_with_both_places(case: str, tmp_path: P
 def test_a_network_may_be_within_that_of_another_team(tmp_path: Path) -> None:
     """The smaller one counts."""
     assert len(book(tmp_path, a="team: a\nfrom: [10.0.0.0/8]\n", b="team: b\nfrom: [10.1.0.0/16]\n").teams) == 2
+
+
+def test_ipv4_addresses_within_ipv6_are_those_of_ipv4(tmp_path: Path) -> None:
+    """As which they connect; a wider network of IPv6 has none of IPv4."""
+    rules = book(tmp_path, a='team: a\nfrom: ["::ffff:10.0.0.0/104", "::ffff:192.0.2.1", "::/0", "::fffe:0:0/95"]\n')
+    assert [str(network) for network in the(rules, "a").networks] == [
+        "10.0.0.0/8",
+        "192.0.2.1/32",
+        "::/0",
+        "::fffe:0:0/95",
+    ]
 
 
 def test_files_of_editors_are_no_teams(tmp_path: Path) -> None:
