@@ -117,13 +117,19 @@ def _with_teams(config: Config, document: Document, base: FilePath, overrides: l
             files = read_teams(config.teams, base, config.chains, overrides)
         except NoTeamFiles as exc:
             raise config_error(document, [Problem(("teams",), Description(exc.message), exc.allowed)]) from None
-    lines = list(disagreements(files))
+    lines = list(disagreements(files, _own_keys(config)))
     names = sorted({BUILT_IN, *(file.section.team for file in files)})
     if config.default_team not in names:
         lines.append(line_of(document, Problem(("default_team",), config.default_team, ", ".join(names))))
     if lines:
         raise ConfigError("\n".join(lines))
     return config.with_team_files(files)
+
+
+def _own_keys(config: Config) -> dict[bytes, str]:
+    """Return what each key of router.yaml is, by its hash."""
+    fronts = dict.fromkeys(config.node_keys, "a key of fronts (node.key_sha256_file)")
+    return fronts | {key.sha256: f"the key {key.id} of admin_keys" for key in config.keys_of_admins}
 
 
 def _for_only_backend(path: list[str], data: Mapping[str, Any]) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from router.config.places import Places
 from router.config.problems import Path
@@ -13,11 +13,14 @@ BUILT_IN = ANYONE.team.name
 """The team that exists without a file: clients without a key, with the rights of a fresh installation."""
 
 
-def disagreements(files: tuple[TeamFile, ...]) -> Iterator[str]:
-    """Yield a line for each team name, key and network that is in two files."""
+def disagreements(files: tuple[TeamFile, ...], taken: Mapping[bytes, str]) -> Iterator[str]:
+    """Yield a line for each team name, key and network that is in two files.
+
+    `taken` says of the hashes of router.yaml's own keys what they are: such a key would give a team more than its file.
+    """
     places = Places()
     yield from _names(files, places)
-    yield from _keys(files, places)
+    yield from _keys(files, places, taken)
     yield from _networks(files, places)
 
 
@@ -30,10 +33,12 @@ def _names(files: tuple[TeamFile, ...], places: Places) -> Iterator[str]:
             yield _line(places, file, ("team",), "team", found, "one file for each team")
 
 
-def _keys(files: tuple[TeamFile, ...], places: Places) -> Iterator[str]:
+def _keys(files: tuple[TeamFile, ...], places: Places, taken: Mapping[bytes, str]) -> Iterator[str]:
     seen: dict[bytes, tuple[TeamFile, int]] = {}
     for file in files:
         for index, key in enumerate(file.keys):
+            if key.sha256 in taken:
+                yield _line(places, file, ("keys", index), f"keys[{index}]", taken[key.sha256], "a key of its own")
             first, other = seen.setdefault(key.sha256, (file, index))
             if first is not file:
                 place = places.of(("keys", other), first.path)

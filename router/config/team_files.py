@@ -95,6 +95,8 @@ def _found(pattern: str, base: FilePath) -> list[str]:
         raise NoTeamFiles(f"no file that matches {pattern} in {base.absolute()}", "a pattern of existing files")
     if len(found) > MOST_FILES:
         raise NoTeamFiles(f"{len(found)} files that match {pattern}", f"at most {MOST_FILES}")
+    if (odd := next((path for path in found if not path.isprintable()), None)) is not None:
+        raise NoTeamFiles(f"the file {odd!a}, which matches {pattern}", "names of files that can be shown in one line")
     return found
 
 

@@ -379,6 +379,28 @@ def test_what_is_in_two_teams_is_refused_with_both_places(case: str, tmp_path: P
     assert HASH not in found.lower()
 
 
+@pytest.mark.parametrize("where", ["admin_keys", "node.key_sha256_file"])
+def test_a_key_of_a_team_opens_nothing_else(where: str, tmp_path: Path) -> None:
+    """It would make whoever has it an admin, or a front that may speak for every team."""
+    (tmp_path / "front").write_text(f"{OTHER_HASH}\n{HASH}\n")
+    root = {
+        "admin_keys": f"admin_keys: [{{ id: me, sha256: {HASH} }}]\n",
+        "node.key_sha256_file": "node: { name: a, key_sha256_file: front }\n",
+    }[where]
+    found = refusal(tmp_path, root=root, a=f"team: a\nkeys:\n  - {{ id: ci, sha256: {HASH} }}\n")
+    assert "a.yaml:3: keys[0]: found " in found
+    assert where in found
+    assert HASH not in found
+
+
+@pytest.mark.parametrize("name", ["b\nc", "b\x1b[31m", "b\udcff"])
+def test_a_file_whose_name_cannot_be_shown_is_refused(name: str, tmp_path: Path) -> None:
+    """It would be two lines of the log, or change the colours of a terminal."""
+    found = refusal(tmp_path, a="team: a\n", **{name: "team: b\n"})
+    assert found.isprintable()
+    assert "router.yaml:1: teams: found the file" in found
+
+
 def test_a_network_may_be_within_that_of_another_team(tmp_path: Path) -> None:
     """The smaller one counts."""
     assert len(book(tmp_path, a="team: a\nfrom: [10.0.0.0/8]\n", b="team: b\nfrom: [10.1.0.0/16]\n").teams) == 2
