@@ -39,13 +39,15 @@ needs_pauses = pytest.mark.skipif(
 class FakeDispatcher:
     """Relays every call unchanged, and is the directory as well.
 
-    `before` is awaited first, and may wait, raise or count; `log` records the outcomes of releases.
+    `before` is awaited first, and may wait, raise or count; `log` records the outcomes of releases. The chains `late`
+    are known once it has settled.
     """
 
     relay: Relay
     before: Callable[[Call], Awaitable[None]] | None = None
     rename: tuple[bytes, bytes] | None = None
     virtual: list[VirtualModel] = field(default_factory=list)
+    late: list[VirtualModel] = field(default_factory=list)
     hidden: dict[str, str] = field(default_factory=dict)
     expiries: dict[str, datetime] = field(default_factory=dict)
     calls: list[Call] = field(default_factory=list)
@@ -109,7 +111,7 @@ class FakeDispatcher:
     name, has_several = "fake", False
 
     async def settled(self) -> None:
-        pass
+        self.virtual, self.late = self.virtual + self.late, []
 
     def targets(self, _what: object, _asked: str = "") -> tuple[FakeDispatcher, ...]:
         return (self,)

@@ -75,6 +75,7 @@ class LocalRoutes:
         await exchange.answer(status, headers, body)
 
     async def _list(self, exchange: Exchange, route: Route, _: str) -> None:
+        await self._directory.settled()
         if self._directory.has_several:
             await self._merged(exchange, route)
             return
@@ -85,7 +86,6 @@ class LocalRoutes:
 
     async def _merged(self, exchange: Exchange, route: Route) -> None:
         """Answer with the lists of all backends as one; what a backend does not answer in time is missing."""
-        await self._directory.settled()
         sources, target = self._directory.sources(route.kind), route.pattern.encode()
         within_s = self._settings.list_s
         fetches = [self._fetch(exchange, b"GET", target, where=source, within_s=within_s) for source in sources]

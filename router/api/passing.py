@@ -39,6 +39,7 @@ class Passing:
         self._settings = settings
 
     async def serve(self, exchange: Exchange, route: Route, argument: str) -> None:
+        await self._directory.settled()  # before, no name is known to be a model's
         if route.kind in ("blob_put", "blob_head"):
             await self._blob(exchange, route, argument)
             return
@@ -96,7 +97,6 @@ class Passing:
         headers = request_headers(exchange.client_headers, exchange.headers)
         request = UpstreamRequest(route.method.encode(), target, headers, body, length)
         asked = exchange.headers.get(BACKEND, b"").decode("latin-1").strip()
-        await self._directory.settled()
         targets = self._directory.targets(what, asked)
         upstream = await self._done_on(targets, request)
         if self._directory.has_several and self._settings.has_router_headers:

@@ -39,7 +39,7 @@ class Directing(Source, Protocol):
         """True if answers say which backend they are from."""
 
     async def settled(self) -> None:
-        """Return when it is known which of several answer."""
+        """Return when it is known which models there are and which of several answer, or soon after the start."""
 
     def sources(self, kind: str = "") -> Sequence[Source]:
         """Return those whose lists are shown by a route of this kind."""

@@ -22,6 +22,9 @@ from router.routing.chains import Chains
 from router.routing.decisions import Decisions
 
 OK = 200
+START_S = 2.0
+"""How long requests wait at a start for the state that is still being read."""
+
 TIDY_S = 5.0
 """Longest time that the answer to a deletion waits for the deletion of the model's derived tags."""
 
@@ -69,7 +72,10 @@ class Directory:
         return False
 
     async def settled(self) -> None:
-        """Return when it is known which of several backends answer; at once if there is only one."""
+        """Wait shortly after the start until the models are known: before, no chain has a variant that is installed."""
+        if self._backend.is_starting:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._backend.started(), START_S)
 
     def sources(self, _kind: str = "") -> tuple[Directory, ...]:
         """Return the backends whose lists are shown: this one."""
@@ -77,6 +83,7 @@ class Directory:
 
     async def shown_by(self, name: str, team: Team | None = None) -> tuple[Directory, str]:
         """Return the backend that shows a model, and the name for it there; see `show_name`."""
+        await self.settled()
         return self, await self.show_name(name, team)
 
     def targets(self, _what: Managed, asked: str = "") -> tuple[Directory, ...]:

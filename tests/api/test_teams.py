@@ -524,6 +524,15 @@ async def test_lists_show_a_team_its_own_names_only_g8() -> None:
         assert (await ask(raw, "GET", "/api/status", None, BEARER)).json()["cloud"]["disabled"] is True
 
 
+@pytest.mark.parametrize("target", ["/api/tags", "/v1/models"])
+async def test_lists_have_the_chains_from_the_first_request_on_g8(target: str) -> None:
+    """They wait for what is not known yet at the start."""
+    dispatcher = scripted(listed(["coder:7b"]))
+    dispatcher.late = [VirtualModel("fast", ("coder:7b",))]
+    async with edge(dispatcher) as running, client(running.port) as raw:
+        assert b"fast" in (await ask(raw, "GET", target, None, BEARER)).body
+
+
 # --- what is seen of a key -------------------------------------------------------------------------------------------
 
 CANARY = "canary" + "7" * 26

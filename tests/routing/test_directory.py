@@ -4,14 +4,15 @@ import asyncio
 
 import pytest
 
+from ollama_simulator.clock import run_virtual
 from router.backend.keepalive import NEVER
 from router.core.ollama.runner import LoadOptions
 from router.core.units import GIB
 from router.errors import BadRequest, ModelNotFound, ProbeError, UpstreamError, UpstreamGone
 from router.http.client.response import AnswerHead, UpstreamRequest
-from router.routing.directory import TIDY_S, Managed, VirtualModel
+from router.routing.directory import START_S, TIDY_S, Managed, VirtualModel
 from tests.backend.machine import BIG, MIDDLE, SMALL, MemoryMachine
-from tests.routing.scene import routed
+from tests.routing.scene import routed, routing_on
 
 ALL = (BIG, MIDDLE, SMALL)
 TAG = "ollama-router-derived/small:3b-d1"
@@ -220,3 +221,43 @@ def test_a_backend_that_is_asked_for_by_name_must_be_the_one_that_is_there():
             scene.directory.targets(managed, "tower")
 
     routed(story, MemoryMachine(*ALL), CHAINS)
+
+
+class LateMachine(MemoryMachine):
+    """Its list of models comes when `may_list` is set."""
+
+    may_list: asyncio.Event
+
+    async def tags(self):
+        rows = await super().tags()
+        await self.may_list.wait()
+        return rows
+
+
+def test_what_is_asked_at_the_start_waits_until_the_models_are_known_but_not_for_long():
+    """A client that saw no chain then would pull it as a model that is missing."""
+
+    async def story(scene):
+        machine, now = scene.machine, asyncio.get_running_loop().time
+        assert scene.directory.virtual_models()[0] == VirtualModel("team", ())
+        machine.trouble.clear()
+        machine.may_list = asyncio.Event()
+        start = asyncio.create_task(scene.backend.start(lambda: None))
+        await asyncio.sleep(0)
+        began_s = now()
+        await scene.directory.settled()
+        assert now() - began_s == START_S
+        asyncio.get_running_loop().call_later(1.0, machine.may_list.set)
+        _, shown = await scene.directory.shown_by("team")
+        assert shown == BIG.name
+        assert scene.directory.virtual_models()[0] == VirtualModel("team", (BIG.name, SMALL.name))
+        await start
+
+    machine = LateMachine(*ALL)
+    machine.trouble["tags"] = UpstreamError("not yet")
+
+    async def run():
+        async with routing_on(machine, CHAINS) as scene:
+            await story(scene)
+
+    run_virtual(run())

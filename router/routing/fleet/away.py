@@ -7,10 +7,8 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from router.core.decision.chain import Chain
 from router.errors import UpstreamAway
+from router.routing.directory import START_S
 from router.routing.fleet.place import Place
-
-START_S = 2.0
-"""How long requests wait at a start for backends whose state is still being read, if others are up."""
 
 RETRY_S = 5.0
 """When a client may try again after none that could serve it answered; the state of each is read that often."""
