@@ -73,6 +73,12 @@ class _Use:
         first = next(iter(self.running.values()), None)
         self.lapses_s = lease_s + (now_s if first is None else first.since_s)
 
+    def still_counts(self, now_s: float, day: int) -> bool:
+        """Return whether any limit is used: by requests under way, of the last minute, or of this day."""
+        minute = self.minute
+        is_recent = minute is not None and minute.left(now_s) < minute.limit
+        return bool(self.running) or is_recent or (self.used > 0 and self.day == day)
+
     def expected_s(self, now_s: float) -> float:
         """Return when one of those under way is expected to end."""
         oldest = next(iter(self.running.values()), None)
@@ -148,8 +154,12 @@ class MemoryQuotas:
         return self._current(team, self._now(), self._unix_now()).used
 
     def keep_teams(self, names: Collection[str]) -> None:
-        """Forget the counts of all other teams, which are no more; what they have under way is settled nevertheless."""
-        self._uses = {name: use for name, use in self._uses.items() if name in names or use.running}
+        """Forget the counts of all other teams, which are no more; what they have under way is settled nevertheless.
+
+        What still counts is kept: the file of a team may only be missing while it is replaced.
+        """
+        now_s, day = self._now(), _day(self._unix_now())
+        self._uses = {name: use for name, use in self._uses.items() if name in names or use.still_counts(now_s, day)}
 
     def restore(self, team: str, tokens: int) -> None:
         """Count the tokens that a team has taken today before this router was started."""

@@ -176,6 +176,25 @@ def test_teams_do_not_share_limits_and_a_reload_keeps_what_was_used() -> None:
     assert quotas.left(free).requests is quotas.left(free).tokens is None
 
 
+def test_a_team_whose_file_is_replaced_keeps_what_it_has_used_as_long_as_it_counts() -> None:
+    """A reload may come while its file is missing."""
+    quotas, team, clock = started(requests_per_minute=2, tokens_per_day=100)
+    assert admitted(quotas, team, "1", 10)
+    quotas.settle("1", 100)
+    quotas.keep_teams([])
+    assert not admitted(quotas, team, "2", 10)
+    clock.now_s += DAY_S / 2
+    assert admitted(quotas, team, "3")
+    quotas.settle("3", 0)
+    assert admitted(quotas, team, "4")
+    quotas.settle("4", 0)
+    quotas.keep_teams([])
+    assert not admitted(quotas, team, "5")
+    clock.now_s += 60.0
+    quotas.keep_teams([])
+    assert not quotas._uses
+
+
 def test_any_number_of_teams_takes_bounded_memory() -> None:
     """Those with something under way are kept."""
     quotas, team, _ = started(concurrent=1)
