@@ -124,6 +124,11 @@ class RunnerSlots:
         """Return True if a request has not ended and its answer is not complete."""
         return (sent in self._begun or sent in self._sent) and not sent.is_complete
 
+    @property
+    def places(self) -> int:
+        """The number of requests that may be at work; those whose answers are complete hold none."""
+        return self.count + self.arrived()
+
     def arrived(self) -> int:
         """Return how many answers are complete: their clients still read, but the slot is free."""
         return sum([sent.is_complete for sent in self._begun]) if self._begun else 0

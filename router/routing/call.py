@@ -14,6 +14,7 @@ from router.core.decision.verdict import Decision
 from router.core.ollama.routes import Route
 from router.core.payload.conversation import beginning_of
 from router.core.payload.read import InferenceRequest
+from router.core.teams.meter import Part
 from router.core.teams.payer import Payer, Started
 from router.core.teams.quotas import Standing
 from router.core.teams.team import ANYONE, Identity
@@ -80,7 +81,7 @@ class Call(msgspec.Struct, eq=False):
     chain_rules: ChainRules | None = None
     payer: Payer | None = None
     started: Started | None = None  # what its team is charged for its resident
-    entered: float | None = None  # what the meter of its resident said when it was sent
+    entered: Part | None = None  # what the meter of its resident said when it was sent
     card_s: float | None = None
     vram_bytes: int | None = None
     trace_id: str = ""
@@ -105,6 +106,11 @@ class Call(msgspec.Struct, eq=False):
             self.team = rules.anyone.team.name
         self.rules = rules
         self.chain_rules = rules.chains_of(self.identity.team) if self.front is None else self.front.rules
+
+    @property
+    def unloads_as(self) -> str:
+        """The team whose use of a model it may end; "" if it may end that of all, as an admin."""
+        return "" if "admin" in self.identity.team.rights else self.team
 
     @property
     def has_elsewhere(self) -> bool:
@@ -193,7 +199,7 @@ class Call(msgspec.Struct, eq=False):
         resident, self.resident, self.choice, self.destination = self.resident, None, None, None
         started, self.started, took_s = self.started, None, None
         if resident is not None and self.entered is not None:
-            took_s = resident.meter.leave(self.entered, now_s)
+            took_s = resident.meter.leave(self.entered, now_s, resident.slots.places)
             resident.slots.took(took_s)
             self.card_s = (self.card_s or 0.0) + took_s
             self.vram_bytes, self.entered = resident.row.size_vram_bytes, None
@@ -220,7 +226,7 @@ class Call(msgspec.Struct, eq=False):
         self.has_acted = True
         self.served, self.reason = served, reason
         if self.resident is not None:
-            self.entered = self.resident.meter.enter(now_s)
+            self.entered = self.resident.meter.enter(now_s, self.resident.slots.places)
         self.queue_s = now_s - self.since_s if self.has_waited else 0.0
 
     def note_served(self, served: str, reason: str, queue_s: float) -> None:

@@ -65,6 +65,25 @@ def test_t1_two_teams_that_wait_throughout_are_never_further_apart_than_the_wind
     assert abs(found["one"].served_s - found["two"].served_s) <= 2 * (10 + charge_s)
 
 
+@pytest.mark.parametrize("lengths", [(100, 1000), (50, 2000)])
+def test_t1_a_team_of_long_requests_gets_no_more_of_a_model_than_one_of_short_ones(lengths, tmp_path):
+    """What a request waits behind another one in Ollama is that one's time: they do not take turns one by one."""
+    crowds = tuple(
+        Crowd(team, SMALL, clients=8, answer_tokens=length)
+        for team, length in zip(("short", "long"), lengths, strict=True)
+    )
+    found, _ = between(crowds, tmp_path, 240)
+    charge_s = lengths[1] / 100
+    assert abs(found["short"].served_s - found["long"].served_s) <= 2 * (5 + charge_s)
+
+
+def test_a_team_of_few_short_requests_does_not_fall_behind_one_of_many_long_ones(tmp_path):
+    """It waits for the one at work and the one ahead, however long it goes on."""
+    few, many = Crowd("few", SMALL, every_s=10, answer_tokens=200), Crowd("many", SMALL, clients=20, answer_tokens=1000)
+    found, _ = between((few, many), tmp_path, 240)
+    assert found["few"].p99_s <= 2 * 10 + 2 * 2 + 0.5
+
+
 @pytest.mark.parametrize("shares", [(1, 1, 1), (50, 1, 1), (1000, 30, 1)])
 def test_t2_nobody_starves_whatever_the_weights(shares, tmp_path):
     """Not even beside a team of a thousand times the weight."""

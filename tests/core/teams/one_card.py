@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from router.core.teams.fairness import Charge, Fairness
-from router.core.teams.meter import Meter
+from router.core.teams.meter import Meter, Part
 
 
 @dataclass
@@ -123,12 +123,12 @@ class OneCard:
         asked_s = team.tickets.popleft()
         self.longest_charge_s = max(self.longest_charge_s, actual_s / team.weight)
         self.under_way += 1
-        entered = self._meter.enter(self.now_s) if self._meter else 0.0
-        self._at(self.now_s + length_s, lambda: self._end(team, charge, actual_s, asked_s, entered))
+        part = self._meter.enter(self.now_s, self.slots) if self._meter else None
+        self._at(self.now_s + length_s, lambda: self._end(team, charge, actual_s, asked_s, part))
 
-    def _end(self, team: Team, charge: Charge, actual_s: float, asked_s: float, entered: float) -> None:
-        if self._meter:
-            actual_s = self._meter.leave(entered, self.now_s)
+    def _end(self, team: Team, charge: Charge, actual_s: float, asked_s: float, part: Part | None) -> None:
+        if self._meter and part:
+            actual_s = self._meter.leave(part, self.now_s, self.slots)
         self.fairness.end(charge, actual_s)
         self.under_way -= 1
         team.served_s += actual_s
