@@ -3,7 +3,9 @@
 In Ollama a `keep_alive` would protect a runner from eviction and block its queue (docs/ollama.md, "Keep-alive and
 unload"). Ollama gets one finite lease per load instead, so that no model stays loaded indefinitely if the router dies.
 The last `keep_alive` of a client counts, as in Ollama: 0 unloads when idle, a duration starts with the end of the last
-request, a negative value means indefinitely. A resident that must outlast its lease is renewed here while it is idle.
+request, a negative value means indefinitely. Of a model that several teams use the longest one counts: no team unloads
+what another one would have to load again at its own cost. A resident that must outlast its lease is renewed here while
+it is idle.
 """
 
 from __future__ import annotations
@@ -51,10 +53,18 @@ class KeepAlive:
         self._renewed_at_s: dict[str, float] = {}
         self._now = asyncio.get_running_loop().time
 
-    def apply(self, tracked: Tracked, keep_alive_s: float | None) -> None:
-        """Apply the `keep_alive` of a request, in seconds; None, for a request without one, keeps the last one."""
-        if keep_alive_s is not None:
-            tracked.keep_for(min(math.inf if keep_alive_s < 0 else keep_alive_s, self._longest_s))
+    def apply(self, tracked: Tracked, keep_alive_s: float | None, team: str = "") -> None:
+        """Apply the `keep_alive` of a request, in seconds; None, for a request without one, keeps the last one.
+
+        A request of a `team` ends nothing sooner that other teams use, too; "" is whoever may.
+        """
+        if keep_alive_s is None:
+            return
+        keep_s = min(math.inf if keep_alive_s < 0 else keep_alive_s, self._longest_s)
+        if team and tracked.is_shared(team, self._now()):
+            last_s = self._keep_s(tracked)
+            keep_s = max(keep_s, tracked.lease_s if last_s is None else last_s)
+        tracked.keep_for(keep_s)
 
     def expiry(self, tracked: Tracked | None) -> datetime | None:
         """Return the expiry to show in `/api/ps`; None if the upstream's own value is right."""

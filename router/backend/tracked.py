@@ -181,6 +181,10 @@ class Tracked:
         """Return the teams that have used it within its keep-alive."""
         return tuple(team for team, used_s in self.users.items() if now_s - used_s < self._kept_s)
 
+    def is_shared(self, team: str, now_s: float) -> bool:
+        """Return whether other teams than `team` have used it within its keep-alive."""
+        return any(user != team for user in self.users_at(now_s))
+
     @property
     def _kept_s(self) -> float:
         """For how long after a use it stays loaded for that one."""

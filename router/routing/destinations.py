@@ -19,7 +19,7 @@ IN_OPTIONS = tuple(key for key in LoadOptions.__struct_fields__ if key != "shift
 """The options of a runner. `shift` is not among them: it is a top-level key that has a meaning for clients."""
 
 NO_PATCH = Patch.of({})
-_KEEP_ALIVE = frozenset({"keep_alive"})
+KEEP_ALIVE = frozenset({"keep_alive"})
 _NOTHING: frozenset[str] = frozenset()
 
 
@@ -59,7 +59,7 @@ class Destinations:
             reason=reason,
             name=name,
             patch=patch_of(options) if is_native else NO_PATCH,
-            drop=_KEEP_ALIVE if is_native else _NOTHING,  # the router honours keep_alive itself
+            drop=KEEP_ALIVE if is_native else _NOTHING,  # the router honours keep_alive itself
             rename=self._rename(call, served, name),
             headers=headers,
             lines=header_lines(headers),
@@ -80,10 +80,11 @@ class Destinations:
         tag: str = "",
         decided: Decided | None = None,
         loads: str = "",
+        drop: frozenset[str] = _NOTHING,
     ) -> Destination:
         """Return the destination that passes a request on, under the name of `model` or `tag` if given.
 
-        `loads` are the weights that Ollama loads for it, unless they are loaded.
+        `loads` are the weights that Ollama loads for it, unless they are loaded; `drop` are keys that it must not see.
         """
         served = client_spelling(call.request.model, model) if model else call.request.model
         headers = router_headers(call.request.model, served, reason, 0.0, self.backend)
@@ -94,7 +95,7 @@ class Destinations:
             reason=reason,
             name=tag or served,
             patch=patch,
-            drop=_NOTHING,
+            drop=drop,
             rename=self._rename(call, served, tag) if tag else None,
             headers=headers,
             lines=header_lines(headers),

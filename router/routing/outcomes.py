@@ -24,10 +24,11 @@ from router.errors import Forbidden, LoadFailed, NeverFits, NoVariantFits
 from router.routing.call import Call
 from router.routing.chains import Chains
 from router.routing.destination import Destination
-from router.routing.destinations import NO_PATCH, Destinations, digest_of
+from router.routing.destinations import KEEP_ALIVE, NO_PATCH, Destinations, digest_of, patch_of
 from router.routing.ends import Ends, decision_template, passed_on_template
 from router.telemetry import Decided
 
+IN_USE = "unload: other teams use it"
 LOOK_AGAIN_S = 1.0
 """Polling interval of a request that waits for memory (`nothing_fits: wait`)."""
 
@@ -98,9 +99,17 @@ class Outcomes:
         return self._destinations.passed_on(call, f"passthrough: {call.request.options_error}", model)
 
     def unload(self, call: Call, chain: Chain) -> Destination:
-        """Pass on an unload under the name of the variant that is loaded; it never loads a model."""
+        """Pass on an unload under the name of the variant that is loaded; it never loads a model.
+
+        One that other teams use as well stays: without `keep_alive` it is a request that does nothing.
+        """
         for variant in chain.variants:
             tracked = self._world.residents.get(self._world.installed.weights_of(variant.model))
+            if tracked is not None and call.unloads_as and tracked.is_shared(call.unloads_as, self._now()):
+                options, loads = patch_of(tracked.sent_options), tracked.weights
+                return self._destinations.passed_on(
+                    call, IN_USE, variant.model, patch=options, drop=KEEP_ALIVE, loads=loads
+                )
             if tracked is not None:
                 # Book the unload before Ollama carries it out: no request may enter the model in between.
                 self._keepalive.apply(tracked, 0.0)

@@ -71,7 +71,7 @@ class Underway:
             return None
         if call.resident is not None:  # only now: a request without an answer must not change the expiry
             if call.request.keep_alive_s is not None:
-                self._backend.keepalive.apply(call.resident, call.request.keep_alive_s)
+                self._backend.keepalive.apply(call.resident, call.request.keep_alive_s, call.unloads_as)
             if upstream.status == OK:
                 self._backend.line.slots.answered(call.resident, upstream)
         return self._answer(upstream)

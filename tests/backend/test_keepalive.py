@@ -209,3 +209,44 @@ def test_ps_shows_when_a_model_will_go():
         assert datetime.now(UTC) < NEVER
 
     watched(story)
+
+
+@pytest.mark.parametrize(
+    ("team", "asked", "stays_s"),
+    [
+        ("b", 0.0, DEFAULT_S),
+        ("b", 30.0, DEFAULT_S),
+        ("b", 2 * DEFAULT_S, 2 * DEFAULT_S),
+        ("a", 0.0, 0.0),
+        ("", 0.0, 0.0),
+    ],
+)
+def test_no_team_ends_sooner_what_another_one_uses(team, asked, stays_s):
+    """It may keep it for longer; its own models, and all of them for an admin, end as it says."""
+
+    async def story(scene):
+        tracked = await scene.make_resident(SMALL)
+        scene.backend.leave(scene.backend.world.residents.enter(tracked.weights, "a", scene.backend.now()))
+        scene.backend.keepalive.apply(tracked, asked, team)
+        assert await is_loaded_after(scene, SMALL, max(0.0, stays_s - 3)) or not stays_s
+        assert not await is_loaded_after(scene, SMALL, 5)
+
+    watched(story)
+
+
+def test_a_team_that_has_not_used_it_within_its_keep_alive_does_not_count():
+    """Then whoever uses it now decides."""
+
+    async def story(scene):
+        tracked = await scene.make_resident(SMALL)
+        for team, asked in (("a", 20.0), ("b", 0.0)):
+            scene.backend.leave(scene.backend.world.residents.enter(tracked.weights, team, scene.backend.now()))
+            scene.backend.keepalive.apply(tracked, asked, team)
+            await asyncio.sleep(15)
+        assert SMALL.name in scene.machine.rows
+        scene.backend.keepalive.apply(tracked, 0.0, "b")
+        assert await is_loaded_after(scene, SMALL, 0.1)
+        await asyncio.sleep(4.9)
+        assert not await is_loaded_after(scene, SMALL, 3)
+
+    watched(story)

@@ -1,5 +1,7 @@
 """Teams with chains of their own: each gets its own variant, and a request keeps the rules that it began with."""
 
+import json
+
 import pytest
 
 from router.config import load_config, rulebook_of
@@ -261,4 +263,28 @@ def test_a_team_loads_no_larger_context_than_it_may_have(body, num_ctx, tmp_path
 
     (tmp_path / "capped.yaml").write_text("team: capped\ncaps: { num_ctx: 4096 }\n")
     (tmp_path / "plain.yaml").write_text("team: plain\n")
+    routed(story, MemoryMachine(*ALL), {"defaults.auto_chains": "off", "teams": str(tmp_path / "*.yaml")})
+
+
+@pytest.mark.parametrize("others", [True, False])
+def test_an_unload_ends_nothing_that_other_teams_use(others, tmp_path):
+    """It is answered as a request that does nothing, and says why; an admin's ends it."""
+
+    async def story(scene):
+        tracked = await scene.make_resident(SMALL)
+        users = ("one", "two") if others else ("one",)
+        for team in users:
+            scene.backend.leave(scene.backend.world.residents.enter(tracked.weights, team, scene.backend.now()))
+        call = of(scene, "one", SMALL.name, keep_alive=0)
+        scene.chains.begin(call)
+        scene.dispatcher.start(call, lambda _: None).give_up()
+        sent = json.loads(scene.relay.sent[-1].request.body)
+        is_left = SMALL.name in scene.machine.rows and not tracked.going_until_s
+        assert (is_left, "keep_alive" in sent) == (others, not others)
+        if others:
+            assert sent["options"]["num_ctx"] == tracked.options.num_ctx
+            assert call.reason == "unload: other teams use it"
+
+    (tmp_path / "two.yaml").write_text("team: two\n")
+    (tmp_path / "one.yaml").write_text("team: one\n")
     routed(story, MemoryMachine(*ALL), {"defaults.auto_chains": "off", "teams": str(tmp_path / "*.yaml")})

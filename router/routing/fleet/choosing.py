@@ -61,7 +61,7 @@ class Choosing:
         if chain is None:
             return self._without_chain(call, up)
         if request.options_error or request.is_unload:
-            return self._with_model(chain, up, is_unload=request.is_unload)
+            return self._with_model(chain, up, unloads_as=call.unloads_as if request.is_unload else None)
         ranked = self._offers.ranked(call, chain)
         best = ranked[0]
         if (best.offer.away or not best.offer.is_installed) and (having := self._away.having(chain)):
@@ -96,16 +96,16 @@ class Choosing:
 
         return Blocked("upstream", until)
 
-    def _with_model(self, chain: RuledChain, up: Sequence[Place], *, is_unload: bool) -> Place | Blocked:
+    def _with_model(self, chain: RuledChain, up: Sequence[Place], *, unloads_as: str | None) -> Place | Blocked:
         """Return the place for a request that needs no decision: where a variant is loaded, or else installed.
 
-        An unload is for all of them: on the others the router itself unloads.
+        An unload, of the team `unloads_as`, is for all of them: on the others the router itself unloads.
         """
         loaded = [place for place in up if any(_resident(place, variant.model) for variant in chain.variants)]
-        for place in loaded[1:] if is_unload else ():
+        for place in loaded[1:] if unloads_as is not None else ():
             for variant in chain.variants:
                 if (tracked := _resident(place, variant.model)) is not None:
-                    place.backend.keepalive.apply(tracked, 0.0)
+                    place.backend.keepalive.apply(tracked, 0.0, unloads_as or "")
         installed = [place for place in up if place.variants_of(chain)]
         if not (loaded or installed) and (having := self._away.having(chain)):
             return Blocked("upstream", lambda: self._away.reach_one_of(having))
