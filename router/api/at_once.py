@@ -115,8 +115,7 @@ class AtOnce:
         cycle.request_id, identity = self._next_id(), ANYONE
         client, proxies = cycle.carrier.client, self._settings.proxies
         try:
-            front = self._door.call_of(head)
-            identity = self._door.identify(cycle, front)
+            identity, front = self._door.identify(cycle)
             check_route(identity, common.route)
             call = read_call(
                 body,
