@@ -116,7 +116,8 @@ class SharedQuotas:
         now_s = self._loop.time()
         loan.take(now_s, tokens, is_lent=is_lent)
         self._held[request] = loan, tokens, now_s
-        return Granted(loan.standing(now_s))
+        left = loan.standing(now_s)
+        return Granted(left.requests, left.tokens)
 
     async def _ask(self, team: Team, request: Hashable, tokens: int) -> Granted | Refused:
         loan, found = self._loan(team), None

@@ -11,6 +11,7 @@ from functools import lru_cache, partial
 
 from router.core.payload.read import BYTES_PER_TOKEN
 from router.core.teams.quotas import Asking, Granted, Left, Quotas, Refused, Standing, refusal
+from router.errors import LimitReached
 from router.http.headers import Header
 from router.routing.answer import Released
 from router.routing.call import Call
@@ -49,20 +50,23 @@ class Limits:
             return None
         tokens = expected_tokens(call) if limits.tokens_per_day is not None else 0
         found = self.quotas.admit(team, call, tokens)  # not by the client's own id, which it may use twice
+        if isinstance(found, Granted):
+            call.count(found, self._settle)
+            return None
         if isinstance(found, Asking):
             return partial(self._asked, call, found)
-        self._count(call, found)
-        return None
+        raise self._refusal(call, found)
 
     async def _asked(self, call: Call, asking: Asking) -> None:
-        self._count(call, await asking.answer())
-
-    def _count(self, call: Call, found: Granted | Refused) -> None:
+        found = await asking.answer()
         if isinstance(found, Refused):
-            team = call.identity.team
-            self._emit(Rejected(team.name, found.why))
-            raise refusal(team, found.why, found.retry_s, tuple(headers_of(found.left)))
-        call.count(found.left, self._settle)
+            raise self._refusal(call, found)
+        call.count(found, self._settle)
+
+    def _refusal(self, call: Call, found: Refused) -> LimitReached:
+        team = call.identity.team
+        self._emit(Rejected(team.name, found.why))
+        return refusal(team, found.why, found.retry_s, tuple(headers_of(found.left)))
 
     def _settle(self, call: Call, released: Released, status: int) -> None:
         self.quotas.settle(call, tokens_of(call, released, status))

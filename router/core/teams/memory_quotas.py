@@ -38,8 +38,9 @@ class _Use:
     lapses_s: float = -math.inf  # before this time no lease ends
 
     def turn_to(self, day: int) -> None:
-        """Begin another day."""
-        self.day, self.used = day, 0
+        """Begin the day, if it is another one."""
+        if day != self.day:
+            self.day, self.used = day, 0
 
     def limit_to(self, limits: TeamLimits) -> None:
         """Take over limits, which a reload has changed."""
@@ -63,8 +64,9 @@ class _Use:
         self.reserved += tokens
         self.running[request] = _Reservation(tokens, now_s)
 
-    def end(self, request: Hashable, tokens: int, now_s: float) -> None:
+    def end(self, request: Hashable, tokens: int, now_s: float, day: int) -> None:
         """Replace the reservation by the `tokens` that the request took, which count after its lease, too."""
+        self.turn_to(day)
         self.used += tokens
         if (held := self.running.pop(request, None)) is not None:
             self.reserved -= held.tokens
@@ -103,18 +105,19 @@ class MemoryQuotas:
         use = self._uses.get(team.name)
         if use is None or use.limits is not limits or now_s >= use.lapses_s:
             use = self._limited(team, now_s)
-        minute, most, allowed = use.minute, limits.tokens_per_day, 0
+        minute, most, allowed, tokens_left = use.minute, limits.tokens_per_day, 0, None
         if limits.concurrent is not None and len(use.running) >= limits.concurrent:
             return self._refused(use, "concurrent", use.expected_s(now_s), now_s)
         if minute is not None and not (allowed := minute.left(now_s)):
             return self._refused(use, "requests_per_minute", minute.wait_s(now_s), now_s)
-        if most is not None and not self._today(use).spares(tokens, most):
-            retry_s = use.expected_s(now_s) if use.used < most else self._to_midnight_s()
-            return self._refused(use, "tokens_per_day", retry_s, now_s)
+        if most is not None:
+            tokens_left = self._tokens(use, most, tokens)
+            if not use.spares(tokens, most):
+                retry_s = use.expected_s(now_s) if use.used < most else tokens_left.reset_s
+                return self._refused(use, "tokens_per_day", retry_s, now_s)
         use.begin(request, tokens, now_s)
         self._requests[request] = use
-        requests = None if minute is None else Left(minute.limit, allowed - 1, MINUTE_S)
-        return Granted(Standing(requests, None if most is None else self._tokens(use, most)))
+        return Granted(None if minute is None else Left(minute.limit, allowed - 1, MINUTE_S), tokens_left)
 
     def count(self, team: Team, request: Hashable, tokens: int) -> None:
         """Reserve what a request is expected to take, which was admitted elsewhere; it may be above a limit here."""
@@ -126,7 +129,7 @@ class MemoryQuotas:
         """Count the tokens that a request took, also after its lease. A second time it does nothing."""
         use = self._requests.pop(request, None)
         if use is not None:
-            self._today(use).end(request, tokens, self._now())
+            use.end(request, tokens, self._now(), int(self._unix_now() // DAY_S))
 
     def left(self, team: Team) -> Standing:
         """Return what is left of the team's limits."""
@@ -167,9 +170,7 @@ class MemoryQuotas:
 
     def _today(self, use: _Use) -> _Use:
         """Return the same, with the tokens of this day."""
-        day = int(self._unix_now() // DAY_S)
-        if day != use.day:
-            use.turn_to(day)
+        use.turn_to(int(self._unix_now() // DAY_S))
         return use
 
     def _refused(self, use: _Use, why: Reason, retry_s: float, now_s: float) -> Refused:
@@ -179,14 +180,14 @@ class MemoryQuotas:
         """Return what is left of the limits of a team."""
         minute, most = use.minute, use.limits.tokens_per_day
         requests = None if minute is None else Left(minute.limit, minute.left(now_s), minute.reset_s(now_s))
-        return Standing(requests, None if most is None else self._tokens(self._today(use), most))
+        return Standing(requests, None if most is None else self._tokens(use, most))
 
-    def _tokens(self, use: _Use, most: int) -> Left:
-        """Return what is left of the tokens of this day."""
-        return Left(most, max(0, most - use.used - use.reserved), self._to_midnight_s())
-
-    def _to_midnight_s(self) -> float:
-        return DAY_S - self._unix_now() % DAY_S
+    def _tokens(self, use: _Use, most: int, further: int = 0) -> Left:
+        """Return what is left of the tokens of this day when `further` ones are reserved."""
+        day, since_s = divmod(self._unix_now(), DAY_S)
+        use.turn_to(int(day))
+        left = most - use.used - use.reserved - further
+        return Left(most, max(0, left), DAY_S - since_s)
 
     def _use(self, name: str) -> _Use:
         use = self._uses.get(name)

@@ -46,10 +46,11 @@ class Minute:
             self._times[self._at - 1] = now_s
             self._open -= 1
         else:
-            self._times[self._at] = now_s
-            self._at = (self._at + 1) % len(self._times)
-            self._recent = min(self._recent + 1, len(self._times))
-            self._open = self.per_time - 1
+            at, size = self._at, len(self._times)
+            self._times[at] = now_s
+            self._at, self._open = (at + 1) % size, self.per_time - 1
+            if self._recent < size:
+                self._recent += 1
 
     def left(self, now_s: float) -> int:
         """Return how many further requests are allowed now."""

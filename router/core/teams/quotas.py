@@ -39,10 +39,8 @@ class Standing(msgspec.Struct, frozen=True, gc=False):
     tokens: Left | None = None
 
 
-class Granted(msgspec.Struct, frozen=True, gc=False):
-    """The request is admitted, and must be settled."""
-
-    left: Standing
+class Granted(Standing, frozen=True, gc=False):
+    """The request is admitted, with what is left of the limits then, and must be settled."""
 
 
 class Refused(msgspec.Struct, frozen=True):
