@@ -198,7 +198,8 @@ class Decisions:
         so is what other backends say of its first variant.
         """
         request, rules, team = call.request, call.chain_rules, self._chains.asking(call.team)
-        return rules, request.model, call.strict, call.route.kind, *shape_of(request), call.passed_over, team
+        passed_over = call.visit.passed_over if call.visit is not None else None
+        return rules, request.model, call.strict, call.route.kind, *shape_of(request), passed_over, team
 
     def forget(self, teams: Collection[str]) -> None:
         """Forget what was decided: the rules in force are others, and `teams` are those that there are."""
