@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Literal, Protocol
 
 import msgspec
@@ -137,7 +138,7 @@ class AtOnce:
             self._tasks.reports.refused(cycle, common.route, error, identity)
             return True
         if asking is not None:
-            cycle.process_in_task(lambda: self._tasks.ask(cycle, call, asking))
+            cycle.process_in_task(partial(self._tasks.ask, cycle, call, asking))
             return True
         if self._tracing is not None:
             self._tracing.begin(call, head.headers, head.by_name)
