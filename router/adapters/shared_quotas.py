@@ -7,7 +7,7 @@ take; then it is admitted by this router's part of the limit. While the store ca
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Hashable
 from functools import partial
 
 from router.adapters.lender import Lender, Store, Times
@@ -43,7 +43,7 @@ class SharedQuotas:
         self._local, self._unix_now, self._hold_s, self._is_first = local, unix_now, times.hold_s, is_first
         self._loop = asyncio.get_running_loop()
         self._loans: dict[str, Loan] = {}
-        self._held: dict[str, tuple[Loan, int, float]] = {}  # requests under way, the oldest first
+        self._held: dict[Hashable, tuple[Loan, int, float]] = {}  # requests under way, the oldest first
         self._lender = Lender(store, times, routers, self._loans, report=report, at_look=self._lapse)
         self.watch, self.tried, self.aclose = self._lender.watch, self._lender.tried, self._lender.aclose
 
@@ -59,7 +59,7 @@ class SharedQuotas:
 
     # --- requests ----------------------------------------------------------------------------------------------
 
-    def admit(self, team: Team, request: str, tokens: int) -> Granted | Refused | Asking:
+    def admit(self, team: Team, request: Hashable, tokens: int) -> Granted | Refused | Asking:
         """Reserve what a request is expected to take, or say that the store must be asked."""
         if not self._lender.is_up:
             return self._admit_alone(team, request, tokens)
@@ -70,7 +70,7 @@ class SharedQuotas:
             return Refused(*refused, loan.standing(now_s))
         return Asking(partial(self._ask, team, request, tokens))
 
-    def settle(self, request: str, tokens: int) -> None:
+    def settle(self, request: Hashable, tokens: int) -> None:
         """Replace the reservation by the `tokens` that the request took. A second time it does nothing."""
         self._local.settle(request, tokens)
         if (held := self._held.pop(request, None)) is not None:
@@ -108,17 +108,18 @@ class SharedQuotas:
             loan.follow(team)
         return loan
 
-    def _lend(self, loan: Loan, request: str, tokens: int) -> Granted:
+    def _lend(self, loan: Loan, request: Hashable, tokens: int) -> Granted:
         self._local.count(loan.team, request, tokens)
         return self._hold(loan, request, tokens)
 
-    def _hold(self, loan: Loan, request: str, tokens: int, *, is_lent: bool = True) -> Granted:
+    def _hold(self, loan: Loan, request: Hashable, tokens: int, *, is_lent: bool = True) -> Granted:
         now_s = self._loop.time()
         loan.take(now_s, tokens, is_lent=is_lent)
         self._held[request] = loan, tokens, now_s
-        return Granted(loan.standing(now_s))
+        left = loan.standing(now_s)
+        return Granted(left.requests, left.tokens)
 
-    async def _ask(self, team: Team, request: str, tokens: int) -> Granted | Refused:
+    async def _ask(self, team: Team, request: Hashable, tokens: int) -> Granted | Refused:
         loan, found = self._loan(team), None
         if self._lender.is_up:
             try:
@@ -130,7 +131,7 @@ class SharedQuotas:
 
     # --- without the store -------------------------------------------------------------------------------------
 
-    def _admit_alone(self, team: Team, request: str, tokens: int) -> Granted | Refused:
+    def _admit_alone(self, team: Team, request: Hashable, tokens: int) -> Granted | Refused:
         if team.limits.on_loss == "closed":
             return Refused("on_loss", RETRY_S, Standing())
         part = self._part(team)

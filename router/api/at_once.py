@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Literal, Protocol
 
 import msgspec
@@ -115,8 +116,7 @@ class AtOnce:
         cycle.request_id, identity = self._next_id(), ANYONE
         client, proxies = cycle.carrier.client, self._settings.proxies
         try:
-            front = self._door.call_of(head)
-            identity = self._door.identify(cycle, front)
+            identity, front = self._door.identify(cycle)
             check_route(identity, common.route)
             call = read_call(
                 body,
@@ -138,7 +138,7 @@ class AtOnce:
             self._tasks.reports.refused(cycle, common.route, error, identity)
             return True
         if asking is not None:
-            cycle.process_in_task(lambda: self._tasks.ask(cycle, call, asking))
+            cycle.process_in_task(partial(self._tasks.ask, cycle, call, asking))
             return True
         if self._tracing is not None:
             self._tracing.begin(call, head.headers, head.by_name)

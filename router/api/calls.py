@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import cast
 
 from router.api.beside import in_turn
@@ -79,7 +80,7 @@ def read_call(
         check_use(identity, request.model)
     if settings.is_restricted or identity.team.caps is not NO_CAPS:
         caps = identity.team.caps
-        request, body = settings.permissions.apply(request, body, caps, lambda changed: read(route.kind, changed))
+        request, body = settings.permissions.apply(request, body, caps, partial(read, route.kind))
     call = Call(
         route,
         request,

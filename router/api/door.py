@@ -74,26 +74,25 @@ class Door:
         """True if there are teams; without, no path begins with a key."""
         return self._rules.identities is not None
 
-    def call_of(self, head: Head) -> FrontCall | None:
-        """Return what a front says with a request, None if nothing. Raises as `Fronts.call_of`."""
-        return self._fronts.call_of(head) if self._fronts is not None else None
-
     def is_front(self, head: Head) -> bool:
         """Return True for a front of this node. It may come by any name: no web page knows the key that it shows."""
         return self._fronts is not None and self._fronts.knows(head)
 
-    def identify(self, cycle: Cycle, front: FrontCall | None = None) -> Identity:
-        """Return whose request it is; `front` is what a front says with it.
+    def identify(self, cycle: Cycle) -> tuple[Identity, FrontCall | None]:
+        """Return whose request it is, and what a front says with it, None if nothing.
 
-        Raise Unauthorized, or BadRequest for two different credentials.
+        Raise Unauthorized, BadRequest for two different credentials, or as `Fronts.call_of`.
         """
-        if front is not None:
-            return front.identity
-        if self._fronts is not None and self.is_front(cycle.head):
-            return self._fronts.identity
+        if self._fronts is not None:
+            if (front := self._fronts.call_of(cycle.head)) is not None:
+                return front.identity, front
+            if self.is_front(cycle.head):
+                return self._fronts.identity, None
         identities = self._rules.identities
-        if identities is None:
-            return self._anyone
+        return self._anyone if identities is None else self._shown(cycle, identities), None
+
+    def _shown(self, cycle: Cycle, identities: Identities) -> Identity:
+        """Return whose key a request shows, or from whose network it comes."""
         shown: _Shown | None = cycle.head.who
         if shown is None:
             shown = cycle.head.who = _Shown()

@@ -160,8 +160,7 @@ class Edge:
         exchange.is_managing = route.right in ("manage", "account")
         front = None
         if route.kind != "root":  # which only says that something listens
-            front = self._door.call_of(exchange.cycle.head)
-            exchange.identity = self._door.identify(exchange.cycle, front)
+            exchange.identity, front = self._door.identify(exchange.cycle)
             is_admin = permit_of(exchange.identity.team).is_admin
             if route.kind == "me" and not is_admin:  # the CLI reads it as "signed out"
                 await exchange.answer(401, [(b"content-type", b"application/json")], b'{"error":"unauthorized"}')

@@ -5,14 +5,13 @@ A request above a limit of its own team is a 429; a card that is too busy for ev
 
 from __future__ import annotations
 
-import itertools
 import math
-import secrets
 from collections.abc import Awaitable, Callable, Iterator
 from functools import lru_cache, partial
 
 from router.core.payload.read import BYTES_PER_TOKEN
 from router.core.teams.quotas import Asking, Granted, Left, Quotas, Refused, Standing, refusal
+from router.errors import LimitReached
 from router.http.headers import Header
 from router.routing.answer import Released
 from router.routing.call import Call
@@ -25,8 +24,7 @@ STREAMED_BYTES = 100
 """Bytes of a streamed token: a client that leaves before the end gets no count of them."""
 
 OK = 200
-_FORM = b"x-ratelimit-limit-%b: %%d\r\nx-ratelimit-remaining-%b: %%d\r\nx-ratelimit-reset-%b: %%b\r\n"
-_REQUESTS, _TOKENS = _FORM % ((b"requests",) * 3), _FORM % ((b"tokens",) * 3)
+_FORM = b"x-ratelimit-limit-%b: %d\r\nx-ratelimit-remaining-%b: %%d\r\nx-ratelimit-reset-%b: %b\r\n"
 _EMBEDDINGS = frozenset({"embed", "embeddings", "v1_embeddings"})
 
 
@@ -41,33 +39,37 @@ class Limits:
     ) -> None:
         self.quotas, self.notes = quotas, notes
         self._emit = emit
-        self._prefix = secrets.token_hex(4)  # after a reload two routers may share the counts
-        self._numbers = itertools.count(1)
 
     def admit(self, call: Call) -> Callable[[], Awaitable[None]] | None:
         """Count a request, which is released at its end. Raise LimitReached if it is above a limit of its team.
 
         If that is not known here, return what finds out, and then does the same.
         """
-        team = call.identity.team
-        if not team.limits.is_metered:
+        team, limits = call.identity.team, call.identity.team.limits
+        if not limits.is_metered:
             return None
-        request = f"{self._prefix}-{next(self._numbers):x}"  # not the client's own id, which it may use twice
-        found = self.quotas.admit(team, request, expected_tokens(call))
+        tokens = expected_tokens(call) if limits.tokens_per_day is not None else 0
+        found = self.quotas.admit(team, call, tokens)  # not by the client's own id, which it may use twice
+        if isinstance(found, Granted):
+            call.count(found, self._settle)
+            return None
         if isinstance(found, Asking):
-            return partial(self._asked, call, request, found)
-        self._count(call, request, found)
-        return None
+            return partial(self._asked, call, found)
+        raise self._refusal(call, found)
 
-    async def _asked(self, call: Call, request: str, asking: Asking) -> None:
-        self._count(call, request, await asking.answer())
-
-    def _count(self, call: Call, request: str, found: Granted | Refused) -> None:
-        team = call.identity.team
+    async def _asked(self, call: Call, asking: Asking) -> None:
+        found = await asking.answer()
         if isinstance(found, Refused):
-            self._emit(Rejected(team.name, found.why))
-            raise refusal(team, found.why, found.retry_s, tuple(headers_of(found.left)))
-        call.count(found.left, lambda *end: self.quotas.settle(request, tokens_of(*end)))
+            raise self._refusal(call, found)
+        call.count(found, self._settle)
+
+    def _refusal(self, call: Call, found: Refused) -> LimitReached:
+        team = call.identity.team
+        self._emit(Rejected(team.name, found.why))
+        return refusal(team, found.why, found.retry_s, tuple(headers_of(found.left)))
+
+    def _settle(self, call: Call, released: Released, status: int) -> None:
+        self.quotas.settle(call, tokens_of(call, released, status))
 
 
 def expected_tokens(call: Call) -> int:
@@ -93,12 +95,12 @@ def tokens_of(call: Call, released: Released, status: int) -> int:
 def lines_of(left: Standing) -> bytes:
     """Return the lines of the headers that say what is left, in the form that clients of OpenAI read."""
     requests, tokens = left.requests, left.tokens
-    lines = _lines(_REQUESTS, requests) if requests is not None else b""
-    return lines + _lines(_TOKENS, tokens) if tokens is not None else lines
+    lines = _lines(b"requests", requests) if requests is not None else b""
+    return lines + _lines(b"tokens", tokens) if tokens is not None else lines
 
 
-def _lines(form: bytes, one: Left) -> bytes:
-    return form % (one.limit, one.remaining, _duration(math.ceil(one.reset_s)))
+def _lines(what: bytes, one: Left) -> bytes:
+    return _form(what, one.limit, math.ceil(one.reset_s)) % one.remaining
 
 
 def headers_of(left: Standing) -> Iterator[Header]:
@@ -109,6 +111,11 @@ def headers_of(left: Standing) -> Iterator[Header]:
 
 
 @lru_cache(maxsize=256)
+def _form(what: bytes, limit: int, reset_s: int) -> bytes:
+    """Return the lines of a limit without what remains, which alone differs between the answers of a second."""
+    return _FORM % (what, limit, what, what, _duration(reset_s))
+
+
 def _duration(seconds: int) -> bytes:
     """Return a time such as `1s` or `6h5m0s`."""
     minutes, seconds = divmod(seconds, 60)

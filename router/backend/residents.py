@@ -29,6 +29,7 @@ class Residents(Mapping[str, Tracked]):
 
     def __init__(self, keep: frozenset[str], epoch: Epoch) -> None:
         self._entries: dict[str, Tracked] = {}
+        self.get = self._entries.get  # type: ignore[method-assign]  # Mapping's own raises and catches per miss
         self._leaving: dict[str, Tracked] = {}  # gone from ps while requests are still under way
         self._used: dict[str, Uses] = {}  # of weights that are not loaded now
         self._let_spill: set[str] = set()  # weights that requests loaded because a rule allows them to spill
@@ -49,10 +50,6 @@ class Residents(Mapping[str, Tracked]):
 
     def __len__(self) -> int:
         return len(self._entries)
-
-    def get(self, weights: str, default: None = None) -> Tracked | None:  # type: ignore[override]
-        """Return the entry or `default`. Overridden because Mapping's own `get` raises and catches per miss."""
-        return self._entries.get(weights, default)
 
     def keep_teams(self, names: Collection[str]) -> None:
         """Forget which other teams have used what is loaded: they are no more."""

@@ -170,8 +170,10 @@ class Slots:
 
     def is_free(self, runner: Runner, reserved: int = 0) -> bool:
         """Return True if one more request may be sent; `reserved` were let in, and are about to be."""
-        # Common case first: whatever may be ahead.
-        return runner.slots.count > runner.in_flight + reserved or self.free(runner, reserved) > 0
+        slots, least = runner.slots, self._ahead
+        # Common case first: it has room whatever has arrived.
+        has_room = slots.count + (slots.ahead if least else 0) > runner.in_flight + reserved
+        return has_room or self.free(runner, reserved) > 0
 
     def free(self, runner: Runner, reserved: int = 0) -> int:
         """Return how many more requests may be sent, 0 or less if none."""

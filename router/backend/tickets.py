@@ -28,7 +28,7 @@ class Ticket(msgspec.Struct, eq=False):
     """One waiting request; `place` is what the line is ordered by: when the request came, and the ticket's number.
 
     At the end of its wait the request is decided again, or told the `error`: by `turn`, whose result is the weights
-    that it was let in to, or without one by `go_on`, which `come` sees to. `is_over` once that was told, or it left.
+    that it was let in to, or without one by `go_on`, which `come` sees to. `has_left` once it is in the line no more.
     `served_before` holds, by the resident's `order`, what was served when it began to wait.
     `payer` is charged the switches that it causes, `started` is the charge of the resident that it was let in to.
     """
@@ -43,7 +43,6 @@ class Ticket(msgspec.Struct, eq=False):
     let_in_to: str | None = None
     started: Started | None = None
     error: RouterError | None = None
-    is_over: bool = False
     has_left: bool = False
     pauses: bool = False
 
@@ -83,15 +82,10 @@ class Ticket(msgspec.Struct, eq=False):
     @property
     def is_waiting(self) -> bool:
         """True until it is let in, or its wait has ended otherwise."""
-        return self.let_in_to is None and self.error is None and not self.is_over
-
-    def tell(self) -> bool:
-        """Record that the request is told how its wait has ended; return False if it has left before."""
-        was_over, self.is_over = self.is_over, True
-        return not was_over
+        return self.let_in_to is None and self.error is None and not self.has_left
 
     def leave(self) -> None:
-        """Record that it waits no more."""
+        """Record that it is in the line no more."""
         self.has_left = True
 
     def settle(self) -> None:

@@ -83,7 +83,7 @@ class Waits:
         it was let in to, and did not enter. `joined` is called when it stands in the line.
         """
         turn: asyncio.Future[str] = self._loop.create_future()
-        ticket = self._join(key, decide, since_s, payer, unused, wait_s, turn, None)
+        ticket = self.join(key, decide, since_s, payer, turn=turn, unused=unused, wait_s=wait_s)
         joined()
         turn.add_done_callback(partial(self._ended, ticket))
         try:
@@ -102,28 +102,16 @@ class Waits:
         since_s: float,
         payer: Payer = NOBODY,
         *,
-        go_on: GoOn,
+        go_on: GoOn | None = None,
+        turn: asyncio.Future[str] | None = None,
         unused: str = "",
         wait_s: float = math.inf,
     ) -> Ticket:
         """Let a request wait that has no task: `go_on` is called once, later, with its ticket, unless it is given up.
 
-        Then the ticket has the weights that it was let in to, which it enters at once, or the `error`: see `wait`.
-        Raises LimitReached if too many of its team wait, Busy if the queue is full.
+        Then the ticket has the weights that it was let in to, which it enters at once, or the `error`: see `wait`, for
+        which `turn` gets them. Raises LimitReached if too many of its team wait, Busy if the queue is full.
         """
-        return self._join(key, decide, since_s, payer, unused, wait_s, None, go_on)
-
-    def _join(
-        self,
-        key: Hashable,
-        decide: Callable[[], Decision],
-        since_s: float,
-        payer: Payer,
-        unused: str,
-        wait_s: float,
-        turn: asyncio.Future[str] | None,
-        go_on: GoOn | None,
-    ) -> Ticket:
         depth = self._waitlist.depth
         if depth >= self._settings.max_waiting:
             raise Busy(retry_after_s=self._line.expected_wait_s(), position=depth + 1)
@@ -132,7 +120,8 @@ class Waits:
         if unused:
             ticket.pause()
         self._admission.count_in(payer)
-        self._note_depth()
+        if self._telling is None:
+            self._tell_later()
         try:
             if not self._admission.joined(ticket, is_again=bool(unused)):
                 self._line.pump()
@@ -141,12 +130,15 @@ class Waits:
             raise
         if wait_s < self._settings.wait_s:
             self._hurried[ticket] = wait_s
-        self._watch(ticket)
+        else:
+            wait_s = self._settings.wait_s
+        if since_s + wait_s < self._looks_at_s and ticket.is_waiting:  # most often earlier ones are looked at before
+            self._look_by(max(since_s + wait_s, self._loop.time() + LEAST_S))
         return ticket
 
     def give_up(self, ticket: Ticket) -> None:
         """Take a request without a task out of the line whose client has left; a turn that has come is not used."""
-        if ticket.tell():
+        if not ticket.has_left:
             self._end_without_turn(ticket)
 
     # --- its end -----------------------------------------------------------------------------------------------
@@ -161,7 +153,7 @@ class Waits:
         over, self._over = self._over, []
         for ticket in over:
             go_on = ticket.go_on
-            if go_on is None or not ticket.tell():
+            if go_on is None or ticket.has_left:
                 continue
             try:
                 if ticket.error is not None:
@@ -190,17 +182,15 @@ class Waits:
     def _leave(self, ticket: Ticket) -> None:
         self._hurried.pop(ticket, None)
         self._admission.leave(ticket)
-        self._note_depth()
+        if self._telling is None:
+            self._tell_later()
 
     # --- deadlines ---------------------------------------------------------------------------------------------
 
-    def _watch(self, ticket: Ticket) -> None:
-        """See to it that a request is refused when it has waited for too long."""
-        at_s = self._overdue_at_s(ticket)
-        if at_s < self._looks_at_s and ticket.is_waiting:
-            at_s = max(at_s, self._loop.time() + LEAST_S)
-            if at_s < self._looks_at_s:
-                self._look_at(at_s)
+    def _look_by(self, at_s: float) -> None:
+        """See to it that requests are refused at `at_s` that have waited for too long by then."""
+        if at_s < self._looks_at_s:
+            self._look_at(at_s)
 
     def _overdue_at_s(self, ticket: Ticket) -> float:
         return ticket.since_s + self._hurried.get(ticket, self._settings.wait_s)
@@ -236,9 +226,8 @@ class Waits:
 
     # --- reports -----------------------------------------------------------------------------------------------
 
-    def _note_depth(self) -> None:
-        if self._telling is None:
-            self._telling = self._loop.call_later(TELL_S, self._tell_depth)
+    def _tell_later(self) -> None:
+        self._telling = self._loop.call_later(TELL_S, self._tell_depth)
 
     def _tell_depth(self) -> None:
         self._telling = None

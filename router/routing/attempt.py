@@ -6,11 +6,15 @@ awaited, the attempt returns `Blocked`, and another one continues from there.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
+from functools import partial
+
 from router.backend.backend import Backend
 from router.backend.tickets import GoOn, Ticket
 from router.backend.tracked import Tracked
 from router.core.decision.lasting import is_short_of_memory
 from router.core.decision.verdict import Decision, Outcome, Verdict, VerdictKind
+from router.core.teams.payer import Payer
 from router.errors import Busy, NoVariantFits, RouterError, UpstreamError
 from router.http.client.response import Connection, UpstreamRequest
 from router.routing.call import Call
@@ -23,6 +27,9 @@ from router.routing.outcomes import Blocked, Outcomes
 from router.routing.ruled import RuledChain
 from router.routing.underway import Reply, Underway
 from router.telemetry import Telemetry
+
+Asking = tuple[Hashable, Callable[[], Decision], float, Payer]
+"""What a request waits by: see `Waits.wait`."""
 
 MAX_ATTEMPTS = 8
 """Times that one request may be sent and find its model gone before it is refused."""
@@ -78,7 +85,7 @@ class Attempts:
         upstream = self._relay.open_now(request, underway.on_head, connection)
         if upstream is None:
             call.keep_destination(destination)
-            return Blocked("connection", lambda: self._connect(call))
+            return Blocked("connection", partial(self._connect, call))
         now_s = self._now()
         underway.sent(upstream, now_s)
         self._backend.derived.note_request(now_s)
@@ -100,7 +107,7 @@ class Attempts:
     def _destination(self, call: Call) -> Destination | Blocked:
         """Return where to send it: the cached destination of an equal request (fast path), or by a decision."""
         if not self._backend.answers:
-            return Blocked("upstream", lambda: self._reach(call))
+            return Blocked("upstream", partial(self._reach, call))
         if call.attempts >= MAX_ATTEMPTS:
             text = f"{call.request.model}: gave up after {MAX_ATTEMPTS} attempts: the loaded models kept changing"
             raise NoVariantFits(text, retry_after_s=1.0)
@@ -188,22 +195,23 @@ class Attempts:
     def _turn(self, call: Call, chain: RuledChain) -> Blocked:
         asking = *self._decisions.to_wait_by(call, chain), call.since_s, call.paying()
         unused = call.let_in_to
+        return Blocked("turn", partial(self._wait, call, asking, unused), partial(self._join, call, asking, unused))
 
-        async def wait() -> str:
-            try:
-                return await self._line.wait(*asking, unused=unused, wait_s=call.wait_s, joined=call.act)
-            except Busy as error:
-                raise _refused(call, error) from None
+    async def _wait(self, call: Call, asking: Asking, unused: str) -> str:
+        """Let a request wait for its turn; return the weights that it was let in to."""
+        try:
+            return await self._line.wait(*asking, unused=unused, wait_s=call.wait_s, joined=call.act)
+        except Busy as error:
+            raise _refused(call, error) from None
 
-        def join(go_on: GoOn) -> Ticket:
-            try:
-                ticket = self._line.join(*asking, go_on=go_on, unused=unused, wait_s=call.wait_s)
-            except Busy as error:
-                raise _refused(call, error) from None
-            call.act()
-            return ticket
-
-        return Blocked("turn", wait, join)
+    def _join(self, call: Call, asking: Asking, unused: str, go_on: GoOn) -> Ticket:
+        """Let a request wait that has no task: see `Waits.join`."""
+        try:
+            ticket = self._line.join(*asking, go_on=go_on, unused=unused, wait_s=call.wait_s)
+        except Busy as error:
+            raise _refused(call, error) from None
+        call.act()
+        return ticket
 
     def _to_resident(self, call: Call, chain: RuledChain, decision: Decision) -> Destination | Blocked:
         """Return the destination of a request that has entered its resident; Blocked if its derived tag is missing."""

@@ -176,8 +176,8 @@ class Call(msgspec.Struct, eq=False):
         self.phase = "before_answer"
 
     def let_in(self, weights: str) -> None:
-        """Record the weights that the queue let it in to ("" = none: it is to be decided again)."""
-        self.let_in_to = weights
+        """Record that its turn has come: the weights that the queue let it in to ("" = none: to be decided again)."""
+        self.phase, self.let_in_to = "before_answer", weights
 
     def expect(self, destination: Destination, epoch: int) -> None:
         """Record where it would be sent if it were its turn, and in which epoch that holds."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 import msgspec
@@ -123,14 +124,12 @@ class Decisions:
         """Return the key by which a request waits in line, and the function that decides for those of this key."""
         kept = self.kept(call, chain)
         key = self.key(call.request, chain, call.team, kept)
-        return key, lambda: self.decide(call.request, chain, call.team, kept)
+        return key, partial(self.decide, call.request, chain, call.team, kept)
 
     def kept(self, call: Call, chain: Chain) -> int | None:
         """Return the place in `chain` of the variant that served the last turn of its conversation; None = none did."""
         served = self._conversations.variant_of(call) if len(chain.variants) > 1 else ""
-        if not served:
-            return None
-        return next((at for at, variant in enumerate(chain.variants) if variant.model == served), None)
+        return chain.place_of(served) if served else None
 
     def _rules_for(self, chain: RuledChain) -> Rules:
         """Return the rules in force, with the largest context of the team whose chain it is."""
@@ -198,7 +197,8 @@ class Decisions:
         so is what other backends say of its first variant.
         """
         request, rules, team = call.request, call.chain_rules, self._chains.asking(call.team)
-        return rules, request.model, call.strict, call.route.kind, *shape_of(request), call.passed_over, team
+        passed_over = call.visit.passed_over if call.visit is not None else None
+        return rules, request.model, call.strict, call.route.kind, *shape_of(request), passed_over, team
 
     def forget(self, teams: Collection[str]) -> None:
         """Forget what was decided: the rules in force are others, and `teams` are those that there are."""

@@ -71,7 +71,6 @@ class Dispatcher:
         """Go on with a request that has waited without a task."""
         if ticket.error is not None:
             return self._ends.fault(call, ticket.error)
-        call.end_wait()
         call.let_in(ticket.let_in_to or "")
         return self.start(call, reply)
 
@@ -124,9 +123,10 @@ class Dispatcher:
         except Replaced:  # the model that its tag is to be made from: decide again
             self.leave(call)
             got = None
-        call.end_wait()
         if blocked.why == "turn":
             call.let_in(cast("str", got))
+        else:
+            call.end_wait()
         return got if blocked.why == "connection" else None
 
     async def attempt_and_wait(self, call: Call, connection: Connection | None) -> Answer | Blocked:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Literal, NamedTuple
+from typing import Literal
+
+import msgspec
 
 from router.backend.backend import Backend
 from router.backend.tickets import GoOn, Ticket
@@ -33,7 +35,7 @@ LOOK_AGAIN_S = 1.0
 """Polling interval of a request that waits for memory (`nothing_fits: wait`)."""
 
 
-class Blocked(NamedTuple):
+class Blocked(msgspec.Struct, frozen=True, gc=False):
     """Why a request cannot be sent yet, and what to await before the next attempt.
 
     Awaiting `until()` returns a connection for "connection", and the weights that the request was let in to for "turn".

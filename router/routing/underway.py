@@ -27,7 +27,7 @@ None: attempt again, the variant was deleted."""
 class Underway:
     """A request under way. `reply` is called once, not after `give_up`. The resident is left at the answer's end."""
 
-    __slots__ = ("_backend", "_call", "_destination", "_ends", "_reply", "_upstream")
+    __slots__ = ("_backend", "_call", "_destination", "_ends", "_reply", "_ttft_s", "_upstream")
 
     def __init__(self, backend: Backend, ends: Ends, call: Call, destination: Destination, reply: Reply) -> None:
         self._backend = backend
@@ -36,6 +36,7 @@ class Underway:
         self._destination = destination
         self._reply = reply
         self._upstream: UpstreamResponse | None = None
+        self._ttft_s = 0.0
 
     def sent(self, upstream: UpstreamResponse, now_s: float) -> None:
         """Set the response in which the answer will arrive."""
@@ -96,13 +97,8 @@ class Underway:
         return is_installed and may_be_failed_listing(status, upstream.peek())
 
     def _answer(self, upstream: UpstreamResponse) -> Answer:
-        call, destination, backend, ends = self._call, self._destination, self._backend, self._ends
-        ttft_s = backend.now() - call.since_s
-
-        def on_release(released: Released) -> None:
-            self._leave(upstream)
-            ends.report_end(call, released, upstream.status, ttft_s)
-
+        call, destination, backend = self._call, self._destination, self._backend
+        self._ttft_s = backend.now() - call.since_s
         # Those of a destination are shared by all requests that were sent at once; one that waited has its own.
         headers, lines = destination.headers, destination.lines
         if call.queue_s or call.attempts > 1 or (call.visit is not None and call.tries > 1):
@@ -112,7 +108,14 @@ class Underway:
         if call.chain_rules is not None and call.chain_rules.is_announcing and upstream.status == OK:
             said = announcement(call)
         front = call.front is not None
-        return Answer(upstream.status, headers, upstream, rename, errors, lines, left, said, on_release, front)
+        return Answer(upstream.status, headers, upstream, rename, errors, lines, left, said, self._released, front)
+
+    def _released(self, released: Released) -> None:
+        """Leave the resident, and report how sending the answer ended."""
+        upstream = self._upstream
+        assert upstream is not None
+        self._leave(upstream)
+        self._ends.report_end(self._call, released, upstream.status, self._ttft_s)
 
     def _leave(self, upstream: UpstreamResponse | None) -> None:
         """Leave the resident, and its slot."""

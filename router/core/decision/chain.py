@@ -44,6 +44,10 @@ class Chain:
         """Return the models of its variants that are installed, in order; `catalog` is keyed by `names.key_of`."""
         return tuple(variant.model for variant in self.variants if key_of(variant.model) in catalog)
 
+    def place_of(self, model: str) -> int | None:
+        """Return the place of the variant that is this model, from 0; None if it is none of them."""
+        return next((at for at, variant in enumerate(self.variants) if variant.model == model), None)
+
 
 def auto_chain(
     asked: ModelFacts, installed: Iterable[ModelFacts], mode: Literal["auto", "quantizations"] = "auto"

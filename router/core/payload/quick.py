@@ -90,7 +90,7 @@ _STREAM: dict[object, tuple[bytes, ...]] = {
 def read_quick(kind: str, body: bytes) -> QuickRequest | None:
     """Return what `body` asks for; None if it must take the slow path."""
     read = _READERS.get(kind)
-    if read is None or (b"\\u00" in body and any(escape in body for escape in _HIDDEN)):
+    if read is None or (b"\\u00" in body and any(map(body.__contains__, _HIDDEN))):
         return None
     try:
         found = read(body)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Hashable
 from dataclasses import dataclass, field
 
 import msgspec
 
-from router.core.teams.minute import Minute
+from router.core.teams.minute import MINUTE_S, Minute
 from router.core.teams.quotas import DAY_S, LEASE_S, Granted, Left, Reason, Refused, Standing
-from router.core.teams.team import Team
+from router.core.teams.team import NO_LIMITS, Team, TeamLimits
 
 MOST_TEAMS = 4096
 """Teams that are known by name: more than are configured, because reloads bring new names."""
@@ -19,18 +19,17 @@ FIRST_S, NEW = 5.0, 0.2
 """What a request is expected to take before one has ended, and the part of the newest one in the running mean."""
 
 
-class _Reservation(msgspec.Struct):
-    use: _Use
+class _Reservation(msgspec.Struct, frozen=True, gc=False):
     tokens: int
     since_s: float
-    is_held: bool = True
 
 
 @dataclass(slots=True, eq=False)
 class _Use:
-    """What one team uses. `running` are its requests under way, the oldest first."""
+    """What one team uses. `running` are its requests under way, the oldest first; `limits` are those it had last."""
 
-    running: dict[str, _Reservation] = field(default_factory=dict)
+    limits: TeamLimits = NO_LIMITS
+    running: dict[Hashable, _Reservation] = field(default_factory=dict)
     minute: Minute | None = None
     day: int = 0
     used: int = 0  # tokens of that day
@@ -39,28 +38,39 @@ class _Use:
     lapses_s: float = -math.inf  # before this time no lease ends
 
     def turn_to(self, day: int) -> None:
-        """Begin another day."""
+        """Begin the day, if it is another one."""
         if day != self.day:
             self.day, self.used = day, 0
 
-    def minute_of(self, per_minute: int | None) -> Minute | None:
-        """Return the same; the common case is that nothing has changed."""
-        minute = self.minute
-        return minute if per_minute == (None if minute is None else minute.limit) else self.limited_to(per_minute)
-
-    def limited_to(self, per_minute: int | None) -> Minute | None:
-        """Return the requests of the last minute under a limit, which a reload may have changed."""
+    def limit_to(self, limits: TeamLimits) -> None:
+        """Take over limits, which a reload has changed."""
+        self.limits, per_minute = limits, limits.requests_per_minute
         if per_minute is None:
             self.minute = None
         else:
             self.minute = self.minute.with_limit(per_minute) if self.minute is not None else Minute(per_minute)
-        return self.minute
 
-    def release(self, held: _Reservation) -> None:
-        """Give back what a request had reserved."""
-        if held.is_held:
-            held.is_held = False
+    def spares(self, tokens: int, most: int) -> bool:
+        """Return whether a request that is expected to take `tokens` is within `most` a day.
+
+        What is left of a day is given to a request that is expected to take more, if nothing else is under way.
+        """
+        return self.used < most and (not self.reserved or self.used + self.reserved + tokens <= most)
+
+    def begin(self, request: Hashable, tokens: int, now_s: float) -> None:
+        """Reserve what a request is expected to take."""
+        if self.minute is not None:
+            self.minute.take(now_s)
+        self.reserved += tokens
+        self.running[request] = _Reservation(tokens, now_s)
+
+    def end(self, request: Hashable, tokens: int, now_s: float, day: int) -> None:
+        """Replace the reservation by the `tokens` that the request took, which count after its lease, too."""
+        self.turn_to(day)
+        self.used += tokens
+        if (held := self.running.pop(request, None)) is not None:
             self.reserved -= held.tokens
+            self.mean_s += (now_s - held.since_s - self.mean_s) * NEW
 
     def release_lapsed(self, now_s: float, lease_s: float) -> None:
         """Release those whose lease is over."""
@@ -68,7 +78,7 @@ class _Use:
             request, oldest = next(iter(self.running.items()))
             if oldest.since_s + lease_s > now_s:
                 break
-            self.release(oldest)
+            self.reserved -= oldest.tokens
             del self.running[request]
         first = next(iter(self.running.values()), None)
         self.lapses_s = lease_s + (now_s if first is None else first.since_s)
@@ -93,65 +103,52 @@ class MemoryQuotas:
         self._unix_now = unix_now
         self._lease_s = lease_s
         self._uses: dict[str, _Use] = {}
-        self._requests: dict[str, _Reservation] = {}  # to be settled; the oldest first
+        self._requests: dict[Hashable, _Use] = {}  # to be settled
 
-    def admit(self, team: Team, request: str, tokens: int) -> Granted | Refused:
-        """Reserve what a request is expected to take, or return the limit that it is above.
-
-        What is left of a day is given to a request that is expected to take more, if nothing else is under way.
-        """
-        now_s, unix_s, limits = self._now(), self._unix_now(), team.limits
-        use = self._current(team, now_s, unix_s)
-        minute = use.minute_of(limits.requests_per_minute)
-        refused: tuple[Reason, float] | None = None
+    def admit(self, team: Team, request: Hashable, tokens: int) -> Granted | Refused:
+        """Reserve what a request is expected to take, or return the limit that it is above."""
+        now_s, limits = self._now(), team.limits
+        use = self._uses.get(team.name)
+        if use is None or use.limits is not limits or now_s >= use.lapses_s:
+            use = self._limited(team, now_s)
+        minute, most, allowed, tokens_left = use.minute, limits.tokens_per_day, 0, None
         if limits.concurrent is not None and len(use.running) >= limits.concurrent:
-            refused = "concurrent", use.expected_s(now_s)
-        elif minute is not None and (wait_s := minute.wait_s(now_s)) > 0:
-            refused = "requests_per_minute", wait_s
-        elif limits.tokens_per_day is not None:
-            left = limits.tokens_per_day - use.used - use.reserved
-            if limits.tokens_per_day <= use.used:
-                refused = "tokens_per_day", _to_midnight_s(unix_s)
-            elif tokens > left and use.reserved:
-                refused = "tokens_per_day", use.expected_s(now_s)
-        if refused is not None:
-            return Refused(*refused, _standing(team, use, now_s, unix_s))
-        self._reserve(use, request, tokens, now_s)
-        return Granted(_standing(team, use, now_s, unix_s))
+            return self._refused(use, "concurrent", use.expected_s(now_s), now_s)
+        if minute is not None and not (allowed := minute.left(now_s)):
+            return self._refused(use, "requests_per_minute", minute.wait_s(now_s), now_s)
+        if most is not None:
+            tokens_left = self._tokens(use, most, tokens)
+            if not use.spares(tokens, most):
+                retry_s = use.expected_s(now_s) if use.used < most else tokens_left.reset_s
+                return self._refused(use, "tokens_per_day", retry_s, now_s)
+        use.begin(request, tokens, now_s)
+        self._requests[request] = use
+        return Granted(None if minute is None else Left(minute.limit, allowed - 1, MINUTE_S), tokens_left)
 
-    def count(self, team: Team, request: str, tokens: int) -> None:
+    def count(self, team: Team, request: Hashable, tokens: int) -> None:
         """Reserve what a request is expected to take, which was admitted elsewhere; it may be above a limit here."""
         now_s = self._now()
-        use = self._current(team, now_s, self._unix_now())
-        use.minute_of(team.limits.requests_per_minute)
-        self._reserve(use, request, tokens, now_s)
+        use = self._requests[request] = self._limited(team, now_s)
+        use.begin(request, tokens, now_s)
 
-    def settle(self, request: str, tokens: int) -> None:
+    def settle(self, request: Hashable, tokens: int) -> None:
         """Count the tokens that a request took, also after its lease. A second time it does nothing."""
-        held = self._requests.pop(request, None)
-        if held is None:
-            return
-        use = held.use
-        use.turn_to(_day(self._unix_now()))
-        use.release(held)
-        use.used += tokens
-        if use.running.pop(request, None) is not None:
-            use.mean_s += (self._now() - held.since_s - use.mean_s) * NEW
+        use = self._requests.pop(request, None)
+        if use is not None:
+            use.end(request, tokens, self._now(), int(self._unix_now() // DAY_S))
 
     def left(self, team: Team) -> Standing:
         """Return what is left of the team's limits."""
-        now_s, unix_s = self._now(), self._unix_now()
-        use = self._current(team, now_s, unix_s)
-        use.limited_to(team.limits.requests_per_minute)
-        return _standing(team, use, now_s, unix_s)
+        now_s = self._now()
+        return self._standing(self._limited(team, now_s), now_s)
 
     def under_way(self, team: Team) -> int:
         """Return how many admitted requests of the team are not settled yet."""
-        return len(self._current(team, self._now(), self._unix_now()).running)
+        return len(self._current(team.name, self._now()).running)
 
     def used(self, team: Team) -> int:
         """Return the tokens that requests of the team have taken today."""
-        return self._current(team, self._now(), self._unix_now()).used
+        return self._today(self._use(team.name)).used
 
     def keep_teams(self, names: Collection[str]) -> None:
         """Forget the counts of all other teams, which are no more; what they have under way is settled nevertheless.
@@ -163,55 +160,54 @@ class MemoryQuotas:
 
     def restore(self, team: str, tokens: int) -> None:
         """Count the tokens that a team has taken today before this router was started."""
-        day = _day(self._unix_now())
-        use = self._use(team, day)
-        use.turn_to(day)
-        use.used += tokens
+        self._today(self._use(team)).used += tokens
 
     # --- the counts --------------------------------------------------------------------------------------------
 
-    def _current(self, team: Team, now_s: float, unix_s: float) -> _Use:
-        """Return what a team uses now: without what has lapsed, and of this day."""
-        day = _day(unix_s)
-        use = self._uses.get(team.name) or self._use(team.name, day)
-        if day != use.day:
-            use.turn_to(day)
+    def _limited(self, team: Team, now_s: float) -> _Use:
+        """Return what a team uses now, under its limits."""
+        use = self._current(team.name, now_s)
+        if use.limits is not team.limits:
+            use.limit_to(team.limits)
+        return use
+
+    def _current(self, name: str, now_s: float) -> _Use:
+        """Return what a team uses now, without what has lapsed."""
+        use = self._uses.get(name) or self._use(name)
         if now_s >= use.lapses_s:
             use.release_lapsed(now_s, self._lease_s)
         return use
 
-    def _reserve(self, use: _Use, request: str, tokens: int, now_s: float) -> None:
-        if use.minute is not None:
-            use.minute.take(now_s)
-        use.reserved += tokens
-        use.running[request] = self._requests[request] = _Reservation(use, tokens, now_s)
+    def _today(self, use: _Use) -> _Use:
+        """Return the same, with the tokens of this day."""
+        use.turn_to(int(self._unix_now() // DAY_S))
+        return use
 
-    def _use(self, name: str, day: int) -> _Use:
+    def _refused(self, use: _Use, why: Reason, retry_s: float, now_s: float) -> Refused:
+        return Refused(why, retry_s, self._standing(use, now_s))
+
+    def _standing(self, use: _Use, now_s: float) -> Standing:
+        """Return what is left of the limits of a team."""
+        minute, most = use.minute, use.limits.tokens_per_day
+        requests = None if minute is None else Left(minute.limit, minute.left(now_s), minute.reset_s(now_s))
+        return Standing(requests, None if most is None else self._tokens(use, most))
+
+    def _tokens(self, use: _Use, most: int, further: int = 0) -> Left:
+        """Return what is left of the tokens of this day when `further` ones are reserved."""
+        day, since_s = divmod(self._unix_now(), DAY_S)
+        use.turn_to(int(day))
+        left = most - use.used - use.reserved - further
+        return Left(most, max(0, left), DAY_S - since_s)
+
+    def _use(self, name: str) -> _Use:
         use = self._uses.get(name)
         if use is None:
             if len(self._uses) >= MOST_TEAMS:
                 self._forget()
-            use = self._uses[name] = _Use(day=day)
+            use = self._uses[name] = _Use()
         return use
 
     def _forget(self) -> None:
         """Drop the teams of which nothing is under way, those that came first; and what was never settled."""
         for name in [name for name, use in self._uses.items() if not use.running][: MOST_TEAMS // 2]:
             del self._uses[name]
-
-
-def _standing(team: Team, use: _Use, now_s: float, unix_s: float) -> Standing:
-    requests = tokens = None
-    if (minute := use.minute) is not None:
-        requests = Left(minute.limit, minute.left(now_s), minute.reset_s(now_s))
-    if (most := team.limits.tokens_per_day) is not None:
-        tokens = Left(most, max(0, most - use.used - use.reserved), _to_midnight_s(unix_s))
-    return Standing(requests, tokens)
-
-
-def _day(unix_s: float) -> int:
-    return int(unix_s // DAY_S)
-
-
-def _to_midnight_s(unix_s: float) -> float:
-    return DAY_S - unix_s % DAY_S

@@ -17,14 +17,14 @@ class Minute:
     Above `MOST_TIMES` a few less than the limit are allowed (fewer than `per_time`), never more.
     """
 
-    __slots__ = ("_at", "_in_group", "_recent", "_times", "limit", "per_time")
+    __slots__ = ("_at", "_open", "_recent", "_times", "limit", "per_time")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.per_time = -(-limit // MOST_TIMES)  # requests that share one time
         self._times = array("d", [-math.inf]) * (limit // self.per_time)
         self._at = 0  # the place of the next time, which holds the oldest one
-        self._in_group = 0  # requests that share the newest time
+        self._open = 0  # further requests that may share the newest time
         self._recent = 0  # times of the last minute, when that was last counted
 
     def wait_s(self, now_s: float, count: int = 1) -> float:
@@ -35,30 +35,30 @@ class Minute:
         times_s, at = self._times, self._at
         if count == 1 and times_s[at] + MINUTE_S <= now_s:  # common case: even the oldest time is over
             return 0.0
-        open_group = self.per_time - self._in_group if self._in_group else 0
-        times = min(-(-(count - open_group) // self.per_time), len(self._times))  # that they need
+        times = min(-(-(count - self._open) // self.per_time), len(self._times))  # that they need
         if times <= 0:
             return 0.0
         return max(0.0, times_s[(at + times - 1) % len(times_s)] + MINUTE_S - now_s)
 
     def take(self, now_s: float) -> None:
         """Count a request that is allowed."""
-        if 0 < self._in_group < self.per_time:
+        if self._open and self._recent:
             self._times[self._at - 1] = now_s
-            self._in_group += 1
+            self._open -= 1
         else:
-            self._times[self._at] = now_s
-            self._at = (self._at + 1) % len(self._times)
-            self._recent = min(self._recent + 1, len(self._times))
-            self._in_group = 1
+            at, size = self._at, len(self._times)
+            self._times[at] = now_s
+            self._at, self._open = (at + 1) % size, self.per_time - 1
+            if self._recent < size:
+                self._recent += 1
 
     def left(self, now_s: float) -> int:
         """Return how many further requests are allowed now."""
-        times, at, recent, before_s = self._times, self._at, self._recent, now_s - MINUTE_S
-        while recent and times[at - recent] <= before_s:
+        times, at, recent = self._times, self._at, self._recent
+        while recent and times[at - recent] + MINUTE_S <= now_s:
             recent -= 1
-        self._recent, per_time, in_group = recent, self.per_time, self._in_group
-        return (len(times) - recent) * per_time + (per_time - in_group if in_group else 0)
+        self._recent = recent
+        return (len(times) - recent) * self.per_time + (self._open if recent else 0)
 
     def reset_s(self, now_s: float) -> float:
         """Return how long until as many as the limit are allowed again."""

@@ -8,7 +8,7 @@ so that nothing is lost for good if whoever holds it dies in between.
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Hashable
 from typing import Literal, Protocol
 
 import msgspec
@@ -39,10 +39,8 @@ class Standing(msgspec.Struct, frozen=True, gc=False):
     tokens: Left | None = None
 
 
-class Granted(msgspec.Struct, frozen=True, gc=False):
-    """The request is admitted, and must be settled."""
-
-    left: Standing
+class Granted(Standing, frozen=True, gc=False):
+    """The request is admitted, with what is left of the limits then, and must be settled."""
 
 
 class Refused(msgspec.Struct, frozen=True):
@@ -93,11 +91,14 @@ def refusal(
 class Quotas(Protocol):
     """The counts behind the limits: in the memory of one router, or in a store that several share."""
 
-    def admit(self, team: Team, request: str, tokens: int) -> Granted | Refused | Asking:
-        """Reserve what a request is expected to take. `request` identifies it and is used once."""
+    def admit(self, team: Team, request: Hashable, tokens: int) -> Granted | Refused | Asking:
+        """Reserve what a request is expected to take. `request` identifies it and is used once.
+
+        `tokens` counts only where the team has a limit of them.
+        """
         ...
 
-    def settle(self, request: str, tokens: int) -> None:
+    def settle(self, request: Hashable, tokens: int) -> None:
         """Replace the reservation by the `tokens` that the request took. A second time it does nothing."""
         ...
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from enum import Enum
+from functools import partial
 from typing import cast
 
 from router.http.deadlines import NEVER
@@ -214,7 +215,7 @@ class ClientConnection(asyncio.Protocol):
             cycle.abandon()
             return
         if not is_taken:
-            cycle.process_in_task(lambda: self.shared.app.serve(cycle))
+            cycle.process_in_task(partial(self.shared.app.serve, cycle))
 
     def leave(self, cycle: Cycle) -> None:
         """Cancel `cycle`, whose client has left. The listener's stop waits for its task, which may have to clean up."""

@@ -92,6 +92,16 @@ def test_a_large_limit_takes_bounded_memory_and_is_never_exceeded(limit: int) ->
     assert minute.wait_s(62) == 0
 
 
+def test_of_a_large_limit_all_is_left_again_after_a_minute() -> None:
+    """Not one more than that, though the newest time could be shared by another request."""
+    minute = Minute(2 * MOST_TIMES)
+    minute.take(0)
+    assert minute.left(30) == 2 * MOST_TIMES - 1
+    assert minute.left(100) == 2 * MOST_TIMES
+    minute.take(100)
+    assert minute.left(100) == 2 * MOST_TIMES - 1
+
+
 def test_another_limit_keeps_what_was_used() -> None:
     """A reload refills nothing."""
     minute = Minute(5)

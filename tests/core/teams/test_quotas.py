@@ -71,8 +71,9 @@ def test_only_so_many_requests_a_minute() -> None:
     for number in range(2):
         clock.now_s = 10.0 * number
         granted = quotas.admit(team, f"{number}", 0)
-        assert granted.left.requests is not None
-        assert granted.left.requests.remaining == 1 - number
+        assert isinstance(granted, Granted)
+        assert granted.requests is not None
+        assert granted.requests.remaining == 1 - number
         quotas.settle(f"{number}", 0)
     clock.now_s = 15.0
     assert quotas.admit(team, "3", 0) == Refused("requests_per_minute", 45.0, quotas.left(team))
