@@ -27,7 +27,7 @@ from router.api.permissions import Permissions
 from router.api.settings import EdgeSettings
 from router.api.traces import Tracing
 from router.backend.backend import Backend
-from router.backend.endpoint import secret_in
+from router.backend.endpoint import secret_in, trusting
 from router.config import Clients, Config, Shared, Usage, require_regular
 from router.core.memory.fit_target import version_of
 from router.core.teams.memory_quotas import MemoryQuotas
@@ -67,12 +67,17 @@ def build_usage(usage: Usage, report: Callable[[str], None]) -> UsageStore:
     """Return the store of what teams use. Raises ConfigError if its database is not named well."""
     if usage.postgres_file is None:
         return SqliteUsage(usage.path, usage.keep_days, report=report)
-    url = secret_in(usage.postgres_file, "usage.postgres_file")
-    if not url.startswith(("postgresql://", "postgres://")):
-        allowed = "allowed: postgresql://USER:PASSWORD@HOST/DATABASE"
-        raise ConfigError(f"usage.postgres_file: found something else in {usage.postgres_file}; {allowed}")
+    url = database_in(usage.postgres_file, "usage.postgres_file")
     outbox = Outbox(f"{usage.path}.outbox" if usage.path is not None else None, usage.outbox_mib * MIB)
     return PostgresUsage(url, outbox, usage.keep_days, report=report)
+
+
+def database_in(path: str, key: str) -> str:
+    """Return the URL of the database in a file. Raises ConfigError, which does not repeat it."""
+    url = secret_in(path, key)
+    if not url.startswith(("postgresql://", "postgres://")):
+        raise ConfigError(f"{key}: found something else in {path}; allowed: postgresql://USER:PASSWORD@HOST/DATABASE")
+    return url
 
 
 def build_shared(
@@ -89,7 +94,7 @@ def build_shared(
     file = shared.password_file
     password = secret_in(file, "shared.password_file") if file is not None else None
     if shared.ca is not None:
-        require_regular(shared.ca, "shared.ca", "a PEM file of certificates")
+        trusting(shared.ca, "shared.ca")
     store = ValkeyStore(shared.valkey, user=shared.user, password=password, ca=shared.ca)
     times = Times(shared.connect_s, shared.call_s, shared.hold_s, shared.pause_s)
     return SharedQuotas(local, store, times, shared.routers, unix_now=unix_now, report=report, is_first=is_first)

@@ -12,19 +12,25 @@ from typing import NamedTuple
 from router.core.teams.loan import Lent, Report
 
 PREFIX = "or1"
+MOST = 2**53 - 1
+"""The largest number that a script tells from the next one."""
 _NONE = -1
 
-_START = """
+_START = f"""
+local MOST = {MOST}
 local time = redis.call('TIME')
 local now_s = tonumber(time[1])
 local now_ms = now_s * 1000 + math.floor(tonumber(time[2]) / 1000)
 local bad = 0
 
+-- Only digits: Lua reads more as numbers than the server does. What has grown beyond reason is the most, and is not
+-- forgotten: a limit is not exceeded for that.
 local function number(text)
-  local n = tonumber(text)
-  if n == nil or n ~= n or n < 0 or n > 9007199254740991 then return nil end
-  return math.floor(n)
+  if type(text) ~= 'string' or not string.find(text, '^%d+$') then return nil end
+  return math.min(tonumber(text), MOST)
 end
+
+local function text(n) return string.format('%.0f', math.min(n, MOST)) end
 
 -- A key that somebody else has written, or that has grown beyond reason, is none.
 local function is_there(key, kind, count)
@@ -74,26 +80,28 @@ end
 local is_new = false
 if seq > 0 then
   local last = has_day and redis.call('HGET', day_key, 'seq:' .. router) or ''
-  is_new = seq > (number(string.match(last or '', '^(%d+)')) or 0)
+  last = number(string.match(last or '', '^(%d+)')) or 0
+  is_new = seq > last or last > seq + 4096 -- which it has not written itself
   redis.call('HSET', day_key, 'seq:' .. router, string.format('%.0f|%.0f', seq, today))
 end
 if floor_day == today then used = math.max(used, floor) end
 if is_new then used = used + spent end
+used = math.min(used, MOST)
 if most_tokens >= 0 or seq > 0 then
-  redis.call('HSET', day_key, 'day', string.format('%.0f', today), 'used', string.format('%.0f', used))
+  redis.call('HSET', day_key, 'day', text(today), 'used', text(used))
   expire(day_key, 172800000)
 end
 
 -- 2. Requests: counts by second, for a minute, the second in which they are begun, and the one in which they are lent.
 local lent, requests_left, wait_ms, reset_ms = 0, {_NONE}, 0, 0
 if most_requests >= 0 then
-  local rows, sum = {{}}, 0
+  local rows, sum, now, here = {{}}, 0, text(now_s), 0
   local fields = is_there(requests_key, 'hash', 'HLEN') and redis.call('HGETALL', requests_key) or {{}}
   for i = 1, #fields, 2 do
     local at, n = number(fields[i]), number(fields[i + 1])
     if at ~= nil and n ~= nil and is_new and at == returned_at then
       n = math.max(0, n - returned)
-      redis.call('HSET', requests_key, fields[i], string.format('%.0f', n))
+      redis.call('HSET', requests_key, fields[i], text(n))
     end
     if at == nil or n == nil or at > now_s + 62 then
       redis.call('HDEL', requests_key, fields[i])
@@ -103,6 +111,7 @@ if most_requests >= 0 then
     elseif n > 0 then
       rows[#rows + 1] = {{at, n}}
       sum = sum + n
+      if fields[i] == now then here = n end
     end
   end
   if not is_new then late = 0 end
@@ -110,7 +119,7 @@ if most_requests >= 0 then
   local left = math.max(0, most_requests - sum)
   if waiting > 0 then lent = lend(left, waiting, spare) end
   if lent + late > 0 then
-    redis.call('HINCRBY', requests_key, string.format('%.0f', now_s), lent + late)
+    redis.call('HSET', requests_key, now, text(here + lent + late))
     expire(requests_key, 63000)
     rows[#rows + 1] = {{now_s, lent + late}}
   end
@@ -182,7 +191,7 @@ end
 local since = redis.call('TYPE', KEYS[2])['ok'] == 'string' and number(redis.call('GET', KEYS[2])) or nil
 if since == nil then
   since = now_s * 1000000 + tonumber(time[2])
-  redis.call('SET', KEYS[2], string.format('%.0f', since))
+  redis.call('SET', KEYS[2], text(since))
 end
 redis.call('PEXPIRE', KEYS[2], 172800000)
 local all, before = redis.call('ZRANGE', key, 0, -1), 0

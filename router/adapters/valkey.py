@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
-from router.adapters.limit_scripts import Script
+from router.adapters.limit_scripts import MOST, Script
 from router.core.masking import masked
 from router.errors import ConfigError
 
@@ -167,7 +167,9 @@ class ValkeyStore:
 
 def _checked(script: Script, answer: Any) -> list[int] | StoreLost:
     if isinstance(answer, list) and len(answer) >= script.answers and all(isinstance(one, int) for one in answer):
-        return answer
+        if all(-1 <= one <= MOST for one in answer[: script.answers]):
+            return answer
+        return StoreLost("it answered with numbers that no script of the router returns")
     if isinstance(answer, Exception):
         return StoreLost(_why(answer))
     return StoreLost(f"it answered with {type(answer).__name__} instead of numbers")

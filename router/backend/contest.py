@@ -162,7 +162,9 @@ class Contest:
         """Load a model by a request that goes on; the caller closes it. Raises LoadFailed or ModelNotFound."""
         headers = [(b"content-type", b"application/json")]
         body = held_load_body(facts.name, options)
-        response = await self._relay.open(UpstreamRequest(b"POST", b"/api/generate", headers, body))
+        response = await self._relay.open(
+            UpstreamRequest(b"POST", b"/api/generate", headers, body, safe_to_resend=True)
+        )
         if response.status == HTTPStatus.OK:
             return response
         try:

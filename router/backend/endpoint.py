@@ -24,21 +24,20 @@ class Endpoint(NamedTuple):
 def endpoint_of(section: BackendSection, name: str) -> Endpoint:
     """Return how to reach the backend `name`. Raises ConfigError for a file that cannot be used."""
     where = f"backends.{name}"
-    tls = None if section.ca is None else _trusting(section.ca, f"{where}.ca")
+    tls = None if section.ca is None else trusting(section.ca, f"{where}.ca")
     authorization = ""
     if section.key_file is not None:  # of nodes: the URL is that of each
         authorization = f"Bearer {secret_in(section.key_file, f'{where}.key_file')}"
     elif section.bearer_file is not None:
         authorization = f"Bearer {secret_in(section.bearer_file, f'{where}.bearer_file')}"
     elif section.basic_file is not None:
-        pair = secret_in(section.basic_file, f"{where}.basic_file")
-        if ":" not in pair:
-            raise ConfigError(f"{where}.basic_file: found no colon in {section.basic_file}; allowed: user:password")
+        pair = pair_in(section.basic_file, f"{where}.basic_file")
         authorization = f"Basic {base64.b64encode(pair.encode()).decode()}"
     return Endpoint(section.url, tls, authorization)
 
 
-def _trusting(path: str, key: str) -> ssl.SSLContext:
+def trusting(path: str, key: str) -> ssl.SSLContext:
+    """Return a context that trusts the authorities in a file. Raises ConfigError."""
     require_regular(path, key, "a PEM file of certificates")
     try:
         return ssl.create_default_context(cafile=path)
@@ -59,6 +58,14 @@ def secret_in(path: str, key: str) -> str:
     if not text or not text.isascii() or not text.isprintable():
         raise ConfigError(f"{key}: {path}: found something else; {allowed}")
     return text
+
+
+def pair_in(path: str, key: str) -> str:
+    """Return the user and the password in a file. Raises ConfigError."""
+    pair = secret_in(path, key)
+    if ":" not in pair:
+        raise ConfigError(f"{key}: found no colon in {path}; allowed: user:password")
+    return pair
 
 
 def _reason(error: Exception) -> str:

@@ -12,6 +12,7 @@ import typer
 from ruamel.yaml import YAML
 
 from router.config import (
+    Config,
     Places,
     config_file,
     config_warnings,
@@ -23,6 +24,7 @@ from router.config import (
     team_schema,
 )
 from router.config.foreign import read, write
+from router.errors import ConfigError
 
 
 def check(
@@ -71,6 +73,7 @@ def check(
         for key in differences(before, loaded):
             typer.echo(f"{key}: {meaning_of(key, before, loaded)}")
         return
+    _refuse_unusable_files(loaded, places)
     _print(effective(loaded), as_json=as_json)
     if live:
         from router.cli.live import has_all_models  # here, because the HTTP client takes time to import
@@ -82,6 +85,14 @@ def check(
     for text in config_warnings(loaded, places, time.time()):
         typer.echo(f"warning: {text}", err=True)
     _say_valid(file)
+
+
+def _refuse_unusable_files(config: Config, places: Places) -> None:
+    """Raise ConfigError if a certificate or credential that is named cannot be used: `serve` would not start."""
+    from router.cli.unusable import unusable_files  # here, because what it uses takes time to import
+
+    if lines := [f"{places.of(path)}: {error.message}" for path, error in unusable_files(config)]:
+        raise ConfigError("\n".join(lines))
 
 
 def _say_valid(file: Path | None) -> None:

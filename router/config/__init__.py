@@ -14,6 +14,7 @@ from router.config.discover import Discover
 from router.config.fleet import FleetSection
 from router.config.load import config_file, effective, load_config, schema, team_schema
 from router.config.named import models_named
+from router.config.outside import outside_files
 from router.config.places import Places
 from router.config.reload import Loaded, changed_keys, differences, meaning_of, prepare, watched_files, way_of, way_to
 from router.config.root import Config
@@ -73,6 +74,7 @@ __all__ = [
     "load_config",
     "meaning_of",
     "models_named",
+    "outside_files",
     "prepare",
     "require_regular",
     "rulebook_of",

@@ -5,13 +5,13 @@ Nothing here belongs on the loop: reading the files of a thousand teams takes a 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any, Literal
 
 from router.config.named import models_named
+from router.config.outside import outside_digest, outside_files
 from router.config.paths import folder_of
 from router.config.root import Config
 from router.config.rulebook import Rulebook, rulebook_of
@@ -65,7 +65,7 @@ class Loaded:
 def prepare(config: Config, serial: int = 1, verify: Verify | None = None) -> Loaded:
     """Return the configuration with all that a router needs of it. `serial` and `verify` are the rulebook's."""
     book = rulebook_of(config, serial, verify)
-    return Loaded(config, book, tuple(models_named(config)), _outside(config))
+    return Loaded(config, book, tuple(models_named(config)), outside_digest(config))
 
 
 def way_to(changed: Iterable[str], before: Loaded, after: Loaded) -> Way:
@@ -104,9 +104,13 @@ def changed_keys(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[st
 
 
 def watched_files(config: Config, file: FilePath | None) -> Iterator[FilePath]:
-    """Yield the files on which a configuration depends, as they are now: its own, those of teams, and of hashes."""
+    """Yield the files on which a configuration depends, as they are now.
+
+    Its own, those of teams and of hashes, certificates, and what the router identifies itself by.
+    """
     if file is not None:
         yield file
+    yield from (FilePath(outside) for _, outside in outside_files(config))
     yield from (FilePath(key.sha256_file) for key in config.admin_keys if key.sha256_file)
     if config.node.key_sha256_file is not None:
         yield FilePath(config.node.key_sha256_file)
@@ -129,25 +133,3 @@ def _differences(before: object, after: object, key: str) -> Iterator[str]:
         return
     for part in dict.fromkeys((*before, *after)):
         yield from _differences(before.get(part), after.get(part), f"{key}.{part}" if key else part)
-
-
-def _outside(config: Config) -> bytes:
-    """Return what changes with the content of the files that a router reads when it starts."""
-    paths: Iterable[str | None] = [
-        *(config.tls.cert, config.tls.key, config.usage.postgres_file),
-        *(config.shared.password_file, config.shared.ca),
-    ]
-    for backend in config.backends.values():
-        paths = (*paths, backend.ca, backend.bearer_file, backend.basic_file, backend.key_file)
-    digest = hashlib.sha256()
-    for path in paths:
-        digest.update(_content(path))
-    return digest.digest()
-
-
-def _content(path: str | None) -> bytes:
-    try:
-        file = FilePath(path) if path is not None else None
-        return b"" if file is None or not file.is_file() else hashlib.sha256(file.read_bytes()).digest()
-    except OSError:
-        return b"?"

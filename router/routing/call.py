@@ -147,9 +147,14 @@ class Call(msgspec.Struct, eq=False):
             self.known_beginning = beginning_of(self.body, secret)
         return self.known_beginning
 
-    def upstream(self, body: bytes) -> UpstreamRequest:
-        """Return the request to send upstream with `body`."""
-        return UpstreamRequest(self.route.method_bytes, self.route.target, (), body, lines=self.lines)
+    def upstream(self, body: bytes, lines: bytes = b"") -> UpstreamRequest:
+        """Return the request to send upstream with `body`, for a node with further `lines`.
+
+        Inference changes nothing that lasts, so it does no harm to send it once more where nobody may have read it.
+        """
+        return UpstreamRequest(
+            self.route.method_bytes, self.route.target, (), body, safe_to_resend=True, lines=self.lines + lines
+        )
 
     def demand(self, *, is_strict: bool, nothing_fits: NothingFits | None) -> None:
         """Set what the client's own headers demand."""

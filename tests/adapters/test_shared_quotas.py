@@ -295,6 +295,64 @@ async def test_values_that_no_router_writes_are_removed_and_said_i4_n10(store: s
         assert "values that no router writes" in one.said[0]
 
 
+EDGE = [str(value) for value in (2**53 - 1, 2**53, 2**63 - 1, 2**63, 2**64 - 1, 10**400)]
+ODD = ["0.5", "0.0", "0e0", "0x0", " 0", "+0", "0 "]
+
+
+@pytest.mark.parametrize("value", EDGE, ids=lambda value: value[:20])
+async def test_a_count_that_has_become_as_large_as_numbers_may_be_lets_nobody_exceed_a_limit_i4(
+    store: stores.Server, value: str
+) -> None:
+    """Or larger: it is not forgotten."""
+    team, key = team_of(requests_per_minute=5), keys_of("coding")[0]
+    async with members(store.url, 2) as both:
+        assert await both[0].count(team, 1) == 1
+        with store.asked() as client:
+            client.hset(key, mapping=dict.fromkeys(client.hkeys(key), value))
+        await asyncio.sleep(0.3)  # what was lent is over, and a router says that it has not used it
+        assert [await one.count(team, 9) for one in both] == [0, 0]
+        assert [one.quotas.error for one in both] == ["", ""]
+
+
+@pytest.mark.parametrize("value", ODD, ids=repr)
+async def test_what_not_all_of_the_store_reads_as_a_number_is_no_fault_of_it_i4(
+    store: stores.Server, value: str
+) -> None:
+    """It is removed, and the limit holds over the routers; with a fault each would have admitted its part."""
+    team, key = team_of(requests_per_minute=5), keys_of("coding")[0]
+    async with members(store.url, 2) as both:
+        assert await both[0].count(team, 1) == 1
+        with store.asked() as client:
+            second = max(map(int, client.hkeys(key)))
+            client.hset(key, mapping={str(second + later): value for later in range(1, 8)})
+            while client.time()[0] <= second:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        assert 1 + sum([await one.count(team, 9) for one in both]) == 5
+        said = [text for one in both for text in one.said]
+        assert all("values that no router writes" in text for text in said)
+        assert said
+
+
+@pytest.mark.parametrize("value", EDGE, ids=lambda value: value[:20])
+async def test_the_tokens_of_a_day_stay_counted_at_the_edge_of_numbers_i4(store: stores.Server, value: str) -> None:
+    """Whatever is added to them; the store has no error, and a router's report is still counted."""
+    team = team_of(tokens_per_day=5)
+    async with member(store.url) as one:
+        await one.up()
+        first = str(await one.begin(team, 2))
+        day = keys_of("coding")[2]
+        with store.asked() as client:
+            client.hset(day, "used", value)
+            for name in client.hkeys(day):
+                if name.startswith("seq:"):
+                    client.hset(day, name, f"{value}|{client.hget(day, 'day')}")
+        one.quotas.settle(first, 2)
+        await settled(one)
+        assert await one.count(team, 9, 1) == 0
+        assert int(field(store, day, "used") or 0) == 2**53 - 1
+        assert one.quotas.error == ""
+
+
 async def test_another_version_of_the_router_shares_the_store_i6_n10(
     store: stores.Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

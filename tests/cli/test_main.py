@@ -76,6 +76,42 @@ def test_an_invalid_file_exits_2_with_file_and_line(
     assert streams.err.startswith(f"{file}:2: listn: found the unknown key listn (did you mean listen?)")
 
 
+NODES = "kind: node, discover: { static: [http://127.0.0.1:9] }"
+NAMED = {
+    "backends.pool.key_file": f"backends:\n  pool: {{ {NODES}, key_file: FILE }}",
+    "backends.pool.ca": f"backends:\n  pool: {{ {NODES}, key_file: KEY, ca: FILE }}",
+    "backends.gpu.lan.bearer_file": "backends:\n  gpu.lan: { bearer_file: FILE }",
+    "backends.a.basic_file": "backends:\n  a: { basic_file: FILE }",
+    "usage.postgres_file": "usage:\n  postgres_file: FILE",
+    "shared.password_file": "shared:\n  { valkey: 'valkey://127.0.0.1:9', password_file: FILE }",
+    "shared.ca": "shared:\n  { valkey: 'valkeys://127.0.0.1:9', ca: FILE }",
+    "tls": "tls:\n  { cert: FILE, key: KEY }",
+}
+
+
+@pytest.mark.parametrize("is_there", [False, True], ids=["missing", "wrong"])
+@pytest.mark.parametrize("key", NAMED)
+def test_check_refuses_each_file_that_a_router_could_not_use(
+    key: str, is_there: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """As `serve` does: with the line, the key and the file, and without what is in it."""
+    (tmp_path / "KEY").write_text("a-key-of-the-fronts")
+    if is_there:
+        (tmp_path / "FILE").write_text("secret\nof two lines\n")
+    file = tmp_path / "router.yaml"
+    file.write_text(NAMED[key] + "\n")
+    for command in ("check", "serve"):
+        assert run(monkeypatch, command, "--config", str(file)) == 2
+        streams = capsys.readouterr()
+        assert f"{key}: " in streams.err
+        assert str(tmp_path / "FILE") in streams.err
+        assert "secret" not in streams.err
+        assert command == "serve" or streams.err.startswith(f"{file}:2: {key}: ")
+    (tmp_path / "FILE").unlink(missing_ok=True)
+    file.write_text(f"backends:\n  pool: {{ {NODES}, key_file: KEY }}\n")
+    assert run(monkeypatch, "check", str(file)) == 0
+
+
 def test_check_without_file_prints_the_defaults(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

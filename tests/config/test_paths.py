@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel
 
-from router.config import load_config, watched_files
+from router.config import load_config, outside_files, watched_files
 from router.config.paths import FileName, StoreName
 from router.config.root import Config
 from router.config.team_section import TeamSection
@@ -54,10 +55,43 @@ def named(config: Config, key: str) -> Any:
     return found
 
 
+def keys_of_files(*roots: Any) -> set[str]:
+    """Return the keys that name a file, by their own names."""
+    named = re.compile(r"(.*[._])?(path|file|cert|ca|root|key)")
+    return {key for root in roots for key, _ in fields(root) if named.fullmatch(key)}
+
+
+WITH_THE_CONFIGURATION = {"admin_keys.sha256_file", "node.key_sha256_file"}
+WRITTEN = {"store.path", "usage.path", "audit.path"}
+A_DIRECTORY = {"backends.probe.root"}
+OUTSIDE = {
+    "tls": {"cert": "cert", "key": "tls-key"},
+    "usage": {"postgres_file": "pg"},
+    "shared": {"valkey": "valkeys://h:1", "password_file": "password", "ca": "ca-of-valkey"},
+    "backends": {
+        "one": {"url": "https://h", "ca": "ca", "bearer_file": "bearer"},
+        "other": {"basic_file": "basic"},
+    },
+}
+OF_A_FRONT = {"backends": {"pool": {"kind": "node", "key_file": "key", "discover": {"static": ["http://h:1"]}}}}
+
+
+def test_every_file_that_is_read_when_a_router_starts_is_known_as_one(tmp_path: Path) -> None:
+    """By the names of their keys. So `check` reads it, and a reload follows it; both routers have all of theirs."""
+    found = set()
+    for config in (OUTSIDE, OF_A_FRONT):
+        file = tmp_path / "router.yaml"
+        file.write_text(json.dumps(config))
+        loaded = load_config(file, env={})
+        outside = dict(outside_files(loaded))
+        assert {Path(name) for name in outside.values()} < set(watched_files(loaded, file))
+        found |= {".".join(path[:1] + path[2:] if path[0] == "backends" else path) for path in outside}
+    assert found == keys_of_files(Config) - WITH_THE_CONFIGURATION - WRITTEN - A_DIRECTORY
+
+
 def test_every_key_that_names_a_file_has_the_rule() -> None:
     """By their names: whoever adds one finds it here. `command` is run as a shell would."""
-    named = re.compile(r"(.*[._])?(path|file|cert|ca|root|key)")
-    files = {key for root in (Config, TeamSection) for key, _ in fields(root) if named.fullmatch(key)} - {"watch_file"}
+    files = keys_of_files(Config, TeamSection)
     kinds = (FileName, StoreName)
     have = {
         key

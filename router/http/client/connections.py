@@ -16,6 +16,7 @@ from router.http.client.address import Address
 from router.http.client.limits import ExchangeLimits, PoolLimits
 from router.http.client.link import link_options, set_options
 from router.http.client.parser import ConnectionGone
+from router.http.client.resend import Resend
 from router.http.client.response import AnswerHead
 from router.http.client.wire import Wire
 from router.http.deadlines import NEVER, Deadlines
@@ -36,6 +37,7 @@ class Connections:
         self._idle: deque[Wire] = deque()
         self._waiters: deque[asyncio.Future[Wire | Exception]] = deque()
         self._opening: set[asyncio.Task[Wire]] = set()
+        self._resending: set[asyncio.Task[None]] = set()
         shortest_s = min(limits.first_byte_timeout_s, limits.idle_timeout_s)
         self._deadlines = Deadlines.of(shortest_s, pool.idle_expiry_s, max_s=1.0)
 
@@ -57,9 +59,14 @@ class Connections:
         return self._idle.pop() if self._idle else None
 
     async def take(self) -> Wire:
-        """Wait for a free connection and return it. Raises UpstreamError, UpstreamUnreached or Busy."""
+        """Wait for a free connection and return it. Raises UpstreamError, UpstreamUnreached or Busy.
+
+        Once the pool is closed it is ConnectionGone, at once, also for those that wait.
+        """
         while True:
             wire = self.free()
+            if wire is None and self._is_closed:
+                raise self._gone()
             if wire is None:
                 self._open_one()
                 wire = await self._wait()
@@ -67,10 +74,19 @@ class Connections:
                 return wire
             wire.abort()
 
-    async def fresh(self) -> Wire:
-        """Return a new connection, even if another is free. Raises UpstreamError or UpstreamUnreached."""
+    def resend(self, again: Resend) -> bool:
+        """Send a request once more, on a new connection even if another is free; return False if it is too late.
+
+        It takes the place of the lost connection, which is still counted.
+        """
+        loop = asyncio.get_running_loop()
+        if self._is_closed or loop.time() - again.sent_s > self._pool.connect_timeout_s:
+            return False
         self.opened += 1
-        return await self._connect()
+        task = loop.create_task(again.run(self._connect, self.put_back))
+        self._resending.add(task)
+        task.add_done_callback(self._resending.discard)
+        return True
 
     async def _wait(self) -> Wire:
         """Wait for the next free connection. Raises Busy after `wait_s`, or the error of opening one."""
@@ -102,6 +118,7 @@ class Connections:
         if self._is_closed:
             wire.abort()
             return
+        wire.is_kept = True
         wire.deadline = wire.loop.time() + self._pool.idle_expiry_s
         self._idle.append(wire)
 
@@ -119,13 +136,21 @@ class Connections:
     async def aclose(self) -> None:
         """Close the unused connections and open no more. Answers under way are not affected."""
         self._is_closed = True
-        for task in tuple(self._opening):
+        await asyncio.sleep(0)  # tasks that have not begun would not correct what they count in `opened`
+        opening = (*self._opening, *self._resending)
+        for task in opening:
             task.cancel()
         for wire in tuple(self._idle):
             wire.abort()
         self._idle.clear()
-        await asyncio.gather(*self._opening, return_exceptions=True)
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(self._gone())
+        await asyncio.gather(*opening, return_exceptions=True)
         await asyncio.sleep(0)  # let the transports close
+
+    def _gone(self) -> ConnectionGone:
+        return ConnectionGone(f"the connections to {self._address.url} are closed")
 
     # --- opening -----------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ import httptools
 
 from router.errors import UpstreamError
 from router.http.client.response import AnswerHead, UpstreamResponse
+from router.http.repeats import LastHead
 
 MAX_HEADER_BYTES = 64 << 10
 """Of a head, and of all that comes between two pieces of a body: trailers, and what a chunk says of itself."""
@@ -35,6 +36,7 @@ class AnswerParser(asyncio.Protocol):
         "_headers",
         "_is_head_request",
         "_is_keep_alive",
+        "_known",
         "_on_head",
         "_parser",
         "_parts",
@@ -43,7 +45,8 @@ class AnswerParser(asyncio.Protocol):
         "_wait_s",
     )
 
-    def __init__(self, answer_wait_s: float) -> None:
+    def __init__(self, answer_wait_s: float, known: LastHead[AnswerHead]) -> None:
+        self._known = known
         self._parser: Any = httptools.HttpResponseParser(self)
         self._answer_wait_s = self._wait_s = answer_wait_s
         self._parts: list[bytes] = []
@@ -108,6 +111,13 @@ class AnswerParser(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self._has_head:  # not the end of a 1xx
             self._response = None
+
+    def _learn(self, data: bytes, head: AnswerHead) -> None:
+        """Cache the head of `data`, which was one complete answer: the next one may repeat it."""
+        length = head.by_name.get(b"content-length")
+        has_body = not self._is_head_request and head.status not in (204, 304)
+        if length is not None and has_body:
+            self._known.learn(data, head.by_name, int(length), head)
 
     def _flush(self, response: UpstreamResponse) -> None:
         """Pass on the body bytes of one read as one piece."""

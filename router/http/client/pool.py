@@ -19,6 +19,7 @@ from router.http.client.connections import Connections
 from router.http.client.limits import ExchangeLimits, PoolLimits
 from router.http.client.link import PATIENT, set_options
 from router.http.client.parser import ConnectionGone
+from router.http.client.resend import may_resend
 from router.http.client.response import Connection, UpstreamRequest, UpstreamResponse
 from router.http.client.wire import Wire
 from router.http.repeats import MAX_HEAD_BYTES
@@ -76,21 +77,13 @@ class HttpRelay:
     async def open(self, request: UpstreamRequest) -> UpstreamResponse:
         """Send `request` and return when the head of its answer has arrived.
 
-        Raises UpstreamError (cannot connect, not HTTP, broken off), UpstreamTimeout or Busy (no free connection). If a
-        pooled connection turns out to be closed, the request is retried once on a new one, provided that no byte of an
-        answer has arrived and the request may be resent.
+        Raises UpstreamError (cannot connect, not HTTP, broken off), UpstreamTimeout or Busy (no free connection).
         """
         if not isinstance(request.body, (bytes, type(None))):
             return await self._upload(request)
-        head, chunked = self._render(request)
         wire = await self._connections.take()
-        is_reused = wire.was_used
-        try:
-            return await exchange(wire, head, request.body, chunked=chunked)
-        except ConnectionGone:
-            if not (is_reused and _may_resend(request)):
-                raise
-        return await exchange(await self._connections.fresh(), head, request.body, chunked=chunked)
+        head, chunked = self._render(request)
+        return await exchange(wire, head, request.body, chunked=chunked, may_resend=may_resend(request))
 
     async def _upload(self, request: UpstreamRequest) -> UpstreamResponse:
         """Send a body that is a stream, which is never retried; `idle_timeout_s` bounds how long nobody may read it."""
@@ -109,7 +102,8 @@ class HttpRelay:
         while wire is not None:
             head, chunked = self._render(request)
             try:
-                return wire.begin(head, request.body, chunked=chunked, on_head=on_head)
+                may = may_resend(request)
+                return wire.begin(head, request.body, chunked=chunked, on_head=on_head, may_resend=may)
             except ConnectionGone:  # closed by the upstream, but asyncio has not reported it yet: try the next one
                 wire = self._connections.free()
         return None
@@ -165,16 +159,15 @@ class HttpRelay:
 
 
 async def exchange(
-    wire: Wire, head: bytes, body: bytes | AsyncIterator[bytes] | None, *, chunked: bool
+    wire: Wire, head: bytes, body: bytes | AsyncIterator[bytes] | None, *, chunked: bool, may_resend: bool = False
 ) -> UpstreamResponse:
     """Send a request and wait for the head of its answer. Failure and cancellation abort the connection."""
     arrived: asyncio.Future[None] = wire.loop.create_future()
-    response = wire.begin(head, body, chunked=chunked, on_head=partial(_wake, arrived))
+    response = wire.begin(head, body, chunked=chunked, on_head=partial(_wake, arrived), may_resend=may_resend)
     try:
         await arrived
     except BaseException:
-        if wire.is_answering(response):
-            wire.cancel()
+        response.close()
         raise
     if not response.status:
         response.raise_error()
@@ -185,10 +178,3 @@ def _wake(waiter: asyncio.Future[None]) -> None:
     """Wake a waiter. Errors are not set on it: asyncio logs an exception that a cancelled waiter does not retrieve."""
     if not waiter.done():
         waiter.set_result(None)
-
-
-def _may_resend(request: UpstreamRequest) -> bool:
-    """Return True if the request can be repeated (its body is not a stream) and may be (GET, HEAD, or marked safe)."""
-    if request.body is not None and not isinstance(request.body, bytes):
-        return False
-    return request.safe_to_resend or request.method in (b"GET", b"HEAD")

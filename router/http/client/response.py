@@ -21,8 +21,7 @@ class UpstreamRequest(msgspec.Struct, gc=False):
     `lines` are further headers, rendered by `header_lines`: many requests may share them.
 
     A body that is an iterator is streamed, with a Content-Length if `content_length` is set, else chunked.
-    `safe_to_resend` allows a retry if a pooled connection turns out to be closed before the first byte of the answer
-    (GET and HEAD are always retried, iterators never).
+    `safe_to_resend` says that it does no harm if the upstream reads it twice; see `resend.py`.
     """
 
     method: bytes
@@ -98,6 +97,21 @@ class UpstreamResponse(msgspec.Struct, eq=False):
             response.feed(body)
         response.finish()
         return response
+
+    @classmethod
+    def unwanted(cls, max_bytes: int, too_much: Callable[[], None]) -> UpstreamResponse:
+        """Return an answer that discards what arrives, and calls `too_much` when that is more than `max_bytes`."""
+        left = max_bytes
+
+        def swallow(chunk: bytes) -> bool:
+            nonlocal left
+            left -= len(chunk)
+            if left < 0:
+                too_much()
+            return True
+
+        # Its head may have arrived already, and without a status its end would be ignored.
+        return cls(None, NO_HEAD, 200, _sink=swallow)
 
     @property
     def is_complete(self) -> bool:
@@ -175,19 +189,6 @@ class UpstreamResponse(msgspec.Struct, eq=False):
             self._ended = True
             self._chunks.clear()
             source.cancel()
-
-    def discard(self, max_bytes: int, too_much: Callable[[], None]) -> None:
-        """Discard what arrives; call `too_much` when it is more than `max_bytes`."""
-        left = max_bytes
-
-        def swallow(chunk: bytes) -> bool:
-            nonlocal left
-            left -= len(chunk)
-            if left < 0:
-                too_much()
-            return True
-
-        self._sink = swallow
 
     def feed(self, chunk: bytes) -> None:
         """Take a piece of the body from the connection."""

@@ -1,10 +1,5 @@
 """One connection to an upstream: HTTP/1.1 on asyncio.Protocol and httptools, one request at a time.
 
-Its phases. `_is_sent` is the state of the other direction, since a request may be answered before it was sent in full:
-
-    IDLE ── begin ──▶ AWAITING ── first byte ──▶ ANSWERING ── the answer is complete ──▶ IDLE
-      └─────────────────┴────────── abort, an error, the end of the connection ──┴──▶ CLOSED
-
 A wire returns to its pool as soon as an answer is complete. It is reused only after a request that was sent in full and
 an answer that ended by its own framing; in all other cases it is aborted.
 """
@@ -13,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from enum import Enum
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 from router.errors import UpstreamError, UpstreamTimeout
 from router.http.client.limits import ExchangeLimits
 from router.http.client.parser import MAX_HEADER_BYTES, AnswerParser, ConnectionGone, ParserErrors, lost, reason
+from router.http.client.phase import ANSWERING, AWAITING, CLOSED, IDLE
+from router.http.client.resend import Resend, was_closed
 from router.http.client.response import NO_HEAD, AnswerHead, UpstreamResponse
 from router.http.deadlines import NEVER
 from router.http.repeats import HeadCache, LastHead
@@ -37,27 +33,18 @@ class Owner(Protocol):
 
     def forget(self, wire: Wire) -> None: ...
 
-
-class Phase(Enum):
-    """The phases of a wire; see the module's docstring."""
-
-    IDLE = "idle"
-    AWAITING = "awaiting"
-    ANSWERING = "answering"
-    CLOSED = "closed"
-
-
-# Names of their own: in Python 3.11 `Phase.IDLE` is a slow look-up, and each request makes a dozen of them.
-IDLE, AWAITING, ANSWERING, CLOSED = Phase
+    def resend(self, again: Resend) -> bool: ...
 
 
 class Wire(AnswerParser):
-    """One connection to an upstream. `deadline` is checked by the pool's `Deadlines`."""
+    """One connection to an upstream. `deadline` is checked by the pool's `Deadlines`.
+
+    `is_kept` is True once it has been used or unused: the upstream may close it at any time.
+    """
 
     def __init__(self, owner: Owner, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(owner.limits.idle_timeout_s)
+        super().__init__(owner.limits.idle_timeout_s, LastHead(owner.head_cache))
         self.owner, self._limits = owner, owner.limits
-        self._known = LastHead(owner.head_cache)
         self._phase = IDLE
         self.loop = loop
         self._upload: asyncio.Task[None] | None = None
@@ -65,8 +52,9 @@ class Wire(AnswerParser):
         self._is_sent = True
         self.transport = cast("asyncio.Transport", None)
         self._unwanted_until_s = NEVER
-        self.deadline = NEVER
-        self.is_owned = self.was_used = False
+        self.deadline = self._sent_s = NEVER
+        self.is_owned = self.is_kept = False
+        self._copy: tuple[bytes, Any] | None = None  # what may be sent once more
 
     @property
     def is_closed(self) -> bool:
@@ -79,10 +67,6 @@ class Wire(AnswerParser):
 
     # --- one exchange ------------------------------------------------------------------------------------------
 
-    def is_answering(self, response: UpstreamResponse) -> bool:
-        """Return True while `response` is read from this wire, which may serve another request afterwards."""
-        return self._response is response
-
     def begin(
         self,
         head: bytes,
@@ -90,12 +74,16 @@ class Wire(AnswerParser):
         *,
         chunked: bool,
         on_head: Callable[[], None],
+        may_resend: bool = False,
+        response: UpstreamResponse | None = None,
     ) -> UpstreamResponse:
         """Send a request; `on_head` is called once, when the head of its answer has arrived or there will be none.
 
+        With `may_resend` it is sent once more as `resend.py` says; `response` is the answer of one that is.
         Raises ConnectionGone if the upstream has closed the connection.
         """
-        response = self._response = UpstreamResponse(self, NO_HEAD)
+        response = self._response = response or UpstreamResponse(None, NO_HEAD)
+        response.source = self
         if self._phase is CLOSED or self.transport.is_closing():
             self.abort()
             raise ConnectionGone("the upstream has closed the connection")
@@ -105,12 +93,14 @@ class Wire(AnswerParser):
         self._is_head_request = head.startswith(b"HEAD ")
         self._is_sent = True
         self._wait_s = self._limits.first_byte_timeout_s
+        self._copy = (head, body) if may_resend and self.is_kept else None
         try:
             self._send_out(head, body, chunked=chunked)
         except RuntimeError as exc:  # uvloop: closed by the upstream, but not reported to this protocol yet
             self.abort()
             raise ConnectionGone("the upstream has closed the connection") from exc
-        self.deadline = self.loop.time() + self._wait_s if self._is_sent else NEVER
+        self._sent_s = self.loop.time()
+        self.deadline = self._sent_s + self._wait_s if self._is_sent else NEVER
         return response
 
     def _send_out(self, head: bytes, body: bytes | AsyncIterator[bytes] | None, *, chunked: bool) -> None:
@@ -163,7 +153,7 @@ class Wire(AnswerParser):
         if response is None:
             self.abort()  # bytes without a request must never be taken for the answer to the next one
             return
-        is_first, self._phase = self._phase is AWAITING, ANSWERING
+        is_first, self._phase, self._copy = self._phase is AWAITING, ANSWERING, None
         template = self._known.template if is_first and self._is_sent and not self._is_head_request else None
         if template is not None and (found := template.match(data)) is not None:
             self._repeated(response, *found)
@@ -195,17 +185,10 @@ class Wire(AnswerParser):
         on_head, self._response, self._on_head = self._on_head, None, None
         response.arrive(head, body)
         if self._phase is not CLOSED:
-            self._phase, self.was_used = IDLE, True
+            self._phase, self.is_kept = IDLE, True
             self.owner.put_back(self)
         if on_head is not None:
             on_head()
-
-    def _learn(self, data: bytes, head: AnswerHead) -> None:
-        """Cache the head of `data`, which was one complete answer: the next one may repeat it."""
-        length = head.by_name.get(b"content-length")
-        has_body = not self._is_head_request and head.status not in (204, 304)
-        if length is not None and has_body:
-            self._known.learn(data, head.by_name, int(length), head)
 
     def _hand_over(self, response: UpstreamResponse) -> None:
         """Report the head once, after the end if the answer is complete: `on_head` may reuse this wire."""
@@ -222,11 +205,18 @@ class Wire(AnswerParser):
         if response is not None and exc is None and self._until_eof:
             self._response = None
             response.finish()
-        else:
+        elif not self._resend(exc):
             self._fail(lost(has_begun, exc))
         self.resume_writing()
         self._parser = None  # break the reference cycle, so that nothing is left for the garbage collector
         self.owner.forget(self)
+
+    def _resend(self, exc: Exception | None) -> bool:
+        """Have the request sent once more on another connection, if the upstream has closed this one as it came."""
+        copy, response, on_head = self._copy, self._response, self._on_head
+        if copy is None or response is None or on_head is None or not was_closed(exc):
+            return False
+        return self.owner.resend(Resend(*copy, response, on_head, self._sent_s))
 
     def pause_writing(self) -> None:
         self._can_write = self.loop.create_future()
@@ -254,10 +244,8 @@ class Wire(AnswerParser):
         if not (self._limits.suppress_cancel and self._is_sent) or self.is_closed:
             self.abort()
             return
-        unwanted = self._response = UpstreamResponse(None, NO_HEAD)
-        unwanted.status = 200  # its head may have arrived already, and without a status its end would be ignored
-        unwanted.discard(self._limits.unwanted_bytes, self.abort)
-        self._on_head = None
+        self._response = UpstreamResponse.unwanted(self._limits.unwanted_bytes, self.abort)
+        self._on_head = self._copy = None
         self._unwanted_until_s = self.loop.time() + self._limits.unwanted_s
         self.deadline = self._unwanted_until_s
         self.transport.resume_reading()
@@ -266,7 +254,7 @@ class Wire(AnswerParser):
         """Close immediately and discard what was not written yet."""
         if self._upload is not None:
             self._upload.cancel()
-        self._response = self._on_head = None
+        self._response = self._on_head = self._copy = None
         self._phase = CLOSED
         self.deadline = NEVER
         self.transport.abort()
@@ -283,7 +271,7 @@ class Wire(AnswerParser):
     def _finish(self, response: UpstreamResponse) -> None:
         response.finish()
         if self._is_keep_alive and self._is_sent and self._phase is not CLOSED:
-            self._phase, self.was_used = IDLE, True
+            self._phase, self.is_kept = IDLE, True
             self.owner.put_back(self)
         else:
             self.abort()

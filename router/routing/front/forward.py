@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from router.core.nodes.declined import STATUS as DECLINED
 from router.core.ollama.listings import SERVER_ERROR
-from router.errors import NoNodeAnswers, UpstreamError, UpstreamTimeout
+from router.errors import NoNodeAnswers, UpstreamError, UpstreamTimeout, UpstreamUnreached
 from router.http.client.response import UpstreamResponse
 from router.routing.answer import Answer, Released
 from router.routing.call import Call
@@ -131,7 +131,7 @@ class Forward:
 
 def is_cut_off(error: UpstreamError) -> bool:
     """Return whether a node is not there: what it had goes on elsewhere, all of it, since that happens once."""
-    return not isinstance(error, UpstreamTimeout)
+    return isinstance(error, UpstreamUnreached) or not isinstance(error, UpstreamTimeout)
 
 
 def _declined(call: Call, going: Going) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any, NamedTuple, cast
 
-from router.errors import RouterError, UpstreamError
+from router.errors import Busy, RouterError, UpstreamError
 from router.http.client.response import Connection, UpstreamRequest
 from router.routing.answer import Answer
 from router.routing.awaited import head_of
@@ -106,7 +106,7 @@ class Front:
             call.begin_wait(is_queued=False)
             try:
                 got = await blocked.until()
-            except UpstreamError as error:
+            except (UpstreamError, Busy) as error:
                 if blocked.why == "connection" and self._is_elsewhere(call, error):
                     return NEXT
                 raise
@@ -115,14 +115,17 @@ class Front:
             connected = cast("Connected", got) if blocked.why == "connection" else None
         return await self._attempt_and_wait(call, connected)
 
-    def _is_elsewhere(self, call: Call, error: UpstreamError) -> bool:
-        """Return True if a request goes on to another node, since its own cannot be reached; leave that one out.
+    def _is_elsewhere(self, call: Call, error: UpstreamError | Busy) -> bool:
+        """Return True if a request goes on to another node, since there is no connection to its own.
 
-        Nothing was sent there, also if the time to connect was over.
+        Nothing was sent there, also if the time to connect was over. A node that was taken away has not failed it.
         """
-        if call.visit is not None and (node := self._members.named(call.visit.place)) is not None:
-            self._members.leave_out(node, error.message)
         self._own.leave(call)
+        visit = call.visit
+        if visit is not None and visit.place and self._members.named(visit.place) is None:
+            visit.leave()
+            call.move()
+            return True
         return self._failures.moves(call, error, is_free=True)
 
     async def _attempt_and_wait(self, call: Call, connected: Connected | None) -> Answer | Blocked:
@@ -148,8 +151,7 @@ class Front:
     def _send(self, call: Call, going: Going, reply: Reply, connection: Connection | None) -> Forward | Blocked:
         ends = self._ends_at(call)
         forward = Forward(call, going, reply, ends, self._failures, self._own, self._leave_out, self._now)
-        lines = call.lines + going.lines
-        request = UpstreamRequest(call.route.method_bytes, call.route.target, (), call.body, lines=lines)
+        request = call.upstream(call.body, going.lines)
         upstream = going.node.links.requests.open_now(request, forward.on_head, connection)
         if upstream is None:
             return Blocked("connection", lambda: self._connect(call, going))
@@ -177,9 +179,16 @@ class Front:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _connect(self, call: Call, going: Going) -> Connected:
-        """Return a connection: one client's many requests must not take the last one from all others."""
+        """Return a connection: one client's many requests must not take the last one from all others.
+
+        A node to which there is none is left out.
+        """
         relay = going.node.links.requests
-        return Connected(going, await (relay.connect_reserved() if call.has_few() else relay.connect()))
+        try:
+            return Connected(going, await (relay.connect_reserved() if call.has_few() else relay.connect()))
+        except UpstreamError as error:
+            self._leave_out(going, error.message)
+            raise
 
     def _leave_out(self, going: Going, why: str) -> None:
         self._members.leave_out(going.node, why)

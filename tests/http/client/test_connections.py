@@ -137,6 +137,24 @@ async def test_a_connection_handed_to_a_waiter_that_leaves_is_handed_on():
         await relay.aclose()
 
 
+async def test_a_pool_that_is_closed_has_no_connection_for_those_that_wait_for_one():
+    """They are told at once, though one is in use, or is being opened; so are those that ask later."""
+    async with raw_upstream(answer(b"x")) as upstream:
+        relay = to(upstream, pool_size=2)
+        in_use = await relay.connect()
+        waiting = [asyncio.create_task(relay.connect()) for _ in range(2)]
+        await asyncio.sleep(0)
+        await relay.aclose()
+        async with asyncio.timeout(5):
+            for task in waiting:
+                with pytest.raises(ConnectionGone, match="are closed"):
+                    await task
+            with pytest.raises(ConnectionGone, match="are closed"):
+                await relay.open(POST)
+        relay.give_back(in_use)
+        await until(lambda: relay.open_connections == 0)
+
+
 async def test_an_upstream_that_closes_at_once_is_no_connection():
     """Nothing was sent, so another one may be tried."""
     async with raw_upstream(answer(b"x")) as upstream:

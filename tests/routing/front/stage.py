@@ -180,6 +180,10 @@ class FakeNode:
             self.at_work += 1
             await asyncio.sleep(self.takes_s)
             self.at_work -= 1
+        if self.script and self.script[0] == "close":  # as one that has closed it before the request came
+            self.script.pop(0)
+            visit.writer.close()
+            return
         if self.script and (what := self.script.pop(0)) != "decline":
             self.status = what
         elif self.script:

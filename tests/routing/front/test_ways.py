@@ -211,6 +211,72 @@ def test_a_node_that_takes_no_connection_any_more_costs_no_request(tmp_path):
     assert run_virtual(run()) == (200, "b", "2")
 
 
+def test_a_request_whose_kept_connection_its_node_closed_as_it_came_is_sent_once_more(tmp_path):
+    """As a node does that reloads: there is no other one, and nothing of it is seen by the client."""
+    a = FakeNode("a")
+
+    async def story(one):
+        await one.ask(SMALL)
+        a.script = ["close", 200]
+        status, node, reply = await one.ask(SMALL)
+        return status, node, reply.headers.get("x-router-attempts"), len(a.calls)
+
+    assert play(story, (a,), tmp_path) == (200, "a", None, 3)
+
+
+def test_a_node_that_closes_new_connections_too_is_tried_twice_by_a_request(tmp_path):
+    """Then it is the turn of the next one, where there is one."""
+    nodes = [FakeNode("a"), FakeNode("b")]
+    nodes[0].hold(SMALL)
+
+    async def story(one):
+        assert (await one.ask(SMALL))[:2] == (200, "a")
+        nodes[0].script = ["close"] * 9
+        return (await one.ask(SMALL))[:2], one.calls()
+
+    assert play(story, nodes, tmp_path) == ((200, "b"), {"a": 3, "b": 1})
+
+
+@pytest.mark.parametrize("others", ["b", ""])
+def test_a_request_that_waits_for_a_connection_goes_on_when_its_node_is_taken_away(tmp_path, others):
+    """At once, whether a connection is being opened or all of them are in use; nothing was sent there."""
+    nodes = {name: FakeNode(name, takes_s=20) for name in ("a", *others)}
+    nodes["a"].hold(SMALL)
+
+    async def run():
+        async with fronted(nodes, tmp_path, {"limits.pool": 1}) as one:
+            asked = [asyncio.create_task(one.ask(SMALL)) for _ in range(2)]
+            await asyncio.sleep(1)
+            left = {node.url: node.url for name, node in nodes.items() if name != "a"}
+            began_s = asyncio.get_running_loop().time()
+            one.front.router.routes.members.take(left)
+            done, _ = await asyncio.wait(asked)
+            found = sorted((status, node) for status, node, _ in (task.result() for task in done))
+            return found, asyncio.get_running_loop().time() - began_s, len(nodes["a"].calls)
+
+    found, took_s, sent = run_virtual(run())
+    assert found == ([(200, "a"), (200, "b")] if others else [(200, "a"), (503, "")])
+    assert took_s < 25
+    assert sent == 1
+
+
+def test_a_request_goes_on_when_its_node_is_taken_away_before_it_is_reached(tmp_path):
+    """While a connection to it is being opened."""
+    a, b = FakeNode("a"), FakeNode("b")
+    a.hold(SMALL)
+
+    async def run():
+        async with fronted({"a": a, "b": b}, tmp_path, through={"a": b""}) as one:
+            with swallowed(one.proxies["a"]):
+                asked = asyncio.create_task(one.ask(SMALL))
+                await asyncio.sleep(0.1)
+                one.front.router.routes.members.take({b.url: b.url})
+                status, node, _ = await asked
+                return status, node, [node.name for node in one.front.router.routes.members.all()]
+
+    assert run_virtual(run()) == (200, "b", ["b"])
+
+
 @contextmanager
 def swallowed(proxy):
     """Let the kernel drop what wants to connect to a proxy; what is open stays open, and silent."""
