@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TypedDict
 
 from router.core.decision.fleet.breaker import TRIAL_S
-from router.core.decision.fleet.offer import Offer
+from router.core.decision.fleet.offer import Offer, Tier, tier_of
 from router.core.decision.fleet.rank import Ranked, rank
 from router.core.decision.groups import wanted_weights
 from router.core.decision.verdict import Decision, VerdictKind
@@ -132,9 +132,13 @@ def _for_visitor(offer: Offer, place: str, failed: Collection[str], waited_s: fl
     """Return an offer as a request sees it that has been to places, and waits at one of them."""
     if offer.place in failed:
         return replace(offer, away="it has failed for this request")
-    is_on_time = offer.chosen is not None and offer.chosen.kind is VerdictKind.LOADING and not offer.is_late
-    if offer.place == place and offer.wait_s and waited_s > offer.wait_s and not is_on_time:
-        return replace(offer, wait_s=waited_s, is_late=True)  # the estimate was too low
+    if offer.place != place or offer.chosen is None:
+        return offer
+    if tier_of(offer.chosen) not in (Tier.HOLDS, Tier.LOADING):
+        return replace(offer, queue_s=waited_s) if waited_s > offer.copy_s else offer  # the estimate was too low
+    is_on_time = offer.chosen.kind is VerdictKind.LOADING and not offer.is_late
+    if offer.wait_s and waited_s > offer.wait_s and not is_on_time:
+        return replace(offer, wait_s=waited_s, is_late=True)
     return offer
 
 

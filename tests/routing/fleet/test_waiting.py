@@ -10,7 +10,7 @@ from ollama_simulator.machine.spec import Speeds
 from router.core.decision.fleet.rank import rank
 from router.core.ollama.names import key_of
 from router.core.units import MIB
-from tests.config.keys.play import BIG, MIDDLE, SMALL, hello
+from tests.config.keys.play import BIG, MIDDLE, OTHER, SMALL, hello
 from tests.routing.counting import counted
 from tests.routing.fleet.stage import play
 
@@ -133,3 +133,29 @@ def test_of_a_load_that_is_under_way_only_the_rest_is_waited_for(after_s, others
         assert [backend for backend, _ in one.loads] == ["desk", *others]
 
     play(story, {"desk": (12288,), "tower": (24564,)}, {"defaults.auto_chains": "off"}, models=TWO, speeds=SLOW)
+
+
+def test_a_request_leaves_a_line_in_which_it_has_waited_for_longer_than_a_load_elsewhere_takes():
+    """The load before its own hangs: what was estimated for it, a moment, says nothing any more."""
+
+    async def story(one):
+        one.sims["desk"].cards.set_foreign(0, 6000 * MIB)
+        await asyncio.sleep(3)
+        for place in one.router.router.routes.places:
+            facts = place.backend.world.catalog[key_of(MIDDLE)]
+            took_s = {"tower": 0.5, "desk": 5.0}[place.name]
+            place.backend.residency.load_times.loaded(facts.weights, facts.size_bytes, took_s)
+        one.sims["tower"].faults.add("slow", route="/api/generate", model=OTHER, delay_s=60.0)
+        hung = asyncio.create_task(one.ask(hello(OTHER, tokens=1)))
+        await asyncio.sleep(0.5)
+        one.sims["desk"].cards.set_foreign(0, 0)
+        began_s = asyncio.get_running_loop().time()
+        status, backend, _ = await one.ask(hello(MIDDLE, tokens=1))
+        took_s = asyncio.get_running_loop().time() - began_s
+        hung.cancel()
+        return status, backend, took_s
+
+    cards, models = {"desk": (12288,), "tower": (24564,)}, {"desk": (MIDDLE, SMALL), "tower": (OTHER, MIDDLE)}
+    status, backend, took_s = play(story, cards, {"defaults.auto_chains": "off"}, models=models)
+    assert (status, backend) == (200, "desk")
+    assert took_s < 20
