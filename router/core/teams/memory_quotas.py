@@ -135,7 +135,7 @@ class MemoryQuotas:
         """Count the tokens that a request took, also after its lease. A second time it does nothing."""
         use = self._requests.pop(request, None)
         if use is not None:
-            use.end(request, tokens, self._now(), int(self._unix_now() // DAY_S))
+            use.end(request, tokens, self._now(), self._day())
 
     def left(self, team: Team) -> Standing:
         """Return what is left of the team's limits."""
@@ -155,7 +155,7 @@ class MemoryQuotas:
 
         What still counts is kept: the file of a team may only be missing while it is replaced.
         """
-        now_s, day = self._now(), _day(self._unix_now())
+        now_s, day = self._now(), self._day()
         self._uses = {name: use for name, use in self._uses.items() if name in names or use.still_counts(now_s, day)}
 
     def restore(self, team: str, tokens: int) -> None:
@@ -163,6 +163,10 @@ class MemoryQuotas:
         self._today(self._use(team)).used += tokens
 
     # --- the counts --------------------------------------------------------------------------------------------
+
+    def _day(self) -> int:
+        """Return the number of this day."""
+        return int(self._unix_now() // DAY_S)
 
     def _limited(self, team: Team, now_s: float) -> _Use:
         """Return what a team uses now, under its limits."""
@@ -180,7 +184,7 @@ class MemoryQuotas:
 
     def _today(self, use: _Use) -> _Use:
         """Return the same, with the tokens of this day."""
-        use.turn_to(int(self._unix_now() // DAY_S))
+        use.turn_to(self._day())
         return use
 
     def _refused(self, use: _Use, why: Reason, retry_s: float, now_s: float) -> Refused:
