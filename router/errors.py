@@ -28,15 +28,19 @@ from __future__ import annotations
 
 
 class RouterError(Exception):
-    """The root. `message` may be shown to clients; `retry_after_s` becomes a Retry-After header."""
+    """The root. `message` may be shown to clients; `retry_after_s` becomes a Retry-After header.
+
+    `model` is the one that was asked for, as far as a refusal is about it.
+    """
 
     status = 500
     code = "internal_error"
 
-    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+    def __init__(self, message: str, *, retry_after_s: float | None = None, model: str = "") -> None:
         super().__init__(message)
         self.message = message
         self.retry_after_s = retry_after_s
+        self.model = model
 
 
 class ConfigError(RouterError):

@@ -113,7 +113,7 @@ class AtOnce:
         if size > self._few_bytes and is_large(body, self._inline_bytes):
             cycle.feed(body)
             return False
-        cycle.request_id, identity = self._next_id(), ANYONE
+        cycle.request_id, identity, requested = self._next_id(), ANYONE, ""
         client, proxies = cycle.carrier.client, self._settings.proxies
         try:
             identity, front = self._door.identify(cycle)
@@ -131,11 +131,12 @@ class AtOnce:
                 client if not proxies.networks else proxies.client_of(client, head.headers),
                 front=front,
             )
+            requested = call.request.model
             asking = self.limits.admit(call) if self.limits is not None else None
         except Exception as exc:  # a bug too must be answered and reported
             error = exc if isinstance(exc, RouterError) else failed(cycle)
             self.refuse(cycle, common.route, error)
-            self._tasks.reports.refused(cycle, common.route, error, identity)
+            self._tasks.reports.refused(cycle, common.route, error, identity, requested or error.model)
             return True
         if asking is not None:
             cycle.process_in_task(partial(self._tasks.ask, cycle, call, asking))

@@ -122,6 +122,7 @@ class Edge:
         try:
             await work
         except RouterError as exc:
+            exchange.requested = exchange.requested or exc.model
             await exchange.refuse(exc)
         except ClientGone:  # no one to answer
             return
@@ -176,6 +177,7 @@ class Edge:
     async def _infer(self, exchange: Exchange, route: Route, front: FrontCall | None) -> None:
         now_s, client = asyncio.get_running_loop().time(), client_of(exchange.cycle, self._settings.proxies)
         call = await call_of(exchange, self._settings, route, now_s, client, front)
+        exchange.requested = call.request.model
         asking = self._at_once.limits.admit(call) if self._at_once.limits is not None else None
         await self._admitted(exchange, call, asking)
 

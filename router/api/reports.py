@@ -51,13 +51,13 @@ class Reports:
             )
         )
 
-    def refused(self, cycle: Cycle, route: Route, error: RouterError, identity: Identity) -> None:
-        """Report a request of `identity` that was refused on the fast path, before the dispatcher."""
+    def refused(self, cycle: Cycle, route: Route, error: RouterError, identity: Identity, requested: str) -> None:
+        """Report a request of `identity` for the model `requested` that was refused before the dispatcher."""
         names = cycle.request_id, cycle.head.method, route.pattern
         client = client_of(cycle, self._proxies)
         status = status_of(error, route.dialect)
         who = identity.team.name, identity.key_id, trace_id_of(cycle.head.headers, cycle.head.by_name)
-        self._emit(Answered(*names, status, "refused", "", client, 0.0, 0, error.message, *who))
+        self._emit(Answered(*names, status, "refused", requested, client, 0.0, 0, error.message, *who))
 
     def refused_early(self, status: int, text: bytes, client: str) -> None:
         """Report what is no valid request, or a connection that is one too many; nothing else is known of it."""

@@ -167,3 +167,14 @@ async def test_a_connection_that_is_one_too_many_is_reported() -> None:
         second.close()
     assert [(event.status, event.client) for event in events] == [(503, "127.0.0.1")]
     await fake.relay.aclose()
+
+
+@pytest.mark.parametrize("target", ["/api/chat", "/v1/chat/completions", "/api/show"])
+async def test_a_refusal_of_a_model_is_reported_with_its_name(target: str) -> None:
+    """So that the audit says what a team has tried."""
+
+    class Strict:
+        identities = Identities((), Team("strict", allow=("other",)))
+
+    _, events = await asked("POST", target, CHAT, rules=Strict())
+    assert [(event.team, event.status, event.requested) for event in events] == [("strict", 403, "m")]

@@ -123,10 +123,11 @@ def check_use(identity: Identity, name: str) -> None:
     if permit.may_use(name):
         return
     if not permit.may_use_cloud and ModelName.parse(name).source is Source.CLOUD:
-        raise Forbidden(REMOTE_REFUSED)
+        raise Forbidden(REMOTE_REFUSED, model=name)
     raise Forbidden(
         f"team {identity.team.name} may not use the model {_shown(name)}; "
-        "to allow it, change models: {allow: …, deny: …} in the team's file"
+        "to allow it, change models: {allow: …, deny: …} in the team's file",
+        model=name,
     )
 
 
