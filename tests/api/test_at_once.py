@@ -95,9 +95,10 @@ async def test_pipelined_requests_are_answered_in_order() -> None:
 )
 async def test_an_upstream_that_breaks_off_causes_one_clean_error(garbage: bytes) -> None:
     """502; no task is left, and the client's connection serves the next request."""
+    broken = 1 if garbage else 2  # one whose kept connection ends without a byte is sent once more
 
     async def script(visit: Visit) -> None:
-        if len(visit.upstream.requests) == 1:
+        if len(visit.upstream.requests) <= broken:
             await visit.say(garbage)
             visit.writer.close()
         else:
