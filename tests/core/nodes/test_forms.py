@@ -11,12 +11,13 @@ import pytest
 
 from router.core.decision.chain import Variant
 from router.core.decision.verdict import Verdict, VerdictKind
-from router.core.nodes.call import MOST_CALL_BYTES, CallRules, CallVariant, NodeCall
+from router.core.nodes.call import MOST_CALL_BYTES, MOST_VARIANTS, CallRules, CallVariant, NodeCall
 from router.core.nodes.catalog import NodeCatalog, NodeModel, NodeNeed
 from router.core.nodes.declined import NodeDeclined, NodeVerdict
 from router.core.nodes.form import OtherVersion, UnreadableForm
 from router.core.nodes.view import MOST_VIEW_BYTES, NodeGpu, NodeLoading, NodeResident, NodeView
 from router.core.ollama.model import ModelFacts
+from router.core.ollama.names import MAX_NAME
 
 VIEW = NodeView(
     name="gpu-a",
@@ -144,6 +145,16 @@ def test_a_form_has_a_bound() -> None:
         NodeView.from_json(b" " * (MOST_VIEW_BYTES + 1))
     with pytest.raises(UnreadableForm, match="more than"):
         NodeCall.from_header(b"A" * (MOST_CALL_BYTES + 1))
+
+
+def test_a_call_by_the_longest_chain_of_the_longest_names_is_read() -> None:
+    """With the longest of all else: no request fails for the length of what is said of it."""
+    names = [f"{number:02}{'n' * (MAX_NAME - 2)}" for number in range(MOST_VARIANTS)]
+    chain = tuple(CallVariant(name, 1 << 31) for name in names)
+    rules = CallRules("allow_partial", "on_request", "balanced", 1e9 / 7, 1e9 / 3, 1 << 40, "always")
+    told = {"team": "t" * 128, "key_id": "k" * 128, "client": "c" * 128, "share": 1 / 3}
+    call = NodeCall(**told, name="\u2003" * MAX_NAME, chain=chain, rules=rules, deadline_s=1e9 / 3)
+    assert NodeCall.from_header(call.to_header()) == call
 
 
 @pytest.mark.parametrize("value", [b"", b"***", b"e30", b"\xff\xfe", b"AAAAA", b"a b"])
