@@ -20,6 +20,7 @@ from router.core.nodes.index import Index
 from router.core.nodes.offers import Fit, Load, busy_on, fit_of, load_on, load_s, offer_of
 from router.core.nodes.rooms import BESIDE, EVICTS
 from router.core.nodes.state import NodeState
+from router.core.nodes.view import is_enough
 from router.core.nodes.wanted import Wanted, WantedVariant
 
 MOST_COPIES, MOST_HOLDERS = 3, 16
@@ -253,7 +254,7 @@ def _biggest_card(state: NodeState) -> int:
 def _holds(state: NodeState, wanted: Wanted, position: int) -> bool:
     one = wanted.variants[position]
     held = state.residents.get(one.weights)
-    return one.verdict is None and held is not None and held.is_full and held.context >= one.held_ctx
+    return one.verdict is None and held is not None and held.is_full and is_enough(held.context, one.held_ctx)
 
 
 def _out(failed: Collection[str], left_out: LeftOut | None, model: str) -> Callable[[str], bool]:

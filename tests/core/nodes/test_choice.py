@@ -191,6 +191,9 @@ def test_a_node_that_holds_a_smaller_variant_may_answer_by_it():
     assert (found.position, found.last) == (0, 2)
     found = pick(*choice_of(state("a")))
     assert (found.position, found.last) == (0, 0)
+    unknown = state("a", resident("small", context=0))
+    found = pick(*choice_of(unknown))
+    assert (found.position, found.last) == (0, 2)
 
 
 def test_nodes_that_have_failed_a_request_do_not_get_it_again():

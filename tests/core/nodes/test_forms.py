@@ -219,8 +219,3 @@ def test_what_is_needed_between_two_contexts_lies_on_a_line(num_ctx: int, need_b
 def test_what_is_needed_may_be_known_for_one_context_or_none() -> None:
     assert SMALL.need(8192) == SMALL.needs[0]
     assert msgspec.structs.replace(SMALL, needs=()).need(4096) is None
-
-
-def test_a_kind_of_verdict_that_is_not_known_here_is_none() -> None:
-    assert DECLINED.verdicts[0].known_kind is VerdictKind.TOO_BIG
-    assert NodeVerdict("m", "tired").known_kind is None
