@@ -373,6 +373,29 @@ def pick_s(places: int = 1000, models: int = 200, picks: int = 20000) -> float:
     return (time.process_time() - began_s) / picks
 
 
+def pick_for_a_load_s(places: int = 1000, models: int = 200, rounds: int = 20) -> float:
+    """Return the CPU seconds of a choice for a model that no place holds; on most of them one half is loaded."""
+    dice = random.Random(1)
+    sizes: list[float] = [dice.choice((2, 4, 5, 9, 9, 14, 20)) for _ in range(models)]
+    world = World((Place(f"p{at}", dice.choice((11.0, 22.0, 22.0, 46.0))) for at in range(places)), sizes)
+    for place in world.places:
+        for number in dice.sample(range(models // 2), 2):
+            if world.room_for(place, number) == []:
+                place.loaded[number] = Loaded(at_work=dice.randrange(3))
+    catalog = Models(NodeCatalog.of(tuple(_model(at, size, world) for at, size in enumerate(sizes))))
+    front = Front(world.places, catalog)
+    for place in world.places:
+        front.take(told_by(world, place), 0.0)
+    asked = [Request(number, 0, 0.0, 0.0) for number in range(models // 2, models)]
+    took_s = 0.0
+    for number in range(rounds + 1):
+        began_s = time.process_time()
+        for request in asked:
+            front.leave(front.choose(request, 0.0).name, request.model)
+        took_s += time.process_time() - began_s if number else 0.0  # the orders of the places are made in the first
+    return took_s / (rounds * len(asked))
+
+
 def main() -> int:
     """Print both choices for each seed, and what a choice costs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -394,7 +417,11 @@ def main() -> int:
     print(table(rows))
     cost_s = pick_s()
     print(f"a choice among the holders, 1,000 places and 200 models: {cost_s * 1e6:.1f} us of CPU time")
-    return 0 if is_good and cost_s <= MOST_PICK_S else 1
+    load_cost_s = pick_for_a_load_s()
+    print(
+        f"a choice for a model that nobody holds, 1,000 places and 200 models: {load_cost_s * 1e6:.1f} us of CPU time"
+    )
+    return 0 if is_good and max(cost_s, load_cost_s) <= MOST_PICK_S else 1
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from router.backend.backend import Backend
 from router.backend.endpoint import secret_in, trusting
 from router.config import Clients, Config, Shared, Usage, require_regular
 from router.core.memory.fit_target import version_of
+from router.core.nodes.call import MOST_CALL_BYTES
 from router.core.teams.memory_quotas import MemoryQuotas
 from router.core.teams.team import ANYONE
 from router.core.units import MIB
@@ -147,12 +148,13 @@ def permissions_of(clients: Clients) -> Permissions:
 
 
 def wire_limits(config: Config) -> WireLimits:
-    """Return the limits of a client's connection."""
+    """Return the limits of a client's connection. To the head of a client's request a front adds its call."""
+    calls_bytes = MOST_CALL_BYTES if config.node.name is not None else 0
     return WireLimits(
         header_s=config.timeouts.header_s,
         keep_alive_s=config.timeouts.keep_alive_s,
         write_idle_s=config.timeouts.write_idle_s,
-        header_bytes=config.limits.header_bytes,
+        header_bytes=config.limits.header_bytes + calls_bytes,
         headers=config.limits.headers,
         connections=config.limits.connections,
         connections_per_address=config.limits.connections_per_address,

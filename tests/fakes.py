@@ -113,6 +113,9 @@ class FakeDispatcher:
     async def settled(self) -> None:
         self.virtual, self.late = self.virtual + self.late, []
 
+    def sources(self, _kind: str = "") -> tuple[FakeDispatcher, ...]:
+        return (self,)
+
     def targets(self, _what: object, _asked: str = "") -> tuple[FakeDispatcher, ...]:
         return (self,)
 

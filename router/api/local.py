@@ -27,7 +27,7 @@ from router.core.teams.rights import Permit, check_use, permit_of
 from router.errors import BadRequest, ModelNotFound, UpstreamTimeout
 from router.http.client.response import UpstreamRequest, UpstreamResponse
 from router.http.headers import Header
-from router.routing.directing import Directing, Source
+from router.routing.directing import Directing, Readable
 
 OK = 200
 TEXT = (b"content-type", b"text/plain; charset=utf-8")
@@ -44,7 +44,7 @@ class LocalRoutes:
         self._directory = directory
         self._settings = settings
         self._shares = Shares(settings.lists_per_address)
-        self._views: dict[str, View] = {"tags": listing.tags, "v1_models": listing.models, "ps": listing.running}
+        self._views: dict[str, View] = {"tags": listing.tags, "v1_models": listing.models}
         self._handlers: dict[str, Callable[[Exchange, Route, str], Awaitable[None]]] = {
             "root": self._root,
             "version": self._version,
@@ -52,7 +52,7 @@ class LocalRoutes:
             "show": self._show,
             "v1_model": self._model,
             "recommendations": self._plain,
-            **dict.fromkeys(self._views, self._list),
+            **dict.fromkeys((*self._views, "ps"), self._list),
         }
 
     async def serve(self, exchange: Exchange, route: Route, argument: str) -> None:
@@ -79,9 +79,12 @@ class LocalRoutes:
         if self._directory.has_several:
             await self._merged(exchange, route)
             return
-        status, headers, body = await self._fetch(exchange, b"GET", route.pattern.encode())
+        (source,) = self._directory.sources(route.kind)
+        status, headers, body = await self._fetch(exchange, b"GET", route.pattern.encode(), where=source)
         if status == 200:
-            body = self._views[route.kind](body, self._directory, permit_of(exchange.identity.team))
+            permit = permit_of(exchange.identity.team)
+            view = self._views.get(route.kind)
+            body = view(body, self._directory, permit) if view else listing.running(body, source, permit)
         await exchange.answer(status, headers, body)
 
     async def _merged(self, exchange: Exchange, route: Route) -> None:
@@ -112,7 +115,7 @@ class LocalRoutes:
         most = self._settings.inline_bytes
         return sum(map(len, bodies)) > most or any(is_large(body, most) for body in bodies)
 
-    def _name(self, exchange: Exchange, *sources: Source) -> None:
+    def _name(self, exchange: Exchange, *sources: Readable) -> None:
         """Say in the answer which backends it is from, where there are several."""
         if self._directory.has_several and self._settings.has_router_headers:
             names = ", ".join(source.name for source in sources)
@@ -126,7 +129,7 @@ class LocalRoutes:
         asked = exchange.requested = names.get("model", "")
         if asked:
             check_use(exchange.identity, asked)
-        where: Source = self._directory
+        where: Readable = self._directory
         name = ""
         if asked:
             where, name = await self._directory.shown_by(asked, exchange.identity.team)
@@ -159,7 +162,7 @@ class LocalRoutes:
         method: bytes,
         target: bytes,
         body: bytes | None = None,
-        where: Source | None = None,
+        where: Readable | None = None,
         within_s: float | None = None,
     ) -> tuple[int, list[Header], bytes]:
         """Return status, headers and body of an upstream answer, without Content-Length, which sending sets.
@@ -183,6 +186,6 @@ class LocalRoutes:
         ]
         return upstream.status, headers, shown_error(answer, None) if upstream.status >= HTTP_ERRORS else answer
 
-    async def _ask(self, source: Source, request: UpstreamRequest) -> tuple[UpstreamResponse, bytes]:
+    async def _ask(self, source: Readable, request: UpstreamRequest) -> tuple[UpstreamResponse, bytes]:
         upstream = await source.read(request)
         return upstream, await read_whole(upstream)

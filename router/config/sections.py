@@ -142,7 +142,7 @@ class Limits(Section):
     buffered_bytes: AtLeastOne = 512 << 20
     """largest sum of the bodies of all requests; one address leaves an eighth to others; beyond it a 503"""
     header_bytes: AtLeastOne = 64 << 10
-    """largest request header"""
+    """largest request header; a node takes about 62 KiB more, for what its fronts say of a request"""
     headers: AtLeastOne = 128
     """most header fields in a request"""
     zstd_bytes: AtLeastOne = 20 << 20

@@ -11,12 +11,19 @@ from router.http.client.response import UpstreamRequest, UpstreamResponse
 from router.routing.directory import Managed, VirtualModel
 
 
-class Source(Protocol):
-    """One backend or node, as lists are read from it and models managed on it."""
+class Readable(Protocol):
+    """What answers requests for lists and metadata: one backend or node, or any of them."""
 
     @property
     def name(self) -> str:
         """Its name."""
+
+    async def read(self, request: UpstreamRequest) -> UpstreamResponse:
+        """Send a request for a list or for metadata."""
+
+
+class Source(Readable, Protocol):
+    """One backend or node, as lists are read from it and models managed on it."""
 
     def display_name(self, name: str) -> str:
         """Return the name to show for a loaded model."""
@@ -24,14 +31,11 @@ class Source(Protocol):
     def client_expiry(self, name: str) -> datetime | None:
         """Return the expiry to show for a loaded model, None if the upstream's own value is right."""
 
-    async def read(self, request: UpstreamRequest) -> UpstreamResponse:
-        """Send a request for a list or for metadata."""
-
     async def forward(self, request: UpstreamRequest) -> UpstreamResponse:
         """Send a request that manages models, unchanged."""
 
 
-class Directing(Source, Protocol):
+class Directing(Readable, Protocol):
     """Answers questions about names; see `Directory`."""
 
     @property
@@ -42,7 +46,7 @@ class Directing(Source, Protocol):
         """Return when it is known which models there are and which of several answer, or soon after the start."""
 
     def sources(self, kind: str = "") -> Sequence[Source]:
-        """Return those whose lists are shown by a route of this kind."""
+        """Return those whose lists are shown by a route of this kind: one, unless it `has_several`."""
 
     async def shown_by(self, name: str, team: Team | None = None) -> tuple[Source, str]:
         """Return what shows a model, and the name for it there."""

@@ -223,13 +223,15 @@ class LoopLagged(msgspec.Struct, frozen=True):
 class TaskFailed(msgspec.Struct, frozen=True):
     """Work that is to go on for as long as the router ended by a fault; it is begun again after a pause.
 
-    `is_repeated`: with the same fault as the last time.
+    `is_repeated`: with the same fault as the last time. `about` is which one of many that do the same work: `task` is
+    one of few names, by which faults are counted.
     """
 
     task: str
     error: str
     is_repeated: bool = False
     backend: str = ""
+    about: str = ""
 
 
 class Reloaded(msgspec.Struct, frozen=True):

@@ -177,7 +177,8 @@ def _line(event: Event) -> tuple[str, str, Facts]:
             return "info", "free memory can be read again", {"probe": event.probe}
         case TaskFailed():
             level = "debug" if event.is_repeated else "error"
-            return level, f"{event.task} failed and is begun again", {"error": event.error}
+            about = {"about": event.about} if event.about else {}
+            return level, f"{event.task} failed and is begun again", {**about, "error": event.error}
         case UpstreamDown():
             return "error", "Ollama does not answer", {"backend": event.backend, "error": event.error}
         case UpstreamUp():

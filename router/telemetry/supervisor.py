@@ -25,9 +25,14 @@ class Supervisor:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._failed_at_s: dict[str, float] = {}
 
-    def keep(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
-        """Begin `work`, and begin it again whenever it raises; if it returns, it is done. `name` is used once."""
-        self._tasks[name] = asyncio.get_running_loop().create_task(self._run(name, work), name=name)
+    def keep(self, name: str, work: Callable[[], Awaitable[None]], about: str = "") -> None:
+        """Begin `work`, and begin it again whenever it raises; if it returns, it is done. `name` is used once.
+
+        Faults are counted by `name`, so it is one of few; `about` is which one of many it is, such as an address.
+        """
+        self._tasks[name] = asyncio.get_running_loop().create_task(
+            self._run(name, work, about), name=f"{name} {about}".rstrip()
+        )
 
     @property
     def failing(self) -> tuple[str, ...]:
@@ -46,7 +51,7 @@ class Supervisor:
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
         self._tasks.clear()
 
-    async def _run(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+    async def _run(self, name: str, work: Callable[[], Awaitable[None]], about: str) -> None:
         pause_s, last = FIRST_PAUSE_S, ""
         while True:
             began_s = self._now()
@@ -59,7 +64,7 @@ class Supervisor:
                     pause_s, last = FIRST_PAUSE_S, ""
                 fault = described(error)
                 self._failed_at_s[name] = self._now()
-                self._telemetry.emit(TaskFailed(name, fault, is_repeated=fault == last))
+                self._telemetry.emit(TaskFailed(name, fault, is_repeated=fault == last, about=about))
                 last = fault
             else:
                 return

@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -19,6 +19,7 @@ import httpx
 
 from tests.e2e.blocks import ROOT, Shell, blocks, environment
 from tests.e2e.network import Network
+from tests.e2e.waiting import until
 
 URL, ADMIN = "http://127.0.0.1:11435", "http://127.0.0.1:11436"
 TOWER, DESK = "chat", "qwen3:8b"
@@ -90,15 +91,6 @@ async def streams(http: httpx.AsyncClient) -> list[asyncio.Task[Seen]]:
 async def is_ready(http: httpx.AsyncClient, name: str) -> bool:
     """Return whether a backend can be used."""
     return bool((await http.get(f"{ADMIN}/readyz")).json()["backends"][name]["ready"])
-
-
-async def until(is_so: Callable[[], Awaitable[bool]]) -> float:
-    """Wait for a condition; return how long it took."""
-    started_s = time.monotonic()
-    while not await is_so():
-        assert time.monotonic() < started_s + DEADLINE_S
-        await asyncio.sleep(0.1)
-    return time.monotonic() - started_s
 
 
 async def observe(net: Network) -> Facts:

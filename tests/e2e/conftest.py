@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-import time
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from ollama_simulator.machine.spec import CardSpec, Machine, Speeds
 from ollama_simulator.server import SimConfig, SimulatedOllama, running_simulator
 from router.app import Running, running
 from router.config import load_config
+from tests.e2e.waiting import until_now
 
 T = TypeVar("T")
 
@@ -80,10 +80,7 @@ class Rig:
     @staticmethod
     def until(is_so: Callable[[], bool]) -> None:
         """Poll until a condition holds; fail after `START_S`."""
-        deadline_s = time.monotonic() + START_S
-        while not is_so():
-            assert time.monotonic() < deadline_s
-            time.sleep(0.02)
+        until_now(is_so, START_S)
 
     def asked(self, path: str) -> list[dict[str, Any]]:
         """Return the requests that have reached the server on `path`, decoded."""

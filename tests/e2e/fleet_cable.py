@@ -16,6 +16,7 @@ import httpx
 
 from tests.e2e.cable import DEADLINE_S, Seen, ask
 from tests.e2e.network import Network
+from tests.e2e.waiting import until
 
 FRONTS = {"front-a": "10.0.0.11", "front-b": "10.0.0.12"}
 NODES = {"node-a": "10.0.0.21", "node-b": "10.0.0.22"}
@@ -65,11 +66,11 @@ class Client:
 
     async def until_served(self, front: str, model: str, is_so: Callable[[Seen], bool]) -> float:
         """Send requests until one is answered so; return how long that took."""
-        started_s = time.monotonic()
-        while not is_so(await self.ask(front, model)):
-            assert time.monotonic() < started_s + DEADLINE_S
-            await asyncio.sleep(0.2)
-        return time.monotonic() - started_s
+
+        async def is_served() -> bool:
+            return is_so(await self.ask(front, model))
+
+        return await until(is_served, DEADLINE_S)
 
 
 async def observe(net: Network) -> Facts:

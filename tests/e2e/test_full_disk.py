@@ -8,7 +8,7 @@ import os
 import resource
 import sqlite3
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ import pytest
 
 from ollama_simulator.machine.spec import CardSpec, Machine
 from ollama_simulator.server import SimConfig, running_simulator
+from tests.e2e.waiting import until
 
 pytestmark = pytest.mark.real_time
 
@@ -96,11 +97,6 @@ async def scene(folder: Path) -> AsyncIterator[Scene]:
             process.terminate()
             (folder / "log").write_bytes(await reading)
             await process.wait()
-
-
-async def until(is_true: Callable[[], Awaitable[bool]]) -> None:
-    while not await is_true():  # noqa: ASYNC110 (what another process writes gives no notice)
-        await asyncio.sleep(0.05)
 
 
 async def test_a_full_disk_costs_no_request_and_the_usage_of_that_time_is_written_later_j7(tmp_path: Path) -> None:

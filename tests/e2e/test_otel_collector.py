@@ -12,7 +12,6 @@ import os
 import re
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +26,7 @@ from router.app import running
 from router.config import load_config
 from tests.config.keys.play import in_front_of
 from tests.config.keys.test_traces import MIDDLE, PARENT, SAMPLED, TRACE, ask
+from tests.e2e.waiting import until_now
 
 PROGRAM = os.environ.get("OTELCOL", "")
 pytestmark = [
@@ -55,18 +55,11 @@ def collector(folder: Path) -> Iterator[tuple[str, Path]]:
     with output.open("w") as log:
         child = subprocess.Popen([PROGRAM, "--config", f"file:{config}"], stdout=log, stderr=log)
         try:
-            until(lambda: "Everything is ready" in output.read_text())
+            until_now(lambda: "Everything is ready" in output.read_text(), START_S)
             yield f"http://{address}", output
         finally:
             child.terminate()
             child.wait(START_S)
-
-
-def until(is_so: Any) -> None:
-    deadline_s = time.monotonic() + START_S
-    while not is_so():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.05)
 
 
 def spans_in(text: str) -> list[dict[str, Any]]:
@@ -94,7 +87,7 @@ async def test_a_trace_through_front_and_node_arrives_and_a_load_is_linked_by_al
             ):
                 asked = [ask(front.url, headers, MIDDLE) for headers in ([SAMPLED], [], [])]
                 assert await asyncio.gather(*asked) == [200, 200, 200]
-        until(lambda: output.read_text().count("text_completion") >= 6)
+        until_now(lambda: output.read_text().count("text_completion") >= 6, START_S)
         spans = spans_in(output.read_text())
     requests = {span["ID"]: span for span in spans if span["Name"].startswith("text_completion")}
     nodes = [span for span in requests.values() if span["Parent ID"] in requests]

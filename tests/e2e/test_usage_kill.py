@@ -15,6 +15,7 @@ import pytest
 
 from tests.config.keys.play import send
 from tests.config.keys.process import ollama
+from tests.e2e.waiting import until
 from tests.http.raw_upstream import answer
 
 pytestmark = pytest.mark.real_time
@@ -77,11 +78,6 @@ def audited(folder):
     path = folder / "audit.jsonl"
     lines = [json.loads(line) for line in path.read_bytes().splitlines()] if path.exists() else []
     return len(lines), sum(line["tokens_in"] for line in lines), sum(line["tokens_out"] for line in lines)
-
-
-async def until(is_true):
-    while not is_true():  # noqa: ASYNC110
-        await asyncio.sleep(0.05)
 
 
 async def test_usage_is_the_sum_of_the_audit_after_kill_9_and_a_restart_t6(tmp_path):

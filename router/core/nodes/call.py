@@ -15,12 +15,14 @@ from msgspec import Meta
 
 from router.core.decision.chain_choices import Announce, NothingFits, Prefer, Upgrade
 from router.core.nodes.form import VERSION, Seconds, Short, Tokens, UnreadableForm, read
+from router.core.ollama.names import MAX_NAME
 
 HEADER = b"x-router-call"
-MOST_CALL_BYTES = 16 << 10
 MOST_VARIANTS = 64
+MOST_CALL_BYTES = (MOST_VARIANTS * (MAX_NAME + 40) + (4 << 10)) * 4 // 3
+"""A call by the longest chain of the longest names, and 4 KiB for all else of it, in base64url."""
 
-ModelText = Annotated[str, Meta(min_length=1, max_length=640)]
+ModelText = Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
 
 
 class CallVariant(msgspec.Struct, frozen=True):

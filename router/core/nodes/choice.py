@@ -8,7 +8,7 @@ Otherwise the rules are applied to those that can come first: the holders, those
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from itertools import islice
 
@@ -17,9 +17,10 @@ from router.core.decision.fleet.offer import Offer, Tier
 from router.core.decision.fleet.passed_over import NOT_PASSED_OVER, PassedOver, passed_over
 from router.core.decision.fleet.rank import Ranked, copy_rank, rank
 from router.core.nodes.index import Index
-from router.core.nodes.offers import Fit, Load, busy_on, fit_of, load_on, load_s, offer_of
+from router.core.nodes.offers import Fit, Load, busy_on, fit_of, is_barred, load_on, load_s, offer_of
 from router.core.nodes.rooms import BESIDE, EVICTS
 from router.core.nodes.state import NodeState
+from router.core.nodes.view import is_enough
 from router.core.nodes.wanted import Wanted, WantedVariant
 
 MOST_COPIES, MOST_HOLDERS = 3, 16
@@ -34,6 +35,9 @@ SLACK = 32
 Row = tuple[Tier, bool, int, float, int, NodeState]
 Conversation = Callable[[], int]
 """Returns the number of a request's conversation, 0 for none: it is read only where it matters."""
+
+IsOut = Callable[[str], bool]
+"""Returns whether a node is not asked."""
 
 LeftOut = Callable[[str, str], float]
 """Returns for how many seconds a model on a node ("" = the node) is left out after failures; 0 if it is not."""
@@ -53,7 +57,6 @@ class Pick:
     last: int
     weights: str
     tier: Tier | None
-    reason: str = ""
 
 
 class Choice:
@@ -82,9 +85,9 @@ class Choice:
                     continue
                 if not (failed or leaves_out) and (found := self._holder(wanted, position, conversation)) is not None:
                     return found
-                offers = list(self._offers(wanted, one, now_s, failed, leaves_out))
-                if offers and (best := self._best(offers, conversation)) is not None:
-                    return self._pick(wanted, position, best)
+                is_out = _out(failed, leaves_out, one.model)
+                if (found := self._of_all(wanted, position, conversation, now_s, is_out)) is not None:
+                    return found
         return None
 
     def why_passed_over(self, wanted: Wanted, served: str, away: Iterable[Offer], now_s: float) -> PassedOver:
@@ -141,25 +144,29 @@ class Choice:
 
         return holders.pick(conversation(), load_of, self._load_factor)
 
-    def _offers(
-        self, wanted: Wanted, one: WantedVariant, now_s: float, failed: Collection[str], left_out: LeftOut | None
-    ) -> Iterator[Offer]:
-        """Yield what the nodes offer for one variant that may come first in the order."""
+    def _of_all(
+        self, wanted: Wanted, position: int, conversation: Conversation, now_s: float, is_out: IsOut
+    ) -> Pick | None:
+        """Return the best node for one variant, of those that may come first in the order."""
+        one = wanted.variants[position]
+        there = self._holding(one, is_out)
+        copies = self._copies(one, now_s, (lambda name: name in there or is_out(name)) if there else is_out)
+        if copies and not there and copies[0][0] is not Tier.WAITS:  # common case of a load: in the order of `rank`
+            return self._pick(wanted, position, copies[0][-1], copies[0][0])
         alone = Wanted(wanted.chain, (one,))
-        is_out = _out(failed, left_out, one.model)
+        states = (*filter(None, map(self._index.get, there)), *(row[-1] for row in copies))
+        best = self._best([offer_of(state, alone, now_s, self._own) for state in states], conversation)
+        state = self._index.get(best.place) if best is not None else None
+        return self._pick(wanted, position, state, best.tier) if best is not None and state is not None else None
+
+    def _holding(self, one: WantedVariant, is_out: IsOut) -> dict[str, None]:
+        """Return the nodes that hold a variant, the least busy of many, and those that load it."""
         holders = [name for name in self._index.held(one.weights) if not is_out(name)]
         if len(holders) > MOST_HOLDERS:
             holders = heapq.nsmallest(MOST_HOLDERS, holders, key=lambda name: self._load(name, one.weights))
-        loading = [name for name in self._index.loading(one.weights) if not is_out(name) and name not in holders]
-        for name in (*holders, *loading):
-            state = self._index.get(name)
-            assert state is not None
-            yield offer_of(state, alone, now_s, self._own)
-        seen = {*holders, *loading}
-        for state in self._copies(one, now_s, lambda name: name in seen or is_out(name)):
-            yield offer_of(state, alone, now_s, self._own)
+        return dict.fromkeys((*holders, *(name for name in self._index.loading(one.weights) if not is_out(name))))
 
-    def _copies(self, one: WantedVariant, now_s: float, is_out: Callable[[str], bool]) -> list[NodeState]:
+    def _copies(self, one: WantedVariant, now_s: float, is_out: IsOut) -> list[Row]:
         """Return the best nodes for a load of a variant, by the order of `rank`.
 
         Where a model fits on one of a node's equal cards the first in the order of the best size is found at once. All
@@ -172,25 +179,24 @@ class Choice:
             if first is not None:
                 odd = index.rooms.odd | index.rooms.split_below(need.need_bytes)
                 if not odd:
-                    return [first[-1]]
+                    return [first]
                 at = index.order(one.model).index(first[-1].name)  # its place among all, and not among its size
                 return _least([(*first[:4], at, first[-1]), *self._rows(one, odd, now_s, is_out, most)])
         return _least(self._rows(one, None, now_s, is_out, most))
 
-    def _of_sizes(
-        self, one: WantedVariant, need_bytes: int, now_s: float, is_out: Callable[[str], bool], most: float
-    ) -> Row | None:
+    def _of_sizes(self, one: WantedVariant, need_bytes: int, now_s: float, is_out: IsOut, most: float) -> Row | None:
         """Return the first node that can load a variant beside what is loaded, or in place of what is idle."""
-        index, least_bytes = self._index, need_bytes - need_bytes // SLACK
+        least_bytes = need_bytes - need_bytes // SLACK
         for kind, tier in ((BESIDE, Tier.BESIDE), (EVICTS, Tier.EVICTS)):
-            for is_over in (False, True):
-                for gib in index.rooms.with_room(kind, least_bytes):
-                    for at, name in enumerate(index.order_of_size(one.model, gib)):
-                        if index.rooms.room_of(name, kind) < least_bytes or is_out(name):
-                            continue
-                        row = self._row(one, at, name, now_s, most)
-                        if row is not None and row[:2] == (tier, is_over):
-                            return row
+            over: Row | None = None
+            for at, name in enumerate(self._index.with_room(one.model, kind, least_bytes)):
+                if is_out(name) or (row := self._row(one, at, name, now_s, most)) is None or row[0] is not tier:
+                    continue
+                if not row[1]:
+                    return row
+                over = over or row
+            if over is not None:
+                return over
         return None
 
     def _rows(
@@ -198,7 +204,7 @@ class Choice:
         one: WantedVariant,
         names: Collection[str] | None,
         now_s: float,
-        is_out: Callable[[str], bool],
+        is_out: IsOut,
         most: float,
     ) -> list[Row]:
         """Return how soon these nodes (None = all) can load a variant."""
@@ -212,7 +218,7 @@ class Choice:
         if state is None or not self._index.may_load(state, now_s):
             return None
         model = state.models.get(one.key)
-        if model is None:
+        if model is None or (state.view.barred and is_barred(state, model.weights)):
             return None
         fit = fit_of(state, one.key, one.num_ctx) if one.verdict is None else AS_ASKED
         if fit.tier is None:
@@ -222,6 +228,8 @@ class Choice:
         return (fit.tier, is_busy, 0 if in_s else gib, in_s, at, state)
 
     def _best(self, offers: list[Offer], conversation: Conversation) -> Ranked | None:
+        if not offers:
+            return None
         best = rank(offers, conversation(), self._load_factor, self._most_busy())[0]
         return best if best.is_usable else None
 
@@ -233,17 +241,15 @@ class Choice:
         assert state is not None
         return load_on(state, weights, self._own)
 
-    def _pick(self, wanted: Wanted, position: int, best: Ranked) -> Pick:
-        state = self._index.get(best.place)
-        assert state is not None
+    def _pick(self, wanted: Wanted, position: int, state: NodeState, tier: Tier | None) -> Pick:
         last = position
-        if best.tier not in (Tier.HOLDS, Tier.LOADING):
+        if tier not in (Tier.HOLDS, Tier.LOADING):
             last = next((at for at in range(position + 1, len(wanted.variants)) if _holds(state, wanted, at)), position)
-        return Pick(best.place, position, last, wanted.variants[position].weights, best.tier, best.reason)
+        return Pick(state.name, position, last, wanted.variants[position].weights, tier)
 
 
-def _least(rows: list[Row]) -> list[NodeState]:
-    return [row[-1] for row in heapq.nsmallest(MOST_COPIES, rows, key=lambda row: row[:-1])]
+def _least(rows: list[Row]) -> list[Row]:
+    return heapq.nsmallest(MOST_COPIES, rows, key=lambda row: row[:-1])
 
 
 def _biggest_card(state: NodeState) -> int:
@@ -253,10 +259,10 @@ def _biggest_card(state: NodeState) -> int:
 def _holds(state: NodeState, wanted: Wanted, position: int) -> bool:
     one = wanted.variants[position]
     held = state.residents.get(one.weights)
-    return one.verdict is None and held is not None and held.is_full and held.context >= one.held_ctx
+    return one.verdict is None and held is not None and held.is_full and is_enough(held.context, one.held_ctx)
 
 
-def _out(failed: Collection[str], left_out: LeftOut | None, model: str) -> Callable[[str], bool]:
+def _out(failed: Collection[str], left_out: LeftOut | None, model: str) -> IsOut:
     if left_out is None:
         return failed.__contains__
     return lambda name: name in failed or left_out(name, "") > 0 or left_out(name, model) > 0

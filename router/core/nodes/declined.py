@@ -11,7 +11,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from router.core.decision.verdict import Verdict, VerdictKind
+from router.core.decision.verdict import Verdict
 from router.core.nodes.call import MOST_VARIANTS, ModelText
 from router.core.nodes.form import VERSION, Bytes, Name, Number, Text, Tokens, read
 
@@ -40,11 +40,6 @@ class NodeVerdict(msgspec.Struct, frozen=True):
             max(0, verdict.have_bytes),
             verdict.detail[:1024],
         )
-
-    @property
-    def known_kind(self) -> VerdictKind | None:
-        """The kind, None if it is not known here."""
-        return VerdictKind.__members__.get(self.kind.upper())
 
 
 class NodeDeclined(msgspec.Struct, frozen=True, kw_only=True):

@@ -150,6 +150,15 @@ class Index:
             self._orders_of_size[key] = found
         return found
 
+    def with_room(self, model: str, kind: int, need_bytes: int) -> Iterator[str]:
+        """Yield the nodes that have so much room, by the size of their cards, and then in the order for a model."""
+        for gib in self.rooms.with_room(kind, need_bytes):
+            few = self.rooms.few_with_room(gib, kind, need_bytes)
+            if few is not None:
+                yield from order_for(model, few)
+            else:
+                yield from self.rooms.those_with_room(self.order_of_size(model, gib), kind, need_bytes)
+
     def need(self, model: str, key: str, num_ctx: int) -> NodeNeed | None:
         """Return what a model needs on some node that has it; None if that is not known."""
         having = (state for name in self.order(model) if (state := self._states[name]).models.get(key) is not None)

@@ -62,6 +62,11 @@ def fit_of(state: NodeState, key: str, num_ctx: int) -> Fit:
     return Fit(tier, whole.total_bytes, need.split_bytes, have_bytes, tuple(range(len(cards))))
 
 
+def is_barred(state: NodeState, weights: str) -> bool:
+    """Return whether a node loads nothing now, or not these weights."""
+    return ALL_WEIGHTS in state.view.barred or weights in state.view.barred
+
+
 def _tier(need_bytes: int, card: NodeCard) -> Tier | None:
     _, free_bytes, idle_bytes, busy_bytes = card
     if need_bytes <= free_bytes:

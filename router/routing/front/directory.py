@@ -119,10 +119,6 @@ class FrontDirectory:
         await self.settled()
         return await self._up()[0].read(request)
 
-    async def forward(self, request: UpstreamRequest) -> UpstreamResponse:
-        """Have done by any node what is the same on all."""
-        return await self._up()[0].forward(request)
-
     def targets(self, what: Managed, asked: str = "") -> Sequence[NodeSource]:
         """Return the nodes on which models are managed: the one that is asked for, else where they belong.
 
@@ -155,14 +151,6 @@ class FrontDirectory:
     def is_hidden(self, _name: str) -> bool:
         """Return False: the nodes hide what is theirs."""
         return False
-
-    def display_name(self, name: str) -> str:
-        """Return the name: the nodes have made it one to show."""
-        return name
-
-    def client_expiry(self, _name: str) -> datetime | None:
-        """Return None: the nodes have made it that which clients have asked for."""
-        return None
 
     def catalog_changed(self) -> None:
         """Note that models were managed: a node will soon tell that it has others."""

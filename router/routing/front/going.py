@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 
+from router.core.decision.chain import Variant
 from router.core.decision.chain_choices import NothingFits
 from router.core.decision.fleet.offer import Tier
 from router.core.nodes.call import HEADER, MOST_VARIANTS, CallRules, CallVariant, NodeCall
@@ -61,7 +62,7 @@ def _header(
     return _rendered(call.identity, call.nothing_fits, chain, variants, deadline_s, is_final, may_wait)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
 def _rendered(
     identity: Identity,
     nothing_fits: NothingFits | None,
@@ -77,7 +78,7 @@ def _rendered(
         share=team.share,
         key_id=identity.key_id[:128],
         name=chain.name,
-        chain=tuple([CallVariant(one.model, one.num_ctx) for one in chain.variants[: min(variants, MOST_VARIANTS)]]),
+        chain=tuple([CallVariant(one.model, one.num_ctx) for one in _told(chain.variants[:variants])]),
         rules=CallRules(
             nothing_fits or rule.nothing_fits,
             rule.upgrade,
@@ -92,3 +93,11 @@ def _rendered(
         may_wait=may_wait,
     )
     return b"%b: %b\r\n" % (HEADER, told.to_header())
+
+
+def _told(variants: tuple[Variant, ...]) -> tuple[Variant, ...]:
+    """Return the variants that a node is told of: of very many the first, by which the request is read, and the last.
+
+    Those between were too big everywhere; the last one is what the node is to serve.
+    """
+    return variants if len(variants) <= MOST_VARIANTS else (variants[0], *variants[1 - MOST_VARIANTS :])

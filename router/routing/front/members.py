@@ -6,6 +6,7 @@ import asyncio
 import math
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 
 from router.adapters.discovery.found import Discovery, Nodes
 from router.core.nodes.catalog import NodeCatalog
@@ -85,8 +86,9 @@ class Members:
             if node.lacks_models:
                 fresh.set()
 
-        work.keep(f"views_of_{node.address}", lambda: follow(node, viewed, lambda why: self.leave_out(node, why)))
-        work.keep(f"models_of_{node.address}", lambda: self._read_catalogs(node, fresh))
+        out = partial(self.leave_out, node)
+        work.keep("views_of_nodes", lambda: follow(node, viewed, out), about=node.address)
+        work.keep("models_of_nodes", lambda: self._read_catalogs(node, fresh), about=node.address)
 
     def _remove(self, key: str) -> None:
         node = self._nodes.pop(key)

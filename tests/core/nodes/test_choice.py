@@ -185,12 +185,36 @@ def test_a_model_is_split_over_all_cards_of_a_node():
     assert pick(*choice_of(state("b", models=split, gpus=gpus[:1])), chain=one_of("big")) is None
 
 
+@pytest.mark.parametrize("barred", ["w-small", ""])
+def test_a_load_that_has_failed_on_one_node_is_made_on_another(barred):
+    """Whichever comes first in the order, and however many have room for it."""
+    for count in (2, 12):
+        names = [f"n{at}" for at in range(count)]
+        first = pick(*choice_of(*map(state, names)), chain=one_of("small")).node
+        states = [state(name, barred=(barred,) if name == first else ()) for name in names]
+        found = pick(*choice_of(*states), chain=one_of("small"))
+        assert (found.node in names, found.node == first, found.position) == (True, False, 0)
+
+
+@pytest.mark.parametrize("count", [3, 6, 7, 40])
+def test_of_few_nodes_with_room_and_of_many_the_first_in_the_order_is_found(count):
+    """Others, which have none, change nothing."""
+    names = [f"n{at}" for at in range(count)]
+    full = [state(f"full{at}", resident("big", gib=23, in_flight=1)) for at in range(9)]
+    choice, index = choice_of(*map(state, names), *full)
+    expected = next(name for name in index.order("middle:latest") if name in names)
+    assert pick(choice, index, one_of("middle")).node == expected
+
+
 def test_a_node_that_holds_a_smaller_variant_may_answer_by_it():
     """The rules for returns to a bigger one are applied there: it is told the chain down to what it holds."""
     found = pick(*choice_of(state("a", resident("small", gib=1))))
     assert (found.position, found.last) == (0, 2)
     found = pick(*choice_of(state("a")))
     assert (found.position, found.last) == (0, 0)
+    unknown = state("a", resident("small", context=0))
+    found = pick(*choice_of(unknown))
+    assert (found.position, found.last) == (0, 2)
 
 
 def test_nodes_that_have_failed_a_request_do_not_get_it_again():

@@ -11,12 +11,13 @@ import pytest
 
 from router.core.decision.chain import Variant
 from router.core.decision.verdict import Verdict, VerdictKind
-from router.core.nodes.call import MOST_CALL_BYTES, CallRules, CallVariant, NodeCall
+from router.core.nodes.call import MOST_CALL_BYTES, MOST_VARIANTS, CallRules, CallVariant, NodeCall
 from router.core.nodes.catalog import NodeCatalog, NodeModel, NodeNeed
 from router.core.nodes.declined import NodeDeclined, NodeVerdict
 from router.core.nodes.form import OtherVersion, UnreadableForm
 from router.core.nodes.view import MOST_VIEW_BYTES, NodeGpu, NodeLoading, NodeResident, NodeView
 from router.core.ollama.model import ModelFacts
+from router.core.ollama.names import MAX_NAME
 
 VIEW = NodeView(
     name="gpu-a",
@@ -146,6 +147,16 @@ def test_a_form_has_a_bound() -> None:
         NodeCall.from_header(b"A" * (MOST_CALL_BYTES + 1))
 
 
+def test_a_call_by_the_longest_chain_of_the_longest_names_is_read() -> None:
+    """With the longest of all else: no request fails for the length of what is said of it."""
+    names = [f"{number:02}{'n' * (MAX_NAME - 2)}" for number in range(MOST_VARIANTS)]
+    chain = tuple(CallVariant(name, 1 << 31) for name in names)
+    rules = CallRules("allow_partial", "on_request", "balanced", 1e9 / 7, 1e9 / 3, 1 << 40, "always")
+    told = {"team": "t" * 128, "key_id": "k" * 128, "client": "c" * 128, "share": 1 / 3}
+    call = NodeCall(**told, name="\u2003" * MAX_NAME, chain=chain, rules=rules, deadline_s=1e9 / 3)
+    assert NodeCall.from_header(call.to_header()) == call
+
+
 @pytest.mark.parametrize("value", [b"", b"***", b"e30", b"\xff\xfe", b"AAAAA", b"a b"])
 def test_a_header_that_is_not_a_call_is_refused(value: bytes) -> None:
     with pytest.raises(UnreadableForm):
@@ -208,8 +219,3 @@ def test_what_is_needed_between_two_contexts_lies_on_a_line(num_ctx: int, need_b
 def test_what_is_needed_may_be_known_for_one_context_or_none() -> None:
     assert SMALL.need(8192) == SMALL.needs[0]
     assert msgspec.structs.replace(SMALL, needs=()).need(4096) is None
-
-
-def test_a_kind_of_verdict_that_is_not_known_here_is_none() -> None:
-    assert DECLINED.verdicts[0].known_kind is VerdictKind.TOO_BIG
-    assert NodeVerdict("m", "tired").known_kind is None

@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from router.telemetry import UpstreamDown, UpstreamGone, UpstreamUp
-from tests.config.keys.play import send
+from router.telemetry import TaskFailed, UpstreamDown, UpstreamGone, UpstreamUp
+from tests.config.keys.play import get, send
 from tests.routing.front.stage import BIG, MIDDLE, SMALL, FakeNode, fronted, play, run_virtual
 
 
@@ -32,6 +32,26 @@ async def reach(one, name, within_s=2.0, every_s=0.1):
             return count * every_s
         await asyncio.sleep(every_s)
     return None
+
+
+def test_faults_of_what_listens_to_nodes_are_counted_together_and_logged_apart(tmp_path, monkeypatch):
+    """Addresses of nodes come and go, and are no labels."""
+
+    async def faulty(*_):
+        raise ValueError("a fault of ours")
+
+    monkeypatch.setattr("router.routing.front.members.read_catalog", faulty)
+    nodes = [FakeNode(name) for name in "ab"]
+
+    async def story(one):
+        await asyncio.sleep(1)
+        text = (await get(one.front.admin_url, "/metrics")).body.decode()
+        rows = [line for line in text.splitlines() if line.startswith("ollama_router_task_restarts_total{")]
+        return [row.split('task="')[1].split('"')[0] for row in rows], {event.about for event in one.of(TaskFailed)}
+
+    tasks, addresses = play(story, nodes, tmp_path)
+    assert tasks == ["models_of_nodes"]
+    assert addresses == {urlsplit(node.url).netloc for node in nodes}
 
 
 @pytest.mark.parametrize("fault", ["refuse", "hang"])

@@ -248,6 +248,26 @@ class Library(FakeNode):
         return NodeCatalog.of((first, *more))
 
 
+@pytest.mark.parametrize(
+    ("count", "part"), [(64, "{:02}" + "m" * 78), (63, "h" * 350 + "/" + "n" * 80 + "/{:02}m"), (200, "{}")]
+)
+def test_a_long_chain_of_long_names_is_served_by_its_last_variant(tmp_path, count, part):
+    """A node is told of as many as it takes: the first one, and the last ones."""
+    a = FakeNode("a", models=(SMALL,))
+    names = [f"{part.format(number)}:{'t' * 80}" for number in range(count)]
+
+    async def story(one):
+        found = [(await one.ask("chat"))[2]]
+        a.script = ["decline", 200]
+        found.append((await one.ask("chat"))[2])
+        return [(reply.status, reply.headers["x-router-model"]) for reply in found]
+
+    assert play(story, (a,), tmp_path, {"chains": {"chat": [*names, SMALL]}}) == [(200, SMALL)] * 2
+    told = [[one.model for one in call.chain] for call in a.calls]
+    assert [(chain[0], chain[-1]) for chain in told] == [(names[0], SMALL)] * 3
+    assert {len(chain) for chain in told} == {min(count + 1, 64)}
+
+
 def test_all_of_a_long_catalog_can_be_asked_for(tmp_path):
     """Though it is read in a thread."""
     a = Library("a")

@@ -54,6 +54,18 @@ def test_a_call_counts_for_the_team_that_it_names():
     assert play(story) == ("Forschung", "ci", "10.1.2.3", "completed", True)
 
 
+def test_a_call_by_a_long_chain_of_long_names_is_taken():
+    """It is longer than the head of a client's request may be."""
+
+    async def story(node):
+        names = [f"{'h' * 350}/{'n' * 80}/{number:02}{'m' * 78}:{'t' * 80}" for number in range(63)]
+        call = call_for(*names, SMALL, name="best")
+        assert len(call.to_header()) > 50_000
+        return (await node.ask(call, hello("best"))).status
+
+    assert play(story, ALONE | {"limits.header_bytes": 4096}) == 200
+
+
 def test_what_does_not_fit_is_declined_with_the_verdicts_and_nothing_is_touched():
     """What is loaded stays loaded, and serves on."""
 
