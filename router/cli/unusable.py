@@ -17,7 +17,7 @@ _READERS: Mapping[str, Callable[[str, str], object]] = {
     "password_file": secret_in,
     "postgres_file": database_in,
 }
-"""What reads the files that a router needs to start, by the last part of their keys; a certificate and its key are read together."""
+"""What reads the files that a router needs to start, by the last part of their keys; certificates go with theirs."""
 
 
 def unusable_files(config: Config) -> Iterator[tuple[tuple[str | int, ...], ConfigError]]:

@@ -44,7 +44,8 @@ def test_a_certificate_that_was_renewed_needs_the_next_router(tmp_path: Path) ->
     file = tmp_path / "cert.pem"
     file.write_text("one")
     for key in ("tls.cert", "tls.client_ca", "backends.local.client_cert", "backends.local.bearer_file"):
-        before = prepare(config(**{key: str(file)}))
+        other = {"tls.cert": str(tmp_path / "other")} if key == "tls.client_ca" else {}
+        before = prepare(config(**other, **{key: str(file)}))
         assert way_to([], before, prepare(before.config)) == "in place"
         file.write_text(f"other {key}")
         assert way_to([], before, prepare(before.config)) == "next router"
