@@ -180,6 +180,10 @@ def listener_tls(config: Config) -> ssl.SSLContext | None:
         context.load_cert_chain(config.tls.cert, config.tls.key, password="")  # never ask for one on the terminal
     except (OSError, ValueError) as error:
         raise ConfigError(f"tls: {config.tls.cert}, {config.tls.key or 'no key'}: {_why(error)}") from None
+    if config.tls.client_ca is not None:
+        trusting(config.tls.client_ca, "tls.client_ca")  # raises what is wrong with the file
+        context.load_verify_locations(config.tls.client_ca)
+        context.verify_mode = ssl.CERT_REQUIRED
     return context
 
 

@@ -24,9 +24,12 @@ class Certificate(NamedTuple):
         context.load_cert_chain(self.cert, self.key)
         return context
 
-    def trusting(self) -> ssl.SSLContext:
-        """Return the context of a client that trusts this certificate only."""
-        return ssl.create_default_context(cafile=str(self.cert))
+    def trusting(self, shown: Certificate | None = None) -> ssl.SSLContext:
+        """Return the context of a client that trusts this certificate only, and may show one of its own."""
+        context = ssl.create_default_context(cafile=str(self.cert))
+        if shown is not None:
+            context.load_cert_chain(shown.cert, shown.key)
+        return context
 
 
 def certificate(folder: Path, name: str = "one") -> Certificate:

@@ -25,6 +25,8 @@ def endpoint_of(section: BackendSection, name: str) -> Endpoint:
     """Return how to reach the backend `name`. Raises ConfigError for a file that cannot be used."""
     where = f"backends.{name}"
     tls = None if section.ca is None else trusting(section.ca, f"{where}.ca")
+    if section.client_cert is not None:
+        tls = showing(section.client_cert, section.client_key, f"{where}.client_cert", tls)
     authorization = ""
     if section.key_file is not None:  # of nodes: the URL is that of each
         authorization = f"Bearer {secret_in(section.key_file, f'{where}.key_file')}"
@@ -44,6 +46,20 @@ def trusting(path: str, key: str) -> ssl.SSLContext:
     except (OSError, ValueError) as error:
         why = "found no certificate" if isinstance(error, ssl.SSLError) else _reason(error)
         raise ConfigError(f"{key}: {path}: {why}; allowed: a PEM file of certificates") from None
+
+
+def showing(cert: str, private: str | None, key: str, tls: ssl.SSLContext | None = None) -> ssl.SSLContext:
+    """Return a context that shows a certificate where a server asks for one. Raises ConfigError."""
+    allowed = "allowed: PEM files of a certificate and its key, without a passphrase"
+    for path in (cert, private or cert):
+        require_regular(path, key, allowed.removeprefix("allowed: "))
+    context = tls or ssl.create_default_context()
+    try:
+        context.load_cert_chain(cert, private, password="")  # never ask for one on the terminal
+    except (OSError, ValueError) as error:
+        why = "found no certificate with its key" if isinstance(error, ssl.SSLError) else _reason(error)
+        raise ConfigError(f"{key}: {cert}, {private or 'no key'}: {why}; {allowed}") from None
+    return context
 
 
 def secret_in(path: str, key: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
-from router.backend.endpoint import pair_in, secret_in, trusting
+from router.backend.endpoint import pair_in, secret_in, showing, trusting
 from router.config import Config, outside_files
 from router.errors import ConfigError
 from router.wiring import database_in, listener_tls
@@ -17,7 +17,7 @@ _READERS: Mapping[str, Callable[[str, str], object]] = {
     "password_file": secret_in,
     "postgres_file": database_in,
 }
-"""What reads the files that a router needs to start, by the last part of their keys; those of `tls` belong together."""
+"""What reads the files that a router needs to start, by the last part of their keys; certificates go with theirs."""
 
 
 def unusable_files(config: Config) -> Iterator[tuple[tuple[str | int, ...], ConfigError]]:
@@ -26,7 +26,9 @@ def unusable_files(config: Config) -> Iterator[tuple[tuple[str | int, ...], Conf
         try:
             if path == ("tls", "cert"):
                 listener_tls(config)
-            elif path != ("tls", "key"):
+            elif path[-1] == "client_cert":
+                showing(file, config.backends[str(path[1])].client_key, ".".join(map(str, path)))
+            elif path[0] != "tls" and path[-1] != "client_key":
                 _READERS[str(path[-1])](file, ".".join(map(str, path)))
         except ConfigError as error:
             yield path, error

@@ -89,6 +89,10 @@ class BackendSection(Section):
     """URL of the Ollama server: http or https, perhaps with a path that is put in front of Ollama's own"""
     ca: FileName | None = None
     """for https: PEM file of the authorities that its certificate may be from; null = the system's"""
+    client_cert: FileName | None = None
+    """for https: PEM file of the certificate that the router shows, if asked; null = none; read again by a reload"""
+    client_key: FileName | None = None
+    """PEM file of its private key; null = it is in the same file"""
     bearer_file: FileName | None = None
     """file with a token that the router sends as Authorization: Bearer; read again by a reload"""
     basic_file: FileName | None = None
@@ -123,6 +127,8 @@ class BackendSection(Section):
     def _has_one_way_to_authenticate(self) -> BackendSection:
         if self.bearer_file is not None and self.basic_file is not None:
             raise allowed("one of bearer_file and basic_file")
+        if self.client_key is not None and self.client_cert is None:
+            raise allowed("client_key together with client_cert")
         return self
 
 

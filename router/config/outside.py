@@ -17,9 +17,10 @@ from router.config.section import Section
 
 def outside_files(config: Config) -> Iterator[tuple[Path, str]]:
     """Yield each of them with the path of its key. What is named, but not used, is left out."""
-    yield from _named(config.tls, ("tls",), "cert", "key")
+    yield from _named(config.tls, ("tls",), "cert", "key", "client_ca")
     for name, section in config.backends.items():
-        yield from _named(section, ("backends", name), "ca", "key_file", "bearer_file", "basic_file")
+        yield from _named(section, ("backends", name), "ca", "client_cert", "client_key")
+        yield from _named(section, ("backends", name), "key_file", "bearer_file", "basic_file")
     yield from _named(config.usage, ("usage",), "postgres_file")
     if config.shared.valkey is not None:
         yield from _named(config.shared, ("shared",), "password_file", "ca")

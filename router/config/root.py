@@ -211,6 +211,8 @@ def _proxies(config: Config) -> Iterator[Problem]:
         yield Problem(("proxy_protocol",), True, "false, or trusted_proxies that say who sends it")
     if config.proxy_protocol and config.tls.cert is not None:
         yield Problem(("proxy_protocol",), True, "false: with tls the header would come before the handshake")
+    if config.tls.client_ca is not None and config.tls.cert is None:
+        yield Problem(("tls", "client_ca"), config.tls.client_ca, "null, or tls.cert: without one there is no TLS")
 
 
 def _contexts(defaults: Defaults) -> Iterator[Problem]:

@@ -193,6 +193,8 @@ class Tls(Section):
     """PEM file of its private key; null = it is in the same file"""
     admin: StrictBool | None = None
     """whether the admin address has it, too; null = if that is beyond loopback"""
+    client_ca: FileName | None = None
+    """PEM file of the authorities of clients' certificates: nobody connects without one; null = none is asked for"""
 
 
 LogField = Literal[

@@ -50,6 +50,14 @@ def test_without_an_answer_all_cards_count(of: Of, tmp_path: Path, smi: str) -> 
     assert load_config(env={GPUS: env[GPUS]}).backends["local"].gpus == "auto"
 
 
+def test_ollama_numbers_its_cards_as_nvidia_smi_lists_them(of: Of) -> None:
+    """CUDA's own order, the fastest first, would be another one where cards differ."""
+    orders = {
+        name: values_of(of(name).ollama()["env"]).get("CUDA_DEVICE_ORDER") for name in ("defaults", "no GPU", "AMD")
+    }
+    assert orders == {"defaults": "PCI_BUS_ID", "no GPU": None, "AMD": None}
+
+
 @pytest.mark.parametrize("name", ["no GPU", "AMD", "settings of Ollama"])
 def test_nothing_is_told_where_there_is_no_such_card_or_the_values_name_them(of: Of, name: str) -> None:
     """The router then starts as its image does."""

@@ -43,8 +43,9 @@ def test_a_certificate_that_was_renewed_needs_the_next_router(tmp_path: Path) ->
     """Although no key differs; credentials towards Ollama as well."""
     file = tmp_path / "cert.pem"
     file.write_text("one")
-    for key in ("tls.cert", "backends.local.bearer_file"):
-        before = prepare(config(**{key: str(file)}))
+    for key in ("tls.cert", "tls.client_ca", "backends.local.client_cert", "backends.local.bearer_file"):
+        other = {"tls.cert": str(tmp_path / "other")} if key == "tls.client_ca" else {}
+        before = prepare(config(**other, **{key: str(file)}))
         assert way_to([], before, prepare(before.config)) == "in place"
         file.write_text(f"other {key}")
         assert way_to([], before, prepare(before.config)) == "next router"

@@ -155,6 +155,8 @@ def test_fields_of_the_log_are_those_of_a_requests_line():
         ("trusted_proxies: [5]", "an IP address or network"),
         ("proxy_protocol: true", "false, or trusted_proxies that say who sends it"),
         ("{ proxy_protocol: true, trusted_proxies: [::1], tls: { cert: a } }", "false: with tls"),
+        ("tls: { client_ca: a }", "null, or tls.cert"),
+        ("backends: { a: { client_key: a } }", "client_key together with client_cert"),
         ("telemetry: { log_fields: [prompt] }", '"ts", "level"'),
         ("clients: { num_gpu: no }", '"allow", "ignore" or "refuse"'),
         ("clients: { nothing_fits: [spill] }", '"refuse", "wait"'),

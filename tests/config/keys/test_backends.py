@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import os
+import ssl
 
 import pytest
 
@@ -98,6 +99,27 @@ async def test_an_https_ollama_must_have_a_certificate_of_ca(tmp_path):
     assert found == [(200, 200), (503, 502), (503, 502)]
 
 
+@needs_openssl
+@pytest.mark.real_time
+@pytest.mark.key("backends.*.client_cert", "backends.*.client_key")
+async def test_an_ollama_that_asks_for_a_certificate_is_shown_client_cert(tmp_path):
+    """With its key in client_key, or in the same file; one of somebody else opens nothing."""
+    server, ours, other = (certificate(tmp_path, name) for name in ("server", "ours", "other"))
+    both = tmp_path / "both.pem"
+    both.write_bytes(ours.cert.read_bytes() + ours.key.read_bytes())
+    tls, ca = server.server_side(), str(server.cert)
+    tls.load_verify_locations(ours.cert)
+    tls.verify_mode = ssl.CERT_REQUIRED
+    async with raw_upstream(proxied(), tls=tls) as upstream:
+        for shown, found in (
+            ({"client_cert": str(ours.cert), "client_key": str(ours.key)}, (200, 200)),
+            ({"client_cert": str(both)}, (200, 200)),
+            ({"client_cert": str(other.cert), "client_key": str(other.key)}, (503, 502)),
+            ({}, (503, 502)),
+        ):
+            assert await answers(upstream.url, ca=ca, **shown) == found, shown
+
+
 @pytest.mark.real_time
 @pytest.mark.key("backends.*.bearer_file", "backends.*.basic_file")
 async def test_credentials_in_a_file_are_sent_with_every_request(tmp_path):
@@ -116,7 +138,7 @@ async def test_credentials_in_a_file_are_sent_with_every_request(tmp_path):
 
 
 @pytest.mark.real_time
-@pytest.mark.parametrize("key", ["ca", "bearer_file", "basic_file"])
+@pytest.mark.parametrize("key", ["ca", "client_cert", "bearer_file", "basic_file"])
 @pytest.mark.parametrize("content", [None, b"", b"pipe", b"s3cret\nand more", b"\xff\x00s3cret", b"s3cret"])
 async def test_a_file_that_cannot_be_used_is_one_clear_line(tmp_path, key, content):
     """At the start. It names key and file, and repeats nothing of what is in it."""

@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import sys
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 
 import pytest
 
@@ -174,6 +174,30 @@ async def test_the_admin_address_has_tls_if_admin_says_so_or_it_is_beyond_loopba
 
     for admin, expected in (("127.0.0.1:0", ["http", "https", "http"]), ("0.0.0.0:0", ["https", "https", "http"])):
         assert [await scheme(admin, value) for value in (None, True, False)] == expected
+
+
+@needs_openssl
+@pytest.mark.key("tls.client_ca")
+async def test_nobody_connects_without_a_certificate_of_client_ca(tmp_path):
+    """Nor with one of somebody else; without the key everybody does."""
+    made, known, other = (certificate(tmp_path, name) for name in ("server", "known", "other"))
+
+    async def status(client_ca, shown):
+        options = {"tls.cert": str(made.cert), "tls.key": str(made.key), "tls.client_ca": client_ca}
+        options |= {"listen": "127.0.0.1:0", "admin": "127.0.0.1:0", "store.path": ":memory:"}
+        options |= {"backends.local.probe.kind": "none", "backends.local.url": "http://127.0.0.1:9"}
+        config = load_config(env={}, options=options)
+        async with running(config) as router:
+            in_force.append(effective(config))
+            with suppress(OSError, EOFError):
+                tls = made.trusting(shown)
+                raw = RawClient(*await asyncio.open_connection("127.0.0.1", router.clients.port, ssl=tls))
+                return (await raw.ask("GET", "/")).status
+            return None
+
+    ca = str(known.cert)
+    cases = (None, None), (None, other), (ca, known), (ca, None), (ca, other)
+    assert [await status(*case) for case in cases] == [200, 200, 200, None, None]
 
 
 async def test_no_secret_of_a_url_is_in_the_log(tmp_path):
