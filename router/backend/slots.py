@@ -127,7 +127,7 @@ class RunnerSlots:
     @property
     def places(self) -> int:
         """The number of requests that may be at work; those whose answers are complete hold none."""
-        return self.count + self.arrived()
+        return self.count + self.arrived() if self._begun else self.count
 
     def arrived(self) -> int:
         """Return how many answers are complete: their clients still read, but the slot is free."""

@@ -142,7 +142,7 @@ class LastHead(Generic[H]):
         self.misses = 0
 
     def learn(self, data: bytes, by_name: Mapping[bytes, bytes], body_bytes: int, head: H) -> None:
-        """Cache the head of `data`, one complete, parsed message, unless that was useless too often."""
-        if self.misses < MAX_MISSES:
-            self.misses += 1
-            self.template = self._cache.template_of(data, by_name, body_bytes, head)
+        """Cache the head of `data`, one complete, parsed message; if that was useless too often, look for no more."""
+        self.misses += 1
+        is_useful = self.misses <= MAX_MISSES
+        self.template = self._cache.template_of(data, by_name, body_bytes, head) if is_useful else None

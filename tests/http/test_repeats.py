@@ -12,7 +12,7 @@ import pytest
 from router.errors import UpstreamError
 from router.http.client.pool import HttpRelay
 from router.http.client.response import UpstreamRequest
-from router.http.repeats import MAX_HEAD_BYTES, MAX_HEADS, HeadCache, HeadTemplate
+from router.http.repeats import MAX_HEAD_BYTES, MAX_HEADS, MAX_MISSES, HeadCache, HeadTemplate, LastHead
 from tests.http.raw_upstream import Visit, raw_upstream
 
 ANSWER = (
@@ -21,6 +21,10 @@ ANSWER = (
 )
 REQUEST = b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: 12\r\nAccept: */*\r\n\r\n"
 BODY = b'{"done":true'
+
+
+class Parsed(msgspec.Struct):
+    """A parsed head, of which nothing is read."""
 
 
 class Read:
@@ -233,6 +237,20 @@ async def test_a_cached_head_never_gives_a_body_to_an_answer_without_one(method:
         await asyncio.sleep(0.01)
         assert relay.idle_connections == 0
         await relay.aclose()
+
+
+def test_a_peer_whose_heads_never_come_again_is_not_asked_for_them_any_more() -> None:
+    """To compare each of its messages with the last head would cost for nothing. One that comes again begins anew."""
+    known: LastHead[Parsed] = LastHead(HeadCache())
+    heads = [REQUEST.replace(b"localhost", b"host-%d" % number) for number in range(MAX_MISSES + 1)]
+    for head in heads[:-1]:
+        known.learn(head + BODY, {b"content-length": b"12"}, len(BODY), Parsed())
+        assert known.template is not None
+    known.learn(heads[-1] + BODY, {b"content-length": b"12"}, len(BODY), Parsed())
+    assert known.template is None
+    known.record_hit()
+    known.learn(heads[0] + BODY, {b"content-length": b"12"}, len(BODY), Parsed())
+    assert known.template is not None
 
 
 def test_what_follows_a_recognized_head_is_judged_as_before_it() -> None:

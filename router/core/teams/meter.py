@@ -32,9 +32,13 @@ class Meter:
     def enter(self, now_s: float, places: int) -> Part:
         """Record that a request begins at `now_s`, while the model has `places`; the result is for `leave`."""
         self._advance(now_s)
+        if not self._waiting and (self._working < places or not self._working):
+            self._working += 1
+            return Part(self._part_s)
         part = Part()
         self._waiting[part] = None
-        self._fill(places)
+        if self._working < places:
+            self._fill(places)
         return part
 
     def leave(self, part: Part, now_s: float, places: int) -> float:
