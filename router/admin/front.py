@@ -190,7 +190,7 @@ class FrontBoard:
             "context": row["context_length"],
             "in_flight": row["in_flight"],
             "slots": row["slots"] or None,
-            "served": 0,
+            "served": None,  # nodes do not tell
             "kept": row["kept"],
             "ours": True,
             "unloads_at": None,

@@ -34,7 +34,7 @@ function facts(model) {
   const found = [size(model.bytes)];
   if (model.context) found.push(`${tokens(model.context)} tokens of context`);
   found.push(model.in_flight ? `${model.in_flight} in flight${model.slots ? ` of ${model.slots}` : ""}` : "idle");
-  found.push(`${count(model.served)} served`);
+  if (model.served !== null) found.push(`${count(model.served)} served`);
   if (model.on_cpu_bytes > 0) found.push(`${size(model.on_cpu_bytes)} on the CPU`);
   if (!model.ours) found.push("loaded by another client");
   if (model.kept) found.push("kept");
