@@ -21,9 +21,9 @@ _OF_REQUESTS = ("requests", "spills_avoided", "substituted", "below_best", "refu
 
 @dataclass(slots=True)
 class Counts:
-    """Numbers of events; a request counts when it ends. `spills_avoided` are requests that Ollama alone would have let spill: the model that they ask
-    for does not fit. `substituted` got a smaller variant than the first of their chain, `below_best` a smaller one than
-    would have fitted. `tokens` are generated ones."""
+    """Numbers of events; a request counts when it ends. `spills_avoided` are requests that Ollama alone would have let
+    spill: the model that they ask for does not fit. `substituted` got a smaller variant than the first of their chain,
+    `below_best` a smaller one than would have fitted. `tokens` are generated ones."""
 
     requests: int = 0
     spills_avoided: int = 0

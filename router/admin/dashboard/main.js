@@ -26,7 +26,7 @@ function showTotals(data) {
   const tile = (value, text, kind = "") => el("div", { class: `tile ${kind}` }, el("b", {}, value), el("span", {}, text));
   const counted = ([key, one, many = one], kind) => tile(count(data.totals[key]), data.totals[key] === 1 ? one : many, kind);
   const last = data.totals.spills ? counted(SPILLS, "bad") : tile(rate(data).toFixed(1), "tokens/s");
-  show("totals", ...TILES.map((each) => counted(each)), last);
+  show("totals", ...TILES.filter(([key]) => data.totals[key] !== null).map((each) => counted(each)), last);
 }
 
 function showNotes(data) {
