@@ -100,7 +100,7 @@ def wrk(
     count = int(re.search(r"(\d+) requests in", output)[1])  # type: ignore[index]
     rate = float(re.search(r"Requests/sec:\s+([\d.]+)", output)[1])  # type: ignore[index]
     cpu_s = (proxy.cpu_s() - before) / count if proxy else 0.0
-    return {"per_s": rate, "p50_s": times["50"], "p99_s": times["99"], "cpu_s": cpu_s}
+    return {"count": count, "per_s": rate, "p50_s": times["50"], "p99_s": times["99"], "cpu_s": cpu_s}
 
 
 class OneStream(asyncio.Protocol):

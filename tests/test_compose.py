@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import plistlib
 import subprocess
 import sys
@@ -150,6 +151,47 @@ def test_a_variant_changes_services_that_there_are_and_no_port(name: str) -> Non
     assert all(changes["deploy"] == "!reset" for service, changes in changed.items() if "deploy" in SERVICES[service])
     assert changed.keys() == {"ollama", "router"} or services == {"open-webui": "!reset"}
     assert name in (ROOT / "docs/operations.md").read_text()
+
+
+def merged(base: Any, change: Any) -> Any:
+    """Return a value with a change, by the rules of compose: mappings are merged, lists appended."""
+    if isinstance(change, dict) and "!override" in change:
+        return change["!override"]
+    if isinstance(base, dict) and isinstance(change, dict):
+        both = {key: merged(base[key], change[key]) if key in base else change[key] for key in change}
+        return {key: value for key, value in {**base, **both}.items() if value != "!reset"}
+    return [*base, *change] if isinstance(base, list) and isinstance(change, list) else change
+
+
+@pytest.mark.parametrize("name", MERGED)
+def test_what_a_variant_makes_of_the_file_agrees_with_the_compose_specification(name: str, tmp_path: Path) -> None:
+    """And nothing in it asks for what the variant has taken out."""
+    yaml = YAML(typ="safe", pure=True)
+    yaml.constructor.add_constructor("!reset", lambda _loader, node: node.tag)
+    overriding = lambda loader, node: {"!override": loader.construct_mapping(node, deep=True)}  # noqa: E731
+    yaml.constructor.add_constructor("!override", overriding)
+    whole = merged(COMPOSE, yaml.load((ROOT / "config/examples/compose" / name).read_text()))
+    (tmp_path / "whole.json").write_text(json.dumps(whole))
+    command = ["check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(tmp_path / "whole.json")]
+    done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    services = whole["services"]
+    assert {needed for one in services.values() for needed in one.get("depends_on", {})} <= services.keys()
+    assert {net for one in services.values() for net in one.get("networks", [])} <= whole["networks"].keys()
+    used = {volume.partition(":")[0] for one in services.values() for volume in one.get("volumes", [])}
+    assert {volume for volume in used if not volume.startswith((".", "/"))} <= whole["volumes"].keys()
+
+
+def test_the_image_has_the_paths_and_ports_that_the_compose_file_counts_on() -> None:
+    """The configuration's place, the volume, the ports, and the page of its health check."""
+    text = (ROOT / "Dockerfile").read_text()
+    config = mounted()
+    assert "OLLAMA_ROUTER_CONFIG=/etc/ollama-router/router.yaml" in text
+    assert f"VOLUME {STATE}" in text
+    assert f"EXPOSE {config.listen.port} {config.admin.port}" in text
+    assert f"http://127.0.0.1:{config.admin.port}/readyz" in text
+    assert {port.split(":")[-1] for port in ROUTER["ports"]} == {str(config.listen.port), str(config.admin.port)}
+    assert any(volume.endswith(f":{STATE}") for volume in ROUTER["volumes"])
 
 
 def test_the_drop_in_moves_ollama_and_takes_its_port() -> None:

@@ -128,7 +128,7 @@ class Board:
             "context": one.context_length,
             "in_flight": one.in_flight,
             "slots": one.slots.count or None,
-            "served": one.served,
+            "served": one.served - one.in_flight,
             "kept": one.is_kept,
             "ours": self._backend.world.residents.is_ours(one),
             "unloads_at": None if one.in_flight else self._shown_expiry(expiry),

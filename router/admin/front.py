@@ -157,7 +157,7 @@ class FrontBoard:
             "models": [self._model(row, state) for row in state["residents"]],
             "loading": None,
             "queue": [],
-            "totals": self._totals.since_start(),
+            "totals": {**self._totals.since_start(), "switches": None},  # nodes do not tell
             "minutes": self._totals.by_minute(),
             "timeline": self._timeline.as_data(),
             "barred": [],
@@ -190,7 +190,7 @@ class FrontBoard:
             "context": row["context_length"],
             "in_flight": row["in_flight"],
             "slots": row["slots"] or None,
-            "served": 0,
+            "served": None,  # nodes do not tell
             "kept": row["kept"],
             "ours": True,
             "unloads_at": None,

@@ -12,15 +12,18 @@ MINUTE_S, MINUTES = 60, 60
 AVOIDED_CAUSES = frozenset(("too_big", "spilled"))
 """The first verdict of a request that Ollama itself would have run partly on the CPU."""
 
+MOST_UNDER_WAY = 4096
+"""Decisions that are kept until their requests end."""
+
 _FAILED = frozenset(("upstream_error", "failed"))
 _OF_REQUESTS = ("requests", "spills_avoided", "substituted", "below_best", "refused", "failed", "tokens")
 
 
 @dataclass(slots=True)
 class Counts:
-    """Numbers of events. `spills_avoided` are requests that Ollama alone would have let spill: the model that they ask
-    for does not fit. `substituted` got a smaller variant than the first of their chain, `below_best` a smaller one than
-    would have fitted. `tokens` are generated ones."""
+    """Numbers of events; a request counts when it ends. `spills_avoided` are requests that Ollama alone would have let
+    spill: the model that they ask for does not fit. `substituted` got a smaller variant than the first of their chain,
+    `below_best` a smaller one than would have fitted. `tokens` are generated ones."""
 
     requests: int = 0
     spills_avoided: int = 0
@@ -34,7 +37,7 @@ class Counts:
 
     @classmethod
     def of(cls, decided: Sequence[Decided], finished: Sequence[Finished]) -> Counts:
-        """Return the counts of these decisions on requests, and of their ends."""
+        """Return the counts of requests that have ended, and of the notable decisions on them."""
         counts = cls(requests=len(finished), tokens=sum([event.tokens_out or 0 for event in finished]))
         counts.below_best = sum([event.below_best != "" for event in decided])
         for event in [event for event in decided if event.outcome != "exact"]:
@@ -61,6 +64,9 @@ class Totals:
 
     def __init__(self, unix_now: Callable[[], float]) -> None:
         self._unix_now = unix_now
+        self._notable: dict[
+            str, Decided
+        ] = {}  # the last decision on each request that has not ended, unless it is plain
         self._all = Counts()
         self._minutes: deque[tuple[int, Counts]] = deque(maxlen=MINUTES)
 
@@ -75,8 +81,17 @@ class Totals:
                 counts.changed(event)
 
     def on_requests(self, decided: Sequence[Decided], finished: Sequence[Finished]) -> None:
-        """Count a batch of requests' events."""
-        new = Counts.of(decided, finished)
+        """Count the requests that have ended, each with what was decided on it: no figure is ahead of another."""
+        notable = self._notable
+        for event in decided:
+            if event.outcome != "exact" or event.below_best:
+                notable[event.request_id] = event
+            elif notable:  # it was decided before, perhaps otherwise
+                notable.pop(event.request_id, None)
+        ended = [notable.pop(event.request_id, None) for event in finished] if notable else []
+        while len(notable) > MOST_UNDER_WAY:  # of requests whose ends are not reported
+            del notable[next(iter(notable))]
+        new = Counts.of([event for event in ended if event is not None], finished)
         for counts in self._current():
             counts.add(new)
 

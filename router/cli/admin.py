@@ -45,8 +45,10 @@ def _fetch(admin: str, path: str, method: str, query: dict[str, object]) -> byte
 
 
 def _unreachable(admin: str, exc: Exception) -> UpstreamError:
-    text = f"cannot reach a router at {admin} ({getattr(exc, 'reason', exc)}); start one with: ollama-router serve"
-    return UpstreamError(text)
+    reason = getattr(exc, "reason", exc)
+    why = getattr(reason, "strerror", None) or reason  # without the number of the error
+    cure = "start one with: ollama-router serve, or name its admin address by --admin"
+    return UpstreamError(f"cannot reach a router at {admin} ({why}); {cure}")
 
 
 def _stranger(admin: str, answer: str) -> UpstreamError:

@@ -10,6 +10,7 @@ import importlib
 import os
 import signal
 import sys
+from difflib import get_close_matches
 from typing import Any
 
 import typer
@@ -71,9 +72,11 @@ class LazyCommands(TyperGroup):
     def list_commands(self, _ctx: Any) -> list[str]:
         return list(COMMANDS)
 
-    def get_command(self, _ctx: Any, cmd_name: str) -> Any:
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
         target = COMMANDS.get(cmd_name)
         if target is None:
+            if meant := get_close_matches(cmd_name, COMMANDS, 1):
+                ctx.fail(f"No such command '{cmd_name}'. Did you mean '{meant[0]}'?")
             return None
         if cmd_name in NEED_SIGNALS and not hasattr(signal, "SIGHUP"):
             raise RouterError(f"ollama-router {cmd_name} does not run on Windows: run it in WSL 2 or in Docker")

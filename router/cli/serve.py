@@ -74,7 +74,8 @@ def serve(
             if error.errno not in (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES):
                 raise
             places = f"{loaded.listen.host}:{loaded.listen.port} or {loaded.admin.host}:{loaded.admin.port}"
-            print(f"cannot listen on {places}: {error.strerror}", file=sys.stderr)
+            cure = "name other addresses by --listen and --admin, or by listen and admin in the configuration"
+            print(f"cannot listen on {places}: {os.strerror(error.errno)}; {cure}", file=sys.stderr)
             raise typer.Exit(1) from None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import sys
 from contextlib import AsyncExitStack
@@ -125,7 +126,9 @@ async def _serve(config: SimConfig, listen: str, gpu_metrics: str | None, script
                 metrics = await serve_metrics(server.cards, *_address(gpu_metrics))
                 stack.callback(metrics.close)
         except OSError as error:
-            raise RouterError(f"cannot listen: {error.strerror or error}") from None
+            places = " or ".join(filter(None, (listen, gpu_metrics)))
+            why = os.strerror(error.errno) if error.errno and error.errno > 0 else error
+            raise RouterError(f"cannot listen on {places}: {why}; name another address by --listen") from None
         foreign = asyncio.create_task(play(server.cards, script))
         stack.callback(foreign.cancel)
         cards = ", ".join(f"{gpu.total_bytes >> 20} MiB" for gpu in server.engine.gpus()) or "none"

@@ -76,8 +76,10 @@ def _head(board: dict[str, Any]) -> Text:
 
 def _totals(board: dict[str, Any]) -> Text:
     found = board["totals"]
-    parts = _many(found["requests"], "request"), _many(found["spills_avoided"], "spill") + " avoided"
-    return Text(", ".join((*parts, _many(found["switches"], "switch", "es"))), style="dim")
+    parts = [_many(found["requests"], "request"), _many(found["spills_avoided"], "spill") + " avoided"]
+    if found["switches"] is not None:  # a front does not know
+        parts.append(_many(found["switches"], "switch", "es"))
+    return Text(", ".join(parts), style="dim")
 
 
 def _many(number: int, one: str, ending: str = "s") -> str:

@@ -19,6 +19,8 @@ _SIGNS_IN_LINES = tuple(sign.encode() for sign in _SIGNS[:-2])
 
 def masked(text: str) -> str:
     """Return `text` with `***` in place of each secret; also of what stands after `password:` and the like."""
+    if text.replace("-", "").isalnum():  # as most ids: every form of a secret has another sign in it
+        return text
     return _SECRET.sub(lambda found: f"{found[1] or found[2] or ''}***", own_keys_masked(text))
 
 

@@ -37,7 +37,8 @@ class Call(msgspec.Struct, eq=False):
     is whether it may reach a model that another server runs. `resident` is the resident that it has entered, `choice`
     the chain and decision for that, and `destination` where it is to be sent. `identity` is whose request it is,
     `rules` the rulebook that was in force when it began, and `chain_rules` what that says about the chains of its team.
-    `trace_id` is that of its trace, `span` its own span if it is traced. `limits_left` is what is left of the team's
+    `trace_id` is that of its trace, which `trace_line` tells the next server unless `lines` do, and `span` its own span
+    if it is recorded. `limits_left` is what is left of the team's
     limits, which its answer says, and `on_end` is called with how it ended and its status, if it counts towards any.
     `payer` is what the switches that it causes are charged to, `card_s` its share of the time that it occupied a runner
     with `vram_bytes` of VRAM (None if it used none that the router knows).
@@ -85,6 +86,7 @@ class Call(msgspec.Struct, eq=False):
     card_s: float | None = None
     vram_bytes: int | None = None
     trace_id: str = ""
+    trace_line: bytes = b""
     span: TraceContext | None = None
     visit: Visit | None = None  # where it is, if there are several backends
     known_beginning: bytes | None = None  # see `beginning`
@@ -152,8 +154,10 @@ class Call(msgspec.Struct, eq=False):
 
         Inference changes nothing that lasts, so it does no harm to send it once more where nobody may have read it.
         """
+        route = self.route
+        shared, own = self.lines + lines, self.trace_line
         return UpstreamRequest(
-            self.route.method_bytes, self.route.target, (), body, safe_to_resend=True, lines=self.lines + lines
+            route.method_bytes, route.target, (), body, safe_to_resend=True, lines=shared, own_lines=own
         )
 
     def demand(self, *, is_strict: bool, nothing_fits: NothingFits | None) -> None:
@@ -246,15 +250,13 @@ class Call(msgspec.Struct, eq=False):
             self.payer = Payer(team.name, key_id, self.request_id, kind, weight=team.share, rules=team)
         return self.payer
 
-    def trace(self, trace_id: str, lines: bytes | None = None) -> None:
-        """Set the id of a trace that is not recorded here, and the headers that go upstream with it, if others."""
-        self.trace_id = trace_id
-        if lines is not None:
-            self.lines = lines
+    def trace(self, trace_id: str, line: bytes = b"", span: TraceContext | None = None) -> None:
+        """Set the id of its trace, the header that tells the next server of it, and its own span if it is recorded."""
+        self.trace_id, self.trace_line, self.span = trace_id, line, span
 
-    def begin_span(self, span: TraceContext, lines: bytes) -> None:
-        """Set its span, and the headers that go upstream with it."""
-        self.trace_id, self.span, self.lines = span.trace_id, span, lines
+    def pass_on(self, lines: bytes) -> None:
+        """Set the headers that go upstream."""
+        self.lines = lines
 
     def mark_refused(self, now_s: float) -> None:
         """Record that it is refused: all its time was spent waiting."""

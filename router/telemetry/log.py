@@ -37,7 +37,7 @@ Facts = dict[str, object]
 REFUSALS, REFUSALS_S = 20, 10.0
 """Most refusals logged in a period, and its seconds: a flood of them is no flood of lines. The rest is counted."""
 
-_REPEATED = attrgetter("requested", "variant", "reason", "client", "error", "trace_id")
+_REPEATED = attrgetter("requested", "variant", "reason", "client", "error")
 _CONTROLS = re.compile(rb"\x7f|\xc2[\x80-\x9f]")  # DEL and C1, which JSON leaves as they are and terminals act on
 
 

@@ -10,12 +10,13 @@ import struct
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
-from router.telemetry.spans import Link, Moment, Span, Value
+from router.telemetry.spans import Link, Moment, Shared, Span, Value
 
 NS = 1_000_000_000
 _LENGTH = 2
 """The wire type of what has a length: texts, bytes, messages."""
 
+_BYTES = tuple(bytes([number]) for number in range(0x80))
 _MASK = (1 << 64) - 1
 _KINDS = {"internal": b"\x30\x01", "server": b"\x30\x02"}
 _FLAGS = {False: b"\x85\x01\x00\x01\x00\x00", True: b"\x85\x01\x00\x03\x00\x00"}
@@ -50,6 +51,7 @@ def _span(span: Span) -> bytes:
         _text(5, span.name),
         _KINDS[span.kind],
         struct.pack("<BQBQ", 0x39, round(span.begin_s * NS), 0x41, round(span.end_s * NS)),
+        _shared(9, span.shared),
         _attributes(9, span.attributes) if span.attributes else b"",
         *([_field(11, _event(moment)) for moment in span.moments] if span.moments else ()),
         *([_field(13, _ids(link) + _LINK_FLAGS) for link in span.links] if span.links else ()),
@@ -66,7 +68,12 @@ def _ids(of: Span | Link) -> bytes:
 
 def _event(moment: Moment) -> bytes:
     at = struct.pack("<BQ", 0x09, round(moment.at_s * NS))
-    return at + _text(2, moment.name) + _attributes(3, moment.attributes)
+    return at + _text(2, moment.name) + _shared(3, moment.shared)
+
+
+@lru_cache(maxsize=1024)
+def _shared(number: int, shared: Shared) -> bytes:
+    return _attributes(number, shared.attributes)
 
 
 def _attributes(number: int, attributes: Mapping[str, Value]) -> bytes:
@@ -94,12 +101,12 @@ def _text(number: int, text: str) -> bytes:
 
 def _field(number: int, data: bytes) -> bytes:
     """Return a field with a length; its number is at most 15, so that it takes one byte."""
-    return b"%c%b%b" % (number << 3 | _LENGTH, _varint(len(data)), data)
+    return _BYTES[number << 3 | _LENGTH] + _varint(len(data)) + data
 
 
 def _varint(number: int) -> bytes:
     if number < 0x80:
-        return b"%c" % number
+        return _BYTES[number]
     found: list[int] = []
     while number >= 0x80:
         found.append(number & 0x7F | 0x80)

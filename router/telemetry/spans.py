@@ -6,7 +6,6 @@ requests may have waited for it: each of them links to it.
 
 from __future__ import annotations
 
-import random
 from collections import deque
 from collections.abc import Mapping
 from functools import lru_cache
@@ -17,10 +16,13 @@ import msgspec
 from router.core.masking import masked
 from router.telemetry import semconv
 from router.telemetry.events import Decided, Finished, Spilled, Switched
+from router.telemetry.ids import SPAN_DIGITS, TRACE_DIGITS, random_digits
 
 Value = str | int | float
 MOST_SWITCHES = 256
 """Switches that later requests may still link to."""
+
+_REQUEST_ID, _QUEUE_S = f"{semconv.OWN}request_id", f"{semconv.OWN}queue_s"
 
 SLACK_S = 0.25
 """A request's end is reported in a batch, so what it says of its begin is late by a moment."""
@@ -33,16 +35,31 @@ class Link(NamedTuple):
     span_id: str
 
 
+class Shared:
+    """Attributes that many spans have in common. They are one object, so that they need to be encoded only once."""
+
+    __slots__ = ("attributes",)
+
+    def __init__(self, attributes: Mapping[str, Value]) -> None:
+        self.attributes = attributes
+
+
+NOTHING = Shared({})
+
+
 class Moment(NamedTuple):
     """Something that happened within a span, at Unix time `at_s`."""
 
     name: str
     at_s: float
-    attributes: Mapping[str, Value]
+    shared: Shared
 
 
 class Span(msgspec.Struct, frozen=True):
-    """A span from `begin_s` to `end_s` (Unix times). Ids are in hexadecimal; `error` is "" if it ended well."""
+    """A span from `begin_s` to `end_s` (Unix times). Ids are in hexadecimal; `error` is "" if it ended well.
+
+    Its attributes are `attributes` and those that it shares with others.
+    """
 
     name: str
     trace_id: str
@@ -55,6 +72,7 @@ class Span(msgspec.Struct, frozen=True):
     links: tuple[Link, ...] = ()
     moments: tuple[Moment, ...] = ()
     error: str = ""
+    shared: Shared = NOTHING
 
 
 class Noted(NamedTuple):
@@ -73,21 +91,12 @@ class _Switch(NamedTuple):
     end_s: float
 
 
-def new_trace_id() -> str:
-    """Return the id of a new trace."""
-    return f"{random.getrandbits(128) or 1:032x}"
-
-
-def new_span_id() -> str:
-    """Return the id of a new span."""
-    return f"{random.getrandbits(64) or 1:016x}"
-
-
 class SpanMaker:
     """Makes the spans of events, which come in their order."""
 
     def __init__(self) -> None:
         self._switches: deque[_Switch] = deque(maxlen=MOST_SWITCHES)
+        self._trace_ids, self._span_ids = random_digits(TRACE_DIGITS), random_digits(SPAN_DIGITS)
 
     def spans_of(self, noted: Noted) -> list[Span]:
         """Return the spans of one event: of a request itself and the waits in it, or of a switch."""
@@ -97,7 +106,7 @@ class SpanMaker:
         return [self._of_switch(event, noted.at_s)] if isinstance(event, Switched) else []
 
     def _of_switch(self, event: Switched, at_s: float) -> Span:
-        link = Link(new_trace_id(), new_span_id())
+        link = Link(next(self._trace_ids), next(self._span_ids))
         self._switches.append(_Switch(link, event.backend, event.model, event.request_id, at_s))
         facts = {
             semconv.PROVIDER: "ollama",
@@ -120,19 +129,29 @@ class SpanMaker:
         sent_s = min(at_s, began_s + event.queue_s)
         links = self._waited_for(event, decided, began_s, sent_s) if event.queue_s else ()
         whole = Span(
-            f"{semconv.operation_of(event.operation)} {_masked(event.requested)}",
+            _name(event.operation, event.requested),
             context.trace_id,
             context.span_id,
             context.parent_id,
             began_s,
             at_s,
             "server",
-            _facts(event, decided),
+            _own_facts(event),
             links,
-            () if decided is None else (Moment("decision", sent_s, _decision(decided)),),
-            _error_type(event),
+            () if decided is None else (Moment("decision", sent_s, _decision_of(decided)),),
+            _error_type(event.status, event.outcome),
+            _facts_of(event, decided.chain if decided is not None else ""),
         )
-        return [whole, *_parts(whole, event, sent_s)]
+        return [whole, *self._parts(whole, event, sent_s)]
+
+    def _parts(self, whole: Span, event: Finished, sent_s: float) -> list[Span]:
+        """Return the waits within a request: for its turn and its model, for the first byte, and for the rest."""
+        found, at_s = [], whole.begin_s
+        for name, end_s in _ends_of_parts(whole, event, sent_s):
+            if end_s > at_s:
+                found.append(Span(name, whole.trace_id, next(self._span_ids), whole.span_id, at_s, end_s))
+                at_s = end_s
+        return found
 
     def _waited_for(self, event: Finished, decided: Decided | None, began_s: float, sent_s: float) -> tuple[Link, ...]:
         """Return the switches that a request has waited for: its own, and those of its model that ended meanwhile."""
@@ -152,53 +171,70 @@ class SpanMaker:
         )
 
 
-def _parts(whole: Span, event: Finished, sent_s: float) -> list[Span]:
-    """Return the waits within a request: for its turn and its model, for the first byte, and for the rest."""
-    found, at_s = [], whole.begin_s
-    ends = [("queue", sent_s if event.queue_s else at_s)]
+def _ends_of_parts(whole: Span, event: Finished, sent_s: float) -> list[tuple[str, float]]:
+    """Return the names and ends of the waits within a request, those that took no time included."""
+    ends = [("queue", sent_s)] if event.queue_s else []
     if event.attempted:
         first_s = whole.begin_s + event.ttft_s if event.ttft_s is not None else whole.end_s
         ends += [("first byte", min(max(sent_s, first_s), whole.end_s)), ("relay", whole.end_s)]
-    for name, end_s in ends:
-        if end_s > at_s:
-            found.append(Span(name, whole.trace_id, new_span_id(), whole.span_id, at_s, end_s))
-            at_s = end_s
-    return found
+    return ends
 
 
-def _facts(event: Finished, decided: Decided | None) -> dict[str, Value]:
-    facts = {
-        semconv.OPERATION: semconv.operation_of(event.operation),
+@lru_cache(maxsize=1024)
+def _name(operation: str, requested: str) -> str:
+    return f"{semconv.operation_of(operation)} {_masked(requested)}"
+
+
+def _own_facts(event: Finished) -> dict[str, Value]:
+    """Return the attributes that hardly another request has."""
+    facts: dict[str, Value] = {_REQUEST_ID: masked(event.request_id), _QUEUE_S: event.queue_s}
+    if event.tokens_in is not None:
+        facts[semconv.INPUT_TOKENS] = event.tokens_in
+    if event.tokens_out is not None:
+        facts[semconv.OUTPUT_TOKENS] = event.tokens_out
+    return facts
+
+
+def _facts_of(event: Finished, chain: str) -> Shared:
+    """Return the attributes that other requests have, too."""
+    served = event.variant if event.attempted else ""
+    about = event.team, event.backend, chain, event.reason, event.outcome
+    return _shared_facts(event.operation, event.requested, served, event.method, event.route, event.status, about)
+
+
+@lru_cache(maxsize=1024)
+def _shared_facts(
+    operation: str, requested: str, served: str, method: str, route: str, status: int, about: tuple[str, ...]
+) -> Shared:
+    facts: dict[str, Value] = {
+        semconv.OPERATION: semconv.operation_of(operation),
         semconv.PROVIDER: "ollama",
-        semconv.REQUEST_MODEL: event.requested,
-        semconv.RESPONSE_MODEL: event.variant if event.attempted else "",
-        semconv.INPUT_TOKENS: event.tokens_in,
-        semconv.OUTPUT_TOKENS: event.tokens_out,
-        semconv.ERROR_TYPE: _error_type(event),
-        semconv.METHOD: event.method,
-        semconv.ROUTE: event.route,
-        semconv.STATUS: event.status,
-        f"{semconv.OWN}request_id": event.request_id,
-        f"{semconv.OWN}team": event.team,
-        f"{semconv.OWN}backend": event.backend,
-        f"{semconv.OWN}chain": decided.chain if decided is not None else "",
-        f"{semconv.OWN}reason": event.reason,
-        f"{semconv.OWN}outcome": event.outcome,
-        f"{semconv.OWN}queue_s": event.queue_s,
+        semconv.REQUEST_MODEL: requested,
+        semconv.RESPONSE_MODEL: served,
+        semconv.ERROR_TYPE: _error_type(status, about[-1]),
+        semconv.METHOD: method,
+        semconv.ROUTE: route,
+        semconv.STATUS: status,
     }
-    return _known(facts)
+    own = zip(("team", "backend", "chain", "reason", "outcome"), about, strict=True)
+    return Shared(_known(facts | {f"{semconv.OWN}{name}": value for name, value in own}))
 
 
-def _decision(decided: Decided) -> dict[str, Value]:
-    own = {"chosen": decided.chosen, "reason": decided.reason, "outcome": decided.outcome, "cause": decided.cause}
-    return _known({f"{semconv.OWN}{name}": value for name, value in own.items()})
+def _decision_of(decided: Decided) -> Shared:
+    return _shared_decision(decided.chosen, decided.reason, decided.outcome, decided.cause)
 
 
-def _error_type(event: Finished) -> str:
+@lru_cache(maxsize=1024)
+def _shared_decision(chosen: str, reason: str, outcome: str, cause: str) -> Shared:
+    own = {"chosen": chosen, "reason": reason, "outcome": outcome, "cause": cause}
+    return Shared(_known({f"{semconv.OWN}{name}": value for name, value in own.items()}))
+
+
+def _error_type(status: int, outcome: str) -> str:
     """Return the status of an error, or how else a request has not ended well; "" if it has."""
-    if event.status >= 400:
-        return str(event.status)
-    return "" if event.outcome == "completed" else event.outcome
+    if status >= 400:
+        return str(status)
+    return "" if outcome == "completed" else outcome
 
 
 def _known(facts: Mapping[str, Value | None]) -> dict[str, Value]:

@@ -15,7 +15,7 @@ from typing import Protocol
 from router.telemetry.events import Decided, Event, Finished, Switched
 from router.telemetry.spans import Noted, Span, SpanMaker
 
-MOST_AT_ONCE = 256
+MOST_AT_ONCE = 1024
 """Events whose spans are sent together."""
 
 

@@ -5,6 +5,7 @@ import itertools
 import json
 import threading
 
+import msgspec
 import pytest
 
 from router.admin.actions import Actions
@@ -12,7 +13,7 @@ from router.admin.board import Board
 from router.admin.chat import Chat
 from router.admin.feed import Feed
 from router.admin.timeline import Timeline
-from router.admin.totals import Totals
+from router.admin.totals import MOST_UNDER_WAY, Totals
 from router.core.payload.read import read_wholly
 from router.core.units import GIB
 from router.errors import BadRequest, ModelNotFound, UpstreamError
@@ -103,16 +104,40 @@ def test_counts_are_kept_since_the_start_and_for_each_minute_of_the_last_hour():
     totals.on(Decided("r2", "t", "big", "", "rejected", "rejected", cause="too_big", below_best="x"))
     totals.on(Decided("r3", "t", "small", "small", "fits", "exact", cause="fits"))
     totals.on(Finished("r1", "t", "/api/chat", 200, "big", "small", "completed", tokens_out=7))
+    totals.on(Finished("r2", "t", "/api/chat", 503, "big", "", "shed"))
     clock.now_s += 120
     totals.on(Switched("started", "small"))
     totals.on(Switched("finished", "small"))
     totals.on(Spilled("big", 2, 1))
     found = totals.since_start()
     assert (found["spills_avoided"], found["substituted"], found["refused"], found["below_best"]) == (2, 1, 1, 1)
-    assert (found["requests"], found["tokens"], found["switches"], found["spills"]) == (1, 7, 1, 1)
+    assert (found["requests"], found["tokens"], found["switches"], found["spills"]) == (2, 7, 1, 1)
     assert [minute["spills_avoided"] for minute in totals.by_minute()] == [2, 0]
     clock.now_s += 3600
     assert totals.by_minute() == []
+
+
+def test_what_was_decided_on_a_request_counts_when_the_request_does():
+    """Never one avoided spill of no request; of a request that was decided repeatedly, the last decision counts."""
+    totals = Totals(Clock())
+    avoided = Decided("r1", "t", "big", "small", "fallback", "fallback", cause="too_big")
+    plain = Decided("r2", "t", "big", "big", "fits", "exact", cause="fits")
+    totals.on_requests([avoided, msgspec.structs.replace(avoided, request_id="r2")], [])
+    found = totals.since_start()
+    assert (found["requests"], found["spills_avoided"], found["substituted"]) == (0, 0, 0)
+    totals.on_requests([avoided, plain], [])
+    for request in ("r1", "r2"):
+        totals.on(Finished(request, "t", "/api/chat", 200, "big", "small", "completed"))
+    found = totals.since_start()
+    assert (found["requests"], found["spills_avoided"], found["substituted"]) == (2, 1, 1)
+
+
+def test_decisions_on_requests_that_never_end_take_bounded_memory():
+    """Whoever floods."""
+    totals = Totals(Clock())
+    for number in range(2 * MOST_UNDER_WAY):
+        totals.on(Decided(f"r{number}", "t", "big", "small", "fallback", "fallback", cause="too_big"))
+    assert len(totals._notable) == MOST_UNDER_WAY
 
 
 def test_the_timeline_keeps_the_last_hour():

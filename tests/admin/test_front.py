@@ -44,6 +44,17 @@ def test_a_name_that_means_nothing_to_any_node_is_an_error_that_says_which(model
     play(story, (FakeNode("a"),), tmp_path)
 
 
+def test_a_front_shows_no_figure_that_only_its_nodes_know(tmp_path):
+    """Nothing, instead of a 0 that would be wrong."""
+
+    async def story(one):
+        return (await get(one.front.admin_url, "/router/board")).json()
+
+    board = play(story, (FakeNode("a"),), tmp_path)
+    assert board["totals"]["switches"] is None
+    assert board["totals"]["requests"] == 0
+
+
 def test_without_a_node_that_answers_the_explanation_says_why_instead_of_not_found(tmp_path):
     """The model may well be on one of them."""
 

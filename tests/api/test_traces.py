@@ -53,7 +53,8 @@ def begun(*headers: tuple[bytes, bytes], sample: float = 1.0, chance: float = 0.
     call = Call(CHAT_ROUTE, InferenceRequest("a"), b"{}", lines=b"unchanged")
     pairs = [(b"host", b"x"), *headers]
     Tracing(sample, lambda: chance).begin(call, pairs, dict(pairs))
-    return call, call.lines.decode()
+    request = call.upstream(b"{}")
+    return call, (request.lines + request.own_lines).decode()
 
 
 def test_a_span_of_its_own_stands_between_the_clients_and_what_is_asked_upstream():
@@ -80,6 +81,15 @@ def test_without_a_valid_parent_a_new_trace_begins(value):
     assert one.span.parent_id == ""
     kept = "" if sent else "unchanged"  # all that was to go upstream
     assert lines == f"{kept}traceparent: 00-{one.span.trace_id}-{one.span.span_id}-01\r\n"
+
+
+@pytest.mark.parametrize("sample", [0.0, 1.0])
+def test_what_traced_requests_have_in_common_is_kept_apart_from_their_ids(sample):
+    """So that what is rendered of it for one serves the next."""
+    (one, _), (other, _) = begun(sample=sample), begun(sample=sample)
+    requests = [call.upstream(b"{}") for call in (one, other)]
+    assert [request.lines for request in requests] == [b"unchanged", b"unchanged"]
+    assert requests[0].own_lines != requests[1].own_lines
 
 
 @pytest.mark.parametrize(("sample", "flags"), [(0.0, "00"), (0.5, "00"), (0.6, "01"), (1.0, "01")])

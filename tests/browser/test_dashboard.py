@@ -37,7 +37,8 @@ async def test_an_avoided_spill_is_told_in_one_sentence_and_opens_to_the_verdict
         assert (await scene.ask(BIG)).status_code == 200
         await scene.sees("#decisions summary", BIG)
         await scene.sees("#decisions summary", "needs 43")
-        await scene.sees(".tile", "1spills avoided")
+        await scene.sees(".tile", "1spill avoided")
+        await scene.sees(".tile", "1request")
         await scene.sees(".block.model", SERVED)
         await scene.sees(".lane", SERVED)
         assert await scene.page.locator("#decisions li", has_text="Loaded").count() == 1
@@ -214,6 +215,57 @@ async def test_nothing_is_cut_off_on_a_phone(scheme: str) -> None:
         titles = await scene.page.evaluate(f"{top}.map((one) => one.querySelector('h2').textContent.trim())")
         assert [titles[0], *titles[2:4]] == ["Cards", "Waiting", "Decisions"]
         await scene.picture(f"phone-{scheme}")
+
+
+READABLE = """() => {
+  const light = ([r, g, b]) => [[r, .2126], [g, .7152], [b, .0722]].reduce((sum, [v, part]) =>
+    sum + part * (v / 255 <= .03928 ? v / 255 / 12.92 : ((v / 255 + .055) / 1.055) ** 2.4), 0);
+  const canvas = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
+  const over = (colours) => {
+    canvas.clearRect(0, 0, 1, 1);
+    for (const colour of colours) { canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1); }
+    return [...canvas.getImageData(0, 0, 1, 1).data];
+  };
+  const behind = (node) => {
+    const found = [];
+    for (let at = node; at; at = at.parentElement) {
+      const style = getComputedStyle(at);  // of what is hatched, the lighter stripe
+      found.unshift(at.classList.contains("loading") ? style.getPropertyValue("--m") : style.backgroundColor);
+    }
+    return found;
+  };
+  const found = new Set();
+  const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  for (let text = walk.nextNode(); text; text = walk.nextNode()) {
+    const node = text.parentElement;
+    if (!text.data.trim() || !node.checkVisibility() || node.matches("script, noscript, option")) continue;
+    const under = behind(node);
+    const [a, b] = [light(over(under)), light(over([...under, getComputedStyle(node).color]))].sort();
+    const ratio = (b + .05) / (a + .05);
+    if (ratio < 4.5) found.add(`${ratio.toFixed(2)} ${node.className || node.tagName}: ${text.data}`);
+  }
+  return [...found];
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_every_text_has_the_contrast_of_wcag_aa(scheme: str) -> None:
+    """4.5 : 1 against what is behind it: on tags, in bars, while something loads, and of other programs."""
+    async with scene_of(scheme=scheme, load_mib_per_s=4000) as scene:
+        assert (await scene.ask(SMALL)).status_code == 200
+        scene.sim.cards.set_foreign(0, 4 * GIB)
+        await scene.page.locator("#explain [name=model]").fill(BIG)
+        await scene.page.locator("#explain button").click()
+        await scene.sees("#explanation .chosen", "would serve it")
+        assert await scene.page.evaluate(READABLE) == []
+        asking = asyncio.create_task(scene.ask(BIG))
+        await scene.sees(".block.loading", SERVED)
+        assert await scene.page.evaluate(READABLE) == []
+        assert (await asking).status_code == 200
+        await scene.sees("#decisions summary", BIG)
+        await scene.page.locator("#decisions summary").first.click()
+        await scene.sees(".verdicts tr", "too big")
+        assert await scene.page.evaluate(READABLE) == []
 
 
 async def test_names_with_markup_are_shown_as_text_k3() -> None:

@@ -6,6 +6,7 @@ import http.server
 import importlib
 import json
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -298,3 +299,39 @@ def test_check_warns_of_what_helps_nobody_and_prints_the_schema_of_teams(
     ]
     assert run(monkeypatch, "check", "--team-schema") == 0
     assert json.loads(capsys.readouterr().out)["title"] == "Team"
+
+
+def test_a_misspelt_command_is_told_the_one_that_was_meant(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where there is one like it."""
+    assert run(monkeypatch, "explan", "x") == 2
+    assert "No such command 'explan'. Did you mean 'explain'?" in capsys.readouterr().err
+    assert run(monkeypatch, "qqqq") == 2
+    assert capsys.readouterr().err.rstrip().endswith("No such command 'qqqq'.")
+
+
+def test_where_no_router_answers_the_cure_is_said_and_no_number(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One sentence for people."""
+    assert run(monkeypatch, "ps", "--admin", "http://127.0.0.1:1") == 1
+    said = capsys.readouterr().err
+    assert said == (
+        "cannot reach a router at http://127.0.0.1:1 (Connection refused); "
+        "start one with: ollama-router serve, or name its admin address by --admin\n"
+    )
+
+
+@pytest.mark.parametrize("command", ["serve", "simulate"])
+def test_an_address_in_use_is_named_with_the_cure(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not in the words of asyncio."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        more = ("--admin", "127.0.0.1:0") if command == "serve" else ()
+        assert run(monkeypatch, command, "--listen", address, *more) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith(f"cannot listen on {address}")
+    assert ": Address already in use; name " in said

@@ -114,6 +114,11 @@ def test_one_is_singular_and_more_models_than_lines_are_counted():
     assert "and 3 more models" in text
 
 
+def test_what_a_front_does_not_know_is_left_out():
+    """Its nodes switch, and not itself."""
+    assert "7 requests, 6 spills avoided\n" in shown({**BOARD, "totals": {**TOTALS, "switches": None}})
+
+
 def test_names_cannot_move_the_cursor():
     """They come from clients."""
     assert "\x1b" not in shown(BOARD, [{**ASKED, "requested": "a\x1b[2J"}])

@@ -18,6 +18,8 @@ SECRETS = [
     ('{"url":"http://a:s3cret@b","more":"http://c:s3cret@d"}', '{"url":"http://***@b","more":"http://***@d"}'),
 ]
 HARMLESS = [
+    "0a1b2c3d-1f",
+    "bearer-of-good-news",
     "model llama3.1:8b@sha256 is not one",
     "add it to the key hosts of the router's configuration",
     "/api/t/ or_ error_text for_a_model",

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Sequence
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from router.core.teams.keys import make_key
 from router.telemetry import Decided, Finished, Switched, TraceContext, TraceHook
 from router.telemetry.otlp import OtlpExporter, endpoint_of, exporter_of
-from router.telemetry.spans import MOST_SWITCHES, Link, Moment, Noted, Span, SpanMaker
+from router.telemetry.spans import MOST_SWITCHES, Link, Moment, Noted, Shared, Span, SpanMaker, Value
 from tests.telemetry.collector import attributes_of, collector
 
 TRACE, PARENT, OWN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331", "00f067aa0ba902b7"
@@ -30,6 +31,21 @@ END_S = 1_800_000_000.0
 def spans_of(*noted: Noted, maker: SpanMaker | None = None) -> list[Span]:
     maker = maker or SpanMaker()
     return [span for each in noted for span in maker.spans_of(each)]
+
+
+def attributes(span: Span) -> dict[str, Value]:
+    return {**span.shared.attributes, **span.attributes}
+
+
+def test_what_requests_have_in_common_is_one_object_that_is_encoded_once() -> None:
+    """Only ids, times and tokens are a request's own."""
+    other = msgspec.structs.replace(FINISHED, request_id="r2", queue_s=1.0, tokens_in=8, tokens_out=10)
+    one, two = (spans_of(Noted(END_S, event, DECIDED))[0] for event in (FINISHED, other))
+    assert one.shared is two.shared
+    assert one.moments[0].shared is two.moments[0].shared
+    assert set(one.attributes) == {
+        "ollama_router.request_id", "ollama_router.queue_s", "gen_ai.usage.input_tokens", "gen_ai.usage.output_tokens"
+    }  # fmt: skip
 
 
 def test_a_request_is_a_span_with_the_waits_in_it() -> None:
@@ -48,7 +64,7 @@ def test_a_request_is_a_span_with_the_waits_in_it() -> None:
 def test_its_attributes_have_the_names_of_the_conventions() -> None:
     """And the router's own; what is unknown is left out."""
     whole = spans_of(Noted(END_S, FINISHED, DECIDED))[0]
-    assert whole.attributes == {
+    assert attributes(whole) == {
         "gen_ai.operation.name": "chat", "gen_ai.provider.name": "ollama", "gen_ai.request.model": "big",
         "gen_ai.response.model": "small", "gen_ai.usage.input_tokens": 7, "gen_ai.usage.output_tokens": 9,
         "http.request.method": "POST", "http.route": "/api/chat", "http.response.status_code": 200,
@@ -58,7 +74,7 @@ def test_its_attributes_have_the_names_of_the_conventions() -> None:
     }  # fmt: skip
     (moment,) = whole.moments
     assert (moment.name, moment.at_s) == ("decision", END_S - 6)
-    assert moment.attributes["ollama_router.chosen"] == "small"
+    assert moment.shared.attributes["ollama_router.chosen"] == "small"
 
 
 @pytest.mark.parametrize(
@@ -76,8 +92,8 @@ def test_whatever_a_request_met_its_parts_are_within_it(more: dict[str, object],
     fields = {name: getattr(FINISHED, name) for name in FINISHED.__struct_fields__} | more
     whole, *found = spans_of(Noted(END_S, Finished(**fields), None))
     assert (whole.error, [span.name for span in found]) == (error, parts)
-    assert whole.attributes.get("error.type", "") == error
-    assert ("gen_ai.response.model" in whole.attributes) == fields["attempted"]
+    assert attributes(whole).get("error.type", "") == error
+    assert ("gen_ai.response.model" in attributes(whole)) == fields["attempted"]
     assert all(whole.begin_s <= span.begin_s <= span.end_s <= whole.end_s for span in found)
 
 
@@ -154,7 +170,7 @@ def test_only_sampled_requests_are_sent_with_their_decisions() -> None:
     hook.on(Switched("finished", "small"))
     hook.close(20)
     assert [span.name for span in kept.spans] == ["chat big", "queue", "first byte", "relay", "load small"]
-    assert kept.spans[0].attributes["ollama_router.chain"] == "big"
+    assert attributes(kept.spans[0])["ollama_router.chain"] == "big"
     assert kept.is_closed
 
 
@@ -219,6 +235,7 @@ HEX = "0123456789abcdef"
 TEXTS = st.text(max_size=20) | st.just("x" * 200) | st.just("ä" * 70)
 VALUES = TEXTS | st.integers(-(2**63), 2**63 - 1) | st.sampled_from([0, 1, 127, 128, -1]) | st.floats(allow_nan=False)
 ATTRIBUTES = st.dictionaries(st.text(min_size=1, max_size=8), VALUES, max_size=5)
+OWN_ATTRIBUTES = st.dictionaries(st.text(max_size=8).map("own.{}".format), VALUES, max_size=5)  # none is shared, too
 TIMES = st.floats(0, 2e9)
 
 
@@ -226,12 +243,14 @@ def ids(digits: int) -> st.SearchStrategy[str]:
     return st.text(HEX, min_size=digits, max_size=digits).filter(lambda text: text.strip("0") != "")
 
 
+SHARED = st.builds(Shared, ATTRIBUTES)
 SPANS = st.builds(
     Span, TEXTS, ids(32), ids(16), st.just("") | ids(16), TIMES, TIMES, st.sampled_from(["server", "internal"]),
-    ATTRIBUTES,
+    OWN_ATTRIBUTES,
     st.lists(st.builds(Link, ids(32), ids(16)), max_size=2).map(tuple),
-    st.lists(st.builds(Moment, TEXTS, TIMES, ATTRIBUTES), max_size=2).map(tuple),
+    st.lists(st.builds(Moment, TEXTS, TIMES, SHARED), max_size=2).map(tuple),
     TEXTS,
+    SHARED,
 )  # fmt: skip
 
 
@@ -264,7 +283,7 @@ def test_spans_arrive_at_a_collector_as_they_are(has_internal: bool) -> None:
     assert (whole.name, whole.kind, whole.trace_id.hex(), whole.span_id.hex(), whole.parent_span_id.hex()) == (
         "chat big", 2, TRACE, OWN, PARENT
     )  # fmt: skip
-    assert attributes_of(whole) == dict(spans[1].attributes)
+    assert attributes_of(whole) == attributes(spans[1])
     assert (whole.start_time_unix_nano, whole.end_time_unix_nano) == (int((END_S - 10) * 1e9), int(END_S * 1e9))
     assert [(link.trace_id, link.span_id) for link in whole.links] == [(loaded.trace_id, loaded.span_id)]
     assert [event.name for event in whole.events] == ["decision"]

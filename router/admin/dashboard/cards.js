@@ -9,7 +9,7 @@ function block(part, total) {
   const said = `${part.kind === "loading" ? "loading " : ""}${name}: ${size(part.bytes)}`;
   const kind = part.kind === "model" || part.kind === "loading" ? `${part.kind} ${colour(part.model)}` : part.kind;
   const isNarrow = part.bytes / total < 0.08;
-  const text = isNarrow ? [] : [el("b", {}, name), size(part.bytes)];
+  const text = isNarrow ? [] : [el("b", {}, name), el("span", {}, size(part.bytes))];
   return el("div", { class: `block ${kind}${isNarrow ? " narrow" : ""}`, style: { width: share }, title: said, "aria-label": said, role: "img" }, ...text);
 }
 
@@ -25,16 +25,18 @@ function ruler(total) {
 
 function card(gpu) {
   const used = gpu.total_bytes - (gpu.blocks.at(-1)?.bytes ?? 0);
-  const title = el("span", {}, el("b", {}, gpu.name || "GPU"), ` `, el("span", { class: "dim" }, `GPU ${gpu.index}`));
+  const number = /GPU \d+$/.test(gpu.name) ? null : el("span", { class: "dim" }, ` GPU ${gpu.index}`); // once is enough
+  const title = el("span", {}, el("b", {}, gpu.name || "GPU"), number);
   const head = el("div", { class: "card-head" }, title, el("span", { class: "dim num" }, `${size(used)} of ${size(gpu.total_bytes)} in use`));
   return el("div", { class: "card" }, head, el("div", { class: "bar" }, ...gpu.blocks.filter((part) => part.bytes).map((part) => block(part, gpu.total_bytes))), ruler(gpu.total_bytes));
 }
 
 function facts(model) {
   const found = [size(model.bytes)];
+  if (model.backend) found.push(`on ${model.backend}`);
   if (model.context) found.push(`${tokens(model.context)} tokens of context`);
   found.push(model.in_flight ? `${model.in_flight} in flight${model.slots ? ` of ${model.slots}` : ""}` : "idle");
-  found.push(`${count(model.served)} served`);
+  if (model.served !== null) found.push(`${count(model.served)} served`);
   if (model.on_cpu_bytes > 0) found.push(`${size(model.on_cpu_bytes)} on the CPU`);
   if (!model.ours) found.push("loaded by another client");
   if (model.kept) found.push("kept");

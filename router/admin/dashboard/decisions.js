@@ -1,6 +1,6 @@
 // Decisions as sentences; each opens to the verdicts on all variants.
 import { byId, el, showRows } from "./dom.js";
-import { clock, seconds, size, tokens } from "./format.js";
+import { clock, seconds, several, size, tokens } from "./format.js";
 
 const GOOD = new Set(["resident", "fits", "is being loaded", "fits once busy residents are idle", "placed as it was asked", "loading", "placed", "waits", "tries"]);
 
@@ -14,7 +14,7 @@ function why(row) {
 function end(row) {
   const found = [];
   if (row.queue_s > 0.05) found.push(`waited ${seconds(row.queue_s)}`);
-  if (row.tokens_out) found.push(`${row.tokens_out} tokens`);
+  if (row.tokens_out) found.push(several(row.tokens_out, "token"));
   if (row.duration_s) found.push(`took ${seconds(row.duration_s)}`);
   if (row.ended && row.ended !== "completed") found.push(row.ended.replaceAll("_", " "));
   if (row.team && row.team !== "anonymous" && row.team !== "default") found.push(row.team);

@@ -26,6 +26,9 @@ export function count(value) {
   return value < 1e6 ? `${(value / 1000).toFixed(1)}k` : `${(value / 1e6).toFixed(1)}M`;
 }
 
+/** 1, "request" → "1 request"; 2, "switch", "switches" → "2 switches". */
+export const several = (value, one, many = `${one}s`) => `${count(value)} ${value === 1 ? one : many}`;
+
 export const clock = (at) => new Date(at * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
 
 /** "14:05". */

@@ -10,9 +10,10 @@ import { showTimeline } from "./timeline.js";
 
 const CHECK_MS = 1000;
 const TILES = [
-  ["requests", "requests"], ["spills_avoided", "spills avoided"], ["substituted", "substituted"],
-  ["below_best", "below best"], ["switches", "switches"],
+  ["requests", "request", "requests"], ["spills_avoided", "spill avoided", "spills avoided"],
+  ["substituted", "substituted"], ["below_best", "below best"], ["switches", "switch", "switches"],
 ];
+const SPILLS = ["spills", "spilled load, unloaded", "spilled loads, unloaded"];
 let board = null;
 
 function rate(data) {
@@ -23,8 +24,9 @@ function rate(data) {
 
 function showTotals(data) {
   const tile = (value, text, kind = "") => el("div", { class: `tile ${kind}` }, el("b", {}, value), el("span", {}, text));
-  const tiles = TILES.map(([key, text]) => tile(count(data.totals[key]), text));
-  show("totals", ...tiles, data.totals.spills ? tile(count(data.totals.spills), "spilled loads, unloaded", "bad") : tile(rate(data).toFixed(1), "tokens/s"));
+  const counted = ([key, one, many = one], kind) => tile(count(data.totals[key]), data.totals[key] === 1 ? one : many, kind);
+  const last = data.totals.spills ? counted(SPILLS, "bad") : tile(rate(data).toFixed(1), "tokens/s");
+  show("totals", ...TILES.filter(([key]) => data.totals[key] !== null).map((each) => counted(each)), last);
 }
 
 function showNotes(data) {

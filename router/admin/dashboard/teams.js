@@ -1,13 +1,12 @@
 // The teams: what each has had of the runners against its share, what is used of its limits, what waits.
 import { byId, el, show } from "./dom.js";
-import { count, percent, seconds } from "./format.js";
+import { count, percent, seconds, several } from "./format.js";
 
 const LIMITS = [
   ["concurrent", "at a time"], ["requests_per_minute", "requests in a minute"], ["tokens_per_day", "tokens today"],
   ["waiting", "in the queue"], ["evictions_per_minute", "evictions in a minute"],
 ];
 const NEAR = 0.9;
-const several = (number, one) => `${count(number)} ${one}${number === 1 ? "" : "s"}`;
 
 const isActive = (team) => team.waiting || team.in_flight || team.served_s || team.today.requests || Object.values(team.used).some(Boolean);
 
@@ -44,7 +43,7 @@ function today(team) {
   const { requests, errors, tokens_in: read, tokens_out: written, card_ms: ms } = team.today;
   const found = [several(requests, "request")];
   if (errors) found.push(several(errors, "error"));
-  found.push(`${count(read + written)} tokens`);
+  found.push(several(read + written, "token"));
   if (ms) found.push(`${seconds(ms / 1000)} on runners`);
   return el("div", { class: "dim small num" }, `today: ${found.join(" · ")}`);
 }

@@ -1,6 +1,6 @@
 // What was loaded over the last hour, or since the router runs, with requests, avoided spills and switches.
 import { byId, el, show } from "./dom.js";
-import { clock, colour, hour, now, seconds } from "./format.js";
+import { clock, colour, hour, now, seconds, several } from "./format.js";
 
 const LEAST_S = 60;
 const SHORT_S = 600;
@@ -40,14 +40,14 @@ function minutes(board, shown) {
   const most = Math.max(...kept.map((minute) => minute.requests));
   const bars = kept.map((minute) => {
     const height = (n) => ({ height: `${((46 * n) / most).toFixed(1)}px` });
-    const avoided = Math.min(minute.requests, minute.spills_avoided);
+    const avoided = minute.spills_avoided;
     const [left, right] = [place(Math.max(minute.at, board.timeline.since), shown), place(minute.at + MINUTE_S, shown)];
     const width = `min(${WIDEST_PX}px, ${Math.max(0.6, right - left).toFixed(2)}% - 1px)`;
-    const said = `${hour(minute.at)}: ${minute.requests} requests, ${minute.spills_avoided} spills avoided`;
+    const said = `${hour(minute.at)}: ${several(minute.requests, "request")}, ${several(minute.spills_avoided, "spill")} avoided`;
     const parts = [el("i", { class: "other", style: height(minute.requests - avoided) }), el("i", { class: "avoided", style: height(avoided) })];
     return el("span", { class: "minute", style: { left: `${((left + right) / 2).toFixed(2)}%`, width }, title: said }, ...parts);
   });
-  const top = el("span", { class: "most num" }, `${most} request${most === 1 ? "" : "s"} a minute`);
+  const top = el("span", { class: "most num" }, `${several(most, "request")} a minute`);
   return el("div", { class: "minutes" }, top, ...bars);
 }
 

@@ -137,8 +137,8 @@ class HttpRelay:
         if isinstance(body, bytes):
             length = len(body)
             if not request.headers:  # common case
-                return b"%bcontent-length: %d\r\n\r\n" % (front, length), False
-        parts = [front]
+                return b"%b%bcontent-length: %d\r\n\r\n" % (front, request.own_lines, length), False
+        parts = [front, request.own_lines]
         for name, value in request.headers:
             parts += (name, b": ", value, b"\r\n")
         chunked = body is not None and length is None

@@ -18,7 +18,8 @@ HIGH_WATER_BYTES = 256 << 10
 class UpstreamRequest(msgspec.Struct, gc=False):
     """A request to send. `target` and `headers` are sent unchanged; Host, framing and Accept-Encoding are added.
 
-    `lines` are further headers, rendered by `header_lines`: many requests may share them.
+    `lines` are further headers, rendered by `header_lines`: many requests may share them. `own_lines` are those that no
+    other request has.
 
     A body that is an iterator is streamed, with a Content-Length if `content_length` is set, else chunked.
     `safe_to_resend` says that it does no harm if the upstream reads it twice; see `resend.py`.
@@ -31,6 +32,7 @@ class UpstreamRequest(msgspec.Struct, gc=False):
     content_length: int | None = None
     safe_to_resend: bool = False
     lines: bytes = b""
+    own_lines: bytes = b""
 
 
 class AnswerSource(Protocol):

@@ -827,6 +827,20 @@ async def test_every_request_that_waits_for_a_connection_gets_the_error_of_openi
     await relay.aclose()
 
 
+@pytest.mark.parametrize("body", [None, b"{}"])
+async def test_headers_of_one_request_alone_are_sent_and_not_kept(body) -> None:
+    """What others share is rendered once all the same."""
+    async with raw_upstream(answer(b"x")) as upstream:
+        relay = HttpRelay(upstream.url)
+        for number in range(3):
+            own = b"traceparent: %d\r\n" % number
+            request = UpstreamRequest(b"POST", b"/", (), body, lines=b"x: 1\r\n", own_lines=own)
+            assert await read_all(await relay.open(request)) == b"x"
+        assert [b"x: 1\r\ntraceparent: %d\r\n" % number in head for number, (head, _) in enumerate(upstream.requests)]
+        assert list(relay._fronts) == [(b"POST", b"/", b"x: 1\r\n")]
+        await relay.aclose()
+
+
 async def test_how_heads_begin_is_kept_for_so_many_requests_and_for_no_huge_one() -> None:
     """Targets come from clients: any number of them, as long as they like, take bounded memory."""
     async with raw_upstream(answer(b"x")) as upstream:
