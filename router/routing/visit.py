@@ -12,7 +12,7 @@ from router.core.payload.conversation import conversation_of
 class Visit:
     """`place` is the backend that has the request now, "" while none has been chosen; since when, by the loop's time.
 
-    `failed` are the backends that have failed it or, `declines` of them, have declined it, in order; it is not sent
+    `failed` are the backends that have failed it or, those in `declined`, have declined it, in order; it is not sent
     there again. `passed_over` is why the first variant of its chain was not to serve when the backend was chosen.
     """
 
@@ -20,7 +20,7 @@ class Visit:
     since_s: float = 0.0
     failed: list[str] = field(default_factory=list)
     moves: int = 0
-    declines: int = 0
+    declined: list[str] = field(default_factory=list)
     known_conversation: int | None = None
     passed_over: PassedOver = NOT_PASSED_OVER
 
@@ -40,17 +40,25 @@ class Visit:
 
     def decline(self) -> None:
         """Record that the node that has it does not take it: it is not sent there again, but nothing has failed."""
-        self.declines += 1
+        place = self.place
         self.leave(has_failed=True)
+        self.declined.append(place)
+
+    @property
+    def lost(self) -> list[str]:
+        """The backends that have failed it. Those that declined it can still be asked to do what they can."""
+        return [name for name in self.failed if name not in self.declined]
 
     @property
     def failures(self) -> int:
         """How often it has failed somewhere."""
-        return len(self.failed) - self.declines
+        return len(self.lost)
 
     def leave(self, *, has_failed: bool = False) -> None:
         """Record that no backend has it any more."""
-        if has_failed:
+        if has_failed and self.place in self.declined:
+            self.declined.remove(self.place)
+        elif has_failed:
             self.failed.append(self.place)
         self.place = ""
         self.moves += 1

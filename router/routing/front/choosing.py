@@ -86,14 +86,17 @@ class Choosing:
                     call.visit.pass_over(self._passed_over(wanted, pick.node, now_s))
                 return to_pick(call, node, chain, wanted, pick, wait_s)
         self._members.check_not_away([one.key for one in wanted.variants])
-        last = self._choice.last_resort(wanted, now_s, failed) or self._choice.last_resort(wanted, now_s)
+        left_out = (failed, call.visit.lost if call.visit is not None else (), ())
+        last = next(filter(None, (self._choice.last_resort(wanted, now_s, names) for names in left_out)), None)
         node = self._members.named(last) if last is not None else None
         if node is None:
             raise self._members.nobody()
         return as_it_can(call, node, chain, wait_s)
 
     def has_others(self, call: Call, failed: Collection[str]) -> bool:
-        """Return True if a node that has not failed a call could serve it."""
+        """Return True if a node that has not failed a call could serve it; one that declined it may be asked again."""
+        declined = call.visit.declined if call.visit is not None else ()
+        failed = [name for name in failed if name not in declined]
         chain = self._chain_of(call) if call.request.has_model else None
         if chain is None:
             return any(state.is_usable and state.name not in failed for state in self._members.index)
