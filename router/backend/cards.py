@@ -86,6 +86,7 @@ class Cards:
             self.check.forget()
             self._renumber(numbers)
         self.check.note_gone(gpus)
+        self.capacity.note_cards(self.numbered(gpus) or ())
 
     async def look(self) -> None:
         """Read the probe for a request, unless it was read a moment ago; one that hangs holds it up for LOOK_S."""

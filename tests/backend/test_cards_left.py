@@ -243,3 +243,23 @@ def test_a_ceiling_that_a_spill_has_taught_holds_for_a_while():
         assert hand.cards.capacity.ceiling_bytes() is None
 
     on_cards(story, has_probe=False)
+
+
+def test_while_the_probe_does_not_answer_what_the_cards_have_in_all_is_still_known():
+    """As it was read last: nothing bigger is tried meanwhile. What a spill has taught may be less."""
+
+    async def story(hand):
+        assert hand.cards.capacity.ceiling_bytes() is None
+        await hand.read(card0=4)
+        hand.machine.probe.error = ProbeError("gone")
+        await asyncio.sleep(60)
+        await hand.cards.read(is_fresh=True)
+        assert (hand.cards.gpus, hand.cards.capacity.ceiling_bytes()) == (None, 24 * GIB)
+        hand.cards.capacity.note_ceiling(9 * GIB)
+        assert hand.cards.capacity.ceiling_bytes() == 9 * GIB
+        await asyncio.sleep(CEILING_S + 1)
+        assert hand.cards.capacity.ceiling_bytes() == 24 * GIB
+        hand.cards.forget()
+        assert hand.cards.capacity.ceiling_bytes() is None
+
+    on_cards(story)

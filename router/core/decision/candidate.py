@@ -266,7 +266,7 @@ def _evaluate_without_probe(
     """Give the verdict in verify mode: the load shows whether it fits; after a spill it is left alone for a while."""
     least_bytes = _size_bytes(facts, base.at(need.lower), rules)
     if snapshot.ceiling_bytes is not None and least_bytes > snapshot.ceiling_bytes:
-        have_bytes, why = snapshot.ceiling_bytes, "measured by a load that spilled"
+        have_bytes, why = snapshot.ceiling_bytes, "as far as is known of the cards"
         return Verdict(variant, VerdictKind.TOO_BIG, need.lower, least_bytes, have_bytes, why, facts=facts)
     options = base.at(need.upper)
     if rules.machine.learned.spilled_alone(facts.weights, need.upper, rules.machine.now_s):

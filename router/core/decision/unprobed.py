@@ -1,9 +1,9 @@
 """Planning without a probe (verify mode), pure: what may stay loaded beside a model whose load only `/api/ps` verifies.
 
 Two bounds of what the cards hold are known. `Snapshot.proven_bytes`: models of this size were whole in VRAM together.
-`Snapshot.ceiling_bytes`: as much as this spilled, or made Ollama evict. Up to the first everything stays; between the
-two a load beside the others is worth a try, because Ollama itself evicts before it spills; from the second on, the
-cheapest set that brings the sum below it is evicted.
+`Snapshot.ceiling_bytes`: as much as this spilled, made Ollama evict, or is all that the cards had when they were read
+last. Up to the first everything stays; between the two a load beside the others is worth a try, because Ollama itself
+evicts before it spills; from the second on, the cheapest set that brings the sum below it is evicted.
 """
 
 from __future__ import annotations
