@@ -25,7 +25,7 @@ from ollama_simulator.server import SimConfig
 from router.core.ollama.model import ModelFacts
 from router.core.ollama.names import key_of
 from router.planning.holding import Sums, fits_empty, installed
-from router.planning.measure import unused
+from router.planning.measure import by_model, is_spilled, unused
 from router.planning.stage import Reply, stage, table
 
 SIZES_MIB = (8192, 12288, 16384, 24564, 32768, 49152)
@@ -77,7 +77,7 @@ async def sequence(seed: int, router: Mapping[str, object] | None, facts: Mappin
                 counts.refused += 1
                 counts.refused_but_fits += fits
                 counts.refused_but_fits_safely += is_safe
-            elif reply.tokens_per_s < 95:
+            elif is_spilled(reply, by_model(one.loaded)):
                 counts.spilled += 1
                 counts.spilled_but_fits += fits
             await asyncio.sleep(rng.choice((0.0, 1.0, 10.0)))

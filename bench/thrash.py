@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from ollama_simulator.clock import run_virtual
 from ollama_simulator.machine.spec import CardSpec, Machine, Speeds
 from ollama_simulator.server import SimConfig
+from router.planning.measure import by_model, is_spilled
 from router.planning.stage import Reply, mean, p95, stage, table
 
 A, B, C = "qwen3:14b", "gemma3:12b", "llama3.1:8b-instruct-fp16"
@@ -46,7 +47,8 @@ async def play(
         replies = await asyncio.gather(*(send(index) for index in range(count)))
         waits = [reply.ttft_s for reply in replies]
         bad = sum(reply.status != 200 for reply in replies)
-        spilled = sum(reply.tokens_per_s < 57 for reply in replies if reply.status == 200)
+        loads = by_model(one.loaded)
+        spilled = sum(is_spilled(reply, loads) for reply in replies if reply.status == 200)
         return [len(one.loads), round(mean(waits), 1), round(p95(waits), 1), round(max(waits), 1), bad, spilled]
 
 

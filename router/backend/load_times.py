@@ -28,6 +28,8 @@ class LoadTimes:
         self._loads_s: dict[str, float] = {}
         self._bytes_per_s: float | None = None
         self._unload_s: float | None = None
+        self._stays_s: dict[str, float] = {}
+        self._last_load = -1
         self._others: tuple[LoadTimes, ...] = ()
 
     def learn_from(self, others: Iterable[LoadTimes]) -> None:
@@ -52,6 +54,17 @@ class LoadTimes:
         if self._bytes_per_s is None:
             self._publish()
 
+    def unloading(self, newest: str, order: int, stayed_s: float) -> None:
+        """Count that a model is unloaded `stayed_s` after the last load, that of `newest`; `order` is its number."""
+        if order <= self._last_load:  # not the first one since
+            return
+        self._last_load = order
+        before_s = self._stays_s.pop(newest, stayed_s)
+        self._stays_s[newest] = min(stayed_s, _newest(before_s, stayed_s))
+        if len(self._stays_s) > MOST_MODELS:
+            del self._stays_s[next(iter(self._stays_s))]
+        self._publish()
+
     def unloaded(self, took_s: float) -> None:
         """Count an unload until its memory was free."""
         self._unload_s = _newest(self._unload_s, max(LEAST_S, took_s))
@@ -61,7 +74,7 @@ class LoadTimes:
         first = LoadCosts()
         others = [speed for other in self._others if (speed := other._bytes_per_s) is not None]
         bytes_per_s = self._bytes_per_s or (fmean(others) if others else first.bytes_per_s)
-        self.costs = LoadCosts(bytes_per_s, self._unload_s or first.unload_s, dict(self._loads_s))
+        self.costs = LoadCosts(bytes_per_s, self._unload_s or first.unload_s, dict(self._loads_s), dict(self._stays_s))
 
 
 def _newest(before: float | None, now: float) -> float:

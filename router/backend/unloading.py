@@ -40,7 +40,8 @@ class Unloading:
         await self._world.refresh_surely()
         found, has_unloaded, wanted = self._ordered(target), False, target.weights
         pause_s = self._settings.settle_s
-        if found.hides_s(self._load_times.costs.load_s(wanted, target.facts.size_bytes)) <= pause_s:
+        until_s = self._load_times.costs.until_unload_s(wanted, target.facts.size_bytes)
+        if found.hides_s(until_s) <= pause_s:
             pause_s = 0.0
         for tracked in [self._residents[one.weights] for one in found.order]:
             if self._residents.get(tracked.weights) is not tracked or not self._world.wanted.get(wanted):
@@ -70,6 +71,8 @@ class Unloading:
         before = None if is_dead else self._cards.gpus  # a dead one has given its memory back
         started_s = self._now()
         deadline_s = started_s + self._settings.unload_timeout_s
+        newest = max(self._residents.values(), key=lambda one: one.order)
+        self._load_times.unloading(newest.weights, newest.order, started_s - newest.loaded_at_s)
         self._residents.go(tracked, started_s)
         repeat_s = 0.0
         while self._residents.get(tracked.weights) is tracked:

@@ -1,5 +1,7 @@
 """What loads and unloads take, as measured."""
 
+import asyncio
+
 import pytest
 
 from router.backend.load_times import MOST_MODELS, LoadTimes
@@ -54,6 +56,30 @@ def test_a_load_that_took_no_time_divides_by_nothing():
     times.loaded("a", GIB, 0.0)
     times.unloaded(0.0)
     assert times.costs.load_s("b", GIB) > 0
+
+
+def test_how_long_after_a_load_nothing_was_unloaded_falls_at_once_and_rises_slowly():
+    """A stall is not noticed for so long, so too little is safe. Only the first unload after each load counts."""
+    times, seen = LoadTimes(), []
+    for order, stayed_s in ((1, 4.0), (1, 0.5), (2, 6.0), (3, 2.0)):
+        times.unloading("a", order, stayed_s)
+        seen.append(times.costs.until_unload_s("a", 3 * GIB) - 3)
+    assert seen == [4, 4, 5, 2]
+    assert times.costs.until_unload_s("b", 3 * GIB) == 3
+    for number in range(MOST_MODELS):
+        times.unloading(f"m{number}", 4 + number, 1.0)
+    assert times.costs.until_unload_s("a", 3 * GIB) == 3
+
+
+def test_a_stay_is_measured_from_the_last_load_to_the_next_unload():
+    async def story(scene):
+        await scene.make_resident(BIG)
+        await asyncio.sleep(7)
+        await scene.make_resident(MIDDLE)
+        stays_s = scene.backend.residency.load_times.costs.stays_s
+        assert stays_s == {weights_of(BIG): pytest.approx(7, abs=0.1)}
+
+    play(story, MemoryMachine(BIG, MIDDLE, SMALL))
 
 
 def test_switches_are_measured():

@@ -38,13 +38,17 @@ def moments(machine):
     return noted
 
 
-def pause_s(before, after, load_s):
-    """How long after the unload of `before` the load of `after` comes, if that is known to take `load_s`."""
+def pause_s(before, after, load_s, stays_s=0.0):
+    """How long after the unload of `before` the load of `after` comes, if that is known to take `load_s`.
+
+    `stays_s` is how long after its last load nothing was unloaded.
+    """
 
     async def story(scene):
         await scene.make_resident(before)
         target = scene.target(after)
         scene.backend.residency.load_times.loaded(target.weights, after.size_bytes, load_s)
+        scene.backend.residency.load_times.unloading(target.weights, 0, stays_s)
         noted = moments(scene.machine)
         assert await scene.backend.residency.switch(target) is SwitchResult.DONE
         return noted["load"] - noted["drop"]
@@ -61,6 +65,12 @@ def test_a_load_that_stalls_nobody_comes_at_once():
     """One that takes more than was freed ends Ollama's wait; one that takes as long as the stall outlasts it."""
     assert pause_s(MIDDLE, BIG, load_s=1) < SETTLE_S / 2
     assert pause_s(BIG, MIDDLE, load_s=5) < SETTLE_S / 2
+
+
+def test_a_load_comes_at_once_if_its_model_serves_until_the_stall_is_over():
+    """What is left of the stall then costs less than a pause: nothing else is unloaded before."""
+    assert pause_s(BIG, MIDDLE, load_s=1, stays_s=3.5) < SETTLE_S / 2
+    assert lasts(pause_s(BIG, MIDDLE, load_s=1, stays_s=3.0), SETTLE_S)
 
 
 def test_a_load_with_nothing_in_its_way_waits_for_nothing():

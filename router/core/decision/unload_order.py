@@ -6,7 +6,8 @@ is its only home: a plan only names its victims.
 
 It may also depend on the load: one that begins before Ollama has looked takes the memory that it looks for. A pause
 before the load prevents that, but takes its time in each switch, while a stall costs only what is left of it when the
-load has ended: until then nothing is to be unloaded. `Unloads.hides_s` says what a load at once would cost.
+next model is to be unloaded: at the earliest when the load has ended, as a rule when it has answered who waited for it.
+`Unloads.hides_s` says what a load at once would cost.
 """
 
 from __future__ import annotations
@@ -43,9 +44,9 @@ class Unloads:
     stalls: tuple[float, ...]
     hidden: float | None = None
 
-    def hides_s(self, load_s: float) -> float:
-        """Return how many seconds of stall to expect after a load of `load_s` seconds that begins at once."""
-        return math.inf if self.hidden is None else self.hidden * max(0.0, STALL_S - load_s)
+    def hides_s(self, until_s: float) -> float:
+        """Return how many seconds of a stall to expect after a load at once, if the next unload is `until_s` later."""
+        return math.inf if self.hidden is None else self.hidden * max(0.0, STALL_S - until_s)
 
 
 def unloads(
