@@ -25,6 +25,7 @@ from router.core.payload.management import check_names, read_names
 from router.core.payload.rewrite import rewrite
 from router.core.teams.rights import Permit, check_use, permit_of
 from router.errors import BadRequest, ModelNotFound, UpstreamTimeout
+from router.http.client.outgoing import Body
 from router.http.client.response import UpstreamRequest, UpstreamResponse
 from router.http.headers import Header
 from router.routing.directing import Directing, Readable
@@ -123,7 +124,8 @@ class LocalRoutes:
 
     async def _show(self, exchange: Exchange, route: Route, _: str) -> None:
         """Answer for a chain with the variant that would serve it now: `ollama run` pulls a model that has no show."""
-        body = await exchange.body()
+        sent: Body
+        sent = body = await exchange.body()
         names = await exchange.read(body, read_names, "show")
         check_names("show", names)
         asked = exchange.requested = names.get("model", "")
@@ -135,8 +137,8 @@ class LocalRoutes:
             where, name = await self._directory.shown_by(asked, exchange.identity.team)
             self._name(exchange, where)
         if name != asked:  # a virtual model, which Ollama does not know
-            body = await exchange.read(body, rewrite, model=name, options={})
-        status, headers, answer = await self._fetch(exchange, b"POST", route.pattern.encode(), body, where)
+            sent = await exchange.read(body, rewrite, model=name, options={})
+        status, headers, answer = await self._fetch(exchange, b"POST", route.pattern.encode(), sent, where)
         if status == 200 and name != asked:
             answer = listing.show_of_chain(answer, name)
         await exchange.answer(status, headers, answer)
@@ -161,7 +163,7 @@ class LocalRoutes:
         exchange: Exchange,
         method: bytes,
         target: bytes,
-        body: bytes | None = None,
+        body: Body | None = None,
         where: Readable | None = None,
         within_s: float | None = None,
     ) -> tuple[int, list[Header], bytes]:
