@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from urllib.parse import quote
 
 import msgspec
@@ -83,9 +84,9 @@ class LocalRoutes:
         (source,) = self._directory.sources(route.kind)
         status, headers, body = await self._fetch(exchange, b"GET", route.pattern.encode(), where=source)
         if status == 200:
-            permit = permit_of(exchange.identity.team)
-            view = self._views.get(route.kind)
-            body = view(body, self._directory, permit) if view else listing.running(body, source, permit)
+            permit, view = permit_of(exchange.identity.team), self._views.get(route.kind)
+            look = partial(view, body, self._directory, permit) if view else partial(listing.running, body, source, permit)
+            body = await beside(look) if self._are_large([body]) else look()
         await exchange.answer(status, headers, body)
 
     async def _merged(self, exchange: Exchange, route: Route) -> None:

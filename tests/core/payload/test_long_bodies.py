@@ -124,5 +124,5 @@ def test_nothing_long_of_a_body_is_decoded_at_once_f8(decoders: type[Counted], s
             continue
         sent = rewrite(body, model="n", members=found.members, plain=found.plain)
         assert isinstance(sent, list) is (key != "model")  # which is replaced
-        assert json.loads(b"".join(sent) if isinstance(sent, list) else sent)["model"] == "n"
+        assert (b"".join(sent) if isinstance(sent, list) else sent).startswith(b'{"model":"n",')
     assert decoders.most_bytes <= json_keys.LONG_BYTES
