@@ -126,6 +126,8 @@ def _split_long(text: bytes | memoryview) -> Members:
             members.append((_read_key(span.key), view[span.start : span.end]))
         if len(members) > MOST_KEYS:
             break
+    if sum(len(key) for key, _ in members) > LONG_BYTES // 4:  # they are written again when it is sent, on the loop
+        raise BadRequest(f"the keys of the request's body have more than {LONG_BYTES // 4} characters")
     return members
 
 

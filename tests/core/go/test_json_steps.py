@@ -166,3 +166,10 @@ def test_a_key_that_nobody_writes_is_refused_f8(start: bytes) -> None:
     """It would have to be written again."""
     with pytest.raises(BadRequest, match="a key of more than"):
         split(start + b'"' + b"k" * LONG + b'":1}')
+
+
+def test_long_keys_are_refused_together_f8() -> None:
+    """Though none of them is long alone: they are written again on the loop."""
+    keys = b",".join(b'"%b%d":1' % (b"k" * 7000, number) for number in range(200))
+    with pytest.raises(BadRequest, match="the keys of the request's body"):
+        split(b"{" + keys + b"}")
