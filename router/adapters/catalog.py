@@ -22,6 +22,8 @@ from router.errors import BadRequest
 _Named = tuple[str, str, bool]
 """The name of a model, its digest, and whether it was shown."""
 
+ROWS_AT_ONCE = 500
+
 SETTLE_S = 1.0
 """A reading waits at most this long for the shows of new models; they usually take less."""
 
@@ -103,7 +105,13 @@ class CatalogReader:
         await self._shows.aclose()
 
     async def _read(self) -> Mapping[str, ModelFacts]:
-        self._rows = {key: row for row in await self._tags() if (key := _key(row))}
+        rows: dict[str, Row] = {}
+        for number, row in enumerate(await self._tags(), 1):
+            if key := _key(row):
+                rows[key] = row
+            if number % ROWS_AT_ONCE == 0:  # of thousands; others get their turn in between
+                await asyncio.sleep(0)
+        self._rows = rows
         self._shows.want({_digest(key, row): row for key, row in self._rows.items()})
         await self._shows.settle(SETTLE_S)
         return self.catalog()

@@ -9,19 +9,21 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from io import BytesIO
 from typing import Any, TypeVar
 
 import httpx
 import msgspec
 
-from router.core.ollama.bounded import has_too_many
+from router.adapters.heads import BoundedTransport
+from router.core.ollama.bounded import has_too_many, members, value
 from router.core.ollama.mentions import without_derived
 from router.errors import ModelNotFound, UpstreamError, UpstreamGone, UpstreamTimeout
 
 T = TypeVar("T")
 
 # Larger answers are decoded in a thread: those of /api/show contain the vocabulary, which is megabytes.
-_INLINE_BYTES = 1 << 20
+_INLINE_BYTES = 128 << 10
 _PARTS_AT_ONCE = 500  # thousands of tiny ones may have come at one time: others get their turn in between
 _HEADERS = {"Accept-Encoding": "identity"}  # a compressed answer could be far larger than its bytes
 _UNLIMITED = httpx.Limits(max_connections=None, max_keepalive_connections=8)  # a hanging call holds up no other one
@@ -43,6 +45,8 @@ def read_object(content: bytes) -> dict[str, Any]:
     if has_too_many(content):
         raise msgspec.DecodeError("too many values")
     try:
+        if len(content) > _INLINE_BYTES:
+            return {key: value(view) for key, view in members(content).items()}
         found = msgspec.json.decode(content)
     except (UnicodeDecodeError, RecursionError) as exc:
         raise msgspec.DecodeError("not readable JSON") from exc
@@ -68,9 +72,7 @@ class ControlPlane:
         self._max_bytes = max_bytes
         headers = _HEADERS | ({"Authorization": authorization} if authorization else {})
         verify: ssl.SSLContext | bool = tls or base_url.startswith("https:")  # loading the authorities takes time
-        transport = httpx.AsyncHTTPTransport(
-            verify=verify, limits=_UNLIMITED, trust_env=False, socket_options=socket_options
-        )
+        transport = BoundedTransport(verify, _UNLIMITED, socket_options)
         self._http = httpx.AsyncClient(
             base_url=base_url, headers=headers, transport=transport, trust_env=False, follow_redirects=False
         )
@@ -133,18 +135,18 @@ class ControlPlane:
         content = None if body is None else msgspec.json.encode(body)
         headers = {"Content-Type": "application/json"} if content is not None else {}
         timeout = httpx.Timeout(timeout_s, connect=min(self._connect_timeout_s, timeout_s))
-        received, parts = bytearray(), 0
+        received, parts, size = BytesIO(), 0, 0
         async with self._http.stream(method, path, content=content, headers=headers, timeout=timeout) as response:
             if response.headers.get("content-encoding", "identity") != "identity":
                 raise UpstreamError(f"Ollama's answer to {path} is in an encoding that was not asked for")
             async for part in response.aiter_raw():
-                received += part
-                parts += 1
+                received.write(part)
+                parts, size = parts + 1, size + len(part)
                 if parts % _PARTS_AT_ONCE == 0:
                     await asyncio.sleep(0)
-                if len(received) > self._max_bytes:
+                if size > self._max_bytes:
                     raise UpstreamError(f"Ollama's answer to {path} is larger than {self._max_bytes} bytes")
-        return response, bytes(received)
+        return response, received.getvalue()
 
     async def _answer(
         self, response: httpx.Response, content: bytes, path: str, model: str | None, read: Read

@@ -28,6 +28,7 @@ _SHOW_TIMEOUT_S = 60.0  # a verbose show reads the whole header of a GGUF file, 
 _MANAGE_TIMEOUT_S = 60.0
 _MAX_CONTEXT = 1 << 40
 _MOST_LOADED = 1000  # no machine has so many runners; each row takes a while on the loop, and once a second
+_MOST_LISTED = 10_000  # the same of installed models
 _AGAIN_S = 0.05  # a listing that failed is repeated when the deletion that it met is over
 
 
@@ -126,20 +127,17 @@ class OllamaClient:
 
     async def tags(self) -> list[dict[str, Any]]:
         try:
-            return _rows(await self._ask("GET", "/api/tags"), "/api/tags")
+            return await self._list("/api/tags", _MOST_LISTED)
         except Refused:  # a list that Ollama cannot make now is whole a moment later, whatever its text
             await asyncio.sleep(_AGAIN_S)
-        return _rows(await self._ask("GET", "/api/tags"), "/api/tags")
+        return await self._list("/api/tags", _MOST_LISTED)
 
     async def show(self, name: str, *, verbose: bool = True) -> dict[str, Any]:
         body = {"model": name, "verbose": verbose}
         return await self._ask("POST", "/api/show", body, _SHOW_TIMEOUT_S, read_show)  # `Shows` asks again
 
     async def ps(self) -> list[PsRow]:
-        rows = _rows(await self._ask("GET", "/api/ps"), "/api/ps")
-        if len(rows) > _MOST_LOADED:
-            raise UpstreamError(f"Ollama's answer to /api/ps lists {len(rows)} loaded models")
-        return [PsRow.parse(row) for row in rows]
+        return [PsRow.parse(row) for row in await self._list("/api/ps", _MOST_LOADED)]
 
     async def load(self, name: str, options: LoadOptions, keep_alive_s: float, embedding: bool = False) -> None:
         if embedding:
@@ -170,6 +168,12 @@ class OllamaClient:
     async def aclose(self) -> None:
         """Cancel the calls under way, then close the connections."""
         await self._control.aclose()
+
+    async def _list(self, path: str, most: int) -> list[dict[str, Any]]:
+        rows = _rows(await self._ask("GET", path), path)
+        if len(rows) > most:
+            raise UpstreamError(f"Ollama's answer to {path} lists {len(rows)} models")
+        return rows
 
     async def _find(
         self, method: str, path: str, body: Mapping[str, Any], timeout_s: float | None = None

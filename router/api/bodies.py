@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from io import BytesIO
 
 import zstandard
 
 from router.api.budget import Holding
 from router.errors import BadRequest, BodyTooLarge, RequestTimeout
+from router.http.client.outgoing import Body, slices_of
 from router.http.server.cycle import Cycle
 
 MAX_WINDOW_BYTES = 8 << 20
 MOST_FRAMES = 1024
-PIECE_BYTES = 64
-"""What a piece of a body takes besides its bytes: a client may send it byte by byte."""
-
 _CHUNK_BYTES = 256 << 10
 _FRAME, _SKIPPED_FRAME = b"\x28\xb5\x2f\xfd", b"\x2a\x4d\x18"  # how they begin, and what a skippable one holds
 
@@ -26,7 +25,7 @@ async def read_body(cycle: Cycle, *, limit_bytes: int, idle_s: float, total_s: f
     """
     loop = asyncio.get_running_loop()
     until_s = loop.time() + total_s
-    parts: list[bytes] = []
+    received = BytesIO()  # it grows in steps, none of which copies all of it
     size = 0
     try:
         while True:
@@ -35,18 +34,29 @@ async def read_body(cycle: Cycle, *, limit_bytes: int, idle_s: float, total_s: f
                 part = await cycle.read()
             held.arriving = None
             if not part:
-                return parts[0] if len(parts) == 1 else b"".join(parts)
+                return received.getvalue()
             size += len(part)
             if size > limit_bytes:
                 raise too_large(limit_bytes)
-            held.claim(len(part) + PIECE_BYTES)
-            parts.append(part)
+            held.claim(len(part))
+            received.write(part)
     except TimeoutError:
         if held.is_ended:
             raise held.busy() from None
         raise RequestTimeout("the request's body did not arrive in time") from None
     finally:
         held.arriving = None
+
+
+def in_one(body: Body) -> bytes:
+    """Return a body in one piece; copied in steps, so that other threads get their turn."""
+    if isinstance(body, bytes):
+        return body
+    joined = BytesIO()
+    for piece in body:
+        for step in slices_of(piece):
+            joined.write(step)
+    return joined.getvalue()
 
 
 class BodyStream:
@@ -81,19 +91,25 @@ def is_zstd(encoding: bytes) -> bool:
 
 def unzstd(body: bytes, limit_bytes: int) -> bytes:
     """Return the decompressed body. Raises BadRequest, or BodyTooLarge for more than `limit_bytes`."""
-    if body.count(_FRAME) + body.count(_SKIPPED_FRAME) > MOST_FRAMES:
+    if _count(body, _FRAME) + _count(body, _SKIPPED_FRAME) > MOST_FRAMES:
         raise BadRequest(f"invalid input: more than {MOST_FRAMES} frames")
     # The window bounds the memory, and the loop below the output, before a bomb has expanded.
     reader = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES).stream_reader(body, read_across_frames=True)
-    parts: list[bytes] = []
+    unpacked = BytesIO()
     size = 0
     try:
         while part := reader.read(_CHUNK_BYTES):
             size += len(part)
             if size > limit_bytes:
                 raise too_large(limit_bytes)
-            parts.append(part)
+            unpacked.write(part)
     except zstandard.ZstdError as exc:
         magic = not body.startswith(b"\x28\xb5\x2f\xfd")
         raise BadRequest("invalid input: magic number mismatch" if magic else f"invalid input: {exc}") from exc
-    return b"".join(parts)
+    return unpacked.getvalue()
+
+
+def _count(body: bytes, mark: bytes) -> int:
+    """Return how often `mark` occurs; in steps, so that other threads get their turn."""
+    beyond = _CHUNK_BYTES + len(mark) - 1
+    return sum(body.count(mark, start, start + beyond) for start in range(0, len(body), _CHUNK_BYTES))

@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
+from io import BytesIO
 from typing import Any
 
 import msgspec
 
 from router.api.endings import UNREADABLE
+from router.core.go.json_keys import LONG_BYTES, elements
+from router.core.ollama.bounded import members
 from router.core.ollama.mentions import display_base
 from router.core.ollama.names import key_of
 from router.core.teams.rights import Permit
@@ -24,8 +27,10 @@ from router.routing.directory import VirtualModel
 Row = dict[str, msgspec.Raw]
 
 _encode = msgspec.json.encode
-_read_rows = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-_read_list = msgspec.json.Decoder(list[Row] | None).decode
+_read_row = msgspec.json.Decoder(Row).decode
+
+ROWS_AT_ONCE = 200
+_MOST_TAIL_BYTES = 16
 
 
 def tags(body: bytes, directory: Directing, permit: Permit) -> bytes:
@@ -60,7 +65,7 @@ def running(body: bytes, directory: Source, permit: Permit) -> bytes:
         if expiry is not None:
             row["expires_at"] = _raw(_go_time(expiry))
             is_changed = True
-    return _encode({**outer, "models": rows}) + _tail(body) if is_changed else body
+    return _listing(outer, "models", rows, body) if is_changed else body
 
 
 def merging(
@@ -97,7 +102,7 @@ def _merged(kind: str, views: Sequence[tuple[str, bytes]]) -> bytes:
                 rows.setdefault(name, row)
     if outer is None:
         return views[0][1]
-    return _encode({**outer, key: list(rows.values())}) + _tail(views[0][1])
+    return _listing(outer, key, list(rows.values()), views[0][1])
 
 
 def show_of_chain(body: bytes, variant: str) -> bytes:
@@ -133,7 +138,7 @@ def _listed(
             added.append(virtual_row(_tagged(virtual.name), variants, variants[0]))
     if not added and len(kept) == len(rows):
         return body
-    return _encode({**outer, key: kept + added}) + _tail(body)
+    return _listing(outer, key, kept + added, body)
 
 
 def _virtual_tag(name: str, variants: Sequence[Row], best: Row) -> Row:
@@ -154,15 +159,36 @@ def _rows(body: bytes, key: str) -> tuple[Mapping[str, msgspec.Raw], list[Row]] 
     outer = _object(body)
     if outer is None or key not in outer:
         return None
+    listed = memoryview(outer[key])
     try:
-        return outer, _read_list(outer[key]) or []
+        if bytes(listed[:1]) != b"[":
+            return (outer, []) if bytes(listed) == b"null" else None
+        return outer, [_read_row(item) for item in elements(listed)]
     except UNREADABLE:
         return None
 
 
+def _listing(outer: Mapping[str, msgspec.Raw], key: str, rows: Sequence[Row], body: bytes) -> bytes:
+    """Return `outer` with `rows` as its list; in steps, so that other threads get their turn."""
+    found = BytesIO()
+    for name, raw in {**outer, key: None}.items():
+        found.write(b"%b%b:" % (b"," if found.tell() else b"{", _encode(name)))
+        if name != key:
+            found.write(_encode(raw))
+            continue
+        found.write(b"[")
+        for start in range(0, len(rows), ROWS_AT_ONCE):
+            found.write((b"," if start else b"") + _encode(rows[start : start + ROWS_AT_ONCE])[1:-1])
+        found.write(b"]")
+    found.write(b"}" + _tail(body))
+    return found.getvalue()
+
+
 def _object(body: bytes) -> Row | None:
     try:
-        return _read_rows(body)
+        if len(body) <= LONG_BYTES:
+            return _read_row(body)
+        return {name: msgspec.Raw(view) for name, view in members(body).items()}
     except UNREADABLE:
         return None
 
@@ -199,7 +225,8 @@ def _raw(value: Any) -> msgspec.Raw:
 
 def _tail(body: bytes) -> bytes:
     """Return the line breaks after the value: `/v1/*` has one."""
-    return body[len(body.rstrip(b"\n")) :]
+    end = body[-_MOST_TAIL_BYTES:]
+    return end[len(end.rstrip(b"\n")) :]
 
 
 def _go_time(moment: datetime) -> str:

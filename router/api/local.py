@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from urllib.parse import quote
 
 import msgspec
@@ -25,6 +26,7 @@ from router.core.payload.management import check_names, read_names
 from router.core.payload.rewrite import rewrite
 from router.core.teams.rights import Permit, check_use, permit_of
 from router.errors import BadRequest, ModelNotFound, UpstreamTimeout
+from router.http.client.outgoing import Body
 from router.http.client.response import UpstreamRequest, UpstreamResponse
 from router.http.headers import Header
 from router.routing.directing import Directing, Readable
@@ -82,9 +84,9 @@ class LocalRoutes:
         (source,) = self._directory.sources(route.kind)
         status, headers, body = await self._fetch(exchange, b"GET", route.pattern.encode(), where=source)
         if status == 200:
-            permit = permit_of(exchange.identity.team)
-            view = self._views.get(route.kind)
-            body = view(body, self._directory, permit) if view else listing.running(body, source, permit)
+            permit, view = permit_of(exchange.identity.team), self._views.get(route.kind)
+            look = partial(view, body, self._directory, permit) if view else partial(listing.running, body, source, permit)
+            body = await beside(look) if self._are_large([body]) else look()
         await exchange.answer(status, headers, body)
 
     async def _merged(self, exchange: Exchange, route: Route) -> None:
@@ -123,7 +125,8 @@ class LocalRoutes:
 
     async def _show(self, exchange: Exchange, route: Route, _: str) -> None:
         """Answer for a chain with the variant that would serve it now: `ollama run` pulls a model that has no show."""
-        body = await exchange.body()
+        sent: Body
+        sent = body = await exchange.body()
         names = await exchange.read(body, read_names, "show")
         check_names("show", names)
         asked = exchange.requested = names.get("model", "")
@@ -135,8 +138,8 @@ class LocalRoutes:
             where, name = await self._directory.shown_by(asked, exchange.identity.team)
             self._name(exchange, where)
         if name != asked:  # a virtual model, which Ollama does not know
-            body = await exchange.read(body, rewrite, model=name, options={})
-        status, headers, answer = await self._fetch(exchange, b"POST", route.pattern.encode(), body, where)
+            sent = await exchange.read(body, rewrite, model=name, options={})
+        status, headers, answer = await self._fetch(exchange, b"POST", route.pattern.encode(), sent, where)
         if status == 200 and name != asked:
             answer = listing.show_of_chain(answer, name)
         await exchange.answer(status, headers, answer)
@@ -161,7 +164,7 @@ class LocalRoutes:
         exchange: Exchange,
         method: bytes,
         target: bytes,
-        body: bytes | None = None,
+        body: Body | None = None,
         where: Readable | None = None,
         within_s: float | None = None,
     ) -> tuple[int, list[Header], bytes]:

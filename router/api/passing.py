@@ -19,6 +19,7 @@ from router.core.payload.rewrite import rewrite_names
 from router.core.teams.rights import check_management, check_remote_host
 from router.core.teams.team import Team
 from router.errors import BadRequest, Forbidden, ModelNotFound, UpstreamError
+from router.http.client.outgoing import Body
 from router.http.client.response import UpstreamRequest, UpstreamResponse
 from router.routing.directing import Directing, Source
 from router.routing.directory import Managed
@@ -43,7 +44,8 @@ class Passing:
         if route.kind in ("blob_put", "blob_head"):
             await self._blob(exchange, route, argument)
             return
-        body, what = await exchange.body(), Managed(route.kind)
+        sent: Body
+        sent, what = (body := await exchange.body()), Managed(route.kind)
         if route.kind in NAMED:
             names = await exchange.read(body, read_names, route.kind)
             check_names(route.kind, names)
@@ -53,12 +55,12 @@ class Passing:
             self._check(names, exchange.identity.team)
             if route.kind == "create" and (host := await exchange.read(body, read_remote_host)):
                 check_remote_host(exchange.identity, host, self._settings.remote_hosts)
-            if names:  # each name once and under Ollama's own key, so that Ollama sees exactly the names checked here
-                body = await exchange.read(body, rewrite_names, names)
             blobs = await exchange.read(body, read_blobs) if route.kind == "create" else frozenset()
             what = Managed(route.kind, names, blobs)
+            if names:  # each name once and under Ollama's own key, so that Ollama sees exactly the names checked here
+                sent = await exchange.read(body, rewrite_names, names)
         target = route.pattern if not argument else route.pattern.rpartition("/")[0] + "/" + quote(argument, safe="")
-        await self._pass(exchange, route, what, target.encode(), body or None)
+        await self._pass(exchange, route, what, target.encode(), sent or None)
 
     async def _blob(self, exchange: Exchange, route: Route, digest: str) -> None:
         if DIGEST.fullmatch(digest) is None:
@@ -91,7 +93,7 @@ class Passing:
         route: Route,
         what: Managed,
         target: bytes,
-        body: bytes | BodyStream | None,
+        body: Body | BodyStream | None,
         length: int | None = None,
     ) -> None:
         headers = request_headers(exchange.client_headers, exchange.headers)

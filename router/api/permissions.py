@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+from router.api.bodies import in_one
 from router.config import NothingFits
 from router.core.payload.read import InferenceRequest
 from router.core.payload.rewrite import rewrite
@@ -59,5 +60,8 @@ class Permissions(NamedTuple):
         if not (drop or options or force):
             return request, body
         dropped = frozenset(drop)
-        body = rewrite(body, model=request.model, options=options, drop=dropped, force=force, members=request.members)
+        changed = rewrite(
+            body, model=request.model, options=options, drop=dropped, force=force, members=request.members
+        )
+        body = in_one(changed)
         return read(body), body

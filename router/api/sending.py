@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from io import BytesIO
 
 from router.api.announcing import Announced, announced_body
 from router.api.endings import StreamEnd, body_ending
@@ -260,12 +261,12 @@ def _is_final_error(status: int, route: Route) -> bool:
 
 async def read_whole(upstream: UpstreamResponse, limit_bytes: int = 64 << 20) -> bytes:
     """Return the whole body of an answer and close it. Raises UpstreamError, also beyond `limit_bytes`."""
-    parts: list[bytes] = []
+    whole = BytesIO()  # it grows in steps, none of which copies all of it
     size = 0
     with contextlib.closing(upstream):
         while part := await upstream.read():
-            parts.append(part)
+            whole.write(part)
             size += len(part)
             if size > limit_bytes:
                 raise UpstreamError("the upstream's answer is too large")
-    return b"".join(parts)
+    return whole.getvalue()

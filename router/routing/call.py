@@ -18,6 +18,7 @@ from router.core.teams.meter import Part
 from router.core.teams.payer import Payer, Started
 from router.core.teams.quotas import Standing
 from router.core.teams.team import ANYONE, Identity
+from router.http.client.outgoing import Body
 from router.http.client.response import UpstreamRequest
 from router.routing.answer import Released
 from router.routing.destination import Destination
@@ -149,7 +150,7 @@ class Call(msgspec.Struct, eq=False):
             self.known_beginning = beginning_of(self.body, secret)
         return self.known_beginning
 
-    def upstream(self, body: bytes, lines: bytes = b"") -> UpstreamRequest:
+    def upstream(self, body: Body, lines: bytes = b"") -> UpstreamRequest:
         """Return the request to send upstream with `body`, for a node with further `lines`.
 
         Inference changes nothing that lasts, so it does no harm to send it once more where nobody may have read it.

@@ -7,6 +7,7 @@ from functools import lru_cache
 
 from router.core.ollama.names import key_of
 from router.core.payload.read import InferenceRequest, Patch, rewrite
+from router.http.client.outgoing import Body
 from router.http.headers import Header, header_lines
 from router.routing.ruled import RuledChain
 from router.telemetry import Decided
@@ -47,7 +48,7 @@ class Destination:
     chain: RuledChain | None = None
     is_short: bool = False
 
-    def body(self, request: InferenceRequest, body: bytes) -> bytes:
+    def body(self, request: InferenceRequest, body: bytes) -> Body:
         """Return the body to send upstream in place of the client's."""
         if not request.has_model:
             return body

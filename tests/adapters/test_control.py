@@ -2,13 +2,16 @@
 
 import asyncio
 import gzip
+import json
 import time
 
+import msgspec
 import pytest
 
-from router.adapters.control import ControlPlane, Refused
+from router.adapters.control import ControlPlane, Refused, read_object
+from router.adapters.gpu.prometheus import PrometheusProbe
 from router.adapters.ollama import OllamaClient
-from router.errors import UpstreamError, UpstreamTimeout
+from router.errors import ProbeError, UpstreamError, UpstreamTimeout
 from tests.fakes import server_that
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
@@ -197,3 +200,44 @@ async def test_the_text_of_an_error_is_bounded():
             await plane.ask("GET", "/api/tags")
         assert len(caught.value.message) < 3000
         await plane.aclose()
+
+
+def interim(count):
+    async def answers(_reader, writer):
+        writer.write(b"HTTP/1.1 100 Continue\r\n\r\n" * count)
+        writer.write(HEAD + b'Content-Length: 13\r\n\r\n{"models":[]}')
+        await writer.drain()
+        await asyncio.sleep(60)
+
+    return answers
+
+
+async def test_interim_answers_without_end_are_an_error_and_a_few_are_not():
+    """They are read a few at a time: to parse thousands in one step would hold the loop."""
+    async with server_that(interim(10)) as url:
+        plane = control(url, timeout_s=30.0)
+        assert await plane.ask("GET", "/api/ps") == {"models": []}
+        await plane.aclose()
+    async with server_that(interim(5000)) as url:
+        plane, probe = control(url, timeout_s=30.0), PrometheusProbe(url, timeout_s=30.0)
+        with pytest.raises(UpstreamError, match="head is longer than"):
+            await plane.ask("GET", "/api/ps")
+        with pytest.raises(ProbeError, match="head is longer than"):
+            await probe.read()
+        await plane.aclose()
+        await probe.aclose()
+
+
+@pytest.mark.parametrize("more", [b"", b',"x":"' + b"word " * 300_000 + b'"', b',"x":' + b"[" * 900 + b"]" * 900])
+def test_a_long_answer_is_read_in_steps(monkeypatch, more):
+    """No part of it that is decoded at once is long, and nothing is lost."""
+    rows = [{"name": f"m{number}", "details": {"families": ["a", "b"]}} for number in range(6000)]
+    content = json.dumps({"models": rows})[:-1].encode() + more + b"}"
+    decode, sizes = msgspec.json.decode, []
+    monkeypatch.setattr(msgspec.json, "decode", lambda text: sizes.append(len(memoryview(text))) or decode(text))
+    if b"word" in more:
+        with pytest.raises(msgspec.DecodeError):
+            read_object(content)
+    else:
+        assert read_object(content)["models"] == rows
+    assert max(sizes) < 10_000

@@ -171,8 +171,16 @@ async def test_more_loaded_models_than_any_machine_has_are_an_upstream_error(cli
     """Each costs a while on the loop, whenever the state is read."""
     server.get("/api/ps").mock(side_effect=[httpx.Response(200, json={"models": [{}] * n}) for n in (1000, 1001)])
     assert len(await client.ps()) == 1000
-    with pytest.raises(UpstreamError, match="lists 1001 loaded models"):
+    with pytest.raises(UpstreamError, match="lists 1001 models"):
         await client.ps()
+
+
+async def test_more_installed_models_than_any_machine_has_are_an_upstream_error(client, server):
+    """Each costs a while on the loop, too."""
+    server.get("/api/tags").mock(side_effect=[httpx.Response(200, json={"models": [{}] * n}) for n in (10000, 10001)])
+    assert len(await client.tags()) == 10000
+    with pytest.raises(UpstreamError, match="lists 10001 models"):
+        await client.tags()
 
 
 async def test_a_list_of_nothing_is_empty(client, server):

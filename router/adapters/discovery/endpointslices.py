@@ -17,6 +17,7 @@ import httpx
 import msgspec
 
 from router.adapters.discovery.found import Nodes, Tell, bounded, url_of
+from router.adapters.heads import BoundedTransport
 
 MOST_BYTES = 64 << 20
 """Longest list."""
@@ -72,7 +73,8 @@ class EndpointSlices:
 
     async def watch(self, tell: Tell) -> None:
         """List and watch again and again."""
-        async with httpx.AsyncClient(base_url=self._url, verify=self._verify, trust_env=False, timeout=TIMEOUT) as http:
+        transport = BoundedTransport(self._verify)
+        async with httpx.AsyncClient(base_url=self._url, transport=transport, trust_env=False, timeout=TIMEOUT) as http:
             while True:
                 pause_s = LEAST_PAUSE_S
                 try:

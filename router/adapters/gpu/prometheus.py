@@ -22,6 +22,7 @@ from router.adapters.gpu.reading import (
     card_number,
     usable,
 )
+from router.adapters.heads import BoundedTransport
 from router.core.masking import masked
 from router.core.ollama.runner import Gpu
 from router.core.units import MIB
@@ -51,7 +52,12 @@ class PrometheusProbe:
         self._shown = masked(url)  # errors go to the log
         self._max_bytes = max_bytes
         # Not compressed: a small answer could become gigabytes.
-        self._http = httpx.AsyncClient(timeout=timeout_s, trust_env=False, headers={"Accept-Encoding": "identity"})
+        self._http = httpx.AsyncClient(
+            timeout=timeout_s,
+            trust_env=False,
+            headers={"Accept-Encoding": "identity"},
+            transport=BoundedTransport(verify=True),
+        )
         self._cached = CachedReading(self._read_cards, cache_s)
 
     async def read(self, *, is_fresh: bool = False) -> ProbeReading:

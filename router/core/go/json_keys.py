@@ -1,6 +1,7 @@
 """Split JSON bodies into members and elements without copying, like Go's `encoding/json`.
 
-msgspec is the fast path. What it rejects goes to `json_scan.py`, which accepts and rejects exactly what Go does.
+msgspec is the fast path. What it rejects goes to `json_scan.py`, which accepts and rejects exactly what Go does; and
+what is longer than `LONG_BYTES`, because nothing interrupts a step of msgspec, in whichever thread.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import TypeVar
 
 import msgspec
 
-from router.core.go.json_scan import scan, scan_first
+from router.core.go.json_scan import MOST_KEY_BYTES, STEP_BYTES, end_of_start, scan, scan_first, scan_runs, start_of
 from router.errors import BadRequest
 
 KINDS = {
@@ -32,6 +33,12 @@ Members = list[tuple[str, memoryview]]
 MOST_KEYS = 4096
 """Most keys of a body, and of each object in it that is decoded: the longest of Ollama's types has 30 fields."""
 
+LONG_BYTES = 1 << 20
+"""Of what is read in one step: that takes up to 4 ms."""
+
+MOST_WORD_BYTES = MOST_KEY_BYTES
+"""Of what is compared with names and words that are known: none is as long."""
+
 _QUOTE = ord('"')
 
 
@@ -49,6 +56,9 @@ _ELEMENTS = msgspec.json.Decoder(list[msgspec.Raw])
 _STRING = msgspec.json.Decoder(str)
 _VALUE = msgspec.json.Decoder(msgspec.Raw)
 _T = TypeVar("_T")
+
+NOT_QUICK = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for what it does not read."""
 
 
 def _decode(decoder: msgspec.json.Decoder[_T], text: bytes | memoryview) -> _T:
@@ -79,6 +89,15 @@ def split(text: bytes | memoryview) -> Members:
     Raise EndOfBody or BadRequest if Go's decoder would find no valid JSON value, and BadRequest at the first key beyond
     `MOST_KEYS`, before all of them are in memory.
     """
+    if len(text) <= MOST_KEYS:  # a key takes more than one byte
+        return _split_few(text)
+    members = _split_long(text) if len(text) > LONG_BYTES else _split_many(text)
+    if len(members) > MOST_KEYS:
+        raise too_many_keys()
+    return members
+
+
+def _split_many(text: bytes | memoryview) -> Members:
     left = MOST_KEYS
 
     def counted(kind: type[_Key], key: str) -> _Key:
@@ -88,15 +107,27 @@ def split(text: bytes | memoryview) -> Members:
             raise too_many_keys()
         return str.__new__(kind, key)
 
-    if len(text) <= MOST_KEYS:  # a key takes more than one byte
-        return _split_few(text)
     try:
         counting = msgspec.json.Decoder(dict[_Key, msgspec.Raw], dec_hook=counted)
         return [(str(key), memoryview(raw)) for key, raw in _decode(counting, text).items()]
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        members = _scanned(text)
-    if len(members) > MOST_KEYS:
-        raise too_many_keys()
+    except NOT_QUICK:
+        return _scanned(text)
+
+
+def _split_long(text: bytes | memoryview) -> Members:
+    view, at, members = memoryview(text), start_of(text), Members()
+    is_object = bytes(view[at : at + 1]) == b"{"
+    for span in scan_runs(text):
+        if not is_object:
+            continue  # all of it must be valid
+        if span.is_run:
+            members += split(b"{%b}" % bytes(view[span.start : span.end]))
+        else:
+            members.append((_read_key(span.key), view[span.start : span.end]))
+        if len(members) > MOST_KEYS:
+            break
+    if sum(len(key) for key, _ in members) > LONG_BYTES // 4:  # they are written again when it is sent, on the loop
+        raise BadRequest(f"the keys of the request's body have more than {LONG_BYTES // 4} characters")
     return members
 
 
@@ -107,14 +138,20 @@ def too_many_keys() -> BadRequest:
 def _split_few(text: bytes | memoryview) -> Members:
     try:
         return [(str(key), memoryview(raw)) for key, raw in _decode(_MEMBERS, text).items()]
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except NOT_QUICK:
         return _scanned(text)
 
 
 def _scanned(text: bytes | memoryview) -> Members:
     whole = bytes(text)
     view = memoryview(whole)
-    return [(read_text(span.key), view[span.start : span.end]) for span in scan(whole) if span.key]
+    return [(_read_key(span.key), view[span.start : span.end]) for span in scan(whole) if span.key]
+
+
+def _read_key(key: bytes) -> str:
+    if len(key) > MOST_KEY_BYTES:
+        raise BadRequest(f"the request's body has a key of more than {MOST_KEY_BYTES} bytes")
+    return read_text(key)
 
 
 def used_up(items: list[_T]) -> Iterator[_T]:
@@ -124,15 +161,53 @@ def used_up(items: list[_T]) -> Iterator[_T]:
         yield items.pop()
 
 
+def parts(view: memoryview) -> Iterator[tuple[memoryview | bytes, bool]]:
+    """Yield arrays that together have the elements of a valid JSON array, none of which takes long to read.
+
+    A long element is yielded alone, without brackets and with True.
+    """
+    if len(view) <= LONG_BYTES:
+        yield view, False
+        return
+    start = end = 0
+    for span in scan_runs(view):
+        is_long = span.end - span.start > LONG_BYTES
+        if start and (is_long or span.end - start > STEP_BYTES):
+            yield b"[%b]" % bytes(view[start:end]), False
+            start = 0
+        if is_long:
+            yield view[span.start : span.end], True
+        else:
+            start, end = start or span.start, span.end
+    if start:
+        yield b"[%b]" % bytes(view[start:end]), False
+
+
 def elements(view: memoryview) -> Iterator[memoryview]:
     """Yield the elements of a valid JSON array."""
+    for part, is_one in parts(view):
+        if is_one:
+            yield memoryview(part)
+        else:
+            yield from _elements(part)
+
+
+def _elements(text: memoryview | bytes) -> Iterator[memoryview]:
     try:
-        found = _ELEMENTS.decode(view)
+        found = _ELEMENTS.decode(text)
     except (msgspec.DecodeError, RecursionError):
-        whole = bytes(view)
+        whole = bytes(text)
         yield from (memoryview(whole)[span.start : span.end] for span in scan(whole))
     else:
         yield from (memoryview(raw) for raw in used_up(found))
+
+
+def quick_elements(decoder: msgspec.json.Decoder[list[_T]], view: memoryview | msgspec.Raw) -> Iterator[_T]:
+    """Yield the elements of an array at msgspec's speed. Raise one of NOT_QUICK if they must be read one by one."""
+    for part, is_one in parts(memoryview(view)):
+        if is_one:
+            raise msgspec.DecodeError("it takes long to read")
+        yield from used_up(decoder.decode(part))
 
 
 def texts_bytes(view: memoryview) -> tuple[int, int] | None:
@@ -157,6 +232,13 @@ def read_text(view: bytes | memoryview | None) -> str:
     return _SURROGATE.sub("\ufffd", found) if isinstance(found, str) else ""
 
 
+def read_word(view: bytes | memoryview | None) -> str:
+    """Return the same of what is a name or a known word; of a far longer text its beginning, with an ellipsis."""
+    if view is None or len(view) <= MOST_WORD_BYTES:
+        return read_text(view)
+    return read_text(bytes(view[: end_of_start(view, MOST_WORD_BYTES)]) + b'"') + "…"
+
+
 def fold(key: str) -> str:
     """Return `key` folded as Go folds it before it compares it with a field's ASCII name.
 
@@ -174,4 +256,4 @@ def kind_of(view: memoryview) -> str:
 
 def first_kind(body: bytes) -> str:
     """Return the kind of the first JSON value of a valid body."""
-    return kind_of(memoryview(body.lstrip(b" \t\r\n")[:1]))
+    return kind_of(memoryview(body)[start_of(body) :])

@@ -1,42 +1,59 @@
 """A JSON scanner that agrees with Go's `encoding/json` on what is valid and on the text of each error.
 
 It is the slow path for what msgspec rejects. Some of that Go accepts (lone surrogates, deep nesting, invalid UTF-8 in a
-key); for the rest the scanner raises Go's error. It never recurses.
+key); for the rest the scanner raises Go's error. It also reads what is long, where one step of msgspec would hold the
+interpreter, from whichever thread: no step of the scanner reads more than `STEP_BYTES`. It never recurses.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from router.core.go.quoting import go_quoted
 from router.errors import BadRequest
 
+Text = bytes | memoryview
+
+STEP_BYTES = 64 << 10
+"""Most bytes that one match reads: nothing interrupts it."""
+
+MOST_KEY_BYTES = 8 << 10
+"""Of a key, with quotes; of a longer one, which nobody has, the scanner gives a little more than that."""
+
 _MAX_DEPTH = 10_000  # Go's own limit
-# A body that takes more steps (about 0.2 s of work) is rejected as an attack. A run of plain values is one step.
-_MAX_STEPS = 200_000
+# A body that takes more steps (about a second of work) is rejected as an attack. A run of values is one step.
+_MAX_STEPS = 1_000_000
 
 # Python before 3.11.5 (Debian 12 has 3.11.2) forgets where a group in `(…)*+` began if it fails after a repetition or a
 # choice within it (gh-106052). So such a group has neither, but alternatives that fail at a character.
 _SPACE = re.compile(rb"[ \t\r\n]*+")
 _CHARS = rb'(?:[^"\\\x00-\x1f]{1,%d}+|\\["\\/bfnrt]|\\u%b)'
-# One match holds the loop, from whichever thread: a long string takes several.
-_IN_STRING = re.compile(_CHARS % (4096, rb"[0-9A-Fa-f]" * 4) + rb"{0,1000}+")
-_STRING = rb'"' + _CHARS % (128, rb"[0-9A-Fa-f]" * 4) + rb"{0,256}+"
+_IN_STRING = re.compile(_CHARS % (4096, rb"[0-9A-Fa-f]" * 4) + rb"*+")
+_STRING = rb'"' + _CHARS % (128, rb"[0-9A-Fa-f]" * 4) + rb"*+" + rb'"'
 _INTEGER = re.compile(rb"-?(?:0|[1-9][0-9]*+)")
-_DIGITS = re.compile(rb"[0-9]++")
+_DIGITS = re.compile(rb"[0-9]*+")
 _HEX = re.compile(rb"[0-9A-Fa-f]{0,4}")
 _LITERALS = {ord("t"): b"true", ord("f"): b"false", ord("n"): b"null"}
 _NUMBER_STARTS = frozenset(b"-0123456789")
 _CLOSER = {ord("{"): ord("}"), ord("["): ord("]")}
+_CONTROL = bytes(range(0x20))
+_ESCAPE_BYTES = 6
+_LONG_BYTES = 1024  # of a piece of a string that is worth looking for its end
 
-# A run of plain values is skipped in one match. It ends at the first value that may be invalid: single steps check it.
-_PLAIN = _STRING + rb'"|-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?(?:[eE][+-]?[0-9]++)?(?![.eE0-9])|true|false|null'
+# A run of values is skipped in one match: of plain ones, and of small containers of plain ones. It ends at the first
+# value that may be invalid, or that is cut at the end of the step: single steps read it.
+_PLAIN = _STRING + rb"|-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?(?:[eE][+-]?[0-9]++)?(?=[^.eE0-9])|true|false|null"
 _S = rb"[ \t\r\n]*+"
-_MOST = 250  # values in a run: each takes memory until it has ended, and a match holds the loop from any thread
+_MOST, _FEW = 250, 16  # values in a run and in a small container: each takes memory until the match has ended
+_MEMBER = rb"%b%b:%b(?:%b)" % (_STRING, _S, _S, _PLAIN)
+_LIST = rb"\[%b(?:(?:%b)(?:%b,%b(?:%b)){0,%d}%b)?\]" % (_S, _PLAIN, _S, _S, _PLAIN, _FEW, _S)
+_OBJECT = rb"\{%b(?:%b(?:%b,%b%b){0,%d}%b)?\}" % (_S, _MEMBER, _S, _S, _MEMBER, _FEW, _S)
+_VALUE = rb"(?:%b|%b|%b)" % (_PLAIN, _OBJECT, _LIST)
 _RUN = {
-    ord("["): re.compile(rb"(?:%b,%b(?:%b)){1,%d}" % (_S, _S, _PLAIN, _MOST)),
-    ord("{"): re.compile(rb'(?:%b,%b%b"%b:%b(?:%b)){1,%d}' % (_S, _S, _STRING, _S, _S, _PLAIN, _MOST)),
+    ord("["): re.compile(rb"(?:%b,%b%b){1,%d}" % (_S, _S, _VALUE, _MOST)),
+    ord("{"): re.compile(rb"(?:%b,%b%b%b:%b%b){1,%d}" % (_S, _S, _STRING, _S, _S, _VALUE, _MOST)),
 }
 
 
@@ -48,42 +65,76 @@ class EndOfBody(BadRequest):
 
 
 class Span(NamedTuple):
-    """A direct child of the scanned value: its key as written, with quotes (b"" in an array), and its position."""
+    """A direct child of the scanned value: its key as written, with quotes (b"" in an array), and its position.
+
+    With `is_run` it is several of them instead, with their keys, and with the commas between them.
+    """
 
     key: bytes
     start: int
     end: int
+    is_run: bool = False
 
 
-def scan(text: bytes) -> list[Span]:
+def scan(text: Text) -> list[Span]:
     """Return the children of the first JSON value in `text`; [] if it is not a container.
 
     Trailing characters are ignored.
 
     Raise EndOfBody, or BadRequest with Go's error text.
     """
-    scanner = _Scanner(text)
-    scanner.run()
-    return scanner.children
+    return list(_Scanner(text).run())
 
 
-def scan_first(text: bytes) -> Span:
+def scan_runs(text: Text) -> Iterator[Span]:
+    """Yield the same, as far as possible as runs of at most `STEP_BYTES` and with less work."""
+    return _Scanner(text, by_runs=True).run()
+
+
+def scan_first(text: Text) -> Span:
     """Return the position of the first JSON value in `text`, without a key. Raise like `scan`."""
-    return _Scanner(text).run()
+    scanner = _Scanner(text, by_runs=True)
+    for _ in scanner.run():
+        pass
+    return scanner.whole
+
+
+def start_of(text: Text) -> int:
+    """Return where the first value of `text` begins."""
+    return _past(_SPACE, text, 0)
+
+
+def end_of_start(text: Text, most_bytes: int) -> int:
+    """Return where to cut a valid JSON string so that its beginning is one, but for a quote; before `most_bytes`."""
+    found = _IN_STRING.match(text, 1, most_bytes)
+    return found.end() if found is not None else 1
+
+
+def _past(pattern: re.Pattern[bytes], text: Text, pos: int) -> int:
+    """Return the position after all that `pattern`, a repetition, matches at `pos`."""
+    while True:
+        found = pattern.match(text, pos, pos + STEP_BYTES)
+        assert found is not None
+        if found.end() < pos + STEP_BYTES:
+            return found.end()
+        pos = found.end()
 
 
 class _Scanner:
-    __slots__ = ("children", "key", "stack", "started", "text")
+    __slots__ = ("by_runs", "children", "key", "stack", "started", "text", "whole")
 
-    def __init__(self, text: bytes) -> None:
+    def __init__(self, text: Text, *, by_runs: bool = False) -> None:
         self.text = text
+        self.by_runs = by_runs
         self.stack = bytearray()  # the open brackets
-        self.children: list[Span] = []
+        self.children: list[Span] = []  # those that were found and not yielded yet
         self.key = b""
         self.started = 0
+        self.whole = Span(b"", 0, 0)
 
-    def run(self) -> Span:
-        begin = pos = self._skip(0)
+    def run(self) -> Iterator[Span]:
+        """Yield the children; then `whole` is the position of the value."""
+        begin = pos = start_of(self.text)
         if pos == len(self.text):
             raise EndOfBody
         for _ in range(_MAX_STEPS):
@@ -95,8 +146,12 @@ class _Scanner:
             else:
                 pos = self._plain(pos, opener)
             pos = self._after(pos)
+            if self.children:
+                yield from self.children
+                self.children.clear()
             if not self.stack:
-                return Span(b"", begin, pos)
+                self.whole = Span(b"", begin, pos)
+                return
         raise BadRequest("the request body has too many values for the slow JSON parser")
 
     def _open(self, pos: int, opener: int) -> tuple[bool, int]:
@@ -125,7 +180,7 @@ class _Scanner:
                 raise self._error(pos, "after object key")
             pos = self._skip(pos + 1)
             if len(self.stack) == 1:
-                self.key = self.text[key_start:key_end]
+                self.key = bytes(self.text[key_start : min(key_end, key_start + MOST_KEY_BYTES + 1)])
         if len(self.stack) == 1:
             self.started = pos
         return pos
@@ -136,7 +191,7 @@ class _Scanner:
             opener = self.stack[-1]
             if len(self.stack) == 1:
                 self.children.append(Span(self.key, self.started, pos))
-            else:
+            if len(self.stack) > 1 or self.by_runs:
                 pos = self._run(pos, opener)
             pos = self._skip(pos)
             char = self._at(pos)
@@ -149,8 +204,11 @@ class _Scanner:
         return pos
 
     def _run(self, pos: int, opener: int) -> int:
-        """Return the position after the plain values that follow."""
-        while run := _RUN[opener].match(self.text, pos):
+        """Return the position after the runs that follow."""
+        pattern, is_outermost = _RUN[opener], len(self.stack) == 1
+        while run := pattern.match(self.text, pos, pos + STEP_BYTES):
+            if is_outermost:
+                self.children.append(Span(b"", self._skip(pos) + 1, run.end(), is_run=True))
             pos = run.end()
         return pos
 
@@ -168,11 +226,10 @@ class _Scanner:
         return pos + len(word)
 
     def _string(self, pos: int) -> int:
-        start, pos = pos, pos + 1
-        while start < pos:
-            match = _IN_STRING.match(self.text, start := pos)
-            assert match is not None
-            pos = match.end()
+        start, pos = pos, self._escaped(pos + 1)
+        while pos - start > STEP_BYTES - _ESCAPE_BYTES:  # there may be more of it
+            start = self._unescaped(pos)
+            pos = self._escaped(start)
         char = self._at(pos)
         if char == ord('"'):
             return pos + 1
@@ -184,11 +241,29 @@ class _Scanner:
         assert hexadecimal is not None
         raise self._error(hexadecimal.end(), "in \\u hexadecimal character escape")
 
+    def _escaped(self, pos: int) -> int:
+        """Return the position after what is valid in a string, as far as one step goes."""
+        match = _IN_STRING.match(self.text, pos, pos + STEP_BYTES)
+        assert match is not None
+        return match.end()
+
+    def _unescaped(self, pos: int) -> int:
+        """Return the position after what has no escapes in a long string: it is found much faster than matched."""
+        end = pos
+        while True:
+            piece = bytes(self.text[end : end + STEP_BYTES])
+            quote = piece.find(b'"')
+            stop = piece.find(b"\\", 0, quote if quote >= 0 else len(piece))
+            size = next(found for found in (stop, quote, len(piece)) if found >= 0)
+            if size < _LONG_BYTES or len(piece[:size].translate(None, _CONTROL)) < size:
+                return end
+            end += size
+
     def _number(self, pos: int) -> int:
-        match = _INTEGER.match(self.text, pos)
+        match = _INTEGER.match(self.text, pos, pos + STEP_BYTES)
         if match is None:
             raise self._error(pos + 1, "in numeric literal")
-        pos = match.end()
+        pos = match.end() if match.end() - pos < STEP_BYTES else _past(_DIGITS, self.text, match.end())
         if self.text[pos : pos + 1] == b".":
             pos = self._digits(pos + 1, "after decimal point in numeric literal")
         if self.text[pos : pos + 1] in (b"e", b"E"):
@@ -197,15 +272,13 @@ class _Scanner:
         return pos
 
     def _digits(self, pos: int, context: str) -> int:
-        match = _DIGITS.match(self.text, pos)
-        if match is None:
+        end = _past(_DIGITS, self.text, pos)
+        if end == pos:
             raise self._error(pos, context)
-        return match.end()
+        return end
 
     def _skip(self, pos: int) -> int:
-        match = _SPACE.match(self.text, pos)
-        assert match is not None
-        return match.end()
+        return _past(_SPACE, self.text, pos)
 
     def _at(self, pos: int) -> int:
         if pos >= len(self.text):

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import re
-from itertools import islice
 
-_PIECE_BYTES = 1 << 20
+from router.core.go.json_scan import STEP_BYTES
+
 # Everything up to the next separator outside of strings. A separator precedes each value but the first.
-_UP_TO_SEPARATOR = re.compile(rb'(?:[^",\[{]++|"(?:[^"\\]++|\\.)*+(?:"|\\?\Z))*+(?:[,\[{]|\Z)', re.DOTALL)
+_UP_TO_SEPARATOR = re.compile(rb'(?:[^",\[{]++|"(?:[^"\\]++|\\.)*+(?:"|\\?\Z))*+([,\[{]|\Z)', re.DOTALL)
+_STRINGS_THAT_END = re.compile(rb'(?:[^"]++|"(?:[^"\\]++|\\.)*+")*+\Z', re.DOTALL)
+_REST_OF_STRING = re.compile(rb'((?:[^"\\]++|\\.)*+)("?)', re.DOTALL)
 
 
 def separators(text: bytes, most: int) -> int:
     """Return the number of commas and opening brackets in `text`, also those within strings; stop beyond `most`."""
     count = 0
-    for start in range(0, len(text), _PIECE_BYTES):  # in pieces, so that other threads get their turn
-        piece = text[start : start + _PIECE_BYTES]
+    for start in range(0, len(text), STEP_BYTES):
+        piece = text[start : start + STEP_BYTES]
         count += piece.count(b",") + piece.count(b"[") + piece.count(b"{")
         if count > most:
             break
@@ -22,8 +24,37 @@ def separators(text: bytes, most: int) -> int:
 
 
 def has_more_values(text: bytes, most: int) -> bool:
-    """Return whether `text` holds more than `most` values at all depths; linear, and at most `most` steps."""
+    """Return whether `text` holds more than `most` values at all depths; linear, and at most `most` matches."""
     if len(text) <= most or separators(text, most) < most:
         return False
-    found = islice(_UP_TO_SEPARATOR.finditer(text), most)
-    return 1 + sum(one.end() != len(text) for one in found) > most
+    count, pos = 1, 0
+    while pos < len(text) and count <= most:
+        more, pos, is_in_string = _values(text, pos, most - count)
+        count += more
+        if is_in_string:
+            pos = _after_string(text, pos)
+    return count > most
+
+
+def _values(text: bytes, start: int, most: int) -> tuple[int, int, bool]:
+    """Return the separators of one step, at most one more than `most`, where it ends, and if that is in a string."""
+    count, pos, limit = 0, start, min(start + STEP_BYTES, len(text))
+    for found in _UP_TO_SEPARATOR.finditer(text, start, limit):
+        if not found[1]:
+            break
+        count, pos = count + 1, found.end()
+        if count > most:
+            return count, pos, False
+    if _STRINGS_THAT_END.match(text, pos, limit):
+        return count, limit, False
+    piece = text[pos:limit]
+    is_cut = (len(piece) - len(piece.rstrip(b"\\"))) % 2 == 1  # an escape
+    return count, limit - is_cut, True
+
+
+def _after_string(text: bytes, pos: int) -> int:
+    while found := _REST_OF_STRING.match(text, pos, pos + STEP_BYTES):
+        if found[2] or found.end() in (pos, len(text)):
+            return found.end() if found.end() > pos else len(text)
+        pos = found.end()
+    return pos

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from router.core.go.json_keys import KINDS, elements, fold, kind_of, split, used_up
+from router.core.go.json_keys import KINDS, NOT_QUICK, elements, fold, kind_of, quick_elements, split
 from router.core.go.quoting import brief
 from router.errors import BadRequest
 
@@ -95,7 +95,7 @@ class Scalar(GoType):
         return view
 
     def _number(self, view: memoryview, place: Place, old: Any) -> Any:
-        text = bytes(view).decode()
+        text = bytes(view[:MOST_DIGITS]).decode()
         if self.name == "int":
             fits = _INTEGER.fullmatch(text) is not None and -(1 << 63) <= int(text) < 1 << 63
         else:
@@ -135,14 +135,6 @@ class Image(GoType):
         return view
 
 
-def _decoded(decoder: msgspec.json.Decoder[list[Any]], view: memoryview) -> list[Any] | None:
-    """Decode a long list at msgspec's speed. Return None if it must be decoded element by element."""
-    try:
-        return decoder.decode(view)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-
-
 def one(_value: Any) -> int:
     """Return 1: what an element counts in a list of which only the length matters."""
     return 1
@@ -152,7 +144,7 @@ def one(_value: Any) -> int:
 class Slice(GoType):
     """A list of its decoded elements, or with `size_of` the sum of what that returns for each: there may be very many.
 
-    `quick` decodes the common ones in one step, and fails for any other.
+    `quick` decodes the common ones at msgspec's speed, and fails for any other.
     """
 
     element: GoType = _ANYTHING
@@ -164,8 +156,14 @@ class Slice(GoType):
         if kind != "array":
             place.record_mismatch(kind, self.name)
             return old
-        quick = _decoded(self.quick, view) if self.quick is not None else None
-        found = self.decoded(view, place) if quick is None else used_up(quick)
+        if self.quick is not None:
+            try:
+                return self._collected(quick_elements(self.quick, view))
+            except NOT_QUICK:
+                pass
+        return self._collected(self.decoded(view, place))
+
+    def _collected(self, found: Iterator[Any]) -> Any:
         return list(found) if self.size_of is None else sum(map(self.size_of, found))
 
     def decoded(self, view: memoryview, place: Place) -> Iterator[Any]:

@@ -6,12 +6,13 @@ the vocabulary only the number of entries is taken.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
-from router.core.ollama.bounded import has_too_many
+from router.core.go.json_keys import quick_elements
+from router.core.go.json_scan import STEP_BYTES
+from router.core.ollama.bounded import has_too_many, members, value
 from router.core.ollama.show import VOCABULARY
 
 _PARTS = (
@@ -32,9 +33,7 @@ _AFTER_KEY = b'":'
 UNREADABLE = "unreadable"
 """Stands for a value of the metadata that is not valid or far too large: it is not a number, so it is not a figure."""
 
-_RAWS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _WORDS = msgspec.json.Decoder(list[str])
-_ANY = msgspec.json.Decoder()
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
@@ -43,26 +42,21 @@ def read_show(content: bytes) -> dict[str, Any]:
 
     A part that is not valid or far too large is left out. Raises msgspec.DecodeError if the body is not a JSON object.
     """
-    if content.count(_AFTER_KEY) > _MOST_KEYS_OF_ALL:
+    if keys_in(content) > _MOST_KEYS_OF_ALL:
         raise msgspec.DecodeError("too many keys")
-    try:
-        raws = _RAWS.decode(content)
-    except (UnicodeDecodeError, RecursionError) as exc:
-        raise msgspec.DecodeError("not a readable JSON object") from exc
+    raws = members(content)
     found = {part: _few(_value(raws[part], _MAX_PART_BYTES)) for part in _PARTS if part in raws}
     if "model_info" in raws:
         found["model_info"] = _metadata(raws["model_info"])
     return {part: value for part, value in found.items() if value is not None}
 
 
-def _metadata(raw: msgspec.Raw) -> dict[str, Any]:
-    if bytes(raw).count(_AFTER_KEY) > 4 * _MOST_KEYS:  # some are in the words of a vocabulary
+def _metadata(raw: memoryview) -> dict[str, Any]:
+    if keys_in(raw) > 4 * _MOST_KEYS:  # some are in the words of a vocabulary
         return {}
     try:
-        raws: Mapping[str, msgspec.Raw] = _RAWS.decode(raw)
+        raws = members(raw)
     except _UNREADABLE:
-        return {}
-    if len(raws) > _MOST_KEYS:
         return {}
     found = {
         key: _value(value, _MAX_VALUE_BYTES, UNREADABLE)
@@ -74,13 +68,13 @@ def _metadata(raw: msgspec.Raw) -> dict[str, Any]:
     return found
 
 
-def _is_tokenizers_list(key: str, value: msgspec.Raw) -> bool:
-    return key.startswith("tokenizer.") and bytes(memoryview(value)[:1]) == b"["
+def _is_tokenizers_list(key: str, value: memoryview) -> bool:
+    return key.startswith("tokenizer.") and bytes(value[:1]) == b"["
 
 
-def _entries(raw: msgspec.Raw) -> int | None:
+def _entries(raw: memoryview) -> int | None:
     try:
-        return len(_WORDS.decode(raw))
+        return sum(1 for _ in quick_elements(_WORDS, raw))
     except _UNREADABLE:  # null without verbose, or not a list of strings
         return None
 
@@ -89,11 +83,16 @@ def _few(value: Any) -> Any:
     return None if isinstance(value, dict) and len(value) > _MOST_KEYS else value
 
 
-def _value(raw: msgspec.Raw, most_bytes: int, otherwise: Any = None) -> Any:
-    content = memoryview(raw)
-    if len(content) > most_bytes or has_too_many(content):
+def keys_in(content: bytes | memoryview) -> int:
+    """Return how many keys there may be; in steps, so that other threads get their turn."""
+    steps = range(0, len(content), STEP_BYTES)
+    return sum(bytes(content[start : start + STEP_BYTES + 1]).count(_AFTER_KEY) for start in steps)
+
+
+def _value(raw: memoryview, most_bytes: int, otherwise: Any = None) -> Any:
+    if len(raw) > most_bytes or has_too_many(raw):
         return otherwise
     try:
-        return _ANY.decode(raw)
+        return value(raw)
     except _UNREADABLE:
         return otherwise

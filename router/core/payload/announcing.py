@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from router.core.go.json_keys import elements, fold, kind_of, read_text, split
+from router.core.go.json_keys import elements, fold, kind_of, read_word, split
 from router.core.payload.read import InferenceRequest
 
 KINDS = frozenset(("chat", "generate", "v1_chat"))
@@ -53,4 +53,4 @@ def _roles(messages: memoryview) -> list[str]:
 
 
 def _text(value: memoryview | None) -> str:
-    return read_text(value).lower() if value is not None and kind_of(value) == "string" else ""
+    return read_word(value).lower() if value is not None and kind_of(value) == "string" else ""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from router.core.go.json_keys import Members, elements, fold, kind_of, read_text, texts_bytes
+from router.core.go.json_keys import Members, elements, fold, kind_of, read_word, texts_bytes
 from router.core.go.quoting import brief
 from router.core.ollama.names import key_of
 from router.core.payload.messages import Prompt
@@ -55,13 +55,13 @@ def _v1_messages(_model: str, found: Mapping[str, Any]) -> None:
 
 
 def _v1_embeddings(model: str, found: Mapping[str, Any]) -> None:
-    encoding = read_text(found.get("encoding_format"))
+    encoding = read_word(found.get("encoding_format"))
     if encoding and encoding.lower() not in ("float", "base64"):
         raise BadRequest(
             f"Invalid value for 'encoding_format' = {brief(encoding)}. Supported values: ['float', 'base64']."
         )
     asked = found.get("input")
-    if asked is None or (kind_of(asked) == "array" and not bytes(asked[1:-1]).strip()):
+    if asked is None or (kind_of(asked) == "array" and next(elements(asked), None) is None):
         raise BadRequest("invalid input")
     _embed(model, found)
 

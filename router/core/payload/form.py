@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 
+from router.core.go.json_scan import STEP_BYTES
 from router.core.go.quoting import GO_SPACE
 from router.core.payload.read import InferenceRequest
 from router.core.payload.rewrite import Span
@@ -75,7 +76,7 @@ def _parts(body: bytes, boundary: bytes) -> list[tuple[bytes, Span]]:
         raise BadRequest(f"{FAILED}multipart: NextPart: EOF")
     at = len(delimiter) - 2
     while body.startswith(b"\r\n", at):
-        end = body.find(delimiter, at)
+        end = _find(body, delimiter, at)
         if end == at:
             raise BadRequest(f"{FAILED}a part without headers")
         if end < 0:
@@ -84,9 +85,17 @@ def _parts(body: bytes, boundary: bytes) -> list[tuple[bytes, Span]]:
             raise BadRequest(f"{FAILED}more than {MOST_PARTS} parts")
         found.append(_part(body, at, end))
         at = end + len(delimiter)
-    if not body.startswith(b"--", at) or body[at + 2 :].strip():
+    if not body.startswith(b"--", at) or len(body) - at > MOST_HEAD_BYTES or body[at + 2 :].strip():
         raise BadRequest(f"{FAILED}malformed boundary")
     return found
+
+
+def _find(body: bytes, delimiter: bytes, at: int) -> int:
+    """Return where the next delimiter is, or -1; in steps, so that other threads get their turn."""
+    for start in range(at, len(body), STEP_BYTES):
+        if (found := body.find(delimiter, start, start + STEP_BYTES + len(delimiter) - 1)) >= 0:
+            return found
+    return -1
 
 
 def _part(body: bytes, at: int, end: int) -> tuple[bytes, Span]:

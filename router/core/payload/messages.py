@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
 
-from router.core.go.json_keys import elements, fold, kind_of, read_text, split, texts_bytes, used_up
+from router.core.go.json_keys import (
+    NOT_QUICK,
+    elements,
+    fold,
+    kind_of,
+    parts,
+    quick_elements,
+    read_word,
+    split,
+    texts_bytes,
+)
 from router.core.go.types import (
     Anything,
     Custom,
@@ -63,34 +73,44 @@ def measure(view: memoryview | None, nesting: int = 0) -> Prompt:
     return Prompt(count, text_bytes, has_images)
 
 
-def _measure_numbers(items: bytes) -> Prompt | None:
+def _measure_numbers(view: memoryview) -> Prompt | None:
     """Return the size of a list of numbers from its bytes: as many objects would take long; None for other lists."""
-    if any(mark in items for mark in (b'"', b"[", b"{", b"n")):  # n: null, which has no size
-        return None
-    return Prompt(items.count(b",") + 1, len(items.translate(None, b" \t\r\n,")))
+    count = text_bytes = 0
+    for part, is_one in parts(view):
+        items = b"" if is_one else bytes(part[1:-1])
+        if is_one or any(mark in items for mark in (b'"', b"[", b"{", b"n")):  # n: null, which has no size
+            return None
+        count, text_bytes = count + items.count(b",") + 1, text_bytes + len(items.translate(None, b" \t\r\n,"))
+    return Prompt(count, text_bytes)
 
 
 def _measure_quickly(view: memoryview) -> Prompt | None:
     """Return the size of a list of strings, or of the parts of a prompt that is text only; None for other lists."""
     first = bytes(view[1:65]).lstrip()[:1]
-    if first.isdigit() and (found := _measure_numbers(bytes(view[1:-1]))) is not None:
+    if first.isdigit() and (found := _measure_numbers(view)) is not None:
         return found
     if first == b'"' and (texts := texts_bytes(view)) is not None:
         return Prompt(*texts)
     if first == b"{":
         try:
-            parts = _TEXT_PARTS.decode(view)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return _sum_of(len(memoryview(part.text)) for part in quick_elements(_TEXT_PARTS, view))
+        except NOT_QUICK:
             return None
-        return Prompt(len(parts), sum(len(memoryview(part.text)) for part in used_up(parts)))
     return None
+
+
+def _sum_of(sizes: Iterable[int]) -> Prompt:
+    count = text_bytes = 0
+    for size in sizes:
+        count, text_bytes = count + 1, text_bytes + size
+    return Prompt(count, text_bytes)
 
 
 def _measure_part(view: memoryview, nesting: int) -> Prompt:
     total = Prompt()
     for key, value in split(view):
         name = fold(key)
-        if name == "type" and value[0] == ord('"') and read_text(value) in _IMAGE_PARTS:
+        if name == "type" and value[0] == ord('"') and read_word(value) in _IMAGE_PARTS:
             return Prompt(0, 0, True)
         if name in _TEXT_KEYS:
             total = total.plus(Prompt(0, len(value)))
@@ -142,16 +162,15 @@ class Messages(GoType):
 
 def quick_prompt(view: memoryview | msgspec.Raw) -> Prompt | None:
     """Return the size of a list of messages of the common form; None if one has another form or more than text."""
+    count = text_bytes = 0
     try:
-        messages = _QUICK.decode(view)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        for message in quick_elements(_QUICK, view):
+            content = memoryview(message.content)
+            if message.images or content[0] != _QUOTE:
+                return None
+            count, text_bytes = count + 1, text_bytes + len(content) - 2
+    except NOT_QUICK:
         return None
-    count, text_bytes = len(messages), 0
-    for message in used_up(messages):
-        content = memoryview(message.content)
-        if message.images or content[0] != _QUOTE:
-            return None
-        text_bytes += len(content) - 2
     return Prompt(count, text_bytes)
 
 

@@ -1,8 +1,8 @@
 """Fast path: the common body of a generating route, read in one step by msgspec. Every other body takes the slow path.
 
 A body is common if each key is spelled like Ollama's own, is known here and occurs once, and each value has the type
-that it should have. A key occurs twice if its quoted text does: within a value its quotes would be escaped, so a false
-alarm is possible (a value that equals the key), a missed duplicate is not.
+that it should have; and if it is short enough for one step. A key occurs twice if its quoted text does: within a value
+its quotes would be escaped, so a false alarm is possible (a value that equals the key), a missed duplicate is not.
 
 Nothing is decided here: in any doubt `read_quick` returns None, and `read.read_request` reads the body by its rules. A
 property test compares the two paths.
@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from router.core.go.json_keys import MOST_KEYS
+from router.core.go.json_keys import LONG_BYTES, MOST_KEYS, NOT_QUICK
 from router.core.go.quoting import GO_SPACE
 from router.core.payload.messages import Prompt, quick_prompt
 from router.core.payload.values import SHORT_BYTES
@@ -90,11 +90,11 @@ _STREAM: dict[object, tuple[bytes, ...]] = {
 def read_quick(kind: str, body: bytes) -> QuickRequest | None:
     """Return what `body` asks for; None if it must take the slow path."""
     read = _READERS.get(kind)
-    if read is None or (b"\\u00" in body and any(map(body.__contains__, _HIDDEN))):
+    if read is None or len(body) > LONG_BYTES or (b"\\u00" in body and any(map(body.__contains__, _HIDDEN))):
         return None
     try:
         found = read(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except NOT_QUICK:
         return None
     return found if found is not None and found.model.strip(GO_SPACE) and found.keep_alive != b"null" else None
 

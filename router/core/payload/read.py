@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from router.core.go.json_keys import Members, fold, read_text, split
+from router.core.go.json_keys import Members, fold, read_word, split
 from router.core.go.quoting import GO_SPACE, go_quoted
 from router.core.ollama.runner import LoadOptions
 from router.core.payload.checks import check, check_options_bytes
@@ -89,7 +89,7 @@ def read_slowly(kind: str, body: bytes) -> InferenceRequest:
     members = members_of(body, is_native=not kind.startswith("v1_"))
     check_options_bytes(members)
     found = decoded(REQUESTS[kind], body, members)
-    model = read_text(found.get("model"))
+    model = read_word(found.get("model"))
     has_model = bool(model.strip(GO_SPACE))
     check(kind, model if has_model else "", found)
     if kind.startswith("v1_"):
@@ -171,7 +171,7 @@ def _native_prompt(kind: str, found: dict[str, Any]) -> Prompt:
         return found.get("messages") or Prompt()
     if kind == "embed":
         prompt = measure(found.get("input"))
-        return Prompt() if prompt == Prompt(1, 0) and bytes(found["input"]) == b'""' else prompt
+        return Prompt() if prompt == Prompt(1, 0) and bytes(found["input"][:3]) == b'""' else prompt
     text_bytes = sum(len(found[key]) - 2 for key in ("prompt", "system", "suffix") if key in found)
     text_bytes += BYTES_PER_TOKEN * int(found.get("context", 0))  # these are tokens
     return Prompt(0 if len(found.get("prompt", ())) <= 2 else 1, text_bytes, bool(found.get("images")))
@@ -204,13 +204,13 @@ def _has_effort(kind: str, found: dict[str, Any]) -> bool:
     """
     if kind not in ("v1_chat", "v1_responses"):
         return False
-    effort = read_text(found.get("reasoning", {}).get("effort")) or read_text(found.get("reasoning_effort"))
+    effort = read_word(found.get("reasoning", {}).get("effort")) or read_word(found.get("reasoning_effort"))
     return effort not in ("", "none")
 
 
 def _has_format(kind: str, found: dict[str, Any]) -> bool:
     wanted = found.get("response_format") if kind == "v1_chat" else found.get("text", {}).get("format")
-    return read_text((wanted or {}).get("type")) in ("json_object", "json_schema")
+    return read_word((wanted or {}).get("type")) in ("json_object", "json_schema")
 
 
 def _tool_bytes(found: dict[str, Any], members: Members) -> int:

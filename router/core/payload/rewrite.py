@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from router.core.go.json_keys import Members, fold, kind_of, read_text, split
+from router.core.go.json_keys import LONG_BYTES, NOT_QUICK, Members, fold, kind_of, read_word, split
 from router.core.payload.quick import Plain
 
 # Every key under which a route of Ollama takes a model's name. A body that goes upstream holds each at most once.
 _NAME_KEYS = ("model", "name", "source", "destination", "from")
 _NOTHING: Mapping[str, Any] = {}
+Pieces = list[bytes | memoryview]
 _encode = msgspec.json.encode
 _OPTIONS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _OLD_NAME = frozenset({"name"})
@@ -26,10 +27,12 @@ class Span(NamedTuple):
     start: int
     end: int
 
-    def renamed(self, body: bytes, model: str) -> bytes:
+    def renamed(self, body: bytes, model: str) -> bytes | Pieces:
         """Return `body` with `model` in that place; the same object if that changes nothing."""
-        name = model.encode()
-        return body if body[self.start : self.end] == name else b"".join((body[: self.start], name, body[self.end :]))
+        name, view = model.encode(), memoryview(body)
+        if view[self.start : self.end] == name:
+            return body
+        return _together([view[: self.start], name, view[self.end :]])
 
 
 class Patch(NamedTuple):
@@ -69,8 +72,10 @@ def rewrite(
     force: Mapping[str, Any] = _NOTHING,
     members: Members | Span | None = None,
     plain: Plain | None = None,
-) -> bytes:
+) -> bytes | Pieces:
     """Return `body` with `model` under exactly one key; the same object if nothing changes.
+
+    A long one is returned as pieces, which refer to `body`: to copy it would hold the loop.
 
     `options` are set in the body's "options" (None removes one; "shift" belongs to the top level, as in Ollama); `drop`
     names top-level keys to remove, `force` top-level keys to set. `members` from `InferenceRequest` save a parse, its
@@ -105,7 +110,7 @@ def _appended(options: memoryview, patch: Patch) -> bytes:
     return b"%b,%b}" % (bytes(options[:-1]), patch.tail)
 
 
-def rewrite_names(body: bytes, names: Mapping[str, str], *, members: Members | None = None) -> bytes:
+def rewrite_names(body: bytes, names: Mapping[str, str], *, members: Members | None = None) -> bytes | Pieces:
     """Return a management body with exactly these `names`, each under one key; the same object if nothing changes.
 
     Other keys that hold names are removed (`name` beside `model`).
@@ -137,11 +142,11 @@ def _read_options(view: memoryview) -> dict[str, msgspec.Raw]:
     """Return the members of an object as Go's map keeps them: the last of duplicates, at the place of the first."""
     try:
         return _OPTIONS.decode(view)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except NOT_QUICK:
         return {key: msgspec.Raw(item) for key, item in split(view)}
 
 
-def _replace(body: bytes, members: Members, wanted: Mapping[str, bytes], drop: frozenset[str]) -> bytes:
+def _replace(body: bytes, members: Members, wanted: Mapping[str, bytes], drop: frozenset[str]) -> bytes | Pieces:
     """Return `members` with the `wanted` keys in front, each once, and without those in `drop`."""
     kept: list[tuple[str, bytes | memoryview]] = []
     same: set[str] = set()
@@ -162,7 +167,7 @@ def _replace(body: bytes, members: Members, wanted: Mapping[str, bytes], drop: f
 
 
 def _is_same(name: str, view: memoryview, wanted: bytes) -> bool:
-    return view == wanted or (name in _NAME_KEYS and kind_of(view) == "string" and _encode(read_text(view)) == wanted)
+    return view == wanted or (name in _NAME_KEYS and kind_of(view) == "string" and _encode(read_word(view)) == wanted)
 
 
 @lru_cache(maxsize=1024)
@@ -171,11 +176,15 @@ def _lead(key: str) -> bytes:
     return b",%b:" % _encode(key)
 
 
-def _join(members: list[tuple[str, bytes | memoryview]]) -> bytes:
-    """Join `members` to an object; their bytes are copied once."""
-    parts: list[bytes | memoryview] = []
+def _join(members: list[tuple[str, bytes | memoryview]]) -> bytes | Pieces:
+    """Join `members` to an object; their bytes are copied at most once."""
+    parts = Pieces()
     for key, view in members:
         parts += (_lead(key) if len(key) <= _LONGEST_CACHED else b",%b:" % _encode(key), view)
     parts[:1] = (b"{", bytes(parts[0])[1:]) if parts else (b"{",)
     parts.append(b"}")
-    return b"".join(parts)
+    return _together(parts)
+
+
+def _together(parts: Pieces) -> bytes | Pieces:
+    return b"".join(parts) if sum(map(len, parts)) <= LONG_BYTES else parts

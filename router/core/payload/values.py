@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from router.core.go.durations import parse_duration_ns
-from router.core.go.json_keys import MOST_KEYS, kind_of, read_text, too_many_keys
+from router.core.go.json_keys import MOST_KEYS, NOT_QUICK, kind_of, read_word, too_many_keys
 from router.core.go.quoting import go_quoted
 from router.core.go.types import Anything, Custom, GoType, Map, Mismatch, Place, as_float
 from router.errors import BadRequest
@@ -28,17 +28,17 @@ def keep_alive_ns_of(raw: bytes) -> int:
     return _short_keep_alive_ns_of(raw) if len(raw) <= _LONGEST_CACHED else _keep_alive_ns_of(raw)
 
 
-def _keep_alive_ns_of(raw: bytes) -> int:
+def _keep_alive_ns_of(raw: bytes | memoryview) -> int:
     kind = kind_of(memoryview(raw))
     if kind == "string":
-        nanoseconds = parse_duration_ns(read_text(raw))
+        nanoseconds = parse_duration_ns(read_word(raw))
         return MAX_NS if nanoseconds < 0 else nanoseconds
     if kind != "number":
         go_type = {"array": "[]interface {}", "object": "map[string]interface {}"}.get(kind, kind)
         raise BadRequest(f"Unsupported type: '{go_type}'")
     seconds = as_float(raw)
     if abs(seconds) == float("inf"):
-        raise Mismatch(f"number {raw.decode()}", "float64", "", ())
+        raise Mismatch(f"number {bytes(raw).decode()}", "float64", "", ())
     if seconds < 0:
         return MAX_NS
     return int(seconds * 1e9) if seconds * 1e9 < 2.0**63 else -MAX_NS - 1
@@ -49,7 +49,7 @@ _short_keep_alive_ns_of = lru_cache(maxsize=512)(_keep_alive_ns_of)
 
 def _keep_alive(view: memoryview, _kind: str) -> int:
     """Return nanoseconds as Ollama keeps them: MAX_NS = indefinitely; a number beyond 64 bits becomes the smallest."""
-    return keep_alive_ns_of(bytes(view))
+    return keep_alive_ns_of(bytes(view)) if len(view) <= _LONGEST_CACHED else _keep_alive_ns_of(view)
 
 
 def _think(view: memoryview, kind: str) -> bool:
@@ -58,7 +58,7 @@ def _think(view: memoryview, kind: str) -> bool:
         return view[0] == ord("t")
     if kind != "string":
         raise BadRequest(f"think must be a boolean or string ({_THINK_ALLOWED})")
-    text = read_text(view)
+    text = read_word(view)
     if text not in _EFFORTS:
         raise BadRequest(f"invalid think value: {go_quoted(text)} (must be {_THINK_ALLOWED})")
     return True
@@ -73,7 +73,7 @@ class Options(GoType):
         if kind == "object" and len(view) <= SHORT_BYTES:  # a longer one may have very many keys
             try:
                 return _merged(old, _DICT.decode(view))
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            except NOT_QUICK:
                 pass
         views = Map(self.name, value=Anything("any")).read(view, kind, place, None)
         return _merged(old, {key: _plain(item) for key, item in (views or {}).items()})

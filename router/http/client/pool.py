@@ -18,6 +18,7 @@ from router.http.client.address import Address
 from router.http.client.connections import Connections
 from router.http.client.limits import ExchangeLimits, PoolLimits
 from router.http.client.link import PATIENT, set_options
+from router.http.client.outgoing import Body, size_of
 from router.http.client.parser import ConnectionGone
 from router.http.client.resend import may_resend
 from router.http.client.response import Connection, UpstreamRequest, UpstreamResponse
@@ -79,7 +80,7 @@ class HttpRelay:
 
         Raises UpstreamError (cannot connect, not HTTP, broken off), UpstreamTimeout or Busy (no free connection).
         """
-        if not isinstance(request.body, (bytes, type(None))):
+        if not isinstance(request.body, bytes | list | None):
             return await self._upload(request)
         wire = await self._connections.take()
         head, chunked = self._render(request)
@@ -138,6 +139,8 @@ class HttpRelay:
             length = len(body)
             if not request.headers:  # common case
                 return b"%b%bcontent-length: %d\r\n\r\n" % (front, request.own_lines, length), False
+        elif isinstance(body, list):
+            length = size_of(body)
         parts = [front, request.own_lines]
         for name, value in request.headers:
             parts += (name, b": ", value, b"\r\n")
@@ -159,7 +162,12 @@ class HttpRelay:
 
 
 async def exchange(
-    wire: Wire, head: bytes, body: bytes | AsyncIterator[bytes] | None, *, chunked: bool, may_resend: bool = False
+    wire: Wire,
+    head: bytes,
+    body: Body | AsyncIterator[bytes] | None,
+    *,
+    chunked: bool,
+    may_resend: bool = False,
 ) -> UpstreamResponse:
     """Send a request and wait for the head of its answer. Failure and cancellation abort the connection."""
     arrived: asyncio.Future[None] = wire.loop.create_future()

@@ -22,6 +22,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeVar
 
+from router.http.client.outgoing import Body
 from router.http.client.parser import ConnectionGone
 from router.http.client.response import UpstreamRequest, UpstreamResponse
 
@@ -31,7 +32,7 @@ _SAFE_METHODS = (b"GET", b"HEAD")
 def may_resend(request: UpstreamRequest) -> bool:
     """Return True if a request does no harm when it is read twice, and its body can be sent again (1., 2.)."""
     is_safe = request.safe_to_resend or request.method in _SAFE_METHODS
-    return is_safe and (request.body is None or isinstance(request.body, bytes))
+    return is_safe and isinstance(request.body, bytes | list | None)
 
 
 def was_closed(error: Exception | None) -> bool:
@@ -45,7 +46,7 @@ class NewConnection(Protocol):
     def begin(
         self,
         head: bytes,
-        body: bytes | None,
+        body: Body | None,
         *,
         chunked: bool,
         on_head: Callable[[], None],
@@ -65,7 +66,7 @@ class Resend:
     def __init__(
         self,
         head: bytes,
-        body: bytes | None,
+        body: Body | None,
         response: UpstreamResponse,
         on_head: Callable[[], None],
         sent_s: float,

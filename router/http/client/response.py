@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import msgspec
 
 from router.errors import UpstreamError
+from router.http.client.outgoing import Body
 from router.http.headers import Header
 
 HIGH_WATER_BYTES = 256 << 10
@@ -21,14 +22,15 @@ class UpstreamRequest(msgspec.Struct, gc=False):
     `lines` are further headers, rendered by `header_lines`: many requests may share them. `own_lines` are those that no
     other request has.
 
-    A body that is an iterator is streamed, with a Content-Length if `content_length` is set, else chunked.
+    A body of several pieces is sent like one of one piece. One that is an iterator is streamed, with a Content-Length
+    if `content_length` is set, else chunked.
     `safe_to_resend` says that it does no harm if the upstream reads it twice; see `resend.py`.
     """
 
     method: bytes
     target: bytes
     headers: Sequence[Header] = ()
-    body: bytes | AsyncIterator[bytes] | None = None
+    body: Body | AsyncIterator[bytes] | None = None
     content_length: int | None = None
     safe_to_resend: bool = False
     lines: bytes = b""

@@ -12,15 +12,13 @@ from typing import Any, Protocol, cast
 
 from router.errors import UpstreamError, UpstreamTimeout
 from router.http.client.limits import ExchangeLimits
+from router.http.client.outgoing import LARGE_BYTES, Body, is_long, steps_of
 from router.http.client.parser import MAX_HEADER_BYTES, AnswerParser, ConnectionGone, ParserErrors, lost, reason
 from router.http.client.phase import ANSWERING, AWAITING, CLOSED, IDLE
 from router.http.client.resend import Resend, was_closed
 from router.http.client.response import NO_HEAD, AnswerHead, UpstreamResponse
 from router.http.deadlines import NEVER
 from router.http.repeats import HeadCache, LastHead
-
-LARGE_BYTES = 65536
-"""Bodies of at least this size are passed to the transport without a copy."""
 
 
 class Owner(Protocol):
@@ -70,7 +68,7 @@ class Wire(AnswerParser):
     def begin(
         self,
         head: bytes,
-        body: bytes | AsyncIterator[bytes] | None,
+        body: Body | AsyncIterator[bytes] | None,
         *,
         chunked: bool,
         on_head: Callable[[], None],
@@ -103,29 +101,27 @@ class Wire(AnswerParser):
         self.deadline = self._sent_s + self._wait_s if self._is_sent else NEVER
         return response
 
-    def _send_out(self, head: bytes, body: bytes | AsyncIterator[bytes] | None, *, chunked: bool) -> None:
-        if body is None:
-            self.transport.write(head)
-        elif isinstance(body, bytes):
-            if len(body) < LARGE_BYTES:  # in one packet with the head
-                self.transport.write(head + body)
-            else:  # without a copy
-                self.transport.write(head)
-                self.transport.write(body)
-        else:
+    def _send_out(self, head: bytes, body: Body | AsyncIterator[bytes] | None, *, chunked: bool) -> None:
+        if isinstance(body, bytes) and len(body) < LARGE_BYTES:
+            self.transport.write(head + body)  # in one packet
+            return
+        self.transport.write(head)
+        if isinstance(body, bytes) and not is_long(body):
+            self.transport.write(body)  # without a copy
+        elif body is not None:
             self._is_sent = False
-            self.transport.write(head)
-            self._upload = self.loop.create_task(self._send(body, chunked=chunked))
+            steps = steps_of(body) if isinstance(body, bytes | list) else body
+            self._upload = self.loop.create_task(self._send(steps, chunked=chunked))
 
-    async def _send(self, body: AsyncIterator[bytes], *, chunked: bool) -> None:
-        """Send a streamed body; an exception of its source ends the exchange."""
+    async def _send(self, body: AsyncIterator[bytes | memoryview], *, chunked: bool) -> None:
+        """Send a body in steps; an exception of the source of a stream ends the exchange."""
         try:
             async for chunk in body:
-                if self._response is None or self.is_closed:
+                if self._response is None or not self.is_usable:
                     return
                 if chunk:
                     # Not writelines, which in Python 3.12 never says that the buffer is full (CVE-2024-12254).
-                    self.transport.write(b"%x\r\n%b\r\n" % (len(chunk), chunk) if chunked else chunk)
+                    self.transport.write(b"%x\r\n%b\r\n" % (len(chunk), bytes(chunk)) if chunked else chunk)
                     await self._until_writable()
             if chunked and not self.is_closed:
                 self.transport.write(b"0\r\n\r\n")

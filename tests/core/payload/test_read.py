@@ -213,7 +213,7 @@ def test_a_body_that_ollama_rejects_before_the_load_is_rejected(kind, members, t
 def test_a_body_with_too_many_small_values_is_refused():
     """The work of the slow parser is bounded."""
     with pytest.raises(BadRequest, match="too many values"):
-        read_request("chat", b'{"model":"\\ud800","x":[' + b"[]," * 300_000 + b"[]]}")
+        read_request("chat", b'{"model":"\\ud800","x":[' + b"[[[]]]," * 400_000 + b"[]]}")
 
 
 def test_a_long_run_of_plain_values_passes_the_slow_parser():
