@@ -68,13 +68,12 @@ class Resident:
 class Snapshot:
     """Everything that a decision may depend on. `gpus` None = no reading (verify mode); () = there is no GPU.
 
-    `catalog` maps canonical names to facts.
-    `barred` maps weights that just failed to load to the reason (ALL_WEIGHTS: nothing can be loaded). `loading` is what
-    a switch in progress loads: weights and num_ctx. `left_bytes` is, per card, the least memory that others left (free
-    + held by residents) since so many seconds ago, in steps of (age in seconds, bytes), oldest first; a card that is
-    missing has no history. Without a reading, `proven_bytes` is what was whole in VRAM together, and `ceiling_bytes` what
-    is too much. `unproven` are the cards whose numbers no load has confirmed: Ollama may count them in another order.
-    `awaited` are the weights that requests wait for.
+    `catalog` maps canonical names to facts. `barred` maps weights that just failed to load to the reason (ALL_WEIGHTS:
+    nothing can be loaded). `loading` is what a switch in progress loads: weights and num_ctx. `left_bytes` is, per
+    card, the least memory that others left (free + held by residents) since so many seconds ago, in steps of (age in
+    seconds, bytes), oldest first; a card that is missing has no history. Without a reading, `proven_bytes` is what was
+    whole in VRAM together, and `ceiling_bytes` what is too much. `unproven` are the cards whose numbers no load has
+    confirmed: Ollama may count them in another order. `awaited` are the weights that requests wait for.
     """
 
     gpus: tuple[Gpu, ...] | None
