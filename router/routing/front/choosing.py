@@ -86,8 +86,10 @@ class Choosing:
                     call.visit.pass_over(self._passed_over(wanted, pick.node, now_s))
                 return to_pick(call, node, chain, wanted, pick, wait_s)
         self._members.check_not_away([one.key for one in wanted.variants])
-        left_out = (failed, call.visit.lost if call.visit is not None else (), ())
-        last = next(filter(None, (self._choice.last_resort(wanted, now_s, names) for names in left_out)), None)
+        lost: Collection[str] = call.visit.lost if call.visit is not None else ()
+        last = next(
+            filter(None, (self._choice.last_resort(wanted, now_s, spared) for spared in (failed, lost, ()))), None
+        )
         node = self._members.named(last) if last is not None else None
         if node is None:
             raise self._members.nobody()
