@@ -36,6 +36,9 @@ MOST_KEYS = 4096
 LONG_BYTES = 1 << 20
 """Of what is read in one step: that takes up to 4 ms."""
 
+MOST_OF_KEYS = 256 << 10
+"""Characters of all keys of a long object together."""
+
 MOST_WORD_BYTES = MOST_KEY_BYTES
 """Of what is compared with names and words that are known: none is as long."""
 
@@ -126,8 +129,8 @@ def _split_long(text: bytes | memoryview) -> Members:
             members.append((_read_key(span.key), view[span.start : span.end]))
         if len(members) > MOST_KEYS:
             break
-    if sum(len(key) for key, _ in members) > LONG_BYTES // 4:  # they are written again when it is sent, on the loop
-        raise BadRequest(f"the keys of the request's body have more than {LONG_BYTES // 4} characters")
+    if sum(len(key) for key, _ in members) > MOST_OF_KEYS:  # they are written again when it is sent, on the loop
+        raise BadRequest(f"the keys of the request's body have more than {MOST_OF_KEYS} characters")
     return members
 
 
