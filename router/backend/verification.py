@@ -11,7 +11,8 @@
 
 On a CPU with AMX, ps calls a load whole that is in main memory: it counts AMX buffers as VRAM, which hold the weights,
 but no caches. That tells it from a load on a card that the probe does not read; then the probe is doubted, not the
-load. A load is doubtful where a part of it is in AMX buffers, or where other programs gave memory back.
+load. A load is doubtful where a part of it is in AMX buffers, or where other programs gave memory back: they may have
+given back as much as it took, or more.
 
 Only readings that were taken after the switch began (before the load) and after the load had returned measure it.
 """
@@ -101,7 +102,8 @@ def look_at(
         return LoadLook(placed)
     taken = taken_between(before, after)
     taken_bytes = sum(taken.values())
-    if is_whole and taken_bytes < row.size_vram_bytes * NOTHING_SHARE:
+    is_still = not any(count > IDLE_BYTES for count in taken_between(after, before).values())  # nobody gave any back
+    if is_whole and is_still and taken_bytes < row.size_vram_bytes * NOTHING_SHARE:
         is_on_cpu = _has_no_caches(facts, plan, row) if plan.cache_bytes > CACHES_BYTES else has_seen
         return LoadLook(Placed.ON_CPU) if is_on_cpu else LoadLook(placed, True, is_unseen=True)
     if is_whole and taken_bytes < row.size_vram_bytes * SEEN_SHARE:

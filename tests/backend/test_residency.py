@@ -298,13 +298,14 @@ def test_a_spill_while_others_took_memory_is_no_fault_of_the_model():
     play(story, machine)
 
 
-def test_a_load_during_which_others_gave_memory_back_is_no_spill():
-    """All of it comes back when it is unloaded, so it was on the card."""
+@pytest.mark.parametrize(("facts", "back_gib"), [(MIDDLE, 6), (SMALL, 13)])
+def test_a_load_during_which_others_gave_memory_back_is_no_spill(facts, back_gib):
+    """All of it comes back when it is unloaded, so it was on the card; also if they gave back more than it took."""
     machine = MemoryMachine(*ALL)
-    machine.foreign[0], machine.taken_beside_bytes = 6 * GIB, -6 * GIB
+    machine.foreign[0], machine.taken_beside_bytes = back_gib * GIB, -back_gib * GIB
 
     async def story(scene):
-        assert await switched(scene, scene.target(MIDDLE)) is SwitchResult.MOVED
+        assert await switched(scene, scene.target(facts)) is SwitchResult.MOVED
         assert "gave memory back" in scene.heard.of(Switched)[-1].error
         assert (scene.heard.of(Spilled), scene.backend.lessons.learned.by_weights) == ([], {})
 
