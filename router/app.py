@@ -34,6 +34,7 @@ from router.backend.probes import build_probes
 from router.config import Config, Loaded, prepare
 from router.core.teams.memory_quotas import MemoryQuotas
 from router.core.teams.quotas import Quotas
+from router.credentials import admin_tls, listener_tls
 from router.http.server.asgi import Asgi
 from router.http.server.listener import Listener
 from router.http.server.proxies import Proxies
@@ -41,11 +42,9 @@ from router.telemetry import Hook, MetricsHook, Notified, RecentDecisions, Telem
 from router.wiring import (
     admin_limits,
     admin_lock,
-    admin_tls,
     build_shared,
     build_usage,
     edge_settings,
-    listener_tls,
     open_doors,
     permissions_of,
     remind,

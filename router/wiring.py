@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-import ssl
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -28,13 +27,13 @@ from router.api.settings import EdgeSettings
 from router.api.traces import Tracing
 from router.backend.backend import Backend
 from router.backend.endpoint import secret_in, trusting
-from router.config import Clients, Config, Shared, Usage, require_regular
+from router.config import Clients, Config, Shared, Usage
 from router.core.memory.fit_target import version_of
 from router.core.nodes.call import MOST_CALL_BYTES
 from router.core.teams.memory_quotas import MemoryQuotas
 from router.core.teams.team import ANYONE
 from router.core.units import MIB
-from router.errors import ConfigError
+from router.credentials import database_in
 from router.http.server.limits import WireLimits
 from router.http.server.proxies import Proxies
 from router.routing.fleet.place import Place
@@ -71,14 +70,6 @@ def build_usage(usage: Usage, report: Callable[[str], None]) -> UsageStore:
     url = database_in(usage.postgres_file, "usage.postgres_file")
     outbox = Outbox(f"{usage.path}.outbox" if usage.path is not None else None, usage.outbox_mib * MIB)
     return PostgresUsage(url, outbox, usage.keep_days, report=report)
-
-
-def database_in(path: str, key: str) -> str:
-    """Return the URL of the database in a file. Raises ConfigError, which does not repeat it."""
-    url = secret_in(path, key)
-    if not url.startswith(("postgresql://", "postgres://")):
-        raise ConfigError(f"{key}: found something else in {path}; allowed: postgresql://USER:PASSWORD@HOST/DATABASE")
-    return url
 
 
 def build_shared(
@@ -164,40 +155,6 @@ def wire_limits(config: Config) -> WireLimits:
 def admin_limits(config: Config) -> WireLimits:
     """Return the limits of a connection to the admin pages, which are few, and are counted apart from the clients'."""
     return replace(wire_limits(config), connections=ADMIN_CONNECTIONS, connections_per_address=ADMIN_CONNECTIONS)
-
-
-def listener_tls(config: Config) -> ssl.SSLContext | None:
-    """Return the TLS context of the clients' listener, None without TLS. Raises ConfigError for files it cannot use."""
-    if config.tls.cert is None:
-        return None
-    for path, key in ((config.tls.cert, "tls.cert"), (config.tls.key, "tls.key")):
-        if path is not None:
-            require_regular(path, key, "a readable PEM file")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-    try:
-        context.load_cert_chain(config.tls.cert, config.tls.key, password="")  # never ask for one on the terminal
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"tls: {config.tls.cert}, {config.tls.key or 'no key'}: {_why(error)}") from None
-    if config.tls.client_ca is not None:
-        trusting(config.tls.client_ca, "tls.client_ca")  # raises what is wrong with the file
-        context.load_verify_locations(config.tls.client_ca)
-        context.verify_mode = ssl.CERT_REQUIRED
-    return context
-
-
-def admin_tls(config: Config, tls: ssl.SSLContext | None) -> ssl.SSLContext | None:
-    """Return the context of the admin listener: that of the clients', if it is to have one."""
-    wanted = not config.admin.is_loopback if config.tls.admin is None else config.tls.admin
-    return tls if wanted else None
-
-
-def _why(error: Exception) -> str:
-    """Return why a file cannot be used, in words for its owner."""
-    if isinstance(error, ssl.SSLError):
-        return f"found no certificate with its key ({error.reason or error}); allowed: PEM files, without a passphrase"
-    return f"cannot be read: {getattr(error, 'strerror', None) or error}; allowed: readable PEM files"
 
 
 def open_doors(config: Config) -> list[str]:

@@ -24,7 +24,7 @@ ROUTER = {
     "router/core": 0,  # only a docstring
     "router/adapters": 7, "router/config": 7, "router/http": 7, "router/telemetry": 7,
     "router/backend": 8,
-    "router/routing": 9,
+    "router/credentials": 9, "router/routing": 9,
     "router/admin": 10, "router/api": 10,
     "router/wiring": 11,
     "router/assembly": 12,

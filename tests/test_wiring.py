@@ -13,10 +13,11 @@ from ollama_simulator.server import SimConfig, SimulatedOllama
 from router.app import running
 from router.config import load_config, rulebook_of
 from router.core.ollama.options import ServerSettings
+from router.credentials import listener_tls
 from router.errors import ConfigError
 from router.planning.stage import stage
 from router.telemetry import Event, Notified
-from router.wiring import listener_tls, open_doors, remind, version_warnings, warnings
+from router.wiring import open_doors, remind, version_warnings, warnings
 from tests.certificates import certificate, needs_openssl
 
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 
 from router.backend.endpoint import pair_in, secret_in, showing, trusting
 from router.config import Config, outside_files
+from router.credentials import database_in, listener_tls
 from router.errors import ConfigError
-from router.wiring import database_in, listener_tls
 
 _READERS: Mapping[str, Callable[[str, str], object]] = {
     "ca": trusting,
