@@ -29,6 +29,7 @@ for module, names in NAMES.items():
     for name in names.split():
         if hasattr(sys.modules[module], name):
             delattr(sys.modules[module], name)
+os.process_cpu_count = os.cpu_count  # that of Python 3.13 was made for the system that it really runs on
 """
 LINUX_ONLY = {
     "os": "O_PATH O_TMPFILE eventfd memfd_create pidfd_open posix_fadvise posix_fallocate sched_getaffinity "

@@ -236,10 +236,12 @@ def test_the_token_is_read_for_each_request(tmp_path):
 def test_a_list_without_end_and_one_nested_without_end_take_no_node_away(monkeypatch):
     """Both are reported, and the list is read again after a pause."""
     monkeypatch.setattr("router.adapters.discovery.endpointslices.MOST_BYTES", 5000)
-    for bad, why in ((b" " * 6000, "the list is longer than 5000 bytes"), (b"[" * 4000, "not readable JSON")):
+    nested = ("not readable JSON", "Input data was truncated")  # Pythons differ in how deep they go
+    for bad, whys in ((b" " * 6000, ("the list is longer than 5000 bytes",)), (b"[" * 4000, nested)):
         api = Api([listed(slice_of("s1", A)), bad, listed(slice_of("s1", B))], [[BOOKMARK]])
         assert follow(api, 6.0) == [only("a"), only("b")]
-        assert api.said == [f"the endpoints of llm/nodes cannot be read: {why}"]
+        assert len(api.said) == 1
+        assert api.said[0] in [f"the endpoints of llm/nodes cannot be read: {why}" for why in whys]
 
 
 def test_a_watch_that_breaks_off_is_no_failure():
