@@ -17,7 +17,7 @@ from router.config.root import Config
 from router.config.team_section import TeamSection
 from router.errors import ConfigError
 
-DIGEST = "9f" * 32
+DIGEST, OTHER = "9f" * 32, "8e" * 32
 PATHS = {
     "store.path": "state/learned.sqlite",
     "usage.path": "state/usage.sqlite",
@@ -65,11 +65,17 @@ WITH_THE_CONFIGURATION = {"admin_keys.sha256_file", "node.key_sha256_file"}
 WRITTEN = {"store.path", "usage.path", "audit.path"}
 A_DIRECTORY = {"backends.probe.root"}
 OUTSIDE = {
-    "tls": {"cert": "cert", "key": "tls-key"},
+    "tls": {"cert": "cert", "key": "tls-key", "client_ca": "ca-of-clients"},
     "usage": {"postgres_file": "pg"},
     "shared": {"valkey": "valkeys://h:1", "password_file": "password", "ca": "ca-of-valkey"},
     "backends": {
-        "one": {"url": "https://h", "ca": "ca", "bearer_file": "bearer"},
+        "one": {
+            "url": "https://h",
+            "ca": "ca",
+            "bearer_file": "bearer",
+            "client_cert": "own-cert",
+            "client_key": "own-key",
+        },
         "other": {"basic_file": "basic"},
     },
 }
@@ -139,13 +145,15 @@ def test_a_path_in_a_teams_file_is_relative_to_that(tmp_path: Path, monkeypatch:
     (folder / "teams").mkdir(parents=True)
     (folder / "teams" / "coding.yaml").write_text("team: coding\nkeys: [{ id: k, sha256_file: ../hash }]\n")
     (folder / "hash").write_text(DIGEST)
+    (folder / "hash-of-admins").write_text(OTHER)
     file = folder / "router.yaml"
-    file.write_text("teams: teams/*.yaml\nadmin_keys: [{ id: ops, sha256_file: hash }]\n")
+    file.write_text("teams: teams/*.yaml\nadmin_keys: [{ id: ops, sha256_file: hash-of-admins }]\n")
     monkeypatch.chdir(tmp_path)
     found = load_config(file, env={})
-    assert found.team_files[0].keys[0].sha256.hex() == found.keys_of_admins[0].sha256.hex() == DIGEST
+    assert found.team_files[0].keys[0].sha256.hex() == DIGEST
+    assert found.keys_of_admins[0].sha256.hex() == OTHER
     watched = {path.resolve() for path in watched_files(found, file)}
-    assert watched == {file, folder / "hash", folder / "teams" / "coding.yaml"}
+    assert watched == {file, folder / "hash", folder / "hash-of-admins", folder / "teams" / "coding.yaml"}
 
 
 @pytest.mark.parametrize("value", ['""', '" "', '"a\\0b"', "~nobody-of-that-name/x"])
